@@ -1,0 +1,51 @@
+# One environment, in .venv, by uv and its lock file. Nothing needs a variable set or a tool beyond Python, make and git.
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+.PHONY: help install demo dev test check format bench histories clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: .venv/.installed ## prepare .venv (every other target does so by itself)
+
+# uv if it is there; otherwise it is brought into .venv itself, where `--inexact` lets it stay.
+.venv/.installed: pyproject.toml uv.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Keyturn needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	@if command -v uv >/dev/null 2>&1; then \
+	  UV_PROJECT_ENVIRONMENT=.venv uv sync --quiet --locked --inexact --python $(PYTHON); \
+	else \
+	  test -x $(BIN)/uv || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet uv; } || \
+	    { echo "cannot make .venv: on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }; \
+	  UV_PROJECT_ENVIRONMENT=.venv $(BIN)/uv sync --quiet --locked --inexact --python $(BIN)/python; \
+	fi
+	@touch $@
+
+demo: install ## show rotations on an embedded stack, then end
+	@$(BIN)/keyturn demo
+
+dev: install ## run the embedded stack until Ctrl-C
+	@$(BIN)/keyturn dev
+
+test: install ## run every test, real servers included
+	$(BIN)/pytest -n 2 --dist loadfile
+
+check: install ## format, lint, types, imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+
+format: install ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install ## measure, side by side, and write benchmarks/results.json
+	$(BIN)/python -m benchmarks
+
+histories: install ## record the histories that must still replay (tests/histories)
+	$(BIN)/python -m tests.record_histories
+
+clean: ## remove .venv and the state of `make dev`
+	rm -rf .venv .keyturn

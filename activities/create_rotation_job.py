@@ -1,0 +1,39 @@
+"""`create_rotation_job`: the only step with an effect, made idempotent by the workflow's id."""
+
+from typing import Protocol
+
+from temporalio import activity
+
+from activities.failures import core_errors_told_to_temporal
+from keyturn.contracts import JobOrder, RotationJob
+from keyturn.policy.catalogue import Catalogue
+from keyturn.policy.grounding import confirm
+
+
+class JobClaims(Protocol):
+    """Wherever jobs are created once."""
+
+    async def create_once(self, order: JobOrder, *, idempotency_key: str) -> RotationJob:
+        """Create or return the job of the key; raises a KeyturnError."""
+        ...
+
+
+class CreateRotationJob:
+    """The activity `create_rotation_job`: checks the digest against `catalogue`, then claims the job in `claims`."""
+
+    def __init__(self, claims: JobClaims, catalogue: Catalogue) -> None:
+        self._claims = claims
+        self._catalogue = catalogue
+
+    @activity.defn
+    async def create_rotation_job(self, order: JobOrder) -> RotationJob:
+        """Create the one job of this workflow id, or return it.
+
+        The run id would not do as the key: it changes on reset and on a new start, and then a second job would follow.
+        """
+        with core_errors_told_to_temporal():
+            confirm(order, self._catalogue)
+            workflow_id = activity.info().workflow_id
+            if workflow_id is None:
+                raise RuntimeError("create_rotation_job runs in a workflow only: its id is the idempotency key")
+            return await self._claims.create_once(order, idempotency_key=workflow_id)

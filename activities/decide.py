@@ -1,0 +1,29 @@
+"""`decide`: the read-only step. It may run any number of times."""
+
+from typing import Protocol
+
+from temporalio import activity
+
+from activities.failures import core_errors_told_to_temporal
+from keyturn.contracts import Assessment, RotationRequest
+
+
+class Decider(Protocol):
+    """Whoever answers a rotation request with a judged verdict."""
+
+    async def decide(self, request: RotationRequest, attempt: int) -> Assessment:
+        """Answer `request`; raises a KeyturnError."""
+        ...
+
+
+class Decide:
+    """The activity `decide`, on the `decider` that the worker wires in."""
+
+    def __init__(self, decider: Decider) -> None:
+        self._decider = decider
+
+    @activity.defn
+    async def decide(self, request: RotationRequest) -> Assessment:
+        """Ask the model and judge its answer; the verdict is recorded in history with this result."""
+        with core_errors_told_to_temporal():
+            return await self._decider.decide(request, activity.info().attempt)

@@ -1,0 +1,61 @@
+"""The one table from the core's errors to Temporal's ApplicationError.
+
+The error's type is its `kind` and its message comes from the core, which never repeats a question, a prompt or a key:
+both stay readable in the UI. `from None` keeps the cause, whose text is not ours, out of history.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+from temporalio import activity
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+
+from keyturn.backoff import retry_delay
+from keyturn.contracts import Failed
+from keyturn.errors import KeyturnError
+
+TIMEOUT_KIND = "provider_timeout"
+
+
+def failed(error: KeyturnError) -> Failed:
+    """Return the outcome that an error stands for, should nothing mend it on the way."""
+    return Failed(kind=error.kind, next_step=error.next_step, mend=error.mend)
+
+
+def application_error(error: KeyturnError, *, attempt: int, remaining: timedelta | None) -> ApplicationError:
+    """Return what Temporal is told of `error`: whether to try again, and when.
+
+    Args:
+        error: the core's error.
+        attempt: the attempt that failed, counted from 1.
+        remaining: what the deadline leaves for waiting before a whole further attempt; None if there is no deadline.
+    """
+    delay = retry_delay(attempt, retry_after=getattr(error, "retry_after", None), remaining=remaining)
+    return ApplicationError(
+        str(error),
+        failed(error),
+        type=error.kind,
+        non_retryable=not error.retryable,
+        next_retry_delay=delay if error.retryable else None,
+        # A passing failure is expected and mended by the next attempt: we record it, the SDK need not alarm about it.
+        category=ApplicationErrorCategory.BENIGN if error.retryable else ApplicationErrorCategory.UNSPECIFIED,
+    )
+
+
+@contextmanager
+def core_errors_told_to_temporal() -> Iterator[None]:
+    """Within an activity: turn a KeyturnError into the ApplicationError that the table gives."""
+    try:
+        yield
+    except KeyturnError as error:
+        info = activity.info()
+        raise application_error(error, attempt=info.attempt, remaining=_remaining(info)) from None
+
+
+def _remaining(info: activity.Info) -> timedelta | None:
+    """What schedule-to-close leaves after one more whole attempt: a later retry would be cut off, so none is made."""
+    if info.schedule_to_close_timeout is None:
+        return None
+    end = info.scheduled_time + info.schedule_to_close_timeout
+    return end - datetime.now(UTC) - (info.start_to_close_timeout or timedelta(0))

@@ -1,0 +1,37 @@
+"""When to try again: full jitter, the provider's own wish, and never past the deadline. Pure."""
+
+import random
+from collections.abc import Callable
+from datetime import timedelta
+
+# 1 s, 2 s, 4 s, ... as ceilings; a provider's brief outage rarely lasts longer than the third.
+BASE = timedelta(seconds=1)
+# 30 s: above it a waiting person has gone, and a longer outage is better met by asking again.
+CEILING = timedelta(seconds=30)
+
+
+def retry_delay(
+    attempt: int,
+    *,
+    retry_after: timedelta | None,
+    remaining: timedelta | None,
+    uniform: Callable[[float, float], float] = random.uniform,
+) -> timedelta:
+    """Return how long to wait before the next attempt.
+
+    Full jitter (Brooker, "Exponential Backoff And Jitter", AWS 2015): uniform between 0 and a doubling ceiling, so that
+    many workers do not come back in step. A provider's `retry_after` is waited for in full, with the jitter on top.
+
+    Args:
+        attempt: the attempt that just failed, counted from 1.
+        retry_after: what the provider asked for; None if nothing.
+        remaining: what the deadline leaves for waiting; None if there is no deadline.
+        uniform: the source of chance.
+    """
+    ceiling = min(BASE * 2 ** min(max(attempt, 1) - 1, 10), CEILING)
+    delay = timedelta(seconds=uniform(0.0, ceiling.total_seconds()))
+    if retry_after is not None:
+        delay += max(retry_after, timedelta(0))
+    if remaining is not None:
+        delay = min(delay, remaining)
+    return max(delay, timedelta(0))

@@ -1,0 +1,262 @@
+"""The frozen, bounded models that cross Temporal, the database and the command line.
+
+Everything here refuses unknown fields and is limited in length: a payload over 2 MiB would be retried by the server for
+ever, so what is too large is refused at the edge. `ProposedDecision` (what a model said) and `GroundedDecision` (what
+the evidence bears out) are separate types on purpose, and neither derives from the other.
+"""
+
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Annotated, Literal, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+
+MAX_QUESTION_CHARACTERS = 4_000  # a support question; it also keeps the prompt far below any model's context window
+MAX_POLICY_LINES = 8  # lines that one question may be judged under; each adds to the prompt and to the workflow id
+
+# Identifiers stand in workflow ids, in the UI and in prompts: printable, one line, no quotes, no braces.
+Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+=,-]*$", max_length=256)]
+ShortIdentifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+=-]*$", max_length=64)]
+Digest = Annotated[str, StringConstraints(pattern=r"^v[0-9]+:[0-9a-f]{64}$")]
+
+TaskName = Literal["decide_rotation", "summarize_scan", "draft_reply", "summarize_policy", "extract_ticket"]
+CredentialKind = Literal["service_account_key", "access_key", "user_password", "system_account_password"]
+Decision = Literal["eligible", "not_eligible", "not_specified"]
+RejectionReason = Literal[
+    "malformed_answer",
+    "truncated_answer",
+    "model_refused",
+    "content_filtered",
+    "decision_not_allowed",
+    "window_not_an_integer",
+    "missing_source",
+    "unknown_source",
+    "rule_not_applicable",
+    "unsupported_window",
+    "unexpected_window",
+    "approval_required",
+]
+CallStatus = Literal["ok", "invalid_output", "timeout", "failed", "cancelled"]
+
+
+class Contract(BaseModel):
+    """What every model here shares: immutable, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=False)
+
+
+class PolicyRef(Contract):
+    """One policy line at one version, such as P-7 at version 1. The version makes an answer repeatable."""
+
+    id: ShortIdentifier
+    version: int = Field(ge=1, le=10_000)
+
+    def __str__(self) -> str:
+        return f"{self.id}@{self.version}"
+
+
+class CredentialFacts(Contract):
+    """The evidence about one credential, as it was seen at `observed_at`. Unknown stays None: it is never guessed.
+
+    Give the age either as `age_days` or by `last_rotated_at` (for a key that was never rotated, its creation time).
+    """
+
+    key_id: Identifier
+    kind: CredentialKind = "service_account_key"
+    stale: bool | None = None
+    age_days: int | None = Field(default=None, ge=0, le=36_500)
+    last_rotated_at: AwareDatetime | None = None
+    last_used_at: AwareDatetime | None = None
+    never_used: bool = False
+    compromised: bool | None = None
+    observed_at: AwareDatetime
+    source: ShortIdentifier = "asker"
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.age_days is not None and self.last_rotated_at is not None:
+            raise ValueError("give age_days or last_rotated_at, not both")
+        for name in ("last_rotated_at", "last_used_at"):
+            moment: datetime | None = getattr(self, name)
+            if moment is not None and moment > self.observed_at:
+                raise ValueError(f"{name} is later than observed_at")
+        if self.never_used and self.last_used_at is not None:
+            raise ValueError("never_used contradicts last_used_at")
+        return self
+
+    @property
+    def age(self) -> timedelta | None:
+        """How old the credential was when it was observed; None when the evidence does not say."""
+        if self.last_rotated_at is not None:
+            return self.observed_at - self.last_rotated_at
+        return None if self.age_days is None else timedelta(days=self.age_days)
+
+    @property
+    def unused_for(self) -> timedelta | None:
+        """How long it had not been used. A credential that was never used counts from its last rotation."""
+        if self.last_used_at is not None:
+            return self.observed_at - self.last_used_at
+        return self.age if self.never_used else None
+
+
+class ModelTask(Contract):
+    """What every task asks of a model, whichever provider answers: intent, limits, who asked. It grants no action."""
+
+    task: TaskName
+    tenant_id: ShortIdentifier = "default"
+    user_id: Identifier = "unknown"
+    account_id: Identifier
+    policy_lines: tuple[PolicyRef, ...] = Field(min_length=1, max_length=MAX_POLICY_LINES)
+    question: str = Field(min_length=1, max_length=MAX_QUESTION_CHARACTERS)
+    trace_id: ShortIdentifier
+    prompt_version: ShortIdentifier
+    # 20 s: a person waits for this answer. 120 s is the longest that any interactive model call deserves.
+    timeout_seconds: float = Field(default=20.0, gt=0, le=120)
+    max_retries: int = Field(default=2, ge=0, le=10)
+
+    @model_validator(mode="after")
+    def _one_version_a_line(self) -> Self:
+        if len({line.id for line in self.policy_lines}) != len(self.policy_lines):
+            raise ValueError("a policy line is named twice")
+        return self
+
+
+class RotationRequest(ModelTask):
+    """The question of this program: may this credential be rotated under these policy lines?"""
+
+    task: Literal["decide_rotation"] = "decide_rotation"
+    prompt_version: ShortIdentifier = "rotation_decision@1"
+    credential: CredentialFacts
+
+
+class ProposedDecision(Contract):
+    """What a model said, field by field and unchecked. Only `keyturn.policy.grounding` may judge it."""
+
+    decision: JsonValue
+    rotation_window_days: JsonValue
+    source_line_ids: JsonValue
+
+
+class GroundedDecision(Contract):
+    """A decision that the evidence and the cited policy lines bear out, with the digest that binds it to them."""
+
+    verdict: Literal["grounded"] = "grounded"
+    decision: Decision
+    rotation_window_days: int | None = Field(default=None, ge=1, le=36_500)
+    source_lines: tuple[PolicyRef, ...] = Field(default=(), max_length=MAX_POLICY_LINES)
+    rotate_by: AwareDatetime | None = None
+    needs_approval: bool = False
+    digest: Digest
+
+
+class Rejection(Contract):
+    """Why an answer was not accepted: a code to branch on and a sentence for a person. No model text is repeated."""
+
+    verdict: Literal["rejected"] = "rejected"
+    reason: RejectionReason
+    explanation: str = Field(max_length=500)
+
+
+class CallRecord(Contract):
+    """What one model call cost and how it ended. It holds no question, prompt, answer or key."""
+
+    trace_id: ShortIdentifier
+    task: TaskName
+    provider: str = Field(max_length=64)
+    model: str = Field(max_length=128)
+    prompt_version: ShortIdentifier
+    attempt: int = Field(ge=1)
+    status: CallStatus
+    failure: str | None = Field(default=None, max_length=64)
+    latency_ms: float = Field(ge=0)
+    input_tokens: int | None = Field(default=None, ge=0)
+    output_tokens: int | None = Field(default=None, ge=0)
+    finish_reason: str | None = Field(default=None, max_length=64)
+    cost_usd: Decimal | None = None
+
+
+class Assessment(Contract):
+    """What `decide` records in history: the verdict, what it was given for, and what the call cost."""
+
+    verdict: Annotated[GroundedDecision | Rejection, Field(discriminator="verdict")]
+    catalogue_version: Digest
+    request_digest: Digest
+    call: CallRecord
+
+
+class JobOrder(Contract):
+    """What `create_rotation_job` is asked to do: a grounded decision and the evidence that its digest covers."""
+
+    tenant_id: ShortIdentifier
+    user_id: Identifier
+    account_id: Identifier
+    credential: CredentialFacts
+    decision: GroundedDecision
+    trace_id: ShortIdentifier
+
+
+class RotationJob(Contract):
+    """The one rotation job of an idempotency key. `created` is False when it was there already."""
+
+    job_id: ShortIdentifier
+    created: bool
+
+
+class Decided(Contract):
+    """What every outcome of a completed decision tells: what was asked, what was said, what it cost."""
+
+    request_digest: Digest
+    call: CallRecord
+
+
+class JobCreated(Decided):
+    """The key may be rotated and its one job exists."""
+
+    status: Literal["job_created"] = "job_created"
+    decision: GroundedDecision
+    job_id: ShortIdentifier
+    created: bool
+
+
+class NotEligible(Decided):
+    """The policy speaks of this key, and says no."""
+
+    status: Literal["not_eligible"] = "not_eligible"
+    decision: GroundedDecision
+
+
+class NotSpecified(Decided):
+    """Neither policy nor evidence answers the question."""
+
+    status: Literal["not_specified"] = "not_specified"
+    decision: GroundedDecision
+
+
+class Rejected(Decided):
+    """The model's answer was not borne out; nothing was done."""
+
+    status: Literal["rejected"] = "rejected"
+    reason: RejectionReason
+    explanation: str = Field(max_length=500)
+
+
+class TimedOut(Contract):
+    """The answer did not come in time; asking again is safe."""
+
+    status: Literal["timeout"] = "timeout"
+    next_step: Literal["show_retry_option"] = "show_retry_option"
+
+
+class Failed(Contract):
+    """Something that a person must mend: its kind, and what mends it."""
+
+    status: Literal["failed"] = "failed"
+    kind: str = Field(max_length=64)
+    next_step: str = Field(max_length=64)
+    mend: str = Field(max_length=500)
+
+
+CompletedOutcome = Annotated[JobCreated | NotEligible | NotSpecified | Rejected, Field(discriminator="status")]
+RotationOutcome = Annotated[
+    JobCreated | NotEligible | NotSpecified | Rejected | TimedOut | Failed, Field(discriminator="status")
+]

@@ -1,0 +1,202 @@
+"""Every failure that Keyturn names, as one tree. Each class says whether a retry is worth it and what mends it.
+
+    KeyturnError
+    |-- ProviderError            the model call did not bring an answer
+    |   |-- ProviderUnavailable    retry: 5xx, refused or dropped connection, half a body
+    |   |-- ProviderTimeout        retry: no answer within the call's deadline
+    |   |-- RateLimited            retry: too many requests for now
+    |   |-- UnreadableResponse     retry: a success status without the provider's own format
+    |   |-- QuotaExhausted         person: money or quota is used up
+    |   |-- AuthenticationFailed   person: the key is wrong, expired or not allowed
+    |   `-- RequestRefused         person: the provider will never take this request
+    |-- PolicyError
+    |   |-- CatalogueInvalid       person: a policy file cannot be used
+    |   |-- UnknownPolicyLine      person: a line or version that this catalogue does not hold
+    |   `-- DigestMismatch         person: policy or evidence changed since the verdict
+    |-- JobError
+    |   |-- JobStoreUnavailable    retry: the database did not answer
+    |   |-- IdempotencyConflict    person: the key was used for another job
+    |   |-- OpenJobExists          person: the credential has an open job under another key
+    |   `-- SchemaNotCurrent       person: the database's schema is not this program's
+    |-- InvalidRequest           person: the request itself cannot be asked
+    |-- UnknownPromptVersion     person: no prompt file of this version
+    `-- SettingsInvalid          person: a setting is missing or wrong
+
+`kind` becomes the error type in Temporal's history, which stays readable even under encryption: it holds no data.
+A message may be shown and logged; it never repeats a question, a prompt, an answer or a secret.
+"""
+
+from datetime import timedelta
+from typing import ClassVar
+
+
+class KeyturnError(Exception):
+    """The root: anything that Keyturn foresees and names."""
+
+    kind: ClassVar[str] = "keyturn_error"
+    retryable: ClassVar[bool] = False
+    next_step: ClassVar[str] = "fail_and_inspect"
+    mend: ClassVar[str] = "Read the worker's log at this time."
+
+    @property
+    def told(self) -> str:
+        """What a person at a terminal is told: what happened, and what to do now."""
+        return f"Error: {self}\n{self.mend}"
+
+
+class ProviderError(KeyturnError):
+    """A model call that brought no answer. `retry_after` is the provider's own wish, if it stated one."""
+
+    kind = "provider_error"
+
+    def __init__(self, message: str, *, retry_after: timedelta | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ProviderUnavailable(ProviderError):
+    """The provider or the way to it is down; it may pass."""
+
+    kind = "provider_unavailable"
+    retryable = True
+    next_step = "retry_with_backoff"
+    mend = "Look at the provider's status page; ask again when it is back."
+
+
+class ProviderTimeout(ProviderError):
+    """No complete answer within the call's deadline."""
+
+    kind = "provider_timeout"
+    retryable = True
+    next_step = "show_retry_option"
+    mend = "Ask again; if it stays slow, raise the request's timeout or choose a quicker model."
+
+
+class RateLimited(ProviderError):
+    """Too many requests or tokens for now."""
+
+    kind = "rate_limited"
+    retryable = True
+    next_step = "retry_with_backoff"
+    mend = "Wait, or ask the provider for a higher rate limit."
+
+
+class UnreadableResponse(ProviderError):
+    """A success status whose body is not the provider's format, such as a proxy's page."""
+
+    kind = "unreadable_response"
+    retryable = True
+    next_step = "retry_with_backoff"
+    mend = "Check OPENAI_BASE_URL: something else than the provider answers there."
+
+
+class QuotaExhausted(ProviderError):
+    """Money or quota is used up. Sending more requests cannot mend that."""
+
+    kind = "quota_exhausted"
+    next_step = "fail_and_fix_quota"
+    mend = "Raise the provider's quota or spend limit, then ask again."
+
+
+class AuthenticationFailed(ProviderError):
+    """The provider does not take this key."""
+
+    kind = "authentication_failed"
+    next_step = "fail_and_fix_request"
+    mend = "Set a valid OPENAI_API_KEY for this provider and restart the worker, then ask again."
+
+
+class RequestRefused(ProviderError):
+    """The provider will not take this request, however often it is sent."""
+
+    kind = "request_refused"
+    next_step = "fail_and_fix_request"
+    mend = "Check the model's name (KEYTURN_MODEL) and OPENAI_BASE_URL, then ask again."
+
+
+class PolicyError(KeyturnError):
+    """Something about the policy lines is wrong."""
+
+    kind = "policy_error"
+
+
+class CatalogueInvalid(PolicyError):
+    """A policy file cannot be used."""
+
+    kind = "catalogue_invalid"
+    mend = "Mend the named policy file."
+
+
+class UnknownPolicyLine(PolicyError):
+    """The catalogue does not hold this line at this version."""
+
+    kind = "unknown_policy_line"
+    next_step = "fail_and_fix_request"
+    mend = "Give starter and worker the same policy catalogue (KEYTURN_POLICY_DIR), then ask again."
+
+
+class DigestMismatch(PolicyError):
+    """The decision is not the one that the evidence and policy now bear out: they changed since the verdict."""
+
+    kind = "digest_mismatch"
+    next_step = "fail_and_fix_request"
+    mend = "Ask again: policy or evidence changed between the decision and the job."
+
+
+class JobError(KeyturnError):
+    """The job could not be created."""
+
+    kind = "job_error"
+
+
+class JobStoreUnavailable(JobError):
+    """The database did not answer; whether it committed is unknown, which is why the claim is idempotent."""
+
+    kind = "job_store_unavailable"
+    retryable = True
+    next_step = "retry_with_backoff"
+    mend = "Bring the database back (DATABASE_URL), then ask again: no second job can come of it."
+
+
+class IdempotencyConflict(JobError):
+    """This idempotency key was used for another job."""
+
+    kind = "idempotency_conflict"
+    mend = "Look at the job with `keyturn jobs`; this key stands for a different rotation."
+
+
+class OpenJobExists(JobError):
+    """The credential has an open rotation job already."""
+
+    kind = "open_job_exists"
+    mend = "Finish or cancel the credential's open job (`keyturn jobs`) first."
+
+
+class SchemaNotCurrent(JobError):
+    """The database's schema is not the one that this program needs."""
+
+    kind = "schema_not_current"
+    mend = "Run `keyturn migrate`."
+
+
+class InvalidRequest(KeyturnError):
+    """What was asked cannot be asked; nothing was started."""
+
+    kind = "invalid_request"
+    next_step = "fail_and_fix_request"
+    mend = "Correct it and ask again; nothing was started."
+
+
+class UnknownPromptVersion(KeyturnError):
+    """No prompt file has this version."""
+
+    kind = "unknown_prompt_version"
+    next_step = "fail_and_fix_request"
+    mend = "Deploy the worker that holds this prompt version, then ask again."
+
+
+class SettingsInvalid(KeyturnError):
+    """A setting is missing or wrong."""
+
+    kind = "settings_invalid"
+    mend = "Set it in the environment or in .env."

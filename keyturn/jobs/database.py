@@ -1,0 +1,73 @@
+"""The one place that opens the database: SQLite by default, PostgreSQL by its URL."""
+
+from typing import Any
+
+from sqlalchemy import event, make_url
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from keyturn.errors import SettingsInvalid
+
+# How long one SQLite writer waits for another process's lock. Longer than any transaction of ours, shorter than the
+# activity's start-to-close timeout, so that a stuck lock is reported and not cut off.
+SQLITE_BUSY_MILLISECONDS = 5_000
+# A caller waits this long for a connection of the pool; below the activity's timeout for the same reason.
+POOL_WAIT_SECONDS = 5
+
+
+def database_url(value: str) -> URL:
+    """Return `value` with the driver that Keyturn ships; raises SettingsInvalid for any other kind of database."""
+    try:
+        url = make_url(value)
+    except ArgumentError:
+        raise SettingsInvalid("DATABASE_URL is not a database URL such as postgresql://user@host/keyturn") from None
+    match url.get_backend_name():
+        case "sqlite":
+            if not url.database or url.database == ":memory:":
+                raise SettingsInvalid("DATABASE_URL names an in-memory SQLite: jobs need a file, sqlite:///path")
+            return url.set(drivername="sqlite+aiosqlite")
+        case "postgresql" | "postgres":
+            return url.set(drivername="postgresql+psycopg")
+        case other:
+            raise SettingsInvalid(f"DATABASE_URL names {other!r}: use postgresql://... or sqlite:///path")
+
+
+def open_database(url: URL, *, pool_size: int = 16) -> AsyncEngine:
+    """Return the engine for `url`; connects only when first used. Dispose of it when done."""
+    try:
+        if url.get_backend_name() != "sqlite":
+            # Every claim is one statement, so its own transaction is all that it needs: no BEGIN or COMMIT to wait for.
+            return create_async_engine(
+                url,
+                pool_size=pool_size,
+                max_overflow=0,
+                pool_timeout=POOL_WAIT_SECONDS,
+                isolation_level="AUTOCOMMIT",
+                connect_args={"connect_timeout": POOL_WAIT_SECONDS},
+                hide_parameters=True,
+            )
+        # SQLite has one writer at a time: one connection queues writers here, where waiting is fair and cheap.
+        engine = create_async_engine(
+            url, pool_size=1, max_overflow=0, pool_timeout=POOL_WAIT_SECONDS, hide_parameters=True
+        )
+    except NoSuchModuleError:
+        raise SettingsInvalid(f"no driver for {url.drivername}") from None
+    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+    event.listen(engine.sync_engine, "begin", _begin_immediate)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # the driver opens no transaction of its own; `_begin_immediate` does
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")  # NORMAL may lose a commit at a power cut, and then the job twice
+    cursor.execute(f"PRAGMA busy_timeout={SQLITE_BUSY_MILLISECONDS}")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _begin_immediate(connection: Any) -> None:
+    # A deferred transaction that reads first cannot be upgraded while another writes: it fails instead of waiting.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

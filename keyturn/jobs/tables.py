@@ -1,0 +1,101 @@
+"""The tables of rotation jobs. `migrations/` creates them; a test keeps both the same."""
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "ix": "ix_%(column_0_label)s",
+    }
+)
+_row_id = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only for INTEGER
+
+
+class Moment(TypeDecorator[datetime]):
+    """A moment in UTC. SQLite keeps no time zone, so what it returns is given its own again."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """To the database: in UTC, whatever zone it came in."""
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """From the database: with UTC as its zone."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+rotation_jobs = Table(
+    "rotation_jobs",
+    metadata,
+    Column("job_id", String(64), primary_key=True),
+    Column("tenant_id", String(64), nullable=False),
+    Column("idempotency_key", String(1000), nullable=False),
+    Column("fingerprint", String(70), nullable=False),
+    Column("status", String(16), nullable=False),
+    # Purging empties the columns from here on; what stands above them stays for ever, as the tombstone of the key.
+    Column("account_id", String(256)),
+    Column("key_id", String(256)),
+    Column("credential_kind", String(32)),
+    Column("policy_lines", JSON),
+    Column("rotation_window_days", Integer),
+    Column("decision_digest", String(70)),
+    Column("requested_by", String(256)),
+    Column("trace_id", String(64)),
+    Column("created_at", Moment, nullable=False),
+    Column("rotate_by", Moment),
+    UniqueConstraint("tenant_id", "idempotency_key", name="uq_rotation_jobs_idempotency_key"),
+)
+# One open job a credential, whatever key, policy line or workflow asked for it.
+Index(
+    "uq_rotation_jobs_open_credential",
+    rotation_jobs.c.tenant_id,
+    rotation_jobs.c.account_id,
+    rotation_jobs.c.key_id,
+    unique=True,
+    sqlite_where=text("status = 'open'"),
+    postgresql_where=text("status = 'open'"),
+)
+
+job_audit = Table(
+    "job_audit",
+    metadata,
+    Column("audit_id", _row_id, primary_key=True, autoincrement=True),
+    Column("job_id", String(64), ForeignKey("rotation_jobs.job_id"), nullable=False, index=True),
+    Column("at", Moment, nullable=False),
+    Column("event", String(32), nullable=False),
+    Column("actor", String(256), nullable=False),
+    Column("detail", JSON, nullable=False),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("outbox_id", _row_id, primary_key=True, autoincrement=True),
+    Column("job_id", String(64), ForeignKey("rotation_jobs.job_id"), nullable=False, index=True),
+    Column("topic", String(64), nullable=False),
+    Column("payload", JSON, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("delivered_at", Moment),
+)

@@ -1,0 +1,1 @@
+"""The model boundary: the only code that talks to a model provider."""

@@ -1,0 +1,96 @@
+"""The commands that bring their own servers: `demo` and `dev`."""
+
+import asyncio
+import signal
+import tempfile
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from stack.embedded import Ports, Stack, embedded_stack
+
+T = TypeVar("T")
+
+
+@click.command()
+def demo() -> None:
+    """Show rotations on an embedded stack in a throw-away folder, then stop it.
+
+    \b
+    Example:
+      keyturn demo
+    """
+    with tempfile.TemporaryDirectory(prefix="keyturn-demo-") as folder:
+        worked = asyncio.run(_until_signal(_demo(Path(folder))))
+    if not worked:
+        click.echo("the demo was cut short" if worked is None else "a step did not end as it must", err=True)
+        raise click.exceptions.Exit(1)
+
+
+@click.command()
+@click.option(
+    "--folder", default=".keyturn", show_default=True, type=click.Path(path_type=Path), help="Where state is kept."
+)
+@click.option("--port", default=7233, show_default=True, help="Temporal's port.")
+@click.option("--ui-port", default=8233, show_default=True, help="The port of Temporal's UI.")
+@click.option("--simulator-port", default=8401, show_default=True, help="The simulator's port.")
+@click.option(
+    "--real-model", is_flag=True, help="Ask the provider that OPENAI_* and KEYTURN_MODEL name, not the simulator."
+)
+def dev(folder: Path, port: int, ui_port: int, simulator_port: int, real_model: bool) -> None:
+    """Run the embedded stack until Ctrl-C; its state is kept for the next time.
+
+    \b
+    Example:
+      keyturn dev
+    """
+    folder = folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    asyncio.run(_until_signal(_dev(folder, Ports(port, ui_port, simulator_port), simulated=not real_model)))
+
+
+async def _demo(folder: Path) -> bool:
+    from stack.demo import show
+
+    log = folder / "worker.log"
+    async with embedded_stack(folder, ports=Ports(), keep=False, worker_log=log) as stack:
+        click.echo(f"Temporal UI: {stack.ui} (while the demo runs; `make dev` keeps it)\n")
+        worked = await show(stack, click.echo)
+        if not worked:
+            click.echo(log.read_text(errors="replace")[-4_000:], err=True)
+        return worked
+
+
+async def _dev(folder: Path, ports: Ports, *, simulated: bool) -> None:
+    async with embedded_stack(folder, ports=ports, keep=True, worker_log=None, simulated=simulated) as stack:
+        _tell(stack, default_port=ports.temporal == 7233, simulated=simulated)
+        status = await stack.worker.wait()
+        click.echo(f"the worker ended with status {status}: what it wrote above says why", err=True)
+        raise click.exceptions.Exit(1)
+
+
+def _tell(stack: Stack, *, default_port: bool, simulated: bool) -> None:
+    prefix = "" if default_port else f"TEMPORAL_ADDRESS={stack.address} "
+    click.echo(f"Temporal UI   {stack.ui}\nTemporal      {stack.address}\nDatabase      {stack.database}")
+    if simulated:
+        click.echo(f"Simulator     {stack.simulator} (tell it to fail: POST /control/faults)")
+    click.echo(
+        "\nIn another terminal:\n"
+        f"  {prefix}.venv/bin/keyturn rotate --account acct_10234 --key-id key_01 --policy P-7 --stale \\\n"
+        '    --question "May the stale key be rotated?"\n'
+        "\nCtrl-C stops everything.\n"
+    )
+
+
+async def _until_signal(work: Coroutine[Any, Any, T]) -> T | None:
+    """Run `work`; on Ctrl-C, SIGTERM or SIGHUP end it in order and return None."""
+    task = asyncio.ensure_future(work)
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(name, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        click.echo("\nstopped", err=True)
+        return None

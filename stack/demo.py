@@ -1,0 +1,128 @@
+"""What `keyturn demo` shows: a rotation, the same again, and an answer that the policy does not bear out."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+
+from keyturn.contracts import CallRecord, JobCreated, Rejected, RotationOutcome, RotationRequest
+from keyturn.jobs.database import database_url, open_database
+from keyturn.jobs.store import JobStore
+from keyturn.policy.catalogue import load_catalogue
+from stack.embedded import Stack
+from starter.requests import build_request, id_of
+from starter.rotations import rotate
+from workflows.options import TASK_QUEUE
+from workflows.rotation import RotationWorkflow
+
+WAIT_SECONDS = 60.0  # the first rotation includes the worker's own start
+Say = Callable[[str], None]
+
+
+async def show(stack: Stack, say: Say) -> bool:
+    """Show the three rotations, a few lines each through `say`; returns whether each ended as it must."""
+    request = _request("acct_10234", "key_7f3a")
+    say("1. May the stale key key_7f3a of acct_10234 be rotated under P-7?")
+    first = await _rotate(stack, request)
+    _tell(say, stack, request, first)
+
+    say("2. The same request again")
+    asked = await _calls(stack)
+    second = await _rotate(stack, request)
+    say(f"   asked     nobody: the same workflow answers ({await _calls(stack) - asked} model calls)")
+    _tell_job(say, second)
+    say("   and in a new run, as if Temporal had forgotten the first:")
+    third = await stack.client.execute_workflow(
+        RotationWorkflow.run,
+        request,
+        id=id_of(request),
+        task_queue=TASK_QUEUE,
+        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+    )
+    _tell_job(say, third)
+
+    say("3. The model claims a window of 90 days for P-7.")
+    await _tell_simulator(stack, {"name": "wrong_window", "days": 90, "account": "acct_10235"})
+    wrong = _request("acct_10235", "key_91bc")
+    fourth = await _rotate(stack, wrong)
+    _tell(say, stack, wrong, fourth)
+
+    jobs = await _jobs(stack)
+    say(f"Jobs in the database: {len(jobs)}")
+    created = [outcome for outcome in (first, second, third) if isinstance(outcome, JobCreated)]
+    return (
+        len(created) == 3
+        and await _calls(stack) == 3  # the first, the new run, and the one with 90 days
+        and {outcome.job_id for outcome in created} == {job["job_id"] for job in jobs}
+        and isinstance(fourth, Rejected)
+        and fourth.reason == "unsupported_window"
+    )
+
+
+def _request(account: str, key: str) -> RotationRequest:
+    return build_request(
+        policy=["P-7"],
+        policy_dir=None,
+        facts={"key_id": key, "stale": True, "age_days": 12, "observed_at": datetime.now(UTC), "source": "demo"},
+        fields={"account_id": account, "question": "May the stale service-account key be rotated?", "user_id": "luna"},
+    )
+
+
+async def _rotate(stack: Stack, request: RotationRequest) -> RotationOutcome:
+    _, outcome = await rotate(stack.client, request, task_queue=TASK_QUEUE, wait_seconds=WAIT_SECONDS)
+    return outcome
+
+
+def _tell(say: Say, stack: Stack, request: RotationRequest, outcome: RotationOutcome) -> None:
+    catalogue = load_catalogue()
+    if isinstance(outcome, JobCreated | Rejected):
+        _tell_call(say, outcome.call)
+    if isinstance(outcome, JobCreated):
+        decision = outcome.decision
+        for line in catalogue.resolve(decision.source_lines):
+            say(f'   policy    {line.ref}: "{line.wording}"')
+        say(f"   decision  {decision.decision}, window {decision.rotation_window_days} days")
+        say("   verdict   grounded: the cited line applies to the evidence and states that window")
+        _tell_job(say, outcome)
+    elif isinstance(outcome, Rejected):
+        say(f"   verdict   rejected, {outcome.reason}: {outcome.explanation}")
+        say("   job       none")
+    else:
+        say(f"   outcome   {outcome.status}")
+    say(f"   history   {stack.history_url(id_of(request))}")
+
+
+def _tell_call(say: Say, call: CallRecord) -> None:
+    cost = "price unknown" if call.cost_usd is None else f"${call.cost_usd.normalize():f}"
+    tokens = f"{call.input_tokens} tokens in, {call.output_tokens} out"
+    say(f"   asked     {call.model}, prompt {call.prompt_version}: {tokens}, {cost}, {call.latency_ms:.0f} ms")
+
+
+def _tell_job(say: Say, outcome: RotationOutcome) -> None:
+    if isinstance(outcome, JobCreated):
+        state = "created" if outcome.created else "there already (created=False)"
+        due = f", due {outcome.decision.rotate_by:%Y-%m-%d}" if outcome.decision.rotate_by else ""
+        say(f"   job       {outcome.job_id} {state}{due}")
+    else:
+        say(f"   outcome   {outcome.status}")
+
+
+async def _tell_simulator(stack: Stack, fault: dict[str, Any]) -> None:
+    async with httpx.AsyncClient(trust_env=False) as http:
+        (await http.post(f"{stack.simulator}/control/faults", json=fault)).raise_for_status()
+
+
+async def _calls(stack: Stack) -> int:
+    async with httpx.AsyncClient(trust_env=False) as http:
+        return len((await http.get(f"{stack.simulator}/control/requests")).json())
+
+
+async def _jobs(stack: Stack) -> list[dict[str, Any]]:
+    engine = open_database(database_url(stack.database))
+    try:
+        return [dict(job) for job in await JobStore(engine).jobs(tenant_id="default", limit=100)]
+    finally:
+        await engine.dispose()

@@ -1,0 +1,138 @@
+"""The whole stack on loopback: Temporal's dev server with UI, the simulator, SQLite and one worker."""
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from temporalio.client import Client
+
+from keyturn.jobs.database import database_url
+from stack.processes import StackNotStarted, child, free_port
+from stack.temporal import START_SECONDS, dev_server
+from workers.schema import migrate
+
+SIMULATED_MODEL = "simulator-1"
+PLACEHOLDER_KEY = "dev_key_not_a_real_secret"
+# Variables that would point the embedded worker at somebody's real provider, server or database.
+_OURS = ("TEMPORAL_", "KEYTURN_", "OPENAI_")
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Ports on loopback; 0 takes any free one."""
+
+    temporal: int = 0
+    ui: int = 0
+    simulator: int = 0
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A running stack."""
+
+    client: Client
+    address: str
+    ui: str
+    simulator: str
+    database: str
+    worker: asyncio.subprocess.Process
+
+    def history_url(self, workflow_id: str) -> str:
+        """Return where the UI shows a workflow."""
+        return f"{self.ui}/namespaces/default/workflows/{quote(workflow_id, safe='')}"
+
+
+@asynccontextmanager
+async def embedded_stack(
+    folder: Path, *, ports: Ports, keep: bool, worker_log: Path | None, simulated: bool = True
+) -> AsyncIterator[Stack]:
+    """Yield the stack when every part is up; stop all of it, the worker first, afterwards.
+
+    Args:
+        folder: where database, server state and logs are kept; an absolute path of an existing folder.
+        ports: where to listen.
+        keep: whether Temporal's state is kept in a file too, and not in memory.
+        worker_log: the file that takes the worker's log; None writes it to standard error.
+        simulated: False asks the provider that this process's environment names.
+
+    Raises:
+        StackNotStarted: a part did not come up; what had come up is stopped.
+    """
+    for port in (ports.temporal, ports.ui, ports.simulator):
+        _refuse_taken(port)
+    ui_port = ports.ui or free_port()
+    database = f"sqlite:///{folder / 'keyturn.db'}"
+    async with AsyncExitStack() as parts:
+        client = await parts.enter_async_context(
+            dev_server(
+                port=ports.temporal or None,
+                ui_port=ui_port,
+                database=folder / "temporal.db" if keep else None,
+                log=folder / "temporal.log",
+            )
+        )
+        address = client.service_client.config.target_host
+        simulator = await parts.enter_async_context(simulator_process(ports.simulator))
+        await asyncio.to_thread(migrate, database_url(database))
+        worker = await parts.enter_async_context(
+            child(
+                [sys.executable, "-m", "workers"],
+                environment=worker_environment(address, database, simulator if simulated else None),
+                folder=folder,
+                log=worker_log,
+            )
+        )
+        yield Stack(client, address, f"http://127.0.0.1:{ui_port}", simulator, database, worker)
+
+
+@asynccontextmanager
+async def simulator_process(port: int = 0) -> AsyncIterator[str]:
+    """Yield the address of a simulator that serves; stop it afterwards. Raises StackNotStarted."""
+    command = [sys.executable, "-m", "simulator", "--port", str(port)]
+    async with child(command, stdout=asyncio.subprocess.PIPE) as process:
+        if process.stdout is None:
+            raise StackNotStarted("the simulator has no standard output")
+        line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
+        if not line:
+            raise StackNotStarted("the simulator did not start")
+        yield line.decode().strip()
+
+
+def worker_environment(address: str, database: str, simulator: str | None) -> dict[str, str]:
+    """Return the variables of a worker on this stack.
+
+    Args:
+        address: Temporal's address.
+        database: the database's URL.
+        simulator: the simulator's address; None leaves the caller's own provider settings.
+    """
+    ours = {
+        "TEMPORAL_ADDRESS": address,
+        "DATABASE_URL": database,
+        "KEYTURN_RATE_CARD": str(Path(__file__).parent / "rates.toml"),
+    }
+    if simulator is None:
+        theirs = {name: value for name, value in os.environ.items() if not name.startswith("TEMPORAL_")}
+        return theirs | ours
+    provider: dict[str, str] = {
+        "OPENAI_API_KEY": PLACEHOLDER_KEY,
+        "OPENAI_BASE_URL": f"{simulator}/v1",
+        "KEYTURN_MODEL": SIMULATED_MODEL,
+    }
+    others = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    return others | ours | provider
+
+
+def _refuse_taken(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise StackNotStarted(f"port {port} is taken: stop what listens there, or choose another port") from None

@@ -1,0 +1,1 @@
+"""The command line: builds requests, starts and follows workflows. No database, no provider."""

@@ -1,0 +1,73 @@
+"""The command line `keyturn`. A command's module is imported when it is run, so that `--help` answers at once.
+
+The commands of the worker's side and of the embedded stack are found by name: this package must start without a
+database driver or a provider, and so it may not import them.
+"""
+
+import importlib
+import sys
+
+import click
+
+from keyturn.errors import KeyturnError
+
+# name: (module, attribute, summary)
+COMMANDS = {
+    "rotate": ("starter.commands", "rotate", "Ask whether a key may be rotated, and create its one job if so."),
+    "status": ("starter.commands", "status", "Say what a rotation is at, or how it ended."),
+    "watch": ("starter.commands", "watch", "Follow a rotation step by step until it ends."),
+    "jobs": ("workers.commands", "jobs", "List rotation jobs, newest first."),
+    "doctor": ("workers.commands", "doctor", "Check that everything a rotation needs is there."),
+    "worker": ("workers.commands", "worker", "Run a worker."),
+    "migrate": ("workers.commands", "migrate", "Bring the database's schema up to date."),
+    "demo": ("stack.commands", "demo", "Show rotations on an embedded stack, then end."),
+    "dev": ("stack.commands", "dev", "Run the embedded stack until Ctrl-C."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are run; its help is written from the table alone."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the table's order, the most used first."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table's summaries."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, _, summary) in COMMANDS.items()])
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="keyturn", prog_name="keyturn")
+def cli() -> None:
+    """Decide with a language model whether a key may be rotated under a written policy, prove the decision against the
+    evidence, and create exactly one rotation job.
+
+    \b
+    Try it:        keyturn demo
+    For real:      keyturn rotate --account acct_10234 --key-id key_01 --policy P-7 \\
+                     --stale --question "May the stale key be rotated?"
+
+    Temporal is found by TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, TEMPORAL_PROFILE and the like.
+
+    \b
+    Exit status:   0 an accomplished outcome (job_created, not_eligible, not_specified)
+                   1 failed     2 usage     3 rejected     4 timeout
+    """
+
+
+def main() -> None:
+    """Run `keyturn`; a foreseen failure ends in one message and a status, without a traceback."""
+    try:
+        cli(prog_name="keyturn")
+    except KeyturnError as error:
+        sys.exit(error.told)

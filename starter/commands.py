@@ -1,0 +1,221 @@
+"""The commands that talk to Temporal alone: `rotate`, `status`, `watch`."""
+
+import asyncio
+import getpass
+import json
+import os
+import re
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from keyturn.errors import InvalidRequest, KeyturnError, UnknownPolicyLine
+
+_KINDS = ["service_account_key", "access_key", "user_password", "system_account_password"]
+_as_json = click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object on standard output, all else on error."
+)
+_task_queue = click.option(
+    "--task-queue", envvar="KEYTURN_TASK_QUEUE", default="keyturn", show_default=True, help="Where workers poll."
+)
+
+
+@click.command()
+@click.option("--account", "account_id", required=True, help="The account that holds the key, such as acct_10234.")
+@click.option("--key-id", required=True, help="The provider's id of the key. A rotated key has a new one.")
+@click.option("--policy", required=True, multiple=True, help="A policy line to judge under, such as P-7; repeatable.")
+@click.option("--question", required=True, help="The asker's words; - reads them from standard input.")
+@click.option("--kind", type=click.Choice(_KINDS), help="Kind of credential.  [default: service_account_key]")
+@click.option(
+    "--stale/--not-stale", default=None, help="What the evidence says of the key; unknown if neither is given."
+)
+@click.option("--compromised/--not-compromised", default=None, help="Whether it was exposed; unknown if not given.")
+@click.option("--age-days", type=click.IntRange(0, 36_500), help="Days since the key was made or last rotated.")
+@click.option("--last-rotated", "last_rotated_at", help="The same as a moment: 2026-08-01T00:00:00Z.")
+@click.option("--last-used", "last_used_at", help="When the key was last used, as a moment.")
+@click.option("--never-used", is_flag=True, default=None, help="The key was never used.")
+@click.option("--observed", "observed_at", help="The evidence's own time.  [default: now]")
+@click.option("--source", help="Where the evidence comes from.  [default: asker]")
+@click.option("--user", "user_id", envvar="KEYTURN_USER", help="Who asks.  [default: the signed-in user]")
+@click.option("--tenant", "tenant_id", envvar="KEYTURN_TENANT", help="For whom.  [default: default]")
+@click.option("--trace-id", help="Your own id for this call, shown in logs and history.")
+@click.option("--timeout", "timeout_seconds", type=float, help="Seconds for one model call, up to 120.  [default: 20]")
+@click.option("--retries", "max_retries", type=int, help="Further attempts after a passing failure.  [default: 2]")
+@click.option(
+    "--wait",
+    "wait_seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Seconds to wait for the outcome. The workflow goes on after that.",
+)
+@click.option("--again", is_flag=True, help="Ask anew although the same question on the same evidence was answered.")
+@click.option(
+    "--policy-dir",
+    envvar="KEYTURN_POLICY_DIR",
+    type=click.Path(path_type=Path),
+    help="The folder of your own policy lines.",
+)
+@_task_queue
+@_as_json
+def rotate(
+    policy: tuple[str, ...],
+    question: str,
+    policy_dir: Path | None,
+    task_queue: str,
+    wait_seconds: float,
+    again: bool,
+    as_json: bool,
+    observed_at: str | None,
+    user_id: str | None,
+    **given: Any,
+) -> None:
+    """Ask whether a key may be rotated; if the policy bears it out, create its one rotation job.
+
+    The same command again attaches to the same rotation: it never makes a second job.
+
+    \b
+    Example:
+      keyturn rotate --account acct_10234 --key-id key_01 --policy P-7 --stale \\
+        --question "May the stale key be rotated?" --wait 20 --json
+    """
+    from starter.requests import build_request, id_of
+
+    facts = {name: given.pop(name) for name in _FACTS} | {"observed_at": observed_at or datetime.now(UTC)}
+    given["question"] = sys.stdin.read() if question == "-" else question
+    given["user_id"] = user_id or _signed_in_user()
+    try:
+        request = build_request(policy=policy, policy_dir=policy_dir, facts=facts, fields=given)
+    except KeyturnError as error:
+        _end_before_start(error, None, as_json=as_json)
+    from starter.outcomes import as_object, exit_status
+    from starter.rotations import rotate as start_and_wait
+    from workflows.connection import connect
+
+    async def run() -> tuple[bool, Any]:
+        return await start_and_wait(
+            await connect(), request, task_queue=task_queue, wait_seconds=wait_seconds, again=again
+        )
+
+    try:
+        attached, outcome = asyncio.run(run())
+    except KeyturnError as error:
+        _end_before_start(error, id_of(request), as_json=as_json)
+    if as_json:
+        click.echo(json.dumps(as_object(id_of(request), outcome, attached=attached)))
+    else:
+        _tell(id_of(request), outcome)
+    raise click.exceptions.Exit(exit_status(outcome))
+
+
+@click.command()
+@click.argument("workflow_id")
+@_as_json
+def status(workflow_id: str, as_json: bool) -> None:
+    """Say what a rotation is at, or how it ended. Ends with the outcome's exit status; 0 while it runs.
+
+    \b
+    Example:
+      keyturn status rotate:default:acct_10234:key_01:P-7@1
+    """
+    from starter.following import handle_of, progress_of
+    from starter.outcomes import as_object, exit_status
+    from starter.rotations import outcome_of
+    from workflows.connection import connect
+
+    async def run() -> tuple[list[str] | None, Any]:
+        handle = await handle_of(await connect(), workflow_id)
+        progress = await progress_of(handle)
+        return progress, None if progress is not None else await outcome_of(handle)
+
+    try:
+        progress, outcome = asyncio.run(run())
+    except KeyturnError as error:
+        _end_before_start(error, workflow_id, as_json=as_json)
+    if progress is not None:
+        running = {"workflow_id": workflow_id, "status": "running", "progress": progress}
+        click.echo(json.dumps(running) if as_json else "\n".join(["running", *progress]))
+        return
+    if as_json:
+        click.echo(json.dumps(as_object(workflow_id, outcome)))
+    else:
+        _tell(workflow_id, outcome)
+    raise click.exceptions.Exit(exit_status(outcome))
+
+
+@click.command()
+@click.argument("workflow_id")
+def watch(workflow_id: str) -> None:
+    """Follow a rotation step by step until it ends. Ctrl-C stops watching, not the rotation.
+
+    \b
+    Example:
+      keyturn watch rotate:default:acct_10234:key_01:P-7@1
+    """
+    from starter.following import handle_of, steps_of
+    from starter.outcomes import exit_status
+    from starter.rotations import outcome_of
+    from workflows.connection import connect
+
+    async def run() -> Any:
+        client = await connect()
+        handle = await handle_of(client, workflow_id)
+        async for step in steps_of(client, handle):
+            click.echo(step)
+        return await outcome_of(handle)
+
+    try:
+        outcome = asyncio.run(run())
+    except KeyboardInterrupt:
+        click.echo("stopped watching; the rotation goes on", err=True)
+        raise click.exceptions.Exit(0) from None
+    _tell(workflow_id, outcome)
+    raise click.exceptions.Exit(exit_status(outcome))
+
+
+_FACTS = (
+    "key_id",
+    "kind",
+    "stale",
+    "compromised",
+    "age_days",
+    "last_rotated_at",
+    "last_used_at",
+    "never_used",
+    "source",
+)
+
+
+def _tell(workflow_id: str, outcome: Any) -> None:
+    from starter.outcomes import as_lines
+
+    first, *others = as_lines(workflow_id, outcome)
+    click.echo("\n".join([first, *(f"  {line}" for line in others)]))
+
+
+def _end_before_start(error: KeyturnError, workflow_id: str | None, *, as_json: bool) -> NoReturn:
+    """End with the error told: on standard error, and as the one JSON object if that was asked for."""
+    from starter.outcomes import EXIT_FAILED, EXIT_USAGE
+
+    click.echo(error.told, err=True)
+    if as_json:
+        told = {
+            "workflow_id": workflow_id,
+            "status": "failed",
+            "reason": error.kind,
+            "explanation": str(error),
+            "next_step": error.next_step,
+        }
+        click.echo(json.dumps(told))
+    raise click.exceptions.Exit(EXIT_USAGE if isinstance(error, InvalidRequest | UnknownPolicyLine) else EXIT_FAILED)
+
+
+def _signed_in_user() -> str:
+    try:
+        name = getpass.getuser()
+    except (OSError, KeyError):
+        name = f"uid{os.getuid()}"
+    return re.sub(r"[^A-Za-z0-9._@+=-]", "_", name).lstrip("._@+=-") or "unknown"

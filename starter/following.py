@@ -1,0 +1,90 @@
+"""Look at a workflow: its state now, or its steps as they come."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC
+from typing import Any
+
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.history.v1 import HistoryEvent
+from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.service import RPCError, RPCStatusCode
+
+from keyturn.contracts import Assessment, RotationJob
+from keyturn.errors import KeyturnError
+from starter.rotations import Handle
+from workflows.rotation import RotationWorkflow
+
+
+class NoSuchWorkflow(KeyturnError):
+    """No workflow has this id, or its retention is over."""
+
+    kind = "no_such_workflow"
+    mend = "Check the id and TEMPORAL_NAMESPACE; `keyturn jobs` still lists the job of an old one."
+
+
+async def handle_of(client: Client, workflow_id: str) -> Handle:
+    """Return the handle of an existing workflow; raises NoSuchWorkflow."""
+    handle = client.get_workflow_handle_for(RotationWorkflow.run, workflow_id)
+    try:
+        await handle.describe()
+    except RPCError as error:
+        if error.status in {RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT}:
+            raise NoSuchWorkflow(f"no workflow has the id {workflow_id[:200]}") from None
+        raise
+    return handle
+
+
+async def progress_of(handle: Handle) -> list[str] | None:
+    """Return what a running workflow is at, a line a pending step; None if it has ended."""
+    description = await handle.describe()
+    if description.status is not WorkflowExecutionStatus.RUNNING:
+        return None
+    lines = []
+    for pending in description.raw_description.pending_activities:
+        line = f"{pending.activity_type.name}: attempt {pending.attempt}"
+        if pending.HasField("last_failure"):
+            line += f", last failure {pending.last_failure.application_failure_info.type or 'timeout'}"
+        lines.append(line)
+    return lines or ["waiting for a worker"]
+
+
+async def steps_of(client: Client, handle: Handle) -> AsyncIterator[str]:
+    """Yield a line for each step of the workflow that says something, as it comes, until the workflow has ended."""
+    names: dict[int, str] = {}
+    async for event in handle.fetch_history_events(wait_new_event=True):
+        text = await _told(client, event, names)
+        if text is not None:
+            moment = event.event_time.ToDatetime(UTC)
+            yield f"{moment:%H:%M:%S}  {text}"
+
+
+async def _told(client: Client, event: HistoryEvent, names: dict[int, str]) -> str | None:
+    match event.event_type:
+        case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
+            return "started"
+        case EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:
+            names[event.event_id] = event.activity_task_scheduled_event_attributes.activity_type.name
+            return f"{names[event.event_id]} ..."
+        case EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED:
+            completed = event.activity_task_completed_event_attributes
+            return await _result(client, names[completed.scheduled_event_id], completed.result.payloads)
+        case EventType.EVENT_TYPE_ACTIVITY_TASK_FAILED:
+            failed = event.activity_task_failed_event_attributes
+            kind = failed.failure.application_failure_info.type
+            return f"{names[failed.scheduled_event_id]}: failed, {kind}"
+        case EventType.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT:
+            return f"{names[event.activity_task_timed_out_event_attributes.scheduled_event_id]}: timed out"
+        case _:
+            return None
+
+
+async def _result(client: Client, name: str, payloads: Any) -> str:
+    if name == "decide":
+        [assessment] = await client.data_converter.decode(payloads, [Assessment])
+        verdict = assessment.verdict
+        said = verdict.decision if verdict.verdict == "grounded" else verdict.reason
+        return f"decide: {verdict.verdict}, {said} ({assessment.call.model}, attempt {assessment.call.attempt})"
+    if name == "create_rotation_job":
+        [job] = await client.data_converter.decode(payloads, [RotationJob])
+        return f"create_rotation_job: {job.job_id}, {'created' if job.created else 'there already'}"
+    return f"{name}: done"

@@ -1,0 +1,76 @@
+"""How an outcome is told: as one JSON object, as lines for a person, and as an exit status."""
+
+from typing import Any
+
+from keyturn.contracts import Failed, GroundedDecision, JobCreated, NotEligible, NotSpecified, Rejected, RotationOutcome
+
+# Documented in README and `keyturn --help`: scripts branch on them.
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_REJECTED, EXIT_TIMEOUT = 0, 1, 2, 3, 4
+_EXIT = {"rejected": EXIT_REJECTED, "timeout": EXIT_TIMEOUT, "failed": EXIT_FAILED}
+
+
+def exit_status(outcome: RotationOutcome) -> int:
+    """Return the command's exit status: 0 for an accomplished outcome, one each for the others."""
+    return _EXIT.get(outcome.status, EXIT_DONE)
+
+
+def as_object(workflow_id: str | None, outcome: RotationOutcome, *, attached: bool | None = None) -> dict[str, Any]:
+    """Return the JSON object of an outcome: `workflow_id`, `status`, and what its status adds."""
+    told: dict[str, Any] = {"workflow_id": workflow_id, "status": outcome.status}
+    if attached is not None:
+        told["attached"] = attached
+    match outcome:
+        case JobCreated():
+            told |= {"job_id": outcome.job_id, "created": outcome.created} | _decision(outcome.decision)
+        case NotEligible():
+            told |= _decision(outcome.decision) | {"next_step": "none"}
+        case NotSpecified():
+            told |= _decision(outcome.decision) | {"next_step": "add_evidence_or_policy"}
+        case Rejected():
+            told |= {"reason": outcome.reason, "explanation": outcome.explanation, "next_step": "ask_again_or_inspect"}
+        case Failed():
+            told |= {"reason": outcome.kind, "explanation": outcome.mend, "next_step": outcome.next_step}
+        case _:
+            told |= {"next_step": outcome.next_step}
+    if isinstance(outcome, JobCreated | NotEligible | NotSpecified | Rejected):
+        told["call"] = outcome.call.model_dump(mode="json", exclude={"task", "failure"})
+    return told
+
+
+def as_lines(workflow_id: str, outcome: RotationOutcome) -> list[str]:
+    """Return an outcome as short lines for a person."""
+    match outcome:
+        case JobCreated():
+            first = "created" if outcome.created else "there already"
+            lines = [f"job {outcome.job_id} ({first})", *_decided(outcome.decision)]
+        case NotEligible():
+            lines = ["not eligible: the policy says no; no job", *_decided(outcome.decision)]
+        case NotSpecified():
+            lines = [
+                "not specified: policy and evidence do not answer; no job",
+                "state what is known of the key (--stale, --age-days, --last-rotated, ...) or name another --policy",
+            ]
+        case Rejected():
+            lines = [f"rejected: {outcome.reason}; no job", outcome.explanation]
+        case Failed():
+            lines = [f"failed: {outcome.kind}", outcome.mend]
+        case _:
+            lines = ["no answer yet; the workflow goes on", "the same command attaches to it later"]
+    return [*lines, f"workflow {workflow_id}"]
+
+
+def _decision(decision: GroundedDecision) -> dict[str, Any]:
+    return {
+        "decision": decision.decision,
+        "rotation_window_days": decision.rotation_window_days,
+        "policy_lines": [str(line) for line in decision.source_lines],
+        "rotate_by": decision.rotate_by.isoformat() if decision.rotate_by else None,
+        "digest": decision.digest,
+    }
+
+
+def _decided(decision: GroundedDecision) -> list[str]:
+    cited = ", ".join(str(line) for line in decision.source_lines) or "no policy line"
+    window = f", window {decision.rotation_window_days} days" if decision.rotation_window_days else ""
+    due = f", due {decision.rotate_by:%Y-%m-%d}" if decision.rotate_by else ""
+    return [f"{decision.decision.replace('_', ' ')} under {cited}{window}{due}"]

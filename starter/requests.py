@@ -1,0 +1,81 @@
+"""From a command's arguments to a checked request: everything wrong is said before anything is started."""
+
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from keyturn.contracts import MAX_QUESTION_CHARACTERS, RotationRequest
+from keyturn.errors import InvalidRequest
+from keyturn.policy.catalogue import load_catalogue
+from workflows.identity import workflow_id_of
+
+MAX_WORKFLOW_ID = 1_000  # Temporal's own limit, and the width of the column that keeps it
+# pydantic repeats what was typed in some messages; these are ours, and they say what to do.
+_HINTS = {
+    "string_pattern_mismatch": "may hold letters, digits and . _ : / @ + = , - only, and begins with a letter or digit",
+    "timezone_aware": "needs a time zone, such as 2026-11-21T09:00:00Z",
+}
+_OPTIONS = {
+    "account_id": "--account",
+    "user_id": "--user",
+    "tenant_id": "--tenant",
+    "policy_lines": "--policy",
+    "timeout_seconds": "--timeout",
+    "max_retries": "--retries",
+    "trace_id": "--trace-id",
+    "prompt_version": "--prompt-version",
+}
+
+
+def build_request(
+    *, policy: Sequence[str], policy_dir: Path | None, facts: dict[str, Any], fields: dict[str, Any]
+) -> RotationRequest:
+    """Return the request for these arguments, under the current versions of the policy lines named.
+
+    Args:
+        policy: ids of policy lines, such as P-7.
+        policy_dir: the folder of the catalogue; None for the shipped one.
+        facts: what is known of the credential, by the names of `CredentialFacts`.
+        fields: the rest of the request, by the names of `RotationRequest`.
+
+    Raises:
+        InvalidRequest: a value cannot be used; the message names its option.
+        UnknownPolicyLine: there is no such line; the message names those that there are.
+        CatalogueInvalid: the catalogue cannot be read.
+    """
+    question = fields.get("question", "")
+    if len(question) > MAX_QUESTION_CHARACTERS:
+        raise InvalidRequest(
+            f"--question has {len(question):,} characters, and {MAX_QUESTION_CHARACTERS:,} is the most: shorten it"
+        )
+    catalogue = load_catalogue(policy_dir)
+    lines = [catalogue.current(line_id).ref for line_id in dict.fromkeys(policy)]
+    known = {name: value for name, value in facts.items() if value is not None}
+    given = {name: value for name, value in fields.items() if value is not None}
+    given.setdefault("trace_id", f"trace_{uuid.uuid4().hex}")
+    try:
+        request = RotationRequest.model_validate({**given, "policy_lines": lines, "credential": known})
+    except ValidationError as error:
+        raise InvalidRequest("; ".join(_fault(fault) for fault in error.errors(include_input=False))) from None
+    if len(id_of(request)) > MAX_WORKFLOW_ID:
+        raise InvalidRequest(f"account, key and policy ids make a workflow id of over {MAX_WORKFLOW_ID} characters")
+    return request
+
+
+def id_of(request: RotationRequest) -> str:
+    """Return the workflow id that stands for `request`."""
+    return workflow_id_of(request.tenant_id, request.account_id, request.credential.key_id, request.policy_lines)
+
+
+def _fault(fault: Any) -> str:
+    path = [str(part) for part in fault["loc"]]
+    name = path[-1] if path else ""
+    if path and path[0] != "credential":
+        name = path[0]
+    option = _OPTIONS.get(name, f"--{name.replace('_at', '').replace('_', '-')}" if name else "the credential's facts")
+    if name == "credential":
+        option = "the credential's facts"
+    return f"{option}: {_HINTS.get(fault['type'], fault['msg'].removeprefix('Value error, '))}"

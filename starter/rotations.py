@@ -1,0 +1,126 @@
+"""Start a rotation, or attach to the one that is there; wait for it, and look at it later."""
+
+import asyncio
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter
+from temporalio.client import (
+    Client,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+    WorkflowHandle,
+)
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError, WorkflowAlreadyStartedError
+
+from keyturn.contracts import CompletedOutcome, Failed, JobCreated, RotationOutcome, RotationRequest, TimedOut
+from keyturn.policy.grounding import request_digest
+from starter.requests import id_of
+from workflows.rotation import RotationWorkflow
+
+_OUTCOME: TypeAdapter[RotationOutcome] = TypeAdapter(RotationOutcome)
+Handle = WorkflowHandle[RotationWorkflow, CompletedOutcome]
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """A workflow that stands for a request. `attached` is False if this call started it."""
+
+    handle: Handle
+    attached: bool
+
+
+async def start_or_attach(
+    client: Client, request: RotationRequest, *, task_queue: str, again: bool = False
+) -> Rotation:
+    """Start the workflow of `request`, or attach to the one that has its id.
+
+    A running one is always attached to, and so is one that made the job, or that answered the same question on the same
+    evidence. One that failed is started again; so is one whose answer was given for other evidence, for a key that was
+    fresh last month may be stale now. None of this can make a second job: the job's row is claimed by the workflow id.
+
+    Args:
+        client: a connected client.
+        request: what to ask.
+        task_queue: where workers poll.
+        again: start anew although the same question was answered, unless it runs or made the job.
+    """
+    try:
+        # While one runs: FAIL tells us so, and we attach below. Once one has closed: only a failed one may be repeated
+        # without a look at what it answered.
+        handle = await _start(
+            client,
+            request,
+            task_queue,
+            WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
+            WorkflowIDConflictPolicy.FAIL,
+        )
+        return Rotation(handle, attached=False)
+    except WorkflowAlreadyStartedError:
+        earlier = client.get_workflow_handle_for(RotationWorkflow.run, id_of(request))
+    description = await earlier.describe()
+    if description.status is not WorkflowExecutionStatus.COMPLETED:
+        return Rotation(earlier, attached=True)
+    answered = await earlier.result()
+    same = answered.request_digest == request_digest(request)
+    if isinstance(answered, JobCreated) or (same and not again):
+        return Rotation(earlier, attached=True)
+    # Should somebody else have been quicker with the same thought, theirs is used.
+    handle = await _start(
+        client, request, task_queue, WorkflowIDReusePolicy.ALLOW_DUPLICATE, WorkflowIDConflictPolicy.USE_EXISTING
+    )
+    return Rotation(handle, attached=False)
+
+
+async def outcome_of(handle: Handle) -> RotationOutcome:
+    """Wait for the workflow's end and return its named outcome; a failure is an outcome too."""
+    try:
+        return await handle.result()
+    except WorkflowFailureError as error:
+        return _outcome_of_failure(error.cause)
+
+
+async def rotate(
+    client: Client, request: RotationRequest, *, task_queue: str, wait_seconds: float, again: bool = False
+) -> tuple[bool, RotationOutcome]:
+    """Start or attach and wait at most `wait_seconds`; returns whether it attached, and the outcome.
+
+    When the time is up the outcome is `TimedOut`, while the workflow goes on: the same call attaches to it later.
+    """
+    attached = False
+    try:
+        async with asyncio.timeout(wait_seconds):
+            rotation = await start_or_attach(client, request, task_queue=task_queue, again=again)
+            attached = rotation.attached
+            return attached, await outcome_of(rotation.handle)
+    except TimeoutError:
+        return attached, TimedOut()
+
+
+async def _start(
+    client: Client,
+    request: RotationRequest,
+    task_queue: str,
+    reuse: WorkflowIDReusePolicy,
+    conflict: WorkflowIDConflictPolicy,
+) -> Handle:
+    lines = ", ".join(str(line) for line in request.policy_lines)
+    return await client.start_workflow(
+        RotationWorkflow.run,
+        request,
+        id=id_of(request),
+        task_queue=task_queue,
+        id_reuse_policy=reuse,
+        id_conflict_policy=conflict,
+        static_summary=f"rotate {request.credential.key_id} of {request.account_id}?",
+        static_details=f"Under {lines}. Asked by {request.user_id}, trace `{request.trace_id}`.",
+    )
+
+
+def _outcome_of_failure(cause: BaseException) -> RotationOutcome:
+    if isinstance(cause, ApplicationError) and cause.details:
+        return _OUTCOME.validate_python(cause.details[0])
+    if isinstance(cause, TerminatedError | CancelledError):
+        ended = "terminated" if isinstance(cause, TerminatedError) else "cancelled"
+        return Failed(kind=f"workflow_{ended}", next_step="fail_and_inspect", mend=f"Somebody {ended} it. Ask again.")
+    return Failed(kind="unforeseen", next_step="fail_and_inspect", mend="Look at the workflow in the Temporal UI.")

@@ -1,0 +1,46 @@
+"""The one table from the core's errors to what Temporal is told."""
+
+from datetime import timedelta
+
+import pytest
+from temporalio.exceptions import ApplicationErrorCategory
+
+from activities.failures import application_error
+from keyturn import errors
+from keyturn.contracts import Failed
+from keyturn.errors import KeyturnError, ProviderError, RateLimited
+
+
+def every_error(root: type[KeyturnError] = KeyturnError) -> list[type[KeyturnError]]:
+    return [
+        kind
+        for child in root.__subclasses__()
+        if child.__module__ == errors.__name__
+        for kind in (child, *every_error(child))
+    ]
+
+
+@pytest.mark.parametrize("kind", every_error(), ids=lambda kind: kind.__name__)
+def test_every_error_says_whether_to_retry_and_what_mends_it(kind: type[KeyturnError]) -> None:
+    """Type, retryability and the outcome for a person come from the class alone."""
+    told = application_error(kind("something"), attempt=1, remaining=timedelta(seconds=60))
+    assert told.type == kind.kind
+    assert told.non_retryable is not kind.retryable
+    assert (told.next_retry_delay is not None) is kind.retryable
+    assert told.details[0] == Failed(kind=kind.kind, next_step=kind.next_step, mend=kind.mend)
+    assert (told.category is ApplicationErrorCategory.BENIGN) is kind.retryable
+
+
+def test_every_kind_is_its_own() -> None:
+    """Two errors never share a name in history."""
+    kinds = [kind.kind for kind in every_error()]
+    assert len(kinds) == len(set(kinds))
+
+
+def test_the_wait_of_a_provider_is_clamped_to_the_deadline() -> None:
+    """Retry-After beyond what is left would end the activity instead of repeating it."""
+    error: ProviderError = RateLimited("x", retry_after=timedelta(hours=1))
+    told = application_error(error, attempt=1, remaining=timedelta(seconds=20))
+    assert told.next_retry_delay == timedelta(seconds=20)
+    late = application_error(error, attempt=1, remaining=timedelta(seconds=-3))
+    assert late.next_retry_delay == timedelta(0)

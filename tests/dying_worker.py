@@ -1,0 +1,38 @@
+"""A real worker process that kills itself with -9 at a chosen point of the claim. Run: python -m tests.dying_worker POINT"""
+
+import asyncio
+import os
+import signal
+import sys
+
+from keyturn.contracts import JobOrder, RotationJob
+from keyturn.jobs.store import JobStore
+from workers.settings import load_settings
+from workers.telemetry import configure_logging
+from workers.wiring import wired_worker
+from workflows.connection import connect
+
+
+class Dies:
+    """A job store whose process dies `before` the claim, or `after` its commit and before anybody hears of it."""
+
+    def __init__(self, store: JobStore, point: str) -> None:
+        self._store = store
+        self._point = point
+
+    async def create_once(self, order: JobOrder, *, idempotency_key: str) -> RotationJob:
+        if self._point == "after":
+            await self._store.create_once(order, idempotency_key=idempotency_key)
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("unreachable")
+
+
+async def main() -> None:
+    settings = load_settings()
+    configure_logging("json")
+    async with wired_worker(await connect(), settings, claims=lambda store: Dies(store, sys.argv[1])) as worker:
+        await worker.run()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

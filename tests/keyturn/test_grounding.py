@@ -1,0 +1,207 @@
+"""Grounding: what a model says counts only as far as the evidence and the cited lines bear it out."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from keyturn.contracts import GroundedDecision, PolicyRef, ProposedDecision, Rejection
+from keyturn.errors import DigestMismatch, UnknownPolicyLine
+from keyturn.policy.catalogue import Catalogue, PolicyLine
+from keyturn.policy.grounding import confirm, ground, request_digest
+from tests.cases import NOW, facts, order, request
+
+
+def proposal(decision: Any = "eligible", window: Any = 30, sources: Any = ("P-7",)) -> ProposedDecision:
+    cited = list(sources) if isinstance(sources, tuple) else sources
+    return ProposedDecision(decision=decision, rotation_window_days=window, source_line_ids=cited)
+
+
+def judged(catalogue: Catalogue, proposed: ProposedDecision, **changed: Any) -> GroundedDecision | Rejection:
+    asked = request(**changed)
+    return ground(proposed, asked, catalogue.resolve(asked.policy_lines))
+
+
+def test_the_decision_for_p7_is_accepted(catalogue: Catalogue) -> None:
+    """A stale service-account key is eligible under P-7 with its window of 30 days."""
+    verdict = judged(catalogue, proposal())
+    assert isinstance(verdict, GroundedDecision)
+    assert (verdict.decision, verdict.rotation_window_days, str(verdict.source_lines[0])) == ("eligible", 30, "P-7@1")
+    assert verdict.rotate_by == NOW + timedelta(days=30)
+
+
+def test_a_window_of_90_days_for_p7_is_rejected(catalogue: Catalogue) -> None:
+    """Valid JSON that contradicts the cited policy is no decision."""
+    verdict = judged(catalogue, proposal(window=90))
+    assert isinstance(verdict, Rejection)
+    assert verdict.reason == "unsupported_window"
+
+
+@pytest.mark.parametrize(
+    ("proposed", "reason"),
+    [
+        (proposal(decision="approved"), "decision_not_allowed"),
+        (proposal(decision="Eligible"), "decision_not_allowed"),
+        (proposal(decision=None), "decision_not_allowed"),
+        (proposal(decision=["eligible"]), "decision_not_allowed"),
+        (proposal(window=True), "window_not_an_integer"),
+        (proposal(window="30"), "window_not_an_integer"),
+        (proposal(window=30.0), "window_not_an_integer"),
+        (proposal(window=[30]), "window_not_an_integer"),
+        (proposal(window=None), "unsupported_window"),
+        (proposal(window=0), "unsupported_window"),
+        (proposal(window=-30), "unsupported_window"),
+        (proposal(window=10**30), "unsupported_window"),
+        (proposal(sources=()), "missing_source"),
+        (proposal(sources=("P-999",)), "unknown_source"),
+        (proposal(sources=("P-7", "P-999")), "unknown_source"),
+        (proposal(sources=("P-7@1",)), "unknown_source"),
+        (proposal(sources="P-7"), "unknown_source"),
+        (proposal(sources=(7,)), "unknown_source"),
+        (proposal(sources=None), "unknown_source"),
+        (proposal(sources={"P-7": 1}), "unknown_source"),
+        (proposal(decision="not_eligible", window=30), "unexpected_window"),
+        (proposal(decision="not_specified", window=30, sources=()), "unexpected_window"),
+        (proposal(decision="not_specified", window=0, sources=()), "unexpected_window"),
+    ],
+)
+def test_every_unsupported_answer_has_its_reason(catalogue: Catalogue, proposed: ProposedDecision, reason: str) -> None:
+    """Whatever a model claims beyond the evidence is refused under a name that code can branch on."""
+    verdict = judged(catalogue, proposed)
+    assert isinstance(verdict, Rejection)
+    assert verdict.reason == reason
+
+
+@pytest.mark.parametrize("stale", [False, None])
+def test_a_key_that_is_not_known_to_be_stale_is_not_eligible_under_p7(catalogue: Catalogue, stale: bool | None) -> None:
+    """An unknown is not a yes."""
+    verdict = judged(catalogue, proposal(), credential=facts(stale=stale))
+    assert isinstance(verdict, Rejection)
+    assert verdict.reason == "rule_not_applicable"
+
+
+def test_a_line_for_another_kind_of_credential_bears_nothing(catalogue: Catalogue) -> None:
+    """P-7 speaks of service-account keys only."""
+    verdict = judged(catalogue, proposal(), credential=facts(kind="access_key"))
+    assert isinstance(verdict, Rejection)
+    assert verdict.reason == "rule_not_applicable"
+
+
+@pytest.mark.parametrize("decision", ["not_eligible", "not_specified"])
+def test_a_no_needs_no_window_and_no_source(catalogue: Catalogue, decision: str) -> None:
+    """A refusal to rotate is accepted as it is: it has no effect."""
+    verdict = judged(catalogue, proposal(decision=decision, window=None, sources=()))
+    assert isinstance(verdict, GroundedDecision)
+    assert verdict.decision == decision
+    assert verdict.rotate_by is None
+
+
+def test_a_real_line_that_was_not_supplied_cannot_be_cited(catalogue: Catalogue) -> None:
+    """Only the evidence of this request counts, not all that the catalogue holds."""
+    verdict = judged(catalogue, proposal(window=90, sources=("CIS-GCP-5.0-1.8",)), credential=facts(age_days=200))
+    assert isinstance(verdict, Rejection)
+    assert verdict.reason == "unknown_source"
+
+
+def test_the_strictest_of_several_windows_binds(catalogue: Catalogue) -> None:
+    """With P-7 (30 days) and CIS (90 days) both cited, 90 is refused and 30 accepted."""
+    both = (PolicyRef(id="P-7", version=1), PolicyRef(id="CIS-GCP-5.0-1.8", version=1))
+    cited = ("P-7", "CIS-GCP-5.0-1.8")
+    old = facts(age_days=200)
+    refused = judged(catalogue, proposal(window=90, sources=cited), policy_lines=both, credential=old)
+    accepted = judged(catalogue, proposal(window=30, sources=cited), policy_lines=both, credential=old)
+    assert isinstance(refused, Rejection)
+    assert isinstance(accepted, GroundedDecision)
+
+
+def test_passwords_of_people_rotate_only_on_compromise(catalogue: Catalogue) -> None:
+    """NIST SP 800-63B forbids periodic changes, so age alone bears nothing, and a window none either."""
+    line = (PolicyRef(id="NIST-800-63B-PASSWORDS", version=1),)
+    cited = ("NIST-800-63B-PASSWORDS",)
+    old = facts(kind="user_password", stale=True, age_days=2_000)
+    exposed = facts(kind="user_password", compromised=True)
+    refused = judged(catalogue, proposal(window=None, sources=cited), policy_lines=line, credential=old)
+    invented = judged(catalogue, proposal(window=90, sources=cited), policy_lines=line, credential=exposed)
+    accepted = judged(catalogue, proposal(window=None, sources=cited), policy_lines=line, credential=exposed)
+    assert isinstance(refused, Rejection)
+    assert refused.reason == "rule_not_applicable"
+    assert isinstance(invented, Rejection)
+    assert invented.reason == "unsupported_window"
+    assert isinstance(accepted, GroundedDecision)
+
+
+def test_an_explanation_repeats_nothing_that_the_model_wrote(catalogue: Catalogue) -> None:
+    """Model text may hold anything, so what is recorded and shown is ours."""
+    planted = "sk-live-7777"
+    for proposed in (proposal(decision=planted), proposal(window=planted), proposal(sources=(planted,))):
+        verdict = judged(catalogue, proposed)
+        assert isinstance(verdict, Rejection)
+        assert planted not in verdict.model_dump_json()
+
+
+def test_a_line_that_asks_for_approval_says_so(catalogue: Catalogue) -> None:
+    """The gate learns from the verdict, not from the catalogue, that an approval is needed."""
+    line = catalogue.current("P-7").model_copy(update={"approval": "required"})
+    verdict = ground(proposal(), request(), [line])
+    assert isinstance(verdict, GroundedDecision)
+    assert verdict.needs_approval
+
+
+def changed_catalogue(catalogue: Catalogue, **changed: Any) -> Catalogue:
+    lines = [PolicyLine.model_validate(line.model_dump()) for line in catalogue]
+    return Catalogue(line.model_copy(update=changed) if line.id == "P-7" else line for line in lines)
+
+
+def test_an_order_is_confirmed_as_long_as_nothing_changed(catalogue: Catalogue) -> None:
+    """The action's own check accepts what grounding gave."""
+    confirm(order(), catalogue)
+
+
+@pytest.mark.parametrize("changed", [{"window_days": 31}, {"wording": "Keys may rotate."}, {"approval": "required"}])
+def test_a_policy_that_changed_before_the_job_refuses_the_order(catalogue: Catalogue, changed: dict[str, Any]) -> None:
+    """Even without a new version: the digest covers the line's content."""
+    with pytest.raises(DigestMismatch):
+        confirm(order(), changed_catalogue(catalogue, **changed))
+
+
+def test_a_policy_version_that_is_gone_refuses_the_order(catalogue: Catalogue) -> None:
+    """A decision under version 1 creates nothing under version 2."""
+    with pytest.raises(UnknownPolicyLine, match="P-7@1 was asked for, but this catalogue holds P-7@2"):
+        confirm(order(), changed_catalogue(catalogue, version=2))
+
+
+def test_evidence_that_changed_before_the_job_refuses_the_order(catalogue: Catalogue) -> None:
+    """The digest binds the decision to the evidence it was given."""
+    ordered = order()
+    for update in ({"stale": False}, {"key_id": "another"}, {"age_days": 13}):
+        tampered = ordered.model_copy(update={"credential": ordered.credential.model_copy(update=update)})
+        with pytest.raises(DigestMismatch):
+            confirm(tampered, catalogue)
+    with pytest.raises(DigestMismatch):
+        confirm(ordered.model_copy(update={"account_id": "acct_2"}), catalogue)
+
+
+def test_a_no_can_never_be_turned_into_an_order(catalogue: Catalogue) -> None:
+    """A sound digest of a decision that allows nothing still creates nothing."""
+    asked = request()
+    refusal = judged(catalogue, proposal("not_eligible", None, ()), credential=asked.credential)
+    assert isinstance(refusal, GroundedDecision)
+    ordered = order(credential=asked.credential).model_copy(update={"decision": refusal})
+    with pytest.raises(DigestMismatch):
+        confirm(ordered, catalogue)
+
+
+def test_a_second_click_is_the_same_request_and_a_day_later_is_not() -> None:
+    """The digest of a request leaves out what differs between clicks and covers what changes the answer."""
+    rotated = NOW - timedelta(days=89, hours=23)
+    first = request(credential=facts(key_id="k", age_days=None, last_rotated_at=rotated))
+    click = request(
+        question="Again, may it?",
+        trace_id="t2",
+        credential=facts(key_id="k", age_days=None, last_rotated_at=rotated, observed_at=NOW + timedelta(minutes=5)),
+    )
+    next_day = request(
+        credential=facts(key_id="k", age_days=None, last_rotated_at=rotated, observed_at=NOW + timedelta(hours=2))
+    )
+    assert request_digest(first) == request_digest(click)
+    assert request_digest(first) != request_digest(next_day)

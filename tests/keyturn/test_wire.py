@@ -1,0 +1,63 @@
+"""What a model wrote is read strictly, and never raises."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keyturn.contracts import ProposedDecision, Rejection
+from keyturn.llm.wire import Completion, Finish, parse_answer
+
+GOOD = '{"decision":"eligible","rotation_window_days":30,"source_line_ids":["P-7"]}'
+
+
+def answered(text: str, finish: Finish = "complete") -> Completion:
+    return Completion(text, finish, "stop", "m", 1, 1)
+
+
+def test_a_sound_answer_is_read_field_by_field() -> None:
+    """Reading judges nothing: that is grounding's work."""
+    proposed = parse_answer(answered(GOOD))
+    assert proposed == ProposedDecision(decision="eligible", rotation_window_days=30, source_line_ids=["P-7"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Certainly! The key is eligible.",
+        GOOD[:-1],
+        GOOD + GOOD,
+        f"```json\n{GOOD}\n```",
+        f"[{GOOD}]",
+        "null",
+        '{"decision":"eligible"}',
+        GOOD.replace("}", ',"approve":true}'),
+        GOOD.replace("}", ',"decision":"not_eligible"}'),
+        GOOD.replace("30", "NaN"),
+        GOOD.replace("30", "Infinity"),
+        "[" * 100_000,
+        GOOD.replace("30", "9" * 5_000),
+    ],
+)
+def test_anything_else_is_malformed(text: str) -> None:
+    """Prose, halves, fences, extra or doubled keys and numbers that are none: refused by one name."""
+    rejection = parse_answer(answered(text))
+    assert isinstance(rejection, Rejection)
+    assert rejection.reason == "malformed_answer"
+
+
+@pytest.mark.parametrize(
+    ("finish", "reason"),
+    [("truncated", "truncated_answer"), ("refused", "model_refused"), ("filtered", "content_filtered")],
+)
+def test_an_answer_that_was_cut_off_is_not_read_even_if_it_parses(finish: Finish, reason: str) -> None:
+    """How an answer ended comes before what it says."""
+    rejection = parse_answer(answered(GOOD, finish))
+    assert isinstance(rejection, Rejection)
+    assert rejection.reason == reason
+
+
+@given(st.text() | st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists).map(str))
+def test_no_text_raises(text: str) -> None:
+    """A model can write anything."""
+    assert isinstance(parse_answer(answered(text)), ProposedDecision | Rejection)

@@ -1,0 +1,46 @@
+"""Worker processes that are killed with -9 in the middle of the claim."""
+
+import signal
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+from sqlalchemy.engine import URL
+from temporalio.client import Client
+
+from keyturn.contracts import JobCreated
+from keyturn.jobs.database import open_database
+from keyturn.jobs.store import JobStore
+from stack.embedded import worker_environment
+from stack.processes import child
+from starter.rotations import outcome_of, start_or_attach
+from tests.cases import request
+from tests.simulated import SimulatorControl
+
+
+@pytest.mark.parametrize(("point", "created"), [("before", True), ("after", False)])
+async def test_a_killed_workers_job_is_made_once_by_another(
+    temporal: Client, simulator: SimulatorControl, database: URL, tmp_path: Path, point: str, created: bool
+) -> None:
+    """Killed before the claim or between commit and completion: another worker takes over, and there is one job."""
+    queue = f"test-{uuid.uuid4().hex}"
+    address = temporal.service_client.config.target_host
+    url = database.render_as_string(hide_password=False)
+    environment = worker_environment(address, url, simulator.base_url.removesuffix("/v1"))
+    environment |= {"KEYTURN_TASK_QUEUE": queue}
+    log = tmp_path / "worker.log"
+    rotation = await start_or_attach(temporal, request(), task_queue=queue)
+    command = [sys.executable, "-m", "tests.dying_worker", point]
+    async with child(command, environment=environment, log=log) as dying:
+        assert await dying.wait() == -signal.SIGKILL, log.read_text()
+    async with child([sys.executable, "-m", "workers"], environment=environment, log=log):
+        outcome = await outcome_of(rotation.handle)
+    assert isinstance(outcome, JobCreated)
+    assert outcome.created is created
+    engine = open_database(database)
+    try:
+        assert len(await JobStore(engine).jobs(tenant_id="default", limit=10)) == 1
+    finally:
+        await engine.dispose()
+    assert len(await simulator.requests()) == 1  # the decision was recorded: nobody was asked twice

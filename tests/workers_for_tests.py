@@ -1,0 +1,61 @@
+"""A worker in this process, on a scripted provider or a real one, for tests that need to look inside."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from decimal import Decimal
+
+from temporalio.client import Client
+from temporalio.worker import Worker
+
+from activities.create_rotation_job import CreateRotationJob, JobClaims
+from activities.decide import Decide
+from keyturn.contracts import CallRecord
+from keyturn.llm.boundary import ModelBoundary, Provider
+from keyturn.llm.prompt import Prompt
+from keyturn.llm.wire import Completion
+from keyturn.policy.catalogue import Catalogue, load_catalogue
+from workflows.rotation import RotationWorkflow
+
+ELIGIBLE = '{"decision":"eligible","rotation_window_days":30,"source_line_ids":["P-7"]}'
+Said = str | BaseException | Callable[[], BaseException]
+
+
+class Script:
+    """A provider that says or raises one thing after the other; the last one for ever."""
+
+    name = "scripted"
+    model = "m-1"
+
+    def __init__(self, *said: str | BaseException) -> None:
+        self._said: Sequence[str | BaseException] = said
+        self.calls = 0
+
+    async def complete(self, prompt: Prompt, *, timeout_seconds: float, trace_id: str) -> Completion:
+        said = self._said[min(self.calls, len(self._said) - 1)]
+        self.calls += 1
+        if isinstance(said, BaseException):
+            raise said
+        return Completion(said, "complete", "stop", "m-1", 250, 80)
+
+
+@asynccontextmanager
+async def worker_on(
+    client: Client,
+    task_queue: str,
+    provider: Provider,
+    claims: JobClaims,
+    *,
+    catalogue: Catalogue | None = None,
+    records: list[CallRecord] | None = None,
+) -> AsyncIterator[Worker]:
+    """Run the real workflow and activities on `provider` and `claims`, sandbox on."""
+    catalogue = catalogue or load_catalogue()
+    kept = records if records is not None else []
+    boundary = ModelBoundary(provider, catalogue, record=kept.append, price=lambda *_: Decimal("0.00098"))
+    async with Worker(
+        client,
+        task_queue=task_queue,
+        workflows=[RotationWorkflow],
+        activities=[Decide(boundary).decide, CreateRotationJob(claims, catalogue).create_rotation_job],
+    ) as worker:
+        yield worker

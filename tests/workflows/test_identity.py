@@ -1,0 +1,36 @@
+"""The workflow id is the idempotency key: as many ids as rotations."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keyturn.contracts import PolicyRef
+from workflows.identity import workflow_id_of
+
+names = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._:/@+=,-]{0,20}\Z")
+lines = st.sets(
+    st.tuples(st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._@+=-]{0,10}\Z"), st.integers(1, 99)), min_size=1, max_size=3
+)
+rotations = st.tuples(names, names, names, lines)
+
+
+def id_of(rotation: tuple[str, str, str, set[tuple[str, int]]]) -> str:
+    tenant, account, key, refs = rotation
+    return workflow_id_of(tenant, account, key, [PolicyRef(id=name, version=version) for name, version in refs])
+
+
+def test_an_id_is_readable() -> None:
+    """An operator sees account, key, policy line and its version."""
+    line = PolicyRef(id="P-7", version=1)
+    assert workflow_id_of("default", "acct_10234", "key_1", [line]) == "rotate:default:acct_10234:key_1:P-7@1"
+
+
+def test_the_order_of_policy_lines_does_not_matter() -> None:
+    """The same lines are the same question."""
+    a, b = PolicyRef(id="P-7", version=1), PolicyRef(id="P-8", version=2)
+    assert workflow_id_of("t", "a", "k", [a, b]) == workflow_id_of("t", "a", "k", [b, a])
+
+
+@given(rotations, rotations)
+def test_two_rotations_never_share_an_id(one: tuple, other: tuple) -> None:  # type: ignore[type-arg]
+    """No choice of names can make one rotation's id another's."""
+    assert (id_of(one) == id_of(other)) == (one == other)

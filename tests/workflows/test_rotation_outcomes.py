@@ -1,0 +1,284 @@
+"""Every outcome of the workflow, with its retries and timeouts, on a server that skips time."""
+
+import asyncio
+import uuid
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from temporalio.api.enums.v1 import EventType
+from temporalio.testing import WorkflowEnvironment
+
+from keyturn.contracts import (
+    Failed,
+    JobCreated,
+    JobOrder,
+    NotEligible,
+    NotSpecified,
+    Rejected,
+    RotationJob,
+    RotationOutcome,
+    TimedOut,
+)
+from keyturn.errors import (
+    AuthenticationFailed,
+    JobStoreUnavailable,
+    ProviderTimeout,
+    ProviderUnavailable,
+    QuotaExhausted,
+    RateLimited,
+    RequestRefused,
+)
+from keyturn.jobs.store import JobStore
+from keyturn.policy.catalogue import Catalogue, load_catalogue
+from starter.requests import id_of
+from starter.rotations import outcome_of, start_or_attach
+from tests.cases import order, request
+from tests.workers_for_tests import ELIGIBLE, Script, worker_on
+
+NO = '{"decision":"%s","rotation_window_days":null,"source_line_ids":[]}'
+
+
+async def run(
+    environment: WorkflowEnvironment, script: Script, claims: Any, catalogue: Catalogue | None = None, **changed: Any
+) -> tuple[RotationOutcome, timedelta]:
+    """Run one rotation; returns its outcome and how long it took on the server's clock."""
+    queue = f"test-{uuid.uuid4().hex}"
+    async with worker_on(environment.client, queue, script, claims, catalogue=catalogue):
+        rotation = await start_or_attach(environment.client, request(**changed), task_queue=queue)
+        outcome = await outcome_of(rotation.handle)
+        ended = await rotation.handle.describe()
+        assert ended.start_time is not None
+        assert ended.close_time is not None
+        return outcome, ended.close_time - ended.start_time
+
+
+async def test_an_eligible_key_gets_its_job(skipping: WorkflowEnvironment, sqlite_store: JobStore) -> None:
+    """The founding case: acct_10234 under P-7."""
+    outcome, _ = await run(skipping, Script(ELIGIBLE), sqlite_store)
+    assert isinstance(outcome, JobCreated)
+    assert outcome.created
+    [job] = await sqlite_store.jobs(tenant_id="default", limit=10)
+    assert job["job_id"] == outcome.job_id
+    assert job["decision_digest"] == outcome.decision.digest
+
+
+async def test_90_days_for_p7_is_rejected_and_makes_no_job(
+    skipping: WorkflowEnvironment, sqlite_store: JobStore
+) -> None:
+    """The founding counter-case: valid JSON that the policy does not bear out."""
+    outcome, _ = await run(skipping, Script(ELIGIBLE.replace("30", "90")), sqlite_store)
+    assert isinstance(outcome, Rejected)
+    assert outcome.reason == "unsupported_window"
+    assert await sqlite_store.jobs(tenant_id="default", limit=10) == []
+
+
+@pytest.mark.parametrize(("decision", "kind"), [("not_eligible", NotEligible), ("not_specified", NotSpecified)])
+async def test_a_no_is_an_outcome_without_a_job(
+    skipping: WorkflowEnvironment, sqlite_store: JobStore, decision: str, kind: type
+) -> None:
+    """The policy's no and its silence are told apart, and neither acts."""
+    outcome, _ = await run(skipping, Script(NO % decision), sqlite_store)
+    assert isinstance(outcome, kind)
+    assert await sqlite_store.jobs(tenant_id="default", limit=10) == []
+
+
+async def test_an_answer_that_is_not_json_is_rejected_at_once(
+    skipping: WorkflowEnvironment, sqlite_store: JobStore
+) -> None:
+    """An invalid answer is paid for once: it is not asked for again."""
+    script = Script("Certainly!")
+    outcome, _ = await run(skipping, script, sqlite_store)
+    assert isinstance(outcome, Rejected)
+    assert outcome.reason == "malformed_answer"
+    assert script.calls == 1
+
+
+async def test_a_passing_failure_is_retried_until_it_passes(
+    skipping: WorkflowEnvironment, sqlite_store: JobStore
+) -> None:
+    """Two failures and an answer are three calls and one job."""
+    script = Script(ProviderUnavailable("x"), ProviderUnavailable("x"), ELIGIBLE)
+    outcome, _ = await run(skipping, script, sqlite_store)
+    assert isinstance(outcome, JobCreated)
+    assert outcome.call.attempt == 3
+    assert script.calls == 3
+
+
+async def test_retries_are_capped(skipping: WorkflowEnvironment, sqlite_store: JobStore) -> None:
+    """With two retries a lasting outage costs three calls, and fails by its own name."""
+    script = Script(ProviderUnavailable("x"))
+    outcome, took = await run(skipping, script, sqlite_store, max_retries=2)
+    assert isinstance(outcome, Failed)
+    assert outcome.kind == "provider_unavailable"
+    assert outcome.next_step == "retry_with_backoff"
+    assert script.calls == 3
+    assert took < timedelta(seconds=10)  # two jittered waits below 1 s and 2 s, and not Temporal's own backoff
+
+
+async def test_a_stated_wait_is_honoured(skipping: WorkflowEnvironment, sqlite_store: JobStore) -> None:
+    """Retry-After of 20 s: the second attempt comes after 20 s and not before."""
+    script = Script(RateLimited("x", retry_after=timedelta(seconds=20)), ELIGIBLE)
+    outcome, took = await run(skipping, script, sqlite_store)
+    assert isinstance(outcome, JobCreated)
+    assert timedelta(seconds=20) <= took < timedelta(seconds=25)
+
+
+async def test_a_wait_beyond_the_deadline_is_clamped_to_it(
+    skipping: WorkflowEnvironment, sqlite_store: JobStore
+) -> None:
+    """Retry-After of an hour: the last attempts still come, within what the request allows."""
+    script = Script(RateLimited("x", retry_after=timedelta(hours=1)), ELIGIBLE)
+    outcome, took = await run(skipping, script, sqlite_store)
+    assert isinstance(outcome, JobCreated)
+    # three attempts of 20 s + 5 s and two waits of 30 s, less one whole attempt
+    assert timedelta(seconds=105) <= took <= timedelta(seconds=115)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "next_step"),
+    [
+        (QuotaExhausted("x"), "quota_exhausted", "fail_and_fix_quota"),
+        (AuthenticationFailed("x"), "authentication_failed", "fail_and_fix_request"),
+        (RequestRefused("x"), "request_refused", "fail_and_fix_request"),
+    ],
+)
+async def test_what_a_person_must_mend_is_not_retried(
+    skipping: WorkflowEnvironment, sqlite_store: JobStore, error: Exception, kind: str, next_step: str
+) -> None:
+    """One call, and the outcome says what mends it."""
+    script = Script(error)
+    outcome, _ = await run(skipping, script, sqlite_store)
+    assert isinstance(outcome, Failed)
+    assert (outcome.kind, outcome.next_step) == (kind, next_step)
+    assert outcome.mend
+    assert script.calls == 1
+
+
+async def test_a_provider_that_stays_slow_is_a_timeout(skipping: WorkflowEnvironment, sqlite_store: JobStore) -> None:
+    """The named state a screen can show, after as many attempts as the request allows."""
+    script = Script(ProviderTimeout("x"))
+    outcome, _ = await run(skipping, script, sqlite_store, max_retries=1)
+    assert outcome == TimedOut()
+    assert script.calls == 2
+
+
+async def test_an_attempt_that_never_ends_is_a_timeout(skipping: WorkflowEnvironment, sqlite_store: JobStore) -> None:
+    """Start-to-close bounds the step even if nobody reports its end."""
+
+    class Hanging(Script):
+        async def complete(self, *_: Any, **__: Any) -> Any:
+            self.calls += 1
+            await asyncio.Event().wait()
+
+    script = Hanging()
+    # Short, because the server skips no time while an attempt runs: 0.1 s and the margin of 5 s, once.
+    outcome, took = await run(skipping, script, sqlite_store, max_retries=0, timeout_seconds=0.1)
+    assert outcome == TimedOut()
+    assert script.calls == 1
+    assert took < timedelta(seconds=10)
+
+
+class Down:
+    """A database that does not answer `times` times."""
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+        self.calls = 0
+
+    async def create_once(self, ordered: JobOrder, *, idempotency_key: str) -> RotationJob:
+        self.calls += 1
+        if self.left:
+            self.left -= 1
+            raise JobStoreUnavailable("down")
+        return RotationJob(job_id="job_1", created=True)
+
+
+async def test_a_database_that_comes_back_still_gets_the_job(skipping: WorkflowEnvironment) -> None:
+    """A decision is not lost to a restart of the database: the claim is repeated, the model is not asked again."""
+    script, claims = Script(ELIGIBLE), Down(8)
+    outcome, _ = await run(skipping, script, claims)
+    assert isinstance(outcome, JobCreated)
+    assert (script.calls, claims.calls) == (1, 9)
+
+
+async def test_a_database_that_stays_away_is_a_named_failure(skipping: WorkflowEnvironment) -> None:
+    """After ten minutes a person is told, and told that asking again is safe."""
+    outcome, took = await run(skipping, Script(ELIGIBLE), Down(10_000))
+    assert isinstance(outcome, Failed)
+    assert outcome.kind == "job_store_unavailable"
+    assert took <= timedelta(minutes=10, seconds=5)
+
+
+async def test_a_policy_that_changes_between_decision_and_job_makes_no_job(
+    skipping: WorkflowEnvironment, sqlite_store: JobStore
+) -> None:
+    """The digest is checked once more where the action is."""
+
+    class ChangedForTheJob(Catalogue):
+        """The catalogue that `create_rotation_job` sees differs from the one that `decide` saw."""
+
+        resolved = 0
+
+        def resolve(self, refs: Any) -> Any:
+            self.resolved += 1
+            lines = super().resolve(refs)
+            return lines if self.resolved == 1 else tuple(x.model_copy(update={"window_days": 31}) for x in lines)
+
+    catalogue = ChangedForTheJob(load_catalogue())
+    outcome, _ = await run(skipping, Script(ELIGIBLE), sqlite_store, catalogue)
+    assert isinstance(outcome, Failed)
+    assert outcome.kind == "digest_mismatch"
+    assert await sqlite_store.jobs(tenant_id="default", limit=10) == []
+
+
+async def test_a_line_that_asks_for_approval_gets_no_job_without_one(
+    skipping: WorkflowEnvironment, sqlite_store: JobStore
+) -> None:
+    """An approval that nobody gave is not assumed."""
+    lines = [
+        line.model_copy(update={"approval": "required"}) if line.id == "P-7" else line for line in load_catalogue()
+    ]
+    outcome, _ = await run(skipping, Script(ELIGIBLE), sqlite_store, Catalogue(lines))
+    assert isinstance(outcome, Rejected)
+    assert outcome.reason == "approval_required"
+    assert await sqlite_store.jobs(tenant_id="default", limit=10) == []
+
+
+async def test_a_key_used_for_another_job_is_a_named_conflict(
+    skipping: WorkflowEnvironment, sqlite_store: JobStore
+) -> None:
+    """It is not retried, and the first job stands."""
+    asked = request()
+    await sqlite_store.create_once(order(account_id="acct_2"), idempotency_key=id_of(asked))
+    outcome, _ = await run(skipping, Script(ELIGIBLE), sqlite_store, credential=asked.credential)
+    assert isinstance(outcome, Failed)
+    assert outcome.kind == "idempotency_conflict"
+    assert len(await sqlite_store.jobs(tenant_id="default", limit=10)) == 1
+
+
+async def test_a_failed_rotation_can_be_asked_again_under_the_same_id(
+    skipping: WorkflowEnvironment, sqlite_store: JobStore
+) -> None:
+    """Once the quota is mended the same command starts anew, and makes the job."""
+    asked = request()
+    first, _ = await run(skipping, Script(QuotaExhausted("x")), sqlite_store, credential=asked.credential)
+    second, _ = await run(skipping, Script(ELIGIBLE), sqlite_store, credential=asked.credential)
+    assert isinstance(first, Failed)
+    assert isinstance(second, JobCreated)
+
+
+async def test_history_holds_two_activities_and_no_more(skipping: WorkflowEnvironment, sqlite_store: JobStore) -> None:
+    """The happy path schedules decide and create_rotation_job once each, and nothing else."""
+    queue = f"test-{uuid.uuid4().hex}"
+    async with worker_on(skipping.client, queue, Script(ELIGIBLE), sqlite_store):
+        rotation = await start_or_attach(skipping.client, request(), task_queue=queue)
+        await outcome_of(rotation.handle)
+        history = await rotation.handle.fetch_history()
+    names = [
+        event.activity_task_scheduled_event_attributes.activity_type.name
+        for event in history.events
+        if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED
+    ]
+    assert names == ["decide", "create_rotation_job"]
+    assert len(history.events) == 17

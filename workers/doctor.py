@@ -1,0 +1,93 @@
+"""`doctor`: is everything there that a rotation needs?"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, GetSystemInfoRequest
+from temporalio.service import RPCError
+
+from keyturn.errors import KeyturnError
+from keyturn.policy.catalogue import load_catalogue
+from workers.schema import check_schema
+from workers.settings import Settings, load_database_url, load_settings
+from workflows.connection import connect
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at: its state, and what mends it if it is not well."""
+
+    what: str
+    state: str
+    mend: str | None = None
+
+
+async def examine() -> list[Finding]:
+    """Look at settings, policy, database and Temporal, each on its own, so that one fault hides no other."""
+    settings, findings = _settings()
+    findings.append(await _named("policy", lambda: _policy(settings)))
+    findings.append(await _named("database", _database))
+    findings.append(await _named("temporal", lambda: _temporal(settings)))
+    return findings
+
+
+def _settings() -> tuple[Settings | None, list[Finding]]:
+    try:
+        settings = load_settings()
+    except KeyturnError as error:
+        return None, [Finding("setting", line, error.mend) for line in str(error).splitlines()]
+    return settings, [Finding("settings", f"model {settings.model} at {settings.openai_base_url}, key present")]
+
+
+async def _named(what: str, look: Callable[[], Awaitable[str]]) -> Finding:
+    try:
+        return Finding(what, await look())
+    except KeyturnError as error:
+        return Finding(what, str(error), error.mend)
+
+
+async def _policy(settings: Settings | None) -> str:
+    catalogue = load_catalogue(settings.policy_dir if settings else None)
+    return f"{len(list(catalogue))} lines, version {catalogue.version[:15]}"
+
+
+async def _database() -> str:
+    url = load_database_url()
+    return f"{url.get_backend_name()} {url.database}, schema {check_schema(url)} is current"
+
+
+async def _temporal(settings: Settings | None) -> str:
+    client = await connect()
+    server = await client.workflow_service.get_system_info(GetSystemInfoRequest())
+    queue = settings.task_queue if settings else "keyturn"
+    try:
+        described = await client.workflow_service.describe_task_queue(
+            DescribeTaskQueueRequest(
+                namespace=client.namespace,
+                task_queue=TaskQueue(name=queue),
+                task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+            )
+        )
+    except RPCError as error:
+        raise NamespaceUnusable(f"namespace {client.namespace} cannot be used: {error.message[:120]}") from None
+    polling = len(described.pollers)
+    state = f"server {server.server_version}, namespace {client.namespace}, {polling} workers polled {queue} lately"
+    if not polling:
+        raise NoWorker(state)
+    return state
+
+
+class NamespaceUnusable(KeyturnError):
+    """The server answers, but not for this namespace."""
+
+    kind = "namespace_unusable"
+    mend = "Create the namespace, or set TEMPORAL_NAMESPACE to one that this client may use."
+
+
+class NoWorker(KeyturnError):
+    """Workflows would wait: nobody polls the task queue."""
+
+    kind = "no_worker"
+    mend = "Run `keyturn worker`: until then workflows wait, and nothing is lost."

@@ -1,0 +1,42 @@
+"""How every program here reaches Temporal: by Temporal's own environment configuration, with one data converter."""
+
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.envconfig import ClientConfig
+
+from keyturn.errors import KeyturnError
+
+
+class TemporalUnreachable(KeyturnError):
+    """No Temporal server answers at the configured address, or it refuses this client."""
+
+    kind = "temporal_unreachable"
+    next_step = "retry_with_backoff"
+    mend = "Start one with `make dev`, or set TEMPORAL_ADDRESS (and TEMPORAL_NAMESPACE, TEMPORAL_API_KEY) to yours."
+
+
+async def connect(address: str | None = None) -> Client:
+    """Return a client by TEMPORAL_* variables or a profile of Temporal's configuration file.
+
+    Args:
+        address: a server of our own (tests, the embedded stack): then no variable and no file counts.
+
+    Raises:
+        TemporalUnreachable: nothing was reached; the message names the address.
+    """
+    try:
+        options = (
+            ClientConfig.load_client_connect_config()
+            if address is None
+            else ClientConfig.load_client_connect_config(
+                disable_file=True, override_env_vars={"TEMPORAL_ADDRESS": address}
+            )
+        )
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise TemporalUnreachable(f"Temporal's configuration cannot be read: {error}") from None
+    target = options.setdefault("target_host", "localhost:7233")
+    try:
+        return await Client.connect(**options, data_converter=pydantic_data_converter)
+    except RuntimeError as error:
+        reason = str(error).rpartition(": ")[2][:120]
+        raise TemporalUnreachable(f"no Temporal server reached at {target}: {reason}") from None
