@@ -132,7 +132,7 @@ class UnknownPolicyLine(PolicyError):
 
     kind = "unknown_policy_line"
     next_step = "fail_and_fix_request"
-    mend = "Give starter and worker the same policy catalogue (KEYTURN_POLICY_DIR), then ask again."
+    mend = "Name a line of this catalogue; starter and worker need the same one (KEYTURN_POLICY_DIR)."
 
 
 class DigestMismatch(PolicyError):

@@ -5,11 +5,12 @@ database driver or a provider, and so it may not import them.
 """
 
 import importlib
+import json
 import sys
 
 import click
 
-from keyturn.errors import KeyturnError
+from keyturn.console import run_and_leave
 
 # name: (module, attribute, summary)
 COMMANDS = {
@@ -40,6 +41,21 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command; wrong usage is told as the one JSON object too, if that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            if "--json" in sys.argv:
+                told = {
+                    "workflow_id": None,
+                    "status": "failed",
+                    "reason": "usage",
+                    "explanation": error.format_message(),
+                }
+                click.echo(json.dumps(told | {"next_step": "fail_and_fix_request"}))
+            raise
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table's summaries."""
         with formatter.section("Commands"):
@@ -67,7 +83,4 @@ def cli() -> None:
 
 def main() -> None:
     """Run `keyturn`; a foreseen failure ends in one message and a status, without a traceback."""
-    try:
-        cli(prog_name="keyturn")
-    except KeyturnError as error:
-        sys.exit(error.told)
+    run_and_leave(lambda: cli(prog_name="keyturn"))

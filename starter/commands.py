@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -93,12 +94,13 @@ def rotate(
         _end_before_start(error, None, as_json=as_json)
     from starter.outcomes import as_object, exit_status
     from starter.rotations import rotate as start_and_wait
-    from workflows.connection import connect
+    from workflows.connection import CONNECT_SECONDS, connect
 
     async def run() -> tuple[bool, Any]:
-        return await start_and_wait(
-            await connect(), request, task_queue=task_queue, wait_seconds=wait_seconds, again=again
-        )
+        began = time.monotonic()
+        client = await connect(timeout_seconds=min(wait_seconds, CONNECT_SECONDS))
+        left = max(wait_seconds - (time.monotonic() - began), 0.0)
+        return await start_and_wait(client, request, task_queue=task_queue, wait_seconds=left, again=again)
 
     try:
         attached, outcome = asyncio.run(run())

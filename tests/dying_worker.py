@@ -1,4 +1,4 @@
-"""A real worker process that kills itself with -9 at a chosen point of the claim. Run: python -m tests.dying_worker POINT"""
+"""A real worker process that kills itself with -9 at a chosen point of the claim: `before` it or `after` its commit."""
 
 import asyncio
 import os

@@ -1,7 +1,7 @@
 """Record one history of each outcome into tests/histories: `make histories`.
 
-Do this when a new outcome is added. A history that no longer replays is not to be recorded anew: it stands for workflows
-that run in production, and the change that broke it needs `workflow.patched()`.
+Do this when a new outcome is added. A history that no longer replays is not to be recorded anew: it stands for
+workflows that run in production, and the change that broke it needs `workflow.patched()`.
 """
 
 import asyncio

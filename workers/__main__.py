@@ -1,12 +1,7 @@
 """`python -m workers` is `keyturn worker`."""
 
-import sys
-
-from keyturn.errors import KeyturnError
+from keyturn.console import run_and_leave
 from workers.commands import worker
 
 if __name__ == "__main__":
-    try:
-        worker(prog_name="python -m workers")
-    except KeyturnError as error:
-        sys.exit(error.told)
+    run_and_leave(lambda: worker(prog_name="python -m workers"))

@@ -37,7 +37,8 @@ def _settings() -> tuple[Settings | None, list[Finding]]:
     try:
         settings = load_settings()
     except KeyturnError as error:
-        return None, [Finding("setting", line, error.mend) for line in str(error).splitlines()]
+        mend = f"{error.mend} `keyturn worker` needs it; `rotate`, `status` and `watch` do not."
+        return None, [Finding("setting", line, mend) for line in str(error).splitlines()]
     return settings, [Finding("settings", f"model {settings.model} at {settings.openai_base_url}, key present")]
 
 

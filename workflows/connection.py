@@ -1,5 +1,8 @@
 """How every program here reaches Temporal: by Temporal's own environment configuration, with one data converter."""
 
+import asyncio
+import re
+
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
@@ -15,11 +18,16 @@ class TemporalUnreachable(KeyturnError):
     mend = "Start one with `make dev`, or set TEMPORAL_ADDRESS (and TEMPORAL_NAMESPACE, TEMPORAL_API_KEY) to yours."
 
 
-async def connect(address: str | None = None) -> Client:
+# A server on another continent answers in a second. What takes ten is not there, and a person waits for this message.
+CONNECT_SECONDS = 10.0
+
+
+async def connect(address: str | None = None, *, timeout_seconds: float = CONNECT_SECONDS) -> Client:
     """Return a client by TEMPORAL_* variables or a profile of Temporal's configuration file.
 
     Args:
         address: a server of our own (tests, the embedded stack): then no variable and no file counts.
+        timeout_seconds: how long to wait for the server's first answer.
 
     Raises:
         TemporalUnreachable: nothing was reached; the message names the address.
@@ -36,7 +44,12 @@ async def connect(address: str | None = None) -> Client:
         raise TemporalUnreachable(f"Temporal's configuration cannot be read: {error}") from None
     target = options.setdefault("target_host", "localhost:7233")
     try:
-        return await Client.connect(**options, data_converter=pydantic_data_converter)
-    except RuntimeError as error:
-        reason = str(error).rpartition(": ")[2][:120]
-        raise TemporalUnreachable(f"no Temporal server reached at {target}: {reason}") from None
+        async with asyncio.timeout(timeout_seconds):
+            return await Client.connect(**options, data_converter=pydantic_data_converter)
+    except TimeoutError:
+        reason = f"no answer within {timeout_seconds:g} s"
+    except (RuntimeError, ValueError) as error:
+        # The SDK gives the transport's whole debug text; the quoted message in it is what a person can use.
+        quoted = re.findall(r'(?:message|error): "([^"]+)"', str(error))
+        reason = quoted[-1] if quoted else str(error)[:200]
+    raise TemporalUnreachable(f"no Temporal server reached at {target}: {reason}")

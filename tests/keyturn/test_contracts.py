@@ -21,7 +21,7 @@ from tests.cases import NOW, facts, request
         "a;DROP TABLE x",
         'a"b',
         "{a}",
-        "аcct",
+        "\u0430cct",
         "a" * 257,
         "\x00",
         "<script>",

@@ -97,7 +97,7 @@ def test_a_window_counts_from_what_started_it(catalogue: Catalogue) -> None:
 
 def test_an_unknown_line_names_the_known_ones(catalogue: Catalogue) -> None:
     """A typing error is mended by reading the message."""
-    with pytest.raises(UnknownPolicyLine, match="no policy line 'P-8'.*P-7"):
+    with pytest.raises(UnknownPolicyLine, match=r"no policy line 'P-8'.*P-7"):
         catalogue.current("P-8")
 
 

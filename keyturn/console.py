@@ -1,0 +1,37 @@
+"""How a program of ours ends: with one message for a foreseen failure, and with the status it meant."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from keyturn.errors import KeyturnError
+
+
+def run_and_leave(program: Callable[[], object]) -> NoReturn:
+    """Run `program` and leave the process with its status, without finalizing the interpreter.
+
+    The Temporal SDK's threads may still be at work when Python finalizes, and then the process aborts with status 134
+    after its work is done (temporalio/sdk-python issue 300; seen here in about one of ten short commands). All that we
+    opened is closed when `program` returns, so there is nothing left for finalization to do.
+    """
+    status: int | None = 0
+    try:
+        program()
+    except SystemExit as leaving:
+        status = leaving.code if leaving.code is None or isinstance(leaving.code, int) else 1
+        if isinstance(leaving.code, str):
+            sys.stderr.write(f"{leaving.code}\n")
+    except KeyturnError as error:
+        status = 1
+        sys.stderr.write(f"{error.told}\n")
+    except BaseException:  # what we did not foresee is told whole
+        status = 1
+        traceback.print_exc()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # the reader has gone, as in `keyturn jobs | head -1`
+            status = status or 1
+    os._exit(status or 0)

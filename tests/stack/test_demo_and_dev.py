@@ -1,0 +1,102 @@
+"""The two commands that bring their own servers."""
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from stack.processes import StackNotStarted, child, free_port
+from tests.simulated import SimulatorControl
+
+BARE = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG"}}
+
+
+async def test_the_demo_shows_three_rotations_and_ends_by_itself(tmp_path: Path) -> None:
+    """A job, the same job again, and a rejected answer of 90 days, with no variable set; and nothing stays behind."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "starter", "demo",
+        env=BARE, cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    out, err = await asyncio.wait_for(process.communicate(), 90)
+    text = out.decode()
+    assert process.returncode == 0, text + err.decode()
+    assert len(set(re.findall(r"job_[0-9a-f]{32}", text))) == 1
+    for said in (
+        'P-7@1: "Stale service-account keys must rotate within 30 days."',
+        "eligible, window 30 days",
+        "(0 model calls)",
+        "there already (created=False)",
+        "rejected, unsupported_window",
+        "Jobs in the database: 1",
+        "Temporal UI: http://127.0.0.1:",
+        "tokens in",
+        "$0.00",
+    ):
+        assert said in text
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_dev_stays_until_ctrl_c_and_stops_cleanly(tmp_path: Path) -> None:
+    """It serves on the ports it names, refuses to start twice on them, keeps its state, and leaves no process."""
+    ports = [free_port() for _ in range(3)]
+    names = ("--port", "--ui-port", "--simulator-port")
+    command = [sys.executable, "-m", "starter", "dev", "--folder", str(tmp_path / "state")]
+    command += [word for name, port in zip(names, ports, strict=True) for word in (name, str(port))]
+    process = await asyncio.create_subprocess_exec(
+        *command, env=BARE, cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stderr is not None
+    for stream, awaited in ((process.stdout, b"Ctrl-C"), (process.stderr, b"worker_started")):
+        line = b""
+        while awaited not in line:
+            line = await asyncio.wait_for(stream.readline(), 60)
+            assert line, await process.communicate()
+    twice = await asyncio.create_subprocess_exec(*command, env=BARE, stderr=asyncio.subprocess.PIPE)
+    _, refusal = await asyncio.wait_for(twice.communicate(), 30)
+    assert twice.returncode == 1
+    assert f"port {ports[0]} is taken".encode() in refusal
+    process.send_signal(signal.SIGINT)
+    _, err = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 0, err.decode()
+    assert b"Traceback" not in err
+    assert b"worker_stopped" in err
+    assert {"keyturn.db", "temporal.db"} <= {file.name for file in (tmp_path / "state").iterdir()}
+    for port in ports:
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port)
+
+
+async def test_a_program_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """We never wait for ever on the way out."""
+    monkeypatch.setattr("stack.processes.STOP_SECONDS", 0.3)
+    stubborn = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('on', flush=True); time.sleep(60)"
+    )
+    async with child([sys.executable, "-c", stubborn], stdout=asyncio.subprocess.PIPE) as process:
+        assert process.stdout is not None
+        await process.stdout.readline()
+    assert process.returncode == -signal.SIGKILL
+
+
+async def test_the_simulator_refuses_a_fault_that_it_does_not_know(simulator: SimulatorControl) -> None:
+    """A misspelt fault in a test must not pass as no fault."""
+    import httpx
+
+    with pytest.raises(httpx.HTTPStatusError, match="400"):
+        await simulator.fail("wrong_windw")
+    with pytest.raises(httpx.HTTPStatusError, match="400"):
+        await simulator.fail("slow", sconds=3)
+
+
+def test_a_missing_program_is_told_with_its_mend() -> None:
+    """Whoever runs the demo without the embedded servers reads what to run."""
+    from stack.processes import program
+
+    with pytest.raises(StackNotStarted, match="make install"):
+        program("no-such-program")

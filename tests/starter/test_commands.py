@@ -1,0 +1,273 @@
+"""The command line as a person uses it: real processes, on a real stack."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from stack.embedded import Stack
+from tests.simulated import SimulatorControl
+
+
+class Terminal:
+    """Runs `keyturn` with the variables of one stack."""
+
+    def __init__(self, environment: dict[str, str], folder: Path) -> None:
+        self.environment = environment
+        self.folder = folder
+
+    async def run(self, *arguments: str, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+        return await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-m", "starter", *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            cwd=self.folder,
+            env=self.environment | variables,
+            timeout=60,
+            check=False,
+        )
+
+    async def rotate(
+        self, *arguments: str, key: str | None = None, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        key = key or f"key_{uuid.uuid4().hex[:12]}"
+        base = ("--account", "acct_10234", "--key-id", key, "--policy", "P-7", "--question", "May it be rotated?")
+        return await self.run("rotate", *base, "--json", *arguments, **variables)
+
+
+@pytest.fixture
+def terminal(stack: Stack, tmp_path: Path) -> Terminal:
+    environment = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG"}}
+    environment |= {"TEMPORAL_ADDRESS": stack.address, "DATABASE_URL": stack.database}
+    return Terminal(environment, tmp_path)
+
+
+@pytest.fixture
+async def simulated(stack: Stack) -> AsyncIterator[SimulatorControl]:
+    async with httpx.AsyncClient(base_url=stack.simulator, trust_env=False) as http:
+        control = SimulatorControl(http, stack.simulator)
+        await control.reset()
+        yield control
+        await control.reset()
+
+
+def told(process: subprocess.CompletedProcess[str]) -> Any:
+    """The one JSON object on standard output."""
+    lines = process.stdout.splitlines()
+    assert len(lines) == 1, process
+    return json.loads(lines[0])
+
+
+async def test_rotate_creates_the_job_and_the_same_command_attaches(
+    terminal: Terminal, simulated: SimulatorControl
+) -> None:
+    """One JSON object each, with the same job; the second says that it attached."""
+    first = await terminal.rotate("--stale", key="key_first")
+    second = await terminal.rotate("--stale", key="key_first")
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr
+    one, two = told(first), told(second)
+    assert one["workflow_id"] == "rotate:default:acct_10234:key_first:P-7@1"
+    assert (one["status"], one["decision"], one["created"], one["attached"]) == ("job_created", "eligible", True, False)
+    assert (two["job_id"], two["attached"]) == (one["job_id"], True)
+    jobs = await terminal.run("jobs", "--json", "--limit", "1000")
+    assert [job["job_id"] for job in told(jobs)["jobs"]].count(one["job_id"]) == 1
+
+
+async def test_status_and_watch_tell_how_it_ended(terminal: Terminal, simulated: SimulatorControl) -> None:
+    """Later, from another terminal, by the workflow's id."""
+    key = f"key_{uuid.uuid4().hex[:8]}"
+    made = told(await terminal.rotate("--stale", key=key))
+    status = await terminal.run("status", made["workflow_id"], "--json")
+    watched = await terminal.run("watch", made["workflow_id"])
+    assert told(status)["job_id"] == made["job_id"]
+    assert status.returncode == watched.returncode == 0
+    assert "decide: grounded, eligible" in watched.stdout
+    assert f"create_rotation_job: {made['job_id']}, created" in watched.stdout
+
+
+async def test_a_deadline_that_passes_is_a_named_state(terminal: Terminal, simulated: SimulatorControl) -> None:
+    """--wait 2 returns in time with the workflow's id; the same command later attaches and gets the job."""
+    await simulated.fail("slow", seconds=4)
+    key = f"key_{uuid.uuid4().hex[:8]}"
+    early = await terminal.rotate("--stale", "--wait", "2", key=key)
+    assert early.returncode == 4
+    assert told(early) == {
+        "workflow_id": f"rotate:default:acct_10234:{key}:P-7@1",
+        "status": "timeout",
+        "attached": False,
+        "next_step": "show_retry_option",
+    }
+    running = await terminal.run("status", told(early)["workflow_id"], "--json")
+    late = await terminal.rotate("--stale", "--wait", "30", key=key)
+    assert told(running)["status"] == "running"
+    assert "decide: attempt 1" in told(running)["progress"]
+    assert (told(late)["status"], told(late)["attached"]) == ("job_created", True)
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "reason", "next_step", "code"),
+    [
+        ("wrong_window", "rejected", "unsupported_window", "ask_again_or_inspect", 3),
+        ("quota", "failed", "quota_exhausted", "fail_and_fix_quota", 1),
+        ("unauthorized", "failed", "authentication_failed", "fail_and_fix_request", 1),
+    ],
+)
+async def test_each_end_has_its_status_its_reason_and_its_exit_status(
+    terminal: Terminal, simulated: SimulatorControl, fault: str, status: str, reason: str, next_step: str, code: int
+) -> None:
+    """Scripts branch on them."""
+    await simulated.fail(fault)
+    ended = await terminal.rotate("--stale")
+    assert ended.returncode == code
+    outcome = told(ended)
+    assert (outcome["status"], outcome["reason"], outcome["next_step"]) == (status, reason, next_step)
+    assert outcome["explanation"]
+
+
+async def test_a_no_is_an_accomplished_outcome(terminal: Terminal, simulated: SimulatorControl) -> None:
+    """Status 0: the question was answered. What to do about it stands in next_step."""
+    no = await terminal.rotate("--not-stale")
+    silence = await terminal.rotate()
+    assert (no.returncode, told(no)["status"]) == (0, "not_eligible")
+    assert (silence.returncode, told(silence)["status"]) == (0, "not_specified")
+    assert told(silence)["next_step"] == "add_evidence_or_policy"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (("--account", "a b"), "--account"),
+        (("--account", ""), "--account"),
+        (("--account", "'; DROP TABLE rotation_jobs; --"), "--account"),
+        (("--policy", "P-8"), "there is no policy line 'P-8'"),
+        (("--last-rotated", "yesterday"), "--last-rotated"),
+        (("--last-rotated", "2026-01-01T00:00:00"), "--last-rotated: needs a time zone"),
+        (("--last-used", "2999-01-01T00:00:00Z"), "last_used_at is later than observed_at"),
+        (("--age-days", "3", "--last-rotated", "2026-01-01T00:00:00Z"), "give age_days or last_rotated_at, not both"),
+        (("--timeout", "1000"), "--timeout"),
+        (("--timeout", "nan"), "--timeout"),
+        (("--retries", "99"), "--retries"),
+        (("--age-days", "many"), "--age-days"),
+        (("--wait", "0"), "--wait"),
+    ],
+)
+async def test_bad_input_is_told_in_one_line_and_starts_nothing(
+    terminal: Terminal, simulated: SimulatorControl, arguments: tuple[str, ...], fault: str
+) -> None:
+    """Status 2, the option by name, what it may be, and no traceback."""
+    ended = await terminal.rotate(*arguments)
+    assert ended.returncode == 2
+    assert fault in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert told(ended)["status"] == "failed"
+    assert await simulated.requests() == []
+
+
+async def test_a_question_of_a_megabyte_is_refused_at_the_edge(terminal: Terminal) -> None:
+    """With its length and the limit, and without repeating it."""
+    ended = await terminal.run(
+        "rotate", "--account", "a", "--key-id", "k", "--policy", "P-7", "--question", "-", stdin="x" * 1_000_000
+    )
+    assert ended.returncode == 2
+    assert "1,000,000 characters, and 4,000 is the most" in ended.stderr
+    assert len(ended.stderr) < 500
+
+
+async def test_without_temporal_the_command_says_what_to_start(terminal: Terminal) -> None:
+    """Refused, unknown and silent addresses are told alike, within the user's deadline."""
+    silent = await asyncio.start_server(lambda _r, _w: asyncio.sleep(60), "127.0.0.1", 0)
+    port = silent.sockets[0].getsockname()[1]
+    for address, reason in (
+        ("127.0.0.1:9", "Connection refused"),
+        ("nowhere.invalid:7233", "failed to lookup address"),
+        (f"127.0.0.1:{port}", "no answer within 2 s"),
+    ):
+        ended = await terminal.rotate("--stale", "--wait", "2", TEMPORAL_ADDRESS=address)
+        assert ended.returncode == 1
+        assert told(ended)["reason"] == "temporal_unreachable"
+        assert f"no Temporal server reached at {address}: {reason}" in ended.stderr
+        assert "make dev" in ended.stderr
+    silent.close()
+
+
+async def test_an_unknown_workflow_is_told_without_a_traceback(terminal: Terminal) -> None:
+    """For status and watch."""
+    for command in ("status", "watch"):
+        ended = await terminal.run(command, "rotate:default:none:none:P-7@1")
+        assert ended.returncode == 1
+        assert "no workflow has the id" in ended.stderr
+        assert "Traceback" not in ended.stderr
+
+
+async def test_doctor_says_line_by_line_what_is_missing(terminal: Terminal, stack: Stack) -> None:
+    """All well: status 0. A fault: its line says what mends it, and the others are still looked at."""
+    well = await terminal.run("doctor", OPENAI_API_KEY="key_for_tests", KEYTURN_MODEL="m-1")
+    assert well.returncode == 0, well.stdout
+    assert all(line.startswith("ok") for line in well.stdout.splitlines())
+    assert "key_for_tests" not in well.stdout
+    ill = await terminal.run("doctor", DATABASE_URL="sqlite:///absent.db", TEMPORAL_ADDRESS="127.0.0.1:9")
+    assert ill.returncode == 1
+    for fault in ("OPENAI_API_KEY is not set", "KEYTURN_MODEL is not set", "keyturn migrate", "127.0.0.1:9"):
+        assert fault in ill.stdout
+    assert "ok    policy" in ill.stdout
+
+
+@pytest.mark.parametrize(
+    ("variables", "fault"),
+    [
+        ({}, "OPENAI_API_KEY is not set"),
+        ({"OPENAI_API_KEY": "k", "KEYTURN_MODEL": "m", "DATABASE_URL": "sqlite:///absent.db"}, "keyturn migrate"),
+        ({"OPENAI_API_KEY": "k", "KEYTURN_MODEL": "m", "DATABASE_URL": "mysql://h/d"}, "DATABASE_URL names 'mysql'"),
+        ({"OPENAI_API_KEY": "k", "KEYTURN_MODEL": "m", "TEMPORAL_ADDRESS": "127.0.0.1:9"}, "no Temporal server"),
+        ({"OPENAI_API_KEY": "k", "KEYTURN_MODEL": "m", "KEYTURN_POLICY_DIR": "/absent"}, "no policy files"),
+        ({"OPENAI_API_KEY": "k\n", "KEYTURN_MODEL": "m"}, "OPENAI_API_KEY: Value error, must be the key alone"),
+    ],
+)
+async def test_a_worker_that_cannot_work_says_why_and_ends(
+    terminal: Terminal, variables: dict[str, str], fault: str
+) -> None:
+    """At start, with what mends it; never in the middle of a rotation."""
+    ended = await terminal.run("worker", **variables)
+    assert ended.returncode == 1
+    assert fault in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+async def test_help_explains_every_command_with_an_example(terminal: Terminal) -> None:
+    """And the exit statuses."""
+    overall = await terminal.run("--help")
+    assert "Exit status:" in overall.stdout
+    for name in ("rotate", "status", "watch", "jobs", "doctor", "worker", "migrate", "demo", "dev"):
+        assert name in overall.stdout
+        one = await terminal.run(name, "--help")
+        assert one.returncode == 0
+        assert "Example:" in one.stdout
+
+
+async def test_no_question_and_no_key_reaches_the_workers_log(
+    terminal: Terminal, simulated: SimulatorControl, stack: Stack, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Not on success, not on failure, not on rejection; the call records do reach it."""
+    planted = "planted words 0815"
+    for fault in (None, "quota", "malformed_json", "half_body"):
+        if fault:
+            await simulated.fail(fault, times=None)
+        await terminal.rotate("--stale", "--question", planted, "--retries", "1")
+        await simulated.reset()
+    log = Path(stack.database.removeprefix("sqlite:///")).parent / "worker.log"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    calls = [line for line in lines if line["event"] == "model_call"]
+    assert {call["status"] for call in calls} >= {"ok", "failed", "invalid_output"}
+    assert {"trace_id", "task", "model", "prompt_version", "latency_ms", "input_tokens", "cost_usd"} <= set(calls[0])
+    assert "0815" not in log.read_text()
+    assert "dev_key_not_a_real_secret" not in log.read_text()
