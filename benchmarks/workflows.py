@@ -1,0 +1,138 @@
+"""The rotation workflow against the bare one: same dev server, same process, in turn."""
+
+import asyncio
+import statistics
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from pydantic import SecretStr
+from sqlalchemy.engine import URL
+from temporalio.client import Client
+from temporalio.worker import Worker
+
+from activities.create_rotation_job import CreateRotationJob
+from activities.decide import Decide
+from benchmarks.bare import BareWorkflow, first, second
+from benchmarks.results import Result, compared
+from keyturn.jobs.database import database_url, open_database
+from keyturn.jobs.store import JobStore
+from keyturn.ledger.prices import RateCard
+from keyturn.llm.boundary import ModelBoundary
+from keyturn.llm.providers.openai import OpenAIProvider, http_client
+from keyturn.policy.catalogue import load_catalogue
+from stack.embedded import simulator_process
+from stack.temporal import dev_server
+from starter.requests import id_of
+from tests.cases import request
+from workers.schema import migrate
+from workflows.rotation import RotationWorkflow
+
+QUEUE = "benchmark"
+Run = Callable[[], Awaitable[object]]
+
+
+async def measure(postgresql: URL, *, rounds: int, one_by_one: int, at_once: int) -> list[Result]:
+    """Return latency, throughput and history of both, on PostgreSQL and on SQLite."""
+    with tempfile.TemporaryDirectory() as folder:
+        sqlite = database_url(f"sqlite:///{folder}/keyturn.db")
+        migrate(sqlite)
+        results = []
+        for name, url in (("PostgreSQL", postgresql), ("SQLite", sqlite)):
+            async with _both(url) as (client, ours, theirs):
+                await _latencies(ours, 20), await _latencies(theirs, 20)
+                results += await _compare(name, ours, theirs, rounds, one_by_one, at_once)
+                if name == "PostgreSQL":
+                    results += await _histories(client)
+        return results
+
+
+@asynccontextmanager
+async def _both(url: URL) -> AsyncIterator[tuple[Client, Run, Run]]:
+    catalogue = load_catalogue()
+    async with AsyncExitStack() as parts:
+        client = await parts.enter_async_context(dev_server())
+        simulator = await parts.enter_async_context(simulator_process())
+        http = await parts.enter_async_context(http_client(64))
+        engine = open_database(url)
+        parts.push_async_callback(engine.dispose)
+        provider = OpenAIProvider(http, base_url=f"{simulator}/v1", model="simulator-1", api_key=SecretStr("k"))
+        boundary = ModelBoundary(provider, catalogue, record=lambda _: None, price=RateCard({}).cost_usd)
+        claims = CreateRotationJob(JobStore(engine), catalogue)
+        await parts.enter_async_context(
+            Worker(
+                client,
+                task_queue=QUEUE,
+                workflows=[RotationWorkflow, BareWorkflow],
+                activities=[Decide(boundary).decide, claims.create_rotation_job, first, second],
+            )
+        )
+
+        async def ours() -> None:
+            asked = request()
+            await client.execute_workflow(RotationWorkflow.run, asked, id=id_of(asked), task_queue=QUEUE)
+
+        async def theirs() -> None:
+            await client.execute_workflow(BareWorkflow.run, id=f"bare:{uuid.uuid4().hex}", task_queue=QUEUE)
+
+        yield client, ours, theirs
+
+
+async def _compare(name: str, ours: Run, theirs: Run, rounds: int, one_by_one: int, at_once: int) -> list[Result]:
+    p50: tuple[list[float], list[float]] = ([], [])
+    p99: tuple[list[float], list[float]] = ([], [])
+    rate: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds):
+        for side, run in enumerate((ours, theirs)):
+            latencies = await _latencies(run, one_by_one)
+            p50[side].append(statistics.median(latencies) * 1000)
+            p99[side].append(statistics.quantiles(latencies, n=100)[98] * 1000)
+        for side, run in enumerate((ours, theirs)):
+            rate[side].append(await _rate(run, at_once, 50))
+    return [
+        compared(f"workflow latency p50, {name}", *p50, reach=1.25, at="most", unit="ms"),
+        compared(f"workflow latency p99, {name}", *p99, unit="ms"),
+        compared(f"workflows/s at 50, {name}", *rate, reach=0.8, at="least", unit="/s"),
+    ]
+
+
+async def _latencies(run: Run, count: int) -> list[float]:
+    latencies = []
+    for _ in range(count):
+        began = time.perf_counter()
+        await run()
+        latencies.append(time.perf_counter() - began)
+    return latencies
+
+
+async def _rate(run: Run, count: int, at_once: int) -> float:
+    left = iter(range(count))
+
+    async def one_after_the_other() -> None:
+        for _ in left:
+            await run()
+
+    began = time.perf_counter()
+    await asyncio.gather(*(one_after_the_other() for _ in range(at_once)))
+    return count / (time.perf_counter() - began)
+
+
+async def _histories(client: Client) -> list[Result]:
+    asked = request()
+    handle = await client.start_workflow(RotationWorkflow.run, asked, id=id_of(asked), task_queue=QUEUE)
+    await handle.result()
+    bare = await client.start_workflow(BareWorkflow.run, id=f"bare:{uuid.uuid4().hex}", task_queue=QUEUE)
+    await bare.result()
+    ours, theirs = await handle.fetch_history(), await bare.fetch_history()
+    sizes = [sum(event.ByteSize() for event in history.events) for history in (ours, theirs)]
+    actions = [
+        1 + sum(event.HasField("activity_task_scheduled_event_attributes") for event in h.events)
+        for h in (ours, theirs)
+    ]
+    return [
+        compared("history events", [len(ours.events)], [len(theirs.events)], reach=1.0, at="most", unit="events"),
+        compared("billable actions", [actions[0]], [actions[1]], reach=1.0, at="most", unit="actions"),
+        compared("history bytes", [sizes[0]], [sizes[1]], unit="bytes"),
+    ]

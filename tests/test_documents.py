@@ -1,0 +1,110 @@
+"""What the documents say is true: examples run, settings are listed, containers are described soundly."""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stack.embedded import Stack
+from workers.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def shell_lines(text: str) -> list[str]:
+    """Every command line of the `sh` blocks, continuation lines joined."""
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    joined = "\n".join(blocks).replace("\\\n", " ")
+    return [line.split("#")[0].strip() for line in joined.splitlines() if line.strip()]
+
+
+async def test_the_readmes_examples_run_in_their_order(stack: Stack, tmp_path: Path) -> None:
+    """Copied line by line against a running stack, each ends as the README says."""
+    from stack.embedded import worker_environment
+
+    binaries = Path(os.environ.get("VIRTUAL_ENV", ROOT / ".venv")) / "bin"
+    environment = worker_environment(stack.address, stack.database, stack.simulator)
+    environment["PATH"] = f"{binaries}:{environment['PATH']}"
+    expected = {"key_02": 3}  # the rejected one
+    ran = []
+    for line in shell_lines(README):
+        command = line.replace("http://127.0.0.1:8401", stack.simulator)
+        if not command.startswith(("keyturn ", "curl ")) or command == "keyturn worker":
+            continue
+        done = await asyncio.to_thread(
+            subprocess.run, command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+        )  # fmt: skip
+        wanted = next((status for mark, status in expected.items() if mark in command), 0)
+        assert done.returncode == wanted, f"{command}\n{done.stdout}{done.stderr}"
+        if "--json" in command:
+            assert json.loads(done.stdout)["status"] == "job_created"
+        ran.append(command.split()[1])
+    assert {"rotate", "status", "watch", "jobs", "migrate", "doctor"} <= set(ran)
+
+
+def test_make_targets_of_the_documents_exist() -> None:
+    """No document names a target that is not there."""
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for document in (README, (ROOT / "CONTRIBUTING.md").read_text(), (ROOT / ".ci" / "run").read_text()):
+        assert set(re.findall(r"^make ([a-z]+)", document, re.MULTILINE)) <= targets
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    """Files and headings."""
+    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]*)#?[^)]*\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_every_setting_is_in_the_example_file_and_no_other() -> None:
+    """.env.example is the list of settings."""
+    listed = set(re.findall(r"^#?([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    settings = {field.alias for field in Settings.model_fields.values()}
+    assert listed == settings | {"POSTGRES_PASSWORD"}
+
+
+@pytest.fixture(scope="module")
+def compose() -> Any:
+    return yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+
+
+def test_images_are_pinned_and_lasting_services_have_health_checks(compose: Any) -> None:
+    """No `latest`; whatever stays up can be seen to be well."""
+    for name, service in compose["services"].items():
+        tag = service["image"].partition(":")[2]
+        assert tag == "local" or re.search(r"\d+\.\d+", tag), name
+        once = name in {"temporal-schema", "temporal-namespace", "migration", "cli"}
+        assert once or "healthcheck" in service, name
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    for image in re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE):
+        assert re.search(r":\d+\.\d+\.\d+", image), image
+
+
+def test_nothing_secret_stands_in_the_compose_file(compose: Any) -> None:
+    """Passwords and keys come from the environment, and their absence is told."""
+    for service in compose["services"].values():
+        for variable, value in (service.get("environment") or {}).items():
+            if re.search("PASSWORD|PWD|KEY$", variable):
+                assert re.fullmatch(r"\$\{[A-Z_]+:\?[^}]+\}", value), variable
+
+
+@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose is not installed")
+@pytest.mark.parametrize("profile", [(), ("--profile", "simulator"), ("--profile", "cli")])
+def test_a_compose_tool_accepts_the_file(profile: tuple[str, ...]) -> None:
+    """`config` resolves it, and refuses to without the password."""
+    command = ["docker-compose", *profile, "config", "--quiet"]
+    given = {"PATH": os.environ["PATH"], "POSTGRES_PASSWORD": "x", "OPENAI_API_KEY": "k", "KEYTURN_MODEL": "m"}
+    subprocess.run(command, cwd=ROOT, env=given, check=True, timeout=60)
+    refused = subprocess.run(
+        command, cwd=ROOT, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert refused.returncode != 0
+    assert "POSTGRES_PASSWORD" in refused.stderr
