@@ -202,42 +202,43 @@ class RotationJob(Contract):
     created: bool
 
 
-class Decided(Contract):
-    """What every outcome of a completed decision tells: what was asked, what was said, what it cost."""
+class JobCreated(Contract):
+    """The key may be rotated and its one job exists."""
 
+    status: Literal["job_created"] = "job_created"
+    job_id: ShortIdentifier
+    created: bool
+    decision: GroundedDecision
     request_digest: Digest
     call: CallRecord
 
 
-class JobCreated(Decided):
-    """The key may be rotated and its one job exists."""
-
-    status: Literal["job_created"] = "job_created"
-    decision: GroundedDecision
-    job_id: ShortIdentifier
-    created: bool
-
-
-class NotEligible(Decided):
+class NotEligible(Contract):
     """The policy speaks of this key, and says no."""
 
     status: Literal["not_eligible"] = "not_eligible"
     decision: GroundedDecision
+    request_digest: Digest
+    call: CallRecord
 
 
-class NotSpecified(Decided):
+class NotSpecified(Contract):
     """Neither policy nor evidence answers the question."""
 
     status: Literal["not_specified"] = "not_specified"
     decision: GroundedDecision
+    request_digest: Digest
+    call: CallRecord
 
 
-class Rejected(Decided):
+class Rejected(Contract):
     """The model's answer was not borne out; nothing was done."""
 
     status: Literal["rejected"] = "rejected"
     reason: RejectionReason
     explanation: str = Field(max_length=500)
+    request_digest: Digest
+    call: CallRecord
 
 
 class TimedOut(Contract):

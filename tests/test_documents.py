@@ -40,8 +40,15 @@ async def test_the_readmes_examples_run_in_their_order(stack: Stack, tmp_path: P
         if not command.startswith(("keyturn ", "curl ")) or command == "keyturn worker":
             continue
         done = await asyncio.to_thread(
-            subprocess.run, command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
-        )  # fmt: skip
+            subprocess.run,
+            command,
+            shell=True,
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
         wanted = next((status for mark, status in expected.items() if mark in command), 0)
         assert done.returncode == wanted, f"{command}\n{done.stdout}{done.stderr}"
         if "--json" in command:
