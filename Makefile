@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
+# Behind a company's proxy the certificates that count are the system's; uv would bring its own.
+export UV_SYSTEM_CERTS ?= 1
 .PHONY: help install demo dev test check format bench histories clean
 
 help: ## list the targets

@@ -24,7 +24,7 @@ class NoSuchWorkflow(KeyturnError):
 
 async def handle_of(client: Client, workflow_id: str) -> Handle:
     """Return the handle of an existing workflow; raises NoSuchWorkflow."""
-    handle = client.get_workflow_handle_for(RotationWorkflow.run, workflow_id)
+    handle: Handle = client.get_workflow_handle_for(RotationWorkflow.run, workflow_id)
     try:
         await handle.describe()
     except RPCError as error:
