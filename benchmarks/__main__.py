@@ -26,9 +26,9 @@ async def main() -> None:
         postgresql = database_url(server.get_uri())
         migrate(postgresql)
         results: list[Result] = imports.measure(rounds=3 if quick else 9)
-        results += await claims.measure(postgresql, rounds=2 if quick else 7, inserts=400 if quick else 1_000)
+        results += await claims.measure(postgresql, rounds=2 if quick else 5, inserts=400 if quick else 1_000)
         results += await workflows.measure(
-            postgresql, rounds=2 if quick else 5, one_by_one=40 if quick else 150, at_once=200 if quick else 400
+            postgresql, rounds=2 if quick else 5, one_by_one=40 if quick else 100, at_once=200 if quick else 400
         )
         server.cleanup()
     report(results)

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import httpx
 from pydantic import SecretStr
 from sqlalchemy.engine import URL
 from temporalio.client import Client
@@ -31,31 +32,42 @@ from workers.schema import migrate
 from workflows.rotation import RotationWorkflow
 
 QUEUE = "benchmark"
+ANSWER = '{"decision": "eligible", "rotation_window_days": 30, "source_line_ids": ["P-7"]}'
 Run = Callable[[], Awaitable[object]]
 
 
 async def measure(postgresql: URL, *, rounds: int, one_by_one: int, at_once: int) -> list[Result]:
-    """Return latency, throughput and history of both, on PostgreSQL and on SQLite."""
+    """Return latency, throughput and history of both, on PostgreSQL and on SQLite.
+
+    The provider is instant: our adapter on httpx, with a transport that answers from memory. A third series asks the
+    simulator over loopback, a process of its own that shares the two cores, and is reported without a promise.
+    """
     with tempfile.TemporaryDirectory() as folder:
         sqlite = database_url(f"sqlite:///{folder}/keyturn.db")
         migrate(sqlite)
-        results = []
-        for name, url in (("PostgreSQL", postgresql), ("SQLite", sqlite)):
-            async with _both(url) as (client, ours, theirs):
+        results: list[Result] = []
+        for name, url, over_http in (
+            ("PostgreSQL", postgresql, False),
+            ("SQLite", sqlite, False),
+            ("PostgreSQL, provider over HTTP", postgresql, True),
+        ):
+            async with _both(url, over_http=over_http) as (client, ours, theirs):
                 await _latencies(ours, 20), await _latencies(theirs, 20)
-                results += await _compare(name, ours, theirs, rounds, one_by_one, at_once)
-                if name == "PostgreSQL":
+                if not results:
                     results += await _histories(client)
+                results += await _compare(name, ours, theirs, rounds, one_by_one, at_once, promised=not over_http)
         return results
 
 
 @asynccontextmanager
-async def _both(url: URL) -> AsyncIterator[tuple[Client, Run, Run]]:
+async def _both(url: URL, *, over_http: bool) -> AsyncIterator[tuple[Client, Run, Run]]:
     catalogue = load_catalogue()
     async with AsyncExitStack() as parts:
         client = await parts.enter_async_context(dev_server())
-        simulator = await parts.enter_async_context(simulator_process())
-        http = await parts.enter_async_context(http_client(64))
+        simulator, http = "http://instant", httpx.AsyncClient(transport=httpx.MockTransport(_answer))
+        if over_http:
+            simulator = await parts.enter_async_context(simulator_process())
+            http = await parts.enter_async_context(http_client(64))
         engine = open_database(url)
         parts.push_async_callback(engine.dispose)
         provider = OpenAIProvider(http, base_url=f"{simulator}/v1", model="simulator-1", api_key=SecretStr("k"))
@@ -80,7 +92,16 @@ async def _both(url: URL) -> AsyncIterator[tuple[Client, Run, Run]]:
         yield client, ours, theirs
 
 
-async def _compare(name: str, ours: Run, theirs: Run, rounds: int, one_by_one: int, at_once: int) -> list[Result]:
+def _answer(_request: httpx.Request) -> httpx.Response:
+    message = {"role": "assistant", "content": ANSWER, "refusal": None}
+    usage = {"prompt_tokens": 458, "completion_tokens": 21}
+    choices = [{"index": 0, "finish_reason": "stop", "message": message}]
+    return httpx.Response(200, json={"model": "simulator-1", "choices": choices, "usage": usage})
+
+
+async def _compare(
+    name: str, ours: Run, theirs: Run, rounds: int, one_by_one: int, at_once: int, *, promised: bool
+) -> list[Result]:
     p50: tuple[list[float], list[float]] = ([], [])
     p99: tuple[list[float], list[float]] = ([], [])
     rate: tuple[list[float], list[float]] = ([], [])
@@ -92,9 +113,9 @@ async def _compare(name: str, ours: Run, theirs: Run, rounds: int, one_by_one: i
         for side, run in enumerate((ours, theirs)):
             rate[side].append(await _rate(run, at_once, 50))
     return [
-        compared(f"workflow latency p50, {name}", *p50, reach=1.25, at="most", unit="ms"),
+        compared(f"workflow latency p50, {name}", *p50, unit="ms", reach=1.25 if promised else None),
         compared(f"workflow latency p99, {name}", *p99, unit="ms"),
-        compared(f"workflows/s at 50, {name}", *rate, reach=0.8, at="least", unit="/s"),
+        compared(f"workflows/s at 50, {name}", *rate, unit="/s", at="least", reach=0.8 if promised else None),
     ]
 
 

@@ -94,13 +94,14 @@ def rotate(
         _end_before_start(error, None, as_json=as_json)
     from starter.outcomes import as_object, exit_status
     from starter.rotations import rotate as start_and_wait
-    from workflows.connection import CONNECT_SECONDS, connect
+    from workflows.connection import CONNECT_SECONDS, connect, refusals_named
 
     async def run() -> tuple[bool, Any]:
         began = time.monotonic()
         client = await connect(timeout_seconds=min(wait_seconds, CONNECT_SECONDS))
         left = max(wait_seconds - (time.monotonic() - began), 0.0)
-        return await start_and_wait(client, request, task_queue=task_queue, wait_seconds=left, again=again)
+        with refusals_named():
+            return await start_and_wait(client, request, task_queue=task_queue, wait_seconds=left, again=again)
 
     try:
         attached, outcome = asyncio.run(run())
@@ -126,12 +127,13 @@ def status(workflow_id: str, as_json: bool) -> None:
     from starter.following import handle_of, progress_of
     from starter.outcomes import as_object, exit_status
     from starter.rotations import outcome_of
-    from workflows.connection import connect
+    from workflows.connection import connect, refusals_named
 
     async def run() -> tuple[list[str] | None, Any]:
-        handle = await handle_of(await connect(), workflow_id)
-        progress = await progress_of(handle)
-        return progress, None if progress is not None else await outcome_of(handle)
+        with refusals_named():
+            handle = await handle_of(await connect(), workflow_id)
+            progress = await progress_of(handle)
+            return progress, None if progress is not None else await outcome_of(handle)
 
     try:
         progress, outcome = asyncio.run(run())
@@ -160,14 +162,15 @@ def watch(workflow_id: str) -> None:
     from starter.following import handle_of, steps_of
     from starter.outcomes import exit_status
     from starter.rotations import outcome_of
-    from workflows.connection import connect
+    from workflows.connection import connect, refusals_named
 
     async def run() -> Any:
-        client = await connect()
-        handle = await handle_of(client, workflow_id)
-        async for step in steps_of(client, handle):
-            click.echo(step)
-        return await outcome_of(handle)
+        with refusals_named():
+            client = await connect()
+            handle = await handle_of(client, workflow_id)
+            async for step in steps_of(client, handle):
+                click.echo(step)
+            return await outcome_of(handle)
 
     try:
         outcome = asyncio.run(run())

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, GetSystemInfoRequest
-from temporalio.service import RPCError
 
 from keyturn.errors import KeyturnError
 from keyturn.policy.catalogue import load_catalogue
 from workers.schema import check_schema
 from workers.settings import Settings, load_database_url, load_settings
-from workflows.connection import connect
+from workflows.connection import connect, refusals_named
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ async def _temporal(settings: Settings | None) -> str:
     client = await connect()
     server = await client.workflow_service.get_system_info(GetSystemInfoRequest())
     queue = settings.task_queue if settings else "keyturn"
-    try:
+    with refusals_named():
         described = await client.workflow_service.describe_task_queue(
             DescribeTaskQueueRequest(
                 namespace=client.namespace,
@@ -71,20 +70,11 @@ async def _temporal(settings: Settings | None) -> str:
                 task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
             )
         )
-    except RPCError as error:
-        raise NamespaceUnusable(f"namespace {client.namespace} cannot be used: {error.message[:120]}") from None
     polling = len(described.pollers)
     state = f"server {server.server_version}, namespace {client.namespace}, {polling} workers polled {queue} lately"
     if not polling:
         raise NoWorker(state)
     return state
-
-
-class NamespaceUnusable(KeyturnError):
-    """The server answers, but not for this namespace."""
-
-    kind = "namespace_unusable"
-    mend = "Create the namespace, or set TEMPORAL_NAMESPACE to one that this client may use."
 
 
 class NoWorker(KeyturnError):

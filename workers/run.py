@@ -4,11 +4,12 @@ import asyncio
 import signal
 
 import structlog
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 
 from workers.schema import check_schema
 from workers.settings import Settings
 from workers.wiring import wired_worker
-from workflows.connection import connect
+from workflows.connection import connect, refusals_named
 
 _log = structlog.get_logger("keyturn.worker")
 
@@ -18,7 +19,7 @@ async def run_worker(settings: Settings) -> None:
 
     Raises:
         SchemaNotCurrent, JobStoreUnavailable: the database is not ready; nothing was polled.
-        TemporalUnreachable: no server answers.
+        TemporalUnreachable, TemporalRefused: no server answers, or it does not know the namespace.
         CatalogueInvalid: a policy file cannot be used.
     """
     check_schema(settings.database_url)
@@ -26,6 +27,8 @@ async def run_worker(settings: Settings) -> None:
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
     client = await connect()
+    with refusals_named():  # a worker that polls a namespace that is not there would only log of it
+        await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=client.namespace))
     async with wired_worker(client, settings) as worker, worker:
         _log.info("worker_started", task_queue=settings.task_queue, namespace=client.namespace, model=settings.model)
         await stop.wait()

@@ -2,10 +2,13 @@
 
 import asyncio
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
+from temporalio.service import RPCError
 
 from keyturn.errors import KeyturnError
 
@@ -16,6 +19,24 @@ class TemporalUnreachable(KeyturnError):
     kind = "temporal_unreachable"
     next_step = "retry_with_backoff"
     mend = "Start one with `make dev`, or set TEMPORAL_ADDRESS (and TEMPORAL_NAMESPACE, TEMPORAL_API_KEY) to yours."
+
+
+class TemporalRefused(KeyturnError):
+    """The server answers, but not this call: an unknown namespace, a missing right, a limit."""
+
+    kind = "temporal_refused"
+    next_step = "fail_and_fix_request"
+    mend = "Check TEMPORAL_NAMESPACE, and what TEMPORAL_API_KEY may do there."
+
+
+@contextmanager
+def refusals_named() -> Iterator[None]:
+    """Turn what the server says no with into a TemporalRefused that names it."""
+    try:
+        yield
+    except RPCError as error:
+        status = error.status.name.lower().replace("_", " ")
+        raise TemporalRefused(f"Temporal refused the call ({status}): {error.message[:200]}") from None
 
 
 # A server on another continent answers in a second. What takes ten is not there, and a person waits for this message.

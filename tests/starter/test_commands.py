@@ -200,6 +200,24 @@ async def test_without_temporal_the_command_says_what_to_start(terminal: Termina
     silent.close()
 
 
+async def test_an_unknown_namespace_is_told_by_every_command(terminal: Terminal) -> None:
+    """The server's own no, with what to check; also by a worker, which does not go on polling for nothing."""
+    elsewhere = {"TEMPORAL_NAMESPACE": "nowhere"}
+    settings = {"OPENAI_API_KEY": "key_for_tests", "KEYTURN_MODEL": "m-1"}
+    for ended in (
+        await terminal.rotate("--stale", **elsewhere),
+        await terminal.run("status", "rotate:default:none:none:P-7@1", **elsewhere),
+        await terminal.run("watch", "rotate:default:none:none:P-7@1", **elsewhere),
+        await terminal.run("worker", **elsewhere, **settings),
+    ):
+        assert ended.returncode == 1, ended
+        assert "TEMPORAL_NAMESPACE" in ended.stderr
+        assert "Traceback" not in ended.stderr
+    doctor = await terminal.run("doctor", **elsewhere, **settings)
+    assert doctor.returncode == 1
+    assert "Namespace nowhere is not found" in doctor.stdout
+
+
 async def test_an_unknown_workflow_is_told_without_a_traceback(terminal: Terminal) -> None:
     """For status and watch."""
     for command in ("status", "watch"):
