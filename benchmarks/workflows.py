@@ -21,6 +21,7 @@ from benchmarks.results import Result, compared
 from keyturn.jobs.database import database_url, open_database
 from keyturn.jobs.store import JobStore
 from keyturn.ledger.prices import RateCard
+from keyturn.ledger.records import log_call
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.providers.openai import OpenAIProvider, http_client
 from keyturn.policy.catalogue import load_catalogue
@@ -71,7 +72,7 @@ async def _both(url: URL, *, over_http: bool) -> AsyncIterator[tuple[Client, Run
         engine = open_database(url)
         parts.push_async_callback(engine.dispose)
         provider = OpenAIProvider(http, base_url=f"{simulator}/v1", model="simulator-1", api_key=SecretStr("k"))
-        boundary = ModelBoundary(provider, catalogue, record=lambda _: None, price=RateCard({}).cost_usd)
+        boundary = ModelBoundary(provider, catalogue, record=log_call, price=RateCard({}).cost_usd)
         claims = CreateRotationJob(JobStore(engine), catalogue)
         await parts.enter_async_context(
             Worker(

@@ -1,16 +1,22 @@
-"""How a program of ours ends: with one message for a foreseen failure, and with the status it meant."""
+"""How a program of ours begins and ends: with `.env` read, and with the status it meant."""
 
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
+
+from dotenv import load_dotenv
 
 from keyturn.errors import KeyturnError
 
 
 def run_and_leave(program: Callable[[], object]) -> NoReturn:
-    """Run `program` and leave the process with its status, without finalizing the interpreter.
+    """Read `.env`, run `program`, and leave the process with its status, without finalizing the interpreter.
+
+    What the environment says comes before what the file `.env` of the current folder says; so every command and a
+    worker beside it read the same settings.
 
     The Temporal SDK's threads may still be at work when Python finalizes, and then the process aborts with status 134
     after its work is done (temporalio/sdk-python issue 300; seen here in about one of ten short commands). All that we
@@ -18,6 +24,7 @@ def run_and_leave(program: Callable[[], object]) -> NoReturn:
     """
     status: int | None = 0
     try:
+        load_dotenv(Path(".env"))
         program()
     except SystemExit as leaving:
         status = leaving.code if leaving.code is None or isinstance(leaving.code, int) else 1

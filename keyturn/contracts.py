@@ -5,11 +5,22 @@ ever, so what is too large is refused at the edge. `ProposedDecision` (what a mo
 the evidence bears out) are separate types on purpose, and neither derives from the other.
 """
 
+import re
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    model_validator,
+)
 
 MAX_QUESTION_CHARACTERS = 4_000  # a support question; it also keeps the prompt far below any model's context window
 MAX_POLICY_LINES = 8  # lines that one question may be judged under; each adds to the prompt and to the workflow id
@@ -17,6 +28,25 @@ MAX_POLICY_LINES = 8  # lines that one question may be judged under; each adds t
 # Identifiers stand in workflow ids, in the UI and in prompts: printable, one line, no quotes, no braces.
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+=,-]*$", max_length=256)]
 ShortIdentifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+=-]*$", max_length=64)]
+
+
+def _written_out(value: object) -> object:
+    """Refuse what pydantic would take for seconds since 1970: a lone `2026` is a slip, not a moment of that year."""
+    if not isinstance(value, datetime) and not (isinstance(value, str) and _DATE_AND_TIME.match(value)):
+        raise ValueError("write it as 2026-08-01T00:00:00Z")
+    return value
+
+
+def _of_our_time(moment: datetime) -> datetime:
+    if not EARLIEST_YEAR <= moment.year <= LATEST_YEAR:
+        raise ValueError(f"lies outside the years {EARLIEST_YEAR} to {LATEST_YEAR}")
+    return moment
+
+
+_DATE_AND_TIME = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}")
+# No key is older than the systems that hold keys; and a far future would overflow where a window is added.
+EARLIEST_YEAR, LATEST_YEAR = 1970, 2200
+Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_of_our_time)]
 Digest = Annotated[str, StringConstraints(pattern=r"^v[0-9]+:[0-9a-f]{64}$")]
 
 TaskName = Literal["decide_rotation", "summarize_scan", "draft_reply", "summarize_policy", "extract_ticket"]
@@ -42,7 +72,8 @@ CallStatus = Literal["ok", "invalid_output", "timeout", "failed", "cancelled"]
 class Contract(BaseModel):
     """What every model here shares: immutable, and an unknown field is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=False)
+    # A value that does not fit is not repeated in the error: it may be a question, and errors reach history and logs.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class PolicyRef(Contract):
@@ -65,11 +96,11 @@ class CredentialFacts(Contract):
     kind: CredentialKind = "service_account_key"
     stale: bool | None = None
     age_days: int | None = Field(default=None, ge=0, le=36_500)
-    last_rotated_at: AwareDatetime | None = None
-    last_used_at: AwareDatetime | None = None
+    last_rotated_at: Moment | None = None
+    last_used_at: Moment | None = None
     never_used: bool = False
     compromised: bool | None = None
-    observed_at: AwareDatetime
+    observed_at: Moment
     source: ShortIdentifier = "asker"
 
     @model_validator(mode="after")

@@ -169,14 +169,14 @@ class OpenJobExists(JobError):
     """The credential has an open rotation job already."""
 
     kind = "open_job_exists"
-    mend = "Finish or cancel the credential's open job (`keyturn jobs`) first."
+    mend = "Look at it with `keyturn jobs`: this credential's rotation is under way already."
 
 
 class SchemaNotCurrent(JobError):
     """The database's schema is not the one that this program needs."""
 
     kind = "schema_not_current"
-    mend = "Run `keyturn migrate`."
+    mend = "Run `keyturn migrate`; if the schema is newer than this program, deploy the newer release."
 
 
 class InvalidRequest(KeyturnError):

@@ -1,7 +1,7 @@
 """What `keyturn demo` shows: a rotation, the same again, and an answer that the policy does not bear out."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -13,7 +13,7 @@ from keyturn.jobs.store import JobStore
 from keyturn.policy.catalogue import load_catalogue
 from stack.embedded import Stack
 from starter.requests import build_request, id_of
-from starter.rotations import rotate
+from starter.rotations import outcome_of, rotate
 from workflows.options import TASK_QUEUE
 from workflows.rotation import RotationWorkflow
 
@@ -27,6 +27,8 @@ async def show(stack: Stack, say: Say) -> bool:
     say("1. May the stale key key_7f3a of acct_10234 be rotated under P-7?")
     first = await _rotate(stack, request)
     _tell(say, stack, request, first)
+    if not isinstance(first, JobCreated):
+        return False
 
     say("2. The same request again")
     asked = await _calls(stack)
@@ -34,14 +36,16 @@ async def show(stack: Stack, say: Say) -> bool:
     say(f"   asked     nobody: the same workflow answers ({await _calls(stack) - asked} model calls)")
     _tell_job(say, second)
     say("   and in a new run, as if Temporal had forgotten the first:")
-    third = await stack.client.execute_workflow(
+    anew = await stack.client.start_workflow(
         RotationWorkflow.run,
         request,
         id=id_of(request),
         task_queue=TASK_QUEUE,
         id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        execution_timeout=timedelta(seconds=WAIT_SECONDS),
     )
+    third = await outcome_of(anew)
     _tell_job(say, third)
 
     say("3. The model claims a window of 90 days for P-7.")

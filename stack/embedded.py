@@ -52,7 +52,7 @@ class Stack:
 async def embedded_stack(
     folder: Path, *, ports: Ports, keep: bool, worker_log: Path | None, simulated: bool = True
 ) -> AsyncIterator[Stack]:
-    """Yield the stack when every part is up; stop all of it, the worker first, afterwards.
+    """Yield the stack when its servers are up and its worker is started; stop all of it, the worker first, afterwards.
 
     Args:
         folder: where database, server state and logs are kept; an absolute path of an existing folder.
@@ -112,18 +112,18 @@ def worker_environment(address: str, database: str, simulator: str | None) -> di
         database: the database's URL.
         simulator: the simulator's address; None leaves the caller's own provider settings.
     """
-    ours = {
-        "TEMPORAL_ADDRESS": address,
-        "DATABASE_URL": database,
-        "KEYTURN_RATE_CARD": str(Path(__file__).parent / "rates.toml"),
-    }
+    ours = {"TEMPORAL_ADDRESS": address, "DATABASE_URL": database}
     if simulator is None:
         theirs = {name: value for name, value in os.environ.items() if not name.startswith("TEMPORAL_")}
+        for name in ("KEYTURN_POLICY_DIR", "KEYTURN_RATE_CARD"):  # the worker runs in a folder of its own
+            if name in theirs:
+                theirs[name] = str(Path(theirs[name]).absolute())
         return theirs | ours
     provider: dict[str, str] = {
         "OPENAI_API_KEY": PLACEHOLDER_KEY,
         "OPENAI_BASE_URL": f"{simulator}/v1",
         "KEYTURN_MODEL": SIMULATED_MODEL,
+        "KEYTURN_RATE_CARD": str(Path(__file__).parent / "rates.toml"),
     }
     others = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
     return others | ours | provider

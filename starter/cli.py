@@ -11,6 +11,7 @@ import sys
 import click
 
 from keyturn.console import run_and_leave
+from keyturn.errors import KeyturnError
 
 # name: (module, attribute, summary)
 COMMANDS = {
@@ -42,24 +43,26 @@ class LazyGroup(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run a command; wrong usage is told as the one JSON object too, if that was asked for."""
+        """Run a command; a failure is told as the one JSON object too, if that was asked for."""
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
-            if "--json" in sys.argv:
-                told = {
-                    "workflow_id": None,
-                    "status": "failed",
-                    "reason": "usage",
-                    "explanation": error.format_message(),
-                }
-                click.echo(json.dumps(told | {"next_step": "fail_and_fix_request"}))
+            _tell_json("usage", error.format_message(), "fail_and_fix_request")
+            raise
+        except KeyturnError as error:
+            _tell_json(error.kind, str(error), error.next_step)
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table's summaries."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, _, summary) in COMMANDS.items()])
+
+
+def _tell_json(reason: str, explanation: str, next_step: str) -> None:
+    if "--json" in sys.argv:
+        told = {"workflow_id": None, "status": "failed", "reason": reason, "explanation": explanation}
+        click.echo(json.dumps(told | {"next_step": next_step}))
 
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

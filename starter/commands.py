@@ -3,6 +3,7 @@
 import asyncio
 import getpass
 import json
+import math
 import os
 import re
 import sys
@@ -85,6 +86,8 @@ def rotate(
     """
     from starter.requests import build_request, id_of
 
+    if math.isnan(wait_seconds):
+        raise click.BadParameter("not a number of seconds", param_hint="--wait")
     facts = {name: given.pop(name) for name in _FACTS} | {"observed_at": observed_at or datetime.now(UTC)}
     given["question"] = sys.stdin.read() if question == "-" else question
     given["user_id"] = user_id or _signed_in_user()

@@ -26,11 +26,13 @@ async def handle_of(client: Client, workflow_id: str) -> Handle:
     """Return the handle of an existing workflow; raises NoSuchWorkflow."""
     handle: Handle = client.get_workflow_handle_for(RotationWorkflow.run, workflow_id)
     try:
-        await handle.describe()
+        description = await handle.describe()
     except RPCError as error:
         if error.status in {RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT}:
             raise NoSuchWorkflow(f"no workflow has the id {workflow_id[:200]}") from None
         raise
+    if description.workflow_type != "RotationWorkflow":
+        raise NoSuchWorkflow(f"{workflow_id[:200]} is not a rotation but a {description.workflow_type}")
     return handle
 
 

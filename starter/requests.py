@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from keyturn.policy.catalogue import load_catalogue
 from workflows.identity import workflow_id_of
 
 MAX_WORKFLOW_ID = 1_000  # Temporal's own limit, and the width of the column that keeps it
+CLOCK_SKEW = timedelta(minutes=5)  # how far two machines' clocks may differ before evidence counts as future
 # pydantic repeats what was typed in some messages; these are ours, and they say what to do.
 _HINTS = {
     "string_pattern_mismatch": "may hold letters, digits and . _ : / @ + = , - only, and begins with a letter or digit",
@@ -60,6 +62,8 @@ def build_request(
         request = RotationRequest.model_validate({**given, "policy_lines": lines, "credential": known})
     except ValidationError as error:
         raise InvalidRequest("; ".join(_fault(fault) for fault in error.errors(include_input=False))) from None
+    if request.credential.observed_at > datetime.now(UTC) + CLOCK_SKEW:
+        raise InvalidRequest("--observed lies in the future: evidence is what was seen")
     if len(id_of(request)) > MAX_WORKFLOW_ID:
         raise InvalidRequest(f"account, key and policy ids make a workflow id of over {MAX_WORKFLOW_ID} characters")
     return request

@@ -16,6 +16,7 @@ from temporalio.exceptions import ApplicationError, CancelledError, TerminatedEr
 from keyturn.contracts import CompletedOutcome, Failed, JobCreated, RotationOutcome, RotationRequest, TimedOut
 from keyturn.policy.grounding import request_digest
 from starter.requests import id_of
+from workflows.connection import TemporalUnreachable
 from workflows.rotation import RotationWorkflow
 
 _OUTCOME: TypeAdapter[RotationOutcome] = TypeAdapter(RotationOutcome)
@@ -62,8 +63,8 @@ async def start_or_attach(
     if description.status is not WorkflowExecutionStatus.COMPLETED:
         return Rotation(earlier, attached=True)
     answered = await earlier.result()
-    same = answered.request_digest == request_digest(request)
-    if isinstance(answered, JobCreated) or (same and not again):
+    asked_anew = again or _is_for_other_evidence(answered, request)
+    if isinstance(answered, JobCreated) or not asked_anew:
         return Rotation(earlier, attached=True)
     # Should somebody else have been quicker with the same thought, theirs is used.
     handle = await _start(
@@ -86,15 +87,31 @@ async def rotate(
     """Start or attach and wait at most `wait_seconds`; returns whether it attached, and the outcome.
 
     When the time is up the outcome is `TimedOut`, while the workflow goes on: the same call attaches to it later.
+
+    Raises:
+        TemporalUnreachable: the time was up before the server confirmed a start. Asking again is safe.
     """
-    attached = False
+    rotation: Rotation | None = None
     try:
         async with asyncio.timeout(wait_seconds):
             rotation = await start_or_attach(client, request, task_queue=task_queue, again=again)
-            attached = rotation.attached
-            return attached, await outcome_of(rotation.handle)
+            outcome = await outcome_of(rotation.handle)
+            if rotation.attached and _is_for_other_evidence(outcome, request):
+                # It was running when we attached, and has answered somebody else's question: now ours is asked.
+                rotation = await start_or_attach(client, request, task_queue=task_queue)
+                outcome = await outcome_of(rotation.handle)
+            return rotation.attached, outcome
     except TimeoutError:
-        return attached, TimedOut()
+        if rotation is None:
+            raise TemporalUnreachable(f"the start was not confirmed within {wait_seconds:.3g} s") from None
+        return rotation.attached, TimedOut()
+
+
+def _is_for_other_evidence(outcome: RotationOutcome, request: RotationRequest) -> bool:
+    """Whether a completed answer was given for other facts. One that made the job stands, whatever was asked."""
+    if isinstance(outcome, JobCreated | TimedOut | Failed):
+        return False
+    return outcome.request_digest != request_digest(request)
 
 
 async def _start(
@@ -118,7 +135,7 @@ async def _start(
 
 
 def _outcome_of_failure(cause: BaseException) -> RotationOutcome:
-    if isinstance(cause, ApplicationError) and cause.details:
+    if isinstance(cause, ApplicationError) and cause.details and isinstance(cause.details[0], dict):
         return _OUTCOME.validate_python(cause.details[0])
     if isinstance(cause, TerminatedError | CancelledError):
         ended = "terminated" if isinstance(cause, TerminatedError) else "cancelled"

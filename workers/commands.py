@@ -45,7 +45,7 @@ def migrate() -> None:
 
 
 @click.command()
-@click.option("--tenant", default="default", show_default=True, help="Whose jobs.")
+@click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Whose jobs.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="How many, newest first.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def jobs(tenant: ShortIdentifier, limit: int, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, GetSyste
 from keyturn.errors import KeyturnError
 from keyturn.policy.catalogue import load_catalogue
 from workers.schema import check_schema
-from workers.settings import Settings, load_database_url, load_settings
+from workers.settings import load_database_url, load_local_settings, load_settings
 from workflows.connection import connect, refusals_named
 
 
@@ -25,20 +25,20 @@ class Finding:
 
 async def examine() -> list[Finding]:
     """Look at settings, policy, database and Temporal, each on its own, so that one fault hides no other."""
-    settings, findings = _settings()
-    findings.append(await _named("policy", lambda: _policy(settings)))
+    findings = _settings()
+    findings.append(await _named("policy", _policy))
     findings.append(await _named("database", _database))
-    findings.append(await _named("temporal", lambda: _temporal(settings)))
+    findings.append(await _named("temporal", _temporal))
     return findings
 
 
-def _settings() -> tuple[Settings | None, list[Finding]]:
+def _settings() -> list[Finding]:
     try:
         settings = load_settings()
     except KeyturnError as error:
         mend = f"{error.mend} `keyturn worker` needs it; `rotate`, `status` and `watch` do not."
-        return None, [Finding("setting", line, mend) for line in str(error).splitlines()]
-    return settings, [Finding("settings", f"model {settings.model} at {settings.openai_base_url}, key present")]
+        return [Finding("setting", line, mend) for line in str(error).splitlines()]
+    return [Finding("settings", f"model {settings.model} at {settings.openai_base_url}, key present")]
 
 
 async def _named(what: str, look: Callable[[], Awaitable[str]]) -> Finding:
@@ -48,8 +48,8 @@ async def _named(what: str, look: Callable[[], Awaitable[str]]) -> Finding:
         return Finding(what, str(error), error.mend)
 
 
-async def _policy(settings: Settings | None) -> str:
-    catalogue = load_catalogue(settings.policy_dir if settings else None)
+async def _policy() -> str:
+    catalogue = load_catalogue(load_local_settings().policy_dir)
     return f"{len(list(catalogue))} lines, version {catalogue.version[:15]}"
 
 
@@ -58,10 +58,10 @@ async def _database() -> str:
     return f"{url.get_backend_name()} {url.database}, schema {check_schema(url)} is current"
 
 
-async def _temporal(settings: Settings | None) -> str:
+async def _temporal() -> str:
     client = await connect()
     server = await client.workflow_service.get_system_info(GetSystemInfoRequest())
-    queue = settings.task_queue if settings else "keyturn"
+    queue = load_local_settings().task_queue
     with refusals_named():
         described = await client.workflow_service.describe_task_queue(
             DescribeTaskQueueRequest(

@@ -6,6 +6,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
@@ -17,17 +18,21 @@ from keyturn.errors import JobStoreUnavailable, SchemaNotCurrent
 def migrate(url: URL) -> tuple[str | None, str | None]:
     """Bring the schema of the database at `url` to this program's; returns the revision before and after.
 
-    Raises JobStoreUnavailable if the database cannot be reached or written.
+    Raises:
+        JobStoreUnavailable: the database cannot be reached or written.
+        SchemaNotCurrent: its schema is unknown to this release, so it belongs to a newer one.
     """
-    if url.get_backend_name() == "sqlite" and url.database:
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     config = _config()
     try:
+        if url.get_backend_name() == "sqlite" and url.database:
+            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
         with _engine(url).begin() as connection:
             before = _revision(connection)
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
             return before, _revision(connection)
+    except CommandError as error:
+        raise SchemaNotCurrent(f"the schema is not one that this release can bring forward: {_reason(error)}") from None
     except (SQLAlchemyError, OSError) as error:
         raise JobStoreUnavailable(f"the database cannot be migrated: {_reason(error)}") from None
 

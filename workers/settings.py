@@ -1,4 +1,4 @@
-"""Every setting of a worker, from the environment or `.env`, checked at start with all faults in one message."""
+"""Every setting of a worker, from the environment, checked at start with all faults in one message."""
 
 import tomllib
 from decimal import Decimal
@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
+import httpx
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL
@@ -21,8 +22,12 @@ _MENDS = {
 
 
 def _http(value: str) -> str:
-    if not value.startswith(("http://", "https://")):
-        raise ValueError("must begin with http:// or https://")
+    try:
+        url = httpx.URL(value)
+    except httpx.InvalidURL:
+        raise ValueError("is not a URL") from None
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise ValueError("must begin with http:// or https:// and name a host")
     return value
 
 
@@ -33,13 +38,15 @@ def _not_blank(value: SecretStr) -> SecretStr:
     return value
 
 
-class DatabaseSettings(BaseSettings):
-    """What a command needs that only looks at jobs. The field's alias is the variable's name."""
+class LocalSettings(BaseSettings):
+    """What needs no provider: where jobs, policies and work are. The field's alias is the variable's name."""
 
     # Names of fields are not accepted as variables: `MODEL` or `DATABASE` may mean something else on a machine.
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
     database: str = Field(default="sqlite:///.keyturn/keyturn.db", alias="DATABASE_URL")
+    policy_dir: Path | None = Field(default=None, alias="KEYTURN_POLICY_DIR")
+    task_queue: str = Field(default="keyturn", alias="KEYTURN_TASK_QUEUE", min_length=1, max_length=200)
 
     @cached_property
     def database_url(self) -> URL:
@@ -47,7 +54,7 @@ class DatabaseSettings(BaseSettings):
         return database_url(self.database)
 
 
-class Settings(DatabaseSettings):
+class Settings(LocalSettings):
     """A worker's settings."""
 
     openai_api_key: Annotated[SecretStr, AfterValidator(_not_blank)] = Field(alias="OPENAI_API_KEY")
@@ -55,9 +62,7 @@ class Settings(DatabaseSettings):
         default="https://api.openai.com/v1", alias="OPENAI_BASE_URL"
     )
     model: str = Field(alias="KEYTURN_MODEL", min_length=1, max_length=128)
-    policy_dir: Path | None = Field(default=None, alias="KEYTURN_POLICY_DIR")
     rate_card: Path | None = Field(default=None, alias="KEYTURN_RATE_CARD")
-    task_queue: str = Field(default="keyturn", alias="KEYTURN_TASK_QUEUE", min_length=1, max_length=200)
     log_format: Literal["auto", "json", "console"] = Field(default="auto", alias="KEYTURN_LOG_FORMAT")
     # 64 calls at once keep two cores busy with an instant provider; beyond that they only wait in line (make bench).
     max_concurrent_activities: int = Field(default=64, alias="KEYTURN_MAX_CONCURRENT_ACTIVITIES", ge=1, le=1_000)
@@ -91,7 +96,15 @@ def read_rate_card(file: Path) -> dict[str, tuple[Decimal, Decimal]]:
 
 def load_database_url() -> URL:
     """Return the database's URL alone; raises SettingsInvalid."""
-    return DatabaseSettings().database_url
+    return load_local_settings().database_url
+
+
+def load_local_settings() -> LocalSettings:
+    """Return the settings that need no provider; raises SettingsInvalid."""
+    try:
+        return LocalSettings()
+    except ValidationError as error:
+        raise SettingsInvalid(_faults(error)) from None
 
 
 def load_settings() -> Settings:
@@ -99,9 +112,7 @@ def load_settings() -> Settings:
     try:
         settings = Settings()
     except ValidationError as error:
-        raise SettingsInvalid(
-            "\n".join(_fault(item["loc"], item["type"], item["msg"]) for item in error.errors())
-        ) from None
+        raise SettingsInvalid(_faults(error)) from None
     faults = []
     for name in ("database_url", "rates"):
         try:
@@ -111,6 +122,10 @@ def load_settings() -> Settings:
     if faults:
         raise SettingsInvalid("\n".join(faults))
     return settings
+
+
+def _faults(error: ValidationError) -> str:
+    return "\n".join(_fault(item["loc"], item["type"], item["msg"]) for item in error.errors())
 
 
 def _fault(location: tuple[int | str, ...], kind: str, message: str) -> str:

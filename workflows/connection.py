@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 
 from keyturn.errors import KeyturnError
 
@@ -31,11 +31,13 @@ class TemporalRefused(KeyturnError):
 
 @contextmanager
 def refusals_named() -> Iterator[None]:
-    """Turn what the server says no with into a TemporalRefused that names it."""
+    """Turn what the server says no with into a TemporalRefused, and its silence into a TemporalUnreachable."""
     try:
         yield
     except RPCError as error:
         status = error.status.name.lower().replace("_", " ")
+        if error.status in {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED}:
+            raise TemporalUnreachable(f"Temporal stopped answering ({status})") from None
         raise TemporalRefused(f"Temporal refused the call ({status}): {error.message[:200]}") from None
 
 
@@ -61,8 +63,10 @@ async def connect(address: str | None = None, *, timeout_seconds: float = CONNEC
                 disable_file=True, override_env_vars={"TEMPORAL_ADDRESS": address}
             )
         )
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise TemporalUnreachable(f"Temporal's configuration cannot be read: {error}") from None
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        # The first line alone: below it the faulty line of the file is quoted, and that may hold the API key.
+        reason = str(error).splitlines()[0][:200]
+        raise TemporalUnreachable(f"Temporal's configuration cannot be read: {reason}") from None
     target = options.setdefault("target_host", "localhost:7233")
     try:
         async with asyncio.timeout(timeout_seconds):

@@ -20,7 +20,7 @@ def database_url(value: str) -> URL:
     """Return `value` with the driver that Keyturn ships; raises SettingsInvalid for any other kind of database."""
     try:
         url = make_url(value)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise SettingsInvalid("DATABASE_URL is not a database URL such as postgresql://user@host/keyturn") from None
     match url.get_backend_name():
         case "sqlite":

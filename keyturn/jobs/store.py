@@ -29,10 +29,10 @@ TRANSACTION_SECONDS = 8.0
 
 
 def fingerprint_of(order: JobOrder) -> str:
-    """Return what the key stands for: which credential, under which lines and window.
+    """Return what the key stands for: the rotation of one credential. Two orders of one key may not differ in it.
 
-    Left out on purpose: the evidence's time, the trace and the question. A workflow that is reset or started again asks
-    for the same job although those differ.
+    Left out on purpose: evidence, trace, question, and which of the lines the model cited. A workflow that is reset or
+    started again asks for the same job although those differ; the lines it may cite stand in the key itself.
     """
     return digest_of(
         {
@@ -40,8 +40,6 @@ def fingerprint_of(order: JobOrder) -> str:
             "account": order.account_id,
             "key": order.credential.key_id,
             "kind": order.credential.kind,
-            "lines": [str(ref) for ref in order.decision.source_lines],
-            "window_days": order.decision.rotation_window_days,
         }
     )
 
@@ -96,9 +94,10 @@ class JobStore:
             return [dict(row) for row in (await connection.execute(query)).mappings()]
 
     async def purge_closed(self, *, before: datetime) -> int:
-        """Empty closed jobs made before `before` of all that names an account or a person; returns how many.
+        """Empty closed jobs made before `before`, with their audit and outbox rows; returns how many.
 
-        The row stays, with its key and fingerprint: the tombstone that still refuses a second job.
+        The row stays with its idempotency key (and so the ids in it) and fingerprint: the tombstone that still refuses
+        a second job.
         """
         old = (rotation_jobs.c.status.not_in(["open", "purged"]), rotation_jobs.c.created_at < before)
         keep = {"job_id", "tenant_id", "idempotency_key", "fingerprint", "status", "created_at"}

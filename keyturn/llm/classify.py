@@ -70,11 +70,11 @@ def retry_after(headers: Mapping[str, str], *, now: datetime | None = None) -> t
         return None
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return _clamped((moment - (now or datetime.now(UTC))).total_seconds())
+    except (ValueError, OverflowError):
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return _clamped((moment - (now or datetime.now(UTC))).total_seconds())
 
 
 def _number(value: str | None) -> float | None:

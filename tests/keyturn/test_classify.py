@@ -81,6 +81,7 @@ NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
         ({"retry-after": "inf"}, None),
         ({"retry-after": "1e9"}, None),
         ({"retry-after": "tomorrow"}, None),
+        ({"retry-after": "Sat, 21 Nov 99999999999 09:00:30 GMT"}, None),
         ({"retry-after": "999999999"}, 86_400),
     ],
 )

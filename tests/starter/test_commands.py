@@ -152,13 +152,19 @@ async def test_a_no_is_an_accomplished_outcome(terminal: Terminal, simulated: Si
         (("--policy", "P-8"), "there is no policy line 'P-8'"),
         (("--last-rotated", "yesterday"), "--last-rotated"),
         (("--last-rotated", "2026-01-01T00:00:00"), "--last-rotated: needs a time zone"),
-        (("--last-used", "2999-01-01T00:00:00Z"), "last_used_at is later than observed_at"),
+        (("--last-used", "2150-01-01T00:00:00Z"), "last_used_at is later than observed_at"),
         (("--age-days", "3", "--last-rotated", "2026-01-01T00:00:00Z"), "give age_days or last_rotated_at, not both"),
         (("--timeout", "1000"), "--timeout"),
         (("--timeout", "nan"), "--timeout"),
         (("--retries", "99"), "--retries"),
         (("--age-days", "many"), "--age-days"),
         (("--wait", "0"), "--wait"),
+        (("--wait", "nan"), "--wait"),
+        (("--last-rotated", "2026"), "--last-rotated: write it as 2026-08-01T00:00:00Z"),
+        (("--last-rotated", "20261101"), "--last-rotated: write it as"),
+        (("--observed", "1767225600"), "--observed: write it as"),
+        (("--observed", "2150-01-01T00:00:00Z"), "--observed lies in the future"),
+        (("--observed", "9999-12-31T00:00:00Z"), "--observed: lies outside the years"),
     ],
 )
 async def test_bad_input_is_told_in_one_line_and_starts_nothing(
@@ -238,6 +244,35 @@ async def test_doctor_says_line_by_line_what_is_missing(terminal: Terminal, stac
     for fault in ("OPENAI_API_KEY is not set", "KEYTURN_MODEL is not set", "keyturn migrate", "127.0.0.1:9"):
         assert fault in ill.stdout
     assert "ok    policy" in ill.stdout
+    elsewhere = await terminal.run("doctor", KEYTURN_POLICY_DIR="/absent", KEYTURN_TASK_QUEUE="nobody-polls-this")
+    assert "no policy files (*.toml) in /absent" in elsewhere.stdout
+    assert "0 workers polled nobody-polls-this" in elsewhere.stdout
+
+
+async def test_every_command_reads_the_same_dotenv_file(terminal: Terminal, tmp_path: Path) -> None:
+    """What a worker is told in .env, `rotate` and `doctor` are told too; the environment comes before it."""
+    (tmp_path / ".env").write_text("KEYTURN_TASK_QUEUE=nobody-polls-this\nKEYTURN_TENANT=acme\n")
+    waiting = await terminal.rotate("--stale", "--wait", "2")
+    assert waiting.returncode == 4
+    assert told(waiting)["workflow_id"].startswith("rotate:acme:")
+    assert "nobody-polls-this" in (await terminal.run("doctor")).stdout
+    assert (await terminal.rotate("--stale", KEYTURN_TASK_QUEUE="keyturn")).returncode == 0
+
+
+async def test_the_key_in_a_faulty_temporal_file_is_not_shown(terminal: Terminal, tmp_path: Path) -> None:
+    """A slip in temporal.toml is told by line and column, without the line."""
+    (tmp_path / "temporal.toml").write_text('[profile.default]\naddress = "x"\napi_key = sk-SECRET-KEY\n')
+    ended = await terminal.rotate("--stale", TEMPORAL_CONFIG_FILE=str(tmp_path / "temporal.toml"))
+    assert ended.returncode == 1
+    assert "configuration cannot be read" in ended.stderr
+    assert "SECRET" not in ended.stderr + ended.stdout
+
+
+async def test_json_is_printed_for_every_foreseen_failure(terminal: Terminal) -> None:
+    """Also by `jobs`, whose database may be away."""
+    ended = await terminal.run("jobs", "--json", DATABASE_URL="sqlite:///absent.db")
+    assert ended.returncode == 1
+    assert told(ended)["reason"] == "schema_not_current"
 
 
 @pytest.mark.parametrize(
@@ -249,6 +284,9 @@ async def test_doctor_says_line_by_line_what_is_missing(terminal: Terminal, stac
         ({"OPENAI_API_KEY": "k", "KEYTURN_MODEL": "m", "TEMPORAL_ADDRESS": "127.0.0.1:9"}, "no Temporal server"),
         ({"OPENAI_API_KEY": "k", "KEYTURN_MODEL": "m", "KEYTURN_POLICY_DIR": "/absent"}, "no policy files"),
         ({"OPENAI_API_KEY": "k\n", "KEYTURN_MODEL": "m"}, "OPENAI_API_KEY: Value error, must be the key alone"),
+        ({"OPENAI_API_KEY": "k", "KEYTURN_MODEL": "m", "OPENAI_BASE_URL": "http://h:port/v1"}, "OPENAI_BASE_URL"),
+        ({"OPENAI_API_KEY": "k", "KEYTURN_MODEL": "m", "DATABASE_URL": "postgresql://h:port/d"}, "DATABASE_URL"),
+        ({"OPENAI_API_KEY": "k", "KEYTURN_MODEL": "m", "TEMPORAL_TLS_CLIENT_CERT_PATH": "/absent"}, "No such file"),
     ],
 )
 async def test_a_worker_that_cannot_work_says_why_and_ends(

@@ -24,6 +24,8 @@ def test_a_worker_does_not_start_on_another_schema(database: URL) -> None:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(SchemaNotCurrent, match="the schema is at 9999, this program needs"):
         check_schema(database)
+    with pytest.raises(SchemaNotCurrent, match="not one that this release can bring forward"):
+        migrate(database)
     with engine.begin() as connection:
         connection.execute(text("DELETE FROM alembic_version"))
     with pytest.raises(SchemaNotCurrent, match="the schema is at nothing"):
@@ -48,3 +50,5 @@ def test_an_unreachable_database_is_told_without_its_password(tmp_path: Path) ->
     (tmp_path / "file").write_text("not a database, but longer than its header would be " * 10)
     with pytest.raises(JobStoreUnavailable):
         migrate(database_url(f"sqlite:///{tmp_path}/file"))
+    with pytest.raises(JobStoreUnavailable):
+        migrate(database_url(f"sqlite:///{tmp_path}/file/below/keyturn.db"))

@@ -68,13 +68,6 @@ def test_every_way_of_naming_postgresql_gets_our_driver(monkeypatch: pytest.Monk
     assert load_settings().database_url.drivername == "postgresql+psycopg"
 
 
-def test_settings_come_from_a_dotenv_file_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the environment comes first."""
-    (tmp_path / ".env").write_text(f"OPENAI_API_KEY={SECRET}\nKEYTURN_MODEL=from-file\n")
-    monkeypatch.setenv("KEYTURN_MODEL", "from-environment")
-    assert load_settings().model == "from-environment"
-
-
 def test_a_rate_card_overrides_public_prices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Decimal figures, a table a model."""
     card = tmp_path / "rates.toml"

@@ -155,6 +155,21 @@ async def test_new_evidence_is_decided_anew_and_the_same_evidence_is_not(
     assert len(await simulator.requests()) == 3
 
 
+async def test_who_attaches_with_other_evidence_gets_an_answer_for_it(
+    temporal: Client, queue: str, provider: OpenAIProvider, sqlite_store: JobStore, simulator: SimulatorControl
+) -> None:
+    """Somebody else's question runs under the same id: ours is asked when theirs is answered, and not swallowed."""
+    await simulator.fail("slow", seconds=1)
+    theirs = request(credential=facts(key_id=f"key_of_{queue}", stale=False))
+    ours = request(credential=facts(key_id=f"key_of_{queue}", stale=True))
+    async with worker_on(temporal, queue, provider, sqlite_store):
+        await start_or_attach(temporal, theirs, task_queue=queue)
+        attached, outcome = await rotate(temporal, ours, task_queue=queue, wait_seconds=30)
+    assert not attached
+    assert isinstance(outcome, JobCreated)
+    assert len(await simulator.requests()) == 2
+
+
 async def test_a_users_deadline_passes_while_the_workflow_goes_on(
     temporal: Client, queue: str, provider: OpenAIProvider, sqlite_store: JobStore, simulator: SimulatorControl
 ) -> None:
@@ -174,13 +189,17 @@ async def test_a_workflow_input_that_cannot_be_read_fails_at_once(
     temporal: Client, queue: str, sqlite_store: JobStore
 ) -> None:
     """A client of another version gets an error, and not a workflow that retries its task for ever."""
+    too_long = {**request().model_dump(mode="json"), "question": "Luna's private words " * 1_000}
     async with worker_on(temporal, queue, Script(ELIGIBLE), sqlite_store):
-        for bad in ({"account_id": 7}, "nonsense", None):
+        for bad in ({"account_id": 7}, "nonsense", None, too_long):
             handle = await temporal.start_workflow(
                 "RotationWorkflow", bad, id=f"bad-{uuid.uuid4().hex}", task_queue=queue
             )
             with pytest.raises(WorkflowFailureError):
                 await asyncio.wait_for(handle.result(), 5)
+            last = (await handle.fetch_history()).events[-1]
+            assert last.HasField("workflow_execution_failed_event_attributes")
+            assert "private words" not in str(last)  # what did not fit is not repeated
 
 
 async def test_what_history_shows_in_plain_text_holds_nothing_private(

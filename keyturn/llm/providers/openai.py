@@ -115,11 +115,16 @@ def _completion(answer: Any, asked_model: str) -> Completion:
     return Completion(
         text=text or "",
         finish="refused" if refusal else _FINISH.get(finish_reason, "complete"),
-        finish_reason=finish_reason[:64],
-        model=model[:128] if isinstance(model, str) and model else asked_model,
+        finish_reason=_name(finish_reason),
+        model=(_name(model) if isinstance(model, str) else "") or asked_model,
         input_tokens=_count(usage, "prompt_tokens"),
         output_tokens=_count(usage, "completion_tokens"),
     )
+
+
+def _name(text: str) -> str:
+    """A name as it may be recorded: short, printable, one line."""
+    return "".join(letter for letter in text[:64] if letter.isascii() and letter.isprintable())
 
 
 def _count(usage: Any, name: str) -> int | None:
