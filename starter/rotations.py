@@ -47,15 +47,8 @@ async def start_or_attach(
         again: start anew although the same question was answered, unless it runs or made the job.
     """
     try:
-        # While one runs: FAIL tells us so, and we attach below. Once one has closed: only a failed one may be repeated
-        # without a look at what it answered.
-        handle = await _start(
-            client,
-            request,
-            task_queue,
-            WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
-            WorkflowIDConflictPolicy.FAIL,
-        )
+        # Once one has closed, only a failed one may be repeated without a look at what it answered.
+        handle = await _start(client, request, task_queue, WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY)
         return Rotation(handle, attached=False)
     except WorkflowAlreadyStartedError:
         earlier = client.get_workflow_handle_for(RotationWorkflow.run, id_of(request))
@@ -66,11 +59,11 @@ async def start_or_attach(
     asked_anew = again or _is_for_other_evidence(answered, request)
     if isinstance(answered, JobCreated) or not asked_anew:
         return Rotation(earlier, attached=True)
-    # Should somebody else have been quicker with the same thought, theirs is used.
-    handle = await _start(
-        client, request, task_queue, WorkflowIDReusePolicy.ALLOW_DUPLICATE, WorkflowIDConflictPolicy.USE_EXISTING
-    )
-    return Rotation(handle, attached=False)
+    try:
+        handle = await _start(client, request, task_queue, WorkflowIDReusePolicy.ALLOW_DUPLICATE)
+        return Rotation(handle, attached=False)
+    except WorkflowAlreadyStartedError:  # somebody else was quicker; the handle names no run and so means theirs
+        return Rotation(earlier, attached=True)
 
 
 async def outcome_of(handle: Handle) -> RotationOutcome:
@@ -96,7 +89,7 @@ async def rotate(
         async with asyncio.timeout(wait_seconds):
             rotation = await start_or_attach(client, request, task_queue=task_queue, again=again)
             outcome = await outcome_of(rotation.handle)
-            if rotation.attached and _is_for_other_evidence(outcome, request):
+            while rotation.attached and _is_for_other_evidence(outcome, request):
                 # It was running when we attached, and has answered somebody else's question: now ours is asked.
                 rotation = await start_or_attach(client, request, task_queue=task_queue)
                 outcome = await outcome_of(rotation.handle)
@@ -114,13 +107,7 @@ def _is_for_other_evidence(outcome: RotationOutcome, request: RotationRequest) -
     return outcome.request_digest != request_digest(request)
 
 
-async def _start(
-    client: Client,
-    request: RotationRequest,
-    task_queue: str,
-    reuse: WorkflowIDReusePolicy,
-    conflict: WorkflowIDConflictPolicy,
-) -> Handle:
+async def _start(client: Client, request: RotationRequest, task_queue: str, reuse: WorkflowIDReusePolicy) -> Handle:
     lines = ", ".join(str(line) for line in request.policy_lines)
     return await client.start_workflow(
         RotationWorkflow.run,
@@ -128,7 +115,8 @@ async def _start(
         id=id_of(request),
         task_queue=task_queue,
         id_reuse_policy=reuse,
-        id_conflict_policy=conflict,
+        # While one runs, its start fails and the caller attaches: USE_EXISTING would not tell who started it.
+        id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
         static_summary=f"rotate {request.credential.key_id} of {request.account_id}?",
         static_details=f"Under {lines}. Asked by {request.user_id}, trace `{request.trace_id}`.",
     )

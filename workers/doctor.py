@@ -60,9 +60,9 @@ async def _database() -> str:
 
 async def _temporal() -> str:
     client = await connect()
-    server = await client.workflow_service.get_system_info(GetSystemInfoRequest())
     queue = load_local_settings().task_queue
     with refusals_named():
+        server = await client.workflow_service.get_system_info(GetSystemInfoRequest())
         described = await client.workflow_service.describe_task_queue(
             DescribeTaskQueueRequest(
                 namespace=client.namespace,

@@ -170,6 +170,22 @@ async def test_who_attaches_with_other_evidence_gets_an_answer_for_it(
     assert len(await simulator.requests()) == 2
 
 
+async def test_two_who_wait_for_somebody_elses_answer_share_one_answer_of_their_own(
+    temporal: Client, queue: str, provider: OpenAIProvider, sqlite_store: JobStore, simulator: SimulatorControl
+) -> None:
+    """Both ask anew when the other's rotation ends: one starts, one attaches, and there is one job."""
+    await simulator.fail("slow", seconds=1)
+    theirs = request(credential=facts(key_id=f"key_of_{queue}", stale=False))
+    ours = request(credential=facts(key_id=f"key_of_{queue}", stale=True))
+    async with worker_on(temporal, queue, provider, sqlite_store):
+        await start_or_attach(temporal, theirs, task_queue=queue)
+        ends = await asyncio.gather(*(rotate(temporal, ours, task_queue=queue, wait_seconds=30) for _ in range(10)))
+    assert {type(outcome) for _, outcome in ends} == {JobCreated}
+    assert [attached for attached, _ in ends].count(False) == 1
+    assert len(await sqlite_store.jobs(tenant_id="default", limit=10)) == 1
+    assert len(await simulator.requests()) == 2
+
+
 async def test_a_users_deadline_passes_while_the_workflow_goes_on(
     temporal: Client, queue: str, provider: OpenAIProvider, sqlite_store: JobStore, simulator: SimulatorControl
 ) -> None:
@@ -218,7 +234,10 @@ async def test_what_history_shows_in_plain_text_holds_nothing_private(
         if event.HasField("activity_task_failed_event_attributes")
     ]
     assert [failure.application_failure_info.type for failure in failures] == ["quota_exhausted"]
-    shown = str(failures) + rotation.handle.id
+    ended = history.events[-1]
+    assert ended.workflow_execution_failed_event_attributes.failure.application_failure_info.type == "quota_exhausted"
+    described = await rotation.handle.describe()
+    shown = f"{failures}{ended}{rotation.handle.id}{described.typed_search_attributes}"
     for secret in (planted, "4711", "key_for_tests", QUESTION):
         assert secret not in shown
 
