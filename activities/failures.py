@@ -20,7 +20,12 @@ TIMEOUT_KIND = "provider_timeout"
 
 def failed(error: KeyturnError) -> Failed:
     """Return the outcome that an error stands for, should nothing mend it on the way."""
-    return Failed(kind=error.kind, next_step=error.next_step, mend=error.mend)
+    return Failed(
+        kind=error.kind,
+        next_step=error.next_step,
+        mend=error.mend,
+        retry_at=getattr(error, "retry_at", None),
+    )
 
 
 def application_error(error: KeyturnError, *, attempt: int, remaining: timedelta | None) -> ApplicationError:

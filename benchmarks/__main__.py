@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks import claims, imports, workflows
 from benchmarks.results import Result, report
-from keyturn.jobs.database import database_url
+from keyturn.database import database_url
 from workers.schema import migrate
 from workers.telemetry import configure_logging
 

@@ -14,7 +14,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from benchmarks.results import Result, compared
-from keyturn.jobs.database import database_url, open_database
+from keyturn.database import database_url, open_database
 from keyturn.jobs.store import JobStore
 from tests.cases import facts, order
 from workers.schema import migrate

@@ -18,12 +18,18 @@ from activities.create_rotation_job import CreateRotationJob
 from activities.decide import Decide
 from benchmarks.bare import BareWorkflow, first, second
 from benchmarks.results import Result, compared
-from keyturn.jobs.database import database_url, open_database
+from keyturn.cache.sql import SqlCache
+from keyturn.contracts import CallRecord
+from keyturn.database import database_url, open_database
 from keyturn.jobs.store import JobStore
 from keyturn.ledger.prices import RateCard
+from keyturn.ledger.recorder import recorder
 from keyturn.ledger.records import log_call
+from keyturn.ledger.store import LedgerStore
 from keyturn.llm.boundary import ModelBoundary
-from keyturn.llm.providers.openai import OpenAIProvider, http_client
+from keyturn.llm.guard import Guard
+from keyturn.llm.providers.http import HttpProvider, http_client
+from keyturn.llm.providers.openai import OPENAI_WIRE
 from keyturn.policy.catalogue import load_catalogue
 from stack.embedded import simulator_process
 from stack.temporal import dev_server
@@ -71,8 +77,19 @@ async def _both(url: URL, *, over_http: bool) -> AsyncIterator[tuple[Client, Run
             http = await parts.enter_async_context(http_client(64))
         engine = open_database(url)
         parts.push_async_callback(engine.dispose)
-        provider = OpenAIProvider(http, base_url=f"{simulator}/v1", model="simulator-1", api_key=SecretStr("k"))
-        boundary = ModelBoundary(provider, catalogue, record=log_call, price=RateCard({}).cost_usd)
+        provider = HttpProvider(
+            http, OPENAI_WIRE, base_url=f"{simulator}/v1", model="simulator-1", api_key=SecretStr("k")
+        )
+        ledger = await parts.enter_async_context(recorder(LedgerStore(engine)))
+
+        def record(call: CallRecord) -> None:
+            log_call(call)
+            ledger.record(call)
+
+        # As a worker is wired by default, but for the token limit: one user asks all of this.
+        boundary = ModelBoundary(
+            {"*": [provider]}, catalogue, guard=Guard(RateCard({})), record=record, cache=SqlCache(engine)
+        )
         claims = CreateRotationJob(JobStore(engine), catalogue)
         await parts.enter_async_context(
             Worker(

@@ -49,7 +49,8 @@ EARLIEST_YEAR, LATEST_YEAR = 1970, 2200
 Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_of_our_time)]
 Digest = Annotated[str, StringConstraints(pattern=r"^v[0-9]+:[0-9a-f]{64}$")]
 
-TaskName = Literal["decide_rotation", "summarize_scan", "draft_reply", "summarize_policy", "extract_ticket"]
+# The folder of a task in `keyturn/tasks/`: adding one changes nothing here.
+TaskName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=48)]
 CredentialKind = Literal["service_account_key", "access_key", "user_password", "system_account_password"]
 Decision = Literal["eligible", "not_eligible", "not_specified"]
 RejectionReason = Literal[
@@ -65,6 +66,13 @@ RejectionReason = Literal[
     "unsupported_window",
     "unexpected_window",
     "approval_required",
+    "value_not_allowed",
+    "unsupported_priority",
+    "unsupported_figure",
+    "private_data",
+    "promised_action",
+    "too_long",
+    "empty_answer",
 ]
 CallStatus = Literal["ok", "invalid_output", "timeout", "failed", "cancelled"]
 
@@ -136,13 +144,11 @@ class ModelTask(Contract):
     task: TaskName
     tenant_id: ShortIdentifier = "default"
     user_id: Identifier = "unknown"
-    account_id: Identifier
-    policy_lines: tuple[PolicyRef, ...] = Field(min_length=1, max_length=MAX_POLICY_LINES)
-    question: str = Field(min_length=1, max_length=MAX_QUESTION_CHARACTERS)
+    policy_lines: tuple[PolicyRef, ...] = Field(default=(), max_length=MAX_POLICY_LINES)
     trace_id: ShortIdentifier
     prompt_version: ShortIdentifier
-    # 20 s: a person waits for this answer. 120 s is the longest that any interactive model call deserves.
-    timeout_seconds: float = Field(default=20.0, gt=0, le=120)
+    # 120 s is the longest that any interactive model call deserves; each task states its own default and why.
+    timeout_seconds: float = Field(gt=0, le=120)
     max_retries: int = Field(default=2, ge=0, le=10)
 
     @model_validator(mode="after")
@@ -156,7 +162,12 @@ class RotationRequest(ModelTask):
     """The question of this program: may this credential be rotated under these policy lines?"""
 
     task: Literal["decide_rotation"] = "decide_rotation"
+    account_id: Identifier
+    policy_lines: tuple[PolicyRef, ...] = Field(min_length=1, max_length=MAX_POLICY_LINES)
+    question: str = Field(min_length=1, max_length=MAX_QUESTION_CHARACTERS)
     prompt_version: ShortIdentifier = "rotation_decision@1"
+    # A person at a support screen waits for this verdict: 20 s is where they would rather be told to come back.
+    timeout_seconds: float = Field(default=20.0, gt=0, le=120)
     credential: CredentialFacts
 
 
@@ -188,22 +199,44 @@ class Rejection(Contract):
     explanation: str = Field(max_length=500)
 
 
+class PassedOver(Contract):
+    """A provider of the route that was asked and did not answer, and why."""
+
+    provider: str = Field(max_length=64)
+    model: str = Field(max_length=128)
+    failure: str = Field(max_length=64)
+
+
 class CallRecord(Contract):
-    """What one model call cost and how it ended. It holds no question, prompt, answer or key."""
+    """What one model call cost and how it ended. It holds no question, prompt, answer or key.
+
+    `model` is the one that answered, or was asked if none did. A call that the cache answered has `cache_hit`, cost 0.
+    """
 
     trace_id: ShortIdentifier
+    tenant_id: ShortIdentifier = "default"
+    user_id: Identifier = "unknown"
     task: TaskName
     provider: str = Field(max_length=64)
     model: str = Field(max_length=128)
+    asked_model: str | None = Field(default=None, max_length=128)
     prompt_version: ShortIdentifier
+    catalogue_version: Digest | None = None
     attempt: int = Field(ge=1)
     status: CallStatus
     failure: str | None = Field(default=None, max_length=64)
     latency_ms: float = Field(ge=0)
+    first_byte_ms: float | None = Field(default=None, ge=0)
     input_tokens: int | None = Field(default=None, ge=0)
+    cached_tokens: int | None = Field(default=None, ge=0)
     output_tokens: int | None = Field(default=None, ge=0)
     finish_reason: str | None = Field(default=None, max_length=64)
     cost_usd: Decimal | None = None
+    cache_hit: bool = False
+    request_id: str | None = Field(default=None, max_length=128)
+    fingerprint: str | None = Field(default=None, max_length=64)
+    passed_over: tuple[PassedOver, ...] = Field(default=(), max_length=16)
+    called_at: AwareDatetime | None = None
 
 
 class Assessment(Contract):
@@ -279,6 +312,14 @@ class TimedOut(Contract):
     next_step: Literal["show_retry_option"] = "show_retry_option"
 
 
+class LimitedUntil(Contract):
+    """The user's token limit is used up until `retry_at`; the workflow goes on by itself then."""
+
+    status: Literal["rate_limited"] = "rate_limited"
+    next_step: Literal["wait"] = "wait"
+    retry_at: AwareDatetime
+
+
 class Failed(Contract):
     """Something that a person must mend: its kind, and what mends it."""
 
@@ -286,9 +327,11 @@ class Failed(Contract):
     kind: str = Field(max_length=64)
     next_step: str = Field(max_length=64)
     mend: str = Field(max_length=500)
+    # When asking again can succeed, where that is known: a workflow waits for it by itself, within reason.
+    retry_at: AwareDatetime | None = None
 
 
 CompletedOutcome = Annotated[JobCreated | NotEligible | NotSpecified | Rejected, Field(discriminator="status")]
 RotationOutcome = Annotated[
-    JobCreated | NotEligible | NotSpecified | Rejected | TimedOut | Failed, Field(discriminator="status")
+    JobCreated | NotEligible | NotSpecified | Rejected | TimedOut | LimitedUntil | Failed, Field(discriminator="status")
 ]

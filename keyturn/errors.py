@@ -3,12 +3,18 @@
     KeyturnError
     |-- ProviderError            the model call did not bring an answer
     |   |-- ProviderUnavailable    retry: 5xx, refused or dropped connection, half a body
+    |   |   `-- ProviderOverloaded   retry: the provider says that it has too much to do
     |   |-- ProviderTimeout        retry: no answer within the call's deadline
     |   |-- RateLimited            retry: too many requests for now
     |   |-- UnreadableResponse     retry: a success status without the provider's own format
     |   |-- QuotaExhausted         person: money or quota is used up
     |   |-- AuthenticationFailed   person: the key is wrong, expired or not allowed
-    |   `-- RequestRefused         person: the provider will never take this request
+    |   |-- RequestRefused         person: the provider will never take this request
+    |   `-- UnexpectedStatus       person: a status that no retry is known to mend
+    |-- CallRefused              the call was not made
+    |   |-- TokenLimitReached      later: the user's tokens of the hour are used up
+    |   |-- CostCapExceeded        person: it would cost more than the task or the user may spend
+    |   `-- ContextWindowExceeded  person: it would not fit into the model's context window
     |-- PolicyError
     |   |-- CatalogueInvalid       person: a policy file cannot be used
     |   |-- UnknownPolicyLine      person: a line or version that this catalogue does not hold
@@ -19,6 +25,8 @@
     |   |-- OpenJobExists          person: the credential has an open job under another key
     |   `-- SchemaNotCurrent       person: the database's schema is not this program's
     |-- InvalidRequest           person: the request itself cannot be asked
+    |-- UnknownTask              person: no task of this name
+    |-- TaskInvalid              person: a task's folder does not hold together
     |-- UnknownPromptVersion     person: no prompt file of this version
     `-- SettingsInvalid          person: a setting is missing or wrong
 
@@ -26,7 +34,7 @@
 A message may be shown and logged; it never repeats a question, a prompt, an answer or a secret.
 """
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import ClassVar
 
 
@@ -36,7 +44,7 @@ class KeyturnError(Exception):
     kind: ClassVar[str] = "keyturn_error"
     retryable: ClassVar[bool] = False
     next_step: ClassVar[str] = "fail_and_inspect"
-    mend: ClassVar[str] = "Read the worker's log at this time."
+    mend: str = "Read the worker's log at this time."
 
     @property
     def told(self) -> str:
@@ -63,6 +71,12 @@ class ProviderUnavailable(ProviderError):
     mend = "Look at the provider's status page; ask again when it is back."
 
 
+class ProviderOverloaded(ProviderUnavailable):
+    """The provider says that it has too much to do: Anthropic's 529, OpenAI's `slow_down`."""
+
+    kind = "provider_overloaded"
+
+
 class ProviderTimeout(ProviderError):
     """No complete answer within the call's deadline."""
 
@@ -75,7 +89,7 @@ class ProviderTimeout(ProviderError):
 class RateLimited(ProviderError):
     """Too many requests or tokens for now."""
 
-    kind = "rate_limited"
+    kind = "provider_rate_limited"
     retryable = True
     next_step = "retry_with_backoff"
     mend = "Wait, or ask the provider for a higher rate limit."
@@ -87,7 +101,7 @@ class UnreadableResponse(ProviderError):
     kind = "unreadable_response"
     retryable = True
     next_step = "retry_with_backoff"
-    mend = "Check OPENAI_BASE_URL: something else than the provider answers there."
+    mend = "Check the provider's base URL: something else than the provider answers there."
 
 
 class QuotaExhausted(ProviderError):
@@ -103,7 +117,7 @@ class AuthenticationFailed(ProviderError):
 
     kind = "authentication_failed"
     next_step = "fail_and_fix_request"
-    mend = "Set a valid OPENAI_API_KEY for this provider and restart the worker, then ask again."
+    mend = "Set a valid key for this provider (see .env.example) and restart the worker, then ask again."
 
 
 class RequestRefused(ProviderError):
@@ -111,7 +125,49 @@ class RequestRefused(ProviderError):
 
     kind = "request_refused"
     next_step = "fail_and_fix_request"
-    mend = "Check the model's name (KEYTURN_MODEL) and OPENAI_BASE_URL, then ask again."
+    mend = "Check the model's name in KEYTURN_ROUTES and the provider's base URL, then ask again."
+
+
+class UnexpectedStatus(ProviderError):
+    """A status that no retry is known to mend, or one that the provider asks not to repeat."""
+
+    kind = "unexpected_status"
+    mend = "Look at the status: a proxy or a new version of the provider may stand behind it."
+
+
+class CallRefused(KeyturnError):
+    """The model was not asked: a limit of ours forbids it. Nothing was spent."""
+
+    kind = "call_refused"
+
+
+class TokenLimitReached(CallRefused):
+    """The user's tokens of the hour are used up until `retry_at`."""
+
+    kind = "rate_limited"
+    retryable = False  # by Temporal's policy: the workflow itself waits for the known time
+    next_step = "wait"
+
+    def __init__(self, message: str, *, retry_at: datetime) -> None:
+        super().__init__(message)
+        self.retry_at = retry_at
+        self.mend = f"Ask again after {retry_at:%Y-%m-%d %H:%M:%S} UTC, or raise KEYTURN_TOKENS_PER_USER_HOUR."
+
+
+class CostCapExceeded(CallRefused):
+    """The call would cost more than the task or the user may spend; the message has the numbers."""
+
+    kind = "cost_cap_exceeded"
+    next_step = "fail_and_fix_request"
+    mend = "Shorten the request, choose a cheaper model, or raise the cap that the message names."
+
+
+class ContextWindowExceeded(CallRefused):
+    """The call would not fit into the model's context window; the message has the numbers."""
+
+    kind = "context_window_exceeded"
+    next_step = "fail_and_fix_request"
+    mend = "Shorten the request, or choose a model with a larger context window."
 
 
 class PolicyError(KeyturnError):
@@ -185,6 +241,21 @@ class InvalidRequest(KeyturnError):
     kind = "invalid_request"
     next_step = "fail_and_fix_request"
     mend = "Correct it and ask again; nothing was started."
+
+
+class UnknownTask(KeyturnError):
+    """This worker has no task of this name."""
+
+    kind = "unknown_task"
+    next_step = "fail_and_fix_request"
+    mend = "Name one of the tasks that the message lists, or deploy the worker that has it."
+
+
+class TaskInvalid(KeyturnError):
+    """A task's folder does not hold together; nothing was started."""
+
+    kind = "task_invalid"
+    mend = "Mend the named task; docs/tasks.md says what it needs."
 
 
 class UnknownPromptVersion(KeyturnError):

@@ -2,7 +2,10 @@
 
 from alembic import context
 
-from keyturn.jobs.tables import metadata
+import keyturn.cache.tables
+import keyturn.jobs.tables
+import keyturn.ledger.tables  # noqa: F401 - each describes its own tables on the one metadata
+from keyturn.database import metadata
 
 connection = context.config.attributes["connection"]
 context.configure(connection=connection, target_metadata=metadata, render_as_batch=True)

@@ -1,1 +1,1 @@
-"""A model provider on loopback that speaks the real wire format and can be told to fail."""
+"""Model providers on loopback that speak the real wire formats and can be told to fail."""

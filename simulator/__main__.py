@@ -37,7 +37,7 @@ async def serve(host: str, port: int) -> None:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8401, show_default=True, help="Port to listen on; 0 takes any free one.")
 def main(host: str, port: int) -> None:
-    """Serve a simulated model provider that speaks OpenAI's chat completions."""
+    """Serve a simulated model provider that speaks the wire formats of OpenAI, Anthropic and Gemini."""
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve(host, port))
 

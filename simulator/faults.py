@@ -5,21 +5,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from simulator.formats import Ending
+
 FAULTS: Mapping[str, str] = {
     "slow": "answer after `seconds` (default 30)",
-    "rate_limit": "429 rate_limit_exceeded, with Retry-After: `seconds` if given",
-    "quota": "429 insufficient_quota",
+    "trickle": "send the answer a byte at a time, over `seconds` (default 30)",
+    "rate_limit": "too many requests for now: 429, with the wait of `seconds` if given",
+    "quota": "quota or credit used up",
+    "spend_limit": "a spend limit reached",
     "server_error": "500",
     "unavailable": "503",
-    "unauthorized": "401",
+    "overloaded": "Anthropic's 529, OpenAI's slow_down",
+    "unauthorized": "the key is not valid",
     "bad_request": "400",
+    "not_found": "404: no such model",
+    "too_large": "413",
+    "status": "any `status`, with a page of HTML and the wait of `seconds` if given",
     "wrong_window": "an eligible answer with a window of `days` (default 90)",
     "unknown_source": "an eligible answer that cites the policy line P-999",
+    "says": "whatever `content` is, as the model's whole answer",
     "malformed_json": "text that is not JSON",
     "truncated_json": "an answer cut off at the token limit",
+    "context_window": "an answer cut off where the context window ended",
     "refusal": "a refusal",
     "content_filter": "held by the content filter",
     "not_a_completion": "200 with a page of HTML",
+    "huge_body": "200 with 8 MiB of blanks",
+    "compressed": "200 with a gzip body of 64 MiB of blanks",
     "half_body": "the connection drops in the middle of the body",
     "drop": "the connection drops before any answer",
 }
@@ -31,13 +43,16 @@ class UnknownFault(ValueError):
 
 @dataclass
 class Fault:
-    """One fault: for the next `times` requests (None: until reset), only for `account` if one is given."""
+    """One fault: for the next `times` requests (None: until reset), of `account` or `provider` only if one is given."""
 
     name: str
     times: int | None = 1
     account: str | None = None
+    provider: str | None = None
     seconds: float | None = None
     days: int = 90
+    status: int = 418
+    content: str = ""
 
     @classmethod
     def from_json(cls, raw: Any) -> "Fault":
@@ -47,47 +62,34 @@ class Fault:
         try:
             return cls(**raw)
         except TypeError:
-            raise UnknownFault("a fault takes: name, times, account, seconds, days") from None
+            raise UnknownFault(f"a fault takes: {', '.join(cls.__dataclass_fields__)}") from None
 
-    def meets(self, account: str | None) -> bool:
-        """Return True, and count, if this fault is for a request about `account`."""
-        if self.times == 0 or (self.account is not None and self.account != account):
+    def meets(self, account: str | None, provider: str) -> bool:
+        """Return True, and count, if this fault is for a request about `account` to `provider`."""
+        if self.times == 0 or (self.account or account) != account or (self.provider or provider) != provider:
             return False
         if self.times is not None:
             self.times -= 1
         return True
 
 
-def error_response(fault: Fault) -> tuple[int, dict[str, Any], dict[str, str]] | None:
-    """Return status, body and headers if `fault` is an HTTP error, in OpenAI's form; else None."""
-    table = {
-        "rate_limit": (429, "rate_limit_exceeded", "requests"),
-        "quota": (429, "insufficient_quota", "insufficient_quota"),
-        "server_error": (500, None, "server_error"),
-        "unavailable": (503, None, "server_error"),
-        "unauthorized": (401, "invalid_api_key", "invalid_request_error"),
-        "bad_request": (400, "invalid_value", "invalid_request_error"),
+def bent(fault: Fault, answer: str) -> tuple[str, Ending]:
+    """Return text and ending of an answer under `fault`."""
+    try:
+        sources = json.loads(answer)["source_line_ids"] or ["P-7"]
+    except (ValueError, KeyError, TypeError):
+        sources = ["P-7"]
+    table: dict[str, tuple[str, Ending]] = {
+        "wrong_window": (_eligible(fault.days, sources), "complete"),
+        "unknown_source": (_eligible(30, ["P-999"]), "complete"),
+        "says": (fault.content, "complete"),
+        "malformed_json": ("Certainly! The key is eligible.", "complete"),
+        "truncated_json": (answer[:17], "truncated"),
+        "context_window": (answer[:17], "context_window"),
+        "refusal": ("", "refused"),
+        "content_filter": ("", "filtered"),
     }
-    if fault.name not in table:
-        return None
-    status, code, kind = table[fault.name]
-    body = {"error": {"message": f"simulated {fault.name}", "type": kind, "param": None, "code": code}}
-    waits = fault.name == "rate_limit" and fault.seconds is not None
-    return status, body, {"retry-after": f"{fault.seconds:g}"} if waits else {}
-
-
-def bend(fault: Fault, answer: dict[str, Any]) -> tuple[str | None, str, str | None]:
-    """Return content, finish reason and refusal of an answer under `fault`."""
-    sources = answer["source_line_ids"] or ["P-7"]
-    table: dict[str, tuple[str | None, str, str | None]] = {
-        "wrong_window": (_eligible(fault.days, sources), "stop", None),
-        "unknown_source": (_eligible(30, ["P-999"]), "stop", None),
-        "malformed_json": ("Certainly! The key is eligible.", "stop", None),
-        "truncated_json": (json.dumps(answer)[:17], "length", None),
-        "refusal": (None, "stop", "I cannot help with that."),
-        "content_filter": (None, "content_filter", None),
-    }
-    return table.get(fault.name, (json.dumps(answer), "stop", None))
+    return table.get(fault.name, (answer, "complete"))
 
 
 def _eligible(window: int, sources: list[str]) -> str:

@@ -1,86 +1,113 @@
-"""The simulator's HTTP server: OpenAI's chat completions, and `/control/` to tell it how to fail.
+"""The simulator's HTTP server: three providers' wire formats, and `/control/` to tell it how to fail.
 
-POST   /v1/chat/completions   the model call
-POST   /control/faults        {"name", "times"?, "account"?, "seconds"?, "days"?}: see simulator/faults.py
+POST   /v1/chat/completions                        OpenAI
+POST   /v1/messages                                Anthropic
+POST   /v1beta/models/MODEL:generateContent        Gemini
+POST   /control/faults        {"name", ...}: see simulator/faults.py
 DELETE /control/faults        no more faults
-GET    /control/requests      every model request so far, as a list of {"at", "account", "trace_id", "fault", "status"}
+GET    /control/requests      each model request: {"at", "provider", "model", "account", "trace_id", "fault", "status"}
 DELETE /control/requests      forget them
+PUT    /control/keys          the API keys that are taken, as a list; null takes any
 GET    /healthz               200 when it serves
+
+It answers for models called `simulator-...` only, so that no production setting can mistake it for a provider.
 """
 
 import asyncio
+import gzip
 import json
 import time
+import uuid
+from collections import deque
 from typing import Any
 
 from aiohttp import web
 
-from simulator.answers import account_of, decide
-from simulator.faults import Fault, UnknownFault, bend, error_response
+from simulator.answers import account_of, answer
+from simulator.faults import Fault, UnknownFault, bent
+from simulator.formats import ANTHROPIC, GEMINI, OPENAI, Asked, Format, Said
 
 DEFAULT_SLOW_SECONDS = 30.0  # longer than any default deadline, so that "slow" without a figure means "too slow"
-MODEL = "simulator-1"
+MODELS = "simulator-"
+LEAST_CACHED_TOKENS = 1_024  # what the providers' prompt caches begin at
+CHARACTERS_A_TOKEN = 4  # about right for English JSON: close enough for a bill that nobody pays
 
 
 class Simulator:
-    """The state of one simulator: faults to come and requests gone by."""
+    """The state of one simulator: faults to come, requests gone by, keys that it takes."""
 
     def __init__(self) -> None:
         self.faults: list[Fault] = []
         self.requests: list[dict[str, Any]] = []
+        self.keys: set[str] | None = None
+        self._prefixes: deque[str] = deque(maxlen=32)
 
     def application(self) -> web.Application:
         """Return the aiohttp application that serves this simulator."""
         application = web.Application(client_max_size=1 << 20)
-        application.router.add_post("/v1/chat/completions", self._chat_completions)
-        application.router.add_post("/control/faults", self._add_fault)
-        application.router.add_delete("/control/faults", self._clear_faults)
-        application.router.add_get("/control/requests", self._list_requests)
-        application.router.add_delete("/control/requests", self._clear_requests)
-        application.router.add_get("/healthz", self._healthz)
+        router = application.router
+        router.add_post("/v1/chat/completions", lambda request: self._model(OPENAI, request))
+        router.add_post("/v1/messages", lambda request: self._model(ANTHROPIC, request))
+        router.add_post("/v1beta/models/{model}:generateContent", lambda request: self._model(GEMINI, request))
+        router.add_post("/control/faults", self._add_fault)
+        router.add_delete("/control/faults", self._clear_faults)
+        router.add_get("/control/requests", self._list_requests)
+        router.add_delete("/control/requests", self._clear_requests)
+        router.add_put("/control/keys", self._set_keys)
+        router.add_get("/healthz", self._healthz)
         return application
 
-    async def _chat_completions(self, request: web.Request) -> web.StreamResponse:
+    async def _model(self, wire: Format, request: web.Request) -> web.StreamResponse:
         try:
             body = json.loads(await request.read())
-            prompt = next(m["content"] for m in body["messages"] if m["role"] == "user")
-            asked = sum(len(m["content"]) for m in body["messages"])
-            model = str(body["model"])
-        except (ValueError, KeyError, TypeError, StopIteration):
-            return web.json_response({"error": {"message": "not a chat completion request", "code": None}}, status=400)
-        account = account_of(prompt)
-        fault = next((fault for fault in self.faults if fault.meets(account)), Fault("none"))
+            asked = wire.read(request.headers, request.match_info.get("model", ""), body)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return _error(wire, "bad_request")
+        account = account_of(asked.user)
+        fault = next((fault for fault in self.faults if fault.meets(account, wire.name)), Fault("none"))
+        if self.keys is not None and asked.key not in self.keys:
+            fault = Fault("unauthorized")
+        elif not asked.model.startswith(MODELS):
+            fault = Fault("not_found")
         entry = {
             "at": time.time(),
+            "provider": wire.name,
+            "model": asked.model,
             "account": account,
             "trace_id": request.headers.get("x-client-request-id"),
             "fault": fault.name,
             "status": None,
         }
         self.requests.append(entry)
-        response = await self._respond(request, fault, prompt, model, asked)
+        response = await self._respond(request, wire, fault, asked)
         entry["status"] = response.status
         return response
 
-    async def _respond(
-        self, request: web.Request, fault: Fault, prompt: str, model: str, asked: int
-    ) -> web.StreamResponse:
+    async def _respond(self, request: web.Request, wire: Format, fault: Fault, asked: Asked) -> web.StreamResponse:
         if fault.name == "slow":
             await asyncio.sleep(DEFAULT_SLOW_SECONDS if fault.seconds is None else fault.seconds)
         if fault.name == "drop" and request.transport is not None:
             request.transport.abort()
             return web.Response(status=499)
-        error = error_response(fault)
-        if error is not None:
-            status, body, headers = error
-            return web.json_response(body, status=status, headers=headers)
-        if fault.name == "not_a_completion":
-            return web.Response(text="<html><body>Welcome</body></html>", content_type="text/html")
-        content, finish_reason, refusal = bend(fault, decide(prompt))
-        completion = _completion(model, content, finish_reason, refusal, asked)
-        if fault.name == "half_body":
-            return await _half(request, completion)
-        return web.json_response(completion)
+        broken = _broken(wire, fault)
+        if broken is not None:
+            return broken
+        text, ending = bent(fault, answer(asked.user, asked.fields))
+        tokens = asked.size // CHARACTERS_A_TOKEN + 1
+        said = Said(text, ending, tokens, self._cached(asked.prefix), len(text) // CHARACTERS_A_TOKEN + 1)
+        request_id = uuid.uuid4().hex
+        whole = json.dumps(wire.write(request_id, asked.model, said)).encode()
+        headers = {"content-type": "application/json", wire.request_id_header: f"req_{request_id}"}
+        if fault.name in {"half_body", "trickle"}:
+            return await _piecemeal(request, fault, whole, headers)
+        return web.Response(body=whole, headers=headers)
+
+    def _cached(self, prefix: str) -> int:
+        """How many tokens of the prefix were seen before; and remember it."""
+        shared = max((_shared(prefix, seen) for seen in self._prefixes), default=0)
+        self._prefixes.append(prefix)
+        tokens = shared // CHARACTERS_A_TOKEN
+        return tokens if tokens >= LEAST_CACHED_TOKENS else 0
 
     async def _add_fault(self, request: web.Request) -> web.Response:
         try:
@@ -101,35 +128,61 @@ class Simulator:
         self.requests.clear()
         return web.Response(status=204)
 
+    async def _set_keys(self, request: web.Request) -> web.Response:
+        keys = json.loads(await request.read())
+        self.keys = None if keys is None else set(keys)
+        return web.Response(status=204)
+
     async def _healthz(self, _request: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
 
 
-def _completion(model: str, content: str | None, finish_reason: str, refusal: str | None, asked: int) -> dict[str, Any]:
-    # About 4 bytes a token in English JSON: close enough for a bill that nobody pays.
-    used = {"prompt_tokens": asked // 4 + 1, "completion_tokens": len(content or refusal or "") // 4 + 1}
-    return {
-        "id": "chatcmpl-simulated",
-        "object": "chat.completion",
-        "created": int(time.time()),
-        "model": model,
-        "choices": [
-            {
-                "index": 0,
-                "finish_reason": finish_reason,
-                "message": {"role": "assistant", "content": content, "refusal": refusal},
-            }
-        ],
-        "usage": used | {"total_tokens": sum(used.values())},
-    }
+def _shared(one: str, other: str) -> int:
+    """How many characters two texts begin with alike."""
+    return next(
+        (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(map(len, (one, other)))
+    )
 
 
-async def _half(request: web.Request, completion: dict[str, Any]) -> web.StreamResponse:
-    """Announce the whole body, send half of it, and drop the connection."""
-    whole = json.dumps(completion).encode()
-    response = web.StreamResponse(headers={"content-type": "application/json", "content-length": str(len(whole))})
+def _broken(wire: Format, fault: Fault) -> web.Response | None:
+    """The response of a fault that has no answer in it; None if it has one."""
+    waits = {} if fault.seconds is None else {"retry-after": f"{fault.seconds:g}"}
+    page = "<html><body>Welcome</body></html>"
+    if wire.error(fault.name, None) is not None:
+        return _error(wire, fault.name, fault.seconds)
+    match fault.name:
+        case "status":
+            return web.Response(status=fault.status, text=page, content_type="text/html", headers=waits)
+        case "not_a_completion":
+            return web.Response(text=page, content_type="text/html")
+        case "huge_body":
+            return web.Response(body=b" " * (8 << 20), content_type="application/json")
+        case "compressed":
+            body = gzip.compress(b" " * (64 << 20))
+            return web.Response(body=body, content_type="application/json", headers={"content-encoding": "gzip"})
+        case _:
+            return None
+
+
+def _error(wire: Format, fault: str, seconds: float | None = None) -> web.Response:
+    found = wire.error(fault, seconds)
+    status, body = found if found is not None else (500, {})
+    # Google states the wait in the body, the others in a header.
+    waits = seconds is not None and wire is not GEMINI
+    return web.json_response(body, status=status, headers={"retry-after": f"{seconds:g}"} if waits else {})
+
+
+async def _piecemeal(request: web.Request, fault: Fault, whole: bytes, headers: dict[str, str]) -> web.StreamResponse:
+    """Announce the whole body and send half of it and drop the connection, or all of it very slowly."""
+    response = web.StreamResponse(headers=headers | {"content-length": str(len(whole))})
     await response.prepare(request)
-    await response.write(whole[: len(whole) // 2])
-    if request.transport is not None:
-        request.transport.close()
+    if fault.name == "half_body":
+        await response.write(whole[: len(whole) // 2])
+        if request.transport is not None:
+            request.transport.close()
+        return response
+    seconds = DEFAULT_SLOW_SECONDS if fault.seconds is None else fault.seconds
+    for place in range(len(whole)):
+        await response.write(whole[place : place + 1])
+        await asyncio.sleep(seconds / len(whole))
     return response

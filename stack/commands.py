@@ -36,9 +36,7 @@ def demo() -> None:
 @click.option("--port", default=7233, show_default=True, help="Temporal's port.")
 @click.option("--ui-port", default=8233, show_default=True, help="The port of Temporal's UI.")
 @click.option("--simulator-port", default=8401, show_default=True, help="The simulator's port.")
-@click.option(
-    "--real-model", is_flag=True, help="Ask the provider that OPENAI_* and KEYTURN_MODEL name, not the simulator."
-)
+@click.option("--real-model", is_flag=True, help="Ask the providers that KEYTURN_ROUTES names, not the simulator.")
 def dev(folder: Path, port: int, ui_port: int, simulator_port: int, real_model: bool) -> None:
     """Run the embedded stack until Ctrl-C; its state is kept for the next time.
 

@@ -1,4 +1,4 @@
-"""What `keyturn demo` shows: a rotation, the same again, and an answer that the policy does not bear out."""
+"""What `keyturn demo` shows: a rotation, the same again, a wrong answer, and a provider that is down."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -8,7 +8,7 @@ import httpx
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 
 from keyturn.contracts import CallRecord, JobCreated, Rejected, RotationOutcome, RotationRequest
-from keyturn.jobs.database import database_url, open_database
+from keyturn.database import database_url, open_database
 from keyturn.jobs.store import JobStore
 from keyturn.policy.catalogue import load_catalogue
 from stack.embedded import Stack
@@ -22,7 +22,7 @@ Say = Callable[[str], None]
 
 
 async def show(stack: Stack, say: Say) -> bool:
-    """Show the three rotations, a few lines each through `say`; returns whether each ended as it must."""
+    """Show the four rotations, a few lines each through `say`; returns whether each ended as it must."""
     request = _request("acct_10234", "key_7f3a")
     say("1. May the stale key key_7f3a of acct_10234 be rotated under P-7?")
     first = await _rotate(stack, request)
@@ -47,6 +47,8 @@ async def show(stack: Stack, say: Say) -> bool:
     )
     third = await outcome_of(anew)
     _tell_job(say, third)
+    if isinstance(third, JobCreated):
+        say(f"   asked     {'nobody: the kept answer was taken' if third.call.cache_hit else third.call.model}")
 
     say("3. The model claims a window of 90 days for P-7.")
     await _tell_simulator(stack, {"name": "wrong_window", "days": 90, "account": "acct_10235"})
@@ -54,12 +56,18 @@ async def show(stack: Stack, say: Say) -> bool:
     fourth = await _rotate(stack, wrong)
     _tell(say, stack, wrong, fourth)
 
+    say("4. The first provider of the route is down.")
+    await _tell_simulator(stack, {"name": "unavailable", "provider": "openai"})
+    elsewhere = _request("acct_10236", "key_c40d")
+    fifth = await _rotate(stack, elsewhere)
+    _tell(say, stack, elsewhere, fifth)
+
     jobs = await _jobs(stack)
     say(f"Jobs in the database: {len(jobs)}")
-    created = [outcome for outcome in (first, second, third) if isinstance(outcome, JobCreated)]
+    created = [outcome for outcome in (first, second, third, fifth) if isinstance(outcome, JobCreated)]
     return (
-        len(created) == 3
-        and await _calls(stack) == 3  # the first, the new run, and the one with 90 days
+        len(created) == 4
+        and await _calls(stack) == 4  # the first, the one with 90 days, and one of each provider for the last
         and {outcome.job_id for outcome in created} == {job["job_id"] for job in jobs}
         and isinstance(fourth, Rejected)
         and fourth.reason == "unsupported_window"
@@ -100,9 +108,12 @@ def _tell(say: Say, stack: Stack, request: RotationRequest, outcome: RotationOut
 
 
 def _tell_call(say: Say, call: CallRecord) -> None:
+    for passed in call.passed_over:
+        say(f"   asked     {passed.provider}, {passed.model}: {passed.failure}, so the next one")
     cost = "price unknown" if call.cost_usd is None else f"${call.cost_usd.normalize():f}"
     tokens = f"{call.input_tokens} tokens in, {call.output_tokens} out"
-    say(f"   asked     {call.model}, prompt {call.prompt_version}: {tokens}, {cost}, {call.latency_ms:.0f} ms")
+    say(f"   asked     {call.provider}, {call.model}, prompt {call.prompt_version}")
+    say(f"   used      {tokens}, {cost}, {call.latency_ms:.0f} ms")
 
 
 def _tell_job(say: Say, outcome: RotationOutcome) -> None:

@@ -12,15 +12,15 @@ from urllib.parse import quote
 
 from temporalio.client import Client
 
-from keyturn.jobs.database import database_url
+from keyturn.database import database_url
 from stack.processes import StackNotStarted, child, free_port
 from stack.temporal import START_SECONDS, dev_server
 from workers.schema import migrate
+from workers.settings import PLACEHOLDER_KEY
 
 SIMULATED_MODEL = "simulator-1"
-PLACEHOLDER_KEY = "dev_key_not_a_real_secret"
 # Variables that would point the embedded worker at somebody's real provider, server or database.
-_OURS = ("TEMPORAL_", "KEYTURN_", "OPENAI_")
+_OURS = ("TEMPORAL_", "KEYTURN_", "OPENAI_", "ANTHROPIC_", "GEMINI_", "GOOGLE_GEMINI_", "OTEL_")
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,13 @@ def worker_environment(address: str, database: str, simulator: str | None) -> di
                 theirs[name] = str(Path(theirs[name]).absolute())
         return theirs | ours
     provider: dict[str, str] = {
+        "KEYTURN_ROUTES": ", ".join(f"{name}:{SIMULATED_MODEL}" for name in ("openai", "anthropic", "gemini")),
         "OPENAI_API_KEY": PLACEHOLDER_KEY,
         "OPENAI_BASE_URL": f"{simulator}/v1",
-        "KEYTURN_MODEL": SIMULATED_MODEL,
+        "ANTHROPIC_API_KEY": PLACEHOLDER_KEY,
+        "ANTHROPIC_BASE_URL": simulator,
+        "GEMINI_API_KEY": PLACEHOLDER_KEY,
+        "GOOGLE_GEMINI_BASE_URL": simulator,
         "KEYTURN_RATE_CARD": str(Path(__file__).parent / "rates.toml"),
     }
     others = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}

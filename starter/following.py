@@ -9,9 +9,9 @@ from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
-from keyturn.contracts import Assessment, RotationJob
+from keyturn.contracts import Assessment, LimitedUntil, RotationJob
 from keyturn.errors import KeyturnError
-from starter.rotations import Handle
+from starter.rotations import Handle, waiting_for
 from workflows.rotation import RotationWorkflow
 
 
@@ -47,6 +47,10 @@ async def progress_of(handle: Handle) -> list[str] | None:
         if pending.HasField("last_failure"):
             line += f", last failure {pending.last_failure.application_failure_info.type or 'timeout'}"
         lines.append(line)
+    if not lines:
+        waiting = await waiting_for(handle)
+        if isinstance(waiting, LimitedUntil):
+            lines.append(f"rate limited until {waiting.retry_at:%Y-%m-%d %H:%M:%S} UTC")
     return lines or ["waiting for a worker"]
 
 

@@ -2,11 +2,25 @@
 
 from typing import Any
 
-from keyturn.contracts import Failed, GroundedDecision, JobCreated, NotEligible, NotSpecified, Rejected, RotationOutcome
+from keyturn.contracts import (
+    Failed,
+    GroundedDecision,
+    JobCreated,
+    LimitedUntil,
+    NotEligible,
+    NotSpecified,
+    Rejected,
+    RotationOutcome,
+)
 
 # Documented in README and `keyturn --help`: scripts branch on them.
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_REJECTED, EXIT_TIMEOUT = 0, 1, 2, 3, 4
-_EXIT = {"rejected": EXIT_REJECTED, "timeout": EXIT_TIMEOUT, "failed": EXIT_FAILED}
+_EXIT = {
+    "rejected": EXIT_REJECTED,
+    "timeout": EXIT_TIMEOUT,
+    "rate_limited": EXIT_TIMEOUT,
+    "failed": EXIT_FAILED,
+}
 
 
 def exit_status(outcome: RotationOutcome) -> int:
@@ -30,6 +44,8 @@ def as_object(workflow_id: str | None, outcome: RotationOutcome, *, attached: bo
             told |= {"reason": outcome.reason, "explanation": outcome.explanation, "next_step": "ask_again_or_inspect"}
         case Failed():
             told |= {"reason": outcome.kind, "explanation": outcome.mend, "next_step": outcome.next_step}
+        case LimitedUntil():
+            told |= {"retry_at": outcome.retry_at.isoformat(), "next_step": outcome.next_step}
         case _:
             told |= {"next_step": outcome.next_step}
     if isinstance(outcome, JobCreated | NotEligible | NotSpecified | Rejected):
@@ -54,6 +70,11 @@ def as_lines(workflow_id: str, outcome: RotationOutcome) -> list[str]:
             lines = [f"rejected: {outcome.reason}; no job", outcome.explanation]
         case Failed():
             lines = [f"failed: {outcome.kind}", outcome.mend]
+        case LimitedUntil():
+            lines = [
+                f"rate limited until {outcome.retry_at:%Y-%m-%d %H:%M:%S} UTC; the workflow goes on by itself then",
+                "the same command attaches to it later",
+            ]
         case _:
             lines = ["no answer yet; the workflow goes on", "the same command attaches to it later"]
     return [*lines, f"workflow {workflow_id}"]

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
+from datetime import timedelta
 
 from pydantic import TypeAdapter
 from temporalio.client import (
@@ -9,17 +10,29 @@ from temporalio.client import (
     WorkflowExecutionStatus,
     WorkflowFailureError,
     WorkflowHandle,
+    WorkflowQueryFailedError,
 )
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError, WorkflowAlreadyStartedError
+from temporalio.service import RPCError
 
-from keyturn.contracts import CompletedOutcome, Failed, JobCreated, RotationOutcome, RotationRequest, TimedOut
+from keyturn.contracts import (
+    CompletedOutcome,
+    Failed,
+    JobCreated,
+    LimitedUntil,
+    RotationOutcome,
+    RotationRequest,
+    TimedOut,
+)
 from keyturn.policy.grounding import request_digest
 from starter.requests import id_of
 from workflows.connection import TemporalUnreachable
 from workflows.rotation import RotationWorkflow
 
 _OUTCOME: TypeAdapter[RotationOutcome] = TypeAdapter(RotationOutcome)
+# The caller's patience is over already: a worker that is there answers in milliseconds.
+QUERY_TIMEOUT = timedelta(seconds=2)
 Handle = WorkflowHandle[RotationWorkflow, CompletedOutcome]
 
 
@@ -79,7 +92,8 @@ async def rotate(
 ) -> tuple[bool, RotationOutcome]:
     """Start or attach and wait at most `wait_seconds`; returns whether it attached, and the outcome.
 
-    When the time is up the outcome is `TimedOut`, while the workflow goes on: the same call attaches to it later.
+    When the time is up the outcome is `TimedOut`, or `LimitedUntil` if it waits for the user's token limit, while the
+    workflow goes on: the same call attaches to it later.
 
     Raises:
         TemporalUnreachable: the time was up before the server confirmed a start. Asking again is safe.
@@ -97,12 +111,21 @@ async def rotate(
     except TimeoutError:
         if rotation is None:
             raise TemporalUnreachable(f"the start was not confirmed within {wait_seconds:.3g} s") from None
-        return rotation.attached, TimedOut()
+        return rotation.attached, await waiting_for(rotation.handle)
+
+
+async def waiting_for(handle: Handle) -> TimedOut | LimitedUntil:
+    """What a rotation that goes on is waiting for, if it waits for its user's token limit."""
+    try:
+        until = await handle.query(RotationWorkflow.limited_until, rpc_timeout=QUERY_TIMEOUT)
+    except (RPCError, WorkflowQueryFailedError):  # no worker, or one of another version: only the time is known
+        until = None
+    return TimedOut() if until is None else LimitedUntil(retry_at=until)
 
 
 def _is_for_other_evidence(outcome: RotationOutcome, request: RotationRequest) -> bool:
     """Whether a completed answer was given for other facts. One that made the job stands, whatever was asked."""
-    if isinstance(outcome, JobCreated | TimedOut | Failed):
+    if isinstance(outcome, JobCreated | TimedOut | LimitedUntil | Failed):
         return False
     return outcome.request_digest != request_digest(request)
 

@@ -17,7 +17,7 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
 
-from keyturn.jobs.database import database_url, open_database
+from keyturn.database import database_url, open_database
 from keyturn.jobs.store import JobStore
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from stack.embedded import Ports, Stack, embedded_stack, simulator_process
@@ -26,8 +26,9 @@ from stack.temporal import dev_server
 from tests.simulated import SimulatorControl
 from workers.schema import migrate
 
+_SETTINGS = ("TEMPORAL_", "KEYTURN_", "OPENAI_", "ANTHROPIC_", "GEMINI_", "GOOGLE_GEMINI_", "DATABASE_", "OTEL_")
 # A variable of the person who runs the tests must not reach them.
-for _name in [name for name in os.environ if name.startswith(("TEMPORAL_", "KEYTURN_", "OPENAI_", "DATABASE_"))]:
+for _name in [name for name in os.environ if name.startswith(_SETTINGS)]:
     del os.environ[_name]
 
 

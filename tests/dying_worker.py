@@ -9,7 +9,7 @@ from keyturn.contracts import JobOrder, RotationJob
 from keyturn.jobs.store import JobStore
 from workers.settings import load_settings
 from workers.telemetry import configure_logging
-from workers.wiring import wired_worker
+from workers.wiring import wired_boundary, wired_worker
 from workflows.connection import connect
 
 
@@ -30,7 +30,10 @@ class Dies:
 async def main() -> None:
     settings = load_settings()
     configure_logging("json")
-    async with wired_worker(await connect(), settings, claims=lambda store: Dies(store, sys.argv[1])) as worker:
+    async with (
+        wired_boundary(settings) as wired,
+        wired_worker(await connect(), wired, claims=lambda store: Dies(store, sys.argv[1])) as worker,
+    ):
         await worker.run()
 
 

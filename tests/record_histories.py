@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from keyturn.database import database_url, open_database
 from keyturn.errors import ProviderTimeout, ProviderUnavailable, QuotaExhausted
-from keyturn.jobs.database import database_url, open_database
 from keyturn.jobs.store import JobStore
 from stack.temporal import dev_server
 from starter.rotations import outcome_of, start_or_attach

@@ -1,5 +1,6 @@
 """The simulator as tests speak to it."""
 
+import json
 from typing import Any
 
 import httpx
@@ -10,11 +11,16 @@ class SimulatorControl:
 
     def __init__(self, http: httpx.AsyncClient, address: str) -> None:
         self._http = http
-        self.base_url = f"{address}/v1"
+        self.address = address
 
     async def reset(self) -> None:
         await self._http.delete("/control/faults")
         await self._http.delete("/control/requests")
+        await self.take_keys(None)
+
+    async def take_keys(self, keys: list[str] | None) -> None:
+        """Take these API keys and no others; None takes any."""
+        (await self._http.put("/control/keys", content=json.dumps(keys))).raise_for_status()
 
     async def fail(self, name: str, **arguments: Any) -> None:
         """Set a fault; it raises if the simulator knows no such fault."""

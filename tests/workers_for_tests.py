@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from decimal import Decimal
 
 from temporalio.client import Client
 from temporalio.worker import Worker
@@ -10,10 +9,14 @@ from temporalio.worker import Worker
 from activities.create_rotation_job import CreateRotationJob, JobClaims
 from activities.decide import Decide
 from keyturn.contracts import CallRecord
-from keyturn.llm.boundary import ModelBoundary, Provider
-from keyturn.llm.prompt import Prompt
-from keyturn.llm.wire import Completion
+from keyturn.llm.boundary import ModelBoundary
+from keyturn.llm.guard import Guard
+from keyturn.llm.providers.http import Patience
+from keyturn.llm.routing import Provider
+from keyturn.llm.wire import Completion, Usage
 from keyturn.policy.catalogue import Catalogue, load_catalogue
+from keyturn.tasks.definition import Prompt
+from tests.boundaries import guarded
 from workflows.rotation import RotationWorkflow
 
 ELIGIBLE = '{"decision":"eligible","rotation_window_days":30,"source_line_ids":["P-7"]}'
@@ -30,12 +33,12 @@ class Script:
         self._said: Sequence[str | BaseException] = said
         self.calls = 0
 
-    async def complete(self, prompt: Prompt, *, timeout_seconds: float, trace_id: str) -> Completion:
+    async def complete(self, prompt: Prompt, *, patience: Patience, trace_id: str) -> Completion:
         said = self._said[min(self.calls, len(self._said) - 1)]
         self.calls += 1
         if isinstance(said, BaseException):
             raise said
-        return Completion(said, "complete", "stop", "m-1", 250, 80)
+        return Completion(said, "complete", "stop", "m-1", Usage(250, 80))
 
 
 @asynccontextmanager
@@ -47,11 +50,12 @@ async def worker_on(
     *,
     catalogue: Catalogue | None = None,
     records: list[CallRecord] | None = None,
+    guard: Guard | None = None,
 ) -> AsyncIterator[Worker]:
     """Run the real workflow and activities on `provider` and `claims`, sandbox on."""
     catalogue = catalogue or load_catalogue()
     kept = records if records is not None else []
-    boundary = ModelBoundary(provider, catalogue, record=kept.append, price=lambda *_: Decimal("0.00098"))
+    boundary = ModelBoundary({"*": [provider]}, catalogue, guard=guard or guarded(), record=kept.append)
     async with Worker(
         client,
         task_queue=task_queue,

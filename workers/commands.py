@@ -55,7 +55,7 @@ def jobs(tenant: ShortIdentifier, limit: int, as_json: bool) -> None:
     Example:
       keyturn jobs --limit 5 --json
     """
-    from keyturn.jobs.database import open_database
+    from keyturn.database import open_database
     from keyturn.jobs.store import JobStore
     from workers.schema import check_schema
     from workers.settings import load_database_url

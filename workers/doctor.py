@@ -38,7 +38,8 @@ def _settings() -> list[Finding]:
     except KeyturnError as error:
         mend = f"{error.mend} `keyturn worker` needs it; `rotate`, `status` and `watch` do not."
         return [Finding("setting", line, mend) for line in str(error).splitlines()]
-    return [Finding("settings", f"model {settings.model} at {settings.openai_base_url}, key present")]
+    routes = "; ".join(f"{task} -> {', '.join(map(str, route))}" for task, route in settings.routes.items())
+    return [Finding("settings", f"{settings.environment}, {routes}, keys present")]
 
 
 async def _named(what: str, look: Callable[[], Awaitable[str]]) -> Finding:

@@ -2,13 +2,17 @@
 
 import asyncio
 import signal
+from contextlib import AsyncExitStack
 
 import structlog
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
+from temporalio.runtime import Runtime
 
+from workers import tracing
+from workers.monitoring import free_loopback_port, sdk_metrics, served
 from workers.schema import check_schema
 from workers.settings import Settings
-from workers.wiring import wired_worker
+from workers.wiring import wired_boundary, wired_worker
 from workflows.connection import connect, refusals_named
 
 _log = structlog.get_logger("keyturn.worker")
@@ -21,16 +25,32 @@ async def run_worker(settings: Settings) -> None:
         SchemaNotCurrent, JobStoreUnavailable: the database is not ready; nothing was polled.
         TemporalUnreachable, TemporalRefused: no server answers, or it does not know the namespace.
         CatalogueInvalid: a policy file cannot be used.
+        SettingsInvalid: the monitoring address is taken, or tracing is wanted and its extra not installed.
     """
     check_schema(settings.database_url)
     stop = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
-    client = await connect()
+    sdk_port = None
+    if settings.monitoring_address is not None:
+        sdk_port = free_loopback_port()
+        Runtime.set_default(sdk_metrics(sdk_port))
+    client = await connect(plugins=tracing.temporal_plugins())
     with refusals_named():  # a worker that polls a namespace that is not there would only log of it
         await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=client.namespace))
-    async with wired_worker(client, settings) as worker, worker:
-        _log.info("worker_started", task_queue=settings.task_queue, namespace=client.namespace, model=settings.model)
+    async with AsyncExitStack() as parts:
+        wired = await parts.enter_async_context(wired_boundary(settings))
+        if settings.monitoring_address is not None:
+            monitoring = wired.monitoring(client, sdk_port=sdk_port)
+            await parts.enter_async_context(served(monitoring.application(), settings.monitoring_address))
+        await parts.enter_async_context(await parts.enter_async_context(wired_worker(client, wired)))
+        _log.info(
+            "worker_started",
+            task_queue=settings.task_queue,
+            namespace=client.namespace,
+            environment=settings.environment,
+            routes={task: [str(target) for target in route] for task, route in settings.routes.items()},
+        )
         await stop.wait()
         _log.info("worker_stopping")
     _log.info("worker_stopped")

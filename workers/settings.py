@@ -1,23 +1,30 @@
 """Every setting of a worker, from the environment, checked at start with all faults in one message."""
 
+import os
 import tomllib
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import httpx
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL
 
+from keyturn.database import database_url
 from keyturn.errors import SettingsInvalid
-from keyturn.jobs.database import database_url
+from keyturn.ledger.prices import Rate, RateCard
+from keyturn.llm.routing import Target, parse_routes
+from keyturn.tasks.registry import load_tasks
 
+# Written into examples and used by the embedded stack: who runs production with it forgot to set the real one.
+PLACEHOLDER_KEY = "dev_key_not_a_real_secret"
+SIMULATED_MODELS = "simulator-"  # the simulator answers for models of this name only, so no setting can hide it
 # What each required setting is for, told where it is missing.
 _MENDS = {
-    "OPENAI_API_KEY": "the provider's API key (any text for a local server without keys)",
-    "KEYTURN_MODEL": "the model to ask, as the provider names it",
+    "KEYTURN_ROUTES": "the models to ask, such as openai:gpt-5-mini, anthropic:claude-haiku-4-5",
 }
 
 
@@ -28,70 +35,147 @@ def _http(value: str) -> str:
         raise ValueError("is not a URL") from None
     if url.scheme not in {"http", "https"} or not url.host:
         raise ValueError("must begin with http:// or https:// and name a host")
+    if url.userinfo or url.query:
+        raise ValueError("may hold neither a password nor a query: a key has a variable of its own")
     return value
 
 
-def _not_blank(value: SecretStr) -> SecretStr:
+def _alone(value: SecretStr) -> SecretStr:
     secret = value.get_secret_value()
-    if not secret or secret != secret.strip() or not secret.isascii():
+    if not secret or secret != secret.strip() or not secret.isascii() or not secret.isprintable():
         raise ValueError("must be the key alone, without blanks or line ends")
     return value
+
+
+def _redis(value: SecretStr) -> SecretStr:
+    if not value.get_secret_value().startswith(("redis://", "rediss://", "redis+unix://", "unix://")):
+        raise ValueError("must begin with redis:// or rediss://")
+    return value
+
+
+def _routes(value: str) -> str:
+    parse_routes(value, load_tasks())
+    return value
+
+
+def _address(value: str) -> str:
+    host, colon, port = value.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65_535:
+        raise ValueError("is not HOST:PORT, such as 127.0.0.1:9464")
+    return value
+
+
+Key = Annotated[SecretStr, AfterValidator(_alone)]
+BaseUrl = Annotated[str, AfterValidator(_http)]
 
 
 class LocalSettings(BaseSettings):
     """What needs no provider: where jobs, policies and work are. The field's alias is the variable's name."""
 
-    # Names of fields are not accepted as variables: `MODEL` or `DATABASE` may mean something else on a machine.
-    model_config = SettingsConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+    # Names of fields are not accepted as variables: `MODEL` or `DATABASE` may mean something else on a machine. A
+    # variable that is set to nothing is not set: compose files write them so.
+    model_config = SettingsConfigDict(
+        extra="ignore", frozen=True, hide_input_in_errors=True, env_ignore_empty=True, case_sensitive=True
+    )
 
-    database: str = Field(default="sqlite:///.keyturn/keyturn.db", alias="DATABASE_URL")
+    database: SecretStr = Field(default=SecretStr("sqlite:///.keyturn/keyturn.db"), alias="DATABASE_URL")
     policy_dir: Path | None = Field(default=None, alias="KEYTURN_POLICY_DIR")
     task_queue: str = Field(default="keyturn", alias="KEYTURN_TASK_QUEUE", min_length=1, max_length=200)
+    redis_url: Annotated[SecretStr, AfterValidator(_redis)] | None = Field(default=None, alias="KEYTURN_REDIS_URL")
 
     @cached_property
     def database_url(self) -> URL:
         """The database with the driver that we ship; raises SettingsInvalid."""
-        return database_url(self.database)
+        return database_url(self.database.get_secret_value())
 
 
 class Settings(LocalSettings):
     """A worker's settings."""
 
-    openai_api_key: Annotated[SecretStr, AfterValidator(_not_blank)] = Field(alias="OPENAI_API_KEY")
-    openai_base_url: Annotated[str, AfterValidator(_http)] = Field(
-        default="https://api.openai.com/v1", alias="OPENAI_BASE_URL"
+    environment: Literal["development", "production"] = Field(default="development", alias="KEYTURN_ENVIRONMENT")
+    routes_text: Annotated[str, AfterValidator(_routes)] = Field(alias="KEYTURN_ROUTES")
+
+    openai_api_key: Key | None = Field(default=None, alias="OPENAI_API_KEY")
+    openai_base_url: BaseUrl = Field(default="https://api.openai.com/v1", alias="OPENAI_BASE_URL")
+    anthropic_api_key: Key | None = Field(default=None, alias="ANTHROPIC_API_KEY")
+    anthropic_base_url: BaseUrl = Field(default="https://api.anthropic.com", alias="ANTHROPIC_BASE_URL")
+    gemini_api_key: Key | None = Field(default=None, alias="GEMINI_API_KEY")
+    gemini_base_url: BaseUrl = Field(
+        default="https://generativelanguage.googleapis.com", alias="GOOGLE_GEMINI_BASE_URL"
     )
-    model: str = Field(alias="KEYTURN_MODEL", min_length=1, max_length=128)
+    compatible_api_key: Key | None = Field(default=None, alias="KEYTURN_COMPATIBLE_API_KEY")
+    compatible_base_url: BaseUrl | None = Field(default=None, alias="KEYTURN_COMPATIBLE_BASE_URL")
+
     rate_card: Path | None = Field(default=None, alias="KEYTURN_RATE_CARD")
+    usd_per_call: Decimal | None = Field(default=None, alias="KEYTURN_USD_PER_CALL", gt=0)
+    usd_per_user_day: Decimal | None = Field(default=None, alias="KEYTURN_USD_PER_USER_DAY", gt=0)
+    daily_spend_alert_usd: Decimal | None = Field(default=None, alias="KEYTURN_DAILY_SPEND_ALERT_USD", gt=0)
+    # About 2,000 decisions: more than a person asks in an hour, and a few dollars with a small model. 0 is no limit.
+    tokens_per_user_hour: int = Field(default=1_000_000, alias="KEYTURN_TOKENS_PER_USER_HOUR", ge=0, le=10**12)
+    answer_cache: Literal["on", "off"] = Field(default="on", alias="KEYTURN_ANSWER_CACHE")
+    fingerprint_key: Key | None = Field(default=None, alias="KEYTURN_FINGERPRINT_KEY")
+
     log_format: Literal["auto", "json", "console"] = Field(default="auto", alias="KEYTURN_LOG_FORMAT")
+    monitoring_address: Annotated[str, AfterValidator(_address)] | None = Field(
+        default=None, alias="KEYTURN_MONITORING_ADDRESS"
+    )
+    # A person notices after a second or two and gives up after about ten: half of that is degraded.
+    degraded_p95_ms: float = Field(default=5_000, alias="KEYTURN_DEGRADED_P95_MS", gt=0)
     # 64 calls at once keep two cores busy with an instant provider; beyond that they only wait in line (make bench).
     max_concurrent_activities: int = Field(default=64, alias="KEYTURN_MAX_CONCURRENT_ACTIVITIES", ge=1, le=1_000)
 
     @cached_property
-    def rates(self) -> dict[str, tuple[Decimal, Decimal]]:
-        """US dollars a million tokens by model, as (input, output), from the rate card; raises SettingsInvalid."""
-        return {} if self.rate_card is None else read_rate_card(self.rate_card)
+    def routes(self) -> Mapping[str, tuple[Target, ...]]:
+        """Whom to ask, by task."""
+        return parse_routes(self.routes_text, load_tasks())
+
+    @property
+    def targets(self) -> list[Target]:
+        """Every provider and model that a route names, each once."""
+        return sorted({target for route in self.routes.values() for target in route})
+
+    @cached_property
+    def prices(self) -> RateCard:
+        """Prices and context windows, by the rate card first; raises SettingsInvalid."""
+        return RateCard({} if self.rate_card is None else read_rate_card(self.rate_card))
+
+    def key_of(self, provider: str) -> SecretStr | None:
+        """Return the API key for a provider; None if it is not set."""
+        key: SecretStr | None = getattr(self, f"{provider}_api_key")
+        return key
+
+    def base_url_of(self, provider: str) -> str:
+        """Return where a provider is; empty if it is not set."""
+        url: str | None = getattr(self, f"{provider}_base_url")
+        return url or ""
 
 
-class _Rate(BaseModel):
+class _ModelEntry(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    input: Decimal = Field(ge=0)
-    output: Decimal = Field(ge=0)
+    input: Decimal | None = Field(default=None, ge=0)
+    output: Decimal | None = Field(default=None, ge=0)
+    cached_input: Decimal | None = Field(default=None, ge=0)
+    cache_write: Decimal | None = Field(default=None, ge=0)
+    context_window: int | None = Field(default=None, ge=1)
 
 
 class _RateCardFile(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    rates: dict[str, _Rate]
+    models: dict[str, _ModelEntry]
 
 
-def read_rate_card(file: Path) -> dict[str, tuple[Decimal, Decimal]]:
-    """Return the rates in a TOML file of `[rates."MODEL"]` tables with `input` and `output`; raises SettingsInvalid."""
+def read_rate_card(file: Path) -> dict[str, Rate]:
+    """Return the models in a TOML file of `[models."NAME"]` tables; raises SettingsInvalid.
+
+    A table may have `input`, `output`, `cached_input` and `cache_write`, in US dollars a million tokens, and
+    `context_window` in tokens.
+    """
     try:
         card = _RateCardFile.model_validate(tomllib.loads(file.read_text(encoding="utf-8"), parse_float=Decimal))
     except (OSError, ValueError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise SettingsInvalid(f"KEYTURN_RATE_CARD: {file} is not a rate card: {reason}") from None
-    return {model: (rate.input, rate.output) for model, rate in card.rates.items()}
+    return {model: Rate(**entry.model_dump()) for model, entry in card.models.items()}
 
 
 def load_database_url() -> URL:
@@ -104,32 +188,74 @@ def load_local_settings() -> LocalSettings:
     try:
         return LocalSettings()
     except ValidationError as error:
-        raise SettingsInvalid(_faults(error)) from None
+        raise SettingsInvalid("\n".join(_field_faults(error))) from None
 
 
 def load_settings() -> Settings:
     """Return the settings; raises SettingsInvalid with every fault, a line each, and no value of any."""
+    faults: list[str] = []
+    settings: Settings | None = None
     try:
         settings = Settings()
     except ValidationError as error:
-        raise SettingsInvalid(_faults(error)) from None
-    faults = []
-    for name in ("database_url", "rates"):
-        try:
-            getattr(settings, name)
-        except SettingsInvalid as error:
-            faults.append(str(error))
-    if faults:
+        faults += _field_faults(error)
+    given: Callable[[str], str] = lambda name: os.environ.get(name, "")  # noqa: E731 - one line, used once
+    faults += [fault for fault in _faults_across(given) if fault.split(":")[0].split(" ")[0] not in _named(faults)]
+    if settings is not None:
+        faults += _faults_of_values(settings)
+    if settings is None or faults:
         raise SettingsInvalid("\n".join(faults))
     return settings
 
 
-def _faults(error: ValidationError) -> str:
-    return "\n".join(_fault(item["loc"], item["type"], item["msg"]) for item in error.errors())
+def _faults_across(given: Callable[[str], str]) -> Iterator[str]:
+    """Faults that lie between settings, found although others may be wrong too."""
+    try:
+        routes = parse_routes(given("KEYTURN_ROUTES"), load_tasks())
+    except ValueError:
+        return  # told as the fault of its own field
+    production = given("KEYTURN_ENVIRONMENT") == "production"
+    targets = sorted({target for route in routes.values() for target in route})
+    for provider in dict.fromkeys(target.provider for target in targets):
+        name = "KEYTURN_COMPATIBLE_BASE_URL" if provider == "compatible" else f"{provider.upper()}_API_KEY"
+        if not given(name):
+            yield f"{name} is not set: KEYTURN_ROUTES asks {provider}"
+        if production and PLACEHOLDER_KEY in {given(name), given("KEYTURN_COMPATIBLE_API_KEY")}:
+            yield f"{name}: is the placeholder of the examples, which production refuses"
+    if not production:
+        return
+    if any(target.model.startswith(SIMULATED_MODELS) for target in targets):
+        yield "KEYTURN_ROUTES: names the simulator's model, which production refuses"
+    if given("DATABASE_URL").startswith("sqlite") or not given("DATABASE_URL"):
+        yield "DATABASE_URL: production refuses SQLite: set postgresql://user:password@host/keyturn"
 
 
-def _fault(location: tuple[int | str, ...], kind: str, message: str) -> str:
+def _faults_of_values(settings: Settings) -> Iterator[str]:
+    for name in ("database_url", "prices"):
+        try:
+            getattr(settings, name)
+        except SettingsInvalid as error:
+            yield str(error)
+            if name == "prices":
+                return
+    for target in settings.targets:
+        if target.provider != "compatible" and not settings.prices.knows(*target):
+            yield (
+                f"KEYTURN_ROUTES: {target.provider} has no model {target.model!r} that is known here: mend it, or "
+                f'add [models."{target.model}"] to the file that KEYTURN_RATE_CARD names'
+            )
+
+
+def _named(faults: list[str]) -> set[str]:
+    return {fault.split(":")[0].split(" ")[0] for fault in faults}
+
+
+def _field_faults(error: ValidationError) -> list[str]:
+    return [_fault(item["loc"], item["type"], item["msg"]) for item in error.errors()]
+
+
+def _fault(location: tuple[Any, ...], kind: str, message: str) -> str:
     name = str(location[0]) if location else "settings"
     if kind == "missing":
         return f"{name} is not set: {_MENDS.get(name, 'it is required')}"
-    return f"{name}: {message}"
+    return f"{name}: {message.removeprefix('Value error, ')}"

@@ -1,63 +1,198 @@
 """The composition root: the only place that names concrete classes."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import structlog
+from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.worker import Worker
 
 from activities.create_rotation_job import CreateRotationJob, JobClaims
 from activities.decide import Decide
-from keyturn.jobs.database import open_database
+from keyturn.cache.sql import SqlCache
+from keyturn.contracts import CallRecord
+from keyturn.database import open_database
 from keyturn.jobs.store import JobStore
-from keyturn.ledger.prices import RateCard
-from keyturn.ledger.records import log_call
+from keyturn.ledger.recorder import recorder
+from keyturn.ledger.records import keyed_fingerprint, log_call
+from keyturn.ledger.spending import DailySpend
+from keyturn.ledger.store import LedgerStore
 from keyturn.llm.boundary import ModelBoundary
-from keyturn.llm.providers.openai import OpenAIProvider, http_client
-from keyturn.policy.catalogue import load_catalogue
+from keyturn.llm.cache import AnswerCache
+from keyturn.llm.guard import Guard
+from keyturn.llm.providers.anthropic import ANTHROPIC_WIRE
+from keyturn.llm.providers.gemini import GEMINI_WIRE
+from keyturn.llm.providers.http import HttpProvider, http_client
+from keyturn.llm.providers.openai import COMPATIBLE_WIRE, OPENAI_WIRE
+from keyturn.llm.wire import Usage
+from keyturn.policy.catalogue import Catalogue, load_catalogue
+from workers.metrics import CallMetrics
+from workers.monitoring import Monitoring
 from workers.settings import Settings
+from workers.tracing import span_recorder
 from workflows.rotation import RotationWorkflow
+
+_log = structlog.get_logger("keyturn.worker")
 
 # A deployment that stops a worker lets its calls end: 30 s outlast the default call (20 s and 5 s of margin).
 GRACEFUL_SHUTDOWN = timedelta(seconds=30)
 
 Claims = Callable[[JobStore], JobClaims]
+_WIRES = {wire.name: wire for wire in (OPENAI_WIRE, ANTHROPIC_WIRE, GEMINI_WIRE, COMPATIBLE_WIRE)}
+
+
+@dataclass(frozen=True)
+class Wired:
+    """The boundary that `settings` describe, and what belongs to it."""
+
+    settings: Settings
+    boundary: ModelBoundary
+    catalogue: Catalogue
+    engine: AsyncEngine
+    registry: CollectorRegistry
+    metrics: CallMetrics
+    spend: DailySpend
+
+    def monitoring(self, client: Client, *, sdk_port: int | None) -> Monitoring:
+        """Return what a worker tells machines of itself."""
+
+        async def database() -> None:
+            async with self.engine.connect() as connection:
+                await connection.execute(text("SELECT 1"))
+
+        async def temporal() -> None:
+            await client.service_client.check_health()
+
+        return Monitoring(
+            self.registry,
+            self.metrics,
+            degraded_p95_ms=self.settings.degraded_p95_ms,
+            checks={"database": database, "temporal": temporal},
+            facts=lambda: {
+                "environment": self.settings.environment,
+                "spend_today_usd": f"{self.spend.today_usd:.6f}",
+                "catalogue_version": self.catalogue.version,
+            },
+            sdk_port=sdk_port,
+        )
 
 
 @asynccontextmanager
-async def wired_worker(
-    client: Client, settings: Settings, *, claims: Claims = lambda store: store
-) -> AsyncIterator[Worker]:
-    """Yield the worker that `settings` describe, not yet running, and close what it opened afterwards.
+async def wired_boundary(settings: Settings) -> AsyncIterator[Wired]:
+    """Yield the model boundary, ready to be asked; close what it opened afterwards, the last records written."""
+    catalogue = load_catalogue(settings.policy_dir)
+    _tell_unpriced(settings)
+    async with AsyncExitStack() as parts:
+        engine = open_database(settings.database_url)
+        parts.push_async_callback(engine.dispose)
+        http = await parts.enter_async_context(http_client(settings.max_concurrent_activities))
+        store = LedgerStore(engine)
+        ledger = await parts.enter_async_context(recorder(store))
+        spend = DailySpend(settings.daily_spend_alert_usd, lambda since: store.spent(since=since))
+        watching = asyncio.create_task(spend.watch())
+        parts.callback(watching.cancel)
+        registry = CollectorRegistry()
+        metrics = CallMetrics(registry, spent_today=lambda: float(spend.today_usd))
+        takers: list[Callable[[CallRecord], None]] = [log_call, ledger.record, metrics.observe, spend.add]
+        trace = span_recorder()
+        if trace is not None:
+            takers.append(trace)
+
+        def record(call: CallRecord) -> None:
+            for take in takers:
+                take(call)
+
+        key = settings.fingerprint_key
+        boundary = ModelBoundary(
+            {task: [_provider(settings, http, *target) for target in route] for task, route in settings.routes.items()},
+            catalogue,
+            guard=await _guard(settings, store, parts),
+            record=record,
+            cache=await _cache(settings, engine, parts),
+            fingerprint=None if key is None else keyed_fingerprint(key.get_secret_value().encode()),
+        )
+        yield Wired(settings, boundary, catalogue, engine, registry, metrics, spend)
+
+
+@asynccontextmanager
+async def wired_worker(client: Client, wired: Wired, *, claims: Claims = lambda store: store) -> AsyncIterator[Worker]:
+    """Yield the worker on a wired boundary, not yet running.
 
     Args:
         client: a connected client.
-        settings: the worker's settings.
+        wired: the boundary and what belongs to it.
         claims: what stands before the job store; tests put there a store that dies at a chosen point.
     """
-    catalogue = load_catalogue(settings.policy_dir)
-    rate_card = RateCard(settings.rates)
-    rate_card.cost_usd(settings.model, 0, 0)  # loads the public prices now, if it needs them, and not in the first call
-    engine = open_database(settings.database_url)
-    try:
-        async with http_client(settings.max_concurrent_activities) as http:
-            provider = OpenAIProvider(
-                http, base_url=settings.openai_base_url, model=settings.model, api_key=settings.openai_api_key
+    activities: list[Callable[..., Any]] = [
+        Decide(wired.boundary).decide,
+        CreateRotationJob(claims(JobStore(wired.engine)), wired.catalogue).create_rotation_job,
+    ]
+    yield Worker(
+        client,
+        task_queue=wired.settings.task_queue,
+        workflows=[RotationWorkflow],
+        activities=activities,
+        max_concurrent_activities=wired.settings.max_concurrent_activities,
+        graceful_shutdown_timeout=GRACEFUL_SHUTDOWN,
+    )
+
+
+def _provider(settings: Settings, http: Any, provider: str, model: str) -> HttpProvider:
+    return HttpProvider(
+        http,
+        _WIRES[provider],
+        base_url=settings.base_url_of(provider),
+        model=model,
+        api_key=settings.key_of(provider) or SecretStr(""),
+    )
+
+
+async def _guard(settings: Settings, store: LedgerStore, parts: AsyncExitStack) -> Guard:
+    limit = None
+    if settings.tokens_per_user_hour:
+        from keyturn.ledger.token_limit import SlidingTokenLimit
+
+        shared = settings.redis_url
+        limit = SlidingTokenLimit(
+            settings.tokens_per_user_hour, redis_url=None if shared is None else shared.get_secret_value()
+        )
+        parts.push_async_callback(limit.close)
+    return Guard(
+        settings.prices,
+        usd_per_call=settings.usd_per_call,
+        usd_per_user_day=settings.usd_per_user_day,
+        spent_today=store.spent_today,
+        tokens=limit,
+    )
+
+
+async def _cache(settings: Settings, engine: AsyncEngine, parts: AsyncExitStack) -> AnswerCache | None:
+    if settings.answer_cache == "off":
+        return None
+    if settings.redis_url is None:
+        return SqlCache(engine)
+    from keyturn.cache.redis import RedisCache
+
+    cache = RedisCache(settings.redis_url.get_secret_value())
+    parts.push_async_callback(cache.close)
+    return cache
+
+
+def _tell_unpriced(settings: Settings) -> None:
+    """Say for which models no cost can be known or capped; and load the public prices now, not in the first call."""
+    for target in settings.targets:
+        if settings.prices.cost_usd(*target, Usage(0, 0)) is None:
+            _log.warning(
+                "price_unknown",
+                provider=target.provider,
+                model=target.model,
+                mend="Its cost is recorded as unknown and no cap can hold it: add it to KEYTURN_RATE_CARD.",
             )
-            boundary = ModelBoundary(provider, catalogue, record=log_call, price=rate_card.cost_usd)
-            activities: list[Callable[..., Any]] = [
-                Decide(boundary).decide,
-                CreateRotationJob(claims(JobStore(engine)), catalogue).create_rotation_job,
-            ]
-            yield Worker(
-                client,
-                task_queue=settings.task_queue,
-                workflows=[RotationWorkflow],
-                activities=activities,
-                max_concurrent_activities=settings.max_concurrent_activities,
-                graceful_shutdown_timeout=GRACEFUL_SHUTDOWN,
-            )
-    finally:
-        await engine.dispose()

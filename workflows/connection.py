@@ -2,10 +2,10 @@
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from temporalio.client import Client
+from temporalio.client import Client, Plugin
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
 from temporalio.service import RPCError, RPCStatusCode
@@ -45,12 +45,15 @@ def refusals_named() -> Iterator[None]:
 CONNECT_SECONDS = 10.0
 
 
-async def connect(address: str | None = None, *, timeout_seconds: float = CONNECT_SECONDS) -> Client:
+async def connect(
+    address: str | None = None, *, timeout_seconds: float = CONNECT_SECONDS, plugins: Sequence[Plugin] = ()
+) -> Client:
     """Return a client by TEMPORAL_* variables or a profile of Temporal's configuration file.
 
     Args:
         address: a server of our own (tests, the embedded stack): then no variable and no file counts.
         timeout_seconds: how long to wait for the server's first answer.
+        plugins: of Temporal's SDK, such as its tracing.
 
     Raises:
         TemporalUnreachable: nothing was reached; the message names the address.
@@ -70,7 +73,7 @@ async def connect(address: str | None = None, *, timeout_seconds: float = CONNEC
     target = options.setdefault("target_host", "localhost:7233")
     try:
         async with asyncio.timeout(timeout_seconds):
-            return await Client.connect(**options, data_converter=pydantic_data_converter)
+            return await Client.connect(**options, data_converter=pydantic_data_converter, plugins=plugins)
     except TimeoutError:
         reason = f"no answer within {timeout_seconds:g} s"
     except (RuntimeError, ValueError) as error:

@@ -22,6 +22,11 @@ CREATE_START_TO_CLOSE = timedelta(seconds=10)
 CREATE_SCHEDULE_TO_CLOSE = timedelta(minutes=10)
 
 
+# The limit is of an hour: who was not let in after five of them competes with a crowd, and a person should know.
+MAX_LIMIT_WAITS = 5
+LIMIT_JITTER_SECONDS = 10.0  # a crowd of 64 calls of some seconds is through a worker in about as long
+
+
 class ActivityOptions(TypedDict):
     """What `workflow.execute_activity_method` takes of these."""
 

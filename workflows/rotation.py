@@ -4,6 +4,8 @@ The workflow branches on the verdict that `decide` recorded, never on the policy
 change of policy would break the replay of running workflows.
 """
 
+import itertools
+from datetime import datetime, timedelta
 from typing import NoReturn
 
 from pydantic import ValidationError
@@ -29,7 +31,7 @@ with workflow.unsafe.imports_passed_through():
         RotationRequest,
         TimedOut,
     )
-    from workflows.options import create_options, decide_options
+    from workflows.options import LIMIT_JITTER_SECONDS, MAX_LIMIT_WAITS, create_options, decide_options
 
 
 # A workflow whose input cannot be read fails at once: the default is to retry the workflow task for ever.
@@ -41,6 +43,9 @@ class RotationWorkflow:
     no decision was reached or no job could be made: then a new start with the same id tries again.
     """
 
+    def __init__(self) -> None:
+        self._limited_until: datetime | None = None
+
     @workflow.run
     async def run(self, request: RotationRequest) -> CompletedOutcome:
         """Decide `request`, and act on the verdict."""
@@ -48,13 +53,33 @@ class RotationWorkflow:
             raise ApplicationError("the workflow's input is not a rotation request", type="invalid_request")
         lines = ", ".join(str(line) for line in request.policy_lines)
         workflow.set_current_details(f"**Deciding** under {lines}.")
-        try:
-            assessment = await workflow.execute_activity_method(
-                Decide.decide, request, summary=f"ask the model under {lines}", **decide_options(request)
-            )
-        except ActivityError as error:
-            _fail(error)
+        for waits in itertools.count():
+            try:
+                assessment = await workflow.execute_activity_method(
+                    Decide.decide, request, summary=f"ask the model under {lines}", **decide_options(request)
+                )
+                break
+            except ActivityError as error:
+                allowed_at = _allowed_at(error)
+                if allowed_at is None or waits == MAX_LIMIT_WAITS:
+                    _fail(error)
+                await self._wait_until(allowed_at)
         return await self._act_on(assessment, request)
+
+    @workflow.query
+    def limited_until(self) -> datetime | None:
+        """Until when this rotation waits for its user's token limit; None if it does not."""
+        return self._limited_until
+
+    async def _wait_until(self, moment: datetime) -> None:
+        self._limited_until = moment
+        workflow.set_current_details(
+            f"**Rate limited** until {moment:%Y-%m-%d %H:%M:%S} UTC; then it goes on by itself."
+        )
+        # Those who wait for the same limit do not come back in step.
+        wait = moment - workflow.now() + timedelta(seconds=workflow.random().uniform(0, LIMIT_JITTER_SECONDS))
+        await workflow.sleep(max(wait, timedelta(0)), summary="wait for the user's token limit")
+        self._limited_until = None
 
     async def _act_on(self, assessment: Assessment, request: RotationRequest) -> CompletedOutcome:
         verdict, call = assessment.verdict, assessment.call
@@ -117,6 +142,14 @@ class RotationWorkflow:
 _APPROVAL_REQUIRED = Rejection(
     reason="approval_required", explanation="The cited policy line asks for an approval, which was not given."
 )
+
+
+def _allowed_at(error: ActivityError) -> datetime | None:
+    """When the model may be asked again, if all that is against it is the user's token limit."""
+    cause = error.cause
+    if not isinstance(cause, ApplicationError) or not cause.details:
+        return None
+    return Failed.model_validate(cause.details[0]).retry_at
 
 
 def _fail(error: ActivityError) -> NoReturn:

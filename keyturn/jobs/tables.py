@@ -1,50 +1,8 @@
 """The tables of rotation jobs. `migrations/` creates them; a test keeps both the same."""
 
-from datetime import UTC, datetime
+from sqlalchemy import JSON, Column, ForeignKey, Index, Integer, String, Table, UniqueConstraint, text
 
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    Column,
-    DateTime,
-    Dialect,
-    ForeignKey,
-    Index,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    TypeDecorator,
-    UniqueConstraint,
-    text,
-)
-
-metadata = MetaData(
-    naming_convention={
-        "pk": "pk_%(table_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s",
-        "ix": "ix_%(column_0_label)s",
-    }
-)
-_row_id = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only for INTEGER
-
-
-class Moment(TypeDecorator[datetime]):
-    """A moment in UTC. SQLite keeps no time zone, so what it returns is given its own again."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """To the database: in UTC, whatever zone it came in."""
-        return None if value is None else value.astimezone(UTC)
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """From the database: with UTC as its zone."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
+from keyturn.database import Moment, metadata, row_id
 
 rotation_jobs = Table(
     "rotation_jobs",
@@ -81,7 +39,7 @@ Index(
 job_audit = Table(
     "job_audit",
     metadata,
-    Column("audit_id", _row_id, primary_key=True, autoincrement=True),
+    Column("audit_id", row_id, primary_key=True, autoincrement=True),
     Column("job_id", String(64), ForeignKey("rotation_jobs.job_id"), nullable=False, index=True),
     Column("at", Moment, nullable=False),
     Column("event", String(32), nullable=False),
@@ -92,7 +50,7 @@ job_audit = Table(
 outbox = Table(
     "outbox",
     metadata,
-    Column("outbox_id", _row_id, primary_key=True, autoincrement=True),
+    Column("outbox_id", row_id, primary_key=True, autoincrement=True),
     Column("job_id", String(64), ForeignKey("rotation_jobs.job_id"), nullable=False, index=True),
     Column("topic", String(64), nullable=False),
     Column("payload", JSON, nullable=False),

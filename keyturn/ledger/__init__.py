@@ -1,1 +1,1 @@
-"""What model calls cost: records and prices."""
+"""What model calls cost and how they ended: prices, records, sums, and the limits that follow from them."""

@@ -1,37 +1,136 @@
-"""What a call costs: a rate card of one's own first, then the bundled list of public prices. Unknown stays unknown."""
+"""What a call costs: a card of one's own first, then the bundled list of public prices. Unknown stays unknown."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
+from functools import cache
+from typing import Any, NamedTuple, Protocol
 
 _MILLION = Decimal(1_000_000)
+# Our names for providers, and the list's. A compatible server is somebody's own: no public price is its.
+_LISTED = {"openai": "openai", "anthropic": "anthropic", "gemini": "google"}
+
+
+class TokensUsed(Protocol):
+    """Token counts of a call; all of the input, and what of it was read from or written to a prompt cache."""
+
+    @property
+    def input_tokens(self) -> int | None:
+        """All input tokens."""
+        ...
+
+    @property
+    def output_tokens(self) -> int | None:
+        """All output tokens."""
+        ...
+
+    @property
+    def cached_tokens(self) -> int | None:
+        """Of the input: read from a prompt cache."""
+        ...
+
+    @property
+    def cache_write_tokens(self) -> int | None:
+        """Of the input: written to a prompt cache."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rate:
+    """One model on a card: US dollars a million tokens, and its context window in tokens. None is unknown.
+
+    Cached input costs as much as other input where the card does not say otherwise.
+    """
+
+    input: Decimal | None = None
+    output: Decimal | None = None
+    cached_input: Decimal | None = None
+    cache_write: Decimal | None = None
+    context_window: int | None = None
 
 
 class RateCard:
-    """Prices in US dollars a million tokens, as `{model: (input, output)}`; other models are looked up publicly.
+    """Prices and context windows, by a card of one's own (`{model: Rate}`) before the public list.
 
     Raises nothing: a price that nobody knows is None, never 0.
     """
 
-    def __init__(self, rates: Mapping[str, tuple[Decimal, Decimal]]) -> None:
+    def __init__(self, rates: Mapping[str, Rate]) -> None:
         self._rates = rates
 
-    def cost_usd(self, model: str, input_tokens: int | None, output_tokens: int | None) -> Decimal | None:
+    def knows(self, provider: str, model: str) -> bool:
+        """Return True if the card or the public list has this model, priced or not."""
+        return model in self._rates or _listed(provider, model) is not None
+
+    def cost_usd(self, provider: str, model: str, usage: TokensUsed) -> Decimal | None:
         """Return the price of one call; None if the model's price or the token counts are unknown."""
-        if input_tokens is None or output_tokens is None:
+        if usage.input_tokens is None or usage.output_tokens is None:
             return None
-        rates = self._rates.get(model)
-        if rates is None:
-            return _public_cost(model, input_tokens, output_tokens)
-        return (rates[0] * input_tokens + rates[1] * output_tokens) / _MILLION
+        rate = self._rates.get(model)
+        if rate is None or rate.input is None or rate.output is None:
+            return _listed_cost(provider, model, usage)
+        cached, written = _parts(usage)
+        fresh = usage.input_tokens - cached - written
+        dollars = (
+            fresh * rate.input
+            + cached * (rate.input if rate.cached_input is None else rate.cached_input)
+            + written * (rate.input if rate.cache_write is None else rate.cache_write)
+            + usage.output_tokens * rate.output
+        )
+        return dollars / _MILLION
+
+    def context_window(self, provider: str, model: str) -> int | None:
+        """Return how many tokens a call to the model may hold; None if unknown."""
+        rate = self._rates.get(model)
+        if rate is not None and rate.context_window is not None:
+            return rate.context_window
+        listed = _listed(provider, model)
+        return None if listed is None else listed.context_window
 
 
-def _public_cost(model: str, input_tokens: int, output_tokens: int) -> Decimal | None:
-    from genai_prices import (
-        Usage,
-        calc_price,
-    )  # 0.4 s to import, and only needed for models without a rate of one's own
+class _Listed(NamedTuple):
+    model: Any
+    provider: Any
+    context_window: int | None
+
+
+@cache
+def _listed(provider: str, model: str) -> _Listed | None:
+    if provider not in _LISTED:
+        return None
+    # 0.2 s to import, and only needed for models without a rate of one's own.
+    from genai_prices.data_snapshot import get_snapshot
 
     try:
-        return calc_price(Usage(input_tokens=input_tokens, output_tokens=output_tokens), model).total_price
+        found, info = get_snapshot().find_provider_model(model.removeprefix("models/"), None, _LISTED[provider], None)
     except LookupError:
         return None
+    return _Listed(info, found, info.context_window)
+
+
+def _listed_cost(provider: str, model: str, usage: TokensUsed) -> Decimal | None:
+    listed = _listed(provider, model)
+    if listed is None:
+        return None
+    from genai_prices import Usage
+
+    prices = listed.model.get_prices(datetime.now(UTC))
+    if prices.input_mtok is None or prices.output_mtok is None:
+        return None  # the list names some models without a price, and would call them free
+    cached, written = _parts(usage)
+    counts = Usage(
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cache_read_tokens=cached,
+        cache_write_tokens=written,
+    )
+    priced: Decimal = prices.calc_price(counts)["total_price"]
+    return priced
+
+
+def _parts(usage: TokensUsed) -> tuple[int, int]:
+    """Cached and written tokens, held within the input: another way of counting must not make a price negative."""
+    whole = usage.input_tokens or 0
+    cached = min(usage.cached_tokens or 0, whole)
+    return cached, min(usage.cache_write_tokens or 0, whole - cached)

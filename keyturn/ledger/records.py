@@ -1,5 +1,9 @@
 """The call record as a log event: every model call ends in exactly one."""
 
+import hashlib
+import hmac
+from collections.abc import Callable
+
 import structlog
 
 from keyturn.contracts import CallRecord
@@ -12,3 +16,15 @@ def log_call(call: CallRecord) -> None:
     fields = call.model_dump(mode="json", exclude={"status"})
     event = _log.info if call.status == "ok" else _log.warning
     event("model_call", status=call.status, **fields)
+
+
+def keyed_fingerprint(key: bytes) -> Callable[[str], str]:
+    """Return a function from a text to its HMAC-SHA256 under `key`, in hex.
+
+    Equal inputs can be found by it; without the key nobody can try out which input it stands for, as with a plain hash.
+    """
+
+    def fingerprint(text: str) -> str:
+        return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+
+    return fingerprint

@@ -1,106 +1,257 @@
-"""The boundary: one question in, one assessed and recorded answer out. Everything else in the program calls this.
+"""The boundary: one question in, one judged and recorded answer out. Everything else in the program calls this.
 
-It owns what must be the same for every call: the prompt's version, the deadline, the judgement and the record.
+It owns what must be the same for every call: prompt version, route, deadline, limits, judgement, cache and record.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Protocol
+from typing import Any
 
-from keyturn.contracts import Assessment, CallRecord, CallStatus, Rejection, RotationRequest
-from keyturn.errors import KeyturnError, ProviderTimeout
-from keyturn.llm.prompt import Prompt, rotation_prompt
-from keyturn.llm.wire import Completion, parse_answer
+from keyturn.cache.key import CacheKey
+from keyturn.contracts import (
+    Assessment,
+    CallRecord,
+    CallStatus,
+    ModelTask,
+    PassedOver,
+    Rejection,
+    RotationRequest,
+)
+from keyturn.errors import KeyturnError, ProviderTimeout, UnknownTask
+from keyturn.llm.cache import AnswerCache, cache_key, packed, unpacked
+from keyturn.llm.estimate import estimated_input
+from keyturn.llm.guard import Guard
+from keyturn.llm.routing import Provider, RouteFailed, ask_in_turn, route_of
+from keyturn.llm.wire import Completion, Usage, parse_answer
 from keyturn.policy.catalogue import Catalogue
-from keyturn.policy.grounding import ground, request_digest
+from keyturn.policy.grounding import request_digest
+from keyturn.tasks.definition import Prompt, Task
+from keyturn.tasks.registry import load_tasks
+
+_NOTHING_USED = Usage(0, 0, 0)  # of a cache hit: nobody counted, because nobody was asked
 
 
-class Provider(Protocol):
-    """A model behind any wire format."""
+@dataclass(frozen=True)
+class Judged:
+    """A judged answer: what the task calls an answer, or why there is none; and the record of the call."""
 
-    name: str
-    model: str
-
-    async def complete(self, prompt: Prompt, *, timeout_seconds: float, trace_id: str) -> Completion:
-        """Ask once; raises a ProviderError."""
-        ...
+    verdict: Any
+    call: CallRecord
 
 
-Price = Callable[[str, int | None, int | None], Decimal | None]
-"""From model, input and output tokens to US dollars; None where the price is unknown."""
+@dataclass
+class _Call:
+    """What is known of a call so far; becomes its record however it ends."""
+
+    provider: Provider
+    prompt: Prompt | None = None
+    completion: Completion | None = None
+    passed_over: tuple[PassedOver, ...] = ()
+    cache_hit: bool = False
+    status: CallStatus = "failed"
+    failure: str | None = None
+    began: float = field(default_factory=time.perf_counter)
+    called_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 class ModelBoundary:
-    """Asks `provider`, judges its answers by `catalogue`, and hands a record of every call to `record`."""
+    """Asks the providers of a task's route, judges the answer, and hands a record of every call to `record`.
+
+    Args:
+        routes: providers in the order in which they are asked, by task; `*` for tasks without a route of their own.
+        catalogue: the policy lines.
+        guard: prices and limits.
+        record: takes each call's record, at once and without raising.
+        cache: where answers of repeatable tasks are kept; None for nowhere.
+        fingerprint: from the document that a model reads to a keyed fingerprint of it; None leaves it out.
+        tasks: every task by name.
+    """
 
     def __init__(
-        self, provider: Provider, catalogue: Catalogue, *, record: Callable[[CallRecord], None], price: Price
+        self,
+        routes: Mapping[str, Sequence[Provider]],
+        catalogue: Catalogue,
+        *,
+        guard: Guard,
+        record: Callable[[CallRecord], None],
+        cache: AnswerCache | None = None,
+        fingerprint: Callable[[str], str] | None = None,
+        tasks: Mapping[str, Task[Any, Any, Any]] | None = None,
     ) -> None:
-        self._provider = provider
+        self._routes = routes
         self._catalogue = catalogue
+        self._guard = guard
         self._record = record
-        self._price = price
+        self._cache = cache
+        self._fingerprint = fingerprint
+        self._tasks = load_tasks() if tasks is None else tasks
 
     async def decide(self, request: RotationRequest, attempt: int) -> Assessment:
+        """Answer a rotation request; see `answer`."""
+        judged = await self.answer(request, attempt)
+        return Assessment(
+            verdict=judged.verdict,
+            catalogue_version=self._catalogue.version,
+            request_digest=request_digest(request),
+            call=judged.call,
+        )
+
+    async def answer(self, request: ModelTask, attempt: int = 1) -> Judged:
         """Return the judged answer to `request`. Read-only: it may be called as often as one likes.
 
         Args:
-            request: the question with its evidence.
+            request: the request of any task.
             attempt: which attempt of this question it is, counted from 1, for the record.
 
         Raises:
             ProviderError: no answer came; the class says whether another attempt is worth it.
-            UnknownPolicyLine, UnknownPromptVersion: the request names what this worker does not hold.
+            CallRefused: a limit forbids the call; nothing was spent.
+            UnknownTask, UnknownPolicyLine, UnknownPromptVersion: the request names what this worker does not hold.
         """
-        lines = self._catalogue.resolve(request.policy_lines)
-        prompt = rotation_prompt(request, lines)
-        started = time.perf_counter()
-        completion: Completion | None = None
-        failure: str | None = None
-        status: CallStatus = "failed"
+        task = self._tasks.get(request.task)
+        if task is None or not isinstance(request, task.request):
+            raise UnknownTask(f"there is no task {request.task}; tasks: {', '.join(sorted(self._tasks))}")
+        route = route_of(self._routes, request.task)
+        call = _Call(provider=route[0])
         try:
-            completion = await self._provider.complete(
-                prompt, timeout_seconds=request.timeout_seconds, trace_id=request.trace_id
-            )
-            proposed = parse_answer(completion)
-            verdict = proposed if isinstance(proposed, Rejection) else ground(proposed, request, lines)
-            if isinstance(verdict, Rejection):
-                status, failure = "invalid_output", verdict.reason
-            else:
-                status = "ok"
+            verdict = await self._judged(call, task, request, route)
+        except RouteFailed as failed:
+            call.passed_over = failed.passed_over
+            _failed(call, failed.error)
+            raise failed.error from None
         except KeyturnError as error:
-            status, failure = ("timeout" if isinstance(error, ProviderTimeout) else "failed"), error.kind
+            _failed(call, error)
             raise
         except asyncio.CancelledError:
-            status = "cancelled"
+            call.status = "cancelled"
             raise
         except Exception:
-            failure = "unforeseen"
+            call.failure = "unforeseen"
             raise
         finally:
-            call = CallRecord(
+            record = self._record_of(call, request, attempt)
+            self._record(record)
+        return Judged(verdict, record)
+
+    async def _judged(
+        self, call: _Call, task: Task[Any, Any, Any], request: ModelTask, route: Sequence[Provider]
+    ) -> Any:
+        lines = self._catalogue.resolve(request.policy_lines)
+        call.prompt = prompt = task.prompt(request, lines)
+        keys = self._keys(task, prompt, route)
+        call.completion = await self._found(call, keys, route) or await self._asked(call, task, request, prompt, route)
+        proposed = parse_answer(call.completion, task.proposal)
+        verdict = proposed if isinstance(proposed, Rejection) else task.judge(proposed, request, lines)
+        if isinstance(verdict, Rejection):
+            call.status, call.failure = "invalid_output", verdict.reason
+        else:
+            call.status = "ok"
+            if keys and not call.cache_hit and self._cache is not None and task.keep_for is not None:
+                # Only what was accepted is kept: asking again after a rejection asks the model again.
+                await self._cache.keep(keys[route.index(call.provider)], packed(call.completion), task.keep_for)
+        return verdict
+
+    def _keys(self, task: Task[Any, Any, Any], prompt: Prompt, route: Sequence[Provider]) -> list[CacheKey]:
+        if self._cache is None or task.keep_for is None:
+            return []
+        version = self._catalogue.version
+        return [cache_key(task.name, prompt, version, provider.name, provider.model) for provider in route]
+
+    async def _found(self, call: _Call, keys: Sequence[CacheKey], route: Sequence[Provider]) -> Completion | None:
+        """The answer that any provider of the route gave before: after a fallback, the first one may be back."""
+        found = await self._cache.find(keys) if self._cache is not None and keys else None
+        completion = None if found is None else unpacked(found[1])
+        if found is None or completion is None:
+            return None
+        call.cache_hit, call.provider = True, route[found[0]]
+        return completion
+
+    async def _asked(
+        self,
+        call: _Call,
+        task: Task[Any, Any, Any],
+        request: ModelTask,
+        prompt: Prompt,
+        route: Sequence[Provider],
+    ) -> Completion:
+        limit, user = self._guard.tokens, f"{request.tenant_id}/{request.user_id}"
+
+        async def admit(provider: Provider) -> None:
+            await self._guard.admit(task, request, prompt, provider.name, provider.model)
+
+        estimate = estimated_input(prompt)
+        reserved = estimate + prompt.max_output_tokens
+        used: int | None = 0
+        if limit is not None:
+            await limit.reserve(user, reserved)
+        try:
+            asked = await ask_in_turn(
+                route,
+                prompt,
+                deadline=time.monotonic() + request.timeout_seconds - (time.perf_counter() - call.began),
                 trace_id=request.trace_id,
-                task=request.task,
-                provider=self._provider.name,
-                model=completion.model if completion else self._provider.model,
-                prompt_version=prompt.version,
-                attempt=attempt,
-                status=status,
-                failure=failure,
-                latency_ms=round((time.perf_counter() - started) * 1000, 2),
-                input_tokens=completion.input_tokens if completion else None,
-                output_tokens=completion.output_tokens if completion else None,
-                finish_reason=completion.finish_reason if completion else None,
-                cost_usd=self._price(completion.model, completion.input_tokens, completion.output_tokens)
-                if completion
-                else None,
+                admit=admit,
             )
-            self._record(call)
-        return Assessment(
-            verdict=verdict,
+            used = asked.completion.usage.total
+        except RouteFailed as failed:
+            used = estimate if isinstance(failed.error, ProviderTimeout) else 0
+            raise
+        except asyncio.CancelledError:
+            used = estimate  # it went out, and somebody may have counted it
+            raise
+        finally:
+            if limit is not None:
+                await limit.give_back(user, 0 if used is None else reserved - used)
+        call.provider, call.passed_over = asked.provider, asked.passed_over
+        return asked.completion
+
+    def _record_of(self, call: _Call, request: ModelTask, attempt: int) -> CallRecord:
+        provider, completion = call.provider, call.completion
+        usage = Usage() if completion is None else completion.usage
+        cost: Decimal | None = None
+        if call.cache_hit:
+            usage, cost = _NOTHING_USED, Decimal(0)
+        elif completion is not None:
+            cost = self._guard.prices.cost_usd(provider.name, completion.model, usage)
+            if cost is None:  # some servers answer with a name of their own for what was asked
+                cost = self._guard.prices.cost_usd(provider.name, provider.model, usage)
+        fingerprint = self._fingerprint(call.prompt.user) if self._fingerprint and call.prompt else None
+        return CallRecord(
+            trace_id=request.trace_id,
+            tenant_id=request.tenant_id,
+            user_id=request.user_id,
+            task=request.task,
+            provider=provider.name,
+            model=completion.model if completion else provider.model,
+            asked_model=provider.model,
+            prompt_version=request.prompt_version,
             catalogue_version=self._catalogue.version,
-            request_digest=request_digest(request),
-            call=call,
+            attempt=attempt,
+            status=call.status,
+            failure=call.failure,
+            latency_ms=round((time.perf_counter() - call.began) * 1000, 2),
+            first_byte_ms=_rounded(completion.first_byte_ms) if completion and not call.cache_hit else None,
+            input_tokens=usage.input_tokens,
+            cached_tokens=usage.cached_tokens,
+            output_tokens=usage.output_tokens,
+            finish_reason=completion.finish_reason if completion else None,
+            cost_usd=cost,
+            cache_hit=call.cache_hit,
+            request_id=completion.request_id if completion and not call.cache_hit else None,
+            fingerprint=fingerprint,
+            passed_over=call.passed_over,
+            called_at=call.called_at,
         )
+
+
+def _failed(call: _Call, error: KeyturnError) -> None:
+    call.status = "timeout" if isinstance(error, ProviderTimeout) else "failed"
+    call.failure = error.kind
+
+
+def _rounded(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else round(milliseconds, 2)

@@ -8,7 +8,10 @@ from temporalio.exceptions import ApplicationErrorCategory
 from activities.failures import application_error
 from keyturn import errors
 from keyturn.contracts import Failed
-from keyturn.errors import KeyturnError, ProviderError, RateLimited
+from keyturn.errors import KeyturnError, ProviderError, RateLimited, TokenLimitReached
+from tests.cases import NOW
+
+LATER = NOW + timedelta(minutes=10)
 
 
 def every_error(root: type[KeyturnError] = KeyturnError) -> list[type[KeyturnError]]:
@@ -23,11 +26,14 @@ def every_error(root: type[KeyturnError] = KeyturnError) -> list[type[KeyturnErr
 @pytest.mark.parametrize("kind", every_error(), ids=lambda kind: kind.__name__)
 def test_every_error_says_whether_to_retry_and_what_mends_it(kind: type[KeyturnError]) -> None:
     """Type, retryability and the outcome for a person come from the class alone."""
-    told = application_error(kind("something"), attempt=1, remaining=timedelta(seconds=60))
+    error = kind("something", retry_at=LATER) if kind is TokenLimitReached else kind("something")  # type: ignore[call-arg]
+    told = application_error(error, attempt=1, remaining=timedelta(seconds=60))
     assert told.type == kind.kind
     assert told.non_retryable is not kind.retryable
     assert (told.next_retry_delay is not None) is kind.retryable
-    assert told.details[0] == Failed(kind=kind.kind, next_step=kind.next_step, mend=kind.mend)
+    assert told.details[0] == Failed(
+        kind=kind.kind, next_step=kind.next_step, mend=error.mend, retry_at=getattr(error, "retry_at", None)
+    )
     assert (told.category is ApplicationErrorCategory.BENIGN) is kind.retryable
 
 

@@ -1,6 +1,9 @@
 """The boundary: every call ends in one judged answer or one named error, and in exactly one record."""
 
 import asyncio
+import time
+from collections.abc import Sequence
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -8,53 +11,85 @@ import pytest
 
 from keyturn.contracts import CallRecord, GroundedDecision, Rejection
 from keyturn.errors import (
+    AuthenticationFailed,
+    ContextWindowExceeded,
+    CostCapExceeded,
     KeyturnError,
+    ProviderOverloaded,
     ProviderTimeout,
     ProviderUnavailable,
     QuotaExhausted,
+    RateLimited,
+    RequestRefused,
     UnknownPolicyLine,
     UnknownPromptVersion,
+    UnknownTask,
+    UnreadableResponse,
 )
+from keyturn.ledger.records import keyed_fingerprint
 from keyturn.llm.boundary import ModelBoundary
-from keyturn.llm.prompt import Prompt
-from keyturn.llm.wire import Completion
+from keyturn.llm.providers.http import Patience
+from keyturn.llm.wire import Completion, Usage
 from keyturn.policy.catalogue import Catalogue
+from keyturn.tasks.definition import Prompt
+from tests.boundaries import FixedPrice, guarded
 from tests.cases import QUESTION, request
 
 ELIGIBLE = '{"decision":"eligible","rotation_window_days":30,"source_line_ids":["P-7"]}'
 
 
 class Scripted:
-    """A provider that says or raises what it was told."""
+    """A provider that says or raises what it was told, and counts how often it was asked."""
 
-    name = "scripted"
     model = "m-1"
 
-    def __init__(self, said: str | BaseException) -> None:
+    def __init__(self, said: str | BaseException, name: str = "scripted", *, takes: float = 0.0) -> None:
         self._said = said
+        self._takes = takes
+        self.name = name
+        self.asked: list[Patience] = []
 
-    async def complete(self, prompt: Prompt, *, timeout_seconds: float, trace_id: str) -> Completion:
+    async def complete(self, prompt: Prompt, *, patience: Patience, trace_id: str) -> Completion:
+        self.asked.append(patience)
+        if self._takes:
+            try:
+                async with asyncio.timeout(patience.first_byte):
+                    await asyncio.sleep(self._takes)
+            except TimeoutError:
+                raise ProviderTimeout("nothing of an answer in time") from None
         if isinstance(self._said, BaseException):
             raise self._said
-        return Completion(self._said, "complete", "stop", "m-1-2026", 250, 80)
+        return Completion(self._said, "complete", "stop", "m-1-2026", Usage(250, 80, 100), "req_1", 3.0)
 
 
-async def called(catalogue: Catalogue, said: str | BaseException, **changed: Any) -> tuple[Any, list[CallRecord]]:
+async def called(
+    catalogue: Catalogue,
+    said: str | BaseException | Sequence[Scripted],
+    boundary: dict[str, Any] | None = None,
+    **changed: Any,
+) -> tuple[Any, list[CallRecord]]:
+    """Ask once; returns the verdict or the error, and the records."""
     records: list[CallRecord] = []
-    boundary = ModelBoundary(Scripted(said), catalogue, record=records.append, price=lambda *_: Decimal("0.00098"))
+    route = [Scripted(said)] if isinstance(said, str | BaseException) else said
+    given: dict[str, Any] = {"guard": guarded(), "record": records.append} | (boundary or {})
+    asked = ModelBoundary({"*": route}, catalogue, **given)
     try:
-        return (await boundary.decide(request(**changed), 2)).verdict, records
+        return (await asked.decide(request(**changed), 2)).verdict, records
     except (KeyturnError, RuntimeError, asyncio.CancelledError) as error:
         return error, records
 
 
 async def test_a_sound_answer_is_recorded_as_ok(catalogue: Catalogue) -> None:
-    """The record joins trace, prompt, model, tokens and cost."""
+    """The record joins who asked, what was asked of whom, and what it took."""
     verdict, [record] = await called(catalogue, ELIGIBLE)
     assert isinstance(verdict, GroundedDecision)
-    assert (record.status, record.failure, record.model, record.attempt) == ("ok", None, "m-1-2026", 2)
-    assert (record.input_tokens, record.output_tokens, record.cost_usd) == (250, 80, Decimal("0.00098"))
-    assert (record.trace_id, record.prompt_version) == ("trace_acct_10234_01", "rotation_decision@1")
+    assert (record.status, record.failure, record.attempt) == ("ok", None, 2)
+    assert (record.provider, record.asked_model, record.model) == ("scripted", "m-1", "m-1-2026")
+    assert (record.input_tokens, record.cached_tokens, record.output_tokens) == (250, 100, 80)
+    assert (record.cost_usd, record.cache_hit, record.first_byte_ms) == (Decimal("0.00098"), False, 3.0)
+    assert (record.trace_id, record.request_id) == ("trace_acct_10234_01", "req_1")
+    assert (record.prompt_version, record.catalogue_version) == ("rotation_decision@1", catalogue.version)
+    assert record.fingerprint is None
 
 
 @pytest.mark.parametrize(
@@ -79,12 +114,138 @@ async def test_every_end_of_a_call_is_recorded_once(
     assert QUESTION not in record.model_dump_json()
 
 
-async def test_an_unknown_prompt_or_policy_version_asks_nobody(catalogue: Catalogue) -> None:
-    """A request that this worker cannot put is refused before any call, so there is no record of one."""
-    ended, records = await called(catalogue, ELIGIBLE, prompt_version="rotation_decision@99")
+async def test_what_this_worker_does_not_hold_is_refused_before_anybody_is_asked(catalogue: Catalogue) -> None:
+    """An unknown prompt version, policy line or task; the refusals of a known task are recorded too."""
+    provider = Scripted(ELIGIBLE)
+    ended, [record] = await called(catalogue, [provider], prompt_version="rotation_decision@99")
     assert isinstance(ended, UnknownPromptVersion)
     assert "rotation_decision@1" in str(ended)
-    assert records == []
-    ended, records = await called(catalogue, ELIGIBLE, policy_lines=({"id": "P-7", "version": 2},))
+    assert (record.status, record.failure) == ("failed", "unknown_prompt_version")
+    ended, [record] = await called(catalogue, [provider], policy_lines=({"id": "P-7", "version": 2},))
     assert isinstance(ended, UnknownPolicyLine)
-    assert records == []
+    assert record.failure == "unknown_policy_line"
+    ended, _ = await called(catalogue, [provider], {"tasks": {}})
+    assert isinstance(ended, UnknownTask)
+    assert provider.asked == []
+
+
+@pytest.mark.parametrize(
+    "error", [ProviderUnavailable("u"), ProviderOverloaded("o"), RateLimited("r"), ProviderTimeout("t")]
+)
+async def test_the_next_provider_is_asked_when_the_first_is_away(catalogue: Catalogue, error: KeyturnError) -> None:
+    """Once each; the record says who answered and why the other did not."""
+    first, second = Scripted(error, "first"), Scripted(ELIGIBLE, "second")
+    verdict, [record] = await called(catalogue, [first, second])
+    assert isinstance(verdict, GroundedDecision)
+    assert (record.status, record.provider) == ("ok", "second")
+    assert [(passed.provider, passed.failure) for passed in record.passed_over] == [("first", error.kind)]
+    assert (len(first.asked), len(second.asked)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        QuotaExhausted("q"),
+        AuthenticationFailed("a"),
+        RequestRefused("r"),
+        UnreadableResponse("u"),
+        "nonsense",
+        ELIGIBLE.replace("30", "90"),
+    ],
+)
+async def test_what_a_person_must_mend_is_not_hidden_behind_the_next_provider(
+    catalogue: Catalogue, said: str | KeyturnError
+) -> None:
+    """No fallback on an invalid answer, an exhausted quota, a wrong key or a wrong request."""
+    second = Scripted(ELIGIBLE, "second")
+    ended, [record] = await called(catalogue, [Scripted(said, "first"), second])
+    assert second.asked == []
+    assert record.provider == "first"
+    assert isinstance(ended, Rejection) or ended is said
+
+
+async def test_when_nobody_answers_the_first_error_counts_and_all_are_told(catalogue: Catalogue) -> None:
+    """The last error must not hide the real one."""
+    wait = timedelta(seconds=9)
+    first = Scripted(ProviderUnavailable("answered 503", retry_after=wait), "first")
+    ended, [record] = await called(catalogue, [first, Scripted(AuthenticationFailed("answered 401"), "second")])
+    assert type(ended) is ProviderUnavailable
+    assert str(ended) == "first: answered 503; second: answered 401"
+    assert ended.retry_after == wait
+    assert (record.provider, record.failure) == ("first", "provider_unavailable")
+    assert [(passed.provider, passed.failure) for passed in record.passed_over] == [
+        ("first", "provider_unavailable"),
+        ("second", "authentication_failed"),
+    ]
+
+
+async def test_the_deadline_is_one_for_all_providers_together(catalogue: Catalogue) -> None:
+    """A silent first provider leaves the second its share, and the whole ends within the budget."""
+    first, second = Scripted(ELIGIBLE, "first", takes=30), Scripted(ELIGIBLE, "second")
+    began = time.monotonic()
+    verdict, [record] = await called(catalogue, [first, second], timeout_seconds=2.0)
+    assert isinstance(verdict, GroundedDecision)
+    assert record.provider == "second"
+    assert time.monotonic() - began < 2.0
+    [of_first], [of_second] = first.asked, second.asked
+    assert of_first.first_byte == pytest.approx(1.2, abs=0.05)
+    assert of_second.total == pytest.approx(0.8, abs=0.1)
+    assert of_second.first_byte == of_second.total
+    ended, [record] = await called(catalogue, [first, Scripted(ELIGIBLE, "second", takes=30)], timeout_seconds=1.5)
+    assert isinstance(ended, ProviderTimeout)
+    assert record.status == "timeout"
+    assert record.latency_ms < 2_000
+
+
+async def test_a_call_above_the_cap_is_refused_with_its_numbers(catalogue: Catalogue) -> None:
+    """The task's own cap, the setting's, and what the user has spent today: nobody is asked, nothing is spent."""
+    provider = Scripted(ELIGIBLE)
+    dear = guarded(prices=FixedPrice(Decimal("0.30")))
+    ended, [record] = await called(catalogue, [provider], {"guard": dear})
+    assert isinstance(ended, CostCapExceeded)
+    assert str(ended) == "the call may cost up to $0.3000, and the task decide_rotation allows $0.2500"
+    assert (record.failure, record.cost_usd) == ("cost_cap_exceeded", None)
+    capped = guarded(usd_per_call=Decimal("0.0005"))
+    ended, _ = await called(catalogue, [provider], {"guard": capped})
+    assert "KEYTURN_USD_PER_CALL allows $0.0005" in str(ended)
+
+    async def spent(tenant: str, user: str) -> Decimal:
+        return Decimal("0.9995") if (tenant, user) == ("default", "luna") else Decimal(0)
+
+    daily = guarded(usd_per_user_day=Decimal(1), spent_today=spent)
+    ended, _ = await called(catalogue, [provider], {"guard": daily}, user_id="luna")
+    assert isinstance(ended, CostCapExceeded)
+    assert "the user has spent $0.9995 today" in str(ended)
+    assert provider.asked == []
+    ended, _ = await called(catalogue, [provider], {"guard": daily}, user_id="noor")
+    assert isinstance(ended, GroundedDecision)
+
+
+async def test_an_unknown_price_is_no_reason_to_refuse_and_is_recorded_as_unknown(catalogue: Catalogue) -> None:
+    """Local models have no price; nobody may take that for 0."""
+    verdict, [record] = await called(catalogue, ELIGIBLE, {"guard": guarded(prices=FixedPrice(None))})
+    assert isinstance(verdict, GroundedDecision)
+    assert record.cost_usd is None
+
+
+async def test_a_call_that_would_not_fit_into_the_model_is_refused_with_its_numbers(catalogue: Catalogue) -> None:
+    """Input and the longest output together."""
+    provider = Scripted(ELIGIBLE)
+    small = guarded(prices=FixedPrice(window=2_500))
+    ended, _ = await called(catalogue, [provider], {"guard": small}, question="why? " * 700)
+    assert isinstance(ended, ContextWindowExceeded)
+    assert "2,000 of output do not fit into m-1's 2,500" in str(ended)
+    assert provider.asked == []
+
+
+async def test_the_fingerprint_is_keyed_and_the_same_for_the_same_input(catalogue: Catalogue) -> None:
+    """Whoever has no key cannot try out which question it stands for."""
+    asked = request()
+    fields = asked.model_dump()
+    prints = []
+    for key in (b"one", b"one", b"two"):
+        _, [record] = await called(catalogue, ELIGIBLE, {"fingerprint": keyed_fingerprint(key)}, **fields)
+        prints.append(record.fingerprint)
+    assert prints[0] == prints[1] != prints[2]
+    assert prints[0] is not None
+    assert len(prints[0]) == 64

@@ -4,17 +4,23 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from keyturn.backoff import retry_delay
 from keyturn.errors import (
     AuthenticationFailed,
     ProviderError,
+    ProviderOverloaded,
     ProviderTimeout,
     ProviderUnavailable,
     QuotaExhausted,
     RateLimited,
     RequestRefused,
+    UnexpectedStatus,
 )
-from keyturn.llm.classify import QUOTA_CODES, error_for, retry_after
+from keyturn.llm.classify import OPENAI, error_for, retry_after
+from tests.boundaries import WIRES
 
 
 def body(code: str | None = None, kind: str | None = None) -> dict[str, Any]:
@@ -25,10 +31,12 @@ def body(code: str | None = None, kind: str | None = None) -> dict[str, Any]:
     ("status", "answer", "expected"),
     [
         (429, body("rate_limit_exceeded"), RateLimited),
-        (429, body("slow_down"), RateLimited),
+        (429, body("slow_down"), ProviderOverloaded),
+        (503, body("slow_down"), ProviderOverloaded),
+        (529, None, ProviderOverloaded),
         (429, None, RateLimited),
         (429, "not json", RateLimited),
-        *[(429, body(code), QuotaExhausted) for code in sorted(QUOTA_CODES)],
+        *[(429, body(code), QuotaExhausted) for code in sorted(OPENAI[0].codes)],
         (429, body(None, "insufficient_quota"), QuotaExhausted),
         (402, body(), QuotaExhausted),
         (401, body("invalid_api_key"), AuthenticationFailed),
@@ -37,14 +45,90 @@ def body(code: str | None = None, kind: str | None = None) -> dict[str, Any]:
         (404, body("model_not_found"), RequestRefused),
         (413, body(), RequestRefused),
         (422, body(), RequestRefused),
-        (302, None, RequestRefused),
+        (302, None, UnexpectedStatus),
         (408, None, ProviderTimeout),
-        *[(status, None, ProviderUnavailable) for status in (500, 502, 503, 504, 529)],
+        *[(status, None, ProviderUnavailable) for status in (500, 502, 503, 504, 520)],
     ],
 )
 def test_status_and_code_decide_together(status: int, answer: Any, expected: type[ProviderError]) -> None:
     """A 429 may be a passing limit or an empty purse; only the code tells."""
     assert type(error_for(status, answer, {})) is expected
+
+
+QUOTA_DAY = {"@type": "t/google.rpc.QuotaFailure", "violations": [{"quotaId": "GenerateRequestsPerDayPerProject"}]}
+QUOTA_MINUTE = {
+    "@type": "t/google.rpc.QuotaFailure",
+    "violations": [{"quotaId": "GenerateRequestsPerMinutePerProject"}],
+}
+BAD_KEY = {"@type": "t/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}
+
+
+def anthropic(kind: str, **details: str) -> dict[str, Any]:
+    return {"type": "error", "error": {"type": kind, "message": "m", "details": details or None}}
+
+
+def google(name: str, *details: dict[str, Any]) -> dict[str, Any]:
+    return {"error": {"code": 0, "status": name, "message": "m", "details": list(details)}}
+
+
+@pytest.mark.parametrize(
+    ("wire", "status", "answer", "expected"),
+    [
+        ("anthropic", 429, anthropic("rate_limit_error"), RateLimited),
+        ("anthropic", 429, anthropic("rate_limit_error", error_code="ramp_limit_exceeded"), RateLimited),
+        ("anthropic", 429, anthropic("rate_limit_error", error_code="enforced_spend_limit_reached"), QuotaExhausted),
+        ("anthropic", 402, anthropic("billing_error"), QuotaExhausted),
+        ("anthropic", 529, anthropic("overloaded_error"), ProviderOverloaded),
+        ("anthropic", 500, anthropic("overloaded_error"), ProviderOverloaded),
+        ("anthropic", 504, anthropic("timeout_error"), ProviderUnavailable),
+        ("anthropic", 401, anthropic("authentication_error"), AuthenticationFailed),
+        ("anthropic", 403, anthropic("permission_error"), AuthenticationFailed),
+        ("anthropic", 404, anthropic("not_found_error"), RequestRefused),
+        ("anthropic", 413, anthropic("request_too_large"), RequestRefused),
+        ("gemini", 429, google("RESOURCE_EXHAUSTED"), RateLimited),
+        ("gemini", 429, google("RESOURCE_EXHAUSTED", QUOTA_MINUTE), RateLimited),
+        ("gemini", 429, google("RESOURCE_EXHAUSTED", QUOTA_DAY), QuotaExhausted),
+        ("gemini", 429, [google("RESOURCE_EXHAUSTED", QUOTA_DAY)], QuotaExhausted),
+        ("gemini", 400, google("INVALID_ARGUMENT", BAD_KEY), AuthenticationFailed),
+        ("gemini", 400, google("INVALID_ARGUMENT"), RequestRefused),
+        ("gemini", 503, google("UNAVAILABLE"), ProviderOverloaded),
+        ("gemini", 504, google("DEADLINE_EXCEEDED"), ProviderUnavailable),
+        (
+            "compatible",
+            503,
+            {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}},
+            ProviderUnavailable,
+        ),
+    ],
+)
+def test_each_provider_has_a_table_of_its_own(
+    wire: str, status: int, answer: Any, expected: type[ProviderError]
+) -> None:
+    """The same status means different things to different providers."""
+    form = WIRES[wire]
+    assert type(error_for(status, answer, {}, table=form.errors, codes_of=form.codes_of)) is expected
+
+
+@pytest.mark.parametrize("wire", sorted(WIRES))
+@pytest.mark.parametrize("status", range(201, 600))
+def test_what_is_retried_is_the_same_for_every_provider(wire: str, status: int) -> None:
+    """408, 429 and what a server says of its own state; everything else waits for a person, and says for what."""
+    form = WIRES[wire]
+    error = error_for(status, None, {}, table=form.errors, codes_of=form.codes_of)
+    assert error.retryable == (status in {408, 429} or (status >= 500 and status not in {501, 505}))
+    if status in {400, 401, 403, 404, 413, 422}:
+        assert error.next_step == "fail_and_fix_request"
+    elif status == 402:
+        assert error.next_step == "fail_and_fix_quota"
+    elif not error.retryable:
+        assert error.next_step == "fail_and_inspect"
+
+
+@pytest.mark.parametrize(("wish", "retryable"), [("false", False), ("true", True), ("", True)])
+def test_a_provider_may_ask_not_to_be_asked_again(wish: str, retryable: bool) -> None:
+    """`x-should-retry: false` ends it; `true` never opens what is for a person to mend."""
+    assert error_for(503, None, {"x-should-retry": wish}).retryable is retryable
+    assert not error_for(401, None, {"x-should-retry": wish}).retryable
 
 
 def test_only_passing_failures_are_worth_a_retry() -> None:
@@ -89,3 +173,24 @@ def test_every_form_of_retry_after_is_read(headers: dict[str, str], seconds: flo
     """Seconds, milliseconds and dates; what is unreadable is no wish, and what is absurd is cut."""
     expected = None if seconds is None else timedelta(seconds=seconds)
     assert retry_after(headers, now=NOW) == expected
+
+
+@pytest.mark.parametrize(
+    ("delay", "seconds"), [("58s", 58), ("3.5s", 3.5), ("52758s", 52_758), ("soon", None), (7, None)]
+)
+def test_googles_wait_stands_in_the_body(delay: Any, seconds: float | None) -> None:
+    """RetryInfo, where there is no header."""
+    expected = None if seconds is None else timedelta(seconds=seconds)
+    assert retry_after({}, {"details": [{"retryDelay": delay}]}, now=NOW) == expected
+
+
+@given(
+    st.dictionaries(st.sampled_from(["retry-after", "retry-after-ms", "x-should-retry"]), st.text(max_size=40)),
+    st.integers(1, 12),
+    st.floats(-10, 10_000),
+)
+def test_no_wait_is_negative_or_past_the_deadline(headers: dict[str, str], attempt: int, left: float) -> None:
+    """Whatever a provider sends, the delay lies between nothing and what the deadline leaves."""
+    remaining = timedelta(seconds=left)
+    delay = retry_delay(attempt, retry_after=retry_after(headers, now=NOW), remaining=remaining)
+    assert timedelta(0) <= delay <= max(remaining, timedelta(0))

@@ -11,10 +11,10 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.contracts import RotationJob
+from keyturn.database import open_database
 from keyturn.errors import IdempotencyConflict, JobStoreUnavailable, OpenJobExists
-from keyturn.jobs.database import open_database
 from keyturn.jobs.store import JobStore
-from keyturn.jobs.tables import job_audit, metadata, outbox, rotation_jobs
+from keyturn.jobs.tables import job_audit, outbox, rotation_jobs
 from tests.cases import facts, order
 
 KEY = "rotate:default:acct_10234:key_1:P-7@1"
@@ -158,7 +158,7 @@ async def test_times_come_back_in_utc(store: JobStore) -> None:
 
 async def test_an_unreachable_database_is_a_named_passing_failure() -> None:
     """Nothing of the URL's password or the statement is told."""
-    from keyturn.jobs.database import database_url
+    from keyturn.database import database_url
 
     engine = open_database(database_url("postgresql://someone:hunter2@127.0.0.1:9/none"))
     with pytest.raises(JobStoreUnavailable) as caught:
@@ -172,6 +172,10 @@ async def test_migrations_make_the_tables_that_the_code_declares(engine: AsyncEn
     """Columns, nullability, unique constraints and indexes are the same in both."""
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
+
+    import keyturn.cache.tables
+    import keyturn.ledger.tables  # noqa: F401 - each describes its own tables on the one metadata
+    from keyturn.database import metadata
 
     async with engine.connect() as connection:
         differences = await connection.run_sync(

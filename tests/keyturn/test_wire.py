@@ -5,18 +5,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyturn.contracts import ProposedDecision, Rejection
-from keyturn.llm.wire import Completion, Finish, parse_answer
+from keyturn.llm.wire import Completion, Finish, Usage, parse_answer
 
 GOOD = '{"decision":"eligible","rotation_window_days":30,"source_line_ids":["P-7"]}'
 
 
 def answered(text: str, finish: Finish = "complete") -> Completion:
-    return Completion(text, finish, "stop", "m", 1, 1)
+    return Completion(text, finish, "stop", "m", Usage(1, 1))
 
 
 def test_a_sound_answer_is_read_field_by_field() -> None:
     """Reading judges nothing: that is grounding's work."""
-    proposed = parse_answer(answered(GOOD))
+    proposed = parse_answer(answered(GOOD), ProposedDecision)
     assert proposed == ProposedDecision(decision="eligible", rotation_window_days=30, source_line_ids=["P-7"])
 
 
@@ -41,7 +41,7 @@ def test_a_sound_answer_is_read_field_by_field() -> None:
 )
 def test_anything_else_is_malformed(text: str) -> None:
     """Prose, halves, fences, extra or doubled keys and numbers that are none: refused by one name."""
-    rejection = parse_answer(answered(text))
+    rejection = parse_answer(answered(text), ProposedDecision)
     assert isinstance(rejection, Rejection)
     assert rejection.reason == "malformed_answer"
 
@@ -52,7 +52,7 @@ def test_anything_else_is_malformed(text: str) -> None:
 )
 def test_an_answer_that_was_cut_off_is_not_read_even_if_it_parses(finish: Finish, reason: str) -> None:
     """How an answer ended comes before what it says."""
-    rejection = parse_answer(answered(GOOD, finish))
+    rejection = parse_answer(answered(GOOD, finish), ProposedDecision)
     assert isinstance(rejection, Rejection)
     assert rejection.reason == reason
 
@@ -60,4 +60,4 @@ def test_an_answer_that_was_cut_off_is_not_read_even_if_it_parses(finish: Finish
 @given(st.text() | st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists).map(str))
 def test_no_text_raises(text: str) -> None:
     """A model can write anything."""
-    assert isinstance(parse_answer(answered(text)), ProposedDecision | Rejection)
+    assert isinstance(parse_answer(answered(text), ProposedDecision), ProposedDecision | Rejection)

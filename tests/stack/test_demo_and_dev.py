@@ -15,8 +15,8 @@ from tests.simulated import SimulatorControl
 BARE = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG"}}
 
 
-async def test_the_demo_shows_three_rotations_and_ends_by_itself(tmp_path: Path) -> None:
-    """A job, the same job again, and a rejected answer of 90 days, with no variable set; and nothing stays behind."""
+async def test_the_demo_shows_four_rotations_and_ends_by_itself(tmp_path: Path) -> None:
+    """A job, the same again, a rejected answer, and a fallback, with no variable set; and nothing stays behind."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "starter", "demo",
         env=BARE, cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, start_new_session=True,
@@ -24,14 +24,15 @@ async def test_the_demo_shows_three_rotations_and_ends_by_itself(tmp_path: Path)
     out, err = await asyncio.wait_for(process.communicate(), 90)
     text = out.decode()
     assert process.returncode == 0, text + err.decode()
-    assert len(set(re.findall(r"job_[0-9a-f]{32}", text))) == 1
+    assert len(set(re.findall(r"job_[0-9a-f]{32}", text))) == 2
     for said in (
         'P-7@1: "Stale service-account keys must rotate within 30 days."',
         "eligible, window 30 days",
         "(0 model calls)",
         "there already (created=False)",
         "rejected, unsupported_window",
-        "Jobs in the database: 1",
+        "openai, simulator-1: provider_unavailable, so the next one",
+        "Jobs in the database: 2",
         "Temporal UI: http://127.0.0.1:",
         "tokens in",
         "$0.00",

@@ -209,7 +209,7 @@ async def test_without_temporal_the_command_says_what_to_start(terminal: Termina
 async def test_an_unknown_namespace_is_told_by_every_command(terminal: Terminal) -> None:
     """The server's own no, with what to check; also by a worker, which does not go on polling for nothing."""
     elsewhere = {"TEMPORAL_NAMESPACE": "nowhere"}
-    settings = {"OPENAI_API_KEY": "key_for_tests", "KEYTURN_MODEL": "m-1"}
+    settings = {"OPENAI_API_KEY": "key_for_tests", "KEYTURN_ROUTES": "openai:gpt-5-mini"}
     for ended in (
         await terminal.rotate("--stale", **elsewhere),
         await terminal.run("status", "rotate:default:none:none:P-7@1", **elsewhere),
@@ -235,13 +235,13 @@ async def test_an_unknown_workflow_is_told_without_a_traceback(terminal: Termina
 
 async def test_doctor_says_line_by_line_what_is_missing(terminal: Terminal, stack: Stack) -> None:
     """All well: status 0. A fault: its line says what mends it, and the others are still looked at."""
-    well = await terminal.run("doctor", OPENAI_API_KEY="key_for_tests", KEYTURN_MODEL="m-1")
+    well = await terminal.run("doctor", OPENAI_API_KEY="key_for_tests", KEYTURN_ROUTES="openai:gpt-5-mini")
     assert well.returncode == 0, well.stdout
     assert all(line.startswith("ok") for line in well.stdout.splitlines())
     assert "key_for_tests" not in well.stdout
     ill = await terminal.run("doctor", DATABASE_URL="sqlite:///absent.db", TEMPORAL_ADDRESS="127.0.0.1:9")
     assert ill.returncode == 1
-    for fault in ("OPENAI_API_KEY is not set", "KEYTURN_MODEL is not set", "keyturn migrate", "127.0.0.1:9"):
+    for fault in ("KEYTURN_ROUTES is not set", "keyturn migrate", "127.0.0.1:9"):
         assert fault in ill.stdout
     assert "ok    policy" in ill.stdout
     elsewhere = await terminal.run("doctor", KEYTURN_POLICY_DIR="/absent", KEYTURN_TASK_QUEUE="nobody-polls-this")
@@ -278,15 +278,37 @@ async def test_json_is_printed_for_every_foreseen_failure(terminal: Terminal) ->
 @pytest.mark.parametrize(
     ("variables", "fault"),
     [
-        ({}, "OPENAI_API_KEY is not set"),
-        ({"OPENAI_API_KEY": "k", "KEYTURN_MODEL": "m", "DATABASE_URL": "sqlite:///absent.db"}, "keyturn migrate"),
-        ({"OPENAI_API_KEY": "k", "KEYTURN_MODEL": "m", "DATABASE_URL": "mysql://h/d"}, "DATABASE_URL names 'mysql'"),
-        ({"OPENAI_API_KEY": "k", "KEYTURN_MODEL": "m", "TEMPORAL_ADDRESS": "127.0.0.1:9"}, "no Temporal server"),
-        ({"OPENAI_API_KEY": "k", "KEYTURN_MODEL": "m", "KEYTURN_POLICY_DIR": "/absent"}, "no policy files"),
-        ({"OPENAI_API_KEY": "k\n", "KEYTURN_MODEL": "m"}, "OPENAI_API_KEY: Value error, must be the key alone"),
-        ({"OPENAI_API_KEY": "k", "KEYTURN_MODEL": "m", "OPENAI_BASE_URL": "http://h:port/v1"}, "OPENAI_BASE_URL"),
-        ({"OPENAI_API_KEY": "k", "KEYTURN_MODEL": "m", "DATABASE_URL": "postgresql://h:port/d"}, "DATABASE_URL"),
-        ({"OPENAI_API_KEY": "k", "KEYTURN_MODEL": "m", "TEMPORAL_TLS_CLIENT_CERT_PATH": "/absent"}, "No such file"),
+        ({}, "KEYTURN_ROUTES is not set"),
+        ({"KEYTURN_ROUTES": "openai:gpt-5-mini"}, "OPENAI_API_KEY is not set"),
+        (
+            {"OPENAI_API_KEY": "k", "KEYTURN_ROUTES": "openai:gpt-5-mini", "DATABASE_URL": "sqlite:///absent.db"},
+            "keyturn migrate",
+        ),
+        (
+            {"OPENAI_API_KEY": "k", "KEYTURN_ROUTES": "openai:gpt-5-mini", "DATABASE_URL": "mysql://h/d"},
+            "DATABASE_URL names 'mysql'",
+        ),
+        (
+            {"OPENAI_API_KEY": "k", "KEYTURN_ROUTES": "openai:gpt-5-mini", "TEMPORAL_ADDRESS": "127.0.0.1:9"},
+            "no Temporal server",
+        ),
+        (
+            {"OPENAI_API_KEY": "k", "KEYTURN_ROUTES": "openai:gpt-5-mini", "KEYTURN_POLICY_DIR": "/absent"},
+            "no policy files",
+        ),
+        ({"OPENAI_API_KEY": "k\n", "KEYTURN_ROUTES": "openai:gpt-5-mini"}, "OPENAI_API_KEY: must be the key alone"),
+        (
+            {"OPENAI_API_KEY": "k", "KEYTURN_ROUTES": "openai:gpt-5-mini", "OPENAI_BASE_URL": "http://h:port/v1"},
+            "OPENAI_BASE_URL",
+        ),
+        (
+            {"OPENAI_API_KEY": "k", "KEYTURN_ROUTES": "openai:gpt-5-mini", "DATABASE_URL": "postgresql://h:port/d"},
+            "DATABASE_URL",
+        ),
+        (
+            {"OPENAI_API_KEY": "k", "KEYTURN_ROUTES": "openai:gpt-5-mini", "TEMPORAL_TLS_CLIENT_CERT_PATH": "/absent"},
+            "No such file",
+        ),
     ],
 )
 async def test_a_worker_that_cannot_work_says_why_and_ends(

@@ -10,7 +10,7 @@ from sqlalchemy.engine import URL
 from temporalio.client import Client
 
 from keyturn.contracts import JobCreated
-from keyturn.jobs.database import open_database
+from keyturn.database import open_database
 from keyturn.jobs.store import JobStore
 from stack.embedded import worker_environment
 from stack.processes import child
@@ -27,7 +27,7 @@ async def test_a_killed_workers_job_is_made_once_by_another(
     queue = f"test-{uuid.uuid4().hex}"
     address = temporal.service_client.config.target_host
     url = database.render_as_string(hide_password=False)
-    environment = worker_environment(address, url, simulator.base_url.removesuffix("/v1"))
+    environment = worker_environment(address, url, simulator.address)
     environment |= {"KEYTURN_TASK_QUEUE": queue}
     log = tmp_path / "worker.log"
     rotation = await start_or_attach(temporal, request(), task_queue=queue)

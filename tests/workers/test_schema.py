@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL
 
+from keyturn.database import database_url
 from keyturn.errors import JobStoreUnavailable, SchemaNotCurrent
-from keyturn.jobs.database import database_url
 from workers.schema import check_schema, migrate
 
 

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 from keyturn.errors import SettingsInvalid
-from workers.settings import load_settings, read_rate_card
+from keyturn.llm.routing import Target, parse_routes, route_of
+from keyturn.llm.wire import Usage
+from keyturn.tasks.registry import load_tasks
+from workers.settings import PLACEHOLDER_KEY, load_settings, read_rate_card
 
 SECRET = "sk-very-secret-4711"
 
@@ -17,22 +20,23 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def given(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
-    for name, value in ({"OPENAI_API_KEY": SECRET, "KEYTURN_MODEL": "m-1"} | variables).items():
+    for name, value in ({"OPENAI_API_KEY": SECRET, "KEYTURN_ROUTES": "openai:gpt-5-mini"} | variables).items():
         monkeypatch.setenv(name, value)
 
 
-def test_a_key_and_a_model_are_all_that_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_and_a_route_are_all_that_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything else has a default that works."""
     given(monkeypatch)
     settings = load_settings()
     assert settings.openai_base_url == "https://api.openai.com/v1"
     assert settings.database_url.drivername == "sqlite+aiosqlite"
-    assert settings.rates == {}
+    assert settings.routes == {"*": (Target("openai", "gpt-5-mini"),)}
+    assert settings.environment == "development"
 
 
 def test_a_secret_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither by repr nor by a fault of its own or of another setting."""
-    given(monkeypatch)
+    given(monkeypatch, DATABASE_URL=f"postgresql://u:{SECRET}@h/d", KEYTURN_REDIS_URL=f"redis://:{SECRET}@h")
     assert SECRET not in repr(load_settings())
     given(monkeypatch, OPENAI_API_KEY=f" {SECRET}", OPENAI_BASE_URL=f"ftp://{SECRET}")
     with pytest.raises(SettingsInvalid) as caught:
@@ -47,7 +51,7 @@ def test_every_fault_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsInvalid) as caught:
         load_settings()
     names = [line.split(":")[0].split(" ")[0] for line in str(caught.value).splitlines()]
-    assert sorted(names) == ["KEYTURN_LOG_FORMAT", "KEYTURN_MODEL", "OPENAI_API_KEY", "OPENAI_BASE_URL"]
+    assert sorted(names) == ["KEYTURN_LOG_FORMAT", "KEYTURN_ROUTES", "OPENAI_BASE_URL"]
 
 
 @pytest.mark.parametrize(
@@ -68,15 +72,93 @@ def test_every_way_of_naming_postgresql_gets_our_driver(monkeypatch: pytest.Monk
     assert load_settings().database_url.drivername == "postgresql+psycopg"
 
 
+def test_faults_between_settings_are_told_with_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each route's provider needs its key; production refuses what is for trying out."""
+    monkeypatch.setenv("KEYTURN_ENVIRONMENT", "production")
+    monkeypatch.setenv(
+        "KEYTURN_ROUTES",
+        "openai:simulator-1, anthropic:claude-haiku-4-5, compatible:llama3:8b; draft_reply=gemini:gemma",
+    )
+    monkeypatch.setenv("OPENAI_API_KEY", PLACEHOLDER_KEY)
+    monkeypatch.setenv("KEYTURN_LOG_FORMAT", "loud")
+    with pytest.raises(SettingsInvalid) as caught:
+        load_settings()
+    told = str(caught.value)
+    for fault in (
+        "KEYTURN_LOG_FORMAT: ",
+        "ANTHROPIC_API_KEY is not set: KEYTURN_ROUTES asks anthropic",
+        "GEMINI_API_KEY is not set",
+        "KEYTURN_COMPATIBLE_BASE_URL is not set",
+        "OPENAI_API_KEY: is the placeholder",
+        "KEYTURN_ROUTES: names the simulator's model",
+        "DATABASE_URL: production refuses SQLite",
+    ):
+        assert fault in told
+
+
+def test_a_sound_production_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a key of its own, a real model and PostgreSQL."""
+    given(monkeypatch, KEYTURN_ENVIRONMENT="production", DATABASE_URL="postgresql://u:p@h/d")
+    assert load_settings().environment == "production"
+
+
+def test_an_unknown_model_is_told_at_start_and_a_rate_card_makes_it_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A misspelt model never fails in mid-request; a new one is one line in a file."""
+    given(monkeypatch, KEYTURN_ROUTES="openai:gpt-5-mimi")
+    with pytest.raises(SettingsInvalid, match="openai has no model 'gpt-5-mimi' that is known here"):
+        load_settings()
+    card = tmp_path / "rates.toml"
+    card.write_text('[models."gpt-5-mimi"]\n')
+    given(monkeypatch, KEYTURN_ROUTES="openai:gpt-5-mimi", KEYTURN_RATE_CARD=str(card))
+    assert load_settings().prices.knows("openai", "gpt-5-mimi")
+
+
+@pytest.mark.parametrize(
+    ("routes", "fault"),
+    [
+        ("gpt-5-mini", "is not PROVIDER:MODEL"),
+        ("azure:gpt-5-mini", "there is no provider 'azure'"),
+        ("openai:a, openai:b", "asks one provider twice"),
+        ("decide=openai:a", "there is no task 'decide'"),
+        ("decide_rotation=openai:a", "no route for draft_reply"),
+        ("openai:a; *=openai:b", "has two routes"),
+        (" , ", "names no model"),
+    ],
+)
+def test_a_route_that_leads_nowhere_is_told(monkeypatch: pytest.MonkeyPatch, routes: str, fault: str) -> None:
+    """Unknown tasks, providers, and what is no route at all."""
+    given(monkeypatch, KEYTURN_ROUTES=routes)
+    with pytest.raises(SettingsInvalid, match=fault):
+        load_settings()
+
+
+def test_a_task_may_have_a_route_of_its_own() -> None:
+    """The others take the default one; a model's name may hold a colon."""
+    routes = parse_routes("openai:a, compatible:llama3:8b; draft_reply = anthropic:c", load_tasks())
+    assert routes["*"] == (Target("openai", "a"), Target("compatible", "llama3:8b"))
+    assert route_of(routes, "draft_reply") == (Target("anthropic", "c"),)
+    assert route_of(routes, "extract_ticket") == routes["*"]
+
+
+def test_a_variable_set_to_nothing_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose files hand on what nobody set as an empty text."""
+    given(monkeypatch, KEYTURN_USD_PER_CALL="", KEYTURN_REDIS_URL="", KEYTURN_COMPATIBLE_API_KEY="")
+    assert load_settings().usd_per_call is None
+
+
 def test_a_rate_card_overrides_public_prices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Decimal figures, a table a model."""
     card = tmp_path / "rates.toml"
-    card.write_text('[rates."m-1"]\ninput = 2.10\noutput = "6"\n')
+    card.write_text('[models."gpt-5-mini"]\ninput = 2.10\noutput = "6"\n')
     given(monkeypatch, KEYTURN_RATE_CARD=str(card))
-    assert load_settings().rates == {"m-1": (Decimal("2.10"), Decimal("6"))}
+    assert load_settings().prices.cost_usd("openai", "gpt-5-mini", Usage(10, 0)) == Decimal("0.000021")
 
 
-@pytest.mark.parametrize("text", ["rates = 7", '[rates."m"]\ninput = -1\noutput = 2', '[rates."m"]\ninput = 1', "["])
+@pytest.mark.parametrize(
+    "text", ["models = 7", '[models."m"]\ninput = -1', '[models."m"]\nprice = 1', '[rates."m"]\ninput = 1', "["]
+)
 def test_a_faulty_rate_card_is_refused_by_name(tmp_path: Path, text: str) -> None:
     """A wrong price is worse than none."""
     card = tmp_path / "rates.toml"

@@ -1,8 +1,9 @@
-"""The one place that opens the database: SQLite by default, PostgreSQL by its URL."""
+"""The one place that opens the database (SQLite by default, PostgreSQL by its URL), and what its tables share."""
 
+from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import event, make_url
+from sqlalchemy import BigInteger, DateTime, Dialect, Integer, MetaData, TypeDecorator, event, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -14,6 +15,32 @@ from keyturn.errors import SettingsInvalid
 SQLITE_BUSY_MILLISECONDS = 5_000
 # A caller waits this long for a connection of the pool; below the activity's timeout for the same reason.
 POOL_WAIT_SECONDS = 5
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "ix": "ix_%(column_0_label)s",
+    }
+)
+row_id = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only for INTEGER
+
+
+class Moment(TypeDecorator[datetime]):
+    """A moment in UTC. SQLite keeps no time zone, so what it returns is given its own again."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """To the database: in UTC, whatever zone it came in."""
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """From the database: with UTC as its zone."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 def database_url(value: str) -> URL:

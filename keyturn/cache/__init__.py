@@ -1,0 +1,1 @@
+"""Where answers of repeatable tasks are kept: the database by default, Redis for a fleet."""

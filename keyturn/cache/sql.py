@@ -1,0 +1,75 @@
+"""Kept answers in the database."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import structlog
+from sqlalchemy import delete, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from keyturn.cache.key import CacheKey
+from keyturn.cache.tables import kept_answers as table
+
+_log = structlog.get_logger("keyturn.cache")
+
+
+class SqlCache:
+    """Kept answers in the database behind `engine`. A failure of it is a miss, and logged."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
+
+    async def find(self, keys: Sequence[CacheKey]) -> tuple[int, str] | None:
+        """Return the place in `keys` of the first that is kept, and its answer."""
+        query = select(table.c.digest, table.c.answer).where(
+            table.c.digest.in_([key.digest for key in keys]), table.c.expires_at > datetime.now(UTC)
+        )
+        try:
+            async with self._engine.connect() as connection:
+                kept = {row.digest: row.answer for row in await connection.execute(query)}
+        except (SQLAlchemyError, OSError) as error:
+            _log.warning("cache_unavailable", cause=type(error).__name__)
+            return None
+        return next(((place, kept[key.digest]) for place, key in enumerate(keys) if key.digest in kept), None)
+
+    async def keep(self, key: CacheKey, answer: str, keep_for: timedelta) -> None:
+        """Keep `answer` for so long; one that has expired is replaced, another one is left."""
+        now = datetime.now(UTC)
+        row = {
+            "task": key.task,
+            "prompt_version": key.prompt_version,
+            "catalogue_version": key.catalogue_version,
+            "answer": answer,
+            "expires_at": now + keep_for,
+        }
+        statement = self._insert(table).values(digest=key.digest, **row)
+        statement = statement.on_conflict_do_update(
+            index_elements=["digest"], set_=row, where=table.c.expires_at <= now
+        )
+        try:
+            async with self._engine.begin() as connection:
+                await connection.execute(statement)
+        except (SQLAlchemyError, OSError) as error:
+            _log.warning("cache_unavailable", cause=type(error).__name__)
+
+    async def clear(
+        self,
+        *,
+        task: str | None = None,
+        prompt_version: str | None = None,
+        catalogue_version: str | None = None,
+        expired_only: bool = False,
+    ) -> int:
+        """Forget the answers that fit what is given, all of them if nothing is; returns how many."""
+        statement = delete(table)
+        wanted = {"task": task, "prompt_version": prompt_version, "catalogue_version": catalogue_version}
+        for name, value in wanted.items():
+            if value is not None:
+                statement = statement.where(table.c[name] == value)
+        if expired_only:
+            statement = statement.where(table.c.expires_at <= datetime.now(UTC))
+        async with self._engine.begin() as connection:
+            return (await connection.execute(statement)).rowcount

@@ -1,0 +1,16 @@
+"""The table of kept answers. `migrations/` creates it; a test keeps both the same."""
+
+from sqlalchemy import Column, String, Table, Text
+
+from keyturn.database import Moment, metadata
+
+kept_answers = Table(
+    "kept_answers",
+    metadata,
+    Column("digest", String(70), primary_key=True),
+    Column("task", String(48), nullable=False),
+    Column("prompt_version", String(64), nullable=False),
+    Column("catalogue_version", String(70), nullable=False),
+    Column("answer", Text, nullable=False),
+    Column("expires_at", Moment, nullable=False, index=True),
+)

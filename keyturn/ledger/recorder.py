@@ -1,0 +1,79 @@
+"""From the end of a call to its row: at once for the caller, in batches for the database."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from keyturn.contracts import CallRecord
+from keyturn.ledger.store import LedgerStore
+
+_log = structlog.get_logger("keyturn.ledger")
+
+# A row each would cost a call as much as all else that the boundary does. After 50 ms a batch is worth its one commit,
+# and a worker that is killed has lost at most that many milliseconds of rows; their log events were written at once.
+BATCH_SECONDS = 0.05
+BATCH_ROWS = 200
+# While the database is away: about an hour of a busy worker, and 20 MiB.
+MOST_WAITING = 20_000
+RETRY_SECONDS = 2.0
+CLOSE_SECONDS = 5.0  # what a stopping worker waits for the last rows; within its 30 s of grace
+
+
+class Recorder:
+    """Takes records without waiting, and writes them to `store` in the background."""
+
+    def __init__(self, store: LedgerStore) -> None:
+        self._store = store
+        self._waiting: list[tuple[str, CallRecord]] = []
+        self._some = asyncio.Event()
+
+    def record(self, call: CallRecord) -> None:
+        """Take one record; never raises, never waits."""
+        if len(self._waiting) >= MOST_WAITING:
+            del self._waiting[:BATCH_ROWS]
+            _log.error("ledger_rows_lost", rows=BATCH_ROWS, mend="The call log has them: bring the database back.")
+        self._waiting.append((uuid.uuid4().hex, call))
+        self._some.set()
+
+    async def flush(self) -> None:
+        """Write everything that was taken so far; raises SQLAlchemyError if the database does not take it."""
+        while self._waiting:
+            batch = self._waiting[:BATCH_ROWS]
+            await self._store.write(batch)
+            # Rows may have been dropped from the front meanwhile: remove these, not that many.
+            written = {call_id for call_id, _ in batch}
+            self._waiting = [entry for entry in self._waiting if entry[0] not in written]
+
+    async def run(self) -> None:
+        """Write batches until cancelled."""
+        while True:
+            await self._some.wait()
+            await asyncio.sleep(BATCH_SECONDS)
+            self._some.clear()
+            try:
+                await self.flush()
+            except (SQLAlchemyError, OSError) as error:
+                _log.warning("ledger_unavailable", cause=type(error).__name__, waiting=len(self._waiting))
+                await asyncio.sleep(RETRY_SECONDS)
+                self._some.set()
+
+
+@asynccontextmanager
+async def recorder(store: LedgerStore) -> AsyncIterator[Recorder]:
+    """Yield a recorder that writes in the background; write what is left when done."""
+    kept = Recorder(store)
+    writing = asyncio.create_task(kept.run())
+    try:
+        yield kept
+    finally:
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await kept.flush()
+        except (TimeoutError, SQLAlchemyError, OSError) as error:
+            _log.exception("ledger_rows_lost", rows=len(kept._waiting), cause=type(error).__name__, exc_info=False)

@@ -1,0 +1,123 @@
+"""The ledger in SQL: one row a call, read by `keyturn calls` and summed by `keyturn costs`."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Literal
+
+from sqlalchemy import Column, ColumnElement, Select, String, case, cast, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from keyturn.contracts import CallRecord
+from keyturn.ledger.tables import call_records as table
+
+CostsBy = Literal["task", "model", "user", "day"]
+
+
+class LedgerStore:
+    """Call records in the database behind `engine`."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
+
+    async def write(self, calls: Sequence[tuple[str, CallRecord]]) -> None:
+        """Write records under ids of the caller's; one that is there already is left as it is."""
+        statement = self._insert(table).on_conflict_do_nothing(index_elements=["call_id"])
+        async with self._engine.begin() as connection:
+            await connection.execute(statement, [_row(call_id, call) for call_id, call in calls])
+
+    async def calls(
+        self,
+        *,
+        limit: int,
+        tenant_id: str | None = None,
+        task: str | None = None,
+        status: str | None = None,
+        trace_id: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """Return at most `limit` records that fit what is given, newest first."""
+        query = select(table).order_by(table.c.called_at.desc(), table.c.call_id).limit(limit)
+        wanted = {"tenant_id": tenant_id, "task": task, "status": status, "trace_id": trace_id}
+        for name, value in wanted.items():
+            if value is not None:
+                query = query.where(table.c[name] == value)
+        return [
+            {name.replace("cost_picodollars", "cost_usd"): value for name, value in row.items()}
+            for row in await self._rows(query)
+        ]
+
+    async def costs(
+        self, by: CostsBy, *, since: datetime, until: datetime | None = None, tenant_id: str | None = None
+    ) -> list[dict[str, Any]]:
+        """Return calls, tokens and cost from `since` on, grouped; the dearest first, days in their order.
+
+        `unpriced` counts the calls that were answered at a price nobody knows: they are missing from `cost_usd`.
+        """
+        group = self._group(by)
+        answered = table.c.input_tokens.is_not(None) & table.c.cost_picodollars.is_(None)
+        cost = func.sum(table.c.cost_picodollars).label("cost_usd")
+        query = (
+            select(
+                group.label(by),
+                func.count().label("calls"),
+                func.sum(table.c.input_tokens).label("input_tokens"),
+                func.sum(table.c.cached_tokens).label("cached_tokens"),
+                func.sum(table.c.output_tokens).label("output_tokens"),
+                func.sum(case((table.c.cache_hit, 1), else_=0)).label("cache_hits"),
+                func.sum(case((table.c.status != "ok", 1), else_=0)).label("not_ok"),
+                func.sum(case((answered, 1), else_=0)).label("unpriced"),
+                cost,
+            )
+            .where(table.c.called_at >= since)
+            .group_by(group)
+            .order_by(*([group] if by == "day" else [func.coalesce(cost, 0).desc(), group]))
+        )
+        if until is not None:
+            query = query.where(table.c.called_at < until)
+        if tenant_id is not None:
+            query = query.where(table.c.tenant_id == tenant_id)
+        whole = ("calls", "input_tokens", "cached_tokens", "output_tokens", "cache_hits", "not_ok", "unpriced")
+        return [
+            {**row, **{name: int(row[name] or 0) for name in whole}, "cost_usd": row["cost_usd"] or Decimal(0)}
+            for row in await self._rows(query)
+        ]
+
+    async def spent(self, *, since: datetime, tenant_id: str | None = None, user_id: str | None = None) -> Decimal:
+        """Return what calls have cost from `since` on, of one user or of all."""
+        query = select(func.sum(table.c.cost_picodollars).label("cost")).where(table.c.called_at >= since)
+        if tenant_id is not None:
+            query = query.where(table.c.tenant_id == tenant_id)
+        if user_id is not None:
+            query = query.where(table.c.user_id == user_id)
+        [row] = await self._rows(query)
+        spent: Decimal | None = row["cost"]
+        return spent or Decimal(0)
+
+    async def spent_today(self, tenant_id: str, user_id: str) -> Decimal:
+        """Return what a user has spent since midnight UTC."""
+        return await self.spent(since=midnight(datetime.now(UTC)), tenant_id=tenant_id, user_id=user_id)
+
+    def _group(self, by: CostsBy) -> Column[Any] | ColumnElement[Any]:
+        if by != "day":
+            return table.c[{"user": "user_id"}.get(by, by)]
+        if self._engine.dialect.name == "postgresql":
+            return func.to_char(func.timezone("UTC", table.c.called_at), "YYYY-MM-DD")
+        return func.substr(cast(table.c.called_at, String), 1, 10)
+
+    async def _rows(self, query: Select[Any]) -> Sequence[Mapping[str, Any]]:
+        async with self._engine.connect() as connection:
+            return [dict(row) for row in (await connection.execute(query)).mappings()]
+
+
+def midnight(moment: datetime) -> datetime:
+    """Return the beginning of the day (UTC) of `moment`."""
+    return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def _row(call_id: str, call: CallRecord) -> dict[str, Any]:
+    fields = {name: getattr(call, name) for name in type(call).model_fields}
+    fields["passed_over"] = [passed.model_dump() for passed in call.passed_over]
+    fields["called_at"] = call.called_at or datetime.now(UTC)
+    return {"call_id": call_id, "cost_picodollars": fields.pop("cost_usd"), **fields}

@@ -1,0 +1,47 @@
+"""Answers kept for repeatable tasks: the key that makes two calls the same, and what is kept under it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any, Protocol
+
+from keyturn.cache.key import CacheKey
+from keyturn.canonical import digest_of
+from keyturn.llm.wire import Completion, Usage
+from keyturn.tasks.definition import Prompt
+
+
+class AnswerCache(Protocol):
+    """Wherever answers are kept. It may forget at any time, and a failure of it is a miss."""
+
+    async def find(self, keys: Sequence[CacheKey]) -> tuple[int, str] | None:
+        """Return the place in `keys` of the first that is kept, and what is kept."""
+        ...
+
+    async def keep(self, key: CacheKey, answer: str, keep_for: timedelta) -> None:
+        """Keep `answer`, unless the key has one."""
+        ...
+
+
+def cache_key(task: str, prompt: Prompt, catalogue_version: str, provider: str, model: str) -> CacheKey:
+    """Return the key of asking `model` of `provider` this prompt under this catalogue.
+
+    The instructions are covered by their text as well as by their version, so that an edited file is another question.
+    """
+    covered = [provider, model, prompt.version, prompt.system, catalogue_version, prompt.schema, prompt.user]
+    return CacheKey(task, prompt.version, catalogue_version, digest_of([*covered, prompt.max_output_tokens]))
+
+
+def packed(completion: Completion) -> str:
+    """Return a completion as text to keep."""
+    return json.dumps(asdict(completion))
+
+
+def unpacked(text: str) -> Completion | None:
+    """Return what `packed` made of a completion; None for anything else, such as another release's form."""
+    try:
+        raw: dict[str, Any] = json.loads(text)
+        return Completion(**raw | {"usage": Usage(**raw["usage"])})
+    except (ValueError, TypeError, KeyError):
+        return None

@@ -1,0 +1,84 @@
+"""Anthropic messages.
+
+Format: Anthropic API reference, "Messages", and the types of anthropic-sdk-python (2026-11).
+"""
+
+from typing import Any
+
+from pydantic import JsonValue
+
+from keyturn.errors import UnreadableResponse
+from keyturn.llm.classify import ANTHROPIC, anthropic_codes
+from keyturn.llm.providers.http import WireFormat, count, printable
+from keyturn.llm.wire import Completion, Finish, Usage
+from keyturn.tasks.definition import Prompt
+
+# The version of the wire format that gateways and clouds understand as well; newer ones change headers, not the answer.
+VERSION = "2023-06-01"
+_FINISH: dict[str, Finish] = {
+    "end_turn": "complete",
+    "stop_sequence": "complete",
+    "max_tokens": "truncated",
+    "model_context_window_exceeded": "truncated",
+    "pause_turn": "truncated",
+    "refusal": "refused",
+}
+
+
+def payload(model: str, prompt: Prompt) -> dict[str, JsonValue]:
+    """Return the request body for `prompt`. No sampling settings: the newest models refuse them.
+
+    The cache is marked where the shared beginning ends; it lives 5 minutes, which the next question renews for nothing.
+    """
+    marked: dict[str, JsonValue] = {"cache_control": {"type": "ephemeral"}}
+    stable: dict[str, JsonValue] = {"type": "text", "text": prompt.stable, **marked}
+    body: dict[str, JsonValue] = {
+        "model": model,
+        "max_tokens": prompt.max_output_tokens,
+        "system": [{"type": "text", "text": prompt.system, **marked}],
+        "messages": [{"role": "user", "content": [stable, {"type": "text", "text": prompt.varying}]}],
+    }
+    if prompt.schema is not None:
+        body["output_config"] = {"format": {"type": "json_schema", "schema": prompt.schema}}
+    return body
+
+
+def completion(answer: Any, asked_model: str) -> Completion:
+    """Return a message in our terms; raises UnreadableResponse."""
+    try:
+        blocks, reason = answer["content"], answer["stop_reason"]
+        # Thinking comes in blocks of its own, and is no part of the answer.
+        texts = [block["text"] for block in blocks if block.get("type") == "text"]
+        usage = answer.get("usage")
+    except (TypeError, KeyError, AttributeError):
+        raise UnreadableResponse("the answer is not a message") from None
+    if not isinstance(blocks, list) or not isinstance(reason, str) or not all(isinstance(text, str) for text in texts):
+        raise UnreadableResponse("the answer is not a message")
+    cached, written = count(usage, "cache_read_input_tokens"), count(usage, "cache_creation_input_tokens")
+    fresh = count(usage, "input_tokens")
+    return Completion(
+        text="".join(texts),
+        finish=_FINISH.get(reason, "truncated"),
+        finish_reason=printable(reason),
+        model=printable(answer.get("model"), 128) or asked_model,
+        usage=Usage(
+            # The three are disjoint here; elsewhere the cached part is within the whole.
+            None if fresh is None else fresh + (cached or 0) + (written or 0),
+            count(usage, "output_tokens"),
+            cached,
+            written,
+        ),
+        request_id=printable(answer.get("id")) or None,
+    )
+
+
+ANTHROPIC_WIRE = WireFormat(
+    name="anthropic",
+    path=lambda _model: "/v1/messages",
+    headers=lambda key: {"x-api-key": key, "anthropic-version": VERSION},
+    payload=payload,
+    completion=completion,
+    errors=ANTHROPIC,
+    codes_of=anthropic_codes,
+    request_id="request-id",
+)

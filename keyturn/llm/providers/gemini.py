@@ -1,0 +1,90 @@
+"""Google's Gemini, generateContent.
+
+Format: Gemini API reference, "Generating content", and the types of google-genai (2026-11).
+"""
+
+from typing import Any
+from urllib.parse import quote
+
+from pydantic import JsonValue
+
+from keyturn.errors import UnreadableResponse
+from keyturn.llm.classify import GEMINI, gemini_codes
+from keyturn.llm.providers.http import WireFormat, count, printable
+from keyturn.llm.wire import Completion, Finish, Usage
+from keyturn.tasks.definition import Prompt
+
+_FINISH: dict[str, Finish] = {
+    "STOP": "complete",
+    "MAX_TOKENS": "truncated",
+    "CONTINUATION": "truncated",
+    "SAFETY": "filtered",
+    "RECITATION": "filtered",
+    "BLOCKLIST": "filtered",
+    "PROHIBITED_CONTENT": "filtered",
+    "SPII": "filtered",
+    "MODEL_ARMOR": "filtered",
+    "LANGUAGE": "refused",
+    "ESCALATION": "refused",
+}
+
+
+def payload(model: str, prompt: Prompt) -> dict[str, JsonValue]:
+    """Return the request body for `prompt`; the model stands in the path. The prompt cache works by itself."""
+    settings: dict[str, JsonValue] = {"maxOutputTokens": prompt.max_output_tokens}
+    if prompt.schema is not None:
+        settings |= {"responseMimeType": "application/json", "responseJsonSchema": prompt.schema}
+    return {
+        "systemInstruction": {"parts": [{"text": prompt.system}]},
+        "contents": [{"role": "user", "parts": [{"text": prompt.stable}, {"text": prompt.varying}]}],
+        "generationConfig": settings,
+    }
+
+
+def completion(answer: Any, asked_model: str) -> Completion:
+    """Return generated content in our terms; raises UnreadableResponse. A blocked prompt is an answer: filtered."""
+    try:
+        usage = answer.get("usageMetadata")
+        blocked = (answer.get("promptFeedback") or {}).get("blockReason")
+        if blocked and not answer.get("candidates"):
+            reason, texts = blocked, []
+        else:
+            candidate = answer["candidates"][0]
+            reason = candidate["finishReason"]
+            parts = (candidate.get("content") or {}).get("parts") or []
+            texts = [part["text"] for part in parts if "text" in part and not part.get("thought")]
+    except (TypeError, KeyError, IndexError, AttributeError):
+        raise UnreadableResponse("the answer is not generated content") from None
+    if not isinstance(reason, str) or not all(isinstance(text, str) for text in texts):
+        raise UnreadableResponse("the answer is not generated content")
+    finish: Finish = "filtered" if blocked else _FINISH.get(reason, "truncated")
+    return Completion(
+        text="".join(texts),
+        finish=finish,
+        finish_reason=printable(reason),
+        model=printable(answer.get("modelVersion"), 128) or asked_model,
+        usage=Usage(
+            _sum(usage, "promptTokenCount", "toolUsePromptTokenCount"),
+            # What the model thought is counted apart from what it said, and both are paid as output.
+            _sum(usage, "candidatesTokenCount", "thoughtsTokenCount"),
+            count(usage, "cachedContentTokenCount"),
+        ),
+        request_id=printable(answer.get("responseId")) or None,
+    )
+
+
+def _sum(usage: Any, *names: str) -> int | None:
+    counts = [number for name in names if (number := count(usage, name)) is not None]
+    return sum(counts) if counts else None
+
+
+GEMINI_WIRE = WireFormat(
+    name="gemini",
+    path=lambda model: f"/v1beta/models/{quote(model.removeprefix('models/'), safe='')}:generateContent",
+    headers=lambda key: {"x-goog-api-key": key},
+    payload=payload,
+    completion=completion,
+    errors=GEMINI,
+    codes_of=gemini_codes,
+    request_id="",
+)

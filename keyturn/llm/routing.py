@@ -1,0 +1,181 @@
+"""Routes: which provider and model a task asks, and which it asks next when one is unavailable or overloaded."""
+
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeVar
+
+from keyturn.contracts import PassedOver
+from keyturn.errors import (
+    KeyturnError,
+    ProviderError,
+    ProviderTimeout,
+    ProviderUnavailable,
+    RateLimited,
+    UnknownTask,
+)
+from keyturn.llm.providers.http import Patience
+from keyturn.llm.wire import Completion
+from keyturn.tasks.definition import Prompt
+
+PROVIDERS = ("openai", "anthropic", "gemini", "compatible")
+DEFAULT = "*"  # the route of every task that has none of its own
+
+# A handshake takes a second over a bad network; 5 s outlast one lost packet, and a server that is not there by then is
+# not there.
+CONNECT_SECONDS = 5.0
+# Where another provider follows, a silent one gets this share of what is left: most of it, because answers come whole
+# and the first byte is nearly the last, and still enough for the next one to answer.
+SHARE_BEFORE_NEXT = 0.6
+# With less than this left, nobody can answer: the next provider is not asked in vain.
+LEAST_SECONDS = 0.5
+# What sends a call to the next provider. A mendable failure, a refusal and an invalid answer never do: the next one
+# would hide what a person has to mend, or be asked until one says yes.
+_PASSES_ON = (ProviderUnavailable, ProviderTimeout, RateLimited)
+
+
+Route = TypeVar("Route")
+
+
+class Target(NamedTuple):
+    """A provider's name and its model."""
+
+    provider: str
+    model: str
+
+    def __str__(self) -> str:
+        return f"{self.provider}:{self.model}"
+
+
+class Provider(Protocol):
+    """A model behind any wire format."""
+
+    name: str
+    model: str
+
+    async def complete(self, prompt: Prompt, *, patience: Patience, trace_id: str) -> Completion:
+        """Ask once; raises a ProviderError."""
+        ...
+
+
+@dataclass
+class Asked:
+    """What came of asking a route: who answered, and who was asked before and did not."""
+
+    provider: Provider
+    completion: Completion
+    passed_over: tuple[PassedOver, ...] = ()
+
+
+class RouteFailed(Exception):
+    """Nobody on the route answered. `error` is the first provider's own failure; `passed_over` has all of them."""
+
+    def __init__(self, error: KeyturnError, passed_over: tuple[PassedOver, ...]) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.passed_over = passed_over
+
+
+def parse_routes(text: str, tasks: Collection[str]) -> dict[str, tuple[Target, ...]]:
+    """Return the routes by task that `text` states.
+
+    Written as `PROVIDER:MODEL, PROVIDER:MODEL` for every task, or as `TASK = ROUTE; * = ROUTE`.
+
+    Raises:
+        ValueError: an unknown task or provider, a provider twice in one route, or a task without a route.
+    """
+    routes: dict[str, tuple[Target, ...]] = {}
+    for part in filter(None, (part.strip() for part in text.split(";"))):
+        task, equals, listed = part.partition("=")
+        task, listed = (task.strip(), listed) if equals else (DEFAULT, part)
+        if task != DEFAULT and task not in tasks:
+            raise ValueError(f"there is no task {task[:48]!r}; tasks: {', '.join(sorted(tasks))}")
+        if task in routes:
+            raise ValueError(f"{task} has two routes")
+        routes[task] = _route(listed)
+    missing = [] if DEFAULT in routes else sorted(set(tasks) - set(routes))
+    if missing:
+        raise ValueError(f"no route for {', '.join(missing)}: add one, or a route for *")
+    return routes
+
+
+def route_of(routes: Mapping[str, Route], task: str) -> Route:
+    """Return the route of a task: its own, or the default one; raises UnknownTask."""
+    route = routes.get(task) or routes.get(DEFAULT)
+    if route is None:
+        raise UnknownTask(f"no route leads to a model for {task}")
+    return route
+
+
+async def ask_in_turn(
+    route: Sequence[Provider],
+    prompt: Prompt,
+    *,
+    deadline: float,
+    trace_id: str,
+    admit: Callable[[Provider], Awaitable[None]],
+) -> Asked:
+    """Ask the providers of `route` in turn, each at most once, until one answers.
+
+    Args:
+        route: whom to ask, in order.
+        prompt: what to ask.
+        deadline: by `time.monotonic()`, when the whole call must have ended.
+        trace_id: sent along.
+        admit: raises a KeyturnError if a provider may not be asked this.
+
+    Raises:
+        RouteFailed: nobody answered. The first provider's failure counts, and its message names the others'.
+    """
+    failures: list[tuple[Provider, KeyturnError]] = []
+    for place, provider in enumerate(route):
+        left = deadline - time.monotonic()
+        if failures and left < LEAST_SECONDS:
+            break
+        try:
+            await admit(provider)
+            patience = _patience(left, followed=place + 1 < len(route))
+            completion = await provider.complete(prompt, patience=patience, trace_id=trace_id)
+        except KeyturnError as error:
+            failures.append((provider, error))
+            if not isinstance(error, _PASSES_ON):
+                break
+        else:
+            return Asked(provider, completion, _passed_over(failures))
+    raise RouteFailed(_told_together(failures), _passed_over(failures))
+
+
+def _patience(left: float, *, followed: bool) -> Patience:
+    first_byte = left * SHARE_BEFORE_NEXT if followed else left
+    return Patience(connect=min(CONNECT_SECONDS, first_byte), first_byte=first_byte, total=left)
+
+
+def _passed_over(failures: Sequence[tuple[Provider, KeyturnError]]) -> tuple[PassedOver, ...]:
+    return tuple(
+        PassedOver(provider=provider.name, model=provider.model, failure=error.kind) for provider, error in failures
+    )
+
+
+def _told_together(failures: Sequence[tuple[Provider, KeyturnError]]) -> KeyturnError:
+    """The first failure, with the others' messages behind its own: it is the one to mend, and none is hidden."""
+    (_, first), *others = failures
+    if others and isinstance(first, ProviderError):
+        told = "; ".join(f"{provider.name}: {error}" for provider, error in failures)
+        return type(first)(told, retry_after=first.retry_after)
+    return first
+
+
+def _route(listed: str) -> tuple[Target, ...]:
+    targets = []
+    for entry in filter(None, (entry.strip() for entry in listed.split(","))):
+        provider, colon, model = (part.strip() for part in entry.partition(":"))
+        if not colon or not model or len(model) > 128 or not model.isprintable():
+            raise ValueError(f"{entry[:80]!r} is not PROVIDER:MODEL")
+        if provider not in PROVIDERS:
+            raise ValueError(f"there is no provider {provider[:48]!r}; providers: {', '.join(PROVIDERS)}")
+        targets.append(Target(provider, model))
+    if not targets:
+        raise ValueError("a route names no model")
+    if len({target.provider for target in targets}) != len(targets):
+        raise ValueError("a route asks one provider twice: each is asked once an attempt")
+    return tuple(targets)

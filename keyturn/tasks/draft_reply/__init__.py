@@ -1,0 +1,83 @@
+"""`draft_reply`: a draft of the answer to the asker, in plain text. A person sends it; it authorizes nothing."""
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Literal
+
+from pydantic import Field, JsonValue
+
+from keyturn.contracts import (
+    MAX_QUESTION_CHARACTERS,
+    Contract,
+    Decision,
+    Identifier,
+    ModelTask,
+    Rejection,
+    ShortIdentifier,
+)
+from keyturn.policy.catalogue import PolicyLine
+from keyturn.tasks.definition import Section, Task, policy_section, prompts_beside
+from keyturn.tasks.wording import days_named, fit_text
+
+MAX_DRAFT_CHARACTERS = 2_000  # a reply that a support agent reads through before sending it
+
+
+class DraftRequest(ModelTask):
+    """The asker's words, and the grounded decision to tell them, if there is one."""
+
+    task: Literal["draft_reply"] = "draft_reply"
+    account_id: Identifier
+    question: str = Field(min_length=1, max_length=MAX_QUESTION_CHARACTERS)
+    decision: Decision | None = None
+    rotation_window_days: int | None = Field(default=None, ge=1, le=36_500)
+    prompt_version: ShortIdentifier = "reply_draft@1"
+    # A chat reply: people leave after about half a minute; a stream shows its first words long before.
+    timeout_seconds: float = Field(default=30.0, gt=0, le=120)
+
+
+class Draft(Contract):
+    """A checked draft. It stays a draft: nothing reads it as an order."""
+
+    text: str = Field(min_length=1, max_length=MAX_DRAFT_CHARACTERS)
+
+
+def judge(proposed: str, request: DraftRequest, lines: Sequence[PolicyLine]) -> Draft | Rejection:
+    """Return the draft if it promises nothing, holds nothing private, and names no figure that the policy does not."""
+    text = fit_text(proposed, MAX_DRAFT_CHARACTERS)
+    if isinstance(text, Rejection):
+        return text
+    if days_named(text) - days_supported(lines, request.rotation_window_days):
+        return Rejection(reason="unsupported_figure", explanation="The draft names a number of days of its own.")
+    return Draft(text=text)
+
+
+def days_supported(lines: Sequence[PolicyLine], *others: int | None) -> set[int]:
+    """Return the numbers of days that a text about `lines` may name: their windows, rules and wording."""
+    days = {number for number in others if number is not None}
+    for line in lines:
+        days |= days_named(line.wording)
+        days |= {number for number in (line.window_days, getattr(line.rule, "days", None)) if number is not None}
+    return days
+
+
+def _varying(request: DraftRequest) -> list[Section]:
+    decision: JsonValue = None
+    if request.decision is not None:
+        decision = {"decision": request.decision, "rotation_window_days": request.rotation_window_days}
+    return [("account_id", request.account_id), ("decision", decision), ("question", request.question)]
+
+
+TASK: Task[DraftRequest, str, Draft] = Task(
+    name="draft_reply",
+    request=DraftRequest,
+    proposal=None,
+    answer=Draft,
+    schema=None,
+    stable=policy_section,
+    varying=_varying,
+    judge=judge,
+    max_output_tokens=1_500,  # 2,000 characters are about 500; the rest is for models that think first
+    max_cost_usd=Decimal("0.25"),
+    keep_for=None,  # it is written to one person, and asking again is how they get another wording
+    prompts=prompts_beside(__file__),
+)

@@ -1,0 +1,100 @@
+"""`extract_ticket`: category, summary and priority of a support message. `high` needs a fact that bears it out."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from decimal import Decimal
+from typing import Literal, get_args
+
+from pydantic import Field, JsonValue
+
+from keyturn.contracts import MAX_QUESTION_CHARACTERS, Contract, ModelTask, Rejection, ShortIdentifier
+from keyturn.policy.catalogue import PolicyLine
+from keyturn.tasks.definition import Section, Task, answer_schema, prompts_beside
+from keyturn.tasks.wording import fit_text
+
+Category = Literal["key_rotation", "access", "billing", "incident", "other"]  # the names of the routing teams
+Priority = Literal["low", "medium", "high"]
+MAX_SUMMARY_CHARACTERS = 300
+# A refund above this is looked at the same day. Policy of the support desk, not of a model.
+HIGH_REFUND_USD = Decimal(100)
+
+
+class TicketRequest(ModelTask):
+    """A support message, and what our own systems know of its sender."""
+
+    task: Literal["extract_ticket"] = "extract_ticket"
+    message: str = Field(min_length=1, max_length=MAX_QUESTION_CHARACTERS)
+    refund_usd: Decimal | None = Field(default=None, ge=0)
+    user_blocked: bool = False
+    prompt_version: ShortIdentifier = "ticket@1"
+    # Hidden work while a form is filled in, like autocomplete: after 8 s the form goes on without it.
+    timeout_seconds: float = Field(default=8.0, gt=0, le=120)
+
+
+class ProposedTicket(Contract):
+    """What a model said, unchecked."""
+
+    category: JsonValue
+    summary: JsonValue
+    priority: JsonValue
+
+
+class Ticket(Contract):
+    """A checked ticket."""
+
+    category: Category
+    summary: str = Field(min_length=1, max_length=MAX_SUMMARY_CHARACTERS)
+    priority: Priority
+
+
+def judge(proposed: ProposedTicket, request: TicketRequest, _lines: Sequence[PolicyLine]) -> Ticket | Rejection:
+    """Return the ticket if its values are allowed, its priority borne out, and its summary fit to be stored."""
+    categories: dict[JsonValue, Category] = {name: name for name in get_args(Category)}
+    priorities: dict[JsonValue, Priority] = {name: name for name in get_args(Priority)}
+    summary = fit_text(proposed.summary, MAX_SUMMARY_CHARACTERS)
+    category = categories.get(proposed.category) if isinstance(proposed.category, str) else None
+    priority = priorities.get(proposed.priority) if isinstance(proposed.priority, str) else None
+    if category is None or priority is None:
+        return Rejection(reason="value_not_allowed", explanation="Category or priority is none of those that exist.")
+    if isinstance(summary, Rejection):
+        return summary
+    if priority == "high" and not high_is_borne_out(request):
+        return Rejection(
+            reason="unsupported_priority",
+            explanation=f"High needs a refund over {HIGH_REFUND_USD} dollars or a user who is locked out.",
+        )
+    return Ticket(category=category, summary=summary, priority=priority)
+
+
+def high_is_borne_out(request: TicketRequest) -> bool:
+    """Return True if what our systems know of the sender allows `high`; what the message claims does not count."""
+    return request.user_blocked or (request.refund_usd is not None and request.refund_usd > HIGH_REFUND_USD)
+
+
+def _stable(_lines: Sequence[PolicyLine]) -> list[Section]:
+    return [("categories", list(get_args(Category))), ("high_refund_usd", str(HIGH_REFUND_USD))]
+
+
+def _varying(request: TicketRequest) -> list[Section]:
+    refund = None if request.refund_usd is None else str(request.refund_usd)
+    return [("known", {"refund_usd": refund, "user_blocked": request.user_blocked}), ("message", request.message)]
+
+
+TASK: Task[TicketRequest, ProposedTicket, Ticket] = Task(
+    name="extract_ticket",
+    request=TicketRequest,
+    proposal=ProposedTicket,
+    answer=Ticket,
+    schema=answer_schema(
+        category={"type": "string", "enum": list(get_args(Category))},
+        summary={"type": "string"},
+        priority={"type": "string", "enum": list(get_args(Priority))},
+    ),
+    stable=_stable,
+    varying=_varying,
+    judge=judge,
+    max_output_tokens=1_000,
+    max_cost_usd=Decimal("0.10"),
+    keep_for=timedelta(days=1),  # a form that is sent twice
+    prompts=prompts_beside(__file__),
+)

@@ -1,0 +1,93 @@
+"""What Prometheus is told of model calls, and the rolling figures of `/status`."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from keyturn.contracts import CallRecord
+
+# From an instant local model to the longest timeout of any task, in steps that tell 1 s from 2 s and 5 s from 10 s.
+BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0, 60.0, 120.0)
+KEPT_CALLS = 1_000
+KEPT_SECONDS = 900.0  # a quarter of an hour: what was slow before that is history, for Prometheus to tell
+
+
+class CallMetrics:
+    """Counts calls. Labels are names of settings and of ours only: never what a user or a provider wrote."""
+
+    def __init__(self, registry: CollectorRegistry, *, spent_today: Callable[[], float]) -> None:
+        by = ("task", "provider", "model")
+        self._duration = Histogram(
+            "keyturn_call_duration_seconds",
+            "Time of one model call as its caller saw it, fallbacks included.",
+            (*by, "status", "cache"),
+            buckets=BUCKETS,
+            registry=registry,
+        )
+        self._first_byte = Histogram(
+            "keyturn_call_first_byte_seconds",
+            "Time to the first byte of the answer.",
+            by,
+            buckets=BUCKETS,
+            registry=registry,
+        )
+        self._tokens = Counter(
+            "keyturn_call_tokens", "Tokens as the provider counted them.", (*by, "kind"), registry=registry
+        )
+        self._cost = Counter("keyturn_call_cost_usd", "Cost of calls at known prices.", by, registry=registry)
+        self._unpriced = Counter(
+            "keyturn_calls_unpriced", "Answered calls whose price nobody knows.", by, registry=registry
+        )
+        self._failures = Counter(
+            "keyturn_call_failures", "Calls without an accepted answer, by kind.", (*by, "kind"), registry=registry
+        )
+        self._passed_over = Counter(
+            "keyturn_call_passed_over",
+            "Providers of a route that were asked and did not answer.",
+            ("task", "provider", "model", "kind"),
+            registry=registry,
+        )
+        self._hits = Counter(
+            "keyturn_cache_hits", "Calls that were answered from the cache.", ("task",), registry=registry
+        )
+        Gauge(
+            "keyturn_spend_today_usd", "Cost of the whole fleet's calls since midnight UTC.", registry=registry
+        ).set_function(spent_today)
+        self._recent: deque[tuple[float, float]] = deque(maxlen=KEPT_CALLS)
+
+    def observe(self, call: CallRecord) -> None:
+        """Count one call."""
+        model = call.asked_model or call.model
+        by = (call.task, call.provider, model)
+        cache = "hit" if call.cache_hit else "miss"
+        self._duration.labels(*by, call.status, cache).observe(call.latency_ms / 1000)
+        for passed in call.passed_over:
+            self._passed_over.labels(call.task, passed.provider, passed.model, passed.failure).inc()
+        if call.failure is not None:
+            self._failures.labels(*by, call.failure).inc()
+        if call.cache_hit:
+            self._hits.labels(call.task).inc()
+            return
+        if call.status != "cancelled":
+            self._recent.append((time.monotonic(), call.latency_ms))
+        if call.first_byte_ms is not None:
+            self._first_byte.labels(*by).observe(call.first_byte_ms / 1000)
+        for kind in ("input", "cached", "output"):
+            self._tokens.labels(*by, kind).inc(getattr(call, f"{kind}_tokens") or 0)
+        if call.cost_usd is not None:
+            self._cost.labels(*by).inc(float(call.cost_usd))
+        elif call.input_tokens is not None:
+            self._unpriced.labels(*by).inc()
+
+    def recent(self) -> list[float]:
+        """Return the latencies in milliseconds of the last calls that went out, sorted."""
+        since = time.monotonic() - KEPT_SECONDS
+        return sorted(latency for at, latency in self._recent if at >= since)
+
+
+def percentile(ordered: Sequence[float], share: float) -> float | None:
+    """Return the value that `share` of `ordered` does not pass (nearest rank); None if there are none."""
+    return ordered[max(math.ceil(share * len(ordered)) - 1, 0)] if ordered else None

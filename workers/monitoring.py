@@ -1,0 +1,133 @@
+"""What machines ask a worker: `/metrics`, `/healthz`, `/readyz` and `/status`, over plain HTTP.
+
+GET /metrics   Prometheus: ours, and the Temporal SDK's own behind them
+GET /healthz   200 while the process serves
+GET /readyz    200 if database and Temporal answer, else 503; what was looked at, by name
+GET /status    latency (p50, p95, p99 in ms) of the last calls, the day's cost, and `degraded` if p95 is over the limit
+
+They tell names and figures only, no question and no key; still, bind them where only your own machines reach them.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import httpx
+import structlog
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
+
+from keyturn.errors import SettingsInvalid
+from workers.metrics import CallMetrics, percentile
+
+_log = structlog.get_logger("keyturn.worker")
+CHECK_SECONDS = 2.0  # a probe that takes longer is asked again by whoever asks; kubelet's own default is 1 s
+SDK_SECONDS = 1.0  # the SDK's metrics come from this very process
+
+Check = Callable[[], Awaitable[object]]
+
+
+def sdk_metrics(port: int) -> Runtime:
+    """Return a runtime whose SDK serves its own metrics on a loopback port; set it before the first client connects."""
+    return Runtime(telemetry=TelemetryConfig(metrics=PrometheusConfig(bind_address=f"127.0.0.1:{port}")))
+
+
+def free_loopback_port() -> int:
+    """Return a loopback port that nobody listens on at this moment: the SDK does not tell which one it took for 0."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Monitoring:
+    """The handlers. `checks` are asked by `/readyz`; `facts` returns what `/status` adds to the latencies."""
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        metrics: CallMetrics,
+        *,
+        degraded_p95_ms: float,
+        checks: Mapping[str, Check],
+        facts: Callable[[], dict[str, Any]],
+        sdk_port: int | None,
+    ) -> None:
+        self._registry = registry
+        self._metrics = metrics
+        self._limit = degraded_p95_ms
+        self._checks = checks
+        self._facts = facts
+        self._sdk = None if sdk_port is None else f"http://127.0.0.1:{sdk_port}/metrics"
+
+    def application(self) -> web.Application:
+        """Return the aiohttp application that serves them."""
+        application = web.Application()
+        application.router.add_get("/metrics", self._prometheus)
+        application.router.add_get("/healthz", self._healthz)
+        application.router.add_get("/readyz", self._readyz)
+        application.router.add_get("/status", self._status)
+        return application
+
+    async def _prometheus(self, _request: web.Request) -> web.Response:
+        body = generate_latest(self._registry)
+        if self._sdk is not None:
+            with suppress(httpx.HTTPError):  # ours are told without it
+                async with httpx.AsyncClient(trust_env=False, timeout=SDK_SECONDS) as http:
+                    body += (await http.get(self._sdk)).content
+        return web.Response(body=body, headers={"content-type": CONTENT_TYPE_LATEST})
+
+    async def _healthz(self, _request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        states = dict(zip(self._checks, await asyncio.gather(*map(_state_of, self._checks.values())), strict=True))
+        ready = all(state == "ok" for state in states.values())
+        body = {"status": "ready" if ready else "not_ready", "checks": states}
+        return web.json_response(body, status=200 if ready else 503)
+
+    async def _status(self, _request: web.Request) -> web.Response:
+        latencies = self._metrics.recent()
+        p50, p95, p99 = (percentile(latencies, share) for share in (0.50, 0.95, 0.99))
+        degraded = p95 is not None and p95 > self._limit
+        told = {
+            "status": "degraded" if degraded else "ok",
+            "calls": len(latencies),
+            "p50_ms": p50,
+            "p95_ms": p95,
+            "p99_ms": p99,
+            "degraded_over_p95_ms": self._limit,
+        }
+        return web.json_response(told | self._facts())
+
+
+async def _state_of(check: Check) -> str:
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            await check()
+    except Exception as error:
+        return type(error).__name__
+    return "ok"
+
+
+@asynccontextmanager
+async def served(application: web.Application, address: str) -> AsyncIterator[str]:
+    """Serve on `address` (HOST:PORT; port 0 takes any free one) and yield the URL; raises SettingsInvalid if taken."""
+    host, _, port = address.rpartition(":")
+    runner = web.AppRunner(application, access_log=None, handle_signals=False)
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, host.strip("[]"), int(port), shutdown_timeout=0.5).start()
+        except OSError as error:
+            raise SettingsInvalid(f"KEYTURN_MONITORING_ADDRESS: cannot listen on {address}: {error.strerror}") from None
+        bound = runner.addresses[0]
+        url = f"http://{bound[0]}:{bound[1]}"
+        _log.info("monitoring_started", url=url)
+        yield url
+    finally:
+        await runner.cleanup()
