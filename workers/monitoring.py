@@ -118,11 +118,11 @@ async def _state_of(check: Check) -> str:
 async def served(application: web.Application, address: str) -> AsyncIterator[str]:
     """Serve on `address` (HOST:PORT; port 0 takes any free one) and yield the URL; raises SettingsInvalid if taken."""
     host, _, port = address.rpartition(":")
-    runner = web.AppRunner(application, access_log=None, handle_signals=False)
+    runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=0.5)
     await runner.setup()
     try:
         try:
-            await web.TCPSite(runner, host.strip("[]"), int(port), shutdown_timeout=0.5).start()
+            await web.TCPSite(runner, host.strip("[]"), int(port)).start()
         except OSError as error:
             raise SettingsInvalid(f"KEYTURN_MONITORING_ADDRESS: cannot listen on {address}: {error.strerror}") from None
         bound = runner.addresses[0]

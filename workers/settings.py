@@ -48,7 +48,7 @@ def _alone(value: SecretStr) -> SecretStr:
 
 
 def _redis(value: SecretStr) -> SecretStr:
-    if not value.get_secret_value().startswith(("redis://", "rediss://", "redis+unix://", "unix://")):
+    if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
         raise ValueError("must begin with redis:// or rediss://")
     return value
 

@@ -5,7 +5,7 @@ change of policy would break the replay of running workflows.
 """
 
 import itertools
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import NoReturn
 
 from pydantic import ValidationError
@@ -76,9 +76,10 @@ class RotationWorkflow:
         workflow.set_current_details(
             f"**Rate limited** until {moment:%Y-%m-%d %H:%M:%S} UTC; then it goes on by itself."
         )
+        wait = max((moment - workflow.now()).total_seconds(), 0.0)
         # Those who wait for the same limit do not come back in step.
-        wait = moment - workflow.now() + timedelta(seconds=workflow.random().uniform(0, LIMIT_JITTER_SECONDS))
-        await workflow.sleep(max(wait, timedelta(0)), summary="wait for the user's token limit")
+        wait += workflow.random().uniform(0, min(wait, LIMIT_JITTER_SECONDS))
+        await workflow.sleep(wait, summary="wait for the user's token limit")
         self._limited_until = None
 
     async def _act_on(self, assessment: Assessment, request: RotationRequest) -> CompletedOutcome:

@@ -10,6 +10,7 @@ from limits import RateLimitItemPerHour
 from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from redis.asyncio import ConnectionPool
+from redis.exceptions import RedisError
 
 from keyturn.errors import CostCapExceeded, TokenLimitReached
 
@@ -17,6 +18,7 @@ _log = structlog.get_logger("keyturn.ledger")
 _HOUR = 3600.0
 # A limit is looked up before each call, so it may not hold one up: Redis answers in a millisecond or is not there.
 REDIS_SECONDS = 1.0
+UNKNOWN_WAIT_SECONDS = 60.0  # Redis refused and then fell silent: look again soon
 
 
 class SlidingTokenLimit:
@@ -39,8 +41,10 @@ class SlidingTokenLimit:
         if redis_url is not None:
             # `limits` does not close its connections: the pool is ours, so that we can.
             self._pool = ConnectionPool.from_url(redis_url, socket_timeout=REDIS_SECONDS)
+            # By any other name `limits` would look for another client.
+            url = redis_url.replace("unix://", "redis+unix://", 1)
             pool: Any = self._pool  # `limits` takes it for an option's value; it hands it on as it is
-            self._shared = RedisStorage(f"async+{redis_url}", implementation="redispy", connection_pool=pool)
+            self._shared = RedisStorage(f"async+{url}", implementation="redispy", connection_pool=pool)
 
     async def reserve(self, user: str, tokens: int) -> None:
         """Take `tokens` from what `user` has left.
@@ -82,7 +86,7 @@ class SlidingTokenLimit:
                 async with asyncio.timeout(REDIS_SECONDS):
                     taken = await SlidingWindowCounterRateLimiter(self._shared).hit(self._item, user, cost=tokens)
                 return None if taken else self._shared
-            except Exception as error:
+            except (RedisError, OSError, TimeoutError) as error:
                 _log.warning("shared_token_limit_unavailable", cause=type(error).__name__)
         taken = await SlidingWindowCounterRateLimiter(self._own).hit(self._item, user, cost=tokens)
         return None if taken else self._own
@@ -92,7 +96,10 @@ class SlidingTokenLimit:
 
         The count is the current window's and the share of the previous one that still lies within the last hour.
         """
-        window = await storage.get_sliding_window(self._item.key_for(user), int(_HOUR))
+        try:
+            window = await storage.get_sliding_window(self._item.key_for(user), int(_HOUR))
+        except (RedisError, OSError):
+            return UNKNOWN_WAIT_SECONDS
         previous, previous_left, current, current_left = window
         room = self._tokens - tokens
         if current <= room:

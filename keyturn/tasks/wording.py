@@ -22,7 +22,7 @@ _SECRETS = re.compile(
 _DONE = r"(?:created|opened|scheduled|started|queued|completed|rotated|deleted|disabled|revoked|deactivated|replaced)"
 _ACTION = re.compile(
     rf"""
-      \b(?:job|rotation|key|credential|request|it|ticket)\b[^.!?\n]{{0,60}}?
+      \b(?:job(?:_\w+)?|rotation|key|credential|request|it|ticket)\b[^.!?\n]{{0,60}}?
         \b(?:has\ been|have\ been|was|were|is\ being|is\ now|will\ be)\ (?:\w+\ )?{_DONE}\b
     | \b(?:i|we|keyturn)\b(?:'ve|'ll|\ have|\ has|\ will|\ just|\ already|\ am|\ are){{0,3}}\ +
         (?:{_DONE}|rotat(?:e|ing)|creat(?:e|ing)|schedul(?:e|ing)|delet(?:e|ing)|disabl(?:e|ing)|revok(?:e|ing))\b

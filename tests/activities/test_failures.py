@@ -26,7 +26,7 @@ def every_error(root: type[KeyturnError] = KeyturnError) -> list[type[KeyturnErr
 @pytest.mark.parametrize("kind", every_error(), ids=lambda kind: kind.__name__)
 def test_every_error_says_whether_to_retry_and_what_mends_it(kind: type[KeyturnError]) -> None:
     """Type, retryability and the outcome for a person come from the class alone."""
-    error = kind("something", retry_at=LATER) if kind is TokenLimitReached else kind("something")  # type: ignore[call-arg]
+    error = kind("something", retry_at=LATER) if kind is TokenLimitReached else kind("something")
     told = application_error(error, attempt=1, remaining=timedelta(seconds=60))
     assert told.type == kind.kind
     assert told.non_retryable is not kind.retryable

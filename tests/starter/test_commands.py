@@ -16,6 +16,8 @@ import pytest
 from stack.embedded import Stack
 from tests.simulated import SimulatorControl
 
+RATES = Path(__file__).parents[2] / "stack" / "rates.toml"
+
 
 class Terminal:
     """Runs `keyturn` with the variables of one stack."""
@@ -349,3 +351,70 @@ async def test_no_question_and_no_key_reaches_the_workers_log(
     assert {"trace_id", "task", "model", "prompt_version", "latency_ms", "input_tokens", "cost_usd"} <= set(calls[0])
     assert "0815" not in log.read_text()
     assert "dev_key_not_a_real_secret" not in log.read_text()
+
+
+async def test_calls_and_costs_are_read_from_the_ledger(terminal: Terminal, simulated: SimulatorControl) -> None:
+    """Each call as a line or as JSON, and sums by task, model, user and day."""
+    trace = f"trace_{uuid.uuid4().hex}"
+    await simulated.fail("unavailable", provider="openai")
+    assert (await terminal.rotate("--stale", "--trace-id", trace, "--user", "luna")).returncode == 0
+    async with asyncio.timeout(10):
+        while True:
+            found = told(await terminal.run("calls", "--trace-id", trace, "--json"))["calls"]
+            if found:
+                break
+    [call] = found
+    assert (call["provider"], call["status"], call["user_id"]) == ("anthropic", "ok", "luna")
+    assert call["passed_over"] == [{"provider": "openai", "model": "simulator-1", "failure": "provider_unavailable"}]
+    line = (await terminal.run("calls", "--trace-id", trace)).stdout
+    assert "decide_rotation  anthropic:simulator-1  ok" in line
+    assert "$0.00" in line
+    for by in ("task", "model", "user", "day"):
+        summed = told(await terminal.run("costs", "--by", by, "--json"))
+        assert float(summed["total_usd"]) > 0
+        assert sum(row["calls"] for row in summed["costs"]) >= 1
+    assert "luna" in (await terminal.run("costs", "--by", "user")).stdout
+    assert (await terminal.run("costs", "--by", "colour")).returncode == 2
+
+
+async def test_kept_answers_are_cleared_by_command(terminal: Terminal) -> None:
+    """Those of one task, or all."""
+    assert (await terminal.rotate("--stale")).returncode == 0
+    none = await terminal.run("cache", "clear", "--task", "no_such_task")
+    assert none.stdout == "0 kept answers forgotten\n"
+    some = await terminal.run("cache", "clear", "--prompt-version", "rotation_decision@1")
+    assert int(some.stdout.split()[0]) >= 1
+    assert (await terminal.run("cache", "clear")).stdout == "0 kept answers forgotten\n"
+
+
+@pytest.mark.parametrize(
+    ("task", "request_text", "status", "said"),
+    [
+        ("summarize_policy", '{"policy_lines": [{"id": "P-7", "version": 1}]}', 0, "30 days"),
+        ("extract_ticket", '{"message": "I paid twice"}', 0, "billing"),
+        ("extract_ticket", '{"message": ""}', 1, "message: String should have at least 1 character"),
+        ("extract_ticket", "nonsense", 1, "the request is not JSON"),
+        ("no_such_task", "{}", 1, "there is no task 'no_such_task'; tasks: decide_rotation"),
+        ("summarize_policy", '{"policy_lines": [{"id": "P-8", "version": 1}]}', 1, "there is no policy line 'P-8'"),
+    ],
+)
+async def test_any_task_can_be_asked_once_from_a_terminal(
+    terminal: Terminal, stack: Stack, simulated: SimulatorControl, task: str, request_text: str, status: int, said: str
+) -> None:
+    """With a worker's settings; a fault is told by field, without a traceback and without the text."""
+    settings = {"KEYTURN_ROUTES": "openai:simulator-1", "OPENAI_API_KEY": "k", "KEYTURN_LOG_FORMAT": "json"}
+    settings |= {"OPENAI_BASE_URL": f"{stack.simulator}/v1", "KEYTURN_RATE_CARD": str(RATES)}
+    ended = await terminal.run("ask", task, stdin=request_text, **settings)
+    assert ended.returncode == status, ended.stderr
+    assert said in ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr
+    if status == 0:
+        await simulated.fail("malformed_json")
+        changed = (
+            request_text.replace("}", ', "user_id": "noor", "trace_id": "t"}', 1)
+            if task != "summarize_policy"
+            else (request_text[:-1] + ', "audience": "auditor"}')
+        )
+        rejected = await terminal.run("ask", task, stdin=changed.replace("paid", "payed"), **settings)
+        assert rejected.returncode == 3, rejected.stderr
+        assert told(rejected)["verdict"]["reason"] == "malformed_answer"

@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import func, select
@@ -10,18 +11,19 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client, WorkflowFailureError
 
-from keyturn.contracts import Failed, JobCreated, NotEligible, NotSpecified, Rejected
+from keyturn.contracts import Failed, JobCreated, LimitedUntil, NotEligible, NotSpecified, Rejected
 from keyturn.database import open_database
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import job_audit, rotation_jobs
 from keyturn.llm.providers.http import HttpProvider, http_client
+from starter.outcomes import exit_status
 from starter.requests import id_of
 from starter.rotations import outcome_of, rotate, start_or_attach
-from tests.boundaries import on_simulator
+from tests.boundaries import guarded, on_simulator
 from tests.cases import NOW, QUESTION, facts, request
 from tests.proxies import Fault, LossyProxy
 from tests.simulated import SimulatorControl
-from tests.workers_for_tests import ELIGIBLE, Script, worker_on
+from tests.workers_for_tests import ELIGIBLE, Limit, Script, worker_on
 
 
 @pytest.fixture
@@ -281,3 +283,18 @@ async def test_a_forgotten_workflow_still_meets_its_job(temporal: Client, queue:
     assert isinstance(first, JobCreated)
     assert (second.job_id, second.created) == (first.job_id, False)
     assert len(await sqlite_store.jobs(tenant_id="default", limit=10)) == 1
+
+
+async def test_who_is_over_the_token_limit_is_told_until_when_and_is_let_in_then(
+    temporal: Client, queue: str, provider: HttpProvider, sqlite_store: JobStore
+) -> None:
+    """`rotate` comes back with `rate_limited` and the time; asked again, it attaches and gets the job."""
+    limit = Limit(times=1, wait=timedelta(seconds=3))
+    async with worker_on(temporal, queue, provider, sqlite_store, guard=guarded(tokens=limit)):
+        asked = request()
+        _, told = await rotate(temporal, asked, task_queue=queue, wait_seconds=1)
+        attached, outcome = await rotate(temporal, asked, task_queue=queue, wait_seconds=30)
+    assert told == LimitedUntil(retry_at=limit.until)
+    assert exit_status(told) == 4
+    assert attached
+    assert isinstance(outcome, JobCreated)

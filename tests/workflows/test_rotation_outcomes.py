@@ -13,6 +13,7 @@ from keyturn.contracts import (
     Failed,
     JobCreated,
     JobOrder,
+    LimitedUntil,
     NotEligible,
     NotSpecified,
     Rejected,
@@ -32,9 +33,11 @@ from keyturn.errors import (
 from keyturn.jobs.store import JobStore
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from starter.requests import id_of
-from starter.rotations import outcome_of, start_or_attach
+from starter.rotations import outcome_of, start_or_attach, waiting_for
+from tests.boundaries import guarded
 from tests.cases import order, request
-from tests.workers_for_tests import ELIGIBLE, Script, worker_on
+from tests.workers_for_tests import ELIGIBLE, Limit, Script, worker_on
+from workflows.options import MAX_LIMIT_WAITS
 
 NO = '{"decision":"%s","rotation_window_days":null,"source_line_ids":[]}'
 
@@ -282,3 +285,34 @@ async def test_history_holds_two_activities_and_no_more(skipping: WorkflowEnviro
     ]
     assert names == ["decide", "create_rotation_job"]
     assert len(history.events) == 17
+
+
+async def test_a_user_over_their_token_limit_is_let_in_when_the_window_allows(
+    skipping: WorkflowEnvironment, sqlite_store: JobStore
+) -> None:
+    """The workflow waits by a durable timer and says until when; then it goes on by itself, and there is one job."""
+    script, limit, asked = Script(ELIGIBLE), Limit(times=2), request()
+    queue = f"test-{uuid.uuid4().hex}"
+    async with worker_on(skipping.client, queue, script, sqlite_store, guard=guarded(tokens=limit)):
+        rotation = await start_or_attach(skipping.client, asked, task_queue=queue)
+        async with asyncio.timeout(20):
+            while not isinstance(waiting := await waiting_for(rotation.handle), LimitedUntil):
+                await asyncio.sleep(0.02)
+        outcome = await outcome_of(rotation.handle)
+    assert waiting.retry_at == limit.until
+    assert isinstance(outcome, JobCreated)
+    assert (script.calls, limit.refusals) == (1, 0)
+
+
+async def test_a_user_who_is_never_let_in_is_told_so_at_last(
+    skipping: WorkflowEnvironment, sqlite_store: JobStore
+) -> None:
+    """After some windows it fails by its name, with the time; nobody was asked."""
+    script, limit = Script(ELIGIBLE), Limit(times=1_000)
+    queue = f"test-{uuid.uuid4().hex}"
+    async with worker_on(skipping.client, queue, script, sqlite_store, guard=guarded(tokens=limit)):
+        rotation = await start_or_attach(skipping.client, request(), task_queue=queue)
+        outcome = await outcome_of(rotation.handle)
+    assert isinstance(outcome, Failed)
+    assert (outcome.kind, outcome.next_step, outcome.retry_at) == ("rate_limited", "wait", limit.until)
+    assert (script.calls, limit.refusals) == (0, 1_000 - 1 - MAX_LIMIT_WAITS)

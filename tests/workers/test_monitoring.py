@@ -1,0 +1,183 @@
+"""What a worker tells machines of itself, and what it never tells."""
+
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry
+
+from keyturn.contracts import PassedOver
+from keyturn.errors import SettingsInvalid
+from tests.keyturn.test_ledger import call
+from workers.metrics import CallMetrics, percentile
+from workers.monitoring import Monitoring, served
+
+
+class Watched:
+    """A monitoring server with checks that can be broken."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.metrics = CallMetrics(self.registry, spent_today=lambda: 1.25)
+        self.broken: set[str] = set()
+        checks = {name: self._check(name) for name in ("database", "temporal")}
+        self.monitoring = Monitoring(
+            self.registry,
+            self.metrics,
+            degraded_p95_ms=1_000,
+            checks=checks,
+            facts=lambda: {"environment": "development"},
+            sdk_port=None,
+        )
+
+    def _check(self, name: str) -> Any:
+        async def check() -> None:
+            if name in self.broken:
+                raise ConnectionError(f"the secret of {name}")
+
+        return check
+
+
+@pytest.fixture
+async def watched() -> AsyncIterator[tuple[Watched, httpx.AsyncClient]]:
+    made = Watched()
+    async with (
+        served(made.monitoring.application(), "127.0.0.1:0") as url,
+        httpx.AsyncClient(base_url=url, trust_env=False) as http,
+    ):
+        yield made, http
+
+
+async def test_a_probe_is_told_whether_the_worker_can_work(watched: tuple[Watched, httpx.AsyncClient]) -> None:
+    """Alive is not yet ready: a database that is away is named, and no more of it is told."""
+    made, http = watched
+    assert (await http.get("/healthz")).status_code == 200
+    assert (await http.get("/readyz")).json() == {"status": "ready", "checks": {"database": "ok", "temporal": "ok"}}
+    made.broken.add("database")
+    answer = await http.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json()["checks"] == {"database": "ConnectionError", "temporal": "ok"}
+    assert "secret" not in answer.text
+    assert (await http.get("/healthz")).status_code == 200
+
+
+async def test_status_says_degraded_when_p95_is_over_the_limit(watched: tuple[Watched, httpx.AsyncClient]) -> None:
+    """Percentiles of the last calls that went out; kept answers and cancelled calls are not among them."""
+    made, http = watched
+    assert (await http.get("/status")).json()["p95_ms"] is None
+    for number in range(100):
+        made.metrics.observe(call(latency_ms=float(number + 1)))
+    made.metrics.observe(call(latency_ms=0.1, cache_hit=True))
+    made.metrics.observe(call(latency_ms=90_000.0, status="cancelled"))
+    told = (await http.get("/status")).json()
+    assert (told["status"], told["calls"], told["p50_ms"], told["p95_ms"], told["p99_ms"]) == ("ok", 100, 50, 95, 99)
+    assert told["environment"] == "development"
+    for _ in range(10):
+        made.metrics.observe(call(latency_ms=3_000.0))
+    assert (await http.get("/status")).json()["status"] == "degraded"
+
+
+async def test_prometheus_is_told_of_every_call(watched: tuple[Watched, httpx.AsyncClient]) -> None:
+    """Latency, tokens, cost, failures by kind, kept answers, and who was passed over."""
+    made, http = watched
+    passed = PassedOver(provider="anthropic", model="c-1", failure="provider_overloaded")
+    made.metrics.observe(call(asked_model="m-1", cached_tokens=40, first_byte_ms=7, passed_over=(passed,)))
+    made.metrics.observe(call(status="failed", failure="quota_exhausted", input_tokens=None, cost_usd=None))
+    made.metrics.observe(call(cost_usd=None))
+    made.metrics.observe(call(cache_hit=True, cost_usd=Decimal(0)))
+    text = (await http.get("/metrics")).text
+    by = {"task": "decide_rotation", "provider": "openai", "model": "m-1"}
+    passed_by = {"task": "decide_rotation", "provider": "anthropic", "model": "c-1", "kind": "provider_overloaded"}
+    told: list[tuple[str, dict[str, str], float]] = [
+        ("keyturn_call_duration_seconds_count", by | {"status": "ok", "cache": "miss"}, 2),
+        ("keyturn_call_duration_seconds_count", by | {"status": "ok", "cache": "hit"}, 1),
+        ("keyturn_call_tokens_total", by | {"kind": "cached"}, 40),
+        ("keyturn_call_tokens_total", by | {"kind": "input"}, 200),
+        ("keyturn_call_cost_usd_total", by, 0.000123),
+        ("keyturn_calls_unpriced_total", by, 1),
+        ("keyturn_call_failures_total", by | {"kind": "quota_exhausted"}, 1),
+        ("keyturn_call_passed_over_total", passed_by, 1),
+        ("keyturn_cache_hits_total", {"task": "decide_rotation"}, 1),
+        ("keyturn_spend_today_usd", {}, 1.25),
+    ]
+    for name, labels, value in told:
+        assert made.registry.get_sample_value(name, labels) == value, name
+        assert name in text
+
+
+async def test_a_taken_address_is_told() -> None:
+    """By its setting's name."""
+    async with served(Watched().monitoring.application(), "127.0.0.1:0") as url:
+        with pytest.raises(SettingsInvalid, match="KEYTURN_MONITORING_ADDRESS: cannot listen on"):
+            async with served(Watched().monitoring.application(), url.removeprefix("http://")):
+                pass
+
+
+def test_a_percentile_is_a_value_that_was_measured() -> None:
+    """Nearest rank."""
+    assert percentile([], 0.95) is None
+    assert percentile([7.0], 0.99) == 7.0
+    assert percentile([1.0, 2.0, 3.0, 4.0], 0.5) == 2.0
+
+
+def test_a_span_of_each_call_has_the_genai_names_and_no_content() -> None:
+    """OpenTelemetry, where the extra is installed."""
+    pytest.importorskip("opentelemetry.sdk", reason="the opentelemetry extra is not installed")
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    from workers.tracing import span_recorder
+
+    spans, reader, tracers = InMemorySpanExporter(), InMemoryMetricReader(), TracerProvider()
+    tracers.add_span_processor(SimpleSpanProcessor(spans))
+    record = span_recorder(tracers, MeterProvider(metric_readers=[reader]))
+    assert record is not None
+    record(call(asked_model="m-1", finish_reason="stop", request_id="req_1", cached_tokens=3))
+    record(call(status="failed", failure="quota_exhausted", input_tokens=None, output_tokens=None, cost_usd=None))
+    sound, failed = spans.get_finished_spans()
+    assert sound.name == "chat m-1"
+    assert sound.attributes is not None
+    assert failed.attributes is not None
+    wanted = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "openai",
+        "gen_ai.request.model": "m-1",
+        "gen_ai.response.id": "req_1",
+        "gen_ai.response.finish_reasons": ("stop",),
+        "gen_ai.usage.input_tokens": 100,
+        "gen_ai.usage.output_tokens": 10,
+        "gen_ai.usage.cache_read.input_tokens": 3,
+        "gen_ai.prompt.name": "rotation_decision@1",
+        "keyturn.task": "decide_rotation",
+    }
+    assert wanted.items() <= dict(sound.attributes).items()
+    assert failed.attributes["error.type"] == "quota_exhausted"
+    assert not failed.status.is_ok
+    assert (sound.end_time or 0) - (sound.start_time or 0) == pytest.approx(12_500_000, rel=1e-3)
+    measured = reader.get_metrics_data()
+    assert measured is not None
+    names = {
+        metric.name
+        for resource in measured.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+    }
+    assert names == {"gen_ai.client.operation.duration", "gen_ai.client.token.usage"}
+
+
+def test_without_the_endpoint_nothing_is_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing of OpenTelemetry is needed."""
+    from workers import tracing
+
+    monkeypatch.delenv(tracing.ENDPOINT, raising=False)
+    assert tracing.span_recorder() is None
+    assert tracing.temporal_plugins() == []
+    monkeypatch.setenv(tracing.ENDPOINT, "http://127.0.0.1:4318")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(SettingsInvalid, match=r"keyturn\[opentelemetry\]"):
+        tracing.enabled()

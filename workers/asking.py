@@ -1,0 +1,47 @@
+"""One question of any task, asked once and without a workflow."""
+
+import json
+import uuid
+from typing import Any
+
+from pydantic import ValidationError
+
+from keyturn.contracts import ModelTask
+from keyturn.errors import InvalidRequest, UnknownTask
+from keyturn.llm.boundary import Judged
+from keyturn.tasks.registry import load_tasks
+from workers.settings import Settings
+from workers.wiring import wired_boundary
+
+
+def request_of(task: str, text: str) -> ModelTask:
+    """Return the request of `task` that `text` holds as JSON.
+
+    Raises:
+        UnknownTask: there is no such task; the message names those that there are.
+        InvalidRequest: the text is not its request; the message names the field and repeats no value.
+    """
+    tasks = load_tasks()
+    if task not in tasks:
+        raise UnknownTask(f"there is no task {task[:48]!r}; tasks: {', '.join(sorted(tasks))}")
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError):
+        raise InvalidRequest("the request is not JSON") from None
+    if not isinstance(fields, dict):
+        raise InvalidRequest("the request is not a JSON object")
+    try:
+        request: ModelTask = tasks[task].request.model_validate({"trace_id": f"trace_{uuid.uuid4().hex}", **fields})
+    except ValidationError as error:
+        raise InvalidRequest("; ".join(_fault(fault) for fault in error.errors(include_input=False))) from None
+    return request
+
+
+async def ask_once(settings: Settings, request: ModelTask) -> Judged:
+    """Ask `request` with a worker's settings; raises what `ModelBoundary.answer` raises."""
+    async with wired_boundary(settings) as wired:
+        return await wired.boundary.answer(request)
+
+
+def _fault(fault: Any) -> str:
+    return f"{'.'.join(map(str, fault['loc'])) or 'request'}: {fault['msg'].removeprefix('Value error, ')}"
