@@ -4,7 +4,7 @@ BIN := .venv/bin
 .DEFAULT_GOAL := help
 # Behind a company's proxy the certificates that count are the system's; uv would bring its own.
 export UV_SYSTEM_CERTS ?= 1
-.PHONY: help install demo dev test check format bench histories clean
+.PHONY: help install demo dev test check format bench eval golden histories clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -45,6 +45,12 @@ format: install ## let ruff mend what it can
 
 bench: install ## measure, side by side, and write benchmarks/results.json
 	$(BIN)/python -m benchmarks
+
+eval: install ## ask the evaluation's cases of KEYTURN_ROUTES, or of the simulator; writes evals/results.json
+	$(BIN)/python -m evals --verbose
+
+golden: install ## write the golden payloads of the wire formats anew; read the difference
+	$(BIN)/python -m tests.record_golden
 
 histories: install ## record the histories that must still replay (tests/histories)
 	$(BIN)/python -m tests.record_histories

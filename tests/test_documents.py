@@ -80,7 +80,7 @@ def test_every_setting_is_in_the_example_file_and_no_other() -> None:
     """.env.example is the list of settings."""
     listed = set(re.findall(r"^#?([A-Z][A-Z0-9_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
     settings = {field.alias for field in Settings.model_fields.values()}
-    assert listed == settings | {"POSTGRES_PASSWORD", "KEYTURN_TENANT", "KEYTURN_USER"}
+    assert listed == settings | {"POSTGRES_PASSWORD", "GRAFANA_PASSWORD", "KEYTURN_TENANT", "KEYTURN_USER"}
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_nothing_secret_stands_in_the_compose_file(compose: Any) -> None:
 
 
 @pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose is not installed")
-@pytest.mark.parametrize("profile", [(), ("--profile", "simulator"), ("--profile", "cli")])
+@pytest.mark.parametrize("profile", [(), ("--profile", "simulator"), ("--profile", "cli"), ("--profile", "monitoring")])
 def test_a_compose_tool_accepts_the_file(profile: tuple[str, ...]) -> None:
     """`config` resolves it, and refuses to without the password."""
     command = ["docker-compose", *profile, "config", "--quiet"]
@@ -120,3 +120,28 @@ def test_a_compose_tool_accepts_the_file(profile: tuple[str, ...]) -> None:
     )
     assert refused.returncode != 0
     assert "POSTGRES_PASSWORD" in refused.stderr
+
+
+def test_dashboard_and_alerts_name_metrics_that_exist() -> None:
+    """A panel on a metric that nobody writes stays empty for ever."""
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.exposition import generate_latest
+
+    from tests.keyturn.test_ledger import call
+    from workers.metrics import CallMetrics
+
+    registry = CollectorRegistry()
+    metrics = CallMetrics(registry, spent_today=lambda: 0.0)
+    metrics.observe(call(first_byte_ms=1, failure="x", status="failed"))
+    written = set(re.findall(r"^(keyturn_\w+)", generate_latest(registry).decode(), re.MULTILINE))
+    declared = set(re.findall(r"^# TYPE (keyturn_\w+)", generate_latest(registry).decode(), re.MULTILINE))
+    deploy = ROOT / "deploy"
+    alerts = yaml.safe_load((deploy / "prometheus" / "alerts.yml").read_text())
+    rules = [rule for group in alerts["groups"] for rule in group["rules"]]
+    assert all({"summary", "mend"} <= set(rule["annotations"]) for rule in rules)
+    board = json.loads((deploy / "grafana" / "dashboards" / "keyturn.json").read_text())
+    expressions = [rule["expr"] for rule in rules] + [t["expr"] for panel in board["panels"] for t in panel["targets"]]
+    named = {name for expression in expressions for name in re.findall(r"keyturn_\w+", expression)}
+    assert len(named) >= 8
+    assert named <= written | declared | {"keyturn_calls_unpriced_total"}
+    assert len({(p["gridPos"]["x"], p["gridPos"]["y"]) for p in board["panels"]}) == len(board["panels"])

@@ -1,18 +1,29 @@
 """What a worker tells machines of itself, and what it never tells."""
 
+import sys
+import uuid
 from collections.abc import AsyncIterator
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry
+from sqlalchemy.engine import URL
+from temporalio.client import Client
 
-from keyturn.contracts import PassedOver
+from keyturn.contracts import JobCreated, PassedOver
 from keyturn.errors import SettingsInvalid
+from stack.embedded import worker_environment
+from stack.processes import child, free_port
+from starter.rotations import rotate
+from tests.cases import request
 from tests.keyturn.test_ledger import call
+from tests.simulated import SimulatorControl
 from workers.metrics import CallMetrics, percentile
 from workers.monitoring import Monitoring, served
+from workers.settings import PLACEHOLDER_KEY
 
 
 class Watched:
@@ -181,3 +192,32 @@ def test_without_the_endpoint_nothing_is_traced(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(SettingsInvalid, match=r"keyturn\[opentelemetry\]"):
         tracing.enabled()
+
+
+async def test_a_running_worker_serves_its_own_metrics_and_the_sdks(
+    temporal: Client, simulator: SimulatorControl, sqlite: URL, tmp_path: Path
+) -> None:
+    """One address: readiness, the SDK's figures behind ours, and not a word of a question or a key."""
+    address = f"127.0.0.1:{free_port()}"
+    url = sqlite.render_as_string(hide_password=False)
+    settings = worker_environment(temporal.service_client.config.target_host, url, simulator.address)
+    queue, planted = f"test-{uuid.uuid4().hex}", "Luna's private words 4711"
+    settings |= {
+        "KEYTURN_TASK_QUEUE": queue,
+        "KEYTURN_MONITORING_ADDRESS": address,
+        "KEYTURN_FINGERPRINT_KEY": "a_fingerprint_key_of_tests",
+    }
+    log = tmp_path / "worker.log"
+    async with child([sys.executable, "-m", "workers"], environment=settings, log=log):
+        _, outcome = await rotate(temporal, request(question=planted), task_queue=queue, wait_seconds=60)
+        assert isinstance(outcome, JobCreated)
+        assert outcome.call.fingerprint is not None
+        async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False) as http:
+            assert (await http.get("/readyz")).status_code == 200
+            metrics = (await http.get("/metrics")).text
+            status = (await http.get("/status")).json()
+    assert 'keyturn_call_duration_seconds_count{cache="miss"' in metrics
+    assert "temporal_workflow_completed" in metrics
+    assert (status["status"], status["calls"], status["environment"]) == ("ok", 1, "development")
+    for secret in (planted, "4711", PLACEHOLDER_KEY, "a_fingerprint_key_of_tests"):
+        assert secret not in metrics + str(status) + log.read_text()

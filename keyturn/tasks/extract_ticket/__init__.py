@@ -51,7 +51,8 @@ def judge(proposed: ProposedTicket, request: TicketRequest, _lines: Sequence[Pol
     """Return the ticket if its values are allowed, its priority borne out, and its summary fit to be stored."""
     categories: dict[JsonValue, Category] = {name: name for name in get_args(Category)}
     priorities: dict[JsonValue, Priority] = {name: name for name in get_args(Priority)}
-    summary = fit_text(proposed.summary, MAX_SUMMARY_CHARACTERS)
+    # A customer may write of what they did, and a ticket repeats it.
+    summary = fit_text(proposed.summary, MAX_SUMMARY_CHARACTERS, may_tell_of_actions=True)
     category = categories.get(proposed.category) if isinstance(proposed.category, str) else None
     priority = priorities.get(proposed.priority) if isinstance(proposed.priority, str) else None
     if category is None or priority is None:

@@ -1,0 +1,174 @@
+"""`make eval`: ask every case, compare with the last accepted result, and write evals/results.json.
+
+With KEYTURN_ROUTES set, that route is asked with the worker's settings; without it, the simulator. A figure that fell
+below the accepted one fails the run. `--accept` makes this run's figures the accepted ones of its route.
+"""
+
+import asyncio
+import json
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import click
+
+from evals.careless import Careless, wrong_answers
+from evals.cases import Case, is_right, load_cases
+from keyturn.console import run_and_leave
+from keyturn.contracts import CallRecord, Rejection, RotationRequest
+from keyturn.errors import KeyturnError
+from keyturn.ledger.prices import RateCard
+from keyturn.llm.boundary import ModelBoundary
+from keyturn.llm.guard import Guard
+from keyturn.policy.catalogue import Catalogue
+from stack.embedded import simulator_process, worker_environment
+from workers.schema import migrate
+from workers.settings import Settings, load_settings
+from workers.telemetry import configure_logging
+from workers.wiring import wired_boundary
+
+FOLDER = Path(__file__).parent
+AT_ONCE = 8  # calls at once: enough to be done in minutes, few enough for a small account's rate limit
+
+
+@click.command()
+@click.option("--accept", is_flag=True, help="Make this run's figures the accepted ones of its route.")
+@click.option("--task", help="Only the cases of this task.")
+@click.option("--results", default=FOLDER / "results.json", type=click.Path(path_type=Path), help="Where to write.")
+@click.option("--accepted", default=FOLDER / "accepted.json", type=click.Path(path_type=Path), help="To compare with.")
+@click.option("--verbose", is_flag=True, help="Name every case whose answer was not the expected one.")
+def main(accept: bool, task: str | None, results: Path, accepted: Path, verbose: bool) -> None:
+    """Ask every case of a route and compare with the last accepted result."""
+    configure_logging("json", level=40)  # errors only: the table is the output
+    route, rows = asyncio.run(_run(task, verbose=verbose))
+    known: dict[str, dict[str, float]] = json.loads(accepted.read_text()) if accepted.exists() else {}
+    rows = [_compared(row, known.get(route, {})) for row in rows]
+    results.write_text(json.dumps(rows, indent=2) + "\n")
+    for row in rows:
+        holds = "ok" if row["holds"] else "FAILS"
+        click.echo(f"{row['name']:28} {row['ratio']!s:>8} {row['reach']:>10}  {holds:5}  {row['detail']}")
+    if accept:
+        known[route] = {row["name"]: row["ratio"] for row in rows if row["name"].endswith("accuracy")}
+        accepted.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n")
+    if not all(row["holds"] for row in rows):
+        raise click.exceptions.Exit(1)
+
+
+async def _run(task: str | None, *, verbose: bool) -> tuple[str, list[dict[str, Any]]]:
+    async with AsyncExitStack() as parts:
+        if not os.environ.get("KEYTURN_ROUTES"):
+            folder = parts.enter_context(tempfile.TemporaryDirectory(prefix="keyturn-eval-"))
+            simulator = await parts.enter_async_context(simulator_process())
+            os.environ |= worker_environment("", f"sqlite:///{folder}/keyturn.db", simulator)
+        settings = load_settings()
+        await asyncio.to_thread(migrate, settings.database_url)
+        # Each case is to be asked: no kept answers, and no user's limit for the one who evaluates.
+        settings = settings.model_copy(update={"answer_cache": "off", "tokens_per_user_hour": 0})
+        return await _evaluate(settings, task, verbose=verbose)
+
+
+async def _evaluate(settings: Settings, task: str | None, *, verbose: bool) -> tuple[str, list[dict[str, Any]]]:
+    async with wired_boundary(settings) as wired:
+        cases = [case for case in load_cases(wired.catalogue) if task in {None, case.request.task}]
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def ask(case: Case) -> tuple[Case, Any, CallRecord | None]:
+            async with gate:
+                try:
+                    judged = await wired.boundary.answer(case.request)
+                except KeyturnError as error:
+                    return case, error, None
+            return case, judged.verdict, judged.call
+
+        ends = await asyncio.gather(*(ask(case) for case in cases))
+        rows = [row for name in sorted({case.request.task for case in cases}) for row in _rows(name, ends)]
+        decisions = [case for case in cases if isinstance(case.request, RotationRequest)]
+        if decisions:
+            rows.append(await _caught(decisions, wired.catalogue))
+            rows.append(_wrong_jobs(ends))
+    if verbose:
+        for case, verdict, _ in ends:
+            if isinstance(verdict, KeyturnError | Rejection) or not is_right(case, verdict):
+                told = getattr(verdict, "reason", None) or getattr(verdict, "kind", None) or "another answer"
+                click.echo(f"  {case.id}: {told}", err=True)
+    return settings.routes_text, rows
+
+
+def _rows(task: str, ends: Sequence[tuple[Case, Any, CallRecord | None]]) -> list[dict[str, Any]]:
+    mine = [(case, verdict, call) for case, verdict, call in ends if case.request.task == task]
+    right = rejected = failed = 0
+    for case, verdict, _ in mine:
+        if isinstance(verdict, KeyturnError):
+            failed += 1
+        elif isinstance(verdict, Rejection):
+            rejected += 1
+        else:
+            right += is_right(case, verdict)
+    calls = [call for _, _, call in mine if call is not None]
+    priced = [call.cost_usd for call in calls if call.cost_usd is not None]
+    cost = f"${sum(priced, Decimal(0)):.6f}" if len(priced) == len(calls) else "unknown"
+    p50 = statistics.median(call.latency_ms for call in calls) if calls else float("nan")
+    wrong = len(mine) - right - rejected - failed
+    detail = (
+        f"{len(mine)} cases: {right} right, {wrong} accepted and wrong, {rejected} rejected, {failed} unanswered; "
+        f"cost {cost}, p50 {p50:.0f} ms"
+    )
+    return [{"name": f"{task} accuracy", "ratio": round(right / len(mine), 4), "detail": detail}]
+
+
+async def _caught(cases: Sequence[Case], catalogue: Catalogue) -> dict[str, Any]:
+    """How many of the answers that a careless model could give to make a job are rejected: all, or the gate leaks."""
+    asked = caught = 0
+    for case in cases:
+        if not isinstance(case.request, RotationRequest):
+            continue
+        expected = case.expect
+        for answer in wrong_answers(case.request, expected["decision"], expected["rotation_window_days"]):
+            boundary = ModelBoundary(
+                {"*": [Careless(answer)]}, catalogue, guard=Guard(RateCard({})), record=lambda _: None
+            )
+            verdict = (await boundary.answer(case.request)).verdict
+            asked += 1
+            caught += isinstance(verdict, Rejection)
+    return {
+        "name": "unsupported answers caught",
+        "ratio": round(caught / asked, 4),
+        "reach": ">= 1",
+        "holds": caught == asked,
+        "detail": f"{caught} of {asked} answers of a careless model that would have made a job",
+    }
+
+
+def _wrong_jobs(ends: Sequence[tuple[Case, Any, CallRecord | None]]) -> dict[str, Any]:
+    """How many decisions of this route would have made a job that the case does not bear out."""
+    wrong = [
+        case.id
+        for case, verdict, _ in ends
+        if getattr(verdict, "decision", None) == "eligible" and case.expect.get("decision") != "eligible"
+    ]
+    return {
+        "name": "wrong jobs",
+        "ratio": len(wrong),
+        "reach": "<= 0",
+        "holds": not wrong,
+        "detail": ", ".join(wrong) or "decisions that would have made a job against policy or facts",
+    }
+
+
+def _compared(row: dict[str, Any], accepted: dict[str, float]) -> dict[str, Any]:
+    if "reach" in row:
+        return row
+    least = accepted.get(row["name"])
+    reach, holds = ("-", True) if least is None else (f">= {least:g}", row["ratio"] >= least)
+    return {"name": row["name"], "ratio": row["ratio"], "reach": reach, "holds": holds, "detail": row["detail"]}
+
+
+if __name__ == "__main__":
+    sys.argv[0] = "python -m evals"
+    run_and_leave(main)
