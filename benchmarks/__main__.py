@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from benchmarks import claims, imports, workflows
+from benchmarks import boundary, claims, imports, workflows
 from benchmarks.results import Result, report
 from keyturn.database import database_url
 from workers.schema import migrate
@@ -28,6 +28,9 @@ async def main() -> None:
         postgresql = database_url(server.get_uri())
         migrate(postgresql)
         results: list[Result] = imports.measure(rounds=3 if quick else 9)
+        results += await boundary.measure(
+            rounds=2 if quick else 7, one_by_one=100 if quick else 300, at_once=512 if quick else 1_024
+        )
         results += await claims.measure(postgresql, rounds=2 if quick else 5, inserts=400 if quick else 1_000)
         results += await workflows.measure(
             postgresql, rounds=2 if quick else 5, one_by_one=40 if quick else 100, at_once=200 if quick else 400

@@ -5,11 +5,13 @@ import json
 from typing import Any
 
 DIGEST_VERSION = "v1"  # a change of what a digest covers needs a new version, so that old ones are not misread
+# Made once: `json.dumps` with these settings makes an encoder a call, which takes as long as the encoding.
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def canonical_json(value: Any) -> str:
     """Return `value` as JSON with sorted keys and no spare space."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def digest_of(value: Any) -> str:

@@ -3,7 +3,7 @@
 import os
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from keyturn.policy.catalogue import Catalogue, load_catalogue
 from stack.embedded import Ports, Stack, embedded_stack, simulator_process
 from stack.processes import program
 from stack.temporal import dev_server
+from tests.privacy import leaks_of, leaks_of_ledger, planted_in
 from tests.simulated import SimulatorControl
 from workers.schema import migrate
 
@@ -30,6 +31,24 @@ _SETTINGS = ("TEMPORAL_", "KEYTURN_", "OPENAI_", "ANTHROPIC_", "GEMINI_", "GOOGL
 # A variable of the person who runs the tests must not reach them.
 for _name in [name for name in os.environ if name.startswith(_SETTINGS)]:
     del os.environ[_name]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """A test that prints or logs a planted question or key has failed, whatever else it shows."""
+    report = yield
+    leaked = planted_in("".join(text for name, text in report.sections if name.startswith("Captured")))
+    if report.when == "teardown" and report.outcome == "passed" and leaked:
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} printed or logged what must never leave the program: {leaked}"
+    return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_log_and_no_ledger_holds_what_was_planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Looked at when everything has ended: every log file, and every ledger on SQLite."""
+    yield
+    assert list(leaks_of(tmp_path_factory.getbasetemp())) == []
 
 
 @pytest.fixture(scope="session")
@@ -124,6 +143,7 @@ def postgresql(postgresql_server: str) -> Iterator[URL]:
     url = database_url(postgresql_server).set(database=name)
     migrate(url)
     yield url
+    assert list(leaks_of_ledger(url)) == []
     with psycopg.connect(postgresql_server, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 

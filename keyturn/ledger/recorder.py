@@ -13,9 +13,9 @@ from keyturn.ledger.store import LedgerStore
 
 _log = structlog.get_logger("keyturn.ledger")
 
-# A row each would cost a call as much as all else that the boundary does. After 50 ms a batch is worth its one commit,
+# A row each would cost a call as much as all else that the boundary does. After 100 ms a batch is worth its one commit,
 # and a worker that is killed has lost at most that many milliseconds of rows; their log events were written at once.
-BATCH_SECONDS = 0.05
+BATCH_SECONDS = 0.1
 BATCH_ROWS = 200
 # While the database is away: about an hour of a busy worker, and 20 MiB.
 MOST_WAITING = 20_000
@@ -40,9 +40,13 @@ class Recorder:
         self._some.set()
 
     async def flush(self) -> None:
-        """Write everything that was taken so far; raises SQLAlchemyError if the database does not take it."""
-        while self._waiting:
-            batch = self._waiting[:BATCH_ROWS]
+        """Write everything that was taken so far; raises SQLAlchemyError if the database does not take it.
+
+        What is taken while it writes waits for the next time: a busy worker would else write row by row.
+        """
+        taken = list(self._waiting)
+        for start in range(0, len(taken), BATCH_ROWS):
+            batch = taken[start : start + BATCH_ROWS]
             await self._store.write(batch)
             # Rows may have been dropped from the front meanwhile: remove these, not that many.
             written = {call_id for call_id, _ in batch}

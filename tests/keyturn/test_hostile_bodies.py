@@ -79,6 +79,48 @@ shapes = {
 shapes["compatible"] = shapes["openai"]
 
 
+SOUND: dict[str, Any] = {
+    "openai": {
+        "id": "c-1", "model": "m-1", "usage": {"prompt_tokens": 5, "completion_tokens": 2},
+        "choices": [{"index": 0, "finish_reason": "stop", "message": {"content": ANSWER, "refusal": None}}],
+    },
+    "anthropic": {
+        "id": "m-1", "model": "m-1", "usage": {"input_tokens": 5, "output_tokens": 2}, "stop_reason": "end_turn",
+        "content": [{"type": "text", "text": ANSWER}],
+    },
+    "gemini": {
+        "responseId": "r-1", "modelVersion": "m-1", "usageMetadata": {"promptTokenCount": 5, "candidatesTokenCount": 2},
+        "candidates": [{"content": {"parts": [{"text": ANSWER}]}, "finishReason": "STOP"}],
+    },
+}  # fmt: skip
+SOUND["compatible"] = SOUND["openai"]
+
+
+@st.composite
+def mutated(draw: st.DrawFn, wire: str) -> Any:
+    """A sound answer of which some values, at any depth, are replaced, doubled or gone."""
+    body = json.loads(json.dumps(SOUND[wire]))
+    for _ in range(draw(st.integers(0, 3))):
+        place: Any = body
+        while True:
+            keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+            if not keys:
+                break
+            key = draw(st.sampled_from(keys))
+            inner = place[key]
+            if isinstance(inner, dict | list) and inner and draw(st.booleans()):
+                place = inner
+                continue
+            if draw(st.booleans()):
+                place[key] = draw(anything)
+            elif isinstance(place, dict):
+                del place[key]
+            else:
+                place.append(inner)
+            break
+    return body
+
+
 def written(value: Any) -> bytes:
     return json.dumps(value).encode()  # NaN and Infinity are written as Python does, which is not JSON
 
@@ -126,7 +168,7 @@ def test_whatever_arrives_is_an_answer_or_a_named_error(wire: str) -> None:
 
     @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(
-        st.one_of(shapes[wire].map(written), shapes[wire].map(written), failure.map(written), spoiled),
+        st.one_of(mutated(wire).map(written), shapes[wire].map(written), failure.map(written), spoiled),
         st.one_of(st.just(200), st.just(200), st.integers(201, 599)),
         headers,
     )

@@ -1,0 +1,51 @@
+"""Whatever the whole suite logs, records or prints is searched for the questions and keys that its tests plant."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from sqlalchemy import create_engine, inspect, text
+from sqlalchemy.engine import URL
+
+from tests.cases import QUESTION
+from workers.settings import PLACEHOLDER_KEY
+
+PLANTED = (
+    QUESTION,
+    "May it be rotated?",
+    "Luna's private words",
+    "key_for_tests",
+    PLACEHOLDER_KEY,
+    "key_before_4711",
+    "key_after_4712",
+    "sk-very-secret-4711",
+    "hunter2",
+    "a_fingerprint_key_of_tests",
+)
+
+
+def planted_in(told: str) -> list[str]:
+    """Return what was planted and stands in `told`."""
+    return [secret for secret in PLANTED if secret in told]
+
+
+def leaks_of(folder: Path) -> Iterator[str]:
+    """Yield each log file and ledger below `folder` that holds what was planted."""
+    for log in folder.rglob("*.log"):
+        for secret in planted_in(log.read_text(errors="replace")):
+            yield f"{log}: {secret}"
+    for database in folder.rglob("keyturn.db"):
+        yield from leaks_of_ledger(URL.create("sqlite", database=str(database)))
+
+
+def leaks_of_ledger(url: URL) -> Iterator[str]:
+    """Yield each row of `call_records` that holds what was planted."""
+    engine = create_engine(url.set(drivername="sqlite" if "sqlite" in url.drivername else "postgresql+psycopg"))
+    try:
+        with engine.connect() as connection:
+            if "call_records" not in inspect(connection).get_table_names():
+                return
+            for row in connection.execute(text("SELECT * FROM call_records")):
+                for secret in planted_in(str(row)):
+                    yield f"{url.database}, call_records: {secret}"
+    finally:
+        engine.dispose()
