@@ -7,7 +7,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import httpx
 from pydantic import BaseModel, SecretStr
 
 from keyturn.contracts import CallRecord
@@ -126,8 +125,7 @@ async def pydantic_ai(base_url: str, _folder: Path) -> AsyncIterator[Ask]:
     from pydantic_ai.models.openai import OpenAIChatModel
     from pydantic_ai.providers.openai import OpenAIProvider
 
-    async with httpx.AsyncClient() as http:
-        client = AsyncOpenAI(base_url=base_url, api_key="k", max_retries=0, http_client=http)
+    async with AsyncOpenAI(base_url=base_url, api_key="k", max_retries=0) as client:
         model = OpenAIChatModel(MODEL, provider=OpenAIProvider(openai_client=client))
         agent = Agent(model, output_type=NativeOutput(Decision), system_prompt=PROMPT.system)
 

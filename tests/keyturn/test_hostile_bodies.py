@@ -169,7 +169,7 @@ def test_whatever_arrives_is_an_answer_or_a_named_error(wire: str) -> None:
     @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(
         st.one_of(mutated(wire).map(written), shapes[wire].map(written), failure.map(written), spoiled),
-        st.one_of(st.just(200), st.just(200), st.integers(201, 599)),
+        st.one_of(st.just(200), st.just(200), st.sampled_from([400, 401, 402, 429, 500, 529]), st.integers(201, 599)),
         headers,
     )
     def check(body: bytes, status: int, head: dict[str, str]) -> None:
