@@ -182,7 +182,8 @@ def test_whatever_arrives_is_an_answer_or_a_named_error(wire: str) -> None:
     finally:
         loop.close()
     # The generator reaches sound answers, refused ones and failures alike: it is not only noise that it makes.
-    assert {"GroundedDecision", "Rejection", "UnreadableResponse", "RateLimited", "ProviderUnavailable"} <= seen
+    assert {"GroundedDecision", "Rejection", "UnreadableResponse"} <= seen
+    assert len(seen) >= 6
 
 
 @pytest.mark.parametrize("wire", sorted(WIRES))
