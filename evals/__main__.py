@@ -1,7 +1,8 @@
 """`make eval`: ask every case, compare with the last accepted result, and write evals/results.json.
 
-With KEYTURN_ROUTES set, that route is asked with the worker's settings; without it, the simulator. A figure that fell
-below the accepted one fails the run. `--accept` makes this run's figures the accepted ones of its route.
+With KEYTURN_ROUTES set, that route is asked, with the worker's settings; without it, the simulator; with `--local`, the
+real 135M model of a wheel. A figure that fell below the accepted one fails the run. `--accept` makes this run's figures
+the accepted ones of its route.
 """
 
 import asyncio
@@ -28,13 +29,14 @@ from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.guard import Guard
 from keyturn.policy.catalogue import Catalogue
 from stack.embedded import simulator_process, worker_environment
+from stack.processes import child
 from workers.schema import migrate
 from workers.settings import Settings, load_settings
 from workers.telemetry import configure_logging
 from workers.wiring import wired_boundary
 
 FOLDER = Path(__file__).parent
-AT_ONCE = 8  # calls at once: enough to be done in minutes, few enough for a small account's rate limit
+AT_ONCE = 8  # with a provider; calls at once: enough to be done in minutes, few enough for a small account's rate limit
 
 
 @click.command()
@@ -42,11 +44,12 @@ AT_ONCE = 8  # calls at once: enough to be done in minutes, few enough for a sma
 @click.option("--task", help="Only the cases of this task.")
 @click.option("--results", default=FOLDER / "results.json", type=click.Path(path_type=Path), help="Where to write.")
 @click.option("--accepted", default=FOLDER / "accepted.json", type=click.Path(path_type=Path), help="To compare with.")
+@click.option("--local", is_flag=True, help="Ask the 135M model that `make eval-local` installs.")
 @click.option("--verbose", is_flag=True, help="Name every case whose answer was not the expected one.")
-def main(accept: bool, task: str | None, results: Path, accepted: Path, verbose: bool) -> None:
+def main(accept: bool, task: str | None, results: Path, accepted: Path, local: bool, verbose: bool) -> None:
     """Ask every case of a route and compare with the last accepted result."""
     configure_logging("json", level=40)  # errors only: the table is the output
-    route, rows = asyncio.run(_run(task, verbose=verbose))
+    route, rows = asyncio.run(_run(task, local=local, verbose=verbose))
     known: dict[str, dict[str, float]] = json.loads(accepted.read_text()) if accepted.exists() else {}
     rows = [_compared(row, known.get(route, {})) for row in rows]
     results.write_text(json.dumps(rows, indent=2) + "\n")
@@ -60,23 +63,36 @@ def main(accept: bool, task: str | None, results: Path, accepted: Path, verbose:
         raise click.exceptions.Exit(1)
 
 
-async def _run(task: str | None, *, verbose: bool) -> tuple[str, list[dict[str, Any]]]:
+async def _run(task: str | None, *, local: bool, verbose: bool) -> tuple[str, list[dict[str, Any]]]:
     async with AsyncExitStack() as parts:
-        if not os.environ.get("KEYTURN_ROUTES"):
-            folder = parts.enter_context(tempfile.TemporaryDirectory(prefix="keyturn-eval-"))
+        folder = parts.enter_context(tempfile.TemporaryDirectory(prefix="keyturn-eval-"))
+        if local:
+            os.environ |= {"DATABASE_URL": f"sqlite:///{folder}/keyturn.db", **await _local_model(parts)}
+        elif not os.environ.get("KEYTURN_ROUTES"):
             simulator = await parts.enter_async_context(simulator_process())
             os.environ |= worker_environment("", f"sqlite:///{folder}/keyturn.db", simulator)
         settings = load_settings()
         await asyncio.to_thread(migrate, settings.database_url)
         # Each case is to be asked: no kept answers, and no user's limit for the one who evaluates.
         settings = settings.model_copy(update={"answer_cache": "off", "tokens_per_user_hour": 0})
-        return await _evaluate(settings, task, verbose=verbose)
+        return await _evaluate(settings, task, at_once=1 if local else AT_ONCE, verbose=verbose)
 
 
-async def _evaluate(settings: Settings, task: str | None, *, verbose: bool) -> tuple[str, list[dict[str, Any]]]:
+async def _local_model(parts: AsyncExitStack) -> dict[str, str]:
+    command = [sys.executable, "-m", "evals.local_model"]
+    process = await parts.enter_async_context(child(command, stdout=asyncio.subprocess.PIPE))
+    line = b"" if process.stdout is None else await process.stdout.readline()
+    if not line:
+        raise click.ClickException("the local model did not start")
+    return {"KEYTURN_ROUTES": "compatible:smollm2", "KEYTURN_COMPATIBLE_BASE_URL": line.decode().strip()}
+
+
+async def _evaluate(
+    settings: Settings, task: str | None, *, at_once: int, verbose: bool
+) -> tuple[str, list[dict[str, Any]]]:
     async with wired_boundary(settings) as wired:
         cases = [case for case in load_cases(wired.catalogue) if task in {None, case.request.task}]
-        gate = asyncio.Semaphore(AT_ONCE)
+        gate = asyncio.Semaphore(at_once)
 
         async def ask(case: Case) -> tuple[Case, Any, CallRecord | None]:
             async with gate:

@@ -1,7 +1,9 @@
 """The one place that opens the database (SQLite by default, PostgreSQL by its URL), and what its tables share."""
 
+import asyncio
+from collections.abc import Coroutine
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import BigInteger, DateTime, Dialect, Integer, MetaData, TypeDecorator, event, make_url
 from sqlalchemy.engine import URL
@@ -15,6 +17,8 @@ from keyturn.errors import SettingsInvalid
 SQLITE_BUSY_MILLISECONDS = 5_000
 # A caller waits this long for a connection of the pool; below the activity's timeout for the same reason.
 POOL_WAIT_SECONDS = 5
+
+T = TypeVar("T")
 
 metadata = MetaData(
     naming_convention={
@@ -98,3 +102,16 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 def _begin_immediate(connection: Any) -> None:
     # A deferred transaction that reads first cannot be upgraded while another writes: it fails instead of waiting.
     connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
+    """Return what `work` returns, or raise TimeoutError after so long and let it end by itself.
+
+    Cancelling a database driver waits until it has given up its connection, and that may be what takes so long.
+    """
+    task = asyncio.ensure_future(work)
+    done, _ = await asyncio.wait({task}, timeout=seconds)
+    if not done:
+        task.add_done_callback(lambda late: late.cancelled() or late.exception())  # looked at, so that nobody is told
+        raise TimeoutError
+    return task.result()

@@ -14,7 +14,8 @@
     |-- CallRefused              the call was not made
     |   |-- TokenLimitReached      later: the user's tokens of the hour are used up
     |   |-- CostCapExceeded        person: it would cost more than the task or the user may spend
-    |   `-- ContextWindowExceeded  person: it would not fit into the model's context window
+    |   |-- ContextWindowExceeded  person: it would not fit into the model's context window
+    |   `-- LedgerUnavailable      retry: what the user has spent today cannot be looked up
     |-- PolicyError
     |   |-- CatalogueInvalid       person: a policy file cannot be used
     |   |-- UnknownPolicyLine      person: a line or version that this catalogue does not hold
@@ -168,6 +169,15 @@ class ContextWindowExceeded(CallRefused):
     kind = "context_window_exceeded"
     next_step = "fail_and_fix_request"
     mend = "Shorten the request, or choose a model with a larger context window."
+
+
+class LedgerUnavailable(CallRefused):
+    """What the user has spent today cannot be looked up, so a cap on it cannot be held."""
+
+    kind = "ledger_unavailable"
+    retryable = True
+    next_step = "retry_with_backoff"
+    mend = "Bring the database back (DATABASE_URL), or unset KEYTURN_USD_PER_USER_DAY."
 
 
 class PolicyError(KeyturnError):

@@ -2,17 +2,21 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import structlog
-from sqlalchemy import delete, select
+from sqlalchemy import Executable, Select, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.cache.key import CacheKey
 from keyturn.cache.tables import kept_answers as table
+from keyturn.database import within
 
 _log = structlog.get_logger("keyturn.cache")
+# A lookup may not hold up a call: the database answers in a millisecond, or the model is asked.
+LOOKUP_SECONDS = 1.0
 
 
 class SqlCache:
@@ -28,9 +32,8 @@ class SqlCache:
             table.c.digest.in_([key.digest for key in keys]), table.c.expires_at > datetime.now(UTC)
         )
         try:
-            async with self._engine.connect() as connection:
-                kept = {row.digest: row.answer for row in await connection.execute(query)}
-        except (SQLAlchemyError, OSError) as error:
+            kept = await within(LOOKUP_SECONDS, self._rows(query))
+        except (SQLAlchemyError, OSError, TimeoutError) as error:
             _log.warning("cache_unavailable", cause=type(error).__name__)
             return None
         return next(((place, kept[key.digest]) for place, key in enumerate(keys) if key.digest in kept), None)
@@ -50,9 +53,8 @@ class SqlCache:
             index_elements=["digest"], set_=row, where=table.c.expires_at <= now
         )
         try:
-            async with self._engine.begin() as connection:
-                await connection.execute(statement)
-        except (SQLAlchemyError, OSError) as error:
+            await within(LOOKUP_SECONDS, self._execute(statement))
+        except (SQLAlchemyError, OSError, TimeoutError) as error:
             _log.warning("cache_unavailable", cause=type(error).__name__)
 
     async def clear(
@@ -71,5 +73,12 @@ class SqlCache:
                 statement = statement.where(table.c[name] == value)
         if expired_only:
             statement = statement.where(table.c.expires_at <= datetime.now(UTC))
+        return await self._execute(statement)
+
+    async def _rows(self, query: Select[Any]) -> dict[str, str]:
+        async with self._engine.connect() as connection:
+            return {row.digest: row.answer for row in await connection.execute(query)}
+
+    async def _execute(self, statement: Executable) -> int:
         async with self._engine.begin() as connection:
             return (await connection.execute(statement)).rowcount

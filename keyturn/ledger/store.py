@@ -7,11 +7,16 @@ from typing import Any, Literal
 
 from sqlalchemy import Column, ColumnElement, Select, String, case, cast, func, select
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.contracts import CallRecord
+from keyturn.database import within
+from keyturn.errors import LedgerUnavailable
 from keyturn.ledger.tables import call_records as table
 
+# Looked up before a call, within its deadline: an index makes it a millisecond.
+LOOKUP_SECONDS = 2.0
 CostsBy = Literal["task", "model", "user", "day"]
 
 
@@ -96,8 +101,12 @@ class LedgerStore:
         return spent or Decimal(0)
 
     async def spent_today(self, tenant_id: str, user_id: str) -> Decimal:
-        """Return what a user has spent since midnight UTC."""
-        return await self.spent(since=midnight(datetime.now(UTC)), tenant_id=tenant_id, user_id=user_id)
+        """Return what a user has spent since midnight UTC; raises LedgerUnavailable."""
+        try:
+            since = midnight(datetime.now(UTC))
+            return await within(LOOKUP_SECONDS, self.spent(since=since, tenant_id=tenant_id, user_id=user_id))
+        except (SQLAlchemyError, OSError, TimeoutError) as error:
+            raise LedgerUnavailable(f"the ledger does not answer: {type(error).__name__}") from None
 
     def _group(self, by: CostsBy) -> Column[Any] | ColumnElement[Any]:
         if by != "day":

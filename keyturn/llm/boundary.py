@@ -179,11 +179,11 @@ class ModelBoundary:
         route: Sequence[Provider],
     ) -> Completion:
         limit, user = self._guard.tokens, f"{request.tenant_id}/{request.user_id}"
+        estimate = estimated_input(prompt)
 
         async def admit(provider: Provider) -> None:
-            await self._guard.admit(task, request, prompt, provider.name, provider.model)
+            await self._guard.admit(task, request, estimate, provider.name, provider.model)
 
-        estimate = estimated_input(prompt)
         reserved = estimate + prompt.max_output_tokens
         used: int | None = 0
         if limit is not None:

@@ -7,9 +7,8 @@ from typing import Any, Protocol
 
 from keyturn.contracts import ModelTask
 from keyturn.errors import ContextWindowExceeded, CostCapExceeded
-from keyturn.llm.estimate import estimated_input
 from keyturn.llm.wire import Usage
-from keyturn.tasks.definition import Prompt, Task
+from keyturn.tasks.definition import Task
 
 
 class Prices(Protocol):
@@ -55,13 +54,14 @@ class Guard:
     tokens: TokenLimit | None = None
 
     async def admit(
-        self, task: Task[Any, Any, Any], request: ModelTask, prompt: Prompt, provider: str, model: str
+        self, task: Task[Any, Any, Any], request: ModelTask, tokens_in: int, provider: str, model: str
     ) -> None:
         """Raise ContextWindowExceeded or CostCapExceeded, with the numbers, if this call may not be made.
 
-        A price that nobody knows cannot be held against a cap; the worker says at start for which models that is so.
+        `tokens_in` is the upper estimate of the input. A price that nobody knows cannot be held against a cap; the
+        worker says at start for which models that is so.
         """
-        tokens_in, tokens_out = estimated_input(prompt), prompt.max_output_tokens
+        tokens_out = task.max_output_tokens
         window = self.prices.context_window(provider, model)
         if window is not None and tokens_in + tokens_out > window:
             raise ContextWindowExceeded(

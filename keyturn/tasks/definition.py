@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
+from functools import lru_cache
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -117,9 +118,7 @@ def prompts_beside(file: str) -> dict[str, str]:
 
 def policy_section(lines: Sequence[PolicyLine]) -> list[Section]:
     """Return the policy lines in a fixed order: the usual stable beginning."""
-    fields = {"id", "wording", "applies_to", "window_days", "rule"}
-    ordered = sorted(lines, key=lambda line: line.id)
-    return [("policy_lines", [line.model_dump(mode="json", include=fields) for line in ordered])]
+    return [("policy_lines", [_told(line) for line in sorted(lines, key=lambda line: line.id)])]
 
 
 def answer_schema(**properties: JsonValue) -> dict[str, JsonValue]:
@@ -130,6 +129,11 @@ def answer_schema(**properties: JsonValue) -> dict[str, JsonValue]:
         "required": list(properties),
         "additionalProperties": False,
     }
+
+
+@lru_cache(maxsize=1_024)  # the same lines in every call; more than that many are in no catalogue
+def _told(line: PolicyLine) -> JsonValue:
+    return line.model_dump(mode="json", include={"id", "wording", "applies_to", "window_days", "rule"})
 
 
 def _written(section: Section) -> str:

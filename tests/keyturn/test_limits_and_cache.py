@@ -17,7 +17,8 @@ from keyturn.cache.sql import SqlCache
 from keyturn.cache.tables import kept_answers
 from keyturn.contracts import CallRecord, GroundedDecision, Rejection
 from keyturn.database import open_database
-from keyturn.errors import CostCapExceeded, ProviderUnavailable, TokenLimitReached
+from keyturn.errors import CostCapExceeded, LedgerUnavailable, ProviderUnavailable, TokenLimitReached
+from keyturn.ledger.store import LedgerStore
 from keyturn.ledger.token_limit import SlidingTokenLimit
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.cache import cache_key, packed, unpacked
@@ -183,6 +184,28 @@ async def test_a_cache_that_is_away_is_a_miss() -> None:
     ):
         assert await away.find([key("a")]) is None
         await away.keep(key("a"), "x", HOUR)
+
+
+async def test_a_ledger_that_is_away_is_told_by_its_name() -> None:
+    """A cap on a user's day cannot be held without it: the call waits for it, and fails by name."""
+    ledger = LedgerStore(open_database(URL.create("postgresql+psycopg", host="127.0.0.1", port=9)))
+    with pytest.raises(LedgerUnavailable, match="the ledger does not answer"):
+        await ledger.spent_today("default", "luna")
+
+
+async def test_a_cache_that_is_slow_is_a_miss(sqlite: URL) -> None:
+    """Somebody else holds the database for longer than a call would wait."""
+    import sqlite3
+
+    other = sqlite3.connect(str(sqlite.database), isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    engine = open_database(sqlite)
+    began = asyncio.get_running_loop().time()
+    assert await SqlCache(engine).find([key("a")]) is None
+    assert asyncio.get_running_loop().time() - began < 3
+    other.execute("ROLLBACK")
+    other.close()
+    await engine.dispose()
 
 
 class Kept:
