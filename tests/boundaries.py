@@ -25,7 +25,7 @@ class FixedPrice:
         self.usd = usd
         self.window = window
 
-    def cost_usd(self, provider: str, model: str, usage: Usage) -> Decimal | None:
+    def cost_usd(self, provider: str, model: str, usage: Usage, *, asked: str | None = None) -> Decimal | None:
         return None if usage.input_tokens is None else self.usd
 
     def context_window(self, provider: str, model: str) -> int | None:

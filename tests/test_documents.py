@@ -108,6 +108,14 @@ def test_nothing_secret_stands_in_the_compose_file(compose: Any) -> None:
                 assert re.fullmatch(r"\$\{[A-Z_]+:(\?[^}]+|-)\}", value), variable
 
 
+def test_every_setting_of_the_example_file_reaches_the_containers(compose: Any) -> None:
+    """What is set in .env and not handed on would be ignored in silence."""
+    given = compose["services"]["worker"]["environment"] | compose["services"]["worker"].get("<<", {})
+    own_way = {"KEYTURN_USER"}  # of whoever asks, and not of a container
+    settings = {str(field.alias) for field in Settings.model_fields.values()} | {"KEYTURN_TENANT"}
+    assert settings - own_way <= set(given), settings - set(given)
+
+
 @pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose is not installed")
 @pytest.mark.parametrize("profile", [(), ("--profile", "simulator"), ("--profile", "cli"), ("--profile", "monitoring")])
 def test_a_compose_tool_accepts_the_file(profile: tuple[str, ...]) -> None:

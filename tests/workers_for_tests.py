@@ -55,7 +55,7 @@ class Limit:
             self.refusals -= 1
             raise TokenLimitReached("used up", retry_at=self.until)
 
-    async def give_back(self, user: str, tokens: int) -> None: ...
+    async def give_back(self, receipt: object, user: str, tokens: int) -> None: ...
 
 
 @asynccontextmanager

@@ -83,7 +83,7 @@ def costs(by: Any, since: datetime | None, tenant: str | None, as_json: bool) ->
         return found
 
     found = _from_ledger(read)
-    total = sum((row["cost_usd"] for row in found), Decimal(0))
+    total = sum((row["cost_usd"] or Decimal(0) for row in found), Decimal(0))
     if as_json:
         told = {"since": begin.isoformat(), "by": by, "costs": found, "total_usd": total}
         click.echo(json.dumps(told, default=_plain))

@@ -79,7 +79,7 @@ class CallMetrics:
             self._tokens.labels(*by, kind).inc(getattr(call, f"{kind}_tokens") or 0)
         if call.cost_usd is not None:
             self._cost.labels(*by).inc(float(call.cost_usd))
-        elif call.input_tokens is not None:
+        elif call.finish_reason is not None:
             self._unpriced.labels(*by).inc()
 
     def recent(self) -> list[float]:

@@ -48,8 +48,13 @@ def _alone(value: SecretStr) -> SecretStr:
 
 
 def _redis(value: SecretStr) -> SecretStr:
-    if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError("must begin with redis:// or rediss://")
+    from redis.asyncio.connection import parse_url  # only where there is one
+
+    try:
+        parse_url(value.get_secret_value())
+    except ValueError:
+        # Its own message may quote a part of the password.
+        raise ValueError("is not redis://[:password@]host:port; a password's / and # are written %2F and %23") from None
     return value
 
 
@@ -150,12 +155,16 @@ class Settings(LocalSettings):
         return url or ""
 
 
+# 1,000 dollars a million tokens is ten times the dearest model: more is a slip of the unit.
+Price = Annotated[Decimal | None, Field(ge=0, le=1_000)]
+
+
 class _ModelEntry(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    input: Decimal | None = Field(default=None, ge=0)
-    output: Decimal | None = Field(default=None, ge=0)
-    cached_input: Decimal | None = Field(default=None, ge=0)
-    cache_write: Decimal | None = Field(default=None, ge=0)
+    input: Price = None
+    output: Price = None
+    cached_input: Price = None
+    cache_write: Price = None
     context_window: int | None = Field(default=None, ge=1)
 
 

@@ -1,6 +1,7 @@
 """The composition root: the only place that names concrete classes."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.worker import Worker
@@ -97,8 +99,8 @@ async def wired_boundary(settings: Settings) -> AsyncIterator[Wired]:
         store = LedgerStore(engine)
         ledger = await parts.enter_async_context(recorder(store))
         spend = DailySpend(settings.daily_spend_alert_usd, lambda since: store.spent(since=since))
-        watching = asyncio.create_task(spend.watch())
-        parts.callback(watching.cancel)
+        for background in (spend.watch(), _forget_expired(SqlCache(engine))):
+            parts.callback(asyncio.create_task(background).cancel)
         registry = CollectorRegistry()
         metrics = CallMetrics(registry, spent_today=lambda: float(spend.today_usd))
         takers: list[Callable[[CallRecord], None]] = [log_call, ledger.record, metrics.observe, spend.add]
@@ -153,6 +155,14 @@ def _provider(settings: Settings, http: Any, provider: str, model: str) -> HttpP
         model=model,
         api_key=settings.key_of(provider) or SecretStr(""),
     )
+
+
+async def _forget_expired(cache: SqlCache) -> None:
+    """Clear kept answers whose time is over, now and once an hour: a table does not forget by itself."""
+    while True:
+        with contextlib.suppress(SQLAlchemyError, OSError):  # again in an hour; a lookup ignores them anyway
+            await cache.clear(expired_only=True)
+        await asyncio.sleep(3_600)
 
 
 async def _guard(settings: Settings, store: LedgerStore, parts: AsyncExitStack) -> Guard:

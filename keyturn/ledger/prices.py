@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import cache
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 _MILLION = Decimal(1_000_000)
@@ -63,13 +63,23 @@ class RateCard:
         """Return True if the card or the public list has this model, priced or not."""
         return model in self._rates or _listed(provider, model) is not None
 
-    def cost_usd(self, provider: str, model: str, usage: TokensUsed) -> Decimal | None:
-        """Return the price of one call; None if the model's price or the token counts are unknown."""
+    def cost_usd(self, provider: str, model: str, usage: TokensUsed, *, asked: str | None = None) -> Decimal | None:
+        """Return the price of one call; None if the model's price or the token counts are unknown.
+
+        Args:
+            provider: who answered.
+            model: the model that answered, as it says.
+            usage: the tokens.
+            asked: the model that was asked for, whose rate counts where the card has none for the other: providers
+                answer with a dated name, and some servers with a name of their own.
+        """
         if usage.input_tokens is None or usage.output_tokens is None:
             return None
-        rate = self._rates.get(model)
+        asked = asked or model
+        rate = self._rates.get(model) or self._rates.get(asked)
         if rate is None or rate.input is None or rate.output is None:
-            return _listed_cost(provider, model, usage)
+            listed = _listed_cost(provider, model, usage)
+            return _listed_cost(provider, asked, usage) if listed is None and asked != model else listed
         cached, written = _parts(usage)
         fresh = usage.input_tokens - cached - written
         dollars = (
@@ -95,7 +105,7 @@ class _Listed(NamedTuple):
     context_window: int | None
 
 
-@cache
+@lru_cache(maxsize=1_024)  # providers send the name that is looked up: it must not grow for ever
 def _listed(provider: str, model: str) -> _Listed | None:
     if provider not in _LISTED:
         return None

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from keyturn.contracts import CallRecord
 from keyturn.ledger.store import LedgerStore
@@ -21,6 +22,10 @@ BATCH_ROWS = 200
 MOST_WAITING = 20_000
 RETRY_SECONDS = 2.0
 CLOSE_SECONDS = 5.0  # what a stopping worker waits for the last rows; within its 30 s of grace
+
+
+# The database did not answer, or not in time: it may take the same rows later.
+AWAY = (OperationalError, InterfaceError, PoolTimeout, OSError, TimeoutError)
 
 
 class Recorder:
@@ -40,17 +45,31 @@ class Recorder:
         self._some.set()
 
     async def flush(self) -> None:
-        """Write everything that was taken so far; raises SQLAlchemyError if the database does not take it.
+        """Write everything that was taken so far; raises one of AWAY if the database is away.
 
         What is taken while it writes waits for the next time: a busy worker would else write row by row.
         """
         taken = list(self._waiting)
         for start in range(0, len(taken), BATCH_ROWS):
             batch = taken[start : start + BATCH_ROWS]
-            await self._store.write(batch)
+            try:
+                await self._store.write(batch)
+            except AWAY:
+                raise
+            except Exception:
+                await self._write_each(batch)
             # Rows may have been dropped from the front meanwhile: remove these, not that many.
             written = {call_id for call_id, _ in batch}
             self._waiting = [entry for entry in self._waiting if entry[0] not in written]
+
+    async def _write_each(self, batch: list[tuple[str, CallRecord]]) -> None:
+        for entry in batch:
+            try:
+                await self._store.write([entry])
+            except AWAY:
+                raise
+            except Exception as error:
+                _log.error("ledger_rows_lost", rows=1, cause=type(error).__name__, trace_id=entry[1].trace_id)
 
     async def run(self) -> None:
         """Write batches until cancelled."""
@@ -60,7 +79,7 @@ class Recorder:
             self._some.clear()
             try:
                 await self.flush()
-            except (SQLAlchemyError, OSError) as error:
+            except AWAY as error:
                 _log.warning("ledger_unavailable", cause=type(error).__name__, waiting=len(self._waiting))
                 await asyncio.sleep(RETRY_SECONDS)
                 self._some.set()
@@ -79,5 +98,5 @@ async def recorder(store: LedgerStore) -> AsyncIterator[Recorder]:
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await kept.flush()
-        except (TimeoutError, SQLAlchemyError, OSError) as error:
+        except AWAY as error:
             _log.exception("ledger_rows_lost", rows=len(kept._waiting), cause=type(error).__name__, exc_info=False)

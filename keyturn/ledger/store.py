@@ -58,10 +58,11 @@ class LedgerStore:
     ) -> list[dict[str, Any]]:
         """Return calls, tokens and cost from `since` on, grouped; the dearest first, days in their order.
 
-        `unpriced` counts the calls that were answered at a price nobody knows: they are missing from `cost_usd`.
+        `unpriced` counts the calls that were answered at a price nobody knows: they are missing from `cost_usd`, which
+        is None if there are no others.
         """
         group = self._group(by)
-        answered = table.c.input_tokens.is_not(None) & table.c.cost_picodollars.is_(None)
+        unpriced = table.c.finish_reason.is_not(None) & table.c.cost_picodollars.is_(None)
         cost = func.sum(table.c.cost_picodollars).label("cost_usd")
         query = (
             select(
@@ -72,7 +73,7 @@ class LedgerStore:
                 func.sum(table.c.output_tokens).label("output_tokens"),
                 func.sum(case((table.c.cache_hit, 1), else_=0)).label("cache_hits"),
                 func.sum(case((table.c.status != "ok", 1), else_=0)).label("not_ok"),
-                func.sum(case((answered, 1), else_=0)).label("unpriced"),
+                func.sum(case((unpriced, 1), else_=0)).label("unpriced"),
                 cost,
             )
             .where(table.c.called_at >= since)
@@ -85,7 +86,11 @@ class LedgerStore:
             query = query.where(table.c.tenant_id == tenant_id)
         whole = ("calls", "input_tokens", "cached_tokens", "output_tokens", "cache_hits", "not_ok", "unpriced")
         return [
-            {**row, **{name: int(row[name] or 0) for name in whole}, "cost_usd": row["cost_usd"] or Decimal(0)}
+            {
+                **row,
+                **{name: int(row[name] or 0) for name in whole},
+                "cost_usd": _known(row["cost_usd"], row["unpriced"]),
+            }
             for row in await self._rows(query)
         ]
 
@@ -118,6 +123,11 @@ class LedgerStore:
     async def _rows(self, query: Select[Any]) -> Sequence[Mapping[str, Any]]:
         async with self._engine.connect() as connection:
             return [dict(row) for row in (await connection.execute(query)).mappings()]
+
+
+def _known(cost: Decimal | None, unpriced: int) -> Decimal | None:
+    """A group whose answered calls all have an unknown price has an unknown cost, and not none."""
+    return cost if cost is not None or unpriced else Decimal(0)
 
 
 def midnight(moment: datetime) -> datetime:

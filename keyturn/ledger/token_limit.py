@@ -21,6 +21,9 @@ REDIS_SECONDS = 1.0
 UNKNOWN_WAIT_SECONDS = 60.0  # Redis refused and then fell silent: look again soon
 
 
+Storage = MemoryStorage | RedisStorage
+
+
 class SlidingTokenLimit:
     """At most `tokens` a user within any hour, counted as a sliding window.
 
@@ -46,8 +49,8 @@ class SlidingTokenLimit:
             pool: Any = self._pool  # `limits` takes it for an option's value; it hands it on as it is
             self._shared = RedisStorage(f"async+{url}", implementation="redispy", connection_pool=pool)
 
-    async def reserve(self, user: str, tokens: int) -> None:
-        """Take `tokens` from what `user` has left.
+    async def reserve(self, user: str, tokens: int) -> Storage:
+        """Take `tokens` from what `user` has left; returns where they were taken from.
 
         Raises:
             TokenLimitReached: they are more than is left now; with the time when they will not be.
@@ -57,41 +60,47 @@ class SlidingTokenLimit:
             raise CostCapExceeded(
                 f"the call may take {tokens:,} tokens, and KEYTURN_TOKENS_PER_USER_HOUR allows {self._tokens:,}"
             )
-        storage = await self._hit(user, tokens)
-        if storage is None:
-            return
+        storage, taken = await self._hit(user, tokens)
+        if taken:
+            return storage
         wait = timedelta(seconds=math.ceil(await self._wait(storage, user, tokens)))
         message = (
             f"the user's {self._tokens:,} tokens of this hour are used up; {tokens:,} more fit in {wait.seconds} s"
         )
         raise TokenLimitReached(message, retry_at=datetime.now(UTC) + wait)
 
-    async def give_back(self, user: str, tokens: int) -> None:
+    async def give_back(self, receipt: object, user: str, tokens: int) -> None:
         """Return `tokens` that were reserved and not used; a negative number takes what was used beyond them.
 
-        The reservation is an upper estimate, so that is rare; what then does not fit into the limit is not counted.
+        They go back where `receipt` says that they came from, and nowhere if that is away by now.
+        The reservation is an upper estimate, so use beyond it is rare; what then does not fit is not counted.
         """
-        if tokens:
-            await self._hit(user, -tokens)
+        if not tokens:
+            return
+        storage = self._shared if receipt is self._shared and self._shared is not None else self._own
+        try:
+            async with asyncio.timeout(REDIS_SECONDS):
+                await SlidingWindowCounterRateLimiter(storage).hit(self._item, user, cost=-tokens)
+        except (RedisError, OSError, TimeoutError) as error:
+            _log.warning("shared_token_limit_unavailable", cause=type(error).__name__)
 
     async def close(self) -> None:
         """Close the connections to Redis."""
         if self._pool is not None:
             await self._pool.aclose()
 
-    async def _hit(self, user: str, tokens: int) -> "MemoryStorage | RedisStorage | None":
-        """Count `tokens`; returns the storage that refused them, or None."""
+    async def _hit(self, user: str, tokens: int) -> tuple[Storage, bool]:
+        """Count `tokens`; returns who counted, and whether they fit."""
         if self._shared is not None:
             try:
                 async with asyncio.timeout(REDIS_SECONDS):
                     taken = await SlidingWindowCounterRateLimiter(self._shared).hit(self._item, user, cost=tokens)
-                return None if taken else self._shared
+                return self._shared, taken
             except (RedisError, OSError, TimeoutError) as error:
                 _log.warning("shared_token_limit_unavailable", cause=type(error).__name__)
-        taken = await SlidingWindowCounterRateLimiter(self._own).hit(self._item, user, cost=tokens)
-        return None if taken else self._own
+        return self._own, await SlidingWindowCounterRateLimiter(self._own).hit(self._item, user, cost=tokens)
 
-    async def _wait(self, storage: "MemoryStorage | RedisStorage", user: str, tokens: int) -> float:
+    async def _wait(self, storage: Storage, user: str, tokens: int) -> float:
         """Seconds until `tokens` fit, if nobody takes any meanwhile; the window's own reset time is another one.
 
         The count is the current window's and the share of the previous one that still lies within the last hour.

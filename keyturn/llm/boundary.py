@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from pydantic import ValidationError
+
 from keyturn.cache.key import CacheKey
 from keyturn.contracts import (
     Assessment,
@@ -27,7 +29,7 @@ from keyturn.llm.estimate import estimated_input
 from keyturn.llm.guard import Guard
 from keyturn.llm.routing import Provider, RouteFailed, ask_in_turn, route_of
 from keyturn.llm.wire import Completion, Usage, parse_answer
-from keyturn.policy.catalogue import Catalogue
+from keyturn.policy.catalogue import Catalogue, PolicyLine
 from keyturn.policy.grounding import request_digest
 from keyturn.tasks.definition import Prompt, Task
 from keyturn.tasks.registry import load_tasks
@@ -145,7 +147,7 @@ class ModelBoundary:
         keys = self._keys(task, prompt, route)
         call.completion = await self._found(call, keys, route) or await self._asked(call, task, request, prompt, route)
         proposed = parse_answer(call.completion, task.proposal)
-        verdict = proposed if isinstance(proposed, Rejection) else task.judge(proposed, request, lines)
+        verdict = proposed if isinstance(proposed, Rejection) else _verdict(task, proposed, request, lines)
         if isinstance(verdict, Rejection):
             call.status, call.failure = "invalid_output", verdict.reason
         else:
@@ -181,13 +183,17 @@ class ModelBoundary:
         limit, user = self._guard.tokens, f"{request.tenant_id}/{request.user_id}"
         estimate = estimated_input(prompt)
 
+        held = Decimal(0)
+
         async def admit(provider: Provider) -> None:
-            await self._guard.admit(task, request, estimate, provider.name, provider.model)
+            nonlocal held
+            self._guard.release(request, held)
+            held = Decimal(0)
+            held = await self._guard.admit(task, request, estimate, provider.name, provider.model)
 
         reserved = estimate + prompt.max_output_tokens
         used: int | None = 0
-        if limit is not None:
-            await limit.reserve(user, reserved)
+        receipt = None if limit is None else await limit.reserve(user, reserved)
         try:
             asked = await ask_in_turn(
                 route,
@@ -204,8 +210,9 @@ class ModelBoundary:
             used = estimate  # it went out, and somebody may have counted it
             raise
         finally:
+            self._guard.release(request, held)
             if limit is not None:
-                await limit.give_back(user, 0 if used is None else reserved - used)
+                await limit.give_back(receipt, user, 0 if used is None else reserved - used)
         call.provider, call.passed_over = asked.provider, asked.passed_over
         return asked.completion
 
@@ -216,9 +223,7 @@ class ModelBoundary:
         if call.cache_hit:
             usage, cost = _NOTHING_USED, Decimal(0)
         elif completion is not None:
-            cost = self._guard.prices.cost_usd(provider.name, completion.model, usage)
-            if cost is None:  # some servers answer with a name of their own for what was asked
-                cost = self._guard.prices.cost_usd(provider.name, provider.model, usage)
+            cost = self._guard.prices.cost_usd(provider.name, completion.model, usage, asked=provider.model)
         fingerprint = self._fingerprint(call.prompt.user) if self._fingerprint and call.prompt else None
         return CallRecord(
             trace_id=request.trace_id,
@@ -246,6 +251,13 @@ class ModelBoundary:
             passed_over=call.passed_over,
             called_at=call.called_at,
         )
+
+
+def _verdict(task: Task[Any, Any, Any], proposed: Any, request: ModelTask, lines: Sequence[PolicyLine]) -> Any:
+    try:
+        return task.judge(proposed, request, lines)
+    except ValidationError:  # what a model wrote does not fit into the task's own answer, which no check had seen
+        return Rejection(reason="malformed_answer", explanation="The answer does not have the form that it must have.")
 
 
 def _failed(call: _Call, error: KeyturnError) -> None:

@@ -1,7 +1,7 @@
 """What may not be asked: calls that would not fit, cost too much, or come too often. Nothing is spent on a refusal."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Protocol
 
@@ -14,8 +14,8 @@ from keyturn.tasks.definition import Task
 class Prices(Protocol):
     """What models cost and hold; None where that is unknown."""
 
-    def cost_usd(self, provider: str, model: str, usage: Usage) -> Decimal | None:
-        """Return what a call of this usage costs."""
+    def cost_usd(self, provider: str, model: str, usage: Usage, *, asked: str | None = None) -> Decimal | None:
+        """Return what a call of this usage costs; `asked` is the model that was asked for."""
         ...
 
     def context_window(self, provider: str, model: str) -> int | None:
@@ -26,11 +26,14 @@ class Prices(Protocol):
 class TokenLimit(Protocol):
     """Tokens that a user may use."""
 
-    async def reserve(self, user: str, tokens: int) -> None:
-        """Take `tokens` from what `user` has left; raises TokenLimitReached and takes nothing if they are too many."""
+    async def reserve(self, user: str, tokens: int) -> object:
+        """Take `tokens` from what `user` has left; raises TokenLimitReached and takes nothing if they are too many.
+
+        Returns a receipt for `give_back`.
+        """
         ...
 
-    async def give_back(self, user: str, tokens: int) -> None:
+    async def give_back(self, receipt: object, user: str, tokens: int) -> None:
         """Return what was reserved and not used."""
         ...
 
@@ -52,14 +55,16 @@ class Guard:
     usd_per_user_day: Decimal | None = None
     spent_today: Callable[[str, str], Awaitable[Decimal]] | None = None
     tokens: TokenLimit | None = None
+    in_flight: dict[tuple[str, str], Decimal] = field(default_factory=dict)  # what admitted calls may cost, by user
 
     async def admit(
         self, task: Task[Any, Any, Any], request: ModelTask, tokens_in: int, provider: str, model: str
-    ) -> None:
+    ) -> Decimal:
         """Raise ContextWindowExceeded or CostCapExceeded, with the numbers, if this call may not be made.
 
         `tokens_in` is the upper estimate of the input. A price that nobody knows cannot be held against a cap; the
         worker says at start for which models that is so.
+        Returns what is held against the user's day until `release`.
         """
         tokens_out = task.max_output_tokens
         window = self.prices.context_window(provider, model)
@@ -69,7 +74,7 @@ class Guard:
             )
         cost = self.prices.cost_usd(provider, model, Usage(tokens_in, tokens_out))
         if cost is None:
-            return
+            return Decimal(0)
         cap, named = (
             (task.max_cost_usd, f"the task {task.name}")
             if self.usd_per_call is None
@@ -78,10 +83,23 @@ class Guard:
         if cost > cap:
             raise CostCapExceeded(f"the call may cost up to ${cost:.4f}, and {named} allows ${cap:.4f}")
         if self.usd_per_user_day is None or self.spent_today is None:
-            return
+            return Decimal(0)
         spent = await self.spent_today(request.tenant_id, request.user_id)
+        # Calls at once count together: their rows are not written yet.
+        user = (request.tenant_id, request.user_id)
+        spent += self.in_flight.get(user, Decimal(0))
         if spent + cost > self.usd_per_user_day:
             raise CostCapExceeded(
                 f"the user has spent ${spent:.4f} today and the call may cost up to ${cost:.4f}; "
                 f"KEYTURN_USD_PER_USER_DAY allows ${self.usd_per_user_day:.4f}"
             )
+        self.in_flight[user] = self.in_flight.get(user, Decimal(0)) + cost
+        return cost
+
+    def release(self, request: ModelTask, cost: Decimal) -> None:
+        """Take back what `admit` held against the user's day, once the call has ended."""
+        user = (request.tenant_id, request.user_id)
+        if cost and user in self.in_flight:
+            self.in_flight[user] -= cost
+            if self.in_flight[user] <= 0:
+                del self.in_flight[user]

@@ -134,7 +134,8 @@ async def ask_in_turn(
             break
         try:
             await admit(provider)
-            patience = _patience(left, followed=place + 1 < len(route))
+            left = deadline - time.monotonic()  # looking up what the user has spent took some of it
+            patience = _patience(max(left, 0.0), followed=place + 1 < len(route))
             completion = await provider.complete(prompt, patience=patience, trace_id=trace_id)
         except KeyturnError as error:
             failures.append((provider, error))
@@ -142,7 +143,8 @@ async def ask_in_turn(
                 break
         else:
             return Asked(provider, completion, _passed_over(failures))
-    raise RouteFailed(_told_together(failures), _passed_over(failures))
+    # Who was the only one asked was not passed over.
+    raise RouteFailed(_told_together(failures), _passed_over(failures) if len(failures) > 1 else ())
 
 
 def _patience(left: float, *, followed: bool) -> Patience:

@@ -4,8 +4,21 @@ import re
 
 from keyturn.contracts import Rejection
 
-# 13 to 19 digits (ISO/IEC 7812-1), with the blanks, dots and dashes that people write into them.
-_DIGITS = re.compile(r"(?<!\d)\d(?:[ .\u00a0-]?\d){12,18}(?!\d)")
+# Groups of digits with what people write between them: blanks of any kind, dots, dashes, slashes.
+_DIGIT_GROUPS = re.compile(r"\d+(?:[\s.\-\u2010-\u2015/]{1,3}\d+)*")
+# The numbers that people spell out.
+_WORDS = {
+    "a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
+    "ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16,
+    "seventeen": 17, "eighteen": 18, "nineteen": 19, "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50,
+    "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90, "hundred": 100,
+}  # fmt: skip
+_DAYS_IN = {"hour": 1 / 24, "day": 1, "week": 7, "fortnight": 14, "month": 30, "quarter": 90, "year": 365}
+_TIME_SPAN = re.compile(
+    r"\b(?:(\d{1,5})|((?:[a-z]+[\s-]+)?[a-z]+))[\s-]*(?:calendar|business|working|full)?[\s-]*"
+    r"(hour|day|week|fortnight|month|quarter|year)s?\b",
+    re.IGNORECASE,
+)
 _SECRETS = re.compile(
     r"""
       \b(?:AKIA|ASIA)[0-9A-Z]{16}\b                  # AWS access key ids: half of a key
@@ -34,7 +47,7 @@ _ACTION = re.compile(
 
 def fit_text(text: object, longest: int, *, may_tell_of_actions: bool = False) -> str | Rejection:
     """Return `text` trimmed if it may be shown and stored as ours, at most `longest` characters; else why not."""
-    if not isinstance(text, str):
+    if not isinstance(text, str) or not _is_unicode(text):
         return Rejection(reason="malformed_answer", explanation="What should be text is not.")
     if not text.strip():
         return Rejection(reason="empty_answer", explanation="The text is empty.")
@@ -47,11 +60,16 @@ def fit_text(text: object, longest: int, *, may_tell_of_actions: bool = False) -
     return text.strip()
 
 
+def _is_unicode(text: str) -> bool:
+    """Whether it can be stored: JSON can write half of a surrogate pair, and nothing else can."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def holds_private_data(text: str) -> bool:
     """Return True if `text` holds what looks like a payment card's number (by its check digit) or a secret key."""
     if _SECRETS.search(text):
         return True
-    return any(_passes_luhn(re.sub(r"\D", "", found.group())) for found in _DIGITS.finditer(text))
+    return any(_holds_card(re.findall(r"\d+", run)) for run in _DIGIT_GROUPS.findall(text))
 
 
 def promises_action(text: str) -> bool:
@@ -59,14 +77,36 @@ def promises_action(text: str) -> bool:
     return _ACTION.search(text) is not None
 
 
-def cited_ids(text: str, known: set[str]) -> set[str]:
-    """Return the ids among `known` that stand in `text` as words of their own."""
-    return {line_id for line_id in known if re.search(rf"(?<![\w.-]){re.escape(line_id)}(?![\w-])", text)}
+def days_named(text: str) -> set[float]:
+    """Return every span of time that `text` names, in days: in figures or words, and in units from hours to years."""
+    spans: set[float] = set()
+    for figure, words, unit in _TIME_SPAN.findall(text):
+        number = int(figure) if figure else _number(words)
+        if number is not None:
+            spans.add(number * _DAYS_IN[unit.lower()])
+    return spans
 
 
-def days_named(text: str) -> set[int]:
-    """Return every number of days that `text` speaks of."""
-    return {int(found) for found in re.findall(r"\b(\d{1,5})[ -]?(?:calendar[ -]?)?days?\b", text, re.IGNORECASE)}
+def _number(words: str) -> int | None:
+    """The number that the last one or two of `words` name; None if they name none."""
+    *tens, last = re.split(r"[\s-]+", words.lower())
+    if last not in _WORDS:
+        return None
+    units, before = _WORDS[last], _WORDS.get(tens[-1], 0) if tens else 0
+    return units + before if units < 10 <= before < 100 else units
+
+
+def _holds_card(groups: list[str]) -> bool:
+    """Whether neighbouring groups of digits make a card's number: 13 to 19 digits (ISO/IEC 7812-1), one a check."""
+    for first in range(len(groups)):
+        digits = ""
+        for group in groups[first:]:
+            digits += group
+            if len(digits) > 19:
+                break
+            if len(digits) >= 13 and _passes_luhn(digits):
+                return True
+    return False
 
 
 def _passes_luhn(digits: str) -> bool:

@@ -59,6 +59,7 @@ async def test_a_worse_model_fails_the_run_and_makes_no_job(tmp_path: Path) -> N
     assert ended.returncode == 1
     rows = {row["name"]: row for row in json.loads(results.read_text())}
     assert not rows["decide_rotation accuracy"]["holds"]
+    assert rows["decide_rotation cost a case"]["holds"]
     assert rows["wrong jobs"]["ratio"] == 0
     assert "decide_rotation/founding-case: unsupported_window" in ended.stderr
 

@@ -249,3 +249,33 @@ async def test_the_fingerprint_is_keyed_and_the_same_for_the_same_input(catalogu
     assert prints[0] == prints[1] != prints[2]
     assert prints[0] is not None
     assert len(prints[0]) == 64
+
+
+async def test_calls_at_once_do_not_pass_the_users_day_together(catalogue: Catalogue) -> None:
+    """What is under way counts, although its row is not written yet; what has ended is the ledger's."""
+
+    async def spent(tenant: str, user: str) -> Decimal:
+        await asyncio.sleep(0)
+        return Decimal(0)
+
+    guard = guarded(prices=FixedPrice(Decimal("0.02")), usd_per_user_day=Decimal("0.05"), spent_today=spent)
+    slow = Scripted(ELIGIBLE, takes=0.2)
+    ends = await asyncio.gather(*(called(catalogue, [slow], {"guard": guard}) for _ in range(10)))
+    assert sum(isinstance(ended, GroundedDecision) for ended, _ in ends) == 2
+    assert sum(isinstance(ended, CostCapExceeded) for ended, _ in ends) == 8
+    assert guard.in_flight == {}
+
+
+async def test_what_no_check_foresaw_is_still_a_named_rejection(catalogue: Catalogue) -> None:
+    """A validation error of the task's own answer is the model's fault, and not an unforeseen end."""
+    from dataclasses import replace
+
+    from keyturn.contracts import PolicyRef
+    from keyturn.tasks.decide_rotation import TASK
+
+    def judge(*_: Any) -> Any:
+        return PolicyRef.model_validate({"id": "", "version": 0})
+
+    verdict, [record] = await called(catalogue, ELIGIBLE, {"tasks": {"decide_rotation": replace(TASK, judge=judge)}})
+    assert isinstance(verdict, Rejection)
+    assert record.failure == "malformed_answer"

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from keyturn.contracts import GroundedDecision, Rejection
+from keyturn.contracts import CallRecord, GroundedDecision, Rejection
 from keyturn.errors import KeyturnError, ProviderError
 from keyturn.llm.boundary import ModelBoundary
-from keyturn.llm.providers.http import MAX_BODY_BYTES, HttpProvider
+from keyturn.llm.providers.http import MAX_BODY_BYTES, HttpProvider, http_client
 from keyturn.policy.catalogue import load_catalogue
 from tests.boundaries import WIRES, guarded
 from tests.cases import request
@@ -212,3 +212,43 @@ async def test_an_endless_body_takes_bounded_memory(wire: str) -> None:
         tracemalloc.stop()
     assert stream.sent <= MAX_BODY_BYTES + 2 * 65_536
     assert peak < 8 * MAX_BODY_BYTES
+
+
+RAW = {
+    "no status line": b"hello",
+    "a status of letters": b"HTTP/1.1 abc OK\r\n\r\n",
+    "a status of five digits": b"HTTP/1.1 99999 OK\r\n\r\n",
+    "another protocol": b"SSH-2.0-OpenSSH_9.2\r\n",
+    "a negative length": b"HTTP/1.1 200 OK\r\ncontent-length: -5\r\n\r\n{}",
+    "a length of letters": b"HTTP/1.1 200 OK\r\ncontent-length: many\r\n\r\n{}",
+    "two lengths": b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n{}",
+    "a chunk of letters": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n{}\r\n",
+    "an endless chunk": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nffffffffffffffffffff\r\n{}",
+    "a header of 20,000 letters": b"HTTP/1.1 200 OK\r\nx-secret: " + b"s" * 20_000 + b"\r\n\r\n{}",
+    "a header with a NUL": b"HTTP/1.1 200 OK\r\nx-secret: s\x00s\r\n\r\n{}",
+    "a header without a name": b"HTTP/1.1 200 OK\r\n: s\r\n\r\n{}",
+    "an unknown encoding": b"HTTP/1.1 200 OK\r\ncontent-encoding: br\r\ncontent-length: 2\r\n\r\n{}",
+    "nothing": b"",
+    "less than it said": b"HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\n{}",
+}
+
+
+@pytest.mark.parametrize("name", sorted(RAW))
+async def test_bytes_that_are_no_http_end_in_a_named_error_that_quotes_none_of_them(name: str) -> None:
+    """Over a real socket, through the transport that workers use."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(65_536)
+        writer.write(RAW[name])
+        writer.close()
+
+    records: list[CallRecord] = []
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server, http_client(4) as http:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        provider = HttpProvider(http, WIRES["openai"], base_url=url, model="m", api_key=KEY)
+        boundary = ModelBoundary({"*": [provider]}, CATALOGUE, guard=guarded(), record=records.append)
+        with pytest.raises(ProviderError) as caught:
+            await boundary.decide(request(timeout_seconds=5.0), 1)
+    assert "sss" not in str(caught.value)
+    assert [record.failure for record in records] == [caught.value.kind]

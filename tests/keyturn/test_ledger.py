@@ -84,7 +84,7 @@ async def test_calls_are_found_by_what_is_known_of_them(ledger: LedgerStore) -> 
 async def test_costs_are_summed_exactly_by_task_model_user_and_day(ledger: LedgerStore) -> None:
     """A thousand thousandths of a cent are a cent; unknown prices are counted and not summed."""
     rows = [call(cost_usd=Decimal("0.00001"), user_id=f"u{n % 2}") for n in range(1_000)]
-    rows += [call(cost_usd=None, model="m-2", called_at=NOW - timedelta(days=1))]
+    rows += [call(cost_usd=None, finish_reason="stop", model="m-2", called_at=NOW - timedelta(days=1))]
     rows += [call(cost_usd=Decimal(0), cache_hit=True, task="draft_reply", input_tokens=0, output_tokens=0)]
     rows += [call(called_at=NOW - timedelta(days=40))]
     await ledger.write([(str(n), row) for n, row in enumerate(rows)])
@@ -167,3 +167,22 @@ async def test_the_daily_spend_is_the_fleets_and_alerts_once(events: list[Any]) 
     assert spend.today_usd == Decimal("1.05")
     [event] = events
     assert (event["event"], event["today_usd"], event["threshold_usd"]) == ("daily_spend_over", "1.0100", "1.0000")
+
+
+async def test_a_row_that_the_database_cannot_take_does_not_hold_up_the_others(
+    ledger: LedgerStore, events: list[Any]
+) -> None:
+    """It is logged and left out; the rest of its batch is written."""
+    recording = Recorder(ledger)
+    for number, cost in enumerate((Decimal(1), Decimal(10) ** 12, Decimal(2))):
+        recording.record(call(trace_id=f"t{number}", cost_usd=cost))
+    await recording.flush()
+    assert {row["trace_id"] for row in await ledger.calls(limit=9)} == {"t0", "t2"}
+    assert [(event["event"], event["trace_id"]) for event in events] == [("ledger_rows_lost", "t1")]
+
+
+async def test_an_unknown_cost_is_not_shown_as_nothing(ledger: LedgerStore) -> None:
+    """Of a server that does not count tokens, or whose price nobody knows."""
+    await ledger.write([("a", call(cost_usd=None, input_tokens=None, output_tokens=None, finish_reason="stop"))])
+    [row] = await ledger.costs("task", since=NOW - timedelta(days=1))
+    assert (row["cost_usd"], row["unpriced"]) == (None, 1)

@@ -52,3 +52,13 @@ def test_an_unknown_price_is_unknown_and_not_zero() -> None:
     assert CARD.cost_usd("compatible", "gpt-5-mini", Usage(10, 10)) is None
     assert CARD.cost_usd("openai", "ours", Usage(None, 10)) is None
     assert not CARD.knows("openai", "nobody-knows-1")
+
+
+def test_ones_own_rate_counts_although_the_provider_answers_with_a_dated_name() -> None:
+    """The model that was asked for stands on the card; the public list knows the dated one at another price."""
+    card = RateCard({"gpt-5-mini": Rate(Decimal(1), Decimal(1))})
+    usage = Usage(1_000_000, 0)
+    assert card.cost_usd("openai", "gpt-5-mini-2025-08-07", usage, asked="gpt-5-mini") == Decimal(1)
+    assert CARD.cost_usd("openai", "served-name", usage, asked="gpt-5-mini") == CARD.cost_usd(
+        "openai", "gpt-5-mini", usage
+    )

@@ -119,6 +119,24 @@ SCAN, POLICY, TICKET = GOOD["summarize_scan"], GOOD["summarize_policy"], GOOD["e
         ("draft_reply", "We will rotate your key tomorrow.", "promised_action"),
         ("draft_reply", "Policy P-7 gives you 90 days.", "unsupported_figure"),
         ("draft_reply", f"Your card {CARD} is on file.", "private_data"),
+        *[
+            ("draft_reply", f"Please do it within {span}.", "unsupported_figure")
+            for span in (
+                "two weeks",
+                "2 weeks",
+                "48 hours",
+                "45 business days",
+                "forty-five days",
+                "45\u00a0days",
+                "two months",
+                "ninety days",
+                "one year",
+            )
+        ],
+        ("draft_reply", "half a pair: \ud800", "malformed_answer"),
+        ("extract_ticket", TICKET | {"summary": "\ud800"}, "malformed_answer"),
+        ("summarize_policy", POLICY | {"summary": "\udfff"}, "malformed_answer"),
+        ("summarize_scan", SCAN | {"summary": "\ud800"}, "malformed_answer"),
         ("summarize_policy", POLICY | {"source_line_ids": ["P-8"]}, "unknown_source"),
         ("summarize_policy", POLICY | {"source_line_ids": []}, "missing_source"),
         ("summarize_policy", POLICY | {"summary": "Rotate within 90 days."}, "unsupported_figure"),
@@ -141,6 +159,25 @@ def test_an_answer_that_breaks_a_business_rule_is_rejected_by_name(
     rejection = judged(name, said, catalogue)
     assert isinstance(rejection, Rejection)
     assert rejection.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("decision", "text", "accepted"),
+    [
+        ("eligible", "The key may be rotated under P-7.", True),
+        ("eligible", "The key is not eligible under P-7.", False),
+        ("not_eligible", "Your key is eligible under P-7.", False),
+        ("not_eligible", "The key does not need to be rotated under P-7.", True),
+        ("not_specified", "Good news, it may be rotated.", False),
+        (None, "We are looking at it; it may be rotated later.", True),
+    ],
+)
+def test_a_draft_does_not_plainly_say_the_opposite_of_the_decision(
+    decision: str | None, text: str, accepted: bool, catalogue: Catalogue
+) -> None:
+    """What was decided is told, or the draft is rejected."""
+    answer = judged("draft_reply", text, catalogue, decision=decision)
+    assert isinstance(answer, Rejection) is not accepted
 
 
 @pytest.mark.parametrize(
@@ -167,6 +204,13 @@ def test_high_needs_a_fact_of_our_own_systems(known: dict[str, Any], accepted: b
         ("order 1234567812345678", False),
         ("0000 0000 0000 0000", False),
         ("call +49 30 1234567", False),
+        (f"{CARD} 12/27", True),
+        (f"{CARD} 123", True),
+        (f"order 12 {CARD}", True),
+        ("4111/1111/1111/1111", True),
+        ("4111\u20131111\u20131111\u20131111", True),
+        ("4111\u00a01111\u00a01111\u00a01111", True),
+        ("2026-11-21 09:00:00 1234567", False),
         ("-----BEGIN PRIVATE KEY-----", True),
         ("sk-abcdefghijklmnop1234", True),
         ("ghp_abcdefghijklmnopqrstuvwxyz0123456789", True),

@@ -96,7 +96,7 @@ async def test_prometheus_is_told_of_every_call(watched: tuple[Watched, httpx.As
     passed = PassedOver(provider="anthropic", model="c-1", failure="provider_overloaded")
     made.metrics.observe(call(asked_model="m-1", cached_tokens=40, first_byte_ms=7, passed_over=(passed,)))
     made.metrics.observe(call(status="failed", failure="quota_exhausted", input_tokens=None, cost_usd=None))
-    made.metrics.observe(call(cost_usd=None))
+    made.metrics.observe(call(cost_usd=None, finish_reason="stop"))
     made.metrics.observe(call(cache_hit=True, cost_usd=Decimal(0)))
     text = (await http.get("/metrics")).text
     by = {"task": "decide_rotation", "provider": "openai", "model": "m-1"}

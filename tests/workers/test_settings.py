@@ -165,3 +165,14 @@ def test_a_faulty_rate_card_is_refused_by_name(tmp_path: Path, text: str) -> Non
     card.write_text(text)
     with pytest.raises(SettingsInvalid, match=r"rates\.toml is not a rate card"):
         read_rate_card(card)
+
+
+@pytest.mark.parametrize("url", [f"redis://:{SECRET}/x@host:6379", "redis://host:abc", "http://host", f"{SECRET}"])
+def test_a_redis_url_that_cannot_be_used_is_told_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    """At start, by the setting's name."""
+    given(monkeypatch, KEYTURN_REDIS_URL=url)
+    with pytest.raises(SettingsInvalid, match="KEYTURN_REDIS_URL: is not redis://") as caught:
+        load_settings()
+    assert SECRET not in str(caught.value)

@@ -14,13 +14,15 @@ from typing import Any
 import httpx
 from pydantic import JsonValue, SecretStr
 
-from keyturn.errors import ProviderTimeout, ProviderUnavailable, UnreadableResponse
+from keyturn.errors import KeyturnError, ProviderTimeout, ProviderUnavailable, UnreadableResponse
 from keyturn.llm.classify import Row, error_for
 from keyturn.llm.wire import Completion
 from keyturn.tasks.definition import Prompt
 
 # 1 MiB is 30 times what the longest answer of any task makes: what is larger is no answer, and is not read to its end.
 MAX_BODY_BYTES = 1 << 20
+# A thousand times the largest context window: what is larger is no count, and would make a price of it that is none.
+MOST_TOKENS = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -137,9 +139,12 @@ class HttpProvider:
                     await response.aclose()
         except TimeoutError:
             raise ProviderTimeout(f"{waiting} within {limit:.3g} s") from None
-        except (httpx.HTTPError, OSError) as error:
-            # The deadlines that count as timeouts are ours, above: this transport calls a refused or dropped connection
-            # a timeout too, and one that could not be made in `connect` seconds is a server that is not there.
+        except KeyturnError:
+            raise
+        except Exception as error:
+            # Its type alone is told: the message may quote what was received. The deadlines that count as timeouts are
+            # ours, above: this transport calls a refused or dropped connection one too, and who cannot be reached in
+            # `connect` seconds is not there.
             cause = type(error.__cause__ or error).__name__
             raise ProviderUnavailable(f"the connection to the provider failed: {cause}") from None
 
@@ -174,6 +179,6 @@ def printable(text: Any, longest: int = 64) -> str:
 
 
 def count(usage: Any, name: str) -> int | None:
-    """Return a token count as a provider wrote it; None for anything but a whole number of at most 2**53."""
+    """Return a token count as a provider wrote it; None for anything but a whole number of at most a milliard."""
     value = usage.get(name) if isinstance(usage, dict) else None
-    return value if type(value) is int and 0 <= value <= 1 << 53 else None
+    return value if type(value) is int and 0 <= value <= MOST_TOKENS else None

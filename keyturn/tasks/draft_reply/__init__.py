@@ -1,5 +1,6 @@
 """`draft_reply`: a draft of the answer to the asker, in plain text. A person sends it; it authorizes nothing."""
 
+import re
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Literal
@@ -46,14 +47,31 @@ def judge(proposed: str, request: DraftRequest, lines: Sequence[PolicyLine]) -> 
     text = fit_text(proposed, MAX_DRAFT_CHARACTERS)
     if isinstance(text, Rejection):
         return text
+    if _tells_another(text, request.decision):
+        return Rejection(reason="decision_not_allowed", explanation="The draft tells another decision than was made.")
     if days_named(text) - days_supported(lines, request.rotation_window_days):
         return Rejection(reason="unsupported_figure", explanation="The draft names a number of days of its own.")
     return Draft(text=text)
 
 
-def days_supported(lines: Sequence[PolicyLine], *others: int | None) -> set[int]:
+_YES = re.compile(r"\b(?:is|are) eligible\b|\b(?:may|can|should|must) be rotated\b", re.IGNORECASE)
+_NO = re.compile(
+    r"\b(?:not|n't) eligible\b|\b(?:may|can|need|should|must|does|is)\s?(?:not|n't)(?: \w+){0,3} be rotated\b",
+    re.IGNORECASE,
+)
+
+
+def _tells_another(text: str, decision: Decision | None) -> bool:
+    """Whether the draft plainly says the opposite of the decision. What it says in other words, a person has to see."""
+    if decision is None:
+        return False
+    says_no, says_yes = _NO.search(text), _YES.search(_NO.sub("", text))
+    return bool(says_no and not says_yes) if decision == "eligible" else bool(says_yes and not says_no)
+
+
+def days_supported(lines: Sequence[PolicyLine], *others: int | None) -> set[float]:
     """Return the numbers of days that a text about `lines` may name: their windows, rules and wording."""
-    days = {number for number in others if number is not None}
+    days: set[float] = {number for number in others if number is not None}
     for line in lines:
         days |= days_named(line.wording)
         days |= {number for number in (line.window_days, getattr(line.rule, "days", None)) if number is not None}
