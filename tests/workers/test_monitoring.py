@@ -1,5 +1,7 @@
 """What a worker tells machines of itself, and what it never tells."""
 
+import asyncio
+import gzip
 import sys
 import uuid
 from collections.abc import AsyncIterator
@@ -9,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from aiohttp import web
 from prometheus_client import CollectorRegistry
 from sqlalchemy.engine import URL
 from temporalio.client import Client
@@ -221,3 +224,38 @@ async def test_a_running_worker_serves_its_own_metrics_and_the_sdks(
     assert (status["status"], status["calls"], status["environment"]) == ("ok", 1, "development")
     for secret in (planted, "4711", PLACEHOLDER_KEY, "a_fingerprint_key_of_tests"):
         assert secret not in metrics + str(status) + log.read_text()
+
+
+async def test_a_running_worker_sends_traces_of_its_calls_without_their_content(
+    temporal: Client, simulator: SimulatorControl, sqlite: URL, tmp_path: Path
+) -> None:
+    """Temporal's spans and ours, to where OpenTelemetry's own variable says."""
+    received: list[bytes] = []
+
+    async def collect(request: web.Request) -> web.Response:
+        received.append(gzip.decompress(body) if (body := await request.read())[:2] == b"\x1f\x8b" else body)
+        return web.Response()
+
+    collector = web.Application()
+    collector.router.add_post("/v1/{signal}", collect)
+    url = sqlite.render_as_string(hide_password=False)
+    settings = worker_environment(temporal.service_client.config.target_host, url, simulator.address)
+    queue, planted = f"test-{uuid.uuid4().hex}", "Luna's private words 4711"
+    log = tmp_path / "worker.log"
+    async with served(collector, "127.0.0.1:0") as endpoint:
+        settings |= {
+            "KEYTURN_TASK_QUEUE": queue,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+            "OTEL_BSP_SCHEDULE_DELAY": "100",
+        }
+        async with child([sys.executable, "-m", "workers"], environment=settings, log=log):
+            _, outcome = await rotate(temporal, request(question=planted), task_queue=queue, wait_seconds=60)
+            assert isinstance(outcome, JobCreated)
+            async with asyncio.timeout(20):
+                while b"chat simulator-1" not in b"".join(received):
+                    await asyncio.sleep(0.05)
+    sent = b"".join(received)
+    assert b"gen_ai.usage.input_tokens" in sent
+    assert b"decide" in sent
+    for secret in (planted, "private words", PLACEHOLDER_KEY):
+        assert secret.encode() not in sent
