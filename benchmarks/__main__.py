@@ -29,7 +29,7 @@ async def main() -> None:
         migrate(postgresql)
         results: list[Result] = imports.measure(rounds=3 if quick else 9)
         results += await boundary.measure(
-            rounds=2 if quick else 7, one_by_one=100 if quick else 300, at_once=512 if quick else 1_024
+            rounds=2 if quick else 5, one_by_one=100 if quick else 200, at_once=512
         )
         results += await claims.measure(postgresql, rounds=2 if quick else 5, inserts=400 if quick else 1_000)
         results += await workflows.measure(

@@ -1,6 +1,7 @@
 """The rotation workflow against the bare one: same dev server, same process, in turn."""
 
 import asyncio
+import json
 import statistics
 import tempfile
 import time
@@ -114,7 +115,8 @@ def _answer(_request: httpx.Request) -> httpx.Response:
     message = {"role": "assistant", "content": ANSWER, "refusal": None}
     usage = {"prompt_tokens": 458, "completion_tokens": 21}
     choices = [{"index": 0, "finish_reason": "stop", "message": message}]
-    return httpx.Response(200, json={"model": "simulator-1", "choices": choices, "usage": usage})
+    body = json.dumps({"id": "c-1", "model": "simulator-1", "choices": choices, "usage": usage}).encode()
+    return httpx.Response(200, stream=httpx.ByteStream(body))  # as from a socket: not read yet
 
 
 async def _compare(
