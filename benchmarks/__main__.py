@@ -28,9 +28,7 @@ async def main() -> None:
         postgresql = database_url(server.get_uri())
         migrate(postgresql)
         results: list[Result] = imports.measure(rounds=3 if quick else 9)
-        results += await boundary.measure(
-            rounds=2 if quick else 5, one_by_one=100 if quick else 200, at_once=512
-        )
+        results += await boundary.measure(rounds=2 if quick else 5, one_by_one=100 if quick else 200, at_once=512)
         results += await claims.measure(postgresql, rounds=2 if quick else 5, inserts=400 if quick else 1_000)
         results += await workflows.measure(
             postgresql, rounds=2 if quick else 5, one_by_one=40 if quick else 100, at_once=200 if quick else 400
