@@ -279,3 +279,12 @@ async def test_what_no_check_foresaw_is_still_a_named_rejection(catalogue: Catal
     verdict, [record] = await called(catalogue, ELIGIBLE, {"tasks": {"decide_rotation": replace(TASK, judge=judge)}})
     assert isinstance(verdict, Rejection)
     assert record.failure == "malformed_answer"
+
+
+async def test_the_next_provider_is_not_asked_in_vain(catalogue: Catalogue) -> None:
+    """With less than half a second left nobody can answer: the call ends by the first one's name."""
+    second = Scripted(ELIGIBLE, "second")
+    ended, [record] = await called(catalogue, [Scripted(ELIGIBLE, "first", takes=30), second], timeout_seconds=1.1)
+    assert isinstance(ended, ProviderTimeout)
+    assert second.asked == []
+    assert (record.provider, record.passed_over) == ("first", ())
