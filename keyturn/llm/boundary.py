@@ -182,7 +182,6 @@ class ModelBoundary:
     ) -> Completion:
         limit, user = self._guard.tokens, f"{request.tenant_id}/{request.user_id}"
         estimate = estimated_input(prompt)
-
         held = Decimal(0)
 
         async def admit(provider: Provider) -> None:

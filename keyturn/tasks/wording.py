@@ -74,7 +74,7 @@ def holds_private_data(text: str) -> bool:
 
 def promises_action(text: str) -> bool:
     """Return True if `text` says that something was done or will be: no text of a model acts, so none may say so."""
-    return _ACTION.search(text) is not None
+    return _ACTION.search(text.replace("\u2019", "'")) is not None  # models write the typographic apostrophe
 
 
 def days_named(text: str) -> set[float]:

@@ -266,3 +266,21 @@ def test_an_end_that_nobody_knows_is_no_end_of_an_answer(wire: str) -> None:
     }
     body = bodies.get(wire, bodies["openai"])
     assert WIRES[wire].completion(body, "m").finish == "truncated"
+
+
+@wires
+def test_a_provider_cannot_write_a_sentence_into_the_records(wire: str) -> None:
+    """Model, finish reason and id reach logs, ledger and history: only what is a name is taken."""
+    text = QUESTION
+    bodies: dict[str, Any] = {
+        "openai": {"id": text, "model": text, "choices": [{"message": {"content": "{}"}, "finish_reason": text}]},
+        "anthropic": {"id": text, "model": text, "content": [{"type": "text", "text": "{}"}], "stop_reason": text},
+        "gemini": {
+            "responseId": text,
+            "modelVersion": text,
+            "candidates": [{"content": {"parts": [{"text": "{}"}]}, "finishReason": text}],
+        },
+    }
+    completion = WIRES[wire].completion(bodies.get(wire, bodies["openai"]), "asked-1")
+    assert (completion.model, completion.finish_reason, completion.request_id) == ("asked-1", "", None)
+    assert completion.finish == "truncated"

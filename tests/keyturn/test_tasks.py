@@ -227,6 +227,8 @@ def test_card_numbers_are_told_by_their_check_digit_and_secrets_by_their_form(te
     [
         ("The job was created.", True),
         ("I've rotated the key.", True),
+        ("I\u2019ve rotated the key.", True),
+        ("We\u2019ll rotate it.", True),
         ("Your key will be rotated today.", True),
         ("We are rotating it now.", True),
         ("Job created.", True),

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from keyturn.errors import UnreadableResponse
 from keyturn.llm.classify import ANTHROPIC, anthropic_codes
-from keyturn.llm.providers.http import WireFormat, count, printable
+from keyturn.llm.providers.http import WireFormat, count, recordable
 from keyturn.llm.wire import Completion, Finish, Usage
 from keyturn.tasks.definition import Prompt
 
@@ -59,8 +59,8 @@ def completion(answer: Any, asked_model: str) -> Completion:
     return Completion(
         text="".join(texts),
         finish=_FINISH.get(reason, "truncated"),
-        finish_reason=printable(reason),
-        model=printable(answer.get("model"), 128) or asked_model,
+        finish_reason=recordable(reason),
+        model=recordable(answer.get("model"), 128) or asked_model,
         usage=Usage(
             # The three are disjoint here; elsewhere the cached part is within the whole.
             None if fresh is None else fresh + (cached or 0) + (written or 0),
@@ -68,7 +68,7 @@ def completion(answer: Any, asked_model: str) -> Completion:
             cached,
             written,
         ),
-        request_id=printable(answer.get("id")) or None,
+        request_id=recordable(answer.get("id")) or None,
     )
 
 

@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from keyturn.errors import UnreadableResponse
 from keyturn.llm.classify import GEMINI, gemini_codes
-from keyturn.llm.providers.http import WireFormat, count, printable
+from keyturn.llm.providers.http import WireFormat, count, recordable
 from keyturn.llm.wire import Completion, Finish, Usage
 from keyturn.tasks.definition import Prompt
 
@@ -61,15 +61,15 @@ def completion(answer: Any, asked_model: str) -> Completion:
     return Completion(
         text="".join(texts),
         finish=finish,
-        finish_reason=printable(reason),
-        model=printable(answer.get("modelVersion"), 128) or asked_model,
+        finish_reason=recordable(reason),
+        model=recordable(answer.get("modelVersion"), 128) or asked_model,
         usage=Usage(
             _sum(usage, "promptTokenCount", "toolUsePromptTokenCount"),
             # What the model thought is counted apart from what it said, and both are paid as output.
             _sum(usage, "candidatesTokenCount", "thoughtsTokenCount"),
             count(usage, "cachedContentTokenCount"),
         ),
-        request_id=printable(answer.get("responseId")) or None,
+        request_id=recordable(answer.get("responseId")) or None,
     )
 
 

@@ -5,6 +5,7 @@ This client never retries, because Temporal repeats attempts and two retriers mu
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -23,6 +24,7 @@ from keyturn.tasks.definition import Prompt
 MAX_BODY_BYTES = 1 << 20
 # A thousand times the largest context window: what is larger is no count, and would make a price of it that is none.
 MOST_TOKENS = 1_000_000_000
+_NAME = re.compile(r"[A-Za-z0-9._:/@+=-]*")
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class HttpProvider:
                 codes_of=self._wire.codes_of,
             )
         completion = self._wire.completion(answer, self.model)
-        request_id = printable(response.headers.get(self._wire.request_id, "")) or completion.request_id
+        request_id = recordable(response.headers.get(self._wire.request_id, "")) or completion.request_id
         return Completion(
             completion.text,
             completion.finish,
@@ -171,11 +173,13 @@ async def _body(response: httpx.Response) -> bytes:
     return bytes(body)
 
 
-def printable(text: Any, longest: int = 64) -> str:
-    """Return a name as it may be recorded: short, printable, one line; empty if `text` is none."""
-    if not isinstance(text, str):
-        return ""
-    return "".join(letter for letter in text[:longest] if letter.isascii() and letter.isprintable())
+def recordable(text: Any, longest: int = 64) -> str:
+    """Return a name as it may be recorded; empty if `text` is none.
+
+    Model, finish reason and request id are the provider's to choose, and they reach logs, ledger and history: what has
+    a blank or another letter than names have could be a sentence of the prompt, and is not taken.
+    """
+    return text if isinstance(text, str) and len(text) <= longest and _NAME.fullmatch(text) else ""
 
 
 def count(usage: Any, name: str) -> int | None:

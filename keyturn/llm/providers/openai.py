@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from keyturn.errors import UnreadableResponse
 from keyturn.llm.classify import OPENAI, openai_codes
-from keyturn.llm.providers.http import WireFormat, count, printable
+from keyturn.llm.providers.http import WireFormat, count, recordable
 from keyturn.llm.wire import Completion, Finish, Usage
 from keyturn.tasks.definition import Prompt
 
@@ -50,15 +50,15 @@ def completion(answer: Any, asked_model: str) -> Completion:
         text=text or "",
         # An end that we do not know, such as a tool call, is no end of an answer to this prompt.
         finish="refused" if refusal else _FINISH.get(reason, "truncated"),
-        finish_reason=printable(reason),
-        model=printable(answer.get("model"), 128) or asked_model,
+        finish_reason=recordable(reason),
+        model=recordable(answer.get("model"), 128) or asked_model,
         usage=Usage(
             count(usage, "prompt_tokens"),
             count(usage, "completion_tokens"),
             count(details, "cached_tokens"),
             count(details, "cache_write_tokens"),
         ),
-        request_id=printable(answer.get("id")) or None,
+        request_id=recordable(answer.get("id")) or None,
     )
 
 
