@@ -13,7 +13,7 @@ from keyturn.policy.grounding import confirm
 class JobClaims(Protocol):
     """Wherever jobs are created once."""
 
-    async def create_once(self, order: JobOrder, *, idempotency_key: str) -> RotationJob:
+    async def create_once(self, order: JobOrder, *, idempotency_key: str, fence: int) -> RotationJob:
         """Create or return the job of the key; raises a KeyturnError."""
         ...
 
@@ -33,7 +33,16 @@ class CreateRotationJob:
         """
         with core_errors_told_to_temporal():
             confirm(order, self._catalogue)
-            workflow_id = activity.info().workflow_id
-            if workflow_id is None:
-                raise RuntimeError("create_rotation_job runs in a workflow only: its id is the idempotency key")
-            return await self._claims.create_once(order, idempotency_key=workflow_id)
+            key, fence = claim_of(activity.info())
+            return await self._claims.create_once(order, idempotency_key=key, fence=fence)
+
+
+def claim_of(info: activity.Info) -> tuple[str, int]:
+    """Return what an attempt claims by: the workflow's id, and a fence that grows from attempt to attempt.
+
+    The fence is when Temporal's server scheduled this attempt, in microseconds: one clock for all attempts, resumptions
+    and runs of a workflow id.
+    """
+    if info.workflow_id is None:
+        raise RuntimeError("a claim is made in a workflow only: its id is the idempotency key")
+    return info.workflow_id, int(info.current_attempt_scheduled_time.timestamp() * 1_000_000)

@@ -25,6 +25,7 @@ def failed(error: KeyturnError) -> Failed:
         next_step=error.next_step,
         mend=error.mend,
         retry_at=getattr(error, "retry_at", None),
+        parks=error.parks,
     )
 
 

@@ -87,7 +87,7 @@ async def _compare(
 
     async def ours(_lane: int) -> None:
         key = uuid.uuid4().hex
-        await store.create_once(next(orders), idempotency_key=f"rotate:{key}")
+        await store.create_once(next(orders), idempotency_key=f"rotate:{key}", fence=1)
 
     results = []
     for at_once in (1, 16, 64):

@@ -75,7 +75,7 @@ async def _run(task: str | None, *, local: bool, verbose: bool) -> tuple[str, li
             os.environ |= {"DATABASE_URL": f"sqlite:///{folder}/keyturn.db", **await _local_model(parts)}
         elif not os.environ.get("KEYTURN_ROUTES"):
             simulator = await parts.enter_async_context(simulator_process())
-            os.environ |= worker_environment("", f"sqlite:///{folder}/keyturn.db", simulator)
+            os.environ |= worker_environment("", f"sqlite:///{folder}/keyturn.db", simulator, keys=None)
         settings = load_settings()
         await asyncio.to_thread(migrate, settings.database_url)
         # Each case is to be asked: no kept answers, and no user's limit for the one who evaluates.

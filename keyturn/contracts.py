@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 MAX_QUESTION_CHARACTERS = 4_000  # a support question; it also keeps the prompt far below any model's context window
+MAX_APPROVERS = 64  # of a policy line: a team; more is a mailing list, and nobody's duty
 MAX_POLICY_LINES = 8  # lines that one question may be judged under; each adds to the prompt and to the workflow id
 
 # Identifiers stand in workflow ids, in the UI and in prompts: printable, one line, no quotes, no braces.
@@ -66,6 +67,7 @@ RejectionReason = Literal[
     "unsupported_window",
     "unexpected_window",
     "approval_required",
+    "approval_denied",
     "value_not_allowed",
     "unsupported_priority",
     "unsupported_figure",
@@ -74,6 +76,14 @@ RejectionReason = Literal[
     "too_long",
     "empty_answer",
 ]
+# What a person gives as a reason: one line, so that it can be shown in a terminal and a table as it is.
+Reason = Annotated[
+    str,
+    StringConstraints(
+        strip_whitespace=True, min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
+    ),
+]
+MAX_ANSWER_CHARACTERS = 16_000  # of a model, as it is recorded; the longest that a task accepts is far below
 CallStatus = Literal["ok", "invalid_output", "timeout", "failed", "cancelled"]
 
 
@@ -188,6 +198,7 @@ class GroundedDecision(Contract):
     source_lines: tuple[PolicyRef, ...] = Field(default=(), max_length=MAX_POLICY_LINES)
     rotate_by: AwareDatetime | None = None
     needs_approval: bool = False
+    approvers: tuple[Identifier, ...] = Field(default=(), max_length=MAX_APPROVERS)
     digest: Digest
 
 
@@ -239,13 +250,83 @@ class CallRecord(Contract):
     called_at: AwareDatetime | None = None
 
 
+class Exchange(Contract):
+    """What a model was asked and what it said, word for word, for `keyturn explain`. It stands in sealed history only.
+
+    `answer` is cut to its first 16,000 characters; it is what the model said before anything was checked.
+    """
+
+    instructions: str
+    document: str
+    answer: str = Field(max_length=MAX_ANSWER_CHARACTERS)
+
+
 class Assessment(Contract):
-    """What `decide` records in history: the verdict, what it was given for, and what the call cost."""
+    """What `decide` records in history: the verdict, what it was given for, the exchange, and what the call cost."""
 
     verdict: Annotated[GroundedDecision | Rejection, Field(discriminator="verdict")]
     catalogue_version: Digest
     request_digest: Digest
     call: CallRecord
+    exchange: Exchange | None = None
+
+
+class Approval(Contract):
+    """`approve`: an approver confirms the decision with this digest, which is the one that they saw."""
+
+    approver: Identifier
+    digest: Digest
+
+
+class Denial(Contract):
+    """`deny`: an approver refuses the decision with this digest."""
+
+    approver: Identifier
+    digest: Digest
+    reason: Reason
+
+
+class Resumption(Contract):
+    """`resume`: somebody has mended what a parked rotation waited for."""
+
+    operator: Identifier
+
+
+class Abandonment(Contract):
+    """`abandon`: somebody ends a parked rotation."""
+
+    operator: Identifier
+    reason: Reason
+
+
+class Standing(Contract):
+    """What a rotation is at. `until` is when it goes on, or ends, by itself.
+
+    `parked` and `awaiting_approval` wait for a person: `kind`, `next_step` and `mend` say for what, and `decision` is
+    the one to approve.
+    """
+
+    phase: Literal["deciding", "rate_limited", "parked", "awaiting_approval", "creating_job", "ended"]
+    request_digest: Digest | None = None
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+    kind: str | None = Field(default=None, max_length=64)
+    next_step: str | None = Field(default=None, max_length=64)
+    mend: str | None = Field(default=None, max_length=500)
+    requested_by: tuple[Identifier, ...] = ()
+    account_id: Identifier | None = None
+    key_id: Identifier | None = None
+    decision: GroundedDecision | None = None
+
+
+class RotationEvent(Contract):
+    """What happened to a rotation on its way, for the audit trail: by whom, when, and what about it."""
+
+    tenant_id: ShortIdentifier
+    event: ShortIdentifier
+    actor: Identifier
+    at: AwareDatetime
+    detail: dict[str, str] = Field(default_factory=dict, max_length=8)
 
 
 class JobOrder(Contract):
@@ -256,6 +337,7 @@ class JobOrder(Contract):
     account_id: Identifier
     credential: CredentialFacts
     decision: GroundedDecision
+    approval: Approval | None = None
     trace_id: ShortIdentifier
 
 
@@ -272,6 +354,7 @@ class JobCreated(Contract):
     status: Literal["job_created"] = "job_created"
     job_id: ShortIdentifier
     created: bool
+    approved_by: Identifier | None = None
     decision: GroundedDecision
     request_digest: Digest
     call: CallRecord
@@ -320,6 +403,17 @@ class LimitedUntil(Contract):
     retry_at: AwareDatetime
 
 
+class WaitingForPerson(Contract):
+    """The workflow waits for a person, who mends something or approves; after `until` it ends by itself."""
+
+    status: Literal["parked", "awaiting_approval"]
+    kind: str = Field(max_length=64)
+    next_step: str = Field(max_length=64)
+    mend: str = Field(max_length=500)
+    until: AwareDatetime | None = None
+    decision: GroundedDecision | None = None
+
+
 class Failed(Contract):
     """Something that a person must mend: its kind, and what mends it."""
 
@@ -329,9 +423,12 @@ class Failed(Contract):
     mend: str = Field(max_length=500)
     # When asking again can succeed, where that is known: a workflow waits for it by itself, within reason.
     retry_at: AwareDatetime | None = None
+    # Whether a rotation waits for the person who mends it, and then goes on, instead of ending.
+    parks: bool = False
 
 
 CompletedOutcome = Annotated[JobCreated | NotEligible | NotSpecified | Rejected, Field(discriminator="status")]
 RotationOutcome = Annotated[
-    JobCreated | NotEligible | NotSpecified | Rejected | TimedOut | LimitedUntil | Failed, Field(discriminator="status")
+    JobCreated | NotEligible | NotSpecified | Rejected | TimedOut | LimitedUntil | WaitingForPerson | Failed,
+    Field(discriminator="status"),
 ]

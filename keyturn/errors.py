@@ -19,16 +19,23 @@
     |-- PolicyError
     |   |-- CatalogueInvalid       person: a policy file cannot be used
     |   |-- UnknownPolicyLine      person: a line or version that this catalogue does not hold
-    |   `-- DigestMismatch         person: policy or evidence changed since the verdict
+    |   |-- DigestMismatch         person: policy or evidence changed since the verdict
+    |   `-- ApprovalInvalid        person: the approval is missing, or not by an approver of the line
     |-- JobError
     |   |-- JobStoreUnavailable    retry: the database did not answer
     |   |-- IdempotencyConflict    person: the key was used for another job
     |   |-- OpenJobExists          person: the credential has an open job under another key
+    |   |-- StaleAttempt           never: the claim was taken back, or taken over, after this attempt began
     |   `-- SchemaNotCurrent       person: the database's schema is not this program's
     |-- InvalidRequest           person: the request itself cannot be asked
     |-- UnknownTask              person: no task of this name
     |-- TaskInvalid              person: a task's folder does not hold together
     |-- UnknownPromptVersion     person: no prompt file of this version
+    |-- PayloadError             a payload cannot be sealed or opened
+    |   |-- PayloadKeyUnknown      person: its key is not among those held here
+    |   |-- PayloadNotAuthentic    person: it was changed, cut, or sealed for another place
+    |   |-- PayloadNotSealed       person: it is plain where only sealed ones are read
+    |   `-- PayloadTooLarge        person: Temporal would never take it
     `-- SettingsInvalid          person: a setting is missing or wrong
 
 `kind` becomes the error type in Temporal's history, which stays readable even under encryption: it holds no data.
@@ -44,6 +51,8 @@ class KeyturnError(Exception):
 
     kind: ClassVar[str] = "keyturn_error"
     retryable: ClassVar[bool] = False
+    # A rotation waits for the person who mends this, instead of ending: what was asked is sound, and nothing is lost.
+    parks: ClassVar[bool] = False
     next_step: ClassVar[str] = "fail_and_inspect"
     mend: str = "Read the worker's log at this time."
 
@@ -109,6 +118,7 @@ class QuotaExhausted(ProviderError):
     """Money or quota is used up. Sending more requests cannot mend that."""
 
     kind = "quota_exhausted"
+    parks = True
     next_step = "fail_and_fix_quota"
     mend = "Raise the provider's quota or spend limit, then ask again."
 
@@ -117,6 +127,7 @@ class AuthenticationFailed(ProviderError):
     """The provider does not take this key."""
 
     kind = "authentication_failed"
+    parks = True
     next_step = "fail_and_fix_request"
     mend = "Set a valid key for this provider (see .env.example) and restart the worker, then ask again."
 
@@ -125,6 +136,7 @@ class RequestRefused(ProviderError):
     """The provider will not take this request, however often it is sent."""
 
     kind = "request_refused"
+    parks = True
     next_step = "fail_and_fix_request"
     mend = "Check the model's name in KEYTURN_ROUTES and the provider's base URL, then ask again."
 
@@ -133,6 +145,7 @@ class UnexpectedStatus(ProviderError):
     """A status that no retry is known to mend, or one that the provider asks not to repeat."""
 
     kind = "unexpected_status"
+    parks = True
     mend = "Look at the status: a proxy or a new version of the provider may stand behind it."
 
 
@@ -159,6 +172,7 @@ class CostCapExceeded(CallRefused):
     """The call would cost more than the task or the user may spend; the message has the numbers."""
 
     kind = "cost_cap_exceeded"
+    parks = True
     next_step = "fail_and_fix_request"
     mend = "Shorten the request, choose a cheaper model, or raise the cap that the message names."
 
@@ -167,6 +181,7 @@ class ContextWindowExceeded(CallRefused):
     """The call would not fit into the model's context window; the message has the numbers."""
 
     kind = "context_window_exceeded"
+    parks = True
     next_step = "fail_and_fix_request"
     mend = "Shorten the request, or choose a model with a larger context window."
 
@@ -197,6 +212,7 @@ class UnknownPolicyLine(PolicyError):
     """The catalogue does not hold this line at this version."""
 
     kind = "unknown_policy_line"
+    parks = True
     next_step = "fail_and_fix_request"
     mend = "Name a line of this catalogue; starter and worker need the same one (KEYTURN_POLICY_DIR)."
 
@@ -209,6 +225,13 @@ class DigestMismatch(PolicyError):
     mend = "Ask again: policy or evidence changed between the decision and the job."
 
 
+class ApprovalInvalid(PolicyError):
+    """The decision needs an approval, and the one it came with does not hold."""
+
+    kind = "approval_invalid"
+    mend = "Ask again: an approval counts for one decision, by an approver of its policy line who did not ask."
+
+
 class JobError(KeyturnError):
     """The job could not be created."""
 
@@ -219,6 +242,7 @@ class JobStoreUnavailable(JobError):
     """The database did not answer; whether it committed is unknown, which is why the claim is idempotent."""
 
     kind = "job_store_unavailable"
+    parks = True
     retryable = True
     next_step = "retry_with_backoff"
     mend = "Bring the database back (DATABASE_URL), then ask again: no second job can come of it."
@@ -236,6 +260,13 @@ class OpenJobExists(JobError):
 
     kind = "open_job_exists"
     mend = "Look at it with `keyturn jobs`: this credential's rotation is under way already."
+
+
+class StaleAttempt(JobError):
+    """This attempt outlived its time: what it would write was decided otherwise since."""
+
+    kind = "stale_attempt"
+    mend = "Nothing to mend: the rotation went on without this attempt, which changed nothing."
 
 
 class SchemaNotCurrent(JobError):
@@ -257,6 +288,7 @@ class UnknownTask(KeyturnError):
     """This worker has no task of this name."""
 
     kind = "unknown_task"
+    parks = True
     next_step = "fail_and_fix_request"
     mend = "Name one of the tasks that the message lists, or deploy the worker that has it."
 
@@ -272,8 +304,43 @@ class UnknownPromptVersion(KeyturnError):
     """No prompt file has this version."""
 
     kind = "unknown_prompt_version"
+    parks = True
     next_step = "fail_and_fix_request"
     mend = "Deploy the worker that holds this prompt version, then ask again."
+
+
+class PayloadError(KeyturnError):
+    """A payload cannot be sealed or opened."""
+
+    kind = "payload_error"
+
+
+class PayloadKeyUnknown(PayloadError):
+    """It was sealed under a key that is not held here: retired, or another installation's."""
+
+    kind = "payload_key_unknown"
+    mend = "Put that key back into KEYTURN_PAYLOAD_KEYS, after the newest: what it sealed is readable again at once."
+
+
+class PayloadNotAuthentic(PayloadError):
+    """It was changed or cut since it was sealed, or it was sealed for another namespace or entry."""
+
+    kind = "payload_not_authentic"
+    mend = "Check TEMPORAL_NAMESPACE; if that is right, somebody or something changed the stored bytes."
+
+
+class PayloadNotSealed(PayloadError):
+    """It is plain, and this program reads sealed ones only."""
+
+    kind = "payload_not_sealed"
+    mend = "Whoever sent it has no key: start rotations with `keyturn rotate` and the worker's KEYTURN_PAYLOAD_KEYS."
+
+
+class PayloadTooLarge(PayloadError):
+    """It is larger than Temporal takes."""
+
+    kind = "payload_too_large"
+    mend = "Send less: contracts bound every field, so something else put it there."
 
 
 class SettingsInvalid(KeyturnError):

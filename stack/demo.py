@@ -39,7 +39,7 @@ async def show(stack: Stack, say: Say) -> bool:
     anew = await stack.client.start_workflow(
         RotationWorkflow.run,
         request,
-        id=id_of(request),
+        id=id_of(request, stack.keyring.name_of),
         task_queue=TASK_QUEUE,
         id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,

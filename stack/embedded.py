@@ -13,10 +13,12 @@ from urllib.parse import quote
 from temporalio.client import Client
 
 from keyturn.database import database_url
+from keyturn.keyring import DEVELOPMENT_FILE, Keyring, load_keyring, write_keys
 from stack.processes import StackNotStarted, child, free_port
 from stack.temporal import START_SECONDS, dev_server
 from workers.schema import migrate
 from workers.settings import PLACEHOLDER_KEY
+from workflows.identity import stored_id
 
 SIMULATED_MODEL = "simulator-1"
 # Variables that would point the embedded worker at somebody's real provider, server or database.
@@ -41,11 +43,14 @@ class Stack:
     ui: str
     simulator: str
     database: str
+    keys: Path
+    keyring: Keyring
     worker: asyncio.subprocess.Process
 
     def history_url(self, workflow_id: str) -> str:
-        """Return where the UI shows a workflow."""
-        return f"{self.ui}/namespaces/default/workflows/{quote(workflow_id, safe='')}"
+        """Return where the UI shows a workflow; its id may be written with the names of account and key."""
+        stored = stored_id(workflow_id, self.keyring.name_of)
+        return f"{self.ui}/namespaces/default/workflows/{quote(stored, safe='')}"
 
 
 @asynccontextmanager
@@ -68,6 +73,10 @@ async def embedded_stack(
         _refuse_taken(port)
     ui_port = ports.ui or free_port()
     database = f"sqlite:///{folder / 'keyturn.db'}"
+    keys = folder / DEVELOPMENT_FILE.name
+    if not keys.exists():
+        write_keys(keys)
+    keyring = load_keyring(text=None, file=keys, development=True)
     async with AsyncExitStack() as parts:
         client = await parts.enter_async_context(
             dev_server(
@@ -75,6 +84,7 @@ async def embedded_stack(
                 ui_port=ui_port,
                 database=folder / "temporal.db" if keep else None,
                 log=folder / "temporal.log",
+                keyring=keyring,
             )
         )
         address = client.service_client.config.target_host
@@ -83,12 +93,12 @@ async def embedded_stack(
         worker = await parts.enter_async_context(
             child(
                 [sys.executable, "-m", "workers"],
-                environment=worker_environment(address, database, simulator if simulated else None),
+                environment=worker_environment(address, database, simulator if simulated else None, keys=keys),
                 folder=folder,
                 log=worker_log,
             )
         )
-        yield Stack(client, address, f"http://127.0.0.1:{ui_port}", simulator, database, worker)
+        yield Stack(client, address, f"http://127.0.0.1:{ui_port}", simulator, database, keys, keyring, worker)
 
 
 @asynccontextmanager
@@ -104,20 +114,24 @@ async def simulator_process(port: int = 0) -> AsyncIterator[str]:
         yield line.decode().strip()
 
 
-def worker_environment(address: str, database: str, simulator: str | None) -> dict[str, str]:
+def worker_environment(address: str, database: str, simulator: str | None, *, keys: Path | None) -> dict[str, str]:
     """Return the variables of a worker on this stack.
 
     Args:
         address: Temporal's address.
         database: the database's URL.
         simulator: the simulator's address; None leaves the caller's own provider settings.
+        keys: the file of its payload keys; None leaves it to the default.
     """
     ours = {"TEMPORAL_ADDRESS": address, "DATABASE_URL": database}
+    if keys is not None:
+        ours["KEYTURN_PAYLOAD_KEYS_FILE"] = str(keys)
     if simulator is None:
         theirs = {name: value for name, value in os.environ.items() if not name.startswith("TEMPORAL_")}
         for name in ("KEYTURN_POLICY_DIR", "KEYTURN_RATE_CARD"):  # the worker runs in a folder of its own
             if name in theirs:
                 theirs[name] = str(Path(theirs[name]).absolute())
+        theirs.pop("KEYTURN_PAYLOAD_KEYS", None)
         return theirs | ours
     provider: dict[str, str] = {
         "KEYTURN_ROUTES": ", ".join(f"{name}:{SIMULATED_MODEL}" for name in ("openai", "anthropic", "gemini")),

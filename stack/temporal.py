@@ -7,8 +7,10 @@ from pathlib import Path
 
 from temporalio.client import Client
 
+from keyturn.keyring import Keyring
 from stack.processes import StackNotStarted, child, free_port, program
 from workflows.connection import TemporalUnreachable, connect
+from workflows.visibility import SEARCH_ATTRIBUTES
 
 # By default the server's transfer queue polls 20 times a second, and each hop of a workflow waits about 45 ms for it.
 # Only for an embedded server: a production server's operator sets their own.
@@ -22,7 +24,13 @@ PROBE_SECONDS = 0.05
 
 @asynccontextmanager
 async def dev_server(
-    *, port: int | None = None, ui_port: int | None = None, database: Path | None = None, log: Path | None = None
+    *,
+    port: int | None = None,
+    ui_port: int | None = None,
+    database: Path | None = None,
+    log: Path | None = None,
+    keyring: Keyring | None = None,
+    codec: str | None = None,
 ) -> AsyncIterator[Client]:
     """Yield a client of a dev server that is ready, and stop the server afterwards.
 
@@ -31,6 +39,8 @@ async def dev_server(
         ui_port: the port of its UI; None for no UI.
         database: the file that keeps its state; None keeps it in memory.
         log: the file that takes its output; None throws it away.
+        keyring: what seals the client's payloads; None leaves them plain.
+        codec: where the UI finds the codec server.
 
     Raises:
         StackNotStarted: it did not come up.
@@ -40,17 +50,20 @@ async def dev_server(
     command += ["--ip", "127.0.0.1", "--log-level", "warn"]
     command += ["--headless"] if ui_port is None else ["--ui-port", str(ui_port)]
     command += [] if database is None else ["--db-filename", str(database)]
+    command += [] if codec is None else ["--ui-codec-endpoint", codec]
+    for name, kind in SEARCH_ATTRIBUTES.items():
+        command += ["--search-attribute", f"{name}={kind}"]
     for key, value in TUNING.items():
         command += ["--dynamic-config-value", f"{key}={value}"]
     async with child(command, log=log or Path("/dev/null")) as process:
-        yield await _ready(process, f"127.0.0.1:{port}")
+        yield await _ready(process, f"127.0.0.1:{port}", keyring)
 
 
-async def _ready(process: asyncio.subprocess.Process, address: str) -> Client:
+async def _ready(process: asyncio.subprocess.Process, address: str, keyring: Keyring | None) -> Client:
     deadline = asyncio.get_running_loop().time() + START_SECONDS
     while True:
         try:
-            return await connect(address)
+            return await connect(address, keyring=keyring)
         except TemporalUnreachable as error:
             if process.returncode is not None:
                 raise StackNotStarted(f"Temporal's dev server ended with status {process.returncode}") from None

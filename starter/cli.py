@@ -18,6 +18,11 @@ COMMANDS = {
     "rotate": ("starter.commands", "rotate", "Ask whether a key may be rotated, and create its one job if so."),
     "status": ("starter.commands", "status", "Say what a rotation is at, or how it ended."),
     "watch": ("starter.commands", "watch", "Follow a rotation step by step until it ends."),
+    "parked": ("starter.people", "parked", "List the rotations that wait for a person."),
+    "resume": ("starter.people", "resume", "Let a parked rotation try again, or all of a kind."),
+    "abandon": ("starter.people", "abandon", "End a parked rotation."),
+    "approve": ("starter.people", "approve", "Approve the decision that a rotation waits with."),
+    "deny": ("starter.people", "deny", "Deny the decision that a rotation waits with."),
     "jobs": ("workers.commands", "jobs", "List rotation jobs, newest first."),
     "calls": ("workers.ledger_commands", "calls", "List model calls, newest first."),
     "costs": ("workers.ledger_commands", "costs", "Sum what model calls cost, by task, model, user or day."),
@@ -84,7 +89,7 @@ def cli() -> None:
 
     \b
     Exit status:   0 an accomplished outcome (job_created, not_eligible, not_specified)
-                   1 failed     2 usage     3 rejected     4 timeout
+                   1 failed     2 usage     3 rejected     4 timeout     5 waits for a person
     """
 
 

@@ -84,15 +84,17 @@ def rotate(
       keyturn rotate --account acct_10234 --key-id key_01 --policy P-7 --stale \\
         --question "May the stale key be rotated?" --wait 20 --json
     """
+    from keyturn.keyring import keyring_from_environment
     from starter.requests import build_request, id_of
 
     if math.isnan(wait_seconds):
         raise click.BadParameter("not a number of seconds", param_hint="--wait")
     facts = {name: given.pop(name) for name in _FACTS} | {"observed_at": observed_at or datetime.now(UTC)}
     given["question"] = sys.stdin.read() if question == "-" else question
-    given["user_id"] = user_id or _signed_in_user()
+    given["user_id"] = user_id or signed_in_user()
     try:
         request = build_request(policy=policy, policy_dir=policy_dir, facts=facts, fields=given)
+        keyring = keyring_from_environment()
     except KeyturnError as error:
         _end_before_start(error, None, as_json=as_json)
     from starter.outcomes import as_object, exit_status
@@ -101,19 +103,20 @@ def rotate(
 
     async def run() -> tuple[bool, Any]:
         began = time.monotonic()
-        client = await connect(timeout_seconds=min(wait_seconds, CONNECT_SECONDS))
+        client = await connect(keyring=keyring, timeout_seconds=min(wait_seconds, CONNECT_SECONDS))
         left = max(wait_seconds - (time.monotonic() - began), 0.0)
         with refusals_named():
             return await start_and_wait(client, request, task_queue=task_queue, wait_seconds=left, again=again)
 
+    workflow_id = id_of(request, keyring.name_of)
     try:
         attached, outcome = asyncio.run(run())
     except KeyturnError as error:
-        _end_before_start(error, id_of(request), as_json=as_json)
+        _end_before_start(error, workflow_id, as_json=as_json)
     if as_json:
-        click.echo(json.dumps(as_object(id_of(request), outcome, attached=attached)))
+        click.echo(json.dumps(as_object(workflow_id, outcome, attached=attached)))
     else:
-        _tell(id_of(request), outcome)
+        _tell(workflow_id, outcome)
     raise click.exceptions.Exit(exit_status(outcome))
 
 
@@ -122,6 +125,8 @@ def rotate(
 @_as_json
 def status(workflow_id: str, as_json: bool) -> None:
     """Say what a rotation is at, or how it ended. Ends with the outcome's exit status; 0 while it runs.
+
+    An id may be written with the names of account and key, or as Temporal's UI shows it.
 
     \b
     Example:
@@ -136,7 +141,9 @@ def status(workflow_id: str, as_json: bool) -> None:
         with refusals_named():
             handle = await handle_of(await connect(), workflow_id)
             progress = await progress_of(handle)
-            return progress, None if progress is not None else await outcome_of(handle)
+            if isinstance(progress, list):
+                return progress, None
+            return None, progress or await outcome_of(handle)
 
     try:
         progress, outcome = asyncio.run(run())
@@ -221,7 +228,8 @@ def _end_before_start(error: KeyturnError, workflow_id: str | None, *, as_json: 
     raise click.exceptions.Exit(EXIT_USAGE if isinstance(error, InvalidRequest | UnknownPolicyLine) else EXIT_FAILED)
 
 
-def _signed_in_user() -> str:
+def signed_in_user() -> str:
+    """Return the name of this machine's user, as an identifier."""
     try:
         name = getpass.getuser()
     except (OSError, KeyError):

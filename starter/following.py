@@ -1,5 +1,6 @@
 """Look at a workflow: its state now, or its steps as they come."""
 
+import json
 from collections.abc import AsyncIterator
 from datetime import UTC
 from typing import Any
@@ -9,10 +10,13 @@ from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
-from keyturn.contracts import Assessment, LimitedUntil, RotationJob
+from keyturn.contracts import Assessment, LimitedUntil, RotationJob, WaitingForPerson
 from keyturn.errors import KeyturnError
-from starter.rotations import Handle, waiting_for
+from starter.rotations import Handle, waiting_for, waits_for
+from workflows.encryption import names_of
+from workflows.identity import stored_id
 from workflows.rotation import RotationWorkflow
+from workflows.visibility import PARKED
 
 
 class NoSuchWorkflow(KeyturnError):
@@ -23,8 +27,11 @@ class NoSuchWorkflow(KeyturnError):
 
 
 async def handle_of(client: Client, workflow_id: str) -> Handle:
-    """Return the handle of an existing workflow; raises NoSuchWorkflow."""
-    handle: Handle = client.get_workflow_handle_for(RotationWorkflow.run, workflow_id)
+    """Return the handle of an existing workflow; raises NoSuchWorkflow.
+
+    Its id may be written with the names of account and key, or as Temporal has it.
+    """
+    handle: Handle = client.get_workflow_handle_for(RotationWorkflow.run, stored_id(workflow_id, names_of(client)))
     try:
         description = await handle.describe()
     except RPCError as error:
@@ -36,21 +43,29 @@ async def handle_of(client: Client, workflow_id: str) -> Handle:
     return handle
 
 
-async def progress_of(handle: Handle) -> list[str] | None:
-    """Return what a running workflow is at, a line a pending step; None if it has ended."""
+async def progress_of(handle: Handle) -> list[str] | WaitingForPerson | None:
+    """Return what a running workflow is at: a line a pending step, or what it waits for; None if it has ended."""
     description = await handle.describe()
     if description.status is not WorkflowExecutionStatus.RUNNING:
         return None
+    kind = waits_for(description)
+    waiting = await waiting_for(handle, kind=kind) if kind is not None else None
+    if isinstance(waiting, WaitingForPerson):
+        return waiting
     lines = []
     for pending in description.raw_description.pending_activities:
         line = f"{pending.activity_type.name}: attempt {pending.attempt}"
         if pending.HasField("last_failure"):
             line += f", last failure {pending.last_failure.application_failure_info.type or 'timeout'}"
         lines.append(line)
+    task = description.raw_description.pending_workflow_task
+    if task.attempt > 1:
+        # Such as a worker without the key that the starter sealed with: nothing is lost, and it cannot go on.
+        lines.append(f"workers fail at it since {task.attempt - 1} attempts: `keyturn doctor`, and their log, say why")
     if not lines:
-        waiting = await waiting_for(handle)
-        if isinstance(waiting, LimitedUntil):
-            lines.append(f"rate limited until {waiting.retry_at:%Y-%m-%d %H:%M:%S} UTC")
+        limited = await waiting_for(handle)
+        if isinstance(limited, LimitedUntil):
+            lines.append(f"rate limited until {limited.retry_at:%Y-%m-%d %H:%M:%S} UTC")
     return lines or ["waiting for a worker"]
 
 
@@ -81,7 +96,18 @@ async def _told(client: Client, event: HistoryEvent, names: dict[int, str]) -> s
         case EventType.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT:
             return f"{names[event.activity_task_timed_out_event_attributes.scheduled_event_id]}: timed out"
         case _:
-            return None
+            return _of_people(event)
+
+
+def _of_people(event: HistoryEvent) -> str | None:
+    if event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED:
+        update = event.workflow_execution_update_accepted_event_attributes.accepted_request
+        return f"somebody's word: {update.input.name}"
+    fields = event.upsert_workflow_search_attributes_event_attributes.search_attributes.indexed_fields
+    if PARKED.name not in fields:
+        return None
+    kind = json.loads(fields[PARKED.name].data or b"null")
+    return f"waits for a person: {kind}" if kind else None
 
 
 async def _result(client: Client, name: str, payloads: Any) -> str:
@@ -90,6 +116,8 @@ async def _result(client: Client, name: str, payloads: Any) -> str:
         verdict = assessment.verdict
         said = verdict.decision if verdict.verdict == "grounded" else verdict.reason
         return f"decide: {verdict.verdict}, {said} ({assessment.call.model}, attempt {assessment.call.attempt})"
+    if name in {"record_event", "withdraw_claim"}:
+        return f"{name}: done"
     if name == "create_rotation_job":
         [job] = await client.data_converter.decode(payloads, [RotationJob])
         return f"create_rotation_job: {job.job_id}, {'created' if job.created else 'there already'}"

@@ -11,14 +11,17 @@ from keyturn.contracts import (
     NotSpecified,
     Rejected,
     RotationOutcome,
+    WaitingForPerson,
 )
 
 # Documented in README and `keyturn --help`: scripts branch on them.
-EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_REJECTED, EXIT_TIMEOUT = 0, 1, 2, 3, 4
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_REJECTED, EXIT_TIMEOUT, EXIT_WAITING = 0, 1, 2, 3, 4, 5
 _EXIT = {
     "rejected": EXIT_REJECTED,
     "timeout": EXIT_TIMEOUT,
     "rate_limited": EXIT_TIMEOUT,
+    "parked": EXIT_WAITING,
+    "awaiting_approval": EXIT_WAITING,
     "failed": EXIT_FAILED,
 }
 
@@ -35,7 +38,8 @@ def as_object(workflow_id: str | None, outcome: RotationOutcome, *, attached: bo
         told["attached"] = attached
     match outcome:
         case JobCreated():
-            told |= {"job_id": outcome.job_id, "created": outcome.created} | _decision(outcome.decision)
+            told |= {"job_id": outcome.job_id, "created": outcome.created, "approved_by": outcome.approved_by}
+            told |= _decision(outcome.decision)
         case NotEligible():
             told |= _decision(outcome.decision) | {"next_step": "none"}
         case NotSpecified():
@@ -44,6 +48,11 @@ def as_object(workflow_id: str | None, outcome: RotationOutcome, *, attached: bo
             told |= {"reason": outcome.reason, "explanation": outcome.explanation, "next_step": "ask_again_or_inspect"}
         case Failed():
             told |= {"reason": outcome.kind, "explanation": outcome.mend, "next_step": outcome.next_step}
+        case WaitingForPerson():
+            told |= {"reason": outcome.kind, "explanation": outcome.mend, "next_step": outcome.next_step}
+            told |= {"until": outcome.until.isoformat() if outcome.until else None}
+            if outcome.decision is not None:
+                told |= _decision(outcome.decision) | {"approvers": list(outcome.decision.approvers)}
         case LimitedUntil():
             told |= {"retry_at": outcome.retry_at.isoformat(), "next_step": outcome.next_step}
         case _:
@@ -58,7 +67,8 @@ def as_lines(workflow_id: str, outcome: RotationOutcome) -> list[str]:
     match outcome:
         case JobCreated():
             first = "created" if outcome.created else "there already"
-            lines = [f"job {outcome.job_id} ({first})", *_decided(outcome.decision)]
+            approved = f", approved by {outcome.approved_by}" if outcome.approved_by else ""
+            lines = [f"job {outcome.job_id} ({first}{approved})", *_decided(outcome.decision)]
         case NotEligible():
             lines = ["not eligible: the policy says no; no job", *_decided(outcome.decision)]
         case NotSpecified():
@@ -70,6 +80,8 @@ def as_lines(workflow_id: str, outcome: RotationOutcome) -> list[str]:
             lines = [f"rejected: {outcome.reason}; no job", outcome.explanation]
         case Failed():
             lines = [f"failed: {outcome.kind}", outcome.mend]
+        case WaitingForPerson():
+            lines = _waiting(outcome)
         case LimitedUntil():
             lines = [
                 f"rate limited until {outcome.retry_at:%Y-%m-%d %H:%M:%S} UTC; the workflow goes on by itself then",
@@ -78,6 +90,17 @@ def as_lines(workflow_id: str, outcome: RotationOutcome) -> list[str]:
         case _:
             lines = ["no answer yet; the workflow goes on", "the same command attaches to it later"]
     return [*lines, f"workflow {workflow_id}"]
+
+
+def _waiting(outcome: WaitingForPerson) -> list[str]:
+    until = f", until {outcome.until:%Y-%m-%d %H:%M} UTC" if outcome.until else ""
+    if outcome.status == "parked":
+        return [f"parked: {outcome.kind}{until}; nothing is lost", outcome.mend, "then: keyturn resume WORKFLOW_ID"]
+    lines = [f"waits for an approval{until}"]
+    if outcome.decision is not None:
+        lines += _decided(outcome.decision)
+        lines.append(f"approvers: {', '.join(outcome.decision.approvers)}; digest {outcome.decision.digest}")
+    return lines
 
 
 def _decision(decision: GroundedDecision) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from keyturn.contracts import MAX_QUESTION_CHARACTERS, RotationRequest
 from keyturn.errors import InvalidRequest
 from keyturn.policy.catalogue import load_catalogue
-from workflows.identity import workflow_id_of
+from workflows.identity import Names, plain, workflow_id_of
 
 MAX_WORKFLOW_ID = 1_000  # Temporal's own limit, and the width of the column that keeps it
 CLOCK_SKEW = timedelta(minutes=5)  # how far two machines' clocks may differ before evidence counts as future
@@ -69,9 +69,9 @@ def build_request(
     return request
 
 
-def id_of(request: RotationRequest) -> str:
-    """Return the workflow id that stands for `request`."""
-    return workflow_id_of(request.tenant_id, request.account_id, request.credential.key_id, request.policy_lines)
+def id_of(request: RotationRequest, names: Names = plain) -> str:
+    """Return the workflow id that stands for `request`, account and key written as `names` writes them."""
+    return workflow_id_of(request.tenant_id, request.account_id, request.credential.key_id, request.policy_lines, names)
 
 
 def _fault(fault: Any) -> str:

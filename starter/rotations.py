@@ -1,16 +1,20 @@
 """Start a rotation, or attach to the one that is there; wait for it, and look at it later."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
 from pydantic import TypeAdapter
 from temporalio.client import (
     Client,
+    WorkflowExecution,
+    WorkflowExecutionDescription,
     WorkflowExecutionStatus,
     WorkflowFailureError,
     WorkflowHandle,
     WorkflowQueryFailedError,
+    WorkflowUpdateFailedError,
 )
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError, WorkflowAlreadyStartedError
@@ -23,16 +27,23 @@ from keyturn.contracts import (
     LimitedUntil,
     RotationOutcome,
     RotationRequest,
+    Standing,
     TimedOut,
+    WaitingForPerson,
 )
 from keyturn.policy.grounding import request_digest
 from starter.requests import id_of
 from workflows.connection import TemporalUnreachable
+from workflows.encryption import names_of
 from workflows.rotation import RotationWorkflow
+from workflows.visibility import APPROVAL, PARKED, attributes_at_start
 
 _OUTCOME: TypeAdapter[RotationOutcome] = TypeAdapter(RotationOutcome)
 # The caller's patience is over already: a worker that is there answers in milliseconds.
 QUERY_TIMEOUT = timedelta(seconds=2)
+# An update is taken by a worker in milliseconds; one that starts a replay of a long history needs a second.
+UPDATE_TIMEOUT = timedelta(seconds=10)
+LOOK_SECONDS = 1.0  # how late a person at a terminal hears that somebody is waited for
 Handle = WorkflowHandle[RotationWorkflow, CompletedOutcome]
 
 
@@ -49,9 +60,10 @@ async def start_or_attach(
 ) -> Rotation:
     """Start the workflow of `request`, or attach to the one that has its id.
 
-    A running one is always attached to, and so is one that made the job, or that answered the same question on the same
-    evidence. One that failed is started again; so is one whose answer was given for other evidence, for a key that was
-    fresh last month may be stale now. None of this can make a second job: the job's row is claimed by the workflow id.
+    A running one is always attached to (if it waits for a person while this request has other evidence, it is decided
+    anew on that); so is one that made the job, or that answered the same question on the same evidence. One that failed
+    is started again; so is one whose answer was given for other evidence, for a key that was fresh last month may be
+    stale now. None of this can make a second job: the job's row is claimed by the workflow id.
 
     Args:
         client: a connected client.
@@ -64,8 +76,10 @@ async def start_or_attach(
         handle = await _start(client, request, task_queue, WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY)
         return Rotation(handle, attached=False)
     except WorkflowAlreadyStartedError:
-        earlier = client.get_workflow_handle_for(RotationWorkflow.run, id_of(request))
+        earlier = client.get_workflow_handle_for(RotationWorkflow.run, id_of(request, names_of(client)))
     description = await earlier.describe()
+    if description.status is WorkflowExecutionStatus.RUNNING and waits_for(description) is not None:
+        await _restate_if_other_evidence(earlier, request)
     if description.status is not WorkflowExecutionStatus.COMPLETED:
         return Rotation(earlier, attached=True)
     answered = await earlier.result()
@@ -87,13 +101,30 @@ async def outcome_of(handle: Handle) -> RotationOutcome:
         return _outcome_of_failure(error.cause)
 
 
+async def settled(handle: Handle) -> RotationOutcome:
+    """Wait for the workflow's end, or until it waits for a person, which may take days; return which it is."""
+    ended = asyncio.ensure_future(outcome_of(handle))
+    try:
+        while True:
+            # Looked at once a second: neither a poll for the end nor a description is a billable action.
+            done, _ = await asyncio.wait({ended}, timeout=LOOK_SECONDS)
+            if done:
+                return ended.result()
+            description = await handle.describe()
+            kind = waits_for(description)
+            if description.status is WorkflowExecutionStatus.RUNNING and kind is not None:
+                return await waiting_for(handle, kind=kind)
+    finally:
+        ended.cancel()
+
+
 async def rotate(
     client: Client, request: RotationRequest, *, task_queue: str, wait_seconds: float, again: bool = False
 ) -> tuple[bool, RotationOutcome]:
     """Start or attach and wait at most `wait_seconds`; returns whether it attached, and the outcome.
 
     When the time is up the outcome is `TimedOut`, or `LimitedUntil` if it waits for the user's token limit, while the
-    workflow goes on: the same call attaches to it later.
+    workflow goes on: the same call attaches to it later. A `WaitingForPerson` is returned as soon as it is one.
 
     Raises:
         TemporalUnreachable: the time was up before the server confirmed a start. Asking again is safe.
@@ -102,11 +133,11 @@ async def rotate(
     try:
         async with asyncio.timeout(wait_seconds):
             rotation = await start_or_attach(client, request, task_queue=task_queue, again=again)
-            outcome = await outcome_of(rotation.handle)
+            outcome = await settled(rotation.handle)
             while rotation.attached and _is_for_other_evidence(outcome, request):
                 # It was running when we attached, and has answered somebody else's question: now ours is asked.
                 rotation = await start_or_attach(client, request, task_queue=task_queue)
-                outcome = await outcome_of(rotation.handle)
+                outcome = await settled(rotation.handle)
             return rotation.attached, outcome
     except TimeoutError:
         if rotation is None:
@@ -114,18 +145,55 @@ async def rotate(
         return rotation.attached, await waiting_for(rotation.handle)
 
 
-async def waiting_for(handle: Handle) -> TimedOut | LimitedUntil:
-    """What a rotation that goes on is waiting for, if it waits for its user's token limit."""
+def waits_for(description: WorkflowExecutionDescription | WorkflowExecution) -> str | None:
+    """What a rotation waits for a person to mend or give, by its search attribute; None if it waits for nobody."""
+    return description.typed_search_attributes.get(PARKED)
+
+
+async def standing_of(handle: Handle) -> Standing | None:
+    """What a rotation is at, by its own word; None if no worker answers, or one of another version."""
     try:
-        until = await handle.query(RotationWorkflow.limited_until, rpc_timeout=QUERY_TIMEOUT)
-    except (RPCError, WorkflowQueryFailedError):  # no worker, or one of another version: only the time is known
-        until = None
-    return TimedOut() if until is None else LimitedUntil(retry_at=until)
+        return await handle.query(RotationWorkflow.standing, rpc_timeout=QUERY_TIMEOUT)
+    except (RPCError, WorkflowQueryFailedError):
+        return None
+
+
+async def waiting_for(handle: Handle, *, kind: str | None = None) -> TimedOut | LimitedUntil | WaitingForPerson:
+    """What a rotation that goes on is waiting for; of kind `kind`, if its search attribute says that it waits."""
+    match await standing_of(handle):
+        case Standing(phase="rate_limited", until=until) if until is not None:
+            return LimitedUntil(retry_at=until)
+        case Standing(phase="parked" | "awaiting_approval" as phase) as standing:
+            return WaitingForPerson(
+                status=phase,
+                kind=standing.kind or "unforeseen",
+                next_step=standing.next_step or "fail_and_inspect",
+                mend=standing.mend or "",
+                until=standing.until,
+                decision=standing.decision,
+            )
+        case _ if kind is not None:
+            return WaitingForPerson(
+                status="awaiting_approval" if kind == APPROVAL else "parked",
+                kind=kind,
+                next_step="fail_and_inspect",
+                mend="No worker answers what it waits for: start one with `keyturn worker`.",
+            )
+        case _:
+            return TimedOut()
+
+
+async def _restate_if_other_evidence(handle: Handle, request: RotationRequest) -> None:
+    standing = await standing_of(handle)
+    if standing is None or standing.request_digest == request_digest(request):
+        return
+    with suppress(WorkflowUpdateFailedError, RPCError):  # it went on in between: then its outcome is looked at
+        await handle.execute_update(RotationWorkflow.restate, request, rpc_timeout=UPDATE_TIMEOUT)
 
 
 def _is_for_other_evidence(outcome: RotationOutcome, request: RotationRequest) -> bool:
     """Whether a completed answer was given for other facts. One that made the job stands, whatever was asked."""
-    if isinstance(outcome, JobCreated | TimedOut | LimitedUntil | Failed):
+    if isinstance(outcome, JobCreated | TimedOut | LimitedUntil | WaitingForPerson | Failed):
         return False
     return outcome.request_digest != request_digest(request)
 
@@ -135,8 +203,9 @@ async def _start(client: Client, request: RotationRequest, task_queue: str, reus
     return await client.start_workflow(
         RotationWorkflow.run,
         request,
-        id=id_of(request),
+        id=id_of(request, names_of(client)),
         task_queue=task_queue,
+        search_attributes=attributes_at_start(request, names_of(client)),
         id_reuse_policy=reuse,
         # While one runs, its start fails and the caller attaches: USE_EXISTING would not tell who started it.
         id_conflict_policy=WorkflowIDConflictPolicy.FAIL,

@@ -14,7 +14,6 @@ import pytest
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
-from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
 
 from keyturn.database import database_url, open_database
@@ -23,9 +22,12 @@ from keyturn.policy.catalogue import Catalogue, load_catalogue
 from stack.embedded import Ports, Stack, embedded_stack, simulator_process
 from stack.processes import program
 from stack.temporal import dev_server
+from tests.keys import KEYRING, KEYS_TEXT
 from tests.privacy import leaks_of, leaks_of_ledger, planted_in
 from tests.simulated import SimulatorControl
 from workers.schema import migrate
+from workflows.encryption import sealing_converter
+from workflows.namespace import add_search_attributes
 
 _SETTINGS = ("TEMPORAL_", "KEYTURN_", "OPENAI_", "ANTHROPIC_", "GEMINI_", "GOOGLE_GEMINI_", "DATABASE_", "OTEL_")
 # A variable of the person who runs the tests must not reach them.
@@ -58,17 +60,27 @@ def catalogue() -> Catalogue:
 
 @pytest.fixture(scope="session")
 async def temporal() -> AsyncIterator[Client]:
-    """A client of a real dev server, in memory."""
-    async with dev_server() as client:
+    """A client of a real dev server, in memory, its payloads sealed."""
+    async with dev_server(keyring=KEYRING) as client:
         yield client
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    """The file of the suite's payload keys, for programs that reach `temporal`."""
+    file = tmp_path / "keys_of_the_suite"
+    file.write_text(KEYS_TEXT)
+    return file
 
 
 @pytest.fixture
 async def skipping() -> AsyncIterator[WorkflowEnvironment]:
     """A server that skips time; one a test, because its clock is shared by all that it runs."""
     async with await WorkflowEnvironment.start_time_skipping(
-        data_converter=pydantic_data_converter, test_server_existing_path=str(program("temporal-test-server"))
+        data_converter=sealing_converter(KEYRING, "default"),
+        test_server_existing_path=str(program("temporal-test-server")),
     ) as environment:
+        await add_search_attributes(environment.client)
         yield environment
 
 

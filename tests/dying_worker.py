@@ -20,9 +20,9 @@ class Dies:
         self._store = store
         self._point = point
 
-    async def create_once(self, order: JobOrder, *, idempotency_key: str) -> RotationJob:
+    async def create_once(self, order: JobOrder, *, idempotency_key: str, fence: int) -> RotationJob:
         if self._point == "after":
-            await self._store.create_once(order, idempotency_key=idempotency_key)
+            await self._store.create_once(order, idempotency_key=idempotency_key, fence=fence)
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("unreachable")
 

@@ -32,7 +32,7 @@ async def test_the_readmes_examples_run_in_their_order(stack: Stack, tmp_path: P
     from stack.embedded import worker_environment
 
     binaries = Path(os.environ.get("VIRTUAL_ENV", ROOT / ".venv")) / "bin"
-    environment = worker_environment(stack.address, stack.database, stack.simulator)
+    environment = worker_environment(stack.address, stack.database, stack.simulator, keys=stack.keys)
     environment["PATH"] = f"{binaries}:{environment['PATH']}"
     expected = {"key_02": 3}  # the rejected one
     ran = []

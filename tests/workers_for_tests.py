@@ -3,12 +3,15 @@
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 
 from temporalio.client import Client
 from temporalio.worker import Worker
 
 from activities.create_rotation_job import CreateRotationJob, JobClaims
 from activities.decide import Decide
+from activities.record_event import AuditTrail, RecordEvent
+from activities.withdraw_claim import ClaimWithdrawals, WithdrawClaim
 from keyturn.contracts import CallRecord
 from keyturn.errors import TokenLimitReached
 from keyturn.llm.boundary import ModelBoundary
@@ -58,12 +61,16 @@ class Limit:
     async def give_back(self, receipt: object, user: str, tokens: int) -> None: ...
 
 
+class Claims(JobClaims, ClaimWithdrawals, AuditTrail, Protocol):
+    """What a job store is to the activities."""
+
+
 @asynccontextmanager
 async def worker_on(
     client: Client,
     task_queue: str,
     provider: Provider,
-    claims: JobClaims,
+    claims: Claims,
     *,
     catalogue: Catalogue | None = None,
     records: list[CallRecord] | None = None,
@@ -77,6 +84,11 @@ async def worker_on(
         client,
         task_queue=task_queue,
         workflows=[RotationWorkflow],
-        activities=[Decide(boundary).decide, CreateRotationJob(claims, catalogue).create_rotation_job],
+        activities=[
+            Decide(boundary).decide,
+            CreateRotationJob(claims, catalogue).create_rotation_job,
+            WithdrawClaim(claims).withdraw_claim,
+            RecordEvent(claims).record_event,
+        ],
     ) as worker:
         yield worker

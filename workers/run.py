@@ -35,7 +35,7 @@ async def run_worker(settings: Settings) -> None:
     if settings.monitoring_address is not None:
         sdk_port = free_loopback_port()
         Runtime.set_default(sdk_metrics(sdk_port))
-    client = await connect(plugins=tracing.temporal_plugins())
+    client = await connect(keyring=settings.keyring, plugins=tracing.temporal_plugins())
     with refusals_named():  # a worker that polls a namespace that is not there would only log of it
         await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=client.namespace))
     async with AsyncExitStack() as parts:

@@ -15,6 +15,7 @@ from sqlalchemy.engine import URL
 
 from keyturn.database import database_url
 from keyturn.errors import SettingsInvalid
+from keyturn.keyring import Keyring, load_keyring
 from keyturn.ledger.prices import Rate, RateCard
 from keyturn.llm.routing import Target, parse_routes
 from keyturn.tasks.registry import load_tasks
@@ -87,6 +88,10 @@ class LocalSettings(BaseSettings):
     policy_dir: Path | None = Field(default=None, alias="KEYTURN_POLICY_DIR")
     task_queue: str = Field(default="keyturn", alias="KEYTURN_TASK_QUEUE", min_length=1, max_length=200)
     redis_url: Annotated[SecretStr, AfterValidator(_redis)] | None = Field(default=None, alias="KEYTURN_REDIS_URL")
+    # Every command that reaches Temporal reads these three by `keyturn.keyring`; here, for the worker's own check.
+    payload_keys: SecretStr | None = Field(default=None, alias="KEYTURN_PAYLOAD_KEYS")
+    payload_keys_file: Path | None = Field(default=None, alias="KEYTURN_PAYLOAD_KEYS_FILE")
+    account_names: Literal["pseudonym", "plain"] = Field(default="pseudonym", alias="KEYTURN_ACCOUNT_NAMES")
 
     @cached_property
     def database_url(self) -> URL:
@@ -133,6 +138,17 @@ class Settings(LocalSettings):
     def routes(self) -> Mapping[str, tuple[Target, ...]]:
         """Whom to ask, by task."""
         return parse_routes(self.routes_text, load_tasks())
+
+    @cached_property
+    def keyring(self) -> Keyring:
+        """What seals payloads and kept answers; in development its file is made if it is not there."""
+        return load_keyring(
+            text=None if self.payload_keys is None else self.payload_keys.get_secret_value(),
+            file=self.payload_keys_file,
+            development=self.environment == "development",
+            account_names=self.account_names,
+            generate=True,
+        )
 
     @property
     def targets(self) -> list[Target]:
@@ -240,7 +256,10 @@ def _faults_across(given: Callable[[str], str]) -> Iterator[str]:
 
 
 def _faults_of_values(settings: Settings) -> Iterator[str]:
-    for name in ("database_url", "prices"):
+    checked = ["database_url", "prices"]
+    if settings.payload_keys or settings.payload_keys_file or settings.environment == "production":
+        checked.insert(0, "keyring")  # in development, looking must not make the file
+    for name in checked:
         try:
             getattr(settings, name)
         except SettingsInvalid as error:

@@ -19,6 +19,9 @@ from temporalio.worker import Worker
 
 from activities.create_rotation_job import CreateRotationJob, JobClaims
 from activities.decide import Decide
+from activities.record_event import RecordEvent
+from activities.withdraw_claim import WithdrawClaim
+from keyturn.cache.sealed import SealedCache
 from keyturn.cache.sql import SqlCache
 from keyturn.contracts import CallRecord
 from keyturn.database import open_database
@@ -133,9 +136,12 @@ async def wired_worker(client: Client, wired: Wired, *, claims: Claims = lambda 
         wired: the boundary and what belongs to it.
         claims: what stands before the job store; tests put there a store that dies at a chosen point.
     """
+    store = JobStore(wired.engine)
     activities: list[Callable[..., Any]] = [
         Decide(wired.boundary).decide,
-        CreateRotationJob(claims(JobStore(wired.engine)), wired.catalogue).create_rotation_job,
+        CreateRotationJob(claims(store), wired.catalogue).create_rotation_job,
+        WithdrawClaim(store).withdraw_claim,
+        RecordEvent(store).record_event,
     ]
     yield Worker(
         client,
@@ -188,12 +194,12 @@ async def _cache(settings: Settings, engine: AsyncEngine, parts: AsyncExitStack)
     if settings.answer_cache == "off":
         return None
     if settings.redis_url is None:
-        return SqlCache(engine)
+        return SealedCache(SqlCache(engine), settings.keyring)
     from keyturn.cache.redis import RedisCache
 
     cache = RedisCache(settings.redis_url.get_secret_value())
     parts.push_async_callback(cache.close)
-    return cache
+    return SealedCache(cache, settings.keyring)
 
 
 def _tell_unpriced(settings: Settings) -> None:

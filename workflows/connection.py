@@ -1,4 +1,4 @@
-"""How every program here reaches Temporal: by Temporal's own environment configuration, with one data converter."""
+"""How every program here reaches Temporal: by Temporal's own environment configuration, with payloads sealed."""
 
 import asyncio
 import re
@@ -11,6 +11,8 @@ from temporalio.envconfig import ClientConfig
 from temporalio.service import RPCError, RPCStatusCode
 
 from keyturn.errors import KeyturnError
+from keyturn.keyring import Keyring, keyring_from_environment
+from workflows.encryption import sealing_plugin
 
 
 class TemporalUnreachable(KeyturnError):
@@ -38,7 +40,10 @@ def refusals_named() -> Iterator[None]:
         status = error.status.name.lower().replace("_", " ")
         if error.status in {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED}:
             raise TemporalUnreachable(f"Temporal stopped answering ({status})") from None
-        raise TemporalRefused(f"Temporal refused the call ({status}): {error.message[:200]}") from None
+        refused = TemporalRefused(f"Temporal refused the call ({status}): {error.message[:200]}")
+        if "search attribute" in error.message:
+            refused.mend = "Run `keyturn namespace` once: it adds Keyturn's search attributes to the namespace."
+        raise refused from None
 
 
 # A server on another continent answers in a second. What takes ten is not there, and a person waits for this message.
@@ -46,18 +51,26 @@ CONNECT_SECONDS = 10.0
 
 
 async def connect(
-    address: str | None = None, *, timeout_seconds: float = CONNECT_SECONDS, plugins: Sequence[Plugin] = ()
+    address: str | None = None,
+    *,
+    keyring: Keyring | None = None,
+    timeout_seconds: float = CONNECT_SECONDS,
+    plugins: Sequence[Plugin] = (),
 ) -> Client:
-    """Return a client by TEMPORAL_* variables or a profile of Temporal's configuration file.
+    """Return a client by TEMPORAL_* variables or a profile of Temporal's configuration file, its payloads sealed.
 
     Args:
         address: a server of our own (tests, the embedded stack): then no variable and no file counts.
+        keyring: what seals payloads; None for the one that the environment names, or, with an address, for none.
         timeout_seconds: how long to wait for the server's first answer.
         plugins: of Temporal's SDK, such as its tracing.
 
     Raises:
         TemporalUnreachable: nothing was reached; the message names the address.
+        SettingsInvalid: the environment names no payload keys.
     """
+    if keyring is None and address is None:
+        keyring = keyring_from_environment()
     try:
         options = (
             ClientConfig.load_client_connect_config()
@@ -71,6 +84,8 @@ async def connect(
         reason = str(error).splitlines()[0][:200]
         raise TemporalUnreachable(f"Temporal's configuration cannot be read: {reason}") from None
     target = options.setdefault("target_host", "localhost:7233")
+    if keyring is not None:
+        plugins = [sealing_plugin(keyring, options.get("namespace", "default")), *plugins]
     try:
         async with asyncio.timeout(timeout_seconds):
             return await Client.connect(**options, data_converter=pydantic_data_converter, plugins=plugins)

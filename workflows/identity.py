@@ -1,18 +1,41 @@
 """The workflow id: the idempotency key of a rotation. Pure."""
 
-from collections.abc import Iterable
-from urllib.parse import quote
+from collections.abc import Callable, Iterable
+from urllib.parse import quote, unquote
 
 from keyturn.contracts import PolicyRef
 
+# From a name to how it is written where it stays readable: itself, or its pseudonym.
+Names = Callable[[str], str]
 
-def workflow_id_of(tenant_id: str, account_id: str, key_id: str, lines: Iterable[PolicyRef]) -> str:
+
+def plain(name: str) -> str:
+    """Return `name`: the `Names` of an installation whose account names may be read by anybody."""
+    return name
+
+
+def workflow_id_of(
+    tenant_id: str, account_id: str, key_id: str, lines: Iterable[PolicyRef], names: Names = plain
+) -> str:
     """Return `rotate:TENANT:ACCOUNT:KEY:LINE@VERSION[+LINE@VERSION...]`, each part percent-encoded.
 
     The key's id stands for the cycle: a rotated key has a new id, so the next rightful rotation has a new workflow. The
     line's version is in it because a changed policy is a new question. Two different rotations never share an id: the
-    separators cannot occur within a part.
+    separators cannot occur within a part. Account and key are written as `names` writes them.
     """
-    parts = [quote(part, safe="") for part in (tenant_id, account_id, key_id)]
+    parts = [quote(part, safe="") for part in (tenant_id, names(account_id), names(key_id))]
     refs = "+".join(sorted(f"{quote(line.id, safe='')}@{line.version}" for line in lines))
     return ":".join(["rotate", *parts, refs])
+
+
+def stored_id(workflow_id: str, names: Names) -> str:
+    """Return the id as Temporal has it for one that a person wrote with the names of account and key.
+
+    An id that has its pseudonyms already, and one of another form, stays as it is.
+    """
+    parts = workflow_id.split(":")
+    if len(parts) != 5 or parts[0] != "rotate":
+        return workflow_id
+    kind, tenant, account, key, refs = parts
+    account, key = (quote(names(unquote(part)), safe="") for part in (account, key))
+    return ":".join([kind, tenant, account, key, refs])

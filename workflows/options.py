@@ -27,6 +27,20 @@ MAX_LIMIT_WAITS = 5
 LIMIT_JITTER_SECONDS = 10.0  # a crowd of 64 calls of some seconds is through a worker in about as long
 
 
+# How often policy or evidence may change while one rotation is decided: more is not a change but a fault.
+MAX_DECISIONS = 10
+# An exhausted quota or a broken route waits for a person: a long weekend, and the days that a purchase takes. After
+# that nobody is coming, and the evidence is a week old.
+PARKED_FOR = timedelta(days=7)
+# An approval is asked of people at work: a week holds every weekend and most absences of one of them.
+APPROVAL_WITHIN = timedelta(days=7)
+# Taking a claim back must come through before a rotation may say that there is no job. After a day without a database,
+# saying that this is unknown is better than not ending.
+WITHDRAW_WITHIN = timedelta(days=1)
+# An event of the audit trail is written beside the workflow; a database that is down for a day is down for all.
+RECORD_WITHIN = timedelta(days=1)
+
+
 class ActivityOptions(TypedDict):
     """What `workflow.execute_activity_method` takes of these."""
 
@@ -58,3 +72,13 @@ def create_options() -> ActivityOptions:
         "schedule_to_close_timeout": CREATE_SCHEDULE_TO_CLOSE,
         "retry_policy": RetryPolicy(initial_interval=BASE, backoff_coefficient=2.0, maximum_interval=CEILING),
     }
+
+
+def withdraw_options() -> ActivityOptions:
+    """Return the options of `withdraw_claim`: any number of attempts within a day."""
+    return create_options() | {"schedule_to_close_timeout": WITHDRAW_WITHIN}
+
+
+def record_options() -> ActivityOptions:
+    """Return the options of `record_event`: any number of attempts within a day."""
+    return create_options() | {"schedule_to_close_timeout": RECORD_WITHIN}

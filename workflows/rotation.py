@@ -1,12 +1,13 @@
-"""`RotationWorkflow`: decide, gate, create exactly one job.
+"""`RotationWorkflow`: decide, gate, wait for a person where one is needed, create exactly one job.
 
 The workflow branches on the verdict that `decide` recorded, never on the policy catalogue: were the check made here, a
 change of policy would break the replay of running workflows.
 """
 
-import itertools
+import asyncio
+from collections.abc import Iterable
 from datetime import datetime
-from typing import NoReturn
+from typing import Literal
 
 from pydantic import ValidationError
 from temporalio import workflow
@@ -17,21 +18,36 @@ with workflow.unsafe.imports_passed_through():
     from activities.create_rotation_job import CreateRotationJob
     from activities.decide import Decide
     from activities.failures import TIMEOUT_KIND
+    from activities.record_event import RecordEvent
+    from activities.withdraw_claim import WithdrawClaim
     from keyturn.contracts import (
+        Abandonment,
+        Approval,
         Assessment,
         CompletedOutcome,
+        Denial,
         Failed,
         GroundedDecision,
         JobCreated,
         JobOrder,
         NotEligible,
         NotSpecified,
+        PolicyRef,
         Rejected,
         Rejection,
+        Resumption,
+        RotationEvent,
+        RotationJob,
         RotationRequest,
+        Standing,
         TimedOut,
     )
-    from workflows.options import LIMIT_JITTER_SECONDS, MAX_LIMIT_WAITS, create_options, decide_options
+    from keyturn.policy.grounding import request_digest
+    from workflows import options
+    from workflows.visibility import OUTCOME
+    from workflows.waiting import Answer, Waiting
+
+KEYTURN = "keyturn"  # the actor of what nobody did: a time that ran out
 
 
 # A workflow whose input cannot be read fails at once: the default is to retry the workflow task for ever.
@@ -40,137 +56,394 @@ class RotationWorkflow:
     """May this key be rotated under these policy lines? If so, create its one rotation job.
 
     It completes with what was decided and done. It fails, with a `TimedOut` or `Failed` in the failure's details, where
-    no decision was reached or no job could be made: then a new start with the same id tries again.
+    no decision was reached or no job could be made: then a new start with the same id tries again. What a person must
+    mend or approve, it waits for.
     """
 
     def __init__(self) -> None:
-        self._limited_until: datetime | None = None
+        self._waiting = Waiting()
+        self._asked_by: tuple[str, ...] = ()
+        self._events: list[workflow.ActivityHandle[None]] = []
 
     @workflow.run
     async def run(self, request: RotationRequest) -> CompletedOutcome:
         """Decide `request`, and act on the verdict."""
         if not isinstance(request, RotationRequest):  # a payload of null is decoded as None, whatever the type
             raise ApplicationError("the workflow's input is not a rotation request", type="invalid_request")
-        lines = ", ".join(str(line) for line in request.policy_lines)
-        workflow.set_current_details(f"**Deciding** under {lines}.")
-        for waits in itertools.count():
-            try:
-                assessment = await workflow.execute_activity_method(
-                    Decide.decide, request, summary=f"ask the model under {lines}", **decide_options(request)
-                )
-                break
-            except ActivityError as error:
-                allowed_at = _allowed_at(error)
-                if allowed_at is None or waits == MAX_LIMIT_WAITS:
-                    _fail(error)
-                await self._wait_until(allowed_at)
-        return await self._act_on(assessment, request)
+        self._request = request
+        self._asked_by = (request.user_id,)
+        try:
+            outcome = await self._settled()
+        except ApplicationError as error:
+            if error.details:
+                await self._close(error.details[0].status)
+            raise
+        await self._close(None if isinstance(outcome, JobCreated) else outcome.status)
+        return outcome
+
+    async def _settled(self) -> CompletedOutcome:
+        for _ in range(options.MAX_DECISIONS):
+            outcome = await self._act_on(await self._decided())
+            if outcome is not None:
+                return outcome
+        raise _failure(
+            Failed(
+                kind="never_settled",
+                next_step="fail_and_inspect",
+                mend="Policy or evidence changed again and again while it was decided: ask again when they rest.",
+            )
+        )
+
+    async def _close(self, status: str | None) -> None:
+        self._waiting.standing = Standing(phase="ended")
+        if status is not None:
+            workflow.upsert_search_attributes([OUTCOME.value_set(status)])
+        # An event that could not be written in a day does not hold the outcome back: history has it too.
+        await asyncio.gather(*self._events, return_exceptions=True)
+
+    # -- what people ask of it --------------------------------------------------------------------------------------
 
     @workflow.query
-    def limited_until(self) -> datetime | None:
-        """Until when this rotation waits for its user's token limit; None if it does not."""
-        return self._limited_until
+    def standing(self) -> Standing:
+        """What the rotation is at, and what it waits for."""
+        return self._waiting.standing
+
+    @workflow.update
+    def resume(self, resumption: Resumption) -> None:
+        """Go on: what the parked rotation waited for is mended."""
+        self._waiting.take(resumption)
+
+    @resume.validator
+    def _may_resume(self, resumption: Resumption) -> None:
+        self._waiting.expect_parked()
+
+    @workflow.update
+    def abandon(self, abandonment: Abandonment) -> None:
+        """End a parked rotation as a named failure."""
+        self._waiting.take(abandonment)
+
+    @abandon.validator
+    def _may_abandon(self, abandonment: Abandonment) -> None:
+        self._waiting.expect_parked()
+
+    @workflow.update
+    def approve(self, approval: Approval) -> None:
+        """Let the decision with this digest become a job."""
+        self._waiting.take(approval)
+
+    @approve.validator
+    def _may_approve(self, approval: Approval) -> None:
+        self._waiting.expect_approver(approval.approver, approval.digest, asked_by=self._asked_by)
+
+    @workflow.update
+    def deny(self, denial: Denial) -> None:
+        """End the rotation: the decision with this digest is refused by an approver."""
+        self._waiting.take(denial)
+
+    @deny.validator
+    def _may_deny(self, denial: Denial) -> None:
+        self._waiting.expect_approver(denial.approver, denial.digest, asked_by=())
+
+    @workflow.update
+    def restate(self, request: RotationRequest) -> None:
+        """Decide anew: the same rotation was asked for on other evidence while this one waits for a person."""
+        self._waiting.take(request)
+
+    @restate.validator
+    def _may_restate(self, request: RotationRequest) -> None:
+        self._waiting.expect_new_evidence(request, request_digest(request), self._request)
+
+    # -- deciding ---------------------------------------------------------------------------------------------------
+
+    async def _decided(self) -> Assessment:
+        limit_waits = 0
+        while True:
+            lines = _named(self._request.policy_lines)
+            self._waiting.standing = Standing(phase="deciding", request_digest=request_digest(self._request))
+            workflow.set_current_details(f"**Deciding** under {lines}.")
+            try:
+                return await workflow.execute_activity_method(
+                    Decide.decide,
+                    self._request,
+                    summary=f"ask the model under {lines}",
+                    **options.decide_options(self._request),
+                )
+            except ActivityError as error:
+                failed = _outcome_of(error)
+            if isinstance(failed, Failed) and failed.retry_at is not None and limit_waits < options.MAX_LIMIT_WAITS:
+                limit_waits += 1
+                await self._wait_until(failed.retry_at)
+            elif isinstance(failed, Failed) and failed.parks:
+                ended = await self._parked(failed)
+                if isinstance(ended, Failed):
+                    raise _failure(ended)
+            else:
+                raise _failure(failed)
 
     async def _wait_until(self, moment: datetime) -> None:
-        self._limited_until = moment
+        digest = self._waiting.standing.request_digest
+        self._waiting.standing = Standing(phase="rate_limited", until=moment, request_digest=digest)
         workflow.set_current_details(
             f"**Rate limited** until {moment:%Y-%m-%d %H:%M:%S} UTC; then it goes on by itself."
         )
         wait = max((moment - workflow.now()).total_seconds(), 0.0)
         # Those who wait for the same limit do not come back in step.
-        wait += workflow.random().uniform(0, min(wait, LIMIT_JITTER_SECONDS))
+        wait += workflow.random().uniform(0, min(wait, options.LIMIT_JITTER_SECONDS))
         await workflow.sleep(wait, summary="wait for the user's token limit")
-        self._limited_until = None
 
-    async def _act_on(self, assessment: Assessment, request: RotationRequest) -> CompletedOutcome:
-        verdict, call = assessment.verdict, assessment.call
-        if isinstance(verdict, Rejection):
-            return self._reject(assessment, verdict)
-        if verdict.decision == "not_eligible":
-            workflow.set_current_details("**Not eligible**: no job.")
-            return NotEligible(decision=verdict, call=call, request_digest=assessment.request_digest)
-        if verdict.decision == "not_specified":
-            workflow.set_current_details("**Not specified** by policy or evidence: no job.")
-            return NotSpecified(decision=verdict, call=call, request_digest=assessment.request_digest)
+    # -- acting -----------------------------------------------------------------------------------------------------
+
+    async def _act_on(self, assessment: Assessment) -> CompletedOutcome | None:
+        """Return the outcome; None if policy or evidence changed meanwhile, so that it must be decided anew."""
+        verdict = assessment.verdict
+        if isinstance(verdict, Rejection) or verdict.decision != "eligible":
+            return _without_job(assessment)
+        approval = None
         if verdict.needs_approval:
-            return self._reject(assessment, _APPROVAL_REQUIRED)
-        return await self._create_job(assessment, verdict, request)
-
-    async def _create_job(
-        self, assessment: Assessment, decision: GroundedDecision, request: RotationRequest
-    ) -> JobCreated:
-        cited = ", ".join(str(line) for line in decision.source_lines)
-        workflow.set_current_details(f"**Eligible** under {cited}, borne out by the evidence. **Creating the job.**")
+            if not set(verdict.approvers) - set(self._asked_by):
+                return _rejected(assessment, _NOBODY_APPROVES)
+            answer = await self._approval_of(verdict)
+            if not isinstance(answer, Approval):
+                return None if answer is None else _rejected(assessment, _denied_by(answer.approver))
+            approval = answer
         order = JobOrder(
-            tenant_id=request.tenant_id,
-            user_id=request.user_id,
-            account_id=request.account_id,
-            credential=request.credential,
-            decision=decision,
-            trace_id=request.trace_id,
+            tenant_id=self._request.tenant_id,
+            user_id=self._request.user_id,
+            account_id=self._request.account_id,
+            credential=self._request.credential,
+            decision=verdict,
+            approval=approval,
+            trace_id=self._request.trace_id,
         )
-        try:
-            job = await workflow.execute_activity_method(
-                CreateRotationJob.create_rotation_job,
-                order,
-                summary=f"create the one job, due in {decision.rotation_window_days} days under {cited}"
-                if decision.rotation_window_days
-                else f"create the one job under {cited}",
-                **create_options(),
-            )
-        except ActivityError as error:
-            _fail(error)
-        workflow.set_current_details(f"**Eligible** under {cited}. Job `{job.job_id}`.")
+        job = await self._created(order)
+        if job is None:
+            return None
+        workflow.set_current_details(f"**Eligible** under {_named(verdict.source_lines)}. Job `{job.job_id}`.")
         return JobCreated(
-            decision=decision,
+            decision=verdict,
             job_id=job.job_id,
             created=job.created,
+            approved_by=None if approval is None else approval.approver,
             call=assessment.call,
             request_digest=assessment.request_digest,
         )
 
-    def _reject(self, assessment: Assessment, rejection: Rejection) -> Rejected:
-        workflow.set_current_details(f"**Rejected**: {rejection.reason}. No job.")
-        return Rejected(
-            reason=rejection.reason,
-            explanation=rejection.explanation,
-            call=assessment.call,
-            request_digest=assessment.request_digest,
+    async def _created(self, order: JobOrder) -> RotationJob | None:
+        """Return the one job, or None to decide anew; or end the workflow.
+
+        Without a job it goes on only once no attempt that is still under way can make one any more.
+        """
+        cited, days = _named(order.decision.source_lines), order.decision.rotation_window_days
+        while True:
+            digest = self._waiting.standing.request_digest
+            self._waiting.standing = Standing(phase="creating_job", request_digest=digest)
+            workflow.set_current_details(
+                f"**Eligible** under {cited}, borne out by the evidence. **Creating the job.**"
+            )
+            due = f", due in {days} days" if days else ""
+            try:
+                return await workflow.execute_activity_method(
+                    CreateRotationJob.create_rotation_job,
+                    order,
+                    summary=f"create the one job{due} under {cited}",
+                    **options.create_options(),
+                )
+            except ActivityError as error:
+                if isinstance(error.cause, CancelledError):
+                    job = await asyncio.shield(self._withdrawn(order))
+                    if job is None:
+                        raise
+                    return job
+                failed = _outcome_of(error)
+            ended: Failed | TimedOut | RotationRequest = failed
+            if isinstance(failed, Failed) and failed.parks:
+                answer = await self._parked(failed)
+                if isinstance(answer, Resumption):
+                    continue
+                ended = answer
+            job = await self._withdrawn(order)
+            if job is not None:
+                return job
+            if isinstance(ended, RotationRequest) or (isinstance(ended, Failed) and ended.kind in _DECIDED_ANEW):
+                self._note("decided_anew", KEYTURN, after=failed.kind if isinstance(failed, Failed) else "timeout")
+                return None
+            raise _failure(ended)
+
+    async def _withdrawn(self, order: JobOrder) -> RotationJob | None:
+        try:
+            return await workflow.execute_activity_method(
+                WithdrawClaim.withdraw_claim,
+                order,
+                summary="take the claim back: no late attempt may make a job now",
+                **options.withdraw_options(),
+            )
+        except ActivityError as error:
+            raise _failure(_outcome_of(error)) from None
+
+    # -- waiting for a person ---------------------------------------------------------------------------------------
+
+    async def _parked(self, failed: Failed) -> Failed | Resumption | RotationRequest:
+        """Wait until somebody has mended `failed` or asks on other evidence; return that, or how the workflow ends."""
+        until = workflow.now() + options.PARKED_FOR
+        workflow.set_current_details(f"**Parked**: {failed.kind}, until {until:%Y-%m-%d %H:%M} UTC. {failed.mend}")
+        self._note("parked", KEYTURN, kind=failed.kind)
+        answer = await self._asked("parked", until, failed)
+        match answer:
+            case RotationRequest():
+                return answer
+            case Resumption():
+                self._note("resumed", answer.operator, kind=failed.kind)
+                return answer
+            case Abandonment():
+                self._note("abandoned", answer.operator, kind=failed.kind, reason=answer.reason)
+                mend = (
+                    f"{answer.operator} ended it while it waited for this: {failed.kind}. Ask again when it is mended."
+                )
+                return Failed(kind="abandoned", next_step="fail_and_inspect", mend=mend)
+            case _:
+                self._note("parked_expired", KEYTURN, kind=failed.kind)
+                mend = f"Nobody mended it in {options.PARKED_FOR.days} days: {failed.kind}. {failed.mend}"[:500]
+                return Failed(kind="parked_expired", next_step=failed.next_step, mend=mend)
+
+    async def _approval_of(self, decision: GroundedDecision) -> Approval | Denial | None:
+        """Wait for an approver's word; None if the rotation was asked for on other evidence meanwhile."""
+        until = workflow.now() + options.APPROVAL_WITHIN
+        approvers = ", ".join(decision.approvers)
+        workflow.set_current_details(
+            f"**Eligible** under {_named(decision.source_lines)}. **Waits for the approval** of one of {approvers}, "
+            f"until {until:%Y-%m-%d %H:%M} UTC."
         )
+        self._note("approval_requested", self._request.user_id, digest=decision.digest)
+        answer = await self._asked("awaiting_approval", until, _TO_APPROVE, decision)
+        match answer:
+            case RotationRequest():
+                return None
+            case Approval():
+                self._note("approved", answer.approver, digest=answer.digest)
+                return answer
+            case Denial():
+                self._note("denied", answer.approver, digest=answer.digest, reason=answer.reason)
+                return answer
+            case _:
+                self._note("approval_expired", KEYTURN, digest=decision.digest)
+                raise _failure(
+                    Failed(
+                        kind="approval_expired",
+                        next_step="ask_an_approver",
+                        mend=f"No approver answered in {options.APPROVAL_WITHIN.days} days. Ask again: it is decided "
+                        "on the evidence of then.",
+                    )
+                )
+
+    async def _asked(
+        self,
+        phase: Literal["parked", "awaiting_approval"],
+        until: datetime,
+        failed: Failed,
+        decision: GroundedDecision | None = None,
+    ) -> Answer | None:
+        answer = await self._waiting.for_person(
+            Standing(
+                phase=phase,
+                request_digest=request_digest(self._request),
+                since=workflow.now(),
+                until=until,
+                kind=failed.kind,
+                next_step=failed.next_step,
+                mend=failed.mend,
+                requested_by=self._asked_by,
+                account_id=self._request.account_id,
+                key_id=self._request.credential.key_id,
+                decision=decision,
+            )
+        )
+        if isinstance(answer, RotationRequest):
+            self._request = answer
+            if answer.user_id not in self._asked_by:
+                self._asked_by += (answer.user_id,)
+            self._note("restated", answer.user_id)
+        return answer
+
+    # -- the audit trail --------------------------------------------------------------------------------------------
+
+    def _note(self, event: str, actor: str, **detail: str) -> None:
+        """Have an event written, beside whatever goes on: a database that is down is a reason to be parked, too."""
+        told = RotationEvent(
+            tenant_id=self._request.tenant_id, event=event, actor=actor, at=workflow.now(), detail=detail
+        )
+        written = workflow.start_activity_method(
+            RecordEvent.record_event, told, summary=f"audit: {event}", **options.record_options()
+        )
+        self._events.append(written)
 
 
-# A line that asks for an approval never gets a job without one; collecting approvals is not part of this version.
-_APPROVAL_REQUIRED = Rejection(
-    reason="approval_required", explanation="The cited policy line asks for an approval, which was not given."
+# What is decided again: policy or evidence are not those of the verdict any more, or the approval does not hold now.
+_DECIDED_ANEW = frozenset({"digest_mismatch", "approval_invalid"})
+_NOBODY_APPROVES = Rejection(
+    reason="approval_required",
+    explanation="The cited policy line asks for an approval, and nobody but the requester may give it.",
+)
+_TO_APPROVE = Failed(
+    kind="approval",
+    next_step="ask_an_approver",
+    mend="An approver of the policy line looks at the decision with `keyturn approve`, or denies it.",
 )
 
 
-def _allowed_at(error: ActivityError) -> datetime | None:
-    """When the model may be asked again, if all that is against it is the user's token limit."""
-    cause = error.cause
-    if not isinstance(cause, ApplicationError) or not cause.details:
-        return None
-    return Failed.model_validate(cause.details[0]).retry_at
+def _without_job(assessment: Assessment) -> CompletedOutcome:
+    """Return the outcome of a verdict that allows no rotation."""
+    verdict, call, digest = assessment.verdict, assessment.call, assessment.request_digest
+    if isinstance(verdict, Rejection):
+        return _rejected(assessment, verdict)
+    if verdict.decision == "not_eligible":
+        workflow.set_current_details("**Not eligible**: no job.")
+        return NotEligible(decision=verdict, call=call, request_digest=digest)
+    workflow.set_current_details("**Not specified** by policy or evidence: no job.")
+    return NotSpecified(decision=verdict, call=call, request_digest=digest)
 
 
-def _fail(error: ActivityError) -> NoReturn:
-    """End the workflow as failed, with the named outcome in the failure's details."""
+def _denied_by(approver: str) -> Rejection:
+    return Rejection(reason="approval_denied", explanation=f"{approver} denied it; the audit trail has the reason.")
+
+
+def _rejected(assessment: Assessment, rejection: Rejection) -> Rejected:
+    workflow.set_current_details(f"**Rejected**: {rejection.reason}. No job.")
+    return Rejected(
+        reason=rejection.reason,
+        explanation=rejection.explanation,
+        call=assessment.call,
+        request_digest=assessment.request_digest,
+    )
+
+
+def _named(lines: Iterable[PolicyRef]) -> str:
+    return ", ".join(str(line) for line in lines)
+
+
+def _outcome_of(error: ActivityError) -> Failed | TimedOut:
+    """Return the named outcome that a step's failure stands for; a cancellation is raised as it is."""
     cause = error.cause
     if isinstance(cause, CancelledError):
         raise error
     if isinstance(cause, ActivityTimedOut) or (isinstance(cause, ApplicationError) and cause.type == TIMEOUT_KIND):
         # Only the step that waits for a model ends so; a claim that ran out of time has a database to mend.
         if error.activity_type == "decide":
-            workflow.set_current_details("**Timed out**: no answer in time. Asking again is safe.")
-            raise ApplicationError("no answer in time; asking again is safe", TimedOut(), type="timeout") from None
-        outcome = Failed(
+            return TimedOut()
+        return Failed(
             kind="job_store_unavailable",
             next_step="retry_with_backoff",
-            mend="Bring the database back, then ask again: no second job can come of it.",
+            mend="Bring the database back, then resume it: no second job can come of it.",
+            parks=True,
         )
-    elif isinstance(cause, ApplicationError) and cause.details:
-        outcome = Failed.model_validate(cause.details[0])
-    else:
-        outcome = Failed(kind="unforeseen", next_step="fail_and_inspect", mend="Read the worker's log at this time.")
+    if isinstance(cause, ApplicationError) and cause.details:
+        return Failed.model_validate(cause.details[0])
+    return Failed(kind="unforeseen", next_step="fail_and_inspect", mend="Read the worker's log at this time.")
+
+
+def _failure(outcome: Failed | TimedOut) -> ApplicationError:
+    """Return what ends the workflow as failed, with the named outcome in the failure's details."""
+    if isinstance(outcome, TimedOut):
+        workflow.set_current_details("**Timed out**: no answer in time. Asking again is safe.")
+        return ApplicationError("no answer in time; asking again is safe", outcome, type="timeout")
     workflow.set_current_details(f"**Failed**: {outcome.kind}. {outcome.mend}")
-    raise ApplicationError(outcome.mend, outcome, type=outcome.kind, non_retryable=True) from None
+    return ApplicationError(outcome.mend, outcome, type=outcome.kind, non_retryable=True)

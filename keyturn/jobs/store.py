@@ -2,6 +2,10 @@
 
 Job, audit row and outbox row are written together or not at all. The unique index on the key is the claim: whoever
 inserts first wins, and the others find that row. It is never deleted, so the key refuses a second job for ever.
+
+A rotation that ends without its job takes its claim back first: `withdraw` puts a row of status `withdrawn` where the
+job would be, with a fence. An attempt that was frozen and wakes up later (its time was over, but nobody can stop it)
+finds that row and changes nothing. A later attempt, whose fence is higher, turns the row into the job.
 """
 
 import asyncio
@@ -11,18 +15,19 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, Select, String, bindparam, insert, literal, select, update
+from sqlalchemy import CTE, JSON, BigInteger, Select, String, bindparam, insert, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from keyturn.canonical import digest_of
-from keyturn.contracts import JobOrder, RotationJob
-from keyturn.errors import IdempotencyConflict, JobStoreUnavailable, OpenJobExists
-from keyturn.jobs.tables import job_audit, outbox, rotation_jobs
+from keyturn.contracts import JobOrder, RotationEvent, RotationJob
+from keyturn.errors import IdempotencyConflict, JobStoreUnavailable, OpenJobExists, StaleAttempt
+from keyturn.jobs.tables import job_audit, outbox, rotation_events, rotation_jobs
 
 TOPIC = "rotation_job.created"
+WITHDRAWN = "withdrawn"
 # A connection whose other end is gone answers never. 8 s outlast the 5 s that a lock or a connection is waited for, and
 # end before the activity's 10 s, so that the connection is given up by us and not kept by an attempt nobody waits for.
 TRANSACTION_SECONDS = 8.0
@@ -50,11 +55,18 @@ class JobStore:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._on_postgresql = engine.dialect.name == "postgresql"
+        self._upsert = postgresql.insert if self._on_postgresql else sqlite.insert
 
-    async def create_once(self, order: JobOrder, *, idempotency_key: str) -> RotationJob:
+    async def create_once(self, order: JobOrder, *, idempotency_key: str, fence: int) -> RotationJob:
         """Create the job of `idempotency_key`, or return the one that it made before (`created=False`).
 
+        Args:
+            order: what the job is for.
+            idempotency_key: the workflow's id.
+            fence: a number that grows from attempt to attempt, whichever run they belong to.
+
         Raises:
+            StaleAttempt: the claim was taken back after this attempt began; nothing changed.
             IdempotencyConflict: the key made another job than the one ordered; audited, nothing else changed.
             OpenJobExists: the credential has an open job under another key; audited there, nothing else changed.
             JobStoreUnavailable: the database did not answer. Whether it committed is unknown: call again.
@@ -65,28 +77,91 @@ class JobStore:
             if await self._insert(connection, row):
                 return RotationJob(job_id=row["job_id"], created=True)
             existing = await self._by_key(connection, order.tenant_id, idempotency_key)
-            if existing is not None and existing["fingerprint"] == fingerprint:
-                return RotationJob(job_id=existing["job_id"], created=False)
-            if existing is not None:
-                holder, event = existing["job_id"], "idempotency_conflict"
-            else:
-                holder, event = await self._open_job_of(connection, row), "duplicate_refused"
+            conflict = existing is not None and existing["fingerprint"] != fingerprint
+            holder = existing["job_id"] if existing is not None and conflict else None
+            if not conflict and (existing is None or existing["status"] == WITHDRAWN):
+                holder = await self._open_job_of(connection, row)
+            if existing is not None and holder is None:
+                if existing["status"] != WITHDRAWN:
+                    return RotationJob(job_id=existing["job_id"], created=False)
+                if await self._revive(connection, row, existing["job_id"], fence):
+                    return RotationJob(job_id=existing["job_id"], created=True)
+                raise StaleAttempt("the claim was taken back since this attempt began")
             if holder is not None:
+                event = "idempotency_conflict" if conflict else "duplicate_refused"
                 detail = {"idempotency_key": idempotency_key, "fingerprint": fingerprint}
                 await connection.execute(insert(job_audit).inline(), _audit(row, event, detail) | {"job_id": holder})
         # Raised outside the transaction, so that the audit row stays.
-        if existing is not None:
+        if conflict:
             raise IdempotencyConflict(f"the idempotency key already made {holder} for another order")
         if holder is not None:
             raise OpenJobExists(f"the credential already has the open job {holder}")
         # The job that stood in the way was closed between our two statements: the next attempt will find the way free.
         raise JobStoreUnavailable("the credential's job was being closed at this moment")
 
+    async def withdraw(self, order: JobOrder, *, idempotency_key: str, fence: int) -> RotationJob | None:
+        """Take the claim of `idempotency_key` back; from now on no attempt up to `fence` can make its job.
+
+        Returns the job if one was made already: then it stands. None means that there is none, and that none can come
+        of an attempt that has begun.
+
+        Raises:
+            JobStoreUnavailable: the database did not answer; call again.
+        """
+        fingerprint = fingerprint_of(order)
+        statement = self._upsert(rotation_jobs).values(
+            job_id=f"job_{uuid.uuid4().hex}",
+            tenant_id=order.tenant_id,
+            idempotency_key=idempotency_key,
+            fingerprint=fingerprint,
+            status=WITHDRAWN,
+            created_at=datetime.now(UTC),
+            fence=fence,
+        )
+        statement = statement.on_conflict_do_update(
+            index_elements=["tenant_id", "idempotency_key"],
+            set_={"fence": fence},
+            where=(rotation_jobs.c.status == WITHDRAWN) & (rotation_jobs.c.fence < fence),
+        )
+        async with self._transaction() as connection:
+            await connection.execute(statement)
+            found = await self._by_key(connection, order.tenant_id, idempotency_key)
+        if found is None or found["status"] == WITHDRAWN or found["fingerprint"] != fingerprint:
+            return None
+        return RotationJob(job_id=found["job_id"], created=False)
+
+    async def record_event(self, event: RotationEvent, *, workflow_id: str, event_id: str) -> None:
+        """Add what happened to a rotation to the audit trail, once for an `event_id`.
+
+        Raises:
+            JobStoreUnavailable: the database did not answer; call again.
+        """
+        statement = self._upsert(rotation_events).values(
+            event_id=event_id, workflow_id=workflow_id, **event.model_dump()
+        )
+        async with self._transaction() as connection:
+            await connection.execute(statement.on_conflict_do_nothing(index_elements=["event_id"]))
+
+    async def events(self, *, tenant_id: str, workflow_id: str) -> Sequence[Mapping[str, Any]]:
+        """Return what happened to a rotation, the job's own audit included, oldest first."""
+        on_the_way = select(
+            rotation_events.c.at, rotation_events.c.event, rotation_events.c.actor, rotation_events.c.detail
+        ).where(rotation_events.c.tenant_id == tenant_id, rotation_events.c.workflow_id == workflow_id)
+        of_the_job = (
+            select(job_audit.c.at, job_audit.c.event, job_audit.c.actor, job_audit.c.detail)
+            .join(rotation_jobs, rotation_jobs.c.job_id == job_audit.c.job_id)
+            .where(rotation_jobs.c.tenant_id == tenant_id, rotation_jobs.c.idempotency_key == workflow_id)
+        )
+        async with self._transaction() as connection:
+            rows = [dict(row) for row in (await connection.execute(on_the_way)).mappings()]
+            rows += [dict(row) for row in (await connection.execute(of_the_job)).mappings()]
+        return sorted(rows, key=lambda row: row["at"])
+
     async def jobs(self, *, tenant_id: str, limit: int) -> Sequence[Mapping[str, Any]]:
         """Return the newest `limit` jobs of one tenant, newest first."""
         query = (
             select(rotation_jobs)
-            .where(rotation_jobs.c.tenant_id == tenant_id)
+            .where(rotation_jobs.c.tenant_id == tenant_id, rotation_jobs.c.status != WITHDRAWN)
             .order_by(rotation_jobs.c.created_at.desc(), rotation_jobs.c.job_id)
             .limit(limit)
         )
@@ -99,8 +174,8 @@ class JobStore:
         The row stays with its idempotency key (and so the ids in it) and fingerprint: the tombstone that still refuses
         a second job.
         """
-        old = (rotation_jobs.c.status.not_in(["open", "purged"]), rotation_jobs.c.created_at < before)
-        keep = {"job_id", "tenant_id", "idempotency_key", "fingerprint", "status", "created_at"}
+        old = (rotation_jobs.c.status.not_in(["open", "purged", WITHDRAWN]), rotation_jobs.c.created_at < before)
+        keep = {"job_id", "tenant_id", "idempotency_key", "fingerprint", "status", "created_at", "fence"}
         emptied: dict[str, Any] = {column.name: None for column in rotation_jobs.c if column.name not in keep}
         async with self._transaction() as connection:
             ids = select(rotation_jobs.c.job_id).where(*old)
@@ -122,20 +197,34 @@ class JobStore:
 
     async def _insert(self, connection: AsyncConnection, row: Mapping[str, Any]) -> bool:
         """Insert job, audit row and outbox row; False, and nothing is written, if a unique index refuses the job."""
-        audit = _audit(row, "created", {"decision_digest": row["decision_digest"]})
+        return await self._write(connection, row, _INSERT_ALL_AT_ONCE, _INSERT_JOB_SQLITE)
+
+    async def _revive(self, connection: AsyncConnection, row: Mapping[str, Any], job_id: str, fence: int) -> bool:
+        """Make the job of a claim that was taken back before this attempt began; False, and nothing, if after."""
+        revived = dict(row) | {
+            "job_id": job_id,
+            "this_tenant": row["tenant_id"],
+            "this_key": row["idempotency_key"],
+            "this_fence": fence,
+        }
+        return await self._write(connection, revived, _REVIVE_ALL_AT_ONCE, _REVIVE_JOB)
+
+    async def _write(self, connection: AsyncConnection, row: Mapping[str, Any], at_once: Any, job_alone: Any) -> bool:
+        audit = _audit(row, "created", {"decision_digest": row["decision_digest"]} | _approval_of(row))
         message = {"job_id": row["job_id"], "topic": TOPIC, "payload": _payload(row), "created_at": row["created_at"]}
+        columns = {name: value for name, value in row.items() if name != "approved_by"}
         if self._on_postgresql:
-            parameters = dict(row) | {f"audit_{name}": value for name, value in audit.items()}
+            parameters = columns | {f"audit_{name}": value for name, value in audit.items()}
             parameters |= {f"outbox_{name}": value for name, value in message.items()}
-            return (await connection.execute(_INSERT_ALL_AT_ONCE, parameters)).first() is not None
-        if (await connection.execute(_INSERT_JOB_SQLITE, row)).first() is None:
+            return (await connection.execute(at_once, parameters)).first() is not None
+        if (await connection.execute(job_alone, columns)).first() is None:
             return False
         await connection.execute(insert(job_audit).inline(), audit)
         await connection.execute(insert(outbox).inline(), message)
         return True
 
     async def _by_key(self, connection: AsyncConnection, tenant_id: str, key: str) -> Mapping[str, Any] | None:
-        query = select(rotation_jobs.c.job_id, rotation_jobs.c.fingerprint).where(
+        query = select(rotation_jobs.c.job_id, rotation_jobs.c.fingerprint, rotation_jobs.c.status).where(
             rotation_jobs.c.tenant_id == tenant_id, rotation_jobs.c.idempotency_key == key
         )
         row = (await connection.execute(query)).mappings().first()
@@ -168,7 +257,12 @@ def _row_of(order: JobOrder, idempotency_key: str, fingerprint: str) -> dict[str
         "trace_id": order.trace_id,
         "created_at": datetime.now(UTC),
         "rotate_by": order.decision.rotate_by,
+        "approved_by": None if order.approval is None else order.approval.approver,
     }
+
+
+def _approval_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {} if row["approved_by"] is None else {"approved_by": row["approved_by"]}
 
 
 def _audit(row: Mapping[str, Any], event: str, detail: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,7 +276,7 @@ def _audit(row: Mapping[str, Any], event: str, detail: Mapping[str, Any]) -> dic
 
 
 def _payload(row: Mapping[str, Any]) -> dict[str, Any]:
-    hidden = {"fingerprint", "status"}
+    hidden = {"fingerprint", "status", "this_fence", "this_tenant", "this_key"}
     return {
         name: value.isoformat() if isinstance(value, datetime) else value
         for name, value in row.items()
@@ -190,18 +284,11 @@ def _payload(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _insert_all_at_once() -> Select[tuple[str]]:
+def _all_at_once(job: CTE) -> Select[tuple[str]]:
     """PostgreSQL: the three rows in one statement, which is one transaction and one round trip of its own.
 
     With BEGIN, three statements and COMMIT it costs five round trips, 1.6 times as long one at a time (docs/adr/0004).
     """
-    job = (
-        postgresql.insert(rotation_jobs)
-        .values({column.name: bindparam(column.name, type_=column.type) for column in rotation_jobs.c})
-        .on_conflict_do_nothing()
-        .returning(rotation_jobs.c.job_id)
-        .cte("job")
-    )
     audit = insert(job_audit).from_select(
         ["job_id", "at", "event", "actor", "detail"],
         select(
@@ -224,6 +311,29 @@ def _insert_all_at_once() -> Select[tuple[str]]:
     return select(job.c.job_id).add_cte(audit.cte("audit"), message.cte("message"))
 
 
-_INSERT_ALL_AT_ONCE = _insert_all_at_once()
+_COLUMNS = [column for column in rotation_jobs.c if column.name != "fence"]
+_VALUES = {column.name: bindparam(column.name, type_=column.type) for column in _COLUMNS}
+_INSERT_ALL_AT_ONCE = _all_at_once(
+    postgresql.insert(rotation_jobs)
+    .values(_VALUES)
+    .on_conflict_do_nothing()
+    .returning(rotation_jobs.c.job_id)
+    .cte("job")
+)
 # SQLite has no inserts in a WITH clause, so there it is three statements in one immediate transaction.
-_INSERT_JOB_SQLITE = sqlite.insert(rotation_jobs).on_conflict_do_nothing().returning(rotation_jobs.c.job_id)
+_INSERT_JOB_SQLITE = (
+    sqlite.insert(rotation_jobs).values(_VALUES).on_conflict_do_nothing().returning(rotation_jobs.c.job_id)
+)
+_REVIVE_JOB = (
+    update(rotation_jobs)
+    .where(
+        rotation_jobs.c.tenant_id == bindparam("this_tenant", type_=String),
+        rotation_jobs.c.idempotency_key == bindparam("this_key", type_=String),
+        rotation_jobs.c.status == WITHDRAWN,
+        rotation_jobs.c.fence < bindparam("this_fence", type_=BigInteger),
+    )
+    .values({name: value for name, value in _VALUES.items() if name not in {"job_id", "tenant_id", "idempotency_key"}})
+    .values(fence=None)
+    .returning(rotation_jobs.c.job_id)
+)
+_REVIVE_ALL_AT_ONCE = _all_at_once(_REVIVE_JOB.cte("job"))

@@ -1,6 +1,6 @@
 """The tables of rotation jobs. `migrations/` creates them; a test keeps both the same."""
 
-from sqlalchemy import JSON, Column, ForeignKey, Index, Integer, String, Table, UniqueConstraint, text
+from sqlalchemy import JSON, BigInteger, Column, ForeignKey, Index, Integer, String, Table, UniqueConstraint, text
 
 from keyturn.database import Moment, metadata, row_id
 
@@ -23,6 +23,8 @@ rotation_jobs = Table(
     Column("trace_id", String(64)),
     Column("created_at", Moment, nullable=False),
     Column("rotate_by", Moment),
+    # Of a claim that was taken back: an attempt that began no later than this may not write any more.
+    Column("fence", BigInteger),
     UniqueConstraint("tenant_id", "idempotency_key", name="uq_rotation_jobs_idempotency_key"),
 )
 # One open job a credential, whatever key, policy line or workflow asked for it.
@@ -57,3 +59,17 @@ outbox = Table(
     Column("created_at", Moment, nullable=False),
     Column("delivered_at", Moment),
 )
+
+# What happens to a rotation before there is a job, or without one: parked, resumed, approved, denied, and by whom.
+rotation_events = Table(
+    "rotation_events",
+    metadata,
+    Column("event_id", String(128), primary_key=True),
+    Column("tenant_id", String(64), nullable=False),
+    Column("workflow_id", String(1000), nullable=False),
+    Column("at", Moment, nullable=False),
+    Column("event", String(64), nullable=False),
+    Column("actor", String(256), nullable=False),
+    Column("detail", JSON, nullable=False),
+)
+Index("ix_rotation_events_workflow", rotation_events.c.tenant_id, rotation_events.c.workflow_id, rotation_events.c.at)

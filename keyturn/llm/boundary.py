@@ -15,9 +15,11 @@ from pydantic import ValidationError
 
 from keyturn.cache.key import CacheKey
 from keyturn.contracts import (
+    MAX_ANSWER_CHARACTERS,
     Assessment,
     CallRecord,
     CallStatus,
+    Exchange,
     ModelTask,
     PassedOver,
     Rejection,
@@ -43,6 +45,7 @@ class Judged:
 
     verdict: Any
     call: CallRecord
+    exchange: Exchange
 
 
 @dataclass
@@ -100,6 +103,7 @@ class ModelBoundary:
             catalogue_version=self._catalogue.version,
             request_digest=request_digest(request),
             call=judged.call,
+            exchange=judged.exchange,
         )
 
     async def answer(self, request: ModelTask, attempt: int = 1) -> Judged:
@@ -120,7 +124,7 @@ class ModelBoundary:
         route = route_of(self._routes, request.task)
         call = _Call(provider=route[0])
         try:
-            verdict = await self._judged(call, task, request, route)
+            verdict, exchange = await self._judged(call, task, request, route)
         except RouteFailed as failed:
             call.passed_over = failed.passed_over
             _failed(call, failed.error)
@@ -137,11 +141,11 @@ class ModelBoundary:
         finally:
             record = self._record_of(call, request, attempt)
             self._record(record)
-        return Judged(verdict, record)
+        return Judged(verdict, record, exchange)
 
     async def _judged(
         self, call: _Call, task: Task[Any, Any, Any], request: ModelTask, route: Sequence[Provider]
-    ) -> Any:
+    ) -> tuple[Any, Exchange]:
         lines = self._catalogue.resolve(request.policy_lines)
         call.prompt = prompt = task.prompt(request, lines)
         keys = self._keys(task, prompt, route)
@@ -155,7 +159,8 @@ class ModelBoundary:
             if keys and not call.cache_hit and self._cache is not None and task.keep_for is not None:
                 # Only what was accepted is kept: asking again after a rejection asks the model again.
                 await self._cache.keep(keys[route.index(call.provider)], packed(call.completion), task.keep_for)
-        return verdict
+        text = call.completion.text[:MAX_ANSWER_CHARACTERS]
+        return verdict, Exchange(instructions=prompt.system, document=prompt.user, answer=text)
 
     def _keys(self, task: Task[Any, Any, Any], prompt: Prompt, route: Sequence[Provider]) -> list[CacheKey]:
         if self._cache is None or task.keep_for is None:

@@ -7,12 +7,12 @@ their recommendations between releases, so `source` keeps the benchmark, its rel
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from keyturn.canonical import digest_of
-from keyturn.contracts import Contract, CredentialKind, PolicyRef, ShortIdentifier
+from keyturn.contracts import MAX_APPROVERS, Contract, CredentialKind, Identifier, PolicyRef, ShortIdentifier
 from keyturn.errors import CatalogueInvalid, UnknownPolicyLine
 
 SHIPPED_LINES = Path(__file__).parent / "lines"
@@ -82,7 +82,16 @@ class PolicyLine(Contract):
     window_days: int | None = Field(default=None, ge=1, le=36_500)
     rule: Rule
     approval: Literal["none", "required"] = "none"
+    # Who may approve, by the names that KEYTURN_USER has. They are a part of the line: a changed list changes the
+    # digest, and what waited for an approval is decided anew.
+    approvers: tuple[Identifier, ...] = Field(default=(), max_length=MAX_APPROVERS)
     source: PolicySource
+
+    @model_validator(mode="after")
+    def _somebody_approves(self) -> Self:
+        if (self.approval == "required") != bool(self.approvers):
+            raise ValueError('approval = "required" and a list of approvers belong together')
+        return self
 
     @property
     def ref(self) -> PolicyRef:

@@ -18,7 +18,7 @@ from keyturn.contracts import (
     Rejection,
     RotationRequest,
 )
-from keyturn.errors import DigestMismatch
+from keyturn.errors import ApprovalInvalid, DigestMismatch
 from keyturn.policy.applicability import applies, due
 from keyturn.policy.catalogue import Catalogue, PolicyLine
 
@@ -61,7 +61,8 @@ def ground(
         rotation_window_days=window,
         source_lines=tuple(line.ref for line in cited),
         rotate_by=min(deadlines) if deadlines and decision == "eligible" else None,
-        needs_approval=decision == "eligible" and any(line.approval == "required" for line in cited),
+        needs_approval=decision == "eligible" and _asks_for_approval(cited),
+        approvers=_approvers(cited) if decision == "eligible" else (),
         digest=_digest(request.tenant_id, request.account_id, request.credential, decision, window, cited),
     )
 
@@ -72,6 +73,7 @@ def confirm(order: JobOrder, catalogue: Catalogue) -> None:
     Raises:
         UnknownPolicyLine: a cited line is not held at the cited version any more.
         DigestMismatch: policy, evidence or decision differ from those of the verdict.
+        ApprovalInvalid: a cited line asks for an approval, and this order has none that counts.
     """
     decision = order.decision
     lines = catalogue.resolve(decision.source_lines)
@@ -82,6 +84,8 @@ def confirm(order: JobOrder, catalogue: Catalogue) -> None:
         raise DigestMismatch("the decision's digest does not match the evidence and the policy held now")
     if decision.decision != "eligible" or not lines or not all(applies(line, order.credential) for line in lines):
         raise DigestMismatch("the decision does not allow a rotation of this credential")
+    if _asks_for_approval(lines):
+        _confirm_approval(order, _approvers(lines))
 
 
 def request_digest(request: RotationRequest) -> str:
@@ -105,6 +109,24 @@ def request_digest(request: RotationRequest) -> str:
             "unused_days": facts.unused_for.days if facts.unused_for is not None else None,
         }
     )
+
+
+def _asks_for_approval(lines: Sequence[PolicyLine]) -> bool:
+    return any(line.approval == "required" for line in lines)
+
+
+def _approvers(lines: Sequence[PolicyLine]) -> tuple[str, ...]:
+    """Who may approve under every line that asks for it: the strictest reading where several do."""
+    lists = [set(line.approvers) for line in lines if line.approval == "required"]
+    return tuple(sorted(set.intersection(*lists))) if lists else ()
+
+
+def _confirm_approval(order: JobOrder, approvers: Sequence[str]) -> None:
+    approval = order.approval
+    if approval is None or approval.digest != order.decision.digest:
+        raise ApprovalInvalid("the decision comes without an approval of it")
+    if approval.approver not in approvers or approval.approver == order.user_id:
+        raise ApprovalInvalid("the approval is not by an approver of the policy line, or is the requester's own")
 
 
 def _cited_lines(cited: JsonValue, lines: Sequence[PolicyLine]) -> tuple[PolicyLine, ...] | Rejection:

@@ -51,7 +51,7 @@ async def test_a_worse_model_fails_the_run_and_makes_no_job(tmp_path: Path) -> N
         url = f"sqlite:///{tmp_path}/keyturn.db"
         variables = {
             name: value
-            for name, value in worker_environment("", url, address).items()
+            for name, value in worker_environment("", url, address, keys=None).items()
             if name.startswith(("KEYTURN_", "OPENAI_", "ANTHROPIC_", "GEMINI_", "GOOGLE_", "DATABASE_"))
         }
         results = tmp_path / "results.json"

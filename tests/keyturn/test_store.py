@@ -32,7 +32,7 @@ async def counts(engine: AsyncEngine) -> tuple[int, int, int]:
 async def test_the_first_call_makes_job_audit_row_and_outbox_row(store: JobStore, engine: AsyncEngine) -> None:
     """All three stand together."""
     ordered = order(credential=facts(key_id="key_1"))
-    job = await store.create_once(ordered, idempotency_key=KEY)
+    job = await store.create_once(ordered, idempotency_key=KEY, fence=1)
     assert job.created
     assert await counts(engine) == (1, 1, 1)
     async with engine.connect() as connection:
@@ -48,9 +48,9 @@ async def test_the_first_call_makes_job_audit_row_and_outbox_row(store: JobStore
 
 async def test_the_same_key_brings_the_same_job(store: JobStore, engine: AsyncEngine) -> None:
     """A repeated call creates nothing, also when evidence and trace were taken again."""
-    first = await store.create_once(order(credential=facts(key_id="key_1")), idempotency_key=KEY)
+    first = await store.create_once(order(credential=facts(key_id="key_1")), idempotency_key=KEY, fence=1)
     later = facts(key_id="key_1", observed_at=datetime(2026, 12, 1, tzinfo=UTC), age_days=22)
-    second = await store.create_once(order(credential=later, trace_id="t2"), idempotency_key=KEY)
+    second = await store.create_once(order(credential=later, trace_id="t2"), idempotency_key=KEY, fence=1)
     assert second == RotationJob(job_id=first.job_id, created=False)
     assert await counts(engine) == (1, 1, 1)
 
@@ -62,10 +62,10 @@ async def test_the_same_key_for_another_job_is_a_named_conflict(
     """It is refused and audited, and nothing else changes."""
     if "credential" in changed:
         changed = {"credential": facts(**changed["credential"])}
-    first = await store.create_once(order(credential=facts(key_id="key_1")), idempotency_key=KEY)
+    first = await store.create_once(order(credential=facts(key_id="key_1")), idempotency_key=KEY, fence=1)
     other = {"credential": facts(key_id="key_1")} | changed
     with pytest.raises(IdempotencyConflict, match=first.job_id):
-        await store.create_once(order(**other), idempotency_key=KEY)
+        await store.create_once(order(**other), idempotency_key=KEY, fence=1)
     assert await counts(engine) == (1, 2, 1)
     async with engine.connect() as connection:
         events = (await connection.execute(select(job_audit.c.event, job_audit.c.job_id))).all()
@@ -75,7 +75,7 @@ async def test_the_same_key_for_another_job_is_a_named_conflict(
 async def test_200_at_once_with_one_key_make_one_job(store: JobStore, engine: AsyncEngine) -> None:
     """One wins and the others are given its job."""
     ordered = order(credential=facts(key_id="key_1"))
-    jobs = await asyncio.gather(*(store.create_once(ordered, idempotency_key=KEY) for _ in range(200)))
+    jobs = await asyncio.gather(*(store.create_once(ordered, idempotency_key=KEY, fence=1) for _ in range(200)))
     assert len({job.job_id for job in jobs}) == 1
     assert sum(job.created for job in jobs) == 1
     assert await counts(engine) == (1, 1, 1)
@@ -83,10 +83,10 @@ async def test_200_at_once_with_one_key_make_one_job(store: JobStore, engine: As
 
 async def test_200_at_once_with_another_body_are_200_conflicts(store: JobStore, engine: AsyncEngine) -> None:
     """Each is told so by name, and each attempt is in the audit."""
-    await store.create_once(order(credential=facts(key_id="key_1")), idempotency_key=KEY)
+    await store.create_once(order(credential=facts(key_id="key_1")), idempotency_key=KEY, fence=1)
     other = order(credential=facts(key_id="key_2"))
     ends = await asyncio.gather(
-        *(store.create_once(other, idempotency_key=KEY) for _ in range(200)), return_exceptions=True
+        *(store.create_once(other, idempotency_key=KEY, fence=1) for _ in range(200)), return_exceptions=True
     )
     assert Counter(map(type, ends)) == {IdempotencyConflict: 200}
     assert await counts(engine) == (1, 201, 1)
@@ -98,7 +98,7 @@ async def test_two_pools_racing_for_one_key_make_one_job(database: URL) -> None:
     ordered = order(credential=facts(key_id="key_1"))
     try:
         jobs = await asyncio.gather(
-            *(JobStore(engines[n % 2]).create_once(ordered, idempotency_key=KEY) for n in range(40))
+            *(JobStore(engines[n % 2]).create_once(ordered, idempotency_key=KEY, fence=1) for n in range(40))
         )
         assert sum(job.created for job in jobs) == 1
         assert await counts(engines[0]) == (1, 1, 1)
@@ -110,20 +110,20 @@ async def test_two_pools_racing_for_one_key_make_one_job(database: URL) -> None:
 async def test_one_open_job_a_credential(store: JobStore, engine: AsyncEngine) -> None:
     """A second key for the same credential is refused by name while the first job is open, and audited on it."""
     credential = facts(key_id="key_1")
-    first = await store.create_once(order(credential=credential), idempotency_key="one")
+    first = await store.create_once(order(credential=credential), idempotency_key="one", fence=1)
     with pytest.raises(OpenJobExists, match=first.job_id):
-        await store.create_once(order(credential=credential), idempotency_key="two")
+        await store.create_once(order(credential=credential), idempotency_key="two", fence=1)
     assert await counts(engine) == (1, 2, 1)
     async with engine.begin() as connection:
         await connection.execute(update(rotation_jobs).values(status="done"))
-    assert (await store.create_once(order(credential=credential), idempotency_key="two")).created
+    assert (await store.create_once(order(credential=credential), idempotency_key="two", fence=1)).created
 
 
 async def test_tenants_do_not_see_each_other(store: JobStore) -> None:
     """The same key and credential of another tenant is another job, and no list shows it."""
     credential = facts(key_id="key_1")
-    ours = await store.create_once(order(credential=credential), idempotency_key=KEY)
-    theirs = await store.create_once(order(credential=credential, tenant_id="other"), idempotency_key=KEY)
+    ours = await store.create_once(order(credential=credential), idempotency_key=KEY, fence=1)
+    theirs = await store.create_once(order(credential=credential, tenant_id="other"), idempotency_key=KEY, fence=1)
     assert theirs.created
     assert theirs.job_id != ours.job_id
     assert [job["job_id"] for job in await store.jobs(tenant_id="default", limit=10)] == [ours.job_id]
@@ -132,7 +132,7 @@ async def test_tenants_do_not_see_each_other(store: JobStore) -> None:
 async def test_a_purged_job_still_refuses_a_second_one(store: JobStore, engine: AsyncEngine) -> None:
     """Purging empties the row of people and accounts and leaves the tombstone of its key."""
     ordered = order(credential=facts(key_id="key_1"), user_id="luna")
-    first = await store.create_once(ordered, idempotency_key=KEY)
+    first = await store.create_once(ordered, idempotency_key=KEY, fence=1)
     tomorrow = datetime.now(UTC) + timedelta(days=1)
     assert await store.purge_closed(before=tomorrow) == 0  # an open job is never purged
     async with engine.begin() as connection:
@@ -142,7 +142,7 @@ async def test_a_purged_job_still_refuses_a_second_one(store: JobStore, engine: 
     assert row["status"] == "purged"
     assert "luna" not in str(row)
     assert "acct_10234" not in str({**row, "idempotency_key": None})
-    again = await store.create_once(ordered, idempotency_key=KEY)
+    again = await store.create_once(ordered, idempotency_key=KEY, fence=1)
     assert again == RotationJob(job_id=first.job_id, created=False)
     assert (await counts(engine))[0] == 1
 
@@ -150,7 +150,7 @@ async def test_a_purged_job_still_refuses_a_second_one(store: JobStore, engine: 
 async def test_times_come_back_in_utc(store: JobStore) -> None:
     """Also from SQLite, which keeps no time zone."""
     ordered = order(credential=facts(key_id="key_1"))
-    await store.create_once(ordered, idempotency_key=KEY)
+    await store.create_once(ordered, idempotency_key=KEY, fence=1)
     [row] = await store.jobs(tenant_id="default", limit=1)
     assert row["rotate_by"] == ordered.decision.rotate_by
     assert abs(row["created_at"] - datetime.now(UTC)) < timedelta(minutes=1)
@@ -162,7 +162,7 @@ async def test_an_unreachable_database_is_a_named_passing_failure() -> None:
 
     engine = open_database(database_url("postgresql://someone:hunter2@127.0.0.1:9/none"))
     with pytest.raises(JobStoreUnavailable) as caught:
-        await JobStore(engine).create_once(order(), idempotency_key=KEY)
+        await JobStore(engine).create_once(order(), idempotency_key=KEY, fence=1)
     assert "hunter2" not in str(caught.value)
     assert JobStoreUnavailable.retryable
     await engine.dispose()

@@ -51,6 +51,7 @@ class Terminal:
 def terminal(stack: Stack, tmp_path: Path) -> Terminal:
     environment = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG"}}
     environment |= {"TEMPORAL_ADDRESS": stack.address, "DATABASE_URL": stack.database}
+    environment["KEYTURN_PAYLOAD_KEYS_FILE"] = str(stack.keys)
     return Terminal(environment, tmp_path)
 
 

@@ -21,13 +21,13 @@ from tests.simulated import SimulatorControl
 
 @pytest.mark.parametrize(("point", "created"), [("before", True), ("after", False)])
 async def test_a_killed_workers_job_is_made_once_by_another(
-    temporal: Client, simulator: SimulatorControl, database: URL, tmp_path: Path, point: str, created: bool
+    temporal: Client, simulator: SimulatorControl, database: URL, tmp_path: Path, keys: Path, point: str, created: bool
 ) -> None:
     """Killed before the claim or between commit and completion: another worker takes over, and there is one job."""
     queue = f"test-{uuid.uuid4().hex}"
     address = temporal.service_client.config.target_host
     url = database.render_as_string(hide_password=False)
-    environment = worker_environment(address, url, simulator.address)
+    environment = worker_environment(address, url, simulator.address, keys=keys)
     environment |= {"KEYTURN_TASK_QUEUE": queue}
     log = tmp_path / "worker.log"
     rotation = await start_or_attach(temporal, request(), task_queue=queue)

@@ -198,12 +198,12 @@ def test_without_the_endpoint_nothing_is_traced(monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_a_running_worker_serves_its_own_metrics_and_the_sdks(
-    temporal: Client, simulator: SimulatorControl, sqlite: URL, tmp_path: Path
+    temporal: Client, simulator: SimulatorControl, sqlite: URL, tmp_path: Path, keys: Path
 ) -> None:
     """One address: readiness, the SDK's figures behind ours, and not a word of a question or a key."""
     address = f"127.0.0.1:{free_port()}"
     url = sqlite.render_as_string(hide_password=False)
-    settings = worker_environment(temporal.service_client.config.target_host, url, simulator.address)
+    settings = worker_environment(temporal.service_client.config.target_host, url, simulator.address, keys=keys)
     queue, planted = f"test-{uuid.uuid4().hex}", "Luna's private words 4711"
     settings |= {
         "KEYTURN_TASK_QUEUE": queue,
@@ -227,7 +227,7 @@ async def test_a_running_worker_serves_its_own_metrics_and_the_sdks(
 
 
 async def test_a_running_worker_sends_traces_of_its_calls_without_their_content(
-    temporal: Client, simulator: SimulatorControl, sqlite: URL, tmp_path: Path
+    temporal: Client, simulator: SimulatorControl, sqlite: URL, tmp_path: Path, keys: Path
 ) -> None:
     """Temporal's spans and ours, to where OpenTelemetry's own variable says."""
     received: list[bytes] = []
@@ -239,7 +239,7 @@ async def test_a_running_worker_sends_traces_of_its_calls_without_their_content(
     collector = web.Application()
     collector.router.add_post("/v1/{signal}", collect)
     url = sqlite.render_as_string(hide_password=False)
-    settings = worker_environment(temporal.service_client.config.target_host, url, simulator.address)
+    settings = worker_environment(temporal.service_client.config.target_host, url, simulator.address, keys=keys)
     queue, planted = f"test-{uuid.uuid4().hex}", "Luna's private words 4711"
     log = tmp_path / "worker.log"
     async with served(collector, "127.0.0.1:0") as endpoint:

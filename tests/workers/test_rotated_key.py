@@ -22,13 +22,13 @@ OLD, NEW = "key_before_4711", "key_after_4712"
 
 
 async def test_a_rotated_key_needs_a_restart_of_the_worker_and_loses_nothing(
-    temporal: Client, simulator: SimulatorControl, postgresql: URL, tmp_path: Path
+    temporal: Client, simulator: SimulatorControl, postgresql: URL, tmp_path: Path, keys: Path
 ) -> None:
     """60 rotations run while the old key gives way to the new one: 60 jobs, and neither key in the log."""
     queue = f"test-{uuid.uuid4().hex}"
     address = temporal.service_client.config.target_host
     url = postgresql.render_as_string(hide_password=False)
-    settings = worker_environment(address, url, simulator.address)
+    settings = worker_environment(address, url, simulator.address, keys=keys)
     settings |= {"KEYTURN_TASK_QUEUE": queue, "KEYTURN_ROUTES": "openai:simulator-1"}
     log = tmp_path / "worker.log"
     worker = [sys.executable, "-m", "workers"]

@@ -189,7 +189,7 @@ class Down:
         self.left = times
         self.calls = 0
 
-    async def create_once(self, ordered: JobOrder, *, idempotency_key: str) -> RotationJob:
+    async def create_once(self, ordered: JobOrder, *, idempotency_key: str, fence: int) -> RotationJob:
         self.calls += 1
         if self.left:
             self.left -= 1
@@ -253,7 +253,7 @@ async def test_a_key_used_for_another_job_is_a_named_conflict(
 ) -> None:
     """It is not retried, and the first job stands."""
     asked = request()
-    await sqlite_store.create_once(order(account_id="acct_2"), idempotency_key=id_of(asked))
+    await sqlite_store.create_once(order(account_id="acct_2"), idempotency_key=id_of(asked), fence=1)
     outcome, _ = await run(skipping, Script(ELIGIBLE), sqlite_store, credential=asked.credential)
     assert isinstance(outcome, Failed)
     assert outcome.kind == "idempotency_conflict"

@@ -1,0 +1,34 @@
+"""`record_event`: what people do with a rotation, written into the audit trail once."""
+
+from typing import Protocol
+
+from temporalio import activity
+
+from activities.failures import core_errors_told_to_temporal
+from keyturn.contracts import RotationEvent
+
+
+class AuditTrail(Protocol):
+    """Wherever events are kept."""
+
+    async def record_event(self, event: RotationEvent, *, workflow_id: str, event_id: str) -> None:
+        """Add the event, once for an id; raises a KeyturnError."""
+        ...
+
+
+class RecordEvent:
+    """The activity `record_event`, on `trail`."""
+
+    def __init__(self, trail: AuditTrail) -> None:
+        self._trail = trail
+
+    @activity.defn
+    async def record_event(self, event: RotationEvent) -> None:
+        """Add `event` of this workflow to the audit trail."""
+        with core_errors_told_to_temporal():
+            info = activity.info()
+            if info.workflow_id is None:
+                raise RuntimeError("record_event runs in a workflow only: the trail is its")
+            # One execution of the activity is one event, however many attempts it takes.
+            event_id = f"{info.workflow_run_id}:{info.activity_id}"
+            await self._trail.record_event(event, workflow_id=info.workflow_id, event_id=event_id)

@@ -1,0 +1,31 @@
+"""`withdraw_claim`: takes a rotation's claim back before it ends without a job, so that no late attempt makes one."""
+
+from typing import Protocol
+
+from temporalio import activity
+
+from activities.create_rotation_job import claim_of
+from activities.failures import core_errors_told_to_temporal
+from keyturn.contracts import JobOrder, RotationJob
+
+
+class ClaimWithdrawals(Protocol):
+    """Wherever claims are taken back."""
+
+    async def withdraw(self, order: JobOrder, *, idempotency_key: str, fence: int) -> RotationJob | None:
+        """Take the claim back, or return the job that was made already; raises a KeyturnError."""
+        ...
+
+
+class WithdrawClaim:
+    """The activity `withdraw_claim`, on `claims`."""
+
+    def __init__(self, claims: ClaimWithdrawals) -> None:
+        self._claims = claims
+
+    @activity.defn
+    async def withdraw_claim(self, order: JobOrder) -> RotationJob | None:
+        """Take this workflow's claim back; returns the job if there is one after all."""
+        with core_errors_told_to_temporal():
+            key, fence = claim_of(activity.info())
+            return await self._claims.withdraw(order, idempotency_key=key, fence=fence)

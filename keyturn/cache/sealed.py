@@ -1,0 +1,48 @@
+"""Kept answers under the keys that seal Temporal's payloads: whoever reads the database or Redis reads ciphertext."""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Protocol
+
+from keyturn.cache.key import CacheKey
+from keyturn.errors import PayloadError
+from keyturn.keyring import Keyring
+
+
+class _Cache(Protocol):
+    async def find(self, keys: Sequence[CacheKey]) -> tuple[int, str] | None: ...
+
+    async def keep(self, key: CacheKey, answer: str, keep_for: timedelta) -> None: ...
+
+
+class SealedCache:
+    """Seals what `cache` keeps. What cannot be opened, because its key was taken out or it was changed, is a miss."""
+
+    def __init__(self, cache: _Cache, keyring: Keyring) -> None:
+        self._cache = cache
+        self._keyring = keyring
+
+    async def find(self, keys: Sequence[CacheKey]) -> tuple[int, str] | None:
+        """Return the place in `keys` of the first that is kept, and its answer."""
+        found = await self._cache.find(keys)
+        if found is None:
+            return None
+        place, kept = found
+        key_id, _, sealed = kept.partition(":")
+        try:
+            plain = self._keyring.unseal(key_id, base64.b64decode(sealed, validate=True), _bound_to(keys[place]))
+        except (PayloadError, binascii.Error, ValueError):
+            return None
+        return place, plain.decode()
+
+    async def keep(self, key: CacheKey, answer: str, keep_for: timedelta) -> None:
+        """Keep `answer` for so long, unless the key has one."""
+        key_id, sealed = self._keyring.seal(answer.encode(), _bound_to(key))
+        await self._cache.keep(key, f"{key_id}:{base64.b64encode(sealed).decode()}", keep_for)
+
+
+def _bound_to(key: CacheKey) -> bytes:
+    """An answer opens only under the question that it was given to."""
+    return f"keyturn-answer-v1\0{key.digest}".encode()

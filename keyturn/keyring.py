@@ -1,0 +1,224 @@
+"""The keys under which payloads and kept answers are sealed, and by which names become pseudonyms.
+
+AES-256-GCM with a random nonce of 96 bits (NIST SP 800-38D). The newest key seals, every key of the ring opens; what a
+key that was taken out had sealed is refused by that key's name. Under one key 2^32 messages may be sealed before nonces
+could repeat: some 300 million rotations, and a key should be changed long before.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from keyturn.errors import PayloadKeyUnknown, PayloadNotAuthentic, SettingsInvalid
+
+KEY_BYTES = 32
+NONCE_BYTES = 12
+TAG_BYTES = 16
+DEVELOPMENT_FILE = Path(".keyturn/payload_keys")  # relative to the current folder, as `.env` is
+# Not a key of payloads: it turns names into pseudonyms, and may never change, because workflow ids rest on it.
+PSEUDONYM = "pseudonym"
+_KEY_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
+
+AccountNames = Literal["pseudonym", "plain"]
+
+
+class Keyring:
+    """Payload keys, the newest first, and the key of pseudonyms.
+
+    Args:
+        keys: ids and keys of 32 bytes; the first one seals.
+        pseudonym_key: 32 bytes.
+        account_names: `plain` leaves names as they are.
+        accepts_plain: whether a payload that nobody sealed may be read. Not in production: there, a sealed payload is
+            also the proof that its sender holds a key.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[tuple[str, bytes]],
+        pseudonym_key: bytes,
+        *,
+        account_names: AccountNames = "pseudonym",
+        accepts_plain: bool = False,
+    ) -> None:
+        self._ciphers = {key_id: AESGCM(key) for key_id, key in keys}
+        self._newest = keys[0][0]
+        self._pseudonym_key = pseudonym_key
+        self._account_names = account_names
+        self.accepts_plain = accepts_plain
+        # What two people compare to see that they hold the same key: it tells nothing of it.
+        self.check_values = {key_id: hashlib.sha256(b"keyturn-check\0" + key).hexdigest()[:12] for key_id, key in keys}
+
+    def seal(self, plain: bytes, bound_to: bytes) -> tuple[str, bytes]:
+        """Return the id of the key that was used, and the sealed bytes, which open only with the same `bound_to`."""
+        nonce = os.urandom(NONCE_BYTES)
+        return self._newest, nonce + self._ciphers[self._newest].encrypt(nonce, plain, bound_to)
+
+    def unseal(self, key_id: str, sealed: bytes, bound_to: bytes) -> bytes:
+        """Return what was sealed.
+
+        Raises:
+            PayloadKeyUnknown: the ring does not hold this key.
+            PayloadNotAuthentic: the bytes were changed, cut, or sealed for another place.
+        """
+        cipher = self._ciphers.get(key_id)
+        if cipher is None:
+            named = key_id if _KEY_ID.fullmatch(key_id) else "of no valid name"
+            held = ", ".join(self._ciphers)
+            raise PayloadKeyUnknown(f"sealed under the key {named}, which is not among those held here ({held})")
+        if len(sealed) < NONCE_BYTES + TAG_BYTES:
+            raise PayloadNotAuthentic(f"sealed under the key {key_id}, but cut to {len(sealed)} bytes")
+        try:
+            return cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], bound_to)
+        except InvalidTag:
+            raise PayloadNotAuthentic(
+                f"sealed under the key {key_id}, but changed since, or sealed for another namespace"
+            ) from None
+
+    def name_of(self, value: str) -> str:
+        """Return how `value` is written where it stays readable: as `~` and 20 hexadecimal digits of a keyed hash.
+
+        80 bits: among a million names two share a pseudonym once in 10^12 estates.
+        """
+        if self._account_names == "plain" or is_pseudonym(value):
+            return value
+        return f"~{hmac.new(self._pseudonym_key, value.encode(), hashlib.sha256).hexdigest()[:20]}"
+
+
+def is_pseudonym(value: str) -> bool:
+    """Whether `value` is written as a pseudonym: no account, key or user name begins with `~`."""
+    return value.startswith("~")
+
+
+def parse_keyring(
+    text: str, *, source: str, account_names: AccountNames = "pseudonym", accepts_plain: bool = False
+) -> Keyring:
+    """Return the keyring that `text` describes: `ID:BASE64` entries, by commas or lines, the newest first.
+
+    Raises:
+        SettingsInvalid: an entry cannot be used; named by its place, because its text may be a secret.
+    """
+    entries = [entry.strip() for entry in re.split(r"[,\n]", text)]
+    keys: dict[str, bytes] = {}
+    for place, entry in enumerate((entry for entry in entries if entry and not entry.startswith("#")), 1):
+        key_id, colon, encoded = entry.partition(":")
+        if not colon or not _KEY_ID.fullmatch(key_id):
+            raise SettingsInvalid(
+                f"{source}: entry {place} is not ID:BASE64, the id of up to 32 letters, digits, . _ -"
+            )
+        try:
+            key = base64.b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError):
+            key = b""
+        if len(key) != KEY_BYTES:
+            raise SettingsInvalid(f"{source}: the key {key_id} is not {KEY_BYTES} bytes in base64")
+        if key_id in keys:
+            raise SettingsInvalid(f"{source}: the key {key_id} is there twice")
+        keys[key_id] = key
+    pseudonym_key = keys.pop(PSEUDONYM, None)
+    if not keys or pseudonym_key is None:
+        missing = "no payload key" if not keys else f"no key {PSEUDONYM!r}"
+        raise SettingsInvalid(f"{source}: holds {missing}; `keyturn keys new` prints both")
+    return Keyring(list(keys.items()), pseudonym_key, account_names=account_names, accepts_plain=accepts_plain)
+
+
+def new_key_line(key_id: str | None = None) -> str:
+    """Return `ID:BASE64` with a new random key; the id is today's date with some letters unless given."""
+    key_id = key_id or f"{datetime.now(UTC):%Y-%m-%d}-{secrets.token_hex(2)}"
+    return f"{key_id}:{base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()}"
+
+
+def new_keyring_text() -> str:
+    """Return the text of a whole new keyring."""
+    return f"{new_key_line()}\n{new_key_line(PSEUDONYM)}\n"
+
+
+def load_keyring(
+    *,
+    text: str | None,
+    file: Path | None,
+    development: bool,
+    account_names: AccountNames = "pseudonym",
+    generate: bool = False,
+) -> Keyring:
+    """Return the keyring of a program.
+
+    Args:
+        text: KEYTURN_PAYLOAD_KEYS.
+        file: KEYTURN_PAYLOAD_KEYS_FILE.
+        development: whether `.keyturn/payload_keys` serves where neither is set, and plain payloads may be read.
+        account_names: KEYTURN_ACCOUNT_NAMES.
+        generate: whether that file may be made, which is for the worker's side: a starter with keys of its own would
+            start what no worker can read.
+
+    Raises:
+        SettingsInvalid: there are no keys, or they cannot be used.
+    """
+    if text and file:
+        raise SettingsInvalid("KEYTURN_PAYLOAD_KEYS and KEYTURN_PAYLOAD_KEYS_FILE are both set: keep one")
+    source = "KEYTURN_PAYLOAD_KEYS"
+    if not text:
+        if file is None and not development:
+            raise SettingsInvalid(
+                "KEYTURN_PAYLOAD_KEYS is not set: production seals payloads; `keyturn keys new` prints keys"
+            )
+        if file is None and generate and not DEVELOPMENT_FILE.exists():
+            write_keys(DEVELOPMENT_FILE)
+        source, text = _read(file)
+    return parse_keyring(text, source=source, account_names=account_names, accepts_plain=development)
+
+
+def keyring_from_environment(*, generate: bool = False) -> Keyring:
+    """Return the keyring that the environment names; see `load_keyring`."""
+    names = os.environ.get("KEYTURN_ACCOUNT_NAMES") or "pseudonym"
+    if names not in {"pseudonym", "plain"}:
+        raise SettingsInvalid("KEYTURN_ACCOUNT_NAMES: is neither pseudonym nor plain")
+    file = os.environ.get("KEYTURN_PAYLOAD_KEYS_FILE")
+    return load_keyring(
+        text=os.environ.get("KEYTURN_PAYLOAD_KEYS"),
+        file=Path(file) if file else None,
+        development=os.environ.get("KEYTURN_ENVIRONMENT") != "production",
+        account_names="plain" if names == "plain" else "pseudonym",
+        generate=generate,
+    )
+
+
+def write_keys(file: Path) -> None:
+    """Write new keys to `file`, readable by its owner alone. Whoever comes second finds the first one's keys."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    whole = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
+    with open(os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as written:
+        written.write(new_keyring_text())
+    try:
+        os.link(whole, file)  # all of it or nothing, and never over another one's keys
+    except FileExistsError:
+        pass
+    finally:
+        whole.unlink()
+
+
+def _read(file: Path | None) -> tuple[str, str]:
+    chosen = file or DEVELOPMENT_FILE
+    try:
+        return str(chosen), chosen.read_text(encoding="ascii")
+    except FileNotFoundError:
+        if file is not None:
+            raise SettingsInvalid(f"KEYTURN_PAYLOAD_KEYS_FILE: there is no file {file}") from None
+        raise SettingsInvalid(
+            f"no payload keys: there is no {DEVELOPMENT_FILE} here, where `make dev` keeps them; run this in the "
+            "worker's folder, or set KEYTURN_PAYLOAD_KEYS_FILE or KEYTURN_PAYLOAD_KEYS to the worker's"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not ASCII text"
+        raise SettingsInvalid(f"{chosen}: cannot be read: {reason}") from None

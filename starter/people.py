@@ -1,0 +1,206 @@
+"""The commands by which people answer what waits for them: `parked`, `resume`, `abandon`, `approve`, `deny`."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+from pydantic import ValidationError
+
+from keyturn.contracts import Abandonment, Approval, Contract, Denial, GroundedDecision, Resumption, Standing
+from keyturn.errors import InvalidRequest
+from starter.commands import signed_in_user
+
+_user = click.option("--user", "user_id", envvar="KEYTURN_USER", help="Who you are.  [default: the signed-in user]")
+_as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+_RESUMED_AT_ONCE = 20  # updates under way at once: a worker takes them in milliseconds each
+
+
+@click.command()
+@click.option("--tenant", envvar="KEYTURN_TENANT", help="Only this tenant's.")
+@click.option("--kind", help="Only what waits for this, such as quota_exhausted, or approval.")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 10_000), help="How many, oldest first.")
+@_as_json
+def parked(tenant: str | None, kind: str | None, limit: int, as_json: bool) -> None:
+    """List the rotations that wait for a person: parked ones, and those that wait for an approval.
+
+    \b
+    Example:
+      keyturn parked --kind quota_exhausted
+    """
+    from starter.answering import waiting_rotations
+    from workflows.connection import connect, refusals_named
+
+    async def run() -> list[dict[str, str]]:
+        with refusals_named():
+            found = waiting_rotations(await connect(), tenant=tenant, kind=kind, limit=limit)
+            return [row async for row in found]
+
+    rows = asyncio.run(run())
+    if as_json:
+        click.echo(json.dumps({"waiting": rows}))
+        return
+    for row in rows:
+        click.echo(f"{row['since'][:16]}Z  {row['kind']:24}  {row['workflow_id']}")
+    if not rows:
+        click.echo("nothing waits for a person", err=True)
+
+
+@click.command()
+@click.argument("workflow_id", required=False)
+@click.option("--all", "everything", is_flag=True, help="Every parked rotation of --kind.")
+@click.option("--kind", help="With --all: what they wait for, such as quota_exhausted.")
+@click.option("--tenant", envvar="KEYTURN_TENANT", help="With --all: only this tenant's.")
+@_user
+def resume(
+    workflow_id: str | None, everything: bool, kind: str | None, tenant: str | None, user_id: str | None
+) -> None:
+    """Let a parked rotation try again, once what it waited for is mended; or all of a kind.
+
+    \b
+    Examples:
+      keyturn resume rotate:default:acct_10234:key_01:P-7@1
+      keyturn resume --all --kind quota_exhausted
+    """
+    resumption = _checked(lambda: Resumption(operator=user_id or signed_in_user()))
+    if everything == (workflow_id is not None):
+        raise click.UsageError("name one rotation, or --all with --kind")
+    if not everything:
+        _answer(str(workflow_id), "resume", resumption)
+        click.echo(f"resumed {workflow_id}")
+        return
+    if not kind or kind == "approval":
+        raise click.UsageError("--all needs the --kind of what was mended (`keyturn parked` lists them)")
+    from starter.answering import resume_all
+    from workflows.connection import connect, refusals_named
+
+    async def run() -> tuple[int, list[str]]:
+        with refusals_named():
+            return await resume_all(
+                await connect(), resumption, kind=str(kind), tenant=tenant, at_once=_RESUMED_AT_ONCE
+            )
+
+    resumed, refused = asyncio.run(run())
+    click.echo(f"resumed {resumed} of {resumed + len(refused)}")
+    for line in refused:
+        click.echo(line, err=True)
+    if refused:
+        raise click.exceptions.Exit(1)
+
+
+@click.command()
+@click.argument("workflow_id")
+@click.option("--reason", required=True, help="Why; a line for the audit trail.")
+@_user
+def abandon(workflow_id: str, reason: str, user_id: str | None) -> None:
+    """End a parked rotation as failed. It may be asked for again.
+
+    \b
+    Example:
+      keyturn abandon rotate:default:acct_10234:key_01:P-7@1 --reason "the account is closed"
+    """
+    _answer(workflow_id, "abandon", _checked(lambda: Abandonment(operator=user_id or signed_in_user(), reason=reason)))
+    click.echo(f"abandoned {workflow_id}")
+
+
+@click.command()
+@click.argument("workflow_id")
+@click.option("--digest", help="Of the decision that you saw. Without it the decision is shown, and you are asked.")
+@_user
+def approve(workflow_id: str, digest: str | None, user_id: str | None) -> None:
+    """Approve the decision that a rotation waits with: its job follows. Not for whoever asked for it.
+
+    \b
+    Example:
+      keyturn approve rotate:default:acct_10234:key_01:P-9@1 --user omar
+    """
+    if digest is None:
+        standing = _standing(workflow_id)
+        for line in _shown(standing):
+            click.echo(line)
+        if standing.decision is None or not sys.stdin.isatty():
+            raise click.UsageError("say which decision you approve: --digest, as shown above")
+        click.confirm("Approve exactly this?", abort=True)
+        digest = standing.decision.digest
+    _answer(
+        workflow_id, "approve", _checked(lambda: Approval(approver=user_id or signed_in_user(), digest=str(digest)))
+    )
+    click.echo(f"approved {workflow_id}")
+
+
+@click.command()
+@click.argument("workflow_id")
+@click.option("--reason", required=True, help="Why; a line for the audit trail.")
+@click.option("--digest", help="Of the decision that you saw.  [default: the one that waits now]")
+@_user
+def deny(workflow_id: str, reason: str, digest: str | None, user_id: str | None) -> None:
+    """Deny the decision that a rotation waits with: there will be no job.
+
+    \b
+    Example:
+      keyturn deny rotate:default:acct_10234:key_01:P-9@1 --reason "frozen until Monday"
+    """
+    if digest is None:
+        decision = _standing(workflow_id).decision
+        digest = "" if decision is None else decision.digest
+    _answer(
+        workflow_id,
+        "deny",
+        _checked(lambda: Denial(approver=user_id or signed_in_user(), digest=str(digest), reason=reason)),
+    )
+    click.echo(f"denied {workflow_id}")
+
+
+def _answer(workflow_id: str, update: str, argument: Contract) -> None:
+    from starter.answering import answer
+    from starter.following import handle_of
+    from workflows.connection import connect, refusals_named
+
+    async def run() -> None:
+        with refusals_named():
+            await answer(await handle_of(await connect(), workflow_id), update, argument)
+
+    asyncio.run(run())
+
+
+def _standing(workflow_id: str) -> Standing:
+    from starter.answering import NoWorkerAnswers
+    from starter.following import handle_of
+    from starter.rotations import standing_of
+    from workflows.connection import connect, refusals_named
+
+    async def run() -> Standing | None:
+        with refusals_named():
+            return await standing_of(await handle_of(await connect(), workflow_id))
+
+    standing = asyncio.run(run())
+    if standing is None:
+        raise NoWorkerAnswers("no worker says what the rotation waits for")
+    return standing
+
+
+def _shown(standing: Standing) -> list[str]:
+    decision: GroundedDecision | None = standing.decision
+    if decision is None:
+        return [f"nothing waits for an approval: the rotation is {standing.phase.replace('_', ' ')}"]
+    cited = ", ".join(str(line) for line in decision.source_lines)
+    window = f", window {decision.rotation_window_days} days" if decision.rotation_window_days else ""
+    due = f", due {decision.rotate_by:%Y-%m-%d}" if decision.rotate_by else ""
+    return [
+        f"rotate     {standing.key_id} of {standing.account_id}",
+        f"decision   {decision.decision} under {cited}{window}{due}",
+        f"asked by   {', '.join(standing.requested_by)}",
+        f"approvers  {', '.join(decision.approvers)}",
+        f"digest     {decision.digest}",
+    ]
+
+
+def _checked(make: Callable[[], Any]) -> Any:
+    try:
+        return make()
+    except ValidationError as error:
+        fault = error.errors(include_input=False)[0]
+        name = {"operator": "--user", "approver": "--user"}.get(str(fault["loc"][0]), f"--{fault['loc'][0]}")
+        raise InvalidRequest(f"{name}: {fault['msg'].removeprefix('Value error, ')}") from None

@@ -1,0 +1,102 @@
+"""What a rotation waits for from a person: one question at a time, one answer to it, everything else refused by name.
+
+Validators run before an update is written to history: what they refuse has changed nothing and left no event.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+from temporalio import workflow
+from temporalio.exceptions import ApplicationError
+
+with workflow.unsafe.imports_passed_through():
+    from keyturn.contracts import (
+        Abandonment,
+        Approval,
+        Denial,
+        Resumption,
+        RotationRequest,
+        Standing,
+    )
+    from workflows.visibility import APPROVAL, PARKED
+
+Answer = Resumption | Abandonment | Approval | Denial | RotationRequest
+
+
+class Waiting:
+    """The open question to a person, if there is one, and the answer that came."""
+
+    def __init__(self) -> None:
+        self.standing = Standing(phase="deciding")
+        self._answer: Answer | None = None
+
+    async def for_person(self, standing: Standing) -> Answer | None:
+        """Wait for an answer until `standing.until`; None if none came. The search attribute tells of it meanwhile."""
+        if standing.until is None:
+            raise ValueError("a question to a person has an end")
+        self.standing, self._answer = standing, None
+        kind = APPROVAL if standing.phase == "awaiting_approval" else standing.kind
+        workflow.upsert_search_attributes([PARKED.value_set(kind or "unforeseen")])
+        with suppress(TimeoutError):
+            await workflow.wait_condition(
+                lambda: self._answer is not None,
+                timeout=standing.until - workflow.now(),
+                timeout_summary=f"wait for a person: {kind}",
+            )
+        answer, self._answer = self._answer, None
+        self.standing = Standing(phase="deciding", request_digest=standing.request_digest)
+        workflow.upsert_search_attributes([PARKED.value_unset()])
+        return answer
+
+    def take(self, answer: Answer) -> None:
+        """Give the answer to the open question; its validator has seen it."""
+        self._answer = answer
+
+    def expect_parked(self) -> None:
+        """Refuse what only a parked rotation can take."""
+        self._expect("parked")
+
+    def expect_approver(self, approver: str, digest: str, *, asked_by: Sequence[str]) -> None:
+        """Refuse all but an approver's word on the decision that waits.
+
+        Args:
+            approver: who says to be one.
+            digest: of the decision that they saw.
+            asked_by: who may not approve; empty for a denial.
+        """
+        self._expect("awaiting_approval")
+        decision = self.standing.decision
+        if decision is None or decision.digest != digest:
+            raise refusal("stale_digest", "the decision that waits is another one than this: look at it again")
+        if approver in asked_by:
+            raise refusal("own_request", "whoever asked for a rotation cannot approve it")
+        if approver not in decision.approvers:
+            raise refusal("not_an_approver", "this is no approver of the policy line that was cited")
+
+    def expect_new_evidence(self, request: RotationRequest, digest: str, current: RotationRequest) -> None:
+        """Refuse a restatement of anything but the same rotation on other evidence.
+
+        Args:
+            request: as it is stated anew.
+            digest: its digest.
+            current: as it was stated before.
+        """
+        self._expect("parked", "awaiting_approval")
+        if _rotation_of(request) != _rotation_of(current):
+            raise refusal("other_rotation", "this is a request for another rotation")
+        if digest == self.standing.request_digest:
+            raise refusal("same_evidence", "the evidence is the same: the question stands as it is")
+
+    def _expect(self, *phases: str) -> None:
+        if self.standing.phase not in phases or self._answer is not None:
+            now = "answered already" if self._answer is not None else f"at {self.standing.phase}"
+            raise refusal("not_waiting", f"the rotation is not {' or '.join(phases)}: it is {now}")
+
+
+def refusal(kind: str, message: str) -> ApplicationError:
+    """Return what a validator raises: the update is refused under this name, and nothing changed."""
+    return ApplicationError(message, type=kind, non_retryable=True)
+
+
+def _rotation_of(request: RotationRequest) -> tuple[object, ...]:
+    return request.tenant_id, request.account_id, request.credential.key_id, set(request.policy_lines)
