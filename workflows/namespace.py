@@ -23,7 +23,7 @@ async def missing_search_attributes(client: Client) -> list[str]:
 
 
 async def add_search_attributes(client: Client, names: Iterable[str] = SEARCH_ATTRIBUTES) -> None:
-    """Add the search attributes `names` to the client's namespace. On Temporal Cloud they are added by its own tools."""
+    """Add the search attributes `names` to the namespace of `client`. Temporal Cloud has tools of its own for that."""
     wanted = {name: _TYPES[SEARCH_ATTRIBUTES[name]] for name in names}
     if wanted:
         await client.operator_service.add_search_attributes(

@@ -76,9 +76,20 @@ def create_options() -> ActivityOptions:
 
 def withdraw_options() -> ActivityOptions:
     """Return the options of `withdraw_claim`: any number of attempts within a day."""
-    return create_options() | {"schedule_to_close_timeout": WITHDRAW_WITHIN}
+    return _patient(WITHDRAW_WITHIN)
 
 
 def record_options() -> ActivityOptions:
     """Return the options of `record_event`: any number of attempts within a day."""
-    return create_options() | {"schedule_to_close_timeout": RECORD_WITHIN}
+    return _patient(RECORD_WITHIN)
+
+
+def _patient(within: timedelta) -> ActivityOptions:
+    return {
+        "start_to_close_timeout": CREATE_START_TO_CLOSE,
+        "schedule_to_close_timeout": within,
+        # A database that is away for hours is asked some 150 times a day, and not 3,000 times: attempts are billed.
+        "retry_policy": RetryPolicy(
+            initial_interval=BASE, backoff_coefficient=2.0, maximum_interval=timedelta(minutes=10)
+        ),
+    }

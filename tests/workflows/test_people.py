@@ -1,0 +1,429 @@
+"""What waits for a person: parked rotations and approvals, and everything that is refused on the way."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from temporalio.client import Client, WorkflowUpdateFailedError
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import WorkflowEnvironment
+
+from keyturn.contracts import (
+    Abandonment,
+    Approval,
+    Denial,
+    Failed,
+    JobCreated,
+    JobOrder,
+    Rejected,
+    Resumption,
+    RotationJob,
+    RotationRequest,
+    Standing,
+    WaitingForPerson,
+)
+from keyturn.errors import (
+    AuthenticationFailed,
+    ContextWindowExceeded,
+    CostCapExceeded,
+    JobStoreUnavailable,
+    KeyturnError,
+    QuotaExhausted,
+    RequestRefused,
+    UnexpectedStatus,
+    UnknownPolicyLine,
+    UnknownPromptVersion,
+)
+from keyturn.jobs.store import JobStore
+from keyturn.policy.catalogue import Catalogue, load_catalogue
+from starter.answering import AnswerRefused, answer, resume_all, waiting_rotations
+from starter.outcomes import as_lines, as_object, exit_status
+from starter.requests import id_of
+from starter.rotations import Handle, outcome_of, rotate, standing_of, start_or_attach
+from tests.cases import facts, request
+from tests.workers_for_tests import ELIGIBLE, Claims, Script, worker_on
+
+APPROVERS = ("omar", "priya")
+OMAR = "omar"
+
+
+def with_approval(*, window_days: int = 30, approvers: Sequence[str] = APPROVERS) -> Catalogue:
+    """The shipped catalogue, in which P-7 asks for an approval."""
+    changed = {"approval": "required", "approvers": tuple(approvers), "window_days": window_days}
+    return Catalogue(line.model_copy(update=changed) if line.id == "P-7" else line for line in load_catalogue())
+
+
+@dataclass
+class Desk:
+    """A running worker and one rotation on it."""
+
+    client: Client
+    queue: str
+    handle: Handle
+    asked: RotationRequest
+    script: Script
+
+    async def at(self, phase: str) -> Standing:
+        """Wait until the rotation is at `phase`."""
+        async with asyncio.timeout(20):
+            while True:
+                standing = await standing_of(self.handle)
+                if standing is not None and standing.phase == phase:
+                    return standing
+                await asyncio.sleep(0.02)
+
+    async def refused(self, update: str, argument: Any) -> str:
+        """Send what must be refused; returns the name of the refusal."""
+        with pytest.raises(WorkflowUpdateFailedError) as caught:
+            await self.handle.execute_update(update, argument)
+        assert isinstance(caught.value.cause, ApplicationError)
+        return str(caught.value.cause.type)
+
+
+@asynccontextmanager
+async def desk(
+    client: Client, script: Script, claims: Claims, *, catalogue: Catalogue | None = None, **changed: Any
+) -> AsyncIterator[Desk]:
+    queue, asked = f"test-{uuid.uuid4().hex}", request(**{"user_id": "luna"} | changed)
+    async with worker_on(client, queue, script, claims, catalogue=catalogue):
+        rotation = await start_or_attach(client, asked, task_queue=queue)
+        yield Desk(client, queue, rotation.handle, asked, script)
+
+
+async def trail(store: JobStore, desk: Desk) -> list[tuple[str, str]]:
+    events = await store.events(tenant_id="default", workflow_id=id_of(desk.asked))
+    return [(event["event"], event["actor"]) for event in events]
+
+
+# -- parked ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        QuotaExhausted("x"),
+        AuthenticationFailed("x"),
+        RequestRefused("x"),
+        UnexpectedStatus("x"),
+        CostCapExceeded("x"),
+        ContextWindowExceeded("x"),
+        UnknownPolicyLine("x"),
+        UnknownPromptVersion("x"),
+    ],
+    ids=lambda error: error.kind,
+)
+async def test_what_a_person_must_mend_is_parked_and_one_job_follows_when_it_is(
+    temporal: Client, sqlite_store: JobStore, error: KeyturnError
+) -> None:
+    """One call each time: no retry mends it; what mends it is told; resumed, it asks again and makes its one job."""
+    async with desk(temporal, Script(error, ELIGIBLE), sqlite_store) as here:
+        standing = await here.at("parked")
+        assert (standing.kind, standing.mend) == (error.kind, error.mend)
+        assert here.script.calls == 1
+        await answer(here.handle, "resume", Resumption(operator=OMAR))
+        outcome = await outcome_of(here.handle)
+        assert isinstance(outcome, JobCreated)
+        assert here.script.calls == 2
+        assert await trail(sqlite_store, here) == [("parked", "keyturn"), ("resumed", OMAR), ("created", "luna")]
+    assert len(await sqlite_store.jobs(tenant_id="default", limit=10)) == 1
+
+
+async def test_asking_for_a_parked_rotation_says_at_once_what_it_waits_for(
+    temporal: Client, sqlite_store: JobStore
+) -> None:
+    """The person at the screen does not wait out their patience; the exit status is one of its own."""
+    async with desk(temporal, Script(QuotaExhausted("x")), sqlite_store) as here:
+        began = asyncio.get_running_loop().time()
+        attached, outcome = await rotate(temporal, here.asked, task_queue=here.queue, wait_seconds=30)
+        assert asyncio.get_running_loop().time() - began < 10
+        assert attached
+        assert isinstance(outcome, WaitingForPerson)
+        assert (outcome.status, outcome.kind, exit_status(outcome)) == ("parked", "quota_exhausted", 5)
+        assert as_object("id", outcome)["next_step"] == "fail_and_fix_quota"
+        assert "nothing is lost" in as_lines("id", outcome)[0]
+        await answer(here.handle, "abandon", Abandonment(operator=OMAR, reason="the end of this test"))
+        await outcome_of(here.handle)
+
+
+async def test_an_abandoned_rotation_ends_by_its_name_and_may_be_asked_for_again(
+    temporal: Client, sqlite_store: JobStore
+) -> None:
+    """Who and why stand in the audit trail."""
+    async with desk(temporal, Script(QuotaExhausted("x"), ELIGIBLE), sqlite_store) as here:
+        await here.at("parked")
+        await answer(here.handle, "abandon", Abandonment(operator=OMAR, reason="the account is closed"))
+        outcome = await outcome_of(here.handle)
+        assert isinstance(outcome, Failed)
+        assert outcome.kind == "abandoned"
+        events = await sqlite_store.events(tenant_id="default", workflow_id=id_of(here.asked))
+        assert events[-1]["actor"] == OMAR
+        assert events[-1]["detail"] == {"kind": "quota_exhausted", "reason": "the account is closed"}
+        assert await sqlite_store.jobs(tenant_id="default", limit=10) == []
+        _, second = await rotate(temporal, here.asked, task_queue=here.queue, wait_seconds=30)
+        assert isinstance(second, JobCreated)
+
+
+async def test_a_parked_rotation_that_nobody_mends_ends_after_a_week(
+    skipping: WorkflowEnvironment, sqlite_store: JobStore
+) -> None:
+    """As a named failure that still says what was wrong."""
+    async with desk(skipping.client, Script(QuotaExhausted("x")), sqlite_store) as here:
+        outcome = await outcome_of(here.handle)
+        description = await here.handle.describe()
+    assert isinstance(outcome, Failed)
+    assert (outcome.kind, outcome.next_step) == ("parked_expired", "fail_and_fix_quota")
+    assert "quota_exhausted" in outcome.mend
+    assert description.close_time is not None
+    assert timedelta(days=7) <= description.close_time - description.start_time < timedelta(days=7, minutes=1)
+
+
+async def test_a_database_that_is_away_too_long_is_waited_for_and_the_model_is_not_asked_again(
+    skipping: WorkflowEnvironment, sqlite_store: JobStore
+) -> None:
+    """The decision is paid for: after ten minutes it is parked, and resuming makes the job of that decision."""
+
+    class Away(JobStore):
+        """The real store behind a database that does not answer until it is mended."""
+
+        def __init__(self) -> None:
+            self.mended = False
+
+        async def create_once(self, order: JobOrder, *, idempotency_key: str, fence: int) -> RotationJob:
+            if not self.mended:
+                raise JobStoreUnavailable("away")
+            return await sqlite_store.create_once(order, idempotency_key=idempotency_key, fence=fence)
+
+        async def record_event(self, *arguments: Any, **named: Any) -> None:
+            await sqlite_store.record_event(*arguments, **named)
+
+    claims = Away()
+    async with desk(skipping.client, Script(ELIGIBLE), claims) as here:
+        with skipping.auto_time_skipping_disabled():
+            await skipping.sleep(timedelta(minutes=11))
+            standing = await here.at("parked")
+            assert standing.kind == "job_store_unavailable"
+            claims.mended = True
+            await answer(here.handle, "resume", Resumption(operator=OMAR))
+        outcome = await outcome_of(here.handle)
+    assert isinstance(outcome, JobCreated)
+    assert here.script.calls == 1
+
+
+async def test_a_whole_outage_is_resumed_by_its_kind(temporal: Client, sqlite_store: JobStore) -> None:
+    """Twelve parked rotations of one tenant: listed, resumed by one command, twelve jobs; another kind stays parked."""
+    tenant, queue = f"t{uuid.uuid4().hex[:12]}", f"test-{uuid.uuid4().hex}"
+    quota = Script(*[QuotaExhausted("x")] * 12, AuthenticationFailed("x"), ELIGIBLE)
+    asked = [request(tenant_id=tenant, account_id=f"acct_{number}") for number in range(12)]
+    async with worker_on(temporal, queue, quota, sqlite_store):
+        handles = [(await start_or_attach(temporal, one, task_queue=queue)).handle for one in asked]
+        await _listed(temporal, tenant, "quota_exhausted", 12)
+        other = (await start_or_attach(temporal, request(tenant_id=tenant), task_queue=queue)).handle
+        await _listed(temporal, tenant, "authentication_failed", 1)
+        resumption = Resumption(operator=OMAR)
+        resumed, refused = await resume_all(temporal, resumption, kind="quota_exhausted", tenant=tenant, at_once=5)
+        assert (resumed, refused) == (12, [])
+        outcomes = [await outcome_of(handle) for handle in handles]
+        assert all(isinstance(outcome, JobCreated) for outcome in outcomes)
+        assert len(await sqlite_store.jobs(tenant_id=tenant, limit=100)) == 12
+        assert (await _listed(temporal, tenant, None, 1))[0]["kind"] == "authentication_failed"
+        await other.terminate()
+
+
+async def _listed(client: Client, tenant: str, kind: str | None, number: int) -> list[dict[str, str]]:
+    async with asyncio.timeout(20):  # visibility follows history within a second
+        while True:
+            rows = [row async for row in waiting_rotations(client, tenant=tenant, kind=kind, limit=100)]
+            if len(rows) == number:
+                return rows
+            await asyncio.sleep(0.05)
+
+
+async def test_other_evidence_for_a_parked_rotation_is_decided_at_once(
+    temporal: Client, sqlite_store: JobStore
+) -> None:
+    """Asking with newer facts attaches, states them, and the decision is made on those."""
+    key = facts(key_id="key_restated", age_days=12)
+    async with desk(temporal, Script(QuotaExhausted("x"), ELIGIBLE), sqlite_store, credential=key) as here:
+        await here.at("parked")
+        newer = request(user_id="noor", credential=facts(key_id="key_restated", age_days=40))
+        attached, outcome = await rotate(temporal, newer, task_queue=here.queue, wait_seconds=30)
+        assert attached
+        assert isinstance(outcome, JobCreated)
+        assert ("restated", "noor") in await trail(sqlite_store, here)
+
+
+# -- approvals ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_line_that_asks_for_an_approval_gets_its_job_when_one_is_given(
+    temporal: Client, store: JobStore
+) -> None:
+    """Bound to the decision that was shown; the approver stands in the outcome and in the job's audit."""
+    async with desk(temporal, Script(ELIGIBLE), store, catalogue=with_approval()) as here:
+        standing = await here.at("awaiting_approval")
+        assert standing.decision is not None
+        assert standing.decision.approvers == APPROVERS
+        assert (standing.account_id, standing.requested_by) == ("acct_10234", ("luna",))
+        assert await store.jobs(tenant_id="default", limit=10) == []
+        await answer(here.handle, "approve", Approval(approver=OMAR, digest=standing.decision.digest))
+        outcome = await outcome_of(here.handle)
+        assert isinstance(outcome, JobCreated)
+        assert outcome.approved_by == OMAR
+        assert await trail(store, here) == [("approval_requested", "luna"), ("approved", OMAR), ("created", "luna")]
+        created = (await store.events(tenant_id="default", workflow_id=id_of(here.asked)))[-1]
+        assert created["detail"] == {"decision_digest": standing.decision.digest, "approved_by": OMAR}
+
+
+async def test_a_denied_decision_makes_no_job(temporal: Client, sqlite_store: JobStore) -> None:
+    """The outcome is a rejection, and the reason is in the audit trail."""
+    async with desk(temporal, Script(ELIGIBLE), sqlite_store, catalogue=with_approval()) as here:
+        standing = await here.at("awaiting_approval")
+        assert standing.decision is not None
+        denial = Denial(approver="priya", digest=standing.decision.digest, reason="frozen until Monday")
+        await answer(here.handle, "deny", denial)
+        outcome = await outcome_of(here.handle)
+        assert isinstance(outcome, Rejected)
+        assert outcome.reason == "approval_denied"
+        assert (await trail(sqlite_store, here))[-1] == ("denied", "priya")
+        assert await sqlite_store.jobs(tenant_id="default", limit=10) == []
+        with pytest.raises(AnswerRefused, match="ended"):  # late
+            await answer(here.handle, "approve", Approval(approver=OMAR, digest=standing.decision.digest))
+
+
+async def test_an_approval_that_nobody_gives_expires(skipping: WorkflowEnvironment, sqlite_store: JobStore) -> None:
+    """After a week, by its name; the evidence of then must be asked about anew."""
+    async with desk(skipping.client, Script(ELIGIBLE), sqlite_store, catalogue=with_approval()) as here:
+        outcome = await outcome_of(here.handle)
+    assert isinstance(outcome, Failed)
+    assert outcome.kind == "approval_expired"
+    assert await sqlite_store.jobs(tenant_id="default", limit=10) == []
+
+
+async def test_approvals_that_do_not_count_are_refused_by_name_and_change_nothing(
+    temporal: Client, sqlite_store: JobStore
+) -> None:
+    """By strangers, by the requester, of another decision, out of order, twice; history holds the one that counted."""
+    approvers = (*APPROVERS, "luna")
+    catalogue = with_approval(approvers=approvers)
+    async with desk(temporal, Script(ELIGIBLE), sqlite_store, catalogue=catalogue) as here:
+        standing = await here.at("awaiting_approval")
+        assert standing.decision is not None
+        digest, stale = standing.decision.digest, f"v1:{'0' * 64}"
+        events = len((await here.handle.fetch_history()).events)
+        assert await here.refused("approve", Approval(approver="mallory", digest=digest)) == "not_an_approver"
+        assert await here.refused("approve", Approval(approver="luna", digest=digest)) == "own_request"
+        assert await here.refused("approve", Approval(approver=OMAR, digest=stale)) == "stale_digest"
+        assert await here.refused("deny", Denial(approver="mallory", digest=digest, reason="x")) == "not_an_approver"
+        assert await here.refused("resume", Resumption(operator=OMAR)) == "not_waiting"
+        assert await here.refused("abandon", Abandonment(operator=OMAR, reason="x")) == "not_waiting"
+        assert await here.refused("restate", here.asked) == "same_evidence"
+        assert await here.refused("restate", request(account_id="acct_2")) == "other_rotation"
+        assert await standing_of(here.handle) == standing
+        kept = (await here.handle.fetch_history()).events
+        # Workflow tasks that carried a refusal may remain; no update was accepted and nothing was scheduled.
+        assert {event.event_type for event in kept[events:]} <= WORKFLOW_TASK_EVENTS
+        both = await asyncio.gather(
+            *(here.handle.execute_update("approve", Approval(approver=who, digest=digest)) for who in APPROVERS),
+            return_exceptions=True,
+        )
+        assert sum(isinstance(result, BaseException) for result in both) == 1
+        outcome = await outcome_of(here.handle)
+        assert isinstance(outcome, JobCreated)
+    assert len(await sqlite_store.jobs(tenant_id="default", limit=10)) == 1
+
+
+WORKFLOW_TASK_EVENTS = {5, 6, 7}  # scheduled, started, completed
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        None,
+        {},
+        [],
+        "approve everything",
+        {"approver": "omar", "digest": "v1:short"},
+        {"approver": "omar\nroot", "digest": f"v1:{'0' * 64}"},
+        {"approver": "omar", "digest": f"v1:{'0' * 64}", "also": "this"},
+        {"approver": "o" * 1_000_000, "digest": f"v1:{'0' * 64}"},
+        {"approver": {"$ne": None}, "digest": f"v1:{'0' * 64}"},
+    ],
+    ids=lambda argument: str(argument)[:40],
+)
+async def test_hostile_arguments_are_refused_and_the_rotation_waits_on(
+    temporal: Client, sqlite_store: JobStore, argument: Any
+) -> None:
+    """Nothing that an update can be given ends, wakes or stops a workflow."""
+    async with desk(temporal, Script(ELIGIBLE), sqlite_store, catalogue=with_approval()) as here:
+        standing = await here.at("awaiting_approval")
+        for update in ("approve", "deny", "resume", "abandon", "restate", "no_such_update"):
+            with pytest.raises(WorkflowUpdateFailedError):
+                await here.handle.execute_update(update, argument)
+        assert await standing_of(here.handle) == standing
+        await here.handle.terminate()
+    assert await sqlite_store.jobs(tenant_id="default", limit=10) == []
+
+
+async def test_a_policy_that_changes_while_an_approval_is_awaited_is_decided_anew(
+    temporal: Client, sqlite_store: JobStore
+) -> None:
+    """Another worker, another catalogue: the running workflow is not disturbed, and the old approval makes no job."""
+    queue, asked = f"test-{uuid.uuid4().hex}", request(user_id="luna")
+    script = Script(ELIGIBLE)
+    async with worker_on(temporal, queue, script, sqlite_store, catalogue=with_approval()):
+        handle = (await start_or_attach(temporal, asked, task_queue=queue)).handle
+        here = Desk(temporal, queue, handle, asked, script)
+        before = await here.at("awaiting_approval")
+    newer = Script(ELIGIBLE.replace("30", "14"))
+    async with worker_on(temporal, queue, newer, sqlite_store, catalogue=with_approval(window_days=14)):
+        assert before.decision is not None
+        assert await standing_of(handle) == before  # replayed by the new worker, and where it was
+        await answer(handle, "approve", Approval(approver=OMAR, digest=before.decision.digest))
+        async with asyncio.timeout(20):
+            while (after := await here.at("awaiting_approval")) == before or after.decision == before.decision:
+                await asyncio.sleep(0.02)
+        assert after.decision is not None
+        assert after.decision.rotation_window_days == 14
+        assert await sqlite_store.jobs(tenant_id="default", limit=10) == []
+        assert await here.refused("approve", Approval(approver=OMAR, digest=before.decision.digest)) == "stale_digest"
+        await answer(handle, "approve", Approval(approver=OMAR, digest=after.decision.digest))
+        outcome = await outcome_of(handle)
+    assert isinstance(outcome, JobCreated)
+    [job] = await sqlite_store.jobs(tenant_id="default", limit=10)
+    assert job["rotation_window_days"] == 14
+    assert ("decided_anew", "keyturn") in await trail(sqlite_store, here)
+
+
+async def test_whoever_restates_a_request_is_a_requester_too(temporal: Client, sqlite_store: JobStore) -> None:
+    """An approver cannot approve what they asked for, by whichever way they asked."""
+    key = facts(key_id="key_restated_2", age_days=12)
+    async with desk(temporal, Script(ELIGIBLE), sqlite_store, catalogue=with_approval(), credential=key) as here:
+        first = await here.at("awaiting_approval")
+        newer = request(user_id=OMAR, credential=facts(key_id="key_restated_2", age_days=40))
+        _, outcome = await rotate(temporal, newer, task_queue=here.queue, wait_seconds=30)
+        assert isinstance(outcome, WaitingForPerson)
+        standing = await here.at("awaiting_approval")
+        assert first.decision is not None
+        assert standing.decision is not None
+        assert standing.decision.digest != first.decision.digest
+        assert standing.requested_by == ("luna", OMAR)
+        digest = standing.decision.digest
+        assert await here.refused("approve", Approval(approver=OMAR, digest=digest)) == "own_request"
+        await answer(here.handle, "approve", Approval(approver="priya", digest=digest))
+        assert isinstance(await outcome_of(here.handle), JobCreated)
+
+
+async def test_a_line_that_only_the_requester_could_approve_is_rejected_at_once(
+    temporal: Client, sqlite_store: JobStore
+) -> None:
+    """Nobody waits a week for an approval that cannot come."""
+    catalogue = with_approval(approvers=("luna",))
+    async with desk(temporal, Script(ELIGIBLE), sqlite_store, catalogue=catalogue) as here:
+        outcome = await outcome_of(here.handle)
+    assert isinstance(outcome, Rejected)
+    assert outcome.reason == "approval_required"
