@@ -1,15 +1,17 @@
-"""The whole stack on loopback: Temporal's dev server with UI, the simulator, SQLite and one worker."""
+"""The whole stack on loopback: Temporal's dev server with UI, the codec server, the simulator, SQLite, one worker."""
 
 import asyncio
 import os
+import secrets
 import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+import httpx
 from temporalio.client import Client
 
 from keyturn.database import database_url
@@ -32,6 +34,7 @@ class Ports:
     temporal: int = 0
     ui: int = 0
     simulator: int = 0
+    codec: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Stack:
     database: str
     keys: Path
     keyring: Keyring
+    codec: str | None
     worker: asyncio.subprocess.Process
 
     def history_url(self, workflow_id: str) -> str:
@@ -55,7 +59,13 @@ class Stack:
 
 @asynccontextmanager
 async def embedded_stack(
-    folder: Path, *, ports: Ports, keep: bool, worker_log: Path | None, simulated: bool = True
+    folder: Path,
+    *,
+    ports: Ports,
+    keep: bool,
+    worker_log: Path | None,
+    simulated: bool = True,
+    codec: bool = False,
 ) -> AsyncIterator[Stack]:
     """Yield the stack when its servers are up and its worker is started; stop all of it, the worker first, afterwards.
 
@@ -65,11 +75,12 @@ async def embedded_stack(
         keep: whether Temporal's state is kept in a file too, and not in memory.
         worker_log: the file that takes the worker's log; None writes it to standard error.
         simulated: False asks the provider that this process's environment names.
+        codec: whether a codec server shows the UI clear text; its operator's token is in `folder`, `codec_token`.
 
     Raises:
         StackNotStarted: a part did not come up; what had come up is stopped.
     """
-    for port in (ports.temporal, ports.ui, ports.simulator):
+    for port in (ports.temporal, ports.ui, ports.simulator, ports.codec):
         _refuse_taken(port)
     ui_port = ports.ui or free_port()
     database = f"sqlite:///{folder / 'keyturn.db'}"
@@ -78,6 +89,10 @@ async def embedded_stack(
         write_keys(keys)
     keyring = load_keyring(text=None, file=keys, development=True)
     async with AsyncExitStack() as parts:
+        decoder = None
+        if codec:
+            serving = codec_process(ports.codec or free_port(), folder, keys=keys, ui_port=ui_port)
+            decoder = await parts.enter_async_context(serving)
         client = await parts.enter_async_context(
             dev_server(
                 port=ports.temporal or None,
@@ -85,6 +100,7 @@ async def embedded_stack(
                 database=folder / "temporal.db" if keep else None,
                 log=folder / "temporal.log",
                 keyring=keyring,
+                codec=decoder,
             )
         )
         address = client.service_client.config.target_host
@@ -98,7 +114,7 @@ async def embedded_stack(
                 log=worker_log,
             )
         )
-        yield Stack(client, address, f"http://127.0.0.1:{ui_port}", simulator, database, keys, keyring, worker)
+        yield Stack(client, address, f"http://127.0.0.1:{ui_port}", simulator, database, keys, keyring, decoder, worker)
 
 
 @asynccontextmanager
@@ -112,6 +128,33 @@ async def simulator_process(port: int = 0) -> AsyncIterator[str]:
         if not line:
             raise StackNotStarted("the simulator did not start")
         yield line.decode().strip()
+
+
+@asynccontextmanager
+async def codec_process(port: int, folder: Path, *, keys: Path, ui_port: int) -> AsyncIterator[str]:
+    """Yield the address of a codec server for the UI at `ui_port`; stop it afterwards. Raises StackNotStarted."""
+    token = folder / "codec_token"
+    if not token.exists():
+        token.touch(mode=0o600)
+        token.write_text(secrets.token_urlsafe(32))
+    address = f"127.0.0.1:{port}"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)} | {
+        "KEYTURN_PAYLOAD_KEYS_FILE": str(keys),
+        "KEYTURN_CODEC_ADDRESS": address,
+        "KEYTURN_CODEC_ORIGINS": f"http://127.0.0.1:{ui_port},http://localhost:{ui_port}",
+        "KEYTURN_CODEC_TOKENS": f"operator:{token.read_text().strip()}",
+    }
+    command = [sys.executable, "-m", "starter", "codec"]
+    async with child(command, environment=environment, folder=folder, log=folder / "codec.log") as process:
+        async with asyncio.timeout(START_SECONDS), httpx.AsyncClient(trust_env=False) as http:
+            while process.returncode is None:
+                with suppress(httpx.HTTPError):
+                    (await http.get(f"http://{address}/healthz")).raise_for_status()
+                    break
+                await asyncio.sleep(0.05)
+        if process.returncode is not None:
+            raise StackNotStarted(f"the codec server ended at once: {folder / 'codec.log'} says why")
+        yield f"http://{address}"
 
 
 def worker_environment(address: str, database: str, simulator: str | None, *, keys: Path | None) -> dict[str, str]:

@@ -24,6 +24,7 @@ COMMANDS = {
     "approve": ("starter.people", "approve", "Approve the decision that a rotation waits with."),
     "deny": ("starter.people", "deny", "Deny the decision that a rotation waits with."),
     "jobs": ("workers.commands", "jobs", "List rotation jobs, newest first."),
+    "audit": ("workers.commands", "audit", "Show who did what with a rotation."),
     "calls": ("workers.ledger_commands", "calls", "List model calls, newest first."),
     "costs": ("workers.ledger_commands", "costs", "Sum what model calls cost, by task, model, user or day."),
     "ask": ("workers.ledger_commands", "ask", "Ask a model one task, once, without a workflow."),
@@ -31,6 +32,9 @@ COMMANDS = {
     "doctor": ("workers.commands", "doctor", "Check that everything a rotation needs is there."),
     "worker": ("workers.commands", "worker", "Run a worker."),
     "migrate": ("workers.commands", "migrate", "Bring the database's schema up to date."),
+    "namespace": ("workers.commands", "namespace", "Add Keyturn's search attributes to the Temporal namespace."),
+    "codec": ("workers.codec_commands", "codec", "Serve clear text of sealed payloads to operators."),
+    "keys": ("workers.codec_commands", "keys", "Print new payload keys, and tell which are held here."),
     "demo": ("stack.commands", "demo", "Show rotations on an embedded stack, then end."),
     "dev": ("stack.commands", "dev", "Run the embedded stack until Ctrl-C."),
 }

@@ -137,16 +137,16 @@ def status(workflow_id: str, as_json: bool) -> None:
     from starter.rotations import outcome_of
     from workflows.connection import connect, refusals_named
 
-    async def run() -> tuple[list[str] | None, Any]:
+    async def run() -> tuple[str, list[str] | None, Any]:
         with refusals_named():
             handle = await handle_of(await connect(), workflow_id)
             progress = await progress_of(handle)
             if isinstance(progress, list):
-                return progress, None
-            return None, progress or await outcome_of(handle)
+                return handle.id, progress, None
+            return handle.id, None, progress or await outcome_of(handle)
 
     try:
-        progress, outcome = asyncio.run(run())
+        workflow_id, progress, outcome = asyncio.run(run())
     except KeyturnError as error:
         _end_before_start(error, workflow_id, as_json=as_json)
     if progress is not None:

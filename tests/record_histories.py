@@ -1,54 +1,197 @@
-"""Record one history of each outcome into tests/histories: `make histories`.
+"""Run a rotation to each of its ends, and record how it got there: `make histories`.
 
-Do this when a new outcome is added. A history that no longer replays is not to be recorded anew: it stands for
-workflows that run in production, and the change that broke it needs `workflow.patched()`.
+`tests/histories` holds a history a case, which must replay for ever, and `commands.json`, the commands that each case
+gives Temporal. Do this when a new case is added. A history that no longer replays is not to be recorded anew: it stands
+for workflows that run in production, and the change that broke it needs `workflow.patched()`.
 """
 
 import asyncio
+import json
 import tempfile
-from collections.abc import Mapping
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import Client, WorkflowHistory
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.testing import WorkflowEnvironment
+
+from keyturn.contracts import Abandonment, Approval, Denial, Resumption
 from keyturn.database import database_url, open_database
 from keyturn.errors import ProviderTimeout, ProviderUnavailable, QuotaExhausted
 from keyturn.jobs.store import JobStore
+from keyturn.policy.catalogue import Catalogue, load_catalogue
+from stack.processes import program
 from stack.temporal import dev_server
-from starter.rotations import outcome_of, start_or_attach
-from tests.cases import facts, request
-from tests.workers_for_tests import ELIGIBLE, Script, worker_on
+from starter.answering import answer
+from starter.rotations import Handle, outcome_of, rotate, standing_of, start_or_attach
+from tests.boundaries import guarded
+from tests.cases import facts, order, request
+from tests.workers_for_tests import ELIGIBLE, ChangedForTheJob, Limit, Script, with_approval, worker_on
 from workers.schema import migrate
+from workflows.namespace import add_search_attributes
 
 FOLDER = Path(__file__).parent / "histories"
+COMMANDS = FOLDER / "commands" / "commands.json"
 NO = '{"decision":"%s","rotation_window_days":null,"source_line_ids":[]}'
-# Named for the outcome, with what was said to bring it about.
-SAID: Mapping[str, tuple[str | BaseException, ...]] = {
-    "job_created": (ELIGIBLE,),
-    "job_created_after_a_retry": (ProviderUnavailable("x"), ELIGIBLE),
-    "not_eligible": (NO % "not_eligible",),
-    "not_specified": (NO % "not_specified",),
-    "rejected": (ELIGIBLE.replace("30", "90"),),
-    "timeout": (ProviderTimeout("x"),),
-    "failed": (QuotaExhausted("x"),),
+
+
+@dataclass(frozen=True)
+class Case:
+    """How a rotation is brought to one of its ends: what the model says, and what people say."""
+
+    ends: str
+    said: tuple[str | BaseException, ...]
+    people: Callable[["Place"], Awaitable[object]] | None = None
+    catalogue: Callable[[], Catalogue] = load_catalogue
+    limit: Callable[[], Limit | None] = lambda: None
+    taken: bool = False  # whether the credential has an open job already
+    waits_long: bool = False  # for days: on the server that skips time
+
+
+@dataclass(frozen=True)
+class Place:
+    """A rotation under way."""
+
+    client: Client
+    handle: Handle
+    key_id: str
+    queue: str
+
+    async def digest_at(self, phase: str) -> str:
+        async with asyncio.timeout(20):
+            while True:
+                standing = await standing_of(self.handle)
+                if standing is not None and standing.phase == phase:
+                    return "" if standing.decision is None else standing.decision.digest
+                await asyncio.sleep(0.02)
+
+
+async def _resume(place: Place) -> None:
+    await place.digest_at("parked")
+    await answer(place.handle, "resume", Resumption(operator="omar"))
+
+
+async def _abandon(place: Place) -> None:
+    await place.digest_at("parked")
+    await answer(place.handle, "abandon", Abandonment(operator="omar", reason="closed"))
+
+
+async def _approve(place: Place) -> None:
+    digest = await place.digest_at("awaiting_approval")
+    await answer(place.handle, "approve", Approval(approver="omar", digest=digest))
+
+
+async def _deny(place: Place) -> None:
+    digest = await place.digest_at("awaiting_approval")
+    await answer(place.handle, "deny", Denial(approver="omar", digest=digest, reason="frozen"))
+
+
+async def _restate(place: Place) -> None:
+    await place.digest_at("parked")
+    newer = request(credential=facts(key_id=place.key_id, age_days=40), max_retries=1)
+    await rotate(place.client, newer, task_queue=place.queue, wait_seconds=30)
+
+
+CASES: Mapping[str, Case] = {
+    "job_created": Case("job_created", (ELIGIBLE,)),
+    "job_created_after_a_retry": Case("job_created", (ProviderUnavailable("x"), ELIGIBLE)),
+    "job_created_after_a_token_limit": Case("job_created", (ELIGIBLE,), limit=lambda: Limit(1, timedelta(seconds=1))),
+    "job_created_after_parking": Case("job_created", (QuotaExhausted("x"), ELIGIBLE), _resume),
+    "job_created_on_other_evidence": Case("job_created", (QuotaExhausted("x"), ELIGIBLE), _restate),
+    "job_created_when_approved": Case("job_created", (ELIGIBLE,), _approve, with_approval),
+    "job_created_when_decided_anew": Case("job_created", (ELIGIBLE,), catalogue=lambda: ChangedForTheJob(times=1)),
+    "not_eligible": Case("not_eligible", (NO % "not_eligible",)),
+    "not_specified": Case("not_specified", (NO % "not_specified",)),
+    "rejected": Case("rejected", (ELIGIBLE.replace("30", "90"),)),
+    "rejected_when_denied": Case("rejected", (ELIGIBLE,), _deny, with_approval),
+    "timeout": Case("timeout", (ProviderTimeout("x"),)),
+    "failed": Case("failed", (ProviderUnavailable("x"),)),
+    "failed_when_abandoned": Case("failed", (QuotaExhausted("x"),), _abandon),
+    "failed_with_its_claim_withdrawn": Case("failed", (ELIGIBLE,), taken=True),
+    "failed_when_nobody_mends": Case("failed", (QuotaExhausted("x"),), waits_long=True),
+    "failed_when_nobody_approves": Case("failed", (ELIGIBLE,), catalogue=with_approval, waits_long=True),
 }
 
 
-async def record(folder: Path) -> None:
-    """Run each case on a dev server and write its history."""
+@asynccontextmanager
+async def servers() -> AsyncIterator[Mapping[bool, Client]]:
+    """Yield a client of a dev server, and one of a server that skips time. Payloads are plain: the files are read."""
+    skipping = await WorkflowEnvironment.start_time_skipping(
+        data_converter=pydantic_data_converter, test_server_existing_path=str(program("temporal-test-server"))
+    )
+    async with dev_server() as client, skipping:
+        await add_search_attributes(skipping.client)
+        yield {False: client, True: skipping.client}
+
+
+async def run(name: str, case: Case, client: Client, store: JobStore) -> WorkflowHistory:
+    """Bring one rotation to the end of `case`; returns its history."""
+    key_id, queue = f"key_{name}", f"histories-{uuid.uuid4().hex}"
+    asked = request(credential=facts(key_id=key_id), max_retries=1)
+    if case.taken:
+        await store.create_once(order(credential=facts(key_id=key_id)), idempotency_key=uuid.uuid4().hex, fence=1)
+    guard = guarded(tokens=limit) if (limit := case.limit()) else None
+    script = Script(*case.said)
+    async with worker_on(client, queue, script, store, catalogue=case.catalogue(), guard=guard):
+        rotation = await start_or_attach(client, asked, task_queue=queue)
+        if case.people is not None:
+            await case.people(Place(client, rotation.handle, key_id, queue))
+        outcome = await outcome_of(rotation.handle)
+        if outcome.status != case.ends:
+            raise AssertionError(f"{name} ended as {outcome.status}, not as {case.ends}")
+        return await rotation.handle.fetch_history()
+
+
+def commands_of(history: WorkflowHistory) -> list[str]:
+    """What the workflow told Temporal to do, in its order: the part of a history that its code must repeat."""
+    return [told for event in history.events if (told := _command(event)) is not None]
+
+
+def _command(event: Any) -> str | None:
+    kind = EventType.Name(event.event_type).removeprefix("EVENT_TYPE_").lower()
+    match kind:
+        case "activity_task_scheduled":
+            return f"schedule activity {event.activity_task_scheduled_event_attributes.activity_type.name}"
+        case "upsert_workflow_search_attributes":
+            attributes = event.upsert_workflow_search_attributes_event_attributes.search_attributes
+            return f"upsert {', '.join(sorted(attributes.indexed_fields))}"
+        case "timer_started" | "timer_canceled" | "marker_recorded" | "workflow_execution_update_completed":
+            return kind.replace("_", " ")
+        case "workflow_execution_completed" | "workflow_execution_failed":
+            return kind.replace("_", " ")
+        case _:
+            return None
+
+
+@asynccontextmanager
+async def scratch_store() -> AsyncIterator[JobStore]:
+    """Yield a job store on a throw-away SQLite."""
     with tempfile.TemporaryDirectory() as scratch:
         url = database_url(f"sqlite:///{scratch}/keyturn.db")
         await asyncio.to_thread(migrate, url)
         engine = open_database(url)
-        async with dev_server() as client:
-            for name, said in SAID.items():
-                async with worker_on(client, "histories", Script(*said), JobStore(engine)):
-                    asked = request(credential=facts(key_id=f"key_{name}"), max_retries=1)
-                    rotation = await start_or_attach(client, asked, task_queue="histories")
-                    outcome = await outcome_of(rotation.handle)
-                    if not name.startswith(outcome.status):
-                        raise SystemExit(f"{name} ended as {outcome.status}")
-                    history = await rotation.handle.fetch_history()
-                (folder / f"{name}.json").write_text(history.to_json())
+        yield JobStore(engine)
         await engine.dispose()
+
+
+async def record(folder: Path) -> None:
+    """Run each case that has no history yet, and write its history and its commands."""
+    COMMANDS.parent.mkdir(parents=True, exist_ok=True)
+    commands: dict[str, list[str]] = json.loads(COMMANDS.read_text()) if COMMANDS.exists() else {}
+    async with servers() as clients, scratch_store() as store:
+        for name, case in CASES.items():
+            if (folder / f"{name}.json").exists():
+                continue
+            history = await run(name, case, clients[case.waits_long], store)
+            (folder / f"{name}.json").write_text(history.to_json())
+            commands[name] = commands_of(history)
+    COMMANDS.write_text(json.dumps(commands, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from stack.embedded import Stack
+from workers.codec_commands import CodecSettings
 from workers.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -79,7 +80,7 @@ def test_links_between_documents_lead_somewhere() -> None:
 def test_every_setting_is_in_the_example_file_and_no_other() -> None:
     """.env.example is the list of settings."""
     listed = set(re.findall(r"^#?([A-Z][A-Z0-9_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
-    settings = {field.alias for field in Settings.model_fields.values()}
+    settings = {field.alias for model in (Settings, CodecSettings) for field in model.model_fields.values()}
     assert listed == settings | {"POSTGRES_PASSWORD", "GRAFANA_PASSWORD", "KEYTURN_TENANT", "KEYTURN_USER"}
 
 
@@ -104,7 +105,7 @@ def test_nothing_secret_stands_in_the_compose_file(compose: Any) -> None:
     """Passwords and keys come from the environment, and their absence is told."""
     for service in compose["services"].values():
         for variable, value in (service.get("environment") or {}).items():
-            if re.search("PASSWORD|PWD|KEY$", variable):
+            if re.search("PASSWORD|PWD|KEYS?$|_CODEC_TOKENS$", variable):
                 assert re.fullmatch(r"\$\{[A-Z_]+:(\?[^}]+|-)\}", value), variable
 
 
@@ -122,6 +123,7 @@ def test_a_compose_tool_accepts_the_file(profile: tuple[str, ...]) -> None:
     """`config` resolves it, and refuses to without the password."""
     command = ["docker-compose", *profile, "config", "--quiet"]
     given = {"PATH": os.environ["PATH"], "POSTGRES_PASSWORD": "x", "KEYTURN_ROUTES": "openai:m"}
+    given |= {"KEYTURN_PAYLOAD_KEYS": "x"}
     subprocess.run(command, cwd=ROOT, env=given, check=True, timeout=60)
     refused = subprocess.run(
         command, cwd=ROOT, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, timeout=60, check=False

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 from temporalio.client import Client
 from temporalio.worker import Worker
@@ -25,6 +25,7 @@ from tests.boundaries import guarded
 from workflows.rotation import RotationWorkflow
 
 ELIGIBLE = '{"decision":"eligible","rotation_window_days":30,"source_line_ids":["P-7"]}'
+APPROVERS = ("omar", "priya")
 Said = str | BaseException | Callable[[], BaseException]
 
 
@@ -59,6 +60,27 @@ class Limit:
             raise TokenLimitReached("used up", retry_at=self.until)
 
     async def give_back(self, receipt: object, user: str, tokens: int) -> None: ...
+
+
+def with_approval(*, window_days: int = 30, approvers: Sequence[str] = APPROVERS) -> Catalogue:
+    """The shipped catalogue, in which P-7 asks for an approval."""
+    changed = {"approval": "required", "approvers": tuple(approvers), "window_days": window_days}
+    return Catalogue(line.model_copy(update=changed) if line.id == "P-7" else line for line in load_catalogue())
+
+
+class ChangedForTheJob(Catalogue):
+    """The catalogue that `create_rotation_job` sees differs from the one that `decide` saw, so many times."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__(load_catalogue())
+        self._changes, self._resolved = times, 0
+
+    def resolve(self, refs: Any) -> Any:
+        self._resolved += 1
+        lines = super().resolve(refs)
+        if self._resolved % 2 or self._resolved > 2 * self._changes:
+            return lines
+        return tuple(line.model_copy(update={"window_days": 31}) for line in lines)
 
 
 class Claims(JobClaims, ClaimWithdrawals, AuditTrail, Protocol):

@@ -2,12 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from keyturn.contracts import ShortIdentifier
+
+if TYPE_CHECKING:
+    from keyturn.jobs.store import JobStore
 
 
 @click.command()
@@ -45,6 +48,33 @@ def migrate() -> None:
 
 
 @click.command()
+def namespace() -> None:
+    """Add Keyturn's search attributes to the Temporal namespace, once; needs the right to do so.
+
+    On Temporal Cloud, add them in its UI or by tcld: this prints which.
+
+    \b
+    Example:
+      keyturn namespace
+    """
+    from workflows.connection import connect, refusals_named
+    from workflows.namespace import add_search_attributes, missing_search_attributes
+    from workflows.visibility import SEARCH_ATTRIBUTES
+
+    async def run() -> list[str]:
+        with refusals_named():
+            client = await connect()
+            missing = await missing_search_attributes(client)
+            for name in missing:
+                click.echo(f"{name} ({SEARCH_ATTRIBUTES[name]})")
+            await add_search_attributes(client, missing)
+            return missing
+
+    missing = asyncio.run(run())
+    click.echo(f"added {len(missing)} search attributes" if missing else "search attributes were there", err=True)
+
+
+@click.command()
 @click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Whose jobs.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="How many, newest first.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
@@ -55,21 +85,7 @@ def jobs(tenant: ShortIdentifier, limit: int, as_json: bool) -> None:
     Example:
       keyturn jobs --limit 5 --json
     """
-    from keyturn.database import open_database
-    from keyturn.jobs.store import JobStore
-    from workers.schema import check_schema
-    from workers.settings import load_database_url
-
-    async def rows() -> Sequence[Mapping[str, Any]]:
-        engine = open_database(url, pool_size=1)
-        try:
-            return await JobStore(engine).jobs(tenant_id=tenant, limit=limit)
-        finally:
-            await engine.dispose()
-
-    url = load_database_url()
-    check_schema(url)
-    found = asyncio.run(rows())
+    found = _from_the_jobs(lambda store: store.jobs(tenant_id=tenant, limit=limit))
     if as_json:
         click.echo(json.dumps({"jobs": found}, default=lambda moment: moment.isoformat()))
         return
@@ -79,6 +95,51 @@ def jobs(tenant: ShortIdentifier, limit: int, as_json: bool) -> None:
         click.echo(f"{row['job_id']}  {row['status']:6}  {due}  {row['account_id']}  {row['key_id']}  {under}")
     if not found:
         click.echo(f"no jobs of tenant {tenant} yet", err=True)
+
+
+@click.command()
+@click.argument("workflow_id")
+@click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Whose rotation.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def audit(workflow_id: str, tenant: ShortIdentifier, as_json: bool) -> None:
+    """Show a rotation's audit trail, oldest first: who did what and when, its job's included.
+
+    \b
+    Example:
+      keyturn audit rotate:default:acct_10234:key_01:P-7@1
+    """
+    from keyturn.keyring import keyring_from_environment
+    from workflows.identity import stored_id
+
+    stored = stored_id(workflow_id, keyring_from_environment().name_of)
+    found = _from_the_jobs(lambda store: store.events(tenant_id=tenant, workflow_id=stored))
+    if as_json:
+        click.echo(json.dumps({"workflow_id": stored, "events": found}, default=lambda moment: moment.isoformat()))
+        return
+    for row in found:
+        detail = "  ".join(f"{name}={value}" for name, value in row["detail"].items())
+        click.echo(f"{row['at']:%Y-%m-%d %H:%M:%S}Z  {row['event']:18}  {row['actor']:16}  {detail}")
+    if not found:
+        click.echo(f"nothing is written of {workflow_id} for tenant {tenant}", err=True)
+
+
+def _from_the_jobs(look: Callable[["JobStore"], Awaitable[Sequence[Mapping[str, Any]]]]) -> list[dict[str, Any]]:
+    """Return what `look` finds in the job store of DATABASE_URL, whose schema must be current."""
+    from keyturn.database import open_database
+    from keyturn.jobs.store import JobStore
+    from workers.schema import check_schema
+    from workers.settings import load_database_url
+
+    async def rows() -> list[dict[str, Any]]:
+        engine = open_database(url, pool_size=1)
+        try:
+            return [dict(row) for row in await look(JobStore(engine))]
+        finally:
+            await engine.dispose()
+
+    url = load_database_url()
+    check_schema(url)
+    return asyncio.run(rows())
 
 
 @click.command()

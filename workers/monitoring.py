@@ -115,8 +115,14 @@ async def _state_of(check: Check) -> str:
 
 
 @asynccontextmanager
-async def served(application: web.Application, address: str) -> AsyncIterator[str]:
-    """Serve on `address` (HOST:PORT; port 0 takes any free one) and yield the URL; raises SettingsInvalid if taken."""
+async def served(
+    application: web.Application, address: str, *, setting: str = "KEYTURN_MONITORING_ADDRESS"
+) -> AsyncIterator[str]:
+    """Serve on `address` (HOST:PORT; port 0 takes any free one) and yield the URL.
+
+    Raises:
+        SettingsInvalid: the address is taken; the message names `setting`.
+    """
     host, _, port = address.rpartition(":")
     runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=0.5)
     await runner.setup()
@@ -124,10 +130,10 @@ async def served(application: web.Application, address: str) -> AsyncIterator[st
         try:
             await web.TCPSite(runner, host.strip("[]"), int(port)).start()
         except OSError as error:
-            raise SettingsInvalid(f"KEYTURN_MONITORING_ADDRESS: cannot listen on {address}: {error.strerror}") from None
+            raise SettingsInvalid(f"{setting}: cannot listen on {address}: {error.strerror}") from None
         bound = runner.addresses[0]
         url = f"http://{bound[0]}:{bound[1]}"
-        _log.info("monitoring_started", url=url)
+        _log.info("serving", url=url, setting=setting)
         yield url
     finally:
         await runner.cleanup()

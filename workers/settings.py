@@ -26,6 +26,7 @@ SIMULATED_MODELS = "simulator-"  # the simulator answers for models of this name
 # What each required setting is for, told where it is missing.
 _MENDS = {
     "KEYTURN_ROUTES": "the models to ask, such as openai:gpt-5-mini, anthropic:claude-haiku-4-5",
+    "KEYTURN_CODEC_TOKENS": "who may decode, such as luna:TOKEN, the token of 32 letters or more",
 }
 
 
@@ -64,7 +65,8 @@ def _routes(value: str) -> str:
     return value
 
 
-def _address(value: str) -> str:
+def host_and_port(value: str) -> str:
+    """Return `value` if it is HOST:PORT; raises ValueError."""
     host, colon, port = value.rpartition(":")
     if not colon or not host or not port.isdigit() or int(port) > 65_535:
         raise ValueError("is not HOST:PORT, such as 127.0.0.1:9464")
@@ -75,14 +77,17 @@ Key = Annotated[SecretStr, AfterValidator(_alone)]
 BaseUrl = Annotated[str, AfterValidator(_http)]
 
 
+# Names of fields are not accepted as variables: `MODEL` or `DATABASE` may mean something else on a machine. A variable
+# that is set to nothing is not set: compose files write them so.
+SETTINGS_FROM_ENVIRONMENT = SettingsConfigDict(
+    extra="ignore", frozen=True, hide_input_in_errors=True, env_ignore_empty=True, case_sensitive=True
+)
+
+
 class LocalSettings(BaseSettings):
     """What needs no provider: where jobs, policies and work are. The field's alias is the variable's name."""
 
-    # Names of fields are not accepted as variables: `MODEL` or `DATABASE` may mean something else on a machine. A
-    # variable that is set to nothing is not set: compose files write them so.
-    model_config = SettingsConfigDict(
-        extra="ignore", frozen=True, hide_input_in_errors=True, env_ignore_empty=True, case_sensitive=True
-    )
+    model_config = SETTINGS_FROM_ENVIRONMENT
 
     database: SecretStr = Field(default=SecretStr("sqlite:///.keyturn/keyturn.db"), alias="DATABASE_URL")
     policy_dir: Path | None = Field(default=None, alias="KEYTURN_POLICY_DIR")
@@ -126,7 +131,7 @@ class Settings(LocalSettings):
     fingerprint_key: Key | None = Field(default=None, alias="KEYTURN_FINGERPRINT_KEY")
 
     log_format: Literal["auto", "json", "console"] = Field(default="auto", alias="KEYTURN_LOG_FORMAT")
-    monitoring_address: Annotated[str, AfterValidator(_address)] | None = Field(
+    monitoring_address: Annotated[str, AfterValidator(host_and_port)] | None = Field(
         default=None, alias="KEYTURN_MONITORING_ADDRESS"
     )
     # A person notices after a second or two and gives up after about ten: half of that is degraded.
@@ -213,7 +218,7 @@ def load_local_settings() -> LocalSettings:
     try:
         return LocalSettings()
     except ValidationError as error:
-        raise SettingsInvalid("\n".join(_field_faults(error))) from None
+        raise SettingsInvalid("\n".join(field_faults(error))) from None
 
 
 def load_settings() -> Settings:
@@ -223,7 +228,7 @@ def load_settings() -> Settings:
     try:
         settings = Settings()
     except ValidationError as error:
-        faults += _field_faults(error)
+        faults += field_faults(error)
     given: Callable[[str], str] = lambda name: os.environ.get(name, "")  # noqa: E731 - one line, used once
     faults += [fault for fault in _faults_across(given) if fault.split(":")[0].split(" ")[0] not in _named(faults)]
     if settings is not None:
@@ -278,7 +283,8 @@ def _named(faults: list[str]) -> set[str]:
     return {fault.split(":")[0].split(" ")[0] for fault in faults}
 
 
-def _field_faults(error: ValidationError) -> list[str]:
+def field_faults(error: ValidationError) -> list[str]:
+    """Return what is wrong with settings, a line each, by the names of their variables and without their values."""
     return [_fault(item["loc"], item["type"], item["msg"]) for item in error.errors()]
 
 

@@ -32,7 +32,11 @@ def test_every_error_says_whether_to_retry_and_what_mends_it(kind: type[KeyturnE
     assert told.non_retryable is not kind.retryable
     assert (told.next_retry_delay is not None) is kind.retryable
     assert told.details[0] == Failed(
-        kind=kind.kind, next_step=kind.next_step, mend=error.mend, retry_at=getattr(error, "retry_at", None)
+        kind=kind.kind,
+        next_step=kind.next_step,
+        mend=error.mend,
+        retry_at=getattr(error, "retry_at", None),
+        parks=kind.parks,
     )
     assert (told.category is ApplicationErrorCategory.BENIGN) is kind.retryable
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import uuid
@@ -13,8 +14,14 @@ from typing import Any
 import httpx
 import pytest
 
+from keyturn.contracts import JobCreated
+from keyturn.jobs.store import JobStore
 from stack.embedded import Stack
+from starter.requests import id_of
+from starter.rotations import outcome_of, start_or_attach
+from tests.cases import request
 from tests.simulated import SimulatorControl
+from tests.workers_for_tests import ELIGIBLE, Script, with_approval, worker_on
 
 RATES = Path(__file__).parents[2] / "stack" / "rates.toml"
 
@@ -79,7 +86,9 @@ async def test_rotate_creates_the_job_and_the_same_command_attaches(
     second = await terminal.rotate("--stale", key="key_first")
     assert (first.returncode, second.returncode) == (0, 0), first.stderr
     one, two = told(first), told(second)
-    assert one["workflow_id"] == "rotate:default:acct_10234:key_first:P-7@1"
+    assert re.fullmatch(r"rotate:default:~[0-9a-f]{20}:~[0-9a-f]{20}:P-7@1", one["workflow_id"])
+    by_name = await terminal.run("status", "rotate:default:acct_10234:key_first:P-7@1", "--json")
+    assert (told(by_name)["workflow_id"], told(by_name)["job_id"]) == (one["workflow_id"], one["job_id"])
     assert (one["status"], one["decision"], one["created"], one["attached"]) == ("job_created", "eligible", True, False)
     assert (two["job_id"], two["attached"]) == (one["job_id"], True)
     jobs = await terminal.run("jobs", "--json", "--limit", "1000")
@@ -105,7 +114,7 @@ async def test_a_deadline_that_passes_is_a_named_state(terminal: Terminal, simul
     early = await terminal.rotate("--stale", "--wait", "2", key=key)
     assert early.returncode == 4
     assert told(early) == {
-        "workflow_id": f"rotate:default:acct_10234:{key}:P-7@1",
+        "workflow_id": told(early)["workflow_id"],
         "status": "timeout",
         "attached": False,
         "next_step": "show_retry_option",
@@ -121,8 +130,8 @@ async def test_a_deadline_that_passes_is_a_named_state(terminal: Terminal, simul
     ("fault", "status", "reason", "next_step", "code"),
     [
         ("wrong_window", "rejected", "unsupported_window", "ask_again_or_inspect", 3),
-        ("quota", "failed", "quota_exhausted", "fail_and_fix_quota", 1),
-        ("unauthorized", "failed", "authentication_failed", "fail_and_fix_request", 1),
+        ("quota", "parked", "quota_exhausted", "fail_and_fix_quota", 5),
+        ("unauthorized", "parked", "authentication_failed", "fail_and_fix_request", 5),
     ],
 )
 async def test_each_end_has_its_status_its_reason_and_its_exit_status(
@@ -135,6 +144,83 @@ async def test_each_end_has_its_status_its_reason_and_its_exit_status(
     outcome = told(ended)
     assert (outcome["status"], outcome["reason"], outcome["next_step"]) == (status, reason, next_step)
     assert outcome["explanation"]
+
+
+async def test_a_parked_rotation_is_listed_resumed_and_gets_its_job(
+    terminal: Terminal, simulated: SimulatorControl
+) -> None:
+    """The quota is raised, one command goes on, and the same `rotate` finds the job."""
+    key = f"key_{uuid.uuid4().hex[:8]}"
+    await simulated.fail("quota")
+    parked = told(await terminal.rotate("--stale", key=key))
+    told_again = await terminal.run("status", parked["workflow_id"])
+    assert told_again.returncode == 5
+    assert "parked: quota_exhausted, until" in told_again.stdout
+    async with asyncio.timeout(20):
+        while parked["workflow_id"] not in (listed := (await terminal.run("parked")).stdout):
+            await asyncio.sleep(0.1)
+    assert "quota_exhausted" in listed
+    # By the names of account and key, as a person knows it.
+    resumed = await terminal.run("resume", f"rotate:default:acct_10234:{key}:P-7@1", "--user", "omar")
+    assert resumed.returncode == 0, resumed.stderr
+    job = told(await terminal.rotate("--stale", key=key))
+    assert (job["status"], job["attached"]) == ("job_created", True)
+    twice = await terminal.run("resume", parked["workflow_id"])
+    assert (twice.returncode, "ended already" in twice.stderr) == (1, True)
+    shown = (await terminal.run("audit", parked["workflow_id"])).stdout
+    for line in ("parked", "resumed", "omar", "created"):
+        assert line in shown
+
+
+async def test_a_whole_outage_is_resumed_by_one_command(terminal: Terminal, simulated: SimulatorControl) -> None:
+    """By kind; what it does not mend stays parked, and can be abandoned with a reason."""
+    tenant = f"t{uuid.uuid4().hex[:8]}"
+    await simulated.fail("quota", times=2)
+    keys = [f"key_{uuid.uuid4().hex[:8]}" for _ in range(2)]
+    ids = [told(await terminal.rotate("--stale", "--tenant", tenant, key=key))["workflow_id"] for key in keys]
+    async with asyncio.timeout(20):
+        while len(told(await terminal.run("parked", "--tenant", tenant, "--json"))["waiting"]) < 2:
+            await asyncio.sleep(0.1)
+    wrong = await terminal.run("resume", "--all")
+    assert (wrong.returncode, "--kind" in wrong.stderr) == (2, True)
+    await simulated.fail("quota")
+    one_left = await terminal.run("resume", "--all", "--kind", "quota_exhausted", "--tenant", tenant)
+    assert "resumed 2 of 2" in one_left.stdout
+    ends = [told(await terminal.rotate("--stale", "--tenant", tenant, key=key)) for key in keys]
+    assert sorted(end["status"] for end in ends) == ["job_created", "parked"]
+    still = ids[[end["status"] for end in ends].index("parked")]
+    ended = await terminal.run("abandon", still, "--reason", "not this week", "--user", "omar")
+    assert ended.returncode == 0, ended.stderr
+    assert told(await terminal.run("status", still, "--json"))["reason"] == "abandoned"
+    assert "not this week" in (await terminal.run("audit", still, "--tenant", tenant)).stdout
+
+
+async def test_an_approval_is_given_for_what_was_shown(
+    terminal: Terminal, stack: Stack, sqlite_store: JobStore
+) -> None:
+    """Shown first; then by its digest, and not by whoever asked."""
+    queue, asked = f"test-{uuid.uuid4().hex}", request(user_id="luna")
+    async with worker_on(stack.client, queue, Script(ELIGIBLE), sqlite_store, catalogue=with_approval()):
+        rotation = await start_or_attach(stack.client, asked, task_queue=queue)
+        workflow_id = id_of(asked)
+        async with asyncio.timeout(20):
+            while (shown := await terminal.run("approve", workflow_id, "--user", "omar")).stdout.count("\n") < 5:
+                await asyncio.sleep(0.1)
+        assert shown.returncode == 2  # no terminal, no digest
+        assert f"rotate     {asked.credential.key_id} of acct_10234" in shown.stdout
+        digest = shown.stdout.split()[-1]
+        own = await terminal.run("approve", workflow_id, "--digest", digest, "--user", "luna")
+        assert (own.returncode, "own_request" in own.stderr) == (1, True)
+        stale = await terminal.run("approve", workflow_id, "--digest", f"v1:{'0' * 64}", "--user", "omar")
+        assert "stale_digest" in stale.stderr
+        bad = await terminal.run("approve", workflow_id, "--digest", "v1:x", "--user", "omar")
+        assert "--digest" in bad.stderr
+        assert "Traceback" not in bad.stderr
+        waiting = await terminal.run("status", workflow_id, "--json")
+        assert told(waiting)["approvers"] == ["omar", "priya"]
+        approved = await terminal.run("approve", workflow_id, "--digest", digest, "--user", "omar")
+        assert approved.returncode == 0, approved.stderr
+        assert isinstance(await outcome_of(rotation.handle), JobCreated)
 
 
 async def test_a_no_is_an_accomplished_outcome(terminal: Terminal, simulated: SimulatorControl) -> None:
@@ -340,7 +426,7 @@ async def test_no_question_and_no_key_reaches_the_workers_log(
 ) -> None:
     """Not on success, not on failure, not on rejection; the call records do reach it."""
     planted = "planted words 0815"
-    for fault in (None, "quota", "malformed_json", "half_body"):
+    for fault in (None, "quota", "unauthorized", "malformed_json", "half_body"):
         if fault:
             await simulated.fail(fault, times=None)
         await terminal.rotate("--stale", "--question", planted, "--retries", "1")

@@ -9,6 +9,7 @@ from keyturn.errors import SettingsInvalid
 from keyturn.llm.routing import Target, parse_routes, route_of
 from keyturn.llm.wire import Usage
 from keyturn.tasks.registry import load_tasks
+from tests.keys import KEYS_TEXT
 from workers.settings import PLACEHOLDER_KEY, load_settings, read_rate_card
 
 SECRET = "sk-very-secret-4711"
@@ -97,8 +98,16 @@ def test_faults_between_settings_are_told_with_the_others(monkeypatch: pytest.Mo
 
 
 def test_a_sound_production_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a key of its own, a real model and PostgreSQL."""
+    """With a key of its own, a real model, PostgreSQL and payload keys; without those it refuses."""
     given(monkeypatch, KEYTURN_ENVIRONMENT="production", DATABASE_URL="postgresql://u:p@h/d")
+    with pytest.raises(SettingsInvalid, match="KEYTURN_PAYLOAD_KEYS is not set: production seals payloads"):
+        load_settings()
+    given(
+        monkeypatch,
+        KEYTURN_ENVIRONMENT="production",
+        DATABASE_URL="postgresql://u:p@h/d",
+        KEYTURN_PAYLOAD_KEYS=KEYS_TEXT.replace("\n", ","),
+    )
     assert load_settings().environment == "production"
 
 

@@ -11,7 +11,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client, WorkflowFailureError
 
-from keyturn.contracts import Failed, JobCreated, LimitedUntil, NotEligible, NotSpecified, Rejected
+from keyturn.contracts import JobCreated, LimitedUntil, NotEligible, NotSpecified, Rejected, WaitingForPerson
 from keyturn.database import open_database
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import job_audit, rotation_jobs
@@ -80,7 +80,7 @@ async def test_an_exhausted_quota_costs_exactly_one_request(
     await simulator.fail("quota", times=None)
     async with worker_on(temporal, queue, provider, sqlite_store):
         _, outcome = await rotate(temporal, request(max_retries=5), task_queue=queue, wait_seconds=30)
-    assert isinstance(outcome, Failed)
+    assert isinstance(outcome, WaitingForPerson)
     assert outcome.kind == "quota_exhausted"
     assert len(await simulator.requests()) == 1
 
@@ -224,10 +224,11 @@ async def test_what_history_shows_in_plain_text_holds_nothing_private(
     temporal: Client, queue: str, provider: HttpProvider, sqlite_store: JobStore, simulator: SimulatorControl
 ) -> None:
     """Workflow id, search attributes, error types and messages: not a word of the question or the key."""
-    await simulator.fail("quota", times=None)
+    await simulator.fail("unavailable", times=None)
     planted = "Luna's private words 4711"
     async with worker_on(temporal, queue, provider, sqlite_store):
-        rotation = await start_or_attach(temporal, request(question=planted), task_queue=queue)
+        asked = request(question=planted, max_retries=0)
+        rotation = await start_or_attach(temporal, asked, task_queue=queue)
         await outcome_of(rotation.handle)
     history = await rotation.handle.fetch_history()
     failures = [
@@ -235,9 +236,11 @@ async def test_what_history_shows_in_plain_text_holds_nothing_private(
         for event in history.events
         if event.HasField("activity_task_failed_event_attributes")
     ]
-    assert [failure.application_failure_info.type for failure in failures] == ["quota_exhausted"]
+    assert [failure.application_failure_info.type for failure in failures] == ["provider_unavailable"]
     ended = history.events[-1]
-    assert ended.workflow_execution_failed_event_attributes.failure.application_failure_info.type == "quota_exhausted"
+    assert (
+        ended.workflow_execution_failed_event_attributes.failure.application_failure_info.type == "provider_unavailable"
+    )
     described = await rotation.handle.describe()
     shown = f"{failures}{ended}{rotation.handle.id}{described.typed_search_attributes}"
     for secret in (planted, "4711", "key_for_tests", QUESTION):

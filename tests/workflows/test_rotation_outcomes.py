@@ -29,12 +29,12 @@ from keyturn.errors import (
     RateLimited,
 )
 from keyturn.jobs.store import JobStore
-from keyturn.policy.catalogue import Catalogue, load_catalogue
+from keyturn.policy.catalogue import Catalogue
 from starter.requests import id_of
 from starter.rotations import outcome_of, start_or_attach, waiting_for
 from tests.boundaries import guarded
 from tests.cases import order, request
-from tests.workers_for_tests import ELIGIBLE, Limit, Script, worker_on
+from tests.workers_for_tests import ELIGIBLE, ChangedForTheJob, Limit, Script, worker_on
 from workflows.options import MAX_DECISIONS, MAX_LIMIT_WAITS
 
 NO = '{"decision":"%s","rotation_window_days":null,"source_line_ids":[]}'
@@ -196,21 +196,6 @@ async def test_a_database_that_stays_away_is_a_named_failure(skipping: WorkflowE
     assert outcome.kind == "job_store_unavailable"
     # ten minutes for the claim, a week for a person, a day for taking the claim back
     assert timedelta(days=8) < took <= timedelta(days=8, minutes=11)
-
-
-class ChangedForTheJob(Catalogue):
-    """The catalogue that `create_rotation_job` sees differs from the one that `decide` saw, so many times."""
-
-    def __init__(self, times: int) -> None:
-        super().__init__(load_catalogue())
-        self._changes, self._resolved = times, 0
-
-    def resolve(self, refs: Any) -> Any:
-        self._resolved += 1
-        lines = super().resolve(refs)
-        if self._resolved % 2 or self._resolved > 2 * self._changes:
-            return lines
-        return tuple(line.model_copy(update={"window_days": 31}) for line in lines)
 
 
 async def test_a_policy_that_changes_between_decision_and_job_is_decided_anew(

@@ -1,0 +1,243 @@
+"""The codec server: it opens sealed payloads for Temporal's UI and command line, if an authorised operator asks.
+
+POST /decode    {"payloads": [...]} with X-Namespace; the same form comes back, opened. Nothing is ever sealed here.
+GET  /          a page to sign in with a token; sets a cookie for the browser whose Temporal UI includes credentials
+POST /session   the page's form
+GET  /healthz   200 while it serves
+
+The protocol is Temporal's own (https://docs.temporal.io/codec-server). Who decoded how many payloads of which namespace
+is logged, with a digest of each ciphertext, by which it is found in a history; what was in it is not.
+"""
+
+import hashlib
+import hmac
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from aiohttp import web
+from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
+from pydantic import SecretStr
+from temporalio.api.common.v1 import Payload, Payloads
+
+from keyturn.errors import KeyturnError, PayloadError
+from keyturn.keyring import Keyring
+from workflows.encryption import ENCODING, KEY_ID, SealingCodec
+
+_log = structlog.get_logger("keyturn.codec")
+COOKIE = "keyturn_codec"
+SESSION_SECONDS = 12 * 3600  # a working day: the next one begins with the token again
+# The UI sends the payloads of an event or of a page of history: some kB. 8 MiB are four of the largest payloads.
+MAX_BODY_BYTES = 8 * 1024 * 1024
+MAX_PAYLOADS = 2_000
+_LOGGED_DIGESTS = 50
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class CodecRefused(KeyturnError):
+    """A request that the codec server does not answer; `status` is its HTTP status."""
+
+    def __init__(self, status: int, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.name = kind
+
+
+@dataclass(frozen=True)
+class Operator:
+    """Who asks, and how they proved it."""
+
+    name: str
+    by: str
+
+
+class CodecServer:
+    """The handlers.
+
+    Args:
+        keyring: what opens payloads.
+        tokens: each operator's token, by name.
+        origins: where a browser's page may ask from, such as http://127.0.0.1:8233.
+    """
+
+    def __init__(self, keyring: Keyring, tokens: Mapping[str, SecretStr], origins: frozenset[str]) -> None:
+        self._keyring = keyring
+        self._tokens = {name: token.get_secret_value().encode() for name, token in tokens.items()}
+        self._origins = origins
+        self._secure = all(origin.startswith("https://") for origin in origins) and bool(origins)
+
+    def application(self) -> web.Application:
+        """Return the aiohttp application that serves them."""
+        application = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._answered])
+        application.router.add_post("/decode", self._decode)
+        application.router.add_options("/decode", self._preflight)
+        application.router.add_get("/", self._page)
+        application.router.add_post("/session", self._sign_in)
+        application.router.add_get("/healthz", self._healthz)
+        return application
+
+    @web.middleware
+    async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Give each answer its headers, and each refusal its name; a refused request is logged, without its content."""
+        try:
+            response = await handler(request)
+        except CodecRefused as refused:
+            response = _refusal(refused.status, refused.name, str(refused))
+        except PayloadError as error:
+            response = _refusal(422, error.kind, str(error))
+        except web.HTTPRequestEntityTooLarge:
+            response = _refusal(413, "too_large", f"a request may have {MAX_BODY_BYTES:,} bytes")
+        except web.HTTPException as other:
+            response = _refusal(other.status, "not_found" if other.status == 404 else "not_allowed", other.reason)
+        if response.status >= 400:
+            _log.warning("codec_refused", status=response.status, path=request.path[:64], remote=request.remote)
+        response.headers.update({"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Vary": "Origin"})
+        origin = request.headers.get("Origin")
+        if origin in self._origins:
+            response.headers["Access-Control-Allow-Origin"] = origin
+            response.headers["Access-Control-Allow-Credentials"] = "true"
+        return response
+
+    async def _preflight(self, request: web.Request) -> web.Response:
+        self._expect_origin(request)
+        allowed = {
+            "Access-Control-Allow-Methods": "POST",
+            "Access-Control-Allow-Headers": "Content-Type, X-Namespace, Authorization, Caller-Type",
+            "Access-Control-Max-Age": "600",
+        }
+        return web.Response(status=204, headers=allowed)
+
+    async def _decode(self, request: web.Request) -> web.Response:
+        operator = self._operator(request)
+        namespace = request.headers.get("X-Namespace", "")
+        if not namespace or len(namespace) > 1_000:
+            raise CodecRefused(400, "no_namespace", "X-Namespace names no namespace: payloads are bound to theirs")
+        payloads = await _payloads_of(request)
+        codec = SealingCodec(self._keyring, namespace)
+        # The UI sends whatever stands in an event: what nobody sealed goes back as it came.
+        opened = [codec.opened(one) if _is_sealed(one) else one for one in payloads.payloads]
+        sealed = [one for one in payloads.payloads if _is_sealed(one)]
+        _log.info(
+            "payloads_decoded",
+            operator=operator.name,
+            by=operator.by,
+            namespace=namespace,
+            origin=request.headers.get("Origin"),
+            remote=request.remote,
+            payloads=len(sealed),
+            key_ids=sorted({one.metadata[KEY_ID].decode("ascii", errors="replace") for one in sealed}),
+            what=[hashlib.sha256(one.data).hexdigest()[:16] for one in sealed[:_LOGGED_DIGESTS]],
+        )
+        return web.json_response(MessageToDict(Payloads(payloads=opened)))
+
+    def _expect_origin(self, request: web.Request) -> None:
+        origin = request.headers.get("Origin")
+        if origin is not None and origin not in self._origins:
+            raise CodecRefused(403, "origin_not_allowed", "pages of this origin may not ask: see KEYTURN_CODEC_ORIGINS")
+
+    def _operator(self, request: web.Request) -> Operator:
+        """Return who asks; raises CodecRefused."""
+        self._expect_origin(request)
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and (name := self._named_by(token.strip())):
+            return Operator(name, "bearer")
+        # A cookie comes by itself: it counts only from a page of an allowed origin.
+        if request.headers.get("Origin") and (name := self._session_of(request.cookies.get(COOKIE, ""))):
+            return Operator(name, "cookie")
+        raise CodecRefused(401, "not_signed_in", "send a bearer token, or sign in on this server's own page")
+
+    def _named_by(self, token: str) -> str | None:
+        """The operator whose token this is. Every token is compared, and in constant time."""
+        found = None
+        for name, known in self._tokens.items():
+            if hmac.compare_digest(hashlib.sha256(known).digest(), hashlib.sha256(token.encode()).digest()):
+                found = name
+        return found
+
+    def _session_of(self, cookie: str) -> str | None:
+        name, _, rest = cookie.rpartition(".")[0].partition(".")
+        known = self._tokens.get(name, b"")
+        whole = hmac.compare_digest(_session(name, rest, known).encode(), cookie.encode())
+        return name if known and whole and rest.isdigit() and int(rest) > time.time() else None
+
+    async def _page(self, _request: web.Request) -> web.Response:
+        return _html(_PAGE.format(said=""))
+
+    async def _sign_in(self, request: web.Request) -> web.Response:
+        if request.headers.get("Sec-Fetch-Site") not in {None, "same-origin", "none"}:
+            raise CodecRefused(403, "origin_not_allowed", "sign in on this server's own page")
+        given = (await request.post()).get("token", "")
+        name = self._named_by(given.strip()) if isinstance(given, str) else None
+        if name is None:
+            return _html(_PAGE.format(said="<p role=alert>No operator has this token.</p>"), status=401)
+        _log.info("codec_signed_in", operator=name, remote=request.remote)
+        response = _html(_SIGNED_IN)
+        until = str(int(time.time()) + SESSION_SECONDS)
+        response.set_cookie(
+            COOKIE,
+            _session(name, until, self._tokens[name]),
+            max_age=SESSION_SECONDS,
+            httponly=True,
+            secure=self._secure,
+            # The UI is another origin of the same site (a port, a subdomain); no other site's page sends it along.
+            samesite="Strict",
+        )
+        return response
+
+    async def _healthz(self, _request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+
+def _session(name: str, until: str, token: bytes) -> str:
+    """A cookie that its operator's token vouches for: when the token is taken away, so are its sessions."""
+    proof = hmac.new(hashlib.sha256(b"keyturn-session\0" + token).digest(), f"{name}.{until}".encode(), hashlib.sha256)
+    return f"{name}.{until}.{proof.hexdigest()}"
+
+
+def _is_sealed(payload: Payload) -> bool:
+    return payload.metadata.get("encoding") == ENCODING
+
+
+async def _payloads_of(request: web.Request) -> Payloads:
+    try:
+        body: Any = await request.json()
+        payloads: Payloads = ParseDict(body, Payloads(), ignore_unknown_fields=True)
+    except (ValueError, ParseError, TypeError, AttributeError, RecursionError):
+        raise CodecRefused(400, "not_payloads", 'the body is not {"payloads": [...]} in JSON') from None
+    if len(payloads.payloads) > MAX_PAYLOADS:
+        raise CodecRefused(413, "too_many", f"a request may have {MAX_PAYLOADS:,} payloads")
+    return payloads
+
+
+def _refusal(status: int, kind: str, message: str) -> web.Response:
+    return web.json_response({"error": kind, "message": message}, status=status)
+
+
+def _html(text: str, *, status: int = 200) -> web.Response:
+    policy = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'"
+    return web.Response(text=text, status=status, content_type="text/html", headers={"Content-Security-Policy": policy})
+
+
+_STYLE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Keyturn codec server</title>
+<meta name="viewport" content="width=device-width">
+<style>:root{{color-scheme:light dark}}body{{font:1rem/1.5 system-ui;max-width:34rem;margin:4rem auto;padding:0 1rem}}
+input,button{{font:inherit;padding:.4rem .6rem}}input{{width:100%;box-sizing:border-box;margin:.4rem 0 1rem}}</style>
+"""
+_PAGE = (
+    _STYLE
+    + """<main><h1>Keyturn codec server</h1>{said}
+<p>Sign in with your operator token, and Temporal's UI in this browser can show payloads in clear text.</p>
+<form method="post" action="/session"><label for="token">Token</label>
+<input id="token" name="token" type="password" autocomplete="off" required autofocus>
+<button>Sign in</button></form></main></html>"""
+)
+_SIGNED_IN = (
+    _STYLE.format()
+    + """<main><h1>Signed in</h1><p>This browser may decode for twelve hours.</p>
+<p>Where Temporal's UI is not set to send credentials by itself (<code>TEMPORAL_CODEC_INCLUDE_CREDENTIALS</code>),
+do this once: open its <b>Codec Server</b> dialog (the glasses in the top bar), choose <b>Use my browser setting</b>,
+enter this server's address, tick <b>Include cross-origin credentials</b>, and apply.</p></main></html>"""
+)
