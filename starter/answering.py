@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-from temporalio.client import Client, WorkflowUpdateFailedError
+from temporalio.client import Client, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -49,7 +49,7 @@ async def answer(handle: Handle, update: str, argument: Contract) -> None:
         cause = failed.cause
         kind = cause.type if isinstance(cause, ApplicationError) and cause.type else "unforeseen"
         raise AnswerRefused(f"{update} refused, {kind}: {cause}") from None
-    except TimeoutError:
+    except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
         raise NoWorkerAnswers(f"no worker took the {update} within {UPDATE_TIMEOUT.total_seconds():g} s") from None
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:

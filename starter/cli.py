@@ -32,6 +32,8 @@ COMMANDS = {
     "doctor": ("workers.commands", "doctor", "Check that everything a rotation needs is there."),
     "worker": ("workers.commands", "worker", "Run a worker."),
     "migrate": ("workers.commands", "migrate", "Bring the database's schema up to date."),
+    "explain": ("starter.explaining", "explain", "Say from the record what was asked, answered and decided, and why."),
+    "deployment": ("starter.deployment", "deployment", "Show the worker's builds, and promote one."),
     "namespace": ("workers.commands", "namespace", "Add Keyturn's search attributes to the Temporal namespace."),
     "codec": ("workers.codec_commands", "codec", "Serve clear text of sealed payloads to operators."),
     "keys": ("workers.codec_commands", "keys", "Print new payload keys, and tell which are held here."),

@@ -15,6 +15,7 @@ from temporalio.client import (
     WorkflowHandle,
     WorkflowQueryFailedError,
     WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
 )
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError, WorkflowAlreadyStartedError
@@ -187,7 +188,8 @@ async def _restate_if_other_evidence(handle: Handle, request: RotationRequest) -
     standing = await standing_of(handle)
     if standing is None or standing.request_digest == request_digest(request):
         return
-    with suppress(WorkflowUpdateFailedError, RPCError):  # it went on in between: then its outcome is looked at
+    went_on = (WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError, RPCError)
+    with suppress(*went_on):  # it went on in between: then its outcome is looked at
         await handle.execute_update(RotationWorkflow.restate, request, rpc_timeout=UPDATE_TIMEOUT)
 
 

@@ -23,6 +23,7 @@ from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.tasks.definition import Prompt
 from tests.boundaries import guarded
 from workflows.rotation import RotationWorkflow
+from workflows.versioning import pinned_to
 
 ELIGIBLE = '{"decision":"eligible","rotation_window_days":30,"source_line_ids":["P-7"]}'
 APPROVERS = ("omar", "priya")
@@ -97,6 +98,7 @@ async def worker_on(
     catalogue: Catalogue | None = None,
     records: list[CallRecord] | None = None,
     guard: Guard | None = None,
+    build_id: str | None = None,
 ) -> AsyncIterator[Worker]:
     """Run the real workflow and activities on `provider` and `claims`, sandbox on."""
     catalogue = catalogue or load_catalogue()
@@ -112,5 +114,6 @@ async def worker_on(
             WithdrawClaim(claims).withdraw_claim,
             RecordEvent(claims).record_event,
         ],
+        deployment_config=None if build_id is None else pinned_to(build_id),
     ) as worker:
         yield worker

@@ -1,6 +1,7 @@
 """Every setting of a worker, from the environment, checked at start with all faults in one message."""
 
 import os
+import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
@@ -73,6 +74,12 @@ def host_and_port(value: str) -> str:
     return value
 
 
+def _build(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
+        raise ValueError("is not a build id of up to 64 letters, digits, . _ -, such as a git commit")
+    return value
+
+
 Key = Annotated[SecretStr, AfterValidator(_alone)]
 BaseUrl = Annotated[str, AfterValidator(_http)]
 
@@ -130,6 +137,7 @@ class Settings(LocalSettings):
     answer_cache: Literal["on", "off"] = Field(default="on", alias="KEYTURN_ANSWER_CACHE")
     fingerprint_key: Key | None = Field(default=None, alias="KEYTURN_FINGERPRINT_KEY")
 
+    build_id: Annotated[str, AfterValidator(_build)] | None = Field(default=None, alias="KEYTURN_BUILD_ID")
     log_format: Literal["auto", "json", "console"] = Field(default="auto", alias="KEYTURN_LOG_FORMAT")
     monitoring_address: Annotated[str, AfterValidator(host_and_port)] | None = Field(
         default=None, alias="KEYTURN_MONITORING_ADDRESS"

@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -44,6 +46,7 @@ from workers.monitoring import Monitoring
 from workers.settings import Settings
 from workers.tracing import span_recorder
 from workflows.rotation import RotationWorkflow
+from workflows.versioning import pinned_to
 
 _log = structlog.get_logger("keyturn.worker")
 
@@ -136,6 +139,11 @@ async def wired_worker(client: Client, wired: Wired, *, claims: Claims = lambda 
         wired: the boundary and what belongs to it.
         claims: what stands before the job store; tests put there a store that dies at a chosen point.
     """
+    build_id = wired.settings.build_id or (git_commit() if wired.settings.environment == "production" else None)
+    if build_id is None and wired.settings.environment == "production":
+        _log.warning(
+            "no_build_id", mend="Set KEYTURN_BUILD_ID: rotations are then pinned to the build that began them."
+        )
     store = JobStore(wired.engine)
     activities: list[Callable[..., Any]] = [
         Decide(wired.boundary).decide,
@@ -150,7 +158,22 @@ async def wired_worker(client: Client, wired: Wired, *, claims: Claims = lambda 
         activities=activities,
         max_concurrent_activities=wired.settings.max_concurrent_activities,
         graceful_shutdown_timeout=GRACEFUL_SHUTDOWN,
+        # In development every worker takes every rotation: a parked one is not left behind by an edit of the code.
+        deployment_config=None if build_id is None else pinned_to(build_id),
     )
+
+
+def git_commit() -> str | None:
+    """Return the commit of the checkout that this program runs from; None if it is installed elsewhere, or edited."""
+    folder = Path(__file__).parent.parent
+    if not (folder / ".git").exists():
+        return None
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return None if told.endswith("-dirty") else told
 
 
 def _provider(settings: Settings, http: Any, provider: str, model: str) -> HttpProvider:

@@ -7,18 +7,17 @@ A payload's form: metadata `encoding` = `binary/encrypted`, `encryption-key-id` 
 ciphertext with tag. Bound to the namespace as associated data, so that a payload moved to another one does not open.
 """
 
-import dataclasses
 from collections.abc import Sequence
 
 from temporalio.api.common.v1 import Payload
 from temporalio.client import Client
-from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.converter import DataConverter, DefaultFailureConverterWithEncodedAttributes, PayloadCodec
 from temporalio.plugin import SimplePlugin
 
-from keyturn.errors import PayloadNotAuthentic, PayloadNotSealed, PayloadTooLarge
+from keyturn.errors import PayloadError, PayloadNotAuthentic, PayloadNotSealed, PayloadTooLarge
 from keyturn.keyring import Keyring
 from workflows.identity import Names, plain
+from workflows.unopened import ContractPayloadConverter, unopened
 
 ENCODING = b"binary/encrypted"
 KEY_ID = "encryption-key-id"
@@ -38,16 +37,22 @@ class SealingCodec(PayloadCodec):
         return [self._sealed(payload) for payload in payloads]
 
     async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
-        """Open `payloads`.
+        """Open `payloads`; one that cannot be opened raises its refusal when its value is read."""
+        return [self._opened_or_refused(payload) for payload in payloads]
 
-        Raises:
-            PayloadKeyUnknown, PayloadNotAuthentic, PayloadTooLarge: one of them cannot be opened here.
-            PayloadNotSealed: one is plain, and the keyring does not accept that.
-        """
-        return [self.opened(payload) for payload in payloads]
+    def _opened_or_refused(self, payload: Payload) -> Payload:
+        try:
+            return self.opened(payload)
+        except PayloadError as error:
+            return unopened(error)
 
     def opened(self, payload: Payload) -> Payload:
-        """Open one payload; see `decode`."""
+        """Open one payload.
+
+        Raises:
+            PayloadKeyUnknown, PayloadNotAuthentic, PayloadTooLarge: it cannot be opened here.
+            PayloadNotSealed: it is plain, and the keyring does not accept that.
+        """
         if payload.metadata.get("encoding") != ENCODING:
             if not self.keyring.accepts_plain:
                 raise PayloadNotSealed("a payload is not sealed, and production reads none that is not")
@@ -71,8 +76,8 @@ class SealingCodec(PayloadCodec):
 
 def sealing_converter(keyring: Keyring, namespace: str) -> DataConverter:
     """Return the data converter of pydantic contracts with sealed payloads and sealed failure texts."""
-    return dataclasses.replace(
-        pydantic_data_converter,
+    return DataConverter(
+        payload_converter_class=ContractPayloadConverter,
         payload_codec=SealingCodec(keyring, namespace),
         failure_converter_class=DefaultFailureConverterWithEncodedAttributes,
     )

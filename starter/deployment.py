@@ -1,0 +1,69 @@
+"""The commands about builds of the worker: which there are, and which one new rotations start on."""
+
+import asyncio
+
+import click
+
+from keyturn.errors import KeyturnError
+
+
+class UnknownBuild(KeyturnError):
+    """No worker of this build has polled."""
+
+    kind = "unknown_build"
+    next_step = "fail_and_fix_request"
+    mend = (
+        "Start a worker of it first, with KEYTURN_BUILD_ID set; `keyturn deployment show` lists those that there are."
+    )
+
+
+@click.group()
+def deployment() -> None:
+    """Show the worker's builds, and promote one (docs/operations.md)."""
+
+
+@deployment.command()
+def show() -> None:
+    """List builds, the newest first: `current` takes new rotations; `draining` still has some; `drained` may stop.
+
+    \b
+    Example:
+      keyturn deployment show
+    """
+    from workflows.connection import connect, refusals_named
+    from workflows.versioning import Build, builds
+
+    async def run() -> list[Build]:
+        with refusals_named():
+            return await builds(await connect())
+
+    found = asyncio.run(run())
+    for build in found:
+        state = "current" if build.current else build.drainage.replace("unspecified", "waits to be promoted")
+        click.echo(f"{build.build_id:24}  {build.created_at:%Y-%m-%d %H:%M}Z  {state}")
+    if not found:
+        click.echo("no worker has a build id: every worker takes every rotation", err=True)
+
+
+@deployment.command()
+@click.argument("build_id")
+def promote(build_id: str) -> None:
+    """Let new rotations start on the workers of BUILD_ID. Those that run stay with the build that began them.
+
+    \b
+    Example:
+      keyturn deployment promote 3f2a9c1d4e5b
+    """
+    from workflows.connection import connect, refusals_named
+    from workflows.versioning import builds
+    from workflows.versioning import promote as make_current
+
+    async def run() -> None:
+        with refusals_named():
+            client = await connect()
+            if build_id not in {build.build_id for build in await builds(client)}:
+                raise UnknownBuild(f"no worker of the build {build_id[:64]} has polled this namespace")
+            await make_current(client, build_id)
+
+    asyncio.run(run())
+    click.echo(f"{build_id} is current: new rotations start on it")

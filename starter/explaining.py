@@ -1,0 +1,225 @@
+"""`keyturn explain`: from a rotation's own history, what was asked, what came back, and why it was accepted or not.
+
+Nothing is asked, looked up or judged again: what is told was recorded then, whatever prompts, policies and models
+are today. It takes the keys that sealed the history.
+"""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC
+from typing import Any
+
+import click
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.failure.v1 import Failure
+from temporalio.api.history.v1 import HistoryEvent
+from temporalio.client import Client
+from temporalio.exceptions import FailureError
+
+from keyturn.contracts import Assessment, RotationJob, RotationRequest
+from starter.following import handle_of
+
+Step = dict[str, Any]
+
+
+@dataclass
+class _Story:
+    """What a history tells, step by step."""
+
+    client: Client
+    steps: list[Step] = field(default_factory=list)
+    scheduled: dict[int, str] = field(default_factory=dict)
+    attempts: dict[int, tuple[int, Failure | None]] = field(default_factory=dict)
+
+    async def take(self, event: HistoryEvent) -> None:
+        """Add what one event tells."""
+        match event.event_type:
+            case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
+                request = await self._one(event.workflow_execution_started_event_attributes.input, RotationRequest)
+                self._add(event, "asked", request=request.model_dump(mode="json"))
+            case EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:
+                self.scheduled[event.event_id] = event.activity_task_scheduled_event_attributes.activity_type.name
+            case EventType.EVENT_TYPE_ACTIVITY_TASK_STARTED:
+                started = event.activity_task_started_event_attributes
+                last = started.last_failure if started.HasField("last_failure") else None
+                self.attempts[started.scheduled_event_id] = (started.attempt, last)
+            case EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED:
+                await self._completed(event)
+            case EventType.EVENT_TYPE_ACTIVITY_TASK_FAILED:
+                failed = event.activity_task_failed_event_attributes
+                await self._failed(event, failed.scheduled_event_id, failed.failure)
+            case EventType.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT:
+                timed_out = event.activity_task_timed_out_event_attributes
+                await self._failed(event, timed_out.scheduled_event_id, timed_out.failure)
+            case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED:
+                word = event.workflow_execution_update_accepted_event_attributes.accepted_request.input
+                [said] = await self.client.data_converter.decode(word.args.payloads)
+                self._add(event, "word", name=word.name, said=said)
+            case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED:
+                [ended] = await self.client.data_converter.decode(
+                    event.workflow_execution_completed_event_attributes.result.payloads
+                )
+                self._add(event, "ended", status=ended.get("status"), reason=ended.get("reason"))
+            case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED:
+                cause = await self._told(event.workflow_execution_failed_event_attributes.failure)
+                self._add(event, "ended", status="failed", reason=cause["kind"], explanation=cause["message"])
+            case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED | EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED:
+                self._add(event, "ended", status="terminated or cancelled", reason=None)
+
+    async def _completed(self, event: HistoryEvent) -> None:
+        completed = event.activity_task_completed_event_attributes
+        name = self.scheduled[completed.scheduled_event_id]
+        if name == "decide":
+            assessment = await self._one(completed.result, Assessment)
+            told = assessment.model_dump(mode="json")
+            self._add(event, "decided", **await self._tries(completed.scheduled_event_id), **told)
+        elif name == "create_rotation_job":
+            job = await self._one(completed.result, RotationJob)
+            self._add(event, "job", **await self._tries(completed.scheduled_event_id), **job.model_dump(mode="json"))
+
+    async def _failed(self, event: HistoryEvent, scheduled: int, failure: Failure) -> None:
+        tries = await self._tries(scheduled)
+        self._add(event, "failed", activity=self.scheduled[scheduled], **tries, **await self._told(failure))
+
+    async def _tries(self, scheduled: int) -> Step:
+        """How many attempts a step took, and how the last but one ended: history keeps no more of them."""
+        attempt, last = self.attempts.get(scheduled, (1, None))
+        return {"attempts": attempt, "attempt_before": None if last is None else await self._told(last)}
+
+    async def _told(self, failure: Failure) -> Step:
+        error = await self.client.data_converter.decode_failure(failure)
+        kind = failure.application_failure_info.type or "timeout"
+        return {"kind": kind, "message": error.message if isinstance(error, FailureError) else str(error)}
+
+    async def _one(self, payloads: Any, kind: type[Any]) -> Any:
+        [value] = await self.client.data_converter.decode(payloads.payloads, [kind])
+        return value
+
+    def _add(self, event: HistoryEvent, step: str, **told: Any) -> None:
+        self.steps.append({"at": event.event_time.ToDatetime(UTC).isoformat(timespec="seconds"), "step": step, **told})
+
+
+async def story_of(client: Client, workflow_id: str, run_id: str | None = None) -> tuple[str, list[Step]]:
+    """Return a rotation's id as Temporal has it, and the steps of its history, oldest first.
+
+    Args:
+        client: with the keys that sealed it.
+        workflow_id: of the rotation, by names or as Temporal has it.
+        run_id: of an earlier run; None for the last.
+
+    Raises:
+        NoSuchWorkflow: there is none.
+        PayloadError: the keys here do not open it.
+    """
+    handle = await handle_of(client, workflow_id)
+    if run_id is not None:
+        handle = client.get_workflow_handle(handle.id, run_id=run_id)
+    story = _Story(client)
+    async for event in handle.fetch_history_events():
+        await story.take(event)
+    return handle.id, story.steps
+
+
+@click.command()
+@click.argument("workflow_id")
+@click.option("--run-id", help="An earlier run of it.  [default: the last]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def explain(workflow_id: str, run_id: str | None, as_json: bool) -> None:
+    """Say from the record what was asked and answered, under which prompt, policy and model, and why it ended so.
+
+    The questions and answers that it prints are what is sealed elsewhere: mind who sees the screen.
+
+    \b
+    Example:
+      keyturn explain rotate:default:acct_10234:key_01:P-7@1
+    """
+    from workflows.connection import connect, refusals_named
+
+    async def run() -> tuple[str, list[Step]]:
+        with refusals_named():
+            return await story_of(await connect(), workflow_id, run_id)
+
+    stored, steps = asyncio.run(run())
+    if as_json:
+        click.echo(json.dumps({"workflow_id": stored, "steps": steps}))
+        return
+    click.echo(f"workflow {stored}")
+    for step in steps:
+        click.echo("\n".join(_lines(step)))
+
+
+def _lines(step: Step) -> list[str]:
+    told = {"asked": _asked, "decided": _decided, "job": _job, "failed": _failed, "word": _word, "ended": _ended}
+    first, *others = told[step["step"]](step)
+    return [f"\n{step['at']}  {first}", *(f"  {line}" for line in others)]
+
+
+def _asked(step: Step) -> list[str]:
+    request = step["request"]
+    facts = {name: value for name, value in request["credential"].items() if value not in (None, False)}
+    lines = ", ".join(f"{line['id']}@{line['version']}" for line in request["policy_lines"])
+    return [
+        f"asked by {request['user_id']} for {request['tenant_id']}, trace {request['trace_id']}",
+        f"question  {request['question']}",
+        f"account   {request['account_id']}",
+        f"evidence  {', '.join(f'{name}={value}' for name, value in facts.items())}",
+        f"under     {lines}",
+    ]
+
+
+def _decided(step: Step) -> list[str]:
+    call, verdict, exchange = step["call"], step["verdict"], step["exchange"]
+    kept = ", a kept answer" if call["cache_hit"] else ""
+    cost = "price unknown" if call["cost_usd"] is None else f"${call['cost_usd']}"
+    lines = [f"decide: {call['provider']} {call['model']} answered{kept}", *_tries(step)]
+    lines += [f"passed over  {one['provider']} {one['model']}: {one['failure']}" for one in call["passed_over"]]
+    lines += [
+        f"prompt    {call['prompt_version']}, catalogue {step['catalogue_version']}",
+        f"took      {call['latency_ms']:.0f} ms, {call['input_tokens']} tokens in, {call['output_tokens']} out, {cost}",
+        f"every call of this question: keyturn calls --trace-id {call['trace_id']}",
+    ]
+    if exchange is not None:
+        for name in ("instructions", "document", "answer"):
+            lines += [f"--- {name} ---", *exchange[name].splitlines()]
+        lines.append("---")
+    if verdict["verdict"] == "rejected":
+        return [*lines, f"rejected, {verdict['reason']}: {verdict['explanation']}"]
+    cited = ", ".join(f"{line['id']}@{line['version']}" for line in verdict["source_lines"]) or "no line"
+    window = f", window {verdict['rotation_window_days']} days" if verdict["rotation_window_days"] else ""
+    because = (
+        "every cited line was supplied, applies to the evidence and states that window"
+        if verdict["decision"] == "eligible"
+        else "it allows nothing, claims no window, and cites supplied lines only"
+    )
+    return [
+        *lines,
+        f"accepted: {verdict['decision']} under {cited}{window}: {because}",
+        f"digest    {verdict['digest']}",
+    ]
+
+
+def _tries(step: Step) -> Sequence[str]:
+    if step["attempts"] == 1:
+        return []
+    before = step["attempt_before"]
+    return [f"attempts  {step['attempts']}; the one before ended as {before['kind']}: {before['message']}"]
+
+
+def _job(step: Step) -> list[str]:
+    return [f"job {step['job_id']} {'created' if step['created'] else 'was there already'}", *_tries(step)]
+
+
+def _failed(step: Step) -> list[str]:
+    return [f"{step['activity']} failed, {step['kind']}: {step['message']}", *_tries(step)]
+
+
+def _word(step: Step) -> list[str]:
+    said = step["said"] if isinstance(step["said"], dict) else {}
+    shown = {name: value for name, value in said.items() if name in {"operator", "approver", "reason", "digest"}}
+    return [f"{step['name']}  " + "  ".join(f"{name}={value}" for name, value in shown.items())]
+
+
+def _ended(step: Step) -> list[str]:
+    return ["ended: " + ", ".join(str(step[name]) for name in ("status", "reason", "explanation") if step.get(name))]

@@ -1,0 +1,154 @@
+"""Payload keys: what is sealed opens with its key, in its place, unchanged, and with nothing else."""
+
+import base64
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keyturn.errors import KeyturnError, PayloadKeyUnknown, PayloadNotAuthentic, SettingsInvalid
+from keyturn.keyring import (
+    PSEUDONYM,
+    keyring_from_environment,
+    load_keyring,
+    new_key_line,
+    new_keyring_text,
+    parse_keyring,
+    write_keys,
+)
+from tests.keys import KEYRING, NEWER, OLDER, PSEUDONYMS, ring
+
+PLACE = b"a namespace"
+
+
+@given(st.binary(max_size=2_000))
+def test_what_is_sealed_opens_again(plain: bytes) -> None:
+    """Byte for byte, and the same bytes are never sealed the same way twice."""
+    key_id, sealed = KEYRING.seal(plain, PLACE)
+    assert key_id == "newer"
+    assert KEYRING.unseal(key_id, sealed, PLACE) == plain
+    assert KEYRING.seal(plain, PLACE)[1] != sealed
+
+
+@given(st.binary(min_size=1, max_size=200), st.data())
+def test_a_single_changed_bit_is_noticed(plain: bytes, data: st.DataObject) -> None:
+    """Anywhere: in the nonce, in the text, in the tag."""
+    key_id, sealed = KEYRING.seal(plain, PLACE)
+    place = data.draw(st.integers(0, len(sealed) * 8 - 1))
+    changed = bytearray(sealed)
+    changed[place // 8] ^= 1 << place % 8
+    with pytest.raises(PayloadNotAuthentic):
+        KEYRING.unseal(key_id, bytes(changed), PLACE)
+
+
+@given(st.binary(max_size=300), st.text(max_size=40))
+def test_whatever_somebody_sends_is_refused_by_a_name(sealed: bytes, key_id: str) -> None:
+    """Never a traceback of a library, and never a word of what was sent."""
+    with pytest.raises((PayloadKeyUnknown, PayloadNotAuthentic)) as caught:
+        KEYRING.unseal(key_id, sealed, PLACE)
+    assert isinstance(caught.value, KeyturnError)
+
+
+def test_keys_rotate() -> None:
+    """The newest seals; an older one still opens; one that was taken out is refused with its name."""
+    before, during, after = ring(OLDER), ring(NEWER, OLDER), ring(NEWER)
+    old_id, old = before.seal(b"from before", PLACE)
+    new_id, new = during.seal(b"from now on", PLACE)
+    assert (old_id, new_id) == ("older", "newer")
+    assert during.unseal(old_id, old, PLACE) == b"from before"
+    assert after.unseal(new_id, new, PLACE) == b"from now on"
+    with pytest.raises(PayloadKeyUnknown, match=r"under the key older, which is not among those held here \(newer\)"):
+        after.unseal(old_id, old, PLACE)
+
+
+def test_what_is_sealed_for_one_place_does_not_open_in_another() -> None:
+    """Nor under another key's name."""
+    both = ring(NEWER, OLDER)
+    key_id, sealed = both.seal(b"x", PLACE)
+    for name, place in ((key_id, b"another namespace"), ("older", PLACE)):
+        with pytest.raises(PayloadNotAuthentic):
+            both.unseal(name, sealed, place)
+
+
+def test_names_become_pseudonyms_that_stay() -> None:
+    """The same on every machine with the key, whatever payload keys there are; another name is another one."""
+    one, other = ring(NEWER, account_names="pseudonym"), ring(OLDER, account_names="pseudonym")
+    assert one.name_of("acct_10234") == other.name_of("acct_10234") != one.name_of("acct_10235")
+    assert one.name_of("acct_10234").startswith("~")
+    assert one.name_of(one.name_of("acct_10234")) == one.name_of("acct_10234")
+    assert "10234" not in one.name_of("acct_10234")
+    foreign = parse_keyring(f"{NEWER},{new_key_line(PSEUDONYM)}", source="x")
+    assert foreign.name_of("acct_10234") != one.name_of("acct_10234")
+    assert ring(NEWER, account_names="plain").name_of("acct_10234") == "acct_10234"
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "holds no payload key"),
+        (PSEUDONYMS, "holds no payload key"),
+        (NEWER, "holds no key 'pseudonym'"),
+        (f"{NEWER},{NEWER},{PSEUDONYMS}", "the key newer is there twice"),
+        (f"nonsense,{PSEUDONYMS}", "entry 1 is not ID:BASE64"),
+        (f"{NEWER}\nwith space:AAAA\n{PSEUDONYMS}", "entry 2 is not ID:BASE64"),
+        (f"short:{base64.b64encode(b'x' * 16).decode()},{PSEUDONYMS}", "the key short is not 32 bytes in base64"),
+        (f"bad:%%%%,{PSEUDONYMS}", "the key bad is not 32 bytes in base64"),
+    ],
+)
+def test_a_keyring_that_cannot_be_used_is_told_by_its_fault_and_not_by_its_keys(text: str, fault: str) -> None:
+    """By commas or lines, with comments."""
+    with pytest.raises(SettingsInvalid, match=fault) as caught:
+        parse_keyring(text, source="KEYTURN_PAYLOAD_KEYS")
+    for secret in (NEWER, PSEUDONYMS):
+        assert secret.partition(":")[2] not in str(caught.value)
+
+
+def test_lines_and_comments_are_read_as_commas_are() -> None:
+    """A file may say what a key is for."""
+    told = parse_keyring(f"# since August\n{NEWER}\n\n{OLDER}\n{PSEUDONYMS}\n", source="x")
+    assert list(told.check_values) == ["newer", "older"]
+    assert told.check_values == ring(NEWER, OLDER).check_values
+
+
+def test_production_needs_keys_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of development does not count there, and a file that is not there is told."""
+    monkeypatch.chdir(tmp_path)
+    write_keys(tmp_path / ".keyturn" / "payload_keys")
+    with pytest.raises(SettingsInvalid, match="production seals payloads"):
+        load_keyring(text=None, file=None, development=False)
+    with pytest.raises(SettingsInvalid, match="there is no file"):
+        load_keyring(text=None, file=tmp_path / "absent", development=False)
+    with pytest.raises(SettingsInvalid, match="both set"):
+        load_keyring(text=new_keyring_text(), file=tmp_path / "x", development=True)
+    assert load_keyring(text=new_keyring_text(), file=None, development=False).accepts_plain is False
+
+
+def test_development_makes_its_keys_once_for_a_worker_and_never_for_a_starter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Readable by their owner alone; a starter says where it looked."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsInvalid, match=r"there is no .keyturn/payload_keys here"):
+        keyring_from_environment()
+    assert list(tmp_path.iterdir()) == []
+    made = keyring_from_environment(generate=True)
+    file = tmp_path / ".keyturn" / "payload_keys"
+    assert stat.S_IMODE(os.stat(file).st_mode) == 0o600
+    assert keyring_from_environment().check_values == made.check_values
+    assert keyring_from_environment(generate=True).check_values == made.check_values
+
+
+def test_two_workers_that_start_at_once_make_one_file(tmp_path: Path) -> None:
+    """Whoever is second finds the first one's keys, whole."""
+    file = tmp_path / "payload_keys"
+    threads = [threading.Thread(target=write_keys, args=(file,)) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(load_keyring(text=None, file=file, development=True).check_values) == 1
+    assert [one.name for one in tmp_path.iterdir()] == ["payload_keys"]

@@ -1,0 +1,85 @@
+"""`keyturn explain` answers from the sealed record why a rotation ended as it did."""
+
+import uuid
+
+import pytest
+from temporalio.client import Client
+
+from keyturn.contracts import Approval, JobCreated, Rejected
+from keyturn.errors import PayloadKeyUnknown, ProviderUnavailable, QuotaExhausted
+from keyturn.jobs.store import JobStore
+from keyturn.policy.catalogue import load_catalogue
+from keyturn.tasks.registry import load_tasks
+from starter.answering import answer
+from starter.explaining import _lines, story_of
+from starter.requests import id_of
+from starter.rotations import outcome_of, rotate, start_or_attach
+from tests.cases import QUESTION, request
+from tests.keys import OLDER, ring
+from tests.record_histories import Place
+from tests.workers_for_tests import ELIGIBLE, Script, with_approval, worker_on
+from workflows.connection import connect
+
+
+async def test_an_accepted_answer_is_told_word_for_word(temporal: Client, sqlite_store: JobStore) -> None:
+    """The prompt is the one that the task's files make of the request, and the answer is what the model said."""
+    queue, asked = f"test-{uuid.uuid4().hex}", request()
+    async with worker_on(temporal, queue, Script(ProviderUnavailable("away"), ELIGIBLE), sqlite_store):
+        _, outcome = await rotate(temporal, asked, task_queue=queue, wait_seconds=30)
+    assert isinstance(outcome, JobCreated)
+    workflow_id, steps = await story_of(temporal, id_of(asked))
+    assert workflow_id == id_of(asked)
+    assert [step["step"] for step in steps] == ["asked", "decided", "job", "ended"]
+    first, decided, job, ended = steps
+    assert first["request"] == asked.model_dump(mode="json")
+    prompt = load_tasks()["decide_rotation"].prompt(asked, load_catalogue().resolve(asked.policy_lines))
+    assert decided["exchange"] == {"instructions": prompt.system, "document": prompt.user, "answer": ELIGIBLE}
+    assert QUESTION in decided["exchange"]["document"]
+    assert decided["catalogue_version"] == load_catalogue().version
+    assert (decided["attempts"], decided["attempt_before"]["kind"]) == (2, "provider_unavailable")
+    assert decided["attempt_before"]["message"] == "away"
+    assert (job["job_id"], ended["status"]) == (outcome.job_id, "job_created")
+    shown = "\n".join(line for step in steps for line in _lines(step))
+    for told in (QUESTION, ELIGIBLE, "accepted: eligible under P-7@1, window 30 days", "attempts  2", outcome.job_id):
+        assert told in shown
+
+
+async def test_a_rejected_answer_is_told_with_the_reason(temporal: Client, sqlite_store: JobStore) -> None:
+    """What the model claimed, and what the policy says instead."""
+    queue, asked, wrong = f"test-{uuid.uuid4().hex}", request(), ELIGIBLE.replace("30", "90")
+    async with worker_on(temporal, queue, Script(wrong), sqlite_store):
+        _, outcome = await rotate(temporal, asked, task_queue=queue, wait_seconds=30)
+    assert isinstance(outcome, Rejected)
+    _, steps = await story_of(temporal, id_of(asked))
+    shown = "\n".join(line for step in steps for line in _lines(step))
+    assert wrong in shown
+    assert "rejected, unsupported_window: The cited policy (P-7@1) states a window of 30 days" in shown
+
+
+async def test_people_and_failures_are_told_too(temporal: Client, sqlite_store: JobStore) -> None:
+    """A quota that was used up, who resumed, who approved."""
+    queue, asked = f"test-{uuid.uuid4().hex}", request(user_id="luna")
+    script = Script(QuotaExhausted("the quota is used up"), ELIGIBLE)
+    async with worker_on(temporal, queue, script, sqlite_store, catalogue=with_approval()):
+        handle = (await start_or_attach(temporal, asked, task_queue=queue)).handle
+        place = Place(temporal, handle, asked.credential.key_id, queue)
+        await place.digest_at("parked")
+        await handle.execute_update("resume", {"operator": "noor"})
+        digest = await place.digest_at("awaiting_approval")
+        await answer(handle, "approve", Approval(approver="omar", digest=digest))
+        await outcome_of(handle)
+    _, steps = await story_of(temporal, id_of(asked))
+    assert [step["step"] for step in steps] == ["asked", "failed", "word", "decided", "word", "job", "ended"]
+    shown = "\n".join(line for step in steps for line in _lines(step))
+    for told in ("decide failed, quota_exhausted: ", "the quota is used up", "resume  operator=noor", "approver=omar"):
+        assert told in shown
+
+
+async def test_without_the_key_nothing_is_explained(temporal: Client, sqlite_store: JobStore) -> None:
+    """The record is sealed: another key is refused by name."""
+    queue, asked = f"test-{uuid.uuid4().hex}", request()
+    async with worker_on(temporal, queue, Script(ELIGIBLE), sqlite_store):
+        await rotate(temporal, asked, task_queue=queue, wait_seconds=30)
+    stranger = await connect(temporal.service_client.config.target_host, keyring=ring(OLDER))
+    with pytest.raises(PayloadKeyUnknown, match="sealed under the key newer, which is not among those held here"):
+        await story_of(stranger, id_of(asked))

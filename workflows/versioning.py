@@ -1,0 +1,71 @@
+"""Worker versions: a rotation stays with the build that began it, however long it waits for a person.
+
+`PINNED`: a new build never replays what an older one began, so it may be changed freely. docs/operations.md tells how
+builds are promoted, drained and rolled back.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from temporalio.api.enums.v1 import VersionDrainageStatus
+from temporalio.api.workflowservice.v1 import (
+    DescribeWorkerDeploymentRequest,
+    SetWorkerDeploymentCurrentVersionRequest,
+)
+from temporalio.client import Client
+from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
+from temporalio.service import RPCError, RPCStatusCode
+from temporalio.worker import WorkerDeploymentConfig
+
+DEPLOYMENT = "keyturn"
+
+
+@dataclass(frozen=True)
+class Build:
+    """One build of the deployment: whether new rotations start on it, and whether old ones still run there."""
+
+    build_id: str
+    current: bool
+    drainage: str
+    created_at: datetime
+
+
+def pinned_to(build_id: str) -> WorkerDeploymentConfig:
+    """Return what makes a worker one of `build_id`, whose rotations stay with it."""
+    return WorkerDeploymentConfig(
+        version=WorkerDeploymentVersion(deployment_name=DEPLOYMENT, build_id=build_id),
+        use_worker_versioning=True,
+        default_versioning_behavior=VersioningBehavior.PINNED,
+    )
+
+
+async def builds(client: Client) -> list[Build]:
+    """Return the builds that the namespace knows, the newest first; empty if no worker has a build id."""
+    request = DescribeWorkerDeploymentRequest(namespace=client.namespace, deployment_name=DEPLOYMENT)
+    try:
+        described = await client.workflow_service.describe_worker_deployment(request)
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return []
+        raise
+    info = described.worker_deployment_info
+    current = info.routing_config.current_deployment_version.build_id
+    found = [
+        Build(
+            summary.deployment_version.build_id,
+            summary.deployment_version.build_id == current,
+            VersionDrainageStatus.Name(summary.drainage_info.status).removeprefix("VERSION_DRAINAGE_STATUS_").lower(),
+            summary.create_time.ToDatetime(UTC),
+        )
+        for summary in info.version_summaries
+    ]
+    return sorted(found, key=lambda build: build.created_at, reverse=True)
+
+
+async def promote(client: Client, build_id: str) -> None:
+    """Let new rotations start on `build_id`; those that run stay where they are. The server refuses an unknown one."""
+    await client.workflow_service.set_worker_deployment_current_version(
+        SetWorkerDeploymentCurrentVersionRequest(
+            namespace=client.namespace, deployment_name=DEPLOYMENT, build_id=build_id, identity=client.identity
+        )
+    )
