@@ -204,6 +204,8 @@ def _is_sealed(payload: Payload) -> bool:
 async def _payloads_of(request: web.Request) -> Payloads:
     try:
         body: Any = await request.json()
+        if not isinstance(body, dict):
+            raise TypeError
         payloads: Payloads = ParseDict(body, Payloads(), ignore_unknown_fields=True)
     except (ValueError, ParseError, TypeError, AttributeError, RecursionError):
         raise CodecRefused(400, "not_payloads", 'the body is not {"payloads": [...]} in JSON') from None

@@ -43,7 +43,17 @@ with workflow.unsafe.imports_passed_through():
         TimedOut,
     )
     from keyturn.policy.grounding import request_digest
-    from workflows import options
+    from workflows.options import (
+        APPROVAL_WITHIN,
+        LIMIT_JITTER_SECONDS,
+        MAX_DECISIONS,
+        MAX_LIMIT_WAITS,
+        PARKED_FOR,
+        create_options,
+        decide_options,
+        record_options,
+        withdraw_options,
+    )
     from workflows.visibility import OUTCOME
     from workflows.waiting import Answer, Waiting
 
@@ -82,7 +92,7 @@ class RotationWorkflow:
         return outcome
 
     async def _settled(self) -> CompletedOutcome:
-        for _ in range(options.MAX_DECISIONS):
+        for _ in range(MAX_DECISIONS):
             outcome = await self._act_on(await self._decided())
             if outcome is not None:
                 return outcome
@@ -166,11 +176,11 @@ class RotationWorkflow:
                     Decide.decide,
                     self._request,
                     summary=f"ask the model under {lines}",
-                    **options.decide_options(self._request),
+                    **decide_options(self._request),
                 )
             except ActivityError as error:
                 failed = _outcome_of(error)
-            if isinstance(failed, Failed) and failed.retry_at is not None and limit_waits < options.MAX_LIMIT_WAITS:
+            if isinstance(failed, Failed) and failed.retry_at is not None and limit_waits < MAX_LIMIT_WAITS:
                 limit_waits += 1
                 await self._wait_until(failed.retry_at)
             elif isinstance(failed, Failed) and failed.parks:
@@ -188,7 +198,7 @@ class RotationWorkflow:
         )
         wait = max((moment - workflow.now()).total_seconds(), 0.0)
         # Those who wait for the same limit do not come back in step.
-        wait += workflow.random().uniform(0, min(wait, options.LIMIT_JITTER_SECONDS))
+        wait += workflow.random().uniform(0, min(wait, LIMIT_JITTER_SECONDS))
         await workflow.sleep(wait, summary="wait for the user's token limit")
 
     # -- acting -----------------------------------------------------------------------------------------------------
@@ -246,7 +256,7 @@ class RotationWorkflow:
                     CreateRotationJob.create_rotation_job,
                     order,
                     summary=f"create the one job{due} under {cited}",
-                    **options.create_options(),
+                    **create_options(),
                 )
             except ActivityError as error:
                 if isinstance(error.cause, CancelledError):
@@ -275,7 +285,7 @@ class RotationWorkflow:
                 WithdrawClaim.withdraw_claim,
                 order,
                 summary="take the claim back: no late attempt may make a job now",
-                **options.withdraw_options(),
+                **withdraw_options(),
             )
         except ActivityError as error:
             raise _failure(_outcome_of(error)) from None
@@ -284,7 +294,7 @@ class RotationWorkflow:
 
     async def _parked(self, failed: Failed) -> Failed | Resumption | RotationRequest:
         """Wait until somebody has mended `failed` or asks on other evidence; return that, or how the workflow ends."""
-        until = workflow.now() + options.PARKED_FOR
+        until = workflow.now() + PARKED_FOR
         workflow.set_current_details(f"**Parked**: {failed.kind}, until {until:%Y-%m-%d %H:%M} UTC. {failed.mend}")
         self._note("parked", KEYTURN, kind=failed.kind)
         answer = await self._asked("parked", until, failed)
@@ -302,12 +312,12 @@ class RotationWorkflow:
                 return Failed(kind="abandoned", next_step="fail_and_inspect", mend=mend)
             case _:
                 self._note("parked_expired", KEYTURN, kind=failed.kind)
-                mend = f"Nobody mended it in {options.PARKED_FOR.days} days: {failed.kind}. {failed.mend}"[:500]
+                mend = f"Nobody mended it in {PARKED_FOR.days} days: {failed.kind}. {failed.mend}"[:500]
                 return Failed(kind="parked_expired", next_step=failed.next_step, mend=mend)
 
     async def _approval_of(self, decision: GroundedDecision) -> Approval | Denial | None:
         """Wait for an approver's word; None if the rotation was asked for on other evidence meanwhile."""
-        until = workflow.now() + options.APPROVAL_WITHIN
+        until = workflow.now() + APPROVAL_WITHIN
         approvers = ", ".join(decision.approvers)
         workflow.set_current_details(
             f"**Eligible** under {_named(decision.source_lines)}. **Waits for the approval** of one of {approvers}, "
@@ -330,7 +340,7 @@ class RotationWorkflow:
                     Failed(
                         kind="approval_expired",
                         next_step="ask_an_approver",
-                        mend=f"No approver answered in {options.APPROVAL_WITHIN.days} days. Ask again: it is decided "
+                        mend=f"No approver answered in {APPROVAL_WITHIN.days} days. Ask again: it is decided "
                         "on the evidence of then.",
                     )
                 )
@@ -372,7 +382,7 @@ class RotationWorkflow:
             tenant_id=self._request.tenant_id, event=event, actor=actor, at=workflow.now(), detail=detail
         )
         written = workflow.start_activity_method(
-            RecordEvent.record_event, told, summary=f"audit: {event}", **options.record_options()
+            RecordEvent.record_event, told, summary=f"audit: {event}", **record_options()
         )
         self._events.append(written)
 

@@ -20,6 +20,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
 from keyturn.canonical import digest_of
 from keyturn.contracts import JobOrder, RotationEvent, RotationJob
@@ -86,6 +87,9 @@ class JobStore:
                     return RotationJob(job_id=existing["job_id"], created=False)
                 if await self._revive(connection, row, existing["job_id"], fence):
                     return RotationJob(job_id=existing["job_id"], created=True)
+                now = await self._by_key(connection, order.tenant_id, idempotency_key)
+                if now is not None and now["status"] != WITHDRAWN:  # another attempt was quicker
+                    return RotationJob(job_id=now["job_id"], created=False)
                 raise StaleAttempt("the claim was taken back since this attempt began")
             if holder is not None:
                 event = "idempotency_conflict" if conflict else "duplicate_refused"
@@ -197,27 +201,29 @@ class JobStore:
 
     async def _insert(self, connection: AsyncConnection, row: Mapping[str, Any]) -> bool:
         """Insert job, audit row and outbox row; False, and nothing is written, if a unique index refuses the job."""
-        return await self._write(connection, row, _INSERT_ALL_AT_ONCE, _INSERT_JOB_SQLITE)
+        return await self._write(connection, row, row, _INSERT_ALL_AT_ONCE, _INSERT_JOB_SQLITE)
 
-    async def _revive(self, connection: AsyncConnection, row: Mapping[str, Any], job_id: str, fence: int) -> bool:
+    async def _revive(self, connection: AsyncConnection, row: dict[str, Any], job_id: str, fence: int) -> bool:
         """Make the job of a claim that was taken back before this attempt began; False, and nothing, if after."""
-        revived = dict(row) | {
-            "job_id": job_id,
-            "this_tenant": row["tenant_id"],
-            "this_key": row["idempotency_key"],
-            "this_fence": fence,
-        }
-        return await self._write(connection, revived, _REVIVE_ALL_AT_ONCE, _REVIVE_JOB)
+        named = {f"set_{name}": value for name, value in row.items()}
+        named |= {"this_tenant": row["tenant_id"], "this_key": row["idempotency_key"], "this_fence": fence}
+        return await self._write(connection, row | {"job_id": job_id}, named, _REVIVE_ALL_AT_ONCE, _REVIVE_JOB)
 
-    async def _write(self, connection: AsyncConnection, row: Mapping[str, Any], at_once: Any, job_alone: Any) -> bool:
+    async def _write(
+        self,
+        connection: AsyncConnection,
+        row: Mapping[str, Any],
+        parameters: Mapping[str, Any],
+        at_once: Select[tuple[str]],
+        job_alone: ReturningInsert[tuple[str]] | ReturningUpdate[tuple[str]],
+    ) -> bool:
         audit = _audit(row, "created", {"decision_digest": row["decision_digest"]} | _approval_of(row))
         message = {"job_id": row["job_id"], "topic": TOPIC, "payload": _payload(row), "created_at": row["created_at"]}
-        columns = {name: value for name, value in row.items() if name != "approved_by"}
         if self._on_postgresql:
-            parameters = columns | {f"audit_{name}": value for name, value in audit.items()}
-            parameters |= {f"outbox_{name}": value for name, value in message.items()}
-            return (await connection.execute(at_once, parameters)).first() is not None
-        if (await connection.execute(job_alone, columns)).first() is None:
+            whole = dict(parameters) | {f"audit_{name}": value for name, value in audit.items()}
+            whole |= {f"outbox_{name}": value for name, value in message.items()}
+            return (await connection.execute(at_once, whole)).first() is not None
+        if (await connection.execute(job_alone, dict(parameters))).first() is None:
             return False
         await connection.execute(insert(job_audit).inline(), audit)
         await connection.execute(insert(outbox).inline(), message)
@@ -231,11 +237,13 @@ class JobStore:
         return None if row is None else dict(row)
 
     async def _open_job_of(self, connection: AsyncConnection, row: Mapping[str, Any]) -> str | None:
+        """The open job that the credential has under another key."""
         query = select(rotation_jobs.c.job_id).where(
             rotation_jobs.c.tenant_id == row["tenant_id"],
             rotation_jobs.c.account_id == row["account_id"],
             rotation_jobs.c.key_id == row["key_id"],
             rotation_jobs.c.status == "open",
+            rotation_jobs.c.idempotency_key != row["idempotency_key"],
         )
         return (await connection.execute(query)).scalar_one_or_none()
 
@@ -276,7 +284,7 @@ def _audit(row: Mapping[str, Any], event: str, detail: Mapping[str, Any]) -> dic
 
 
 def _payload(row: Mapping[str, Any]) -> dict[str, Any]:
-    hidden = {"fingerprint", "status", "this_fence", "this_tenant", "this_key"}
+    hidden = {"fingerprint", "status"}
     return {
         name: value.isoformat() if isinstance(value, datetime) else value
         for name, value in row.items()
@@ -324,6 +332,7 @@ _INSERT_ALL_AT_ONCE = _all_at_once(
 _INSERT_JOB_SQLITE = (
     sqlite.insert(rotation_jobs).values(_VALUES).on_conflict_do_nothing().returning(rotation_jobs.c.job_id)
 )
+_KEPT = {"job_id", "tenant_id", "idempotency_key"}
 _REVIVE_JOB = (
     update(rotation_jobs)
     .where(
@@ -332,7 +341,8 @@ _REVIVE_JOB = (
         rotation_jobs.c.status == WITHDRAWN,
         rotation_jobs.c.fence < bindparam("this_fence", type_=BigInteger),
     )
-    .values({name: value for name, value in _VALUES.items() if name not in {"job_id", "tenant_id", "idempotency_key"}})
+    # Parameters of names of their own: those named as columns would be set too, the key's among them.
+    .values({name: bindparam(f"set_{name}", type_=value.type) for name, value in _VALUES.items() if name not in _KEPT})
     .values(fence=None)
     .returning(rotation_jobs.c.job_id)
 )

@@ -1,0 +1,61 @@
+"""Rotations stay with the build that began them, on a real server's worker versioning."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+
+import pytest
+from temporalio.client import Client
+
+from keyturn.contracts import JobCreated, Resumption
+from keyturn.errors import QuotaExhausted
+from keyturn.jobs.store import JobStore
+from stack.temporal import dev_server
+from starter.answering import answer
+from starter.rotations import outcome_of, rotate, start_or_attach
+from tests.cases import request
+from tests.keys import KEYRING
+from tests.record_histories import Place
+from tests.workers_for_tests import ELIGIBLE, Script, worker_on
+from workflows.versioning import builds, promote
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Client]:
+    """A server of its own: which build is current is one state for all of a namespace."""
+    async with dev_server(keyring=KEYRING) as client:
+        yield client
+
+
+async def test_a_parked_rotation_ends_on_its_build_while_new_ones_start_on_the_next(
+    server: Client, sqlite_store: JobStore
+) -> None:
+    """Deployed, promoted, drained: and the older build may stop when it has nothing left."""
+    queue = f"test-{uuid.uuid4().hex}"
+    old, new = Script(QuotaExhausted("x"), ELIGIBLE), Script(ELIGIBLE)
+    assert await builds(server) == []
+    async with worker_on(server, queue, old, sqlite_store, build_id="b1"):
+        await _known(server, "b1")
+        await promote(server, "b1")
+        handle = (await start_or_attach(server, request(), task_queue=queue)).handle
+        await Place(server, handle, "", queue).digest_at("parked")
+        async with worker_on(server, queue, new, sqlite_store, build_id="b2"):
+            await _known(server, "b2")
+            before = {build.build_id: build.current for build in await builds(server)}
+            assert before == {"b1": True, "b2": False}
+            await promote(server, "b2")
+            _, outcome = await rotate(server, request(), task_queue=queue, wait_seconds=30)
+            assert isinstance(outcome, JobCreated)
+            assert (new.calls, old.calls) == (1, 1)
+            await answer(handle, "resume", Resumption(operator="omar"))
+            assert isinstance(await outcome_of(handle), JobCreated)
+            assert (new.calls, old.calls) == (1, 2)
+            now = {build.build_id: (build.current, build.drainage) for build in await builds(server)}
+            assert now["b2"][0]
+            assert now["b1"] in {(False, "draining"), (False, "drained")}
+
+
+async def _known(client: Client, build_id: str) -> None:
+    async with asyncio.timeout(30):  # a build is known once its worker has polled
+        while build_id not in {build.build_id for build in await builds(client)}:
+            await asyncio.sleep(0.05)
