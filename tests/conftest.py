@@ -23,7 +23,7 @@ from stack.embedded import Ports, Stack, embedded_stack, simulator_process
 from stack.processes import program
 from stack.temporal import dev_server
 from tests.keys import KEYRING, KEYS_TEXT
-from tests.privacy import leaks_of, leaks_of_ledger, planted_in
+from tests.privacy import leaks_of, leaks_of_ledger, planted_in, told_by_temporal
 from tests.simulated import SimulatorControl
 from workers.schema import migrate
 from workflows.encryption import sealing_converter
@@ -60,9 +60,10 @@ def catalogue() -> Catalogue:
 
 @pytest.fixture(scope="session")
 async def temporal() -> AsyncIterator[Client]:
-    """A client of a real dev server, in memory, its payloads sealed."""
+    """A client of a real dev server, in memory, its payloads sealed: it is searched for leaks when all is done."""
     async with dev_server(keyring=KEYRING) as client:
         yield client
+        assert planted_in(await told_by_temporal(client)) == []
 
 
 @pytest.fixture

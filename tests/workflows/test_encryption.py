@@ -164,7 +164,7 @@ async def test_a_stranger_without_a_key_cannot_start_or_approve_anything(
     temporal: Client, sqlite_store: JobStore
 ) -> None:
     """Whoever may write to the namespace and holds no key sends plain payloads, and no worker acts on those."""
-    queue, asked = f"test-{uuid.uuid4().hex}", request()
+    queue, asked = f"test-{uuid.uuid4().hex}", request(question="Mallory's own words")
     mallory = await Client.connect(temporal.service_client.config.target_host, data_converter=pydantic_data_converter)
     script = Script(ELIGIBLE)
     async with worker_on(temporal, queue, script, sqlite_store):

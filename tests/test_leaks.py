@@ -1,0 +1,238 @@
+"""After every end that a rotation can come to: everything that is stored or told is searched for what is private."""
+
+import itertools
+import shutil
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from sqlalchemy import create_engine, inspect, text
+from sqlalchemy.engine import URL
+from temporalio.client import Client
+
+from keyturn.contracts import (
+    Abandonment,
+    Approval,
+    CredentialFacts,
+    Denial,
+    PolicyRef,
+    Resumption,
+    RotationOutcome,
+    RotationRequest,
+)
+from keyturn.jobs.store import JobStore
+from keyturn.keyring import Keyring
+from keyturn.policy.catalogue import SHIPPED_LINES
+from stack.embedded import worker_environment
+from stack.processes import child, free_port
+from stack.temporal import dev_server
+from starter.answering import answer
+from starter.rotations import Handle, outcome_of, rotate, start_or_attach
+from tests.cases import NOW, P7
+from tests.keys import KEYS_TEXT, NEWER, ring
+from tests.privacy import told_by_temporal
+from tests.record_histories import Place
+from tests.simulated import SimulatorControl
+from tests.workers_for_tests import ELIGIBLE, Script, worker_on
+from workers.settings import PLACEHOLDER_KEY
+
+QUESTION, REASON = "Planted question 0815: may Luna's key be rotated?", "Planted reason 4711: Luna is on leave"
+ACCOUNT, KEY, USER, APPROVER = "planted-account-0815", "planted-key-4711", "planted.user", "planted.approver"
+WORDS = (QUESTION, REASON, "0815", "4711", "Planted")
+NAMES = (ACCOUNT, KEY, USER, APPROVER)
+ANSWER = "source_line_ids"  # of every answer that the simulator gives
+APPROVAL_LINE = f"""
+[[line]]
+id = "P-9"
+version = 1
+wording = "Stale service-account keys must rotate within 30 days, when an approver agrees."
+applies_to = ["service_account_key"]
+window_days = 30
+approval = "required"
+approvers = ["{APPROVER}"]
+rule = {{ when = "stale" }}
+source = {{ benchmark = "tests", release = "1", id = "P-9" }}
+"""
+AGES = itertools.count(1)
+P9 = PolicyRef(id="P-9", version=1)
+
+
+@dataclass(frozen=True)
+class Told:
+    """Everything that was stored or told, by where."""
+
+    temporal: str
+    log: str
+    metrics: str
+    ledger: str
+    kept: str
+
+
+def asked(line: PolicyRef = P7, *, stale: bool | None = True, suffix: str = "") -> RotationRequest:
+    """A request with evidence of its own: a kept answer would not come to the simulator's faults."""
+    credential = CredentialFacts(
+        key_id=f"{KEY}{suffix or uuid.uuid4().hex[:8]}", stale=stale, age_days=next(AGES), observed_at=NOW
+    )
+    return RotationRequest(
+        account_id=ACCOUNT,
+        user_id=USER,
+        question=QUESTION,
+        policy_lines=(line,),
+        credential=credential,
+        trace_id="trace_1",
+        max_retries=0,
+        timeout_seconds=2,
+    )
+
+
+@asynccontextmanager
+async def world(
+    folder: Path, database: URL, simulator: SimulatorControl, keyring: Keyring
+) -> AsyncIterator[tuple[Client, str, Path]]:
+    """Yield a client of a server of its own, with a real worker on it; its monitoring address, and its log."""
+    policy, keys, log = folder / "policy", folder / "keys", folder / "leaks.worker.log"
+    shutil.copytree(SHIPPED_LINES, policy)
+    (policy / "approval.toml").write_text(APPROVAL_LINE)
+    keys.write_text(KEYS_TEXT)
+    monitoring = f"127.0.0.1:{free_port()}"
+    async with dev_server(keyring=keyring) as client:
+        url = database.render_as_string(hide_password=False)
+        address = client.service_client.config.target_host
+        environment = worker_environment(address, url, simulator.address, keys=keys) | {
+            "KEYTURN_ROUTES": "openai:simulator-1",
+            "KEYTURN_POLICY_DIR": str(policy),
+            "KEYTURN_MONITORING_ADDRESS": monitoring,
+        }
+        async with child([sys.executable, "-m", "workers"], environment=environment, log=log):
+            yield client, monitoring, log
+
+
+async def every_end(client: Client, simulator: SimulatorControl) -> set[str]:
+    """Bring rotations to all their ends, people's words included; returns the ends."""
+    ends: set[str] = set()
+
+    async def plainly(request: RotationRequest, fault: str | None = None) -> None:
+        if fault:
+            await simulator.fail(fault, times=None, seconds=4) if fault == "slow" else await simulator.fail(fault)
+        _, outcome = await rotate(client, request, task_queue="keyturn", wait_seconds=60)
+        await simulator.reset()
+        _note(ends, outcome)
+
+    for fault in (None, "wrong_window", "malformed_json", "refusal", "unavailable", "slow"):
+        await plainly(asked(), fault)
+    await plainly(asked(stale=False))
+    await plainly(asked(stale=None))
+
+    async def waiting(request: RotationRequest, phase: str, fault: str | None = None) -> tuple[Handle, str]:
+        if fault:
+            await simulator.fail(fault)
+        handle = (await start_or_attach(client, request, task_queue="keyturn")).handle
+        return handle, await Place(client, handle, request.credential.key_id, "keyturn").digest_at(phase)
+
+    for fault in ("quota", "unauthorized"):
+        handle, _ = await waiting(asked(), "parked", fault)
+        await answer(handle, "resume", Resumption(operator=USER))
+        _note(ends, await outcome_of(handle))
+    handle, _ = await waiting(asked(), "parked", "quota")
+    await answer(handle, "abandon", Abandonment(operator=USER, reason=REASON))
+    _note(ends, await outcome_of(handle))
+    handle, _ = await waiting(asked(suffix="restated"), "parked", "quota")
+    await plainly(asked(suffix="restated"))
+    handle, digest = await waiting(asked(P9), "awaiting_approval")
+    await answer(handle, "approve", Approval(approver=APPROVER, digest=digest))
+    _note(ends, await outcome_of(handle))
+    handle, digest = await waiting(asked(P9), "awaiting_approval")
+    await answer(handle, "deny", Denial(approver=APPROVER, digest=digest, reason=REASON))
+    _note(ends, await outcome_of(handle))
+    await waiting(asked(), "parked", "quota")  # and one that still waits
+    return ends
+
+
+def _note(ends: set[str], outcome: RotationOutcome) -> None:
+    ends.add(getattr(outcome, "reason", None) or getattr(outcome, "kind", None) or outcome.status)
+
+
+async def all_that_was_told(client: Client, monitoring: str, log: Path, database: URL) -> Told:
+    async with httpx.AsyncClient(trust_env=False) as http:
+        metrics = "".join([(await http.get(f"http://{monitoring}/{page}")).text for page in ("metrics", "status")])
+    return Told(
+        temporal=await told_by_temporal(client),
+        log=log.read_text(errors="replace"),
+        metrics=metrics,
+        ledger=_rows(database, "call_records"),
+        kept=_rows(database, "kept_answers"),
+    )
+
+
+def _rows(database: URL, table: str) -> str:
+    engine = create_engine(database.set(drivername=database.drivername.replace("+aiosqlite", "")))
+    try:
+        with engine.connect() as connection:
+            assert table in inspect(connection).get_table_names()
+            return "\n".join(str(row) for row in connection.execute(text(f"SELECT * FROM {table}")))
+    finally:
+        engine.dispose()
+
+
+def leaks(told: Told) -> list[str]:
+    """Return what is readable and must not be, by its place."""
+    nowhere = (*WORDS, PLACEHOLDER_KEY, ANSWER)
+    return [
+        f"{place}: {secret}"
+        for place, content in vars(told).items()
+        for secret in ((*nowhere, *NAMES) if place in {"temporal", "metrics"} else nowhere)
+        if secret in content
+    ]
+
+
+async def test_after_every_end_only_ciphertext_is_left(
+    database: URL, simulator: SimulatorControl, tmp_path: Path
+) -> None:
+    """Histories, visibility, logs, metrics, ledger and kept answers hold no question, answer, reason, name or key."""
+    keyring = ring(NEWER, account_names="pseudonym")
+    async with world(tmp_path, database, simulator, keyring) as (client, monitoring, log):
+        ends = await every_end(client, simulator)
+        told = await all_that_was_told(client, monitoring, log, database)
+    assert ends >= {
+        "job_created",
+        "unsupported_window",
+        "malformed_answer",
+        "model_refused",
+        "provider_unavailable",
+        "timeout",
+        "not_eligible",
+        "not_specified",
+        "abandoned",
+        "approval_denied",
+    }
+    # What was searched is really what was stored: the readable parts of it are there.
+    for part in ("RotationWorkflow", "quota_exhausted", "KeyturnParked", "P-9@1", "create_rotation_job", "~"):
+        assert part in told.temporal
+    assert told.log.count('"model_call"') >= 12
+    assert "keyturn_call_duration_seconds_count" in told.metrics
+    assert told.ledger.count("\n") >= 12
+    assert told.kept
+    assert leaks(told) == []
+
+
+async def test_the_search_finds_what_is_not_sealed(sqlite_store: JobStore) -> None:
+    """The same without encryption: the search would be worth nothing if it found nothing there."""
+    async with dev_server() as client, worker_on(client, "keyturn", Script(ELIGIBLE), sqlite_store):
+        _, outcome = await rotate(client, asked(), task_queue="keyturn", wait_seconds=60)
+        assert outcome.status == "job_created"
+        temporal = await told_by_temporal(client)
+    found = leaks(Told(temporal, "", "", "", ""))
+    assert {f"temporal: {secret}" for secret in (QUESTION, ANSWER, ACCOUNT, KEY, USER)} <= set(found)
+
+
+@pytest.mark.parametrize("place", ["temporal", "log", "metrics", "ledger", "kept"])
+def test_a_leak_is_told_with_its_place(place: str) -> None:
+    """Wherever it is."""
+    sound = dict.fromkeys(("temporal", "log", "metrics", "ledger", "kept"), "nothing")
+    assert leaks(Told(**sound)) == []
+    assert f"{place}: {QUESTION}" in leaks(Told(**sound | {place: f"before {QUESTION} after"}))
