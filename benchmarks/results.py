@@ -51,12 +51,14 @@ def _spread(series: Sequence[float]) -> str:
     return f"{statistics.median(series):.4g} ({min(series):.4g}-{max(series):.4g})"
 
 
-def report(results: Sequence[Result]) -> None:
-    """Print the table and write benchmarks/results.json."""
+def report(results: Sequence[Result], *, keep_others: bool = False) -> None:
+    """Print the table and write benchmarks/results.json; `keep_others` leaves the rows there that are not among these."""
     width = max(len(result.name) for result in results)
     print(f"\n{'':{width}}  {'ratio':>7}  {'reach':>8}  holds  detail")
     for result in results:
         holds = "yes" if result.holds else "NO"
         print(f"{result.name:{width}}  {result.ratio:7.3f}  {result.reach:>8}  {holds:5}  {result.detail}")
-    FILE.write_text(json.dumps([result._asdict() for result in results], indent=2) + "\n")
+    rows = {row["name"]: row for row in json.loads(FILE.read_text())} if keep_others else {}
+    rows |= {result.name: result._asdict() for result in results}
+    FILE.write_text(json.dumps(list(rows.values()), indent=2) + "\n")
     print(f"\nwritten to {FILE.relative_to(Path.cwd())}")

@@ -19,10 +19,12 @@ from activities.create_rotation_job import CreateRotationJob
 from activities.decide import Decide
 from benchmarks.bare import BareWorkflow, first, second
 from benchmarks.results import Result, compared
+from keyturn.cache.sealed import SealedCache
 from keyturn.cache.sql import SqlCache
 from keyturn.contracts import CallRecord
 from keyturn.database import database_url, open_database
 from keyturn.jobs.store import JobStore
+from keyturn.keyring import new_keyring_text, parse_keyring
 from keyturn.ledger.prices import RateCard
 from keyturn.ledger.recorder import recorder
 from keyturn.ledger.records import log_call
@@ -60,7 +62,7 @@ async def measure(postgresql: URL, *, rounds: int, one_by_one: int, at_once: int
             ("PostgreSQL, provider over HTTP", postgresql, True),
         ):
             async with _both(url, over_http=over_http) as (client, ours, theirs):
-                await _latencies(ours, 20), await _latencies(theirs, 20)
+                await latencies_of(ours, 20), await latencies_of(theirs, 20)
                 if not results:
                     results += await _histories(client)
                 results += await _compare(name, ours, theirs, rounds, one_by_one, at_once, promised=not over_http)
@@ -87,10 +89,9 @@ async def _both(url: URL, *, over_http: bool) -> AsyncIterator[tuple[Client, Run
             log_call(call)
             ledger.record(call)
 
+        cache = SealedCache(SqlCache(engine), parse_keyring(new_keyring_text(), source="benchmarks"))
         # As a worker is wired by default, but for the token limit: one user asks all of this.
-        boundary = ModelBoundary(
-            {"*": [provider]}, catalogue, guard=Guard(RateCard({})), record=record, cache=SqlCache(engine)
-        )
+        boundary = ModelBoundary({"*": [provider]}, catalogue, guard=Guard(RateCard({})), record=record, cache=cache)
         claims = CreateRotationJob(JobStore(engine), catalogue)
         await parts.enter_async_context(
             Worker(
@@ -127,11 +128,11 @@ async def _compare(
     rate: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
         for side, run in enumerate((ours, theirs)):
-            latencies = await _latencies(run, one_by_one)
+            latencies = await latencies_of(run, one_by_one)
             p50[side].append(statistics.median(latencies) * 1000)
             p99[side].append(statistics.quantiles(latencies, n=100)[98] * 1000)
         for side, run in enumerate((ours, theirs)):
-            rate[side].append(await _rate(run, at_once, 50))
+            rate[side].append(await rate_of(run, at_once, 50))
     return [
         compared(f"workflow latency p50, {name}", *p50, unit="ms", reach=1.25 if promised else None),
         compared(f"workflow latency p99, {name}", *p99, unit="ms"),
@@ -139,7 +140,8 @@ async def _compare(
     ]
 
 
-async def _latencies(run: Run, count: int) -> list[float]:
+async def latencies_of(run: Run, count: int) -> list[float]:
+    """Return how long each of `count` runs took, one at a time, in seconds."""
     latencies = []
     for _ in range(count):
         began = time.perf_counter()
@@ -148,7 +150,8 @@ async def _latencies(run: Run, count: int) -> list[float]:
     return latencies
 
 
-async def _rate(run: Run, count: int, at_once: int) -> float:
+async def rate_of(run: Run, count: int, at_once: int) -> float:
+    """Return how many of `count` runs ended a second, `at_once` of them under way."""
     left = iter(range(count))
 
     async def one_after_the_other() -> None:

@@ -43,7 +43,7 @@ from workers.settings import PLACEHOLDER_KEY
 
 QUESTION, REASON = "Planted question 0815: may Luna's key be rotated?", "Planted reason 4711: Luna is on leave"
 ACCOUNT, KEY, USER, APPROVER = "planted-account-0815", "planted-key-4711", "planted.user", "planted.approver"
-WORDS = (QUESTION, REASON, "0815", "4711", "Planted")
+WORDS = (QUESTION, REASON, "Planted question", "Planted reason", "Luna's key")
 NAMES = (ACCOUNT, KEY, USER, APPROVER)
 ANSWER = "source_line_ids"  # of every answer that the simulator gives
 APPROVAL_LINE = f"""
