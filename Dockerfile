@@ -14,7 +14,9 @@ RUN uv sync --locked --no-dev --extra opentelemetry --no-editable
 FROM python:3.11.14-slim-bookworm
 RUN useradd --system --uid 10001 --home-dir /app keyturn
 COPY --from=build --chown=root:root /app/.venv /app/.venv
-ENV PATH=/app/.venv/bin:$PATH PYTHONUNBUFFERED=1 KEYTURN_LOG_FORMAT=json
+# The build that rotations are pinned to: docker build --build-arg KEYTURN_BUILD_ID=$(git rev-parse --short=12 HEAD)
+ARG KEYTURN_BUILD_ID=
+ENV PATH=/app/.venv/bin:$PATH PYTHONUNBUFFERED=1 KEYTURN_LOG_FORMAT=json KEYTURN_BUILD_ID=$KEYTURN_BUILD_ID
 WORKDIR /app
 USER keyturn
 # A worker lets its calls end after SIGTERM: give it the 30 s of its graceful shutdown (stop_grace_period, or the like).

@@ -81,7 +81,7 @@ async def _both() -> AsyncIterator[tuple[Run, Run, Callable[[], Awaitable[tuple[
         async def sizes() -> tuple[float, float]:
             told = []
             for name, client in (("sealed", sealed), ("plain", plain)):
-                history = await client.get_workflow_handle(await run_on(client, name)()).fetch_history()
+                history = await client.get_workflow_handle(str(await run_on(client, name)())).fetch_history()
                 told.append(float(sum(event.ByteSize() for event in history.events)))
             return told[0], told[1]
 

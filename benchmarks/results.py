@@ -52,7 +52,7 @@ def _spread(series: Sequence[float]) -> str:
 
 
 def report(results: Sequence[Result], *, keep_others: bool = False) -> None:
-    """Print the table and write benchmarks/results.json; `keep_others` leaves the rows there that are not among these."""
+    """Print the table and write benchmarks/results.json; `keep_others` leaves rows there that are not among these."""
     width = max(len(result.name) for result in results)
     print(f"\n{'':{width}}  {'ratio':>7}  {'reach':>8}  holds  detail")
     for result in results:

@@ -101,3 +101,32 @@ async def _port(file: Path) -> int:
         while not file.exists() or not file.read_text().strip():
             await asyncio.sleep(0.05)
     return int(file.read_text().splitlines()[0])
+
+
+async def sign_in(page: Page, token: str) -> None:
+    """On the codec server's page, with a token."""
+    await page.until("document.querySelector('#token')")
+    await page.evaluate(f"document.querySelector('#token').value = {json.dumps(token)}")
+    await page.evaluate("document.querySelector('form').submit()")
+
+
+async def include_credentials(page: Page, codec: str) -> None:
+    """In Temporal's UI (2.54): the glasses in the top bar, then its dialog; applied when it is closed."""
+    in_the_bar = "(box => box.width && box.y < 48 && box.x > 1100)(button.getBoundingClientRect())"
+    glasses = (
+        f"[...document.querySelectorAll('button')].filter(button => {in_the_bar})[0]"  # the news and the profile follow
+    )
+    opened = "document.querySelector('#use-local-endpoint-radio')?.checkVisibility()"
+    await page.until(f"{opened} || ({glasses}?.click(), false)")  # a click before the page is alive is lost
+    await page.evaluate("document.querySelector('#use-local-endpoint-radio').click()")
+    dialog = "document.querySelector('#use-local-endpoint-radio').closest('form')"
+    field = "document.querySelector('#data-encoder-endpoint-input')"
+    await page.until(field)
+    await page.evaluate(
+        f"(() => {{ const field = {field}; field.value = {json.dumps(codec)}; "
+        "field.dispatchEvent(new Event('input', {bubbles: true})); })()"
+    )
+    await page.evaluate("document.querySelector('#pass-access-credentials').click()")
+    apply = f"{dialog}.querySelector('[data-testid=confirm-modal-button]')"
+    await page.until(f"!{apply}.disabled")
+    await page.evaluate(f"{apply}.click()")

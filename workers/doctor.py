@@ -8,10 +8,12 @@ from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, GetSystemInfoRequest
 
 from keyturn.errors import KeyturnError
+from keyturn.keyring import keyring_from_environment
 from keyturn.policy.catalogue import load_catalogue
 from workers.schema import check_schema
 from workers.settings import load_database_url, load_local_settings, load_settings
 from workflows.connection import connect, refusals_named
+from workflows.namespace import missing_search_attributes
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,10 @@ class Finding:
 
 
 async def examine() -> list[Finding]:
-    """Look at settings, policy, database and Temporal, each on its own, so that one fault hides no other."""
+    """Look at settings, policy, keys, database and Temporal, each on its own, so that one fault hides no other."""
     findings = _settings()
     findings.append(await _named("policy", _policy))
+    findings.append(await _named("payload keys", _keys))
     findings.append(await _named("database", _database))
     findings.append(await _named("temporal", _temporal))
     return findings
@@ -54,6 +57,12 @@ async def _policy() -> str:
     return f"{len(list(catalogue))} lines, version {catalogue.version[:15]}"
 
 
+async def _keys() -> str:
+    keyring = keyring_from_environment()
+    held = ", ".join(f"{key_id} ({value})" for key_id, value in keyring.check_values.items())
+    return f"{held}; workers and starters must hold the same, the first one seals"
+
+
 async def _database() -> str:
     url = load_database_url()
     return f"{url.get_backend_name()} {url.database}, schema {check_schema(url)} is current"
@@ -71,11 +80,21 @@ async def _temporal() -> str:
                 task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
             )
         )
+        missing = await missing_search_attributes(client)
     polling = len(described.pollers)
     state = f"server {server.server_version}, namespace {client.namespace}, {polling} workers polled {queue} lately"
     if not polling:
         raise NoWorker(state)
+    if missing:
+        raise AttributesMissing(f"{state}; search attributes are missing: {', '.join(missing)}")
     return state
+
+
+class AttributesMissing(KeyturnError):
+    """The namespace would refuse every start."""
+
+    kind = "search_attributes_missing"
+    mend = "Run `keyturn namespace` once."
 
 
 class NoWorker(KeyturnError):

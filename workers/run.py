@@ -2,18 +2,21 @@
 
 import asyncio
 import signal
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import structlog
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
+from temporalio.client import Client
 from temporalio.runtime import Runtime
+from temporalio.service import RPCError
 
 from workers import tracing
 from workers.monitoring import free_loopback_port, sdk_metrics, served
 from workers.schema import check_schema
 from workers.settings import Settings
-from workers.wiring import wired_boundary, wired_worker
+from workers.wiring import build_id_of, wired_boundary, wired_worker
 from workflows.connection import connect, refusals_named
+from workflows.versioning import builds
 
 _log = structlog.get_logger("keyturn.worker")
 
@@ -49,8 +52,24 @@ async def run_worker(settings: Settings) -> None:
             task_queue=settings.task_queue,
             namespace=client.namespace,
             environment=settings.environment,
+            build_id=build_id_of(settings),
             routes={task: [str(target) for target in route] for task, route in settings.routes.items()},
         )
+        await _tell_of_the_build(client, settings)
         await stop.wait()
         _log.info("worker_stopping")
     _log.info("worker_stopped")
+
+
+async def _tell_of_the_build(client: Client, settings: Settings) -> None:
+    """Say what an operator must do before this build gets work; rotations would wait in silence otherwise."""
+    build_id = build_id_of(settings)
+    if build_id is None:
+        if settings.environment == "production":
+            mend = "Set KEYTURN_BUILD_ID: rotations are then pinned to the build that began them (docs/operations.md)."
+            _log.warning("no_build_id", mend=mend)
+        return
+    with suppress(RPCError):  # told again at the next start
+        if build_id not in {build.build_id for build in await builds(client) if build.current}:
+            mend = f"New rotations start on it after `keyturn deployment promote {build_id}`."
+            _log.warning("build_not_current", build_id=build_id, mend=mend)

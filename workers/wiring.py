@@ -139,11 +139,7 @@ async def wired_worker(client: Client, wired: Wired, *, claims: Claims = lambda 
         wired: the boundary and what belongs to it.
         claims: what stands before the job store; tests put there a store that dies at a chosen point.
     """
-    build_id = wired.settings.build_id or (git_commit() if wired.settings.environment == "production" else None)
-    if build_id is None and wired.settings.environment == "production":
-        _log.warning(
-            "no_build_id", mend="Set KEYTURN_BUILD_ID: rotations are then pinned to the build that began them."
-        )
+    build_id = build_id_of(wired.settings)
     store = JobStore(wired.engine)
     activities: list[Callable[..., Any]] = [
         Decide(wired.boundary).decide,
@@ -163,8 +159,13 @@ async def wired_worker(client: Client, wired: Wired, *, claims: Claims = lambda 
     )
 
 
-def git_commit() -> str | None:
-    """Return the commit of the checkout that this program runs from; None if it is installed elsewhere, or edited."""
+def build_id_of(settings: Settings) -> str | None:
+    """Return the build that a worker's rotations are pinned to: as it is set or, in production, as git tells it."""
+    return settings.build_id or (_git_commit() if settings.environment == "production" else None)
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout that this program runs from; None if it is installed elsewhere, or edited."""
     folder = Path(__file__).parent.parent
     if not (folder / ".git").exists():
         return None

@@ -9,7 +9,7 @@ from keyturn.contracts import JobCreated
 from stack.embedded import Ports, embedded_stack
 from starter.requests import id_of
 from starter.rotations import rotate
-from tests.browser import CHROMIUM, Page, browser
+from tests.browser import CHROMIUM, browser, include_credentials, sign_in
 from tests.cases import QUESTION, request
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium (.ci/run does)")
@@ -31,14 +31,14 @@ async def test_the_ui_shows_ciphertext_until_an_operator_signs_in(tmp_path: Path
         assert asked.account_id not in await page.text()
 
         await page.goto(str(stack.codec))
-        await _sign_in(page, "a" * 43)
+        await sign_in(page, "a" * 43)
         await page.shows("No operator has this token")
-        await _sign_in(page, (tmp_path / "codec_token").read_text())
+        await sign_in(page, (tmp_path / "codec_token").read_text())
         await page.shows("Signed in")
 
         await page.goto(history)
         await page.shows("Event History")
-        await _include_credentials(page, str(stack.codec))
+        await include_credentials(page, str(stack.codec))
         await page.goto(history)
         await page.until(f"{PAGE}.includes({json.dumps(QUESTION)})")
         await page.until(f"{PAGE}.includes('job_created')")
@@ -47,31 +47,3 @@ async def test_the_ui_shows_ciphertext_until_an_operator_signs_in(tmp_path: Path
     log = (tmp_path / "codec.log").read_text()
     assert '"operator": "operator", "by": "cookie"' in log
     assert QUESTION not in log
-
-
-async def _sign_in(page: Page, token: str) -> None:
-    await page.until("document.querySelector('#token')")
-    await page.evaluate(f"document.querySelector('#token').value = {json.dumps(token)}")
-    await page.evaluate("document.querySelector('form').submit()")
-
-
-async def _include_credentials(page: Page, codec: str) -> None:
-    """Temporal UI 2.54: the glasses in the top bar, then its dialog."""
-    in_the_bar = "(box => box.width && box.y < 48 && box.x > 1100)(button.getBoundingClientRect())"
-    glasses = (
-        f"[...document.querySelectorAll('button')].filter(button => {in_the_bar})[0]"  # the news and the profile follow
-    )
-    opened = "document.querySelector('#use-local-endpoint-radio')?.checkVisibility()"
-    await page.until(f"{opened} || ({glasses}?.click(), false)")  # a click before the page is alive is lost
-    await page.evaluate("document.querySelector('#use-local-endpoint-radio').click()")
-    dialog = "document.querySelector('#use-local-endpoint-radio').closest('form')"
-    field = "document.querySelector('#data-encoder-endpoint-input')"
-    await page.until(field)
-    await page.evaluate(
-        f"(() => {{ const field = {field}; field.value = {json.dumps(codec)}; "
-        "field.dispatchEvent(new Event('input', {bubbles: true})); })()"
-    )
-    await page.evaluate("document.querySelector('#pass-access-credentials').click()")
-    apply = f"{dialog}.querySelector('[data-testid=confirm-modal-button]')"
-    await page.until(f"!{apply}.disabled")
-    await page.evaluate(f"{apply}.click()")

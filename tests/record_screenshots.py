@@ -1,0 +1,73 @@
+"""The pictures in docs/images, taken of a running stack by a headless browser: `make screenshots`."""
+
+import asyncio
+import tempfile
+from pathlib import Path
+from urllib.parse import quote
+
+from keyturn.database import database_url, open_database
+from keyturn.errors import QuotaExhausted
+from keyturn.jobs.store import JobStore
+from stack.embedded import Ports, Stack, embedded_stack
+from starter.requests import id_of
+from starter.rotations import rotate, start_or_attach
+from tests.browser import Page, browser, include_credentials, sign_in
+from tests.cases import QUESTION, facts, request
+from tests.record_histories import Place
+from tests.workers_for_tests import ELIGIBLE, Script, with_approval, worker_on
+
+FOLDER = Path(__file__).parents[1] / "docs" / "images"
+
+
+async def take() -> None:
+    """Bring rotations to what the documents tell of, and take a picture of each."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        running = embedded_stack(folder, ports=Ports(), keep=False, worker_log=folder / "worker.log", codec=True)
+        async with running as stack, browser() as page:
+            asked = request(credential=facts(key_id="key_7f3a"), user_id="luna")
+            await rotate(stack.client, asked, task_queue="keyturn", wait_seconds=60)
+            await page.goto(stack.history_url(id_of(asked)))
+            await page.shows("Codec Server could not connect")
+            await page.shows("create_rotation_job")
+            await page.screenshot(FOLDER / "history-sealed.png")
+            await page.goto(str(stack.codec))
+            await sign_in(page, (folder / "codec_token").read_text())
+            await page.shows("Signed in")
+            await page.screenshot(FOLDER / "codec-signed-in.png")
+            await page.goto(stack.history_url(id_of(asked)))
+            await page.shows("Event History")
+            await include_credentials(page, str(stack.codec))
+            await page.goto(stack.history_url(id_of(asked)))
+            await page.shows(QUESTION)
+            await page.shows("ask the model under P-7@1")
+            await page.screenshot(FOLDER / "history.png")
+            await _of_people(stack, page)
+
+
+async def _of_people(stack: Stack, page: Page) -> None:
+    engine = open_database(database_url(stack.database))
+    store, queue = JobStore(engine), "screenshots"
+    script = Script(QuotaExhausted("x"), QuotaExhausted("x"), ELIGIBLE)
+    async with worker_on(stack.client, queue, script, store, catalogue=with_approval()):
+        for number, phase in enumerate(("parked", "parked", "awaiting_approval")):
+            asked = request(credential=facts(key_id=f"key_{number}"), account_id=f"acct_1024{number}", user_id="luna")
+            handle = (await start_or_attach(stack.client, asked, task_queue=queue)).handle
+            await Place(stack.client, handle, asked.credential.key_id, queue).digest_at(phase)
+        query = "KeyturnParked IS NOT NULL AND ExecutionStatus='Running'"
+        await page.goto(f"{stack.ui}/namespaces/default/workflows?query={quote(query)}")
+        await page.until("document.body.innerText.split('RotationWorkflow').length > 3")
+        await page.screenshot(FOLDER / "parked.png")
+        described = await handle.describe()
+        await page.goto(f"{stack.history_url(handle.id)}/{described.run_id}/user-metadata")
+        await page.shows("Current Details")
+        await page.evaluate("document.body.dispatchEvent(new KeyboardEvent('keydown', {key: 'r', bubbles: true}))")
+        await page.until("document.querySelectorAll('iframe').length > 2")  # the UI shows Markdown in frames of its own
+        await asyncio.sleep(2)  # and they have no sign of being painted
+        await page.screenshot(FOLDER / "approval.png")
+        await handle.terminate()
+    await engine.dispose()
+
+
+if __name__ == "__main__":
+    asyncio.run(take())
