@@ -120,7 +120,7 @@ class QuotaExhausted(ProviderError):
     kind = "quota_exhausted"
     parks = True
     next_step = "fail_and_fix_quota"
-    mend = "Raise the provider's quota or spend limit, then ask again."
+    mend = "Raise the provider's quota or spend limit, then resume or ask again."
 
 
 class AuthenticationFailed(ProviderError):
@@ -129,7 +129,7 @@ class AuthenticationFailed(ProviderError):
     kind = "authentication_failed"
     parks = True
     next_step = "fail_and_fix_request"
-    mend = "Set a valid key for this provider (see .env.example) and restart the worker, then ask again."
+    mend = "Set a valid key for this provider (see .env.example) and restart the worker, then resume or ask again."
 
 
 class RequestRefused(ProviderError):
@@ -138,7 +138,7 @@ class RequestRefused(ProviderError):
     kind = "request_refused"
     parks = True
     next_step = "fail_and_fix_request"
-    mend = "Check the model's name in KEYTURN_ROUTES and the provider's base URL, then ask again."
+    mend = "Check the model's name in KEYTURN_ROUTES and the provider's base URL, then resume or ask again."
 
 
 class UnexpectedStatus(ProviderError):
@@ -245,7 +245,7 @@ class JobStoreUnavailable(JobError):
     parks = True
     retryable = True
     next_step = "retry_with_backoff"
-    mend = "Bring the database back (DATABASE_URL), then ask again: no second job can come of it."
+    mend = "Bring the database back (DATABASE_URL), then resume or ask again: no second job can come of it."
 
 
 class IdempotencyConflict(JobError):
@@ -306,7 +306,7 @@ class UnknownPromptVersion(KeyturnError):
     kind = "unknown_prompt_version"
     parks = True
     next_step = "fail_and_fix_request"
-    mend = "Deploy the worker that holds this prompt version, then ask again."
+    mend = "Deploy the worker that holds this prompt version, then resume or ask again."
 
 
 class PayloadError(KeyturnError):

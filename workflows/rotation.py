@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
+from temporalio.exceptions import ActivityError, ApplicationError, CancelledError, is_cancelled_exception
 from temporalio.exceptions import TimeoutError as ActivityTimedOut
 
 with workflow.unsafe.imports_passed_through():
@@ -241,8 +241,19 @@ class RotationWorkflow:
     async def _created(self, order: JobOrder) -> RotationJob | None:
         """Return the one job, or None to decide anew; or end the workflow.
 
-        Without a job it goes on only once no attempt that is still under way can make one any more.
+        Without a job it goes on, or ends, only once no attempt that is still under way can make one any more.
         """
+        try:
+            return await self._claimed(order)
+        except BaseException as error:
+            if not is_cancelled_exception(error):
+                raise
+            job = await self._withdrawn(order)
+            if job is None:
+                raise
+            return job
+
+    async def _claimed(self, order: JobOrder) -> RotationJob | None:
         cited, days = _named(order.decision.source_lines), order.decision.rotation_window_days
         while True:
             digest = self._waiting.standing.request_digest
@@ -259,11 +270,6 @@ class RotationWorkflow:
                     **create_options(),
                 )
             except ActivityError as error:
-                if isinstance(error.cause, CancelledError):
-                    job = await asyncio.shield(self._withdrawn(order))
-                    if job is None:
-                        raise
-                    return job
                 failed = _outcome_of(error)
             ended: Failed | TimedOut | RotationRequest = failed
             if isinstance(failed, Failed) and failed.parks:

@@ -186,6 +186,26 @@ async def test_a_frozen_attempt_that_wakes_before_the_claim_is_taken_back_is_the
     assert jobs == {outcome.job_id}
 
 
+@pytest.mark.parametrize("phase", ["creating_job", "parked"])
+async def test_a_cancelled_rotation_takes_its_claim_back_too(
+    temporal: Client, sqlite_store: JobStore, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    """Cancelled in Temporal's UI while the claim is under way, or waits for its database: no job follows."""
+    _hurry(monkeypatch)
+    queue, asked, claims = f"test-{uuid.uuid4().hex}", request(), Frozen(sqlite_store)
+    async with worker_on(temporal, queue, Script(ELIGIBLE), claims):
+        handle = (await start_or_attach(temporal, asked, task_queue=queue)).handle
+        await Place(temporal, handle, asked.credential.key_id, queue).digest_at(phase)
+        await handle.cancel()
+        outcome = await outcome_of(handle)
+    assert isinstance(outcome, Failed)
+    assert outcome.kind == "workflow_cancelled"
+    claims.thawed.set()
+    late = await asyncio.gather(*claims.late, return_exceptions=True)
+    assert all(isinstance(result, StaleAttempt) for result in late)
+    assert await sqlite_store.jobs(tenant_id="default", limit=10) == []
+
+
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """A claim is given up after a second, and not after ten minutes."""
     monkeypatch.setattr(options, "CREATE_START_TO_CLOSE", timedelta(seconds=0.5))
