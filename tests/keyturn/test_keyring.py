@@ -98,6 +98,7 @@ def test_names_become_pseudonyms_that_stay() -> None:
         (f"short:{base64.b64encode(b'x' * 16).decode()},{PSEUDONYMS}", "the key short is not 32 bytes in base64"),
         (f"bad:%%%%,{PSEUDONYMS}", "the key bad is not 32 bytes in base64"),
     ],
+    ids=["empty", "no payload key", "no pseudonym", "twice", "nonsense", "a space", "short", "not base64"],
 )
 def test_a_keyring_that_cannot_be_used_is_told_by_its_fault_and_not_by_its_keys(text: str, fault: str) -> None:
     """By commas or lines, with comments."""
