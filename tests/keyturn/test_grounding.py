@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from keyturn.contracts import GroundedDecision, PolicyRef, ProposedDecision, Rejection
-from keyturn.errors import DigestMismatch, UnknownPolicyLine
+from keyturn.contracts import Approval, GroundedDecision, JobOrder, PolicyRef, ProposedDecision, Rejection
+from keyturn.errors import ApprovalInvalid, DigestMismatch, UnknownPolicyLine
 from keyturn.policy.catalogue import Catalogue, PolicyLine
 from keyturn.policy.grounding import confirm, ground, request_digest
 from tests.cases import NOW, facts, order, request
+from tests.workers_for_tests import with_approval
 
 
 def proposal(decision: Any = "eligible", window: Any = 30, sources: Any = ("P-7",)) -> ProposedDecision:
@@ -189,6 +190,51 @@ def test_a_no_can_never_be_turned_into_an_order(catalogue: Catalogue) -> None:
     ordered = order(credential=asked.credential).model_copy(update={"decision": refusal})
     with pytest.raises(DigestMismatch):
         confirm(ordered, catalogue)
+
+
+@pytest.mark.parametrize(
+    ("approver", "digest"),
+    [(None, None), ("mallory", None), ("luna", None), ("omar", f"v1:{'0' * 64}")],
+    ids=["no approval", "a stranger's", "the requester's own", "of another decision"],
+)
+def test_an_order_under_a_line_that_asks_for_an_approval_is_refused_without_one_that_counts(
+    approver: str | None, digest: str | None
+) -> None:
+    """At the action's own boundary too, whatever the workflow let through."""
+    catalogue = with_approval(approvers=("omar", "luna"))
+    ordered = _approved_order(catalogue, approver, digest)
+    with pytest.raises(ApprovalInvalid):
+        confirm(ordered, catalogue)
+    confirm(_approved_order(catalogue, "omar", None), catalogue)
+
+
+def _approved_order(catalogue: Catalogue, approver: str | None, digest: str | None) -> JobOrder:
+    asked = request(user_id="luna")
+    decision = ground(proposal(), asked, catalogue.resolve(asked.policy_lines))
+    assert isinstance(decision, GroundedDecision)
+    assert decision.needs_approval
+    return JobOrder(
+        tenant_id=asked.tenant_id,
+        user_id=asked.user_id,
+        account_id=asked.account_id,
+        credential=asked.credential,
+        decision=decision,
+        approval=None if approver is None else Approval(approver=approver, digest=digest or decision.digest),
+        trace_id=asked.trace_id,
+    )
+
+
+def test_where_several_lines_ask_for_an_approval_the_approver_stands_in_each_list(catalogue: Catalogue) -> None:
+    """The strictest reading: nobody approves under a line that does not name them."""
+    line = catalogue.current("P-7")
+    lines = [
+        line.model_copy(update={"id": name, "approval": "required", "approvers": approvers})
+        for name, approvers in (("P-7", ("omar", "priya")), ("P-70", ("priya", "noor")))
+    ]
+    asked = request(policy_lines=tuple(line.ref for line in lines))
+    decision = ground(proposal(sources=["P-7", "P-70"]), asked, lines)
+    assert isinstance(decision, GroundedDecision)
+    assert decision.approvers == ("priya",)
 
 
 def test_a_second_click_is_the_same_request_and_a_day_later_is_not() -> None:

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.cache.key import CacheKey
 from keyturn.cache.redis import RedisCache
+from keyturn.cache.sealed import SealedCache
 from keyturn.cache.sql import SqlCache
 from keyturn.cache.tables import kept_answers
 from keyturn.contracts import CallRecord, GroundedDecision, Rejection
@@ -27,6 +28,7 @@ from keyturn.policy.catalogue import Catalogue
 from keyturn.tasks.decide_rotation import TASK
 from tests.boundaries import guarded
 from tests.cases import request
+from tests.keys import NEWER, OLDER, ring
 from tests.keyturn.test_boundary import ELIGIBLE, Scripted
 
 USER = "default/luna"
@@ -147,6 +149,20 @@ async def test_an_answer_is_kept_for_its_time_and_the_first_one_stands(cache: An
             await asyncio.sleep(0.005)
     await cache.keep(key("short"), "new", HOUR)
     assert await cache.find([key("short")]) == (0, "new")
+
+
+async def test_a_kept_answer_is_sealed_and_opens_only_with_its_key_under_its_question(cache: Any) -> None:
+    """What is stored is ciphertext; with the key taken out, or moved to another question, it is a miss."""
+    await SealedCache(cache, ring(OLDER)).keep(key("a"), "the model's words", timedelta(hours=1))
+    found = await cache.find([key("a")])
+    assert found is not None
+    assert "words" not in found[1]
+    assert await SealedCache(cache, ring(NEWER, OLDER)).find([key("b"), key("a")]) == (1, "the model's words")
+    assert await SealedCache(cache, ring(NEWER)).find([key("a")]) is None
+    await cache.keep(key("b"), found[1], timedelta(hours=1))
+    await cache.keep(key("c"), "not sealed at all", timedelta(hours=1))
+    for moved in ("b", "c"):
+        assert await SealedCache(cache, ring(OLDER)).find([key(moved)]) is None
 
 
 async def test_answers_are_cleared_by_task_prompt_catalogue_or_altogether(cache: Any) -> None:
