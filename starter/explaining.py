@@ -147,7 +147,14 @@ def explain(workflow_id: str, run_id: str | None, as_json: bool) -> None:
         return
     click.echo(f"workflow {stored}")
     for step in steps:
-        click.echo("\n".join(_lines(step)))
+        click.echo("\n".join(map(_printable, _lines(step))))
+
+
+def _printable(line: str) -> str:
+    """A line as it may be sent to a terminal: a question or an answer may hold anything, escape sequences among it."""
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\t" else "\N{REPLACEMENT CHARACTER}" for letter in line
+    )
 
 
 def _lines(step: Step) -> list[str]:
