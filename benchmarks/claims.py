@@ -5,7 +5,9 @@ import tempfile
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import aiosqlite
 import psycopg
@@ -15,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from benchmarks.results import Result, compared
 from keyturn.database import database_url, open_database
+from keyturn.jobs.claims import JobClaims
 from keyturn.jobs.store import JobStore
 from tests.cases import facts, order
 from workers.schema import migrate
@@ -46,7 +49,10 @@ async def _on_postgresql(url: URL, rounds: int, inserts: int) -> list[Result]:
         await raw[lane].execute("INSERT INTO bare VALUES (%s, %s)", (uuid.uuid4().hex, "v"))
 
     try:
-        return await _compare("PostgreSQL", ours, by_driver, _by_sqlalchemy(bare), rounds, inserts)
+        return [
+            *await _compare("PostgreSQL", ours, by_driver, _by_sqlalchemy(bare), rounds, inserts),
+            await _claiming(ours, raw, rounds, inserts),
+        ]
     finally:
         for connection in raw:
             await connection.close()
@@ -119,6 +125,46 @@ async def _compare(
             ),
         ]
     return results
+
+
+async def _claiming(engine: AsyncEngine, raw: list[psycopg.AsyncConnection[Any]], rounds: int, jobs: int) -> Result:
+    """`claim_next` (job and audit row) at 16 claimers, against the raw driver's own SKIP LOCKED on the same table."""
+    claims, store = JobClaims(engine), JobStore(engine)
+    tenants = (f"ours-{uuid.uuid4().hex[:8]}", f"raw-{uuid.uuid4().hex[:8]}")
+    rates: tuple[list[float], list[float]] = ([], [])
+
+    async def ours(_lane: int) -> None:
+        assert await claims.claim_next(tenant_id=tenants[0], owner="bench", lease=timedelta(hours=1)) is not None
+
+    async def by_driver(lane: int) -> None:
+        async with raw[lane].transaction():
+            found = await raw[lane].execute(_SKIP_LOCKED, (tenants[1],))
+            row = await found.fetchone()
+            assert row is not None
+            await raw[lane].execute(_TAKEN, (row[0],))
+
+    for number in range(rounds + 1):
+        for tenant in tenants:
+            for made in range(0, jobs, 16):
+                await asyncio.gather(*(_job(store, tenant, f"{number}-{made + n}") for n in range(16)))
+        for side, run in enumerate((ours, by_driver)):
+            rate = await _rate(run, jobs, 16)
+            if number:  # the first round warms up
+                rates[side].append(rate)
+    name = "claim_next / driver's SELECT FOR UPDATE SKIP LOCKED and UPDATE, PostgreSQL, 16 at once"
+    return compared(name, *rates, unit="/s", at="least", reach=0.4)
+
+
+async def _job(store: JobStore, tenant: str, key: str) -> None:
+    ordered = order(tenant_id=tenant, credential=facts(key_id=f"key-{key}"))
+    await store.create_once(ordered, idempotency_key=f"rotate:{tenant}:{key}", fence=1)
+
+
+_SKIP_LOCKED = (
+    "SELECT job_id FROM rotation_jobs WHERE tenant_id = %s AND status = 'open' "
+    "ORDER BY rotate_by, created_at LIMIT 1 FOR UPDATE SKIP LOCKED"
+)
+_TAKEN = "UPDATE rotation_jobs SET status = 'claimed', lease_token = lease_token + 1 WHERE job_id = %s"
 
 
 async def _rate(run: Insert, count: int, at_once: int) -> float:

@@ -1,6 +1,8 @@
 """How a program of ours begins and ends: with `.env` read, and with the status it meant."""
 
+import getpass
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -42,3 +44,12 @@ def run_and_leave(program: Callable[[], object]) -> NoReturn:
         except OSError:  # the reader has gone, as in `keyturn jobs | head -1`
             status = status or 1
     os._exit(status or 0)
+
+
+def signed_in_user() -> str:
+    """Return the name of this machine's user, as an identifier."""
+    try:
+        name = getpass.getuser()
+    except (OSError, KeyError):
+        name = f"uid{os.getuid()}"
+    return re.sub(r"[^A-Za-z0-9._@+=-]", "_", name).lstrip("._@+=-") or "unknown"

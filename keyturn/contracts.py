@@ -341,6 +341,29 @@ class JobOrder(Contract):
     trace_id: ShortIdentifier
 
 
+# What was done, in names and figures for the audit trail: key ids, request ids, times. Never a secret.
+Evidence = dict[
+    Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)],
+    Annotated[str, StringConstraints(max_length=500)],
+]
+
+
+class ClaimedJob(Contract):
+    """A rotation job as whoever carries it out sees it. `token` proves the claim; it is to be given with each word."""
+
+    job_id: ShortIdentifier
+    tenant_id: ShortIdentifier
+    account_id: Identifier
+    key_id: Identifier
+    credential_kind: CredentialKind
+    policy_lines: tuple[str, ...] = ()
+    rotation_window_days: int | None = None
+    rotate_by: AwareDatetime | None = None
+    state: str = Field(max_length=16)
+    token: int = Field(ge=0)
+    lease_until: AwareDatetime | None = None
+
+
 class RotationJob(Contract):
     """The one rotation job of an idempotency key. `created` is False when it was there already."""
 

@@ -25,6 +25,10 @@
     |   |-- JobStoreUnavailable    retry: the database did not answer
     |   |-- IdempotencyConflict    person: the key was used for another job
     |   |-- OpenJobExists          person: the credential has an open job under another key
+    |   |-- UnknownJob             person: there is no such job of this tenant
+    |   |-- StaleClaim             never: another one has claimed the job since
+    |   |-- JobClosed              never: the job is done, failed or cancelled already
+    |   |-- StateRefused           person: this state does not follow the job's own
     |   |-- StaleAttempt           never: the claim was taken back, or taken over, after this attempt began
     |   `-- SchemaNotCurrent       person: the database's schema is not this program's
     |-- InvalidRequest           person: the request itself cannot be asked
@@ -260,6 +264,38 @@ class OpenJobExists(JobError):
 
     kind = "open_job_exists"
     mend = "Look at it with `keyturn jobs`: this credential's rotation is under way already."
+
+
+class UnknownJob(JobError):
+    """There is no such job, or it is another tenant's."""
+
+    kind = "unknown_job"
+    next_step = "fail_and_fix_request"
+    mend = "Look for it with `keyturn jobs`."
+
+
+class StaleClaim(JobError):
+    """The lease ran out and another one has claimed the job since; the older one's word changes nothing."""
+
+    kind = "stale_claim"
+    next_step = "stop_working_on_it"
+    mend = "Stop working on this job, undo nothing: whoever holds it now goes on from its recorded state."
+
+
+class JobClosed(JobError):
+    """The job is done, failed or cancelled."""
+
+    kind = "job_closed"
+    next_step = "stop_working_on_it"
+    mend = "Stop working on this job: `keyturn jobs show ID` says how it ended."
+
+
+class StateRefused(JobError):
+    """This state does not follow the one that the job is in."""
+
+    kind = "state_refused"
+    next_step = "fail_and_fix_request"
+    mend = "Report states in their order: rotating, verifying, grace; then complete or fail."
 
 
 class StaleAttempt(JobError):

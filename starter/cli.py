@@ -23,7 +23,7 @@ COMMANDS = {
     "abandon": ("starter.people", "abandon", "End a parked rotation."),
     "approve": ("starter.people", "approve", "Approve the decision that a rotation waits with."),
     "deny": ("starter.people", "deny", "Deny the decision that a rotation waits with."),
-    "jobs": ("workers.commands", "jobs", "List rotation jobs, newest first."),
+    "jobs": ("workers.jobs_commands", "jobs", "List rotation jobs, and carry them out."),
     "audit": ("workers.commands", "audit", "Show who did what with a rotation."),
     "calls": ("workers.ledger_commands", "calls", "List model calls, newest first."),
     "costs": ("workers.ledger_commands", "costs", "Sum what model calls cost, by task, model, user or day."),

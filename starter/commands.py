@@ -1,11 +1,8 @@
 """The commands that talk to Temporal alone: `rotate`, `status`, `watch`."""
 
 import asyncio
-import getpass
 import json
 import math
-import os
-import re
 import sys
 import time
 from datetime import UTC, datetime
@@ -14,6 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
+from keyturn.console import signed_in_user
 from keyturn.errors import InvalidRequest, KeyturnError, UnknownPolicyLine
 
 _KINDS = ["service_account_key", "access_key", "user_password", "system_account_password"]
@@ -226,12 +224,3 @@ def _end_before_start(error: KeyturnError, workflow_id: str | None, *, as_json: 
         }
         click.echo(json.dumps(told))
     raise click.exceptions.Exit(EXIT_USAGE if isinstance(error, InvalidRequest | UnknownPolicyLine) else EXIT_FAILED)
-
-
-def signed_in_user() -> str:
-    """Return the name of this machine's user, as an identifier."""
-    try:
-        name = getpass.getuser()
-    except (OSError, KeyError):
-        name = f"uid{os.getuid()}"
-    return re.sub(r"[^A-Za-z0-9._@+=-]", "_", name).lstrip("._@+=-") or "unknown"

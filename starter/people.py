@@ -9,9 +9,9 @@ from typing import Any
 import click
 from pydantic import ValidationError
 
+from keyturn.console import signed_in_user
 from keyturn.contracts import Abandonment, Approval, Contract, Denial, GroundedDecision, Resumption, Standing
 from keyturn.errors import InvalidRequest
-from starter.commands import signed_in_user
 
 _user = click.option("--user", "user_id", envvar="KEYTURN_USER", help="Who you are.  [default: the signed-in user]")
 _as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
@@ -60,7 +60,7 @@ def resume(
     """Let a parked rotation try again, once what it waited for is mended; or all of a kind.
 
     \b
-    Examples:
+    Example:
       keyturn resume rotate:default:acct_10234:key_01:P-7@1
       keyturn resume --all --kind quota_exhausted
     """

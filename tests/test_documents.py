@@ -15,6 +15,7 @@ import yaml
 
 from stack.embedded import Stack
 from workers.codec_commands import CodecSettings
+from workers.jobs_commands import JobsSettings
 from workers.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -80,7 +81,9 @@ def test_links_between_documents_lead_somewhere() -> None:
 def test_every_setting_is_in_the_example_file_and_no_other() -> None:
     """.env.example is the list of settings."""
     listed = set(re.findall(r"^#?([A-Z][A-Z0-9_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
-    settings = {field.alias for model in (Settings, CodecSettings) for field in model.model_fields.values()}
+    settings = {
+        field.alias for model in (Settings, CodecSettings, JobsSettings) for field in model.model_fields.values()
+    }
     assert listed == settings | {"POSTGRES_PASSWORD", "GRAFANA_PASSWORD", "KEYTURN_TENANT", "KEYTURN_USER"}
 
 
@@ -105,7 +108,7 @@ def test_nothing_secret_stands_in_the_compose_file(compose: Any) -> None:
     """Passwords and keys come from the environment, and their absence is told."""
     for service in compose["services"].values():
         for variable, value in (service.get("environment") or {}).items():
-            if re.search("PASSWORD|PWD|KEYS?$|_CODEC_TOKENS$", variable):
+            if re.search("PASSWORD|PWD|KEYS?$|_(CODEC|JOBS)_TOKENS$", variable):
                 assert re.fullmatch(r"\$\{[A-Z_]+:(\?[^}]+|-)\}", value), variable
 
 
@@ -138,10 +141,11 @@ def test_dashboard_and_alerts_name_metrics_that_exist() -> None:
     from prometheus_client.exposition import generate_latest
 
     from tests.keyturn.test_ledger import call
-    from workers.metrics import CallMetrics
+    from workers.metrics import CallMetrics, JobMetrics
 
     registry = CollectorRegistry()
     metrics = CallMetrics(registry, spent_today=lambda: 0.0)
+    JobMetrics(registry).show({})
     metrics.observe(call(first_byte_ms=1, failure="x", status="failed"))
     written = set(re.findall(r"^(keyturn_\w+)", generate_latest(registry).decode(), re.MULTILINE))
     declared = set(re.findall(r"^# TYPE (keyturn_\w+)", generate_latest(registry).decode(), re.MULTILINE))

@@ -12,7 +12,7 @@ is logged, with a digest of each ciphertext, by which it is found in a history; 
 import hashlib
 import hmac
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,9 @@ from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 from pydantic import SecretStr
 from temporalio.api.common.v1 import Payload, Payloads
 
-from keyturn.errors import KeyturnError, PayloadError
+from keyturn.errors import PayloadError
 from keyturn.keyring import Keyring
+from workers.http import Handler, Refused, Tokens, answered
 from workflows.encryption import ENCODING, KEY_ID, SealingCodec
 
 _log = structlog.get_logger("keyturn.codec")
@@ -33,17 +34,6 @@ SESSION_SECONDS = 12 * 3600  # a working day: the next one begins with the token
 MAX_BODY_BYTES = 8 * 1024 * 1024
 MAX_PAYLOADS = 2_000
 _LOGGED_DIGESTS = 50
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class CodecRefused(KeyturnError):
-    """A request that the codec server does not answer; `status` is its HTTP status."""
-
-    def __init__(self, status: int, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.name = kind
 
 
 @dataclass(frozen=True)
@@ -65,7 +55,7 @@ class CodecServer:
 
     def __init__(self, keyring: Keyring, tokens: Mapping[str, SecretStr], origins: frozenset[str]) -> None:
         self._keyring = keyring
-        self._tokens = {name: token.get_secret_value().encode() for name, token in tokens.items()}
+        self._tokens = Tokens(tokens)
         self._origins = origins
         self._secure = all(origin.startswith("https://") for origin in origins) and bool(origins)
 
@@ -81,20 +71,8 @@ class CodecServer:
 
     @web.middleware
     async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Give each answer its headers, and each refusal its name; a refused request is logged, without its content."""
-        try:
-            response = await handler(request)
-        except CodecRefused as refused:
-            response = _refusal(refused.status, refused.name, str(refused))
-        except PayloadError as error:
-            response = _refusal(422, error.kind, str(error))
-        except web.HTTPRequestEntityTooLarge:
-            response = _refusal(413, "too_large", f"a request may have {MAX_BODY_BYTES:,} bytes")
-        except web.HTTPException as other:
-            response = _refusal(other.status, "not_found" if other.status == 404 else "not_allowed", other.reason)
-        if response.status >= 400:
-            _log.warning("codec_refused", status=response.status, path=request.path[:64], remote=request.remote)
-        response.headers.update({"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Vary": "Origin"})
+        response = await answered(request, handler, max_bytes=MAX_BODY_BYTES)
+        response.headers["Vary"] = "Origin"
         origin = request.headers.get("Origin")
         if origin in self._origins:
             response.headers["Access-Control-Allow-Origin"] = origin
@@ -114,11 +92,14 @@ class CodecServer:
         operator = self._operator(request)
         namespace = request.headers.get("X-Namespace", "")
         if not namespace or len(namespace) > 1_000:
-            raise CodecRefused(400, "no_namespace", "X-Namespace names no namespace: payloads are bound to theirs")
+            raise Refused(400, "no_namespace", "X-Namespace names no namespace: payloads are bound to theirs")
         payloads = await _payloads_of(request)
         codec = SealingCodec(self._keyring, namespace)
         # The UI sends whatever stands in an event: what nobody sealed goes back as it came.
-        opened = [codec.opened(one) if _is_sealed(one) else one for one in payloads.payloads]
+        try:
+            opened = [codec.opened(one) if _is_sealed(one) else one for one in payloads.payloads]
+        except PayloadError as error:
+            raise Refused(422, error.kind, str(error)) from None
         sealed = [one for one in payloads.payloads if _is_sealed(one)]
         _log.info(
             "payloads_decoded",
@@ -136,30 +117,21 @@ class CodecServer:
     def _expect_origin(self, request: web.Request) -> None:
         origin = request.headers.get("Origin")
         if origin is not None and origin not in self._origins:
-            raise CodecRefused(403, "origin_not_allowed", "pages of this origin may not ask: see KEYTURN_CODEC_ORIGINS")
+            raise Refused(403, "origin_not_allowed", "pages of this origin may not ask: see KEYTURN_CODEC_ORIGINS")
 
     def _operator(self, request: web.Request) -> Operator:
-        """Return who asks; raises CodecRefused."""
+        """Return who asks; raises Refused."""
         self._expect_origin(request)
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and (name := self._named_by(token.strip())):
+        if name := self._tokens.bearer(request):
             return Operator(name, "bearer")
         # A cookie comes by itself: it counts only from a page of an allowed origin.
         if request.headers.get("Origin") and (name := self._session_of(request.cookies.get(COOKIE, ""))):
             return Operator(name, "cookie")
-        raise CodecRefused(401, "not_signed_in", "send a bearer token, or sign in on this server's own page")
-
-    def _named_by(self, token: str) -> str | None:
-        """The operator whose token this is. Every token is compared, and in constant time."""
-        found = None
-        for name, known in self._tokens.items():
-            if hmac.compare_digest(hashlib.sha256(known).digest(), hashlib.sha256(token.encode()).digest()):
-                found = name
-        return found
+        raise Refused(401, "not_signed_in", "send a bearer token, or sign in on this server's own page")
 
     def _session_of(self, cookie: str) -> str | None:
         name, _, rest = cookie.rpartition(".")[0].partition(".")
-        known = self._tokens.get(name, b"")
+        known = self._tokens[name]
         whole = hmac.compare_digest(_session(name, rest, known).encode(), cookie.encode())
         return name if known and whole and rest.isdigit() and int(rest) > time.time() else None
 
@@ -168,9 +140,9 @@ class CodecServer:
 
     async def _sign_in(self, request: web.Request) -> web.Response:
         if request.headers.get("Sec-Fetch-Site") not in {None, "same-origin", "none"}:
-            raise CodecRefused(403, "origin_not_allowed", "sign in on this server's own page")
+            raise Refused(403, "origin_not_allowed", "sign in on this server's own page")
         given = (await request.post()).get("token", "")
-        name = self._named_by(given.strip()) if isinstance(given, str) else None
+        name = self._tokens.named_by(given.strip()) if isinstance(given, str) else None
         if name is None:
             return _html(_PAGE.format(said="<p role=alert>No operator has this token.</p>"), status=401)
         _log.info("codec_signed_in", operator=name, remote=request.remote)
@@ -208,14 +180,10 @@ async def _payloads_of(request: web.Request) -> Payloads:
             raise TypeError
         payloads: Payloads = ParseDict(body, Payloads(), ignore_unknown_fields=True)
     except (ValueError, ParseError, TypeError, AttributeError, RecursionError):
-        raise CodecRefused(400, "not_payloads", 'the body is not {"payloads": [...]} in JSON') from None
+        raise Refused(400, "not_payloads", 'the body is not {"payloads": [...]} in JSON') from None
     if len(payloads.payloads) > MAX_PAYLOADS:
-        raise CodecRefused(413, "too_many", f"a request may have {MAX_PAYLOADS:,} payloads")
+        raise Refused(413, "too_many", f"a request may have {MAX_PAYLOADS:,} payloads")
     return payloads
-
-
-def _refusal(status: int, kind: str, message: str) -> web.Response:
-    return web.json_response({"error": kind, "message": message}, status=status)
 
 
 def _html(text: str, *, status: int = 200) -> web.Response:

@@ -3,7 +3,6 @@
 import asyncio
 import re
 import signal
-from collections.abc import Mapping
 from typing import Annotated
 
 import click
@@ -12,9 +11,8 @@ from pydantic_settings import BaseSettings
 
 from keyturn.errors import SettingsInvalid
 from keyturn.keyring import keyring_from_environment, new_key_line, new_keyring_text
+from workers.http import parse_tokens
 from workers.settings import SETTINGS_FROM_ENVIRONMENT, field_faults, host_and_port
-
-MIN_TOKEN_LETTERS = 32  # as many random letters as nobody guesses over HTTP
 
 
 def _tokens(value: SecretStr) -> SecretStr:
@@ -41,23 +39,6 @@ class CodecSettings(BaseSettings):
         default="http://127.0.0.1:8233,http://localhost:8233", alias="KEYTURN_CODEC_ORIGINS"
     )
     tokens: Annotated[SecretStr, AfterValidator(_tokens)] = Field(alias="KEYTURN_CODEC_TOKENS")
-
-
-def parse_tokens(value: str) -> Mapping[str, SecretStr]:
-    """Return operators' tokens by name from `NAME:TOKEN, NAME:TOKEN`; raises ValueError, which repeats none."""
-    tokens: dict[str, SecretStr] = {}
-    for entry in filter(None, (entry.strip() for entry in value.split(","))):
-        name, colon, token = entry.partition(":")
-        if not colon or not re.fullmatch(r"[A-Za-z0-9_@+=-]{1,64}", name):
-            raise ValueError("is not NAME:TOKEN, NAME:TOKEN, a name of letters, digits and _ @ + = -")
-        if len(token) < MIN_TOKEN_LETTERS:
-            raise ValueError(f"the token of {name} has fewer than {MIN_TOKEN_LETTERS} letters")
-        if name in tokens:
-            raise ValueError(f"{name} is there twice")
-        tokens[name] = SecretStr(token)
-    if not tokens:
-        raise ValueError("names no operator")
-    return tokens
 
 
 def parse_origins(value: str) -> frozenset[str]:

@@ -1,16 +1,15 @@
-"""The commands that need the worker's settings: `worker`, `migrate`, `jobs`, `doctor`."""
+"""The commands that need the worker's settings: `worker`, `migrate`, `namespace`, `audit`, `doctor`."""
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from keyturn.contracts import ShortIdentifier
 
 if TYPE_CHECKING:
-    from keyturn.jobs.store import JobStore
+    pass
 
 
 @click.command()
@@ -75,29 +74,6 @@ def namespace() -> None:
 
 
 @click.command()
-@click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Whose jobs.")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="How many, newest first.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def jobs(tenant: ShortIdentifier, limit: int, as_json: bool) -> None:
-    """List rotation jobs, newest first.
-
-    \b
-    Example:
-      keyturn jobs --limit 5 --json
-    """
-    found = _from_the_jobs(lambda store: store.jobs(tenant_id=tenant, limit=limit))
-    if as_json:
-        click.echo(json.dumps({"jobs": found}, default=lambda moment: moment.isoformat()))
-        return
-    for row in found:
-        due = f"due {row['rotate_by']:%Y-%m-%d}" if row["rotate_by"] else "no due date"
-        under = ", ".join(row["policy_lines"] or [])
-        click.echo(f"{row['job_id']}  {row['status']:6}  {due}  {row['account_id']}  {row['key_id']}  {under}")
-    if not found:
-        click.echo(f"no jobs of tenant {tenant} yet", err=True)
-
-
-@click.command()
 @click.argument("workflow_id")
 @click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Whose rotation.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
@@ -108,38 +84,23 @@ def audit(workflow_id: str, tenant: ShortIdentifier, as_json: bool) -> None:
     Example:
       keyturn audit rotate:default:acct_10234:key_01:P-7@1
     """
+    from keyturn.jobs.store import JobStore
     from keyturn.keyring import keyring_from_environment
+    from workers.jobs_commands import with_database
     from workflows.identity import stored_id
 
     stored = stored_id(workflow_id, keyring_from_environment().name_of)
-    found = _from_the_jobs(lambda store: store.events(tenant_id=tenant, workflow_id=stored))
+    found = with_database(lambda engine: JobStore(engine).events(tenant_id=tenant, workflow_id=stored))
     if as_json:
-        click.echo(json.dumps({"workflow_id": stored, "events": found}, default=lambda moment: moment.isoformat()))
+        click.echo(
+            json.dumps({"workflow_id": stored, "events": list(found)}, default=lambda moment: moment.isoformat())
+        )
         return
     for row in found:
         detail = "  ".join(f"{name}={value}" for name, value in row["detail"].items())
         click.echo(f"{row['at']:%Y-%m-%d %H:%M:%S}Z  {row['event']:18}  {row['actor']:16}  {detail}")
     if not found:
         click.echo(f"nothing is written of {workflow_id} for tenant {tenant}", err=True)
-
-
-def _from_the_jobs(look: Callable[["JobStore"], Awaitable[Sequence[Mapping[str, Any]]]]) -> list[dict[str, Any]]:
-    """Return what `look` finds in the job store of DATABASE_URL, whose schema must be current."""
-    from keyturn.database import open_database
-    from keyturn.jobs.store import JobStore
-    from workers.schema import check_schema
-    from workers.settings import load_database_url
-
-    async def rows() -> list[dict[str, Any]]:
-        engine = open_database(url, pool_size=1)
-        try:
-            return [dict(row) for row in await look(JobStore(engine))]
-        finally:
-            await engine.dispose()
-
-    url = load_database_url()
-    check_schema(url)
-    return asyncio.run(rows())
 
 
 @click.command()

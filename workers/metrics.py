@@ -3,11 +3,12 @@
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from keyturn.contracts import CallRecord
+from keyturn.jobs.states import OPEN
 
 # From an instant local model to the longest timeout of any task, in steps that tell 1 s from 2 s and 5 s from 10 s.
 BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0, 60.0, 120.0)
@@ -86,6 +87,22 @@ class CallMetrics:
         """Return the latencies in milliseconds of the last calls that went out, sorted."""
         since = time.monotonic() - KEPT_SECONDS
         return sorted(latency for at, latency in self._recent if at >= since)
+
+
+class JobMetrics:
+    """Open jobs by state, and the overdue ones, as they were last counted. Closed jobs are not counted here."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._jobs = Gauge(
+            "keyturn_jobs", "Jobs that are not closed, by state; overdue: past their date.", ("state", "overdue"),
+            registry=registry,
+        )  # fmt: skip
+
+    def show(self, counted: Mapping[tuple[str, bool], int]) -> None:
+        """Take the figures of now; a state that has none is 0."""
+        for state in OPEN:
+            for overdue in (False, True):
+                self._jobs.labels(state, str(overdue).lower()).set(counted.get((state, overdue), 0))
 
 
 def percentile(ordered: Sequence[float], share: float) -> float | None:

@@ -27,6 +27,8 @@ from keyturn.cache.sealed import SealedCache
 from keyturn.cache.sql import SqlCache
 from keyturn.contracts import CallRecord
 from keyturn.database import open_database
+from keyturn.errors import JobStoreUnavailable
+from keyturn.jobs.claims import JobClaims
 from keyturn.jobs.store import JobStore
 from keyturn.ledger.recorder import recorder
 from keyturn.ledger.records import keyed_fingerprint, log_call
@@ -41,7 +43,7 @@ from keyturn.llm.providers.http import HttpProvider, http_client
 from keyturn.llm.providers.openai import COMPATIBLE_WIRE, OPENAI_WIRE
 from keyturn.llm.wire import Usage
 from keyturn.policy.catalogue import Catalogue, load_catalogue
-from workers.metrics import CallMetrics
+from workers.metrics import CallMetrics, JobMetrics
 from workers.monitoring import Monitoring
 from workers.settings import Settings
 from workers.tracing import span_recorder
@@ -105,9 +107,10 @@ async def wired_boundary(settings: Settings) -> AsyncIterator[Wired]:
         store = LedgerStore(engine)
         ledger = await parts.enter_async_context(recorder(store))
         spend = DailySpend(settings.daily_spend_alert_usd, lambda since: store.spent(since=since))
-        for background in (spend.watch(), _forget_expired(SqlCache(engine))):
-            parts.callback(asyncio.create_task(background).cancel)
         registry = CollectorRegistry()
+        counting = _count_jobs(JobClaims(engine), JobMetrics(registry))
+        for background in (spend.watch(), _forget_expired(SqlCache(engine)), counting):
+            parts.callback(asyncio.create_task(background).cancel)
         metrics = CallMetrics(registry, spent_today=lambda: float(spend.today_usd))
         takers: list[Callable[[CallRecord], None]] = [log_call, ledger.record, metrics.observe, spend.add]
         trace = span_recorder()
@@ -193,6 +196,14 @@ async def _forget_expired(cache: SqlCache) -> None:
         with contextlib.suppress(SQLAlchemyError, OSError):  # again in an hour; a lookup ignores them anyway
             await cache.clear(expired_only=True)
         await asyncio.sleep(3_600)
+
+
+async def _count_jobs(claims: JobClaims, metrics: JobMetrics) -> None:
+    """Count open and overdue jobs, now and every half minute: what is due by the day need not be known sooner."""
+    while True:
+        with contextlib.suppress(JobStoreUnavailable):  # the figures stand until the database answers again
+            metrics.show(await claims.count())
+        await asyncio.sleep(30)
 
 
 async def _guard(settings: Settings, store: LedgerStore, parts: AsyncExitStack) -> Guard:

@@ -25,6 +25,7 @@ from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 from keyturn.canonical import digest_of
 from keyturn.contracts import JobOrder, RotationEvent, RotationJob
 from keyturn.errors import IdempotencyConflict, JobStoreUnavailable, OpenJobExists, StaleAttempt
+from keyturn.jobs.states import CLOSED, OPEN
 from keyturn.jobs.tables import job_audit, outbox, rotation_events, rotation_jobs
 
 TOPIC = "rotation_job.created"
@@ -74,7 +75,7 @@ class JobStore:
         """
         fingerprint = fingerprint_of(order)
         row = _row_of(order, idempotency_key, fingerprint)
-        async with self._transaction() as connection:
+        async with transaction(self._engine) as connection:
             if await self._insert(connection, row):
                 return RotationJob(job_id=row["job_id"], created=True)
             existing = await self._by_key(connection, order.tenant_id, idempotency_key)
@@ -127,7 +128,7 @@ class JobStore:
             set_={"fence": fence},
             where=(rotation_jobs.c.status == WITHDRAWN) & (rotation_jobs.c.fence < fence),
         )
-        async with self._transaction() as connection:
+        async with transaction(self._engine) as connection:
             await connection.execute(statement)
             found = await self._by_key(connection, order.tenant_id, idempotency_key)
         if found is None or found["status"] == WITHDRAWN or found["fingerprint"] != fingerprint:
@@ -143,7 +144,7 @@ class JobStore:
         statement = self._upsert(rotation_events).values(
             event_id=event_id, workflow_id=workflow_id, **event.model_dump()
         )
-        async with self._transaction() as connection:
+        async with transaction(self._engine) as connection:
             await connection.execute(statement.on_conflict_do_nothing(index_elements=["event_id"]))
 
     async def events(self, *, tenant_id: str, workflow_id: str) -> Sequence[Mapping[str, Any]]:
@@ -156,7 +157,7 @@ class JobStore:
             .join(rotation_jobs, rotation_jobs.c.job_id == job_audit.c.job_id)
             .where(rotation_jobs.c.tenant_id == tenant_id, rotation_jobs.c.idempotency_key == workflow_id)
         )
-        async with self._transaction() as connection:
+        async with transaction(self._engine) as connection:
             rows = [dict(row) for row in (await connection.execute(on_the_way)).mappings()]
             rows += [dict(row) for row in (await connection.execute(of_the_job)).mappings()]
         return sorted(rows, key=lambda row: row["at"])
@@ -169,7 +170,7 @@ class JobStore:
             .order_by(rotation_jobs.c.created_at.desc(), rotation_jobs.c.job_id)
             .limit(limit)
         )
-        async with self._transaction() as connection:
+        async with transaction(self._engine) as connection:
             return [dict(row) for row in (await connection.execute(query)).mappings()]
 
     async def purge_closed(self, *, before: datetime) -> int:
@@ -178,10 +179,10 @@ class JobStore:
         The row stays with its idempotency key (and so the ids in it) and fingerprint: the tombstone that still refuses
         a second job.
         """
-        old = (rotation_jobs.c.status.not_in(["open", "purged", WITHDRAWN]), rotation_jobs.c.created_at < before)
-        keep = {"job_id", "tenant_id", "idempotency_key", "fingerprint", "status", "created_at", "fence"}
+        old = (rotation_jobs.c.status.in_(CLOSED), rotation_jobs.c.created_at < before)
+        keep = {"job_id", "tenant_id", "idempotency_key", "fingerprint", "status", "created_at", "fence", "lease_token"}
         emptied: dict[str, Any] = {column.name: None for column in rotation_jobs.c if column.name not in keep}
-        async with self._transaction() as connection:
+        async with transaction(self._engine) as connection:
             ids = select(rotation_jobs.c.job_id).where(*old)
             # Children first: should the process die in between on a database without BEGIN, the next run goes on.
             await connection.execute(update(outbox).where(outbox.c.job_id.in_(ids)).values(payload={}))
@@ -190,14 +191,6 @@ class JobStore:
             )
             done = await connection.execute(update(rotation_jobs).where(*old).values(status="purged", **emptied))
             return done.rowcount
-
-    @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
-        try:
-            async with asyncio.timeout(TRANSACTION_SECONDS), self._engine.begin() as connection:
-                yield connection
-        except (DBAPIError, PoolTimeout, OSError) as error:  # asyncio's TimeoutError is an OSError
-            raise JobStoreUnavailable(f"the job database did not answer: {type(error).__name__}") from error
 
     async def _insert(self, connection: AsyncConnection, row: Mapping[str, Any]) -> bool:
         """Insert job, audit row and outbox row; False, and nothing is written, if a unique index refuses the job."""
@@ -242,10 +235,20 @@ class JobStore:
             rotation_jobs.c.tenant_id == row["tenant_id"],
             rotation_jobs.c.account_id == row["account_id"],
             rotation_jobs.c.key_id == row["key_id"],
-            rotation_jobs.c.status == "open",
+            rotation_jobs.c.status.in_(OPEN),
             rotation_jobs.c.idempotency_key != row["idempotency_key"],
         )
         return (await connection.execute(query)).scalar_one_or_none()
+
+
+@asynccontextmanager
+async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Yield a connection in a transaction of bounded time; raises JobStoreUnavailable."""
+    try:
+        async with asyncio.timeout(TRANSACTION_SECONDS), engine.begin() as connection:
+            yield connection
+    except (DBAPIError, PoolTimeout, OSError) as error:  # asyncio's TimeoutError is an OSError
+        raise JobStoreUnavailable(f"the job database did not answer: {type(error).__name__}") from error
 
 
 def _row_of(order: JobOrder, idempotency_key: str, fingerprint: str) -> dict[str, Any]:
@@ -319,7 +322,8 @@ def _all_at_once(job: CTE) -> Select[tuple[str]]:
     return select(job.c.job_id).add_cte(audit.cte("audit"), message.cte("message"))
 
 
-_COLUMNS = [column for column in rotation_jobs.c if column.name != "fence"]
+_LATER = {"fence", "lease_token", "lease_owner", "lease_until", "closed_at"}
+_COLUMNS = [column for column in rotation_jobs.c if column.name not in _LATER]
 _VALUES = {column.name: bindparam(column.name, type_=column.type) for column in _COLUMNS}
 _INSERT_ALL_AT_ONCE = _all_at_once(
     postgresql.insert(rotation_jobs)

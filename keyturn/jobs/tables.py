@@ -3,6 +3,7 @@
 from sqlalchemy import JSON, BigInteger, Column, ForeignKey, Index, Integer, String, Table, UniqueConstraint, text
 
 from keyturn.database import Moment, metadata, row_id
+from keyturn.jobs.states import IS_OPEN
 
 rotation_jobs = Table(
     "rotation_jobs",
@@ -25,17 +26,30 @@ rotation_jobs = Table(
     Column("rotate_by", Moment),
     # Of a claim that was taken back: an attempt that began no later than this may not write any more.
     Column("fence", BigInteger),
+    # Who carries it out, until when, and the number that grows with each claim: an older one's word counts no more.
+    Column("lease_token", BigInteger, nullable=False, server_default="0"),
+    Column("lease_owner", String(256)),
+    Column("lease_until", Moment),
+    Column("closed_at", Moment),
     UniqueConstraint("tenant_id", "idempotency_key", name="uq_rotation_jobs_idempotency_key"),
 )
-# One open job a credential, whatever key, policy line or workflow asked for it.
+# One job a credential until it is closed, whatever key, policy line or workflow asked for it.
 Index(
     "uq_rotation_jobs_open_credential",
     rotation_jobs.c.tenant_id,
     rotation_jobs.c.account_id,
     rotation_jobs.c.key_id,
     unique=True,
-    sqlite_where=text("status = 'open'"),
-    postgresql_where=text("status = 'open'"),
+    sqlite_where=text(IS_OPEN),
+    postgresql_where=text(IS_OPEN),
+)
+Index(
+    "ix_rotation_jobs_claimable",
+    rotation_jobs.c.tenant_id,
+    rotation_jobs.c.rotate_by,
+    rotation_jobs.c.created_at,
+    sqlite_where=text(IS_OPEN),
+    postgresql_where=text(IS_OPEN),
 )
 
 job_audit = Table(

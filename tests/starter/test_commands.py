@@ -172,6 +172,37 @@ async def test_a_parked_rotation_is_listed_resumed_and_gets_its_job(
         assert line in shown
 
 
+async def test_a_job_is_claimed_completed_failed_and_shown_by_command(
+    terminal: Terminal, simulated: SimulatorControl
+) -> None:
+    """What the HTTP interface does, a shell script does too; and its story is told."""
+    tenant = f"t{uuid.uuid4().hex[:8]}"
+    of_tenant = ("--tenant", tenant)
+    for number in range(3):
+        await terminal.rotate("--stale", *of_tenant, key=f"key_{number}")
+    claimed = [told(await terminal.run("jobs", "claim", *of_tenant, "--user", "rotator")) for _ in range(3)]
+    none = await terminal.run("jobs", "claim", *of_tenant)
+    assert (none.returncode, "no job" in none.stderr) == (1, True)
+    first, second, third = (job["job_id"] for job in claimed)
+    done = await terminal.run("jobs", "complete", first, *of_tenant, "--token", "1", "--evidence", "new_key_id=AKIA1")
+    assert (done.returncode, "done" in done.stdout) == (0, True), done.stderr
+    stale = await terminal.run("jobs", "complete", second, *of_tenant, "--token", "7")
+    assert (stale.returncode, "the claim 7" in stale.stderr) == (1, True)
+    assert (
+        await terminal.run("jobs", "fail", second, *of_tenant, "--token", "1", "--reason", "no access")
+    ).returncode == 0
+    cancelled = await terminal.run("jobs", "cancel", third, *of_tenant, "--reason", "not needed", "--user", "omar")
+    assert cancelled.returncode == 0, cancelled.stderr
+    story = (await terminal.run("jobs", "show", first, *of_tenant)).stdout
+    for line in ("done", "rotate key_", "claimed", "rotator", "new_key_id=AKIA1"):
+        assert line in story
+    listed = told(await terminal.run("jobs", *of_tenant, "--json"))["jobs"]
+    assert sorted(job["status"] for job in listed) == ["cancelled", "done", "failed"]
+    assert told(await terminal.run("jobs", *of_tenant, "--overdue", "--json")) == {"jobs": []}
+    unknown = await terminal.run("jobs", "show", first)  # of another tenant
+    assert (unknown.returncode, "there is no job" in unknown.stderr) == (1, True)
+
+
 async def test_a_whole_outage_is_resumed_by_one_command(terminal: Terminal, simulated: SimulatorControl) -> None:
     """By kind; what it does not mend stays parked, and can be abandoned with a reason."""
     tenant = f"t{uuid.uuid4().hex[:8]}"

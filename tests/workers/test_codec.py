@@ -15,7 +15,8 @@ from temporalio.api.common.v1 import Payload, Payloads
 from keyturn.errors import SettingsInvalid
 from tests.keys import NEWER, OLDER, ring
 from workers.codec import COOKIE, MAX_BODY_BYTES, CodecServer
-from workers.codec_commands import load_codec_settings, parse_origins, parse_tokens
+from workers.codec_commands import load_codec_settings, parse_origins
+from workers.http import parse_tokens
 from workers.monitoring import served
 from workflows.encryption import SealingCodec
 
@@ -175,7 +176,7 @@ async def test_a_session_decodes_for_its_browser_and_only_from_the_ui(codec: htt
 @pytest.mark.parametrize(
     ("tokens", "fault"),
     [
-        ("", "names no operator"),
+        ("", "names nobody"),
         ("luna", "is not NAME:TOKEN"),
         ("luna:short", "the token of luna has fewer than 32 letters"),
         (f"luna:{LUNA},luna:{OMAR}", "luna is there twice"),

@@ -1,0 +1,279 @@
+"""Carrying jobs out: claim the most urgent one for a while, say that one is still at it, and close it.
+
+A claim is a lease with a token that grows. When the lease runs out, another one may claim the job, with a higher token;
+what the slow one says afterwards, under its lower token, changes nothing and is told so. Each change is one statement
+(on PostgreSQL one round trip; on SQLite one immediate transaction) with its audit row.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Select,
+    String,
+    and_,
+    bindparam,
+    case,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.sql.dml import ReturningUpdate
+
+from keyturn.contracts import ClaimedJob, Evidence
+from keyturn.errors import JobClosed, StaleClaim, StateRefused, UnknownJob
+from keyturn.jobs.states import CLOSED, FOLLOWS, OPEN, ProgressState
+from keyturn.jobs.store import transaction
+from keyturn.jobs.tables import job_audit, rotation_jobs
+
+MIN_LEASE, MAX_LEASE = timedelta(seconds=1), timedelta(hours=24)  # shorter expires on its way; longer is nobody's job
+_jobs = rotation_jobs.c
+_SHOWN = [column for column in rotation_jobs.c if column.name not in {"fingerprint", "fence"}]
+
+
+class JobClaims:
+    """Claims on the jobs in the database behind `engine`."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._on_postgresql = engine.dialect.name == "postgresql"
+
+    async def claim_next(self, *, tenant_id: str, owner: str, lease: timedelta) -> ClaimedJob | None:
+        """Claim the tenant's most urgent job that nobody holds; None if there is none.
+
+        Args:
+            tenant_id: whose jobs.
+            owner: who claims, for the audit trail.
+            lease: for how long, from a second to a day; `heartbeat` prolongs it.
+
+        Raises:
+            JobStoreUnavailable: the database did not answer. If it committed, the job is free again after the lease.
+        """
+        now = datetime.now(UTC)
+        parameters = {"this_tenant": tenant_id, "this_moment": now, "this_owner": owner}
+        parameters |= {"this_until": now + bounded(lease)}
+        detail = {"lease_until": (now + bounded(lease)).isoformat()}
+        row = await self._change(_CLAIM_AT_ONCE, _CLAIM_ALONE, parameters, "claimed", owner, detail)
+        return None if row is None else _claimed(row)
+
+    async def heartbeat(
+        self,
+        job_id: str,
+        *,
+        tenant_id: str,
+        token: int,
+        lease: timedelta,
+        state: ProgressState | None = None,
+        evidence: Evidence | None = None,
+    ) -> ClaimedJob:
+        """Prolong a claim and, if `state` is given, say how far the rotation is.
+
+        Raises:
+            UnknownJob, StaleClaim, JobClosed, StateRefused: nothing changed.
+            JobStoreUnavailable: the database did not answer; say it again.
+        """
+        until = datetime.now(UTC) + bounded(lease)
+        return await self._say(job_id, tenant_id, token, state=state, until=until, evidence=evidence or {})
+
+    async def complete(
+        self, job_id: str, *, tenant_id: str, token: int, evidence: Evidence | None = None
+    ) -> ClaimedJob:
+        """Close a job as done. Said twice with one token, it is done once; see `heartbeat` for what it raises."""
+        return await self._say(job_id, tenant_id, token, state="done", evidence=evidence or {})
+
+    async def fail(self, job_id: str, *, tenant_id: str, token: int, reason: str) -> ClaimedJob:
+        """Close a job as failed; see `complete`."""
+        return await self._say(job_id, tenant_id, token, state="failed", evidence={"reason": reason})
+
+    async def cancel(self, job_id: str, *, tenant_id: str, actor: str, reason: str) -> ClaimedJob:
+        """Close a job that is not closed, whoever holds it: what they say afterwards is refused.
+
+        Raises:
+            UnknownJob, JobClosed: nothing changed.
+        """
+        return await self._say(job_id, tenant_id, None, state="cancelled", evidence={"reason": reason}, actor=actor)
+
+    async def overdue(self, *, tenant_id: str | None = None, limit: int = 1_000) -> Sequence[Mapping[str, Any]]:
+        """Return the jobs past their `rotate_by` that are not closed, the longest overdue first."""
+        query = (
+            select(*_SHOWN)
+            .where(_jobs.status.in_(OPEN), _jobs.rotate_by < datetime.now(UTC))
+            .order_by(_jobs.rotate_by, _jobs.job_id)
+            .limit(limit)
+        )
+        if tenant_id is not None:
+            query = query.where(_jobs.tenant_id == tenant_id)
+        async with transaction(self._engine) as connection:
+            return [dict(row) for row in (await connection.execute(query)).mappings()]
+
+    async def count(self) -> Mapping[tuple[str, bool], int]:
+        """Return how many jobs there are that are not closed, by state and by whether they are overdue."""
+        late = (_jobs.rotate_by < datetime.now(UTC)).label("late")
+        query = select(_jobs.status, late, func.count()).where(_jobs.status.in_(OPEN)).group_by(_jobs.status, late)
+        async with transaction(self._engine) as connection:
+            counted: dict[tuple[str, bool], int] = {}
+            for state, overdue, number in await connection.execute(query):
+                key = (state, bool(overdue))  # one without a date is never overdue
+                counted[key] = counted.get(key, 0) + number
+            return counted
+
+    async def show(self, job_id: str, *, tenant_id: str) -> tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]:
+        """Return a job and its audit rows, oldest first; raises UnknownJob."""
+        trail = select(job_audit).where(job_audit.c.job_id == job_id).order_by(job_audit.c.audit_id)
+        async with transaction(self._engine) as connection:
+            job = (await connection.execute(_by_id(job_id, tenant_id))).mappings().first()
+            rows = [dict(row) for row in (await connection.execute(trail)).mappings()]
+        if job is None:
+            raise UnknownJob(f"there is no job {job_id[:64]} of this tenant")
+        return dict(job), rows
+
+    async def _say(
+        self,
+        job_id: str,
+        tenant_id: str,
+        token: int | None,
+        *,
+        state: str | None,
+        evidence: Evidence,
+        until: datetime | None = None,
+        actor: str | None = None,
+    ) -> ClaimedJob:
+        async with transaction(self._engine) as connection:
+            found = (await connection.execute(_by_id(job_id, tenant_id))).mappings().first()
+        if found is None:
+            raise UnknownJob(f"there is no job {job_id[:64]} of this tenant")
+        if token == found["lease_token"] and state in CLOSED and found["status"] == state:
+            return _claimed(found)  # said again: its answer was lost
+        if found["status"] not in OPEN:
+            raise JobClosed(f"{job_id} is {found['status']} already")
+        if token is not None and token != found["lease_token"]:
+            raise StaleClaim(f"the claim {token} on {job_id} is over: {found['lease_token']} holds it")
+        if state is not None and state not in FOLLOWS[found["status"]]:
+            raise StateRefused(f"{job_id} is {found['status']}: {state} does not follow that")
+        # Compared again where it is changed: whoever claimed, cancelled or reported in between is not overwritten.
+        parameters = {"this_job": job_id, "this_token": found["lease_token"], "this_status": found["status"]}
+        parameters |= {"this_state": state or found["status"], "this_until": until}
+        parameters |= {"this_closed": datetime.now(UTC) if state in CLOSED else None}
+        who = actor or found["lease_owner"] or "unknown"
+        event = state if state is not None and state != found["status"] else None
+        row = await self._change(_SAY_AT_ONCE if event else _SAY_ALONE, _SAY_ALONE, parameters, event, who, evidence)
+        if row is None:
+            return await self._say(job_id, tenant_id, token, state=state, evidence=evidence, until=until, actor=actor)
+        return _claimed(row)
+
+    async def _change(
+        self,
+        at_once: Select[Any] | ReturningUpdate[Any],
+        alone: ReturningUpdate[Any],
+        parameters: Mapping[str, Any],
+        event: str | None,
+        actor: str,
+        detail: Mapping[str, Any],
+    ) -> Mapping[str, Any] | None:
+        audit = {"at": datetime.now(UTC), "event": event, "actor": actor, "detail": dict(detail)}
+        async with transaction(self._engine) as connection:
+            if self._on_postgresql:
+                whole = dict(parameters) | ({f"audit_{name}": value for name, value in audit.items()} if event else {})
+                row = (await connection.execute(at_once, whole)).mappings().first()
+                return None if row is None else dict(row)
+            row = (await connection.execute(alone, dict(parameters))).mappings().first()
+            if row is not None and event is not None:
+                await connection.execute(insert(job_audit).inline(), audit | {"job_id": row["job_id"]})
+            return None if row is None else dict(row)
+
+
+def bounded(lease: timedelta) -> timedelta:
+    """Return `lease`, not shorter than a second and not longer than a day."""
+    return min(max(lease, MIN_LEASE), MAX_LEASE)
+
+
+def _claimed(row: Mapping[str, Any]) -> ClaimedJob:
+    return ClaimedJob(
+        job_id=row["job_id"],
+        tenant_id=row["tenant_id"],
+        account_id=row["account_id"],
+        key_id=row["key_id"],
+        credential_kind=row["credential_kind"],
+        policy_lines=tuple(row["policy_lines"] or ()),
+        rotation_window_days=row["rotation_window_days"],
+        rotate_by=row["rotate_by"],
+        state=row["status"],
+        token=row["lease_token"],
+        lease_until=row["lease_until"],
+    )
+
+
+def _by_id(job_id: str, tenant_id: str) -> Select[Any]:
+    shown = _jobs.status.in_([*OPEN, *CLOSED])
+    return select(*_SHOWN).where(_jobs.job_id == job_id, _jobs.tenant_id == tenant_id, shown)
+
+
+def _free() -> ColumnElement[bool]:
+    moment = bindparam("this_moment", type_=_jobs.lease_until.type)
+    return and_(
+        _jobs.tenant_id == bindparam("this_tenant", type_=String),
+        _jobs.status.in_(OPEN),
+        or_(_jobs.lease_until.is_(None), _jobs.lease_until < moment),
+    )
+
+
+def _claim(job_id: Any) -> ReturningUpdate[Any]:
+    # A job that is taken over keeps the state that it was in: its rotation may be half done.
+    state = case((_jobs.status.in_(["open", "delivered"]), "claimed"), else_=_jobs.status)
+    return (
+        update(rotation_jobs)
+        .where(_jobs.job_id == job_id)
+        .values(
+            status=state,
+            lease_token=_jobs.lease_token + 1,
+            lease_owner=bindparam("this_owner", type_=String),
+            lease_until=bindparam("this_until", type_=_jobs.lease_until.type),
+        )
+        .returning(*_SHOWN)
+    )
+
+
+def _say() -> ReturningUpdate[Any]:
+    return (
+        update(rotation_jobs)
+        .where(
+            _jobs.job_id == bindparam("this_job", type_=String),
+            _jobs.lease_token == bindparam("this_token", type_=_jobs.lease_token.type),
+            _jobs.status == bindparam("this_status", type_=String),
+        )
+        .values(
+            status=bindparam("this_state", type_=String),
+            lease_until=bindparam("this_until", type_=_jobs.lease_until.type),
+            closed_at=bindparam("this_closed", type_=_jobs.closed_at.type),
+        )
+        .returning(*_SHOWN)
+    )
+
+
+def _audited(change: ReturningUpdate[Any]) -> Select[Any]:
+    """PostgreSQL: the change and its audit row in one statement."""
+    changed = change.cte("changed")
+    audit = insert(job_audit).from_select(
+        ["job_id", "at", "event", "actor", "detail"],
+        select(
+            changed.c.job_id,
+            bindparam("audit_at", type_=job_audit.c.at.type),
+            bindparam("audit_event", type_=String),
+            bindparam("audit_actor", type_=String),
+            bindparam("audit_detail", type_=JSON),
+        ),
+    )
+    return select(changed).add_cte(audit.cte("audit"))
+
+
+_NEXT = select(_jobs.job_id).where(_free()).order_by(_jobs.rotate_by.nulls_last(), _jobs.created_at).limit(1)
+_CLAIM_AT_ONCE = _audited(_claim(_NEXT.with_for_update(skip_locked=True).scalar_subquery()))
+_CLAIM_ALONE = _claim(_NEXT.scalar_subquery())
+_SAY_ALONE = _say()
+_SAY_AT_ONCE = _audited(_SAY_ALONE)

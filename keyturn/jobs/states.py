@@ -1,0 +1,24 @@
+"""The states of a rotation job, and which may follow which. Pure."""
+
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+JobState = Literal["open", "delivered", "claimed", "rotating", "verifying", "grace", "done", "failed", "cancelled"]
+# What whoever carries a rotation out may report on the way.
+ProgressState = Literal["rotating", "verifying", "grace"]
+
+CLOSED = ("done", "failed", "cancelled")
+OPEN = tuple(state for state in get_args(JobState) if state not in CLOSED)
+# As SQL: the partial indexes of the table must say the same as the migration that made them.
+IS_OPEN = f"status IN ({', '.join(repr(state) for state in OPEN)})"
+
+FOLLOWS: Mapping[str, frozenset[str]] = {
+    "open": frozenset({"delivered", "claimed", *CLOSED}),
+    "delivered": frozenset({"claimed", *CLOSED}),
+    "claimed": frozenset({"claimed", "rotating", "verifying", "grace", *CLOSED}),
+    # A rotation that is taken over begins its step again: each step has an entry guard.
+    "rotating": frozenset({"rotating", "verifying", "grace", *CLOSED}),
+    "verifying": frozenset({"rotating", "verifying", "grace", *CLOSED}),
+    "grace": frozenset({"grace", *CLOSED}),
+    **dict.fromkeys(CLOSED, frozenset[str]()),
+}

@@ -1,0 +1,204 @@
+"""The jobs' HTTP interface, its client, and the example that uses them, over real HTTP on both databases."""
+
+import asyncio
+import json
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from keyturn.client import JobsClient
+from keyturn.errors import JobClosed, JobStoreUnavailable, SettingsInvalid, StaleClaim, StateRefused, UnknownJob
+from keyturn.jobs.claims import JobClaims
+from keyturn.jobs.store import JobStore
+from keyturn.jobs.tables import rotation_jobs
+from stack.processes import child
+from tests.cases import facts, order
+from workers.jobs_api import MAX_BODY_BYTES, JobsApi
+from workers.jobs_commands import load_jobs_settings
+from workers.monitoring import served
+
+ROTATOR, OTHER = "rotator_token_of_the_tests_0123456789ab", "other_token_of_the_tests_0123456789abcd"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "worker.py"
+
+
+@dataclass(frozen=True)
+class Api:
+    """The interface, and the store behind it."""
+
+    url: str
+    store: JobStore
+    engine: AsyncEngine
+
+    async def make(self) -> str:
+        ordered = order(credential=facts(), account_id=f"acct_{uuid.uuid4().hex[:8]}")
+        return (await self.store.create_once(ordered, idempotency_key=uuid.uuid4().hex, fence=1)).job_id
+
+    def client(self, token: str = ROTATOR) -> JobsClient:
+        return JobsClient(self.url, SecretStr(token))
+
+
+@pytest.fixture
+async def api(engine: AsyncEngine) -> AsyncIterator[Api]:
+    tokens = {"default/rotator": SecretStr(ROTATOR), "other/rotator": SecretStr(OTHER)}
+    application = JobsApi(JobClaims(engine), tokens).application()
+    async with served(application, "127.0.0.1:0", setting="KEYTURN_JOBS_ADDRESS") as url:
+        yield Api(url, JobStore(engine), engine)
+
+
+async def test_a_job_is_carried_out_over_http(api: Api) -> None:
+    """Claimed, kept, reported on and completed; then there is none."""
+    made = await api.make()
+    async with api.client() as jobs:
+        job = await jobs.claim(lease_seconds=60)
+        assert job is not None
+        assert job.job_id == made
+        job = await jobs.heartbeat(job, state="rotating", evidence={"step": "created"})
+        assert job.state == "rotating"
+        assert (await jobs.complete(job, evidence={"new_key_id": "AKIA1"})).state == "done"
+        assert (await jobs.complete(job)).state == "done"  # said again
+        assert await jobs.claim() is None
+        with pytest.raises(JobClosed):
+            await jobs.fail(job, reason="too late")
+    _, rows = await JobClaims(api.engine).show(made, tenant_id="default")
+    assert [(row["event"], row["actor"]) for row in rows[1:]] == [
+        ("claimed", "rotator"),
+        ("rotating", "rotator"),
+        ("done", "rotator"),
+    ]
+
+
+async def test_a_slow_worker_is_told_that_its_claim_is_over(api: Api) -> None:
+    """By the client's own errors; and states come in their order."""
+    made = await api.make()
+    async with api.client() as jobs:
+        slow = await jobs.claim()
+        assert slow is not None
+        past = datetime.now(UTC) - timedelta(seconds=1)
+        async with api.engine.begin() as connection:
+            await connection.execute(update(rotation_jobs).values(lease_until=past))
+        quick = await jobs.claim()
+        assert quick is not None
+        assert (quick.job_id, quick.token) == (made, slow.token + 1)
+        with pytest.raises(StaleClaim):
+            await jobs.complete(slow)
+        await jobs.heartbeat(quick, state="grace")
+        with pytest.raises(StateRefused):
+            await jobs.heartbeat(quick, state="rotating")
+
+
+async def test_another_tenants_worker_sees_nothing(api: Api) -> None:
+    """No job to claim, and none to speak of."""
+    await api.make()
+    async with api.client() as ours, api.client(OTHER) as theirs:
+        assert await theirs.claim() is None
+        job = await ours.claim()
+        assert job is not None
+        with pytest.raises(UnknownJob):
+            await theirs.complete(job)
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "content", "status", "kind"),
+    [
+        ("/jobs/claim", {}, b"{}", 401, "not_signed_in"),
+        ("/jobs/claim", {"Authorization": "Bearer wrong"}, b"{}", 401, "not_signed_in"),
+        ("/jobs/claim", None, b"not json", 422, "invalid"),
+        ("/jobs/claim", None, b'{"lease_seconds": 0}', 422, "invalid"),
+        ("/jobs/claim", None, b'{"lease_seconds": 1e9}', 422, "invalid"),
+        ("/jobs/claim", None, b'{"lease_seconds": "NaN"}', 422, "invalid"),
+        ("/jobs/claim", None, b'{"owner": "somebody else"}', 422, "invalid"),
+        ("/jobs/claim", None, b"[" * 60_000, 422, "invalid"),
+        ("/jobs/claim", None, b"x" * (MAX_BODY_BYTES + 1), 413, "too_large"),
+        ("/jobs/claim", None, b"x" * 10_000_000, 413, "too_large"),
+        ("/jobs/job_none/complete", None, b'{"token": 1}', 404, "unknown_job"),
+        ("/jobs/%27%3B%20DROP%20TABLE/complete", None, b'{"token": 1}', 404, "unknown_job"),
+        ("/jobs/job_none/complete", None, b"{}", 422, "invalid"),
+        ("/jobs/job_none/complete", None, b'{"token": -1}', 422, "invalid"),
+        ("/jobs/job_none/complete", None, b'{"token": 1, "evidence": {"a b": "x"}}', 422, "invalid"),
+        ("/jobs/job_none/fail", None, b'{"token": 1, "reason": "two\\nlines"}', 422, "invalid"),
+        ("/jobs/job_none/heartbeat", None, b'{"token": 1, "state": "done"}', 422, "invalid"),
+        ("/jobs/job_none/delete", None, b"{}", 404, "not_found"),
+    ],
+)
+async def test_bad_requests_are_refused_by_name_and_change_nothing(
+    api: Api, path: str, headers: dict[str, str] | None, content: bytes, status: int, kind: str
+) -> None:
+    """The job that is there is still there to be claimed, and nothing of the request is repeated."""
+    made = await api.make()
+    sent = {"Authorization": f"Bearer {ROTATOR}"} if headers is None else headers
+    async with httpx.AsyncClient(base_url=api.url, trust_env=False) as http:
+        answer = await http.post(path, content=content, headers=sent)
+    assert (answer.status_code, answer.json()["error"]) == (status, kind)
+    assert "DROP" not in answer.text.replace("job '; DROP TABLE", "")
+    job, rows = await JobClaims(api.engine).show(made, tenant_id="default")
+    assert (job["status"], len(rows)) == ("open", 1)
+
+
+async def test_a_server_that_is_away_is_a_named_passing_failure() -> None:
+    """Say it again: nothing is done twice."""
+    async with JobsClient("http://127.0.0.1:9", SecretStr(ROTATOR)) as jobs:
+        with pytest.raises(JobStoreUnavailable):
+            await jobs.claim()
+
+
+@pytest.mark.parametrize(
+    ("body", "status"), [(b"<html>", 502), (b"[]", 500), (b'{"error": "x"}', 409), (b"", 404), (b"{}", 200)]
+)
+async def test_whatever_answers_is_an_error_of_ours(body: bytes, status: int) -> None:
+    """A proxy's page, an empty body, somebody else's JSON."""
+    from pydantic import ValidationError
+
+    from keyturn.errors import KeyturnError
+
+    transport = httpx.MockTransport(lambda _request: httpx.Response(status, content=body))
+    async with JobsClient("http://jobs", SecretStr(ROTATOR), transport=transport) as jobs:
+        with pytest.raises((KeyturnError, ValidationError)):
+            await jobs.claim()
+
+
+async def test_the_example_worker_carries_out_every_job_once(api: Api) -> None:
+    """As it stands in examples/, three of them at once; it has under 60 lines."""
+    assert len(EXAMPLE.read_text().splitlines()) < 60
+    made = {await api.make() for _ in range(30)}
+    environment = {"KEYTURN_JOBS_URL": api.url, "KEYTURN_JOBS_TOKEN": ROTATOR, "IDLE_SECONDS": "0.1", "PATH": ""}
+    claims = JobClaims(api.engine)
+
+    async def ended() -> list[Any]:
+        return [row for row in await api.store.jobs(tenant_id="default", limit=100) if row["status"] == "done"]
+
+    command = [sys.executable, str(EXAMPLE)]
+    async with (
+        child(command, environment=environment),
+        child(command, environment=environment),
+        child(command, environment=environment),
+        asyncio.timeout(60),
+    ):
+        while len(await ended()) < 30:
+            await asyncio.sleep(0.1)
+    assert {row["job_id"] for row in await ended()} == made
+    for job_id in made:
+        _, rows = await claims.show(job_id, tenant_id="default")
+        assert [row["event"] for row in rows] == ["created", "claimed", "rotating", "done"]
+        assert rows[-1]["detail"]["by"] == "examples/worker.py"
+
+
+def test_the_interfaces_settings_are_checked_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller belongs to a tenant; no token is repeated."""
+    monkeypatch.setenv("KEYTURN_JOBS_ADDRESS", "nowhere")
+    monkeypatch.setenv("KEYTURN_JOBS_TOKENS", f"rotator:{ROTATOR}")
+    with pytest.raises(SettingsInvalid) as caught:
+        load_jobs_settings()
+    assert "KEYTURN_JOBS_ADDRESS: is not HOST:PORT" in str(caught.value)
+    assert "KEYTURN_JOBS_TOKENS: rotator is not TENANT/NAME" in str(caught.value)
+    assert ROTATOR not in str(caught.value)
+    assert json.dumps(str(caught.value))

@@ -1,0 +1,146 @@
+"""The jobs' HTTP interface, for whoever carries rotations out: claim, say that one is at it, close.
+
+POST /jobs/claim            {"lease_seconds": 300}                                  200 a job, or 204: none is free
+POST /jobs/{id}/heartbeat   {"token": 7, "lease_seconds": 300, "state": "rotating", "evidence": {...}}
+POST /jobs/{id}/complete    {"token": 7, "evidence": {...}}
+POST /jobs/{id}/fail        {"token": 7, "reason": "..."}
+GET  /healthz
+
+A caller is TENANT/NAME with a bearer token of its own; it sees its tenant's jobs only. A refusal has "error" and
+"message": 404 unknown_job, 409 stale_claim, job_closed or state_refused, 422 invalid, 503 job_store_unavailable.
+"""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Annotated, Any, TypeVar
+
+from aiohttp import web
+from pydantic import Field, SecretStr, ValidationError
+
+from keyturn.contracts import ClaimedJob, Contract, Evidence, Reason
+from keyturn.errors import JobClosed, JobError, JobStoreUnavailable, StaleClaim, StateRefused, UnknownJob
+from keyturn.jobs.claims import JobClaims
+from keyturn.jobs.states import ProgressState
+from workers.http import Handler, Refused, Tokens, answered
+
+MAX_BODY_BYTES = 64 * 1024  # evidence of 16 entries has some kB
+MAX_EVIDENCE = 16
+_STATUS: Mapping[type[JobError], int] = {
+    UnknownJob: 404,
+    StaleClaim: 409,
+    JobClosed: 409,
+    StateRefused: 409,
+    JobStoreUnavailable: 503,
+}
+# Five minutes outlast a slow step of a rotation; whoever needs longer says so, or says again that they are at it.
+_Lease = Annotated[float, Field(ge=1, le=86_400)]
+_Evidence = Annotated[Evidence, Field(max_length=MAX_EVIDENCE)]
+
+
+class _Claim(Contract):
+    lease_seconds: _Lease = 300
+
+
+class _Heartbeat(Contract):
+    token: int = Field(ge=0)
+    lease_seconds: _Lease = 300
+    state: ProgressState | None = None
+    evidence: _Evidence = Field(default_factory=dict)
+
+
+class _Complete(Contract):
+    token: int = Field(ge=0)
+    evidence: _Evidence = Field(default_factory=dict)
+
+
+class _Fail(Contract):
+    token: int = Field(ge=0)
+    reason: Reason
+
+
+B = TypeVar("B", bound=Contract)
+
+
+class JobsApi:
+    """The handlers, on `claims`; `tokens` are of callers named TENANT/NAME."""
+
+    def __init__(self, claims: JobClaims, tokens: Mapping[str, SecretStr]) -> None:
+        self._claims = claims
+        self._tokens = Tokens(tokens)
+
+    def application(self) -> web.Application:
+        """Return the aiohttp application that serves them."""
+        application = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._answered])
+        application.router.add_post("/jobs/claim", self._claim)
+        application.router.add_post("/jobs/{job_id}/heartbeat", self._heartbeat)
+        application.router.add_post("/jobs/{job_id}/complete", self._complete)
+        application.router.add_post("/jobs/{job_id}/fail", self._fail)
+        application.router.add_get("/healthz", self._healthz)
+        return application
+
+    @web.middleware
+    async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        async def named(request: web.Request) -> web.StreamResponse:
+            try:
+                return await handler(request)
+            except JobError as error:
+                raise Refused(_STATUS.get(type(error), 500), error.kind, str(error)) from None
+
+        return await answered(request, named, max_bytes=MAX_BODY_BYTES)
+
+    async def _claim(self, request: web.Request) -> web.Response:
+        tenant, owner = self._caller(request)
+        wish = await _body(request, _Claim)
+        lease = timedelta(seconds=wish.lease_seconds)
+        job = await self._claims.claim_next(tenant_id=tenant, owner=owner, lease=lease)
+        return web.Response(status=204) if job is None else _told(job)
+
+    async def _heartbeat(self, request: web.Request) -> web.Response:
+        tenant, _ = self._caller(request)
+        said = await _body(request, _Heartbeat)
+        return _told(
+            await self._claims.heartbeat(
+                request.match_info["job_id"],
+                tenant_id=tenant,
+                token=said.token,
+                lease=timedelta(seconds=said.lease_seconds),
+                state=said.state,
+                evidence=said.evidence,
+            )
+        )
+
+    async def _complete(self, request: web.Request) -> web.Response:
+        tenant, _ = self._caller(request)
+        said = await _body(request, _Complete)
+        job_id = request.match_info["job_id"]
+        return _told(await self._claims.complete(job_id, tenant_id=tenant, token=said.token, evidence=said.evidence))
+
+    async def _fail(self, request: web.Request) -> web.Response:
+        tenant, _ = self._caller(request)
+        said = await _body(request, _Fail)
+        job_id = request.match_info["job_id"]
+        return _told(await self._claims.fail(job_id, tenant_id=tenant, token=said.token, reason=said.reason))
+
+    async def _healthz(self, _request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    def _caller(self, request: web.Request) -> tuple[str, str]:
+        name = self._tokens.bearer(request)
+        if name is None:
+            raise Refused(401, "not_signed_in", "send a bearer token that KEYTURN_JOBS_TOKENS names")
+        tenant, _, owner = name.partition("/")
+        return tenant, owner
+
+
+async def _body(request: web.Request, kind: type[B]) -> B:
+    try:
+        return kind.model_validate_json(await request.read() or b"{}")
+    except ValidationError as error:
+        fault = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part)[:64] for part in fault["loc"]) or "the body"
+        raise Refused(422, "invalid", f"{where}: {fault['msg'][:200]}") from None
+
+
+def _told(job: ClaimedJob) -> web.Response:
+    body: Any = job.model_dump_json()
+    return web.Response(text=body, content_type="application/json")

@@ -1,0 +1,235 @@
+"""The commands about rotation jobs: `jobs` lists them, and its subcommands carry them out, show, and close them."""
+
+import asyncio
+import json
+import signal
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import click
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings
+
+from keyturn.console import signed_in_user
+from keyturn.contracts import ClaimedJob
+from keyturn.errors import InvalidRequest, SettingsInvalid
+from workers.http import parse_tokens
+from workers.settings import SETTINGS_FROM_ENVIRONMENT, field_faults, host_and_port
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+T = TypeVar("T")
+_tenant = click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Whose jobs.")
+_as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+_token = click.option("--token", required=True, type=click.IntRange(min=0), help="Of the claim, as `claim` told it.")
+
+
+def _callers(value: SecretStr) -> SecretStr:
+    for name in parse_tokens(value.get_secret_value()):
+        tenant, slash, owner = name.partition("/")
+        if not tenant or not slash or not owner:
+            raise ValueError(f"{name} is not TENANT/NAME")
+    return value
+
+
+class JobsSettings(BaseSettings):
+    """The settings of the jobs' HTTP interface; the database is read as everywhere."""
+
+    model_config = SETTINGS_FROM_ENVIRONMENT
+
+    address: Annotated[str, AfterValidator(host_and_port)] = Field(
+        default="127.0.0.1:8403", alias="KEYTURN_JOBS_ADDRESS"
+    )
+    tokens: Annotated[SecretStr, AfterValidator(_callers)] = Field(alias="KEYTURN_JOBS_TOKENS")
+
+
+def load_jobs_settings() -> JobsSettings:
+    """Return the settings; raises SettingsInvalid with every fault, and no value of any."""
+    try:
+        return JobsSettings()
+    except ValidationError as error:
+        raise SettingsInvalid("\n".join(field_faults(error))) from None
+
+
+@click.group(invoke_without_command=True)
+@_tenant
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="How many, newest first.")
+@click.option("--overdue", is_flag=True, help="Only open jobs past their date, the longest overdue first.")
+@_as_json
+@click.pass_context
+def jobs(context: click.Context, tenant: str, limit: int, overdue: bool, as_json: bool) -> None:
+    """List rotation jobs, newest first; or, by a subcommand, carry them out.
+
+    \b
+    Example:
+      keyturn jobs --limit 5 --json
+      keyturn jobs --overdue
+      keyturn jobs show job_0f3c...
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from keyturn.jobs.claims import JobClaims
+    from keyturn.jobs.store import JobStore
+
+    async def rows(engine: "AsyncEngine") -> list[dict[str, Any]]:
+        if overdue:
+            return [dict(row) for row in await JobClaims(engine).overdue(tenant_id=tenant, limit=limit)]
+        return [dict(row) for row in await JobStore(engine).jobs(tenant_id=tenant, limit=limit)]
+
+    found = with_database(rows)
+    if as_json:
+        click.echo(json.dumps({"jobs": found}, default=lambda moment: moment.isoformat()))
+        return
+    for row in found:
+        click.echo(
+            f"{row['job_id']}  {row['status']:9}  {_due(row)}  {row['account_id']}  {row['key_id']}  {_under(row)}"
+        )
+    if not found:
+        click.echo(f"no {'overdue ' if overdue else ''}jobs of tenant {tenant}", err=True)
+
+
+@jobs.command()
+@_tenant
+@click.argument("job_id")
+@_as_json
+def show(job_id: str, tenant: str, as_json: bool) -> None:
+    """Tell a job's story: what it is for, where it stands, and who did what when."""
+    from keyturn.jobs.claims import JobClaims
+
+    job, trail = with_database(lambda engine: JobClaims(engine).show(job_id, tenant_id=tenant))
+    if as_json:
+        told = {"job": dict(job), "audit": [dict(row) for row in trail]}
+        click.echo(json.dumps(told, default=lambda moment: moment.isoformat()))
+        return
+    click.echo(f"{job['job_id']}  {job['status']}  {_due(job)}")
+    click.echo(f"  rotate {job['key_id']} of {job['account_id']} under {_under(job)}, asked by {job['requested_by']}")
+    if job["lease_owner"] and job["lease_until"]:
+        held = "held" if job["lease_until"] > datetime.now(UTC) else "was held"
+        until = f"{job['lease_until']:%Y-%m-%d %H:%M:%S}Z"
+        click.echo(f"  {held} by {job['lease_owner']} until {until}, claim {job['lease_token']}")
+    for row in trail:
+        detail = "  ".join(f"{name}={value}" for name, value in row["detail"].items())
+        click.echo(f"  {row['at']:%Y-%m-%d %H:%M:%S}Z  {row['event']:16}  {row['actor']:16}  {detail}")
+
+
+@jobs.command()
+@_tenant
+@click.option("--user", "owner", envvar="KEYTURN_USER", help="Who claims.  [default: the signed-in user]")
+@click.option(
+    "--lease", "lease_seconds", default=300.0, show_default=True, type=click.FloatRange(1, 86_400), help="Seconds."
+)
+def claim(tenant: str, owner: str | None, lease_seconds: float) -> None:
+    """Claim the most urgent job that nobody holds, and print it as JSON; ends with status 1 if there is none."""
+    from keyturn.jobs.claims import JobClaims
+
+    lease, who = timedelta(seconds=lease_seconds), owner or signed_in_user()
+    job = with_database(lambda engine: JobClaims(engine).claim_next(tenant_id=tenant, owner=who, lease=lease))
+    if job is None:
+        click.echo(f"no job of tenant {tenant} is free", err=True)
+        raise click.exceptions.Exit(1)
+    click.echo(job.model_dump_json())
+
+
+@jobs.command()
+@_tenant
+@_token
+@click.option("--evidence", multiple=True, help="NAME=VALUE for the audit trail; repeatable. Never a secret.")
+@click.argument("job_id")
+def complete(job_id: str, tenant: str, token: int, evidence: tuple[str, ...]) -> None:
+    """Close a claimed job as done."""
+    from keyturn.jobs.claims import JobClaims
+
+    told = dict(_pair(entry) for entry in evidence)
+    _told(lambda engine: JobClaims(engine).complete(job_id, tenant_id=tenant, token=token, evidence=told))
+
+
+@jobs.command()
+@_tenant
+@_token
+@click.option("--reason", required=True, help="Why; a line for the audit trail.")
+@click.argument("job_id")
+def fail(job_id: str, tenant: str, token: int, reason: str) -> None:
+    """Close a claimed job as failed; the credential may be asked about again."""
+    from keyturn.jobs.claims import JobClaims
+
+    _told(lambda engine: JobClaims(engine).fail(job_id, tenant_id=tenant, token=token, reason=reason))
+
+
+@jobs.command()
+@_tenant
+@click.option("--reason", required=True, help="Why; a line for the audit trail.")
+@click.option("--user", "actor", envvar="KEYTURN_USER", help="Who you are.  [default: the signed-in user]")
+@click.argument("job_id")
+def cancel(job_id: str, tenant: str, reason: str, actor: str | None) -> None:
+    """Close a job that is not closed, whoever holds it; what they say afterwards is refused."""
+    from keyturn.jobs.claims import JobClaims
+
+    who = actor or signed_in_user()
+    _told(lambda engine: JobClaims(engine).cancel(job_id, tenant_id=tenant, actor=who, reason=reason))
+
+
+@jobs.command()
+def serve() -> None:
+    """Serve the jobs' HTTP interface until Ctrl-C, for the callers that KEYTURN_JOBS_TOKENS names.
+
+    \b
+    Example:
+      KEYTURN_JOBS_TOKENS=default/rotator:$(openssl rand -hex 24) keyturn jobs serve
+    """
+    from keyturn.jobs.claims import JobClaims
+    from workers.jobs_api import JobsApi
+    from workers.monitoring import served
+    from workers.telemetry import configure_logging
+
+    settings = load_jobs_settings()
+    configure_logging("auto")
+
+    async def run(engine: "AsyncEngine") -> None:
+        stop = asyncio.Event()
+        for name in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(name, stop.set)
+        api = JobsApi(JobClaims(engine), parse_tokens(settings.tokens.get_secret_value()))
+        async with served(api.application(), settings.address, setting="KEYTURN_JOBS_ADDRESS"):
+            await stop.wait()
+
+    with_database(run, pool_size=16)
+
+
+def with_database(work: Callable[["AsyncEngine"], Awaitable[T]], *, pool_size: int = 1) -> T:
+    """Return what `work` does with the database of DATABASE_URL, whose schema must be current."""
+    from keyturn.database import open_database
+    from workers.schema import check_schema
+    from workers.settings import load_database_url
+
+    async def run() -> T:
+        engine = open_database(url, pool_size=pool_size)
+        try:
+            return await work(engine)
+        finally:
+            await engine.dispose()
+
+    url = load_database_url()
+    check_schema(url)
+    return asyncio.run(run())
+
+
+def _told(work: Callable[["AsyncEngine"], Awaitable[ClaimedJob]]) -> None:
+    job = with_database(work)
+    click.echo(f"{job.job_id}  {job.state}")
+
+
+def _pair(entry: str) -> tuple[str, str]:
+    name, equals, value = entry.partition("=")
+    if not equals or not name.isidentifier() or len(value) > 500:
+        raise InvalidRequest("--evidence: is not NAME=VALUE, the value of up to 500 letters")
+    return name, value
+
+
+def _due(row: Any) -> str:
+    return f"due {row['rotate_by']:%Y-%m-%d}" if row["rotate_by"] else "no due date"
+
+
+def _under(row: Any) -> str:
+    return ", ".join(row["policy_lines"] or [])
