@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from benchmarks.results import Result, compared
 from keyturn.database import database_url, open_database
-from keyturn.jobs.claims import JobClaims
+from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from tests.cases import facts, order
 from workers.schema import migrate
@@ -129,7 +129,7 @@ async def _compare(
 
 async def _claiming(engine: AsyncEngine, raw: list[psycopg.AsyncConnection[Any]], rounds: int, jobs: int) -> Result:
     """`claim_next` (job and audit row) at 16 claimers, against the raw driver's own SKIP LOCKED on the same table."""
-    claims, store = JobClaims(engine), JobStore(engine)
+    claims, store = JobLeases(engine), JobStore(engine)
     tenants = (f"ours-{uuid.uuid4().hex[:8]}", f"raw-{uuid.uuid4().hex[:8]}")
     rates: tuple[list[float], list[float]] = ([], [])
 

@@ -19,7 +19,7 @@ from pydantic import Field, SecretStr, ValidationError
 
 from keyturn.contracts import ClaimedJob, Contract, Evidence, Reason
 from keyturn.errors import JobClosed, JobError, JobStoreUnavailable, StaleClaim, StateRefused, UnknownJob
-from keyturn.jobs.claims import JobClaims
+from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.states import ProgressState
 from workers.http import Handler, Refused, Tokens, answered
 
@@ -64,7 +64,7 @@ B = TypeVar("B", bound=Contract)
 class JobsApi:
     """The handlers, on `claims`; `tokens` are of callers named TENANT/NAME."""
 
-    def __init__(self, claims: JobClaims, tokens: Mapping[str, SecretStr]) -> None:
+    def __init__(self, claims: JobLeases, tokens: Mapping[str, SecretStr]) -> None:
         self._claims = claims
         self._tokens = Tokens(tokens)
 

@@ -70,12 +70,12 @@ def jobs(context: click.Context, tenant: str, limit: int, overdue: bool, as_json
     """
     if context.invoked_subcommand is not None:
         return
-    from keyturn.jobs.claims import JobClaims
+    from keyturn.jobs.leases import JobLeases
     from keyturn.jobs.store import JobStore
 
     async def rows(engine: "AsyncEngine") -> list[dict[str, Any]]:
         if overdue:
-            return [dict(row) for row in await JobClaims(engine).overdue(tenant_id=tenant, limit=limit)]
+            return [dict(row) for row in await JobLeases(engine).overdue(tenant_id=tenant, limit=limit)]
         return [dict(row) for row in await JobStore(engine).jobs(tenant_id=tenant, limit=limit)]
 
     found = with_database(rows)
@@ -96,9 +96,9 @@ def jobs(context: click.Context, tenant: str, limit: int, overdue: bool, as_json
 @_as_json
 def show(job_id: str, tenant: str, as_json: bool) -> None:
     """Tell a job's story: what it is for, where it stands, and who did what when."""
-    from keyturn.jobs.claims import JobClaims
+    from keyturn.jobs.leases import JobLeases
 
-    job, trail = with_database(lambda engine: JobClaims(engine).show(job_id, tenant_id=tenant))
+    job, trail = with_database(lambda engine: JobLeases(engine).show(job_id, tenant_id=tenant))
     if as_json:
         told = {"job": dict(job), "audit": [dict(row) for row in trail]}
         click.echo(json.dumps(told, default=lambda moment: moment.isoformat()))
@@ -122,10 +122,10 @@ def show(job_id: str, tenant: str, as_json: bool) -> None:
 )
 def claim(tenant: str, owner: str | None, lease_seconds: float) -> None:
     """Claim the most urgent job that nobody holds, and print it as JSON; ends with status 1 if there is none."""
-    from keyturn.jobs.claims import JobClaims
+    from keyturn.jobs.leases import JobLeases
 
     lease, who = timedelta(seconds=lease_seconds), owner or signed_in_user()
-    job = with_database(lambda engine: JobClaims(engine).claim_next(tenant_id=tenant, owner=who, lease=lease))
+    job = with_database(lambda engine: JobLeases(engine).claim_next(tenant_id=tenant, owner=who, lease=lease))
     if job is None:
         click.echo(f"no job of tenant {tenant} is free", err=True)
         raise click.exceptions.Exit(1)
@@ -139,10 +139,10 @@ def claim(tenant: str, owner: str | None, lease_seconds: float) -> None:
 @click.argument("job_id")
 def complete(job_id: str, tenant: str, token: int, evidence: tuple[str, ...]) -> None:
     """Close a claimed job as done."""
-    from keyturn.jobs.claims import JobClaims
+    from keyturn.jobs.leases import JobLeases
 
     told = dict(_pair(entry) for entry in evidence)
-    _told(lambda engine: JobClaims(engine).complete(job_id, tenant_id=tenant, token=token, evidence=told))
+    _told(lambda engine: JobLeases(engine).complete(job_id, tenant_id=tenant, token=token, evidence=told))
 
 
 @jobs.command()
@@ -152,9 +152,9 @@ def complete(job_id: str, tenant: str, token: int, evidence: tuple[str, ...]) ->
 @click.argument("job_id")
 def fail(job_id: str, tenant: str, token: int, reason: str) -> None:
     """Close a claimed job as failed; the credential may be asked about again."""
-    from keyturn.jobs.claims import JobClaims
+    from keyturn.jobs.leases import JobLeases
 
-    _told(lambda engine: JobClaims(engine).fail(job_id, tenant_id=tenant, token=token, reason=reason))
+    _told(lambda engine: JobLeases(engine).fail(job_id, tenant_id=tenant, token=token, reason=reason))
 
 
 @jobs.command()
@@ -164,10 +164,10 @@ def fail(job_id: str, tenant: str, token: int, reason: str) -> None:
 @click.argument("job_id")
 def cancel(job_id: str, tenant: str, reason: str, actor: str | None) -> None:
     """Close a job that is not closed, whoever holds it; what they say afterwards is refused."""
-    from keyturn.jobs.claims import JobClaims
+    from keyturn.jobs.leases import JobLeases
 
     who = actor or signed_in_user()
-    _told(lambda engine: JobClaims(engine).cancel(job_id, tenant_id=tenant, actor=who, reason=reason))
+    _told(lambda engine: JobLeases(engine).cancel(job_id, tenant_id=tenant, actor=who, reason=reason))
 
 
 @jobs.command()
@@ -178,7 +178,7 @@ def serve() -> None:
     Example:
       KEYTURN_JOBS_TOKENS=default/rotator:$(openssl rand -hex 24) keyturn jobs serve
     """
-    from keyturn.jobs.claims import JobClaims
+    from keyturn.jobs.leases import JobLeases
     from workers.jobs_api import JobsApi
     from workers.monitoring import served
     from workers.telemetry import configure_logging
@@ -190,7 +190,7 @@ def serve() -> None:
         stop = asyncio.Event()
         for name in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(name, stop.set)
-        api = JobsApi(JobClaims(engine), parse_tokens(settings.tokens.get_secret_value()))
+        api = JobsApi(JobLeases(engine), parse_tokens(settings.tokens.get_secret_value()))
         async with served(api.application(), settings.address, setting="KEYTURN_JOBS_ADDRESS"):
             await stop.wait()
 

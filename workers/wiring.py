@@ -28,7 +28,7 @@ from keyturn.cache.sql import SqlCache
 from keyturn.contracts import CallRecord
 from keyturn.database import open_database
 from keyturn.errors import JobStoreUnavailable
-from keyturn.jobs.claims import JobClaims
+from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.ledger.recorder import recorder
 from keyturn.ledger.records import keyed_fingerprint, log_call
@@ -108,7 +108,7 @@ async def wired_boundary(settings: Settings) -> AsyncIterator[Wired]:
         ledger = await parts.enter_async_context(recorder(store))
         spend = DailySpend(settings.daily_spend_alert_usd, lambda since: store.spent(since=since))
         registry = CollectorRegistry()
-        counting = _count_jobs(JobClaims(engine), JobMetrics(registry))
+        counting = _count_jobs(JobLeases(engine), JobMetrics(registry))
         for background in (spend.watch(), _forget_expired(SqlCache(engine)), counting):
             parts.callback(asyncio.create_task(background).cancel)
         metrics = CallMetrics(registry, spent_today=lambda: float(spend.today_usd))
@@ -198,11 +198,11 @@ async def _forget_expired(cache: SqlCache) -> None:
         await asyncio.sleep(3_600)
 
 
-async def _count_jobs(claims: JobClaims, metrics: JobMetrics) -> None:
+async def _count_jobs(leases: JobLeases, metrics: JobMetrics) -> None:
     """Count open and overdue jobs, now and every half minute: what is due by the day need not be known sooner."""
     while True:
         with contextlib.suppress(JobStoreUnavailable):  # the figures stand until the database answers again
-            metrics.show(await claims.count())
+            metrics.show(await leases.count())
         await asyncio.sleep(30)
 
 

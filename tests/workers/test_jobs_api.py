@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.client import JobsClient
 from keyturn.errors import JobClosed, JobStoreUnavailable, SettingsInvalid, StaleClaim, StateRefused, UnknownJob
-from keyturn.jobs.claims import JobClaims
+from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import rotation_jobs
 from stack.processes import child
@@ -50,7 +50,7 @@ class Api:
 @pytest.fixture
 async def api(engine: AsyncEngine) -> AsyncIterator[Api]:
     tokens = {"default/rotator": SecretStr(ROTATOR), "other/rotator": SecretStr(OTHER)}
-    application = JobsApi(JobClaims(engine), tokens).application()
+    application = JobsApi(JobLeases(engine), tokens).application()
     async with served(application, "127.0.0.1:0", setting="KEYTURN_JOBS_ADDRESS") as url:
         yield Api(url, JobStore(engine), engine)
 
@@ -69,7 +69,7 @@ async def test_a_job_is_carried_out_over_http(api: Api) -> None:
         assert await jobs.claim() is None
         with pytest.raises(JobClosed):
             await jobs.fail(job, reason="too late")
-    _, rows = await JobClaims(api.engine).show(made, tenant_id="default")
+    _, rows = await JobLeases(api.engine).show(made, tenant_id="default")
     assert [(row["event"], row["actor"]) for row in rows[1:]] == [
         ("claimed", "rotator"),
         ("rotating", "rotator"),
@@ -140,7 +140,7 @@ async def test_bad_requests_are_refused_by_name_and_change_nothing(
         answer = await http.post(path, content=content, headers=sent)
     assert (answer.status_code, answer.json()["error"]) == (status, kind)
     assert "DROP" not in answer.text.replace("job '; DROP TABLE", "")
-    job, rows = await JobClaims(api.engine).show(made, tenant_id="default")
+    job, rows = await JobLeases(api.engine).show(made, tenant_id="default")
     assert (job["status"], len(rows)) == ("open", 1)
 
 
@@ -171,7 +171,7 @@ async def test_the_example_worker_carries_out_every_job_once(api: Api) -> None:
     assert len(EXAMPLE.read_text().splitlines()) < 60
     made = {await api.make() for _ in range(30)}
     environment = {"KEYTURN_JOBS_URL": api.url, "KEYTURN_JOBS_TOKEN": ROTATOR, "IDLE_SECONDS": "0.1", "PATH": ""}
-    claims = JobClaims(api.engine)
+    claims = JobLeases(api.engine)
 
     async def ended() -> list[Any]:
         return [row for row in await api.store.jobs(tenant_id="default", limit=100) if row["status"] == "done"]

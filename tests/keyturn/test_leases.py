@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from keyturn.contracts import ClaimedJob
 from keyturn.database import open_database
 from keyturn.errors import JobClosed, OpenJobExists, StaleClaim, StateRefused, UnknownJob
-from keyturn.jobs.claims import JobClaims
+from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import job_audit, rotation_jobs
 from tests.cases import facts, order
@@ -24,8 +24,8 @@ MINUTE = timedelta(minutes=1)
 
 
 @pytest.fixture
-def claims(engine: AsyncEngine) -> JobClaims:
-    return JobClaims(engine)
+def claims(engine: AsyncEngine) -> JobLeases:
+    return JobLeases(engine)
 
 
 async def make(store: JobStore, *, key: str | None = None, **changed: Any) -> str:
@@ -34,7 +34,7 @@ async def make(store: JobStore, *, key: str | None = None, **changed: Any) -> st
     return (await store.create_once(ordered, idempotency_key=f"rotate:{uuid.uuid4().hex}", fence=1)).job_id
 
 
-async def claimed(claims: JobClaims, owner: str = "worker-1", lease: timedelta = MINUTE) -> ClaimedJob:
+async def claimed(claims: JobLeases, owner: str = "worker-1", lease: timedelta = MINUTE) -> ClaimedJob:
     job = await claims.claim_next(tenant_id="default", owner=owner, lease=lease)
     assert job is not None
     return job
@@ -46,12 +46,12 @@ async def expire(engine: AsyncEngine, job_id: str) -> None:
         await connection.execute(update(rotation_jobs).where(rotation_jobs.c.job_id == job_id).values(lease_until=past))
 
 
-async def trail(claims: JobClaims, job_id: str) -> list[tuple[str, str]]:
+async def trail(claims: JobLeases, job_id: str) -> list[tuple[str, str]]:
     _, rows = await claims.show(job_id, tenant_id="default")
     return [(row["event"], row["actor"]) for row in rows]
 
 
-async def test_a_job_is_claimed_carried_out_and_closed(store: JobStore, claims: JobClaims) -> None:
+async def test_a_job_is_claimed_carried_out_and_closed(store: JobStore, claims: JobLeases) -> None:
     """Each state a row in the audit, with actor and evidence; then the credential may be asked about again."""
     made = await make(store, key="key_1")
     job = await claimed(claims)
@@ -76,7 +76,7 @@ async def test_a_job_is_claimed_carried_out_and_closed(store: JobStore, claims: 
     assert await make(store, key="key_1") != made
 
 
-async def test_the_most_urgent_job_is_claimed_first_and_each_by_one(store: JobStore, claims: JobClaims) -> None:
+async def test_the_most_urgent_job_is_claimed_first_and_each_by_one(store: JobStore, claims: JobLeases) -> None:
     """By the date it is due; a held one is not given away; none left is none."""
     late, soon = await make(store), await make(store)
     async with store._engine.begin() as connection:
@@ -89,7 +89,7 @@ async def test_the_most_urgent_job_is_claimed_first_and_each_by_one(store: JobSt
 
 
 async def test_an_expired_lease_is_taken_over_and_the_slow_ones_word_changes_nothing(
-    store: JobStore, claims: JobClaims, engine: AsyncEngine
+    store: JobStore, claims: JobLeases, engine: AsyncEngine
 ) -> None:
     """The second one goes on from the recorded state; the first is told by name, whatever it says."""
     made = await make(store)
@@ -117,7 +117,7 @@ async def test_an_expired_lease_is_taken_over_and_the_slow_ones_word_changes_not
 
 
 async def test_a_late_word_under_the_last_token_still_counts(
-    store: JobStore, claims: JobClaims, engine: AsyncEngine
+    store: JobStore, claims: JobLeases, engine: AsyncEngine
 ) -> None:
     """Nobody took the job over: the work was done, and is not thrown away."""
     made = await make(store)
@@ -126,7 +126,7 @@ async def test_a_late_word_under_the_last_token_still_counts(
     assert (await claims.complete(made, tenant_id="default", token=job.token)).state == "done"
 
 
-async def test_a_completion_whose_answer_was_lost_may_be_said_again(store: JobStore, claims: JobClaims) -> None:
+async def test_a_completion_whose_answer_was_lost_may_be_said_again(store: JobStore, claims: JobLeases) -> None:
     """Done once, with one row; another end is refused."""
     made = await make(store)
     job = await claimed(claims)
@@ -137,7 +137,7 @@ async def test_a_completion_whose_answer_was_lost_may_be_said_again(store: JobSt
     assert [event for event, _ in await trail(claims, made)].count("done") == 1
 
 
-async def test_a_heartbeat_keeps_the_job_and_writes_no_row(store: JobStore, claims: JobClaims) -> None:
+async def test_a_heartbeat_keeps_the_job_and_writes_no_row(store: JobStore, claims: JobLeases) -> None:
     """A worker may say every second that it is at it."""
     made = await make(store)
     job = await claimed(claims, lease=timedelta(seconds=1))
@@ -147,7 +147,7 @@ async def test_a_heartbeat_keeps_the_job_and_writes_no_row(store: JobStore, clai
     assert [event for event, _ in await trail(claims, made)] == ["created", "claimed"]
 
 
-async def test_states_follow_each_other(store: JobStore, claims: JobClaims) -> None:
+async def test_states_follow_each_other(store: JobStore, claims: JobLeases) -> None:
     """A grace period is not gone back from; nothing is said of a job that nobody claimed."""
     made = await make(store)
     with pytest.raises(StateRefused):
@@ -158,7 +158,7 @@ async def test_states_follow_each_other(store: JobStore, claims: JobClaims) -> N
         await claims.heartbeat(made, tenant_id="default", token=job.token, lease=MINUTE, state="rotating")
 
 
-async def test_a_cancelled_job_is_over_for_whoever_holds_it(store: JobStore, claims: JobClaims) -> None:
+async def test_a_cancelled_job_is_over_for_whoever_holds_it(store: JobStore, claims: JobLeases) -> None:
     """By an operator, with a reason."""
     made = await make(store)
     job = await claimed(claims)
@@ -170,7 +170,7 @@ async def test_a_cancelled_job_is_over_for_whoever_holds_it(store: JobStore, cla
         await claims.cancel(made, tenant_id="default", actor="omar", reason="again")
 
 
-async def test_unknown_jobs_and_other_tenants_jobs_are_the_same(store: JobStore, claims: JobClaims) -> None:
+async def test_unknown_jobs_and_other_tenants_jobs_are_the_same(store: JobStore, claims: JobLeases) -> None:
     """Nothing of another tenant is told, not even that there is something; nor of a claim that was taken back."""
     made = await make(store)
     ordered = order(credential=facts(key_id="key_w"))
@@ -192,7 +192,7 @@ async def test_unknown_jobs_and_other_tenants_jobs_are_the_same(store: JobStore,
     assert await claims.claim_next(tenant_id="default", owner="x", lease=MINUTE) is None
 
 
-async def test_overdue_jobs_are_listed_until_they_are_closed(store: JobStore, claims: JobClaims) -> None:
+async def test_overdue_jobs_are_listed_until_they_are_closed(store: JobStore, claims: JobLeases) -> None:
     """The longest overdue first."""
     made = [await make(store) for _ in range(3)]
     async with store._engine.begin() as connection:
@@ -221,7 +221,7 @@ async def test_50_claimers_killed_at_random_complete_each_job_once(database: URL
 
         async def claimer(number: int) -> None:
             nonlocal stale
-            claims = JobClaims(engines[number % len(engines)])
+            claims = JobLeases(engines[number % len(engines)])
             while sum(done.values()) < len(made):
                 job = await claims.claim_next(tenant_id="default", owner=f"w{number}", lease=timedelta(seconds=1))
                 if job is None:

@@ -37,7 +37,7 @@ _jobs = rotation_jobs.c
 _SHOWN = [column for column in rotation_jobs.c if column.name not in {"fingerprint", "fence"}]
 
 
-class JobClaims:
+class JobLeases:
     """Claims on the jobs in the database behind `engine`."""
 
     def __init__(self, engine: AsyncEngine) -> None:
