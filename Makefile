@@ -4,7 +4,7 @@ BIN := .venv/bin
 .DEFAULT_GOAL := help
 # Behind a company's proxy the certificates that count are the system's; uv would bring its own.
 export UV_SYSTEM_CERTS ?= 1
-.PHONY: help install demo dev test check format bench bench-compare eval eval-local golden histories screenshots clean
+.PHONY: help install demo dev test check format bench bench-compare eval eval-local golden histories schemas screenshots clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -64,6 +64,9 @@ golden: install ## write the golden payloads of the wire formats anew; read the 
 
 histories: install ## record the histories that must still replay (tests/histories)
 	$(BIN)/python -m tests.record_histories
+
+schemas: install ## write the published schemas (docs/schemas) from the contracts
+	$(BIN)/python -m tests.record_schemas
 
 screenshots: install ## take the pictures in docs/images anew (needs chromium)
 	$(BIN)/python -m tests.record_screenshots

@@ -18,12 +18,25 @@ class JobClaims(Protocol):
         ...
 
 
-class CreateRotationJob:
-    """The activity `create_rotation_job`: checks the digest against `catalogue`, then claims the job in `claims`."""
+class JobAnnouncements(Protocol):
+    """Whoever begins to deliver new jobs."""
 
-    def __init__(self, claims: JobClaims, catalogue: Catalogue) -> None:
+    async def announce(self, job_id: str) -> None:
+        """Begin to deliver the job; at once, without raising, any number of times."""
+        ...
+
+
+class CreateRotationJob:
+    """The activity `create_rotation_job`: checks the digest against `catalogue`, then claims the job in `claims`.
+
+    Where jobs are delivered, `announcements` begins with it in the same breath. Should that fail, or this process end
+    before it, the sweeper finds the message in the outbox.
+    """
+
+    def __init__(self, claims: JobClaims, catalogue: Catalogue, announcements: JobAnnouncements | None = None) -> None:
         self._claims = claims
         self._catalogue = catalogue
+        self._announcements = announcements
 
     @activity.defn
     async def create_rotation_job(self, order: JobOrder) -> RotationJob:
@@ -34,7 +47,10 @@ class CreateRotationJob:
         with core_errors_told_to_temporal():
             confirm(order, self._catalogue)
             key, fence = claim_of(activity.info())
-            return await self._claims.create_once(order, idempotency_key=key, fence=fence)
+            job = await self._claims.create_once(order, idempotency_key=key, fence=fence)
+        if self._announcements is not None:
+            await self._announcements.announce(job.job_id)
+        return job
 
 
 def claim_of(info: activity.Info) -> tuple[str, int]:

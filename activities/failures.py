@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from keyturn.backoff import retry_delay
+from keyturn.backoff import CEILING, retry_delay
 from keyturn.contracts import Failed
 from keyturn.errors import KeyturnError
 
@@ -37,7 +37,8 @@ def application_error(error: KeyturnError, *, attempt: int, remaining: timedelta
         attempt: the attempt that failed, counted from 1.
         remaining: what the deadline leaves for waiting before a whole further attempt; None if there is no deadline.
     """
-    delay = retry_delay(attempt, retry_after=getattr(error, "retry_after", None), remaining=remaining)
+    longest: timedelta = getattr(error, "longest_wait", CEILING)
+    delay = retry_delay(attempt, retry_after=getattr(error, "retry_after", None), remaining=remaining, longest=longest)
     return ApplicationError(
         str(error),
         failed(error),

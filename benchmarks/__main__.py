@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from benchmarks import boundary, claims, encryption, imports, workflows
+from benchmarks import boundary, claims, deliveries, encryption, imports, workflows
 from benchmarks.results import Result, report
 from keyturn.database import database_url
 from workers.schema import migrate
@@ -36,6 +36,9 @@ async def main() -> None:
             "claims": lambda: claims.measure(postgresql, rounds=2 if quick else 5, inserts=400 if quick else 1_000),
             "workflows": lambda: workflows.measure(
                 postgresql, rounds=2 if quick else 5, one_by_one=40 if quick else 100, at_once=200 if quick else 400
+            ),
+            "deliveries": lambda: deliveries.measure(
+                postgresql, rounds=2 if quick else 7, at_once=200 if quick else 400
             ),
             "encryption": lambda: encryption.measure(
                 rounds=2 if quick else 7, one_by_one=40 if quick else 100, at_once=200 if quick else 400

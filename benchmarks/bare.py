@@ -21,3 +21,12 @@ class BareWorkflow:
     async def run(self) -> str:
         await workflow.execute_activity(first, start_to_close_timeout=timedelta(seconds=25))
         return await workflow.execute_activity(second, start_to_close_timeout=timedelta(seconds=10))
+
+
+@workflow.defn
+class BareDelivery:
+    """One activity that does nothing."""
+
+    @workflow.run
+    async def run(self) -> None:
+        await workflow.execute_activity(first, start_to_close_timeout=timedelta(seconds=10))

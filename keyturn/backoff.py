@@ -15,6 +15,7 @@ def retry_delay(
     *,
     retry_after: timedelta | None,
     remaining: timedelta | None,
+    longest: timedelta = CEILING,
     uniform: Callable[[float, float], float] = random.uniform,
 ) -> timedelta:
     """Return how long to wait before the next attempt.
@@ -26,9 +27,10 @@ def retry_delay(
         attempt: the attempt that just failed, counted from 1.
         retry_after: what the provider asked for; None if nothing.
         remaining: what the deadline leaves for waiting; None if there is no deadline.
+        longest: where the doubling ceiling stops.
         uniform: the source of chance.
     """
-    ceiling = min(BASE * 2 ** min(max(attempt, 1) - 1, 10), CEILING)
+    ceiling = min(BASE * 2 ** min(max(attempt, 1) - 1, 10), longest)
     delay = timedelta(seconds=uniform(0.0, ceiling.total_seconds()))
     if retry_after is not None:
         delay += max(retry_after, timedelta(0))

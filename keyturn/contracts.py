@@ -364,6 +364,31 @@ class ClaimedJob(Contract):
     lease_until: AwareDatetime | None = None
 
 
+class JobMessage(Contract):
+    """What a receiver is told of a new job: the `data` of its CloudEvent. Fields are added, never changed."""
+
+    job_id: ShortIdentifier
+    tenant_id: ShortIdentifier
+    idempotency_key: str = Field(max_length=1_000)
+    account_id: Identifier
+    key_id: Identifier
+    credential_kind: CredentialKind
+    policy_lines: tuple[str, ...]
+    rotation_window_days: int | None
+    decision_digest: Digest
+    requested_by: Identifier
+    approved_by: Identifier | None
+    trace_id: ShortIdentifier
+    created_at: AwareDatetime
+    rotate_by: AwareDatetime | None
+
+
+class Delivery(Contract):
+    """Which job's message is to be delivered."""
+
+    job_id: ShortIdentifier
+
+
 class RotationJob(Contract):
     """The one rotation job of an idempotency key. `created` is False when it was there already."""
 

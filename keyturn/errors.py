@@ -31,6 +31,12 @@
     |   |-- StateRefused           person: this state does not follow the job's own
     |   |-- StaleAttempt           never: the claim was taken back, or taken over, after this attempt began
     |   `-- SchemaNotCurrent       person: the database's schema is not this program's
+    |-- DeliveryError            a job could not be told to its receiver
+    |   |-- ReceiverUnavailable    retry: no answer, or one that asks for patience
+    |   |-- EarlierDelivery        retry: the credential's earlier message must come first
+    |   |-- ReceiverConflict       person: the receiver knows this key for something else
+    |   |-- ReceiverRefused        person: the receiver will not take it, or may not be asked
+    |   `-- UnknownDelivery        person: there is no such message
     |-- InvalidRequest           person: the request itself cannot be asked
     |-- UnknownTask              person: no task of this name
     |-- TaskInvalid              person: a task's folder does not hold together
@@ -310,6 +316,57 @@ class SchemaNotCurrent(JobError):
 
     kind = "schema_not_current"
     mend = "Run `keyturn migrate`; if the schema is newer than this program, deploy the newer release."
+
+
+class DeliveryError(KeyturnError):
+    """A job could not be told to its receiver. `retry_after` is the receiver's own wish, if it stated one."""
+
+    kind = "delivery_error"
+
+    def __init__(self, message: str, *, retry_after: timedelta | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ReceiverUnavailable(DeliveryError):
+    """No answer came, or one that asks for patience. Whether it was taken is unknown: it is sent again."""
+
+    kind = "receiver_unavailable"
+    # Nobody waits at a screen for a delivery: a receiver that is away for hours is asked every five minutes.
+    longest_wait: ClassVar[timedelta] = timedelta(minutes=5)
+    retryable = True
+    next_step = "retry_with_backoff"
+    mend = "See that the receiver at KEYTURN_WEBHOOK_URL answers; then `keyturn deliveries resend`."
+
+
+class EarlierDelivery(DeliveryError):
+    """An earlier message of the same credential has not come through yet."""
+
+    kind = "earlier_delivery"
+    retryable = True
+    next_step = "retry_with_backoff"
+    mend = "It goes on by itself once the earlier one is delivered, or given up by `keyturn deliveries`."
+
+
+class ReceiverConflict(DeliveryError):
+    """The receiver knows this idempotency key for another request."""
+
+    kind = "receiver_conflict"
+    mend = "Look at both sides: the receiver used this job's key for something else. Then `keyturn deliveries resend`."
+
+
+class ReceiverRefused(DeliveryError):
+    """The receiver will not take this message, or may not be asked at all."""
+
+    kind = "receiver_refused"
+    mend = "Check KEYTURN_WEBHOOK_URL and its keys; then `keyturn deliveries resend`."
+
+
+class UnknownDelivery(DeliveryError):
+    """There is no such message."""
+
+    kind = "unknown_delivery"
+    mend = "Look for it with `keyturn deliveries`."
 
 
 class InvalidRequest(KeyturnError):

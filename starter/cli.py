@@ -24,6 +24,7 @@ COMMANDS = {
     "approve": ("starter.people", "approve", "Approve the decision that a rotation waits with."),
     "deny": ("starter.people", "deny", "Deny the decision that a rotation waits with."),
     "jobs": ("workers.jobs_commands", "jobs", "List rotation jobs, and carry them out."),
+    "deliveries": ("workers.delivery_commands", "deliveries", "List messages that were given up, and send them again."),
     "audit": ("workers.commands", "audit", "Show who did what with a rotation."),
     "calls": ("workers.ledger_commands", "calls", "List model calls, newest first."),
     "costs": ("workers.ledger_commands", "costs", "Sum what model calls cost, by task, model, user or day."),

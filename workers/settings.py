@@ -20,6 +20,7 @@ from keyturn.keyring import Keyring, load_keyring
 from keyturn.ledger.prices import Rate, RateCard
 from keyturn.llm.routing import Target, parse_routes
 from keyturn.tasks.registry import load_tasks
+from workers.http import parse_tokens
 
 # Written into examples and used by the embedded stack: who runs production with it forgot to set the real one.
 PLACEHOLDER_KEY = "dev_key_not_a_real_secret"
@@ -80,6 +81,21 @@ def _build(value: str) -> str:
     return value
 
 
+def _receiver(value: str) -> str:
+    url = httpx.URL(_http(value))
+    if url.scheme != "https" and url.host not in {"localhost", "127.0.0.1", "::1"}:
+        raise ValueError("is asked by https only, or by http on loopback")
+    if url.userinfo:
+        raise ValueError("holds a user or password: a receiver knows us by KEYTURN_WEBHOOK_KEYS")
+    return value
+
+
+def _webhook_keys(value: SecretStr) -> SecretStr:
+    if len(parse_tokens(value.get_secret_value())) > 2:
+        raise ValueError("names more than two keys: one signs, or two while they are exchanged")
+    return value
+
+
 Key = Annotated[SecretStr, AfterValidator(_alone)]
 BaseUrl = Annotated[str, AfterValidator(_http)]
 
@@ -137,6 +153,11 @@ class Settings(LocalSettings):
     answer_cache: Literal["on", "off"] = Field(default="on", alias="KEYTURN_ANSWER_CACHE")
     fingerprint_key: Key | None = Field(default=None, alias="KEYTURN_FINGERPRINT_KEY")
 
+    webhook_url: Annotated[str, AfterValidator(_receiver)] | None = Field(default=None, alias="KEYTURN_WEBHOOK_URL")
+    webhook_keys: Annotated[SecretStr, AfterValidator(_webhook_keys)] | None = Field(
+        default=None, alias="KEYTURN_WEBHOOK_KEYS"
+    )
+    webhook_private: Literal["refuse", "allow"] = Field(default="refuse", alias="KEYTURN_WEBHOOK_PRIVATE")
     build_id: Annotated[str, AfterValidator(_build)] | None = Field(default=None, alias="KEYTURN_BUILD_ID")
     log_format: Literal["auto", "json", "console"] = Field(default="auto", alias="KEYTURN_LOG_FORMAT")
     monitoring_address: Annotated[str, AfterValidator(host_and_port)] | None = Field(
@@ -260,6 +281,8 @@ def _faults_across(given: Callable[[str], str]) -> Iterator[str]:
             yield f"{name} is not set: KEYTURN_ROUTES asks {provider}"
         if production and PLACEHOLDER_KEY in {given(name), given("KEYTURN_COMPATIBLE_API_KEY")}:
             yield f"{name}: is the placeholder of the examples, which production refuses"
+    if given("KEYTURN_WEBHOOK_URL") and not given("KEYTURN_WEBHOOK_KEYS"):
+        yield "KEYTURN_WEBHOOK_KEYS is not set: messages to KEYTURN_WEBHOOK_URL are signed, as ID:SECRET"
     if not production:
         return
     if any(target.model.startswith(SIMULATED_MODELS) for target in targets):

@@ -21,6 +21,7 @@ from temporalio.worker import Worker
 
 from activities.create_rotation_job import CreateRotationJob, JobClaims
 from activities.decide import Decide
+from activities.deliver_job import DeliverJob
 from activities.record_event import RecordEvent
 from activities.withdraw_claim import WithdrawClaim
 from keyturn.cache.sealed import SealedCache
@@ -29,7 +30,9 @@ from keyturn.contracts import CallRecord
 from keyturn.database import open_database
 from keyturn.errors import JobStoreUnavailable
 from keyturn.jobs.leases import JobLeases
+from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.store import JobStore
+from keyturn.jobs.webhook import Webhook
 from keyturn.ledger.recorder import recorder
 from keyturn.ledger.records import keyed_fingerprint, log_call
 from keyturn.ledger.spending import DailySpend
@@ -43,10 +46,12 @@ from keyturn.llm.providers.http import HttpProvider, http_client
 from keyturn.llm.providers.openai import COMPATIBLE_WIRE, OPENAI_WIRE
 from keyturn.llm.wire import Usage
 from keyturn.policy.catalogue import Catalogue, load_catalogue
+from workers.deliveries import DeliveryStarts, ReceiverDeliveries, receiver, sweep
 from workers.metrics import CallMetrics, JobMetrics
 from workers.monitoring import Monitoring
 from workers.settings import Settings
 from workers.tracing import span_recorder
+from workflows.delivery import DeliveryWorkflow
 from workflows.rotation import RotationWorkflow
 from workflows.versioning import pinned_to
 
@@ -70,6 +75,7 @@ class Wired:
     registry: CollectorRegistry
     metrics: CallMetrics
     spend: DailySpend
+    webhook: Webhook | None
 
     def monitoring(self, client: Client, *, sdk_port: int | None) -> Monitoring:
         """Return what a worker tells machines of itself."""
@@ -130,7 +136,8 @@ async def wired_boundary(settings: Settings) -> AsyncIterator[Wired]:
             cache=await _cache(settings, engine, parts),
             fingerprint=None if key is None else keyed_fingerprint(key.get_secret_value().encode()),
         )
-        yield Wired(settings, boundary, catalogue, engine, registry, metrics, spend)
+        webhook = await parts.enter_async_context(receiver(settings))
+        yield Wired(settings, boundary, catalogue, engine, registry, metrics, spend, webhook)
 
 
 @asynccontextmanager
@@ -143,23 +150,34 @@ async def wired_worker(client: Client, wired: Wired, *, claims: Claims = lambda 
         claims: what stands before the job store; tests put there a store that dies at a chosen point.
     """
     build_id = build_id_of(wired.settings)
-    store = JobStore(wired.engine)
-    activities: list[Callable[..., Any]] = [
+    store, outbox = JobStore(wired.engine), Outbox(wired.engine)
+    starts: DeliveryStarts | None = None
+    activities: list[Callable[..., Any]] = []
+    if wired.webhook is not None:
+        starts = DeliveryStarts(client, wired.settings.task_queue)
+        deliver = DeliverJob(ReceiverDeliveries(outbox, wired.webhook))
+        activities += [deliver.deliver_job, deliver.give_up_delivery]
+    activities += [
         Decide(wired.boundary).decide,
-        CreateRotationJob(claims(store), wired.catalogue).create_rotation_job,
+        CreateRotationJob(claims(store), wired.catalogue, starts).create_rotation_job,
         WithdrawClaim(store).withdraw_claim,
         RecordEvent(store).record_event,
     ]
-    yield Worker(
-        client,
-        task_queue=wired.settings.task_queue,
-        workflows=[RotationWorkflow],
-        activities=activities,
-        max_concurrent_activities=wired.settings.max_concurrent_activities,
-        graceful_shutdown_timeout=GRACEFUL_SHUTDOWN,
-        # In development every worker takes every rotation: a parked one is not left behind by an edit of the code.
-        deployment_config=None if build_id is None else pinned_to(build_id),
-    )
+    sweeping = None if starts is None else asyncio.create_task(sweep(outbox, starts))
+    try:
+        yield Worker(
+            client,
+            task_queue=wired.settings.task_queue,
+            workflows=[RotationWorkflow] if starts is None else [RotationWorkflow, DeliveryWorkflow],
+            activities=activities,
+            max_concurrent_activities=wired.settings.max_concurrent_activities,
+            graceful_shutdown_timeout=GRACEFUL_SHUTDOWN,
+            # In development every worker takes every rotation: a parked one is not left behind by an edit of the code.
+            deployment_config=None if build_id is None else pinned_to(build_id),
+        )
+    finally:
+        if sweeping is not None:
+            sweeping.cancel()
 
 
 def build_id_of(settings: Settings) -> str | None:

@@ -242,8 +242,13 @@ class JobStore:
 
 
 @asynccontextmanager
-async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """Yield a connection in a transaction of bounded time; raises JobStoreUnavailable."""
+async def transaction(engine: AsyncEngine, *, whole: bool = False) -> AsyncIterator[AsyncConnection]:
+    """Yield a connection for bounded time; raises JobStoreUnavailable.
+
+    On PostgreSQL each statement is a transaction of its own, unless `whole` makes one of all: two round trips more.
+    """
+    if whole and engine.dialect.name == "postgresql":
+        engine = engine.execution_options(isolation_level="READ COMMITTED")
     try:
         async with asyncio.timeout(TRANSACTION_SECONDS), engine.begin() as connection:
             yield connection

@@ -72,6 +72,15 @@ outbox = Table(
     Column("payload", JSON, nullable=False),
     Column("created_at", Moment, nullable=False),
     Column("delivered_at", Moment),
+    # Given up: a person must look at it. `failure` is the error's kind.
+    Column("dead_at", Moment),
+    Column("failure", String(64)),
+)
+Index(
+    "ix_outbox_waiting",
+    outbox.c.outbox_id,
+    sqlite_where=text("delivered_at IS NULL AND dead_at IS NULL"),
+    postgresql_where=text("delivered_at IS NULL AND dead_at IS NULL"),
 )
 
 # What happens to a rotation before there is a job, or without one: parked, resumed, approved, denied, and by whom.

@@ -15,6 +15,8 @@ import httpx
 import pytest
 
 from keyturn.contracts import JobCreated
+from keyturn.database import database_url, open_database
+from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.store import JobStore
 from stack.embedded import Stack
 from starter.requests import id_of
@@ -201,6 +203,28 @@ async def test_a_job_is_claimed_completed_failed_and_shown_by_command(
     assert told(await terminal.run("jobs", *of_tenant, "--overdue", "--json")) == {"jobs": []}
     unknown = await terminal.run("jobs", "show", first)  # of another tenant
     assert (unknown.returncode, "there is no job" in unknown.stderr) == (1, True)
+
+
+async def test_dead_letters_are_listed_and_sent_again_by_command(
+    terminal: Terminal, simulated: SimulatorControl, stack: Stack
+) -> None:
+    """Given up while its receiver refused; sent again, its workflow starts."""
+    tenant = f"t{uuid.uuid4().hex[:8]}"
+    made = told(await terminal.rotate("--stale", "--tenant", tenant))
+    assert "no message" in (await terminal.run("deliveries", "--tenant", tenant)).stderr
+    engine = open_database(database_url(stack.database))
+    await Outbox(engine).mark_dead(made["job_id"], failure="receiver_refused")
+    await engine.dispose()
+    [dead] = told(await terminal.run("deliveries", "--tenant", tenant, "--json"))["dead_letters"]
+    assert (dead["job_id"], dead["failure"]) == (made["job_id"], "receiver_refused")
+    unknown = await terminal.run("deliveries", "resend", "job_none", "--tenant", tenant)
+    assert (unknown.returncode, "no message of job_none" in unknown.stderr) == (1, True)
+    # On a queue that nobody polls: this stack's worker delivers nowhere.
+    again = await terminal.run("deliveries", "resend", "--all", "--tenant", tenant, KEYTURN_TASK_QUEUE="nobody")
+    assert (again.returncode, again.stdout) == (0, "sending 1 again\n"), again.stderr
+    handle = stack.client.get_workflow_handle(f"deliver:{made['job_id']}")
+    assert (await handle.describe()).workflow_type == "DeliveryWorkflow"
+    await handle.terminate()
 
 
 async def test_a_whole_outage_is_resumed_by_one_command(terminal: Terminal, simulated: SimulatorControl) -> None:

@@ -1,0 +1,39 @@
+"""`deliver_job`: tells a job to its receiver once; and `give_up_delivery`, when no attempt brought it there."""
+
+from typing import Protocol
+
+from temporalio import activity
+
+from activities.failures import core_errors_told_to_temporal
+from keyturn.contracts import Delivery
+
+
+class Deliveries(Protocol):
+    """Whoever tells jobs to their receiver."""
+
+    async def deliver(self, job_id: str) -> str:
+        """Deliver the job's message, once in effect; returns how it was taken. Raises a KeyturnError."""
+        ...
+
+    async def give_up(self, job_id: str, *, failure: str) -> None:
+        """Write that the message was given up. Raises a KeyturnError."""
+        ...
+
+
+class DeliverJob:
+    """The activities `deliver_job` and `give_up_delivery`, on `deliveries`."""
+
+    def __init__(self, deliveries: Deliveries) -> None:
+        self._deliveries = deliveries
+
+    @activity.defn
+    async def deliver_job(self, delivery: Delivery) -> str:
+        """Deliver the job's message; it may be sent any number of times, under one idempotency key."""
+        with core_errors_told_to_temporal():
+            return await self._deliveries.deliver(delivery.job_id)
+
+    @activity.defn
+    async def give_up_delivery(self, delivery: Delivery, failure: str) -> None:
+        """Put the message among the dead letters, for a person."""
+        with core_errors_told_to_temporal():
+            await self._deliveries.give_up(delivery.job_id, failure=failure)

@@ -1,0 +1,168 @@
+"""The outbox: messages that were written with their jobs, to be delivered once in effect, in order per credential."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from sqlalchemy import JSON, BigInteger, Select, String, and_, bindparam, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from keyturn.errors import UnknownDelivery
+from keyturn.jobs.store import transaction
+from keyturn.jobs.tables import job_audit, outbox, rotation_jobs
+
+
+class Message(NamedTuple):
+    """A message of the outbox, and whether another one must come first."""
+
+    outbox_id: int
+    job_id: str
+    tenant_id: str
+    topic: str
+    payload: Mapping[str, Any]
+    created_at: datetime
+    delivered_at: datetime | None
+    waits_for: str | None
+
+
+class Outbox:
+    """The messages in the database behind `engine`."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def message(self, job_id: str) -> Message:
+        """Return the message of a job, and which earlier one of its credential is not delivered yet.
+
+        Raises:
+            UnknownDelivery: there is none, or its job was purged.
+            JobStoreUnavailable: the database did not answer.
+        """
+        query = _of_jobs().add_columns(_earlier()).where(outbox.c.job_id == job_id)
+        async with transaction(self._engine) as connection:
+            row = (await connection.execute(query)).mappings().first()
+        if row is None or not row["payload"]:
+            raise UnknownDelivery(f"there is no message of the job {job_id[:64]}")
+        names = ("outbox_id", "job_id", "tenant_id", "topic", "payload", "created_at", "delivered_at", "waits_for")
+        return Message(*(row[name] for name in names))
+
+    async def mark_delivered(self, message: Message, *, answer: str) -> None:
+        """Write that a message came through, and how the receiver answered; an open job becomes `delivered`."""
+        now = datetime.now(UTC)
+        audit = _audit(message.job_id, "delivered", {"answer": answer}, now)
+        if self._engine.dialect.name == "postgresql":
+            parameters = {"this_message": message.outbox_id, "this_moment": now}
+            async with transaction(self._engine) as connection:
+                await connection.execute(_DELIVERED_AT_ONCE, parameters | {f"audit_{k}": v for k, v in audit.items()})
+            return
+        this = and_(outbox.c.outbox_id == message.outbox_id, outbox.c.delivered_at.is_(None))
+        async with transaction(self._engine) as connection:
+            done = await connection.execute(
+                update(outbox).where(this).values(delivered_at=now, dead_at=None, failure=None)
+            )
+            if done.rowcount == 0:
+                return  # another attempt, whose answer was lost, has written it
+            job = and_(rotation_jobs.c.job_id == message.job_id, rotation_jobs.c.status == "open")
+            await connection.execute(update(rotation_jobs).where(job).values(status="delivered"))
+            await connection.execute(insert(job_audit).inline(), audit)
+
+    async def mark_dead(self, job_id: str, *, failure: str) -> None:
+        """Write that a message was given up, and why; a person sends it again."""
+        now = datetime.now(UTC)
+        waiting = and_(outbox.c.job_id == job_id, _waiting())
+        async with transaction(self._engine, whole=True) as connection:
+            done = await connection.execute(update(outbox).where(waiting).values(dead_at=now, failure=failure))
+            if done.rowcount:
+                await connection.execute(
+                    insert(job_audit).inline(), _audit(job_id, "undeliverable", {"failure": failure}, now)
+                )
+
+    async def revive(self, job_id: str) -> None:
+        """Let a message that was given up be delivered again."""
+        async with transaction(self._engine) as connection:
+            await connection.execute(update(outbox).where(outbox.c.job_id == job_id).values(dead_at=None, failure=None))
+
+    async def dead_letters(self, *, tenant_id: str, limit: int) -> Sequence[Mapping[str, Any]]:
+        """Return the messages that were given up, the oldest first."""
+        query = _of_jobs().where(outbox.c.dead_at.is_not(None), rotation_jobs.c.tenant_id == tenant_id).limit(limit)
+        async with transaction(self._engine) as connection:
+            return [dict(row) for row in (await connection.execute(query)).mappings()]
+
+    async def waiting(self, *, older_than: timedelta, limit: int) -> Sequence[str]:
+        """Return the jobs whose messages wait for longer than that, the oldest first."""
+        query = (
+            select(outbox.c.job_id)
+            .where(_waiting(), outbox.c.created_at < datetime.now(UTC) - older_than)
+            .order_by(outbox.c.outbox_id)
+            .limit(limit)
+        )
+        async with transaction(self._engine) as connection:
+            return list((await connection.execute(query)).scalars())
+
+
+def _waiting() -> Any:
+    return and_(outbox.c.delivered_at.is_(None), outbox.c.dead_at.is_(None))
+
+
+def _of_jobs() -> Select[Any]:
+    return (
+        select(outbox, rotation_jobs.c.tenant_id, rotation_jobs.c.account_id, rotation_jobs.c.key_id)
+        .join(rotation_jobs, rotation_jobs.c.job_id == outbox.c.job_id)
+        .order_by(outbox.c.outbox_id)
+    )
+
+
+def _earlier() -> Any:
+    """The first message of the same credential that must come before."""
+    earlier, job = outbox.alias("earlier"), rotation_jobs.alias("earlier_job")
+    return (
+        select(earlier.c.job_id)
+        .join(job, job.c.job_id == earlier.c.job_id)
+        .where(
+            job.c.tenant_id == rotation_jobs.c.tenant_id,
+            job.c.account_id == rotation_jobs.c.account_id,
+            job.c.key_id == rotation_jobs.c.key_id,
+            earlier.c.outbox_id < outbox.c.outbox_id,
+            earlier.c.delivered_at.is_(None),
+            earlier.c.dead_at.is_(None),
+        )
+        .order_by(earlier.c.outbox_id)
+        .limit(1)
+        .correlate(rotation_jobs, outbox)
+        .scalar_subquery()
+        .label("waits_for")
+    )
+
+
+def _delivered_at_once() -> Select[Any]:
+    """PostgreSQL: message, job and audit row in one statement, which is one transaction and one round trip."""
+    done = (
+        update(outbox)
+        .where(outbox.c.outbox_id == bindparam("this_message", type_=BigInteger), outbox.c.delivered_at.is_(None))
+        .values(delivered_at=bindparam("this_moment", type_=outbox.c.created_at.type), dead_at=None, failure=None)
+        .returning(outbox.c.job_id)
+        .cte("done")
+    )
+    job = (
+        update(rotation_jobs)
+        .where(rotation_jobs.c.job_id == select(done.c.job_id).scalar_subquery(), rotation_jobs.c.status == "open")
+        .values(status="delivered")
+    )
+    audit = insert(job_audit).from_select(
+        ["job_id", "at", "event", "actor", "detail"],
+        select(
+            done.c.job_id,
+            bindparam("audit_at", type_=job_audit.c.at.type),
+            bindparam("audit_event", type_=String),
+            bindparam("audit_actor", type_=String),
+            bindparam("audit_detail", type_=JSON),
+        ),
+    )
+    return select(done.c.job_id).add_cte(job.cte("job"), audit.cte("audit"))
+
+
+_DELIVERED_AT_ONCE = _delivered_at_once()
+
+
+def _audit(job_id: str, event: str, detail: Mapping[str, str], now: datetime) -> dict[str, Any]:
+    return {"job_id": job_id, "at": now, "event": event, "actor": "keyturn", "detail": dict(detail)}

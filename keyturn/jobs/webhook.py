@@ -1,0 +1,200 @@
+"""One message to one receiver over HTTP: enveloped, signed, sent once an attempt, and its answer classified.
+
+Envelope: CloudEvents 1.0, structured JSON (https://cloudevents.io); its `data` is a `JobMessage`, published as
+docs/schemas/rotation_job.created.json. `Idempotency-Key` is the job's id (draft-ietf-httpapi-idempotency-key-header).
+`Keyturn-Signature` is `t=UNIX_TIME,ID=HEX,ID=HEX`: HMAC-SHA256 over `t.Idempotency-Key.body` under each key, so that
+two keys overlap while they are exchanged.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import ipaddress
+import json
+import socket
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from urllib.parse import quote
+
+import httpx
+from pydantic import SecretStr
+
+from keyturn.canonical import canonical_json
+from keyturn.errors import ReceiverConflict, ReceiverRefused, ReceiverUnavailable
+from keyturn.jobs.outbox import Message
+
+SIGNATURE = "Keyturn-Signature"
+IDEMPOTENCY_KEY = "Idempotency-Key"
+# A receiver writes a row and answers; what takes ten seconds is sent again, with the same key.
+SEND_SECONDS = 10.0
+MAX_ANSWER_BYTES = 64 * 1024  # only a 409's body is read, and it names a job
+TOLERANCE_SECONDS = 300  # how old a signature may be when it is verified: the clocks of two sites, and a slow way
+SCHEMA = "https://keyturn.dev/schemas/rotation_job.created.json"
+
+
+def envelope(message: Message) -> bytes:
+    """Return the body: the same bytes for the same message, whenever it is sent."""
+    return canonical_json(
+        {
+            "specversion": "1.0",
+            "id": message.job_id,
+            "type": f"dev.keyturn.{message.topic}",
+            "source": f"/keyturn/{quote(message.tenant_id, safe='')}",
+            "subject": message.job_id,
+            "time": message.created_at.isoformat(),
+            "datacontenttype": "application/json",
+            "dataschema": SCHEMA,
+            "data": dict(message.payload),
+        }
+    ).encode()
+
+
+def signature(key: str, body: bytes, keys: Mapping[str, SecretStr], *, now: float) -> str:
+    """Return the header by which a receiver knows who sent this, and when."""
+    moment = int(now)
+    proofs = [f"{name}={_proof(moment, key, body, secret)}" for name, secret in keys.items()]
+    return ",".join([f"t={moment}", *proofs])
+
+
+def verify(header: str, key: str, body: bytes, keys: Mapping[str, SecretStr], *, now: float) -> bool:
+    """Whether a receiver may believe a message: signed by one of `keys`, not too long ago. For receivers and tests.
+
+    Args:
+        header: Keyturn-Signature.
+        key: Idempotency-Key.
+        body: as it was received, byte for byte.
+        keys: secrets by their id; ids that the receiver does not know are passed over.
+        now: in seconds since 1970.
+    """
+    parts = dict(part.partition("=")[::2] for part in header.split(","))
+    moment = parts.pop("t", "")
+    if not moment.isdigit() or abs(now - int(moment)) > TOLERANCE_SECONDS:
+        return False
+    return any(
+        hmac.compare_digest(_proof(int(moment), key, body, secret), parts[name])
+        for name, secret in keys.items()
+        if name in parts and parts[name].isascii()
+    )
+
+
+class Webhook:
+    """The receiver at `url`.
+
+    Args:
+        http: a client that follows no redirect; one request an attempt.
+        url: https, or http on loopback.
+        keys: secrets that sign, by their id; one, or two while they are exchanged.
+        allow_private: whether addresses of private networks may be asked.
+    """
+
+    def __init__(
+        self, http: httpx.AsyncClient, url: str, keys: Mapping[str, SecretStr], *, allow_private: bool = False
+    ) -> None:
+        self._http = http
+        self._url = httpx.URL(url)
+        self._keys = keys
+        self._allow_private = allow_private
+
+    async def send(self, message: Message) -> str:
+        """Send `message` once; returns how the receiver took it: `taken`, or `known` if it had it already.
+
+        Raises:
+            ReceiverUnavailable: no answer, or one that asks for patience; send it again.
+            ReceiverConflict, ReceiverRefused: a person must look at it.
+        """
+        body, key = envelope(message), message.job_id
+        address = await self._address()
+        headers = {
+            "Host": self._url.netloc.decode(),
+            "Content-Type": "application/cloudevents+json",
+            IDEMPOTENCY_KEY: key,
+            SIGNATURE: signature(key, body, self._keys, now=time.time()),
+        }
+        # To the address that was looked at, and to no other: a name may point elsewhere a moment later.
+        request = self._http.build_request(
+            "POST",
+            self._url.copy_with(host=address),
+            content=body,
+            headers=headers,
+            extensions={"sni_hostname": self._url.host},
+        )
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                answer = await self._http.send(request, stream=True, follow_redirects=False)
+                try:
+                    told = await _beginning(answer) if answer.status_code == 409 else b""
+                finally:
+                    await answer.aclose()
+        except (httpx.HTTPError, OSError) as error:  # asyncio's TimeoutError is an OSError
+            raise ReceiverUnavailable(f"the receiver did not answer: {type(error).__name__}") from None
+        return _classified(answer, told, message)
+
+    async def _address(self) -> str:
+        """Return the address to connect to; raises ReceiverRefused for one that may not be asked."""
+        host, loop = self._url.host, asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(host, self._url.port or 443, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise ReceiverUnavailable(f"the receiver's name does not resolve: {error.strerror}") from None
+        addresses = [str(entry[4][0]) for entry in found]
+        for address in addresses:
+            fault = fault_of_target(self._url.scheme, address, allow_private=self._allow_private)
+            if fault is not None:
+                raise ReceiverRefused(fault)
+        return addresses[0]
+
+
+def fault_of_target(scheme: str, address: str, *, allow_private: bool) -> str | None:
+    """Return why `address` may not be asked by `scheme`; None if it may."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    if ip.is_loopback:
+        return None
+    if scheme != "https":
+        return "the receiver is asked by https only, or by http on loopback"
+    public = ip.is_global and not ip.is_multicast
+    if not public and not (allow_private and ip.is_private and not ip.is_link_local):
+        return f"the receiver's address {ip} is not a public one: KEYTURN_WEBHOOK_PRIVATE=allow permits private ranges"
+    return None
+
+
+async def _beginning(answer: httpx.Response) -> bytes:
+    told = b""
+    async for chunk in answer.aiter_bytes():
+        told += chunk
+        if len(told) > MAX_ANSWER_BYTES:
+            return b""
+    return told
+
+
+def _classified(answer: httpx.Response, told: bytes, message: Message) -> str:
+    status = answer.status_code
+    if 200 <= status < 300:
+        return "taken"
+    if status == 409 and _names_this_job(told, message.job_id):
+        return "known"
+    if status in {409, 422}:
+        raise ReceiverConflict(f"the receiver answered {status}: it knows this job's key for another request")
+    if status in {408, 425, 429} or status >= 500:
+        raise ReceiverUnavailable(f"the receiver answered {status}", retry_after=_wish(answer.headers))
+    raise ReceiverRefused(f"the receiver answered {status}")
+
+
+def _names_this_job(told: bytes, job_id: str) -> bool:
+    try:
+        body = json.loads(told)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(body, dict) and job_id in {body.get("job_id"), body.get("id")}
+
+
+def _wish(headers: httpx.Headers) -> timedelta | None:
+    """Retry-After in seconds; as a date it is passed over, for a receiver's clock is nobody's."""
+    value = headers.get("retry-after", "")
+    return timedelta(seconds=min(int(value), 86_400)) if value.isascii() and value.isdigit() else None
+
+
+def _proof(moment: int, key: str, body: bytes, secret: SecretStr) -> str:
+    signed = f"{moment}.{key}.".encode() + body
+    return hmac.new(secret.get_secret_value().encode(), signed, hashlib.sha256).hexdigest()

@@ -1,0 +1,210 @@
+"""One message to one receiver: enveloped, signed, sent once, its answer classified; and who may be asked at all."""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from keyturn.contracts import JobMessage
+from keyturn.errors import ReceiverConflict, ReceiverRefused, ReceiverUnavailable
+from keyturn.jobs.outbox import Message
+from keyturn.jobs.store import _payload, _row_of
+from keyturn.jobs.webhook import SIGNATURE, Webhook, envelope, fault_of_target, signature, verify
+from tests.cases import order
+from tests.record_schemas import FILE, schema
+
+OLD, NEW = SecretStr("old_secret_of_the_tests_0123456789abcdef"), SecretStr("new_secret_of_the_tests_0123456789abcdef")
+NOW = 1_790_000_000.0
+Answer = Callable[[httpx.Request], httpx.Response]
+
+
+def message() -> Message:
+    payload = _payload(_row_of(order(), "rotate:default:~a:~b:P-7@1", "v1:" + "0" * 64))
+    created = datetime(2026, 11, 21, 9, tzinfo=UTC)
+    return Message(1, payload["job_id"], "default", "rotation_job.created", payload, created, None, None)
+
+
+async def sent(answer: Answer, *, url: str = "http://127.0.0.1:9/jobs") -> str:
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+        return await Webhook(http, url, {"new": NEW, "old": OLD}).send(message())
+
+
+async def test_a_receiver_gets_a_signed_cloudevent_with_the_jobs_key() -> None:
+    """Verified by either of two keys; the body is the same whenever it is sent."""
+    seen: list[httpx.Request] = []
+
+    def take(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(202)
+
+    assert await sent(take) == "taken"
+    [request] = seen
+    told = json.loads(request.content)
+    assert (told["specversion"], told["type"]) == ("1.0", "dev.keyturn.rotation_job.created")
+    assert told["id"] == told["subject"] == request.headers["Idempotency-Key"] == told["data"]["job_id"]
+    assert request.headers["Content-Type"] == "application/cloudevents+json"
+    assert JobMessage.model_validate(told["data"]).key_id
+    header, key = request.headers[SIGNATURE], request.headers["Idempotency-Key"]
+    moment = float(header.split(",")[0].removeprefix("t="))
+    for keys in ({"new": NEW}, {"old": OLD}, {"old": OLD, "unknown": NEW}):
+        assert verify(header, key, request.content, keys, now=moment)
+    one = message()
+    assert envelope(one) == envelope(one)
+
+
+def test_the_published_schema_is_that_of_the_messages() -> None:
+    """docs/schemas is written by `make schemas`."""
+    assert json.loads(FILE.read_text()) == schema()
+
+
+def test_forged_and_old_signatures_are_not_believed() -> None:
+    """Another body, another key, another time, another secret, nothing at all."""
+    body, keys = b'{"a": 1}', {"new": NEW}
+    header = signature("job_1", body, keys, now=NOW)
+    assert verify(header, "job_1", body, keys, now=NOW + 299)
+    assert not verify(header, "job_1", body + b" ", keys, now=NOW)
+    assert not verify(header, "job_2", body, keys, now=NOW)
+    assert not verify(header, "job_1", body, {"new": OLD}, now=NOW)
+    assert not verify(header, "job_1", body, keys, now=NOW + 301)
+    assert not verify(header, "job_1", body, keys, now=NOW - 301)
+    moved = header.replace(f"t={int(NOW)}", f"t={int(NOW) + 60}")
+    assert not verify(moved, "job_1", body, keys, now=NOW)
+
+
+@given(st.text(max_size=200))
+def test_no_header_makes_verification_fail_otherwise_than_by_no(header: str) -> None:
+    """Whatever somebody sends."""
+    assert not verify(header, "job_1", b"{}", {"new": NEW}, now=NOW)
+
+
+@pytest.mark.parametrize("status", range(200, 600))
+async def test_every_status_has_its_meaning(status: int) -> None:
+    """2xx is success; what may pass is repeated; a conflict and a refusal are for a person."""
+    if 200 <= status < 300:
+        assert await sent(lambda _: httpx.Response(status)) == "taken"
+        return
+    error: type[Exception] = ReceiverRefused
+    if status in {409, 422}:
+        error = ReceiverConflict
+    elif status in {408, 425, 429} or status >= 500:
+        error = ReceiverUnavailable
+    with pytest.raises(error):
+        await sent(lambda _: httpx.Response(status))
+
+
+@pytest.mark.parametrize(
+    ("body", "known"),
+    [
+        (lambda key: {"job_id": key}, True),
+        (lambda key: {"id": key}, True),
+        (lambda key: {"job_id": "job_other"}, False),
+        (lambda key: [key], False),
+        (lambda key: "x" * 100_000, False),
+        (lambda key: None, False),
+    ],
+)
+async def test_a_conflict_that_names_this_job_is_a_success(body: Callable[[str], Any], known: bool) -> None:
+    """The receiver has it already: its answer was lost. Any other conflict is a person's."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(409, json=body(request.headers["Idempotency-Key"]))
+
+    if known:
+        assert await sent(answer) == "known"
+    else:
+        with pytest.raises(ReceiverConflict):
+            await sent(answer)
+
+
+async def test_the_receivers_patience_is_heard_and_bounded() -> None:
+    """Retry-After in seconds, a day at most; nonsense is passed over."""
+    for value, wish in (("7", 7), ("9" * 30, 86_400), ("-1", None), ("soon", None), ("٣", None)):
+        with pytest.raises(ReceiverUnavailable) as caught:
+            await sent(lambda _, value=value: httpx.Response(503, headers=[(b"Retry-After", value.encode())]))  # type: ignore[misc]
+        assert caught.value.retry_after == (None if wish is None else timedelta(seconds=wish))
+
+
+async def test_no_redirect_is_followed() -> None:
+    """It would carry a signed message to somewhere nobody named."""
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(str(request.url))
+        return httpx.Response(307, headers={"Location": "https://evil.example/"})
+
+    with pytest.raises(ReceiverRefused):
+        await sent(answer)
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("scheme", "address", "allowed", "allowed_private"),
+    [
+        ("http", "127.0.0.1", True, True),
+        ("http", "::1", True, True),
+        ("https", "93.184.216.34", True, True),
+        ("http", "93.184.216.34", False, False),
+        ("https", "10.0.0.8", False, True),
+        ("https", "192.168.1.1", False, True),
+        ("https", "fd00::1", False, True),
+        ("https", "169.254.169.254", False, False),
+        ("https", "fe80::1", False, False),
+        ("https", "fe80::1%eth0", False, False),
+        ("https", "::ffff:10.0.0.8", False, True),
+        ("https", "::ffff:169.254.169.254", False, False),
+        ("https", "0.0.0.0", False, True),
+        ("https", "224.0.0.1", False, False),
+    ],
+)
+def test_only_public_https_and_loopback_are_asked(
+    scheme: str, address: str, allowed: bool, allowed_private: bool
+) -> None:
+    """Private ranges where the settings allow them; a cloud's metadata service never."""
+    if address == "0.0.0.0":
+        assert fault_of_target(scheme, address, allow_private=False) is not None
+        return
+    assert (fault_of_target(scheme, address, allow_private=False) is None) is allowed
+    assert (fault_of_target(scheme, address, allow_private=True) is None) is allowed_private
+
+
+async def test_a_name_that_points_to_a_private_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else it points to; and the request goes to the address that was looked at."""
+
+    async def resolve(host: str, *_: Any, **__: Any) -> Any:
+        found = {"inside.example": ["93.184.216.34", "10.0.0.8"], "outside.example": ["93.184.216.34"]}[host]
+        return [(0, 0, 0, "", (address, 443)) for address in found]
+
+    import asyncio
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+    with pytest.raises(ReceiverRefused, match=r"10\.0\.0\.8 is not a public one"):
+        await sent(lambda _: httpx.Response(200), url="https://inside.example/jobs")
+    seen: list[httpx.Request] = []
+
+    def take(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200)
+
+    await sent(take, url="https://outside.example/jobs")
+    [request] = seen
+    assert (request.url.host, request.headers["Host"]) == ("93.184.216.34", "outside.example")
+    assert request.extensions["sni_hostname"] == "outside.example"
+
+
+async def test_silence_is_a_passing_failure() -> None:
+    """Nobody there, or a connection that drops."""
+    async with httpx.AsyncClient() as http:
+        with pytest.raises(ReceiverUnavailable):
+            await Webhook(http, "http://127.0.0.1:9/", {"new": NEW}).send(message())
+
+    def drop(_request: httpx.Request) -> httpx.Response:
+        raise httpx.ReadError("dropped")
+
+    with pytest.raises(ReceiverUnavailable):
+        await sent(drop)

@@ -1,0 +1,239 @@
+"""Deliveries over real HTTP, on a real server and both databases: each job's effect once at its receiver."""
+
+import asyncio
+import json
+import os
+import random
+import time
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+from aiohttp import web
+from pydantic import SecretStr
+from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.client import Client, WorkflowFailureError
+from temporalio.worker import Worker
+
+from activities.create_rotation_job import CreateRotationJob
+from activities.decide import Decide
+from activities.deliver_job import DeliverJob
+from keyturn.contracts import JobCreated
+from keyturn.errors import EarlierDelivery
+from keyturn.jobs.leases import JobLeases
+from keyturn.jobs.outbox import Outbox
+from keyturn.jobs.store import JobStore
+from keyturn.jobs.tables import outbox, rotation_jobs
+from keyturn.jobs.webhook import SIGNATURE, Webhook, verify
+from keyturn.llm.boundary import ModelBoundary
+from keyturn.policy.catalogue import load_catalogue
+from starter.rotations import rotate
+from tests.boundaries import guarded
+from tests.cases import facts, order, request
+from tests.workers_for_tests import ELIGIBLE, Script
+from workers.deliveries import DeliveryStarts, ReceiverDeliveries, sweep
+from workers.monitoring import served
+from workflows.delivery import DeliveryWorkflow, delivery_id
+from workflows.rotation import RotationWorkflow
+
+KEYS = {"tests": SecretStr("webhook_secret_of_the_tests_0123456789ab")}
+# The whole proof has 2,000; `make test` runs a short form of it.
+JOBS = int(os.environ.get("KEYTURN_PROOF_JOBS", "60"))
+
+
+class Receiver:
+    """Somebody's ticket system: an effect a key, once; and a network that loses answers."""
+
+    def __init__(self, *, loses: float = 0.0) -> None:
+        self.effects: dict[str, str] = {}  # by idempotency key, the credential
+        self.requests: Counter[str] = Counter()
+        self.status = 0  # answered to everything, if not 0
+        self._loses = loses
+        self._chance = random.Random(20261121)
+
+    async def take(self, received: web.Request) -> web.StreamResponse:
+        body, key = await received.read(), received.headers["Idempotency-Key"]
+        assert verify(received.headers[SIGNATURE], key, body, KEYS, now=time.time())
+        self.requests[key] += 1
+        if self.status:
+            return web.Response(status=self.status)
+        replay = key in self.effects
+        if not replay:
+            self.effects[key] = json.loads(body)["data"]["key_id"]
+        if self._chance.random() < self._loses:
+            assert received.transport is not None
+            received.transport.abort()  # after the effect: the sender cannot know
+        if replay and self._chance.random() < 0.5:
+            return web.json_response({"job_id": key}, status=409)
+        return web.Response(status=200)
+
+    @asynccontextmanager
+    async def served(self) -> AsyncIterator[str]:
+        application = web.Application()
+        application.router.add_post("/jobs", self.take)
+        async with served(application, "127.0.0.1:0") as url:
+            yield f"{url}/jobs"
+
+
+@asynccontextmanager
+async def deliverer(client: Client, queue: str, engine: AsyncEngine, url: str) -> AsyncIterator[DeliveryStarts]:
+    """A worker that decides, creates and delivers, as it is wired."""
+    catalogue, store = load_catalogue(), JobStore(engine)
+    boundary = ModelBoundary({"*": [Script(ELIGIBLE)]}, catalogue, guard=guarded(), record=lambda _: None)
+    starts = DeliveryStarts(client, queue)
+    async with AsyncExitStack() as parts:
+        http = await parts.enter_async_context(httpx.AsyncClient(trust_env=False, timeout=None))
+        deliver = DeliverJob(ReceiverDeliveries(Outbox(engine), Webhook(http, url, KEYS)))
+        await parts.enter_async_context(
+            Worker(
+                client,
+                task_queue=queue,
+                workflows=[RotationWorkflow, DeliveryWorkflow],
+                activities=[
+                    Decide(boundary).decide,
+                    CreateRotationJob(store, catalogue, starts).create_rotation_job,
+                    deliver.deliver_job,
+                    deliver.give_up_delivery,
+                ],
+            )
+        )
+        yield starts
+
+
+@pytest.fixture
+def queue() -> str:
+    return f"test-{uuid.uuid4().hex}"
+
+
+async def make(store: JobStore, key: str | None = None) -> str:
+    ordered = order(credential=facts(key_id=key or f"key_{uuid.uuid4().hex[:12]}"))
+    return (await store.create_once(ordered, idempotency_key=uuid.uuid4().hex, fence=1)).job_id
+
+
+async def test_a_new_job_is_delivered_in_the_same_breath(
+    temporal: Client, queue: str, store: JobStore, engine: AsyncEngine
+) -> None:
+    """No sweeper has to find it; the job is `delivered`, with its row in the audit, and the rotation has 17 events."""
+    receiver = Receiver()
+    async with receiver.served() as url, deliverer(temporal, queue, engine, url):
+        asked = request()
+        _, outcome = await rotate(temporal, asked, task_queue=queue, wait_seconds=30)
+        assert isinstance(outcome, JobCreated)
+        handle = temporal.get_workflow_handle(delivery_id(outcome.job_id), result_type=str)
+        assert await handle.result() == "taken"
+    assert receiver.effects == {outcome.job_id: asked.credential.key_id}
+    job, trail = await JobLeases(engine).show(outcome.job_id, tenant_id="default")
+    assert (job["status"], [row["event"] for row in trail]) == ("delivered", ["created", "delivered"])
+    claimed = await JobLeases(engine).claim_next(tenant_id="default", owner="x", lease=timedelta(minutes=1))
+    assert claimed is not None  # what was delivered can be claimed, too
+
+
+async def test_over_a_network_that_loses_a_third_of_the_answers_each_job_has_its_effect_once(
+    temporal: Client, queue: str, store: JobStore, engine: AsyncEngine
+) -> None:
+    """The receiver is down for a while, loses answers and answers twice: none is missing, none happens twice."""
+    receiver = Receiver(loses=0.33)
+    made = [await make(store) for _ in range(JOBS)]
+    async with receiver.served() as url, deliverer(temporal, queue, engine, url) as starts:
+        receiver.status = 503
+        await asyncio.gather(*(starts.start(job_id) for job_id in made))
+        async with asyncio.timeout(60):
+            while len(receiver.requests) < min(JOBS, 20):
+                await asyncio.sleep(0.05)
+        receiver.status = 0
+        async with asyncio.timeout(60 + JOBS):
+            ends = await asyncio.gather(
+                *(temporal.get_workflow_handle(delivery_id(job_id), result_type=str).result() for job_id in made)
+            )
+    assert set(ends) == {"taken", "known"}
+    assert set(receiver.effects) == set(made)
+    assert sum(receiver.requests.values()) > JOBS  # answers were lost: otherwise nothing was tested
+    assert await Outbox(engine).waiting(older_than=timedelta(0), limit=10) == []
+
+
+async def test_messages_of_one_credential_come_in_their_order(
+    temporal: Client, queue: str, store: JobStore, engine: AsyncEngine
+) -> None:
+    """The second job of a key is not told before the first, although its delivery began earlier."""
+    receiver = Receiver()
+    first = await make(store, "key_1")
+    await JobLeases(engine).cancel(first, tenant_id="default", actor="omar", reason="x")
+    second = await make(store, "key_1")
+    async with receiver.served() as url, deliverer(temporal, queue, engine, url) as starts:
+        async with httpx.AsyncClient() as http:
+            deliveries = ReceiverDeliveries(Outbox(engine), Webhook(http, url, KEYS))
+            with pytest.raises(EarlierDelivery):
+                await deliveries.deliver(second)
+        await starts.start(second)
+        await starts.start(first)
+        for job_id in (second, first):
+            await temporal.get_workflow_handle(delivery_id(job_id)).result()
+    assert list(receiver.effects) == [first, second]
+
+
+async def test_the_sweeper_finds_what_was_never_begun(
+    temporal: Client, queue: str, store: JobStore, engine: AsyncEngine
+) -> None:
+    """The worker died between the commit and the start: a minute later another one begins."""
+    receiver, lost, young = Receiver(), await make(store), await make(store)
+    async with engine.begin() as connection:
+        past = datetime.now(UTC) - timedelta(minutes=5)
+        await connection.execute(update(outbox).where(outbox.c.job_id == lost).values(created_at=past))
+    async with receiver.served() as url, deliverer(temporal, queue, engine, url) as starts:
+        sweeping = asyncio.create_task(sweep(Outbox(engine), starts, every=0.05))
+        async with asyncio.timeout(20):
+            while lost not in receiver.effects:
+                await asyncio.sleep(0.02)
+        sweeping.cancel()
+    assert young not in receiver.effects
+
+
+@pytest.mark.parametrize(
+    ("status", "failure"), [(422, "receiver_conflict"), (404, "receiver_refused"), (307, "receiver_refused")]
+)
+async def test_what_no_retry_mends_is_a_dead_letter_that_a_person_sends_again(
+    temporal: Client, queue: str, store: JobStore, engine: AsyncEngine, status: int, failure: str
+) -> None:
+    """One request; listed with its reason; and once the receiver is mended, delivered under the same key."""
+    receiver, made, box = Receiver(), await make(store), Outbox(engine)
+    receiver.status = status
+    async with receiver.served() as url, deliverer(temporal, queue, engine, url) as starts:
+        await starts.start(made)
+        handle = temporal.get_workflow_handle(delivery_id(made), result_type=str)
+        with pytest.raises(WorkflowFailureError):
+            await handle.result()
+        assert receiver.requests == {made: 1}
+        [dead] = await box.dead_letters(tenant_id="default", limit=10)
+        assert (dead["job_id"], dead["failure"]) == (made, failure)
+        assert await box.waiting(older_than=timedelta(0), limit=10) == []  # the sweeper leaves it alone
+        receiver.status = 0
+        await box.revive(made)
+        await starts.start(made)
+        assert await temporal.get_workflow_handle(delivery_id(made), result_type=str).result() == "taken"
+    assert list(receiver.effects) == [made]
+    _, trail = await JobLeases(engine).show(made, tenant_id="default")
+    assert [row["event"] for row in trail] == ["created", "undeliverable", "delivered"]
+
+
+async def test_a_delivered_message_is_not_sent_again(
+    temporal: Client, queue: str, store: JobStore, engine: AsyncEngine
+) -> None:
+    """A workflow that is started or reset later finds it done; a job that was carried out keeps its state."""
+    receiver, made = Receiver(), await make(store)
+    leases = JobLeases(engine)
+    job = await leases.claim_next(tenant_id="default", owner="x", lease=timedelta(minutes=1))
+    assert job is not None
+    await leases.complete(made, tenant_id="default", token=job.token)
+    async with receiver.served() as url, deliverer(temporal, queue, engine, url) as starts:
+        for _ in range(2):
+            await starts.start(made)
+            await temporal.get_workflow_handle(delivery_id(made)).result()
+    assert receiver.requests == {made: 1}
+    async with engine.connect() as connection:
+        status = (await connection.execute(rotation_jobs.select())).mappings().one()["status"]
+    assert status == "done"

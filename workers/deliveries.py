@@ -1,0 +1,102 @@
+"""Deliveries: the outbox and the receiver put together, begun with each job, and swept up after."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import httpx
+import structlog
+from temporalio.client import Client
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.service import RPCError
+
+from keyturn.contracts import Delivery
+from keyturn.errors import EarlierDelivery, JobStoreUnavailable
+from keyturn.jobs.outbox import Outbox
+from keyturn.jobs.webhook import Webhook
+from workers.http import parse_tokens
+from workers.settings import Settings
+from workflows.delivery import DeliveryWorkflow, delivery_id
+
+_log = structlog.get_logger("keyturn.worker")
+# The rotation waits for this breath; a server that does not take it leaves the job to the sweeper.
+ANNOUNCE_SECONDS = 2.0
+SWEEP_SECONDS = 60.0
+# What is younger is being announced at this moment.
+SWEEP_AFTER = timedelta(minutes=1)
+SWEEP_AT_ONCE = 200  # starts a sweep: some seconds of a server's time, and the oldest come first
+
+
+class ReceiverDeliveries:
+    """Tells the outbox's messages to the receiver behind `webhook`."""
+
+    def __init__(self, outbox: Outbox, webhook: Webhook) -> None:
+        self._outbox = outbox
+        self._webhook = webhook
+
+    async def deliver(self, job_id: str) -> str:
+        """Deliver a job's message, after the earlier ones of its credential; returns `taken` or `known`."""
+        message = await self._outbox.message(job_id)
+        if message.delivered_at is not None:
+            return "known"
+        if message.waits_for is not None:
+            raise EarlierDelivery(f"the message of {message.waits_for} must come first")
+        answer = await self._webhook.send(message)
+        await self._outbox.mark_delivered(message, answer=answer)
+        return answer
+
+    async def give_up(self, job_id: str, *, failure: str) -> None:
+        """Put a job's message among the dead letters."""
+        await self._outbox.mark_dead(job_id, failure=failure)
+
+
+class DeliveryStarts:
+    """Starts delivery workflows: one a job, however often it is asked to."""
+
+    def __init__(self, client: Client, task_queue: str) -> None:
+        self._client = client
+        self._task_queue = task_queue
+
+    async def announce(self, job_id: str) -> None:
+        """Begin to deliver a job; a failure is logged and left to the sweeper."""
+        try:
+            async with asyncio.timeout(ANNOUNCE_SECONDS):
+                await self.start(job_id)
+        except (RPCError, TimeoutError) as error:
+            _log.warning("delivery_not_started", job_id=job_id, cause=type(error).__name__)
+
+    async def start(self, job_id: str) -> None:
+        """Start the workflow of a job, unless it runs; raises RPCError."""
+        await self._client.start_workflow(
+            DeliveryWorkflow.run,
+            Delivery(job_id=job_id),
+            id=delivery_id(job_id),
+            task_queue=self._task_queue,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            # One that ended while its message still waits was terminated, or a person sends a dead letter again.
+            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+            static_summary=f"deliver {job_id}",
+        )
+
+
+async def sweep(outbox: Outbox, starts: DeliveryStarts, *, every: float = SWEEP_SECONDS) -> None:
+    """Start the deliveries of messages that wait for longer than it takes to announce one, for ever."""
+    while True:
+        with contextlib.suppress(JobStoreUnavailable):
+            for job_id in await outbox.waiting(older_than=SWEEP_AFTER, limit=SWEEP_AT_ONCE):
+                await starts.announce(job_id)
+        await asyncio.sleep(every)
+
+
+@asynccontextmanager
+async def receiver(settings: Settings) -> AsyncIterator[Webhook | None]:
+    """Yield the receiver that the settings name; None if they name none."""
+    if settings.webhook_url is None or settings.webhook_keys is None:
+        yield None
+        return
+    keys = parse_tokens(settings.webhook_keys.get_secret_value())
+    # httpx's own transport, and not the one for providers: it connects to the address that was looked at, by its name.
+    async with httpx.AsyncClient(trust_env=False, timeout=None) as http:  # noqa: S113 - Webhook bounds the whole
+        yield Webhook(http, settings.webhook_url, keys, allow_private=settings.webhook_private == "allow")

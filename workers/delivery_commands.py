@@ -1,0 +1,72 @@
+"""The commands about messages that could not be delivered: `deliveries` lists them, `deliveries resend` sends again."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from keyturn.errors import UnknownDelivery
+from workers.jobs_commands import with_database
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+_tenant = click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Whose.")
+
+
+@click.group(invoke_without_command=True)
+@_tenant
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@click.pass_context
+def deliveries(context: click.Context, tenant: str, as_json: bool) -> None:
+    """List the messages that were given up, the oldest first, each with what was wrong.
+
+    \b
+    Example:
+      keyturn deliveries
+      keyturn deliveries resend --all
+    """
+    if context.invoked_subcommand is not None:
+        return
+    rows = with_database(lambda engine: _dead(engine, tenant))
+    if as_json:
+        click.echo(json.dumps({"dead_letters": rows}, default=lambda moment: moment.isoformat()))
+        return
+    for row in rows:
+        click.echo(f"{row['job_id']}  given up {row['dead_at']:%Y-%m-%d %H:%M}Z  {row['failure']}")
+    if not rows:
+        click.echo(f"no message of tenant {tenant} was given up", err=True)
+
+
+@deliveries.command()
+@_tenant
+@click.argument("job_id", required=False)
+@click.option("--all", "everything", is_flag=True, help="Every one that was given up.")
+def resend(job_id: str | None, tenant: str, everything: bool) -> None:
+    """Deliver a message that was given up once more, or all of them: under the same key, so it counts once."""
+    if everything == (job_id is not None):
+        raise click.UsageError("name one job, or --all")
+
+    async def run(engine: "AsyncEngine") -> int:
+        from keyturn.jobs.outbox import Outbox
+        from workers.deliveries import DeliveryStarts
+        from workers.settings import load_local_settings
+        from workflows.connection import connect, refusals_named
+
+        wanted = [row["job_id"] for row in await _dead(engine, tenant) if everything or row["job_id"] == job_id]
+        if not wanted and not everything:
+            raise UnknownDelivery(f"no message of {str(job_id)[:64]} was given up")
+        with refusals_named():
+            starts = DeliveryStarts(await connect(), load_local_settings().task_queue)
+            for one in wanted:
+                await Outbox(engine).revive(one)
+                await starts.start(one)
+        return len(wanted)
+
+    click.echo(f"sending {with_database(run)} again")
+
+
+async def _dead(engine: "AsyncEngine", tenant: str) -> list[dict[str, Any]]:
+    from keyturn.jobs.outbox import Outbox
+
+    return [dict(row) for row in await Outbox(engine).dead_letters(tenant_id=tenant, limit=10_000)]
