@@ -5,7 +5,6 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-import httpx
 from aiohttp import web
 from pydantic import SecretStr
 from sqlalchemy.engine import URL
@@ -21,6 +20,7 @@ from keyturn.database import open_database
 from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.webhook import Webhook
+from keyturn.llm.providers.http import http_client
 from stack.temporal import dev_server
 from tests.cases import facts, order
 from workers.deliveries import ReceiverDeliveries
@@ -71,7 +71,7 @@ async def _both(postgresql: URL) -> AsyncIterator[tuple[Client, JobStore]]:
         client = await parts.enter_async_context(dev_server())
         engine = open_database(postgresql)
         parts.push_async_callback(engine.dispose)
-        http = await parts.enter_async_context(httpx.AsyncClient(trust_env=False, timeout=None))
+        http = await parts.enter_async_context(http_client(64, trust_env=False))
         webhook = Webhook(http, f"{url}/jobs", {"bench": SecretStr("x" * 32)})
         deliver = DeliverJob(ReceiverDeliveries(Outbox(engine), webhook))
         await parts.enter_async_context(

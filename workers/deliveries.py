@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
-import httpx
 import structlog
 from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
@@ -16,6 +15,7 @@ from keyturn.contracts import Delivery
 from keyturn.errors import EarlierDelivery, JobStoreUnavailable
 from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.webhook import Webhook
+from keyturn.llm.providers.http import http_client
 from workers.http import parse_tokens
 from workers.settings import Settings
 from workflows.delivery import DeliveryWorkflow, delivery_id
@@ -97,6 +97,6 @@ async def receiver(settings: Settings) -> AsyncIterator[Webhook | None]:
         yield None
         return
     keys = parse_tokens(settings.webhook_keys.get_secret_value())
-    # httpx's own transport, and not the one for providers: it connects to the address that was looked at, by its name.
-    async with httpx.AsyncClient(trust_env=False, timeout=None) as http:  # noqa: S113 - Webhook bounds the whole
+    # No proxy of the environment: the address that was looked at must be the one that is asked.
+    async with http_client(settings.max_concurrent_activities, trust_env=False) as http:
         yield Webhook(http, settings.webhook_url, keys, allow_private=settings.webhook_private == "allow")

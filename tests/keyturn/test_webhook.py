@@ -1,12 +1,20 @@
 """One message to one receiver: enveloped, signed, sent once, its answer classified; and who may be asked at all."""
 
+import asyncio
 import json
+import ssl
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
@@ -16,6 +24,7 @@ from keyturn.errors import ReceiverConflict, ReceiverRefused, ReceiverUnavailabl
 from keyturn.jobs.outbox import Message
 from keyturn.jobs.store import _payload, _row_of
 from keyturn.jobs.webhook import SIGNATURE, Webhook, envelope, fault_of_target, signature, verify
+from keyturn.llm.providers.http import http_client
 from tests.cases import order
 from tests.record_schemas import FILE, schema
 
@@ -180,8 +189,6 @@ async def test_a_name_that_points_to_a_private_address_is_refused(monkeypatch: p
         found = {"inside.example": ["93.184.216.34", "10.0.0.8"], "outside.example": ["93.184.216.34"]}[host]
         return [(0, 0, 0, "", (address, 443)) for address in found]
 
-    import asyncio
-
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
     with pytest.raises(ReceiverRefused, match=r"10\.0\.0\.8 is not a public one"):
         await sent(lambda _: httpx.Response(200), url="https://inside.example/jobs")
@@ -208,3 +215,59 @@ async def test_silence_is_a_passing_failure() -> None:
 
     with pytest.raises(ReceiverUnavailable):
         await sent(drop)
+
+
+async def test_over_tls_the_certificate_is_that_of_the_name_and_the_connection_goes_to_the_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A receiver on https, by its name; with another name's certificate it is not told anything."""
+    certificate, key = _certificate(tmp_path, "receiver.test")
+    told: list[bytes] = []
+
+    async def take(received: web.Request) -> web.Response:
+        told.append(await received.read())
+        assert received.host == f"receiver.test:{port}"
+        return web.Response()
+
+    application = web.Application()
+    application.router.add_post("/jobs", take)
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(certificate, key)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=server).start()
+    port = runner.addresses[0][1]
+
+    async def resolve(*_: Any, **__: Any) -> Any:
+        return [(0, 0, 0, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+    trust = ssl.create_default_context(cafile=certificate)
+    async with http_client(4, trust_env=False, verify=trust) as http:
+        assert await Webhook(http, f"https://receiver.test:{port}/jobs", {"new": NEW}).send(message()) == "taken"
+        with pytest.raises(ReceiverUnavailable):
+            await Webhook(http, f"https://other.test:{port}/jobs", {"new": NEW}).send(message())
+    assert len(told) == 1
+    await runner.cleanup()
+
+
+def _certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    """A certificate of its own for `name`, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(datetime.now(UTC) - timedelta(hours=1))
+        .not_valid_after(datetime.now(UTC) + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    plain = serialization.NoEncryption()
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+    (folder / "key.pem").write_bytes(pem)
+    return folder / "cert.pem", folder / "key.pem"

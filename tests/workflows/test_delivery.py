@@ -31,6 +31,7 @@ from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import outbox, rotation_jobs
 from keyturn.jobs.webhook import SIGNATURE, Webhook, verify
 from keyturn.llm.boundary import ModelBoundary
+from keyturn.llm.providers.http import http_client
 from keyturn.policy.catalogue import load_catalogue
 from starter.rotations import rotate
 from tests.boundaries import guarded
@@ -87,7 +88,7 @@ async def deliverer(client: Client, queue: str, engine: AsyncEngine, url: str) -
     boundary = ModelBoundary({"*": [Script(ELIGIBLE)]}, catalogue, guard=guarded(), record=lambda _: None)
     starts = DeliveryStarts(client, queue)
     async with AsyncExitStack() as parts:
-        http = await parts.enter_async_context(httpx.AsyncClient(trust_env=False, timeout=None))
+        http = await parts.enter_async_context(http_client(64, trust_env=False))
         deliver = DeliverJob(ReceiverDeliveries(Outbox(engine), Webhook(http, url, KEYS)))
         await parts.enter_async_context(
             Worker(
