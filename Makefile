@@ -47,7 +47,7 @@ bench: install ## measure, side by side, and write benchmarks/results.json
 	$(BIN)/python -m benchmarks
 
 prove-delivery: install ## deliver 2,000 jobs over a network that loses a third of the answers (some minutes)
-	KEYTURN_PROOF_JOBS=2000 $(BIN)/pytest -q tests/workflows/test_delivery.py -k loses_a_third
+	PROOF_JOBS=2000 $(BIN)/pytest -q tests/workflows/test_delivery.py -k loses_a_third
 
 eval: install ## ask the evaluation's cases of KEYTURN_ROUTES, or of the simulator; writes evals/results.json
 	$(BIN)/python -m evals --verbose
