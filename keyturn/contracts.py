@@ -76,13 +76,10 @@ RejectionReason = Literal[
     "too_long",
     "empty_answer",
 ]
-# What a person gives as a reason: one line, so that it can be shown in a terminal and a table as it is.
-Reason = Annotated[
-    str,
-    StringConstraints(
-        strip_whitespace=True, min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
-    ),
-]
+# Text of people and of other systems that is shown in terminals and tables as it is: one line, and nothing in it that
+# moves the cursor or turns the direction of writing.
+_ONE_LINE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]*$"
+Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500, pattern=_ONE_LINE)]
 MAX_ANSWER_CHARACTERS = 16_000  # of a model, as it is recorded; the longest that a task accepts is far below
 CallStatus = Literal["ok", "invalid_output", "timeout", "failed", "cancelled"]
 
@@ -344,7 +341,7 @@ class JobOrder(Contract):
 # What was done, in names and figures for the audit trail: key ids, request ids, times. Never a secret.
 Evidence = dict[
     Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)],
-    Annotated[str, StringConstraints(max_length=500)],
+    Annotated[str, StringConstraints(max_length=500, pattern=_ONE_LINE)],
 ]
 
 

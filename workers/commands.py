@@ -18,7 +18,7 @@ def worker() -> None:
 
     \b
     Example:
-      OPENAI_API_KEY=... KEYTURN_MODEL=... keyturn worker
+      OPENAI_API_KEY=... KEYTURN_ROUTES=openai:gpt-5-mini keyturn worker
     """
     from workers.run import run_worker
     from workers.settings import load_settings

@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import click
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings
 
 from keyturn.console import signed_in_user
-from keyturn.contracts import ClaimedJob
+from keyturn.contracts import ClaimedJob, Evidence, Identifier, Reason
 from keyturn.errors import InvalidRequest, SettingsInvalid
 from workers.http import parse_tokens
 from workers.settings import SETTINGS_FROM_ENVIRONMENT, field_faults, host_and_port
@@ -124,7 +124,7 @@ def claim(tenant: str, owner: str | None, lease_seconds: float) -> None:
     """Claim the most urgent job that nobody holds, and print it as JSON; ends with status 1 if there is none."""
     from keyturn.jobs.leases import JobLeases
 
-    lease, who = timedelta(seconds=lease_seconds), owner or signed_in_user()
+    lease, who = timedelta(seconds=lease_seconds), _checked(Identifier, owner or signed_in_user(), "--user")
     job = with_database(lambda engine: JobLeases(engine).claim_next(tenant_id=tenant, owner=who, lease=lease))
     if job is None:
         click.echo(f"no job of tenant {tenant} is free", err=True)
@@ -141,7 +141,7 @@ def complete(job_id: str, tenant: str, token: int, evidence: tuple[str, ...]) ->
     """Close a claimed job as done."""
     from keyturn.jobs.leases import JobLeases
 
-    told = dict(_pair(entry) for entry in evidence)
+    told = _checked(Evidence, dict(_pair(entry) for entry in evidence), "--evidence")
     _told(lambda engine: JobLeases(engine).complete(job_id, tenant_id=tenant, token=token, evidence=told))
 
 
@@ -154,7 +154,8 @@ def fail(job_id: str, tenant: str, token: int, reason: str) -> None:
     """Close a claimed job as failed; the credential may be asked about again."""
     from keyturn.jobs.leases import JobLeases
 
-    _told(lambda engine: JobLeases(engine).fail(job_id, tenant_id=tenant, token=token, reason=reason))
+    why = _checked(Reason, reason, "--reason")
+    _told(lambda engine: JobLeases(engine).fail(job_id, tenant_id=tenant, token=token, reason=why))
 
 
 @jobs.command()
@@ -166,8 +167,8 @@ def cancel(job_id: str, tenant: str, reason: str, actor: str | None) -> None:
     """Close a job that is not closed, whoever holds it; what they say afterwards is refused."""
     from keyturn.jobs.leases import JobLeases
 
-    who = actor or signed_in_user()
-    _told(lambda engine: JobLeases(engine).cancel(job_id, tenant_id=tenant, actor=who, reason=reason))
+    who, why = _checked(Identifier, actor or signed_in_user(), "--user"), _checked(Reason, reason, "--reason")
+    _told(lambda engine: JobLeases(engine).cancel(job_id, tenant_id=tenant, actor=who, reason=why))
 
 
 @jobs.command()
@@ -222,9 +223,18 @@ def _told(work: Callable[["AsyncEngine"], Awaitable[ClaimedJob]]) -> None:
 
 def _pair(entry: str) -> tuple[str, str]:
     name, equals, value = entry.partition("=")
-    if not equals or not name.isidentifier() or len(value) > 500:
-        raise InvalidRequest("--evidence: is not NAME=VALUE, the value of up to 500 letters")
+    if not equals:
+        raise InvalidRequest("--evidence: is not NAME=VALUE")
     return name, value
+
+
+def _checked(kind: Any, value: Any, option: str) -> Any:
+    """Return `value` as the contracts want it; raises InvalidRequest, which names the option."""
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        fault = error.errors(include_input=False)[0]["msg"]
+        raise InvalidRequest(f"{option}: is not a plain line that can be written down: {fault[:200]}") from None
 
 
 def _due(row: Any) -> str:

@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
-    JSON,
     ColumnElement,
     Select,
     String,
@@ -30,7 +29,7 @@ from keyturn.contracts import ClaimedJob, Evidence
 from keyturn.errors import JobClosed, StaleClaim, StateRefused, UnknownJob
 from keyturn.jobs.states import CLOSED, FOLLOWS, OPEN, ProgressState
 from keyturn.jobs.store import transaction
-from keyturn.jobs.tables import job_audit, rotation_jobs
+from keyturn.jobs.tables import audit_of, job_audit, rotation_jobs
 
 MIN_LEASE, MAX_LEASE = timedelta(seconds=1), timedelta(hours=24)  # shorter expires on its way; longer is nobody's job
 _jobs = rotation_jobs.c
@@ -152,8 +151,9 @@ class JobLeases:
             return _claimed(found)  # said again: its answer was lost
         if found["status"] not in OPEN:
             raise JobClosed(f"{job_id} is {found['status']} already")
-        if token is not None and token != found["lease_token"]:
-            raise StaleClaim(f"the claim {token} on {job_id} is over: {found['lease_token']} holds it")
+        # A job that nobody claimed has the token 0, which is nobody's.
+        if token is not None and (token != found["lease_token"] or token == 0):
+            raise StaleClaim(f"the claim {token} on {job_id} does not hold it: the last one is {found['lease_token']}")
         if state is not None and state not in FOLLOWS[found["status"]]:
             raise StateRefused(f"{job_id} is {found['status']}: {state} does not follow that")
         # Compared again where it is changed: whoever claimed, cancelled or reported in between is not overwritten.
@@ -259,17 +259,7 @@ def _say() -> ReturningUpdate[Any]:
 def _audited(change: ReturningUpdate[Any]) -> Select[Any]:
     """PostgreSQL: the change and its audit row in one statement."""
     changed = change.cte("changed")
-    audit = insert(job_audit).from_select(
-        ["job_id", "at", "event", "actor", "detail"],
-        select(
-            changed.c.job_id,
-            bindparam("audit_at", type_=job_audit.c.at.type),
-            bindparam("audit_event", type_=String),
-            bindparam("audit_actor", type_=String),
-            bindparam("audit_detail", type_=JSON),
-        ),
-    )
-    return select(changed).add_cte(audit.cte("audit"))
+    return select(changed).add_cte(audit_of(changed))
 
 
 _NEXT = select(_jobs.job_id).where(_free()).order_by(_jobs.rotate_by.nulls_last(), _jobs.created_at).limit(1)

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import JSON, BigInteger, Select, String, and_, bindparam, insert, select, update
+from sqlalchemy import BigInteger, Select, and_, bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.errors import UnknownDelivery
 from keyturn.jobs.store import transaction
-from keyturn.jobs.tables import job_audit, outbox, rotation_jobs
+from keyturn.jobs.tables import audit_of, job_audit, outbox, rotation_jobs
 
 
 class Message(NamedTuple):
@@ -148,17 +148,7 @@ def _delivered_at_once() -> Select[Any]:
         .where(rotation_jobs.c.job_id == select(done.c.job_id).scalar_subquery(), rotation_jobs.c.status == "open")
         .values(status="delivered")
     )
-    audit = insert(job_audit).from_select(
-        ["job_id", "at", "event", "actor", "detail"],
-        select(
-            done.c.job_id,
-            bindparam("audit_at", type_=job_audit.c.at.type),
-            bindparam("audit_event", type_=String),
-            bindparam("audit_actor", type_=String),
-            bindparam("audit_detail", type_=JSON),
-        ),
-    )
-    return select(done.c.job_id).add_cte(job.cte("job"), audit.cte("audit"))
+    return select(done.c.job_id).add_cte(job.cte("job"), audit_of(done))
 
 
 _DELIVERED_AT_ONCE = _delivered_at_once()

@@ -13,8 +13,9 @@ OPEN = tuple(state for state in get_args(JobState) if state not in CLOSED)
 IS_OPEN = f"status IN ({', '.join(repr(state) for state in OPEN)})"
 
 FOLLOWS: Mapping[str, frozenset[str]] = {
-    "open": frozenset({"delivered", "claimed", *CLOSED}),
-    "delivered": frozenset({"claimed", *CLOSED}),
+    # Nobody can have carried out what nobody claimed.
+    "open": frozenset({"delivered", "claimed", "cancelled"}),
+    "delivered": frozenset({"claimed", "cancelled"}),
     "claimed": frozenset({"claimed", "rotating", "verifying", "grace", *CLOSED}),
     # A rotation that is taken over begins its step again: each step has an entry guard.
     "rotating": frozenset({"rotating", "verifying", "grace", *CLOSED}),

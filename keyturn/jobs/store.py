@@ -26,7 +26,7 @@ from keyturn.canonical import digest_of
 from keyturn.contracts import JobOrder, RotationEvent, RotationJob
 from keyturn.errors import IdempotencyConflict, JobStoreUnavailable, OpenJobExists, StaleAttempt
 from keyturn.jobs.states import CLOSED, OPEN
-from keyturn.jobs.tables import job_audit, outbox, rotation_events, rotation_jobs
+from keyturn.jobs.tables import audit_of, job_audit, outbox, rotation_events, rotation_jobs
 
 TOPIC = "rotation_job.created"
 WITHDRAWN = "withdrawn"
@@ -305,16 +305,6 @@ def _all_at_once(job: CTE) -> Select[tuple[str]]:
 
     With BEGIN, three statements and COMMIT it costs five round trips, 1.6 times as long one at a time (docs/adr/0004).
     """
-    audit = insert(job_audit).from_select(
-        ["job_id", "at", "event", "actor", "detail"],
-        select(
-            job.c.job_id,
-            bindparam("audit_at", type_=job_audit.c.at.type),
-            literal("created", String),
-            bindparam("audit_actor", type_=String),
-            bindparam("audit_detail", type_=JSON),
-        ),
-    )
     message = insert(outbox).from_select(
         ["job_id", "topic", "payload", "created_at"],
         select(
@@ -324,7 +314,7 @@ def _all_at_once(job: CTE) -> Select[tuple[str]]:
             bindparam("outbox_created_at", type_=outbox.c.created_at.type),
         ),
     )
-    return select(job.c.job_id).add_cte(audit.cte("audit"), message.cte("message"))
+    return select(job.c.job_id).add_cte(audit_of(job), message.cte("message"))
 
 
 _LATER = {"fence", "lease_token", "lease_owner", "lease_until", "closed_at"}

@@ -1,6 +1,21 @@
 """The tables of rotation jobs. `migrations/` creates them; a test keeps both the same."""
 
-from sqlalchemy import JSON, BigInteger, Column, ForeignKey, Index, Integer, String, Table, UniqueConstraint, text
+from sqlalchemy import (
+    CTE,
+    JSON,
+    BigInteger,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Table,
+    UniqueConstraint,
+    bindparam,
+    insert,
+    select,
+    text,
+)
 
 from keyturn.database import Moment, metadata, row_id
 from keyturn.jobs.states import IS_OPEN
@@ -62,6 +77,17 @@ job_audit = Table(
     Column("actor", String(256), nullable=False),
     Column("detail", JSON, nullable=False),
 )
+
+
+def audit_of(changed: CTE) -> CTE:
+    """PostgreSQL: the audit row of whatever `changed` returns by its `job_id`, for the same statement.
+
+    Its values are the parameters `audit_at`, `audit_event`, `audit_actor` and `audit_detail`.
+    """
+    names = ("at", "event", "actor", "detail")
+    values = [bindparam(f"audit_{name}", type_=job_audit.c[name].type) for name in names]
+    return insert(job_audit).from_select(["job_id", *names], select(changed.c.job_id, *values)).cte("audit")
+
 
 outbox = Table(
     "outbox",

@@ -148,14 +148,26 @@ async def test_a_heartbeat_keeps_the_job_and_writes_no_row(store: JobStore, clai
 
 
 async def test_states_follow_each_other(store: JobStore, claims: JobLeases) -> None:
-    """A grace period is not gone back from; nothing is said of a job that nobody claimed."""
+    """A grace period is not gone back from."""
     made = await make(store)
-    with pytest.raises(StateRefused):
-        await claims.heartbeat(made, tenant_id="default", token=0, lease=MINUTE, state="rotating")
     job = await claimed(claims)
     await claims.heartbeat(made, tenant_id="default", token=job.token, lease=MINUTE, state="grace")
     with pytest.raises(StateRefused, match="rotating does not follow"):
         await claims.heartbeat(made, tenant_id="default", token=job.token, lease=MINUTE, state="rotating")
+
+
+async def test_nothing_is_said_of_a_job_that_nobody_claimed(store: JobStore, claims: JobLeases) -> None:
+    """Neither kept from others nor closed, whatever token is guessed; it is still there to be claimed."""
+    made = await make(store)
+    for token in (0, 1):
+        with pytest.raises(StaleClaim):
+            await claims.heartbeat(made, tenant_id="default", token=token, lease=MINUTE)
+        with pytest.raises(StaleClaim):
+            await claims.complete(made, tenant_id="default", token=token)
+        with pytest.raises(StaleClaim):
+            await claims.fail(made, tenant_id="default", token=token, reason="x")
+    assert await trail(claims, made) == [("created", "unknown")]
+    assert (await claimed(claims)).job_id == made
 
 
 async def test_a_cancelled_job_is_over_for_whoever_holds_it(store: JobStore, claims: JobLeases) -> None:

@@ -188,6 +188,12 @@ async def test_a_job_is_claimed_completed_failed_and_shown_by_command(
     first, second, third = (job["job_id"] for job in claimed)
     done = await terminal.run("jobs", "complete", first, *of_tenant, "--token", "1", "--evidence", "new_key_id=AKIA1")
     assert (done.returncode, "done" in done.stdout) == (0, True), done.stderr
+    for hostile in ("a=\x1b[2J", "a b=c", "nothing", f"a={'x' * 501}"):
+        refused = await terminal.run("jobs", "complete", second, *of_tenant, "--token", "1", "--evidence", hostile)
+        assert (refused.returncode, "--evidence" in refused.stderr) == (1, True)
+        assert "\x1b" not in refused.stderr
+    lines = await terminal.run("jobs", "fail", second, *of_tenant, "--token", "1", "--reason", "two\nlines")
+    assert (lines.returncode, "--reason" in lines.stderr) == (1, True)
     stale = await terminal.run("jobs", "complete", second, *of_tenant, "--token", "7")
     assert (stale.returncode, "the claim 7" in stale.stderr) == (1, True)
     assert (

@@ -125,6 +125,8 @@ async def test_another_tenants_worker_sees_nothing(api: Api) -> None:
         ("/jobs/job_none/complete", None, b"{}", 422, "invalid"),
         ("/jobs/job_none/complete", None, b'{"token": -1}', 422, "invalid"),
         ("/jobs/job_none/complete", None, b'{"token": 1, "evidence": {"a b": "x"}}', 422, "invalid"),
+        ("/jobs/job_none/complete", None, b'{"token": 1, "evidence": {"a": "\\u001b[2J"}}', 422, "invalid"),
+        ("/jobs/job_none/complete", None, b'{"token": 1, "evidence": {"a": "\\u202e"}}', 422, "invalid"),
         ("/jobs/job_none/fail", None, b'{"token": 1, "reason": "two\\nlines"}', 422, "invalid"),
         ("/jobs/job_none/heartbeat", None, b'{"token": 1, "state": "done"}', 422, "invalid"),
         ("/jobs/job_none/delete", None, b"{}", 404, "not_found"),

@@ -221,6 +221,7 @@ async def test_a_running_worker_serves_its_own_metrics_and_the_sdks(
             status = (await http.get("/status")).json()
     assert 'keyturn_call_duration_seconds_count{cache="miss"' in metrics
     assert "temporal_workflow_completed" in metrics
+    assert 'keyturn_jobs{overdue="true",state="open"} 0.0' in metrics
     assert (status["status"], status["calls"], status["environment"]) == ("ok", 1, "development")
     for secret in (planted, "4711", PLACEHOLDER_KEY, "a_fingerprint_key_of_tests"):
         assert secret not in metrics + str(status) + log.read_text()

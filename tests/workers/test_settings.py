@@ -14,6 +14,8 @@ from workers.settings import PLACEHOLDER_KEY, load_settings, read_rate_card
 
 SECRET = "sk-very-secret-4711"
 
+SIGNS = "a:webhook_secret_of_the_tests_0123456789ab"
+
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,6 +97,45 @@ def test_faults_between_settings_are_told_with_the_others(monkeypatch: pytest.Mo
         "DATABASE_URL: production refuses SQLite",
     ):
         assert fault in told
+
+
+@pytest.mark.parametrize(
+    ("url", "keys", "fault"),
+    [
+        ("http://tickets.example/jobs", SIGNS, "KEYTURN_WEBHOOK_URL: is asked by https only"),
+        ("https://u:hunter2@tickets.example/", SIGNS, "KEYTURN_WEBHOOK_URL: may hold neither a password"),
+        ("tickets.example", SIGNS, "KEYTURN_WEBHOOK_URL: "),
+        (
+            "https://tickets.example/jobs",
+            "",
+            "KEYTURN_WEBHOOK_KEYS is not set: messages to KEYTURN_WEBHOOK_URL are signed",
+        ),
+        ("https://tickets.example/jobs", "a:short", "KEYTURN_WEBHOOK_KEYS: the token of a has fewer than 32"),
+        (
+            "https://tickets.example/jobs",
+            f"{SIGNS},{SIGNS.replace('a:', 'b:')},{SIGNS.replace('a:', 'c:')}",
+            "more than two",
+        ),
+    ],
+    ids=["clear text", "a password", "no scheme", "no key", "a short key", "three keys"],  # a name holds no secret
+)
+def test_a_receiver_that_cannot_be_told_safely_is_refused_at_start(
+    monkeypatch: pytest.MonkeyPatch, url: str, keys: str, fault: str
+) -> None:
+    """Unsigned, in clear text, with a password in its address; and none of it is repeated."""
+    given(monkeypatch, KEYTURN_WEBHOOK_URL=url, KEYTURN_WEBHOOK_KEYS=keys)
+    with pytest.raises(SettingsInvalid) as caught:
+        load_settings()
+    assert fault in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+    assert SIGNS.partition(":")[2] not in str(caught.value)
+
+
+def test_a_receiver_on_https_or_loopback_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one key, or two while they are exchanged."""
+    for url in ("https://tickets.example/jobs", "http://127.0.0.1:9000/", "http://localhost/jobs"):
+        given(monkeypatch, KEYTURN_WEBHOOK_URL=url, KEYTURN_WEBHOOK_KEYS=f"{SIGNS},{SIGNS.replace('a:', 'b:')}")
+        assert load_settings().webhook_url == url
 
 
 def test_a_sound_production_starts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,18 +4,21 @@ import asyncio
 import json
 import os
 import random
+import sys
 import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import httpx
 import pytest
 from aiohttp import web
 from pydantic import SecretStr
 from sqlalchemy import select, update
+from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.worker import Worker
@@ -33,9 +36,12 @@ from keyturn.jobs.webhook import SIGNATURE, Webhook, verify
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.providers.http import http_client
 from keyturn.policy.catalogue import load_catalogue
+from stack.embedded import worker_environment
+from stack.processes import child
 from starter.rotations import rotate
 from tests.boundaries import guarded
 from tests.cases import facts, order, request
+from tests.simulated import SimulatorControl
 from tests.workers_for_tests import ELIGIBLE, Script
 from workers.deliveries import DeliveryStarts, ReceiverDeliveries, sweep
 from workers.monitoring import served
@@ -242,3 +248,26 @@ async def test_a_delivered_message_is_not_sent_again(
     async with engine.connect() as connection:
         status = (await connection.execute(rotation_jobs.select())).mappings().one()["status"]
     assert status == "done"
+
+
+async def test_a_worker_delivers_where_its_settings_say(
+    temporal: Client, simulator: SimulatorControl, sqlite: URL, keys: Path, queue: str, tmp_path: Path
+) -> None:
+    """A real process: its job is told and signed; with no receiver named, nobody is told."""
+    receiver, url = Receiver(), sqlite.render_as_string(hide_password=False)
+    environment = worker_environment(temporal.service_client.config.target_host, url, simulator.address, keys=keys)
+    environment |= {"KEYTURN_TASK_QUEUE": queue}
+    [(name, secret)] = KEYS.items()
+    log = tmp_path / "worker.log"
+    async with receiver.served() as address:
+        told = {"KEYTURN_WEBHOOK_URL": address, "KEYTURN_WEBHOOK_KEYS": f"{name}:{secret.get_secret_value()}"}
+        async with child([sys.executable, "-m", "workers"], environment=environment | told, log=log):
+            _, outcome = await rotate(temporal, request(), task_queue=queue, wait_seconds=60)
+            assert isinstance(outcome, JobCreated)
+            handle = temporal.get_workflow_handle(delivery_id(outcome.job_id), result_type=str)
+            assert await handle.result() == "taken", log.read_text()
+        async with child([sys.executable, "-m", "workers"], environment=environment, log=log):
+            _, silent = await rotate(temporal, request(), task_queue=queue, wait_seconds=60)
+            assert isinstance(silent, JobCreated)
+    assert list(receiver.effects) == [outcome.job_id]
+    assert secret.get_secret_value() not in log.read_text()
