@@ -7,9 +7,9 @@ ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
 WORKDIR /app
 # Dependencies first: they change seldom, and their layer is kept when only our code changes.
 COPY pyproject.toml uv.lock ./
-RUN uv sync --locked --no-dev --extra opentelemetry --no-install-project
+RUN uv sync --locked --no-dev --extra opentelemetry --extra aws --no-install-project
 COPY . .
-RUN uv sync --locked --no-dev --extra opentelemetry --no-editable
+RUN uv sync --locked --no-dev --extra opentelemetry --extra aws --no-editable
 
 FROM python:3.11.14-slim-bookworm
 RUN useradd --system --uid 10001 --home-dir /app keyturn

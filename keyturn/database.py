@@ -1,11 +1,11 @@
 """The one place that opens the database (SQLite by default, PostgreSQL by its URL), and what its tables share."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import BigInteger, DateTime, Dialect, Integer, MetaData, TypeDecorator, event, make_url
+from sqlalchemy import BigInteger, DateTime, Dialect, Integer, MetaData, TypeDecorator, event, make_url, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -87,6 +87,16 @@ def open_database(url: URL, *, pool_size: int = 16) -> AsyncEngine:
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_immediate)
     return engine
+
+
+def answers(engine: AsyncEngine) -> Callable[[], Coroutine[Any, Any, None]]:
+    """Return a check for probes: it returns if the database answers, and raises if it does not."""
+
+    async def check() -> None:
+        async with engine.connect() as connection:
+            await connection.execute(text("SELECT 1"))
+
+    return check
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

@@ -26,6 +26,7 @@
     |   |-- IdempotencyConflict    person: the key was used for another job
     |   |-- OpenJobExists          person: the credential has an open job under another key
     |   |-- UnknownJob             person: there is no such job of this tenant
+    |   |-- JobHeld                later: another one holds the job
     |   |-- StaleClaim             never: another one has claimed the job since
     |   |-- JobClosed              never: the job is done, failed or cancelled already
     |   |-- StateRefused           person: this state does not follow the job's own
@@ -37,6 +38,17 @@
     |   |-- ReceiverConflict       person: the receiver knows this key for something else
     |   |-- ReceiverRefused        person: the receiver will not take it, or may not be asked
     |   `-- UnknownDelivery        person: there is no such message
+    |-- ExecutorError            a key could not be rotated
+    |   |-- AwsUnavailable         retry: AWS did not answer, throttles, or has not settled yet
+    |   |-- AwsRefused             person: AWS does not allow it, or has no credentials or region
+    |   |-- SecretNotKept          person: the secret store would not take it
+    |   |-- AccountMismatch        person: the job's account is not a user of this AWS account
+    |   |-- KeyNotFound            person: the job's key is not an active key of the user
+    |   |-- KeyLimit               person: the user has two keys already
+    |   |-- ForeignKey             person: a key appeared that this rotation did not make
+    |   |-- NewKeyMissing          person: the new key is gone or inactive, or its secret is not the stored one
+    |   |-- OldKeyInUse            person: the old key was used, or activated, after it was deactivated
+    |   `-- RollbackImpossible     never: the old key is deleted
     |-- InvalidRequest           person: the request itself cannot be asked
     |-- UnknownTask              person: no task of this name
     |-- TaskInvalid              person: a task's folder does not hold together
@@ -280,6 +292,14 @@ class UnknownJob(JobError):
     mend = "Look for it with `keyturn jobs`."
 
 
+class JobHeld(JobError):
+    """Another one holds the job until its lease is over."""
+
+    kind = "job_held"
+    next_step = "stop_working_on_it"
+    mend = "Leave it to whoever holds it (`keyturn jobs show ID`), or ask again when the lease is over."
+
+
 class StaleClaim(JobError):
     """The lease ran out and another one has claimed the job since; the older one's word changes nothing."""
 
@@ -367,6 +387,94 @@ class UnknownDelivery(DeliveryError):
 
     kind = "unknown_delivery"
     mend = "Look for it with `keyturn deliveries`."
+
+
+class ExecutorError(KeyturnError):
+    """A key could not be rotated. Nothing is undone by itself; each step may be repeated."""
+
+    kind = "executor_error"
+    next_step = "fail_and_fix_request"
+
+
+class AwsUnavailable(ExecutorError):
+    """AWS did not answer, asks for patience, or does not know yet what it will know in some seconds."""
+
+    kind = "aws_unavailable"
+    # IAM settles within seconds, as a rule, and an outage lasts minutes.
+    longest_wait: ClassVar[timedelta] = timedelta(minutes=1)
+    retryable = True
+    next_step = "retry_with_backoff"
+    mend = "It goes on by itself when AWS answers; look at AWS's health page if it does not."
+
+
+class AwsRefused(ExecutorError):
+    """AWS does not allow the call, or there are no credentials or no region to make it with."""
+
+    kind = "aws_refused"
+    parks = True
+    mend = (
+        "Give the executor its rights (docs/executor.md) and AWS's own settings; then `keyturn resume execute:JOB_ID`."
+    )
+
+
+class SecretNotKept(ExecutorError):
+    """The secret store would not take or give a secret."""
+
+    kind = "secret_not_kept"
+    parks = True
+    mend = "Look at the folder of KEYTURN_EXECUTOR_SECRETS: it must be ours alone and writable."
+
+
+class AccountMismatch(ExecutorError):
+    """The job's account is not an IAM user of the AWS account that the executor's credentials belong to."""
+
+    kind = "account_mismatch"
+    mend = "Name IAM users, or their ARNs, as accounts; and run one executor an AWS account."
+
+
+class KeyNotFound(ExecutorError):
+    """The job's key is not an active access key of the user."""
+
+    kind = "key_not_found"
+    mend = "Look at the user's keys: it was rotated, deactivated or deleted by hand since the job was made."
+
+
+class KeyLimit(ExecutorError):
+    """The user has two access keys already, which is AWS's limit: no new one can be made beside them."""
+
+    kind = "key_limit"
+    mend = "Delete the user's other key if nothing needs it; then ask for the rotation again."
+
+
+class ForeignKey(ExecutorError):
+    """A key appeared beside the old one that this rotation did not make. It is never touched."""
+
+    kind = "foreign_key"
+    parks = True
+    mend = "Find out who made it. When it is deleted, the rotation goes on; or `keyturn rollback JOB_ID`."
+
+
+class NewKeyMissing(ExecutorError):
+    """The new key is gone or inactive, or its secret is no longer the stored one: the old one must stay."""
+
+    kind = "new_key_missing"
+    parks = True
+    mend = "Activate the new key, or `keyturn rollback JOB_ID`."
+
+
+class OldKeyInUse(ExecutorError):
+    """The old key was used, or activated, after it was deactivated: something still needs it."""
+
+    kind = "old_key_in_use"
+    parks = True
+    mend = "Find what uses it, by its last use. Deactivate it again and resume; or `keyturn rollback JOB_ID`."
+
+
+class RollbackImpossible(ExecutorError):
+    """The old key is deleted: there is nothing to go back to."""
+
+    kind = "rollback_impossible"
+    mend = "The old key is gone; go on with the new one."
 
 
 class InvalidRequest(KeyturnError):

@@ -2,8 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
-from temporalio.client import Client, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
+from temporalio.client import (
+    Client,
+    WorkflowHandle,
+    WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
+)
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -30,8 +36,8 @@ class NoWorkerAnswers(KeyturnError):
     mend = "Start one with `keyturn worker`, then say it again: nothing changed."
 
 
-async def answer(handle: Handle, update: str, argument: Contract) -> None:
-    """Send a person's answer to a rotation that waits.
+async def answer(handle: WorkflowHandle[Any, Any], update: str, argument: Contract) -> None:
+    """Send a person's answer to a rotation that waits, or to one that carries a job out.
 
     Args:
         handle: of the rotation.
@@ -63,7 +69,8 @@ async def waiting_rotations(
     client: Client, *, tenant: str | None, kind: str | None, limit: int
 ) -> AsyncIterator[dict[str, str]]:
     """Yield the rotations that wait for a person, oldest first: `workflow_id`, `kind`, `since` (its start, in UTC)."""
-    query = f"WorkflowType = 'RotationWorkflow' AND ExecutionStatus = 'Running' AND {PARKED.name} IS NOT NULL"
+    types = "'RotationWorkflow', 'RotateAccessKeyWorkflow'"
+    query = f"WorkflowType IN ({types}) AND ExecutionStatus = 'Running' AND {PARKED.name} IS NOT NULL"
     for name, value in ((TENANT.name, tenant), (PARKED.name, kind)):
         if value is not None:
             query += f" AND {name} = '{_quoted(value)}'"

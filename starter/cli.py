@@ -24,6 +24,8 @@ COMMANDS = {
     "approve": ("starter.people", "approve", "Approve the decision that a rotation waits with."),
     "deny": ("starter.people", "deny", "Deny the decision that a rotation waits with."),
     "jobs": ("workers.jobs_commands", "jobs", "List rotation jobs, and carry them out."),
+    "executor": ("workers.executor_commands", "executor", "Carry out the rotation of AWS access keys."),
+    "rollback": ("starter.people", "rollback", "Go back to the old access key while it is still there."),
     "deliveries": ("workers.delivery_commands", "deliveries", "List messages that were given up, and send them again."),
     "audit": ("workers.commands", "audit", "Show who did what with a rotation."),
     "calls": ("workers.ledger_commands", "calls", "List model calls, newest first."),

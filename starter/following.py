@@ -1,7 +1,7 @@
 """Look at a workflow: its state now, or its steps as they come."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC
 from typing import Any
 
@@ -26,8 +26,8 @@ class NoSuchWorkflow(KeyturnError):
     mend = "Check the id and TEMPORAL_NAMESPACE; `keyturn jobs` still lists the job of an old one."
 
 
-async def handle_of(client: Client, workflow_id: str) -> Handle:
-    """Return the handle of an existing workflow; raises NoSuchWorkflow.
+async def handle_of(client: Client, workflow_id: str, *, types: Sequence[str] = ("RotationWorkflow",)) -> Handle:
+    """Return the handle of an existing workflow of one of `types`; raises NoSuchWorkflow.
 
     Its id may be written with the names of account and key, or as Temporal has it.
     """
@@ -38,8 +38,8 @@ async def handle_of(client: Client, workflow_id: str) -> Handle:
         if error.status in {RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT}:
             raise NoSuchWorkflow(f"no workflow has the id {workflow_id[:200]}") from None
         raise
-    if description.workflow_type != "RotationWorkflow":
-        raise NoSuchWorkflow(f"{workflow_id[:200]} is not a rotation but a {description.workflow_type}")
+    if description.workflow_type not in types:
+        raise NoSuchWorkflow(f"{workflow_id[:200]} is not of {', '.join(types)} but of {description.workflow_type}")
     return handle
 
 

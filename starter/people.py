@@ -15,6 +15,8 @@ from keyturn.errors import InvalidRequest
 
 _user = click.option("--user", "user_id", envvar="KEYTURN_USER", help="Who you are.  [default: the signed-in user]")
 _as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+_DECIDED = ("RotationWorkflow",)
+_CARRIED_OUT = (*_DECIDED, "RotateAccessKeyWorkflow")
 _RESUMED_AT_ONCE = 20  # updates under way at once: a worker takes them in milliseconds each
 
 
@@ -153,14 +155,35 @@ def deny(workflow_id: str, reason: str, digest: str | None, user_id: str | None)
     click.echo(f"denied {workflow_id}")
 
 
+@click.command()
+@click.argument("job_id")
+@click.option("--reason", required=True, help="Why; a line for the audit trail.")
+@_user
+def rollback(job_id: str, reason: str, user_id: str | None) -> None:
+    """Go back to the old access key of a job that the executor carries out, and close the job as failed.
+
+    \b
+    Example:
+      keyturn rollback job_0f3c... --reason "the old importer still uses it"
+    """
+    from workflows.access_key import execution_id
+
+    wish = _checked(lambda: Abandonment(operator=user_id or signed_in_user(), reason=reason))
+    _answer(execution_id(job_id), "roll_back", wish)
+    click.echo(f"rolling {job_id} back; `keyturn jobs show {job_id}` tells how far it is")
+
+
 def _answer(workflow_id: str, update: str, argument: Contract) -> None:
     from starter.answering import answer
     from starter.following import handle_of
     from workflows.connection import connect, refusals_named
 
+    # A rotation is approved or denied; one whose job is carried out is resumed or rolled back.
+    types = _CARRIED_OUT if update in {"resume", "roll_back"} else _DECIDED
+
     async def run() -> None:
         with refusals_named():
-            await answer(await handle_of(await connect(), workflow_id), update, argument)
+            await answer(await handle_of(await connect(), workflow_id, types=types), update, argument)
 
     asyncio.run(run())
 

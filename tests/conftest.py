@@ -6,7 +6,7 @@ import uuid
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import psycopg
@@ -29,7 +29,20 @@ from workers.schema import migrate
 from workflows.encryption import sealing_converter
 from workflows.namespace import add_search_attributes
 
-_SETTINGS = ("TEMPORAL_", "KEYTURN_", "OPENAI_", "ANTHROPIC_", "GEMINI_", "GOOGLE_GEMINI_", "DATABASE_", "OTEL_")
+if TYPE_CHECKING:
+    from tests.aws import Aws, Network  # moto takes two seconds to import: only where it is used
+
+_SETTINGS = (
+    "AWS_",
+    "TEMPORAL_",
+    "KEYTURN_",
+    "OPENAI_",
+    "ANTHROPIC_",
+    "GEMINI_",
+    "GOOGLE_GEMINI_",
+    "DATABASE_",
+    "OTEL_",
+)
 # A variable of the person who runs the tests must not reach them.
 for _name in [name for name in os.environ if name.startswith(_SETTINGS)]:
     del os.environ[_name]
@@ -193,6 +206,25 @@ async def sqlite_store(sqlite: URL) -> AsyncIterator[JobStore]:
     engine = open_database(sqlite)
     yield JobStore(engine)
     await engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def aws() -> "Iterator[Aws]":
+    """An AWS account, as a server of this process has it."""
+    from tests.aws import aws_account
+
+    with aws_account() as account:
+        yield account
+
+
+@pytest.fixture
+async def network(aws: "Aws") -> "AsyncIterator[Network]":
+    """What lies between an executor and AWS."""
+    from tests.aws import Network
+
+    between = Network(aws)
+    async with between.served():
+        yield between
 
 
 @pytest.fixture(scope="session")

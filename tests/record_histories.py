@@ -32,11 +32,13 @@ from starter.answering import answer
 from starter.rotations import Handle, outcome_of, rotate, standing_of, start_or_attach
 from tests.boundaries import guarded
 from tests.cases import facts, order, request
+from tests.other_histories import CASES as OTHER_CASES
 from tests.workers_for_tests import ELIGIBLE, ChangedForTheJob, Limit, Script, with_approval, worker_on
 from workers.schema import migrate
 from workflows.namespace import add_search_attributes
 
 FOLDER = Path(__file__).parent / "histories"
+OTHER = "others"  # of the workflows that carry jobs on
 COMMANDS = FOLDER / "commands" / "commands.json"
 NO = '{"decision":"%s","rotation_window_days":null,"source_line_ids":[]}'
 
@@ -191,6 +193,12 @@ async def record(folder: Path) -> None:
             history = await run(name, case, clients[case.waits_long], store)
             (folder / f"{name}.json").write_text(history.to_json())
             commands[name] = commands_of(history)
+        for name, bring in OTHER_CASES.items():
+            if not (folder / OTHER / f"{name}.json").exists():
+                history = await bring(clients[True])
+                (folder / OTHER).mkdir(exist_ok=True)
+                (folder / OTHER / f"{name}.json").write_text(history.to_json())
+                commands[name] = commands_of(history)
     COMMANDS.write_text(json.dumps(commands, indent=1) + "\n")
 
 

@@ -15,6 +15,7 @@ import yaml
 
 from stack.embedded import Stack
 from workers.codec_commands import CodecSettings
+from workers.executor import ExecutorSettings
 from workers.jobs_commands import JobsSettings
 from workers.settings import Settings
 
@@ -82,7 +83,9 @@ def test_every_setting_is_in_the_example_file_and_no_other() -> None:
     """.env.example is the list of settings."""
     listed = set(re.findall(r"^#?([A-Z][A-Z0-9_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
     settings = {
-        field.alias for model in (Settings, CodecSettings, JobsSettings) for field in model.model_fields.values()
+        field.alias
+        for model in (Settings, CodecSettings, JobsSettings, ExecutorSettings)
+        for field in model.model_fields.values()
     }
     assert listed == settings | {"POSTGRES_PASSWORD", "GRAFANA_PASSWORD", "KEYTURN_TENANT", "KEYTURN_USER"}
 

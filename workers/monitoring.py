@@ -68,8 +68,7 @@ class Monitoring:
         """Return the aiohttp application that serves them."""
         application = web.Application()
         application.router.add_get("/metrics", self._prometheus)
-        application.router.add_get("/healthz", self._healthz)
-        application.router.add_get("/readyz", self._readyz)
+        add_health(application, self._checks)
         application.router.add_get("/status", self._status)
         return application
 
@@ -80,15 +79,6 @@ class Monitoring:
                 async with httpx.AsyncClient(trust_env=False, timeout=SDK_SECONDS) as http:
                     body += (await http.get(self._sdk)).content
         return web.Response(body=body, headers={"content-type": CONTENT_TYPE_LATEST})
-
-    async def _healthz(self, _request: web.Request) -> web.Response:
-        return web.json_response({"status": "ok"})
-
-    async def _readyz(self, _request: web.Request) -> web.Response:
-        states = dict(zip(self._checks, await asyncio.gather(*map(_state_of, self._checks.values())), strict=True))
-        ready = all(state == "ok" for state in states.values())
-        body = {"status": "ready" if ready else "not_ready", "checks": states}
-        return web.json_response(body, status=200 if ready else 503)
 
     async def _status(self, _request: web.Request) -> web.Response:
         latencies = self._metrics.recent()
@@ -103,6 +93,22 @@ class Monitoring:
             "degraded_over_p95_ms": self._limit,
         }
         return web.json_response(told | self._facts())
+
+
+def add_health(application: web.Application, checks: Mapping[str, Check]) -> None:
+    """Add `/healthz`, and `/readyz` with what `checks` look at, to an application."""
+
+    async def healthz(_request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def readyz(_request: web.Request) -> web.Response:
+        states = dict(zip(checks, await asyncio.gather(*map(_state_of, checks.values())), strict=True))
+        ready = all(state == "ok" for state in states.values())
+        body = {"status": "ready" if ready else "not_ready", "checks": states}
+        return web.json_response(body, status=200 if ready else 503)
+
+    application.router.add_get("/healthz", healthz)
+    application.router.add_get("/readyz", readyz)
 
 
 async def _state_of(check: Check) -> str:

@@ -13,7 +13,6 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
-from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
@@ -27,7 +26,7 @@ from activities.withdraw_claim import WithdrawClaim
 from keyturn.cache.sealed import SealedCache
 from keyturn.cache.sql import SqlCache
 from keyturn.contracts import CallRecord
-from keyturn.database import open_database
+from keyturn.database import answers, open_database
 from keyturn.errors import JobStoreUnavailable
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.outbox import Outbox
@@ -80,18 +79,11 @@ class Wired:
     def monitoring(self, client: Client, *, sdk_port: int | None) -> Monitoring:
         """Return what a worker tells machines of itself."""
 
-        async def database() -> None:
-            async with self.engine.connect() as connection:
-                await connection.execute(text("SELECT 1"))
-
-        async def temporal() -> None:
-            await client.service_client.check_health()
-
         return Monitoring(
             self.registry,
             self.metrics,
             degraded_p95_ms=self.settings.degraded_p95_ms,
-            checks={"database": database, "temporal": temporal},
+            checks={"database": answers(self.engine), "temporal": client.service_client.check_health},
             facts=lambda: {
                 "environment": self.settings.environment,
                 "spend_today_usd": f"{self.spend.today_usd:.6f}",

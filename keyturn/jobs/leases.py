@@ -25,8 +25,8 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from keyturn.contracts import ClaimedJob, Evidence
-from keyturn.errors import JobClosed, StaleClaim, StateRefused, UnknownJob
+from keyturn.contracts import ClaimedJob, CredentialKind, Evidence
+from keyturn.errors import JobClosed, JobHeld, StaleClaim, StateRefused, UnknownJob
 from keyturn.jobs.states import CLOSED, FOLLOWS, OPEN, ProgressState
 from keyturn.jobs.store import transaction
 from keyturn.jobs.tables import audit_of, job_audit, rotation_jobs
@@ -61,6 +61,32 @@ class JobLeases:
         row = await self._change(_CLAIM_AT_ONCE, _CLAIM_ALONE, parameters, "claimed", owner, detail)
         return None if row is None else _claimed(row)
 
+    async def claim(self, job_id: str, *, tenant_id: str, owner: str, lease: timedelta) -> ClaimedJob:
+        """Claim one job that nobody else holds. Its own holder may claim it again: the token grows each time.
+
+        Raises:
+            UnknownJob, JobClosed, JobHeld: nothing changed.
+            JobStoreUnavailable: the database did not answer; say it again.
+        """
+        now = datetime.now(UTC)
+        parameters = {"this_tenant": tenant_id, "this_moment": now, "this_owner": owner, "this_job": job_id}
+        parameters |= {"this_until": now + bounded(lease)}
+        detail = {"lease_until": (now + bounded(lease)).isoformat()}
+        row = await self._change(_CLAIM_THIS_AT_ONCE, _CLAIM_THIS_ALONE, parameters, "claimed", owner, detail)
+        if row is not None:
+            return _claimed(row)
+        job, _ = await self.show(job_id, tenant_id=tenant_id)
+        if job["status"] in CLOSED:
+            raise JobClosed(f"{job_id} is {job['status']} already")
+        raise JobHeld(f"{job_id} is held by another one until its lease is over")
+
+    async def free(self, *, tenant_id: str, kind: CredentialKind, limit: int) -> Sequence[str]:
+        """Return the jobs for credentials of `kind` that nobody holds, the most urgent first."""
+        parameters = {"this_tenant": tenant_id, "this_moment": datetime.now(UTC)}
+        query = _urgent(select(_jobs.job_id).where(_free(), _jobs.credential_kind == kind)).limit(limit)
+        async with transaction(self._engine) as connection:
+            return [row.job_id for row in await connection.execute(query, parameters)]
+
     async def heartbeat(
         self,
         job_id: str,
@@ -71,7 +97,7 @@ class JobLeases:
         state: ProgressState | None = None,
         evidence: Evidence | None = None,
     ) -> ClaimedJob:
-        """Prolong a claim and, if `state` is given, say how far the rotation is.
+        """Prolong a claim and, if `state` is given, say how far the rotation is; `evidence` goes into the audit.
 
         Raises:
             UnknownJob, StaleClaim, JobClosed, StateRefused: nothing changed.
@@ -161,7 +187,9 @@ class JobLeases:
         parameters |= {"this_state": state or found["status"], "this_until": until}
         parameters |= {"this_closed": datetime.now(UTC) if state in CLOSED else None}
         who = actor or found["lease_owner"] or "unknown"
-        event = state if state is not None and state != found["status"] else None
+        # What is told on the way is written down too, under the state that the job is in.
+        told = (state is not None and state != found["status"]) or evidence
+        event = (state or found["status"]) if told else None
         row = await self._change(_SAY_AT_ONCE if event else _SAY_ALONE, _SAY_ALONE, parameters, event, who, evidence)
         if row is None:
             return await self._say(job_id, tenant_id, token, state=state, evidence=evidence, until=until, actor=actor)
@@ -214,21 +242,21 @@ def _by_id(job_id: str, tenant_id: str) -> Select[Any]:
     return select(*_SHOWN).where(_jobs.job_id == job_id, _jobs.tenant_id == tenant_id, shown)
 
 
+def _mine() -> ColumnElement[bool]:
+    return and_(_jobs.tenant_id == bindparam("this_tenant", type_=String), _jobs.status.in_(OPEN))
+
+
 def _free() -> ColumnElement[bool]:
     moment = bindparam("this_moment", type_=_jobs.lease_until.type)
-    return and_(
-        _jobs.tenant_id == bindparam("this_tenant", type_=String),
-        _jobs.status.in_(OPEN),
-        or_(_jobs.lease_until.is_(None), _jobs.lease_until < moment),
-    )
+    return and_(_mine(), or_(_jobs.lease_until.is_(None), _jobs.lease_until < moment))
 
 
-def _claim(job_id: Any) -> ReturningUpdate[Any]:
+def _claim(which: ColumnElement[bool]) -> ReturningUpdate[Any]:
     # A job that is taken over keeps the state that it was in: its rotation may be half done.
     state = case((_jobs.status.in_(["open", "delivered"]), "claimed"), else_=_jobs.status)
     return (
         update(rotation_jobs)
-        .where(_jobs.job_id == job_id)
+        .where(which)
         .values(
             status=state,
             lease_token=_jobs.lease_token + 1,
@@ -262,8 +290,17 @@ def _audited(change: ReturningUpdate[Any]) -> Select[Any]:
     return select(changed).add_cte(audit_of(changed))
 
 
-_NEXT = select(_jobs.job_id).where(_free()).order_by(_jobs.rotate_by.nulls_last(), _jobs.created_at).limit(1)
-_CLAIM_AT_ONCE = _audited(_claim(_NEXT.with_for_update(skip_locked=True).scalar_subquery()))
-_CLAIM_ALONE = _claim(_NEXT.scalar_subquery())
+def _urgent(query: Select[tuple[str]]) -> Select[tuple[str]]:
+    return query.order_by(_jobs.rotate_by.nulls_last(), _jobs.created_at)
+
+
+_NEXT = _urgent(select(_jobs.job_id).where(_free())).limit(1)
+_CLAIM_AT_ONCE = _audited(_claim(_jobs.job_id == _NEXT.with_for_update(skip_locked=True).scalar_subquery()))
+_CLAIM_ALONE = _claim(_jobs.job_id == _NEXT.scalar_subquery())
+_THIS = (_jobs.job_id == bindparam("this_job", type_=String)) & (
+    _free() | (_mine() & (_jobs.lease_owner == bindparam("this_owner", type_=String)))
+)
+_CLAIM_THIS_ALONE = _claim(_THIS)
+_CLAIM_THIS_AT_ONCE = _audited(_CLAIM_THIS_ALONE)
 _SAY_ALONE = _say()
 _SAY_AT_ONCE = _audited(_SAY_ALONE)

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.contracts import ClaimedJob
 from keyturn.database import open_database
-from keyturn.errors import JobClosed, OpenJobExists, StaleClaim, StateRefused, UnknownJob
+from keyturn.errors import JobClosed, JobHeld, OpenJobExists, StaleClaim, StateRefused, UnknownJob
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import job_audit, rotation_jobs
@@ -260,3 +260,39 @@ async def test_50_claimers_killed_at_random_complete_each_job_once(database: URL
     finally:
         for engine in engines:
             await engine.dispose()
+
+
+async def test_what_is_told_on_the_way_is_in_the_audit_although_the_state_stays(
+    store: JobStore, claims: JobLeases
+) -> None:
+    """A heartbeat with evidence writes a row under the state that the job is in; one without writes none."""
+    job_id = await make(store)
+    job = await claimed(claims)
+    for evidence in ({"step": "one"}, None, {"step": "two"}):
+        await claims.heartbeat(job_id, tenant_id="default", token=job.token, lease=MINUTE, evidence=evidence)
+    _, rows = await claims.show(job_id, tenant_id="default")
+    assert [(row["event"], row["detail"]) for row in rows[2:]] == [
+        ("claimed", {"step": "one"}),
+        ("claimed", {"step": "two"}),
+    ]
+
+
+async def test_a_job_is_claimed_by_its_id_by_one_at_a_time_and_again_by_the_same(
+    store: JobStore, claims: JobLeases, engine: AsyncEngine
+) -> None:
+    """Its holder may claim it again, with a higher token; another one is told that it is held, until the lease ends."""
+    job_id = await make(store)
+    first = await claims.claim(job_id, tenant_id="default", owner="a", lease=MINUTE)
+    again = await claims.claim(job_id, tenant_id="default", owner="a", lease=MINUTE)
+    assert (first.token, again.token) == (1, 2)
+    with pytest.raises(JobHeld):
+        await claims.claim(job_id, tenant_id="default", owner="b", lease=MINUTE)
+    with pytest.raises(UnknownJob):
+        await claims.claim(job_id, tenant_id="another", owner="a", lease=MINUTE)
+    await expire(engine, job_id)
+    assert (await claims.claim(job_id, tenant_id="default", owner="b", lease=MINUTE)).token == 3
+    with pytest.raises(StaleClaim):
+        await claims.complete(job_id, tenant_id="default", token=2)
+    await claims.complete(job_id, tenant_id="default", token=3)
+    with pytest.raises(JobClosed):
+        await claims.claim(job_id, tenant_id="default", owner="b", lease=MINUTE)

@@ -9,7 +9,10 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
-from tests.record_histories import CASES, COMMANDS, FOLDER, commands_of, run, scratch_store, servers
+from tests.other_histories import CASES as OTHER_CASES
+from tests.record_histories import CASES, COMMANDS, FOLDER, OTHER, commands_of, run, scratch_store, servers
+from workflows.access_key import RotateAccessKeyWorkflow
+from workflows.delivery import DeliveryWorkflow
 from workflows.rotation import RotationWorkflow
 
 TEACH = """
@@ -32,11 +35,13 @@ case's file in tests/histories and its entry in commands.json, and run `make his
 """
 
 
-@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.json")), ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file", sorted([*FOLDER.glob("*.json"), *FOLDER.glob("others/*.json")]), ids=lambda file: file.stem
+)
 async def test_a_recorded_history_replays_in_the_sandbox(file: Path) -> None:
     """A workflow that runs while we deploy goes on with the new code. If this fails, guard the change by patched()."""
     replayer = Replayer(
-        workflows=[RotationWorkflow],
+        workflows=[RotationWorkflow, DeliveryWorkflow, RotateAccessKeyWorkflow],
         workflow_runner=SandboxedWorkflowRunner(),
         data_converter=pydantic_data_converter,
     )
@@ -47,6 +52,7 @@ async def test_a_recorded_history_replays_in_the_sandbox(file: Path) -> None:
 def test_every_outcome_has_a_recorded_history() -> None:
     """None is forgotten."""
     assert {file.stem for file in FOLDER.glob("*.json")} == set(CASES)
+    assert {file.stem for file in (FOLDER / OTHER).glob("*.json")} == set(OTHER_CASES)
     assert {case.ends for case in CASES.values()} == {
         "job_created",
         "not_eligible",
@@ -63,4 +69,7 @@ async def test_each_case_gives_temporal_the_commands_that_it_gave_when_it_was_re
     async with servers() as clients, scratch_store() as store:
         for name, case in CASES.items():
             now = commands_of(await run(name, case, clients[case.waits_long], store))
+            assert now == recorded[name], TEACH.format(recorded=recorded[name], now=now)
+        for name, bring in OTHER_CASES.items():
+            now = commands_of(await bring(clients[True]))
             assert now == recorded[name], TEACH.format(recorded=recorded[name], now=now)

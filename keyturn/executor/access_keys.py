@@ -1,0 +1,350 @@
+"""Rotating an IAM access key: each step looks at what is there, does what is missing, and may be repeated.
+
+What makes that safe:
+
+- Before a key is created, the ids of the user's keys are written into the job's audit trail, and then that one is
+  about to be created. A key that is neither on that list nor in the secret store is one whose answer was lost: nobody
+  holds its secret, and only such a key, made since and never used, is deleted as an orphan.
+- Each step proves its claim on the job before it changes anything at AWS; a rollback claims the job anew first, so
+  that a step which was frozen and wakes up is refused.
+- The secret goes from AWS's answer into the secret store within one step. It is never returned, logged or raised.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+from pydantic import SecretStr
+
+from keyturn.contracts import ClaimedJob, Evidence, KeyInHand, KeyRotationOrder
+from keyturn.errors import (
+    AccountMismatch,
+    AwsUnavailable,
+    ForeignKey,
+    KeyLimit,
+    KeyNotFound,
+    NewKeyMissing,
+    OldKeyInUse,
+    RollbackImpossible,
+    StateRefused,
+)
+from keyturn.executor.aws import AccessKey, SecretStore
+from keyturn.jobs.leases import JobLeases
+from keyturn.jobs.states import ProgressState
+
+# As long as a lease may be. The workflow prolongs it twice as often while it waits.
+LEASE = timedelta(hours=24)
+# AWS writes down a key's last use within minutes; a use that was under way when the key was deactivated is none after.
+USE_IS_WRITTEN_WITHIN = timedelta(minutes=5)
+CLOCKS_AGREE_WITHIN = timedelta(minutes=5)  # ours and AWS's: signatures are refused beyond that anyway
+_USER_ARN = re.compile(r"arn:aws[a-z-]*:iam::(\d{12}):user/(?:[^:]*/)?([A-Za-z0-9_+=,.@-]{1,64})")
+_USER_NAME = re.compile(r"[A-Za-z0-9_+=,.@-]{1,64}")
+
+
+class AccessKeys(Protocol):
+    """IAM's access keys of users; see `keyturn.executor.aws.AwsAccessKeys`."""
+
+    async def account(self) -> str: ...  # noqa: D102
+    async def listed(self, user: str) -> list[AccessKey]: ...  # noqa: D102
+    async def create(self, user: str) -> tuple[str, SecretStr]: ...  # noqa: D102
+    async def last_used(self, key_id: str) -> datetime | None: ...  # noqa: D102
+    async def set_active(self, user: str, key_id: str, active: bool) -> None: ...  # noqa: D102
+    async def delete(self, user: str, key_id: str) -> None: ...  # noqa: D102
+    async def signs(self, key_id: str, secret: SecretStr) -> str: ...  # noqa: D102
+
+
+class AccessKeyRotation:
+    """The steps, on one AWS account.
+
+    Args:
+        keys: IAM.
+        secrets: where new secrets go.
+        leases: the jobs.
+        secret_name: the secret's name, in which `{user}` stands for the user.
+    """
+
+    def __init__(self, keys: AccessKeys, secrets: SecretStore, leases: JobLeases, *, secret_name: str) -> None:
+        self._keys = keys
+        self._secrets = secrets
+        self._leases = leases
+        self._secret_name = secret_name
+
+    async def claim(self, order: KeyRotationOrder) -> ClaimedJob:
+        """Claim the job for its workflow; earlier claims of it count no more. Raises a JobError."""
+        owner = f"execute:{order.job_id}"
+        return await self._leases.claim(order.job_id, tenant_id=order.tenant_id, owner=owner, lease=LEASE)
+
+    async def record(self, job: ClaimedJob) -> KeyInHand:
+        """Write the user's keys into the audit trail, unless an earlier run of this job has.
+
+        Raises:
+            AccountMismatch, KeyNotFound, KeyLimit: the key cannot be rotated; nothing was changed.
+            AwsUnavailable, AwsRefused, JobError: the list or the job could not be read.
+        """
+        told = await self._told(job.job_id, job.tenant_id)
+        user = await self._user(job.account_id)
+        before = _list_in(told)
+        if before is None:
+            present = await self._keys.listed(user)
+            _expect_rotatable(job.key_id, present)
+            before = tuple(key.key_id for key in present)
+            evidence = {"iam_user": user, "keys_before": ",".join(before)}
+            await self._leases.heartbeat(
+                job.job_id, tenant_id=job.tenant_id, token=job.token, lease=LEASE, state="rotating", evidence=evidence
+            )
+        return KeyInHand(
+            job_id=job.job_id,
+            tenant_id=job.tenant_id,
+            token=job.token,
+            user=user,
+            old_key_id=job.key_id,
+            keys_before=before,
+        )
+
+    async def create(self, hand: KeyInHand) -> str:
+        """Create the new key and store its secret; returns its id. Deletes first what an earlier attempt lost.
+
+        Raises:
+            ForeignKey: there is a key that this rotation did not make; it was not touched.
+            AwsUnavailable, AwsRefused, SecretNotKept, JobError: call again; nothing is created twice.
+        """
+        extra = await self._beside(hand)
+        kept = await self._secrets.current(self._name(hand))
+        for key in extra:
+            if kept is not None and kept[0] == key.key_id:
+                return await self._created(hand, key.key_id)
+        for key in await self._orphans(hand, extra):
+            await self._say(hand, evidence={"deleting_orphan": key.key_id})
+            await self._keys.delete(hand.user, key.key_id)
+        await self._say(hand, evidence={"step": "create_access_key"})
+        try:
+            key_id, secret = await self._keys.create(hand.user)
+        except KeyLimit:
+            # The list had room: IAM has not told it of the key yet whose answer was lost.
+            raise AwsUnavailable("CreateAccessKey: the list of keys has not settled") from None
+        await self._secrets.put(self._name(hand), key_id, secret)
+        return await self._created(hand, key_id)
+
+    async def verify(self, hand: KeyInHand) -> None:
+        """Sign a call with the stored secret, as whatever uses it will.
+
+        Raises:
+            NewKeyMissing: the store holds another secret, or the key signs for somebody else.
+            AwsUnavailable: AWS does not know the new key yet, or did not answer.
+        """
+        arn = await self._signed(hand)
+        await self._say(hand, state="verifying", evidence={"verified": _of(hand.new_key_id), "signed_as": arn})
+
+    async def prolong(self, hand: KeyInHand) -> None:
+        """Keep the claim on the job while the workflow waits; raises a JobError."""
+        await self._say(hand)
+
+    async def deactivate(self, hand: KeyInHand) -> datetime:
+        """Deactivate the old key, once more shown that the new one works; returns when.
+
+        Raises:
+            NewKeyMissing: the new key does not work; the old one was not touched.
+            AwsUnavailable, AwsRefused, JobError: call again.
+        """
+        await self._say(hand)
+        present = await self._keys.listed(hand.user)
+        self._expect_new_key(hand, present)
+        await self._signed(hand)
+        old = _find(present, hand.old_key_id)
+        used = None if old is None else await self._keys.last_used(hand.old_key_id)
+        await self._say(hand)  # again: what was asked in between took its time
+        if old is not None and old.active:
+            await self._keys.set_active(hand.user, hand.old_key_id, False)
+        now = datetime.now(UTC)
+        evidence = {"deactivated": hand.old_key_id, "last_used": "never" if used is None else used.isoformat()}
+        await self._say(hand, state="grace", evidence=evidence)
+        return now
+
+    async def delete(self, hand: KeyInHand) -> None:
+        """Delete the old key, which nothing has used since it was deactivated.
+
+        Raises:
+            OldKeyInUse: it was used or activated since; it was not deleted.
+            NewKeyMissing: the new key is not there; the old one was not deleted.
+            AwsUnavailable, AwsRefused, JobError: call again.
+        """
+        await self._say(hand)
+        present = await self._keys.listed(hand.user)
+        self._expect_new_key(hand, present)
+        old = _find(present, hand.old_key_id)
+        if old is not None:
+            if old.active:
+                raise OldKeyInUse("the old key is active again: somebody activated it")
+            used = await self._keys.last_used(hand.old_key_id)
+            since = hand.deactivated_at
+            if used is not None and since is not None and used > since + USE_IS_WRITTEN_WITHIN:
+                raise OldKeyInUse(f"the old key was used at {used:%Y-%m-%d %H:%M} UTC, after it was deactivated")
+            await self._say(hand)
+            await self._keys.delete(hand.user, hand.old_key_id)
+        await self._say(hand, evidence={"deleted": hand.old_key_id})
+
+    async def close(self, hand: KeyInHand) -> None:
+        """Close the job as done, with its evidence; raises a JobError."""
+        evidence = {"old_key_id": hand.old_key_id, "new_key_id": _of(hand.new_key_id)}
+        await self._leases.complete(hand.job_id, tenant_id=hand.tenant_id, token=hand.token, evidence=evidence)
+
+    async def refuse(self, job: ClaimedJob, reason: str) -> None:
+        """Close the job as failed, nothing having been changed at AWS; raises a JobError."""
+        await self._leases.fail(job.job_id, tenant_id=job.tenant_id, token=job.token, reason=reason)
+
+    async def roll_back(self, hand: KeyInHand, reason: str) -> None:
+        """Go back to the old key, and close the job as failed: first the old works again, then the new one goes.
+
+        Raises:
+            RollbackImpossible: the old key is deleted; nothing was changed.
+            AwsUnavailable, AwsRefused, SecretNotKept, JobError: call again.
+        """
+        present = await self._keys.listed(hand.user)
+        old = _find(present, hand.old_key_id)
+        if old is None:
+            raise RollbackImpossible("the old key is deleted")
+        await self._say(hand)
+        if not old.active:
+            await self._keys.set_active(hand.user, hand.old_key_id, True)
+            await self._say(hand, evidence={"activated": hand.old_key_id})
+        ours = await self._made_here(hand, [key for key in present if key.key_id not in hand.keys_before])
+        for key in ours:
+            await self._secrets.restore(self._name(hand), instead_of=key.key_id)
+            await self._say(hand, evidence={"deleting": key.key_id})
+            await self._keys.delete(hand.user, key.key_id)
+        await self._leases.fail(hand.job_id, tenant_id=hand.tenant_id, token=hand.token, reason=reason)
+
+    async def plan(self, order: KeyRotationOrder) -> Sequence[str]:
+        """Return what would be done, having looked at everything and changed nothing.
+
+        Raises:
+            AccountMismatch, KeyNotFound, KeyLimit, AwsUnavailable, AwsRefused, JobError: it would not be begun.
+        """
+        job, _ = await self._leases.show(order.job_id, tenant_id=order.tenant_id)
+        user = await self._user(job["account_id"])
+        present = await self._keys.listed(user)
+        _expect_rotatable(job["key_id"], present)
+        old = job["key_id"]
+        used = await self._keys.last_used(old)
+        due = job["rotate_by"]
+        last = "never" if used is None else f"{used:%Y-%m-%d %H:%M} UTC"
+        return (
+            f"record the keys of {user}: {old}, last used {last}",
+            "create a second access key",
+            f"store its secret as {self._named(user)}",
+            f"sign a call with it, as {user}",
+            f"wait {_told(order.overlap)} while both keys work",
+            f"deactivate {old}",
+            f"wait {_told(order.grace)}" + (f", to end before {due:%Y-%m-%d %H:%M} UTC" if due else ""),
+            f"delete {old}, unless it was used since",
+            f"close {order.job_id} as done",
+        )
+
+    # -- what the steps share -----------------------------------------------------------------------------------------
+
+    async def _say(
+        self, hand: KeyInHand, *, state: ProgressState | None = None, evidence: Evidence | None = None
+    ) -> None:
+        """Prove the claim, prolong it, and write down what was done. Raises StaleClaim if somebody else holds it."""
+        words: dict[str, Any] = {"tenant_id": hand.tenant_id, "token": hand.token, "lease": LEASE, "evidence": evidence}
+        try:
+            await self._leases.heartbeat(hand.job_id, state=state, **words)
+        except StateRefused:  # an earlier run of this job came further: its state stays
+            await self._leases.heartbeat(hand.job_id, state=None, **words)
+
+    async def _told(self, job_id: str, tenant_id: str) -> Sequence[Mapping[str, Any]]:
+        return (await self._leases.show(job_id, tenant_id=tenant_id))[1]
+
+    async def _user(self, account_id: str) -> str:
+        arn = _USER_ARN.fullmatch(account_id)
+        if arn is None:
+            if _USER_NAME.fullmatch(account_id) is None:
+                raise AccountMismatch("the job's account is neither the name nor the ARN of an IAM user")
+            return account_id
+        own = await self._keys.account()
+        if arn[1] != own:
+            raise AccountMismatch(f"the job's user is of the AWS account {arn[1]}, and these credentials of {own}")
+        return arn[2]
+
+    async def _created(self, hand: KeyInHand, key_id: str) -> str:
+        await self._say(hand, evidence={"new_key_id": key_id, "secret": self._name(hand)})
+        return key_id
+
+    async def _beside(self, hand: KeyInHand) -> list[AccessKey]:
+        return [key for key in await self._keys.listed(hand.user) if key.key_id not in hand.keys_before]
+
+    async def _orphans(self, hand: KeyInHand, extra: Sequence[AccessKey]) -> Sequence[AccessKey]:
+        """Of the keys beside the recorded ones, those that we made and lost; raises ForeignKey if another is there."""
+        ours = await self._made_here(hand, extra)
+        if len(ours) < len(extra):
+            raise ForeignKey("beside the old key there is one that this rotation did not make")
+        return ours
+
+    async def _made_here(self, hand: KeyInHand, extra: Sequence[AccessKey]) -> list[AccessKey]:
+        """Those that the trail names as made here, or that were made since we began to create one and never used."""
+        if not extra:
+            return []
+        trail = await self._told(hand.job_id, hand.tenant_id)
+        named = {row["detail"].get("new_key_id") for row in trail}
+        begun = [row["at"] for row in trail if row["detail"].get("step") == "create_access_key"]
+        ours = []
+        for key in extra:
+            since = bool(begun) and key.created_at >= min(begun) - CLOCKS_AGREE_WITHIN
+            if key.key_id in named or (since and await self._keys.last_used(key.key_id) is None):
+                ours.append(key)
+        return ours
+
+    def _expect_new_key(self, hand: KeyInHand, present: Sequence[AccessKey]) -> None:
+        new = _find(present, _of(hand.new_key_id))
+        if new is None or not new.active:
+            raise NewKeyMissing("the new key is " + ("gone" if new is None else "inactive"))
+
+    async def _signed(self, hand: KeyInHand) -> str:
+        kept = await self._secrets.current(self._name(hand))
+        if kept is None or kept[0] != hand.new_key_id:
+            raise NewKeyMissing("the stored secret is not the new key's")
+        arn = await self._keys.signs(*kept)
+        known = _USER_ARN.fullmatch(arn)
+        if known is None or known[2] != hand.user:
+            raise NewKeyMissing("the new key does not sign for the job's user")
+        return arn
+
+    def _name(self, hand: KeyInHand) -> str:
+        return self._named(hand.user)
+
+    def _named(self, user: str) -> str:
+        # A comma may stand in a user's name and not in a secret's.
+        return self._secret_name.format(user=user.replace(",", "_2C"))
+
+
+def _find(keys: Sequence[AccessKey], key_id: str) -> AccessKey | None:
+    return next((key for key in keys if key.key_id == key_id), None)
+
+
+def _expect_rotatable(key_id: str, present: Sequence[AccessKey]) -> None:
+    key = _find(present, key_id)
+    if key is None:
+        raise KeyNotFound("the job's key is not among the user's keys")
+    if not key.active:
+        raise KeyNotFound("the job's key is inactive: nothing can be using it")
+    if len(present) > 1:
+        raise KeyLimit("the user has two access keys, so none can be made beside them")
+
+
+def _list_in(trail: Sequence[Mapping[str, Any]]) -> tuple[str, ...] | None:
+    for row in trail:
+        if "keys_before" in row["detail"]:
+            return tuple(str(row["detail"]["keys_before"]).split(","))
+    return None
+
+
+def _of(key_id: str | None) -> str:
+    if key_id is None:
+        raise NewKeyMissing("no new key was made yet")
+    return key_id
+
+
+def _told(span: timedelta) -> str:
+    hours = span.total_seconds() / 3_600
+    return f"{hours / 24:g} days" if hours >= 48 else f"{hours:g} hours"

@@ -1,0 +1,164 @@
+"""Recorded cases of the workflows beside `RotationWorkflow`, on steps that say what they are told to say."""
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from temporalio.client import Client, WorkflowHandle, WorkflowHistory
+from temporalio.worker import Worker
+
+from activities.deliver_job import DeliverJob
+from activities.rotate_access_key import RotateAccessKey
+from keyturn.contracts import (
+    Abandonment,
+    ClaimedJob,
+    Delivery,
+    KeyInHand,
+    KeyRotationOrder,
+    KeyRotationOutcome,
+    Resumption,
+)
+from keyturn.errors import ForeignKey, KeyLimit, ReceiverRefused, StaleClaim
+from starter.answering import answer
+from tests.cases import NOW
+from workflows.access_key import RotateAccessKeyWorkflow
+from workflows.delivery import DeliveryWorkflow
+
+ORDER = KeyRotationOrder(job_id="job_1", overlap=timedelta(hours=1), grace=timedelta(days=3))
+
+
+class Receiver:
+    """Takes a message, or refuses it for good."""
+
+    def __init__(self, refuses: bool = False) -> None:
+        self._refuses = refuses
+
+    async def deliver(self, job_id: str) -> str:
+        if self._refuses:
+            raise ReceiverRefused("no")
+        return "taken"
+
+    async def give_up(self, job_id: str, *, failure: str) -> None: ...
+
+
+class Steps:
+    """Each step succeeds, but those that `fails` names fail first."""
+
+    def __init__(self, **fails: BaseException) -> None:
+        self._fails = fails
+        self._token = 0
+
+    def _may(self, step: str) -> None:
+        if step in self._fails:
+            raise self._fails.pop(step)
+
+    async def claim(self, order: KeyRotationOrder) -> ClaimedJob:
+        self._token += 1
+        return ClaimedJob(
+            job_id=order.job_id,
+            tenant_id=order.tenant_id,
+            account_id="svc",
+            key_id="AKIA1",
+            credential_kind="access_key",
+            state="claimed",
+            token=self._token,
+        )
+
+    async def record(self, job: ClaimedJob) -> KeyInHand:
+        self._may("record")
+        return KeyInHand(
+            job_id=job.job_id,
+            tenant_id=job.tenant_id,
+            token=job.token,
+            user="svc",
+            old_key_id="AKIA1",
+            keys_before=("AKIA1",),
+        )
+
+    async def create(self, hand: KeyInHand) -> str:
+        self._may("create")
+        return "AKIA2"
+
+    async def verify(self, hand: KeyInHand) -> None:
+        self._may("verify")
+
+    async def prolong(self, hand: KeyInHand) -> None: ...
+
+    async def deactivate(self, hand: KeyInHand) -> datetime:
+        return NOW
+
+    async def delete(self, hand: KeyInHand) -> None: ...
+
+    async def close(self, hand: KeyInHand) -> None: ...
+
+    async def refuse(self, job: ClaimedJob, reason: str) -> None: ...
+
+    async def roll_back(self, hand: KeyInHand, reason: str) -> None: ...
+
+
+async def _delivered(client: Client, receiver: Receiver) -> WorkflowHistory:
+    deliver, queue = DeliverJob(receiver), f"histories-{uuid.uuid4().hex}"
+    activities: list[Callable[..., Any]] = [deliver.deliver_job, deliver.give_up_delivery]
+    async with Worker(client, task_queue=queue, workflows=[DeliveryWorkflow], activities=activities):
+        handle = await client.start_workflow(
+            DeliveryWorkflow.run, Delivery(job_id="job_1"), id=uuid.uuid4().hex, task_queue=queue
+        )
+        await asyncio.gather(handle.result(), return_exceptions=True)
+        return await handle.fetch_history()
+
+
+Handle = WorkflowHandle[RotateAccessKeyWorkflow, KeyRotationOutcome]
+
+
+async def _executed(
+    client: Client, steps: Steps, ends: str, people: Callable[[Handle], Awaitable[object]] | None = None
+) -> WorkflowHistory:
+    rotate, queue = RotateAccessKey(steps), f"histories-{uuid.uuid4().hex}"
+    activities: list[Callable[..., Any]] = [
+        rotate.claim_job,
+        rotate.record_keys,
+        rotate.create_key,
+        rotate.verify_key,
+        rotate.prolong_claim,
+        rotate.deactivate_key,
+        rotate.delete_key,
+        rotate.close_job,
+        rotate.refuse_job,
+        rotate.roll_back_key,
+    ]
+    async with Worker(client, task_queue=queue, workflows=[RotateAccessKeyWorkflow], activities=activities):
+        handle = await client.start_workflow(RotateAccessKeyWorkflow.run, ORDER, id=uuid.uuid4().hex, task_queue=queue)
+        if people is not None:
+            await people(handle)
+        outcome = await handle.result()
+        if outcome.status != ends:
+            raise AssertionError(f"it ended as {outcome.status}, not as {ends}")
+        return await handle.fetch_history()
+
+
+async def _resume(handle: Handle) -> None:
+    async with asyncio.timeout(20):
+        while (await handle.query(RotateAccessKeyWorkflow.standing)).blocked is None:
+            await asyncio.sleep(0.02)
+    await answer(handle, "resume", Resumption(operator="omar"))
+
+
+async def _roll_back(handle: Handle) -> None:
+    async with asyncio.timeout(20):
+        while (await handle.query(RotateAccessKeyWorkflow.standing)).blocked is None:
+            await asyncio.sleep(0.02)
+    await answer(handle, "roll_back", Abandonment(operator="omar", reason="closed"))
+
+
+# All on the server that skips time: by their names, how each came to its end.
+CASES: Mapping[str, Callable[[Client], Awaitable[WorkflowHistory]]] = {
+    "delivery_taken": lambda client: _delivered(client, Receiver()),
+    "delivery_given_up": lambda client: _delivered(client, Receiver(refuses=True)),
+    "key_rotated": lambda client: _executed(client, Steps(), "done"),
+    "key_rotated_after_a_stale_claim": lambda client: _executed(client, Steps(verify=StaleClaim("x")), "done"),
+    "key_rotated_when_resumed": lambda client: _executed(client, Steps(create=ForeignKey("x")), "done", _resume),
+    "key_not_rotated_at_the_limit": lambda client: _executed(client, Steps(record=KeyLimit("x")), "failed"),
+    "key_rolled_back": lambda client: _executed(client, Steps(create=ForeignKey("x")), "rolled_back", _roll_back),
+}

@@ -1,0 +1,330 @@
+"""The workflow that carries a job out at AWS: days skipped by the test server, kills by the real one."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.client import Client, WorkflowHandle
+from temporalio.testing import WorkflowEnvironment
+
+from keyturn.contracts import Abandonment, KeyRotationOrder, KeyRotationOutcome, KeyRotationStanding, Resumption
+from keyturn.database import open_database
+from keyturn.errors import SettingsInvalid
+from keyturn.executor.access_keys import AccessKeyRotation
+from keyturn.executor.aws import AwsAccessKeys, SecretsManager
+from keyturn.jobs.leases import JobLeases
+from keyturn.jobs.store import JobStore
+from stack.processes import child
+from starter.answering import AnswerRefused, answer, waiting_rotations
+from tests.aws import Aws, Network, job_for
+from workers.executor import Executions, ExecutorSettings, executor, load_executor_settings, look_for_jobs
+from workflows.access_key import LEAST_WAIT, MARGIN, RotateAccessKeyWorkflow, execution_id, waits
+
+ROLL_BACK = Abandonment(operator="luna", reason="the importer broke")
+Handle = WorkflowHandle[RotateAccessKeyWorkflow, KeyRotationOutcome]
+
+
+@pytest.fixture
+async def engine(sqlite: URL) -> AsyncIterator[AsyncEngine]:
+    engine = open_database(sqlite)
+    yield engine
+    await engine.dispose()
+
+
+@asynccontextmanager
+async def executing(client: Client, aws: Aws, network: Network, engine: AsyncEngine) -> AsyncIterator[Executions]:
+    """The executor as it is wired, on a queue of its own."""
+    settings = ExecutorSettings().model_copy(update={"task_queue": f"test-{uuid.uuid4().hex}"})
+    arguments = aws.settings(network.address)
+    steps = AccessKeyRotation(
+        AwsAccessKeys(**arguments), SecretsManager(**arguments), JobLeases(engine), secret_name=settings.secret_name
+    )
+    async with executor(client, steps, settings):
+        yield Executions(client, settings)
+
+
+async def until(handle: Handle, state: Callable[[KeyRotationStanding], bool]) -> KeyRotationStanding:
+    async with asyncio.timeout(60):
+        while True:
+            standing = await handle.query(RotateAccessKeyWorkflow.standing)
+            if state(standing):
+                return standing
+            await asyncio.sleep(0.05)
+
+
+async def state_of(engine: AsyncEngine, job_id: str) -> str:
+    job, _ = await JobLeases(engine).show(job_id, tenant_id="default")
+    return str(job["status"])
+
+
+async def test_a_job_is_carried_out_over_days_and_no_secret_is_told_to_temporal(
+    skipping: WorkflowEnvironment, aws: Aws, network: Network, engine: AsyncEngine
+) -> None:
+    """A day with both keys, a week with the old one inactive; its claim is prolonged all the while."""
+    user, old = aws.user()
+    job_id = await job_for(JobStore(engine), engine, user, old)
+    async with executing(skipping.client, aws, network, engine) as executions:
+        before = await skipping.get_current_time()
+        handle = await executions.start(job_id)
+        outcome = await handle.result()
+        took = await skipping.get_current_time() - before
+    assert (outcome.status, outcome.user, outcome.old_key_id) == ("done", user, old)
+    assert outcome.new_key_id is not None
+    assert aws.keys(user) == {outcome.new_key_id: "Active"}
+    assert timedelta(days=8) <= took < timedelta(days=8, hours=1)
+    assert await state_of(engine, job_id) == "done"
+    history = json.dumps((await handle.fetch_history()).to_json_dict())
+    assert aws.secret_of(user, outcome.new_key_id) not in history
+    # Not under the seal either: the steps return ids and times.
+    opened = str([event async for event in handle.fetch_history_events()])
+    assert aws.secret_of(user, outcome.new_key_id) not in opened
+
+
+def test_the_waits_end_inside_the_window_where_they_can() -> None:
+    """As ordered if there is time; less in proportion if not; an hour each when it is late anyway."""
+    now = datetime(2026, 11, 21, tzinfo=UTC)
+    order = KeyRotationOrder(job_id="job_1")
+    day, week = timedelta(days=1), timedelta(days=7)
+    assert waits(order, now=now, rotate_by=None) == (day, week)
+    assert waits(order, now=now, rotate_by=now + timedelta(days=30)) == (day, week)
+    overlap, grace = waits(order, now=now, rotate_by=now + timedelta(days=4) + MARGIN)
+    assert (overlap, grace) == (day / 2, week / 2)
+    assert now + overlap + grace == now + timedelta(days=4)
+    for late in (now - timedelta(days=100), now, now + MARGIN):
+        assert waits(order, now=now, rotate_by=late) == (LEAST_WAIT, LEAST_WAIT)
+    hasty = KeyRotationOrder(job_id="job_1", overlap=timedelta(0), grace=timedelta(seconds=5))
+    assert waits(hasty, now=now, rotate_by=now) == (timedelta(0), timedelta(seconds=5))
+
+
+async def test_at_the_limit_of_two_keys_the_job_is_closed_and_says_so(
+    skipping: WorkflowEnvironment, aws: Aws, network: Network, engine: AsyncEngine
+) -> None:
+    user, old = aws.user()
+    aws.client("iam").create_access_key(UserName=user)
+    before = aws.keys(user)
+    job_id = await job_for(JobStore(engine), engine, user, old)
+    async with executing(skipping.client, aws, network, engine) as executions:
+        outcome = await (await executions.start(job_id)).result()
+    assert (outcome.status, aws.keys(user)) == ("failed", before)
+    assert "two access keys" in str(outcome.reason)
+    assert await state_of(engine, job_id) == "failed"
+
+
+async def test_what_blocks_a_step_is_told_and_it_goes_on_when_that_is_mended(
+    temporal: Client, aws: Aws, network: Network, engine: AsyncEngine
+) -> None:
+    """A key that somebody made by hand: the rotation waits, is listed as parked, and a person lets it try again."""
+    user, old = aws.user()
+    job_id = await job_for(JobStore(engine), engine, user, old)
+    iam = aws.client("iam")
+    made: list[str] = []
+
+    def by_hand() -> None:
+        if network.calls[-1] == "ListAccessKeys" and not made:
+            made.append(iam.create_access_key(UserName=user)["AccessKey"]["AccessKeyId"])
+
+    network.after_each = by_hand
+    async with executing(temporal, aws, network, engine) as executions:
+        handle = await executions.start(job_id)
+        standing = await until(handle, lambda now: now.blocked is not None)
+        assert (standing.step, standing.blocked) == ("create_key", "foreign_key")
+        assert standing.mend is not None
+        parked = [row async for row in waiting_rotations(temporal, tenant=None, kind="foreign_key", limit=100)]
+        assert execution_id(job_id) in [row["workflow_id"] for row in parked]
+        await answer(handle, "resume", Resumption(operator="luna"))  # too early: it is blocked again
+        await until(handle, lambda now: now.blocked is not None)
+        iam.delete_access_key(UserName=user, AccessKeyId=made[0])
+        await answer(handle, "resume", Resumption(operator="luna"))
+        await until(handle, lambda now: now.step == "overlap")
+        with pytest.raises(AnswerRefused, match="not_waiting"):
+            await answer(handle, "resume", Resumption(operator="luna"))
+        await answer(handle, "roll_back", ROLL_BACK)
+        assert (await handle.result()).status == "rolled_back"
+    assert aws.keys(user) == {old: "Active"}
+
+
+@pytest.mark.parametrize("at", ["overlap", "grace"])
+async def test_a_person_rolls_back_while_the_old_key_is_there(
+    skipping: WorkflowEnvironment, aws: Aws, network: Network, engine: AsyncEngine, at: str
+) -> None:
+    """Before or after it was deactivated: it works again, the new one is gone, the job is closed as failed."""
+    user, old = aws.user()
+    network.after_each = partial(_expect_one_that_works, aws, user, old)
+    job_id = await job_for(JobStore(engine), engine, user, old)
+    async with executing(skipping.client, aws, network, engine) as executions:
+        handle = await executions.start(job_id)
+        with skipping.auto_time_skipping_disabled():
+            await until(handle, lambda now: now.step == "overlap")
+            if at == "grace":
+                await skipping.sleep(timedelta(days=1, hours=1))
+                await until(handle, lambda now: now.step == "grace")
+                assert aws.keys(user)[old] == "Inactive"
+            await answer(handle, "roll_back", ROLL_BACK)
+        outcome = await handle.result()
+    assert outcome.status == "rolled_back"
+    assert outcome.reason == "rolled back by luna: the importer broke"
+    assert aws.keys(user) == {old: "Active"}
+    assert await state_of(engine, job_id) == "failed"
+
+
+def _expect_one_that_works(aws: Aws, user: str, old: str) -> None:
+    keys, stored = aws.keys(user), aws.stored(f"keyturn/{user}")
+    assert keys.get(old) == "Active" or keys.get(stored or "") == "Active"
+
+
+async def test_a_job_that_is_cancelled_is_touched_no_more(
+    skipping: WorkflowEnvironment, aws: Aws, network: Network, engine: AsyncEngine
+) -> None:
+    """The next word on it is refused: the workflow ends as superseded, and AWS is not asked again."""
+    user, old = aws.user()
+    job_id = await job_for(JobStore(engine), engine, user, old)
+    async with executing(skipping.client, aws, network, engine) as executions:
+        handle = await executions.start(job_id)
+        with skipping.auto_time_skipping_disabled():
+            await until(handle, lambda now: now.step == "overlap")
+            await JobLeases(engine).cancel(job_id, tenant_id="default", actor="luna", reason="not this one")
+        calls = len(network.calls)
+        outcome = await handle.result()
+    assert (outcome.status, outcome.reason, len(network.calls)) == ("superseded", "job_closed", calls)
+    assert aws.keys(user)[old] == "Active"
+
+
+async def test_jobs_are_found_and_each_is_begun_once(
+    temporal: Client, aws: Aws, network: Network, engine: AsyncEngine
+) -> None:
+    """Looked for again and again: one workflow a job."""
+    users = [aws.user() for _ in range(3)]
+    made = [await job_for(JobStore(engine), engine, user, old) for user, old in users]
+    async with executing(temporal, aws, network, engine) as executions:
+        looking = look_for_jobs(JobLeases(engine), executions, tenant_id="default", every=0.01)
+        task = asyncio.create_task(looking)
+        for job_id in made:
+            handle: Handle = temporal.get_workflow_handle_for(RotateAccessKeyWorkflow.run, execution_id(job_id))
+            async with asyncio.timeout(30):
+                while await state_of(engine, job_id) == "open":
+                    await asyncio.sleep(0.02)
+            await until(handle, lambda now: now.step == "overlap")
+            await answer(handle, "roll_back", ROLL_BACK)
+            assert (await handle.result()).status == "rolled_back"
+        task.cancel()
+    assert network.calls.count("CreateAccessKey") == 3
+
+
+# Each kill takes as long as it takes to be noticed, half a minute: `make prove-executor` has them all.
+KILLS = [("CreateAccessKey", "answer_lost")]
+if os.environ.get("PROOF_KILLS"):
+    calls = ("ListAccessKeys", "CreateAccessKey", "CreateSecret", "UpdateAccessKey", "DeleteAccessKey")
+    KILLS = [(call, when) for call in calls for when in ("answer_lost", "request_lost")]
+
+
+@pytest.mark.parametrize(("call", "when"), KILLS)
+async def test_an_executor_that_is_killed_beside_a_call_to_aws_leaves_one_new_key_and_no_orphan(
+    temporal: Client,
+    aws: Aws,
+    network: Network,
+    engine: AsyncEngine,
+    sqlite: URL,
+    keys: Path,
+    tmp_path: Path,
+    call: str,
+    when: Any,
+) -> None:
+    """`keyturn executor` as a process, killed -9 just before AWS has the call, or just after; another goes on."""
+    user, old = aws.user()
+    job_id = await job_for(JobStore(engine), engine, user, old)
+    environment = {
+        **aws.environment(network.address),
+        "TEMPORAL_ADDRESS": temporal.service_client.config.target_host,
+        "DATABASE_URL": sqlite.set(drivername="sqlite").render_as_string(),
+        "KEYTURN_PAYLOAD_KEYS_FILE": str(keys),
+        "KEYTURN_TASK_QUEUE": f"test-{uuid.uuid4().hex}",
+        "KEYTURN_EXECUTOR_OVERLAP_HOURS": "0.0005",
+        "KEYTURN_EXECUTOR_GRACE_HOURS": "0.0005",
+        "PATH": str(Path(sys.executable).parent),
+    }
+    command: list[str | Path] = [Path(sys.executable).parent / "keyturn", "executor"]
+    handle: Handle = temporal.get_workflow_handle_for(RotateAccessKeyWorkflow.run, execution_id(job_id))
+    network.after_each = partial(_expect_one_that_works, aws, user, old)
+    reached = asyncio.Event()
+
+    async def kill(process: asyncio.subprocess.Process) -> None:
+        await reached.wait()
+        process.send_signal(signal.SIGKILL)
+
+    log = tmp_path / "executor.log"
+    async with child(command, environment=environment, log=log) as first:
+        network.freeze, network.how, network.reached = call, when, reached
+        async with asyncio.timeout(60):
+            await kill(first)
+            await first.wait()
+        network.freeze = None
+        network.thaw.set()
+    async with child(command, environment=environment, log=log), asyncio.timeout(120):
+        while await state_of(engine, job_id) != "done":
+            await asyncio.sleep(0.2)
+        outcome = await handle.result()
+    assert (outcome.status, aws.keys(user)) == ("done", {outcome.new_key_id: "Active"})
+    assert aws.stored(f"keyturn/{user}") == outcome.new_key_id
+    told = log.read_text()
+    assert outcome.new_key_id is not None
+    assert aws.secret_of(user, outcome.new_key_id) not in told
+    assert not re.search("Traceback", told)
+
+
+async def test_a_dry_run_by_command_shows_the_steps_of_each_job_and_why_another_would_not_be_begun(
+    aws: Aws, network: Network, engine: AsyncEngine, sqlite: URL
+) -> None:
+    """Without a worker and without Temporal; nothing is claimed, and AWS is only read."""
+    user, old = aws.user()
+    sound = await job_for(JobStore(engine), engine, user, old)
+    gone = await job_for(JobStore(engine), engine, user, "AKIAGONE00000000000")
+    environment = {
+        **aws.environment(network.address),
+        "DATABASE_URL": sqlite.set(drivername="sqlite").render_as_string(),
+        "PATH": str(Path(sys.executable).parent),
+    }
+    process = await asyncio.create_subprocess_exec(
+        Path(sys.executable).parent / "keyturn",
+        "executor",
+        "--dry-run",
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    told = (await process.communicate())[0].decode()
+    assert process.returncode == 0
+    assert f"{sound}\n  1. record the keys of {user}: {old}" in told
+    assert f"9. close {sound} as done" in told
+    assert f"{gone}  would not be begun: the job's key is not among the user's keys" in told
+    assert [await state_of(engine, job_id) for job_id in (sound, gone)] == ["open", "open"]
+    assert set(network.calls) <= {"ListAccessKeys", "GetAccessKeyLastUsed"}
+
+
+def test_an_executor_of_production_keeps_no_secret_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And each wrong setting is named, without its value."""
+    monkeypatch.setenv("KEYTURN_EXECUTOR_SECRETS", "file:/tmp/secrets")
+    assert load_executor_settings().secrets == "file:/tmp/secrets"
+    monkeypatch.setenv("KEYTURN_ENVIRONMENT", "production")
+    with pytest.raises(SettingsInvalid, match="KEYTURN_EXECUTOR_SECRETS: production refuses files"):
+        load_executor_settings()
+    monkeypatch.setenv("KEYTURN_EXECUTOR_SECRETS", "vault:hunter2")
+    monkeypatch.setenv("KEYTURN_EXECUTOR_SECRET_NAME", "keyturn/static")
+    monkeypatch.setenv("KEYTURN_EXECUTOR_GRACE_HOURS", "-1")
+    with pytest.raises(SettingsInvalid) as caught:
+        load_executor_settings()
+    told = str(caught.value)
+    for name in ("KEYTURN_EXECUTOR_SECRETS", "KEYTURN_EXECUTOR_SECRET_NAME", "KEYTURN_EXECUTOR_GRACE_HOURS"):
+        assert f"{name}: " in told
+    assert "hunter2" not in told

@@ -1,0 +1,44 @@
+"""The command `executor`: carry jobs for AWS access keys out."""
+
+import asyncio
+
+import click
+
+from keyturn.errors import KeyturnError
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Show each step of every job that nobody holds; change nothing, and end.")
+def executor(dry_run: bool) -> None:
+    """Carry out the rotation of AWS access keys until Ctrl-C: each job once, step by step (docs/executor.md).
+
+    AWS's credentials and region are found as its own tools find them.
+
+    \b
+    Example:
+      keyturn executor --dry-run
+      AWS_PROFILE=rotator keyturn executor
+    """
+    from workers.executor import load_executor_settings, plans, run_executor
+    from workers.telemetry import configure_logging
+
+    settings = load_executor_settings()
+    if not dry_run:
+        configure_logging("auto")
+        asyncio.run(run_executor(settings))
+        return
+
+    async def show() -> int:
+        shown = 0
+        async for job_id, plan in plans(settings):
+            shown += 1
+            if isinstance(plan, KeyturnError):
+                click.echo(f"{job_id}  would not be begun: {plan}. {plan.mend}")
+                continue
+            click.echo(job_id)
+            for number, step in enumerate(plan, 1):
+                click.echo(f"  {number}. {step}")
+        return shown
+
+    if not asyncio.run(show()):
+        click.echo(f"no job for an access key of tenant {settings.tenant} is free", err=True)

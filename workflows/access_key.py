@@ -1,0 +1,298 @@
+"""`RotateAccessKeyWorkflow`: carries one job out at AWS, a step after the other, for as long as that takes.
+
+What fails for good waits for a person, or for the fault to be mended, and is tried again by itself: nothing that was
+begun is left half done in silence. A person may roll back until the old key is deleted. No secret is ever here.
+"""
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Any, TypedDict, TypeVar
+
+from pydantic import ValidationError
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
+
+with workflow.unsafe.imports_passed_through():
+    from activities.rotate_access_key import RotateAccessKey
+    from keyturn.backoff import BASE
+    from keyturn.contracts import (
+        Abandonment,
+        ClaimedJob,
+        Failed,
+        KeyInHand,
+        KeyRotationOrder,
+        KeyRotationOutcome,
+        KeyRotationStanding,
+        Resumption,
+    )
+    from workflows.visibility import PARKED
+    from workflows.waiting import refusal
+
+T = TypeVar("T")
+# A step is up to eight calls of AWS, 15 s each at the longest, and some short transactions.
+STEP_START_TO_CLOSE = timedelta(minutes=3)
+# A killed worker is noticed after four missed beats.
+STEP_HEARTBEAT = timedelta(seconds=20)
+# After so long without success a step counts as blocked: a person can see it, and it is tried seldom.
+STEP_WITHIN = timedelta(minutes=30)
+STEP_CEILING = timedelta(minutes=1)
+# A blocked step is tried again by itself after an hour, then two, and so on to a day: what was mended at AWS goes on
+# without anybody coming here, and a month costs some 50 attempts.
+BLOCKED_AT_FIRST, BLOCKED_AT_LAST = timedelta(hours=1), timedelta(days=1)
+# Half of the longest lease: one renewal may fail.
+PROLONG_EVERY = timedelta(hours=12)
+# The old key is gone this long before the job's date, so that a step that is blocked for a while is not late at once.
+MARGIN = timedelta(hours=6)
+# Even a job that is past its date leaves time to read the new secret, and to notice what the old key's end breaks.
+LEAST_WAIT = timedelta(hours=1)
+
+# Somebody else closed the job or carries it out.
+_NOT_OURS = {"job_held", "job_closed", "unknown_job"}
+# Before anything was changed, these end the job: it cannot be carried out as it stands.
+_CANNOT_BEGIN = {"account_mismatch", "key_not_found", "key_limit"}
+
+
+class StepOptions(TypedDict):
+    """What `workflow.execute_activity_method` takes of these."""
+
+    start_to_close_timeout: timedelta
+    schedule_to_close_timeout: timedelta
+    heartbeat_timeout: timedelta
+    retry_policy: RetryPolicy
+
+
+def step_options() -> StepOptions:
+    """Return the options of every step."""
+    return {
+        "start_to_close_timeout": STEP_START_TO_CLOSE,
+        "schedule_to_close_timeout": STEP_WITHIN,
+        "heartbeat_timeout": STEP_HEARTBEAT,
+        # A failure that the step reports brings its own jittered delay; this is for a killed worker.
+        "retry_policy": RetryPolicy(initial_interval=BASE, backoff_coefficient=2.0, maximum_interval=STEP_CEILING),
+    }
+
+
+def execution_id(job_id: str) -> str:
+    """Return the id of the workflow that carries a job out."""
+    return f"execute:{job_id}"
+
+
+def waits(order: KeyRotationOrder, *, now: datetime, rotate_by: datetime | None) -> tuple[timedelta, timedelta]:
+    """Return how long both keys work, and how long the old one is inactive before it is deleted.
+
+    As ordered, or in proportion less where that would end after the job's date; but never less than an hour each,
+    unless less was ordered: what is late already is not made worse by haste.
+    """
+    whole = order.overlap + order.grace
+    share = 1.0 if rotate_by is None or not whole else min(max((rotate_by - MARGIN - now) / whole, 0.0), 1.0)
+
+    def shrunk(wait: timedelta) -> timedelta:
+        return max(wait * share, min(wait, LEAST_WAIT))
+
+    return shrunk(order.overlap), shrunk(order.grace)
+
+
+class _RollBack(Exception):
+    """A person asked for it."""
+
+
+class _Superseded(Exception):
+    """The job is somebody else's, or closed."""
+
+
+class _CannotBegin(Exception):
+    """The job cannot be carried out; nothing was changed."""
+
+
+@workflow.defn(failure_exception_types=[ValidationError])
+class RotateAccessKeyWorkflow:
+    """Rotate the access key of one job. It completes with how that ended; what blocks it is in `standing`."""
+
+    def __init__(self) -> None:
+        self._resumed = 0
+        self._rollback: Abandonment | None = None
+        self._last_step = False
+        self._hand: KeyInHand | None = None
+        self._claim: ClaimedJob | None = None
+        self._standing = KeyRotationStanding(step="claim_job", since=workflow.now())
+
+    @workflow.run
+    async def run(self, order: KeyRotationOrder) -> KeyRotationOutcome:
+        """Carry the job out."""
+        if not isinstance(order, KeyRotationOrder):
+            raise ApplicationError("the workflow's input is not an order", type="invalid_request")
+        self._order = order
+        try:
+            return await self._carried_out()
+        except _RollBack:
+            return await self._rolled_back()
+        except _CannotBegin as refused:
+            return await self._refused(str(refused))
+        except _Superseded as superseded:
+            return self._outcome("superseded", str(superseded))
+        finally:
+            self._at("ended")
+
+    async def _carried_out(self) -> KeyRotationOutcome:
+        self._claim = await self._step("claim_job", lambda: _do(RotateAccessKey.claim_job, self._order))
+        self._hand = await self._step("record_keys", lambda: _do(RotateAccessKey.record_keys, self._claimed()))
+        new = await self._step("create_key", lambda: _do(RotateAccessKey.create_key, self._in_hand()))
+        self._hand = self._in_hand().model_copy(update={"new_key_id": new})
+        await self._step("verify_key", lambda: _do(RotateAccessKey.verify_key, self._in_hand()))
+        overlap, grace = waits(self._order, now=workflow.now(), rotate_by=self._claimed().rotate_by)
+        await self._wait("overlap", overlap)
+        since = await self._step("deactivate_key", lambda: _do(RotateAccessKey.deactivate_key, self._in_hand()))
+        self._hand = self._in_hand().model_copy(update={"deactivated_at": since})
+        await self._wait("grace", grace)
+        self._last_step = True
+        await self._step("delete_key", lambda: _do(RotateAccessKey.delete_key, self._in_hand()))
+        await self._step("close_job", lambda: _do(RotateAccessKey.close_job, self._in_hand()))
+        return self._outcome("done")
+
+    async def _rolled_back(self) -> KeyRotationOutcome:
+        asked = self._rollback
+        if asked is None:
+            raise ValueError("nobody asked to roll back")
+        reason = f"rolled back by {asked.operator}: {asked.reason}"[:500]
+        self._rollback = None  # it is under way: from here on, only what blocks it can wait
+        self._last_step = True
+        # A claim of its own, so that a step that was frozen and wakes up changes nothing any more.
+        await self._step("claim_job", self._reclaimed)
+        try:
+            if self._hand is None:  # an earlier run of this job may have made a key
+                self._hand = await self._step("record_keys", lambda: _do(RotateAccessKey.record_keys, self._claimed()))
+            await self._step("roll_back_key", lambda: _do(RotateAccessKey.roll_back_key, self._in_hand(), reason))
+        except _CannotBegin:
+            await self._step("refuse_job", lambda: _do(RotateAccessKey.refuse_job, self._claimed(), reason))
+        return self._outcome("rolled_back", reason)
+
+    async def _refused(self, why: str) -> KeyRotationOutcome:
+        await self._step("refuse_job", lambda: _do(RotateAccessKey.refuse_job, self._claimed(), why))
+        return self._outcome("failed", why)
+
+    async def _step(self, name: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Return what a step returns, however long it is blocked."""
+        wait = BLOCKED_AT_FIRST
+        while True:
+            self._stop_if_asked()
+            self._at(name)
+            try:
+                return await work()
+            except ActivityError as error:
+                if is_cancelled_exception(error):
+                    raise  # nothing is undone: the next executor that claims the job goes on from here
+                cause = error.cause
+                kind = (cause.type if isinstance(cause, ApplicationError) else None) or "no_answer"
+                if kind in _NOT_OURS:
+                    raise _Superseded(kind) from None
+                if kind == "stale_claim":
+                    await self._step("claim_job", self._reclaimed)
+                    continue
+                if name == "record_keys" and kind in _CANNOT_BEGIN:
+                    raise _CannotBegin(_said(cause)) from None
+                if name == "roll_back_key" and kind == "rollback_impossible":
+                    raise _Superseded(kind) from None
+                await self._blocked(name, kind, _mend(cause), wait)
+                wait = min(wait * 2, BLOCKED_AT_LAST)
+
+    async def _blocked(self, name: str, kind: str, mend: str | None, wait: timedelta) -> None:
+        """Wait for a person, or until it is time to try again."""
+        resumed = self._resumed
+        self._at(name, until=workflow.now() + wait, blocked=kind, mend=mend)
+        workflow.upsert_search_attributes([PARKED.value_set(kind)])
+        with suppress(TimeoutError):
+            await workflow.wait_condition(
+                lambda: self._resumed > resumed or self._rollback is not None,
+                timeout=wait,
+                timeout_summary=f"blocked: {kind}",
+            )
+        workflow.upsert_search_attributes([PARKED.value_unset()])
+
+    async def _wait(self, name: str, span: timedelta) -> None:
+        """Wait for `span`, keeping the claim; a rollback ends it."""
+        end = workflow.now() + span
+        while (left := end - workflow.now()) > timedelta(0):
+            self._at(name, until=end)
+            with suppress(TimeoutError):
+                await workflow.wait_condition(
+                    lambda: self._rollback is not None, timeout=min(left, PROLONG_EVERY), timeout_summary=name
+                )
+            self._stop_if_asked()
+            if end > workflow.now():
+                await self._step("prolong_claim", lambda: _do(RotateAccessKey.prolong_claim, self._in_hand()))
+
+    async def _reclaimed(self) -> None:
+        self._claim = await _do(RotateAccessKey.claim_job, self._order)
+        if self._hand is not None:
+            self._hand = self._hand.model_copy(update={"token": self._claim.token})
+
+    def _stop_if_asked(self) -> None:
+        if self._rollback is not None:
+            raise _RollBack
+
+    def _claimed(self) -> ClaimedJob:
+        if self._claim is None:
+            raise ValueError("the job is not claimed")
+        return self._claim
+
+    def _in_hand(self) -> KeyInHand:
+        if self._hand is None:
+            raise ValueError("the keys are not recorded")
+        return self._hand
+
+    def _at(self, step: str, **more: Any) -> None:
+        self._standing = KeyRotationStanding(step=step, since=workflow.now(), **self._keys(), **more)
+        until = f" until {self._standing.until:%Y-%m-%d %H:%M} UTC" if self._standing.until else ""
+        workflow.set_current_details(step + until + (f", blocked: {more['blocked']}" if "blocked" in more else ""))
+
+    def _outcome(self, status: Any, reason: str | None = None) -> KeyRotationOutcome:
+        return KeyRotationOutcome(status=status, job_id=self._order.job_id, reason=reason, **self._keys())
+
+    def _keys(self) -> dict[str, Any]:
+        return {} if self._hand is None else self._hand.model_dump(include={"user", "old_key_id", "new_key_id"})
+
+    # -- what people ask of it --------------------------------------------------------------------------------------
+
+    @workflow.query
+    def standing(self) -> KeyRotationStanding:
+        """What the rotation is at, and what blocks it."""
+        return self._standing
+
+    @workflow.update
+    def resume(self, resumption: Resumption) -> None:
+        """Try a blocked step again now."""
+        self._resumed += 1
+
+    @resume.validator
+    def _may_resume(self, resumption: Resumption) -> None:
+        if self._standing.blocked is None:
+            raise refusal("not_waiting", f"nothing blocks it: it is at {self._standing.step}")
+
+    @workflow.update
+    def roll_back(self, wish: Abandonment) -> None:
+        """Go back to the old key as soon as the step that runs has ended."""
+        self._rollback = wish
+
+    @roll_back.validator
+    def _may_roll_back(self, wish: Abandonment) -> None:
+        if self._rollback is not None:
+            raise refusal("not_waiting", "it is asked to roll back already")
+        # Blocked, the old key is still there; otherwise its deletion is under way, or the rollback itself.
+        if self._last_step and not (self._standing.step == "delete_key" and self._standing.blocked):
+            raise refusal("rollback_impossible", f"it is too late to roll back: it is at {self._standing.step}")
+
+
+def _do(step: Any, *arguments: Any) -> Any:
+    return workflow.execute_activity_method(step, args=list(arguments), **step_options())
+
+
+def _said(cause: BaseException | None) -> str:
+    return (cause.message if isinstance(cause, ApplicationError) else "it failed")[:500]
+
+
+def _mend(cause: BaseException | None) -> str | None:
+    if isinstance(cause, ApplicationError) and cause.details:
+        return Failed.model_validate(cause.details[0]).mend
+    return None
