@@ -1,18 +1,12 @@
 """The steps of rotating an access key, one activity each; each may be repeated."""
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from typing import Protocol
 
 from temporalio import activity
 
-from activities.failures import core_errors_told_to_temporal
+from activities.alive import alive_and_told
 from keyturn.contracts import ClaimedJob, KeyInHand, KeyRotationOrder
-
-# Four of them fit into the workflow's heartbeat timeout: one that is late is not taken for a killed worker.
-BEAT_SECONDS = 5.0
 
 
 class AccessKeySteps(Protocol):
@@ -68,78 +62,59 @@ class RotateAccessKey:
     @activity.defn
     async def claim_job(self, order: KeyRotationOrder) -> ClaimedJob:
         """Claim the job; earlier claims of this workflow count no more."""
-        async with _told():
+        async with alive_and_told():
             return await self._steps.claim(order)
 
     @activity.defn
     async def record_keys(self, job: ClaimedJob) -> KeyInHand:
         """Write down which keys there are, before one is made."""
-        async with _told():
+        async with alive_and_told():
             return await self._steps.record(job)
 
     @activity.defn
     async def create_key(self, hand: KeyInHand) -> str:
         """Create the new key and store its secret; its id is all that is returned."""
-        async with _told():
+        async with alive_and_told():
             return await self._steps.create(hand)
 
     @activity.defn
     async def verify_key(self, hand: KeyInHand) -> None:
         """Sign a call with the stored secret."""
-        async with _told():
+        async with alive_and_told():
             await self._steps.verify(hand)
 
     @activity.defn
     async def prolong_claim(self, hand: KeyInHand) -> None:
         """Keep the claim on the job."""
-        async with _told():
+        async with alive_and_told():
             await self._steps.prolong(hand)
 
     @activity.defn
     async def deactivate_key(self, hand: KeyInHand) -> datetime:
         """Deactivate the old key."""
-        async with _told():
+        async with alive_and_told():
             return await self._steps.deactivate(hand)
 
     @activity.defn
     async def delete_key(self, hand: KeyInHand) -> None:
         """Delete the old key, if nothing uses it."""
-        async with _told():
+        async with alive_and_told():
             await self._steps.delete(hand)
 
     @activity.defn
     async def close_job(self, hand: KeyInHand) -> None:
         """Close the job as done."""
-        async with _told():
+        async with alive_and_told():
             await self._steps.close(hand)
 
     @activity.defn
     async def refuse_job(self, job: ClaimedJob, reason: str) -> None:
         """Close the job as failed; nothing was changed."""
-        async with _told():
+        async with alive_and_told():
             await self._steps.refuse(job, reason)
 
     @activity.defn
     async def roll_back_key(self, hand: KeyInHand, reason: str) -> None:
         """Go back to the old key."""
-        async with _told():
+        async with alive_and_told():
             await self._steps.roll_back(hand, reason)
-
-
-@asynccontextmanager
-async def _told() -> AsyncIterator[None]:
-    """Within a step: tell Temporal that it is alive, and what went wrong."""
-    beating = asyncio.create_task(_beat())
-    try:
-        with core_errors_told_to_temporal():
-            yield
-    finally:
-        beating.cancel()
-        with suppress(asyncio.CancelledError):
-            await beating
-
-
-async def _beat() -> None:
-    while True:
-        activity.heartbeat()
-        await asyncio.sleep(BEAT_SECONDS)

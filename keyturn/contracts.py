@@ -442,6 +442,103 @@ class KeyRotationStanding(Contract):
     new_key_id: Identifier | None = None
 
 
+class RunProgress(Contract):
+    """How far a bulk run is: how many of its items have which outcome, and what the model calls cost so far.
+
+    `cost_usd` leaves out calls of models without a known price.
+    """
+
+    total: int = Field(default=0, ge=0)
+    asks: int = Field(default=0, ge=0)
+    asked: int = Field(default=0, ge=0)
+    outcomes: dict[Annotated[str, StringConstraints(max_length=32)], int] = Field(default_factory=dict, max_length=32)
+    cost_usd: Decimal = Decimal(0)
+
+
+class BulkSource(Contract):
+    """An inventory on a disk, and what to ask about it. Of a directory, the file that was written last is taken."""
+
+    path: str = Field(min_length=1, max_length=1_000)
+    task: Literal["decide_rotation", "summarize_scan"] = "decide_rotation"
+    policies: tuple[ShortIdentifier, ...] = Field(default=(), max_length=MAX_POLICY_LINES)
+    question: str = Field(default="", max_length=MAX_QUESTION_CHARACTERS)
+    format: Literal["aws", "gcloud", "azure", "csv", "jsonl"] | None = None
+    access_keys: str | None = Field(default=None, max_length=1_000)
+    account_id: Identifier | None = None
+    observed_at: AwareDatetime | None = None
+    always_ask: bool = False
+    user_id: Identifier = "unknown"
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.task == "decide_rotation" and not (self.policies and self.question):
+            raise ValueError("a rotation is decided under policy lines, and by a question")
+        return self
+
+
+class BulkOrder(Contract):
+    """A bulk run to be carried out. Its items and its question are in the database, under its id.
+
+    `next_page` is where to go on, counted from 0.
+    """
+
+    run_id: ShortIdentifier
+    tenant_id: ShortIdentifier = "default"
+    # 50 keys a page: one activity's cost is spread thin, and a killed worker loses at most some calls of one page.
+    page_size: int = Field(default=50, ge=1, le=500)
+    pages_at_once: int = Field(default=2, ge=1, le=64)
+    # A page takes some seven events: this keeps a history at about a tenth of what the server warns of.
+    events_a_history: int = Field(default=1_000, ge=50, le=5_000)
+    max_usd: Decimal | None = Field(default=None, gt=0)
+    # What a schedule's run reads when it fires; None if the items are there already.
+    source: BulkSource | None = None
+    next_page: int = Field(default=0, ge=0)
+    paused: str | None = Field(default=None, max_length=64)
+
+
+class BulkPage(Contract):
+    """Some items of a run: those asked about from `first` to `last`, counted from 1."""
+
+    run_id: ShortIdentifier
+    tenant_id: ShortIdentifier
+    first: int = Field(ge=1)
+    last: int = Field(ge=1)
+
+
+class PageJudged(Contract):
+    """What became of a page. `stopped` is the kind of the failure that says not to go on; its items are left open."""
+
+    progress: RunProgress
+    stopped: str | None = Field(default=None, max_length=64)
+    mend: str | None = Field(default=None, max_length=500)
+
+
+class RunSettled(Contract):
+    """How many rotations of a run have not come to an end or to a person yet."""
+
+    progress: RunProgress
+    left: int = Field(ge=0)
+
+
+class BulkStanding(Contract):
+    """What a bulk run is at. `paused` is why it is paused: the kind of a failure, or `by_hand`."""
+
+    phase: Literal["loading", "judging", "paused", "settling", "ended"]
+    progress: RunProgress
+    since: AwareDatetime
+    paused: str | None = Field(default=None, max_length=64)
+    mend: str | None = Field(default=None, max_length=500)
+    cancelled: bool = False
+
+
+class BulkOutcome(Contract):
+    """How a bulk run ended."""
+
+    status: Literal["done", "cancelled"]
+    run_id: ShortIdentifier
+    progress: RunProgress
+
+
 class RotationJob(Contract):
     """The one rotation job of an idempotency key. `created` is False when it was there already."""
 

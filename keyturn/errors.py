@@ -49,6 +49,9 @@
     |   |-- NewKeyMissing          person: the new key is gone or inactive, or its secret is not the stored one
     |   |-- OldKeyInUse            person: the old key was used, or activated, after it was deactivated
     |   `-- RollbackImpossible     never: the old key is deleted
+    |-- BulkError                an inventory, or a run of one
+    |   |-- InventoryInvalid       person: the file is none of the formats
+    |   `-- UnknownRun             person: there is no such run of this tenant
     |-- InvalidRequest           person: the request itself cannot be asked
     |-- UnknownTask              person: no task of this name
     |-- TaskInvalid              person: a task's folder does not hold together
@@ -475,6 +478,27 @@ class RollbackImpossible(ExecutorError):
 
     kind = "rollback_impossible"
     mend = "The old key is gone; go on with the new one."
+
+
+class BulkError(KeyturnError):
+    """An inventory or a run of one."""
+
+    kind = "bulk_error"
+    next_step = "fail_and_fix_request"
+
+
+class InventoryInvalid(BulkError):
+    """The file is no inventory that is known here."""
+
+    kind = "inventory_invalid"
+    mend = "Give one of the formats in docs/bulk.md; `keyturn inventory check FILE` says more."
+
+
+class UnknownRun(BulkError):
+    """There is no run of this id, or it is another tenant's."""
+
+    kind = "unknown_run"
+    mend = "Look for it with `keyturn runs`."
 
 
 class InvalidRequest(KeyturnError):

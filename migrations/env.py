@@ -2,6 +2,7 @@
 
 from alembic import context
 
+import keyturn.bulk.tables
 import keyturn.cache.tables
 import keyturn.jobs.tables
 import keyturn.ledger.tables  # noqa: F401 - each describes its own tables on the one metadata

@@ -161,16 +161,21 @@ def status(workflow_id: str, as_json: bool) -> None:
 @click.command()
 @click.argument("workflow_id")
 def watch(workflow_id: str) -> None:
-    """Follow a rotation step by step until it ends. Ctrl-C stops watching, not the rotation.
+    """Follow a rotation step by step, or a bulk run, until it ends. Ctrl-C stops watching, and nothing else.
 
     \b
     Example:
       keyturn watch rotate:default:acct_10234:key_01:P-7@1
+      keyturn watch bulk:default:run-0f3c9a7d5e1b2c44
     """
     from starter.following import handle_of, steps_of
     from starter.outcomes import exit_status
     from starter.rotations import outcome_of
     from workflows.connection import connect, refusals_named
+
+    if workflow_id.startswith("bulk:"):
+        _watch_run(workflow_id)
+        return
 
     async def run() -> Any:
         with refusals_named():
@@ -187,6 +192,22 @@ def watch(workflow_id: str) -> None:
         raise click.exceptions.Exit(0) from None
     _tell(workflow_id, outcome)
     raise click.exceptions.Exit(exit_status(outcome))
+
+
+def _watch_run(workflow_id: str) -> None:
+    from keyturn.progress import shown
+    from workflows.connection import connect, refusals_named
+    from workflows.runs import follow, handle_of_run
+
+    async def run() -> None:
+        with refusals_named():
+            standings = follow(handle_of_run(await connect(), workflow_id))
+            await shown(standings, tell=lambda text, newline: click.echo(text, nl=newline), live=sys.stdout.isatty())
+
+    try:
+        asyncio.run(run())
+    except KeyboardInterrupt:
+        click.echo("\nstopped watching; the run goes on", err=True)
 
 
 _FACTS = (

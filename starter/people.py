@@ -174,8 +174,8 @@ def rollback(job_id: str, reason: str, user_id: str | None) -> None:
 
 
 def _answer(workflow_id: str, update: str, argument: Contract) -> None:
-    from starter.answering import answer
     from starter.following import handle_of
+    from workflows.answering import answer
     from workflows.connection import connect, refusals_named
 
     # A rotation is approved or denied; one whose job is carried out is resumed or rolled back.
@@ -189,9 +189,9 @@ def _answer(workflow_id: str, update: str, argument: Contract) -> None:
 
 
 def _standing(workflow_id: str) -> Standing:
-    from starter.answering import NoWorkerAnswers
     from starter.following import handle_of
     from starter.rotations import standing_of
+    from workflows.answering import NoWorkerAnswers
     from workflows.connection import connect, refusals_named
 
     async def run() -> Standing | None:

@@ -34,6 +34,7 @@ from keyturn.contracts import (
 )
 from keyturn.policy.grounding import request_digest
 from starter.requests import id_of
+from workflows.answering import UPDATE_TIMEOUT
 from workflows.connection import TemporalUnreachable
 from workflows.encryption import names_of
 from workflows.rotation import RotationWorkflow
@@ -42,8 +43,6 @@ from workflows.visibility import APPROVAL, PARKED, attributes_at_start
 _OUTCOME: TypeAdapter[RotationOutcome] = TypeAdapter(RotationOutcome)
 # The caller's patience is over already: a worker that is there answers in milliseconds.
 QUERY_TIMEOUT = timedelta(seconds=2)
-# An update is taken by a worker in milliseconds; one that starts a replay of a long history needs a second.
-UPDATE_TIMEOUT = timedelta(seconds=10)
 LOOK_SECONDS = 1.0  # how late a person at a terminal hears that somebody is waited for
 Handle = WorkflowHandle[RotationWorkflow, CompletedOutcome]
 

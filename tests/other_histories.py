@@ -21,9 +21,9 @@ from keyturn.contracts import (
     Resumption,
 )
 from keyturn.errors import ForeignKey, KeyLimit, ReceiverRefused, StaleClaim
-from starter.answering import answer
 from tests.cases import NOW
 from workflows.access_key import RotateAccessKeyWorkflow
+from workflows.answering import answer
 from workflows.delivery import DeliveryWorkflow
 
 ORDER = KeyRotationOrder(job_id="job_1", overlap=timedelta(hours=1), grace=timedelta(days=3))

@@ -28,13 +28,13 @@ from keyturn.jobs.store import JobStore
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from stack.processes import program
 from stack.temporal import dev_server
-from starter.answering import answer
 from starter.rotations import Handle, outcome_of, rotate, standing_of, start_or_attach
 from tests.boundaries import guarded
 from tests.cases import facts, order, request
 from tests.other_histories import CASES as OTHER_CASES
 from tests.workers_for_tests import ELIGIBLE, ChangedForTheJob, Limit, Script, with_approval, worker_on
 from workers.schema import migrate
+from workflows.answering import answer
 from workflows.namespace import add_search_attributes
 
 FOLDER = Path(__file__).parent / "histories"

@@ -31,7 +31,6 @@ from keyturn.policy.catalogue import SHIPPED_LINES
 from stack.embedded import worker_environment
 from stack.processes import child, free_port
 from stack.temporal import dev_server
-from starter.answering import answer
 from starter.rotations import Handle, outcome_of, rotate, start_or_attach
 from tests.cases import NOW, P7
 from tests.keys import KEYS_TEXT, NEWER, ring
@@ -40,6 +39,7 @@ from tests.record_histories import Place
 from tests.simulated import SimulatorControl
 from tests.workers_for_tests import ELIGIBLE, Script, worker_on
 from workers.settings import PLACEHOLDER_KEY
+from workflows.answering import answer
 
 QUESTION, REASON = "Planted question 0815: may Luna's key be rotated?", "Planted reason 4711: Luna is on leave"
 ACCOUNT, KEY, USER, APPROVER = "planted-account-0815", "planted-key-4711", "planted.user", "planted.approver"

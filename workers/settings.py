@@ -166,6 +166,10 @@ class Settings(LocalSettings):
     # 64 calls at once keep two cores busy with an instant provider; beyond that they only wait in line (make bench).
     max_concurrent_activities: int = Field(default=64, alias="KEYTURN_MAX_CONCURRENT_ACTIVITIES", ge=1, le=1_000)
 
+    # Pages of bulk runs at once in one worker, eight calls each: 16 calls leave three quarters of the slots to people.
+    bulk_pages: int = Field(default=2, alias="KEYTURN_BULK_PAGES", ge=0, le=64)
+    bulk_keys_per_second: float | None = Field(default=None, alias="KEYTURN_BULK_KEYS_PER_SECOND", gt=0)
+
     @cached_property
     def routes(self) -> Mapping[str, tuple[Target, ...]]:
         """Whom to ask, by task."""

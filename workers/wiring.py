@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from activities.decide import Decide
 from activities.deliver_job import DeliverJob
 from activities.record_event import RecordEvent
 from activities.withdraw_claim import WithdrawClaim
+from keyturn.bulk.pages import BulkJudge
+from keyturn.bulk.store import BulkStore
 from keyturn.cache.sealed import SealedCache
 from keyturn.cache.sql import SqlCache
 from keyturn.contracts import CallRecord
@@ -45,11 +48,13 @@ from keyturn.llm.providers.http import HttpProvider, http_client
 from keyturn.llm.providers.openai import COMPATIBLE_WIRE, OPENAI_WIRE
 from keyturn.llm.wire import Usage
 from keyturn.policy.catalogue import Catalogue, load_catalogue
+from workers.bulk import CarriedRuns, RunRotations, RunSeals, bulk_worker
 from workers.deliveries import DeliveryStarts, ReceiverDeliveries, receiver, sweep
 from workers.metrics import CallMetrics, JobMetrics
 from workers.monitoring import Monitoring
 from workers.settings import Settings
 from workers.tracing import span_recorder
+from workflows.bulk import BulkWorkflow
 from workflows.delivery import DeliveryWorkflow
 from workflows.rotation import RotationWorkflow
 from workflows.versioning import pinned_to
@@ -69,6 +74,8 @@ class Wired:
 
     settings: Settings
     boundary: ModelBoundary
+    # The same without a user's token limit: a night's run is held by its own pages, rate and cost.
+    bulk_boundary: ModelBoundary
     catalogue: Catalogue
     engine: AsyncEngine
     registry: CollectorRegistry
@@ -120,16 +127,18 @@ async def wired_boundary(settings: Settings) -> AsyncIterator[Wired]:
                 take(call)
 
         key = settings.fingerprint_key
-        boundary = ModelBoundary(
+        guard = await _guard(settings, store, parts)
+        asked = partial(
+            ModelBoundary,
             {task: [_provider(settings, http, *target) for target in route] for task, route in settings.routes.items()},
             catalogue,
-            guard=await _guard(settings, store, parts),
             record=record,
             cache=await _cache(settings, engine, parts),
             fingerprint=None if key is None else keyed_fingerprint(key.get_secret_value().encode()),
         )
+        boundary, bulk_boundary = asked(guard=guard), asked(guard=guard.without_token_limit())
         webhook = await parts.enter_async_context(receiver(settings))
-        yield Wired(settings, boundary, catalogue, engine, registry, metrics, spend, webhook)
+        yield Wired(settings, boundary, bulk_boundary, catalogue, engine, registry, metrics, spend, webhook)
 
 
 @asynccontextmanager
@@ -156,20 +165,34 @@ async def wired_worker(client: Client, wired: Wired, *, claims: Claims = lambda 
         RecordEvent(store).record_event,
     ]
     sweeping = None if starts is None else asyncio.create_task(sweep(outbox, starts))
-    try:
+    workflows: list[type] = [RotationWorkflow, BulkWorkflow] + ([] if starts is None else [DeliveryWorkflow])
+    async with AsyncExitStack() as parts:
+        if sweeping is not None:
+            parts.callback(sweeping.cancel)
+        if wired.settings.bulk_pages:
+            await parts.enter_async_context(_pages(client, wired))
         yield Worker(
             client,
             task_queue=wired.settings.task_queue,
-            workflows=[RotationWorkflow] if starts is None else [RotationWorkflow, DeliveryWorkflow],
+            workflows=workflows,
             activities=activities,
             max_concurrent_activities=wired.settings.max_concurrent_activities,
             graceful_shutdown_timeout=GRACEFUL_SHUTDOWN,
             # In development every worker takes every rotation: a parked one is not left behind by an edit of the code.
             deployment_config=None if build_id is None else pinned_to(build_id),
         )
-    finally:
-        if sweeping is not None:
-            sweeping.cancel()
+
+
+def _pages(client: Client, wired: Wired) -> Worker:
+    store, seals = BulkStore(wired.engine), RunSeals(wired.settings.keyring)
+    rotations = RunRotations(client, wired.settings.task_queue)
+    return bulk_worker(
+        client,
+        wired.settings.task_queue,
+        CarriedRuns(store, BulkJudge(store, wired.bulk_boundary, rotations, seals), wired.catalogue, seals),
+        pages_at_once=wired.settings.bulk_pages,
+        keys_per_second=wired.settings.bulk_keys_per_second,
+    )
 
 
 def build_id_of(settings: Settings) -> str | None:

@@ -1,7 +1,7 @@
 """What may not be asked: calls that would not fit, cost too much, or come too often. Nothing is spent on a refusal."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Protocol
 
@@ -56,6 +56,10 @@ class Guard:
     spent_today: Callable[[str, str], Awaitable[Decimal]] | None = None
     tokens: TokenLimit | None = None
     in_flight: dict[tuple[str, str], Decimal] = field(default_factory=dict)  # what admitted calls may cost, by user
+
+    def without_token_limit(self) -> "Guard":
+        """Return the same limits for work that is no single user's: costs are held together with this one's."""
+        return replace(self, tokens=None)
 
     async def admit(
         self, task: Task[Any, Any, Any], request: ModelTask, tokens_in: int, provider: str, model: str

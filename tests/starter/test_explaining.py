@@ -10,7 +10,6 @@ from keyturn.errors import PayloadKeyUnknown, ProviderUnavailable, QuotaExhauste
 from keyturn.jobs.store import JobStore
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.tasks.registry import load_tasks
-from starter.answering import answer
 from starter.explaining import _lines, _printable, story_of
 from starter.requests import id_of
 from starter.rotations import outcome_of, rotate, start_or_attach
@@ -18,6 +17,7 @@ from tests.cases import QUESTION, request
 from tests.keys import OLDER, ring
 from tests.record_histories import Place
 from tests.workers_for_tests import ELIGIBLE, Script, with_approval, worker_on
+from workflows.answering import answer
 from workflows.connection import connect
 
 

@@ -28,10 +28,11 @@ from keyturn.executor.aws import AwsAccessKeys, SecretsManager
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from stack.processes import child
-from starter.answering import AnswerRefused, answer, waiting_rotations
+from starter.answering import waiting_rotations
 from tests.aws import Aws, Network, job_for
 from workers.executor import Executions, ExecutorSettings, executor, load_executor_settings, look_for_jobs
 from workflows.access_key import LEAST_WAIT, MARGIN, RotateAccessKeyWorkflow, execution_id, waits
+from workflows.answering import AnswerRefused, answer
 
 ROLL_BACK = Abandonment(operator="luna", reason="the importer broke")
 Handle = WorkflowHandle[RotateAccessKeyWorkflow, KeyRotationOutcome]

@@ -14,7 +14,6 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from keyturn.contracts import Approval, JobCreated
 from keyturn.errors import PayloadKeyUnknown, PayloadNotAuthentic, PayloadNotSealed, PayloadTooLarge
 from keyturn.jobs.store import JobStore
-from starter.answering import answer
 from starter.following import progress_of
 from starter.requests import id_of
 from starter.rotations import outcome_of, rotate, start_or_attach
@@ -22,6 +21,7 @@ from tests.cases import QUESTION, request
 from tests.keys import KEYRING, NEWER, OLDER, ring
 from tests.record_histories import Place
 from tests.workers_for_tests import ELIGIBLE, Script, with_approval, worker_on
+from workflows.answering import answer
 from workflows.connection import connect
 from workflows.encryption import ENCODING, KEY_ID, MAX_PAYLOAD_BYTES, SealingCodec, sealing_plugin
 from workflows.rotation import RotationWorkflow

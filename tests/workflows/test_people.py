@@ -42,12 +42,13 @@ from keyturn.errors import (
 )
 from keyturn.jobs.store import JobStore
 from keyturn.policy.catalogue import Catalogue
-from starter.answering import AnswerRefused, answer, resume_all, waiting_rotations
+from starter.answering import resume_all, waiting_rotations
 from starter.outcomes import as_lines, as_object, exit_status
 from starter.requests import id_of
 from starter.rotations import Handle, outcome_of, rotate, standing_of, start_or_attach
 from tests.cases import facts, request
 from tests.workers_for_tests import APPROVERS, ELIGIBLE, Claims, Script, with_approval, worker_on
+from workflows.answering import AnswerRefused, answer
 
 OMAR = "omar"
 

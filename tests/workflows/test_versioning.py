@@ -11,12 +11,12 @@ from keyturn.contracts import JobCreated, Resumption
 from keyturn.errors import QuotaExhausted
 from keyturn.jobs.store import JobStore
 from stack.temporal import dev_server
-from starter.answering import answer
 from starter.rotations import outcome_of, rotate, start_or_attach
 from tests.cases import request
 from tests.keys import KEYRING
 from tests.record_histories import Place
 from tests.workers_for_tests import ELIGIBLE, Script, worker_on
+from workflows.answering import answer
 from workflows.versioning import builds, promote
 
 

@@ -16,7 +16,6 @@ from keyturn.database import open_database
 from keyturn.errors import OpenJobExists, StaleAttempt
 from keyturn.jobs.store import JobStore
 from stack.temporal import dev_server
-from starter.answering import answer
 from starter.requests import id_of
 from starter.rotations import Handle, outcome_of, rotate, start_or_attach
 from tests.cases import facts, order, request
@@ -24,6 +23,7 @@ from tests.keys import KEYRING
 from tests.record_histories import Place
 from tests.workers_for_tests import ELIGIBLE, Script, worker_on
 from workflows import options
+from workflows.answering import answer
 
 KEY = "rotate:default:acct_10234:key_1:P-7@1"
 

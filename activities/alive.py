@@ -1,0 +1,32 @@
+"""What every longer activity does while it works: tell Temporal that it is alive, and what went wrong."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from temporalio import activity
+
+from activities.failures import core_errors_told_to_temporal
+
+# Four of them fit into a heartbeat timeout of 20 s: one that is late is not taken for a killed worker. The SDK sends
+# fewer to the server than it is given.
+BEAT_SECONDS = 5.0
+
+
+@asynccontextmanager
+async def alive_and_told() -> AsyncIterator[None]:
+    """Within an activity: heartbeat until it ends, and turn a KeyturnError into what Temporal is told."""
+    beating = asyncio.create_task(_beat())
+    try:
+        with core_errors_told_to_temporal():
+            yield
+    finally:
+        beating.cancel()
+        with suppress(asyncio.CancelledError):
+            await beating
+
+
+async def _beat() -> None:
+    while True:
+        activity.heartbeat()
+        await asyncio.sleep(BEAT_SECONDS)

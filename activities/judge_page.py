@@ -1,0 +1,63 @@
+"""The activities of a bulk run: load its items, judge a page of them, look how its rotations stand, end it."""
+
+from typing import Protocol
+
+from temporalio import activity
+
+from activities.alive import alive_and_told
+from keyturn.contracts import BulkOrder, BulkPage, PageJudged, RunProgress, RunSettled
+
+# A page is asked about this often: passing failures pass within it, and what is left is written down as failed.
+PAGE_ATTEMPTS = 3
+
+
+class BulkRuns(Protocol):
+    """Whoever carries bulk runs out. Each raises a KeyturnError."""
+
+    async def load(self, order: BulkOrder) -> RunProgress:
+        """Read the run's inventory, if it has a source, and return what there is."""
+        ...
+
+    async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool) -> PageJudged:
+        """Judge what is open of a page."""
+        ...
+
+    async def settle(self, run_id: str, *, tenant_id: str) -> RunSettled:
+        """Look how the rotations stand."""
+        ...
+
+    async def end(self, run_id: str, status: str) -> None:
+        """Write down that the run has ended."""
+        ...
+
+
+class JudgePage:
+    """The activities, on `runs`."""
+
+    def __init__(self, runs: BulkRuns) -> None:
+        self._runs = runs
+
+    @activity.defn
+    async def load_run(self, order: BulkOrder) -> RunProgress:
+        """Read the inventory into the run's items; what was read before is not read again."""
+        async with alive_and_told():
+            return await self._runs.load(order)
+
+    @activity.defn
+    async def judge_page(self, page: BulkPage) -> PageJudged:
+        """Ask about each open item of a page, and begin the rotations that are due."""
+        async with alive_and_told():
+            attempt = activity.info().attempt
+            return await self._runs.judge(page, attempt=attempt, last_attempt=attempt >= PAGE_ATTEMPTS)
+
+    @activity.defn
+    async def settle_run(self, order: BulkOrder) -> RunSettled:
+        """Look how the rotations that were begun stand."""
+        async with alive_and_told():
+            return await self._runs.settle(order.run_id, tenant_id=order.tenant_id)
+
+    @activity.defn
+    async def end_run(self, order: BulkOrder, status: str) -> None:
+        """Write down how the run ended."""
+        async with alive_and_told():
+            await self._runs.end(order.run_id, status)

@@ -1,0 +1,132 @@
+"""From an inventory to a run's items: what needs no model is decided here, and says so."""
+
+import hashlib
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from keyturn.bulk.store import BulkStore, Run
+from keyturn.errors import InventoryInvalid
+from keyturn.inventory.read import Row
+from keyturn.inventory.rows import BadRow, InventoryKey
+from keyturn.inventory.scans import Scan
+from keyturn.policy.catalogue import PolicyLine
+from keyturn.policy.settled import settled
+
+AT_ONCE = 500  # rows a statement: a transaction of some 10 ms, and memory that does not grow with the file
+
+
+def digest_of_file(file: Path, *more: str) -> str:
+    """Return a digest of a file's bytes and of what else makes a run the same; raises InventoryInvalid."""
+    digest = hashlib.sha256("\0".join(more).encode())
+    try:
+        with file.open("rb") as opened:
+            while chunk := opened.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        raise InventoryInvalid(f"{file} cannot be read: {error.strerror}") from None
+    return f"sha256:{digest.hexdigest()}"
+
+
+def items_of(
+    rows: Iterator[Row], lines: Sequence[PolicyLine], *, always_ask: bool, reject: Callable[[BadRow], None]
+) -> Iterator[dict[str, Any]]:
+    """Yield the columns of each item of an inventory; each bad row and each key that stands there twice is rejected.
+
+    Args:
+        rows: of the inventory.
+        lines: the policy lines of the run.
+        always_ask: ask the model about every key, whatever the evidence settles by itself.
+        reject: is told each row that was not used.
+    """
+    seen: set[int] = set()  # hashes: some 80 bytes a key
+    ordinal = ask = 0
+    for row in rows:
+        ordinal += 1
+        if isinstance(row, InventoryKey):
+            mark = hash((row.account_id, row.facts.key_id))
+            if mark in seen:
+                raw = {"account_id": row.account_id} | row.facts.model_dump(mode="json", exclude_none=True)
+                row = BadRow(row.line, "the same key stands in an earlier row", raw)  # noqa: PLW2901
+            seen.add(mark)
+        if isinstance(row, BadRow):
+            reject(row)
+            yield {"ordinal": ordinal, "line": row.line, "outcome": "bad_row", "explanation": row.reason[:1000]}
+            continue
+        why = None if always_ask else settled(row.facts, lines, idle=row.idle)
+        if why is None:
+            ask += 1
+        yield {
+            "ordinal": ordinal,
+            "ask": ask if why is None else None,
+            "line": row.line,
+            "account_id": row.account_id,
+            "key_id": row.facts.key_id,
+            "facts": row.facts.model_dump(mode="json", exclude_none=True),
+            "decided_by": None if why is None else "rule",
+            "outcome": None if why is None else "nothing_due",
+            "reason": why,
+        }
+
+
+def scan_items(
+    rows: Iterator[Scan | BadRow], *, seal: Callable[[str], str], reject: Callable[[BadRow], None]
+) -> Iterator[dict[str, Any]]:
+    """Yield the columns of each item of a scan; its records are kept sealed."""
+    ask = 0
+    for ordinal, row in enumerate(rows, 1):
+        if isinstance(row, BadRow):
+            reject(row)
+            yield {"ordinal": ordinal, "line": row.line, "outcome": "bad_row", "explanation": row.reason[:1000]}
+            continue
+        ask += 1
+        content = seal(json.dumps([record.model_dump() for record in row.records]))
+        yield {"ordinal": ordinal, "ask": ask, "line": row.line, "account_id": row.account_id, "content": content}
+
+
+_COLUMNS = ("ask", "account_id", "key_id", "facts", "content", "decided_by", "outcome", "reason", "explanation")
+
+
+async def load(
+    store: BulkStore, run: Run, items: Iterator[dict[str, Any]], *, told: Callable[[int], None] = lambda _count: None
+) -> Run:
+    """Write a run's items down, unless that was done; returns the run, loaded.
+
+    Args:
+        store: where.
+        run: its id; a run of this id that was loaded whole is left as it is.
+        items: of `items_of`, or of another task.
+        told: is told now and then how many rows were written.
+    """
+    there = await store.open(run)
+    if there.loaded:
+        return there
+    asks = count = 0
+    async for batch in _batches(items):
+        asks = max([asks, *(item.get("ask") or 0 for item in batch)])
+        count += len(batch)
+        now = datetime.now(UTC)
+        await store.add(
+            [
+                dict.fromkeys(_COLUMNS)
+                | item
+                | {"run_id": run.run_id, "judged_at": now if item.get("outcome") is not None else None}
+                for item in batch
+            ]
+        )
+        told(count)
+    await store.loaded(run.run_id, asks=asks)
+    return await store.run(run.run_id, tenant_id=run.tenant_id)
+
+
+async def _batches(items: Iterator[dict[str, Any]]) -> AsyncIterator[list[dict[str, Any]]]:
+    batch: list[dict[str, Any]] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == AT_ONCE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,253 @@
+"""Judging a page: ask about each of its open items, write each verdict as it comes, begin a rotation where one is due.
+
+A page may be judged any number of times: what has an outcome is not asked about again, and an accepted answer that was
+not written down any more is in the cache of answers. A rotation is begun only after its verdict is written, and under
+its own id, so that beginning it twice is beginning it once.
+"""
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from keyturn.bulk.store import PICO, BulkStore, Run
+from keyturn.contracts import (
+    BulkPage,
+    CallRecord,
+    CredentialFacts,
+    GroundedDecision,
+    ModelTask,
+    PageJudged,
+    Rejection,
+    RotationRequest,
+    RunSettled,
+)
+from keyturn.errors import KeyturnError
+from keyturn.tasks.summarize_scan import ScanRequest
+
+# Twenty failures in a row are not the items' fault: the run stops before it burns through the rest.
+FAILURES_IN_A_ROW = 20
+# Written together: a verdict that is lost with a killed worker is found in the cache of answers.
+WRITTEN_AT_ONCE = 10
+# Calls at once for a page. With two pages at once it keeps a provider busy, and leaves the worker time for people.
+ASKED_AT_ONCE = 8
+LOOKED_AT_ONCE = 20
+SETTLED_AT_ONCE = 500
+
+
+class Judged(Protocol):
+    """An answer that was checked, or why there is none; and what the call cost."""
+
+    @property
+    def verdict(self) -> Any: ...  # noqa: D102
+
+    @property
+    def call(self) -> CallRecord: ...  # noqa: D102
+
+
+class Decider(Protocol):
+    """Whoever answers a request of any task; see `keyturn.llm.boundary.ModelBoundary.answer`."""
+
+    async def answer(self, request: ModelTask, attempt: int = 1) -> Judged: ...  # noqa: D102
+
+
+class Seals(Protocol):
+    """What hides a run's texts in the database."""
+
+    def seal(self, run_id: str, text: str) -> str: ...  # noqa: D102
+    def unseal(self, run_id: str, sealed: str) -> str: ...  # noqa: D102
+
+
+class Rotations(Protocol):
+    """Whoever begins rotations and knows how they stand."""
+
+    async def begin(self, request: RotationRequest) -> str:
+        """Begin the rotation of `request`, unless it runs; returns its workflow id. Raises a KeyturnError."""
+        ...
+
+    async def look(self, workflow_id: str) -> str | None:
+        """Return how a rotation ended, `waiting` if it waits for a person, None if it is under way."""
+        ...
+
+
+class BulkJudge:
+    """Judges the pages of runs.
+
+    Args:
+        store: of the runs.
+        decider: whom to ask.
+        rotations: where due rotations are begun.
+        seals: of the run's texts.
+    """
+
+    def __init__(self, store: BulkStore, decider: Decider, rotations: Rotations, seals: Seals) -> None:
+        self.store = store
+        self.decider = decider
+        self.rotations = rotations
+        self.seals = seals
+
+    async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool) -> PageJudged:
+        """Judge what is open of a page; returns what became of the page.
+
+        Args:
+            page: which items.
+            attempt: counted from 1, for the records.
+            last_attempt: whether items that a passing failure left open are now written down as failed.
+
+        Raises:
+            KeyturnError: a passing failure left items open, and it is not the last attempt; or the database is away.
+        """
+        run = await self.store.run(page.run_id, tenant_id=page.tenant_id)
+        judging = _Page(self, run, attempt)
+        stopped = await judging.all(await self.store.open_items(page.run_id, page.first, page.last), last_attempt)
+        progress = await self.store.progress(page.run_id, first=page.first, last=page.last)
+        kind, mend = (None, None) if stopped is None else (stopped.kind, stopped.mend)
+        return PageJudged(progress=progress, stopped=kind, mend=mend)
+
+    async def settle(self, run_id: str, *, tenant_id: str) -> RunSettled:
+        """Look how the rotations that were begun stand; returns how many are under way."""
+        await self.store.settle_jobs(run_id, tenant_id=tenant_id)
+        left, after = 0, 0
+        while rows := await self.store.started(run_id, after=after, limit=SETTLED_AT_ONCE):
+            after = rows[-1]["ordinal"]
+            turns = asyncio.Semaphore(LOOKED_AT_ONCE)
+
+            async def look(row: Mapping[str, Any], turns: asyncio.Semaphore = turns) -> tuple[int, str | None]:
+                async with turns:
+                    return row["ordinal"], await self.rotations.look(row["workflow_id"])
+
+            looked = await asyncio.gather(*map(look, rows))
+            # One that made its job is found by the job's row, now or with the next look.
+            ended = [{"ordinal": at, "outcome": told} for at, told in looked if told not in {None, "job_created"}]
+            await self.store.judged(run_id, ended)
+            left += len(looked) - len(ended)
+        return RunSettled(progress=await self.store.progress(run_id), left=left)
+
+
+class _Page:
+    """One attempt at a page."""
+
+    def __init__(self, judge: BulkJudge, run: Run, attempt: int) -> None:
+        self._judge = judge
+        self._run = run
+        self._question = "" if run.question is None else judge.seals.unseal(run.run_id, run.question)
+        self._attempt = attempt
+        self._streak: list[tuple[Mapping[str, Any], KeyturnError]] = []  # failures in a row, the last ones
+        self._failed: list[tuple[Mapping[str, Any], KeyturnError]] = []
+        self._verdicts: list[dict[str, Any]] = []
+        self._stopped: KeyturnError | None = None
+        self._writing = asyncio.Lock()
+
+    async def all(self, items: Sequence[Mapping[str, Any]], last_attempt: bool) -> KeyturnError | None:
+        turns = asyncio.Semaphore(ASKED_AT_ONCE)
+
+        async def one(item: Mapping[str, Any]) -> None:
+            async with turns:
+                if self._stopped is None:
+                    await self._ask(item)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for item in items:
+                    group.create_task(one(item))
+        except* KeyturnError as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            await self._write()
+        passing = next((error for _, error in [*self._failed, *self._streak] if error.retryable), None)
+        quota = self._stopped is not None and self._stopped.parks
+        if passing is not None and not last_attempt and not quota:
+            raise passing
+        if self._stopped is None:  # what failed is not the whole world's fault: it is written down as failed
+            self._failed += self._streak
+        failures = [_failure(item, error) for item, error in self._failed if not (quota and error.retryable)]
+        await self._judge.store.judged(self._run.run_id, failures)
+        return self._stopped
+
+    async def _ask(self, item: Mapping[str, Any]) -> None:
+        request = self._request(item)
+        if item["outcome"] == "eligible":  # the verdict was written, and then we were killed
+            await self._begin(item, request)
+            return
+        try:
+            judged = await self._judge.decider.answer(request, self._attempt)
+        except KeyturnError as error:
+            if error.parks:  # a quota that is used up will not come back for the next item; this one stays open
+                self._stopped = error
+                return
+            self._streak.append((item, error))
+            if len(self._streak) >= FAILURES_IN_A_ROW:
+                self._stopped = self._stopped or error
+            return
+        if self._stopped is None:
+            self._failed += self._streak
+            self._streak = []
+        row = self._row(item, judged)
+        self._verdicts.append(row)
+        if row["outcome"] == "eligible":
+            await self._write()
+            await self._begin(item, request)
+        elif len(self._verdicts) >= WRITTEN_AT_ONCE:
+            await self._write()
+
+    async def _write(self) -> None:
+        async with self._writing:  # whoever begins a rotation waits until its verdict is written, by whomever
+            verdicts, self._verdicts = self._verdicts, []
+            await self._judge.store.judged(self._run.run_id, verdicts)
+
+    async def _begin(self, item: Mapping[str, Any], request: ModelTask) -> None:
+        if not isinstance(request, RotationRequest):
+            raise TypeError("only a rotation can be begun")
+        workflow_id = await self._judge.rotations.begin(request)
+        begun = {"ordinal": item["ordinal"], "outcome": "started", "workflow_id": workflow_id}
+        await self._judge.store.judged(self._run.run_id, [begun])
+
+    def _request(self, item: Mapping[str, Any]) -> ModelTask:
+        whose = {"tenant_id": self._run.tenant_id, "user_id": self._run.requested_by}
+        whose |= {"account_id": item["account_id"], "trace_id": f"{self._run.run_id}-{item['ordinal']}"}
+        if self._run.task == "summarize_scan":
+            return ScanRequest(records=json.loads(self._judge.seals.unseal(self._run.run_id, item["content"])), **whose)
+        return RotationRequest(
+            policy_lines=self._run.policy_lines,
+            question=self._question,
+            credential=CredentialFacts.model_validate(item["facts"]),
+            **whose,
+        )
+
+    def _row(self, item: Mapping[str, Any], judged: Judged) -> dict[str, Any]:
+        """The columns of a verdict: the same ones for each, so that many are written by one statement."""
+        row, verdict = _empty(item) | _cost_of(judged.call), judged.verdict
+        if isinstance(verdict, Rejection):
+            return row | {"outcome": "rejected", "reason": verdict.reason, "explanation": verdict.explanation}
+        if isinstance(verdict, GroundedDecision):
+            cited = [str(line) for line in verdict.source_lines]
+            row |= {"outcome": verdict.decision, "policy_lines": cited, "window_days": verdict.rotation_window_days}
+            return row | {"rotate_by": verdict.rotate_by}
+        sealed = self._judge.seals.seal(self._run.run_id, verdict.model_dump_json())
+        return row | {"outcome": "attention" if verdict.needs_attention else "summarized", "content": sealed}
+
+
+def _failure(item: Mapping[str, Any], error: KeyturnError) -> dict[str, Any]:
+    return _empty(item) | {"outcome": "failed", "reason": error.kind, "explanation": str(error)[:1000]}
+
+
+def _cost_of(call: CallRecord) -> dict[str, Any]:
+    return {"model": call.model, "cost_picodollars": None if call.cost_usd is None else int(call.cost_usd * PICO)}
+
+
+def _empty(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "ordinal": item["ordinal"],
+        "decided_by": "model",
+        "outcome": None,
+        "reason": None,
+        "explanation": None,
+        "policy_lines": None,
+        "window_days": None,
+        "rotate_by": None,
+        "content": item["content"],
+        "model": None,
+        "cost_picodollars": None,
+        "judged_at": datetime.now(UTC),
+    }

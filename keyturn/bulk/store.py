@@ -1,0 +1,206 @@
+"""Runs and their items in SQL: written once, however often a load, a page or a look is repeated."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import Select, bindparam, case, delete, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from keyturn.bulk.tables import bulk_items, bulk_runs
+from keyturn.contracts import PolicyRef, RunProgress
+from keyturn.errors import UnknownRun
+from keyturn.jobs.store import WITHDRAWN, transaction
+from keyturn.jobs.tables import rotation_jobs
+
+PICO = 10**12
+_items, _runs = bulk_items.c, bulk_runs.c
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as it was ordered."""
+
+    run_id: str
+    tenant_id: str
+    task: str
+    source: str
+    source_digest: str
+    policy_lines: tuple[PolicyRef, ...]
+    question: str | None  # sealed
+    requested_by: str
+    loaded: bool
+    asks: int
+
+
+class BulkStore:
+    """Bulk runs in the database behind `engine`. Everything raises JobStoreUnavailable if that does not answer."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
+
+    async def open(self, run: Run) -> Run:
+        """Write a run down, unless it is there; returns it as it is there.
+
+        If it was not loaded whole, and from other bytes than these, what was loaded of it is thrown away.
+
+        Raises:
+            UnknownRun: the id is another tenant's.
+        """
+        row = {
+            "run_id": run.run_id,
+            "tenant_id": run.tenant_id,
+            "task": run.task,
+            "source": run.source,
+            "source_digest": run.source_digest,
+            "policy_lines": [str(ref) for ref in run.policy_lines],
+            "question": run.question,
+            "requested_by": run.requested_by,
+            "created_at": datetime.now(UTC),
+        }
+        async with transaction(self._engine) as connection:
+            await connection.execute(self._insert(bulk_runs).on_conflict_do_nothing(), row)
+        there = await self.run(run.run_id, tenant_id=run.tenant_id)
+        if not there.loaded and there.source_digest != run.source_digest:
+            async with transaction(self._engine, whole=True) as connection:
+                await connection.execute(delete(bulk_items).where(_items.run_id == run.run_id))
+                changed = update(bulk_runs).where(_runs.run_id == run.run_id).values(source_digest=run.source_digest)
+                await connection.execute(changed)
+        return there
+
+    async def run(self, run_id: str, *, tenant_id: str) -> Run:
+        """Return a run; raises UnknownRun."""
+        query = select(bulk_runs).where(_runs.run_id == run_id, _runs.tenant_id == tenant_id)
+        async with transaction(self._engine) as connection:
+            row = (await connection.execute(query)).mappings().first()
+        if row is None:
+            raise UnknownRun(f"there is no run {run_id[:64]} of this tenant")
+        return Run(
+            run_id=row["run_id"],
+            tenant_id=row["tenant_id"],
+            task=row["task"],
+            source=row["source"],
+            source_digest=row["source_digest"],
+            policy_lines=tuple(_ref(text) for text in row["policy_lines"]),
+            question=row["question"],
+            requested_by=row["requested_by"],
+            loaded=row["loaded_at"] is not None,
+            asks=row["asks"] or 0,
+        )
+
+    async def runs(self, *, tenant_id: str, limit: int) -> Sequence[Mapping[str, Any]]:
+        """Return the newest runs, newest first."""
+        query = select(bulk_runs).where(_runs.tenant_id == tenant_id).order_by(_runs.created_at.desc()).limit(limit)
+        return await self._rows(query)
+
+    async def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write items; those that are there already stay as they are."""
+        statement = self._insert(bulk_items).on_conflict_do_nothing(index_elements=["run_id", "ordinal"])
+        async with transaction(self._engine, whole=True) as connection:
+            await connection.execute(statement, [dict(row) for row in rows])
+
+    async def loaded(self, run_id: str, *, asks: int) -> None:
+        """Say that every item is there, and how many a model is asked about."""
+        changed = update(bulk_runs).where(_runs.run_id == run_id).values(loaded_at=datetime.now(UTC), asks=asks)
+        async with transaction(self._engine) as connection:
+            await connection.execute(changed)
+
+    async def open_items(self, run_id: str, first: int, last: int) -> Sequence[Mapping[str, Any]]:
+        """Return the items from `first` to `last` that have no outcome, and those whose rotation was not begun."""
+        query = (
+            select(bulk_items)
+            .where(_items.run_id == run_id, _items.ask.between(first, last))
+            .where(_items.outcome.is_(None) | (_items.outcome == "eligible"))
+            .order_by(_items.ask)
+        )
+        return await self._rows(query)
+
+    async def judged(self, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write what became of items, by their `ordinal`; each row has the same columns."""
+        if not rows:
+            return
+        names = [name for name in rows[0] if name != "ordinal"]
+        statement = (
+            update(bulk_items)
+            .where(_items.run_id == run_id, _items.ordinal == bindparam("this_ordinal"))
+            .values({name: bindparam(f"set_{name}") for name in names})
+        )
+        values = [{f"set_{name}": row[name] for name in names} | {"this_ordinal": row["ordinal"]} for row in rows]
+        async with transaction(self._engine, whole=True) as connection:
+            await connection.execute(statement, values)
+
+    async def settle_jobs(self, run_id: str, *, tenant_id: str) -> None:
+        """Find the jobs that the run's rotations made since."""
+        job = (
+            select(rotation_jobs.c.job_id)
+            .where(
+                rotation_jobs.c.tenant_id == tenant_id,
+                rotation_jobs.c.idempotency_key == _items.workflow_id,
+                rotation_jobs.c.status != WITHDRAWN,
+            )
+            .scalar_subquery()
+        )
+        statement = (
+            update(bulk_items)
+            .where(_items.run_id == run_id, _items.outcome.in_(["started", "waiting"]), job.is_not(None))
+            .values(outcome="job_created", job_id=job)
+        )
+        async with transaction(self._engine) as connection:
+            await connection.execute(statement)
+
+    async def started(self, run_id: str, *, after: int, limit: int) -> Sequence[Mapping[str, Any]]:
+        """Return rotations that were begun and of which no end is known, after an ordinal."""
+        query = (
+            select(_items.ordinal, _items.workflow_id)
+            .where(_items.run_id == run_id, _items.outcome == "started", _items.ordinal > after)
+            .order_by(_items.ordinal)
+            .limit(limit)
+        )
+        return await self._rows(query)
+
+    async def ended(self, run_id: str, status: str) -> None:
+        """Say that a run has ended, and how."""
+        changed = update(bulk_runs).where(_runs.run_id == run_id).values(ended_at=datetime.now(UTC), ended=status)
+        async with transaction(self._engine) as connection:
+            await connection.execute(changed)
+
+    async def progress(self, run_id: str, *, first: int | None = None, last: int | None = None) -> RunProgress:
+        """Return how far a run is; or those of its items that are asked about from `first` to `last`."""
+        asked = func.sum(case((_items.ask.is_not(None) & _items.outcome.is_not(None), 1), else_=0))
+        query = select(
+            _items.outcome, func.count(), func.count(_items.ask), asked, func.sum(_items.cost_picodollars)
+        ).where(_items.run_id == run_id)
+        if first is not None and last is not None:
+            query = query.where(_items.ask.between(first, last))
+        async with transaction(self._engine) as connection:
+            rows = (await connection.execute(query.group_by(_items.outcome))).all()
+        return RunProgress(
+            total=sum(row[1] for row in rows),
+            asks=sum(row[2] for row in rows),
+            asked=sum(int(row[3] or 0) for row in rows),
+            outcomes={row[0]: row[1] for row in rows if row[0] is not None},
+            cost_usd=Decimal(int(sum(row[4] or 0 for row in rows))) / PICO,
+        )
+
+    async def items(self, run_id: str, *, after: int, limit: int) -> Sequence[Mapping[str, Any]]:
+        """Return items after an ordinal, in their order."""
+        query = (
+            select(bulk_items)
+            .where(_items.run_id == run_id, _items.ordinal > after)
+            .order_by(_items.ordinal)
+            .limit(limit)
+        )
+        return await self._rows(query)
+
+    async def _rows(self, query: Select[Any]) -> Sequence[Mapping[str, Any]]:
+        async with transaction(self._engine) as connection:
+            return [dict(row) for row in (await connection.execute(query)).mappings()]
+
+
+def _ref(text: str) -> PolicyRef:
+    line, _, version = text.rpartition("@")
+    return PolicyRef(id=line, version=int(version))

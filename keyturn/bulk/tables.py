@@ -1,0 +1,60 @@
+"""The tables of bulk runs. `migrations/` creates them; a test keeps both the same."""
+
+from sqlalchemy import JSON, BigInteger, Column, ForeignKey, Index, Integer, String, Table, Text, text
+
+from keyturn.database import Moment, metadata
+
+bulk_runs = Table(
+    "bulk_runs",
+    metadata,
+    Column("run_id", String(64), primary_key=True),
+    Column("tenant_id", String(64), nullable=False),
+    Column("task", String(64), nullable=False),
+    Column("source", String(512), nullable=False),
+    Column("source_digest", String(80), nullable=False),
+    Column("policy_lines", JSON, nullable=False),
+    Column("question", Text),  # sealed
+    Column("requested_by", String(256), nullable=False),
+    Column("created_at", Moment, nullable=False),
+    # When every row was written: from then on it may be judged.
+    Column("loaded_at", Moment),
+    Column("asks", Integer),
+    Column("ended_at", Moment),
+    Column("ended", String(16)),
+)
+Index("ix_bulk_runs_tenant", bulk_runs.c.tenant_id, bulk_runs.c.created_at)
+
+bulk_items = Table(
+    "bulk_items",
+    metadata,
+    Column("run_id", String(64), ForeignKey("bulk_runs.run_id"), primary_key=True),
+    Column("ordinal", Integer, primary_key=True, autoincrement=False),
+    # Where it stands among those that a model is asked about, without gaps: pages are cut by it.
+    Column("ask", Integer),
+    Column("line", Integer, nullable=False),
+    Column("account_id", String(256)),
+    Column("key_id", String(256)),
+    Column("facts", JSON),
+    Column("content", Text),  # what a task beside rotations is asked about; sealed
+    Column("decided_by", String(16)),
+    Column("outcome", String(32)),
+    Column("reason", String(64)),
+    Column("explanation", String(1000)),
+    Column("policy_lines", JSON),
+    Column("window_days", Integer),
+    Column("rotate_by", Moment),
+    Column("workflow_id", String(1000)),
+    Column("job_id", String(64)),
+    Column("model", String(128)),
+    Column("cost_picodollars", BigInteger),
+    Column("judged_at", Moment),
+)
+Index("ix_bulk_items_ask", bulk_items.c.run_id, bulk_items.c.ask)
+_STARTED = text("outcome = 'started'")
+Index(
+    "ix_bulk_items_started",
+    bulk_items.c.run_id,
+    bulk_items.c.ordinal,
+    sqlite_where=_STARTED,
+    postgresql_where=_STARTED,
+)

@@ -1,0 +1,125 @@
+"""AWS: the IAM credential report, joined with `aws iam list-access-keys` for the ids of keys.
+
+The report (docs.aws.amazon.com/IAM/latest/UserGuide/id_credentials_getting-report.html) has two slots of access keys a
+user and no key id. A key's `last_rotated` is its creation, so user and moment find its id in the other list. Without
+that list a key is named by its slot and that moment: as good a name for its cycle, but none that AWS knows.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import ijson
+
+from keyturn.errors import InventoryInvalid
+from keyturn.inventory.rows import InventoryKey, Origin, RowFault, key_of
+
+SOURCE = "aws-credential-report"
+COLUMNS = ("user", "arn", *(f"access_key_{slot}_{name}" for slot in (1, 2) for name in ("active", "last_rotated")))
+# Before this day AWS did not write down when a key was used: "N/A" of an older key does not mean never.
+USE_IS_KNOWN_SINCE = datetime(2015, 4, 22, tzinfo=UTC)
+_NO_VALUE = {"", "N/A", "n/a", "no_information", "not_supported"}
+KeyIds = Mapping[tuple[str, str], str]
+
+
+def read_key_ids(file: Path) -> dict[tuple[str, str], str]:
+    """Return the ids in one or more outputs of `aws iam list-access-keys`, by user and moment of creation.
+
+    Raises:
+        InventoryInvalid: the file is no such output.
+    """
+    found: dict[tuple[str, str], str] = {}
+    try:
+        with file.open("rb") as opened:
+            for entry in ijson.items(opened, "AccessKeyMetadata.item", multiple_values=True):
+                moment = _moment("CreateDate", str(entry["CreateDate"]))
+                if moment is not None:
+                    found[str(entry["UserName"]), _second(moment)] = str(entry["AccessKeyId"])
+    except (OSError, ijson.JSONError, KeyError, TypeError, RowFault, UnicodeDecodeError):
+        raise InventoryInvalid(f"{file} is not the output of `aws iam list-access-keys`") from None
+    return found
+
+
+class CredentialReport:
+    """The rows of a report whose header is `header`."""
+
+    def __init__(self, header: Sequence[str], origin: Origin, key_ids: KeyIds | None) -> None:
+        self._origin = origin
+        self._key_ids = key_ids
+        place = {name: index for index, name in enumerate(header)}
+        self._user, self._arn = place["user"], place["arn"]
+        self._slots = [
+            (
+                slot,
+                place[f"access_key_{slot}_active"],
+                place[f"access_key_{slot}_last_rotated"],
+                place.get(f"access_key_{slot}_last_used_date"),
+            )
+            for slot in (1, 2)
+        ]
+
+    def keys(self, line: int, row: Sequence[str]) -> Iterator[InventoryKey]:
+        """Yield the access keys of one user, none to two; raises RowFault."""
+        for slot, active_at, rotated_at, used_at in self._slots:
+            active = _truth(f"access_key_{slot}_active", row[active_at])
+            made = _moment(f"access_key_{slot}_last_rotated", row[rotated_at])
+            if made is None:
+                if active:
+                    raise RowFault(f"access_key_{slot}_last_rotated: an active key has a date")
+                continue  # there is no key in this slot
+            used = None if used_at is None else _moment(f"access_key_{slot}_last_used_date", row[used_at])
+            never = (
+                used is None and used_at is not None and row[used_at] in {"N/A", "n/a"} and made >= USE_IS_KNOWN_SINCE
+            )
+            yield key_of(
+                line,
+                row[self._arn],
+                idle=None if active else "inactive",
+                key_id=self._id(row[self._user], slot, made),
+                kind="access_key",
+                last_rotated_at=made,
+                last_used_at=used,
+                never_used=never,
+                observed_at=self._origin.observed_at,
+                source=self._origin.source,
+            )
+
+    def _id(self, user: str, slot: int, made: datetime) -> str:
+        if self._key_ids is None:
+            return f"access_key_{slot}.{made:%Y%m%dT%H%M%SZ}"
+        found = self._key_ids.get((user, _second(made)))
+        if found is None:
+            raise RowFault(f"access_key_{slot}: the list of access keys has none of this user and creation date")
+        return found
+
+
+def _second(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y%m%dT%H%M%S")
+
+
+def _truth(name: str, value: str) -> bool:
+    match value.lower():
+        case "true":
+            return True
+        case "false" | "n/a" | "not_supported":
+            return False
+    raise RowFault(f"{name}: is neither true nor false")
+
+
+def _moment(name: str, value: str) -> datetime | None:
+    if value in _NO_VALUE:
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        raise RowFault(f"{name}: is not a moment such as 2026-08-01T00:00:00+00:00") from None
+    if moment.tzinfo is None:
+        raise RowFault(f"{name}: has no time zone")
+    return moment
+
+
+def report_of(answer: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return the encoded report and its time, of the answer of `aws iam get-credential-report`; None of another."""
+    content, made = answer.get("Content"), answer.get("GeneratedTime")
+    return (content, made) if isinstance(content, str) and isinstance(made, str) else None

@@ -1,0 +1,76 @@
+"""A bulk run's progress as a line of text."""
+
+import time
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+
+from keyturn.contracts import BulkStanding, RunProgress
+
+BAR = 24
+TOLD_EVERY = 10.0  # seconds between lines in a log; a terminal's line is written anew each time
+
+
+class Pace:
+    """How quickly a run goes on, by what was seen of it lately."""
+
+    def __init__(self, *, over: float = 30.0) -> None:
+        self._over = over  # seconds: long enough to be steady, short enough to see a pause
+        self._seen: list[tuple[float, int]] = []
+
+    def per_second(self, now: float, asked: int) -> float | None:
+        """Return items a second, given how many were asked about by `now` (seconds); None while that is not known."""
+        self._seen.append((now, asked))
+        while len(self._seen) > 2 and now - self._seen[0][0] > self._over:
+            self._seen.pop(0)
+        first, before = self._seen[0]
+        return (asked - before) / (now - first) if now - first >= 0.5 and asked > before else None
+
+
+async def shown(
+    standings: AsyncIterator[BulkStanding], *, tell: Callable[[str, bool], None], live: bool, quiet: bool = False
+) -> BulkStanding | None:
+    """Tell what a run is at until it ends; returns the last of it.
+
+    Args:
+        standings: of the run, as they come.
+        tell: takes a text, and whether a new line follows it.
+        live: whether one line is written over and over, as in a terminal.
+        quiet: tell nothing.
+    """
+    pace, last, told = Pace(), None, -TOLD_EVERY
+    async for last in standings:
+        now = time.monotonic()
+        line = line_of(last, pace.per_second(now, last.progress.asked))
+        if live and not quiet:
+            tell(f"\r\x1b[2K{line}", False)
+        elif not quiet and (now - told >= TOLD_EVERY or last.phase == "ended"):
+            tell(line, True)
+            told = now
+    if live and not quiet:
+        tell("", True)
+    return last
+
+
+def line_of(standing: BulkStanding, pace: float | None) -> str:
+    """Return one line: bar, counts, rate, time left, cost, and what it waits for."""
+    progress = standing.progress
+    share = progress.asked / progress.asks if progress.asks else 1.0
+    filled = round(share * BAR)
+    parts = [f"[{'#' * filled}{'.' * (BAR - filled)}] {progress.asked:,}/{progress.asks:,} asked"]
+    if standing.phase == "judging" and pace:
+        left = timedelta(seconds=round((progress.asks - progress.asked) / pace))
+        parts.append(f"{pace:,.0f}/s, {left} left")
+    if standing.phase in {"loading", "settling"}:
+        parts.append({"loading": "reading the inventory", "settling": "waiting for rotations"}[standing.phase])
+    if standing.paused:
+        parts.append(f"paused: {standing.paused}")
+    if standing.cancelled:
+        parts.append("cancelled")
+    parts.append(f"${progress.cost_usd:,.4f}")
+    return "  ".join([*parts, summary_of(progress)])
+
+
+def summary_of(progress: RunProgress) -> str:
+    """Return the counts by outcome, the most first."""
+    told = sorted(progress.outcomes.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in told if count)

@@ -1,0 +1,130 @@
+"""Estates for the tests: inventories of any size, a provider that decides by the evidence, and a worker on both."""
+
+import json
+import re
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.client import Client
+
+from keyturn.bulk.pages import BulkJudge
+from keyturn.bulk.store import BulkStore
+from keyturn.cache.sql import SqlCache
+from keyturn.contracts import BulkSource, CallRecord
+from keyturn.jobs.store import JobStore
+from keyturn.llm.boundary import ModelBoundary
+from keyturn.llm.providers.http import Patience
+from keyturn.llm.wire import Completion, Usage
+from keyturn.policy.catalogue import Catalogue, load_catalogue
+from keyturn.tasks.definition import Prompt
+from tests.boundaries import guarded
+from tests.keys import KEYRING
+from workers.bulk import CarriedRuns, RunRotations, RunSeals, bulk_worker, load_source
+from workflows.bulk import BulkWorkflow
+
+LINE = "CIS-AWS-4.0-1.14"
+NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
+
+
+def estate(file: Path, *, keys: int, due: Callable[[int], bool] = lambda number: number % 10 == 0) -> Path:
+    """Write an inventory of `keys` keys; those that are `due` are older than the line's window.
+
+    The others are unknown of age, so that the model is asked, and says no.
+    """
+    with file.open("w") as opened:
+        for number in range(keys):
+            row: dict[str, Any] = {
+                "account_id": f"acct_{number:06}",
+                "key_id": f"key_{number:06}",
+                "kind": "access_key",
+            }
+            if due(number):
+                row["last_rotated_at"] = (NOW - timedelta(days=100 + number % 100)).isoformat()
+            opened.write(json.dumps(row) + "\n")
+    return file
+
+
+class Judge:
+    """A provider that decides by the evidence in the prompt; `fails` may raise for a call, by its number from 1."""
+
+    name = "scripted"
+    model = "m-1"
+
+    def __init__(self, fails: Callable[[int], BaseException | None] = lambda _number: None) -> None:
+        self.asked: Counter[str] = Counter()
+        self.calls = 0
+        self.fails = fails
+
+    async def complete(self, prompt: Prompt, *, patience: Patience, trace_id: str) -> Completion:
+        self.calls += 1
+        failure = self.fails(self.calls)
+        if failure is not None:
+            raise failure
+        account = re.search(r'"account_id":\s*"([^"]+)"', prompt.user)
+        assert account is not None
+        self.asked[account[1]] += 1
+        if "record_id" in prompt.user:
+            said: dict[str, Any] = {
+                "summary": "Logins.",
+                "record_ids": ["r1"],
+                "needs_attention": "evil" in prompt.user,
+            }
+        elif re.search(r'"age_days":\s*null', prompt.user):
+            said = {"decision": "not_eligible", "rotation_window_days": None, "source_line_ids": []}
+        else:
+            said = {"decision": "eligible", "rotation_window_days": 90, "source_line_ids": [LINE]}
+        return Completion(json.dumps(said), "complete", "stop", "m-1", Usage(250, 40))
+
+
+class BulkPlace:
+    """A worker for runs, in this process."""
+
+    def __init__(self, client: Client, queue: str, engine: AsyncEngine, provider: Judge, catalogue: Catalogue) -> None:
+        self.client = client
+        self.queue = queue
+        self.engine = engine
+        self.provider = provider
+        self.catalogue = catalogue
+        self.store = BulkStore(engine)
+        self.seals = RunSeals(KEYRING)
+        self.tenant = (
+            f"t-{uuid.uuid4().hex[:12]}"  # the server is everybody's, and the same keys mean the same rotation
+        )
+        self.records: list[CallRecord] = []
+        self.boundary = ModelBoundary(
+            {"*": [provider]}, catalogue, guard=guarded(), record=self.records.append, cache=SqlCache(engine)
+        )
+
+    async def load(self, file: Path, run_id: str, **changed: Any) -> int:
+        """Read an inventory into a run; returns how many keys are to be asked about."""
+        source = BulkSource(
+            **{"path": str(file), "policies": (LINE,), "question": "May it be rotated?", "observed_at": NOW} | changed
+        )
+        run = await load_source(
+            source, run_id, self.tenant, self.store, self.catalogue, self.seals, told=lambda _count: None
+        )
+        return run.asks
+
+    @asynccontextmanager
+    async def working(self, *, pages_at_once: int = 2, keys_per_second: float | None = None) -> AsyncIterator[None]:
+        from tests.workers_for_tests import rotation_worker
+
+        judge = BulkJudge(self.store, self.boundary, RunRotations(self.client, self.queue), self.seals)
+        runs = CarriedRuns(self.store, judge, self.catalogue, self.seals)
+        async with (
+            bulk_worker(self.client, self.queue, runs, pages_at_once=pages_at_once, keys_per_second=keys_per_second),
+            rotation_worker(
+                self.client, self.queue, self.boundary, JobStore(self.engine), self.catalogue, also=[BulkWorkflow]
+            ),
+        ):
+            yield
+
+
+def bulk_place(client: Client, queue: str, engine: AsyncEngine, provider: Judge) -> BulkPlace:
+    return BulkPlace(client, queue, engine, provider, load_catalogue())

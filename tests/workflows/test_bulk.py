@@ -1,0 +1,319 @@
+"""Whole estates on a real server and both databases: exactly the right jobs, whatever stops a run on its way."""
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.client import Client
+
+from keyturn.contracts import Abandonment, BulkOrder, BulkOutcome, BulkSource, BulkStanding, Resumption
+from keyturn.errors import InventoryInvalid, ProviderUnavailable, QuotaExhausted, UnknownRun
+from keyturn.jobs.tables import job_audit, rotation_jobs
+from tests.estates import LINE, NOW, BulkPlace, Judge, bulk_place, estate
+from workflows.answering import AnswerRefused, answer
+from workflows.runs import Handle, follow, start_run
+
+OMAR = Resumption(operator="omar")
+
+
+@pytest.fixture
+def queue() -> str:
+    return f"test-{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def run_id() -> str:
+    return f"run-{uuid.uuid4().hex[:16]}"
+
+
+@pytest.fixture
+def place(temporal: Client, queue: str, engine: AsyncEngine) -> BulkPlace:
+    return bulk_place(temporal, queue, engine, Judge())
+
+
+async def started(place: BulkPlace, run_id: str, **changed: Any) -> Handle:
+    order = BulkOrder(**{"run_id": run_id, "tenant_id": place.tenant, "page_size": 10} | changed)
+    return await start_run(place.client, order, task_queue=place.queue)
+
+
+async def until(handle: Handle, state: Callable[[BulkStanding], bool]) -> BulkStanding:
+    async with asyncio.timeout(60):
+        async for standing in follow(handle, every=0.02):
+            if state(standing):
+                return standing
+    raise AssertionError("it ended before")
+
+
+async def jobs_of(engine: AsyncEngine) -> set[str]:
+    """The accounts that have a job, each with one; and each job with its audit row."""
+    async with engine.connect() as connection:
+        accounts = list((await connection.execute(select(rotation_jobs.c.account_id))).scalars())
+        created = select(func.count()).select_from(job_audit).where(job_audit.c.event == "created")
+        assert (await connection.execute(created)).scalar_one() == len(accounts)
+    assert len(set(accounts)) == len(accounts)
+    return set(accounts)
+
+
+def due(count: int) -> set[str]:
+    return {f"acct_{number:06}" for number in range(0, count, 10)}
+
+
+async def test_each_key_that_is_due_gets_its_one_job_and_no_other_does(
+    place: BulkPlace, engine: AsyncEngine, run_id: str, tmp_path: Path
+) -> None:
+    """A hundred keys, ten of them due: one call a key, ten jobs of rotations of their own, and the cost is told."""
+    assert await place.load(estate(tmp_path / "keys.jsonl", keys=100), run_id) == 100
+    async with place.working():
+        handle = await started(place, run_id)
+        outcome = await handle.result()
+    assert (outcome.status, outcome.progress.outcomes) == ("done", {"job_created": 10, "not_eligible": 90})
+    assert (outcome.progress.total, outcome.progress.asked) == (100, 100)
+    assert await jobs_of(engine) == due(100)
+    # The rotation's own decision is the answer that the page was given, from the cache: nothing is paid twice.
+    assert (place.provider.calls, set(place.provider.asked.values())) == (100, {1})
+    (item, *_) = await place.store.items(run_id, after=0, limit=1)
+    assert (item["outcome"], item["decided_by"], item["policy_lines"]) == ("job_created", "model", [f"{LINE}@1"])
+    assert item["job_id"].startswith("job_")
+    paid = [record.cost_usd or Decimal(0) for record in place.records]
+    assert outcome.progress.cost_usd == sum(paid, Decimal(0))
+
+
+async def test_what_the_evidence_settles_is_not_asked_unless_one_says_so(
+    place: BulkPlace, run_id: str, tmp_path: Path
+) -> None:
+    """Young and inactive keys are written down with their reason; `always_ask` asks about them too."""
+    file = tmp_path / "keys.csv"
+    file.write_text(
+        "account_id,key_id,kind,age_days,active\na,k1,access_key,5,\nb,k2,access_key,400,false\nc,k3,access_key,,\nd,,,,\n"
+    )
+    assert await place.load(file, run_id) == 1
+    items = await place.store.items(run_id, after=0, limit=10)
+    assert [(item["outcome"], item["reason"], item["ask"]) for item in items] == [
+        ("nothing_due", "inside_every_window", None),
+        ("nothing_due", "inactive", None),
+        (None, None, 1),
+        ("bad_row", None, None),
+    ]
+    assert await place.load(file, f"{run_id}-all", always_ask=True) == 3
+
+
+async def test_a_run_that_is_begun_again_asks_nothing_twice(
+    place: BulkPlace, engine: AsyncEngine, run_id: str, tmp_path: Path
+) -> None:
+    """Cancelled in the middle, then the same command: it goes on with what is open."""
+    file = estate(tmp_path / "keys.jsonl", keys=200)
+    await place.load(file, run_id)
+    async with place.working():
+        handle = await started(place, run_id, pages_at_once=1)
+        await until(handle, lambda now: now.progress.asked >= 30)
+        await answer(handle, "cancel", Abandonment(operator="omar", reason="lunch"))
+        first = await handle.result()
+        assert first.status == "cancelled"
+        assert 30 <= first.progress.asked < 200
+        with pytest.raises(AnswerRefused, match="ended"):
+            await answer(handle, "pause", OMAR)
+        await place.load(file, run_id)
+        second = await (await started(place, run_id)).result()
+    assert (second.status, second.progress.asked) == ("done", 200)
+    assert set(place.provider.asked.values()) == {1}
+    assert await jobs_of(engine) == due(200)
+
+
+async def test_a_run_is_paused_and_goes_on_by_hand(place: BulkPlace, run_id: str, tmp_path: Path) -> None:
+    """While it is paused no key is asked about; what was being asked ends."""
+    await place.load(estate(tmp_path / "keys.jsonl", keys=200), run_id)
+    async with place.working():
+        handle = await started(place, run_id)
+        await until(handle, lambda now: now.progress.asked > 0)
+        await answer(handle, "pause", OMAR)
+        with pytest.raises(AnswerRefused, match="not_running"):
+            await answer(handle, "pause", OMAR)
+        standing = await until(handle, lambda now: now.phase == "paused")
+        asked = place.provider.calls
+        await asyncio.sleep(0.3)  # nothing to wait for: that nothing happens is the point
+        assert place.provider.calls == asked
+        assert standing.paused == "by_hand"
+        await answer(handle, "resume", OMAR)
+        assert (await handle.result()).progress.asked == 200
+
+
+async def test_a_quota_that_is_used_up_pauses_the_run_at_once(
+    temporal: Client, queue: str, engine: AsyncEngine, run_id: str, tmp_path: Path
+) -> None:
+    """Instead of asking the rest: calls that were under way, and then none. Resumed, it asks what was left open."""
+    exhausted = True
+    provider = Judge(lambda number: QuotaExhausted("no money") if exhausted and number > 25 else None)
+    place = bulk_place(temporal, queue, engine, provider)
+    await place.load(estate(tmp_path / "keys.jsonl", keys=300), run_id)
+    async with place.working():
+        handle = await started(place, run_id)
+        standing = await until(handle, lambda now: now.phase == "paused")
+        assert (standing.paused, provider.calls < 60) == ("quota_exhausted", True)
+        assert standing.mend is not None
+        exhausted = False
+        await answer(handle, "resume", OMAR)
+        outcome = await handle.result()
+    assert outcome.progress.outcomes == {"job_created": 30, "not_eligible": 270}
+    assert set(provider.asked.values()) == {1}
+
+
+async def test_twenty_failures_in_a_row_pause_the_run_and_single_ones_do_not(
+    temporal: Client, queue: str, engine: AsyncEngine, run_id: str, tmp_path: Path
+) -> None:
+    """A provider that is down for good pauses it before the rest is burned through; one key's failure is one key's."""
+    down = False
+    provider = Judge(lambda number: ProviderUnavailable("down") if down or number % 30 == 29 else None)
+    place = bulk_place(temporal, queue, engine, provider)
+    await place.load(estate(tmp_path / "keys.jsonl", keys=100), run_id)
+    async with place.working(pages_at_once=1):
+        outcome = await (await started(place, run_id, page_size=50, pages_at_once=1)).result()
+        # Asked again with the page: nothing is left over.
+        assert outcome.progress.outcomes == {"job_created": 10, "not_eligible": 90}
+        down = True
+        before = provider.calls
+        other = estate(tmp_path / "other.jsonl", keys=400, due=lambda number: False)
+        other.write_text(other.read_text().replace("acct_", "other_"))
+        await place.load(other, f"{run_id}-2")
+        handle = await started(place, f"{run_id}-2", page_size=50, pages_at_once=1)
+        standing = await until(handle, lambda now: now.phase == "paused")
+        assert standing.paused == "provider_unavailable"
+        assert provider.calls - before <= 3 * 28  # three attempts of one page: twenty, and what was under way
+        down = False
+        await answer(handle, "resume", OMAR)
+        assert (await handle.result()).progress.outcomes == {"not_eligible": 400}
+
+
+async def test_a_limit_of_cost_pauses_the_run(place: BulkPlace, run_id: str, tmp_path: Path) -> None:
+    """Once; resumed, it goes on without a limit."""
+    await place.load(estate(tmp_path / "keys.jsonl", keys=60), run_id)
+    async with place.working(pages_at_once=1):
+        handle = await started(place, run_id, pages_at_once=1, max_usd=Decimal("0.0000001"))
+        standing = await until(handle, lambda now: now.phase == "paused")
+        if standing.progress.cost_usd == 0:
+            pytest.fail("the scripted model has no price: the limit could not be reached")
+        assert (standing.paused, standing.progress.asked) == ("max_usd_reached", 10)
+        await answer(handle, "resume", OMAR)
+        assert (await handle.result()).progress.asked == 60
+
+
+async def test_a_long_run_goes_on_under_new_histories(place: BulkPlace, run_id: str, tmp_path: Path) -> None:
+    """Its history never comes near the server's limit, and nothing is counted twice."""
+    await place.load(estate(tmp_path / "keys.jsonl", keys=400), run_id)
+    async with place.working():
+        handle = await started(place, run_id, events_a_history=100)
+        first = (await handle.describe()).run_id
+        outcome = await handle.result()
+        last = (await handle.describe()).run_id
+    assert outcome.progress.outcomes == {"job_created": 40, "not_eligible": 360}
+    assert first != last
+    history = await place.client.get_workflow_handle(handle.id, run_id=first).fetch_history()
+    assert len(history.events) < 200
+    assert set(place.provider.asked.values()) == {1}
+
+
+async def test_keys_that_wait_for_a_person_do_not_hold_the_run(
+    temporal: Client, queue: str, engine: AsyncEngine, run_id: str, tmp_path: Path
+) -> None:
+    """A line that wants an approval: the rotations wait, each its own, and the run says so and ends."""
+    from keyturn.policy.catalogue import Catalogue, load_catalogue
+
+    changed = {"approval": "required", "approvers": ("omar",)}
+    catalogue = Catalogue(line.model_copy(update=changed) if line.id == LINE else line for line in load_catalogue())
+    place = BulkPlace(temporal, queue, engine, Judge(), catalogue)
+    await place.load(estate(tmp_path / "keys.jsonl", keys=20), run_id)
+    async with place.working():
+        outcome = await (await started(place, run_id)).result()
+    assert outcome.progress.outcomes == {"waiting": 2, "not_eligible": 18}
+    assert await jobs_of(engine) == set()
+
+
+async def test_workers_that_come_and_go_leave_exactly_the_jobs_of_an_undisturbed_run(
+    temporal: Client, queue: str, engine: AsyncEngine, run_id: str, tmp_path: Path
+) -> None:
+    """Each worker is stopped in the middle of its pages, its calls cut off; the last one ends the run."""
+    provider = Judge()
+    place = bulk_place(temporal, queue, engine, provider)
+    await place.load(estate(tmp_path / "keys.jsonl", keys=300), run_id)
+    handle: Handle | None = None
+    for seen in (40, 120, 200):
+        working = place.working()
+        async with working:
+            handle = handle or await started(place, run_id)
+            async with asyncio.timeout(60):
+                while provider.calls < seen:
+                    await asyncio.sleep(0.005)
+    assert handle is not None
+    async with place.working():
+        outcome = await handle.result()
+    assert outcome.progress.outcomes == {"job_created": 30, "not_eligible": 270}
+    assert await jobs_of(engine) == due(300)
+
+
+async def test_a_scan_is_summarised_account_by_account_and_its_texts_are_sealed(
+    place: BulkPlace, engine: AsyncEngine, run_id: str, tmp_path: Path
+) -> None:
+    """The nightly job beside rotations, by the same machinery: its records and summaries are sealed in the database."""
+    file = tmp_path / "scan.jsonl"
+    row = '{"account_id": "acct_%03d", "records": [{"record_id": "r1", "text": "%s login hunter2"}]}\n'
+    file.write_text("".join(row % (number, "evil" if number % 5 == 0 else "plain") for number in range(25)))
+    await place.load(file, run_id, task="summarize_scan", policies=(), question="")
+    async with place.working():
+        outcome = await (await started(place, run_id)).result()
+    assert outcome.progress.outcomes == {"attention": 5, "summarized": 20}
+    items = await place.store.items(run_id, after=0, limit=100)
+    assert "hunter2" not in str(items)
+    assert "Logins" not in str(items)
+    assert "Logins." in place.seals.unseal(run_id, items[0]["content"])
+    assert await jobs_of(engine) == set()
+
+
+async def test_a_run_of_a_directory_reads_its_newest_file_when_it_begins(place: BulkPlace, tmp_path: Path) -> None:
+    """As a schedule has it: the run is named for the time when it fired."""
+    folder = tmp_path / "inventories"
+    folder.mkdir()
+    estate(folder / "a.jsonl", keys=30)
+    newest = estate(folder / "b.jsonl", keys=10)
+    newest.touch()
+    source = BulkSource(path=str(folder), policies=(LINE,), question="May it be rotated?", observed_at=NOW)
+    async with place.working():
+        name = f"nightly-{uuid.uuid4().hex[:8]}"
+        handle = await started(place, name, source=source)
+        outcome: BulkOutcome = await handle.result()
+    assert (outcome.progress.total, outcome.run_id.startswith(f"{name}-20")) == (10, True)
+    run = await place.store.run(outcome.run_id, tenant_id=place.tenant)
+    assert run.source == str(newest)
+
+
+async def test_a_load_that_was_cut_off_is_finished_and_one_of_other_bytes_begins_anew(
+    place: BulkPlace, run_id: str, tmp_path: Path
+) -> None:
+    """Killed while it read: the same file goes on; a file that changed in between is read from its start."""
+    file = estate(tmp_path / "keys.jsonl", keys=1_200)
+    seen = 0
+
+    def kill(count: int) -> None:
+        nonlocal seen
+        seen = count
+        raise KeyboardInterrupt
+
+    from workers.bulk import load_source
+
+    source = BulkSource(path=str(file), policies=(LINE,), question="May it?", observed_at=NOW)
+    with pytest.raises(KeyboardInterrupt):
+        await load_source(source, run_id, place.tenant, place.store, place.catalogue, place.seals, told=kill)
+    assert seen == 500
+    assert not (await place.store.run(run_id, tenant_id=place.tenant)).loaded
+    estate(file, keys=700)
+    assert await place.load(file, run_id) == 700
+    assert (await place.store.progress(run_id)).total == 700
+    file.unlink()
+    with pytest.raises(InventoryInvalid, match="cannot be read"):
+        await place.load(file, run_id)
+    with pytest.raises(UnknownRun):
+        await place.store.run(run_id, tenant_id="another")

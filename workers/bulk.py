@@ -1,0 +1,224 @@
+"""Bulk runs on a worker: the inventory read, pages judged, rotations begun; and a worker of their own for it."""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
+from temporalio.common import Priority, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.service import RPCError
+from temporalio.worker import Worker
+
+from activities.judge_page import JudgePage
+from keyturn.bulk.load import digest_of_file, items_of, load, scan_items
+from keyturn.bulk.pages import BulkJudge
+from keyturn.bulk.store import BulkStore, Run
+from keyturn.contracts import BulkOrder, BulkPage, BulkSource, PageJudged, RotationRequest, RunProgress, RunSettled
+from keyturn.errors import InventoryInvalid, KeyturnError, PayloadNotAuthentic
+from keyturn.inventory.read import Inventory, read
+from keyturn.inventory.rows import BadRow
+from keyturn.inventory.scans import read_scans
+from keyturn.keyring import Keyring
+from keyturn.policy.catalogue import Catalogue
+from workflows.bulk import BULK_QUEUE
+from workflows.encryption import names_of
+from workflows.identity import workflow_id_of
+from workflows.rotation import RotationWorkflow
+from workflows.runs import BULK_PRIORITY
+from workflows.visibility import PARKED, attributes_at_start
+
+PAGE_SIZE = BulkOrder.model_fields["page_size"].default
+
+
+class TemporalAway(KeyturnError):
+    """The server did not take a start or a look; both may be repeated."""
+
+    kind = "temporal_unreachable"
+    retryable = True
+    next_step = "retry_with_backoff"
+    mend = "It goes on by itself when the server answers."
+
+
+class RunSeals:
+    """A run's texts under the keys that seal Temporal's payloads; each opens only in its own run."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
+
+    def seal(self, run_id: str, text: str) -> str:
+        """Return `text` sealed."""
+        key_id, sealed = self._keyring.seal(text.encode(), _bound_to(run_id))
+        return f"{key_id}:{base64.b64encode(sealed).decode()}"
+
+    def unseal(self, run_id: str, sealed: str) -> str:
+        """Return what was sealed; raises PayloadError."""
+        key_id, _, text = sealed.partition(":")
+        try:
+            return self._keyring.unseal(key_id, base64.b64decode(text, validate=True), _bound_to(run_id)).decode()
+        except (binascii.Error, ValueError):
+            raise PayloadNotAuthentic("a run's text was changed") from None
+
+
+def _bound_to(run_id: str) -> bytes:
+    return f"keyturn-run-v1\0{run_id}".encode()
+
+
+class RunRotations:
+    """Begins the rotations that a run finds due, behind those that people ask for."""
+
+    def __init__(self, client: Client, task_queue: str) -> None:
+        self._client = client
+        self._task_queue = task_queue
+        self._names = names_of(client)
+
+    async def begin(self, request: RotationRequest) -> str:
+        """Begin a rotation, unless it runs; returns its workflow id."""
+        key, lines = request.credential.key_id, request.policy_lines
+        workflow_id = workflow_id_of(request.tenant_id, request.account_id, key, lines, self._names)
+        try:
+            await self._client.start_workflow(
+                RotationWorkflow.run,
+                request,
+                id=workflow_id,
+                task_queue=self._task_queue,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                # What it answered before was on other evidence; and if it made its job, it finds that again.
+                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+                search_attributes=attributes_at_start(request, self._names),
+                static_summary=f"rotation under {', '.join(str(line) for line in lines)}",
+                priority=Priority(priority_key=BULK_PRIORITY, fairness_key=request.tenant_id),
+            )
+        except RPCError as error:
+            raise TemporalAway(f"the rotation was not begun: {error.status.name.lower()}") from None
+        return workflow_id
+
+    async def look(self, workflow_id: str) -> str | None:
+        """Return how a rotation ended, `waiting` if it waits for a person, None if it is under way."""
+        handle = self._client.get_workflow_handle_for(RotationWorkflow.run, workflow_id)
+        try:
+            description = await handle.describe()
+            if description.status is WorkflowExecutionStatus.RUNNING:
+                return None if description.typed_search_attributes.get(PARKED) is None else "waiting"
+            if description.status is WorkflowExecutionStatus.COMPLETED:
+                return (await handle.result()).status
+        except WorkflowFailureError:
+            return "failed"
+        except RPCError as error:
+            raise TemporalAway(f"a rotation could not be looked at: {error.status.name.lower()}") from None
+        return "failed"
+
+
+class CarriedRuns:
+    """What the activities of a run do: the inventory of this machine, the judge, the store."""
+
+    def __init__(self, store: BulkStore, judge: BulkJudge, catalogue: Catalogue, seals: RunSeals) -> None:
+        self._store = store
+        self._judge = judge
+        self._catalogue = catalogue
+        self._seals = seals
+
+    async def load(self, order: BulkOrder) -> RunProgress:
+        """Read the run's inventory, if it has a source, and return what there is."""
+        if order.source is not None:
+            await load_source(
+                order.source,
+                order.run_id,
+                order.tenant_id,
+                self._store,
+                self._catalogue,
+                self._seals,
+                told=lambda _: None,
+            )
+        return await self._store.progress(order.run_id)
+
+    async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool) -> PageJudged:
+        """Judge what is open of a page."""
+        return await self._judge.judge(page, attempt=attempt, last_attempt=last_attempt)
+
+    async def settle(self, run_id: str, *, tenant_id: str) -> RunSettled:
+        """Look how the rotations stand."""
+        return await self._judge.settle(run_id, tenant_id=tenant_id)
+
+    async def end(self, run_id: str, status: str) -> None:
+        """Write down that the run has ended."""
+        await self._store.ended(run_id, status)
+
+
+async def load_source(
+    source: BulkSource,
+    run_id: str,
+    tenant_id: str,
+    store: BulkStore,
+    catalogue: Catalogue,
+    seals: RunSeals,
+    *,
+    told: Callable[[int], None],
+    reject: Callable[[BadRow], None] = lambda _row: None,
+) -> Run:
+    """Read an inventory into a run, unless that was done; returns the run.
+
+    Raises:
+        InventoryInvalid, UnknownPolicyLine: nothing can be asked of it.
+        UnknownRun: the id is another tenant's.
+        JobStoreUnavailable: the database did not answer; call again.
+    """
+    file = await asyncio.to_thread(newest, Path(source.path))
+    digest = await asyncio.to_thread(digest_of_file, file, *source.policies)
+    lines = [catalogue.current(line_id) for line_id in dict.fromkeys(source.policies)]
+    run = Run(
+        run_id=run_id,
+        tenant_id=tenant_id,
+        task=source.task,
+        source=str(file)[-512:],
+        source_digest=digest,
+        policy_lines=tuple(line.ref for line in lines),
+        question=seals.seal(run_id, source.question) if source.question else None,
+        requested_by=source.user_id,
+        loaded=False,
+        asks=0,
+    )
+    items: Iterator[dict[str, Any]]
+    if source.task == "summarize_scan":
+        items = scan_items(read_scans(file), seal=lambda text: seals.seal(run_id, text), reject=reject)
+    else:
+        inventory = Inventory(
+            file=file,
+            format=source.format,
+            observed_at=source.observed_at,
+            account_id=source.account_id,
+            access_keys=None if source.access_keys is None else Path(source.access_keys),
+        )
+        items = items_of(read(inventory), lines, always_ask=source.always_ask, reject=reject)
+    return await load(store, run, items, told=told)
+
+
+def newest(path: Path) -> Path:
+    """Return `path`, or the file in it that was written last; raises InventoryInvalid."""
+    if not path.is_dir():
+        return path
+    files = [entry for entry in path.iterdir() if entry.is_file() and not entry.name.startswith(".")]
+    if not files:
+        raise InventoryInvalid(f"{path} holds no file")
+    return max(files, key=lambda entry: (entry.stat().st_mtime, entry.name))
+
+
+def bulk_worker(
+    client: Client, task_queue: str, runs: CarriedRuns, *, pages_at_once: int, keys_per_second: float | None
+) -> Worker:
+    """Return the worker of pages, on a task queue of its own.
+
+    A queue of its own keeps pages from taking the slots of people's calls, and its rate limit is not passed by:
+    activities that a worker is handed eagerly, with the workflow's own task, are never of another queue.
+    """
+    judge = JudgePage(runs)
+    return Worker(
+        client,
+        task_queue=task_queue + BULK_QUEUE,
+        activities=[judge.load_run, judge.judge_page, judge.settle_run, judge.end_run],
+        max_concurrent_activities=pages_at_once,
+        # For all workers together: the server holds it.
+        max_task_queue_activities_per_second=None if keys_per_second is None else keys_per_second / PAGE_SIZE,
+    )

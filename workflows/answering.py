@@ -1,0 +1,60 @@
+"""A person's word to a workflow, sent as an update: taken, or refused by name."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+from temporalio.client import WorkflowHandle, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
+from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
+
+from keyturn.contracts import Contract
+from keyturn.errors import KeyturnError
+
+# An update is taken by a worker in milliseconds; one that starts a replay of a long history needs a second.
+UPDATE_TIMEOUT = timedelta(seconds=10)
+
+
+class AnswerRefused(KeyturnError):
+    """The rotation does not take this answer; nothing changed."""
+
+    kind = "answer_refused"
+    next_step = "fail_and_fix_request"
+    mend = "Look at what it waits for now: `keyturn status ID`."
+
+
+class NoWorkerAnswers(KeyturnError):
+    """No worker took the answer; nothing changed."""
+
+    kind = "no_worker_answers"
+    next_step = "retry_with_backoff"
+    mend = "Start one with `keyturn worker`, then say it again: nothing changed."
+
+
+async def answer(handle: WorkflowHandle[Any, Any], update: str, argument: Contract) -> None:
+    """Send a person's answer to a workflow.
+
+    Args:
+        handle: of the workflow.
+        update: the name of one of its updates.
+        argument: what the update takes.
+
+    Raises:
+        AnswerRefused: its validator refused it, by the name in the message; or the rotation has ended.
+        NoWorkerAnswers: nobody took it within ten seconds.
+    """
+    try:
+        async with asyncio.timeout(UPDATE_TIMEOUT.total_seconds()):
+            await handle.execute_update(update, argument, rpc_timeout=UPDATE_TIMEOUT)
+    except WorkflowUpdateFailedError as failed:
+        cause = failed.cause
+        kind = cause.type if isinstance(cause, ApplicationError) and cause.type else "unforeseen"
+        raise AnswerRefused(f"{update} refused, {kind}: {cause}") from None
+    except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
+        raise NoWorkerAnswers(f"no worker took the {update} within {UPDATE_TIMEOUT.total_seconds():g} s") from None
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            raise AnswerRefused(f"{update} refused, ended: it has ended already") from None
+        if error.status in {RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED}:
+            raise NoWorkerAnswers(f"no worker took the {update} in time") from None
+        raise

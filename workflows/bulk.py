@@ -1,0 +1,251 @@
+"""`BulkWorkflow`: judges a run page by page, a few at once, and lets a person pause, resume and cancel it.
+
+What is judged stands in the database; history holds the pages and counts (docs/adr/0016). The rotations that are due
+are workflows of their own, which go on whatever becomes of the run.
+"""
+
+import asyncio
+from datetime import timedelta
+
+from pydantic import ValidationError
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import ApplicationError
+
+with workflow.unsafe.imports_passed_through():
+    from activities.judge_page import JudgePage
+    from keyturn.backoff import BASE, CEILING
+    from keyturn.contracts import (
+        Abandonment,
+        BulkOrder,
+        BulkOutcome,
+        BulkPage,
+        BulkStanding,
+        PageJudged,
+        Resumption,
+        RunProgress,
+    )
+    from workflows.options import record_options
+    from workflows.visibility import PARKED
+    from workflows.waiting import refusal
+
+BULK_QUEUE = "-bulk"  # pages have a task queue of their own, beside the worker's
+# 500 keys of 20 s each, eight at once, and their rotations; a page of 50 with a quick model takes seconds.
+PAGE_START_TO_CLOSE = timedelta(minutes=30)
+PAGE_HEARTBEAT = timedelta(seconds=20)
+# A million rows are read in a minute or two.
+LOAD_START_TO_CLOSE = timedelta(minutes=30)
+# A page that nobody judges in a day waits for workers that are not coming.
+PAGE_WITHIN = timedelta(days=1)
+# How often the rotations that are under way are looked at: at first soon, for a small run, then seldom.
+LOOK_FIRST, LOOK_LAST = timedelta(seconds=1), timedelta(seconds=10)
+# The rest waits for people, or for a database that is away: a day, then the run ends and `keyturn report` looks again.
+SETTLE_WITHIN = timedelta(days=1)
+BY_HAND = "by_hand"
+
+
+def bulk_id(tenant_id: str, run_id: str) -> str:
+    """Return the id of the workflow that carries a run out."""
+    return f"bulk:{tenant_id}:{run_id}"
+
+
+@workflow.defn(failure_exception_types=[ValidationError])
+class BulkWorkflow:
+    """Judge every item of a run. It completes when each has an outcome, or when it is cancelled and nothing runs."""
+
+    @workflow.init
+    def __init__(self, order: BulkOrder) -> None:
+        self._order = order
+        self._progress = RunProgress()
+        self._counted: dict[int, RunProgress] = {}
+        self._cancelled: str | None = None
+        self._resumed = 0
+        self._paused = order.paused if isinstance(order, BulkOrder) else None
+        self._mend: str | None = None
+        self._phase: BulkStanding = self._standing("loading")
+
+    @workflow.run
+    async def run(self, order: BulkOrder) -> BulkOutcome:
+        """Carry the run out."""
+        if not isinstance(order, BulkOrder):
+            raise ApplicationError("the workflow's input is not a bulk order", type="invalid_request")
+        if order.source is not None and order.next_page == 0:
+            # A schedule's run is named for the time when it fired.
+            order = order.model_copy(update={"run_id": f"{order.run_id}-{workflow.info().start_time:%Y%m%dT%H%M%SZ}"})
+            self._order = order
+        self._progress = await workflow.execute_activity_method(
+            JudgePage.load_run,
+            order,
+            task_queue=self._queue(),
+            start_to_close_timeout=LOAD_START_TO_CLOSE,
+            heartbeat_timeout=PAGE_HEARTBEAT,
+            schedule_to_close_timeout=PAGE_WITHIN,
+            retry_policy=_patient(),
+        )
+        await self._judge_all()
+        await self._settle()
+        status = "cancelled" if self._cancelled is not None else "done"
+        await workflow.execute_activity_method(
+            JudgePage.end_run, args=[order, status], task_queue=self._queue(), **record_options()
+        )
+        self._at("ended")
+        return BulkOutcome(status=status, run_id=order.run_id, progress=self._progress)
+
+    async def _judge_all(self) -> None:
+        pages = -(-self._progress.asks // self._order.page_size)
+        waiting = list(range(self._order.next_page, pages))
+        running: set[asyncio.Task[None]] = set()
+        while (waiting or running) and not (self._cancelled is not None and not running):
+            self._at("paused" if self._paused else "judging")
+            if self._paused is not None and not running:
+                await self._wait_while_paused()
+                continue
+            if self._may_begin() and waiting and len(running) < self._order.pages_at_once:
+                long = self._history_is_long() and not self._counted  # a page that was stopped is finished first
+                if long and not running:
+                    workflow.continue_as_new(self._order.model_copy(update={"next_page": waiting[0], "source": None}))
+                if not long:  # else what runs ends first
+                    page = waiting.pop(0)
+                    running.add(asyncio.create_task(self._judge(page, waiting)))
+                    continue
+            done, left = await workflow.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            running = set(left)
+            for task in done:
+                task.result()
+
+    def _may_begin(self) -> bool:
+        return self._paused is None and self._cancelled is None
+
+    def _history_is_long(self) -> bool:
+        info = workflow.info()
+        return info.is_continue_as_new_suggested() or info.get_current_history_length() > self._order.events_a_history
+
+    async def _judge(self, page: int, waiting: list[int]) -> None:
+        size, asks = self._order.page_size, self._progress.asks
+        asked = BulkPage(
+            run_id=self._order.run_id,
+            tenant_id=self._order.tenant_id,
+            first=page * size + 1,
+            last=min((page + 1) * size, asks),
+        )
+        resumed = self._resumed
+        judged: PageJudged = await workflow.execute_activity_method(
+            JudgePage.judge_page,
+            asked,
+            task_queue=self._queue(),
+            summary=f"items {asked.first} to {asked.last}",
+            start_to_close_timeout=PAGE_START_TO_CLOSE,
+            heartbeat_timeout=PAGE_HEARTBEAT,
+            schedule_to_close_timeout=PAGE_WITHIN,
+            retry_policy=_patient(),
+        )
+        self._count(page, judged.progress)
+        if judged.stopped is not None:
+            waiting.insert(0, page)
+            if resumed == self._resumed:  # else what stopped it was mended while it ran
+                self._paused, self._mend = self._paused or judged.stopped, judged.mend
+        elif self._order.max_usd is not None and self._progress.cost_usd >= self._order.max_usd:
+            self._paused = self._paused or "max_usd_reached"
+            self._mend = "Resume it to go on without a limit, or cancel it."
+            self._order = self._order.model_copy(update={"max_usd": None})
+
+    def _count(self, page: int, judged: RunProgress) -> None:
+        """Add a page to what is known, or what is new of one that was judged before."""
+        before = self._counted.pop(page, RunProgress())
+        if judged.asked < judged.asks:
+            self._counted[page] = judged  # it will be judged again
+        outcomes = dict(self._progress.outcomes)
+        for name, number in judged.outcomes.items():
+            outcomes[name] = outcomes.get(name, 0) + number - before.outcomes.get(name, 0)
+        self._progress = self._progress.model_copy(
+            update={
+                "asked": self._progress.asked + judged.asked - before.asked,
+                "outcomes": outcomes,
+                "cost_usd": self._progress.cost_usd + judged.cost_usd - before.cost_usd,
+            }
+        )
+
+    async def _wait_while_paused(self) -> None:
+        workflow.upsert_search_attributes([PARKED.value_set(self._paused or BY_HAND)])
+        await workflow.wait_condition(lambda: self._paused is None or self._cancelled is not None)
+        workflow.upsert_search_attributes([PARKED.value_unset()])
+
+    async def _settle(self) -> None:
+        self._at("settling")
+        until, wait = workflow.now() + SETTLE_WITHIN, LOOK_FIRST
+        while True:
+            settled = await workflow.execute_activity_method(
+                JudgePage.settle_run,
+                self._order,
+                task_queue=self._queue(),
+                start_to_close_timeout=PAGE_START_TO_CLOSE,
+                heartbeat_timeout=PAGE_HEARTBEAT,
+                schedule_to_close_timeout=PAGE_WITHIN,
+                retry_policy=_patient(),
+            )
+            self._progress = settled.progress
+            self._at("settling")
+            if not settled.left or workflow.now() >= until:
+                return
+            await workflow.sleep(wait, summary="rotations are under way")
+            wait = min(wait * 2, LOOK_LAST)
+
+    def _queue(self) -> str:
+        return workflow.info().task_queue + BULK_QUEUE
+
+    def _at(self, phase: str) -> None:
+        self._phase = self._standing(phase)
+
+    def _standing(self, phase: str) -> BulkStanding:
+        return BulkStanding.model_validate({"phase": phase, "progress": self._progress, "since": workflow.now()})
+
+    # -- what people ask of it --------------------------------------------------------------------------------------
+
+    @workflow.query
+    def standing(self) -> BulkStanding:
+        """What the run is at, and how far."""
+        return self._phase.model_copy(
+            update={
+                "progress": self._progress,
+                "paused": self._paused,
+                "mend": self._mend if self._paused else None,
+                "cancelled": self._cancelled is not None,
+            }
+        )
+
+    @workflow.update
+    def pause(self, wish: Resumption) -> None:
+        """Begin no further page; those that run may end."""
+        self._paused, self._mend = BY_HAND, None
+
+    @pause.validator
+    def _may_pause(self, wish: Resumption) -> None:
+        if self._phase.phase in {"settling", "ended"} or self._cancelled is not None or self._paused is not None:
+            raise refusal("not_running", f"the run is not being judged: it is {self._phase.phase}")
+
+    @workflow.update
+    def resume(self, resumption: Resumption) -> None:
+        """Go on where it was paused."""
+        self._paused = self._mend = None
+        self._resumed += 1
+
+    @resume.validator
+    def _may_resume(self, resumption: Resumption) -> None:
+        if self._paused is None or self._cancelled is not None:
+            raise refusal("not_waiting", "the run is not paused")
+
+    @workflow.update
+    def cancel(self, wish: Abandonment) -> None:
+        """Let the pages that run end, begin no other, and end when the rotations that were begun have."""
+        self._cancelled = wish.operator
+
+    @cancel.validator
+    def _may_cancel(self, wish: Abandonment) -> None:
+        if self._phase.phase in {"settling", "ended"} or self._cancelled is not None:
+            raise refusal("not_running", f"there is nothing left to cancel: the run is {self._phase.phase}")
+
+
+def _patient() -> RetryPolicy:
+    # A failure that the activity reports brings its own jittered delay; a killed worker is noticed by its heartbeats.
+    # The page itself counts its attempts: after the third it writes down what failed.
+    return RetryPolicy(initial_interval=BASE, backoff_coefficient=2.0, maximum_interval=CEILING)

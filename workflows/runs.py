@@ -1,0 +1,78 @@
+"""Bulk runs from the outside: start one or attach to it, follow it, and tell it to pause, resume or cancel."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle, WorkflowQueryFailedError
+from temporalio.common import (
+    Priority,
+    SearchAttributePair,
+    TypedSearchAttributes,
+    WorkflowIDConflictPolicy,
+    WorkflowIDReusePolicy,
+)
+from temporalio.service import RPCError, RPCStatusCode
+
+from keyturn.contracts import BulkOrder, BulkOutcome, BulkStanding
+from keyturn.errors import KeyturnError, UnknownRun
+from workflows.bulk import BulkWorkflow, bulk_id
+from workflows.visibility import TENANT
+
+# People before runs: the server hands out tasks of a lower number first; 3 is its default.
+BULK_PRIORITY = 5
+LOOK_SECONDS = 0.5
+Handle = WorkflowHandle[BulkWorkflow, BulkOutcome]
+
+
+class RunWaits(KeyturnError):
+    """Nobody says how far the run is."""
+
+    kind = "no_worker_answers"
+    next_step = "retry_with_backoff"
+    mend = "Start a worker with `keyturn worker`: the run waits for one, and nothing is lost."
+
+
+async def start_run(client: Client, order: BulkOrder, *, task_queue: str) -> Handle:
+    """Start a run's workflow, or attach to the one that runs; one that ended goes on with what is open."""
+    return await client.start_workflow(
+        BulkWorkflow.run,
+        order,
+        id=bulk_id(order.tenant_id, order.run_id),
+        task_queue=task_queue,
+        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+        search_attributes=TypedSearchAttributes([SearchAttributePair(TENANT, order.tenant_id)]),
+        static_summary=f"run {order.run_id}",
+        priority=Priority(priority_key=BULK_PRIORITY, fairness_key=order.tenant_id),
+    )
+
+
+def handle_of_run(client: Client, workflow_id: str) -> Handle:
+    """Return the handle of a run's workflow."""
+    return client.get_workflow_handle_for(BulkWorkflow.run, workflow_id)
+
+
+async def follow(handle: Handle, *, every: float = LOOK_SECONDS) -> AsyncIterator[BulkStanding]:
+    """Yield what a run is at, again and again until it has ended.
+
+    Raises:
+        UnknownRun: there is no such workflow.
+        RunWaits: no worker answers.
+    """
+    while True:
+        try:
+            standing = await handle.query(BulkWorkflow.standing)
+            yield standing
+            if standing.phase == "ended":
+                return
+            if (await handle.describe()).status is not WorkflowExecutionStatus.RUNNING:
+                return  # ended from outside; one that was continued as new is running under the same id
+        except WorkflowQueryFailedError:
+            pass  # its first task has not been worked on yet
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                raise UnknownRun("there is no such run in this namespace") from None
+            if error.status in {RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.FAILED_PRECONDITION}:
+                raise RunWaits("no worker says how far the run is") from None
+            raise
+        await asyncio.sleep(every)
