@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
+from temporalio.worker import Worker
 
 from keyturn.bulk.pages import BulkJudge
 from keyturn.bulk.store import BulkStore
@@ -25,8 +26,9 @@ from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.tasks.definition import Prompt
 from tests.boundaries import guarded
 from tests.keys import KEYRING
-from workers.bulk import CarriedRuns, RunRotations, RunSeals, bulk_worker, load_source
+from workers.bulk import CarriedRuns, RunRotations, RunSeals, bulk_workers, load_source
 from workflows.bulk import BulkWorkflow
+from workflows.rotation import RotationWorkflow
 
 LINE = "CIS-AWS-4.0-1.14"
 NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
@@ -113,15 +115,24 @@ class BulkPlace:
 
     @asynccontextmanager
     async def working(self, *, pages_at_once: int = 2, keys_per_second: float | None = None) -> AsyncIterator[None]:
-        from tests.workers_for_tests import rotation_worker
+        from tests.workers_for_tests import rotation_activities
 
         judge = BulkJudge(self.store, self.boundary, RunRotations(self.client, self.queue), self.seals)
         runs = CarriedRuns(self.store, judge, self.catalogue, self.seals)
+        rotation = rotation_activities(self.boundary, JobStore(self.engine), self.catalogue)
+        people = Worker(
+            self.client, task_queue=self.queue, workflows=[RotationWorkflow, BulkWorkflow], activities=rotation
+        )
         async with (
-            bulk_worker(self.client, self.queue, runs, pages_at_once=pages_at_once, keys_per_second=keys_per_second),
-            rotation_worker(
-                self.client, self.queue, self.boundary, JobStore(self.engine), self.catalogue, also=[BulkWorkflow]
+            bulk_workers(
+                self.client,
+                self.queue,
+                runs,
+                rotation,
+                pages_at_once=pages_at_once,
+                keys_per_second=keys_per_second,
             ),
+            people,
         ):
             yield
 

@@ -104,32 +104,21 @@ async def worker_on(
     catalogue = catalogue or load_catalogue()
     kept = records if records is not None else []
     boundary = ModelBoundary({"*": [provider]}, catalogue, guard=guard or guarded(), record=kept.append)
-    async with rotation_worker(client, task_queue, boundary, claims, catalogue, build_id=build_id) as worker:
-        yield worker
-
-
-@asynccontextmanager
-async def rotation_worker(
-    client: Client,
-    task_queue: str,
-    boundary: ModelBoundary,
-    claims: Claims,
-    catalogue: Catalogue,
-    *,
-    build_id: str | None = None,
-    also: Sequence[type] = (),
-) -> AsyncIterator[Worker]:
-    """The same on a boundary; `also` are further workflows."""
     async with Worker(
         client,
         task_queue=task_queue,
-        workflows=[RotationWorkflow, *also],
-        activities=[
-            Decide(boundary).decide,
-            CreateRotationJob(claims, catalogue).create_rotation_job,
-            WithdrawClaim(claims).withdraw_claim,
-            RecordEvent(claims).record_event,
-        ],
+        workflows=[RotationWorkflow],
+        activities=rotation_activities(boundary, claims, catalogue),
         deployment_config=None if build_id is None else pinned_to(build_id),
     ) as worker:
         yield worker
+
+
+def rotation_activities(boundary: ModelBoundary, claims: Claims, catalogue: Catalogue) -> list[Callable[..., Any]]:
+    """The activities of a rotation, as a worker has them."""
+    return [
+        Decide(boundary).decide,
+        CreateRotationJob(claims, catalogue).create_rotation_job,
+        WithdrawClaim(claims).withdraw_claim,
+        RecordEvent(claims).record_event,
+    ]

@@ -3,14 +3,15 @@
 import asyncio
 import base64
 import binascii
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.common import Priority, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.service import RPCError
-from temporalio.worker import Worker
+from temporalio.worker import Worker, WorkerDeploymentConfig
 
 from activities.judge_page import JudgePage
 from keyturn.bulk.load import digest_of_file, items_of, load, scan_items
@@ -23,13 +24,16 @@ from keyturn.inventory.rows import BadRow
 from keyturn.inventory.scans import read_scans
 from keyturn.keyring import Keyring
 from keyturn.policy.catalogue import Catalogue
-from workflows.bulk import BULK_QUEUE
+from workflows.bulk import BULK_QUEUE, DUE_QUEUE
 from workflows.encryption import names_of
 from workflows.identity import workflow_id_of
 from workflows.rotation import RotationWorkflow
 from workflows.runs import BULK_PRIORITY
 from workflows.visibility import PARKED, attributes_at_start
 
+# Rotations of a run that are worked on at once: measured, a person's rotation beside a run then takes some two times as
+# long as alone, and three to five times if a run's rotations come all at once.
+DUE_AT_ONCE = 2
 PAGE_SIZE = BulkOrder.model_fields["page_size"].default
 
 
@@ -67,11 +71,11 @@ def _bound_to(run_id: str) -> bytes:
 
 
 class RunRotations:
-    """Begins the rotations that a run finds due, behind those that people ask for."""
+    """Begins the rotations that a run finds due, on their own queue beside `task_queue`."""
 
     def __init__(self, client: Client, task_queue: str) -> None:
         self._client = client
-        self._task_queue = task_queue
+        self._task_queue = task_queue + DUE_QUEUE
         self._names = names_of(client)
 
     async def begin(self, request: RotationRequest) -> str:
@@ -205,16 +209,34 @@ def newest(path: Path) -> Path:
     return max(files, key=lambda entry: (entry.stat().st_mtime, entry.name))
 
 
-def bulk_worker(
-    client: Client, task_queue: str, runs: CarriedRuns, *, pages_at_once: int, keys_per_second: float | None
-) -> Worker:
-    """Return the worker of pages, on a task queue of its own.
+@asynccontextmanager
+async def bulk_workers(
+    client: Client,
+    task_queue: str,
+    runs: CarriedRuns,
+    rotation: Sequence[Callable[..., Any]],
+    *,
+    pages_at_once: int,
+    keys_per_second: float | None,
+    deployment: WorkerDeploymentConfig | None = None,
+) -> AsyncIterator[None]:
+    """Run the workers of pages, and of the rotations that runs begin, each on a task queue of its own.
 
-    A queue of its own keeps pages from taking the slots of people's calls, and its rate limit is not passed by:
-    activities that a worker is handed eagerly, with the workflow's own task, are never of another queue.
+    Queues of their own keep a run from taking the slots of people's calls: what a run has to do waits in line at the
+    server, a little of it at once, while a person's rotation finds this process free. A rate limit of the queue of
+    pages is not passed by: what a worker is handed eagerly, with its own workflow task, is never of another queue.
+
+    Args:
+        client: a connected client.
+        task_queue: of people's rotations.
+        runs: what carries runs out.
+        rotation: the activities of a rotation.
+        pages_at_once: in this worker.
+        keys_per_second: asked about, by all workers together; None for no limit.
+        deployment: the build of this worker.
     """
     judge = JudgePage(runs)
-    return Worker(
+    pages = Worker(
         client,
         task_queue=task_queue + BULK_QUEUE,
         activities=[judge.load_run, judge.judge_page, judge.settle_run, judge.end_run],
@@ -222,3 +244,16 @@ def bulk_worker(
         # For all workers together: the server holds it.
         max_task_queue_activities_per_second=None if keys_per_second is None else keys_per_second / PAGE_SIZE,
     )
+    due = Worker(
+        client,
+        task_queue=task_queue + DUE_QUEUE,
+        workflows=[RotationWorkflow],
+        activities=rotation,
+        max_concurrent_workflow_tasks=DUE_AT_ONCE,
+        max_concurrent_activities=DUE_AT_ONCE,
+        max_concurrent_workflow_task_polls=DUE_AT_ONCE,
+        max_concurrent_activity_task_polls=1,
+        deployment_config=deployment,
+    )
+    async with pages, due:
+        yield

@@ -336,3 +336,70 @@ def _tell(run_id: str, tenant: str, update: str, wish: Any) -> None:
 
     asyncio.run(run())
     click.echo(f"{update}: {run_id}")
+
+
+@click.command()
+@click.argument("run_id")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write one self-contained page.")
+@click.option("--csv", "table", type=click.Path(path_type=Path, dir_okay=False), help="Write every row as CSV.")
+@click.option("--json", "lines", type=click.Path(path_type=Path, dir_okay=False), help="Write every row as JSON Lines.")
+@_tenant
+def report(run_id: str, tenant: str, html: Path | None, table: Path | None, lines: Path | None) -> None:
+    """Report on a bulk run: what was decided, by whom, under which line, and which jobs came of it.
+
+    Without a file, the figures are printed. It may be asked for while the run goes on.
+
+    \b
+    Example:
+      keyturn report run-0f3c9a7d5e1b2c44 --html report.html --csv report.csv
+    """
+    with_database(lambda engine: _report(engine, run_id, tenant, html, table, lines))
+    for file in (html, table, lines):
+        if file is not None:
+            click.echo(f"written to {file}", err=True)
+
+
+async def _report(
+    engine: "AsyncEngine", run_id: str, tenant: str, html: Path | None, table: Path | None, lines: Path | None
+) -> None:
+    from keyturn.bulk.report import Figures, items_of_run, page_of
+    from keyturn.bulk.store import BulkStore
+    from keyturn.policy.catalogue import load_catalogue
+    from workers.settings import load_local_settings
+
+    store = BulkStore(engine)
+    run = await store.run(run_id, tenant_id=tenant)
+    await store.settle_jobs(run_id, tenant_id=tenant)  # what waited when the run ended may have its job since
+    if html is not None:
+        cited = load_catalogue(load_local_settings().policy_dir).resolve(run.policy_lines)
+        page = await page_of(store, run, list(cited))
+        await asyncio.to_thread(html.write_text, page, encoding="utf-8")
+    if table is not None or lines is not None:
+        await _write_rows(items_of_run(store, run), table, lines)
+    if html is None and table is None and lines is None:
+        figures = Figures()
+        async for item in items_of_run(store, run):
+            figures.add(item)
+        for name, count in figures.outcomes.most_common():
+            click.echo(f"{count:>9,}  {name.replace('_', ' ')}")
+        by_rule, total = figures.decided_by["rule"], sum(figures.outcomes.values())
+        click.echo(f"{by_rule:,} of {total:,} needed no model; the calls cost ${figures.cost_usd:,.4f}")
+
+
+async def _write_rows(items: Any, table: Path | None, lines: Path | None) -> None:
+    import csv
+    from contextlib import ExitStack
+
+    from keyturn.bulk.report import COLUMNS
+
+    with ExitStack() as files:
+        rows = None
+        if table is not None:
+            rows = csv.DictWriter(files.enter_context(table.open("w", encoding="utf-8", newline="")), COLUMNS)
+            rows.writeheader()
+        objects = None if lines is None else files.enter_context(lines.open("w", encoding="utf-8"))
+        async for item in items:
+            if rows is not None:
+                rows.writerow(item | {"policy_lines": " ".join(item["policy_lines"] or ())})
+            if objects is not None:
+                objects.write(json.dumps(item, default=str) + "\n")

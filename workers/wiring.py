@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import subprocess
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
-from temporalio.worker import Worker
+from temporalio.worker import Worker, WorkerDeploymentConfig
 
 from activities.create_rotation_job import CreateRotationJob, JobClaims
 from activities.decide import Decide
@@ -48,7 +48,7 @@ from keyturn.llm.providers.http import HttpProvider, http_client
 from keyturn.llm.providers.openai import COMPATIBLE_WIRE, OPENAI_WIRE
 from keyturn.llm.wire import Usage
 from keyturn.policy.catalogue import Catalogue, load_catalogue
-from workers.bulk import CarriedRuns, RunRotations, RunSeals, bulk_worker
+from workers.bulk import CarriedRuns, RunRotations, RunSeals, bulk_workers
 from workers.deliveries import DeliveryStarts, ReceiverDeliveries, receiver, sweep
 from workers.metrics import CallMetrics, JobMetrics
 from workers.monitoring import Monitoring
@@ -158,19 +158,22 @@ async def wired_worker(client: Client, wired: Wired, *, claims: Claims = lambda 
         starts = DeliveryStarts(client, wired.settings.task_queue)
         deliver = DeliverJob(ReceiverDeliveries(outbox, wired.webhook))
         activities += [deliver.deliver_job, deliver.give_up_delivery]
-    activities += [
+    rotation: list[Callable[..., Any]] = [
         Decide(wired.boundary).decide,
         CreateRotationJob(claims(store), wired.catalogue, starts).create_rotation_job,
         WithdrawClaim(store).withdraw_claim,
         RecordEvent(store).record_event,
     ]
+    activities += rotation
+    # In development every worker takes every rotation: a parked one is not left behind by an edit of the code.
+    deployment = None if build_id is None else pinned_to(build_id)
     sweeping = None if starts is None else asyncio.create_task(sweep(outbox, starts))
     workflows: list[type] = [RotationWorkflow, BulkWorkflow] + ([] if starts is None else [DeliveryWorkflow])
     async with AsyncExitStack() as parts:
         if sweeping is not None:
             parts.callback(sweeping.cancel)
         if wired.settings.bulk_pages:
-            await parts.enter_async_context(_pages(client, wired))
+            await parts.enter_async_context(_runs(client, wired, rotation, deployment))
         yield Worker(
             client,
             task_queue=wired.settings.task_queue,
@@ -178,20 +181,23 @@ async def wired_worker(client: Client, wired: Wired, *, claims: Claims = lambda 
             activities=activities,
             max_concurrent_activities=wired.settings.max_concurrent_activities,
             graceful_shutdown_timeout=GRACEFUL_SHUTDOWN,
-            # In development every worker takes every rotation: a parked one is not left behind by an edit of the code.
-            deployment_config=None if build_id is None else pinned_to(build_id),
+            deployment_config=deployment,
         )
 
 
-def _pages(client: Client, wired: Wired) -> Worker:
+def _runs(
+    client: Client, wired: Wired, rotation: Sequence[Callable[..., Any]], deployment: WorkerDeploymentConfig | None
+) -> AbstractAsyncContextManager[None]:
     store, seals = BulkStore(wired.engine), RunSeals(wired.settings.keyring)
     rotations = RunRotations(client, wired.settings.task_queue)
-    return bulk_worker(
+    return bulk_workers(
         client,
         wired.settings.task_queue,
         CarriedRuns(store, BulkJudge(store, wired.bulk_boundary, rotations, seals), wired.catalogue, seals),
+        rotation,
         pages_at_once=wired.settings.bulk_pages,
         keys_per_second=wired.settings.bulk_keys_per_second,
+        deployment=deployment,
     )
 
 

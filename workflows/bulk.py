@@ -30,6 +30,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.waiting import refusal
 
 BULK_QUEUE = "-bulk"  # pages have a task queue of their own, beside the worker's
+DUE_QUEUE = "-due"  # and so have the rotations that a run begins
 # 500 keys of 20 s each, eight at once, and their rotations; a page of 50 with a quick model takes seconds.
 PAGE_START_TO_CLOSE = timedelta(minutes=30)
 PAGE_HEARTBEAT = timedelta(seconds=20)

@@ -233,7 +233,7 @@ def _any_object(line: int, row: Mapping[str, Any], origin: Origin, inventory: In
         return listings.gcloud_key(line, row, Origin(origin.observed_at, "gcloud"))
     unknown = [name for name in row if name not in (*listings.COLUMNS, *listings.NOTES)]
     if unknown:
-        raise RowFault(f"{str(unknown[0])[:40]}: is no column; there are {', '.join(listings.COLUMNS)}")
+        raise RowFault(f"{str(unknown[0])[:40]!a} is no column; there are {', '.join(listings.COLUMNS)}")
     return listings.plain_key(line, row, origin)
 
 
@@ -241,6 +241,6 @@ def _expect_known(file: Path, header: Sequence[str]) -> None:
     unknown = [name for name in header if name not in (*listings.COLUMNS, *listings.NOTES)]
     if unknown:  # a misspelt column would be evidence that is ignored in silence
         known = ", ".join(listings.COLUMNS)
-        raise InventoryInvalid(f"{file} has a column {unknown[0][:40]!r}, which is none of {known}")
+        raise InventoryInvalid(f"{file} has a column {unknown[0][:40]!a}, which is none of {known}")
     if len(set(header)) != len(header):
         raise InventoryInvalid(f"{file} names a column twice")

@@ -16,7 +16,7 @@ class Rejects:
     """Writes rejects to `file`, which is made with the first one: CSV if its name ends so, JSON Lines otherwise."""
 
     def __init__(self, file: Path) -> None:
-        self._file = file
+        self.file = file
         self._opened: Any = None
         self._table: Any = None
         self.count = 0
@@ -27,8 +27,8 @@ class Rejects:
         whole = {name: value for name, value in row.raw.items() if name not in _SECRETS}
         whole |= dict(zip(NOTES, (row.line, row.reason), strict=True))
         if self._opened is None:
-            self._opened = self._file.open("w", encoding="utf-8", newline="")
-        if self._file.suffix == ".csv":
+            self._opened = self.file.open("w", encoding="utf-8", newline="")
+        if self.file.suffix == ".csv":
             if self._table is None:
                 self._table = csv.DictWriter(self._opened, fieldnames=list(whole), extrasaction="ignore")
                 self._table.writeheader()

@@ -1,6 +1,8 @@
 """Whole estates on a real server and both databases: exactly the right jobs, whatever stops a run on its way."""
 
 import asyncio
+import statistics
+import time
 import uuid
 from collections.abc import Callable
 from decimal import Decimal
@@ -9,14 +11,21 @@ from typing import Any
 
 import pytest
 from sqlalchemy import func, select
+from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 
 from keyturn.contracts import Abandonment, BulkOrder, BulkOutcome, BulkSource, BulkStanding, Resumption
+from keyturn.database import open_database
 from keyturn.errors import InventoryInvalid, ProviderUnavailable, QuotaExhausted, UnknownRun
+from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import job_audit, rotation_jobs
+from starter.requests import id_of
+from tests.cases import request
 from tests.estates import LINE, NOW, BulkPlace, Judge, bulk_place, estate
 from workflows.answering import AnswerRefused, answer
+from workflows.bulk import BulkWorkflow
+from workflows.rotation import RotationWorkflow
 from workflows.runs import Handle, follow, start_run
 
 OMAR = Resumption(operator="omar")
@@ -317,3 +326,30 @@ async def test_a_load_that_was_cut_off_is_finished_and_one_of_other_bytes_begins
         await place.load(file, run_id)
     with pytest.raises(UnknownRun):
         await place.store.run(run_id, tenant_id="another")
+
+
+async def test_a_person_is_answered_while_a_run_of_two_thousand_keys_is_judged(
+    temporal: Client, queue: str, sqlite_store: JobStore, sqlite: URL, run_id: str, tmp_path: Path
+) -> None:
+    """In the same process; within three times of what it takes alone, which `make bench` measures."""
+    engine = open_database(sqlite)
+    place = bulk_place(temporal, queue, engine, Judge())
+    await place.load(estate(tmp_path / "keys.jsonl", keys=2_000), run_id)
+
+    async def one() -> float:
+        asked = request()
+        began = time.perf_counter()
+        await temporal.execute_workflow(RotationWorkflow.run, asked, id=id_of(asked), task_queue=queue)
+        return time.perf_counter() - began
+
+    async with place.working():
+        idle = [await one() for _ in range(15)]
+        handle = await started(place, run_id, page_size=50)
+        await until(handle, lambda now: now.progress.asked > 0)
+        beside = [await one() for _ in range(15)]
+        assert (await handle.query(BulkWorkflow.standing)).phase == "judging", "the run was over before"
+        await answer(handle, "cancel", Abandonment(operator="omar", reason="seen"))
+        await handle.result()
+    await engine.dispose()
+    # Both cores may be taken by other tests for a moment: the promise of three is measured by `make bench`.
+    assert statistics.median(beside) < 6 * statistics.median(idle)

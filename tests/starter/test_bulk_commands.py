@@ -1,0 +1,131 @@
+"""The commands of whole estates, as a person types them, on the whole stack."""
+
+import asyncio
+import csv
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from stack.embedded import Stack
+from tests.estates import LINE
+
+KEYTURN = Path(sys.executable).parent / "keyturn"
+HEADER = "account_id,key_id,kind,age_days,active\n"
+
+
+class Told(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+Keyturn = Callable[..., Awaitable[Told]]
+
+
+@pytest.fixture
+def keyturn(stack: Stack, tmp_path: Path) -> Keyturn:
+    environment = {
+        "PATH": str(KEYTURN.parent),
+        "TEMPORAL_ADDRESS": stack.address,
+        "DATABASE_URL": stack.database,
+        "KEYTURN_PAYLOAD_KEYS_FILE": str(stack.keys),
+        "KEYTURN_USER": "luna",
+    }
+
+    async def run(*arguments: str | Path) -> Told:
+        process = await asyncio.create_subprocess_exec(
+            KEYTURN, *arguments, env=environment, cwd=tmp_path, stdout=-1, stderr=-1, stdin=asyncio.subprocess.DEVNULL
+        )
+        out, err = await asyncio.wait_for(process.communicate(), 90)
+        return Told(process.returncode or 0, out.decode(), err.decode())
+
+    return run
+
+
+@pytest.fixture
+def inventory(tmp_path: Path) -> Path:
+    """Six keys that are due, some for which nothing is, and two rows that are none."""
+    rows = [f"acct_{tmp_path.name}_{number},key_{number},access_key,{100 + number}," for number in range(6)]
+    rows += [f"acct_{tmp_path.name}_y{number},key_{number},access_key,{number}," for number in range(4)]
+    rows += [f"acct_{tmp_path.name}_off,key_1,access_key,400,false", "=cmd(),k,access_key,1,", "a,k,access_key,old,"]
+    file = tmp_path / "keys.csv"
+    file.write_text(HEADER + "\n".join(rows).replace("[", "_").replace("]", "_") + "\n")
+    return file
+
+
+async def test_an_inventory_is_looked_at_before_anything_is_asked(keyturn: Keyturn, inventory: Path) -> None:
+    """What is in it, how much a policy line settles, and which rows cannot be used: those are written beside it."""
+    told = await keyturn("inventory", "check", inventory, "--policy", LINE)
+    assert told.status == 1
+    assert "csv, 13 keys and rows" in told.out
+    assert "6  to ask" in told.out
+    assert "4  inside every window" in told.out
+    assert "2 rows cannot be used: " in told.err
+    rejects = list(csv.DictReader((inventory.parent / "keys.rejects.csv").open()))
+    assert [row["keyturn_line"] for row in rejects] == ["13", "14"]
+    assert [row["keyturn_reason"].split(":")[0] for row in rejects] == ["account_id", "age_days"]
+    as_json = await keyturn("inventory", "check", inventory, "--json")
+    assert json.loads(as_json.out)["counts"] == {"to_ask": 11, "bad_row": 2}
+
+
+async def test_an_estate_is_judged_watched_and_reported_by_command(
+    keyturn: Keyturn, inventory: Path, tmp_path: Path
+) -> None:
+    """And the same command again asks nothing: it finds that all is done."""
+    told = await keyturn("bulk", inventory, "--policy", LINE)
+    assert told.status == 0, told.err
+    assert "6/6 asked" in told.err
+    assert "6 job created, 5 nothing due, 2 bad row" in told.err.splitlines()[-1]
+    again = json.loads((await keyturn("bulk", inventory, "--policy", LINE, "--json")).out)
+    assert again["outcomes"] == {"job_created": 6, "nothing_due": 5, "bad_row": 2}
+    watched = await keyturn("watch", again["workflow_id"])
+    assert (watched.status, "6/6 asked" in watched.out) == (0, True)
+    listed = json.loads((await keyturn("runs", "--json")).out)["runs"]
+    assert (listed[0]["run_id"], listed[0]["ended"], "question" in listed[0]) == (again["run"], "done", False)
+
+    page, table, lines = tmp_path / "r.html", tmp_path / "r.csv", tmp_path / "r.jsonl"
+    reported = await keyturn("report", again["run"], "--html", page, "--csv", table, "--json", lines)
+    assert reported.status == 0, reported.err
+    html = page.read_text()
+    for expected in ("Ensure access keys are rotated every 90 days or less.", "<svg", "inside every window", "job_"):
+        assert expected in html
+    for foreign in ("<script", "http://", "https://", "src=", "=cmd()"):
+        assert foreign not in html
+    rows = list(csv.DictReader(table.open()))
+    assert (len(rows), len({row["job_id"] for row in rows if row["job_id"]})) == (13, 6)
+    assert len(lines.read_text().splitlines()) == 13
+    assert "5 of 13 needed no model" in (await keyturn("report", again["run"])).out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--policy", "P-99"), "P-99"),
+        ((), "--policy: a rotation is decided under policy lines"),
+        (("--policy", LINE, "--observed", "yesterday"), "--observed: is not a moment with its time zone"),
+        (("--policy", LINE, "--observed", "2036-01-01T00:00:00Z"), "--observed lies in the future"),
+        (("--policy", LINE, "--name", "a run!"), "--name: "),
+        (("--policy", LINE, "--format", "aws"), "is no credential report: it has no column user"),
+        (("--policy", LINE, "--max-usd", "-1"), "--max-usd: "),
+    ],
+)
+async def test_what_cannot_be_run_is_said_before_anything_is_begun(
+    keyturn: Keyturn, inventory: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    """Without a traceback, and no run is left behind."""
+    before = (await keyturn("runs", "--json")).out
+    told = await keyturn("bulk", inventory, *arguments)
+    assert (told.status, message in told.err, "Traceback" in told.err) == (1, True, False), told.err
+    if "--format" not in arguments:
+        assert (await keyturn("runs", "--json")).out == before
+
+
+async def test_a_run_that_is_not_there_is_told(keyturn: Keyturn) -> None:
+    for arguments in (("report", "run-none"), ("runs", "pause", "run-none"), ("watch", "bulk:default:run-none")):
+        told = await keyturn(*arguments)
+        assert (told.status, "Traceback" in told.err) == (1, False), told.err
+        assert told.err.strip()
