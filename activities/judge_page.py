@@ -14,7 +14,7 @@ PAGE_ATTEMPTS = 3
 class BulkRuns(Protocol):
     """Whoever carries bulk runs out. Each raises a KeyturnError."""
 
-    async def load(self, order: BulkOrder) -> RunProgress:
+    async def load(self, order: BulkOrder, *, workflow_id: str) -> RunProgress:
         """Read the run's inventory, if it has a source, and return what there is."""
         ...
 
@@ -41,7 +41,7 @@ class JudgePage:
     async def load_run(self, order: BulkOrder) -> RunProgress:
         """Read the inventory into the run's items; what was read before is not read again."""
         async with alive_and_told():
-            return await self._runs.load(order)
+            return await self._runs.load(order, workflow_id=activity.info().workflow_id or "")
 
     @activity.defn
     async def judge_page(self, page: BulkPage) -> PageJudged:

@@ -25,6 +25,7 @@ COMMANDS = {
     "deny": ("starter.people", "deny", "Deny the decision that a rotation waits with."),
     "bulk": ("workers.bulk_commands", "bulk", "Judge every key of an inventory."),
     "runs": ("workers.bulk_commands", "runs", "List bulk runs; pause, resume or cancel one."),
+    "schedule": ("starter.schedules", "schedule", "Judge an inventory again and again: create, list, pause, delete."),
     "report": ("workers.bulk_commands", "report", "Report on a bulk run, as a page, CSV or JSON."),
     "inventory": ("workers.bulk_commands", "inventory", "Look at an inventory before anything is asked."),
     "jobs": ("workers.jobs_commands", "jobs", "List rotation jobs, and carry them out."),

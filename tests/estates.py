@@ -27,7 +27,7 @@ from keyturn.tasks.definition import Prompt
 from tests.boundaries import guarded
 from tests.keys import KEYRING
 from workers.bulk import CarriedRuns, RunRotations, RunSeals, bulk_workers, load_source
-from workflows.bulk import BulkWorkflow
+from workflows.bulk import BulkWorkflow, bulk_id
 from workflows.rotation import RotationWorkflow
 
 LINE = "CIS-AWS-4.0-1.14"
@@ -109,7 +109,14 @@ class BulkPlace:
             **{"path": str(file), "policies": (LINE,), "question": "May it be rotated?", "observed_at": NOW} | changed
         )
         run = await load_source(
-            source, run_id, self.tenant, self.store, self.catalogue, self.seals, told=lambda _count: None
+            source,
+            run_id,
+            self.tenant,
+            bulk_id(self.tenant, run_id),
+            self.store,
+            self.catalogue,
+            self.seals,
+            told=lambda _count: None,
         )
         return run.asks
 

@@ -124,13 +124,14 @@ class CarriedRuns:
         self._catalogue = catalogue
         self._seals = seals
 
-    async def load(self, order: BulkOrder) -> RunProgress:
+    async def load(self, order: BulkOrder, *, workflow_id: str) -> RunProgress:
         """Read the run's inventory, if it has a source, and return what there is."""
         if order.source is not None:
             await load_source(
                 order.source,
                 order.run_id,
                 order.tenant_id,
+                workflow_id,
                 self._store,
                 self._catalogue,
                 self._seals,
@@ -155,6 +156,7 @@ async def load_source(
     source: BulkSource,
     run_id: str,
     tenant_id: str,
+    workflow_id: str,
     store: BulkStore,
     catalogue: Catalogue,
     seals: RunSeals,
@@ -181,6 +183,7 @@ async def load_source(
         policy_lines=tuple(line.ref for line in lines),
         question=seals.seal(run_id, source.question) if source.question else None,
         requested_by=source.user_id,
+        workflow_id=workflow_id,
         loaded=False,
         asks=0,
     )

@@ -276,11 +276,20 @@ async def _load(engine: "AsyncEngine", source: BulkSource, order: BulkOrder, rej
     from keyturn.policy.catalogue import load_catalogue
     from workers.bulk import RunSeals, load_source
     from workers.settings import load_local_settings
+    from workflows.bulk import bulk_id
 
     catalogue = load_catalogue(load_local_settings().policy_dir)
     seals = RunSeals(keyring_from_environment())
     return await load_source(
-        source, order.run_id, order.tenant_id, BulkStore(engine), catalogue, seals, told=_counter(), reject=rejected.add
+        source,
+        order.run_id,
+        order.tenant_id,
+        bulk_id(order.tenant_id, order.run_id),
+        BulkStore(engine),
+        catalogue,
+        seals,
+        told=_counter(),
+        reject=rejected.add,
     )
 
 
@@ -325,16 +334,17 @@ async def _listed(engine: "AsyncEngine", tenant: str, limit: int) -> list[dict[s
 
 
 def _tell(run_id: str, tenant: str, update: str, wish: Any) -> None:
+    from keyturn.bulk.store import BulkStore
     from workflows.answering import answer
-    from workflows.bulk import bulk_id
     from workflows.connection import connect, refusals_named
     from workflows.runs import handle_of_run
 
-    async def run() -> None:
+    async def run(engine: "AsyncEngine") -> None:
+        workflow_id = (await BulkStore(engine).run(run_id, tenant_id=tenant)).workflow_id
         with refusals_named():
-            await answer(handle_of_run(await connect(), bulk_id(tenant, run_id)), update, wish)
+            await answer(handle_of_run(await connect(), workflow_id), update, wish)
 
-    asyncio.run(run())
+    with_database(run)
     click.echo(f"{update}: {run_id}")
 
 

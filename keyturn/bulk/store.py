@@ -32,6 +32,7 @@ class Run:
     policy_lines: tuple[PolicyRef, ...]
     question: str | None  # sealed
     requested_by: str
+    workflow_id: str  # of the workflow that carries it out
     loaded: bool
     asks: int
 
@@ -60,6 +61,7 @@ class BulkStore:
             "policy_lines": [str(ref) for ref in run.policy_lines],
             "question": run.question,
             "requested_by": run.requested_by,
+            "workflow_id": run.workflow_id,
             "created_at": datetime.now(UTC),
         }
         async with transaction(self._engine) as connection:
@@ -88,6 +90,7 @@ class BulkStore:
             policy_lines=tuple(_ref(text) for text in row["policy_lines"]),
             question=row["question"],
             requested_by=row["requested_by"],
+            workflow_id=row["workflow_id"],
             loaded=row["loaded_at"] is not None,
             asks=row["asks"] or 0,
         )

@@ -15,6 +15,7 @@ bulk_runs = Table(
     Column("policy_lines", JSON, nullable=False),
     Column("question", Text),  # sealed
     Column("requested_by", String(256), nullable=False),
+    Column("workflow_id", String(1000), nullable=False),
     Column("created_at", Moment, nullable=False),
     # When every row was written: from then on it may be judged.
     Column("loaded_at", Moment),

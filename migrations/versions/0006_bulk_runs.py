@@ -22,6 +22,7 @@ def upgrade() -> None:
         sa.Column("policy_lines", sa.JSON, nullable=False),
         sa.Column("question", sa.Text),
         sa.Column("requested_by", sa.String(256), nullable=False),
+        sa.Column("workflow_id", sa.String(1000), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("loaded_at", sa.DateTime(timezone=True)),
         sa.Column("asks", sa.Integer),

@@ -129,3 +129,49 @@ async def test_a_run_that_is_not_there_is_told(keyturn: Keyturn) -> None:
         told = await keyturn(*arguments)
         assert (told.status, "Traceback" in told.err) == (1, False), told.err
         assert told.err.strip()
+
+
+async def test_a_schedule_judges_the_newest_inventory_when_it_fires(
+    keyturn: Keyturn, inventory: Path, tmp_path: Path
+) -> None:
+    """Created, listed, triggered, paused, resumed and deleted; its run is a run like any other, named for its time."""
+    folder = tmp_path / "inventories"
+    folder.mkdir()
+    inventory.rename(folder / "today.csv")
+    name = f"nightly-{tmp_path.name[-1]}"
+    create = ("schedule", "create", name, "--inventory", folder, "--cron", "0 3 * * *", "--policy", LINE)
+    assert (await keyturn(*create)).out == f"created {name}\n"
+    assert "there is a schedule" in (await keyturn(*create)).err
+    (listed,) = json.loads((await keyturn("schedule", "list", "--json")).out)["schedules"]
+    assert (listed["name"], listed["paused"], listed["last"], listed["next"][11:16]) == (name, False, None, "03:00")
+    assert (await keyturn("schedule", "trigger", name)).status == 0
+    async with asyncio.timeout(60):
+        while True:
+            (run, *_) = json.loads((await keyturn("runs", "--json")).out)["runs"] or [{}]
+            if str(run.get("run_id", "")).startswith(f"{name}-20") and run["ended"]:
+                break
+    assert (run["ended"], run["source"].endswith("today.csv")) == ("done", True)
+    assert "6  job created" in (await keyturn("report", run["run_id"])).out
+    assert (await keyturn("watch", run["workflow_id"])).status == 0
+    for step in ("pause", "resume", "pause", "delete"):
+        assert (await keyturn("schedule", step, name)).status == 0
+    gone = await keyturn("schedule", "delete", name)
+    assert (gone.status, "there is no schedule" in gone.err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("bad name", "--cron", "0 3 * * *", "--policy", LINE), "should match pattern"),
+        (("nightly", "--cron", "every night", "--policy", LINE), "--cron or --time-zone"),
+        (("nightly", "--cron", "0 3 * * *", "--policy", "P-99"), "P-99"),
+        (("nightly", "--cron", "0 3 * * *"), "a rotation is decided under policy lines"),
+        (("nightly", "--cron", "0 3 * * *", "--policy", LINE, "--time-zone", "Mars"), "--cron or --time-zone"),
+    ],
+)
+async def test_a_schedule_that_could_not_run_is_refused(
+    keyturn: Keyturn, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    name, *rest = arguments
+    told = await keyturn("schedule", "create", name, "--inventory", tmp_path, *rest)
+    assert (told.status, message in told.err, "Traceback" in told.err) == (1, True, False), told.err

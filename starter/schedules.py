@@ -1,0 +1,247 @@
+"""The commands `schedule ...`: an inventory judged again and again, by Temporal's own schedules."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+import click
+from pydantic import TypeAdapter, ValidationError
+from temporalio.client import (
+    Client,
+    Schedule,
+    ScheduleActionStartWorkflow,
+    ScheduleAlreadyRunningError,
+    ScheduleHandle,
+    ScheduleOverlapPolicy,
+    SchedulePolicy,
+    ScheduleSpec,
+    ScheduleState,
+)
+from temporalio.common import Priority, SearchAttributePair, TypedSearchAttributes
+from temporalio.service import RPCError, RPCStatusCode
+
+from keyturn.console import signed_in_user
+from keyturn.contracts import BulkOrder, BulkSource, ShortIdentifier
+from keyturn.errors import InvalidRequest, KeyturnError
+from keyturn.policy.catalogue import load_catalogue
+from workflows.bulk import BulkWorkflow, bulk_id
+from workflows.connection import connect, refusals_named
+from workflows.runs import BULK_PRIORITY
+from workflows.visibility import TENANT
+
+T = TypeVar("T")
+# What was missed while the server was down is made up for if it is not older than this: yesterday's run is today's.
+CATCH_UP = timedelta(hours=12)
+_tenant = click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Whose.")
+
+
+class UnknownSchedule(KeyturnError):
+    """There is no schedule of this name."""
+
+    kind = "unknown_schedule"
+    next_step = "fail_and_fix_request"
+    mend = "Look for it with `keyturn schedule list`."
+
+
+@click.group()
+def schedule() -> None:
+    """Judge an inventory again and again.
+
+    While a run goes on, the next one is skipped: it would ask about the same keys.
+    """
+
+
+@schedule.command()
+@click.argument("name")
+@click.option(
+    "--inventory", "path", required=True, help="A file, or a directory whose newest file is read, on the worker."
+)
+@click.option("--cron", required=True, help="When: five fields, in UTC unless --time-zone says otherwise.")
+@click.option("--time-zone", default="UTC", show_default=True, help="Such as Europe/Berlin.")
+@click.option("--policy", "policies", multiple=True, help="A policy line to judge under; repeatable.")
+@click.option("--question", default="May this key be rotated?", show_default=True, help="What is asked of each key.")
+@click.option(
+    "--task", type=click.Choice(["decide_rotation", "summarize_scan"]), default="decide_rotation", show_default=True
+)
+@click.option("--format", "form", type=click.Choice(["aws", "gcloud", "azure", "csv", "jsonl"]), help="Of the file.")
+@click.option("--access-keys", help="AWS: the output of `aws iam list-access-keys`, on the worker.")
+@click.option("--account", "account_id", help="Azure: the application that the listing is of.")
+@click.option("--always-ask", is_flag=True, help="Ask the model about every key.")
+@click.option("--policy-dir", envvar="KEYTURN_POLICY_DIR", type=click.Path(path_type=Path), help="Of your own lines.")
+@click.option("--task-queue", envvar="KEYTURN_TASK_QUEUE", default="keyturn", show_default=True, help="Of the workers.")
+@_tenant
+@click.option("--user", "user_id", envvar="KEYTURN_USER", help="Who asks.  [default: the signed-in user]")
+def create(
+    name: str,
+    path: str,
+    cron: str,
+    time_zone: str,
+    policies: tuple[str, ...],
+    question: str,
+    task: str,
+    form: str | None,
+    access_keys: str | None,
+    account_id: str | None,
+    always_ask: bool,
+    policy_dir: Path | None,
+    task_queue: str,
+    tenant: str,
+    user_id: str | None,
+) -> None:
+    """Judge an inventory by a calendar: what it holds when the schedule fires.
+
+    \b
+    Example:
+      keyturn schedule create nightly --inventory /inventories --cron "0 3 * * *" --policy CIS-AWS-4.0-1.14
+    """
+    catalogue = load_catalogue(policy_dir)
+    for line_id in policies:
+        catalogue.current(line_id)
+    try:
+        TypeAdapter(ShortIdentifier).validate_python(name)
+        source = BulkSource.model_validate(
+            {
+                "path": path,
+                "task": task,
+                "policies": policies,
+                "question": question if task == "decide_rotation" else "",
+                "format": form,
+                "access_keys": access_keys,
+                "account_id": account_id,
+                "always_ask": always_ask,
+                "user_id": user_id or signed_in_user(),
+            }
+        )
+        order = BulkOrder(run_id=name, tenant_id=tenant, source=source)
+    except ValidationError as error:
+        fault = error.errors(include_input=False, include_url=False)[0]
+        where = str(fault["loc"][0]) if fault["loc"] else "the schedule"
+        raise InvalidRequest(f"{where}: {fault['msg'].removeprefix('Value error, ')}") from None
+    if len(name) > 44:  # the time of a run is added to it
+        raise InvalidRequest("the name has more than 44 characters")
+
+    async def run(client: Client) -> None:
+        action = ScheduleActionStartWorkflow(
+            BulkWorkflow.run,
+            order,
+            id=bulk_id(tenant, name),
+            task_queue=task_queue,
+            typed_search_attributes=TypedSearchAttributes([SearchAttributePair(TENANT, tenant)]),
+            static_summary=f"run {name}",
+            priority=Priority(priority_key=BULK_PRIORITY, fairness_key=tenant),
+        )
+        wanted = Schedule(
+            action=action,
+            spec=ScheduleSpec(cron_expressions=[cron], time_zone_name=time_zone),
+            policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=CATCH_UP),
+            state=ScheduleState(note=f"{path}, {', '.join(policies) or task}"),
+        )
+        try:
+            await client.create_schedule(_id(tenant, name), wanted)
+        except ScheduleAlreadyRunningError:
+            raise InvalidRequest(f"there is a schedule {name} already: delete it first") from None
+        except RPCError as error:
+            if error.status is RPCStatusCode.INVALID_ARGUMENT:
+                raise InvalidRequest(f"--cron or --time-zone: {error.message[:200]}") from None
+            raise
+
+    _with_client(run)
+    click.echo(f"created {name}")
+
+
+@schedule.command("list")
+@_tenant
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def list_(tenant: str, as_json: bool) -> None:
+    """List schedules, with the next time and how the last run was named."""
+
+    async def run(client: Client) -> list[dict[str, str | bool | None]]:
+        found: list[dict[str, str | bool | None]] = []
+        async for entry in await client.list_schedules():
+            if not entry.id.startswith(_id(tenant, "")):
+                continue
+            told = await client.get_schedule_handle(entry.id).describe()
+            upcoming = told.info.next_action_times
+            found.append(
+                {
+                    "name": entry.id.removeprefix(_id(tenant, "")),
+                    "paused": told.schedule.state.paused,
+                    "next": upcoming[0].isoformat() if upcoming and not told.schedule.state.paused else None,
+                    "last": told.info.recent_actions[-1].started_at.isoformat() if told.info.recent_actions else None,
+                    "note": told.schedule.state.note,
+                }
+            )
+        return found
+
+    rows = _with_client(run)
+    if as_json:
+        click.echo(json.dumps({"schedules": rows}))
+        return
+    for row in rows:
+        state = "paused" if row["paused"] else f"next {str(row['next'])[:16]}Z"
+        click.echo(f"{row['name']:24}  {state:22}  last {str(row['last'] or 'never')[:16]}  {row['note']}")
+    if not rows:
+        click.echo(f"tenant {tenant} has no schedule", err=True)
+
+
+@schedule.command()
+@click.argument("name")
+@_tenant
+def pause(name: str, tenant: str) -> None:
+    """Begin no further run by itself; one that goes on is not touched."""
+    _with_schedule(tenant, name, lambda handle: handle.pause(note=f"paused by {signed_in_user()}"))
+    click.echo(f"paused {name}")
+
+
+@schedule.command()
+@click.argument("name")
+@_tenant
+def resume(name: str, tenant: str) -> None:
+    """Go by the calendar again."""
+    _with_schedule(tenant, name, lambda handle: handle.unpause(note=f"resumed by {signed_in_user()}"))
+    click.echo(f"resumed {name}")
+
+
+@schedule.command()
+@click.argument("name")
+@_tenant
+def trigger(name: str, tenant: str) -> None:
+    """Begin a run now, unless one goes on."""
+    _with_schedule(tenant, name, lambda handle: handle.trigger(overlap=ScheduleOverlapPolicy.SKIP))
+    click.echo(f"triggered {name}")
+
+
+@schedule.command()
+@click.argument("name")
+@_tenant
+def delete(name: str, tenant: str) -> None:
+    """Delete a schedule; its runs stay."""
+    _with_schedule(tenant, name, lambda handle: handle.delete())
+    click.echo(f"deleted {name}")
+
+
+def _id(tenant: str, name: str) -> str:
+    return f"keyturn:{tenant}:{name}"
+
+
+def _with_client(work: Callable[[Client], Awaitable[T]]) -> T:
+    async def run() -> T:
+        with refusals_named():
+            return await work(await connect())
+
+    return asyncio.run(run())
+
+
+def _with_schedule(tenant: str, name: str, work: Callable[[ScheduleHandle], Awaitable[None]]) -> None:
+    async def run(client: Client) -> None:
+        try:
+            await work(client.get_schedule_handle(_id(tenant, name)))
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                raise UnknownSchedule(f"there is no schedule {name[:64]} of tenant {tenant}") from None
+            raise
+
+    _with_client(run)
