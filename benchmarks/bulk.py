@@ -2,7 +2,9 @@
 
 import asyncio
 import csv
+import os
 import statistics
+import subprocess
 import tempfile
 import time
 import uuid
@@ -15,13 +17,15 @@ from temporalio.client import Client
 from benchmarks.results import Result, compared
 from benchmarks.workflows import rate_of
 from keyturn.contracts import BulkOrder, RotationRequest
-from keyturn.database import open_database
+from keyturn.database import database_url, open_database
 from keyturn.inventory.read import Inventory, read
+from stack.processes import program
 from stack.temporal import dev_server
 from starter.requests import id_of
 from tests.cases import facts, request
 from tests.estates import LINE, NOW, BulkPlace, Judge, bulk_place, estate
-from tests.keys import KEYRING
+from tests.keys import KEYRING, KEYS_TEXT
+from workers.schema import migrate
 from workflows.rotation import RotationWorkflow
 from workflows.runs import start_run
 
@@ -39,6 +43,7 @@ async def measure(postgresql: URL, *, rounds: int, keys: int, more: int) -> list
     with tempfile.TemporaryDirectory() as folder:
         async with dev_server(keyring=KEYRING) as client:
             results = await _runs(client, postgresql, Path(folder), rounds=rounds, keys=keys, more=more)
+            results.append(await asyncio.to_thread(_memory, client.service_client.config.target_host, Path(folder)))
         return results + await asyncio.to_thread(_inventories, Path(folder), rounds)
 
 
@@ -130,6 +135,27 @@ async def _people(place: BulkPlace, folder: Path, keys: int) -> tuple[list[float
         beside.append(await one())
     await running
     return idle, beside
+
+
+def _memory(address: str, folder: Path) -> Result:
+    """Return the most memory that `keyturn bulk` takes to read 50,000 rows against 1,000, as a process of its own."""
+    peaks = []
+    for rows in (1_000, 50_000):
+        database = f"sqlite:///{folder}/memory_{rows}.db"
+        migrate(database_url(database))
+        file = estate(folder / f"memory_{rows}.jsonl", keys=rows)
+        environment = {"PATH": os.defpath, "TEMPORAL_ADDRESS": address, "DATABASE_URL": database}
+        environment |= {"KEYTURN_PAYLOAD_KEYS": KEYS_TEXT, "KEYTURN_USER": "bench"}
+        command = [str(program("keyturn")), "bulk", str(file), "--policy", LINE, "--detach"]
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise AssertionError(f"keyturn bulk ended with status {process.returncode}")
+        peaks.append(used.ru_maxrss / 1024)
+    ratio = peaks[1] / peaks[0]
+    detail = f"{peaks[1]:.0f} against {peaks[0]:.0f} MiB"
+    return Result("memory to read 50,000 rows against 1,000", round(ratio, 3), "<= 1.3", ratio <= 1.3, detail)
 
 
 def _inventories(folder: Path, rounds: int) -> list[Result]:

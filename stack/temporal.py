@@ -17,6 +17,8 @@ from workflows.visibility import SEARCH_ATTRIBUTES
 TUNING = {
     "history.transferProcessorMaxPollRPS": "2000",
     "history.transferProcessorMaxPollHostRPS": "20000",
+    # Tenants side by side: a self-hosted server heeds the fairness key of a task only where this is set.
+    "matching.enableFairness": "true",
 }
 START_SECONDS = 20.0  # it starts in 0.2 s; a loaded machine may take some seconds
 PROBE_SECONDS = 0.05
@@ -46,6 +48,15 @@ async def dev_server(
         StackNotStarted: it did not come up.
     """
     port = port or free_port()
+    command = dev_server_command(port, ui_port=ui_port, database=database, codec=codec)
+    async with child(command, log=log or Path("/dev/null")) as process:
+        yield await _ready(process, f"127.0.0.1:{port}", keyring)
+
+
+def dev_server_command(
+    port: int, *, ui_port: int | None = None, database: Path | None = None, codec: str | None = None
+) -> list[str | Path]:
+    """Return the command that runs a dev server; see `dev_server`."""
     command: list[str | Path] = [program("temporal"), "server", "start-dev", "--port", str(port)]
     command += ["--ip", "127.0.0.1", "--log-level", "warn"]
     command += ["--headless"] if ui_port is None else ["--ui-port", str(ui_port)]
@@ -55,8 +66,7 @@ async def dev_server(
         command += ["--search-attribute", f"{name}={kind}"]
     for key, value in TUNING.items():
         command += ["--dynamic-config-value", f"{key}={value}"]
-    async with child(command, log=log or Path("/dev/null")) as process:
-        yield await _ready(process, f"127.0.0.1:{port}", keyring)
+    return command
 
 
 async def _ready(process: asyncio.subprocess.Process, address: str, keyring: Keyring | None) -> Client:

@@ -17,7 +17,7 @@ from temporalio.client import (
     WorkflowUpdateFailedError,
     WorkflowUpdateRPCTimeoutOrCancelledError,
 )
-from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.common import Priority, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
@@ -210,6 +210,7 @@ async def _start(client: Client, request: RotationRequest, task_queue: str, reus
         id_reuse_policy=reuse,
         # While one runs, its start fails and the caller attaches: USE_EXISTING would not tell who started it.
         id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+        priority=Priority(fairness_key=request.tenant_id),  # tenants side by side, before runs (workflows/runs.py)
         static_summary=f"rotate {request.credential.key_id} of {request.account_id}?",
         static_details=f"Under {lines}. Asked by {request.user_id}, trace `{request.trace_id}`.",
     )

@@ -10,20 +10,27 @@ from temporalio.client import Client, WorkflowHandle, WorkflowHistory
 from temporalio.worker import Worker
 
 from activities.deliver_job import DeliverJob
+from activities.judge_page import JudgePage
 from activities.rotate_access_key import RotateAccessKey
 from keyturn.contracts import (
     Abandonment,
+    BulkOrder,
+    BulkPage,
     ClaimedJob,
     Delivery,
     KeyInHand,
     KeyRotationOrder,
     KeyRotationOutcome,
+    PageJudged,
     Resumption,
+    RunProgress,
+    RunSettled,
 )
 from keyturn.errors import ForeignKey, KeyLimit, ReceiverRefused, StaleClaim
 from tests.cases import NOW
 from workflows.access_key import RotateAccessKeyWorkflow
 from workflows.answering import answer
+from workflows.bulk import BULK_QUEUE, BulkWorkflow
 from workflows.delivery import DeliveryWorkflow
 
 ORDER = KeyRotationOrder(job_id="job_1", overlap=timedelta(hours=1), grace=timedelta(days=3))
@@ -98,6 +105,60 @@ class Steps:
     async def roll_back(self, hand: KeyInHand, reason: str) -> None: ...
 
 
+class Runs:
+    """Thirty items in three pages; the second page is stopped once, if `stops` says by what."""
+
+    def __init__(self, stops: str | None = None) -> None:
+        self._stops = stops
+        self._looks = 0
+
+    async def load(self, order: BulkOrder, *, workflow_id: str) -> RunProgress:
+        return RunProgress(total=35, asks=30)
+
+    async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool) -> PageJudged:
+        if page.first == 11 and self._stops is not None:
+            stopped, self._stops = self._stops, None
+            return PageJudged(progress=RunProgress(total=10, asks=10, asked=4), stopped=stopped, mend="mend it")
+        return PageJudged(progress=RunProgress(total=10, asks=10, asked=10, outcomes={"started": 10}))
+
+    async def settle(self, run_id: str, *, tenant_id: str) -> RunSettled:
+        self._looks += 1
+        left = 10 if self._looks == 1 else 0
+        return RunSettled(progress=RunProgress(total=35, asks=30, asked=30), left=left)
+
+    async def end(self, run_id: str, status: str) -> None: ...
+
+
+async def _run(
+    client: Client, runs: Runs, ends: str, people: Callable[[Any], Awaitable[object]] | None = None
+) -> WorkflowHistory:
+    judge, queue = JudgePage(runs), f"histories-{uuid.uuid4().hex}"
+    activities: list[Callable[..., Any]] = [judge.load_run, judge.judge_page, judge.settle_run, judge.end_run]
+    async with (
+        Worker(client, task_queue=queue, workflows=[BulkWorkflow]),
+        Worker(client, task_queue=queue + BULK_QUEUE, activities=activities),
+    ):
+        order = BulkOrder(run_id="run-1", page_size=10, pages_at_once=1)
+        handle = await client.start_workflow(BulkWorkflow.run, order, id=uuid.uuid4().hex, task_queue=queue)
+        if people is not None:
+            async with asyncio.timeout(20):
+                while (await handle.query(BulkWorkflow.standing)).phase != "paused":
+                    await asyncio.sleep(0.02)
+            await people(handle)
+        outcome = await handle.result()
+        if outcome.status != ends:
+            raise AssertionError(f"it ended as {outcome.status}, not as {ends}")
+        return await handle.fetch_history()
+
+
+async def _go_on(handle: Any) -> None:
+    await answer(handle, "resume", Resumption(operator="omar"))
+
+
+async def _cancel(handle: Any) -> None:
+    await answer(handle, "cancel", Abandonment(operator="omar", reason="closed"))
+
+
 async def _delivered(client: Client, receiver: Receiver) -> WorkflowHistory:
     deliver, queue = DeliverJob(receiver), f"histories-{uuid.uuid4().hex}"
     activities: list[Callable[..., Any]] = [deliver.deliver_job, deliver.give_up_delivery]
@@ -160,5 +221,8 @@ CASES: Mapping[str, Callable[[Client], Awaitable[WorkflowHistory]]] = {
     "key_rotated_after_a_stale_claim": lambda client: _executed(client, Steps(verify=StaleClaim("x")), "done"),
     "key_rotated_when_resumed": lambda client: _executed(client, Steps(create=ForeignKey("x")), "done", _resume),
     "key_not_rotated_at_the_limit": lambda client: _executed(client, Steps(record=KeyLimit("x")), "failed"),
+    "run_done": lambda client: _run(client, Runs(), "done"),
+    "run_paused_and_resumed": lambda client: _run(client, Runs("quota_exhausted"), "done", _go_on),
+    "run_paused_and_cancelled": lambda client: _run(client, Runs("quota_exhausted"), "cancelled", _cancel),
     "key_rolled_back": lambda client: _executed(client, Steps(create=ForeignKey("x")), "rolled_back", _roll_back),
 }

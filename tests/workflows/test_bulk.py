@@ -353,3 +353,19 @@ async def test_a_person_is_answered_while_a_run_of_two_thousand_keys_is_judged(
     await engine.dispose()
     # Both cores may be taken by other tests for a moment: the promise of three is measured by `make bench`.
     assert statistics.median(beside) < 6 * statistics.median(idle)
+
+
+async def test_a_cap_of_keys_a_second_holds_a_run(
+    temporal: Client, queue: str, sqlite: URL, run_id: str, tmp_path: Path
+) -> None:
+    """At the server, for all workers together: six pages of fifty at a hundred keys a second take some seconds."""
+    engine = open_database(sqlite)
+    place = bulk_place(temporal, queue, engine, Judge())
+    await place.load(estate(tmp_path / "keys.jsonl", keys=300, due=lambda number: False), run_id)
+    async with place.working(keys_per_second=100):
+        began = time.perf_counter()
+        outcome = await (await started(place, run_id, page_size=50)).result()
+        took = time.perf_counter() - began
+    await engine.dispose()
+    assert outcome.progress.outcomes == {"not_eligible": 300}
+    assert took > 2  # at once it takes less than a second

@@ -12,6 +12,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from tests.other_histories import CASES as OTHER_CASES
 from tests.record_histories import CASES, COMMANDS, FOLDER, OTHER, commands_of, run, scratch_store, servers
 from workflows.access_key import RotateAccessKeyWorkflow
+from workflows.bulk import BulkWorkflow
 from workflows.delivery import DeliveryWorkflow
 from workflows.rotation import RotationWorkflow
 
@@ -41,7 +42,7 @@ case's file in tests/histories and its entry in commands.json, and run `make his
 async def test_a_recorded_history_replays_in_the_sandbox(file: Path) -> None:
     """A workflow that runs while we deploy goes on with the new code. If this fails, guard the change by patched()."""
     replayer = Replayer(
-        workflows=[RotationWorkflow, DeliveryWorkflow, RotateAccessKeyWorkflow],
+        workflows=[RotationWorkflow, BulkWorkflow, DeliveryWorkflow, RotateAccessKeyWorkflow],
         workflow_runner=SandboxedWorkflowRunner(),
         data_converter=pydantic_data_converter,
     )
