@@ -5,7 +5,7 @@ from typing import Protocol
 from temporalio import activity
 
 from activities.alive import alive_and_told
-from keyturn.contracts import BulkOrder, BulkPage, PageJudged, RunProgress, RunSettled
+from keyturn.contracts import BatchCollected, BulkOrder, BulkPage, OfflineBatch, PageJudged, RunProgress, RunSettled
 
 # A page is asked about this often: passing failures pass within it, and what is left is written down as failed.
 PAGE_ATTEMPTS = 3
@@ -16,6 +16,14 @@ class BulkRuns(Protocol):
 
     async def load(self, order: BulkOrder, *, workflow_id: str) -> RunProgress:
         """Read the run's inventory, if it has a source, and return what there is."""
+        ...
+
+    async def submit(self, batch: OfflineBatch) -> None:
+        """Hand some items to the provider's batch endpoint, once."""
+        ...
+
+    async def collect(self, batch: OfflineBatch) -> BatchCollected:
+        """Take its answers, if it has them."""
         ...
 
     async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool) -> PageJudged:
@@ -42,6 +50,18 @@ class JudgePage:
         """Read the inventory into the run's items; what was read before is not read again."""
         async with alive_and_told():
             return await self._runs.load(order, workflow_id=activity.info().workflow_id or "")
+
+    @activity.defn
+    async def submit_batch(self, batch: OfflineBatch) -> None:
+        """Hand some items to the provider's batch endpoint, unless they were."""
+        async with alive_and_told():
+            await self._runs.submit(batch)
+
+    @activity.defn
+    async def collect_batch(self, batch: OfflineBatch) -> BatchCollected:
+        """Take the answers of a batch into the cache, if it has ended."""
+        async with alive_and_told():
+            return await self._runs.collect(batch)
 
     @activity.defn
     async def judge_page(self, page: BulkPage) -> PageJudged:

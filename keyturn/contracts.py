@@ -492,6 +492,8 @@ class BulkOrder(Contract):
     max_usd: Decimal | None = Field(default=None, gt=0)
     # What a schedule's run reads when it fires; None if the items are there already.
     source: BulkSource | None = None
+    # Whether the provider's batch endpoint is asked first: within a day, at half the price.
+    offline: bool = False
     next_page: int = Field(default=0, ge=0)
     paused: str | None = Field(default=None, max_length=64)
 
@@ -503,6 +505,23 @@ class BulkPage(Contract):
     tenant_id: ShortIdentifier
     first: int = Field(ge=1)
     last: int = Field(ge=1)
+
+
+class OfflineBatch(Contract):
+    """Some items of a run that go to a provider's batch endpoint together, counted as in `BulkPage`."""
+
+    run_id: ShortIdentifier
+    tenant_id: ShortIdentifier
+    number: int = Field(ge=0)
+    first: int = Field(ge=1)
+    last: int = Field(ge=1)
+
+
+class BatchCollected(Contract):
+    """Whether a provider's batch is still under way; and how many of its answers were accepted."""
+
+    running: bool
+    accepted: int = Field(default=0, ge=0)
 
 
 class PageJudged(Contract):
@@ -523,7 +542,7 @@ class RunSettled(Contract):
 class BulkStanding(Contract):
     """What a bulk run is at. `paused` is why it is paused: the kind of a failure, or `by_hand`."""
 
-    phase: Literal["loading", "judging", "paused", "settling", "ended"]
+    phase: Literal["loading", "offline", "judging", "paused", "settling", "ended"]
     progress: RunProgress
     since: AwareDatetime
     paused: str | None = Field(default=None, max_length=64)

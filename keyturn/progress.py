@@ -7,6 +7,11 @@ from datetime import timedelta
 from keyturn.contracts import BulkStanding, RunProgress
 
 BAR = 24
+_SAID = {
+    "loading": "reading the inventory",
+    "offline": "waiting for the provider's batches",
+    "settling": "waiting for rotations",
+}
 TOLD_EVERY = 10.0  # seconds between lines in a log; a terminal's line is written anew each time
 
 
@@ -60,8 +65,8 @@ def line_of(standing: BulkStanding, pace: float | None) -> str:
     if standing.phase == "judging" and pace:
         left = timedelta(seconds=round((progress.asks - progress.asked) / pace))
         parts.append(f"{pace:,.0f}/s, {left} left")
-    if standing.phase in {"loading", "settling"}:
-        parts.append({"loading": "reading the inventory", "settling": "waiting for rotations"}[standing.phase])
+    if standing.phase in _SAID:
+        parts.append(_SAID[standing.phase])
     if standing.paused:
         parts.append(f"paused: {standing.paused}")
     if standing.cancelled:

@@ -24,6 +24,7 @@ from typing import Any
 from aiohttp import web
 
 from simulator.answers import account_of, answer
+from simulator.batches import Batches
 from simulator.faults import Fault, UnknownFault, bent
 from simulator.formats import ANTHROPIC, GEMINI, OPENAI, Asked, Format, Said
 
@@ -40,12 +41,14 @@ class Simulator:
         self.faults: list[Fault] = []
         self.requests: list[dict[str, Any]] = []
         self.keys: set[str] | None = None
+        self.batches = Batches(self.requests)
         self._prefixes: deque[str] = deque(maxlen=32)
 
     def application(self) -> web.Application:
         """Return the aiohttp application that serves this simulator."""
-        application = web.Application(client_max_size=1 << 20)
+        application = web.Application(client_max_size=256 << 20)  # a batch is one request, or one file
         router = application.router
+        self.batches.add_to(router)
         router.add_post("/v1/chat/completions", lambda request: self._model(OPENAI, request))
         router.add_post("/v1/messages", lambda request: self._model(ANTHROPIC, request))
         router.add_post("/v1beta/models/{model}:generateContent", lambda request: self._model(GEMINI, request))
@@ -126,6 +129,7 @@ class Simulator:
 
     async def _clear_requests(self, _request: web.Request) -> web.Response:
         self.requests.clear()
+        self.batches.clear()
         return web.Response(status=204)
 
     async def _set_keys(self, request: web.Request) -> web.Response:

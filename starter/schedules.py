@@ -70,6 +70,9 @@ def schedule() -> None:
 @click.option("--access-keys", help="AWS: the output of `aws iam list-access-keys`, on the worker.")
 @click.option("--account", "account_id", help="Azure: the application that the listing is of.")
 @click.option("--always-ask", is_flag=True, help="Ask the model about every key.")
+@click.option(
+    "--offline", is_flag=True, help="Ask by the provider's batch endpoint first: within a day, half the price."
+)
 @click.option("--policy-dir", envvar="KEYTURN_POLICY_DIR", type=click.Path(path_type=Path), help="Of your own lines.")
 @click.option("--task-queue", envvar="KEYTURN_TASK_QUEUE", default="keyturn", show_default=True, help="Of the workers.")
 @_tenant
@@ -86,6 +89,7 @@ def create(
     access_keys: str | None,
     account_id: str | None,
     always_ask: bool,
+    offline: bool,
     policy_dir: Path | None,
     task_queue: str,
     tenant: str,
@@ -115,7 +119,7 @@ def create(
                 "user_id": user_id or signed_in_user(),
             }
         )
-        order = BulkOrder(run_id=name, tenant_id=tenant, source=source)
+        order = BulkOrder(run_id=name, tenant_id=tenant, source=source, offline=offline)
     except ValidationError as error:
         fault = error.errors(include_input=False, include_url=False)[0]
         where = str(fault["loc"][0]) if fault["loc"] else "the schedule"

@@ -14,12 +14,17 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.worker import Worker
 
+import stack
+from keyturn.bulk.offline import OfflineRuns
 from keyturn.bulk.pages import BulkJudge
 from keyturn.bulk.store import BulkStore
 from keyturn.cache.sql import SqlCache
 from keyturn.contracts import BulkSource, CallRecord
 from keyturn.jobs.store import JobStore
+from keyturn.ledger.prices import RateCard
 from keyturn.llm.boundary import ModelBoundary
+from keyturn.llm.guard import Guard
+from keyturn.llm.providers.batches import BatchProvider
 from keyturn.llm.providers.http import Patience
 from keyturn.llm.wire import Completion, Usage
 from keyturn.policy.catalogue import Catalogue, load_catalogue
@@ -27,6 +32,7 @@ from keyturn.tasks.definition import Prompt
 from tests.boundaries import guarded
 from tests.keys import KEYRING
 from workers.bulk import CarriedRuns, RunRotations, RunSeals, bulk_workers, load_source
+from workers.settings import read_rate_card
 from workflows.bulk import BulkWorkflow, bulk_id
 from workflows.rotation import RotationWorkflow
 
@@ -87,7 +93,7 @@ class Judge:
 class BulkPlace:
     """A worker for runs, in this process."""
 
-    def __init__(self, client: Client, queue: str, engine: AsyncEngine, provider: Judge, catalogue: Catalogue) -> None:
+    def __init__(self, client: Client, queue: str, engine: AsyncEngine, provider: Any, catalogue: Catalogue) -> None:
         self.client = client
         self.queue = queue
         self.engine = engine
@@ -99,8 +105,20 @@ class BulkPlace:
             f"t-{uuid.uuid4().hex[:12]}"  # the server is everybody's, and the same keys mean the same rotation
         )
         self.records: list[CallRecord] = []
+        self.batches: dict[str, BatchProvider] = {}
         self.boundary = ModelBoundary(
             {"*": [provider]}, catalogue, guard=guarded(), record=self.records.append, cache=SqlCache(engine)
+        )
+
+    def price_of_simulator(self) -> None:
+        """Let the simulator's model have a price."""
+        rates = read_rate_card(Path(stack.__file__).parent / "rates.toml")
+        self.boundary = ModelBoundary(
+            {"*": [self.provider]},
+            self.catalogue,
+            guard=Guard(RateCard(rates)),
+            record=self.records.append,
+            cache=SqlCache(self.engine),
         )
 
     async def load(self, file: Path, run_id: str, **changed: Any) -> int:
@@ -125,7 +143,8 @@ class BulkPlace:
         from tests.workers_for_tests import rotation_activities
 
         judge = BulkJudge(self.store, self.boundary, RunRotations(self.client, self.queue), self.seals)
-        runs = CarriedRuns(self.store, judge, self.catalogue, self.seals)
+        offline = OfflineRuns(self.store, self.boundary, self.batches, self.seals)
+        runs = CarriedRuns(self.store, judge, offline, self.catalogue, self.seals)
         rotation = rotation_activities(self.boundary, JobStore(self.engine), self.catalogue)
         people = Worker(
             self.client, task_queue=self.queue, workflows=[RotationWorkflow, BulkWorkflow], activities=rotation
@@ -144,5 +163,5 @@ class BulkPlace:
             yield
 
 
-def bulk_place(client: Client, queue: str, engine: AsyncEngine, provider: Judge) -> BulkPlace:
+def bulk_place(client: Client, queue: str, engine: AsyncEngine, provider: Any) -> BulkPlace:
     return BulkPlace(client, queue, engine, provider, load_catalogue())

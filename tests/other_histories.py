@@ -14,6 +14,7 @@ from activities.judge_page import JudgePage
 from activities.rotate_access_key import RotateAccessKey
 from keyturn.contracts import (
     Abandonment,
+    BatchCollected,
     BulkOrder,
     BulkPage,
     ClaimedJob,
@@ -21,6 +22,7 @@ from keyturn.contracts import (
     KeyInHand,
     KeyRotationOrder,
     KeyRotationOutcome,
+    OfflineBatch,
     PageJudged,
     Resumption,
     RunProgress,
@@ -115,6 +117,12 @@ class Runs:
     async def load(self, order: BulkOrder, *, workflow_id: str) -> RunProgress:
         return RunProgress(total=35, asks=30)
 
+    async def submit(self, batch: OfflineBatch) -> None: ...
+
+    async def collect(self, batch: OfflineBatch) -> BatchCollected:
+        self._looks += 1
+        return BatchCollected(running=self._looks == 1)
+
     async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool) -> PageJudged:
         if page.first == 11 and self._stops is not None:
             stopped, self._stops = self._stops, None
@@ -130,15 +138,27 @@ class Runs:
 
 
 async def _run(
-    client: Client, runs: Runs, ends: str, people: Callable[[Any], Awaitable[object]] | None = None
+    client: Client,
+    runs: Runs,
+    ends: str,
+    people: Callable[[Any], Awaitable[object]] | None = None,
+    *,
+    offline: bool = False,
 ) -> WorkflowHistory:
     judge, queue = JudgePage(runs), f"histories-{uuid.uuid4().hex}"
-    activities: list[Callable[..., Any]] = [judge.load_run, judge.judge_page, judge.settle_run, judge.end_run]
+    activities: list[Callable[..., Any]] = [
+        judge.load_run,
+        judge.submit_batch,
+        judge.collect_batch,
+        judge.judge_page,
+        judge.settle_run,
+        judge.end_run,
+    ]
     async with (
         Worker(client, task_queue=queue, workflows=[BulkWorkflow]),
         Worker(client, task_queue=queue + BULK_QUEUE, activities=activities),
     ):
-        order = BulkOrder(run_id="run-1", page_size=10, pages_at_once=1)
+        order = BulkOrder(run_id="run-1", page_size=10, pages_at_once=1, offline=offline)
         handle = await client.start_workflow(BulkWorkflow.run, order, id=uuid.uuid4().hex, task_queue=queue)
         if people is not None:
             async with asyncio.timeout(20):
@@ -222,6 +242,7 @@ CASES: Mapping[str, Callable[[Client], Awaitable[WorkflowHistory]]] = {
     "key_rotated_when_resumed": lambda client: _executed(client, Steps(create=ForeignKey("x")), "done", _resume),
     "key_not_rotated_at_the_limit": lambda client: _executed(client, Steps(record=KeyLimit("x")), "failed"),
     "run_done": lambda client: _run(client, Runs(), "done"),
+    "run_offline": lambda client: _run(client, Runs(), "done", offline=True),
     "run_paused_and_resumed": lambda client: _run(client, Runs("quota_exhausted"), "done", _go_on),
     "run_paused_and_cancelled": lambda client: _run(client, Runs("quota_exhausted"), "cancelled", _cancel),
     "key_rolled_back": lambda client: _executed(client, Steps(create=ForeignKey("x")), "rolled_back", _roll_back),

@@ -15,6 +15,7 @@ from temporalio.worker import Worker, WorkerDeploymentConfig
 
 from activities.judge_page import JudgePage
 from keyturn.bulk.load import digest_of_file, items_of, load, scan_items
+from keyturn.bulk.offline import OfflineRuns
 from keyturn.bulk.pages import BulkJudge
 from keyturn.bulk.store import BulkStore, Run
 from keyturn.contracts import BulkOrder, BulkPage, BulkSource, PageJudged, RotationRequest, RunProgress, RunSettled
@@ -118,8 +119,12 @@ class RunRotations:
 class CarriedRuns:
     """What the activities of a run do: the inventory of this machine, the judge, the store."""
 
-    def __init__(self, store: BulkStore, judge: BulkJudge, catalogue: Catalogue, seals: RunSeals) -> None:
+    def __init__(
+        self, store: BulkStore, judge: BulkJudge, offline: OfflineRuns, catalogue: Catalogue, seals: RunSeals
+    ) -> None:
         self._store = store
+        self.submit = offline.submit
+        self.collect = offline.collect
         self._judge = judge
         self._catalogue = catalogue
         self._seals = seals
@@ -242,7 +247,14 @@ async def bulk_workers(
     pages = Worker(
         client,
         task_queue=task_queue + BULK_QUEUE,
-        activities=[judge.load_run, judge.judge_page, judge.settle_run, judge.end_run],
+        activities=[
+            judge.load_run,
+            judge.submit_batch,
+            judge.collect_batch,
+            judge.judge_page,
+            judge.settle_run,
+            judge.end_run,
+        ],
         max_concurrent_activities=pages_at_once,
         # For all workers together: the server holds it.
         max_task_queue_activities_per_second=None if keys_per_second is None else keys_per_second / PAGE_SIZE,

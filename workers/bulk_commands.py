@@ -106,6 +106,9 @@ def check(file: Path, policies: tuple[str, ...], as_json: bool, rejects: Path | 
 @_observed
 @_rejects
 @click.option("--always-ask", is_flag=True, help="Ask the model about every key, also where the evidence settles it.")
+@click.option(
+    "--offline", is_flag=True, help="Ask by the provider's batch endpoint first: within a day, half the price."
+)
 @click.option("--max-usd", type=Decimal, help="Pause when the model calls have cost this much.")
 @click.option("--name", help="Of the run.  [default: from the file and the policy lines, so that it is not run twice]")
 @click.option("--detach", is_flag=True, help="Start it and leave; `keyturn watch bulk:TENANT:RUN` follows it.")
@@ -121,6 +124,7 @@ def bulk(
     rejects: Path | None,
     name: str | None,
     max_usd: Decimal | None,
+    offline: bool,
     detach: bool,
     as_json: bool,
     **given: Any,
@@ -140,7 +144,7 @@ def bulk(
     source = _source(file, task=task, policies=policies, user_id=user_id or signed_in_user(), given=given)
     lines = [*dict.fromkeys(policies), task, source.question, str(source.always_ask)]
     run_id = name or f"run-{digest_of_file(file, tenant, *lines)[7:23]}"
-    order = _checked(lambda: BulkOrder(run_id=run_id, tenant_id=tenant, max_usd=max_usd))
+    order = _checked(lambda: BulkOrder(run_id=run_id, tenant_id=tenant, max_usd=max_usd, offline=offline))
     rejected = Rejects(rejects or _beside(file))
     run = with_database(lambda engine: _load(engine, source, order, rejected))
     rejected.close()

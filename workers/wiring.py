@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import subprocess
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,6 +24,7 @@ from activities.decide import Decide
 from activities.deliver_job import DeliverJob
 from activities.record_event import RecordEvent
 from activities.withdraw_claim import WithdrawClaim
+from keyturn.bulk.offline import OfflineRuns
 from keyturn.bulk.pages import BulkJudge
 from keyturn.bulk.store import BulkStore
 from keyturn.cache.sealed import SealedCache
@@ -43,11 +44,13 @@ from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.cache import AnswerCache
 from keyturn.llm.guard import Guard
 from keyturn.llm.providers.anthropic import ANTHROPIC_WIRE
+from keyturn.llm.providers.batches import AnthropicBatches, BatchProvider, OpenAiBatches
 from keyturn.llm.providers.gemini import GEMINI_WIRE
 from keyturn.llm.providers.http import HttpProvider, http_client
 from keyturn.llm.providers.openai import COMPATIBLE_WIRE, OPENAI_WIRE
 from keyturn.llm.wire import Usage
 from keyturn.policy.catalogue import Catalogue, load_catalogue
+from keyturn.tasks.registry import load_tasks
 from workers.bulk import CarriedRuns, RunRotations, RunSeals, bulk_workers
 from workers.deliveries import DeliveryStarts, ReceiverDeliveries, receiver, sweep
 from workers.metrics import CallMetrics, JobMetrics
@@ -65,6 +68,7 @@ _log = structlog.get_logger("keyturn.worker")
 GRACEFUL_SHUTDOWN = timedelta(seconds=30)
 
 Claims = Callable[[JobStore], JobClaims]
+_BATCHES: Mapping[str, Callable[..., BatchProvider]] = {"openai": OpenAiBatches, "anthropic": AnthropicBatches}
 _WIRES = {wire.name: wire for wire in (OPENAI_WIRE, ANTHROPIC_WIRE, GEMINI_WIRE, COMPATIBLE_WIRE)}
 
 
@@ -76,6 +80,8 @@ class Wired:
     boundary: ModelBoundary
     # The same without a user's token limit: a night's run is held by its own pages, rate and cost.
     bulk_boundary: ModelBoundary
+    # Who takes batches, by task: the first of its route that does.
+    batches: Mapping[str, BatchProvider]
     catalogue: Catalogue
     engine: AsyncEngine
     registry: CollectorRegistry
@@ -138,7 +144,8 @@ async def wired_boundary(settings: Settings) -> AsyncIterator[Wired]:
         )
         boundary, bulk_boundary = asked(guard=guard), asked(guard=guard.without_token_limit())
         webhook = await parts.enter_async_context(receiver(settings))
-        yield Wired(settings, boundary, bulk_boundary, catalogue, engine, registry, metrics, spend, webhook)
+        batches = _batches(settings, http)
+        yield Wired(settings, boundary, bulk_boundary, batches, catalogue, engine, registry, metrics, spend, webhook)
 
 
 @asynccontextmanager
@@ -193,7 +200,13 @@ def _runs(
     return bulk_workers(
         client,
         wired.settings.task_queue,
-        CarriedRuns(store, BulkJudge(store, wired.bulk_boundary, rotations, seals), wired.catalogue, seals),
+        CarriedRuns(
+            store,
+            BulkJudge(store, wired.bulk_boundary, rotations, seals),
+            OfflineRuns(store, wired.bulk_boundary, wired.batches, seals),
+            wired.catalogue,
+            seals,
+        ),
         rotation,
         pages_at_once=wired.settings.bulk_pages,
         keys_per_second=wired.settings.bulk_keys_per_second,
@@ -227,6 +240,20 @@ def _provider(settings: Settings, http: Any, provider: str, model: str) -> HttpP
         model=model,
         api_key=settings.key_of(provider) or SecretStr(""),
     )
+
+
+def _batches(settings: Settings, http: Any) -> dict[str, BatchProvider]:
+    found: dict[str, BatchProvider] = {}
+    for task in load_tasks():
+        for target in settings.routes.get(task) or settings.routes.get("*") or ():
+            if target.provider in _BATCHES and task not in found:
+                found[task] = _BATCHES[target.provider](
+                    http,
+                    base_url=settings.base_url_of(target.provider),
+                    model=target.model,
+                    api_key=settings.key_of(target.provider) or SecretStr(""),
+                )
+    return found
 
 
 async def _forget_expired(cache: SqlCache) -> None:

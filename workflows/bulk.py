@@ -5,22 +5,26 @@ are workflows of their own, which go on whatever becomes of the run.
 """
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 
 from pydantic import ValidationError
 from temporalio import workflow
 from temporalio.common import RetryPolicy
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from activities.judge_page import JudgePage
     from keyturn.backoff import BASE, CEILING
     from keyturn.contracts import (
         Abandonment,
+        BatchCollected,
         BulkOrder,
         BulkOutcome,
         BulkPage,
         BulkStanding,
+        OfflineBatch,
         PageJudged,
         Resumption,
         RunProgress,
@@ -43,6 +47,11 @@ LOOK_FIRST, LOOK_LAST = timedelta(seconds=1), timedelta(seconds=10)
 # The rest waits for people, or for a database that is away: a day, then the run ends and `keyturn report` looks again.
 SETTLE_WITHIN = timedelta(days=1)
 BY_HAND = "by_hand"
+# Questions in one batch: below both providers' limits with the longest prompts that there are, 60 MB.
+BATCH_SIZE = 1_000
+# Providers answer within 24 hours, or say that it expired; two more for saying so. What is missing is asked at once.
+BATCH_WITHIN = timedelta(hours=26)
+BATCH_LOOK_FIRST, BATCH_LOOK_LAST = timedelta(seconds=5), timedelta(minutes=10)
 
 
 def bulk_id(tenant_id: str, run_id: str) -> str:
@@ -83,6 +92,8 @@ class BulkWorkflow:
             schedule_to_close_timeout=PAGE_WITHIN,
             retry_policy=_patient(),
         )
+        if order.offline:
+            await self._ask_offline()
         await self._judge_all()
         await self._settle()
         status = "cancelled" if self._cancelled is not None else "done"
@@ -91,6 +102,53 @@ class BulkWorkflow:
         )
         self._at("ended")
         return BulkOutcome(status=status, run_id=order.run_id, progress=self._progress)
+
+    async def _ask_offline(self) -> None:
+        """Have the provider's batches asked first: the pages then find what they answered in the cache of answers."""
+        self._at("offline")
+        asks, left = self._progress.asks, []
+        for number, first in enumerate(range(1, asks + 1, BATCH_SIZE)):
+            whose = {"run_id": self._order.run_id, "tenant_id": self._order.tenant_id}
+            batch = OfflineBatch(number=number, first=first, last=min(first + BATCH_SIZE - 1, asks), **whose)
+            await self._insist(JudgePage.submit_batch, batch)
+            left.append(batch)
+        until, wait = workflow.now() + BATCH_WITHIN, BATCH_LOOK_FIRST
+        while left and self._cancelled is None and workflow.now() < until:
+            still = []
+            for batch in left:
+                collected = await self._insist(JudgePage.collect_batch, batch)
+                if collected is not None and collected.running:
+                    still.append(batch)
+            left = still
+            if left:
+                with suppress(TimeoutError):
+                    await workflow.wait_condition(lambda: self._cancelled is not None, timeout=wait)
+                wait = min(wait * 2, BATCH_LOOK_LAST)
+
+    async def _insist(self, step: Any, batch: OfflineBatch) -> BatchCollected | None:
+        """Return what a step on a batch returns; what fails for good pauses the run, and is done again when resumed."""
+        while self._cancelled is None:
+            try:
+                collected: BatchCollected | None = await workflow.execute_activity_method(
+                    step,
+                    batch,
+                    task_queue=self._queue(),
+                    start_to_close_timeout=PAGE_START_TO_CLOSE,
+                    heartbeat_timeout=PAGE_HEARTBEAT,
+                    schedule_to_close_timeout=PAGE_WITHIN,
+                    retry_policy=_patient(),
+                )
+                return collected
+            except ActivityError as error:
+                if is_cancelled_exception(error):
+                    raise
+                cause = error.cause
+                kind = cause.type if isinstance(cause, ApplicationError) else None
+                self._paused, self._mend = kind or "no_answer", None
+                self._at("paused")
+                await self._wait_while_paused()
+                self._at("offline")
+        return None
 
     async def _judge_all(self) -> None:
         pages = -(-self._progress.asks // self._order.page_size)
@@ -104,7 +162,9 @@ class BulkWorkflow:
             if self._may_begin() and waiting and len(running) < self._order.pages_at_once:
                 long = self._history_is_long() and not self._counted  # a page that was stopped is finished first
                 if long and not running:
-                    workflow.continue_as_new(self._order.model_copy(update={"next_page": waiting[0], "source": None}))
+                    workflow.continue_as_new(
+                        self._order.model_copy(update={"next_page": waiting[0], "source": None, "offline": False})
+                    )
                 if not long:  # else what runs ends first
                     page = waiting.pop(0)
                     running.add(asyncio.create_task(self._judge(page, waiting)))
@@ -221,7 +281,7 @@ class BulkWorkflow:
 
     @pause.validator
     def _may_pause(self, wish: Resumption) -> None:
-        if self._phase.phase in {"settling", "ended"} or self._cancelled is not None or self._paused is not None:
+        if self._phase.phase != "judging" or self._cancelled is not None or self._paused is not None:
             raise refusal("not_running", f"the run is not being judged: it is {self._phase.phase}")
 
     @workflow.update

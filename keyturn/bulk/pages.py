@@ -125,13 +125,26 @@ class BulkJudge:
         return RunSettled(progress=await self.store.progress(run_id), left=left)
 
 
+def request_of(run: Run, item: Mapping[str, Any], seals: Seals) -> ModelTask:
+    """Return what is asked about an item of a run; raises PayloadError if its sealed texts cannot be opened."""
+    whose = {"tenant_id": run.tenant_id, "user_id": run.requested_by}
+    whose |= {"account_id": item["account_id"], "trace_id": f"{run.run_id}-{item['ordinal']}"}
+    if run.task == "summarize_scan":
+        return ScanRequest(records=json.loads(seals.unseal(run.run_id, item["content"])), **whose)
+    return RotationRequest(
+        policy_lines=run.policy_lines,
+        question="" if run.question is None else seals.unseal(run.run_id, run.question),
+        credential=CredentialFacts.model_validate(item["facts"]),
+        **whose,
+    )
+
+
 class _Page:
     """One attempt at a page."""
 
     def __init__(self, judge: BulkJudge, run: Run, attempt: int) -> None:
         self._judge = judge
         self._run = run
-        self._question = "" if run.question is None else judge.seals.unseal(run.run_id, run.question)
         self._attempt = attempt
         self._streak: list[tuple[Mapping[str, Any], KeyturnError]] = []  # failures in a row, the last ones
         self._failed: list[tuple[Mapping[str, Any], KeyturnError]] = []
@@ -166,7 +179,7 @@ class _Page:
         return self._stopped
 
     async def _ask(self, item: Mapping[str, Any]) -> None:
-        request = self._request(item)
+        request = request_of(self._run, item, self._judge.seals)
         if item["outcome"] == "eligible":  # the verdict was written, and then we were killed
             await self._begin(item, request)
             return
@@ -202,18 +215,6 @@ class _Page:
         workflow_id = await self._judge.rotations.begin(request)
         begun = {"ordinal": item["ordinal"], "outcome": "started", "workflow_id": workflow_id}
         await self._judge.store.judged(self._run.run_id, [begun])
-
-    def _request(self, item: Mapping[str, Any]) -> ModelTask:
-        whose = {"tenant_id": self._run.tenant_id, "user_id": self._run.requested_by}
-        whose |= {"account_id": item["account_id"], "trace_id": f"{self._run.run_id}-{item['ordinal']}"}
-        if self._run.task == "summarize_scan":
-            return ScanRequest(records=json.loads(self._judge.seals.unseal(self._run.run_id, item["content"])), **whose)
-        return RotationRequest(
-            policy_lines=self._run.policy_lines,
-            question=self._question,
-            credential=CredentialFacts.model_validate(item["facts"]),
-            **whose,
-        )
 
     def _row(self, item: Mapping[str, Any], judged: Judged) -> dict[str, Any]:
         """The columns of a verdict: the same ones for each, so that many are written by one statement."""

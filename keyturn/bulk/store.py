@@ -10,14 +10,14 @@ from sqlalchemy import Select, bindparam, case, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from keyturn.bulk.tables import bulk_items, bulk_runs
+from keyturn.bulk.tables import bulk_batches, bulk_items, bulk_runs
 from keyturn.contracts import PolicyRef, RunProgress
 from keyturn.errors import UnknownRun
 from keyturn.jobs.store import WITHDRAWN, transaction
 from keyturn.jobs.tables import rotation_jobs
 
 PICO = 10**12
-_items, _runs = bulk_items.c, bulk_runs.c
+_items, _runs, _batches = bulk_items.c, bulk_runs.c, bulk_batches.c
 
 
 @dataclass(frozen=True)
@@ -198,6 +198,30 @@ class BulkStore:
             .limit(limit)
         )
         return await self._rows(query)
+
+    async def batch(self, run_id: str, number: int) -> Mapping[str, Any] | None:
+        """Return what is known of a batch; None if it was not about to be submitted yet."""
+        query = select(bulk_batches).where(_batches.run_id == run_id, _batches.number == number)
+        rows = await self._rows(query)
+        return rows[0] if rows else None
+
+    async def intend(self, run_id: str, number: int, *, provider: str, model: str, requests: int) -> None:
+        """Write down that a batch is about to be submitted."""
+        row = {"run_id": run_id, "number": number, "provider": provider, "model": model, "requests": requests}
+        statement = self._insert(bulk_batches).on_conflict_do_nothing()
+        async with transaction(self._engine) as connection:
+            await connection.execute(statement, row | {"intended_at": datetime.now(UTC)})
+
+    async def note_batch(self, run_id: str, number: int, **told: Any) -> None:
+        """Write down a batch's id, or that it has ended."""
+        changed = update(bulk_batches).where(_batches.run_id == run_id, _batches.number == number).values(**told)
+        async with transaction(self._engine) as connection:
+            await connection.execute(changed)
+
+    async def known_batches(self, provider: str) -> set[str]:
+        """Return the ids of all batches that were submitted to a provider."""
+        query = select(_batches.batch_id).where(_batches.provider == provider, _batches.batch_id.is_not(None))
+        return {row["batch_id"] for row in await self._rows(query)}
 
     async def _rows(self, query: Select[Any]) -> Sequence[Mapping[str, Any]]:
         async with transaction(self._engine) as connection:

@@ -59,3 +59,18 @@ Index(
     sqlite_where=_STARTED,
     postgresql_where=_STARTED,
 )
+
+# What was handed to a provider's batch endpoint. The row is there before the submit: one without an id was cut off.
+bulk_batches = Table(
+    "bulk_batches",
+    metadata,
+    Column("run_id", String(64), ForeignKey("bulk_runs.run_id"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("provider", String(64), nullable=False),
+    Column("model", String(128), nullable=False),
+    Column("requests", Integer, nullable=False),
+    Column("intended_at", Moment, nullable=False),
+    Column("batch_id", String(128)),
+    Column("ended_at", Moment),
+    Column("answered", Integer),
+)

@@ -25,7 +25,7 @@ from keyturn.contracts import (
     Rejection,
     RotationRequest,
 )
-from keyturn.errors import KeyturnError, ProviderTimeout, UnknownTask
+from keyturn.errors import KeyturnError, ProviderTimeout, SettingsInvalid, UnknownTask
 from keyturn.llm.cache import AnswerCache, cache_key, packed, unpacked
 from keyturn.llm.estimate import estimated_input
 from keyturn.llm.guard import Guard
@@ -36,6 +36,7 @@ from keyturn.policy.grounding import request_digest
 from keyturn.tasks.definition import Prompt, Task
 from keyturn.tasks.registry import load_tasks
 
+BATCH_PRICE = Decimal("0.5")  # of OpenAI's and Anthropic's batches, against the same call made at once
 _NOTHING_USED = Usage(0, 0, 0)  # of a cache hit: nobody counted, because nobody was asked
 
 
@@ -142,6 +143,41 @@ class ModelBoundary:
             record = self._record_of(call, request, attempt)
             self._record(record)
         return Judged(verdict, record, exchange)
+
+    def prompt_of(self, request: ModelTask) -> Prompt:
+        """Return what a model would be asked; raises UnknownTask, UnknownPolicyLine, UnknownPromptVersion."""
+        return self._tasks[request.task].prompt(request, self._catalogue.resolve(request.policy_lines))
+
+    async def take(self, request: ModelTask, completion: Completion, provider: str, model: str) -> bool:
+        """Judge an answer that a provider's batch gave, record it at half the price, and keep it if it is accepted.
+
+        Whoever asks `request` next is then given it from the cache, as if they had asked just now; so it goes through
+        the same grounding again. Returns whether it was accepted.
+
+        Raises:
+            SettingsInvalid: there is no cache of answers, or the route has no such provider and model.
+            UnknownTask, UnknownPolicyLine, UnknownPromptVersion: the request names what this worker does not hold.
+        """
+        task, route = self._tasks[request.task], route_of(self._routes, request.task)
+        place = next((at for at, one in enumerate(route) if (one.name, one.model) == (provider, model)), None)
+        if self._cache is None or task.keep_for is None or place is None:
+            raise SettingsInvalid("KEYTURN_ANSWER_CACHE: batches are taken through the cache of answers: set it to on")
+        lines = self._catalogue.resolve(request.policy_lines)
+        prompt = task.prompt(request, lines)
+        keys = self._keys(task, prompt, route)
+        if await self._cache.find(keys) is not None:
+            return True  # taken before
+        call = _Call(provider=route[place], prompt=prompt, completion=completion, status="ok")
+        proposed = parse_answer(completion, task.proposal)
+        verdict = proposed if isinstance(proposed, Rejection) else _verdict(task, proposed, request, lines)
+        if isinstance(verdict, Rejection):
+            call.status, call.failure = "invalid_output", verdict.reason
+        else:
+            await self._cache.keep(keys[place], packed(completion), task.keep_for)
+        record = self._record_of(call, request, attempt=1)
+        halved = None if record.cost_usd is None else record.cost_usd * BATCH_PRICE
+        self._record(record.model_copy(update={"cost_usd": halved, "latency_ms": 0.0, "first_byte_ms": None}))
+        return call.status == "ok"
 
     async def _judged(
         self, call: _Call, task: Task[Any, Any, Any], request: ModelTask, route: Sequence[Provider]

@@ -61,8 +61,21 @@ def upgrade() -> None:
         sqlite_where=_STARTED,
         postgresql_where=_STARTED,
     )
+    op.create_table(
+        "bulk_batches",
+        sa.Column("run_id", sa.String(64), sa.ForeignKey("bulk_runs.run_id"), primary_key=True),
+        sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("provider", sa.String(64), nullable=False),
+        sa.Column("model", sa.String(128), nullable=False),
+        sa.Column("requests", sa.Integer, nullable=False),
+        sa.Column("intended_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("batch_id", sa.String(128)),
+        sa.Column("ended_at", sa.DateTime(timezone=True)),
+        sa.Column("answered", sa.Integer),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("bulk_batches")
     op.drop_table("bulk_items")
     op.drop_table("bulk_runs")

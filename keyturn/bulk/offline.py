@@ -1,0 +1,118 @@
+"""A run's questions through a provider's batch endpoint: submitted once, collected when it has answered.
+
+What is accepted goes into the cache of answers, at half the price in the ledger. Then the pages are judged as ever:
+what a batch answered is found there and grounded like any answer, and what it left out is asked at once.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+from keyturn.bulk.pages import Seals, request_of
+from keyturn.bulk.store import BulkStore, Run
+from keyturn.contracts import BatchCollected, ModelTask, OfflineBatch
+from keyturn.errors import SettingsInvalid
+from keyturn.llm.providers.batches import BatchProvider
+from keyturn.llm.wire import Completion
+from keyturn.tasks.definition import Prompt
+
+CLOCKS_AGREE_WITHIN = timedelta(minutes=5)  # ours and the provider's
+
+
+class OfflineBoundary(Protocol):
+    """What prompts are made by, and answers taken; see `keyturn.llm.boundary.ModelBoundary`."""
+
+    def prompt_of(self, request: ModelTask) -> Prompt: ...  # noqa: D102
+    async def take(self, request: ModelTask, completion: Completion, provider: str, model: str) -> bool: ...  # noqa: D102
+
+
+class OfflineRuns:
+    """Submits and collects the batches of runs.
+
+    Args:
+        store: of the runs.
+        boundary: of the model.
+        providers: whose batches are asked, by task; a task without one has none.
+        seals: of the run's texts.
+    """
+
+    def __init__(
+        self, store: BulkStore, boundary: OfflineBoundary, providers: Mapping[str, BatchProvider], seals: Seals
+    ) -> None:
+        self._store = store
+        self._boundary = boundary
+        self._providers = providers
+        self._seals = seals
+
+    async def submit(self, batch: OfflineBatch) -> None:
+        """Submit a batch, unless it was; one whose submit was cut off is looked for first.
+
+        Raises:
+            ProviderError: call again, it is not paid twice.
+            SettingsInvalid: no provider of the route takes batches.
+            UnknownRun, JobStoreUnavailable: nothing was submitted.
+        """
+        known = await self._store.batch(batch.run_id, batch.number)
+        if known is not None and known["batch_id"] is not None:
+            return
+        run = await self._store.run(batch.run_id, tenant_id=batch.tenant_id)
+        provider = self._provider(run)
+        items = await self._store.open_items(batch.run_id, batch.first, batch.last)
+        if not items:
+            return
+        marker = f"{run.run_id}/{batch.number}"
+        batch_id = None
+        if known is None:
+            names = {"provider": provider.name, "model": provider.model}
+            await self._store.intend(run.run_id, batch.number, requests=len(items), **names)
+        else:
+            others = await self._store.known_batches(provider.name)
+            since = known["intended_at"] - CLOCKS_AGREE_WITHIN
+            batch_id = await provider.find(marker, count=known["requests"], since=since, known=others)
+        if batch_id is None:
+            batch_id = await provider.submit(marker, self._prompts(run, items))
+        await self._store.note_batch(run.run_id, batch.number, batch_id=batch_id)
+
+    async def collect(self, batch: OfflineBatch) -> BatchCollected:
+        """Take the answers of a batch if it has ended; those that are missing are left to be asked at once.
+
+        Raises:
+            ProviderError, JobStoreUnavailable: call again; what was taken is not taken twice.
+        """
+        known = await self._store.batch(batch.run_id, batch.number)
+        if known is None or known["batch_id"] is None or known["ended_at"] is not None:
+            return BatchCollected(running=False, accepted=0 if known is None else known["answered"] or 0)
+        run = await self._store.run(batch.run_id, tenant_id=batch.tenant_id)
+        provider = self._provider(run)
+        state = await provider.state(known["batch_id"])
+        if state == "running":
+            return BatchCollected(running=True)
+        accepted = 0
+        if state == "ended":
+            items = await self._store.open_items(batch.run_id, batch.first, batch.last)
+            waiting = {_custom_id(run, item): item for item in items}
+            async for answer in provider.answers(known["batch_id"]):
+                item = waiting.pop(
+                    answer.custom_id, None
+                )  # one that comes twice, or that we did not ask, is passed over
+                if item is None or answer.completion is None:
+                    continue
+                request = request_of(run, item, self._seals)
+                accepted += await self._boundary.take(request, answer.completion, provider.name, provider.model)
+        await self._store.note_batch(run.run_id, batch.number, ended_at=datetime.now(UTC), answered=accepted)
+        return BatchCollected(running=False, accepted=accepted)
+
+    def _provider(self, run: Run) -> BatchProvider:
+        provider = self._providers.get(run.task)
+        if provider is None:
+            raise SettingsInvalid("KEYTURN_ROUTES: --offline needs openai or anthropic in the task's route")
+        return provider
+
+    def _prompts(self, run: Run, items: Sequence[Mapping[str, Any]]) -> list[tuple[str, Prompt]]:
+        return [(_custom_id(run, item), self._boundary.prompt_of(request_of(run, item, self._seals))) for item in items]
+
+
+def _custom_id(run: Run, item: Mapping[str, Any]) -> str:
+    """Letters, digits, - and _, as both providers take them; of this run alone."""
+    return f"k{item['ordinal']}-{hashlib.sha256(run.run_id.encode()).hexdigest()[:16]}"
