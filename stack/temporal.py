@@ -17,8 +17,6 @@ from workflows.visibility import SEARCH_ATTRIBUTES
 TUNING = {
     "history.transferProcessorMaxPollRPS": "2000",
     "history.transferProcessorMaxPollHostRPS": "20000",
-    # Tenants side by side: a self-hosted server heeds the fairness key of a task only where this is set.
-    "matching.enableFairness": "true",
 }
 START_SECONDS = 20.0  # it starts in 0.2 s; a loaded machine may take some seconds
 PROBE_SECONDS = 0.05

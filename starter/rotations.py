@@ -210,7 +210,7 @@ async def _start(client: Client, request: RotationRequest, task_queue: str, reus
         id_reuse_policy=reuse,
         # While one runs, its start fails and the caller attaches: USE_EXISTING would not tell who started it.
         id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
-        priority=Priority(fairness_key=request.tenant_id),  # tenants side by side, before runs (workflows/runs.py)
+        priority=Priority(fairness_key=request.tenant_id),  # tenants side by side, and before runs (workflows/runs.py)
         static_summary=f"rotate {request.credential.key_id} of {request.account_id}?",
         static_details=f"Under {lines}. Asked by {request.user_id}, trace `{request.trace_id}`.",
     )

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.worker import Worker
@@ -19,8 +20,9 @@ from keyturn.bulk.offline import OfflineRuns
 from keyturn.bulk.pages import BulkJudge
 from keyturn.bulk.store import BulkStore
 from keyturn.cache.sql import SqlCache
-from keyturn.contracts import BulkSource, CallRecord
+from keyturn.contracts import BulkOrder, BulkSource, CallRecord
 from keyturn.jobs.store import JobStore
+from keyturn.jobs.tables import job_audit, rotation_jobs
 from keyturn.ledger.prices import RateCard
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.guard import Guard
@@ -35,6 +37,7 @@ from workers.bulk import CarriedRuns, RunRotations, RunSeals, bulk_workers, load
 from workers.settings import read_rate_card
 from workflows.bulk import BulkWorkflow, bulk_id
 from workflows.rotation import RotationWorkflow
+from workflows.runs import Handle, start_run
 
 LINE = "CIS-AWS-4.0-1.14"
 NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
@@ -165,3 +168,22 @@ class BulkPlace:
 
 def bulk_place(client: Client, queue: str, engine: AsyncEngine, provider: Any) -> BulkPlace:
     return BulkPlace(client, queue, engine, provider, load_catalogue())
+
+
+async def started(place: BulkPlace, run_id: str, **changed: Any) -> Handle:
+    order = BulkOrder(**{"run_id": run_id, "tenant_id": place.tenant, "page_size": 10} | changed)
+    return await start_run(place.client, order, task_queue=place.queue)
+
+
+async def jobs_of(engine: AsyncEngine) -> set[str]:
+    """The accounts that have a job, each with one; and each job with its audit row."""
+    async with engine.connect() as connection:
+        accounts = list((await connection.execute(select(rotation_jobs.c.account_id))).scalars())
+        created = select(func.count()).select_from(job_audit).where(job_audit.c.event == "created")
+        assert (await connection.execute(created)).scalar_one() == len(accounts)
+    assert len(set(accounts)) == len(accounts)
+    return set(accounts)
+
+
+def due(count: int) -> set[str]:
+    return {f"acct_{number:06}" for number in range(0, count, 10)}

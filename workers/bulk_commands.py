@@ -284,7 +284,7 @@ async def _load(engine: "AsyncEngine", source: BulkSource, order: BulkOrder, rej
 
     catalogue = load_catalogue(load_local_settings().policy_dir)
     seals = RunSeals(keyring_from_environment())
-    return await load_source(
+    run = await load_source(
         source,
         order.run_id,
         order.tenant_id,
@@ -295,6 +295,9 @@ async def _load(engine: "AsyncEngine", source: BulkSource, order: BulkOrder, rej
         told=_counter(),
         reject=rejected.add,
     )
+    if sys.stderr.isatty():
+        click.echo("", err=True)
+    return run
 
 
 def _to_error(text: str, newline: bool) -> None:
@@ -378,26 +381,33 @@ async def _report(
 ) -> None:
     from keyturn.bulk.report import Figures, items_of_run, page_of
     from keyturn.bulk.store import BulkStore
+    from keyturn.keyring import keyring_from_environment
     from keyturn.policy.catalogue import load_catalogue
+    from workers.bulk import RunSeals
     from workers.settings import load_local_settings
 
-    store = BulkStore(engine)
+    store, unseal = BulkStore(engine), RunSeals(keyring_from_environment()).unseal
     run = await store.run(run_id, tenant_id=tenant)
     await store.settle_jobs(run_id, tenant_id=tenant)  # what waited when the run ended may have its job since
     if html is not None:
         cited = load_catalogue(load_local_settings().policy_dir).resolve(run.policy_lines)
-        page = await page_of(store, run, list(cited))
+        page = await page_of(store, run, list(cited), unseal)
         await asyncio.to_thread(html.write_text, page, encoding="utf-8")
     if table is not None or lines is not None:
-        await _write_rows(items_of_run(store, run), table, lines)
+        await _write_rows(items_of_run(store, run, unseal), table, lines)
     if html is None and table is None and lines is None:
         figures = Figures()
-        async for item in items_of_run(store, run):
+        async for item in items_of_run(store, run, unseal):
             figures.add(item)
         for name, count in figures.outcomes.most_common():
             click.echo(f"{count:>9,}  {name.replace('_', ' ')}")
         by_rule, total = figures.decided_by["rule"], sum(figures.outcomes.values())
         click.echo(f"{by_rule:,} of {total:,} needed no model; the calls cost ${figures.cost_usd:,.4f}")
+
+
+def _cell(value: Any) -> Any:
+    """A text as a spreadsheet shows it and does not calculate it: a summary is a model's, and may begin with = or @."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in {"=", "+", "-", "@"} else value
 
 
 async def _write_rows(items: Any, table: Path | None, lines: Path | None) -> None:
@@ -414,6 +424,7 @@ async def _write_rows(items: Any, table: Path | None, lines: Path | None) -> Non
         objects = None if lines is None else files.enter_context(lines.open("w", encoding="utf-8"))
         async for item in items:
             if rows is not None:
-                rows.writerow(item | {"policy_lines": " ".join(item["policy_lines"] or ())})
+                lists = {name: " ".join(item[name] or ()) for name in ("policy_lines", "record_ids")}
+                rows.writerow({name: _cell(value) for name, value in (item | lists).items()})
             if objects is not None:
                 objects.write(json.dumps(item, default=str) + "\n")

@@ -7,7 +7,7 @@ are workflows of their own, which go on whatever becomes of the run.
 import asyncio
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypedDict
 
 from pydantic import ValidationError
 from temporalio import workflow
@@ -52,6 +52,16 @@ BATCH_SIZE = 1_000
 # Providers answer within 24 hours, or say that it expired; two more for saying so. What is missing is asked at once.
 BATCH_WITHIN = timedelta(hours=26)
 BATCH_LOOK_FIRST, BATCH_LOOK_LAST = timedelta(seconds=5), timedelta(minutes=10)
+
+
+class PageOptions(TypedDict):
+    """What `workflow.execute_activity_method` takes of these."""
+
+    task_queue: str
+    start_to_close_timeout: timedelta
+    heartbeat_timeout: timedelta
+    schedule_to_close_timeout: timedelta
+    retry_policy: RetryPolicy
 
 
 def bulk_id(tenant_id: str, run_id: str) -> str:
@@ -130,21 +140,13 @@ class BulkWorkflow:
         while self._cancelled is None:
             try:
                 collected: BatchCollected | None = await workflow.execute_activity_method(
-                    step,
-                    batch,
-                    task_queue=self._queue(),
-                    start_to_close_timeout=PAGE_START_TO_CLOSE,
-                    heartbeat_timeout=PAGE_HEARTBEAT,
-                    schedule_to_close_timeout=PAGE_WITHIN,
-                    retry_policy=_patient(),
+                    step, batch, **self._page_options()
                 )
                 return collected
             except ActivityError as error:
                 if is_cancelled_exception(error):
                     raise
-                cause = error.cause
-                kind = cause.type if isinstance(cause, ApplicationError) else None
-                self._paused, self._mend = kind or "no_answer", None
+                self._paused, self._mend = _kind_of(error), None
                 self._at("paused")
                 await self._wait_while_paused()
                 self._at("offline")
@@ -190,16 +192,15 @@ class BulkWorkflow:
             last=min((page + 1) * size, asks),
         )
         resumed = self._resumed
-        judged: PageJudged = await workflow.execute_activity_method(
-            JudgePage.judge_page,
-            asked,
-            task_queue=self._queue(),
-            summary=f"items {asked.first} to {asked.last}",
-            start_to_close_timeout=PAGE_START_TO_CLOSE,
-            heartbeat_timeout=PAGE_HEARTBEAT,
-            schedule_to_close_timeout=PAGE_WITHIN,
-            retry_policy=_patient(),
-        )
+        try:
+            judged: PageJudged = await workflow.execute_activity_method(
+                JudgePage.judge_page, asked, summary=f"items {asked.first} to {asked.last}", **self._page_options()
+            )
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise
+            # A page that cannot be judged at all, such as one whose texts cannot be opened, waits for a person.
+            judged = PageJudged(progress=self._counted.get(page, RunProgress()), stopped=_kind_of(error))
         self._count(page, judged.progress)
         if judged.stopped is not None:
             waiting.insert(0, page)
@@ -235,21 +236,22 @@ class BulkWorkflow:
         self._at("settling")
         until, wait = workflow.now() + SETTLE_WITHIN, LOOK_FIRST
         while True:
-            settled = await workflow.execute_activity_method(
-                JudgePage.settle_run,
-                self._order,
-                task_queue=self._queue(),
-                start_to_close_timeout=PAGE_START_TO_CLOSE,
-                heartbeat_timeout=PAGE_HEARTBEAT,
-                schedule_to_close_timeout=PAGE_WITHIN,
-                retry_policy=_patient(),
-            )
+            settled = await workflow.execute_activity_method(JudgePage.settle_run, self._order, **self._page_options())
             self._progress = settled.progress
             self._at("settling")
             if not settled.left or workflow.now() >= until:
                 return
             await workflow.sleep(wait, summary="rotations are under way")
             wait = min(wait * 2, LOOK_LAST)
+
+    def _page_options(self) -> PageOptions:
+        return {
+            "task_queue": self._queue(),
+            "start_to_close_timeout": PAGE_START_TO_CLOSE,
+            "heartbeat_timeout": PAGE_HEARTBEAT,
+            "schedule_to_close_timeout": PAGE_WITHIN,
+            "retry_policy": _patient(),
+        }
 
     def _queue(self) -> str:
         return workflow.info().task_queue + BULK_QUEUE
@@ -304,6 +306,11 @@ class BulkWorkflow:
     def _may_cancel(self, wish: Abandonment) -> None:
         if self._phase.phase in {"settling", "ended"} or self._cancelled is not None:
             raise refusal("not_running", f"there is nothing left to cancel: the run is {self._phase.phase}")
+
+
+def _kind_of(error: ActivityError) -> str:
+    cause = error.cause
+    return (cause.type if isinstance(cause, ApplicationError) else None) or "no_answer"
 
 
 def _patient() -> RetryPolicy:

@@ -32,6 +32,14 @@ class RunWaits(KeyturnError):
     mend = "Start a worker with `keyturn worker`: the run waits for one, and nothing is lost."
 
 
+class RunStopped(KeyturnError):
+    """The run's workflow failed, or somebody terminated it."""
+
+    kind = "run_stopped"
+    next_step = "fail_and_inspect"
+    mend = "Look at it in the Temporal UI; the same `keyturn bulk` goes on with what is open."
+
+
 async def start_run(client: Client, order: BulkOrder, *, task_queue: str) -> Handle:
     """Start a run's workflow, or attach to the one that runs; one that ended goes on with what is open."""
     return await client.start_workflow(
@@ -57,6 +65,7 @@ async def follow(handle: Handle, *, every: float = LOOK_SECONDS) -> AsyncIterato
 
     Raises:
         UnknownRun: there is no such workflow.
+        RunStopped: it did not end by itself.
         RunWaits: no worker answers.
     """
     while True:
@@ -65,8 +74,12 @@ async def follow(handle: Handle, *, every: float = LOOK_SECONDS) -> AsyncIterato
             yield standing
             if standing.phase == "ended":
                 return
-            if (await handle.describe()).status is not WorkflowExecutionStatus.RUNNING:
-                return  # ended from outside; one that was continued as new is running under the same id
+            status = (await handle.describe()).status  # one that was continued as new is running under the same id
+            if status is WorkflowExecutionStatus.COMPLETED:
+                yield await handle.query(BulkWorkflow.standing)
+                return
+            if status is not WorkflowExecutionStatus.RUNNING:
+                raise RunStopped(f"the run was ended: {'unknown' if status is None else status.name.lower()}")
         except WorkflowQueryFailedError:
             pass  # its first task has not been worked on yet
         except RPCError as error:

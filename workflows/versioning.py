@@ -4,6 +4,8 @@
 builds are promoted, drained and rolled back.
 """
 
+import asyncio
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -18,6 +20,8 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import WorkerDeploymentConfig
 
 DEPLOYMENT = "keyturn"
+# A worker that has just started polls its task queues one after the other, and the server knows of each a moment later.
+QUEUES_KNOWN_WITHIN = 15.0
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,20 @@ async def builds(client: Client) -> list[Build]:
 
 
 async def promote(client: Client, build_id: str) -> None:
-    """Let new rotations start on `build_id`; those that run stay where they are. The server refuses an unknown one."""
-    await client.workflow_service.set_worker_deployment_current_version(
-        SetWorkerDeploymentCurrentVersionRequest(
-            namespace=client.namespace, deployment_name=DEPLOYMENT, build_id=build_id, identity=client.identity
-        )
+    """Let new rotations start on `build_id`; those that run stay where they are.
+
+    Raises:
+        RPCError: the server does not know the build, or its workers do not poll all the task queues of the current one.
+    """
+    wanted = SetWorkerDeploymentCurrentVersionRequest(
+        namespace=client.namespace, deployment_name=DEPLOYMENT, build_id=build_id, identity=client.identity
     )
+    until = time.monotonic() + QUEUES_KNOWN_WITHIN
+    while True:
+        try:
+            await client.workflow_service.set_worker_deployment_current_version(wanted)
+            return
+        except RPCError as error:
+            if "missing active task queues" not in error.message or time.monotonic() > until:
+                raise
+        await asyncio.sleep(0.2)

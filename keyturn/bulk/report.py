@@ -1,7 +1,7 @@
 """The report of a run: figures, and one self-contained page that an auditor can keep."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -11,6 +11,7 @@ from typing import Any
 from keyturn.bulk.store import PICO, BulkStore, Run
 from keyturn.contracts import CredentialFacts
 from keyturn.policy.catalogue import PolicyLine
+from keyturn.tasks.summarize_scan import ScanSummary
 
 PAGE_OF_ITEMS = 1_000
 # A page of a hundred thousand rows opens in no browser; the whole is in the CSV and JSON forms.
@@ -37,7 +38,9 @@ COLUMNS = (
     "observed_at",
     "source",
     "trace_id",
+    "record_ids",
 )
+_SUMMARISED = {"attention", "summarized"}
 
 
 @dataclass
@@ -68,8 +71,18 @@ class Figures:
         self.cost_usd += item["cost_usd"] or Decimal(0)
 
 
-async def items_of_run(store: BulkStore, run: Run) -> AsyncIterator[dict[str, Any]]:
-    """Yield each item of a run under the names of COLUMNS; raises JobStoreUnavailable."""
+async def items_of_run(store: BulkStore, run: Run, unseal: Callable[[str, str], str]) -> AsyncIterator[dict[str, Any]]:
+    """Yield each item of a run under the names of COLUMNS.
+
+    Args:
+        store: of the runs.
+        run: which.
+        unseal: opens a run's sealed text: the summaries of a scan.
+
+    Raises:
+        JobStoreUnavailable: the database did not answer.
+        PayloadError: a summary cannot be opened with the keys that are held here.
+    """
     after = 0
     while items := await store.items(run.run_id, after=after, limit=PAGE_OF_ITEMS):
         after = items[-1]["ordinal"]
@@ -84,10 +97,19 @@ async def items_of_run(store: BulkStore, run: Run) -> AsyncIterator[dict[str, An
                 "cost_usd": None if cost is None else Decimal(cost) / PICO,
                 # Under this id the call stands in the ledger, and the rotation in its history.
                 "trace_id": f"{run.run_id}-{item['ordinal']}" if item["ask"] is not None else None,
+                **_summary(item, run, unseal),
             }
 
 
-async def page_of(store: BulkStore, run: Run, lines: list[PolicyLine]) -> str:
+def _summary(item: Mapping[str, Any], run: Run, unseal: Callable[[str, str], str]) -> dict[str, Any]:
+    """What was made of a scan: its summary takes the place of an explanation."""
+    if item["outcome"] not in _SUMMARISED:
+        return {}
+    told = ScanSummary.model_validate_json(unseal(run.run_id, item["content"]))
+    return {"explanation": told.summary, "record_ids": list(told.record_ids)}
+
+
+async def page_of(store: BulkStore, run: Run, lines: list[PolicyLine], unseal: Callable[[str, str], str]) -> str:
     """Return the report as one HTML page without anything from elsewhere.
 
     Rows that need a look come first: jobs, what waits, rejections and failures, then rows that could not be used. Of
@@ -95,7 +117,7 @@ async def page_of(store: BulkStore, run: Run, lines: list[PolicyLine]) -> str:
     """
     figures, left_out = Figures(), 0
     rows: list[str] = []
-    async for item in items_of_run(store, run):
+    async for item in items_of_run(store, run, unseal):
         figures.add(item)
         if item["outcome"] in _QUIET:
             continue
@@ -133,7 +155,7 @@ async def page_of(store: BulkStore, run: Run, lines: list[PolicyLine]) -> str:
     )
 
 
-_QUIET = {"nothing_due", "not_eligible"}
+_QUIET = {"nothing_due", "not_eligible", "summarized"}
 
 
 def _tiles(figures: Figures, total: int) -> list[tuple[str, str]]:

@@ -175,3 +175,23 @@ async def test_a_schedule_that_could_not_run_is_refused(
     name, *rest = arguments
     told = await keyturn("schedule", "create", name, "--inventory", tmp_path, *rest)
     assert (told.status, message in told.err, "Traceback" in told.err) == (1, True, False), told.err
+
+
+async def test_the_summaries_of_a_scan_are_read_by_the_report(keyturn: Keyturn, tmp_path: Path) -> None:
+    """They are sealed in the database, and shown to whoever holds the keys."""
+    rows = [
+        {"account_id": f"acct_{tmp_path.name[-1]}_{number}", "records": [{"record_id": "r1", "text": "login denied"}]}
+        for number in range(3)
+    ]
+    file = tmp_path / "scan.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    told = await keyturn("bulk", file, "--task", "summarize_scan", "--name", f"scan-{tmp_path.name[-1]}", "--json")
+    assert told.status == 0, told.err
+    lines, page, table = tmp_path / "scan_out.jsonl", tmp_path / "scan.html", tmp_path / "scan.csv"
+    reported = await keyturn("report", f"scan-{tmp_path.name[-1]}", "--json", lines, "--html", page, "--csv", table)
+    assert reported.status == 0, reported.err
+    found = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [row["record_ids"] for row in found] == [["r1"]] * 3
+    assert all(row["explanation"] and row["outcome"] in {"attention", "summarized"} for row in found)
+    assert "Key rotation report" in page.read_text()
+    assert len(list(csv.DictReader(table.open()))) == 3

@@ -4,36 +4,29 @@ import asyncio
 import statistics
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
-from pydantic import SecretStr
-from sqlalchemy import func, select
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 
-from keyturn.contracts import Abandonment, BulkOrder, BulkOutcome, BulkSource, BulkStanding, Resumption
+from keyturn.contracts import Abandonment, BulkOutcome, BulkSource, BulkStanding, Resumption
 from keyturn.database import open_database
 from keyturn.errors import InventoryInvalid, ProviderUnavailable, QuotaExhausted, UnknownRun
 from keyturn.jobs.store import JobStore
-from keyturn.jobs.tables import job_audit, rotation_jobs
-from keyturn.llm.providers.anthropic import ANTHROPIC_WIRE
-from keyturn.llm.providers.batches import AnthropicBatches, OpenAiBatches
-from keyturn.llm.providers.http import HttpProvider
-from keyturn.llm.providers.openai import OPENAI_WIRE
+from keyturn.keyring import new_keyring_text, parse_keyring
 from starter.requests import id_of
 from tests.cases import request
-from tests.estates import LINE, NOW, BulkPlace, Judge, bulk_place, estate
-from tests.simulated import SimulatorControl
+from tests.estates import LINE, NOW, BulkPlace, Judge, bulk_place, due, estate, jobs_of, started
+from tests.keys import KEYRING
+from workers.bulk import RunSeals
 from workflows.answering import AnswerRefused, answer
 from workflows.bulk import BulkWorkflow
 from workflows.rotation import RotationWorkflow
-from workflows.runs import Handle, follow, start_run
+from workflows.runs import Handle, RunStopped, follow
 
 OMAR = Resumption(operator="omar")
 
@@ -53,9 +46,17 @@ def place(temporal: Client, queue: str, engine: AsyncEngine) -> BulkPlace:
     return bulk_place(temporal, queue, engine, Judge())
 
 
-async def started(place: BulkPlace, run_id: str, **changed: Any) -> Handle:
-    order = BulkOrder(**{"run_id": run_id, "tenant_id": place.tenant, "page_size": 10} | changed)
-    return await start_run(place.client, order, task_queue=place.queue)
+@pytest.fixture
+async def sqlite_engine(sqlite: URL) -> AsyncIterator[AsyncEngine]:
+    engine = open_database(sqlite)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+def sqlite_place(temporal: Client, queue: str, sqlite_engine: AsyncEngine) -> BulkPlace:
+    """Where the database makes no difference."""
+    return bulk_place(temporal, queue, sqlite_engine, Judge())
 
 
 async def until(handle: Handle, state: Callable[[BulkStanding], bool]) -> BulkStanding:
@@ -64,20 +65,6 @@ async def until(handle: Handle, state: Callable[[BulkStanding], bool]) -> BulkSt
             if state(standing):
                 return standing
     raise AssertionError("it ended before")
-
-
-async def jobs_of(engine: AsyncEngine) -> set[str]:
-    """The accounts that have a job, each with one; and each job with its audit row."""
-    async with engine.connect() as connection:
-        accounts = list((await connection.execute(select(rotation_jobs.c.account_id))).scalars())
-        created = select(func.count()).select_from(job_audit).where(job_audit.c.event == "created")
-        assert (await connection.execute(created)).scalar_one() == len(accounts)
-    assert len(set(accounts)) == len(accounts)
-    return set(accounts)
-
-
-def due(count: int) -> set[str]:
-    return {f"acct_{number:06}" for number in range(0, count, 10)}
 
 
 async def test_each_key_that_is_due_gets_its_one_job_and_no_other_does(
@@ -103,9 +90,10 @@ async def test_each_key_that_is_due_gets_its_one_job_and_no_other_does(
 
 
 async def test_what_the_evidence_settles_is_not_asked_unless_one_says_so(
-    place: BulkPlace, run_id: str, tmp_path: Path
+    sqlite_place: BulkPlace, run_id: str, tmp_path: Path
 ) -> None:
     """Young and inactive keys are written down with their reason; `always_ask` asks about them too."""
+    place = sqlite_place
     file = tmp_path / "keys.csv"
     file.write_text(
         "account_id,key_id,kind,age_days,active\na,k1,access_key,5,\nb,k2,access_key,400,false\nc,k3,access_key,,\nd,,,,\n"
@@ -143,8 +131,9 @@ async def test_a_run_that_is_begun_again_asks_nothing_twice(
     assert await jobs_of(engine) == due(200)
 
 
-async def test_a_run_is_paused_and_goes_on_by_hand(place: BulkPlace, run_id: str, tmp_path: Path) -> None:
+async def test_a_run_is_paused_and_goes_on_by_hand(sqlite_place: BulkPlace, run_id: str, tmp_path: Path) -> None:
     """While it is paused no key is asked about; what was being asked ends."""
+    place = sqlite_place
     await place.load(estate(tmp_path / "keys.jsonl", keys=200), run_id)
     async with place.working():
         handle = await started(place, run_id)
@@ -162,12 +151,12 @@ async def test_a_run_is_paused_and_goes_on_by_hand(place: BulkPlace, run_id: str
 
 
 async def test_a_quota_that_is_used_up_pauses_the_run_at_once(
-    temporal: Client, queue: str, engine: AsyncEngine, run_id: str, tmp_path: Path
+    temporal: Client, queue: str, sqlite_engine: AsyncEngine, run_id: str, tmp_path: Path
 ) -> None:
     """Instead of asking the rest: calls that were under way, and then none. Resumed, it asks what was left open."""
     exhausted = True
     provider = Judge(lambda number: QuotaExhausted("no money") if exhausted and number > 25 else None)
-    place = bulk_place(temporal, queue, engine, provider)
+    place = bulk_place(temporal, queue, sqlite_engine, provider)
     await place.load(estate(tmp_path / "keys.jsonl", keys=300), run_id)
     async with place.working():
         handle = await started(place, run_id)
@@ -182,12 +171,12 @@ async def test_a_quota_that_is_used_up_pauses_the_run_at_once(
 
 
 async def test_twenty_failures_in_a_row_pause_the_run_and_single_ones_do_not(
-    temporal: Client, queue: str, engine: AsyncEngine, run_id: str, tmp_path: Path
+    temporal: Client, queue: str, sqlite_engine: AsyncEngine, run_id: str, tmp_path: Path
 ) -> None:
     """A provider that is down for good pauses it before the rest is burned through; one key's failure is one key's."""
     down = False
     provider = Judge(lambda number: ProviderUnavailable("down") if down or number % 30 == 29 else None)
-    place = bulk_place(temporal, queue, engine, provider)
+    place = bulk_place(temporal, queue, sqlite_engine, provider)
     await place.load(estate(tmp_path / "keys.jsonl", keys=100), run_id)
     async with place.working(pages_at_once=1):
         outcome = await (await started(place, run_id, page_size=50, pages_at_once=1)).result()
@@ -207,8 +196,9 @@ async def test_twenty_failures_in_a_row_pause_the_run_and_single_ones_do_not(
         assert (await handle.result()).progress.outcomes == {"not_eligible": 400}
 
 
-async def test_a_limit_of_cost_pauses_the_run(place: BulkPlace, run_id: str, tmp_path: Path) -> None:
+async def test_a_limit_of_cost_pauses_the_run(sqlite_place: BulkPlace, run_id: str, tmp_path: Path) -> None:
     """Once; resumed, it goes on without a limit."""
+    place = sqlite_place
     await place.load(estate(tmp_path / "keys.jsonl", keys=60), run_id)
     async with place.working(pages_at_once=1):
         handle = await started(place, run_id, pages_at_once=1, max_usd=Decimal("0.0000001"))
@@ -220,8 +210,9 @@ async def test_a_limit_of_cost_pauses_the_run(place: BulkPlace, run_id: str, tmp
         assert (await handle.result()).progress.asked == 60
 
 
-async def test_a_long_run_goes_on_under_new_histories(place: BulkPlace, run_id: str, tmp_path: Path) -> None:
+async def test_a_long_run_goes_on_under_new_histories(sqlite_place: BulkPlace, run_id: str, tmp_path: Path) -> None:
     """Its history never comes near the server's limit, and nothing is counted twice."""
+    place = sqlite_place
     await place.load(estate(tmp_path / "keys.jsonl", keys=400), run_id)
     async with place.working():
         handle = await started(place, run_id, events_a_history=100)
@@ -236,19 +227,19 @@ async def test_a_long_run_goes_on_under_new_histories(place: BulkPlace, run_id: 
 
 
 async def test_keys_that_wait_for_a_person_do_not_hold_the_run(
-    temporal: Client, queue: str, engine: AsyncEngine, run_id: str, tmp_path: Path
+    temporal: Client, queue: str, sqlite_engine: AsyncEngine, run_id: str, tmp_path: Path
 ) -> None:
     """A line that wants an approval: the rotations wait, each its own, and the run says so and ends."""
     from keyturn.policy.catalogue import Catalogue, load_catalogue
 
     changed = {"approval": "required", "approvers": ("omar",)}
     catalogue = Catalogue(line.model_copy(update=changed) if line.id == LINE else line for line in load_catalogue())
-    place = BulkPlace(temporal, queue, engine, Judge(), catalogue)
+    place = BulkPlace(temporal, queue, sqlite_engine, Judge(), catalogue)
     await place.load(estate(tmp_path / "keys.jsonl", keys=20), run_id)
     async with place.working():
         outcome = await (await started(place, run_id)).result()
     assert outcome.progress.outcomes == {"waiting": 2, "not_eligible": 18}
-    assert await jobs_of(engine) == set()
+    assert await jobs_of(sqlite_engine) == set()
 
 
 async def test_workers_that_come_and_go_leave_exactly_the_jobs_of_an_undisturbed_run(
@@ -274,9 +265,10 @@ async def test_workers_that_come_and_go_leave_exactly_the_jobs_of_an_undisturbed
 
 
 async def test_a_scan_is_summarised_account_by_account_and_its_texts_are_sealed(
-    place: BulkPlace, engine: AsyncEngine, run_id: str, tmp_path: Path
+    sqlite_place: BulkPlace, sqlite_engine: AsyncEngine, run_id: str, tmp_path: Path
 ) -> None:
     """The nightly job beside rotations, by the same machinery: its records and summaries are sealed in the database."""
+    place = sqlite_place
     file = tmp_path / "scan.jsonl"
     row = '{"account_id": "acct_%03d", "records": [{"record_id": "r1", "text": "%s login hunter2"}]}\n'
     file.write_text("".join(row % (number, "evil" if number % 5 == 0 else "plain") for number in range(25)))
@@ -288,11 +280,14 @@ async def test_a_scan_is_summarised_account_by_account_and_its_texts_are_sealed(
     assert "hunter2" not in str(items)
     assert "Logins" not in str(items)
     assert "Logins." in place.seals.unseal(run_id, items[0]["content"])
-    assert await jobs_of(engine) == set()
+    assert await jobs_of(sqlite_engine) == set()
 
 
-async def test_a_run_of_a_directory_reads_its_newest_file_when_it_begins(place: BulkPlace, tmp_path: Path) -> None:
+async def test_a_run_of_a_directory_reads_its_newest_file_when_it_begins(
+    sqlite_place: BulkPlace, tmp_path: Path
+) -> None:
     """As a schedule has it: the run is named for the time when it fired."""
+    place = sqlite_place
     folder = tmp_path / "inventories"
     folder.mkdir()
     estate(folder / "a.jsonl", keys=30)
@@ -380,66 +375,21 @@ async def test_a_cap_of_keys_a_second_holds_a_run(
     assert took > 2  # at once it takes less than a second
 
 
-@pytest.fixture(params=["openai", "anthropic"])
-def offline_place(
-    request: pytest.FixtureRequest, temporal: Client, queue: str, engine: AsyncEngine, simulator: SimulatorControl
-) -> BulkPlace:
-    """A place that asks the simulator, at once and by batches."""
-    http, key = httpx.AsyncClient(trust_env=False, timeout=20), SecretStr("any")
-    base = f"{simulator.address}/v1" if request.param == "openai" else simulator.address
-    wire = OPENAI_WIRE if request.param == "openai" else ANTHROPIC_WIRE
-    batches = OpenAiBatches if request.param == "openai" else AnthropicBatches
-    provider = HttpProvider(http, wire, base_url=base, model="simulator-1", api_key=key)
-    place = bulk_place(temporal, queue, engine, provider)
-    taken = batches(http, base_url=base, model="simulator-1", api_key=key)
-    place.batches = {"decide_rotation": taken, "summarize_scan": taken}
-    return place
-
-
-async def test_offline_a_run_is_answered_by_a_batch_and_what_that_leaves_out_is_asked_at_once(
-    offline_place: BulkPlace, engine: AsyncEngine, simulator: SimulatorControl, run_id: str, tmp_path: Path
+async def test_a_page_that_cannot_be_judged_waits_for_a_person_and_a_run_that_was_ended_is_told(
+    temporal: Client, queue: str, sqlite: URL, run_id: str, tmp_path: Path
 ) -> None:
-    """The answer to the submit is lost: the batch is found again. Some answers are missing, failed, or come twice."""
-    place = offline_place
-    await simulator.plan_batches(polls=2, missing=3, errored=2, expired=1, duplicate=2, lose=True)
-    await place.load(estate(tmp_path / "keys.jsonl", keys=40), run_id)
+    """The question is sealed under a key that this worker does not hold: nothing is asked, and nothing is lost."""
+    engine = open_database(sqlite)
+    place = bulk_place(temporal, queue, engine, Judge())
+    place.seals = RunSeals(parse_keyring(new_keyring_text(), source="another"))
+    await place.load(estate(tmp_path / "keys.jsonl", keys=20), run_id)
+    place.seals = RunSeals(KEYRING)
     async with place.working():
-        outcome = await (await started(place, run_id, offline=True)).result()
-    assert outcome.progress.outcomes["job_created"] == 4
-    assert sum(outcome.progress.outcomes.values()) == 40
-    assert await jobs_of(engine) == due(40)
-    asked = await simulator.requests()
-    by_batch = [entry["account"] for entry in asked if "batch" in entry]
-    assert len({entry["batch"] for entry in asked if "batch" in entry}) == 1, "it was not submitted twice"
-    at_once = [entry["account"] for entry in asked if "batch" not in entry]
-    assert len(by_batch) == len(set(by_batch)) == 34
-    # What was left out, and what the batch answered in a way that did not count, is asked at once.
-    assert {f"acct_{number:06}" for number in range(6)} <= set(at_once)
-    assert len(place.records) >= 40
-    item = (await place.store.items(run_id, after=20, limit=1))[0]
-    assert item["outcome"] == "job_created"
-
-
-async def test_offline_answers_cost_half(
-    offline_place: BulkPlace, simulator: SimulatorControl, run_id: str, tmp_path: Path
-) -> None:
-    """In the ledger: the same question, by a batch and at once."""
-    place = offline_place
-    place.price_of_simulator()
-    await place.load(estate(tmp_path / "keys.jsonl", keys=10, due=lambda number: True), run_id)
-    async with place.working():
-        await (await started(place, run_id, offline=True)).result()
-    offline = [record for record in place.records if not record.cache_hit]
-    assert len(offline) == 10
-    place.records.clear()
-    place.tenant += "-b"
-    other = estate(tmp_path / "other.jsonl", keys=10, due=lambda number: True)
-    other.write_text(other.read_text().replace("acct_", "acct-"))
-    await place.load(other, f"{run_id}-b")
-    async with place.working():
-        await (await started(place, f"{run_id}-b")).result()
-    at_once = [record for record in place.records if not record.cache_hit]
-    assert len(at_once) == 10
-    costs = [sum((record.cost_usd or Decimal(0) for record in records), Decimal(0)) for records in (offline, at_once)]
-    assert costs[1] > 0
-    assert abs(costs[0] / costs[1] - Decimal("0.5")) < Decimal("0.01")
+        handle = await started(place, run_id)
+        standing = await until(handle, lambda now: now.phase == "paused")
+        assert (standing.paused, standing.progress.asked) == ("payload_key_unknown", 0)
+        assert place.provider.calls == 0
+        await handle.terminate()
+        with pytest.raises(RunStopped, match="terminated"):
+            await until(handle, lambda now: False)
+    await engine.dispose()
