@@ -476,13 +476,17 @@ class BulkSource(Contract):
         return self
 
 
+# A schedule adds the time to it, and each item its number, and the whole is still a trace id.
+RunId = Annotated[ShortIdentifier, StringConstraints(max_length=48)]
+
+
 class BulkOrder(Contract):
     """A bulk run to be carried out. Its items and its question are in the database, under its id.
 
     `next_page` is where to go on, counted from 0.
     """
 
-    run_id: ShortIdentifier
+    run_id: RunId
     tenant_id: ShortIdentifier = "default"
     # 50 keys a page: one activity's cost is spread thin, and a killed worker loses at most some calls of one page.
     page_size: int = Field(default=50, ge=1, le=500)

@@ -33,6 +33,7 @@ from workflows.runs import BULK_PRIORITY
 from workflows.visibility import TENANT
 
 T = TypeVar("T")
+LONGEST_NAME = 31  # with -20261121T030000Z behind it, a run's id has 48 characters
 # What was missed while the server was down is made up for if it is not older than this: yesterday's run is today's.
 CATCH_UP = timedelta(hours=12)
 _tenant = click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Whose.")
@@ -124,8 +125,8 @@ def create(
         fault = error.errors(include_input=False, include_url=False)[0]
         where = str(fault["loc"][0]) if fault["loc"] else "the schedule"
         raise InvalidRequest(f"{where}: {fault['msg'].removeprefix('Value error, ')}") from None
-    if len(name) > 44:  # the time of a run is added to it
-        raise InvalidRequest("the name has more than 44 characters")
+    if len(name) > LONGEST_NAME:
+        raise InvalidRequest(f"the name has more than {LONGEST_NAME} characters")
 
     async def run(client: Client) -> None:
         action = ScheduleActionStartWorkflow(

@@ -14,7 +14,7 @@ from temporalio.service import RPCError
 from temporalio.worker import Worker, WorkerDeploymentConfig
 
 from activities.judge_page import JudgePage
-from keyturn.bulk.load import digest_of_file, items_of, load, scan_items
+from keyturn.bulk.load import digest_of, items_of, load, scan_items
 from keyturn.bulk.offline import OfflineRuns
 from keyturn.bulk.pages import BulkJudge
 from keyturn.bulk.store import BulkStore, Run
@@ -142,7 +142,10 @@ class CarriedRuns:
                 self._seals,
                 told=lambda _: None,
             )
-        return await self._store.progress(order.run_id)
+        # What the pages from here on will count is theirs to count; what was counted before, and by rule, is there.
+        whole = await self._store.progress(order.run_id)
+        before = await self._store.progress(order.run_id, last=order.next_page * order.page_size)
+        return before.model_copy(update={"total": whole.total, "asks": whole.asks})
 
     async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool) -> PageJudged:
         """Judge what is open of a page."""
@@ -168,8 +171,9 @@ async def load_source(
     *,
     told: Callable[[int], None],
     reject: Callable[[BadRow], None] = lambda _row: None,
+    digest: str | None = None,
 ) -> Run:
-    """Read an inventory into a run, unless that was done; returns the run.
+    """Read an inventory into a run, unless that was done; returns the run. `digest` is the source's, if it is known.
 
     Raises:
         InventoryInvalid, UnknownPolicyLine: nothing can be asked of it.
@@ -177,7 +181,8 @@ async def load_source(
         JobStoreUnavailable: the database did not answer; call again.
     """
     file = await asyncio.to_thread(newest, Path(source.path))
-    digest = await asyncio.to_thread(digest_of_file, file, *source.policies)
+    if digest is None:
+        digest = await asyncio.to_thread(digest_of, source, file)
     lines = [catalogue.current(line_id) for line_id in dict.fromkeys(source.policies)]
     run = Run(
         run_id=run_id,

@@ -1,6 +1,7 @@
 """The commands of whole estates: `inventory check`, `bulk`, and `runs`."""
 
 import asyncio
+import hashlib
 import json
 import sys
 from contextlib import suppress
@@ -138,15 +139,15 @@ def bulk(
       keyturn bulk report.csv --access-keys keys.json --policy CIS-AWS-4.0-1.14
       keyturn bulk scan.jsonl --task summarize_scan --detach
     """
-    from keyturn.bulk.load import digest_of_file
+    from keyturn.bulk.load import digest_of
     from keyturn.inventory.rejects import Rejects
 
     source = _source(file, task=task, policies=policies, user_id=user_id or signed_in_user(), given=given)
-    lines = [*dict.fromkeys(policies), task, source.question, str(source.always_ask)]
-    run_id = name or f"run-{digest_of_file(file, tenant, *lines)[7:23]}"
+    digest = digest_of(source, file)
+    run_id = name or f"run-{hashlib.sha256(f'{tenant} {digest}'.encode()).hexdigest()[:16]}"
     order = _checked(lambda: BulkOrder(run_id=run_id, tenant_id=tenant, max_usd=max_usd, offline=offline))
     rejected = Rejects(rejects or _beside(file))
-    run = with_database(lambda engine: _load(engine, source, order, rejected))
+    run = with_database(lambda engine: _load(engine, source, order, rejected, digest))
     rejected.close()
     _tell_rejects(rejected)
     outcome = _run(order, watch=not detach, asks=run.asks, as_json=as_json)
@@ -274,7 +275,7 @@ def _tell_rejects(rejected: Any) -> None:
         click.echo(f"{rejected.count:,} rows cannot be used: {rejected.file} has each with its reason", err=True)
 
 
-async def _load(engine: "AsyncEngine", source: BulkSource, order: BulkOrder, rejected: Any) -> "Run":
+async def _load(engine: "AsyncEngine", source: BulkSource, order: BulkOrder, rejected: Any, digest: str) -> "Run":
     from keyturn.bulk.store import BulkStore
     from keyturn.keyring import keyring_from_environment
     from keyturn.policy.catalogue import load_catalogue
@@ -294,9 +295,12 @@ async def _load(engine: "AsyncEngine", source: BulkSource, order: BulkOrder, rej
         seals,
         told=_counter(),
         reject=rejected.add,
+        digest=digest,
     )
     if sys.stderr.isatty():
         click.echo("", err=True)
+    if run.source_digest != digest:
+        raise InvalidRequest(f"--name: {order.run_id} is a run of another inventory, or asks something else of it")
     return run
 
 

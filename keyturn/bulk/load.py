@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from keyturn.bulk.store import BulkStore, Run
+from keyturn.contracts import BulkSource
 from keyturn.errors import InventoryInvalid
 from keyturn.inventory.read import Row
 from keyturn.inventory.rows import BadRow, InventoryKey
@@ -18,15 +19,26 @@ from keyturn.policy.settled import settled
 AT_ONCE = 500  # rows a statement: a transaction of some 10 ms, and memory that does not grow with the file
 
 
-def digest_of_file(file: Path, *more: str) -> str:
-    """Return a digest of a file's bytes and of what else makes a run the same; raises InventoryInvalid."""
-    digest = hashlib.sha256("\0".join(more).encode())
-    try:
-        with file.open("rb") as opened:
-            while chunk := opened.read(1 << 20):
-                digest.update(chunk)
-    except OSError as error:
-        raise InventoryInvalid(f"{file} cannot be read: {error.strerror}") from None
+def digest_of(source: BulkSource, file: Path) -> str:
+    """Return what makes two runs the same: the bytes that are read, and what is asked of them.
+
+    Args:
+        source: what to ask; its path and who asks do not count.
+        file: the inventory itself, where the source names a directory.
+
+    Raises:
+        InventoryInvalid: a file cannot be read.
+    """
+    asked = source.model_dump_json(exclude={"path", "access_keys", "user_id"})
+    digest = hashlib.sha256(asked.encode())
+    for one in (file, *([Path(source.access_keys)] if source.access_keys else [])):
+        try:
+            with one.open("rb") as opened:
+                while chunk := opened.read(1 << 20):
+                    digest.update(chunk)
+        except OSError as error:
+            raise InventoryInvalid(f"{one} cannot be read: {error.strerror}") from None
+        digest.update(b"\0")
     return f"sha256:{digest.hexdigest()}"
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from keyturn.bulk.store import PICO, BulkStore, Run
+from keyturn.bulk.store import OPEN, PICO, BulkStore, Run
 from keyturn.contracts import (
     BulkPage,
     CallRecord,
@@ -23,11 +23,20 @@ from keyturn.contracts import (
     RotationRequest,
     RunSettled,
 )
-from keyturn.errors import KeyturnError
+from keyturn.errors import (
+    AuthenticationFailed,
+    KeyturnError,
+    PayloadError,
+    PolicyError,
+    QuotaExhausted,
+)
 from keyturn.tasks.summarize_scan import ScanRequest
 
 # Twenty failures in a row are not the items' fault: the run stops before it burns through the rest.
 FAILURES_IN_A_ROW = 20
+# What no other item could escape stops the run at once. Another refusal may be one item's own, such as a scan that is
+# too long for the model: it is that item's failure, and stops the run when it comes twenty times in a row.
+_STOPS_AT_ONCE = (QuotaExhausted, AuthenticationFailed, PolicyError, PayloadError)
 # Written together: a verdict that is lost with a killed worker is found in the cache of answers.
 WRITTEN_AT_ONCE = 10
 # Calls at once for a page. With two pages at once it keeps a provider busy, and leaves the worker time for people.
@@ -120,7 +129,7 @@ class BulkJudge:
             looked = await asyncio.gather(*map(look, rows))
             # One that made its job is found by the job's row, now or with the next look.
             ended = [{"ordinal": at, "outcome": told} for at, told in looked if told not in {None, "job_created"}]
-            await self.store.judged(run_id, ended)
+            await self.store.judged(run_id, ended, over=["started"])
             left += len(looked) - len(ended)
         return RunSettled(progress=await self.store.progress(run_id), left=left)
 
@@ -169,13 +178,13 @@ class _Page:
         finally:
             await self._write()
         passing = next((error for _, error in [*self._failed, *self._streak] if error.retryable), None)
-        quota = self._stopped is not None and self._stopped.parks
+        quota = isinstance(self._stopped, _STOPS_AT_ONCE)
         if passing is not None and not last_attempt and not quota:
             raise passing
         if self._stopped is None:  # what failed is not the whole world's fault: it is written down as failed
             self._failed += self._streak
         failures = [_failure(item, error) for item, error in self._failed if not (quota and error.retryable)]
-        await self._judge.store.judged(self._run.run_id, failures)
+        await self._judge.store.judged(self._run.run_id, failures, over=OPEN)
         return self._stopped
 
     async def _ask(self, item: Mapping[str, Any]) -> None:
@@ -186,7 +195,7 @@ class _Page:
         try:
             judged = await self._judge.decider.answer(request, self._attempt)
         except KeyturnError as error:
-            if error.parks:  # a quota that is used up will not come back for the next item; this one stays open
+            if isinstance(error, _STOPS_AT_ONCE):  # this item stays open
                 self._stopped = error
                 return
             self._streak.append((item, error))
@@ -207,14 +216,14 @@ class _Page:
     async def _write(self) -> None:
         async with self._writing:  # whoever begins a rotation waits until its verdict is written, by whomever
             verdicts, self._verdicts = self._verdicts, []
-            await self._judge.store.judged(self._run.run_id, verdicts)
+            await self._judge.store.judged(self._run.run_id, verdicts, over=OPEN)
 
     async def _begin(self, item: Mapping[str, Any], request: ModelTask) -> None:
         if not isinstance(request, RotationRequest):
             raise TypeError("only a rotation can be begun")
         workflow_id = await self._judge.rotations.begin(request)
         begun = {"ordinal": item["ordinal"], "outcome": "started", "workflow_id": workflow_id}
-        await self._judge.store.judged(self._run.run_id, [begun])
+        await self._judge.store.judged(self._run.run_id, [begun], over=["eligible"])
 
     def _row(self, item: Mapping[str, Any], judged: Judged) -> dict[str, Any]:
         """The columns of a verdict: the same ones for each, so that many are written by one statement."""

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Select, bindparam, case, delete, func, select, update
+from sqlalchemy import ColumnElement, Select, bindparam, case, delete, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -17,6 +17,8 @@ from keyturn.jobs.store import WITHDRAWN, transaction
 from keyturn.jobs.tables import rotation_jobs
 
 PICO = 10**12
+# Asked about with the next page, or when the run is begun again: without an outcome, or failed.
+OPEN = (None, "failed")
 _items, _runs, _batches = bulk_items.c, bulk_runs.c, bulk_batches.c
 
 
@@ -113,23 +115,26 @@ class BulkStore:
             await connection.execute(changed)
 
     async def open_items(self, run_id: str, first: int, last: int) -> Sequence[Mapping[str, Any]]:
-        """Return the items from `first` to `last` that have no outcome, and those whose rotation was not begun."""
+        """Return the items from `first` to `last` that are open, and those whose rotation was not begun."""
         query = (
             select(bulk_items)
             .where(_items.run_id == run_id, _items.ask.between(first, last))
-            .where(_items.outcome.is_(None) | (_items.outcome == "eligible"))
+            .where(_with_outcome([*OPEN, "eligible"]))
             .order_by(_items.ask)
         )
         return await self._rows(query)
 
-    async def judged(self, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write what became of items, by their `ordinal`; each row has the same columns."""
+    async def judged(self, run_id: str, rows: Sequence[Mapping[str, Any]], *, over: Sequence[str | None]) -> None:
+        """Write what became of items, by their `ordinal`; each row has the same columns.
+
+        Only where an item's outcome is one of `over`: what an attempt writes that was frozen and woke up later is old.
+        """
         if not rows:
             return
         names = [name for name in rows[0] if name != "ordinal"]
         statement = (
             update(bulk_items)
-            .where(_items.run_id == run_id, _items.ordinal == bindparam("this_ordinal"))
+            .where(_items.run_id == run_id, _items.ordinal == bindparam("this_ordinal"), _with_outcome(over))
             .values({name: bindparam(f"set_{name}") for name in names})
         )
         values = [{f"set_{name}": row[name] for name in names} | {"this_ordinal": row["ordinal"]} for row in rows]
@@ -171,14 +176,18 @@ class BulkStore:
         async with transaction(self._engine) as connection:
             await connection.execute(changed)
 
-    async def progress(self, run_id: str, *, first: int | None = None, last: int | None = None) -> RunProgress:
-        """Return how far a run is; or those of its items that are asked about from `first` to `last`."""
+    async def progress(self, run_id: str, *, first: int = 0, last: int | None = None) -> RunProgress:
+        """Return how far a run is; or those of its items that are asked about from `first` to `last`.
+
+        With 0 as `first`, what needed no model is counted as well.
+        """
         asked = func.sum(case((_items.ask.is_not(None) & _items.outcome.is_not(None), 1), else_=0))
         query = select(
             _items.outcome, func.count(), func.count(_items.ask), asked, func.sum(_items.cost_picodollars)
         ).where(_items.run_id == run_id)
-        if first is not None and last is not None:
-            query = query.where(_items.ask.between(first, last))
+        if last is not None:
+            asked_there = _items.ask.between(first, last)
+            query = query.where(asked_there if first else asked_there | _items.ask.is_(None))
         async with transaction(self._engine) as connection:
             rows = (await connection.execute(query.group_by(_items.outcome))).all()
         return RunProgress(
@@ -226,6 +235,11 @@ class BulkStore:
     async def _rows(self, query: Select[Any]) -> Sequence[Mapping[str, Any]]:
         async with transaction(self._engine) as connection:
             return [dict(row) for row in (await connection.execute(query)).mappings()]
+
+
+def _with_outcome(outcomes: Sequence[str | None]) -> ColumnElement[bool]:
+    """One comparison each: an IN cannot stand in a statement that is executed with many rows."""
+    return or_(*(_items.outcome.is_(None) if name is None else _items.outcome == name for name in outcomes))
 
 
 def _ref(text: str) -> PolicyRef:

@@ -72,8 +72,8 @@ class AccessKeyRotation:
 
     async def claim(self, order: KeyRotationOrder) -> ClaimedJob:
         """Claim the job for its workflow; earlier claims of it count no more. Raises a JobError."""
-        owner = f"execute:{order.job_id}"
-        return await self._leases.claim(order.job_id, tenant_id=order.tenant_id, owner=owner, lease=LEASE)
+        owner, tenant_id = _owner(order.job_id), order.tenant_id
+        return await self._leases.claim(order.job_id, tenant_id=tenant_id, owner=owner, lease=LEASE)
 
     async def record(self, job: ClaimedJob) -> KeyInHand:
         """Write the user's keys into the audit trail, unless an earlier run of this job has.
@@ -254,7 +254,9 @@ class AccessKeyRotation:
             await self._leases.heartbeat(hand.job_id, state=None, **words)
 
     async def _told(self, job_id: str, tenant_id: str) -> Sequence[Mapping[str, Any]]:
-        return (await self._leases.show(job_id, tenant_id=tenant_id))[1]
+        """What the executor itself wrote of a job: others may claim it, and what they write is no proof of a key."""
+        _, trail = await self._leases.show(job_id, tenant_id=tenant_id)
+        return [row for row in trail if row["actor"] == _owner(job_id)]
 
     async def _user(self, account_id: str) -> str:
         arn = _USER_ARN.fullmatch(account_id)
@@ -316,6 +318,10 @@ class AccessKeyRotation:
     def _named(self, user: str) -> str:
         # A comma may stand in a user's name and not in a secret's.
         return self._secret_name.format(user=user.replace(",", "_2C"))
+
+
+def _owner(job_id: str) -> str:
+    return f"execute:{job_id}"
 
 
 def _find(keys: Sequence[AccessKey], key_id: str) -> AccessKey | None:

@@ -35,7 +35,9 @@ def read_key_ids(file: Path) -> dict[tuple[str, str], str]:
             for entry in ijson.items(opened, "AccessKeyMetadata.item", multiple_values=True):
                 moment = _moment("CreateDate", str(entry["CreateDate"]))
                 if moment is not None:
-                    found[str(entry["UserName"]), _second(moment)] = str(entry["AccessKeyId"])
+                    key_id, of = str(entry["AccessKeyId"]), (str(entry["UserName"]), _second(moment))
+                    # Two keys of one user and second cannot be told apart: neither is joined.
+                    found[of] = key_id if found.get(of, key_id) == key_id else ""
     except (OSError, ijson.JSONError, KeyError, TypeError, RowFault, UnicodeDecodeError):
         raise InventoryInvalid(f"{file} is not the output of `aws iam list-access-keys`") from None
     return found
@@ -89,8 +91,9 @@ class CredentialReport:
         if self._key_ids is None:
             return f"access_key_{slot}.{made:%Y%m%dT%H%M%SZ}"
         found = self._key_ids.get((user, _second(made)))
-        if found is None:
-            raise RowFault(f"access_key_{slot}: the list of access keys has none of this user and creation date")
+        if not found:
+            what = "has none" if found is None else "has two"
+            raise RowFault(f"access_key_{slot}: the list of access keys {what} of this user and creation date")
         return found
 
 

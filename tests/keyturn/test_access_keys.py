@@ -279,13 +279,22 @@ async def test_an_arn_names_its_user(aws: Aws, steps: AccessKeyRotation, store: 
     assert (hand.user, hand.keys_before) == (user, (old,))
 
 
-@pytest.mark.parametrize("when", ["before we began to create", "after, but it is used"])
+@pytest.mark.parametrize("when", ["before we began to create", "after, but it is used", "and its maker calls it ours"])
 async def test_a_key_that_somebody_else_made_is_never_touched(
     aws: Aws, network: Network, steps: AccessKeyRotation, store: JobStore, engine: AsyncEngine, when: str
 ) -> None:
     """Made by hand while the rotation was on its way: it stops, and says so."""
     user, old = aws.user()
-    hand = await begun(steps, await job_for(store, engine, user, old))
+    job_id = await job_for(store, engine, user, old)
+    if when == "and its maker calls it ours":
+        leases = JobLeases(engine)
+        said: dict[str, Any] = {"tenant_id": "default", "lease": timedelta(minutes=1)}
+        token = (await leases.claim(job_id, owner="mallory", **said)).token
+        evidence = {"iam_user": user, "keys_before": old, "step": "create_access_key"}
+        await leases.heartbeat(job_id, token=token, state=None, evidence=evidence, **said)
+        async with engine.begin() as connection:  # a minute later
+            await connection.execute(text("UPDATE rotation_jobs SET lease_until = created_at"))
+    hand = await begun(steps, job_id)
     if when == "after, but it is used":
         network.calls.clear()
         network.lose, network.how = 3, "request_lost"  # ListAccessKeys, GetSecretValue, CreateAccessKey

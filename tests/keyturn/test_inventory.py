@@ -110,6 +110,18 @@ def test_key_ids_are_joined_by_user_and_creation_date(written: Callable[..., Pat
     assert "access_key_2: the list of access keys has none" in second.reason
 
 
+def test_two_keys_that_were_made_in_one_second_are_joined_to_neither(written: Callable[..., Path]) -> None:
+    """By user and second there is no telling which is which; the wrong one might be rotated."""
+    active = "true,2026-01-01T00:00:00Z,N/A,N/A,N/A"
+    file = written(f"{HEADER}\n{report_row('svc', active)}\n")
+    twins = [{"UserName": "svc", "AccessKeyId": f"AKIA{number}", "CreateDate": "2026-01-01T00:00:00+00:00"}
+             for number in (1, 2)]  # fmt: skip
+    ids = written(json.dumps({"AccessKeyMetadata": twins}), "keys.json")
+    (row,) = read(Inventory(file, observed_at=NOW, access_keys=ids))
+    assert isinstance(row, BadRow)
+    assert "access_key_1: the list of access keys has two" in row.reason
+
+
 def test_the_answer_of_get_credential_report_tells_its_own_time(written: Callable[..., Path]) -> None:
     """The report is up to four hours old when it is fetched: that time is the evidence's age."""
     content = f"{HEADER}\n{report_row('svc', 'true,2026-01-01T00:00:00Z,N/A,N/A,N/A')}"

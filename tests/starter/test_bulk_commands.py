@@ -109,6 +109,7 @@ async def test_an_estate_is_judged_watched_and_reported_by_command(
         (("--policy", LINE, "--observed", "yesterday"), "--observed: is not a moment with its time zone"),
         (("--policy", LINE, "--observed", "2036-01-01T00:00:00Z"), "--observed lies in the future"),
         (("--policy", LINE, "--name", "a run!"), "--name: "),
+        (("--policy", LINE, "--name", "r" * 49), "--name: "),
         (("--policy", LINE, "--format", "aws"), "is no credential report: it has no column user"),
         (("--policy", LINE, "--max-usd", "-1"), "--max-usd: "),
     ],
@@ -122,6 +123,20 @@ async def test_what_cannot_be_run_is_said_before_anything_is_begun(
     assert (told.status, message in told.err, "Traceback" in told.err) == (1, True, False), told.err
     if "--format" not in arguments:
         assert (await keyturn("runs", "--json")).out == before
+
+
+async def test_a_name_belongs_to_one_inventory_and_what_is_asked_of_it(keyturn: Keyturn, inventory: Path) -> None:
+    """Under the name of another run nothing is begun: it would be taken for done, or asked about another estate."""
+    name = f"audit-{inventory.parent.name[-1]}"
+    nothing_due = ("bulk", inventory, "--policy", "P-7", "--name", name)
+    assert (await keyturn(*nothing_due)).status == 0
+    assert (await keyturn(*nothing_due)).status == 0
+    for other in (("--always-ask",), ("--policy", LINE)):
+        told = await keyturn(*nothing_due, *other)
+        assert (told.status, f"{name} is a run of another inventory" in told.err) == (1, True), told.err
+    inventory.write_text(HEADER + "acct_other,key_1,access_key,1,\n")
+    told = await keyturn(*nothing_due)
+    assert (told.status, f"{name} is a run of another inventory" in told.err) == (1, True), told.err
 
 
 async def test_a_run_that_is_not_there_is_told(keyturn: Keyturn) -> None:
@@ -163,6 +178,7 @@ async def test_a_schedule_judges_the_newest_inventory_when_it_fires(
     ("arguments", "message"),
     [
         (("bad name", "--cron", "0 3 * * *", "--policy", LINE), "should match pattern"),
+        (("n" * 32, "--cron", "0 3 * * *", "--policy", LINE), "more than 31 characters"),
         (("nightly", "--cron", "every night", "--policy", LINE), "--cron or --time-zone"),
         (("nightly", "--cron", "0 3 * * *", "--policy", "P-99"), "P-99"),
         (("nightly", "--cron", "0 3 * * *"), "a rotation is decided under policy lines"),

@@ -1,7 +1,6 @@
 """Whole estates on a real server and both databases: exactly the right jobs, whatever stops a run on its way."""
 
 import asyncio
-import statistics
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -13,19 +12,16 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 
+from keyturn.bulk.load import digest_of
+from keyturn.bulk.store import OPEN
 from keyturn.contracts import Abandonment, BulkOutcome, BulkSource, BulkStanding, Resumption
 from keyturn.database import open_database
-from keyturn.errors import InventoryInvalid, ProviderUnavailable, QuotaExhausted, UnknownRun
-from keyturn.jobs.store import JobStore
+from keyturn.errors import ContextWindowExceeded, InventoryInvalid, ProviderUnavailable, QuotaExhausted, UnknownRun
 from keyturn.keyring import new_keyring_text, parse_keyring
-from starter.requests import id_of
-from tests.cases import request
 from tests.estates import LINE, NOW, BulkPlace, Judge, bulk_place, due, estate, jobs_of, started
 from tests.keys import KEYRING
 from workers.bulk import RunSeals
 from workflows.answering import AnswerRefused, answer
-from workflows.bulk import BulkWorkflow
-from workflows.rotation import RotationWorkflow
 from workflows.runs import Handle, RunStopped, follow
 
 OMAR = Resumption(operator="omar")
@@ -196,6 +192,61 @@ async def test_twenty_failures_in_a_row_pause_the_run_and_single_ones_do_not(
         assert (await handle.result()).progress.outcomes == {"not_eligible": 400}
 
 
+async def test_what_one_item_alone_is_refused_for_is_its_own_failure_and_the_same_command_asks_it_again(
+    temporal: Client, queue: str, sqlite_engine: AsyncEngine, run_id: str, tmp_path: Path
+) -> None:
+    """One that is too long for the model would otherwise hold a run for ever. What was paid before is counted once."""
+    too_long = True
+    provider = Judge(lambda number: ContextWindowExceeded("too long") if too_long and number == 7 else None)
+    place = bulk_place(temporal, queue, sqlite_engine, provider)
+    file = estate(tmp_path / "keys.jsonl", keys=40, due=lambda number: False)
+    await place.load(file, run_id)
+    async with place.working(pages_at_once=1):
+        first = await (await started(place, run_id, pages_at_once=1)).result()
+        assert first.progress.outcomes == {"not_eligible": 39, "failed": 1}
+        too_long = False
+        await place.load(file, run_id)
+        paid = first.progress.cost_usd
+        second = await (await started(place, run_id, pages_at_once=1, max_usd=paid * 2)).result()
+    assert second.progress.outcomes == {"not_eligible": 40}
+    assert (second.progress.asked, provider.calls) == (40, 41)
+    assert paid < second.progress.cost_usd < paid * 2
+
+
+async def test_what_an_attempt_writes_that_woke_up_late_undoes_nothing(
+    place: BulkPlace, run_id: str, tmp_path: Path
+) -> None:
+    """Its item went on without it: a rotation was begun, or has ended."""
+    await place.load(estate(tmp_path / "keys.jsonl", keys=1), run_id)
+    write = place.store.judged
+    for outcome, over, stays in (
+        ("failed", OPEN, "failed"),
+        ("eligible", OPEN, "eligible"),
+        ("failed", OPEN, "eligible"),
+        ("started", ["eligible"], "started"),
+        ("eligible", OPEN, "started"),
+        ("rejected", ["started"], "rejected"),
+        ("started", ["eligible"], "rejected"),
+    ):
+        await write(run_id, [{"ordinal": 1, "outcome": outcome}], over=over)
+        (item,) = await place.store.items(run_id, after=0, limit=2)
+        assert item["outcome"] == stays
+
+
+async def test_a_list_of_key_ids_beside_a_report_makes_another_run(tmp_path: Path) -> None:
+    """The same report, first without key ids and then with them, is not the same question."""
+    file, ids = tmp_path / "report.csv", tmp_path / "keys.json"
+    file.write_text("user\n")
+    ids.write_text("{}")
+    plain = BulkSource(path=str(file), policies=(LINE,), question="May it?", user_id="luna")
+    joined = plain.model_copy(update={"access_keys": str(ids)})
+    digests = {digest_of(plain, file), digest_of(joined, file)}
+    ids.write_text("{ }")
+    digests.add(digest_of(joined, file))
+    assert len(digests) == 3
+    assert digest_of(plain.model_copy(update={"user_id": "omar"}), file) in digests
+
+
 async def test_a_limit_of_cost_pauses_the_run(sqlite_place: BulkPlace, run_id: str, tmp_path: Path) -> None:
     """Once; resumed, it goes on without a limit."""
     place = sqlite_place
@@ -330,33 +381,6 @@ async def test_a_load_that_was_cut_off_is_finished_and_one_of_other_bytes_begins
         await place.load(file, run_id)
     with pytest.raises(UnknownRun):
         await place.store.run(run_id, tenant_id="another")
-
-
-async def test_a_person_is_answered_while_a_run_of_two_thousand_keys_is_judged(
-    temporal: Client, queue: str, sqlite_store: JobStore, sqlite: URL, run_id: str, tmp_path: Path
-) -> None:
-    """In the same process; within three times of what it takes alone, which `make bench` measures."""
-    engine = open_database(sqlite)
-    place = bulk_place(temporal, queue, engine, Judge())
-    await place.load(estate(tmp_path / "keys.jsonl", keys=2_000), run_id)
-
-    async def one() -> float:
-        asked = request()
-        began = time.perf_counter()
-        await temporal.execute_workflow(RotationWorkflow.run, asked, id=id_of(asked), task_queue=queue)
-        return time.perf_counter() - began
-
-    async with place.working():
-        idle = [await one() for _ in range(15)]
-        handle = await started(place, run_id, page_size=50)
-        await until(handle, lambda now: now.progress.asked > 0)
-        beside = [await one() for _ in range(15)]
-        assert (await handle.query(BulkWorkflow.standing)).phase == "judging", "the run was over before"
-        await answer(handle, "cancel", Abandonment(operator="omar", reason="seen"))
-        await handle.result()
-    await engine.dispose()
-    # Other tests take both cores meanwhile. Queued behind the run's own rotations a person would wait for seconds.
-    assert sorted(beside)[len(beside) // 4] < 15 * statistics.median(idle)
 
 
 async def test_a_cap_of_keys_a_second_holds_a_run(
