@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from keyturn.contracts import RotationRequest
 from keyturn.llm.providers.http import Patience
-from keyturn.llm.wire import Completion, Usage
+from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.tasks.definition import Prompt
 
 
@@ -18,7 +18,9 @@ class Careless:
     def __init__(self, answer: str) -> None:
         self._answer = answer
 
-    async def complete(self, prompt: Prompt, *, patience: Patience, trace_id: str) -> Completion:
+    async def complete(
+        self, prompt: Prompt, *, patience: Patience, trace_id: str, on_text: OnText | None = None
+    ) -> Completion:
         """Return the answer."""
         return Completion(self._answer, "complete", "stop", self.model, Usage(1, 1))
 

@@ -126,8 +126,17 @@ def _draft(document: Document) -> str:
     }[decision["decision"]]
     window = decision.get("rotation_window_days")
     within = f" The policy's window is {window} days." if window else ""
-    return f"Thank you for asking. The key of {document.get('account_id')} {told}.{within}"
+    return f"Thank you for asking. The key of {document.get('account_id')} {told}.{within}{_MORE}"
 
+
+# Long enough for a stream to be watched.
+_MORE = """
+
+This rests on the wording of the policy line and on what was seen of the key. If the key is still in use, tell whoever \
+uses it first, so that nothing of theirs stops. A second key beside the old one leaves them time to change over.
+
+If something about the key has changed since, or if this is another key than the one you mean, say so: the question is \
+then looked at again on the new evidence."""
 
 _BY_FIELDS = {
     frozenset({"decision", "rotation_window_days", "source_line_ids"}): decide,

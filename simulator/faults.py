@@ -33,6 +33,8 @@ FAULTS: Mapping[str, str] = {
     "huge_body": "200 with 8 MiB of blanks",
     "compressed": "200 with a gzip body of 64 MiB of blanks",
     "half_body": "the connection drops in the middle of the body",
+    "hang": "a stream that falls silent in its middle, for `seconds` (default 30), and then goes on",
+    "broken_stream": "a stream that ends in its middle with the provider's error for an overload",
     "drop": "the connection drops before any answer",
 }
 

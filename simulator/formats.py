@@ -3,7 +3,7 @@
 Sources: the providers' API references, and the types of their SDKs (2026-11).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ class Asked:
     fields: frozenset[str]
     key: str
     size: int
+    streamed: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,18 @@ class Said:
     output_tokens: int
 
 
+# An event of a stream: its name, if the provider gives it one, and its data.
+Event = tuple[str | None, Any]
+
+
 @dataclass(frozen=True)
 class Format:
-    """One provider's wire format."""
+    """One provider's wire format. A stream is what comes before the pieces of the text, with them, and behind them."""
 
     name: str
     read: Callable[[Mapping[str, str], str, Any], Asked]  # headers, model in the path, decoded body
     write: Callable[[str, str, Said], dict[str, Any]]  # request id, model, answer
+    stream: Callable[[str, str, Said, Sequence[str]], tuple[list[Event], list[Event], list[Event]]]
     error: Callable[[str, float | None], tuple[int, dict[str, Any]] | None]  # fault, seconds to wait
     request_id_header: str
 
@@ -57,7 +63,7 @@ def _read_openai(headers: Mapping[str, str], _path_model: str, body: Any) -> Ask
     schema = body.get("response_format", {}).get("json_schema", {}).get("schema")
     whole = texts["system"] + texts["user"]
     key = headers.get("authorization", "").removeprefix("Bearer ")
-    return Asked(str(body["model"]), whole, texts["user"], _fields(schema), key, len(whole))
+    return Asked(str(body["model"]), whole, texts["user"], _fields(schema), key, len(whole), body.get("stream", False))
 
 
 def _write_openai(request_id: str, model: str, said: Said) -> dict[str, Any]:
@@ -86,6 +92,24 @@ def _write_openai(request_id: str, model: str, said: Said) -> dict[str, Any]:
             "prompt_tokens_details": {"cached_tokens": said.cached_tokens},
         },
     }
+
+
+def _stream_openai(
+    request_id: str, model: str, said: Said, pieces: Sequence[str]
+) -> tuple[list[Event], list[Event], list[Event]]:
+    whole = _write_openai(request_id, model, said)
+    [choice] = whole["choices"]
+    common = {"id": whole["id"], "object": "chat.completion.chunk", "created": whole["created"], "model": model}
+
+    def chunk(delta: dict[str, Any], finish: str | None = None) -> Event:
+        choices = [{"index": 0, "delta": delta, "finish_reason": finish}]
+        return None, common | {"choices": choices, "usage": None}
+
+    refusal = choice["message"]["refusal"]
+    first = [chunk({"role": "assistant", "content": ""})] + ([chunk({"refusal": refusal})] if refusal else [])
+    usage: Event = (None, common | {"choices": [], "usage": whole["usage"]})
+    last: list[Event] = [chunk({}, choice["finish_reason"]), usage, (None, "[DONE]")]
+    return first, [chunk({"content": piece}) for piece in pieces], last
 
 
 _OPENAI_ERRORS = {
@@ -119,7 +143,9 @@ def _read_anthropic(headers: Mapping[str, str], _path_model: str, body: Any) -> 
     user = "".join(block["text"] for block in message["content"])
     schema = body.get("output_config", {}).get("format", {}).get("schema")
     size = sum(len(block["text"]) for block in blocks)
-    return Asked(str(body["model"]), prefix, user, _fields(schema), headers.get("x-api-key", ""), size)
+    return Asked(
+        str(body["model"]), prefix, user, _fields(schema), headers.get("x-api-key", ""), size, body.get("stream", False)
+    )
 
 
 def _write_anthropic(request_id: str, model: str, said: Said) -> dict[str, Any]:
@@ -142,6 +168,38 @@ def _write_anthropic(request_id: str, model: str, said: Said) -> dict[str, Any]:
             "output_tokens": said.output_tokens,
         },
     }
+
+
+def _stream_anthropic(
+    request_id: str, model: str, said: Said, pieces: Sequence[str]
+) -> tuple[list[Event], list[Event], list[Event]]:
+    whole = _write_anthropic(request_id, model, said)
+    start = whole | {"content": [], "stop_reason": None, "usage": whole["usage"] | {"output_tokens": 1}}
+    thought = {"type": "thinking_delta", "thinking": "Let me look at the rules."}
+    blocks = {"thinking": {"type": "thinking", "thinking": "", "signature": ""}, "text": {"type": "text", "text": ""}}
+    first: list[Event] = [
+        ("message_start", {"type": "message_start", "message": start}),
+        ("content_block_start", {"type": "content_block_start", "index": 0, "content_block": blocks["thinking"]}),
+        ("ping", {"type": "ping"}),
+        ("content_block_delta", {"type": "content_block_delta", "index": 0, "delta": thought}),
+        ("content_block_stop", {"type": "content_block_stop", "index": 0}),
+        ("content_block_start", {"type": "content_block_start", "index": 1, "content_block": blocks["text"]}),
+    ]
+    told: list[Event] = [
+        (
+            "content_block_delta",
+            {"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": piece}},
+        )
+        for piece in pieces
+    ]
+    ended = {"stop_reason": whole["stop_reason"], "stop_sequence": None}
+    usage = {"output_tokens": said.output_tokens}
+    last: list[Event] = [
+        ("content_block_stop", {"type": "content_block_stop", "index": 1}),
+        ("message_delta", {"type": "message_delta", "delta": ended, "usage": usage}),
+        ("message_stop", {"type": "message_stop"}),
+    ]
+    return first, told, last
 
 
 _ANTHROPIC_ERRORS = {
@@ -197,6 +255,22 @@ def _write_gemini(request_id: str, model: str, said: Said) -> dict[str, Any]:
     return told | {"candidates": [{"index": 0, "content": content, "finishReason": finish}]}
 
 
+def _stream_gemini(
+    request_id: str, model: str, said: Said, pieces: Sequence[str]
+) -> tuple[list[Event], list[Event], list[Event]]:
+    whole = _write_gemini(request_id, model, said)
+    if "candidates" not in whole:
+        return [(None, whole)], [], []
+    told = {name: whole[name] for name in ("modelVersion", "responseId")}
+    thought = {"text": "Let me look at the rules.", "thought": True}
+
+    def piece(part: dict[str, Any]) -> Event:
+        return None, told | {"candidates": [{"index": 0, "content": {"role": "model", "parts": [part]}}]}
+
+    end = whole | {"candidates": [{"index": 0, "finishReason": whole["candidates"][0]["finishReason"]}]}
+    return [piece(thought)], [piece({"text": text}) for text in pieces], [(None, end)]
+
+
 _GEMINI_ERRORS = {
     "rate_limit": (429, "RESOURCE_EXHAUSTED"),
     "quota": (429, "RESOURCE_EXHAUSTED"),
@@ -228,6 +302,6 @@ def _gemini_error(fault: str, seconds: float | None) -> tuple[int, dict[str, Any
     return status, {"error": {"code": status, "message": f"simulated {fault}", "status": name, "details": details}}
 
 
-OPENAI = Format("openai", _read_openai, _write_openai, _openai_error, "x-request-id")
-ANTHROPIC = Format("anthropic", _read_anthropic, _write_anthropic, _anthropic_error, "request-id")
-GEMINI = Format("gemini", _read_gemini, _write_gemini, _gemini_error, "x-gemini-request-id")
+OPENAI = Format("openai", _read_openai, _write_openai, _stream_openai, _openai_error, "x-request-id")
+ANTHROPIC = Format("anthropic", _read_anthropic, _write_anthropic, _stream_anthropic, _anthropic_error, "request-id")
+GEMINI = Format("gemini", _read_gemini, _write_gemini, _stream_gemini, _gemini_error, "x-gemini-request-id")

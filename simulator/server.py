@@ -2,12 +2,14 @@
 
 POST   /v1/chat/completions                        OpenAI
 POST   /v1/messages                                Anthropic
-POST   /v1beta/models/MODEL:generateContent        Gemini
+POST   /v1beta/models/MODEL:generateContent        Gemini; MODEL:streamGenerateContent too
 POST   /control/faults        {"name", ...}: see simulator/faults.py
 DELETE /control/faults        no more faults
-GET    /control/requests      each model request: {"at", "provider", "model", "account", "trace_id", "fault", "status"}
+GET    /control/requests      each model request: {"at", "provider", "model", "account", "trace_id", "fault", "status"};
+                              of a stream also "first_text_at", and "closed_at" if its reader went away
 DELETE /control/requests      forget them
 PUT    /control/keys          the API keys that are taken, as a list; null takes any
+PUT    /control/pace          seconds between two pieces of a stream, a number (0.02 until told)
 GET    /healthz               200 when it serves
 
 It answers for models called `simulator-...` only, so that no production setting can mistake it for a provider.
@@ -19,6 +21,7 @@ import json
 import time
 import uuid
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
@@ -26,11 +29,13 @@ from aiohttp import web
 from simulator.answers import account_of, answer
 from simulator.batches import Batches
 from simulator.faults import Fault, UnknownFault, bent
-from simulator.formats import ANTHROPIC, GEMINI, OPENAI, Asked, Format, Said
+from simulator.formats import ANTHROPIC, GEMINI, OPENAI, Asked, Event, Format, Said
 
 DEFAULT_SLOW_SECONDS = 30.0  # longer than any default deadline, so that "slow" without a figure means "too slow"
 MODELS = "simulator-"
 LEAST_CACHED_TOKENS = 1_024  # what the providers' prompt caches begin at
+PACE_SECONDS = 0.02  # about as quickly as a hosted model of middling size writes
+CHARACTERS_A_PIECE = 8
 CHARACTERS_A_TOKEN = 4  # about right for English JSON: close enough for a bill that nobody pays
 
 
@@ -41,6 +46,7 @@ class Simulator:
         self.faults: list[Fault] = []
         self.requests: list[dict[str, Any]] = []
         self.keys: set[str] | None = None
+        self.pace = PACE_SECONDS
         self.batches = Batches(self.requests)
         self._prefixes: deque[str] = deque(maxlen=32)
 
@@ -52,6 +58,8 @@ class Simulator:
         router.add_post("/v1/chat/completions", lambda request: self._model(OPENAI, request))
         router.add_post("/v1/messages", lambda request: self._model(ANTHROPIC, request))
         router.add_post("/v1beta/models/{model}:generateContent", lambda request: self._model(GEMINI, request))
+        router.add_post("/v1beta/models/{model}:streamGenerateContent", lambda request: self._model(GEMINI, request))
+        router.add_put("/control/pace", self._set_pace)
         router.add_post("/control/faults", self._add_fault)
         router.add_delete("/control/faults", self._clear_faults)
         router.add_get("/control/requests", self._list_requests)
@@ -82,11 +90,15 @@ class Simulator:
             "status": None,
         }
         self.requests.append(entry)
-        response = await self._respond(request, wire, fault, asked)
+        if request.path.endswith(":streamGenerateContent"):
+            asked = replace(asked, streamed=True)
+        response = await self._respond(request, wire, fault, asked, entry)
         entry["status"] = response.status
         return response
 
-    async def _respond(self, request: web.Request, wire: Format, fault: Fault, asked: Asked) -> web.StreamResponse:
+    async def _respond(
+        self, request: web.Request, wire: Format, fault: Fault, asked: Asked, entry: dict[str, Any]
+    ) -> web.StreamResponse:
         if fault.name == "slow":
             await asyncio.sleep(DEFAULT_SLOW_SECONDS if fault.seconds is None else fault.seconds)
         if fault.name == "drop" and request.transport is not None:
@@ -99,11 +111,49 @@ class Simulator:
         tokens = asked.size // CHARACTERS_A_TOKEN + 1
         said = Said(text, ending, tokens, self._cached(asked.prefix), len(text) // CHARACTERS_A_TOKEN + 1)
         request_id = uuid.uuid4().hex
-        whole = json.dumps(wire.write(request_id, asked.model, said)).encode()
         headers = {"content-type": "application/json", wire.request_id_header: f"req_{request_id}"}
+        if asked.streamed:
+            pieces = [text[place : place + CHARACTERS_A_PIECE] for place in range(0, len(text), CHARACTERS_A_PIECE)]
+            stream = wire.stream(request_id, asked.model, said, pieces)
+            return await self._streamed(request, wire, fault, stream, headers, entry)
+        whole = json.dumps(wire.write(request_id, asked.model, said)).encode()
         if fault.name in {"half_body", "trickle"}:
             return await _piecemeal(request, fault, whole, headers)
         return web.Response(body=whole, headers=headers)
+
+    async def _streamed(
+        self,
+        request: web.Request,
+        wire: Format,
+        fault: Fault,
+        stream: tuple[list[Event], list[Event], list[Event]],
+        headers: dict[str, str],
+        entry: dict[str, Any],
+    ) -> web.StreamResponse:
+        """Send a stream's events at the simulator's pace, and note when its first text went out and who left early."""
+        first, pieces, last = stream
+        response = web.StreamResponse(headers=headers | {"content-type": "text/event-stream"})
+        seconds = DEFAULT_SLOW_SECONDS if fault.seconds is None else fault.seconds
+        pace = seconds / max(1, len(pieces)) if fault.name == "trickle" else self.pace
+        try:
+            await response.prepare(request)
+            for event in first:
+                await response.write(_event(*event))
+            for place, event in enumerate(pieces):
+                if place == len(pieces) // 2 and await _breaks(request, response, wire, fault, seconds):
+                    return response
+                await response.write(_event(*event))
+                entry.setdefault("first_text_at", time.time())
+                await _pause(request, pace)
+            for event in last:
+                await response.write(_event(*event))
+        except ConnectionError:
+            entry["closed_at"] = time.time()
+        return response
+
+    async def _set_pace(self, request: web.Request) -> web.Response:
+        self.pace = float(await request.text())
+        return web.Response(status=204)
 
     def _cached(self, prefix: str) -> int:
         """How many tokens of the prefix were seen before; and remember it."""
@@ -139,6 +189,37 @@ class Simulator:
 
     async def _healthz(self, _request: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
+
+
+async def _breaks(
+    request: web.Request, response: web.StreamResponse, wire: Format, fault: Fault, seconds: float
+) -> bool:
+    """Let a fault of the middle of a stream happen; returns whether the stream ends with it."""
+    if fault.name == "hang":
+        await _pause(request, seconds)
+    if fault.name == "broken_stream":
+        found = wire.error("overloaded", None)
+        await response.write(_event("error", found[1] if found else {}))
+    if fault.name == "half_body" and request.transport is not None:
+        request.transport.close()
+    return fault.name in {"broken_stream", "half_body"}
+
+
+async def _pause(request: web.Request, seconds: float) -> None:
+    """Wait, and raise ConnectionError as soon as the reader has gone."""
+    until = time.monotonic() + seconds
+    while True:
+        if request.transport is None or request.transport.is_closing():
+            raise ConnectionResetError("the reader has gone")
+        left = until - time.monotonic()
+        if left <= 0:
+            return
+        await asyncio.sleep(min(left, PACE_SECONDS))
+
+
+def _event(name: str | None, data: Any) -> bytes:
+    told = data if isinstance(data, str) else json.dumps(data)
+    return (f"event: {name}\n" if name else "").encode() + f"data: {told}\n\n".encode()
 
 
 def _shared(one: str, other: str) -> int:

@@ -28,7 +28,7 @@ from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.guard import Guard
 from keyturn.llm.providers.batches import BatchProvider
 from keyturn.llm.providers.http import Patience
-from keyturn.llm.wire import Completion, Usage
+from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.tasks.definition import Prompt
 from tests.boundaries import guarded
@@ -72,7 +72,9 @@ class Judge:
         self.calls = 0
         self.fails = fails
 
-    async def complete(self, prompt: Prompt, *, patience: Patience, trace_id: str) -> Completion:
+    async def complete(
+        self, prompt: Prompt, *, patience: Patience, trace_id: str, on_text: OnText | None = None
+    ) -> Completion:
         self.calls += 1
         failure = self.fails(self.calls)
         if failure is not None:

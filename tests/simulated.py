@@ -17,6 +17,11 @@ class SimulatorControl:
         await self._http.delete("/control/faults")
         await self._http.delete("/control/requests")
         await self.take_keys(None)
+        await self.pace(0.02)
+
+    async def pace(self, seconds: float) -> None:
+        """Let so many seconds pass between two pieces of a stream."""
+        (await self._http.put("/control/pace", content=str(seconds))).raise_for_status()
 
     async def take_keys(self, keys: list[str] | None) -> None:
         """Take these API keys and no others; None takes any."""

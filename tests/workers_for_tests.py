@@ -18,7 +18,7 @@ from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.guard import Guard
 from keyturn.llm.providers.http import Patience
 from keyturn.llm.routing import Provider
-from keyturn.llm.wire import Completion, Usage
+from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.tasks.definition import Prompt
 from tests.boundaries import guarded
@@ -40,7 +40,9 @@ class Script:
         self._said: Sequence[str | BaseException] = said
         self.calls = 0
 
-    async def complete(self, prompt: Prompt, *, patience: Patience, trace_id: str) -> Completion:
+    async def complete(
+        self, prompt: Prompt, *, patience: Patience, trace_id: str, on_text: OnText | None = None
+    ) -> Completion:
         said = self._said[min(self.calls, len(self._said) - 1)]
         self.calls += 1
         if isinstance(said, BaseException):

@@ -30,7 +30,7 @@ from keyturn.llm.cache import AnswerCache, cache_key, packed, unpacked
 from keyturn.llm.estimate import estimated_input
 from keyturn.llm.guard import Guard
 from keyturn.llm.routing import Provider, RouteFailed, ask_in_turn, route_of
-from keyturn.llm.wire import Completion, Usage, parse_answer
+from keyturn.llm.wire import Completion, OnText, Usage, parse_answer
 from keyturn.policy.catalogue import Catalogue, PolicyLine
 from keyturn.policy.grounding import request_digest
 from keyturn.tasks.definition import Prompt, Task
@@ -107,12 +107,14 @@ class ModelBoundary:
             exchange=judged.exchange,
         )
 
-    async def answer(self, request: ModelTask, attempt: int = 1) -> Judged:
+    async def answer(self, request: ModelTask, attempt: int = 1, *, on_text: OnText | None = None) -> Judged:
         """Return the judged answer to `request`. Read-only: it may be called as often as one likes.
 
         Args:
             request: the request of any task.
             attempt: which attempt of this question it is, counted from 1, for the record.
+            on_text: is called with the text so far whenever more came. It is untrusted and may begin anew; only the
+                verdict counts.
 
         Raises:
             ProviderError: no answer came; the class says whether another attempt is worth it.
@@ -125,7 +127,7 @@ class ModelBoundary:
         route = route_of(self._routes, request.task)
         call = _Call(provider=route[0])
         try:
-            verdict, exchange = await self._judged(call, task, request, route)
+            verdict, exchange = await self._judged(call, task, request, route, on_text)
         except RouteFailed as failed:
             call.passed_over = failed.passed_over
             _failed(call, failed.error)
@@ -180,12 +182,18 @@ class ModelBoundary:
         return call.status == "ok"
 
     async def _judged(
-        self, call: _Call, task: Task[Any, Any, Any], request: ModelTask, route: Sequence[Provider]
+        self,
+        call: _Call,
+        task: Task[Any, Any, Any],
+        request: ModelTask,
+        route: Sequence[Provider],
+        on_text: OnText | None,
     ) -> tuple[Any, Exchange]:
         lines = self._catalogue.resolve(request.policy_lines)
         call.prompt = prompt = task.prompt(request, lines)
         keys = self._keys(task, prompt, route)
-        call.completion = await self._found(call, keys, route) or await self._asked(call, task, request, prompt, route)
+        found = await self._found(call, keys, route)
+        call.completion = found or await self._asked(call, task, request, prompt, route, on_text)
         proposed = parse_answer(call.completion, task.proposal)
         verdict = proposed if isinstance(proposed, Rejection) else _verdict(task, proposed, request, lines)
         if isinstance(verdict, Rejection):
@@ -220,6 +228,7 @@ class ModelBoundary:
         request: ModelTask,
         prompt: Prompt,
         route: Sequence[Provider],
+        on_text: OnText | None,
     ) -> Completion:
         limit, user = self._guard.tokens, f"{request.tenant_id}/{request.user_id}"
         estimate = estimated_input(prompt)
@@ -241,6 +250,7 @@ class ModelBoundary:
                 deadline=time.monotonic() + request.timeout_seconds - (time.perf_counter() - call.began),
                 trace_id=request.trace_id,
                 admit=admit,
+                on_text=on_text,
             )
             used = asked.completion.usage.total
         except RouteFailed as failed:

@@ -15,7 +15,7 @@ from keyturn.errors import (
     UnknownTask,
 )
 from keyturn.llm.providers.http import Patience
-from keyturn.llm.wire import Completion
+from keyturn.llm.wire import Completion, OnText
 from keyturn.tasks.definition import Prompt
 
 PROVIDERS = ("openai", "anthropic", "gemini", "compatible")
@@ -53,8 +53,10 @@ class Provider(Protocol):
     name: str
     model: str
 
-    async def complete(self, prompt: Prompt, *, patience: Patience, trace_id: str) -> Completion:
-        """Ask once; raises a ProviderError."""
+    async def complete(
+        self, prompt: Prompt, *, patience: Patience, trace_id: str, on_text: OnText | None = None
+    ) -> Completion:
+        """Ask once, in pieces if `on_text` is given; raises a ProviderError."""
         ...
 
 
@@ -114,6 +116,7 @@ async def ask_in_turn(
     deadline: float,
     trace_id: str,
     admit: Callable[[Provider], Awaitable[None]],
+    on_text: OnText | None = None,
 ) -> Asked:
     """Ask the providers of `route` in turn, each at most once, until one answers.
 
@@ -123,6 +126,7 @@ async def ask_in_turn(
         deadline: by `time.monotonic()`, when the whole call must have ended.
         trace_id: sent along.
         admit: raises a KeyturnError if a provider may not be asked this.
+        on_text: see `HttpProvider.complete`; when the next provider is asked, the text begins anew.
 
     Raises:
         RouteFailed: nobody answered. The first provider's failure counts, and its message names the others'.
@@ -136,7 +140,7 @@ async def ask_in_turn(
             await admit(provider)
             left = deadline - time.monotonic()  # looking up what the user has spent took some of it
             patience = _patience(max(left, 0.0), followed=place + 1 < len(route))
-            completion = await provider.complete(prompt, patience=patience, trace_id=trace_id)
+            completion = await provider.complete(prompt, patience=patience, trace_id=trace_id, on_text=on_text)
         except KeyturnError as error:
             failures.append((provider, error))
             if not isinstance(error, _PASSES_ON):

@@ -1,11 +1,14 @@
 """The untrusted shapes: what a provider sent, before anybody has judged it."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
 from keyturn.contracts import Contract, Rejection
 
+# Told the text so far whenever more of it came. Untrusted, and no answer yet: what it may become is judged at its end.
+OnText = Callable[[str], None]
 Finish = Literal["complete", "truncated", "refused", "filtered"]
 
 

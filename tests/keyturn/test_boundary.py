@@ -29,7 +29,7 @@ from keyturn.errors import (
 from keyturn.ledger.records import keyed_fingerprint
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.providers.http import Patience
-from keyturn.llm.wire import Completion, Usage
+from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.policy.catalogue import Catalogue
 from keyturn.tasks.definition import Prompt
 from tests.boundaries import FixedPrice, guarded
@@ -49,7 +49,9 @@ class Scripted:
         self.name = name
         self.asked: list[Patience] = []
 
-    async def complete(self, prompt: Prompt, *, patience: Patience, trace_id: str) -> Completion:
+    async def complete(
+        self, prompt: Prompt, *, patience: Patience, trace_id: str, on_text: OnText | None = None
+    ) -> Completion:
         self.asked.append(patience)
         if self._takes:
             try:

@@ -118,6 +118,7 @@ SCAN, POLICY, TICKET = GOOD["summarize_scan"], GOOD["summarize_policy"], GOOD["e
         ("draft_reply", "Good news: the rotation job has been created.", "promised_action"),
         ("draft_reply", "We will rotate your key tomorrow.", "promised_action"),
         ("draft_reply", "Policy P-7 gives you 90 days.", "unsupported_figure"),
+        ("draft_reply", "Under P-7 and CIS-AWS-4.0-1.14 it may be rotated.", "unknown_source"),
         ("draft_reply", f"Your card {CARD} is on file.", "private_data"),
         *[
             ("draft_reply", f"Please do it within {span}.", "unsupported_figure")

@@ -10,6 +10,7 @@ from pydantic import JsonValue
 from keyturn.errors import UnreadableResponse
 from keyturn.llm.classify import ANTHROPIC, anthropic_codes
 from keyturn.llm.providers.http import WireFormat, count, recordable
+from keyturn.llm.providers.streams import AnthropicFold
 from keyturn.llm.wire import Completion, Finish, Usage
 from keyturn.tasks.definition import Prompt
 
@@ -81,4 +82,7 @@ ANTHROPIC_WIRE = WireFormat(
     errors=ANTHROPIC,
     codes_of=anthropic_codes,
     request_id="request-id",
+    stream_path=lambda _model: "/v1/messages",
+    stream_fields={"stream": True},
+    fold=AnthropicFold,
 )

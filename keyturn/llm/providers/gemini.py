@@ -11,6 +11,7 @@ from pydantic import JsonValue
 from keyturn.errors import UnreadableResponse
 from keyturn.llm.classify import GEMINI, gemini_codes
 from keyturn.llm.providers.http import WireFormat, count, recordable
+from keyturn.llm.providers.streams import GeminiFold
 from keyturn.llm.wire import Completion, Finish, Usage
 from keyturn.tasks.definition import Prompt
 
@@ -78,13 +79,20 @@ def _sum(usage: Any, *names: str) -> int | None:
     return sum(counts) if counts else None
 
 
+def _path(model: str) -> str:
+    return f"/v1beta/models/{quote(model.removeprefix('models/'), safe='')}"
+
+
 GEMINI_WIRE = WireFormat(
     name="gemini",
-    path=lambda model: f"/v1beta/models/{quote(model.removeprefix('models/'), safe='')}:generateContent",
+    path=lambda model: f"{_path(model)}:generateContent",
     headers=lambda key: {"x-goog-api-key": key},
     payload=payload,
     completion=completion,
     errors=GEMINI,
     codes_of=gemini_codes,
     request_id="",
+    stream_path=lambda model: f"{_path(model)}:streamGenerateContent?alt=sse",
+    stream_fields={},
+    fold=GeminiFold,
 )

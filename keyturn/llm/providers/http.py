@@ -9,16 +9,17 @@ import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
 from pydantic import JsonValue, SecretStr
 
-from keyturn.errors import KeyturnError, ProviderTimeout, ProviderUnavailable, UnreadableResponse
+from keyturn.errors import KeyturnError, ProviderError, ProviderTimeout, ProviderUnavailable, UnreadableResponse
 from keyturn.llm.classify import Row, error_for
-from keyturn.llm.wire import Completion
+from keyturn.llm.providers.streams import Bounded, Fold, events_of
+from keyturn.llm.wire import Completion, OnText
 from keyturn.tasks.definition import Prompt
 
 # 1 MiB is 30 times what the longest answer of any task makes: what is larger is no answer, and is not read to its end.
@@ -50,6 +51,9 @@ class WireFormat:
         errors: the table of what its error responses mean.
         codes_of: where its error responses hold their codes.
         request_id: the response header that names the request to the provider's support; empty if there is none.
+        stream_path: from a model to the path that answers in pieces.
+        stream_fields: what the body must have beside, for an answer in pieces.
+        fold: makes the whole of the pieces.
     """
 
     name: str
@@ -60,6 +64,9 @@ class WireFormat:
     errors: tuple[Row, ...]
     codes_of: Callable[[Mapping[str, Any]], Iterator[Any]]
     request_id: str
+    stream_path: Callable[[str], str]
+    stream_fields: Mapping[str, JsonValue]
+    fold: Callable[[], Fold]
 
 
 class HttpProvider:
@@ -71,6 +78,7 @@ class HttpProvider:
         self._client = client
         self._wire = wire
         self._url = httpx.URL(base_url.rstrip("/") + wire.path(model))
+        self._stream_url = httpx.URL(base_url.rstrip("/") + wire.stream_path(model))
         headers = {
             "accept": "application/json",
             # A compressed answer of 1 MiB may unfold to a gigabyte before anybody counts: none is asked for or taken.
@@ -81,66 +89,70 @@ class HttpProvider:
             **wire.headers(api_key.get_secret_value()),
         }
         self._headers = list(headers.items())
+        self._stream_headers = list((headers | {"accept": "text/event-stream"}).items())
         self.name = wire.name
         self.model = model
 
-    async def complete(self, prompt: Prompt, *, patience: Patience, trace_id: str) -> Completion:
+    async def complete(
+        self, prompt: Prompt, *, patience: Patience, trace_id: str, on_text: OnText | None = None
+    ) -> Completion:
         """Ask once and return the answer.
+
+        Args:
+            prompt: what to ask.
+            patience: what the request may take.
+            trace_id: sent along.
+            on_text: is called with the text so far whenever more of it came, if the answer is to come in pieces.
 
         Raises:
             ProviderError: the class says what the failure means and whether another attempt is worth it.
         """
+        payload = self._wire.payload(self.model, prompt)
+        if on_text is not None:
+            payload |= self._wire.stream_fields
         # Made directly: a client's build_request merges defaults that are all stated here, at twice the cost.
         request = httpx.Request(
             "POST",
-            self._url,
-            content=json.dumps(self._wire.payload(self.model, prompt), ensure_ascii=False).encode(),
-            headers=[*self._headers, ("x-client-request-id", trace_id)],
+            self._url if on_text is None else self._stream_url,
+            content=json.dumps(payload, ensure_ascii=False).encode(),
+            headers=[*(self._headers if on_text is None else self._stream_headers), ("x-client-request-id", trace_id)],
             extensions={"timeout": {"connect": patience.connect}},
         )
-        response, body, first_byte_ms = await self._exchange(request, patience)
-        try:
-            answer = json.loads(body)
-        except (ValueError, RecursionError):
-            answer = None
+        response, answer, first_byte_ms = await self._exchange(request, patience, on_text)
         if response.status_code != 200:
-            raise error_for(
-                response.status_code,
-                answer,
-                response.headers,
-                table=self._wire.errors,
-                codes_of=self._wire.codes_of,
-            )
+            raise self._error(response.status_code, answer, response.headers)
         completion = self._wire.completion(answer, self.model)
         request_id = recordable(response.headers.get(self._wire.request_id, "")) or completion.request_id
-        return Completion(
-            completion.text,
-            completion.finish,
-            completion.finish_reason,
-            completion.model,
-            completion.usage,
-            request_id,
-            first_byte_ms,
-        )
+        return replace(completion, request_id=request_id, first_byte_ms=first_byte_ms)
 
-    async def _exchange(self, request: httpx.Request, patience: Patience) -> tuple[httpx.Response, bytes, float]:
+    async def _exchange(
+        self, request: httpx.Request, patience: Patience, on_text: OnText | None
+    ) -> tuple[httpx.Response, Any, float]:
         began = time.perf_counter()
-        waiting = "no complete answer"
-        limit = patience.total
+        first = asyncio.timeout(patience.first_byte)
+        first_byte_ms = 0.0
+
+        def heard() -> None:
+            nonlocal first_byte_ms
+            first_byte_ms = first_byte_ms or (time.perf_counter() - began) * 1000
+            first.reschedule(None)
+
         try:
-            async with asyncio.timeout(patience.total):
+            async with asyncio.timeout(patience.total), first:
+                response = await self._client.send(request, stream=True)
                 try:
-                    async with asyncio.timeout(patience.first_byte):
-                        response = await self._client.send(request, stream=True)
-                except TimeoutError:
-                    waiting, limit = "nothing of an answer", patience.first_byte
-                    raise
-                first_byte_ms = (time.perf_counter() - began) * 1000
-                try:
-                    return response, await _body(response), first_byte_ms
+                    if response.status_code == 200 and on_text is not None:
+                        answer = await self._pieces(response, on_text, heard)
+                    else:
+                        heard()
+                        answer = _decoded(await _body(response))
+                    return response, answer, first_byte_ms
                 finally:
                     await response.aclose()
         except TimeoutError:
+            waiting, limit = "no complete answer", patience.total
+            if first.expired():
+                waiting, limit = "nothing of an answer", patience.first_byte
             raise ProviderTimeout(f"{waiting} within {limit:.3g} s") from None
         except KeyturnError:
             raise
@@ -150,6 +162,31 @@ class HttpProvider:
             # `connect` seconds is not there.
             cause = type(error.__cause__ or error).__name__
             raise ProviderUnavailable(f"the connection to the provider failed: {cause}") from None
+
+    async def _pieces(self, response: httpx.Response, on_text: OnText, heard: Callable[[], None]) -> Any:
+        """Return the whole of an answer that comes in pieces; `heard` is called with the first of its text."""
+        _expect_uncompressed(response)
+        if isinstance(response.stream, httpx.AsyncByteStream):
+            response.stream = Bounded(response.stream, MAX_BODY_BYTES)
+        fold, text = self._wire.fold(), ""
+        async with aclosing(events_of(response)) as events:
+            async for event in events:
+                if isinstance(event, dict) and isinstance(event.get("error"), dict):
+                    raise self._error(_status_in(event["error"]), event, response.headers)
+                try:
+                    more = fold.add(event)
+                    text += more
+                except (TypeError, KeyError, IndexError, AttributeError, ValueError):
+                    raise UnreadableResponse("the answer's stream is not in the provider's format") from None
+                if more:
+                    heard()
+                    on_text(text)
+                if fold.ended:
+                    return fold.answer()
+        raise ProviderUnavailable("the answer's stream broke off before its end")
+
+    def _error(self, status: int, body: Any, headers: Mapping[str, str]) -> ProviderError:
+        return error_for(status, body, headers, table=self._wire.errors, codes_of=self._wire.codes_of)
 
 
 @asynccontextmanager
@@ -176,9 +213,29 @@ async def http_client(
         yield client
 
 
-async def _body(response: httpx.Response) -> bytes:
+def _expect_uncompressed(response: httpx.Response) -> None:
     if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise UnreadableResponse("the answer is compressed, which was not asked for")
+
+
+def _status_in(error: Mapping[str, Any]) -> int:
+    """The status that an error stands for that comes within a stream, when its own was 200 already."""
+    code = error.get("code")
+    if type(code) is int and 400 <= code < 600:
+        return code
+    names = f"{code} {error.get('type')}"
+    return 429 if "limit" in names or "quota" in names else 500
+
+
+def _decoded(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+async def _body(response: httpx.Response) -> bytes:
+    _expect_uncompressed(response)
     body = bytearray()
     async for chunk in response.aiter_raw():
         body += chunk

@@ -10,10 +10,14 @@ from pydantic import JsonValue
 from keyturn.errors import UnreadableResponse
 from keyturn.llm.classify import OPENAI, openai_codes
 from keyturn.llm.providers.http import WireFormat, count, recordable
+from keyturn.llm.providers.streams import OpenAiFold
 from keyturn.llm.wire import Completion, Finish, Usage
 from keyturn.tasks.definition import Prompt
 
 _FINISH: dict[str, Finish] = {"stop": "complete", "length": "truncated", "content_filter": "filtered"}
+
+# Without the option, a stream tells no usage, and its cost would be unknown.
+_STREAMED: dict[str, JsonValue] = {"stream": True, "stream_options": {"include_usage": True}}
 
 
 def payload(model: str, prompt: Prompt) -> dict[str, JsonValue]:
@@ -89,6 +93,9 @@ OPENAI_WIRE = WireFormat(
     errors=OPENAI,
     codes_of=openai_codes,
     request_id="x-request-id",
+    stream_path=lambda _model: "/chat/completions",
+    stream_fields=_STREAMED,
+    fold=OpenAiFold,
 )
 COMPATIBLE_WIRE = WireFormat(
     name="compatible",
@@ -99,4 +106,7 @@ COMPATIBLE_WIRE = WireFormat(
     errors=OPENAI,
     codes_of=openai_codes,
     request_id="x-request-id",
+    stream_path=lambda _model: "/chat/completions",
+    stream_fields=_STREAMED,
+    fold=OpenAiFold,
 )

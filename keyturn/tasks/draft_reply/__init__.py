@@ -43,12 +43,14 @@ class Draft(Contract):
 
 
 def judge(proposed: str, request: DraftRequest, lines: Sequence[PolicyLine]) -> Draft | Rejection:
-    """Return the draft if it promises nothing, holds nothing private, and names no figure that the policy does not."""
+    """Return the draft if it promises nothing, holds nothing private, and names no line or figure but the policy's."""
     text = fit_text(proposed, MAX_DRAFT_CHARACTERS)
     if isinstance(text, Rejection):
         return text
     if _tells_another(text, request.decision):
         return Rejection(reason="decision_not_allowed", explanation="The draft tells another decision than was made.")
+    if _lines_cited(text) - {line.id for line in lines} - {request.account_id}:
+        return Rejection(reason="unknown_source", explanation="The draft names a policy line that was not given.")
     if days_named(text) - days_supported(lines, request.rotation_window_days):
         return Rejection(reason="unsupported_figure", explanation="The draft names a number of days of its own.")
     return Draft(text=text)
@@ -59,6 +61,17 @@ _NO = re.compile(
     r"\b(?:not|n't) eligible\b|\b(?:may|can|need|should|must|does|is)\s?(?:not|n't)(?: \w+){0,3} be rotated\b",
     re.IGNORECASE,
 )
+
+
+# What looks like a policy line's id: parts in capitals with dashes between them, a figure in one. Of what else looks
+# so, a reply about a key may name these.
+_LINE_ID = re.compile(r"(?<![\w-])[A-Z][A-Z0-9]*(?:-[A-Z0-9][A-Z0-9.]*)+(?![\w-])")
+_NO_LINES = ("AES-", "CVE-", "ED-", "ISO-", "RFC-", "RSA-", "SHA-", "TLS-", "UTF-")
+
+
+def _lines_cited(text: str) -> set[str]:
+    found = {name.rstrip(".") for name in _LINE_ID.findall(text)}
+    return {name for name in found if any(map(str.isdigit, name)) and not name.startswith(_NO_LINES)}
 
 
 def _tells_another(text: str, decision: Decision | None) -> bool:
