@@ -14,9 +14,13 @@ BEAT_SECONDS = 5.0
 
 
 @asynccontextmanager
-async def alive_and_told() -> AsyncIterator[None]:
-    """Within an activity: heartbeat until it ends, and turn a KeyturnError into what Temporal is told."""
-    beating = asyncio.create_task(_beat())
+async def alive_and_told(*, every: float = BEAT_SECONDS) -> AsyncIterator[None]:
+    """Within an activity: heartbeat until it ends, and turn a KeyturnError into what Temporal is told.
+
+    Args:
+        every: seconds between two heartbeats. A cancellation is heard with the next one.
+    """
+    beating = asyncio.create_task(_beat(every))
     try:
         with core_errors_told_to_temporal():
             yield
@@ -26,7 +30,7 @@ async def alive_and_told() -> AsyncIterator[None]:
             await beating
 
 
-async def _beat() -> None:
+async def _beat(every: float) -> None:
     while True:
         activity.heartbeat()
-        await asyncio.sleep(BEAT_SECONDS)
+        await asyncio.sleep(every)

@@ -52,6 +52,9 @@
     |-- BulkError                an inventory, or a run of one
     |   |-- InventoryInvalid       person: the file is none of the formats
     |   `-- UnknownRun             person: there is no such run of this tenant
+    |-- DraftError               a draft that is written while it is read
+    |   |-- DraftTakenOver         never: a later attempt writes it, or it has ended
+    |   `-- UnknownDraft           person: there is no such draft of this tenant
     |-- InvalidRequest           person: the request itself cannot be asked
     |-- UnknownTask              person: no task of this name
     |-- TaskInvalid              person: a task's folder does not hold together
@@ -499,6 +502,27 @@ class UnknownRun(BulkError):
 
     kind = "unknown_run"
     mend = "Look for it with `keyturn runs`."
+
+
+class DraftError(KeyturnError):
+    """A draft that is written while it is read."""
+
+    kind = "draft_error"
+
+
+class DraftTakenOver(DraftError):
+    """A later attempt writes this draft, or it has ended: what an earlier one still says counts no more."""
+
+    kind = "draft_taken_over"
+    mend = "Nothing is to be done: the later attempt goes on."
+
+
+class UnknownDraft(DraftError):
+    """There is no draft of this id, or it is another tenant's, or it was kept for its week."""
+
+    kind = "unknown_draft"
+    next_step = "fail_and_fix_request"
+    mend = "Ask for another draft: they are kept for seven days."
 
 
 class InvalidRequest(KeyturnError):

@@ -96,6 +96,35 @@ class Keyring:
         return f"~{hmac.new(self._pseudonym_key, value.encode(), hashlib.sha256).hexdigest()[:20]}"
 
 
+class SealedTexts:
+    """Texts in the database under the keys that seal Temporal's payloads.
+
+    Args:
+        keyring: the keys.
+        purpose: what the texts are of: a text opens only for the same purpose and in the same place.
+    """
+
+    def __init__(self, keyring: Keyring, purpose: str) -> None:
+        self._keyring = keyring
+        self._purpose = purpose
+
+    def seal(self, place: str, text: str) -> str:
+        """Return `text` sealed for the row that `place` names."""
+        key_id, sealed = self._keyring.seal(text.encode(), self._bound_to(place))
+        return f"{key_id}:{base64.b64encode(sealed).decode()}"
+
+    def unseal(self, place: str, sealed: str) -> str:
+        """Return what was sealed; raises PayloadError."""
+        key_id, _, text = sealed.partition(":")
+        try:
+            return self._keyring.unseal(key_id, base64.b64decode(text, validate=True), self._bound_to(place)).decode()
+        except (binascii.Error, ValueError):
+            raise PayloadNotAuthentic("a sealed text was changed") from None
+
+    def _bound_to(self, place: str) -> bytes:
+        return f"{self._purpose}\0{place}".encode()
+
+
 def is_pseudonym(value: str) -> bool:
     """Whether `value` is written as a pseudonym: no account, key or user name begins with `~`."""
     return value.startswith("~")

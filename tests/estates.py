@@ -33,7 +33,7 @@ from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.tasks.definition import Prompt
 from tests.boundaries import guarded
 from tests.keys import KEYRING
-from workers.bulk import CarriedRuns, RunRotations, RunSeals, bulk_workers, load_source
+from workers.bulk import CarriedRuns, RunRotations, bulk_workers, load_source, run_seals
 from workers.settings import read_rate_card
 from workflows.bulk import BulkWorkflow, bulk_id
 from workflows.rotation import RotationWorkflow
@@ -105,7 +105,7 @@ class BulkPlace:
         self.provider = provider
         self.catalogue = catalogue
         self.store = BulkStore(engine)
-        self.seals = RunSeals(KEYRING)
+        self.seals = run_seals(KEYRING)
         self.tenant = (
             f"t-{uuid.uuid4().hex[:12]}"  # the server is everybody's, and the same keys mean the same rotation
         )

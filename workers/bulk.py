@@ -1,8 +1,6 @@
 """Bulk runs on a worker: the inventory read, pages judged, rotations begun; and a worker of their own for it."""
 
 import asyncio
-import base64
-import binascii
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,11 +17,11 @@ from keyturn.bulk.offline import OfflineRuns
 from keyturn.bulk.pages import BulkJudge
 from keyturn.bulk.store import BulkStore, Run
 from keyturn.contracts import BulkOrder, BulkPage, BulkSource, PageJudged, RotationRequest, RunProgress, RunSettled
-from keyturn.errors import InventoryInvalid, KeyturnError, PayloadNotAuthentic
+from keyturn.errors import InventoryInvalid, KeyturnError
 from keyturn.inventory.read import Inventory, read
 from keyturn.inventory.rows import BadRow
 from keyturn.inventory.scans import read_scans
-from keyturn.keyring import Keyring
+from keyturn.keyring import Keyring, SealedTexts
 from keyturn.policy.catalogue import Catalogue
 from workflows.bulk import BULK_QUEUE, DUE_QUEUE
 from workflows.encryption import names_of
@@ -47,28 +45,9 @@ class TemporalAway(KeyturnError):
     mend = "It goes on by itself when the server answers."
 
 
-class RunSeals:
-    """A run's texts under the keys that seal Temporal's payloads; each opens only in its own run."""
-
-    def __init__(self, keyring: Keyring) -> None:
-        self._keyring = keyring
-
-    def seal(self, run_id: str, text: str) -> str:
-        """Return `text` sealed."""
-        key_id, sealed = self._keyring.seal(text.encode(), _bound_to(run_id))
-        return f"{key_id}:{base64.b64encode(sealed).decode()}"
-
-    def unseal(self, run_id: str, sealed: str) -> str:
-        """Return what was sealed; raises PayloadError."""
-        key_id, _, text = sealed.partition(":")
-        try:
-            return self._keyring.unseal(key_id, base64.b64decode(text, validate=True), _bound_to(run_id)).decode()
-        except (binascii.Error, ValueError):
-            raise PayloadNotAuthentic("a run's text was changed") from None
-
-
-def _bound_to(run_id: str) -> bytes:
-    return f"keyturn-run-v1\0{run_id}".encode()
+def run_seals(keyring: Keyring) -> SealedTexts:
+    """Return what seals the texts of runs; each opens only in its own run."""
+    return SealedTexts(keyring, "keyturn-run-v1")
 
 
 class RunRotations:
@@ -120,7 +99,7 @@ class CarriedRuns:
     """What the activities of a run do: the inventory of this machine, the judge, the store."""
 
     def __init__(
-        self, store: BulkStore, judge: BulkJudge, offline: OfflineRuns, catalogue: Catalogue, seals: RunSeals
+        self, store: BulkStore, judge: BulkJudge, offline: OfflineRuns, catalogue: Catalogue, seals: SealedTexts
     ) -> None:
         self._store = store
         self.submit = offline.submit
@@ -167,7 +146,7 @@ async def load_source(
     workflow_id: str,
     store: BulkStore,
     catalogue: Catalogue,
-    seals: RunSeals,
+    seals: SealedTexts,
     *,
     told: Callable[[int], None],
     reject: Callable[[BadRow], None] = lambda _row: None,

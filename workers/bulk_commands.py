@@ -279,12 +279,12 @@ async def _load(engine: "AsyncEngine", source: BulkSource, order: BulkOrder, rej
     from keyturn.bulk.store import BulkStore
     from keyturn.keyring import keyring_from_environment
     from keyturn.policy.catalogue import load_catalogue
-    from workers.bulk import RunSeals, load_source
+    from workers.bulk import load_source, run_seals
     from workers.settings import load_local_settings
     from workflows.bulk import bulk_id
 
     catalogue = load_catalogue(load_local_settings().policy_dir)
-    seals = RunSeals(keyring_from_environment())
+    seals = run_seals(keyring_from_environment())
     run = await load_source(
         source,
         order.run_id,
@@ -387,10 +387,10 @@ async def _report(
     from keyturn.bulk.store import BulkStore
     from keyturn.keyring import keyring_from_environment
     from keyturn.policy.catalogue import load_catalogue
-    from workers.bulk import RunSeals
+    from workers.bulk import run_seals
     from workers.settings import load_local_settings
 
-    store, unseal = BulkStore(engine), RunSeals(keyring_from_environment()).unseal
+    store, unseal = BulkStore(engine), run_seals(keyring_from_environment()).unseal
     run = await store.run(run_id, tenant_id=tenant)
     await store.settle_jobs(run_id, tenant_id=tenant)  # what waited when the run ended may have its job since
     if html is not None:

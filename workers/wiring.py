@@ -22,6 +22,7 @@ from temporalio.worker import Worker, WorkerDeploymentConfig
 from activities.create_rotation_job import CreateRotationJob, JobClaims
 from activities.decide import Decide
 from activities.deliver_job import DeliverJob
+from activities.draft_reply import BEAT_SECONDS, DraftReply
 from activities.record_event import RecordEvent
 from activities.withdraw_claim import WithdrawClaim
 from keyturn.bulk.offline import OfflineRuns
@@ -31,6 +32,8 @@ from keyturn.cache.sealed import SealedCache
 from keyturn.cache.sql import SqlCache
 from keyturn.contracts import CallRecord
 from keyturn.database import answers, open_database
+from keyturn.drafts.store import DraftStore
+from keyturn.drafts.writing import DraftWriting
 from keyturn.errors import JobStoreUnavailable
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.outbox import Outbox
@@ -51,7 +54,7 @@ from keyturn.llm.providers.openai import COMPATIBLE_WIRE, OPENAI_WIRE
 from keyturn.llm.wire import Usage
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.tasks.registry import load_tasks
-from workers.bulk import CarriedRuns, RunRotations, RunSeals, bulk_workers
+from workers.bulk import CarriedRuns, RunRotations, bulk_workers, run_seals
 from workers.deliveries import DeliveryStarts, ReceiverDeliveries, receiver, sweep
 from workers.metrics import CallMetrics, JobMetrics
 from workers.monitoring import Monitoring
@@ -59,6 +62,7 @@ from workers.settings import Settings
 from workers.tracing import span_recorder
 from workflows.bulk import BulkWorkflow
 from workflows.delivery import DeliveryWorkflow
+from workflows.draft import DraftWorkflow
 from workflows.rotation import RotationWorkflow
 from workflows.versioning import pinned_to
 
@@ -171,11 +175,14 @@ async def wired_worker(client: Client, wired: Wired, *, claims: Claims = lambda 
         WithdrawClaim(store).withdraw_claim,
         RecordEvent(store).record_event,
     ]
-    activities += rotation
+    drafts = DraftReply(DraftWriting(DraftStore(wired.engine, wired.settings.keyring), wired.boundary))
+    activities += [*rotation, drafts.draft_reply, drafts.end_draft]
     # In development every worker takes every rotation: a parked one is not left behind by an edit of the code.
     deployment = None if build_id is None else pinned_to(build_id)
     sweeping = None if starts is None else asyncio.create_task(sweep(outbox, starts))
-    workflows: list[type] = [RotationWorkflow, BulkWorkflow] + ([] if starts is None else [DeliveryWorkflow])
+    workflows: list[type] = [RotationWorkflow, BulkWorkflow, DraftWorkflow] + (
+        [] if starts is None else [DeliveryWorkflow]
+    )
     async with AsyncExitStack() as parts:
         if sweeping is not None:
             parts.callback(sweeping.cancel)
@@ -188,6 +195,8 @@ async def wired_worker(client: Client, wired: Wired, *, claims: Claims = lambda 
             activities=activities,
             max_concurrent_activities=wired.settings.max_concurrent_activities,
             graceful_shutdown_timeout=GRACEFUL_SHUTDOWN,
+            # A stopped draft's cancellation comes with the answer to a heartbeat: the default sends one in 30 s.
+            max_heartbeat_throttle_interval=timedelta(seconds=BEAT_SECONDS),
             deployment_config=deployment,
         )
 
@@ -195,7 +204,7 @@ async def wired_worker(client: Client, wired: Wired, *, claims: Claims = lambda 
 def _runs(
     client: Client, wired: Wired, rotation: Sequence[Callable[..., Any]], deployment: WorkerDeploymentConfig | None
 ) -> AbstractAsyncContextManager[None]:
-    store, seals = BulkStore(wired.engine), RunSeals(wired.settings.keyring)
+    store, seals = BulkStore(wired.engine), run_seals(wired.settings.keyring)
     rotations = RunRotations(client, wired.settings.task_queue)
     return bulk_workers(
         client,

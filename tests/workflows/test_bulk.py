@@ -20,7 +20,7 @@ from keyturn.errors import ContextWindowExceeded, InventoryInvalid, ProviderUnav
 from keyturn.keyring import new_keyring_text, parse_keyring
 from tests.estates import LINE, NOW, BulkPlace, Judge, bulk_place, due, estate, jobs_of, started
 from tests.keys import KEYRING
-from workers.bulk import RunSeals
+from workers.bulk import run_seals
 from workflows.answering import AnswerRefused, answer
 from workflows.runs import Handle, RunStopped, follow
 
@@ -405,9 +405,9 @@ async def test_a_page_that_cannot_be_judged_waits_for_a_person_and_a_run_that_wa
     """The question is sealed under a key that this worker does not hold: nothing is asked, and nothing is lost."""
     engine = open_database(sqlite)
     place = bulk_place(temporal, queue, engine, Judge())
-    place.seals = RunSeals(parse_keyring(new_keyring_text(), source="another"))
+    place.seals = run_seals(parse_keyring(new_keyring_text(), source="another"))
     await place.load(estate(tmp_path / "keys.jsonl", keys=20), run_id)
-    place.seals = RunSeals(KEYRING)
+    place.seals = run_seals(KEYRING)
     async with place.working():
         handle = await started(place, run_id)
         standing = await until(handle, lambda now: now.phase == "paused")

@@ -1,0 +1,45 @@
+"""`draft_reply`: write a draft while it is read. Its one effect is the draft's own row: no action follows from it."""
+
+from typing import Protocol
+
+from temporalio import activity
+
+from activities.alive import alive_and_told
+from keyturn.contracts import DraftEnd, DraftWritten
+from keyturn.tasks.draft_reply import DraftRequest
+
+# Whoever stops a draft sees the provider's connection closed within a second: a heartbeat brings the cancellation.
+BEAT_SECONDS = 0.3
+
+
+class Drafts(Protocol):
+    """Whoever writes drafts. Each raises a KeyturnError."""
+
+    async def write(self, draft_id: str, request: DraftRequest, *, run_id: str, attempt: int) -> DraftWritten:
+        """Write one attempt of a draft; returns it whole and judged."""
+        ...
+
+    async def end(self, end: DraftEnd) -> None:
+        """Tell those who read it how it ended, unless they were told."""
+        ...
+
+
+class DraftReply:
+    """The activities, on `drafts`."""
+
+    def __init__(self, drafts: Drafts) -> None:
+        self._drafts = drafts
+
+    @activity.defn
+    async def draft_reply(self, request: DraftRequest) -> DraftWritten:
+        """Write the draft; a cancellation closes the provider's connection."""
+        info = activity.info()
+        async with alive_and_told(every=BEAT_SECONDS):
+            run_id = info.workflow_run_id or ""
+            return await self._drafts.write(info.workflow_id or "", request, run_id=run_id, attempt=info.attempt)
+
+    @activity.defn
+    async def end_draft(self, end: DraftEnd) -> None:
+        """Tell those who read it how the draft ended."""
+        async with alive_and_told():
+            await self._drafts.end(end)

@@ -1,0 +1,173 @@
+"""Drafts in SQL. A row holds the whole text so far, sealed, so a reader resumes from any place in it by itself.
+
+Whoever writes is fenced: a later attempt takes the row over, and what an earlier one still writes is refused. Who has
+ended a draft has ended it: the first ending counts, and there is no second one.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, delete, insert, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from keyturn.contracts import DraftEnd, DraftEnding, DraftState
+from keyturn.drafts.tables import draft_states, drafts
+from keyturn.errors import DraftTakenOver, UnknownDraft
+from keyturn.jobs.store import transaction
+from keyturn.keyring import Keyring, SealedTexts
+
+# A draft is sent or thrown away within days; what Temporal keeps of it has a retention of its own.
+KEPT_FOR = timedelta(days=7)
+ENDED: tuple[DraftEnding, ...] = ("completed", "failed", "cancelled")
+_drafts = drafts.c
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A draft as it stands. Offsets into `text` count within one `generation`: with the next, it begins anew."""
+
+    draft_id: str
+    account_id: str
+    requested_by: str
+    state: DraftState
+    attempt: int
+    generation: int
+    revision: int
+    text: str
+    approved: bool | None
+    reason: str | None
+    explanation: str | None
+    created_at: datetime
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self.state in ENDED
+
+
+@dataclass(frozen=True)
+class Writer:
+    """The right to write a draft, as long as nobody else has taken it over."""
+
+    draft_id: str
+    run_id: str
+    attempt: int
+    generation: int
+
+
+class DraftStore:
+    """Drafts behind `engine`, their texts sealed by `keyring`. All raise JobStoreUnavailable."""
+
+    def __init__(self, engine: AsyncEngine, keyring: Keyring) -> None:
+        self._engine = engine
+        self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
+        self._seals = SealedTexts(keyring, "keyturn-draft-v1")
+
+    async def begin(
+        self, draft_id: str, *, tenant_id: str, account_id: str, requested_by: str, run_id: str, attempt: int
+    ) -> Writer:
+        """Take a draft over for an attempt: its text begins anew. Forgets drafts that ended a week ago.
+
+        Raises:
+            DraftTakenOver: a later attempt has it, or it has ended.
+        """
+        now = datetime.now(UTC)
+        row: dict[str, Any] = {"state": "started", "run_id": run_id, "attempt": attempt, "text": None}
+        new = row | {"draft_id": draft_id, "tenant_id": tenant_id, "account_id": account_id, "created_at": now}
+        claim = self._insert(drafts).values(new | {"requested_by": requested_by, "generation": 1, "revision": 1})
+        anew = row | {"generation": _drafts.generation + 1, "revision": _drafts.revision + 1}
+        earlier = or_(_drafts.run_id != run_id, _drafts.attempt < attempt)
+        claim = claim.on_conflict_do_update(
+            index_elements=[_drafts.draft_id],
+            set_=anew,
+            where=earlier & _drafts.state.not_in(ENDED) & (_drafts.tenant_id == tenant_id),
+        )
+        async with transaction(self._engine) as connection:
+            await connection.execute(delete(drafts).where(_drafts.ended_at < now - KEPT_FOR))
+            generation = (await connection.execute(claim.returning(_drafts.generation))).scalar_one_or_none()
+            if generation is None:
+                raise DraftTakenOver("a later attempt writes this draft, or it has ended")
+            await _tell(connection, draft_id, "started", attempt)
+        return Writer(draft_id, run_id, attempt, generation)
+
+    async def anew(self, writer: Writer) -> Writer:
+        """Begin the text anew within an attempt: another provider writes now. Raises DraftTakenOver."""
+        changed = {"state": "started", "text": None, "generation": writer.generation + 1}
+        await self._write(writer, changed, told="started")
+        return Writer(writer.draft_id, writer.run_id, writer.attempt, writer.generation + 1)
+
+    async def show(self, writer: Writer, text: str, *, first: bool) -> None:
+        """Write the text so far; `first` if it is the first of its generation. Raises DraftTakenOver."""
+        sealed = self._seals.seal(writer.draft_id, text)
+        await self._write(writer, {"state": "streaming", "text": sealed}, told="streaming" if first else None)
+
+    async def end(self, end: DraftEnd) -> None:
+        """Write down how a draft ended, unless that was done. What had come of its text stays, if the whole did not."""
+        now, written = datetime.now(UTC), end.written
+        changed: dict[str, Any] = {"state": end.state, "reason": end.reason, "explanation": end.explanation}
+        if written is not None:
+            changed["text"] = self._seals.seal(end.draft_id, written.text)
+            changed |= {"approved": written.approved, "reason": written.reason, "explanation": written.explanation}
+        changed["ended_at"] = now
+        # One that was stopped before any worker had begun it has no row yet, and its readers wait for one.
+        named: dict[str, Any] = {"draft_id": end.draft_id, "tenant_id": end.tenant_id, "account_id": end.account_id}
+        named |= {"requested_by": end.requested_by, "created_at": now}
+        unbegun = {"run_id": "", "attempt": 0, "generation": 1, "revision": 1}
+        statement = self._insert(drafts).values(named | unbegun | changed)
+        statement = statement.on_conflict_do_update(
+            index_elements=[_drafts.draft_id],
+            set_=changed | {"revision": _drafts.revision + 1},
+            where=_drafts.state.not_in(ENDED) & (_drafts.tenant_id == end.tenant_id),
+        )
+        async with transaction(self._engine) as connection:
+            attempt = (await connection.execute(statement.returning(_drafts.attempt))).scalar_one_or_none()
+            if attempt is not None:
+                await _tell(connection, end.draft_id, end.state, attempt)
+
+    async def look(self, seen: Mapping[str, int]) -> list[Draft]:
+        """Return those of some drafts that changed, given the revision of each that was seen; 0 for none."""
+        if not seen:
+            return []
+        newer = or_(*((_drafts.draft_id == one) & (_drafts.revision > revision) for one, revision in seen.items()))
+        return await self._drafts(newer)
+
+    async def find(self, draft_id: str, *, tenant_id: str) -> Draft:
+        """Return a draft; raises UnknownDraft."""
+        found = await self._drafts((_drafts.draft_id == draft_id) & (_drafts.tenant_id == tenant_id))
+        if not found:
+            raise UnknownDraft("there is no such draft")
+        return found[0]
+
+    async def trail(self, draft_id: str) -> Sequence[Mapping[str, Any]]:
+        """Return the states that a draft went through, each with its attempt and time."""
+        columns = (draft_states.c.state, draft_states.c.attempt, draft_states.c.at)
+        query = select(*columns).where(draft_states.c.draft_id == draft_id).order_by(draft_states.c.id)
+        async with transaction(self._engine) as connection:
+            return [dict(row) for row in (await connection.execute(query)).mappings()]
+
+    async def _write(self, writer: Writer, changed: Mapping[str, Any], *, told: DraftState | None) -> None:
+        mine = (_drafts.draft_id == writer.draft_id) & (_drafts.run_id == writer.run_id)
+        mine &= (_drafts.attempt == writer.attempt) & (_drafts.generation == writer.generation)
+        values = {**changed, "revision": _drafts.revision + 1}
+        statement = update(drafts).where(mine, _drafts.state.not_in(ENDED)).values(values)
+        async with transaction(self._engine) as connection:
+            if (await connection.execute(statement)).rowcount == 0:
+                raise DraftTakenOver("a later attempt writes this draft, or it has ended")
+            if told is not None:
+                await _tell(connection, writer.draft_id, told, writer.attempt)
+
+    async def _drafts(self, which: ColumnElement[bool]) -> list[Draft]:
+        query = select(*(_drafts[field.name] for field in fields(Draft))).where(which)
+        async with transaction(self._engine) as connection:
+            rows = [dict(row) for row in (await connection.execute(query)).mappings()]
+        for row in rows:
+            row["text"] = self._seals.unseal(row["draft_id"], row["text"]) if row["text"] else ""
+        return [Draft(**row) for row in rows]
+
+
+async def _tell(connection: AsyncConnection, draft_id: str, state: DraftState, attempt: int) -> None:
+    told = {"draft_id": draft_id, "state": state, "attempt": attempt, "at": datetime.now(UTC)}
+    await connection.execute(insert(draft_states).values(told))
