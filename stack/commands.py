@@ -37,8 +37,11 @@ def demo() -> None:
 @click.option("--ui-port", default=8233, show_default=True, help="The port of Temporal's UI.")
 @click.option("--simulator-port", default=8401, show_default=True, help="The simulator's port.")
 @click.option("--codec-port", default=8402, show_default=True, help="The port of the codec server for the UI.")
+@click.option("--desk-port", default=8403, show_default=True, help="The port of the support desk.")
 @click.option("--real-model", is_flag=True, help="Ask the providers that KEYTURN_ROUTES names, not the simulator.")
-def dev(folder: Path, port: int, ui_port: int, simulator_port: int, codec_port: int, real_model: bool) -> None:
+def dev(
+    folder: Path, port: int, ui_port: int, simulator_port: int, codec_port: int, desk_port: int, real_model: bool
+) -> None:
     """Run the embedded stack until Ctrl-C; its state is kept for the next time.
 
     \b
@@ -47,7 +50,8 @@ def dev(folder: Path, port: int, ui_port: int, simulator_port: int, codec_port: 
     """
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    asyncio.run(_until_signal(_dev(folder, Ports(port, ui_port, simulator_port, codec_port), simulated=not real_model)))
+    ports = Ports(port, ui_port, simulator_port, codec_port, desk_port)
+    asyncio.run(_until_signal(_dev(folder, ports, simulated=not real_model)))
 
 
 async def _demo(folder: Path) -> bool:
@@ -63,7 +67,9 @@ async def _demo(folder: Path) -> bool:
 
 
 async def _dev(folder: Path, ports: Ports, *, simulated: bool) -> None:
-    running = embedded_stack(folder, ports=ports, keep=True, worker_log=None, simulated=simulated, codec=True)
+    running = embedded_stack(
+        folder, ports=ports, keep=True, worker_log=None, simulated=simulated, codec=True, desk=True
+    )
     async with running as stack:
         _tell(stack, folder, default_port=ports.temporal == 7233, simulated=simulated)
         status = await stack.worker.wait()
@@ -75,6 +81,7 @@ def _tell(stack: Stack, folder: Path, *, default_port: bool, simulated: bool) ->
     prefix = "" if default_port else f"TEMPORAL_ADDRESS={stack.address} "
     if folder != Path(".keyturn").absolute():
         prefix += f"KEYTURN_PAYLOAD_KEYS_FILE={stack.keys} "
+    click.echo(f"Desk          {stack.desk} (ask, watch a reply being drafted, approve)")
     click.echo(f"Temporal UI   {stack.ui}\nTemporal      {stack.address}\nDatabase      {stack.database}")
     click.echo(
         f"Codec server  {stack.codec} (the UI shows ciphertext until you sign in there, with the token in\n"

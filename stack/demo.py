@@ -76,8 +76,8 @@ async def show(stack: Stack, say: Say) -> bool:
 
 def _request(account: str, key: str) -> RotationRequest:
     return build_request(
+        load_catalogue(),
         policy=["P-7"],
-        policy_dir=None,
         facts={"key_id": key, "stale": True, "age_days": 12, "observed_at": datetime.now(UTC), "source": "demo"},
         fields={"account_id": account, "question": "May the stale service-account key be rotated?", "user_id": "luna"},
     )

@@ -35,6 +35,7 @@ class Ports:
     ui: int = 0
     simulator: int = 0
     codec: int = 0
+    desk: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Stack:
     keys: Path
     keyring: Keyring
     codec: str | None
+    desk: str | None
     worker: asyncio.subprocess.Process
 
     def history_url(self, workflow_id: str) -> str:
@@ -66,6 +68,7 @@ async def embedded_stack(
     worker_log: Path | None,
     simulated: bool = True,
     codec: bool = False,
+    desk: bool = False,
 ) -> AsyncIterator[Stack]:
     """Yield the stack when its servers are up and its worker is started; stop all of it, the worker first, afterwards.
 
@@ -76,11 +79,12 @@ async def embedded_stack(
         worker_log: the file that takes the worker's log; None writes it to standard error.
         simulated: False asks the provider that this process's environment names.
         codec: whether a codec server shows the UI clear text; its operator's token is in `folder`, `codec_token`.
+        desk: whether the support desk is served.
 
     Raises:
         StackNotStarted: a part did not come up; what had come up is stopped.
     """
-    for port in (ports.temporal, ports.ui, ports.simulator, ports.codec):
+    for port in (ports.temporal, ports.ui, ports.simulator, ports.codec, ports.desk):
         _refuse_taken(port)
     ui_port = ports.ui or free_port()
     database = f"sqlite:///{folder / 'keyturn.db'}"
@@ -114,7 +118,11 @@ async def embedded_stack(
                 log=worker_log,
             )
         )
-        yield Stack(client, address, f"http://127.0.0.1:{ui_port}", simulator, database, keys, keyring, decoder, worker)
+        ui, page = f"http://127.0.0.1:{ui_port}", None
+        if desk:
+            environment = worker_environment(address, database, simulator, keys=keys) | {"KEYTURN_TEMPORAL_UI": ui}
+            page = await parts.enter_async_context(desk_process(ports.desk or free_port(), folder, environment))
+        yield Stack(client, address, ui, simulator, database, keys, keyring, decoder, page, worker)
 
 
 @asynccontextmanager
@@ -144,8 +152,23 @@ async def codec_process(port: int, folder: Path, *, keys: Path, ui_port: int) ->
         "KEYTURN_CODEC_ORIGINS": f"http://127.0.0.1:{ui_port},http://localhost:{ui_port}",
         "KEYTURN_CODEC_TOKENS": f"operator:{token.read_text().strip()}",
     }
-    command = [sys.executable, "-m", "starter", "codec"]
-    async with child(command, environment=environment, folder=folder, log=folder / "codec.log") as process:
+    async with _serving("codec", address, environment, folder) as url:
+        yield url
+
+
+@asynccontextmanager
+async def desk_process(port: int, folder: Path, environment: dict[str, str]) -> AsyncIterator[str]:
+    """Yield the address of a support desk on `port`; stop it afterwards. Raises StackNotStarted."""
+    address = f"127.0.0.1:{port}"
+    async with _serving("desk", address, environment | {"KEYTURN_DESK_ADDRESS": address}, folder) as url:
+        yield url
+
+
+@asynccontextmanager
+async def _serving(name: str, address: str, environment: dict[str, str], folder: Path) -> AsyncIterator[str]:
+    """Yield the address of a command that serves, when it answers."""
+    command = [sys.executable, "-m", "starter", name]
+    async with child(command, environment=environment, folder=folder, log=folder / f"{name}.log") as process:
         async with asyncio.timeout(START_SECONDS), httpx.AsyncClient(trust_env=False) as http:
             while process.returncode is None:
                 with suppress(httpx.HTTPError):
@@ -153,7 +176,7 @@ async def codec_process(port: int, folder: Path, *, keys: Path, ui_port: int) ->
                     break
                 await asyncio.sleep(0.05)
         if process.returncode is not None:
-            raise StackNotStarted(f"the codec server ended at once: {folder / 'codec.log'} says why")
+            raise StackNotStarted(f"the {name} ended at once: {folder / f'{name}.log'} says why")
         yield f"http://{address}"
 
 

@@ -23,6 +23,8 @@ COMMANDS = {
     "abandon": ("starter.people", "abandon", "End a parked rotation."),
     "approve": ("starter.people", "approve", "Approve the decision that a rotation waits with."),
     "deny": ("starter.people", "deny", "Deny the decision that a rotation waits with."),
+    "draft": ("desk.commands", "draft", "Draft a reply and show it as it is written."),
+    "desk": ("desk.commands", "desk", "Serve the support desk: a page, and JSON."),
     "bulk": ("workers.bulk_commands", "bulk", "Judge every key of an inventory."),
     "runs": ("workers.bulk_commands", "runs", "List bulk runs; pause, resume or cancel one."),
     "schedule": ("starter.schedules", "schedule", "Judge an inventory again and again: create, list, pause, delete."),

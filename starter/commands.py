@@ -83,6 +83,7 @@ def rotate(
         --question "May the stale key be rotated?" --wait 20 --json
     """
     from keyturn.keyring import keyring_from_environment
+    from keyturn.policy.catalogue import load_catalogue
     from starter.requests import build_request, id_of
 
     if math.isnan(wait_seconds):
@@ -91,7 +92,7 @@ def rotate(
     given["question"] = sys.stdin.read() if question == "-" else question
     given["user_id"] = user_id or signed_in_user()
     try:
-        request = build_request(policy=policy, policy_dir=policy_dir, facts=facts, fields=given)
+        request = build_request(load_catalogue(policy_dir), policy=policy, facts=facts, fields=given)
         keyring = keyring_from_environment()
     except KeyturnError as error:
         _end_before_start(error, None, as_json=as_json)

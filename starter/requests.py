@@ -3,14 +3,13 @@
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from keyturn.contracts import MAX_QUESTION_CHARACTERS, RotationRequest
 from keyturn.errors import InvalidRequest
-from keyturn.policy.catalogue import load_catalogue
+from keyturn.policy.catalogue import Catalogue
 from workflows.identity import Names, plain, workflow_id_of
 
 MAX_WORKFLOW_ID = 1_000  # Temporal's own limit, and the width of the column that keeps it
@@ -33,27 +32,25 @@ _OPTIONS = {
 
 
 def build_request(
-    *, policy: Sequence[str], policy_dir: Path | None, facts: dict[str, Any], fields: dict[str, Any]
+    catalogue: Catalogue, *, policy: Sequence[str], facts: dict[str, Any], fields: dict[str, Any]
 ) -> RotationRequest:
     """Return the request for these arguments, under the current versions of the policy lines named.
 
     Args:
-        policy: ids of policy lines, such as P-7.
-        policy_dir: the folder of the catalogue; None for the shipped one.
+        catalogue: the policy lines.
+        policy: ids of those to judge under, such as P-7.
         facts: what is known of the credential, by the names of `CredentialFacts`.
         fields: the rest of the request, by the names of `RotationRequest`.
 
     Raises:
         InvalidRequest: a value cannot be used; the message names its option.
         UnknownPolicyLine: there is no such line; the message names those that there are.
-        CatalogueInvalid: the catalogue cannot be read.
     """
     question = fields.get("question", "")
     if len(question) > MAX_QUESTION_CHARACTERS:
         raise InvalidRequest(
             f"--question has {len(question):,} characters, and {MAX_QUESTION_CHARACTERS:,} is the most: shorten it"
         )
-    catalogue = load_catalogue(policy_dir)
     lines = [catalogue.current(line_id).ref for line_id in dict.fromkeys(policy)]
     known = {name: value for name, value in facts.items() if value is not None}
     given = {name: value for name, value in fields.items() if value is not None}

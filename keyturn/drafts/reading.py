@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from keyturn.drafts.store import Draft, DraftStore
 from keyturn.errors import JobStoreUnavailable, KeyturnError
@@ -22,7 +22,7 @@ class DraftReading:
         self._failed: KeyturnError | None = None
         self._looking: asyncio.Task[None] | None = None
 
-    async def follow(self, draft_id: str, *, seen: int = 0) -> AsyncIterator[Draft]:
+    async def follow(self, draft_id: str, *, seen: int = 0) -> AsyncGenerator[Draft, None]:
         """Yield a draft whenever it has changed since revision `seen`, until it has ended. It may not be there yet.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Drafts that are read while they are written."""
+"""Drafts that are read while they are written; and requests to the desk that may be sent again."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -44,8 +44,18 @@ def upgrade() -> None:
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
     )
     op.create_index("ix_draft_states_draft_id", "draft_states", ["draft_id"])
+    op.create_table(
+        "desk_requests",
+        sa.Column("key_digest", sa.String(64), primary_key=True),
+        sa.Column("fingerprint", sa.String(64), nullable=False),
+        sa.Column("began_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("status", sa.Integer),
+        sa.Column("answer", sa.Text),
+    )
+    op.create_index("ix_desk_requests_began_at", "desk_requests", ["began_at"])
 
 
 def downgrade() -> None:
+    op.drop_table("desk_requests")
     op.drop_table("draft_states")
     op.drop_table("drafts")

@@ -1,0 +1,88 @@
+"""The desk's web application: JSON and pages on one `Desk`, behind one `Guard`."""
+
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from desk.api import api
+from desk.desk import Desk
+from desk.guard import Guard
+from desk.idempotency import Idempotency
+from desk.pages import Pages
+from desk.people import SignIn
+from desk.problems import Refused, problem_of
+from desk.settings import DeskSettings
+from keyturn.errors import KeyturnError
+from keyturn.keyring import Keyring
+
+_log = structlog.get_logger("keyturn.desk")
+
+
+def desk_application(desk: Desk, engine: AsyncEngine, settings: DeskSettings, keyring: Keyring) -> ASGIApp:
+    """Return the ASGI application that serves `desk` to those whom `settings` let in."""
+    sign_in = SignIn(settings, keyring)
+    idempotency = Idempotency(engine, keyring)
+    pages = Pages(desk, settings, sign_in, idempotency)
+    app = FastAPI(
+        title="Keyturn's desk",
+        version="1",
+        summary="May this key be rotated? Ask, watch the reply being drafted, stop it, approve.",
+        docs_url=None,  # their pages load scripts from elsewhere
+        redoc_url=None,
+    )
+
+    def refuse(request: Request, refused: Refused) -> Response:
+        if request.url.path.startswith(("/api/", "/openapi.json")):
+            body, media = problem_of(refused), "application/problem+json"
+            return JSONResponse(body, status_code=refused.status, media_type=media, headers=refused.headers)
+        return pages.refused(request, refused)
+
+    @app.exception_handler(Refused)
+    async def _refused(request: Request, refused: Refused) -> Response:
+        return refuse(request, refused)
+
+    @app.exception_handler(KeyturnError)
+    async def _foreseen(request: Request, error: KeyturnError) -> Response:
+        return refuse(request, Refused.of(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(request: Request, error: RequestValidationError) -> Response:
+        # What was sent may be private: the place and the rule are told, and not the value.
+        fault = error.errors()[0]
+        where = ".".join(str(part)[:64] for part in fault["loc"] if part != "body") or "the body"
+        status = 400 if fault["type"] == "json_invalid" else 422
+        message = (
+            str(fault["msg"]).removeprefix("Value error, ")[:200] if fault["type"] != "json_invalid" else "is no JSON"
+        )
+        return refuse(request, Refused(status, "invalid", f"{where}: {message}", mend="See /openapi.json."))
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> Response:
+        phrase = HTTPStatus(error.status_code).phrase
+        kind = phrase.lower().replace(" ", "_")
+        return refuse(request, Refused(error.status_code, kind, phrase, headers=error.headers))
+
+    @app.get("/healthz", include_in_schema=False)
+    async def healthz() -> Any:
+        return {"status": "ok"}
+
+    app.include_router(api(desk, settings, idempotency))
+    pages.add_to(app)
+    return Guard(app, settings, sign_in, refuse)
+
+
+def _fault(fault: Any) -> Refused:
+    """What is wrong with what was sent. It may be private: the place and the rule are told, and not the value."""
+    where = ".".join(str(part)[:64] for part in fault["loc"] if part != "body") or "the body"
+    if fault["type"] == "json_invalid":
+        return Refused(400, "invalid", f"{where}: is no JSON", mend="See /openapi.json.")
+    message = str(fault["msg"]).removeprefix("Value error, ")[:200]
+    return Refused(422, "invalid", f"{where}: {message}", mend="See /openapi.json.")

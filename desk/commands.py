@@ -1,0 +1,205 @@
+"""The commands `desk` and `draft`."""
+
+import asyncio
+import json
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from keyturn.console import signed_in_user
+from keyturn.errors import InvalidRequest, SettingsInvalid
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from desk.desk import Desk
+
+T = TypeVar("T")
+EXIT_UNAPPROVED, EXIT_FAILED = 3, 1
+
+
+@click.command()
+def desk() -> None:
+    """Serve the support desk until Ctrl-C: ask, watch drafts, approve, in a browser or by JSON.
+
+    Whoever may use it is named by KEYTURN_DESK_TOKENS or a proxy's header (docs/desk.md); without either it serves on
+    loopback and in development only.
+
+    \b
+    Example:
+      keyturn desk
+      KEYTURN_DESK_TOKENS=luna:$(openssl rand -hex 24) KEYTURN_DESK_ROLES="luna=asker" keyturn desk
+    """
+    from desk.app import desk_application
+    from desk.settings import load_desk_settings
+    from keyturn.keyring import keyring_from_environment
+    from workers.telemetry import configure_logging
+
+    settings = load_desk_settings()
+    configure_logging("auto")
+
+    async def run(desk: "Desk", engine: Any) -> None:
+        application = desk_application(desk, engine, settings, keyring_from_environment())
+        stop = asyncio.Event()
+        for name in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(name, stop.set)
+        async with served(application, settings.address) as url:
+            click.echo(f"the desk serves on {url}", err=True)
+            await stop.wait()
+
+    _with_desk(settings.tenant, run)
+
+
+@click.command()
+@click.option("--account", "account_id", help="The account that the question is about.")
+@click.option("--question", help="The asker's words; - reads them from standard input.")
+@click.option("--policy", multiple=True, help="A policy line that the reply may rest on; repeatable.")
+@click.option("--rotation", "workflow_id", help="A rotation to reply to, instead: its question and its decision.")
+@click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="For whom.")
+@click.option("--user", "user_id", envvar="KEYTURN_USER", help="Who asks.  [default: the signed-in user]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, when it has ended.")
+def draft(
+    account_id: str | None,
+    question: str | None,
+    policy: tuple[str, ...],
+    workflow_id: str | None,
+    tenant: str,
+    user_id: str | None,
+    as_json: bool,
+) -> None:
+    """Draft a reply and show it as it is written. Ctrl-C stops it, and the provider's connection with it.
+
+    Ends with status 0 if the draft is approved for a person to send, 3 if not, 1 if it failed or was stopped.
+
+    \b
+    Example:
+      keyturn draft --account acct_10234 --policy P-7 --question "May the stale key be rotated?"
+      keyturn draft --rotation rotate:default:acct_10234:key_01:P-7@1
+    """
+    import uuid
+
+    asked: dict[str, Any] = {"trace_id": f"trace_{uuid.uuid4().hex}"}
+    if workflow_id:
+        asked["workflow_id"] = workflow_id
+    elif account_id and question and policy:
+        words = sys.stdin.read() if question == "-" else question
+        asked |= {"account_id": account_id, "question": words, "policy_lines": list(policy)}
+    else:
+        raise click.UsageError("give --rotation, or --account, --policy and --question")
+
+    async def run(desk: "Desk", _engine: Any) -> dict[str, Any]:
+        from pydantic import ValidationError
+
+        from workflows.drafts import new_draft_id
+
+        draft_id = new_draft_id(tenant)
+        try:
+            await desk.draft(user_id or signed_in_user(), draft_id, asked)
+        except ValidationError as error:
+            fault = error.errors(include_input=False, include_url=False)[0]
+            where = {"account_id": "--account", "user_id": "--user"}.get(str(fault["loc"][0]), f"--{fault['loc'][0]}")
+            raise InvalidRequest(f"{where}: {fault['msg'].removeprefix('Value error, ')}") from None
+        told = asyncio.ensure_future(_shown(desk, draft_id, quiet=as_json))
+        for name in (signal.SIGINT, signal.SIGTERM):  # not as KeyboardInterrupt: its end is still to be told
+            asyncio.get_running_loop().add_signal_handler(
+                name,
+                lambda: asyncio.ensure_future(desk.stop(draft_id)).add_done_callback(lambda done: done.exception()),
+            )
+        return await told
+
+    told = _with_desk(tenant, run)
+    if as_json:
+        click.echo(json.dumps(told))
+    good = told["state"] == "completed" and told["approved"]
+    raise click.exceptions.Exit(0 if good else EXIT_UNAPPROVED if told["state"] == "completed" else EXIT_FAILED)
+
+
+async def _shown(desk: "Desk", draft_id: str, *, quiet: bool) -> dict[str, Any]:
+    """Tell a draft on the terminal as it comes; returns how it ended."""
+    seen: Any = None
+    async for seen in desk.follow(draft_id):
+        if quiet:
+            continue
+        if seen.begins_anew:
+            click.echo("\n\n(it begins anew)\n", err=True)
+        click.echo(seen.more, nl=False)
+        sys.stdout.flush()
+    last = seen.draft
+    names = ("draft_id", "state", "text", "approved", "reason", "explanation")
+    told = {name: getattr(last, name) for name in names}
+    if not quiet:
+        click.echo()
+        why = f": {last.reason.replace('_', ' ')}. {last.explanation or ''}" if last.reason else ""
+        said = "approved: a person may read and send it" if last.approved else "unapproved" + why
+        click.echo(f"\n{said if last.state == 'completed' else last.state + why}", err=True)
+    return told
+
+
+@asynccontextmanager
+async def served(application: "ASGIApp", address: str) -> AsyncIterator[str]:
+    """Serve on `address` (HOST:PORT; port 0 takes any free one) and yield the URL; raises SettingsInvalid."""
+    import uvicorn
+
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, int(port)))
+    except OSError as error:
+        listening.close()
+        raise SettingsInvalid(f"KEYTURN_DESK_ADDRESS: cannot listen on {address}: {error.strerror}") from None
+    config = uvicorn.Config(
+        application,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,  # whose header is believed is the desk's own decision
+        server_header=False,
+        timeout_graceful_shutdown=2,  # streams never end by themselves
+        limit_concurrency=2_000,
+    )
+    server = uvicorn.Server(config)
+    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    serving = asyncio.ensure_future(server._serve(sockets=[listening]))
+    try:
+        while not server.started and not serving.done():  # noqa: ASYNC110 - it has no event for it
+            await asyncio.sleep(0.01)
+        bound = listening.getsockname()
+        yield f"http://{f'[{bound[0]}]' if ':' in bound[0] else bound[0]}:{bound[1]}"
+    finally:
+        server.should_exit = True
+        with suppress(asyncio.CancelledError):
+            await serving
+
+
+def _with_desk(tenant: str, work: "Callable[[Desk, Any], Awaitable[T]]") -> T:
+    """Return what `work` does with a desk on the environment's Temporal, database and policies."""
+    from desk.desk import Desk
+    from keyturn.database import open_database
+    from keyturn.keyring import keyring_from_environment
+    from keyturn.policy.catalogue import load_catalogue
+    from workers.schema import check_schema
+    from workers.settings import load_local_settings
+    from workflows.connection import connect, refusals_named
+
+    settings, keyring = load_local_settings(), keyring_from_environment()
+    catalogue = load_catalogue(settings.policy_dir)
+    check_schema(settings.database_url)
+
+    async def run() -> T:
+        engine = open_database(settings.database_url)
+        try:
+            with refusals_named():
+                client = await connect(keyring=keyring)
+                desk = Desk(client, engine, keyring, catalogue, tenant=tenant, task_queue=settings.task_queue)
+                return await work(desk, engine)
+        finally:
+            await engine.dispose()
+
+    return asyncio.run(run())

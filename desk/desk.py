@@ -1,0 +1,296 @@
+"""What the desk does, whoever asks by whatever form: it reaches Temporal and the database, and knows no HTTP."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from keyturn.contracts import Abandonment, Approval, Contract, Denial, GroundedDecision, Resumption, RotationRequest
+from keyturn.drafts.reading import DraftReading
+from keyturn.drafts.store import Draft, DraftStore
+from keyturn.errors import InvalidRequest, UnknownDraft
+from keyturn.jobs.leases import JobLeases
+from keyturn.jobs.store import JobStore
+from keyturn.keyring import Keyring
+from keyturn.ledger.store import LedgerStore, midnight
+from keyturn.policy.catalogue import Catalogue, PolicyLine
+from keyturn.tasks.draft_reply import DraftRequest
+from starter.answering import waiting_rotations
+from starter.explaining import story_of
+from starter.following import NoSuchWorkflow, handle_of
+from starter.outcomes import as_object
+from starter.requests import build_request, id_of
+from starter.rotations import outcome_of, rotate, waiting_for, waits_for
+from workflows.answering import answer
+from workflows.drafts import start_draft, stop_draft
+from workflows.encryption import names_of
+from workflows.visibility import TENANT
+
+LISTED = 25  # as many as a person looks through; the command line lists the rest
+# A draft whose row did not come is looked for at the server so often: no worker may be there, or it was stopped first.
+LOOK_SECONDS = 1.0
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class DraftSeen:
+    """What a reader is told of a draft: as much as they have not seen."""
+
+    draft: Draft
+    begins_anew: bool
+    more: str
+
+
+class Desk:
+    """The operations, for one tenant.
+
+    Args:
+        client: a connected client, with the keys that seal payloads.
+        engine: the database.
+        keyring: the same keys.
+        catalogue: the policy lines.
+        tenant: whose desk it is.
+        task_queue: where workers poll.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        engine: AsyncEngine,
+        keyring: Keyring,
+        catalogue: Catalogue,
+        *,
+        tenant: str,
+        task_queue: str,
+    ) -> None:
+        self.client = client
+        self.catalogue = catalogue
+        self.tenant = tenant
+        self._task_queue = task_queue
+        self._jobs, self._leases, self._ledger = JobStore(engine), JobLeases(engine), LedgerStore(engine)
+        self._drafts = DraftStore(engine, keyring)
+        self._reading = DraftReading(self._drafts)
+
+    async def ask(self, user: str, asked: Mapping[str, Any], *, wait_seconds: float) -> dict[str, Any]:
+        """Ask whether a key may be rotated; returns the outcome, or what it waits for when `wait_seconds` are over.
+
+        Raises:
+            InvalidRequest, UnknownPolicyLine: it cannot be asked.
+            TemporalUnreachable: the start was not confirmed; ask again.
+        """
+        request = self.request_of(user, asked)
+        attached, outcome = await rotate(self.client, request, task_queue=self._task_queue, wait_seconds=wait_seconds)
+        return as_object(id_of(request, names_of(self.client)), outcome, attached=attached)
+
+    def request_of(self, user: str, asked: Mapping[str, Any]) -> RotationRequest:
+        """Return the request that a form or a body makes; raises InvalidRequest, UnknownPolicyLine."""
+        fields = {name: asked.get(name) for name in ("account_id", "question", "trace_id")}
+        facts = {"observed_at": datetime.now(UTC)}
+        facts |= {name: value for name, value in asked.items() if name not in {*fields, "policy_lines"}}
+        fields |= {"user_id": user, "tenant_id": self.tenant}
+        return build_request(self.catalogue, policy=asked["policy_lines"], facts=facts, fields=fields)
+
+    async def rotation(self, workflow_id: str) -> dict[str, Any]:
+        """Return how a rotation stands: `status` is `running` while it goes on by itself. Raises NoSuchWorkflow."""
+        handle = await self._mine(workflow_id)
+        description = await handle.describe()
+        if description.status is WorkflowExecutionStatus.RUNNING:
+            kind = waits_for(description)
+            told = as_object(handle.id, await waiting_for(handle, kind=kind))
+            return told | ({"status": "running"} if told["status"] == "timeout" else {})
+        return as_object(handle.id, await outcome_of(handle))
+
+    async def story(self, workflow_id: str) -> list[dict[str, Any]]:
+        """Return a rotation's steps, from its history, without what was sent to a model and what it said."""
+        handle = await self._mine(workflow_id)
+        _, steps = await story_of(self.client, handle.id)
+        return [{name: value for name, value in step.items() if name != "exchange"} for step in steps]
+
+    async def waiting(self) -> list[dict[str, str]]:
+        """Return the rotations that wait for a person, oldest first."""
+        found = waiting_rotations(self.client, tenant=self.tenant, kind=None, limit=LISTED)
+        return [row async for row in found if row["workflow_id"].startswith("rotate:")]
+
+    async def recent(self) -> list[dict[str, str]]:
+        """Return the newest rotations: `workflow_id`, `status` of the workflow, `since`."""
+        query = f"WorkflowType = 'RotationWorkflow' AND {TENANT.name} = '{self.tenant}'"
+        found = self.client.list_workflows(query, limit=LISTED, page_size=LISTED)
+        return [
+            {
+                "workflow_id": row.id,
+                "status": row.status.name.lower() if row.status else "unknown",
+                "since": row.start_time.isoformat(timespec="seconds"),
+            }
+            async for row in found
+        ]
+
+    async def say(self, workflow_id: str, update: str, word: Contract) -> None:
+        """Give a person's word to a rotation; raises NoSuchWorkflow, AnswerRefused, NoWorkerAnswers."""
+        await answer(await self._mine(workflow_id), update, word)
+
+    async def resume(self, user: str, workflow_id: str) -> None:
+        """Let a parked rotation try again; see `say`."""
+        await self.say(workflow_id, "resume", Resumption(operator=user))
+
+    async def abandon(self, user: str, workflow_id: str, reason: str) -> None:
+        """End a parked rotation; see `say`."""
+        await self.say(workflow_id, "abandon", Abandonment(operator=user, reason=reason))
+
+    async def approve(self, user: str, workflow_id: str, digest: str) -> None:
+        """Approve the decision of this digest; see `say`."""
+        await self.say(workflow_id, "approve", Approval(approver=user, digest=digest))
+
+    async def deny(self, user: str, workflow_id: str, digest: str, reason: str) -> None:
+        """Deny the decision of this digest; see `say`."""
+        await self.say(workflow_id, "deny", Denial(approver=user, digest=digest, reason=reason))
+
+    async def draft(self, user: str, draft_id: str, asked: Mapping[str, Any]) -> None:
+        """Start writing a draft, unless that was done: of a reply to a rotation's asker, or to any question.
+
+        Args:
+            user: who asks.
+            draft_id: of its workflow, see `draft_id_of`.
+            asked: `workflow_id` of a rotation; or `account_id`, `question` and `policy_lines`.
+
+        Raises:
+            NoSuchWorkflow, InvalidRequest, UnknownPolicyLine: it cannot be written.
+        """
+        request = await self._draft_request(user, asked)
+        try:
+            await start_draft(self.client, draft_id, request, task_queue=self._task_queue)
+        except WorkflowAlreadyStartedError:
+            return  # it was written for the same click or key
+
+    async def find_draft(self, draft_id: str) -> Draft:
+        """Return a draft as it stands, whether a worker has begun it or not; raises UnknownDraft."""
+        try:
+            return await self._drafts.find(draft_id, tenant_id=self.tenant)
+        except UnknownDraft:
+            return await self._unwritten(draft_id)
+
+    async def follow(self, draft_id: str, *, generation: int = 0, length: int = 0) -> AsyncGenerator[DraftSeen, None]:
+        """Yield what a reader has not seen of a draft, until it has ended.
+
+        Args:
+            draft_id: of its workflow.
+            generation: of the text that the reader has; 0 for none.
+            length: how many characters of it.
+
+        Raises:
+            UnknownDraft: there is none.
+        """
+        await self.find_draft(draft_id)
+        shown: str | None = None
+        async for draft in self._changes(draft_id):
+            anew = draft.generation != generation or len(draft.text) < length
+            if shown is not None and not draft.text.startswith(shown):
+                anew = True  # its end was trimmed: what is shown is what was judged
+            more = draft.text if anew else draft.text[length:]
+            yield DraftSeen(draft, anew and length > 0, more)
+            generation, length, shown = draft.generation, len(draft.text), draft.text
+
+    async def stop(self, draft_id: str) -> None:
+        """Stop a draft; nothing happens to one that has ended. Raises UnknownDraft."""
+        await self.find_draft(draft_id)
+        await stop_draft(self.client, draft_id)
+
+    async def draft_trail(self, draft_id: str) -> Sequence[Row]:
+        """Return the states that a draft went through."""
+        return await self._drafts.trail(draft_id)
+
+    async def jobs(self, *, limit: int = LISTED) -> Sequence[Row]:
+        """Return the newest rotation jobs."""
+        return await self._jobs.jobs(tenant_id=self.tenant, limit=limit)
+
+    async def job(self, job_id: str) -> tuple[Row, Sequence[Row]]:
+        """Return a job and its audit trail; raises UnknownJob."""
+        return await self._leases.show(job_id, tenant_id=self.tenant)
+
+    async def costs_today(self) -> Sequence[Row]:
+        """Return what model calls have cost since midnight (UTC), by task."""
+        return await self._ledger.costs("task", since=midnight(datetime.now(UTC)), tenant_id=self.tenant)
+
+    def lines_of(self, refs: Sequence[str]) -> list[PolicyLine]:
+        """Return the policy lines that `ID@VERSION` name, as far as this catalogue holds them."""
+        return [line for line in self.catalogue if str(line.ref) in refs]
+
+    async def _changes(self, draft_id: str) -> AsyncGenerator[Draft, None]:
+        """The draft's changes; if it has no row after a while, what the server knows of it."""
+        async with aclosing(self._reading.follow(draft_id)) as changes:
+            first = asyncio.ensure_future(anext(changes))
+            try:
+                while not (await asyncio.wait({first}, timeout=LOOK_SECONDS))[0]:
+                    unwritten = await self.find_draft(draft_id)
+                    if unwritten.ended and not unwritten.revision:
+                        yield unwritten
+                        return
+                yield first.result()
+            finally:
+                first.cancel()
+                await asyncio.gather(first, return_exceptions=True)
+            async for draft in changes:
+                yield draft
+
+    async def _unwritten(self, draft_id: str) -> Draft:
+        """A draft that no worker has begun, by its workflow; raises UnknownDraft."""
+        handle: WorkflowHandle[Any, Any] = self.client.get_workflow_handle(draft_id)
+        try:
+            description = await handle.describe()
+        except RPCError as error:
+            if error.status in {RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT}:
+                raise UnknownDraft("there is no such draft") from None
+            raise
+        if (
+            description.workflow_type != "DraftWorkflow"
+            or description.typed_search_attributes.get(TENANT) != self.tenant
+        ):
+            raise UnknownDraft("there is no such draft")
+        running = description.status is WorkflowExecutionStatus.RUNNING
+        cancelled = description.status is WorkflowExecutionStatus.CANCELED
+        return Draft(
+            draft_id=draft_id,
+            account_id="",
+            requested_by="",
+            state="started" if running else "cancelled" if cancelled else "failed",
+            attempt=0,
+            generation=0,
+            revision=0,
+            text="",
+            approved=None,
+            reason=None,
+            explanation=None if running or cancelled else "No worker wrote it to its end. Ask for it again.",
+            created_at=description.start_time,
+        )
+
+    async def _draft_request(self, user: str, asked: Mapping[str, Any]) -> DraftRequest:
+        common = {"user_id": user, "tenant_id": self.tenant, "trace_id": asked["trace_id"]}
+        workflow_id = asked.get("workflow_id")
+        if not workflow_id:
+            lines = tuple(self.catalogue.current(line).ref for line in asked["policy_lines"])
+            own = {"account_id": asked["account_id"], "question": asked["question"], "policy_lines": lines}
+            return DraftRequest.model_validate(common | own)
+        steps = await self.story(workflow_id)
+        request = next((step["request"] for step in steps if step["step"] == "asked"), None)
+        if request is None:
+            raise InvalidRequest("the rotation's history does not tell what was asked")
+        verdicts = [step["verdict"] for step in steps if step["step"] == "decided"]
+        told: dict[str, Any] = {}
+        if verdicts and verdicts[-1]["verdict"] == "grounded":
+            decision = GroundedDecision.model_validate(verdicts[-1])
+            told = {"decision": decision.decision, "rotation_window_days": decision.rotation_window_days}
+        asked_then = {name: request[name] for name in ("account_id", "question", "policy_lines")}
+        return DraftRequest.model_validate(common | asked_then | told)
+
+    async def _mine(self, workflow_id: str) -> WorkflowHandle[Any, Any]:
+        """The handle of a rotation of this tenant; raises NoSuchWorkflow."""
+        handle = await handle_of(self.client, workflow_id)
+        if (await handle.describe()).typed_search_attributes.get(TENANT) != self.tenant:
+            raise NoSuchWorkflow(f"no workflow has the id {workflow_id[:200]}")
+        return handle

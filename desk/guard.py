@@ -1,0 +1,142 @@
+"""What stands before every handler: hosts, sizes, other sites, rates, and the headers of every answer."""
+
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from limits import RateLimitItemPerMinute
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from desk.people import SignIn
+from desk.problems import Refused
+from desk.settings import DeskSettings
+
+# A question has 4,000 characters at most; the rest of a form is some hundred.
+MAX_BODY_BYTES = 64 * 1024
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+HEADERS = {
+    # Nothing but this server's own files, forms and connections; no script or style within a page; no frame around it.
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+
+
+class Guard:
+    """The ASGI application around the others; `refuse` makes a refusal's answer."""
+
+    def __init__(
+        self, app: ASGIApp, settings: DeskSettings, sign_in: SignIn, refuse: Callable[[Request, Refused], Response]
+    ) -> None:
+        self._app = app
+        self._settings = settings
+        self._sign_in = sign_in
+        self._refuse = refuse
+        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._limit = RateLimitItemPerMinute(settings.requests_per_minute)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] != "http":
+            return
+        request = Request(scope, receive)
+        guarded = self._with_headers(request, send)
+        try:
+            self._expect_host(request)
+            self._expect_same_site(request)
+            person = self._sign_in.person(request)
+            scope.setdefault("state", {})["person"] = person
+            peer = request.client.host if request.client else ""
+            await self._expect_rate(f"person {person.name}" if person else f"peer {peer}")
+            body = await _body(request)
+        except Refused as refused:
+            await self._refuse(request, refused)(scope, receive, guarded)
+            return
+        await self._app(scope, _replayed(body, receive), guarded)
+
+    def _expect_host(self, request: Request) -> None:
+        # Who answers to any name can be spoken to by a page whose name was pointed here (DNS rebinding).
+        if _without_port(request.headers.get("host", "")) not in self._settings.allowed_hosts:
+            detail = "the desk is not known by this name"
+            raise Refused(421, "unknown_host", detail, mend="Add it to KEYTURN_DESK_HOSTS.")
+
+    def _expect_same_site(self, request: Request) -> None:
+        """Refuse a change that another site's page asks for (OWASP, Cross-Site Request Forgery Prevention, 2025).
+
+        Every browser since 2023 sends Sec-Fetch-Site, older ones Origin. What sends neither is no browser, and carries
+        nothing that a browser would add by itself.
+        """
+        if request.method in SAFE:
+            return
+        site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+        if site is not None:
+            allowed = site in {"same-origin", "none"}
+        else:
+            allowed = origin is None or origin.partition("://")[2] == request.headers.get("host", "")
+        if not allowed:
+            raise Refused(403, "another_site", "a page of another site asked for this")
+
+    async def _expect_rate(self, who: str) -> None:
+        if not await self._limiter.hit(self._limit, who):
+            detail = f"more than {self._settings.requests_per_minute} requests within a minute"
+            raise Refused(429, "too_many_requests", detail, headers={"Retry-After": "20"})
+
+    def _with_headers(self, request: Request, send: Send) -> Send:
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                if not request.url.path.startswith("/static/"):
+                    headers["Cache-Control"] = "no-store"
+                if self._settings.environment == "production":
+                    headers["Strict-Transport-Security"] = "max-age=31536000"
+            await send(message)
+
+        return guarded
+
+
+async def _body(request: Request) -> bytes:
+    announced = request.headers.get("content-length", "0")
+    body = bytearray()
+    if not announced.isdigit() or int(announced) <= MAX_BODY_BYTES:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BODY_BYTES:
+                break
+        else:
+            return bytes(body)
+    raise Refused(413, "too_large", f"a request may have {MAX_BODY_BYTES:,} bytes")
+
+
+def _replayed(body: bytes, receive: Receive) -> Callable[[], Awaitable[Any]]:
+    """Return what gives the handlers the body that was read, and then what the connection says: that it was closed."""
+    told = False
+
+    async def replay() -> Message:
+        nonlocal told
+        if not told:
+            told = True
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await receive()
+
+    return replay
+
+
+def _without_port(host: str) -> str:
+    name, colon, port = host.rpartition(":")
+    with contextlib.suppress(ValueError):
+        if colon and int(port) >= 0:
+            return name.lower()
+    return host.lower()

@@ -1,0 +1,102 @@
+"""Requests that may be sent again: one with the same `Idempotency-Key` is carried out once and answered alike.
+
+As draft-ietf-httpapi-idempotency-key-header-07 has it: no key where one is needed is 400, a key of another request is
+422, one whose first request is still under way is 409.
+"""
+
+import hashlib
+import json
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from desk.problems import Refused
+from desk.tables import desk_requests
+from keyturn.jobs.store import transaction
+from keyturn.keyring import Keyring, SealedTexts
+
+KEPT_FOR = timedelta(days=1)  # whoever sends a request again a day later asks anew
+# A desk that died while it carried one out leaves its row: after this long the request may be sent again. What it began
+# is found again by its own id.
+UNDER_WAY_FOR = timedelta(seconds=90)
+MAX_KEY_CHARACTERS = 255
+_columns = desk_requests.c
+Answer = tuple[int, dict[str, Any]]
+
+
+class Idempotency:
+    """Remembers answers by key in the database behind `engine`, sealed by `keyring`."""
+
+    def __init__(self, engine: AsyncEngine, keyring: Keyring) -> None:
+        self._engine = engine
+        self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
+        self._seals = SealedTexts(keyring, "keyturn-desk-answer-v1")
+
+    async def once(
+        self, key: str | None, *, whose: tuple[str, ...], request: Any, do: Callable[[str], Awaitable[Answer]]
+    ) -> Answer:
+        """Return what `do` answers, or what it answered to the same request before.
+
+        Args:
+            key: of the request, as its header has it.
+            whose: tenant, person and operation: keys of others are other keys.
+            request: what is asked, as JSON.
+            do: carries it out; given the key's digest, from which ids may be made.
+
+        Raises:
+            Refused: there is no key, or it stands for another request, or for one that is under way.
+            JobStoreUnavailable: the database did not answer; send it again.
+        """
+        if not key or len(key) > MAX_KEY_CHARACTERS:
+            detail = f"this needs an Idempotency-Key of at most {MAX_KEY_CHARACTERS} characters"
+            raise Refused(400, "idempotency_key_missing", detail, mend="Send a new UUID with each new request.")
+        digest = _digest([*whose, key])
+        fingerprint = _digest(request)
+        if not await self._begin(digest, fingerprint):
+            return await self._known(digest, fingerprint)
+        try:
+            status, answer = await do(digest)
+        except BaseException:
+            await self._change(delete(desk_requests).where(_columns.key_digest == digest))
+            raise
+        sealed = self._seals.seal(digest, json.dumps(answer))
+        done = update(desk_requests).where(_columns.key_digest == digest).values(status=status, answer=sealed)
+        await self._change(done)
+        return status, answer
+
+    async def _begin(self, digest: str, fingerprint: str) -> bool:
+        now = datetime.now(UTC)
+        claim = self._insert(desk_requests).values(key_digest=digest, fingerprint=fingerprint, began_at=now)
+        left_behind = _columns.status.is_(None) & (_columns.began_at < now - UNDER_WAY_FOR)
+        claim = claim.on_conflict_do_update(
+            index_elements=[_columns.key_digest],
+            set_={"began_at": now},
+            where=left_behind & (_columns.fingerprint == fingerprint),
+        )
+        async with transaction(self._engine) as connection:
+            await connection.execute(delete(desk_requests).where(_columns.began_at < now - KEPT_FOR))
+            return (await connection.execute(claim.returning(_columns.key_digest))).first() is not None
+
+    async def _known(self, digest: str, fingerprint: str) -> Answer:
+        query = select(_columns.fingerprint, _columns.status, _columns.answer).where(_columns.key_digest == digest)
+        async with transaction(self._engine) as connection:
+            row = (await connection.execute(query)).one_or_none()
+        if row is not None and row.fingerprint != fingerprint:
+            detail = "this Idempotency-Key was used for another request"
+            raise Refused(422, "idempotency_key_reused", detail, mend="Send a new key with each new request.")
+        if row is None or row.status is None:
+            detail = "the first request with this Idempotency-Key is still under way"
+            raise Refused(409, "still_under_way", detail, mend="Send it again.", headers={"Retry-After": "1"})
+        return row.status, json.loads(self._seals.unseal(digest, row.answer))
+
+    async def _change(self, statement: Any) -> None:
+        async with transaction(self._engine) as connection:
+            await connection.execute(statement)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,92 @@
+"""What goes wrong, as an HTTP answer: a named problem (RFC 9457) for programs, a short page for people."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from keyturn.errors import (
+    BulkError,
+    DraftError,
+    InvalidRequest,
+    JobStoreUnavailable,
+    KeyturnError,
+    PayloadError,
+    PolicyError,
+    UnknownDraft,
+    UnknownJob,
+)
+from starter.following import NoSuchWorkflow
+from workflows.answering import AnswerRefused, NoWorkerAnswers
+from workflows.connection import TemporalRefused, TemporalUnreachable
+
+_STATUS: Mapping[type[KeyturnError], int] = {
+    NoSuchWorkflow: 404,
+    UnknownDraft: 404,
+    UnknownJob: 404,
+    AnswerRefused: 409,
+    DraftError: 409,
+    InvalidRequest: 422,
+    PolicyError: 422,
+    BulkError: 422,
+    JobStoreUnavailable: 503,
+    NoWorkerAnswers: 503,
+    TemporalUnreachable: 503,
+    TemporalRefused: 503,
+    PayloadError: 503,
+}
+
+
+class Problem(BaseModel):
+    """A problem detail of RFC 9457. `kind` is its name, `mend` what to do now."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str = Field(description="What happened, to what.")
+    kind: str
+    mend: str = ""
+
+
+class Refused(Exception):
+    """A request that is not carried out."""
+
+    def __init__(
+        self, status: int, kind: str, detail: str, *, mend: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.kind = kind
+        self.mend = mend
+        self.headers = dict(headers or {})
+
+    @classmethod
+    def of(cls, error: KeyturnError) -> "Refused":
+        """Return what an error of the program is to whoever sent the request. It repeats nothing private."""
+        status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
+        waits = {"Retry-After": "5"} if status == 503 else {}
+        return cls(status, error.kind, str(error).replace("--", ""), mend=error.mend, headers=waits)
+
+
+TITLES = {
+    400: "Bad request",
+    401: "Sign in first",
+    403: "Not allowed",
+    404: "Not found",
+    405: "Method not allowed",
+    409: "Conflict",
+    413: "Too large",
+    415: "Another content type is needed",
+    421: "Another host",
+    422: "Cannot be done as it is asked",
+    429: "Too many requests",
+    500: "Something went wrong",
+    503: "Not now",
+}
+
+
+def problem_of(refused: Refused) -> dict[str, Any]:
+    """Return the body of a refusal."""
+    title = TITLES.get(refused.status, "Refused")
+    problem = Problem(title=title, status=refused.status, detail=str(refused), kind=refused.kind, mend=refused.mend)
+    return problem.model_dump()

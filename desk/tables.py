@@ -1,0 +1,16 @@
+"""The table of requests that may be sent again. `migrations/` creates it; a test keeps both the same."""
+
+from sqlalchemy import Column, Index, Integer, String, Table, Text
+
+from keyturn.database import Moment, metadata
+
+desk_requests = Table(
+    "desk_requests",
+    metadata,
+    Column("key_digest", String(64), primary_key=True),  # of tenant, person, operation and key: a key may be anything
+    Column("fingerprint", String(64), nullable=False),
+    Column("began_at", Moment, nullable=False),
+    Column("status", Integer),
+    Column("answer", Text),  # sealed
+)
+Index("ix_desk_requests_began_at", desk_requests.c.began_at)

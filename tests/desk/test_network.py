@@ -1,0 +1,152 @@
+"""The desk on a network: who is let in, what another site's page cannot do, and how much is taken."""
+
+import socket
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from pydantic import ValidationError
+from sqlalchemy.engine import URL
+from temporalio.client import Client
+
+from desk.settings import DeskSettings, load_desk_settings
+from keyturn.errors import SettingsInvalid
+from tests.desks import TOKENS, Place, asking, key, place, question
+from tests.simulated import SimulatorControl
+
+
+@pytest.fixture
+async def here(temporal: Client, sqlite: URL, simulator: SimulatorControl) -> AsyncIterator[Place]:
+    async with place(temporal, sqlite, simulator) as made:
+        yield made
+
+
+def plain(url: str, **headers: str) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=url, trust_env=False, headers=headers)
+
+
+async def test_nobody_gets_in_without_a_token_and_every_answer_is_guarded(here: Place) -> None:
+    """Pages lead to the sign-in, JSON says 401; no script or style within a page, no frame around it."""
+    async with here.served() as url, plain(url) as nobody:
+        for path in ("/", "/jobs/x", "/rotations/x", "/drafts/x"):
+            leaving = await nobody.get(path)
+            assert (leaving.status_code, leaving.headers["location"]) == (303, "/sign-in")
+        for path in ("/api/v1/jobs", "/api/v1/rotations", "/api/v1/drafts/x/events"):
+            assert (await nobody.get(path)).status_code == 401
+        wrong = await nobody.get("/api/v1/jobs", headers={"authorization": "Bearer " + "x" * 40})
+        assert wrong.status_code == 401
+        for path in ("/sign-in", "/api/v1/jobs", "/static/desk.js", "/openapi.json", "/none"):
+            headers = (await nobody.get(path)).headers
+            assert "script-src 'self'" in headers["content-security-policy"]
+            assert "unsafe" not in headers["content-security-policy"]
+            assert (headers["x-content-type-options"], headers["x-frame-options"]) == ("nosniff", "DENY")
+        assert (await nobody.get("/sign-in")).headers["cache-control"] == "no-store"
+        assert (await nobody.get("/healthz")).json() == {"status": "ok"}
+
+
+async def test_a_browser_signs_in_with_a_token_and_out_again(here: Place) -> None:
+    """The session is no token, no script can read it, and no other site's request carries it."""
+    async with here.served() as url, plain(url) as browser:
+        assert (await browser.post("/session", data={"token": "x" * 40})).status_code == 403
+        signed_in = await browser.post("/session", data={"token": TOKENS["luna"]})
+        cookie = signed_in.headers["set-cookie"].lower()
+        assert "httponly" in cookie
+        assert "samesite=strict" in cookie
+        assert TOKENS["luna"] not in cookie
+        page = await browser.get("/")
+        assert page.status_code == 200
+        assert "luna (asker)" in page.text
+        assert (await browser.post("/sign-out")).status_code == 303
+        assert (await browser.get("/")).status_code == 303
+        browser.cookies.set("keyturn_desk", "dev:AAAA")
+        assert (await browser.get("/")).status_code == 303
+
+
+async def test_a_proxys_header_is_believed_from_the_proxy_alone(here: Place) -> None:
+    """Anybody else who sends it is nobody."""
+    by_proxy = {"KEYTURN_DESK_TOKENS": None, "KEYTURN_DESK_IDENTITY_HEADER": "X-Forwarded-User"}
+    header = {"x-forwarded-user": "omar"}
+    async with here.served(**by_proxy, KEYTURN_DESK_PROXIES="127.0.0.0/8") as url, plain(url, **header) as proxy:
+        assert "omar (approver, operator)" in (await proxy.get("/")).text
+        assert (await proxy.get("/", headers={"x-forwarded-user": "=cmd()"})).status_code == 401
+    async with here.served(**by_proxy, KEYTURN_DESK_PROXIES="10.1.2.3") as url, plain(url, **header) as stranger:
+        assert (await stranger.get("/api/v1/jobs")).status_code == 401
+
+
+async def test_another_sites_page_changes_nothing(here: Place) -> None:
+    """Told by Sec-Fetch-Site, or by Origin where a browser does not send that."""
+    async with here.served() as url, asking("luna", url) as luna:
+        for headers in (
+            {"sec-fetch-site": "cross-site"},
+            {"sec-fetch-site": "same-site"},
+            {"origin": "https://evil.example"},
+            {"origin": "null"},
+            {"sec-fetch-site": "cross-site", "origin": url},
+        ):
+            refused = await luna.post("/api/v1/rotations", json=question(), headers=key() | headers)
+            assert (refused.status_code, refused.json()["kind"]) == (403, "another_site"), headers
+            assert (await luna.post("/ask", data={"account_id": "a"}, headers=headers)).status_code == 403
+        own = await luna.post(
+            "/api/v1/rotations", json=question(policy_lines=["P-99"]), headers=key() | {"origin": url}
+        )
+        assert own.status_code == 422
+        assert (await luna.get("/api/v1/jobs", headers={"host": "evil.example"})).status_code == 421
+
+
+async def test_what_is_too_large_or_too_often_is_refused(here: Place) -> None:
+    """Whether its length is told or not; and one person's haste is not another's."""
+    async with (
+        here.served(KEYTURN_DESK_REQUESTS_PER_MINUTE=10) as url,
+        asking("luna", url) as luna,
+        asking("omar", url) as omar,
+    ):
+        body = b"{" + b" " * 70_000 + b"}"
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield body
+
+        for content in (body, pieces()):
+            refused = await luna.post("/api/v1/rotations", content=content, headers=key())
+            assert (refused.status_code, refused.json()["kind"]) == (413, "too_large")
+        answers = [await luna.get("/api/v1/jobs") for _ in range(12)]
+        assert {answer.status_code for answer in answers} == {200, 429}
+        assert answers[-1].headers["retry-after"]
+        assert (await omar.get("/api/v1/jobs")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"KEYTURN_ENVIRONMENT": "production"}, "nobody would have to sign in"),
+        ({"KEYTURN_DESK_ADDRESS": "0.0.0.0:8403"}, "nobody would have to sign in"),
+        ({"KEYTURN_DESK_IDENTITY_HEADER": "X-Forwarded-User"}, "KEYTURN_DESK_PROXIES is not set"),
+        ({"KEYTURN_DESK_TOKENS": "luna:short"}, "fewer than 32 letters"),
+        ({"KEYTURN_DESK_ROLES": "luna=king"}, "NAME=ROLE"),
+        ({"KEYTURN_DESK_PROXIES": "everywhere"}, "no address or network"),
+    ],
+)
+def test_a_desk_that_would_let_anybody_in_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str
+) -> None:
+    """Said by name, without a value of any secret."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsInvalid, match=message) as caught:
+        load_desk_settings()
+    assert "short" not in str(caught.value)
+
+
+def test_in_development_on_loopback_nobody_signs_in() -> None:
+    assert DeskSettings().open_to_all
+    with pytest.raises(ValidationError):
+        DeskSettings(KEYTURN_DESK_ADDRESS=f"{socket.gethostname()}:80")
+
+
+async def test_in_development_one_acts_as_anybody(here: Place) -> None:
+    """So that an approval can be tried alone; where people sign in, there is no such thing."""
+    async with here.served(KEYTURN_DESK_TOKENS=None) as url, plain(url) as browser:
+        assert "nobody signs in" in (await browser.get("/")).text
+        assert (await browser.post("/act-as", data={"name": "omar"})).status_code == 303
+        assert 'value="omar"' in (await browser.get("/")).text
+    async with here.served() as url, asking("luna", url) as luna:
+        assert (await luna.post("/act-as", data={"name": "omar"})).status_code == 403
