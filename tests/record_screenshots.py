@@ -5,13 +5,15 @@ import tempfile
 from pathlib import Path
 from urllib.parse import quote
 
+from playwright.async_api import Page
+
 from keyturn.database import database_url, open_database
 from keyturn.errors import QuotaExhausted
 from keyturn.jobs.store import JobStore
 from stack.embedded import Ports, Stack, embedded_stack
 from starter.requests import id_of
 from starter.rotations import rotate, start_or_attach
-from tests.browser import Page, browser, include_credentials, sign_in
+from tests.browser import browser, include_credentials, shows, sign_in, until
 from tests.cases import QUESTION, facts, request
 from tests.record_histories import Place
 from tests.workers_for_tests import ELIGIBLE, Script, with_approval, worker_on
@@ -28,20 +30,20 @@ async def take() -> None:
             asked = request(credential=facts(key_id="key_7f3a"), user_id="luna")
             await rotate(stack.client, asked, task_queue="keyturn", wait_seconds=60)
             await page.goto(stack.history_url(id_of(asked)))
-            await page.shows("Codec Server could not connect")
-            await page.shows("create_rotation_job")
-            await page.screenshot(FOLDER / "history-sealed.png")
+            await shows(page, "Codec Server could not connect")
+            await shows(page, "create_rotation_job")
+            await page.screenshot(path=FOLDER / "history-sealed.png")
             await page.goto(str(stack.codec))
             await sign_in(page, (folder / "codec_token").read_text())
-            await page.shows("Signed in")
-            await page.screenshot(FOLDER / "codec-signed-in.png")
+            await shows(page, "Signed in")
+            await page.screenshot(path=FOLDER / "codec-signed-in.png")
             await page.goto(stack.history_url(id_of(asked)))
-            await page.shows("Event History")
+            await shows(page, "Event History")
             await include_credentials(page, str(stack.codec))
             await page.goto(stack.history_url(id_of(asked)))
-            await page.shows(QUESTION)
-            await page.shows("ask the model under P-7@1")
-            await page.screenshot(FOLDER / "history.png")
+            await shows(page, QUESTION)
+            await shows(page, "ask the model under P-7@1")
+            await page.screenshot(path=FOLDER / "history.png")
             await _of_people(stack, page)
 
 
@@ -56,15 +58,17 @@ async def _of_people(stack: Stack, page: Page) -> None:
             await Place(stack.client, handle, asked.credential.key_id, queue).digest_at(phase)
         query = "KeyturnParked IS NOT NULL AND ExecutionStatus='Running'"
         await page.goto(f"{stack.ui}/namespaces/default/workflows?query={quote(query)}")
-        await page.until("document.body.innerText.split('RotationWorkflow').length > 3")
-        await page.screenshot(FOLDER / "parked.png")
+        await until(page, "document.body.innerText.split('RotationWorkflow').length > 3")
+        await page.screenshot(path=FOLDER / "parked.png")
         described = await handle.describe()
         await page.goto(f"{stack.history_url(handle.id)}/{described.run_id}/user-metadata")
-        await page.shows("Current Details")
+        await shows(page, "Current Details")
         await page.evaluate("document.body.dispatchEvent(new KeyboardEvent('keydown', {key: 'r', bubbles: true}))")
-        await page.until("document.querySelectorAll('iframe').length > 2")  # the UI shows Markdown in frames of its own
+        await until(
+            page, "document.querySelectorAll('iframe').length > 2"
+        )  # the UI shows Markdown in frames of its own
         await asyncio.sleep(2)  # and they have no sign of being painted
-        await page.screenshot(FOLDER / "approval.png")
+        await page.screenshot(path=FOLDER / "approval.png")
         await handle.terminate()
     await engine.dispose()
 

@@ -49,7 +49,7 @@ async def answer(handle: WorkflowHandle[Any, Any], update: str, argument: Contra
     except WorkflowUpdateFailedError as failed:
         cause = failed.cause
         kind = cause.type if isinstance(cause, ApplicationError) and cause.type else "unforeseen"
-        raise AnswerRefused(f"{update} refused, {kind}: {cause}") from None
+        raise AnswerRefused(f"{update} refused, {kind}: {_said(cause)}") from None
     except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
         raise NoWorkerAnswers(f"no worker took the {update} within {UPDATE_TIMEOUT.total_seconds():g} s") from None
     except RPCError as error:
@@ -58,3 +58,8 @@ async def answer(handle: WorkflowHandle[Any, Any], update: str, argument: Contra
         if error.status in {RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED}:
             raise NoWorkerAnswers(f"no worker took the {update} in time") from None
         raise
+
+
+def _said(cause: BaseException) -> str:
+    """What a refusal says, without its name in front."""
+    return cause.message if isinstance(cause, ApplicationError) else str(cause)

@@ -9,7 +9,7 @@ from keyturn.contracts import JobCreated
 from stack.embedded import Ports, embedded_stack
 from starter.requests import id_of
 from starter.rotations import rotate
-from tests.browser import CHROMIUM, browser, include_credentials, sign_in
+from tests.browser import CHROMIUM, browser, include_credentials, shows, sign_in, until
 from tests.cases import QUESTION, request
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium (.ci/run does)")
@@ -25,25 +25,25 @@ async def test_the_ui_shows_ciphertext_until_an_operator_signs_in(tmp_path: Path
         assert isinstance(outcome, JobCreated)
         history = stack.history_url(id_of(asked))
         await page.goto(history)
-        await page.shows("Codec Server could not connect")
-        await page.until(f"{PAGE}.length > 500")
-        assert QUESTION not in await page.text()
-        assert asked.account_id not in await page.text()
+        await shows(page, "Codec Server could not connect")
+        await until(page, f"{PAGE}.length > 500")
+        assert QUESTION not in await page.inner_text("body")
+        assert asked.account_id not in await page.inner_text("body")
 
         await page.goto(str(stack.codec))
         await sign_in(page, "a" * 43)
-        await page.shows("No operator has this token")
+        await shows(page, "No operator has this token")
         await sign_in(page, (tmp_path / "codec_token").read_text())
-        await page.shows("Signed in")
+        await shows(page, "Signed in")
 
         await page.goto(history)
-        await page.shows("Event History")
+        await shows(page, "Event History")
         await include_credentials(page, str(stack.codec))
         await page.goto(history)
-        await page.until(f"{PAGE}.includes({json.dumps(QUESTION)})")
-        await page.until(f"{PAGE}.includes('job_created')")
-        await page.shows("create the one job, due in 30 days under P-7@1")  # a summary, which is sealed too
-        assert "could not connect" not in await page.text()
+        await until(page, f"{PAGE}.includes({json.dumps(QUESTION)})")
+        await until(page, f"{PAGE}.includes('job_created')")
+        await shows(page, "create the one job, due in 30 days under P-7@1")  # a summary, which is sealed too
+        assert "could not connect" not in await page.inner_text("body")
     log = (tmp_path / "codec.log").read_text()
     assert '"operator": "operator", "by": "cookie"' in log
     assert QUESTION not in log

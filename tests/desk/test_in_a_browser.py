@@ -1,0 +1,172 @@
+"""The desk in a real browser, as people use it: by mouse, by keyboard, on a phone; with hostile text, and cut off."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from urllib.parse import unquote
+
+import pytest
+from playwright.async_api import Page, expect
+from sqlalchemy.engine import URL
+from temporalio.client import Client
+
+from tests.browser import CHROMIUM, browser, serious_faults, shows
+from tests.desks import TOKENS, Place, place
+from tests.simulated import SimulatorControl
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium (.ci/run does)")
+HOSTILE = "\"><img src=x onerror=document.title='owned'><script>document.title='owned'</script>{{7*7}}'--"
+
+
+@pytest.fixture
+async def here(temporal: Client, sqlite: URL, simulator: SimulatorControl) -> AsyncIterator[Place]:
+    async with place(temporal, sqlite, simulator, approvers=("omar",)) as made:
+        yield made
+
+
+async def sign_in(page: Page, url: str, name: str) -> None:
+    await page.goto(url)
+    await page.fill("#token", TOKENS[name])
+    await page.keyboard.press("Enter")
+    await expect(page.locator(".who")).to_contain_text(name)
+
+
+async def ask(page: Page, account: str, *, question: str = "May the stale key be rotated?") -> None:
+    await page.fill("#account_id", account)
+    await page.fill("#key_id", "key_01")
+    await page.select_option("#stale", "yes")
+    await page.fill("#age_days", "40")
+    await page.fill("#question", question)
+    await page.get_by_role("button", name="Ask").click()
+    await page.wait_for_url("**/rotations/**")
+
+
+async def test_a_question_becomes_a_draft_that_is_stopped_an_approval_and_a_job(here: Place) -> None:
+    """The whole way, on one screen after the other; axe-core finds nothing that keeps anybody out."""
+    account = f"acct_{uuid.uuid4().hex[:10]}"
+    await here.simulator.pace(0.15)
+    async with here.open() as url, browser() as page:
+        faults = []
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        await page.goto(url)
+        faults += await serious_faults(page)
+        await sign_in(page, url, "luna")
+        faults += await serious_faults(page)
+        await ask(page, account)
+        await expect(page.locator("#state")).to_contain_text("awaiting approval")
+        await expect(page.locator("#state")).to_contain_text("Stale service-account keys must rotate within 30 days.")
+        await shows(page, "Approving is for the role approver.")
+        faults += await serious_faults(page)
+
+        await page.get_by_role("button", name="Draft a reply").click()
+        await page.wait_for_url("**/drafts/**")
+        await expect(page.locator("#draft-text")).to_contain_text("Thank you")
+        faults += await serious_faults(page)
+        await page.get_by_role("button", name="Stop").click()
+        await expect(page.locator("#draft-state")).to_have_text("cancelled")
+        shown = await page.inner_text("#draft-text")
+        await page.reload()
+        assert (await page.inner_text("#draft-text")).startswith(shown.rstrip()), "what had come is still there"
+        assert "closed_at" in (await here.simulator.requests())[-1]
+
+        await page.get_by_role("button", name="Sign out").click()
+        await sign_in(page, url, "omar")
+        await page.locator("#waiting a").click()
+        await page.get_by_role("button", name="Approve exactly this").click()
+        await expect(page.locator("#state")).to_contain_text("job created")
+        await shows(page, "approved by omar")
+        await page.locator("#state a").first.click()
+        await shows(page, "Audit trail")
+        await shows(page, account)
+        faults += await serious_faults(page)
+    assert faults == []
+
+
+async def test_hostile_text_in_every_field_is_only_text(here: Place) -> None:
+    """Of askers, of approvers and of models: nothing of it runs, and nothing leaves."""
+    account = f"acct_{uuid.uuid4().hex[:10]}"
+    async with here.open(KEYTURN_DESK_ROLES="*=asker+approver+operator") as url, browser() as page:
+        elsewhere = []
+        page.on("request", lambda request: None if request.url.startswith(url) else elsewhere.append(request.url))
+        await sign_in(page, url, "luna")
+        await ask(page, account, question=HOSTILE)
+        await shows(page, HOSTILE)
+        await here.simulator.fail("says", content=f"The key may be rotated under P-7. {HOSTILE}")
+        await page.get_by_role("button", name="Draft a reply").click()
+        await expect(page.locator("#draft-state")).to_contain_text("completed")
+        await shows(page, HOSTILE)
+        await page.reload()
+        await shows(page, HOSTILE)
+        assert await page.locator("img").count() == 0
+        for field in ("#account_id", "#key_id"):
+            await page.goto(url)
+            await page.fill("#account_id", "acct_1")
+            await page.fill("#key_id", "key_1")
+            await page.fill(field, HOSTILE)
+            await page.get_by_role("button", name="Ask").click()
+            await shows(page, "Cannot be done as it is asked")
+        await page.get_by_role("button", name="Sign out").click()
+        await sign_in(page, url, "omar")
+        await page.locator("#waiting a").click()
+        await page.fill("#deny-reason", HOSTILE)
+        await page.get_by_role("button", name="Deny").click()
+        await expect(page.locator("#state")).to_contain_text("approval denied")
+        assert "owned" not in await page.title()
+        for path in ("/rotations/" + HOSTILE, "/drafts/" + HOSTILE, "/jobs/" + HOSTILE, "/" + HOSTILE):
+            await page.goto(url + path.replace("'", "%27"))
+            await shows(page, "Not found")
+            assert "owned" not in await page.title()
+    assert elsewhere == []
+
+
+async def test_by_keyboard_alone_on_a_phone_in_the_dark(here: Place) -> None:
+    """Nothing is wider than the screen, everything is reached by Tab, and what is focused is seen."""
+    async with here.open() as url, browser(viewport={"width": 360, "height": 740}, color_scheme="dark") as page:
+        await sign_in(page, url, "luna")
+        assert await page.evaluate("document.documentElement.scrollWidth") <= 360
+        assert await serious_faults(page) == []
+        await page.keyboard.press("Tab")
+        assert await page.evaluate("document.activeElement.className") == "skip"
+        await page.focus("#account_id")
+        await page.keyboard.type(f"acct_{uuid.uuid4().hex[:8]}")
+        await page.keyboard.press("Tab")
+        await page.keyboard.type("key_01")
+        for _ in range(3):
+            await page.keyboard.press("Tab")
+        await page.keyboard.type("yes")
+        assert await page.input_value("#stale") == "yes"
+        assert "none" not in await page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        for _ in range(4):
+            await page.keyboard.press("Tab")
+        await page.keyboard.press("Enter")
+        await page.wait_for_url("**/rotations/**")
+        await expect(page.locator("#state")).to_contain_text("awaiting approval")
+        assert await page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+async def test_nothing_is_lost_by_a_reload_or_a_desk_that_goes_away(here: Place) -> None:
+    """The draft goes on without it, and the same page finds the rest when the desk is back."""
+    await here.simulator.pace(0.05)
+    async with here.working(), browser() as page:
+        async with here.served() as url:
+            await sign_in(page, url, "luna")
+            await ask(page, f"acct_{uuid.uuid4().hex[:8]}")
+            await page.get_by_role("button", name="Draft a reply").click()
+            await expect(page.locator("#draft-text")).to_contain_text("Thank you")
+            await page.reload()
+            await expect(page.locator("#draft-text")).to_contain_text("Thank you")
+        await asyncio.sleep(0.5)  # the desk is gone for a while, in which more is written
+        async with here.served(KEYTURN_DESK_ADDRESS=url.removeprefix("http://")):
+            await expect(page.locator("#draft-state")).to_contain_text("completed", timeout=60_000)
+            draft = await here.desk.find_draft(unquote(page.url.split("/drafts/")[1].split("?")[0]))
+            assert await page.inner_text("#draft-text") == draft.text
+
+
+async def test_a_slow_decision_completes_on_the_page_by_itself(here: Place) -> None:
+    """What is waited for is named, and then the page has the decision without a click."""
+    await here.simulator.fail("slow", seconds=3)
+    async with here.open(KEYTURN_DESK_WAIT_SECONDS=0.3) as url, browser() as page:
+        await sign_in(page, url, "luna")
+        await ask(page, f"acct_{uuid.uuid4().hex[:8]}")
+        await expect(page.locator("#state")).to_contain_text("This page follows by itself")
+        await expect(page.locator("#state")).to_contain_text("awaiting approval")
