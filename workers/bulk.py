@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
 from temporalio.common import Priority, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.service import RPCError
 from temporalio.worker import Worker, WorkerDeploymentConfig
@@ -16,7 +16,16 @@ from keyturn.bulk.load import digest_of, items_of, load, scan_items
 from keyturn.bulk.offline import OfflineRuns
 from keyturn.bulk.pages import BulkJudge
 from keyturn.bulk.store import BulkStore, Run
-from keyturn.contracts import BulkOrder, BulkPage, BulkSource, PageJudged, RotationRequest, RunProgress, RunSettled
+from keyturn.contracts import (
+    BulkOrder,
+    BulkPage,
+    BulkSource,
+    CompletedOutcome,
+    PageJudged,
+    RotationRequest,
+    RunProgress,
+    RunSettled,
+)
 from keyturn.errors import InventoryInvalid, KeyturnError
 from keyturn.inventory.read import Inventory, read
 from keyturn.inventory.rows import BadRow
@@ -82,6 +91,7 @@ class RunRotations:
 
     async def look(self, workflow_id: str) -> str | None:
         """Return how a rotation ended, `waiting` if it waits for a person, None if it is under way."""
+        handle: WorkflowHandle[RotationWorkflow, CompletedOutcome]
         handle = self._client.get_workflow_handle_for(RotationWorkflow.run, workflow_id)
         try:
             description = await handle.describe()
