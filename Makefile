@@ -4,7 +4,7 @@ BIN := .venv/bin
 .DEFAULT_GOAL := help
 # Behind a company's proxy the certificates that count are the system's; uv would bring its own.
 export UV_SYSTEM_CERTS ?= 1
-.PHONY: help install demo dev test check format bench bench-compare prove-delivery prove-executor prove-bulk eval eval-local golden histories schemas screenshots clean
+.PHONY: help install demo dev test check format bench bench-compare prove prove-delivery prove-executor prove-bulk eval eval-local golden histories schemas screenshots clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ prove-executor: install ## kill the executor -9 beside each call that changes so
 
 prove-bulk: install ## judge 10,000 keys while worker, server and starter are killed -9 in turn (some minutes)
 	PROOF_KEYS=10000 $(BIN)/pytest -q --timeout=0 tests/workflows/test_bulk_killed.py
+
+prove: install ## rotations under FAULTS faults (1,000), and the controls that must be caught (some minutes)
+	$(BIN)/python -m proof --faults $(or $(FAULTS),1000) $(PROVE)
 
 eval: install ## ask the evaluation's cases of KEYTURN_ROUTES, or of the simulator; writes evals/results.json
 	$(BIN)/python -m evals --verbose

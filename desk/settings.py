@@ -52,7 +52,7 @@ class DeskSettings(BaseSettings):
 
     environment: Literal["development", "production"] = Field(default="development", alias="KEYTURN_ENVIRONMENT")
     address: Annotated[str, AfterValidator(host_and_port)] = Field(
-        default="127.0.0.1:8403", alias="KEYTURN_DESK_ADDRESS"
+        default="127.0.0.1:8404", alias="KEYTURN_DESK_ADDRESS"
     )
     # The names under which browsers reach it, beside its address: a page of another name may not speak to it.
     hosts: str = Field(default="", alias="KEYTURN_DESK_HOSTS")

@@ -37,7 +37,7 @@ def demo() -> None:
 @click.option("--ui-port", default=8233, show_default=True, help="The port of Temporal's UI.")
 @click.option("--simulator-port", default=8401, show_default=True, help="The simulator's port.")
 @click.option("--codec-port", default=8402, show_default=True, help="The port of the codec server for the UI.")
-@click.option("--desk-port", default=8403, show_default=True, help="The port of the support desk.")
+@click.option("--desk-port", default=8404, show_default=True, help="The port of the support desk.")
 @click.option("--real-model", is_flag=True, help="Ask the providers that KEYTURN_ROUTES names, not the simulator.")
 def dev(
     folder: Path, port: int, ui_port: int, simulator_port: int, codec_port: int, desk_port: int, real_model: bool

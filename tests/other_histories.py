@@ -10,6 +10,7 @@ from temporalio.client import Client, WorkflowHandle, WorkflowHistory
 from temporalio.worker import Worker
 
 from activities.deliver_job import DeliverJob
+from activities.draft_reply import BEAT_SECONDS, DraftReply
 from activities.judge_page import JudgePage
 from activities.rotate_access_key import RotateAccessKey
 from keyturn.contracts import (
@@ -19,6 +20,8 @@ from keyturn.contracts import (
     BulkPage,
     ClaimedJob,
     Delivery,
+    DraftEnd,
+    DraftWritten,
     KeyInHand,
     KeyRotationOrder,
     KeyRotationOutcome,
@@ -28,12 +31,15 @@ from keyturn.contracts import (
     RunProgress,
     RunSettled,
 )
-from keyturn.errors import ForeignKey, KeyLimit, ReceiverRefused, StaleClaim
-from tests.cases import NOW
+from keyturn.errors import ForeignKey, KeyLimit, QuotaExhausted, ReceiverRefused, StaleClaim
+from keyturn.tasks.draft_reply import DraftRequest
+from tests.cases import NOW, P7
+from tests.keyturn.test_ledger import call
 from workflows.access_key import RotateAccessKeyWorkflow
 from workflows.answering import answer
 from workflows.bulk import BULK_QUEUE, BulkWorkflow
 from workflows.delivery import DeliveryWorkflow
+from workflows.draft import DraftWorkflow
 
 ORDER = KeyRotationOrder(job_id="job_1", overlap=timedelta(hours=1), grace=timedelta(days=3))
 
@@ -190,6 +196,43 @@ async def _delivered(client: Client, receiver: Receiver) -> WorkflowHistory:
         return await handle.fetch_history()
 
 
+class Writer:
+    """Writes a draft at once, or for ever, or not at all."""
+
+    def __init__(self, how: str = "at once") -> None:
+        self._how = how
+        self.began = asyncio.Event()
+
+    async def write(self, draft_id: str, request: DraftRequest, *, run_id: str, attempt: int) -> DraftWritten:
+        self.began.set()
+        if self._how == "for ever":
+            await asyncio.Event().wait()
+        if self._how == "not at all":
+            raise QuotaExhausted("x")
+        return DraftWritten(text="It may be rotated.", approved=True, call=call(task="draft_reply"))
+
+    async def end(self, end: DraftEnd) -> None: ...
+
+
+async def _drafted(client: Client, writer: Writer) -> WorkflowHistory:
+    drafts, queue = DraftReply(writer), f"histories-{uuid.uuid4().hex}"
+    activities: list[Callable[..., Any]] = [drafts.draft_reply, drafts.end_draft]
+    async with Worker(
+        client,
+        task_queue=queue,
+        workflows=[DraftWorkflow],
+        activities=activities,
+        max_heartbeat_throttle_interval=timedelta(seconds=BEAT_SECONDS),
+    ):
+        asked = DraftRequest(account_id="acct_1", question="May it?", policy_lines=(P7,), trace_id="t", user_id="luna")
+        handle = await client.start_workflow(DraftWorkflow.run, asked, id=uuid.uuid4().hex, task_queue=queue)
+        await writer.began.wait()
+        if writer._how == "for ever":
+            await handle.cancel()
+        await asyncio.gather(handle.result(), return_exceptions=True)
+        return await handle.fetch_history()
+
+
 Handle = WorkflowHandle[RotateAccessKeyWorkflow, KeyRotationOutcome]
 
 
@@ -237,6 +280,9 @@ async def _roll_back(handle: Handle) -> None:
 CASES: Mapping[str, Callable[[Client], Awaitable[WorkflowHistory]]] = {
     "delivery_taken": lambda client: _delivered(client, Receiver()),
     "delivery_given_up": lambda client: _delivered(client, Receiver(refuses=True)),
+    "draft_written": lambda client: _drafted(client, Writer()),
+    "draft_stopped": lambda client: _drafted(client, Writer("for ever")),
+    "draft_failed": lambda client: _drafted(client, Writer("not at all")),
     "key_rotated": lambda client: _executed(client, Steps(), "done"),
     "key_rotated_after_a_stale_claim": lambda client: _executed(client, Steps(verify=StaleClaim("x")), "done"),
     "key_rotated_when_resumed": lambda client: _executed(client, Steps(create=ForeignKey("x")), "done", _resume),

@@ -13,6 +13,7 @@ import httpx
 import pytest
 import yaml
 
+from desk.settings import DeskSettings
 from stack.embedded import Stack
 from workers.codec_commands import CodecSettings
 from workers.executor import ExecutorSettings
@@ -84,7 +85,7 @@ def test_every_setting_is_in_the_example_file_and_no_other() -> None:
     listed = set(re.findall(r"^#?([A-Z][A-Z0-9_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
     settings = {
         field.alias
-        for model in (Settings, CodecSettings, JobsSettings, ExecutorSettings)
+        for model in (Settings, CodecSettings, JobsSettings, ExecutorSettings, DeskSettings)
         for field in model.model_fields.values()
     }
     assert listed == settings | {"POSTGRES_PASSWORD", "GRAFANA_PASSWORD", "KEYTURN_TENANT", "KEYTURN_USER"}
@@ -111,7 +112,7 @@ def test_nothing_secret_stands_in_the_compose_file(compose: Any) -> None:
     """Passwords and keys come from the environment, and their absence is told."""
     for service in compose["services"].values():
         for variable, value in (service.get("environment") or {}).items():
-            if re.search("PASSWORD|PWD|KEYS?$|_(CODEC|JOBS)_TOKENS$", variable):
+            if re.search("PASSWORD|PWD|KEYS?$|_(CODEC|JOBS|DESK)_TOKENS$", variable):
                 assert re.fullmatch(r"\$\{[A-Z_]+:(\?[^}]+|-)\}", value), variable
 
 
@@ -124,7 +125,10 @@ def test_every_setting_of_the_example_file_reaches_the_containers(compose: Any) 
 
 
 @pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose is not installed")
-@pytest.mark.parametrize("profile", [(), ("--profile", "simulator"), ("--profile", "cli"), ("--profile", "monitoring")])
+@pytest.mark.parametrize(
+    "profile",
+    [(), ("--profile", "simulator"), ("--profile", "cli"), ("--profile", "monitoring"), ("--profile", "desk")],
+)
 def test_a_compose_tool_accepts_the_file(profile: tuple[str, ...]) -> None:
     """`config` resolves it, and refuses to without the password."""
     command = ["docker-compose", *profile, "config", "--quiet"]

