@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from temporalio.client import Client, WorkflowExecutionStatus
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 
 from keyturn.contracts import CredentialFacts, JobCreated, Resumption, RotationRequest, WaitingForPerson
 from keyturn.errors import KeyturnError
@@ -91,19 +91,23 @@ async def _rotated(world: World, client: Client, seen: Seen) -> None:
     operation, request = seen.operation, request_of(seen.operation)
     seen.workflow_id, seen.trace_id = id_of(request, names_of(client)), request.trace_id
     if operation.kind.by == "provider":
-        fault = {"name": operation.fault, "times": 1, "account": operation.account}
+        # A bad answer is given each time: one that is lost with its worker is asked for again.
+        times = 1 if operation.kind.expected == "job" else None
+        fault = {"name": operation.fault, "times": times, "account": operation.account}
         await simulated(world.simulator, "POST", "/control/faults", fault | dict(operation.kind.arguments or {}))
     if operation.fault == "asked_twice":
         await asyncio.gather(*(_started(client, request, seen) for _ in range(9)))
     stopping = asyncio.create_task(_stop_when_frozen(world, client, seen))
     try:
+        rotation = await _started(client, request, seen)
         while True:
-            rotation = await _started(client, request, seen)
             try:
                 outcome = await settled(rotation.handle)
             except (RPCError, KeyturnError) as error:  # the server is away: looked at again
                 seen.say(f"unknown: {type(error).__name__}")
                 await asyncio.sleep(0.2)
+                if isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND:
+                    rotation = await _started(client, request, seen)  # it had not been written when the server died
                 continue
             seen.say(f"{'ok' if isinstance(outcome, JobCreated) else 'fail'}: {outcome.status}")
             if isinstance(outcome, WaitingForPerson):
@@ -114,7 +118,8 @@ async def _rotated(world: World, client: Client, seen: Seen) -> None:
                 continue
             if outcome.status in {"timeout", "failed"} and not seen.cancelled and operation.kind.expected == "job":
                 await asyncio.sleep(0.1)
-                continue  # asked again, which is safe
+                rotation = await _started(client, request, seen)  # asked again, which is safe
+                continue
             seen.outcome = outcome
             return
     finally:

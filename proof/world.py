@@ -58,6 +58,8 @@ class Cable:
         self._ends |= {writer, ours[1]}
         try:
             await asyncio.gather(_copy(reader, ours[1]), _copy(ours[0], writer))
+        except asyncio.CancelledError:  # the loop ends; streams of Python 3.11 would complain of it
+            return
         finally:
             for end in (writer, ours[1]):
                 end.transport.abort()

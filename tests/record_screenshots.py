@@ -25,7 +25,9 @@ async def take() -> None:
     """Bring rotations to what the documents tell of, and take a picture of each."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        running = embedded_stack(folder, ports=Ports(), keep=False, worker_log=folder / "worker.log", codec=True)
+        running = embedded_stack(
+            folder, ports=Ports(), keep=False, worker_log=folder / "worker.log", codec=True, desk=True
+        )
         async with running as stack, browser() as page:
             asked = request(credential=facts(key_id="key_7f3a"), user_id="luna")
             await rotate(stack.client, asked, task_queue="keyturn", wait_seconds=60)
@@ -45,6 +47,7 @@ async def take() -> None:
             await shows(page, "ask the model under P-7@1")
             await page.screenshot(path=FOLDER / "history.png")
             await _of_people(stack, page)
+            await _of_the_desk(str(stack.desk), page)
 
 
 async def _of_people(stack: Stack, page: Page) -> None:
@@ -71,6 +74,20 @@ async def _of_people(stack: Stack, page: Page) -> None:
         await page.screenshot(path=FOLDER / "approval.png")
         await handle.terminate()
     await engine.dispose()
+
+
+async def _of_the_desk(url: str, page: Page) -> None:
+    await page.set_viewport_size({"width": 1100, "height": 720})
+    await page.goto(url)
+    for field, value in (("account_id", "acct_10234"), ("key_id", "key_9b1d"), ("age_days", "40")):
+        await page.fill(f"#{field}", value)
+    await page.select_option("#stale", "yes")
+    await page.get_by_role("button", name="Ask").click()
+    await page.wait_for_selector("[data-settled=yes]")
+    await page.screenshot(path=FOLDER / "desk.png")
+    await page.get_by_role("button", name="Draft a reply").click()
+    await shows(page, "If the key is still in use")
+    await page.screenshot(path=FOLDER / "desk-draft.png")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from temporalio.exceptions import ApplicationErrorCategory
 from activities.failures import application_error
 from keyturn import errors
 from keyturn.contracts import Failed
-from keyturn.errors import KeyturnError, ProviderError, RateLimited, TokenLimitReached
+from keyturn.errors import JobStoreUnavailable, KeyturnError, ProviderError, RateLimited, TokenLimitReached
 from tests.cases import NOW
 
 LATER = NOW + timedelta(minutes=10)
@@ -45,6 +45,17 @@ def test_every_kind_is_its_own() -> None:
     """Two errors never share a name in history."""
     kinds = [kind.kind for kind in every_error()]
     assert len(kinds) == len(set(kinds))
+
+
+def test_what_may_be_tried_for_a_day_is_tried_some_hundred_times() -> None:
+    """Each attempt is billed; a person who waits is asked for within half a minute."""
+    error = JobStoreUnavailable("down")
+    day, soon = (
+        [application_error(error, attempt=50, remaining=left).next_retry_delay or timedelta(0) for _ in range(200)]
+        for left in (timedelta(days=1), timedelta(minutes=9))
+    )
+    assert timedelta(minutes=4) < sum(day, timedelta(0)) / 200 < timedelta(minutes=6)
+    assert max(soon) <= timedelta(seconds=30)
 
 
 def test_the_wait_of_a_provider_is_clamped_to_the_deadline() -> None:

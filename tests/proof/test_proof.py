@@ -5,10 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-import pytest
-
 from proof.plan import KINDS, fault_of, plan
-from proof.worker import CONTROLS
 
 
 async def proved(results: Path, *options: str) -> tuple[int, str, list[dict[str, object]]]:
@@ -28,15 +25,13 @@ def test_a_seed_plans_the_same_faults_again_and_each_is_met() -> None:
 
 async def test_each_fault_is_survived_with_exactly_one_job(tmp_path: Path) -> None:
     """Every kind of fault, with whole processes killed, stopped and cut off beside them."""
-    options = ("--faults", "60", "--database", "postgresql", "--no-controls")
+    options = ("--faults", "40", "--database", "postgresql", "--no-controls")
     status, told, rows = await proved(tmp_path / "proof.json", *options)
     assert status == 0, told
     assert {str(row["name"]).removesuffix(" on postgresql") for row in rows} >= set(KINDS)
 
 
-@pytest.mark.parametrize("control", ["no_fencing", "trusting_gate"])
-async def test_a_naive_way_is_caught(tmp_path: Path, control: str) -> None:
-    """The two that are caught soonest; `make prove` has all of them."""
-    assert control in CONTROLS
-    status, told, (row,) = await proved(tmp_path / "proof.json", "--only", control)
+async def test_a_naive_way_is_caught(tmp_path: Path) -> None:
+    """The one that is caught soonest; `make prove` has all of them."""
+    status, told, (row,) = await proved(tmp_path / "proof.json", "--only", "trusting_gate")
     assert (status, row["holds"]) == (0, True), told

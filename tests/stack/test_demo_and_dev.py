@@ -43,8 +43,8 @@ async def test_the_demo_shows_four_rotations_and_ends_by_itself(tmp_path: Path) 
 
 async def test_dev_stays_until_ctrl_c_and_stops_cleanly(tmp_path: Path) -> None:
     """It serves on the ports it names, refuses to start twice on them, keeps its state, and leaves no process."""
-    ports = [free_port() for _ in range(4)]
-    names = ("--port", "--ui-port", "--simulator-port", "--codec-port")
+    ports = [free_port() for _ in range(5)]
+    names = ("--port", "--ui-port", "--simulator-port", "--codec-port", "--desk-port")
     command = [sys.executable, "-m", "starter", "dev", "--folder", str(tmp_path / "state")]
     command += [word for name, port in zip(names, ports, strict=True) for word in (name, str(port))]
     process = await asyncio.create_subprocess_exec(
