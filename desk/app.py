@@ -1,12 +1,15 @@
 """The desk's web application: JSON and pages on one `Desk`, behind one `Guard`."""
 
+import traceback
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -55,14 +58,19 @@ def desk_application(desk: Desk, engine: AsyncEngine, settings: DeskSettings, ke
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
-        # What was sent may be private: the place and the rule are told, and not the value.
-        fault = error.errors()[0]
-        where = ".".join(str(part)[:64] for part in fault["loc"] if part != "body") or "the body"
-        status = 400 if fault["type"] == "json_invalid" else 422
-        message = (
-            str(fault["msg"]).removeprefix("Value error, ")[:200] if fault["type"] != "json_invalid" else "is no JSON"
-        )
-        return refuse(request, Refused(status, "invalid", f"{where}: {message}", mend="See /openapi.json."))
+        return refuse(request, _fault(error.errors()[0]))
+
+    @app.exception_handler(ValidationError)
+    async def _unfit(request: Request, error: ValidationError) -> Response:
+        return refuse(request, _fault(error.errors(include_input=False, include_url=False)[0]))
+
+    @app.exception_handler(Exception)
+    async def _unforeseen(request: Request, error: Exception) -> Response:
+        # Where, and of what kind: its message may hold what somebody wrote.
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(frame.filename).name}:{frame.lineno}"
+        _log.error("unforeseen", path=request.url.path[:32], error=type(error).__name__, where=where)
+        return refuse(request, Refused(500, "unforeseen", "the desk failed", mend="Its log says more at this time."))
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:

@@ -64,7 +64,9 @@ class Guard:
         except Refused as refused:
             await self._refuse(request, refused)(scope, receive, guarded)
             return
-        await self._app(scope, _replayed(body, receive), guarded)
+        # What failed was answered and told in the log; the server would tell it again, with its message, maybe private.
+        with contextlib.suppress(Exception):
+            await self._app(scope, _replayed(body, receive), guarded)
 
     def _expect_host(self, request: Request) -> None:
         # Who answers to any name can be spoken to by a page whose name was pointed here (DNS rebinding).

@@ -1,6 +1,7 @@
 """The desk as pages: forms and links that work by themselves, and a script that keeps them up to date."""
 
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +18,7 @@ from desk.idempotency import Idempotency
 from desk.people import ACTING_AS, SESSION, SESSION_SECONDS, Person, SignIn
 from desk.problems import TITLES, Refused
 from desk.settings import ROLES, DeskSettings
+from keyturn.errors import KeyturnError
 
 _FOLDER = Path(__file__).parent
 _KNOWN = {"yes": True, "no": False}
@@ -75,9 +77,15 @@ class Pages:
     # -- asking and looking -------------------------------------------------------------------------------------------
 
     async def _home(self, request: Request, person: Anybody) -> Response:
+        return await self._home_with(request, {}, None)
+
+    async def _home_with(self, request: Request, given: Mapping[str, Any], fault: str | None) -> Response:
+        """The page with what was typed into its form, and what is wrong with it."""
         return self._page(
             request,
             "home.html",
+            given=given,
+            fault=fault,
             lines=list(self._desk.catalogue),
             key=str(uuid.uuid4()),
             waiting=await self._desk.waiting(),
@@ -88,6 +96,7 @@ class Pages:
 
     async def _ask(
         self,
+        request: Request,
         person: Asker,
         account_id: Text,
         key_id: Text,
@@ -110,7 +119,13 @@ class Pages:
             return 303, {"workflow_id": told["workflow_id"]}
 
         whose = (self._settings.tenant, person.name, "page:ask")
-        _, answer = await self._idempotency.once(key, whose=whose, request=asked, do=do)
+        try:
+            _, answer = await self._idempotency.once(key, whose=whose, request=asked, do=do)
+        except KeyturnError as error:  # nothing that was typed is lost by it
+            refused = Refused.of(error)
+            page = await self._home_with(request, given | {"stale": stale, "compromised": compromised}, str(refused))
+            page.status_code = refused.status
+            return page
         return RedirectResponse(f"/rotations/{quote(answer['workflow_id'], safe=':@')}", status_code=303)
 
     async def _rotation(self, request: Request, person: Anybody, workflow_id: str) -> Response:
@@ -128,7 +143,7 @@ class Pages:
     async def _state_of(self, workflow_id: str) -> dict[str, Any]:
         told = await self._desk.rotation(workflow_id)
         lines = self._desk.lines_of(told.get("policy_lines", []))
-        settled = told["status"] not in {"running", "rate_limited"}
+        settled = told["status"] not in {"running", "rate_limited", "parked", "awaiting_approval"}
         return {"told": told, "lines": lines, "settled": settled, "workflow_id": told["workflow_id"]}
 
     async def _resume(self, person: Operator, workflow_id: str) -> Response:

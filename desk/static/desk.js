@@ -11,19 +11,20 @@ for (const form of document.querySelectorAll("form[data-once]")) {
   });
 }
 
-// What goes on by itself is looked at once a second until it has settled; what a person is typing into is left alone.
+// What goes on by itself, or waits for somebody, is looked at once a second until it has ended. Only what has changed is
+// replaced: what a person is typing into stays.
 async function follow(region) {
-  const settled = () => region.querySelector("[data-settled=yes]") !== null;
-  while (!settled()) {
+  const ended = () => region.querySelector("[data-settled=yes]") !== null;
+  while (!ended()) {
     await new Promise((done) => setTimeout(done, 1000));
-    if (region.contains(document.activeElement)) continue;
     try {
       const answer = await fetch(region.dataset.poll, { headers: { accept: "text/html" } });
-      if (answer.status === 401) return;
+      if (answer.status === 401 || answer.redirected) return;
       if (!answer.ok) continue;
-      const now = await answer.text();
-      if (now !== region.dataset.seen) region.innerHTML = now;
-      region.dataset.seen = now;
+      const fresh = document.createElement("template");
+      fresh.innerHTML = await answer.text();
+      const [now, before] = [fresh.content.firstElementChild, region.firstElementChild];
+      if (now.dataset.state !== before.dataset.state) region.replaceChildren(now);
     } catch {
       // The desk or the way to it is away: looked at again.
     }
@@ -45,6 +46,9 @@ for (const section of document.querySelectorAll("[data-draft][data-ended=no]")) 
     text.textContent = "";
     state.textContent = "started over";
   });
+  source.addEventListener("error", () => {
+    if (source.readyState === EventSource.CLOSED) state.textContent = "not followed any more: reload this page";
+  });
   source.addEventListener("end", (event) => {
     source.close();
     const { state: ended, approved, reason, explanation } = told(event);
@@ -60,6 +64,8 @@ for (const section of document.querySelectorAll("[data-draft][data-ended=no]")) 
   section.querySelector("#stop")?.addEventListener("submit", async (event) => {
     event.preventDefault();
     state.textContent = "stopping";
-    await fetch(event.target.action, { method: "POST", body: new URLSearchParams(new FormData(event.target)), redirect: "manual" });
+    const body = new URLSearchParams(new FormData(event.target));
+    const answer = await fetch(event.target.action, { method: "POST", body, redirect: "manual" }).catch(() => null);
+    if (answer === null || answer.status >= 400) state.textContent = "it could not be stopped: try again";
   });
 }

@@ -105,6 +105,7 @@ async def test_hostile_text_in_every_field_is_only_text(here: Place) -> None:
             await page.fill(field, HOSTILE)
             await page.get_by_role("button", name="Ask").click()
             await shows(page, "Cannot be done as it is asked")
+            assert await page.input_value(field) == HOSTILE, "what was typed is not lost"
         await page.get_by_role("button", name="Sign out").click()
         await sign_in(page, url, "omar")
         await page.locator("#waiting a").click()
@@ -160,6 +161,17 @@ async def test_nothing_is_lost_by_a_reload_or_a_desk_that_goes_away(here: Place)
             await expect(page.locator("#draft-state")).to_contain_text("completed", timeout=60_000)
             draft = await here.desk.find_draft(unquote(page.url.split("/drafts/")[1].split("?")[0]))
             assert await page.inner_text("#draft-text") == draft.text
+
+
+async def test_whoever_waits_for_an_approval_sees_it_given(here: Place) -> None:
+    """On the asker's own page, without a click."""
+    async with here.open() as url, browser() as page:
+        await sign_in(page, url, "luna")
+        await ask(page, f"acct_{uuid.uuid4().hex[:8]}")
+        await expect(page.locator("#state")).to_contain_text("awaiting approval")
+        ((waits,), digest) = await here.desk.waiting(), await page.inner_text("#state code")
+        await here.desk.approve("omar", waits["workflow_id"], digest)
+        await expect(page.locator("#state")).to_contain_text("approved by omar")
 
 
 async def test_a_slow_decision_completes_on_the_page_by_itself(here: Place) -> None:

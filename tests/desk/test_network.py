@@ -150,3 +150,18 @@ async def test_in_development_one_acts_as_anybody(here: Place) -> None:
         assert 'value="omar"' in (await browser.get("/")).text
     async with here.served() as url, asking("luna", url) as luna:
         assert (await luna.post("/act-as", data={"name": "omar"})).status_code == 403
+
+
+@pytest.mark.parametrize("path", ["/api/v1/jobs", "/"])
+async def test_what_nobody_foresaw_is_told_without_a_word_of_it(
+    here: Place, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """The answer says that it failed; what failed stands in the log."""
+
+    async def fails(**_: object) -> None:
+        raise RuntimeError("the account acct_1 of luna")
+
+    monkeypatch.setattr(here.desk, "jobs", fails)
+    async with here.served() as url, asking("luna", url) as luna:
+        answered = await luna.get(path)
+    assert (answered.status_code, "the desk failed" in answered.text, "acct_1" in answered.text) == (500, True, False)
