@@ -13,6 +13,7 @@ from contextlib import aclosing
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -153,7 +154,8 @@ def api(desk: Desk, settings: DeskSettings, idempotency: Idempotency) -> APIRout
         asked = body.model_dump(mode="json")
         whose = (settings.tenant, person.name, operation)
         status, answer = await idempotency.once(key, whose=whose, request=asked, do=do)
-        return JSONResponse(answer, status_code=status, headers={"Location": answer.pop("location")})
+        location = {"Location": answer.pop("location")}
+        return JSONResponse(answer, status_code=status, headers=location)
 
     _add_rotations(router, desk, settings, once)
     _add_drafts(router, desk, once)
@@ -169,7 +171,7 @@ def _add_rotations(router: APIRouter, desk: Desk, settings: DeskSettings, once: 
         async def do(_digest: str) -> tuple[int, dict[str, Any]]:
             told = await desk.ask(person.name, body.model_dump(exclude_none=True), wait_seconds=settings.wait_seconds)
             told["status"] = "running" if told["status"] == "timeout" else told["status"]
-            return 202, told | {"location": f"/api/v1/rotations/{told['workflow_id']}"}
+            return 202, told | {"location": f"/api/v1/rotations/{in_path(told['workflow_id'])}"}
 
         return await once(person, "ask", key, body, do)
 
@@ -216,7 +218,7 @@ def _add_drafts(router: APIRouter, desk: Desk, once: Once) -> None:
         async def do(digest: str) -> tuple[int, dict[str, Any]]:
             draft_id = await begin_draft(desk, person, digest, body.model_dump(exclude_none=True))
             told = _told(await desk.find_draft(draft_id)).model_dump(mode="json")
-            return 202, told | {"location": f"/api/v1/drafts/{draft_id}"}
+            return 202, told | {"location": f"/api/v1/drafts/{in_path(draft_id)}"}
 
         return await once(person, "draft", key, body, do)
 
@@ -247,10 +249,10 @@ def _add_drafts(router: APIRouter, desk: Desk, once: Once) -> None:
         await desk.find_draft(draft_id)
         if streams[person.name] >= STREAMS_A_PERSON:
             raise Refused(429, "too_many_streams", f"{person.name} follows {STREAMS_A_PERSON} drafts already")
-        streams[person.name] += 1
         generation, length = _place(last_event_id)
 
         async def told() -> AsyncIterator[str]:
+            streams[person.name] += 1
             try:
                 async with aclosing(desk.follow(draft_id, generation=generation, length=length)) as changes:
                     async for chunk in _with_comments(changes):
@@ -282,6 +284,11 @@ def _add_records(router: APIRouter, desk: Desk) -> None:
     async def lines(person: Anybody) -> Any:
         """List the policy lines."""
         return {"policy_lines": [line.model_dump(include=set(Line.model_fields)) for line in desk.catalogue]}
+
+
+def in_path(identifier: str) -> str:
+    """Return an id as it stands in a path: a name in it may hold a slash, written as %2F."""
+    return quote(identifier, safe=":@")
 
 
 def signed_in(request: Request) -> Person:

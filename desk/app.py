@@ -14,10 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp
+from temporalio.service import RPCError
 
 from desk.api import api
 from desk.desk import Desk
-from desk.guard import Guard
+from desk.guard import HEALTH, Guard
 from desk.idempotency import Idempotency
 from desk.pages import Pages
 from desk.people import SignIn
@@ -25,6 +26,7 @@ from desk.problems import Refused, problem_of
 from desk.settings import DeskSettings
 from keyturn.errors import KeyturnError
 from keyturn.keyring import Keyring
+from workflows.connection import named
 
 _log = structlog.get_logger("keyturn.desk")
 
@@ -56,6 +58,10 @@ def desk_application(desk: Desk, engine: AsyncEngine, settings: DeskSettings, ke
     async def _foreseen(request: Request, error: KeyturnError) -> Response:
         return refuse(request, Refused.of(error))
 
+    @app.exception_handler(RPCError)
+    async def _refused_by_temporal(request: Request, error: RPCError) -> Response:
+        return refuse(request, Refused.of(named(error)))
+
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
         return refuse(request, _fault(error.errors()[0]))
@@ -69,7 +75,8 @@ def desk_application(desk: Desk, engine: AsyncEngine, settings: DeskSettings, ke
         # Where, and of what kind: its message may hold what somebody wrote.
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(frame.filename).name}:{frame.lineno}"
-        _log.error("unforeseen", path=request.url.path[:32], error=type(error).__name__, where=where)
+        route = getattr(request.scope.get("route"), "path", "")  # its template: the path itself names accounts
+        _log.error("unforeseen", route=route, error=type(error).__name__, where=where)
         return refuse(request, Refused(500, "unforeseen", "the desk failed", mend="Its log says more at this time."))
 
     @app.exception_handler(HTTPException)
@@ -78,7 +85,7 @@ def desk_application(desk: Desk, engine: AsyncEngine, settings: DeskSettings, ke
         kind = phrase.lower().replace(" ", "_")
         return refuse(request, Refused(error.status_code, kind, phrase, headers=error.headers))
 
-    @app.get("/healthz", include_in_schema=False)
+    @app.get(HEALTH, include_in_schema=False)
     async def healthz() -> Any:
         return {"status": "ok"}
 

@@ -105,12 +105,24 @@ def draft(
             where = {"account_id": "--account", "user_id": "--user"}.get(str(fault["loc"][0]), f"--{fault['loc'][0]}")
             raise InvalidRequest(f"{where}: {fault['msg'].removeprefix('Value error, ')}") from None
         told = asyncio.ensure_future(_shown(desk, draft_id, quiet=as_json))
-        for name in (signal.SIGINT, signal.SIGTERM):  # not as KeyboardInterrupt: its end is still to be told
-            asyncio.get_running_loop().add_signal_handler(
-                name,
-                lambda: asyncio.ensure_future(desk.stop(draft_id)).add_done_callback(lambda done: done.exception()),
-            )
-        return await told
+        stops: list[asyncio.Future[None]] = []
+
+        def stop() -> None:  # not as KeyboardInterrupt: its end is still to be told
+            if stops:  # asked again: whoever is in such a hurry does not wait for the end
+                told.cancel()
+            stops.append(asyncio.ensure_future(desk.stop(draft_id)))
+
+        for name in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(name, stop)
+        try:
+            return await told
+        except asyncio.CancelledError:
+            click.echo(f"\n{draft_id} was told to stop; whether it did is not known", err=True)
+            raise click.exceptions.Exit(EXIT_FAILED) from None
+        finally:
+            for one in stops:
+                one.cancel()
+            await asyncio.gather(*stops, return_exceptions=True)
 
     told = _with_desk(tenant, run)
     if as_json:
@@ -165,7 +177,7 @@ async def served(application: "ASGIApp", address: str) -> AsyncIterator[str]:
         limit_concurrency=2_000,
     )
     server = uvicorn.Server(config)
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    # `serve` would take the signals for itself, and give none of them on; who serves here waits for them.
     serving = asyncio.ensure_future(server._serve(sockets=[listening]))
     try:
         while not server.started and not serving.done():  # noqa: ASYNC110 - it has no event for it

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+from temporalio.client import Client, WorkflowExecutionDescription, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -24,7 +24,7 @@ from keyturn.policy.catalogue import Catalogue, PolicyLine
 from keyturn.tasks.draft_reply import DraftRequest
 from starter.answering import waiting_rotations
 from starter.explaining import story_of
-from starter.following import NoSuchWorkflow, handle_of
+from starter.following import NoSuchWorkflow, described
 from starter.outcomes import as_object
 from starter.requests import build_request, id_of
 from starter.rotations import outcome_of, rotate, waiting_for, waits_for
@@ -99,8 +99,7 @@ class Desk:
 
     async def rotation(self, workflow_id: str) -> dict[str, Any]:
         """Return how a rotation stands: `status` is `running` while it goes on by itself. Raises NoSuchWorkflow."""
-        handle = await self._mine(workflow_id)
-        description = await handle.describe()
+        handle, description = await self._mine(workflow_id)
         if description.status is WorkflowExecutionStatus.RUNNING:
             kind = waits_for(description)
             told = as_object(handle.id, await waiting_for(handle, kind=kind))
@@ -109,7 +108,7 @@ class Desk:
 
     async def story(self, workflow_id: str) -> list[dict[str, Any]]:
         """Return a rotation's steps, from its history, without what was sent to a model and what it said."""
-        handle = await self._mine(workflow_id)
+        handle, _ = await self._mine(workflow_id)
         _, steps = await story_of(self.client, handle.id)
         return [{name: value for name, value in step.items() if name != "exchange"} for step in steps]
 
@@ -133,7 +132,8 @@ class Desk:
 
     async def say(self, workflow_id: str, update: str, word: Contract) -> None:
         """Give a person's word to a rotation; raises NoSuchWorkflow, AnswerRefused, NoWorkerAnswers."""
-        await answer(await self._mine(workflow_id), update, word)
+        handle, _ = await self._mine(workflow_id)
+        await answer(handle, update, word)
 
     async def resume(self, user: str, workflow_id: str) -> None:
         """Let a parked rotation try again; see `say`."""
@@ -156,7 +156,7 @@ class Desk:
 
         Args:
             user: who asks.
-            draft_id: of its workflow, see `draft_id_of`.
+            draft_id: of its workflow; the same for the same click or key.
             asked: `workflow_id` of a rotation; or `account_id`, `question` and `policy_lines`.
 
         Raises:
@@ -288,9 +288,9 @@ class Desk:
         asked_then = {name: request[name] for name in ("account_id", "question", "policy_lines")}
         return DraftRequest.model_validate(common | asked_then | told)
 
-    async def _mine(self, workflow_id: str) -> WorkflowHandle[Any, Any]:
-        """The handle of a rotation of this tenant; raises NoSuchWorkflow."""
-        handle = await handle_of(self.client, workflow_id)
-        if (await handle.describe()).typed_search_attributes.get(TENANT) != self.tenant:
+    async def _mine(self, workflow_id: str) -> tuple[WorkflowHandle[Any, Any], WorkflowExecutionDescription]:
+        """A rotation of this tenant, as the server describes it; raises NoSuchWorkflow."""
+        handle, description = await described(self.client, workflow_id)
+        if description.typed_search_attributes.get(TENANT) != self.tenant:
             raise NoSuchWorkflow(f"no workflow has the id {workflow_id[:200]}")
-        return handle
+        return handle, description

@@ -1,5 +1,6 @@
 """What stands before every handler: hosts, sizes, other sites, rates, and the headers of every answer."""
 
+import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -15,9 +16,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from desk.people import SignIn
 from desk.problems import Refused
 from desk.settings import DeskSettings
+from workflows.answering import UPDATE_TIMEOUT
 
 # A question has 4,000 characters at most; the rest of a form is some hundred.
 MAX_BODY_BYTES = 64 * 1024
+HEALTH = "/healthz"  # whoever looks whether it lives does so by its address, whatever its names are
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 HEADERS = {
     # Nothing but this server's own files, forms and connections; no script or style within a page; no frame around it.
@@ -46,6 +49,8 @@ class Guard:
         self._refuse = refuse
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._limit = RateLimitItemPerMinute(settings.requests_per_minute)
+        # What a question waits for its outcome, or a person's word for a worker; and what the rest takes.
+        self._answer_seconds = max(settings.wait_seconds, UPDATE_TIMEOUT.total_seconds()) + 3
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -54,7 +59,8 @@ class Guard:
         request = Request(scope, receive)
         guarded = self._with_headers(request, send)
         try:
-            self._expect_host(request)
+            if request.url.path != HEALTH:
+                self._expect_host(request)
             self._expect_same_site(request)
             person = self._sign_in.person(request)
             scope.setdefault("state", {})["person"] = person
@@ -66,7 +72,26 @@ class Guard:
             return
         # What failed was answered and told in the log; the server would tell it again, with its message, maybe private.
         with contextlib.suppress(Exception):
-            await self._app(scope, _replayed(body, receive), guarded)
+            await self._in_time(request, _replayed(body, receive), guarded)
+
+    async def _in_time(self, request: Request, receive: Receive, send: Send) -> None:
+        """Answer, or say that this takes too long. What has begun to answer, such as a stream, may take longer."""
+        too_late = asyncio.timeout(self._answer_seconds)
+
+        async def begun(message: Message) -> None:
+            too_late.reschedule(None)
+            await send(message)
+
+        try:
+            async with too_late:
+                await self._app(request.scope, receive, begun)
+        except TimeoutError:
+            if not too_late.expired():
+                raise
+            detail = f"Temporal or the database did not answer within {self._answer_seconds:g} s"
+            mend = "Ask again: what was begun is found again by it."
+            refused = Refused(503, "too_late", detail, mend=mend, headers={"Retry-After": "5"})
+            await self._refuse(request, refused)(request.scope, receive, send)
 
     def _expect_host(self, request: Request) -> None:
         # Who answers to any name can be spoken to by a page whose name was pointed here (DNS rebinding).

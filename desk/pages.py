@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from starlette.staticfiles import StaticFiles
 
-from desk.api import Anybody, Approver, Asker, Operator, begin_draft, plain
+from desk.api import Anybody, Approver, Asker, Operator, begin_draft, in_path, plain
 from desk.desk import Desk
 from desk.idempotency import Idempotency
 from desk.people import ACTING_AS, SESSION, SESSION_SECONDS, Person, SignIn
@@ -37,7 +37,7 @@ class Pages:
         self._templates = Environment(
             loader=PackageLoader("desk"), autoescape=select_autoescape(), undefined=StrictUndefined, trim_blocks=True
         )
-        self._templates.filters |= {"id_in_path": lambda value: quote(value, safe=":@"), "moment": _moment}
+        self._templates.filters |= {"id_in_path": in_path, "moment": _moment}
 
     def add_to(self, app: FastAPI) -> None:
         """Add the pages to an application."""
@@ -126,14 +126,18 @@ class Pages:
             page = await self._home_with(request, given | {"stale": stale, "compromised": compromised}, str(refused))
             page.status_code = refused.status
             return page
-        return RedirectResponse(f"/rotations/{quote(answer['workflow_id'], safe=':@')}", status_code=303)
+        return RedirectResponse(f"/rotations/{in_path(answer['workflow_id'])}", status_code=303)
 
     async def _rotation(self, request: Request, person: Anybody, workflow_id: str) -> Response:
         steps = await self._desk.story(workflow_id)
         asked = next((step["request"] for step in steps if step["step"] == "asked"), None)
         told = await self._state_of(workflow_id)
         ui = self._settings.temporal_ui
-        link = None if ui is None else f"{ui}/namespaces/{self._desk.client.namespace}/workflows/{_quoted(workflow_id)}"
+        link = (
+            None
+            if ui is None
+            else f"{ui}/namespaces/{self._desk.client.namespace}/workflows/{quote(workflow_id, safe='')}"
+        )
         return self._page(request, "rotation.html", asked=asked, steps=steps, link=link, key=str(uuid.uuid4()), **told)
 
     async def _rotation_state(self, request: Request, person: Anybody, workflow_id: str) -> Response:
@@ -171,7 +175,7 @@ class Pages:
         whose = (self._settings.tenant, person.name, "page:draft")
         _, answer = await self._idempotency.once(key, whose=whose, request=workflow_id, do=do)
         back = f"?rotation={quote(workflow_id, safe='')}"
-        return RedirectResponse(f"/drafts/{quote(answer['draft_id'])}{back}", status_code=303)
+        return RedirectResponse(f"/drafts/{in_path(answer['draft_id'])}{back}", status_code=303)
 
     async def _show_draft(self, request: Request, person: Anybody, draft_id: str, rotation: str = "") -> Response:
         draft = await self._desk.find_draft(draft_id)
@@ -181,7 +185,7 @@ class Pages:
     async def _stop(self, person: Asker, draft_id: str, rotation: Text = "") -> Response:
         await self._desk.stop(draft_id)
         back = f"?rotation={quote(rotation, safe='')}" if rotation else ""
-        return RedirectResponse(f"/drafts/{quote(draft_id)}{back}", status_code=303)
+        return RedirectResponse(f"/drafts/{in_path(draft_id)}{back}", status_code=303)
 
     async def _job(self, request: Request, person: Anybody, job_id: str) -> Response:
         job, trail = await self._desk.job(job_id)
@@ -199,7 +203,8 @@ class Pages:
             page.status_code = 403
             return page
         leaving = RedirectResponse("/", status_code=303)
-        secure = not self._settings.on_loopback
+        # Behind a proxy that speaks TLS it may serve on loopback too.
+        secure = self._settings.environment == "production" or not self._settings.on_loopback
         leaving.set_cookie(
             SESSION, cookie, max_age=SESSION_SECONDS, httponly=True, samesite="strict", secure=secure, path="/"
         )
@@ -224,11 +229,7 @@ class Pages:
 
 
 def _back_to(workflow_id: str) -> Response:
-    return RedirectResponse(f"/rotations/{_quoted(workflow_id, keep=':@')}", status_code=303)
-
-
-def _quoted(workflow_id: str, *, keep: str = "") -> str:
-    return quote(workflow_id, safe=keep)
+    return RedirectResponse(f"/rotations/{in_path(workflow_id)}", status_code=303)
 
 
 def _moment(value: Any) -> str:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
+from urllib.parse import unquote
 
 from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
@@ -57,7 +58,7 @@ class SignIn:
     def person(self, request: Request) -> Person | None:
         """Return who sends a request; None if nobody is signed in."""
         if self._settings.open_to_all:
-            name = _name(request.cookies.get(ACTING_AS, "")) or signed_in_user()
+            name = _name(unquote(request.cookies.get(ACTING_AS, ""))) or signed_in_user()
             return Person(name, frozenset(ROLES), "development")
         header = self._settings.identity_header
         told = _name(request.headers.get(header, "")) if header is not None and self._is_proxy(request) else None

@@ -7,7 +7,7 @@ from typing import Any
 
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.history.v1 import HistoryEvent
-from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.client import Client, WorkflowExecutionDescription, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from keyturn.contracts import Assessment, LimitedUntil, RotationJob, WaitingForPerson
@@ -27,7 +27,15 @@ class NoSuchWorkflow(KeyturnError):
 
 
 async def handle_of(client: Client, workflow_id: str, *, types: Sequence[str] = ("RotationWorkflow",)) -> Handle:
-    """Return the handle of an existing workflow of one of `types`; raises NoSuchWorkflow.
+    """Return the handle of an existing workflow; see `described`."""
+    handle, _ = await described(client, workflow_id, types=types)
+    return handle
+
+
+async def described(
+    client: Client, workflow_id: str, *, types: Sequence[str] = ("RotationWorkflow",)
+) -> tuple[Handle, WorkflowExecutionDescription]:
+    """Return the handle and the description of an existing workflow of one of `types`; raises NoSuchWorkflow.
 
     Its id may be written with the names of account and key, or as Temporal has it.
     """
@@ -40,7 +48,7 @@ async def handle_of(client: Client, workflow_id: str, *, types: Sequence[str] = 
         raise
     if description.workflow_type not in types:
         raise NoSuchWorkflow(f"{workflow_id[:200]} is not of {', '.join(types)} but of {description.workflow_type}")
-    return handle
+    return handle, description
 
 
 async def progress_of(handle: Handle) -> list[str] | WaitingForPerson | None:

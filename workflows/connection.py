@@ -37,13 +37,18 @@ def refusals_named() -> Iterator[None]:
     try:
         yield
     except RPCError as error:
-        status = error.status.name.lower().replace("_", " ")
-        if error.status in {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED}:
-            raise TemporalUnreachable(f"Temporal stopped answering ({status})") from None
-        refused = TemporalRefused(f"Temporal refused the call ({status}): {error.message[:200]}")
-        if "search attribute" in error.message:
-            refused.mend = "Run `keyturn namespace` once: it adds Keyturn's search attributes to the namespace."
-        raise refused from None
+        raise named(error) from None
+
+
+def named(error: RPCError) -> KeyturnError:
+    """Return what a failed call means to whoever made it."""
+    status = error.status.name.lower().replace("_", " ")
+    if error.status in {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED}:
+        return TemporalUnreachable(f"Temporal stopped answering ({status})")
+    refused = TemporalRefused(f"Temporal refused the call ({status}): {error.message[:200]}")
+    if "search attribute" in error.message:
+        refused.mend = "Run `keyturn namespace` once: it adds Keyturn's search attributes to the namespace."
+    return refused
 
 
 # A server on another continent answers in a second. What takes ten is not there, and a person waits for this message.

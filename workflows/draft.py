@@ -52,7 +52,8 @@ class DraftWorkflow:
                 # It ends when the provider's connection is closed, and not when that was asked for.
                 cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
             )
-        except ActivityError as error:
+        except (ActivityError, asyncio.CancelledError) as error:
+            # It may come as a bare CancelledError: when the activity has just ended, and no task was made of that yet.
             if is_cancelled_exception(error):
                 await _to_its_end(self._end(request, "cancelled"))
                 raise
@@ -95,8 +96,8 @@ async def _to_its_end(step: Coroutine[Any, Any, None]) -> None:
         await task
 
 
-def _failure_of(error: ActivityError) -> Failed:
-    cause = error.cause
+def _failure_of(error: BaseException) -> Failed:
+    cause = error.cause if isinstance(error, ActivityError) else None
     if isinstance(cause, ApplicationError) and cause.details:
         return Failed.model_validate(cause.details[0])
     mend = "Ask for it again: no worker finished it in time."

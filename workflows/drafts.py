@@ -3,7 +3,12 @@
 import uuid
 
 from temporalio.client import Client, WorkflowHandle
-from temporalio.common import SearchAttributePair, TypedSearchAttributes, WorkflowIDConflictPolicy
+from temporalio.common import (
+    SearchAttributePair,
+    TypedSearchAttributes,
+    WorkflowIDConflictPolicy,
+    WorkflowIDReusePolicy,
+)
 
 from keyturn.contracts import DraftWritten
 from keyturn.tasks.draft_reply import DraftRequest
@@ -19,13 +24,18 @@ def new_draft_id(tenant_id: str) -> str:
 
 
 async def start_draft(client: Client, draft_id: str, request: DraftRequest, *, task_queue: str) -> Handle:
-    """Start writing a draft, or attach to the one of this id."""
+    """Start writing a draft, or attach to the one of this id that is being written.
+
+    Raises:
+        WorkflowAlreadyStartedError: the one of this id has ended; it is not written twice.
+    """
     return await client.start_workflow(
         DraftWorkflow.run,
         request,
         id=draft_id,
         task_queue=task_queue,
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
         search_attributes=TypedSearchAttributes([SearchAttributePair(TENANT, request.tenant_id)]),
         static_summary="draft of a reply",
     )

@@ -85,7 +85,7 @@ class DraftStore:
             set_=anew,
             where=earlier & _drafts.state.not_in(ENDED) & (_drafts.tenant_id == tenant_id),
         )
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, whole=True) as connection:
             await connection.execute(delete(drafts).where(_drafts.ended_at < now - KEPT_FOR))
             generation = (await connection.execute(claim.returning(_drafts.generation))).scalar_one_or_none()
             if generation is None:
@@ -122,7 +122,7 @@ class DraftStore:
             set_=changed | {"revision": _drafts.revision + 1},
             where=_drafts.state.not_in(ENDED) & (_drafts.tenant_id == end.tenant_id),
         )
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, whole=True) as connection:
             attempt = (await connection.execute(statement.returning(_drafts.attempt))).scalar_one_or_none()
             if attempt is not None:
                 await _tell(connection, end.draft_id, end.state, attempt)
@@ -153,7 +153,7 @@ class DraftStore:
         mine &= (_drafts.attempt == writer.attempt) & (_drafts.generation == writer.generation)
         values = {**changed, "revision": _drafts.revision + 1}
         statement = update(drafts).where(mine, _drafts.state.not_in(ENDED)).values(values)
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, whole=told is not None) as connection:
             if (await connection.execute(statement)).rowcount == 0:
                 raise DraftTakenOver("a later attempt writes this draft, or it has ended")
             if told is not None:

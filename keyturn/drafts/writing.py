@@ -61,7 +61,7 @@ class DraftWriting:
         if isinstance(judged.verdict, Rejection):
             why = judged.verdict
             return DraftWritten(
-                text=judged.exchange.answer,
+                text=judged.exchange.answer.strip(),
                 approved=False,
                 reason=why.reason,
                 explanation=why.explanation,
@@ -95,7 +95,8 @@ class _Latest:
         self._came = asyncio.Event()
 
     def take(self, text: str) -> None:
-        self._text = text[:MAX_ANSWER_CHARACTERS]
+        # As it is judged, without space in front: a reader's place in it counts in the one as in the other.
+        self._text = text.lstrip()[:MAX_ANSWER_CHARACTERS]
         self._came.set()
 
     async def newer_than(self, shown: str) -> str:

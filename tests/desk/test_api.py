@@ -3,14 +3,18 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from html import unescape
 from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text, update
 from sqlalchemy.engine import URL
 from temporalio.client import Client
 
+from desk.tables import desk_requests
+from starter.explaining import story_of
 from tests.desks import Place, asking, events_of, key, place, question, text_of
 from tests.simulated import SimulatorControl
 
@@ -54,6 +58,12 @@ async def test_a_question_is_answered_and_its_job_has_its_story(
         assert found.json() == {name: value for name, value in answered.json().items() if name != "attached"}
         jobs = (await luna.get("/api/v1/jobs")).json()["jobs"]
         assert [job["job_id"] for job in jobs] == [answered.json()["job_id"]]
+        _, steps = await story_of(temporal, answered.json()["workflow_id"])
+        exchange = next(step["exchange"] for step in steps if step["step"] == "decided")
+        page = unescape((await luna.get(f"/rotations/{answered.json()['workflow_id']}")).text)
+        said = [line for part in exchange.values() for line in str(part).splitlines() if len(line) > 40]
+        assert said
+        assert not [line for line in said if line in page], "what a model was sent and said is on no page"
         story = (await luna.get(f"/api/v1/jobs/{jobs[0]['job_id']}")).json()
         assert story["audit"][0]["event"] == "created"
         listed = (await luna.get("/api/v1/rotations")).json()["rotations"]
@@ -93,6 +103,33 @@ async def test_a_request_that_is_sent_again_is_carried_out_once(here: Place) -> 
     async with here.engine.connect() as connection:
         kept = str((await connection.execute(text("SELECT * FROM desk_requests"))).all())
     assert asked["account_id"] not in kept, "an answer is kept sealed"
+
+
+async def test_a_key_is_kept_for_a_day_and_what_a_dead_desk_left_is_done_by_the_next(here: Place) -> None:
+    """Both times are the table's own, so they are turned back there."""
+
+    async def began(**ago: float) -> None:
+        async with here.engine.begin() as connection:
+            earlier = datetime.now(UTC) - timedelta(**ago)
+            await connection.execute(update(desk_requests).values(began_at=earlier))
+
+    async def left_behind() -> None:
+        async with here.engine.begin() as connection:
+            await connection.execute(update(desk_requests).values(status=None, answer=None))
+
+    async with here.open() as url, asking("luna", url) as luna:
+        once, asked = key(), question()
+        first = await luna.post("/api/v1/rotations", json=asked, headers=once)
+        await left_behind()
+        assert told(await luna.post("/api/v1/rotations", json=asked, headers=once)) == (409, "still_under_way")
+        await began(seconds=91)
+        taken_over = await luna.post("/api/v1/rotations", json=asked, headers=once)
+        assert taken_over.json() == first.json() | {"attached": True}, "what was begun is found again"
+        await began(hours=23)
+        other = question()
+        assert told(await luna.post("/api/v1/rotations", json=other, headers=once)) == (422, "idempotency_key_reused")
+        await began(hours=25)
+        assert (await luna.post("/api/v1/rotations", json=other, headers=once)).status_code == 202
 
 
 def key_of(number: int) -> dict[str, str]:

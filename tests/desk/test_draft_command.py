@@ -2,28 +2,19 @@
 
 import asyncio
 import signal
-import sys
-from pathlib import Path
 
 import httpx
 import pytest
 
 from stack.embedded import Stack
+from tests.terminal import KEYTURN, lunas
 
-KEYTURN = Path(sys.executable).parent / "keyturn"
 ASKED = ("--account", "acct_10234", "--policy", "P-7", "--question", "May it?")
 
 
 async def begun(stack: Stack, *arguments: str) -> asyncio.subprocess.Process:
-    environment = {
-        "PATH": str(KEYTURN.parent),
-        "TEMPORAL_ADDRESS": stack.address,
-        "DATABASE_URL": stack.database,
-        "KEYTURN_PAYLOAD_KEYS_FILE": str(stack.keys),
-        "KEYTURN_USER": "luna",
-    }
     return await asyncio.create_subprocess_exec(
-        KEYTURN, "draft", *arguments, env=environment, stdout=-1, stderr=-1, stdin=asyncio.subprocess.DEVNULL
+        KEYTURN, "draft", *arguments, env=lunas(stack), stdout=-1, stderr=-1, stdin=asyncio.subprocess.DEVNULL
     )
 
 

@@ -1,7 +1,10 @@
 """The desk on a network: who is let in, what another site's page cannot do, and how much is taken."""
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from datetime import timedelta
 
 import httpx
 import pytest
@@ -11,6 +14,7 @@ from temporalio.client import Client
 
 from desk.settings import DeskSettings, load_desk_settings
 from keyturn.errors import SettingsInvalid
+from stack.temporal import dev_server
 from tests.desks import TOKENS, Place, asking, key, place, question
 from tests.simulated import SimulatorControl
 
@@ -41,7 +45,7 @@ async def test_nobody_gets_in_without_a_token_and_every_answer_is_guarded(here: 
             assert "unsafe" not in headers["content-security-policy"]
             assert (headers["x-content-type-options"], headers["x-frame-options"]) == ("nosniff", "DENY")
         assert (await nobody.get("/sign-in")).headers["cache-control"] == "no-store"
-        assert (await nobody.get("/healthz")).json() == {"status": "ok"}
+        assert (await nobody.get("/healthz", headers={"host": "10.1.2.3:8404"})).json() == {"status": "ok"}
 
 
 async def test_a_browser_signs_in_with_a_token_and_out_again(here: Place) -> None:
@@ -60,6 +64,9 @@ async def test_a_browser_signs_in_with_a_token_and_out_again(here: Place) -> Non
         assert (await browser.get("/")).status_code == 303
         browser.cookies.set("keyturn_desk", "dev:AAAA")
         assert (await browser.get("/")).status_code == 303
+    async with here.served(KEYTURN_ENVIRONMENT="production") as url, plain(url) as browser:
+        cookie = (await browser.post("/session", data={"token": TOKENS["luna"]})).headers["set-cookie"]
+        assert "; Secure" in cookie, "a proxy before it speaks TLS"
 
 
 async def test_a_proxys_header_is_believed_from_the_proxy_alone(here: Place) -> None:
@@ -146,8 +153,9 @@ async def test_in_development_one_acts_as_anybody(here: Place) -> None:
     """So that an approval can be tried alone; where people sign in, there is no such thing."""
     async with here.served(KEYTURN_DESK_TOKENS=None) as url, plain(url) as browser:
         assert "nobody signs in" in (await browser.get("/")).text
-        assert (await browser.post("/act-as", data={"name": "omar"})).status_code == 303
-        assert 'value="omar"' in (await browser.get("/")).text
+        for name in ("omar", "audit:nightly"):
+            assert (await browser.post("/act-as", data={"name": name})).status_code == 303
+            assert f'value="{name}"' in (await browser.get("/")).text
     async with here.served() as url, asking("luna", url) as luna:
         assert (await luna.post("/act-as", data={"name": "omar"})).status_code == 403
 
@@ -156,7 +164,7 @@ async def test_in_development_one_acts_as_anybody(here: Place) -> None:
 async def test_what_nobody_foresaw_is_told_without_a_word_of_it(
     here: Place, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    """The answer says that it failed; what failed stands in the log."""
+    """The answer says that it failed; where it failed stands in the log, without a name out of its path or message."""
 
     async def fails(**_: object) -> None:
         raise RuntimeError("the account acct_1 of luna")
@@ -165,3 +173,35 @@ async def test_what_nobody_foresaw_is_told_without_a_word_of_it(
     async with here.served() as url, asking("luna", url) as luna:
         answered = await luna.get(path)
     assert (answered.status_code, "the desk failed" in answered.text, "acct_1" in answered.text) == (500, True, False)
+
+
+async def test_while_temporal_is_away_it_says_so_within_seconds(
+    sqlite: URL, simulator: SimulatorControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages and JSON, whatever was asked; and what needs the database alone is answered as ever."""
+    monkeypatch.setattr("desk.guard.UPDATE_TIMEOUT", timedelta(seconds=1))
+    async with AsyncExitStack() as server:
+        client = await server.enter_async_context(dev_server())
+        async with (
+            place(client, sqlite, simulator) as here,
+            here.served(KEYTURN_DESK_WAIT_SECONDS=1) as url,
+            asking("luna", url) as luna,
+        ):
+            asked = {"account_id": "team/a", "key_id": "key_01"}
+            begun = await luna.post("/api/v1/rotations", json=question(**asked), headers=key())
+            location = begun.headers["location"]
+            assert "%252F" in location, "names are plain here, and one holds a slash"
+            assert (await luna.get(location)).json()["status"] == "running"
+            await server.aclose()
+            again = key()
+            answers = await asyncio.gather(
+                luna.get(location),
+                luna.get("/"),
+                luna.get(location.removeprefix("/api/v1")),
+                luna.post("/api/v1/rotations", json=question(), headers=again),
+            )
+            assert [answer.status_code for answer in answers] == [503] * 4
+            assert all(answer.headers["retry-after"] and answer.elapsed.total_seconds() < 8 for answer in answers)
+            assert (await luna.get("/api/v1/jobs")).status_code == 200
+            repeated = await luna.post("/api/v1/rotations", json=question(), headers=again)
+            assert repeated.status_code == 503, "its key stands for nothing yet"

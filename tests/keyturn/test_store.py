@@ -2,17 +2,20 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from itertools import zip_longest
 from typing import Any
 
+import psycopg.sql
 import pytest
-from sqlalchemy import func, inspect, select, update
+from sqlalchemy import func, inspect, select, text, update
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.contracts import RotationJob
 from keyturn.database import open_database
-from keyturn.errors import IdempotencyConflict, JobStoreUnavailable, OpenJobExists
+from keyturn.errors import IdempotencyConflict, JobStoreUnavailable, OpenJobExists, StaleAttempt
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import job_audit, outbox, rotation_jobs
 from tests.cases import facts, order
@@ -79,6 +82,51 @@ async def test_200_at_once_with_one_key_make_one_job(store: JobStore, engine: As
     assert len({job.job_id for job in jobs}) == 1
     assert sum(job.created for job in jobs) == 1
     assert await counts(engine) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("isolation", ["read uncommitted", "read committed", "repeatable read", "serializable"])
+async def test_one_job_comes_of_many_at_once_under_every_isolation_level(postgresql: URL, isolation: str) -> None:
+    """Whatever level an operator gives the database. What PostgreSQL refuses to serialize is asked again, as ever.
+
+    Claims, a withdrawal and another key for the same credential, all at once: then one job is open at most, and each
+    job that was told has its audit row and its message.
+    """
+    plain = postgresql.set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(plain, autocommit=True) as operator:
+        level = psycopg.sql.Literal(isolation)
+        database = psycopg.sql.Identifier(postgresql.database or "")
+        alter = psycopg.sql.SQL("ALTER DATABASE {} SET default_transaction_isolation = {}")
+        operator.execute(alter.format(database, level))
+    engine = open_database(postgresql)
+    store, ordered = JobStore(engine), order(credential=facts(key_id="key_1"))
+    other = order(credential=facts(key_id="key_1"), trace_id="t2")
+    async with engine.connect() as connection:
+        assert (await connection.execute(text("SHOW transaction_isolation"))).scalar_one() == isolation
+
+    async def again(step: Callable[[], Awaitable[Any]]) -> Any:
+        while True:
+            try:
+                return await step()
+            except JobStoreUnavailable:
+                await asyncio.sleep(0.01)
+            except (OpenJobExists, StaleAttempt) as refused:
+                return type(refused)
+
+    mine = [lambda: store.create_once(ordered, idempotency_key=KEY, fence=2) for _ in range(60)]
+    theirs = [lambda: store.create_once(other, idempotency_key=f"{KEY},P-8@1", fence=1) for _ in range(60)]
+    withdrawn = [lambda: store.withdraw(ordered, idempotency_key=KEY, fence=1) for _ in range(3)]
+    steps: list[Any] = [step for three in zip_longest(mine, theirs, withdrawn) for step in three if step is not None]
+    ends = await asyncio.gather(*map(again, steps))
+    created = [end for end in ends if isinstance(end, RotationJob) and end.created]
+    assert len(created) == 1
+    assert {end.job_id for end in ends if isinstance(end, RotationJob)} == {created[0].job_id}
+    rows = await store.jobs(tenant_id="default", limit=10)
+    assert [row["job_id"] for row in rows] == [created[0].job_id]
+    async with engine.connect() as connection:
+        made = select(func.count()).select_from(job_audit).where(job_audit.c.event == "created")
+        assert (await connection.execute(made)).scalar_one() == 1
+        assert (await connection.execute(select(func.count()).select_from(outbox))).scalar_one() == 1
+    await engine.dispose()
 
 
 async def test_200_at_once_with_another_body_are_200_conflicts(store: JobStore, engine: AsyncEngine) -> None:
@@ -173,7 +221,9 @@ async def test_migrations_make_the_tables_that_the_code_declares(engine: AsyncEn
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
+    import keyturn.bulk.tables
     import keyturn.cache.tables
+    import keyturn.drafts.tables
     import keyturn.ledger.tables  # noqa: F401 - each describes its own tables on the one metadata
     from keyturn.database import metadata
 

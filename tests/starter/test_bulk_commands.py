@@ -3,7 +3,6 @@
 import asyncio
 import csv
 import json
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -12,8 +11,8 @@ import pytest
 
 from stack.embedded import Stack
 from tests.estates import LINE
+from tests.terminal import KEYTURN, lunas
 
-KEYTURN = Path(sys.executable).parent / "keyturn"
 HEADER = "account_id,key_id,kind,age_days,active\n"
 
 
@@ -28,13 +27,7 @@ Keyturn = Callable[..., Awaitable[Told]]
 
 @pytest.fixture
 def keyturn(stack: Stack, tmp_path: Path) -> Keyturn:
-    environment = {
-        "PATH": str(KEYTURN.parent),
-        "TEMPORAL_ADDRESS": stack.address,
-        "DATABASE_URL": stack.database,
-        "KEYTURN_PAYLOAD_KEYS_FILE": str(stack.keys),
-        "KEYTURN_USER": "luna",
-    }
+    environment = lunas(stack)
 
     async def run(*arguments: str | Path) -> Told:
         process = await asyncio.create_subprocess_exec(

@@ -6,17 +6,17 @@ import sys
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
-from temporalio.exceptions import ApplicationError, CancelledError
+from temporalio.exceptions import ApplicationError, CancelledError, WorkflowAlreadyStartedError
 from temporalio.worker import Worker
 
 from activities.draft_reply import BEAT_SECONDS, DraftReply
@@ -24,8 +24,9 @@ from keyturn.contracts import CallRecord, DraftEnd
 from keyturn.database import open_database
 from keyturn.drafts.reading import DraftReading
 from keyturn.drafts.store import Draft, DraftStore
+from keyturn.drafts.tables import drafts
 from keyturn.drafts.writing import DraftWriting
-from keyturn.errors import DraftTakenOver, UnknownDraft
+from keyturn.errors import DraftTakenOver, JobStoreUnavailable, UnknownDraft
 from keyturn.jobs.tables import rotation_jobs
 from keyturn.keyring import new_keyring_text, parse_keyring
 from keyturn.llm.boundary import ModelBoundary
@@ -179,14 +180,14 @@ async def test_a_stopped_draft_closes_the_providers_connection_within_a_second(d
 
 
 async def test_a_draft_that_is_stopped_before_a_worker_has_it_is_never_written(sqlite_desk: Desk) -> None:
-    """Its workflow ends without a step: who reads asks the server, for there is no row."""
+    """No model is asked, and readers are told as soon as a worker is there; until then they ask the server."""
     handle = await sqlite_desk.ask()
     await stop_draft(sqlite_desk.client, handle.id)
     async with sqlite_desk.working():
         with pytest.raises(WorkflowFailureError):
             await handle.result()
-    with pytest.raises(UnknownDraft):
-        await sqlite_desk.store.find(handle.id, tenant_id="default")
+    draft = await sqlite_desk.store.find(handle.id, tenant_id="default")
+    assert (draft.state, draft.attempt, draft.text) == ("cancelled", 0, "")
     assert await sqlite_desk.simulator.requests() == []
 
 
@@ -238,6 +239,107 @@ async def test_a_reader_who_comes_back_goes_on_where_they_were(sqlite_desk: Desk
     ends = await asyncio.gather(*(desk.read(handle.id) for _ in range(20)))
     assert {seen[-1].text for seen in ends} == {rest[-1].text}
     assert desk.reading._readers == {}, "nobody reads, and so nobody looks"
+
+
+async def test_space_around_a_text_is_nobodys_place_in_it(sqlite_desk: Desk) -> None:
+    """What is read while it comes begins as what was judged does, approved or not."""
+    desk = sqlite_desk
+    for text in ("\n\n  The key is eligible under P-7.\n", "\n\n  Under P-999 the key may be rotated.\n"):
+        await desk.simulator.fail("says", content=text)
+        async with desk.working():
+            handle = await desk.ask()
+            seen = await desk.read(handle.id)
+            written = await handle.result()
+        assert len({draft.generation for draft in seen}) == 1
+        assert seen[-1].text == text.strip() == written.text
+        assert all(seen[-1].text.startswith(draft.text.rstrip()) for draft in seen)
+
+
+async def test_a_stop_that_comes_with_the_last_word_is_an_end_too(sqlite_desk: Desk) -> None:
+    """The workflow hears of both at once, for no worker had it meanwhile; its readers are told that it was stopped."""
+    desk = sqlite_desk
+    async with http_client(4) as http:
+        route = [on_simulator(http, desk.simulator, "openai")]
+        boundary = ModelBoundary({"*": route}, load_catalogue(), guard=guarded(), record=desk.records.append)
+        drafts = DraftReply(DraftWriting(desk.store, boundary))
+        activities: list[Callable[..., Any]] = [drafts.draft_reply, drafts.end_draft]
+        async with Worker(desk.client, task_queue=desk.queue, activities=activities):
+            async with Worker(desk.client, task_queue=desk.queue, workflows=[DraftWorkflow], max_cached_workflows=0):
+                handle = await desk.ask()
+                await desk.until(handle.id, lambda draft: bool(draft.text))
+            while await pending_activities(handle):
+                await asyncio.sleep(0.02)
+            await stop_draft(desk.client, handle.id)
+            async with Worker(desk.client, task_queue=desk.queue, workflows=[DraftWorkflow]):
+                *_, last = await desk.read(handle.id)
+                with pytest.raises(WorkflowFailureError):
+                    await handle.result()
+    assert last.state == "cancelled"
+    assert await desk.states(handle.id) == ["started", "streaming", "cancelled"]
+
+
+async def pending_activities(handle: Handle) -> int:
+    return len((await handle.describe()).raw_description.pending_activities)
+
+
+async def test_a_state_and_its_place_in_the_trail_are_written_together(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that goes away between them has written neither; what is then written again is whole."""
+    store, draft_id = DraftStore(engine, KEYRING), new_draft_id("default")
+    whose = {"tenant_id": "default", "account_id": "acct_1", "requested_by": "luna"}
+    end = DraftEnd(draft_id=draft_id, **whose, state="cancelled")
+
+    async def away(*_: object) -> None:
+        raise OSError
+
+    steps: list[Callable[[], Any]] = [
+        lambda: store.begin(draft_id, **whose, run_id="r", attempt=1),
+        lambda: store.end(end),
+    ]
+    for step in steps:
+        with monkeypatch.context() as now:
+            now.setattr("keyturn.drafts.store._tell", away)
+            with pytest.raises(JobStoreUnavailable):
+                await step()
+        await step()
+    assert [row["state"] for row in await store.trail(draft_id)] == ["started", "cancelled"]
+
+
+async def test_an_id_stands_for_one_draft(sqlite_desk: Desk) -> None:
+    """A request that is sent again attaches while it is written, and writes no second one later."""
+    desk = sqlite_desk
+    draft_id = new_draft_id("default")
+
+    async def again() -> Handle:
+        return await start_draft(desk.client, draft_id, asked(), task_queue=desk.queue)
+
+    first = await again()
+    assert (await again()).result_run_id in {None, first.result_run_id}
+    async with desk.working():
+        await first.result()
+    with pytest.raises(WorkflowAlreadyStartedError):
+        await again()
+
+
+async def test_a_draft_is_kept_for_seven_days_after_its_end(engine: AsyncEngine) -> None:
+    """The next one that is begun forgets it, and one that has not ended is never forgotten."""
+    store = DraftStore(engine, KEYRING)
+    whose = {"tenant_id": "default", "account_id": "acct_1", "requested_by": "luna"}
+    six, eight, unended = (new_draft_id("default") for _ in range(3))
+    for draft_id in (six, eight, unended):
+        await store.begin(draft_id, **whose, run_id="r", attempt=1)
+    for days, draft_id in ((6, six), (8, eight)):
+        await store.end(DraftEnd(draft_id=draft_id, **whose, state="cancelled"))
+        ended = update(drafts).where(drafts.c.draft_id == draft_id)
+        async with engine.begin() as connection:
+            await connection.execute(ended.values(ended_at=datetime.now(UTC) - timedelta(days=days)))
+    await store.begin(new_draft_id("default"), **whose, run_id="r", attempt=1)
+    for draft_id in (six, unended):
+        assert (await store.find(draft_id, tenant_id="default")).account_id == "acct_1"
+    with pytest.raises(UnknownDraft):
+        await store.find(eight, tenant_id="default")
+    assert await store.trail(eight) == []
 
 
 async def test_a_killed_workers_draft_is_begun_anew_by_another_and_ends_once(
