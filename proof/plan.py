@@ -1,7 +1,7 @@
-"""What may go wrong with one rotation, and what must come of it all the same. A seed gives the same plan again.
+"""What may go wrong with one operation, and what must come of it all the same. A seed gives the same plan again.
 
-A rotation's account carries its fault (`acct_000012-kill_after_claim`): so a worker meets it for certain, and in
-whichever process the step happens to run.
+An account carries its fault (`acct_000012-kill_after_claim`): so a worker meets it for certain, and in whichever
+process the step happens to run.
 """
 
 import random
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Expected = Literal["job", "no_job"]
+Database = Literal["postgresql", "sqlite"]
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Kind:
     by: Literal["nobody", "provider", "worker", "driver"]
     expected: Expected = "job"
     arguments: Mapping[str, Any] | None = None  # of a provider's fault: see simulator/faults.py
+    asked: Literal["rotation", "approval", "draft", "bulk"] = "rotation"
+    on: Database | None = None  # None for both
 
 
 KINDS: Mapping[str, Kind] = {
@@ -42,14 +45,31 @@ KINDS: Mapping[str, Kind] = {
     "kill_before_model": Kind("kill -9 of the worker before the model call", "worker"),
     "kill_after_model": Kind("kill -9 after it, before anybody hears of it", "worker"),
     "kill_before_claim": Kind("kill -9 before the job is claimed", "worker"),
+    "kill_after_insert": Kind("kill -9 after INSERT, before COMMIT", "worker", on="sqlite"),
     "kill_after_claim": Kind("kill -9 after COMMIT, before anybody hears of it", "worker"),
     "answer_lost": Kind("the database's answer is lost after COMMIT", "worker"),
+    # A claim is one statement that commits by itself on PostgreSQL: it arrives or not, and its answer does or not.
+    "cut_before_commit": Kind("the connection breaks before the claim arrives", "worker", on="postgresql"),
+    "cut_after_commit": Kind("the connection breaks before the claim's answer arrives", "worker", on="postgresql"),
+    "half_open": Kind("the claim arrives, and its connection says nothing for 12 s", "worker", on="postgresql"),
     "database_away": Kind("the database does not answer, three times", "worker"),
     "freeze": Kind("the claim freezes past its time; another is made; it wakes up", "worker"),
     "freeze_and_stop": Kind("the claim freezes, the rotation is cancelled, it wakes up", "worker", "no_job"),
-    "asked_twice": Kind("ten starts at once with one id", "driver"),
+    "asked_by_many": Kind("fifty starts at once with one id", "driver"),
+    "approved": Kind("waits for an approval; all workers are killed as it comes", "driver", asked="approval"),
+    "denied": Kind("waits for an approval, and is denied", "driver", "no_job", asked="approval"),
+    "draft": Kind("a draft, streamed", "nobody", "no_job", asked="draft"),
+    "draft_killed": Kind("a draft whose worker is killed -9 in mid-stream", "worker", "no_job", asked="draft"),
+    "draft_stopped": Kind("a draft that is stopped in mid-stream", "driver", "no_job", asked="draft"),
+    "bulk": Kind("a run of eight keys, most with a fault of their own", "driver", asked="bulk"),
 }
-SLOW = frozenset({"freeze", "freeze_and_stop", "kill_before_claim", "kill_after_claim", "kill_before_model"})
+# What takes half a minute, or the machine's whole attention, is met less often than what only costs another request.
+SELDOM = frozenset({"freeze", "freeze_and_stop", "half_open", "approved", "bulk", "asked_by_many"})
+# What the keys of a run meet, each its own.
+OF_A_RUN = (
+    *("none", "kill_after_claim", "answer_lost", "database_away"),
+    *("kill_before_claim", "none", "kill_after_model", "none"),
+)
 
 
 @dataclass(frozen=True)
@@ -65,6 +85,25 @@ class Operation:
         return f"acct_{self.number:06}-{self.fault}"
 
     @property
+    def accounts(self) -> list[str]:
+        """Every account that it is about: of a run, one a key."""
+        if self.kind.asked != "bulk":
+            return [self.account]
+        return [f"acct_{self.number:06}_{key}-{fault}" for key, fault in enumerate(OF_A_RUN)]
+
+    @property
+    def traces(self) -> list[str]:
+        """The ids under which its calls are known to provider and ledger."""
+        if self.kind.asked != "bulk":
+            return [f"trace_{self.number:06}"]
+        return [f"{self.run_id}-{ordinal}" for ordinal in range(1, len(OF_A_RUN) + 1)]
+
+    @property
+    def run_id(self) -> str:
+        """The name of its run, if it is one."""
+        return f"proof-{self.number:06}"
+
+    @property
     def kind(self) -> Kind:
         """Of the fault."""
         return KINDS[self.fault]
@@ -76,11 +115,11 @@ def fault_of(account: str) -> str:
     return name if name in KINDS else "none"
 
 
-def plan(count: int, seed: int, *, only: str | None = None) -> list[Operation]:
+def plan(count: int, seed: int, database: Database, *, only: str | None = None) -> list[Operation]:
     """Return `count` operations in an order that `seed` gives; each fault is among them, if there is room for all."""
-    chance, names = random.Random(seed), [only] if only else list(KINDS)
-    # What kills a worker takes seconds; it is met less often than what only costs another request.
-    weights = [1 if name in SLOW or name.startswith("kill") else 4 for name in names]
+    here = [name for name, kind in KINDS.items() if kind.on in {None, database}]
+    chance, names = random.Random(seed), [only] if only else here
+    weights = [1 if name in SELDOM else 2 if "kill" in name else 8 for name in names]
     drawn = names[:count] + chance.choices(names, weights, k=max(0, count - len(names)))
     chance.shuffle(drawn)
     return [Operation(number, name) for number, name in enumerate(drawn)]

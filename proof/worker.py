@@ -1,7 +1,8 @@
 """A real worker, with the points at which it dies, freezes or loses an answer; and the controls, which do it wrong.
 
-`python -m proof.worker MARKS [CONTROL]`: MARKS is a folder in which each fault leaves a mark, so that it happens once.
-Nothing of this is in the program: what stands around its parts is put there here.
+`python -m proof.worker MARKS DAYS [CONTROL]`: MARKS is a folder in which each fault leaves a mark, so that it happens
+once; DAYS is by how much this process's clock is ahead of the others. Nothing of this is in the program: what stands
+around its parts is put there here.
 """
 
 import asyncio
@@ -11,10 +12,12 @@ import signal
 import sys
 import uuid
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import event, select
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.contracts import Assessment, GroundedDecision, JobOrder, Rejection, RotationJob, RotationRequest
 from keyturn.errors import JobStoreUnavailable, KeyturnError
@@ -28,6 +31,7 @@ from workers.wiring import wired_boundary, wired_worker
 from workflows.connection import connect
 
 CONTROLS = ("check_then_insert", "do_nothing_returning", "no_fencing", "trusting_gate", "own_retrier")
+CUTS = ("cut_before_commit", "cut_after_commit", "half_open")
 # Past the claim's start-to-close of 10 s: another attempt has been made when it wakes up.
 FROZEN_SECONDS = 14.0
 
@@ -82,6 +86,17 @@ class FaultyBoundary:
         if self._control == "trusting_gate" and isinstance(assessment.verdict, Rejection):
             return await self._believed(request, assessment)
         return assessment
+
+    async def answer(self, request: Any, attempt: int = 1, *, on_text: Any = None) -> Any:
+        """Answer any request as the boundary does."""
+
+        def told(text: str) -> None:
+            on_text(text)
+            # The second piece is there: somebody may have read the first.
+            if len(text) > 40 and self._marks.first(request.account_id, "draft_killed"):
+                _die()
+
+        return await self._boundary.answer(request, attempt, on_text=None if on_text is None else told)
 
     async def _asked(self, request: RotationRequest, attempt: int) -> Assessment:
         if self._control != "own_retrier":
@@ -182,12 +197,38 @@ class FaultyClaims:
         return getattr(self._store, name)
 
 
+def faulty_statements(engine: AsyncEngine, marks: Marks) -> None:
+    """Let the process die between a claim's INSERT and its COMMIT, or have the cable to the database cut it off."""
+
+    def account_in(parameters: Any) -> str:
+        values = parameters.values() if isinstance(parameters, dict) else parameters
+        return next((value for value in values if isinstance(value, str) and fault_of(value) != "none"), "")
+
+    @event.listens_for(engine.sync_engine, "before_cursor_execute", retval=True)
+    def before(_c: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> tuple[str, Any]:
+        if "INSERT INTO rotation_jobs" in statement:
+            account = account_in(parameters)
+            if marks.first(account, *CUTS):  # read by the cable: see `proof.world.Cable`
+                statement = f"/* proof:{fault_of(account)} */ {statement}"
+        return statement, parameters
+
+    @event.listens_for(engine.sync_engine, "after_cursor_execute")
+    def after(_c: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
+        if "INSERT INTO rotation_jobs" in statement and marks.first(account_in(parameters), "kill_after_insert"):
+            _die()
+
+
 async def main() -> None:
     """Work until killed."""
     settings, marks = load_settings(), Marks(Path(sys.argv[1]))
-    control = sys.argv[2] if len(sys.argv) > 2 else None
+    control = sys.argv[3] if len(sys.argv) > 3 else None
+    if days := int(sys.argv[2]):
+        import time_machine
+
+        time_machine.travel(datetime.now(UTC) + timedelta(days=days)).start()
     configure_logging("json")
     async with wired_boundary(settings) as wired:
+        faulty_statements(wired.engine, marks)
         faulty: Any = FaultyBoundary(wired.boundary, marks, control)
         bent = dataclasses.replace(wired, boundary=faulty)
         claims: Any = lambda store: FaultyClaims(store, marks, control)  # noqa: E731

@@ -1,12 +1,19 @@
 """The real stack of a proof, in a throw-away folder: its processes may be killed, stopped and cut off at any moment."""
 
 import asyncio
+import os
+import random
+import shutil
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 from sqlalchemy import text
@@ -15,83 +22,65 @@ from temporalio.client import Client
 
 from keyturn.database import database_url, open_database
 from keyturn.keyring import Keyring, load_keyring, write_keys
+from keyturn.policy.catalogue import SHIPPED_LINES
+from proof.cable import Cable
+from proof.hosts import Host, hosts
 from stack.embedded import simulator_process, worker_environment
 from stack.processes import child, free_port
 from stack.temporal import dev_server_command
 from workers.schema import migrate
 from workflows.connection import TemporalUnreachable, connect
 
-
-class Cable:
-    """A TCP proxy in front of a server. Pulled, every connection through it breaks off in both directions."""
-
-    def __init__(self, host: str, port: int, *, path: str | None = None) -> None:
-        self._host, self._port, self._path = host, port, path
-        self._ends: set[asyncio.StreamWriter] = set()
-        self.port = 0
-
-    def pull(self) -> None:
-        """Break every connection off."""
-        for end in list(self._ends):
-            end.transport.abort()
-
-    @asynccontextmanager
-    async def laid(self) -> AsyncIterator["Cable"]:
-        """Pass connections on until it is left."""
-        server = await asyncio.start_server(self._passed, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        try:
-            yield self
-        finally:
-            server.close()
-            self.pull()
-
-    async def _passed(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            if self._path is not None:
-                ours = await asyncio.open_unix_connection(self._path)
-            else:
-                ours = await asyncio.open_connection(self._host, self._port)
-        except OSError:
-            writer.transport.abort()
-            return
-        self._ends |= {writer, ours[1]}
-        try:
-            await asyncio.gather(_copy(reader, ours[1]), _copy(ours[0], writer))
-        except asyncio.CancelledError:  # the loop ends; streams of Python 3.11 would complain of it
-            return
-        finally:
-            for end in (writer, ours[1]):
-                end.transport.abort()
-                self._ends.discard(end)
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        while chunk := await reader.read(65_536):
-            writer.write(chunk)
-            await writer.drain()
-        writer.close()
+WORKERS = 2
+# By how much a worker's clock is ahead when it starts: half of them are right, the others 40 days off.
+CLOCKS_DAYS = (0, 0, 40, -40)
+LINE_TO_APPROVE = "PROOF-1"
+APPROVER = "omar"
+NEEDS_APPROVAL = f"""
+[[line]]
+id = "{LINE_TO_APPROVE}"
+version = 1
+wording = "Stale service-account keys must rotate within 30 days."
+applies_to = ["service_account_key"]
+window_days = 30
+approval = "required"
+approvers = ["{APPROVER}"]
+rule = {{ when = "stale" }}
+source = {{ benchmark = "The proof", release = "1", id = "1" }}
+"""
 
 
 class World:
     """The stack, and what may be done to it."""
 
-    def __init__(self, folder: Path, database: URL, simulator: str, keyring: Keyring, cables: dict[str, Cable]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        database: URL,
+        simulator: str,
+        keyring: Keyring,
+        cables: dict[str, Cable],
+        chance: random.Random,
+    ) -> None:
         self.folder = folder
+        self.chance = chance
         self.database = database
         self.simulator = simulator
         self.keyring = keyring
         self.cables = cables
         self.marks = folder / "marks"
         self.marks.mkdir()
-        self.happened: dict[str, int] = {}
+        self.happened: Counter[str] = Counter()
+        self.policies = folder / "policies"
+        self.disk: Path | None = None  # a small one of its own, where one may be mounted
+        self.hosts: list[Host] = []  # the workers', where they may be made
+        self.postgresql: Any = None
         self._processes: dict[str, asyncio.subprocess.Process] = {}
 
     @property
     def temporal(self) -> str:
         """Temporal's address, behind its cable."""
-        return f"127.0.0.1:{self.cables['temporal'].port}"
+        return self.cables["temporal"].address
 
     async def client(self) -> Client:
         """A client of its own connection, as soon as the server answers."""
@@ -131,10 +120,40 @@ class World:
         with suppress(ProcessLookupError, KeyError):
             self._processes[name].send_signal(signal.SIGCONT)
 
-    async def watched(self, name: str, command: list[str | Path], environment: dict[str, str] | None) -> None:
+    async def kill_postgresql(self) -> None:
+        """Kill the database server with -9, and begin it again: it recovers from its log."""
+        os.kill(self.postgresql.get_pid(), signal.SIGKILL)
+        await self._postgresql_up()
+
+    async def fill_disk(self, seconds: float) -> None:
+        """Leave no byte free where the database is, for so long."""
+        if self.disk is None:
+            return
+        ballast = self.disk / "ballast"
+        with suppress(OSError), ballast.open("wb") as file:
+            free = os.statvfs(self.disk)
+            os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
+        await asyncio.sleep(seconds)
+        ballast.unlink()
+        if self.postgresql is not None:  # it stops by itself when it cannot write its log
+            await self._postgresql_up()
+
+    async def _postgresql_up(self) -> None:
+        for _ in range(20):
+            try:
+                await asyncio.to_thread(self.postgresql.ensure_postgres_running)
+            except Exception:  # what the killed one's children still hold is free in a moment
+                await asyncio.sleep(0.5)
+            else:
+                return
+        raise AssertionError("PostgreSQL did not come up again: its log is in the throw-away folder")
+
+    async def watched(
+        self, name: str, command: Callable[[], list[str | Path]], environment: dict[str, str] | None
+    ) -> None:
         """Run a process, and begin it again whenever it has ended, until cancelled."""
         while True:
-            async with child(command, environment=environment, log=self.folder / f"{name}.log") as process:
+            async with child(command(), environment=environment, log=self.folder / f"{name}.log") as process:
                 self._processes[name] = process
                 try:
                     await process.wait()
@@ -144,41 +163,58 @@ class World:
 
 
 @asynccontextmanager
-async def world(folder: Path, database: str, *, workers: int, control: str | None) -> AsyncIterator[World]:
-    """Yield a world whose parts are up.
+async def world(folder: Path, database: str, *, control: str | None, chance: random.Random) -> AsyncIterator[World]:
+    """Yield a world whose parts are up: servers, and two workers, each on a host of its own where that may be.
 
     Args:
         folder: an existing folder, its own.
         database: the URL of an empty database; PostgreSQL's is reached through a cable.
-        workers: how many processes poll.
-        control: the control that they are, if any.
+        control: the control that the workers are, if any; then they have one host, and its clock is right.
+        chance: what befalls it.
     """
     keys = folder / "payload_keys"
     write_keys(keys)
     keyring = load_keyring(text=None, file=keys, development=True)
     port = free_port()
     async with AsyncExitStack() as parts:
-        cables = {"temporal": await parts.enter_async_context(Cable("127.0.0.1", port).laid())}
+        places = [] if control else parts.enter_context(hosts(WORKERS))
+        outside = places[0].outside if places else "127.0.0.1"
+        cables = {"temporal": await parts.enter_async_context(Cable("127.0.0.1", port).laid(outside))}
         url = database_url(database)
         await asyncio.to_thread(migrate, url)
         seen_by_workers = database
         if url.get_backend_name() == "postgresql":
             socket = f"{url.query['host']}/.s.PGSQL.{url.port or 5432}"
-            cables["database"] = await parts.enter_async_context(Cable("", 0, path=socket).laid())
-            through = url.set(drivername="postgresql", host="127.0.0.1", port=cables["database"].port, query={})
+            cables["database"] = await parts.enter_async_context(Cable("", 0, path=socket).laid(outside))
+            host, _, to = cables["database"].address.rpartition(":")
+            through = url.set(drivername="postgresql", host=host, port=int(to), query={})
             seen_by_workers = through.render_as_string(hide_password=False)
         simulator = await parts.enter_async_context(simulator_process())
-        made = World(folder, url, simulator, keyring, cables)
+        there = urlsplit(simulator)
+        cables["provider"] = await parts.enter_async_context(Cable("127.0.0.1", there.port or 80).laid(outside))
+        made = World(folder, url, simulator, keyring, cables, chance)
+        made.hosts = places
+        shutil.copytree(SHIPPED_LINES, made.policies)
+        (made.policies / "proof.toml").write_text(NEEDS_APPROVAL)
         server = dev_server_command(port, database=folder / "temporal.db")
-        environment = worker_environment(made.temporal, seen_by_workers, simulator, keys=keys)
-        environment |= {"KEYTURN_BULK_PAGES": "0", "KEYTURN_ANSWER_CACHE": "off", "KEYTURN_TOKENS_PER_USER_HOUR": "0"}
-        command: list[str | Path] = [sys.executable, "-m", "proof.worker", made.marks]
-        watched = [asyncio.create_task(made.watched("temporal", server, None))]
+        provider = f"http://{cables['provider'].address}"
+        environment = worker_environment(made.temporal, seen_by_workers, provider, keys=keys)
+        environment |= {"KEYTURN_ANSWER_CACHE": "off", "KEYTURN_TOKENS_PER_USER_HOUR": "0"}
+        environment |= {"KEYTURN_BULK_PAGES": "1", "KEYTURN_POLICY_DIR": str(made.policies)}
+
+        def worker(number: int) -> list[str | Path]:
+            days = 0 if control else chance.choice(CLOCKS_DAYS)
+            made.happened["clock_moved"] += bool(days)
+            command: list[str | Path] = [sys.executable, "-m", "proof.worker", made.marks, str(days)]
+            host = places[number].prefix if places else ()
+            return [*host, *command, *([control] if control else [])]
+
+        watched = [asyncio.create_task(made.watched("temporal", lambda: server, None))]
         parts.push_async_callback(_ended, watched)
         await made.client()
-        for number in range(workers):
-            named = [*command, *([control] if control else [])]
-            watched.append(asyncio.create_task(made.watched(f"worker_{number}", named, environment)))
+        for number in range(WORKERS):
+            watching = made.watched(f"worker_{number}", partial(worker, number), environment)
+            watched.append(asyncio.create_task(watching))
         yield made
 
 

@@ -5,7 +5,8 @@ POST   /v1/messages                                Anthropic
 POST   /v1beta/models/MODEL:generateContent        Gemini; MODEL:streamGenerateContent too
 POST   /control/faults        {"name", ...}: see simulator/faults.py
 DELETE /control/faults        no more faults
-GET    /control/requests      each model request: {"at", "provider", "model", "account", "trace_id", "fault", "status"};
+GET    /control/requests      each model request: {"at", "provider", "model", "account", "trace_id", "fault", "status",
+                              "tokens"};
                               of a stream also "first_text_at", and "closed_at" if its reader went away
 DELETE /control/requests      forget them
 PUT    /control/keys          the API keys that are taken, as a list; null takes any
@@ -88,6 +89,7 @@ class Simulator:
             "trace_id": request.headers.get("x-client-request-id"),
             "fault": fault.name,
             "status": None,
+            "tokens": 0,  # what a whole answer is paid for, in and out
         }
         self.requests.append(entry)
         if request.path.endswith(":streamGenerateContent"):
@@ -110,6 +112,8 @@ class Simulator:
         text, ending = bent(fault, answer(asked.user, asked.fields))
         tokens = asked.size // CHARACTERS_A_TOKEN + 1
         said = Said(text, ending, tokens, self._cached(asked.prefix), len(text) // CHARACTERS_A_TOKEN + 1)
+        if fault.name not in {"slow", "half_body", "broken_stream", "hang"}:
+            entry["tokens"] = said.input_tokens + said.output_tokens
         request_id = uuid.uuid4().hex
         headers = {"content-type": "application/json", wire.request_id_header: f"req_{request_id}"}
         if asked.streamed:

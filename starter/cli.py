@@ -49,6 +49,7 @@ COMMANDS = {
     "keys": ("workers.codec_commands", "keys", "Print new payload keys, and tell which are held here."),
     "demo": ("stack.commands", "demo", "Show rotations on an embedded stack, then end."),
     "dev": ("stack.commands", "dev", "Run the embedded stack until Ctrl-C."),
+    "prove": ("proof.__main__", "prove", "Prove on the embedded stack, under faults, that each job is made once."),
 }
 
 

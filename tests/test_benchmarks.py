@@ -1,0 +1,22 @@
+"""What `make bench` makes of its figures."""
+
+from benchmarks.results import Result, compared, fallen
+
+
+def row(name: str, ratio: float, reach: str) -> Result:
+    return Result(name, ratio, reach, True, "")
+
+
+def test_a_ratio_that_fell_by_more_than_a_fifth_is_told() -> None:
+    """In the direction in which it is promised; what is not promised cannot fall, and a new row has nothing to."""
+    accepted = {"speed": 1.0, "memory": 1.0, "look": 1.0}
+    fell = [row("speed", 0.79, ">= 0.5"), row("memory", 1.26, "<= 2"), row("look", 0.1, "-"), row("new", 0.1, ">= 1")]
+    assert [line.partition(":")[0] for line in fallen(fell, accepted)] == ["speed", "memory"]
+    assert fallen([row("speed", 0.81, ">= 0.5"), row("memory", 1.24, "<= 2")], accepted) == []
+    assert fallen([row("speed", 1.9, ">= 0.5"), row("memory", 0.2, "<= 2")], accepted) == []
+
+
+def test_series_are_compared_round_by_round() -> None:
+    """The median of the ratios, and not the ratio of the medians."""
+    result = compared("x", [1.0, 20.0, 3.0], [2.0, 20.0, 4.0], unit="s", at="least", reach=0.7)
+    assert (result.ratio, result.holds) == (0.75, True)
