@@ -116,6 +116,15 @@ def test_images_are_pinned_and_lasting_services_have_health_checks(compose: Any)
         assert re.search(r":\d+\.\d+\.\d+", image), image
 
 
+def test_nothing_private_gets_into_an_image() -> None:
+    """What a checkout holds beside the repository: settings with keys, and the stack's databases, keys and logs."""
+    left_out = set((ROOT / ".dockerignore").read_text().split())
+    assert {".git", ".env", ".keyturn", ".venv", "config/"} <= left_out
+    assert {".env", ".keyturn/", "config/"} & set((ROOT / ".gitignore").read_text().split()) == {
+        ".env", ".keyturn/", "config/",
+    }  # fmt: skip
+
+
 def test_nothing_secret_stands_in_the_compose_file(compose: Any) -> None:
     """Passwords and keys come from the environment, and their absence is told."""
     for service in compose["services"].values():
