@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import Executable, Select, delete, select
+from sqlalchemy import Executable, bindparam, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -24,15 +24,22 @@ class SqlCache:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
+        # Built once: building them for each call took as long as executing them.
+        self._find = select(table.c.digest, table.c.answer).where(
+            table.c.digest.in_(bindparam("digests", expanding=True)), table.c.expires_at > bindparam("now")
+        )
+        insert = (postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert)(table)
+        self._keep = insert.on_conflict_do_update(
+            index_elements=["digest"],
+            set_={column.name: insert.excluded[column.name] for column in table.c if column.name != "digest"},
+            where=table.c.expires_at <= bindparam("now", type_=table.c.expires_at.type),
+        )
 
     async def find(self, keys: Sequence[CacheKey]) -> tuple[int, str] | None:
         """Return the place in `keys` of the first that is kept, and its answer."""
-        query = select(table.c.digest, table.c.answer).where(
-            table.c.digest.in_([key.digest for key in keys]), table.c.expires_at > datetime.now(UTC)
-        )
+        asked = {"digests": [key.digest for key in keys], "now": datetime.now(UTC)}
         try:
-            kept = await within(LOOKUP_SECONDS, self._rows(query))
+            kept = await within(LOOKUP_SECONDS, self._rows(asked))
         except (SQLAlchemyError, OSError, TimeoutError) as error:
             _log.warning("cache_unavailable", cause=type(error).__name__)
             return None
@@ -41,19 +48,9 @@ class SqlCache:
     async def keep(self, key: CacheKey, answer: str, keep_for: timedelta) -> None:
         """Keep `answer` for so long; one that has expired is replaced, another one is left."""
         now = datetime.now(UTC)
-        row = {
-            "task": key.task,
-            "prompt_version": key.prompt_version,
-            "catalogue_version": key.catalogue_version,
-            "answer": answer,
-            "expires_at": now + keep_for,
-        }
-        statement = self._insert(table).values(digest=key.digest, **row)
-        statement = statement.on_conflict_do_update(
-            index_elements=["digest"], set_=row, where=table.c.expires_at <= now
-        )
+        row = key._asdict() | {"answer": answer, "expires_at": now + keep_for, "now": now}
         try:
-            await within(LOOKUP_SECONDS, self._execute(statement))
+            await within(LOOKUP_SECONDS, self._execute(self._keep, row))
         except (SQLAlchemyError, OSError, TimeoutError) as error:
             _log.warning("cache_unavailable", cause=type(error).__name__)
 
@@ -75,10 +72,10 @@ class SqlCache:
             statement = statement.where(table.c.expires_at <= datetime.now(UTC))
         return await self._execute(statement)
 
-    async def _rows(self, query: Select[Any]) -> dict[str, str]:
+    async def _rows(self, asked: dict[str, Any]) -> dict[str, str]:
         async with self._engine.connect() as connection:
-            return {row.digest: row.answer for row in await connection.execute(query)}
+            return {row.digest: row.answer for row in await connection.execute(self._find, asked)}
 
-    async def _execute(self, statement: Executable) -> int:
+    async def _execute(self, statement: Executable, values: dict[str, Any] | None = None) -> int:
         async with self._engine.begin() as connection:
-            return (await connection.execute(statement)).rowcount
+            return (await connection.execute(statement, values)).rowcount
