@@ -3,10 +3,13 @@
 import json
 import statistics
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 FILE = Path(__file__).parent / "results.json"
+PLOT = Path(__file__).parent / "results.svg"
+BAR_AT, BAR = 430, 240
 # Rounds of the same code differ by a tenth; a fall of a fifth is the code's.
 MAY_FALL_TO = 0.8
 
@@ -88,5 +91,24 @@ def report(results: Sequence[Result], *, accept: bool, keep_others: bool = False
         return False
     rows = (before if keep_others else {}) | {result.name: result._asdict() for result in results}
     FILE.write_text(json.dumps(list(rows.values()), indent=2) + "\n")
-    print(f"\nwritten to {FILE.relative_to(Path.cwd())}")
+    PLOT.write_text(picture([Result(**row) for row in rows.values()]))
+    print(f"\nwritten to {FILE.relative_to(Path.cwd())}, drawn in {PLOT.relative_to(Path.cwd())}")
     return True
+
+
+def picture(results: Sequence[Result]) -> str:
+    """Return what is promised and how much of it is used, as SVG: a bar that ends before the line holds."""
+    promised = [result for result in results if result.reach[0] in "<>"]
+    parts = [f"<line x1='{BAR_AT + BAR}' y1='0' x2='{BAR_AT + BAR}' y2='{len(promised) * 20}' stroke='#888'/>"]
+    for row, result in enumerate(promised):
+        limit, y = float(result.reach[2:]), row * 20
+        used = result.ratio / limit if result.reach[0] == "<" else limit / max(result.ratio, 1e-9)
+        colour = "#059669" if result.holds else "#dc2626"
+        parts += [
+            f"<text x='{BAR_AT - 8}' y='{y + 14}' text-anchor='end'>{escape(result.name)}</text>",
+            f"<rect x='{BAR_AT}' y='{y + 4}' width='{min(used, 1.5) * BAR:.0f}' height='12' fill='{colour}'/>",
+            f"<text x='{BAR_AT + 1.5 * BAR + 10:.0f}' y='{y + 14}'>{result.ratio:g} ({escape(result.reach)})</text>",
+        ]
+    style = "<style>text{font:12px sans-serif;fill:#888}</style>"
+    size = f"0 0 {BAR_AT + 1.5 * BAR + 130:.0f} {len(promised) * 20 + 4}"
+    return f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='{size}'>{style}{''.join(parts)}</svg>\n"
