@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 
 def run_as_root(*command: str) -> bool:
@@ -43,7 +44,8 @@ class Host:
 @contextmanager
 def hosts(count: int) -> Iterator[list[Host]]:
     """Yield `count` hosts; none where network namespaces may not be made (that needs root and iproute2)."""
-    tag = f"{os.getpid() % 50_000:x}"
+    _forget_the_dead()
+    tag = f"{os.getpid():x}"
     bridge, network = f"kt{tag}", f"10.213.{os.getpid() % 250}"
     outside = f"{network}.1"
     made: list[Host] = []
@@ -63,6 +65,16 @@ def hosts(count: int) -> Iterator[list[Host]]:
             run_as_root("ip", "netns", "del", host.name)
             run_as_root("ip", "link", "del", host.cable)
         run_as_root("ip", "link", "del", bridge)
+
+
+def _forget_the_dead() -> None:
+    """Remove hosts of runs that were killed before they could."""
+    folder = Path("/run/netns")
+    for entry in sorted(folder.glob("keyturn-*")) if folder.is_dir() else []:
+        tag = entry.name.split("-")[1]
+        if not Path(f"/proc/{int(tag, 16)}").exists():
+            run_as_root("ip", "netns", "del", entry.name)
+            run_as_root("ip", "link", "del", f"kt{tag}")
 
 
 def _joined(host: Host, bridge: str, inner: str, address: str) -> bool:
