@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 FILE = Path(__file__).parent / "results.json"
 PLOT = Path(__file__).parent / "results.svg"
-BAR_AT, BAR = 430, 240
+BAR_AT, BAR, NAME_CHARACTERS = 430, 240, 68
 # Rounds of the same code differ by a tenth; a fall of a fifth is the code's.
 MAY_FALL_TO = 0.8
 
@@ -96,6 +96,11 @@ def report(results: Sequence[Result], *, accept: bool, keep_others: bool = False
     return True
 
 
+def shortened(name: str) -> str:
+    """Return a name that fits beside its bar."""
+    return name if len(name) <= NAME_CHARACTERS else f"{name[: NAME_CHARACTERS - 1]}…"
+
+
 def picture(results: Sequence[Result]) -> str:
     """Return what is promised and how much of it is used, as SVG: a bar that ends before the line holds."""
     promised = [result for result in results if result.reach[0] in "<>"]
@@ -105,7 +110,7 @@ def picture(results: Sequence[Result]) -> str:
         used = result.ratio / limit if result.reach[0] == "<" else limit / max(result.ratio, 1e-9)
         colour = "#059669" if result.holds else "#dc2626"
         parts += [
-            f"<text x='{BAR_AT - 8}' y='{y + 14}' text-anchor='end'>{escape(result.name)}</text>",
+            f"<text x='{BAR_AT - 8}' y='{y + 14}' text-anchor='end'>{escape(shortened(result.name))}</text>",
             f"<rect x='{BAR_AT}' y='{y + 4}' width='{min(used, 1.5) * BAR:.0f}' height='12' fill='{colour}'/>",
             f"<text x='{BAR_AT + 1.5 * BAR + 10:.0f}' y='{y + 14}'>{result.ratio:g} ({escape(result.reach)})</text>",
         ]

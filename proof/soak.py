@@ -26,7 +26,12 @@ SAMPLE_SECONDS = 5.0
 BETWEEN = (8.0, 20.0)  # seconds between two faults beside the load
 # The last quarter against the second: a first one warms up. Measured over five minutes, a calm quarter differs by less.
 MAY_GROW = {"memory": 1.15, "files": 1.25, "events": 1.1, "latency": 2.0}
-UNITS = {"memory": "MiB a worker", "files": "open files a worker", "events": "events a history", "latency": "s, p50"}
+UNITS = {
+    "memory": "MiB a worker",
+    "files": "open files a worker",
+    "events": "events a history",
+    "latency": "s a rotation",
+}
 
 
 @dataclass
@@ -78,6 +83,7 @@ async def _asked(world: World, client: Client, one: Seen, soaked: Soaked, began:
 async def _sampled(world: World, soaked: Soaked, began: float) -> None:
     page = os.sysconf("SC_PAGE_SIZE") / 2**20
     while True:
+        await asyncio.sleep(SAMPLE_SECONDS)
         at = time.monotonic() - began
         pids = [process.pid for name, process in world.processes.items() if name.startswith("worker")]
         with suppress(OSError):
@@ -85,7 +91,6 @@ async def _sampled(world: World, soaked: Soaked, began: float) -> None:
             files = [len(os.listdir(f"/proc/{pid}/fd")) for pid in pids]
             soaked.series["memory"].append((at, statistics.fmean(memory)))
             soaked.series["files"].append((at, statistics.fmean(files)))
-        await asyncio.sleep(SAMPLE_SECONDS)
 
 
 async def _mild_faults(world: World, chance: random.Random) -> None:
