@@ -31,7 +31,7 @@ dev: install ## run the embedded stack until Ctrl-C
 	@$(BIN)/keyturn dev
 
 test: install ## run every test, real servers included
-	$(BIN)/pytest -n 3 --dist loadfile -m "not alone"
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone"
 	$(BIN)/pytest -m alone
 
 check: install ## format, lint, types, imports, secrets

@@ -126,7 +126,8 @@ def _of_jobs(one: Seen, jobs: list[Mapping[str, Any]], facts: Facts) -> Claims:
         told.append(("what ends without a job has none", not ids, f"{one.said}, and jobs {ids}"))
     if outcome is not None:
         expected = one.operation.kind.expected
-        told.append(("what must come of it has come", bool(ids) == (expected == "job"), f"{one.said}, jobs {ids}"))
+        if expected != "either":  # a cancellation may come when the job is made: then it stands, and is told
+            told.append(("what must come of it has come", bool(ids) == (expected == "job"), f"{one.said}, jobs {ids}"))
     return told
 
 

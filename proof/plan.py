@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Expected = Literal["job", "no_job"]
+Expected = Literal["job", "no_job", "either"]
 Database = Literal["postgresql", "sqlite"]
 
 
@@ -54,7 +54,7 @@ KINDS: Mapping[str, Kind] = {
     "half_open": Kind("the claim arrives, and its connection says nothing for 12 s", "worker", on="postgresql"),
     "database_away": Kind("the database does not answer, three times", "worker"),
     "freeze": Kind("the claim freezes past its time; another is made; it wakes up", "worker"),
-    "freeze_and_stop": Kind("the claim freezes, the rotation is cancelled, it wakes up", "worker", "no_job"),
+    "freeze_and_stop": Kind("the claim freezes, the rotation is cancelled, it wakes up", "worker", "either"),
     "asked_by_many": Kind("fifty starts at once with one id", "driver"),
     "approved": Kind("waits for an approval; all workers are killed as it comes", "driver", asked="approval"),
     "denied": Kind("waits for an approval, and is denied", "driver", "no_job", asked="approval"),

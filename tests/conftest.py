@@ -59,6 +59,15 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report
 
 
+# What takes minutes begins first: at the end the other processes would wait for it.
+LONGEST_FIRST = ("proof/test_proof.py", "workflows/test_bulk_killed.py", "keyturn/test_hostile_bodies.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files by how long they take, as far as that matters (`--no-loadscope-reorder` keeps that order)."""
+    items.sort(key=lambda item: not item.nodeid.startswith(tuple(f"tests/{name}" for name in LONGEST_FIRST)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_log_and_no_ledger_holds_what_was_planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Looked at when everything has ended: every log file, and every ledger on SQLite."""

@@ -35,7 +35,10 @@ async def test_each_fault_is_survived_with_exactly_one_job(tmp_path: Path, datab
     status, told, rows = await proved(tmp_path / "proof.json", *options)
     assert status == 0, told
     here = {name for name, kind in KINDS.items() if kind.on in {None, database}}
-    assert {str(row["name"]).removesuffix(f" on {database}") for row in rows} == here | {"all"}
+    assert {str(row["name"]).removesuffix(f" on {database}") for row in rows} == here | {
+        "all",
+        "ledger and provider agree",
+    }
 
 
 async def test_a_naive_way_is_caught(tmp_path: Path) -> None:
