@@ -221,7 +221,7 @@ async def _chaos(here: World) -> None:
     may = ["kill_worker", "stop_worker", "pull_temporal", "kill_server", "stop_server"]
     may += ["fill_disk"] if here.disk is not None else []
     may += ["cut_off_host"] if here.hosts else []
-    may += ["pull_database", "kill_postgresql"] if here.postgresql is not None else []
+    may += ["pull_database", "mute_database", "kill_postgresql"] if here.postgresql is not None else []
     while True:
         await asyncio.sleep(chance.uniform(*BETWEEN))
         what, name = chance.choice(may), f"worker_{chance.randrange(2)}"
@@ -236,6 +236,8 @@ async def _chaos(here: World) -> None:
             await here.stopped(name, chance.uniform(1, 12))
         elif what == "stop_server":
             await here.stopped("temporal", chance.uniform(1, 5))
+        elif what == "mute_database":
+            await here.cables["database"].mute(chance.uniform(3, 15))
         elif what == "cut_off_host":
             await here.cut_off(chance.choice(here.hosts), chance.uniform(3, 15))
         elif what == "fill_disk":

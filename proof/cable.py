@@ -15,12 +15,22 @@ class Cable:
     def __init__(self, host: str, port: int, *, path: str | None = None) -> None:
         self._host, self._port, self._path = host, port, path
         self._ends: set[asyncio.StreamWriter] = set()
+        self._passes = asyncio.Event()
+        self._passes.set()
         self.address = ""
 
     def pull(self) -> None:
         """Break every connection off, in both directions."""
         for end in list(self._ends):
             end.transport.abort()
+
+    async def mute(self, seconds: float) -> None:
+        """Pass nothing on for so long, in either direction; connections stay open, and what waited comes then."""
+        self._passes.clear()
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._passes.set()
 
     @asynccontextmanager
     async def laid(self, outside: str) -> AsyncIterator["Cable"]:
@@ -46,7 +56,9 @@ class Cable:
         self._ends |= set(ends)
         cut = _Cut()
         try:
-            await asyncio.gather(_copy(reader, ours[1], cut.asked), _copy(ours[0], writer, cut.answered))
+            await asyncio.gather(
+                _copy(reader, ours[1], cut.asked, self._passes), _copy(ours[0], writer, cut.answered, self._passes)
+            )
         except (asyncio.CancelledError, ConnectionAbortedError):  # the loop ends, or it was cut
             return
         finally:
@@ -75,11 +87,15 @@ class _Cut:
 
 
 async def _copy(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, look: Callable[[bytes], Awaitable[None]]
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    look: Callable[[bytes], Awaitable[None]],
+    passes: asyncio.Event,
 ) -> None:
     with suppress(ConnectionResetError, BrokenPipeError):
         while chunk := await reader.read(65_536):
             await look(chunk)
+            await passes.wait()
             writer.write(chunk)
             await writer.drain()
         writer.close()

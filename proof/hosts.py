@@ -21,10 +21,11 @@ def run_as_root(*command: str) -> bool:
 
 @dataclass(frozen=True)
 class Host:
-    """A network namespace, reached over the bridge at `outside`."""
+    """A network namespace, at `address` of a bridge on which everything else is at `outside`."""
 
     name: str
     cable: str
+    address: str
     outside: str
 
     @property
@@ -54,9 +55,9 @@ def hosts(count: int) -> Iterator[list[Host]]:
             ready = run_as_root("ip", "address", "add", f"{outside}/24", "dev", bridge)
             ready = ready and run_as_root("ip", "link", "set", bridge, "up")
             for number in range(count if ready else 0):
-                host = Host(f"keyturn-{tag}-{number}", f"kt{tag}o{number}", outside)
+                host = Host(f"keyturn-{tag}-{number}", f"kt{tag}o{number}", f"{network}.{number + 2}", outside)
                 made.append(host)
-                ready = ready and _joined(host, bridge, f"kt{tag}i{number}", f"{network}.{number + 2}/24")
+                ready = ready and _joined(host, bridge, f"kt{tag}i{number}")
             yield made if ready else []
         else:
             yield []
@@ -77,7 +78,7 @@ def _forget_the_dead() -> None:
             run_as_root("ip", "link", "del", f"kt{tag}")
 
 
-def _joined(host: Host, bridge: str, inner: str, address: str) -> bool:
+def _joined(host: Host, bridge: str, inner: str) -> bool:
     """Make a host's namespace and join it to the bridge."""
     inside = ("ip", "-n", host.name)
     steps = (
@@ -85,7 +86,7 @@ def _joined(host: Host, bridge: str, inner: str, address: str) -> bool:
         ("ip", "link", "add", host.cable, "type", "veth", "peer", "name", inner),
         ("ip", "link", "set", inner, "netns", host.name),
         ("ip", "link", "set", host.cable, "master", bridge, "up"),
-        (*inside, "address", "add", address, "dev", inner),
+        (*inside, "address", "add", f"{host.address}/24", "dev", inner),
         (*inside, "link", "set", inner, "up"),
         (*inside, "link", "set", "lo", "up"),
     )

@@ -73,7 +73,7 @@ class World:
         self.happened: Counter[str] = Counter()
         self.policies = folder / "policies"
         self.disk: Path | None = None  # a small one of its own, where one may be mounted
-        self.hosts: list[Host] = []  # the workers', where they may be made
+        self.hosts: list[Host] = []  # the workers' and then the server's, where they may be made
         self.postgresql: Any = None
         self.processes: dict[str, asyncio.subprocess.Process] = {}
 
@@ -210,9 +210,11 @@ async def world(folder: Path, database: str, *, control: str | None, chance: ran
     keyring = load_keyring(text=None, file=keys, development=True)
     port = free_port()
     async with AsyncExitStack() as parts:
-        places = [] if control else parts.enter_context(hosts(WORKERS))
+        places = [] if control else parts.enter_context(hosts(WORKERS + 1))
         outside = places[0].outside if places else "127.0.0.1"
-        cables = {"temporal": await parts.enter_async_context(Cable("127.0.0.1", port).laid(outside))}
+        servers = places[WORKERS] if places else None
+        ip = servers.address if servers is not None else "127.0.0.1"
+        cables = {"temporal": await parts.enter_async_context(Cable(ip, port).laid(outside))}
         url = database_url(database)
         await asyncio.to_thread(migrate, url)
         seen_by_workers = database
@@ -229,7 +231,10 @@ async def world(folder: Path, database: str, *, control: str | None, chance: ran
         made.hosts = places
         shutil.copytree(SHIPPED_LINES, made.policies)
         (made.policies / "proof.toml").write_text(NEEDS_APPROVAL)
-        server = dev_server_command(port, database=folder / "temporal.db")
+        # Its parts reach each other by 127.0.0.1, and the workers it by its address.
+        listening = "127.0.0.1" if servers is None else "0.0.0.0"  # noqa: S104 - in a namespace of its own
+        server = dev_server_command(port, ip=listening, database=folder / "temporal.db")
+        server = [*(servers.prefix if servers is not None else ()), *server]
         provider = f"http://{cables['provider'].address}"
         environment = worker_environment(made.temporal, seen_by_workers, provider, keys=keys)
         environment |= {"KEYTURN_ANSWER_CACHE": "off", "KEYTURN_TOKENS_PER_USER_HOUR": "0"}

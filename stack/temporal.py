@@ -52,11 +52,16 @@ async def dev_server(
 
 
 def dev_server_command(
-    port: int, *, ui_port: int | None = None, database: Path | None = None, codec: str | None = None
+    port: int,
+    *,
+    ip: str = "127.0.0.1",
+    ui_port: int | None = None,
+    database: Path | None = None,
+    codec: str | None = None,
 ) -> list[str | Path]:
     """Return the command that runs a dev server; see `dev_server`."""
     command: list[str | Path] = [program("temporal"), "server", "start-dev", "--port", str(port)]
-    command += ["--ip", "127.0.0.1", "--log-level", "warn"]
+    command += ["--ip", ip, "--log-level", "warn"]
     command += ["--headless"] if ui_port is None else ["--ui-port", str(ui_port)]
     command += [] if database is None else ["--db-filename", str(database)]
     command += [] if codec is None else ["--ui-codec-endpoint", codec]

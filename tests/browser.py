@@ -33,6 +33,17 @@ async def shows(page: Page, text: str) -> None:
     await expect(page.locator("body")).to_contain_text(text, use_inner_text=True)
 
 
+async def opened(page: Page, url: str) -> None:
+    """Open a page of Temporal's UI; again while it has an error of its own, as it has on a machine that is busy."""
+    async with asyncio.timeout(60):
+        while True:
+            await page.goto(url)
+            await until(page, "(document.body?.innerText ?? '').length > 0")
+            if "Internal Error" not in await page.inner_text("body"):
+                return
+            await asyncio.sleep(0.5)
+
+
 async def until(page: Page, script: str) -> None:
     """Wait until a JavaScript expression is true. playwright's own way needs `eval`, which a strict policy forbids."""
     async with asyncio.timeout(SECONDS):

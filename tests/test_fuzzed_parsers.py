@@ -46,7 +46,7 @@ from workers.settings import host_and_port, read_rate_card
 from workflows.encryption import SealingCodec
 
 CORPORA = Path(__file__).parent / "corpora" / "parsers"
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))  # a sample each
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))  # a sample each
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 KEY = SecretStr("key_for_tests")
 # What parsers stumble on: ends of formats, numbers past their limits, names that mean something to Python or JSON.

@@ -9,7 +9,7 @@ from keyturn.contracts import JobCreated
 from stack.embedded import Ports, embedded_stack
 from starter.requests import id_of
 from starter.rotations import rotate
-from tests.browser import CHROMIUM, browser, include_credentials, shows, sign_in, until
+from tests.browser import CHROMIUM, browser, include_credentials, opened, shows, sign_in, until
 from tests.cases import QUESTION, request
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium (.ci/run does)")
@@ -24,7 +24,7 @@ async def test_the_ui_shows_ciphertext_until_an_operator_signs_in(tmp_path: Path
         _, outcome = await rotate(stack.client, asked, task_queue="keyturn", wait_seconds=60)
         assert isinstance(outcome, JobCreated)
         history = stack.history_url(id_of(asked))
-        await page.goto(history)
+        await opened(page, history)
         await shows(page, "Codec Server could not connect")
         await until(page, f"{PAGE}.length > 500")
         assert QUESTION not in await page.inner_text("body")
@@ -36,10 +36,10 @@ async def test_the_ui_shows_ciphertext_until_an_operator_signs_in(tmp_path: Path
         await sign_in(page, (tmp_path / "codec_token").read_text())
         await shows(page, "Signed in")
 
-        await page.goto(history)
+        await opened(page, history)
         await shows(page, "Event History")
         await include_credentials(page, str(stack.codec))
-        await page.goto(history)
+        await opened(page, history)
         await until(page, f"{PAGE}.includes({json.dumps(QUESTION)})")
         await until(page, f"{PAGE}.includes('job_created')")
         await shows(page, "create the one job, due in 30 days under P-7@1")  # a summary, which is sealed too
