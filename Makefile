@@ -85,8 +85,9 @@ audit: install ## dependencies against the advisories (needs a network), and dis
 	  $$UV export --quiet --locked --all-extras --no-dev --no-emit-project --output-file dist/requirements.txt >/dev/null && \
 	  $$UV tool run pip-audit --requirement dist/requirements.txt --disable-pip --require-hashes --strict
 
-fuzz: install ## damaged samples for every parser, EXAMPLES (5,000) for each sample (some minutes)
-	FUZZ_EXAMPLES=$(or $(EXAMPLES),5000) $(BIN)/pytest -q --timeout=0 -n 2 tests/test_fuzzed_parsers.py
+fuzz: install ## damaged samples for every parser, EXAMPLES (5,000) for each (some minutes)
+	FUZZ_EXAMPLES=$(or $(EXAMPLES),5000) $(BIN)/pytest -q --timeout=0 -n 2 tests/test_fuzzed_parsers.py \
+	  tests/keyturn/test_hostile_bodies.py
 
 golden: install ## write the golden payloads of the wire formats anew; read the difference
 	$(BIN)/python -m tests.record_golden

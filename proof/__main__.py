@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 
 from keyturn.console import run_and_leave
 from proof.checker import Violation, facts_of, violations
@@ -74,6 +75,9 @@ def prove(
       keyturn prove --faults 100
       keyturn prove --faults 20 --only freeze --seed 7
     """
+    # A server that is away is what this is about: the client's own warnings of it would bury the table.
+    quiet = LoggingConfig(filter=TelemetryFilter(core_level="ERROR", other_level="ERROR"))
+    Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=quiet)), error_if_already_set=False)
     # Told to stop, it ends what it started: processes, hosts and the small disk.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     if only is not None and only not in {*KINDS, *CONTROLS}:
