@@ -31,7 +31,7 @@ def test_a_seed_plans_the_same_faults_again_and_each_is_met() -> None:
 @pytest.mark.parametrize("database", ["postgresql", "sqlite"])
 async def test_each_fault_is_survived_with_exactly_one_job(tmp_path: Path, database: str) -> None:
     """Every kind of fault, with whole processes killed, stopped and cut off beside them."""
-    options = ("--faults", "75", "--database", database, "--no-controls")
+    options = ("--faults", "60", "--database", database, "--no-controls")
     status, told, rows = await proved(tmp_path / "proof.json", *options)
     assert status == 0, told
     here = {name for name, kind in KINDS.items() if kind.on in {None, database}}
