@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -23,6 +23,7 @@ from keyturn.keyring import Keyring, SealedTexts
 KEPT_FOR = timedelta(days=7)
 ENDED: tuple[DraftEnding, ...] = ("completed", "failed", "cancelled")
 _drafts = drafts.c
+_SQLITE_MOMENT = "%Y-%m-%d %H:%M:%f"  # as SQLAlchemy writes one, so that they compare as text
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,11 @@ class DraftStore:
         self._engine = engine
         self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
         self._seals = SealedTexts(keyring, "keyturn-draft-v1")
+        # By the database's clock: a worker whose own is wrong would forget drafts at once, and their fence with them.
+        days = f"-{KEPT_FOR.days} days"
+        on_postgresql = engine.dialect.name == "postgresql"
+        self._now: Any = func.now() if on_postgresql else func.strftime(_SQLITE_MOMENT, "now")
+        self._too_old: Any = func.now() - KEPT_FOR if on_postgresql else func.strftime(_SQLITE_MOMENT, "now", days)
 
     async def begin(
         self, draft_id: str, *, tenant_id: str, account_id: str, requested_by: str, run_id: str, attempt: int
@@ -86,7 +92,7 @@ class DraftStore:
             where=earlier & _drafts.state.not_in(ENDED) & (_drafts.tenant_id == tenant_id),
         )
         async with transaction(self._engine, whole=True) as connection:
-            await connection.execute(delete(drafts).where(_drafts.ended_at < now - KEPT_FOR))
+            await connection.execute(delete(drafts).where(_drafts.ended_at < self._too_old))
             generation = (await connection.execute(claim.returning(_drafts.generation))).scalar_one_or_none()
             if generation is None:
                 raise DraftTakenOver("a later attempt writes this draft, or it has ended")
@@ -111,7 +117,7 @@ class DraftStore:
         if written is not None:
             changed["text"] = self._seals.seal(end.draft_id, written.text)
             changed |= {"approved": written.approved, "reason": written.reason, "explanation": written.explanation}
-        changed["ended_at"] = now
+        changed["ended_at"] = self._now
         # One that was stopped before any worker had begun it has no row yet, and its readers wait for one.
         named: dict[str, Any] = {"draft_id": end.draft_id, "tenant_id": end.tenant_id, "account_id": end.account_id}
         named |= {"requested_by": end.requested_by, "created_at": now}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import time_machine
 from sqlalchemy import func, select, update
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -340,6 +341,19 @@ async def test_a_draft_is_kept_for_seven_days_after_its_end(engine: AsyncEngine)
     with pytest.raises(UnknownDraft):
         await store.find(eight, tenant_id="default")
     assert await store.trail(eight) == []
+
+
+@pytest.mark.parametrize("days", [-40, 40])
+async def test_a_worker_whose_clock_is_wrong_forgets_no_draft(engine: AsyncEngine, days: int) -> None:
+    """How old a draft is, is the database's to say; else an attempt that wakes up late would begin it anew."""
+    store, draft_id = DraftStore(engine, KEYRING), new_draft_id("default")
+    whose = {"tenant_id": "default", "account_id": "acct_1", "requested_by": "luna"}
+    await store.begin(draft_id, **whose, run_id="r", attempt=1)
+    with time_machine.travel(datetime.now(UTC) + timedelta(days=days)):
+        await store.end(DraftEnd(draft_id=draft_id, **whose, state="cancelled"))
+        await store.begin(new_draft_id("default"), **whose, run_id="r", attempt=1)
+    await store.begin(new_draft_id("default"), **whose, run_id="r", attempt=1)
+    assert (await store.find(draft_id, tenant_id="default")).state == "cancelled"
 
 
 async def test_a_killed_workers_draft_is_begun_anew_by_another_and_ends_once(
