@@ -59,10 +59,10 @@ prove-bulk: install ## judge 10,000 keys while worker, server and starter are ki
 	PROOF_KEYS=10000 $(BIN)/pytest -q --timeout=0 tests/workflows/test_bulk_killed.py
 
 prove: install ## operations under FAULTS faults (1,000), and the controls that must be caught (some minutes)
-	$(BIN)/keyturn prove --faults $(or $(FAULTS),1000) --results docs/proof.json $(PROVE)
+	$(BIN)/keyturn prove --faults $(or $(FAULTS),1000) --results docs/proof.json --page docs/proof.md --plot docs/proof.svg $(PROVE)
 
 soak: install ## a steady load for MINUTES (5), faults beside it: does memory, latency or anything drift?
-	$(BIN)/keyturn prove --soak $(or $(MINUTES),5) --plot docs/soak.svg --results docs/soak.json
+	$(BIN)/keyturn prove --soak $(or $(MINUTES),5) --results docs/soak.json --page docs/proof.md --plot docs/soak.svg
 
 eval: install ## ask the evaluation's cases of KEYTURN_ROUTES, or of the simulator; writes evals/results.json
 	$(BIN)/python -m evals --verbose
@@ -87,7 +87,8 @@ audit: install ## dependencies against the advisories (needs a network), and dis
 
 fuzz: install ## damaged samples for every parser, EXAMPLES (5,000) for each (some minutes)
 	FUZZ_EXAMPLES=$(or $(EXAMPLES),5000) $(BIN)/pytest -q --timeout=0 -n 2 tests/test_fuzzed_parsers.py \
-	  tests/keyturn/test_hostile_bodies.py
+	  tests/keyturn/test_hostile_bodies.py tests/desk/test_fuzzed.py tests/keyturn/test_store_model.py \
+	  tests/keyturn/test_limits_and_cache_model.py tests/workflows/test_people_model.py
 
 golden: install ## write the golden payloads of the wire formats anew; read the difference
 	$(BIN)/python -m tests.record_golden

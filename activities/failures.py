@@ -20,11 +20,13 @@ TIMEOUT_KIND = "provider_timeout"
 
 def failed(error: KeyturnError) -> Failed:
     """Return the outcome that an error stands for, should nothing mend it on the way."""
+    retry_at: datetime | None = getattr(error, "retry_at", None)
     return Failed(
         kind=error.kind,
         next_step=error.next_step,
         mend=error.mend,
-        retry_at=getattr(error, "retry_at", None),
+        retry_at=retry_at,
+        retry_in=None if retry_at is None else max(0.0, (retry_at - datetime.now(UTC)).total_seconds()),
         parks=error.parks,
     )
 

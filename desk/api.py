@@ -4,36 +4,24 @@ A caller is signed in by a proxy's header or a bearer token. What begins somethi
 are problem details (RFC 9457).
 """
 
-import asyncio
-import json
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from datetime import datetime
-from decimal import Decimal
-from typing import Annotated, Any, Literal
-from urllib.parse import quote
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Request
+from fastapi import APIRouter, Header, Path, Query
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 
-from desk.desk import Desk, DraftSeen
+from desk.desk import Desk
+from desk.events import place_of, with_comments
 from desk.idempotency import Idempotency
 from desk.people import Person
 from desk.problems import Problem, Refused
+from desk.roles import Anybody, Approver, Asker, Operator
+from desk.schemas import Ask, AskDraft, Decided, Denied, DraftTold, Line, Rotation, Why, draft_told, in_path, plain
 from desk.settings import DeskSettings
-from keyturn.contracts import (
-    MAX_QUESTION_CHARACTERS,
-    CredentialKind,
-    Digest,
-    DraftState,
-    Identifier,
-    Reason,
-    ShortIdentifier,
-)
-from keyturn.drafts.store import Draft
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"description": what, "content": {"application/problem+json": {"schema": Problem.model_json_schema()}}}
@@ -52,7 +40,6 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 # One person has some pages open; a script that follows more is no person's page.
 STREAMS_A_PERSON = 300
-COMMENT_SECONDS = 15.0  # a proxy closes what is silent for a minute; a reader that has gone is noticed by it
 
 Once = Callable[[Person, str, str | None, BaseModel, Any], Awaitable[JSONResponse]]
 WorkflowId = Annotated[str, Path(max_length=1_000, description="Of a rotation, as an answer had it.")]
@@ -61,89 +48,6 @@ Key = Annotated[
     str | None,
     Header(alias="Idempotency-Key", description="A new UUID for each new request; needed.", max_length=1_000),
 ]
-
-
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Ask(_Body):
-    """May this key be rotated under these policy lines? What is not known of it is left out."""
-
-    account_id: Identifier
-    key_id: Identifier
-    policy_lines: list[ShortIdentifier] = Field(min_length=1, max_length=20)
-    question: str = Field(min_length=1, max_length=MAX_QUESTION_CHARACTERS)
-    kind: CredentialKind = "service_account_key"
-    stale: bool | None = None
-    compromised: bool | None = None
-    age_days: int | None = Field(default=None, ge=0, le=36_500)
-    last_rotated_at: AwareDatetime | None = None
-    last_used_at: AwareDatetime | None = None
-    never_used: bool | None = None
-    observed_at: AwareDatetime | None = Field(default=None, description="The evidence's own time; now if left out.")
-    source: Identifier | None = None
-
-
-class Decided(_Body):
-    """The digest of the decision that was seen."""
-
-    digest: Digest
-
-
-class Denied(Decided):
-    """The same, with why."""
-
-    reason: Reason
-
-
-class Why(_Body):
-    """A line for the audit trail."""
-
-    reason: Reason
-
-
-class AskDraft(_Body):
-    """A draft of a reply: to a rotation's asker, or to any question about an account."""
-
-    workflow_id: str | None = Field(default=None, min_length=1, max_length=1_000)
-    account_id: Identifier | None = None
-    question: str | None = Field(default=None, min_length=1, max_length=MAX_QUESTION_CHARACTERS)
-    policy_lines: list[ShortIdentifier] = Field(default_factory=list, max_length=20)
-
-
-class Rotation(BaseModel):
-    """How a rotation stands: `status` is an outcome, or what it waits for; `running` goes on by itself."""
-
-    model_config = ConfigDict(extra="allow")
-
-    workflow_id: str
-    status: Literal[
-        "job_created", "not_eligible", "not_specified", "rejected", "failed", "timeout", "running", "rate_limited",
-        "parked", "awaiting_approval",
-    ]  # fmt: skip
-
-
-class DraftTold(BaseModel):
-    """A draft as it stands. Only an approved one may be sent, by a person."""
-
-    draft_id: str
-    state: DraftState
-    generation: int
-    text: str
-    approved: bool | None
-    reason: str | None
-    explanation: str | None
-
-
-class Line(BaseModel):
-    """A policy line."""
-
-    id: str
-    version: int
-    wording: str
-    applies_to: list[str]
-    window_days: int | None
 
 
 def api(desk: Desk, settings: DeskSettings, idempotency: Idempotency) -> APIRouter:
@@ -217,7 +121,7 @@ def _add_drafts(router: APIRouter, desk: Desk, once: Once) -> None:
 
         async def do(digest: str) -> tuple[int, dict[str, Any]]:
             draft_id = await begin_draft(desk, person, digest, body.model_dump(exclude_none=True))
-            told = _told(await desk.find_draft(draft_id)).model_dump(mode="json")
+            told = draft_told(await desk.find_draft(draft_id)).model_dump(mode="json")
             return 202, told | {"location": f"/api/v1/drafts/{in_path(draft_id)}"}
 
         return await once(person, "draft", key, body, do)
@@ -225,7 +129,7 @@ def _add_drafts(router: APIRouter, desk: Desk, once: Once) -> None:
     @router.get("/drafts/{draft_id}", response_model=DraftTold)
     async def find_draft(person: Anybody, draft_id: DraftId) -> Any:
         """Tell a draft as it stands."""
-        return _told(await desk.find_draft(draft_id))
+        return draft_told(await desk.find_draft(draft_id))
 
     @router.post("/drafts/{draft_id}/stop", status_code=204)
     async def stop(person: Asker, draft_id: DraftId) -> None:
@@ -246,16 +150,16 @@ def _add_drafts(router: APIRouter, desk: Desk, once: Once) -> None:
 
         Who comes back with `Last-Event-ID` is told what they have not seen.
         """
-        await desk.find_draft(draft_id)
+        await desk.share_draft(draft_id)
         if streams[person.name] >= STREAMS_A_PERSON:
             raise Refused(429, "too_many_streams", f"{person.name} follows {STREAMS_A_PERSON} drafts already")
-        generation, length = _place(last_event_id)
+        generation, length = place_of(last_event_id)
 
         async def told() -> AsyncIterator[str]:
             streams[person.name] += 1
             try:
                 async with aclosing(desk.follow(draft_id, generation=generation, length=length)) as changes:
-                    async for chunk in _with_comments(changes):
+                    async for chunk in with_comments(changes):
                         yield chunk
             finally:
                 streams[person.name] -= 1
@@ -286,34 +190,6 @@ def _add_records(router: APIRouter, desk: Desk) -> None:
         return {"policy_lines": [line.model_dump(include=set(Line.model_fields)) for line in desk.catalogue]}
 
 
-def in_path(identifier: str) -> str:
-    """Return an id as it stands in a path: a name in it may hold a slash, written as %2F."""
-    return quote(identifier, safe=":@")
-
-
-def signed_in(request: Request) -> Person:
-    """Return who sends a request; refuses whoever is not signed in."""
-    person: Person | None = request.state.person
-    if person is None:
-        scheme = {"WWW-Authenticate": "Bearer"}
-        raise Refused(401, "not_signed_in", "nobody is signed in", mend="Send a bearer token.", headers=scheme)
-    return person
-
-
-def _with_role(role: Literal["asker", "approver", "operator"]) -> Any:
-    def expected(person: Annotated[Person, Depends(signed_in)]) -> Person:
-        person.expect(role)
-        return person
-
-    return expected
-
-
-Anybody = Annotated[Person, Depends(signed_in)]
-Asker = Annotated[Person, Depends(_with_role("asker"))]
-Approver = Annotated[Person, Depends(_with_role("approver"))]
-Operator = Annotated[Person, Depends(_with_role("operator"))]
-
-
 async def begin_draft(desk: Desk, person: Person, digest: str, asked: Mapping[str, Any]) -> str:
     """Begin the draft that belongs to a request's digest; returns its id. Sent again, it is the same draft."""
     missing = [name for name in ("account_id", "question", "policy_lines") if not asked.get(name)]
@@ -322,56 +198,3 @@ async def begin_draft(desk: Desk, person: Person, digest: str, asked: Mapping[st
     draft_id = f"draft:{desk.tenant}:{digest[:32]}"
     await desk.draft(person.name, draft_id, dict(asked) | {"trace_id": f"trace_{uuid.uuid4().hex}"})
     return draft_id
-
-
-def plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row as JSON has it."""
-    return {name: _plain(value) for name, value in row.items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    return str(value) if isinstance(value, Decimal) else value
-
-
-def _told(draft: Draft) -> DraftTold:
-    return DraftTold(**{name: getattr(draft, name) for name in DraftTold.model_fields})
-
-
-def _place(last_event_id: str | None) -> tuple[int, int]:
-    """Where a reader is, by the id of the last event that they had: GENERATION.LENGTH; the beginning, if it is none."""
-    generation, _, length = (last_event_id or "").partition(".")
-    known = generation.isdecimal() and length.isdecimal() and len(generation) < 10 and len(length) < 10
-    return (int(generation), int(length)) if known and generation.isascii() and length.isascii() else (0, 0)
-
-
-async def _with_comments(changes: AsyncIterator[DraftSeen]) -> AsyncIterator[str]:
-    """The events of a stream, and a comment where there was none for a while."""
-    coming = asyncio.ensure_future(anext(changes, None))
-    try:
-        while True:
-            done, _ = await asyncio.wait({coming}, timeout=COMMENT_SECONDS)
-            if not done:
-                yield ": still here\n\n"
-                continue
-            seen = coming.result()
-            if seen is None:
-                return
-            yield _events(seen)
-            coming = asyncio.ensure_future(anext(changes, None))
-    finally:
-        coming.cancel()
-        await asyncio.gather(coming, return_exceptions=True)
-
-
-def _events(seen: DraftSeen) -> str:
-    draft = seen.draft
-    place = f"id: {draft.generation}.{len(draft.text)}\n"
-    told = f"{place}event: reset\ndata: {{}}\n\n" if seen.begins_anew else ""
-    if seen.more:
-        told += f"{place}event: text\ndata: {json.dumps({'text': seen.more})}\n\n"
-    if draft.ended:
-        end = {name: getattr(draft, name) for name in ("state", "approved", "reason", "explanation")}
-        told += f"{place}event: end\ndata: {json.dumps(end)}\n\n"
-    return told or ": begun\n\n"

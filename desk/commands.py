@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from keyturn.console import signed_in_user
-from keyturn.errors import InvalidRequest, SettingsInvalid
+from keyturn.errors import InvalidRequest, KeyturnError, SettingsInvalid
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 EXIT_UNAPPROVED, EXIT_FAILED = 3, 1
+END_SECONDS = 10.0  # a worker hears of a stop with its next heartbeat, within three seconds
+STOP_SECONDS = 2.0  # whoever is in a hurry waits no longer for the stop to be taken
 
 
 @click.command()
@@ -38,10 +40,11 @@ def desk() -> None:
     from desk.app import desk_application
     from desk.settings import load_desk_settings
     from keyturn.keyring import keyring_from_environment
+    from workers.settings import load_local_settings
     from workers.telemetry import configure_logging
 
     settings = load_desk_settings()
-    configure_logging("auto")
+    configure_logging(load_local_settings().log_format)
 
     async def run(desk: "Desk", engine: Any) -> None:
         application = desk_application(desk, engine, settings, keyring_from_environment())
@@ -105,19 +108,28 @@ def draft(
             where = {"account_id": "--account", "user_id": "--user"}.get(str(fault["loc"][0]), f"--{fault['loc'][0]}")
             raise InvalidRequest(f"{where}: {fault['msg'].removeprefix('Value error, ')}") from None
         told = asyncio.ensure_future(_shown(desk, draft_id, quiet=as_json))
-        stops: list[asyncio.Future[None]] = []
+        stops: list[asyncio.Future[bool]] = []
 
         def stop() -> None:  # not as KeyboardInterrupt: its end is still to be told
             if stops:  # asked again: whoever is in such a hurry does not wait for the end
                 told.cancel()
-            stops.append(asyncio.ensure_future(desk.stop(draft_id)))
+            stops.append(asyncio.ensure_future(_stopped(desk, draft_id)))
+            # No worker may be there to end it: then it is not waited for.
+            asyncio.get_running_loop().call_later(END_SECONDS, told.cancel)
 
         for name in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(name, stop)
         try:
             return await told
         except asyncio.CancelledError:
-            click.echo(f"\n{draft_id} was told to stop; whether it did is not known", err=True)
+            done, _ = await asyncio.wait(stops, timeout=STOP_SECONDS)
+            reached = any(one.result() for one in done)
+            word = (
+                "was told to stop; whether it did is not known"
+                if reached
+                else "may go on: it could not be told to stop"
+            )
+            click.echo(f"\n{draft_id} {word}", err=True)
             raise click.exceptions.Exit(EXIT_FAILED) from None
         finally:
             for one in stops:
@@ -129,6 +141,21 @@ def draft(
         click.echo(json.dumps(told))
     good = told["state"] == "completed" and told["approved"]
     raise click.exceptions.Exit(0 if good else EXIT_UNAPPROVED if told["state"] == "completed" else EXIT_FAILED)
+
+
+async def _stopped(desk: "Desk", draft_id: str) -> bool:
+    """Have a draft stopped; whether that was taken. Why it was not is told."""
+    from temporalio.service import RPCError
+
+    from workflows.connection import named
+
+    try:
+        await desk.stop(draft_id)
+    except (KeyturnError, RPCError) as error:
+        why = error if isinstance(error, KeyturnError) else named(error)
+        click.echo(f"\nit was not stopped: {why}. Ctrl-C again leaves it.", err=True)
+        return False
+    return True
 
 
 async def _shown(desk: "Desk", draft_id: str, *, quiet: bool) -> dict[str, Any]:

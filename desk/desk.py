@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +15,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from keyturn.contracts import Abandonment, Approval, Contract, Denial, GroundedDecision, Resumption, RotationRequest
 from keyturn.drafts.reading import DraftReading
 from keyturn.drafts.store import Draft, DraftStore
-from keyturn.errors import InvalidRequest, UnknownDraft
+from keyturn.errors import InvalidRequest, JobStoreUnavailable, UnknownDraft
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.keyring import Keyring
@@ -23,7 +23,7 @@ from keyturn.ledger.store import LedgerStore, midnight
 from keyturn.policy.catalogue import Catalogue, PolicyLine
 from keyturn.tasks.draft_reply import DraftRequest
 from starter.answering import waiting_rotations
-from starter.explaining import story_of
+from starter.explaining import last_asked, story_of
 from starter.following import NoSuchWorkflow, described
 from starter.outcomes import as_object
 from starter.requests import build_request, id_of
@@ -34,6 +34,7 @@ from workflows.encryption import names_of
 from workflows.visibility import TENANT
 
 LISTED = 25  # as many as a person looks through; the command line lists the rest
+DECIDED = frozenset({"job_created", "not_eligible", "not_specified"})  # the ends of which a decision may be told
 # A draft whose row did not come is looked for at the server so often: no worker may be there, or it was stopped first.
 LOOK_SECONDS = 1.0
 Row = Mapping[str, Any]
@@ -77,6 +78,7 @@ class Desk:
         self._jobs, self._leases, self._ledger = JobStore(engine), JobLeases(engine), LedgerStore(engine)
         self._drafts = DraftStore(engine, keyring)
         self._reading = DraftReading(self._drafts)
+        self._looking: dict[str, asyncio.Task[Draft]] = {}
 
     async def ask(self, user: str, asked: Mapping[str, Any], *, wait_seconds: float) -> dict[str, Any]:
         """Ask whether a key may be rotated; returns the outcome, or what it waits for when `wait_seconds` are over.
@@ -114,8 +116,9 @@ class Desk:
 
     async def waiting(self) -> list[dict[str, str]]:
         """Return the rotations that wait for a person, oldest first."""
-        found = waiting_rotations(self.client, tenant=self.tenant, kind=None, limit=LISTED)
-        return [row async for row in found if row["workflow_id"].startswith("rotate:")]
+        types = ["RotationWorkflow"]
+        found = waiting_rotations(self.client, tenant=self.tenant, kind=None, limit=LISTED, types=types)
+        return [row async for row in found]
 
     async def recent(self) -> list[dict[str, str]]:
         """Return the newest rotations: `workflow_id`, `status` of the workflow, `since`."""
@@ -173,20 +176,29 @@ class Desk:
         try:
             return await self._drafts.find(draft_id, tenant_id=self.tenant)
         except UnknownDraft:
-            return await self._unwritten(draft_id)
+            return await self._told_by_temporal(draft_id)
+
+    async def share_draft(self, draft_id: str) -> Draft:
+        """Return what `find_draft` does, by one look for all who ask at once: many readers may follow one draft."""
+        looking = self._looking.get(draft_id)
+        if looking is None:
+            looking = self._looking[draft_id] = asyncio.create_task(self.find_draft(draft_id))
+
+            def done(late: asyncio.Task[Draft]) -> None:
+                del self._looking[draft_id]
+                late.cancelled() or late.exception()  # looked at, even if everybody has gone
+
+            looking.add_done_callback(done)
+        return await asyncio.shield(looking)
 
     async def follow(self, draft_id: str, *, generation: int = 0, length: int = 0) -> AsyncGenerator[DraftSeen, None]:
-        """Yield what a reader has not seen of a draft, until it has ended.
+        """Yield what a reader has not seen of a draft, until it has ended. While the database is away, they wait.
 
         Args:
-            draft_id: of its workflow.
+            draft_id: of its workflow; one that is there, see `share_draft`.
             generation: of the text that the reader has; 0 for none.
             length: how many characters of it.
-
-        Raises:
-            UnknownDraft: there is none.
         """
-        await self.find_draft(draft_id)
         shown: str | None = None
         async for draft in self._changes(draft_id):
             anew = draft.generation != generation or len(draft.text) < length
@@ -197,9 +209,14 @@ class Desk:
             generation, length, shown = draft.generation, len(draft.text), draft.text
 
     async def stop(self, draft_id: str) -> None:
-        """Stop a draft; nothing happens to one that has ended. Raises UnknownDraft."""
-        await self.find_draft(draft_id)
-        await stop_draft(self.client, draft_id)
+        """Stop a draft, also while the database is away; nothing happens to one that has ended. Raises UnknownDraft."""
+        try:
+            running = not (await self._told_by_temporal(draft_id)).ended
+        except UnknownDraft:
+            await self.find_draft(draft_id)  # its history is kept no longer; or there is none
+            return
+        if running:
+            await stop_draft(self.client, draft_id)
 
     async def draft_trail(self, draft_id: str) -> Sequence[Row]:
         """Return the states that a draft went through."""
@@ -227,8 +244,10 @@ class Desk:
             first = asyncio.ensure_future(anext(changes))
             try:
                 while not (await asyncio.wait({first}, timeout=LOOK_SECONDS))[0]:
-                    unwritten = await self.find_draft(draft_id)
-                    if unwritten.ended and not unwritten.revision:
+                    unwritten = None
+                    with suppress(JobStoreUnavailable, RPCError):  # a stream that has begun goes on when they are back
+                        unwritten = await self.share_draft(draft_id)
+                    if unwritten is not None and unwritten.ended and not unwritten.revision:
                         yield unwritten
                         return
                 yield first.result()
@@ -238,7 +257,7 @@ class Desk:
             async for draft in changes:
                 yield draft
 
-    async def _unwritten(self, draft_id: str) -> Draft:
+    async def _told_by_temporal(self, draft_id: str) -> Draft:
         """A draft that no worker has begun, by its workflow; raises UnknownDraft."""
         handle: WorkflowHandle[Any, Any] = self.client.get_workflow_handle(draft_id)
         try:
@@ -252,6 +271,8 @@ class Desk:
             or description.typed_search_attributes.get(TENANT) != self.tenant
         ):
             raise UnknownDraft("there is no such draft")
+        if description.status is WorkflowExecutionStatus.COMPLETED:
+            raise UnknownDraft("it was written, and is kept no longer")  # Temporal keeps histories for longer
         running = description.status is WorkflowExecutionStatus.RUNNING
         cancelled = description.status is WorkflowExecutionStatus.CANCELED
         return Draft(
@@ -277,12 +298,14 @@ class Desk:
             own = {"account_id": asked["account_id"], "question": asked["question"], "policy_lines": lines}
             return DraftRequest.model_validate(common | own)
         steps = await self.story(workflow_id)
-        request = next((step["request"] for step in steps if step["step"] == "asked"), None)
+        request = last_asked(steps)
         if request is None:
             raise InvalidRequest("the rotation's history does not tell what was asked")
         verdicts = [step["verdict"] for step in steps if step["step"] == "decided"]
+        stands = any(step["step"] == "ended" and step["status"] in DECIDED for step in steps)
         told: dict[str, Any] = {}
-        if verdicts and verdicts[-1]["verdict"] == "grounded":
+        # One that was denied, or still waits for an approval, is not to be told as decided.
+        if stands and verdicts and verdicts[-1]["verdict"] == "grounded":
             decision = GroundedDecision.model_validate(verdicts[-1])
             told = {"decision": decision.decision, "rotation_window_days": decision.rotation_window_days}
         asked_then = {name: request[name] for name in ("account_id", "question", "policy_lines")}

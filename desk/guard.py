@@ -79,7 +79,8 @@ class Guard:
         too_late = asyncio.timeout(self._answer_seconds)
 
         async def begun(message: Message) -> None:
-            too_late.reschedule(None)
+            if not too_late.expired():
+                too_late.reschedule(None)
             await send(message)
 
         try:

@@ -7,6 +7,7 @@ As draft-ietf-httpapi-idempotency-key-header-07 has it: no key where one is need
 import hashlib
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,7 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from desk.problems import Refused
 from desk.tables import desk_requests
-from keyturn.jobs.store import transaction
+from keyturn.database import transaction
+from keyturn.errors import JobStoreUnavailable
 from keyturn.keyring import Keyring, SealedTexts
 
 KEPT_FOR = timedelta(days=1)  # whoever sends a request again a day later asks anew
@@ -61,11 +63,13 @@ class Idempotency:
         try:
             status, answer = await do(digest)
         except BaseException:
-            await self._change(delete(desk_requests).where(_columns.key_digest == digest))
+            with suppress(JobStoreUnavailable):  # it may be sent again a little later, then
+                await self._change(delete(desk_requests).where(_columns.key_digest == digest))
             raise
         sealed = self._seals.seal(digest, json.dumps(answer))
         done = update(desk_requests).where(_columns.key_digest == digest).values(status=status, answer=sealed)
-        await self._change(done)
+        with suppress(JobStoreUnavailable):  # sent again, it is carried out again, and finds by its ids what it began
+            await self._change(done)
         return status, answer
 
     async def _begin(self, digest: str, fingerprint: str) -> bool:

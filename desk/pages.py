@@ -12,13 +12,16 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from starlette.staticfiles import StaticFiles
 
-from desk.api import Anybody, Approver, Asker, Operator, begin_draft, in_path, plain
+from desk.api import begin_draft
 from desk.desk import Desk
 from desk.idempotency import Idempotency
 from desk.people import ACTING_AS, SESSION, SESSION_SECONDS, Person, SignIn
 from desk.problems import TITLES, Refused
+from desk.roles import Anybody, Approver, Asker, Operator
+from desk.schemas import in_path, plain
 from desk.settings import ROLES, DeskSettings
 from keyturn.errors import KeyturnError
+from starter.explaining import last_asked
 
 _FOLDER = Path(__file__).parent
 _KNOWN = {"yes": True, "no": False}
@@ -130,7 +133,7 @@ class Pages:
 
     async def _rotation(self, request: Request, person: Anybody, workflow_id: str) -> Response:
         steps = await self._desk.story(workflow_id)
-        asked = next((step["request"] for step in steps if step["step"] == "asked"), None)
+        asked = last_asked(steps)
         told = await self._state_of(workflow_id)
         ui = self._settings.temporal_ui
         link = (

@@ -6,12 +6,13 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
 from dotenv import load_dotenv
 
-from keyturn.errors import KeyturnError
+from keyturn.errors import InvalidRequest, KeyturnError, SettingsInvalid, UnknownPolicyLine
 
 
 def run_and_leave(program: Callable[[], object]) -> NoReturn:
@@ -26,24 +27,43 @@ def run_and_leave(program: Callable[[], object]) -> NoReturn:
     """
     status: int | None = 0
     try:
-        load_dotenv(Path(".env"))
+        _read_settings()
         program()
     except SystemExit as leaving:
         status = leaving.code if leaving.code is None or isinstance(leaving.code, int) else 1
         if isinstance(leaving.code, str):
-            sys.stderr.write(f"{leaving.code}\n")
+            _tell(leaving.code)
     except KeyturnError as error:
+        status = 2 if isinstance(error, InvalidRequest | UnknownPolicyLine) else 1
+        _tell(error.told)
+    except BaseException as error:
         status = 1
-        sys.stderr.write(f"{error.told}\n")
-    except BaseException:  # what we did not foresee is told whole
-        status = 1
-        traceback.print_exc()
+        if isinstance(error, OSError) and error.filename is not None:  # a path that somebody gave
+            _tell(f"{error.strerror}: {error.filename}")
+        elif isinstance(error, UnicodeDecodeError):
+            _tell("what was read is not UTF-8")
+        else:  # what we did not foresee is told whole
+            traceback.print_exc()
     for stream in (sys.stdout, sys.stderr):
         try:
-            stream.flush()
+            if stream is not None:  # closed from the beginning, as by `>&-`
+                stream.flush()
         except OSError:  # the reader has gone, as in `keyturn jobs | head -1`
             status = status or 1
     os._exit(status or 0)
+
+
+def _read_settings() -> None:
+    try:
+        load_dotenv(Path(".env"))
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise SettingsInvalid(f".env cannot be read: {why}") from None
+
+
+def _tell(text: str) -> None:
+    with suppress(OSError, AttributeError):  # where standard error is closed, nobody hears it
+        sys.stderr.write(f"{text}\n")
 
 
 def signed_in_user() -> str:

@@ -671,6 +671,7 @@ class Failed(Contract):
     mend: str = Field(max_length=500)
     # When asking again can succeed, where that is known: a workflow waits for it by itself, within reason.
     retry_at: AwareDatetime | None = None
+    retry_in: float | None = Field(default=None, ge=0)  # the same in seconds: clocks differ, and a wait does not
     # Whether a rotation waits for the person who mends it, and then goes on, instead of ending.
     parks: bool = False
 

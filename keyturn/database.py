@@ -1,22 +1,44 @@
 """The one place that opens the database (SQLite by default, PostgreSQL by its URL), and what its tables share."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from datetime import UTC, datetime
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import BigInteger, DateTime, Dialect, Integer, MetaData, TypeDecorator, event, make_url, text
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    DateTime,
+    Dialect,
+    Integer,
+    MetaData,
+    TypeDecorator,
+    event,
+    func,
+    make_url,
+    text,
+)
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from keyturn.errors import SettingsInvalid
+from keyturn.errors import JobStoreUnavailable, SettingsInvalid
 
 # How long one SQLite writer waits for another process's lock. Longer than any transaction of ours, shorter than the
 # activity's start-to-close timeout, so that a stuck lock is reported and not cut off.
 SQLITE_BUSY_MILLISECONDS = 5_000
 # A caller waits this long for a connection of the pool; below the activity's timeout for the same reason.
 POOL_WAIT_SECONDS = 5
+
+# A connection whose other end is gone answers never. 8 s outlast the 5 s that a lock or a connection is waited for. The
+# statement is then cancelled, for which psycopg waits 5 s more: whoever calls hears of it in 13 s.
+TRANSACTION_SECONDS = 8.0
+# What was sent and is not acknowledged in this time, or is not answered by a host that sleeps, ends its connection
+# (https://www.postgresql.org/docs/current/libpq-connect.html): TCP itself would try for a quarter of an hour.
+_TCP = {"tcp_user_timeout": 8_000, "keepalives_idle": 5, "keepalives_interval": 2}
 
 T = TypeVar("T")
 
@@ -47,6 +69,27 @@ class Moment(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+# As SQLAlchemy writes a moment on SQLite, so that they compare as text; strftime knows milliseconds.
+_SQLITE_MOMENT = "%Y-%m-%d %H:%M:%f000"
+
+
+def moment_from_now(span: timedelta | ColumnElement[Any], *, on_postgresql: bool) -> ColumnElement[Any]:
+    """Return the moment so long from now, by the database's clock: a process's own may be days off.
+
+    Args:
+        span: how long; or a parameter for it, whose value is what `span_of` returns.
+        on_postgresql: whether the statement is for PostgreSQL; else it is for SQLite.
+    """
+    if on_postgresql:
+        return func.now() + span
+    return func.strftime(_SQLITE_MOMENT, "now", span_of(span, False) if isinstance(span, timedelta) else span)
+
+
+def span_of(span: timedelta | None, on_postgresql: bool) -> timedelta | str | None:
+    """Return a span as `moment_from_now` takes it for a parameter."""
+    return span if on_postgresql or span is None else f"{span.total_seconds():+.3f} seconds"
+
+
 def database_url(value: str) -> URL:
     """Return `value` with the driver that Keyturn ships; raises SettingsInvalid for any other kind of database."""
     try:
@@ -75,7 +118,9 @@ def open_database(url: URL, *, pool_size: int = 16) -> AsyncEngine:
                 max_overflow=0,
                 pool_timeout=POOL_WAIT_SECONDS,
                 isolation_level="AUTOCOMMIT",
-                connect_args={"connect_timeout": POOL_WAIT_SECONDS},
+                # When all have lost their other end, a caller meets one of them, and not one after the other.
+                pool_use_lifo=True,
+                connect_args={"connect_timeout": POOL_WAIT_SECONDS, **_TCP},
                 hide_parameters=True,
             )
         # SQLite has one writer at a time: one connection queues writers here, where waiting is fair and cheap.
@@ -89,11 +134,32 @@ def open_database(url: URL, *, pool_size: int = 16) -> AsyncEngine:
     return engine
 
 
+@asynccontextmanager
+async def transaction(engine: AsyncEngine, *, whole: bool = False) -> AsyncIterator[AsyncConnection]:
+    """Yield a connection for bounded time; raises JobStoreUnavailable.
+
+    On PostgreSQL each statement is a transaction of its own, unless `whole` makes one of all: two round trips more.
+    """
+    if whole and engine.dialect.name == "postgresql":
+        engine = engine.execution_options(isolation_level="READ COMMITTED")
+    try:
+        async with asyncio.timeout(TRANSACTION_SECONDS), engine.begin() as connection:
+            yield connection
+    except (DBAPIError, PoolTimeout, OSError) as error:  # asyncio's TimeoutError is an OSError
+        raise JobStoreUnavailable(f"the database did not answer: {_cause(error)}") from error
+
+
+def _cause(error: Exception) -> str:
+    """Its name; and what SQLite says of itself, which names tables and no values: that it is locked, or read-only."""
+    own = getattr(error, "orig", None)
+    return str(own)[:200] if isinstance(own, sqlite3.OperationalError) else type(error).__name__
+
+
 def answers(engine: AsyncEngine) -> Callable[[], Coroutine[Any, Any, None]]:
     """Return a check for probes: it returns if the database answers, and raises if it does not."""
 
     async def check() -> None:
-        async with engine.connect() as connection:
+        async with transaction(engine) as connection:
             await connection.execute(text("SELECT 1"))
 
     return check
@@ -117,7 +183,8 @@ def _begin_immediate(connection: Any) -> None:
 async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
     """Return what `work` returns, or raise TimeoutError after so long and let it end by itself.
 
-    Cancelling a database driver waits until it has given up its connection, and that may be what takes so long.
+    Cancelling a database driver waits until it has given up its connection, and that may be what takes so long. What is
+    left to itself holds one: so `work` bounds itself, as a `transaction` does.
     """
     task = asyncio.ensure_future(work)
     done, _ = await asyncio.wait({task}, timeout=seconds)

@@ -20,7 +20,7 @@ from typing import Literal
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from keyturn.errors import PayloadKeyUnknown, PayloadNotAuthentic, SettingsInvalid
+from keyturn.errors import InvalidRequest, PayloadKeyUnknown, PayloadNotAuthentic, SettingsInvalid
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
@@ -163,8 +163,13 @@ def parse_keyring(
 
 
 def new_key_line(key_id: str | None = None) -> str:
-    """Return `ID:BASE64` with a new random key; the id is today's date with some letters unless given."""
+    """Return `ID:BASE64` with a new random key; the id is today's date with some letters unless given.
+
+    Raises InvalidRequest for an id that no keyring could hold.
+    """
     key_id = key_id or f"{datetime.now(UTC):%Y-%m-%d}-{secrets.token_hex(2)}"
+    if not _KEY_ID.fullmatch(key_id):
+        raise InvalidRequest("--id: has up to 32 letters, digits, . _ -")
     return f"{key_id}:{base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()}"
 
 
@@ -213,11 +218,14 @@ def keyring_from_environment(*, generate: bool = False) -> Keyring:
     names = os.environ.get("KEYTURN_ACCOUNT_NAMES") or "pseudonym"
     if names not in {"pseudonym", "plain"}:
         raise SettingsInvalid("KEYTURN_ACCOUNT_NAMES: is neither pseudonym nor plain")
+    environment = os.environ.get("KEYTURN_ENVIRONMENT") or "development"
+    if environment not in {"development", "production"}:  # misspelt, it would read what production does not
+        raise SettingsInvalid("KEYTURN_ENVIRONMENT: is neither development nor production")
     file = os.environ.get("KEYTURN_PAYLOAD_KEYS_FILE")
     return load_keyring(
         text=os.environ.get("KEYTURN_PAYLOAD_KEYS"),
         file=Path(file) if file else None,
-        development=os.environ.get("KEYTURN_ENVIRONMENT") != "production",
+        development=environment == "development",
         account_names="plain" if names == "plain" else "pseudonym",
         generate=generate,
     )

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
 HALF_OPEN_SECONDS = 12.0  # past a claim's start-to-close of 10 s
+STRANDED_SECONDS = 60.0  # past whatever gives a connection up by itself: 8 s, and the driver's 10
 # What a worker puts before a statement whose connection is to break: see `proof.worker.faulty_statements`.
 _MARK = b"proof:"
 
@@ -17,6 +18,8 @@ class Cable:
         self._ends: set[asyncio.StreamWriter] = set()
         self._passes = asyncio.Event()
         self._passes.set()
+        self._stranded = 0  # of the connections so far, those that pass nothing any more
+        self._laid = 0
         self.address = ""
 
     def pull(self) -> None:
@@ -31,6 +34,13 @@ class Cable:
             await asyncio.sleep(seconds)
         finally:
             self._passes.set()
+
+    def strand(self) -> None:
+        """Pass nothing more on over the connections that there are, whose other ends have vanished; over new ones, do.
+
+        After STRANDED_SECONDS they are broken off, as by the keep-alive of whoever has not vanished.
+        """
+        self._stranded = self._laid
 
     @asynccontextmanager
     async def laid(self, outside: str) -> AsyncIterator["Cable"]:
@@ -54,10 +64,18 @@ class Cable:
             return
         ends = (writer, ours[1])
         self._ends |= set(ends)
-        cut = _Cut()
+        self._laid += 1
+        number, cut = self._laid, _Cut()
+
+        async def passes() -> None:
+            await self._passes.wait()
+            if number <= self._stranded:
+                await asyncio.sleep(STRANDED_SECONDS)
+                raise ConnectionAbortedError
+
         try:
             await asyncio.gather(
-                _copy(reader, ours[1], cut.asked, self._passes), _copy(ours[0], writer, cut.answered, self._passes)
+                _copy(reader, ours[1], cut.asked, passes), _copy(ours[0], writer, cut.answered, passes)
             )
         except (asyncio.CancelledError, ConnectionAbortedError):  # the loop ends, or it was cut
             return
@@ -90,12 +108,14 @@ async def _copy(
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
     look: Callable[[bytes], Awaitable[None]],
-    passes: asyncio.Event,
+    passes: Callable[[], Awaitable[None]],
 ) -> None:
-    with suppress(ConnectionResetError, BrokenPipeError):
-        while chunk := await reader.read(65_536):
-            await look(chunk)
-            await passes.wait()
-            writer.write(chunk)
-            await writer.drain()
-        writer.close()
+    try:
+        with suppress(ConnectionResetError, BrokenPipeError):
+            while chunk := await reader.read(65_536):
+                await look(chunk)
+                await passes()
+                writer.write(chunk)
+                await writer.drain()
+    finally:
+        writer.close()  # also when it was reset: the other end hears of it at once

@@ -73,7 +73,9 @@ def _forget_the_dead() -> None:
     folder = Path("/run/netns")
     for entry in sorted(folder.glob("keyturn-*")) if folder.is_dir() else []:
         tag = entry.name.split("-")[1]
-        if not Path(f"/proc/{int(tag, 16)}").exists():
+        with suppress(ValueError):
+            if Path(f"/proc/{int(tag, 16)}").exists():
+                continue
             run_as_root("ip", "netns", "del", entry.name)
             run_as_root("ip", "link", "del", f"kt{tag}")
 

@@ -14,13 +14,14 @@ from typing import Any
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from proof.driver import Seen, one_operation
-from proof.plan import Operation
+from proof.driver import one_operation
+from proof.plan import CALM, Operation
 from proof.plots import Panel, panels
+from proof.seen import Befallen, Seen
 from proof.world import World
 
 # What costs a request more and no process: a process that is killed has no memory that could drift.
-CALM = ("none", "none", "rate_limit", "server_error", "half_body", "malformed_json", "answer_lost", "draft", "denied")
+MILD = ("none", "none", "rate_limit", "server_error", "half_body", "malformed_json", "answer_lost", "draft", "denied")
 A_SECOND = 2.0
 SAMPLE_SECONDS = 5.0
 BETWEEN = (8.0, 20.0)  # seconds between two faults beside the load
@@ -55,7 +56,7 @@ async def soak(world: World, minutes: float, chance: random.Random) -> Soaked:
     try:
         while (now := time.monotonic() - began) < 60 * minutes:
             while asked < now * A_SECOND:
-                one = Seen(Operation(asked, CALM[asked % len(CALM)]), began=time.time())
+                one = Seen(Operation(CALM + asked, MILD[asked % len(MILD)]), began=time.time())
                 soaked.seen.append(one)
                 running.add(asyncio.create_task(_asked(world, client, one, soaked, began)))
                 asked += 1
@@ -74,7 +75,7 @@ async def _asked(world: World, client: Client, one: Seen, soaked: Soaked, began:
     await one_operation(world, client, one)
     at = time.monotonic() - began
     if one.operation.fault == "none":  # the others take as long as what they meet
-        soaked.series["latency"].append((at, one.seconds))
+        soaked.series["latency"].append((at, one.ended - one.began))
         with suppress(RPCError):
             described = await client.get_workflow_handle(one.workflow_id).describe()
             soaked.series["events"].append((at, float(described.history_length)))
@@ -104,7 +105,7 @@ async def _mild_faults(world: World, chance: random.Random) -> None:
             await world.stopped(f"worker_{chance.randrange(2)}", chance.uniform(0.5, 2))
         else:
             world.cables[name.removeprefix("pull_")].pull()
-        world.happened[name] += 1
+        world.befell.append(Befallen(name, time.time()))
 
 
 def drift(soaked: Soaked) -> Mapping[str, tuple[float, float]]:
@@ -118,7 +119,7 @@ def drift(soaked: Soaked) -> Mapping[str, tuple[float, float]]:
     return {name: (median_of(series, 1), median_of(series, 3)) for name, series in soaked.series.items()}
 
 
-def rows_of(soaked: Soaked, violations: int, beside: Mapping[str, int]) -> list[dict[str, Any]]:
+def soak_rows(soaked: Soaked, violations: int, beside: Mapping[str, int]) -> list[dict[str, Any]]:
     """Return the results, a row each figure and one for what must hold of every operation."""
     rows = []
     for name, (before, after) in drift(soaked).items():

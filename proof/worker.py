@@ -1,13 +1,14 @@
 """A real worker, with the points at which it dies, freezes or loses an answer; and the controls, which do it wrong.
 
 `python -m proof.worker MARKS DAYS [CONTROL]`: MARKS is a folder in which each fault leaves a mark, so that it happens
-once; DAYS is by how much this process's clock is ahead of the others. Nothing of this is in the program: what stands
-around its parts is put there here.
+once; DAYS is by how much this process's clock is ahead of the others, until SIGUSR1 moves it. Nothing of this is in the
+program: what stands around its parts is put there here.
 """
 
 import asyncio
 import dataclasses
 import os
+import random
 import signal
 import sys
 import uuid
@@ -19,11 +20,21 @@ from typing import Any
 from sqlalchemy import event, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from keyturn.contracts import Assessment, GroundedDecision, JobOrder, Rejection, RotationJob, RotationRequest
+from keyturn.contracts import (
+    Assessment,
+    GroundedDecision,
+    JobOrder,
+    ProposedDecision,
+    Rejection,
+    RotationJob,
+    RotationRequest,
+)
+from keyturn.database import transaction
 from keyturn.errors import JobStoreUnavailable, KeyturnError
-from keyturn.jobs.store import JobStore, transaction
+from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import rotation_jobs
 from keyturn.llm.boundary import ModelBoundary
+from keyturn.tasks.decide_rotation import TASK
 from proof.plan import fault_of
 from workers.settings import load_settings
 from workers.telemetry import configure_logging
@@ -32,6 +43,10 @@ from workflows.connection import connect
 
 CONTROLS = ("check_then_insert", "do_nothing_returning", "no_fencing", "trusting_gate", "own_retrier")
 CUTS = ("cut_before_commit", "cut_after_commit", "half_open")
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+REFUSED_WITH = {"deadlock": "40P01", "serialization": "40001"}
+# By how much a worker's clock is ahead when it starts, or is moved: half of them are right, the others 40 days off.
+CLOCKS_DAYS = (0, 0, 40, -40)
 # Past the claim's start-to-close of 10 s: another attempt has been made when it wakes up.
 FROZEN_SECONDS = 14.0
 
@@ -54,6 +69,10 @@ class Marks:
                 continue
             return True
         return False
+
+    def woke(self, account: str) -> None:
+        """Say that a frozen attempt goes on: its worker was not killed meanwhile."""
+        (self._folder / f"{account}.woke").touch()
 
     async def thawed(self, account: str) -> None:
         """Wait until the driver lets a frozen attempt go on."""
@@ -115,7 +134,6 @@ class FaultyBoundary:
 
     async def _believed(self, request: RotationRequest, assessment: Assessment) -> Assessment:
         """What a gate that trusts the model makes of a rejected answer."""
-        from keyturn.contracts import ProposedDecision
         from keyturn.policy.catalogue import load_catalogue
         from keyturn.policy.grounding import ground
 
@@ -157,8 +175,10 @@ class FaultyClaims:
     async def _frozen(self, account: str) -> None:
         if self._marks.first(account, "freeze"):
             await asyncio.sleep(FROZEN_SECONDS)
-        if self._marks.first(account, "freeze_and_stop"):
+            self._marks.woke(account)
+        if self._marks.first(account, "freeze_and_stop", "freeze_and_ask"):
             await self._marks.thawed(account)
+            self._marks.woke(account)
 
     async def _properly(self, order: JobOrder, key: str, fence: int) -> RotationJob:
         await self._uncancelled(self._frozen(order.account_id))
@@ -208,8 +228,11 @@ def faulty_statements(engine: AsyncEngine, marks: Marks) -> None:
     def before(_c: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> tuple[str, Any]:
         if "INSERT INTO rotation_jobs" in statement:
             account = account_in(parameters)
-            if marks.first(account, *CUTS):  # read by the cable: see `proof.world.Cable`
+            if marks.first(account, *CUTS):  # read by the cable: see `proof.cable.Cable`
                 statement = f"/* proof:{fault_of(account)} */ {statement}"
+            if marks.first(account, *REFUSED_WITH, times=2):
+                refused = f"RAISE EXCEPTION USING ERRCODE = '{REFUSED_WITH[fault_of(account)]}'"
+                return f"DO $$ BEGIN {refused}; END $$", ()
         return statement, parameters
 
     @event.listens_for(engine.sync_engine, "after_cursor_execute")
@@ -218,17 +241,43 @@ def faulty_statements(engine: AsyncEngine, marks: Marks) -> None:
             _die()
 
 
+def faulty_judgement(marks: Marks) -> None:
+    """Let the process die when an answer is there and before it is judged."""
+    judge = TASK.judge
+
+    def judged(proposed: ProposedDecision, request: RotationRequest, *rest: Any) -> Any:
+        if marks.first(request.account_id, "kill_before_grounding"):
+            _die()
+        return judge(proposed, request, *rest)
+
+    object.__setattr__(TASK, "judge", judged)
+
+
+def _move_clock(days: int) -> None:
+    """Be ahead of the others by so many days, and at SIGUSR1 by another number of `CLOCKS_DAYS`."""
+    import time_machine
+
+    travelled = time_machine.travel(datetime.now(UTC) + timedelta(days=days))
+    if days:
+        travelled.start()
+
+    def moved(*_: Any) -> None:
+        if days:
+            travelled.stop()
+        _move_clock(random.choice([other for other in CLOCKS_DAYS if other != days]))
+
+    signal.signal(signal.SIGUSR1, moved)
+
+
 async def main() -> None:
     """Work until killed."""
     settings, marks = load_settings(), Marks(Path(sys.argv[1]))
     control = sys.argv[3] if len(sys.argv) > 3 else None
-    if days := int(sys.argv[2]):
-        import time_machine
-
-        time_machine.travel(datetime.now(UTC) + timedelta(days=days)).start()
+    _move_clock(int(sys.argv[2]))
     configure_logging("json")
     async with wired_boundary(settings) as wired:
         faulty_statements(wired.engine, marks)
+        faulty_judgement(marks)
         faulty: Any = FaultyBoundary(wired.boundary, marks, control)
         bent = dataclasses.replace(wired, boundary=faulty)
         claims: Any = lambda store: FaultyClaims(store, marks, control)  # noqa: E731

@@ -1,30 +1,32 @@
 """The real stack of a proof, in a throw-away folder: its processes may be killed, stopped and cut off at any moment."""
 
 import asyncio
-import os
 import random
 import shutil
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 from sqlalchemy.engine import URL
 from temporalio.client import Client
 
-from keyturn.database import database_url, open_database
+from keyturn.database import database_url, open_database, transaction
+from keyturn.jobs.store import WITHDRAWN
+from keyturn.jobs.tables import rotation_jobs
 from keyturn.keyring import Keyring, load_keyring, write_keys
 from keyturn.policy.catalogue import SHIPPED_LINES
 from proof.cable import Cable
+from proof.database import PostgreSQL
 from proof.hosts import Host, hosts
+from proof.seen import Befallen
+from proof.worker import CLOCKS_DAYS
 from stack.embedded import simulator_process, worker_environment
 from stack.processes import child, free_port
 from stack.temporal import dev_server_command
@@ -32,8 +34,6 @@ from workers.schema import migrate
 from workflows.connection import TemporalUnreachable, connect
 
 WORKERS = 2
-# By how much a worker's clock is ahead when it starts: half of them are right, the others 40 days off.
-CLOCKS_DAYS = (0, 0, 40, -40)
 LINE_TO_APPROVE = "PROOF-1"
 APPROVER = "omar"
 NEEDS_APPROVAL = f"""
@@ -70,11 +70,12 @@ class World:
         self.cables = cables
         self.marks = folder / "marks"
         self.marks.mkdir()
-        self.happened: Counter[str] = Counter()
+        self.befell: list[Befallen] = []
+        self.failed: list[str] = []  # what could not be brought about, and why
         self.policies = folder / "policies"
         self.disk: Path | None = None  # a small one of its own, where one may be mounted
         self.hosts: list[Host] = []  # the workers' and then the server's, where they may be made
-        self.postgresql: Any = None
+        self.postgresql: PostgreSQL | None = None
         self.processes: dict[str, asyncio.subprocess.Process] = {}
 
     @property
@@ -93,10 +94,22 @@ class World:
 
     async def thawed(self, frozen_seconds: float) -> None:
         """Wait until every attempt that was frozen has woken up and done what it does; and records are written."""
-        marks = [mark.stat().st_mtime for mark in self.marks.iterdir() if "-freeze" in mark.name]
+        frozen = [mark for mark in self.marks.glob("*-freeze*") if mark.suffix != ".woke"]
+        marks = [mark.stat().st_mtime for mark in frozen]
         wakes = max(marks, default=0.0) + frozen_seconds
         # The ledger is written in batches of a second; and a claim takes as long as its transaction may.
         await asyncio.sleep(max(wakes - time.time(), 0) + 3.0)
+
+    async def jobs_of(self, account: str) -> int:
+        """Return how many jobs an account has now; raises JobStoreUnavailable."""
+        table = rotation_jobs.c
+        query = select(func.count()).where(table.account_id == account, table.status != WITHDRAWN)
+        engine = open_database(self.database, pool_size=1)
+        try:
+            async with transaction(engine) as connection:
+                return int((await connection.execute(query)).scalar_one())
+        finally:
+            await engine.dispose()
 
     async def forget_index(self, name: str) -> None:
         """Drop an index of the database, for a control that would not have it."""
@@ -108,6 +121,10 @@ class World:
     def kill(self, name: str) -> None:
         """Kill a process with -9; what watches over it begins it again."""
         self._signal(name, signal.SIGKILL)
+
+    def move_clock(self, name: str) -> None:
+        """Have a worker's clock show another time from now on; one that is just starting dies of it."""
+        self._signal(name, signal.SIGUSR1)
 
     async def stopped(self, name: str, seconds: float) -> None:
         """Let a process stand still for so long."""
@@ -129,70 +146,27 @@ class World:
         with suppress(ProcessLookupError, KeyError):
             self.processes[name].send_signal(number)
 
-    async def kill_postgresql(self) -> None:
-        """Kill the database server with -9, and begin it again: it recovers from its log."""
-        with suppress(ProcessLookupError):
-            os.kill(self.postgresql.get_pid(), signal.SIGKILL)
-        await self.healed()
-
-    async def fill_disk(self, seconds: float) -> None:
-        """Leave no byte free where the database is, for so long."""
-        if self.disk is None:
-            return
-        ballast = self.disk / "ballast"
-        with suppress(OSError), ballast.open("wb") as file:
-            free = os.statvfs(self.disk)
-            os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
-        try:
-            await asyncio.sleep(seconds)
-        finally:
-            ballast.unlink()
-        await self.healed()  # PostgreSQL stops by itself when it cannot write its log
-
     async def healed(self) -> None:
         """Have the database server up, if there is one."""
-        if self.postgresql is None:
-            return
-        data = Path(self.postgresql.pgdata)
-        async with asyncio.timeout(60):
-            while not await asyncio.to_thread(_answers, self.postgresql.get_uri()):
-                # Nobody may have reaped the killed one; then it would be taken for alive.
-                if _is_dead(self.postgresql.get_pid()):
-                    for left in (data / "postmaster.pid", *data.glob(".s.PGSQL.*.lock")):
-                        left.unlink(missing_ok=True)
-                with suppress(Exception):  # what its children still hold is free in a moment
-                    await asyncio.to_thread(self.postgresql.ensure_postgres_running)
-                await asyncio.sleep(0.2)
+        if self.postgresql is not None:
+            await self.postgresql.heal()
 
     async def watched(
         self, name: str, command: Callable[[], list[str | Path]], environment: dict[str, str] | None
     ) -> None:
         """Run a process, and begin it again whenever it has ended, until cancelled."""
         while True:
-            async with child(command(), environment=environment, log=self.folder / f"{name}.log") as process:
-                self.processes[name] = process
-                try:
-                    await process.wait()
-                finally:
-                    if process.returncode is None:
-                        process.kill()
-
-
-def _is_dead(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("Z")
-    except OSError:
-        return True
-
-
-def _answers(url: str) -> bool:
-    import psycopg
-
-    try:
-        with psycopg.connect(url, connect_timeout=2) as connection:
-            return connection.execute("SELECT 1").fetchone() is not None
-    except psycopg.OperationalError:
-        return False
+            try:
+                async with child(command(), environment=environment, log=self.folder / f"{name}.log") as process:
+                    self.processes[name] = process
+                    try:
+                        await process.wait()
+                    finally:
+                        if process.returncode is None:
+                            process.kill()
+            except OSError as error:
+                self.failed.append(f"{name} did not start: {error!r}")
+            await asyncio.sleep(0.2)  # one that cannot start takes no whole core
 
 
 @asynccontextmanager
@@ -242,7 +216,8 @@ async def world(folder: Path, database: str, *, control: str | None, chance: ran
 
         def worker(number: int) -> list[str | Path]:
             days = 0 if control else chance.choice(CLOCKS_DAYS)
-            made.happened["clock_moved"] += bool(days)
+            if days:
+                made.befell.append(Befallen("start_with_another_clock", time.time()))
             command: list[str | Path] = [sys.executable, "-m", "proof.worker", made.marks, str(days)]
             host = places[number].prefix if places else ()
             return [*host, *command, *([control] if control else [])]

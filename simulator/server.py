@@ -112,8 +112,9 @@ class Simulator:
         text, ending = bent(fault, answer(asked.user, asked.fields))
         tokens = asked.size // CHARACTERS_A_TOKEN + 1
         said = Said(text, ending, tokens, self._cached(asked.prefix), len(text) // CHARACTERS_A_TOKEN + 1)
+        paid = said.input_tokens + said.output_tokens
         if fault.name not in {"slow", "half_body", "broken_stream", "hang"}:
-            entry["tokens"] = said.input_tokens + said.output_tokens
+            entry["tokens"] = paid
         request_id = uuid.uuid4().hex
         headers = {"content-type": "application/json", wire.request_id_header: f"req_{request_id}"}
         if asked.streamed:
@@ -122,7 +123,9 @@ class Simulator:
             return await self._streamed(request, wire, fault, stream, headers, entry)
         whole = json.dumps(wire.write(request_id, asked.model, said)).encode()
         if fault.name in {"half_body", "trickle"}:
-            return await _piecemeal(request, fault, whole, headers)
+            response, sent = await _piecemeal(request, fault, whole, headers)
+            entry["tokens"] = paid if sent else 0
+            return response
         return web.Response(body=whole, headers=headers)
 
     async def _streamed(
@@ -261,17 +264,25 @@ def _error(wire: Format, fault: str, seconds: float | None = None) -> web.Respon
     return web.json_response(body, status=status, headers={"retry-after": f"{seconds:g}"} if waits else {})
 
 
-async def _piecemeal(request: web.Request, fault: Fault, whole: bytes, headers: dict[str, str]) -> web.StreamResponse:
-    """Announce the whole body and send half of it and drop the connection, or all of it very slowly."""
+async def _piecemeal(
+    request: web.Request, fault: Fault, whole: bytes, headers: dict[str, str]
+) -> tuple[web.StreamResponse, bool]:
+    """Announce the whole body and send half of it and drop the connection, or all of it very slowly.
+
+    Returns the response, and whether all of it was sent.
+    """
     response = web.StreamResponse(headers=headers | {"content-length": str(len(whole))})
     await response.prepare(request)
     if fault.name == "half_body":
         await response.write(whole[: len(whole) // 2])
         if request.transport is not None:
             request.transport.close()
-        return response
+        return response, False
     seconds = DEFAULT_SLOW_SECONDS if fault.seconds is None else fault.seconds
-    for place in range(len(whole)):
-        await response.write(whole[place : place + 1])
-        await asyncio.sleep(seconds / len(whole))
-    return response
+    try:
+        for place in range(len(whole)):
+            await response.write(whole[place : place + 1])
+            await asyncio.sleep(seconds / len(whole))
+    except ConnectionError:  # the reader has gone
+        return response, False
+    return response, True

@@ -1,7 +1,7 @@
 """What waits for a person, found by its search attribute; and an answer to all of a kind."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from temporalio.client import Client
 
@@ -12,20 +12,24 @@ from workflows.answering import AnswerRefused, NoWorkerAnswers, answer
 from workflows.rotation import RotationWorkflow
 from workflows.visibility import PARKED, TENANT
 
+WAITING_TYPES = ("RotationWorkflow", "RotateAccessKeyWorkflow")
+MOST_WAITING = 100_000  # read to find the oldest of them: twice the largest estate, in some seconds
+
 
 async def waiting_rotations(
-    client: Client, *, tenant: str | None, kind: str | None, limit: int
+    client: Client, *, tenant: str | None, kind: str | None, limit: int, types: Sequence[str] = WAITING_TYPES
 ) -> AsyncIterator[dict[str, str]]:
     """Yield the rotations that wait for a person, oldest first: `workflow_id`, `kind`, `since` (its start, in UTC)."""
-    types = "'RotationWorkflow', 'RotateAccessKeyWorkflow'"
-    query = f"WorkflowType IN ({types}) AND ExecutionStatus = 'Running' AND {PARKED.name} IS NOT NULL"
+    named = ", ".join(f"'{name}'" for name in types)
+    query = f"WorkflowType IN ({named}) AND ExecutionStatus = 'Running' AND {PARKED.name} IS NOT NULL"
     for name, value in ((TENANT.name, tenant), (PARKED.name, kind)):
         if value is not None:
             query += f" AND {name} = '{_quoted(value)}'"
-    found = [row async for row in client.list_workflows(query, limit=limit)]
-    for row in sorted(found, key=lambda row: row.start_time):
-        kept = waits_for(row) or "unforeseen"
-        yield {"workflow_id": row.id, "kind": kept, "since": row.start_time.isoformat()}
+    # The server lists the newest first, and the oldest is who has waited longest: all are read, and then cut.
+    rows = client.list_workflows(query, limit=MOST_WAITING)
+    found = [(row.start_time, row.id, waits_for(row) or "unforeseen") async for row in rows]
+    for since, workflow_id, kept in sorted(found)[:limit]:
+        yield {"workflow_id": workflow_id, "kind": kept, "since": since.isoformat()}
 
 
 async def resume_all(
@@ -43,7 +47,9 @@ async def resume_all(
                 return f"{workflow_id}: {error}"
             return None
 
-    found = [row["workflow_id"] async for row in waiting_rotations(client, tenant=tenant, kind=kind, limit=100_000)]
+    found = [
+        row["workflow_id"] async for row in waiting_rotations(client, tenant=tenant, kind=kind, limit=MOST_WAITING)
+    ]
     told = await asyncio.gather(*map(one, found))
     refused = [line for line in told if line is not None]
     return len(told) - len(refused), refused

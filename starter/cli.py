@@ -26,10 +26,10 @@ COMMANDS = {
     "draft": ("desk.commands", "draft", "Draft a reply and show it as it is written."),
     "desk": ("desk.commands", "desk", "Serve the support desk: a page, and JSON."),
     "bulk": ("workers.bulk_commands", "bulk", "Judge every key of an inventory."),
-    "runs": ("workers.bulk_commands", "runs", "List bulk runs; pause, resume or cancel one."),
+    "runs": ("workers.runs_commands", "runs", "List bulk runs; pause, resume or cancel one."),
     "schedule": ("starter.schedules", "schedule", "Judge an inventory again and again: create, list, pause, delete."),
-    "report": ("workers.bulk_commands", "report", "Report on a bulk run, as a page, CSV or JSON."),
-    "inventory": ("workers.bulk_commands", "inventory", "Look at an inventory before anything is asked."),
+    "report": ("workers.runs_commands", "report", "Report on a bulk run, as a page, CSV or JSON."),
+    "inventory": ("workers.inventory_commands", "inventory", "Look at an inventory before anything is asked."),
     "jobs": ("workers.jobs_commands", "jobs", "List rotation jobs, and carry them out."),
     "executor": ("workers.executor_commands", "executor", "Carry out the rotation of AWS access keys."),
     "rollback": ("starter.people", "rollback", "Go back to the old access key while it is still there."),
@@ -71,6 +71,8 @@ class LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         """Run a command; a failure is told as the one JSON object too, if that was asked for."""
         try:
+            if any("\ud800" <= letter <= "\udfff" for word in sys.argv for letter in word):
+                raise click.UsageError("an argument is not UTF-8")
             return super().invoke(ctx)
         except click.UsageError as error:
             _tell_json("usage", error.format_message(), "fail_and_fix_request")

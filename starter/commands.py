@@ -112,6 +112,11 @@ def rotate(
         attached, outcome = asyncio.run(run())
     except KeyturnError as error:
         _end_before_start(error, workflow_id, as_json=as_json)
+    except KeyboardInterrupt:
+        from keyturn.contracts import TimedOut
+
+        click.echo("\nleft: what was begun goes on; the same command, or `keyturn watch ID`, follows it", err=True)
+        attached, outcome = None, TimedOut()
     if as_json:
         click.echo(json.dumps(as_object(workflow_id, outcome, attached=attached)))
     else:

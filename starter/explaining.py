@@ -55,6 +55,10 @@ class _Story:
                 await self._failed(event, timed_out.scheduled_event_id, timed_out.failure)
             case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED:
                 word = event.workflow_execution_update_accepted_event_attributes.accepted_request.input
+                if word.name == "restate":  # the same rotation, asked for on other evidence
+                    request = await self._one(word.args, RotationRequest)
+                    self._add(event, "asked", request=request.model_dump(mode="json"))
+                    return
                 [said] = await self.client.data_converter.decode(word.args.payloads)
                 self._add(event, "word", name=word.name, said=said)
             case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED:
@@ -120,6 +124,11 @@ async def story_of(client: Client, workflow_id: str, run_id: str | None = None) 
     async for event in handle.fetch_history_events():
         await story.take(event)
     return handle.id, story.steps
+
+
+def last_asked(steps: Sequence[Step]) -> Step | None:
+    """Return the request that a rotation goes by: the first, or the last that was made of it since."""
+    return next((step["request"] for step in reversed(steps) if step["step"] == "asked"), None)
 
 
 @click.command()

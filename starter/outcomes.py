@@ -88,7 +88,11 @@ def as_lines(workflow_id: str, outcome: RotationOutcome) -> list[str]:
                 "the same command attaches to it later",
             ]
         case _:
-            lines = ["no answer yet; the workflow goes on", "the same command attaches to it later"]
+            # The wait is over, or the rotation itself ended so: to whoever asked it is the same.
+            lines = [
+                "no answer in time",
+                "the same command goes on with it, or asks again: no second job can come of it",
+            ]
     return [*lines, f"workflow {workflow_id}"]
 
 

@@ -107,6 +107,16 @@ def abandon(workflow_id: str, reason: str, user_id: str | None) -> None:
     click.echo(f"abandoned {workflow_id}")
 
 
+def _awaiting(workflow_id: str, verb: str) -> tuple[Standing, GroundedDecision]:
+    """Return a rotation's standing, and the decision that waits; raises AnswerRefused if none does."""
+    from workflows.answering import AnswerRefused
+
+    standing = _standing(workflow_id)
+    if standing.decision is None:
+        raise AnswerRefused(f"{verb} refused, not_waiting: it waits for no approval")
+    return standing, standing.decision
+
+
 @click.command()
 @click.argument("workflow_id")
 @click.option("--digest", help="Of the decision that you saw. Without it the decision is shown, and you are asked.")
@@ -119,16 +129,14 @@ def approve(workflow_id: str, digest: str | None, user_id: str | None) -> None:
       keyturn approve rotate:default:acct_10234:key_01:P-9@1 --user omar
     """
     if digest is None:
-        standing = _standing(workflow_id)
+        standing, decision = _awaiting(workflow_id, "approve")
         for line in _shown(standing):
             click.echo(line)
-        if standing.decision is None or not sys.stdin.isatty():
+        if not sys.stdin.isatty():
             raise click.UsageError("say which decision you approve: --digest, as shown above")
         click.confirm("Approve exactly this?", abort=True)
-        digest = standing.decision.digest
-    _answer(
-        workflow_id, "approve", _checked(lambda: Approval(approver=user_id or signed_in_user(), digest=str(digest)))
-    )
+        digest = decision.digest
+    _answer(workflow_id, "approve", _checked(lambda: Approval(approver=user_id or signed_in_user(), digest=digest)))
     click.echo(f"approved {workflow_id}")
 
 
@@ -145,12 +153,11 @@ def deny(workflow_id: str, reason: str, digest: str | None, user_id: str | None)
       keyturn deny rotate:default:acct_10234:key_01:P-9@1 --reason "frozen until Monday"
     """
     if digest is None:
-        decision = _standing(workflow_id).decision
-        digest = "" if decision is None else decision.digest
+        digest = _awaiting(workflow_id, "deny")[1].digest
     _answer(
         workflow_id,
         "deny",
-        _checked(lambda: Denial(approver=user_id or signed_in_user(), digest=str(digest), reason=reason)),
+        _checked(lambda: Denial(approver=user_id or signed_in_user(), digest=digest, reason=reason)),
     )
     click.echo(f"denied {workflow_id}")
 

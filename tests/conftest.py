@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import psycopg
 import pytest
+from hypothesis import settings
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
@@ -66,6 +67,11 @@ LONGEST_FIRST = ("proof/test_proof.py", "workflows/test_bulk_killed.py", "keytur
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order the files by how long they take, as far as that matters (`--no-loadscope-reorder` keeps that order)."""
     items.sort(key=lambda item: not item.nodeid.startswith(tuple(f"tests/{name}" for name in LONGEST_FIRST)))
+
+
+# The same examples each time: what others find is for `make fuzz`, and not for whoever changes something else.
+settings.register_profile("suite", derandomize="FUZZ_EXAMPLES" not in os.environ)
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,6 +6,10 @@ from contextlib import asynccontextmanager, suppress
 from typing import Literal
 
 from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from keyturn.database import open_database
+from proof.cable import Cable
 
 Fault = Literal["answer_lost", "request_lost", "half_open"]
 
@@ -86,3 +90,13 @@ class LossyProxy:
             server.close()
             for writer in list(self._writers):
                 writer.transport.abort()
+
+
+@asynccontextmanager
+async def cabled(postgresql: URL) -> AsyncIterator[tuple[Cable, AsyncEngine]]:
+    """An engine of two connections to a database, and the cable that they go over."""
+    async with Cable("", 0, path=f"{postgresql.query['host']}/.s.PGSQL.5432").laid("127.0.0.1") as cable:
+        host, _, port = cable.address.rpartition(":")
+        engine = open_database(postgresql.set(host=host, port=int(port), query={}), pool_size=2)
+        yield cable, engine
+        await engine.dispose()

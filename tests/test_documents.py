@@ -144,7 +144,7 @@ def test_every_setting_of_the_example_file_reaches_the_containers(compose: Any) 
 @pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose is not installed")
 @pytest.mark.parametrize(
     "profile",
-    [(), ("--profile", "simulator"), ("--profile", "cli"), ("--profile", "monitoring"), ("--profile", "desk")],
+    [(), *(("--profile", name) for name in ("simulator", "cli", "monitoring", "desk", "codec", "jobs", "executor"))],
 )
 def test_a_compose_tool_accepts_the_file(profile: tuple[str, ...]) -> None:
     """`config` resolves it, and refuses to without the password."""
@@ -157,6 +157,42 @@ def test_a_compose_tool_accepts_the_file(profile: tuple[str, ...]) -> None:
     )
     assert refused.returncode != 0
     assert "POSTGRES_PASSWORD" in refused.stderr
+
+
+def test_the_readmes_figures_are_those_of_the_bench() -> None:
+    """Each line of its table is a row of the results, to the digit."""
+    told = {
+        "latency p50, one at a time": "workflow latency p50, PostgreSQL",
+        "the same on SQLite": "workflow latency p50, SQLite",
+        "workflows a second, 50 at once": "workflows/s at 50, PostgreSQL",
+        "history events, billable actions": "billable actions",
+        "deliveries a second against bare workflows of one activity, 50 at once": (
+            "deliveries/s / bare one-activity workflows/s, PostgreSQL, 50 at once"
+        ),
+        "sealed payloads against plain: latency p50": "sealed / plain workflow latency p50",
+        "sealed against plain: workflows a second": "sealed / plain workflows/s at 50",
+        "sealed against plain: history bytes": "sealed / plain history bytes",
+        "a claim (three rows) against the raw driver's bare INSERT, one at a time": (
+            "create_once / driver's INSERT, PostgreSQL, 1 at once"
+        ),
+        "a claim against SQLAlchemy's bare INSERT, 16 at once": (
+            "create_once / SQLAlchemy's INSERT, PostgreSQL, 16 at once"
+        ),
+        "a model call p50 (schema, grounding, log, ledger) against raw httpx on the same transport": (
+            "p50 of a call / raw, provider at 0 ms"
+        ),
+        "calls a second at 64, against LiteLLM": "calls/s at 64, call / litellm, provider at 0 ms",
+        "calls a second at 64, against the OpenAI SDK's parse": "calls/s at 64, call / openai, provider at 0 ms",
+        "import of the boundary, seconds": "import of the boundary, seconds",
+        "`keyturn --help`, seconds": "keyturn --help, seconds",
+    }
+    table = (ROOT / "README.md").read_text().partition("## What it costs")[2]
+    rows = {row["name"]: row for row in json.loads((ROOT / "benchmarks" / "results.json").read_text())}
+    lines = re.findall(r"^\| ([^|]+) \| ([0-9.]+) \| ([<>=]+ [0-9.]+) \| (holds|misses) \|$", table, re.MULTILINE)
+    assert {line[0] for line in lines} == set(told)
+    for name, ratio, reach, holds in lines:
+        row = rows[told[name]]
+        assert (float(ratio), reach, holds) == (row["ratio"], row["reach"], "holds" if row["holds"] else "misses"), name
 
 
 def test_dashboard_and_alerts_name_metrics_that_exist() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
 from temporalio.common import Priority, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker, WorkerDeploymentConfig
 
 from activities.judge_page import JudgePage
@@ -90,7 +90,10 @@ class RunRotations:
         return workflow_id
 
     async def look(self, workflow_id: str) -> str | None:
-        """Return how a rotation ended, `waiting` if it waits for a person, None if it is under way."""
+        """Return how a rotation ended, `waiting` if it waits for a person, None if it is under way.
+
+        One that Temporal has forgotten made no job, or its row would have been found: it is `failed`.
+        """
         handle: WorkflowHandle[RotationWorkflow, CompletedOutcome]
         handle = self._client.get_workflow_handle_for(RotationWorkflow.run, workflow_id)
         try:
@@ -102,6 +105,8 @@ class RunRotations:
         except WorkflowFailureError:
             return "failed"
         except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return "failed"
             raise TemporalAway(f"a rotation could not be looked at: {error.status.name.lower()}") from None
         return "failed"
 

@@ -11,6 +11,7 @@ is logged, with a digest of each ciphertext, by which it is found in a history; 
 
 import hashlib
 import hmac
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -178,6 +179,8 @@ async def _payloads_of(request: web.Request) -> Payloads:
         body: Any = await request.json()
         if not isinstance(body, dict):
             raise TypeError
+        # protobuf fails within itself on half a surrogate pair in a name; no UTF-8 has one: this raises a ValueError.
+        json.dumps(body, ensure_ascii=False).encode()
         payloads: Payloads = ParseDict(body, Payloads(), ignore_unknown_fields=True)
     except (ValueError, ParseError, TypeError, AttributeError, RecursionError):
         raise Refused(400, "not_payloads", 'the body is not {"payloads": [...]} in JSON') from None

@@ -64,10 +64,11 @@ def codec() -> None:
     """
     from workers.codec import CodecServer
     from workers.monitoring import served
+    from workers.settings import load_local_settings
     from workers.telemetry import configure_logging
 
     settings, keyring = load_codec_settings(), keyring_from_environment()
-    configure_logging("auto")
+    configure_logging(load_local_settings().log_format)
     server = CodecServer(keyring, parse_tokens(settings.tokens.get_secret_value()), parse_origins(settings.origins))
 
     async def run() -> None:
@@ -99,7 +100,7 @@ def new() -> None:
 @keys.command()
 @click.option("--id", "key_id", help="The key's id.  [default: today's date and some letters]")
 def line(key_id: str | None) -> None:
-    """Print one more payload key. Add it last everywhere, deploy, then move it to the front (docs/operations.md).
+    """Print one more payload key. Add it last everywhere, deploy, then move it to the front (docs/privacy.md).
 
     \b
     Example:

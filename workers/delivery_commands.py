@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from keyturn.errors import UnknownDelivery
-from workers.jobs_commands import with_database
+from workers.jobs_commands import lists, with_database
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -26,7 +26,7 @@ def deliveries(context: click.Context, tenant: str, as_json: bool) -> None:
       keyturn deliveries
       keyturn deliveries resend --all
     """
-    if context.invoked_subcommand is not None:
+    if not lists(context):
         return
     rows = with_database(lambda engine: _dead(engine, tenant))
     if as_json:

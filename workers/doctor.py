@@ -14,6 +14,7 @@ from workers.schema import check_schema
 from workers.settings import load_database_url, load_local_settings, load_settings
 from workflows.connection import connect, refusals_named
 from workflows.namespace import missing_search_attributes
+from workflows.versioning import builds
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,13 @@ async def _temporal() -> str:
             )
         )
         missing = await missing_search_attributes(client)
+        known = await builds(client)
     polling = len(described.pollers)
     state = f"server {server.server_version}, namespace {client.namespace}, {polling} workers polled {queue} lately"
     if not polling:
         raise NoWorker(state)
+    if known and not any(build.current for build in known):
+        raise NoBuild(f"{state}; none of the builds {', '.join(one.build_id for one in known[:3])} takes rotations")
     if missing:
         raise AttributesMissing(f"{state}; search attributes are missing: {', '.join(missing)}")
     return state
@@ -95,6 +99,13 @@ class AttributesMissing(KeyturnError):
 
     kind = "search_attributes_missing"
     mend = "Run `keyturn namespace` once."
+
+
+class NoBuild(KeyturnError):
+    """Workflows would wait: a worker with a build id takes none until it is promoted."""
+
+    kind = "no_current_build"
+    mend = "Run `keyturn deployment promote BUILD`: until then rotations wait, and nothing is lost."
 
 
 class NoWorker(KeyturnError):

@@ -27,7 +27,7 @@ from keyturn.contracts import KeyRotationOrder, KeyRotationOutcome, ShortIdentif
 from keyturn.database import answers, open_database
 from keyturn.errors import JobStoreUnavailable, KeyturnError, SettingsInvalid
 from keyturn.jobs.leases import JobLeases
-from workers.monitoring import add_health, served
+from workers.monitoring import add_health, served, temporal_answers
 from workers.schema import check_schema
 from workers.settings import LocalSettings, field_faults, host_and_port
 from workflows.access_key import RotateAccessKeyWorkflow, execution_id
@@ -190,7 +190,7 @@ async def run_executor(settings: ExecutorSettings) -> None:
         await parts.enter_async_context(executor(client, steps, settings))
         if settings.monitoring_address is not None:
             application = web.Application()
-            add_health(application, {"database": answers(engine), "temporal": client.service_client.check_health})
+            add_health(application, {"database": answers(engine), "temporal": temporal_answers(client)})
             await parts.enter_async_context(served(application, settings.monitoring_address))
         looking = look_for_jobs(JobLeases(engine), Executions(client, settings), tenant_id=settings.tenant)
         parts.callback(asyncio.create_task(looking).cancel)

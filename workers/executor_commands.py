@@ -20,11 +20,12 @@ def executor(dry_run: bool) -> None:
       AWS_PROFILE=rotator keyturn executor
     """
     from workers.executor import load_executor_settings, plans, run_executor
+    from workers.settings import load_local_settings
     from workers.telemetry import configure_logging
 
     settings = load_executor_settings()
     if not dry_run:
-        configure_logging("auto")
+        configure_logging(load_local_settings().log_format)
         asyncio.run(run_executor(settings))
         return
 

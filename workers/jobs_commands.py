@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import signal
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -53,6 +54,17 @@ def load_jobs_settings() -> JobsSettings:
         raise SettingsInvalid("\n".join(field_faults(error))) from None
 
 
+def lists(context: click.Context) -> bool:
+    """Whether a group lists, and no subcommand follows; raises UsageError for options before one: they are lost."""
+    if context.invoked_subcommand is None:
+        return True
+    for parameter in context.command.params:
+        if context.get_parameter_source(str(parameter.name)) is click.core.ParameterSource.COMMANDLINE:
+            command = f"{context.info_name} {context.invoked_subcommand}"
+            raise click.UsageError(f"{parameter.opts[0]} stands behind the subcommand: keyturn {command} ...")
+    return False
+
+
 @click.group(invoke_without_command=True)
 @_tenant
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="How many, newest first.")
@@ -68,7 +80,7 @@ def jobs(context: click.Context, tenant: str, limit: int, overdue: bool, as_json
       keyturn jobs --overdue
       keyturn jobs show job_0f3c...
     """
-    if context.invoked_subcommand is not None:
+    if not lists(context):
         return
     from keyturn.jobs.leases import JobLeases
     from keyturn.jobs.store import JobStore
@@ -124,6 +136,8 @@ def claim(tenant: str, owner: str | None, lease_seconds: float) -> None:
     """Claim the most urgent job that nobody holds, and print it as JSON; ends with status 1 if there is none."""
     from keyturn.jobs.leases import JobLeases
 
+    if math.isnan(lease_seconds):
+        raise click.BadParameter("not a number of seconds", param_hint="--lease")
     lease, who = timedelta(seconds=lease_seconds), _checked(Identifier, owner or signed_in_user(), "--user")
     job = with_database(lambda engine: JobLeases(engine).claim_next(tenant_id=tenant, owner=who, lease=lease))
     if job is None:
@@ -141,7 +155,10 @@ def complete(job_id: str, tenant: str, token: int, evidence: tuple[str, ...]) ->
     """Close a claimed job as done."""
     from keyturn.jobs.leases import JobLeases
 
-    told = _checked(Evidence, dict(_pair(entry) for entry in evidence), "--evidence")
+    pairs = [_pair(entry) for entry in evidence]
+    if len(dict(pairs)) < len(pairs):
+        raise InvalidRequest("--evidence: a name is given twice; nothing was written")
+    told = _checked(Evidence, dict(pairs), "--evidence")
     _told(lambda engine: JobLeases(engine).complete(job_id, tenant_id=tenant, token=token, evidence=told))
 
 
@@ -182,10 +199,11 @@ def serve() -> None:
     from keyturn.jobs.leases import JobLeases
     from workers.jobs_api import JobsApi
     from workers.monitoring import served
+    from workers.settings import load_local_settings
     from workers.telemetry import configure_logging
 
     settings = load_jobs_settings()
-    configure_logging("auto")
+    configure_logging(load_local_settings().log_format)
 
     async def run(engine: "AsyncEngine") -> None:
         stop = asyncio.Event()

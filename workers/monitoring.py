@@ -10,8 +10,10 @@ They tell names and figures only, no question and no key; still, bind them where
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import httpx
@@ -19,8 +21,10 @@ import structlog
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from temporalio.client import Client
 from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
 
+from keyturn.database import within
 from keyturn.errors import SettingsInvalid
 from workers.metrics import CallMetrics, percentile
 
@@ -28,7 +32,12 @@ _log = structlog.get_logger("keyturn.worker")
 CHECK_SECONDS = 2.0  # a probe that takes longer is asked again by whoever asks; kubelet's own default is 1 s
 SDK_SECONDS = 1.0  # the SDK's metrics come from this very process
 
-Check = Callable[[], Awaitable[object]]
+Check = Callable[[], Coroutine[Any, Any, object]]
+
+
+def temporal_answers(client: Client) -> Check:
+    """Return a check for probes: it returns if Temporal answers, and raises if it does not."""
+    return partial(client.service_client.check_health, timeout=timedelta(seconds=CHECK_SECONDS))
 
 
 def sdk_metrics(port: int) -> Runtime:
@@ -113,8 +122,7 @@ def add_health(application: web.Application, checks: Mapping[str, Check]) -> Non
 
 async def _state_of(check: Check) -> str:
     try:
-        async with asyncio.timeout(CHECK_SECONDS):
-            await check()
+        await within(CHECK_SECONDS, check())
     except Exception as error:
         return type(error).__name__
     return "ok"

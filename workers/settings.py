@@ -112,6 +112,7 @@ class LocalSettings(BaseSettings):
 
     database: SecretStr = Field(default=SecretStr("sqlite:///.keyturn/keyturn.db"), alias="DATABASE_URL")
     policy_dir: Path | None = Field(default=None, alias="KEYTURN_POLICY_DIR")
+    log_format: Literal["auto", "json", "console"] = Field(default="auto", alias="KEYTURN_LOG_FORMAT")
     task_queue: str = Field(default="keyturn", alias="KEYTURN_TASK_QUEUE", min_length=1, max_length=200)
     redis_url: Annotated[SecretStr, AfterValidator(_redis)] | None = Field(default=None, alias="KEYTURN_REDIS_URL")
     # Every command that reaches Temporal reads these three by `keyturn.keyring`; here, for the worker's own check.
@@ -157,7 +158,6 @@ class Settings(LocalSettings):
     )
     webhook_private: Literal["refuse", "allow"] = Field(default="refuse", alias="KEYTURN_WEBHOOK_PRIVATE")
     build_id: Annotated[str, AfterValidator(_build)] | None = Field(default=None, alias="KEYTURN_BUILD_ID")
-    log_format: Literal["auto", "json", "console"] = Field(default="auto", alias="KEYTURN_LOG_FORMAT")
     monitoring_address: Annotated[str, AfterValidator(host_and_port)] | None = Field(
         default=None, alias="KEYTURN_MONITORING_ADDRESS"
     )
@@ -233,7 +233,7 @@ def read_rate_card(file: Path) -> dict[str, Rate]:
     """
     try:
         card = _RateCardFile.model_validate(tomllib.loads(file.read_text(encoding="utf-8"), parse_float=Decimal))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise SettingsInvalid(f"KEYTURN_RATE_CARD: {file} is not a rate card: {reason}") from None
     return {model: Rate(**entry.model_dump()) for model, entry in card.models.items()}

@@ -14,7 +14,6 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.worker import Worker, WorkerDeploymentConfig
@@ -57,7 +56,7 @@ from keyturn.tasks.registry import load_tasks
 from workers.bulk import CarriedRuns, RunRotations, bulk_workers, run_seals
 from workers.deliveries import DeliveryStarts, ReceiverDeliveries, receiver, sweep
 from workers.metrics import CallMetrics, JobMetrics
-from workers.monitoring import Monitoring
+from workers.monitoring import Monitoring, temporal_answers
 from workers.settings import Settings
 from workers.tracing import span_recorder
 from workflows.bulk import BulkWorkflow
@@ -100,7 +99,7 @@ class Wired:
             self.registry,
             self.metrics,
             degraded_p95_ms=self.settings.degraded_p95_ms,
-            checks={"database": answers(self.engine), "temporal": client.service_client.check_health},
+            checks={"database": answers(self.engine), "temporal": temporal_answers(client)},
             facts=lambda: {
                 "environment": self.settings.environment,
                 "spend_today_usd": f"{self.spend.today_usd:.6f}",
@@ -268,7 +267,7 @@ def _batches(settings: Settings, http: Any) -> dict[str, BatchProvider]:
 async def _forget_expired(cache: SqlCache) -> None:
     """Clear kept answers whose time is over, now and once an hour: a table does not forget by itself."""
     while True:
-        with contextlib.suppress(SQLAlchemyError, OSError):  # again in an hour; a lookup ignores them anyway
+        with contextlib.suppress(JobStoreUnavailable):  # again in an hour; a lookup ignores them anyway
             await cache.clear(expired_only=True)
         await asyncio.sleep(3_600)
 

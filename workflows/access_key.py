@@ -125,15 +125,19 @@ class RotateAccessKeyWorkflow:
             raise ApplicationError("the workflow's input is not an order", type="invalid_request")
         self._order = order
         try:
+            return await self._to_an_end()
+        except _Superseded as superseded:  # on the way back, too
+            return self._outcome("superseded", str(superseded))
+        finally:
+            self._at("ended")
+
+    async def _to_an_end(self) -> KeyRotationOutcome:
+        try:
             return await self._carried_out()
         except _RollBack:
             return await self._rolled_back()
         except _CannotBegin as refused:
             return await self._refused(str(refused))
-        except _Superseded as superseded:
-            return self._outcome("superseded", str(superseded))
-        finally:
-            self._at("ended")
 
     async def _carried_out(self) -> KeyRotationOutcome:
         self._claim = await self._step("claim_job", lambda: _do(RotateAccessKey.claim_job, self._order))
@@ -169,6 +173,8 @@ class RotateAccessKeyWorkflow:
         return self._outcome("rolled_back", reason)
 
     async def _refused(self, why: str) -> KeyRotationOutcome:
+        self._rollback = None  # there is nothing to go back from
+        self._last_step = True
         await self._step("refuse_job", lambda: _do(RotateAccessKey.refuse_job, self._claimed(), why))
         return self._outcome("failed", why)
 

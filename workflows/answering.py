@@ -24,11 +24,11 @@ class AnswerRefused(KeyturnError):
 
 
 class NoWorkerAnswers(KeyturnError):
-    """No worker took the answer; nothing changed."""
+    """Nobody said in time whether it was taken: a worker that comes later may still take it."""
 
     kind = "no_worker_answers"
     next_step = "retry_with_backoff"
-    mend = "Start one with `keyturn worker`, then say it again: nothing changed."
+    mend = "Whether it was taken is not known: look with `keyturn status ID`. If it was not, start `keyturn worker`."
 
 
 async def answer(handle: WorkflowHandle[Any, Any], update: str, argument: Contract) -> None:
@@ -41,7 +41,7 @@ async def answer(handle: WorkflowHandle[Any, Any], update: str, argument: Contra
 
     Raises:
         AnswerRefused: its validator refused it, by the name in the message; or the rotation has ended.
-        NoWorkerAnswers: nobody took it within ten seconds.
+        NoWorkerAnswers: nobody said within ten seconds whether it was taken.
     """
     try:
         async with asyncio.timeout(UPDATE_TIMEOUT.total_seconds()):
@@ -51,12 +51,12 @@ async def answer(handle: WorkflowHandle[Any, Any], update: str, argument: Contra
         kind = cause.type if isinstance(cause, ApplicationError) and cause.type else "unforeseen"
         raise AnswerRefused(f"{update} refused, {kind}: {_said(cause)}") from None
     except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
-        raise NoWorkerAnswers(f"no worker took the {update} within {UPDATE_TIMEOUT.total_seconds():g} s") from None
+        raise NoWorkerAnswers(f"no worker answered the {update} within {UPDATE_TIMEOUT.total_seconds():g} s") from None
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
             raise AnswerRefused(f"{update} refused, ended: it has ended already") from None
         if error.status in {RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED}:
-            raise NoWorkerAnswers(f"no worker took the {update} in time") from None
+            raise NoWorkerAnswers(f"no worker answered the {update} in time") from None
         raise
 
 

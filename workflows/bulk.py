@@ -42,8 +42,9 @@ PAGE_HEARTBEAT = timedelta(seconds=20)
 LOAD_START_TO_CLOSE = timedelta(minutes=30)
 # A page that nobody judges in a day waits for workers that are not coming.
 PAGE_WITHIN = timedelta(days=1)
-# How often the rotations that are under way are looked at: at first soon, for a small run, then seldom.
-LOOK_FIRST, LOOK_LAST = timedelta(seconds=1), timedelta(seconds=10)
+# How often the rotations that are under way are looked at: soon for a small run; then so that nobody waits for more
+# than a tenth longer; and at last seldom. A look is 11 events, and a history may have 51,200: a day of looks must fit.
+LOOK_FIRST, LOOK_SOON, LOOK_LAST = timedelta(seconds=1), timedelta(seconds=10), timedelta(minutes=1)
 # The rest waits for people, or for a database that is away: a day, then the run ends and `keyturn report` looks again.
 SETTLE_WITHIN = timedelta(days=1)
 BY_HAND = "by_hand"
@@ -52,6 +53,8 @@ BATCH_SIZE = 1_000
 # Providers answer within 24 hours, or say that it expired; two more for saying so. What is missing is asked at once.
 BATCH_WITHIN = timedelta(hours=26)
 BATCH_LOOK_FIRST, BATCH_LOOK_LAST = timedelta(seconds=5), timedelta(minutes=10)
+# A look at a batch is 6 events: at this pace, looks for BATCH_WITHIN are half of what a history may have.
+BATCH_PACE = timedelta(seconds=22)
 
 
 class PageOptions(TypedDict):
@@ -133,7 +136,7 @@ class BulkWorkflow:
             if left:
                 with suppress(TimeoutError):
                     await workflow.wait_condition(lambda: self._cancelled is not None, timeout=wait)
-                wait = min(wait * 2, BATCH_LOOK_LAST)
+                wait = next_batch_look(wait, len(left))
 
     async def _insist(self, step: Any, batch: OfflineBatch) -> BatchCollected | None:
         """Return what a step on a batch returns; what fails for good pauses the run, and is done again when resumed."""
@@ -165,7 +168,8 @@ class BulkWorkflow:
                 long = self._history_is_long() and not self._counted  # a page that was stopped is finished first
                 if long and not running:
                     workflow.continue_as_new(
-                        self._order.model_copy(update={"next_page": waiting[0], "source": None, "offline": False})
+                        # Pages that were stopped are put back in front, and not in their order.
+                        self._order.model_copy(update={"next_page": min(waiting), "source": None, "offline": False})
                     )
                 if not long:  # else what runs ends first
                     page = waiting.pop(0)
@@ -234,15 +238,16 @@ class BulkWorkflow:
 
     async def _settle(self) -> None:
         self._at("settling")
-        until, wait = workflow.now() + SETTLE_WITHIN, LOOK_FIRST
+        began, wait = workflow.now(), LOOK_FIRST
         while True:
             settled = await workflow.execute_activity_method(JudgePage.settle_run, self._order, **self._page_options())
             self._progress = settled.progress
             self._at("settling")
-            if not settled.left or workflow.now() >= until:
+            passed = workflow.now() - began
+            if not settled.left or passed >= SETTLE_WITHIN:
                 return
             await workflow.sleep(wait, summary="rotations are under way")
-            wait = min(wait * 2, LOOK_LAST)
+            wait = next_look(wait, passed)
 
     def _page_options(self) -> PageOptions:
         return {
@@ -306,6 +311,16 @@ class BulkWorkflow:
     def _may_cancel(self, wish: Abandonment) -> None:
         if self._phase.phase in {"settling", "ended"} or self._cancelled is not None:
             raise refusal("not_running", f"there is nothing left to cancel: the run is {self._phase.phase}")
+
+
+def next_look(wait: timedelta, passed: timedelta) -> timedelta:
+    """Return how long to wait before the next look at rotations, after `wait` and when `passed` is since the first."""
+    return max(min(wait * 2, LOOK_SOON), min(passed / 10, LOOK_LAST))
+
+
+def next_batch_look(wait: timedelta, left: int) -> timedelta:
+    """Return how long to wait before the next look at the batches that are `left`, after `wait`."""
+    return max(min(wait * 2, BATCH_LOOK_LAST), BATCH_PACE * (left - 1))
 
 
 def _kind_of(error: ActivityError) -> str:

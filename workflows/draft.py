@@ -5,9 +5,7 @@ its answer has ended nothing, and its readers are told to start over.
 """
 
 import asyncio
-from collections.abc import Coroutine
 from datetime import timedelta
-from typing import Any
 
 from pydantic import ValidationError
 from temporalio import workflow
@@ -20,10 +18,13 @@ with workflow.unsafe.imports_passed_through():
     from keyturn.backoff import BASE
     from keyturn.contracts import DraftEnd, DraftEnding, DraftWritten, Failed
     from keyturn.tasks.draft_reply import DraftRequest
+    from workflows.ending import to_its_end
     from workflows.options import DECIDE_MARGIN, record_options
 
 # A worker that is killed is noticed after this long, and readers start over: ten heartbeats that did not come.
 HEARTBEAT = timedelta(seconds=3)
+# Its row is begun before the model is asked, in the time that one transaction may take.
+BEGIN_WITHIN = timedelta(seconds=8)
 # Somebody waits and reads: a wait of more than some seconds between attempts is not worth it to them.
 LONGEST_WAIT = timedelta(seconds=5)
 
@@ -37,7 +38,8 @@ class DraftWorkflow:
         """Return the draft, approved or not. Fails, with a `Failed` in the details, if no answer came."""
         if not isinstance(request, DraftRequest):
             raise ApplicationError("the workflow's input is not a request for a draft", type="invalid_request")
-        attempt, retries = timedelta(seconds=request.timeout_seconds) + DECIDE_MARGIN, request.max_retries
+        attempt = timedelta(seconds=request.timeout_seconds) + DECIDE_MARGIN + BEGIN_WITHIN
+        retries = request.max_retries
         try:
             written = await workflow.execute_activity_method(
                 DraftReply.draft_reply,
@@ -55,12 +57,12 @@ class DraftWorkflow:
         except (ActivityError, asyncio.CancelledError) as error:
             # It may come as a bare CancelledError: when the activity has just ended, and no task was made of that yet.
             if is_cancelled_exception(error):
-                await _to_its_end(self._end(request, "cancelled"))
+                await to_its_end(self._end(request, "cancelled"))
                 raise
             failure = _failure_of(error)
-            await _to_its_end(self._end(request, "failed", reason=failure.kind, explanation=failure.mend))
+            await to_its_end(self._end(request, "failed", reason=failure.kind, explanation=failure.mend))
             raise ApplicationError(failure.mend, failure, type=failure.kind, non_retryable=True) from None
-        await _to_its_end(self._end(request, "completed", written=written))
+        await to_its_end(self._end(request, "completed", written=written))
         return written
 
     async def _end(
@@ -85,15 +87,6 @@ class DraftWorkflow:
         await workflow.execute_activity_method(
             DraftReply.end_draft, end, summary=f"tell its readers: {state}", **record_options()
         )
-
-
-async def _to_its_end(step: Coroutine[Any, Any, None]) -> None:
-    """Await a step that a cancellation of the workflow does not stop."""
-    task = asyncio.create_task(step)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await task
 
 
 def _failure_of(error: BaseException) -> Failed:

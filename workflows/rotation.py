@@ -6,7 +6,7 @@ change of policy would break the replay of running workflows.
 
 import asyncio
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 from pydantic import ValidationError
@@ -43,6 +43,7 @@ with workflow.unsafe.imports_passed_through():
         TimedOut,
     )
     from keyturn.policy.grounding import request_digest
+    from workflows.ending import to_its_end
     from workflows.options import (
         APPROVAL_WITHIN,
         LIMIT_JITTER_SECONDS,
@@ -109,7 +110,8 @@ class RotationWorkflow:
         if status is not None:
             workflow.upsert_search_attributes([OUTCOME.value_set(status)])
         # An event that could not be written in a day does not hold the outcome back: history has it too.
-        await asyncio.gather(*self._events, return_exceptions=True)
+        # Nor does a cancellation undo it: who asked would be told of one, and the job stands.
+        await to_its_end(asyncio.gather(*self._events, return_exceptions=True))
 
     # -- what people ask of it --------------------------------------------------------------------------------------
 
@@ -182,7 +184,10 @@ class RotationWorkflow:
                 failed = _outcome_of(error)
             if isinstance(failed, Failed) and failed.retry_at is not None and limit_waits < MAX_LIMIT_WAITS:
                 limit_waits += 1
-                await self._wait_until(failed.retry_at)
+                # The worker that was refused may have another clock than the server, by which we wait.
+                wait = failed.retry_in
+                until = failed.retry_at if wait is None else workflow.now() + timedelta(seconds=wait)
+                await self._wait_until(until)
             elif isinstance(failed, Failed) and failed.parks:
                 ended = await self._parked(failed)
                 if isinstance(ended, Failed):

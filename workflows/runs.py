@@ -85,7 +85,11 @@ async def follow(handle: Handle, *, every: float = LOOK_SECONDS) -> AsyncIterato
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
                 raise UnknownRun("there is no such run in this namespace") from None
-            if error.status in {RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.FAILED_PRECONDITION}:
+            if error.status in {
+                RPCStatusCode.CANCELLED,
+                RPCStatusCode.DEADLINE_EXCEEDED,
+                RPCStatusCode.FAILED_PRECONDITION,
+            }:
                 raise RunWaits("no worker says how far the run is") from None
             raise
         await asyncio.sleep(every)

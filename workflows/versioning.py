@@ -49,7 +49,7 @@ async def builds(client: Client) -> list[Build]:
     try:
         described = await client.workflow_service.describe_worker_deployment(request)
     except RPCError as error:
-        if error.status is RPCStatusCode.NOT_FOUND:
+        if error.status is RPCStatusCode.NOT_FOUND and "namespace" not in error.message.lower():
             return []
         raise
     info = described.worker_deployment_info

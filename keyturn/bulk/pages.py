@@ -115,10 +115,20 @@ class BulkJudge:
         return PageJudged(progress=progress, stopped=kind, mend=mend)
 
     async def settle(self, run_id: str, *, tenant_id: str) -> RunSettled:
-        """Look how the rotations that were begun stand; returns how many are under way."""
+        """Look how the rotations that were begun stand; returns how many are under way.
+
+        Those that waited for a person when they were last looked at are looked at once more, when no other is left.
+        """
         await self.store.settle_jobs(run_id, tenant_id=tenant_id)
+        left = await self._looked_at(run_id, "started")
+        if not left:
+            await self._looked_at(run_id, "waiting")
+        return RunSettled(progress=await self.store.progress(run_id), left=left)
+
+    async def _looked_at(self, run_id: str, outcome: str) -> int:
+        """Write down how those of an outcome ended; returns how many have not."""
         left, after = 0, 0
-        while rows := await self.store.started(run_id, after=after, limit=SETTLED_AT_ONCE):
+        while rows := await self.store.begun(run_id, outcome, after=after, limit=SETTLED_AT_ONCE):
             after = rows[-1]["ordinal"]
             turns = asyncio.Semaphore(LOOKED_AT_ONCE)
 
@@ -128,10 +138,11 @@ class BulkJudge:
 
             looked = await asyncio.gather(*map(look, rows))
             # One that made its job is found by the job's row, now or with the next look.
-            ended = [{"ordinal": at, "outcome": told} for at, told in looked if told not in {None, "job_created"}]
-            await self.store.judged(run_id, ended, over=["started"])
+            same = {None, "job_created", outcome}
+            ended = [{"ordinal": at, "outcome": told} for at, told in looked if told not in same]
+            await self.store.judged(run_id, ended, over=[outcome])
             left += len(looked) - len(ended)
-        return RunSettled(progress=await self.store.progress(run_id), left=left)
+        return left
 
 
 def request_of(run: Run, item: Mapping[str, Any], seals: Seals) -> ModelTask:
@@ -159,6 +170,7 @@ class _Page:
         self._failed: list[tuple[Mapping[str, Any], KeyturnError]] = []
         self._verdicts: list[dict[str, Any]] = []
         self._stopped: KeyturnError | None = None
+        self._broken: KeyturnError | None = None  # the database is away, or Temporal
         self._writing = asyncio.Lock()
 
     async def all(self, items: Sequence[Mapping[str, Any]], last_attempt: bool) -> KeyturnError | None:
@@ -166,17 +178,20 @@ class _Page:
 
         async def one(item: Mapping[str, Any]) -> None:
             async with turns:
-                if self._stopped is None:
-                    await self._ask(item)
+                if self._stopped is None and self._broken is None:
+                    try:
+                        await self._ask(item)
+                    except KeyturnError as error:  # calls that are under way are paid for, and end
+                        self._broken = self._broken or error
 
         try:
             async with asyncio.TaskGroup() as group:
                 for item in items:
                     group.create_task(one(item))
-        except* KeyturnError as errors:
-            raise errors.exceptions[0] from None
         finally:
             await self._write()
+        if self._broken is not None:
+            raise self._broken
         passing = next((error for _, error in [*self._failed, *self._streak] if error.retryable), None)
         quota = isinstance(self._stopped, _STOPS_AT_ONCE)
         if passing is not None and not last_attempt and not quota:
@@ -216,7 +231,11 @@ class _Page:
     async def _write(self) -> None:
         async with self._writing:  # whoever begins a rotation waits until its verdict is written, by whomever
             verdicts, self._verdicts = self._verdicts, []
-            await self._judge.store.judged(self._run.run_id, verdicts, over=OPEN)
+            try:
+                await self._judge.store.judged(self._run.run_id, verdicts, over=OPEN)
+            except BaseException:
+                self._verdicts = verdicts + self._verdicts  # they are paid for: written before the page ends
+                raise
 
     async def _begin(self, item: Mapping[str, Any], request: ModelTask) -> None:
         if not isinstance(request, RotationRequest):

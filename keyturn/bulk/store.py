@@ -12,8 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.bulk.tables import bulk_batches, bulk_items, bulk_runs
 from keyturn.contracts import PolicyRef, RunProgress
+from keyturn.database import transaction
 from keyturn.errors import UnknownRun
-from keyturn.jobs.store import WITHDRAWN, transaction
+from keyturn.jobs.store import WITHDRAWN
 from keyturn.jobs.tables import rotation_jobs
 
 PICO = 10**12
@@ -160,11 +161,11 @@ class BulkStore:
         async with transaction(self._engine) as connection:
             await connection.execute(statement)
 
-    async def started(self, run_id: str, *, after: int, limit: int) -> Sequence[Mapping[str, Any]]:
-        """Return rotations that were begun and of which no end is known, after an ordinal."""
+    async def begun(self, run_id: str, outcome: str, *, after: int, limit: int) -> Sequence[Mapping[str, Any]]:
+        """Return rotations that were begun and of which no end is known, `started` or `waiting`, after an ordinal."""
         query = (
             select(_items.ordinal, _items.workflow_id)
-            .where(_items.run_id == run_id, _items.outcome == "started", _items.ordinal > after)
+            .where(_items.run_id == run_id, _items.outcome == outcome, _items.ordinal > after)
             .order_by(_items.ordinal)
             .limit(limit)
         )

@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from keyturn.cache.key import CacheKey
+from keyturn.errors import JobStoreUnavailable
 
 _log = structlog.get_logger("keyturn.cache")
 # A lookup may not hold up a call: Redis answers in a millisecond or is not there.
@@ -34,13 +35,15 @@ class RedisCache:
             return None
         return next(((place, str(answer)) for place, answer in enumerate(kept) if answer is not None), None)
 
-    async def keep(self, key: CacheKey, answer: str, keep_for: timedelta) -> None:
-        """Keep `answer` for so long, unless one is kept."""
+    async def keep(self, key: CacheKey, answer: str, keep_for: timedelta) -> bool:
+        """Keep `answer` for so long, unless one is kept. False if it may not be."""
         try:
             async with asyncio.timeout(REDIS_SECONDS):
                 await self._redis.set(_name(key), answer, px=keep_for, nx=True)
         except (RedisError, OSError, TimeoutError) as error:
             _log.warning("cache_unavailable", cause=type(error).__name__)
+            return False
+        return True
 
     async def clear(
         self,
@@ -50,13 +53,19 @@ class RedisCache:
         catalogue_version: str | None = None,
         expired_only: bool = False,
     ) -> int:
-        """Forget the answers that fit what is given, all of them if nothing is; returns how many."""
+        """Forget the answers that fit what is given, all of them if nothing is; returns how many.
+
+        Raises JobStoreUnavailable.
+        """
         if expired_only:
             return 0  # Redis has done that
         pattern = ":".join((_PREFIX, task or "*", prompt_version or "*", catalogue_version or "*", "*"))
         cleared = 0
-        async for name in self._redis.scan_iter(match=pattern, count=1_000):
-            cleared += await self._redis.delete(name)
+        try:
+            async for name in self._redis.scan_iter(match=pattern, count=1_000):
+                cleared += await self._redis.delete(name)
+        except (RedisError, OSError) as error:
+            raise JobStoreUnavailable(f"Redis did not answer: {type(error).__name__}") from None
         return cleared
 
     async def close(self) -> None:

@@ -14,7 +14,7 @@ from keyturn.keyring import Keyring
 class _Cache(Protocol):
     async def find(self, keys: Sequence[CacheKey]) -> tuple[int, str] | None: ...
 
-    async def keep(self, key: CacheKey, answer: str, keep_for: timedelta) -> None: ...
+    async def keep(self, key: CacheKey, answer: str, keep_for: timedelta) -> bool: ...
 
 
 class SealedCache:
@@ -37,10 +37,10 @@ class SealedCache:
             return None
         return place, plain.decode()
 
-    async def keep(self, key: CacheKey, answer: str, keep_for: timedelta) -> None:
-        """Keep `answer` for so long, unless the key has one."""
+    async def keep(self, key: CacheKey, answer: str, keep_for: timedelta) -> bool:
+        """Keep `answer` for so long, unless the key has one. False if it may not be kept."""
         key_id, sealed = self._keyring.seal(answer.encode(), _bound_to(key))
-        await self._cache.keep(key, f"{key_id}:{base64.b64encode(sealed).decode()}", keep_for)
+        return await self._cache.keep(key, f"{key_id}:{base64.b64encode(sealed).decode()}", keep_for)
 
 
 def _bound_to(key: CacheKey) -> bytes:

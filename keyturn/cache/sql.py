@@ -7,12 +7,12 @@ from typing import Any
 import structlog
 from sqlalchemy import Executable, bindparam, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.cache.key import CacheKey
 from keyturn.cache.tables import kept_answers as table
-from keyturn.database import within
+from keyturn.database import transaction, within
+from keyturn.errors import JobStoreUnavailable
 
 _log = structlog.get_logger("keyturn.cache")
 # A lookup may not hold up a call: the database answers in a millisecond, or the model is asked.
@@ -40,19 +40,21 @@ class SqlCache:
         asked = {"digests": [key.digest for key in keys], "now": datetime.now(UTC)}
         try:
             kept = await within(LOOKUP_SECONDS, self._rows(asked))
-        except (SQLAlchemyError, OSError, TimeoutError) as error:
+        except (JobStoreUnavailable, TimeoutError) as error:
             _log.warning("cache_unavailable", cause=type(error).__name__)
             return None
         return next(((place, kept[key.digest]) for place, key in enumerate(keys) if key.digest in kept), None)
 
-    async def keep(self, key: CacheKey, answer: str, keep_for: timedelta) -> None:
-        """Keep `answer` for so long; one that has expired is replaced, another one is left."""
+    async def keep(self, key: CacheKey, answer: str, keep_for: timedelta) -> bool:
+        """Keep `answer` for so long; one that has expired is replaced, another one is left. False if it may not be."""
         now = datetime.now(UTC)
         row = key._asdict() | {"answer": answer, "expires_at": now + keep_for, "now": now}
         try:
             await within(LOOKUP_SECONDS, self._execute(self._keep, row))
-        except (SQLAlchemyError, OSError, TimeoutError) as error:
+        except (JobStoreUnavailable, TimeoutError) as error:
             _log.warning("cache_unavailable", cause=type(error).__name__)
+            return False
+        return True
 
     async def clear(
         self,
@@ -62,7 +64,10 @@ class SqlCache:
         catalogue_version: str | None = None,
         expired_only: bool = False,
     ) -> int:
-        """Forget the answers that fit what is given, all of them if nothing is; returns how many."""
+        """Forget the answers that fit what is given, all of them if nothing is; returns how many.
+
+        Raises JobStoreUnavailable.
+        """
         statement = delete(table)
         wanted = {"task": task, "prompt_version": prompt_version, "catalogue_version": catalogue_version}
         for name, value in wanted.items():
@@ -73,9 +78,9 @@ class SqlCache:
         return await self._execute(statement)
 
     async def _rows(self, asked: dict[str, Any]) -> dict[str, str]:
-        async with self._engine.connect() as connection:
+        async with transaction(self._engine) as connection:
             return {row.digest: row.answer for row in await connection.execute(self._find, asked)}
 
     async def _execute(self, statement: Executable, values: dict[str, Any] | None = None) -> int:
-        async with self._engine.begin() as connection:
+        async with transaction(self._engine) as connection:
             return (await connection.execute(statement, values)).rowcount

@@ -5,25 +5,24 @@ ended a draft has ended it: the first ending counts, and there is no second one.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, delete, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from keyturn.contracts import DraftEnd, DraftEnding, DraftState
+from keyturn.database import moment_from_now, transaction
 from keyturn.drafts.tables import draft_states, drafts
 from keyturn.errors import DraftTakenOver, UnknownDraft
-from keyturn.jobs.store import transaction
 from keyturn.keyring import Keyring, SealedTexts
 
 # A draft is sent or thrown away within days; what Temporal keeps of it has a retention of its own.
 KEPT_FOR = timedelta(days=7)
 ENDED: tuple[DraftEnding, ...] = ("completed", "failed", "cancelled")
 _drafts = drafts.c
-_SQLITE_MOMENT = "%Y-%m-%d %H:%M:%f"  # as SQLAlchemy writes one, so that they compare as text
 
 
 @dataclass(frozen=True)
@@ -67,10 +66,9 @@ class DraftStore:
         self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
         self._seals = SealedTexts(keyring, "keyturn-draft-v1")
         # By the database's clock: a worker whose own is wrong would forget drafts at once, and their fence with them.
-        days = f"-{KEPT_FOR.days} days"
         on_postgresql = engine.dialect.name == "postgresql"
-        self._now: Any = func.now() if on_postgresql else func.strftime(_SQLITE_MOMENT, "now")
-        self._too_old: Any = func.now() - KEPT_FOR if on_postgresql else func.strftime(_SQLITE_MOMENT, "now", days)
+        self._now = moment_from_now(timedelta(0), on_postgresql=on_postgresql)
+        self._too_old = moment_from_now(-KEPT_FOR, on_postgresql=on_postgresql)
 
     async def begin(
         self, draft_id: str, *, tenant_id: str, account_id: str, requested_by: str, run_id: str, attempt: int
@@ -92,7 +90,9 @@ class DraftStore:
             where=earlier & _drafts.state.not_in(ENDED) & (_drafts.tenant_id == tenant_id),
         )
         async with transaction(self._engine, whole=True) as connection:
-            await connection.execute(delete(drafts).where(_drafts.ended_at < self._too_old))
+            # What another one forgets now is left to it: two that wait for each other's rows would both be refused.
+            old = select(_drafts.draft_id).where(_drafts.ended_at < self._too_old).with_for_update(skip_locked=True)
+            await connection.execute(delete(drafts).where(_drafts.draft_id.in_(old)))
             generation = (await connection.execute(claim.returning(_drafts.generation))).scalar_one_or_none()
             if generation is None:
                 raise DraftTakenOver("a later attempt writes this draft, or it has ended")
@@ -100,15 +100,19 @@ class DraftStore:
         return Writer(draft_id, run_id, attempt, generation)
 
     async def anew(self, writer: Writer) -> Writer:
-        """Begin the text anew within an attempt: another provider writes now. Raises DraftTakenOver."""
-        changed = {"state": "started", "text": None, "generation": writer.generation + 1}
-        await self._write(writer, changed, told="started")
-        return Writer(writer.draft_id, writer.run_id, writer.attempt, writer.generation + 1)
+        """Begin the text anew within an attempt: another provider writes now. Raises DraftTakenOver.
+
+        Said again when its answer was lost, it is the same beginning.
+        """
+        following = replace(writer, generation=writer.generation + 1)
+        changed = {"state": "started", "text": None, "generation": following.generation}
+        await self._write(changed, writer, following, told="started")
+        return following
 
     async def show(self, writer: Writer, text: str, *, first: bool) -> None:
         """Write the text so far; `first` if it is the first of its generation. Raises DraftTakenOver."""
         sealed = self._seals.seal(writer.draft_id, text)
-        await self._write(writer, {"state": "streaming", "text": sealed}, told="streaming" if first else None)
+        await self._write({"state": "streaming", "text": sealed}, writer, told="streaming" if first else None)
 
     async def end(self, end: DraftEnd) -> None:
         """Write down how a draft ended, unless that was done. What had come of its text stays, if the whole did not."""
@@ -154,9 +158,11 @@ class DraftStore:
         async with transaction(self._engine) as connection:
             return [dict(row) for row in (await connection.execute(query)).mappings()]
 
-    async def _write(self, writer: Writer, changed: Mapping[str, Any], *, told: DraftState | None) -> None:
+    async def _write(self, changed: Mapping[str, Any], *writers: Writer, told: DraftState | None) -> None:
+        """Change the draft, if one of `writers` has it: those of one attempt."""
+        writer = writers[0]
         mine = (_drafts.draft_id == writer.draft_id) & (_drafts.run_id == writer.run_id)
-        mine &= (_drafts.attempt == writer.attempt) & (_drafts.generation == writer.generation)
+        mine &= (_drafts.attempt == writer.attempt) & _drafts.generation.in_([one.generation for one in writers])
         values = {**changed, "revision": _drafts.revision + 1}
         statement = update(drafts).where(mine, _drafts.state.not_in(ENDED)).values(values)
         async with transaction(self._engine, whole=told is not None) as connection:

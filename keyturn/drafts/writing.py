@@ -57,6 +57,8 @@ class DraftWriting:
         finally:
             for task in (answering, showing):
                 task.cancel()
+            # What is still being shown is fenced by the draft's end. A slow database does not hold an answer back.
+            showing.add_done_callback(lambda late: late.cancelled() or late.exception())
             await asyncio.gather(answering, showing, return_exceptions=True)
         if isinstance(judged.verdict, Rejection):
             why = judged.verdict

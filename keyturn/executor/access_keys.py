@@ -11,6 +11,7 @@ What makes that safe:
 """
 
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -117,12 +118,17 @@ class AccessKeyRotation:
         for key in await self._orphans(hand, extra):
             await self._say(hand, evidence={"deleting_orphan": key.key_id})
             await self._keys.delete(hand.user, key.key_id)
-        await self._say(hand, evidence={"step": "create_access_key"})
+        try_id = uuid.uuid4().hex
+        await self._say(hand, evidence={"step": "create_access_key", "try": try_id})
         try:
             key_id, secret = await self._keys.create(hand.user)
         except KeyLimit:
             # The list had room: IAM has not told it of the key yet whose answer was lost.
             raise AwsUnavailable("CreateAccessKey: the list of keys has not settled") from None
+        # An attempt that froze here and wakes up beside another one would store the secret of a key that is deleted.
+        tries = [row["detail"].get("try") for row in await self._told(hand.job_id, hand.tenant_id)]
+        if [one for one in tries if one][-1:] != [try_id]:
+            raise AwsUnavailable("CreateAccessKey: another attempt creates the key by now")
         await self._secrets.put(self._name(hand), key_id, secret)
         return await self._created(hand, key_id)
 

@@ -1,10 +1,16 @@
 """Rejects: the rows that could not be used, in a form that can be mended and read again, each with line and reason."""
 
 import csv
+import filecmp
+import itertools
 import json
+import secrets
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from keyturn.errors import InventoryInvalid
 from keyturn.inventory.listings import NOTES
 from keyturn.inventory.rows import BadRow
 
@@ -13,30 +19,59 @@ _SECRETS = frozenset({"hint", "secretText"})
 
 
 class Rejects:
-    """Writes rejects to `file`, which is made with the first one: CSV if its name ends so, JSON Lines otherwise."""
+    """Takes rejects, and writes them to `file` when closed: CSV if its name ends so, JSON Lines otherwise.
+
+    What is there already is somebody's, such as rejects that are being mended: then `file` is the name with a number
+    behind it that was taken instead. The same rejects once more are not written again.
+    """
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self._opened: Any = None
-        self._table: Any = None
+        self._kept: Any = None
+        self._columns: dict[str, None] = {}  # of all rejects: the first may be a short row
         self.count = 0
 
     def add(self, row: BadRow) -> None:
-        """Write one reject."""
+        """Take one reject."""
         self.count += 1
         whole = {name: value for name, value in row.raw.items() if name not in _SECRETS}
         whole |= dict(zip(NOTES, (row.line, row.reason), strict=True))
-        if self._opened is None:
-            self._opened = self.file.open("w", encoding="utf-8", newline="")
-        if self.file.suffix == ".csv":
-            if self._table is None:
-                self._table = csv.DictWriter(self._opened, fieldnames=list(whole), extrasaction="ignore")
-                self._table.writeheader()
-            self._table.writerow(whole)
-        else:
-            self._opened.write(json.dumps(whole, default=str) + "\n")
+        if self._kept is None:
+            self._kept = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - until it is closed
+        self._columns |= dict.fromkeys(whole)
+        self._kept.write(json.dumps(whole, default=str) + "\n")
 
     def close(self) -> None:
-        """Close the file, if there is one."""
-        if self._opened is not None:
-            self._opened.close()
+        """Write them, if there are any; raises InventoryInvalid if there they cannot be written."""
+        if self._kept is None:
+            return
+        kept, self._kept = self._kept, None
+        written = self.file.with_name(f".{self.file.name}.{secrets.token_hex(4)}")
+        try:
+            with kept, written.open("x", encoding="utf-8", newline="") as opened:
+                kept.seek(0)
+                if self.file.suffix == ".csv":
+                    # The notes last, as they are told behind what was read.
+                    columns = [name for name in self._columns if name not in NOTES]
+                    table = csv.DictWriter(opened, fieldnames=[*columns, *NOTES])
+                    table.writeheader()
+                    table.writerows(map(json.loads, kept))
+                else:
+                    opened.writelines(kept)
+            if self.file.is_dir():
+                raise InventoryInvalid(f"--rejects: {self.file} is a folder")
+            self.file = next(place for place in self._places() if _is_free(place, written))
+            written.replace(self.file)
+        except OSError as error:
+            raise InventoryInvalid(f"--rejects: {self.file} cannot be written: {error.strerror}") from None
+        finally:
+            written.unlink(missing_ok=True)
+
+    def _places(self) -> Iterator[Path]:
+        yield self.file
+        for number in itertools.count(2):
+            yield self.file.with_name(f"{self.file.stem}-{number}{self.file.suffix}")
+
+
+def _is_free(place: Path, written: Path) -> bool:
+    return not place.exists() or (place.is_file() and filecmp.cmp(place, written, shallow=False))

@@ -2,15 +2,18 @@
 
 A claim is a lease with a token that grows. When the lease runs out, another one may claim the job, with a higher token;
 what the slow one says afterwards, under its lower token, changes nothing and is told so. Each change is one statement
-(on PostgreSQL one round trip; on SQLite one immediate transaction) with its audit row.
+(on PostgreSQL one round trip; on SQLite one immediate transaction) with its audit row. When a lease is over, the
+database's clock says: a claimer's own may be days off.
 """
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
+    Interval,
     Select,
     String,
     and_,
@@ -26,9 +29,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from keyturn.contracts import ClaimedJob, CredentialKind, Evidence
+from keyturn.database import moment_from_now, span_of, transaction
 from keyturn.errors import JobClosed, JobHeld, StaleClaim, StateRefused, UnknownJob
 from keyturn.jobs.states import CLOSED, FOLLOWS, OPEN, ProgressState
-from keyturn.jobs.store import transaction
 from keyturn.jobs.tables import audit_of, job_audit, rotation_jobs
 
 MIN_LEASE, MAX_LEASE = timedelta(seconds=1), timedelta(hours=24)  # shorter expires on its way; longer is nobody's job
@@ -42,6 +45,7 @@ class JobLeases:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._on_postgresql = engine.dialect.name == "postgresql"
+        self._statements = _statements(self._on_postgresql)
 
     async def claim_next(self, *, tenant_id: str, owner: str, lease: timedelta) -> ClaimedJob | None:
         """Claim the tenant's most urgent job that nobody holds; None if there is none.
@@ -54,11 +58,8 @@ class JobLeases:
         Raises:
             JobStoreUnavailable: the database did not answer. If it committed, the job is free again after the lease.
         """
-        now = datetime.now(UTC)
-        parameters = {"this_tenant": tenant_id, "this_moment": now, "this_owner": owner}
-        parameters |= {"this_until": now + bounded(lease)}
-        detail = {"lease_until": (now + bounded(lease)).isoformat()}
-        row = await self._change(_CLAIM_AT_ONCE, _CLAIM_ALONE, parameters, "claimed", owner, detail)
+        parameters = {"this_tenant": tenant_id, "this_owner": owner, "this_lease": self._span(lease)}
+        row = await self._change(self._statements.claim_next, parameters, "claimed", owner, _held_for(lease))
         return None if row is None else _claimed(row)
 
     async def claim(self, job_id: str, *, tenant_id: str, owner: str, lease: timedelta) -> ClaimedJob:
@@ -68,11 +69,13 @@ class JobLeases:
             UnknownJob, JobClosed, JobHeld: nothing changed.
             JobStoreUnavailable: the database did not answer; say it again.
         """
-        now = datetime.now(UTC)
-        parameters = {"this_tenant": tenant_id, "this_moment": now, "this_owner": owner, "this_job": job_id}
-        parameters |= {"this_until": now + bounded(lease)}
-        detail = {"lease_until": (now + bounded(lease)).isoformat()}
-        row = await self._change(_CLAIM_THIS_AT_ONCE, _CLAIM_THIS_ALONE, parameters, "claimed", owner, detail)
+        parameters = {
+            "this_tenant": tenant_id,
+            "this_owner": owner,
+            "this_lease": self._span(lease),
+            "this_job": job_id,
+        }
+        row = await self._change(self._statements.claim_this, parameters, "claimed", owner, _held_for(lease))
         if row is not None:
             return _claimed(row)
         job, _ = await self.show(job_id, tenant_id=tenant_id)
@@ -82,8 +85,8 @@ class JobLeases:
 
     async def free(self, *, tenant_id: str, kind: CredentialKind, limit: int) -> Sequence[str]:
         """Return the jobs for credentials of `kind` that nobody holds, the most urgent first."""
-        parameters = {"this_tenant": tenant_id, "this_moment": datetime.now(UTC)}
-        query = _urgent(select(_jobs.job_id).where(_free(), _jobs.credential_kind == kind)).limit(limit)
+        free = _free(self._on_postgresql) & (_jobs.credential_kind == kind)
+        parameters, query = {"this_tenant": tenant_id}, _urgent(select(_jobs.job_id).where(free)).limit(limit)
         async with transaction(self._engine) as connection:
             return [row.job_id for row in await connection.execute(query, parameters)]
 
@@ -103,8 +106,7 @@ class JobLeases:
             UnknownJob, StaleClaim, JobClosed, StateRefused: nothing changed.
             JobStoreUnavailable: the database did not answer; say it again.
         """
-        until = datetime.now(UTC) + bounded(lease)
-        return await self._say(job_id, tenant_id, token, state=state, until=until, evidence=evidence or {})
+        return await self._say(job_id, tenant_id, token, state=state, lease=lease, evidence=evidence or {})
 
     async def complete(
         self, job_id: str, *, tenant_id: str, token: int, evidence: Evidence | None = None
@@ -128,7 +130,7 @@ class JobLeases:
         """Return the jobs past their `rotate_by` that are not closed, the longest overdue first."""
         query = (
             select(*_SHOWN)
-            .where(_jobs.status.in_(OPEN), _jobs.rotate_by < datetime.now(UTC))
+            .where(_jobs.status.in_(OPEN), _jobs.rotate_by < self._now())
             .order_by(_jobs.rotate_by, _jobs.job_id)
             .limit(limit)
         )
@@ -139,7 +141,7 @@ class JobLeases:
 
     async def count(self) -> Mapping[tuple[str, bool], int]:
         """Return how many jobs there are that are not closed, by state and by whether they are overdue."""
-        late = (_jobs.rotate_by < datetime.now(UTC)).label("late")
+        late = (_jobs.rotate_by < self._now()).label("late")
         query = select(_jobs.status, late, func.count()).where(_jobs.status.in_(OPEN)).group_by(_jobs.status, late)
         async with transaction(self._engine) as connection:
             counted: dict[tuple[str, bool], int] = {}
@@ -166,7 +168,7 @@ class JobLeases:
         *,
         state: str | None,
         evidence: Evidence,
-        until: datetime | None = None,
+        lease: timedelta | None = None,
         actor: str | None = None,
     ) -> ClaimedJob:
         async with transaction(self._engine) as connection:
@@ -184,21 +186,26 @@ class JobLeases:
             raise StateRefused(f"{job_id} is {found['status']}: {state} does not follow that")
         # Compared again where it is changed: whoever claimed, cancelled or reported in between is not overwritten.
         parameters = {"this_job": job_id, "this_token": found["lease_token"], "this_status": found["status"]}
-        parameters |= {"this_state": state or found["status"], "this_until": until}
+        parameters |= {"this_state": state or found["status"], "this_lease": self._span(lease)}
         parameters |= {"this_closed": datetime.now(UTC) if state in CLOSED else None}
         who = actor or found["lease_owner"] or "unknown"
         # What is told on the way is written down too, under the state that the job is in.
         told = (state is not None and state != found["status"]) or evidence
         event = (state or found["status"]) if told else None
-        row = await self._change(_SAY_AT_ONCE if event else _SAY_ALONE, _SAY_ALONE, parameters, event, who, evidence)
+        row = await self._change(self._statements.say, parameters, event, who, evidence)
         if row is None:
-            return await self._say(job_id, tenant_id, token, state=state, evidence=evidence, until=until, actor=actor)
+            return await self._say(job_id, tenant_id, token, state=state, evidence=evidence, lease=lease, actor=actor)
         return _claimed(row)
+
+    def _span(self, lease: timedelta | None) -> timedelta | str | None:
+        return span_of(None if lease is None else bounded(lease), self._on_postgresql)
+
+    def _now(self) -> ColumnElement[Any]:
+        return moment_from_now(timedelta(0), on_postgresql=self._on_postgresql)
 
     async def _change(
         self,
-        at_once: Select[Any] | ReturningUpdate[Any],
-        alone: ReturningUpdate[Any],
+        change: "_Change",
         parameters: Mapping[str, Any],
         event: str | None,
         actor: str,
@@ -206,11 +213,11 @@ class JobLeases:
     ) -> Mapping[str, Any] | None:
         audit = {"at": datetime.now(UTC), "event": event, "actor": actor, "detail": dict(detail)}
         async with transaction(self._engine) as connection:
-            if self._on_postgresql:
-                whole = dict(parameters) | ({f"audit_{name}": value for name, value in audit.items()} if event else {})
-                row = (await connection.execute(at_once, whole)).mappings().first()
+            if self._on_postgresql and event is not None:
+                whole = dict(parameters) | {f"audit_{name}": value for name, value in audit.items()}
+                row = (await connection.execute(change.audited, whole)).mappings().first()
                 return None if row is None else dict(row)
-            row = (await connection.execute(alone, dict(parameters))).mappings().first()
+            row = (await connection.execute(change.alone, dict(parameters))).mappings().first()
             if row is not None and event is not None:
                 await connection.execute(insert(job_audit).inline(), audit | {"job_id": row["job_id"]})
             return None if row is None else dict(row)
@@ -246,12 +253,22 @@ def _mine() -> ColumnElement[bool]:
     return and_(_jobs.tenant_id == bindparam("this_tenant", type_=String), _jobs.status.in_(OPEN))
 
 
-def _free() -> ColumnElement[bool]:
-    moment = bindparam("this_moment", type_=_jobs.lease_until.type)
-    return and_(_mine(), or_(_jobs.lease_until.is_(None), _jobs.lease_until < moment))
+def _held_for(lease: timedelta) -> dict[str, Any]:
+    return {"lease_seconds": bounded(lease).total_seconds()}
 
 
-def _claim(which: ColumnElement[bool]) -> ReturningUpdate[Any]:
+def _free(on_postgresql: bool) -> ColumnElement[bool]:
+    now = moment_from_now(timedelta(0), on_postgresql=on_postgresql)
+    return and_(_mine(), or_(_jobs.lease_until.is_(None), _jobs.lease_until < now))
+
+
+def _until(on_postgresql: bool) -> ColumnElement[Any]:
+    """The end of a lease that begins now; none, if it has no length."""
+    lease = bindparam("this_lease", type_=Interval() if on_postgresql else String())
+    return moment_from_now(lease, on_postgresql=on_postgresql)
+
+
+def _claim(which: ColumnElement[bool], on_postgresql: bool) -> ReturningUpdate[Any]:
     # A job that is taken over keeps the state that it was in: its rotation may be half done.
     state = case((_jobs.status.in_(["open", "delivered"]), "claimed"), else_=_jobs.status)
     return (
@@ -261,13 +278,13 @@ def _claim(which: ColumnElement[bool]) -> ReturningUpdate[Any]:
             status=state,
             lease_token=_jobs.lease_token + 1,
             lease_owner=bindparam("this_owner", type_=String),
-            lease_until=bindparam("this_until", type_=_jobs.lease_until.type),
+            lease_until=_until(on_postgresql),
         )
         .returning(*_SHOWN)
     )
 
 
-def _say() -> ReturningUpdate[Any]:
+def _say(on_postgresql: bool) -> ReturningUpdate[Any]:
     return (
         update(rotation_jobs)
         .where(
@@ -277,30 +294,46 @@ def _say() -> ReturningUpdate[Any]:
         )
         .values(
             status=bindparam("this_state", type_=String),
-            lease_until=bindparam("this_until", type_=_jobs.lease_until.type),
+            lease_until=_until(on_postgresql),
             closed_at=bindparam("this_closed", type_=_jobs.closed_at.type),
         )
         .returning(*_SHOWN)
     )
 
 
-def _audited(change: ReturningUpdate[Any]) -> Select[Any]:
-    """PostgreSQL: the change and its audit row in one statement."""
-    changed = change.cte("changed")
-    return select(changed).add_cte(audit_of(changed))
-
-
 def _urgent(query: Select[tuple[str]]) -> Select[tuple[str]]:
     return query.order_by(_jobs.rotate_by.nulls_last(), _jobs.created_at)
 
 
-_NEXT = _urgent(select(_jobs.job_id).where(_free())).limit(1)
-_CLAIM_AT_ONCE = _audited(_claim(_jobs.job_id == _NEXT.with_for_update(skip_locked=True).scalar_subquery()))
-_CLAIM_ALONE = _claim(_jobs.job_id == _NEXT.scalar_subquery())
-_THIS = (_jobs.job_id == bindparam("this_job", type_=String)) & (
-    _free() | (_mine() & (_jobs.lease_owner == bindparam("this_owner", type_=String)))
-)
-_CLAIM_THIS_ALONE = _claim(_THIS)
-_CLAIM_THIS_AT_ONCE = _audited(_CLAIM_THIS_ALONE)
-_SAY_ALONE = _say()
-_SAY_AT_ONCE = _audited(_SAY_ALONE)
+class _Change(NamedTuple):
+    """A change of a job; and PostgreSQL's statement of it together with its audit row."""
+
+    alone: ReturningUpdate[Any]
+    audited: Select[Any]
+
+
+class _Statements(NamedTuple):
+    claim_next: _Change
+    claim_this: _Change
+    say: _Change
+
+
+@cache
+def _statements(on_postgresql: bool) -> _Statements:
+    """Return the statements of a database; building one takes as long as executing it."""
+
+    def change(alone: ReturningUpdate[Any]) -> _Change:
+        changed = alone.cte("changed")
+        return _Change(alone, select(changed).add_cte(audit_of(changed)))
+
+    free = _free(on_postgresql)
+    following = _urgent(select(_jobs.job_id).where(free)).limit(1)
+    if on_postgresql:
+        following = following.with_for_update(skip_locked=True)
+    mine = _mine() & (_jobs.lease_owner == bindparam("this_owner", type_=String))
+    this = (_jobs.job_id == bindparam("this_job", type_=String)) & (free | mine)
+    return _Statements(
+        claim_next=change(_claim(_jobs.job_id == following.scalar_subquery(), on_postgresql)),
+        claim_this=change(_claim(this, on_postgresql)),
+        say=change(_say(on_postgresql)),
+    )

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, Select, and_, bindparam, insert, select, update
+from sqlalchemy import BigInteger, Select, and_, bindparam, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from keyturn.database import transaction
 from keyturn.errors import UnknownDelivery
-from keyturn.jobs.store import transaction
 from keyturn.jobs.tables import audit_of, job_audit, outbox, rotation_jobs
 
 
@@ -89,13 +89,13 @@ class Outbox:
             return [dict(row) for row in (await connection.execute(query)).mappings()]
 
     async def waiting(self, *, older_than: timedelta, limit: int) -> Sequence[str]:
-        """Return the jobs whose messages wait for longer than that, the oldest first."""
-        query = (
-            select(outbox.c.job_id)
-            .where(_waiting(), outbox.c.created_at < datetime.now(UTC) - older_than)
-            .order_by(outbox.c.outbox_id)
-            .limit(limit)
-        )
+        """Return the jobs whose messages wait for longer than that, the oldest first.
+
+        A message from the future is one of a clock that is wrong, and waits for nobody to catch up with it.
+        """
+        now = datetime.now(UTC)
+        old = or_(outbox.c.created_at < now - older_than, outbox.c.created_at > now + older_than)
+        query = select(outbox.c.job_id).where(_waiting(), old).order_by(outbox.c.outbox_id).limit(limit)
         async with transaction(self._engine) as connection:
             return list((await connection.execute(query)).scalars())
 

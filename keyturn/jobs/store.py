@@ -8,31 +8,25 @@ job would be, with a fence. An attempt that was frozen and wakes up later (its t
 finds that row and changes nothing. A later attempt, whose fence is higher, turns the row into the job.
 """
 
-import asyncio
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import CTE, JSON, BigInteger, Select, String, bindparam, insert, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
 from keyturn.canonical import digest_of
 from keyturn.contracts import JobOrder, RotationEvent, RotationJob
+from keyturn.database import transaction
 from keyturn.errors import IdempotencyConflict, JobStoreUnavailable, OpenJobExists, StaleAttempt
 from keyturn.jobs.states import CLOSED, OPEN
 from keyturn.jobs.tables import audit_of, job_audit, outbox, rotation_events, rotation_jobs
 
 TOPIC = "rotation_job.created"
 WITHDRAWN = "withdrawn"
-# A connection whose other end is gone answers never. 8 s outlast the 5 s that a lock or a connection is waited for, and
-# end before the activity's 10 s, so that the connection is given up by us and not kept by an attempt nobody waits for.
-TRANSACTION_SECONDS = 8.0
 
 
 def fingerprint_of(order: JobOrder) -> str:
@@ -239,21 +233,6 @@ class JobStore:
             rotation_jobs.c.idempotency_key != row["idempotency_key"],
         )
         return (await connection.execute(query)).scalar_one_or_none()
-
-
-@asynccontextmanager
-async def transaction(engine: AsyncEngine, *, whole: bool = False) -> AsyncIterator[AsyncConnection]:
-    """Yield a connection for bounded time; raises JobStoreUnavailable.
-
-    On PostgreSQL each statement is a transaction of its own, unless `whole` makes one of all: two round trips more.
-    """
-    if whole and engine.dialect.name == "postgresql":
-        engine = engine.execution_options(isolation_level="READ COMMITTED")
-    try:
-        async with asyncio.timeout(TRANSACTION_SECONDS), engine.begin() as connection:
-            yield connection
-    except (DBAPIError, PoolTimeout, OSError) as error:  # asyncio's TimeoutError is an OSError
-        raise JobStoreUnavailable(f"the job database did not answer: {type(error).__name__}") from error
 
 
 def _row_of(order: JobOrder, idempotency_key: str, fingerprint: str) -> dict[str, Any]:

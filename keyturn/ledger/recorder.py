@@ -21,7 +21,10 @@ BATCH_ROWS = 200
 # While the database is away: about an hour of a busy worker, and 20 MiB.
 MOST_WAITING = 20_000
 RETRY_SECONDS = 2.0
-CLOSE_SECONDS = 5.0  # what a stopping worker waits for the last rows; within its 30 s of grace
+# What a stopping worker waits for the last rows: a disk may stall for five seconds, and of the 40 s that a container is
+# given, 30 are the activities'.
+CLOSE_SECONDS = 9.0
+DRAIN_EVERY_SECONDS = 0.2  # who else holds SQLite's one connection is done in a moment
 
 
 # The database did not answer, or not in time: it may take the same rows later.
@@ -62,6 +65,14 @@ class Recorder:
             written = {call_id for call_id, _ in batch}
             self._waiting = [entry for entry in self._waiting if entry[0] not in written]
 
+    async def drain(self) -> None:
+        """Write everything that was taken, however often that fails while the database is away."""
+        while True:
+            try:
+                return await self.flush()
+            except AWAY:
+                await asyncio.sleep(DRAIN_EVERY_SECONDS)
+
     async def _write_each(self, batch: list[tuple[str, CallRecord]]) -> None:
         for entry in batch:
             try:
@@ -97,6 +108,6 @@ async def recorder(store: LedgerStore) -> AsyncIterator[Recorder]:
         await asyncio.gather(writing, return_exceptions=True)
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
-                await kept.flush()
-        except AWAY as error:
+                await kept.drain()
+        except TimeoutError as error:
             _log.exception("ledger_rows_lost", rows=len(kept._waiting), cause=type(error).__name__, exc_info=False)

@@ -6,9 +6,9 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
 from keyturn.contracts import CallRecord
+from keyturn.errors import JobStoreUnavailable
 from keyturn.ledger.store import midnight
 
 _log = structlog.get_logger("keyturn.ledger")
@@ -38,7 +38,7 @@ class DailySpend:
         self._look()
 
     async def refresh(self) -> None:
-        """Take the fleet's sum from the ledger; raises what the database raises."""
+        """Take the fleet's sum from the ledger; raises JobStoreUnavailable."""
         self._begin_day()
         self.today_usd = await self._total(midnight(datetime.now(UTC)))
         self._look()
@@ -48,7 +48,7 @@ class DailySpend:
         while True:
             try:
                 await self.refresh()
-            except (SQLAlchemyError, OSError) as error:
+            except JobStoreUnavailable as error:
                 _log.warning("daily_spend_unknown", cause=type(error).__name__)
             await asyncio.sleep(REFRESH_SECONDS)
 

@@ -1,5 +1,6 @@
 """The ledger in SQL: one row a call, read by `keyturn calls` and summed by `keyturn costs`."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -7,30 +8,34 @@ from typing import Any, Literal
 
 from sqlalchemy import Column, ColumnElement, Select, String, case, cast, func, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.contracts import CallRecord
-from keyturn.database import within
-from keyturn.errors import LedgerUnavailable
+from keyturn.database import transaction, within
+from keyturn.errors import JobStoreUnavailable, LedgerUnavailable
 from keyturn.ledger.tables import call_records as table
 
 # Looked up before a call, within its deadline: an index makes it a millisecond.
 LOOKUP_SECONDS = 2.0
+# As long as a job's transaction may take. A connection whose other end has vanished is silent for a quarter of an hour.
+WRITE_SECONDS = 8.0
 CostsBy = Literal["task", "model", "user", "day"]
 
 
 class LedgerStore:
-    """Call records in the database behind `engine`."""
+    """Call records in the database behind `engine`. What reads them raises JobStoreUnavailable."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
 
     async def write(self, calls: Sequence[tuple[str, CallRecord]]) -> None:
-        """Write records under ids of the caller's; one that is there already is left as it is."""
+        """Write records under ids of the caller's; one that is there already is left as it is.
+
+        Raises TimeoutError after WRITE_SECONDS; they may have been written, then.
+        """
         statement = self._insert(table).on_conflict_do_nothing(index_elements=["call_id"])
-        async with self._engine.begin() as connection:
+        async with asyncio.timeout(WRITE_SECONDS), self._engine.begin() as connection:
             await connection.execute(statement, [_row(call_id, call) for call_id, call in calls])
 
     async def calls(
@@ -110,7 +115,7 @@ class LedgerStore:
         try:
             since = midnight(datetime.now(UTC))
             return await within(LOOKUP_SECONDS, self.spent(since=since, tenant_id=tenant_id, user_id=user_id))
-        except (SQLAlchemyError, OSError, TimeoutError) as error:
+        except (JobStoreUnavailable, TimeoutError) as error:
             raise LedgerUnavailable(f"the ledger does not answer: {type(error).__name__}") from None
 
     def _group(self, by: CostsBy) -> Column[Any] | ColumnElement[Any]:
@@ -121,7 +126,7 @@ class LedgerStore:
         return func.substr(cast(table.c.called_at, String), 1, 10)
 
     async def _rows(self, query: Select[Any]) -> Sequence[Mapping[str, Any]]:
-        async with self._engine.connect() as connection:
+        async with transaction(self._engine) as connection:
             return [dict(row) for row in (await connection.execute(query)).mappings()]
 
 

@@ -25,7 +25,7 @@ from keyturn.contracts import (
     Rejection,
     RotationRequest,
 )
-from keyturn.errors import KeyturnError, ProviderTimeout, SettingsInvalid, UnknownTask
+from keyturn.errors import JobStoreUnavailable, KeyturnError, ProviderTimeout, SettingsInvalid, UnknownTask
 from keyturn.llm.cache import AnswerCache, cache_key, packed, unpacked
 from keyturn.llm.estimate import estimated_input
 from keyturn.llm.guard import Guard
@@ -159,6 +159,7 @@ class ModelBoundary:
         Raises:
             SettingsInvalid: there is no cache of answers, or the route has no such provider and model.
             UnknownTask, UnknownPolicyLine, UnknownPromptVersion: the request names what this worker does not hold.
+            JobStoreUnavailable: it could not be kept; take it again.
         """
         task, route = self._tasks[request.task], route_of(self._routes, request.task)
         place = next((at for at, one in enumerate(route) if (one.name, one.model) == (provider, model)), None)
@@ -174,8 +175,8 @@ class ModelBoundary:
         verdict = proposed if isinstance(proposed, Rejection) else _verdict(task, proposed, request, lines)
         if isinstance(verdict, Rejection):
             call.status, call.failure = "invalid_output", verdict.reason
-        else:
-            await self._cache.keep(keys[place], packed(completion), task.keep_for)
+        elif not await self._cache.keep(keys[place], packed(completion), task.keep_for):
+            raise JobStoreUnavailable("an answer of a batch could not be kept")  # else it would be asked and paid again
         record = self._record_of(call, request, attempt=1)
         halved = None if record.cost_usd is None else record.cost_usd * BATCH_PRICE
         self._record(record.model_copy(update={"cost_usd": halved, "latency_ms": 0.0, "first_byte_ms": None}))

@@ -19,8 +19,8 @@ class AnswerCache(Protocol):
         """Return the place in `keys` of the first that is kept, and what is kept."""
         ...
 
-    async def keep(self, key: CacheKey, answer: str, keep_for: timedelta) -> None:
-        """Keep `answer`, unless the key has one."""
+    async def keep(self, key: CacheKey, answer: str, keep_for: timedelta) -> bool:
+        """Keep `answer`, unless the key has one. False if it may not be kept."""
         ...
 
 

@@ -150,7 +150,7 @@ def _lines_of(file: Path) -> tuple[PolicyLine, ...]:
     try:
         raw: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
         return _PolicyFile.model_validate(raw).line
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise CatalogueInvalid(f"{file}: cannot be read as TOML: {error}") from error
     except ValidationError as error:
         fault = error.errors()[0]

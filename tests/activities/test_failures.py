@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import pytest
+import time_machine
 from temporalio.exceptions import ApplicationErrorCategory
 
 from activities.failures import application_error
@@ -27,7 +28,8 @@ def every_error(root: type[KeyturnError] = KeyturnError) -> list[type[KeyturnErr
 def test_every_error_says_whether_to_retry_and_what_mends_it(kind: type[KeyturnError]) -> None:
     """Type, retryability and the outcome for a person come from the class alone."""
     error = kind("something", retry_at=LATER) if kind is TokenLimitReached else kind("something")
-    told = application_error(error, attempt=1, remaining=timedelta(seconds=60))
+    with time_machine.travel(NOW, tick=False):
+        told = application_error(error, attempt=1, remaining=timedelta(seconds=60))
     assert told.type == kind.kind
     assert told.non_retryable is not kind.retryable
     assert (told.next_retry_delay is not None) is kind.retryable
@@ -36,6 +38,7 @@ def test_every_error_says_whether_to_retry_and_what_mends_it(kind: type[KeyturnE
         next_step=kind.next_step,
         mend=error.mend,
         retry_at=getattr(error, "retry_at", None),
+        retry_in=600 if kind is TokenLimitReached else None,
         parks=kind.parks,
     )
     assert (told.category is ApplicationErrorCategory.BENIGN) is kind.retryable

@@ -9,11 +9,15 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import text, update
+from sqlalchemy import delete, text, update
 from sqlalchemy.engine import URL
 from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
 
+import desk.desk as desk_module
 from desk.tables import desk_requests
+from keyturn.drafts.tables import drafts
+from keyturn.errors import JobStoreUnavailable, UnknownDraft
 from starter.explaining import story_of
 from tests.desks import Place, asking, events_of, key, place, question, text_of
 from tests.simulated import SimulatorControl
@@ -179,6 +183,11 @@ async def test_a_decision_is_approved_by_whoever_is_signed_in_and_not_by_the_ask
         denied = (await vera.post("/api/v1/rotations", json=question(), headers=key())).json()
         path, word = f"/api/v1/rotations/{denied['workflow_id']}", {"digest": denied["digest"], "reason": "frozen"}
         assert (await luna.post(f"{path}/deny", json=word)).status_code == 204
+        async with asyncio.timeout(20):
+            while (await luna.get(path)).json()["status"] != "rejected":
+                await asyncio.sleep(0.05)
+    drafted = await with_approvals.desk._draft_request("vera", {"workflow_id": denied["workflow_id"], "trace_id": "t"})
+    assert drafted.decision is None, "what was denied is not told as decided"
 
 
 async def test_a_parked_rotation_is_resumed_or_abandoned_by_an_operator(here: Place) -> None:
@@ -222,6 +231,9 @@ async def test_a_draft_is_told_as_it_is_written_and_a_reader_comes_back_without_
         for nonsense in ("x", "9.9", "0.-1", "1.99999", "1.1.1", "\xb2.\xb2"):
             again = await events_of(luna, f"{path}/events", **{"last-event-id": nonsense})
             assert text_of(again) in {draft["text"], ""}
+        async with here.engine.begin() as connection:  # a week later; Temporal keeps its history for longer
+            await connection.execute(delete(drafts))
+        assert told(await luna.get(path)) == (404, "unknown_draft")
 
 
 async def test_two_hundred_readers_lose_and_repeat_nothing(here: Place) -> None:
@@ -238,6 +250,41 @@ async def test_two_hundred_readers_lose_and_repeat_nothing(here: Place) -> None:
         assert {text_of(events) for events in seen} == {draft["text"]}
         assert all([name for _, name, _ in events].count("end") == 1 for events in seen)
         assert not any(name == "reset" for events in seen for _, name, _ in events)
+
+
+async def test_readers_wait_while_the_database_or_temporal_is_away(
+    here: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream that has begun is not broken off by it, and those who ask at once cost one look."""
+    looks, broken = 0, asyncio.Event()
+    find = here.desk.find_draft
+    faults = [JobStoreUnavailable("away"), RPCError("away", RPCStatusCode.UNAVAILABLE, b"")]
+
+    async def away(draft_id: str) -> Any:
+        nonlocal looks
+        looks += 1
+        if looks > 1 and faults:
+            if len(faults) == 1:
+                broken.set()
+            raise faults.pop()
+        return await find(draft_id)
+
+    monkeypatch.setattr(desk_module, "LOOK_SECONDS", 0.01)
+    body = {"account_id": "acct_1", "question": "May it?", "policy_lines": ["P-7"]}
+    async with here.served() as url, asking("luna", url) as luna, asyncio.timeout(60):
+        path = (await luna.post("/api/v1/drafts", json=body, headers=key())).headers["location"]
+        monkeypatch.setattr(here.desk, "find_draft", away)
+        reading = asyncio.gather(*(events_of(luna, f"{path}/events") for _ in range(5)))
+        await broken.wait()
+        async with here.working():
+            seen = await reading
+        draft = (await luna.get(path)).json()
+    assert draft["state"] == "completed"
+    assert {text_of(events) for events in seen} == {draft["text"]}
+    before = looks
+    unknown = await asyncio.gather(*(here.desk.share_draft("none") for _ in range(9)), return_exceptions=True)
+    assert {type(one) for one in unknown} == {UnknownDraft}
+    assert looks == before + 1
 
 
 async def test_a_draft_is_stopped_and_one_that_no_worker_begins_is_told(here: Place) -> None:

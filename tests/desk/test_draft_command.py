@@ -1,7 +1,10 @@
 """`keyturn draft` as a person at a terminal has it."""
 
 import asyncio
+import re
 import signal
+import uuid
+from pathlib import Path
 
 import httpx
 import pytest
@@ -16,6 +19,12 @@ async def begun(stack: Stack, *arguments: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         KEYTURN, "draft", *arguments, env=lunas(stack), stdout=-1, stderr=-1, stdin=asyncio.subprocess.DEVNULL
     )
+
+
+def catches(pid: int, one: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal; see proc(5)."""
+    [caught] = re.findall(r"^SigCgt:\s+(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(caught, 16) >> (one - 1) & 1)
 
 
 async def pace(stack: Stack, seconds: float) -> None:
@@ -49,12 +58,26 @@ async def test_ctrl_c_stops_a_draft_and_closes_the_providers_connection(stack: S
         assert "closed_at" in (await http.get(f"{stack.simulator}/control/requests")).json()[-1]
 
 
+async def test_a_draft_that_nobody_writes_is_left_after_a_while(stack: Stack) -> None:
+    """No worker is there to end it: whoever told it to stop does not wait for that for ever."""
+    environment = lunas(stack) | {"KEYTURN_TASK_QUEUE": f"nobody-{uuid.uuid4().hex}"}
+    process = await asyncio.create_subprocess_exec(
+        KEYTURN, "draft", *ASKED, env=environment, stdout=-1, stderr=-1, stdin=asyncio.subprocess.DEVNULL
+    )
+    async with asyncio.timeout(60):
+        while not catches(process.pid, signal.SIGTERM):  # as soon as the draft has been begun
+            await asyncio.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        _, err = await process.communicate()
+    assert (process.returncode, "was told to stop; whether it did is not known" in err.decode()) == (1, True), err
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
         ((), 2, "give --rotation, or --account, --policy and --question"),
-        ((*ASKED[:2], "--policy", "P-99", *ASKED[4:]), 1, "P-99"),
-        (("--account", "=cmd()", *ASKED[2:]), 1, "--account: "),
+        ((*ASKED[:2], "--policy", "P-99", *ASKED[4:]), 2, "P-99"),
+        (("--account", "=cmd()", *ASKED[2:]), 2, "--account: "),
         (("--rotation", "rotate:default:none:none:P-7@1"), 1, "no workflow has the id"),
     ],
 )

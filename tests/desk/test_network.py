@@ -8,14 +8,18 @@ from datetime import timedelta
 
 import httpx
 import pytest
+import structlog
 from pydantic import ValidationError
 from sqlalchemy.engine import URL
 from temporalio.client import Client
 
+from desk.idempotency import Idempotency
 from desk.settings import DeskSettings, load_desk_settings
-from keyturn.errors import SettingsInvalid
+from keyturn.database import open_database
+from keyturn.errors import InvalidRequest, JobStoreUnavailable, SettingsInvalid
 from stack.temporal import dev_server
-from tests.desks import TOKENS, Place, asking, key, place, question
+from tests.desks import TOKENS, Place, asking, events_of, key, place, question
+from tests.keys import KEYRING
 from tests.simulated import SimulatorControl
 
 
@@ -170,16 +174,20 @@ async def test_what_nobody_foresaw_is_told_without_a_word_of_it(
         raise RuntimeError("the account acct_1 of luna")
 
     monkeypatch.setattr(here.desk, "jobs", fails)
-    async with here.served() as url, asking("luna", url) as luna:
-        answered = await luna.get(path)
+    with structlog.testing.capture_logs() as logged:
+        async with here.served() as url, asking("luna", url) as luna:
+            answered = await luna.get(path, params={"account_id": "acct_1"})
     assert (answered.status_code, "the desk failed" in answered.text, "acct_1" in answered.text) == (500, True, False)
+    (told,) = (entry for entry in logged if entry["event"] == "unforeseen")
+    assert (told["route"], told["error"]) == (path, "RuntimeError")
+    assert told["where"].startswith("test_network.py:")
+    assert "acct_1" not in str(logged)
 
 
 async def test_while_temporal_is_away_it_says_so_within_seconds(
     sqlite: URL, simulator: SimulatorControl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pages and JSON, whatever was asked; and what needs the database alone is answered as ever."""
-    monkeypatch.setattr("desk.guard.UPDATE_TIMEOUT", timedelta(seconds=1))
     async with AsyncExitStack() as server:
         client = await server.enter_async_context(dev_server())
         async with (
@@ -195,6 +203,7 @@ async def test_while_temporal_is_away_it_says_so_within_seconds(
                 await asyncio.sleep(0.1)
             assert seen.json()["status"] == "running"
             await server.aclose()
+            monkeypatch.setattr("desk.guard.UPDATE_TIMEOUT", timedelta(seconds=1))  # a busy server needed more so far
             again = key()
             answers = await asyncio.gather(
                 luna.get(location),
@@ -207,3 +216,73 @@ async def test_while_temporal_is_away_it_says_so_within_seconds(
             assert (await luna.get("/api/v1/jobs")).status_code == 200
             repeated = await luna.post("/api/v1/rotations", json=question(), headers=again)
             assert repeated.status_code == 503, "its key stands for nothing yet"
+
+
+async def test_while_the_database_is_slow_it_says_so(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Costs as well as jobs; and what was typed into the form stays there."""
+    monkeypatch.setattr("keyturn.database.TRANSACTION_SECONDS", 0.1)
+    async with here.served() as url, asking("luna", url) as luna, here.engine.connect():  # SQLite's one connection
+        for path in ("/api/v1/costs", "/api/v1/jobs"):
+            refused = await luna.get(path)
+            assert (refused.status_code, refused.json()["kind"]) == (503, "job_store_unavailable")
+
+
+async def test_a_request_that_is_too_late_is_answered_and_may_be_sent_again(
+    here: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if what it did ends, when it is stopped, by an answer of its own."""
+    monkeypatch.setattr("desk.guard.UPDATE_TIMEOUT", timedelta(seconds=-2.5))
+    stopped = 0
+
+    async def slow(*_: object, **__: object) -> None:
+        nonlocal stopped
+        try:
+            await asyncio.sleep(60)
+        finally:
+            stopped += 1
+            raise JobStoreUnavailable("the database did not answer")
+
+    monkeypatch.setattr(here.desk, "ask", slow)
+    async with here.served(KEYTURN_DESK_WAIT_SECONDS="0.1") as url, asking("luna", url) as luna:
+        again, asked = key(), question()
+        for _ in range(2):
+            late = await luna.post("/api/v1/rotations", json=asked, headers=again)
+            assert (late.status_code, late.json()["kind"]) == (503, "job_store_unavailable")
+    assert stopped == 2
+
+
+async def test_an_answer_that_cannot_be_remembered_is_given_all_the_same(
+    sqlite: URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a failure is told as what it is, and not as that of the clean-up behind it."""
+    engine = open_database(sqlite)
+    once = Idempotency(engine, KEYRING)
+
+    async def away(_statement: object) -> None:
+        raise JobStoreUnavailable("away")
+
+    async def done(_digest: str) -> tuple[int, dict[str, str]]:
+        return 202, {"workflow_id": "w"}
+
+    async def refused(_digest: str) -> tuple[int, dict[str, str]]:
+        raise InvalidRequest("no")
+
+    monkeypatch.setattr(once, "_change", away)
+    assert await once.once("a", whose=("t",), request={}, do=done) == (202, {"workflow_id": "w"})
+    with pytest.raises(InvalidRequest):
+        await once.once("b", whose=("t",), request={}, do=refused)
+    await engine.dispose()
+
+
+async def test_a_draft_is_stopped_while_the_database_is_away(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs money until it is: Temporal knows whose it is, too."""
+    async with here.served() as url, asking("luna", url) as luna:
+        body = {"account_id": "acct_1", "question": "May it?", "policy_lines": ["P-7"]}
+        path = (await luna.post("/api/v1/drafts", json=body, headers=key())).headers["location"]
+        monkeypatch.setattr("keyturn.database.TRANSACTION_SECONDS", 0.1)
+        async with here.engine.connect():
+            assert (await luna.post(f"{path}/stop")).status_code == 204
+        monkeypatch.undo()
+        async with here.working():
+            assert [name for _, name, _ in await events_of(luna, f"{path}/events")] == ["end"]
+        assert (await luna.get(path)).json()["state"] == "cancelled"

@@ -311,6 +311,28 @@ async def test_a_key_that_somebody_else_made_is_never_touched(
     assert aws.keys(user) == {old: "Active", made["AccessKeyId"]: "Active"}
 
 
+async def test_an_attempt_that_wakes_up_beside_another_one_stores_no_secret_of_its_own(
+    aws: Aws, steps: AccessKeyRotation, store: JobStore, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its key was taken for lost and deleted meanwhile: the secret that is kept is that of the key that is there."""
+    user, old = aws.user()
+    hand = await begun(steps, await job_for(store, engine, user, old))
+    create, others = AwsAccessKeys.create, []
+
+    async def freezes(self: AwsAccessKeys, user_name: str) -> tuple[str, SecretStr]:
+        made = await create(self, user_name)
+        monkeypatch.setattr(AwsAccessKeys, "create", create)
+        others.append(await steps.create(hand))
+        return made
+
+    monkeypatch.setattr(AwsAccessKeys, "create", freezes)
+    with pytest.raises(AwsUnavailable):
+        await steps.create(hand)
+    assert aws.keys(user) == {old: "Active", others[0]: "Active"}
+    assert aws.stored(f"keyturn/{user}") == others[0]
+    assert await steps.create(hand) == others[0]
+
+
 async def test_the_old_key_stays_while_the_new_one_does_not_work(
     aws: Aws, steps: AccessKeyRotation, store: JobStore, engine: AsyncEngine
 ) -> None:

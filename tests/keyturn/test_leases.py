@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import time_machine
 from sqlalchemy import select, update
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -49,6 +50,22 @@ async def expire(engine: AsyncEngine, job_id: str) -> None:
 async def trail(claims: JobLeases, job_id: str) -> list[tuple[str, str]]:
     _, rows = await claims.show(job_id, tenant_id="default")
     return [(row["event"], row["actor"]) for row in rows]
+
+
+@pytest.mark.parametrize("days_off", [40, -40])
+async def test_when_a_lease_is_over_is_the_databases_to_say(store: JobStore, claims: JobLeases, days_off: int) -> None:
+    """A claimer whose clock is wrong holds its job for as long as it asked for, and takes none that is held."""
+    made, began = await make(store), datetime.now(UTC)
+    wrong = time_machine.travel(began + timedelta(days=days_off))
+    with wrong:
+        job = await claimed(claims)
+    assert job.lease_until is not None
+    assert timedelta(seconds=55) < job.lease_until - began < timedelta(seconds=90)
+    with wrong:
+        assert await claims.claim_next(tenant_id="default", owner="worker-2", lease=MINUTE) is None
+        kept = await claims.heartbeat(made, tenant_id="default", token=job.token, lease=2 * MINUTE)
+    assert kept.lease_until is not None
+    assert timedelta(seconds=110) < kept.lease_until - began < timedelta(seconds=150)
 
 
 async def test_a_job_is_claimed_carried_out_and_closed(store: JobStore, claims: JobLeases) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import structlog
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -15,6 +16,7 @@ from keyturn.contracts import CallRecord, PassedOver
 from keyturn.ledger.recorder import MOST_WAITING, Recorder, recorder
 from keyturn.ledger.spending import DailySpend
 from keyturn.ledger.store import LedgerStore, midnight
+from tests.proxies import cabled
 
 NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
 
@@ -149,6 +151,28 @@ async def test_a_database_that_never_comes_back_costs_bounded_memory_and_is_told
     assert events[0]["event"] == "ledger_rows_lost"
     with pytest.raises(OperationalError):
         await recording.flush()
+
+
+async def test_a_connection_that_says_nothing_any_more_is_given_up(
+    postgresql: URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within half a minute, and not when TCP does: what it held is written by another, once."""
+    monkeypatch.setattr("keyturn.ledger.store.WRITE_SECONDS", 0.5)
+    async with cabled(postgresql) as (cable, engine):
+        ledger = LedgerStore(engine)
+        await ledger.write([("1" * 32, call())])
+        silent = asyncio.create_task(cable.mute(60))
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(TimeoutError):
+            await ledger.write([("2" * 32, call())])
+        # The driver tries for ten more seconds to have the server stop what it does.
+        assert asyncio.get_running_loop().time() - began < 30
+        silent.cancel()
+        await asyncio.gather(silent, return_exceptions=True)
+        cable.pull()
+        monkeypatch.setattr("keyturn.ledger.store.WRITE_SECONDS", 20)
+        await ledger.write([("2" * 32, call())])
+        assert len(await ledger.calls(limit=10)) == 2
 
 
 async def test_the_daily_spend_is_the_fleets_and_alerts_once(events: list[Any]) -> None:

@@ -18,7 +18,13 @@ from keyturn.cache.sql import SqlCache
 from keyturn.cache.tables import kept_answers
 from keyturn.contracts import CallRecord, GroundedDecision, Rejection
 from keyturn.database import open_database
-from keyturn.errors import CostCapExceeded, LedgerUnavailable, ProviderUnavailable, TokenLimitReached
+from keyturn.errors import (
+    CostCapExceeded,
+    JobStoreUnavailable,
+    LedgerUnavailable,
+    ProviderUnavailable,
+    TokenLimitReached,
+)
 from keyturn.ledger.store import LedgerStore
 from keyturn.ledger.token_limit import SlidingTokenLimit
 from keyturn.llm.boundary import ModelBoundary
@@ -116,6 +122,16 @@ async def test_the_time_that_is_told_is_when_the_tokens_fit(monkeypatch: pytest.
         clock[0] += 31
         assert (await limit._hit(USER, wanted))[1]
         monkeypatch.undo()
+
+
+async def test_what_cannot_be_cleared_or_kept_while_redis_is_away_is_said() -> None:
+    """Whoever clears is told; a call goes on without."""
+    away = RedisCache("redis://127.0.0.1:9")
+    with pytest.raises(JobStoreUnavailable, match="Redis did not answer"):
+        await away.clear()
+    key = CacheKey("decide_rotation", "rotation_decision@1", "1", "d" * 64)
+    assert not await away.keep(key, "{}", timedelta(minutes=1))
+    await away.close()
 
 
 @pytest.fixture(params=["sqlite", "postgresql", "redis"])

@@ -105,6 +105,7 @@ def test_an_unknown_line_names_the_known_ones(catalogue: Catalogue) -> None:
     ("text", "fault"),
     [
         ("[[line]", "cannot be read as TOML"),
+        ("line = " + "[" * 3_000, "cannot be read as TOML"),
         ("", "line: Field required"),
         (LINE.replace("version = 3", "version = 0"), "line.0.version"),
         (LINE.replace("version = 3\n", ""), "line.0.version: Field required"),

@@ -221,6 +221,7 @@ async def test_migrations_make_the_tables_that_the_code_declares(engine: AsyncEn
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
+    import desk.tables  # noqa: F401
     import keyturn.bulk.tables
     import keyturn.cache.tables
     import keyturn.drafts.tables

@@ -3,12 +3,22 @@
 import asyncio
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from proof.plan import KINDS, fault_of, plan
-from proof.soak import MAY_GROW, Soaked, picture, rows_of
+from proof.checker import facts_of, strays, violations
+from proof.driver import drive
+from proof.page import rewritten
+from proof.plan import CALM, KINDS, Operation, fault_of, plan
+from proof.report import survived, tell
+from proof.seen import Seen
+from proof.soak import MAY_GROW, Soaked, picture, soak_rows
+from proof.world import simulated, world
 
 
 async def proved(results: Path, *options: str) -> tuple[int, str, list[dict[str, object]]]:
@@ -25,20 +35,26 @@ def test_a_seed_plans_the_same_faults_again_and_each_is_met() -> None:
     for database in ("postgresql", "sqlite"):
         here = {name for name, kind in KINDS.items() if kind.on in {None, database}}
         assert {one.fault for one in plan(len(here), 1, database)} == here
-    assert all(fault_of(one.account) == one.fault for one in plan(200, 7, "sqlite"))
+    planned = plan(200, 7, "sqlite")
+    assert all(fault_of(one.account) == one.fault for one in planned)
+    both = [one for one in planned if one.also]
+    assert both
+    assert all((one.kind.by, KINDS[one.also].by) == ("worker", "provider") for one in both)
+    assert any(one.also for one in plan(20, 7, "sqlite", only="answer_lost")), "one alone meets others, too"
 
 
 @pytest.mark.parametrize("database", ["postgresql", "sqlite"])
 async def test_each_fault_is_survived_with_exactly_one_job(tmp_path: Path, database: str) -> None:
     """Every kind of fault, with whole processes killed, stopped and cut off beside them."""
-    options = ("--faults", "60", "--database", database, "--no-controls")
+    picture = tmp_path / "proof.svg"
+    options = ("--faults", "100", "--database", database, "--no-controls", "--plot", str(picture))
     status, told, rows = await proved(tmp_path / "proof.json", *options)
     assert status == 0, told
     here = {name for name, kind in KINDS.items() if kind.on in {None, database}}
-    assert {str(row["name"]).removesuffix(f" on {database}") for row in rows} == here | {
-        "all",
-        "ledger and provider agree",
-    }
+    told_of = {str(row["name"]).removesuffix(f" on {database}") for row in rows}
+    assert told_of >= here | {"all", "ledger and provider agree"}
+    assert all(": 0" not in str(row["detail"]) for row in rows), "each is met"
+    assert picture.read_text().count("<rect") == sum("; p50 " in str(row["detail"]) for row in rows)
 
 
 async def test_a_naive_way_is_caught(tmp_path: Path) -> None:
@@ -47,14 +63,68 @@ async def test_a_naive_way_is_caught(tmp_path: Path) -> None:
     assert (status, row["holds"]) == (0, True), told
 
 
+async def test_a_violation_is_told_with_the_whole_story(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was asked and seen, what every part wrote down, and how to run just that again."""
+    url = f"sqlite:///{tmp_path / 'keyturn.db'}"
+    async with world(tmp_path, url, control="trusting_gate", chance=Random(0)) as here:
+        seen = await drive(here, [Operation(1, "wrong_window")])
+        requests: Any = await simulated(here.simulator, "GET", "/control/requests")
+        facts = await facts_of(here.database, requests, here.keyring, await here.client(), seen)
+        found = violations(seen, facts, exact=False)
+        assert [one.claim for one in found] == [
+            "what must come of it has come",
+            "it is rejected, and does not just fail",
+        ]
+        await tell(here, found, 7, "sqlite")
+        assert strays(seen, facts) == []
+        job, running = "acct_nobodys", replace(facts, running={"rotation:1"})
+        unknown = replace(running, jobs={**facts.jobs, job: []})
+        assert [one.claim for one in strays(seen, unknown)] == [
+            "a job was asked for by somebody",
+            "every workflow ends",
+        ]
+    told = capsys.readouterr().err
+    for step in (
+        "VIOLATION: what must come of it has come: job_created, jobs",
+        "seen      invoke: start",
+        "seen      ok: job_created",
+        "history   workflow_execution_started",
+        "history   activity_task_scheduled create_rotation_job",
+        "provider  openai wrong_window 200",
+        "database  job job_",
+        "database  call openai ",
+        "again, just that: keyturn prove --faults 20 --only wrong_window --database sqlite --seed 7",
+    ):
+        assert step in told, told
+
+
+def test_a_frozen_claim_that_never_wakes_up_does_not_hold(tmp_path: Path) -> None:
+    """Where others' faults kill its worker it cannot; where nobody is killed it has to."""
+    here: Any = SimpleNamespace(marks=tmp_path, befell=[])
+    killed, quiet = (Seen(Operation(number, "freeze"), began=0.0, struck=1.0) for number in (1, CALM))
+    [figure] = survived(here, [killed, quiet], [], "sqlite")
+    assert (figure.holds, figure.woke, figure.times) == (False, 0, 2)
+    (tmp_path / f"{quiet.operation.account}.woke").touch()
+    [figure] = survived(here, [killed, quiet], [], "sqlite")
+    assert (figure.holds, figure.woke, figure.times) == (True, 1, 2)
+
+
 def test_a_soak_tells_what_drifts() -> None:
     """The last quarter against the second, each figure by its own limit; and a figure that was never seen is none."""
     soaked = Soaked(seconds=400)
     for name in MAY_GROW:
         soaked.series[name] = [(at, 1.0) for at in range(0, 400, 10)]
-    assert all(row["holds"] for row in rows_of(soaked, 0, {}))
+    assert all(row["holds"] for row in soak_rows(soaked, 0, {}))
     soaked.series["memory"] = [(at, 1 + at / 400) for at in range(0, 400, 10)]
     soaked.series["events"] = []
-    failed = {row["name"] for row in rows_of(soaked, 2, {}) if not row["holds"]}
+    failed = {row["name"] for row in soak_rows(soaked, 2, {}) if not row["holds"]}
     assert failed == {"soak: memory", "soak: events", "soak: all"}
     assert picture(soaked).count("polyline") == len(MAY_GROW)
+
+
+def test_the_page_tells_of_the_run_that_is_kept() -> None:
+    """Its tables are written by the run and the soak whose results stand beside it."""
+    docs = Path(__file__).parents[2] / "docs"
+    page = (docs / "proof.md").read_text()
+    for results in ("proof.json", "soak.json"):
+        assert rewritten(page, json.loads((docs / results).read_text())) == page, results

@@ -101,6 +101,8 @@ async def test_strangers_are_refused_by_name(
         (b"", 400),
         (b"not json", 400),
         (b"[]", 400),
+        (b'{"\\ud800payloads": []}', 400),
+        (b'{"payloads": [{"\\ud800": {}}]}', 400),
         (b'{"payloads": 7}', 400),
         (b'{"payloads": [{"data": {"a": 1}}]}', 400),
         (b'{"payloads": [' + b"[" * 100_000, 400),

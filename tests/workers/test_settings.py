@@ -207,7 +207,16 @@ def test_a_rate_card_overrides_public_prices(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    "text", ["models = 7", '[models."m"]\ninput = -1', '[models."m"]\nprice = 1', '[rates."m"]\ninput = 1', "["]
+    "text",
+    [
+        "models = 7",
+        '[models."m"]\ninput = -1',
+        '[models."m"]\nprice = 1',
+        '[rates."m"]\ninput = 1',
+        "[",
+        "models = " + "[" * 10_000,
+    ],
+    ids=lambda text: text[:16],
 )
 def test_a_faulty_rate_card_is_refused_by_name(tmp_path: Path, text: str) -> None:
     """A wrong price is worse than none."""

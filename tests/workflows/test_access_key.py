@@ -186,8 +186,9 @@ def _expect_one_that_works(aws: Aws, user: str, old: str) -> None:
     assert keys.get(old) == "Active" or keys.get(stored or "") == "Active"
 
 
+@pytest.mark.parametrize("rolled_back", [False, True], ids=["it goes on", "it is rolled back"])
 async def test_a_job_that_is_cancelled_is_touched_no_more(
-    skipping: WorkflowEnvironment, aws: Aws, network: Network, engine: AsyncEngine
+    skipping: WorkflowEnvironment, aws: Aws, network: Network, engine: AsyncEngine, rolled_back: bool
 ) -> None:
     """The next word on it is refused: the workflow ends as superseded, and AWS is not asked again."""
     user, old = aws.user()
@@ -197,8 +198,11 @@ async def test_a_job_that_is_cancelled_is_touched_no_more(
         with skipping.auto_time_skipping_disabled():
             await until(handle, lambda now: now.step == "overlap")
             await JobLeases(engine).cancel(job_id, tenant_id="default", actor="luna", reason="not this one")
-        calls = len(network.calls)
-        outcome = await handle.result()
+            calls = len(network.calls)
+            if rolled_back:
+                await answer(handle, "roll_back", ROLL_BACK)
+        async with asyncio.timeout(60):
+            outcome = await handle.result()
     assert (outcome.status, outcome.reason, len(network.calls)) == ("superseded", "job_closed", calls)
     assert aws.keys(user)[old] == "Active"
 

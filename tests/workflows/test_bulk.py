@@ -4,25 +4,64 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import update
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
+from temporalio.worker import Worker
 
+from activities.judge_page import JudgePage
 from keyturn.bulk.load import digest_of
 from keyturn.bulk.store import OPEN
-from keyturn.contracts import Abandonment, BulkOutcome, BulkSource, BulkStanding, Resumption
+from keyturn.bulk.tables import bulk_items
+from keyturn.contracts import (
+    Abandonment,
+    BulkOrder,
+    BulkOutcome,
+    BulkPage,
+    BulkSource,
+    BulkStanding,
+    Denial,
+    PageJudged,
+    Resumption,
+    RunProgress,
+    RunSettled,
+)
 from keyturn.database import open_database
-from keyturn.errors import ContextWindowExceeded, InventoryInvalid, ProviderUnavailable, QuotaExhausted, UnknownRun
+from keyturn.errors import (
+    ContextWindowExceeded,
+    InventoryInvalid,
+    PayloadError,
+    ProviderUnavailable,
+    QuotaExhausted,
+    UnknownRun,
+)
 from keyturn.keyring import new_keyring_text, parse_keyring
+from starter.answering import waiting_rotations
 from tests.estates import LINE, NOW, BulkPlace, Judge, bulk_place, due, estate, jobs_of, started
 from tests.keys import KEYRING
 from workers.bulk import run_seals
 from workflows.answering import AnswerRefused, answer
-from workflows.runs import Handle, RunStopped, follow
+from workflows.bulk import (
+    BATCH_LOOK_FIRST,
+    BATCH_WITHIN,
+    BULK_QUEUE,
+    LOOK_FIRST,
+    LOOK_SOON,
+    SETTLE_WITHIN,
+    BulkWorkflow,
+    next_batch_look,
+    next_look,
+)
+from workflows.rotation import RotationWorkflow
+from workflows.runs import Handle, RunStopped, follow, start_run
 
 OMAR = Resumption(operator="omar")
 
@@ -61,6 +100,20 @@ async def until(handle: Handle, state: Callable[[BulkStanding], bool]) -> BulkSt
             if state(standing):
                 return standing
     raise AssertionError("it ended before")
+
+
+def test_a_runs_looks_fit_into_a_history_and_nobody_waits_much_longer_for_them() -> None:
+    """A day of looks at rotations, or 26 hours at any number of batches; Temporal ends a history of 51,200 events."""
+    passed, wait, looks = timedelta(0), LOOK_FIRST, 0
+    while passed < SETTLE_WITHIN:
+        assert wait <= max(passed / 10, LOOK_SOON)
+        passed, wait, looks = passed + wait, next_look(wait, passed + wait), looks + 1
+    assert looks * 11 < 51_200 / 2, "the run's pages are in it, too"
+    for left in (1, 10, 1_000):
+        passed, wait, looks = timedelta(0), BATCH_LOOK_FIRST, 0
+        while passed < BATCH_WITHIN:
+            passed, wait, looks = passed + wait, next_batch_look(wait, left), looks + left
+        assert looks * 6 < 51_200, left
 
 
 async def test_each_key_that_is_due_gets_its_one_job_and_no_other_does(
@@ -138,9 +191,11 @@ async def test_a_run_is_paused_and_goes_on_by_hand(sqlite_place: BulkPlace, run_
         with pytest.raises(AnswerRefused, match="not_running"):
             await answer(handle, "pause", OMAR)
         standing = await until(handle, lambda now: now.phase == "paused")
-        asked = place.provider.calls
-        await asyncio.sleep(0.3)  # nothing to wait for: that nothing happens is the point
-        assert place.provider.calls == asked
+        asked = -1
+        while asked != place.provider.calls:  # what was being asked ends
+            asked = place.provider.calls
+            await asyncio.sleep(0.5)  # nothing to wait for: that nothing happens is the point
+        assert asked < 200, "two pages of four"
         assert standing.paused == "by_hand"
         await answer(handle, "resume", OMAR)
         assert (await handle.result()).progress.asked == 200
@@ -277,6 +332,64 @@ async def test_a_long_run_goes_on_under_new_histories(sqlite_place: BulkPlace, r
     assert set(place.provider.asked.values()) == {1}
 
 
+class Stopping:
+    """Carries a run of twelve pages out, of which 8 and 9 cannot be judged until it goes on under a new history."""
+
+    def __init__(self) -> None:
+        self.judged: list[int] = []
+        self.stops = 0
+        self.later = asyncio.Event()
+        self.mended = False
+
+    async def load(self, order: BulkOrder, *, workflow_id: str) -> RunProgress:
+        self.mended = order.next_page > 0
+        return RunProgress(total=120, asks=120, asked=10 * order.next_page)
+
+    async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool) -> PageJudged:
+        number = page.first // 10
+        if number in {8, 9} and not self.mended:
+            if number == 9:
+                await self.later.wait()
+            else:
+                self.stops += 1
+            raise PayloadError("its key is not here")
+        self.judged.append(number)
+        return PageJudged(progress=RunProgress(total=10, asks=10, asked=10))
+
+    async def settle(self, run_id: str, *, tenant_id: str) -> RunSettled:
+        return RunSettled(progress=RunProgress(total=120, asks=120, asked=10 * len(self.judged)), left=0)
+
+    async def end(self, run_id: str, status: str) -> None: ...
+
+
+async def test_pages_that_were_stopped_are_in_the_next_history_too(temporal: Client, queue: str, run_id: str) -> None:
+    """They stand in front, the last that stopped first: the new history begins at the first that is open."""
+    runs: Any = Stopping()
+    pages, rounds = JudgePage(runs), 0
+    activities: list[Callable[..., Any]] = [pages.load_run, pages.judge_page, pages.settle_run, pages.end_run]
+    async with (
+        Worker(temporal, task_queue=queue, workflows=[BulkWorkflow]),
+        Worker(temporal, task_queue=queue + BULK_QUEUE, activities=activities),
+        asyncio.timeout(60),
+    ):
+        order = BulkOrder(run_id=run_id, page_size=10, pages_at_once=2, events_a_history=200)
+        handle = await start_run(temporal, order, task_queue=queue)
+        while not runs.mended:
+            while runs.stops == rounds and not runs.mended:
+                await asyncio.sleep(0.02)
+            rounds += 1
+            await until(handle, lambda now: now.paused is not None or runs.mended)
+            runs.later.set()
+            while (await handle.describe()).raw_description.pending_activities:
+                await asyncio.sleep(0.02)
+            runs.later.clear()
+            with suppress(AnswerRefused):  # it goes on already
+                await answer(handle, "resume", OMAR)
+        outcome = await handle.result()
+    assert outcome.progress.asked == 120
+    assert sorted(runs.judged) == list(range(12))
+
+
 async def test_keys_that_wait_for_a_person_do_not_hold_the_run(
     temporal: Client, queue: str, sqlite_engine: AsyncEngine, run_id: str, tmp_path: Path
 ) -> None:
@@ -289,7 +402,22 @@ async def test_keys_that_wait_for_a_person_do_not_hold_the_run(
     await place.load(estate(tmp_path / "keys.jsonl", keys=20), run_id)
     async with place.working():
         outcome = await (await started(place, run_id)).result()
-    assert outcome.progress.outcomes == {"waiting": 2, "not_eligible": 18}
+        assert outcome.progress.outcomes == {"waiting": 2, "not_eligible": 18}
+        waiting = [row async for row in waiting_rotations(temporal, tenant=None, kind="approval", limit=1_000)]
+        rows = await place.store.begun(run_id, "waiting", after=0, limit=10)
+        ids = [row["workflow_id"] for row in rows]
+        assert set(ids) <= {row["workflow_id"] for row in waiting}
+        refused, forgotten = map(temporal.get_workflow_handle, ids)
+        standing = await refused.query(RotationWorkflow.standing)
+        assert standing.decision is not None
+        await answer(refused, "deny", Denial(approver="omar", digest=standing.decision.digest, reason="not now"))
+        await refused.result()
+        await forgotten.terminate()
+        async with sqlite_engine.begin() as connection:  # its history is kept no longer
+            gone = {"workflow_id": f"rotate:{uuid.uuid4().hex}"}
+            await connection.execute(update(bulk_items).where(bulk_items.c.workflow_id == forgotten.id).values(gone))
+        again = await (await started(place, run_id)).result()
+    assert again.progress.outcomes == {"rejected": 1, "failed": 1, "not_eligible": 18}, "as they are when asked again"
     assert await jobs_of(sqlite_engine) == set()
 
 

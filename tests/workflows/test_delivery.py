@@ -231,6 +231,18 @@ async def test_what_no_retry_mends_is_a_dead_letter_that_a_person_sends_again(
     assert [row["event"] for row in trail] == ["created", "undeliverable", "delivered"]
 
 
+async def test_a_message_of_a_clock_that_is_wrong_waits_for_nobody_to_catch_up(
+    store: JobStore, engine: AsyncEngine
+) -> None:
+    """The sweeper finds what is older than a minute, or as far in the future; what is new is left to its maker."""
+    made = [await make(store) for _ in range(3)]
+    async with engine.begin() as connection:
+        for job_id, days in zip(made[:2], (40, -40), strict=True):
+            at = datetime.now(UTC) + timedelta(days=days)
+            await connection.execute(update(outbox).where(outbox.c.job_id == job_id).values(created_at=at))
+    assert set(await Outbox(engine).waiting(older_than=timedelta(minutes=1), limit=10)) == set(made[:2])
+
+
 async def test_a_delivered_message_is_not_sent_again(
     temporal: Client, queue: str, store: JobStore, engine: AsyncEngine
 ) -> None:

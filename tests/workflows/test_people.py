@@ -43,12 +43,13 @@ from keyturn.errors import (
 from keyturn.jobs.store import JobStore
 from keyturn.policy.catalogue import Catalogue
 from starter.answering import resume_all, waiting_rotations
+from starter.explaining import last_asked, story_of
 from starter.outcomes import as_lines, as_object, exit_status
 from starter.requests import id_of
 from starter.rotations import Handle, outcome_of, rotate, standing_of, start_or_attach
 from tests.cases import facts, request
 from tests.workers_for_tests import APPROVERS, ELIGIBLE, Claims, Script, with_approval, worker_on
-from workflows.answering import AnswerRefused, answer
+from workflows.answering import AnswerRefused, NoWorkerAnswers, answer
 
 OMAR = "omar"
 
@@ -145,6 +146,20 @@ async def test_asking_for_a_parked_rotation_says_at_once_what_it_waits_for(
         await outcome_of(here.handle)
 
 
+async def test_a_word_that_no_worker_takes_in_time_may_still_be_taken(
+    temporal: Client, sqlite_store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever said it is not told that nothing changed: a worker that comes later finds it."""
+    async with desk(temporal, Script(QuotaExhausted("x")), sqlite_store) as here:
+        await here.at("parked")
+    monkeypatch.setattr("workflows.answering.UPDATE_TIMEOUT", timedelta(seconds=0.5))
+    with pytest.raises(NoWorkerAnswers, match=r"no worker answered the resume within 0\.5 s") as caught:
+        await answer(here.handle, "resume", Resumption(operator=OMAR))
+    assert "is not known" in caught.value.mend
+    async with worker_on(temporal, here.queue, Script(ELIGIBLE), sqlite_store), asyncio.timeout(60):
+        assert isinstance(await outcome_of(here.handle), JobCreated)
+
+
 async def test_an_abandoned_rotation_ends_by_its_name_and_may_be_asked_for_again(
     temporal: Client, sqlite_store: JobStore
 ) -> None:
@@ -209,6 +224,47 @@ async def test_a_database_that_is_away_too_long_is_waited_for_and_the_model_is_n
     assert here.script.calls == 1
 
 
+async def test_a_cancellation_that_comes_when_the_job_is_made_does_not_unsay_it(
+    temporal: Client, sqlite_store: JobStore
+) -> None:
+    """The audit trail is still being written: the outcome is the job, and the trail is whole."""
+
+    class SlowTrail(JobStore):
+        """The real store; its trail takes what people did only when it is told to."""
+
+        def __init__(self) -> None:
+            self.told = asyncio.Event()
+
+        async def create_once(self, order: JobOrder, *, idempotency_key: str, fence: int) -> RotationJob:
+            return await sqlite_store.create_once(order, idempotency_key=idempotency_key, fence=fence)
+
+        async def record_event(self, *arguments: Any, **named: Any) -> None:
+            await self.told.wait()
+            await sqlite_store.record_event(*arguments, **named)
+
+    claims = SlowTrail()
+    async with desk(temporal, Script(QuotaExhausted("x"), ELIGIBLE), claims) as here:
+        await here.at("parked")
+        await answer(here.handle, "resume", Resumption(operator=OMAR))
+        await here.at("ended")
+        await here.handle.cancel()
+        async with asyncio.timeout(20):
+            while not await _was_cancelled(here.handle):
+                await asyncio.sleep(0.02)
+        claims.told.set()
+        assert isinstance(await outcome_of(here.handle), JobCreated)
+        assert await trail(sqlite_store, here) == [("parked", "keyturn"), ("resumed", OMAR), ("created", "luna")]
+
+
+async def _was_cancelled(handle: Handle) -> bool:
+    """Whether a workflow task has seen the cancellation."""
+    kinds = [event.event_type async for event in handle.fetch_history_events()]
+    if EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED not in kinds:
+        return False
+    after = kinds[kinds.index(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED) :]
+    return EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED in after
+
+
 async def test_a_whole_outage_is_resumed_by_its_kind(temporal: Client, sqlite_store: JobStore) -> None:
     """Twelve parked rotations of one tenant: listed, resumed by one command, twelve jobs; another kind stays parked."""
     tenant, queue = f"t{uuid.uuid4().hex[:12]}", f"test-{uuid.uuid4().hex}"
@@ -219,6 +275,8 @@ async def test_a_whole_outage_is_resumed_by_its_kind(temporal: Client, sqlite_st
         await _listed(temporal, tenant, "quota_exhausted", 12)
         other = (await start_or_attach(temporal, request(tenant_id=tenant), task_queue=queue)).handle
         await _listed(temporal, tenant, "authentication_failed", 1)
+        oldest = [row["workflow_id"] async for row in waiting_rotations(temporal, tenant=tenant, kind=None, limit=3)]
+        assert oldest == [handle.id for handle in handles[:3]], "who has waited longest comes first, and is not cut off"
         resumption = Resumption(operator=OMAR)
         resumed, refused = await resume_all(temporal, resumption, kind="quota_exhausted", tenant=tenant, at_once=5)
         assert (resumed, refused) == (12, [])
@@ -250,6 +308,9 @@ async def test_other_evidence_for_a_parked_rotation_is_decided_at_once(
         assert attached
         assert isinstance(outcome, JobCreated)
         assert ("restated", "noor") in await trail(sqlite_store, here)
+        asked = last_asked((await story_of(temporal, here.handle.id))[1])
+        assert asked is not None
+        assert (asked["user_id"], asked["credential"]["age_days"]) == ("noor", 40), "what it goes by now is shown"
 
 
 # -- approvals ------------------------------------------------------------------------------------------------------

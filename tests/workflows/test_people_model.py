@@ -86,7 +86,7 @@ async def test_a_rotation_takes_and_refuses_what_its_model_does(temporal: Client
         assert isinstance(outcome, JobCreated) == (phase == "approved") == (len(jobs) == 1), phase
         assert isinstance(outcome, Rejected) == (phase == "denied")
 
-    @settings(max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=15, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(parked=st.booleans(), words=st.lists(WORDS, max_size=6))
     def all_lives(parked: bool, words: list[tuple[str, str, bool]]) -> None:
         asyncio.run_coroutine_threadsafe(lived(parked, words), loop).result()

@@ -1,8 +1,9 @@
 """Every outcome of the workflow, with its retries and timeouts, on a server that skips time."""
 
 import asyncio
+import time
 import uuid
-from datetime import timedelta
+from datetime import datetime, timedelta, tzinfo
 from typing import Any
 
 import pytest
@@ -259,11 +260,20 @@ async def test_history_holds_two_activities_and_no_more(skipping: WorkflowEnviro
     assert len(history.events) == 17
 
 
+@pytest.mark.parametrize("days_off", [0, 40, -40])
 async def test_a_user_over_their_token_limit_is_let_in_when_the_window_allows(
-    skipping: WorkflowEnvironment, sqlite_store: JobStore
+    skipping: WorkflowEnvironment, sqlite_store: JobStore, monkeypatch: pytest.MonkeyPatch, days_off: int
 ) -> None:
-    """The workflow waits by a durable timer and says until when; then it goes on by itself, and there is one job."""
-    script, limit, asked = Script(ELIGIBLE), Limit(times=2), request()
+    """The workflow waits by a durable timer and says until when, whatever the clock of the worker that was refused."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Clock":
+            return cls.fromtimestamp(time.time() + timedelta(days=days_off).total_seconds(), tz)
+
+    monkeypatch.setattr("activities.failures.datetime", Clock)
+    script, limit, asked = Script(ELIGIBLE), Limit(times=2, wait=timedelta(days=days_off, minutes=40)), request()
+    began = await skipping.get_current_time()
     queue = f"test-{uuid.uuid4().hex}"
     async with worker_on(skipping.client, queue, script, sqlite_store, guard=guarded(tokens=limit)):
         rotation = await start_or_attach(skipping.client, asked, task_queue=queue)
@@ -271,7 +281,7 @@ async def test_a_user_over_their_token_limit_is_let_in_when_the_window_allows(
             while not isinstance(waiting := await waiting_for(rotation.handle), LimitedUntil):
                 await asyncio.sleep(0.02)
         outcome = await outcome_of(rotation.handle)
-    assert waiting.retry_at == limit.until
+    assert timedelta(minutes=39) < waiting.retry_at - began < timedelta(minutes=41)
     assert isinstance(outcome, JobCreated)
     assert (script.calls, limit.refusals) == (1, 0)
 

@@ -16,6 +16,8 @@ from tests.cases import request
 from tests.keys import KEYRING
 from tests.record_histories import Place
 from tests.workers_for_tests import ELIGIBLE, Script, worker_on
+from workers.doctor import NoBuild
+from workers.doctor import _temporal as temporal_state
 from workflows.answering import answer
 from workflows.versioning import builds, promote
 
@@ -28,15 +30,20 @@ async def server() -> AsyncIterator[Client]:
 
 
 async def test_a_parked_rotation_ends_on_its_build_while_new_ones_start_on_the_next(
-    server: Client, sqlite_store: JobStore
+    server: Client, sqlite_store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Deployed, promoted, drained: and the older build may stop when it has nothing left."""
+    """Deployed, promoted, drained: and the older build may stop when it has nothing left. `doctor` says what waits."""
     queue = f"test-{uuid.uuid4().hex}"
+    monkeypatch.setenv("TEMPORAL_ADDRESS", server.service_client.config.target_host)
+    monkeypatch.setenv("KEYTURN_TASK_QUEUE", queue)
     old, new = Script(QuotaExhausted("x"), ELIGIBLE), Script(ELIGIBLE)
     assert await builds(server) == []
     async with worker_on(server, queue, old, sqlite_store, build_id="b1"):
         await _known(server, "b1")
+        with pytest.raises(NoBuild, match="none of the builds b1 takes rotations"):
+            await temporal_state()
         await promote(server, "b1")
+        assert "1 workers polled" in await temporal_state()
         handle = (await start_or_attach(server, request(), task_queue=queue)).handle
         await Place(server, handle, "", queue).digest_at("parked")
         async with worker_on(server, queue, new, sqlite_store, build_id="b2"):

@@ -1,0 +1,124 @@
+"""What the desk takes and tells as JSON."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Literal
+from urllib.parse import quote
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from keyturn.contracts import (
+    MAX_QUESTION_CHARACTERS,
+    CredentialKind,
+    Digest,
+    DraftState,
+    Identifier,
+    Reason,
+    ShortIdentifier,
+)
+from keyturn.drafts.store import Draft
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Ask(_Body):
+    """May this key be rotated under these policy lines? What is not known of it is left out."""
+
+    account_id: Identifier
+    key_id: Identifier
+    policy_lines: list[ShortIdentifier] = Field(min_length=1, max_length=20)
+    question: str = Field(min_length=1, max_length=MAX_QUESTION_CHARACTERS)
+    kind: CredentialKind = "service_account_key"
+    stale: bool | None = None
+    compromised: bool | None = None
+    age_days: int | None = Field(default=None, ge=0, le=36_500)
+    last_rotated_at: AwareDatetime | None = None
+    last_used_at: AwareDatetime | None = None
+    never_used: bool | None = None
+    observed_at: AwareDatetime | None = Field(default=None, description="The evidence's own time; now if left out.")
+    source: Identifier | None = None
+
+
+class Decided(_Body):
+    """The digest of the decision that was seen."""
+
+    digest: Digest
+
+
+class Denied(Decided):
+    """The same, with why."""
+
+    reason: Reason
+
+
+class Why(_Body):
+    """A line for the audit trail."""
+
+    reason: Reason
+
+
+class AskDraft(_Body):
+    """A draft of a reply: to a rotation's asker, or to any question about an account."""
+
+    workflow_id: str | None = Field(default=None, min_length=1, max_length=1_000)
+    account_id: Identifier | None = None
+    question: str | None = Field(default=None, min_length=1, max_length=MAX_QUESTION_CHARACTERS)
+    policy_lines: list[ShortIdentifier] = Field(default_factory=list, max_length=20)
+
+
+class Rotation(BaseModel):
+    """How a rotation stands: `status` is an outcome, or what it waits for; `running` goes on by itself."""
+
+    model_config = ConfigDict(extra="allow")
+
+    workflow_id: str
+    status: Literal[
+        "job_created", "not_eligible", "not_specified", "rejected", "failed", "timeout", "running", "rate_limited",
+        "parked", "awaiting_approval",
+    ]  # fmt: skip
+
+
+class DraftTold(BaseModel):
+    """A draft as it stands. Only an approved one may be sent, by a person."""
+
+    draft_id: str
+    state: DraftState
+    generation: int
+    text: str
+    approved: bool | None
+    reason: str | None
+    explanation: str | None
+
+
+class Line(BaseModel):
+    """A policy line."""
+
+    id: str
+    version: int
+    wording: str
+    applies_to: list[str]
+    window_days: int | None
+
+
+def draft_told(draft: Draft) -> DraftTold:
+    """Return a draft as JSON has it."""
+    return DraftTold(**{name: getattr(draft, name) for name in DraftTold.model_fields})
+
+
+def plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row as JSON has it."""
+    return {name: _plain(value) for name, value in row.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value) if isinstance(value, Decimal) else value
+
+
+def in_path(identifier: str) -> str:
+    """Return an id as it stands in a path: a name in it may hold a slash, written as %2F."""
+    return quote(identifier, safe=":@")

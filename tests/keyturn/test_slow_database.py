@@ -1,0 +1,183 @@
+"""A database that is slow, and not away: what is lost, paid again or wrongly told while a disk or a network stalls."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.client import Client
+
+from keyturn.bulk.pages import BulkJudge
+from keyturn.cache.key import CacheKey
+from keyturn.cache.sql import SqlCache
+from keyturn.contracts import BulkPage
+from keyturn.database import open_database, transaction
+from keyturn.drafts.store import DraftStore
+from keyturn.drafts.writing import DraftWriting
+from keyturn.errors import DraftTakenOver, JobStoreUnavailable
+from keyturn.ledger.recorder import recorder
+from keyturn.ledger.store import LedgerStore, midnight
+from keyturn.llm.boundary import ModelBoundary
+from keyturn.llm.wire import Completion, Usage
+from keyturn.policy.catalogue import load_catalogue
+from tests.boundaries import guarded
+from tests.cases import request
+from tests.estates import Judge, bulk_place, estate
+from tests.keys import KEYRING
+from tests.keyturn.test_ledger import call
+from tests.proxies import cabled
+from tests.workers_for_tests import ELIGIBLE, Script
+from workers.bulk import RunRotations
+
+KEY = CacheKey("decide_rotation", "rotation_decision@1", "1", "d" * 64)
+WHOSE = {"tenant_id": "default", "account_id": "acct_1", "requested_by": "luna", "run_id": "r"}
+
+
+@pytest.fixture
+async def sqlite_engine(sqlite: URL) -> AsyncIterator[AsyncEngine]:
+    engine = open_database(sqlite)
+    yield engine
+    await engine.dispose()
+
+
+async def test_lookups_that_were_given_up_hold_no_connection_for_ever(
+    postgresql: URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All connections lose their other end at once, as at a failover; new ones are taken as soon as that is noticed."""
+    monkeypatch.setattr("keyturn.database.TRANSACTION_SECONDS", 1.0)
+    async with cabled(postgresql) as (cable, engine):
+        cache = SqlCache(engine)
+        async with transaction(engine), transaction(engine):
+            pass
+        cable.strand()
+        assert await asyncio.gather(*(cache.find([KEY]) for _ in range(2))) == [None, None]
+        # The driver takes five seconds to give a statement up.
+        async with asyncio.timeout(30):
+            while engine.pool.checkedout():  # type: ignore[attr-defined]
+                await asyncio.sleep(0.05)
+        async with transaction(engine) as one, transaction(engine) as other:
+            for connection in (one, other):
+                await connection.execute(text("SELECT 1"))
+
+
+async def test_what_reads_the_ledger_says_that_the_database_does_not_answer(
+    sqlite_engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the name that all else has for it."""
+    monkeypatch.setattr("keyturn.database.TRANSACTION_SECONDS", 0.1)
+    ledger, cache = LedgerStore(sqlite_engine), SqlCache(sqlite_engine)
+    async with sqlite_engine.connect():  # somebody else has SQLite's one connection
+        for read in (ledger.costs("task", since=midnight(datetime.now(UTC))), ledger.calls(limit=1), cache.clear()):
+            with pytest.raises(JobStoreUnavailable):
+                await read
+
+
+async def test_a_stopping_worker_tries_until_its_time_is_over(sqlite_engine: AsyncEngine) -> None:
+    """Its last rows wait for whoever has the connection, longer than the pool does."""
+    ledger, busy = LedgerStore(sqlite_engine), SimpleNamespace(times=3)
+    write = ledger.write
+
+    async def slow(calls: Any) -> None:
+        if busy.times:
+            busy.times -= 1
+            raise TimeoutError
+        await write(calls)
+
+    ledger.write = slow  # type: ignore[method-assign]
+    async with recorder(ledger) as recording:
+        recording.record(call(trace_id="last"))
+    assert [row["trace_id"] for row in await ledger.calls(limit=9)] == ["last"]
+
+
+async def test_a_beginning_anew_whose_answer_was_lost_is_the_same_when_it_is_said_again(engine: AsyncEngine) -> None:
+    """Another provider goes on writing; and whoever was taken over begins nothing anew."""
+    store = DraftStore(engine, KEYRING)
+    first = await store.begin("draft_1", **WHOSE, attempt=1)
+    await store.show(first, "Of the first provider", first=True)
+    anew = await store.anew(first)
+    assert await store.anew(first) == anew
+    await store.show(anew, "Of the second", first=True)
+    draft = await store.find("draft_1", tenant_id="default")
+    assert (draft.text, draft.generation) == ("Of the second", 2)
+    await store.begin("draft_1", **WHOSE, attempt=2)
+    with pytest.raises(DraftTakenOver):
+        await store.anew(first)
+
+
+async def test_an_answer_is_not_held_back_by_what_shows_it() -> None:
+    """A write that cannot be cancelled, as a driver's that waits for its disk, goes on behind it."""
+    begun, stalled = asyncio.Event(), asyncio.Event()
+
+    async def show(*_: Any, **__: Any) -> None:
+        begun.set()
+        while not stalled.is_set():
+            try:
+                await asyncio.shield(stalled.wait())
+            except asyncio.CancelledError:
+                continue
+
+    async def answer(*_: Any, on_text: Any, **__: Any) -> Any:
+        on_text("The text")
+        await begun.wait()
+        return SimpleNamespace(verdict=SimpleNamespace(text="The text"), call=call())
+
+    async def begin(*_: Any, **__: Any) -> None: ...
+
+    store: Any = SimpleNamespace(begin=begin, show=show)
+    asked: Any = SimpleNamespace(tenant_id="default", account_id="acct_1", user_id="luna")
+    writing = DraftWriting(store, SimpleNamespace(answer=answer))
+    async with asyncio.timeout(5):
+        written = await writing.write("draft_1", asked, run_id="r", attempt=1)
+    stalled.set()
+    assert written.text == "The text"
+
+
+async def test_verdicts_that_could_not_be_written_are_written_with_the_next(
+    temporal: Client, sqlite_engine: AsyncEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are paid for: a page that meets a database that is away for a moment leaves none of them behind."""
+    place = bulk_place(temporal, "nobody", sqlite_engine, Judge())
+    await place.load(estate(tmp_path / "keys.jsonl", keys=12, due=lambda _: False), "run-1")
+    judged, faults = place.store.judged, [JobStoreUnavailable("away")]
+
+    async def sometimes(*given: Any, **named: Any) -> None:
+        if faults:
+            raise faults.pop()
+        await judged(*given, **named)
+
+    monkeypatch.setattr(place.store, "judged", sometimes)
+    judge = BulkJudge(place.store, place.boundary, RunRotations(temporal, "nobody"), place.seals)
+    page = BulkPage(run_id="run-1", tenant_id=place.tenant, first=1, last=12)
+    with pytest.raises(JobStoreUnavailable):
+        await judge.judge(page, attempt=1, last_attempt=False)
+    assert not faults
+    asked = place.provider.calls
+    assert (await place.store.progress("run-1")).asked == asked
+    await judge.judge(page, attempt=2, last_attempt=False)
+    assert (await place.store.progress("run-1")).asked == 12
+    assert place.provider.calls == 12, "nothing was asked twice"
+
+
+async def test_an_answer_of_a_batch_that_could_not_be_kept_is_not_told_as_taken(
+    sqlite_engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be asked for once more, at the whole price."""
+    monkeypatch.setattr("keyturn.database.TRANSACTION_SECONDS", 0.1)
+    records: list[Any] = []
+    cache = SqlCache(sqlite_engine)
+    boundary = ModelBoundary(
+        {"*": [Script(ELIGIBLE)]}, load_catalogue(), guard=guarded(), record=records.append, cache=cache
+    )
+    answer = Completion(ELIGIBLE, "complete", "stop", "m-1", Usage(250, 40))
+    async with sqlite_engine.connect():
+        with pytest.raises(JobStoreUnavailable, match="could not be kept"):
+            await boundary.take(request(), answer, Script.name, Script.model)
+    assert records == []
+    assert await boundary.take(request(), answer, Script.name, Script.model)
+    assert len(records) == 1

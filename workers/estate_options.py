@@ -1,0 +1,67 @@
+"""What the commands of whole estates share: their options, and how a mistake in one is told."""
+
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import ValidationError
+
+from keyturn.errors import InvalidRequest
+
+for_tenant = click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Whose.")
+as_user = click.option("--user", "user_id", envvar="KEYTURN_USER", help="Who you are.  [default: the signed-in user]")
+as_one_object = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+inventory_file = click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+_FORMATS = click.Choice(["aws", "gcloud", "azure", "csv", "jsonl"])
+inventory_format = click.option("--format", "form", type=_FORMATS, help="Of the file.  [default: recognised]")
+access_keys = click.option(
+    "--access-keys",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="AWS: the output of `aws iam list-access-keys` for the users of the report, which holds no key ids.",
+)
+azure_application = click.option("--account", "account_id", help="Azure: the application that the listing is of.")
+observed = click.option(
+    "--observed", "observed_at", help="When the inventory was taken.  [default: as it says, or when it was written]"
+)
+rejects_file = click.option(
+    "--rejects", type=click.Path(path_type=Path), help="Where rows that cannot be used go.  [default: FILE.rejects...]"
+)
+
+
+def moment_of(text: str | None) -> datetime | None:
+    """Return the moment that `--observed` gives; raises InvalidRequest if it is none, or lies in the future."""
+    if text is None:
+        return None
+    moment: datetime | None = None
+    with suppress(ValueError):
+        moment = datetime.fromisoformat(text)
+    if moment is None or moment.tzinfo is None:
+        raise InvalidRequest("--observed: is not a moment with its time zone, such as 2026-11-21T09:00:00Z")
+    if moment > datetime.now(UTC):
+        raise InvalidRequest("--observed lies in the future: evidence is what was seen")
+    return moment
+
+
+def checked(build: Any) -> Any:
+    """Return what `build` makes of options; raises InvalidRequest, naming the option that does not fit."""
+    try:
+        return build()
+    except ValidationError as error:
+        fault = error.errors(include_input=False, include_url=False)[0]
+        name = {"policies": "--policy", "run_id": "--name", "user_id": "--user", "operator": "--user"}
+        where = str(fault["loc"][0]) if fault["loc"] else "policies"
+        message = fault["msg"].removeprefix("Value error, ")
+        raise InvalidRequest(f"{name.get(where, f'--{where}'.replace('_', '-'))}: {message}") from None
+
+
+def rejects_beside(file: Path) -> Path:
+    """Return where rows that cannot be used go, if nobody says."""
+    return file.with_name(f"{file.stem}.rejects{'.csv' if file.suffix == '.csv' else '.jsonl'}")
+
+
+def tell_rejects(rejected: Any) -> None:
+    """Say how many rows cannot be used, and where they are."""
+    if rejected.count:
+        click.echo(f"{rejected.count:,} rows cannot be used: {rejected.file} has each with its reason", err=True)

@@ -1,0 +1,84 @@
+"""`keyturn inventory check`."""
+
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import click
+
+from workers.estate_options import (
+    access_keys,
+    as_one_object,
+    azure_application,
+    inventory_file,
+    inventory_format,
+    moment_of,
+    observed,
+    rejects_beside,
+    rejects_file,
+    tell_rejects,
+)
+
+
+@click.group()
+def inventory() -> None:
+    """Look at an inventory before anything is asked about it."""
+
+
+@inventory.command()
+@inventory_file
+@inventory_format
+@access_keys
+@azure_application
+@observed
+@rejects_file
+@click.option("--policy", "policies", multiple=True, help="Say how many keys these lines settle without a model.")
+@as_one_object
+def check(file: Path, policies: tuple[str, ...], as_json: bool, rejects: Path | None, **given: Any) -> None:
+    """Read an inventory whole and say what is in it; nothing is asked and nothing is stored.
+
+    Ends with status 1 if there are rows that cannot be used: they are written, with line and reason, to a file that can
+    be mended and read again.
+
+    \b
+    Example:
+      keyturn inventory check report.csv --access-keys keys.json --policy CIS-AWS-4.0-1.14
+    """
+    from keyturn.bulk.load import items_of
+    from keyturn.inventory.read import read, recognised
+    from keyturn.inventory.rejects import Rejects
+    from keyturn.policy.catalogue import load_catalogue
+    from workers.settings import load_local_settings
+
+    read_as = _inventory(file, given)
+    catalogue = load_catalogue(load_local_settings().policy_dir) if policies else None
+    lines = [] if catalogue is None else [catalogue.current(line_id) for line_id in dict.fromkeys(policies)]
+    rejected = Rejects(rejects or rejects_beside(file))
+    counts: dict[str, int] = {}
+    with closing(rejected):
+        for item in items_of(read(read_as), lines, always_ask=not lines, reject=rejected.add):
+            told = item["outcome"] if item["outcome"] == "bad_row" else (item["reason"] or "to_ask")
+            counts[told] = counts.get(told, 0) + 1
+    form = read_as.format or recognised(file)
+    if as_json:
+        click.echo(json.dumps({"file": str(file), "format": form, "rows": sum(counts.values()), "counts": counts}))
+    else:
+        click.echo(f"{file}: {form}, {sum(counts.values()):,} keys and rows")
+        for name, count in sorted(counts.items(), key=lambda item: -item[1]):
+            click.echo(f"  {count:>9,}  {name.replace('_', ' ')}")
+    tell_rejects(rejected)
+    if rejected.count:
+        raise click.exceptions.Exit(1)
+
+
+def _inventory(file: Path, given: dict[str, Any]) -> Any:
+    from keyturn.inventory.read import Inventory
+
+    return Inventory(
+        file=file,
+        format=given["form"],
+        observed_at=moment_of(given["observed_at"]),
+        account_id=given["account_id"],
+        access_keys=given["access_keys"],
+    )

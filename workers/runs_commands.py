@@ -1,0 +1,167 @@
+"""`keyturn runs` and what is said to one, and `keyturn report`."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from keyturn.console import signed_in_user
+from keyturn.contracts import Abandonment, Resumption
+from workers.estate_options import as_one_object, as_user, checked, for_tenant
+from workers.jobs_commands import lists, with_database
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+
+@click.group(invoke_without_command=True)
+@for_tenant
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000), help="How many, newest first.")
+@as_one_object
+@click.pass_context
+def runs(context: click.Context, tenant: str, limit: int, as_json: bool) -> None:
+    """List bulk runs, newest first; or pause, resume or cancel one.
+
+    \b
+    Example:
+      keyturn runs pause run-0f3c...
+    """
+    if not lists(context):
+        return
+    rows = with_database(lambda engine: _listed(engine, tenant, limit))
+    if as_json:
+        click.echo(json.dumps({"runs": rows}, default=str))
+        return
+    for row in rows:
+        state = row["ended"] or ("open" if row["loaded_at"] else "loading")
+        click.echo(f"{row['run_id']:24}  {row['created_at']:%Y-%m-%d %H:%M}Z  {state:10}  {row['source']}")
+    if not rows:
+        click.echo(f"tenant {tenant} has no run", err=True)
+
+
+@runs.command()
+@for_tenant
+@as_user
+@click.argument("run_id")
+def pause(run_id: str, tenant: str, user_id: str | None) -> None:
+    """Begin no further page of a run; what is being asked may end."""
+    _tell(run_id, tenant, "pause", checked(lambda: Resumption(operator=user_id or signed_in_user())))
+
+
+@runs.command()
+@for_tenant
+@as_user
+@click.argument("run_id")
+def resume(run_id: str, tenant: str, user_id: str | None) -> None:
+    """Go on with a run that is paused, by hand or by failures that were mended."""
+    _tell(run_id, tenant, "resume", checked(lambda: Resumption(operator=user_id or signed_in_user())))
+
+
+@runs.command()
+@for_tenant
+@as_user
+@click.option("--reason", required=True, help="Why; a line.")
+@click.argument("run_id")
+def cancel(run_id: str, tenant: str, user_id: str | None, reason: str) -> None:
+    """Ask about nothing more. Rotations that were begun go on; the same `keyturn bulk` goes on with the rest."""
+    wish = checked(lambda: Abandonment(operator=user_id or signed_in_user(), reason=reason))
+    _tell(run_id, tenant, "cancel", wish)
+
+
+async def _listed(engine: "AsyncEngine", tenant: str, limit: int) -> list[dict[str, Any]]:
+    from keyturn.bulk.store import BulkStore
+
+    rows = await BulkStore(engine).runs(tenant_id=tenant, limit=limit)
+    return [{name: value for name, value in row.items() if name != "question"} for row in rows]
+
+
+def _tell(run_id: str, tenant: str, update: str, wish: Any) -> None:
+    from keyturn.bulk.store import BulkStore
+    from workflows.answering import answer
+    from workflows.connection import connect, refusals_named
+    from workflows.runs import handle_of_run
+
+    async def run(engine: "AsyncEngine") -> None:
+        workflow_id = (await BulkStore(engine).run(run_id, tenant_id=tenant)).workflow_id
+        with refusals_named():
+            await answer(handle_of_run(await connect(), workflow_id), update, wish)
+
+    with_database(run)
+    click.echo(f"{update}: {run_id}")
+
+
+@click.command()
+@click.argument("run_id")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write one self-contained page.")
+@click.option("--csv", "table", type=click.Path(path_type=Path, dir_okay=False), help="Write every row as CSV.")
+@click.option("--json", "lines", type=click.Path(path_type=Path, dir_okay=False), help="Write every row as JSON Lines.")
+@for_tenant
+def report(run_id: str, tenant: str, html: Path | None, table: Path | None, lines: Path | None) -> None:
+    """Report on a bulk run: what was decided, by whom, under which line, and which jobs came of it.
+
+    Without a file, the figures are printed. It may be asked for while the run goes on.
+
+    \b
+    Example:
+      keyturn report run-0f3c9a7d5e1b2c44 --html report.html --csv report.csv
+    """
+    with_database(lambda engine: _report(engine, run_id, tenant, html, table, lines))
+    for file in (html, table, lines):
+        if file is not None:
+            click.echo(f"written to {file}", err=True)
+
+
+async def _report(
+    engine: "AsyncEngine", run_id: str, tenant: str, html: Path | None, table: Path | None, lines: Path | None
+) -> None:
+    from keyturn.bulk.report import Figures, items_of_run, page_of
+    from keyturn.bulk.store import BulkStore
+    from keyturn.keyring import keyring_from_environment
+    from keyturn.policy.catalogue import load_catalogue
+    from workers.bulk import run_seals
+    from workers.settings import load_local_settings
+
+    store, unseal = BulkStore(engine), run_seals(keyring_from_environment()).unseal
+    run = await store.run(run_id, tenant_id=tenant)
+    await store.settle_jobs(run_id, tenant_id=tenant)  # what waited when the run ended may have its job since
+    if html is not None:
+        cited = load_catalogue(load_local_settings().policy_dir).resolve(run.policy_lines)
+        page = await page_of(store, run, list(cited), unseal)
+        await asyncio.to_thread(html.write_text, page, encoding="utf-8")
+    if table is not None or lines is not None:
+        await _write_rows(items_of_run(store, run, unseal), table, lines)
+    if html is None and table is None and lines is None:
+        figures = Figures()
+        async for item in items_of_run(store, run, unseal):
+            figures.add(item)
+        for name, count in figures.outcomes.most_common():
+            click.echo(f"{count:>9,}  {name.replace('_', ' ')}")
+        by_rule, total = figures.decided_by["rule"], sum(figures.outcomes.values())
+        click.echo(f"{by_rule:,} of {total:,} needed no model; the calls cost ${figures.cost_usd:,.4f}")
+
+
+def _cell(value: Any) -> Any:
+    """A text as a spreadsheet shows it and does not calculate it: a summary is a model's, and may begin with = or @."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in {"=", "+", "-", "@"} else value
+
+
+async def _write_rows(items: Any, table: Path | None, lines: Path | None) -> None:
+    import csv
+    from contextlib import ExitStack
+
+    from keyturn.bulk.report import COLUMNS
+
+    with ExitStack() as files:
+        rows = None
+        if table is not None:
+            rows = csv.DictWriter(files.enter_context(table.open("w", encoding="utf-8", newline="")), COLUMNS)
+            rows.writeheader()
+        objects = None if lines is None else files.enter_context(lines.open("w", encoding="utf-8"))
+        async for item in items:
+            if rows is not None:
+                lists = {name: " ".join(item[name] or ()) for name in ("policy_lines", "record_ids")}
+                rows.writerow({name: _cell(value) for name, value in (item | lists).items()})
+            if objects is not None:
+                objects.write(json.dumps(item, default=str) + "\n")
