@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
+import keyturn.keyring
 from keyturn.database import database_url, open_database
 from keyturn.jobs.store import JobStore
 from keyturn.policy.catalogue import Catalogue, load_catalogue
@@ -47,6 +48,8 @@ _SETTINGS = (
 # A variable of the person who runs the tests must not reach them.
 for _name in [name for name in os.environ if name.startswith(_SETTINGS)]:
     del os.environ[_name]
+# Nor the keys that `make dev` keeps here: a test that leaned on them would fail in a fresh clone.
+keyturn.keyring.DEVELOPMENT_FILE = Path("tests/nobody/.keyturn/payload_keys")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -59,7 +59,7 @@ class DraftWriting:
                 task.cancel()
             # What is still being shown is fenced by the draft's end. A slow database does not hold an answer back.
             showing.add_done_callback(lambda late: late.cancelled() or late.exception())
-            await asyncio.gather(answering, showing, return_exceptions=True)
+            await asyncio.gather(answering, return_exceptions=True)
         if isinstance(judged.verdict, Rejection):
             why = judged.verdict
             return DraftWritten(

@@ -13,7 +13,7 @@ from keyturn.jobs.store import JobStore
 from stack.temporal import dev_server
 from starter.rotations import outcome_of, rotate, start_or_attach
 from tests.cases import request
-from tests.keys import KEYRING
+from tests.keys import KEYRING, KEYS_TEXT
 from tests.record_histories import Place
 from tests.workers_for_tests import ELIGIBLE, Script, worker_on
 from workers.doctor import NoBuild
@@ -36,6 +36,7 @@ async def test_a_parked_rotation_ends_on_its_build_while_new_ones_start_on_the_n
     queue = f"test-{uuid.uuid4().hex}"
     monkeypatch.setenv("TEMPORAL_ADDRESS", server.service_client.config.target_host)
     monkeypatch.setenv("KEYTURN_TASK_QUEUE", queue)
+    monkeypatch.setenv("KEYTURN_PAYLOAD_KEYS", KEYS_TEXT.replace("\n", ","))
     old, new = Script(QuotaExhausted("x"), ELIGIBLE), Script(ELIGIBLE)
     assert await builds(server) == []
     async with worker_on(server, queue, old, sqlite_store, build_id="b1"):
