@@ -4,6 +4,9 @@ BIN := .venv/bin
 .DEFAULT_GOAL := help
 # Behind a company's proxy the certificates that count are the system's; uv would bring its own.
 export UV_SYSTEM_CERTS ?= 1
+# Compiled once: the tests start some hundreds of processes, and each would compile all that it imports, in four seconds.
+export UV_COMPILE_BYTECODE ?= 1
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help install demo dev test check format bench bench-compare prove soak fuzz audit prove-delivery prove-executor prove-bulk eval eval-local golden histories schemas screenshots clean
 
 help: ## list the targets
@@ -31,7 +34,7 @@ dev: install ## run the embedded stack until Ctrl-C
 	@$(BIN)/keyturn dev
 
 test: install ## run every test, real servers included
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone"
+	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not alone"
 	$(BIN)/pytest -m alone
 
 check: install ## format, lint, types, imports, secrets
