@@ -1,6 +1,8 @@
 """Real servers for the tests: each starts when first asked for, on a free port, and ends with the session."""
 
 import os
+import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Generator, Iterator
@@ -251,3 +253,17 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
     folder = tmp_path_factory.mktemp("stack")
     async with embedded_stack(folder, ports=Ports(), keep=False, worker_log=folder / "worker.log") as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Path]:
+    """Where commands of `keyturn` are run without importing again what others wrote: see `tests.warm`."""
+    # A socket's path may have about 100 characters.
+    with tempfile.TemporaryDirectory(prefix="keyturn-w-", dir="/tmp") as folder:
+        address = Path(folder) / "s"
+        command = [sys.executable, "-m", "tests.warm", str(address)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            yield address
+            process.kill()

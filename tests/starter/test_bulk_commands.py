@@ -11,7 +11,8 @@ import pytest
 
 from stack.embedded import Stack
 from tests.estates import LINE
-from tests.terminal import KEYTURN, lunas
+from tests.terminal import lunas
+from tests.warm import run_warm
 
 HEADER = "account_id,key_id,kind,age_days,active\n"
 
@@ -26,15 +27,13 @@ Keyturn = Callable[..., Awaitable[Told]]
 
 
 @pytest.fixture
-def keyturn(stack: Stack, tmp_path: Path) -> Keyturn:
+def keyturn(stack: Stack, tmp_path: Path, warm: Path) -> Keyturn:
     environment = lunas(stack)
 
     async def run(*arguments: str | Path) -> Told:
-        process = await asyncio.create_subprocess_exec(
-            KEYTURN, *arguments, env=environment, cwd=tmp_path, stdout=-1, stderr=-1, stdin=asyncio.subprocess.DEVNULL
-        )
-        out, err = await asyncio.wait_for(process.communicate(), 90)
-        return Told(process.returncode or 0, out.decode(), err.decode())
+        words = [str(argument) for argument in arguments]
+        ended = await asyncio.to_thread(run_warm, warm, words, environment=environment, folder=tmp_path)
+        return Told(ended.returncode, ended.stdout, ended.stderr)
 
     return run
 

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from starter.requests import id_of
 from starter.rotations import outcome_of, start_or_attach
 from tests.cases import request
 from tests.simulated import SimulatorControl
+from tests.warm import run_warm
 from tests.workers_for_tests import ELIGIBLE, Script, with_approval, worker_on
 
 RATES = Path(__file__).parents[2] / "stack" / "rates.toml"
@@ -31,21 +31,19 @@ RATES = Path(__file__).parents[2] / "stack" / "rates.toml"
 class Terminal:
     """Runs `keyturn` with the variables of one stack."""
 
-    def __init__(self, environment: dict[str, str], folder: Path) -> None:
+    def __init__(self, environment: dict[str, str], folder: Path, warm: Path) -> None:
         self.environment = environment
         self.folder = folder
+        self.warm = warm
 
     async def run(self, *arguments: str, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
         return await asyncio.to_thread(
-            subprocess.run,
-            [sys.executable, "-m", "starter", *arguments],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            cwd=self.folder,
-            env=self.environment | variables,
-            timeout=60,
-            check=False,
+            run_warm,
+            self.warm,
+            [*arguments],
+            environment=self.environment | variables,
+            folder=self.folder,
+            stdin=stdin,
         )
 
     async def rotate(
@@ -57,11 +55,11 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(stack: Stack, tmp_path: Path) -> Terminal:
+def terminal(stack: Stack, tmp_path: Path, warm: Path) -> Terminal:
     environment = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG"}}
     environment |= {"TEMPORAL_ADDRESS": stack.address, "DATABASE_URL": stack.database}
     environment["KEYTURN_PAYLOAD_KEYS_FILE"] = str(stack.keys)
-    return Terminal(environment, tmp_path)
+    return Terminal(environment, tmp_path, warm)
 
 
 @pytest.fixture
