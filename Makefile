@@ -56,7 +56,8 @@ prove-delivery: install ## deliver 2,000 jobs over a network that loses a third 
 	PROOF_JOBS=2000 $(BIN)/pytest -q --timeout=0 tests/workflows/test_delivery.py -k loses_a_third
 
 prove-executor: install ## kill the executor -9 beside each call that changes something at AWS (some minutes)
-	PROOF_KILLS=all $(BIN)/pytest -q --timeout=0 tests/workflows/test_access_key.py -k is_killed
+	PROOF_KILLS=all $(BIN)/pytest -q --timeout=0 tests/workflows/test_access_key.py tests/keyturn/test_access_keys.py \
+	  -k "is_killed or is_lost"
 
 prove-bulk: install ## judge 10,000 keys while worker, server and starter are killed -9 in turn (some minutes)
 	PROOF_KEYS=10000 $(BIN)/pytest -q --timeout=0 tests/workflows/test_bulk_killed.py

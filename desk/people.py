@@ -16,7 +16,7 @@ from keyturn.console import signed_in_user
 from keyturn.contracts import Identifier
 from keyturn.errors import PayloadError
 from keyturn.keyring import Keyring, SealedTexts
-from workers.http import Tokens, parse_tokens
+from workers.tokens import Tokens, parse_tokens
 
 SESSION = "keyturn_desk"
 ACTING_AS = "keyturn_desk_acting_as"  # in development, where nobody signs in

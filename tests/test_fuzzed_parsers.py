@@ -41,8 +41,8 @@ from tests.boundaries import WIRES, guarded
 from tests.cases import request
 from tests.keys import KEYRING, KEYS_TEXT
 from tests.workers_for_tests import Script
-from workers.http import parse_tokens
 from workers.settings import host_and_port, read_rate_card
+from workers.tokens import parse_tokens
 from workflows.encryption import SealingCodec
 
 CORPORA = Path(__file__).parent / "corpora" / "parsers"

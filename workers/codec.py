@@ -25,7 +25,8 @@ from temporalio.api.common.v1 import Payload, Payloads
 
 from keyturn.errors import PayloadError
 from keyturn.keyring import Keyring
-from workers.http import Handler, Refused, Tokens, answered
+from workers.http import Handler, Refused, answered
+from workers.tokens import Tokens
 from workflows.encryption import ENCODING, KEY_ID, SealingCodec
 
 _log = structlog.get_logger("keyturn.codec")
@@ -123,7 +124,7 @@ class CodecServer:
     def _operator(self, request: web.Request) -> Operator:
         """Return who asks; raises Refused."""
         self._expect_origin(request)
-        if name := self._tokens.bearer(request):
+        if name := self._tokens.bearer(request.headers):
             return Operator(name, "bearer")
         # A cookie comes by itself: it counts only from a page of an allowed origin.
         if request.headers.get("Origin") and (name := self._session_of(request.cookies.get(COOKIE, ""))):

@@ -16,8 +16,8 @@ from keyturn.errors import EarlierDelivery, JobStoreUnavailable
 from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.webhook import Webhook
 from keyturn.llm.providers.http import http_client
-from workers.http import parse_tokens
 from workers.settings import Settings
+from workers.tokens import parse_tokens
 from workflows.delivery import DeliveryWorkflow, delivery_id
 
 _log = structlog.get_logger("keyturn.worker")

@@ -21,7 +21,8 @@ from keyturn.contracts import ClaimedJob, Contract, Evidence, Reason
 from keyturn.errors import JobClosed, JobError, JobStoreUnavailable, StaleClaim, StateRefused, UnknownJob
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.states import ProgressState
-from workers.http import Handler, Refused, Tokens, answered
+from workers.http import Handler, Refused, answered
+from workers.tokens import Tokens
 
 MAX_BODY_BYTES = 64 * 1024  # evidence of 16 entries has some kB
 MAX_EVIDENCE = 16
@@ -125,7 +126,7 @@ class JobsApi:
         return web.json_response({"status": "ok"})
 
     def _caller(self, request: web.Request) -> tuple[str, str]:
-        name = self._tokens.bearer(request)
+        name = self._tokens.bearer(request.headers)
         if name is None:
             raise Refused(401, "not_signed_in", "send a bearer token that KEYTURN_JOBS_TOKENS names")
         tenant, _, owner = name.partition("/")

@@ -15,8 +15,8 @@ from pydantic_settings import BaseSettings
 from keyturn.console import signed_in_user
 from keyturn.contracts import ClaimedJob, Evidence, Identifier, Reason
 from keyturn.errors import InvalidRequest, SettingsInvalid
-from workers.http import parse_tokens
 from workers.settings import SETTINGS_FROM_ENVIRONMENT, field_faults, host_and_port
+from workers.tokens import parse_tokens
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine

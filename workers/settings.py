@@ -20,7 +20,7 @@ from keyturn.keyring import Keyring, load_keyring
 from keyturn.ledger.prices import Rate, RateCard
 from keyturn.llm.routing import Target, parse_routes
 from keyturn.tasks.registry import load_tasks
-from workers.http import parse_tokens
+from workers.tokens import parse_tokens
 
 # Written into examples and used by the embedded stack: who runs production with it forgot to set the real one.
 PLACEHOLDER_KEY = "dev_key_not_a_real_secret"

@@ -16,8 +16,8 @@ from keyturn.errors import SettingsInvalid
 from tests.keys import NEWER, OLDER, ring
 from workers.codec import COOKIE, MAX_BODY_BYTES, CodecServer
 from workers.codec_commands import load_codec_settings, parse_origins
-from workers.http import parse_tokens
 from workers.monitoring import served
+from workers.tokens import parse_tokens
 from workflows.encryption import SealingCodec
 
 UI = "http://127.0.0.1:8233"

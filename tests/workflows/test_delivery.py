@@ -50,7 +50,7 @@ from workflows.rotation import RotationWorkflow
 
 KEYS = {"tests": SecretStr("webhook_secret_of_the_tests_0123456789ab")}
 # The whole proof has 2,000; `make test` runs a short form of it.
-JOBS = int(os.environ.get("PROOF_JOBS", "60"))
+JOBS = int(os.environ.get("PROOF_JOBS", "40"))
 
 
 class Receiver:
