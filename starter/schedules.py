@@ -5,22 +5,26 @@ import json
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import click
 from pydantic import TypeAdapter, ValidationError
 from temporalio.client import (
     Client,
     Schedule,
+    ScheduleActionExecutionStartWorkflow,
     ScheduleActionStartWorkflow,
     ScheduleAlreadyRunningError,
     ScheduleHandle,
+    ScheduleInfo,
     ScheduleOverlapPolicy,
     SchedulePolicy,
     ScheduleSpec,
-    ScheduleState,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
 )
 from temporalio.common import Priority, SearchAttributePair, TypedSearchAttributes
+from temporalio.exceptions import ActivityError, ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from keyturn.console import signed_in_user
@@ -29,7 +33,7 @@ from keyturn.errors import InvalidRequest, KeyturnError
 from keyturn.policy.catalogue import load_catalogue
 from workflows.bulk import BulkWorkflow, bulk_id
 from workflows.connection import connect, refusals_named
-from workflows.runs import BULK_PRIORITY
+from workflows.runs import BULK_PRIORITY, Handle, handle_of_run
 from workflows.visibility import TENANT
 
 T = TypeVar("T")
@@ -37,6 +41,7 @@ LONGEST_NAME = 31  # with -20261121T030000Z behind it, a run's id has 48 charact
 # What was missed while the server was down is made up for if it is not older than this: yesterday's run is today's.
 CATCH_UP = timedelta(hours=12)
 _tenant = click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Whose.")
+_user = click.option("--user", "user_id", envvar="KEYTURN_USER", help="Who you are.  [default: the signed-in user]")
 
 
 class UnknownSchedule(KeyturnError):
@@ -77,7 +82,7 @@ def schedule() -> None:
 @click.option("--policy-dir", envvar="KEYTURN_POLICY_DIR", type=click.Path(path_type=Path), help="Of your own lines.")
 @click.option("--task-queue", envvar="KEYTURN_TASK_QUEUE", default="keyturn", show_default=True, help="Of the workers.")
 @_tenant
-@click.option("--user", "user_id", envvar="KEYTURN_USER", help="Who asks.  [default: the signed-in user]")
+@_user
 def create(
     name: str,
     path: str,
@@ -142,10 +147,11 @@ def create(
             action=action,
             spec=ScheduleSpec(cron_expressions=[cron], time_zone_name=time_zone),
             policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=CATCH_UP),
-            state=ScheduleState(note=f"{path}, {', '.join(policies) or task}"),
         )
+        # Not as its note: who pauses or resumes it writes another one.
+        about = {"about": f"{path}, {', '.join(policies) or task}"}
         try:
-            await client.create_schedule(_id(tenant, name), wanted)
+            await client.create_schedule(_id(tenant, name), wanted, memo=about)
         except ScheduleAlreadyRunningError:
             raise InvalidRequest(f"there is a schedule {name} already: delete it first") from None
         except RPCError as error:
@@ -161,7 +167,7 @@ def create(
 @_tenant
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def list_(tenant: str, as_json: bool) -> None:
-    """List schedules, with the next time and how the last run was named."""
+    """List schedules: the next time, and how the last run stands or ended."""
 
     async def run(client: Client) -> list[dict[str, str | bool | None]]:
         found: list[dict[str, str | bool | None]] = []
@@ -173,10 +179,11 @@ def list_(tenant: str, as_json: bool) -> None:
             found.append(
                 {
                     "name": entry.id.removeprefix(_id(tenant, "")),
+                    "about": await told.memo_value("about", "", type_hint=str),
                     "paused": told.schedule.state.paused,
                     "next": upcoming[0].isoformat() if upcoming and not told.schedule.state.paused else None,
-                    "last": told.info.recent_actions[-1].started_at.isoformat() if told.info.recent_actions else None,
                     "note": told.schedule.state.note,
+                    **await _last_run(client, told.info),
                 }
             )
         return found
@@ -187,7 +194,12 @@ def list_(tenant: str, as_json: bool) -> None:
         return
     for row in rows:
         state = "paused" if row["paused"] else f"next {str(row['next'])[:16]}Z"
-        click.echo(f"{row['name']:24}  {state:22}  last {str(row['last'] or 'never')[:16]}  {row['note']}")
+        last = "never run" if row["last"] is None else f"{str(row['last'])[:16]}Z {row['last_ended'] or 'running'}"
+        click.echo(f"{row['name']:24}  {state:22}  {last:26}  {row['about']}")
+        if row["note"]:
+            click.echo(f"{'':24}  {row['note']}")
+        if row["last_ended"] not in {None, "done"}:
+            click.echo(f"{'':24}  look at it: keyturn watch {row['last_workflow_id']}")
     if not rows:
         click.echo(f"tenant {tenant} has no schedule", err=True)
 
@@ -195,18 +207,20 @@ def list_(tenant: str, as_json: bool) -> None:
 @schedule.command()
 @click.argument("name")
 @_tenant
-def pause(name: str, tenant: str) -> None:
+@_user
+def pause(name: str, tenant: str, user_id: str | None) -> None:
     """Begin no further run by itself; one that goes on is not touched."""
-    _with_schedule(tenant, name, lambda handle: handle.pause(note=f"paused by {signed_in_user()}"))
+    _with_schedule(tenant, name, lambda handle: handle.pause(note=f"paused by {user_id or signed_in_user()}"))
     click.echo(f"paused {name}")
 
 
 @schedule.command()
 @click.argument("name")
 @_tenant
-def resume(name: str, tenant: str) -> None:
+@_user
+def resume(name: str, tenant: str, user_id: str | None) -> None:
     """Go by the calendar again."""
-    _with_schedule(tenant, name, lambda handle: handle.unpause(note=f"resumed by {signed_in_user()}"))
+    _with_schedule(tenant, name, lambda handle: handle.unpause(note=f"resumed by {user_id or signed_in_user()}"))
     click.echo(f"resumed {name}")
 
 
@@ -226,6 +240,35 @@ def delete(name: str, tenant: str) -> None:
     """Delete a schedule; its runs stay."""
     _with_schedule(tenant, name, lambda handle: handle.delete())
     click.echo(f"deleted {name}")
+
+
+async def _last_run(client: Client, info: ScheduleInfo) -> dict[str, str | None]:
+    """Return when the newest run began and how it ended: None while it runs; a failure's kind, if it failed."""
+    if not info.recent_actions:
+        return {"last": None, "last_workflow_id": None, "last_ended": None}
+    newest = info.recent_actions[-1]
+    action = cast(ScheduleActionExecutionStartWorkflow, newest.action)  # as `create` makes them, and there is no other
+    handle = handle_of_run(client, action.workflow_id)
+    return {
+        "last": newest.started_at.isoformat(),
+        "last_workflow_id": handle.id,
+        "last_ended": await _ended(handle),
+    }
+
+
+async def _ended(run: Handle) -> str | None:
+    try:
+        if (await run.describe()).status is WorkflowExecutionStatus.RUNNING:
+            return None
+        return (await run.result()).status
+    except WorkflowFailureError as error:
+        step = error.cause
+        why = step.cause if isinstance(step, ActivityError) else step
+        return why.type or "failed" if isinstance(why, ApplicationError) else type(why).__name__
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return "forgotten by Temporal"
+        raise
 
 
 def _id(tenant: str, name: str) -> str:

@@ -161,10 +161,35 @@ async def test_a_schedule_judges_the_newest_inventory_when_it_fires(
     assert (run["ended"], run["source"].endswith("today.csv")) == ("done", True)
     assert "6  job created" in (await keyturn("report", run["run_id"])).out
     assert (await keyturn("watch", run["workflow_id"])).status == 0
-    for step in ("pause", "resume", "pause", "delete"):
+    (listed,) = json.loads((await keyturn("schedule", "list", "--json")).out)["schedules"]
+    assert (listed["last_workflow_id"], listed["last_ended"]) == (run["workflow_id"], "done")
+    for step in ("pause", "resume", "pause"):
         assert (await keyturn("schedule", step, name)).status == 0
+    paused = (await keyturn("schedule", "list")).out
+    assert f"{folder}, {LINE}" in paused, "what it is about stays"
+    assert "paused by luna" in paused
+    assert (await keyturn("schedule", "delete", name)).status == 0
     gone = await keyturn("schedule", "delete", name)
     assert (gone.status, "there is no schedule" in gone.err) == (1, True)
+
+
+async def test_a_scheduled_run_that_failed_is_told_by_its_schedule(keyturn: Keyturn, tmp_path: Path) -> None:
+    """It is no run of `keyturn runs`: its inventory could not be read."""
+    (tmp_path / "inventories").mkdir()
+    create = ("schedule", "create", "empty", "--inventory", tmp_path / "inventories", "--cron", "0 3 * * *")
+    assert (await keyturn(*create, "--policy", LINE)).status == 0
+    assert (await keyturn("schedule", "trigger", "empty")).status == 0
+    async with asyncio.timeout(60):
+        while True:
+            (listed,) = json.loads((await keyturn("schedule", "list", "--json")).out)["schedules"]
+            if listed["last_ended"]:
+                break
+    assert listed["last_ended"] == "inventory_invalid"
+    shown = (await keyturn("schedule", "list")).out
+    assert f"look at it: keyturn watch {listed['last_workflow_id']}" in shown
+    watched = await keyturn("watch", listed["last_workflow_id"])
+    assert (watched.status, "Traceback" in watched.err) == (1, False), watched.err
+    assert (await keyturn("schedule", "delete", "empty")).status == 0
 
 
 @pytest.mark.parametrize(
