@@ -44,7 +44,7 @@ async def ask(page: Page, account: str, *, question: str = "May the stale key be
 async def test_a_question_becomes_a_draft_that_is_stopped_an_approval_and_a_job(here: Place) -> None:
     """The whole way, on one screen after the other; axe-core finds nothing that keeps anybody out."""
     account = f"acct_{uuid.uuid4().hex[:10]}"
-    await here.simulator.pace(0.15)
+    await here.simulator.pace(0.5)  # so that the stop comes before the end, however slow the browser is
     async with here.open() as url, browser() as page:
         faults = []
         page.on("pageerror", lambda error: faults.append(str(error)))
