@@ -94,7 +94,8 @@ class World:
 
     async def thawed(self, frozen_seconds: float) -> None:
         """Wait until every attempt that was frozen has woken up and done what it does; and records are written."""
-        frozen = [mark for mark in self.marks.glob("*-freeze*") if mark.suffix != ".woke"]
+        # A mark with a number: from then on it was frozen. One with `.thaw`: it was let go, and needs no time for that.
+        frozen = [mark for mark in self.marks.glob("*-freeze*") if mark.suffix[1:].isdecimal()]
         marks = [mark.stat().st_mtime for mark in frozen]
         wakes = max(marks, default=0.0) + frozen_seconds
         # The ledger is written in batches of a second; and a claim takes as long as its transaction may.

@@ -296,7 +296,7 @@ async def test_a_draft_is_stopped_and_one_that_no_worker_begins_is_told(here: Pl
         assert (await luna.post(f"{path}/stop")).status_code == 204
         async with here.working():
             assert [name for _, name, _ in await events_of(luna, f"{path}/events")] == ["end"]
-            await here.simulator.pace(0.1)
+            await here.simulator.pace(0.5)
             path = (await luna.post("/api/v1/drafts", json=body, headers=key())).headers["location"]
             reading = asyncio.create_task(events_of(luna, f"{path}/events"))
             while (await luna.get(path)).json()["state"] != "streaming":
