@@ -163,4 +163,4 @@ class KeptAnswers(OverHours):
 TestTokenLimit = TokenLimit.TestCase
 TestKeptAnswers = KeptAnswers.TestCase
 for each in (TestTokenLimit, TestKeptAnswers):
-    each.settings = settings(max_examples=40, stateful_step_count=30, deadline=None, database=None)
+    each.settings = settings(max_examples=25, stateful_step_count=30, deadline=None, database=None)

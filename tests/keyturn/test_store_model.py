@@ -129,4 +129,4 @@ class Store(RuleBasedStateMachine):
 
 
 TestStore = Store.TestCase
-TestStore.settings = settings(max_examples=40, stateful_step_count=30, deadline=None, database=None)
+TestStore.settings = settings(max_examples=25, stateful_step_count=30, deadline=None, database=None)

@@ -172,7 +172,7 @@ EVENTS = st.one_of(
 
 
 @wires
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(EVENTS, max_size=8))
 @example([b"data: {}\n\n"])
 async def test_whatever_comes_as_a_stream_is_an_answer_or_a_named_failure(wire: str, chunks: list[bytes]) -> None:

@@ -19,7 +19,12 @@ from tests.cases import request
 from tests.simulated import SimulatorControl
 
 
-@pytest.mark.parametrize(("point", "created"), [("before", True), ("after", False)])
+# Each point on one database: the proof has both on both.
+@pytest.mark.parametrize(
+    ("database", "point", "created"),
+    [("postgresql", "before", True), ("sqlite", "after", False)],
+    indirect=["database"],
+)
 async def test_a_killed_workers_job_is_made_once_by_another(
     temporal: Client, simulator: SimulatorControl, database: URL, tmp_path: Path, keys: Path, point: str, created: bool
 ) -> None:
