@@ -212,7 +212,7 @@ async def world(folder: Path, database: str, *, control: str | None, chance: ran
         server = [*(servers.prefix if servers is not None else ()), *server]
         provider = f"http://{cables['provider'].address}"
         environment = worker_environment(made.temporal, seen_by_workers, provider, keys=keys)
-        environment |= {"KEYTURN_ANSWER_CACHE": "off", "KEYTURN_TOKENS_PER_USER_HOUR": "0"}
+        environment |= {"KEYTURN_TOKENS_PER_USER_HOUR": "0"}
         environment |= {"KEYTURN_BULK_PAGES": "1", "KEYTURN_POLICY_DIR": str(made.policies)}
 
         def worker(number: int) -> list[str | Path]:
