@@ -121,8 +121,9 @@ async def _a_persons_word(world: World, rotation: Rotation, waiting: WaitingForP
         return
     digest = waiting.decision.digest
     if seen.operation.fault == "denied":
+        seen.strike("invoke: deny")  # before its answer, which may be lost
         await answer(rotation.handle, "deny", Denial(approver=APPROVER, digest=digest, reason="The proof says no."))
-        seen.strike("ok: denied")
+        seen.say("ok: denied")
         return
     if not any("killed" in step for _, step in seen.steps):
         world.kill("worker_0")
