@@ -1,0 +1,89 @@
+"""Gate and oracle agree on every case of the finite partition: not a sample of them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from keyturn.policy.line import PolicyLine
+from keyturn.policy.support import supported
+from tests.gate.comparison import differences, whole_differences, wrong_verdicts
+from tests.gate.oracle import Key
+from tests.gate.partition import GENERATED, NOW, SHIPPED, answers, facts_of, keys, subsets
+
+PARTS = 4  # for as many processes
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("lines", [SHIPPED, GENERATED], ids=["shipped", "generated"])
+def test_every_subset_of_lines_supports_what_the_oracle_says_for_every_key_and_no_other_answer_passes(
+    lines: Sequence[PolicyLine], part: int
+) -> None:
+    """Each kind, each fact known, unknown, met and not met, each edge from both sides; then every answer to it.
+
+    The verdict on an answer is a function of what is supported, so each distinct support is held against every answer
+    once.
+    """
+    cases = judged = 0
+    for number, subset in enumerate(subsets(lines)):
+        if number % PARTS != part:
+            continue
+        seen = set()
+        for key in keys(subset):
+            cases += 1
+            assert list(differences(subset, key)) == [], (subset, key)
+            found = supported(subset, facts_of(key), NOW)
+            mark = tuple((one.line.id, one.status) for one in found.readings)
+            if mark not in seen:
+                seen.add(mark)
+                assert list(wrong_verdicts(subset, key)) == [], (subset, key)
+                judged += sum(1 for _ in answers(subset))
+    assert cases > 5_000
+    print(f"\n{cases:,} keys under subsets of lines, {judged:,} answers: gate and oracle agree")  # noqa: T201
+
+
+@pytest.mark.parametrize("lines", [SHIPPED, GENERATED], ids=["shipped", "generated"])
+def test_the_whole_gate_agrees_too_from_the_raw_answer_to_the_recorded_decision(lines: Sequence[PolicyLine]) -> None:
+    """Parsing, citations, window, date, approvers and digest, for every pair of lines and every support that it has."""
+    judged = 0
+    for subset in subsets(lines):
+        if len(subset) > 2 or any(one.rule.when == "prose" for one in subset):
+            continue
+        seen = set()
+        for key in keys(subset):
+            mark = tuple((one.line.id, one.status) for one in supported(subset, facts_of(key), NOW).readings)
+            if mark in seen:
+                continue
+            seen.add(mark)
+            for decision, window, cited in answers(subset):
+                answer = {"decision": decision, "rotation_window_days": window, "source_line_ids": list(cited)}
+                assert list(whole_differences(subset, key, answer | {"quotes": []})) == [], (subset, key)
+                judged += 1
+    assert judged > 2_000
+    print(f"\n{judged:,} answers through the whole gate: it agrees with the oracle")  # noqa: T201
+
+
+@pytest.mark.parametrize("lines", [SHIPPED, GENERATED], ids=["shipped", "generated"])
+def test_evidence_of_every_age_is_read_as_the_oracle_reads_it(lines: Sequence[PolicyLine]) -> None:
+    """Both sides of the age at which evidence stops to count, and of the future that clocks allow."""
+    second, month = timedelta(seconds=1), timedelta(days=30)
+    for one in lines:
+        for age in (-timedelta(minutes=5) - second, -timedelta(minutes=5), timedelta(0), month, month + second):
+            for key in keys((one,), observed=NOW - age):
+                assert list(differences((one,), key)) == [], (one, key, age)
+
+
+def test_facts_that_no_line_reads_change_nothing() -> None:
+    """The partition leaves them out, so that they are tried here: every other value of each."""
+    for one in (*SHIPPED, *GENERATED):
+        for key in keys((one,)):
+            mark = [(r.status, r.cause) for r in supported((one,), facts_of(key), NOW).readings]
+            others: dict[str, tuple[Any, ...]] = {"stale": (True, False, None), "exposed": (True, False, None)}
+            unread = {"stale": "stale", "exposed": "compromised"}
+            for name, values in others.items():
+                if one.rule.when != unread[name]:
+                    for value in values:
+                        other: Key = replace(key, **{name: value})
+                        assert [(r.status, r.cause) for r in supported((one,), facts_of(other), NOW).readings] == mark
