@@ -1,0 +1,114 @@
+"""What a policy file's author should look at: lines that never hold, add nothing, or stand against each other. Pure."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations, permutations
+from typing import NamedTuple
+
+from keyturn.policy.applicability import DAY, threshold
+from keyturn.policy.line import InProse, NeverByItself, PolicyLine, WhenOlder, WhenUnused
+
+
+class Remark(NamedTuple):
+    """A remark on one line, or on two: `never_holds`, `redundant`, `contradiction` or `gap`."""
+
+    kind: str
+    lines: tuple[str, ...]
+    message: str
+
+    def __str__(self) -> str:
+        return f"{', '.join(self.lines)}: {self.kind.replace('_', ' ')}: {self.message}"
+
+
+def review(lines: Iterable[PolicyLine]) -> list[Remark]:
+    """Return the remarks on a set of policy lines that are judged together."""
+    judged = sorted(lines, key=lambda line: line.id)
+    return [
+        *(remark for line in judged for remark in _alone(line)),
+        *_redundant(judged),
+        *(remark for one, other in combinations(judged, 2) for remark in _together(one, other)),
+    ]
+
+
+def _alone(line: PolicyLine) -> Iterator[Remark]:
+    if isinstance(line.rule, NeverByItself):
+        yield Remark("never_holds", (line.id,), "it states no condition, so no rotation can rest on it")
+
+
+def _redundant(lines: Sequence[PolicyLine]) -> Iterator[Remark]:
+    told: set[str] = set()
+    for one, other in permutations(lines, 2):
+        if one.id in told or other.id in told or not _covered_by(one, other):
+            continue
+        told.add(one.id)
+        yield Remark(
+            "redundant", (one.id, other.id), f"wherever {one.id} holds, {other.id} holds too and asks for as much"
+        )
+
+
+def _covered_by(one: PolicyLine, other: PolicyLine) -> bool:
+    """Whether `other` holds wherever `one` does, and asks for at least as much."""
+    if not set(one.applies_to) <= set(other.applies_to) or not _implies(one, other):
+        return False
+    stricter_window = one.window_days is None or (
+        other.window_days is not None and other.window_days <= one.window_days
+    )
+    same_start = one.due == other.due and _edge(one) == _edge(other)
+    stricter_people = not one.approvers or (bool(other.approvers) and set(other.approvers) <= set(one.approvers))
+    needs_person = one.decide != "person" or other.decide == "person" or bool(other.approvers)
+    return (
+        stricter_window
+        and (same_start or one.due == other.due == "at_once")
+        and stricter_people
+        and needs_person
+        and other.evidence_days >= one.evidence_days
+    )
+
+
+def _implies(one: PolicyLine, other: PolicyLine) -> bool:
+    """Whether the condition of `other` is met wherever that of `one` is."""
+    if isinstance(one.rule, InProse | NeverByItself) or one.rule.when != other.rule.when:
+        return False
+    mine, its = _edge(one), _edge(other)
+    return mine is None or its is None or its <= mine
+
+
+def _together(one: PolicyLine, other: PolicyLine) -> Iterator[Remark]:
+    shared = sorted(set(one.applies_to) & set(other.applies_to))
+    if not shared:
+        return
+    names = (one.id, other.id)
+    if one.approvers and other.approvers and not set(one.approvers) & set(other.approvers):
+        message = (
+            f"where both hold for a {shared[0]}, nobody stands in both lists of approvers: no rotation is approved"
+        )
+        yield Remark("contradiction", names, message)
+    mine, its = _edge(one), _edge(other)
+    if one.rule.when != other.rule.when or mine is None or its is None or mine == its:
+        return
+    early, late = (one, other) if mine < its else (other, one)
+    first, last = min(mine, its), max(mine, its)
+    if late.window_days is not None and (early.window_days is None or _date(early, first) > _date(late, last)):
+        message = (
+            f"from {_days(first)} to {_days(last)} only {early.id} holds, and its date lies after the one that "
+            f"{late.id} sets from then on: a job that is made early is due later than one that is made late"
+        )
+        yield Remark("gap", (early.id, late.id), message)
+
+
+def _date(line: PolicyLine, edge: int) -> int:
+    """Until when a line wants a key rotated, in microseconds of age or disuse."""
+    return edge + DAY * (1 if line.due == "at_once" else line.window_days or 0)
+
+
+def _edge(line: PolicyLine) -> int | None:
+    """From which age or disuse on a line holds, in microseconds; None for a condition of another kind."""
+    rule = line.rule
+    if isinstance(rule, WhenOlder | WhenUnused):
+        edge: int = threshold(rule.operator, rule.truncation, rule.days)
+        return edge
+    return None
+
+
+def _days(edge: int) -> str:
+    days, rest = divmod(edge, DAY)
+    return f"{days} days" if not rest else f"just over {days} days"
