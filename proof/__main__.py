@@ -34,6 +34,8 @@ CAUGHT_BY = {
     "do_nothing_returning": ("kill_after_claim", "the job that is told is there"),
     "no_fencing": ("freeze_and_stop", "what ends without a job has none"),
     "trusting_gate": ("wrong_window", "what must come of it has come"),
+    "one_sided_gate": ("wrong_no", "what must come of it has come"),
+    "cited_lines_only": ("laxer_line", "what must come of it has come"),
     "own_retrier": ("server_error", "no call is unrecorded"),
 }
 CONTROL_ROTATIONS = 6

@@ -12,6 +12,10 @@ from typing import Any, Literal
 Expected = Literal["job", "no_job", "either"]
 Database = Literal["postgresql", "sqlite"]
 
+STRICTER_LINE = "PROOF-2"  # of ten days, for the same stale key
+WRONG_NO = '{"decision": "not_eligible", "rotation_window_days": null, "source_line_ids": [], "quotes": []}'
+LAXER_LINE = '{"decision": "eligible", "rotation_window_days": 30, "source_line_ids": ["P-7"], "quotes": []}'
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -22,6 +26,8 @@ class Kind:
     expected: Expected = "job"
     arguments: Mapping[str, Any] | None = None  # of a provider's fault: see simulator/faults.py
     asked: Literal["rotation", "approval", "draft", "bulk"] = "rotation"
+    lines: tuple[str, ...] = ("P-7",)  # under which it is asked
+    always: bool = False  # whether the provider's fault lasts: an answer that comes once is asked for again
     on: Database | None = None  # None for both
 
 
@@ -49,6 +55,30 @@ KINDS: Mapping[str, Kind] = {
     "refusal": Kind("the model refuses", "provider", "no_job"),
     "wrong_window": Kind("an answer with a window of its own", "provider", "no_job"),
     "unknown_source": Kind("an answer that cites a line that was not given", "provider", "no_job"),
+    "wrong_no": Kind(
+        "every provider says no to a key that is due: a disagreement, approved by an operator",
+        "provider",
+        arguments={"name": "says", "content": WRONG_NO},
+        always=True,
+    ),
+    "wrong_no_denied": Kind(
+        "every provider says no to a key that is due: a disagreement, denied",
+        "provider",
+        "no_job",
+        arguments={"name": "says", "content": WRONG_NO},
+    ),
+    "wrong_no_once": Kind(
+        "the first provider says no to a key that is due, and the next does not",
+        "provider",
+        arguments={"name": "says", "content": WRONG_NO, "provider": "openai"},
+    ),
+    "laxer_line": Kind(
+        "an answer that leaves out the stricter of two lines",
+        "provider",
+        "no_job",
+        arguments={"name": "says", "content": LAXER_LINE},
+        lines=("P-7", STRICTER_LINE),
+    ),
     "context_window": Kind("an answer cut off where the context window ends", "provider", "no_job"),
     "content_filter": Kind("an answer that the content filter holds", "provider", "no_job"),
     "quota": Kind("the quota is used up: parked, then resumed", "provider"),
@@ -95,7 +125,7 @@ SELDOM = frozenset({"freeze", "freeze_and_stop", "freeze_and_ask", "half_open", 
 TOGETHER = tuple(
     name
     for name, kind in KINDS.items()
-    if kind.by == "provider" and kind.expected == "job" and "resumed" not in kind.what
+    if kind.by == "provider" and kind.expected == "job" and "resumed" not in kind.what and not kind.always
 )
 # What the keys of a run meet, each its own.
 OF_A_RUN = (

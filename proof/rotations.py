@@ -43,7 +43,7 @@ async def rotated(world: World, client: Client, seen: Seen) -> None:
     if of_the_provider:
         kind = KINDS[of_the_provider]
         # A bad answer is given each time: one that is lost with its worker is asked for again.
-        times = 1 if kind.expected == "job" else None
+        times = 1 if kind.expected == "job" and not kind.always else None
         fault = {"name": of_the_provider, "times": times, "account": operation.account}
         await simulated(world.simulator, "POST", "/control/faults", fault | dict(kind.arguments or {}))
     if operation.fault == "asked_by_many":
@@ -120,12 +120,12 @@ async def _a_persons_word(world: World, rotation: Rotation, waiting: WaitingForP
         seen.say("ok: resumed")
         return
     digest = waiting.decision.digest
-    if seen.operation.fault == "denied":
+    if seen.operation.fault in {"denied", "wrong_no_denied"}:
         seen.strike("invoke: deny")  # before its answer, which may be lost
         await answer(rotation.handle, "deny", Denial(approver=APPROVER, digest=digest, reason="The proof says no."))
         seen.say("ok: denied")
         return
-    if not any("killed" in step for _, step in seen.steps):
+    if seen.operation.fault != "wrong_no" and not any("killed" in step for _, step in seen.steps):
         world.kill("worker_0")
         world.kill("worker_1")
         seen.strike("invoke: approve, and all workers are killed")
@@ -135,13 +135,13 @@ async def _a_persons_word(world: World, rotation: Rotation, waiting: WaitingForP
 
 def _request_of(operation: Operation, catalogue: Catalogue) -> RotationRequest:
     """Return the request of an operation: a stale key, which its line lets rotate."""
-    line = catalogue.current(LINE_TO_APPROVE if operation.kind.asked == "approval" else "P-7").ref
+    names = (LINE_TO_APPROVE,) if operation.kind.asked == "approval" else operation.kind.lines
     return RotationRequest(
         account_id=operation.account,
         credential=CredentialFacts(
             key_id="key_01", stale=True, age_days=40, observed_at=datetime.now(UTC), source="proof"
         ),
-        policy_lines=(line,),
+        policy_lines=tuple(catalogue.current(name).ref for name in names),
         question="May the stale key be rotated?",
         trace_id=operation.traces[0],
         user_id="prover",

@@ -35,13 +35,22 @@ from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import rotation_jobs
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.tasks.decide_rotation import TASK
+from proof.naive_gates import naive_gate
 from proof.plan import fault_of
 from workers.settings import load_settings
 from workers.telemetry import configure_logging
 from workers.wiring import wired_boundary, wired_worker
 from workflows.connection import connect
 
-CONTROLS = ("check_then_insert", "do_nothing_returning", "no_fencing", "trusting_gate", "own_retrier")
+CONTROLS = (
+    "check_then_insert",
+    "do_nothing_returning",
+    "no_fencing",
+    "trusting_gate",
+    "one_sided_gate",
+    "cited_lines_only",
+    "own_retrier",
+)
 CUTS = ("cut_before_commit", "cut_after_commit", "half_open")
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 REFUSED_WITH = {"deadlock": "40P01", "serialization": "40001"}
@@ -95,18 +104,18 @@ class FaultyBoundary:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._boundary, name)
 
-    async def decide(self, request: RotationRequest, attempt: int) -> Assessment:
+    async def decide(self, request: RotationRequest, attempt: int, *, at: datetime) -> Assessment:
         """Answer a request as the boundary does."""
         if self._marks.first(request.account_id, "kill_before_model"):
             _die()
-        assessment = await self._asked(request, attempt)
+        assessment = await self._asked(request, attempt, at)
         if self._marks.first(request.account_id, "kill_after_model"):
             _die()
         if self._control == "trusting_gate" and isinstance(assessment.verdict, Rejection):
             return await self._believed(request, assessment)
         return assessment
 
-    async def answer(self, request: Any, attempt: int = 1, *, on_text: Any = None) -> Any:
+    async def answer(self, request: Any, attempt: int = 1, *, at: Any = None, on_text: Any = None) -> Any:
         """Answer any request as the boundary does."""
 
         def told(text: str) -> None:
@@ -115,22 +124,22 @@ class FaultyBoundary:
             if len(text) > 40 and self._marks.first(request.account_id, "draft_killed"):
                 _die()
 
-        return await self._boundary.answer(request, attempt, on_text=None if on_text is None else told)
+        return await self._boundary.answer(request, attempt, at=at, on_text=None if on_text is None else told)
 
-    async def _asked(self, request: RotationRequest, attempt: int) -> Assessment:
+    async def _asked(self, request: RotationRequest, attempt: int, at: datetime) -> Assessment:
         if self._control != "own_retrier":
-            return await self._boundary.decide(request, attempt)
+            return await self._boundary.decide(request, attempt, at=at)
         # A client that asks again by itself, and tells nobody.
         record, self._boundary._record = self._boundary._record, lambda _call: None
         try:
             for _ in range(2):
                 try:
-                    await self._boundary.decide(request, attempt)
+                    await self._boundary.decide(request, attempt, at=at)
                 except KeyturnError:
                     continue
         finally:
             self._boundary._record = record
-        return await self._boundary.decide(request, attempt)
+        return await self._boundary.decide(request, attempt, at=at)
 
     async def _believed(self, request: RotationRequest, assessment: Assessment) -> Assessment:
         """What a gate that trusts the model makes of a rejected answer."""
@@ -241,9 +250,9 @@ def faulty_statements(engine: AsyncEngine, marks: Marks) -> None:
             _die()
 
 
-def faulty_judgement(marks: Marks) -> None:
-    """Let the process die when an answer is there and before it is judged."""
-    judge = TASK.judge
+def faulty_judgement(marks: Marks, control: str | None) -> None:
+    """Let the process die when an answer is there and before it is judged; and judge it as the control does."""
+    judge = naive_gate(control) or TASK.judge
 
     def judged(proposed: ProposedDecision, request: RotationRequest, *rest: Any) -> Any:
         if marks.first(request.account_id, "kill_before_grounding"):
@@ -277,7 +286,7 @@ async def main() -> None:
     configure_logging("json")
     async with wired_boundary(settings) as wired:
         faulty_statements(wired.engine, marks)
-        faulty_judgement(marks)
+        faulty_judgement(marks, control)
         faulty: Any = FaultyBoundary(wired.boundary, marks, control)
         bent = dataclasses.replace(wired, boundary=faulty)
         claims: Any = lambda store: FaultyClaims(store, marks, control)  # noqa: E731

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import shutil
 import signal
 import sys
 import time
@@ -21,10 +20,10 @@ from keyturn.database import database_url, open_database, transaction
 from keyturn.jobs.store import WITHDRAWN
 from keyturn.jobs.tables import rotation_jobs
 from keyturn.keyring import Keyring, load_keyring, write_keys
-from keyturn.policy.catalogue import SHIPPED_LINES
 from proof.cable import Cable
 from proof.database import PostgreSQL
 from proof.hosts import Host, hosts
+from proof.plan import STRICTER_LINE
 from proof.seen import Befallen
 from proof.worker import CLOCKS_DAYS
 from stack.embedded import simulator_process, worker_environment
@@ -47,6 +46,15 @@ approval = "required"
 approvers = ["{APPROVER}"]
 rule = {{ when = "stale" }}
 source = {{ benchmark = "The proof", release = "1", id = "1" }}
+
+[[line]]
+id = "{STRICTER_LINE}"
+version = 1
+wording = "Stale service-account keys must rotate within 10 days."
+applies_to = ["service_account_key"]
+window_days = 10
+rule = {{ when = "stale" }}
+source = {{ benchmark = "The proof", release = "1", id = "2" }}
 """
 
 
@@ -204,7 +212,7 @@ async def world(folder: Path, database: str, *, control: str | None, chance: ran
         cables["provider"] = await parts.enter_async_context(Cable("127.0.0.1", there.port or 80).laid(outside))
         made = World(folder, url, simulator, keyring, cables, chance)
         made.hosts = places
-        shutil.copytree(SHIPPED_LINES, made.policies)
+        made.policies.mkdir()
         (made.policies / "proof.toml").write_text(NEEDS_APPROVAL)
         # Its parts reach each other by 127.0.0.1, and the workers it by its address.
         listening = "127.0.0.1" if servers is None else "0.0.0.0"  # noqa: S104 - in a namespace of its own
