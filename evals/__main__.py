@@ -11,18 +11,20 @@ import os
 import statistics
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import click
 
-from evals.careless import Careless, wrong_answers
+from evals.careless import NOES, Careless, wrong_answers
 from evals.cases import Case, is_right, load_cases
 from keyturn.console import run_and_leave
-from keyturn.contracts import CallRecord, Rejection, RotationRequest
+from keyturn.contracts import CallRecord, Disagreement, Rejection, RotationRequest
 from keyturn.errors import KeyturnError
 from keyturn.ledger.prices import RateCard
 from keyturn.llm.boundary import ModelBoundary
@@ -102,7 +104,7 @@ async def _evaluate(
         async def ask(case: Case) -> tuple[Case, Any, CallRecord | None]:
             async with gate:
                 try:
-                    judged = await wired.boundary.answer(case.request)
+                    judged = await wired.boundary.answer(case.request, at=_observed(case))
                 except KeyturnError as error:
                     return case, error, None
             return case, judged.verdict, judged.call
@@ -111,14 +113,19 @@ async def _evaluate(
         rows = [row for name in sorted({case.request.task for case in cases}) for row in _rows(name, ends)]
         decisions = [case for case in cases if isinstance(case.request, RotationRequest)]
         if decisions:
-            rows.append(await _caught(decisions, wired.catalogue))
-            rows.append(_wrong_jobs(ends))
+            rows += await _caught(decisions, wired.catalogue)
+            rows += [_wrong_jobs(ends), _missed(ends)]
     if verbose:
         for case, verdict, _ in ends:
-            if isinstance(verdict, KeyturnError | Rejection) or not is_right(case, verdict):
+            if isinstance(verdict, KeyturnError | Rejection | Disagreement) or not is_right(case, verdict):
                 told = getattr(verdict, "reason", None) or getattr(verdict, "kind", None) or "another answer"
                 click.echo(f"  {case.id}: {told}", err=True)
     return settings.routes_text, rows
+
+
+def _observed(case: Case) -> datetime | None:
+    """A case is decided on the day of its evidence, whatever day it is."""
+    return case.request.credential.observed_at if isinstance(case.request, RotationRequest) else None
 
 
 def _rows(task: str, ends: Sequence[tuple[Case, Any, CallRecord | None]]) -> list[dict[str, Any]]:
@@ -127,7 +134,7 @@ def _rows(task: str, ends: Sequence[tuple[Case, Any, CallRecord | None]]) -> lis
     for case, verdict, _ in mine:
         if isinstance(verdict, KeyturnError):
             failed += 1
-        elif isinstance(verdict, Rejection):
+        elif isinstance(verdict, Rejection | Disagreement):
             rejected += 1
         else:
             right += is_right(case, verdict)
@@ -148,31 +155,47 @@ def _rows(task: str, ends: Sequence[tuple[Case, Any, CallRecord | None]]) -> lis
     ]
 
 
-async def _caught(cases: Sequence[Case], catalogue: Catalogue) -> dict[str, Any]:
-    """How many of the answers that a careless model could give to make a job are rejected: all, or the gate leaks."""
-    asked = caught = 0
+async def _caught(cases: Sequence[Case], catalogue: Catalogue) -> list[dict[str, Any]]:
+    """How many of a careless model's wrong answers are refused, by what they would do: all, or the gate leaks."""
+    asked: Counter[str] = Counter()
+    caught: Counter[str] = Counter()
     for case in cases:
         if not isinstance(case.request, RotationRequest):
             continue
+        windows = {line.id: line.window_days for line in catalogue.resolve(case.request.policy_lines)}
         expected = case.expect
-        for answer in wrong_answers(case.request, expected["decision"], expected["rotation_window_days"]):
+        for harm, answer in wrong_answers(
+            case.request, expected["decision"], expected["rotation_window_days"], windows
+        ):
             boundary = ModelBoundary(
-                {"*": [Careless(answer)]}, catalogue, guard=Guard(RateCard({})), record=lambda _: None
+                {"*": [Careless(answer)]},
+                catalogue,
+                guard=Guard(RateCard({})),
+                record=lambda _: None,
+                clock=lambda at=case.request.credential.observed_at: at,  # type: ignore[misc]
             )
             verdict = (await boundary.answer(case.request)).verdict
-            asked += 1
-            caught += isinstance(verdict, Rejection)
-    return {
-        "name": "unsupported answers caught",
-        "ratio": round(caught / asked, 4),
-        "reach": ">= 1",
-        "holds": caught == asked,
-        "detail": f"{caught} of {asked} answers of a careless model that would have made a job",
-    }
+            asked[harm] += 1
+            # A due key on which the model insists is a disagreement: it waits for a person.
+            caught[harm] += isinstance(verdict, Rejection | Disagreement)
+    return [
+        {
+            "name": name,
+            "ratio": round(caught[harm] / asked[harm], 4),
+            "reach": ">= 1",
+            "holds": caught[harm] == asked[harm] > 0,
+            "detail": f"{caught[harm]} of {asked[harm]} answers of a careless model {told}",
+        }
+        for harm, name, told in (
+            ("yes", "unsupported answers caught", "that would have made a job"),
+            ("no", "wrong noes caught", "that say no against the evidence, or to what is not known"),
+            ("lines", "omitted lines caught", "that leave out the line that binds"),
+        )
+    ]
 
 
 def _wrong_jobs(ends: Sequence[tuple[Case, Any, CallRecord | None]]) -> dict[str, Any]:
-    """How many decisions of this route would have made a job that the case does not bear out."""
+    """How many decisions of this route would have made a job that the case does not support: an unsupported yes."""
     wrong = [
         case.id
         for case, verdict, _ in ends
@@ -183,7 +206,22 @@ def _wrong_jobs(ends: Sequence[tuple[Case, Any, CallRecord | None]]) -> dict[str
         "ratio": len(wrong),
         "reach": "<= 0",
         "holds": not wrong,
-        "detail": ", ".join(wrong) or "decisions that would have made a job against policy or facts",
+        "detail": ", ".join(wrong) or "unsupported yes: decisions that would have made a job against policy or facts",
+    }
+
+
+def _missed(ends: Sequence[tuple[Case, Any, CallRecord | None]]) -> dict[str, Any]:
+    """How many keys that are due ended quietly: accepted with a no. One that waits for a person is not missed."""
+    due = [(case, verdict) for case, verdict, _ in ends if case.expect.get("decision") == "eligible"]
+    missed = [case.id for case, verdict in due if getattr(verdict, "decision", "eligible") in {*NOES}]
+    waiting = sum(isinstance(verdict, Disagreement) for _, verdict in due)
+    return {
+        "name": "missed due keys",
+        "ratio": len(missed),
+        "reach": "<= 0",
+        "holds": not missed,
+        "detail": ", ".join(missed)
+        or f"false no: of {len(due)} due keys, {waiting} wait for a person as disagreements",
     }
 
 

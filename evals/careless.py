@@ -1,7 +1,7 @@
-"""A careless model: whatever it is asked, it says something that neither policy nor facts bear out."""
+"""A careless model: whatever it is asked, it says something that policy and facts do not support."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from keyturn.contracts import RotationRequest
 from keyturn.llm.providers.http import Patience
@@ -25,9 +25,21 @@ class Careless:
         return Completion(self._answer, "complete", "stop", self.model, Usage(1, 1))
 
 
-def wrong_answers(request: RotationRequest, decision: str, window: int | None) -> Iterator[str]:
-    """Yield answers to `request` that would make a job and must not: `decision` and `window` are the right ones."""
-    supplied = [line.id for line in request.policy_lines]
+NOES = ("not_eligible", "not_specified")
+
+
+def wrong_answers(
+    request: RotationRequest, decision: str, window: int | None, windows: Mapping[str, int | None]
+) -> Iterator[tuple[str, str]]:
+    """Yield wrong answers to `request`, each with what it would do: `yes`, `no` or `lines`.
+
+    Args:
+        request: the question.
+        decision: the right one.
+        window: the right one.
+        windows: of each supplied line, by its id.
+    """
+    supplied = sorted(windows)
     for days, sources in (
         (30, supplied),
         (45, supplied),
@@ -41,4 +53,17 @@ def wrong_answers(request: RotationRequest, decision: str, window: int | None) -
         # With one line, an eligible case's own window and line are the right answer; several may differ in both.
         may_be_right = decision == "eligible" and sources == supplied and (days == window or len(supplied) > 1)
         if not may_be_right:
-            yield json.dumps({"decision": "eligible", "rotation_window_days": days, "source_line_ids": sources})
+            yield "yes", _answer("eligible", days, sources)
+    for said in NOES:
+        if said != decision:
+            yield "no", _answer(said, None, [])
+            yield "no", _answer(said, None, supplied)
+    if decision == "eligible":
+        for name, days in windows.items():
+            if days != window:  # the laxer line alone, with its own window and with the right one
+                yield "lines", _answer("eligible", days, [name])
+                yield "lines", _answer("eligible", window, [name])
+
+
+def _answer(decision: str, window: int | None, sources: list[str]) -> str:
+    return json.dumps({"decision": decision, "rotation_window_days": window, "source_line_ids": sources, "quotes": []})

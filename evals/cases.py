@@ -42,12 +42,10 @@ def is_right(case: Case, answer: Any) -> bool:
 
 def _decision(answer: Any, expect: Mapping[str, Any]) -> bool:
     said = (answer.decision, answer.rotation_window_days)
-    cited = {line.id for line in answer.source_lines}
-    # Where a case names the lines, no other may be cited; they need not all be.
+    binding = {line.id for line in answer.source_lines}
+    # Where a case names the lines, they are the ones that bind, no more and no fewer.
     sources = expect.get("cites")
-    return said == (expect["decision"], expect["rotation_window_days"]) and (
-        sources is None or (bool(cited) and cited <= set(sources))
-    )
+    return said == (expect["decision"], expect["rotation_window_days"]) and (sources is None or binding == set(sources))
 
 
 def _scan(answer: Any, expect: Mapping[str, Any]) -> bool:
