@@ -1,5 +1,6 @@
 """`decide`: the read-only step. It may run any number of times."""
 
+from datetime import datetime
 from typing import Protocol
 
 from temporalio import activity
@@ -11,8 +12,8 @@ from keyturn.contracts import Assessment, RotationRequest
 class Decider(Protocol):
     """Whoever answers a rotation request with a judged verdict."""
 
-    async def decide(self, request: RotationRequest, attempt: int) -> Assessment:
-        """Answer `request`; raises a KeyturnError."""
+    async def decide(self, request: RotationRequest, attempt: int, *, at: datetime) -> Assessment:
+        """Answer `request` as of `at`; raises a KeyturnError."""
         ...
 
 
@@ -26,4 +27,6 @@ class Decide:
     async def decide(self, request: RotationRequest) -> Assessment:
         """Ask the model and judge its answer; the verdict is recorded in history with this result."""
         with core_errors_told_to_temporal():
-            return await self._decider.decide(request, activity.info().attempt)
+            info = activity.info()
+            # How old the evidence is, is judged by the server's clock: a worker's own may be days off.
+            return await self._decider.decide(request, info.attempt, at=info.current_attempt_scheduled_time)

@@ -1,5 +1,6 @@
 """The activities of a bulk run: load its items, judge a page of them, look how its rotations stand, end it."""
 
+from datetime import datetime
 from typing import Protocol
 
 from temporalio import activity
@@ -14,7 +15,7 @@ PAGE_ATTEMPTS = 3
 class BulkRuns(Protocol):
     """Whoever carries bulk runs out. Each raises a KeyturnError."""
 
-    async def load(self, order: BulkOrder, *, workflow_id: str) -> RunProgress:
+    async def load(self, order: BulkOrder, *, workflow_id: str, at: datetime) -> RunProgress:
         """Read the run's inventory, if it has a source, and return what there is."""
         ...
 
@@ -26,7 +27,7 @@ class BulkRuns(Protocol):
         """Take its answers, if it has them."""
         ...
 
-    async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool) -> PageJudged:
+    async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime) -> PageJudged:
         """Judge what is open of a page."""
         ...
 
@@ -49,7 +50,9 @@ class JudgePage:
     async def load_run(self, order: BulkOrder) -> RunProgress:
         """Read the inventory into the run's items; what was read before is not read again."""
         async with alive_and_told():
-            return await self._runs.load(order, workflow_id=activity.info().workflow_id or "")
+            info = activity.info()
+            at = info.current_attempt_scheduled_time  # the server's clock, as for a single rotation
+            return await self._runs.load(order, workflow_id=info.workflow_id or "", at=at)
 
     @activity.defn
     async def submit_batch(self, batch: OfflineBatch) -> None:
@@ -67,8 +70,9 @@ class JudgePage:
     async def judge_page(self, page: BulkPage) -> PageJudged:
         """Ask about each open item of a page, and begin the rotations that are due."""
         async with alive_and_told():
-            attempt = activity.info().attempt
-            return await self._runs.judge(page, attempt=attempt, last_attempt=attempt >= PAGE_ATTEMPTS)
+            info = activity.info()
+            last, at = info.attempt >= PAGE_ATTEMPTS, info.current_attempt_scheduled_time
+            return await self._runs.judge(page, attempt=info.attempt, last_attempt=last, at=at)
 
     @activity.defn
     async def settle_run(self, order: BulkOrder) -> RunSettled:

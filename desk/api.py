@@ -19,7 +19,7 @@ from desk.events import place_of, with_comments
 from desk.idempotency import Idempotency
 from desk.people import Person
 from desk.problems import Problem, Refused
-from desk.roles import Anybody, Approver, Asker, Operator
+from desk.roles import Anybody, Asker, Decider, Operator, expect_decider
 from desk.schemas import Ask, AskDraft, Decided, Denied, DraftTold, Line, Rotation, Why, draft_told, in_path, plain
 from desk.settings import DeskSettings
 
@@ -97,13 +97,15 @@ def _add_rotations(router: APIRouter, desk: Desk, settings: DeskSettings, once: 
         await desk.abandon(person.name, workflow_id, body.reason)
 
     @router.post("/rotations/{workflow_id:path}/approve", status_code=204)
-    async def approve(person: Approver, workflow_id: WorkflowId, body: Decided) -> None:
+    async def approve(person: Decider, workflow_id: WorkflowId, body: Decided) -> None:
         """Approve the decision that waits: its job follows. Not for whoever asked for it."""
+        await expect_decider(desk, person, workflow_id)
         await desk.approve(person.name, workflow_id, body.digest)
 
     @router.post("/rotations/{workflow_id:path}/deny", status_code=204)
-    async def deny(person: Approver, workflow_id: WorkflowId, body: Denied) -> None:
+    async def deny(person: Decider, workflow_id: WorkflowId, body: Denied) -> None:
         """Deny the decision that waits."""
+        await expect_decider(desk, person, workflow_id)
         await desk.deny(person.name, workflow_id, body.digest, body.reason)
 
     @router.get("/rotations/{workflow_id:path}", response_model=Rotation)

@@ -222,13 +222,12 @@ def _with_desk(tenant: str, work: "Callable[[Desk, Any], Awaitable[T]]") -> T:
     from desk.desk import Desk
     from keyturn.database import open_database
     from keyturn.keyring import keyring_from_environment
-    from keyturn.policy.catalogue import load_catalogue
     from workers.schema import check_schema
     from workers.settings import load_local_settings
     from workflows.connection import connect, refusals_named
 
     settings, keyring = load_local_settings(), keyring_from_environment()
-    catalogue = load_catalogue(settings.policy_dir)
+    catalogue = settings.load_catalogue()
     check_schema(settings.database_url)
 
     async def run() -> T:

@@ -20,7 +20,8 @@ from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.keyring import Keyring
 from keyturn.ledger.store import LedgerStore, midnight
-from keyturn.policy.catalogue import Catalogue, PolicyLine
+from keyturn.policy.catalogue import Catalogue
+from keyturn.policy.line import PolicyLine
 from keyturn.tasks.draft_reply import DraftRequest
 from starter.answering import waiting_rotations
 from starter.explaining import last_asked, story_of
@@ -303,11 +304,15 @@ class Desk:
             raise InvalidRequest("the rotation's history does not tell what was asked")
         verdicts = [step["verdict"] for step in steps if step["step"] == "decided"]
         stands = any(step["step"] == "ended" and step["status"] in DECIDED for step in steps)
-        told: dict[str, Any] = {}
+        has_ended = any(step["step"] == "ended" for step in steps)
+        told: dict[str, Any] = {
+            "waits_for_person": not has_ended and bool(verdicts) and _waits_for_person(verdicts[-1])
+        }
         # One that was denied, or still waits for an approval, is not to be told as decided.
-        if stands and verdicts and verdicts[-1]["verdict"] == "grounded":
-            decision = GroundedDecision.model_validate(verdicts[-1])
-            told = {"decision": decision.decision, "rotation_window_days": decision.rotation_window_days}
+        if stands and verdicts and verdicts[-1]["verdict"] != "rejected":
+            last = verdicts[-1]
+            decision = GroundedDecision.model_validate(last["supported"] if last["verdict"] == "disagreement" else last)
+            told |= {"decision": decision.decision, "rotation_window_days": decision.rotation_window_days}
         asked_then = {name: request[name] for name in ("account_id", "question", "policy_lines")}
         return DraftRequest.model_validate(common | asked_then | told)
 
@@ -317,3 +322,8 @@ class Desk:
         if description.typed_search_attributes.get(TENANT) != self.tenant:
             raise NoSuchWorkflow(f"no workflow has the id {workflow_id[:200]}")
         return handle, description
+
+
+def _waits_for_person(verdict: Mapping[str, Any]) -> bool:
+    """Whether a person must decide on a verdict before anything follows from it."""
+    return verdict["verdict"] == "disagreement" or bool(verdict.get("needs_approval"))

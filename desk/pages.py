@@ -17,11 +17,12 @@ from desk.desk import Desk
 from desk.idempotency import Idempotency
 from desk.people import ACTING_AS, SESSION, SESSION_SECONDS, Person, SignIn
 from desk.problems import TITLES, Refused
-from desk.roles import Anybody, Approver, Asker, Operator
+from desk.roles import Anybody, Asker, Decider, Operator, expect_decider
 from desk.schemas import in_path, plain
 from desk.settings import ROLES, DeskSettings
 from keyturn.errors import KeyturnError
 from starter.explaining import last_asked
+from starter.outcomes import days_in_words
 
 _FOLDER = Path(__file__).parent
 _KNOWN = {"yes": True, "no": False}
@@ -40,7 +41,7 @@ class Pages:
         self._templates = Environment(
             loader=PackageLoader("desk"), autoescape=select_autoescape(), undefined=StrictUndefined, trim_blocks=True
         )
-        self._templates.filters |= {"id_in_path": in_path, "moment": _moment}
+        self._templates.filters |= {"id_in_path": in_path, "moment": _moment, "days": days_in_words}
 
     def add_to(self, app: FastAPI) -> None:
         """Add the pages to an application."""
@@ -150,7 +151,7 @@ class Pages:
     async def _state_of(self, workflow_id: str) -> dict[str, Any]:
         told = await self._desk.rotation(workflow_id)
         lines = self._desk.lines_of(told.get("policy_lines", []))
-        settled = told["status"] not in {"running", "rate_limited", "parked", "awaiting_approval"}
+        settled = told["status"] not in {"running", "rate_limited", "parked", "awaiting_approval", "disagreement"}
         return {"told": told, "lines": lines, "settled": settled, "workflow_id": told["workflow_id"]}
 
     async def _resume(self, person: Operator, workflow_id: str) -> Response:
@@ -161,11 +162,13 @@ class Pages:
         await self._desk.abandon(person.name, workflow_id, reason)
         return _back_to(workflow_id)
 
-    async def _approve(self, person: Approver, workflow_id: str, digest: Text) -> Response:
+    async def _approve(self, person: Decider, workflow_id: str, digest: Text) -> Response:
+        await expect_decider(self._desk, person, workflow_id)
         await self._desk.approve(person.name, workflow_id, digest)
         return _back_to(workflow_id)
 
-    async def _deny(self, person: Approver, workflow_id: str, digest: Text, reason: Text) -> Response:
+    async def _deny(self, person: Decider, workflow_id: str, digest: Text, reason: Text) -> Response:
+        await expect_decider(self._desk, person, workflow_id)
         await self._desk.deny(person.name, workflow_id, digest, reason)
         return _back_to(workflow_id)
 

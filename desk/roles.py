@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Request
 
+from desk.desk import Desk
 from desk.people import Person
 from desk.problems import Refused
 
@@ -17,7 +18,7 @@ def signed_in(request: Request) -> Person:
     return person
 
 
-def _with_role(role: Literal["asker", "approver", "operator"]) -> Any:
+def _with_role(role: Literal["asker", "operator"]) -> Any:
     def expected(person: Annotated[Person, Depends(signed_in)]) -> Person:
         person.expect(role)
         return person
@@ -25,7 +26,20 @@ def _with_role(role: Literal["asker", "approver", "operator"]) -> Any:
     return expected
 
 
+def _decider(person: Annotated[Person, Depends(signed_in)]) -> Person:
+    """Who may decide on some rotation. Whether on this one, `expect_decider` says, which knows what it waits for."""
+    if "operator" not in person.roles:
+        person.expect("approver")
+    return person
+
+
+async def expect_decider(desk: Desk, person: Person, workflow_id: str) -> None:
+    """Refuse a person who may not decide on this rotation: only what no line names approvers for is an operator's."""
+    if "approver" not in person.roles and not (await desk.rotation(workflow_id)).get("any_operator"):
+        person.expect("approver")
+
+
 Anybody = Annotated[Person, Depends(signed_in)]
 Asker = Annotated[Person, Depends(_with_role("asker"))]
-Approver = Annotated[Person, Depends(_with_role("approver"))]
+Decider = Annotated[Person, Depends(_decider)]
 Operator = Annotated[Person, Depends(_with_role("operator"))]

@@ -77,7 +77,7 @@ class Rotation(BaseModel):
     workflow_id: str
     status: Literal[
         "job_created", "not_eligible", "not_specified", "rejected", "failed", "timeout", "running", "rate_limited",
-        "parked", "awaiting_approval",
+        "parked", "awaiting_approval", "disagreement",
     ]  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 Everything here refuses unknown fields and is limited in length: a payload over 2 MiB would be retried by the server for
 ever, so what is too large is refused at the edge. `ProposedDecision` (what a model said) and `GroundedDecision` (what
-the evidence bears out) are separate types on purpose, and neither derives from the other.
+the evidence supports) are separate types on purpose, and neither derives from the other.
 """
 
 import re
@@ -65,6 +65,10 @@ RejectionReason = Literal[
     "unknown_source",
     "rule_not_applicable",
     "unsupported_window",
+    "incomplete_sources",
+    "contradicts_evidence",
+    "unsupported_no",
+    "unsupported_quote",
     "unexpected_window",
     "approval_required",
     "approval_denied",
@@ -73,6 +77,7 @@ RejectionReason = Literal[
     "unsupported_figure",
     "private_data",
     "promised_action",
+    "omits_waiting",
     "too_long",
     "empty_answer",
 ]
@@ -80,6 +85,9 @@ RejectionReason = Literal[
 # moves the cursor or turns the direction of writing.
 _ONE_LINE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]*$"
 Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500, pattern=_ONE_LINE)]
+MAX_NOTES_CHARACTERS = 1_000  # of evidence in words; more is a document, and a document has a place of its own
+MAX_QUOTE_CHARACTERS = 500  # as long as a policy line's wording may be
+MAX_QUOTES = 16  # two for each line that one question may be judged under
 MAX_ANSWER_CHARACTERS = 16_000  # of a model, as it is recorded; the longest that a task accepts is far below
 CallStatus = Literal["ok", "invalid_output", "timeout", "failed", "cancelled"]
 
@@ -117,6 +125,8 @@ class CredentialFacts(Contract):
     compromised: bool | None = None
     observed_at: Moment
     source: ShortIdentifier = "asker"
+    # Evidence in words, for policy lines that state their condition in words only. No other line is judged by it.
+    notes: Annotated[str, StringConstraints(max_length=MAX_NOTES_CHARACTERS, pattern=_ONE_LINE)] | None = None
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -157,6 +167,8 @@ class ModelTask(Contract):
     # 120 s is the longest that any interactive model call deserves; each task states its own default and why.
     timeout_seconds: float = Field(gt=0, le=120)
     max_retries: int = Field(default=2, ge=0, le=10)
+    # Of the policy lines as the caller holds them. A worker that holds other wording refuses the request by name.
+    policy_digest: Digest | None = None
 
     @model_validator(mode="after")
     def _one_version_a_line(self) -> Self:
@@ -172,10 +184,12 @@ class RotationRequest(ModelTask):
     account_id: Identifier
     policy_lines: tuple[PolicyRef, ...] = Field(min_length=1, max_length=MAX_POLICY_LINES)
     question: str = Field(min_length=1, max_length=MAX_QUESTION_CHARACTERS)
-    prompt_version: ShortIdentifier = "rotation_decision@1"
+    prompt_version: ShortIdentifier = "rotation_decision@2"
     # A person at a support screen waits for this verdict: 20 s is where they would rather be told to come back.
     timeout_seconds: float = Field(default=20.0, gt=0, le=120)
     credential: CredentialFacts
+    # `rule`: lines that code can read are decided without a model. It is an operator's choice for a bulk run.
+    decide_by: Literal["rule_and_model", "rule"] = "rule_and_model"
 
 
 class ProposedDecision(Contract):
@@ -184,19 +198,82 @@ class ProposedDecision(Contract):
     decision: JsonValue
     rotation_window_days: JsonValue
     source_line_ids: JsonValue
+    # For lines that code cannot read: the words that the answer rests on. Models without such lines leave it out.
+    quotes: JsonValue = None
+
+
+class Quote(Contract):
+    """Words of a policy line and of the evidence that a decision rests on, checked letter by letter."""
+
+    line_id: ShortIdentifier
+    wording: str = Field(min_length=1, max_length=MAX_QUOTE_CHARACTERS)
+    evidence: str = Field(min_length=1, max_length=MAX_QUOTE_CHARACTERS)
+
+
+# Who agreed on a decision: rule and model; the rule alone, as an operator asked; the rule against the model, until a
+# person has settled it; or a model that quoted a line that no rule can read, until a person has approved it.
+DecisionBasis = Literal["rule_and_model", "rule", "disagreement", "quotes"]
 
 
 class GroundedDecision(Contract):
-    """A decision that the evidence and the cited policy lines bear out, with the digest that binds it to them."""
+    """The decision that evidence and supplied policy lines support, with the digest that binds it to all of them.
+
+    Attributes:
+        decision: of the key.
+        rotation_window_days: the strictest window of the binding lines; None if they state none.
+        source_lines: for `eligible`, every binding line (every supplied line that holds); for `not_eligible`, every
+            line of the key's kind; for `not_specified`, those that would decide it if more were known.
+        cited_lines: those that the model cited.
+        rotate_by: when the rotation is due, by the strictest reading.
+        overdue_by_days: by how many whole days `rotate_by` had passed when it was decided; None if it had not.
+        needs_approval: whether a person must approve it.
+        approvers: who may approve it.
+        any_operator: that any operator who did not ask may approve it, because no line names approvers.
+        basis: who agreed on it.
+        quotes: what a decision under a line in words only rests on.
+        explanation: why, in a sentence of ours.
+        decided_at: the time at which the age of the evidence was judged.
+        digest: covers tenant, account, evidence, every supplied line, and the decision.
+    """
 
     verdict: Literal["grounded"] = "grounded"
     decision: Decision
     rotation_window_days: int | None = Field(default=None, ge=1, le=36_500)
     source_lines: tuple[PolicyRef, ...] = Field(default=(), max_length=MAX_POLICY_LINES)
+    cited_lines: tuple[PolicyRef, ...] = Field(default=(), max_length=MAX_POLICY_LINES)
     rotate_by: AwareDatetime | None = None
+    overdue_by_days: int | None = Field(default=None, ge=0)
     needs_approval: bool = False
     approvers: tuple[Identifier, ...] = Field(default=(), max_length=MAX_APPROVERS)
+    any_operator: bool = False
+    basis: DecisionBasis = "rule_and_model"
+    quotes: tuple[Quote, ...] = Field(default=(), max_length=MAX_QUOTES)
+    explanation: str = Field(default="", max_length=1_000)
+    decided_at: AwareDatetime | None = None
     digest: Digest
+
+
+class ModelReading(Contract):
+    """What one model answered about a key, as far as it can be repeated: never its own text.
+
+    `decision` is None where the answer was none of the three, or no answer came; `reason` then says why.
+    """
+
+    provider: str = Field(max_length=64)
+    model: str = Field(max_length=128)
+    decision: Decision | None
+    reason: str = Field(max_length=64)
+
+
+class Disagreement(Contract):
+    """A key is due by the rule, and no model that was asked says so: a person settles it.
+
+    `supported` is what rule and evidence support, and what an approval lets through; `readings` are the models'.
+    """
+
+    verdict: Literal["disagreement"] = "disagreement"
+    supported: GroundedDecision
+    readings: tuple[ModelReading, ...] = Field(min_length=1, max_length=2)
 
 
 class Rejection(Contract):
@@ -261,11 +338,14 @@ class Exchange(Contract):
 class Assessment(Contract):
     """What `decide` records in history: the verdict, what it was given for, the exchange, and what the call cost."""
 
-    verdict: Annotated[GroundedDecision | Rejection, Field(discriminator="verdict")]
+    verdict: Annotated[GroundedDecision | Rejection | Disagreement, Field(discriminator="verdict")]
     catalogue_version: Digest
     request_digest: Digest
     call: CallRecord
     exchange: Exchange | None = None
+    # Where the answer contradicted the evidence, and another one was asked for.
+    first_call: CallRecord | None = None
+    first_exchange: Exchange | None = None
 
 
 class Approval(Contract):
@@ -299,11 +379,11 @@ class Abandonment(Contract):
 class Standing(Contract):
     """What a rotation is at. `until` is when it goes on, or ends, by itself.
 
-    `parked` and `awaiting_approval` wait for a person: `kind`, `next_step` and `mend` say for what, and `decision` is
-    the one to approve.
+    `parked`, `awaiting_approval` and `disagreement` wait for a person: `kind`, `next_step` and `mend` say for what.
+    `decision` is the one to approve, and `readings` are the models' answers that contradict it.
     """
 
-    phase: Literal["deciding", "rate_limited", "parked", "awaiting_approval", "creating_job", "ended"]
+    phase: Literal["deciding", "rate_limited", "parked", "awaiting_approval", "disagreement", "creating_job", "ended"]
     request_digest: Digest | None = None
     since: AwareDatetime | None = None
     until: AwareDatetime | None = None
@@ -314,6 +394,9 @@ class Standing(Contract):
     account_id: Identifier | None = None
     key_id: Identifier | None = None
     decision: GroundedDecision | None = None
+    readings: tuple[ModelReading, ...] = ()
+    # The evidence that the decision is about: who approves it reads it.
+    credential: CredentialFacts | None = None
 
 
 class RotationEvent(Contract):
@@ -327,12 +410,16 @@ class RotationEvent(Contract):
 
 
 class JobOrder(Contract):
-    """What `create_rotation_job` is asked to do: a grounded decision and the evidence that its digest covers."""
+    """What `create_rotation_job` is asked to do: a grounded decision, and all that its digest covers.
+
+    `policy_lines` are all that were supplied: the check at the action's own boundary is as complete as the gate.
+    """
 
     tenant_id: ShortIdentifier
     user_id: Identifier
     account_id: Identifier
     credential: CredentialFacts
+    policy_lines: tuple[PolicyRef, ...] = Field(min_length=1, max_length=MAX_POLICY_LINES)
     decision: GroundedDecision
     approval: Approval | None = None
     trace_id: ShortIdentifier
@@ -343,6 +430,9 @@ Evidence = dict[
     Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)],
     Annotated[str, StringConstraints(max_length=500, pattern=_ONE_LINE)],
 ]
+
+
+JobPriority = Literal["urgent", "normal"]  # urgent: the key is compromised, and its job comes before all others
 
 
 class ClaimedJob(Contract):
@@ -356,6 +446,7 @@ class ClaimedJob(Contract):
     policy_lines: tuple[str, ...] = ()
     rotation_window_days: int | None = None
     rotate_by: AwareDatetime | None = None
+    priority: JobPriority = "normal"
     state: str = Field(max_length=16)
     token: int = Field(ge=0)
     lease_until: AwareDatetime | None = None
@@ -378,6 +469,7 @@ class JobMessage(Contract):
     trace_id: ShortIdentifier
     created_at: AwareDatetime
     rotate_by: AwareDatetime | None
+    priority: JobPriority = "normal"
 
 
 class Delivery(Contract):
@@ -467,12 +559,16 @@ class BulkSource(Contract):
     account_id: Identifier | None = None
     observed_at: AwareDatetime | None = None
     always_ask: bool = False
+    # Decide lines that code can read without a model.
+    by_rule: bool = False
     user_id: Identifier = "unknown"
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if self.task == "decide_rotation" and not (self.policies and self.question):
             raise ValueError("a rotation is decided under policy lines, and by a question")
+        if self.by_rule and (self.always_ask or self.task != "decide_rotation"):
+            raise ValueError("decided by rule, no key is asked about: leave out --always-ask, and --task")
         return self
 
 
@@ -590,10 +686,14 @@ class DraftEnd(Contract):
 
 
 class RotationJob(Contract):
-    """The one rotation job of an idempotency key. `created` is False when it was there already."""
+    """The one rotation job of an idempotency key. `created` is False when it was there already.
+
+    `tightened`: the credential had an open job under another key, and this decision, which is stricter, now governs it.
+    """
 
     job_id: ShortIdentifier
     created: bool
+    tightened: bool = False
 
 
 class JobCreated(Contract):
@@ -602,6 +702,7 @@ class JobCreated(Contract):
     status: Literal["job_created"] = "job_created"
     job_id: ShortIdentifier
     created: bool
+    tightened: bool = False
     approved_by: Identifier | None = None
     decision: GroundedDecision
     request_digest: Digest
@@ -627,7 +728,7 @@ class NotSpecified(Contract):
 
 
 class Rejected(Contract):
-    """The model's answer was not borne out; nothing was done."""
+    """The model's answer is not supported by the evidence; nothing was done."""
 
     status: Literal["rejected"] = "rejected"
     reason: RejectionReason
@@ -654,12 +755,13 @@ class LimitedUntil(Contract):
 class WaitingForPerson(Contract):
     """The workflow waits for a person, who mends something or approves; after `until` it ends by itself."""
 
-    status: Literal["parked", "awaiting_approval"]
+    status: Literal["parked", "awaiting_approval", "disagreement"]
     kind: str = Field(max_length=64)
     next_step: str = Field(max_length=64)
     mend: str = Field(max_length=500)
     until: AwareDatetime | None = None
     decision: GroundedDecision | None = None
+    readings: tuple[ModelReading, ...] = ()
 
 
 class Failed(Contract):

@@ -19,6 +19,7 @@
     |-- PolicyError
     |   |-- CatalogueInvalid       person: a policy file cannot be used
     |   |-- UnknownPolicyLine      person: a line or version that this catalogue does not hold
+    |   |-- PolicyDiffers          person: the caller and this worker hold other wording of a line
     |   |-- DigestMismatch         person: policy or evidence changed since the verdict
     |   `-- ApprovalInvalid        person: the approval is missing, or not by an approver of the line
     |-- JobError
@@ -243,6 +244,18 @@ class UnknownPolicyLine(PolicyError):
     parks = True
     next_step = "fail_and_fix_request"
     mend = "Name a line of this catalogue; starter and worker need the same one (KEYTURN_POLICY_DIR)."
+
+
+class PolicyDiffers(PolicyError):
+    """The caller's policy lines are not those of this worker, although their versions are the same."""
+
+    kind = "policy_differs"
+    parks = True
+    next_step = "fail_and_fix_policy"
+    mend = (
+        "Give callers and workers the same KEYTURN_POLICY_DIR (`keyturn policy list` prints the digest), and raise the "
+        "version of a line that changed. Then resume it, or abandon it and ask again."
+    )
 
 
 class DigestMismatch(PolicyError):

@@ -5,7 +5,6 @@ is told by the fields of the answer's schema; plain text is a draft.
 """
 
 import json
-import math
 import re
 from typing import Any
 
@@ -43,7 +42,8 @@ def decide(document: Document) -> dict[str, Any]:
     except KeyError:
         return _decision("not_specified", None, [])
     covering = [line for line in lines if account["credential_kind"] in line["applies_to"]]
-    verdicts = {line["id"]: _is_met(line["rule"], account) for line in covering}
+    old = set(account.get("evidence_too_old_for", []))
+    verdicts = {line["id"]: None if line["id"] in old else _is_met(line["rule"], account) for line in covering}
     met = [line for line in covering if verdicts[line["id"]]]
     if met:
         windows = [line["window_days"] for line in met if line["window_days"] is not None]
@@ -61,16 +61,19 @@ def _is_met(rule: dict[str, Any], account: dict[str, Any]) -> bool | None:
     if when in {"stale", "compromised"}:
         fact: bool | None = account[when]
         return fact
-    days = account[f"{when}_days"]
-    if days is None:
+    if when == "prose":
+        return None  # it reads no words
+    if account[f"{when}_days"] is None:
         return None
-    if rule["truncation"] == "whole_days":
-        days = math.floor(days)
-    return bool(days >= rule["days"] if rule["operator"] == ">=" else days > rule["days"])
+    exact = rule["truncation"] == "exact"
+    seen, edge = (
+        (account[f"{when}_seconds"], rule["days"] * 86_400) if exact else (account[f"{when}_days"], rule["days"])
+    )
+    return bool(seen >= edge if rule["operator"] == ">=" else seen > edge)
 
 
 def _decision(decision: str, window: int | None, sources: list[str]) -> dict[str, Any]:
-    return {"decision": decision, "rotation_window_days": window, "source_line_ids": sources}
+    return {"decision": decision, "rotation_window_days": window, "source_line_ids": sources, "quotes": []}
 
 
 def _scan(document: Document) -> dict[str, Any]:
@@ -117,6 +120,8 @@ def _ticket(document: Document) -> dict[str, Any]:
 def _draft(document: Document) -> str:
     decision = document.get("decision")
     lines = ", ".join(line["id"] for line in document.get("policy_lines", []))
+    if document.get("waits_for_person"):
+        return f"Thank you for asking about {document.get('account_id')}. Your question waits for a review."
     if not decision:
         return f"Thank you for asking about {document.get('account_id')}. We are looking at your question."
     told = {
@@ -139,7 +144,7 @@ If something about the key has changed since, or if this is another key than the
 then looked at again on the new evidence."""
 
 _BY_FIELDS = {
-    frozenset({"decision", "rotation_window_days", "source_line_ids"}): decide,
+    frozenset({"decision", "rotation_window_days", "source_line_ids", "quotes"}): decide,
     frozenset({"summary", "record_ids", "needs_attention"}): _scan,
     frozenset({"summary", "source_line_ids"}): _policy,
     frozenset({"category", "summary", "priority"}): _ticket,

@@ -30,6 +30,7 @@ COMMANDS = {
     "schedule": ("starter.schedules", "schedule", "Judge an inventory again and again: create, list, pause, delete."),
     "report": ("workers.runs_commands", "report", "Report on a bulk run, as a page, CSV or JSON."),
     "inventory": ("workers.inventory_commands", "inventory", "Look at an inventory before anything is asked."),
+    "policy": ("starter.policy", "policy", "Look at policy lines, check files, and see what a change changes."),
     "jobs": ("workers.jobs_commands", "jobs", "List rotation jobs, and carry them out."),
     "executor": ("workers.executor_commands", "executor", "Carry out the rotation of AWS access keys."),
     "rollback": ("starter.people", "rollback", "Go back to the old access key while it is still there."),

@@ -22,6 +22,14 @@ _task_queue = click.option(
     "--task-queue", envvar="KEYTURN_TASK_QUEUE", default="keyturn", show_default=True, help="Where workers poll."
 )
 
+policy_shipped = click.option(
+    "--shipped-lines/--no-shipped-lines",
+    "shipped",
+    envvar="KEYTURN_POLICY_SHIPPED",
+    default=True,
+    help="Whether the shipped policy lines are there beside your own.  [default: they are]",
+)
+
 
 @click.command()
 @click.option("--account", "account_id", required=True, help="The account that holds the key, such as acct_10234.")
@@ -37,6 +45,7 @@ _task_queue = click.option(
 @click.option("--last-rotated", "last_rotated_at", help="The same as a moment: 2026-08-01T00:00:00Z.")
 @click.option("--last-used", "last_used_at", help="When the key was last used, as a moment.")
 @click.option("--never-used", is_flag=True, default=None, help="The key was never used.")
+@click.option("--notes", help="Evidence in words, up to 1,000 characters, for lines that state a condition in words.")
 @click.option("--observed", "observed_at", help="The evidence's own time.  [default: now]")
 @click.option("--source", help="Where the evidence comes from.  [default: asker]")
 @click.option("--user", "user_id", envvar="KEYTURN_USER", help="Who asks.  [default: the signed-in user]")
@@ -59,12 +68,14 @@ _task_queue = click.option(
     type=click.Path(path_type=Path),
     help="The folder of your own policy lines.",
 )
+@policy_shipped
 @_task_queue
 @_as_json
 def rotate(
     policy: tuple[str, ...],
     question: str,
     policy_dir: Path | None,
+    shipped: bool,
     task_queue: str,
     wait_seconds: float,
     again: bool,
@@ -92,7 +103,7 @@ def rotate(
     given["question"] = sys.stdin.read() if question == "-" else question
     given["user_id"] = user_id or signed_in_user()
     try:
-        request = build_request(load_catalogue(policy_dir), policy=policy, facts=facts, fields=given)
+        request = build_request(load_catalogue(policy_dir, shipped=shipped), policy=policy, facts=facts, fields=given)
         keyring = keyring_from_environment()
     except KeyturnError as error:
         _end_before_start(error, None, as_json=as_json)
@@ -225,6 +236,7 @@ _FACTS = (
     "last_rotated_at",
     "last_used_at",
     "never_used",
+    "notes",
     "source",
 )
 

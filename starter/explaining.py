@@ -6,7 +6,7 @@ are today. It takes the keys that sealed the history.
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
 from typing import Any
@@ -196,23 +196,35 @@ def _decided(step: Step) -> list[str]:
         f"took      {call['latency_ms']:.0f} ms, {call['input_tokens']} tokens in, {call['output_tokens']} out, {cost}",
         f"every call of this question: keyturn calls --trace-id {call['trace_id']}",
     ]
+    if step["first_call"] is not None:
+        first, before = step["first_call"], step["first_exchange"] or {"answer": ""}
+        lines.append(f"before    {first['provider']} {first['model']} contradicted the evidence: {before['answer']}")
     if exchange is not None:
         for name in ("instructions", "document", "answer"):
             lines += [f"--- {name} ---", *exchange[name].splitlines()]
         lines.append("---")
     if verdict["verdict"] == "rejected":
         return [*lines, f"rejected, {verdict['reason']}: {verdict['explanation']}"]
-    cited = ", ".join(f"{line['id']}@{line['version']}" for line in verdict["source_lines"]) or "no line"
-    window = f", window {verdict['rotation_window_days']} days" if verdict["rotation_window_days"] else ""
-    because = (
-        "every cited line was supplied, applies to the evidence and states that window"
-        if verdict["decision"] == "eligible"
-        else "it allows nothing, claims no window, and cites supplied lines only"
-    )
+    if verdict["verdict"] == "disagreement":
+        said = [
+            f"by model  {one['provider']} {one['model']}: {one['decision'] or 'no decision'} ({one['reason']})"
+            for one in verdict["readings"]
+        ]
+        return [*lines, "disagreement: the key is due by rule, and the model says otherwise", *said,
+                *_supported("by rule   ", verdict["supported"])]  # fmt: skip
+    return [*lines, *_supported("accepted: ", verdict)]
+
+
+def _supported(label: str, decision: Mapping[str, Any]) -> list[str]:
+    bears = ", ".join(f"{line['id']}@{line['version']}" for line in decision["source_lines"]) or "no line"
+    cited = ", ".join(f"{line['id']}@{line['version']}" for line in decision["cited_lines"]) or "none"
+    window = f", window {decision['rotation_window_days']} days" if decision["rotation_window_days"] else ""
     return [
-        *lines,
-        f"accepted: {verdict['decision']} under {cited}{window}: {because}",
-        f"digest    {verdict['digest']}",
+        f"{label}{decision['decision']} under {bears}{window}, by {decision['basis'].replace('_', ' ')}",
+        f"because   {decision['explanation']}",
+        f"cited     {cited}",
+        *(f"quoted    {one['line_id']}: {one['wording']!r}, as {one['evidence']!r}" for one in decision["quotes"]),
+        f"digest    {decision['digest']}",
     ]
 
 
@@ -224,7 +236,8 @@ def _tries(step: Step) -> Sequence[str]:
 
 
 def _job(step: Step) -> list[str]:
-    return [f"job {step['job_id']} {'created' if step['created'] else 'was there already'}", *_tries(step)]
+    done = "created" if step["created"] else "tightened" if step["tightened"] else "was there already"
+    return [f"job {step['job_id']} {done}", *_tries(step)]
 
 
 def _failed(step: Step) -> list[str]:

@@ -7,6 +7,7 @@ from keyturn.contracts import (
     GroundedDecision,
     JobCreated,
     LimitedUntil,
+    ModelReading,
     NotEligible,
     NotSpecified,
     Rejected,
@@ -22,6 +23,7 @@ _EXIT = {
     "rate_limited": EXIT_TIMEOUT,
     "parked": EXIT_WAITING,
     "awaiting_approval": EXIT_WAITING,
+    "disagreement": EXIT_WAITING,
     "failed": EXIT_FAILED,
 }
 
@@ -39,6 +41,7 @@ def as_object(workflow_id: str | None, outcome: RotationOutcome, *, attached: bo
     match outcome:
         case JobCreated():
             told |= {"job_id": outcome.job_id, "created": outcome.created, "approved_by": outcome.approved_by}
+            told |= {"tightened": outcome.tightened}
             told |= _decision(outcome.decision)
         case NotEligible():
             told |= _decision(outcome.decision) | {"next_step": "none"}
@@ -53,6 +56,8 @@ def as_object(workflow_id: str | None, outcome: RotationOutcome, *, attached: bo
             told |= {"until": outcome.until.isoformat() if outcome.until else None}
             if outcome.decision is not None:
                 told |= _decision(outcome.decision) | {"approvers": list(outcome.decision.approvers)}
+                told |= {"any_operator": outcome.decision.any_operator}
+                told |= {"readings": [one.model_dump(mode="json") for one in outcome.readings]}
         case LimitedUntil():
             told |= {"retry_at": outcome.retry_at.isoformat(), "next_step": outcome.next_step}
         case _:
@@ -66,14 +71,15 @@ def as_lines(workflow_id: str, outcome: RotationOutcome) -> list[str]:
     """Return an outcome as short lines for a person."""
     match outcome:
         case JobCreated():
-            first = "created" if outcome.created else "there already"
+            first = "created" if outcome.created else "tightened" if outcome.tightened else "there already"
             approved = f", approved by {outcome.approved_by}" if outcome.approved_by else ""
             lines = [f"job {outcome.job_id} ({first}{approved})", *_decided(outcome.decision)]
         case NotEligible():
-            lines = ["not eligible: the policy says no; no job", *_decided(outcome.decision)]
+            lines = ["not eligible: the policy does not ask for a rotation; no job", *_decided(outcome.decision)]
         case NotSpecified():
             lines = [
                 "not specified: policy and evidence do not answer; no job",
+                *_because(outcome.decision),
                 "state what is known of the key (--stale, --age-days, --last-rotated, ...) or name another --policy",
             ]
         case Rejected():
@@ -100,11 +106,27 @@ def _waiting(outcome: WaitingForPerson) -> list[str]:
     until = f", until {outcome.until:%Y-%m-%d %H:%M} UTC" if outcome.until else ""
     if outcome.status == "parked":
         return [f"parked: {outcome.kind}{until}; nothing is lost", outcome.mend, "then: keyturn resume WORKFLOW_ID"]
-    lines = [f"waits for an approval{until}"]
+    is_disagreement = outcome.status == "disagreement"
+    lines = [f"disagreement: the key is due by rule, the model says otherwise; it waits for a person{until}"]
+    if not is_disagreement:
+        lines = [f"waits for an approval{until}"]
     if outcome.decision is not None:
-        lines += _decided(outcome.decision)
-        lines.append(f"approvers: {', '.join(outcome.decision.approvers)}; digest {outcome.decision.digest}")
+        lines += [f"by rule: {line}" if is_disagreement else line for line in _decided(outcome.decision)]
+        lines += [f"by model: {reading_of(one)}" for one in outcome.readings]
+        lines.append(f"approvers: {approvers_of(outcome.decision)}; digest {outcome.decision.digest}")
+        lines.append("read it and decide: keyturn approve WORKFLOW_ID, or keyturn deny WORKFLOW_ID --reason WHY")
     return lines
+
+
+def reading_of(one: ModelReading) -> str:
+    """Return in a phrase what a model said of a key."""
+    said = one.decision.replace("_", " ") if one.decision else "no decision"
+    return f"{one.provider} {one.model} said {said} ({one.reason})"
+
+
+def approvers_of(decision: GroundedDecision) -> str:
+    """Return who may approve a decision."""
+    return "any operator who did not ask" if decision.any_operator else ", ".join(decision.approvers)
 
 
 def _decision(decision: GroundedDecision) -> dict[str, Any]:
@@ -112,13 +134,33 @@ def _decision(decision: GroundedDecision) -> dict[str, Any]:
         "decision": decision.decision,
         "rotation_window_days": decision.rotation_window_days,
         "policy_lines": [str(line) for line in decision.source_lines],
+        "cited_lines": [str(line) for line in decision.cited_lines],
         "rotate_by": decision.rotate_by.isoformat() if decision.rotate_by else None,
+        "overdue_by_days": decision.overdue_by_days,
+        "decided_by": decision.basis,
+        "decision_explanation": decision.explanation,
         "digest": decision.digest,
     }
 
 
 def _decided(decision: GroundedDecision) -> list[str]:
-    cited = ", ".join(str(line) for line in decision.source_lines) or "no policy line"
+    lines = ", ".join(str(line) for line in decision.source_lines) or "no policy line"
     window = f", window {decision.rotation_window_days} days" if decision.rotation_window_days else ""
-    due = f", due {decision.rotate_by:%Y-%m-%d}" if decision.rotate_by else ""
-    return [f"{decision.decision.replace('_', ' ')} under {cited}{window}{due}"]
+    return [f"{decision.decision.replace('_', ' ')} under {lines}{window}{due_of(decision)}"]
+
+
+def due_of(decision: GroundedDecision) -> str:
+    """Return when the rotation is due, and by how much that has passed; empty where no line states a time."""
+    if decision.rotate_by is None:
+        return ""
+    overdue = "" if decision.overdue_by_days is None else f", overdue by {days_in_words(decision.overdue_by_days)}"
+    return f", due {decision.rotate_by:%Y-%m-%d}{overdue}"
+
+
+def days_in_words(days: int) -> str:
+    """Return a number of whole days in words."""
+    return "less than a day" if days == 0 else "1 day" if days == 1 else f"{days:,} days"
+
+
+def _because(decision: GroundedDecision) -> list[str]:
+    return [decision.explanation] if decision.explanation else []

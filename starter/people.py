@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -22,7 +24,7 @@ _RESUMED_AT_ONCE = 20  # updates under way at once: a worker takes them in milli
 
 @click.command()
 @click.option("--tenant", envvar="KEYTURN_TENANT", help="Only this tenant's.")
-@click.option("--kind", help="Only what waits for this, such as quota_exhausted, or approval.")
+@click.option("--kind", help="Only what waits for this: quota_exhausted, approval, disagreement, ...")
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 10_000), help="How many, oldest first.")
 @_as_json
 def parked(tenant: str | None, kind: str | None, limit: int, as_json: bool) -> None:
@@ -73,7 +75,7 @@ def resume(
         _answer(str(workflow_id), "resume", resumption)
         click.echo(f"resumed {workflow_id}")
         return
-    if not kind or kind == "approval":
+    if not kind or kind in {"approval", "disagreement"}:
         raise click.UsageError("--all needs the --kind of what was mended (`keyturn parked` lists them)")
     from starter.answering import resume_all
     from workflows.connection import connect, refusals_named
@@ -130,7 +132,7 @@ def approve(workflow_id: str, digest: str | None, user_id: str | None) -> None:
     """
     if digest is None:
         standing, decision = _awaiting(workflow_id, "approve")
-        for line in _shown(standing):
+        for line in _shown(standing, _wordings(standing)):
             click.echo(line)
         if not sys.stdin.isatty():
             raise click.UsageError("say which decision you approve: --digest, as shown above")
@@ -211,20 +213,39 @@ def _standing(workflow_id: str) -> Standing:
     return standing
 
 
-def _shown(standing: Standing) -> list[str]:
+def _shown(standing: Standing, wordings: Sequence[str]) -> list[str]:
     decision: GroundedDecision | None = standing.decision
     if decision is None:
         return [f"nothing waits for an approval: the rotation is {standing.phase.replace('_', ' ')}"]
-    cited = ", ".join(str(line) for line in decision.source_lines)
+    from keyturn.policy.quotes import evidence_in_words
+    from starter.outcomes import approvers_of, due_of, reading_of
+
+    binding = ", ".join(str(line) for line in decision.source_lines)
     window = f", window {decision.rotation_window_days} days" if decision.rotation_window_days else ""
-    due = f", due {decision.rotate_by:%Y-%m-%d}" if decision.rotate_by else ""
+    facts = standing.credential
     return [
         f"rotate     {standing.key_id} of {standing.account_id}",
-        f"decision   {decision.decision} under {cited}{window}{due}",
+        f"decision   {decision.decision} under {binding}{window}{due_of(decision)}",
+        *(f"model      {reading_of(one)}" for one in standing.readings),
+        *(f"wording    {line}" for line in wordings),
+        *(f"quoted     {quote.line_id}: {quote.wording!r}, as {quote.evidence!r}" for quote in decision.quotes),
+        *([] if facts is None else [f"evidence   {'; '.join(evidence_in_words(facts))}"]),
+        *([] if facts is None else [f"observed   {facts.observed_at:%Y-%m-%d %H:%M} UTC by {facts.source}"]),
         f"asked by   {', '.join(standing.requested_by)}",
-        f"approvers  {', '.join(decision.approvers)}",
+        f"approvers  {approvers_of(decision)}",
         f"digest     {decision.digest}",
     ]
+
+
+def _wordings(standing: Standing) -> list[str]:
+    """The wording of the binding lines, as far as this machine's policy files hold them at that version."""
+    from keyturn.policy.catalogue import load_catalogue
+
+    refs = () if standing.decision is None else standing.decision.source_lines
+    folder = os.environ.get("KEYTURN_POLICY_DIR")
+    shipped = os.environ.get("KEYTURN_POLICY_SHIPPED", "on") != "off"
+    held = load_catalogue(Path(folder) if folder else None, shipped=shipped)
+    return [f"{line.ref}: {line.wording}" for line in held if line.ref in refs]
 
 
 def _checked(make: Callable[[], Any]) -> Any:

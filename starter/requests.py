@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import ValidationError
@@ -10,10 +10,11 @@ from pydantic import ValidationError
 from keyturn.contracts import MAX_QUESTION_CHARACTERS, RotationRequest
 from keyturn.errors import InvalidRequest
 from keyturn.policy.catalogue import Catalogue
+from keyturn.policy.grounding import observed_in_future
+from keyturn.policy.line import digest_of_lines
 from workflows.identity import Names, plain, workflow_id_of
 
 MAX_WORKFLOW_ID = 1_000  # Temporal's own limit, and the width of the column that keeps it
-CLOCK_SKEW = timedelta(minutes=5)  # how far two machines' clocks may differ before evidence counts as future
 # pydantic repeats what was typed in some messages; these are ours, and they say what to do.
 _HINTS = {
     "string_pattern_mismatch": "may hold letters, digits and . _ : / @ + = , - only, and begins with a letter or digit",
@@ -51,15 +52,22 @@ def build_request(
         raise InvalidRequest(
             f"--question has {len(question):,} characters, and {MAX_QUESTION_CHARACTERS:,} is the most: shorten it"
         )
-    lines = [catalogue.current(line_id).ref for line_id in dict.fromkeys(policy)]
+    lines = [catalogue.current(line_id) for line_id in dict.fromkeys(policy)]
     known = {name: value for name, value in facts.items() if value is not None}
     given = {name: value for name, value in fields.items() if value is not None}
     given.setdefault("trace_id", f"trace_{uuid.uuid4().hex}")
     try:
-        request = RotationRequest.model_validate({**given, "policy_lines": lines, "credential": known})
+        request = RotationRequest.model_validate(
+            {
+                **given,
+                "policy_lines": [line.ref for line in lines],
+                "policy_digest": digest_of_lines(lines),
+                "credential": known,
+            }
+        )
     except ValidationError as error:
         raise InvalidRequest("; ".join(_fault(fault) for fault in error.errors(include_input=False))) from None
-    if request.credential.observed_at > datetime.now(UTC) + CLOCK_SKEW:
+    if observed_in_future(request.credential, datetime.now(UTC)):
         raise InvalidRequest("--observed lies in the future: evidence is what was seen")
     if len(id_of(request)) > MAX_WORKFLOW_ID:
         raise InvalidRequest(f"account, key and policy ids make a workflow id of over {MAX_WORKFLOW_ID} characters")

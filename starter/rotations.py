@@ -1,9 +1,11 @@
 """Start a rotation, or attach to the one that is there; wait for it, and look at it later."""
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Literal
 
 from pydantic import TypeAdapter
 from temporalio.client import (
@@ -38,7 +40,7 @@ from workflows.answering import UPDATE_TIMEOUT
 from workflows.connection import TemporalUnreachable
 from workflows.encryption import names_of
 from workflows.rotation import RotationWorkflow
-from workflows.visibility import APPROVAL, PARKED, attributes_at_start
+from workflows.visibility import APPROVAL, DISAGREEMENT, PARKED, attributes_at_start
 
 _OUTCOME: TypeAdapter[RotationOutcome] = TypeAdapter(RotationOutcome)
 # The caller's patience is over already: a worker that is there answers in milliseconds.
@@ -163,7 +165,7 @@ async def waiting_for(handle: Handle, *, kind: str | None = None) -> TimedOut | 
     match await standing_of(handle):
         case Standing(phase="rate_limited", until=until) if until is not None:
             return LimitedUntil(retry_at=until)
-        case Standing(phase="parked" | "awaiting_approval" as phase) as standing:
+        case Standing(phase="parked" | "awaiting_approval" | "disagreement" as phase) as standing:
             return WaitingForPerson(
                 status=phase,
                 kind=standing.kind or "unforeseen",
@@ -171,16 +173,23 @@ async def waiting_for(handle: Handle, *, kind: str | None = None) -> TimedOut | 
                 mend=standing.mend or "",
                 until=standing.until,
                 decision=standing.decision,
+                readings=standing.readings,
             )
         case _ if kind is not None:
             return WaitingForPerson(
-                status="awaiting_approval" if kind == APPROVAL else "parked",
+                status=_WAITS.get(kind, "parked"),
                 kind=kind,
                 next_step="fail_and_inspect",
                 mend="No worker answers what it waits for: start one with `keyturn worker`.",
             )
         case _:
             return TimedOut()
+
+
+_WAITS: Mapping[str, Literal["awaiting_approval", "disagreement"]] = {
+    APPROVAL: "awaiting_approval",
+    DISAGREEMENT: "disagreement",
+}
 
 
 async def _restate_if_other_evidence(handle: Handle, request: RotationRequest) -> None:

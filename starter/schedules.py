@@ -31,6 +31,7 @@ from keyturn.console import signed_in_user
 from keyturn.contracts import BulkOrder, BulkSource, ShortIdentifier
 from keyturn.errors import InvalidRequest, KeyturnError
 from keyturn.policy.catalogue import load_catalogue
+from starter.commands import policy_shipped
 from workflows.bulk import BulkWorkflow, bulk_id
 from workflows.connection import connect, refusals_named
 from workflows.runs import BULK_PRIORITY, Handle, handle_of_run
@@ -79,7 +80,9 @@ def schedule() -> None:
 @click.option(
     "--offline", is_flag=True, help="Ask by the provider's batch endpoint first: within a day, half the price."
 )
+@click.option("--by-rule", is_flag=True, help="Decide lines that code can read without a model, at no cost.")
 @click.option("--policy-dir", envvar="KEYTURN_POLICY_DIR", type=click.Path(path_type=Path), help="Of your own lines.")
+@policy_shipped
 @click.option("--task-queue", envvar="KEYTURN_TASK_QUEUE", default="keyturn", show_default=True, help="Of the workers.")
 @_tenant
 @_user
@@ -96,7 +99,9 @@ def create(
     account_id: str | None,
     always_ask: bool,
     offline: bool,
+    by_rule: bool,
     policy_dir: Path | None,
+    shipped: bool,
     task_queue: str,
     tenant: str,
     user_id: str | None,
@@ -107,7 +112,7 @@ def create(
     Example:
       keyturn schedule create nightly --inventory /inventories --cron "0 3 * * *" --policy CIS-AWS-4.0-1.14
     """
-    catalogue = load_catalogue(policy_dir)
+    catalogue = load_catalogue(policy_dir, shipped=shipped)
     for line_id in policies:
         catalogue.current(line_id)
     try:
@@ -122,6 +127,7 @@ def create(
                 "access_keys": access_keys,
                 "account_id": account_id,
                 "always_ask": always_ask,
+                "by_rule": by_rule,
                 "user_id": user_id or signed_in_user(),
             }
         )

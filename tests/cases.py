@@ -1,7 +1,7 @@
 """Requests and orders as tests make them: sound by default, changed by name."""
 
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from keyturn.contracts import (
@@ -15,7 +15,9 @@ from keyturn.contracts import (
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.policy.grounding import ground
 
-NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
+# Yesterday: evidence has an age, and a fixed day would be too old some weeks later.
+NOW = (datetime.now(UTC) - timedelta(days=1)).replace(hour=9, minute=0, second=0, microsecond=0)
+GOLDEN_TIME = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)  # of what is compared byte for byte, and decided by nobody
 QUESTION = "May the stale service-account key be rotated?"
 P7 = PolicyRef(id="P-7", version=1)
 
@@ -49,6 +51,7 @@ def order(**changed: Any) -> JobOrder:
         user_id=asked.user_id,
         account_id=asked.account_id,
         credential=asked.credential,
+        policy_lines=asked.policy_lines,
         decision=decision,
         trace_id=asked.trace_id,
     )

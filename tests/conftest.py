@@ -222,10 +222,15 @@ async def store(engine: AsyncEngine) -> JobStore:
 
 
 @pytest.fixture
-async def sqlite_store(sqlite: URL) -> AsyncIterator[JobStore]:
+async def sqlite_engine(sqlite: URL) -> AsyncIterator[AsyncEngine]:
     engine = open_database(sqlite)
-    yield JobStore(engine)
+    yield engine
     await engine.dispose()
+
+
+@pytest.fixture
+async def sqlite_store(sqlite_engine: AsyncEngine) -> JobStore:
+    return JobStore(sqlite_engine)
 
 
 @pytest.fixture(scope="session")

@@ -40,13 +40,13 @@ from workflows.rotation import RotationWorkflow
 from workflows.runs import Handle, start_run
 
 LINE = "CIS-AWS-4.0-1.14"
-NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
+NOW = (datetime.now(UTC) - timedelta(days=1)).replace(hour=9, minute=0, second=0, microsecond=0)
 
 
 def estate(file: Path, *, keys: int, due: Callable[[int], bool] = lambda number: number % 10 == 0) -> Path:
     """Write an inventory of `keys` keys; those that are `due` are older than the line's window.
 
-    The others are unknown of age, so that the model is asked, and says no.
+    The others are unknown of age, so that the model is asked, and says that it is not specified.
     """
     with file.open("w") as opened:
         for number in range(keys):
@@ -89,7 +89,7 @@ class Judge:
                 "needs_attention": "evil" in prompt.user,
             }
         elif re.search(r'"age_days":\s*null', prompt.user):
-            said = {"decision": "not_eligible", "rotation_window_days": None, "source_line_ids": []}
+            said = {"decision": "not_specified", "rotation_window_days": None, "source_line_ids": []}
         else:
             said = {"decision": "eligible", "rotation_window_days": 90, "source_line_ids": [LINE]}
         return Completion(json.dumps(said), "complete", "stop", "m-1", Usage(250, 40))

@@ -120,7 +120,7 @@ class Runs:
         self._stops = stops
         self._looks = 0
 
-    async def load(self, order: BulkOrder, *, workflow_id: str) -> RunProgress:
+    async def load(self, order: BulkOrder, *, workflow_id: str, at: datetime) -> RunProgress:
         return RunProgress(total=35, asks=30)
 
     async def submit(self, batch: OfflineBatch) -> None: ...
@@ -129,7 +129,7 @@ class Runs:
         self._looks += 1
         return BatchCollected(running=self._looks == 1)
 
-    async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool) -> PageJudged:
+    async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime) -> PageJudged:
         if page.first == 11 and self._stops is not None:
             stopped, self._stops = self._stops, None
             return PageJudged(progress=RunProgress(total=10, asks=10, asked=4), stopped=stopped, mend="mend it")

@@ -5,12 +5,12 @@ import json
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.tasks.registry import load_tasks
 from tests.boundaries import WIRES
-from tests.cases import NOW, QUESTION, facts, request
+from tests.cases import GOLDEN_TIME, QUESTION, facts, request
 from tests.keyturn.test_providers import GOLDEN
 
 if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)
-    asked = request(credential=facts(key_id="key_1", observed_at=NOW))
+    asked = request(credential=facts(key_id="key_1", observed_at=GOLDEN_TIME))
     fields = {"trace_id": "t", "account_id": "acct_10234", "question": QUESTION, "policy_lines": asked.policy_lines}
     lines = load_catalogue().resolve(asked.policy_lines)
     tasks = load_tasks()

@@ -54,6 +54,7 @@ class Case:
     limit: Callable[[], Limit | None] = lambda: None
     taken: bool = False  # whether the credential has an open job already
     waits_long: bool = False  # for days: on the server that skips time
+    stale: bool | None = True  # what the evidence says of the key
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,16 @@ async def _deny(place: Place) -> None:
     await answer(place.handle, "deny", Denial(approver="omar", digest=digest, reason="frozen"))
 
 
+async def _settle(place: Place) -> None:
+    digest = await place.digest_at("disagreement")
+    await answer(place.handle, "approve", Approval(approver="omar", digest=digest))
+
+
+async def _deny_disagreement(place: Place) -> None:
+    digest = await place.digest_at("disagreement")
+    await answer(place.handle, "deny", Denial(approver="omar", digest=digest, reason="retired"))
+
+
 async def _restate(place: Place) -> None:
     await place.digest_at("parked")
     newer = request(credential=facts(key_id=place.key_id, age_days=40), max_retries=1)
@@ -108,8 +119,11 @@ CASES: Mapping[str, Case] = {
     "job_created_on_other_evidence": Case("job_created", (QuotaExhausted("x"), ELIGIBLE), _restate),
     "job_created_when_approved": Case("job_created", (ELIGIBLE,), _approve, with_approval),
     "job_created_when_decided_anew": Case("job_created", (ELIGIBLE,), catalogue=lambda: ChangedForTheJob(times=1)),
-    "not_eligible": Case("not_eligible", (NO % "not_eligible",)),
-    "not_specified": Case("not_specified", (NO % "not_specified",)),
+    "job_created_after_a_second_answer": Case("job_created", (NO % "not_eligible", ELIGIBLE)),
+    "job_created_when_a_disagreement_is_settled": Case("job_created", (NO % "not_eligible",), _settle),
+    "rejected_when_a_disagreement_is_denied": Case("rejected", (NO % "not_specified",), _deny_disagreement),
+    "not_eligible": Case("not_eligible", (NO % "not_eligible",), stale=False),
+    "not_specified": Case("not_specified", (NO % "not_specified",), stale=None),
     "rejected": Case("rejected", (ELIGIBLE.replace("30", "90"),)),
     "rejected_when_denied": Case("rejected", (ELIGIBLE,), _deny, with_approval),
     "timeout": Case("timeout", (ProviderTimeout("x"),)),
@@ -135,7 +149,7 @@ async def servers() -> AsyncIterator[Mapping[bool, Client]]:
 async def run(name: str, case: Case, client: Client, store: JobStore) -> WorkflowHistory:
     """Bring one rotation to the end of `case`; returns its history."""
     key_id, queue = f"key_{name}", f"histories-{uuid.uuid4().hex}"
-    asked = request(credential=facts(key_id=key_id), max_retries=1)
+    asked = request(credential=facts(key_id=key_id, stale=case.stale), max_retries=1)
     if case.taken:
         await store.create_once(order(credential=facts(key_id=key_id)), idempotency_key=uuid.uuid4().hex, fence=1)
     guard = guarded(tokens=limit) if (limit := case.limit()) else None

@@ -27,7 +27,7 @@ from keyturn.contracts import (
 )
 from keyturn.jobs.store import JobStore
 from keyturn.keyring import Keyring
-from keyturn.policy.catalogue import SHIPPED_LINES
+from keyturn.policy.files import SHIPPED_LINES
 from stack.embedded import worker_environment
 from stack.processes import child, free_port
 from stack.temporal import dev_server

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,13 @@ from keyturn.inventory.rows import BadRow
 from keyturn.inventory.scans import read_scans
 from keyturn.keyring import Keyring, SealedTexts
 from keyturn.policy.catalogue import Catalogue
+from keyturn.policy.line import digest_of_lines
 from workflows.bulk import BULK_QUEUE, DUE_QUEUE
 from workflows.encryption import names_of
 from workflows.identity import workflow_id_of
 from workflows.rotation import RotationWorkflow
 from workflows.runs import BULK_PRIORITY
-from workflows.visibility import PARKED, attributes_at_start
+from workflows.visibility import DISAGREEMENT, PARKED, attributes_at_start
 
 # Rotations of a run that are worked on at once: measured, a person's rotation beside a run then takes some two times as
 # long as alone, and three to five times if a run's rotations come all at once.
@@ -90,7 +92,7 @@ class RunRotations:
         return workflow_id
 
     async def look(self, workflow_id: str) -> str | None:
-        """Return how a rotation ended, `waiting` if it waits for a person, None if it is under way.
+        """Return how a rotation ended, `waiting` or `disagreement` if it waits for a person, None if it is under way.
 
         One that Temporal has forgotten made no job, or its row would have been found: it is `failed`.
         """
@@ -99,7 +101,8 @@ class RunRotations:
         try:
             description = await handle.describe()
             if description.status is WorkflowExecutionStatus.RUNNING:
-                return None if description.typed_search_attributes.get(PARKED) is None else "waiting"
+                kind = description.typed_search_attributes.get(PARKED)
+                return kind if kind in {None, DISAGREEMENT} else "waiting"
             if description.status is WorkflowExecutionStatus.COMPLETED:
                 return (await handle.result()).status
         except WorkflowFailureError:
@@ -124,7 +127,7 @@ class CarriedRuns:
         self._catalogue = catalogue
         self._seals = seals
 
-    async def load(self, order: BulkOrder, *, workflow_id: str) -> RunProgress:
+    async def load(self, order: BulkOrder, *, workflow_id: str, at: datetime) -> RunProgress:
         """Read the run's inventory, if it has a source, and return what there is."""
         if order.source is not None:
             await load_source(
@@ -136,15 +139,16 @@ class CarriedRuns:
                 self._catalogue,
                 self._seals,
                 told=lambda _: None,
+                at=at,
             )
         # What the pages from here on will count is theirs to count; what was counted before, and by rule, is there.
         whole = await self._store.progress(order.run_id)
         before = await self._store.progress(order.run_id, last=order.next_page * order.page_size)
         return before.model_copy(update={"total": whole.total, "asks": whole.asks})
 
-    async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool) -> PageJudged:
+    async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime) -> PageJudged:
         """Judge what is open of a page."""
-        return await self._judge.judge(page, attempt=attempt, last_attempt=last_attempt)
+        return await self._judge.judge(page, attempt=attempt, last_attempt=last_attempt, at=at)
 
     async def settle(self, run_id: str, *, tenant_id: str) -> RunSettled:
         """Look how the rotations stand."""
@@ -167,8 +171,11 @@ async def load_source(
     told: Callable[[int], None],
     reject: Callable[[BadRow], None] = lambda _row: None,
     digest: str | None = None,
+    at: datetime | None = None,
 ) -> Run:
     """Read an inventory into a run, unless that was done; returns the run. `digest` is the source's, if it is known.
+
+    `at` is when it is decided; None for now.
 
     Raises:
         InventoryInvalid, UnknownPolicyLine: nothing can be asked of it.
@@ -188,6 +195,8 @@ async def load_source(
         policy_lines=tuple(line.ref for line in lines),
         question=seals.seal(run_id, source.question) if source.question else None,
         requested_by=source.user_id,
+        decide_by="rule" if source.by_rule else "rule_and_model",
+        policy_digest=digest_of_lines(lines) if lines else None,
         workflow_id=workflow_id,
         loaded=False,
         asks=0,
@@ -203,7 +212,9 @@ async def load_source(
             account_id=source.account_id,
             access_keys=None if source.access_keys is None else Path(source.access_keys),
         )
-        items = items_of(read(inventory), lines, always_ask=source.always_ask, reject=reject)
+        items = items_of(
+            read(inventory), lines, always_ask=source.always_ask, by_rule=source.by_rule, reject=reject, at=at
+        )
     return await load(store, run, items, told=told)
 
 

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from keyturn.bulk.store import Run
 
 
+WAITS_FOR_A_PERSON = 5  # the exit status, as `keyturn rotate` has it
+
+
 def _dollars(text: str) -> Decimal:
     try:
         return Decimal(text)
@@ -57,6 +60,11 @@ def _dollars(text: str) -> Decimal:
 @observed
 @rejects_file
 @click.option("--always-ask", is_flag=True, help="Ask the model about every key, also where the evidence settles it.")
+@click.option(
+    "--by-rule",
+    is_flag=True,
+    help="Decide lines that code can read without a model, at no cost; marked so in the record.",
+)
 @click.option(
     "--offline", is_flag=True, help="Ask by the provider's batch endpoint first: within a day, half the price."
 )
@@ -105,6 +113,15 @@ def bulk(
         click.echo(json.dumps({"run": run_id, "workflow_id": f"bulk:{tenant}:{run_id}"} | outcome))
     elif detach:
         click.echo(f"bulk:{tenant}:{run_id}")
+    disagreements = outcome.get("outcomes", {}).get("disagreement", 0)
+    if disagreements:
+        those = "1 key that is due" if disagreements == 1 else f"{disagreements:,} keys that are due"
+        click.echo(
+            f"rule and model disagree on {those}: keyturn parked --kind disagreement lists them, keyturn approve ID or "
+            "keyturn deny ID --reason WHY settles each",
+            err=True,
+        )
+        raise click.exceptions.Exit(WAITS_FOR_A_PERSON)
 
 
 def _source(file: Path, *, task: str, policies: tuple[str, ...], user_id: str, given: dict[str, Any]) -> BulkSource:
@@ -120,6 +137,7 @@ def _source(file: Path, *, task: str, policies: tuple[str, ...], user_id: str, g
             account_id=given["account_id"],
             observed_at=moment_of(given["observed_at"]),
             always_ask=given["always_ask"],
+            by_rule=given["by_rule"],
             user_id=user_id,
         )
     )
@@ -129,12 +147,11 @@ def _source(file: Path, *, task: str, policies: tuple[str, ...], user_id: str, g
 async def _load(engine: "AsyncEngine", source: BulkSource, order: BulkOrder, rejected: Any, digest: str) -> "Run":
     from keyturn.bulk.store import BulkStore
     from keyturn.keyring import keyring_from_environment
-    from keyturn.policy.catalogue import load_catalogue
     from workers.bulk import load_source, run_seals
     from workers.settings import load_local_settings
     from workflows.bulk import bulk_id
 
-    catalogue = load_catalogue(load_local_settings().policy_dir)
+    catalogue = load_local_settings().load_catalogue()
     seals = run_seals(keyring_from_environment())
     run = await load_source(
         source,

@@ -37,14 +37,13 @@ class ReceiverDeliveries:
         self._webhook = webhook
 
     async def deliver(self, job_id: str) -> str:
-        """Deliver a job's message, after the earlier ones of its credential; returns `taken` or `known`."""
-        message = await self._outbox.message(job_id)
-        if message.delivered_at is not None:
-            return "known"
-        if message.waits_for is not None:
-            raise EarlierDelivery(f"the message of {message.waits_for} must come first")
-        answer = await self._webhook.send(message)
-        await self._outbox.mark_delivered(message, answer=answer)
+        """Deliver a job's messages, after the earlier ones of its credential; returns the last answer, or `known`."""
+        answer = "known"
+        while (message := await self._outbox.message(job_id)).delivered_at is None:
+            if message.waits_for is not None:
+                raise EarlierDelivery(f"the message of {message.waits_for} must come first")
+            answer = await self._webhook.send(message)
+            await self._outbox.mark_delivered(message, answer=answer)
         return answer
 
     async def give_up(self, job_id: str, *, failure: str) -> None:

@@ -9,7 +9,6 @@ from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, GetSyste
 
 from keyturn.errors import KeyturnError
 from keyturn.keyring import keyring_from_environment
-from keyturn.policy.catalogue import load_catalogue
 from workers.schema import check_schema
 from workers.settings import load_database_url, load_local_settings, load_settings
 from workflows.connection import connect, refusals_named
@@ -54,7 +53,7 @@ async def _named(what: str, look: Callable[[], Awaitable[str]]) -> Finding:
 
 
 async def _policy() -> str:
-    catalogue = load_catalogue(load_local_settings().policy_dir)
+    catalogue = load_local_settings().load_catalogue()
     return f"{len(list(catalogue))} lines, version {catalogue.version[:15]}"
 
 

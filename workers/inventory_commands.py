@@ -48,11 +48,10 @@ def check(file: Path, policies: tuple[str, ...], as_json: bool, rejects: Path | 
     from keyturn.bulk.load import items_of
     from keyturn.inventory.read import read, recognised
     from keyturn.inventory.rejects import Rejects
-    from keyturn.policy.catalogue import load_catalogue
     from workers.settings import load_local_settings
 
     read_as = _inventory(file, given)
-    catalogue = load_catalogue(load_local_settings().policy_dir) if policies else None
+    catalogue = load_local_settings().load_catalogue() if policies else None
     lines = [] if catalogue is None else [catalogue.current(line_id) for line_id in dict.fromkeys(policies)]
     rejected = Rejects(rejects or rejects_beside(file))
     counts: dict[str, int] = {}

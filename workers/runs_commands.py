@@ -119,7 +119,6 @@ async def _report(
     from keyturn.bulk.report import Figures, items_of_run, page_of
     from keyturn.bulk.store import BulkStore
     from keyturn.keyring import keyring_from_environment
-    from keyturn.policy.catalogue import load_catalogue
     from workers.bulk import run_seals
     from workers.settings import load_local_settings
 
@@ -127,7 +126,7 @@ async def _report(
     run = await store.run(run_id, tenant_id=tenant)
     await store.settle_jobs(run_id, tenant_id=tenant)  # what waited when the run ended may have its job since
     if html is not None:
-        cited = load_catalogue(load_local_settings().policy_dir).resolve(run.policy_lines)
+        cited = load_local_settings().load_catalogue().resolve(run.policy_lines)
         page = await page_of(store, run, list(cited), unseal)
         await asyncio.to_thread(html.write_text, page, encoding="utf-8")
     if table is not None or lines is not None:
@@ -136,7 +135,7 @@ async def _report(
         figures = Figures()
         async for item in items_of_run(store, run, unseal):
             figures.add(item)
-        for name, count in figures.outcomes.most_common():
+        for name, count in sorted(figures.outcomes.items(), key=lambda one: (one[0] != "disagreement", -one[1])):
             click.echo(f"{count:>9,}  {name.replace('_', ' ')}")
         by_rule, total = figures.decided_by["rule"], sum(figures.outcomes.values())
         click.echo(f"{by_rule:,} of {total:,} needed no model; the calls cost ${figures.cost_usd:,.4f}")

@@ -19,6 +19,7 @@ from keyturn.errors import SettingsInvalid
 from keyturn.keyring import Keyring, load_keyring
 from keyturn.ledger.prices import Rate, RateCard
 from keyturn.llm.routing import Target, parse_routes
+from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.tasks.registry import load_tasks
 from workers.tokens import parse_tokens
 
@@ -112,6 +113,7 @@ class LocalSettings(BaseSettings):
 
     database: SecretStr = Field(default=SecretStr("sqlite:///.keyturn/keyturn.db"), alias="DATABASE_URL")
     policy_dir: Path | None = Field(default=None, alias="KEYTURN_POLICY_DIR")
+    policy_shipped: Literal["on", "off"] = Field(default="on", alias="KEYTURN_POLICY_SHIPPED")
     log_format: Literal["auto", "json", "console"] = Field(default="auto", alias="KEYTURN_LOG_FORMAT")
     task_queue: str = Field(default="keyturn", alias="KEYTURN_TASK_QUEUE", min_length=1, max_length=200)
     redis_url: Annotated[SecretStr, AfterValidator(_redis)] | None = Field(default=None, alias="KEYTURN_REDIS_URL")
@@ -119,6 +121,10 @@ class LocalSettings(BaseSettings):
     payload_keys: SecretStr | None = Field(default=None, alias="KEYTURN_PAYLOAD_KEYS")
     payload_keys_file: Path | None = Field(default=None, alias="KEYTURN_PAYLOAD_KEYS_FILE")
     account_names: Literal["pseudonym", "plain"] = Field(default="pseudonym", alias="KEYTURN_ACCOUNT_NAMES")
+
+    def load_catalogue(self) -> Catalogue:
+        """Return the shipped policy lines and your own; raises CatalogueInvalid."""
+        return load_catalogue(self.policy_dir, shipped=self.policy_shipped == "on")
 
     @cached_property
     def database_url(self) -> URL:

@@ -51,7 +51,7 @@ from keyturn.llm.providers.gemini import GEMINI_WIRE
 from keyturn.llm.providers.http import HttpProvider, http_client
 from keyturn.llm.providers.openai import COMPATIBLE_WIRE, OPENAI_WIRE
 from keyturn.llm.wire import Usage
-from keyturn.policy.catalogue import Catalogue, load_catalogue
+from keyturn.policy.catalogue import Catalogue
 from keyturn.tasks.registry import load_tasks
 from workers.bulk import CarriedRuns, RunRotations, bulk_workers, run_seals
 from workers.deliveries import DeliveryStarts, ReceiverDeliveries, receiver, sweep
@@ -112,7 +112,7 @@ class Wired:
 @asynccontextmanager
 async def wired_boundary(settings: Settings) -> AsyncIterator[Wired]:
     """Yield the model boundary, ready to be asked; close what it opened afterwards, the last records written."""
-    catalogue = load_catalogue(settings.policy_dir)
+    catalogue = settings.load_catalogue()
     _tell_unpriced(settings)
     async with AsyncExitStack() as parts:
         engine = open_database(settings.database_url)

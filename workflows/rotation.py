@@ -26,10 +26,12 @@ with workflow.unsafe.imports_passed_through():
         Assessment,
         CompletedOutcome,
         Denial,
+        Disagreement,
         Failed,
         GroundedDecision,
         JobCreated,
         JobOrder,
+        ModelReading,
         NotEligible,
         NotSpecified,
         PolicyRef,
@@ -154,7 +156,9 @@ class RotationWorkflow:
 
     @deny.validator
     def _may_deny(self, denial: Denial) -> None:
-        self._waiting.expect_approver(denial.approver, denial.digest, asked_by=())
+        # Who asked may withdraw a request, but not end a key that is due against a model's word: that is for another.
+        own = self._asked_by if self._waiting.standing.phase == "disagreement" else ()
+        self._waiting.expect_approver(denial.approver, denial.digest, asked_by=own)
 
     @workflow.update
     def restate(self, request: RotationRequest) -> None:
@@ -211,13 +215,17 @@ class RotationWorkflow:
     async def _act_on(self, assessment: Assessment) -> CompletedOutcome | None:
         """Return the outcome; None if policy or evidence changed meanwhile, so that it must be decided anew."""
         verdict = assessment.verdict
-        if isinstance(verdict, Rejection) or verdict.decision != "eligible":
-            return _without_job(assessment)
+        if isinstance(verdict, Rejection):
+            return _rejected(assessment, verdict)
+        readings = verdict.readings if isinstance(verdict, Disagreement) else ()
+        decision = verdict.supported if isinstance(verdict, Disagreement) else verdict
+        if decision.decision != "eligible":
+            return _without_job(assessment, decision)
         approval = None
-        if verdict.needs_approval:
-            if not set(verdict.approvers) - set(self._asked_by):
+        if decision.needs_approval:
+            if not decision.any_operator and not set(decision.approvers) - set(self._asked_by):
                 return _rejected(assessment, _NOBODY_APPROVES)
-            answer = await self._approval_of(verdict)
+            answer = await self._approval_of(decision, readings)
             if not isinstance(answer, Approval):
                 return None if answer is None else _rejected(assessment, _denied_by(answer.approver))
             approval = answer
@@ -226,18 +234,20 @@ class RotationWorkflow:
             user_id=self._request.user_id,
             account_id=self._request.account_id,
             credential=self._request.credential,
-            decision=verdict,
+            policy_lines=self._request.policy_lines,
+            decision=decision,
             approval=approval,
             trace_id=self._request.trace_id,
         )
         job = await self._created(order)
         if job is None:
             return None
-        workflow.set_current_details(f"**Eligible** under {_named(verdict.source_lines)}. Job `{job.job_id}`.")
+        workflow.set_current_details(f"**Eligible** under {_named(decision.source_lines)}. Job `{job.job_id}`.")
         return JobCreated(
-            decision=verdict,
+            decision=decision,
             job_id=job.job_id,
             created=job.created,
+            tightened=job.tightened,
             approved_by=None if approval is None else approval.approver,
             call=assessment.call,
             request_digest=assessment.request_digest,
@@ -259,19 +269,19 @@ class RotationWorkflow:
             return job
 
     async def _claimed(self, order: JobOrder) -> RotationJob | None:
-        cited, days = _named(order.decision.source_lines), order.decision.rotation_window_days
+        binding, days = _named(order.decision.source_lines), order.decision.rotation_window_days
         while True:
             digest = self._waiting.standing.request_digest
             self._waiting.standing = Standing(phase="creating_job", request_digest=digest)
             workflow.set_current_details(
-                f"**Eligible** under {cited}, borne out by the evidence. **Creating the job.**"
+                f"**Eligible** under {binding}, supported by the evidence. **Creating the job.**"
             )
             due = f", due in {days} days" if days else ""
             try:
                 return await workflow.execute_activity_method(
                     CreateRotationJob.create_rotation_job,
                     order,
-                    summary=f"create the one job{due} under {cited}",
+                    summary=f"create the one job{due} under {binding}",
                     **create_options(),
                 )
             except ActivityError as error:
@@ -326,16 +336,27 @@ class RotationWorkflow:
                 mend = f"Nobody mended it in {PARKED_FOR.days} days: {failed.kind}. {failed.mend}"[:500]
                 return Failed(kind="parked_expired", next_step=failed.next_step, mend=mend)
 
-    async def _approval_of(self, decision: GroundedDecision) -> Approval | Denial | None:
-        """Wait for an approver's word; None if the rotation was asked for on other evidence meanwhile."""
+    async def _approval_of(
+        self, decision: GroundedDecision, readings: tuple[ModelReading, ...]
+    ) -> Approval | Denial | None:
+        """Wait for an approver's decision; None if the rotation was asked for on other evidence meanwhile.
+
+        With `readings`, the models contradict the evidence: it is waited for as a disagreement.
+        """
         until = workflow.now() + APPROVAL_WITHIN
-        approvers = ", ".join(decision.approvers)
+        approvers = ", ".join(decision.approvers) or "the operators who did not ask"
+        said = f" **The model disagrees**: {_said(readings)}." if readings else ""
         workflow.set_current_details(
-            f"**Eligible** under {_named(decision.source_lines)}. **Waits for the approval** of one of {approvers}, "
-            f"until {until:%Y-%m-%d %H:%M} UTC."
+            f"**Eligible** under {_named(decision.source_lines)}.{said} **Waits for the approval** of one of "
+            f"{approvers}, until {until:%Y-%m-%d %H:%M} UTC."
         )
+        if readings:
+            self._note("disagreement", KEYTURN, digest=decision.digest, readings=_said(readings))
         self._note("approval_requested", self._request.user_id, digest=decision.digest)
-        answer = await self._asked("awaiting_approval", until, _TO_APPROVE, decision)
+        asked = _TO_SETTLE if readings else _TO_APPROVE
+        answer = await self._asked(
+            "disagreement" if readings else "awaiting_approval", until, asked, decision, readings
+        )
         match answer:
             case RotationRequest():
                 return None
@@ -349,7 +370,7 @@ class RotationWorkflow:
                 self._note("approval_expired", KEYTURN, digest=decision.digest)
                 raise _failure(
                     Failed(
-                        kind="approval_expired",
+                        kind="disagreement_expired" if readings else "approval_expired",
                         next_step="ask_an_approver",
                         mend=f"No approver answered in {APPROVAL_WITHIN.days} days. Ask again: it is decided "
                         "on the evidence of then.",
@@ -358,10 +379,11 @@ class RotationWorkflow:
 
     async def _asked(
         self,
-        phase: Literal["parked", "awaiting_approval"],
+        phase: Literal["parked", "awaiting_approval", "disagreement"],
         until: datetime,
         failed: Failed,
         decision: GroundedDecision | None = None,
+        readings: tuple[ModelReading, ...] = (),
     ) -> Answer | None:
         answer = await self._waiting.for_person(
             Standing(
@@ -376,6 +398,8 @@ class RotationWorkflow:
                 account_id=self._request.account_id,
                 key_id=self._request.credential.key_id,
                 decision=decision,
+                readings=readings,
+                credential=self._request.credential,
             )
         )
         if isinstance(answer, RotationRequest):
@@ -402,25 +426,33 @@ class RotationWorkflow:
 _DECIDED_ANEW = frozenset({"digest_mismatch", "approval_invalid"})
 _NOBODY_APPROVES = Rejection(
     reason="approval_required",
-    explanation="The cited policy line asks for an approval, and nobody but the requester may give it.",
+    explanation="The policy asks for an approval, and nobody but the requester may give it.",
 )
 _TO_APPROVE = Failed(
     kind="approval",
     next_step="ask_an_approver",
     mend="An approver of the policy line looks at the decision with `keyturn approve`, or denies it.",
 )
+_TO_SETTLE = Failed(
+    kind="disagreement",
+    next_step="ask_an_approver",
+    mend="By rule the key is due, and the model says that it is not. An approver of the policy lines (or an operator "
+    "who did not ask, where they name none) reads both with `keyturn approve`, or denies it with a reason.",
+)
 
 
-def _without_job(assessment: Assessment) -> CompletedOutcome:
-    """Return the outcome of a verdict that allows no rotation."""
-    verdict, call, digest = assessment.verdict, assessment.call, assessment.request_digest
-    if isinstance(verdict, Rejection):
-        return _rejected(assessment, verdict)
-    if verdict.decision == "not_eligible":
+def _without_job(assessment: Assessment, decision: GroundedDecision) -> CompletedOutcome:
+    """Return the outcome of a decision that allows no rotation."""
+    call, digest = assessment.call, assessment.request_digest
+    if decision.decision == "not_eligible":
         workflow.set_current_details("**Not eligible**: no job.")
-        return NotEligible(decision=verdict, call=call, request_digest=digest)
+        return NotEligible(decision=decision, call=call, request_digest=digest)
     workflow.set_current_details("**Not specified** by policy or evidence: no job.")
-    return NotSpecified(decision=verdict, call=call, request_digest=digest)
+    return NotSpecified(decision=decision, call=call, request_digest=digest)
+
+
+def _said(readings: Iterable[ModelReading]) -> str:
+    return ", ".join(f"{one.model}: {one.decision or one.reason}" for one in readings)
 
 
 def _denied_by(approver: str) -> Rejection:

@@ -15,8 +15,9 @@ TENANT = SearchAttributeKey.for_keyword("KeyturnTenant")
 ACCOUNT = SearchAttributeKey.for_keyword("KeyturnAccount")
 POLICY_LINES = SearchAttributeKey.for_keyword_list("KeyturnPolicyLines")
 OUTCOME = SearchAttributeKey.for_keyword("KeyturnOutcome")
-PARKED = SearchAttributeKey.for_keyword("KeyturnParked")  # what a waiting rotation waits for: a kind, or `approval`
-APPROVAL = "approval"
+# What a waiting rotation waits for: the kind of a failure, `approval` or `disagreement`.
+PARKED = SearchAttributeKey.for_keyword("KeyturnParked")
+APPROVAL, DISAGREEMENT = "approval", "disagreement"
 
 # By name, the type as `temporal operator search-attribute create --type` takes it.
 SEARCH_ATTRIBUTES: Mapping[str, str] = {

@@ -18,7 +18,7 @@ with workflow.unsafe.imports_passed_through():
         RotationRequest,
         Standing,
     )
-    from workflows.visibility import APPROVAL, PARKED
+    from workflows.visibility import APPROVAL, DISAGREEMENT, PARKED
 
 Answer = Resumption | Abandonment | Approval | Denial | RotationRequest
 
@@ -35,7 +35,7 @@ class Waiting:
         if standing.until is None:
             raise ValueError("a question to a person has an end")
         self.standing, self._answer = standing, None
-        kind = APPROVAL if standing.phase == "awaiting_approval" else standing.kind
+        kind = {"awaiting_approval": APPROVAL, "disagreement": DISAGREEMENT}.get(standing.phase, standing.kind)
         workflow.upsert_search_attributes([PARKED.value_set(kind or "unforeseen")])
         with suppress(TimeoutError):
             await workflow.wait_condition(
@@ -57,21 +57,21 @@ class Waiting:
         self._expect("parked")
 
     def expect_approver(self, approver: str, digest: str, *, asked_by: Sequence[str]) -> None:
-        """Refuse all but an approver's word on the decision that waits.
+        """Refuse all but an approver's decision on what waits.
 
         Args:
             approver: who says to be one.
             digest: of the decision that they saw.
-            asked_by: who may not approve; empty for a denial.
+            asked_by: who may not decide because they asked; empty where they may.
         """
-        self._expect("awaiting_approval")
+        self._expect("awaiting_approval", "disagreement")
         decision = self.standing.decision
         if decision is None or decision.digest != digest:
             raise refusal("stale_digest", "the decision that waits is another one than this: look at it again")
         if approver in asked_by:
-            raise refusal("own_request", "whoever asked for a rotation cannot approve it")
-        if approver not in decision.approvers:
-            raise refusal("not_an_approver", "this is no approver of the policy line that was cited")
+            raise refusal("own_request", "who asked for a rotation cannot decide on it")
+        if not decision.any_operator and approver not in decision.approvers:
+            raise refusal("not_an_approver", "this is no approver of the policy lines that bind")
 
     def expect_new_evidence(self, request: RotationRequest, digest: str, current: RotationRequest) -> None:
         """Refuse a restatement of anything but the same rotation on other evidence.
@@ -81,7 +81,7 @@ class Waiting:
             digest: its digest.
             current: as it was stated before.
         """
-        self._expect("parked", "awaiting_approval")
+        self._expect("parked", "awaiting_approval", "disagreement")
         if _rotation_of(request) != _rotation_of(current):
             raise refusal("other_rotation", "this is a request for another rotation")
         if digest == self.standing.request_digest:

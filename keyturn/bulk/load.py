@@ -13,7 +13,8 @@ from keyturn.errors import InventoryInvalid
 from keyturn.inventory.read import Row
 from keyturn.inventory.rows import BadRow, InventoryKey
 from keyturn.inventory.scans import Scan
-from keyturn.policy.catalogue import PolicyLine
+from keyturn.policy.grounding import observed_in_future
+from keyturn.policy.line import PolicyLine
 from keyturn.policy.settled import settled
 
 AT_ONCE = 500  # rows a statement: a transaction of some 10 ms, and memory that does not grow with the file
@@ -43,7 +44,13 @@ def digest_of(source: BulkSource, file: Path) -> str:
 
 
 def items_of(
-    rows: Iterator[Row], lines: Sequence[PolicyLine], *, always_ask: bool, reject: Callable[[BadRow], None]
+    rows: Iterator[Row],
+    lines: Sequence[PolicyLine],
+    *,
+    always_ask: bool,
+    reject: Callable[[BadRow], None],
+    by_rule: bool = False,
+    at: datetime | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield the columns of each item of an inventory; each bad row and each key that stands there twice is rejected.
 
@@ -52,7 +59,10 @@ def items_of(
         lines: the policy lines of the run.
         always_ask: ask the model about every key, whatever the evidence settles by itself.
         reject: is told each row that was not used.
+        by_rule: whether what code can read is decided without a model.
+        at: when it is decided; None for now.
     """
+    at = at or datetime.now(UTC)
     seen: set[int] = set()  # hashes: some 80 bytes a key
     ordinal = ask = 0
     for row in rows:
@@ -63,11 +73,14 @@ def items_of(
                 raw = {"account_id": row.account_id} | row.facts.model_dump(mode="json", exclude_none=True)
                 row = BadRow(row.line, "the same key stands in an earlier row", raw)  # noqa: PLW2901
             seen.add(mark)
+        if isinstance(row, InventoryKey) and observed_in_future(row.facts, at):
+            raw = {"account_id": row.account_id} | row.facts.model_dump(mode="json", exclude_none=True)
+            row = BadRow(row.line, "it was observed in the future: evidence is what was seen", raw)  # noqa: PLW2901
         if isinstance(row, BadRow):
             reject(row)
             yield {"ordinal": ordinal, "line": row.line, "outcome": "bad_row", "explanation": row.reason[:1000]}
             continue
-        why = None if always_ask else settled(row.facts, lines, idle=row.idle)
+        why = None if always_ask else settled(row.facts, lines, idle=row.idle, at=at, by_rule=by_rule)
         if why is None:
             ask += 1
         yield {
@@ -78,8 +91,8 @@ def items_of(
             "key_id": row.facts.key_id,
             "facts": row.facts.model_dump(mode="json", exclude_none=True),
             "decided_by": None if why is None else "rule",
-            "outcome": None if why is None else "nothing_due",
-            "reason": why,
+            "outcome": None if why is None else why.outcome,
+            "reason": None if why is None else why.reason,
         }
 
 

@@ -9,13 +9,15 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Protocol
 
-from keyturn.bulk.store import OPEN, PICO, BulkStore, Run
+from keyturn.bulk.store import OPEN, PICO, WAITING, BulkStore, Run
 from keyturn.contracts import (
     BulkPage,
     CallRecord,
     CredentialFacts,
+    Disagreement,
     GroundedDecision,
     ModelTask,
     PageJudged,
@@ -54,11 +56,16 @@ class Judged(Protocol):
     @property
     def call(self) -> CallRecord: ...  # noqa: D102
 
+    @property
+    def first(self) -> "Judged | None": ...  # noqa: D102
+
 
 class Decider(Protocol):
     """Whoever answers a request of any task; see `keyturn.llm.boundary.ModelBoundary.answer`."""
 
-    async def answer(self, request: ModelTask, attempt: int = 1) -> Judged: ...  # noqa: D102
+    async def answer(  # noqa: D102
+        self, request: ModelTask, attempt: int = 1, *, at: datetime | None = None
+    ) -> Judged: ...
 
 
 class Seals(Protocol):
@@ -76,7 +83,7 @@ class Rotations(Protocol):
         ...
 
     async def look(self, workflow_id: str) -> str | None:
-        """Return how a rotation ended, `waiting` if it waits for a person, None if it is under way."""
+        """Return how a rotation ended, one of WAITING if it waits for a person, None if it is under way."""
         ...
 
 
@@ -96,19 +103,22 @@ class BulkJudge:
         self.rotations = rotations
         self.seals = seals
 
-    async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool) -> PageJudged:
+    async def judge(
+        self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime | None = None
+    ) -> PageJudged:
         """Judge what is open of a page; returns what became of the page.
 
         Args:
             page: which items.
             attempt: counted from 1, for the records.
             last_attempt: whether items that a passing failure left open are now written down as failed.
+            at: when it is decided; None for now.
 
         Raises:
             KeyturnError: a passing failure left items open, and it is not the last attempt; or the database is away.
         """
         run = await self.store.run(page.run_id, tenant_id=page.tenant_id)
-        judging = _Page(self, run, attempt)
+        judging = _Page(self, run, attempt, at)
         stopped = await judging.all(await self.store.open_items(page.run_id, page.first, page.last), last_attempt)
         progress = await self.store.progress(page.run_id, first=page.first, last=page.last)
         kind, mend = (None, None) if stopped is None else (stopped.kind, stopped.mend)
@@ -121,8 +131,8 @@ class BulkJudge:
         """
         await self.store.settle_jobs(run_id, tenant_id=tenant_id)
         left = await self._looked_at(run_id, "started")
-        if not left:
-            await self._looked_at(run_id, "waiting")
+        for outcome in () if left else WAITING:
+            await self._looked_at(run_id, outcome)
         return RunSettled(progress=await self.store.progress(run_id), left=left)
 
     async def _looked_at(self, run_id: str, outcome: str) -> int:
@@ -155,6 +165,8 @@ def request_of(run: Run, item: Mapping[str, Any], seals: Seals) -> ModelTask:
         policy_lines=run.policy_lines,
         question="" if run.question is None else seals.unseal(run.run_id, run.question),
         credential=CredentialFacts.model_validate(item["facts"]),
+        decide_by=run.decide_by,
+        policy_digest=run.policy_digest,
         **whose,
     )
 
@@ -162,10 +174,11 @@ def request_of(run: Run, item: Mapping[str, Any], seals: Seals) -> ModelTask:
 class _Page:
     """One attempt at a page."""
 
-    def __init__(self, judge: BulkJudge, run: Run, attempt: int) -> None:
+    def __init__(self, judge: BulkJudge, run: Run, attempt: int, at: datetime | None) -> None:
         self._judge = judge
         self._run = run
         self._attempt = attempt
+        self._at = at
         self._streak: list[tuple[Mapping[str, Any], KeyturnError]] = []  # failures in a row, the last ones
         self._failed: list[tuple[Mapping[str, Any], KeyturnError]] = []
         self._verdicts: list[dict[str, Any]] = []
@@ -208,7 +221,7 @@ class _Page:
             await self._begin(item, request)
             return
         try:
-            judged = await self._judge.decider.answer(request, self._attempt)
+            judged = await self._judge.decider.answer(request, self._attempt, at=self._at)
         except KeyturnError as error:
             if isinstance(error, _STOPS_AT_ONCE):  # this item stays open
                 self._stopped = error
@@ -246,12 +259,19 @@ class _Page:
 
     def _row(self, item: Mapping[str, Any], judged: Judged) -> dict[str, Any]:
         """The columns of a verdict: the same ones for each, so that many are written by one statement."""
-        row, verdict = _empty(item) | _cost_of(judged.call), judged.verdict
+        row, verdict = _empty(item) | _cost_of(judged), judged.verdict
         if isinstance(verdict, Rejection):
             return row | {"outcome": "rejected", "reason": verdict.reason, "explanation": verdict.explanation}
+        if isinstance(verdict, Disagreement):  # the key is due: its rotation waits for the person who settles it
+            said = ", ".join(f"{one.model}: {one.decision or one.reason}" for one in verdict.readings)
+            row |= {"reason": "contradicts_evidence", "explanation": f"By rule the key is due; said {said}."[:1000]}
+            verdict = verdict.supported
         if isinstance(verdict, GroundedDecision):
-            cited = [str(line) for line in verdict.source_lines]
-            row |= {"outcome": verdict.decision, "policy_lines": cited, "window_days": verdict.rotation_window_days}
+            lines = [str(line) for line in verdict.source_lines]
+            row |= {"outcome": verdict.decision, "policy_lines": lines, "window_days": verdict.rotation_window_days}
+            if verdict.decision == "not_specified":
+                row |= {"explanation": verdict.explanation}
+            row |= {"decided_by": "rule" if verdict.basis == "rule" else "model"}
             return row | {"rotate_by": verdict.rotate_by}
         sealed = self._judge.seals.seal(self._run.run_id, verdict.model_dump_json())
         return row | {"outcome": "attention" if verdict.needs_attention else "summarized", "content": sealed}
@@ -261,8 +281,12 @@ def _failure(item: Mapping[str, Any], error: KeyturnError) -> dict[str, Any]:
     return _empty(item) | {"outcome": "failed", "reason": error.kind, "explanation": str(error)[:1000]}
 
 
-def _cost_of(call: CallRecord) -> dict[str, Any]:
-    return {"model": call.model, "cost_picodollars": None if call.cost_usd is None else int(call.cost_usd * PICO)}
+def _cost_of(judged: Judged) -> dict[str, Any]:
+    """The model that answered last, and what all answers cost; none, if the price of one is unknown."""
+    costs = [one.call.cost_usd for one in (judged, judged.first) if one is not None]
+    known = [cost for cost in costs if cost is not None]
+    spent = int(sum(known, Decimal(0)) * PICO) if len(known) == len(costs) else None
+    return {"model": judged.call.model, "cost_picodollars": spent}
 
 
 def _empty(item: Mapping[str, Any]) -> dict[str, Any]:

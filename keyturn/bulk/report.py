@@ -10,7 +10,7 @@ from typing import Any
 
 from keyturn.bulk.store import PICO, BulkStore, Run
 from keyturn.contracts import CredentialFacts
-from keyturn.policy.catalogue import PolicyLine
+from keyturn.policy.line import PolicyLine
 from keyturn.tasks.summarize_scan import ScanSummary
 
 PAGE_OF_ITEMS = 1_000
@@ -112,16 +112,19 @@ def _summary(item: Mapping[str, Any], run: Run, unseal: Callable[[str, str], str
 async def page_of(store: BulkStore, run: Run, lines: list[PolicyLine], unseal: Callable[[str, str], str]) -> str:
     """Return the report as one HTML page without anything from elsewhere.
 
-    Rows that need a look come first: jobs, what waits, rejections and failures, then rows that could not be used. Of
-    those for which nothing is due, the figures tell.
+    Keys on which rule and model disagree come first. Then, in the inventory's order: jobs, what waits, rejections,
+    failures, and rows that could not be used. Of those for which nothing is due, the figures tell.
     """
     figures, left_out = Figures(), 0
     rows: list[str] = []
+    first: list[str] = []  # what nobody may overlook: keys that are due by rule, and that a model would leave
     async for item in items_of_run(store, run, unseal):
         figures.add(item)
         if item["outcome"] in _QUIET:
             continue
-        if len(rows) < ROWS_SHOWN:
+        if item["outcome"] == "disagreement":
+            first.append(_row(item))
+        elif len(rows) < ROWS_SHOWN:
             rows.append(_row(item))
         else:
             left_out += 1
@@ -150,7 +153,7 @@ async def page_of(store: BulkStore, run: Run, lines: list[PolicyLine], unseal: C
             ("outcome", "reason", "keys"),
             [(_said(outcome), why, f"{n:,}") for (outcome, why), n in figures.reasons.most_common(100)],
         ),
-        rows="".join(rows),
+        rows="".join(first + rows),
         left_out=shown,
     )
 
@@ -164,6 +167,7 @@ def _tiles(figures: Figures, total: int) -> list[tuple[str, str]]:
         ("keys and rows", f"{total:,}"),
         ("jobs", f"{figures.outcomes['job_created']:,}"),
         ("needed no model", f"{by_rule / total:.0%}" if total else "-"),
+        ("disagreements of rule and model", f"{figures.outcomes['disagreement']:,}"),
         ("wait for a person", f"{figures.outcomes['waiting']:,}"),
         ("rows not used", f"{figures.outcomes['bad_row']:,}"),
         ("cost of calls", f"${figures.cost_usd:,.4f}"),

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Select, bindparam, case, delete, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -20,6 +20,8 @@ from keyturn.jobs.tables import rotation_jobs
 PICO = 10**12
 # Asked about with the next page, or when the run is begun again: without an outcome, or failed.
 OPEN = (None, "failed")
+# Rotations that wait for a person; a disagreement of rule and model is told apart.
+WAITING = ("disagreement", "waiting")
 _items, _runs, _batches = bulk_items.c, bulk_runs.c, bulk_batches.c
 
 
@@ -35,6 +37,8 @@ class Run:
     policy_lines: tuple[PolicyRef, ...]
     question: str | None  # sealed
     requested_by: str
+    decide_by: Literal["rule_and_model", "rule"]
+    policy_digest: str | None  # of the lines as whoever loaded it held them
     workflow_id: str  # of the workflow that carries it out
     loaded: bool
     asks: int
@@ -64,6 +68,8 @@ class BulkStore:
             "policy_lines": [str(ref) for ref in run.policy_lines],
             "question": run.question,
             "requested_by": run.requested_by,
+            "decide_by": run.decide_by,
+            "policy_digest": run.policy_digest,
             "workflow_id": run.workflow_id,
             "created_at": datetime.now(UTC),
         }
@@ -93,6 +99,8 @@ class BulkStore:
             policy_lines=tuple(_ref(text) for text in row["policy_lines"]),
             question=row["question"],
             requested_by=row["requested_by"],
+            decide_by=row["decide_by"],
+            policy_digest=row["policy_digest"],
             workflow_id=row["workflow_id"],
             loaded=row["loaded_at"] is not None,
             asks=row["asks"] or 0,
@@ -145,7 +153,7 @@ class BulkStore:
     async def settle_jobs(self, run_id: str, *, tenant_id: str) -> None:
         """Find the jobs that the run's rotations made since."""
         job = (
-            select(rotation_jobs.c.job_id)
+            select(func.coalesce(rotation_jobs.c.merged_into, rotation_jobs.c.job_id))
             .where(
                 rotation_jobs.c.tenant_id == tenant_id,
                 rotation_jobs.c.idempotency_key == _items.workflow_id,
@@ -155,14 +163,14 @@ class BulkStore:
         )
         statement = (
             update(bulk_items)
-            .where(_items.run_id == run_id, _items.outcome.in_(["started", "waiting"]), job.is_not(None))
+            .where(_items.run_id == run_id, _items.outcome.in_(["started", *WAITING]), job.is_not(None))
             .values(outcome="job_created", job_id=job)
         )
         async with transaction(self._engine) as connection:
             await connection.execute(statement)
 
     async def begun(self, run_id: str, outcome: str, *, after: int, limit: int) -> Sequence[Mapping[str, Any]]:
-        """Return rotations that were begun and of which no end is known, `started` or `waiting`, after an ordinal."""
+        """Return rotations of which no end is known, `started` or one of WAITING, after an ordinal."""
         query = (
             select(_items.ordinal, _items.workflow_id)
             .where(_items.run_id == run_id, _items.outcome == outcome, _items.ordinal > after)

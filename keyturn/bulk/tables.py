@@ -15,6 +15,8 @@ bulk_runs = Table(
     Column("policy_lines", JSON, nullable=False),
     Column("question", Text),  # sealed
     Column("requested_by", String(256), nullable=False),
+    Column("decide_by", String(16), nullable=False, server_default="rule_and_model"),
+    Column("policy_digest", String(70)),
     Column("workflow_id", String(1000), nullable=False),
     Column("created_at", Moment, nullable=False),
     # When every row was written: from then on it may be judged.

@@ -45,6 +45,14 @@ class RedisCache:
             return False
         return True
 
+    async def drop(self, key: CacheKey) -> None:
+        """Forget the answer of a key; where Redis does not answer, that is logged, and the caller asks anew anyway."""
+        try:
+            async with asyncio.timeout(REDIS_SECONDS):
+                await self._redis.delete(_name(key))
+        except (RedisError, OSError, TimeoutError) as error:
+            _log.warning("cache_unavailable", cause=type(error).__name__)
+
     async def clear(
         self,
         *,

@@ -16,6 +16,8 @@ class _Cache(Protocol):
 
     async def keep(self, key: CacheKey, answer: str, keep_for: timedelta) -> bool: ...
 
+    async def drop(self, key: CacheKey) -> None: ...
+
 
 class SealedCache:
     """Seals what `cache` keeps. What cannot be opened, because its key was taken out or it was changed, is a miss."""
@@ -41,6 +43,10 @@ class SealedCache:
         """Keep `answer` for so long, unless the key has one. False if it may not be kept."""
         key_id, sealed = self._keyring.seal(answer.encode(), _bound_to(key))
         return await self._cache.keep(key, f"{key_id}:{base64.b64encode(sealed).decode()}", keep_for)
+
+    async def drop(self, key: CacheKey) -> None:
+        """Forget the answer of a key."""
+        await self._cache.drop(key)
 
 
 def _bound_to(key: CacheKey) -> bytes:

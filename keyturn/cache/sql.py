@@ -56,6 +56,13 @@ class SqlCache:
             return False
         return True
 
+    async def drop(self, key: CacheKey) -> None:
+        """Forget the answer of a key; where the database does not answer, that is logged, and the caller asks anew."""
+        try:
+            await within(LOOKUP_SECONDS, self._execute(delete(table).where(table.c.digest == key.digest)))
+        except (JobStoreUnavailable, TimeoutError) as error:
+            _log.warning("cache_unavailable", cause=type(error).__name__)
+
     async def clear(
         self,
         *,

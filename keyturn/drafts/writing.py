@@ -63,7 +63,7 @@ class DraftWriting:
         if isinstance(judged.verdict, Rejection):
             why = judged.verdict
             return DraftWritten(
-                text=judged.exchange.answer.strip(),
+                text="" if judged.exchange is None else judged.exchange.answer.strip(),
                 approved=False,
                 reason=why.reason,
                 explanation=why.explanation,

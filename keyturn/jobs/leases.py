@@ -32,7 +32,7 @@ from keyturn.contracts import ClaimedJob, CredentialKind, Evidence
 from keyturn.database import moment_from_now, span_of, transaction
 from keyturn.errors import JobClosed, JobHeld, StaleClaim, StateRefused, UnknownJob
 from keyturn.jobs.states import CLOSED, FOLLOWS, OPEN, ProgressState
-from keyturn.jobs.tables import audit_of, job_audit, rotation_jobs
+from keyturn.jobs.tables import URGENT, audit_of, job_audit, rotation_jobs
 
 MIN_LEASE, MAX_LEASE = timedelta(seconds=1), timedelta(hours=24)  # shorter expires on its way; longer is nobody's job
 _jobs = rotation_jobs.c
@@ -238,6 +238,7 @@ def _claimed(row: Mapping[str, Any]) -> ClaimedJob:
         policy_lines=tuple(row["policy_lines"] or ()),
         rotation_window_days=row["rotation_window_days"],
         rotate_by=row["rotate_by"],
+        priority="urgent" if row["priority"] == URGENT else "normal",
         state=row["status"],
         token=row["lease_token"],
         lease_until=row["lease_until"],
@@ -302,7 +303,7 @@ def _say(on_postgresql: bool) -> ReturningUpdate[Any]:
 
 
 def _urgent(query: Select[tuple[str]]) -> Select[tuple[str]]:
-    return query.order_by(_jobs.rotate_by.nulls_last(), _jobs.created_at)
+    return query.order_by(_jobs.priority, _jobs.rotate_by.nulls_last(), _jobs.created_at)
 
 
 class _Change(NamedTuple):

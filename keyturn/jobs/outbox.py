@@ -4,12 +4,15 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, Select, and_, bindparam, insert, or_, select, update
+from sqlalchemy import BigInteger, Select, and_, bindparam, case, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.database import transaction
 from keyturn.errors import UnknownDelivery
 from keyturn.jobs.tables import audit_of, job_audit, outbox, rotation_jobs
+
+TOPIC, TIGHTENED_TOPIC = "rotation_job.created", "rotation_job.tightened"
+MAX_ID = 2**62  # above every row's number, in a column of 64 bits
 
 
 class Message(NamedTuple):
@@ -32,13 +35,15 @@ class Outbox:
         self._engine = engine
 
     async def message(self, job_id: str) -> Message:
-        """Return the message of a job, and which earlier one of its credential is not delivered yet.
+        """Return the next message of a job, and which earlier one of its credential is not delivered yet.
+
+        The next one is the oldest that waits; where none does, the last.
 
         Raises:
             UnknownDelivery: there is none, or its job was purged.
             JobStoreUnavailable: the database did not answer.
         """
-        query = _of_jobs().add_columns(_earlier()).where(outbox.c.job_id == job_id)
+        query = _of_jobs(_is_done()).add_columns(_earlier()).where(outbox.c.job_id == job_id)
         async with transaction(self._engine) as connection:
             row = (await connection.execute(query)).mappings().first()
         if row is None or not row["payload"]:
@@ -104,11 +109,16 @@ def _waiting() -> Any:
     return and_(outbox.c.delivered_at.is_(None), outbox.c.dead_at.is_(None))
 
 
-def _of_jobs() -> Select[Any]:
+def _is_done() -> Any:
+    """Sorts what waits before what was delivered; of that, the last comes first."""
+    return case((outbox.c.delivered_at.is_(None), outbox.c.outbox_id), else_=MAX_ID - outbox.c.outbox_id)
+
+
+def _of_jobs(order: Any = outbox.c.outbox_id) -> Select[Any]:
     return (
         select(outbox, rotation_jobs.c.tenant_id, rotation_jobs.c.account_id, rotation_jobs.c.key_id)
         .join(rotation_jobs, rotation_jobs.c.job_id == outbox.c.job_id)
-        .order_by(outbox.c.outbox_id)
+        .order_by(order)
     )
 
 

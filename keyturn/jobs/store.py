@@ -13,20 +13,36 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import CTE, JSON, BigInteger, Select, String, bindparam, insert, literal, select, update
+from sqlalchemy import (
+    CTE,
+    JSON,
+    BigInteger,
+    ScalarSelect,
+    Select,
+    String,
+    bindparam,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
 from keyturn.canonical import digest_of
-from keyturn.contracts import JobOrder, RotationEvent, RotationJob
+from keyturn.contracts import JobMessage, JobOrder, RotationEvent, RotationJob
 from keyturn.database import transaction
 from keyturn.errors import IdempotencyConflict, JobStoreUnavailable, OpenJobExists, StaleAttempt
+from keyturn.jobs.outbox import TIGHTENED_TOPIC, TOPIC
 from keyturn.jobs.states import CLOSED, OPEN
-from keyturn.jobs.tables import audit_of, job_audit, outbox, rotation_events, rotation_jobs
+from keyturn.jobs.tables import NORMAL, URGENT, audit_of, job_audit, outbox, rotation_events, rotation_jobs
 
-TOPIC = "rotation_job.created"
-WITHDRAWN = "withdrawn"
+_jobs = rotation_jobs.c
+
+# States of a key that made no job of its own: its claim was taken back, or its decision tightened another job.
+WITHDRAWN, MERGED = "withdrawn", "merged"
 
 
 def fingerprint_of(order: JobOrder) -> str:
@@ -64,7 +80,8 @@ class JobStore:
         Raises:
             StaleAttempt: the claim was taken back after this attempt began; nothing changed.
             IdempotencyConflict: the key made another job than the one ordered; audited, nothing else changed.
-            OpenJobExists: the credential has an open job under another key; audited there, nothing else changed.
+            OpenJobExists: the credential has an open job under another key that is no laxer; audited there, nothing
+                else changed. An open job that is laxer is tightened, and returned.
             JobStoreUnavailable: the database did not answer. Whether it committed is unknown: call again.
         """
         fingerprint = fingerprint_of(order)
@@ -77,6 +94,8 @@ class JobStore:
             holder = existing["job_id"] if existing is not None and conflict else None
             if not conflict and (existing is None or existing["status"] == WITHDRAWN):
                 holder = await self._open_job_of(connection, row)
+            if existing is not None and existing["status"] == MERGED and not conflict:
+                return _merged(existing)
             if existing is not None and holder is None:
                 if existing["status"] != WITHDRAWN:
                     return RotationJob(job_id=existing["job_id"], created=False)
@@ -86,9 +105,12 @@ class JobStore:
                 if now is not None and now["status"] != WITHDRAWN:  # another attempt was quicker
                     return RotationJob(job_id=now["job_id"], created=False)
                 raise StaleAttempt("the claim was taken back since this attempt began")
-            if holder is not None:
-                event = "idempotency_conflict" if conflict else "duplicate_refused"
-                detail = {"idempotency_key": idempotency_key, "fingerprint": fingerprint}
+        if holder is not None and not conflict and await self._tighten(row, holder, fence):
+            return RotationJob(job_id=holder, created=False, tightened=True)
+        if holder is not None:
+            event = "idempotency_conflict" if conflict else "duplicate_refused"
+            detail = {"idempotency_key": idempotency_key, "fingerprint": fingerprint}
+            async with transaction(self._engine) as connection:
                 await connection.execute(insert(job_audit).inline(), _audit(row, event, detail) | {"job_id": holder})
         # Raised outside the transaction, so that the audit row stays.
         if conflict:
@@ -127,6 +149,8 @@ class JobStore:
             found = await self._by_key(connection, order.tenant_id, idempotency_key)
         if found is None or found["status"] == WITHDRAWN or found["fingerprint"] != fingerprint:
             return None
+        if found["status"] == MERGED:
+            return _merged(found)
         return RotationJob(job_id=found["job_id"], created=False)
 
     async def record_event(self, event: RotationEvent, *, workflow_id: str, event_id: str) -> None:
@@ -149,7 +173,7 @@ class JobStore:
         of_the_job = (
             select(job_audit.c.at, job_audit.c.event, job_audit.c.actor, job_audit.c.detail)
             .join(rotation_jobs, rotation_jobs.c.job_id == job_audit.c.job_id)
-            .where(rotation_jobs.c.tenant_id == tenant_id, rotation_jobs.c.idempotency_key == workflow_id)
+            .where(rotation_jobs.c.job_id == _job_of_key(tenant_id, workflow_id))
         )
         async with transaction(self._engine) as connection:
             rows = [dict(row) for row in (await connection.execute(on_the_way)).mappings()]
@@ -160,7 +184,7 @@ class JobStore:
         """Return the newest `limit` jobs of one tenant, newest first."""
         query = (
             select(rotation_jobs)
-            .where(rotation_jobs.c.tenant_id == tenant_id, rotation_jobs.c.status != WITHDRAWN)
+            .where(rotation_jobs.c.tenant_id == tenant_id, rotation_jobs.c.status.not_in([WITHDRAWN, MERGED]))
             .order_by(rotation_jobs.c.created_at.desc(), rotation_jobs.c.job_id)
             .limit(limit)
         )
@@ -175,6 +199,7 @@ class JobStore:
         """
         old = (rotation_jobs.c.status.in_(CLOSED), rotation_jobs.c.created_at < before)
         keep = {"job_id", "tenant_id", "idempotency_key", "fingerprint", "status", "created_at", "fence", "lease_token"}
+        keep |= {"priority", "merged_into"}
         emptied: dict[str, Any] = {column.name: None for column in rotation_jobs.c if column.name not in keep}
         async with transaction(self._engine) as connection:
             ids = select(rotation_jobs.c.job_id).where(*old)
@@ -217,11 +242,54 @@ class JobStore:
         return True
 
     async def _by_key(self, connection: AsyncConnection, tenant_id: str, key: str) -> Mapping[str, Any] | None:
-        query = select(rotation_jobs.c.job_id, rotation_jobs.c.fingerprint, rotation_jobs.c.status).where(
-            rotation_jobs.c.tenant_id == tenant_id, rotation_jobs.c.idempotency_key == key
-        )
+        columns = (_jobs.job_id, _jobs.fingerprint, _jobs.status, _jobs.merged_into)
+        query = select(*columns).where(_jobs.tenant_id == tenant_id, _jobs.idempotency_key == key)
         row = (await connection.execute(query)).mappings().first()
         return None if row is None else dict(row)
+
+    async def _tighten(self, row: Mapping[str, Any], job_id: str, fence: int) -> bool:
+        """Let a stricter decision govern the credential's open job; False, and nothing changed, if it is no stricter.
+
+        Its own key is marked as merged in the same transaction: a repeated call finds the same job, also when that is
+        closed by then, and makes no second one.
+        """
+        async with transaction(self._engine, whole=True) as connection:
+            open_job = select(rotation_jobs).where(_jobs.job_id == job_id, _jobs.status.in_(OPEN)).with_for_update()
+            found = (await connection.execute(open_job)).mappings().first()
+            held = {} if found is None else dict(found)
+            if not held or not _is_stricter(row, held):
+                return False
+            if not await self._merge_key(connection, row, job_id, fence):
+                raise StaleAttempt("the claim was taken back, or made elsewhere, since this attempt began")
+            changed = _tightened(row, held)
+            await connection.execute(update(rotation_jobs).where(_jobs.job_id == job_id).values(changed))
+            now = row["created_at"]
+            detail = {
+                "idempotency_key": row["idempotency_key"],
+                "decision_digest": row["decision_digest"],
+                "policy_lines": ", ".join(row["policy_lines"]),
+                "rotate_by_before": _moment(held["rotate_by"]),
+                "rotate_by": _moment(changed["rotate_by"]),
+                "priority": "urgent" if changed["priority"] == URGENT else "normal",
+            } | _approval_of(row)
+            await connection.execute(insert(job_audit).inline(), _audit(row, "tightened", detail) | {"job_id": job_id})
+            payload = _payload({**row, **held, **changed, "approved_by": row["approved_by"]})
+            message = {"job_id": job_id, "topic": TIGHTENED_TOPIC, "payload": payload, "created_at": now}
+            await connection.execute(insert(outbox).inline(), message)
+            return True
+
+    async def _merge_key(self, connection: AsyncConnection, row: Mapping[str, Any], job_id: str, fence: int) -> bool:
+        """Mark a key as merged into a job; False if a later attempt took its claim back, or made its own job."""
+        names = ("job_id", "tenant_id", "idempotency_key", "fingerprint", "created_at")
+        statement = self._upsert(rotation_jobs).values(
+            {name: row[name] for name in names} | {"status": MERGED, "merged_into": job_id}
+        )
+        statement = statement.on_conflict_do_update(
+            index_elements=["tenant_id", "idempotency_key"],
+            set_={"status": MERGED, "merged_into": job_id, "fence": None},
+            where=(_jobs.status == WITHDRAWN) & (_jobs.fence < fence),
+        )
+        return (await connection.execute(statement)).rowcount == 1
 
     async def _open_job_of(self, connection: AsyncConnection, row: Mapping[str, Any]) -> str | None:
         """The open job that the credential has under another key."""
@@ -252,8 +320,46 @@ def _row_of(order: JobOrder, idempotency_key: str, fingerprint: str) -> dict[str
         "trace_id": order.trace_id,
         "created_at": datetime.now(UTC),
         "rotate_by": order.decision.rotate_by,
+        "priority": URGENT if order.credential.compromised else NORMAL,
         "approved_by": None if order.approval is None else order.approval.approver,
     }
+
+
+def _merged(key: Mapping[str, Any]) -> RotationJob:
+    return RotationJob(job_id=key["merged_into"], created=False, tightened=True)
+
+
+def _is_stricter(row: Mapping[str, Any], held: Mapping[str, Any]) -> bool:
+    """Whether a decision wants the rotation sooner, or before others, than the open job does."""
+    if row["priority"] < held["priority"]:
+        return True
+    wanted, date = row["rotate_by"], held["rotate_by"]
+    return wanted is not None and (date is None or wanted < date)
+
+
+def _tightened(row: Mapping[str, Any], held: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of the open job under both decisions, the stricter of each."""
+    return {
+        "rotate_by": _least(row["rotate_by"], held["rotate_by"]),
+        "rotation_window_days": _least(row["rotation_window_days"], held["rotation_window_days"]),
+        "priority": min(row["priority"], held["priority"]),
+        "policy_lines": sorted({*(held["policy_lines"] or ()), *row["policy_lines"]}),
+        "decision_digest": row["decision_digest"],
+    }
+
+
+def _least(one: Any, other: Any) -> Any:
+    return other if one is None else one if other is None else min(one, other)
+
+
+def _moment(value: datetime | None) -> str:
+    return "none" if value is None else value.isoformat()
+
+
+def _job_of_key(tenant_id: str, key: str) -> ScalarSelect[str]:
+    """The job that a key made, or that its decision tightened."""
+    found = select(func.coalesce(_jobs.merged_into, _jobs.job_id))
+    return found.where(_jobs.tenant_id == tenant_id, _jobs.idempotency_key == key).scalar_subquery()
 
 
 def _approval_of(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -271,12 +377,12 @@ def _audit(row: Mapping[str, Any], event: str, detail: Mapping[str, Any]) -> dic
 
 
 def _payload(row: Mapping[str, Any]) -> dict[str, Any]:
-    hidden = {"fingerprint", "status"}
-    return {
+    told = {
         name: value.isoformat() if isinstance(value, datetime) else value
         for name, value in row.items()
-        if name not in hidden
+        if name in JobMessage.model_fields
     }
+    return told | {"priority": "urgent" if row["priority"] == URGENT else "normal"}
 
 
 def _all_at_once(job: CTE) -> Select[tuple[str]]:
@@ -296,7 +402,7 @@ def _all_at_once(job: CTE) -> Select[tuple[str]]:
     return select(job.c.job_id).add_cte(audit_of(job), message.cte("message"))
 
 
-_LATER = {"fence", "lease_token", "lease_owner", "lease_until", "closed_at"}
+_LATER = {"fence", "merged_into", "lease_token", "lease_owner", "lease_until", "closed_at"}
 _COLUMNS = [column for column in rotation_jobs.c if column.name not in _LATER]
 _VALUES = {column.name: bindparam(column.name, type_=column.type) for column in _COLUMNS}
 _INSERT_ALL_AT_ONCE = _all_at_once(

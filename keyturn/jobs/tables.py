@@ -20,6 +20,8 @@ from sqlalchemy import (
 from keyturn.database import Moment, metadata, row_id
 from keyturn.jobs.states import IS_OPEN
 
+URGENT, NORMAL = 1, 3
+
 rotation_jobs = Table(
     "rotation_jobs",
     metadata,
@@ -39,6 +41,10 @@ rotation_jobs = Table(
     Column("trace_id", String(64)),
     Column("created_at", Moment, nullable=False),
     Column("rotate_by", Moment),
+    # Which is carried out first: 1 before 3, as Temporal counts. A compromised key is 1.
+    Column("priority", Integer, nullable=False, server_default=str(NORMAL)),
+    # Of a claim whose decision tightened another job instead: that job.
+    Column("merged_into", String(64)),
     # Of a claim that was taken back: an attempt that began no later than this may not write any more.
     Column("fence", BigInteger),
     # Who carries it out, until when, and the number that grows with each claim: an older one's word counts no more.
@@ -61,6 +67,7 @@ Index(
 Index(
     "ix_rotation_jobs_claimable",
     rotation_jobs.c.tenant_id,
+    rotation_jobs.c.priority,
     rotation_jobs.c.rotate_by,
     rotation_jobs.c.created_at,
     sqlite_where=text(IS_OPEN),

@@ -1,7 +1,8 @@
 """One message to one receiver over HTTP: enveloped, signed, sent once an attempt, and its answer classified.
 
 Envelope: CloudEvents 1.0, structured JSON (https://cloudevents.io); its `data` is a `JobMessage`, published as
-docs/schemas/rotation_job.created.json. `Idempotency-Key` is the job's id (draft-ietf-httpapi-idempotency-key-header).
+docs/schemas/rotation_job.created.json. `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header) is the event's id:
+the job's own for a created job, and the job's with the message's number for one that was tightened since.
 `Keyturn-Signature` is `t=UNIX_TIME,ID=HEX,ID=HEX`: HMAC-SHA256 over `t.Idempotency-Key.body` under each key, so that
 two keys overlap while they are exchanged.
 """
@@ -22,7 +23,7 @@ from pydantic import SecretStr
 
 from keyturn.canonical import canonical_json
 from keyturn.errors import ReceiverConflict, ReceiverRefused, ReceiverUnavailable
-from keyturn.jobs.outbox import Message
+from keyturn.jobs.outbox import TOPIC, Message
 
 SIGNATURE = "Keyturn-Signature"
 IDEMPOTENCY_KEY = "Idempotency-Key"
@@ -38,7 +39,7 @@ def envelope(message: Message) -> bytes:
     return canonical_json(
         {
             "specversion": "1.0",
-            "id": message.job_id,
+            "id": event_id(message),
             "type": f"dev.keyturn.{message.topic}",
             "source": f"/keyturn/{quote(message.tenant_id, safe='')}",
             "subject": message.job_id,
@@ -48,6 +49,11 @@ def envelope(message: Message) -> bytes:
             "data": dict(message.payload),
         }
     ).encode()
+
+
+def event_id(message: Message) -> str:
+    """Return what stands for a message, however often it is sent."""
+    return message.job_id if message.topic == TOPIC else f"{message.job_id}.{message.outbox_id}"
 
 
 def signature(key: str, body: bytes, keys: Mapping[str, SecretStr], *, now: float) -> str:
@@ -103,7 +109,7 @@ class Webhook:
             ReceiverUnavailable: no answer, or one that asks for patience; send it again.
             ReceiverConflict, ReceiverRefused: a person must look at it.
         """
-        body, key = envelope(message), message.job_id
+        body, key = envelope(message), event_id(message)
         address = await self._address()
         headers = {
             "Host": self._url.netloc.decode(),

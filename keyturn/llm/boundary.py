@@ -6,7 +6,7 @@ It owns what must be the same for every call: prompt version, route, deadline, l
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -25,28 +25,44 @@ from keyturn.contracts import (
     Rejection,
     RotationRequest,
 )
-from keyturn.errors import JobStoreUnavailable, KeyturnError, ProviderTimeout, SettingsInvalid, UnknownTask
+from keyturn.errors import (
+    JobStoreUnavailable,
+    KeyturnError,
+    PolicyDiffers,
+    ProviderTimeout,
+    SettingsInvalid,
+    UnknownTask,
+)
 from keyturn.llm.cache import AnswerCache, cache_key, packed, unpacked
 from keyturn.llm.estimate import estimated_input
 from keyturn.llm.guard import Guard
-from keyturn.llm.routing import Provider, RouteFailed, ask_in_turn, route_of
+from keyturn.llm.routing import LEAST_SECONDS, Provider, RouteFailed, ask_in_turn, route_of
 from keyturn.llm.wire import Completion, OnText, Usage, parse_answer
-from keyturn.policy.catalogue import Catalogue, PolicyLine
+from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.grounding import request_digest
-from keyturn.tasks.definition import Prompt, Task
+from keyturn.policy.line import PolicyLine, digest_of_lines
+from keyturn.tasks.definition import Prompt, Reading, Task
 from keyturn.tasks.registry import load_tasks
 
 BATCH_PRICE = Decimal("0.5")  # of OpenAI's and Anthropic's batches, against the same call made at once
 _NOTHING_USED = Usage(0, 0, 0)  # of a cache hit: nobody counted, because nobody was asked
 
 
+RULE = "rule"  # stands where a provider's name does, in the record of what was decided without one
+
+
 @dataclass(frozen=True)
 class Judged:
-    """A judged answer: what the task calls an answer, or why there is none; and the record of the call."""
+    """A judged answer: what the task calls an answer, or why there is none; and the record of the call.
+
+    `first` is the answer before it, where that one contradicted the evidence and another was asked for.
+    """
 
     verdict: Any
     call: CallRecord
-    exchange: Exchange
+    exchange: Exchange | None
+    proposed: object = None
+    first: "Judged | None" = None
 
 
 @dataclass
@@ -54,6 +70,7 @@ class _Call:
     """What is known of a call so far; becomes its record however it ends."""
 
     provider: Provider
+    seconds: float  # in which it must have ended
     prompt: Prompt | None = None
     completion: Completion | None = None
     passed_over: tuple[PassedOver, ...] = ()
@@ -75,6 +92,7 @@ class ModelBoundary:
         cache: where answers of repeatable tasks are kept; None for nowhere.
         fingerprint: from the document that a model reads to a keyed fingerprint of it; None leaves it out.
         tasks: every task by name.
+        clock: the time at which evidence is judged.
     """
 
     def __init__(
@@ -87,6 +105,7 @@ class ModelBoundary:
         cache: AnswerCache | None = None,
         fingerprint: Callable[[str], str] | None = None,
         tasks: Mapping[str, Task[Any, Any, Any]] | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._routes = routes
         self._catalogue = catalogue
@@ -95,24 +114,33 @@ class ModelBoundary:
         self._cache = cache
         self._fingerprint = fingerprint
         self._tasks = load_tasks() if tasks is None else tasks
+        self._clock = clock
 
-    async def decide(self, request: RotationRequest, attempt: int) -> Assessment:
+    async def decide(self, request: RotationRequest, attempt: int, *, at: datetime | None = None) -> Assessment:
         """Answer a rotation request; see `answer`."""
-        judged = await self.answer(request, attempt)
+        judged = await self.answer(request, attempt, at=at)
         return Assessment(
             verdict=judged.verdict,
             catalogue_version=self._catalogue.version,
             request_digest=request_digest(request),
             call=judged.call,
             exchange=judged.exchange,
+            first_call=None if judged.first is None else judged.first.call,
+            first_exchange=None if judged.first is None else judged.first.exchange,
         )
 
-    async def answer(self, request: ModelTask, attempt: int = 1, *, on_text: OnText | None = None) -> Judged:
+    async def answer(
+        self, request: ModelTask, attempt: int = 1, *, at: datetime | None = None, on_text: OnText | None = None
+    ) -> Judged:
         """Return the judged answer to `request`. Read-only: it may be called as often as one likes.
+
+        An answer that contradicts the evidence is asked for once more, of the route's next provider or of the same one
+        where there is no other. If that one does not agree with the evidence either, the disagreement is the verdict.
 
         Args:
             request: the request of any task.
             attempt: which attempt of this question it is, counted from 1, for the record.
+            at: when it is decided, by which the age of evidence is judged; None for now, by this machine's clock.
             on_text: is called with the text so far whenever more came. It is untrusted and may begin anew; only the
                 verdict counts.
 
@@ -120,14 +148,66 @@ class ModelBoundary:
             ProviderError: no answer came; the class says whether another attempt is worth it.
             CallRefused: a limit forbids the call; nothing was spent.
             UnknownTask, UnknownPolicyLine, UnknownPromptVersion: the request names what this worker does not hold.
+            PolicyDiffers: the caller holds other wording of the policy lines.
         """
         task = self._tasks.get(request.task)
         if task is None or not isinstance(request, task.request):
             raise UnknownTask(f"there is no task {request.task}; tasks: {', '.join(sorted(self._tasks))}")
+        at, began = at or self._clock(), time.perf_counter()
+        if _asks_for_no_model(request) and task.by_rule is not None:
+            verdict = task.by_rule(request, self._lines(request), at)
+            if verdict is not None:
+                return Judged(verdict, self._record_rule(request, attempt, began), None)
         route = route_of(self._routes, request.task)
-        call = _Call(provider=route[0])
+        judged = await self._called(task, request, attempt, route, at, on_text=on_text)
+        contradicts = isinstance(judged.verdict, Rejection) and judged.verdict.reason == "contradicts_evidence"
+        if task.disagree is None or not contradicts:
+            return judged
+        left = request.timeout_seconds - (time.perf_counter() - began)
+        return await self._asked_again(task, request, attempt, route, at, judged, left)
+
+    async def _asked_again(
+        self,
+        task: Task[Any, Any, Any],
+        request: ModelTask,
+        attempt: int,
+        route: Sequence[Provider],
+        at: datetime,
+        first: Judged,
+        left: float,
+    ) -> Judged:
+        """Return another provider's answer, if it is accepted; else the disagreement, for a person."""
+        place = next(at for at, one in enumerate(route) if one.name == first.call.provider)
+        others = [*route[place + 1 :], *route[:place]] or route
+        readings, last = [_reading(first)], first
+        if left >= LEAST_SECONDS:
+            try:
+                last = await self._called(task, request, attempt, others, at, seconds=left, fresh=True)
+            except KeyturnError as error:  # a person decides without it: the key is due, whoever is away
+                readings.append(Reading(others[0].name, others[0].model, None, error.kind))
+            else:
+                if not isinstance(last.verdict, Rejection):
+                    return replace(last, first=first)
+                readings.append(_reading(last))
+        verdict = task.disagree(request, self._lines(request), readings, at) if task.disagree else last.verdict
+        return Judged(verdict, last.call, last.exchange, first=None if last is first else first)
+
+    async def _called(
+        self,
+        task: Task[Any, Any, Any],
+        request: ModelTask,
+        attempt: int,
+        route: Sequence[Provider],
+        at: datetime,
+        *,
+        seconds: float | None = None,
+        fresh: bool = False,
+        on_text: OnText | None = None,
+    ) -> Judged:
+        """Make one recorded call, or answer from the cache unless `fresh`; see `answer` for what it raises."""
+        call = _Call(provider=route[0], seconds=request.timeout_seconds if seconds is None else seconds)
         try:
-            verdict, exchange = await self._judged(call, task, request, route, on_text)
+            verdict, exchange, proposed = await self._judged(call, task, request, route, at, fresh, on_text)
         except RouteFailed as failed:
             call.passed_over = failed.passed_over
             _failed(call, failed.error)
@@ -144,11 +224,19 @@ class ModelBoundary:
         finally:
             record = self._record_of(call, request, attempt)
             self._record(record)
-        return Judged(verdict, record, exchange)
+        return Judged(verdict, record, exchange, proposed)
 
     def prompt_of(self, request: ModelTask) -> Prompt:
         """Return what a model would be asked; raises UnknownTask, UnknownPolicyLine, UnknownPromptVersion."""
-        return self._tasks[request.task].prompt(request, self._catalogue.resolve(request.policy_lines))
+        return self._tasks[request.task].prompt(request, self._lines(request), self._clock())
+
+    def _lines(self, request: ModelTask) -> tuple[PolicyLine, ...]:
+        """The request's policy lines; raises UnknownPolicyLine, PolicyDiffers."""
+        lines = self._catalogue.resolve(request.policy_lines)
+        if request.policy_digest is not None and digest_of_lines(lines) != request.policy_digest:
+            names = ", ".join(str(line.ref) for line in lines)
+            raise PolicyDiffers(f"{names}: the caller holds other wording than this worker, at the same version")
+        return lines
 
     async def take(self, request: ModelTask, completion: Completion, provider: str, model: str) -> bool:
         """Judge an answer that a provider's batch gave, record it at half the price, and keep it if it is accepted.
@@ -165,14 +253,13 @@ class ModelBoundary:
         place = next((at for at, one in enumerate(route) if (one.name, one.model) == (provider, model)), None)
         if self._cache is None or task.keep_for is None or place is None:
             raise SettingsInvalid("KEYTURN_ANSWER_CACHE: batches are taken through the cache of answers: set it to on")
-        lines = self._catalogue.resolve(request.policy_lines)
-        prompt = task.prompt(request, lines)
+        lines, at = self._lines(request), self._clock()
+        prompt = task.prompt(request, lines, at)
         keys = self._keys(task, prompt, route)
         if await self._cache.find(keys) is not None:
             return True  # taken before
-        call = _Call(provider=route[place], prompt=prompt, completion=completion, status="ok")
-        proposed = parse_answer(completion, task.proposal)
-        verdict = proposed if isinstance(proposed, Rejection) else _verdict(task, proposed, request, lines)
+        call = _Call(route[place], request.timeout_seconds, prompt=prompt, completion=completion, status="ok")
+        verdict, _ = _verdict(task, completion, request, lines, at)
         if isinstance(verdict, Rejection):
             call.status, call.failure = "invalid_output", verdict.reason
         elif not await self._cache.keep(keys[place], packed(completion), task.keep_for):
@@ -188,15 +275,25 @@ class ModelBoundary:
         task: Task[Any, Any, Any],
         request: ModelTask,
         route: Sequence[Provider],
+        at: datetime,
+        fresh: bool,
         on_text: OnText | None,
-    ) -> tuple[Any, Exchange]:
-        lines = self._catalogue.resolve(request.policy_lines)
-        call.prompt = prompt = task.prompt(request, lines)
+    ) -> tuple[Any, Exchange, object]:
+        lines = self._lines(request)
+        call.prompt = prompt = task.prompt(request, lines, at)
         keys = self._keys(task, prompt, route)
-        found = await self._found(call, keys, route)
-        call.completion = found or await self._asked(call, task, request, prompt, route, on_text)
-        proposed = parse_answer(call.completion, task.proposal)
-        verdict = proposed if isinstance(proposed, Rejection) else _verdict(task, proposed, request, lines)
+        call.completion = None if fresh else await self._found(call, keys, route)
+        verdict: Any = None
+        proposed: object = None
+        if call.completion is not None:
+            verdict, proposed = _verdict(task, call.completion, request, lines, at)
+            if isinstance(verdict, Rejection) and self._cache is not None:
+                # What is refused now is asked anew: a cached answer is never a reason to reject.
+                await self._cache.drop(keys[route.index(call.provider)])
+                call.completion, call.cache_hit = None, False
+        if call.completion is None:
+            call.completion = await self._asked(call, task, request, prompt, route, on_text)
+            verdict, proposed = _verdict(task, call.completion, request, lines, at)
         if isinstance(verdict, Rejection):
             call.status, call.failure = "invalid_output", verdict.reason
         else:
@@ -205,7 +302,7 @@ class ModelBoundary:
                 # Only what was accepted is kept: asking again after a rejection asks the model again.
                 await self._cache.keep(keys[route.index(call.provider)], packed(call.completion), task.keep_for)
         text = call.completion.text[:MAX_ANSWER_CHARACTERS]
-        return verdict, Exchange(instructions=prompt.system, document=prompt.user, answer=text)
+        return verdict, Exchange(instructions=prompt.system, document=prompt.user, answer=text), proposed
 
     def _keys(self, task: Task[Any, Any, Any], prompt: Prompt, route: Sequence[Provider]) -> list[CacheKey]:
         if self._cache is None or task.keep_for is None:
@@ -248,7 +345,7 @@ class ModelBoundary:
             asked = await ask_in_turn(
                 route,
                 prompt,
-                deadline=time.monotonic() + request.timeout_seconds - (time.perf_counter() - call.began),
+                deadline=time.monotonic() + call.seconds - (time.perf_counter() - call.began),
                 trace_id=request.trace_id,
                 admit=admit,
                 on_text=on_text,
@@ -266,6 +363,29 @@ class ModelBoundary:
                 await limit.give_back(receipt, user, 0 if used is None else reserved - used)
         call.provider, call.passed_over = asked.provider, asked.passed_over
         return asked.completion
+
+    def _record_rule(self, request: ModelTask, attempt: int, began: float) -> CallRecord:
+        """Record what was decided by rule as a call that nobody was paid for."""
+        record = CallRecord(
+            trace_id=request.trace_id,
+            tenant_id=request.tenant_id,
+            user_id=request.user_id,
+            task=request.task,
+            provider=RULE,
+            model="policy",
+            prompt_version=request.prompt_version,
+            catalogue_version=self._catalogue.version,
+            attempt=attempt,
+            status="ok",
+            latency_ms=round((time.perf_counter() - began) * 1000, 2),
+            input_tokens=0,
+            cached_tokens=0,
+            output_tokens=0,
+            cost_usd=Decimal(0),
+            called_at=self._clock(),
+        )
+        self._record(record)
+        return record
 
     def _record_of(self, call: _Call, request: ModelTask, attempt: int) -> CallRecord:
         provider, completion = call.provider, call.completion
@@ -304,11 +424,27 @@ class ModelBoundary:
         )
 
 
-def _verdict(task: Task[Any, Any, Any], proposed: Any, request: ModelTask, lines: Sequence[PolicyLine]) -> Any:
+def _verdict(
+    task: Task[Any, Any, Any], completion: Completion, request: ModelTask, lines: Sequence[PolicyLine], at: datetime
+) -> tuple[Any, object]:
+    """Return the verdict on an answer, and what the answer proposed, unchecked; None if it could not be read."""
+    proposed = parse_answer(completion, task.proposal)
+    if isinstance(proposed, Rejection):
+        return proposed, None
     try:
-        return task.judge(proposed, request, lines)
+        return task.judge(proposed, request, lines, at), proposed
     except ValidationError:  # what a model wrote does not fit into the task's own answer, which no check had seen
-        return Rejection(reason="malformed_answer", explanation="The answer does not have the form that it must have.")
+        explanation = "The answer does not have the form that it must have."
+        return Rejection(reason="malformed_answer", explanation=explanation), proposed
+
+
+def _reading(judged: Judged) -> Reading:
+    call, verdict = judged.call, judged.verdict
+    return Reading(call.provider, call.model, judged.proposed, verdict.reason if isinstance(verdict, Rejection) else "")
+
+
+def _asks_for_no_model(request: ModelTask) -> bool:
+    return isinstance(request, RotationRequest) and request.decide_by == "rule"
 
 
 def _failed(call: _Call, error: KeyturnError) -> None:

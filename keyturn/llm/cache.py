@@ -23,6 +23,10 @@ class AnswerCache(Protocol):
         """Keep `answer`, unless the key has one. False if it may not be kept."""
         ...
 
+    async def drop(self, key: CacheKey) -> None:
+        """Forget the answer of a key: it is not accepted any more."""
+        ...
+
 
 def cache_key(task: str, prompt: Prompt, catalogue_version: str, provider: str, model: str) -> CacheKey:
     """Return the key of asking `model` of `provider` this prompt under this catalogue.

@@ -1,55 +1,144 @@
-"""Whether a policy line speaks of a credential, by the evidence alone. Pure: the clock is the evidence's own time."""
+"""Whether a policy line holds for a credential, by the evidence alone: it holds, it does not, or that is not known.
+
+Pure, and written to be read beside the policy's wording. Elapsed time is counted in whole microseconds, the precision
+of the evidence. The functions on numbers take any integers, so that a solver can run them too (tests/proofs).
+"""
 
 from datetime import datetime, timedelta
+from typing import Any, Literal, NamedTuple, assert_never
 
 from keyturn.contracts import CredentialFacts
-from keyturn.policy.catalogue import PolicyLine, Rule, WhenCompromised, WhenOlder, WhenStale, WhenUnused
+from keyturn.policy.line import (
+    InProse,
+    NeverByItself,
+    Operator,
+    PolicyLine,
+    Truncation,
+    WhenCompromised,
+    WhenOlder,
+    WhenStale,
+    WhenUnused,
+)
+
+Status = Literal["holds", "does_not_hold", "unknown", "other_kind"]
+Cause = Literal["", "fact_not_known", "evidence_too_old", "evidence_in_future", "words_only"]
+
+MICROSECOND = timedelta(microseconds=1)
+DAY = timedelta(days=1) // MICROSECOND
+# How far two machines' clocks may differ before evidence counts as seen in the future.
+CLOCK_SKEW = timedelta(minutes=5)
+# What a line that is due at once leaves for acting: the shortest time in which anyone can be expected to.
+AT_ONCE = timedelta(days=1)
+
+
+class Reading(NamedTuple):
+    """Whether one line holds; `cause` says why that is not known."""
+
+    line: PolicyLine
+    status: Status
+    cause: Cause = ""
+
+
+def read(line: PolicyLine, facts: CredentialFacts, at: datetime | None = None) -> Reading:
+    """Return whether `line` holds for a credential.
+
+    Args:
+        line: the policy line.
+        facts: the evidence.
+        at: the time at which the evidence is judged; None for the evidence's own time.
+
+    What the evidence does not say is unknown. Evidence that is older than the line allows, or from the future, says
+    nothing, with one exception: that a key was compromised stays true however long ago it was seen.
+    """
+    if facts.kind not in line.applies_to:
+        return Reading(line, "other_kind")
+    if isinstance(line.rule, NeverByItself):
+        return Reading(line, "does_not_hold")
+    condition = _condition(line, facts)
+    cause = _cause(line, facts, condition, at)
+    return Reading(line, "unknown", cause) if cause else Reading(line, "holds" if condition else "does_not_hold")
 
 
 def applies(line: PolicyLine, facts: CredentialFacts) -> bool:
-    """Return True if `line` covers this kind of credential and its condition is met by the evidence.
+    """Return True if `line` holds for a credential, at the evidence's own time."""
+    return read(line, facts).status == "holds"
 
-    What the evidence does not say is not met: no rotation may rest on an unknown.
+
+def due(line: PolicyLine, facts: CredentialFacts, at: datetime | None = None) -> datetime | None:
+    """Return until when a line that holds wants the credential rotated; None if it states no time.
+
+    A window runs from the moment at which the line began to apply: for age and disuse, when the edge was passed; else
+    when it was observed. A line that is due at once leaves a day from the decision.
+
+    Args:
+        line: a line that holds.
+        facts: the evidence.
+        at: when it is decided; None for the evidence's own time.
     """
-    return facts.kind in line.applies_to and _is_met(line.rule, facts)
-
-
-def due(line: PolicyLine, facts: CredentialFacts) -> datetime | None:
-    """Return until when `line` wants the credential rotated; None if it states no window.
-
-    A window on age or disuse counts from the last rotation or use, so it has usually passed by the time the line
-    applies. Any other window counts from the evidence that started it.
-    """
+    if line.due == "at_once":
+        return max(at or facts.observed_at, facts.observed_at) + AT_ONCE
     if line.window_days is None:
         return None
-    match line.rule:
-        case WhenOlder():
-            elapsed = facts.age
-        case WhenUnused():
-            elapsed = facts.unused_for
-        case _:
-            elapsed = None
-    return facts.observed_at - (elapsed or timedelta(0)) + timedelta(days=line.window_days)
+    return _began(line, facts) + timedelta(days=line.window_days)
 
 
-def _is_met(rule: Rule, facts: CredentialFacts) -> bool:
+def _cause(line: PolicyLine, facts: CredentialFacts, condition: bool | None, at: datetime | None) -> Cause:
+    """Why it is not known whether the line holds; nothing if it is."""
+    if isinstance(line.rule, InProse):
+        return "words_only"
+    if condition is None:
+        return "fact_not_known"
+    if at is None:
+        return ""
+    if facts.observed_at > at + CLOCK_SKEW:
+        return "evidence_in_future"
+    stays_true = condition and isinstance(line.rule, WhenCompromised)
+    is_old = at - facts.observed_at > timedelta(days=line.evidence_days)
+    return "evidence_too_old" if is_old and not stays_true else ""
+
+
+def _condition(line: PolicyLine, facts: CredentialFacts) -> bool | None:
+    """The line's condition, as its rule states it; None where the evidence does not say."""
+    rule = line.rule
     match rule:
         case WhenStale():
-            return facts.stale is True
+            return facts.stale
         case WhenCompromised():
-            return facts.compromised is True
-        case WhenOlder():
-            return _is_past(rule, facts.age)
-        case WhenUnused():
-            return _is_past(rule, facts.unused_for)
-        case _:
+            return facts.compromised
+        case WhenOlder() | WhenUnused():
+            elapsed = _elapsed(rule, facts)
+            if elapsed is None:
+                return None
+            return bool(elapsed // MICROSECOND >= threshold(rule.operator, rule.truncation, rule.days))
+        case NeverByItself():
             return False
+        case InProse():
+            return None
+        case _:
+            assert_never(rule)
 
 
-def _is_past(rule: WhenOlder | WhenUnused, elapsed: timedelta | None) -> bool:
-    if elapsed is None:
-        return False
-    if rule.truncation == "whole_days":
-        elapsed = timedelta(days=elapsed.days)
-    edge = timedelta(days=rule.days)
-    return elapsed >= edge if rule.operator == ">=" else elapsed > edge
+def threshold(operator: Operator, truncation: Truncation, days: Any) -> Any:
+    """Return the elapsed time, in microseconds, from which on a rule on age or disuse is met.
+
+    More than N whole days is met when day N+1 is complete; N whole days or more, and N days or more to the
+    microsecond, at N days; more than N days to the microsecond, one microsecond later.
+    """
+    if operator == ">=":
+        return days * DAY
+    return (days + 1) * DAY if truncation == "whole_days" else days * DAY + 1
+
+
+def _elapsed(rule: WhenOlder | WhenUnused, facts: CredentialFacts) -> timedelta | None:
+    return facts.age if isinstance(rule, WhenOlder) else facts.unused_for
+
+
+def _began(line: PolicyLine, facts: CredentialFacts) -> datetime:
+    """When a line that holds began to apply."""
+    rule = line.rule
+    if isinstance(rule, WhenOlder | WhenUnused):
+        elapsed = _elapsed(rule, facts)
+        if elapsed is not None:
+            edge = timedelta(microseconds=threshold(rule.operator, rule.truncation, rule.days))
+            return facts.observed_at - elapsed + edge
+    return facts.observed_at

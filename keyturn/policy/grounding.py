@@ -1,26 +1,36 @@
-"""The proof of an answer: what a model proposed, held against the evidence and the lines that it was given. Pure.
+"""The gate: an answer is accepted only if it equals what evidence and all supplied policy lines support. Pure.
 
 Every refusal has a reason code. The explanations repeat nothing that a model wrote, because model text may hold
 anything, and a recorded explanation is read by people.
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Literal, NamedTuple
 
 from pydantic import JsonValue
 
 from keyturn.canonical import digest_of
 from keyturn.contracts import (
+    MAX_QUOTES,
     CredentialFacts,
     Decision,
+    DecisionBasis,
+    Disagreement,
     GroundedDecision,
     JobOrder,
+    ModelReading,
     ProposedDecision,
+    Quote,
     Rejection,
     RotationRequest,
 )
 from keyturn.errors import ApprovalInvalid, DigestMismatch
-from keyturn.policy.applicability import applies, due
-from keyturn.policy.catalogue import Catalogue, PolicyLine
+from keyturn.policy.applicability import CLOCK_SKEW
+from keyturn.policy.catalogue import Catalogue
+from keyturn.policy.line import PolicyLine, digest_of_line
+from keyturn.policy.quotes import quotes_hold
+from keyturn.policy.support import Support, explain, supported, with_binding
 
 _DECISIONS: Mapping[str, Decision] = {
     "eligible": "eligible",
@@ -29,63 +39,99 @@ _DECISIONS: Mapping[str, Decision] = {
 }
 
 
+class Answer(NamedTuple):
+    """A model's answer of the right form: it may still be wrong. `cited` are ids of supplied lines."""
+
+    decision: Decision
+    window_days: int | None
+    cited: frozenset[str]
+
+
 def ground(
-    proposed: ProposedDecision, request: RotationRequest, lines: Sequence[PolicyLine]
+    proposed: ProposedDecision, request: RotationRequest, lines: Sequence[PolicyLine], at: datetime | None = None
 ) -> GroundedDecision | Rejection:
-    """Judge `proposed` against the evidence in `request` and the policy lines that were supplied with it.
+    """Judge `proposed` against the evidence in `request` and all policy lines that were supplied with it.
 
     Args:
         proposed: the model's answer, unchecked.
         request: the question with its evidence.
         lines: the lines that the model was given, at the versions that the request names.
+        at: when it is decided; None for the evidence's own time.
     """
-    decision = _DECISIONS.get(proposed.decision) if isinstance(proposed.decision, str) else None
-    if decision is None:
+    support = supported(lines, request.credential, at)
+    answer = read_answer(proposed, support)
+    if isinstance(answer, Rejection):
+        return answer
+    quoted = _quoted_lines(answer, support)
+    if not quoted:
+        return fault_of(answer, support) or _grounded(support, request, at, "rule_and_model", answer)
+    # Lines in words only: they hold as far as the model quotes what they rest on, and a person decides.
+    quotes = _quotes(proposed.quotes)
+    if quotes is None or not quotes_hold(quotes, quoted, request.credential):
         return Rejection(
-            reason="decision_not_allowed",
-            explanation="The decision is none of eligible, not_eligible and not_specified.",
+            reason="unsupported_quote",
+            explanation="A line that states its condition in words only needs verbatim quotes of its wording and of "
+            "the evidence, and these are not.",
         )
-    window = proposed.rotation_window_days
-    # `True` is an int to Python, and 30.0 equals 30: the window must be written as a whole number.
-    if window is not None and type(window) is not int:
-        return Rejection(reason="window_not_an_integer", explanation="The rotation window is not a whole number.")
-    cited = _cited_lines(proposed.source_line_ids, lines)
-    if isinstance(cited, Rejection):
-        return cited
-    fault = _fault_of_eligible(window, cited, request.credential) if decision == "eligible" else _fault_of_no(window)
-    if fault is not None:
-        return fault
-    deadlines = [moment for line in cited if (moment := due(line, request.credential)) is not None]
-    return GroundedDecision(
-        decision=decision,
-        rotation_window_days=window,
-        source_lines=tuple(line.ref for line in cited),
-        rotate_by=min(deadlines) if deadlines and decision == "eligible" else None,
-        needs_approval=decision == "eligible" and _asks_for_approval(cited),
-        approvers=_approvers(cited) if decision == "eligible" else (),
-        digest=_digest(request.tenant_id, request.account_id, request.credential, decision, window, cited),
-    )
+    extended = _extended(support, quoted, request.credential, at)
+    fault = fault_of(answer, extended)
+    return fault or _grounded(extended, request, at, "quotes", answer, quotes)
+
+
+def decide_by_rule(
+    request: RotationRequest,
+    lines: Sequence[PolicyLine],
+    at: datetime | None = None,
+    basis: Literal["rule", "disagreement"] = "rule",
+) -> GroundedDecision:
+    """Return what the rules alone decide; as one side of a disagreement, it needs a person's approval."""
+    return _grounded(supported(lines, request.credential, at), request, at, basis)
+
+
+def disagree(
+    request: RotationRequest, lines: Sequence[PolicyLine], readings: Sequence[ModelReading], at: datetime | None = None
+) -> Disagreement:
+    """Return the disagreement of the rules with `readings` on a key that is due."""
+    return Disagreement(supported=decide_by_rule(request, lines, at, "disagreement"), readings=tuple(readings[-2:]))
+
+
+def is_rule_readable(request: RotationRequest, lines: Sequence[PolicyLine]) -> bool:
+    """Return True if code can read the condition of every line that covers the credential."""
+    return not supported(lines, request.credential).in_words_only
+
+
+def fault_of(answer: Answer, support: Support) -> Rejection | None:
+    """Return why `answer` is not what is supported; None if it is."""
+    if answer.decision == "eligible":
+        return _fault_of_yes(answer, support)
+    return _fault_of_no(answer, support)
 
 
 def confirm(order: JobOrder, catalogue: Catalogue) -> None:
-    """Check at the action's own boundary that an order's digest is the one that policy and evidence bear out now.
+    """Check at the action's own boundary that an order is what policy and evidence support now.
 
     Raises:
-        UnknownPolicyLine: a cited line is not held at the cited version any more.
+        UnknownPolicyLine: a supplied line is not held at its version any more.
         DigestMismatch: policy, evidence or decision differ from those of the verdict.
-        ApprovalInvalid: a cited line asks for an approval, and this order has none that counts.
+        ApprovalInvalid: the decision needs an approval, and this order has none that counts.
     """
     decision = order.decision
-    lines = catalogue.resolve(decision.source_lines)
-    expected = _digest(
-        order.tenant_id, order.account_id, order.credential, decision.decision, decision.rotation_window_days, lines
-    )
-    if expected != decision.digest:
+    lines = catalogue.resolve(order.policy_lines)
+    at = decision.decided_at
+    support = supported(lines, order.credential, at)
+    if decision.basis == "quotes":
+        bound = {ref.id for ref in decision.source_lines}
+        quoted = [line for line in support.in_words_only if line.id in bound]
+        if not quoted or not quotes_hold(decision.quotes, quoted, order.credential):
+            raise DigestMismatch("the decision's quotes are not those of the policy and the evidence")
+        support = _extended(support, quoted, order.credential, at)
+    expected = _decided(support, order.tenant_id, order.account_id, order.credential, decision.basis, decision.quotes)
+    if any(getattr(decision, name) != value for name, value in expected.items()):
         raise DigestMismatch("the decision's digest does not match the evidence and the policy held now")
-    if decision.decision != "eligible" or not lines or not all(applies(line, order.credential) for line in lines):
+    if decision.decision != "eligible" or decision.rotate_by != support.rotate_by:
         raise DigestMismatch("the decision does not allow a rotation of this credential")
-    if _asks_for_approval(lines):
-        _confirm_approval(order, _approvers(lines))
+    if decision.needs_approval:
+        _confirm_approval(order)
 
 
 def request_digest(request: RotationRequest) -> str:
@@ -107,82 +153,187 @@ def request_digest(request: RotationRequest) -> str:
             "never_used": facts.never_used,
             "age_days": facts.age.days if facts.age is not None else None,
             "unused_days": facts.unused_for.days if facts.unused_for is not None else None,
+            "notes": facts.notes,
         }
     )
 
 
-def _asks_for_approval(lines: Sequence[PolicyLine]) -> bool:
-    return any(line.approval == "required" for line in lines)
-
-
-def _approvers(lines: Sequence[PolicyLine]) -> tuple[str, ...]:
-    """Who may approve under every line that asks for it: the strictest reading where several do."""
-    lists = [set(line.approvers) for line in lines if line.approval == "required"]
-    return tuple(sorted(set.intersection(*lists))) if lists else ()
-
-
-def _confirm_approval(order: JobOrder, approvers: Sequence[str]) -> None:
-    approval = order.approval
-    if approval is None or approval.digest != order.decision.digest:
-        raise ApprovalInvalid("the decision comes without an approval of it")
-    if approval.approver not in approvers or approval.approver == order.user_id:
-        raise ApprovalInvalid("the approval is not by an approver of the policy line, or is the requester's own")
-
-
-def _cited_lines(cited: JsonValue, lines: Sequence[PolicyLine]) -> tuple[PolicyLine, ...] | Rejection:
+def read_answer(proposed: ProposedDecision, support: Support) -> Answer | Rejection:
+    """Return the answer if its fields have the form that they must have, and cite supplied lines only."""
+    decision = decision_of(proposed)
+    if decision is None:
+        return Rejection(
+            reason="decision_not_allowed",
+            explanation="The decision is none of eligible, not_eligible and not_specified.",
+        )
+    window = proposed.rotation_window_days
+    # `True` is an int to Python, and 30.0 equals 30: the window must be written as a whole number.
+    if window is not None and type(window) is not int:
+        return Rejection(reason="window_not_an_integer", explanation="The rotation window is not a whole number.")
+    cited: JsonValue = proposed.source_line_ids
     if not isinstance(cited, list) or not all(isinstance(line_id, str) for line_id in cited):
         return Rejection(reason="unknown_source", explanation="The cited policy lines are not a list of ids.")
-    supplied = {line.id: line for line in lines}
-    if any(line_id not in supplied for line_id in cited):
+    ids = frozenset(str(line_id) for line_id in cited)
+    if not ids <= {one.line.id for one in support.readings}:
         return Rejection(reason="unknown_source", explanation="A cited policy line was not among those supplied.")
-    return tuple(supplied[line_id] for line_id in sorted({str(line_id) for line_id in cited}))
+    return Answer(decision, window, ids)
 
 
-def _fault_of_eligible(window: int | None, cited: Sequence[PolicyLine], facts: CredentialFacts) -> Rejection | None:
-    if not cited:
+def decision_of(proposed: object) -> Decision | None:
+    """Return the decision that a model proposed, if it is one of the three; None for anything else."""
+    said = proposed.decision if isinstance(proposed, ProposedDecision) else None
+    return _DECISIONS.get(said) if isinstance(said, str) else None
+
+
+def _fault_of_yes(answer: Answer, support: Support) -> Rejection | None:
+    if not answer.cited:
         return Rejection(reason="missing_source", explanation="An eligible decision cites no policy line.")
-    for line in cited:
-        if not applies(line, facts):
+    binding = {line.id: line for line in support.binding}
+    for one in support.readings:
+        if one.line.id in answer.cited and one.line.id not in binding:
             return Rejection(
                 reason="rule_not_applicable",
-                explanation=f"The evidence does not meet the condition of the cited line {line.ref}.",
+                explanation=f"The evidence does not meet the condition of the cited line {one.line.ref}.",
             )
-    # Where several lines bear the decision, the strictest window binds.
-    windows = [line.window_days for line in cited if line.window_days is not None]
-    expected = min(windows) if windows else None
-    if window != expected:
-        stated = "no window" if expected is None else f"a window of {expected} days"
-        names = ", ".join(str(line.ref) for line in cited)
+    cited = [line.window_days for name, line in binding.items() if name in answer.cited]
+    # Where several lines bind, the strictest window does, whichever of them the model cites.
+    states_it = support.window_days is None or support.window_days in cited
+    if answer.window_days != support.window_days:
+        own = min((days for days in cited if days is not None), default=None)
+        if not states_it and answer.window_days == own:
+            return _INCOMPLETE
+        stated = "no window" if support.window_days is None else f"a window of {support.window_days} days"
+        names = ", ".join(str(line.ref) for line in support.binding)
         return Rejection(
             reason="unsupported_window",
-            explanation=f"The cited policy ({names}) states {stated}; the answer claims another.",
+            explanation=f"The binding policy ({names}) states {stated}; the answer claims another."[:500],
         )
-    return None
+    return None if states_it else _INCOMPLETE
 
 
-def _fault_of_no(window: int | None) -> Rejection | None:
-    if window is None:
+_INCOMPLETE = Rejection(
+    reason="incomplete_sources",
+    explanation="A stricter policy line applies as well, and the answer does not cite the line that states the "
+    "strictest window.",
+)
+
+
+def _fault_of_no(answer: Answer, support: Support) -> Rejection | None:
+    if answer.window_days is not None:
+        return Rejection(
+            reason="unexpected_window", explanation="A decision that allows no rotation claims a rotation window."
+        )
+    if answer.decision == support.decision:
         return None
-    return Rejection(
-        reason="unexpected_window", explanation="A decision that allows no rotation claims a rotation window."
+    if support.decision == "eligible":
+        names = ", ".join(str(line.ref) for line in support.binding)
+        return Rejection(
+            reason="contradicts_evidence",
+            explanation=f"The answer allows no rotation, and the evidence meets the condition of {names}."[:500],
+        )
+    stated = (
+        "The answer says that the policy does not ask for a rotation, and the evidence leaves that open."
+        if support.decision == "not_specified"
+        else "The answer says that something is not known, and the evidence says all that the policy asks for."
+    )
+    return Rejection(reason="unsupported_no", explanation=stated)
+
+
+def _quoted_lines(answer: Answer, support: Support) -> list[PolicyLine]:
+    """The lines in words only that an eligible answer cites."""
+    if answer.decision != "eligible":
+        return []
+    return [line for line in support.in_words_only if line.id in answer.cited]
+
+
+def _quotes(raw: JsonValue) -> tuple[Quote, ...] | None:
+    if not isinstance(raw, list) or len(raw) > MAX_QUOTES:
+        return None
+    try:
+        return tuple(Quote.model_validate(one) for one in raw)
+    except ValueError:
+        return None
+
+
+def _extended(support: Support, quoted: Sequence[PolicyLine], facts: CredentialFacts, at: datetime | None) -> Support:
+    """The support where the quoted lines hold as well."""
+    ids = {line.id for line in (*support.binding, *quoted)}
+    return with_binding([one.line for one in support.readings if one.line.id in ids], support.readings, facts, at)
+
+
+def _grounded(
+    support: Support,
+    request: RotationRequest,
+    at: datetime | None,
+    basis: DecisionBasis,
+    answer: Answer | None = None,
+    quotes: tuple[Quote, ...] = (),
+) -> GroundedDecision:
+    facts = request.credential
+    decided = _decided(support, request.tenant_id, request.account_id, facts, basis, quotes)
+    is_yes = support.decision == "eligible"
+    rotate_by = support.rotate_by if is_yes else None
+    late = None if rotate_by is None else (at or facts.observed_at) - rotate_by
+    cited = () if answer is None else tuple(one.line.ref for one in support.readings if one.line.id in answer.cited)
+    return GroundedDecision(
+        **decided,
+        cited_lines=cited,
+        rotate_by=rotate_by,
+        overdue_by_days=None if late is None or late.total_seconds() <= 0 else late.days,
+        basis=basis,
+        quotes=quotes,
+        explanation=explain(support, facts, at),
+        decided_at=at,
     )
 
 
-def _digest(
+def _decided(
+    support: Support,
     tenant_id: str,
     account_id: str,
     facts: CredentialFacts,
-    decision: Decision,
-    window: int | None,
-    cited: Sequence[PolicyLine],
-) -> str:
-    return digest_of(
-        {
-            "tenant": tenant_id,
-            "account": account_id,
-            "evidence": facts.model_dump(mode="json"),
-            "decision": decision,
-            "window_days": window,
-            "lines": [line.model_dump(mode="json") for line in sorted(cited, key=lambda line: line.id)],
-        }
-    )
+    basis: DecisionBasis,
+    quotes: Sequence[Quote],
+) -> dict[str, object]:
+    """What of a decision follows from support and basis alone, by the names of `GroundedDecision`.
+
+    `confirm` computes it anew: a decision that states anything else is not the one that is supported.
+    """
+    is_yes = support.decision == "eligible"
+    window = support.window_days if is_yes else None
+    by_person = is_yes and (support.approval != "nobody" or basis in {"disagreement", "quotes"})
+    refs = support.decided_under
+    covered = {
+        "tenant": tenant_id,
+        "account": account_id,
+        "evidence": facts.model_dump(mode="json"),
+        "decision": support.decision,
+        "window_days": window,
+        "binding": [str(ref) for ref in refs],
+        "basis": basis,
+        "quotes": [quote.model_dump() for quote in quotes],
+        "lines": [digest_of_line(one.line) for one in support.readings],
+    }
+    return {
+        "decision": support.decision,
+        "rotation_window_days": window,
+        "source_lines": refs,
+        "needs_approval": by_person,
+        "approvers": support.approvers if is_yes else (),
+        "any_operator": by_person and support.approval != "listed",
+        "digest": digest_of(covered),
+    }
+
+
+def _confirm_approval(order: JobOrder) -> None:
+    approval, decision = order.approval, order.decision
+    if approval is None or approval.digest != decision.digest:
+        raise ApprovalInvalid("the decision comes without an approval of it")
+    is_named = decision.any_operator or approval.approver in decision.approvers
+    if not is_named or approval.approver == order.user_id:
+        raise ApprovalInvalid("the approval is not by an approver of the policy line, or is the requester's own")
+
+
+def observed_in_future(facts: CredentialFacts, now: datetime) -> bool:
+    """Return True if the evidence was seen later than now, by more than clocks differ."""
+    return facts.observed_at > now + CLOCK_SKEW

@@ -1,48 +1,79 @@
-"""What needs no model: keys of which the evidence alone says that nothing is due. Pure."""
+"""What needs no model: keys of which the evidence alone says that nothing is due, or that it decides nothing. Pure."""
 
 from collections.abc import Iterable
-from typing import Literal
+from datetime import datetime
+from typing import Literal, NamedTuple
 
 from keyturn.contracts import CredentialFacts
-from keyturn.policy.applicability import applies
-from keyturn.policy.catalogue import PolicyLine, WhenOlder, WhenStale, WhenUnused
+from keyturn.policy.applicability import Reading
+from keyturn.policy.line import PolicyLine, WhenCompromised
+from keyturn.policy.support import Support, supported
 
-SettledReason = Literal["inactive", "system_managed", "no_line_of_its_kind", "inside_every_window"]
+SettledReason = Literal[
+    "inactive",
+    "system_managed",
+    "no_line_of_its_kind",
+    "inside_every_window",
+    "evidence_too_old",
+    "evidence_in_future",
+    "fact_not_known",
+]
 
 
-def settled(facts: CredentialFacts, lines: Iterable[PolicyLine], *, idle: str | None) -> SettledReason | None:
-    """Return why nothing is due for a credential; None if that is for a model to say.
+class Settled(NamedTuple):
+    """What a key ends as without a model, and why."""
+
+    outcome: Literal["nothing_due", "not_specified"]
+    reason: SettledReason
+
+
+def settled(
+    facts: CredentialFacts,
+    lines: Iterable[PolicyLine],
+    *,
+    idle: str | None,
+    at: datetime | None = None,
+    by_rule: bool = False,
+) -> Settled | None:
+    """Return what is settled of a credential by rule; None if it is due, or for a model to say.
 
     Args:
         facts: the evidence.
         lines: the policy lines of the run.
         idle: `inactive` or `system_managed`, if the inventory says so.
+        at: when it is decided; None for the evidence's own time.
+        by_rule: whether a fact that is not known settles it too, instead of being asked about.
 
-    A credential that is known to be compromised is never settled here, whatever else is true of it. What the evidence
-    does not say settles nothing either: an unknown age is asked about, and not taken for a young one.
+    A credential that is known to be compromised is never settled here, whatever else is true of it. Evidence that is
+    too old is never taken for a clean key: it settles that nothing can be said.
     """
     if facts.compromised:
         return None
-    if idle == "inactive":
-        return "inactive"
-    if idle == "system_managed":
-        return "system_managed"
-    spoken = [line for line in lines if facts.kind in line.applies_to]
-    if not spoken:
-        return "no_line_of_its_kind"
-    if all(_known(line, facts) and not applies(line, facts) for line in spoken):
-        return "inside_every_window"
-    return None
+    if idle in {"inactive", "system_managed"}:
+        return Settled("nothing_due", "inactive" if idle == "inactive" else "system_managed")
+    return _by_evidence(supported(lines, facts, at), by_rule=by_rule)
 
 
-def _known(line: PolicyLine, facts: CredentialFacts) -> bool:
-    """Whether the evidence says what the line's condition asks for."""
-    match line.rule:
-        case WhenStale():
-            return facts.stale is not None
-        case WhenOlder():
-            return facts.age is not None
-        case WhenUnused():
-            return facts.unused_for is not None
-        case _:  # of compromise no news is good news; a line without a condition speaks of nobody
-            return True
+def _by_evidence(support: Support, *, by_rule: bool) -> Settled | None:
+    covering = [one for one in support.readings if one.status != "other_kind"]
+    if not covering:
+        return Settled("nothing_due", "no_line_of_its_kind")
+    if support.binding or support.in_words_only:
+        return None
+    if all(one.status == "does_not_hold" or _is_report_of_compromise(one) for one in covering):
+        return Settled("nothing_due", "inside_every_window")
+    return _undecided(support, by_rule=by_rule)
+
+
+def _undecided(support: Support, *, by_rule: bool) -> Settled | None:
+    causes = {one.cause for one in support.readings if one.status == "unknown"}
+    if "evidence_in_future" in causes:
+        return Settled("not_specified", "evidence_in_future")
+    if "evidence_too_old" in causes:
+        return Settled("not_specified", "evidence_too_old")
+    return Settled("not_specified", "fact_not_known") if by_rule else None
+
+
+def _is_report_of_compromise(one: Reading) -> bool:
+    """Inventories report a compromise where there is one: for a run, no report is a key that nobody reported."""
+    return one.cause == "fact_not_known" and isinstance(one.line.rule, WhenCompromised)

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from pydantic import JsonValue
 from keyturn.canonical import canonical_json
 from keyturn.contracts import Contract, ModelTask, Rejection
 from keyturn.errors import UnknownPromptVersion
-from keyturn.policy.catalogue import PolicyLine
+from keyturn.policy.line import PolicyLine
 
 RequestT = TypeVar("RequestT", bound=ModelTask)
 ProposalT = TypeVar("ProposalT")
@@ -22,6 +22,16 @@ VerdictT = TypeVar("VerdictT")
 
 Section = tuple[str, JsonValue]
 """A named part of the document that a model reads; named parts in an order, because the order carries meaning."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a model made of a request: its unchecked proposal, if there is one, and why that was not accepted."""
+
+    provider: str
+    model: str
+    proposed: object
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -62,12 +72,16 @@ class Task(Generic[RequestT, ProposalT, VerdictT]):
         answer: what an accepted answer is. Never the proposal itself.
         schema: the JSON schema that the provider is asked to keep to; None for plain text.
         stable: the document's beginning, from the policy lines alone.
-        varying: the rest of it, from the request; all that people and inventories supply is here.
-        judge: the business checks; pure, and it never raises for what a model wrote.
+        varying: the rest of it, from request, lines and time; all that people and inventories supply is here.
+        judge: the business checks, at a time; pure, and it never raises for what a model wrote.
         max_output_tokens: where an answer is cut off.
         max_cost_usd: a call estimated above it is refused before it is made.
         keep_for: how long an accepted answer may be given again for the same input; None if the task is not repeatable.
         prompts: wording by version.
+        by_rule: answers a request that asks for no model; returns None where a model must be asked. None for tasks that
+            have no rules.
+        disagree: what becomes of answers that contradict the evidence, given what each model said and why it was not
+            accepted; None for tasks in which no answer can.
     """
 
     name: str
@@ -76,18 +90,26 @@ class Task(Generic[RequestT, ProposalT, VerdictT]):
     answer: type[VerdictT]
     schema: dict[str, JsonValue] | None
     stable: Callable[[Sequence[PolicyLine]], list[Section]]
-    varying: Callable[[RequestT], list[Section]]
-    judge: Callable[[ProposalT, RequestT, Sequence[PolicyLine]], VerdictT | Rejection]
+    varying: Callable[[RequestT, Sequence[PolicyLine], datetime | None], list[Section]]
+    judge: Callable[[ProposalT, RequestT, Sequence[PolicyLine], datetime | None], VerdictT | Rejection]
     max_output_tokens: int
     max_cost_usd: Decimal
     keep_for: timedelta | None
     prompts: Mapping[str, str]
+    by_rule: Callable[[RequestT, Sequence[PolicyLine], datetime], VerdictT | None] | None = None
+    disagree: Callable[[RequestT, Sequence[PolicyLine], Sequence[Reading], datetime], Contract] | None = None
 
-    def prompt(self, request: RequestT, lines: Sequence[PolicyLine]) -> Prompt:
-        """Return the prompt for `request`; raises UnknownPromptVersion, naming the versions that there are."""
+    def prompt(self, request: RequestT, lines: Sequence[PolicyLine], at: datetime | None = None) -> Prompt:
+        """Return the prompt for `request`; raises UnknownPromptVersion, naming the versions that there are.
+
+        Args:
+            request: what to ask.
+            lines: its policy lines.
+            at: when it is asked; None for the evidence's own time.
+        """
         # By hand and not by canonical JSON of the whole, which would sort the order away.
         stable = ",\n".join(_written(section) for section in self.stable(lines))
-        varying = ",\n".join(_written(section) for section in self.varying(request))
+        varying = ",\n".join(_written(section) for section in self.varying(request, lines, at))
         return Prompt(
             version=request.prompt_version,
             system=self.instructions(request.prompt_version),
@@ -133,7 +155,7 @@ def answer_schema(**properties: JsonValue) -> dict[str, JsonValue]:
 
 @lru_cache(maxsize=1_024)  # the same lines in every call; more than that many are in no catalogue
 def _told(line: PolicyLine) -> JsonValue:
-    return line.model_dump(mode="json", include={"id", "wording", "applies_to", "window_days", "rule"})
+    return line.model_dump(mode="json", include={"id", "wording", "applies_to", "window_days", "rule", "approval"})
 
 
 def _written(section: Section) -> str:

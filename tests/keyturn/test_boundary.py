@@ -90,7 +90,7 @@ async def test_a_sound_answer_is_recorded_as_ok(catalogue: Catalogue) -> None:
     assert (record.input_tokens, record.cached_tokens, record.output_tokens) == (250, 100, 80)
     assert (record.cost_usd, record.cache_hit, record.first_byte_ms) == (Decimal("0.00098"), False, 3.0)
     assert (record.trace_id, record.request_id) == ("trace_acct_10234_01", "req_1")
-    assert (record.prompt_version, record.catalogue_version) == ("rotation_decision@1", catalogue.version)
+    assert (record.prompt_version, record.catalogue_version) == ("rotation_decision@2", catalogue.version)
     assert record.fingerprint is None
 
 
@@ -121,7 +121,7 @@ async def test_what_this_worker_does_not_hold_is_refused_before_anybody_is_asked
     provider = Scripted(ELIGIBLE)
     ended, [record] = await called(catalogue, [provider], prompt_version="rotation_decision@99")
     assert isinstance(ended, UnknownPromptVersion)
-    assert "rotation_decision@1" in str(ended)
+    assert "rotation_decision@2" in str(ended)
     assert (record.status, record.failure) == ("failed", "unknown_prompt_version")
     ended, [record] = await called(catalogue, [provider], policy_lines=({"id": "P-7", "version": 2},))
     assert isinstance(ended, UnknownPolicyLine)

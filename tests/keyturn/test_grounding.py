@@ -1,4 +1,4 @@
-"""Grounding: what a model says counts only as far as the evidence and the cited lines bear it out."""
+"""The gate: what a model says counts only if it equals what the evidence and all supplied lines support."""
 
 from datetime import timedelta
 from typing import Any
@@ -7,8 +7,9 @@ import pytest
 
 from keyturn.contracts import Approval, GroundedDecision, JobOrder, PolicyRef, ProposedDecision, Rejection
 from keyturn.errors import ApprovalInvalid, DigestMismatch, UnknownPolicyLine
-from keyturn.policy.catalogue import Catalogue, PolicyLine
+from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.grounding import confirm, ground, request_digest
+from keyturn.policy.line import PolicyLine
 from tests.cases import NOW, facts, order, request
 from tests.workers_for_tests import with_approval
 
@@ -88,13 +89,107 @@ def test_a_line_for_another_kind_of_credential_bears_nothing(catalogue: Catalogu
     assert verdict.reason == "rule_not_applicable"
 
 
-@pytest.mark.parametrize("decision", ["not_eligible", "not_specified"])
-def test_a_no_needs_no_window_and_no_source(catalogue: Catalogue, decision: str) -> None:
-    """A refusal to rotate is accepted as it is: it has no effect."""
-    verdict = judged(catalogue, proposal(decision=decision, window=None, sources=()))
+@pytest.mark.parametrize(("decision", "stale"), [("not_eligible", False), ("not_specified", None)])
+def test_a_no_needs_no_window_and_no_source(catalogue: Catalogue, decision: str, stale: bool | None) -> None:
+    """It needs the evidence: what is known to be fresh for one, and what is not known for the other."""
+    verdict = judged(catalogue, proposal(decision=decision, window=None, sources=()), credential=facts(stale=stale))
     assert isinstance(verdict, GroundedDecision)
     assert verdict.decision == decision
     assert verdict.rotate_by is None
+
+
+@pytest.mark.parametrize(
+    ("decision", "credential", "reason"),
+    [
+        ("not_eligible", {"stale": True}, "contradicts_evidence"),
+        ("not_specified", {"stale": True}, "contradicts_evidence"),
+        ("not_eligible", {"stale": True, "age_days": 900, "compromised": True}, "contradicts_evidence"),
+        ("not_eligible", {"stale": None}, "unsupported_no"),
+        ("not_specified", {"stale": False}, "unsupported_no"),
+        ("not_eligible", {"kind": "access_key"}, "unsupported_no"),
+    ],
+)
+def test_a_wrong_no_is_refused_as_a_wrong_yes_is(
+    catalogue: Catalogue, decision: str, credential: dict[str, Any], reason: str
+) -> None:
+    """A careless or injected model loses no key that is due, and settles nothing that is not known."""
+    verdict = judged(catalogue, proposal(decision, None, ()), credential=facts(**credential))
+    assert isinstance(verdict, Rejection)
+    assert verdict.reason == reason
+
+
+def two_lines(catalogue: Catalogue) -> list[PolicyLine]:
+    """Of 90 days; and of 45 days, which asks for an approval."""
+    line = catalogue.current("CIS-GCP-5.0-1.8")
+    stricter = {"id": "OWN-45", "window_days": 45, "approval": "required", "approvers": ("omar",)}
+    return [line, line.model_copy(update=stricter)]
+
+
+@pytest.mark.parametrize(
+    ("window", "sources", "reason"),
+    [
+        (90, ("CIS-GCP-5.0-1.8",), "incomplete_sources"),
+        (45, ("CIS-GCP-5.0-1.8",), "incomplete_sources"),
+        (90, ("CIS-GCP-5.0-1.8", "OWN-45"), "unsupported_window"),
+        (90, ("OWN-45",), "unsupported_window"),
+        (None, ("OWN-45",), "unsupported_window"),
+    ],
+)
+def test_a_line_that_the_model_leaves_out_binds_all_the_same(
+    catalogue: Catalogue, window: int | None, sources: tuple[str, ...], reason: str
+) -> None:
+    """Citing the laxer line alone neither lengthens the window nor skips the approval."""
+    lines = two_lines(catalogue)
+    asked = request(policy_lines=tuple(line.ref for line in lines), credential=facts(age_days=200))
+    refused = ground(proposal(window=window, sources=sources), asked, lines)
+    assert isinstance(refused, Rejection)
+    assert refused.reason == reason
+
+
+def test_all_binding_lines_are_recorded_and_the_models_citations_beside_them(catalogue: Catalogue) -> None:
+    """Window, approvers and lines follow from all that hold, whichever of them the model cites."""
+    lines = two_lines(catalogue)
+    asked = request(policy_lines=tuple(line.ref for line in lines), credential=facts(age_days=200))
+    verdict = ground(proposal(window=45, sources=("OWN-45",)), asked, lines)
+    assert isinstance(verdict, GroundedDecision)
+    assert [str(ref) for ref in verdict.source_lines] == ["CIS-GCP-5.0-1.8@1", "OWN-45@1"]
+    assert [str(ref) for ref in verdict.cited_lines] == ["OWN-45@1"]
+    assert (verdict.rotation_window_days, verdict.needs_approval, verdict.approvers) == (45, True, ("omar",))
+
+
+def test_where_no_line_covers_the_kind_the_explanation_names_the_kind_that_was_meant(catalogue: Catalogue) -> None:
+    """A forgotten --kind is found by reading the answer."""
+    asked = request(policy_lines=(PolicyRef(id="AWS-FSBP-IAM.3", version=1),), credential=facts(age_days=900))
+    verdict = ground(proposal("not_specified", None, ()), asked, catalogue.resolve(asked.policy_lines))
+    assert isinstance(verdict, GroundedDecision)
+    assert "--kind access_key was meant" in verdict.explanation
+
+
+def test_evidence_that_is_too_old_settles_nothing_and_says_so(catalogue: Catalogue) -> None:
+    """Neither a job nor a clean bill; only that a key was compromised stays true."""
+    lines, later = catalogue.resolve(request().policy_lines), NOW + timedelta(days=31)
+    for stale in (True, False):
+        verdict = ground(proposal("not_specified", None, ()), request(credential=facts(stale=stale)), lines, later)
+        assert isinstance(verdict, GroundedDecision)
+        assert "31 days old" in verdict.explanation
+    refused = ground(proposal(), request(), lines, later)
+    assert isinstance(refused, Rejection)
+    exposed = request(
+        policy_lines=(PolicyRef(id="PCI-DSS-8.6.3", version=1),),
+        credential=facts(kind="system_account_password", compromised=True),
+    )
+    still = ground(
+        proposal(window=None, sources=("PCI-DSS-8.6.3",)), exposed, catalogue.resolve(exposed.policy_lines), later
+    )
+    assert isinstance(still, GroundedDecision)
+
+
+def test_evidence_of_the_future_settles_nothing(catalogue: Catalogue) -> None:
+    """A clock that is an hour ahead at its source decides nothing until it is mended."""
+    lines = catalogue.resolve(request().policy_lines)
+    verdict = ground(proposal("not_specified", None, ()), request(), lines, NOW - timedelta(hours=1))
+    assert isinstance(verdict, GroundedDecision)
+    assert "observed in the future" in verdict.explanation
 
 
 def test_a_real_line_that_was_not_supplied_cannot_be_cited(catalogue: Catalogue) -> None:
@@ -184,10 +279,10 @@ def test_evidence_that_changed_before_the_job_refuses_the_order(catalogue: Catal
 
 def test_a_no_can_never_be_turned_into_an_order(catalogue: Catalogue) -> None:
     """A sound digest of a decision that allows nothing still creates nothing."""
-    asked = request()
+    asked = request(credential=facts(stale=False))
     refusal = judged(catalogue, proposal("not_eligible", None, ()), credential=asked.credential)
     assert isinstance(refusal, GroundedDecision)
-    ordered = order(credential=asked.credential).model_copy(update={"decision": refusal})
+    ordered = order().model_copy(update={"decision": refusal, "credential": asked.credential})
     with pytest.raises(DigestMismatch):
         confirm(ordered, catalogue)
 
@@ -218,6 +313,7 @@ def _approved_order(catalogue: Catalogue, approver: str | None, digest: str | No
         user_id=asked.user_id,
         account_id=asked.account_id,
         credential=asked.credential,
+        policy_lines=asked.policy_lines,
         decision=decision,
         approval=None if approver is None else Approval(approver=approver, digest=digest or decision.digest),
         trace_id=asked.trace_id,

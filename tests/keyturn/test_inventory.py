@@ -19,8 +19,9 @@ from keyturn.inventory.read import FORMATS, Inventory, read, recognised
 from keyturn.inventory.rejects import Rejects
 from keyturn.inventory.rows import BadRow, InventoryKey
 from keyturn.inventory.scans import read_scans
-from keyturn.policy.catalogue import PolicyLine, load_catalogue
-from keyturn.policy.settled import settled
+from keyturn.policy.catalogue import load_catalogue
+from keyturn.policy.line import PolicyLine
+from keyturn.policy.settled import Settled, settled
 
 if TYPE_CHECKING:
     from tests.aws import Aws
@@ -402,16 +403,21 @@ def aged(days: int, seconds: int = 0) -> CredentialFacts:
 )
 def test_what_the_evidence_settles_needs_no_model(evidence: CredentialFacts, idle: str | None, why: str | None) -> None:
     """Inactive, system managed, or inside every window, on both sides of each edge; nothing that is not known."""
-    assert settled(evidence, lines("CIS-AWS-4.0-1.14"), idle=idle) == why
+    found = settled(evidence, lines("CIS-AWS-4.0-1.14"), idle=idle)
+    assert (None if found is None else found.reason) == why
 
 
 def test_several_lines_settle_only_what_is_inside_all_of_them() -> None:
     """Young, but unused for long: the line on unused keys speaks of it."""
     both = lines("CIS-AWS-4.0-1.14", "CIS-AWS-4.0-1.12")
     young = NOW - timedelta(days=60)
-    assert settled(facts(last_rotated_at=young, last_used_at=NOW), both, idle=None) == "inside_every_window"
+    assert settled(facts(last_rotated_at=young, last_used_at=NOW), both, idle=None) == Settled(
+        "nothing_due", "inside_every_window"
+    )
     assert settled(facts(last_rotated_at=young, never_used=True), both, idle=None) is None
     assert settled(facts(last_rotated_at=young), both, idle=None) is None  # its use is not known
     stale = lines("P-7")
     assert settled(facts(kind="service_account_key", age_days=5), stale, idle=None) is None
-    assert settled(facts(kind="service_account_key", stale=False), stale, idle=None) == "inside_every_window"
+    assert settled(facts(kind="service_account_key", stale=False), stale, idle=None) == Settled(
+        "nothing_due", "inside_every_window"
+    )

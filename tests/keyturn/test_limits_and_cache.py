@@ -256,7 +256,8 @@ async def test_a_repeated_question_is_answered_from_the_cache_at_no_cost(cache: 
     second = await kept.boundary.decide(asked, 2)
     assert len(provider.asked) == 1
     assert isinstance(first.verdict, GroundedDecision)
-    assert second.verdict == first.verdict
+    assert isinstance(second.verdict, GroundedDecision)
+    assert second.verdict.digest == first.verdict.digest
     miss, hit = kept.records
     assert (miss.cache_hit, hit.cache_hit) == (False, True)
     assert (hit.cost_usd, hit.input_tokens, hit.output_tokens, hit.request_id) == (Decimal(0), 0, 0, None)

@@ -8,7 +8,8 @@ import pytest
 from keyturn.contracts import CredentialFacts
 from keyturn.errors import CatalogueInvalid, UnknownPolicyLine
 from keyturn.policy.applicability import applies, due
-from keyturn.policy.catalogue import Catalogue, WhenOlder, WhenUnused, load_catalogue
+from keyturn.policy.catalogue import Catalogue, load_catalogue
+from keyturn.policy.line import WhenOlder, WhenUnused
 from tests.cases import NOW, facts
 
 SECOND = timedelta(seconds=1)
@@ -89,10 +90,26 @@ def test_a_line_without_a_condition_applies_to_nothing(catalogue: Catalogue) -> 
 
 
 def test_a_window_counts_from_what_started_it(catalogue: Catalogue) -> None:
-    """P-7's from the evidence that the key is stale; a window on age from the last rotation, so it has passed."""
+    """From the moment at which the line began to apply: for P-7, when the key was seen to be stale."""
     assert due(catalogue.current("P-7"), facts()) == NOW + timedelta(days=30)
-    assert due(catalogue.current("CIS-GCP-5.0-1.8"), facts(age_days=100)) == NOW - timedelta(days=10)
-    assert due(catalogue.current("PCI-DSS-8.6.3"), facts()) is None
+    older = catalogue.current("CIS-GCP-5.0-1.8").model_copy(
+        update={"due": "within_window", "window_days": 14, "rule": _older_than(60)}
+    )
+    assert due(older, facts(age_days=61)) == NOW + timedelta(days=14)  # it began to apply today: day 61 is complete
+    assert due(older, facts(age_days=65)) == NOW + timedelta(days=10)
+    assert due(older, facts(age_days=900)) == NOW - timedelta(days=900 - 61 - 14)
+
+
+def test_a_limit_on_age_is_due_at_once_and_not_since_last_year(catalogue: Catalogue) -> None:
+    """A benchmark's "every 90 days or less" is a limit that has passed when the line applies: a day is left to act."""
+    for line_id in ("CIS-GCP-5.0-1.8", "CIS-AWS-7.0-2.12", "AWS-FSBP-IAM.22", "PCI-DSS-8.6.3"):
+        line = catalogue.current(line_id)
+        assert due(line, facts(age_days=900, never_used=True)) == NOW + timedelta(days=1)
+        assert due(line, facts(age_days=900, never_used=True), NOW + timedelta(hours=3)) == NOW + timedelta(hours=27)
+
+
+def _older_than(days: int) -> WhenOlder:
+    return WhenOlder(when="age", operator=">", days=days, truncation="whole_days")
 
 
 def test_an_unknown_line_names_the_known_ones(catalogue: Catalogue) -> None:

@@ -27,12 +27,12 @@ from keyturn.tasks.decide_rotation import TASK
 from keyturn.tasks.definition import Prompt
 from keyturn.tasks.registry import load_tasks
 from tests.boundaries import WIRES, on_simulator
-from tests.cases import NOW, QUESTION, facts, request
+from tests.cases import GOLDEN_TIME, QUESTION, facts, request
 from tests.simulated import SimulatorControl
 
 GOLDEN = Path(__file__).parent / "golden"
 SOON = Patience(connect=5, first_byte=5, total=5)
-ELIGIBLE = {"decision": "eligible", "rotation_window_days": 30, "source_line_ids": ["P-7"]}
+ELIGIBLE = {"decision": "eligible", "rotation_window_days": 30, "source_line_ids": ["P-7"], "quotes": []}
 wires = pytest.mark.parametrize("wire", sorted(WIRES))
 
 
@@ -196,7 +196,7 @@ async def test_a_second_account_under_the_same_policies_is_served_from_the_promp
 def test_the_translation_into_each_wire_format_is_as_it_was(catalogue: Catalogue, wire: str, task: str) -> None:
     """From contract to payload, byte for byte; a wanted change is made in the golden file too, and read in review."""
     definition = load_tasks()[task]
-    asked: Any = request(credential=facts(key_id="key_1", observed_at=NOW))
+    asked: Any = request(credential=facts(key_id="key_1", observed_at=GOLDEN_TIME))
     if task == "draft_reply":
         fields = {"trace_id": "t", "account_id": "acct_10234", "question": QUESTION, "policy_lines": asked.policy_lines}
         asked = definition.request(**fields)

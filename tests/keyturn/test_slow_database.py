@@ -1,7 +1,6 @@
 """A database that is slow, and not away: what is lost, paid again or wrongly told while a disk or a network stalls."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +16,7 @@ from keyturn.bulk.pages import BulkJudge
 from keyturn.cache.key import CacheKey
 from keyturn.cache.sql import SqlCache
 from keyturn.contracts import BulkPage
-from keyturn.database import open_database, transaction
+from keyturn.database import transaction
 from keyturn.drafts.store import DraftStore
 from keyturn.drafts.writing import DraftWriting
 from keyturn.errors import DraftTakenOver, JobStoreUnavailable
@@ -37,13 +36,6 @@ from workers.bulk import RunRotations
 
 KEY = CacheKey("decide_rotation", "rotation_decision@1", "1", "d" * 64)
 WHOSE = {"tenant_id": "default", "account_id": "acct_1", "requested_by": "luna", "run_id": "r"}
-
-
-@pytest.fixture
-async def sqlite_engine(sqlite: URL) -> AsyncIterator[AsyncEngine]:
-    engine = open_database(sqlite)
-    yield engine
-    await engine.dispose()
 
 
 async def test_lookups_that_were_given_up_hold_no_connection_for_ever(

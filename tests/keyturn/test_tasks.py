@@ -56,7 +56,7 @@ def judged(name: str, said: Any, catalogue: Catalogue, **changed: Any) -> Any:
     proposed = parse_answer(Completion(text, "complete", "stop", "m", Usage()), task.proposal)
     if isinstance(proposed, Rejection):
         return proposed
-    return task.judge(proposed, asked, catalogue.resolve(asked.policy_lines))
+    return task.judge(proposed, asked, catalogue.resolve(asked.policy_lines), None)
 
 
 @every_task

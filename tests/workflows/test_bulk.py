@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from decimal import Decimal
@@ -67,25 +67,8 @@ OMAR = Resumption(operator="omar")
 
 
 @pytest.fixture
-def queue() -> str:
-    return f"test-{uuid.uuid4().hex}"
-
-
-@pytest.fixture
-def run_id() -> str:
-    return f"run-{uuid.uuid4().hex[:16]}"
-
-
-@pytest.fixture
 def place(temporal: Client, queue: str, engine: AsyncEngine) -> BulkPlace:
     return bulk_place(temporal, queue, engine, Judge())
-
-
-@pytest.fixture
-async def sqlite_engine(sqlite: URL) -> AsyncIterator[AsyncEngine]:
-    engine = open_database(sqlite)
-    yield engine
-    await engine.dispose()
 
 
 @pytest.fixture
@@ -124,7 +107,7 @@ async def test_each_key_that_is_due_gets_its_one_job_and_no_other_does(
     async with place.working():
         handle = await started(place, run_id)
         outcome = await handle.result()
-    assert (outcome.status, outcome.progress.outcomes) == ("done", {"job_created": 10, "not_eligible": 90})
+    assert (outcome.status, outcome.progress.outcomes) == ("done", {"job_created": 10, "not_specified": 90})
     assert (outcome.progress.total, outcome.progress.asked) == (100, 100)
     assert await jobs_of(engine) == due(100)
     # The rotation's own decision is the answer that the page was given, from the cache: nothing is paid twice.
@@ -217,7 +200,7 @@ async def test_a_quota_that_is_used_up_pauses_the_run_at_once(
         exhausted = False
         await answer(handle, "resume", OMAR)
         outcome = await handle.result()
-    assert outcome.progress.outcomes == {"job_created": 30, "not_eligible": 270}
+    assert outcome.progress.outcomes == {"job_created": 30, "not_specified": 270}
     assert set(provider.asked.values()) == {1}
 
 
@@ -232,7 +215,7 @@ async def test_twenty_failures_in_a_row_pause_the_run_and_single_ones_do_not(
     async with place.working(pages_at_once=1):
         outcome = await (await started(place, run_id, page_size=50, pages_at_once=1)).result()
         # Asked again with the page: nothing is left over.
-        assert outcome.progress.outcomes == {"job_created": 10, "not_eligible": 90}
+        assert outcome.progress.outcomes == {"job_created": 10, "not_specified": 90}
         down = True
         before = provider.calls
         other = estate(tmp_path / "other.jsonl", keys=400, due=lambda number: False)
@@ -244,7 +227,7 @@ async def test_twenty_failures_in_a_row_pause_the_run_and_single_ones_do_not(
         assert provider.calls - before <= 3 * 28  # three attempts of one page: twenty, and what was under way
         down = False
         await answer(handle, "resume", OMAR)
-        assert (await handle.result()).progress.outcomes == {"not_eligible": 400}
+        assert (await handle.result()).progress.outcomes == {"not_specified": 400}
 
 
 async def test_what_one_item_alone_is_refused_for_is_its_own_failure_and_the_same_command_asks_it_again(
@@ -258,12 +241,12 @@ async def test_what_one_item_alone_is_refused_for_is_its_own_failure_and_the_sam
     await place.load(file, run_id)
     async with place.working(pages_at_once=1):
         first = await (await started(place, run_id, pages_at_once=1)).result()
-        assert first.progress.outcomes == {"not_eligible": 39, "failed": 1}
+        assert first.progress.outcomes == {"not_specified": 39, "failed": 1}
         too_long = False
         await place.load(file, run_id)
         paid = first.progress.cost_usd
         second = await (await started(place, run_id, pages_at_once=1, max_usd=paid * 2)).result()
-    assert second.progress.outcomes == {"not_eligible": 40}
+    assert second.progress.outcomes == {"not_specified": 40}
     assert (second.progress.asked, provider.calls) == (40, 41)
     assert paid < second.progress.cost_usd < paid * 2
 
@@ -325,7 +308,7 @@ async def test_a_long_run_goes_on_under_new_histories(sqlite_place: BulkPlace, r
         first = (await handle.describe()).run_id
         outcome = await handle.result()
         last = (await handle.describe()).run_id
-    assert outcome.progress.outcomes == {"job_created": 40, "not_eligible": 360}
+    assert outcome.progress.outcomes == {"job_created": 40, "not_specified": 360}
     assert first != last
     history = await place.client.get_workflow_handle(handle.id, run_id=first).fetch_history()
     assert len(history.events) < 200
@@ -402,7 +385,7 @@ async def test_keys_that_wait_for_a_person_do_not_hold_the_run(
     await place.load(estate(tmp_path / "keys.jsonl", keys=20), run_id)
     async with place.working():
         outcome = await (await started(place, run_id)).result()
-        assert outcome.progress.outcomes == {"waiting": 2, "not_eligible": 18}
+        assert outcome.progress.outcomes == {"waiting": 2, "not_specified": 18}
         waiting = [row async for row in waiting_rotations(temporal, tenant=None, kind="approval", limit=1_000)]
         rows = await place.store.begun(run_id, "waiting", after=0, limit=10)
         ids = [row["workflow_id"] for row in rows]
@@ -417,7 +400,7 @@ async def test_keys_that_wait_for_a_person_do_not_hold_the_run(
             gone = {"workflow_id": f"rotate:{uuid.uuid4().hex}"}
             await connection.execute(update(bulk_items).where(bulk_items.c.workflow_id == forgotten.id).values(gone))
         again = await (await started(place, run_id)).result()
-    assert again.progress.outcomes == {"rejected": 1, "failed": 1, "not_eligible": 18}, "as they are when asked again"
+    assert again.progress.outcomes == {"rejected": 1, "failed": 1, "not_specified": 18}, "as they are when asked again"
     assert await jobs_of(sqlite_engine) == set()
 
 
@@ -439,7 +422,7 @@ async def test_workers_that_come_and_go_leave_exactly_the_jobs_of_an_undisturbed
     assert handle is not None
     async with place.working():
         outcome = await handle.result()
-    assert outcome.progress.outcomes == {"job_created": 30, "not_eligible": 270}
+    assert outcome.progress.outcomes == {"job_created": 30, "not_specified": 270}
     assert await jobs_of(engine) == due(300)
 
 
@@ -523,7 +506,7 @@ async def test_a_cap_of_keys_a_second_holds_a_run(
         outcome = await (await started(place, run_id, page_size=50)).result()
         took = time.perf_counter() - began
     await engine.dispose()
-    assert outcome.progress.outcomes == {"not_eligible": 300}
+    assert outcome.progress.outcomes == {"not_specified": 300}
     assert took > 2  # at once it takes less than a second
 
 

@@ -1,6 +1,5 @@
 """Runs by the providers' batch endpoints: answered later, at half the price, and what is left out is asked at once."""
 
-import uuid
 from decimal import Decimal
 from pathlib import Path
 
@@ -16,16 +15,6 @@ from keyturn.llm.providers.http import HttpProvider
 from keyturn.llm.providers.openai import OPENAI_WIRE
 from tests.estates import BulkPlace, bulk_place, due, estate, jobs_of, started
 from tests.simulated import SimulatorControl
-
-
-@pytest.fixture
-def queue() -> str:
-    return f"test-{uuid.uuid4().hex}"
-
-
-@pytest.fixture
-def run_id() -> str:
-    return f"run-{uuid.uuid4().hex[:16]}"
 
 
 @pytest.fixture(params=["openai", "anthropic"])

@@ -112,11 +112,6 @@ async def deliverer(client: Client, queue: str, engine: AsyncEngine, url: str) -
         yield starts
 
 
-@pytest.fixture
-def queue() -> str:
-    return f"test-{uuid.uuid4().hex}"
-
-
 async def make(store: JobStore, key: str | None = None) -> str:
     ordered = order(credential=facts(key_id=key or f"key_{uuid.uuid4().hex[:12]}"))
     return (await store.create_once(ordered, idempotency_key=uuid.uuid4().hex, fence=1)).job_id

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 from temporalio.client import Client
 
-from keyturn.contracts import Rejected, Rejection, RotationRequest
+from keyturn.contracts import PolicyRef, Rejected, Rejection, RotationRequest, WaitingForPerson
 from keyturn.jobs.store import JobStore
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.providers.http import http_client
@@ -29,6 +29,8 @@ CORPUS = [
 def asked(case: dict[str, Any]) -> RotationRequest:
     changed = {"question": case["text"]} if case["where"] == "question" else {"account_id": case["text"]}
     known = {"stale": None, "age_days": None} | case["facts"]
+    if "lines" in case:
+        changed["policy_lines"] = tuple(PolicyRef(id=name, version=1) for name in case["lines"])
     return request(credential=facts(**known), **changed)
 
 
@@ -46,9 +48,13 @@ async def test_a_model_that_obeys_every_hostile_text_makes_no_job(
                 continue
             provider = on_simulator(http, simulator, wires[place % len(wires)])
             await simulator.reset()
-            await simulator.fail("says", content=case["obeyed"])
+            await simulator.fail("says", content=case["obeyed"], times=None)
             async with worker_on(temporal, queue, provider, sqlite_store):
                 _, outcome = await rotate(temporal, asked(case), task_queue=queue, wait_seconds=30)
+            if case["reason"] == "disagreement":  # a due key is not lost to it either: a person decides
+                assert isinstance(outcome, WaitingForPerson), case["id"]
+                assert outcome.status == "disagreement", case["id"]
+                continue
             assert isinstance(outcome, Rejected), case["id"]
             assert outcome.reason == case["reason"], case["id"]
     assert await sqlite_store.jobs(tenant_id="default", limit=10) == []
@@ -76,6 +82,6 @@ async def test_a_model_that_obeys_hostile_scan_records_gets_no_summary_accepted(
 def test_the_corpus_is_large_and_varied() -> None:
     """Instruction override, fake policy, fake JSON, encodings, other languages, in every field that others fill."""
     kinds = {case["id"].split("-")[0] for case in CORPUS}
-    assert {"override", "facts", "policy", "json", "encoded", "language", "account", "scan"} <= kinds
+    assert {"no", "laxer", "override", "facts", "policy", "json", "encoded", "language", "account", "scan"} <= kinds
     assert len(CORPUS) >= 60
     assert len({case["id"] for case in CORPUS}) == len(CORPUS)

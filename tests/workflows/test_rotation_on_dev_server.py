@@ -32,11 +32,6 @@ async def provider(simulator: SimulatorControl) -> AsyncIterator[HttpProvider]:
         yield on_simulator(http, simulator)
 
 
-@pytest.fixture
-def queue() -> str:
-    return f"test-{uuid.uuid4().hex}"
-
-
 async def rows(engine: AsyncEngine) -> int:
     async with engine.connect() as connection:
         return (await connection.execute(select(func.count()).select_from(rotation_jobs))).scalar_one()

@@ -34,7 +34,7 @@ from keyturn.policy.catalogue import Catalogue
 from starter.requests import id_of
 from starter.rotations import outcome_of, start_or_attach, waiting_for
 from tests.boundaries import guarded
-from tests.cases import order, request
+from tests.cases import facts, order, request
 from tests.workers_for_tests import ELIGIBLE, ChangedForTheJob, Limit, Script, worker_on
 from workflows.options import MAX_DECISIONS, MAX_LIMIT_WAITS
 
@@ -75,12 +75,14 @@ async def test_90_days_for_p7_is_rejected_and_makes_no_job(
     assert await sqlite_store.jobs(tenant_id="default", limit=10) == []
 
 
-@pytest.mark.parametrize(("decision", "kind"), [("not_eligible", NotEligible), ("not_specified", NotSpecified)])
+@pytest.mark.parametrize(
+    ("decision", "stale", "kind"), [("not_eligible", False, NotEligible), ("not_specified", None, NotSpecified)]
+)
 async def test_a_no_is_an_outcome_without_a_job(
-    skipping: WorkflowEnvironment, sqlite_store: JobStore, decision: str, kind: type
+    skipping: WorkflowEnvironment, sqlite_store: JobStore, decision: str, stale: bool | None, kind: type
 ) -> None:
     """The policy's no and its silence are told apart, and neither acts."""
-    outcome, _ = await run(skipping, Script(NO % decision), sqlite_store)
+    outcome, _ = await run(skipping, Script(NO % decision), sqlite_store, credential=facts(stale=stale))
     assert isinstance(outcome, kind)
     assert await sqlite_store.jobs(tenant_id="default", limit=10) == []
 

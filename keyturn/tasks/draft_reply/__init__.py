@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from decimal import Decimal
 from typing import Literal
 
@@ -16,7 +17,7 @@ from keyturn.contracts import (
     Rejection,
     ShortIdentifier,
 )
-from keyturn.policy.catalogue import PolicyLine
+from keyturn.policy.line import PolicyLine
 from keyturn.tasks.definition import Section, Task, policy_section, prompts_beside
 from keyturn.tasks.wording import days_named, fit_text
 
@@ -31,7 +32,9 @@ class DraftRequest(ModelTask):
     question: str = Field(min_length=1, max_length=MAX_QUESTION_CHARACTERS)
     decision: Decision | None = None
     rotation_window_days: int | None = Field(default=None, ge=1, le=36_500)
-    prompt_version: ShortIdentifier = "reply_draft@1"
+    # The rotation waits for a person's decision: the reply says so, and tells no decision.
+    waits_for_person: bool = False
+    prompt_version: ShortIdentifier = "reply_draft@2"
     # A chat reply: people leave after about half a minute; a stream shows its first words long before.
     timeout_seconds: float = Field(default=30.0, gt=0, le=120)
 
@@ -42,12 +45,16 @@ class Draft(Contract):
     text: str = Field(min_length=1, max_length=MAX_DRAFT_CHARACTERS)
 
 
-def judge(proposed: str, request: DraftRequest, lines: Sequence[PolicyLine]) -> Draft | Rejection:
+def judge(
+    proposed: str, request: DraftRequest, lines: Sequence[PolicyLine], _at: datetime | None = None
+) -> Draft | Rejection:
     """Return the draft if it promises nothing, holds nothing private, and names no line or figure but the policy's."""
     text = fit_text(proposed, MAX_DRAFT_CHARACTERS)
     if isinstance(text, Rejection):
         return text
-    if _tells_another(text, request.decision):
+    if request.waits_for_person and not _WAITS.search(text):
+        return Rejection(reason="omits_waiting", explanation="The draft does not say that a person decides first.")
+    if _tells_another(text, request.decision) or (request.waits_for_person and _tells_any(text)):
         return Rejection(reason="decision_not_allowed", explanation="The draft tells another decision than was made.")
     if _lines_cited(text) - {line.id for line in lines} - {request.account_id}:
         return Rejection(reason="unknown_source", explanation="The draft names a policy line that was not given.")
@@ -56,6 +63,7 @@ def judge(proposed: str, request: DraftRequest, lines: Sequence[PolicyLine]) -> 
     return Draft(text=text)
 
 
+_WAITS = re.compile(r"\b(?:wait(?:s|ing)?|pending|review(?:s|ed|ing)?)\b", re.IGNORECASE)
 _YES = re.compile(r"\b(?:is|are) eligible\b|\b(?:may|can|should|must) be rotated\b", re.IGNORECASE)
 _NO = re.compile(
     r"\b(?:not|n't) eligible\b|\b(?:may|can|need|should|must|does|is)\s?(?:not|n't)(?: \w+){0,3} be rotated\b",
@@ -82,6 +90,10 @@ def _tells_another(text: str, decision: Decision | None) -> bool:
     return bool(says_no and not says_yes) if decision == "eligible" else bool(says_yes and not says_no)
 
 
+def _tells_any(text: str) -> bool:
+    return bool(_YES.search(text) or _NO.search(text))
+
+
 def days_supported(lines: Sequence[PolicyLine], *others: int | None) -> set[float]:
     """Return the numbers of days that a text about `lines` may name: their windows, rules and wording."""
     days: set[float] = {number for number in others if number is not None}
@@ -91,11 +103,16 @@ def days_supported(lines: Sequence[PolicyLine], *others: int | None) -> set[floa
     return days
 
 
-def _varying(request: DraftRequest) -> list[Section]:
+def _varying(request: DraftRequest, _lines: Sequence[PolicyLine], _at: datetime | None) -> list[Section]:
     decision: JsonValue = None
     if request.decision is not None:
         decision = {"decision": request.decision, "rotation_window_days": request.rotation_window_days}
-    return [("account_id", request.account_id), ("decision", decision), ("question", request.question)]
+    return [
+        ("account_id", request.account_id),
+        ("decision", decision),
+        ("waits_for_person", request.waits_for_person),
+        ("question", request.question),
+    ]
 
 
 TASK: Task[DraftRequest, str, Draft] = Task(

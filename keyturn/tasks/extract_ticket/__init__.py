@@ -1,14 +1,14 @@
 """`extract_ticket`: category, summary and priority of a support message. `high` needs a fact that bears it out."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Literal, get_args
 
 from pydantic import Field, JsonValue
 
 from keyturn.contracts import MAX_QUESTION_CHARACTERS, Contract, ModelTask, Rejection, ShortIdentifier
-from keyturn.policy.catalogue import PolicyLine
+from keyturn.policy.line import PolicyLine
 from keyturn.tasks.definition import Section, Task, answer_schema, prompts_beside
 from keyturn.tasks.wording import fit_text
 
@@ -47,7 +47,9 @@ class Ticket(Contract):
     priority: Priority
 
 
-def judge(proposed: ProposedTicket, request: TicketRequest, _lines: Sequence[PolicyLine]) -> Ticket | Rejection:
+def judge(
+    proposed: ProposedTicket, request: TicketRequest, _lines: Sequence[PolicyLine], _at: datetime | None = None
+) -> Ticket | Rejection:
     """Return the ticket if its values are allowed, its priority borne out, and its summary fit to be stored."""
     categories: dict[JsonValue, Category] = {name: name for name in get_args(Category)}
     priorities: dict[JsonValue, Priority] = {name: name for name in get_args(Priority)}
@@ -76,7 +78,7 @@ def _stable(_lines: Sequence[PolicyLine]) -> list[Section]:
     return [("categories", list(get_args(Category))), ("high_refund_usd", str(HIGH_REFUND_USD))]
 
 
-def _varying(request: TicketRequest) -> list[Section]:
+def _varying(request: TicketRequest, _lines: Sequence[PolicyLine], _at: datetime | None) -> list[Section]:
     refund = None if request.refund_usd is None else str(request.refund_usd)
     return [("known", {"refund_usd": refund, "user_blocked": request.user_blocked}), ("message", request.message)]
 

@@ -1,14 +1,14 @@
 """`summarize_policy`: what some policy lines ask for, in plain words. Each figure in it must be the policy's own."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Literal
 
 from pydantic import Field, JsonValue
 
 from keyturn.contracts import MAX_POLICY_LINES, Contract, ModelTask, PolicyRef, Rejection, ShortIdentifier
-from keyturn.policy.catalogue import PolicyLine
+from keyturn.policy.line import PolicyLine
 from keyturn.tasks.definition import Section, Task, answer_schema, policy_section, prompts_beside
 from keyturn.tasks.draft_reply import days_supported
 from keyturn.tasks.wording import days_named, fit_text
@@ -42,7 +42,10 @@ class PolicySummary(Contract):
 
 
 def judge(
-    proposed: ProposedPolicySummary, _request: PolicySummaryRequest, lines: Sequence[PolicyLine]
+    proposed: ProposedPolicySummary,
+    _request: PolicySummaryRequest,
+    lines: Sequence[PolicyLine],
+    _at: datetime | None = None,
 ) -> PolicySummary | Rejection:
     """Return the summary if it covers every line, cites no other, and names no number of days that they do not."""
     summary, ids = fit_text(proposed.summary, MAX_SUMMARY_CHARACTERS), proposed.source_line_ids
@@ -60,7 +63,7 @@ def judge(
     return PolicySummary(summary=summary, source_lines=tuple(supplied[name].ref for name in sorted(supplied)))
 
 
-def _varying(request: PolicySummaryRequest) -> list[Section]:
+def _varying(request: PolicySummaryRequest, _lines: Sequence[PolicyLine], _at: datetime | None) -> list[Section]:
     return [("audience", request.audience)]
 
 

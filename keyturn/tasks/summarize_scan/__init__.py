@@ -1,14 +1,14 @@
 """`summarize_scan`: what a person should know of one account's audit-log scan. Each record named is in the scan."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Literal
 
 from pydantic import Field, JsonValue
 
 from keyturn.contracts import Contract, Identifier, ModelTask, Rejection, ShortIdentifier
-from keyturn.policy.catalogue import PolicyLine
+from keyturn.policy.line import PolicyLine
 from keyturn.tasks.definition import Section, Task, answer_schema, policy_section, prompts_beside
 from keyturn.tasks.wording import fit_text
 
@@ -50,7 +50,9 @@ class ScanSummary(Contract):
     needs_attention: bool
 
 
-def judge(proposed: ProposedScanSummary, request: ScanRequest, _lines: Sequence[PolicyLine]) -> ScanSummary | Rejection:
+def judge(
+    proposed: ProposedScanSummary, request: ScanRequest, _lines: Sequence[PolicyLine], _at: datetime | None = None
+) -> ScanSummary | Rejection:
     """Return the summary if each record it names is in the scan and its text is fit to be shown."""
     summary, ids = fit_text(proposed.summary, MAX_SUMMARY_CHARACTERS), proposed.record_ids
     if isinstance(summary, Rejection):
@@ -66,7 +68,7 @@ def judge(proposed: ProposedScanSummary, request: ScanRequest, _lines: Sequence[
     return ScanSummary(summary=summary, record_ids=tuple(sorted(set(named))), needs_attention=proposed.needs_attention)
 
 
-def _varying(request: ScanRequest) -> list[Section]:
+def _varying(request: ScanRequest, _lines: Sequence[PolicyLine], _at: datetime | None) -> list[Section]:
     records: list[JsonValue] = [{"record_id": record.record_id, "text": record.text} for record in request.records]
     return [("account_id", request.account_id), ("records", records)]
 

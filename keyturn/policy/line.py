@@ -1,0 +1,148 @@
+"""Policy lines: one written rule each, its wording for people and models, its condition and window for code.
+
+A line's version is raised whenever its meaning changes; decisions, workflow ids and jobs name it. Benchmarks renumber
+their recommendations between releases, so `source` keeps the benchmark, its release and its id of that time.
+`docs/policy-format.md` is the reference of every field, written from this module.
+"""
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from keyturn.canonical import digest_of
+from keyturn.contracts import MAX_APPROVERS, Contract, CredentialKind, Identifier, PolicyRef, ShortIdentifier
+
+Operator = Literal[">", ">="]
+# whole_days: 90 days and 23 hours count as 90. exact: to the second. Scanners differ, so each line states its own.
+Truncation = Literal["whole_days", "exact"]
+
+
+class WhenStale(Contract):
+    """The line applies to credentials that the evidence calls stale."""
+
+    when: Literal["stale"] = Field(description="The evidence says that the key is stale.")
+
+
+class WhenCompromised(Contract):
+    """The line applies to credentials that the evidence calls exposed or compromised."""
+
+    when: Literal["compromised"] = Field(description="The evidence says that the key was exposed or compromised.")
+
+
+class WhenOlder(Contract):
+    """The line applies to credentials that are older than so many days."""
+
+    when: Literal["age"] = Field(description="Time since the key was created or last rotated.")
+    operator: Operator = Field(description='How the age is compared with `days`: ">" (more than) or ">=" (or more).')
+    days: int = Field(ge=1, le=36_500, description="Days, from 1 to 36,500.")
+    truncation: Truncation = Field(description="whole_days: a begun day does not count. exact: to the microsecond.")
+
+
+class WhenUnused(Contract):
+    """The line applies to credentials that were not used for so many days."""
+
+    when: Literal["unused"] = Field(
+        description="Time since the key was last used; for a key that was never used, since it was created or rotated."
+    )
+    operator: Operator = Field(description='How the time is compared with `days`: ">" (more than) or ">=" (or more).')
+    days: int = Field(ge=1, le=36_500, description="Days, from 1 to 36,500.")
+    truncation: Truncation = Field(description="whole_days: a begun day does not count. exact: to the microsecond.")
+
+
+class NeverByItself(Contract):
+    """The line gives no condition of its own, so no rotation can rest on it: an entity must add its own line."""
+
+    when: Literal["never"] = Field(description="The line states no condition: no rotation can rest on it alone.")
+
+
+class InProse(Contract):
+    """The line states its condition in words only. Code cannot judge it: see `docs/policy-format.md`."""
+
+    when: Literal["prose"] = Field(
+        description="The condition stands in the wording only. A model may propose that it holds, with verbatim "
+        "quotes of wording and evidence; a person decides."
+    )
+
+
+Rule = Annotated[
+    WhenStale | WhenCompromised | WhenOlder | WhenUnused | NeverByItself | InProse,
+    Field(discriminator="when"),
+]
+# Evidence of last month describes last month's key. A month, because audits are monthly, and an export of the last one
+# is what an auditor holds in hand.
+EVIDENCE_DAYS = 30
+
+
+class PolicySource(Contract):
+    """Where a line comes from: publisher, release and the id it had in that release."""
+
+    benchmark: str = Field(min_length=1, max_length=200, description="The document's name.")
+    release: str = Field(min_length=1, max_length=40, description="Its release or version.")
+    id: str = Field(min_length=1, max_length=40, description="The line's id in that release.")
+
+
+class PolicyLine(Contract):
+    """One written rule: its wording for people and models, its condition and window for code."""
+
+    id: ShortIdentifier = Field(description="Names the line everywhere: letters, digits and . _ @ + = -, at most 64.")
+    version: int = Field(ge=1, le=10_000, description="Raise it whenever the line's meaning changes.")
+    wording: str = Field(min_length=1, max_length=500, description="The line as it is written, for people and models.")
+    applies_to: tuple[CredentialKind, ...] = Field(min_length=1, description="The kinds of credential it covers.")
+    window_days: int | None = Field(
+        default=None, ge=1, le=36_500, description="Days in which the rotation must happen; left out if none is stated."
+    )
+    due: Literal["within_window", "at_once"] = Field(
+        default="within_window",
+        description="within_window: `window_days` after the moment at which the line began to apply. at_once: a day "
+        "after the decision, for a line whose window is a limit on the key's age or disuse, already passed.",
+    )
+    rule: Rule = Field(description="The condition, as a table with `when`.")
+    evidence_days: int = Field(
+        default=EVIDENCE_DAYS,
+        ge=1,
+        le=3_650,
+        description="How many days old the evidence may be. Older evidence decides nothing under this line; only that "
+        "a key was compromised stays true.",
+    )
+    decide: Literal["rule_and_model", "person"] = Field(
+        default="rule_and_model",
+        description="Who must agree: rule_and_model, or a person as well. A line with `when = prose` needs a person.",
+    )
+    approval: Literal["none", "required"] = Field(
+        default="none", description="Whether one of `approvers` must approve each rotation."
+    )
+    # They are a part of the line: a changed list changes the digest, and what waited for an approval is decided anew.
+    approvers: tuple[Identifier, ...] = Field(
+        default=(), max_length=MAX_APPROVERS, description="Who may approve, by the names that KEYTURN_USER has."
+    )
+    source: PolicySource = Field(description="Where the line comes from.")
+
+    @model_validator(mode="after")
+    def _can_be_approved(self) -> Self:
+        if (self.approval == "required") != bool(self.approvers):
+            raise ValueError('approval = "required" and a list of approvers belong together')
+        if len(set(self.applies_to)) != len(self.applies_to):
+            raise ValueError("applies_to names a kind twice")
+        if len(set(self.approvers)) != len(self.approvers):
+            raise ValueError("approvers names a person twice")
+        if isinstance(self.rule, InProse) and self.decide != "person":
+            raise ValueError('a line with when = "prose" needs decide = "person"')
+        return self
+
+    @property
+    def ref(self) -> PolicyRef:
+        """How requests, ids and jobs name this line."""
+        return PolicyRef(id=self.id, version=self.version)
+
+
+@lru_cache(maxsize=4_096)  # more lines than that are in no catalogue; a line is digested once, not for each verdict
+def digest_of_line(line: PolicyLine) -> str:
+    """Return what makes two policy lines the same: all of their content."""
+    return digest_of(line.model_dump(mode="json"))
+
+
+def digest_of_lines(lines: Iterable[PolicyLine]) -> str:
+    """Return what makes two sets of policy lines the same, in whatever order they are."""
+    return digest_of(sorted(digest_of_line(line) for line in lines))
