@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from benchmarks import boundary, bulk, claims, deliveries, drafts, encryption, imports, scale, workflows
+from benchmarks import boundary, bulk, claims, deliveries, drafts, encryption, gate, imports, scale, workflows
 from benchmarks.results import Result, report
 from keyturn.database import database_url
 from workers.schema import migrate
@@ -38,6 +38,7 @@ async def main() -> None:
             "boundary": lambda: boundary.measure(
                 rounds=2 if quick else 5, one_by_one=100 if quick else 200, at_once=512
             ),
+            "gate": lambda: asyncio.to_thread(gate.measure, rounds=3 if quick else 9),
             "claims": lambda: claims.measure(postgresql, rounds=2 if quick else 5, inserts=400 if quick else 1_000),
             "workflows": lambda: workflows.measure(
                 postgresql, rounds=2 if quick else 5, one_by_one=40 if quick else 100, at_once=200 if quick else 400

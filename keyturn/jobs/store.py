@@ -289,7 +289,7 @@ class JobStore:
             set_={"status": MERGED, "merged_into": job_id, "fence": None},
             where=(_jobs.status == WITHDRAWN) & (_jobs.fence < fence),
         )
-        return (await connection.execute(statement)).rowcount == 1
+        return (await connection.execute(statement.returning(_jobs.job_id))).first() is not None
 
     async def _open_job_of(self, connection: AsyncConnection, row: Mapping[str, Any]) -> str | None:
         """The open job that the credential has under another key."""

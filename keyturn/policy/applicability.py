@@ -92,8 +92,10 @@ def _cause(line: PolicyLine, facts: CredentialFacts, condition: bool | None, at:
         return ""
     if facts.observed_at > at + CLOCK_SKEW:
         return "evidence_in_future"
-    stays_true = condition and isinstance(line.rule, WhenCompromised)
+    if (at - facts.observed_at).days < line.evidence_days:
+        return ""  # the usual case, without building a span to compare with
     is_old = at - facts.observed_at > timedelta(days=line.evidence_days)
+    stays_true = condition and isinstance(line.rule, WhenCompromised)
     return "evidence_too_old" if is_old and not stays_true else ""
 
 

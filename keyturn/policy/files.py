@@ -91,6 +91,8 @@ def _read(file: Path) -> tuple[str, PolicyFile] | list[Fault]:
 def _faults_of(file: Path, text: str, raw: dict[str, Any], error: ValidationError) -> Iterator[Fault]:
     for fault in error.errors(include_url=False):
         path = fault["loc"]
+        if fault["type"] == "too_short" and path == ("line",) and raw.get("line"):
+            continue  # said of lines that are there, and whose own faults are told
         place = path[1] if len(path) > 1 and isinstance(path[1], int) else None
         field = ".".join(str(part) for part in (path if place is None else path[2:]))
         message = _hint_of(fault["type"], fault["msg"].removeprefix("Value error, "))

@@ -306,7 +306,7 @@ def _decided(
     covered = {
         "tenant": tenant_id,
         "account": account_id,
-        "evidence": facts.model_dump(mode="json"),
+        "evidence": facts.model_dump_json(),  # its fields in their declared order: quicker than sorting them
         "decision": support.decision,
         "window_days": window,
         "binding": [str(ref) for ref in refs],

@@ -134,13 +134,29 @@ class PolicyLine(Contract):
     @property
     def ref(self) -> PolicyRef:
         """How requests, ids and jobs name this line."""
-        return PolicyRef(id=self.id, version=self.version)
+        return _ref(self.id, self.version)
 
 
-@lru_cache(maxsize=4_096)  # more lines than that are in no catalogue; a line is digested once, not for each verdict
+@lru_cache(maxsize=4_096)  # the same few in every verdict
+def _ref(line_id: str, version: int) -> PolicyRef:
+    return PolicyRef(id=line_id, version=version)
+
+
 def digest_of_line(line: PolicyLine) -> str:
-    """Return what makes two policy lines the same: all of their content."""
-    return digest_of(line.model_dump(mode="json"))
+    """Return what makes two policy lines the same: all of their content. It is computed once for each line."""
+    known = _DIGESTS.get(id(line))
+    if known is not None and known[0] is line:
+        return known[1]
+    if len(_DIGESTS) >= MAX_DIGESTS:
+        _DIGESTS.clear()
+    digest = digest_of(line.model_dump(mode="json"))
+    _DIGESTS[id(line)] = line, digest
+    return digest
+
+
+MAX_DIGESTS = 4_096  # more lines than that are in no catalogue
+# By the object itself, which is immutable: hashing a line's content would cost a tenth of a whole verdict.
+_DIGESTS: dict[int, tuple[PolicyLine, str]] = {}
 
 
 def digest_of_lines(lines: Iterable[PolicyLine]) -> str:
