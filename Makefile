@@ -7,7 +7,7 @@ export UV_SYSTEM_CERTS ?= 1
 # Compiled once: the tests start some hundreds of processes, and each would compile all that it imports, in four seconds.
 export UV_COMPILE_BYTECODE ?= 1
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help install demo dev test check format bench bench-compare prove soak fuzz audit prove-delivery prove-executor prove-bulk eval eval-local golden histories schemas screenshots clean
+.PHONY: help install demo dev test check format bench bench-compare prove soak fuzz audit prove-gate prove-delivery prove-executor prove-bulk eval eval-local golden histories schemas screenshots clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ format: install ## let ruff mend what it can
 
 bench: install ## measure, side by side, and write benchmarks/results.json
 	$(BIN)/python -m benchmarks
+
+prove-gate: install ## hold the gate against its oracle: every case, and CASES (10,000,000) at random (some minutes)
+	GATE_CASES=$(or $(CASES),10000000) $(BIN)/pytest -q --timeout=0 -n 2 tests/gate
 
 prove-delivery: install ## deliver 2,000 jobs over a network that loses a third of the answers (some minutes)
 	PROOF_JOBS=2000 $(BIN)/pytest -q --timeout=0 tests/workflows/test_delivery.py -k loses_a_third

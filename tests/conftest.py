@@ -243,6 +243,16 @@ def aws() -> "Iterator[Aws]":
 
 
 @pytest.fixture
+async def simulated(stack: Stack) -> AsyncIterator[SimulatorControl]:
+    """The simulator of the whole stack, without a fault before and after."""
+    async with httpx.AsyncClient(base_url=stack.simulator, trust_env=False) as http:
+        control = SimulatorControl(http, stack.simulator)
+        await control.reset()
+        yield control
+        await control.reset()
+
+
+@pytest.fixture
 async def network(aws: "Aws") -> "AsyncIterator[Network]":
     """What lies between an executor and AWS."""
     from tests.aws import Network

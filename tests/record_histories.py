@@ -136,14 +136,31 @@ CASES: Mapping[str, Case] = {
 
 
 @asynccontextmanager
-async def servers() -> AsyncIterator[Mapping[bool, Client]]:
-    """Yield a client of a dev server, and one of a server that skips time. Payloads are plain: the files are read."""
+async def servers() -> AsyncIterator[Client]:
+    """Yield a client of a dev server. Payloads are plain: the files are read."""
+    async with dev_server() as client:
+        yield client
+
+
+@asynccontextmanager
+async def skipping_server() -> AsyncIterator[Client]:
+    """Yield a client of a server that skips time; one a case, because its clock moves on, and evidence has an age."""
     skipping = await WorkflowEnvironment.start_time_skipping(
         data_converter=pydantic_data_converter, test_server_existing_path=str(program("temporal-test-server"))
     )
-    async with dev_server() as client, skipping:
+    async with skipping:
         await add_search_attributes(skipping.client)
-        yield {False: client, True: skipping.client}
+        yield skipping.client
+
+
+@asynccontextmanager
+async def server_of(waits_long: bool, client: Client) -> AsyncIterator[Client]:
+    """Yield the client of the server that a case runs on: `client`, or one that skips time."""
+    if not waits_long:
+        yield client
+        return
+    async with skipping_server() as skipping:
+        yield skipping
 
 
 async def run(name: str, case: Case, client: Client, store: JobStore) -> WorkflowHistory:
@@ -200,16 +217,18 @@ async def record(folder: Path) -> None:
     """Run each case that has no history yet, and write its history and its commands."""
     COMMANDS.parent.mkdir(parents=True, exist_ok=True)
     commands: dict[str, list[str]] = json.loads(COMMANDS.read_text()) if COMMANDS.exists() else {}
-    async with servers() as clients, scratch_store() as store:
+    async with servers() as client, scratch_store() as store:
         for name, case in CASES.items():
             if (folder / f"{name}.json").exists():
                 continue
-            history = await run(name, case, clients[case.waits_long], store)
+            async with server_of(case.waits_long, client) as place:
+                history = await run(name, case, place, store)
             (folder / f"{name}.json").write_text(history.to_json())
             commands[name] = commands_of(history)
         for name, bring in OTHER_CASES.items():
             if not (folder / OTHER / f"{name}.json").exists():
-                history = await bring(clients[True])
+                async with skipping_server() as place:
+                    history = await bring(place)
                 (folder / OTHER).mkdir(exist_ok=True)
                 (folder / OTHER / f"{name}.json").write_text(history.to_json())
                 commands[name] = commands_of(history)

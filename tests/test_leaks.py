@@ -1,7 +1,6 @@
 """After every end that a rotation can come to: everything that is stored or told is searched for what is private."""
 
 import itertools
-import shutil
 import sys
 import uuid
 from collections.abc import AsyncIterator
@@ -27,7 +26,6 @@ from keyturn.contracts import (
 )
 from keyturn.jobs.store import JobStore
 from keyturn.keyring import Keyring
-from keyturn.policy.files import SHIPPED_LINES
 from stack.embedded import worker_environment
 from stack.processes import child, free_port
 from stack.temporal import dev_server
@@ -96,7 +94,7 @@ async def world(
 ) -> AsyncIterator[tuple[Client, str, Path]]:
     """Yield a client of a server of its own, with a real worker on it; its monitoring address, and its log."""
     policy, keys, log = folder / "policy", folder / "keys", folder / "leaks.worker.log"
-    shutil.copytree(SHIPPED_LINES, policy)
+    policy.mkdir()
     (policy / "approval.toml").write_text(APPROVAL_LINE)
     keys.write_text(KEYS_TEXT)
     monitoring = f"127.0.0.1:{free_port()}"

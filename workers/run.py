@@ -53,6 +53,8 @@ async def run_worker(settings: Settings) -> None:
             namespace=client.namespace,
             environment=settings.environment,
             build_id=build_id_of(settings),
+            # Starters, desks and workers must have the same: `keyturn policy list` prints it.
+            policy_digest=wired.catalogue.version,
             routes={task: [str(target) for target in route] for task, route in settings.routes.items()},
         )
         await _tell_of_the_build(client, settings)

@@ -91,7 +91,7 @@ async def test_hostile_text_in_every_field_is_only_text(here: Place) -> None:
         await sign_in(page, url, "luna")
         await ask(page, account, question=HOSTILE)
         await shows(page, HOSTILE)
-        await here.simulator.fail("says", content=f"The key may be rotated under P-7. {HOSTILE}")
+        await here.simulator.fail("says", content=f"Your question about P-7 waits for a review. {HOSTILE}")
         await page.get_by_role("button", name="Draft a reply").click()
         await expect(page.locator("#draft-state")).to_contain_text("completed")
         await shows(page, HOSTILE)

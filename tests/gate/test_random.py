@@ -83,7 +83,7 @@ def random_answer(chance: random.Random, lines: Sequence[PolicyLine], key: Key) 
 
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("part", range(PARTS))
-def test_random_cases_are_decided_as_the_oracle_decides_them(part: int) -> None:
+def test_random_cases_are_decided_as_the_oracle_decides_them(part: int, counted: Any) -> None:
     chance = random.Random(f"{SEED}/{part}")
     pool: list[PolicyLine] = []
     for number in range(CASES // PARTS):
@@ -94,3 +94,4 @@ def test_random_cases_are_decided_as_the_oracle_decides_them(part: int) -> None:
         answer = random_answer(chance, lines, key)
         found = list(whole_differences(lines, key, answer))
         assert found == [], f"GATE_SEED={SEED}: {lines} {key} {answer}"
+    counted("random cases", CASES // PARTS)

@@ -421,3 +421,36 @@ def test_several_lines_settle_only_what_is_inside_all_of_them() -> None:
     assert settled(facts(kind="service_account_key", stale=False), stale, idle=None) == Settled(
         "nothing_due", "inside_every_window"
     )
+
+
+def test_evidence_that_is_too_old_is_never_taken_for_a_clean_key(tmp_path: Path) -> None:
+    """An export of last quarter: nothing is asked, nothing is nothing due, and each key says why."""
+    file = tmp_path / "keys.jsonl"
+    file.write_text('{"account_id": "a", "key_id": "k", "kind": "access_key", "age_days": 5}\n' * 1)
+    rows = list(read(Inventory(file=file, observed_at=NOW - timedelta(days=31))))
+    [item] = items_of(iter(rows), lines("CIS-AWS-4.0-1.14"), always_ask=False, reject=lambda _: None, at=NOW)
+    assert (item["outcome"], item["reason"], item["ask"]) == ("not_specified", "evidence_too_old", None)
+    [fresh] = items_of(
+        iter(rows), lines("CIS-AWS-4.0-1.14"), always_ask=False, reject=lambda _: None, at=NOW - timedelta(days=10)
+    )
+    assert (fresh["outcome"], fresh["reason"]) == ("nothing_due", "inside_every_window")
+
+
+def test_evidence_of_the_future_is_rejected_in_every_format(tmp_path: Path) -> None:
+    """A clock that is off, or a date that was typed wrong."""
+    file = tmp_path / "keys.jsonl"
+    file.write_text('{"account_id": "a", "key_id": "k", "kind": "access_key", "age_days": 5}\n')
+    rejected: list[BadRow] = []
+    rows = read(Inventory(file=file, observed_at=NOW + timedelta(hours=1)))
+    [item] = items_of(rows, lines("CIS-AWS-4.0-1.14"), always_ask=False, reject=rejected.append, at=NOW)
+    assert item["outcome"] == "bad_row"
+    assert "observed in the future" in rejected[0].reason
+
+
+def test_by_rule_what_is_not_known_is_settled_and_says_so() -> None:
+    """It is asked about only where a model is."""
+    unknown = facts(kind="access_key", age_days=None)
+    line = lines("CIS-AWS-4.0-1.14")
+    assert settled(unknown, line, idle=None) is None
+    assert settled(unknown, line, idle=None, by_rule=True) == Settled("not_specified", "fact_not_known")
+    assert settled(facts(kind="access_key", age_days=900), line, idle=None, by_rule=True) is None

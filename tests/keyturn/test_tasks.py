@@ -273,3 +273,21 @@ def test_a_task_is_found_by_its_folder(catalogue: Catalogue) -> None:
     for name, task in TASKS.items():
         assert issubclass(task.request, ModelTask)
         assert all("@" in version for version in task.prompts), name
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Thank you for asking. Your key waits for a person's decision.", None),
+        ("We are reviewing your question about P-7.", None),
+        ("Thank you for asking about P-7.", "omits_waiting"),
+        ("It waits for a review, and may be rotated under P-7.", "decision_not_allowed"),
+        ("It waits for a review; it is not eligible.", "decision_not_allowed"),
+    ],
+)
+def test_a_draft_about_a_key_that_waits_for_a_person_says_so_and_tells_no_decision(
+    catalogue: Catalogue, text: str, reason: str | None
+) -> None:
+    """Rule and model disagree, or an approval is asked for: nothing is decided yet."""
+    answer = judged("draft_reply", text, catalogue, waits_for_person=True)
+    assert (answer.reason if isinstance(answer, Rejection) else None) == reason

@@ -11,6 +11,7 @@ import pytest
 
 from stack.embedded import Stack
 from tests.estates import LINE
+from tests.simulated import SimulatorControl
 from tests.terminal import lunas
 from tests.warm import run_warm
 
@@ -229,3 +230,32 @@ async def test_the_summaries_of_a_scan_are_read_by_the_report(keyturn: Keyturn, 
     assert all(row["explanation"] and row["outcome"] in {"attention", "summarized"} for row in found)
     assert "Key rotation report" in page.read_text()
     assert len(list(csv.DictReader(table.open()))) == 3
+
+
+async def test_a_run_in_which_rule_and_model_disagree_ends_with_a_status_of_its_own(
+    keyturn: Keyturn, inventory: Path, simulated: SimulatorControl
+) -> None:
+    """The keys are named by the commands that settle them, and the report has them first."""
+    no = '{"decision": "not_eligible", "rotation_window_days": null, "source_line_ids": []}'
+    account = f"acct_{inventory.parent.name}_3".replace("[", "_").replace("]", "_")
+    await simulated.fail("says", content=no, times=None, account=account)
+    told = await keyturn("bulk", inventory, "--policy", LINE, "--json")
+    assert told.status == 5, told.err
+    assert json.loads(told.out)["outcomes"]["disagreement"] == 1
+    assert "rule and model disagree on 1 key that is due" in told.err
+    waiting = await keyturn("parked", "--kind", "disagreement", "--json")
+    assert len(json.loads(waiting.out)["waiting"]) >= 1
+    shown = (await keyturn("report", json.loads(told.out)["run"])).out.splitlines()
+    assert shown[0].split() == ["1", "disagreement"]
+
+
+async def test_a_run_by_rule_is_marked_so_and_costs_nothing(keyturn: Keyturn, inventory: Path) -> None:
+    """No call to any provider, and the ledger says by whom it was decided."""
+    told = await keyturn("bulk", inventory, "--policy", LINE, "--by-rule", "--json")
+    assert told.status == 0, told.err
+    outcome = json.loads(told.out)
+    assert outcome["outcomes"]["job_created"] == 6
+    assert float(outcome["cost_usd"]) == 0
+    both = await keyturn("bulk", inventory, "--policy", LINE, "--by-rule", "--always-ask")
+    assert both.status == 2
+    assert "decided by rule, no key is asked about" in both.err

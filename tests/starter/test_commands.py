@@ -6,11 +6,9 @@ import os
 import re
 import subprocess
 import uuid
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from keyturn.contracts import JobCreated
@@ -60,15 +58,6 @@ def terminal(stack: Stack, tmp_path: Path, warm: Path) -> Terminal:
     environment |= {"TEMPORAL_ADDRESS": stack.address, "DATABASE_URL": stack.database}
     environment["KEYTURN_PAYLOAD_KEYS_FILE"] = str(stack.keys)
     return Terminal(environment, tmp_path, warm)
-
-
-@pytest.fixture
-async def simulated(stack: Stack) -> AsyncIterator[SimulatorControl]:
-    async with httpx.AsyncClient(base_url=stack.simulator, trust_env=False) as http:
-        control = SimulatorControl(http, stack.simulator)
-        await control.reset()
-        yield control
-        await control.reset()
 
 
 def told(process: subprocess.CompletedProcess[str]) -> Any:
@@ -533,7 +522,7 @@ async def test_kept_answers_are_cleared_by_command(terminal: Terminal) -> None:
     assert (await terminal.rotate("--stale")).returncode == 0
     none = await terminal.run("cache", "clear", "--task", "no_such_task")
     assert none.stdout == "0 kept answers forgotten\n"
-    some = await terminal.run("cache", "clear", "--prompt-version", "rotation_decision@1")
+    some = await terminal.run("cache", "clear", "--prompt-version", "rotation_decision@2")
     assert int(some.stdout.split()[0]) >= 1
     await terminal.run("cache", "clear")  # other tasks' answers, of tests before this one
     assert (await terminal.run("cache", "clear")).stdout == "0 kept answers forgotten\n"

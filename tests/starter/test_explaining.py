@@ -53,7 +53,7 @@ async def test_a_rejected_answer_is_told_with_the_reason(temporal: Client, sqlit
     _, steps = await story_of(temporal, id_of(asked))
     shown = "\n".join(line for step in steps for line in _lines(step))
     assert wrong in shown
-    assert "rejected, unsupported_window: The cited policy (P-7@1) states a window of 30 days" in shown
+    assert "rejected, unsupported_window: The binding policy (P-7@1) states a window of 30 days" in shown
 
 
 async def test_people_and_failures_are_told_too(temporal: Client, sqlite_store: JobStore) -> None:

@@ -14,7 +14,7 @@ from keyturn.inventory.rejects import Rejects
 from keyturn.inventory.rows import BadRow
 from keyturn.keyring import keyring_from_environment, new_key_line, parse_keyring
 from tests.simulated import SimulatorControl
-from tests.starter.test_commands import Terminal, simulated, terminal, told  # noqa: F401 - two are fixtures
+from tests.starter.test_commands import Terminal, terminal, told  # noqa: F401 - terminal is a fixture
 
 
 async def shell(command: str, **environment: str) -> tuple[int, str, str]:

@@ -5,7 +5,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -324,11 +324,11 @@ class Stopping:
         self.later = asyncio.Event()
         self.mended = False
 
-    async def load(self, order: BulkOrder, *, workflow_id: str) -> RunProgress:
+    async def load(self, order: BulkOrder, *, workflow_id: str, at: datetime) -> RunProgress:
         self.mended = order.next_page > 0
         return RunProgress(total=120, asks=120, asked=10 * order.next_page)
 
-    async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool) -> PageJudged:
+    async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime) -> PageJudged:
         number = page.first // 10
         if number in {8, 9} and not self.mended:
             if number == 9:

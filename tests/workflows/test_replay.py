@@ -10,7 +10,18 @@ from temporalio.worker import Replayer
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from tests.other_histories import CASES as OTHER_CASES
-from tests.record_histories import CASES, COMMANDS, FOLDER, OTHER, commands_of, run, scratch_store, servers
+from tests.record_histories import (
+    CASES,
+    COMMANDS,
+    FOLDER,
+    OTHER,
+    commands_of,
+    run,
+    scratch_store,
+    server_of,
+    servers,
+    skipping_server,
+)
 from workflows.access_key import RotateAccessKeyWorkflow
 from workflows.bulk import BulkWorkflow
 from workflows.delivery import DeliveryWorkflow
@@ -68,10 +79,12 @@ def test_every_outcome_has_a_recorded_history() -> None:
 async def test_each_case_gives_temporal_the_commands_that_it_gave_when_it_was_recorded() -> None:
     """A change of the workflow's steps is seen before it is deployed, and the failure says how to make it."""
     recorded = json.loads(COMMANDS.read_text())
-    async with servers() as clients, scratch_store() as store:
+    async with servers() as client, scratch_store() as store:
         for name, case in CASES.items():
-            now = commands_of(await run(name, case, clients[case.waits_long], store))
+            async with server_of(case.waits_long, client) as place:
+                now = commands_of(await run(name, case, place, store))
             assert now == recorded[name], TEACH.format(recorded=recorded[name], now=now)
         for name, bring in OTHER_CASES.items():
-            now = commands_of(await bring(clients[True]))
+            async with skipping_server() as place:
+                now = commands_of(await bring(place))
             assert now == recorded[name], TEACH.format(recorded=recorded[name], now=now)
