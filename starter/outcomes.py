@@ -87,7 +87,7 @@ def as_lines(workflow_id: str, outcome: RotationOutcome) -> list[str]:
         case Failed():
             lines = [f"failed: {outcome.kind}", outcome.mend]
         case WaitingForPerson():
-            lines = _waiting(outcome)
+            lines = _waiting(workflow_id, outcome)
         case LimitedUntil():
             lines = [
                 f"rate limited until {outcome.retry_at:%Y-%m-%d %H:%M:%S} UTC; the workflow goes on by itself then",
@@ -102,10 +102,10 @@ def as_lines(workflow_id: str, outcome: RotationOutcome) -> list[str]:
     return [*lines, f"workflow {workflow_id}"]
 
 
-def _waiting(outcome: WaitingForPerson) -> list[str]:
+def _waiting(workflow_id: str, outcome: WaitingForPerson) -> list[str]:
     until = f", until {outcome.until:%Y-%m-%d %H:%M} UTC" if outcome.until else ""
     if outcome.status == "parked":
-        return [f"parked: {outcome.kind}{until}; nothing is lost", outcome.mend, "then: keyturn resume WORKFLOW_ID"]
+        return [f"parked: {outcome.kind}{until}; nothing is lost", outcome.mend, f"then: keyturn resume {workflow_id}"]
     is_disagreement = outcome.status == "disagreement"
     lines = [f"disagreement: the key is due by rule, the model says otherwise; it waits for a person{until}"]
     if not is_disagreement:
@@ -114,7 +114,7 @@ def _waiting(outcome: WaitingForPerson) -> list[str]:
         lines += [f"by rule: {line}" if is_disagreement else line for line in _decided(outcome.decision)]
         lines += [f"by model: {reading_of(one)}" for one in outcome.readings]
         lines.append(f"approvers: {approvers_of(outcome.decision)}; digest {outcome.decision.digest}")
-        lines.append("read it and decide: keyturn approve WORKFLOW_ID, or keyturn deny WORKFLOW_ID --reason WHY")
+        lines.append(f"read it and decide: keyturn approve {workflow_id}")
     return lines
 
 

@@ -437,7 +437,7 @@ _TO_SETTLE = Failed(
     kind="disagreement",
     next_step="ask_an_approver",
     mend="By rule the key is due, and the model says that it is not. An approver of the policy lines (or an operator "
-    "who did not ask, where they name none) reads both with `keyturn approve`, or denies it with a reason.",
+    "who did not ask, where they name none) reads both beside the wording, and approves, or denies with a reason.",
 )
 
 
