@@ -1,11 +1,13 @@
 """`create_rotation_job`: the only step with an effect, made idempotent by the workflow's id."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from temporalio import activity
 
 from activities.failures import core_errors_told_to_temporal
 from keyturn.contracts import JobOrder, RotationJob
+from keyturn.errors import OrderOfAnother
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.grounding import confirm
 
@@ -29,14 +31,24 @@ class JobAnnouncements(Protocol):
 class CreateRotationJob:
     """The activity `create_rotation_job`: checks the digest against `catalogue`, then claims the job in `claims`.
 
+    `rotation_id` gives the workflow id that an order belongs to: one that comes from another workflow is refused.
+
     Where jobs are delivered, `announcements` begins with it in the same breath. Should that fail, or this process end
     before it, the sweeper finds the message in the outbox.
     """
 
-    def __init__(self, claims: JobClaims, catalogue: Catalogue, announcements: JobAnnouncements | None = None) -> None:
+    def __init__(
+        self,
+        claims: JobClaims,
+        catalogue: Catalogue,
+        announcements: JobAnnouncements | None = None,
+        *,
+        rotation_id: Callable[[JobOrder], str],
+    ) -> None:
         self._claims = claims
         self._catalogue = catalogue
         self._announcements = announcements
+        self._rotation_id = rotation_id
 
     @activity.defn
     async def create_rotation_job(self, order: JobOrder) -> RotationJob:
@@ -45,12 +57,20 @@ class CreateRotationJob:
         The run id would not do as the key: it changes on reset and on a new start, and then a second job would follow.
         """
         with core_errors_told_to_temporal():
-            confirm(order, self._catalogue)
             key, fence = claim_of(activity.info())
+            _expect_own(order, key, self._rotation_id(order))
+            confirm(order, self._catalogue)
             job = await self._claims.create_once(order, idempotency_key=key, fence=fence)
         if self._announcements is not None:
             await self._announcements.announce(job.job_id)
         return job
+
+
+def _expect_own(order: JobOrder, workflow_id: str, own: str) -> None:
+    """Refuse an order, or an approval, that is not this workflow's; raises OrderOfAnother."""
+    approval = order.approval
+    if own != workflow_id or (approval is not None and approval.workflow_id != workflow_id):
+        raise OrderOfAnother("the order, or its approval, is not of this workflow: nothing was created")
 
 
 def claim_of(info: activity.Info) -> tuple[str, int]:

@@ -348,14 +348,23 @@ class Assessment(Contract):
     first_exchange: Exchange | None = None
 
 
-class Approval(Contract):
+class Instruction(Contract):
+    """What a person tells one workflow. It names that workflow, and is refused by any other.
+
+    The client that sends it fills the id in: see `workflows.answering.answer`.
+    """
+
+    workflow_id: str | None = Field(default=None, max_length=1_000)
+
+
+class Approval(Instruction):
     """`approve`: an approver confirms the decision with this digest, which is the one that they saw."""
 
     approver: Identifier
     digest: Digest
 
 
-class Denial(Contract):
+class Denial(Instruction):
     """`deny`: an approver refuses the decision with this digest."""
 
     approver: Identifier
@@ -363,13 +372,13 @@ class Denial(Contract):
     reason: Reason
 
 
-class Resumption(Contract):
+class Resumption(Instruction):
     """`resume`: somebody has mended what a parked rotation waited for."""
 
     operator: Identifier
 
 
-class Abandonment(Contract):
+class Abandonment(Instruction):
     """`abandon`: somebody ends a parked rotation."""
 
     operator: Identifier

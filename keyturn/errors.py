@@ -25,6 +25,7 @@
     |-- JobError
     |   |-- JobStoreUnavailable    retry: the database did not answer
     |   |-- IdempotencyConflict    person: the key was used for another job
+    |   |-- OrderOfAnother         never: the order is not of the workflow that brings it
     |   |-- OpenJobExists          person: the credential has an open job under another key
     |   |-- UnknownJob             person: there is no such job of this tenant
     |   |-- JobHeld                later: another one holds the job
@@ -62,6 +63,7 @@
     |-- UnknownPromptVersion     person: no prompt file of this version
     |-- PayloadError             a payload cannot be sealed or opened
     |   |-- PayloadKeyUnknown      person: its key is not among those held here
+    |   |-- PayloadMoved           never: it stands where it was not written
     |   |-- PayloadNotAuthentic    person: it was changed, cut, or sealed for another place
     |   |-- PayloadNotSealed       person: it is plain where only sealed ones are read
     |   `-- PayloadTooLarge        person: Temporal would never take it
@@ -294,6 +296,14 @@ class IdempotencyConflict(JobError):
 
     kind = "idempotency_conflict"
     mend = "Look at the job with `keyturn jobs`; this key stands for a different rotation."
+
+
+class OrderOfAnother(JobError):
+    """An order, or the approval in it, comes from a workflow that it is not of."""
+
+    kind = "order_of_another"
+    next_step = "fail_and_inspect"
+    mend = "A payload was copied from another workflow: see who can write to Temporal, and ask again."
 
 
 class OpenJobExists(JobError):
@@ -582,6 +592,13 @@ class PayloadKeyUnknown(PayloadError):
 
     kind = "payload_key_unknown"
     mend = "Put that key back into KEYTURN_PAYLOAD_KEYS, after the newest: what it sealed is readable again at once."
+
+
+class PayloadMoved(PayloadError):
+    """It was written for another workflow, or as something else, and copied to where it stands now."""
+
+    kind = "payload_moved"
+    mend = "Somebody who can write to Temporal copied it: see who may, and start the rotation anew."
 
 
 class PayloadNotAuthentic(PayloadError):

@@ -16,10 +16,12 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client
+from temporalio.converter import DataConverter
 from temporalio.exceptions import FailureError
 
 from keyturn.contracts import Assessment, RotationJob, RotationRequest
 from starter.following import handle_of
+from workflows.encryption import reader_of
 
 Step = dict[str, Any]
 
@@ -29,6 +31,7 @@ class _Story:
     """What a history tells, step by step."""
 
     client: Client
+    workflow_id: str
     steps: list[Step] = field(default_factory=list)
     scheduled: dict[int, str] = field(default_factory=dict)
     attempts: dict[int, tuple[int, Failure | None]] = field(default_factory=dict)
@@ -59,10 +62,10 @@ class _Story:
                     request = await self._one(word.args, RotationRequest)
                     self._add(event, "asked", request=request.model_dump(mode="json"))
                     return
-                [said] = await self.client.data_converter.decode(word.args.payloads)
+                [said] = await self._reader().decode(word.args.payloads)
                 self._add(event, "word", name=word.name, said=said)
             case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED:
-                [ended] = await self.client.data_converter.decode(
+                [ended] = await self._reader().decode(
                     event.workflow_execution_completed_event_attributes.result.payloads
                 )
                 self._add(event, "ended", status=ended.get("status"), reason=ended.get("reason"))
@@ -76,30 +79,36 @@ class _Story:
         completed = event.activity_task_completed_event_attributes
         name = self.scheduled[completed.scheduled_event_id]
         if name == "decide":
-            assessment = await self._one(completed.result, Assessment)
+            assessment = await self._one(completed.result, Assessment, name)
             told = assessment.model_dump(mode="json")
             self._add(event, "decided", **await self._tries(completed.scheduled_event_id), **told)
         elif name == "create_rotation_job":
-            job = await self._one(completed.result, RotationJob)
+            job = await self._one(completed.result, RotationJob, name)
             self._add(event, "job", **await self._tries(completed.scheduled_event_id), **job.model_dump(mode="json"))
 
     async def _failed(self, event: HistoryEvent, scheduled: int, failure: Failure) -> None:
-        tries = await self._tries(scheduled)
-        self._add(event, "failed", activity=self.scheduled[scheduled], **tries, **await self._told(failure))
+        tries, name = await self._tries(scheduled), self.scheduled[scheduled]
+        self._add(event, "failed", activity=name, **tries, **await self._told(failure, name))
 
     async def _tries(self, scheduled: int) -> Step:
         """How many attempts a step took, and how the last but one ended: history keeps no more of them."""
         attempt, last = self.attempts.get(scheduled, (1, None))
-        return {"attempts": attempt, "attempt_before": None if last is None else await self._told(last)}
+        return {
+            "attempts": attempt,
+            "attempt_before": None if last is None else await self._told(last, self.scheduled[scheduled]),
+        }
 
-    async def _told(self, failure: Failure) -> Step:
-        error = await self.client.data_converter.decode_failure(failure)
+    async def _told(self, failure: Failure, activity: str | None = None) -> Step:
+        error = await self._reader(activity).decode_failure(failure)
         kind = failure.application_failure_info.type or "timeout"
         return {"kind": kind, "message": error.message if isinstance(error, FailureError) else str(error)}
 
-    async def _one(self, payloads: Any, kind: type[Any]) -> Any:
-        [value] = await self.client.data_converter.decode(payloads.payloads, [kind])
+    async def _one(self, payloads: Any, kind: type[Any], activity: str | None = None) -> Any:
+        [value] = await self._reader(activity).decode(payloads.payloads, [kind])
         return value
+
+    def _reader(self, activity: str | None = None) -> DataConverter:
+        return reader_of(self.client, self.workflow_id, activity=activity)
 
     def _add(self, event: HistoryEvent, step: str, **told: Any) -> None:
         self.steps.append({"at": event.event_time.ToDatetime(UTC).isoformat(timespec="seconds"), "step": step, **told})
@@ -120,7 +129,7 @@ async def story_of(client: Client, workflow_id: str, run_id: str | None = None) 
     handle = await handle_of(client, workflow_id)
     if run_id is not None:
         handle = client.get_workflow_handle(handle.id, run_id=run_id)
-    story = _Story(client)
+    story = _Story(client, handle.id)
     async for event in handle.fetch_history_events():
         await story.take(event)
     return handle.id, story.steps

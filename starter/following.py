@@ -10,10 +10,10 @@ from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client, WorkflowExecutionDescription, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
-from keyturn.contracts import Assessment, LimitedUntil, RotationJob, WaitingForPerson
+from keyturn.contracts import Assessment, GroundedDecision, LimitedUntil, Rejection, RotationJob, WaitingForPerson
 from keyturn.errors import KeyturnError
 from starter.rotations import Handle, waiting_for, waits_for
-from workflows.encryption import names_of
+from workflows.encryption import names_of, reader_of
 from workflows.identity import stored_id
 from workflows.rotation import RotationWorkflow
 from workflows.visibility import PARKED
@@ -81,13 +81,13 @@ async def steps_of(client: Client, handle: Handle) -> AsyncIterator[str]:
     """Yield a line for each step of the workflow that says something, as it comes, until the workflow has ended."""
     names: dict[int, str] = {}
     async for event in handle.fetch_history_events(wait_new_event=True):
-        text = await _told(client, event, names)
+        text = await _told(client, handle.id, event, names)
         if text is not None:
             moment = event.event_time.ToDatetime(UTC)
             yield f"{moment:%H:%M:%S}  {text}"
 
 
-async def _told(client: Client, event: HistoryEvent, names: dict[int, str]) -> str | None:
+async def _told(client: Client, workflow_id: str, event: HistoryEvent, names: dict[int, str]) -> str | None:
     match event.event_type:
         case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
             return "started"
@@ -96,7 +96,7 @@ async def _told(client: Client, event: HistoryEvent, names: dict[int, str]) -> s
             return f"{names[event.event_id]} ..."
         case EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED:
             completed = event.activity_task_completed_event_attributes
-            return await _result(client, names[completed.scheduled_event_id], completed.result.payloads)
+            return await _result(client, workflow_id, names[completed.scheduled_event_id], completed.result.payloads)
         case EventType.EVENT_TYPE_ACTIVITY_TASK_FAILED:
             failed = event.activity_task_failed_event_attributes
             kind = failed.failure.application_failure_info.type
@@ -118,15 +118,17 @@ def _of_people(event: HistoryEvent) -> str | None:
     return f"waits for a person: {kind}" if kind else None
 
 
-async def _result(client: Client, name: str, payloads: Any) -> str:
+async def _result(client: Client, workflow_id: str, name: str, payloads: Any) -> str:
     if name == "decide":
-        [assessment] = await client.data_converter.decode(payloads, [Assessment])
+        [assessment] = await reader_of(client, workflow_id, activity=name).decode(payloads, [Assessment])
         verdict = assessment.verdict
-        said = verdict.decision if verdict.verdict == "grounded" else verdict.reason
+        said: str = verdict.reason if isinstance(verdict, Rejection) else "the model contradicts the evidence"
+        if isinstance(verdict, GroundedDecision):
+            said = verdict.decision
         return f"decide: {verdict.verdict}, {said} ({assessment.call.model}, attempt {assessment.call.attempt})"
     if name in {"record_event", "withdraw_claim"}:
         return f"{name}: done"
     if name == "create_rotation_job":
-        [job] = await client.data_converter.decode(payloads, [RotationJob])
+        [job] = await reader_of(client, workflow_id, activity=name).decode(payloads, [RotationJob])
         return f"create_rotation_job: {job.job_id}, {'created' if job.created else 'there already'}"
     return f"{name}: done"

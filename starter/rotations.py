@@ -34,6 +34,7 @@ from keyturn.contracts import (
     TimedOut,
     WaitingForPerson,
 )
+from keyturn.errors import PayloadMoved
 from keyturn.policy.grounding import request_digest
 from starter.requests import id_of
 from workflows.answering import UPDATE_TIMEOUT
@@ -228,6 +229,8 @@ async def _start(client: Client, request: RotationRequest, task_queue: str, reus
 def _outcome_of_failure(cause: BaseException) -> RotationOutcome:
     if isinstance(cause, ApplicationError) and cause.details and isinstance(cause.details[0], dict):
         return _OUTCOME.validate_python(cause.details[0])
+    if isinstance(cause, ApplicationError) and cause.type == PayloadMoved.__name__:
+        return Failed(kind=PayloadMoved.kind, next_step="fail_and_inspect", mend=PayloadMoved.mend)
     if isinstance(cause, TerminatedError | CancelledError):
         ended = "terminated" if isinstance(cause, TerminatedError) else "cancelled"
         return Failed(kind=f"workflow_{ended}", next_step="fail_and_inspect", mend=f"Somebody {ended} it. Ask again.")

@@ -36,6 +36,7 @@ from tests.keys import KEYRING
 from workers.bulk import CarriedRuns, RunRotations, bulk_workers, load_source, run_seals
 from workers.settings import read_rate_card
 from workflows.bulk import BulkWorkflow, bulk_id
+from workflows.encryption import names_of
 from workflows.rotation import RotationWorkflow
 from workflows.runs import Handle, start_run
 
@@ -150,7 +151,7 @@ class BulkPlace:
         judge = BulkJudge(self.store, self.boundary, RunRotations(self.client, self.queue), self.seals)
         offline = OfflineRuns(self.store, self.boundary, self.batches, self.seals)
         runs = CarriedRuns(self.store, judge, offline, self.catalogue, self.seals)
-        rotation = rotation_activities(self.boundary, JobStore(self.engine), self.catalogue)
+        rotation = rotation_activities(self.boundary, JobStore(self.engine), self.catalogue, names_of(self.client))
         people = Worker(
             self.client, task_queue=self.queue, workflows=[RotationWorkflow, BulkWorkflow], activities=rotation
         )

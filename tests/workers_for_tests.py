@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Protocol
 
 from temporalio.client import Client
@@ -22,6 +23,8 @@ from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.tasks.definition import Prompt
 from tests.boundaries import guarded
+from workflows.encryption import names_of
+from workflows.identity import Names, plain, rotation_id_of
 from workflows.rotation import RotationWorkflow
 from workflows.versioning import pinned_to
 
@@ -110,17 +113,19 @@ async def worker_on(
         client,
         task_queue=task_queue,
         workflows=[RotationWorkflow],
-        activities=rotation_activities(boundary, claims, catalogue),
+        activities=rotation_activities(boundary, claims, catalogue, names_of(client)),
         deployment_config=None if build_id is None else pinned_to(build_id),
     ) as worker:
         yield worker
 
 
-def rotation_activities(boundary: ModelBoundary, claims: Claims, catalogue: Catalogue) -> list[Callable[..., Any]]:
+def rotation_activities(
+    boundary: ModelBoundary, claims: Claims, catalogue: Catalogue, names: Names = plain
+) -> list[Callable[..., Any]]:
     """The activities of a rotation, as a worker has them."""
     return [
         Decide(boundary).decide,
-        CreateRotationJob(claims, catalogue).create_rotation_job,
+        CreateRotationJob(claims, catalogue, rotation_id=partial(rotation_id_of, names=names)).create_rotation_job,
         WithdrawClaim(claims).withdraw_claim,
         RecordEvent(claims).record_event,
     ]

@@ -62,6 +62,8 @@ from workers.tracing import span_recorder
 from workflows.bulk import BulkWorkflow
 from workflows.delivery import DeliveryWorkflow
 from workflows.draft import DraftWorkflow
+from workflows.encryption import names_of
+from workflows.identity import rotation_id_of
 from workflows.rotation import RotationWorkflow
 from workflows.versioning import pinned_to
 
@@ -170,7 +172,9 @@ async def wired_worker(client: Client, wired: Wired, *, claims: Claims = lambda 
         activities += [deliver.deliver_job, deliver.give_up_delivery]
     rotation: list[Callable[..., Any]] = [
         Decide(wired.boundary).decide,
-        CreateRotationJob(claims(store), wired.catalogue, starts).create_rotation_job,
+        CreateRotationJob(
+            claims(store), wired.catalogue, starts, rotation_id=partial(rotation_id_of, names=names_of(client))
+        ).create_rotation_job,
         WithdrawClaim(store).withdraw_claim,
         RecordEvent(store).record_event,
     ]

@@ -27,8 +27,9 @@ with workflow.unsafe.imports_passed_through():
         KeyRotationStanding,
         Resumption,
     )
+    from keyturn.errors import PayloadMoved
     from workflows.visibility import PARKED
-    from workflows.waiting import refusal
+    from workflows.waiting import expect_own, refusal
 
 T = TypeVar("T")
 # A step is up to eight calls of AWS, 15 s each at the longest, and some short transactions.
@@ -106,7 +107,7 @@ class _CannotBegin(Exception):
     """The job cannot be carried out; nothing was changed."""
 
 
-@workflow.defn(failure_exception_types=[ValidationError])
+@workflow.defn(failure_exception_types=[ValidationError, PayloadMoved])
 class RotateAccessKeyWorkflow:
     """Rotate the access key of one job. It completes with how that ended; what blocks it is in `standing`."""
 
@@ -273,6 +274,7 @@ class RotateAccessKeyWorkflow:
 
     @resume.validator
     def _may_resume(self, resumption: Resumption) -> None:
+        expect_own(resumption)
         if self._standing.blocked is None:
             raise refusal("not_waiting", f"nothing blocks it: it is at {self._standing.step}")
 
@@ -283,6 +285,7 @@ class RotateAccessKeyWorkflow:
 
     @roll_back.validator
     def _may_roll_back(self, wish: Abandonment) -> None:
+        expect_own(wish)
         if self._rollback is not None:
             raise refusal("not_waiting", "it is asked to roll back already")
         # Blocked, the old key is still there; otherwise its deletion is under way, or the rollback itself.

@@ -8,7 +8,7 @@ from temporalio.client import WorkflowHandle, WorkflowUpdateFailedError, Workflo
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
-from keyturn.contracts import Contract
+from keyturn.contracts import Contract, Instruction
 from keyturn.errors import KeyturnError
 
 # An update is taken by a worker in milliseconds; one that starts a replay of a long history needs a second.
@@ -43,6 +43,8 @@ async def answer(handle: WorkflowHandle[Any, Any], update: str, argument: Contra
         AnswerRefused: its validator refused it, by the name in the message; or the rotation has ended.
         NoWorkerAnswers: nobody said within ten seconds whether it was taken.
     """
+    if isinstance(argument, Instruction):
+        argument = argument.model_copy(update={"workflow_id": handle.id})
     try:
         async with asyncio.timeout(UPDATE_TIMEOUT.total_seconds()):
             await handle.execute_update(update, argument, rpc_timeout=UPDATE_TIMEOUT)

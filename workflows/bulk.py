@@ -29,9 +29,10 @@ with workflow.unsafe.imports_passed_through():
         Resumption,
         RunProgress,
     )
+    from keyturn.errors import PayloadMoved
     from workflows.options import record_options
     from workflows.visibility import PARKED
-    from workflows.waiting import refusal
+    from workflows.waiting import expect_own, refusal
 
 BULK_QUEUE = "-bulk"  # pages have a task queue of their own, beside the worker's
 DUE_QUEUE = "-due"  # and so have the rotations that a run begins
@@ -72,7 +73,7 @@ def bulk_id(tenant_id: str, run_id: str) -> str:
     return f"bulk:{tenant_id}:{run_id}"
 
 
-@workflow.defn(failure_exception_types=[ValidationError])
+@workflow.defn(failure_exception_types=[ValidationError, PayloadMoved])
 class BulkWorkflow:
     """Judge every item of a run. It completes when each has an outcome, or when it is cancelled and nothing runs."""
 
@@ -288,6 +289,7 @@ class BulkWorkflow:
 
     @pause.validator
     def _may_pause(self, wish: Resumption) -> None:
+        expect_own(wish)
         if self._phase.phase != "judging" or self._cancelled is not None or self._paused is not None:
             raise refusal("not_running", f"the run is not being judged: it is {self._phase.phase}")
 
@@ -299,6 +301,7 @@ class BulkWorkflow:
 
     @resume.validator
     def _may_resume(self, resumption: Resumption) -> None:
+        expect_own(resumption)
         if self._paused is None or self._cancelled is not None:
             raise refusal("not_waiting", "the run is not paused")
 
@@ -309,6 +312,7 @@ class BulkWorkflow:
 
     @cancel.validator
     def _may_cancel(self, wish: Abandonment) -> None:
+        expect_own(wish)
         if self._phase.phase in {"settling", "ended"} or self._cancelled is not None:
             raise refusal("not_running", f"there is nothing left to cancel: the run is {self._phase.phase}")
 

@@ -14,6 +14,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.deliver_job import DeliverJob
     from keyturn.backoff import BASE
     from keyturn.contracts import Delivery
+    from keyturn.errors import PayloadMoved
     from workflows.options import record_options
 
 # One attempt is one request of at most 10 s and two short transactions of at most 8 s.
@@ -29,7 +30,7 @@ def delivery_id(job_id: str) -> str:
     return f"deliver:{job_id}"
 
 
-@workflow.defn(failure_exception_types=[ValidationError])
+@workflow.defn(failure_exception_types=[ValidationError, PayloadMoved])
 class DeliveryWorkflow:
     """Deliver the message of one job. It fails, and the message is a dead letter, if that cannot be done in a day."""
 

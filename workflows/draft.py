@@ -17,6 +17,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.failures import TIMEOUT_KIND
     from keyturn.backoff import BASE
     from keyturn.contracts import DraftEnd, DraftEnding, DraftWritten, Failed
+    from keyturn.errors import PayloadMoved
     from keyturn.tasks.draft_reply import DraftRequest
     from workflows.ending import to_its_end
     from workflows.options import DECIDE_MARGIN, record_options
@@ -29,7 +30,7 @@ BEGIN_WITHIN = timedelta(seconds=8)
 LONGEST_WAIT = timedelta(seconds=5)
 
 
-@workflow.defn(failure_exception_types=[ValidationError])
+@workflow.defn(failure_exception_types=[ValidationError, PayloadMoved])
 class DraftWorkflow:
     """Write one draft. Cancelled, it closes the provider's connection and ends as cancelled."""
 

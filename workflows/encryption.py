@@ -3,34 +3,63 @@
 Sealed are inputs, results, updates, queries, failure messages and stack traces, summaries and details. Readable stay
 workflow ids, search attributes, the types of workflows, activities and errors, and times: nothing private stands there.
 
-A payload's form: metadata `encoding` = `binary/encrypted`, `encryption-key-id` = the key's id; data = nonce, then
-ciphertext with tag. Bound to the namespace as associated data, so that a payload moved to another one does not open.
+A payload's form: metadata `encoding` = `binary/encrypted`, `encryption-key-id` = the key's id, `encryption-context` =
+what it is and the id of its workflow (`workflow:ID`, `activity/TYPE:ID`); data = nonce, then ciphertext with tag.
+Namespace and context are associated data: a payload that is copied to another workflow, or to another purpose, is
+refused as `payload_moved`, whoever copied it. Temporal's serialization context says where a payload stands. Run ids are
+no part of it: a run that is reset or continued reads its own payloads.
 """
 
+import re
 from collections.abc import Sequence
+from typing import Self
 
 from temporalio.api.common.v1 import Payload
 from temporalio.client import Client
-from temporalio.converter import DataConverter, DefaultFailureConverterWithEncodedAttributes, PayloadCodec
+from temporalio.converter import (
+    ActivitySerializationContext,
+    DataConverter,
+    DefaultFailureConverterWithEncodedAttributes,
+    PayloadCodec,
+    SerializationContext,
+    WithSerializationContext,
+    WorkflowSerializationContext,
+)
 from temporalio.plugin import SimplePlugin
 
-from keyturn.errors import PayloadError, PayloadNotAuthentic, PayloadNotSealed, PayloadTooLarge
+from keyturn.errors import PayloadError, PayloadMoved, PayloadNotAuthentic, PayloadNotSealed, PayloadTooLarge
 from keyturn.keyring import Keyring
 from workflows.identity import Names, plain
 from workflows.unopened import ContractPayloadConverter, unopened
 
 ENCODING = b"binary/encrypted"
 KEY_ID = "encryption-key-id"
+CONTEXT = "encryption-context"
+# A schedule writes its input under a prefix, to which the server adds the time of each run. Only a bulk run is started
+# so: under any other id, this rule would let a copied start pass.
+_SCHEDULED = re.compile(r"-\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z")
+_SCHEDULED_PREFIX = "workflow:bulk:"
 # Temporal refuses a payload over 2 MiB, and a worker that sends one would try again for ever: it is refused here.
 MAX_PAYLOAD_BYTES = 2 * 1024 * 1024 - 1024
 
 
-class SealingCodec(PayloadCodec):
-    """Seals each payload under the newest key of `keyring`, for one `namespace`."""
+class SealingCodec(PayloadCodec, WithSerializationContext):
+    """Seals each payload under the newest key of `keyring`, for one `namespace`.
 
-    def __init__(self, keyring: Keyring, namespace: str) -> None:
+    Args:
+        keyring: the keys.
+        namespace: of Temporal.
+        context: where the payloads stand; None opens each by the context that it states, as the codec server does.
+    """
+
+    def __init__(self, keyring: Keyring, namespace: str, context: str | None = None) -> None:
         self.keyring = keyring
-        self._bound_to = f"keyturn-payload-v1\0{namespace}".encode()
+        self._namespace = namespace
+        self._context = context
+
+    def with_context(self, context: SerializationContext) -> Self:
+        """Return the codec for the payloads of one workflow, or of one of its activities."""
+        return type(self)(self.keyring, self._namespace, _stated(context))
 
     async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
         """Seal `payloads`; raises PayloadTooLarge."""
@@ -51,6 +80,7 @@ class SealingCodec(PayloadCodec):
 
         Raises:
             PayloadKeyUnknown, PayloadNotAuthentic, PayloadTooLarge: it cannot be opened here.
+            PayloadMoved: it was written for another workflow, or as something else.
             PayloadNotSealed: it is plain, and the keyring does not accept that.
         """
         if payload.metadata.get("encoding") != ENCODING:
@@ -60,7 +90,10 @@ class SealingCodec(PayloadCodec):
         if len(payload.data) > MAX_PAYLOAD_BYTES + 1024:
             raise PayloadTooLarge(f"a sealed payload has {len(payload.data):,} bytes; Temporal itself holds 2 MiB")
         key_id = payload.metadata.get(KEY_ID, b"").decode("ascii", errors="replace")
-        plain = self.keyring.unseal(key_id, payload.data, self._bound_to)
+        stated = payload.metadata.get(CONTEXT, b"").decode("utf-8", errors="replace")
+        if self._context is not None and stated != self._context and not _is_scheduled(stated, self._context):
+            raise PayloadMoved("a payload stands where it was not written: it is of another workflow, or another thing")
+        plain = self.keyring.unseal(key_id, payload.data, self._bound_to(stated))
         try:
             return Payload.FromString(plain)
         except Exception:  # protobuf's own DecodeError differs between its implementations
@@ -70,8 +103,28 @@ class SealingCodec(PayloadCodec):
         plain = payload.SerializeToString()
         if len(plain) > MAX_PAYLOAD_BYTES:
             raise PayloadTooLarge(f"a payload has {len(plain):,} bytes, and {MAX_PAYLOAD_BYTES:,} is the most")
-        key_id, sealed = self.keyring.seal(plain, self._bound_to)
-        return Payload(metadata={"encoding": ENCODING, KEY_ID: key_id.encode()}, data=sealed)
+        context = self._context or ""
+        key_id, sealed = self.keyring.seal(plain, self._bound_to(context))
+        metadata = {"encoding": ENCODING, KEY_ID: key_id.encode(), CONTEXT: context.encode()}
+        return Payload(metadata=metadata, data=sealed)
+
+    def _bound_to(self, context: str) -> bytes:
+        return f"keyturn-payload-v2\0{self._namespace}\0{context}".encode()
+
+
+def _stated(context: SerializationContext) -> str | None:
+    """What a payload is, and of which workflow, as its metadata states it."""
+    if isinstance(context, ActivitySerializationContext):
+        return f"activity/{context.activity_type or ''}:{context.workflow_id or ''}"
+    if isinstance(context, WorkflowSerializationContext):
+        return f"workflow:{context.workflow_id}"
+    return None
+
+
+def _is_scheduled(stated: str, context: str) -> bool:
+    """Whether `context` is a run of the schedule that `stated` names."""
+    is_run = context.startswith(stated) and _SCHEDULED.fullmatch(context[len(stated) :]) is not None
+    return is_run and stated.startswith(_SCHEDULED_PREFIX)
 
 
 def sealing_converter(keyring: Keyring, namespace: str) -> DataConverter:
@@ -86,6 +139,27 @@ def sealing_converter(keyring: Keyring, namespace: str) -> DataConverter:
 def sealing_plugin(keyring: Keyring, namespace: str) -> SimplePlugin:
     """Return the plugin that brings the converter to a client, to the workers on it, and to a replayer."""
     return SimplePlugin("keyturn.sealing", data_converter=sealing_converter(keyring, namespace))
+
+
+def reader_of(client: Client, workflow_id: str, *, activity: str | None = None) -> DataConverter:
+    """Return what reads the payloads of a workflow's history, or those of its activities of one type.
+
+    A payload that was copied there from elsewhere raises PayloadMoved.
+    """
+    namespace = client.namespace
+    if activity is None:
+        return client.data_converter.with_context(WorkflowSerializationContext(namespace, workflow_id))
+    return client.data_converter.with_context(
+        ActivitySerializationContext(
+            namespace=namespace,
+            activity_id=None,
+            activity_type=activity,
+            activity_task_queue=None,
+            workflow_id=workflow_id,
+            workflow_type=None,
+            is_local=False,
+        )
+    )
 
 
 def names_of(client: Client) -> Names:

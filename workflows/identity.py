@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from urllib.parse import quote, unquote
 
-from keyturn.contracts import PolicyRef
+from keyturn.contracts import JobOrder, PolicyRef
 
 # From a name to how it is written where it stays readable: itself, or its pseudonym.
 Names = Callable[[str], str]
@@ -26,6 +26,11 @@ def workflow_id_of(
     parts = [quote(part, safe="") for part in (tenant_id, names(account_id), names(key_id))]
     refs = "+".join(sorted(f"{quote(line.id, safe='')}@{line.version}" for line in lines))
     return ":".join(["rotate", *parts, refs])
+
+
+def rotation_id_of(order: JobOrder, names: Names = plain) -> str:
+    """Return the id of the workflow that may bring `order`."""
+    return workflow_id_of(order.tenant_id, order.account_id, order.credential.key_id, order.policy_lines, names)
 
 
 def stored_id(workflow_id: str, names: Names) -> str:

@@ -44,6 +44,7 @@ with workflow.unsafe.imports_passed_through():
         Standing,
         TimedOut,
     )
+    from keyturn.errors import PayloadMoved
     from keyturn.policy.grounding import request_digest
     from workflows.ending import to_its_end
     from workflows.options import (
@@ -58,13 +59,13 @@ with workflow.unsafe.imports_passed_through():
         withdraw_options,
     )
     from workflows.visibility import OUTCOME
-    from workflows.waiting import Answer, Waiting
+    from workflows.waiting import Answer, Waiting, expect_own
 
 KEYTURN = "keyturn"  # the actor of what nobody did: a time that ran out
 
 
 # A workflow whose input cannot be read fails at once: the default is to retry the workflow task for ever.
-@workflow.defn(failure_exception_types=[ValidationError])
+@workflow.defn(failure_exception_types=[ValidationError, PayloadMoved])
 class RotationWorkflow:
     """May this key be rotated under these policy lines? If so, create its one rotation job.
 
@@ -129,6 +130,7 @@ class RotationWorkflow:
 
     @resume.validator
     def _may_resume(self, resumption: Resumption) -> None:
+        expect_own(resumption)
         self._waiting.expect_parked()
 
     @workflow.update
@@ -138,6 +140,7 @@ class RotationWorkflow:
 
     @abandon.validator
     def _may_abandon(self, abandonment: Abandonment) -> None:
+        expect_own(abandonment)
         self._waiting.expect_parked()
 
     @workflow.update
@@ -147,6 +150,7 @@ class RotationWorkflow:
 
     @approve.validator
     def _may_approve(self, approval: Approval) -> None:
+        expect_own(approval)
         self._waiting.expect_approver(approval.approver, approval.digest, asked_by=self._asked_by)
 
     @workflow.update
@@ -156,6 +160,7 @@ class RotationWorkflow:
 
     @deny.validator
     def _may_deny(self, denial: Denial) -> None:
+        expect_own(denial)
         # Who asked may withdraw a request, but not end a key that is due against a model's word: that is for another.
         own = self._asked_by if self._waiting.standing.phase == "disagreement" else ()
         self._waiting.expect_approver(denial.approver, denial.digest, asked_by=own)
@@ -178,7 +183,7 @@ class RotationWorkflow:
             self._waiting.standing = Standing(phase="deciding", request_digest=request_digest(self._request))
             workflow.set_current_details(f"**Deciding** under {lines}.")
             try:
-                return await workflow.execute_activity_method(
+                assessment = await workflow.execute_activity_method(
                     Decide.decide,
                     self._request,
                     summary=f"ask the model under {lines}",
@@ -186,6 +191,10 @@ class RotationWorkflow:
                 )
             except ActivityError as error:
                 failed = _outcome_of(error)
+            else:
+                if assessment.request_digest != request_digest(self._request):
+                    raise _failure(_ANSWER_TO_ANOTHER)
+                return assessment
             if isinstance(failed, Failed) and failed.retry_at is not None and limit_waits < MAX_LIMIT_WAITS:
                 limit_waits += 1
                 # The worker that was refused may have another clock than the server, by which we wait.
@@ -424,6 +433,11 @@ class RotationWorkflow:
 
 # What is decided again: policy or evidence are not those of the verdict any more, or the approval does not hold now.
 _DECIDED_ANEW = frozenset({"digest_mismatch", "approval_invalid"})
+_ANSWER_TO_ANOTHER = Failed(
+    kind="answer_to_another_request",
+    next_step="fail_and_inspect",
+    mend="The recorded answer is one to another request: see who can write to Temporal, and ask again.",
+)
 _NOBODY_APPROVES = Rejection(
     reason="approval_required",
     explanation="The policy asks for an approval, and nobody but the requester may give it.",

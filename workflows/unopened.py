@@ -12,10 +12,24 @@ from temporalio.api.common.v1 import Payload
 from temporalio.contrib.pydantic import PydanticPayloadConverter
 from temporalio.converter import EncodingPayloadConverter
 
-from keyturn.errors import PayloadError, PayloadKeyUnknown, PayloadNotAuthentic, PayloadNotSealed, PayloadTooLarge
+from keyturn.errors import (
+    PayloadError,
+    PayloadKeyUnknown,
+    PayloadMoved,
+    PayloadNotAuthentic,
+    PayloadNotSealed,
+    PayloadTooLarge,
+)
 
 ENCODING = "binary/keyturn-unopened"
-_BY_KIND = {error.kind: error for error in (PayloadKeyUnknown, PayloadNotAuthentic, PayloadNotSealed, PayloadTooLarge)}
+_ERRORS: tuple[type[PayloadError], ...] = (
+    PayloadKeyUnknown,
+    PayloadMoved,
+    PayloadNotAuthentic,
+    PayloadNotSealed,
+    PayloadTooLarge,
+)
+_BY_KIND = {error.kind: error for error in _ERRORS}
 
 
 def unopened(error: PayloadError) -> Payload:

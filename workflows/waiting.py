@@ -14,6 +14,7 @@ with workflow.unsafe.imports_passed_through():
         Abandonment,
         Approval,
         Denial,
+        Instruction,
         Resumption,
         RotationRequest,
         Standing,
@@ -91,6 +92,12 @@ class Waiting:
         if self.standing.phase not in phases or self._answer is not None:
             now = "answered already" if self._answer is not None else f"at {self.standing.phase}"
             raise refusal("not_waiting", f"the rotation is not {' or '.join(phases)}: it is {now}")
+
+
+def expect_own(instruction: Instruction) -> None:
+    """Refuse what a person told another workflow, whoever sends it here."""
+    if instruction.workflow_id != workflow.info().workflow_id:
+        raise refusal("other_rotation", "this was said to another workflow, or names none")
 
 
 def refusal(kind: str, message: str) -> ApplicationError:

@@ -5,7 +5,7 @@ import uuid
 import pytest
 from temporalio.client import Client
 
-from keyturn.contracts import Approval, JobCreated, Rejected
+from keyturn.contracts import Approval, JobCreated, Rejected, Resumption
 from keyturn.errors import PayloadKeyUnknown, ProviderUnavailable, QuotaExhausted
 from keyturn.jobs.store import JobStore
 from keyturn.policy.catalogue import load_catalogue
@@ -64,7 +64,7 @@ async def test_people_and_failures_are_told_too(temporal: Client, sqlite_store: 
         handle = (await start_or_attach(temporal, asked, task_queue=queue)).handle
         place = Place(temporal, handle, asked.credential.key_id, queue)
         await place.digest_at("parked")
-        await handle.execute_update("resume", {"operator": "noor"})
+        await answer(handle, "resume", Resumption(operator="noor"))
         digest = await place.digest_at("awaiting_approval")
         await answer(handle, "approve", Approval(approver="omar", digest=digest))
         await outcome_of(handle)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -46,6 +47,8 @@ from tests.workers_for_tests import ELIGIBLE, Script
 from workers.deliveries import DeliveryStarts, ReceiverDeliveries, sweep
 from workers.monitoring import served
 from workflows.delivery import DeliveryWorkflow, delivery_id
+from workflows.encryption import names_of
+from workflows.identity import rotation_id_of
 from workflows.rotation import RotationWorkflow
 
 KEYS = {"tests": SecretStr("webhook_secret_of_the_tests_0123456789ab")}
@@ -103,7 +106,9 @@ async def deliverer(client: Client, queue: str, engine: AsyncEngine, url: str) -
                 workflows=[RotationWorkflow, DeliveryWorkflow],
                 activities=[
                     Decide(boundary).decide,
-                    CreateRotationJob(store, catalogue, starts).create_rotation_job,
+                    CreateRotationJob(
+                        store, catalogue, starts, rotation_id=partial(rotation_id_of, names=names_of(client))
+                    ).create_rotation_job,
                     deliver.deliver_job,
                     deliver.give_up_delivery,
                 ],

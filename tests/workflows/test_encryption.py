@@ -23,7 +23,7 @@ from tests.record_histories import Place
 from tests.workers_for_tests import ELIGIBLE, Script, with_approval, worker_on
 from workflows.answering import answer
 from workflows.connection import connect
-from workflows.encryption import ENCODING, KEY_ID, MAX_PAYLOAD_BYTES, SealingCodec, sealing_plugin
+from workflows.encryption import CONTEXT, ENCODING, KEY_ID, MAX_PAYLOAD_BYTES, SealingCodec, sealing_plugin
 from workflows.rotation import RotationWorkflow
 
 PLAIN = Payload(metadata={"encoding": b"json/plain"}, data=b'"some words"')
@@ -52,7 +52,7 @@ def altered(payload: Payload, **changed: Any) -> Payload:
 async def test_a_payload_tells_its_key_and_nothing_else() -> None:
     """No length of a field, no type, no name: a nonce, and noise."""
     sealed = await sealed_by(codec())
-    assert dict(sealed.metadata) == {"encoding": ENCODING, KEY_ID: b"newer"}
+    assert dict(sealed.metadata) == {"encoding": ENCODING, KEY_ID: b"newer", CONTEXT: b""}
     assert b"words" not in sealed.data
     assert await codec().decode([sealed]) == [PLAIN]
 

@@ -19,6 +19,7 @@ from keyturn.contracts import (
     Approval,
     Denial,
     Failed,
+    Instruction,
     JobCreated,
     JobOrder,
     Rejected,
@@ -75,6 +76,8 @@ class Desk:
 
     async def refused(self, update: str, argument: Any) -> str:
         """Send what must be refused; returns the name of the refusal."""
+        if isinstance(argument, Instruction) and argument.workflow_id is None:
+            argument = argument.model_copy(update={"workflow_id": self.handle.id})
         with pytest.raises(WorkflowUpdateFailedError) as caught:
             await self.handle.execute_update(update, argument)
         assert isinstance(caught.value.cause, ApplicationError)
@@ -388,7 +391,7 @@ async def test_approvals_that_do_not_count_are_refused_by_name_and_change_nothin
         # Workflow tasks that carried a refusal may remain, and the end of the audit's own activity; nothing else.
         assert {event.event_type for event in kept[events:]} <= OF_TASKS_AND_THE_AUDIT
         both = await asyncio.gather(
-            *(here.handle.execute_update("approve", Approval(approver=who, digest=digest)) for who in APPROVERS),
+            *(answer(here.handle, "approve", Approval(approver=who, digest=digest)) for who in APPROVERS),
             return_exceptions=True,
         )
         assert sum(isinstance(result, BaseException) for result in both) == 1

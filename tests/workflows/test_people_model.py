@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from temporalio.client import Client, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
 
-from keyturn.contracts import Abandonment, Approval, Denial, JobCreated, Rejected, Resumption
+from keyturn.contracts import Abandonment, Approval, Denial, Instruction, JobCreated, Rejected, Resumption
 from keyturn.errors import QuotaExhausted
 from keyturn.jobs.store import JobStore
 from starter.rotations import outcome_of, standing_of, start_or_attach
@@ -105,6 +105,8 @@ async def digest_at(handle: Any, phase: str) -> str:
 
 
 async def refusal_of(handle: Any, update: str, argument: Any) -> str | None:
+    if isinstance(argument, Instruction):
+        argument = argument.model_copy(update={"workflow_id": handle.id})
     try:
         await handle.execute_update(update, argument)
     except WorkflowUpdateFailedError as refused:
