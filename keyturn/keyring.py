@@ -2,7 +2,7 @@
 
 AES-256-GCM with a random nonce of 96 bits (NIST SP 800-38D). The newest key seals, every key of the ring opens; what a
 key that was taken out had sealed is refused by that key's name. Under one key 2^32 messages may be sealed before nonces
-could repeat: some 300 million rotations, and a key should be changed long before.
+could repeat: some 300 million rotations. Workers count them (`keyturn.key_use`), and warn at half of that.
 """
 
 import base64
@@ -12,7 +12,8 @@ import hmac
 import os
 import re
 import secrets
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -56,6 +57,7 @@ class Keyring:
         self._newest = keys[0][0]
         self._pseudonym_key = pseudonym_key
         self._account_names = account_names
+        self._encryptions: Counter[str] = Counter()
         self.accepts_plain = accepts_plain
         # What two people compare to see that they hold the same key: it tells nothing of it.
         self.check_values = {key_id: hashlib.sha256(b"keyturn-check\0" + key).hexdigest()[:12] for key_id, key in keys}
@@ -63,6 +65,7 @@ class Keyring:
     def seal(self, plain: bytes, bound_to: bytes) -> tuple[str, bytes]:
         """Return the id of the key that was used, and the sealed bytes, which open only with the same `bound_to`."""
         nonce = os.urandom(NONCE_BYTES)
+        self._encryptions[self._newest] += 1
         return self._newest, nonce + self._ciphers[self._newest].encrypt(nonce, plain, bound_to)
 
     def unseal(self, key_id: str, sealed: bytes, bound_to: bytes) -> bytes:
@@ -85,6 +88,15 @@ class Keyring:
             raise PayloadNotAuthentic(
                 f"sealed under the key {key_id}, but changed since, or sealed for another namespace"
             ) from None
+
+    def take_encryptions(self) -> dict[str, int]:
+        """Return how often each key has encrypted since this was last asked: see `keyturn.key_use`."""
+        counted, self._encryptions = dict(self._encryptions), Counter()
+        return counted
+
+    def give_back_encryptions(self, counted: Mapping[str, int]) -> None:
+        """Count again what could not be written down."""
+        self._encryptions.update(counted)
 
     def name_of(self, value: str) -> str:
         """Return how `value` is written where it stays readable: as `~` and 20 hexadecimal digits of a keyed hash.

@@ -6,6 +6,7 @@ import keyturn.bulk.tables
 import keyturn.cache.tables
 import keyturn.drafts.tables
 import keyturn.jobs.tables
+import keyturn.key_use
 import keyturn.ledger.tables  # noqa: F401 - each describes its own tables on the one metadata
 from keyturn.database import metadata
 

@@ -7,7 +7,9 @@ from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, GetSystemInfoRequest
 
-from keyturn.errors import KeyturnError
+from keyturn.database import open_database
+from keyturn.errors import JobStoreUnavailable, KeyturnError
+from keyturn.key_use import LIMIT, KeyUse, worn
 from keyturn.keyring import keyring_from_environment
 from workers.schema import check_schema
 from workers.settings import load_database_url, load_local_settings, load_settings
@@ -60,7 +62,25 @@ async def _policy() -> str:
 async def _keys() -> str:
     keyring = keyring_from_environment()
     held = ", ".join(f"{key_id} ({value})" for key_id, value in keyring.check_values.items())
+    await _expect_unworn()
     return f"{held}; workers and starters must hold the same, the first one seals"
+
+
+async def _expect_unworn() -> None:
+    """Raise KeyWorn if a payload key has encrypted half as often as it may. A database that is away is told elsewhere."""
+    try:
+        engine = open_database(load_database_url(), pool_size=1)
+    except KeyturnError:
+        return
+    try:
+        totals = await KeyUse(engine).totals()
+    except JobStoreUnavailable:
+        return
+    finally:
+        await engine.dispose()
+    if found := worn(totals):
+        told = ", ".join(f"{key_id} has encrypted {totals[key_id]:,} of {LIMIT:,} times" for key_id in found)
+        raise KeyWorn(told)
 
 
 async def _database() -> str:
@@ -98,6 +118,13 @@ class AttributesMissing(KeyturnError):
 
     kind = "search_attributes_missing"
     mend = "Run `keyturn namespace` once."
+
+
+class KeyWorn(KeyturnError):
+    """A payload key has encrypted half as often as AES-GCM allows."""
+
+    kind = "payload_key_worn"
+    mend = "Add a key with `keyturn keys line`, first in KEYTURN_PAYLOAD_KEYS (docs/privacy.md)."
 
 
 class NoBuild(KeyturnError):

@@ -38,6 +38,8 @@ from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.webhook import Webhook
+from keyturn.key_use import LIMIT, KeyUse, worn
+from keyturn.keyring import Keyring
 from keyturn.ledger.recorder import recorder
 from keyturn.ledger.records import keyed_fingerprint, log_call
 from keyturn.ledger.spending import DailySpend
@@ -71,6 +73,8 @@ _log = structlog.get_logger("keyturn.worker")
 
 # A deployment that stops a worker lets its calls end: 30 s outlast the default call (20 s and 5 s of margin).
 GRACEFUL_SHUTDOWN = timedelta(seconds=30)
+# A process that is killed loses a minute of a count that is compared with four thousand million.
+KEY_USE_SECONDS = 60.0
 
 Claims = Callable[[JobStore], JobClaims]
 _BATCHES: Mapping[str, Callable[..., BatchProvider]] = {"openai": OpenAiBatches, "anthropic": AnthropicBatches}
@@ -125,7 +129,8 @@ async def wired_boundary(settings: Settings) -> AsyncIterator[Wired]:
         spend = DailySpend(settings.daily_spend_alert_usd, lambda since: store.spent(since=since))
         registry = CollectorRegistry()
         counting = _count_jobs(JobLeases(engine), JobMetrics(registry))
-        for background in (spend.watch(), _forget_expired(SqlCache(engine)), counting):
+        key_use = _count_encryptions(settings.keyring, KeyUse(engine))
+        for background in (spend.watch(), _forget_expired(SqlCache(engine)), counting, key_use):
             parts.callback(asyncio.create_task(background).cancel)
         metrics = CallMetrics(registry, spent_today=lambda: float(spend.today_usd))
         takers: list[Callable[[CallRecord], None]] = [log_call, ledger.record, metrics.observe, spend.add]
@@ -274,6 +279,21 @@ async def _forget_expired(cache: SqlCache) -> None:
         with contextlib.suppress(JobStoreUnavailable):  # again in an hour; a lookup ignores them anyway
             await cache.clear(expired_only=True)
         await asyncio.sleep(3_600)
+
+
+async def _count_encryptions(keyring: Keyring, use: KeyUse) -> None:
+    """Write down how often each payload key has encrypted, once a minute, and say when one must be replaced."""
+    while True:
+        counted = keyring.take_encryptions()
+        try:
+            totals = await use.add(counted)
+        except JobStoreUnavailable:
+            keyring.give_back_encryptions(counted)
+        else:
+            for key_id in worn(totals):
+                mend = "Replace it: `keyturn keys line`, first in KEYTURN_PAYLOAD_KEYS (docs/privacy.md)."
+                _log.warning("payload_key_worn", key_id=key_id, encryptions=totals[key_id], limit=LIMIT, mend=mend)
+        await asyncio.sleep(KEY_USE_SECONDS)
 
 
 async def _count_jobs(leases: JobLeases, metrics: JobMetrics) -> None:
