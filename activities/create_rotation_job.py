@@ -1,6 +1,6 @@
 """`create_rotation_job`: the only step with an effect, made idempotent by the workflow's id."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from temporalio import activity
@@ -31,7 +31,7 @@ class JobAnnouncements(Protocol):
 class CreateRotationJob:
     """The activity `create_rotation_job`: checks the digest against `catalogue`, then claims the job in `claims`.
 
-    `rotation_id` gives the workflow id that an order belongs to: one that comes from another workflow is refused.
+    `rotation_ids` gives the workflow ids that an order belongs to: one that comes from another workflow is refused.
 
     Where jobs are delivered, `announcements` begins with it in the same breath. Should that fail, or this process end
     before it, the sweeper finds the message in the outbox.
@@ -43,12 +43,12 @@ class CreateRotationJob:
         catalogue: Catalogue,
         announcements: JobAnnouncements | None = None,
         *,
-        rotation_id: Callable[[JobOrder], str],
+        rotation_ids: Callable[[JobOrder], Collection[str]],
     ) -> None:
         self._claims = claims
         self._catalogue = catalogue
         self._announcements = announcements
-        self._rotation_id = rotation_id
+        self._rotation_ids = rotation_ids
 
     @activity.defn
     async def create_rotation_job(self, order: JobOrder) -> RotationJob:
@@ -58,7 +58,7 @@ class CreateRotationJob:
         """
         with core_errors_told_to_temporal():
             key, fence = claim_of(activity.info())
-            _expect_own(order, key, self._rotation_id(order))
+            _expect_own(order, key, self._rotation_ids(order))
             confirm(order, self._catalogue)
             job = await self._claims.create_once(order, idempotency_key=key, fence=fence)
         if self._announcements is not None:
@@ -66,10 +66,10 @@ class CreateRotationJob:
         return job
 
 
-def _expect_own(order: JobOrder, workflow_id: str, own: str) -> None:
+def _expect_own(order: JobOrder, workflow_id: str, own: Collection[str]) -> None:
     """Refuse an order, or an approval, that is not this workflow's; raises OrderOfAnother."""
     approval = order.approval
-    if own != workflow_id or (approval is not None and approval.workflow_id != workflow_id):
+    if workflow_id not in own or (approval is not None and approval.workflow_id != workflow_id):
         raise OrderOfAnother("the order, or its approval, is not of this workflow: nothing was created")
 
 

@@ -39,7 +39,7 @@ from stack.temporal import dev_server
 from starter.requests import id_of
 from tests.cases import request
 from workers.schema import migrate
-from workflows.identity import rotation_id_of
+from workflows.identity import rotation_ids_of
 from workflows.rotation import RotationWorkflow
 
 QUEUE = "benchmark"
@@ -93,7 +93,7 @@ async def _both(url: URL, *, over_http: bool) -> AsyncIterator[tuple[Client, Run
         cache = SealedCache(SqlCache(engine), parse_keyring(new_keyring_text(), source="benchmarks"))
         # As a worker is wired by default, but for the token limit: one user asks all of this.
         boundary = ModelBoundary({"*": [provider]}, catalogue, guard=Guard(RateCard({})), record=record, cache=cache)
-        claims = CreateRotationJob(JobStore(engine), catalogue, rotation_id=rotation_id_of)
+        claims = CreateRotationJob(JobStore(engine), catalogue, rotation_ids=rotation_ids_of)
         await parts.enter_async_context(
             Worker(
                 client,

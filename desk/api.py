@@ -73,7 +73,9 @@ def _add_rotations(router: APIRouter, desk: Desk, settings: DeskSettings, once: 
         """Ask whether a key may be rotated; its one job follows if so. Waits some seconds for the outcome."""
 
         async def do(_digest: str) -> tuple[int, dict[str, Any]]:
-            told = await desk.ask(person.name, body.model_dump(exclude_none=True), wait_seconds=settings.wait_seconds)
+            told = await desk.ask(
+                person.name, body.model_dump(exclude_none=True), wait_seconds=settings.wait_seconds, proved_by=person.by
+            )
             told["status"] = "running" if told["status"] == "timeout" else told["status"]
             return 202, told | {"location": f"/api/v1/rotations/{in_path(told['workflow_id'])}"}
 
@@ -100,13 +102,13 @@ def _add_rotations(router: APIRouter, desk: Desk, settings: DeskSettings, once: 
     async def approve(person: Decider, workflow_id: WorkflowId, body: Decided) -> None:
         """Approve the decision that waits: its job follows. Not for whoever asked for it."""
         await expect_decider(desk, person, workflow_id)
-        await desk.approve(person.name, workflow_id, body.digest)
+        await desk.approve(person.name, workflow_id, body.digest, proved_by=person.by)
 
     @router.post("/rotations/{workflow_id:path}/deny", status_code=204)
     async def deny(person: Decider, workflow_id: WorkflowId, body: Denied) -> None:
         """Deny the decision that waits."""
         await expect_decider(desk, person, workflow_id)
-        await desk.deny(person.name, workflow_id, body.digest, body.reason)
+        await desk.deny(person.name, workflow_id, body.digest, body.reason, proved_by=person.by)
 
     @router.get("/rotations/{workflow_id:path}", response_model=Rotation)
     async def rotation(person: Anybody, workflow_id: WorkflowId) -> Any:

@@ -23,6 +23,7 @@ from desk.idempotency import Idempotency
 from desk.pages import Pages
 from desk.people import SignIn
 from desk.problems import Refused, problem_of
+from desk.sessions import EndedSessions
 from desk.settings import DeskSettings
 from keyturn.errors import KeyturnError
 from keyturn.keyring import Keyring
@@ -33,7 +34,7 @@ _log = structlog.get_logger("keyturn.desk")
 
 def desk_application(desk: Desk, engine: AsyncEngine, settings: DeskSettings, keyring: Keyring) -> ASGIApp:
     """Return the ASGI application that serves `desk` to those whom `settings` let in."""
-    sign_in = SignIn(settings, keyring)
+    sign_in = SignIn(settings, keyring, EndedSessions(engine))
     idempotency = Idempotency(engine, keyring)
     pages = Pages(desk, settings, sign_in, idempotency)
     app = FastAPI(

@@ -12,7 +12,16 @@ from temporalio.client import Client, WorkflowExecutionDescription, WorkflowExec
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from keyturn.contracts import Abandonment, Approval, Contract, Denial, GroundedDecision, Resumption, RotationRequest
+from keyturn.contracts import (
+    Abandonment,
+    Approval,
+    Contract,
+    Denial,
+    GroundedDecision,
+    NameProof,
+    Resumption,
+    RotationRequest,
+)
 from keyturn.drafts.reading import DraftReading
 from keyturn.drafts.store import Draft, DraftStore
 from keyturn.errors import InvalidRequest, JobStoreUnavailable, UnknownDraft
@@ -81,23 +90,25 @@ class Desk:
         self._reading = DraftReading(self._drafts)
         self._looking: dict[str, asyncio.Task[Draft]] = {}
 
-    async def ask(self, user: str, asked: Mapping[str, Any], *, wait_seconds: float) -> dict[str, Any]:
+    async def ask(
+        self, user: str, asked: Mapping[str, Any], *, wait_seconds: float, proved_by: NameProof = "stated"
+    ) -> dict[str, Any]:
         """Ask whether a key may be rotated; returns the outcome, or what it waits for when `wait_seconds` are over.
 
         Raises:
             InvalidRequest, UnknownPolicyLine: it cannot be asked.
             TemporalUnreachable: the start was not confirmed; ask again.
         """
-        request = self.request_of(user, asked)
+        request = self.request_of(user, asked, proved_by=proved_by)
         attached, outcome = await rotate(self.client, request, task_queue=self._task_queue, wait_seconds=wait_seconds)
         return as_object(id_of(request, names_of(self.client)), outcome, attached=attached)
 
-    def request_of(self, user: str, asked: Mapping[str, Any]) -> RotationRequest:
+    def request_of(self, user: str, asked: Mapping[str, Any], *, proved_by: NameProof = "stated") -> RotationRequest:
         """Return the request that a form or a body makes; raises InvalidRequest, UnknownPolicyLine."""
         fields = {name: asked.get(name) for name in ("account_id", "question", "trace_id")}
         facts = {"observed_at": datetime.now(UTC)}
         facts |= {name: value for name, value in asked.items() if name not in {*fields, "policy_lines"}}
-        fields |= {"user_id": user, "tenant_id": self.tenant}
+        fields |= {"user_id": user, "tenant_id": self.tenant, "user_proved_by": proved_by}
         return build_request(self.catalogue, policy=asked["policy_lines"], facts=facts, fields=fields)
 
     async def rotation(self, workflow_id: str) -> dict[str, Any]:
@@ -147,13 +158,15 @@ class Desk:
         """End a parked rotation; see `say`."""
         await self.say(workflow_id, "abandon", Abandonment(operator=user, reason=reason))
 
-    async def approve(self, user: str, workflow_id: str, digest: str) -> None:
+    async def approve(self, user: str, workflow_id: str, digest: str, *, proved_by: NameProof = "stated") -> None:
         """Approve the decision of this digest; see `say`."""
-        await self.say(workflow_id, "approve", Approval(approver=user, digest=digest))
+        await self.say(workflow_id, "approve", Approval(approver=user, digest=digest, proved_by=proved_by))
 
-    async def deny(self, user: str, workflow_id: str, digest: str, reason: str) -> None:
+    async def deny(
+        self, user: str, workflow_id: str, digest: str, reason: str, *, proved_by: NameProof = "stated"
+    ) -> None:
         """Deny the decision of this digest; see `say`."""
-        await self.say(workflow_id, "deny", Denial(approver=user, digest=digest, reason=reason))
+        await self.say(workflow_id, "deny", Denial(approver=user, digest=digest, reason=reason, proved_by=proved_by))
 
     async def draft(self, user: str, draft_id: str, asked: Mapping[str, Any]) -> None:
         """Start writing a draft, unless that was done: of a reply to a rotation's asker, or to any question.

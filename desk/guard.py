@@ -13,14 +13,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from desk.people import SignIn
+from desk.people import Person, SignIn
 from desk.problems import Refused
 from desk.settings import DeskSettings
+from keyturn.errors import JobStoreUnavailable
+from keyturn.people import same_form
 from workflows.answering import UPDATE_TIMEOUT
 
 # A question has 4,000 characters at most; the rest of a form is some hundred.
 MAX_BODY_BYTES = 64 * 1024
 HEALTH = "/healthz"  # whoever looks whether it lives does so by its address, whatever its names are
+SIGN_IN = "/session"
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 HEADERS = {
     # Nothing but this server's own files, forms and connections; no script or style within a page; no frame around it.
@@ -62,10 +65,10 @@ class Guard:
             if request.url.path != HEALTH:
                 self._expect_host(request)
             self._expect_same_site(request)
-            person = self._sign_in.person(request)
+            person = None if request.url.path == HEALTH else await self._person(request)
             scope.setdefault("state", {})["person"] = person
-            peer = request.client.host if request.client else ""
-            await self._expect_rate(f"person {person.name}" if person else f"peer {peer}")
+            if request.url.path != HEALTH:  # a probe that is refused would take a desk away that works
+                await self._expect_rate(_bucket(request, person))
             body = await _body(request)
         except Refused as refused:
             await self._refuse(request, refused)(scope, receive, guarded)
@@ -73,6 +76,12 @@ class Guard:
         # What failed was answered and told in the log; the server would tell it again, with its message, maybe private.
         with contextlib.suppress(Exception):
             await self._in_time(request, _replayed(body, receive), guarded)
+
+    async def _person(self, request: Request) -> Person | None:
+        try:
+            return await self._sign_in.person(request)
+        except JobStoreUnavailable as error:
+            raise Refused.of(error) from None
 
     async def _in_time(self, request: Request, receive: Receive, send: Send) -> None:
         """Answer, or say that this takes too long. What has begun to answer, such as a stream, may take longer."""
@@ -133,6 +142,14 @@ class Guard:
             await send(message)
 
         return guarded
+
+
+def _bucket(request: Request, person: Person | None) -> str:
+    """What is counted together: a person, a peer, and a peer's tries to sign in, which use up nobody's requests."""
+    peer = request.client.host if request.client else ""
+    if request.url.path == SIGN_IN:
+        return f"sign-in {peer}"
+    return f"person {same_form(person.name)}" if person else f"peer {peer}"
 
 
 async def _body(request: Request) -> bytes:

@@ -119,7 +119,7 @@ class Pages:
 
         async def do(_digest: str) -> tuple[int, dict[str, Any]]:
             wait = self._settings.wait_seconds
-            told = await self._desk.ask(person.name, asked, wait_seconds=wait)
+            told = await self._desk.ask(person.name, asked, wait_seconds=wait, proved_by=person.by)
             return 303, {"workflow_id": told["workflow_id"]}
 
         whose = (self._settings.tenant, person.name, "page:ask")
@@ -164,12 +164,12 @@ class Pages:
 
     async def _approve(self, person: Decider, workflow_id: str, digest: Text) -> Response:
         await expect_decider(self._desk, person, workflow_id)
-        await self._desk.approve(person.name, workflow_id, digest)
+        await self._desk.approve(person.name, workflow_id, digest, proved_by=person.by)
         return _back_to(workflow_id)
 
     async def _deny(self, person: Decider, workflow_id: str, digest: Text, reason: Text) -> Response:
         await expect_decider(self._desk, person, workflow_id)
-        await self._desk.deny(person.name, workflow_id, digest, reason)
+        await self._desk.deny(person.name, workflow_id, digest, reason, proved_by=person.by)
         return _back_to(workflow_id)
 
     # -- drafts and jobs ----------------------------------------------------------------------------------------------
@@ -216,7 +216,8 @@ class Pages:
         )
         return leaving
 
-    async def _end_session(self, person: Anybody) -> Response:
+    async def _end_session(self, request: Request, person: Anybody) -> Response:
+        await self._sign_in.end_session(request)
         leaving = RedirectResponse("/sign-in", status_code=303)
         leaving.delete_cookie(SESSION, path="/")
         return leaving

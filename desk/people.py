@@ -1,21 +1,26 @@
 """Who sends a request: by a proxy's header, a bearer token or the session that a token began; and what they may do."""
 
+import hashlib
+import hmac
 import ipaddress
+import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import unquote
 
 from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
 
 from desk.problems import Refused
+from desk.sessions import EndedSessions
 from desk.settings import ROLES, DeskSettings, Role, parse_networks, parse_roles
 from keyturn.console import signed_in_user
 from keyturn.contracts import Identifier
 from keyturn.errors import PayloadError
 from keyturn.keyring import Keyring, SealedTexts
+from keyturn.people import same_form
 from workers.tokens import Tokens, parse_tokens
 
 SESSION = "keyturn_desk"
@@ -41,27 +46,38 @@ class Person:
 
 
 class SignIn:
-    """Tells who sends a request, by `settings`; sessions are sealed by `keyring`."""
+    """Tells who sends a request, by `settings`; sessions are encrypted by `keyring`.
 
-    def __init__(self, settings: DeskSettings, keyring: Keyring) -> None:
+    A session is bound to its tenant, its person and the token that it was made with. It ends after twelve hours, when
+    that token is replaced, and on sign-out, which `ended` remembers for every desk of the tenant.
+    """
+
+    def __init__(self, settings: DeskSettings, keyring: Keyring, ended: EndedSessions) -> None:
         self._settings = settings
         self._tokens = None if settings.tokens is None else Tokens(parse_tokens(settings.tokens.get_secret_value()))
         self._proxies = parse_networks(settings.proxies)
-        self._roles: Mapping[str, frozenset[Role]] = parse_roles(settings.roles_text)
-        self._sessions = SealedTexts(keyring, "keyturn-desk-session-v1")
+        self._roles: Mapping[str, frozenset[Role]] = {
+            same_form(name): roles for name, roles in parse_roles(settings.roles_text).items()
+        }
+        self._sessions = SealedTexts(keyring, "keyturn-desk-session-v2")
+        self._ended = ended
 
     @property
     def by_token(self) -> bool:
         """Whether there is a page to sign in."""
         return self._tokens is not None
 
-    def person(self, request: Request) -> Person | None:
-        """Return who sends a request; None if nobody is signed in."""
+    async def person(self, request: Request) -> Person | None:
+        """Return who sends a request; None if nobody is signed in.
+
+        Raises:
+            Refused: the identity header came more than once: the client's own would count.
+            JobStoreUnavailable: whether a session has ended cannot be looked up.
+        """
         if self._settings.open_to_all:
             name = _name(unquote(request.cookies.get(ACTING_AS, ""))) or signed_in_user()
             return Person(name, frozenset(ROLES), "development")
-        header = self._settings.identity_header
-        told = _name(request.headers.get(header, "")) if header is not None and self._is_proxy(request) else None
+        told = self._told_by_proxy(request)
         if told is not None:
             return Person(told, self._roles_of(told), "proxy")
         if self._tokens is None:
@@ -70,21 +86,54 @@ class SignIn:
         if scheme.lower() == "bearer":
             caller = self._tokens.named_by(token.strip())
             return None if caller is None else Person(caller, self._roles_of(caller), "token")
-        known = self._in_session(request.cookies.get(SESSION, ""))
+        known = await self._in_session(request.cookies.get(SESSION, ""))
         return None if known is None else Person(known, self._roles_of(known), "session")
 
     def session_for(self, token: str) -> str | None:
-        """Return the cookie of a session that a token begins; None if nobody has this token."""
+        """Return the cookie of a session that a token starts; None if nobody has this token."""
         name = None if self._tokens is None else self._tokens.named_by(token)
-        return None if name is None else self._sessions.seal("session", f"{int(time.time()) + SESSION_SECONDS} {name}")
+        if name is None:
+            return None
+        told = f"{int(time.time()) + SESSION_SECONDS} {secrets.token_hex(16)} {_mark(token.encode())} {name}"
+        return self._sessions.seal(self._place, told)
 
-    def _in_session(self, cookie: str) -> str | None:
+    async def end_session(self, request: Request) -> None:
+        """End the session of a request everywhere: a copy of its cookie is worth nothing from now on."""
+        session = self._read(request.cookies.get(SESSION, ""))
+        if session is not None:
+            await self._ended.end(session.id)
+
+    async def _in_session(self, cookie: str) -> str | None:
+        session = self._read(cookie)
+        if session is None or session.until <= time.time() or self._tokens is None:
+            return None
+        # Whose token was replaced, or taken away, is signed out.
+        if not hmac.compare_digest(_mark(self._tokens[session.name]), session.token_mark):
+            return None
+        return None if await self._ended.has_ended(session.id) else session.name
+
+    def _read(self, cookie: str) -> "_Session | None":
         try:
-            until, _, name = self._sessions.unseal("session", cookie).partition(" ")
-            # Whose token was taken away is signed out.
-            return name if int(until) > time.time() and self._tokens is not None and self._tokens[name] else None
+            until, session_id, token_mark, name = self._sessions.unseal(self._place, cookie).split(" ", 3)
+            return _Session(int(until), session_id, token_mark, name)
         except (PayloadError, ValueError):
             return None
+
+    @property
+    def _place(self) -> str:
+        """What a session is bound to: another tenant's desk cannot open it."""
+        return f"session\0{self._settings.tenant}"
+
+    def _told_by_proxy(self, request: Request) -> str | None:
+        header = self._settings.identity_header
+        if header is None or not self._is_proxy(request):
+            return None
+        values = request.headers.getlist(header)
+        if len(values) > 1 or any("," in value for value in values):
+            detail = "the identity header came more than once: one of the names is not the proxy's"
+            mend = "Have the proxy remove the header from what comes from outside before it sets its own."
+            raise Refused(400, "identity_ambiguous", detail, mend=mend)
+        return _name(values[0]) if values else None
 
     def _is_proxy(self, request: Request) -> bool:
         try:
@@ -94,7 +143,19 @@ class SignIn:
         return any(peer in network for network in self._proxies)
 
     def _roles_of(self, name: str) -> frozenset[Role]:
-        return self._roles.get(name, self._roles.get("*", frozenset()))
+        return self._roles.get(same_form(name), self._roles.get("*", frozenset()))
+
+
+class _Session(NamedTuple):
+    until: int
+    id: str
+    token_mark: str
+    name: str
+
+
+def _mark(token: bytes) -> str:
+    """What tells two tokens apart, and tells nothing of either."""
+    return hashlib.sha256(b"keyturn-desk-token\0" + token).hexdigest()[:32]
 
 
 def _name(value: str) -> str | None:

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings
 
 from keyturn.contracts import ShortIdentifier
 from keyturn.errors import SettingsInvalid
+from keyturn.people import doubles
 from workers.settings import SETTINGS_FROM_ENVIRONMENT, field_faults, host_and_port
 from workers.tokens import parse_tokens
 
@@ -114,8 +115,8 @@ def parse_roles(value: str) -> Mapping[str, frozenset[Role]]:
         roles = frozenset(role for role in ROLES if role in [one.strip() for one in listed.split("+")])
         if not equals or not name or len(roles) != len(listed.split("+")):
             raise ValueError(f"is not NAME=ROLE+ROLE; NAME=ROLE, of the roles {', '.join(ROLES)}")
-        if name in found:
-            raise ValueError(f"{name[:64]} is there twice")
+        if doubles([*found, name]):
+            raise ValueError(f"{name[:64]} is there twice; case, width and trailing marks make no other person")
         found[name] = roles
     return found
 

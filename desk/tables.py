@@ -1,4 +1,4 @@
-"""The table of requests that may be sent again. `migrations/` creates it; a test keeps both the same."""
+"""The desk's tables: requests that may be sent again, ended sessions. `migrations/` creates them; a test compares."""
 
 from sqlalchemy import Column, Index, Integer, String, Table, Text
 
@@ -14,3 +14,10 @@ desk_requests = Table(
     Column("answer", Text),  # sealed
 )
 Index("ix_desk_requests_began_at", desk_requests.c.began_at)
+
+desk_ended_sessions = Table(
+    "desk_ended_sessions",
+    metadata,
+    Column("session_digest", String(64), primary_key=True),
+    Column("ended_at", Moment, nullable=False),
+)

@@ -155,6 +155,11 @@ class CredentialFacts(Contract):
         return self.age if self.never_used else None
 
 
+# How a user's name is known: by a desk's token, session or reverse proxy; or it was only stated, as on a command line,
+# where whoever holds a payload key may write any name.
+NameProof = Literal["stated", "token", "session", "proxy", "development"]
+
+
 class ModelTask(Contract):
     """What every task asks of a model, whichever provider answers: intent, limits, who asked. It grants no action."""
 
@@ -190,6 +195,7 @@ class RotationRequest(ModelTask):
     credential: CredentialFacts
     # `rule`: lines that code can read are decided without a model. It is an operator's choice for a bulk run.
     decide_by: Literal["rule_and_model", "rule"] = "rule_and_model"
+    user_proved_by: NameProof = "stated"
 
 
 class ProposedDecision(Contract):
@@ -355,6 +361,7 @@ class Instruction(Contract):
     """
 
     workflow_id: str | None = Field(default=None, max_length=1_000)
+    proved_by: NameProof = "stated"
 
 
 class Approval(Instruction):

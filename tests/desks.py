@@ -30,6 +30,7 @@ from tests.keys import KEYRING
 from tests.simulated import SimulatorControl
 from tests.workers_for_tests import rotation_activities, with_approval
 from workflows.draft import DraftWorkflow
+from workflows.encryption import names_of
 from workflows.rotation import RotationWorkflow
 
 TOKENS = {name: f"{name}-{'t' * 32}" for name in ("luna", "omar", "vera")}
@@ -56,7 +57,7 @@ class Place:
             provider = on_simulator(http, self.simulator)
             boundary = ModelBoundary({"*": [provider]}, self.catalogue, guard=guarded(), record=self.records.append)
             drafts = DraftReply(DraftWriting(DraftStore(self.engine, KEYRING), boundary))
-            rotation = rotation_activities(boundary, JobStore(self.engine), self.catalogue)
+            rotation = rotation_activities(boundary, JobStore(self.engine), self.catalogue, names_of(self.client))
             async with Worker(
                 self.client,
                 task_queue=self.queue,

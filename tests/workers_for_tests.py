@@ -24,7 +24,7 @@ from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.tasks.definition import Prompt
 from tests.boundaries import guarded
 from workflows.encryption import names_of
-from workflows.identity import Names, plain, rotation_id_of
+from workflows.identity import Names, plain, rotation_ids_of
 from workflows.rotation import RotationWorkflow
 from workflows.versioning import pinned_to
 
@@ -125,7 +125,7 @@ def rotation_activities(
     """The activities of a rotation, as a worker has them."""
     return [
         Decide(boundary).decide,
-        CreateRotationJob(claims, catalogue, rotation_id=partial(rotation_id_of, names=names)).create_rotation_job,
+        CreateRotationJob(claims, catalogue, rotation_ids=partial(rotation_ids_of, names=names)).create_rotation_job,
         WithdrawClaim(claims).withdraw_claim,
         RecordEvent(claims).record_event,
     ]

@@ -67,7 +67,7 @@ async def _keys() -> str:
 
 
 async def _expect_unworn() -> None:
-    """Raise KeyWorn if a payload key has encrypted half as often as it may. A database that is away is told elsewhere."""
+    """Raise KeyWorn if a payload key has encrypted half as often as it may; a database that is away tells nothing."""
     try:
         engine = open_database(load_database_url(), pool_size=1)
     except KeyturnError:

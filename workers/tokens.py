@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from pydantic import SecretStr
 
+from keyturn.people import doubles
+
 MIN_TOKEN_LETTERS = 32  # as many random letters as nobody guesses over HTTP
 
 
@@ -47,8 +49,8 @@ def parse_tokens(value: str) -> Mapping[str, SecretStr]:
             raise ValueError("is not NAME:TOKEN, NAME:TOKEN, a name of letters, digits and _ @ + = / -")
         if len(token) < MIN_TOKEN_LETTERS:
             raise ValueError(f"the token of {name} has fewer than {MIN_TOKEN_LETTERS} letters")
-        if name in tokens:
-            raise ValueError(f"{name} is there twice")
+        if doubles([*tokens, name]):
+            raise ValueError(f"{name} is there twice; case, width and trailing marks make no other person")
         tokens[name] = SecretStr(token)
     if not tokens:
         raise ValueError("names nobody")

@@ -65,7 +65,7 @@ from workflows.bulk import BulkWorkflow
 from workflows.delivery import DeliveryWorkflow
 from workflows.draft import DraftWorkflow
 from workflows.encryption import names_of
-from workflows.identity import rotation_id_of
+from workflows.identity import rotation_ids_of
 from workflows.rotation import RotationWorkflow
 from workflows.versioning import pinned_to
 
@@ -178,7 +178,7 @@ async def wired_worker(client: Client, wired: Wired, *, claims: Claims = lambda 
     rotation: list[Callable[..., Any]] = [
         Decide(wired.boundary).decide,
         CreateRotationJob(
-            claims(store), wired.catalogue, starts, rotation_id=partial(rotation_id_of, names=names_of(client))
+            claims(store), wired.catalogue, starts, rotation_ids=partial(rotation_ids_of, names=names_of(client))
         ).create_rotation_job,
         WithdrawClaim(store).withdraw_claim,
         RecordEvent(store).record_event,

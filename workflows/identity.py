@@ -28,9 +28,10 @@ def workflow_id_of(
     return ":".join(["rotate", *parts, refs])
 
 
-def rotation_id_of(order: JobOrder, names: Names = plain) -> str:
-    """Return the id of the workflow that may bring `order`."""
-    return workflow_id_of(order.tenant_id, order.account_id, order.credential.key_id, order.policy_lines, names)
+def rotation_ids_of(order: JobOrder, names: Names = plain) -> frozenset[str]:
+    """Return the ids of the workflows that may bring `order`: by pseudonyms, or by the names themselves."""
+    whose = order.tenant_id, order.account_id, order.credential.key_id, order.policy_lines
+    return frozenset({workflow_id_of(*whose, names), workflow_id_of(*whose)})
 
 
 def stored_id(workflow_id: str, names: Names) -> str:

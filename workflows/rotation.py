@@ -45,6 +45,7 @@ with workflow.unsafe.imports_passed_through():
         TimedOut,
     )
     from keyturn.errors import PayloadMoved
+    from keyturn.people import is_among
     from keyturn.policy.grounding import request_digest
     from workflows.ending import to_its_end
     from workflows.options import (
@@ -232,7 +233,7 @@ class RotationWorkflow:
             return _without_job(assessment, decision)
         approval = None
         if decision.needs_approval:
-            if not decision.any_operator and not set(decision.approvers) - set(self._asked_by):
+            if not decision.any_operator and all(is_among(name, self._asked_by) for name in decision.approvers):
                 return _rejected(assessment, _NOBODY_APPROVES)
             answer = await self._approval_of(decision, readings)
             if not isinstance(answer, Approval):
@@ -370,7 +371,7 @@ class RotationWorkflow:
             case RotationRequest():
                 return None
             case Approval():
-                self._note("approved", answer.approver, digest=answer.digest)
+                self._note("approved", answer.approver, digest=answer.digest, **self._proofs(answer))
                 return answer
             case Denial():
                 self._note("denied", answer.approver, digest=answer.digest, reason=answer.reason)
@@ -413,10 +414,14 @@ class RotationWorkflow:
         )
         if isinstance(answer, RotationRequest):
             self._request = answer
-            if answer.user_id not in self._asked_by:
+            if not is_among(answer.user_id, self._asked_by):
                 self._asked_by += (answer.user_id,)
             self._note("restated", answer.user_id)
         return answer
+
+    def _proofs(self, approval: Approval) -> dict[str, str]:
+        """How the names of both were proved: where one was only stated, the audit says so."""
+        return {"approver_proved_by": approval.proved_by, "asker_proved_by": self._request.user_proved_by}
 
     # -- the audit trail --------------------------------------------------------------------------------------------
 

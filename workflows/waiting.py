@@ -19,6 +19,7 @@ with workflow.unsafe.imports_passed_through():
         RotationRequest,
         Standing,
     )
+    from keyturn.people import is_among
     from workflows.visibility import APPROVAL, DISAGREEMENT, PARKED
 
 Answer = Resumption | Abandonment | Approval | Denial | RotationRequest
@@ -69,9 +70,9 @@ class Waiting:
         decision = self.standing.decision
         if decision is None or decision.digest != digest:
             raise refusal("stale_digest", "the decision that waits is another one than this: look at it again")
-        if approver in asked_by:
+        if is_among(approver, asked_by):
             raise refusal("own_request", "who asked for a rotation cannot decide on it")
-        if not decision.any_operator and approver not in decision.approvers:
+        if not decision.any_operator and not is_among(approver, decision.approvers):
             raise refusal("not_an_approver", "this is no approver of the policy lines that bind")
 
     def expect_new_evidence(self, request: RotationRequest, digest: str, current: RotationRequest) -> None:

@@ -38,6 +38,7 @@ from keyturn.llm.estimate import estimated_input
 from keyturn.llm.guard import Guard
 from keyturn.llm.routing import LEAST_SECONDS, Provider, RouteFailed, ask_in_turn, route_of
 from keyturn.llm.wire import Completion, OnText, Usage, parse_answer
+from keyturn.people import same_form
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.grounding import request_digest
 from keyturn.policy.line import PolicyLine, digest_of_lines
@@ -328,7 +329,7 @@ class ModelBoundary:
         route: Sequence[Provider],
         on_text: OnText | None,
     ) -> Completion:
-        limit, user = self._guard.tokens, f"{request.tenant_id}/{request.user_id}"
+        limit, user = self._guard.tokens, f"{request.tenant_id}/{same_form(request.user_id)}"
         estimate = estimated_input(prompt)
         held = Decimal(0)
 

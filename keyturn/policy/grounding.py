@@ -26,6 +26,7 @@ from keyturn.contracts import (
     RotationRequest,
 )
 from keyturn.errors import ApprovalInvalid, DigestMismatch
+from keyturn.people import is_among, same_form
 from keyturn.policy.applicability import CLOCK_SKEW
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.line import PolicyLine, digest_of_line
@@ -329,8 +330,8 @@ def _confirm_approval(order: JobOrder) -> None:
     approval, decision = order.approval, order.decision
     if approval is None or approval.digest != decision.digest:
         raise ApprovalInvalid("the decision comes without an approval of it")
-    is_named = decision.any_operator or approval.approver in decision.approvers
-    if not is_named or approval.approver == order.user_id:
+    is_named = decision.any_operator or is_among(approval.approver, decision.approvers)
+    if not is_named or same_form(approval.approver) == same_form(order.user_id):
         raise ApprovalInvalid("the approval is not by an approver of the policy line, or is the requester's own")
 
 

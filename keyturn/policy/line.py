@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from keyturn.canonical import digest_of
 from keyturn.contracts import MAX_APPROVERS, Contract, CredentialKind, Identifier, PolicyRef, ShortIdentifier
+from keyturn.people import doubles
 
 Operator = Literal[">", ">="]
 # whole_days: 90 days and 23 hours count as 90. exact: to the second. Scanners differ, so each line states its own.
@@ -125,8 +126,8 @@ class PolicyLine(Contract):
             raise ValueError('approval = "required" and a list of approvers belong together')
         if len(set(self.applies_to)) != len(self.applies_to):
             raise ValueError("applies_to names a kind twice")
-        if len(set(self.approvers)) != len(self.approvers):
-            raise ValueError("approvers names a person twice")
+        if doubles(self.approvers):
+            raise ValueError("approvers names a person twice; case, width and trailing marks make no other person")
         if isinstance(self.rule, InProse) and self.decide != "person":
             raise ValueError('a line with when = "prose" needs decide = "person"')
         return self

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Literal, NamedTuple
 
 from keyturn.contracts import CredentialFacts, Decision, PolicyRef
+from keyturn.people import is_among
 from keyturn.policy.applicability import Cause, Reading, due, read
 from keyturn.policy.line import PolicyLine
 
@@ -94,9 +95,10 @@ def _decision(binding: Sequence[PolicyLine], readings: Sequence[Reading]) -> Dec
 
 def _approval(binding: Sequence[PolicyLine]) -> tuple[ApprovalBy, tuple[str, ...]]:
     """Who must approve under every binding line that asks for it: who stands in each list, the strictest reading."""
-    lists = [set(line.approvers) for line in binding if line.approval == "required"]
+    lists = [line.approvers for line in binding if line.approval == "required"]
     if lists:
-        return "listed", tuple(sorted(set.intersection(*lists)))
+        first, *others = sorted(lists)
+        return "listed", tuple(sorted(name for name in first if all(is_among(name, other) for other in others)))
     return ("operator", ()) if any(line.decide == "person" for line in binding) else ("nobody", ())
 
 

@@ -84,6 +84,61 @@ async def test_a_proxys_header_is_believed_from_the_proxy_alone(here: Place) -> 
         assert (await stranger.get("/api/v1/jobs")).status_code == 401
 
 
+async def test_an_identity_header_that_came_twice_names_nobody(here: Place) -> None:
+    """The client's own stands first: neither it nor the proxy's counts then."""
+    settings = {"KEYTURN_DESK_TOKENS": None, "KEYTURN_DESK_IDENTITY_HEADER": "X-Forwarded-User"}
+    async with here.served(**settings, KEYTURN_DESK_PROXIES="127.0.0.0/8") as url, plain(url) as client:
+        twice = [("x-forwarded-user", "omar"), ("x-forwarded-user", "luna")]
+        for headers in (twice, [("x-forwarded-user", "omar, luna")]):
+            refused = await client.get("/api/v1/jobs", headers=headers)
+            assert (refused.status_code, refused.json()["kind"]) == (400, "identity_ambiguous")
+
+
+async def test_a_copied_session_is_worth_nothing_after_signing_out_or_another_token(here: Place) -> None:
+    """Nor at another tenant's desk, which holds the same keys and the same tokens."""
+    async with here.served() as url, plain(url) as browser, plain(url) as thief:
+        await browser.post("/session", data={"token": TOKENS["luna"]})
+        cookie = browser.cookies["keyturn_desk"]
+        thief.cookies.set("keyturn_desk", cookie)
+        assert (await thief.get("/")).status_code == 200
+        async with here.served(KEYTURN_TENANT="another") as other, plain(other) as there:
+            there.cookies.set("keyturn_desk", cookie)
+            assert (await there.get("/")).status_code == 303
+        replaced = ",".join(f"{name}:{token}{'2' * (name == 'luna')}" for name, token in TOKENS.items())
+        async with here.served(KEYTURN_DESK_TOKENS=replaced) as later, plain(later) as there:
+            there.cookies.set("keyturn_desk", cookie)
+            assert (await there.get("/")).status_code == 303
+        assert (await browser.post("/sign-out")).status_code == 303
+        assert (await thief.get("/")).status_code == 303
+        again = await browser.post("/session", data={"token": TOKENS["luna"]})
+        assert again.status_code == 303
+        assert (await browser.get("/")).status_code == 200, "a new session is another one"
+
+
+async def test_names_that_differ_in_case_or_marks_are_one_person(here: Place) -> None:
+    """Roles are found however the proxy writes a name, and nobody stands in the settings twice."""
+    settings = {"KEYTURN_DESK_TOKENS": None, "KEYTURN_DESK_IDENTITY_HEADER": "X-Forwarded-User"}
+    async with here.served(**settings, KEYTURN_DESK_PROXIES="127.0.0.0/8") as url, plain(url) as client:
+        for name in ("omar", "OMAR", "Omar."):
+            page = await client.get("/", headers={"x-forwarded-user": name})
+            assert f"{name} (approver, operator)" in page.text
+    for roles in ("luna=asker; Luna=approver", "luna=asker; luna.=approver"):
+        with pytest.raises(ValidationError, match="is there twice"):
+            DeskSettings(KEYTURN_DESK_ROLES=roles)
+    with pytest.raises(ValidationError, match="is there twice"):
+        DeskSettings(KEYTURN_DESK_TOKENS=f"luna:{'a' * 32}, LUNA:{'b' * 32}")
+
+
+async def test_a_probe_is_never_rate_limited_and_tries_to_sign_in_use_up_nobodys_requests(here: Place) -> None:
+    """A balancer that asks each second would otherwise take away a desk that works."""
+    async with here.served(KEYTURN_DESK_REQUESTS_PER_MINUTE=10) as url, plain(url) as peer:
+        for _ in range(30):
+            assert (await peer.get("/healthz")).status_code == 200
+        tried = [(await peer.post("/session", data={"token": "x" * 40})).status_code for _ in range(15)]
+        assert (tried.count(403), tried.count(429)) == (10, 5)
+        assert (await peer.get("/sign-in")).status_code == 200
+
+
 async def test_another_sites_page_changes_nothing(here: Place) -> None:
     """Told by Sec-Fetch-Site, or by Origin where a browser does not send that."""
     async with here.served() as url, asking("luna", url) as luna:

@@ -41,7 +41,7 @@ from tests.record_histories import Place
 from tests.workers_for_tests import ELIGIBLE, Script, rotation_activities, with_approval, worker_on
 from workflows.answering import answer
 from workflows.encryption import CONTEXT, SealingCodec, names_of
-from workflows.identity import rotation_id_of
+from workflows.identity import rotation_ids_of
 from workflows.rotation import RotationWorkflow
 
 COMPLETED = UpdateWorkflowExecutionLifecycleStage.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_COMPLETED
@@ -193,7 +193,7 @@ async def test_an_answer_to_another_request_is_refused_by_the_workflow(
 async def test_an_order_of_another_workflow_is_refused_at_the_actions_own_boundary(sqlite_store: JobStore) -> None:
     """A sound order and a sound approval, brought by a workflow of another name."""
     ordered: JobOrder = order()
-    creates = CreateRotationJob(sqlite_store, load_catalogue(), rotation_id=rotation_id_of).create_rotation_job
+    creates = CreateRotationJob(sqlite_store, load_catalogue(), rotation_ids=rotation_ids_of).create_rotation_job
     environment = ActivityEnvironment()
     with pytest.raises(ApplicationError) as caught:
         await environment.run(creates, ordered)

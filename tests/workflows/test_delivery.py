@@ -48,7 +48,7 @@ from workers.deliveries import DeliveryStarts, ReceiverDeliveries, sweep
 from workers.monitoring import served
 from workflows.delivery import DeliveryWorkflow, delivery_id
 from workflows.encryption import names_of
-from workflows.identity import rotation_id_of
+from workflows.identity import rotation_ids_of
 from workflows.rotation import RotationWorkflow
 
 KEYS = {"tests": SecretStr("webhook_secret_of_the_tests_0123456789ab")}
@@ -107,7 +107,7 @@ async def deliverer(client: Client, queue: str, engine: AsyncEngine, url: str) -
                 activities=[
                     Decide(boundary).decide,
                     CreateRotationJob(
-                        store, catalogue, starts, rotation_id=partial(rotation_id_of, names=names_of(client))
+                        store, catalogue, starts, rotation_ids=partial(rotation_ids_of, names=names_of(client))
                     ).create_rotation_job,
                     deliver.deliver_job,
                     deliver.give_up_delivery,

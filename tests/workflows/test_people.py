@@ -496,3 +496,27 @@ async def test_a_line_that_only_the_requester_could_approve_is_rejected_at_once(
         outcome = await outcome_of(here.handle)
     assert isinstance(outcome, Rejected)
     assert outcome.reason == "approval_required"
+
+
+async def test_whoever_asked_cannot_approve_under_another_spelling(temporal: Client, sqlite_store: JobStore) -> None:
+    """Omar asks as OMAR, and is still Omar; who may approve is found however they write their name."""
+    async with desk(temporal, Script(ELIGIBLE), sqlite_store, catalogue=with_approval(), user_id="OMAR") as here:
+        standing = await here.at("awaiting_approval")
+        assert standing.decision is not None
+        digest = standing.decision.digest
+        assert await here.refused("approve", Approval(approver="omar", digest=digest)) == "own_request"
+        await answer(here.handle, "approve", Approval(approver="Priya", digest=digest))
+        assert isinstance(await outcome_of(here.handle), JobCreated)
+
+
+async def test_the_audit_says_how_both_names_were_proved(temporal: Client, sqlite_store: JobStore) -> None:
+    """A command line's name is stated only; a desk's is proved."""
+    async with desk(temporal, Script(ELIGIBLE), sqlite_store, catalogue=with_approval()) as here:
+        standing = await here.at("awaiting_approval")
+        assert standing.decision is not None
+        approval = Approval(approver="omar", digest=standing.decision.digest, proved_by="token")
+        await answer(here.handle, "approve", approval)
+        await outcome_of(here.handle)
+        events = await sqlite_store.events(tenant_id="default", workflow_id=id_of(here.asked))
+        approved = next(event for event in events if event["event"] == "approved")
+        assert (approved["detail"]["approver_proved_by"], approved["detail"]["asker_proved_by"]) == ("token", "stated")

@@ -1,0 +1,29 @@
+"""Names of people, compared in one form: who writes a name another way is still the same person. Pure."""
+
+import unicodedata
+from collections.abc import Iterable
+
+# What an address or a name may end with and still be the same one to a reader.
+_TRAILING = " .,:;/@+=-_"
+
+
+def same_form(name: str) -> str:
+    """Return the form in which names are compared: width, case and trailing marks make no difference."""
+    return unicodedata.normalize("NFKC", name).casefold().rstrip(_TRAILING) or name
+
+
+def is_among(name: str, others: Iterable[str]) -> bool:
+    """Return True if `name` is one of `others`, however either is written."""
+    return same_form(name) in {same_form(other) for other in others}
+
+
+def doubles(names: Iterable[str]) -> list[str]:
+    """Return the names that are the same as an earlier one in this form."""
+    seen: set[str] = set()
+    found = []
+    for name in names:
+        form = same_form(name)
+        if form in seen:
+            found.append(name)
+        seen.add(form)
+    return found
