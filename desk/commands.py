@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from keyturn.console import signed_in_user
+from keyturn.console import printable, signed_in_user
 from keyturn.errors import InvalidRequest, KeyturnError, SettingsInvalid
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ async def _shown(desk: "Desk", draft_id: str, *, quiet: bool) -> dict[str, Any]:
             continue
         if seen.begins_anew:
             click.echo("\n\n(it begins anew)\n", err=True)
-        click.echo(seen.more, nl=False)
+        click.echo(printable(seen.more), nl=False)
         sys.stdout.flush()
     last = seen.draft
     names = ("draft_id", "state", "text", "approved", "reason", "explanation")

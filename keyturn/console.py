@@ -66,6 +66,17 @@ def _tell(text: str) -> None:
         sys.stderr.write(f"{text}\n")
 
 
+def printable(text: str) -> str:
+    """Return `text` as it may be sent to a terminal.
+
+    What models, askers and other systems wrote may hold escape sequences (OSC 52 writes the clipboard), control
+    characters, and marks that turn the direction of writing: each becomes a replacement character.
+    """
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\t" else "\N{REPLACEMENT CHARACTER}" for letter in text
+    )
+
+
 def signed_in_user() -> str:
     """Return the name of this machine's user, as an identifier."""
     try:

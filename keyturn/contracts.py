@@ -78,6 +78,11 @@ RejectionReason = Literal[
     "private_data",
     "promised_action",
     "omits_waiting",
+    "hidden_characters",
+    "holds_link",
+    "holds_markup",
+    "holds_phone_number",
+    "asks_for_secret",
     "too_long",
     "empty_answer",
 ]

@@ -52,6 +52,7 @@
     |   |-- OldKeyInUse            person: the old key was used, or activated, after it was deactivated
     |   `-- RollbackImpossible     never: the old key is deleted
     |-- BulkError                an inventory, or a run of one
+    |   |-- InventoryRefused       person: a worker may not read this file
     |   |-- InventoryInvalid       person: the file is none of the formats
     |   `-- UnknownRun             person: there is no such run of this tenant
     |-- DraftError               a draft that is written while it is read
@@ -513,11 +514,26 @@ class BulkError(KeyturnError):
     next_step = "fail_and_fix_request"
 
 
+class InventoryRefused(BulkError):
+    """A worker may not read this file: it lies elsewhere, is no regular file, or is too large."""
+
+    kind = "inventory_refused"
+    next_step = "fail_and_fix_request"
+    mend = "Put it below the worker's KEYTURN_INVENTORY_ROOT, as a regular file."
+
+
 class InventoryInvalid(BulkError):
-    """The file is no inventory that is known here."""
+    """The file is no inventory that is known here.
+
+    `without_quotes` says it without a word of the file, for where the file is not the reader's own.
+    """
 
     kind = "inventory_invalid"
     mend = "Give one of the formats in docs/bulk.md; `keyturn inventory check FILE` says more."
+
+    def __init__(self, message: str, *, without_quotes: str | None = None) -> None:
+        super().__init__(message)
+        self.without_quotes = without_quotes or message
 
 
 class UnknownRun(BulkError):

@@ -189,7 +189,8 @@ def worker_environment(address: str, database: str, simulator: str | None, *, ke
         simulator: the simulator's address; None leaves the caller's own provider settings.
         keys: the file of its payload keys; None leaves it to the default.
     """
-    ours = {"TEMPORAL_ADDRESS": address, "DATABASE_URL": database}
+    # The stack is the user's own, and so are the files that they schedule.
+    ours = {"TEMPORAL_ADDRESS": address, "DATABASE_URL": database, "KEYTURN_INVENTORY_ROOT": "/"}
     if keys is not None:
         ours["KEYTURN_PAYLOAD_KEYS_FILE"] = str(keys)
     if simulator is None:

@@ -19,6 +19,7 @@ from temporalio.client import Client
 from temporalio.converter import DataConverter
 from temporalio.exceptions import FailureError
 
+from keyturn.console import printable
 from keyturn.contracts import Assessment, RotationJob, RotationRequest
 from starter.following import handle_of
 from workflows.encryption import reader_of
@@ -165,14 +166,7 @@ def explain(workflow_id: str, run_id: str | None, as_json: bool) -> None:
         return
     click.echo(f"workflow {stored}")
     for step in steps:
-        click.echo("\n".join(map(_printable, _lines(step))))
-
-
-def _printable(line: str) -> str:
-    """A line as it may be sent to a terminal: a question or an answer may hold anything, escape sequences among it."""
-    return "".join(
-        letter if letter.isprintable() or letter in "\n\t" else "\N{REPLACEMENT CHARACTER}" for letter in line
-    )
+        click.echo("\n".join(map(printable, _lines(step))))
 
 
 def _lines(step: Step) -> list[str]:

@@ -144,13 +144,17 @@ class BulkPlace:
         )
         return run.asks
 
+    def runs(self, *, inventory_root: Path | None) -> CarriedRuns:
+        """What the worker's activities do."""
+        judge = BulkJudge(self.store, self.boundary, RunRotations(self.client, self.queue), self.seals)
+        offline = OfflineRuns(self.store, self.boundary, self.batches, self.seals)
+        return CarriedRuns(self.store, judge, offline, self.catalogue, self.seals, inventory_root=inventory_root)
+
     @asynccontextmanager
     async def working(self, *, pages_at_once: int = 2, keys_per_second: float | None = None) -> AsyncIterator[None]:
         from tests.workers_for_tests import rotation_activities
 
-        judge = BulkJudge(self.store, self.boundary, RunRotations(self.client, self.queue), self.seals)
-        offline = OfflineRuns(self.store, self.boundary, self.batches, self.seals)
-        runs = CarriedRuns(self.store, judge, offline, self.catalogue, self.seals)
+        runs = self.runs(inventory_root=Path("/"))
         rotation = rotation_activities(self.boundary, JobStore(self.engine), self.catalogue, names_of(self.client))
         people = Worker(
             self.client, task_queue=self.queue, workflows=[RotationWorkflow, BulkWorkflow], activities=rotation

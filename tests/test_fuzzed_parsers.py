@@ -97,7 +97,7 @@ def as_text(work: Callable[[str], Any]) -> Callable[[bytes, str], Any]:
 
 
 def inventory(file: Path) -> Any:
-    digest_of(BulkSource(path=str(file), policies=("P-7",), question="x", observed_at=NOW), file)
+    asyncio.run(digest_of(BulkSource(path=str(file), policies=("P-7",), question="x", observed_at=NOW), file))
     return list(read(Inventory(file=file, observed_at=NOW)))
 
 

@@ -28,6 +28,7 @@ from keyturn.contracts import (
     RunSettled,
 )
 from keyturn.errors import InventoryInvalid, KeyturnError
+from keyturn.inventory.places import expect_below
 from keyturn.inventory.read import Inventory, read
 from keyturn.inventory.rows import BadRow
 from keyturn.inventory.scans import read_scans
@@ -118,8 +119,16 @@ class CarriedRuns:
     """What the activities of a run do: the inventory of this machine, the judge, the store."""
 
     def __init__(
-        self, store: BulkStore, judge: BulkJudge, offline: OfflineRuns, catalogue: Catalogue, seals: SealedTexts
+        self,
+        store: BulkStore,
+        judge: BulkJudge,
+        offline: OfflineRuns,
+        catalogue: Catalogue,
+        seals: SealedTexts,
+        *,
+        inventory_root: Path | None,
     ) -> None:
+        self._root = inventory_root
         self._store = store
         self.submit = offline.submit
         self.collect = offline.collect
@@ -130,8 +139,21 @@ class CarriedRuns:
     async def load(self, order: BulkOrder, *, workflow_id: str, at: datetime) -> RunProgress:
         """Read the run's inventory, if it has a source, and return what there is."""
         if order.source is not None:
+            expect_below(Path(order.source.path), self._root)  # before it is listed
+            file = await asyncio.to_thread(newest, Path(order.source.path))
+            for path in (str(file), *filter(None, [order.source.access_keys])):
+                expect_below(Path(path), self._root)
+            await self._load(order, order.source.model_copy(update={"path": str(file)}), workflow_id, at)
+        # What the pages from here on will count is theirs to count; what was counted before, and by rule, is there.
+        whole = await self._store.progress(order.run_id)
+        before = await self._store.progress(order.run_id, last=order.next_page * order.page_size)
+        return before.model_copy(update={"total": whole.total, "asks": whole.asks})
+
+    async def _load(self, order: BulkOrder, source: BulkSource, workflow_id: str, at: datetime) -> None:
+        """Read a source; of what cannot be read, nothing is quoted: the failure is kept in history and in the log."""
+        try:
             await load_source(
-                order.source,
+                source,
                 order.run_id,
                 order.tenant_id,
                 workflow_id,
@@ -141,10 +163,8 @@ class CarriedRuns:
                 told=lambda _: None,
                 at=at,
             )
-        # What the pages from here on will count is theirs to count; what was counted before, and by rule, is there.
-        whole = await self._store.progress(order.run_id)
-        before = await self._store.progress(order.run_id, last=order.next_page * order.page_size)
-        return before.model_copy(update={"total": whole.total, "asks": whole.asks})
+        except InventoryInvalid as error:
+            raise InventoryInvalid(error.without_quotes) from None
 
     async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime) -> PageJudged:
         """Judge what is open of a page."""
@@ -184,7 +204,7 @@ async def load_source(
     """
     file = await asyncio.to_thread(newest, Path(source.path))
     if digest is None:
-        digest = await asyncio.to_thread(digest_of, source, file)
+        digest = await digest_of(source, file)
     lines = [catalogue.current(line_id) for line_id in dict.fromkeys(source.policies)]
     run = Run(
         run_id=run_id,

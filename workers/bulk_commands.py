@@ -101,7 +101,7 @@ def bulk(
     from keyturn.inventory.rejects import Rejects
 
     source = _source(file, task=task, policies=policies, user_id=user_id or signed_in_user(), given=given)
-    digest = digest_of(source, file)
+    digest = asyncio.run(digest_of(source, file))
     run_id = name or f"run-{hashlib.sha256(f'{tenant} {digest}'.encode()).hexdigest()[:16]}"
     order = checked(lambda: BulkOrder(run_id=run_id, tenant_id=tenant, max_usd=max_usd, offline=offline))
     rejected = Rejects(rejects or rejects_beside(file))

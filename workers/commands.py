@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from keyturn.console import printable
 from keyturn.contracts import ShortIdentifier
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def audit(workflow_id: str, tenant: ShortIdentifier, as_json: bool) -> None:
         return
     for row in found:
         detail = "  ".join(f"{name}={value}" for name, value in row["detail"].items())
-        click.echo(f"{row['at']:%Y-%m-%d %H:%M:%S}Z  {row['event']:18}  {row['actor']:16}  {detail}")
+        click.echo(printable(f"{row['at']:%Y-%m-%d %H:%M:%S}Z  {row['event']:18}  {row['actor']:16}  {detail}"))
     if not found:
         click.echo(f"nothing is written of {workflow_id} for tenant {tenant}", err=True)
 

@@ -12,7 +12,7 @@ import click
 from pydantic import AfterValidator, Field, SecretStr, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings
 
-from keyturn.console import signed_in_user
+from keyturn.console import printable, signed_in_user
 from keyturn.contracts import ClaimedJob, Evidence, Identifier, Reason
 from keyturn.errors import InvalidRequest, SettingsInvalid
 from workers.settings import SETTINGS_FROM_ENVIRONMENT, field_faults, host_and_port
@@ -123,7 +123,7 @@ def show(job_id: str, tenant: str, as_json: bool) -> None:
         click.echo(f"  {held} by {job['lease_owner']} until {until}, claim {job['lease_token']}")
     for row in trail:
         detail = "  ".join(f"{name}={value}" for name, value in row["detail"].items())
-        click.echo(f"  {row['at']:%Y-%m-%d %H:%M:%S}Z  {row['event']:16}  {row['actor']:16}  {detail}")
+        click.echo(printable(f"  {row['at']:%Y-%m-%d %H:%M:%S}Z  {row['event']:16}  {row['actor']:16}  {detail}"))
 
 
 @jobs.command()

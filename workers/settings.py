@@ -174,6 +174,8 @@ class Settings(LocalSettings):
 
     # Pages of bulk runs at once in one worker, eight calls each: 16 calls leave three quarters of the slots to people.
     bulk_pages: int = Field(default=2, alias="KEYTURN_BULK_PAGES", ge=0, le=64)
+    # Schedules name files on the worker's machine: only what lies below this folder is read.
+    inventory_root: Path | None = Field(default=None, alias="KEYTURN_INVENTORY_ROOT")
     bulk_keys_per_second: float | None = Field(default=None, alias="KEYTURN_BULK_KEYS_PER_SECOND", gt=0)
 
     @cached_property

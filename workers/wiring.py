@@ -223,6 +223,7 @@ def _runs(
             OfflineRuns(store, wired.bulk_boundary, wired.batches, seals),
             wired.catalogue,
             seals,
+            inventory_root=wired.settings.inventory_root,
         ),
         rotation,
         pages_at_once=wired.settings.bulk_pages,

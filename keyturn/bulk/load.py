@@ -1,5 +1,6 @@
 """From an inventory to a run's items: what needs no model is decided here, and says so."""
 
+import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 from keyturn.bulk.store import BulkStore, Run
 from keyturn.contracts import BulkSource
 from keyturn.errors import InventoryInvalid
+from keyturn.inventory.places import expect_regular
 from keyturn.inventory.read import Row
 from keyturn.inventory.rows import BadRow, InventoryKey
 from keyturn.inventory.scans import Scan
@@ -20,8 +22,8 @@ from keyturn.policy.settled import settled
 AT_ONCE = 500  # rows a statement: a transaction of some 10 ms, and memory that does not grow with the file
 
 
-def digest_of(source: BulkSource, file: Path) -> str:
-    """Return what makes two runs the same: the bytes that are read, and what is asked of them.
+async def digest_of(source: BulkSource, file: Path) -> str:
+    """Return what makes two runs the same: the bytes that are read, and what is asked of them. It can be cancelled.
 
     Args:
         source: what to ask; its path and who asks do not count.
@@ -29,14 +31,16 @@ def digest_of(source: BulkSource, file: Path) -> str:
 
     Raises:
         InventoryInvalid: a file cannot be read.
+        InventoryRefused: a file is no regular one, or too large.
     """
     asked = source.model_dump_json(exclude={"path", "access_keys", "user_id"})
     digest = hashlib.sha256(asked.encode())
     for one in (file, *([Path(source.access_keys)] if source.access_keys else [])):
+        expect_regular(one)
         try:
             with one.open("rb") as opened:
-                while chunk := opened.read(1 << 20):
-                    digest.update(chunk)
+                while chunk := await asyncio.to_thread(opened.read, 1 << 22):
+                    await asyncio.to_thread(digest.update, chunk)
         except OSError as error:
             raise InventoryInvalid(f"{one} cannot be read: {error.strerror}") from None
         digest.update(b"\0")

@@ -241,6 +241,9 @@ def _expect_known(file: Path, header: Sequence[str]) -> None:
     unknown = [name for name in header if name not in (*listings.COLUMNS, *listings.NOTES)]
     if unknown:  # a misspelt column would be evidence that is ignored in silence
         known = ", ".join(listings.COLUMNS)
-        raise InventoryInvalid(f"{file} has a column {unknown[0][:40]!a}, which is none of {known}")
+        raise InventoryInvalid(
+            f"{file} has a column {unknown[0][:40]!a}, which is none of {known}",
+            without_quotes=f"{file} has a column that is none of {known}",
+        )
     if len(set(header)) != len(header):
         raise InventoryInvalid(f"{file} names a column twice")

@@ -1,8 +1,9 @@
 """What no text of ours may say: private data, and the promise of an action. Pure, and on the side of caution."""
 
 import re
+import unicodedata
 
-from keyturn.contracts import Rejection
+from keyturn.contracts import Rejection, RejectionReason
 
 # Groups of digits with what people write between them: blanks of any kind, dots, dashes, slashes.
 _DIGIT_GROUPS = re.compile(r"\d+(?:[\s.\-\u2010-\u2015/]{1,3}\d+)*")
@@ -14,9 +15,15 @@ _WORDS = {
     "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90, "hundred": 100,
 }  # fmt: skip
 _DAYS_IN = {"hour": 1 / 24, "day": 1, "week": 7, "fortnight": 14, "month": 30, "quarter": 90, "year": 365}
+_UNITS = {
+    "h": "hour", "hr": "hour", "d": "day", "w": "week", "wk": "week", "mo": "month", "mth": "month", "qtr": "quarter",
+    "y": "year", "yr": "year",
+}  # fmt: skip
+_NUMBER = "|".join(sorted(_WORDS, key=len, reverse=True))
 _TIME_SPAN = re.compile(
-    r"\b(?:(\d{1,5})|((?:[a-z]+[\s-]+)?[a-z]+))[\s-]*(?:calendar|business|working|full)?[\s-]*"
-    r"(hour|day|week|fortnight|month|quarter|year)s?\b",
+    rf"\b(?:(\d{{1,5}})\)?[\s-]*|((?:(?:{_NUMBER})[\s-]+)?(?:{_NUMBER}))[\s-]+)"
+    r"(?:(?:calendar|business|working|full)[\s-]+)?"
+    r"(hour|day|week|fortnight|month|quarter|year|hr|wk|mo|mth|qtr|yr|h|d|w|y)s?\b",
     re.IGNORECASE,
 )
 _SECRETS = re.compile(
@@ -32,17 +39,63 @@ _SECRETS = re.compile(
     """,
     re.VERBOSE,
 )
-_DONE = r"(?:created|opened|scheduled|started|queued|completed|rotated|deleted|disabled|revoked|deactivated|replaced)"
+_DONE = (
+    r"(?:created|opened|scheduled|started|queued|completed|rotated|deleted|disabled|revoked|deactivated|replaced|swapped"
+    r"|changed|renewed|reissued|reset|regenerated|retired|removed|rolled|terminated|invalidated|executed|finished|done)"
+)
 _ACTION = re.compile(
     rf"""
       \b(?:job(?:_\w+)?|rotation|key|credential|request|it|ticket)\b[^.!?\n]{{0,60}}?
         \b(?:has\ been|have\ been|was|were|is\ being|is\ now|will\ be)\ (?:\w+\ )?{_DONE}\b
     | \b(?:i|we|keyturn)\b(?:'ve|'ll|\ have|\ has|\ will|\ just|\ already|\ am|\ are){{0,3}}\ +
         (?:{_DONE}|rotat(?:e|ing)|creat(?:e|ing)|schedul(?:e|ing)|delet(?:e|ing)|disabl(?:e|ing)|revok(?:e|ing))\b
+    | \b(?:i|we|keyturn|our\ \w+)\b(?:\W+\w+){{0,4}}?\W+(?:and\W+)?
+        (?:swapped|rotated|replaced|revoked|deleted|disabled|deactivated|renewed|reissued|regenerated|retired|reset)\b
     | \bjob\ (?:id\b|job_|created\b|done\b)
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+
+
+# What leads a reader elsewhere: addresses in any form, markup that a mail program would follow, and numbers to call.
+_LINK = re.compile(
+    r"""
+      \b[a-z][a-z0-9+.-]{1,20}://                              # any scheme
+    | \b(?:mailto|javascript|data|tel|sms):\S
+    | \bwww\.\w
+    | \b[\w.+-]+@[\w-]+(?:\.[\w-]+)+                           # mail
+    | \b(?:[a-z0-9-]+\.)+(?:com|net|org|io|dev|app|info|biz|co|ai|cloud|online|site|xyz|top|ru|cn|de|uk|eu|us|me)\b
+    | !?\[[^\]\n]*\]\s*[(\[:]                                  # markdown: link, image, reference
+    | \b\d{1,3}(?:\.\d{1,3}){3}\b                              # an IPv4 address
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_MARKUP = re.compile(r"<[a-z/!?][^>]*>?|&(?:#\w+|\w+);", re.IGNORECASE)
+_PHONE = re.compile(r"(?<![\w.])(?:(?:\+|00)\d{1,3}[\s./-]?)?\(?\d{2,4}\)?(?:[\s./-]?\(?\d{2,4}\)?){2,4}(?!\w|\.\w)")
+_DATE = re.compile(r"\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?(?:\.\d+)?)?")
+_ASKS = (
+    r"(?:send|reply|respond|answer|share|provide|paste|post|forward|give|tell|confirm|enter|submit|include|attach"
+    r"|e?mail)"
+)
+_PRIVATE_THING = (
+    r"(?:secret(?:\ access)?(?:\ key)?|password|passphrase|private\ key|access\ key|key\ material|token|credentials?"
+    r"|pin|otp|code)"
+)
+_ASKS_FOR_SECRET = re.compile(rf"\b{_ASKS}\b[^.!?\n]{{0,60}}?\b{_PRIVATE_THING}\b", re.IGNORECASE | re.VERBOSE)
+
+
+def leads_elsewhere(text: str) -> RejectionReason | None:
+    """Return what of `text` would lead a reader elsewhere, as a reason; None if nothing does."""
+    if any(unicodedata.category(letter) in {"Cf", "Cc", "Co", "Cs"} and letter not in "\n\t" for letter in text):
+        return "hidden_characters"
+    plain = unicodedata.normalize("NFKC", text)
+    if _LINK.search(plain):
+        return "holds_link"
+    if _MARKUP.search(plain):
+        return "holds_markup"
+    if _PHONE.search(_DATE.sub(" ", plain)):
+        return "holds_phone_number"
+    return "asks_for_secret" if _ASKS_FOR_SECRET.search(plain) else None
 
 
 def fit_text(text: object, longest: int, *, may_tell_of_actions: bool = False) -> str | Rejection:
@@ -83,7 +136,7 @@ def days_named(text: str) -> set[float]:
     for figure, words, unit in _TIME_SPAN.findall(text):
         number = int(figure) if figure else _number(words)
         if number is not None:
-            spans.add(number * _DAYS_IN[unit.lower()])
+            spans.add(number * _DAYS_IN[_UNITS.get(unit.lower(), unit.lower())])
     return spans
 
 

@@ -93,7 +93,7 @@ async def test_hostile_text_in_every_field_is_only_text(here: Place) -> None:
         await shows(page, HOSTILE)
         await here.simulator.fail("says", content=f"Your question about P-7 waits for a review. {HOSTILE}")
         await page.get_by_role("button", name="Draft a reply").click()
-        await expect(page.locator("#draft-state")).to_contain_text("completed")
+        await expect(page.locator("#draft-state")).to_contain_text("unapproved: holds")
         await shows(page, HOSTILE)
         await page.reload()
         await shows(page, HOSTILE)

@@ -182,6 +182,62 @@ def test_a_draft_does_not_plainly_say_the_opposite_of_the_decision(
 
 
 @pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("P-7 applies. Confirm it at https://keyturn-support.example/verify", "holds_link"),
+        ("P-7 applies. Confirm it at hxxp://keyturn.example", "holds_link"),
+        ("P-7 applies. See keyturn-support.com for more.", "holds_link"),
+        ("P-7 applies. See WWW.keyturn.example", "holds_link"),
+        ("P-7 applies. Ask help@keyturn.example", "holds_link"),
+        ("P-7 applies. See [the policy](//keyturn.example/p)", "holds_link"),
+        ("P-7 applies. See [the policy][1]", "holds_link"),
+        ("P-7 applies. ![x](//keyturn.example/?acct_10234)", "holds_link"),
+        ("P-7 applies. See \uff48\uff54\uff54\uff50\uff53\uff1a\uff0f\uff0fkeyturn.example", "holds_link"),
+        ("P-7 applies. See 198.51.100.7 for more.", "holds_link"),
+        ("P-7 applies. javascript:alert(1)", "holds_link"),
+        ("P-7 applies. <b>Now</b>", "holds_markup"),
+        ("P-7 applies. <img src=x onerror=y>", "holds_markup"),
+        ("P-7 applies. &lt;b&gt;", "holds_markup"),
+        ("P-7 applies. Call +1 (555) 010-9999.", "holds_phone_number"),
+        ("P-7 applies. Call 020 7946 0958.", "holds_phone_number"),
+        ("P-7 applies. Reply with your secret access key.", "asks_for_secret"),
+        ("P-7 applies. Please send us the private key of the account.", "asks_for_secret"),
+        ("P-7 applies. Confirm your password first.", "asks_for_secret"),
+        ("P-7 applies. \u202eyek", "hidden_characters"),
+        ("P-7 ap\u200bplies.", "hidden_characters"),
+        ("P-7 applies. \x1b]52;c;cm0gLXJm\x07", "hidden_characters"),
+        ("P-7 applies. We have gone ahead and swapped the key.", "promised_action"),
+        ("P-7 applies. Our team has already rotated it.", "promised_action"),
+        ("P-7 applies within 60d.", "unsupported_figure"),
+        ("P-7 applies within ninety (90) d.", "unsupported_figure"),
+        ("P-7 applies within ninety days.", "unsupported_figure"),
+        ("P-7 applies within 12 wks.", "unsupported_figure"),
+    ],
+)
+def test_a_draft_that_leads_its_reader_elsewhere_or_promises_is_not_approved(
+    text: str, reason: str, catalogue: Catalogue
+) -> None:
+    """A person sends it, and a reader of it trusts it as ours."""
+    rejection = judged("draft_reply", text, catalogue, decision="eligible")
+    assert isinstance(rejection, Rejection)
+    assert rejection.reason == reason
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The key may be rotated under P-7 within 30 days.",
+        "The key of acct_10234 is due by 2026-12-01T09:00:00Z under P-7.",
+        "Under P-7 a stale key (last used 2025-01-31) may be rotated; the access key stays in use until then.",
+        "The key may be rotated under P-7; tell us if a consumer still needs the old key.",
+    ],
+)
+def test_a_draft_that_says_what_was_decided_is_approved(text: str, catalogue: Catalogue) -> None:
+    """Dates, ids and the word key are what such a reply is made of."""
+    assert not isinstance(judged("draft_reply", text, catalogue, decision="eligible"), Rejection)
+
+
+@pytest.mark.parametrize(
     ("known", "accepted"),
     [
         ({}, False),

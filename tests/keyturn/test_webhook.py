@@ -167,17 +167,30 @@ async def test_no_redirect_is_followed() -> None:
         ("https", "fe80::1%eth0", False, False),
         ("https", "::ffff:10.0.0.8", False, True),
         ("https", "::ffff:169.254.169.254", False, False),
-        ("https", "0.0.0.0", False, True),
+        ("https", "0.0.0.0", False, False),
+        ("https", "0.1.2.3", False, False),
+        ("https", "255.255.255.255", False, False),
         ("https", "224.0.0.1", False, False),
+        ("https", "ff02::1", False, False),
+        ("https", "::", False, False),
+        ("https", "::10.0.0.8", False, False),
+        ("https", "::169.254.169.254", False, False),
+        ("https", "64:ff9b::a9fe:a9fe", False, False),
+        ("https", "64:ff9b:1::a9fe:a9fe", False, False),
+        ("https", "2002:a9fe:a9fe::1", False, False),
+        ("https", "2001:0:4136:e378:8000:63bf:3fff:fdd2", False, False),
+        ("https", "fec0::1", False, False),
+        ("https", "fd00:ec2::254", False, False),
+        ("https", "fd20:ce::254", False, False),
+        ("https", "192.0.0.192", False, False),
+        ("https", "100.100.100.200", False, False),
+        ("https", "100.64.0.1", False, False),
     ],
 )
 def test_only_public_https_and_loopback_are_asked(
     scheme: str, address: str, allowed: bool, allowed_private: bool
 ) -> None:
-    """Private ranges where the settings allow them; a cloud's metadata service never."""
-    if address == "0.0.0.0":
-        assert fault_of_target(scheme, address, allow_private=False) is not None
-        return
+    """Private ranges where the settings allow them; a cloud's metadata service never, in no disguise."""
     assert (fault_of_target(scheme, address, allow_private=False) is None) is allowed
     assert (fault_of_target(scheme, address, allow_private=True) is None) is allowed_private
 

@@ -5,12 +5,13 @@ import uuid
 import pytest
 from temporalio.client import Client
 
+from keyturn.console import printable
 from keyturn.contracts import Approval, JobCreated, Rejected, Resumption
 from keyturn.errors import PayloadKeyUnknown, ProviderUnavailable, QuotaExhausted
 from keyturn.jobs.store import JobStore
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.tasks.registry import load_tasks
-from starter.explaining import _lines, _printable, story_of
+from starter.explaining import _lines, story_of
 from starter.requests import id_of
 from starter.rotations import outcome_of, rotate, start_or_attach
 from tests.cases import QUESTION, request
@@ -77,7 +78,7 @@ async def test_people_and_failures_are_told_too(temporal: Client, sqlite_store: 
 
 def test_an_answer_cannot_write_to_the_terminal_that_shows_it() -> None:
     """Escape sequences and the like are replaced; letters of any language stay."""
-    assert _printable("\x1b[2Jcleared\x9b31m \u202e Schlüssel 鍵") == "\ufffd[2Jcleared\ufffd31m \ufffd Schlüssel 鍵"
+    assert printable("\x1b[2Jcleared\x9b31m \u202e Schlüssel 鍵") == "\ufffd[2Jcleared\ufffd31m \ufffd Schlüssel 鍵"
 
 
 async def test_without_the_key_nothing_is_explained(temporal: Client, sqlite_store: JobStore) -> None:

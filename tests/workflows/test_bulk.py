@@ -1,11 +1,12 @@
 """Whole estates on a real server and both databases: exactly the right jobs, whatever stops a run on its way."""
 
 import asyncio
+import os
 import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from keyturn.database import open_database
 from keyturn.errors import (
     ContextWindowExceeded,
     InventoryInvalid,
+    InventoryRefused,
     PayloadError,
     ProviderUnavailable,
     QuotaExhausted,
@@ -278,11 +280,11 @@ async def test_a_list_of_key_ids_beside_a_report_makes_another_run(tmp_path: Pat
     ids.write_text("{}")
     plain = BulkSource(path=str(file), policies=(LINE,), question="May it?", user_id="luna")
     joined = plain.model_copy(update={"access_keys": str(ids)})
-    digests = {digest_of(plain, file), digest_of(joined, file)}
+    digests = {await digest_of(plain, file), await digest_of(joined, file)}
     ids.write_text("{ }")
-    digests.add(digest_of(joined, file))
+    digests.add(await digest_of(joined, file))
     assert len(digests) == 3
-    assert digest_of(plain.model_copy(update={"user_id": "omar"}), file) in digests
+    assert await digest_of(plain.model_copy(update={"user_id": "omar"}), file) in digests
 
 
 async def test_a_limit_of_cost_pauses_the_run(sqlite_place: BulkPlace, run_id: str, tmp_path: Path) -> None:
@@ -463,6 +465,54 @@ async def test_a_run_of_a_directory_reads_its_newest_file_when_it_begins(
     assert (outcome.progress.total, outcome.run_id.startswith(f"{name}-20")) == (10, True)
     run = await place.store.run(outcome.run_id, tenant_id=place.tenant)
     assert run.source == str(newest)
+
+
+async def read_below(root: Path | None, place: BulkPlace, source: BulkSource) -> RunProgress:
+    """What a worker does first of a schedule's run."""
+    order = BulkOrder(run_id=f"r-{uuid.uuid4().hex}", tenant_id=place.tenant, source=source)
+    return await place.runs(inventory_root=root).load(order, workflow_id="bulk:t:r", at=datetime.now(UTC))
+
+
+@pytest.mark.parametrize("way", ["elsewhere", "link", "folder_of_links", "up", "key_ids", "device", "pipe", "no_root"])
+async def test_a_worker_reads_no_file_that_its_operator_did_not_give_it(
+    way: str, sqlite_place: BulkPlace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A schedule's path is whatever its maker wrote; the failure says which rule, and not a letter of the file."""
+    root = tmp_path / "inventories"
+    (root / "links").mkdir(parents=True)
+    shadow = tmp_path / "shadow"
+    shadow.write_text("root:$6$hunter2:19000:0:99999:7:::\n")
+    good = estate(root / "good.jsonl", keys=3)
+    (root / "link").symlink_to(shadow)
+    (root / "links" / "newest.csv").symlink_to(shadow)
+    os.mkfifo(root / "pipe")
+    path = {
+        "elsewhere": shadow,
+        "link": root / "link",
+        "folder_of_links": root / "links",
+        "up": root / ".." / "shadow",
+        "device": Path("/dev/zero"),
+        "pipe": root / "pipe",
+    }.get(way, good)
+    source = BulkSource(path=str(path), policies=(LINE,), question="May it be rotated?", observed_at=NOW)
+    if way == "key_ids":
+        source = source.model_copy(update={"access_keys": str(shadow)})
+    run_root = {"no_root": None, "device": Path("/")}.get(way, root)
+    async with asyncio.timeout(10):
+        with pytest.raises(InventoryRefused) as refused:
+            await read_below(run_root, sqlite_place, source)
+    assert "hunter2" not in str(refused.value)
+    assert "hunter2" not in caplog.text
+
+
+async def test_what_a_worker_cannot_read_is_not_quoted_in_its_failure(sqlite_place: BulkPlace, tmp_path: Path) -> None:
+    """A file below the root may still be another one than was meant."""
+    file = tmp_path / "notes.csv"
+    file.write_text("account_id,key_id,hunter2\na,b,c\n")
+    source = BulkSource(path=str(file), policies=(LINE,), question="May it be rotated?", observed_at=NOW)
+    with pytest.raises(InventoryInvalid, match="a column that is none of") as refused:
+        await read_below(tmp_path, sqlite_place, source)
+    assert "hunter2" not in str(refused.value)
 
 
 async def test_a_load_that_was_cut_off_is_finished_and_one_of_other_bytes_begins_anew(

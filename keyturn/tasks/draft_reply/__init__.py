@@ -1,7 +1,7 @@
 """`draft_reply`: a draft of the answer to the asker, in plain text. A person sends it; it authorizes nothing."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Literal
@@ -19,7 +19,7 @@ from keyturn.contracts import (
 )
 from keyturn.policy.line import PolicyLine
 from keyturn.tasks.definition import Section, Task, policy_section, prompts_beside
-from keyturn.tasks.wording import days_named, fit_text
+from keyturn.tasks.wording import days_named, fit_text, leads_elsewhere
 
 MAX_DRAFT_CHARACTERS = 2_000  # a reply that a support agent reads through before sending it
 
@@ -52,6 +52,18 @@ def judge(
     text = fit_text(proposed, MAX_DRAFT_CHARACTERS)
     if isinstance(text, Rejection):
         return text
+    return _fault_of(text, request, lines) or Draft(text=text)
+
+
+def _fault_of(text: str, request: DraftRequest, lines: Sequence[PolicyLine]) -> Rejection | None:
+    """Why a text that may be shown is not the reply to this request; None if it is."""
+    # A service account's own name may look like a mail address; the policy's wording may hold a link. Nothing else may.
+    own = [*(line.wording for line in lines), *(line.id for line in lines)]
+    if "://" not in request.account_id:
+        own.append(request.account_id)
+    elsewhere = leads_elsewhere(_without(text, own))
+    if elsewhere is not None:
+        return Rejection(reason=elsewhere, explanation=_ELSEWHERE[elsewhere])
     if request.waits_for_person and not _WAITS.search(text):
         return Rejection(reason="omits_waiting", explanation="The draft does not say that a person decides first.")
     if _tells_another(text, request.decision) or (request.waits_for_person and _tells_any(text)):
@@ -60,7 +72,22 @@ def judge(
         return Rejection(reason="unknown_source", explanation="The draft names a policy line that was not given.")
     if days_named(text) - days_supported(lines, request.rotation_window_days):
         return Rejection(reason="unsupported_figure", explanation="The draft names a number of days of its own.")
-    return Draft(text=text)
+    return None
+
+
+_ELSEWHERE: Mapping[str, str] = {
+    "hidden_characters": "The draft holds characters that are not seen, or that turn the direction of writing.",
+    "holds_link": "The draft holds an address or a link that the policy does not give.",
+    "holds_markup": "The draft holds markup: it is plain text.",
+    "holds_phone_number": "The draft holds what looks like a phone number.",
+    "asks_for_secret": "The draft asks for a secret, a password or a key.",
+}
+
+
+def _without(text: str, own: Sequence[str]) -> str:
+    for known in own:
+        text = text.replace(known, " ")
+    return text
 
 
 _WAITS = re.compile(r"\b(?:wait(?:s|ing)?|pending|review(?:s|ed|ing)?)\b", re.IGNORECASE)
