@@ -499,6 +499,9 @@ class Delivery(Contract):
     job_id: ShortIdentifier
 
 
+AwsAccount = Annotated[str, Field(pattern=r"^[0-9]{12}$")]
+
+
 class KeyRotationOrder(Contract):
     """Which job's access key is to be rotated, and how long the old key stays.
 
@@ -508,6 +511,8 @@ class KeyRotationOrder(Contract):
 
     job_id: ShortIdentifier
     tenant_id: ShortIdentifier = "default"
+    # Whose executor: a step on any other AWS account changes nothing.
+    aws_account: AwsAccount
     overlap: timedelta = Field(default=timedelta(days=1), ge=timedelta(0), le=timedelta(days=90))
     grace: timedelta = Field(default=timedelta(days=7), ge=timedelta(0), le=timedelta(days=90))
 
@@ -518,6 +523,7 @@ class KeyInHand(Contract):
     job_id: ShortIdentifier
     tenant_id: ShortIdentifier
     token: int = Field(ge=1)
+    aws_account: AwsAccount
     user: Identifier
     old_key_id: Identifier
     keys_before: tuple[Identifier, ...] = Field(max_length=16)

@@ -44,6 +44,7 @@
     |   |-- AwsUnavailable         retry: AWS did not answer, throttles, or has not settled yet
     |   |-- AwsRefused             person: AWS does not allow it, or has no credentials or region
     |   |-- SecretNotKept          person: the secret store would not take it
+    |   |-- AnotherAccount         never here: the job, or the step, is another AWS account's
     |   |-- AccountMismatch        person: the job's account is not a user of this AWS account
     |   |-- KeyNotFound            person: the job's key is not an active key of the user
     |   |-- KeyLimit               person: the user has two keys already
@@ -459,7 +460,15 @@ class AccountMismatch(ExecutorError):
     """The job's account is not an IAM user of the AWS account that the executor's credentials belong to."""
 
     kind = "account_mismatch"
-    mend = "Name IAM users, or their ARNs, as accounts; and run one executor an AWS account."
+    mend = "Name the IAM user, or its ARN, as the account."
+
+
+class AnotherAccount(ExecutorError):
+    """The job's key is not known to be of the executor's AWS account: it is left for the executor of its own."""
+
+    kind = "another_account"
+    next_step = "fail_and_fix_request"
+    mend = "Run an executor with credentials of the key's own AWS account; or name the IAM user by its ARN."
 
 
 class KeyNotFound(ExecutorError):

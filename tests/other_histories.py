@@ -41,7 +41,9 @@ from workflows.bulk import BULK_QUEUE, BulkWorkflow
 from workflows.delivery import DeliveryWorkflow
 from workflows.draft import DraftWorkflow
 
-ORDER = KeyRotationOrder(job_id="job_1", overlap=timedelta(hours=1), grace=timedelta(days=3))
+ORDER = KeyRotationOrder(
+    job_id="job_1", aws_account="123456789012", overlap=timedelta(hours=1), grace=timedelta(days=3)
+)
 
 
 class Receiver:
@@ -87,6 +89,7 @@ class Steps:
             job_id=job.job_id,
             tenant_id=job.tenant_id,
             token=job.token,
+            aws_account="123456789012",
             user="svc",
             old_key_id="AKIA1",
             keys_before=("AKIA1",),

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
@@ -25,7 +26,15 @@ from temporalio.worker import Worker
 from activities.rotate_access_key import RotateAccessKey
 from keyturn.contracts import KeyRotationOrder, KeyRotationOutcome, ShortIdentifier
 from keyturn.database import answers, open_database
-from keyturn.errors import JobStoreUnavailable, KeyturnError, SettingsInvalid
+from keyturn.errors import (
+    AnotherAccount,
+    AwsRefused,
+    AwsUnavailable,
+    JobStoreUnavailable,
+    KeyturnError,
+    SettingsInvalid,
+    UnknownJob,
+)
 from keyturn.jobs.leases import JobLeases
 from workers.monitoring import add_health, served, temporal_answers
 from workers.schema import check_schema
@@ -40,6 +49,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("keyturn.executor")
 LOOK_SECONDS = 30.0  # a rotation takes days: nobody waits for its first half minute
 LOOK_AT_ONCE = 100  # of the most urgent jobs; the next ones at the next look
+LEFT_SECONDS = 3_600.0  # a key does not change its account; an hour, for a user that is made after its job
 STEPS_AT_ONCE = 8  # IAM throttles an account far below what a worker could ask
 
 
@@ -72,16 +82,16 @@ class ExecutorSettings(LocalSettings):
     # A week holds what runs only on one of its days.
     grace_hours: float = Field(default=168, alias="KEYTURN_EXECUTOR_GRACE_HOURS", ge=0, le=2_160)
 
-    @property
-    def queue(self) -> str:
-        """Its own task queue: no other worker holds AWS's credentials."""
-        return f"{self.task_queue}-executor"
+    def queue(self, aws_account: str) -> str:
+        """Return its own task queue: no other worker holds this AWS account's credentials."""
+        return f"{self.task_queue}-executor-{aws_account}"
 
-    def order(self, job_id: str) -> KeyRotationOrder:
-        """Return the order to carry a job out."""
+    def order(self, job_id: str, aws_account: str) -> KeyRotationOrder:
+        """Return the order to carry a job out in an AWS account."""
         return KeyRotationOrder(
             job_id=job_id,
             tenant_id=self.tenant,
+            aws_account=aws_account,
             overlap=timedelta(hours=self.overlap_hours),
             grace=timedelta(hours=self.grace_hours),
         )
@@ -99,19 +109,24 @@ def load_executor_settings() -> ExecutorSettings:
 
 
 class Executions:
-    """Starts the workflows that carry jobs out: one a job, however often it is asked to."""
+    """Starts the workflows that carry jobs out in one AWS account: one a job, however often it is asked to."""
 
-    def __init__(self, client: Client, settings: ExecutorSettings) -> None:
+    def __init__(self, client: Client, settings: ExecutorSettings, aws_account: str) -> None:
         self._client = client
         self._settings = settings
+        self._aws_account = aws_account
+
+    def order(self, job_id: str) -> KeyRotationOrder:
+        """Return the order to carry a job out here."""
+        return self._settings.order(job_id, self._aws_account)
 
     async def start(self, job_id: str) -> WorkflowHandle[RotateAccessKeyWorkflow, KeyRotationOutcome]:
         """Start a job's workflow, unless it runs; raises RPCError."""
         return await self._client.start_workflow(
             RotateAccessKeyWorkflow.run,
-            self._settings.order(job_id),
+            self.order(job_id),
             id=execution_id(job_id),
-            task_queue=self._settings.queue,
+            task_queue=self._settings.queue(self._aws_account),
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
             # One that ended while its job is open was terminated: what it did is found in the job's trail.
             id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
@@ -121,25 +136,59 @@ class Executions:
 
 
 async def look_for_jobs(
-    leases: JobLeases, executions: Executions, *, tenant_id: str, every: float = LOOK_SECONDS
+    leases: JobLeases,
+    executions: Executions,
+    steps: "AccessKeyRotation",
+    *,
+    tenant_id: str,
+    every: float = LOOK_SECONDS,
 ) -> None:
-    """Start what nobody holds, the most urgent first, for ever."""
+    """Start what nobody holds and is this AWS account's, the most urgent first, for ever."""
+    left: dict[str, float] = {}  # jobs of other accounts, and until when they are not looked at again
     while True:
+        now = time.monotonic()
+        left = {job_id: until for job_id, until in left.items() if until > now}
         try:
-            for job_id in await leases.free(tenant_id=tenant_id, kind="access_key", limit=LOOK_AT_ONCE):
+            started = 0
+            async for job_id in _free(leases, tenant_id):
+                if started == LOOK_AT_ONCE:
+                    break
+                if job_id in left:
+                    continue
+                try:
+                    await steps.expect_own(executions.order(job_id))
+                except AnotherAccount as another:
+                    left[job_id] = now + LEFT_SECONDS
+                    _log.warning("job_left", job_id=job_id, because=str(another))
+                    continue
+                except (AwsUnavailable, AwsRefused, UnknownJob) as error:  # the next job may be better off
+                    _log.warning("job_not_looked_at", job_id=job_id, because=str(error))
+                    continue
                 await executions.start(job_id)
+                started += 1
         except (JobStoreUnavailable, RPCError) as error:
             _log.warning("jobs_not_looked_for", cause=type(error).__name__)
         await asyncio.sleep(every)
 
 
+async def _free(leases: JobLeases, tenant_id: str) -> AsyncIterator[str]:
+    """Every free job, page by page: those of other accounts must not hide our own."""
+    skip = 0
+    while page := await leases.free(tenant_id=tenant_id, kind="access_key", limit=LOOK_AT_ONCE, skip=skip):
+        for job_id in page:
+            yield job_id
+        skip += len(page)
+
+
 @asynccontextmanager
-async def executor(client: Client, steps: "AccessKeyRotation", settings: ExecutorSettings) -> AsyncIterator[Worker]:
-    """Yield the worker that carries jobs out by `steps`, running."""
+async def executor(
+    client: Client, steps: "AccessKeyRotation", settings: ExecutorSettings, aws_account: str
+) -> AsyncIterator[Worker]:
+    """Yield the worker that carries the jobs of an AWS account out by `steps`, running."""
     rotate = RotateAccessKey(steps)
     async with Worker(
         client,
-        task_queue=settings.queue,
+        task_queue=settings.queue(aws_account),
         workflows=[RotateAccessKeyWorkflow],
         activities=[
             rotate.claim_job,
@@ -186,15 +235,23 @@ async def run_executor(settings: ExecutorSettings) -> None:
     async with AsyncExitStack() as parts:
         engine = await _database(settings, parts)
         steps = steps_on_aws(engine, settings)
+        account = await steps.account()
         client = await connect()
-        await parts.enter_async_context(executor(client, steps, settings))
+        await parts.enter_async_context(executor(client, steps, settings, account))
         if settings.monitoring_address is not None:
             application = web.Application()
             add_health(application, {"database": answers(engine), "temporal": temporal_answers(client)})
             await parts.enter_async_context(served(application, settings.monitoring_address))
-        looking = look_for_jobs(JobLeases(engine), Executions(client, settings), tenant_id=settings.tenant)
+        executions = Executions(client, settings, account)
+        looking = look_for_jobs(JobLeases(engine), executions, steps, tenant_id=settings.tenant)
         parts.callback(asyncio.create_task(looking).cancel)
-        _log.info("executor_started", task_queue=settings.queue, tenant=settings.tenant, secrets=settings.secrets)
+        _log.info(
+            "executor_started",
+            aws_account=account,
+            task_queue=settings.queue(account),
+            tenant=settings.tenant,
+            secrets=settings.secrets,
+        )
         await stop.wait()
         _log.info("executor_stopping")
     _log.info("executor_stopped")
@@ -208,9 +265,10 @@ async def plans(settings: ExecutorSettings) -> AsyncIterator[tuple[str, Sequence
     async with AsyncExitStack() as parts:
         engine = await _database(settings, parts)
         steps = steps_on_aws(engine, settings)
-        for job_id in await JobLeases(engine).free(tenant_id=settings.tenant, kind="access_key", limit=LOOK_AT_ONCE):
+        account = await steps.account()
+        async for job_id in _free(JobLeases(engine), settings.tenant):
             try:
-                yield job_id, await steps.plan(settings.order(job_id))
+                yield job_id, await steps.plan(settings.order(job_id, account))
             except KeyturnError as error:
                 yield job_id, error
 

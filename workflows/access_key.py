@@ -50,7 +50,7 @@ MARGIN = timedelta(hours=6)
 LEAST_WAIT = timedelta(hours=1)
 
 # Somebody else closed the job or carries it out.
-_NOT_OURS = {"job_held", "job_closed", "unknown_job"}
+_NOT_OURS = {"job_held", "job_closed", "unknown_job", "another_account"}
 # Before anything was changed, these end the job: it cannot be carried out as it stands.
 _CANNOT_BEGIN = {"account_mismatch", "key_not_found", "key_limit"}
 

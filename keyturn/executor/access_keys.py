@@ -12,7 +12,7 @@ What makes that safe:
 
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from pydantic import SecretStr
 from keyturn.contracts import ClaimedJob, Evidence, KeyInHand, KeyRotationOrder
 from keyturn.errors import (
     AccountMismatch,
+    AnotherAccount,
     AwsUnavailable,
     ForeignKey,
     KeyLimit,
@@ -71,8 +72,41 @@ class AccessKeyRotation:
         self._leases = leases
         self._secret_name = secret_name
 
+    async def account(self) -> str:
+        """Return the number of the AWS account that the credentials belong to now."""
+        return await self._keys.account()
+
+    async def expect_own(self, order: KeyRotationOrder) -> None:
+        """Look whether a job is this account's to carry out; nothing is changed.
+
+        It is if its account is an ARN of this one, if an earlier run of it was here, or, where the account is a bare
+        user name, if that user has the job's key here: users of the same name are in many accounts, a key is in one.
+
+        Raises:
+            AnotherAccount: it is another one's, or nothing shows that it is not.
+            AwsUnavailable, AwsRefused, JobError: that could not be found out.
+        """
+        own = await self._expect_account(order.aws_account)
+        job, trail = await self._leases.show(order.job_id, tenant_id=order.tenant_id)
+        if (account := _account_in(row for row in trail if row["actor"] == _owner(order.job_id))) is not None:
+            if account != own:
+                raise AnotherAccount(
+                    f"the job was begun in the AWS account {account}, and these credentials are {own}'s"
+                )
+            return
+        arn = _USER_ARN.fullmatch(job["account_id"])
+        if arn is not None or job["account_id"].startswith("arn:"):
+            of = job["account_id"].split(":")[4] if job["account_id"].count(":") >= 5 else "unknown"
+            if of != own:
+                raise AnotherAccount(f"the job's user is of the AWS account {of}, and these credentials of {own}")
+            return
+        named = _USER_NAME.fullmatch(job["account_id"]) is not None
+        if not named or _find(await self._keys.listed(job["account_id"]), job["key_id"]) is None:
+            raise AnotherAccount(f"the job's key is not among the user's keys in the AWS account {own}")
+
     async def claim(self, order: KeyRotationOrder) -> ClaimedJob:
-        """Claim the job for its workflow; earlier claims of it count no more. Raises a JobError."""
+        """Claim the job for its workflow; earlier claims of it count no more. Raises what `expect_own` does."""
+        await self.expect_own(order)
         owner, tenant_id = _owner(order.job_id), order.tenant_id
         return await self._leases.claim(order.job_id, tenant_id=tenant_id, owner=owner, lease=LEASE)
 
@@ -84,13 +118,16 @@ class AccessKeyRotation:
             AwsUnavailable, AwsRefused, JobError: the list or the job could not be read.
         """
         told = await self._told(job.job_id, job.tenant_id)
-        user = await self._user(job.account_id)
+        own = await self._keys.account()
+        if (account := _account_in(told)) not in {None, own}:
+            raise AnotherAccount(f"the job was begun in the AWS account {account}, and these credentials are {own}'s")
+        user = _user(job.account_id, own)
         before = _list_in(told)
         if before is None:
             present = await self._keys.listed(user)
             _expect_rotatable(job.key_id, present)
             before = tuple(key.key_id for key in present)
-            evidence = {"iam_user": user, "keys_before": ",".join(before)}
+            evidence = {"aws_account": own, "iam_user": user, "keys_before": ",".join(before)}
             await self._leases.heartbeat(
                 job.job_id, tenant_id=job.tenant_id, token=job.token, lease=LEASE, state="rotating", evidence=evidence
             )
@@ -98,6 +135,7 @@ class AccessKeyRotation:
             job_id=job.job_id,
             tenant_id=job.tenant_id,
             token=job.token,
+            aws_account=own,
             user=user,
             old_key_id=job.key_id,
             keys_before=before,
@@ -110,6 +148,7 @@ class AccessKeyRotation:
             ForeignKey: there is a key that this rotation did not make; it was not touched.
             AwsUnavailable, AwsRefused, SecretNotKept, JobError: call again; nothing is created twice.
         """
+        await self._expect_account(hand.aws_account)
         extra = await self._beside(hand)
         kept = await self._secrets.current(self._name(hand))
         for key in extra:
@@ -139,6 +178,7 @@ class AccessKeyRotation:
             NewKeyMissing: the store holds another secret, or the key signs for somebody else.
             AwsUnavailable: AWS does not know the new key yet, or did not answer.
         """
+        await self._expect_account(hand.aws_account)
         arn = await self._signed(hand)
         await self._say(hand, state="verifying", evidence={"verified": _of(hand.new_key_id), "signed_as": arn})
 
@@ -153,6 +193,7 @@ class AccessKeyRotation:
             NewKeyMissing: the new key does not work; the old one was not touched.
             AwsUnavailable, AwsRefused, JobError: call again.
         """
+        await self._expect_account(hand.aws_account)
         await self._say(hand)
         present = await self._keys.listed(hand.user)
         self._expect_new_key(hand, present)
@@ -175,6 +216,7 @@ class AccessKeyRotation:
             NewKeyMissing: the new key is not there; the old one was not deleted.
             AwsUnavailable, AwsRefused, JobError: call again.
         """
+        await self._expect_account(hand.aws_account)
         await self._say(hand)
         present = await self._keys.listed(hand.user)
         self._expect_new_key(hand, present)
@@ -206,6 +248,7 @@ class AccessKeyRotation:
             RollbackImpossible: the old key is deleted; nothing was changed.
             AwsUnavailable, AwsRefused, SecretNotKept, JobError: call again.
         """
+        await self._expect_account(hand.aws_account)
         present = await self._keys.listed(hand.user)
         old = _find(present, hand.old_key_id)
         if old is None:
@@ -225,10 +268,12 @@ class AccessKeyRotation:
         """Return what would be done, having looked at everything and changed nothing.
 
         Raises:
-            AccountMismatch, KeyNotFound, KeyLimit, AwsUnavailable, AwsRefused, JobError: it would not be begun.
+            AnotherAccount, AccountMismatch, KeyNotFound, KeyLimit, AwsUnavailable, AwsRefused, JobError: it would not
+                be begun.
         """
+        await self.expect_own(order)
         job, _ = await self._leases.show(order.job_id, tenant_id=order.tenant_id)
-        user = await self._user(job["account_id"])
+        user = _user(job["account_id"], order.aws_account)
         present = await self._keys.listed(user)
         _expect_rotatable(job["key_id"], present)
         old = job["key_id"]
@@ -264,16 +309,15 @@ class AccessKeyRotation:
         _, trail = await self._leases.show(job_id, tenant_id=tenant_id)
         return [row for row in trail if row["actor"] == _owner(job_id)]
 
-    async def _user(self, account_id: str) -> str:
-        arn = _USER_ARN.fullmatch(account_id)
-        if arn is None:
-            if _USER_NAME.fullmatch(account_id) is None:
-                raise AccountMismatch("the job's account is neither the name nor the ARN of an IAM user")
-            return account_id
+    async def _expect_account(self, account: str) -> str:
+        """Return the credentials' account; raises AnotherAccount if it is not `account`.
+
+        Asked each time: credentials are found anew as they expire, and a profile may be edited under a running process.
+        """
         own = await self._keys.account()
-        if arn[1] != own:
-            raise AccountMismatch(f"the job's user is of the AWS account {arn[1]}, and these credentials of {own}")
-        return arn[2]
+        if own != account:
+            raise AnotherAccount(f"the step is of the AWS account {account}, and these credentials of {own}")
+        return own
 
     async def _created(self, hand: KeyInHand, key_id: str) -> str:
         await self._say(hand, evidence={"new_key_id": key_id, "secret": self._name(hand)})
@@ -342,6 +386,20 @@ def _expect_rotatable(key_id: str, present: Sequence[AccessKey]) -> None:
         raise KeyNotFound("the job's key is inactive: nothing can be using it")
     if len(present) > 1:
         raise KeyLimit("the user has two access keys, so none can be made beside them")
+
+
+def _user(account_id: str, own: str) -> str:
+    """The IAM user's name in an account id, as a bare name or in an ARN of this AWS account; raises AccountMismatch."""
+    arn = _USER_ARN.fullmatch(account_id)
+    if arn is not None and arn[1] == own:
+        return arn[2]
+    if _USER_NAME.fullmatch(account_id) is None:
+        raise AccountMismatch(f"the job's account is neither the name nor the ARN of an IAM user of {own}")
+    return account_id
+
+
+def _account_in(trail: Iterable[Mapping[str, Any]]) -> str | None:
+    return next((str(row["detail"]["aws_account"]) for row in trail if "aws_account" in row["detail"]), None)
 
 
 def _list_in(trail: Sequence[Mapping[str, Any]]) -> tuple[str, ...] | None:

@@ -88,8 +88,11 @@ class AwsAccessKeys:
         return str((await _asked(self._sts.get_caller_identity))["Account"])
 
     async def listed(self, user: str) -> list[AccessKey]:
-        """Return the user's keys, oldest first."""
-        found = await _asked(lambda: self._iam.list_access_keys(UserName=user))  # two at most: never a second page
+        """Return the user's keys, oldest first; none if there is no such user."""
+        try:  # two at most: never a second page
+            found = await _asked(lambda: self._iam.list_access_keys(UserName=user), absent="no such user")
+        except _Absent:
+            return []
         keys = [
             AccessKey(entry["AccessKeyId"], entry["Status"] == "Active", entry["CreateDate"])
             for entry in found["AccessKeyMetadata"]
@@ -173,7 +176,7 @@ class SecretsManager:
 
 
 class _Absent(ExecutorError):
-    """There is no such secret, or no such version of it."""
+    """There is no such secret, no such version of it, or no such user."""
 
 
 def _token(key_id: str) -> str:
@@ -214,7 +217,7 @@ async def _asked(call: Callable[[], T], *, passing: set[str] | None = None, abse
         code = str(error.response.get("Error", {}).get("Code", "unknown"))[:64]
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         operation = error.operation_name
-        if code == "ResourceNotFoundException" and absent is not None:
+        if code in {"ResourceNotFoundException", "NoSuchEntity"} and absent is not None:
             raise _Absent(absent) from None
         if code in _PASSING | (passing or set()) or status >= 500 or status == 429:
             raise AwsUnavailable(f"{operation}: {code}") from None

@@ -83,10 +83,11 @@ class JobLeases:
             raise JobClosed(f"{job_id} is {job['status']} already")
         raise JobHeld(f"{job_id} is held by another one until its lease is over")
 
-    async def free(self, *, tenant_id: str, kind: CredentialKind, limit: int) -> Sequence[str]:
-        """Return the jobs for credentials of `kind` that nobody holds, the most urgent first."""
+    async def free(self, *, tenant_id: str, kind: CredentialKind, limit: int, skip: int = 0) -> Sequence[str]:
+        """Return the jobs for credentials of `kind` that nobody holds, most urgent first; `skip` are passed over."""
         free = _free(self._on_postgresql) & (_jobs.credential_kind == kind)
-        parameters, query = {"this_tenant": tenant_id}, _urgent(select(_jobs.job_id).where(free)).limit(limit)
+        query = _urgent(select(_jobs.job_id).where(free)).limit(limit).offset(skip)
+        parameters = {"this_tenant": tenant_id}
         async with transaction(self._engine) as connection:
             return [row.job_id for row in await connection.execute(query, parameters)]
 

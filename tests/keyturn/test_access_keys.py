@@ -18,6 +18,7 @@ from keyturn.contracts import KeyInHand, KeyRotationOrder
 from keyturn.database import open_database
 from keyturn.errors import (
     AccountMismatch,
+    AnotherAccount,
     AwsRefused,
     AwsUnavailable,
     ForeignKey,
@@ -71,7 +72,7 @@ async def patiently(step: Callable[[], Awaitable[T]]) -> T:
 
 
 async def begun(steps: AccessKeyRotation, job_id: str) -> KeyInHand:
-    job = await patiently(lambda: steps.claim(KeyRotationOrder(job_id=job_id)))
+    job = await patiently(lambda: steps.claim(KeyRotationOrder(job_id=job_id, aws_account=ACCOUNT)))
     return await patiently(lambda: steps.record(job))
 
 
@@ -122,7 +123,7 @@ async def test_a_key_is_rotated_with_its_evidence(
         "created", "claimed", "rotating", "verifying", "grace", "done",
     ]  # fmt: skip
     told = [dict(row["detail"]) for row in trail]
-    assert {"iam_user": user, "keys_before": old} in told
+    assert {"aws_account": ACCOUNT, "iam_user": user, "keys_before": old} in told
     assert {"old_key_id": old, "new_key_id": hand.new_key_id} in told
     assert all(row["actor"] == f"execute:{job_id}" for row in trail[1:])
     assert hand.new_key_id is not None
@@ -174,7 +175,7 @@ async def test_whichever_call_to_aws_is_lost_there_is_one_new_working_key_and_no
 
 async def rotated_at_once(steps: AccessKeyRotation, job_id: str) -> None:
     """Without patience: the first failure ends it."""
-    hand = await steps.record(await steps.claim(KeyRotationOrder(job_id=job_id)))
+    hand = await steps.record(await steps.claim(KeyRotationOrder(job_id=job_id, aws_account=ACCOUNT)))
     hand = hand.model_copy(update={"new_key_id": await steps.create(hand)})
     await steps.verify(hand)
     hand = hand.model_copy(update={"deactivated_at": await steps.deactivate(hand)})
@@ -229,7 +230,7 @@ async def test_a_rollback_before_there_is_a_key_changes_nothing_at_aws(
     hand = await begun(steps, await job_for(store, engine, user, old))
     network.calls.clear()
     await steps.roll_back(hand, "not now")
-    assert network.calls == ["ListAccessKeys"]
+    assert network.calls == ["GetCallerIdentity", "ListAccessKeys"]
     assert aws.keys(user) == {old: "Active"}
 
 
@@ -244,13 +245,13 @@ async def test_after_the_old_key_is_deleted_there_is_no_way_back(
     assert aws.keys(user) == {hand.new_key_id: "Active"}
 
 
-@pytest.mark.parametrize("case", ["two keys", "another key", "an inactive key", "another account", "no user", "root"])
+@pytest.mark.parametrize("case", ["two keys", "another key", "an inactive key", "no user", "root"])
 async def test_what_cannot_be_rotated_is_refused_before_anything_is_changed(
     aws: Aws, network: Network, steps: AccessKeyRotation, store: JobStore, engine: AsyncEngine, case: str
 ) -> None:
     """At the limit of two keys; a key that is not the user's, or inactive; somebody else's account; nobody's name."""
     user, old = aws.user()
-    iam, account, key = aws.client("iam"), user, old
+    iam, account, key = aws.client("iam"), f"arn:aws:iam::{ACCOUNT}:user/{user}", old
     expected: type[Exception] = KeyNotFound
     if case == "two keys":
         iam.create_access_key(UserName=user)
@@ -259,23 +260,68 @@ async def test_what_cannot_be_rotated_is_refused_before_anything_is_changed(
         key = aws.user()[1]
     elif case == "an inactive key":
         iam.update_access_key(UserName=user, AccessKeyId=old, Status="Inactive")
-    elif case == "another account":
-        account, expected = f"arn:aws:iam::999999999999:user/{user}", AccountMismatch
     elif case == "no user":
-        account, expected = "nobody-of-this-name", AwsRefused
+        account = f"arn:aws:iam::{ACCOUNT}:user/nobody-of-this-name"
     else:
         account, expected = f"arn:aws:iam::{ACCOUNT}:root", AccountMismatch
     before = aws.keys(user)
     job_id = await job_for(store, engine, account, key)
-    job = await steps.claim(KeyRotationOrder(job_id=job_id))
+    job = await steps.claim(KeyRotationOrder(job_id=job_id, aws_account=ACCOUNT))
     with pytest.raises(expected) as caught:
         await steps.record(job)
     assert aws.keys(user) == before
     assert set(network.calls) <= {"ListAccessKeys", "GetCallerIdentity"}
     with pytest.raises(expected):
-        await steps.plan(KeyRotationOrder(job_id=job_id))
+        await steps.plan(KeyRotationOrder(job_id=job_id, aws_account=ACCOUNT))
     await steps.refuse(job, str(caught.value))
     assert (await told_of(engine, job_id))[-1] == {"reason": str(caught.value)}
+
+
+ELSEWHERE = "999999999999"
+
+
+@pytest.mark.parametrize(
+    "case", ["an ARN of it", "its root", "a user of the same name", "a user that is not here", "no AWS name at all"]
+)
+async def test_a_job_of_another_account_is_left_for_its_own_executor(
+    aws: Aws, network: Network, steps: AccessKeyRotation, store: JobStore, engine: AsyncEngine, case: str
+) -> None:
+    """Neither claimed nor closed: users of one name are in many accounts, and a key is in one."""
+    user, old = aws.user()
+    account, key = {
+        "an ARN of it": (f"arn:aws:iam::{ELSEWHERE}:user/{user}", old),
+        "its root": (f"arn:aws:iam::{ELSEWHERE}:root", old),
+        "a user of the same name": (user, "AKIAELSEWHERE0000000"),
+        "a user that is not here": ("svc-elsewhere", old),
+        "no AWS name at all": ("projects/pay/serviceAccounts/x", old),
+    }[case]
+    job_id = await job_for(store, engine, account, key)
+    with pytest.raises(AnotherAccount):
+        await steps.claim(KeyRotationOrder(job_id=job_id, aws_account=ACCOUNT))
+    job, _ = await JobLeases(engine).show(job_id, tenant_id="default")
+    assert (job["status"], job["lease_owner"]) == ("open", None)
+    assert await JobLeases(engine).free(tenant_id="default", kind="access_key", limit=10) == [job_id]
+    assert set(network.calls) <= {"ListAccessKeys", "GetCallerIdentity"}
+
+
+async def test_a_step_changes_nothing_with_another_accounts_credentials(
+    aws: Aws, network: Network, steps: AccessKeyRotation, store: JobStore, engine: AsyncEngine
+) -> None:
+    """As when a profile is edited under a running executor, or a queue is shared by mistake."""
+    user, old = aws.user()
+    job_id = await job_for(store, engine, user, old)
+    hand = await created(steps, await begun(steps, job_id))
+    moved = hand.model_copy(update={"aws_account": ELSEWHERE})
+    before, calls = aws.keys(user), len(network.calls)
+    for step in (steps.create, steps.verify, steps.deactivate, steps.delete):
+        with pytest.raises(AnotherAccount):
+            await step(moved)
+    with pytest.raises(AnotherAccount):
+        await steps.roll_back(moved, "back")
+    with pytest.raises(AnotherAccount):
+        await steps.claim(KeyRotationOrder(job_id=job_id, aws_account=ELSEWHERE))
+    assert aws.keys(user) == before
+    assert set(network.calls[calls:]) == {"GetCallerIdentity"}
 
 
 async def test_an_arn_names_its_user(aws: Aws, steps: AccessKeyRotation, store: JobStore, engine: AsyncEngine) -> None:
@@ -303,7 +349,7 @@ async def test_a_key_that_somebody_else_made_is_never_touched(
     hand = await begun(steps, job_id)
     if when == "after, but it is used":
         network.calls.clear()
-        network.lose, network.how = 3, "request_lost"  # ListAccessKeys, GetSecretValue, CreateAccessKey
+        network.lose, network.how = 4, "request_lost"  # whose credentials, ListAccessKeys, GetSecretValue, this one
         with pytest.raises(AwsUnavailable):
             await steps.create(hand)
         assert network.calls[-1] == "CreateAccessKey"
@@ -389,7 +435,7 @@ async def test_a_step_that_was_frozen_changes_nothing_after_the_job_was_claimed_
     user, old = aws.user()
     job_id = await job_for(store, engine, user, old)
     hand = await created(steps, await begun(steps, job_id))
-    anew = await steps.claim(KeyRotationOrder(job_id=job_id))
+    anew = await steps.claim(KeyRotationOrder(job_id=job_id, aws_account=ACCOUNT))
     assert anew.token == hand.token + 1
     network.calls.clear()
     for step in (steps.deactivate, steps.create, steps.prolong):
@@ -410,11 +456,11 @@ async def test_a_job_that_somebody_else_holds_is_left_alone(
     leases = JobLeases(engine)
     await leases.claim(job_id, tenant_id="default", owner="a pipeline", lease=timedelta(hours=1))
     with pytest.raises(JobHeld):
-        await steps.claim(KeyRotationOrder(job_id=job_id))
+        await steps.claim(KeyRotationOrder(job_id=job_id, aws_account=ACCOUNT))
     assert await leases.free(tenant_id="default", kind="access_key", limit=10) == []
     await leases.cancel(job_id, tenant_id="default", actor="luna", reason="not needed")
     with pytest.raises(JobClosed):
-        await steps.claim(KeyRotationOrder(job_id=job_id))
+        await steps.claim(KeyRotationOrder(job_id=job_id, aws_account=ACCOUNT))
 
 
 async def test_only_free_jobs_for_access_keys_are_listed_the_most_urgent_first(
@@ -434,11 +480,13 @@ async def test_a_dry_run_shows_each_step_and_changes_nothing(
     user, old = aws.user()
     job_id = await job_for(store, engine, user, old)
     before = await told_of(engine, job_id)
-    plan = await steps.plan(KeyRotationOrder(job_id=job_id, grace=timedelta(days=3), overlap=timedelta(hours=12)))
+    plan = await steps.plan(
+        KeyRotationOrder(job_id=job_id, aws_account=ACCOUNT, grace=timedelta(days=3), overlap=timedelta(hours=12))
+    )
     assert plan[0].startswith(f"record the keys of {user}: {old}, last used never")
     assert [step for step in plan if "12 hours" in step or "3 days, to end before" in step] != []
     assert len(plan) == 9
-    assert set(network.calls) == {"ListAccessKeys", "GetAccessKeyLastUsed"}
+    assert set(network.calls) == {"ListAccessKeys", "GetAccessKeyLastUsed", "GetCallerIdentity"}
     assert await told_of(engine, job_id) == before
 
 

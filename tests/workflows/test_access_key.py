@@ -24,12 +24,12 @@ from keyturn.contracts import Abandonment, KeyRotationOrder, KeyRotationOutcome,
 from keyturn.database import open_database
 from keyturn.errors import SettingsInvalid
 from keyturn.executor.access_keys import AccessKeyRotation
-from keyturn.executor.aws import AwsAccessKeys, SecretsManager
+from keyturn.executor.aws import AccessKey, AwsAccessKeys, SecretsManager
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from stack.processes import child
 from starter.answering import waiting_rotations
-from tests.aws import Aws, Network, job_for
+from tests.aws import ACCOUNT, Aws, Network, job_for
 from workers.executor import Executions, ExecutorSettings, executor, load_executor_settings, look_for_jobs
 from workflows.access_key import LEAST_WAIT, MARGIN, RotateAccessKeyWorkflow, execution_id, waits
 from workflows.answering import AnswerRefused, answer
@@ -45,16 +45,18 @@ async def engine(sqlite: URL) -> AsyncIterator[AsyncEngine]:
     await engine.dispose()
 
 
+def steps_on(aws: Aws, network: Network, engine: AsyncEngine) -> AccessKeyRotation:
+    arguments = aws.settings(network.address)
+    secrets, name = SecretsManager(**arguments), ExecutorSettings().secret_name
+    return AccessKeyRotation(AwsAccessKeys(**arguments), secrets, JobLeases(engine), secret_name=name)
+
+
 @asynccontextmanager
 async def executing(client: Client, aws: Aws, network: Network, engine: AsyncEngine) -> AsyncIterator[Executions]:
     """The executor as it is wired, on a queue of its own."""
     settings = ExecutorSettings().model_copy(update={"task_queue": f"test-{uuid.uuid4().hex}"})
-    arguments = aws.settings(network.address)
-    steps = AccessKeyRotation(
-        AwsAccessKeys(**arguments), SecretsManager(**arguments), JobLeases(engine), secret_name=settings.secret_name
-    )
-    async with executor(client, steps, settings):
-        yield Executions(client, settings)
+    async with executor(client, steps_on(aws, network, engine), settings, ACCOUNT):
+        yield Executions(client, settings, ACCOUNT)
 
 
 async def until(handle: Handle, state: Callable[[KeyRotationStanding], bool]) -> KeyRotationStanding:
@@ -97,7 +99,7 @@ async def test_a_job_is_carried_out_over_days_and_no_secret_is_told_to_temporal(
 def test_the_waits_end_inside_the_window_where_they_can() -> None:
     """As ordered if there is time; less in proportion if not; an hour each when it is late anyway."""
     now = datetime(2026, 11, 21, tzinfo=UTC)
-    order = KeyRotationOrder(job_id="job_1")
+    order = KeyRotationOrder(job_id="job_1", aws_account=ACCOUNT)
     day, week = timedelta(days=1), timedelta(days=7)
     assert waits(order, now=now, rotate_by=None) == (day, week)
     assert waits(order, now=now, rotate_by=now + timedelta(days=30)) == (day, week)
@@ -106,7 +108,7 @@ def test_the_waits_end_inside_the_window_where_they_can() -> None:
     assert now + overlap + grace == now + timedelta(days=4)
     for late in (now - timedelta(days=100), now, now + MARGIN):
         assert waits(order, now=now, rotate_by=late) == (LEAST_WAIT, LEAST_WAIT)
-    hasty = KeyRotationOrder(job_id="job_1", overlap=timedelta(0), grace=timedelta(seconds=5))
+    hasty = KeyRotationOrder(job_id="job_1", aws_account=ACCOUNT, overlap=timedelta(0), grace=timedelta(seconds=5))
     assert waits(hasty, now=now, rotate_by=now) == (timedelta(0), timedelta(seconds=5))
 
 
@@ -134,7 +136,7 @@ async def test_what_blocks_a_step_is_told_and_it_goes_on_when_that_is_mended(
     made: list[str] = []
 
     def by_hand() -> None:
-        if network.calls[-1] == "ListAccessKeys" and not made:
+        if network.calls.count("ListAccessKeys") == 2 and not made:  # the job was claimed, and the keys written down
             made.append(iam.create_access_key(UserName=user)["AccessKey"]["AccessKeyId"])
 
     network.after_each = by_hand
@@ -190,7 +192,7 @@ def _expect_one_that_works(aws: Aws, user: str, old: str) -> None:
 async def test_a_job_that_is_cancelled_is_touched_no_more(
     skipping: WorkflowEnvironment, aws: Aws, network: Network, engine: AsyncEngine, rolled_back: bool
 ) -> None:
-    """The next word on it is refused: the workflow ends as superseded, and AWS is not asked again."""
+    """The next word on it is refused: it ends as superseded, and AWS is asked only whose credentials these are."""
     user, old = aws.user()
     job_id = await job_for(JobStore(engine), engine, user, old)
     async with executing(skipping.client, aws, network, engine) as executions:
@@ -198,12 +200,13 @@ async def test_a_job_that_is_cancelled_is_touched_no_more(
         with skipping.auto_time_skipping_disabled():
             await until(handle, lambda now: now.step == "overlap")
             await JobLeases(engine).cancel(job_id, tenant_id="default", actor="luna", reason="not this one")
-            calls = len(network.calls)
+            network.calls.clear()
             if rolled_back:
                 await answer(handle, "roll_back", ROLL_BACK)
         async with asyncio.timeout(60):
             outcome = await handle.result()
-    assert (outcome.status, outcome.reason, len(network.calls)) == ("superseded", "job_closed", calls)
+    assert (outcome.status, outcome.reason) == ("superseded", "job_closed")
+    assert set(network.calls) <= {"GetCallerIdentity"}
     assert aws.keys(user)[old] == "Active"
 
 
@@ -214,7 +217,9 @@ async def test_jobs_are_found_and_each_is_begun_once(
     users = [aws.user() for _ in range(3)]
     made = [await job_for(JobStore(engine), engine, user, old) for user, old in users]
     async with executing(temporal, aws, network, engine) as executions:
-        looking = look_for_jobs(JobLeases(engine), executions, tenant_id="default", every=0.01)
+        looking = look_for_jobs(
+            JobLeases(engine), executions, steps_on(aws, network, engine), tenant_id="default", every=0.01
+        )
         task = asyncio.create_task(looking)
         for job_id in made:
             handle: Handle = temporal.get_workflow_handle_for(RotateAccessKeyWorkflow.run, execution_id(job_id))
@@ -226,6 +231,63 @@ async def test_jobs_are_found_and_each_is_begun_once(
             assert (await handle.result()).status == "rolled_back"
         task.cancel()
     assert network.calls.count("CreateAccessKey") == 3
+
+
+class OfAnotherAccount(AwsAccessKeys):
+    """The same users' names, in another account: its keys are others."""
+
+    async def account(self) -> str:
+        return "999999999999"
+
+    async def listed(self, user: str) -> list[AccessKey]:
+        return [AccessKey("AKIAELSEWHERE0000000", True, datetime.now(UTC))]
+
+
+async def test_of_two_executors_each_carries_out_its_own_accounts_jobs_and_leaves_the_others(
+    temporal: Client, aws: Aws, network: Network, engine: AsyncEngine
+) -> None:
+    """One tenant, one Temporal, two AWS accounts: by ARN and by bare name."""
+    (first, old), (second, other) = aws.user(), aws.user()
+    own = await job_for(JobStore(engine), engine, first, old, due_in=timedelta(days=9))
+    own_arn = await job_for(
+        JobStore(engine), engine, f"arn:aws:iam::{ACCOUNT}:user/{second}", other, due_in=timedelta(days=8)
+    )
+    theirs = [
+        await job_for(JobStore(engine), engine, first, "AKIAELSEWHERE0000000"),
+        await job_for(JobStore(engine), engine, f"arn:aws:iam::999999999999:user/{second}", "AKIAELSEWHERE0000000"),
+    ]
+    settings = ExecutorSettings().model_copy(update={"task_queue": f"test-{uuid.uuid4().hex}"})
+    leases, steps = JobLeases(engine), steps_on(aws, network, engine)
+    arguments = aws.settings(network.address)
+    elsewhere = AccessKeyRotation(
+        OfAnotherAccount(**arguments), SecretsManager(**arguments), leases, secret_name="keyturn/{user}"
+    )
+    async with (
+        executor(temporal, steps, settings, ACCOUNT),
+        executor(temporal, elsewhere, settings, "999999999999"),
+    ):
+        here = Executions(temporal, settings, ACCOUNT)
+        task = asyncio.create_task(look_for_jobs(leases, here, steps, tenant_id="default", every=0.01))
+        for job_id in (own, own_arn):
+            handle: Handle = temporal.get_workflow_handle_for(RotateAccessKeyWorkflow.run, execution_id(job_id))
+            async with asyncio.timeout(30):
+                while await state_of(engine, job_id) == "open":
+                    await asyncio.sleep(0.02)
+            await until(handle, lambda now: now.step == "overlap")
+        assert [await state_of(engine, job_id) for job_id in theirs] == ["open", "open"]
+        task.cancel()
+        there = Executions(temporal, settings, "999999999999")
+        for job_id in (own, own_arn):  # even if it is begun by mistake
+            wrong: Handle = await temporal.start_workflow(
+                RotateAccessKeyWorkflow.run,
+                there.order(job_id),
+                id=f"mistake:{job_id}",
+                task_queue=settings.queue("999999999999"),
+            )
+            outcome = await wrong.result()
+            assert (outcome.status, outcome.reason) == ("superseded", "another_account")
+            assert await state_of(engine, job_id) in {"rotating", "verifying"}
+    assert network.calls.count("CreateAccessKey") == 2
 
 
 # Each kill takes as long as it takes to be noticed, half a minute: `make prove-executor` has them all.
@@ -314,7 +376,7 @@ async def test_a_dry_run_by_command_shows_the_steps_of_each_job_and_why_another_
     assert f"9. close {sound} as done" in told
     assert f"{gone}  would not be begun: the job's key is not among the user's keys" in told
     assert [await state_of(engine, job_id) for job_id in (sound, gone)] == ["open", "open"]
-    assert set(network.calls) <= {"ListAccessKeys", "GetAccessKeyLastUsed"}
+    assert set(network.calls) <= {"ListAccessKeys", "GetAccessKeyLastUsed", "GetCallerIdentity"}
 
 
 def test_an_executor_of_production_keeps_no_secret_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
