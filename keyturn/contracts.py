@@ -19,8 +19,12 @@ from pydantic import (
     Field,
     JsonValue,
     StringConstraints,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
+
+from keyturn.private_data import holds_private_data, holds_secret
 
 MAX_QUESTION_CHARACTERS = 4_000  # a support question; it also keeps the prompt far below any model's context window
 MAX_APPROVERS = 64  # of a policy line: a team; more is a mailing list, and nobody's duty
@@ -89,7 +93,26 @@ RejectionReason = Literal[
 # Text of people and of other systems that is shown in terminals and tables as it is: one line, and nothing in it that
 # moves the cursor or turns the direction of writing.
 _ONE_LINE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]*$"
-Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500, pattern=_ONE_LINE)]
+
+
+def _expect_nothing_private(text: str) -> str:
+    if holds_private_data(text):
+        raise ValueError(_PRIVATE)
+    return text
+
+
+def _expect_no_secret(name: str) -> str:
+    if holds_secret(name):
+        raise ValueError("is a secret, not an id: whoever reads histories and tables would read it")
+    return name
+
+
+_PRIVATE = "holds what looks like a secret or a card number: leave it out, and name a key by its id"
+Reason = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=500, pattern=_ONE_LINE),
+    AfterValidator(_expect_nothing_private),
+]
 MAX_NOTES_CHARACTERS = 1_000  # of evidence in words; more is a document, and a document has a place of its own
 MAX_QUOTE_CHARACTERS = 500  # as long as a policy line's wording may be
 MAX_QUOTES = 16  # two for each line that one question may be judged under
@@ -120,7 +143,7 @@ class CredentialFacts(Contract):
     Give the age either as `age_days` or by `last_rotated_at` (for a key that was never rotated, its creation time).
     """
 
-    key_id: Identifier
+    key_id: Annotated[Identifier, AfterValidator(_expect_no_secret)]
     kind: CredentialKind = "service_account_key"
     stale: bool | None = None
     age_days: int | None = Field(default=None, ge=0, le=36_500)
@@ -129,9 +152,16 @@ class CredentialFacts(Contract):
     never_used: bool = False
     compromised: bool | None = None
     observed_at: Moment
-    source: ShortIdentifier = "asker"
+    source: Annotated[ShortIdentifier, AfterValidator(_expect_no_secret)] = "asker"
     # Evidence in words, for policy lines that state their condition in words only. No other line is judged by it.
-    notes: Annotated[str, StringConstraints(max_length=MAX_NOTES_CHARACTERS, pattern=_ONE_LINE)] | None = None
+    notes: (
+        Annotated[
+            str,
+            StringConstraints(max_length=MAX_NOTES_CHARACTERS, pattern=_ONE_LINE),
+            AfterValidator(_expect_nothing_private),
+        ]
+        | None
+    ) = None
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -191,16 +221,26 @@ class RotationRequest(ModelTask):
     """The question of this program: may this credential be rotated under these policy lines?"""
 
     task: Literal["decide_rotation"] = "decide_rotation"
-    account_id: Identifier
+    account_id: Annotated[Identifier, AfterValidator(_expect_no_secret)]
+    credential: CredentialFacts
     policy_lines: tuple[PolicyRef, ...] = Field(min_length=1, max_length=MAX_POLICY_LINES)
     question: str = Field(min_length=1, max_length=MAX_QUESTION_CHARACTERS)
     prompt_version: ShortIdentifier = "rotation_decision@2"
     # A person at a support screen waits for this verdict: 20 s is where they would rather be told to come back.
     timeout_seconds: float = Field(default=20.0, gt=0, le=120)
-    credential: CredentialFacts
     # `rule`: lines that code can read are decided without a model. It is an operator's choice for a bulk run.
     decide_by: Literal["rule_and_model", "rule"] = "rule_and_model"
     user_proved_by: NameProof = "stated"
+
+    @field_validator("question")
+    @classmethod
+    def _holds_nothing_private(cls, question: str, info: ValidationInfo) -> str:
+        """The id of the key itself may stand in it, and no other's: AWS's are half of a key."""
+        credential: CredentialFacts | None = info.data.get("credential")
+        about = () if credential is None else (credential.key_id, info.data.get("account_id") or credential.key_id)
+        if holds_private_data(question, about=about):
+            raise ValueError(_PRIVATE)
+        return question
 
 
 class ProposedDecision(Contract):
@@ -580,7 +620,9 @@ class BulkSource(Contract):
     path: str = Field(min_length=1, max_length=1_000)
     task: Literal["decide_rotation", "summarize_scan"] = "decide_rotation"
     policies: tuple[ShortIdentifier, ...] = Field(default=(), max_length=MAX_POLICY_LINES)
-    question: str = Field(default="", max_length=MAX_QUESTION_CHARACTERS)
+    question: Annotated[str, AfterValidator(_expect_nothing_private)] = Field(
+        default="", max_length=MAX_QUESTION_CHARACTERS
+    )
     format: Literal["aws", "gcloud", "azure", "csv", "jsonl"] | None = None
     access_keys: str | None = Field(default=None, max_length=1_000)
     account_id: Identifier | None = None

@@ -4,9 +4,8 @@ import re
 import unicodedata
 
 from keyturn.contracts import Rejection, RejectionReason
+from keyturn.private_data import holds_private_data
 
-# Groups of digits with what people write between them: blanks of any kind, dots, dashes, slashes.
-_DIGIT_GROUPS = re.compile(r"\d+(?:[\s.\-\u2010-\u2015/]{1,3}\d+)*")
 # The numbers that people spell out.
 _WORDS = {
     "a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
@@ -25,19 +24,6 @@ _TIME_SPAN = re.compile(
     r"(?:(?:calendar|business|working|full)[\s-]+)?"
     r"(hour|day|week|fortnight|month|quarter|year|hr|wk|mo|mth|qtr|yr|h|d|w|y)s?\b",
     re.IGNORECASE,
-)
-_SECRETS = re.compile(
-    r"""
-      \b(?:AKIA|ASIA)[0-9A-Z]{16}\b                  # AWS access key ids: half of a key
-    | -----BEGIN[ A-Z]*PRIVATE\ KEY                  # PEM
-    | \bsk-[A-Za-z0-9_-]{16,}                        # OpenAI, Anthropic
-    | \bAIza[0-9A-Za-z_-]{30,}                       # Google API keys
-    | \bya29\.[0-9A-Za-z_-]{20,}                     # Google access tokens
-    | \bgh[pousr]_[0-9A-Za-z]{30,}                   # GitHub
-    | \bxox[abposr]-[0-9A-Za-z-]{10,}                # Slack
-    | \beyJ[0-9A-Za-z_-]{10,}\.[0-9A-Za-z_-]{10,}\.  # JSON web tokens
-    """,
-    re.VERBOSE,
 )
 _DONE = (
     r"(?:created|opened|scheduled|started|queued|completed|rotated|deleted|disabled|revoked|deactivated|replaced|swapped"
@@ -118,13 +104,6 @@ def _is_unicode(text: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
-def holds_private_data(text: str) -> bool:
-    """Return True if `text` holds what looks like a payment card's number (by its check digit) or a secret key."""
-    if _SECRETS.search(text):
-        return True
-    return any(_holds_card(re.findall(r"\d+", run)) for run in _DIGIT_GROUPS.findall(text))
-
-
 def promises_action(text: str) -> bool:
     """Return True if `text` says that something was done or will be: no text of a model acts, so none may say so."""
     return _ACTION.search(text.replace("\u2019", "'")) is not None  # models write the typographic apostrophe
@@ -147,24 +126,3 @@ def _number(words: str) -> int | None:
         return None
     units, before = _WORDS[last], _WORDS.get(tens[-1], 0) if tens else 0
     return units + before if units < 10 <= before < 100 else units
-
-
-def _holds_card(groups: list[str]) -> bool:
-    """Whether neighbouring groups of digits make a card's number: 13 to 19 digits (ISO/IEC 7812-1), one a check."""
-    for first in range(len(groups)):
-        digits = ""
-        for group in groups[first:]:
-            digits += group
-            if len(digits) > 19:
-                break
-            if len(digits) >= 13 and _passes_luhn(digits):
-                return True
-    return False
-
-
-def _passes_luhn(digits: str) -> bool:
-    total = 0
-    for place, digit in enumerate(reversed(digits)):
-        value = int(digit) * (2 if place % 2 else 1)
-        total += value - 9 if value > 9 else value
-    return total % 10 == 0 and len(set(digits)) > 1

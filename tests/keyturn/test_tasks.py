@@ -13,8 +13,9 @@ from keyturn.contracts import Contract, ModelTask, Rejection
 from keyturn.errors import UnknownPromptVersion
 from keyturn.llm.wire import Completion, Usage, parse_answer
 from keyturn.policy.catalogue import Catalogue
+from keyturn.private_data import holds_private_data
 from keyturn.tasks.registry import load_tasks
-from keyturn.tasks.wording import holds_private_data, promises_action
+from keyturn.tasks.wording import promises_action
 from tests.cases import P7, request
 
 TASKS = load_tasks()

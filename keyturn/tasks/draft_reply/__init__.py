@@ -6,7 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, field_validator
 
 from keyturn.contracts import (
     MAX_QUESTION_CHARACTERS,
@@ -18,6 +18,7 @@ from keyturn.contracts import (
     ShortIdentifier,
 )
 from keyturn.policy.line import PolicyLine
+from keyturn.private_data import aws_key_ids, holds_private_data
 from keyturn.tasks.definition import Section, Task, policy_section, prompts_beside
 from keyturn.tasks.wording import days_named, fit_text, leads_elsewhere
 
@@ -37,6 +38,14 @@ class DraftRequest(ModelTask):
     prompt_version: ShortIdentifier = "reply_draft@2"
     # A chat reply: people leave after about half a minute; a stream shows its first words long before.
     timeout_seconds: float = Field(default=30.0, gt=0, le=120)
+
+    @field_validator("question")
+    @classmethod
+    def _holds_nothing_private(cls, question: str) -> str:
+        # A rotation's question may name its own key, which is not told here.
+        if holds_private_data(question, about=aws_key_ids(question)):
+            raise ValueError("holds what looks like a secret or a card number: leave it out")
+        return question
 
 
 class Draft(Contract):
