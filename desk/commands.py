@@ -15,9 +15,12 @@ from keyturn.console import printable, signed_in_user
 from keyturn.errors import InvalidRequest, KeyturnError, SettingsInvalid
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from starlette.types import ASGIApp
 
     from desk.desk import Desk
+    from desk.settings import Network
 
 T = TypeVar("T")
 EXIT_UNAPPROVED, EXIT_FAILED = 3, 1
@@ -38,7 +41,7 @@ def desk() -> None:
       KEYTURN_DESK_TOKENS=luna:$(openssl rand -hex 24) KEYTURN_DESK_ROLES="luna=asker" keyturn desk
     """
     from desk.app import desk_application
-    from desk.settings import load_desk_settings
+    from desk.settings import load_desk_settings, parse_networks
     from keyturn.keyring import keyring_from_environment
     from workers.settings import load_local_settings
     from workers.telemetry import configure_logging
@@ -51,7 +54,7 @@ def desk() -> None:
         stop = asyncio.Event()
         for name in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(name, stop.set)
-        async with served(application, settings.address) as url:
+        async with served(application, settings.address, proxies=parse_networks(settings.proxies)) as url:
             click.echo(f"the desk serves on {url}", err=True)
             await stop.wait()
 
@@ -180,9 +183,11 @@ async def _shown(desk: "Desk", draft_id: str, *, quiet: bool) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def served(application: "ASGIApp", address: str) -> AsyncIterator[str]:
+async def served(application: "ASGIApp", address: str, *, proxies: "Sequence[Network]" = ()) -> AsyncIterator[str]:
     """Serve on `address` (HOST:PORT; port 0 takes any free one) and yield the URL; raises SettingsInvalid."""
     import uvicorn
+
+    from desk.connections import protocol_for
 
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
@@ -195,6 +200,7 @@ async def served(application: "ASGIApp", address: str) -> AsyncIterator[str]:
         raise SettingsInvalid(f"KEYTURN_DESK_ADDRESS: cannot listen on {address}: {error.strerror}") from None
     config = uvicorn.Config(
         application,
+        http=protocol_for(proxies),
         lifespan="off",
         log_config=None,
         access_log=False,

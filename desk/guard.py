@@ -22,6 +22,7 @@ from workflows.answering import UPDATE_TIMEOUT
 
 # A question has 4,000 characters at most; the rest of a form is some hundred.
 MAX_BODY_BYTES = 64 * 1024
+BODY_SECONDS = 10.0  # 64 KiB at modem's pace; a body that never ends holds a place
 HEALTH = "/healthz"  # whoever looks whether it lives does so by its address, whatever its names are
 SIGN_IN = "/session"
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -62,6 +63,7 @@ class Guard:
         request = Request(scope, receive)
         guarded = self._with_headers(request, send)
         try:
+            _expect_path(request)
             if request.url.path != HEALTH:
                 self._expect_host(request)
             self._expect_same_site(request)
@@ -152,16 +154,28 @@ def _bucket(request: Request, person: Person | None) -> str:
     return f"person {same_form(person.name)}" if person else f"peer {peer}"
 
 
+def _expect_path(request: Request) -> None:
+    """Refuse a target that is no path of ours: an absolute URI is a proxy's; no database keeps a NUL."""
+    path, query = request.scope["path"], request.scope["query_string"]
+    if not path.startswith("/") or "\0" in path or "\ufffd" in path or b"%00" in query:
+        raise Refused(400, "malformed_request", "the address is no path, or holds what is no text")
+
+
 async def _body(request: Request) -> bytes:
     announced = request.headers.get("content-length", "0")
     body = bytearray()
     if not announced.isdigit() or int(announced) <= MAX_BODY_BYTES:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BODY_BYTES:
-                break
-        else:
-            return bytes(body)
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > MAX_BODY_BYTES:
+                        break
+                else:
+                    return bytes(body)
+        except TimeoutError:
+            detail = f"the request's body did not arrive within {BODY_SECONDS:g} s"
+            raise Refused(408, "too_slow", detail, headers={"Connection": "close"}) from None
     raise Refused(413, "too_large", f"a request may have {MAX_BODY_BYTES:,} bytes")
 
 

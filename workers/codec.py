@@ -1,6 +1,7 @@
 """The codec server: it opens sealed payloads for Temporal's UI and command line, if an authorised operator asks.
 
-POST /decode    {"payloads": [...]} with X-Namespace; the same form comes back, opened. Nothing is ever sealed here.
+POST /decode    {"payloads": [...]} with X-Namespace; the same form comes back, opened.
+POST /encode    refused by name: whoever holds this server's token must not be able to start or approve anything by it
 GET  /          a page to sign in with a token; sets a cookie for the browser whose Temporal UI includes credentials
 POST /session   the page's form
 GET  /healthz   200 while it serves
@@ -66,6 +67,7 @@ class CodecServer:
         application = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._answered])
         application.router.add_post("/decode", self._decode)
         application.router.add_options("/decode", self._preflight)
+        application.router.add_post("/encode", self._encode)
         application.router.add_get("/", self._page)
         application.router.add_post("/session", self._sign_in)
         application.router.add_get("/healthz", self._healthz)
@@ -115,6 +117,17 @@ class CodecServer:
             what=[hashlib.sha256(one.data).hexdigest()[:16] for one in sealed[:_LOGGED_DIGESTS]],
         )
         return web.json_response(MessageToDict(Payloads(payloads=opened)))
+
+    async def _encode(self, request: web.Request) -> web.Response:
+        self._operator(request)
+        # Temporal's command line sends what it starts, signals, updates or queries with, even if that is nothing.
+        if not (await _payloads_of(request)).payloads:
+            return web.json_response({"payloads": []})
+        raise Refused(
+            403,
+            "nothing_is_sealed_here",
+            "this server opens payloads and seals none: ask and answer by `keyturn`",
+        )
 
     def _expect_origin(self, request: web.Request) -> None:
         origin = request.headers.get("Origin")

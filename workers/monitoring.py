@@ -26,6 +26,7 @@ from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
 
 from keyturn.database import within
 from keyturn.errors import SettingsInvalid
+from workers.http import DiscreetProtocol
 from workers.metrics import CallMetrics, percentile
 
 _log = structlog.get_logger("keyturn.worker")
@@ -138,16 +139,28 @@ async def served(
         SettingsInvalid: the address is taken; the message names `setting`.
     """
     host, _, port = address.rpartition(":")
-    runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=0.5)
+    runner = web.AppRunner(application, handle_signals=False, shutdown_timeout=0.5)
     await runner.setup()
+    listening: asyncio.Server | None = None
     try:
+        loop, manager = asyncio.get_running_loop(), runner.server
+        if manager is None:
+            raise RuntimeError("the runner was set up, and has a server")
         try:
-            await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+            listening = await loop.create_server(
+                # As a runner passes it on: no log of accesses.
+                lambda: DiscreetProtocol(manager, loop=loop, access_log=None),  # type: ignore[arg-type]
+                host.strip("[]"),
+                int(port),
+                backlog=128,
+            )
         except OSError as error:
             raise SettingsInvalid(f"{setting}: cannot listen on {address}: {error.strerror}") from None
-        bound = runner.addresses[0]
+        bound = listening.sockets[0].getsockname()
         url = f"http://{bound[0]}:{bound[1]}"
         _log.info("serving", url=url, setting=setting)
         yield url
     finally:
+        if listening is not None:
+            listening.close()
         await runner.cleanup()

@@ -139,6 +139,36 @@ async def test_a_probe_is_never_rate_limited_and_tries_to_sign_in_use_up_nobodys
         assert (await peer.get("/sign-in")).status_code == 200
 
 
+async def test_an_address_that_is_no_text_or_no_path_is_refused_as_such(here: Place) -> None:
+    """NUL, bytes that are no UTF-8, absolute URIs: 400, whoever asks."""
+    async with here.served() as url:
+        host, _, port = url.partition("//")[2].rpartition(":")
+        for target in (
+            "/jobs/%00",
+            "/jobs?after=%00",
+            "/jobs/%ff%fe",
+            "/api/v1/jobs/%00",
+            f"{url}/jobs",
+            "http://evil.example/",
+        ):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(f"GET {target} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode())
+            assert (await reader.read()).startswith(b"HTTP/1.1 400"), target
+            writer.close()
+
+
+async def test_a_body_that_never_comes_is_not_waited_for(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("desk.guard.BODY_SECONDS", 0.2)
+    async with here.served() as url:
+        host, _, port = url.partition("//")[2].rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        head = f"POST /session HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 100\r\n\r\ntoken="
+        writer.write(head.encode())
+        async with asyncio.timeout(10):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 408")
+        writer.close()
+
+
 async def test_another_sites_page_changes_nothing(here: Place) -> None:
     """Told by Sec-Fetch-Site, or by Origin where a browser does not send that."""
     async with here.served() as url, asking("luna", url) as luna:

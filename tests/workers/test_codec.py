@@ -135,8 +135,14 @@ async def test_tampered_and_retired_payloads_are_refused_by_name(codec: httpx.As
 
 
 async def test_it_never_seals(codec: httpx.AsyncClient) -> None:
-    """Decode only: whoever could seal could start and approve."""
-    for method, path in (("POST", "/encode"), ("GET", "/decode"), ("PUT", "/decode"), ("GET", "/nothing")):
+    """Decode only: whoever could seal could start and approve. Temporal's command line may send an empty list."""
+    plain = MessageToDict(Payloads(payloads=[PLAIN]))
+    refused = await codec.post("/encode", json=plain, headers=AS_LUNA)
+    assert (refused.status_code, refused.json()["error"]) == (403, "nothing_is_sealed_here")
+    assert "private words" not in refused.text
+    assert (await codec.post("/encode", json={"payloads": []}, headers=AS_LUNA)).json() == {"payloads": []}
+    assert (await codec.post("/encode", json=plain)).status_code == 401
+    for method, path in (("GET", "/encode"), ("GET", "/decode"), ("PUT", "/decode"), ("GET", "/nothing")):
         answer = await codec.request(method, path, headers=AS_LUNA)
         assert answer.status_code in {404, 405}
 
