@@ -19,8 +19,6 @@ from pydantic import (
     Field,
     JsonValue,
     StringConstraints,
-    ValidationInfo,
-    field_validator,
     model_validator,
 )
 
@@ -222,25 +220,22 @@ class RotationRequest(ModelTask):
 
     task: Literal["decide_rotation"] = "decide_rotation"
     account_id: Annotated[Identifier, AfterValidator(_expect_no_secret)]
-    credential: CredentialFacts
     policy_lines: tuple[PolicyRef, ...] = Field(min_length=1, max_length=MAX_POLICY_LINES)
     question: str = Field(min_length=1, max_length=MAX_QUESTION_CHARACTERS)
     prompt_version: ShortIdentifier = "rotation_decision@2"
     # A person at a support screen waits for this verdict: 20 s is where they would rather be told to come back.
     timeout_seconds: float = Field(default=20.0, gt=0, le=120)
+    credential: CredentialFacts
     # `rule`: lines that code can read are decided without a model. It is an operator's choice for a bulk run.
     decide_by: Literal["rule_and_model", "rule"] = "rule_and_model"
     user_proved_by: NameProof = "stated"
 
-    @field_validator("question")
-    @classmethod
-    def _holds_nothing_private(cls, question: str, info: ValidationInfo) -> str:
+    @model_validator(mode="after")
+    def _question_holds_nothing_private(self) -> Self:
         """The id of the key itself may stand in it, and no other's: AWS's are half of a key."""
-        credential: CredentialFacts | None = info.data.get("credential")
-        about = () if credential is None else (credential.key_id, info.data.get("account_id") or credential.key_id)
-        if holds_private_data(question, about=about):
-            raise ValueError(_PRIVATE)
-        return question
+        if holds_private_data(self.question, about=(self.credential.key_id, self.account_id)):
+            raise ValueError(f"the question {_PRIVATE}")
+        return self
 
 
 class ProposedDecision(Contract):

@@ -81,10 +81,10 @@ def id_of(request: RotationRequest, names: Names = plain) -> str:
 
 def _fault(fault: Any) -> str:
     path = [str(part) for part in fault["loc"]]
-    name = path[-1] if path else ""
-    if path and path[0] != "credential":
-        name = path[0]
-    option = _OPTIONS.get(name, f"--{name.replace('_at', '').replace('_', '-')}" if name else "the credential's facts")
+    if not path:  # of several fields together: the message names them
+        return str(fault["msg"].removeprefix("Value error, "))
+    name = path[-1] if path[0] == "credential" else path[0]
+    option = _OPTIONS.get(name, f"--{name.replace('_at', '').replace('_', '-')}")
     if name == "credential":
         option = "the credential's facts"
     return f"{option}: {_HINTS.get(fault['type'], fault['msg'].removeprefix('Value error, '))}"
