@@ -12,8 +12,8 @@ from desk.settings import Network
 
 # A browser sends its head at once; over the worst line it is some round trips. Half-sent heads hold a place in silence.
 HEAD_SECONDS = 10.0
-# Of 2,000 in all: a browser opens six, a page's streams included; an office behind one address some dozen browsers.
-PER_PEER = 200
+# Of 2,000 in all: a browser opens six, a stream each page included; an office of two hundred readers is one address.
+PER_PEER = 500
 
 
 def protocol_for(proxies: Sequence[Network]) -> type[H11Protocol]:
