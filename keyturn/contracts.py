@@ -310,6 +310,9 @@ class ModelReading(Contract):
     decision: Decision | None
     reason: str = Field(max_length=64)
 
+    def __str__(self) -> str:
+        return f"{self.model}: {self.decision or self.reason}"
+
 
 class Disagreement(Contract):
     """A key is due by the rule, and no model that was asked says so: a person settles it.
@@ -401,13 +404,13 @@ class Instruction(Contract):
     """
 
     workflow_id: str | None = Field(default=None, max_length=1_000)
-    proved_by: NameProof = "stated"
 
 
 class Approval(Instruction):
     """`approve`: an approver confirms the decision with this digest, which is the one that they saw."""
 
     approver: Identifier
+    proved_by: NameProof = "stated"
     digest: Digest
 
 
@@ -415,6 +418,7 @@ class Denial(Instruction):
     """`deny`: an approver refuses the decision with this digest."""
 
     approver: Identifier
+    proved_by: NameProof = "stated"
     digest: Digest
     reason: Reason
 

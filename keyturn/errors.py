@@ -258,7 +258,7 @@ class PolicyDiffers(PolicyError):
     next_step = "fail_and_fix_policy"
     mend = (
         "Give callers and workers the same KEYTURN_POLICY_DIR (`keyturn policy list` prints the digest), and raise the "
-        "version of a line that changed. Then resume it, or abandon it and ask again."
+        "version of a line that changed. Then ask again by the same command: it goes on under the wording of then."
     )
 
 

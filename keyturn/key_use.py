@@ -1,8 +1,8 @@
 """How often each payload key has encrypted, over the whole fleet: AES-GCM with random nonces bears 2^32 messages a key.
 
 NIST SP 800-38D, 8.3: with nonces of 96 random bits no more than 2^32 invocations under one key. Workers add what they
-counted once a minute. Starters and desks encrypt a handful of payloads for each hundred of a worker, and are not
-counted: the warning comes at half of the limit, which covers them many times over.
+counted once a minute. Starters, desks and executors encrypt a handful of payloads for each hundred of a worker, and are
+not counted: the warning comes at half of the limit, which covers them many times over.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,10 @@ from keyturn.database import metadata, transaction
 
 LIMIT = 2**32
 WARN_AT = 2**31
+# In this order: a key that encrypts before every process holds it makes payloads that some cannot open.
+REPLACE = (
+    "`keyturn keys line` prints a new key: add it last everywhere and deploy, then move it first (docs/privacy.md)."
+)
 
 payload_key_use = Table(
     "payload_key_use",

@@ -13,6 +13,7 @@ import click
 
 from keyturn.console import signed_in_user
 from keyturn.errors import InvalidRequest, KeyturnError, UnknownPolicyLine
+from starter.policy_options import policy_options
 
 _KINDS = ["service_account_key", "access_key", "user_password", "system_account_password"]
 _as_json = click.option(
@@ -20,14 +21,6 @@ _as_json = click.option(
 )
 _task_queue = click.option(
     "--task-queue", envvar="KEYTURN_TASK_QUEUE", default="keyturn", show_default=True, help="Where workers poll."
-)
-
-policy_shipped = click.option(
-    "--shipped-lines/--no-shipped-lines",
-    "shipped",
-    envvar="KEYTURN_POLICY_SHIPPED",
-    default=True,
-    help="Whether the shipped policy lines are there beside your own.  [default: they are]",
 )
 
 
@@ -62,13 +55,7 @@ policy_shipped = click.option(
     help="Seconds to wait for the outcome. The workflow goes on after that.",
 )
 @click.option("--again", is_flag=True, help="Ask anew although the same question on the same evidence was answered.")
-@click.option(
-    "--policy-dir",
-    envvar="KEYTURN_POLICY_DIR",
-    type=click.Path(path_type=Path),
-    help="The folder of your own policy lines.",
-)
-@policy_shipped
+@policy_options
 @_task_queue
 @_as_json
 def rotate(

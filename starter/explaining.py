@@ -22,6 +22,7 @@ from temporalio.exceptions import FailureError
 from keyturn.console import printable
 from keyturn.contracts import Assessment, RotationJob, RotationRequest
 from starter.following import handle_of
+from starter.outcomes import fate_of
 from workflows.encryption import reader_of
 
 Step = dict[str, Any]
@@ -239,8 +240,7 @@ def _tries(step: Step) -> Sequence[str]:
 
 
 def _job(step: Step) -> list[str]:
-    done = "created" if step["created"] else "tightened" if step["tightened"] else "was there already"
-    return [f"job {step['job_id']} {done}", *_tries(step)]
+    return [f"job {step['job_id']} {fate_of(created=step['created'], tightened=step['tightened'])}", *_tries(step)]
 
 
 def _failed(step: Step) -> list[str]:

@@ -12,6 +12,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from keyturn.contracts import Assessment, GroundedDecision, LimitedUntil, Rejection, RotationJob, WaitingForPerson
 from keyturn.errors import KeyturnError
+from starter.outcomes import fate_of
 from starter.rotations import Handle, waiting_for, waits_for
 from workflows.encryption import names_of, reader_of
 from workflows.identity import stored_id
@@ -130,5 +131,5 @@ async def _result(client: Client, workflow_id: str, name: str, payloads: Any) ->
         return f"{name}: done"
     if name == "create_rotation_job":
         [job] = await reader_of(client, workflow_id, activity=name).decode(payloads, [RotationJob])
-        return f"create_rotation_job: {job.job_id}, {'created' if job.created else 'there already'}"
+        return f"create_rotation_job: {job.job_id}, {fate_of(created=job.created, tightened=job.tightened)}"
     return f"{name}: done"

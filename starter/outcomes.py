@@ -67,11 +67,16 @@ def as_object(workflow_id: str | None, outcome: RotationOutcome, *, attached: bo
     return told
 
 
+def fate_of(*, created: bool, tightened: bool) -> str:
+    """Return what became of an order for a job: a new job, a tightened one, or one that was there."""
+    return "created" if created else "tightened" if tightened else "there already"
+
+
 def as_lines(workflow_id: str, outcome: RotationOutcome) -> list[str]:
     """Return an outcome as short lines for a person."""
     match outcome:
         case JobCreated():
-            first = "created" if outcome.created else "tightened" if outcome.tightened else "there already"
+            first = fate_of(created=outcome.created, tightened=outcome.tightened)
             approved = f", approved by {outcome.approved_by}" if outcome.approved_by else ""
             lines = [f"job {outcome.job_id} ({first}{approved})", *_decided(outcome.decision)]
         case NotEligible():

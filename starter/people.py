@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +12,8 @@ from pydantic import ValidationError
 
 from keyturn.console import signed_in_user
 from keyturn.contracts import Abandonment, Approval, Contract, Denial, GroundedDecision, Resumption, Standing
-from keyturn.errors import InvalidRequest
+from keyturn.errors import CatalogueInvalid, InvalidRequest
+from starter.policy_options import policy_options
 
 _user = click.option("--user", "user_id", envvar="KEYTURN_USER", help="Who you are.  [default: the signed-in user]")
 _as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
@@ -122,8 +122,9 @@ def _awaiting(workflow_id: str, verb: str) -> tuple[Standing, GroundedDecision]:
 @click.command()
 @click.argument("workflow_id")
 @click.option("--digest", help="Of the decision that you saw. Without it the decision is shown, and you are asked.")
+@policy_options
 @_user
-def approve(workflow_id: str, digest: str | None, user_id: str | None) -> None:
+def approve(workflow_id: str, digest: str | None, policy_dir: Path | None, shipped: bool, user_id: str | None) -> None:
     """Approve the decision that a rotation waits with: its job follows. Not for whoever asked for it.
 
     \b
@@ -132,7 +133,7 @@ def approve(workflow_id: str, digest: str | None, user_id: str | None) -> None:
     """
     if digest is None:
         standing, decision = _awaiting(workflow_id, "approve")
-        for line in _shown(standing, _wordings(standing)):
+        for line in _shown(standing, _wordings(standing, policy_dir, shipped=shipped)):
             click.echo(line)
         if not sys.stdin.isatty():
             raise click.UsageError("say which decision you approve: --digest, as shown above")
@@ -237,14 +238,15 @@ def _shown(standing: Standing, wordings: Sequence[str]) -> list[str]:
     ]
 
 
-def _wordings(standing: Standing) -> list[str]:
+def _wordings(standing: Standing, policy_dir: Path | None, *, shipped: bool) -> list[str]:
     """The wording of the binding lines, as far as this machine's policy files hold them at that version."""
     from keyturn.policy.catalogue import load_catalogue
 
     refs = () if standing.decision is None else standing.decision.source_lines
-    folder = os.environ.get("KEYTURN_POLICY_DIR")
-    shipped = os.environ.get("KEYTURN_POLICY_SHIPPED", "on") != "off"
-    held = load_catalogue(Path(folder) if folder else None, shipped=shipped)
+    try:
+        held = load_catalogue(policy_dir, shipped=shipped)
+    except CatalogueInvalid as error:  # an approver needs no policy files: the decision is the worker's
+        return [f"not shown: this machine's policy files cannot be read ({error})"[:500]]
     return [f"{line.ref}: {line.wording}" for line in held if line.ref in refs]
 
 

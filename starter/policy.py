@@ -17,16 +17,10 @@ from keyturn.policy.files import PolicyFile, read_files
 from keyturn.policy.line import PolicyLine, digest_of_line
 from keyturn.policy.review import review
 from keyturn.policy.wording import condition_in_words, demands_in_words, key_in_words
-from starter.commands import policy_shipped
+from starter.policy_options import policy_options
 
 EXIT_FAULTS = 1
 _as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-_folder = click.option(
-    "--policy-dir",
-    envvar="KEYTURN_POLICY_DIR",
-    type=click.Path(path_type=Path),
-    help="The folder of your own policy lines.",
-)
 
 
 @click.group()
@@ -35,8 +29,7 @@ def policy() -> None:
 
 
 @policy.command("list")
-@_folder
-@policy_shipped
+@policy_options
 @_as_json
 def list_lines(policy_dir: Path | None, shipped: bool, as_json: bool) -> None:
     """List the policy lines that this machine holds, and their digest.
@@ -60,8 +53,7 @@ def list_lines(policy_dir: Path | None, shipped: bool, as_json: bool) -> None:
 
 @policy.command()
 @click.argument("line_id")
-@_folder
-@policy_shipped
+@policy_options
 @_as_json
 def show(line_id: str, policy_dir: Path | None, shipped: bool, as_json: bool) -> None:
     """Show one policy line: its wording, what code reads in it, and where it comes from.

@@ -82,7 +82,7 @@ async def start_or_attach(
         earlier = client.get_workflow_handle_for(RotationWorkflow.run, id_of(request, names_of(client)))
     description = await earlier.describe()
     if description.status is WorkflowExecutionStatus.RUNNING and waits_for(description) is not None:
-        await _restate_if_other_evidence(earlier, request)
+        await _restate(earlier, request)
     if description.status is not WorkflowExecutionStatus.COMPLETED:
         return Rotation(earlier, attached=True)
     answered = await earlier.result()
@@ -193,12 +193,10 @@ _WAITS: Mapping[str, Literal["awaiting_approval", "disagreement"]] = {
 }
 
 
-async def _restate_if_other_evidence(handle: Handle, request: RotationRequest) -> None:
-    standing = await standing_of(handle)
-    if standing is None or standing.request_digest == request_digest(request):
-        return
-    went_on = (WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError, RPCError)
-    with suppress(*went_on):  # it went on in between: then its outcome is looked at
+async def _restate(handle: Handle, request: RotationRequest) -> None:
+    """Offer the request to a rotation that waits: on the same evidence it refuses, which leaves nothing behind."""
+    no_news = (WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError, RPCError)
+    with suppress(*no_news):  # the same question, or it went on in between: then its outcome is looked at
         await handle.execute_update(RotationWorkflow.restate, request, rpc_timeout=UPDATE_TIMEOUT)
 
 

@@ -31,7 +31,7 @@ from keyturn.console import signed_in_user
 from keyturn.contracts import BulkOrder, BulkSource, ShortIdentifier
 from keyturn.errors import InvalidRequest, KeyturnError
 from keyturn.policy.catalogue import load_catalogue
-from starter.commands import policy_shipped
+from starter.policy_options import policy_options
 from workflows.bulk import BulkWorkflow, bulk_id
 from workflows.connection import connect, refusals_named
 from workflows.runs import BULK_PRIORITY, Handle, handle_of_run
@@ -81,8 +81,7 @@ def schedule() -> None:
     "--offline", is_flag=True, help="Ask by the provider's batch endpoint first: within a day, half the price."
 )
 @click.option("--by-rule", is_flag=True, help="Decide lines that code can read without a model, at no cost.")
-@click.option("--policy-dir", envvar="KEYTURN_POLICY_DIR", type=click.Path(path_type=Path), help="Of your own lines.")
-@policy_shipped
+@policy_options
 @click.option("--task-queue", envvar="KEYTURN_TASK_QUEUE", default="keyturn", show_default=True, help="Of the workers.")
 @_tenant
 @_user

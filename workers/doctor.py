@@ -9,7 +9,7 @@ from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, GetSyste
 
 from keyturn.database import open_database
 from keyturn.errors import JobStoreUnavailable, KeyturnError
-from keyturn.key_use import LIMIT, KeyUse, worn
+from keyturn.key_use import LIMIT, REPLACE, KeyUse, worn
 from keyturn.keyring import keyring_from_environment
 from workers.schema import check_schema
 from workers.settings import load_database_url, load_local_settings, load_settings
@@ -124,7 +124,7 @@ class KeyWorn(KeyturnError):
     """A payload key has encrypted half as often as AES-GCM allows."""
 
     kind = "payload_key_worn"
-    mend = "Add a key with `keyturn keys line`, first in KEYTURN_PAYLOAD_KEYS (docs/privacy.md)."
+    mend = REPLACE
 
 
 class NoBuild(KeyturnError):

@@ -38,7 +38,7 @@ from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.webhook import Webhook
-from keyturn.key_use import LIMIT, KeyUse, worn
+from keyturn.key_use import LIMIT, REPLACE, KeyUse, worn
 from keyturn.keyring import Keyring
 from keyturn.ledger.recorder import recorder
 from keyturn.ledger.records import keyed_fingerprint, log_call
@@ -292,8 +292,7 @@ async def _count_encryptions(keyring: Keyring, use: KeyUse) -> None:
             keyring.give_back_encryptions(counted)
         else:
             for key_id in worn(totals):
-                mend = "Replace it: `keyturn keys line`, first in KEYTURN_PAYLOAD_KEYS (docs/privacy.md)."
-                _log.warning("payload_key_worn", key_id=key_id, encryptions=totals[key_id], limit=LIMIT, mend=mend)
+                _log.warning("payload_key_worn", key_id=key_id, encryptions=totals[key_id], limit=LIMIT, mend=REPLACE)
         await asyncio.sleep(KEY_USE_SECONDS)
 
 

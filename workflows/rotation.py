@@ -355,13 +355,14 @@ class RotationWorkflow:
         """
         until = workflow.now() + APPROVAL_WITHIN
         approvers = ", ".join(decision.approvers) or "the operators who did not ask"
-        said = f" **The model disagrees**: {_said(readings)}." if readings else ""
+        by_models = ", ".join(map(str, readings))
+        said = f" **The model disagrees**: {by_models}." if readings else ""
         workflow.set_current_details(
             f"**Eligible** under {_named(decision.source_lines)}.{said} **Waits for the approval** of one of "
             f"{approvers}, until {until:%Y-%m-%d %H:%M} UTC."
         )
         if readings:
-            self._note("disagreement", KEYTURN, digest=decision.digest, readings=_said(readings))
+            self._note("disagreement", KEYTURN, digest=decision.digest, readings=by_models)
         self._note("approval_requested", self._request.user_id, digest=decision.digest)
         asked = _TO_SETTLE if readings else _TO_APPROVE
         answer = await self._asked(
@@ -374,7 +375,9 @@ class RotationWorkflow:
                 self._note("approved", answer.approver, digest=answer.digest, **self._proofs(answer))
                 return answer
             case Denial():
-                self._note("denied", answer.approver, digest=answer.digest, reason=answer.reason)
+                self._note(
+                    "denied", answer.approver, digest=answer.digest, reason=answer.reason, **self._proofs(answer)
+                )
                 return answer
             case _:
                 self._note("approval_expired", KEYTURN, digest=decision.digest)
@@ -419,9 +422,9 @@ class RotationWorkflow:
             self._note("restated", answer.user_id)
         return answer
 
-    def _proofs(self, approval: Approval) -> dict[str, str]:
+    def _proofs(self, answer: Approval | Denial) -> dict[str, str]:
         """How the names of both were proved: where one was only stated, the audit says so."""
-        return {"approver_proved_by": approval.proved_by, "asker_proved_by": self._request.user_proved_by}
+        return {"approver_proved_by": answer.proved_by, "asker_proved_by": self._request.user_proved_by}
 
     # -- the audit trail --------------------------------------------------------------------------------------------
 
@@ -468,10 +471,6 @@ def _without_job(assessment: Assessment, decision: GroundedDecision) -> Complete
         return NotEligible(decision=decision, call=call, request_digest=digest)
     workflow.set_current_details("**Not specified** by policy or evidence: no job.")
     return NotSpecified(decision=decision, call=call, request_digest=digest)
-
-
-def _said(readings: Iterable[ModelReading]) -> str:
-    return ", ".join(f"{one.model}: {one.decision or one.reason}" for one in readings)
 
 
 def _denied_by(approver: str) -> Rejection:

@@ -76,7 +76,7 @@ class Waiting:
             raise refusal("not_an_approver", "this is no approver of the policy lines that bind")
 
     def expect_new_evidence(self, request: RotationRequest, digest: str, current: RotationRequest) -> None:
-        """Refuse a restatement of anything but the same rotation on other evidence.
+        """Refuse a restatement of anything but the same rotation on other evidence, or under another wording.
 
         Args:
             request: as it is stated anew.
@@ -86,7 +86,8 @@ class Waiting:
         self._expect("parked", "awaiting_approval", "disagreement")
         if _rotation_of(request) != _rotation_of(current):
             raise refusal("other_rotation", "this is a request for another rotation")
-        if digest == self.standing.request_digest:
+        same_wording = request.policy_digest in (None, current.policy_digest)
+        if digest == self.standing.request_digest and same_wording:
             raise refusal("same_evidence", "the evidence is the same: the question stands as it is")
 
     def _expect(self, *phases: str) -> None:

@@ -263,7 +263,7 @@ class _Page:
         if isinstance(verdict, Rejection):
             return row | {"outcome": "rejected", "reason": verdict.reason, "explanation": verdict.explanation}
         if isinstance(verdict, Disagreement):  # the key is due: its rotation waits for the person who settles it
-            said = ", ".join(f"{one.model}: {one.decision or one.reason}" for one in verdict.readings)
+            said = ", ".join(map(str, verdict.readings))
             row |= {"reason": "contradicts_evidence", "explanation": f"By rule the key is due; said {said}."[:1000]}
             verdict = verdict.supported
         if isinstance(verdict, GroundedDecision):

@@ -114,7 +114,7 @@ class PolicyLine(Contract):
     approval: Literal["none", "required"] = Field(
         default="none", description="Whether one of `approvers` must approve each rotation."
     )
-    # They are a part of the line: a changed list changes the digest, and what waited for an approval is decided anew.
+    # They are a part of the line: a changed list changes the digest, and an approval of the older one makes no job.
     approvers: tuple[Identifier, ...] = Field(
         default=(), max_length=MAX_APPROVERS, description="Who may approve, by the names that KEYTURN_USER has."
     )

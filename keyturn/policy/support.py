@@ -111,10 +111,9 @@ def explain(support: Support, facts: CredentialFacts, at: datetime | None = None
         return f"{_named(one.line.ref for one in covering)}: the evidence does not meet what the policy asks."
     if not covering:
         covers = sorted({kind for one in support.readings for kind in one.line.applies_to})
-        meant = " or ".join(f"--kind {kind}" for kind in covers)
         return (
             f"No supplied policy line covers a credential of kind {facts.kind}. They cover {', '.join(covers)}: "
-            f"perhaps {meant} was meant, or another --policy."
+            "perhaps another kind or another line was meant."
         )[:1000]
     told = [f"{one.line.ref}: {_cause(one, facts, at)}" for one in covering if one.status == "unknown"]
     return ("; ".join(told) + ".")[:1000]
@@ -133,10 +132,10 @@ def _cause(one: Reading, facts: CredentialFacts, at: datetime | None) -> str:
 
 
 _FACT = {
-    "stale": "whether the key is stale (--stale, --not-stale)",
-    "compromised": "whether the key was compromised (--compromised, --not-compromised)",
-    "age": "how old the key is (--age-days, --last-rotated)",
-    "unused": "when the key was last used (--last-used, --never-used)",
+    "stale": "whether the key is stale",
+    "compromised": "whether the key was compromised",
+    "age": "how old the key is",
+    "unused": "when the key was last used",
 }
 
 

@@ -158,11 +158,12 @@ def test_all_binding_lines_are_recorded_and_the_models_citations_beside_them(cat
 
 
 def test_where_no_line_covers_the_kind_the_explanation_names_the_kind_that_was_meant(catalogue: Catalogue) -> None:
-    """A forgotten --kind is found by reading the answer."""
+    """A kind that was left out is found by reading the answer."""
     asked = request(policy_lines=(PolicyRef(id="AWS-FSBP-IAM.3", version=1),), credential=facts(age_days=900))
     verdict = ground(proposal("not_specified", None, ()), asked, catalogue.resolve(asked.policy_lines))
     assert isinstance(verdict, GroundedDecision)
-    assert "--kind access_key was meant" in verdict.explanation
+    assert "They cover access_key" in verdict.explanation
+    assert "service_account_key" in verdict.explanation
 
 
 def test_evidence_that_is_too_old_settles_nothing_and_says_so(catalogue: Catalogue) -> None:

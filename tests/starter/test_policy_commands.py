@@ -31,7 +31,7 @@ def test_the_lines_of_this_machine_are_listed_with_their_digest(own: Path) -> No
     assert "P-7@1" in told.output
     assert "age > 60 whole days" in told.output
     assert told.output.splitlines()[-1].startswith("digest v1:")
-    alone = json.loads(keyturn("list", "--policy-dir", own, "--no-shipped-lines", "--json").output)
+    alone = json.loads(keyturn("list", "--policy-dir", own, "--shipped-lines", "off", "--json").output)
     assert [line["id"] for line in alone["lines"]] == ["OWN-1", "OWN-2"]
 
 

@@ -43,6 +43,7 @@ from keyturn.errors import (
 )
 from keyturn.jobs.store import JobStore
 from keyturn.policy.catalogue import Catalogue
+from keyturn.policy.line import digest_of_lines
 from starter.answering import resume_all, waiting_rotations
 from starter.explaining import last_asked, story_of
 from starter.outcomes import as_lines, as_object, exit_status
@@ -438,24 +439,30 @@ async def test_hostile_arguments_are_refused_and_the_rotation_waits_on(
     assert await sqlite_store.jobs(tenant_id="default", limit=10) == []
 
 
-async def test_a_policy_that_changes_while_an_approval_is_awaited_is_decided_anew(
+async def test_a_policy_that_changes_while_an_approval_is_awaited_waits_for_whoever_asks_under_the_new_wording(
     temporal: Client, sqlite_store: JobStore
 ) -> None:
     """Another worker, another catalogue: the running workflow is not disturbed, and the old approval makes no job."""
-    queue, asked = f"test-{uuid.uuid4().hex}", request(user_id="luna")
+    older, newer_lines = with_approval(), with_approval(window_days=14)
+    queue, asked = (
+        f"test-{uuid.uuid4().hex}",
+        request(user_id="luna", policy_digest=digest_of_lines([older.current("P-7")])),
+    )
     script = Script(ELIGIBLE)
-    async with worker_on(temporal, queue, script, sqlite_store, catalogue=with_approval()):
+    async with worker_on(temporal, queue, script, sqlite_store, catalogue=older):
         handle = (await start_or_attach(temporal, asked, task_queue=queue)).handle
         here = Desk(temporal, queue, handle, asked, script)
         before = await here.at("awaiting_approval")
     newer = Script(ELIGIBLE.replace("30", "14"))
-    async with worker_on(temporal, queue, newer, sqlite_store, catalogue=with_approval(window_days=14)):
+    async with worker_on(temporal, queue, newer, sqlite_store, catalogue=newer_lines):
         assert before.decision is not None
         assert await here.at("awaiting_approval") == before  # replayed by the new worker, and where it was
         await answer(handle, "approve", Approval(approver=OMAR, digest=before.decision.digest))
-        async with asyncio.timeout(20):
-            while (after := await here.at("awaiting_approval")) == before or after.decision == before.decision:
-                await asyncio.sleep(0.02)
+        assert (await here.at("parked")).kind == "policy_differs"
+        newest = digest_of_lines([newer_lines.current("P-7")])
+        again = request(user_id="noor", credential=asked.credential, policy_digest=newest)
+        await rotate(temporal, again, task_queue=queue, wait_seconds=30)
+        after = await here.at("awaiting_approval")
         assert after.decision is not None
         assert after.decision.rotation_window_days == 14
         assert await sqlite_store.jobs(tenant_id="default", limit=10) == []
