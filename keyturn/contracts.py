@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from keyturn.private_data import holds_private_data, holds_secret
+from keyturn.private_data import aws_key_ids, holds_private_data, holds_secret
 
 MAX_QUESTION_CHARACTERS = 4_000  # a support question; it also keeps the prompt far below any model's context window
 MAX_APPROVERS = 64  # of a policy line: a team; more is a mailing list, and nobody's duty
@@ -99,17 +99,25 @@ def _expect_nothing_private(text: str) -> str:
     return text
 
 
+def _expect_key_ids_only(reason: str) -> str:
+    if holds_private_data(reason, about=aws_key_ids(reason)):
+        raise ValueError(_PRIVATE)
+    return reason
+
+
 def _expect_no_secret(name: str) -> str:
     if holds_secret(name):
         raise ValueError("is a secret, not an id: whoever reads histories and tables would read it")
     return name
 
 
-_PRIVATE = "holds what looks like a secret or a card number: leave it out, and name a key by its id"
+_PRIVATE = (
+    "holds what looks like a secret or a card number: leave it out, and say `the key` where an access key's id stands"
+)
 Reason = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=500, pattern=_ONE_LINE),
-    AfterValidator(_expect_nothing_private),
+    AfterValidator(_expect_key_ids_only),
 ]
 MAX_NOTES_CHARACTERS = 1_000  # of evidence in words; more is a document, and a document has a place of its own
 MAX_QUOTE_CHARACTERS = 500  # as long as a policy line's wording may be

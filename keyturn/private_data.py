@@ -2,6 +2,8 @@
 
 Forms: the issuers' own documents, and the patterns of detect-secrets, which finds secrets in this repository. Its
 plugins are not used here: they read a text as it is written, and import an HTTP client of their own.
+
+Every pattern takes time in proportion to the text: whoever may ask a question could stop a worker with another.
 """
 
 import math
@@ -10,15 +12,12 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 
-# Groups of digits with what people write between them: blanks of any kind, dots, dashes, slashes.
-_DIGIT_GROUPS = re.compile(r"\d+(?:[\s.\-\u2010-\u2015/]{1,3}\d+)*")
-_UUID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.IGNORECASE)  # Azure's key ids
 # Ids of AWS's access keys: half of a key, and no secret where they name the key that a request is about.
 _KEY_IDS = re.compile(r"(?<![A-Z0-9])(?:A3T[A-Z0-9]|ABIA|ACCA|AKIA|ASIA)[0-9A-Z]{16}(?![A-Z0-9])")
 # So marked that they are found even in a text whose blanks were taken out.
 _MARKED = re.compile(
     r"""
-      -----\s?BEGIN[A-Z0-9\ ]*PRIVATE\ ?KEY            # PEM (RFC 7468), OpenSSH, PGP
+      -----\s?(?i:BEGIN)[A-Za-z0-9\ ]*(?i:KEY|CERTIFICATE|MESSAGE)   # PEM (RFC 7468), OpenSSH, PGP
     | PuTTY-User-Key-File
     | github_pat_[0-9A-Za-z_]{22,}
     | gh[pousr]_[0-9A-Za-z]{30,}                       # GitHub
@@ -30,53 +29,76 @@ _MARKED = re.compile(
     | [0-9A-Za-z_~.-]{3}\dQ~[0-9A-Za-z_~.-]{31,34}     # Microsoft Entra client secrets
     | (?:AccountKey|SharedAccessKey)=[0-9A-Za-z+/]{40,}={0,2}   # Azure Storage, Service Bus, Event Hubs
     | [?&]sig=[0-9A-Za-z%+/]{40,}                      # Azure's shared access signatures
-    | eyJ[0-9A-Za-z_-]{10,}\.[0-9A-Za-z_-]{10,}\.      # JSON web tokens
-    | [rs]k_(?:live|test)_[0-9A-Za-z]{16,}             # Stripe
+    | [?&]X-Amz-(?:Signature|Security-Token)=[0-9A-Za-z%+/]{40,}    # AWS's presigned addresses
+    | eyJ[0-9A-Za-z_-]{10,400}\.[0-9A-Za-z_-]{10,}\.   # JSON web tokens
+    | [rs]k_(?:live|test)_[0-9A-Za-z]{16,} | whsec_[0-9A-Za-z+/]{24,}   # Stripe
     | SG\.[0-9A-Za-z_-]{22}\.[0-9A-Za-z_-]{40,}        # SendGrid
     | pypi-AgE[0-9A-Za-z_-]{50,} | npm_[0-9A-Za-z]{36} | hf_[0-9A-Za-z]{30,} | hv[sb]\.[0-9A-Za-z_-]{24,}
-    | dop_v1_[0-9a-f]{64} | shpat_[0-9a-f]{32}
+    | dop_v1_[0-9a-f]{64} | shpat_[0-9a-f]{32} | AGE-SECRET-KEY-1[0-9A-Z]{50,}
     """,
     re.VERBOSE,
 )
-_PLAIN = re.compile(
+_PRIVATE_KEY_FIELD = re.compile(r'"private_key(?:_pem)?"\s*:', re.IGNORECASE)  # of a service account's key file
+# OpenAI, Anthropic and those that are compatible: one part at least is drawn, which tells them from words with dashes.
+_SK = re.compile(r"(?<![A-Za-z0-9])[sp]k-[A-Za-z0-9_-]{16,}", re.IGNORECASE)
+_URL_PASSWORD = re.compile(r"://[^\s/:@]{0,100}:([^\s/@]{3,200})@")
+# What a name of a secret is set to: in an environment, YAML, JSON, a command line, a header, a sentence.
+_ASSIGNED = re.compile(
     r"""
-      \b(?:sk|pk)-(?:ant-|proj-)?[A-Za-z0-9_-]{16,}    # OpenAI, Anthropic and those that are compatible
-    | "private_key"\s*:                                # a service account's key file
-    | \b[a-z][a-z0-9+.-]{1,20}://[^\s/:@]+:[^\s/@]{3,}@   # a URL with a password
-    | \b(?:passw(?:or)?d|pwd|secret(?:[_ -]?access)?(?:[_ -]?key)?|api[_-]?key|(?:access[_-]?)?token)["']?
-        \s*[=:]\s*["']?(?=[^\s"']*\d)[^\s"']{8,}
-    | \b(?:bearer|basic)\s+(?=[^\s]*\d)[A-Za-z0-9._~+/-]{20,}
+    (?:passw(?:or)?d|passwort|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key|account[_-]?key|private[_-]?key)
+    (?:[_-]?(?:access[_-]?)?(?:key|value|string))?["'`]?
+    (?:\s{0,3}(?P<sign>=>|:=|[=:])\s{0,3}|(?P<said>\s{1,3}(?:is|was|lautet|ist)\s{1,3})|(?P<flag>(?<=[A-Za-z])\ ))
+    ["'`]?(?P<value>[^\s"'`,;]{6,200})
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+_HEADER = re.compile(r"\b(?:bearer|basic)\s{1,3}([A-Za-z0-9._~+/=-]{12,})", re.IGNORECASE)
 # AWS's secret access keys are 40 letters of Base64 without a mark; so are others' of about that length.
-_BARE = re.compile(r"(?<![A-Za-z0-9/+=_-])[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=_-])")
+_BARE = re.compile(r"(?<![A-Za-z0-9/+])[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+])")
 # Azure's storage keys: 64 octets in Base64.
-_LONG_BARE = re.compile(r"(?<![A-Za-z0-9/+=])[A-Za-z0-9/+]{86}==")
-# What is spelt out in short groups: a letter, or up to five of them, and a blank.
-_SPELT = re.compile(r"(?<!\S)(?:\S{1,5}[ \t.\-_]+){7,}\S{1,5}(?!\S)")
+_LONG_BARE = re.compile(r"(?<![A-Za-z0-9/+])[A-Za-z0-9/+]{86}==")
 _BETWEEN = re.compile(r"[\s\u200b]+")
+_TOKEN = re.compile(r"[A-Za-z0-9/+]+")
+SHORTEST_ID = 8  # a shorter one, taken out of a text, could take a secret apart
+
+# Not what a secret is: where it is to be found, a stand-in for it, a time.
+_STAND_IN = re.compile(r"[*x•.\-_]+|[$%<{\[(].*|\*\*.*|(?:redacted|changeme|hidden|masked).*", re.IGNORECASE)
+_PLACE = re.compile(
+    r"(?:\w+:)?//.*|[a-z]+:[a-z].*|~?\.{0,2}/.*|(?:projects|organizations|vault|secret)/.*", re.IGNORECASE
+)
+_TIME = re.compile(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}(?:[T ]\d\d:\d\d.*)?|\d\d:\d\d.*")
+_WORD = re.compile(r"[A-Za-z]+\d{0,4}")
+# A word, a number, or a short mark such as v2: what names and ids with dashes are made of.
+_PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d{1,5}|[A-Za-z]{1,3}\d{1,5}|[0-9a-f]{6,}")
+
+# In groups as on the card, or in one run, or in single digits: 13 to 19 of them (ISO/IEC 7812-1).
+_GAP = r"[\s.\-\u2010-\u2015/_,·]{1,3}"
+_CARD = re.compile(
+    rf"(?<![\w.])(?:\d{{4}}(?:{_GAP}\d{{4}}){{3}}(?:{_GAP}\d{{1,3}})?|\d{{4}}{_GAP}\d{{6}}{_GAP}\d{{4,5}}"
+    rf"|\d{{13,19}}|\d(?:{_GAP}\d){{12,18}}|\d{{2}}(?:{_GAP}\d{{2}}){{7}})(?!\w)"
+)
+# The networks' prefixes and lengths, as ISO/IEC 7812's registered ones are published by the networks themselves.
+_NETWORK = re.compile(
+    r"4(?:\d{12}|\d{15}|\d{18})|5[1-5]\d{14}|2[2-7]\d{14}|3[47]\d{13}|3(?:0[0-5]|[68]\d)\d{11}|35\d{14}"
+    r"|6(?:011|5\d\d|4[4-9]\d|2\d\d)\d{12,15}|(?:50|5[6-9]|6[0-9])\d{14}"
+)
 
 
 def holds_private_data(text: str, *, about: tuple[str, ...] = ()) -> bool:
     """Return True if `text` holds what looks like a payment card's number (by its check digit) or a secret.
 
-    It reads through invisible characters, other widths, and blanks between the letters.
+    It reads through invisible characters, other widths, and blanks, dots and dashes between the letters.
 
     Args:
         text: any.
-        about: ids that may stand in it, such as that of the key that a question is about.
+        about: ids that may stand in it, such as that of the key that a question is about; whole, and of 8 characters or
+            more.
     """
     plain = _seen(text)
     for known in about:
-        plain = plain.replace(_seen(known), " ")
-    if any(_holds_card(re.findall(r"\d+", run)) for run in _DIGIT_GROUPS.findall(_UUID.sub(" ", plain))):
-        return True
-    if _PLAIN.search(plain) or _LONG_BARE.search(plain):
-        return True
-    if any(_KEY_IDS.search(one) or _MARKED.search(one) for one in (plain, _BETWEEN.sub("", plain))):
-        return True
-    return any(_is_random(found) for one in (plain, *_joined(plain)) for found in _BARE.findall(one))
+        if len(known) >= SHORTEST_ID:
+            plain = re.sub(rf"(?<![\w/+-]){re.escape(_seen(known))}(?![\w/+-])", " ", plain)
+    return _holds_secret(plain) or any(_is_card(found) for found in _CARD.findall(plain))
 
 
 def aws_key_ids(text: str) -> tuple[str, ...]:
@@ -85,9 +107,24 @@ def aws_key_ids(text: str) -> tuple[str, ...]:
 
 
 def holds_secret(name: str) -> bool:
-    """Return True if an id, or another short name, is itself a secret by its mark or by its randomness."""
+    """Return True if an id, or another short name, is itself a secret or a card number."""
     plain = _seen(name)
-    return bool(_MARKED.search(plain)) or any(_is_random(found) for found in _BARE.findall(plain))
+    # The id of an access key is no secret as an id: it is what the request is about.
+    return _holds_secret(_KEY_IDS.sub(" ", plain)) or (_CARD.fullmatch(plain) is not None and _is_card(plain))
+
+
+def _holds_secret(plain: str) -> bool:
+    spelt = tuple(_joined(plain))
+    return (
+        _PRIVATE_KEY_FIELD.search(plain) is not None
+        or _LONG_BARE.search(plain) is not None
+        or any(any(map(_is_drawn, re.split("[-_]", found))) for found in _SK.findall(plain))
+        or any(not _STAND_IN.fullmatch(found) for found in _URL_PASSWORD.findall(plain))
+        or any(_is_value(found) for found in _ASSIGNED.finditer(plain))
+        or any(_is_credential(found) for found in _HEADER.findall(plain))
+        or any(_KEY_IDS.search(one) or _MARKED.search(one) for one in (plain, _BETWEEN.sub("", plain), *spelt))
+        or any(_is_random(found) for one in (plain, *spelt) for found in _BARE.findall(one))
+    )
 
 
 def _seen(text: str) -> str:
@@ -101,17 +138,52 @@ def _seen(text: str) -> str:
 
 
 def _joined(plain: str) -> Iterator[str]:
-    for run in _SPELT.finditer(plain):
-        groups = re.split(r"[ \t]+", run.group())
-        # Words are of any length; what is spelt out is in equal groups, but for the last.
-        for first in range(len(groups)):
-            size = len(groups[first])
-            same = first
-            while same < len(groups) and len(groups[same]) == size:
-                same += 1
-            if same - first >= 7:
-                yield "".join(groups[first : same + 1])
-                yield "".join(groups[first:same])
+    """What is spelt out in equal groups, put together: words are of any length, and such groups are not."""
+    run: list[re.Match[str]] = []
+    for token in _TOKEN.finditer(plain):
+        if run:
+            gap = plain[run[-1].end() : token.start()]
+            is_near = len(gap) <= 3 and not gap.strip(" \t\r\n.-_,:|*")
+            size, before = len(token.group()), len(run[0].group())
+            if is_near and size == before <= 10:
+                run.append(token)
+                continue
+            if len(run) >= 4:
+                yield "".join(one.group() for one in run)
+                if is_near and size < before:  # the last group is what was left over
+                    yield "".join(one.group() for one in (*run, token))
+        run = [token]
+    if len(run) >= 4:
+        yield "".join(one.group() for one in run)
+
+
+def _is_value(found: re.Match[str]) -> bool:
+    """Whether what a secret's name is set to is the secret, and not a word, a stand-in or a place."""
+    value = found["value"].rstrip(".!?)")
+    if len(value) < 6 or any(form.fullmatch(value) for form in (_STAND_IN, _PLACE, _TIME)):
+        return False
+    if found["sign"] in {"=", ":=", "=>"}:
+        return True
+    if found["flag"] is not None:
+        return _is_drawn(value) and not _is_name(value)
+    kinds = (any(c.isdigit() for c in value), any(c.isalpha() for c in value))
+    return all(kinds) and not _is_name(value)
+
+
+def _is_credential(found: str) -> bool:
+    """Whether what follows `Bearer` or `Basic` is one, and not the word that a sentence goes on with."""
+    return not _WORD.fullmatch(found) and (_is_drawn(found) or found.endswith("="))
+
+
+def _is_name(value: str) -> bool:
+    """Whether it is put together of words and numbers as names and ids are: prod-db-2024, acct_10234, OPS-12345."""
+    parts = re.split(r"[-_.:/@#]", value)
+    return all(_PART.fullmatch(part) for part in parts if part) and (len(parts) > 1 or value.isalpha())
+
+
+def _is_drawn(word: str) -> bool:
+    """Whether a part of a token is long, with letters and digits both: so are drawn ones, and no words."""
+    return len(word) >= 12 and any(c.isdigit() for c in word) and any(c.isalpha() for c in word)
 
 
 def _is_random(word: str) -> bool:
@@ -122,17 +194,11 @@ def _is_random(word: str) -> bool:
     return all(kinds) and entropy >= 4.2 and word.count("/") <= 4
 
 
-def _holds_card(groups: list[str]) -> bool:
-    """Whether neighbouring groups of digits make a card's number: 13 to 19 digits (ISO/IEC 7812-1), one a check."""
-    for first in range(len(groups)):
-        digits = ""
-        for group in groups[first:]:
-            digits += group
-            if len(digits) > 19:
-                break
-            if len(digits) >= 13 and _passes_luhn(digits):
-                return True
-    return False
+def _is_card(written: str) -> bool:
+    digits = "".join(str(int(one)) for one in written if one.isdigit())
+    # In fours, what follows the sixteen may be the card's date or code.
+    read = {digits} if written.isdigit() else {digits, digits[:16]}
+    return any(_NETWORK.fullmatch(one) and _passes_luhn(one) for one in read)
 
 
 def _passes_luhn(digits: str) -> bool:

@@ -2,6 +2,7 @@
 
 import random
 import string
+import time
 
 import pytest
 from detect_secrets.core.scan import scan_line
@@ -48,7 +49,26 @@ FORMS = {
     "a URL with a password": "postgresql://keyturn:hunter22@db.example/keyturn",
     "an assignment": "password=hunter2hunter2",
     "a header": f"Authorization: Bearer {drawn(32)}7",
+    "an environment variable of AWS": f"AWS_SECRET_ACCESS_KEY={AWS_SECRET}",
+    "an environment variable": "DB_PASSWORD=hunter2hunter2",
+    "another environment variable": "PGPASSWORD=correcthorse",
+    "a setting": "clientSecret: 9f8e7d6c5bAA",
+    "a form field": "client_secret=abc8Qxyz123",
+    "a provider's variable": f"OPENAI_API_KEY=sk-{drawn(32, string.hexdigits.lower())}",
+    "a flag": f"--password {drawn(20)}7",
+    "a sentence": "the password is Winter2026!",
+    "a German one": "Passwort: Geheim2026",
+    "a passphrase": "passphrase=correct horse battery",
+    "a URL with a password alone": "redis://:s3cretpass@h/0",
+    "a basic header": "Authorization: Basic dXNlcjpwYXNzd29yZA==",
+    "an API key's header": f"x-api-key: {drawn(24)}7",
+    "a lower-case PEM key": "-----begin private key-----",
+    "a secret behind a mark": f"key_{AWS_SECRET}",
     "a card number": "4111 1111 1111 1111",
+    "a card number with its date": "4111 1111 1111 1111 12/27",
+    "an unbroken card number": "4111111111111111",
+    "an American Express number": "3782 822463 10005",
+    "a Diners number": "3056 930902 5904",
 }
 
 
@@ -69,8 +89,10 @@ def test_a_secret_is_known_by_its_form_anywhere_in_a_text(secret: str) -> None:
         "\u2060\u00ad".join,
         lambda secret: "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in secret),
         lambda secret: " ".join(secret.replace(" ", "")[i : i + 4] for i in range(0, len(secret), 4)),
+        lambda secret: ".".join(secret.replace(" ", "").replace("_", "")) if "_" not in secret else secret,
+        lambda secret: "\n".join(secret.replace(" ", "")),
     ],
-    ids=["spaced", "zero-width", "soft hyphens", "full width", "in fours"],
+    ids=["spaced", "zero-width", "soft hyphens", "full width", "in fours", "dotted", "in a column"],
 )
 def test_a_disguise_that_a_person_reads_through_is_read_through(name: str, disguise: object) -> None:
     assert callable(disguise)
@@ -97,11 +119,61 @@ def test_a_bare_aws_secret_is_known_by_its_randomness_alone() -> None:
         "It is a risk-based-decision-for-the-owner, and the task-force-of-2024 agrees to that.",
         "May we do it now or at the end of the week so that no one of us has to be up at 3?",
         "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        "password: 2026-11-21",
+        "The password is 400 days old, the access key is older than 90days.",
+        "secret: projects/x/secrets/y/versions/3",
+        "secret: arn:aws:secretsmanager:eu-west-1:123456789012:secret:prod/db-AbCdEf",
+        "token: ***, password=${DB_PASSWORD}, api_key = {{ key }}, secret=<redacted>",
+        "secret: prod-db-2024, token: needs-rotation-within-30-days",
+        "The token is rotated daily by OPS-12345.",
+        "sk-based-decision-2024-for-owner",
+        "hosts 10.12.13.14, 10.22.33.44, 192.168.1.100 and 172.16.254.1",
+        "events 1767225600000000 and 1299384710293847561 at 1767225600000",
+        "Between 2025-03-04 and 2025-09-12, then 2024-11-11 11:12:13",
     ],
 )
 def test_what_people_ask_about_keys_holds_nothing_private(text: str) -> None:
     assert not holds_private_data(text)
     assert not holds_secret(text)
+
+
+def test_dates_and_addresses_are_no_card_numbers() -> None:
+    """Their digits pass the check one time in ten; many of them together passed it nearly always."""
+    days = [f"{2019 + n % 8}-{1 + n % 12:02}-{1 + n % 28:02}" for n in range(400)]
+    hosts = [f"{n % 223 + 1}.{n * 7 % 256}.{n * 13 % 256}.{n * 31 % 256}" for n in range(400)]
+    for many in (days, hosts):
+        assert not holds_private_data(" ".join(many))
+        assert not holds_private_data(", ".join(many))
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["1 ", "a.", "1234 ", "password=", "://a:", "bearer ", "eyJ-", "-----BEGIN ", "sk-", "xoxb-", "A1b/", "a b c "],
+)
+def test_the_check_takes_time_in_proportion_to_the_text(unit: str) -> None:
+    """Whoever may ask a question cannot stop a worker with it: 16 times the text in at most 64 times the time."""
+
+    def fastest(length: int) -> float:
+        text, times = (unit * length)[:length], []
+        for _ in range(5):
+            begun = time.perf_counter()
+            holds_private_data(text)
+            times.append(time.perf_counter() - begun)
+        return min(times)
+
+    assert fastest(32_000) < max(64 * fastest(2_000), 0.02)
+
+
+def test_an_id_that_may_stand_in_a_text_stands_there_whole_and_is_no_piece_of_a_secret() -> None:
+    assert not holds_private_data("is AKIAIOSFODNN7EXAMPLE old?", about=("AKIAIOSFODNN7EXAMPLE",))
+    assert holds_private_data(f"see {AWS_SECRET}", about=(AWS_SECRET[10:20],))
+    assert holds_private_data("see 4111 1111 1111 1111", about=("1",))
+
+
+@pytest.mark.parametrize("secret", ["4111111111111111", f"sk-{drawn(40)}7a", f"{drawn(86)}==", "password=hunter22"])
+def test_no_id_is_a_secret_or_a_card_number(secret: str) -> None:
+    assert holds_secret(secret)
+    assert not holds_secret("AKIAIOSFODNN7EXAMPLE")  # the id of a key is what a request is about
 
 
 @pytest.mark.parametrize("name", sorted(FORMS))
@@ -124,6 +196,11 @@ def test_a_question_with_a_secret_is_refused_without_repeating_it_and_may_name_i
     own = asked.credential.model_copy(update={"key_id": "AKIAIOSFODNN7EXAMPLE"})
     named = asked.model_dump() | {"credential": own, "question": "May AKIAIOSFODNN7EXAMPLE be rotated?"}
     assert type(asked).model_validate(named).question.startswith("May AKIA")
+
+
+def test_a_reason_names_keys_by_their_ids() -> None:
+    reason = "AKIAIOSFODNN7EXAMPLE is still used by the backup"
+    assert Denial(workflow_id="rotate:x", approver="luna", digest=f"v1:{'0' * 64}", reason=reason).reason == reason
 
 
 def test_a_secret_in_the_place_of_an_id_in_notes_or_in_a_reason_is_refused() -> None:
