@@ -20,8 +20,9 @@ _UNITS = {
 }  # fmt: skip
 _NUMBER = "|".join(sorted(_WORDS, key=len, reverse=True))
 _TIME_SPAN = re.compile(
-    rf"\b(?:(\d{{1,5}})\)?[\s-]*|((?:(?:{_NUMBER})[\s-]+)?(?:{_NUMBER}))[\s-]+)"
-    r"(?:(?:calendar|business|working|full)[\s-]+)?"
+    rf"\b(?:(\d{{1,3}}(?:,\d{{3}})+|\d{{1,5}}(?:[.,]\d{{1,2}})?)\)?[\s-]*"
+    rf"|((?:(?:half|quarter)\s(?:of\s)?(?:an?|one)|(?:{_NUMBER})(?:[\s-](?:and\s)?(?:{_NUMBER})){{0,5}})(?:\sand\sa\shalf)?)[\s-]+)"
+    r"(?:(?:calendar|business|working|full|whole)[\s-]+)?"
     r"(hour|day|week|fortnight|month|quarter|year|hr|wk|mo|mth|qtr|yr|h|d|w|y)s?\b",
     re.IGNORECASE,
 )
@@ -29,59 +30,133 @@ _DONE = (
     r"(?:created|opened|scheduled|started|queued|completed|rotated|deleted|disabled|revoked|deactivated|replaced|swapped"
     r"|changed|renewed|reissued|reset|regenerated|retired|removed|rolled|terminated|invalidated|executed|finished|done)"
 )
+# What an action is said of, by whom, and how. A wish, a rule, a condition or a fact of the past is none: see `_FACT`.
+_ACTOR = r"\b(?:i|we|keyturn|our\ \w+)\b"
+_PASSIVE = r"\b(?:has\ been|have\ been|had\ been|was|were|is\ being|are\ being|will\ be|got|gets|is|are|'s)"
 _ACTION = re.compile(
     rf"""
-      \b(?:job(?:_\w+)?|rotation|key|credential|request|it|ticket)\b[^.!?\n]{{0,60}}?
-        \b(?:has\ been|have\ been|was|were|is\ being|is\ now|will\ be)\ (?:\w+\ )?{_DONE}\b
-    | \b(?:i|we|keyturn)\b(?:'ve|'ll|\ have|\ has|\ will|\ just|\ already|\ am|\ are){{0,3}}\ +
-        (?:{_DONE}|rotat(?:e|ing)|creat(?:e|ing)|schedul(?:e|ing)|delet(?:e|ing)|disabl(?:e|ing)|revok(?:e|ing))\b
-    | \b(?:i|we|keyturn|our\ \w+)\b(?:\W+\w+){{0,4}}?\W+(?:and\W+)?
+      \b(?:job(?:_\w+)?|rotation|key|credential|password|request|it|this|ticket)\b[^.!?\n]{{0,60}}?
+        {_PASSIVE}\ (?:(?:now|already|all|just|fully|successfully|also|been|automatically)\ ){{0,2}}{_DONE}\b
+    | {_ACTOR}(?:'ve|'ll|'re|'m|\ have|\ has|\ will|\ just|\ already|\ am|\ are|\ now
+        |\ shall|\ going\ to){{0,3}}
+        \ (?:{_DONE}|rotat(?:e|ing)|creat(?:e|ing)|schedul(?:e|ing)|delet(?:e|ing)|disabl(?:e|ing)|revok(?:e|ing))\b
+    | {_ACTOR}(?:\W{{1,3}}\w+){{0,4}}?\W{{1,3}}(?:and\W{{1,3}})?
         (?:swapped|rotated|replaced|revoked|deleted|disabled|deactivated|renewed|reissued|regenerated|retired|reset)\b
     | \bjob\ (?:id\b|job_|created\b|done\b)
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-
-
-# What leads a reader elsewhere: addresses in any form, markup that a mail program would follow, and numbers to call.
-_LINK = re.compile(
+# Read in what was found and the few words around it.
+_FACT = re.compile(
     r"""
-      \b[a-z][a-z0-9+.-]{1,20}://                              # any scheme
-    | \b(?:mailto|javascript|data|tel|sms):\S
-    | \bwww\.\w
-    | \b[\w.+-]+@[\w-]+(?:\.[\w-]+)+                           # mail
-    | \b(?:[a-z0-9-]+\.)+(?:com|net|org|io|dev|app|info|biz|co|ai|cloud|online|site|xyz|top|ru|cn|de|uk|eu|us|me)\b
-    | !?\[[^\]\n]*\]\s*[(\[:]                                  # markdown: link, image, reference
-    | \b\d{1,3}(?:\.\d{1,3}){3}\b                              # an IPv4 address
+      \b(?:when|once|until|till|after|before|if|unless|whether|that|which|how|must|should|may|can|could|would|to)\s
+        (?:\w+[\s-]){0,6}?(?:is|are|be|been|was|were|gets?)\s
+    | \b(?:not|never|nothing|cannot|no\ (?:\w+\s){0,2}(?:job|rotation|key|request|ticket)|n't)\b
+    | \b(?:last|previously|originally|first)\s\w+
+    | \b(?:recommend|requires?|ask|suggest|advise|propose|want|expect)\b
+    | \b(?:was|were|been)\s\w+\s(?:\w+\s){0,2}\d+\s(?:\w+\s)?(?:hours?|days?|weeks?|months?|years?)\sago\b
+    | \bis\ (?:only\ )?\w+\s(?:every|each|at\ least|within|by\ hand|only|once|after|when|if|as\ soon)\b
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-_MARKUP = re.compile(r"<[a-z/!?][^>]*>?|&(?:#\w+|\w+);", re.IGNORECASE)
-_PHONE = re.compile(r"(?<![\w.])(?:(?:\+|00)\d{1,3}[\s./-]?)?\(?\d{2,4}\)?(?:[\s./-]?\(?\d{2,4}\)?){2,4}(?!\w|\.\w)")
-_DATE = re.compile(r"\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?(?:\.\d+)?)?")
-_ASKS = (
-    r"(?:send|reply|respond|answer|share|provide|paste|post|forward|give|tell|confirm|enter|submit|include|attach"
-    r"|e?mail)"
+_SENTENCE_END = re.compile(r"[.!?\n]")
+_EMPHASIS = re.compile(r"(?<!\w)[*_`~]{1,3}(?=\w)|(?<=\w)[*_`~]{1,3}(?!\w)")
+
+# What leads a reader elsewhere: addresses in any form, markup that a mail program would follow, and numbers to call.
+_TLD = (
+    r"(?:com|net|org|io|dev|app|info|biz|co|ai|cloud|online|site|xyz|top|ru|cn|de|uk|eu|fr|nl|ch|pl|jp|br|au|ca|us|me"
+    r"|ly|gg|sh|tech|store|shop|link|click|live|page|support|help|zip|test|local|internal|example|invalid)"
 )
-_PRIVATE_THING = (
-    r"(?:secret(?:\ access)?(?:\ key)?|password|passphrase|private\ key|access\ key|key\ material|token|credentials?"
-    r"|pin|otp|code)"
+_LINK = re.compile(
+    rf"""
+      (?<![a-z0-9+.-])[a-z][a-z0-9+.-]{{1,20}}://              # any scheme
+    | \b(?:mailto|javascript|data|tel|sms):\S
+    | \bwww\.\w
+    | (?<![\w.+-])[\w.+-]{{1,64}}@[\w-]{{1,63}}\.[\w-]         # mail
+    | (?<![\w.-])(?!(?:asp|vb|ado|ml)\.net\b)(?:[a-z0-9-]{{1,63}}\.){{1,8}}{_TLD}(?![\w-])
+    | (?<![\w.-])(?:[a-z0-9-]{{2,63}}\.){{1,8}}[a-z]{{2,24}}(?::\d{{2,5}}|/[\w?\#~%])
+    | !?\[[^\]\[\n]{{0,200}}\](?:\(|\[|:\s*\S+[./])           # markdown: link, image, reference
+    """,
+    re.VERBOSE | re.IGNORECASE,
 )
-_ASKS_FOR_SECRET = re.compile(rf"\b{_ASKS}\b[^.!?\n]{{0,60}}?\b{_PRIVATE_THING}\b", re.IGNORECASE | re.VERBOSE)
+_DEFANGED = re.compile(r"(?<=\w)\s?[\[({]\s?(?:\.|dot)\s?[\])}]\s?(?=\w)|(?<=\w)\u3002(?=[a-z])", re.IGNORECASE)
+# Versions and the numbers of requirements are written like IPv4 addresses.
+_IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.]*\d)")
+_NUMBERED = re.compile(
+    r"\b(?:versions?|v|releases?|requirements?|req|sections?|clauses?|controls?|chapters?|lines?)\b[^!?\n]{0,40}$",
+    re.IGNORECASE,
+)
+_MARKUP = re.compile(r"<[a-z/!?]|&(?:#\w{1,8}|[a-z]\w{1,30});", re.IGNORECASE)
+_PHONE = re.compile(
+    r"""
+      (?<![\w.])(?:\+|00)\d{1,3}(?:[\s./()-]{0,2}\d{1,5}){2,6}(?!\w)     # international (ITU-T E.123)
+    | (?<!\w)\(\d{2,5}\)[\s./-]?\d{2,5}(?:[\s./-]?\d{2,5}){1,3}(?!\w)    # an area code in brackets
+    | (?<![\w.-])(?:1[\s.-])?\d{3}[\s.-]\d{3}[\s.-]\d{4}(?![\w-])        # North America
+    | (?<![\w.-])0\d{1,4}[\s/-]\d{3,8}(?:[\s-]?\d{2,4}){0,3}(?![\w-])    # with a trunk prefix
+    | \b(?:call|dial|phone|ring|tel(?:ephone)?|fax|hotline|whatsapp|text|sms)\b[^\d.!?\n]{0,30}
+        \d(?:[\s./()-]{0,2}\d){5,14}(?!\w)
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_DATE = re.compile(
+    r"(?<![\d.])(?:\d{4}([-/.])\d{1,2}\1\d{1,2}|\d{1,2}([-/.])\d{1,2}\2\d{4})(?!\d)|\b\d\d:\d\d(?::\d\d)?(?:\.\d+)?"
+)
+# Who is asked for a secret, in an order, a need or a question: from the verb to the thing there are only words that
+# carry no other sense, so that a sentence about a key is none.
+_FILLER = (
+    r"(?:us|me|it|them|back|in|into|with|over|here|below|the|your|their|a|an|this|that|current|old|new|full|both|complete"
+    r"|actual|to|at|on|by|for|reply|message|e?-?mail|chat|form|service|account|key's|copy|of|and|its|value|text|plain"
+    r"|aws|gcp|azure|or|own|private|root|admin|user|login|[\w.@:/-]*(?:[\d_]|'s)[\w.@:/-]*)"
+)
+_THING = (
+    r"(?:secrets?(?:\ access)?(?:\ keys?)?|passwords?|passphrases?|passcodes?|private\ keys?|api[\ -]?keys?"
+    r"|access\ keys?(?!\ ids?)|key\ material|(?:access\ |session\ |api\ )?tokens?|pin|otp"
+    r"|(?:one-time|verification|security|recovery|backup|mfa|2fa|authentication)\ codes?|login\ details|credentials)"
+)
+_ASKS_FOR_SECRET = re.compile(
+    rf"""
+    (?<!\w)(?:
+        (?:send|reply|respond|share|provide|paste|post|forward|submit|include|attach|e-?mail|enter|type|write|upload|dm|message|supply
+           |return|disclose|reveal|copy|put|fill\ in|hand\ over|read\ out)
+      | (?:give|tell|show)\ (?:us|me|them) | let\ (?:us|me)\ (?:know|have|see)
+      | (?:need|require|want)(?:\ to\ (?:know|see|have))?(?=\ your|\ the\ actual)
+      | (?:confirm|verify|validate|repeat|sign\ in\ with|log\ in\ with)(?=\ your)
+      | what(?:'s|\ is|\ was)(?=\ your)
+    )\s+(?:{_FILLER}[\s,]+){{0,8}}?{_THING}\b
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_FORBIDS = re.compile(
+    r"\b(?:not|never|n't|nobody|no\ one|without|cannot|no\ need\ to)\b[^.!?;\n]{0,40}$", re.IGNORECASE
+)
 
 
 def leads_elsewhere(text: str) -> RejectionReason | None:
     """Return what of `text` would lead a reader elsewhere, as a reason; None if nothing does."""
-    if any(unicodedata.category(letter) in {"Cf", "Cc", "Co", "Cs"} and letter not in "\n\t" for letter in text):
+    if _holds_hidden(text):
         return "hidden_characters"
-    plain = unicodedata.normalize("NFKC", text)
-    if _LINK.search(plain):
+    plain = _DEFANGED.sub(".", unicodedata.normalize("NFKC", text).replace("\u2019", "'"))
+    if _LINK.search(plain) or any(not _NUMBERED.search(plain[: one.start()]) for one in _IPV4.finditer(plain)):
         return "holds_link"
     if _MARKUP.search(plain):
         return "holds_markup"
-    if _PHONE.search(_DATE.sub(" ", plain)):
+    if any(sum(map(str.isdigit, one.group())) >= 7 for one in _PHONE.finditer(_DATE.sub(" ; ", plain))):
         return "holds_phone_number"
-    return "asks_for_secret" if _ASKS_FOR_SECRET.search(plain) else None
+    asked = any(
+        not _FORBIDS.search(plain[max(0, one.start() - 60) : one.start()]) for one in _ASKS_FOR_SECRET.finditer(plain)
+    )
+    return "asks_for_secret" if asked else None
+
+
+def _holds_hidden(text: str) -> bool:
+    for place, letter in enumerate(text):
+        if letter in "\r\n\t" or unicodedata.category(letter) not in {"Cf", "Cc", "Co", "Cs"}:
+            continue
+        # The joiners belong to the spelling of Persian and Hindi words, and to emoji.
+        between = text[max(0, place - 1) : place], text[place + 1 : place + 2]
+        if letter not in "\u200c\u200d" or any(not one or one.isascii() for one in between):
+            return True
+    return False
 
 
 def fit_text(text: object, longest: int, *, may_tell_of_actions: bool = False) -> str | Rejection:
@@ -106,23 +181,41 @@ def _is_unicode(text: str) -> bool:
 
 def promises_action(text: str) -> bool:
     """Return True if `text` says that something was done or will be: no text of a model acts, so none may say so."""
-    return _ACTION.search(text.replace("\u2019", "'")) is not None  # models write the typographic apostrophe
+    plain = _EMPHASIS.sub("", text.replace("\u2019", "'"))  # models write the typographic apostrophe, and bold words
+    for sentence in _SENTENCE_END.split(plain):
+        for found in _ACTION.finditer(sentence):
+            around = sentence[max(0, found.start() - 15) : found.end() + 30]
+            if not _FACT.search(around):
+                return True
+    return False
 
 
 def days_named(text: str) -> set[float]:
     """Return every span of time that `text` names, in days: in figures or words, and in units from hours to years."""
     spans: set[float] = set()
     for figure, words, unit in _TIME_SPAN.findall(text):
-        number = int(figure) if figure else _number(words)
+        number = _figure(figure) if figure else _number(words)
         if number is not None:
             spans.add(number * _DAYS_IN[_UNITS.get(unit.lower(), unit.lower())])
     return spans
 
 
-def _number(words: str) -> int | None:
-    """The number that the last one or two of `words` name; None if they name none."""
-    *tens, last = re.split(r"[\s-]+", words.lower())
-    if last not in _WORDS:
-        return None
-    units, before = _WORDS[last], _WORDS.get(tens[-1], 0) if tens else 0
-    return units + before if units < 10 <= before < 100 else units
+def _figure(figure: str) -> float:
+    if re.fullmatch(r"\d{1,3}(?:,\d{3})+", figure):
+        return float(figure.replace(",", ""))
+    return float(figure.replace(",", "."))
+
+
+def _number(words: str) -> float | None:
+    """The number that `words` name, such as one hundred and eighty; None if they name none."""
+    total, below_hundred = 0.0, 0.0
+    if words.lower().startswith(("half", "quarter")):
+        return 0.5 if words.lower().startswith("half") else 0.25
+    for word in re.split(r"[\s-]+", words.lower()):
+        if word == "hundred":
+            total, below_hundred = total + max(below_hundred, 1) * 100, 0.0
+        elif word == "half":
+            below_hundred += 0.5
+        elif word in _WORDS and not (word in {"a", "an"} and below_hundred):
+            below_hundred += _WORDS[word]
+    return total + below_hundred or None

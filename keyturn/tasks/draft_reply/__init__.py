@@ -110,12 +110,20 @@ _NO = re.compile(
 # What looks like a policy line's id: parts in capitals with dashes between them, a figure in one. Of what else looks
 # so, a reply about a key may name these.
 _LINE_ID = re.compile(r"(?<![\w-])[A-Z][A-Z0-9]*(?:-[A-Z0-9][A-Z0-9.]*)+(?![\w-])")
-_NO_LINES = ("AES-", "CVE-", "ED-", "ISO-", "RFC-", "RSA-", "SHA-", "TLS-", "UTF-")
+_NO_LINES = ("AES-", "CVE-", "ED-", "FIPS-", "CHG-", "INC-", "ISO-", "REQ-", "RFC-", "RSA-", "SHA-", "TLS-", "UTF-")
+_TICKET = re.compile(
+    r"\b(?:ticket|case|incident|issue|change)\s(?:number\s|no\.?\s)?#?[A-Z]{2,10}-\d+\b", re.IGNORECASE
+)
+_REGION = re.compile(r"(?:AF|AP|CA|CN|EU|IL|ME|MX|SA|US)-(?:GOV-)?[A-Z]+-\d")
 
 
 def _lines_cited(text: str) -> set[str]:
-    found = {name.rstrip(".") for name in _LINE_ID.findall(text)}
-    return {name for name in found if any(map(str.isdigit, name)) and not name.startswith(_NO_LINES)}
+    found = {name.rstrip(".") for name in _LINE_ID.findall(_TICKET.sub(" ", text))}
+    return {
+        name
+        for name in found
+        if any(map(str.isdigit, name)) and not name.startswith(_NO_LINES) and not _REGION.fullmatch(name)
+    }
 
 
 def _tells_another(text: str, decision: Decision | None) -> bool:
