@@ -9,7 +9,19 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from benchmarks import boundary, bulk, claims, deliveries, drafts, encryption, gate, imports, scale, workflows
+from benchmarks import (
+    boundary,
+    bulk,
+    claims,
+    deliveries,
+    drafts,
+    encryption,
+    gate,
+    half_open,
+    imports,
+    scale,
+    workflows,
+)
 from benchmarks.results import Result, report
 from keyturn.database import database_url
 from workers.schema import migrate
@@ -51,6 +63,7 @@ async def main() -> None:
             ),
             "drafts": lambda: drafts.measure(postgresql, drafts=15 if quick else 40),
             "scale": lambda: scale.measure(postgresql, sizes=(1_000, 3_000) if quick else (1_000, 10_000, 50_000)),
+            "half_open": lambda: half_open.measure(postgresql, rounds=2 if quick else 7, reads=50 if quick else 300),
             "encryption": lambda: encryption.measure(
                 rounds=2 if quick else 7, one_by_one=40 if quick else 100, at_once=200 if quick else 400
             ),

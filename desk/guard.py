@@ -9,7 +9,7 @@ from limits import RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from starlette.datastructures import MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -72,6 +72,8 @@ class Guard:
             if request.url.path != HEALTH:  # a probe that is refused would take a desk away that works
                 await self._expect_rate(_bucket(request, person))
             body = await _body(request)
+        except ClientDisconnect:
+            return  # nobody is left to be answered
         except Refused as refused:
             await self._refuse(request, refused)(scope, receive, guarded)
             return

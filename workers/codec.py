@@ -13,6 +13,7 @@ is logged, with a digest of each ciphertext, by which it is found in a history; 
 import hashlib
 import hmac
 import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,12 +55,21 @@ class CodecServer:
         keyring: what opens payloads.
         tokens: each operator's token, by name.
         origins: where a browser's page may ask from, such as http://127.0.0.1:8233.
+        hosts: the names by which this server is asked, without a port. A page whose own name was pointed here asks by
+            another (DNS rebinding).
     """
 
-    def __init__(self, keyring: Keyring, tokens: Mapping[str, SecretStr], origins: frozenset[str]) -> None:
+    def __init__(
+        self,
+        keyring: Keyring,
+        tokens: Mapping[str, SecretStr],
+        origins: frozenset[str],
+        hosts: frozenset[str] = frozenset({"localhost", "127.0.0.1", "::1"}),
+    ) -> None:
         self._keyring = keyring
         self._tokens = Tokens(tokens)
         self._origins = origins
+        self._hosts = hosts
         self._secure = all(origin.startswith("https://") for origin in origins) and bool(origins)
 
     def application(self) -> web.Application:
@@ -75,7 +85,12 @@ class CodecServer:
 
     @web.middleware
     async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        response = await answered(request, handler, max_bytes=MAX_BODY_BYTES)
+        async def expected(request: web.Request) -> web.StreamResponse:
+            if request.path != "/healthz" and _without_port(request.host) not in self._hosts:
+                raise Refused(421, "unknown_host", "this server is not asked by that name: see KEYTURN_CODEC_HOSTS")
+            return await handler(request)
+
+        response = await answered(request, expected, max_bytes=MAX_BODY_BYTES)
         response.headers["Vary"] = "Origin"
         origin = request.headers.get("Origin")
         if origin in self._origins:
@@ -93,6 +108,24 @@ class CodecServer:
         return web.Response(status=204, headers=allowed)
 
     async def _decode(self, request: web.Request) -> web.Response:
+        """Answer what was opened, or why not.
+
+        Temporal's command line tries again after any refusal, until its deadline, and tells that: it is answered, with
+        the reason in the place of each payload.
+        """
+        try:
+            return await self._opened(request)
+        except Refused as refused:
+            if not request.headers.get("User-Agent", "").startswith("Go-http-client/"):
+                raise
+            _log.warning("request_refused", status=refused.status, path=request.path, remote=request.remote)
+            said = Payload(metadata={"encoding": b"json/plain"}, data=json.dumps(f"Not opened: {refused}.").encode())
+            payloads = (await _payloads_of(request)).payloads
+            return web.json_response(
+                MessageToDict(Payloads(payloads=[said if _is_sealed(one) else one for one in payloads]))
+            )
+
+    async def _opened(self, request: web.Request) -> web.Response:
         operator = self._operator(request)
         namespace = request.headers.get("X-Namespace", "")
         if not namespace or len(namespace) > 1_000:
@@ -142,7 +175,11 @@ class CodecServer:
         # A cookie comes by itself: it counts only from a page of an allowed origin.
         if request.headers.get("Origin") and (name := self._session_of(request.cookies.get(COOKIE, ""))):
             return Operator(name, "cookie")
-        raise Refused(401, "not_signed_in", "send a bearer token, or sign in on this server's own page")
+        raise Refused(
+            401,
+            "not_signed_in",
+            "no operator has this token: send another (--codec-auth), or sign in on this server's page",
+        )
 
     def _session_of(self, cookie: str) -> str | None:
         name, _, rest = cookie.rpartition(".")[0].partition(".")
@@ -182,6 +219,10 @@ def _session(name: str, until: str, token: bytes) -> str:
     """A cookie that its operator's token vouches for: when the token is taken away, so are its sessions."""
     proof = hmac.new(hashlib.sha256(b"keyturn-session\0" + token).digest(), f"{name}.{until}".encode(), hashlib.sha256)
     return f"{name}.{until}.{proof.hexdigest()}"
+
+
+def _without_port(host: str) -> str:
+    return re.sub(r":\d+$", "", host).strip("[]").lower()
 
 
 def _is_sealed(payload: Payload) -> bool:

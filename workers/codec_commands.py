@@ -38,12 +38,18 @@ class CodecSettings(BaseSettings):
     origins: Annotated[str, AfterValidator(_origins)] = Field(
         default="http://127.0.0.1:8233,http://localhost:8233", alias="KEYTURN_CODEC_ORIGINS"
     )
+    hosts: str = Field(default="localhost,127.0.0.1,::1", alias="KEYTURN_CODEC_HOSTS")
     tokens: Annotated[SecretStr, AfterValidator(_tokens)] = Field(alias="KEYTURN_CODEC_TOKENS")
 
 
 def parse_origins(value: str) -> frozenset[str]:
     """Return the origins of a list by commas."""
     return frozenset(filter(None, (origin.strip().rstrip("/") for origin in value.split(","))))
+
+
+def parse_hosts(value: str) -> frozenset[str]:
+    """Return the names of a list by commas, in small letters."""
+    return frozenset(filter(None, (name.strip().strip("[]").lower() for name in value.split(","))))
 
 
 def load_codec_settings() -> CodecSettings:
@@ -69,7 +75,12 @@ def codec() -> None:
 
     settings, keyring = load_codec_settings(), keyring_from_environment()
     configure_logging(load_local_settings().log_format)
-    server = CodecServer(keyring, parse_tokens(settings.tokens.get_secret_value()), parse_origins(settings.origins))
+    server = CodecServer(
+        keyring,
+        parse_tokens(settings.tokens.get_secret_value()),
+        parse_origins(settings.origins),
+        parse_hosts(settings.hosts),
+    )
 
     async def run() -> None:
         stop = asyncio.Event()

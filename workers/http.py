@@ -8,9 +8,11 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
+import workers.connections as allowed
+
 _log = structlog.get_logger("keyturn.http")
-# A client sends its request's head at once; over the worst line it is some round trips.
-REQUEST_SECONDS = 10.0
+# A body of 8 MiB at 7 Mbit/s, or a database that is slow; a request that takes longer holds a place.
+ANSWER_SECONDS = 10.0
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -31,21 +33,42 @@ class DiscreetProtocol(web.RequestHandler):
     """
 
     _late: asyncio.TimerHandle | None = None
+    _peer: str | None = None
+    peers: allowed.Peers
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Expect a request within some seconds: half-sent ones hold a place in silence."""
+        """Expect a head within some seconds, of a peer that has not taken its share."""
         super().connection_made(transport)
-        self._late = asyncio.get_running_loop().call_later(REQUEST_SECONDS, self._expect_begun)
+        self._peer = str((transport.get_extra_info("peername") or ("",))[0])
+        if self.peers.admit(self._peer):
+            self._expect_head()
+        elif self.transport is not None:
+            self.transport.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Expect nothing more."""
-        if self._late is not None:
-            self._late.cancel()
+        self._expect_nothing()
+        if self._peer is not None:
+            self.peers.leave(self._peer)
+            self._peer = None
         super().connection_lost(exc)
 
-    def _expect_begun(self) -> None:
-        if self._request_count == 0 and self.transport is not None:
-            self.transport.abort()
+    def data_received(self, data: bytes) -> None:
+        """Take what came: if it is no whole head yet, the rest of it has a deadline."""
+        super().data_received(data)
+        if not self._messages and self._waiter is not None and not self._waiter.done():  # none is begun
+            self._expect_head()
+        else:
+            self._expect_nothing()
+
+    def _expect_head(self) -> None:
+        if self._late is None and self.transport is not None:  # a byte now and then prolongs nothing
+            self._late = asyncio.get_running_loop().call_later(allowed.HEAD_SECONDS, self.transport.abort)
+
+    def _expect_nothing(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
 
     def handle_error(
         self,
@@ -55,6 +78,8 @@ class DiscreetProtocol(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Return what a request that failed is answered."""
+        if isinstance(exc, ConnectionError):  # the client went away: no failure of ours, and nobody to answer
+            raise exc
         frame = traceback.extract_tb(exc.__traceback__)[-1] if exc is not None and exc.__traceback__ else None
         where = f"{Path(frame.filename).name}:{frame.lineno}" if frame else None
         _log.error("request_failed", status=status, error=type(exc).__name__, where=where, remote=request.remote)
@@ -76,7 +101,11 @@ def refusal(status: int, kind: str, message: str) -> web.Response:
 async def answered(request: web.Request, handler: Handler, *, max_bytes: int) -> web.StreamResponse:
     """Return what `handler` answers, or the refusal; a refused request is logged, without its content."""
     try:
-        response = await handler(request)
+        async with asyncio.timeout(ANSWER_SECONDS):
+            response = await handler(request)
+    except TimeoutError:
+        response = refusal(408, "too_slow", f"the request did not arrive, or was not answered, in {ANSWER_SECONDS:g} s")
+        response.force_close()
     except Refused as refused:
         response = refusal(refused.status, refused.kind, str(refused))
     except web.HTTPRequestEntityTooLarge:

@@ -26,6 +26,7 @@ from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
 
 from keyturn.database import within
 from keyturn.errors import SettingsInvalid
+from workers import connections
 from workers.http import DiscreetProtocol
 from workers.metrics import CallMetrics, percentile
 
@@ -142,6 +143,7 @@ async def served(
     runner = web.AppRunner(application, handle_signals=False, shutdown_timeout=0.5)
     await runner.setup()
     listening: asyncio.Server | None = None
+    protocol = type("Protocol", (DiscreetProtocol,), {"peers": connections.Peers()})
     try:
         loop, manager = asyncio.get_running_loop(), runner.server
         if manager is None:
@@ -149,7 +151,7 @@ async def served(
         try:
             listening = await loop.create_server(
                 # As a runner passes it on: no log of accesses.
-                lambda: DiscreetProtocol(manager, loop=loop, access_log=None),  # type: ignore[arg-type]
+                lambda: protocol(manager, loop=loop, access_log=None, keepalive_timeout=connections.HEAD_SECONDS),
                 host.strip("[]"),
                 int(port),
                 backlog=128,

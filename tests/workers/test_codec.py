@@ -1,7 +1,9 @@
 """The codec server over HTTP: clear text for an operator, a named refusal for everybody else."""
 
+import asyncio
 import base64
 import json
+import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,9 +13,15 @@ import structlog
 from google.protobuf.json_format import MessageToDict
 from pydantic import SecretStr
 from temporalio.api.common.v1 import Payload, Payloads
+from temporalio.client import Client
 
 from keyturn.errors import SettingsInvalid
+from keyturn.jobs.store import JobStore
+from stack.processes import program
+from starter.rotations import start_or_attach
+from tests.cases import request
 from tests.keys import NEWER, OLDER, ring
+from tests.workers_for_tests import ELIGIBLE, Script, worker_on
 from workers.codec import COOKIE, MAX_BODY_BYTES, CodecServer
 from workers.codec_commands import load_codec_settings, parse_origins
 from workers.monitoring import served
@@ -211,3 +219,44 @@ def test_the_servers_settings_are_checked_at_start(monkeypatch: pytest.MonkeyPat
     ):
         assert told in str(caught.value)
     assert parse_origins(f"{UI}/, https://t.example.com") == {UI, "https://t.example.com"}
+
+
+async def test_it_is_asked_by_its_own_names_alone(codec: httpx.AsyncClient) -> None:
+    """A page whose name was pointed here asks by that name; a probe asks by an address."""
+    asked = await body()
+    for host in ("evil.example", "evil.example:8402", "", "127.0.0.1.evil.example"):
+        refused = await codec.post("/decode", json=asked, headers=AS_LUNA | {"Host": host})
+        assert (refused.status_code, refused.json()["error"]) == (421, "unknown_host")
+        assert (await codec.get("/healthz", headers={"Host": host})).status_code == 200
+    for host in ("localhost:8402", "[::1]:8402", "LOCALHOST"):
+        assert (await codec.post("/decode", json=asked, headers=AS_LUNA | {"Host": host})).status_code == 200
+
+
+@pytest.mark.parametrize("command", ["show", "describe", "query --type standing", "metadata"])
+async def test_temporals_command_line_shows_what_it_may_and_says_why_not(
+    codec: httpx.AsyncClient, temporal: Client, command: str, sqlite_store: JobStore
+) -> None:
+    """With the right token clear text; with a wrong one the reason, and not after ten seconds its deadline."""
+    queue = f"test-{uuid.uuid4().hex}"
+    asked = request(account_id=f"acct_{uuid.uuid4().hex[:12]}")
+    async with worker_on(temporal, queue, Script(ELIGIBLE), sqlite_store):
+        rotation = await start_or_attach(temporal, asked, task_queue=queue)
+        await rotation.handle.result()
+        for token, words in ((LUNA, None), (f"{LUNA}x", "no operator has this token")):
+            process = await asyncio.create_subprocess_exec(
+                program("temporal"),
+                "workflow",
+                *command.split(),
+                *("-w", rotation.handle.id, "--address", temporal.service_client.config.target_host),
+                *("--codec-endpoint", str(codec.base_url), "--codec-auth", f"Bearer {token}"),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+            )
+            async with asyncio.timeout(9):  # its own deadline is ten seconds
+                told = (await process.communicate())[0].decode()
+            if words is None:
+                assert process.returncode == 0, told
+                assert "binary/encrypted" not in told
+            else:
+                assert words in told
+                assert asked.question not in told
