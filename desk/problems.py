@@ -10,12 +10,14 @@ from keyturn.errors import (
     BulkError,
     DraftError,
     InvalidRequest,
+    JobStoreRefused,
     JobStoreUnavailable,
     KeyturnError,
     PayloadError,
     PolicyError,
     UnknownDraft,
     UnknownJob,
+    ValueRefused,
 )
 from starter.following import NoSuchWorkflow
 from workflows.answering import AnswerRefused, NoWorkerAnswers
@@ -30,6 +32,8 @@ _STATUS: Mapping[type[KeyturnError], int] = {
     InvalidRequest: 422,
     PolicyError: 422,
     BulkError: 422,
+    JobStoreRefused: 500,
+    ValueRefused: 500,
     JobStoreUnavailable: 503,
     NoWorkerAnswers: 503,
     TemporalUnreachable: 503,

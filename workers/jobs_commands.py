@@ -139,6 +139,8 @@ def claim(tenant: str, owner: str | None, lease_seconds: float) -> None:
     if math.isnan(lease_seconds):
         raise click.BadParameter("not a number of seconds", param_hint="--lease")
     lease, who = timedelta(seconds=lease_seconds), _checked(Identifier, owner or signed_in_user(), "--user")
+    if who.startswith("execute:"):  # by that name an executor knows what it wrote itself into a job's trail
+        raise click.BadParameter("names that begin with execute: are executors'", param_hint="--user")
     job = with_database(lambda engine: JobLeases(engine).claim_next(tenant_id=tenant, owner=who, lease=lease))
     if job is None:
         click.echo(f"no job of tenant {tenant} is free", err=True)

@@ -12,6 +12,10 @@ from keyturn.jobs.states import OPEN
 
 # From an instant local model to the longest timeout of any task, in steps that tell 1 s from 2 s and 5 s from 10 s.
 BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0, 60.0, 120.0)
+# What one call of is worth a look (deploy/prometheus/alerts.yml).
+ALERTED = (
+    "quota_exhausted", "authentication_failed", "request_refused", "unexpected_status", "contradicts_evidence",
+)  # fmt: skip
 KEPT_CALLS = 1_000
 KEPT_SECONDS = 900.0  # a quarter of an hour: what was slow before that is history, for Prometheus to tell
 
@@ -59,6 +63,13 @@ class CallMetrics:
         ).set_function(spent_today)
         self._recent: deque[tuple[float, float]] = deque(maxlen=KEPT_CALLS)
 
+    def expect(self, task: str, provider: str, model: str) -> None:
+        """Begin the series on which alerts stand at 0: Prometheus sees no increase in one that begins at 1."""
+        for kind in ALERTED:
+            self._failures.labels(task, provider, model, kind)
+            self._passed_over.labels(task, provider, model, kind)
+        self._unpriced.labels(task, provider, model)
+
     def observe(self, call: CallRecord) -> None:
         """Count one call."""
         model = call.asked_model or call.model
@@ -103,6 +114,31 @@ class JobMetrics:
         for state in OPEN:
             for overdue in (False, True):
                 self._jobs.labels(state, str(overdue).lower()).set(counted.get((state, overdue), 0))
+
+
+class ExecutorMetrics:
+    """What an executor looked for and began; how its steps go is in the SDK's own figures, by activity."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._looks = Counter("keyturn_executor_looks", "Looks for jobs, by result.", ("result",), registry=registry)
+        self._jobs = Counter(
+            "keyturn_executor_jobs",
+            "Free jobs met: started, left to another account's executor, or not looked at for want of AWS's answer.",
+            ("what",),
+            registry=registry,
+        )
+        for result in ("ok", "failed"):
+            self._looks.labels(result)
+        for what in ("started", "left", "not_looked_at"):
+            self._jobs.labels(what)
+
+    def looked(self, result: str) -> None:
+        """Count a look."""
+        self._looks.labels(result).inc()
+
+    def jobs(self, what: str) -> None:
+        """Count a job that was met."""
+        self._jobs.labels(what).inc()
 
 
 def percentile(ordered: Sequence[float], share: float) -> float | None:

@@ -73,23 +73,15 @@ class Monitoring:
         self._limit = degraded_p95_ms
         self._checks = checks
         self._facts = facts
-        self._sdk = None if sdk_port is None else f"http://127.0.0.1:{sdk_port}/metrics"
+        self._sdk_port = sdk_port
 
     def application(self) -> web.Application:
         """Return the aiohttp application that serves them."""
         application = web.Application()
-        application.router.add_get("/metrics", self._prometheus)
+        add_metrics(application, self._registry, self._sdk_port)
         add_health(application, self._checks)
         application.router.add_get("/status", self._status)
         return application
-
-    async def _prometheus(self, _request: web.Request) -> web.Response:
-        body = generate_latest(self._registry)
-        if self._sdk is not None:
-            with suppress(httpx.HTTPError):  # ours are told without it
-                async with httpx.AsyncClient(trust_env=False, timeout=SDK_SECONDS) as http:
-                    body += (await http.get(self._sdk)).content
-        return web.Response(body=body, headers={"content-type": CONTENT_TYPE_LATEST})
 
     async def _status(self, _request: web.Request) -> web.Response:
         latencies = self._metrics.recent()
@@ -104,6 +96,20 @@ class Monitoring:
             "degraded_over_p95_ms": self._limit,
         }
         return web.json_response(told | self._facts())
+
+
+def add_metrics(application: web.Application, registry: CollectorRegistry, sdk_port: int | None) -> None:
+    """Add `/metrics` to an application: ours, and behind them what the SDK serves on its own loopback port."""
+
+    async def prometheus(_request: web.Request) -> web.Response:
+        body = generate_latest(registry)
+        if sdk_port is not None:
+            with suppress(httpx.HTTPError):  # ours are told without it
+                async with httpx.AsyncClient(trust_env=False, timeout=SDK_SECONDS) as http:
+                    body += (await http.get(f"http://127.0.0.1:{sdk_port}/metrics")).content
+        return web.Response(body=body, headers={"content-type": CONTENT_TYPE_LATEST})
+
+    application.router.add_get("/metrics", prometheus)
 
 
 def add_health(application: web.Application, checks: Mapping[str, Check]) -> None:

@@ -141,16 +141,12 @@ async def _report(
         click.echo(f"{by_rule:,} of {total:,} needed no model; the calls cost ${figures.cost_usd:,.4f}")
 
 
-def _cell(value: Any) -> Any:
-    """A text as a spreadsheet shows it and does not calculate it: a summary is a model's, and may begin with = or @."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in {"=", "+", "-", "@"} else value
-
-
 async def _write_rows(items: Any, table: Path | None, lines: Path | None) -> None:
     import csv
     from contextlib import ExitStack
 
     from keyturn.bulk.report import COLUMNS
+    from keyturn.inventory.cells import guarded
 
     with ExitStack() as files:
         rows = None
@@ -161,6 +157,6 @@ async def _write_rows(items: Any, table: Path | None, lines: Path | None) -> Non
         async for item in items:
             if rows is not None:
                 lists = {name: " ".join(item[name] or ()) for name in ("policy_lines", "record_ids")}
-                rows.writerow({name: _cell(value) for name, value in (item | lists).items()})
+                rows.writerow({name: guarded(value) for name, value in (item | lists).items()})
             if objects is not None:
                 objects.write(json.dumps(item, default=str) + "\n")

@@ -1,5 +1,6 @@
 """The database's schema: applied by command, checked at a worker's start."""
 
+import sqlite3
 from pathlib import Path
 
 from alembic import command
@@ -7,26 +8,34 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 import migrations
-from keyturn.errors import JobStoreUnavailable, SchemaNotCurrent
+from keyturn.database import named
+from keyturn.errors import SchemaNotCurrent
+
+# The lock by which one process migrates and the others wait: any number that no other program in the database takes.
+_MIGRATION_LOCK = 0x6B657974
+# As long as the longest migration of a large table may take: whoever waits has nothing else to do.
+_MIGRATION_WAIT_SECONDS = 60.0
 
 
 def migrate(url: URL) -> tuple[str | None, str | None]:
     """Bring the schema of the database at `url` to this program's; returns the revision before and after.
 
     Raises:
-        JobStoreUnavailable: the database cannot be reached or written.
+        JobStoreUnavailable: the database cannot be reached or written; JobStoreRefused, if it does not let us.
         SchemaNotCurrent: its schema is unknown to this release, so it belongs to a newer one.
     """
     config = _config()
     try:
         if url.get_backend_name() == "sqlite" and url.database:
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-        with _engine(url).begin() as connection:
+        with _engine(url, writes=True).begin() as connection:
+            if url.get_backend_name() != "sqlite":  # whoever comes second waits, and finds the work done
+                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
             before = _revision(connection)
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
@@ -34,7 +43,8 @@ def migrate(url: URL) -> tuple[str | None, str | None]:
     except CommandError as error:
         raise SchemaNotCurrent(f"the schema is not one that this release can bring forward: {_reason(error)}") from None
     except (SQLAlchemyError, OSError) as error:
-        raise JobStoreUnavailable(f"the database cannot be migrated: {_reason(error)}") from None
+        refused = named(error)
+        raise type(refused)(f"the database cannot be migrated: {_reason(error)}") from None
 
 
 def check_schema(url: URL) -> str:
@@ -46,7 +56,8 @@ def check_schema(url: URL) -> str:
         with _engine(url).connect() as connection:
             revision = _revision(connection)
     except SQLAlchemyError as error:
-        raise JobStoreUnavailable(f"the database does not answer: {_reason(error)}") from None
+        refused = named(error)
+        raise type(refused)(f"the schema cannot be looked at: {_reason(error)}") from None
     if revision is None or revision != head:
         raise SchemaNotCurrent(f"the schema is at {revision or 'nothing'}, this program needs {head}")
     return revision
@@ -58,10 +69,26 @@ def _config() -> Config:
     return config
 
 
-def _engine(url: URL) -> Engine:
+def _engine(url: URL, *, writes: bool = False) -> Engine:
     name = "sqlite" if url.get_backend_name() == "sqlite" else "postgresql+psycopg"
-    arguments = {} if name == "sqlite" else {"connect_timeout": 5}  # seconds: a person waits for this one
-    return create_engine(url.set(drivername=name), connect_args=arguments, hide_parameters=True)
+    if name != "sqlite":
+        arguments = {"connect_timeout": 5}  # seconds: a person waits for this one
+        return create_engine(url.set(drivername=name), connect_args=arguments, hide_parameters=True)
+    engine = create_engine(
+        url.set(drivername=name), connect_args={"timeout": _MIGRATION_WAIT_SECONDS}, hide_parameters=True
+    )
+    if writes:
+        event.listen(engine, "connect", _leave_transactions_to_us)
+        event.listen(engine, "begin", _begin_immediate)
+    return engine
+
+
+def _leave_transactions_to_us(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # the driver would commit before each change of a table
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")  # whoever comes second waits, and finds the work done
 
 
 def _revision(connection: Connection) -> str | None:

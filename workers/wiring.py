@@ -52,6 +52,7 @@ from keyturn.llm.providers.batches import AnthropicBatches, BatchProvider, OpenA
 from keyturn.llm.providers.gemini import GEMINI_WIRE
 from keyturn.llm.providers.http import HttpProvider, http_client
 from keyturn.llm.providers.openai import COMPATIBLE_WIRE, OPENAI_WIRE
+from keyturn.llm.routing import Target
 from keyturn.llm.wire import Usage
 from keyturn.policy.catalogue import Catalogue
 from keyturn.tasks.registry import load_tasks
@@ -133,6 +134,9 @@ async def wired_boundary(settings: Settings) -> AsyncIterator[Wired]:
         for background in (spend.watch(), _forget_expired(SqlCache(engine)), counting, key_use):
             parts.callback(asyncio.create_task(background).cancel)
         metrics = CallMetrics(registry, spent_today=lambda: float(spend.today_usd))
+        for task in load_tasks():
+            for target in _targets(settings, task):
+                metrics.expect(task, target.provider, target.model)
         takers: list[Callable[[CallRecord], None]] = [log_call, ledger.record, metrics.observe, spend.add]
         trace = span_recorder()
         if trace is not None:
@@ -260,10 +264,14 @@ def _provider(settings: Settings, http: Any, provider: str, model: str) -> HttpP
     )
 
 
+def _targets(settings: Settings, task: str) -> Sequence[Target]:
+    return settings.routes.get(task) or settings.routes.get("*") or ()
+
+
 def _batches(settings: Settings, http: Any) -> dict[str, BatchProvider]:
     found: dict[str, BatchProvider] = {}
     for task in load_tasks():
-        for target in settings.routes.get(task) or settings.routes.get("*") or ():
+        for target in _targets(settings, task):
             if target.provider in _BATCHES and task not in found:
                 found[task] = _BATCHES[target.provider](
                     http,

@@ -206,16 +206,28 @@ class RotateAccessKeyWorkflow:
 
     async def _blocked(self, name: str, kind: str, mend: str | None, wait: timedelta) -> None:
         """Wait for a person, or until it is time to try again."""
-        resumed = self._resumed
-        self._at(name, until=workflow.now() + wait, blocked=kind, mend=mend)
+        resumed, end = self._resumed, workflow.now() + wait
+        self._at(name, until=end, blocked=kind, mend=mend)
         workflow.upsert_search_attributes([PARKED.value_set(kind)])
-        with suppress(TimeoutError):
-            await workflow.wait_condition(
-                lambda: self._resumed > resumed or self._rollback is not None,
-                timeout=wait,
-                timeout_summary=f"blocked: {kind}",
-            )
+        while (left := end - workflow.now()) > timedelta(0):
+            with suppress(TimeoutError):
+                await workflow.wait_condition(
+                    lambda: self._resumed > resumed or self._rollback is not None,
+                    timeout=min(left, PROLONG_EVERY),
+                    timeout_summary=f"blocked: {kind}",
+                )
+                break
+            if self._hand is not None and end > workflow.now():  # a key may be half changed: no other may begin on it
+                await self._kept()
         workflow.upsert_search_attributes([PARKED.value_unset()])
+
+    async def _kept(self) -> None:
+        """Keep the claim while a step is blocked, if that can be done: what blocks it may be the database."""
+        try:
+            await _do(RotateAccessKey.prolong_claim, self._in_hand())
+        except ActivityError as error:  # the step tells, when it is tried again
+            if is_cancelled_exception(error):
+                raise
 
     async def _wait(self, name: str, span: timedelta) -> None:
         """Wait for `span`, keeping the claim; a rollback ends it."""

@@ -358,7 +358,7 @@ class AccessKeyRotation:
             raise NewKeyMissing("the stored secret is not the new key's")
         arn = await self._keys.signs(*kept)
         known = _USER_ARN.fullmatch(arn)
-        if known is None or known[2] != hand.user:
+        if known is None or (known[1], known[2]) != (hand.aws_account, hand.user):
             raise NewKeyMissing("the new key does not sign for the job's user")
         return arn
 

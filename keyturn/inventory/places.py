@@ -28,10 +28,36 @@ def expect_regular(file: Path) -> None:
         raise InventoryRefused(f"{file} has {found.st_size:,} bytes, and {MAX_BYTES:,} is the most")
 
 
-def expect_below(path: Path, root: Path | None) -> None:
-    """Refuse a path that does not lie below `root`, links followed; raises InventoryRefused."""
+def file_below(path: str, root: Path | None) -> Path:
+    """Return the regular file that `path` names below `root`, links followed; of a folder, the newest in it.
+
+    What is returned is the file's own place: a link that is changed afterwards leads nobody elsewhere.
+
+    Raises:
+        InventoryRefused: it lies elsewhere, whatever is there.
+        InventoryInvalid: it cannot be read, or the folder holds no file. The path is not repeated.
+    """
     if root is None:
         raise InventoryRefused("KEYTURN_INVENTORY_ROOT is not set: a worker reads inventories below it, and no others")
+    try:
+        real = _below(path, root)
+        return _below(newest(real), root)
+    except (OSError, ValueError):  # a name that is too long, or holds a NUL; a folder that may not be listed
+        raise InventoryInvalid("the inventory's path cannot be read on this machine") from None
+
+
+def _below(path: str | Path, root: Path) -> Path:
     real, above = Path(os.path.realpath(path)), Path(os.path.realpath(root))
     if real != above and above not in real.parents:
         raise InventoryRefused(f"the inventory does not lie below KEYTURN_INVENTORY_ROOT ({root})")
+    return real
+
+
+def newest(path: Path) -> Path:
+    """Return `path`, or the file in it that was written last; raises InventoryInvalid, OSError."""
+    if not path.is_dir():
+        return path
+    files = [entry for entry in path.iterdir() if entry.is_file() and not entry.name.startswith(".")]
+    if not files:
+        raise InventoryInvalid(f"{path} holds no file")
+    return max(files, key=lambda entry: (entry.stat().st_mtime, entry.name))

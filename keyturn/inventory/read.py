@@ -15,6 +15,7 @@ import ijson
 
 from keyturn.errors import InventoryInvalid
 from keyturn.inventory import aws, listings
+from keyturn.inventory.cells import unguarded
 from keyturn.inventory.rows import BadRow, InventoryKey, Origin, RowFault
 
 Format = Literal["aws", "gcloud", "azure", "csv", "jsonl"]
@@ -146,7 +147,7 @@ def _credential_report(inventory: Inventory) -> Iterator[Row]:
 def _plain_csv(inventory: Inventory) -> Iterator[Row]:
     with inventory.file.open(encoding="utf-8-sig", newline="") as opened:
         rows = csv.reader(opened)
-        header = next(rows, [])
+        header = [unguarded(name) for name in next(rows, [])]
         _expect_known(inventory.file, header)
         origin = _origin(inventory, "inventory")
 
@@ -170,6 +171,7 @@ def _rows(rows: Any, header: Sequence[str]) -> Iterator[BadRow | tuple[int, list
             continue
         if not row:
             continue
+        row = [unguarded(cell) for cell in row]
         if len(row) != len(header):
             yield BadRow(
                 line, f"has {len(row)} cells, and the header {len(header)}", dict(zip(header, row, strict=False))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from keyturn.errors import InventoryInvalid
+from keyturn.inventory.cells import guarded
 from keyturn.inventory.listings import NOTES
 from keyturn.inventory.rows import BadRow
 
@@ -54,8 +55,9 @@ class Rejects:
                     # The notes last, as they are told behind what was read.
                     columns = [name for name in self._columns if name not in NOTES]
                     table = csv.DictWriter(opened, fieldnames=[*columns, *NOTES])
-                    table.writeheader()
-                    table.writerows(map(json.loads, kept))
+                    table.writerow({name: guarded(name) for name in (*columns, *NOTES)})
+                    for row in map(json.loads, kept):
+                        table.writerow({name: guarded(value) for name, value in row.items()})
                 else:
                     opened.writelines(kept)
             if self.file.is_dir():

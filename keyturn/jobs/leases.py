@@ -304,7 +304,7 @@ def _say(on_postgresql: bool) -> ReturningUpdate[Any]:
 
 
 def _urgent(query: Select[tuple[str]]) -> Select[tuple[str]]:
-    return query.order_by(_jobs.priority, _jobs.rotate_by.nulls_last(), _jobs.created_at)
+    return query.order_by(_jobs.priority, _jobs.rotate_by.nulls_last(), _jobs.created_at, _jobs.job_id)
 
 
 class _Change(NamedTuple):

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import csv
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -454,3 +455,21 @@ def test_by_rule_what_is_not_known_is_settled_and_says_so() -> None:
     assert settled(unknown, line, idle=None) is None
     assert settled(unknown, line, idle=None, by_rule=True) == Settled("not_specified", "fact_not_known")
     assert settled(facts(kind="access_key", age_days=900), line, idle=None, by_rule=True) is None
+
+
+@pytest.mark.parametrize(
+    "cell", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "'=1", "''+1", "\uff1d1", "\t=1", "'quoted'", "plain"]
+)
+def test_a_reject_shows_in_a_spreadsheet_what_it_would_calculate_and_is_read_back_as_it_was(
+    written: Callable[..., Path], tmp_path: Path, cell: str
+) -> None:
+    """Whoever opens rejects in a spreadsheet runs nothing; whoever reads them again gets the same cells."""
+    rejects = Rejects(tmp_path / "rejects.csv")
+    rejects.add(BadRow(2, "stale: maybe", {"account_id": "a", "key_id": "k1", "stale": "maybe", "notes": cell}))
+    rejects.close()
+    with (tmp_path / "rejects.csv").open(newline="") as opened:
+        _, row = csv.reader(opened)
+    assert not row[3].startswith(("=", "+", "-", "@", "\t", "\uff1d"))
+    (again,) = read(Inventory(tmp_path / "rejects.csv", observed_at=NOW))
+    assert isinstance(again, BadRow)
+    assert again.raw["notes"] == cell

@@ -20,7 +20,7 @@ from keyturn.keyring import (
     parse_keyring,
     write_keys,
 )
-from tests.keys import KEYRING, NEWER, OLDER, PSEUDONYMS, ring
+from tests.keys import KEYRING, KEYS_TEXT, NEWER, OLDER, PSEUDONYMS, ring
 
 PLACE = b"a namespace"
 
@@ -154,3 +154,14 @@ def test_two_workers_that_start_at_once_make_one_file(tmp_path: Path) -> None:
         thread.join()
     assert len(load_keyring(text=None, file=file, development=True).check_values) == 1
     assert [one.name for one in tmp_path.iterdir()] == ["payload_keys"]
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
+def test_a_key_file_that_others_can_read_is_refused_as_ssh_refuses_it(tmp_path: Path, mode: int) -> None:
+    file = tmp_path / "keys"
+    file.write_text(KEYS_TEXT)
+    file.chmod(mode)
+    with pytest.raises(SettingsInvalid, match=f"chmod 600 {file}"):
+        load_keyring(text=None, file=file, development=True, account_names="plain")
+    file.chmod(0o600)
+    assert load_keyring(text=None, file=file, development=True, account_names="plain")

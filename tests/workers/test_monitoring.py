@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import re
 import sys
 import uuid
 from collections.abc import AsyncIterator
@@ -24,7 +25,7 @@ from starter.rotations import rotate
 from tests.cases import request
 from tests.keyturn.test_ledger import call
 from tests.simulated import SimulatorControl
-from workers.metrics import CallMetrics, percentile
+from workers.metrics import ALERTED, CallMetrics, percentile
 from workers.monitoring import Monitoring, served
 from workers.settings import PLACEHOLDER_KEY
 
@@ -62,6 +63,24 @@ async def watched() -> AsyncIterator[tuple[Watched, httpx.AsyncClient]]:
         httpx.AsyncClient(base_url=url, trust_env=False) as http,
     ):
         yield made, http
+
+
+def test_the_first_refused_call_is_an_increase_and_every_alerted_kind_begins_at_zero() -> None:
+    """Prometheus sees no increase in a series that begins at 1: the alert would come with the second failure."""
+    made = Watched()
+    made.metrics.expect("decide_rotation", "openai", "m")
+    by = {"task": "decide_rotation", "provider": "openai", "model": "m"}
+    for name in ("keyturn_call_failures_total", "keyturn_call_passed_over_total"):
+        for kind in ALERTED:
+            assert made.registry.get_sample_value(name, by | {"kind": kind}) == 0
+    made.metrics.observe(
+        call(provider="openai", model="m", asked_model="m", status="failed", failure="quota_exhausted")
+    )
+    told = made.registry.get_sample_value("keyturn_call_failures_total", by | {"kind": "quota_exhausted"})
+    assert told == 1
+    alerts = (Path(__file__).parents[2] / "deploy" / "prometheus" / "alerts.yml").read_text()
+    named = {kind for kinds in re.findall(r'kind=~?"([a-z_|]+)"', alerts) for kind in kinds.split("|")}
+    assert named == set(ALERTED)
 
 
 async def test_a_probe_is_told_whether_the_worker_can_work(watched: tuple[Watched, httpx.AsyncClient]) -> None:

@@ -1,13 +1,19 @@
 """The schema is applied by command and checked at a worker's start."""
 
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from keyturn.database import database_url
-from keyturn.errors import JobStoreUnavailable, SchemaNotCurrent
+from keyturn.database import database_url, open_database, transaction
+from keyturn.errors import JobStoreRefused, JobStoreUnavailable, SchemaNotCurrent, ValueRefused
 from workers.schema import check_schema, migrate
 
 
@@ -52,3 +58,71 @@ def test_an_unreachable_database_is_told_without_its_password(tmp_path: Path) ->
         migrate(database_url(f"sqlite:///{tmp_path}/file"))
     with pytest.raises(JobStoreUnavailable):
         migrate(database_url(f"sqlite:///{tmp_path}/file/below/keyturn.db"))
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_of_processes_that_migrate_at_once_one_works_and_the_others_wait(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """As when a fleet starts: each finds the schema current, and exactly one brought it there."""
+    if kind == "sqlite":
+        address = f"sqlite:///{tmp_path}/new.db"
+    else:
+        server, name = request.getfixturevalue("postgresql_server"), f"test_{uuid.uuid4().hex}"
+        with psycopg.connect(server, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}".encode())
+        url = database_url(server).set(database=name, drivername="postgresql")
+        address = url.render_as_string(hide_password=False)
+    script = "from keyturn.database import database_url\nfrom workers.schema import migrate\n"
+    command = [sys.executable, "-c", f"{script}print(migrate(database_url({address!r})))"]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(6)]
+    told = [process.communicate(timeout=90) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 6, told
+    assert sum(out.startswith("(None,") for out, _ in told) == 1
+    check_schema(database_url(address))
+
+
+@pytest.fixture
+def stranger(postgresql: URL, postgresql_server: str) -> Iterator[URL]:
+    """The database as a user sees it who may connect and do nothing else."""
+    name = f"stranger_{uuid.uuid4().hex[:8]}"
+    with psycopg.connect(postgresql_server, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'hunter22'".encode())  # pragma: allowlist secret
+    yield postgresql.set(username=name, password="hunter22")  # pragma: allowlist secret
+    with psycopg.connect(postgresql_server, autocommit=True) as connection:
+        connection.execute(f"DROP ROLE {name}".encode())
+
+
+async def test_a_database_that_does_not_let_us_is_no_database_that_is_away(stranger: URL, tmp_path: Path) -> None:
+    """No retry mends rights, a name, or a table that is missing: by name, at once, and without a value."""
+    with pytest.raises(JobStoreRefused, match="permission denied"):
+        check_schema(stranger)
+    with pytest.raises(JobStoreRefused, match="does not exist"):
+        check_schema(stranger.set(database="nowhere"))
+    away = tmp_path / "readonly.db"
+    migrate(database_url(f"sqlite:///{away}"))
+    asked = {
+        stranger: "SELECT * FROM rotation_jobs",
+        stranger.set(database="nowhere"): "SELECT 1",
+        stranger.set(username="nobody"): "SELECT 1",
+        database_url(f"sqlite:///{away}"): "SELECT * FROM no_such_table",
+        database_url(f"sqlite:///{tmp_path}/no/such/folder/keyturn.db"): "SELECT 1",
+    }
+    for url, statement in asked.items():
+        engine = open_database(url)
+        with pytest.raises(JobStoreRefused) as caught:
+            async with transaction(engine) as connection:
+                await connection.execute(text(statement))
+        assert (caught.value.retryable, caught.value.parks) == (False, True)
+        assert "hunter22" not in str(caught.value)
+        await engine.dispose()
+
+
+async def test_a_value_that_the_database_will_not_keep_is_told_by_name_and_not_tried_again(engine: AsyncEngine) -> None:
+    with pytest.raises(ValueRefused) as caught:
+        async with transaction(engine) as connection:
+            await connection.execute(
+                text("INSERT INTO payload_key_use (key_id, encryptions) VALUES (:id, NULL)"), {"id": "a_private_value"}
+            )
+    assert (caught.value.retryable, caught.value.parks) == (False, False)
+    assert "a_private_value" not in str(caught.value)

@@ -8,18 +8,21 @@ import signal
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import httpx
 import pytest
+from prometheus_client import CollectorRegistry
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client, WorkflowHandle
 from temporalio.testing import WorkflowEnvironment
 
+import workers.executor
 from keyturn.contracts import Abandonment, KeyRotationOrder, KeyRotationOutcome, KeyRotationStanding, Resumption
 from keyturn.database import open_database
 from keyturn.errors import SettingsInvalid
@@ -27,10 +30,11 @@ from keyturn.executor.access_keys import AccessKeyRotation
 from keyturn.executor.aws import AccessKey, AwsAccessKeys, SecretsManager
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
-from stack.processes import child
+from stack.processes import child, free_port
 from starter.answering import waiting_rotations
 from tests.aws import ACCOUNT, Aws, Network, job_for
 from workers.executor import Executions, ExecutorSettings, executor, load_executor_settings, look_for_jobs
+from workers.metrics import ExecutorMetrics
 from workflows.access_key import LEAST_WAIT, MARGIN, RotateAccessKeyWorkflow, execution_id, waits
 from workflows.answering import AnswerRefused, answer
 
@@ -288,6 +292,99 @@ async def test_of_two_executors_each_carries_out_its_own_accounts_jobs_and_leave
             assert (outcome.status, outcome.reason) == ("superseded", "another_account")
             assert await state_of(engine, job_id) in {"rotating", "verifying"}
     assert network.calls.count("CreateAccessKey") == 2
+
+
+async def test_what_runs_already_takes_no_place_of_another_job(
+    temporal: Client, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a hundred rotations that are blocked before their claim, none hides the job behind them."""
+    monkeypatch.setattr(workers.executor, "LOOK_AT_ONCE", 1)
+    blocked, behind = [await job_for(JobStore(engine), engine, f"u-{n}", f"AKIA{n:016}") for n in (1, 2)]
+    settings = ExecutorSettings().model_copy(update={"task_queue": f"test-{uuid.uuid4().hex}"})
+    executions, registry = Executions(temporal, settings, ACCOUNT), CollectorRegistry()
+    await executions.start(blocked)  # no worker is there: it stays before its claim
+    looks = 0
+
+    class Steps:
+        async def expect_own(self, order: KeyRotationOrder) -> None:
+            nonlocal looks
+            looks += 1
+            if looks == 1:
+                raise RuntimeError("a fault that nobody foresaw")
+
+    looking = look_for_jobs(
+        JobLeases(engine),
+        executions,
+        cast(AccessKeyRotation, Steps()),
+        tenant_id="default",
+        every=0.01,
+        metrics=ExecutorMetrics(registry),
+    )
+    task = asyncio.create_task(looking)
+    try:
+        async with asyncio.timeout(20):
+            while registry.get_sample_value("keyturn_executor_jobs_total", {"what": "started"}) != 1:
+                await asyncio.sleep(0.02)
+    finally:
+        task.cancel()
+    assert await temporal.get_workflow_handle(execution_id(behind)).describe()
+    assert registry.get_sample_value("keyturn_executor_looks_total", {"result": "failed"}) == 1
+    for job_id in (blocked, behind):
+        await temporal.get_workflow_handle(execution_id(job_id)).terminate()
+
+
+async def test_a_blocked_step_keeps_its_claim_for_as_long_as_that_takes(
+    skipping: WorkflowEnvironment, aws: Aws, network: Network, engine: AsyncEngine
+) -> None:
+    """A lease is a day, and a block may last for weeks: another would begin on a key that is half changed."""
+    user, old = aws.user()
+    job_id = await job_for(JobStore(engine), engine, user, old)
+    async with executing(skipping.client, aws, network, engine) as executions:
+        handle = await executions.start(job_id)
+        await skipping.sleep(timedelta(hours=2))
+        await until(handle, lambda now: now.step == "overlap")
+        [new] = [key for key in aws.keys(user) if key != old]
+        aws.client("iam").update_access_key(UserName=user, AccessKeyId=new, Status="Inactive")
+        await skipping.sleep(timedelta(days=4))
+        blocked = await until(handle, lambda now: now.blocked is not None)
+        assert blocked.blocked == "new_key_missing"
+        history = (await handle.fetch_history()).events
+        steps = [
+            event.activity_task_scheduled_event_attributes.activity_type.name
+            for event in history
+            if event.HasField("activity_task_scheduled_event_attributes")
+        ]
+        since_blocked = steps[steps.index("deactivate_key") :]
+        assert since_blocked.count("prolong_claim") >= 3
+        aws.client("iam").update_access_key(UserName=user, AccessKeyId=new, Status="Active")
+        assert (await handle.result()).status == "done"
+
+
+async def test_an_executor_serves_its_figures_and_the_sdks(
+    temporal: Client, aws: Aws, network: Network, sqlite: URL, keys: Path, tmp_path: Path
+) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    environment = {
+        **aws.environment(network.address),
+        "TEMPORAL_ADDRESS": temporal.service_client.config.target_host,
+        "DATABASE_URL": sqlite.set(drivername="sqlite").render_as_string(),
+        "KEYTURN_PAYLOAD_KEYS_FILE": str(keys),
+        "KEYTURN_TASK_QUEUE": f"test-{uuid.uuid4().hex}",
+        "KEYTURN_MONITORING_ADDRESS": address,
+        "PATH": str(Path(sys.executable).parent),
+    }
+    command: list[str | Path] = [Path(sys.executable).parent / "keyturn", "executor"]
+    async with (
+        child(command, environment=environment, log=tmp_path / "executor.log"),
+        httpx.AsyncClient(base_url=f"http://{address}", trust_env=False) as http,
+        asyncio.timeout(60),
+    ):
+        told = ""
+        while 'keyturn_executor_looks_total{result="ok"} 1.0' not in told or "\ntemporal_" not in told:
+            await asyncio.sleep(0.2)
+            with suppress(httpx.TransportError):
+                told = (await http.get("/metrics")).text
+        assert (await http.get("/readyz")).json()["status"] == "ready"
 
 
 # Each kill takes as long as it takes to be noticed, half a minute: `make prove-executor` has them all.

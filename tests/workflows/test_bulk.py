@@ -505,6 +505,16 @@ async def test_a_worker_reads_no_file_that_its_operator_did_not_give_it(
     assert "hunter2" not in caplog.text
 
 
+@pytest.mark.parametrize("name", ["hunter2\0", "hunter2" * 60, "hunter2\udcff"])
+async def test_a_path_that_is_none_is_refused_by_name(name: str, sqlite_place: BulkPlace, tmp_path: Path) -> None:
+    """What the operating system raises of it would quote the path, in history and in the log."""
+    source = BulkSource(path="x", policies=(LINE,), question="May it be rotated?", observed_at=NOW)
+    source = source.model_copy(update={"path": f"{tmp_path}/{name}"})
+    with pytest.raises(InventoryInvalid) as refused:
+        await read_below(tmp_path, sqlite_place, source)
+    assert "hunter2" not in str(refused.value)
+
+
 async def test_what_a_worker_cannot_read_is_not_quoted_in_its_failure(sqlite_place: BulkPlace, tmp_path: Path) -> None:
     """A file below the root may still be another one than was meant."""
     file = tmp_path / "notes.csv"
