@@ -2,7 +2,7 @@
 
 import asyncio
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from temporalio.client import WorkflowHandle, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
 from temporalio.exceptions import ApplicationError
@@ -11,6 +11,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from keyturn.contracts import Contract, Instruction
 from keyturn.errors import KeyturnError
 
+Told = TypeVar("Told", bound=Instruction)
 # An update is taken by a worker in milliseconds; one that starts a replay of a long history needs a second.
 UPDATE_TIMEOUT = timedelta(seconds=10)
 
@@ -43,10 +44,10 @@ async def answer(handle: WorkflowHandle[Any, Any], update: str, argument: Contra
         AnswerRefused: its validator refused it, by the name in the message; or the rotation has ended.
         NoWorkerAnswers: nobody said within ten seconds whether it was taken.
     """
-    if isinstance(argument, Instruction):
-        argument = argument.model_copy(update={"workflow_id": handle.id})
     try:
         async with asyncio.timeout(UPDATE_TIMEOUT.total_seconds()):
+            if isinstance(argument, Instruction):
+                argument = await addressed(handle, argument)
             await handle.execute_update(update, argument, rpc_timeout=UPDATE_TIMEOUT)
     except WorkflowUpdateFailedError as failed:
         cause = failed.cause
@@ -60,6 +61,12 @@ async def answer(handle: WorkflowHandle[Any, Any], update: str, argument: Contra
         if error.status in {RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED}:
             raise NoWorkerAnswers(f"no worker answered the {update} in time") from None
         raise
+
+
+async def addressed(handle: WorkflowHandle[Any, Any], instruction: Told) -> Told:
+    """Return the instruction with the workflow that it is for, and no later one of that id; raises RPCError."""
+    told = (await handle.describe(rpc_timeout=UPDATE_TIMEOUT)).raw_description.workflow_execution_info
+    return instruction.model_copy(update={"workflow_id": handle.id, "first_run_id": told.first_run_id})
 
 
 def _said(cause: BaseException) -> str:

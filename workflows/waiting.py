@@ -97,8 +97,9 @@ class Waiting:
 
 
 def expect_own(instruction: Instruction) -> None:
-    """Refuse what a person told another workflow, whoever sends it here."""
-    if instruction.workflow_id != workflow.info().workflow_id:
+    """Refuse what a person told another workflow, or an earlier one of this id, whoever sends it here."""
+    info = workflow.info()
+    if (instruction.workflow_id, instruction.first_run_id) != (info.workflow_id, info.first_execution_run_id):
         raise refusal("other_rotation", "this was said to another workflow, or names none")
 
 

@@ -505,7 +505,7 @@ async def test_a_worker_reads_no_file_that_its_operator_did_not_give_it(
     assert "hunter2" not in caplog.text
 
 
-@pytest.mark.parametrize("name", ["hunter2\0", "hunter2" * 60, "hunter2\udcff"])
+@pytest.mark.parametrize("name", ["hunter2\0", "hunter2" * 60, "hunter2\udcff"], ids=["NUL", "too long", "no Unicode"])
 async def test_a_path_that_is_none_is_refused_by_name(name: str, sqlite_place: BulkPlace, tmp_path: Path) -> None:
     """What the operating system raises of it would quote the path, in history and in the log."""
     source = BulkSource(path="x", policies=(LINE,), question="May it be rotated?", observed_at=NOW)

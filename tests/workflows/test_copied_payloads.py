@@ -27,7 +27,7 @@ from temporalio.testing import ActivityEnvironment
 from temporalio.worker import Worker
 
 from activities.create_rotation_job import CreateRotationJob
-from keyturn.contracts import Approval, Failed, JobCreated, JobOrder, RotationRequest
+from keyturn.contracts import Approval, Denial, Failed, JobCreated, JobOrder, RotationRequest
 from keyturn.errors import PayloadMoved, PayloadNotAuthentic
 from keyturn.jobs.store import JobStore
 from keyturn.llm.boundary import ModelBoundary
@@ -129,6 +129,28 @@ async def test_a_copied_approval_is_refused_by_another_rotation(temporal: Client
         assert await place.digest_at("awaiting_approval") == digest
         await other.terminate()
     assert len(await sqlite_store.jobs(tenant_id="default", limit=10)) == 1
+
+
+async def test_an_approval_of_before_is_refused_by_a_later_rotation_of_the_same_id(
+    temporal: Client, sqlite_store: JobStore
+) -> None:
+    """Ids are used again, and a decision on the same evidence has the same digest."""
+    queue, asked = f"test-{uuid.uuid4().hex}", request(user_id="luna")
+    async with worker_on(temporal, queue, Script(ELIGIBLE, ELIGIBLE), sqlite_store, catalogue=with_approval()):
+        earlier = (await start_or_attach(temporal, asked, task_queue=queue)).handle
+        digest = await Place(temporal, earlier, asked.credential.key_id, queue).digest_at("awaiting_approval")
+        await answer(earlier, "deny", Denial(approver="omar", digest=digest, reason="not now"))
+        await outcome_of(earlier)
+        _, denial = await payloads_of(earlier)
+        later = (await start_or_attach(temporal, asked, task_queue=queue, again=True)).handle
+        assert later.id == earlier.id
+        place = Place(temporal, later, asked.credential.key_id, queue)
+        assert await place.digest_at("awaiting_approval") == digest
+        refused = await send_copy(temporal, later.id, "deny", denial)
+        assert refused.failure.application_failure_info.type == "other_rotation"
+        assert await place.digest_at("awaiting_approval") == digest
+        await answer(later, "approve", Approval(approver="omar", digest=digest))
+        assert isinstance(await outcome_of(later), JobCreated)
 
 
 async def test_a_start_is_no_approval_and_no_other_update_of_its_own_workflow(

@@ -51,7 +51,7 @@ from starter.requests import id_of
 from starter.rotations import Handle, outcome_of, rotate, standing_of, start_or_attach
 from tests.cases import facts, request
 from tests.workers_for_tests import APPROVERS, ELIGIBLE, Claims, Script, with_approval, worker_on
-from workflows.answering import AnswerRefused, NoWorkerAnswers, answer
+from workflows.answering import AnswerRefused, NoWorkerAnswers, addressed, answer
 
 OMAR = "omar"
 
@@ -78,7 +78,7 @@ class Desk:
     async def refused(self, update: str, argument: Any) -> str:
         """Send what must be refused; returns the name of the refusal."""
         if isinstance(argument, Instruction) and argument.workflow_id is None:
-            argument = argument.model_copy(update={"workflow_id": self.handle.id})
+            argument = await addressed(self.handle, argument)
         with pytest.raises(WorkflowUpdateFailedError) as caught:
             await self.handle.execute_update(update, argument)
         assert isinstance(caught.value.cause, ApplicationError)

@@ -15,6 +15,7 @@ from keyturn.jobs.store import JobStore
 from starter.rotations import outcome_of, standing_of, start_or_attach
 from tests.cases import facts, request
 from tests.workers_for_tests import APPROVERS, ELIGIBLE, Script, with_approval, worker_on
+from workflows.answering import addressed
 
 NO_DIGEST = "v1:" + "0" * 64
 # Who says what: whether the digest is that of the decision which waits.
@@ -106,7 +107,7 @@ async def digest_at(handle: Any, phase: str) -> str:
 
 async def refusal_of(handle: Any, update: str, argument: Any) -> str | None:
     if isinstance(argument, Instruction):
-        argument = argument.model_copy(update={"workflow_id": handle.id})
+        argument = await addressed(handle, argument)
     try:
         await handle.execute_update(update, argument)
     except WorkflowUpdateFailedError as refused:
