@@ -40,6 +40,7 @@ def file_below(path: str, root: Path | None) -> Path:
     if root is None:
         raise InventoryRefused("KEYTURN_INVENTORY_ROOT is not set: a worker reads inventories below it, and no others")
     try:
+        path.encode()  # half a surrogate pair could be told by no failure
         real = _below(path, root)
         return _below(newest(real), root)
     except (OSError, ValueError):  # a name that is too long, or holds a NUL; a folder that may not be listed

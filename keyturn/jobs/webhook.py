@@ -159,8 +159,11 @@ _NEVER = tuple(
         "255.255.255.255/32",  # broadcast
         "169.254.0.0/16",  # link-local: AWS, Azure, GCP and others answer 169.254.169.254 with credentials
         "100.100.100.200/32",  # Alibaba Cloud's metadata
+        "168.63.129.16/32",  # Azure's platform, from within a virtual network
+        "192.88.99.0/24",  # 6to4's relays (RFC 7526)
         "192.0.0.192/32",  # Oracle Cloud's metadata
         "::/96",  # IPv4-compatible (RFC 4291 2.5.5.1, deprecated), but for loopback
+        "::ffff:0:0:0/96",  # IPv4-translated (RFC 2765)
         "64:ff9b::/96",  # NAT64 (RFC 6052): an IPv4 address in disguise
         "64:ff9b:1::/48",  # NAT64 of one's own network (RFC 8215)
         "2001::/32",  # Teredo (RFC 4380)
@@ -174,6 +177,9 @@ _NEVER = tuple(
 )
 
 
+_HANDED_OUT = ipaddress.ip_network("2000::/3")
+
+
 def fault_of_target(scheme: str, address: str, *, allow_private: bool) -> str | None:
     """Return why `address` may not be asked by `scheme`; None if it may."""
     ip = ipaddress.ip_address(address.partition("%")[0])
@@ -184,7 +190,8 @@ def fault_of_target(scheme: str, address: str, *, allow_private: bool) -> str | 
         return f"the receiver's address {ip} is never asked: it leads to a cloud's metadata, or into another network"
     if scheme != "https":
         return "the receiver is asked by https only, or by http on loopback"
-    public = ip.is_global and not ip.is_multicast
+    # Of IPv6, only 2000::/3 is handed out (IANA, IPv6 Global Unicast Address Assignments).
+    public = ip.is_global and not ip.is_multicast and (ip.version == 4 or ip in _HANDED_OUT)
     if not public and not (allow_private and ip.is_private and not ip.is_link_local):
         return f"the receiver's address {ip} is not a public one: KEYTURN_WEBHOOK_PRIVATE=allow permits private ranges"
     return None

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
@@ -14,6 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.database import database_url, open_database, transaction
 from keyturn.errors import JobStoreRefused, JobStoreUnavailable, SchemaNotCurrent, ValueRefused
+from keyturn.jobs.leases import JobLeases
+from keyturn.jobs.store import JobStore
+from tests.cases import order
 from workers.schema import check_schema, migrate
 
 
@@ -73,7 +77,7 @@ def test_of_processes_that_migrate_at_once_one_works_and_the_others_wait(
             connection.execute(f"CREATE DATABASE {name}".encode())
         url = database_url(server).set(database=name, drivername="postgresql")
         address = url.render_as_string(hide_password=False)
-    script = "from keyturn.database import database_url\nfrom workers.schema import migrate\n"
+    script = "from keyturn.database import database_url; from workers.schema import migrate; "
     command = [sys.executable, "-c", f"{script}print(migrate(database_url({address!r})))"]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(6)]
     told = [process.communicate(timeout=90) for process in processes]
@@ -126,3 +130,30 @@ async def test_a_value_that_the_database_will_not_keep_is_told_by_name_and_not_t
             )
     assert (caught.value.retryable, caught.value.parks) == (False, False)
     assert "a_private_value" not in str(caught.value)
+
+
+async def test_a_worker_needs_no_more_than_rows(postgresql: URL, postgresql_server: str) -> None:
+    """Its role may read and write rows, as docs/operations.md says; tables are the migration's."""
+    name = f"worker_{uuid.uuid4().hex[:8]}"
+    with psycopg.connect(postgresql_server, dbname=postgresql.database, autocommit=True) as connection:
+        for statement in (
+            f"CREATE ROLE {name} LOGIN",
+            f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {name}",
+            f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {name}",
+        ):
+            connection.execute(statement.encode())
+    own = postgresql.set(username=name)
+    assert check_schema(own)
+    engine = open_database(own)
+    job = await JobStore(engine).create_once(order(), idempotency_key="rotate:x", fence=1)
+    claimed = await JobLeases(engine).claim(job.job_id, tenant_id="default", owner="omar", lease=timedelta(minutes=1))
+    done = await JobLeases(engine).complete(job.job_id, tenant_id="default", token=claimed.token)
+    assert done.state == "done"
+    for statement in ("DROP TABLE rotation_jobs", "CREATE TABLE mine (x int)", "TRUNCATE rotation_events"):
+        with pytest.raises(JobStoreRefused):
+            async with transaction(engine) as connection_of_worker:
+                await connection_of_worker.execute(text(statement))
+    await engine.dispose()
+    with psycopg.connect(postgresql_server, dbname=postgresql.database, autocommit=True) as connection:
+        connection.execute(f"DROP OWNED BY {name}".encode())
+        connection.execute(f"DROP ROLE {name}".encode())
