@@ -49,6 +49,7 @@ async def measure(postgresql: URL, *, sizes: tuple[int, ...]) -> list[Result]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "keys").write_text(KEYS_TEXT)
+        (folder / "keys").chmod(0o600)
         database = postgresql.render_as_string(hide_password=False)
         async with dev_server(keyring=KEYRING) as client, simulator_process() as simulator:
             address = client.service_client.config.target_host

@@ -97,7 +97,7 @@ def _tell(say: Say, stack: Stack, request: RotationRequest, outcome: RotationOut
         for line in catalogue.resolve(decision.source_lines):
             say(f'   policy    {line.ref}: "{line.wording}"')
         say(f"   decision  {decision.decision}, window {decision.rotation_window_days} days")
-        say("   verdict   grounded: the cited line applies to the evidence and states that window")
+        say("   verdict   grounded: it is what the evidence supports under every supplied line")
         _tell_job(say, outcome)
     elif isinstance(outcome, Rejected):
         say(f"   verdict   rejected, {outcome.reason}: {outcome.explanation}")

@@ -1,5 +1,6 @@
 """After every end that a rotation can come to: everything that is stored or told is searched for what is private."""
 
+import asyncio
 import itertools
 import sys
 import uuid
@@ -26,6 +27,7 @@ from keyturn.contracts import (
 )
 from keyturn.jobs.store import JobStore
 from keyturn.keyring import Keyring
+from proof.plan import WRONG_NO
 from stack.embedded import worker_environment
 from stack.processes import child, free_port
 from stack.temporal import dev_server
@@ -39,9 +41,11 @@ from tests.workers_for_tests import ELIGIBLE, Script, worker_on
 from workers.settings import PLACEHOLDER_KEY
 from workflows.answering import answer
 
+NOTES = "Planted notes 2342: Luna left the company"
 QUESTION, REASON = "Planted question 0815: may Luna's key be rotated?", "Planted reason 4711: Luna is on leave"
 ACCOUNT, KEY, USER, APPROVER = "planted-account-0815", "planted-key-4711", "planted.user", "planted.approver"
-WORDS = (QUESTION, REASON, "Planted question", "Planted reason", "Luna's key")
+WORDS = (QUESTION, REASON, "Planted question", "Planted reason", "Luna's key", NOTES, "Planted notes")
+BEARER = "planted_bearer_4711_0815"  # of a request that is malformed
 NAMES = (ACCOUNT, KEY, USER, APPROVER)
 ANSWER = "source_line_ids"  # of every answer that the simulator gives
 APPROVAL_LINE = f"""
@@ -69,12 +73,17 @@ class Told:
     metrics: str
     ledger: str
     kept: str
+    rows: str  # of every table: whose reasons they are is there, and no question, no evidence in words, no answer
 
 
 def asked(line: PolicyRef = P7, *, stale: bool | None = True, suffix: str = "") -> RotationRequest:
     """A request with evidence of its own: a kept answer would not come to the simulator's faults."""
     credential = CredentialFacts(
-        key_id=f"{KEY}{suffix or uuid.uuid4().hex[:8]}", stale=stale, age_days=next(AGES), observed_at=NOW
+        key_id=f"{KEY}{suffix or uuid.uuid4().hex[:8]}",
+        stale=stale,
+        age_days=next(AGES),
+        observed_at=NOW,
+        notes=NOTES,
     )
     return RotationRequest(
         account_id=ACCOUNT,
@@ -97,6 +106,7 @@ async def world(
     policy.mkdir()
     (policy / "approval.toml").write_text(APPROVAL_LINE)
     keys.write_text(KEYS_TEXT)
+    keys.chmod(0o600)
     monitoring = f"127.0.0.1:{free_port()}"
     async with dev_server(keyring=keyring) as client:
         url = database.render_as_string(hide_password=False)
@@ -147,6 +157,12 @@ async def every_end(client: Client, simulator: SimulatorControl) -> set[str]:
     handle, digest = await waiting(asked(P9), "awaiting_approval")
     await answer(handle, "deny", Denial(approver=APPROVER, digest=digest, reason=REASON))
     _note(ends, await outcome_of(handle))
+    await simulator.fail("says", content=WRONG_NO, times=2)
+    handle, digest = await waiting(asked(), "disagreement")
+    await simulator.reset()
+    await answer(handle, "approve", Approval(approver=APPROVER, digest=digest))
+    _note(ends, await outcome_of(handle))
+    await waiting(asked().model_copy(update={"policy_digest": f"v1:{'0' * 64}"}), "parked")  # other wording
     await waiting(asked(), "parked", "quota")  # and one that still waits
     return ends
 
@@ -156,35 +172,46 @@ def _note(ends: set[str], outcome: RotationOutcome) -> None:
 
 
 async def all_that_was_told(client: Client, monitoring: str, log: Path, database: URL) -> Told:
+    reader, writer = await asyncio.open_connection(*monitoring.split(":"))
+    writer.write(f"GET /metrics HTTP/1.1\r\nAuthorization: Bearer {BEARER}\rx\r\n\r\n".encode())
+    refused = (await reader.read()).decode()
+    writer.close()
     async with httpx.AsyncClient(trust_env=False) as http:
-        metrics = "".join([(await http.get(f"http://{monitoring}/{page}")).text for page in ("metrics", "status")])
+        metrics = refused + "".join(
+            [(await http.get(f"http://{monitoring}/{page}")).text for page in ("metrics", "status")]
+        )
     return Told(
         temporal=await told_by_temporal(client),
         log=log.read_text(errors="replace"),
         metrics=metrics,
         ledger=_rows(database, "call_records"),
         kept=_rows(database, "kept_answers"),
+        rows=_rows(database),
     )
 
 
-def _rows(database: URL, table: str) -> str:
+def _rows(database: URL, *tables: str) -> str:
+    """The rows of these tables, or of all."""
     engine = create_engine(database.set(drivername=database.drivername.replace("+aiosqlite", "")))
     try:
         with engine.connect() as connection:
-            assert table in inspect(connection).get_table_names()
-            return "\n".join(str(row) for row in connection.execute(text(f"SELECT * FROM {table}")))
+            present = inspect(connection).get_table_names()
+            assert set(tables) <= set(present)
+            found = [connection.execute(text(f"SELECT * FROM {table}")).all() for table in tables or present]
+            return "\n".join(str(row) for rows in found for row in rows)
     finally:
         engine.dispose()
 
 
 def leaks(told: Told) -> list[str]:
     """Return what is readable and must not be, by its place."""
-    nowhere = (*WORDS, PLACEHOLDER_KEY, ANSWER)
+    nowhere = (*WORDS, PLACEHOLDER_KEY, ANSWER, BEARER)
+    reasons = (REASON, "Planted reason")  # whoever reads the audit must know them
     return [
         f"{place}: {secret}"
         for place, content in vars(told).items()
         for secret in ((*nowhere, *NAMES) if place in {"temporal", "metrics"} else nowhere)
-        if secret in content
+        if secret in content and not (place == "rows" and secret in reasons)
     ]
 
 
@@ -215,6 +242,10 @@ async def test_after_every_end_only_ciphertext_is_left(
     assert "keyturn_call_duration_seconds_count" in told.metrics
     assert told.ledger.count("\n") >= 12
     assert told.kept
+    assert "malformed_request" in told.metrics
+    assert REASON in told.rows
+    assert "disagreement" in told.rows
+    assert "disagreement" in told.temporal
     assert leaks(told) == []
 
 
@@ -224,13 +255,13 @@ async def test_the_search_finds_what_is_not_sealed(sqlite_store: JobStore) -> No
         _, outcome = await rotate(client, asked(), task_queue="keyturn", wait_seconds=60)
         assert outcome.status == "job_created"
         temporal = await told_by_temporal(client)
-    found = leaks(Told(temporal, "", "", "", ""))
+    found = leaks(Told(temporal, "", "", "", "", ""))
     assert {f"temporal: {secret}" for secret in (QUESTION, ANSWER, ACCOUNT, KEY, USER)} <= set(found)
 
 
-@pytest.mark.parametrize("place", ["temporal", "log", "metrics", "ledger", "kept"])
+@pytest.mark.parametrize("place", ["temporal", "log", "metrics", "ledger", "kept", "rows"])
 def test_a_leak_is_told_with_its_place(place: str) -> None:
     """Wherever it is."""
-    sound = dict.fromkeys(("temporal", "log", "metrics", "ledger", "kept"), "nothing")
+    sound = dict.fromkeys(("temporal", "log", "metrics", "ledger", "kept", "rows"), "nothing")
     assert leaks(Told(**sound)) == []
     assert f"{place}: {QUESTION}" in leaks(Told(**sound | {place: f"before {QUESTION} after"}))

@@ -109,13 +109,15 @@ def jobs(context: click.Context, tenant: str, limit: int, overdue: bool, as_json
 def show(job_id: str, tenant: str, as_json: bool) -> None:
     """Tell a job's story: what it is for, where it stands, and who did what when."""
     from keyturn.jobs.leases import JobLeases
+    from keyturn.jobs.tables import NORMAL
 
     job, trail = with_database(lambda engine: JobLeases(engine).show(job_id, tenant_id=tenant))
     if as_json:
         told = {"job": dict(job), "audit": [dict(row) for row in trail]}
         click.echo(json.dumps(told, default=lambda moment: moment.isoformat()))
         return
-    click.echo(f"{job['job_id']}  {job['status']}  {_due(job)}")
+    urgent = "  urgent" if job["priority"] < NORMAL else ""
+    click.echo(f"{job['job_id']}  {job['status']}  {_due(job)}{urgent}")
     click.echo(f"  rotate {job['key_id']} of {job['account_id']} under {_under(job)}, asked by {job['requested_by']}")
     if job["lease_owner"] and job["lease_until"]:
         held = "held" if job["lease_until"] > datetime.now(UTC) else "was held"
