@@ -30,6 +30,17 @@ MAX_POLICY_LINES = 8  # lines that one question may be judged under; each adds t
 
 # Identifiers stand in workflow ids, in the UI and in prompts: printable, one line, no quotes, no braces.
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+=,-]*$", max_length=256)]
+# Of whom a key is. An ARN of IAM has a path, of any printable character and 512 at most (IAM's CreateUser);
+# the rest has the letters of every other id.
+AccountId = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^(?:[A-Za-z0-9][A-Za-z0-9._:/@+=,-]{0,255}|arn:aws[a-z-]*:iam::\d{12}:(?:user|role)/[!-\x7f]{1,600})$",
+        max_length=640,
+    ),
+]
+# Why an inventory says that nothing need be decided of a key.
+Idle = Literal["inactive", "system_managed", "expired"]
 ShortIdentifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+=-]*$", max_length=64)]
 
 
@@ -227,7 +238,7 @@ class RotationRequest(ModelTask):
     """The question of this program: may this credential be rotated under these policy lines?"""
 
     task: Literal["decide_rotation"] = "decide_rotation"
-    account_id: Annotated[Identifier, AfterValidator(_expect_no_secret)]
+    account_id: Annotated[AccountId, AfterValidator(_expect_no_secret)]
     policy_lines: tuple[PolicyRef, ...] = Field(min_length=1, max_length=MAX_POLICY_LINES)
     question: str = Field(min_length=1, max_length=MAX_QUESTION_CHARACTERS)
     prompt_version: ShortIdentifier = "rotation_decision@2"
@@ -461,7 +472,7 @@ class Standing(Contract):
     next_step: str | None = Field(default=None, max_length=64)
     mend: str | None = Field(default=None, max_length=500)
     requested_by: tuple[Identifier, ...] = ()
-    account_id: Identifier | None = None
+    account_id: AccountId | None = None
     key_id: Identifier | None = None
     decision: GroundedDecision | None = None
     readings: tuple[ModelReading, ...] = ()
@@ -487,7 +498,7 @@ class JobOrder(Contract):
 
     tenant_id: ShortIdentifier
     user_id: Identifier
-    account_id: Identifier
+    account_id: AccountId
     credential: CredentialFacts
     policy_lines: tuple[PolicyRef, ...] = Field(min_length=1, max_length=MAX_POLICY_LINES)
     decision: GroundedDecision
@@ -510,7 +521,7 @@ class ClaimedJob(Contract):
 
     job_id: ShortIdentifier
     tenant_id: ShortIdentifier
-    account_id: Identifier
+    account_id: AccountId
     key_id: Identifier
     credential_kind: CredentialKind
     policy_lines: tuple[str, ...] = ()
@@ -528,7 +539,7 @@ class JobMessage(Contract):
     job_id: ShortIdentifier
     tenant_id: ShortIdentifier
     idempotency_key: str = Field(max_length=1_000)
-    account_id: Identifier
+    account_id: AccountId
     key_id: Identifier
     credential_kind: CredentialKind
     policy_lines: tuple[str, ...]
@@ -634,7 +645,7 @@ class BulkSource(Contract):
     )
     format: Literal["aws", "gcloud", "azure", "csv", "jsonl"] | None = None
     access_keys: str | None = Field(default=None, max_length=1_000)
-    account_id: Identifier | None = None
+    account_id: AccountId | None = None
     observed_at: AwareDatetime | None = None
     always_ask: bool = False
     # Decide lines that code can read without a model.
@@ -755,7 +766,7 @@ class DraftEnd(Contract):
 
     draft_id: str = Field(max_length=256)
     tenant_id: ShortIdentifier
-    account_id: Identifier
+    account_id: AccountId
     requested_by: Identifier
     state: DraftEnding
     written: DraftWritten | None = None

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Dialect,
     Integer,
     MetaData,
+    String,
     TypeDecorator,
     event,
     func,
@@ -50,6 +51,8 @@ metadata = MetaData(
         "ix": "ix_%(column_0_label)s",
     }
 )
+# As long as an ARN with IAM's longest path. SQLite keeps texts of any length, and would rebuild its tables for a figure.
+account_name = String(640).with_variant(String(256), "sqlite")
 row_id = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only for INTEGER
 
 

@@ -30,6 +30,13 @@ rejects_file = click.option(
 )
 
 
+# A credential report has no key ids.
+WITHOUT_KEY_IDS = (
+    "Without --access-keys a key is named by its slot and its creation date: the executor cannot rotate it, and by its "
+    "AWS id it is another key. Give --access-keys now, or never for these keys."
+)
+
+
 def moment_of(text: str | None) -> datetime | None:
     """Return the moment that `--observed` gives; raises InvalidRequest if it is none, or lies in the future."""
     if text is None:

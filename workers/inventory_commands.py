@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from workers.estate_options import (
+    WITHOUT_KEY_IDS,
     access_keys,
     as_one_object,
     azure_application,
@@ -55,17 +56,29 @@ def check(file: Path, policies: tuple[str, ...], as_json: bool, rejects: Path | 
     lines = [] if catalogue is None else [catalogue.current(line_id) for line_id in dict.fromkeys(policies)]
     rejected = Rejects(rejects or rejects_beside(file))
     counts: dict[str, int] = {}
+    ageless = 0
     with closing(rejected):
         for item in items_of(read(read_as), lines, always_ask=not lines, reject=rejected.add):
+            facts = item.get("facts") or {"age_days": 0}
+            ageless += not {"age_days", "last_rotated_at"} & facts.keys()
             told = item["outcome"] if item["outcome"] == "bad_row" else (item["reason"] or "to_ask")
             counts[told] = counts.get(told, 0) + 1
     form = read_as.format or recognised(file)
     if as_json:
-        click.echo(json.dumps({"file": str(file), "format": form, "rows": sum(counts.values()), "counts": counts}))
+        click.echo(
+            json.dumps(
+                {"file": str(file), "format": form, "rows": sum(counts.values()), "counts": counts}
+                | {"without_age": ageless}
+            )
+        )
     else:
         click.echo(f"{file}: {form}, {sum(counts.values()):,} keys and rows")
         for name, count in sorted(counts.items(), key=lambda item: -item[1]):
             click.echo(f"  {count:>9,}  {name.replace('_', ' ')}")
+    if ageless:
+        click.echo(f"{ageless:,} keys tell no age: no line on age can be decided of them", err=True)
+    if form == "aws" and read_as.access_keys is None:
+        click.echo(WITHOUT_KEY_IDS, err=True)
     tell_rejects(rejected)
     if rejected.count:
         raise click.exceptions.Exit(1)

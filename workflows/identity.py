@@ -1,5 +1,7 @@
 """The workflow id: the idempotency key of a rotation. Pure."""
 
+import hashlib
+import re
 from collections.abc import Callable, Iterable
 from urllib.parse import quote, unquote
 
@@ -7,6 +9,8 @@ from keyturn.contracts import JobOrder, PolicyRef
 
 # From a name to how it is written where it stays readable: itself, or its pseudonym.
 Names = Callable[[str], str]
+# Temporal's own limit is 1,000; its SQL stores have columns of 255 (schema/postgresql/v12/temporal).
+MAX_ID = 255
 
 
 def plain(name: str) -> str:
@@ -25,7 +29,27 @@ def workflow_id_of(
     """
     parts = [quote(part, safe="") for part in (tenant_id, names(account_id), names(key_id))]
     refs = "+".join(sorted(f"{quote(line.id, safe='')}@{line.version}" for line in lines))
-    return ":".join(["rotate", *parts, refs])
+    return _within_limit(["rotate", *parts, refs])
+
+
+def shortened(name: str, longest: int) -> str:
+    """Return `name`, or its beginning and a digest of it, by which it stays the only one of its kind."""
+    if len(name) <= longest:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:20]
+    beginning = re.sub("%[0-9A-F]?$", "", name[: longest - 21])  # no half of an escape
+    return f"{beginning}~{digest}"
+
+
+def _within_limit(parts: list[str]) -> str:
+    """An id that every store of Temporal's keeps: first account and key are shortened, then the lines."""
+    kind, tenant, account, key, refs = parts
+    whole = ":".join(parts)
+    if len(whole) > MAX_ID:
+        whole = ":".join([kind, tenant, shortened(account, 80), shortened(key, 80), refs])
+    if len(whole) > MAX_ID:
+        whole = ":".join([kind, tenant, shortened(account, 80), shortened(key, 80), shortened(refs, 21)])
+    return whole
 
 
 def rotation_ids_of(order: JobOrder, names: Names = plain) -> frozenset[str]:
@@ -44,4 +68,4 @@ def stored_id(workflow_id: str, names: Names) -> str:
         return workflow_id
     kind, tenant, account, key, refs = parts
     account, key = (quote(names(unquote(part)), safe="") for part in (account, key))
-    return ":".join([kind, tenant, account, key, refs])
+    return _within_limit([kind, tenant, account, key, refs])

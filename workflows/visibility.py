@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
 
 from keyturn.contracts import RotationRequest
-from workflows.identity import Names
+from workflows.identity import MAX_ID, Names, shortened
 
 TENANT = SearchAttributeKey.for_keyword("KeyturnTenant")
 ACCOUNT = SearchAttributeKey.for_keyword("KeyturnAccount")
@@ -34,7 +34,7 @@ def attributes_at_start(request: RotationRequest, names: Names) -> TypedSearchAt
     return TypedSearchAttributes(
         [
             SearchAttributePair(TENANT, request.tenant_id),
-            SearchAttributePair(ACCOUNT, names(request.account_id)),
+            SearchAttributePair(ACCOUNT, shortened(names(request.account_id), MAX_ID)),
             SearchAttributePair(POLICY_LINES, [str(line) for line in request.policy_lines]),
         ]
     )

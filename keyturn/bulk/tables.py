@@ -2,7 +2,7 @@
 
 from sqlalchemy import JSON, BigInteger, Column, ForeignKey, Index, Integer, String, Table, Text, text
 
-from keyturn.database import Moment, metadata
+from keyturn.database import Moment, account_name, metadata
 
 bulk_runs = Table(
     "bulk_runs",
@@ -35,7 +35,7 @@ bulk_items = Table(
     # Where it stands among those that a model is asked about, without gaps: pages are cut by it.
     Column("ask", Integer),
     Column("line", Integer, nullable=False),
-    Column("account_id", String(256)),
+    Column("account_id", account_name),
     Column("key_id", String(256)),
     Column("facts", JSON),
     Column("content", Text),  # what a task beside rotations is asked about; sealed

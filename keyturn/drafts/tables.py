@@ -2,14 +2,14 @@
 
 from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, String, Table, Text
 
-from keyturn.database import Moment, metadata, row_id
+from keyturn.database import Moment, account_name, metadata, row_id
 
 drafts = Table(
     "drafts",
     metadata,
     Column("draft_id", String(256), primary_key=True),  # of its workflow
     Column("tenant_id", String(64), nullable=False),
-    Column("account_id", String(256), nullable=False),
+    Column("account_id", account_name, nullable=False),
     Column("requested_by", String(256), nullable=False),
     Column("state", String(16), nullable=False),
     # Which attempt of which run writes it: an earlier one that wakes up may not.

@@ -40,7 +40,7 @@ LEASE = timedelta(hours=24)
 # AWS writes down a key's last use within minutes; a use that was under way when the key was deactivated is none after.
 USE_IS_WRITTEN_WITHIN = timedelta(minutes=5)
 CLOCKS_AGREE_WITHIN = timedelta(minutes=5)  # ours and AWS's: signatures are refused beyond that anyway
-_USER_ARN = re.compile(r"arn:aws[a-z-]*:iam::(\d{12}):user/(?:[^:]*/)?([A-Za-z0-9_+=,.@-]{1,64})")
+_USER_ARN = re.compile(r"arn:aws[a-z-]*:iam::(\d{12}):user/(?:[!-\x7f]*/)?([A-Za-z0-9_+=,.@-]{1,64})")
 _USER_NAME = re.compile(r"[A-Za-z0-9_+=,.@-]{1,64}")
 
 

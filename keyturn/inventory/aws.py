@@ -5,16 +5,20 @@ user and no key id. A key's `last_rotated` is its creation, so user and moment f
 that list a key is named by its slot and that moment: as good a name for its cycle, but none that AWS knows.
 """
 
+import base64
+import binascii
+import codecs
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-import ijson
 
 from keyturn.errors import InventoryInvalid
-from keyturn.inventory.rows import InventoryKey, Origin, RowFault, key_of
+from keyturn.inventory.documents import entries_of
+from keyturn.inventory.rows import BadRow, InventoryKey, Origin, RowFault, key_of
+from keyturn.inventory.text import PEEK, opened
 
+ROOT = "<root_account>"  # as the report names it
 SOURCE = "aws-credential-report"
 COLUMNS = ("user", "arn", *(f"access_key_{slot}_{name}" for slot in (1, 2) for name in ("active", "last_rotated")))
 # Before this day AWS did not write down when a key was used: "N/A" of an older key does not mean never.
@@ -26,20 +30,24 @@ KeyIds = Mapping[tuple[str, str], str]
 def read_key_ids(file: Path) -> dict[tuple[str, str], str]:
     """Return the ids in one or more outputs of `aws iam list-access-keys`, by user and moment of creation.
 
+    Its `AccessKeyMetadata` alone (`--query 'AccessKeyMetadata[]'`) is read, too. Root's own keys have no user's name.
+
     Raises:
         InventoryInvalid: the file is no such output.
     """
     found: dict[tuple[str, str], str] = {}
     try:
-        with file.open("rb") as opened:
-            for entry in ijson.items(opened, "AccessKeyMetadata.item", multiple_values=True):
-                moment = _moment("CreateDate", str(entry["CreateDate"]))
-                if moment is not None:
-                    key_id, of = str(entry["AccessKeyId"]), (str(entry["UserName"]), _second(moment))
-                    # Two keys of one user and second cannot be told apart: neither is joined.
-                    found[of] = key_id if found.get(of, key_id) == key_id else ""
-    except (OSError, ijson.JSONError, KeyError, TypeError, RowFault, UnicodeDecodeError):
+        for entry in entries_of(file):
+            row = {} if isinstance(entry, BadRow) else entry[1]
+            moment = _moment("CreateDate", str(row["CreateDate"]))
+            if moment is not None:
+                key_id, of = str(row["AccessKeyId"]), (str(row.get("UserName", ROOT)), _second(moment))
+                # Two keys of one user and second cannot be told apart: neither is joined.
+                found[of] = key_id if found.get(of, key_id) == key_id else ""
+    except (KeyError, RowFault):
         raise InventoryInvalid(f"{file} is not the output of `aws iam list-access-keys`") from None
+    if not found:
+        raise InventoryInvalid(f"{file} holds no access key: it is no output of `aws iam list-access-keys`")
     return found
 
 
@@ -122,7 +130,56 @@ def _moment(name: str, value: str) -> datetime | None:
     return moment
 
 
-def report_of(answer: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return the encoded report and its time, of the answer of `aws iam get-credential-report`; None of another."""
-    content, made = answer.get("Content"), answer.get("GeneratedTime")
-    return (content, made) if isinstance(content, str) and isinstance(made, str) else None
+# The members of an answer of `aws iam get-credential-report`, in any order.
+_ANSWER = re.compile(r'\{\s*"(?:Content|ReportFormat|GeneratedTime|ResponseMetadata)"\s*:')
+_GENERATED = re.compile(r'"GeneratedTime"\s*:\s*"([^"\\]{1,64})"')
+_CONTENT = re.compile(r'"Content"\s*:\s*"')
+_NO_BASE64 = re.compile(r"\\[nr/]|\s")
+
+
+def is_answer(head: str) -> bool:
+    """Return True if a text that begins so is the answer of `aws iam get-credential-report`."""
+    return _ANSWER.match(head) is not None
+
+
+def generated_in(file: Path) -> str | None:
+    """Return when the report in an answer was made, as it says; None if it does not."""
+    with opened(file) as text:
+        around = ""
+        while piece := text.read(PEEK):
+            around = around[-200:] + piece
+            if found := _GENERATED.search(around):
+                return found[1]
+    return None
+
+
+def report_in(file: Path) -> Iterator[str]:
+    """Yield the text of the report in an answer, piece by piece: it has some 300 bytes a user, in Base64.
+
+    Raises:
+        InventoryInvalid: it holds no report.
+    """
+    fault = InventoryInvalid(f"{file} is not an answer of get-credential-report")
+    decode = codecs.getincrementaldecoder("utf-8")().decode
+    with opened(file) as text:
+        around, begun = "", None
+        while begun is None and (piece := text.read(PEEK)):
+            around = around[-200:] + piece
+            begun = _CONTENT.search(around)
+        if begun is None:
+            raise fault
+        rest, ended = around[begun.end() :], False
+        try:
+            while not ended:
+                rest, quote, _ = rest.partition('"')
+                ended = bool(quote)
+                whole = _NO_BASE64.sub(lambda found: "/" if found[0] == "\\/" else "", rest)
+                usable = len(whole) if ended else (len(whole) - (1 if whole.endswith("\\") else 0)) // 4 * 4
+                yield decode(base64.b64decode(whole[:usable], validate=True), final=ended)
+                if not ended:
+                    piece = text.read(PEEK)
+                    if not piece:
+                        raise fault
+                    rest = whole[usable:] + piece
+        except (ValueError, binascii.Error):
+            raise fault from None

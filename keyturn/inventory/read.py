@@ -1,29 +1,26 @@
-"""Read an inventory: its format is recognised, rows come one at a time, and a bad one stops nobody else."""
+"""Read an inventory: its format is recognised by its content, rows come one at a time, a bad one stops nobody else."""
 
-import base64
-import binascii
 import csv
-import io
+import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
-
-import ijson
+from typing import Literal, get_args
 
 from keyturn.errors import InventoryInvalid
 from keyturn.inventory import aws, listings
 from keyturn.inventory.cells import unguarded
+from keyturn.inventory.documents import LISTS, Entry, entries_of, lines_of
 from keyturn.inventory.rows import BadRow, InventoryKey, Origin, RowFault
+from keyturn.inventory.text import beginning, opened
 
 Format = Literal["aws", "gcloud", "azure", "csv", "jsonl"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-MAX_LINE = 1_000_000  # characters: a row is some hundreds; what is longer is not one
-_PEEK = 65_536
 Row = InventoryKey | BadRow
-T = TypeVar("T")
+# Spreadsheets write what their country writes: a comma, a semicolon, a tab.
+_SEPARATORS = ",;\t|"
 
 
 @dataclass(frozen=True)
@@ -46,56 +43,87 @@ def read(inventory: Inventory) -> Iterator[Row]:
     """Yield each row of an inventory as its keys, or as one BadRow with the reason.
 
     Raises:
-        InventoryInvalid: the file cannot be read, or is none of the formats; what was yielded before is sound.
+        InventoryInvalid: the file cannot be read, is none of the formats, or holds neither a key nor a row that should
+            be one; what was yielded before is sound.
     """
     kind = inventory.format or recognised(inventory.file)
     if kind == "aws":
-        rows: Iterator[Row] = _credential_report(inventory)
+        rows = _credential_report(inventory)
     elif kind == "csv":
         rows = _plain_csv(inventory)
     else:
-        rows = _objects(inventory, json_lines if kind == "jsonl" else _entries)
-    yield from told_plainly(inventory.file, rows)
-
-
-def told_plainly(file: Path, rows: Iterator[T]) -> Iterator[T]:
-    """Yield `rows` of a file; raises InventoryInvalid where it cannot be read any further."""
-    try:
-        yield from rows
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
-        raise InventoryInvalid(f"{file} cannot be read: {reason}") from None
-    except ijson.JSONError:
-        raise InventoryInvalid(f"{file} is not JSON from some place on") from None
-
-
-def _objects(
-    inventory: Inventory, objects: Callable[[Path], Iterator[BadRow | tuple[int, Mapping[str, Any]]]]
-) -> Iterator[Row]:
-    origin = _origin(inventory, "inventory")
-    yield from _each(objects(inventory.file), lambda line, row: _any_object(line, row, origin, inventory))
+        by_lines = kind == "jsonl" and (inventory.format == "jsonl" or _is_lines(beginning(inventory.file)))
+        rows = _objects(inventory, lines_of(inventory.file) if by_lines else entries_of(inventory.file))
+    empty = True
+    for row in rows:
+        empty = False
+        yield row
+    if empty:  # a nightly run that judges nothing must not end happily
+        raise InventoryInvalid(f"{inventory.file} was read as {kind} and holds no key")
 
 
 def recognised(file: Path) -> Format:
-    """Return the format of a file by how it begins; raises InventoryInvalid."""
-    try:
-        with file.open(encoding="utf-8-sig", errors="replace") as opened:
-            head = opened.read(_PEEK).lstrip()
-    except OSError as error:
-        raise InventoryInvalid(f"{file} cannot be read: {error.strerror}") from None
-    first = head.partition("\n")[0].strip()
-    if first.startswith(("[", "{")):
-        if '"GeneratedTime"' in head or '"ReportFormat"' in head:
-            return "aws"
-        if first.startswith("{") and first.endswith("}"):
-            return "jsonl"
-        return "azure" if '"keyId"' in head else "gcloud"
-    names = next(csv.reader([first]), [])
+    """Return the format of a file by its content; raises InventoryInvalid, with what was looked for."""
+    head = beginning(file)
+    if not head:
+        raise InventoryInvalid(f"{file} is empty")
+    if aws.is_answer(head):
+        return "aws"
+    if head[0] in "[{":
+        return "jsonl" if _is_lines(head) else _format_of(next(entries_of(file), None))
+    names = _header(head)[1]
     if set(aws.COLUMNS) <= set(names):
         return "aws"
-    if "account_id" in names and "key_id" in names:
+    if {"account_id", "key_id"} & set(names):
         return "csv"
-    raise InventoryInvalid(f"{file} is none of {', '.join(FORMATS)}: say which by --format (docs/bulk.md has them)")
+    looked_for = (
+        f"is none of {', '.join(FORMATS)}: it is no JSON, and its first line is no header with account_id and key_id, "
+        "nor with AWS's user, arn and access_key_1_active, by comma, semicolon or tab (docs/bulk.md has the formats)"
+    )
+    found = ", ".join(f"{name[:40]!a}" for name in names[:4])
+    raise InventoryInvalid(f"{file} {looked_for}. It begins with {found}", without_quotes=f"{file} {looked_for}")
+
+
+def _is_lines(head: str) -> bool:
+    """Whether a text that begins so is an object a line; a listing on one line is none, and an object over several."""
+    first = head.partition("\n")[0].strip()
+    if not (first.startswith("{") and first.endswith("}")):
+        return False
+    try:
+        row = json.loads(first)
+    except (ValueError, RecursionError):
+        return True  # a bad line: the others may be better
+    return not any(isinstance(row.get(name), list) for name in LISTS)
+
+
+def _format_of(first: Entry | None) -> Format:
+    if first is None or isinstance(first, BadRow):
+        return "jsonl"
+    return listings.format_of(first[1])
+
+
+def _header(head: str) -> tuple[str, list[str]]:
+    """Return the separator and the names of a CSV that begins so."""
+    lines = [line for line in head.splitlines() if line.strip()]
+    if lines and lines[0].lower().startswith("sep=") and len(lines[0]) == 5:  # as Excel writes and reads it
+        return lines[0][4], _names(lines[1] if len(lines) > 1 else "", lines[0][4])
+    first = lines[0] if lines else ""
+    found = [(separator, _names(first, separator)) for separator in _SEPARATORS]
+    known = {*aws.COLUMNS, *listings.COLUMNS}
+    return max(found, key=lambda one: (len(known & set(one[1])), len(one[1])))
+
+
+def _names(line: str, separator: str) -> list[str]:
+    return [unguarded(name).strip() for name in next(csv.reader([line], delimiter=separator), [])]
+
+
+def _objects(inventory: Inventory, entries: Iterator[Entry]) -> Iterator[Row]:
+    origin = _origin(inventory, "inventory")
+    for entry in entries:
+        if isinstance(entry, BadRow):
+            yield entry
+        else:
+            yield from listings.keys_of(*entry, origin, inventory.account_id)
 
 
 def _origin(inventory: Inventory, source: str, observed: str | None = None) -> Origin:
@@ -112,131 +140,86 @@ def _origin(inventory: Inventory, source: str, observed: str | None = None) -> O
 
 def _credential_report(inventory: Inventory) -> Iterator[Row]:
     key_ids = None if inventory.access_keys is None else aws.read_key_ids(inventory.access_keys)
-    with inventory.file.open(encoding="utf-8-sig", newline="") as opened:
-        first = opened.read(1)
-        opened.seek(0)
-        observed, text = None, opened
-        if first == "{":  # the answer of get-credential-report as it is; it is at most some megabytes
-            try:
-                answer = aws.report_of(json.load(opened))
-                if answer is None:
-                    raise ValueError
-                observed = answer[1]
-                text = io.StringIO(base64.b64decode(answer[0], validate=True).decode())  # type: ignore[assignment]
-            except (ValueError, binascii.Error, AttributeError):
-                raise InventoryInvalid(f"{inventory.file} is not an answer of get-credential-report") from None
-        rows = csv.reader(text)
-        header = next(rows, [])
-        missing = [name for name in aws.COLUMNS if name not in header]
-        if missing:
-            raise InventoryInvalid(f"{inventory.file} is no credential report: it has no column {missing[0]}")
-        report = aws.CredentialReport(header, _origin(inventory, aws.SOURCE, observed), key_ids)
-        for row in _rows(rows, header):
-            if isinstance(row, BadRow):
-                yield row
-                continue
-            line, cells = row
-            try:
-                keys = list(report.keys(line, cells))  # all of a row's keys, or none
-            except RowFault as fault:
-                yield BadRow(line, str(fault), dict(zip(header, cells, strict=True)))
-                continue
-            yield from keys
-
-
-def _plain_csv(inventory: Inventory) -> Iterator[Row]:
-    with inventory.file.open(encoding="utf-8-sig", newline="") as opened:
-        rows = csv.reader(opened)
-        header = [unguarded(name) for name in next(rows, [])]
-        _expect_known(inventory.file, header)
-        origin = _origin(inventory, "inventory")
-
-        def as_mappings() -> Iterator[BadRow | tuple[int, Mapping[str, Any]]]:
-            for row in _rows(rows, header):
-                yield row if isinstance(row, BadRow) else (row[0], dict(zip(header, row[1], strict=True)))
-
-        yield from _each(as_mappings(), lambda line, row: listings.plain_key(line, row, origin))
-
-
-def _rows(rows: Any, header: Sequence[str]) -> Iterator[BadRow | tuple[int, list[str]]]:
-    """Yield the rows of a CSV reader that have as many cells as the header."""
-    while True:
-        line = rows.line_num + 1
-        try:
-            row = next(rows)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield BadRow(line, f"is not CSV: {error}", {})
-            continue
-        if not row:
-            continue
-        row = [unguarded(cell) for cell in row]
-        if len(row) != len(header):
-            yield BadRow(
-                line, f"has {len(row)} cells, and the header {len(header)}", dict(zip(header, row, strict=False))
-            )
-            continue
-        yield line, row
-
-
-def json_lines(file: Path) -> Iterator[BadRow | tuple[int, Mapping[str, Any]]]:
-    """Yield the objects of JSON Lines with their lines' numbers, and what is none as a BadRow.
-
-    Raises:
-        OSError, UnicodeDecodeError: the file cannot be read any further.
-    """
-    with file.open(encoding="utf-8-sig") as opened:
-        line = 0
-        while text := opened.readline(MAX_LINE):
-            line += 1
-            if len(text) == MAX_LINE and not text.endswith("\n"):
-                while (rest := opened.readline(MAX_LINE)) and not rest.endswith("\n"):
-                    pass
-                yield BadRow(line, f"is longer than {MAX_LINE:,} characters", {})
-                continue
-            if not text.strip():
-                continue
-            try:
-                row = json.loads(text)
-            except (ValueError, RecursionError):
-                yield BadRow(line, "is not JSON", {})
-                continue
-            yield (line, row) if isinstance(row, dict) else BadRow(line, "is not an object", {})
-
-
-def _entries(file: Path) -> Iterator[BadRow | tuple[int, Mapping[str, Any]]]:
-    """Yield the objects of an array, or of the array `keys`, counted from 1."""
-    with file.open("rb") as opened:
-        first = opened.read(1)
-        opened.seek(0)
-        place = "item" if first == b"[" else "keys.item"
-        for number, entry in enumerate(ijson.items(opened, place), 1):
-            yield (number, entry) if isinstance(entry, dict) else BadRow(number, "is not an object", {})
-
-
-def _each(rows: Iterator[BadRow | tuple[int, Mapping[str, Any]]], key: Any) -> Iterator[Row]:
-    for row in rows:
+    in_answer = aws.is_answer(beginning(inventory.file))
+    observed = aws.generated_in(inventory.file) if in_answer else None
+    report: aws.CredentialReport | None = None
+    for row, header in _table(inventory.file, aws.report_in(inventory.file) if in_answer else None):
+        if report is None:
+            missing = [name for name in aws.COLUMNS if name not in header]
+            if missing:
+                raise InventoryInvalid(f"{inventory.file} is no credential report: it has no column {missing[0]}")
+            report = aws.CredentialReport(header, _origin(inventory, aws.SOURCE, observed), key_ids)
         if isinstance(row, BadRow):
             yield row
             continue
-        line, raw = row
+        line, cells = row
         try:
-            yield key(line, raw)
+            keys = list(report.keys(line, cells))  # all of a row's keys, or none
         except RowFault as fault:
-            yield BadRow(line, str(fault), raw)
+            yield BadRow(line, str(fault), dict(zip(header, cells, strict=True)))
+            continue
+        yield from keys
 
 
-def _any_object(line: int, row: Mapping[str, Any], origin: Origin, inventory: Inventory) -> InventoryKey:
-    """An object says by its fields what it is, so that rejects of any listing can be mended and read again."""
-    if "keyId" in row:
-        return listings.azure_key(line, row, Origin(origin.observed_at, "azure"), inventory.account_id)
-    if "name" in row and "account_id" not in row:
-        return listings.gcloud_key(line, row, Origin(origin.observed_at, "gcloud"))
-    unknown = [name for name in row if name not in (*listings.COLUMNS, *listings.NOTES)]
-    if unknown:
-        raise RowFault(f"{str(unknown[0])[:40]!a} is no column; there are {', '.join(listings.COLUMNS)}")
-    return listings.plain_key(line, row, origin)
+def _plain_csv(inventory: Inventory) -> Iterator[Row]:
+    origin: Origin | None = None
+    for row, header in _table(inventory.file):
+        if origin is None:
+            _expect_known(inventory.file, header)
+            origin = _origin(inventory, "inventory")
+        if isinstance(row, BadRow):
+            yield row
+            continue
+        line, cells = row
+        yield from listings.keys_of(line, dict(zip(header, cells, strict=True)), origin, None)
+
+
+def _table(
+    file: Path, pieces: Iterator[str] | None = None
+) -> Iterator[tuple[BadRow | tuple[int, list[str]], Sequence[str]]]:
+    """Yield the rows of a CSV, each with the header; of `pieces` of text, if it does not stand in the file itself."""
+    if pieces is not None:
+        head = next(pieces, "")
+        yield from _rows(_lines(itertools.chain([head], pieces)), head)
+        return
+    head = beginning(file)
+    with opened(file) as text:
+        yield from _rows(text, head)
+
+
+def _rows(lines: Iterable[str], head: str) -> Iterator[tuple[BadRow | tuple[int, list[str]], Sequence[str]]]:
+    separator, names = _header(head)
+    rows = csv.reader(lines, delimiter=separator)
+    header: list[str] | None = None
+    while True:
+        line = rows.line_num + 1
+        try:
+            cells = [unguarded(cell) for cell in next(rows)]
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield BadRow(line, f"is not CSV: {error}", {}), header or names
+            continue
+        if not any(cell.strip() for cell in cells):
+            continue
+        if header is None:
+            if cells[0].lower().startswith("sep="):
+                continue
+            header = [name.strip() for name in cells]
+        elif len(cells) == len(header):
+            yield (line, cells), header
+        else:
+            reason = f"has {len(cells)} cells, and the header {len(header)}"
+            yield BadRow(line, reason, dict(zip(header, cells, strict=False))), header
+
+
+def _lines(pieces: Iterator[str]) -> Iterator[str]:
+    rest = ""
+    for piece in pieces:
+        *whole, rest = (rest + piece).split("\n")
+        yield from (f"{line}\n" for line in whole)
+    if rest:
+        yield rest
 
 
 def _expect_known(file: Path, header: Sequence[str]) -> None:

@@ -4,9 +4,10 @@ import csv
 import filecmp
 import itertools
 import json
+import re
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,15 @@ from keyturn.errors import InventoryInvalid
 from keyturn.inventory.cells import guarded
 from keyturn.inventory.listings import NOTES
 from keyturn.inventory.rows import BadRow
+from keyturn.private_data import aws_key_ids, holds_private_data, holds_secret
 
-# The first letters of a secret, or a secret: Azure's listing has them. They are not written anywhere.
-_SECRETS = frozenset({"hint", "secretText"})
+# What holds a secret, or its first letters, by its name; and not what tells of one, such as AWS's password_last_used.
+_SECRET_NAME = re.compile(
+    r"secret|passw|token|hint|private.?key|api.?key|credential|access.?key$|signature|authorization", re.IGNORECASE
+)
+_TELLS_OF_ONE = re.compile(
+    r"(?:_(?:enabled|active|rotated|used|changed|rotation|date|region|service|id)|Id|Type|Time|Date|Name)$"
+)
 
 
 class Rejects:
@@ -35,7 +42,7 @@ class Rejects:
     def add(self, row: BadRow) -> None:
         """Take one reject."""
         self.count += 1
-        whole = {name: value for name, value in row.raw.items() if name not in _SECRETS}
+        whole = _without_secrets(row.raw)
         whole |= dict(zip(NOTES, (row.line, row.reason), strict=True))
         if self._kept is None:
             self._kept = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - until it is closed
@@ -73,6 +80,21 @@ class Rejects:
         yield self.file
         for number in itertools.count(2):
             yield self.file.with_name(f"{self.file.stem}-{number}{self.file.suffix}")
+
+
+def _without_secrets(value: Any) -> Any:
+    """A row, or a part of it, without what is a secret by its name or by its form, at any depth."""
+    if isinstance(value, Mapping):
+        return {name: _without_secrets(part) for name, part in value.items() if not _is_secret(str(name), part)}
+    if isinstance(value, list):
+        return [_without_secrets(part) for part in value]
+    return "(left out)" if isinstance(value, str) and holds_private_data(value, about=aws_key_ids(value)) else value
+
+
+def _is_secret(name: str, value: Any) -> bool:
+    told = _SECRET_NAME.search(name) is not None and _TELLS_OF_ONE.search(name) is None
+    # Lists of credentials are entries, with names and dates that are to be mended; what is secret in them is left out.
+    return (told and not isinstance(value, list)) or holds_secret(name)
 
 
 def _is_free(place: Path, written: Path) -> bool:

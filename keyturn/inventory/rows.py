@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from keyturn.contracts import CredentialFacts, Identifier
+from keyturn.contracts import AccountId, CredentialFacts, Idle
 
 
 class InventoryKey(NamedTuple):
@@ -15,7 +15,7 @@ class InventoryKey(NamedTuple):
     line: int
     account_id: str
     facts: CredentialFacts
-    idle: str | None = None
+    idle: Idle | None = None
 
 
 class BadRow(NamedTuple):
@@ -38,10 +38,10 @@ class Origin:
     source: str
 
 
-_account = TypeAdapter(Identifier)
+_account = TypeAdapter(AccountId)
 
 
-def key_of(line: int, account_id: object, *, idle: str | None = None, **facts: Any) -> InventoryKey:
+def key_of(line: int, account_id: object, *, idle: Idle | None = None, **facts: Any) -> InventoryKey:
     """Return a row's key; raises RowFault if its account or a fact of it cannot be used."""
     try:
         # Validated as they come, in one pass: this runs for each of some hundred thousand rows.

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from keyturn.contracts import Contract, Identifier
-from keyturn.inventory.read import json_lines, told_plainly
+from keyturn.contracts import AccountId, Contract
+from keyturn.inventory.documents import lines_of
 from keyturn.inventory.rows import BadRow
 from keyturn.tasks.summarize_scan import ScanRecord, ScanRequest
 
@@ -21,13 +21,13 @@ class Scan(NamedTuple):
 
 
 class _Line(Contract):
-    account_id: Identifier
+    account_id: AccountId
     records: tuple[ScanRecord, ...]
 
 
 def read_scans(file: Path) -> Iterator[Scan | BadRow]:
     """Yield each line of a scan as its records, or as one BadRow with the reason; raises InventoryInvalid."""
-    for row in told_plainly(file, json_lines(file)):
+    for row in lines_of(file):
         if isinstance(row, BadRow):
             yield row
             continue

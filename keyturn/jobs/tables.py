@@ -17,7 +17,7 @@ from sqlalchemy import (
     text,
 )
 
-from keyturn.database import Moment, metadata, row_id
+from keyturn.database import Moment, account_name, metadata, row_id
 from keyturn.jobs.states import IS_OPEN
 
 URGENT, NORMAL = 1, 3
@@ -31,7 +31,7 @@ rotation_jobs = Table(
     Column("fingerprint", String(70), nullable=False),
     Column("status", String(16), nullable=False),
     # Purging empties the columns from here on; what stands above them stays for ever, as the tombstone of the key.
-    Column("account_id", String(256)),
+    Column("account_id", account_name),
     Column("key_id", String(256)),
     Column("credential_kind", String(32)),
     Column("policy_lines", JSON),

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Literal, NamedTuple
 
-from keyturn.contracts import CredentialFacts
+from keyturn.contracts import CredentialFacts, Idle
 from keyturn.policy.applicability import Reading
 from keyturn.policy.line import PolicyLine, WhenCompromised
 from keyturn.policy.support import Support, supported
@@ -12,6 +12,7 @@ from keyturn.policy.support import Support, supported
 SettledReason = Literal[
     "inactive",
     "system_managed",
+    "expired",
     "no_line_of_its_kind",
     "inside_every_window",
     "evidence_too_old",
@@ -31,7 +32,7 @@ def settled(
     facts: CredentialFacts,
     lines: Iterable[PolicyLine],
     *,
-    idle: str | None,
+    idle: Idle | None,
     at: datetime | None = None,
     by_rule: bool = False,
 ) -> Settled | None:
@@ -40,7 +41,7 @@ def settled(
     Args:
         facts: the evidence.
         lines: the policy lines of the run.
-        idle: `inactive` or `system_managed`, if the inventory says so.
+        idle: why the inventory says that nothing need be decided, if it does.
         at: when it is decided; None for the evidence's own time.
         by_rule: whether a fact that is not known settles it too, instead of being asked about.
 
@@ -49,8 +50,8 @@ def settled(
     """
     if facts.compromised:
         return None
-    if idle in {"inactive", "system_managed"}:
-        return Settled("nothing_due", "inactive" if idle == "inactive" else "system_managed")
+    if idle is not None:
+        return Settled("nothing_due", idle)
     return _by_evidence(supported(lines, facts, at), by_rule=by_rule)
 
 

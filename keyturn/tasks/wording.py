@@ -30,7 +30,7 @@ _DONE = (
     r"(?:created|opened|scheduled|started|queued|completed|rotated|deleted|disabled|revoked|deactivated|replaced|swapped"
     r"|changed|renewed|reissued|reset|regenerated|retired|removed|rolled|terminated|invalidated|executed|finished|done)"
 )
-# What an action is said of, by whom, and how. A wish, a rule, a condition or a fact of the past is none: see `_FACT`.
+# What an action is said of, by whom, and how. A wish, a rule, a condition or a fact of the past is none: see below.
 _ACTOR = r"\b(?:i|we|keyturn|our\ \w+)\b"
 _PASSIVE = r"\b(?:has\ been|have\ been|had\ been|was|were|is\ being|are\ being|will\ be|got|gets|is|are|'s)"
 _ACTION = re.compile(
@@ -46,18 +46,24 @@ _ACTION = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-# Read in what was found and the few words around it.
-_FACT = re.compile(
+# What makes a fact, a rule, a wish or a condition of it: read in what was found, and in words around it.
+_FACT_WITHIN = re.compile(
     r"""
       \b(?:when|once|until|till|after|before|if|unless|whether|that|which|how|must|should|may|can|could|would|to)\s
         (?:\w+[\s-]){0,6}?(?:is|are|be|been|was|were|gets?)\s
-    | \b(?:not|never|nothing|cannot|no\ (?:\w+\s){0,2}(?:job|rotation|key|request|ticket)|n't)\b
-    | \b(?:last|previously|originally|first)\s\w+
+    | \b(?:not|never|nothing|cannot)\b | n't\b
+    | \b(?:last|previously|originally|first)\s\w+$
     | \b(?:recommend|requires?|ask|suggest|advise|propose|want|expect)\b
-    | \b(?:was|were|been)\s\w+\s(?:\w+\s){0,2}\d+\s(?:\w+\s)?(?:hours?|days?|weeks?|months?|years?)\sago\b
-    | \bis\ (?:only\ )?\w+\s(?:every|each|at\ least|within|by\ hand|only|once|after|when|if|as\ soon)\b
     """,
     re.VERBOSE | re.IGNORECASE,
+)
+_FACT_BEFORE = re.compile(
+    r"\b(?:no|neither|nor|when|once|until|till|after|before|if|unless|whether)\s(?:\w+\s){0,2}$", re.IGNORECASE
+)
+_FACT_BEHIND = re.compile(
+    r"\s(?:\w+\s){0,2}\d+\s(?:\w+\s)?(?:hours?|days?|weeks?|months?|years?)\sago\b"
+    r"|\s(?:every|each|at\ least|within|by\ hand|only|once|after|when|if|as\ soon)\b",
+    re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"[.!?\n]")
 _EMPHASIS = re.compile(r"(?<!\w)[*_`~]{1,3}(?=\w)|(?<=\w)[*_`~]{1,3}(?!\w)")
@@ -184,8 +190,11 @@ def promises_action(text: str) -> bool:
     plain = _EMPHASIS.sub("", text.replace("\u2019", "'"))  # models write the typographic apostrophe, and bold words
     for sentence in _SENTENCE_END.split(plain):
         for found in _ACTION.finditer(sentence):
-            around = sentence[max(0, found.start() - 15) : found.end() + 30]
-            if not _FACT.search(around):
+            if not (
+                _FACT_WITHIN.search(found[0])
+                or _FACT_BEFORE.search(sentence, max(0, found.start() - 40), found.start())
+                or _FACT_BEHIND.match(sentence, found.end())
+            ):
                 return True
     return False
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keyturn.bulk.load import items_of
-from keyturn.contracts import CredentialFacts
+from keyturn.contracts import CredentialFacts, Idle
 from keyturn.errors import InventoryInvalid
 from keyturn.inventory.read import FORMATS, Inventory, read, recognised
 from keyturn.inventory.rejects import Rejects
@@ -231,7 +231,9 @@ def test_a_listing_of_azure_needs_its_application_and_loses_its_hints(
     rejects.add(second)
     rejects.close()
     assert "hunter2" not in (tmp_path / "rejects.jsonl").read_text()
-    assert {reason for _, reason in bad_of(file)} == {"account_id: is missing"}
+    assert {reason for _, reason in bad_of(file)} == {
+        "the listing names no application: give it by --account (it is the appId)"
+    }
 
 
 # -- the plain form --------------------------------------------------------------------------------------------------
@@ -402,7 +404,9 @@ def aged(days: int, seconds: int = 0) -> CredentialFacts:
         (facts(kind="user_password", age_days=400), None, "no_line_of_its_kind"),
     ],
 )
-def test_what_the_evidence_settles_needs_no_model(evidence: CredentialFacts, idle: str | None, why: str | None) -> None:
+def test_what_the_evidence_settles_needs_no_model(
+    evidence: CredentialFacts, idle: Idle | None, why: str | None
+) -> None:
     """Inactive, system managed, or inside every window, on both sides of each edge; nothing that is not known."""
     found = settled(evidence, lines("CIS-AWS-4.0-1.14"), idle=idle)
     assert (None if found is None else found.reason) == why

@@ -161,7 +161,7 @@ def test_the_check_takes_time_in_proportion_to_the_text(unit: str) -> None:
             times.append(time.perf_counter() - begun)
         return min(times)
 
-    assert fastest(32_000) < max(64 * fastest(2_000), 0.02)
+    assert fastest(32_000) < max(64 * fastest(2_000), 0.25)  # quadratic, it was seconds
 
 
 def test_an_id_that_may_stand_in_a_text_stands_there_whole_and_is_no_piece_of_a_secret() -> None:

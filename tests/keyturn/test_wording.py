@@ -160,4 +160,4 @@ def test_every_check_takes_time_in_proportion_to_the_text(check: object, unit: s
             times.append(time.perf_counter() - begun)
         return min(times)
 
-    assert fastest(32_000) < max(64 * fastest(2_000), 0.02)
+    assert fastest(32_000) < max(64 * fastest(2_000), 0.25)  # quadratic, it was seconds

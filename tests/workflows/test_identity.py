@@ -1,10 +1,12 @@
 """The workflow id is the idempotency key: as many ids as rotations."""
 
+from urllib.parse import quote
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from keyturn.contracts import PolicyRef
-from workflows.identity import workflow_id_of
+from workflows.identity import plain, stored_id, workflow_id_of
 
 names = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._:/@+=,-]{0,20}\Z")
 lines = st.sets(
@@ -34,3 +36,18 @@ def test_the_order_of_policy_lines_does_not_matter() -> None:
 def test_two_rotations_never_share_an_id(one: tuple, other: tuple) -> None:  # type: ignore[type-arg]
     """No choice of names can make one rotation's id another's."""
     assert (id_of(one) == id_of(other)) == (one == other)
+
+
+def test_no_id_is_longer_than_temporals_stores_keep_and_each_is_still_the_only_one_of_its_kind() -> None:
+    """Their columns have 255 characters; plain names and eight lines had 334."""
+    lines = [PolicyRef(id=f"LINE-{'x' * 50}-{n}", version=1) for n in range(8)]
+    accounts = [f"arn:aws:iam::123456789012:user/{'division/' * 50}svc-{n}" for n in range(20)]
+    ids = {workflow_id_of("tenant", account, f"key_{n}", lines[: n % 8 + 1]) for n, account in enumerate(accounts)}
+    assert len(ids) == len(accounts)
+    assert max(map(len, ids)) <= 255
+    for account in accounts:
+        whole = workflow_id_of("tenant", account, "key_1", lines)
+        assert workflow_id_of("tenant", account, "key_1", lines) == whole
+        assert stored_id(whole, plain) == whole
+        long = ":".join(["rotate", "tenant", quote(account, safe=""), "key_1", "P-7@1"])
+        assert stored_id(long, plain) == workflow_id_of("tenant", account, "key_1", [PolicyRef(id="P-7", version=1)])

@@ -10,9 +10,9 @@ from pydantic import Field, JsonValue, field_validator
 
 from keyturn.contracts import (
     MAX_QUESTION_CHARACTERS,
+    AccountId,
     Contract,
     Decision,
-    Identifier,
     ModelTask,
     Rejection,
     ShortIdentifier,
@@ -29,7 +29,7 @@ class DraftRequest(ModelTask):
     """The asker's words, and the grounded decision to tell them, if there is one."""
 
     task: Literal["draft_reply"] = "draft_reply"
-    account_id: Identifier
+    account_id: AccountId
     question: str = Field(min_length=1, max_length=MAX_QUESTION_CHARACTERS)
     decision: Decision | None = None
     rotation_window_days: int | None = Field(default=None, ge=1, le=36_500)

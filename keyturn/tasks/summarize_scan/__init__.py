@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, JsonValue
 
-from keyturn.contracts import Contract, Identifier, ModelTask, Rejection, ShortIdentifier
+from keyturn.contracts import AccountId, Contract, ModelTask, Rejection, ShortIdentifier
 from keyturn.policy.line import PolicyLine
 from keyturn.tasks.definition import Section, Task, answer_schema, policy_section, prompts_beside
 from keyturn.tasks.wording import fit_text
@@ -27,7 +27,7 @@ class ScanRequest(ModelTask):
     """The records of one account's scan."""
 
     task: Literal["summarize_scan"] = "summarize_scan"
-    account_id: Identifier
+    account_id: AccountId
     records: tuple[ScanRecord, ...] = Field(min_length=1, max_length=MAX_RECORDS)
     prompt_version: ShortIdentifier = "scan_summary@1"
     # Nightly work that nobody watches: 90 s lets a long scan be read; a retry costs more than patience.
