@@ -51,7 +51,7 @@ metadata = MetaData(
         "ix": "ix_%(column_0_label)s",
     }
 )
-# As long as an ARN with IAM's longest path. SQLite keeps texts of any length, and would rebuild its tables for a figure.
+# As long as an ARN with IAM's longest path. SQLite keeps texts of any length; a figure would rebuild its tables.
 account_name = String(640).with_variant(String(256), "sqlite")
 row_id = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only for INTEGER
 
