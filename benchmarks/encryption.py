@@ -4,7 +4,6 @@ import asyncio
 import statistics
 import tempfile
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -27,7 +26,7 @@ from workers.codec import CodecServer
 from workers.monitoring import served
 from workers.schema import migrate
 from workflows.connection import connect
-from workflows.encryption import SealingCodec
+from workflows.encryption import SealingCodec, names_of
 from workflows.rotation import RotationWorkflow
 
 Run = Callable[[], Awaitable[object]]
@@ -72,8 +71,9 @@ async def _both() -> AsyncIterator[tuple[Run, Run, Callable[[], Awaitable[tuple[
 
         def run_on(client: Client, queue: str) -> Run:
             async def run() -> str:
-                workflow_id = f"{id_of(request())}:{uuid.uuid4().hex}"
-                await client.execute_workflow(RotationWorkflow.run, request(), id=workflow_id, task_queue=queue)
+                asked = request()
+                workflow_id = id_of(asked, names_of(client))
+                await client.execute_workflow(RotationWorkflow.run, asked, id=workflow_id, task_queue=queue)
                 return workflow_id
 
             return run

@@ -10,6 +10,7 @@
     |   |-- QuotaExhausted         person: money or quota is used up
     |   |-- AuthenticationFailed   person: the key is wrong, expired or not allowed
     |   |-- RequestRefused         person: the provider will never take this request
+    |   |   `-- PromptFiltered       never: its filter holds the prompt; that counts as an answer, and is rejected
     |   `-- UnexpectedStatus       person: a status that no retry is known to mend
     |-- CallRefused              the call was not made
     |   |-- TokenLimitReached      later: the user's tokens of the hour are used up
@@ -174,6 +175,13 @@ class RequestRefused(ProviderError):
     parks = True
     next_step = "fail_and_fix_request"
     mend = "Check the model's name in KEYTURN_ROUTES and the provider's base URL, then resume or ask again."
+
+
+class PromptFiltered(RequestRefused):
+    """The provider's content filter holds the prompt; others say so with a 200, as an answer of its kind."""
+
+    kind = "content_filtered"
+    parks = False
 
 
 class UnexpectedStatus(ProviderError):

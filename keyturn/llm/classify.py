@@ -1,7 +1,9 @@
-"""From a provider's error response to the one error class that says whether to try again: a table a provider. Pure.
+"""From whatever a provider says of a failure to the one error class that says whether to try again. Pure.
 
-Sources: the providers' API references on errors, and the retry rules of their own SDKs (2026-11). Each row is matched
-by status and by the codes in the body; the first that fits counts.
+The same function reads an error response, an error inside a 200, an error event of a stream, a line of a batch, and a
+finish reason that says that the provider failed. Sources: the providers' API references on errors, the retry rules of
+their own SDKs, and what gateways and local servers answer (named beside each row; 2026-11). A row is matched by status,
+by the codes in the body, and in a few places by the message; the first that fits counts.
 """
 
 import re
@@ -13,6 +15,7 @@ from typing import Any
 
 from keyturn.errors import (
     AuthenticationFailed,
+    PromptFiltered,
     ProviderError,
     ProviderOverloaded,
     ProviderTimeout,
@@ -24,26 +27,90 @@ from keyturn.errors import (
 )
 
 _SAFE_CODE = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")  # a code is shown and logged, so it must not be able to carry text
+_MESSAGE_CHARACTERS = 2_000  # of which a few words are looked for; nothing of it is told
 _LONGEST_WAIT = timedelta(days=1)  # any longer wish is a mistake or an attack; the caller's deadline cuts it further
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table: `statuses` and `codes` that it is for (empty: any), and what they mean."""
+    """One row of a table: statuses, codes and a message that it is for (empty: any), and what they mean."""
 
     error: type[ProviderError]
     statuses: frozenset[int] = frozenset()
     codes: frozenset[str] = frozenset()
+    message: re.Pattern[str] | None = None
 
-    def fits(self, status: int, codes: list[str]) -> bool:
-        """Return True if this row speaks of a response of this status with these codes."""
-        return (not self.statuses or status in self.statuses) and (not self.codes or not self.codes.isdisjoint(codes))
+    def fits(self, status: int, codes: list[str], message: str) -> bool:
+        """Return True if this row speaks of a failure of this status, with these codes and this message."""
+        return (
+            (not self.statuses or status in self.statuses)
+            and (not self.codes or not self.codes.isdisjoint(code.lower() for code in codes))
+            and (self.message is None or self.message.search(message) is not None)
+        )
 
 
-def _row(error: type[ProviderError], *statuses: int, codes: str = "") -> Row:
-    return Row(error, frozenset(statuses), frozenset(codes.split()))
+def _row(error: type[ProviderError], *statuses: int, codes: str = "", message: str = "") -> Row:
+    pattern = re.compile(message, re.IGNORECASE) if message else None
+    return Row(error, frozenset(statuses), frozenset(codes.lower().split()), pattern)
 
 
+_REFUSED = (400, 402, 403, 404, 409, 422, 429)
+_QUOTA = _row(
+    QuotaExhausted,
+    *(200, 402, 403, 429),
+    # OpenAI; DeepSeek; OpenRouter; Moonshot; Together; LiteLLM's budgets.
+    codes="""insufficient_quota billing_hard_limit_reached credit_balance_exhausted billing_not_active
+            organization_spend_limit_exceeded project_spend_limit_exceeded organization_usage_limit_exceeded
+            insufficient_balance insufficient_credits payment_required exceeded_current_quota_error credit_limit
+            budget_exceeded BudgetExceededError billing_error""",
+)
+# Words that say what happened, whatever status they come with: as a code, as a type, and in a message without one.
+_BY_WORD = (
+    # Azure OpenAI, "Content filtering"; OpenAI; LiteLLM's exception; Alibaba's Model Studio.
+    _row(
+        PromptFiltered,
+        codes="""content_filter ResponsibleAIPolicyViolation content_policy_violation ContentPolicyViolationError
+            data_inspection_failed""",
+    ),
+    _row(PromptFiltered, 400, message=r"content management policy"),  # Azure, behind gateways that drop its code
+    _row(PromptFiltered, 403, message=r"\bmoderation\b.*\bflagged\b|\bflagged\b.*\bmoderation\b"),  # OpenRouter
+    # Anthropic says it with 400 invalid_request_error; others with any status that refuses.
+    _row(
+        QuotaExhausted,
+        *_REFUSED,
+        message=r"credit balance is too low|insufficient (?:credit|balance|funds|quota)|exceeded your current quota"
+        r"|budget has been exceeded",
+    ),
+    _row(
+        AuthenticationFailed,
+        # Anthropic; OpenAI; Google; LiteLLM and vLLM; Mistral; Groq.
+        codes="""authentication_error permission_error invalid_api_key incorrect_api_key_provided no_api_key
+            invalid_authentication invalid_authentication_error unauthorized unauthenticated API_KEY_INVALID
+            PERMISSION_DENIED permission_denied AuthenticationError PermissionDeniedError access_denied invalid_token
+            expired_api_key token_expired account_deactivated""",
+    ),
+    _row(
+        RequestRefused,
+        # OpenAI; vLLM; LiteLLM; llama.cpp's server; Anthropic.
+        codes="""context_length_exceeded string_above_max_length ContextWindowExceededError exceed_context_size_error
+            model_not_found unsupported_parameter unsupported_value invalid_model request_too_large""",
+    ),
+    _row(
+        ProviderOverloaded,
+        # Anthropic; OpenAI; Mistral ("Service tier capacity exceeded" is its code 3505); TGI; Moonshot.
+        codes="overloaded_error slow_down engine_overloaded_error service_tier_capacity_exceeded 3505 overloaded",
+    ),
+    _row(
+        RateLimited,
+        codes="""rate_limit_error rate_limit_exceeded RateLimitError too_many_requests rate_limit_reached_error
+            throttling ThrottlingException requests tokens""",
+    ),
+    _row(
+        ProviderTimeout,
+        200,
+        codes="timeout_error request_timeout gateway_timeout DEADLINE_EXCEEDED APITimeoutError Timeout",
+    ),
+)
 # What HTTP itself says, the same for every provider. 501 and 505 are answers about the request, not about the moment.
 _BY_STATUS = (
     _row(QuotaExhausted, 402),
@@ -53,36 +120,47 @@ _BY_STATUS = (
     _row(ProviderOverloaded, 529),
     _row(RequestRefused, 400, 404, 413, 422),
     _row(ProviderUnavailable, *(status for status in range(500, 600) if status not in {501, 505})),
+)
+# Words of every day, which count where no status says more: inside a 200 and within a stream.
+_BY_COMMON_WORD = (
+    _row(
+        RequestRefused,
+        200,
+        codes="""invalid_request_error BadRequestError NotFoundError not_found_error UnprocessableEntityError validation
+            INVALID_ARGUMENT FAILED_PRECONDITION NOT_FOUND invalid_prompt""",
+    ),
+    _row(ProviderOverloaded, 200, codes="UNAVAILABLE ServiceUnavailableError"),
+    _row(RateLimited, 200, codes="RESOURCE_EXHAUSTED"),
+    _row(RateLimited, 200, message=r"rate.?limit|too many requests"),
+    _row(ProviderUnavailable, 200),
     _row(UnexpectedStatus),
 )
-OPENAI = (
-    _row(
-        QuotaExhausted,
-        *(402, 403, 429),
-        codes="""insufficient_quota billing_hard_limit_reached credit_balance_exhausted billing_not_active
-            organization_spend_limit_exceeded project_spend_limit_exceeded organization_usage_limit_exceeded""",
-    ),
-    _row(ProviderOverloaded, 429, 503, codes="slow_down"),
-    *_BY_STATUS,
-)
+OPENAI = (_QUOTA, *_BY_WORD, *_BY_STATUS, *_BY_COMMON_WORD)
 ANTHROPIC = (
-    _row(QuotaExhausted, 429, codes="enforced_spend_limit_reached contract_spend_limit_reached"),
-    _row(QuotaExhausted, codes="billing_error"),
-    _row(ProviderOverloaded, codes="overloaded_error"),
+    _row(QuotaExhausted, codes="enforced_spend_limit_reached contract_spend_limit_reached billing_error"),
+    _QUOTA,
+    *_BY_WORD,
     *_BY_STATUS,
+    *_BY_COMMON_WORD,
 )
 GEMINI = (
-    _row(QuotaExhausted, 429, codes="quota_a_day"),
-    _row(AuthenticationFailed, 400, codes="API_KEY_INVALID"),
+    _row(QuotaExhausted, 200, 429, codes="quota_a_day"),
     _row(ProviderOverloaded, 503, codes="UNAVAILABLE"),
+    _QUOTA,
+    *_BY_WORD,
     *_BY_STATUS,
+    *_BY_COMMON_WORD,
 )
 
 
 def openai_codes(error: Mapping[str, Any]) -> Iterator[Any]:
-    """Yield the codes of OpenAI's `error` object."""
+    """Yield the codes of OpenAI's `error` object, and of those that are compatible, the more exact ones first."""
+    inner = error.get("innererror")  # Azure's
+    if isinstance(inner, dict):
+        yield inner.get("code")
     yield error.get("code")
     yield error.get("type")
+    yield error.get("error_type")  # TGI's
 
 
 def anthropic_codes(error: Mapping[str, Any]) -> Iterator[Any]:
@@ -113,27 +191,60 @@ def error_for(
     codes_of: Callable[[Mapping[str, Any]], Iterator[Any]] = openai_codes,
     now: datetime | None = None,
 ) -> ProviderError:
-    """Return the error that a response of `status` (not 200) stands for.
+    """Return the error that an answer stands for which brought none.
 
     Args:
-        status: the HTTP status.
+        status: the HTTP status; 200 where the error stands in the body of one, or within a stream.
         body: the decoded JSON body, or anything else if it was not JSON.
         headers: the response's headers, looked up by lower-case name.
         table: the provider's table; its last row fits everything.
         codes_of: how the provider writes its codes.
         now: the time that an HTTP date in Retry-After is counted from.
     """
-    # Gemini wraps the object into a list when it streams; some gateways do so too.
-    body = body[0] if isinstance(body, list) and body else body
-    error = body.get("error") if isinstance(body, dict) else None
-    error = error if isinstance(error, dict) else {}
-    codes = [code for code in codes_of(error) if isinstance(code, str) and _SAFE_CODE.fullmatch(code)]
-    shown = f"the provider answered {status} {codes[0]}" if codes else f"the provider answered {status}"
-    kind = next(row.error for row in table if row.fits(status, codes))
+    error = error_in(body) or {}
+    status = (_own_status(error) or status) if status == 200 else status
+    codes = [str(code) for code in codes_of(error) if isinstance(code, str | int) and _SAFE_CODE.fullmatch(str(code))]
+    codes = [code for code in codes if code != str(status)]
+    shown = f"the provider answered {status}" if status != 200 else "the provider answered with an error"
+    shown += f" {codes[0]}" if codes else ""
+    message = error.get("message")
+    message = message[:_MESSAGE_CHARACTERS] if isinstance(message, str) else ""
+    kind = next(row.error for row in table if row.fits(status, codes, message))
     if kind.retryable and headers.get("x-should-retry", "").strip().lower() == "false":
         return UnexpectedStatus(f"{shown} and asks not to be asked again")
     wait = retry_after(headers, error, now=now) if kind.retryable else None
     return kind(shown, retry_after=wait)
+
+
+def error_in(body: Any) -> dict[str, Any] | None:
+    """Return the error object in a body, in the forms of providers, gateways and local servers; None if there is none.
+
+    `{"error": {...}}` (nearly all), a list around it (Gemini's streams), `{"error": "text"}` (Ollama, TGI, LM Studio),
+    `{"object": "error", "message": ...}` (vLLM, Mistral), `{"detail": ...}` (FastAPI's, behind many).
+    """
+    body = body[0] if isinstance(body, list) and body else body
+    if not isinstance(body, dict):
+        return None
+    error = body.get("error")
+    if isinstance(error, dict) and error:
+        return error
+    if isinstance(error, str) and error:
+        return {"message": error, "type": body.get("error_type"), "code": body.get("code")}
+    if body.get("object") == "error" or (body.get("type") == "error" and "message" in body):
+        return {name: value for name, value in body.items() if name != "object" and value != "error"}
+    detail = body.get("detail")
+    return {"message": detail if isinstance(detail, str) else ""} if detail else None
+
+
+def _own_status(error: Mapping[str, Any]) -> int | None:
+    """The status that an error states which came with a 200, as a number or in digits."""
+    for name in ("status", "code", "status_code", "http_status"):
+        told = error.get(name)
+        if type(told) is int or (isinstance(told, str) and told.isascii() and told.isdigit() and len(told) == 3):
+            status = int(told)
+            if 400 <= status < 600:
+                return status
+    return None
 
 
 def retry_after(

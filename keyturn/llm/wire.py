@@ -1,7 +1,8 @@
 """The untrusted shapes: what a provider sent, before anybody has judged it."""
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
@@ -52,12 +53,20 @@ _UNFINISHED: dict[Finish, Rejection] = {
     "filtered": Rejection(reason="content_filtered", explanation="The provider's content filter held the answer."),
 }
 _MALFORMED = Rejection(
-    reason="malformed_answer", explanation="The answer is not one JSON object of just the fields asked for."
+    reason="malformed_answer", explanation="The answer does not hold one JSON object of the fields asked for."
 )
+
+
+# What models put around the one object that was asked for: their thoughts, and a fence.
+_THOUGHTS = re.compile(r"<(think|thinking|reasoning)>.*?</\1>|^.*?</(?:think|thinking)>", re.DOTALL | re.IGNORECASE)
+_MOST_OBJECTS = 32  # of a text that are looked at: an answer has one, and each look costs its length
 
 
 def parse_answer(completion: Completion, proposal: type[Contract] | None) -> Contract | str | Rejection:
     """Return what the model proposed, or why there is nothing to judge. Never raises for what a model wrote.
+
+    In a fence, with text around it, behind its thoughts or with further fields, an answer is read if exactly one JSON
+    object of the right form is left: what is in it is judged as always.
 
     Args:
         completion: the provider's answer.
@@ -66,17 +75,45 @@ def parse_answer(completion: Completion, proposal: type[Contract] | None) -> Con
     if completion.finish != "complete":
         return _UNFINISHED[completion.finish]
     if proposal is None:
-        return completion.text
+        return _THOUGHTS.sub("", completion.text)
+    read = [one for text in _objects_in(completion.text) if (one := _read(text, proposal)) is not None]
+    return read[0] if len(read) == 1 else _MALFORMED
+
+
+def _objects_in(text: str) -> Iterator[Any]:
+    """Yield the whole text if it is JSON; else each object in it that stands in no other."""
     try:
-        return proposal.model_validate(
-            json.loads(completion.text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
-        )
+        yield _DECODER.decode(text)
     except (ValueError, RecursionError):
-        return _MALFORMED
+        pass
+    else:
+        return
+    text = _THOUGHTS.sub("", text)
+    place = looked = 0
+    while (place := text.find("{", place)) >= 0 and looked < _MOST_OBJECTS:
+        looked += 1
+        try:
+            found, place = _DECODER.raw_decode(text, place)
+        except (ValueError, RecursionError):
+            place += 1
+        else:
+            yield found
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # JSON leaves it open which of two equal keys counts; an answer that says two things says nothing.
+def _read(found: Any, proposal: type[Contract]) -> Contract | None:
+    if not isinstance(found, dict):
+        return None
+    try:
+        return proposal.model_validate({name: found[name] for name in proposal.model_fields if name in found})
+    except (ValueError, RecursionError):
+        return None
+
+
+def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object, for a decoder's `object_pairs_hook`; raises ValueError if it has a member twice.
+
+    JSON leaves it open which of two equal keys counts; an answer that says two things says nothing.
+    """
     if len({key for key, _ in pairs}) != len(pairs):
         raise ValueError("duplicate key")
     return dict(pairs)
@@ -84,3 +121,6 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=no_duplicates, parse_constant=_no_constant)

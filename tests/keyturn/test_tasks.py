@@ -150,7 +150,6 @@ SCAN, POLICY, TICKET = GOOD["summarize_scan"], GOOD["summarize_policy"], GOOD["e
         ("extract_ticket", TICKET | {"summary": "Card 4111-1111-1111-1111"}, "private_data"),
         ("extract_ticket", TICKET | {"summary": ["x"]}, "malformed_answer"),
         ("extract_ticket", TICKET | {"summary": "x" * 301}, "too_long"),
-        ("extract_ticket", TICKET | {"extra": 1}, "malformed_answer"),
         ("extract_ticket", "nonsense", "malformed_answer"),
     ],
 )

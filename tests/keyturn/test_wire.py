@@ -27,11 +27,12 @@ def test_a_sound_answer_is_read_field_by_field() -> None:
         "Certainly! The key is eligible.",
         GOOD[:-1],
         GOOD + GOOD,
-        f"```json\n{GOOD}\n```",
         f"[{GOOD}]",
         "null",
         '{"decision":"eligible"}',
-        GOOD.replace("}", ',"approve":true}'),
+        f"{GOOD}\n{GOOD}",
+        f"Either {GOOD} or {GOOD.replace('30', '90')}",
+        f"<think>{GOOD}</think> I cannot say.",
         GOOD.replace("}", ',"decision":"not_eligible"}'),
         GOOD.replace("30", "NaN"),
         GOOD.replace("30", "Infinity"),
@@ -40,10 +41,27 @@ def test_a_sound_answer_is_read_field_by_field() -> None:
     ],
 )
 def test_anything_else_is_malformed(text: str) -> None:
-    """Prose, halves, fences, extra or doubled keys and numbers that are none: refused by one name."""
+    """Prose, halves, two answers, doubled keys and numbers that are none: refused by one name."""
     rejection = parse_answer(answered(text), ProposedDecision)
     assert isinstance(rejection, Rejection)
     assert rejection.reason == "malformed_answer"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"```json\n{GOOD}\n```",
+        f"Here is my decision:\n{GOOD}\nI hope that helps.",
+        f"<think>Is it {{stale}}? Perhaps {GOOD.replace('30', '90')}</think>\n{GOOD}",
+        f"it seems so, {GOOD.replace('30', '90')} or not</think>{GOOD}",
+        GOOD.replace("}", ',"approve":true,"explanation":"It is {stale}."}'),
+        f"\ufeff{GOOD}",
+        f"{{}} {GOOD}",
+    ],
+)
+def test_the_one_object_of_the_right_form_is_the_answer_whatever_stands_around_it(text: str) -> None:
+    """Each was paid for: a fence, a greeting, thoughts, or a field more changes nothing of what it says."""
+    assert parse_answer(answered(text), ProposedDecision) == parse_answer(answered(GOOD), ProposedDecision)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from keyturn.llm.classify import error_for
 from keyturn.llm.providers.anthropic import ANTHROPIC_WIRE
 from keyturn.llm.providers.http import WireFormat
 from keyturn.llm.providers.openai import OPENAI_WIRE
+from keyturn.llm.providers.streams import lines_in
 from keyturn.llm.wire import Completion
 from keyturn.tasks.definition import Prompt
 
@@ -114,7 +115,7 @@ class _Endpoint:
                 if answer.status_code != 200:
                     await answer.aread()
                     self._refuse(answer, None)
-                async for line in answer.aiter_lines():
+                async for line in lines_in(answer):
                     told = _object(line)
                     if told is not None:
                         yield told
@@ -125,6 +126,18 @@ class _Endpoint:
 
     def _refuse(self, answer: httpx.Response, body: Any) -> None:
         raise error_for(answer.status_code, body, answer.headers, table=self._wire.errors, codes_of=self._wire.codes_of)
+
+    def _failure(self, response: Any, error: Any) -> str:
+        """What a line without an answer says, by the name that it would have had as an answer of its own."""
+        status: int = 200
+        body: Any = {"error": error}
+        if isinstance(response, dict) and type(response.get("status_code")) is int:
+            status, body = response["status_code"], response.get("body")
+        elif isinstance(error, dict) and isinstance(error.get("error"), dict):  # Anthropic's stands in one of its own
+            body = error
+        if error is None and status == 200:
+            return "failed"
+        return error_for(status, body, {}, table=self._wire.errors, codes_of=self._wire.codes_of).kind
 
     def _answered(self, custom_id: Any, body: Any, why: str) -> Answered:
         if not isinstance(custom_id, str):
@@ -192,8 +205,7 @@ class OpenAiBatches(_Endpoint):
                 body = (
                     response.get("body") if isinstance(response, dict) and response.get("status_code") == 200 else None
                 )
-                why = str((error or {}).get("code", "failed")) if isinstance(error, dict) else "failed"
-                yield self._answered(line.get("custom_id"), body, why)
+                yield self._answered(line.get("custom_id"), body, self._failure(response, error))
 
 
 class AnthropicBatches(_Endpoint):
@@ -233,7 +245,10 @@ class AnthropicBatches(_Endpoint):
             result = line.get("result")
             kind = str(result.get("type", "failed")) if isinstance(result, dict) else "failed"
             body = result.get("message") if isinstance(result, dict) and kind == "succeeded" else None
-            yield self._answered(line.get("custom_id"), body, kind)
+            failure = (
+                self._failure(None, result.get("error")) if isinstance(result, dict) and kind == "errored" else kind
+            )
+            yield self._answered(line.get("custom_id"), body, failure)
 
 
 def _fits(batch: Mapping[str, Any], count: int, since: datetime) -> bool:

@@ -9,6 +9,7 @@ import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,10 +17,18 @@ from typing import Any
 import httpx
 from pydantic import JsonValue, SecretStr
 
-from keyturn.errors import KeyturnError, ProviderError, ProviderTimeout, ProviderUnavailable, UnreadableResponse
-from keyturn.llm.classify import Row, error_for
+from keyturn.errors import (
+    KeyturnError,
+    PromptFiltered,
+    ProviderError,
+    ProviderTimeout,
+    ProviderUnavailable,
+    RequestRefused,
+    UnreadableResponse,
+)
+from keyturn.llm.classify import Row, error_for, error_in
 from keyturn.llm.providers.streams import Bounded, Fold, events_of
-from keyturn.llm.wire import Completion, OnText
+from keyturn.llm.wire import Completion, OnText, Usage, no_duplicates
 from keyturn.tasks.definition import Prompt
 
 # 1 MiB is 30 times what the longest answer of any task makes: what is larger is no answer, and is not read to its end.
@@ -54,6 +63,8 @@ class WireFormat:
         stream_path: from a model to the path that answers in pieces.
         stream_fields: what the body must have beside, for an answer in pieces.
         fold: makes the whole of the pieces.
+        adapt: from a body and the names of fields that the server does not take to one that asks the same without them;
+            None where every server of the format takes all.
     """
 
     name: str
@@ -67,6 +78,7 @@ class WireFormat:
     stream_path: Callable[[str], str]
     stream_fields: Mapping[str, JsonValue]
     fold: Callable[[], Fold]
+    adapt: Callable[[dict[str, JsonValue], AbstractSet[str], Prompt], dict[str, JsonValue]] | None = None
 
 
 class HttpProvider:
@@ -90,6 +102,8 @@ class HttpProvider:
         }
         self._headers = list(headers.items())
         self._stream_headers = list((headers | {"accept": "text/event-stream"}).items())
+        # Fields that the server refused: they are left out from then on, as long as this process lives.
+        self._not_taken: set[str] = set()
         self.name = wire.name
         self.model = model
 
@@ -107,9 +121,24 @@ class HttpProvider:
         Raises:
             ProviderError: the class says what the failure means and whether another attempt is worth it.
         """
+        deadline = time.monotonic() + patience.total
+        while True:
+            known = frozenset(self._not_taken)
+            try:
+                return await self._asked(prompt, patience, trace_id, on_text)
+            except PromptFiltered:  # an answer of its kind, as others give it with a 200
+                return Completion("", "filtered", "content_filter", self.model, Usage())
+            except RequestRefused:
+                # A field that the server does not take costs it nothing to refuse, and us one more request, once.
+                if self._not_taken == known or time.monotonic() > deadline:
+                    raise
+
+    async def _asked(self, prompt: Prompt, patience: Patience, trace_id: str, on_text: OnText | None) -> Completion:
         payload = self._wire.payload(self.model, prompt)
         if on_text is not None:
             payload |= self._wire.stream_fields
+        if self._wire.adapt is not None and self._not_taken:
+            payload = self._wire.adapt(payload, self._not_taken, prompt)
         # Made directly: a client's build_request merges defaults that are all stated here, at twice the cost.
         request = httpx.Request(
             "POST",
@@ -119,7 +148,9 @@ class HttpProvider:
             extensions={"timeout": {"connect": patience.connect}},
         )
         response, answer, first_byte_ms = await self._exchange(request, patience, on_text)
-        if response.status_code != 200:
+        if response.status_code in {400, 422} and self._wire.adapt is not None:
+            self._not_taken |= refused_fields(answer, payload)
+        if response.status_code != 200 or error_in(answer) is not None:
             raise self._error(response.status_code, answer, response.headers)
         completion = self._wire.completion(answer, self.model)
         request_id = recordable(response.headers.get(self._wire.request_id, "")) or completion.request_id
@@ -169,20 +200,29 @@ class HttpProvider:
         if isinstance(response.stream, httpx.AsyncByteStream):
             response.stream = Bounded(response.stream, MAX_BODY_BYTES)
         fold, text = self._wire.fold(), ""
-        async with aclosing(events_of(response)) as events:
-            async for event in events:
-                if isinstance(event, dict) and isinstance(event.get("error"), dict):
-                    raise self._error(_status_in(event["error"]), event, response.headers)
-                try:
-                    more = fold.add(event)
-                    text += more
-                except (TypeError, KeyError, IndexError, AttributeError, ValueError):
-                    raise UnreadableResponse("the answer's stream is not in the provider's format") from None
-                if more:
-                    heard()
-                    on_text(text)
-                if fold.ended:
-                    return fold.answer()
+        try:
+            async with aclosing(events_of(response)) as events:
+                async for event in events:
+                    if event.whole:  # a server that answers whole what was asked for in pieces
+                        heard()
+                        return event.data
+                    if error_in(event.data) is not None or event.name == "error":
+                        raise self._error(200, event.data, response.headers)
+                    try:
+                        more = fold.add(event)
+                        text += more
+                    except (TypeError, KeyError, IndexError, AttributeError, ValueError):
+                        raise UnreadableResponse("the answer's stream is not in the provider's format") from None
+                    if more:
+                        heard()
+                        on_text(text)
+                    if fold.ended:
+                        return fold.answer()
+        except (httpx.HTTPError, OSError):
+            if not fold.finished:  # what was told to be the end is one, whatever breaks behind it
+                raise
+        if fold.finished:
+            return fold.answer()
         raise ProviderUnavailable("the answer's stream broke off before its end")
 
     def _error(self, status: int, body: Any, headers: Mapping[str, str]) -> ProviderError:
@@ -218,18 +258,9 @@ def _expect_uncompressed(response: httpx.Response) -> None:
         raise UnreadableResponse("the answer is compressed, which was not asked for")
 
 
-def _status_in(error: Mapping[str, Any]) -> int:
-    """The status that an error stands for that comes within a stream, when its own was 200 already."""
-    code = error.get("code")
-    if type(code) is int and 400 <= code < 600:
-        return code
-    names = f"{code} {error.get('type')}"
-    return 429 if "limit" in names or "quota" in names else 500
-
-
 def _decoded(body: bytes) -> Any:
     try:
-        return json.loads(body)
+        return json.loads(body, object_pairs_hook=no_duplicates)
     except (ValueError, RecursionError):
         return None
 
@@ -242,6 +273,39 @@ async def _body(response: httpx.Response) -> bytes:
         if len(body) > MAX_BODY_BYTES:
             raise UnreadableResponse("the answer is larger than 1 MiB")
     return bytes(body)
+
+
+# Fields that some servers refuse: Mistral `stream_options`, older ones `response_format` with a schema, those before
+# OpenAI's reasoning models `max_completion_tokens`, and those models `max_tokens`.
+_OPTIONAL = (
+    "stream_options",
+    "prompt_cache_key",
+    "store",
+    "max_completion_tokens",
+    "max_tokens",
+    "strict",
+    "json_schema",
+    "json_object",
+    "response_format",
+)
+
+
+def refused_fields(body: Any, payload: Mapping[str, JsonValue]) -> set[str]:
+    """Return the field of `payload` that a refusal speaks of; none, if it speaks of something else.
+
+    OpenAI and Azure name it in `param`, FastAPI's servers in `loc`, others in their message.
+    """
+    try:
+        told, sent = json.dumps(body)[:20_000], json.dumps(payload)
+    except (TypeError, ValueError):
+        return set()
+    error = error_in(body) or {}
+    param = error.get("param")
+    if isinstance(param, str) and param:
+        told = param
+    # `max_tokens is not supported, use max_completion_tokens`: the one that was sent is meant.
+    names = [name for name in _OPTIONAL if re.search(rf"\b{name}\b", told) and re.search(rf'"{name}"', sent)]
+    return set(names[:1])
 
 
 def recordable(text: Any, longest: int = 64) -> str:

@@ -3,18 +3,33 @@
 Format: OpenAI API reference, "Create chat completion", and the types of openai-python (2026-11).
 """
 
+import json
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from pydantic import JsonValue
 
 from keyturn.errors import UnreadableResponse
-from keyturn.llm.classify import OPENAI, openai_codes
+from keyturn.llm.classify import OPENAI, error_for, openai_codes
 from keyturn.llm.providers.http import WireFormat, count, recordable
-from keyturn.llm.providers.streams import OpenAiFold
+from keyturn.llm.providers.streams import OpenAiFold, texts_in
 from keyturn.llm.wire import Completion, Finish, Usage
 from keyturn.tasks.definition import Prompt
 
-_FINISH: dict[str, Finish] = {"stop": "complete", "length": "truncated", "content_filter": "filtered"}
+# OpenAI's own, and in small letters what others say: TGI (eos_token, stop_sequence), vLLM (eos), Cohere (complete,
+# max_tokens, error_toxic), Mistral (model_length), Together (eos), Z.ai (sensitive), gateways to Anthropic and Gemini.
+# An end that we do not know, such as a tool call, is no end of an answer to this prompt: it counts as cut.
+_FINISH: dict[str, Finish] = {
+    **dict.fromkeys(
+        ("stop", "eos", "eos_token", "stop_sequence", "end_turn", "end", "complete", "completed", "finish_reason_stop"),
+        "complete",
+    ),
+    **dict.fromkeys(("length", "max_tokens", "max_output_tokens", "model_length"), "truncated"),
+    **dict.fromkeys(("content_filter", "safety", "recitation", "blocklist", "error_toxic", "sensitive"), "filtered"),
+    "refusal": "refused",
+}
+# The provider behind a gateway died (OpenRouter), or the server did.
+_FAILED = ("error", "abort", "network_error", "insufficient_system_resource")
 
 # Without the option, a stream tells no usage, and its cost would be unknown.
 _STREAMED: dict[str, JsonValue] = {"stream": True, "stream_options": {"include_usage": True}}
@@ -39,21 +54,22 @@ def compatible_payload(model: str, prompt: Prompt) -> dict[str, JsonValue]:
 
 
 def completion(answer: Any, asked_model: str) -> Completion:
-    """Return a chat completion in our terms; raises UnreadableResponse."""
+    """Return a chat completion in our terms; raises UnreadableResponse, or what a reason that says so stands for."""
     try:
         choice = answer["choices"][0]
         message, reason = choice["message"], choice["finish_reason"]
-        text, refusal = message.get("content"), message.get("refusal")
+        text, refusal = texts_in(message.get("content")), message.get("refusal")
         usage = answer.get("usage")
     except (TypeError, KeyError, IndexError, AttributeError):
         raise UnreadableResponse("the answer is not a chat completion") from None
-    if not isinstance(reason, str) or (text is not None and not isinstance(text, str)):
+    if not isinstance(reason, str) or not isinstance(text, str):
         raise UnreadableResponse("the answer is not a chat completion")
+    if reason.lower() in _FAILED:
+        raise error_for(200, choice, {})
     details = usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
     return Completion(
-        text=text or "",
-        # An end that we do not know, such as a tool call, is no end of an answer to this prompt.
-        finish="refused" if refusal else _FINISH.get(reason, "truncated"),
+        text=text,
+        finish="refused" if refusal else _FINISH.get(reason.lower(), "truncated"),
         finish_reason=recordable(reason),
         model=recordable(answer.get("model"), 128) or asked_model,
         usage=Usage(
@@ -64,6 +80,31 @@ def completion(answer: Any, asked_model: str) -> Completion:
         ),
         request_id=recordable(answer.get("id")) or None,
     )
+
+
+def adapted(body: dict[str, JsonValue], not_taken: AbstractSet[str], prompt: Prompt) -> dict[str, JsonValue]:
+    """Return a body that asks the same without the fields that a server does not take.
+
+    Where it has no mode for a schema it is asked for JSON, and where it has none for that either, for nothing: the
+    schema then stands in the prompt, and what is answered is judged as always.
+    """
+    body = {name: value for name, value in body.items() if name not in not_taken}
+    for refused, instead in (("max_completion_tokens", "max_tokens"), ("max_tokens", "max_completion_tokens")):
+        if refused in not_taken and instead not in not_taken:
+            body[instead] = prompt.max_output_tokens
+    if prompt.schema is None:
+        return body
+    if "strict" in not_taken and "response_format" in body:
+        schema: JsonValue = {"name": prompt.schema_name, "schema": prompt.schema}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if not_taken & {"json_schema", "json_object", "response_format"}:
+        told = f"{prompt.system}\n\nAnswer with one JSON object of this schema:\n{json.dumps(prompt.schema)}"
+        body["messages"] = [{"role": "system", "content": told}, {"role": "user", "content": prompt.user}]
+        if not_taken & {"json_object", "response_format"}:
+            body.pop("response_format", None)
+        else:
+            body["response_format"] = {"type": "json_object"}
+    return body
 
 
 def _common(model: str, prompt: Prompt) -> dict[str, JsonValue]:
@@ -96,6 +137,7 @@ OPENAI_WIRE = WireFormat(
     stream_path=lambda _model: "/chat/completions",
     stream_fields=_STREAMED,
     fold=OpenAiFold,
+    adapt=adapted,
 )
 COMPATIBLE_WIRE = WireFormat(
     name="compatible",
@@ -109,4 +151,5 @@ COMPATIBLE_WIRE = WireFormat(
     stream_path=lambda _model: "/chat/completions",
     stream_fields=_STREAMED,
     fold=OpenAiFold,
+    adapt=adapted,
 )

@@ -1,0 +1,313 @@
+"""What gateways, local servers and the providers themselves answer: bodies and streams as their users reported them."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from keyturn.errors import (
+    AuthenticationFailed,
+    ProviderError,
+    ProviderOverloaded,
+    ProviderTimeout,
+    ProviderUnavailable,
+    QuotaExhausted,
+    RateLimited,
+    RequestRefused,
+    UnreadableResponse,
+)
+from keyturn.llm.providers.batches import OpenAiBatches
+from keyturn.llm.providers.http import HttpProvider, Patience
+from keyturn.llm.wire import Completion
+from keyturn.policy.catalogue import load_catalogue
+from keyturn.tasks.decide_rotation import TASK
+from keyturn.tasks.definition import Prompt
+from tests.boundaries import WIRES
+from tests.cases import NOW, request
+
+FIELD = Path(__file__).parents[1] / "corpora" / "providers"
+SOON = Patience(connect=2, first_byte=5, total=5)
+TEXT = "Stale service-account keys may be rotated under P-7. The policy gives 30 days for it."
+DECISION = '{"decision":"eligible","rotation_window_days":30,"source_line_ids":["P-7"]}'
+
+
+def prompt() -> Prompt:
+    asked = request()
+    return TASK.prompt(asked, load_catalogue().resolve(asked.policy_lines), NOW)
+
+
+async def answered(
+    wire: str,
+    body: bytes,
+    *,
+    status: int = 200,
+    streamed: bool = False,
+    content_type: str | None = "application/json",
+    pieces: list[int] | None = None,
+) -> Completion:
+    """What a provider makes of a body that a server sends, in these pieces."""
+
+    async def sent() -> AsyncIterator[bytes]:
+        place = 0
+        for size in pieces or [len(body)]:
+            yield body[place : place + size]
+            place += size
+        yield body[place:]
+
+    def respond(_request: httpx.Request) -> httpx.Response:
+        headers = {} if content_type is None else {"content-type": content_type}
+        return httpx.Response(status, headers=headers, content=sent())
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as http:
+        provider = HttpProvider(http, WIRES[wire], base_url="http://p", model="m", api_key=SecretStr("key"))
+        on_text = (lambda _text: None) if streamed else None
+        return await provider.complete(prompt(), patience=SOON, trace_id="t", on_text=on_text)
+
+
+@pytest.mark.parametrize("name", ["eos.json", "content-list.json"])
+async def test_an_answer_is_read_as_its_server_writes_it(name: str) -> None:
+    completion = await answered("compatible", (FIELD / name).read_bytes())
+    assert (completion.finish, completion.text) == ("complete", DECISION)
+
+
+@pytest.mark.parametrize(
+    ("wire", "name", "status", "error"),
+    [
+        ("compatible", "200-error-402.json", 200, QuotaExhausted),
+        ("compatible", "200-error-429.json", 200, RateLimited),
+        ("compatible", "finish-error.json", 200, ProviderUnavailable),
+        ("anthropic", "anthropic-credit.json", 400, QuotaExhausted),
+    ],
+)
+async def test_a_failure_is_what_it_says_wherever_it_is_said(
+    wire: str, name: str, status: int, error: type[ProviderError]
+) -> None:
+    with pytest.raises(ProviderError) as failed:
+        await answered(wire, (FIELD / name).read_bytes(), status=status)
+    assert type(failed.value) is error
+
+
+async def test_a_prompt_that_azure_filters_is_an_answer_that_was_filtered() -> None:
+    completion = await answered("compatible", (FIELD / "azure-filter.json").read_bytes(), status=400)
+    assert (completion.finish, completion.text) == ("filtered", "")
+
+
+# Each as its project documents it or its users report it.
+SAID: dict[str, tuple[int, Any, type[ProviderError]]] = {
+    "OpenRouter, no credits": (402, {"error": {"code": 402, "message": "Insufficient credits"}}, QuotaExhausted),
+    "OpenRouter, its provider is down": (
+        200,
+        {"error": {"code": 502, "message": "x"}, "user_id": "u"},
+        ProviderUnavailable,
+    ),
+    "OpenRouter, digits": (200, {"error": {"code": "429", "message": "x"}}, RateLimited),
+    "LiteLLM, a limit": (200, {"error": {"type": "RateLimitError", "code": None, "message": "x"}}, RateLimited),
+    "LiteLLM, the budget": (
+        400,
+        {"error": {"type": "budget_exceeded", "message": "Budget has been exceeded!"}},
+        QuotaExhausted,
+    ),
+    "LiteLLM, the window": (400, {"error": {"type": "ContextWindowExceededError", "message": "x"}}, RequestRefused),
+    "vLLM": (400, {"object": "error", "type": "BadRequestError", "code": 400, "message": "x"}, RequestRefused),
+    "vLLM, no model": (404, {"object": "error", "type": "NotFoundError", "code": 404, "message": "x"}, RequestRefused),
+    "TGI, overloaded": (429, {"error": "Model is overloaded", "error_type": "overloaded"}, ProviderOverloaded),
+    "TGI, too long": (
+        422,
+        {"error": "`inputs` must have less than 1024 tokens", "error_type": "validation"},
+        RequestRefused,
+    ),
+    "llama.cpp": (400, {"error": {"code": 400, "type": "exceed_context_size_error", "message": "x"}}, RequestRefused),
+    "llama.cpp, loading": (
+        503,
+        {"error": {"code": 503, "type": "unavailable_error", "message": "x"}},
+        ProviderUnavailable,
+    ),
+    "Ollama": (404, {"error": "model 'x' not found"}, RequestRefused),
+    "LM Studio, within a 200": (200, {"error": "Unexpected endpoint or method."}, ProviderUnavailable),
+    "Mistral, capacity": (
+        429,
+        {"object": "error", "type": "service_tier_capacity_exceeded", "code": "3505", "message": "x"},
+        ProviderOverloaded,
+    ),
+    "Mistral, a key": (401, {"detail": "Unauthorized"}, AuthenticationFailed),
+    "DeepSeek, no balance": (
+        402,
+        {"error": {"message": "Insufficient Balance", "type": "unknown_error"}},
+        QuotaExhausted,
+    ),
+    "Groq, a key": (
+        401,
+        {"error": {"message": "x", "type": "invalid_request_error", "code": "invalid_api_key"}},
+        AuthenticationFailed,
+    ),
+    "a gateway's key": (400, {"error": {"message": "x", "code": "invalid_api_key"}}, AuthenticationFailed),
+    "an error beside choices": (
+        200,
+        {"choices": [], "error": {"message": "x", "type": "server_error"}},
+        ProviderUnavailable,
+    ),
+    "a timeout within a 200": (200, {"error": {"message": "x", "code": "request_timeout"}}, ProviderTimeout),
+    "a member twice": (
+        200,
+        b'{"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}], "choices": []}',
+        UnreadableResponse,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+async def test_what_stands_between_us_and_a_model_is_understood(name: str) -> None:
+    status, said, error = SAID[name]
+    body = said if isinstance(said, bytes) else json.dumps(said).encode()
+    with pytest.raises(ProviderError) as failed:
+        await answered("compatible", body, status=status)
+    assert type(failed.value) is error
+
+
+@pytest.mark.parametrize("content_type", ["text/event-stream", "text/plain", None])
+@pytest.mark.parametrize("name", ["no-done.sse", "plain.sse", "choices-null.sse", "named-event.sse"])
+async def test_a_stream_is_read_as_its_server_sends_it(name: str, content_type: str | None) -> None:
+    body = (FIELD / name).read_bytes()
+    for sent in (body, body.rstrip(), body.replace(b"\n", b"\r\n"), body.replace(b"\n", b"\r")):
+        completion = await answered("compatible", sent, streamed=True, content_type=content_type)
+        assert (completion.text, completion.finish, completion.usage.output_tokens) == (TEXT, "complete", 40)
+
+
+async def test_each_provider_ends_where_its_stream_ends() -> None:
+    """Gemini's reason may stand in every piece; Anthropic's text may begin with its block."""
+    for wire, name in (("gemini", "gemini-stop-each.sse"), ("anthropic", "block-text.sse")):
+        completion = await answered(wire, (FIELD / name).read_bytes(), streamed=True)
+        assert (completion.text, completion.finish) == (TEXT, "complete")
+
+
+@pytest.mark.parametrize(
+    ("wire", "name", "error"),
+    [
+        ("compatible", "error-string.sse", ProviderUnavailable),
+        ("compatible", "context-mid.sse", RequestRefused),
+        ("anthropic", "anthropic-authentication_error.sse", AuthenticationFailed),
+    ],
+)
+async def test_a_failure_in_the_middle_is_the_one_that_it_would_be_at_the_start(
+    wire: str, name: str, error: type[ProviderError]
+) -> None:
+    with pytest.raises(ProviderError) as failed:
+        await answered(wire, (FIELD / name).read_bytes(), streamed=True)
+    assert type(failed.value) is error
+
+
+async def test_a_server_that_answers_whole_what_was_asked_in_pieces_is_read() -> None:
+    body = json.dumps(json.loads((FIELD / "eos.json").read_bytes()), indent=2).encode()
+    completion = await answered("compatible", body, streamed=True)
+    assert completion.text == DECISION
+
+
+async def test_a_stream_that_breaks_off_before_any_end_is_no_answer() -> None:
+    half = b"\n\n".join((FIELD / "no-done.sse").read_bytes().split(b"\n\n")[:2]) + b"\n\n"
+    with pytest.raises(ProviderUnavailable, match="broke off"):
+        await answered("compatible", half, streamed=True)
+
+
+STREAMS = {
+    "plain.sse": "compatible",
+    "no-done.sse": "compatible",
+    "named-event.sse": "compatible",
+    "gemini-stop-each.sse": "gemini",
+    "block-text.sse": "anthropic",
+}
+
+
+@given(st.sampled_from(sorted(STREAMS)), st.lists(st.integers(1, 200), max_size=40))
+async def test_any_split_of_a_stream_into_chunks_is_the_same_answer(name: str, pieces: list[int]) -> None:
+    body = (FIELD / name).read_bytes().replace(b"30 days", "30\u2028days, \u00e9".encode())
+    whole = await answered(STREAMS[name], body, streamed=True)
+    assert (await answered(STREAMS[name], body, streamed=True, pieces=pieces)).text == whole.text
+    assert "\u2028" in whole.text
+
+
+class Refuses:
+    """A server that refuses a body with any of these fields, each in its own words."""
+
+    def __init__(self, *fields: str, words: str = "{field} is not supported") -> None:
+        self.fields = fields
+        self.words = words
+        self.bodies: list[dict[str, Any]] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content)
+        self.bodies.append(body)
+        sent = json.dumps({name: value for name, value in body.items() if name != "messages"})
+        for field in self.fields:
+            if f'"{field}"' in sent:
+                detail = [{"loc": ["body", field], "msg": self.words.format(field=field)}]
+                return _sent(json.dumps({"detail": detail}).encode(), status=422)
+        if body.get("stream"):
+            return _sent((FIELD / "plain.sse").read_bytes())
+        return _sent((FIELD / "eos.json").read_bytes())
+
+
+def _sent(body: bytes, status: int = 200) -> httpx.Response:
+    async def sent() -> AsyncIterator[bytes]:
+        yield body
+
+    return httpx.Response(status, content=sent())
+
+
+@pytest.mark.parametrize(
+    ("fields", "streamed"),
+    [
+        (("stream_options",), True),
+        (("strict",), False),
+        (("json_schema",), False),
+        (("json_schema", "json_object"), False),
+        (("response_format",), False),
+        (("max_tokens",), False),
+        (("stream_options", "max_tokens", "response_format"), True),
+    ],
+)
+async def test_a_field_that_a_server_does_not_take_is_learned_once(fields: tuple[str, ...], streamed: bool) -> None:
+    """Mistral refuses stream_options, older servers a schema: the schema then stands in the prompt."""
+    server = Refuses(*fields)
+    async with httpx.AsyncClient(transport=httpx.MockTransport(server)) as http:
+        wire = WIRES["compatible"]
+        provider = HttpProvider(http, wire, base_url="http://p", model="m", api_key=SecretStr("key"))
+        on_text = (lambda _text: None) if streamed else None
+        for _ in range(2):
+            completion = await provider.complete(prompt(), patience=SOON, trace_id="t", on_text=on_text)
+            assert completion.finish == "complete"
+    assert len(server.bodies) == len(fields) + 2
+    last = server.bodies[-1]
+    assert last.get("max_tokens") or last.get("max_completion_tokens")
+    if {"json_schema", "response_format"} & set(fields):
+        assert "rotation_window_days" in last["messages"][0]["content"]
+
+
+async def test_a_refusal_that_names_no_field_is_asked_once() -> None:
+    server = Refuses("model")
+    async with httpx.AsyncClient(transport=httpx.MockTransport(server)) as http:
+        provider = HttpProvider(http, WIRES["compatible"], base_url="http://p", model="m", api_key=SecretStr("key"))
+        with pytest.raises(RequestRefused):
+            await provider.complete(prompt(), patience=SOON, trace_id="t")
+    assert len(server.bodies) == 1
+
+
+async def test_a_batchs_lines_end_at_line_feeds_alone() -> None:
+    """A separator of lines within a text, as U+2028 is, stopped a whole run."""
+    results = (FIELD / "openai-results.jsonl").read_bytes()
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/content"):
+            return _sent(results)
+        return _sent(json.dumps({"id": "batch_1", "status": "completed", "output_file_id": "file-1"}).encode())
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as http:
+        batches = OpenAiBatches(http, base_url="http://p", model="m", api_key=SecretStr("key"))
+        found = [one async for one in batches.answers("batch_1")]
+    assert len(found) == len(results.decode().strip("\n").split("\n"))
+    assert all(one.completion is not None for one in found)
