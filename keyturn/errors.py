@@ -47,9 +47,11 @@
     |   |-- AwsUnavailable         retry: AWS did not answer, throttles, or has not settled yet
     |   |-- AwsRefused             person: AWS does not allow it, or has no credentials or region
     |   |-- SecretNotKept          person: the secret store would not take it
+    |   |   `-- SecretLeaving        person: a secret of this name is scheduled for deletion
     |   |-- AnotherAccount         never here: the job, or the step, is another AWS account's
     |   |-- AccountMismatch        person: the job's account is not a user of this AWS account
     |   |-- KeyNotFound            person: the job's key is not an active key of the user
+    |   |   `-- UserGone             never: the IAM user does not exist any more, and so has no keys
     |   |-- KeyLimit               person: the user has two keys already
     |   |-- ForeignKey             person: a key appeared that this rotation did not make
     |   |-- NewKeyMissing          person: the new key is gone or inactive, or its secret is not the stored one
@@ -490,6 +492,15 @@ class SecretNotKept(ExecutorError):
     mend = "Look at the folder of KEYTURN_EXECUTOR_SECRETS: it must be ours alone and writable."
 
 
+class SecretLeaving(SecretNotKept):
+    """The secret is scheduled for deletion: until it is restored, or gone, the store takes nothing under its name."""
+
+    kind = "secret_scheduled_for_deletion"
+    mend = (
+        "Restore it (`aws secretsmanager restore-secret --secret-id NAME`), or wait until it is gone: then it goes on."
+    )
+
+
 class AccountMismatch(ExecutorError):
     """The job's account is not an IAM user of the AWS account that the executor's credentials belong to."""
 
@@ -510,6 +521,13 @@ class KeyNotFound(ExecutorError):
 
     kind = "key_not_found"
     mend = "Look at the user's keys: it was rotated, deactivated or deleted by hand since the job was made."
+
+
+class UserGone(KeyNotFound):
+    """The IAM user was deleted since the job was made, and with it its keys: nothing is to be done."""
+
+    kind = "user_gone"
+    mend = "The job is closed as failed: where there is no user, there is no key to rotate."
 
 
 class KeyLimit(ExecutorError):

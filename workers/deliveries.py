@@ -26,6 +26,9 @@ ANNOUNCE_SECONDS = 2.0
 SWEEP_SECONDS = 60.0
 # What is younger is being announced at this moment.
 SWEEP_AFTER = timedelta(minutes=1)
+# A delivery is tried for a day, and found by a sweep within a minute of any worker's life: what is older than two days
+# was written while there was no webhook.
+OLD = timedelta(days=2)
 SWEEP_AT_ONCE = 200  # starts a sweep: some seconds of a server's time, and the oldest come first
 
 
@@ -81,8 +84,17 @@ class DeliveryStarts:
 
 
 async def sweep(outbox: Outbox, starts: DeliveryStarts, *, every: float = SWEEP_SECONDS) -> None:
-    """Start the deliveries of messages that wait for longer than it takes to announce one, for ever."""
+    """Start the deliveries of messages that wait for longer than it takes to announce one, for ever.
+
+    What was written before there was a webhook is not told by itself: `keyturn deliveries resend` tells it.
+    """
+    looked = False
     while True:
+        with contextlib.suppress(JobStoreUnavailable):
+            if not looked and (count := await outbox.set_aside(at_first=SWEEP_AFTER, later=OLD)):
+                mend = "`keyturn deliveries` lists them, `keyturn deliveries resend --all` sends them."
+                _log.warning("deliveries_set_aside", count=count, mend=mend)
+            looked = True
         with contextlib.suppress(JobStoreUnavailable):
             for job_id in await outbox.waiting(older_than=SWEEP_AFTER, limit=SWEEP_AT_ONCE):
                 await starts.announce(job_id)

@@ -52,6 +52,8 @@ LEAST_WAIT = timedelta(hours=1)
 # Somebody else closed the job or carries it out.
 _NOT_OURS = {"job_held", "job_closed", "unknown_job", "another_account"}
 # Before anything was changed, these end the job: it cannot be carried out as it stands.
+# At any step: where there is no user, there are no keys, neither the old one nor the new.
+_GONE = "user_gone"
 _CANNOT_BEGIN = {"account_mismatch", "key_not_found", "key_limit"}
 
 
@@ -104,7 +106,11 @@ class _Superseded(Exception):
 
 
 class _CannotBegin(Exception):
-    """The job cannot be carried out; nothing was changed."""
+    """The job cannot be carried out: nothing was changed, or nothing is left that was."""
+
+
+class _Gone(_CannotBegin):
+    """What was to be rotated does not exist any more."""
 
 
 @workflow.defn(failure_exception_types=[ValidationError, PayloadMoved])
@@ -169,6 +175,8 @@ class RotateAccessKeyWorkflow:
             if self._hand is None:  # an earlier run of this job may have made a key
                 self._hand = await self._step("record_keys", lambda: _do(RotateAccessKey.record_keys, self._claimed()))
             await self._step("roll_back_key", lambda: _do(RotateAccessKey.roll_back_key, self._in_hand(), reason))
+        except _Gone as gone:
+            return await self._refused(str(gone))
         except _CannotBegin:
             await self._step("refuse_job", lambda: _do(RotateAccessKey.refuse_job, self._claimed(), reason))
         return self._outcome("rolled_back", reason)
@@ -199,6 +207,8 @@ class RotateAccessKeyWorkflow:
                     continue
                 if name == "record_keys" and kind in _CANNOT_BEGIN:
                     raise _CannotBegin(_said(cause)) from None
+                if kind == _GONE and name not in {"claim_job", "refuse_job"}:
+                    raise _Gone(f"{kind}: {_said(cause)}"[:500]) from None
                 if name == "roll_back_key" and kind == "rollback_impossible":
                     raise _Superseded(kind) from None
                 await self._blocked(name, kind, _mend(cause), wait)

@@ -30,6 +30,7 @@ from keyturn.errors import (
     OldKeyInUse,
     RollbackImpossible,
     StateRefused,
+    UserGone,
 )
 from keyturn.executor.aws import AccessKey, SecretStore
 from keyturn.jobs.leases import JobLeases
@@ -101,7 +102,11 @@ class AccessKeyRotation:
                 raise AnotherAccount(f"the job's user is of the AWS account {of}, and these credentials of {own}")
             return
         named = _USER_NAME.fullmatch(job["account_id"]) is not None
-        if not named or _find(await self._keys.listed(job["account_id"]), job["key_id"]) is None:
+        try:
+            here = named and _find(await self._keys.listed(job["account_id"]), job["key_id"]) is not None
+        except UserGone:  # of this AWS account: another one may have a user of this name
+            here = False
+        if not here:
             raise AnotherAccount(f"the job's key is not among the user's keys in the AWS account {own}")
 
     async def claim(self, order: KeyRotationOrder) -> ClaimedJob:
@@ -354,7 +359,9 @@ class AccessKeyRotation:
 
     async def _signed(self, hand: KeyInHand) -> str:
         kept = await self._secrets.current(self._name(hand))
-        if kept is None or kept[0] != hand.new_key_id:
+        if kept is None:
+            raise NewKeyMissing(f"the secret {self._name(hand)} is gone from the store")
+        if kept[0] != hand.new_key_id:
             raise NewKeyMissing("the stored secret is not the new key's")
         arn = await self._keys.signs(*kept)
         known = _USER_ARN.fullmatch(arn)

@@ -5,6 +5,7 @@ was lost is for the step to find out, which looks at what is there before it act
 """
 
 import asyncio
+import contextlib
 import functools
 import json
 import threading
@@ -25,7 +26,7 @@ from botocore.exceptions import (
 )
 from pydantic import SecretStr
 
-from keyturn.errors import AwsRefused, AwsUnavailable, ExecutorError, KeyLimit
+from keyturn.errors import AwsRefused, AwsUnavailable, ExecutorError, KeyLimit, SecretLeaving, UserGone
 
 T = TypeVar("T")
 # IAM answers in tenths of a second: after 10 s no answer will come. A retry of boto3's own would hide a lost one.
@@ -88,11 +89,9 @@ class AwsAccessKeys:
         return str((await _asked(self._sts.get_caller_identity))["Account"])
 
     async def listed(self, user: str) -> list[AccessKey]:
-        """Return the user's keys, oldest first; none if there is no such user."""
-        try:  # two at most: never a second page
-            found = await _asked(lambda: self._iam.list_access_keys(UserName=user), absent="no such user")
-        except _Absent:
-            return []
+        """Return the user's keys, oldest first; raises UserGone if there is no such user."""
+        # Two at most: never a second page.
+        found = await _asked(lambda: self._iam.list_access_keys(UserName=user))
         keys = [
             AccessKey(entry["AccessKeyId"], entry["Status"] == "Active", entry["CreateDate"])
             for entry in found["AccessKeyMetadata"]
@@ -117,7 +116,10 @@ class AwsAccessKeys:
 
     async def delete(self, user: str, key_id: str) -> None:
         """Delete a key for ever."""
-        await _asked(lambda: self._iam.delete_access_key(UserName=user, AccessKeyId=key_id))
+        with contextlib.suppress(_Absent):  # deleted already
+            await _asked(
+                lambda: self._iam.delete_access_key(UserName=user, AccessKeyId=key_id), absent="no such key or user"
+            )
 
     async def signs(self, key_id: str, secret: SecretStr) -> str:
         """Sign a call with a key, and return the ARN that AWS knows it by.
@@ -219,6 +221,10 @@ async def _asked(call: Callable[[], T], *, passing: set[str] | None = None, abse
         operation = error.operation_name
         if code in {"ResourceNotFoundException", "NoSuchEntity"} and absent is not None:
             raise _Absent(absent) from None
+        if code == "NoSuchEntity":
+            raise UserGone(f"{operation}: the user, or its key, does not exist any more") from None
+        if code == "InvalidRequestException" and "delet" in str(error.response.get("Error", {}).get("Message")):
+            raise SecretLeaving(f"{operation}: a secret of this name is scheduled for deletion") from None
         if code in _PASSING | (passing or set()) or status >= 500 or status == 429:
             raise AwsUnavailable(f"{operation}: {code}") from None
         if code == "LimitExceeded" and operation == "CreateAccessKey":

@@ -93,6 +93,25 @@ class Outbox:
         async with transaction(self._engine) as connection:
             return [dict(row) for row in (await connection.execute(query)).mappings()]
 
+    async def set_aside(self, *, at_first: timedelta, later: timedelta) -> int:
+        """Give up what has waited for nobody, so that a webhook that is switched on does not tell of old jobs.
+
+        A person who wants them told has them sent again, as any dead letter.
+
+        Args:
+            at_first: how old, where nothing has ever been delivered or given up: there was no webhook until now.
+            later: how old, where something has: there was none in between.
+
+        Returns how many; raises JobStoreUnavailable.
+        """
+        now = datetime.now(UTC)
+        used = select(outbox.c.outbox_id).where(outbox.c.delivered_at.is_not(None) | outbox.c.dead_at.is_not(None))
+        async with transaction(self._engine, whole=True) as connection:
+            age = later if (await connection.execute(used.limit(1))).first() else at_first
+            old = and_(_waiting(), outbox.c.created_at < now - age)
+            done = await connection.execute(update(outbox).where(old).values(dead_at=now, failure="before_the_webhook"))
+            return done.rowcount
+
     async def waiting(self, *, older_than: timedelta, limit: int) -> Sequence[str]:
         """Return the jobs whose messages wait for longer than that, the oldest first.
 

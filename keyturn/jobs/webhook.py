@@ -4,14 +4,20 @@ Envelope: CloudEvents 1.0, structured JSON (https://cloudevents.io); its `data` 
 docs/schemas/rotation_job.created.json. `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header) is the event's id:
 the job's own for a created job, and the job's with the message's number for one that was tightened since.
 `Keyturn-Signature` is `t=UNIX_TIME,ID=HEX,ID=HEX`: HMAC-SHA256 over `t.Idempotency-Key.body` under each key, so that
-two keys overlap while they are exchanged.
+two keys overlap while they are exchanged. Beside it the three headers of Standard Webhooks
+(https://github.com/standard-webhooks/standard-webhooks, specification 1.0), which every receiver's library verifies:
+`webhook-id` is the idempotency key, and `webhook-signature` one `v1,BASE64` a key.
 """
 
 import asyncio
+import base64
+import binascii
+import contextlib
 import hashlib
 import hmac
 import ipaddress
 import json
+import re
 import socket
 import time
 from collections.abc import Mapping
@@ -75,13 +81,34 @@ def verify(header: str, key: str, body: bytes, keys: Mapping[str, SecretStr], *,
     """
     parts = dict(part.partition("=")[::2] for part in header.split(","))
     moment = parts.pop("t", "")
-    if not moment.isdigit() or abs(now - int(moment)) > TOLERANCE_SECONDS:
+    # Fifteen digits of ASCII: a superscript is a digit to Python, and a thousand of them no number that it reads.
+    if re.fullmatch("[0-9]{1,15}", moment) is None or abs(now - int(moment)) > TOLERANCE_SECONDS:
         return False
-    return any(
-        hmac.compare_digest(_proof(int(moment), key, body, secret), parts[name])
-        for name, secret in keys.items()
-        if name in parts and parts[name].isascii()
-    )
+    try:
+        return any(
+            hmac.compare_digest(_proof(int(moment), key, body, secret), parts[name])
+            for name, secret in keys.items()
+            if name in parts and parts[name].isascii()
+        )
+    except UnicodeEncodeError:  # a key that is no text was never signed
+        return False
+
+
+def standard_signature(key: str, body: bytes, keys: Mapping[str, SecretStr], *, now: float) -> str:
+    """Return `webhook-signature`: of each key in turn, which for the receiver is `whsec_` and its Base64.
+
+    A secret that is written so already is read so; of any other the receiver's is `whsec_` and the Base64 of it.
+    """
+    signed = f"{key}.{int(now)}.".encode() + body
+    return " ".join(f"v1,{_standard_proof(signed, secret.get_secret_value())}" for secret in keys.values())
+
+
+def _standard_proof(signed: bytes, secret: str) -> str:
+    raw = secret.encode()
+    if secret.startswith("whsec_"):
+        with contextlib.suppress(binascii.Error):
+            raw = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    return base64.b64encode(hmac.new(raw, signed, hashlib.sha256).digest()).decode()
 
 
 class Webhook:
@@ -111,11 +138,15 @@ class Webhook:
         """
         body, key = envelope(message), event_id(message)
         address = await self._address()
+        now = time.time()
         headers = {
             "Host": self._url.netloc.decode(),
             "Content-Type": "application/cloudevents+json",
             IDEMPOTENCY_KEY: key,
-            SIGNATURE: signature(key, body, self._keys, now=time.time()),
+            SIGNATURE: signature(key, body, self._keys, now=now),
+            "webhook-id": key,
+            "webhook-timestamp": str(int(now)),
+            "webhook-signature": standard_signature(key, body, self._keys, now=now),
         }
         # To the address that was looked at, and to no other: a name may point elsewhere a moment later.
         request = self._http.build_request(
@@ -212,11 +243,25 @@ def _classified(answer: httpx.Response, told: bytes, message: Message) -> str:
         return "taken"
     if status == 409 and _names_this_job(told, message.job_id):
         return "known"
+    wish = _wish(answer.headers)
+    if status in {408, 423, 425, 429} or status >= 500 or (status == 409 and (wish or _is_under_way(told))):
+        raise ReceiverUnavailable(f"the receiver answered {status}", retry_after=wish)
     if status in {409, 422}:
         raise ReceiverConflict(f"the receiver answered {status}: it knows this job's key for another request")
-    if status in {408, 425, 429} or status >= 500:
-        raise ReceiverUnavailable(f"the receiver answered {status}", retry_after=_wish(answer.headers))
     raise ReceiverRefused(f"the receiver answered {status}")
+
+
+# What receivers write while the same request is under way elsewhere: the draft on idempotency keys has 409 for it
+# (draft-ietf-httpapi-idempotency-key-header, 2.6), Stripe `idempotency_key_in_use`, others their own words.
+_UNDER_WAY = re.compile(
+    rb"in[ _-]progress|outstanding|still (?:being )?process|being processed|in[ _-]use|concurrent|locked|pending"
+    rb"|try again|retry",
+    re.IGNORECASE,
+)
+
+
+def _is_under_way(told: bytes) -> bool:
+    return _UNDER_WAY.search(told) is not None
 
 
 def _names_this_job(told: bytes, job_id: str) -> bool:

@@ -1,9 +1,10 @@
 """One message to one receiver: enveloped, signed, sent once, its answer classified; and who may be asked at all."""
 
 import asyncio
+import base64
 import json
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
+from standardwebhooks import Webhook as StandardWebhook
+from standardwebhooks import WebhookVerificationError
 
 from keyturn.contracts import JobMessage
 from keyturn.errors import ReceiverConflict, ReceiverRefused, ReceiverUnavailable
@@ -39,9 +42,11 @@ def message() -> Message:
     return Message(1, payload["job_id"], "default", "rotation_job.created", payload, created, None, None)
 
 
-async def sent(answer: Answer, *, url: str = "http://127.0.0.1:9/jobs") -> str:
+async def sent(
+    answer: Answer, *, url: str = "http://127.0.0.1:9/jobs", keys: Mapping[str, SecretStr] | None = None
+) -> str:
     async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
-        return await Webhook(http, url, {"new": NEW, "old": OLD}).send(message())
+        return await Webhook(http, url, keys or {"new": NEW, "old": OLD}).send(message())
 
 
 async def test_a_receiver_gets_a_signed_cloudevent_with_the_jobs_key() -> None:
@@ -101,7 +106,7 @@ async def test_every_status_has_its_meaning(status: int) -> None:
     error: type[Exception] = ReceiverRefused
     if status in {409, 422}:
         error = ReceiverConflict
-    elif status in {408, 425, 429} or status >= 500:
+    elif status in {408, 423, 425, 429} or status >= 500:
         error = ReceiverUnavailable
     with pytest.raises(error):
         await sent(lambda _: httpx.Response(status))
@@ -129,6 +134,51 @@ async def test_a_conflict_that_names_this_job_is_a_success(body: Callable[[str],
     else:
         with pytest.raises(ReceiverConflict):
             await sent(answer)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx.Response(409, json={"title": "A request is outstanding for this Idempotency-Key"}),
+        httpx.Response(409, text="The original request is still being processed"),
+        httpx.Response(409, json={"error": {"code": "idempotency_key_in_use"}}),
+        httpx.Response(409, headers={"Retry-After": "2"}),
+        httpx.Response(423),
+        httpx.Response(425),
+    ],
+)
+async def test_a_request_that_is_still_under_way_is_sent_again_later(answer: httpx.Response) -> None:
+    """The draft on idempotency keys has 409 for it: no person can mend what mends itself."""
+    with pytest.raises(ReceiverUnavailable):
+        await sent(lambda _: answer)
+
+
+@pytest.mark.parametrize(
+    "secret", [f"whsec_{base64.b64encode(bytes(range(32))).decode()}", "a_secret_of_thirty_two_letters_ab"]
+)
+async def test_every_receivers_own_library_verifies_a_message(secret: str) -> None:
+    """By Standard Webhooks: the library reads the three headers, and refuses a changed body."""
+    seen: list[httpx.Request] = []
+
+    def take(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200)
+
+    await sent(take, keys={"new": SecretStr(secret)})
+    theirs = secret if secret.startswith("whsec_") else f"whsec_{base64.b64encode(secret.encode()).decode()}"
+    headers = dict(seen[0].headers)
+    assert StandardWebhook(theirs).verify(seen[0].content, headers)
+    with pytest.raises(WebhookVerificationError):
+        StandardWebhook(theirs).verify(seen[0].content + b" ", headers)
+
+
+@pytest.mark.parametrize(
+    "header", ["t=\u00b2,new=x", f"t={'9' * 5_000},new=x", "t=1e3,new=x", "t=,new=", "\ud800", "t=-1,new=x"]
+)
+def test_no_moment_that_is_none_is_believed_or_raises(header: str) -> None:
+    for key in ("job_1", "job_\ud800"):
+        assert not verify(header, key, b"{}", {"new": NEW}, now=NOW)
+        assert not verify(header.replace("=", f"={int(NOW)},x=", 1), key, b"{}", {"new": NEW}, now=NOW)
 
 
 async def test_the_receivers_patience_is_heard_and_bounded() -> None:

@@ -360,6 +360,55 @@ async def test_a_blocked_step_keeps_its_claim_for_as_long_as_that_takes(
         assert (await handle.result()).status == "done"
 
 
+def _delete_user(aws: Aws, user: str) -> None:
+    iam = aws.client("iam")
+    for key in aws.keys(user):
+        iam.delete_access_key(UserName=user, AccessKeyId=key)
+    iam.delete_user(UserName=user)
+
+
+@pytest.mark.parametrize("when", ["before", "in the overlap", "in a rollback"])
+async def test_where_the_user_is_gone_the_job_ends_by_that_name(
+    skipping: WorkflowEnvironment, aws: Aws, network: Network, engine: AsyncEngine, when: str
+) -> None:
+    """At any step: it was blocked for ever as a right that the executor lacked."""
+    user, old = aws.user()
+    arn = f"arn:aws:iam::{ACCOUNT}:user/{user}"
+    job_id = await job_for(JobStore(engine), engine, arn, old)
+    if when == "before":
+        _delete_user(aws, user)
+    async with executing(skipping.client, aws, network, engine) as executions:
+        handle = await executions.start(job_id)
+        if when != "before":
+            await until(handle, lambda now: now.step == "overlap")
+            _delete_user(aws, user)
+        if when == "in a rollback":
+            await answer(handle, "roll_back", ROLL_BACK)
+        outcome = await handle.result()
+    assert outcome.status == "failed"
+    assert str(outcome.reason).startswith("user_gone: ")
+    assert await state_of(engine, job_id) == "failed"
+
+
+async def test_a_secret_that_is_scheduled_for_deletion_is_named(
+    temporal: Client, aws: Aws, network: Network, engine: AsyncEngine
+) -> None:
+    user, old = aws.user()
+    manager = aws.client("secretsmanager")
+    manager.create_secret(Name=f"keyturn/{user}", SecretString="{}")
+    manager.delete_secret(SecretId=f"keyturn/{user}", RecoveryWindowInDays=7)
+    job_id = await job_for(JobStore(engine), engine, user, old)
+    async with executing(temporal, aws, network, engine) as executions:
+        handle = await executions.start(job_id)
+        blocked = await until(handle, lambda now: now.blocked is not None)
+        assert blocked.blocked == "secret_scheduled_for_deletion"
+        assert "restore-secret" in str(blocked.mend)
+        manager.restore_secret(SecretId=f"keyturn/{user}")
+        await answer(handle, "resume", Resumption(operator="luna"))
+        await until(handle, lambda now: now.step == "overlap")
+        await handle.terminate()
+
+
 async def test_an_executor_serves_its_figures_and_the_sdks(
     temporal: Client, aws: Aws, network: Network, sqlite: URL, keys: Path, tmp_path: Path
 ) -> None:
