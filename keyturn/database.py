@@ -116,7 +116,7 @@ def open_database(url: URL, *, pool_size: int = 16) -> AsyncEngine:
     try:
         if url.get_backend_name() != "sqlite":
             # Every claim is one statement, so its own transaction is all that it needs: no BEGIN or COMMIT to wait for.
-            return create_async_engine(
+            pooled = create_async_engine(
                 url,
                 pool_size=pool_size,
                 max_overflow=0,
@@ -127,6 +127,8 @@ def open_database(url: URL, *, pool_size: int = 16) -> AsyncEngine:
                 connect_args={"connect_timeout": POOL_WAIT_SECONDS, **_TCP},
                 hide_parameters=True,
             )
+            event.listen(pooled.sync_engine, "connect", _expect_a_pooler)
+            return pooled
         # SQLite has one writer at a time: one connection queues writers here, where waiting is fair and cheap.
         engine = create_async_engine(
             url, pool_size=1, max_overflow=0, pool_timeout=POOL_WAIT_SECONDS, hide_parameters=True
@@ -175,6 +177,8 @@ def named(error: Exception) -> JobStoreUnavailable:
         return JobStoreRefused(f"the database refuses: {_first_line(said)}")
     if state.startswith("22") or state in _NOT_KEPT or (of_sqlite and _SQLITE_NOT_KEPT.search(said)):
         return ValueRefused(f"the database will not keep a value: {state or type(own).__name__}")
+    if state == "25006":  # it passes where a failover is under way, and never at a replica
+        return JobStoreUnavailable("the database is read-only: a replica, or a failover is under way")
     # SQLite's words of itself name tables and no values: that it is locked, or the disk full.
     cause = _first_line(said) if isinstance(own, sqlite3.OperationalError) else type(error).__name__
     return JobStoreUnavailable(f"the database did not answer: {cause}")
@@ -192,6 +196,22 @@ def answers(engine: AsyncEngine) -> Callable[[], Coroutine[Any, Any, None]]:
             await connection.execute(text("SELECT 1"))
 
     return check
+
+
+def _expect_a_pooler(connection: Any, _record: Any) -> None:
+    """Prepare no statement where PgBouncer, or another pooler, gives each transaction another connection.
+
+    A prepared statement belongs to a connection of the server. A pooler shows by the process that it names at the
+    start: its own, or none, and not the one that answers (https://www.pgbouncer.org/features.html).
+    """
+    cursor = connection.cursor()
+    cursor.execute("SELECT pg_backend_pid()")
+    [told] = cursor.fetchone()
+    cursor.close()
+    connection.rollback()
+    driver = connection.driver_connection
+    if driver.info.backend_pid != told:
+        driver.prepare_threshold = None
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

@@ -29,6 +29,8 @@ SWEEP_AFTER = timedelta(minutes=1)
 # A delivery is tried for a day, and found by a sweep within a minute of any worker's life: what is older than two days
 # was written while there was no webhook.
 OLD = timedelta(days=2)
+# Where nothing was ever delivered, there was none until now, but for a first worker that died within its first hour.
+OLD_AT_FIRST = timedelta(hours=1)
 SWEEP_AT_ONCE = 200  # starts a sweep: some seconds of a server's time, and the oldest come first
 
 
@@ -83,18 +85,17 @@ class DeliveryStarts:
         )
 
 
-async def sweep(outbox: Outbox, starts: DeliveryStarts, *, every: float = SWEEP_SECONDS) -> None:
-    """Start the deliveries of messages that wait for longer than it takes to announce one, for ever.
+async def set_old_aside(outbox: Outbox) -> None:
+    """Give up what was written before there was a webhook: `keyturn deliveries resend` tells it, and nothing else."""
+    with contextlib.suppress(JobStoreUnavailable):  # the next start looks again
+        if count := await outbox.set_aside(at_first=OLD_AT_FIRST, later=OLD):
+            mend = "`keyturn deliveries` lists them, `keyturn deliveries resend --all` sends them."
+            _log.warning("deliveries_set_aside", count=count, mend=mend)
 
-    What was written before there was a webhook is not told by itself: `keyturn deliveries resend` tells it.
-    """
-    looked = False
+
+async def sweep(outbox: Outbox, starts: DeliveryStarts, *, every: float = SWEEP_SECONDS) -> None:
+    """Start the deliveries of messages that wait for longer than it takes to announce one, for ever."""
     while True:
-        with contextlib.suppress(JobStoreUnavailable):
-            if not looked and (count := await outbox.set_aside(at_first=SWEEP_AFTER, later=OLD)):
-                mend = "`keyturn deliveries` lists them, `keyturn deliveries resend --all` sends them."
-                _log.warning("deliveries_set_aside", count=count, mend=mend)
-            looked = True
         with contextlib.suppress(JobStoreUnavailable):
             for job_id in await outbox.waiting(older_than=SWEEP_AFTER, limit=SWEEP_AT_ONCE):
                 await starts.announce(job_id)

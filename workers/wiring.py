@@ -57,7 +57,7 @@ from keyturn.llm.wire import Usage
 from keyturn.policy.catalogue import Catalogue
 from keyturn.tasks.registry import load_tasks
 from workers.bulk import CarriedRuns, RunRotations, bulk_workers, run_seals
-from workers.deliveries import DeliveryStarts, ReceiverDeliveries, receiver, sweep
+from workers.deliveries import DeliveryStarts, ReceiverDeliveries, receiver, set_old_aside, sweep
 from workers.metrics import CallMetrics, JobMetrics
 from workers.monitoring import Monitoring, temporal_answers
 from workers.settings import Settings
@@ -177,6 +177,7 @@ async def wired_worker(client: Client, wired: Wired, *, claims: Claims = lambda 
     activities: list[Callable[..., Any]] = []
     if wired.webhook is not None:
         starts = DeliveryStarts(client, wired.settings.task_queue)
+        await set_old_aside(outbox)
         deliver = DeliverJob(ReceiverDeliveries(outbox, wired.webhook))
         activities += [deliver.deliver_job, deliver.give_up_delivery]
     rotation: list[Callable[..., Any]] = [

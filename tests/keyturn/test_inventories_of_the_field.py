@@ -18,7 +18,7 @@ from keyturn.inventory.rejects import Rejects
 from keyturn.inventory.rows import BadRow, InventoryKey
 from tests.cases import NOW
 
-FIELD = Path(__file__).parents[1] / "corpora" / "inventories"
+FIELD = Path(__file__).parents[1] / "corpora" / "estates"
 APPLICATION = "11111111-1111-1111-1111-111111111111"
 
 

@@ -283,3 +283,27 @@ async def test_a_worker_delivers_where_its_settings_say(
             assert isinstance(silent, JobCreated)
     assert list(receiver.effects) == [outcome.job_id]
     assert secret.get_secret_value() not in log.read_text()
+
+
+async def test_a_webhook_that_is_switched_on_does_not_tell_of_old_jobs(store: JobStore, engine: AsyncEngine) -> None:
+    """What was written while nobody was to be told is a dead letter, which a person may send; new ones are told."""
+    box, made = Outbox(engine), [await make(store) for _ in range(3)]
+    async with engine.begin() as connection:
+        at = datetime.now(UTC) - timedelta(hours=3)
+        await connection.execute(update(outbox).where(outbox.c.job_id.in_(made[:2])).values(created_at=at))
+    assert await box.set_aside(at_first=timedelta(minutes=1), later=timedelta(days=2)) == 2
+    assert await box.waiting(older_than=timedelta(0), limit=10) == [made[2]]
+    letters = await box.dead_letters(tenant_id="default", limit=10)
+    assert [(row["job_id"], row["failure"]) for row in letters] == [
+        (job_id, "before_the_webhook") for job_id in made[:2]
+    ]
+    # From now on there is one: only what is older than two days was written while it was away.
+    async with engine.begin() as connection:
+        await connection.execute(update(outbox).where(outbox.c.job_id == made[2]).values(created_at=at))
+    assert await box.set_aside(at_first=timedelta(minutes=1), later=timedelta(days=2)) == 0
+    async with engine.begin() as connection:
+        old = datetime.now(UTC) - timedelta(days=3)
+        await connection.execute(update(outbox).where(outbox.c.job_id == made[2]).values(created_at=old))
+    assert await box.set_aside(at_first=timedelta(minutes=1), later=timedelta(days=2)) == 1
+    await box.revive(made[0])
+    assert await box.waiting(older_than=timedelta(0), limit=10) == [made[0]]
