@@ -19,6 +19,7 @@ from benchmarks import (
     gate,
     half_open,
     imports,
+    outage,
     scale,
     workflows,
 )
@@ -63,6 +64,7 @@ async def main() -> None:
             ),
             "drafts": lambda: drafts.measure(postgresql, drafts=15 if quick else 40),
             "scale": lambda: scale.measure(postgresql, sizes=(1_000, 3_000) if quick else (1_000, 10_000, 50_000)),
+            "outage": lambda: outage.measure(rounds=2 if quick else 7, calls=50 if quick else 200),
             "half_open": lambda: half_open.measure(postgresql, rounds=2 if quick else 7, reads=50 if quick else 300),
             "encryption": lambda: encryption.measure(
                 rounds=2 if quick else 7, one_by_one=40 if quick else 100, at_once=200 if quick else 400

@@ -15,6 +15,7 @@ from keyturn.console import signed_in_user
 from keyturn.contracts import BulkOrder, BulkSource
 from keyturn.errors import InvalidRequest
 from workers.estate_options import (
+    WITHOUT_KEY_IDS,
     access_keys,
     as_one_object,
     as_user,
@@ -98,6 +99,7 @@ def bulk(
       keyturn bulk scan.jsonl --task summarize_scan --detach
     """
     from keyturn.bulk.load import digest_of
+    from keyturn.inventory.read import recognised
     from keyturn.inventory.rejects import Rejects
 
     source = _source(file, task=task, policies=policies, user_id=user_id or signed_in_user(), given=given)
@@ -108,6 +110,8 @@ def bulk(
     with closing(rejected):
         run = with_database(lambda engine: _load(engine, source, order, rejected, digest))
     tell_rejects(rejected)
+    if task == "decide_rotation" and source.access_keys is None and (source.format or recognised(file)) == "aws":
+        click.echo(WITHOUT_KEY_IDS, err=True)
     outcome = _run(order, watch=not detach, asks=run.asks, as_json=as_json)
     if as_json:
         click.echo(json.dumps({"run": run_id, "workflow_id": f"bulk:{tenant}:{run_id}"} | outcome))

@@ -47,6 +47,7 @@ from keyturn.ledger.store import LedgerStore
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.cache import AnswerCache
 from keyturn.llm.guard import Guard
+from keyturn.llm.outages import Outages
 from keyturn.llm.providers.anthropic import ANTHROPIC_WIRE
 from keyturn.llm.providers.batches import AnthropicBatches, BatchProvider, OpenAiBatches
 from keyturn.llm.providers.gemini import GEMINI_WIRE
@@ -98,6 +99,7 @@ class Wired:
     metrics: CallMetrics
     spend: DailySpend
     webhook: Webhook | None
+    outages: Outages
 
     def monitoring(self, client: Client, *, sdk_port: int | None) -> Monitoring:
         """Return what a worker tells machines of itself."""
@@ -111,6 +113,7 @@ class Wired:
                 "environment": self.settings.environment,
                 "spend_today_usd": f"{self.spend.today_usd:.6f}",
                 "catalogue_version": self.catalogue.version,
+                "providers_not_asked": self.outages.open_now(),
             },
             sdk_port=sdk_port,
         )
@@ -148,6 +151,7 @@ async def wired_boundary(settings: Settings) -> AsyncIterator[Wired]:
 
         key = settings.fingerprint_key
         guard = await _guard(settings, store, parts)
+        outages = Outages()  # what people's calls find out, runs know
         asked = partial(
             ModelBoundary,
             {task: [_provider(settings, http, *target) for target in route] for task, route in settings.routes.items()},
@@ -155,11 +159,14 @@ async def wired_boundary(settings: Settings) -> AsyncIterator[Wired]:
             record=record,
             cache=await _cache(settings, engine, parts),
             fingerprint=None if key is None else keyed_fingerprint(key.get_secret_value().encode()),
+            outages=outages,
         )
         boundary, bulk_boundary = asked(guard=guard), asked(guard=guard.without_token_limit())
         webhook = await parts.enter_async_context(receiver(settings))
         batches = _batches(settings, http)
-        yield Wired(settings, boundary, bulk_boundary, batches, catalogue, engine, registry, metrics, spend, webhook)
+        yield Wired(
+            settings, boundary, bulk_boundary, batches, catalogue, engine, registry, metrics, spend, webhook, outages
+        )
 
 
 @asynccontextmanager

@@ -36,6 +36,7 @@ from keyturn.errors import (
 from keyturn.llm.cache import AnswerCache, cache_key, packed, unpacked
 from keyturn.llm.estimate import estimated_input
 from keyturn.llm.guard import Guard
+from keyturn.llm.outages import Outages
 from keyturn.llm.routing import LEAST_SECONDS, Provider, RouteFailed, ask_in_turn, route_of
 from keyturn.llm.wire import Completion, OnText, Usage, parse_answer
 from keyturn.people import same_form
@@ -94,6 +95,7 @@ class ModelBoundary:
         fingerprint: from the document that a model reads to a keyed fingerprint of it; None leaves it out.
         tasks: every task by name.
         clock: the time at which evidence is judged.
+        outages: what is known of providers that are down; None for a memory of its own.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class ModelBoundary:
         fingerprint: Callable[[str], str] | None = None,
         tasks: Mapping[str, Task[Any, Any, Any]] | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        outages: Outages | None = None,
     ) -> None:
         self._routes = routes
         self._catalogue = catalogue
@@ -116,6 +119,7 @@ class ModelBoundary:
         self._fingerprint = fingerprint
         self._tasks = load_tasks() if tasks is None else tasks
         self._clock = clock
+        self._outages = outages or Outages()
 
     async def decide(self, request: RotationRequest, attempt: int, *, at: datetime | None = None) -> Assessment:
         """Answer a rotation request; see `answer`."""
@@ -350,6 +354,7 @@ class ModelBoundary:
                 trace_id=request.trace_id,
                 admit=admit,
                 on_text=on_text,
+                outages=self._outages,
             )
             used = asked.completion.usage.total
         except RouteFailed as failed:

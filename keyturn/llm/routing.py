@@ -14,6 +14,7 @@ from keyturn.errors import (
     RateLimited,
     UnknownTask,
 )
+from keyturn.llm.outages import Outages
 from keyturn.llm.providers.http import Patience
 from keyturn.llm.wire import Completion, OnText
 from keyturn.tasks.definition import Prompt
@@ -117,6 +118,7 @@ async def ask_in_turn(
     trace_id: str,
     admit: Callable[[Provider], Awaitable[None]],
     on_text: OnText | None = None,
+    outages: Outages | None = None,
 ) -> Asked:
     """Ask the providers of `route` in turn, each at most once, until one answers.
 
@@ -127,11 +129,14 @@ async def ask_in_turn(
         trace_id: sent along.
         admit: raises a KeyturnError if a provider may not be asked this.
         on_text: see `HttpProvider.complete`; when the next provider is asked, the text begins anew.
+        outages: who is down, as far as is known: those are not asked, unless all are.
 
     Raises:
         RouteFailed: nobody answered. The first provider's failure counts, and its message names the others'.
     """
     failures: list[tuple[Provider, KeyturnError]] = []
+    outages = outages or Outages()
+    route = outages.to_ask(route, _name)
     for place, provider in enumerate(route):
         left = deadline - time.monotonic()
         if failures and left < LEAST_SECONDS:
@@ -143,12 +148,19 @@ async def ask_in_turn(
             completion = await provider.complete(prompt, patience=patience, trace_id=trace_id, on_text=on_text)
         except KeyturnError as error:
             failures.append((provider, error))
+            if isinstance(error, ProviderError):
+                outages.failed(_name(provider), error)
             if not isinstance(error, _PASSES_ON):
                 break
         else:
+            outages.answered(_name(provider))
             return Asked(provider, completion, _passed_over(failures))
     # Who was the only one asked was not passed over.
     raise RouteFailed(_told_together(failures), _passed_over(failures) if len(failures) > 1 else ())
+
+
+def _name(provider: Provider) -> tuple[str, str]:
+    return provider.name, provider.model
 
 
 def _patience(left: float, *, followed: bool) -> Patience:

@@ -1,0 +1,64 @@
+"""A route whose first endpoint is silent, against its second one alone: what a known outage costs a call."""
+
+import asyncio
+import statistics
+import sys
+import time
+from contextlib import AsyncExitStack
+
+from pydantic import SecretStr
+
+from benchmarks.contenders import CATALOGUE, MODEL
+from benchmarks.results import Result, compared
+from keyturn.ledger.prices import RateCard
+from keyturn.llm.boundary import ModelBoundary
+from keyturn.llm.guard import Guard
+from keyturn.llm.outages import FAILURES_TO_OPEN
+from keyturn.llm.providers.http import HttpProvider, http_client
+from keyturn.llm.providers.openai import COMPATIBLE_WIRE, OPENAI_WIRE
+from stack.processes import child
+from tests.cases import request
+
+SECONDS = 3.0  # of a call: the first five wait 60 % of it for nothing
+ANSWER_MS = 20  # of the second endpoint: shorter than any model, so that the difference shows
+
+
+async def measure(*, rounds: int, calls: int) -> list[Result]:
+    """Return the p50 of the calls after the first five, against that of the second endpoint alone."""
+    async with AsyncExitStack() as parts:
+        silent, answering = [await _mock(parts, delay) for delay in (600_000, ANSWER_MS)]
+        http = await parts.enter_async_context(http_client(64))
+
+        def boundary(*providers: HttpProvider) -> ModelBoundary:
+            return ModelBoundary({"*": providers}, CATALOGUE, guard=Guard(RateCard({})), record=lambda _call: None)
+
+        key = SecretStr("k")
+        first = HttpProvider(http, OPENAI_WIRE, base_url=silent, model=MODEL, api_key=key)
+        second = HttpProvider(http, COMPATIBLE_WIRE, base_url=answering, model=MODEL, api_key=key)
+        alone = boundary(second)
+        ours: list[float] = []
+        theirs: list[float] = []
+        for _ in range(rounds):
+            route = boundary(first, second)  # one that knows nothing yet
+            for _ in range(FAILURES_TO_OPEN):
+                await route.answer(request(timeout_seconds=SECONDS))
+            ours.append(await _p50(route, calls))
+            theirs.append(await _p50(alone, calls))
+    name = "call p50 with a silent first endpoint / the second alone"
+    return [compared(name, ours, theirs, unit="ms", reach=1.1)]
+
+
+async def _mock(parts: AsyncExitStack, delay: int) -> str:
+    command = [sys.executable, "-m", "benchmarks.mock", str(delay)]
+    process = await parts.enter_async_context(child(command, stdout=asyncio.subprocess.PIPE))
+    assert process.stdout is not None
+    return f"{(await process.stdout.readline()).decode().strip()}/v1"
+
+
+async def _p50(boundary: ModelBoundary, calls: int) -> float:
+    times = []
+    for _ in range(calls):
+        began = time.perf_counter()
+        await boundary.answer(request(timeout_seconds=SECONDS))
+        times.append(time.perf_counter() - began)
+    return statistics.median(times) * 1000
