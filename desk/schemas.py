@@ -6,14 +6,17 @@ from decimal import Decimal
 from typing import Any, Literal
 from urllib.parse import quote
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from keyturn.contracts import (
     MAX_QUESTION_CHARACTERS,
+    AccountId,
     CredentialKind,
+    Days,
     Digest,
     DraftState,
     Identifier,
+    Moment,
     Reason,
     ShortIdentifier,
 )
@@ -27,18 +30,18 @@ class _Body(BaseModel):
 class Ask(_Body):
     """May this key be rotated under these policy lines? What is not known of it is left out."""
 
-    account_id: Identifier
+    account_id: AccountId
     key_id: Identifier
     policy_lines: list[ShortIdentifier] = Field(min_length=1, max_length=20)
     question: str = Field(min_length=1, max_length=MAX_QUESTION_CHARACTERS)
     kind: CredentialKind = "service_account_key"
     stale: bool | None = None
     compromised: bool | None = None
-    age_days: int | None = Field(default=None, ge=0, le=36_500)
-    last_rotated_at: AwareDatetime | None = None
-    last_used_at: AwareDatetime | None = None
+    age_days: Days | None = Field(default=None, ge=0, le=36_500)
+    last_rotated_at: Moment | None = None
+    last_used_at: Moment | None = None
     never_used: bool | None = None
-    observed_at: AwareDatetime | None = Field(default=None, description="The evidence's own time; now if left out.")
+    observed_at: Moment | None = Field(default=None, description="The evidence's own time; now if left out.")
     source: Identifier | None = None
 
 
@@ -64,7 +67,7 @@ class AskDraft(_Body):
     """A draft of a reply: to a rotation's asker, or to any question about an account."""
 
     workflow_id: str | None = Field(default=None, min_length=1, max_length=1_000)
-    account_id: Identifier | None = None
+    account_id: AccountId | None = None
     question: str | None = Field(default=None, min_length=1, max_length=MAX_QUESTION_CHARACTERS)
     policy_lines: list[ShortIdentifier] = Field(default_factory=list, max_length=20)
 

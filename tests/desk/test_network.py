@@ -371,3 +371,22 @@ async def test_a_draft_is_stopped_while_the_database_is_away(here: Place, monkey
         async with here.working():
             assert [name for _, name, _ in await events_of(luna, f"{path}/events")] == ["end"]
         assert (await luna.get(path)).json()["state"] == "cancelled"
+
+
+@pytest.mark.parametrize(
+    "evidence",
+    [
+        {"last_rotated_at": 2026},
+        {"last_rotated_at": "2026"},
+        {"last_used_at": 1_767_225_600},
+        {"observed_at": 2026},
+        {"age_days": True},
+        {"age_days": -1},
+    ],
+)
+async def test_a_year_is_no_moment_and_truth_is_no_day(here: Place, evidence: dict[str, object]) -> None:
+    """`{"last_rotated_at": 2026}` became 1970, and a job."""
+    async with here.served() as url, asking("luna", url) as http:
+        asked = {name: value for name, value in question().items() if name != "age_days"} | evidence
+        refused = await http.post("/api/v1/rotations", json=asked, headers=key())
+        assert refused.status_code == 422, refused.text
