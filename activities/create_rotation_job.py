@@ -1,6 +1,7 @@
 """`create_rotation_job`: the only step with an effect, made idempotent by the workflow's id."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
+from datetime import datetime
 from typing import Protocol
 
 from temporalio import activity
@@ -10,6 +11,9 @@ from keyturn.contracts import JobOrder, RotationJob
 from keyturn.errors import OrderOfAnother
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.grounding import confirm
+
+# From a job's id to its date; None if it has none.
+DateOfJob = Callable[[str], Awaitable[datetime | None]]
 
 
 class JobClaims(Protocol):
@@ -32,6 +36,7 @@ class CreateRotationJob:
     """The activity `create_rotation_job`: checks the digest against `catalogue`, then claims the job in `claims`.
 
     `rotation_ids` gives the workflow ids that an order belongs to: one that comes from another workflow is refused.
+    `date_of` looks up the date of a job that was there already; without it, the order's date is reported for the job's.
 
     Where jobs are delivered, `announcements` begins with it in the same breath. Should that fail, or this process end
     before it, the sweeper finds the message in the outbox.
@@ -44,11 +49,13 @@ class CreateRotationJob:
         announcements: JobAnnouncements | None = None,
         *,
         rotation_ids: Callable[[JobOrder], Collection[str]],
+        date_of: DateOfJob | None = None,
     ) -> None:
         self._claims = claims
         self._catalogue = catalogue
         self._announcements = announcements
         self._rotation_ids = rotation_ids
+        self._date_of = date_of
 
     @activity.defn
     async def create_rotation_job(self, order: JobOrder) -> RotationJob:
@@ -61,9 +68,17 @@ class CreateRotationJob:
             _expect_own(order, key, self._rotation_ids(order))
             confirm(order, self._catalogue)
             job = await self._claims.create_once(order, idempotency_key=key, fence=fence)
+            if not job.created:
+                job = await dated(job, order, self._date_of)
         if self._announcements is not None:
             await self._announcements.announce(job.job_id)
         return job
+
+
+async def dated(job: RotationJob, order: JobOrder, date_of: DateOfJob | None) -> RotationJob:
+    """Return a job that was there already with its own date, where the order has another one."""
+    date = None if date_of is None else await date_of(job.job_id)
+    return job if date in {None, order.decision.rotate_by} else job.model_copy(update={"rotate_by": date})
 
 
 def _expect_own(order: JobOrder, workflow_id: str, own: Collection[str]) -> None:

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from temporalio import activity
 
-from activities.create_rotation_job import claim_of
+from activities.create_rotation_job import DateOfJob, claim_of, dated
 from activities.failures import core_errors_told_to_temporal
 from keyturn.contracts import JobOrder, RotationJob
 
@@ -18,14 +18,16 @@ class ClaimWithdrawals(Protocol):
 
 
 class WithdrawClaim:
-    """The activity `withdraw_claim`, on `claims`."""
+    """The activity `withdraw_claim`, on `claims`; for `date_of` see `CreateRotationJob`."""
 
-    def __init__(self, claims: ClaimWithdrawals) -> None:
+    def __init__(self, claims: ClaimWithdrawals, *, date_of: DateOfJob | None = None) -> None:
         self._claims = claims
+        self._date_of = date_of
 
     @activity.defn
     async def withdraw_claim(self, order: JobOrder) -> RotationJob | None:
         """Take this workflow's claim back; returns the job if there is one after all."""
         with core_errors_told_to_temporal():
             key, fence = claim_of(activity.info())
-            return await self._claims.withdraw(order, idempotency_key=key, fence=fence)
+            job = await self._claims.withdraw(order, idempotency_key=key, fence=fence)
+            return None if job is None else await dated(job, order, self._date_of)

@@ -786,24 +786,33 @@ class RotationJob(Contract):
     """The one rotation job of an idempotency key. `created` is False when it was there already.
 
     `tightened`: the credential had an open job under another key, and this decision, which is stricter, now governs it.
+    `rotate_by`: the job's date, where it is another than the order's: a rotation that is decided a second time, on the
+    same evidence and a later day, does not move the date of the job that it has.
     """
 
     job_id: ShortIdentifier
     created: bool
     tightened: bool = False
+    rotate_by: AwareDatetime | None = None
 
 
 class JobCreated(Contract):
-    """The key may be rotated and its one job exists."""
+    """The key may be rotated and its one job exists; `rotate_by` as of `RotationJob`."""
 
     status: Literal["job_created"] = "job_created"
     job_id: ShortIdentifier
     created: bool
     tightened: bool = False
+    rotate_by: AwareDatetime | None = None
     approved_by: Identifier | None = None
     decision: GroundedDecision
     request_digest: Digest
     call: CallRecord
+
+    @property
+    def due(self) -> datetime | None:
+        """The job's date; None if it has none."""
+        return self.rotate_by or self.decision.rotate_by
 
 
 class NotEligible(Contract):

@@ -198,7 +198,7 @@ def _as_told(outcome: JobCreated, job: Mapping[str, Any]) -> Claims:
         "decision_digest": decision.digest,
         "policy_lines": [str(line) for line in decision.source_lines],
         "rotation_window_days": decision.rotation_window_days,
-        "rotate_by": decision.rotate_by,
+        "rotate_by": outcome.due,
         "approved_by": outcome.approved_by,
         "key_id": "key_01",
     }

@@ -119,7 +119,7 @@ def _tell_call(say: Say, call: CallRecord) -> None:
 def _tell_job(say: Say, outcome: RotationOutcome) -> None:
     if isinstance(outcome, JobCreated):
         state = "created" if outcome.created else "there already (created=False)"
-        due = f", due {outcome.decision.rotate_by:%Y-%m-%d}" if outcome.decision.rotate_by else ""
+        due = f", due {outcome.due:%Y-%m-%d}" if outcome.due else ""
         say(f"   job       {outcome.job_id} {state}{due}")
     else:
         say(f"   outcome   {outcome.status}")

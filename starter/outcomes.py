@@ -1,5 +1,6 @@
 """How an outcome is told: as one JSON object, as lines for a person, and as an exit status."""
 
+from datetime import datetime
 from typing import Any
 
 from keyturn.contracts import (
@@ -43,6 +44,7 @@ def as_object(workflow_id: str | None, outcome: RotationOutcome, *, attached: bo
             told |= {"job_id": outcome.job_id, "created": outcome.created, "approved_by": outcome.approved_by}
             told |= {"tightened": outcome.tightened}
             told |= _decision(outcome.decision)
+            told["rotate_by"] = outcome.due.isoformat() if outcome.due else None
         case NotEligible():
             told |= _decision(outcome.decision) | {"next_step": "none"}
         case NotSpecified():
@@ -78,7 +80,7 @@ def as_lines(workflow_id: str, outcome: RotationOutcome) -> list[str]:
         case JobCreated():
             first = fate_of(created=outcome.created, tightened=outcome.tightened)
             approved = f", approved by {outcome.approved_by}" if outcome.approved_by else ""
-            lines = [f"job {outcome.job_id} ({first}{approved})", *_decided(outcome.decision)]
+            lines = [f"job {outcome.job_id} ({first}{approved})", *_decided(outcome.decision, outcome.due)]
         case NotEligible():
             lines = ["not eligible: the policy does not ask for a rotation; no job", *_decided(outcome.decision)]
         case NotSpecified():
@@ -148,18 +150,24 @@ def _decision(decision: GroundedDecision) -> dict[str, Any]:
     }
 
 
-def _decided(decision: GroundedDecision) -> list[str]:
+def _decided(decision: GroundedDecision, due: datetime | None = None) -> list[str]:
     lines = ", ".join(str(line) for line in decision.source_lines) or "no policy line"
     window = f", window {decision.rotation_window_days} days" if decision.rotation_window_days else ""
-    return [f"{decision.decision.replace('_', ' ')} under {lines}{window}{due_of(decision)}"]
+    return [f"{decision.decision.replace('_', ' ')} under {lines}{window}{due_of(decision, due)}"]
 
 
-def due_of(decision: GroundedDecision) -> str:
-    """Return when the rotation is due, and by how much that has passed; empty where no line states a time."""
-    if decision.rotate_by is None:
+def due_of(decision: GroundedDecision, due: datetime | None = None) -> str:
+    """Return when the rotation is due, and by how much that has passed; empty where no line states a time.
+
+    Args:
+        decision: what was decided.
+        due: the job's own date, if there is a job; else it is the decision's.
+    """
+    due = due or decision.rotate_by
+    if due is None:
         return ""
     overdue = "" if decision.overdue_by_days is None else f", overdue by {days_in_words(decision.overdue_by_days)}"
-    return f", due {decision.rotate_by:%Y-%m-%d}{overdue}"
+    return f", due {due:%Y-%m-%d}{overdue}"
 
 
 def days_in_words(days: int) -> str:

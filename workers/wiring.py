@@ -190,9 +190,13 @@ async def wired_worker(client: Client, wired: Wired, *, claims: Claims = lambda 
     rotation: list[Callable[..., Any]] = [
         Decide(wired.boundary).decide,
         CreateRotationJob(
-            claims(store), wired.catalogue, starts, rotation_ids=partial(rotation_ids_of, names=names_of(client))
+            claims(store),
+            wired.catalogue,
+            starts,
+            rotation_ids=partial(rotation_ids_of, names=names_of(client)),
+            date_of=store.date_of,
         ).create_rotation_job,
-        WithdrawClaim(store).withdraw_claim,
+        WithdrawClaim(store, date_of=store.date_of).withdraw_claim,
         RecordEvent(store).record_event,
     ]
     drafts = DraftReply(DraftWriting(DraftStore(wired.engine, wired.settings.keyring), wired.boundary))

@@ -258,6 +258,7 @@ class RotationWorkflow:
             job_id=job.job_id,
             created=job.created,
             tightened=job.tightened,
+            rotate_by=job.rotate_by,
             approved_by=None if approval is None else approval.approver,
             call=assessment.call,
             request_digest=assessment.request_digest,

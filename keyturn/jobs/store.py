@@ -180,6 +180,13 @@ class JobStore:
             rows += [dict(row) for row in (await connection.execute(of_the_job)).mappings()]
         return sorted(rows, key=lambda row: row["at"])
 
+    async def date_of(self, job_id: str) -> datetime | None:
+        """Return the date of a job; None if it has none, or was purged. Raises JobStoreUnavailable."""
+        query = select(_jobs.rotate_by).where(_jobs.job_id == job_id)
+        async with transaction(self._engine) as connection:
+            date: datetime | None = (await connection.execute(query)).scalar_one_or_none()
+            return date
+
     async def jobs(self, *, tenant_id: str, limit: int) -> Sequence[Mapping[str, Any]]:
         """Return the newest `limit` jobs of one tenant, newest first."""
         query = (

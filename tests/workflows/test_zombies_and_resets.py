@@ -1,6 +1,7 @@
 """Whatever wakes up late, is reset, terminated, forgotten or started again: one job, and none that was given up."""
 
 import asyncio
+import dataclasses
 import uuid
 from datetime import timedelta
 from typing import Any
@@ -10,20 +11,27 @@ from sqlalchemy.engine import URL
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import Client
+from temporalio.testing import ActivityEnvironment
 
+from activities.create_rotation_job import CreateRotationJob
+from activities.withdraw_claim import WithdrawClaim
 from keyturn.contracts import Abandonment, Failed, JobCreated, JobOrder, RotationJob
 from keyturn.database import open_database
 from keyturn.errors import OpenJobExists, StaleAttempt
 from keyturn.jobs.store import JobStore
+from keyturn.policy.catalogue import load_catalogue
 from stack.temporal import dev_server
+from starter.outcomes import as_lines, as_object
 from starter.requests import id_of
 from starter.rotations import Handle, outcome_of, rotate, start_or_attach
-from tests.cases import facts, order, request
+from tests.cases import NOW, facts, order, request
 from tests.keys import KEYRING
+from tests.keyturn.test_ledger import call
 from tests.record_histories import Place
 from tests.workers_for_tests import ELIGIBLE, Script, worker_on
 from workflows import options
 from workflows.answering import answer
+from workflows.identity import rotation_ids_of
 
 KEY = "rotate:default:acct_10234:key_1:P-7@1"
 
@@ -240,6 +248,37 @@ async def test_a_reset_workflow_finds_its_job(temporal: Client, store: JobStore)
         second = await temporal.get_workflow_handle(handle.id, run_id=reset.run_id, result_type=JobCreated).result()
     assert (second.job_id, second.created) == (first.job_id, False)
     assert len(await store.jobs(tenant_id="default", limit=10)) == 1
+
+
+async def test_a_rotation_that_is_decided_again_reports_the_date_of_the_job_that_it_has(store: JobStore) -> None:
+    """Decided anew on a later day, on the same evidence: the job keeps its date, and that is the one that counts."""
+    first = order(credential=facts(key_id="key_1"))
+    later = order(credential=facts(key_id="key_1", observed_at=NOW + timedelta(days=3)))
+    assert first.decision.rotate_by != later.decision.rotate_by
+    [own] = rotation_ids_of(first)
+    environment, catalogue = ActivityEnvironment(), load_catalogue()
+    environment.info = dataclasses.replace(environment.info, workflow_id=own)
+    creates = CreateRotationJob(store, catalogue, rotation_ids=rotation_ids_of, date_of=store.date_of)
+    withdraws = WithdrawClaim(store, date_of=store.date_of)
+    made = await environment.run(creates.create_rotation_job, first)
+    assert (made.created, made.rotate_by) == (True, None)
+    for again in (
+        await environment.run(creates.create_rotation_job, later),
+        await environment.run(withdraws.withdraw_claim, later),
+    ):
+        assert again is not None
+        assert (again.job_id, again.created, again.rotate_by) == (made.job_id, False, first.decision.rotate_by)
+    same = await environment.run(creates.create_rotation_job, first)
+    assert same.rotate_by is None
+    reported = JobCreated(
+        **same.model_copy(update={"rotate_by": first.decision.rotate_by}).model_dump(),
+        decision=later.decision,
+        request_digest=f"v1:{'0' * 64}",
+        call=call(trace_id="t"),
+    )
+    assert first.decision.rotate_by is not None
+    assert as_object(own, reported)["rotate_by"] == first.decision.rotate_by.isoformat()
+    assert f"due {first.decision.rotate_by:%Y-%m-%d}" in as_lines(own, reported)[1]
 
 
 async def test_a_terminated_workflow_that_is_asked_for_again_finds_its_job(
