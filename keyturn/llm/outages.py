@@ -2,11 +2,11 @@
 
 Without it, a dead first provider costs each call most of its time.
 
-Closed: it is asked. After some failures in a row it is open: it is not asked, as long as another one of the route can
-be. After a while one call tries it (half open): an answer closes it, another failure opens it for longer.
+Closed: it is asked in its turn. After some failures in a row it is open: it is asked last, and so only where no other
+one of the route answers. After a while one call tries it in its turn (half open): an answer closes it, another failure
+opens it for longer.
 
-The pattern is M. Nygard's (Release It!, "Circuit Breaker"). No library of it is used: those known here count per
-process as this does, and none leaves the last one of a route to be asked.
+The pattern is M. Nygard's (Release It!, "Circuit Breaker"). Libraries of it refuse a call; here it moves to the end.
 """
 
 import random
@@ -51,10 +51,24 @@ class Outages:
         self._jitter = jitter
         self._circuits: dict[tuple[str, str], _Circuit] = {}
 
-    def to_ask(self, route: Sequence[P], name: Callable[[P], tuple[str, str]]) -> Sequence[P]:
-        """Return whom of a route to ask, in its order: all but those whose circuit is open; all, if every one's is."""
-        asked = [provider for provider in route if self._may_be_asked(name(provider))]
-        return asked or route
+    def in_order(self, route: Sequence[P], name: Callable[[P], tuple[str, str]]) -> Sequence[P]:
+        """Return a route as it is to be asked: those whose circuit is open come last."""
+        return sorted(route, key=lambda provider: self.is_open(name(provider)))
+
+    def is_open(self, name: tuple[str, str]) -> bool:
+        """Return True while a provider is to be asked only if no other one answers."""
+        circuit = self._circuits.get(name)
+        return circuit is not None and circuit.open_until is not None and self._clock() < circuit.open_until
+
+    def asking(self, name: tuple[str, str]) -> None:
+        """Note that a call asks a provider: where its circuit is open or half open, it is the probe.
+
+        Until its answer the others pass it by. A probe that never comes back, such as a cancelled one, is followed by
+        another after the same time.
+        """
+        circuit = self._circuits.get(name)
+        if circuit is not None and circuit.open_until is not None:
+            circuit.is_probed, circuit.open_until = True, self._clock() + circuit.seconds
 
     def answered(self, name: tuple[str, str]) -> None:
         """Close a circuit: the provider answers, whatever it says."""
@@ -79,17 +93,6 @@ class Outages:
         _log.warning("provider_circuit_open", provider=name[0], model=name[1], because=error.kind)
 
     def open_now(self) -> list[str]:
-        """Return the providers that are not asked at this moment."""
-        return [
-            f"{provider}:{model}" for (provider, model), one in self._circuits.items() if one.open_until is not None
-        ]
-
-    def _may_be_asked(self, name: tuple[str, str]) -> bool:
-        circuit = self._circuits.get(name)
-        if circuit is None or circuit.open_until is None:
-            return True
-        if self._clock() < circuit.open_until:
-            return False
-        # Half open: this call is the probe. One that never comes back, such as a cancelled one, is not waited for.
-        circuit.is_probed, circuit.open_until = True, self._clock() + circuit.seconds
-        return True
+        """Return the providers that have failed and have not answered since."""
+        opened = [name for name, one in self._circuits.items() if one.open_until is not None]
+        return [f"{provider}:{model}" for provider, model in opened]

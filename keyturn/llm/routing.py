@@ -129,14 +129,14 @@ async def ask_in_turn(
         trace_id: sent along.
         admit: raises a KeyturnError if a provider may not be asked this.
         on_text: see `HttpProvider.complete`; when the next provider is asked, the text begins anew.
-        outages: who is down, as far as is known: those are not asked, unless all are.
+        outages: who is down, as far as is known: those are asked last.
 
     Raises:
         RouteFailed: nobody answered. The first provider's failure counts, and its message names the others'.
     """
     failures: list[tuple[Provider, KeyturnError]] = []
     outages = outages or Outages()
-    route = outages.to_ask(route, _name)
+    route = outages.in_order(route, _name)
     for place, provider in enumerate(route):
         left = deadline - time.monotonic()
         if failures and left < LEAST_SECONDS:
@@ -144,7 +144,10 @@ async def ask_in_turn(
         try:
             await admit(provider)
             left = deadline - time.monotonic()  # looking up what the user has spent took some of it
-            patience = _patience(max(left, 0.0), followed=place + 1 < len(route))
+            # Who is down keeps no time for itself: it is there for where nobody else answers.
+            followed = any(not outages.is_open(_name(later)) for later in route[place + 1 :])
+            patience = _patience(max(left, 0.0), followed=followed)
+            outages.asking(_name(provider))
             completion = await provider.complete(prompt, patience=patience, trace_id=trace_id, on_text=on_text)
         except KeyturnError as error:
             failures.append((provider, error))

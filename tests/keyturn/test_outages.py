@@ -1,5 +1,8 @@
 """What is remembered of a provider that is down: by a clock of the test's own."""
 
+import time
+from typing import cast
+
 import pytest
 
 from keyturn.errors import (
@@ -11,6 +14,10 @@ from keyturn.errors import (
     RateLimited,
 )
 from keyturn.llm.outages import FAILURES_TO_OPEN, LONGEST_SECONDS, OPEN_SECONDS, Outages
+from keyturn.llm.providers.http import Patience
+from keyturn.llm.routing import ask_in_turn
+from keyturn.llm.wire import Completion, OnText, Usage
+from keyturn.tasks.definition import Prompt
 
 FIRST, SECOND = ("openai", "m-1"), ("anthropic", "m-2")
 ROUTE = (FIRST, SECOND)
@@ -34,8 +41,14 @@ def outages(clock: Clock) -> Outages:
     return Outages(clock=clock, jitter=lambda: 0.5)
 
 
+DOWN_LAST = (SECOND, FIRST)
+
+
 def to_ask(outages: Outages) -> tuple[tuple[str, str], ...]:
-    return tuple(outages.to_ask(ROUTE, lambda name: name))
+    """The order of a call that asks the first of it."""
+    order = tuple(outages.in_order(ROUTE, lambda name: name))
+    outages.asking(order[0])
+    return order
 
 
 def open_first(outages: Outages) -> None:
@@ -43,17 +56,17 @@ def open_first(outages: Outages) -> None:
         outages.failed(FIRST, DOWN)
 
 
-def test_after_some_failures_in_a_row_a_provider_is_not_asked_until_one_call_has_tried_it(
+def test_after_some_failures_in_a_row_a_provider_is_asked_last_until_one_call_has_tried_it(
     outages: Outages, clock: Clock
 ) -> None:
     for _ in range(FAILURES_TO_OPEN):
         assert to_ask(outages) == ROUTE
         outages.failed(FIRST, DOWN)
-    assert to_ask(outages) == (SECOND,)
+    assert to_ask(outages) == DOWN_LAST
     assert outages.open_now() == ["openai:m-1"]
     clock.now += OPEN_SECONDS
     assert to_ask(outages) == ROUTE  # the probe
-    assert to_ask(outages) == (SECOND,)  # and only that one
+    assert to_ask(outages) == DOWN_LAST  # and only that one
     outages.answered(FIRST)
     assert (to_ask(outages), outages.open_now()) == (ROUTE, [])
 
@@ -69,7 +82,7 @@ def test_a_probe_that_fails_opens_it_for_longer_but_never_for_more_than_a_minute
         outages.failed(FIRST, DOWN)
         seconds = min(seconds * 2, LONGEST_SECONDS)
         clock.now += seconds - 0.01
-        assert to_ask(outages) == (SECOND,)
+        assert to_ask(outages) == DOWN_LAST
         clock.now += 0.01 - seconds
 
 
@@ -83,7 +96,7 @@ def test_a_provider_that_answers_is_not_down_whatever_it_says(outages: Outages, 
     assert to_ask(outages) == ROUTE
 
 
-def test_where_all_are_down_all_are_asked(outages: Outages) -> None:
+def test_where_all_are_down_all_are_asked_in_their_order(outages: Outages) -> None:
     """It is better to ask in vain than not to ask: their errors are what a person has to read."""
     open_first(outages)
     for _ in range(FAILURES_TO_OPEN):
@@ -106,3 +119,46 @@ def test_calls_that_had_begun_before_it_was_opened_do_not_prolong_it(outages: Ou
         outages.failed(FIRST, DOWN)
     clock.now += OPEN_SECONDS / 2
     assert to_ask(outages) == ROUTE
+
+
+class Endpoint:
+    """One that answers, or is silent; and how long it was given for its first byte."""
+
+    def __init__(self, name: str, *, answers: bool) -> None:
+        self.name, self.model, self.answers = name, "m-1", answers
+        self.given: list[float] = []
+
+    async def complete(
+        self, prompt: Prompt, *, patience: Patience, trace_id: str, on_text: OnText | None = None
+    ) -> Completion:
+        self.given.append(patience.first_byte)
+        if not self.answers:
+            raise DOWN
+        return Completion("{}", "complete", "stop", self.model, Usage())
+
+
+async def admitted(_provider: object) -> None: ...
+
+
+async def test_who_is_down_is_asked_last_and_keeps_no_time_for_itself(outages: Outages) -> None:
+    """Where the next one fails, the first may be back: nobody is given up while somebody waits for an answer."""
+    first, second = Endpoint("first", answers=False), Endpoint("second", answers=True)
+
+    async def ask() -> str:
+        asked = await ask_in_turn(
+            [first, second],
+            cast(Prompt, None),
+            deadline=time.monotonic() + 10,
+            trace_id="t",
+            admit=admitted,
+            outages=outages,
+        )
+        return asked.provider.name
+
+    for _ in range(FAILURES_TO_OPEN + 1):
+        assert await ask() == "second"
+    assert len(first.given) == FAILURES_TO_OPEN
+    assert second.given[-1] == pytest.approx(10, abs=0.5)  # all of it, and no share is kept for the first
+    second.answers, first.answers = False, True
+    assert await ask() == "first"
+    assert outages.open_now() == []

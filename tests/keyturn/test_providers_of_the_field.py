@@ -288,6 +288,47 @@ async def test_a_field_that_a_server_does_not_take_is_learned_once(fields: tuple
         assert "rotation_window_days" in last["messages"][0]["content"]
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        # vLLM, OpenAI, and a server that repeats what was asked.
+        {"object": "error", "message": "'max_tokens' is too large: 8192. This model's maximum context length is 4096."},
+        {"error": {"message": "max_tokens is too large: 500000.", "param": "max_tokens", "code": "invalid_value"}},
+        {
+            "error": {
+                "message": "This model's maximum context length is 8192 tokens, 9000 with max_tokens.",
+                "code": None,
+            }
+        },
+        {"detail": [{"loc": ["body", "messages"], "msg": "unexpected", "input": "response_format json_schema strict"}]},
+    ],
+)
+async def test_a_refusal_that_says_something_else_of_a_field_drops_none(refusal: dict[str, Any]) -> None:
+    """A limit that is too large is a limit all the same: without it an answer would cost what it likes."""
+    bodies = []
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        bodies.append(json.loads(request.content))
+        return _sent(json.dumps(refusal).encode(), status=400)
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as http:
+        provider = HttpProvider(http, WIRES["compatible"], base_url="http://p", model="m", api_key=SecretStr("key"))
+        for _ in range(2):
+            with pytest.raises(RequestRefused):
+                await provider.complete(prompt(), patience=SOON, trace_id="t")
+    assert len(bodies) == 2
+    assert all("max_tokens" in body and "response_format" in body for body in bodies)
+
+
+async def test_who_refuses_both_limits_is_asked_with_one_all_the_same() -> None:
+    server = Refuses("max_tokens", "max_completion_tokens")
+    async with httpx.AsyncClient(transport=httpx.MockTransport(server)) as http:
+        provider = HttpProvider(http, WIRES["compatible"], base_url="http://p", model="m", api_key=SecretStr("key"))
+        with pytest.raises(RequestRefused):
+            await provider.complete(prompt(), patience=SOON, trace_id="t")
+    assert all(body.get("max_tokens") or body.get("max_completion_tokens") for body in server.bodies)
+
+
 async def test_a_refusal_that_names_no_field_is_asked_once() -> None:
     server = Refuses("model")
     async with httpx.AsyncClient(transport=httpx.MockTransport(server)) as http:

@@ -124,13 +124,15 @@ class HttpProvider:
         deadline = time.monotonic() + patience.total
         while True:
             known = frozenset(self._not_taken)
+            left = max(deadline - time.monotonic(), 0.0)
+            limits = Patience(min(patience.connect, left), min(patience.first_byte, left), left)
             try:
-                return await self._asked(prompt, patience, trace_id, on_text)
+                return await self._asked(prompt, limits, trace_id, on_text)
             except PromptFiltered:  # an answer of its kind, as others give it with a 200
                 return Completion("", "filtered", "content_filter", self.model, Usage())
             except RequestRefused:
                 # A field that the server does not take costs it nothing to refuse, and us one more request, once.
-                if self._not_taken == known or time.monotonic() > deadline:
+                if self._not_taken == known:
                     raise
 
     async def _asked(self, prompt: Prompt, patience: Patience, trace_id: str, on_text: OnText | None) -> Completion:
@@ -290,21 +292,37 @@ _OPTIONAL = (
 )
 
 
-def refused_fields(body: Any, payload: Mapping[str, JsonValue]) -> set[str]:
-    """Return the field of `payload` that a refusal speaks of; none, if it speaks of something else.
+# What a refusal says of a field that the server does not know. One that is too large, or does not fit into the window,
+# says something else, and the field must stay: without its limit an answer would cost what it likes.
+_NOT_TAKEN = re.compile(
+    r"unsupported|not supported|does(?: not|n't) support|unknown|unrecognized|unexpected|not permitted|not allowed"
+    r"|forbidden|extra[_ ](?:inputs|fields|forbidden)|not (?:available|implemented)"
+    r"|invalid (?:parameter|argument|field)",
+    re.IGNORECASE,
+)
 
-    OpenAI and Azure name it in `param`, FastAPI's servers in `loc`, others in their message.
+
+def refused_fields(body: Any, payload: Mapping[str, JsonValue]) -> set[str]:
+    """Return the field of `payload` that a refusal says the server does not take; none, if it says something else.
+
+    OpenAI and Azure name it in `param`, FastAPI's servers in `loc`, others in their message. Nothing else of the body
+    is looked at: it may repeat what was asked.
     """
-    try:
-        told, sent = json.dumps(body)[:20_000], json.dumps(payload)
-    except (TypeError, ValueError):
-        return set()
     error = error_in(body) or {}
+    details = body.get("detail") if isinstance(body, dict) else None
+    details = [one for one in details if isinstance(one, dict)] if isinstance(details, list) else []
+    message = str(error.get("message") or "")[:500]
+    said = " ".join(
+        [message, str(error.get("code")), *(f"{one.get('type')} {one.get('msg')}"[:200] for one in details)]
+    )
+    if _NOT_TAKEN.search(said) is None:
+        return set()
+    where = [str(part) for one in details if isinstance(one.get("loc"), list) for part in one["loc"]]
     param = error.get("param")
-    if isinstance(param, str) and param:
-        told = param
+    told = param if isinstance(param, str) and param else " ".join(where) or message
     # `max_tokens is not supported, use max_completion_tokens`: the one that was sent is meant.
-    names = [name for name in _OPTIONAL if re.search(rf"\b{name}\b", told) and re.search(rf'"{name}"', sent)]
+    sent = json.dumps({name: value for name, value in payload.items() if name != "messages"})
+    names = [name for name in _OPTIONAL if re.search(rf"\b{name}\b", told) and f'"{name}"' in sent]
     return set(names[:1])
 
 

@@ -89,9 +89,10 @@ def adapted(body: dict[str, JsonValue], not_taken: AbstractSet[str], prompt: Pro
     schema then stands in the prompt, and what is answered is judged as always.
     """
     body = {name: value for name, value in body.items() if name not in not_taken}
-    for refused, instead in (("max_completion_tokens", "max_tokens"), ("max_tokens", "max_completion_tokens")):
-        if refused in not_taken and instead not in not_taken:
-            body[instead] = prompt.max_output_tokens
+    # Never without a limit: an answer without one costs what it likes. Who refuses both is asked as everybody asks.
+    if not {"max_tokens", "max_completion_tokens"} & body.keys():
+        taken = [name for name in ("max_tokens", "max_completion_tokens") if name not in not_taken]
+        body[(taken or ["max_tokens"])[0]] = prompt.max_output_tokens
     if prompt.schema is None:
         return body
     if "strict" in not_taken and "response_format" in body:
