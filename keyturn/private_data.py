@@ -6,6 +6,7 @@ plugins are not used here: they read a text as it is written, and import an HTTP
 Every pattern takes time in proportion to the text: whoever may ask a question could stop a worker with another.
 """
 
+import base64
 import math
 import re
 import unicodedata
@@ -34,6 +35,8 @@ _MARKED = re.compile(
     | [rs]k_(?:live|test)_[0-9A-Za-z]{16,} | whsec_[0-9A-Za-z+/]{24,}   # Stripe
     | SG\.[0-9A-Za-z_-]{22}\.[0-9A-Za-z_-]{40,}        # SendGrid
     | pypi-AgE[0-9A-Za-z_-]{50,} | npm_[0-9A-Za-z]{36} | hf_[0-9A-Za-z]{30,} | hv[sb]\.[0-9A-Za-z_-]{24,}
+    | dckr_pat_[0-9A-Za-z_-]{20,} | gl(?:rt|dt|cbt|ptt)-[0-9A-Za-z_-]{20,} | dapi[0-9a-f]{32}
+    | (?:FwoGZXIvYXdz|IQoJb3JpZ2lu)[0-9A-Za-z+/=]{40,}     # AWS's session tokens
     | dop_v1_[0-9a-f]{64} | shpat_[0-9a-f]{32} | AGE-SECRET-KEY-1[0-9A-Z]{50,}
     """,
     re.VERBOSE,
@@ -63,11 +66,18 @@ _TOKEN = re.compile(r"[A-Za-z0-9/+]+")
 SHORTEST_ID = 8  # a shorter one, taken out of a text, could take a secret apart
 
 # Not what a secret is: where it is to be found, a stand-in for it, a time.
-_STAND_IN = re.compile(r"[*x•.\-_]+|[$%<{\[(].*|\*\*.*|(?:redacted|changeme|hidden|masked).*", re.IGNORECASE)
+_STAND_IN = re.compile(
+    r"[*x•.\-_]+|[$%<{\[(].*|\*\*.*|(?:redacted|changeme|hidden|masked).*"
+    r"|required|optional|missing|expired|unknown|rotated|revoked|invalid",
+    re.IGNORECASE,
+)
 _PLACE = re.compile(
     r"(?:\w+:)?//.*|[a-z]+:[a-z].*|~?\.{0,2}/.*|(?:projects|organizations|vault|secret)/.*", re.IGNORECASE
 )
-_TIME = re.compile(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}(?:[T ]\d\d:\d\d.*)?|\d\d:\d\d.*")
+_TIME = re.compile(
+    r"\d{1,5}-?(?:days?|hours?|weeks?|months?|years?)"
+    r"|\d{1,4}[-./]\d{1,2}[-./]\d{1,4}(?:[T ]\d\d:\d\d.*)?|\d\d:\d\d.*"
+)
 _WORD = re.compile(r"[A-Za-z]+\d{0,4}")
 # A word, a number, or a short mark such as v2: what names and ids with dashes are made of.
 _PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d{1,5}|[A-Za-z]{1,3}\d{1,5}|[0-9a-f]{6,}")
@@ -85,7 +95,7 @@ _NETWORK = re.compile(
 )
 
 
-def holds_private_data(text: str, *, about: tuple[str, ...] = ()) -> bool:
+def holds_private_data(text: str, *, about: tuple[str, ...] = (), allow_key_ids: bool = False) -> bool:
     """Return True if `text` holds what looks like a payment card's number (by its check digit) or a secret.
 
     It reads through invisible characters, other widths, and blanks, dots and dashes between the letters.
@@ -94,17 +104,15 @@ def holds_private_data(text: str, *, about: tuple[str, ...] = ()) -> bool:
         text: any.
         about: ids that may stand in it, such as that of the key that a question is about; whole, and of 8 characters or
             more.
+        allow_key_ids: whether the ids of AWS's access keys may stand in it.
     """
     plain = _seen(text)
+    if allow_key_ids:
+        plain = _KEY_IDS.sub(" ", plain)
     for known in about:
         if len(known) >= SHORTEST_ID:
             plain = re.sub(rf"(?<![\w/+-]){re.escape(_seen(known))}(?![\w/+-])", " ", plain)
     return _holds_secret(plain) or any(_is_card(found) for found in _CARD.findall(plain))
-
-
-def aws_key_ids(text: str) -> tuple[str, ...]:
-    """Return the ids of AWS's access keys that stand in `text`."""
-    return tuple(_KEY_IDS.findall(_seen(text)))
 
 
 def holds_secret(name: str) -> bool:
@@ -175,7 +183,16 @@ def _is_value(found: re.Match[str]) -> bool:
 
 def _is_credential(found: str) -> bool:
     """Whether what follows `Bearer` or `Basic` is one, and not the word that a sentence goes on with."""
-    return not _WORD.fullmatch(found) and (_is_drawn(found) or found.endswith("="))
+    return _is_basic(found) or (not _WORD.fullmatch(found) and (_is_drawn(found) or found.endswith("=")))
+
+
+def _is_basic(found: str) -> bool:
+    """Whether it is a name and a password as HTTP's Basic scheme writes them (RFC 7617): `user:password` in Base64."""
+    try:
+        pair = base64.b64decode(found, validate=True).decode("ascii")
+    except ValueError:
+        return False
+    return pair.isprintable() and ":" in pair
 
 
 def _is_name(value: str) -> bool:

@@ -1,6 +1,5 @@
 """One question of any task, asked once and without a workflow."""
 
-import json
 import uuid
 from typing import Any
 
@@ -8,6 +7,7 @@ from pydantic import ValidationError
 
 from keyturn.contracts import ModelTask
 from keyturn.errors import InvalidRequest, UnknownTask
+from keyturn.foreign_json import read_json
 from keyturn.llm.boundary import Judged
 from keyturn.tasks.registry import load_tasks
 from workers.settings import Settings
@@ -25,8 +25,8 @@ def request_of(task: str, text: str) -> ModelTask:
     if task not in tasks:
         raise UnknownTask(f"there is no task {task[:48]!r}; tasks: {', '.join(sorted(tasks))}")
     try:
-        fields = json.loads(text)
-    except (ValueError, RecursionError):
+        fields = read_json(text)
+    except ValueError:
         raise InvalidRequest("the request is not JSON") from None
     if not isinstance(fields, dict):
         raise InvalidRequest("the request is not a JSON object")

@@ -26,6 +26,7 @@ from pydantic import SecretStr
 from temporalio.api.common.v1 import Payload, Payloads
 
 from keyturn.errors import PayloadError
+from keyturn.foreign_json import read_json
 from keyturn.keyring import Keyring
 from workers.http import Handler, Refused, answered
 from workers.tokens import Tokens
@@ -231,13 +232,13 @@ def _is_sealed(payload: Payload) -> bool:
 
 async def _payloads_of(request: web.Request) -> Payloads:
     try:
-        body: Any = await request.json()
+        body: Any = read_json(await request.read())
         if not isinstance(body, dict):
             raise TypeError
         # protobuf fails within itself on half a surrogate pair in a name; no UTF-8 has one: this raises a ValueError.
         json.dumps(body, ensure_ascii=False).encode()
         payloads: Payloads = ParseDict(body, Payloads(), ignore_unknown_fields=True)
-    except (ValueError, ParseError, TypeError, AttributeError, RecursionError):
+    except (ValueError, ParseError, TypeError, AttributeError):
         raise Refused(400, "not_payloads", 'the body is not {"payloads": [...]} in JSON') from None
     if len(payloads.payloads) > MAX_PAYLOADS:
         raise Refused(413, "too_many", f"a request may have {MAX_PAYLOADS:,} payloads")

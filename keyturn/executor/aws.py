@@ -221,8 +221,10 @@ async def _asked(call: Callable[[], T], *, passing: set[str] | None = None, abse
         operation = error.operation_name
         if code in {"ResourceNotFoundException", "NoSuchEntity"} and absent is not None:
             raise _Absent(absent) from None
-        if code == "NoSuchEntity":
-            raise UserGone(f"{operation}: the user, or its key, does not exist any more") from None
+        if code == "NoSuchEntity" and operation in {"ListAccessKeys", "CreateAccessKey"}:
+            raise UserGone(f"{operation}: the user does not exist any more") from None
+        if code == "NoSuchEntity":  # the key, or its user: the next attempt lists them, and sees which
+            raise AwsUnavailable(f"{operation}: the key is gone since it was listed") from None
         if code == "InvalidRequestException" and "delet" in str(error.response.get("Error", {}).get("Message")):
             raise SecretLeaving(f"{operation}: a secret of this name is scheduled for deletion") from None
         if code in _PASSING | (passing or set()) or status >= 500 or status == 429:

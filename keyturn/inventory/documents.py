@@ -15,13 +15,23 @@ from typing import Any, TextIO
 import ijson
 
 from keyturn.errors import InventoryInvalid
+from keyturn.foreign_json import expect_shallow
 from keyturn.inventory.rows import BadRow
 from keyturn.inventory.text import PEEK, opened
 
 # Where listings have their entries: Microsoft Graph and Azure, Google's REST, AWS.
 LISTS = ("value", "keys", "AccessKeyMetadata", "assets", "results", "items")
 # A page of several: what it leaves out would be missed in silence.
-_NEXT = ("@odata.nextLink", "odata.nextLink", "nextLink", "nextPageToken", "NextToken", "Marker")
+_NEXT = (
+    "@odata.nextLink",
+    "odata.nextLink",
+    "nextLink",
+    "nextPageToken",
+    "next_page_token",
+    "NextToken",
+    "Marker",
+    "skipToken",
+)
 MAX_LINE = 1_000_000  # characters of a row, which has some hundreds: what is longer is none
 MAX_DEPTH = 64  # a Cloud Asset export has eight
 MAX_DIGITS = 400  # of a number: a double has 309 before its point at most
@@ -49,11 +59,13 @@ def lines_of(file: Path) -> Iterator[Entry]:
                     pass
                 yield BadRow(line, f"is longer than {MAX_LINE:,} characters", {})
                 continue
+            row = row.removeprefix("\ufeff")
             if not row.strip():
                 continue
             try:
+                expect_shallow(row)
                 found = json.loads(row, parse_constant=_constant)
-            except (ValueError, RecursionError):
+            except ValueError:
                 yield BadRow(line, "is not JSON", {})
                 continue
             yield (line, found) if isinstance(found, dict) else BadRow(line, "is not an object", {})
@@ -95,7 +107,7 @@ def _listing(events: Any, number: Iterator[int]) -> Iterator[Entry]:
     """Yield the entries of an object that lists them; or the object itself, if it lists none."""
     own: dict[str, Any] = {}
     lists = False
-    for event, name in events:
+    for members, (event, name) in enumerate(events):
         if event == "end_map":
             break
         event, value = next(events)  # noqa: PLW2901 - the member's value follows its name
@@ -104,6 +116,8 @@ def _listing(events: Any, number: Iterator[int]) -> Iterator[Entry]:
             yield from _elements(events, number)
         else:
             own[name] = _value(events, event, value)
+        if members >= MAX_MEMBERS:
+            raise InventoryInvalid(f"an entry has more than {MAX_MEMBERS:,} members")
     if not lists:
         yield _entry(next(number), own)
     elif more := [name for name in _NEXT if own.get(name)]:
@@ -127,8 +141,7 @@ def _value(events: Any, event: str, value: Any) -> Any:
         event, value = next(events)
         builder.event(event, value)
         depth += 1 if event.startswith("start_") else -1 if event.startswith("end_") else 0
-        members += 1
-        if members > MAX_MEMBERS:
+        if members >= MAX_MEMBERS:
             raise InventoryInvalid(f"an entry has more than {MAX_MEMBERS:,} members")
     return builder.value
 
@@ -146,9 +159,12 @@ class _Bounded:
     def read(self, size: int = -1) -> bytes:
         if size == 0:
             return b""
-        piece = self._text.read(PEEK).encode()
-        self._look(piece)
-        return piece
+        while text := self._text.read(PEEK):
+            piece = text.replace("\ufeff", "").encode()  # files behind each other may each begin with a mark
+            if piece:
+                self._look(piece)
+                return piece
+        return b""
 
     def _look(self, piece: bytes) -> None:
         around = self._rest + piece

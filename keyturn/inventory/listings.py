@@ -57,11 +57,11 @@ def keys_of(
 
 
 def _credentials_in(row: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    nested = [name for name in _NESTED if isinstance(row.get(name), list)]
+    nested = [name for name in _NESTED if name in row and isinstance(row[name], list | None)]
     if not nested:
         yield row
     for name in nested:
-        for credential in row[name]:
+        for credential in row[name] or ():
             yield {"appId": row.get("appId"), **(credential if isinstance(credential, dict) else {})}
 
 

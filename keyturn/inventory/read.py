@@ -2,7 +2,6 @@
 
 import csv
 import itertools
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,11 +9,12 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from keyturn.errors import InventoryInvalid
+from keyturn.foreign_json import read_json
 from keyturn.inventory import aws, listings
 from keyturn.inventory.cells import unguarded
-from keyturn.inventory.documents import LISTS, Entry, entries_of, lines_of
+from keyturn.inventory.documents import LISTS, MAX_LINE, Entry, entries_of, lines_of
 from keyturn.inventory.rows import BadRow, InventoryKey, Origin, RowFault
-from keyturn.inventory.text import beginning, opened
+from keyturn.inventory.text import PEEK, beginning, opened
 
 Format = Literal["aws", "gcloud", "azure", "csv", "jsonl"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -86,13 +86,16 @@ def recognised(file: Path) -> Format:
 
 def _is_lines(head: str) -> bool:
     """Whether a text that begins so is an object a line; a listing on one line is none, and an object over several."""
-    first = head.partition("\n")[0].strip()
-    if not (first.startswith("{") and first.endswith("}")):
+    lines = [line.strip() for line in head.splitlines()[:3] if line.strip()]
+    first, is_whole = lines[0], len(lines) > 1 or len(head) < PEEK // 2
+    # A bad first line is a row like any other, if what follows is an object a line.
+    followed = len(lines) > 1 and lines[1].startswith("{") and lines[1].endswith("}")
+    if not (first.startswith("{") and (first.endswith("}") or (followed and not first.endswith("[")))):
         return False
     try:
-        row = json.loads(first)
-    except (ValueError, RecursionError):
-        return True  # a bad line: the others may be better
+        row = read_json(first)
+    except ValueError:
+        return is_whole  # else it is the beginning of a longer one
     return not any(isinstance(row.get(name), list) for name in LISTS)
 
 
@@ -210,6 +213,8 @@ def _rows(lines: Iterable[str], head: str) -> Iterator[tuple[BadRow | tuple[int,
             yield (line, cells), header
         else:
             reason = f"has {len(cells)} cells, and the header {len(header)}"
+            if rows.line_num > line:  # a quotation mark that was not meant takes in what follows
+                reason += f"; a quotation mark in it is closed in line {rows.line_num}: none of these lines was read"
             yield BadRow(line, reason, dict(zip(header, cells, strict=False))), header
 
 
@@ -217,6 +222,8 @@ def _lines(pieces: Iterator[str]) -> Iterator[str]:
     rest = ""
     for piece in pieces:
         *whole, rest = (rest + piece).split("\n")
+        if len(rest) > MAX_LINE:
+            raise InventoryInvalid(f"the report has a line of over {MAX_LINE:,} characters")
         yield from (f"{line}\n" for line in whole)
     if rest:
         yield rest

@@ -15,14 +15,15 @@ from keyturn.errors import InventoryInvalid
 from keyturn.inventory.cells import guarded
 from keyturn.inventory.listings import NOTES
 from keyturn.inventory.rows import BadRow
-from keyturn.private_data import aws_key_ids, holds_private_data, holds_secret
+from keyturn.private_data import holds_private_data, holds_secret
 
 # What holds a secret, or its first letters, by its name; and not what tells of one, such as AWS's password_last_used.
 _SECRET_NAME = re.compile(
-    r"secret|passw|token|hint|private.?key|api.?key|credential|access.?key$|signature|authorization", re.IGNORECASE
+    r"secret|passw|\bpass\b|pwd|token|hint|private.?key|api.?key|credential|access.?key$|signature|\bauth|cookie",
+    re.IGNORECASE,
 )
 _TELLS_OF_ONE = re.compile(
-    r"(?:_(?:enabled|active|rotated|used|changed|rotation|date|region|service|id)|Id|Type|Time|Date|Name)$"
+    r"(?:_(?:enabled|active|rotated|used|changed|rotation|date|region|service)|[kK]ey_?[iI]d|Type|Time|Date|Name)$"
 )
 
 
@@ -56,7 +57,8 @@ class Rejects:
         kept, self._kept = self._kept, None
         written = self.file.with_name(f".{self.file.name}.{secrets.token_hex(4)}")
         try:
-            with kept, written.open("x", encoding="utf-8", newline="") as opened:
+            # Half a surrogate pair in a cell is written as its escape: nothing of the rejects is lost by it.
+            with kept, written.open("x", encoding="utf-8", errors="backslashreplace", newline="") as opened:
                 kept.seek(0)
                 if self.file.suffix == ".csv":
                     # The notes last, as they are told behind what was read.
@@ -88,7 +90,7 @@ def _without_secrets(value: Any) -> Any:
         return {name: _without_secrets(part) for name, part in value.items() if not _is_secret(str(name), part)}
     if isinstance(value, list):
         return [_without_secrets(part) for part in value]
-    return "(left out)" if isinstance(value, str) and holds_private_data(value, about=aws_key_ids(value)) else value
+    return "(left out)" if isinstance(value, str) and holds_private_data(value, allow_key_ids=True) else value
 
 
 def _is_secret(name: str, value: Any) -> bool:

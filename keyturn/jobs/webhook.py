@@ -16,7 +16,6 @@ import contextlib
 import hashlib
 import hmac
 import ipaddress
-import json
 import re
 import socket
 import time
@@ -29,6 +28,7 @@ from pydantic import SecretStr
 
 from keyturn.canonical import canonical_json
 from keyturn.errors import ReceiverConflict, ReceiverRefused, ReceiverUnavailable
+from keyturn.foreign_json import read_json
 from keyturn.jobs.outbox import TOPIC, Message
 
 SIGNATURE = "Keyturn-Signature"
@@ -172,6 +172,8 @@ class Webhook:
         host, loop = self._url.host, asyncio.get_running_loop()
         try:
             found = await loop.getaddrinfo(host, self._url.port or 443, type=socket.SOCK_STREAM)
+        except UnicodeError:  # a label of over 63 letters, or of none
+            raise ReceiverRefused("the receiver's name is no name of a host") from None
         except OSError as error:
             raise ReceiverUnavailable(f"the receiver's name does not resolve: {error.strerror}") from None
         addresses = [str(entry[4][0]) for entry in found]
@@ -241,7 +243,7 @@ def _classified(answer: httpx.Response, told: bytes, message: Message) -> str:
     status = answer.status_code
     if 200 <= status < 300:
         return "taken"
-    if status == 409 and _names_this_job(told, message.job_id):
+    if status == 409 and _names_this_message(told, message):
         return "known"
     wish = _wish(answer.headers)
     if status in {408, 423, 425, 429} or status >= 500 or (status == 409 and (wish or _is_under_way(told))):
@@ -254,8 +256,8 @@ def _classified(answer: httpx.Response, told: bytes, message: Message) -> str:
 # What receivers write while the same request is under way elsewhere: the draft on idempotency keys has 409 for it
 # (draft-ietf-httpapi-idempotency-key-header, 2.6), Stripe `idempotency_key_in_use`, others their own words.
 _UNDER_WAY = re.compile(
-    rb"in[ _-]progress|outstanding|still (?:being )?process|being processed|in[ _-]use|concurrent|locked|pending"
-    rb"|try again|retry",
+    rb"\bin[ _-]progress\b|\boutstanding\b|\bstill (?:being )?process|\bbeing processed\b|(?:\b|_)in[ _-]use\b"
+    rb"|\bconcurrent(?:ly)?\b|\btry (?:it )?again (?:later|in)\b|\bretry (?:later|after|in)\b",
     re.IGNORECASE,
 )
 
@@ -264,18 +266,22 @@ def _is_under_way(told: bytes) -> bool:
     return _UNDER_WAY.search(told) is not None
 
 
-def _names_this_job(told: bytes, job_id: str) -> bool:
+def _names_this_message(told: bytes, message: Message) -> bool:
+    """Whether a conflict names what was sent: the event, or the job that a first message is of."""
     try:
-        body = json.loads(told)
-    except (ValueError, RecursionError):
+        body = read_json(told)
+    except ValueError:
         return False
-    return isinstance(body, dict) and job_id in {body.get("job_id"), body.get("id")}
+    named = [body.get("job_id"), body.get("id")] if isinstance(body, dict) else []
+    return any(name == event_id(message) for name in named)
 
 
 def _wish(headers: httpx.Headers) -> timedelta | None:
     """Retry-After in seconds; as a date it is passed over, for a receiver's clock is nobody's."""
     value = headers.get("retry-after", "")
-    return timedelta(seconds=min(int(value), 86_400)) if value.isascii() and value.isdigit() else None
+    if re.fullmatch("[0-9]+", value) is None:
+        return None
+    return timedelta(seconds=min(int(value[-9:]) if not value[:-9].strip("0") else 86_400, 86_400))
 
 
 def _proof(moment: int, key: str, body: bytes, secret: SecretStr) -> str:

@@ -226,13 +226,14 @@ def error_in(body: Any) -> dict[str, Any] | None:
     if not isinstance(body, dict):
         return None
     error = body.get("error")
-    if isinstance(error, dict) and error:
+    if isinstance(error, dict) and any(error.values()):
         return error
     if isinstance(error, str) and error:
         return {"message": error, "type": body.get("error_type"), "code": body.get("code")}
     if body.get("object") == "error" or (body.get("type") == "error" and "message" in body):
         return {name: value for name, value in body.items() if name != "object" and value != "error"}
-    detail = body.get("detail")
+    # An answer may have a member of this name; what is none has nothing else.
+    detail = None if {"choices", "content", "candidates"} & body.keys() else body.get("detail")
     return {"message": detail if isinstance(detail, str) else ""} if detail else None
 
 

@@ -30,6 +30,8 @@ CONNECT_SECONDS = 5.0
 SHARE_BEFORE_NEXT = 0.6
 # With less than this left, nobody can answer: the next provider is not asked in vain.
 LEAST_SECONDS = 0.5
+# A provider that has had less than this is not down: the caller was in a hurry, and others must not pay for it.
+LEAST_PATIENCE = 1.0
 # What sends a call to the next provider. A mendable failure, a refusal and an invalid answer never do: the next one
 # would hide what a person has to mend, or be asked until one says yes.
 _PASSES_ON = (ProviderUnavailable, ProviderTimeout, RateLimited)
@@ -141,6 +143,7 @@ async def ask_in_turn(
         left = deadline - time.monotonic()
         if failures and left < LEAST_SECONDS:
             break
+        patience = _patience(max(left, 0.0), followed=False)
         try:
             await admit(provider)
             left = deadline - time.monotonic()  # looking up what the user has spent took some of it
@@ -151,7 +154,8 @@ async def ask_in_turn(
             completion = await provider.complete(prompt, patience=patience, trace_id=trace_id, on_text=on_text)
         except KeyturnError as error:
             failures.append((provider, error))
-            if isinstance(error, ProviderError):
+            own_haste = isinstance(error, ProviderTimeout) and patience.first_byte < LEAST_PATIENCE
+            if isinstance(error, ProviderError) and not own_haste:
                 outages.failed(_name(provider), error)
             if not isinstance(error, _PASSES_ON):
                 break

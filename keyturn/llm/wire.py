@@ -1,12 +1,12 @@
 """The untrusted shapes: what a provider sent, before anybody has judged it."""
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from keyturn.contracts import Contract, Rejection
+from keyturn.foreign_json import DECODER, expect_shallow, read_json
 
 # Told the text so far whenever more of it came. Untrusted, and no answer yet: what it may become is judged at its end.
 OnText = Callable[[str], None]
@@ -57,8 +57,8 @@ _MALFORMED = Rejection(
 )
 
 
-# What models put around the one object that was asked for: their thoughts, and a fence.
-_THOUGHTS = re.compile(r"<(think|thinking|reasoning)>.*?</\1>|^.*?</(?:think|thinking)>", re.DOTALL | re.IGNORECASE)
+# What models put before the one object that was asked for: their thoughts.
+_THOUGHTS = re.compile(r"<(/?)(?:think|thinking|reasoning)>", re.IGNORECASE)
 _MOST_OBJECTS = 32  # of a text that are looked at: an answer has one, and each look costs its length
 
 
@@ -75,7 +75,7 @@ def parse_answer(completion: Completion, proposal: type[Contract] | None) -> Con
     if completion.finish != "complete":
         return _UNFINISHED[completion.finish]
     if proposal is None:
-        return _THOUGHTS.sub("", completion.text)
+        return _without_thoughts(completion.text)
     read = [one for text in _objects_in(completion.text) if (one := _read(text, proposal)) is not None]
     return read[0] if len(read) == 1 else _MALFORMED
 
@@ -83,21 +83,40 @@ def parse_answer(completion: Completion, proposal: type[Contract] | None) -> Con
 def _objects_in(text: str) -> Iterator[Any]:
     """Yield the whole text if it is JSON; else each object in it that stands in no other."""
     try:
-        yield _DECODER.decode(text)
-    except (ValueError, RecursionError):
+        yield read_json(text)
+    except ValueError:
         pass
     else:
         return
-    text = _THOUGHTS.sub("", text)
+    text = _without_thoughts(text)
+    try:
+        expect_shallow(text)
+    except ValueError:
+        return
     place = looked = 0
     while (place := text.find("{", place)) >= 0 and looked < _MOST_OBJECTS:
         looked += 1
         try:
-            found, place = _DECODER.raw_decode(text, place)
-        except (ValueError, RecursionError):
+            found, place = DECODER.raw_decode(text, place)
+        except (ValueError, RecursionError):  # a quotation mark in prose may hide the depth behind it
             place += 1
         else:
             yield found
+
+
+def _without_thoughts(text: str) -> str:
+    """Return the text without what stands between the marks of thoughts; some models leave the first mark out."""
+    kept: list[str] = []
+    place = depth = 0
+    for mark in _THOUGHTS.finditer(text):
+        if mark[1] and not depth:  # an end without a beginning: all before it was thought
+            kept.clear()
+        elif not depth:
+            kept.append(text[place : mark.start()])
+        depth = max(depth - 1, 0) if mark[1] else depth + 1
+        place = mark.end()
+    # Thoughts that never end are no reason to read nothing: what is in them is judged as ever.
+    return "".join(kept) + text[place:]
 
 
 def _read(found: Any, proposal: type[Contract]) -> Contract | None:
@@ -105,22 +124,5 @@ def _read(found: Any, proposal: type[Contract]) -> Contract | None:
         return None
     try:
         return proposal.model_validate({name: found[name] for name in proposal.model_fields if name in found})
-    except (ValueError, RecursionError):
+    except ValueError:
         return None
-
-
-def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object, for a decoder's `object_pairs_hook`; raises ValueError if it has a member twice.
-
-    JSON leaves it open which of two equal keys counts; an answer that says two things says nothing.
-    """
-    if len({key for key, _ in pairs}) != len(pairs):
-        raise ValueError("duplicate key")
-    return dict(pairs)
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=no_duplicates, parse_constant=_no_constant)

@@ -40,9 +40,14 @@ _ACTION = re.compile(
     | {_ACTOR}(?:'ve|'ll|'re|'m|\ have|\ has|\ will|\ just|\ already|\ am|\ are|\ now
         |\ shall|\ going\ to){{0,3}}
         \ (?:{_DONE}|rotat(?:e|ing)|creat(?:e|ing)|schedul(?:e|ing)|delet(?:e|ing)|disabl(?:e|ing)|revok(?:e|ing))\b
+    | {_ACTOR}(?:'ve|'ll|\ have|\ will|\ just|\ already|\ now){{0,3}}
+        \ (?:(?:filed|submitted|raised|initiated|triggered|kicked\ off)\b
+        |tak(?:e|en|ing)\ care\ of\ (?:it|this|that|everything|rotating|(?:the|your)\ (?:rotation|key))\b)
     | {_ACTOR}(?:\W{{1,3}}\w+){{0,4}}?\W{{1,3}}(?:and\W{{1,3}})?
         (?:swapped|rotated|replaced|revoked|deleted|disabled|deactivated|renewed|reissued|regenerated|retired|reset)\b
     | \bjob\ (?:id\b|job_|created\b|done\b)
+    | ^\W*(?:(?:the|your|this)\ )?(?:key|rotation|credential|password)
+        \ (?:(?:now|already|successfully)\ )?(?:complete|{_DONE})\W*$
     """,
     re.VERBOSE | re.IGNORECASE,
 )

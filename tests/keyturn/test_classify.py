@@ -19,7 +19,7 @@ from keyturn.errors import (
     RequestRefused,
     UnexpectedStatus,
 )
-from keyturn.llm.classify import OPENAI, error_for, retry_after
+from keyturn.llm.classify import OPENAI, error_for, error_in, retry_after
 from tests.boundaries import WIRES
 
 
@@ -194,3 +194,17 @@ def test_no_wait_is_negative_or_past_the_deadline(headers: dict[str, str], attem
     remaining = timedelta(seconds=left)
     delay = retry_delay(attempt, retry_after=retry_after(headers, now=NOW), remaining=remaining)
     assert timedelta(0) <= delay <= max(remaining, timedelta(0))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"choices": [], "error": {"message": None, "code": None}},
+        {"choices": [], "detail": "high"},
+        {"content": [], "detail": {"tokens": 3}},
+        {"choices": [], "error": None},
+    ],
+)
+def test_an_empty_error_and_a_member_called_detail_are_no_failure(body: dict[str, object]) -> None:
+    """Gateways write every member of their schema, and some answers have a detail of their own."""
+    assert error_in(body) is None

@@ -121,6 +121,21 @@ MORE: dict[str, tuple[str | bytes, str, list[tuple[str, str]]]] = {
     "blank lines first": ("\n\naccount_id,key_id\na,k1\n", "csv", [("a", "k1")]),
     "UTF-16 of a big endian": ("account_id,key_id\na,k1\n".encode("utf-16-be"), "csv", [("a", "k1")]),
     "UTF-16 with a mark": ("account_id,key_id\na,k1\n".encode("utf-16"), "csv", [("a", "k1")]),
+    "a listing on one long line": (
+        json.dumps({"value": [{"appId": "a", "keyId": f"k{number}"} for number in range(4_000)]}),
+        "azure",
+        [("a", f"k{number}") for number in range(4_000)],
+    ),
+    "applications without credentials of one kind": (
+        json.dumps([{"appId": "a-1", "passwordCredentials": None, "keyCredentials": [{"keyId": "c"}]}]),
+        "azure",
+        [("a-1", "c")],
+    ),
+    "files behind each other, each with its mark": (
+        '\ufeff{"account_id":"a","key_id":"k1"}\n\ufeff{"account_id":"a","key_id":"k2"}\n',
+        "jsonl",
+        [("a", "k1"), ("a", "k2")],
+    ),
     "pandas' gaps": ('{"account_id":"a","key_id":"k1","age_days":NaN,"stale":null}\n', "jsonl", [("a", "k1")]),
 }
 
@@ -134,13 +149,32 @@ def test_more_of_the_same_kinds(name: str, tmp_path: Path) -> None:
     assert (recognised(file), [(key.account_id, key.facts.key_id) for key in keys], bad) == (form, expected, [])
 
 
-def test_a_page_of_several_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["@odata.nextLink", "next_page_token", "skipToken"])
+def test_a_page_of_several_is_told(name: str, tmp_path: Path) -> None:
     """Who reads one page judges a part of the estate, and thinks that it was all."""
     file = tmp_path / "page.json"
-    file.write_text('{"value": [{"keyId": "k", "appId": "a"}], "@odata.nextLink": "https://graph.example/next"}')
+    file.write_text(json.dumps({"value": [{"keyId": "k", "appId": "a"}], name: "https://graph.example/next"}))
     keys, (bad,) = rows_of(file)
     assert len(keys) == 1
     assert "one page of several" in bad.reason
+
+
+def test_a_quotation_mark_that_was_not_meant_is_named_where_it_closes(tmp_path: Path) -> None:
+    """It takes in the rows behind it: who reads the reject must know how many."""
+    file = tmp_path / "stray.csv"
+    file.write_text('account_id,key_id,notes\na,k1,"its 6 inch\na,k2,x\na,"k3",y\na,k4,z\n')
+    keys, (bad,) = rows_of(file)
+    assert [key.facts.key_id for key in keys] == ["k4"]
+    assert "closed in line 4" in bad.reason
+
+
+def test_half_a_surrogate_pair_in_a_cell_loses_no_reject(tmp_path: Path) -> None:
+    for name in ("rejects.csv", "rejects.jsonl"):
+        rejects = Rejects(tmp_path / name)
+        rejects.add(BadRow(1, "is none", {"keyId": "k", "notes": "half \ud83d of it"}))
+        rejects.add(BadRow(2, "is none", {"keyId": "k2"}))
+        rejects.close()
+        assert "k2" in (tmp_path / name).read_text()
 
 
 @pytest.mark.parametrize(
@@ -168,7 +202,8 @@ def test_what_is_none_of_the_formats_is_refused_with_what_was_looked_for_and_fou
 
 
 @pytest.mark.parametrize(
-    "name", ["secretText", "password", "clientSecret", "privateKeyData", "api_key", "value_of_token"]
+    "name",
+    ["secretText", "password", "clientSecret", "privateKeyData", "api_key", "value_of_token", "pwd", "session_cookie"],
 )
 @pytest.mark.parametrize("depth", [0, 1, 3])
 def test_no_reject_holds_a_secret_under_any_name_at_any_depth(name: str, depth: int, tmp_path: Path) -> None:

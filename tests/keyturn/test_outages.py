@@ -15,7 +15,7 @@ from keyturn.errors import (
 )
 from keyturn.llm.outages import FAILURES_TO_OPEN, LONGEST_SECONDS, OPEN_SECONDS, Outages
 from keyturn.llm.providers.http import Patience
-from keyturn.llm.routing import ask_in_turn
+from keyturn.llm.routing import RouteFailed, ask_in_turn
 from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.tasks.definition import Prompt
 
@@ -138,6 +138,21 @@ class Endpoint:
 
 
 async def admitted(_provider: object) -> None: ...
+
+
+async def test_a_caller_in_a_hurry_makes_nobody_wait_for_a_provider_that_is_not_down(outages: Outages) -> None:
+    slow = Endpoint("slow", answers=False)
+    for _ in range(FAILURES_TO_OPEN + 1):
+        with pytest.raises(RouteFailed):
+            await ask_in_turn(
+                [slow],
+                cast(Prompt, None),
+                deadline=time.monotonic() + 0.3,
+                trace_id="t",
+                admit=admitted,
+                outages=outages,
+            )
+    assert outages.open_now() == []
 
 
 async def test_who_is_down_is_asked_last_and_keeps_no_time_for_itself(outages: Outages) -> None:

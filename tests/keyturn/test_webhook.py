@@ -119,6 +119,8 @@ async def test_every_status_has_its_meaning(status: int) -> None:
         (lambda key: {"id": key}, True),
         (lambda key: {"job_id": "job_other"}, False),
         (lambda key: [key], False),
+        (lambda key: {"id": [key]}, False),
+        (lambda key: {"job_id": {"id": key}}, False),
         (lambda key: "x" * 100_000, False),
         (lambda key: None, False),
     ],
@@ -154,6 +156,21 @@ async def test_a_request_that_is_still_under_way_is_sent_again_later(answer: htt
 
 
 @pytest.mark.parametrize(
+    "words",
+    ["The job is already there, do not retry", "unblocked", "a different request was pending approval", "misuse"],
+)
+async def test_a_conflict_that_says_nothing_of_another_time_is_a_persons(words: str) -> None:
+    with pytest.raises(ReceiverConflict):
+        await sent(lambda _: httpx.Response(409, text=words))
+
+
+@pytest.mark.parametrize("host", ["a" * 64 + ".example", "a..example"])
+async def test_a_name_that_no_host_can_have_is_refused(host: str) -> None:
+    with pytest.raises(ReceiverRefused, match="no name of a host"):
+        await sent(lambda _: httpx.Response(200), url=f"https://{host}/jobs")
+
+
+@pytest.mark.parametrize(
     "secret", [f"whsec_{base64.b64encode(bytes(range(32))).decode()}", "a_secret_of_thirty_two_letters_ab"]
 )
 async def test_every_receivers_own_library_verifies_a_message(secret: str) -> None:
@@ -183,7 +200,15 @@ def test_no_moment_that_is_none_is_believed_or_raises(header: str) -> None:
 
 async def test_the_receivers_patience_is_heard_and_bounded() -> None:
     """Retry-After in seconds, a day at most; nonsense is passed over."""
-    for value, wish in (("7", 7), ("9" * 30, 86_400), ("-1", None), ("soon", None), ("٣", None)):
+    for value, wish in (
+        ("7", 7),
+        ("9" * 30, 86_400),
+        ("9" * 5_000, 86_400),
+        ("0" * 20 + "7", 7),
+        ("-1", None),
+        ("soon", None),
+        ("٣", None),
+    ):
         with pytest.raises(ReceiverUnavailable) as caught:
             await sent(lambda _, value=value: httpx.Response(503, headers=[(b"Retry-After", value.encode())]))  # type: ignore[misc]
         assert caught.value.retry_after == (None if wish is None else timedelta(seconds=wish))

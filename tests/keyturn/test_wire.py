@@ -1,5 +1,7 @@
 """What a model wrote is read strictly, and never raises."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -73,6 +75,14 @@ def test_an_answer_that_was_cut_off_is_not_read_even_if_it_parses(finish: Finish
     rejection = parse_answer(answered(GOOD, finish), ProposedDecision)
     assert isinstance(rejection, Rejection)
     assert rejection.reason == reason
+
+
+@pytest.mark.parametrize("mark", ["<think>", "</think>", "<think></think>", "<reasoning>x"])
+def test_thoughts_are_left_out_in_time_in_proportion_to_the_text(mark: str) -> None:
+    """A pattern that looks for each mark's end took minutes for a mebibyte of them."""
+    began = time.process_time()
+    parse_answer(answered(mark * (1_000_000 // len(mark)) + GOOD), ProposedDecision)
+    assert time.process_time() - began < 5
 
 
 @given(st.text() | st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists).map(str))

@@ -113,6 +113,13 @@ def test_what_leads_a_reader_elsewhere_is_found_in_any_form(text: str) -> None:
         "We are rotating it now.",
         "It's done.",
         "The rotation is scheduled.",
+        "Rotation complete.",
+        "Key rotated.",
+        "Key successfully rotated!",
+        "We will take care of rotating it.",
+        "I have filed a rotation ticket.",
+        "We have submitted the rotation.",
+        "I've kicked off the rotation.",
     ],
 )
 def test_what_says_that_something_was_or_will_be_done_is_found(text: str) -> None:

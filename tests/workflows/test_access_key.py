@@ -25,7 +25,7 @@ from temporalio.testing import WorkflowEnvironment
 import workers.executor
 from keyturn.contracts import Abandonment, KeyRotationOrder, KeyRotationOutcome, KeyRotationStanding, Resumption
 from keyturn.database import open_database
-from keyturn.errors import SettingsInvalid
+from keyturn.errors import AwsUnavailable, SettingsInvalid
 from keyturn.executor.access_keys import AccessKeyRotation
 from keyturn.executor.aws import AccessKey, AwsAccessKeys, SecretsManager
 from keyturn.jobs.leases import JobLeases
@@ -388,6 +388,16 @@ async def test_where_the_user_is_gone_the_job_ends_by_that_name(
     assert outcome.status == "failed"
     assert str(outcome.reason).startswith("user_gone: ")
     assert await state_of(engine, job_id) == "failed"
+
+
+async def test_a_key_that_vanishes_between_a_look_and_a_call_is_looked_for_again(aws: Aws) -> None:
+    """Its user is still there: the job must not end as if nothing were left to rotate."""
+    user, old = aws.user()
+    keys = AwsAccessKeys(**aws.settings())
+    aws.client("iam").delete_access_key(UserName=user, AccessKeyId=old)
+    with pytest.raises(AwsUnavailable, match="gone since it was listed"):
+        await keys.set_active(user, old, active=False)
+    assert await keys.listed(user) == []
 
 
 async def test_a_secret_that_is_scheduled_for_deletion_is_named(

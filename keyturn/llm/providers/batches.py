@@ -17,6 +17,7 @@ import httpx
 from pydantic import SecretStr
 
 from keyturn.errors import ProviderTimeout, ProviderUnavailable, UnexpectedStatus, UnreadableResponse
+from keyturn.foreign_json import read_json
 from keyturn.llm.classify import error_for
 from keyturn.llm.providers.anthropic import ANTHROPIC_WIRE
 from keyturn.llm.providers.http import WireFormat
@@ -262,8 +263,8 @@ def _object(line: str) -> Mapping[str, Any] | None:
     if not line.strip():
         return None
     try:
-        told = json.loads(line)
-    except (ValueError, RecursionError):
+        told = read_json(line)
+    except ValueError:
         raise UnreadableResponse("a line of the batch's answers is not JSON") from None
     if not isinstance(told, dict):
         raise UnreadableResponse("a line of the batch's answers is not an object")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
+import structlog
 from pydantic import JsonValue, SecretStr
 
 from keyturn.errors import (
@@ -26,15 +27,17 @@ from keyturn.errors import (
     RequestRefused,
     UnreadableResponse,
 )
+from keyturn.foreign_json import read_json
 from keyturn.llm.classify import Row, error_for, error_in
 from keyturn.llm.providers.streams import Bounded, Fold, events_of
-from keyturn.llm.wire import Completion, OnText, Usage, no_duplicates
+from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.tasks.definition import Prompt
 
 # 1 MiB is 30 times what the longest answer of any task makes: what is larger is no answer, and is not read to its end.
 MAX_BODY_BYTES = 1 << 20
 # A thousand times the largest context window: what is larger is no count, and would make a price of it that is none.
 MOST_TOKENS = 1_000_000_000
+_log = structlog.get_logger("keyturn.llm")
 _NAME = re.compile(r"[A-Za-z0-9._:/@+=-]*")
 
 
@@ -121,11 +124,10 @@ class HttpProvider:
         Raises:
             ProviderError: the class says what the failure means and whether another attempt is worth it.
         """
-        deadline = time.monotonic() + patience.total
+        deadline, before = time.monotonic() + patience.total, frozenset(self._not_taken)
         while True:
             known = frozenset(self._not_taken)
-            left = max(deadline - time.monotonic(), 0.0)
-            limits = Patience(min(patience.connect, left), min(patience.first_byte, left), left)
+            limits = replace(patience, total=max(deadline - time.monotonic(), 0.0))
             try:
                 return await self._asked(prompt, limits, trace_id, on_text)
             except PromptFiltered:  # an answer of its kind, as others give it with a 200
@@ -133,7 +135,10 @@ class HttpProvider:
             except RequestRefused:
                 # A field that the server does not take costs it nothing to refuse, and us one more request, once.
                 if self._not_taken == known:
+                    self._not_taken &= before  # it was refused without the field as well: that was not the fault
                     raise
+                learned = sorted(self._not_taken - known)
+                _log.warning("provider_field_refused", provider=self.name, model=self.model, fields=learned)
 
     async def _asked(self, prompt: Prompt, patience: Patience, trace_id: str, on_text: OnText | None) -> Completion:
         payload = self._wire.payload(self.model, prompt)
@@ -262,8 +267,8 @@ def _expect_uncompressed(response: httpx.Response) -> None:
 
 def _decoded(body: bytes) -> Any:
     try:
-        return json.loads(body, object_pairs_hook=no_duplicates)
-    except (ValueError, RecursionError):
+        return read_json(body)
+    except ValueError:
         return None
 
 

@@ -8,7 +8,6 @@ No library reads it: httpx-sse refuses a stream that names no content type, and 
 """
 
 import codecs
-import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, NamedTuple, Protocol
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import httpx
 
 from keyturn.errors import UnreadableResponse
-from keyturn.llm.wire import no_duplicates
+from keyturn.foreign_json import read_json
 
 
 class Event(NamedTuple):
@@ -84,9 +83,11 @@ async def events_of(response: httpx.Response) -> AsyncGenerator[Event, None]:
             data.append(value.removeprefix(" "))
         elif field == "event":
             name = value.removeprefix(" ")
-        elif not line and data:
-            yield _event(name, "\n".join(data))
-            data, name, events = [], "", events + 1
+        elif not line:
+            if data:
+                yield _event(name, "\n".join(data))
+                events += 1
+            data, name = [], ""
     if data:  # the blank line behind the last event did not come
         yield _event(name, "\n".join(data))
     elif not first and not events:
@@ -129,8 +130,8 @@ def _event(name: str, data: str) -> Event:
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=no_duplicates)
-    except (ValueError, RecursionError):
+        return read_json(text)
+    except ValueError:
         raise UnreadableResponse("the answer is no stream of events") from None
 
 
@@ -162,7 +163,9 @@ class OpenAiFold:
         self._told |= {name: chunk[name] for name in ("id", "model", "usage") if chunk.get(name) is not None}
         text = ""
         for choice in chunk.get("choices") or []:
-            delta = choice.get("delta") or choice.get("message") or {}
+            # A last chunk may repeat the whole as `message`; where nothing came before, it is the answer.
+            said = any(self._texts)
+            delta = choice.get("delta") or (None if said else choice.get("message")) or {}
             text += texts_in(delta.get("content"))
             self._refusals.append(delta.get("refusal") or "")
             if choice.get("finish_reason"):

@@ -18,7 +18,7 @@ from keyturn.contracts import (
     ShortIdentifier,
 )
 from keyturn.policy.line import PolicyLine
-from keyturn.private_data import aws_key_ids, holds_private_data
+from keyturn.private_data import holds_private_data
 from keyturn.tasks.definition import Section, Task, policy_section, prompts_beside
 from keyturn.tasks.wording import days_named, fit_text, leads_elsewhere
 
@@ -43,7 +43,7 @@ class DraftRequest(ModelTask):
     @classmethod
     def _holds_nothing_private(cls, question: str) -> str:
         # A rotation's question may name its own key, which is not told here.
-        if holds_private_data(question, about=aws_key_ids(question)):
+        if holds_private_data(question, allow_key_ids=True):
             raise ValueError("holds what looks like a secret or a card number: leave it out")
         return question
 
