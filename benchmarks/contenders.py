@@ -17,6 +17,8 @@ from keyturn.ledger.records import log_call
 from keyturn.ledger.store import LedgerStore
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.guard import Guard
+from keyturn.llm.keys import FixedKey
+from keyturn.llm.providers.endpoint import Endpoint
 from keyturn.llm.providers.http import HttpProvider, http_client
 from keyturn.llm.providers.openai import OPENAI_WIRE, payload
 from keyturn.policy.catalogue import load_catalogue
@@ -55,7 +57,7 @@ async def keyturn(base_url: str, folder: Path) -> AsyncIterator[Ask]:
             log_call(call)
             ledger.record(call)
 
-        provider = HttpProvider(http, OPENAI_WIRE, base_url=base_url, model=MODEL, api_key=SecretStr("k"))
+        provider = HttpProvider(http, Endpoint("openai", OPENAI_WIRE, base_url, FixedKey(SecretStr("k"))), MODEL)
         boundary = ModelBoundary({"*": [provider]}, CATALOGUE, guard=Guard(RateCard({})), record=record)
 
         async def ask() -> object:

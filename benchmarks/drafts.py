@@ -24,7 +24,8 @@ from keyturn.database import open_database
 from keyturn.drafts.store import DraftStore
 from keyturn.drafts.writing import DraftWriting
 from keyturn.llm.boundary import ModelBoundary
-from keyturn.llm.providers.http import Patience, http_client
+from keyturn.llm.providers.endpoint import Patience
+from keyturn.llm.providers.http import http_client
 from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.tasks.definition import Prompt
@@ -97,6 +98,7 @@ class _Typist:
 
     name = "scripted"
     model = "m-1"
+    passes_quota_on = False
 
     async def complete(
         self, prompt: Prompt, *, patience: Patience, trace_id: str, on_text: OnText | None = None

@@ -13,7 +13,9 @@ from benchmarks.results import Result, compared
 from keyturn.ledger.prices import RateCard
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.guard import Guard
+from keyturn.llm.keys import FixedKey
 from keyturn.llm.outages import FAILURES_TO_OPEN
+from keyturn.llm.providers.endpoint import Endpoint
 from keyturn.llm.providers.http import HttpProvider, http_client
 from keyturn.llm.providers.openai import COMPATIBLE_WIRE, OPENAI_WIRE
 from stack.processes import child
@@ -32,9 +34,9 @@ async def measure(*, rounds: int, calls: int) -> list[Result]:
         def boundary(*providers: HttpProvider) -> ModelBoundary:
             return ModelBoundary({"*": providers}, CATALOGUE, guard=Guard(RateCard({})), record=lambda _call: None)
 
-        key = SecretStr("k")
-        first = HttpProvider(http, OPENAI_WIRE, base_url=silent, model=MODEL, api_key=key)
-        second = HttpProvider(http, COMPATIBLE_WIRE, base_url=answering, model=MODEL, api_key=key)
+        key = FixedKey(SecretStr("k"))
+        first = HttpProvider(http, Endpoint("first", OPENAI_WIRE, silent, key), MODEL)
+        second = HttpProvider(http, Endpoint("second", COMPATIBLE_WIRE, answering, key), MODEL)
         alone = boundary(second)
         ours: list[float] = []
         theirs: list[float] = []

@@ -31,6 +31,8 @@ from keyturn.ledger.records import log_call
 from keyturn.ledger.store import LedgerStore
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.guard import Guard
+from keyturn.llm.keys import FixedKey
+from keyturn.llm.providers.endpoint import Endpoint
 from keyturn.llm.providers.http import HttpProvider, http_client
 from keyturn.llm.providers.openai import OPENAI_WIRE
 from keyturn.policy.catalogue import load_catalogue
@@ -81,9 +83,8 @@ async def _both(url: URL, *, over_http: bool) -> AsyncIterator[tuple[Client, Run
             http = await parts.enter_async_context(http_client(64))
         engine = open_database(url)
         parts.push_async_callback(engine.dispose)
-        provider = HttpProvider(
-            http, OPENAI_WIRE, base_url=f"{simulator}/v1", model="simulator-1", api_key=SecretStr("k")
-        )
+        endpoint = Endpoint("openai", OPENAI_WIRE, f"{simulator}/v1", FixedKey(SecretStr("k")))
+        provider = HttpProvider(http, endpoint, "simulator-1")
         ledger = await parts.enter_async_context(recorder(LedgerStore(engine)))
 
         def record(call: CallRecord) -> None:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 
 from keyturn.contracts import RotationRequest
-from keyturn.llm.providers.http import Patience
+from keyturn.llm.providers.endpoint import Patience
 from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.tasks.definition import Prompt
 
@@ -14,6 +14,7 @@ class Careless:
 
     name = "careless"
     model = "careless-1"
+    passes_quota_on = False
 
     def __init__(self, answer: str) -> None:
         self._answer = answer

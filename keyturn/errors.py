@@ -101,9 +101,14 @@ class KeyturnError(Exception):
 
 
 class ProviderError(KeyturnError):
-    """A model call that brought no answer. `retry_after` is the provider's own wish, if it stated one."""
+    """A model call that brought no answer.
+
+    `retry_after` is the provider's own wish, if it stated one; `status` and `code` are of its answer, if there was one.
+    """
 
     kind = "provider_error"
+    status: int | None = None
+    code: str = ""
 
     def __init__(self, message: str, *, retry_after: timedelta | None = None) -> None:
         super().__init__(message)
@@ -123,6 +128,13 @@ class ProviderOverloaded(ProviderUnavailable):
     """The provider says that it has too much to do: Anthropic's 529, OpenAI's `slow_down`."""
 
     kind = "provider_overloaded"
+
+
+class ProviderKeyUnavailable(ProviderUnavailable):
+    """The file or the command that gives an endpoint's key does not give it; it may pass."""
+
+    kind = "provider_key_unavailable"
+    mend = "Look at key_file or key_command of this endpoint in KEYTURN_ENDPOINTS: run it as the worker's user."
 
 
 class ProviderTimeout(ProviderError):

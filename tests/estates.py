@@ -27,7 +27,7 @@ from keyturn.ledger.prices import RateCard
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.guard import Guard
 from keyturn.llm.providers.batches import BatchProvider
-from keyturn.llm.providers.http import Patience
+from keyturn.llm.providers.endpoint import Patience
 from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.tasks.definition import Prompt
@@ -67,6 +67,7 @@ class Judge:
 
     name = "scripted"
     model = "m-1"
+    passes_quota_on = False
 
     def __init__(self, fails: Callable[[int], BaseException | None] = lambda _number: None) -> None:
         self.asked: Counter[str] = Counter()

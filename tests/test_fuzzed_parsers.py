@@ -33,15 +33,16 @@ from keyturn.inventory.scans import read_scans
 from keyturn.keyring import parse_keyring
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.providers.batches import AnthropicBatches, OpenAiBatches
-from keyturn.llm.providers.http import HttpProvider, Patience
+from keyturn.llm.providers.endpoint import Patience
+from keyturn.llm.providers.http import HttpProvider
 from keyturn.llm.routing import parse_routes
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.tasks.registry import load_tasks
-from tests.boundaries import WIRES, guarded
+from tests.boundaries import WIRES, endpoint, guarded
 from tests.cases import request
 from tests.keys import KEYRING, KEYS_TEXT
 from tests.workers_for_tests import Script
-from workers.settings import host_and_port, read_rate_card
+from workers.settings import OWN_SETTINGS, host_and_port, read_rate_card
 from workers.tokens import parse_tokens
 from workflows.encryption import SealingCodec
 
@@ -121,7 +122,7 @@ async def completed(data: bytes, wire: str, *, streamed: bool) -> Any:
     kind = "text/event-stream" if streamed else "application/json"
     boundary = ModelBoundary({"*": [Script("")]}, load_catalogue(), guard=guarded(), record=lambda _: None)
     async with replying(data, kind) as http:
-        provider = HttpProvider(http, WIRES[wire], base_url="http://provider", model="m", api_key=KEY)
+        provider = HttpProvider(http, endpoint(WIRES[wire], "http://provider", key=KEY), "m")
         patience = Patience(connect=5, first_byte=5, total=5)
         heard: list[str] = []
         on_text = heard.append if streamed else None
@@ -142,9 +143,9 @@ def batches(data: bytes, name: str) -> Any:
     async def all_of() -> Any:
         async with replying(data, "application/jsonl") as http:
             asked: Any = (
-                OpenAiBatches(http, base_url="http://provider/v1", model="m", api_key=KEY)
+                OpenAiBatches(http, endpoint("openai", "http://provider/v1", key=KEY), "m")
                 if name.startswith("openai")
-                else AnthropicBatches(http, base_url="http://provider", model="m", api_key=KEY)
+                else AnthropicBatches(http, endpoint("anthropic", "http://provider", key=KEY), "m")
             )
             return [one async for one in asked.answers("b")]
 
@@ -156,7 +157,7 @@ def payload(data: bytes, _name: str) -> Any:
 
 
 SETTINGS: dict[str, Callable[[str], Any]] = {
-    "routes.txt": lambda text: parse_routes(text, load_tasks()),
+    "routes.txt": lambda text: parse_routes(text, load_tasks(), OWN_SETTINGS),
     "tokens.txt": parse_tokens,
     "networks.txt": parse_networks,
     "roles.txt": parse_roles,

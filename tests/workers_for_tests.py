@@ -17,7 +17,7 @@ from keyturn.contracts import CallRecord
 from keyturn.errors import TokenLimitReached
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.guard import Guard
-from keyturn.llm.providers.http import Patience
+from keyturn.llm.providers.endpoint import Patience
 from keyturn.llm.routing import Provider
 from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.policy.catalogue import Catalogue, load_catalogue
@@ -38,6 +38,7 @@ class Script:
 
     name = "scripted"
     model = "m-1"
+    passes_quota_on = False
 
     def __init__(self, *said: str | BaseException) -> None:
         self._said: Sequence[str | BaseException] = said

@@ -105,18 +105,23 @@ def audit(workflow_id: str, tenant: ShortIdentifier, as_json: bool) -> None:
 
 
 @click.command()
-def doctor() -> None:
+@click.option(
+    "--live",
+    is_flag=True,
+    help="Also ask each endpoint and model of KEYTURN_ROUTES for one short answer, and say what it cost.",
+)
+def doctor(live: bool) -> None:
     """Check that everything a rotation needs is there: one line each, with what mends it.
 
     Ends with status 0 if all is well, 1 if not.
 
     \b
     Example:
-      keyturn doctor
+      keyturn doctor --live
     """
     from workers.doctor import examine
 
-    findings = asyncio.run(examine())
+    findings = asyncio.run(examine(live=live))
     for finding in findings:
         mark = click.style("ok  ", fg="green") if finding.mend is None else click.style("FAIL", fg="red")
         click.echo(f"{mark}  {finding.what}: {finding.state}" + (f" -> {finding.mend}" if finding.mend else ""))

@@ -1,8 +1,10 @@
 """`doctor`: is everything there that a rotation needs?"""
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from functools import partial
 
+from pydantic import SecretStr
 from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, GetSystemInfoRequest
@@ -11,25 +13,27 @@ from keyturn.database import open_database
 from keyturn.errors import JobStoreUnavailable, KeyturnError
 from keyturn.key_use import LIMIT, REPLACE, KeyUse, worn
 from keyturn.keyring import keyring_from_environment
+from workers.live import Finding, ask_endpoints
 from workers.schema import check_schema
-from workers.settings import load_database_url, load_local_settings, load_settings
+from workers.settings import Settings, load_database_url, load_local_settings, load_settings
 from workflows.connection import connect, refusals_named
 from workflows.namespace import missing_search_attributes
 from workflows.versioning import builds
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at: its state, and what mends it if it is not well."""
+async def examine(*, live: bool = False) -> list[Finding]:
+    """Look at settings, policy, keys, database and Temporal, each on its own, so that one fault hides no other.
 
-    what: str
-    state: str
-    mend: str | None = None
-
-
-async def examine() -> list[Finding]:
-    """Look at settings, policy, keys, database and Temporal, each on its own, so that one fault hides no other."""
+    Args:
+        live: whether each endpoint and model of the routes is asked once, which costs a little.
+    """
     findings = _settings()
+    if all(finding.mend is None for finding in findings):
+        settings = load_settings()
+        if settings.redis_url is not None:
+            findings.append(await _named("providers", partial(_providers, settings, settings.redis_url)))
+        if live:
+            findings += await ask_endpoints(settings)
     findings.append(await _named("policy", _policy))
     findings.append(await _named("payload keys", _keys))
     findings.append(await _named("database", _database))
@@ -44,7 +48,11 @@ def _settings() -> list[Finding]:
         mend = f"{error.mend} `keyturn worker` needs it; `rotate`, `status` and `watch` do not."
         return [Finding("setting", line, mend) for line in str(error).splitlines()]
     routes = "; ".join(f"{task} -> {', '.join(map(str, route))}" for task, route in settings.routes.items())
-    return [Finding("settings", f"{settings.environment}, {routes}, keys present")]
+    keyless = sorted(name for name in settings.endpoints if not settings.has_key(name))
+    keys = f"no key for {', '.join(keyless)}" if keyless else "keys are set"
+    return [
+        Finding("settings", f"{settings.environment}, {routes}, {keys}; `doctor --live` asks whether they are taken")
+    ]
 
 
 async def _named(what: str, look: Callable[[], Awaitable[str]]) -> Finding:
@@ -88,6 +96,24 @@ async def _database() -> str:
     return f"{url.get_backend_name()} {url.database}, schema {check_schema(url)} is current"
 
 
+async def _providers(settings: Settings, redis_url: SecretStr) -> str:
+    """What the fleet's workers have found out, in the Redis that they share."""
+    from redis.asyncio import Redis
+    from redis.exceptions import RedisError
+
+    from keyturn.llm.shared_outages import REDIS_SECONDS, remaining
+
+    try:
+        async with asyncio.timeout(REDIS_SECONDS), Redis.from_url(redis_url.get_secret_value()) as redis:
+            down = await remaining(redis, [target[:2] for target in settings.targets])
+    except (RedisError, OSError, TimeoutError) as error:
+        raise RedisAway(f"Redis does not answer: {type(error).__name__}") from None
+    if down:
+        told = "; ".join(f"{':'.join(name)} for {seconds:.0f} s more" for name, seconds in down.items())
+        raise ProvidersDown(f"asked last, because they did not answer: {told}")
+    return "no worker has found one that is down"
+
+
 async def _temporal() -> str:
     client = await connect()
     queue = load_local_settings().task_queue
@@ -111,6 +137,20 @@ async def _temporal() -> str:
     if missing:
         raise AttributesMissing(f"{state}; search attributes are missing: {', '.join(missing)}")
     return state
+
+
+class RedisAway(KeyturnError):
+    """Each worker counts tokens, and finds out who is down, for itself; kept answers are not found."""
+
+    kind = "redis_away"
+    mend = "Bring back the Redis that KEYTURN_REDIS_URL names: rotations go on without it."
+
+
+class ProvidersDown(KeyturnError):
+    """Some providers of the routes failed several times in a row."""
+
+    kind = "providers_down"
+    mend = "Look at their status pages, or ask them by `keyturn doctor --live`; they are tried again by themselves."
 
 
 class AttributesMissing(KeyturnError):

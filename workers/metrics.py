@@ -58,6 +58,12 @@ class CallMetrics:
         self._hits = Counter(
             "keyturn_cache_hits", "Calls that were answered from the cache.", ("task",), registry=registry
         )
+        self._circuits = Gauge(
+            "keyturn_provider_circuit_open",
+            "1 while a provider is down as far as this worker knows, and asked last.",
+            ("provider", "model"),
+            registry=registry,
+        )
         Gauge(
             "keyturn_spend_today_usd", "Cost of the whole fleet's calls since midnight UTC.", registry=registry
         ).set_function(spent_today)
@@ -69,6 +75,10 @@ class CallMetrics:
             self._failures.labels(task, provider, model, kind)
             self._passed_over.labels(task, provider, model, kind)
         self._unpriced.labels(task, provider, model)
+
+    def watch_circuit(self, provider: str, model: str, is_down: Callable[[], bool]) -> None:
+        """Show whether a provider is down, as it is when the figures are read."""
+        self._circuits.labels(provider, model).set_function(lambda: float(is_down()))
 
     def observe(self, call: CallRecord) -> None:
         """Count one call."""

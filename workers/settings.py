@@ -18,9 +18,12 @@ from keyturn.database import database_url
 from keyturn.errors import SettingsInvalid
 from keyturn.keyring import Keyring, load_keyring
 from keyturn.ledger.prices import Rate, RateCard
+from keyturn.llm.keys import FixedKey
+from keyturn.llm.providers.endpoint import Endpoint
 from keyturn.llm.routing import Target, parse_routes
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.tasks.registry import load_tasks
+from workers.endpoints import WIRES, ModelEntry, NamedEndpoints, http_url, read_endpoints
 from workers.tokens import parse_tokens
 
 # Written into examples and used by the embedded stack: who runs production with it forgot to set the real one.
@@ -31,18 +34,6 @@ _MENDS = {
     "KEYTURN_ROUTES": "the models to ask, such as openai:gpt-5-mini, anthropic:claude-haiku-4-5",
     "KEYTURN_CODEC_TOKENS": "who may decode, such as luna:TOKEN, the token of 32 letters or more",
 }
-
-
-def _http(value: str) -> str:
-    try:
-        url = httpx.URL(value)
-    except httpx.InvalidURL:
-        raise ValueError("is not a URL") from None
-    if url.scheme not in {"http", "https"} or not url.host:
-        raise ValueError("must begin with http:// or https:// and name a host")
-    if url.userinfo or url.query:
-        raise ValueError("may hold neither a password nor a query: a key has a variable of its own")
-    return value
 
 
 def _alone(value: SecretStr) -> SecretStr:
@@ -63,11 +54,6 @@ def _redis(value: SecretStr) -> SecretStr:
     return value
 
 
-def _routes(value: str) -> str:
-    parse_routes(value, load_tasks())
-    return value
-
-
 def host_and_port(value: str) -> str:
     """Return `value` if it is HOST:PORT; raises ValueError."""
     host, colon, port = value.rpartition(":")
@@ -83,7 +69,7 @@ def _build(value: str) -> str:
 
 
 def _receiver(value: str) -> str:
-    url = httpx.URL(_http(value))
+    url = httpx.URL(http_url(value))
     if url.scheme != "https" and url.host not in {"localhost", "127.0.0.1", "::1"}:
         raise ValueError("is asked by https only, or by http on loopback")
     return value
@@ -96,7 +82,13 @@ def _webhook_keys(value: SecretStr) -> SecretStr:
 
 
 Key = Annotated[SecretStr, AfterValidator(_alone)]
-BaseUrl = Annotated[str, AfterValidator(_http)]
+BaseUrl = Annotated[str, AfterValidator(http_url)]
+
+
+# They are set by variables of their own; any other endpoint stands in the file KEYTURN_ENDPOINTS.
+OWN_SETTINGS = ("openai", "anthropic", "gemini", "compatible")
+# Whose models are in the public list: another one is a slip. Those of any other endpoint are its own.
+_WITH_PUBLIC_MODELS = frozenset(OWN_SETTINGS) - {"compatible"}
 
 
 # Names of fields are not accepted as variables: `MODEL` or `DATABASE` may mean something else on a machine. A variable
@@ -136,7 +128,8 @@ class Settings(LocalSettings):
     """A worker's settings."""
 
     environment: Literal["development", "production"] = Field(default="development", alias="KEYTURN_ENVIRONMENT")
-    routes_text: Annotated[str, AfterValidator(_routes)] = Field(alias="KEYTURN_ROUTES")
+    routes_text: str = Field(alias="KEYTURN_ROUTES")
+    endpoints_file: Path | None = Field(default=None, alias="KEYTURN_ENDPOINTS")
 
     openai_api_key: Key | None = Field(default=None, alias="OPENAI_API_KEY")
     openai_base_url: BaseUrl = Field(default="https://api.openai.com/v1", alias="OPENAI_BASE_URL")
@@ -181,7 +174,36 @@ class Settings(LocalSettings):
     @cached_property
     def routes(self) -> Mapping[str, tuple[Target, ...]]:
         """Whom to ask, by task."""
-        return parse_routes(self.routes_text, load_tasks())
+        return parse_routes(self.routes_text, load_tasks(), [*OWN_SETTINGS, *self.named_endpoints.entries])
+
+    @cached_property
+    def named_endpoints(self) -> NamedEndpoints:
+        """The endpoints of the file KEYTURN_ENDPOINTS; raises SettingsInvalid."""
+        return NamedEndpoints() if self.endpoints_file is None else read_endpoints(self.endpoints_file)
+
+    @cached_property
+    def endpoints(self) -> Mapping[str, Endpoint]:
+        """Those that the routes name, by name: made once, for what is learned of one counts for all that ask it."""
+        return {name: self._endpoint(name) for name in {target.provider for target in self.targets}}
+
+    def has_key(self, name: str) -> bool:
+        """Return whether an endpoint is asked with a key, whether or not it is taken."""
+        if name in self.named_endpoints.entries:
+            return self.named_endpoints.entries[name].has_key
+        return getattr(self, f"{name}_api_key") is not None
+
+    def _endpoint(self, name: str) -> Endpoint:
+        if name in self.named_endpoints.entries:
+            return self.named_endpoints.made(name, os.environ)
+        key: SecretStr | None = getattr(self, f"{name}_api_key")
+        url: str | None = getattr(self, f"{name}_base_url")
+        return Endpoint(
+            name,
+            WIRES[name],
+            url or "",
+            FixedKey(key or SecretStr("")),
+            takes_batches=name in {"openai", "anthropic"},
+        )
 
     @cached_property
     def keyring(self) -> Keyring:
@@ -196,41 +218,22 @@ class Settings(LocalSettings):
 
     @property
     def targets(self) -> list[Target]:
-        """Every provider and model that a route names, each once."""
-        return sorted({target for route in self.routes.values() for target in route})
+        """Every endpoint and model that a route names, each once."""
+        return sorted({Target(*target[:2]) for route in self.routes.values() for target in route})
 
     @cached_property
     def prices(self) -> RateCard:
         """Prices and context windows, by the rate card first; raises SettingsInvalid."""
-        return RateCard({} if self.rate_card is None else read_rate_card(self.rate_card))
-
-    def key_of(self, provider: str) -> SecretStr | None:
-        """Return the API key for a provider; None if it is not set."""
-        key: SecretStr | None = getattr(self, f"{provider}_api_key")
-        return key
-
-    def base_url_of(self, provider: str) -> str:
-        """Return where a provider is; empty if it is not set."""
-        url: str | None = getattr(self, f"{provider}_base_url")
-        return url or ""
-
-
-# 1,000 dollars a million tokens is ten times the dearest model: more is a slip of the unit.
-Price = Annotated[Decimal | None, Field(ge=0, le=1_000)]
-
-
-class _ModelEntry(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    input: Price = None
-    output: Price = None
-    cached_input: Price = None
-    cache_write: Price = None
-    context_window: int | None = Field(default=None, ge=1)
+        return RateCard(
+            {} if self.rate_card is None else read_rate_card(self.rate_card),
+            of_endpoints=self.named_endpoints.rates(),
+            lists=self.named_endpoints.lists(),
+        )
 
 
 class _RateCardFile(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    models: dict[str, _ModelEntry]
+    models: dict[str, ModelEntry]
 
 
 def read_rate_card(file: Path) -> dict[str, Rate]:
@@ -271,7 +274,8 @@ def load_settings() -> Settings:
     given: Callable[[str], str] = lambda name: os.environ.get(name, "")  # noqa: E731 - one line, used once
     faults += [fault for fault in _faults_across(given) if fault.split(":")[0].split(" ")[0] not in _named(faults)]
     if settings is not None:
-        faults += _faults_of_values(settings)
+        unrouted = bool({"KEYTURN_ROUTES", "KEYTURN_ENDPOINTS"} & _named(faults))
+        faults += _faults_of_values(settings, unrouted=unrouted)
     if settings is None or faults:
         raise SettingsInvalid("\n".join(faults))
     return settings
@@ -279,17 +283,29 @@ def load_settings() -> Settings:
 
 def _faults_across(given: Callable[[str], str]) -> Iterator[str]:
     """Faults that lie between settings, found although others may be wrong too."""
+    named = NamedEndpoints()
     try:
-        routes = parse_routes(given("KEYTURN_ROUTES"), load_tasks())
-    except ValueError:
-        return  # told as the fault of its own field
+        if given("KEYTURN_ENDPOINTS"):
+            named = read_endpoints(Path(given("KEYTURN_ENDPOINTS")))
+    except SettingsInvalid as error:
+        yield from str(error).splitlines()
+        return  # what the routes may name is not known
+    try:
+        routes = parse_routes(given("KEYTURN_ROUTES"), load_tasks(), [*OWN_SETTINGS, *named.entries])
+    except ValueError as error:
+        yield f"KEYTURN_ROUTES: {error}"
+        return
     production = given("KEYTURN_ENVIRONMENT") == "production"
     targets = sorted({target for route in routes.values() for target in route})
     for provider in dict.fromkeys(target.provider for target in targets):
+        if provider in named.entries:
+            yield from named.faults_of(provider, os.environ)
+            continue
         name = "KEYTURN_COMPATIBLE_BASE_URL" if provider == "compatible" else f"{provider.upper()}_API_KEY"
         if not given(name):
             yield f"{name} is not set: KEYTURN_ROUTES asks {provider}"
-        if production and PLACEHOLDER_KEY in {given(name), given("KEYTURN_COMPATIBLE_API_KEY")}:
+    if production:
+        for name in _placeholders(named, {target.provider for target in targets}, given):
             yield f"{name}: is the placeholder of the examples, which production refuses"
     if given("KEYTURN_WEBHOOK_URL") and not given("KEYTURN_WEBHOOK_KEYS"):
         yield "KEYTURN_WEBHOOK_KEYS is not set: messages to KEYTURN_WEBHOOK_URL are signed, as ID:SECRET"
@@ -301,8 +317,16 @@ def _faults_across(given: Callable[[str], str]) -> Iterator[str]:
         yield "DATABASE_URL: production refuses SQLite: set postgresql://user:password@host/keyturn"
 
 
-def _faults_of_values(settings: Settings) -> Iterator[str]:
-    checked = ["database_url", "prices"]
+def _placeholders(named: NamedEndpoints, asked: set[str], given: Callable[[str], str]) -> list[str]:
+    """Names of the variables that hold the placeholder, of those that the asked endpoints read."""
+    variables = {f"{name.upper()}_API_KEY" for name in asked & _WITH_PUBLIC_MODELS}
+    variables |= {"KEYTURN_COMPATIBLE_API_KEY"} if "compatible" in asked else set()
+    variables |= {entry.key_env for name, entry in named.entries.items() if name in asked and entry.key_env}
+    return sorted(name for name in variables if given(name) == PLACEHOLDER_KEY)
+
+
+def _faults_of_values(settings: Settings, *, unrouted: bool) -> Iterator[str]:
+    checked = ["database_url"] if unrouted else ["database_url", "prices"]
     if settings.payload_keys or settings.payload_keys_file or settings.environment == "production":
         checked.insert(0, "keyring")  # in development, looking must not make the file
     for name in checked:
@@ -312,8 +336,8 @@ def _faults_of_values(settings: Settings) -> Iterator[str]:
             yield str(error)
             if name == "prices":
                 return
-    for target in settings.targets:
-        if target.provider != "compatible" and not settings.prices.knows(*target):
+    for target in () if unrouted else settings.targets:
+        if target.provider in _WITH_PUBLIC_MODELS and not settings.prices.knows(target.provider, target.model):
             yield (
                 f"KEYTURN_ROUTES: {target.provider} has no model {target.model!r} that is known here: mend it, or "
                 f'add [models."{target.model}"] to the file that KEYTURN_RATE_CARD names'

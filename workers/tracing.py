@@ -6,15 +6,39 @@ holds them. Without the extra, or without OTEL_EXPORTER_OTLP_ENDPOINT, nothing h
 
 import importlib.util
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
+import httpx
+
 from keyturn.contracts import CallRecord
 from keyturn.errors import SettingsInvalid
+from keyturn.llm.providers.endpoint import Endpoint
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"  # OpenTelemetry's own variable; so are the others of OTEL_*
-_PROVIDERS = {"openai": "openai", "anthropic": "anthropic", "gemini": "gcp.gemini", "compatible": "_OTHER"}
+_OTHER = "_OTHER"
+# The conventions' names for providers, by the end of their hosts' names.
+_HOSTS = {
+    "api.openai.com": "openai",
+    "api.anthropic.com": "anthropic",
+    "generativelanguage.googleapis.com": "gcp.gemini",
+    "aiplatform.googleapis.com": "gcp.vertex_ai",
+    ".openai.azure.com": "azure.ai.openai",
+    ".cognitiveservices.azure.com": "azure.ai.openai",
+    ".services.ai.azure.com": "azure.ai.inference",
+    "api.mistral.ai": "mistral_ai",
+    "api.groq.com": "groq",
+    "api.deepseek.com": "deepseek",
+    "api.x.ai": "x_ai",
+    "api.perplexity.ai": "perplexity",
+    "api.cohere.ai": "cohere",
+    "api.cohere.com": "cohere",
+}
+_BEDROCK = re.compile(r"^bedrock-(?:runtime|mantle)[.-].*(?:\.amazonaws\.com|\.api\.aws)$")
+# A gateway, or a server of one's own: its format says whose models it most probably has.
+_FORMATS = {"openai": "openai", "anthropic": "anthropic", "gemini": "gcp.gemini"}
 
 
 def enabled() -> bool:
@@ -50,13 +74,29 @@ def temporal_plugins() -> list[Any]:
     return [OpenTelemetryPlugin()]
 
 
-def span_recorder(tracers: Any = None, meters: Any = None) -> Callable[[CallRecord], None] | None:
+def provider_names(endpoints: Mapping[str, Endpoint]) -> dict[str, str]:
+    """Return by endpoint what the conventions call its provider."""
+    return {name: _provider_name(endpoint) for name, endpoint in endpoints.items()}
+
+
+def _provider_name(endpoint: Endpoint) -> str:
+    host = httpx.URL(endpoint.base_url).host
+    if _BEDROCK.match(host):
+        return "aws.bedrock"
+    found = next((name for end, name in _HOSTS.items() if host.endswith(end)), None)
+    return found or _FORMATS.get(endpoint.wire.name, _OTHER)
+
+
+def span_recorder(
+    providers: Mapping[str, str], tracers: Any = None, meters: Any = None
+) -> Callable[[CallRecord], None] | None:
     """Return a function that makes a span of a call record and counts it; None if tracing is not wanted.
 
     The span takes its place below the one that is current where the call ended: the activity's, if Temporal's plugin
     traces it.
 
     Args:
+        providers: what the conventions call the provider of each endpoint.
         tracers: the tracer provider; None for the process's own.
         meters: the meter provider; None for the process's own.
     """
@@ -78,12 +118,12 @@ def span_recorder(tracers: Any = None, meters: Any = None) -> Callable[[CallReco
             f"chat {call.asked_model or call.model}",
             kind=SpanKind.CLIENT,
             start_time=int(call.called_at.timestamp() * 1e9),
-            attributes=attributes(call),
+            attributes=attributes(call, providers),
         )
         if call.failure is not None:
             span.set_status(Status(StatusCode.ERROR, call.failure))
         span.end(int(ended.timestamp() * 1e9))
-        shared = metric_attributes(call)
+        shared = metric_attributes(call, providers)
         duration.record(call.latency_ms / 1000, shared)
         for kind, number in (("input", call.input_tokens), ("output", call.output_tokens)):
             if number is not None and not call.cache_hit:
@@ -92,11 +132,12 @@ def span_recorder(tracers: Any = None, meters: Any = None) -> Callable[[CallReco
     return record
 
 
-def attributes(call: CallRecord) -> dict[str, Any]:
+def attributes(call: CallRecord, providers: Mapping[str, str]) -> dict[str, Any]:
     """Return a span's attributes: names and figures, never a question or an answer."""
     told = {
         "gen_ai.operation.name": "chat",
-        "gen_ai.provider.name": _PROVIDERS.get(call.provider, "_OTHER"),
+        "gen_ai.provider.name": providers.get(call.provider, _OTHER),
+        "keyturn.endpoint": call.provider,
         "gen_ai.request.model": call.asked_model or call.model,
         "gen_ai.response.model": call.model if call.finish_reason else None,
         "gen_ai.response.id": call.request_id,
@@ -117,7 +158,7 @@ def attributes(call: CallRecord) -> dict[str, Any]:
     return {name: value for name, value in told.items() if value is not None}
 
 
-def metric_attributes(call: CallRecord) -> dict[str, Any]:
+def metric_attributes(call: CallRecord, providers: Mapping[str, str]) -> dict[str, Any]:
     """Return a metric's attributes: few values each."""
     names = ("gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model", "error.type")
-    return {name: value for name, value in attributes(call).items() if name in names}
+    return {name: value for name, value in attributes(call, providers).items() if name in names}

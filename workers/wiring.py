@@ -13,7 +13,6 @@ from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry
-from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.worker import Worker, WorkerDeploymentConfig
@@ -48,11 +47,8 @@ from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.cache import AnswerCache
 from keyturn.llm.guard import Guard
 from keyturn.llm.outages import Outages
-from keyturn.llm.providers.anthropic import ANTHROPIC_WIRE
 from keyturn.llm.providers.batches import AnthropicBatches, BatchProvider, OpenAiBatches
-from keyturn.llm.providers.gemini import GEMINI_WIRE
 from keyturn.llm.providers.http import HttpProvider, http_client
-from keyturn.llm.providers.openai import COMPATIBLE_WIRE, OPENAI_WIRE
 from keyturn.llm.routing import Target
 from keyturn.llm.wire import Usage
 from keyturn.policy.catalogue import Catalogue
@@ -62,7 +58,7 @@ from workers.deliveries import DeliveryStarts, ReceiverDeliveries, receiver, set
 from workers.metrics import CallMetrics, JobMetrics
 from workers.monitoring import Monitoring, temporal_answers
 from workers.settings import Settings
-from workers.tracing import span_recorder
+from workers.tracing import provider_names, span_recorder
 from workflows.bulk import BulkWorkflow
 from workflows.delivery import DeliveryWorkflow
 from workflows.draft import DraftWorkflow
@@ -80,7 +76,6 @@ KEY_USE_SECONDS = 60.0
 
 Claims = Callable[[JobStore], JobClaims]
 _BATCHES: Mapping[str, Callable[..., BatchProvider]] = {"openai": OpenAiBatches, "anthropic": AnthropicBatches}
-_WIRES = {wire.name: wire for wire in (OPENAI_WIRE, ANTHROPIC_WIRE, GEMINI_WIRE, COMPATIBLE_WIRE)}
 
 
 @dataclass(frozen=True)
@@ -141,7 +136,7 @@ async def wired_boundary(settings: Settings) -> AsyncIterator[Wired]:
             for target in _targets(settings, task):
                 metrics.expect(task, target.provider, target.model)
         takers: list[Callable[[CallRecord], None]] = [log_call, ledger.record, metrics.observe, spend.add]
-        trace = span_recorder()
+        trace = span_recorder(provider_names(settings.endpoints))
         if trace is not None:
             takers.append(trace)
 
@@ -152,9 +147,13 @@ async def wired_boundary(settings: Settings) -> AsyncIterator[Wired]:
         key = settings.fingerprint_key
         guard = await _guard(settings, store, parts)
         outages = Outages()  # what people's calls find out, runs know
+        await _share(settings, outages, parts)
+        for target in settings.targets:
+            metrics.watch_circuit(target.provider, target.model, partial(outages.is_down, target[:2]))
+        routes = settings.routes
         asked = partial(
             ModelBoundary,
-            {task: [_provider(settings, http, *target) for target in route] for task, route in settings.routes.items()},
+            {task: [provider_of(settings, http, target) for target in route] for task, route in routes.items()},
             catalogue,
             record=record,
             cache=await _cache(settings, engine, parts),
@@ -266,14 +265,10 @@ def _git_commit() -> str | None:
     return None if told.endswith("-dirty") else told
 
 
-def _provider(settings: Settings, http: Any, provider: str, model: str) -> HttpProvider:
-    return HttpProvider(
-        http,
-        _WIRES[provider],
-        base_url=settings.base_url_of(provider),
-        model=model,
-        api_key=settings.key_of(provider) or SecretStr(""),
-    )
+def provider_of(settings: Settings, http: Any, target: Target) -> HttpProvider:
+    """Return what asks a target of a route."""
+    endpoint = settings.endpoints[target.provider]
+    return HttpProvider(http, endpoint, target.model, passes_quota_on=target.passes_quota_on)
 
 
 def _targets(settings: Settings, task: str) -> Sequence[Target]:
@@ -284,13 +279,9 @@ def _batches(settings: Settings, http: Any) -> dict[str, BatchProvider]:
     found: dict[str, BatchProvider] = {}
     for task in load_tasks():
         for target in _targets(settings, task):
-            if target.provider in _BATCHES and task not in found:
-                found[task] = _BATCHES[target.provider](
-                    http,
-                    base_url=settings.base_url_of(target.provider),
-                    model=target.model,
-                    api_key=settings.key_of(target.provider) or SecretStr(""),
-                )
+            endpoint = settings.endpoints[target.provider]
+            if endpoint.takes_batches and task not in found:
+                found[task] = _BATCHES[endpoint.wire.name](http, endpoint, target.model)
     return found
 
 
@@ -355,10 +346,23 @@ async def _cache(settings: Settings, engine: AsyncEngine, parts: AsyncExitStack)
     return SealedCache(cache, settings.keyring)
 
 
+async def _share(settings: Settings, outages: Outages, parts: AsyncExitStack) -> None:
+    """Let the fleet know what this worker finds out, where there is a Redis; what it knows already counts at once."""
+    if settings.redis_url is None:
+        return
+    from keyturn.llm.shared_outages import SharedOutages
+
+    names = [target[:2] for target in settings.targets]
+    shared = SharedOutages(outages, settings.redis_url.get_secret_value(), names)
+    parts.push_async_callback(shared.close)
+    await shared.exchange()
+    parts.callback(asyncio.create_task(shared.watch()).cancel)
+
+
 def _tell_unpriced(settings: Settings) -> None:
     """Say for which models no cost can be known or capped; and load the public prices now, not in the first call."""
     for target in settings.targets:
-        if settings.prices.cost_usd(*target, Usage(0, 0)) is None:
+        if settings.prices.cost_usd(target.provider, target.model, Usage(0, 0)) is None:
             _log.warning(
                 "price_unknown",
                 provider=target.provider,

@@ -106,7 +106,10 @@ class OfflineRuns:
     def _provider(self, run: Run) -> BatchProvider:
         provider = self._providers.get(run.task)
         if provider is None:
-            raise SettingsInvalid("KEYTURN_ROUTES: --offline needs openai or anthropic in the task's route")
+            raise SettingsInvalid(
+                "KEYTURN_ROUTES: --offline needs an endpoint with batches in the task's route: openai, anthropic, or "
+                "one of KEYTURN_ENDPOINTS that has them"
+            )
         return provider
 
     def _prompts(self, run: Run, items: Sequence[Mapping[str, Any]]) -> list[tuple[str, Prompt]]:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 _MILLION = Decimal(1_000_000)
-# Our names for providers, and the list's. A compatible server is somebody's own: no public price is its.
+# Our names for providers, and the list's. Any other server is somebody's own, unless its endpoint names a list.
 _LISTED = {"openai": "openai", "anthropic": "anthropic", "gemini": "google"}
 
 
@@ -51,17 +51,37 @@ class Rate:
 
 
 class RateCard:
-    """Prices and context windows, by a card of one's own (`{model: Rate}`) before the public list.
+    """Prices and context windows: an endpoint's own, those of a card of one's own, and then the public list.
 
     Raises nothing: a price that nobody knows is None, never 0.
+
+    Args:
+        rates: of the card, by model.
+        of_endpoints: by endpoint and model.
+        lists: by endpoint, the name that the public list has for whoever sets its prices.
     """
 
-    def __init__(self, rates: Mapping[str, Rate]) -> None:
+    def __init__(
+        self,
+        rates: Mapping[str, Rate],
+        *,
+        of_endpoints: Mapping[str, Mapping[str, Rate]] | None = None,
+        lists: Mapping[str, str] | None = None,
+    ) -> None:
         self._rates = rates
+        self._of_endpoints = of_endpoints or {}
+        self._lists = _LISTED | dict(lists or {})
+
+    def _rate(self, provider: str, model: str) -> Rate | None:
+        return self._of_endpoints.get(provider, {}).get(model) or self._rates.get(model)
+
+    def _listed(self, provider: str, model: str) -> "_Listed | None":
+        listed = self._lists.get(provider)
+        return None if listed is None else _listed(listed, model)
 
     def knows(self, provider: str, model: str) -> bool:
         """Return True if the card or the public list has this model, priced or not."""
-        return model in self._rates or _listed(provider, model) is not None
+        return self._rate(provider, model) is not None or self._listed(provider, model) is not None
 
     def cost_usd(self, provider: str, model: str, usage: TokensUsed, *, asked: str | None = None) -> Decimal | None:
         """Return the price of one call; None if the model's price or the token counts are unknown.
@@ -76,10 +96,10 @@ class RateCard:
         if usage.input_tokens is None or usage.output_tokens is None:
             return None
         asked = asked or model
-        rate = self._rates.get(model) or self._rates.get(asked)
+        rate = self._rate(provider, model) or self._rate(provider, asked)
         if rate is None or rate.input is None or rate.output is None:
-            listed = _listed_cost(provider, model, usage)
-            return _listed_cost(provider, asked, usage) if listed is None and asked != model else listed
+            listed = _listed_cost(self._listed(provider, model), usage)
+            return _listed_cost(self._listed(provider, asked), usage) if listed is None and asked != model else listed
         cached, written = _parts(usage)
         fresh = usage.input_tokens - cached - written
         dollars = (
@@ -92,10 +112,10 @@ class RateCard:
 
     def context_window(self, provider: str, model: str) -> int | None:
         """Return how many tokens a call to the model may hold; None if unknown."""
-        rate = self._rates.get(model)
+        rate = self._rate(provider, model)
         if rate is not None and rate.context_window is not None:
             return rate.context_window
-        listed = _listed(provider, model)
+        listed = self._listed(provider, model)
         return None if listed is None else listed.context_window
 
 
@@ -106,21 +126,25 @@ class _Listed(NamedTuple):
 
 
 @lru_cache(maxsize=1_024)  # providers send the name that is looked up: it must not grow for ever
-def _listed(provider: str, model: str) -> _Listed | None:
-    if provider not in _LISTED:
-        return None
+def _listed(list_name: str, model: str) -> _Listed | None:
     # 0.2 s to import, and only needed for models without a rate of one's own.
     from genai_prices.data_snapshot import get_snapshot
 
     try:
-        found, info = get_snapshot().find_provider_model(model.removeprefix("models/"), None, _LISTED[provider], None)
+        found, info = get_snapshot().find_provider_model(model.removeprefix("models/"), None, list_name, None)
     except LookupError:
         return None
     return _Listed(info, found, info.context_window)
 
 
-def _listed_cost(provider: str, model: str, usage: TokensUsed) -> Decimal | None:
-    listed = _listed(provider, model)
+def price_lists() -> set[str]:
+    """Return the names of those whose public prices are bundled."""
+    from genai_prices.data_snapshot import get_snapshot
+
+    return {provider.id for provider in get_snapshot().providers}
+
+
+def _listed_cost(listed: _Listed | None, usage: TokensUsed) -> Decimal | None:
     if listed is None:
         return None
     from genai_prices import Usage

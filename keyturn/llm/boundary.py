@@ -182,7 +182,8 @@ class ModelBoundary:
         left: float,
     ) -> Judged:
         """Return another provider's answer, if it is accepted; else the disagreement, for a person."""
-        place = next(at for at, one in enumerate(route) if one.name == first.call.provider)
+        answered = (first.call.provider, first.call.asked_model)
+        place = next(at for at, one in enumerate(route) if (one.name, one.model) == answered)
         others = [*route[place + 1 :], *route[:place]] or route
         readings, last = [_reading(first)], first
         if left >= LEAST_SECONDS:

@@ -213,7 +213,9 @@ def error_for(
     if kind.retryable and headers.get("x-should-retry", "").strip().lower() == "false":
         return UnexpectedStatus(f"{shown} and asks not to be asked again")
     wait = retry_after(headers, error, now=now) if kind.retryable else None
-    return kind(shown, retry_after=wait)
+    failure = kind(shown, retry_after=wait)
+    failure.status, failure.code = status, codes[0] if codes else ""
+    return failure
 
 
 def error_in(body: Any) -> dict[str, Any] | None:

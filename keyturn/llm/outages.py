@@ -2,6 +2,8 @@
 
 Without it, a dead first provider costs each call most of its time.
 
+Where a fleet shares a Redis, its workers tell each other (`keyturn.llm.shared_outages`).
+
 Closed: it is asked in its turn. After some failures in a row it is open: it is asked last, and so only where no other
 one of the route answers. After a while one call tries it in its turn (half open): an answer closes it, another failure
 opens it for longer.
@@ -28,6 +30,9 @@ OPEN_SECONDS, LONGEST_SECONDS = 15.0, 60.0
 P = TypeVar("P")
 
 
+Name = tuple[str, str]  # of an endpoint and its model
+
+
 @dataclass
 class _Circuit:
     failures: int = 0
@@ -49,18 +54,20 @@ class Outages:
     ) -> None:
         self._clock = clock
         self._jitter = jitter
-        self._circuits: dict[tuple[str, str], _Circuit] = {}
+        self._circuits: dict[Name, _Circuit] = {}
+        # What this worker found out and nobody was told yet: for how many seconds a circuit is open; 0 for closed.
+        self._news: dict[Name, float] = {}
 
-    def in_order(self, route: Sequence[P], name: Callable[[P], tuple[str, str]]) -> Sequence[P]:
+    def in_order(self, route: Sequence[P], name: Callable[[P], Name]) -> Sequence[P]:
         """Return a route as it is to be asked: those whose circuit is open come last."""
         return sorted(route, key=lambda provider: self.is_open(name(provider)))
 
-    def is_open(self, name: tuple[str, str]) -> bool:
+    def is_open(self, name: Name) -> bool:
         """Return True while a provider is to be asked only if no other one answers."""
         circuit = self._circuits.get(name)
         return circuit is not None and circuit.open_until is not None and self._clock() < circuit.open_until
 
-    def asking(self, name: tuple[str, str]) -> None:
+    def asking(self, name: Name) -> None:
         """Note that a call asks a provider: where its circuit is open or half open, it is the probe.
 
         Until its answer the others pass it by. A probe that never comes back, such as a cancelled one, is followed by
@@ -70,13 +77,14 @@ class Outages:
         if circuit is not None and circuit.open_until is not None:
             circuit.is_probed, circuit.open_until = True, self._clock() + circuit.seconds
 
-    def answered(self, name: tuple[str, str]) -> None:
+    def answered(self, name: Name) -> None:
         """Close a circuit: the provider answers, whatever it says."""
         circuit = self._circuits.pop(name, None)
         if circuit is not None and circuit.open_until is not None:
+            self._news[name] = 0.0
             _log.info("provider_circuit_closed", provider=name[0], model=name[1])
 
-    def failed(self, name: tuple[str, str], error: KeyturnError) -> None:
+    def failed(self, name: Name, error: KeyturnError) -> None:
         """Count a failure that says that the provider is down; any other one is an answer of its kind."""
         if not isinstance(error, ProviderUnavailable | ProviderTimeout):
             self.answered(name)
@@ -88,11 +96,35 @@ class Outages:
             return  # not enough yet; or a call that had begun before it was opened
         if was_open:
             circuit.seconds = min(circuit.seconds * 2, LONGEST_SECONDS)
-        circuit.open_until = self._clock() + circuit.seconds * (0.75 + self._jitter() / 2)
-        circuit.is_probed = False
+        seconds = circuit.seconds * (0.75 + self._jitter() / 2)
+        circuit.open_until, circuit.is_probed = self._clock() + seconds, False
+        self._news[name] = seconds
         _log.warning("provider_circuit_open", provider=name[0], model=name[1], because=error.kind)
+
+    def is_down(self, name: Name) -> bool:
+        """Return True if a provider has failed, and has not answered since."""
+        circuit = self._circuits.get(name)
+        return circuit is not None and circuit.open_until is not None
 
     def open_now(self) -> list[str]:
         """Return the providers that have failed and have not answered since."""
-        opened = [name for name, one in self._circuits.items() if one.open_until is not None]
-        return [f"{provider}:{model}" for provider, model in opened]
+        return [f"{provider}:{model}" for provider, model in self._circuits if self.is_down((provider, model))]
+
+    def take_news(self) -> dict[Name, float]:
+        """Return what was found out since the last time: seconds that a circuit is open, or 0 where it was closed."""
+        news, self._news = self._news, {}
+        return news
+
+    def learn_open(self, name: Name, seconds: float) -> None:
+        """Open a circuit that another worker opened, for at least so many seconds more."""
+        circuit = self._circuits.setdefault(name, _Circuit())
+        if circuit.open_until is None:
+            circuit.failures = FAILURES_TO_OPEN
+            _log.warning("provider_circuit_open", provider=name[0], model=name[1], because="told_by_another_worker")
+        circuit.open_until = max(circuit.open_until or 0.0, self._clock() + seconds)
+
+    def learn_closed(self, name: Name) -> None:
+        """Close a circuit that another worker closed: the provider answers."""
+        if self.is_down(name):
+            del self._circuits[name]
+            _log.info("provider_circuit_closed", provider=name[0], model=name[1])

@@ -11,15 +11,16 @@ from keyturn.errors import (
     ProviderError,
     ProviderTimeout,
     ProviderUnavailable,
+    QuotaExhausted,
     RateLimited,
     UnknownTask,
 )
 from keyturn.llm.outages import Outages
-from keyturn.llm.providers.http import Patience
+from keyturn.llm.providers.endpoint import Patience
 from keyturn.llm.wire import Completion, OnText
 from keyturn.tasks.definition import Prompt
 
-PROVIDERS = ("openai", "anthropic", "gemini", "compatible")
+QUOTA_PASSES = "[next-on-quota]"  # behind a model: where its quota is used up, the next one is asked
 DEFAULT = "*"  # the route of every task that has none of its own
 
 # A handshake takes a second over a bad network; 5 s outlast one lost packet, and a server that is not there by then is
@@ -41,13 +42,14 @@ Route = TypeVar("Route")
 
 
 class Target(NamedTuple):
-    """A provider's name and its model."""
+    """An endpoint's name and its model; and whether the next one is asked where its quota is used up."""
 
     provider: str
     model: str
+    passes_quota_on: bool = False
 
     def __str__(self) -> str:
-        return f"{self.provider}:{self.model}"
+        return f"{self.provider}:{self.model}{QUOTA_PASSES if self.passes_quota_on else ''}"
 
 
 class Provider(Protocol):
@@ -55,6 +57,7 @@ class Provider(Protocol):
 
     name: str
     model: str
+    passes_quota_on: bool
 
     async def complete(
         self, prompt: Prompt, *, patience: Patience, trace_id: str, on_text: OnText | None = None
@@ -81,13 +84,19 @@ class RouteFailed(Exception):
         self.passed_over = passed_over
 
 
-def parse_routes(text: str, tasks: Collection[str]) -> dict[str, tuple[Target, ...]]:
+def parse_routes(text: str, tasks: Collection[str], endpoints: Collection[str]) -> dict[str, tuple[Target, ...]]:
     """Return the routes by task that `text` states.
 
-    Written as `PROVIDER:MODEL, PROVIDER:MODEL` for every task, or as `TASK = ROUTE; * = ROUTE`.
+    Written as `ENDPOINT:MODEL, ENDPOINT:MODEL` for every task, or as `TASK = ROUTE; * = ROUTE`. Behind a model,
+    `[next-on-quota]` says that the next one is asked where its quota is used up.
+
+    Args:
+        text: as it is set.
+        tasks: the names of all tasks.
+        endpoints: the names of all endpoints.
 
     Raises:
-        ValueError: an unknown task or provider, a provider twice in one route, or a task without a route.
+        ValueError: an unknown task or endpoint, a model twice in one route, or a task without a route.
     """
     routes: dict[str, tuple[Target, ...]] = {}
     for part in filter(None, (part.strip() for part in text.split(";"))):
@@ -97,7 +106,7 @@ def parse_routes(text: str, tasks: Collection[str]) -> dict[str, tuple[Target, .
             raise ValueError(f"there is no task {task[:48]!r}; tasks: {', '.join(sorted(tasks))}")
         if task in routes:
             raise ValueError(f"{task} has two routes")
-        routes[task] = _route(listed)
+        routes[task] = _route(listed, endpoints)
     missing = [] if DEFAULT in routes else sorted(set(tasks) - set(routes))
     if missing:
         raise ValueError(f"no route for {', '.join(missing)}: add one, or a route for *")
@@ -157,7 +166,8 @@ async def ask_in_turn(
             own_haste = isinstance(error, ProviderTimeout) and patience.first_byte < LEAST_PATIENCE
             if isinstance(error, ProviderError) and not own_haste:
                 outages.failed(_name(provider), error)
-            if not isinstance(error, _PASSES_ON):
+            passes = isinstance(error, _PASSES_ON) or (isinstance(error, QuotaExhausted) and provider.passes_quota_on)
+            if not passes:
                 break
         else:
             outages.answered(_name(provider))
@@ -190,17 +200,21 @@ def _told_together(failures: Sequence[tuple[Provider, KeyturnError]]) -> Keyturn
     return first
 
 
-def _route(listed: str) -> tuple[Target, ...]:
+def _route(listed: str, endpoints: Collection[str]) -> tuple[Target, ...]:
     targets = []
     for entry in filter(None, (entry.strip() for entry in listed.split(","))):
-        provider, colon, model = (part.strip() for part in entry.partition(":"))
+        endpoint, colon, model = (part.strip() for part in entry.partition(":"))
+        passes_quota_on = model.endswith(QUOTA_PASSES)
+        model = model.removesuffix(QUOTA_PASSES).strip()
         if not colon or not model or len(model) > 128 or not model.isprintable():
-            raise ValueError(f"{entry[:80]!r} is not PROVIDER:MODEL")
-        if provider not in PROVIDERS:
-            raise ValueError(f"there is no provider {provider[:48]!r}; providers: {', '.join(PROVIDERS)}")
-        targets.append(Target(provider, model))
+            raise ValueError(f"{entry[:80]!r} is not ENDPOINT:MODEL")
+        if endpoint not in endpoints:
+            raise ValueError(f"there is no endpoint {endpoint[:48]!r}; endpoints: {', '.join(endpoints)}")
+        targets.append(Target(endpoint, model, passes_quota_on))
     if not targets:
         raise ValueError("a route names no model")
-    if len({target.provider for target in targets}) != len(targets):
-        raise ValueError("a route asks one provider twice: each is asked once an attempt")
+    if len({target[:2] for target in targets}) != len(targets):
+        raise ValueError("a route asks one model twice: each is asked once an attempt")
+    if targets[-1].passes_quota_on:
+        raise ValueError(f"{targets[-1]} is the last of its route: nobody is next")
     return tuple(targets)

@@ -12,7 +12,7 @@ from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.providers.batches import AnthropicBatches, BatchProvider, OpenAiBatches
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.tasks.definition import Prompt
-from tests.boundaries import guarded
+from tests.boundaries import endpoint, guarded
 from tests.cases import facts, request
 from tests.simulated import SimulatorControl
 from tests.workers_for_tests import Script
@@ -30,8 +30,8 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
 def batches(request: pytest.FixtureRequest, http: httpx.AsyncClient, simulator: SimulatorControl) -> BatchProvider:
     key = SecretStr("any")
     if request.param == "openai":
-        return OpenAiBatches(http, base_url=f"{simulator.address}/v1", model="simulator-1", api_key=key)
-    return AnthropicBatches(http, base_url=simulator.address, model="simulator-1", api_key=key)
+        return OpenAiBatches(http, endpoint("openai", f"{simulator.address}/v1", key=key), "simulator-1")
+    return AnthropicBatches(http, endpoint("anthropic", simulator.address, key=key), "simulator-1")
 
 
 def prompts(count: int) -> list[tuple[str, Prompt]]:
@@ -87,7 +87,7 @@ async def test_two_that_might_be_the_lost_one_are_a_matter_for_a_person(
     http: httpx.AsyncClient, simulator: SimulatorControl
 ) -> None:
     """Anthropic's have no marker: taking the wrong one would be somebody else's, another submit would be paid twice."""
-    batches = AnthropicBatches(http, base_url=simulator.address, model="simulator-1", api_key=SecretStr("any"))
+    batches = AnthropicBatches(http, endpoint("anthropic", simulator.address, key=SecretStr("any")), "simulator-1")
     for _ in range(2):
         await batches.submit("run-1/0", prompts(2))
     with pytest.raises(UnexpectedStatus, match="2 batches of 2 requests"):
@@ -98,7 +98,7 @@ async def test_a_batch_that_expired_has_ended_with_what_was_answered(
     http: httpx.AsyncClient, simulator: SimulatorControl
 ) -> None:
     """And one that failed has no answers at all."""
-    batches = OpenAiBatches(http, base_url=f"{simulator.address}/v1", model="simulator-1", api_key=SecretStr("any"))
+    batches = OpenAiBatches(http, endpoint("openai", f"{simulator.address}/v1", key=SecretStr("any")), "simulator-1")
     await simulator.plan_batches(end="expired", expired=2)
     batch_id = await batches.submit("run-1/0", prompts(4))
     assert await batches.state(batch_id) == "ended"

@@ -28,7 +28,7 @@ from keyturn.errors import (
 )
 from keyturn.ledger.records import keyed_fingerprint
 from keyturn.llm.boundary import ModelBoundary
-from keyturn.llm.providers.http import Patience
+from keyturn.llm.providers.endpoint import Patience
 from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.policy.catalogue import Catalogue
 from keyturn.tasks.definition import Prompt
@@ -42,6 +42,7 @@ class Scripted:
     """A provider that says or raises what it was told, and counts how often it was asked."""
 
     model = "m-1"
+    passes_quota_on = False
 
     def __init__(self, said: str | BaseException, name: str = "scripted", *, takes: float = 0.0) -> None:
         self._said = said

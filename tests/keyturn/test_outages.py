@@ -1,9 +1,11 @@
 """What is remembered of a provider that is down: by a clock of the test's own."""
 
 import time
+from collections.abc import AsyncIterator
 from typing import cast
 
 import pytest
+from redis.asyncio import Redis
 
 from keyturn.errors import (
     AuthenticationFailed,
@@ -14,8 +16,9 @@ from keyturn.errors import (
     RateLimited,
 )
 from keyturn.llm.outages import FAILURES_TO_OPEN, LONGEST_SECONDS, OPEN_SECONDS, Outages
-from keyturn.llm.providers.http import Patience
+from keyturn.llm.providers.endpoint import Patience
 from keyturn.llm.routing import RouteFailed, ask_in_turn
+from keyturn.llm.shared_outages import SharedOutages
 from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.tasks.definition import Prompt
 
@@ -124,6 +127,8 @@ def test_calls_that_had_begun_before_it_was_opened_do_not_prolong_it(outages: Ou
 class Endpoint:
     """One that answers, or is silent; and how long it was given for its first byte."""
 
+    passes_quota_on = False
+
     def __init__(self, name: str, *, answers: bool) -> None:
         self.name, self.model, self.answers = name, "m-1", answers
         self.given: list[float] = []
@@ -177,3 +182,74 @@ async def test_who_is_down_is_asked_last_and_keeps_no_time_for_itself(outages: O
     second.answers, first.answers = False, True
     assert await ask() == "first"
     assert outages.open_now() == []
+
+
+class Fleet:
+    """Two workers on one Redis, by the test's clock; time in Redis is its own."""
+
+    def __init__(self, url: str, clock: Clock) -> None:
+        self.outages = [Outages(clock=clock, jitter=lambda: 0.5) for _ in range(2)]
+        self.shared = [SharedOutages(one, url, ROUTE, clock=clock, jitter=lambda: 0.0) for one in self.outages]
+
+    async def exchange(self) -> None:
+        for shared in (*self.shared, *self.shared):
+            await shared.exchange()
+
+
+@pytest.fixture
+async def fleet(redis: str, clock: Clock) -> AsyncIterator[Fleet]:
+    fleet = Fleet(redis, clock)
+    yield fleet
+    for shared in fleet.shared:
+        await shared.close()
+
+
+async def test_what_one_worker_finds_out_the_others_know(fleet: Fleet, clock: Clock) -> None:
+    """That it is down, that it is down for longer, and that it is back."""
+    one, other = fleet.outages
+    open_first(one)
+    await fleet.exchange()
+    assert to_ask(other) == DOWN_LAST
+    one.answered(FIRST)  # its probe was answered
+    await fleet.exchange()
+    assert (to_ask(one), to_ask(other)) == (ROUTE, ROUTE)
+    open_first(other)
+    await fleet.exchange()
+    clock.now += OPEN_SECONDS
+    assert to_ask(other) == ROUTE
+    other.failed(FIRST, DOWN)
+    await fleet.exchange()
+    assert to_ask(one) == DOWN_LAST
+
+
+async def test_a_worker_that_starts_in_an_outage_knows_of_it(fleet: Fleet, redis: str, clock: Clock) -> None:
+    open_first(fleet.outages[0])
+    await fleet.exchange()
+    started = Outages(clock=clock)
+    shared = SharedOutages(started, redis, ROUTE, clock=clock)
+    await shared.exchange()
+    await shared.close()
+    assert started.open_now() == ["openai:m-1"]
+
+
+async def test_a_name_whose_time_is_over_is_not_taken_for_one_that_answers(
+    fleet: Fleet, redis: str, clock: Clock
+) -> None:
+    """It is half open: the next call of each worker may try it."""
+    open_first(fleet.outages[0])
+    await fleet.exchange()
+    clock.now += OPEN_SECONDS
+    async with Redis.from_url(redis) as there:
+        await there.flushdb()  # as Redis does by itself at the end of its time
+    await fleet.exchange()
+    assert fleet.outages[1].open_now() == ["openai:m-1"]
+    assert to_ask(fleet.outages[1]) == ROUTE
+
+
+async def test_without_redis_each_worker_knows_what_it_found_out(clock: Clock) -> None:
+    outages = Outages(clock=clock)
+    away = SharedOutages(outages, "redis://127.0.0.1:9", ROUTE, clock=clock)
+    open_first(outages)
+    await away.exchange()
+    await away.close()
+    assert to_ask(outages) == DOWN_LAST

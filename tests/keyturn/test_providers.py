@@ -20,7 +20,8 @@ from keyturn.errors import (
     UnexpectedStatus,
     UnreadableResponse,
 )
-from keyturn.llm.providers.http import Patience, http_client
+from keyturn.llm.providers.endpoint import Patience
+from keyturn.llm.providers.http import http_client
 from keyturn.llm.wire import Completion
 from keyturn.policy.catalogue import Catalogue
 from keyturn.tasks.decide_rotation import TASK

@@ -23,12 +23,13 @@ from keyturn.errors import (
     UnreadableResponse,
 )
 from keyturn.llm.providers.batches import OpenAiBatches
-from keyturn.llm.providers.http import HttpProvider, Patience
+from keyturn.llm.providers.endpoint import Patience
+from keyturn.llm.providers.http import HttpProvider
 from keyturn.llm.wire import Completion
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.tasks.decide_rotation import TASK
 from keyturn.tasks.definition import Prompt
-from tests.boundaries import WIRES
+from tests.boundaries import WIRES, endpoint
 from tests.cases import NOW, request
 
 FIELD = Path(__file__).parents[1] / "corpora" / "providers"
@@ -65,7 +66,7 @@ async def answered(
         return httpx.Response(status, headers=headers, content=sent())
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as http:
-        provider = HttpProvider(http, WIRES[wire], base_url="http://p", model="m", api_key=SecretStr("key"))
+        provider = HttpProvider(http, endpoint(WIRES[wire], "http://p", key=SecretStr("key")), "m")
         on_text = (lambda _text: None) if streamed else None
         return await provider.complete(prompt(), patience=SOON, trace_id="t", on_text=on_text)
 
@@ -276,7 +277,7 @@ async def test_a_field_that_a_server_does_not_take_is_learned_once(fields: tuple
     server = Refuses(*fields)
     async with httpx.AsyncClient(transport=httpx.MockTransport(server)) as http:
         wire = WIRES["compatible"]
-        provider = HttpProvider(http, wire, base_url="http://p", model="m", api_key=SecretStr("key"))
+        provider = HttpProvider(http, endpoint(wire, "http://p", key=SecretStr("key")), "m")
         on_text = (lambda _text: None) if streamed else None
         for _ in range(2):
             completion = await provider.complete(prompt(), patience=SOON, trace_id="t", on_text=on_text)
@@ -312,7 +313,7 @@ async def test_a_refusal_that_says_something_else_of_a_field_drops_none(refusal:
         return _sent(json.dumps(refusal).encode(), status=400)
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as http:
-        provider = HttpProvider(http, WIRES["compatible"], base_url="http://p", model="m", api_key=SecretStr("key"))
+        provider = HttpProvider(http, endpoint(WIRES["compatible"], "http://p", key=SecretStr("key")), "m")
         for _ in range(2):
             with pytest.raises(RequestRefused):
                 await provider.complete(prompt(), patience=SOON, trace_id="t")
@@ -323,7 +324,7 @@ async def test_a_refusal_that_says_something_else_of_a_field_drops_none(refusal:
 async def test_who_refuses_both_limits_is_asked_with_one_all_the_same() -> None:
     server = Refuses("max_tokens", "max_completion_tokens")
     async with httpx.AsyncClient(transport=httpx.MockTransport(server)) as http:
-        provider = HttpProvider(http, WIRES["compatible"], base_url="http://p", model="m", api_key=SecretStr("key"))
+        provider = HttpProvider(http, endpoint(WIRES["compatible"], "http://p", key=SecretStr("key")), "m")
         with pytest.raises(RequestRefused):
             await provider.complete(prompt(), patience=SOON, trace_id="t")
     assert all(body.get("max_tokens") or body.get("max_completion_tokens") for body in server.bodies)
@@ -332,7 +333,7 @@ async def test_who_refuses_both_limits_is_asked_with_one_all_the_same() -> None:
 async def test_a_refusal_that_names_no_field_is_asked_once() -> None:
     server = Refuses("model")
     async with httpx.AsyncClient(transport=httpx.MockTransport(server)) as http:
-        provider = HttpProvider(http, WIRES["compatible"], base_url="http://p", model="m", api_key=SecretStr("key"))
+        provider = HttpProvider(http, endpoint(WIRES["compatible"], "http://p", key=SecretStr("key")), "m")
         with pytest.raises(RequestRefused):
             await provider.complete(prompt(), patience=SOON, trace_id="t")
     assert len(server.bodies) == 1
@@ -348,7 +349,7 @@ async def test_a_batchs_lines_end_at_line_feeds_alone() -> None:
         return _sent(json.dumps({"id": "batch_1", "status": "completed", "output_file_id": "file-1"}).encode())
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as http:
-        batches = OpenAiBatches(http, base_url="http://p", model="m", api_key=SecretStr("key"))
+        batches = OpenAiBatches(http, endpoint("openai", "http://p", key=SecretStr("key")), "m")
         found = [one async for one in batches.answers("batch_1")]
     assert len(found) == len(results.decode().strip("\n").split("\n"))
     assert all(one.completion is not None for one in found)

@@ -25,6 +25,8 @@ LAZY = '{"decision":"not_specified","rotation_window_days":null,"source_line_ids
 class Says:
     """A provider that says or raises one thing after the other; the last one for ever."""
 
+    passes_quota_on = False
+
     def __init__(self, name: str, *said: str | BaseException) -> None:
         self.name, self.model, self.said, self.calls = name, f"{name}-1", said, 0
 

@@ -23,12 +23,13 @@ from keyturn.errors import (
     UnreadableResponse,
 )
 from keyturn.llm.boundary import ModelBoundary
-from keyturn.llm.providers.http import HttpProvider, Patience, http_client
+from keyturn.llm.providers.endpoint import Patience
+from keyturn.llm.providers.http import HttpProvider, http_client
 from keyturn.llm.wire import Completion
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.tasks.definition import Prompt
 from keyturn.tasks.draft_reply import TASK, DraftRequest
-from tests.boundaries import WIRES, guarded, on_simulator
+from tests.boundaries import WIRES, endpoint, guarded, on_simulator
 from tests.cases import P7
 from tests.simulated import SimulatorControl
 
@@ -184,7 +185,7 @@ async def test_whatever_comes_as_a_stream_is_an_answer_or_a_named_failure(wire: 
         return httpx.Response(200, headers={"content-type": "text/event-stream"}, content=stream())
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as http:
-        provider = HttpProvider(http, WIRES[wire], base_url="http://p", model="m", api_key=SecretStr("key"))
+        provider = HttpProvider(http, endpoint(WIRES[wire], "http://p", key=SecretStr("key")), "m")
         with suppress(ProviderError):
             completion = await provider.complete(prompt(), patience=SOON, trace_id="t", on_text=lambda _text: None)
             assert isinstance(completion.text, str)
@@ -201,6 +202,6 @@ async def test_an_endless_stream_is_left(http: httpx.AsyncClient) -> None:
         return httpx.Response(200, headers={"content-type": "text/event-stream"}, content=stream())
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as endless:
-        provider = HttpProvider(endless, WIRES["openai"], base_url="http://p", model="m", api_key=SecretStr("key"))
+        provider = HttpProvider(endless, endpoint(WIRES["openai"], "http://p", key=SecretStr("key")), "m")
         with pytest.raises(UnreadableResponse, match="1 MiB"):
             await provider.complete(prompt(), patience=SOON, trace_id="trace_1", on_text=lambda _text: None)

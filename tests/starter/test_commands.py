@@ -13,8 +13,11 @@ import pytest
 
 from keyturn.contracts import JobCreated
 from keyturn.database import database_url, open_database
+from keyturn.errors import ProviderTimeout
 from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.store import JobStore
+from keyturn.llm.outages import FAILURES_TO_OPEN, Outages
+from keyturn.llm.shared_outages import SharedOutages
 from stack.embedded import Stack
 from starter.requests import id_of
 from starter.rotations import outcome_of, start_or_attach
@@ -389,6 +392,31 @@ async def test_doctor_says_line_by_line_what_is_missing(terminal: Terminal, stac
     elsewhere = await terminal.run("doctor", KEYTURN_POLICY_DIR="/absent", KEYTURN_TASK_QUEUE="nobody-polls-this")
     assert "no policy files (*.toml) in /absent" in elsewhere.stdout
     assert "0 workers polled nobody-polls-this" in elsewhere.stdout
+
+
+async def test_doctor_asks_each_endpoint_once_and_says_which_the_fleet_passes_over(
+    terminal: Terminal, stack: Stack, redis: str
+) -> None:
+    """Live, with what it cost; and from Redis, who is down as far as any worker knows."""
+    settings = {
+        "KEYTURN_ROUTES": "openai:simulator-1, anthropic:simulator-1",
+        **{"OPENAI_API_KEY": "key_for_tests", "OPENAI_BASE_URL": f"{stack.simulator}/v1"},
+        **{"ANTHROPIC_API_KEY": "key_for_tests", "ANTHROPIC_BASE_URL": "http://127.0.0.1:9"},
+        **{"KEYTURN_RATE_CARD": str(RATES), "KEYTURN_REDIS_URL": redis},
+    }
+    looked = await terminal.run("doctor", "--live", **settings)
+    assert looked.returncode == 1
+    assert re.search(r"ok    endpoint openai:simulator-1: simulator-1 answers in .* tokens, \$0\.0", looked.stdout)
+    assert "FAIL  endpoint anthropic:simulator-1: nobody answers" in looked.stdout
+    assert "ok    providers: no worker has found one that is down" in looked.stdout
+    outages = Outages()
+    shared = SharedOutages(outages, redis, [("anthropic", "simulator-1")])
+    for _ in range(FAILURES_TO_OPEN):
+        outages.failed(("anthropic", "simulator-1"), ProviderTimeout("silent"))
+    await shared.exchange()
+    await shared.close()
+    looked = await terminal.run("doctor", **settings)
+    assert "FAIL  providers: asked last, because they did not answer: anthropic:simulator-1" in looked.stdout
 
 
 async def test_every_command_reads_the_same_dotenv_file(terminal: Terminal, tmp_path: Path) -> None:

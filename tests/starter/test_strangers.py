@@ -46,7 +46,7 @@ async def test_evidence_is_refused_where_some_of_it_would_be_lost(terminal: Term
 async def test_a_rotation_that_somebody_leaves_goes_on_and_is_told(terminal: Terminal) -> None:  # noqa: F811
     """Ctrl-C while nobody works on it: one object, the status of a timeout, and no word of an abortion."""
     options = ("--account", "a", "--key-id", f"k{uuid.uuid4().hex[:8]}", "--policy", "P-7", "--question", "May it?")
-    queue = ("--task-queue", f"nobody-{uuid.uuid4().hex}", "--wait", "60", "--json")
+    queue = ("--task-queue", f"nobody-{uuid.uuid4().hex}", "--wait", "600", "--json")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "starter", "rotate", *options, *queue),
         cwd=terminal.folder,

@@ -168,7 +168,7 @@ def test_a_span_of_each_call_has_the_genai_names_and_no_content() -> None:
 
     spans, reader, tracers = InMemorySpanExporter(), InMemoryMetricReader(), TracerProvider()
     tracers.add_span_processor(SimpleSpanProcessor(spans))
-    record = span_recorder(tracers, MeterProvider(metric_readers=[reader]))
+    record = span_recorder({"openai": "openai"}, tracers, MeterProvider(metric_readers=[reader]))
     assert record is not None
     record(call(asked_model="m-1", finish_reason="stop", request_id="req_1", cached_tokens=3))
     record(call(status="failed", failure="quota_exhausted", input_tokens=None, output_tokens=None, cost_usd=None))
@@ -208,7 +208,7 @@ def test_without_the_endpoint_nothing_is_traced(monkeypatch: pytest.MonkeyPatch)
     from workers import tracing
 
     monkeypatch.delenv(tracing.ENDPOINT, raising=False)
-    assert tracing.span_recorder() is None
+    assert tracing.span_recorder({}) is None
     assert tracing.temporal_plugins() == []
     monkeypatch.setenv(tracing.ENDPOINT, "http://127.0.0.1:4318")
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)

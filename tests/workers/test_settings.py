@@ -10,7 +10,7 @@ from keyturn.llm.routing import Target, parse_routes, route_of
 from keyturn.llm.wire import Usage
 from keyturn.tasks.registry import load_tasks
 from tests.keys import KEYS_TEXT
-from workers.settings import PLACEHOLDER_KEY, load_settings, read_rate_card
+from workers.settings import OWN_SETTINGS, PLACEHOLDER_KEY, load_settings, read_rate_card
 
 SECRET = "sk-very-secret-4711"
 
@@ -168,9 +168,10 @@ def test_an_unknown_model_is_told_at_start_and_a_rate_card_makes_it_known(
 @pytest.mark.parametrize(
     ("routes", "fault"),
     [
-        ("gpt-5-mini", "is not PROVIDER:MODEL"),
-        ("azure:gpt-5-mini", "there is no provider 'azure'"),
-        ("openai:a, openai:b", "asks one provider twice"),
+        ("gpt-5-mini", "is not ENDPOINT:MODEL"),
+        ("azure:gpt-5-mini", "there is no endpoint 'azure'"),
+        ("openai:a, openai:a", "asks one model twice"),
+        ("openai:a, anthropic:b[next-on-quota]", "nobody is next"),
         ("decide=openai:a", "there is no task 'decide'"),
         ("decide_rotation=openai:a", "no route for draft_reply"),
         ("openai:a; *=openai:b", "has two routes"),
@@ -186,7 +187,7 @@ def test_a_route_that_leads_nowhere_is_told(monkeypatch: pytest.MonkeyPatch, rou
 
 def test_a_task_may_have_a_route_of_its_own() -> None:
     """The others take the default one; a model's name may hold a colon."""
-    routes = parse_routes("openai:a, compatible:llama3:8b; draft_reply = anthropic:c", load_tasks())
+    routes = parse_routes("openai:a, compatible:llama3:8b; draft_reply = anthropic:c", load_tasks(), OWN_SETTINGS)
     assert routes["*"] == (Target("openai", "a"), Target("compatible", "llama3:8b"))
     assert route_of(routes, "draft_reply") == (Target("anthropic", "c"),)
     assert route_of(routes, "extract_ticket") == routes["*"]

@@ -13,6 +13,7 @@ from keyturn.llm.providers.anthropic import ANTHROPIC_WIRE
 from keyturn.llm.providers.batches import AnthropicBatches, OpenAiBatches
 from keyturn.llm.providers.http import HttpProvider
 from keyturn.llm.providers.openai import OPENAI_WIRE
+from tests.boundaries import endpoint
 from tests.estates import BulkPlace, bulk_place, due, estate, jobs_of, started
 from tests.simulated import SimulatorControl
 
@@ -26,9 +27,9 @@ def offline_place(
     base = f"{simulator.address}/v1" if request.param == "openai" else simulator.address
     wire = OPENAI_WIRE if request.param == "openai" else ANTHROPIC_WIRE
     batches = OpenAiBatches if request.param == "openai" else AnthropicBatches
-    provider = HttpProvider(http, wire, base_url=base, model="simulator-1", api_key=key)
+    provider = HttpProvider(http, endpoint(wire, base, key=key), "simulator-1")
     place = bulk_place(temporal, queue, engine, provider)
-    taken = batches(http, base_url=base, model="simulator-1", api_key=key)
+    taken = batches(http, endpoint(wire, base, key=key), "simulator-1")
     place.batches = {"decide_rotation": taken, "summarize_scan": taken}
     return place
 

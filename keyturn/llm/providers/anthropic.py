@@ -9,7 +9,8 @@ from pydantic import JsonValue
 
 from keyturn.errors import UnreadableResponse
 from keyturn.llm.classify import ANTHROPIC, anthropic_codes
-from keyturn.llm.providers.http import WireFormat, count, recordable
+from keyturn.llm.providers.endpoint import WireFormat
+from keyturn.llm.providers.http import count, recordable
 from keyturn.llm.providers.streams import AnthropicFold
 from keyturn.llm.wire import Completion, Finish, Usage
 from keyturn.tasks.definition import Prompt
@@ -76,7 +77,8 @@ def completion(answer: Any, asked_model: str) -> Completion:
 ANTHROPIC_WIRE = WireFormat(
     name="anthropic",
     path=lambda _model: "/v1/messages",
-    headers=lambda key: {"x-api-key": key, "anthropic-version": VERSION},
+    key_header=("x-api-key", ""),
+    headers={"anthropic-version": VERSION},
     payload=payload,
     completion=completion,
     errors=ANTHROPIC,

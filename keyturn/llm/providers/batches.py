@@ -14,14 +14,11 @@ from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
 import httpx
-from pydantic import SecretStr
 
 from keyturn.errors import ProviderTimeout, ProviderUnavailable, UnexpectedStatus, UnreadableResponse
 from keyturn.foreign_json import read_json
 from keyturn.llm.classify import error_for
-from keyturn.llm.providers.anthropic import ANTHROPIC_WIRE
-from keyturn.llm.providers.http import WireFormat
-from keyturn.llm.providers.openai import OPENAI_WIRE
+from keyturn.llm.providers.endpoint import Endpoint
 from keyturn.llm.providers.streams import lines_in
 from keyturn.llm.wire import Completion
 from keyturn.tasks.definition import Prompt
@@ -74,24 +71,25 @@ class BatchProvider(Protocol):
         ...
 
 
-class _Endpoint:
-    """One provider's server."""
+class _Batches:
+    """An endpoint's batches, for one model."""
 
-    def __init__(
-        self, client: httpx.AsyncClient, wire: WireFormat, *, base_url: str, model: str, api_key: SecretStr
-    ) -> None:
+    def __init__(self, client: httpx.AsyncClient, endpoint: Endpoint, model: str) -> None:
         self._client = client
-        self._wire = wire
-        self._base = base_url.rstrip("/")
-        self._headers = {"user-agent": "keyturn", "accept-encoding": "identity"}
-        self._headers |= wire.headers(api_key.get_secret_value())
-        self.name = wire.name
+        self._endpoint = endpoint
+        self._wire = endpoint.wire
+        self.name = endpoint.name
         self.model = model
+
+    async def _request(self, path: str) -> dict[str, Any]:
+        """Return address and headers of a request."""
+        headers = {"accept-encoding": "identity"} | self._endpoint.headers_with(await self._endpoint.key.current())
+        return {"url": self._endpoint.url(path), "headers": headers}
 
     async def _json(self, method: str, path: str, **content: Any) -> dict[str, Any]:
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
-                answer = await self._client.request(method, self._base + path, headers=self._headers, **content)
+                answer = await self._client.request(method, **await self._request(path), **content)
         except TimeoutError:
             raise ProviderTimeout(f"no answer within {REQUEST_SECONDS:g} s") from None
         except httpx.HTTPError as error:
@@ -111,7 +109,7 @@ class _Endpoint:
         try:
             async with (
                 asyncio.timeout(REQUEST_SECONDS),
-                self._client.stream("GET", self._base + path, headers=self._headers) as answer,
+                self._client.stream("GET", **await self._request(path)) as answer,
             ):
                 if answer.status_code != 200:
                     await answer.aread()
@@ -151,11 +149,8 @@ class _Endpoint:
             return Answered(custom_id, None, "unreadable_response")
 
 
-class OpenAiBatches(_Endpoint):
+class OpenAiBatches(_Batches):
     """OpenAI's batches: a file of requests, a batch on it, a file of answers and one of errors."""
-
-    def __init__(self, client: httpx.AsyncClient, *, base_url: str, model: str, api_key: SecretStr) -> None:
-        super().__init__(client, OPENAI_WIRE, base_url=base_url, model=model, api_key=api_key)
 
     async def submit(self, marker: str, prompts: Sequence[tuple[str, Prompt]]) -> str:
         """Upload the requests and submit them; returns the batch's id."""
@@ -209,11 +204,8 @@ class OpenAiBatches(_Endpoint):
                 yield self._answered(line.get("custom_id"), body, self._failure(response, error))
 
 
-class AnthropicBatches(_Endpoint):
+class AnthropicBatches(_Batches):
     """Anthropic's message batches: the requests in one body, the answers as JSON Lines."""
-
-    def __init__(self, client: httpx.AsyncClient, *, base_url: str, model: str, api_key: SecretStr) -> None:
-        super().__init__(client, ANTHROPIC_WIRE, base_url=base_url, model=model, api_key=api_key)
 
     async def submit(self, marker: str, prompts: Sequence[tuple[str, Prompt]]) -> str:
         """Submit the requests; returns the batch's id."""

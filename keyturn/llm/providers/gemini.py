@@ -10,7 +10,8 @@ from pydantic import JsonValue
 
 from keyturn.errors import UnreadableResponse
 from keyturn.llm.classify import GEMINI, gemini_codes
-from keyturn.llm.providers.http import WireFormat, count, recordable
+from keyturn.llm.providers.endpoint import WireFormat
+from keyturn.llm.providers.http import count, recordable
 from keyturn.llm.providers.streams import GeminiFold
 from keyturn.llm.wire import Completion, Finish, Usage
 from keyturn.tasks.definition import Prompt
@@ -86,7 +87,8 @@ def _path(model: str) -> str:
 GEMINI_WIRE = WireFormat(
     name="gemini",
     path=lambda model: f"{_path(model)}:generateContent",
-    headers=lambda key: {"x-goog-api-key": key},
+    key_header=("x-goog-api-key", ""),
+    headers={},
     payload=payload,
     completion=completion,
     errors=GEMINI,

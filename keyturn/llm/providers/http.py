@@ -8,10 +8,9 @@ import json
 import re
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from collections.abc import Set as AbstractSet
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -19,17 +18,21 @@ import structlog
 from pydantic import JsonValue, SecretStr
 
 from keyturn.errors import (
+    AuthenticationFailed,
     KeyturnError,
     PromptFiltered,
     ProviderError,
+    ProviderKeyUnavailable,
     ProviderTimeout,
     ProviderUnavailable,
+    RateLimited,
     RequestRefused,
     UnreadableResponse,
 )
 from keyturn.foreign_json import read_json
-from keyturn.llm.classify import Row, error_for, error_in
-from keyturn.llm.providers.streams import Bounded, Fold, events_of
+from keyturn.llm.classify import error_for, error_in
+from keyturn.llm.providers.endpoint import Endpoint, Patience
+from keyturn.llm.providers.streams import Bounded, events_of
 from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.tasks.definition import Prompt
 
@@ -41,74 +44,29 @@ _log = structlog.get_logger("keyturn.llm")
 _NAME = re.compile(r"[A-Za-z0-9._:/@+=-]*")
 
 
-@dataclass(frozen=True)
-class Patience:
-    """What one request may take, in seconds: each limit counts from the request's start."""
+class HttpProvider:
+    """An endpoint, asked for one model.
 
-    connect: float
-    first_byte: float
-    total: float
-
-
-@dataclass(frozen=True)
-class WireFormat:
-    """How one provider writes requests, answers and errors.
-
-    Attributes:
-        name: the provider, as routes and records call it.
-        path: from a model to the path below the base URL.
-        headers: from an API key to the headers that carry it, and whatever else the format demands.
-        payload: from model and prompt to the request's body. Pure.
-        completion: from the decoded body of a 200, and the model that was asked, to our terms; or UnreadableResponse.
-        errors: the table of what its error responses mean.
-        codes_of: where its error responses hold their codes.
-        request_id: the response header that names the request to the provider's support; empty if there is none.
-        stream_path: from a model to the path that answers in pieces.
-        stream_fields: what the body must have beside, for an answer in pieces.
-        fold: makes the whole of the pieces.
-        adapt: from a body and the names of fields that the server does not take to one that asks the same without them;
-            None where every server of the format takes all.
+    Args:
+        client: makes the requests.
+        endpoint: who is asked.
+        model: for which model.
+        passes_quota_on: whether the next one of its route is asked where its quota is used up.
     """
 
-    name: str
-    path: Callable[[str], str]
-    headers: Callable[[str], dict[str, str]]
-    payload: Callable[[str, Prompt], dict[str, JsonValue]]
-    completion: Callable[[Any, str], Completion]
-    errors: tuple[Row, ...]
-    codes_of: Callable[[Mapping[str, Any]], Iterator[Any]]
-    request_id: str
-    stream_path: Callable[[str], str]
-    stream_fields: Mapping[str, JsonValue]
-    fold: Callable[[], Fold]
-    adapt: Callable[[dict[str, JsonValue], AbstractSet[str], Prompt], dict[str, JsonValue]] | None = None
-
-
-class HttpProvider:
-    """A server at `base_url` that speaks `wire`, asked for `model` with `api_key`."""
-
     def __init__(
-        self, client: httpx.AsyncClient, wire: WireFormat, *, base_url: str, model: str, api_key: SecretStr
+        self, client: httpx.AsyncClient, endpoint: Endpoint, model: str, *, passes_quota_on: bool = False
     ) -> None:
         self._client = client
-        self._wire = wire
-        self._url = httpx.URL(base_url.rstrip("/") + wire.path(model))
-        self._stream_url = httpx.URL(base_url.rstrip("/") + wire.stream_path(model))
-        headers = {
-            "accept": "application/json",
-            # A compressed answer of 1 MiB may unfold to a gigabyte before anybody counts: none is asked for or taken.
-            "accept-encoding": "identity",
-            "content-type": "application/json",
-            "host": self._url.netloc.decode(),
-            "user-agent": "keyturn",
-            **wire.headers(api_key.get_secret_value()),
-        }
-        self._headers = list(headers.items())
-        self._stream_headers = list((headers | {"accept": "text/event-stream"}).items())
-        # Fields that the server refused: they are left out from then on, as long as this process lives.
-        self._not_taken: set[str] = set()
-        self.name = wire.name
+        self._endpoint = endpoint
+        self._wire = wire = endpoint.wire
+        self._url, self._stream_url = endpoint.url(wire.path(model)), endpoint.url(wire.stream_path(model))
+        self._headers_key: SecretStr | None = None
+        self._headers: tuple[list[tuple[str, str]], list[tuple[str, str]]] = ([], [])
+        self._not_taken = endpoint.not_taken(model)
+        self.name = endpoint.name
         self.model = model
+        self.passes_quota_on = passes_quota_on
 
     async def complete(
         self, prompt: Prompt, *, patience: Patience, trace_id: str, on_text: OnText | None = None
@@ -125,22 +83,73 @@ class HttpProvider:
             ProviderError: the class says what the failure means and whether another attempt is worth it.
         """
         deadline, before = time.monotonic() + patience.total, frozenset(self._not_taken)
+        key_was_renewed = False
         while True:
             known = frozenset(self._not_taken)
             limits = replace(patience, total=max(deadline - time.monotonic(), 0.0))
-            try:
-                return await self._asked(prompt, limits, trace_id, on_text)
-            except PromptFiltered:  # an answer of its kind, as others give it with a 200
-                return Completion("", "filtered", "content_filter", self.model, Usage())
-            except RequestRefused:
-                # A field that the server does not take costs it nothing to refuse, and us one more request, once.
-                if self._not_taken == known:
-                    self._not_taken &= before  # it was refused without the field as well: that was not the fault
-                    raise
-                learned = sorted(self._not_taken - known)
-                _log.warning("provider_field_refused", provider=self.name, model=self.model, fields=learned)
+            async with self._place(limits):
+                key = await self._key(limits)
+                limits = replace(patience, total=max(deadline - time.monotonic(), 0.0))
+                try:
+                    return await self._asked(prompt, limits, key, trace_id, on_text)
+                except PromptFiltered:  # an answer of its kind, as others give it with a 200
+                    return Completion("", "filtered", "content_filter", self.model, Usage())
+                except AuthenticationFailed:
+                    if key_was_renewed or not self._endpoint.key.refused(key):
+                        raise
+                    key_was_renewed = True  # a short-lived one may have been taken back before its end
+                except RequestRefused:
+                    # A field that the server does not take costs it nothing to refuse, and us one more request, once.
+                    if self._not_taken == known:
+                        self._not_taken &= before  # it was refused without the field as well: that was not the fault
+                        raise
+                    learned = sorted(self._not_taken - known)
+                    _log.warning("provider_field_refused", provider=self.name, model=self.model, fields=learned)
 
-    async def _asked(self, prompt: Prompt, patience: Patience, trace_id: str, on_text: OnText | None) -> Completion:
+    @asynccontextmanager
+    async def _place(self, patience: Patience) -> AsyncIterator[None]:
+        """Hold one of the calls that may be made at once; raises RateLimited where none comes free in time."""
+        slots = self._endpoint.slots
+        if slots is None:
+            yield
+            return
+        try:
+            async with asyncio.timeout(min(patience.first_byte, patience.total)):
+                await slots.acquire()
+        except TimeoutError:
+            told = f"{self._endpoint.calls_at_once} calls are under way, as many as its calls_at_once allows"
+            raise RateLimited(told) from None
+        try:
+            yield
+        finally:
+            slots.release()
+
+    async def _key(self, patience: Patience) -> SecretStr:
+        limit = min(patience.first_byte, patience.total)
+        try:
+            async with asyncio.timeout(limit):
+                return await self._endpoint.key.current()
+        except TimeoutError:
+            raise ProviderKeyUnavailable(f"no key was given within {limit:.3g} s") from None
+
+    def _headers_with(self, key: SecretStr, on_text: OnText | None) -> list[tuple[str, str]]:
+        # They are made once a key: the same 64 times a second.
+        if self._headers_key is not key:
+            headers = {
+                "accept": "application/json",
+                # A compressed mebibyte may unfold to a gigabyte before anybody counts: none is asked for or taken.
+                "accept-encoding": "identity",
+                "content-type": "application/json",
+                "host": self._url.netloc.decode(),
+                **self._endpoint.headers_with(key),
+            }
+            streamed = headers | {"accept": "text/event-stream"}
+            self._headers_key, self._headers = key, (list(headers.items()), list(streamed.items()))
+        return self._headers[on_text is not None]
+
+    async def _asked(
+        self, prompt: Prompt, patience: Patience, key: SecretStr, trace_id: str, on_text: OnText | None
+    ) -> Completion:
         payload = self._wire.payload(self.model, prompt)
         if on_text is not None:
             payload |= self._wire.stream_fields
@@ -151,7 +160,7 @@ class HttpProvider:
             "POST",
             self._url if on_text is None else self._stream_url,
             content=json.dumps(payload, ensure_ascii=False).encode(),
-            headers=[*(self._headers if on_text is None else self._stream_headers), ("x-client-request-id", trace_id)],
+            headers=[*self._headers_with(key, on_text), ("x-client-request-id", trace_id)],
             extensions={"timeout": {"connect": patience.connect}},
         )
         response, answer, first_byte_ms = await self._exchange(request, patience, on_text)
@@ -284,7 +293,7 @@ async def _body(response: httpx.Response) -> bytes:
 
 # Fields that some servers refuse: Mistral `stream_options`, older ones `response_format` with a schema, those before
 # OpenAI's reasoning models `max_completion_tokens`, and those models `max_tokens`.
-_OPTIONAL = (
+OPTIONAL_FIELDS = (
     "stream_options",
     "prompt_cache_key",
     "store",
@@ -327,7 +336,7 @@ def refused_fields(body: Any, payload: Mapping[str, JsonValue]) -> set[str]:
     told = param if isinstance(param, str) and param else " ".join(where) or message
     # `max_tokens is not supported, use max_completion_tokens`: the one that was sent is meant.
     sent = json.dumps({name: value for name, value in payload.items() if name != "messages"})
-    names = [name for name in _OPTIONAL if re.search(rf"\b{name}\b", told) and f'"{name}"' in sent]
+    names = [name for name in OPTIONAL_FIELDS if re.search(rf"\b{name}\b", told) and f'"{name}"' in sent]
     return set(names[:1])
 
 

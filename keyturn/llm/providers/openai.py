@@ -11,7 +11,8 @@ from pydantic import JsonValue
 
 from keyturn.errors import UnreadableResponse
 from keyturn.llm.classify import OPENAI, error_for, openai_codes
-from keyturn.llm.providers.http import WireFormat, count, recordable
+from keyturn.llm.providers.endpoint import WireFormat
+from keyturn.llm.providers.http import count, recordable
 from keyturn.llm.providers.streams import OpenAiFold, texts_in
 from keyturn.llm.wire import Completion, Finish, Usage
 from keyturn.tasks.definition import Prompt
@@ -122,14 +123,11 @@ def _common(model: str, prompt: Prompt) -> dict[str, JsonValue]:
     return body
 
 
-def _bearer(key: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {key}"}
-
-
 OPENAI_WIRE = WireFormat(
     name="openai",
     path=lambda _model: "/chat/completions",
-    headers=_bearer,
+    key_header=("authorization", "Bearer "),
+    headers={},
     payload=payload,
     completion=completion,
     errors=OPENAI,
@@ -143,7 +141,8 @@ OPENAI_WIRE = WireFormat(
 COMPATIBLE_WIRE = WireFormat(
     name="compatible",
     path=lambda _model: "/chat/completions",
-    headers=lambda key: _bearer(key) if key else {},
+    key_header=("authorization", "Bearer "),
+    headers={},
     payload=compatible_payload,
     completion=completion,
     errors=OPENAI,

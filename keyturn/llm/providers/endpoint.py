@@ -1,0 +1,115 @@
+"""What is known of a server that answers: its wire format, its address, its key, and what it does not take."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from pydantic import JsonValue, SecretStr
+
+from keyturn.llm.classify import Row
+from keyturn.llm.keys import KeySource
+from keyturn.llm.providers.streams import Fold
+from keyturn.llm.wire import Completion
+from keyturn.tasks.definition import Prompt
+
+
+@dataclass(frozen=True)
+class Patience:
+    """What one request may take, in seconds: each limit counts from the request's start."""
+
+    connect: float
+    first_byte: float
+    total: float
+
+
+@dataclass(frozen=True)
+class WireFormat:
+    """How one provider writes requests, answers and errors.
+
+    Attributes:
+        name: the provider, as routes and records call it.
+        path: from a model to the path below the base URL.
+        key_header: the header that carries the key, and what stands before it.
+        headers: whatever other headers the format demands.
+        payload: from model and prompt to the request's body. Pure.
+        completion: from the decoded body of a 200, and the model that was asked, to our terms; or UnreadableResponse.
+        errors: the table of what its error responses mean.
+        codes_of: where its error responses hold their codes.
+        request_id: the response header that names the request to the provider's support; empty if there is none.
+        stream_path: from a model to the path that answers in pieces.
+        stream_fields: what the body must have beside, for an answer in pieces.
+        fold: makes the whole of the pieces.
+        adapt: from a body and the names of fields that the server does not take to one that asks the same without them;
+            None where every server of the format takes all.
+    """
+
+    name: str
+    path: Callable[[str], str]
+    key_header: tuple[str, str]
+    headers: Mapping[str, str]
+    payload: Callable[[str, Prompt], dict[str, JsonValue]]
+    completion: Callable[[Any, str], Completion]
+    errors: tuple[Row, ...]
+    codes_of: Callable[[Mapping[str, Any]], Iterator[Any]]
+    request_id: str
+    stream_path: Callable[[str], str]
+    stream_fields: Mapping[str, JsonValue]
+    fold: Callable[[], Fold]
+    adapt: Callable[[dict[str, JsonValue], AbstractSet[str], Prompt], dict[str, JsonValue]] | None = None
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A server under a name of its own, as routes and records call it.
+
+    Attributes:
+        name: unique in one worker.
+        wire: the format that it speaks.
+        base_url: up to where the format's own path begins.
+        key: gives its API key.
+        key_header: the header that carries the key alone, such as Azure's `api-key`; None for the format's own.
+        headers: sent with every request besides.
+        query: parameters of every request, such as `api-version`.
+        lacks: fields that it does not take.
+        calls_at_once: as many as it is asked at once by one worker; None for no limit.
+        takes_batches: whether it has the format's batches.
+        learned: fields that it refused, by model; they are left out from then on, as long as the process lives.
+        slots: what holds `calls_at_once`.
+    """
+
+    name: str
+    wire: WireFormat
+    base_url: str
+    key: KeySource
+    key_header: str | None = None
+    headers: Mapping[str, SecretStr] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+    lacks: frozenset[str] = frozenset()
+    calls_at_once: int | None = None
+    takes_batches: bool = False
+    learned: dict[str, set[str]] = field(default_factory=dict)
+    slots: asyncio.Semaphore | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.calls_at_once is not None:
+            object.__setattr__(self, "slots", asyncio.Semaphore(self.calls_at_once))
+
+    def url(self, path: str) -> httpx.URL:
+        """Return the address of a path of the format's."""
+        return httpx.URL(self.base_url.rstrip("/") + path).copy_merge_params(dict(self.query))
+
+    def headers_with(self, key: SecretStr) -> dict[str, str]:
+        """Return the headers of a request that is made with `key`; where it is empty, none carries one."""
+        name, before = self.wire.key_header if self.key_header is None else (self.key_header, "")
+        if name == "authorization":
+            before = "Bearer "
+        carried = {name: before + key.get_secret_value()} if key.get_secret_value() else {}
+        own = {name: value.get_secret_value() for name, value in self.headers.items()}
+        return {"user-agent": "keyturn", **self.wire.headers, **carried, **own}
+
+    def not_taken(self, model: str) -> set[str]:
+        """Return the fields that it does not take of requests to a model; whoever learns of one adds it."""
+        return self.learned.setdefault(model, set(self.lacks))

@@ -1,0 +1,122 @@
+"""`doctor --live`: does each endpoint answer with the key and the model that are set, and what does it not take?"""
+
+import time
+import uuid
+from dataclasses import dataclass
+
+import httpx
+
+from keyturn.errors import (
+    AuthenticationFailed,
+    ProviderError,
+    ProviderKeyUnavailable,
+    ProviderTimeout,
+    ProviderUnavailable,
+    RequestRefused,
+    UnreadableResponse,
+)
+from keyturn.llm.providers.endpoint import Endpoint, Patience
+from keyturn.llm.providers.http import http_client
+from keyturn.llm.routing import CONNECT_SECONDS, Target
+from keyturn.tasks.definition import Prompt
+from workers.settings import Settings
+from workers.wiring import provider_of
+
+# A local model that is not in memory yet takes half a minute to answer; nobody waits longer for a check.
+LIVE_SECONDS = 60.0
+# The answer has five tokens; a model that thinks before it answers is cut off here, which is an answer, too.
+LIVE_TOKENS = 64
+_PROBE = Prompt(
+    version="doctor@1",
+    system="Answer with the JSON object of the schema. This is a check of the connection.",
+    stable='{"ready": ',
+    varying="true}",
+    schema_name="check",
+    schema={
+        "type": "object",
+        "properties": {"ready": {"type": "boolean"}},
+        "required": ["ready"],
+        "additionalProperties": False,
+    },
+    max_output_tokens=LIVE_TOKENS,
+)
+_SCHEMA_MODES = {"json_schema", "json_object", "response_format"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at: its state, and what mends it if it is not well."""
+
+    what: str
+    state: str
+    mend: str | None = None
+
+
+async def ask_endpoints(settings: Settings) -> list[Finding]:
+    """Ask each endpoint and model of the routes once, one after the other."""
+    async with http_client(1) as http:
+        return [await _ask(settings, http, target) for target in settings.targets]
+
+
+async def _ask(settings: Settings, http: httpx.AsyncClient, target: Target) -> Finding:
+    endpoint, what = settings.endpoints[target.provider], f"endpoint {target}"
+    known, began = frozenset(endpoint.not_taken(target.model)), time.perf_counter()
+    patience = Patience(connect=CONNECT_SECONDS, first_byte=LIVE_SECONDS, total=LIVE_SECONDS)
+    try:
+        answer = await provider_of(settings, http, target).complete(
+            _PROBE, patience=patience, trace_id=f"doctor_{uuid.uuid4().hex}"
+        )
+    except ProviderError as error:
+        state, mend = _fault(endpoint, target.model, error)
+        return Finding(what, state, mend)
+    seconds = time.perf_counter() - began
+    cost = settings.prices.cost_usd(target.provider, answer.model, answer.usage, asked=target.model)
+    tokens = f"{_counted(answer.usage.input_tokens)} + {_counted(answer.usage.output_tokens)} tokens"
+    price = "price unknown" if cost is None else f"${cost:.6f}"
+    state = f"{answer.model} answers in {seconds:.1f} s; {tokens}, {price}"
+    if learned := sorted(endpoint.not_taken(target.model) - known):
+        state += f"; it does not take {', '.join(learned)}"
+        if _SCHEMA_MODES & set(learned):
+            state += ", so the schema stands in the prompt"
+        named = ", ".join(f'"{name}"' for name in learned)
+        state += f" (lacks = [{named}] spares each worker the refusal)"
+    return Finding(what, state)
+
+
+def _fault(endpoint: Endpoint, model: str, error: ProviderError) -> tuple[str, str]:
+    """Return what is wrong, and what mends it: key, address and model are told apart."""
+    address, asked = endpoint.base_url, endpoint.url(endpoint.wire.path(model))
+    known: list[tuple[bool, str, str]] = [
+        (isinstance(error, ProviderKeyUnavailable), "there is no key", error.mend),
+        (
+            isinstance(error, AuthenticationFailed),
+            "the key is not taken",
+            f"Set a key that {address} takes, and that may ask for {model}.",
+        ),
+        (
+            isinstance(error, RequestRefused) and error.status == 404 and bool(error.code),
+            f"there is no model {model}",
+            f"Name in KEYTURN_ROUTES a model, or a deployment, that {address} has.",
+        ),
+        (
+            isinstance(error, RequestRefused) and error.status == 404,
+            "the address is wrong",
+            f"Check the base URL: {asked} was asked.",
+        ),
+        (
+            isinstance(error, UnreadableResponse),
+            "something else answers there",
+            f"Check the base URL: {asked} was asked.",
+        ),
+        (
+            isinstance(error, ProviderUnavailable | ProviderTimeout) and error.status is None,
+            "nobody answers",
+            f"Check that {address} is right, that it runs, and that it is reached from here.",
+        ),
+    ]
+    found = next(((what, mend) for fits, what, mend in known if fits), None)
+    return (str(error), error.mend) if found is None else (f"{found[0]}: {error}", found[1])
+
+
+def _counted(tokens: int | None) -> str:
+    return "?" if tokens is None else f"{tokens:,}"
