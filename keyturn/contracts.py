@@ -6,7 +6,7 @@ the evidence supports) are separate types on purpose, and neither derives from t
 """
 
 import re
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Literal, Self
 
@@ -206,6 +206,17 @@ class CredentialFacts(Contract):
         if self.last_rotated_at is not None:
             return self.observed_at - self.last_rotated_at
         return None if self.age_days is None else timedelta(days=self.age_days)
+
+    @property
+    def name_by_creation(self) -> str | None:
+        """What an access key is called where an export has no key ids: by the second of its creation, in UTC.
+
+        An access key of AWS is never changed, only replaced: its last rotation is its creation. None for other kinds,
+        and where the evidence does not say when that was.
+        """
+        if self.kind != "access_key" or self.last_rotated_at is None:
+            return None
+        return f"access_key.{self.last_rotated_at.astimezone(UTC):%Y%m%dT%H%M%SZ}"
 
     @property
     def unused_for(self) -> timedelta | None:

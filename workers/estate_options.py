@@ -32,8 +32,8 @@ rejects_file = click.option(
 
 # A credential report has no key ids.
 WITHOUT_KEY_IDS = (
-    "Without --access-keys a key is named by its slot and its creation date: the executor cannot rotate it, and by its "
-    "AWS id it is another key. Give --access-keys now, or never for these keys."
+    "Without --access-keys a key is named by its creation: whoever rotates it needs its AWS id. A later run with "
+    "--access-keys gives its open job the id, and makes no second one."
 )
 
 

@@ -2,7 +2,7 @@
 
 The report (docs.aws.amazon.com/IAM/latest/UserGuide/id_credentials_getting-report.html) has two slots of access keys a
 user and no key id. A key's `last_rotated` is its creation, so user and moment find its id in the other list. Without
-that list a key is named by its slot and that moment: as good a name for its cycle, but none that AWS knows.
+that list a key is named by that moment: as good a name for its cycle, but none that AWS knows.
 """
 
 import base64
@@ -71,6 +71,7 @@ class CredentialReport:
 
     def keys(self, line: int, row: Sequence[str]) -> Iterator[InventoryKey]:
         """Yield the access keys of one user, none to two; raises RowFault."""
+        seen: set[str] = set()
         for slot, active_at, rotated_at, used_at in self._slots:
             active = _truth(f"access_key_{slot}_active", row[active_at])
             made = _moment(f"access_key_{slot}_last_rotated", row[rotated_at])
@@ -79,6 +80,10 @@ class CredentialReport:
                     raise RowFault(f"access_key_{slot}_last_rotated: an active key has a date")
                 continue  # there is no key in this slot
             used = None if used_at is None else _moment(f"access_key_{slot}_last_used_date", row[used_at])
+            name = self._id(row[self._user], slot, made)
+            if name in seen:
+                raise RowFault("two access keys of one second: --access-keys tells them apart")
+            seen.add(name)
             never = (
                 used is None and used_at is not None and row[used_at] in {"N/A", "n/a"} and made >= USE_IS_KNOWN_SINCE
             )
@@ -86,7 +91,7 @@ class CredentialReport:
                 line,
                 row[self._arn],
                 idle=None if active else "inactive",
-                key_id=self._id(row[self._user], slot, made),
+                key_id=name,
                 kind="access_key",
                 last_rotated_at=made,
                 last_used_at=used,
@@ -97,7 +102,7 @@ class CredentialReport:
 
     def _id(self, user: str, slot: int, made: datetime) -> str:
         if self._key_ids is None:
-            return f"access_key_{slot}.{made:%Y%m%dT%H%M%SZ}"
+            return f"access_key.{_second(made)}Z"  # the same as CredentialFacts.name_by_creation
         found = self._key_ids.get((user, _second(made)))
         if not found:
             what = "has none" if found is None else "has two"

@@ -61,6 +61,10 @@ def fingerprint_of(order: JobOrder) -> str:
     )
 
 
+class _AnotherKey(Exception):
+    """Another key of the account was made in the same second, and has an open job."""
+
+
 class JobStore:
     """Rotation jobs in the database behind `engine`."""
 
@@ -84,12 +88,18 @@ class JobStore:
                 else changed. An open job that is laxer is tightened, and returned.
             JobStoreUnavailable: the database did not answer. Whether it committed is unknown: call again.
         """
-        fingerprint = fingerprint_of(order)
-        row = _row_of(order, idempotency_key, fingerprint)
+        row = _row_of(order, idempotency_key, fingerprint_of(order))
+        try:
+            return await self._create(row, fence)
+        except _AnotherKey:  # made in the same second: each is known by its id alone
+            return await self._create(row | {"name_by_creation": None}, fence)
+
+    async def _create(self, row: dict[str, Any], fence: int) -> RotationJob:
+        idempotency_key, fingerprint = row["idempotency_key"], row["fingerprint"]
         async with transaction(self._engine) as connection:
             if await self._insert(connection, row):
                 return RotationJob(job_id=row["job_id"], created=True)
-            existing = await self._by_key(connection, order.tenant_id, idempotency_key)
+            existing = await self._by_key(connection, row["tenant_id"], idempotency_key)
             conflict = existing is not None and existing["fingerprint"] != fingerprint
             holder = existing["job_id"] if existing is not None and conflict else None
             if not conflict and (existing is None or existing["status"] == WITHDRAWN):
@@ -101,7 +111,7 @@ class JobStore:
                     return RotationJob(job_id=existing["job_id"], created=False)
                 if await self._revive(connection, row, existing["job_id"], fence):
                     return RotationJob(job_id=existing["job_id"], created=True)
-                now = await self._by_key(connection, order.tenant_id, idempotency_key)
+                now = await self._by_key(connection, row["tenant_id"], idempotency_key)
                 if now is not None and now["status"] != WITHDRAWN:  # another attempt was quicker
                     return RotationJob(job_id=now["job_id"], created=False)
                 raise StaleAttempt("the claim was taken back since this attempt began")
@@ -112,6 +122,8 @@ class JobStore:
             detail = {"idempotency_key": idempotency_key, "fingerprint": fingerprint}
             async with transaction(self._engine) as connection:
                 await connection.execute(insert(job_audit).inline(), _audit(row, event, detail) | {"job_id": holder})
+                if not conflict:
+                    await self._note_name(connection, row, holder)
         # Raised outside the transaction, so that the audit row stays.
         if conflict:
             raise IdempotencyConflict(f"the idempotency key already made {holder} for another order")
@@ -264,7 +276,7 @@ class JobStore:
             open_job = select(rotation_jobs).where(_jobs.job_id == job_id, _jobs.status.in_(OPEN)).with_for_update()
             found = (await connection.execute(open_job)).mappings().first()
             held = {} if found is None else dict(found)
-            if not held or not _is_stricter(row, held):
+            if not held or not (_is_stricter(row, held) or _gives_id(row, held)):
                 return False
             if not await self._merge_key(connection, row, job_id, fence):
                 raise StaleAttempt("the claim was taken back, or made elsewhere, since this attempt began")
@@ -274,6 +286,7 @@ class JobStore:
             detail = {
                 "idempotency_key": row["idempotency_key"],
                 "decision_digest": row["decision_digest"],
+                "key_id": changed["key_id"],
                 "policy_lines": ", ".join(row["policy_lines"]),
                 "rotate_by_before": _moment(held["rotate_by"]),
                 "rotate_by": _moment(changed["rotate_by"]),
@@ -299,15 +312,45 @@ class JobStore:
         return (await connection.execute(statement.returning(_jobs.job_id))).first() is not None
 
     async def _open_job_of(self, connection: AsyncConnection, row: Mapping[str, Any]) -> str | None:
-        """The open job that the credential has under another key."""
-        query = select(rotation_jobs.c.job_id).where(
-            rotation_jobs.c.tenant_id == row["tenant_id"],
-            rotation_jobs.c.account_id == row["account_id"],
-            rotation_jobs.c.key_id == row["key_id"],
-            rotation_jobs.c.status.in_(OPEN),
-            rotation_jobs.c.idempotency_key != row["idempotency_key"],
+        """The open job that the credential has under another idempotency key, by its id before its other name.
+
+        Raises _AnotherKey where only a key of another id has that name.
+        """
+        is_it, name = _jobs.key_id == row["key_id"], row["name_by_creation"]
+        query = (
+            select(_jobs.job_id, _jobs.key_id)
+            .where(
+                _jobs.tenant_id == row["tenant_id"],
+                _jobs.account_id == row["account_id"],
+                is_it if name is None else is_it | (_jobs.name_by_creation == name),
+                _jobs.status.in_(OPEN),
+                _jobs.idempotency_key != row["idempotency_key"],
+            )
+            .order_by(is_it.desc())
+            .limit(1)
         )
-        return (await connection.execute(query)).scalar_one_or_none()
+        found = (await connection.execute(query)).mappings().first()
+        if found is None:
+            return None
+        if len({found["key_id"], row["key_id"], name} - {None}) > 2:
+            raise _AnotherKey
+        job_id: str = found["job_id"]
+        return job_id
+
+    async def _note_name(self, connection: AsyncConnection, row: Mapping[str, Any], job_id: str) -> None:
+        """Let a job that is known by its key's id alone be found by the other name as well."""
+        if row["name_by_creation"] is None:
+            return
+        other = rotation_jobs.alias()
+        taken = select(other.c.job_id).where(
+            other.c.tenant_id == row["tenant_id"],
+            other.c.account_id == row["account_id"],
+            other.c.name_by_creation == row["name_by_creation"],
+            other.c.status.in_(OPEN),
+        )
+        unnamed = (_jobs.job_id == job_id, _jobs.key_id == row["key_id"], _jobs.name_by_creation.is_(None))
+        statement = update(rotation_jobs).where(*unnamed, ~taken.exists())
+        await connection.execute(statement.values(name_by_creation=row["name_by_creation"]))
 
 
 def _row_of(order: JobOrder, idempotency_key: str, fingerprint: str) -> dict[str, Any]:
@@ -319,6 +362,7 @@ def _row_of(order: JobOrder, idempotency_key: str, fingerprint: str) -> dict[str
         "status": "open",
         "account_id": order.account_id,
         "key_id": order.credential.key_id,
+        "name_by_creation": order.credential.name_by_creation,
         "credential_kind": order.credential.kind,
         "policy_lines": [str(ref) for ref in order.decision.source_lines],
         "rotation_window_days": order.decision.rotation_window_days,
@@ -344,6 +388,12 @@ def _is_stricter(row: Mapping[str, Any], held: Mapping[str, Any]) -> bool:
     return wanted is not None and (date is None or wanted < date)
 
 
+def _gives_id(row: Mapping[str, Any], held: Mapping[str, Any]) -> bool:
+    """Whether a decision knows the id of a key that the open job has by its creation alone, and nobody has claimed."""
+    is_unnamed = held["key_id"] == held["name_by_creation"] != row["key_id"]
+    return is_unnamed and held["status"] in {"open", "delivered"}
+
+
 def _tightened(row: Mapping[str, Any], held: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of the open job under both decisions, the stricter of each."""
     return {
@@ -351,7 +401,8 @@ def _tightened(row: Mapping[str, Any], held: Mapping[str, Any]) -> dict[str, Any
         "rotation_window_days": _least(row["rotation_window_days"], held["rotation_window_days"]),
         "priority": min(row["priority"], held["priority"]),
         "policy_lines": sorted({*(held["policy_lines"] or ()), *row["policy_lines"]}),
-        "decision_digest": row["decision_digest"],
+        "decision_digest": row["decision_digest"] if _is_stricter(row, held) else held["decision_digest"],
+        "key_id": row["key_id"] if _gives_id(row, held) else held["key_id"],
     }
 
 

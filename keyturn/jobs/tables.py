@@ -33,6 +33,8 @@ rotation_jobs = Table(
     # Purging empties the columns from here on; what stands above them stays for ever, as the tombstone of the key.
     Column("account_id", account_name),
     Column("key_id", String(256)),
+    # What an access key is called where an export has no key ids (CredentialFacts.name_by_creation).
+    Column("name_by_creation", String(64)),
     Column("credential_kind", String(32)),
     Column("policy_lines", JSON),
     Column("rotation_window_days", Integer),
@@ -60,6 +62,16 @@ Index(
     rotation_jobs.c.tenant_id,
     rotation_jobs.c.account_id,
     rotation_jobs.c.key_id,
+    unique=True,
+    sqlite_where=text(IS_OPEN),
+    postgresql_where=text(IS_OPEN),
+)
+# The same key under its other name: an inventory without ids and one with them make one job.
+Index(
+    "uq_rotation_jobs_open_creation",
+    rotation_jobs.c.tenant_id,
+    rotation_jobs.c.account_id,
+    rotation_jobs.c.name_by_creation,
     unique=True,
     sqlite_where=text(IS_OPEN),
     postgresql_where=text(IS_OPEN),

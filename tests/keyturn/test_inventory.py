@@ -84,7 +84,7 @@ def test_a_credential_report_in_the_live_dialect_is_read_by_its_column_names(wri
     assert recognised(file) == "aws"
     both, inactive, old, unknown = keys_of(file)
     assert both.account_id == "arn:aws:iam::123456789012:user/both"
-    assert both.facts.key_id == "access_key_1.20260101T000000Z"
+    assert both.facts.key_id == "access_key.20260101T000000Z"
     assert (both.facts.kind, both.facts.source, both.idle) == ("access_key", "aws-credential-report", None)
     assert both.facts.last_used_at == datetime(2026, 11, 20, 8, tzinfo=UTC)
     assert inactive.idle == "inactive"
