@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,11 @@ from keyturn.contracts import (
     RunSettled,
 )
 from keyturn.errors import InventoryInvalid, KeyturnError
+from keyturn.inventory.apart import read_apart, read_scans_apart
 from keyturn.inventory.places import file_below, newest
-from keyturn.inventory.read import Inventory, read
+from keyturn.inventory.read import Inventory, Row, read
 from keyturn.inventory.rows import BadRow
-from keyturn.inventory.scans import read_scans
+from keyturn.inventory.scans import Scan, read_scans
 from keyturn.keyring import Keyring, SealedTexts
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.line import digest_of_lines
@@ -163,6 +165,7 @@ class CarriedRuns:
                 self._seals,
                 told=lambda _: None,
                 at=at,
+                reading=READ_APART,
             )
         except InventoryInvalid as error:
             raise InventoryInvalid(error.without_quotes) from None
@@ -180,6 +183,17 @@ class CarriedRuns:
         await self._store.ended(run_id, status)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How files are read: in this process, which is the quickest, or in one of their own, for files of others."""
+
+    inventory: Callable[[Inventory], Iterator[Row]]
+    scans: Callable[[Path], Iterator[Scan | BadRow]]
+
+
+READ_HERE, READ_APART = Reading(read, read_scans), Reading(read_apart, read_scans_apart)
+
+
 async def load_source(
     source: BulkSource,
     run_id: str,
@@ -193,10 +207,11 @@ async def load_source(
     reject: Callable[[BadRow], None] = lambda _row: None,
     digest: str | None = None,
     at: datetime | None = None,
+    reading: Reading = READ_HERE,
 ) -> Run:
     """Read an inventory into a run, unless that was done; returns the run. `digest` is the source's, if it is known.
 
-    `at` is when it is decided; None for now.
+    `at` is when it is decided; None for now. `reading` is how files are read.
 
     Raises:
         InventoryInvalid, UnknownPolicyLine: nothing can be asked of it.
@@ -224,7 +239,7 @@ async def load_source(
     )
     items: Iterator[dict[str, Any]]
     if source.task == "summarize_scan":
-        items = scan_items(read_scans(file), seal=lambda text: seals.seal(run_id, text), reject=reject)
+        items = scan_items(reading.scans(file), seal=lambda text: seals.seal(run_id, text), reject=reject)
     else:
         inventory = Inventory(
             file=file,
@@ -234,7 +249,12 @@ async def load_source(
             access_keys=None if source.access_keys is None else Path(source.access_keys),
         )
         items = items_of(
-            read(inventory), lines, always_ask=source.always_ask, by_rule=source.by_rule, reject=reject, at=at
+            reading.inventory(inventory),
+            lines,
+            always_ask=source.always_ask,
+            by_rule=source.by_rule,
+            reject=reject,
+            at=at,
         )
     return await load(store, run, items, told=told)
 

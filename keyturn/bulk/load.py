@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -151,11 +152,6 @@ async def load(
 
 
 async def _batches(items: Iterator[dict[str, Any]]) -> AsyncIterator[list[dict[str, Any]]]:
-    batch: list[dict[str, Any]] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == AT_ONCE:
-            yield batch
-            batch = []
-    if batch:
+    # In a thread: reading waits for a disk, or for the process that reads.
+    while batch := await asyncio.to_thread(lambda: list(islice(items, AT_ONCE))):
         yield batch
