@@ -27,7 +27,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from keyturn.errors import JobStoreRefused, JobStoreUnavailable, SettingsInvalid, ValueRefused
+from keyturn.errors import DatabaseReadOnly, JobStoreRefused, JobStoreUnavailable, SettingsInvalid, ValueRefused
 
 # How long one SQLite writer waits for another process's lock. Longer than any transaction of ours, shorter than the
 # activity's start-to-close timeout, so that a stuck lock is reported and not cut off.
@@ -97,7 +97,7 @@ def span_of(span: timedelta | None, on_postgresql: bool) -> timedelta | str | No
 def database_url(value: str) -> URL:
     """Return `value` with the driver that Keyturn ships; raises SettingsInvalid for any other kind of database."""
     try:
-        url = make_url(value)
+        url = make_url(_with_hosts_as_libpq_writes_them(value))
     except (ArgumentError, ValueError):
         raise SettingsInvalid("DATABASE_URL is not a database URL such as postgresql://user@host/keyturn") from None
     match url.get_backend_name():
@@ -109,6 +109,24 @@ def database_url(value: str) -> URL:
             return url.set(drivername="postgresql+psycopg")
         case other:
             raise SettingsInvalid(f"DATABASE_URL names {other!r}: use postgresql://... or sqlite:///path")
+
+
+# libpq's URI for several hosts (PostgreSQL's manual, 34.1.1.2), of which a failover makes another one the primary.
+_SEVERAL_HOSTS = re.compile(r"(postgres(?:ql)?(?:\+\w+)?://(?:[^@/]*@)?)([^/?]*,[^/?]*)(/[^?]*)?(?:\?(.*))?", re.DOTALL)
+
+
+# A server of the encoding SQL_ASCII, as initdb makes in the locale C, hands out bytes to whoever does not ask for text.
+CLIENT = {"client_encoding": "utf8"}
+
+
+def _with_hosts_as_libpq_writes_them(value: str) -> str:
+    """Return a URL of several hosts as SQLAlchemy takes it, with a `host=` each; any other one as it is."""
+    found = _SEVERAL_HOSTS.fullmatch(value)
+    if found is None:
+        return value
+    before, hosts, path, query = found.groups()
+    named = "&".join(f"host={host}" for host in hosts.split(","))
+    return f"{before}{path or '/'}?{named}{'&' + query if query else ''}"
 
 
 def open_database(url: URL, *, pool_size: int = 16) -> AsyncEngine:
@@ -124,7 +142,7 @@ def open_database(url: URL, *, pool_size: int = 16) -> AsyncEngine:
                 isolation_level="AUTOCOMMIT",
                 # When all have lost their other end, a caller meets one of them, and not one after the other.
                 pool_use_lifo=True,
-                connect_args={"connect_timeout": POOL_WAIT_SECONDS, **_TCP},
+                connect_args={"connect_timeout": POOL_WAIT_SECONDS, **CLIENT, **_TCP},
                 hide_parameters=True,
             )
             event.listen(pooled.sync_engine, "connect", _expect_a_pooler)
@@ -163,6 +181,8 @@ _NOT_KEPT = {"23502", "23514"}
 _NOT_LET_IN = re.compile(
     r"FATAL:.*(?:authentication failed|does not exist|permission denied|no pg_hba.conf entry)", re.DOTALL
 )
+# libpq's words where target_session_attrs asks for a primary, and none of the hosts is one.
+_NO_PRIMARY = re.compile(r"session is read-only|server is in hot standby mode")
 _SQLITE_NOT_ALLOWED = re.compile(r"readonly|unable to open|not a database|malformed|no such (?:table|column)")
 _SQLITE_NOT_KEPT = re.compile(r"NOT NULL|CHECK constraint|datatype mismatch|too big")
 
@@ -177,8 +197,8 @@ def named(error: Exception) -> JobStoreUnavailable:
         return JobStoreRefused(f"the database refuses: {_first_line(said)}")
     if state.startswith("22") or state in _NOT_KEPT or (of_sqlite and _SQLITE_NOT_KEPT.search(said)):
         return ValueRefused(f"the database will not keep a value: {state or type(own).__name__}")
-    if state == "25006":  # it passes where a failover is under way, and never at a replica
-        return JobStoreUnavailable("the database is read-only: a replica, or a failover is under way")
+    if state == "25006" or _NO_PRIMARY.search(said):  # it passes where a failover is under way, and never at a replica
+        return DatabaseReadOnly("the database is read-only: a replica, or a failover is under way")
     # SQLite's words of itself name tables and no values: that it is locked, or the disk full.
     cause = _first_line(said) if isinstance(own, sqlite3.OperationalError) else type(error).__name__
     return JobStoreUnavailable(f"the database did not answer: {cause}")

@@ -317,6 +317,16 @@ class JobStoreUnavailable(JobError):
     mend = "Bring the database back (DATABASE_URL), then resume or ask again: no second job can come of it."
 
 
+class DatabaseReadOnly(JobStoreUnavailable):
+    """The database that answers takes no writes: a replica, or a primary that is being replaced; that passes."""
+
+    kind = "database_read_only"
+    mend = (
+        "Name the primary in DATABASE_URL, or all hosts with target_session_attrs=read-write (docs/operations.md); "
+        "a failover passes by itself."
+    )
+
+
 class JobStoreRefused(JobStoreUnavailable):
     """The database answers, and does not let us in, or does not let us do this; nothing was changed."""
 

@@ -13,8 +13,8 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 import migrations
-from keyturn.database import named
-from keyturn.errors import SchemaNotCurrent
+from keyturn.database import CLIENT, named
+from keyturn.errors import DatabaseReadOnly, SchemaNotCurrent
 
 # The lock by which one process migrates and the others wait: any number that no other program in the database takes.
 _MIGRATION_LOCK = 0x6B657974
@@ -55,6 +55,7 @@ def check_schema(url: URL) -> str:
     try:
         with _engine(url).connect() as connection:
             revision = _revision(connection)
+            _expect_writable(connection)
     except SQLAlchemyError as error:
         refused = named(error)
         raise type(refused)(f"the schema cannot be looked at: {_reason(error)}") from None
@@ -72,7 +73,7 @@ def _config() -> Config:
 def _engine(url: URL, *, writes: bool = False) -> Engine:
     name = "sqlite" if url.get_backend_name() == "sqlite" else "postgresql+psycopg"
     if name != "sqlite":
-        arguments = {"connect_timeout": 5}  # seconds: a person waits for this one
+        arguments = {"connect_timeout": 5, **CLIENT}  # seconds: a person waits for this one
         return create_engine(url.set(drivername=name), connect_args=arguments, hide_parameters=True)
     engine = create_engine(
         url.set(drivername=name), connect_args={"timeout": _MIGRATION_WAIT_SECONDS}, hide_parameters=True
@@ -89,6 +90,13 @@ def _leave_transactions_to_us(connection: sqlite3.Connection, _record: object) -
 
 def _begin_immediate(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")  # whoever comes second waits, and finds the work done
+
+
+def _expect_writable(connection: Connection) -> None:
+    """Raise DatabaseReadOnly at a replica: everything but the first write would go well there."""
+    is_postgresql = connection.dialect.name == "postgresql"
+    if is_postgresql and connection.execute(text("SHOW transaction_read_only")).scalar() == "on":
+        raise DatabaseReadOnly("the database is read-only: a replica, or a failover is under way")
 
 
 def _revision(connection: Connection) -> str | None:
