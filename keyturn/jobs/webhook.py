@@ -3,10 +3,9 @@
 Envelope: CloudEvents 1.0, structured JSON (https://cloudevents.io); its `data` is a `JobMessage`, published as
 docs/schemas/rotation_job.created.json. `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header) is the event's id:
 the job's own for a created job, and the job's with the message's number for one that was tightened since.
-`Keyturn-Signature` is `t=UNIX_TIME,ID=HEX,ID=HEX`: HMAC-SHA256 over `t.Idempotency-Key.body` under each key, so that
-two keys overlap while they are exchanged. Beside it the three headers of Standard Webhooks
-(https://github.com/standard-webhooks/standard-webhooks, specification 1.0), which every receiver's library verifies:
-`webhook-id` is the idempotency key, and `webhook-signature` one `v1,BASE64` a key.
+It is signed by Standard Webhooks (https://github.com/standard-webhooks/standard-webhooks, specification 1.0), which
+every receiver's library verifies: `webhook-id` is the idempotency key, `webhook-timestamp` the time of sending, and
+`webhook-signature` one `v1,BASE64` a secret, so that two secrets overlap while they are exchanged.
 """
 
 import asyncio
@@ -31,7 +30,7 @@ from keyturn.errors import ReceiverConflict, ReceiverRefused, ReceiverUnavailabl
 from keyturn.foreign_json import read_json
 from keyturn.jobs.outbox import TOPIC, Message
 
-SIGNATURE = "Keyturn-Signature"
+ID, TIMESTAMP, SIGNATURE = "webhook-id", "webhook-timestamp", "webhook-signature"
 IDEMPOTENCY_KEY = "Idempotency-Key"
 # A receiver writes a row and answers; what takes ten seconds is sent again, with the same key.
 SEND_SECONDS = 10.0
@@ -62,53 +61,48 @@ def event_id(message: Message) -> str:
     return message.job_id if message.topic == TOPIC else f"{message.job_id}.{message.outbox_id}"
 
 
-def signature(key: str, body: bytes, keys: Mapping[str, SecretStr], *, now: float) -> str:
-    """Return the header by which a receiver knows who sent this, and when."""
-    moment = int(now)
-    proofs = [f"{name}={_proof(moment, key, body, secret)}" for name, secret in keys.items()]
-    return ",".join([f"t={moment}", *proofs])
+def signature(key: str, body: bytes, keys: Mapping[str, SecretStr], *, now: float) -> dict[str, str]:
+    """Return the headers by which a receiver knows who sent this, and when.
+
+    Args:
+        key: the event's id.
+        body: what is sent, byte for byte.
+        keys: secrets by their id. One that is written `whsec_BASE64` is read so; of any other the receiver's is
+            `whsec_` and the Base64 of it.
+        now: in seconds since 1970.
+    """
+    moment = str(int(now))
+    proofs = " ".join(_proof(key, moment, body, secret) for secret in keys.values())
+    return {ID: key, TIMESTAMP: moment, SIGNATURE: proofs}
 
 
-def verify(header: str, key: str, body: bytes, keys: Mapping[str, SecretStr], *, now: float) -> bool:
+def verify(headers: Mapping[str, str], body: bytes, keys: Mapping[str, SecretStr], *, now: float) -> bool:
     """Whether a receiver may believe a message: signed by one of `keys`, not too long ago. For receivers and tests.
 
     Args:
-        header: Keyturn-Signature.
-        key: Idempotency-Key.
+        headers: as they were received, looked up by small letters.
         body: as it was received, byte for byte.
-        keys: secrets by their id; ids that the receiver does not know are passed over.
+        keys: secrets by their id.
         now: in seconds since 1970.
     """
-    parts = dict(part.partition("=")[::2] for part in header.split(","))
-    moment = parts.pop("t", "")
+    key, moment, proofs = (headers.get(name, "") for name in (ID, TIMESTAMP, SIGNATURE))
     # Fifteen digits of ASCII: a superscript is a digit to Python, and a thousand of them no number that it reads.
     if re.fullmatch("[0-9]{1,15}", moment) is None or abs(now - int(moment)) > TOLERANCE_SECONDS:
         return False
-    try:
-        return any(
-            hmac.compare_digest(_proof(int(moment), key, body, secret), parts[name])
-            for name, secret in keys.items()
-            if name in parts and parts[name].isascii()
-        )
-    except UnicodeEncodeError:  # a key that is no text was never signed
+    if not key.isascii() or not proofs.isascii():  # neither was ever sent
         return False
+    expected = [_proof(key, moment, body, secret) for secret in keys.values()]
+    return any(hmac.compare_digest(one, given) for one in expected for given in proofs.split(" "))
 
 
-def standard_signature(key: str, body: bytes, keys: Mapping[str, SecretStr], *, now: float) -> str:
-    """Return `webhook-signature`: of each key in turn, which for the receiver is `whsec_` and its Base64.
-
-    A secret that is written so already is read so; of any other the receiver's is `whsec_` and the Base64 of it.
-    """
-    signed = f"{key}.{int(now)}.".encode() + body
-    return " ".join(f"v1,{_standard_proof(signed, secret.get_secret_value())}" for secret in keys.values())
-
-
-def _standard_proof(signed: bytes, secret: str) -> str:
-    raw = secret.encode()
-    if secret.startswith("whsec_"):
+def _proof(key: str, moment: str, body: bytes, secret: SecretStr) -> str:
+    text = secret.get_secret_value()
+    raw = text.encode()
+    if text.startswith("whsec_"):
         with contextlib.suppress(binascii.Error):
-            raw = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
-    return base64.b64encode(hmac.new(raw, signed, hashlib.sha256).digest()).decode()
+            raw = base64.b64decode(text.removeprefix("whsec_"), validate=True)
+    signed = f"{key}.{moment}.".encode() + body
+    return f"v1,{base64.b64encode(hmac.new(raw, signed, hashlib.sha256).digest()).decode()}"
 
 
 class Webhook:
@@ -138,15 +132,11 @@ class Webhook:
         """
         body, key = envelope(message), event_id(message)
         address = await self._address()
-        now = time.time()
         headers = {
             "Host": self._url.netloc.decode(),
             "Content-Type": "application/cloudevents+json",
             IDEMPOTENCY_KEY: key,
-            SIGNATURE: signature(key, body, self._keys, now=now),
-            "webhook-id": key,
-            "webhook-timestamp": str(int(now)),
-            "webhook-signature": standard_signature(key, body, self._keys, now=now),
+            **signature(key, body, self._keys, now=time.time()),
         }
         # To the address that was looked at, and to no other: a name may point elsewhere a moment later.
         request = self._http.build_request(
@@ -282,8 +272,3 @@ def _wish(headers: httpx.Headers) -> timedelta | None:
     if re.fullmatch("[0-9]+", value) is None:
         return None
     return timedelta(seconds=min(int(value[-9:]) if not value[:-9].strip("0") else 86_400, 86_400))
-
-
-def _proof(moment: int, key: str, body: bytes, secret: SecretStr) -> str:
-    signed = f"{moment}.{key}.".encode() + body
-    return hmac.new(secret.get_secret_value().encode(), signed, hashlib.sha256).hexdigest()

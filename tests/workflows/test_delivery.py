@@ -33,7 +33,7 @@ from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import job_audit, outbox, rotation_jobs
-from keyturn.jobs.webhook import SIGNATURE, Webhook, verify
+from keyturn.jobs.webhook import Webhook, verify
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.providers.http import http_client
 from keyturn.policy.catalogue import load_catalogue
@@ -68,7 +68,7 @@ class Receiver:
 
     async def take(self, received: web.Request) -> web.StreamResponse:
         body, key = await received.read(), received.headers["Idempotency-Key"]
-        assert verify(received.headers[SIGNATURE], key, body, KEYS, now=time.time())
+        assert verify(received.headers, body, KEYS, now=time.time())
         self.requests[key] += 1
         if self.status:
             return web.Response(status=self.status)
