@@ -45,7 +45,7 @@ check: install ## format, lint, types, imports, secrets
 	@# 3: a known placeholder stands on another line now, and the baseline has been told.
 	$(BIN)/detect-secrets-hook --baseline .secrets.baseline $$(git ls-files) || [ $$? -eq 3 ]
 
-format: install ## let ruff mend what it can
+format: install ## let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

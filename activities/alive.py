@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, suppress
 
 from temporalio import activity
 
-from activities.failures import core_errors_told_to_temporal
+from activities.failures import map_errors
 
 # Four of them fit into a heartbeat timeout of 20 s: one that is late is not taken for a killed worker. The SDK sends
 # fewer to the server than it is given.
@@ -14,7 +14,7 @@ BEAT_SECONDS = 5.0
 
 
 @asynccontextmanager
-async def alive_and_told(*, every: float = BEAT_SECONDS) -> AsyncIterator[None]:
+async def heartbeating(*, every: float = BEAT_SECONDS) -> AsyncIterator[None]:
     """Within an activity: heartbeat until it ends, and turn a KeyturnError into what Temporal is told.
 
     Args:
@@ -22,7 +22,7 @@ async def alive_and_told(*, every: float = BEAT_SECONDS) -> AsyncIterator[None]:
     """
     beating = asyncio.create_task(_beat(every))
     try:
-        with core_errors_told_to_temporal():
+        with map_errors():
             yield
     finally:
         beating.cancel()

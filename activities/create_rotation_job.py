@@ -6,7 +6,7 @@ from typing import Protocol
 
 from temporalio import activity
 
-from activities.failures import core_errors_told_to_temporal
+from activities.failures import map_errors
 from keyturn.contracts import JobOrder, RotationJob
 from keyturn.errors import OrderOfAnother
 from keyturn.policy.catalogue import Catalogue
@@ -63,7 +63,7 @@ class CreateRotationJob:
 
         The run id would not do as the key: it changes on reset and on a new start, and then a second job would follow.
         """
-        with core_errors_told_to_temporal():
+        with map_errors():
             key, fence = claim_of(activity.info())
             _expect_own(order, key, self._rotation_ids(order))
             confirm(order, self._catalogue)

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from temporalio import activity
 
-from activities.failures import core_errors_told_to_temporal
+from activities.failures import map_errors
 from keyturn.contracts import Assessment, RotationRequest
 
 
@@ -26,7 +26,7 @@ class Decide:
     @activity.defn
     async def decide(self, request: RotationRequest) -> Assessment:
         """Ask the model and judge its answer; the verdict is recorded in history with this result."""
-        with core_errors_told_to_temporal():
+        with map_errors():
             info = activity.info()
             # How old the evidence is, is judged by the server's clock: a worker's own may be days off.
             return await self._decider.decide(request, info.attempt, at=info.current_attempt_scheduled_time)

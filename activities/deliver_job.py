@@ -4,7 +4,7 @@ from typing import Protocol
 
 from temporalio import activity
 
-from activities.failures import core_errors_told_to_temporal
+from activities.failures import map_errors
 from keyturn.contracts import Delivery
 
 
@@ -29,11 +29,11 @@ class DeliverJob:
     @activity.defn
     async def deliver_job(self, delivery: Delivery) -> str:
         """Deliver the job's message; it may be sent any number of times, under one idempotency key."""
-        with core_errors_told_to_temporal():
+        with map_errors():
             return await self._deliveries.deliver(delivery.job_id)
 
     @activity.defn
     async def give_up_delivery(self, delivery: Delivery, failure: str) -> None:
         """Put the message among the dead letters, for a person."""
-        with core_errors_told_to_temporal():
+        with map_errors():
             await self._deliveries.give_up(delivery.job_id, failure=failure)

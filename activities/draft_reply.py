@@ -4,7 +4,7 @@ from typing import Protocol
 
 from temporalio import activity
 
-from activities.alive import alive_and_told
+from activities.alive import heartbeating
 from keyturn.contracts import DraftEnd, DraftWritten
 from keyturn.tasks.draft_reply import DraftRequest
 
@@ -34,12 +34,12 @@ class DraftReply:
     async def draft_reply(self, request: DraftRequest) -> DraftWritten:
         """Write the draft; a cancellation closes the provider's connection."""
         info = activity.info()
-        async with alive_and_told(every=BEAT_SECONDS):
+        async with heartbeating(every=BEAT_SECONDS):
             run_id = info.workflow_run_id or ""
             return await self._drafts.write(info.workflow_id or "", request, run_id=run_id, attempt=info.attempt)
 
     @activity.defn
     async def end_draft(self, end: DraftEnd) -> None:
         """Tell those who read it how the draft ended."""
-        async with alive_and_told():
+        async with heartbeating():
             await self._drafts.end(end)

@@ -19,12 +19,12 @@ TIMEOUT_KIND = "provider_timeout"
 
 
 def failed(error: KeyturnError) -> Failed:
-    """Return the outcome that an error stands for, should nothing mend it on the way."""
+    """Return the outcome that an error stands for, should nothing fix it on the way."""
     retry_at: datetime | None = getattr(error, "retry_at", None)
     return Failed(
         kind=error.kind,
         next_step=error.next_step,
-        mend=error.mend,
+        hint=error.hint,
         retry_at=retry_at,
         retry_in=None if retry_at is None else max(0.0, (retry_at - datetime.now(UTC)).total_seconds()),
         parks=error.parks,
@@ -49,13 +49,13 @@ def application_error(error: KeyturnError, *, attempt: int, remaining: timedelta
         type=error.kind,
         non_retryable=not error.retryable,
         next_retry_delay=delay if error.retryable else None,
-        # A passing failure is expected and mended by the next attempt: we record it, the SDK need not alarm about it.
+        # A passing failure is expected and fixed by the next attempt: we record it, the SDK need not alarm about it.
         category=ApplicationErrorCategory.BENIGN if error.retryable else ApplicationErrorCategory.UNSPECIFIED,
     )
 
 
 @contextmanager
-def core_errors_told_to_temporal() -> Iterator[None]:
+def map_errors() -> Iterator[None]:
     """Within an activity: turn a KeyturnError into the ApplicationError that the table gives."""
     try:
         yield

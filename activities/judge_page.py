@@ -5,7 +5,7 @@ from typing import Protocol
 
 from temporalio import activity
 
-from activities.alive import alive_and_told
+from activities.alive import heartbeating
 from keyturn.contracts import BatchCollected, BulkOrder, BulkPage, OfflineBatch, PageJudged, RunProgress, RunSettled
 
 # A page is asked about this often: passing failures pass within it, and what is left is written down as failed.
@@ -49,7 +49,7 @@ class JudgePage:
     @activity.defn
     async def load_run(self, order: BulkOrder) -> RunProgress:
         """Read the inventory into the run's items; what was read before is not read again."""
-        async with alive_and_told():
+        async with heartbeating():
             info = activity.info()
             at = info.current_attempt_scheduled_time  # the server's clock, as for a single rotation
             return await self._runs.load(order, workflow_id=info.workflow_id or "", at=at)
@@ -57,19 +57,19 @@ class JudgePage:
     @activity.defn
     async def submit_batch(self, batch: OfflineBatch) -> None:
         """Hand some items to the provider's batch endpoint, unless they were."""
-        async with alive_and_told():
+        async with heartbeating():
             await self._runs.submit(batch)
 
     @activity.defn
     async def collect_batch(self, batch: OfflineBatch) -> BatchCollected:
         """Take the answers of a batch into the cache, if it has ended."""
-        async with alive_and_told():
+        async with heartbeating():
             return await self._runs.collect(batch)
 
     @activity.defn
     async def judge_page(self, page: BulkPage) -> PageJudged:
         """Ask about each open item of a page, and begin the rotations that are due."""
-        async with alive_and_told():
+        async with heartbeating():
             info = activity.info()
             last, at = info.attempt >= PAGE_ATTEMPTS, info.current_attempt_scheduled_time
             return await self._runs.judge(page, attempt=info.attempt, last_attempt=last, at=at)
@@ -77,11 +77,11 @@ class JudgePage:
     @activity.defn
     async def settle_run(self, order: BulkOrder) -> RunSettled:
         """Look how the rotations that were begun stand."""
-        async with alive_and_told():
+        async with heartbeating():
             return await self._runs.settle(order.run_id, tenant_id=order.tenant_id)
 
     @activity.defn
     async def end_run(self, order: BulkOrder, status: str) -> None:
         """Write down how the run ended."""
-        async with alive_and_told():
+        async with heartbeating():
             await self._runs.end(order.run_id, status)

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from temporalio import activity
 
-from activities.failures import core_errors_told_to_temporal
+from activities.failures import map_errors
 from keyturn.contracts import RotationEvent
 
 
@@ -25,7 +25,7 @@ class RecordEvent:
     @activity.defn
     async def record_event(self, event: RotationEvent) -> None:
         """Add `event` of this workflow to the audit trail."""
-        with core_errors_told_to_temporal():
+        with map_errors():
             info = activity.info()
             if info.workflow_id is None:
                 raise RuntimeError("record_event runs in a workflow only: the trail is its")

@@ -5,7 +5,7 @@ from typing import Protocol
 from temporalio import activity
 
 from activities.create_rotation_job import DateOfJob, claim_of, dated
-from activities.failures import core_errors_told_to_temporal
+from activities.failures import map_errors
 from keyturn.contracts import JobOrder, RotationJob
 
 
@@ -27,7 +27,7 @@ class WithdrawClaim:
     @activity.defn
     async def withdraw_claim(self, order: JobOrder) -> RotationJob | None:
         """Take this workflow's claim back; returns the job if there is one after all."""
-        with core_errors_told_to_temporal():
+        with map_errors():
             key, fence = claim_of(activity.info())
             job = await self._claims.withdraw(order, idempotency_key=key, fence=fence)
             return None if job is None else await dated(job, order, self._date_of)

@@ -88,9 +88,9 @@ def _compared(figures: dict[str, Figures], delay: str, *, promised: bool) -> lis
         p50 = 1.6 if promised and name == "raw" else None
         rate = {"litellm": 5.0, "openai": 3.0}.get(name) if promised else None
         results += [
-            compared(f"p50 of a {of}", ours.p50, theirs.p50, unit="ms", reach=p50),
+            compared(f"p50 of a {of}", ours.p50, theirs.p50, unit="ms", target=p50),
             compared(f"p99 of a {of}", ours.p99, theirs.p99, unit="ms"),
-            compared(f"calls/s at 64, {of}", ours.rate, theirs.rate, unit="calls/s", at="least", reach=rate),
+            compared(f"calls/s at 64, {of}", ours.rate, theirs.rate, unit="calls/s", at="least", target=rate),
             compared(f"CPU of a {of}", ours.cpu, theirs.cpu, unit="ms"),
         ]
     return results

@@ -61,7 +61,7 @@ async def _runs(client: Client, url: URL, folder: Path, *, rounds: int, keys: in
     flat = statistics.median(larger) / statistics.median(ours)
     slower = statistics.median(beside) / statistics.median(idle)
     return [
-        compared(f"bulk keys/s, {keys:,} keys, a tenth due", ours, theirs, unit="/s", at="least", reach=2),
+        compared(f"bulk keys/s, {keys:,} keys, a tenth due", ours, theirs, unit="/s", at="least", target=2),
         Result(
             f"bulk keys/s at {more:,} keys against {keys:,}",
             round(flat, 3),

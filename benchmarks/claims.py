@@ -113,7 +113,7 @@ async def _compare(
                 rates[1],
                 unit="/s",
                 at="least",
-                reach=0.25 if promised and at_once == 1 else None,
+                target=0.25 if promised and at_once == 1 else None,
             ),
             compared(
                 f"create_once / SQLAlchemy's INSERT, {name}, {at_once} at once",
@@ -121,7 +121,7 @@ async def _compare(
                 rates[2],
                 unit="/s",
                 at="least",
-                reach=0.5 if promised and at_once == 16 else None,
+                target=0.5 if promised and at_once == 16 else None,
             ),
         ]
     return results
@@ -152,7 +152,7 @@ async def _claiming(engine: AsyncEngine, raw: list[psycopg.AsyncConnection[Any]]
             if number:  # the first round warms up
                 rates[side].append(rate)
     name = "claim_next / driver's SELECT FOR UPDATE SKIP LOCKED and UPDATE, PostgreSQL, 16 at once"
-    return compared(name, *rates, unit="/s", at="least", reach=0.4)
+    return compared(name, *rates, unit="/s", at="least", target=0.4)
 
 
 async def _job(store: JobStore, tenant: str, key: str) -> None:

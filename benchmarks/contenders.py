@@ -44,7 +44,7 @@ class Decision(BaseModel):
 
 @asynccontextmanager
 async def keyturn(base_url: str, folder: Path) -> AsyncIterator[Ask]:
-    """The boundary as a worker has it: schema, grounding, log event and ledger; no kept answers, no user's limit."""
+    """The boundary as a worker has it: schema, grounding, log event and ledger; no response cache, no user's limit."""
     async with AsyncExitStack() as parts:
         http = await parts.enter_async_context(http_client(64))
         url = database_url(f"sqlite:///{folder}/keyturn.db")

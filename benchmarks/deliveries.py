@@ -51,7 +51,7 @@ async def measure(postgresql: URL, *, rounds: int, at_once: int) -> list[Result]
                 if number:  # the first round warms up
                     rates[side].append(rate)
     name = "deliveries/s / bare one-activity workflows/s, PostgreSQL, 50 at once"
-    return [compared(name, *rates, unit="/s", at="least", reach=0.8)]
+    return [compared(name, *rates, unit="/s", at="least", target=0.8)]
 
 
 async def _job(store: JobStore) -> str:

@@ -24,7 +24,7 @@ from keyturn.database import open_database
 from keyturn.drafts.store import DraftStore
 from keyturn.drafts.writing import DraftWriting
 from keyturn.llm.boundary import ModelBoundary
-from keyturn.llm.providers.endpoint import Patience
+from keyturn.llm.providers.endpoint import Timeouts
 from keyturn.llm.providers.http import http_client
 from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.policy.catalogue import load_catalogue
@@ -68,8 +68,8 @@ async def _first_texts(client: Client, url: URL, simulator: SimulatorControl, dr
             def told(_text: str, moments: list[float] = moments) -> None:
                 moments.append(time.time())
 
-            patience = Patience(connect=5, first_byte=5, total=9)
-            await on_simulator(http, simulator).complete(prompt, patience=patience, trace_id="t", on_text=told)
+            timeouts = Timeouts(connect=5, first_byte=5, total=9)
+            await on_simulator(http, simulator).complete(prompt, timeouts=timeouts, trace_id="t", on_text=told)
             if number >= 3:
                 direct.append((moments[0] - await _told_at(simulator)) * 1000)
     await place.engine.dispose()
@@ -101,7 +101,7 @@ class _Typist:
     passes_quota_on = False
 
     async def complete(
-        self, prompt: Prompt, *, patience: Patience, trace_id: str, on_text: OnText | None = None
+        self, prompt: Prompt, *, timeouts: Timeouts, trace_id: str, on_text: OnText | None = None
     ) -> Completion:
         text = ""
         async for piece in pieces():

@@ -1,4 +1,4 @@
-"""Sealed payloads against plain ones: the same workflow, the same server, in turn; and the codec server's rate."""
+"""Encrypted payloads against plain ones: the same workflow, the same server, in turn; and the codec server's rate."""
 
 import asyncio
 import statistics
@@ -26,7 +26,7 @@ from workers.codec import CodecServer
 from workers.monitoring import served
 from workers.schema import migrate
 from workflows.connection import connect
-from workflows.encryption import SealingCodec, names_of
+from workflows.encryption import EncryptionCodec, names_of
 from workflows.rotation import RotationWorkflow
 
 Run = Callable[[], Awaitable[object]]
@@ -34,21 +34,21 @@ TOKEN = "a_token_of_the_benchmarks_0123456789"
 
 
 async def measure(*, rounds: int, one_by_one: int, at_once: int) -> list[Result]:
-    """Return latency, throughput and history bytes sealed against plain, and the codec server's requests a second."""
-    async with _both() as (sealed, plain, sizes):
-        await latencies_of(sealed, 20), await latencies_of(plain, 20)
+    """Return latency, throughput and history bytes encrypted against plain, and the codec's requests a second."""
+    async with _both() as (encrypted, plain, sizes):
+        await latencies_of(encrypted, 20), await latencies_of(plain, 20)
         p50: tuple[list[float], list[float]] = ([], [])
         rate: tuple[list[float], list[float]] = ([], [])
         for _ in range(rounds):
-            for side, run in enumerate((sealed, plain)):
+            for side, run in enumerate((encrypted, plain)):
                 p50[side].append(statistics.median(await latencies_of(run, one_by_one)) * 1000)
-            for side, run in enumerate((sealed, plain)):
+            for side, run in enumerate((encrypted, plain)):
                 rate[side].append(await rate_of(run, at_once, 50))
-        sealed_bytes, plain_bytes = await sizes()
+        encrypted_bytes, plain_bytes = await sizes()
     return [
-        compared("sealed / plain workflow latency p50", *p50, unit="ms", reach=1.1),
-        compared("sealed / plain workflows/s at 50", *rate, unit="/s", at="least", reach=0.9),
-        compared("sealed / plain history bytes", [sealed_bytes], [plain_bytes], unit="bytes", reach=1.6),
+        compared("encrypted / plain workflow latency p50", *p50, unit="ms", target=1.1),
+        compared("encrypted / plain workflows/s at 50", *rate, unit="/s", at="least", target=0.9),
+        compared("encrypted / plain history bytes", [encrypted_bytes], [plain_bytes], unit="bytes", target=1.6),
         await _codec(rounds),
     ]
 
@@ -64,9 +64,9 @@ async def _both() -> AsyncIterator[tuple[Run, Run, Callable[[], Awaitable[tuple[
         parts.push_async_callback(engine.dispose)
         plain = await parts.enter_async_context(dev_server())
         keyring = parse_keyring(new_keyring_text(), source="benchmarks")
-        sealed = await connect(plain.service_client.config.target_host, keyring=keyring)
+        encrypted = await connect(plain.service_client.config.target_host, keyring=keyring)
         store = JobStore(engine)
-        for name, client in (("sealed", sealed), ("plain", plain)):
+        for name, client in (("encrypted", encrypted), ("plain", plain)):
             await parts.enter_async_context(worker_on(client, name, Script(ELIGIBLE), store))
 
         def run_on(client: Client, queue: str) -> Run:
@@ -80,19 +80,19 @@ async def _both() -> AsyncIterator[tuple[Run, Run, Callable[[], Awaitable[tuple[
 
         async def sizes() -> tuple[float, float]:
             told = []
-            for name, client in (("sealed", sealed), ("plain", plain)):
+            for name, client in (("encrypted", encrypted), ("plain", plain)):
                 history = await client.get_workflow_handle(str(await run_on(client, name)())).fetch_history()
                 told.append(float(sum(event.ByteSize() for event in history.events)))
             return told[0], told[1]
 
-        yield run_on(sealed, "sealed"), run_on(plain, "plain"), sizes
+        yield run_on(encrypted, "encrypted"), run_on(plain, "plain"), sizes
 
 
 async def _codec(rounds: int) -> Result:
     """Decoding ten payloads of 2 kB, a page of history, 16 requests at once; against the server's own bare answer."""
     keyring = parse_keyring(new_keyring_text(), source="benchmarks", accepts_plain=True)
     payload = Payload(metadata={"encoding": b"json/plain"}, data=b'"' + b"x" * 2_000 + b'"')
-    body = MessageToDict(Payloads(payloads=await SealingCodec(keyring, "default").encode([payload] * 10)))
+    body = MessageToDict(Payloads(payloads=await EncryptionCodec(keyring, "default").encode([payload] * 10)))
     server = CodecServer(keyring, {"bench": SecretStr(TOKEN)}, frozenset())
     headers = {"Authorization": f"Bearer {TOKEN}", "X-Namespace": "default"}
     decode: list[float] = []

@@ -35,7 +35,7 @@ def measure(*, rounds: int) -> list[Result]:
                 before.append(both[1])
         label = "one line" if len(names) == 1 else f"{len(names)} lines"
         name = f"gate, {label}, against the one-sided gate of before"
-        results.append(compared(name, ours, before, unit="us", reach=1.0))
+        results.append(compared(name, ours, before, unit="us", target=1.0))
     return results
 
 

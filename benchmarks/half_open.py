@@ -35,7 +35,7 @@ async def measure(url: URL, *, rounds: int, reads: int) -> list[Result]:
                 quiet.append(await _p50(reader, reads))
                 async with _half_open(address):
                     abused.append(await _p50(reader, reads))
-    return [compared(f"desk under {PEERS} half-open peers / quiet, p50", abused, quiet, unit="ms", reach=1.5)]
+    return [compared(f"desk under {PEERS} half-open peers / quiet, p50", abused, quiet, unit="ms", target=1.5)]
 
 
 async def _p50(reader: httpx.AsyncClient, reads: int) -> float:

@@ -47,7 +47,7 @@ async def measure(*, rounds: int, calls: int) -> list[Result]:
             ours.append(await _p50(route, calls))
             theirs.append(await _p50(alone, calls))
     name = "call p50 with a silent first endpoint / the second alone"
-    return [compared(name, ours, theirs, unit="ms", reach=1.1)]
+    return [compared(name, ours, theirs, unit="ms", target=1.1)]
 
 
 async def _mock(parts: AsyncExitStack, delay: int) -> str:

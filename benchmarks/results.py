@@ -19,7 +19,7 @@ class Result(NamedTuple):
 
     name: str
     ratio: float
-    reach: str
+    target: str
     holds: bool
     detail: str
 
@@ -31,7 +31,7 @@ def compared(
     *,
     unit: str,
     at: Literal["most", "least"] = "most",
-    reach: float | None = None,
+    target: float | None = None,
 ) -> Result:
     """Return the result of two series taken in turn, as the median of their ratios round by round.
 
@@ -40,16 +40,16 @@ def compared(
         ours: our figure, a round each.
         theirs: the other's figure in the same rounds.
         unit: of the figures.
-        at: whether the ratio may be `reach` at most or must be it at least.
-        reach: what we promise; None where we promise nothing and only measure.
+        at: whether the ratio may be `target` at most or must be it at least.
+        target: what we promise; None where we promise nothing and only measure.
     """
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
     ratio = statistics.median(ratios)
     detail = f"{_spread(ours)} against {_spread(theirs)} {unit}; ratios {min(ratios):.2f}-{max(ratios):.2f}"
-    if reach is None:
+    if target is None:
         return Result(name, round(ratio, 3), "-", True, detail)
-    holds = ratio <= reach if at == "most" else ratio >= reach
-    return Result(name, round(ratio, 3), f"{'<=' if at == 'most' else '>='} {reach:g}", holds, detail)
+    holds = ratio <= target if at == "most" else ratio >= target
+    return Result(name, round(ratio, 3), f"{'<=' if at == 'most' else '>='} {target:g}", holds, detail)
 
 
 def _spread(series: Sequence[float]) -> str:
@@ -61,9 +61,9 @@ def fallen(results: Sequence[Result], accepted: Mapping[str, float]) -> list[str
     told = []
     for result in results:
         before = accepted.get(result.name)
-        if before is None or not before or not result.ratio or result.reach[0] not in "<>":
+        if before is None or not before or not result.ratio or result.target[0] not in "<>":
             continue
-        now = result.ratio / before if result.reach[0] == ">" else before / result.ratio
+        now = result.ratio / before if result.target[0] == ">" else before / result.ratio
         if now < MAY_FALL_TO:
             told.append(f"{result.name}: {result.ratio:.3f}, and {before:.3f} was accepted")
     return told
@@ -78,10 +78,10 @@ def report(results: Sequence[Result], *, accept: bool, keep_others: bool = False
         keep_others: whether rows stay there that are not among these.
     """
     width = max(len(result.name) for result in results)
-    print(f"\n{'':{width}}  {'ratio':>7}  {'reach':>8}  holds  detail")
+    print(f"\n{'':{width}}  {'ratio':>7}  {'target':>8}  holds  detail")
     for result in results:
         holds = "yes" if result.holds else "NO"
-        print(f"{result.name:{width}}  {result.ratio:7.3f}  {result.reach:>8}  {holds:5}  {result.detail}")
+        print(f"{result.name:{width}}  {result.ratio:7.3f}  {result.target:>8}  {holds:5}  {result.detail}")
     before = {row["name"]: row for row in json.loads(FILE.read_text())} if FILE.exists() else {}
     fell = fallen(results, {name: row["ratio"] for name, row in before.items()})
     for line in fell:
@@ -103,16 +103,16 @@ def shortened(name: str) -> str:
 
 def picture(results: Sequence[Result]) -> str:
     """Return what is promised and how much of it is used, as SVG: a bar that ends before the line holds."""
-    promised = [result for result in results if result.reach[0] in "<>"]
+    promised = [result for result in results if result.target[0] in "<>"]
     parts = [f"<line x1='{BAR_AT + BAR}' y1='0' x2='{BAR_AT + BAR}' y2='{len(promised) * 20}' stroke='#888'/>"]
     for row, result in enumerate(promised):
-        limit, y = float(result.reach[2:]), row * 20
-        used = result.ratio / limit if result.reach[0] == "<" else limit / max(result.ratio, 1e-9)
+        limit, y = float(result.target[2:]), row * 20
+        used = result.ratio / limit if result.target[0] == "<" else limit / max(result.ratio, 1e-9)
         colour = "#059669" if result.holds else "#dc2626"
         parts += [
             f"<text x='{BAR_AT - 8}' y='{y + 14}' text-anchor='end'>{escape(shortened(result.name))}</text>",
             f"<rect x='{BAR_AT}' y='{y + 4}' width='{min(used, 1.5) * BAR:.0f}' height='12' fill='{colour}'/>",
-            f"<text x='{BAR_AT + 1.5 * BAR + 10:.0f}' y='{y + 14}'>{result.ratio:g} ({escape(result.reach)})</text>",
+            f"<text x='{BAR_AT + 1.5 * BAR + 10:.0f}' y='{y + 14}'>{result.ratio:g} ({escape(result.target)})</text>",
         ]
     style = "<style>text{font:12px sans-serif;fill:#888}</style>"
     size = f"0 0 {BAR_AT + 1.5 * BAR + 130:.0f} {len(promised) * 20 + 4}"

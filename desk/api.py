@@ -198,7 +198,7 @@ async def begin_draft(desk: Desk, person: Person, digest: str, asked: Mapping[st
     """Begin the draft that belongs to a request's digest; returns its id. Sent again, it is the same draft."""
     missing = [name for name in ("account_id", "question", "policy_lines") if not asked.get(name)]
     if missing and not asked.get("workflow_id"):
-        raise Refused(422, "invalid", f"{missing[0]}: is needed, or workflow_id", mend="Say what to write about.")
+        raise Refused(422, "invalid", f"{missing[0]}: is needed, or workflow_id", hint="Say what to write about.")
     draft_id = f"draft:{desk.tenant}:{digest[:32]}"
     await desk.draft(person.name, draft_id, dict(asked) | {"trace_id": f"trace_{uuid.uuid4().hex}"})
     return draft_id

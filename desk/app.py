@@ -78,7 +78,7 @@ def desk_application(desk: Desk, engine: AsyncEngine, settings: DeskSettings, ke
         where = f"{Path(frame.filename).name}:{frame.lineno}"
         route = getattr(request.scope.get("route"), "path", "")  # its template: the path itself names accounts
         _log.error("unforeseen", route=route, error=type(error).__name__, where=where)
-        return refuse(request, Refused(500, "unforeseen", "the desk failed", mend="Its log says more at this time."))
+        return refuse(request, Refused(500, "unforeseen", "the desk failed", hint="Its log says more at this time."))
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
@@ -99,6 +99,6 @@ def _fault(fault: Any) -> Refused:
     """What is wrong with what was sent. It may be private: the place and the rule are told, and not the value."""
     where = ".".join(str(part)[:64] for part in fault["loc"] if part != "body") or "the body"
     if fault["type"] == "json_invalid":
-        return Refused(400, "invalid", f"{where}: is no JSON", mend="See /openapi.json.")
+        return Refused(400, "invalid", f"{where}: is no JSON", hint="See /openapi.json.")
     message = str(fault["msg"]).removeprefix("Value error, ")[:200]
-    return Refused(422, "invalid", f"{where}: {message}", mend="See /openapi.json.")
+    return Refused(422, "invalid", f"{where}: {message}", hint="See /openapi.json.")

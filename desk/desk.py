@@ -63,7 +63,7 @@ class Desk:
     """The operations, for one tenant.
 
     Args:
-        client: a connected client, with the keys that seal payloads.
+        client: a connected client, with the keys that encrypt payloads.
         engine: the database.
         keyring: the same keys.
         catalogue: the policy lines.

@@ -103,15 +103,15 @@ class Guard:
             if not too_late.expired():
                 raise
             detail = f"Temporal or the database did not answer within {self._answer_seconds:g} s"
-            mend = "Ask again: what was begun is found again by it."
-            refused = Refused(503, "too_late", detail, mend=mend, headers={"Retry-After": "5"})
+            hint = "Ask again: what was begun is found again by it."
+            refused = Refused(503, "too_late", detail, hint=hint, headers={"Retry-After": "5"})
             await self._refuse(request, refused)(request.scope, receive, send)
 
     def _expect_host(self, request: Request) -> None:
         # Who answers to any name can be spoken to by a page whose name was pointed here (DNS rebinding).
         if _without_port(request.headers.get("host", "")) not in self._settings.allowed_hosts:
             detail = "the desk is not known by this name"
-            raise Refused(421, "unknown_host", detail, mend="Add it to KEYTURN_DESK_HOSTS.")
+            raise Refused(421, "unknown_host", detail, hint="Add it to KEYTURN_DESK_HOSTS.")
 
     def _expect_same_site(self, request: Request) -> None:
         """Refuse a change that another site's page asks for (OWASP, Cross-Site Request Forgery Prevention, 2025).

@@ -19,7 +19,7 @@ from desk.problems import Refused
 from desk.tables import desk_requests
 from keyturn.database import transaction
 from keyturn.errors import JobStoreUnavailable
-from keyturn.keyring import Keyring, SealedTexts
+from keyturn.keyring import EncryptedTexts, Keyring
 
 KEPT_FOR = timedelta(days=1)  # whoever sends a request again a day later asks anew
 # A desk that died while it carried one out leaves its row: after this long the request may be sent again. What it began
@@ -31,12 +31,12 @@ Answer = tuple[int, dict[str, Any]]
 
 
 class Idempotency:
-    """Remembers answers by key in the database behind `engine`, sealed by `keyring`."""
+    """Remembers answers by key in the database behind `engine`, encrypted by `keyring`."""
 
     def __init__(self, engine: AsyncEngine, keyring: Keyring) -> None:
         self._engine = engine
         self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
-        self._seals = SealedTexts(keyring, "keyturn-desk-answer-v1")
+        self._encryption = EncryptedTexts(keyring, "keyturn-desk-answer-v1")
 
     async def once(
         self, key: str | None, *, whose: tuple[str, ...], request: Any, do: Callable[[str], Awaitable[Answer]]
@@ -55,7 +55,7 @@ class Idempotency:
         """
         if not key or len(key) > MAX_KEY_CHARACTERS:
             detail = f"this needs an Idempotency-Key of at most {MAX_KEY_CHARACTERS} characters"
-            raise Refused(400, "idempotency_key_missing", detail, mend="Send a new UUID with each new request.")
+            raise Refused(400, "idempotency_key_missing", detail, hint="Send a new UUID with each new request.")
         digest = _digest([*whose, key])
         fingerprint = _digest(request)
         if not await self._begin(digest, fingerprint):
@@ -66,8 +66,8 @@ class Idempotency:
             with suppress(JobStoreUnavailable):  # it may be sent again a little later, then
                 await self._change(delete(desk_requests).where(_columns.key_digest == digest))
             raise
-        sealed = self._seals.seal(digest, json.dumps(answer))
-        done = update(desk_requests).where(_columns.key_digest == digest).values(status=status, answer=sealed)
+        encrypted = self._encryption.encrypt(digest, json.dumps(answer))
+        done = update(desk_requests).where(_columns.key_digest == digest).values(status=status, answer=encrypted)
         with suppress(JobStoreUnavailable):  # sent again, it is carried out again, and finds by its ids what it began
             await self._change(done)
         return status, answer
@@ -91,11 +91,11 @@ class Idempotency:
             row = (await connection.execute(query)).one_or_none()
         if row is not None and row.fingerprint != fingerprint:
             detail = "this Idempotency-Key was used for another request"
-            raise Refused(422, "idempotency_key_reused", detail, mend="Send a new key with each new request.")
+            raise Refused(422, "idempotency_key_reused", detail, hint="Send a new key with each new request.")
         if row is None or row.status is None:
             detail = "the first request with this Idempotency-Key is still under way"
-            raise Refused(409, "still_under_way", detail, mend="Send it again.", headers={"Retry-After": "1"})
-        return row.status, json.loads(self._seals.unseal(digest, row.answer))
+            raise Refused(409, "still_under_way", detail, hint="Send it again.", headers={"Retry-After": "1"})
+        return row.status, json.loads(self._encryption.decrypt(digest, row.answer))
 
     async def _change(self, statement: Any) -> None:
         async with transaction(self._engine) as connection:

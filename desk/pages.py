@@ -72,7 +72,7 @@ class Pages:
         if refused.status == 401 and self._sign_in.by_token and request.method == "GET":
             return RedirectResponse("/sign-in", status_code=303)
         title = TITLES.get(refused.status, "Refused")
-        told = {"title": title, "detail": str(refused), "mend": refused.mend}
+        told = {"title": title, "detail": str(refused), "hint": refused.hint}
         page = self._page(request, "refused.html", **told)
         page.status_code = refused.status
         page.headers.update(refused.headers)

@@ -19,7 +19,7 @@ from desk.settings import ROLES, DeskSettings, Role, parse_networks, parse_roles
 from keyturn.console import signed_in_user
 from keyturn.contracts import Identifier
 from keyturn.errors import PayloadError
-from keyturn.keyring import Keyring, SealedTexts
+from keyturn.keyring import EncryptedTexts, Keyring
 from keyturn.people import same_form
 from workers.tokens import Tokens, parse_tokens
 
@@ -41,7 +41,7 @@ class Person:
         """Refuse whoever has not this role."""
         if role not in self.roles:
             raise Refused(
-                403, "role_missing", f"this is for the role {role}", mend="Ask whoever sets the desk's roles."
+                403, "role_missing", f"this is for the role {role}", hint="Ask whoever sets the desk's roles."
             )
 
 
@@ -59,7 +59,7 @@ class SignIn:
         self._roles: Mapping[str, frozenset[Role]] = {
             same_form(name): roles for name, roles in parse_roles(settings.roles_text).items()
         }
-        self._sessions = SealedTexts(keyring, "keyturn-desk-session-v2")
+        self._sessions = EncryptedTexts(keyring, "keyturn-desk-session-v2")
         self._ended = ended
 
     @property
@@ -95,7 +95,7 @@ class SignIn:
         if name is None:
             return None
         told = f"{int(time.time()) + SESSION_SECONDS} {secrets.token_hex(16)} {_mark(token.encode())} {name}"
-        return self._sessions.seal(self._place, told)
+        return self._sessions.encrypt(self._place, told)
 
     async def end_session(self, request: Request) -> None:
         """End the session of a request everywhere: a copy of its cookie is worth nothing from now on."""
@@ -114,7 +114,7 @@ class SignIn:
 
     def _read(self, cookie: str) -> "_Session | None":
         try:
-            until, session_id, token_mark, name = self._sessions.unseal(self._place, cookie).split(" ", 3)
+            until, session_id, token_mark, name = self._sessions.decrypt(self._place, cookie).split(" ", 3)
             return _Session(int(until), session_id, token_mark, name)
         except (PayloadError, ValueError):
             return None
@@ -131,8 +131,8 @@ class SignIn:
         values = request.headers.getlist(header)
         if len(values) > 1 or any("," in value for value in values):
             detail = "the identity header came more than once: one of the names is not the proxy's"
-            mend = "Have the proxy remove the header from what comes from outside before it sets its own."
-            raise Refused(400, "identity_ambiguous", detail, mend=mend)
+            hint = "Have the proxy remove the header from what comes from outside before it sets its own."
+            raise Refused(400, "identity_ambiguous", detail, hint=hint)
         return _name(values[0]) if values else None
 
     def _is_proxy(self, request: Request) -> bool:

@@ -47,26 +47,26 @@ _OPTION = re.compile(r"(?<![\w-])--(?=[a-z])")
 
 
 class Problem(BaseModel):
-    """A problem detail of RFC 9457. `kind` is its name, `mend` what to do now."""
+    """A problem detail of RFC 9457. `kind` is its name, `hint` what to do now."""
 
     type: str = "about:blank"
     title: str
     status: int
     detail: str = Field(description="What happened, to what.")
     kind: str
-    mend: str = ""
+    hint: str = ""
 
 
 class Refused(Exception):
     """A request that is not carried out."""
 
     def __init__(
-        self, status: int, kind: str, detail: str, *, mend: str = "", headers: Mapping[str, str] | None = None
+        self, status: int, kind: str, detail: str, *, hint: str = "", headers: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(detail)
         self.status = status
         self.kind = kind
-        self.mend = mend
+        self.hint = hint
         self.headers = dict(headers or {})
 
     @classmethod
@@ -74,7 +74,7 @@ class Refused(Exception):
         """Return what an error of the program is to whoever sent the request. It repeats nothing private."""
         status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
         waits = {"Retry-After": "5"} if status == 503 else {}
-        return cls(status, error.kind, _OPTION.sub("", str(error)), mend=error.mend, headers=waits)
+        return cls(status, error.kind, _OPTION.sub("", str(error)), hint=error.hint, headers=waits)
 
 
 TITLES = {
@@ -97,5 +97,5 @@ TITLES = {
 def problem_of(refused: Refused) -> dict[str, Any]:
     """Return the body of a refusal."""
     title = TITLES.get(refused.status, "Refused")
-    problem = Problem(title=title, status=refused.status, detail=str(refused), kind=refused.kind, mend=refused.mend)
+    problem = Problem(title=title, status=refused.status, detail=str(refused), kind=refused.kind, hint=refused.hint)
     return problem.model_dump()

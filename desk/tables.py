@@ -11,7 +11,7 @@ desk_requests = Table(
     Column("fingerprint", String(64), nullable=False),
     Column("began_at", Moment, nullable=False),
     Column("status", Integer),
-    Column("answer", Text),  # sealed
+    Column("answer", Text),  # encrypted
 )
 Index("ix_desk_requests_began_at", desk_requests.c.began_at)
 

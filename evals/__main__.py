@@ -80,8 +80,8 @@ async def _run(task: str | None, *, local: bool, verbose: bool) -> tuple[str, li
             os.environ |= worker_environment("", f"sqlite:///{folder}/keyturn.db", simulator, keys=None)
         settings = load_settings()
         await asyncio.to_thread(migrate, settings.database_url)
-        # Each case is to be asked: no kept answers, and no user's limit for the one who evaluates.
-        settings = settings.model_copy(update={"answer_cache": "off", "tokens_per_user_hour": 0})
+        # Each case is to be asked: no cached responses, and no user's limit for the one who evaluates.
+        settings = settings.model_copy(update={"response_cache": "off", "tokens_per_user_hour": 0})
         return await _evaluate(settings, task, at_once=1 if local else AT_ONCE, verbose=verbose)
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 
 from keyturn.contracts import RotationRequest
-from keyturn.llm.providers.endpoint import Patience
+from keyturn.llm.providers.endpoint import Timeouts
 from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.tasks.definition import Prompt
 
@@ -20,7 +20,7 @@ class Careless:
         self._answer = answer
 
     async def complete(
-        self, prompt: Prompt, *, patience: Patience, trace_id: str, on_text: OnText | None = None
+        self, prompt: Prompt, *, timeouts: Timeouts, trace_id: str, on_text: OnText | None = None
     ) -> Completion:
         """Return the answer."""
         return Completion(self._answer, "complete", "stop", self.model, Usage(1, 1))

@@ -412,7 +412,7 @@ class CallRecord(Contract):
 
 
 class Exchange(Contract):
-    """What a model was asked and what it said, word for word, for `keyturn explain`. It stands in sealed history only.
+    """What a model was asked and what it said, word for word, for `keyturn explain`. Only encrypted history has it.
 
     `answer` is cut to its first 16,000 characters; it is what the model said before anything was checked.
     """
@@ -464,7 +464,7 @@ class Denial(Instruction):
 
 
 class Resumption(Instruction):
-    """`resume`: somebody has mended what a parked rotation waited for."""
+    """`resume`: somebody has fixed what a parked rotation waited for."""
 
     operator: Identifier
 
@@ -479,7 +479,7 @@ class Abandonment(Instruction):
 class Standing(Contract):
     """What a rotation is at. `until` is when it goes on, or ends, by itself.
 
-    `parked`, `awaiting_approval` and `disagreement` wait for a person: `kind`, `next_step` and `mend` say for what.
+    `parked`, `awaiting_approval` and `disagreement` wait for a person: `kind`, `next_step` and `hint` say for what.
     `decision` is the one to approve, and `readings` are the models' answers that contradict it.
     """
 
@@ -489,7 +489,7 @@ class Standing(Contract):
     until: AwareDatetime | None = None
     kind: str | None = Field(default=None, max_length=64)
     next_step: str | None = Field(default=None, max_length=64)
-    mend: str | None = Field(default=None, max_length=500)
+    hint: str | None = Field(default=None, max_length=500)
     requested_by: tuple[Identifier, ...] = ()
     account_id: AccountId | None = None
     key_id: Identifier | None = None
@@ -634,7 +634,7 @@ class KeyRotationStanding(Contract):
     since: AwareDatetime
     until: AwareDatetime | None = None
     blocked: str | None = Field(default=None, max_length=64)
-    mend: str | None = Field(default=None, max_length=500)
+    hint: str | None = Field(default=None, max_length=500)
     user: Identifier | None = None
     old_key_id: Identifier | None = None
     new_key_id: Identifier | None = None
@@ -737,7 +737,7 @@ class PageJudged(Contract):
 
     progress: RunProgress
     stopped: str | None = Field(default=None, max_length=64)
-    mend: str | None = Field(default=None, max_length=500)
+    hint: str | None = Field(default=None, max_length=500)
 
 
 class RunSettled(Contract):
@@ -754,7 +754,7 @@ class BulkStanding(Contract):
     progress: RunProgress
     since: AwareDatetime
     paused: str | None = Field(default=None, max_length=64)
-    mend: str | None = Field(default=None, max_length=500)
+    hint: str | None = Field(default=None, max_length=500)
     cancelled: bool = False
 
 
@@ -870,28 +870,28 @@ class LimitedUntil(Contract):
 
 
 class WaitingForPerson(Contract):
-    """The workflow waits for a person, who mends something or approves; after `until` it ends by itself."""
+    """The workflow waits for a person, who fixes something or approves; after `until` it ends by itself."""
 
     status: Literal["parked", "awaiting_approval", "disagreement"]
     kind: str = Field(max_length=64)
     next_step: str = Field(max_length=64)
-    mend: str = Field(max_length=500)
+    hint: str = Field(max_length=500)
     until: AwareDatetime | None = None
     decision: GroundedDecision | None = None
     readings: tuple[ModelReading, ...] = ()
 
 
 class Failed(Contract):
-    """Something that a person must mend: its kind, and what mends it."""
+    """Something that a person must fix: its kind, and what fixes it."""
 
     status: Literal["failed"] = "failed"
     kind: str = Field(max_length=64)
     next_step: str = Field(max_length=64)
-    mend: str = Field(max_length=500)
+    hint: str = Field(max_length=500)
     # When asking again can succeed, where that is known: a workflow waits for it by itself, within reason.
     retry_at: AwareDatetime | None = None
     retry_in: float | None = Field(default=None, ge=0)  # the same in seconds: clocks differ, and a wait does not
-    # Whether a rotation waits for the person who mends it, and then goes on, instead of ending.
+    # Whether a rotation waits for the person who fixes it, and then goes on, instead of ending.
     parks: bool = False
 
 

@@ -173,7 +173,7 @@ async def transaction(engine: AsyncEngine, *, whole: bool = False) -> AsyncItera
         raise named(error) from error
 
 
-# SQLSTATE (https://www.postgresql.org/docs/current/errcodes-appendix.html): what no second try mends. A read-only
+# SQLSTATE (https://www.postgresql.org/docs/current/errcodes-appendix.html): what no second try fixes. A read-only
 # transaction (25006) is a server that has just become a standby, and a unique value (23505) a race: those pass.
 _NOT_ALLOWED = {"28000", "28P01", "3D000", "42501", "42P01", "42703", "3F000"}
 _NOT_KEPT = {"23502", "23514"}

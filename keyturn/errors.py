@@ -1,4 +1,4 @@
-"""Every failure that Keyturn names, as one tree. Each class says whether a retry is worth it and what mends it.
+"""Every failure that Keyturn names, as one tree. Each class says whether a retry is worth it and what fixes it.
 
     KeyturnError
     |-- ProviderError            the model call did not bring an answer
@@ -11,7 +11,7 @@
     |   |-- AuthenticationFailed   person: the key is wrong, expired or not allowed
     |   |-- RequestRefused         person: the provider will never take this request
     |   |   `-- PromptFiltered       never: its filter holds the prompt; that counts as an answer, and is rejected
-    |   `-- UnexpectedStatus       person: a status that no retry is known to mend
+    |   `-- UnexpectedStatus       person: a status that no retry is known to fix
     |-- CallRefused              the call was not made
     |   |-- TokenLimitReached      later: the user's tokens of the hour are used up
     |   |-- CostCapExceeded        person: it would cost more than the task or the user may spend
@@ -68,11 +68,11 @@
     |-- UnknownTask              person: no task of this name
     |-- TaskInvalid              person: a task's folder does not hold together
     |-- UnknownPromptVersion     person: no prompt file of this version
-    |-- PayloadError             a payload cannot be sealed or opened
+    |-- PayloadError             a payload cannot be encrypted or opened
     |   |-- PayloadKeyUnknown      person: its key is not among those held here
     |   |-- PayloadMoved           never: it stands where it was not written
-    |   |-- PayloadNotAuthentic    person: it was changed, cut, or sealed for another place
-    |   |-- PayloadNotSealed       person: it is plain where only sealed ones are read
+    |   |-- PayloadNotAuthentic    person: it was changed, cut, or encrypted for another place
+    |   |-- PayloadNotEncrypted       person: it is plain where only encrypted ones are read
     |   `-- PayloadTooLarge        person: Temporal would never take it
     `-- SettingsInvalid          person: a setting is missing or wrong
 
@@ -89,15 +89,15 @@ class KeyturnError(Exception):
 
     kind: ClassVar[str] = "keyturn_error"
     retryable: ClassVar[bool] = False
-    # A rotation waits for the person who mends this, instead of ending: what was asked is sound, and nothing is lost.
+    # A rotation waits for the person who fixes this, instead of ending: what was asked is sound, and nothing is lost.
     parks: ClassVar[bool] = False
     next_step: ClassVar[str] = "fail_and_inspect"
-    mend: str = "Read the worker's log at this time."
+    hint: str = "Read the worker's log at this time."
 
     @property
     def told(self) -> str:
         """What a person at a terminal is told: what happened, and what to do now."""
-        return f"Error: {self}\n{self.mend}"
+        return f"Error: {self}\n{self.hint}"
 
 
 class ProviderError(KeyturnError):
@@ -121,7 +121,7 @@ class ProviderUnavailable(ProviderError):
     kind = "provider_unavailable"
     retryable = True
     next_step = "retry_with_backoff"
-    mend = "Look at the provider's status page; ask again when it is back."
+    hint = "Look at the provider's status page; ask again when it is back."
 
 
 class ProviderOverloaded(ProviderUnavailable):
@@ -134,7 +134,7 @@ class ProviderKeyUnavailable(ProviderUnavailable):
     """The file or the command that gives an endpoint's key does not give it; it may pass."""
 
     kind = "provider_key_unavailable"
-    mend = "Look at key_file or key_command of this endpoint in KEYTURN_ENDPOINTS: run it as the worker's user."
+    hint = "Look at key_file or key_command of this endpoint in KEYTURN_ENDPOINTS: run it as the worker's user."
 
 
 class ProviderTimeout(ProviderError):
@@ -143,7 +143,7 @@ class ProviderTimeout(ProviderError):
     kind = "provider_timeout"
     retryable = True
     next_step = "show_retry_option"
-    mend = "Ask again; if it stays slow, raise the request's timeout or choose a quicker model."
+    hint = "Ask again; if it stays slow, raise the request's timeout or choose a quicker model."
 
 
 class RateLimited(ProviderError):
@@ -152,7 +152,7 @@ class RateLimited(ProviderError):
     kind = "provider_rate_limited"
     retryable = True
     next_step = "retry_with_backoff"
-    mend = "Wait, or ask the provider for a higher rate limit."
+    hint = "Wait, or ask the provider for a higher rate limit."
 
 
 class UnreadableResponse(ProviderError):
@@ -161,16 +161,16 @@ class UnreadableResponse(ProviderError):
     kind = "unreadable_response"
     retryable = True
     next_step = "retry_with_backoff"
-    mend = "Check the provider's base URL: something else than the provider answers there."
+    hint = "Check the provider's base URL: something else than the provider answers there."
 
 
 class QuotaExhausted(ProviderError):
-    """Money or quota is used up. Sending more requests cannot mend that."""
+    """Money or quota is used up. Sending more requests cannot fix that."""
 
     kind = "quota_exhausted"
     parks = True
     next_step = "fail_and_fix_quota"
-    mend = "Raise the provider's quota or spend limit, then resume or ask again."
+    hint = "Raise the provider's quota or spend limit, then resume or ask again."
 
 
 class AuthenticationFailed(ProviderError):
@@ -179,7 +179,7 @@ class AuthenticationFailed(ProviderError):
     kind = "authentication_failed"
     parks = True
     next_step = "fail_and_fix_request"
-    mend = "Set a valid key for this provider (see .env.example) and restart the worker, then resume or ask again."
+    hint = "Set a valid key for this provider (see .env.example) and restart the worker, then resume or ask again."
 
 
 class RequestRefused(ProviderError):
@@ -188,7 +188,7 @@ class RequestRefused(ProviderError):
     kind = "request_refused"
     parks = True
     next_step = "fail_and_fix_request"
-    mend = "Check the model's name in KEYTURN_ROUTES and the provider's base URL, then resume or ask again."
+    hint = "Check the model's name in KEYTURN_ROUTES and the provider's base URL, then resume or ask again."
 
 
 class PromptFiltered(RequestRefused):
@@ -199,11 +199,11 @@ class PromptFiltered(RequestRefused):
 
 
 class UnexpectedStatus(ProviderError):
-    """A status that no retry is known to mend, or one that the provider asks not to repeat."""
+    """A status that no retry is known to fix, or one that the provider asks not to repeat."""
 
     kind = "unexpected_status"
     parks = True
-    mend = "Look at the status: a proxy or a new version of the provider may stand behind it."
+    hint = "Look at the status: a proxy or a new version of the provider may stand behind it."
 
 
 class CallRefused(KeyturnError):
@@ -222,7 +222,7 @@ class TokenLimitReached(CallRefused):
     def __init__(self, message: str, *, retry_at: datetime) -> None:
         super().__init__(message)
         self.retry_at = retry_at
-        self.mend = f"Ask again after {retry_at:%Y-%m-%d %H:%M:%S} UTC, or raise KEYTURN_TOKENS_PER_USER_HOUR."
+        self.hint = f"Ask again after {retry_at:%Y-%m-%d %H:%M:%S} UTC, or raise KEYTURN_TOKENS_PER_USER_HOUR."
 
 
 class CostCapExceeded(CallRefused):
@@ -231,7 +231,7 @@ class CostCapExceeded(CallRefused):
     kind = "cost_cap_exceeded"
     parks = True
     next_step = "fail_and_fix_request"
-    mend = "Shorten the request, choose a cheaper model, or raise the cap that the message names."
+    hint = "Shorten the request, choose a cheaper model, or raise the cap that the message names."
 
 
 class ContextWindowExceeded(CallRefused):
@@ -240,7 +240,7 @@ class ContextWindowExceeded(CallRefused):
     kind = "context_window_exceeded"
     parks = True
     next_step = "fail_and_fix_request"
-    mend = "Shorten the request, or choose a model with a larger context window."
+    hint = "Shorten the request, or choose a model with a larger context window."
 
 
 class LedgerUnavailable(CallRefused):
@@ -249,7 +249,7 @@ class LedgerUnavailable(CallRefused):
     kind = "ledger_unavailable"
     retryable = True
     next_step = "retry_with_backoff"
-    mend = "Bring the database back (DATABASE_URL), or unset KEYTURN_USD_PER_USER_DAY."
+    hint = "Bring the database back (DATABASE_URL), or unset KEYTURN_USD_PER_USER_DAY."
 
 
 class PolicyError(KeyturnError):
@@ -262,7 +262,7 @@ class CatalogueInvalid(PolicyError):
     """A policy file cannot be used."""
 
     kind = "catalogue_invalid"
-    mend = "Mend the named policy file."
+    hint = "Fix the named policy file."
 
 
 class UnknownPolicyLine(PolicyError):
@@ -271,7 +271,7 @@ class UnknownPolicyLine(PolicyError):
     kind = "unknown_policy_line"
     parks = True
     next_step = "fail_and_fix_request"
-    mend = "Name a line of this catalogue; starter and worker need the same one (KEYTURN_POLICY_DIR)."
+    hint = "Name a line of this catalogue; starter and worker need the same one (KEYTURN_POLICY_DIR)."
 
 
 class PolicyDiffers(PolicyError):
@@ -280,7 +280,7 @@ class PolicyDiffers(PolicyError):
     kind = "policy_differs"
     parks = True
     next_step = "fail_and_fix_policy"
-    mend = (
+    hint = (
         "Give callers and workers the same KEYTURN_POLICY_DIR (`keyturn policy list` prints the digest), and raise the "
         "version of a line that changed. Then ask again by the same command: it goes on under the wording of then."
     )
@@ -291,14 +291,14 @@ class DigestMismatch(PolicyError):
 
     kind = "digest_mismatch"
     next_step = "fail_and_fix_request"
-    mend = "Ask again: policy or evidence changed between the decision and the job."
+    hint = "Ask again: policy or evidence changed between the decision and the job."
 
 
 class ApprovalInvalid(PolicyError):
     """The decision needs an approval, and the one it came with does not hold."""
 
     kind = "approval_invalid"
-    mend = "Ask again: an approval counts for one decision, by an approver of its policy line who did not ask."
+    hint = "Ask again: an approval counts for one decision, by an approver of its policy line who did not ask."
 
 
 class JobError(KeyturnError):
@@ -314,14 +314,14 @@ class JobStoreUnavailable(JobError):
     parks = True
     retryable = True
     next_step = "retry_with_backoff"
-    mend = "Bring the database back (DATABASE_URL), then resume or ask again: no second job can come of it."
+    hint = "Bring the database back (DATABASE_URL), then resume or ask again: no second job can come of it."
 
 
 class DatabaseReadOnly(JobStoreUnavailable):
     """The database that answers takes no writes: a replica, or a primary that is being replaced; that passes."""
 
     kind = "database_read_only"
-    mend = (
+    hint = (
         "Name the primary in DATABASE_URL, or all hosts with target_session_attrs=read-write (docs/operations.md); "
         "a failover passes by itself."
     )
@@ -333,7 +333,7 @@ class JobStoreRefused(JobStoreUnavailable):
     kind = "job_store_refused"
     retryable = False
     next_step = "fail_and_fix_rights"
-    mend = (
+    hint = (
         "Give the user of DATABASE_URL its rights, password or database (docs/operations.md); if a table is missing, "
         "run `keyturn migrate`. Then resume or ask again."
     )
@@ -346,7 +346,7 @@ class ValueRefused(JobStoreUnavailable):
     retryable = False
     parks = False
     next_step = "fail_and_inspect"
-    mend = (
+    hint = (
         "Report it with the worker's log of this time: a check of ours let something pass that the table does not take."
     )
 
@@ -355,7 +355,7 @@ class IdempotencyConflict(JobError):
     """This idempotency key was used for another job."""
 
     kind = "idempotency_conflict"
-    mend = "Look at the job with `keyturn jobs`; this key stands for a different rotation."
+    hint = "Look at the job with `keyturn jobs`; this key stands for a different rotation."
 
 
 class OrderOfAnother(JobError):
@@ -363,14 +363,14 @@ class OrderOfAnother(JobError):
 
     kind = "order_of_another"
     next_step = "fail_and_inspect"
-    mend = "A payload was copied from another workflow: see who can write to Temporal, and ask again."
+    hint = "A payload was copied from another workflow: see who can write to Temporal, and ask again."
 
 
 class OpenJobExists(JobError):
     """The credential has an open rotation job already."""
 
     kind = "open_job_exists"
-    mend = "Look at it with `keyturn jobs`: this credential's rotation is under way already."
+    hint = "Look at it with `keyturn jobs`: this credential's rotation is under way already."
 
 
 class UnknownJob(JobError):
@@ -378,7 +378,7 @@ class UnknownJob(JobError):
 
     kind = "unknown_job"
     next_step = "fail_and_fix_request"
-    mend = "Look for it with `keyturn jobs`."
+    hint = "Look for it with `keyturn jobs`."
 
 
 class JobHeld(JobError):
@@ -386,7 +386,7 @@ class JobHeld(JobError):
 
     kind = "job_held"
     next_step = "stop_working_on_it"
-    mend = "Leave it to whoever holds it (`keyturn jobs show ID`), or ask again when the lease is over."
+    hint = "Leave it to whoever holds it (`keyturn jobs show ID`), or ask again when the lease is over."
 
 
 class StaleClaim(JobError):
@@ -394,7 +394,7 @@ class StaleClaim(JobError):
 
     kind = "stale_claim"
     next_step = "stop_working_on_it"
-    mend = "Stop working on this job, undo nothing: whoever holds it now goes on from its recorded state."
+    hint = "Stop working on this job, undo nothing: whoever holds it now goes on from its recorded state."
 
 
 class JobClosed(JobError):
@@ -402,7 +402,7 @@ class JobClosed(JobError):
 
     kind = "job_closed"
     next_step = "stop_working_on_it"
-    mend = "Stop working on this job: `keyturn jobs show ID` says how it ended."
+    hint = "Stop working on this job: `keyturn jobs show ID` says how it ended."
 
 
 class StateRefused(JobError):
@@ -410,21 +410,21 @@ class StateRefused(JobError):
 
     kind = "state_refused"
     next_step = "fail_and_fix_request"
-    mend = "Report states in their order: rotating, verifying, grace; then complete or fail."
+    hint = "Report states in their order: rotating, verifying, grace; then complete or fail."
 
 
 class StaleAttempt(JobError):
     """This attempt outlived its time: what it would write was decided otherwise since."""
 
     kind = "stale_attempt"
-    mend = "Nothing to mend: the rotation went on without this attempt, which changed nothing."
+    hint = "Nothing to fix: the rotation went on without this attempt, which changed nothing."
 
 
 class SchemaNotCurrent(JobError):
     """The database's schema is not the one that this program needs."""
 
     kind = "schema_not_current"
-    mend = "Run `keyturn migrate`; if the schema is newer than this program, deploy the newer release."
+    hint = "Run `keyturn migrate`; if the schema is newer than this program, deploy the newer release."
 
 
 class DeliveryError(KeyturnError):
@@ -445,7 +445,7 @@ class ReceiverUnavailable(DeliveryError):
     longest_wait: ClassVar[timedelta] = timedelta(minutes=5)
     retryable = True
     next_step = "retry_with_backoff"
-    mend = "See that the receiver at KEYTURN_WEBHOOK_URL answers; then `keyturn deliveries resend`."
+    hint = "See that the receiver at KEYTURN_WEBHOOK_URL answers; then `keyturn deliveries resend`."
 
 
 class EarlierDelivery(DeliveryError):
@@ -454,28 +454,28 @@ class EarlierDelivery(DeliveryError):
     kind = "earlier_delivery"
     retryable = True
     next_step = "retry_with_backoff"
-    mend = "It goes on by itself once the earlier one is delivered, or given up by `keyturn deliveries`."
+    hint = "It goes on by itself once the earlier one is delivered, or given up by `keyturn deliveries`."
 
 
 class ReceiverConflict(DeliveryError):
     """The receiver knows this idempotency key for another request."""
 
     kind = "receiver_conflict"
-    mend = "Look at both sides: the receiver used this job's key for something else. Then `keyturn deliveries resend`."
+    hint = "Look at both sides: the receiver used this job's key for something else. Then `keyturn deliveries resend`."
 
 
 class ReceiverRefused(DeliveryError):
     """The receiver will not take this message, or may not be asked at all."""
 
     kind = "receiver_refused"
-    mend = "Check KEYTURN_WEBHOOK_URL and its keys; then `keyturn deliveries resend`."
+    hint = "Check KEYTURN_WEBHOOK_URL and its keys; then `keyturn deliveries resend`."
 
 
 class UnknownDelivery(DeliveryError):
     """There is no such message."""
 
     kind = "unknown_delivery"
-    mend = "Look for it with `keyturn deliveries`."
+    hint = "Look for it with `keyturn deliveries`."
 
 
 class ExecutorError(KeyturnError):
@@ -493,7 +493,7 @@ class AwsUnavailable(ExecutorError):
     longest_wait: ClassVar[timedelta] = timedelta(minutes=1)
     retryable = True
     next_step = "retry_with_backoff"
-    mend = "It goes on by itself when AWS answers; look at AWS's health page if it does not."
+    hint = "It goes on by itself when AWS answers; look at AWS's health page if it does not."
 
 
 class AwsRefused(ExecutorError):
@@ -501,7 +501,7 @@ class AwsRefused(ExecutorError):
 
     kind = "aws_refused"
     parks = True
-    mend = (
+    hint = (
         "Give the executor its rights (docs/executor.md) and AWS's own settings; then `keyturn resume execute:JOB_ID`."
     )
 
@@ -511,14 +511,14 @@ class SecretNotKept(ExecutorError):
 
     kind = "secret_not_kept"
     parks = True
-    mend = "Look at the folder of KEYTURN_EXECUTOR_SECRETS: it must be ours alone and writable."
+    hint = "Look at the folder of KEYTURN_EXECUTOR_SECRETS: it must be ours alone and writable."
 
 
 class SecretLeaving(SecretNotKept):
     """The secret is scheduled for deletion: until it is restored, or gone, the store takes nothing under its name."""
 
     kind = "secret_scheduled_for_deletion"
-    mend = (
+    hint = (
         "Restore it (`aws secretsmanager restore-secret --secret-id NAME`), or wait until it is gone: then it goes on."
     )
 
@@ -527,7 +527,7 @@ class AccountMismatch(ExecutorError):
     """The job's account is not an IAM user of the AWS account that the executor's credentials belong to."""
 
     kind = "account_mismatch"
-    mend = "Name the IAM user, or its ARN, as the account."
+    hint = "Name the IAM user, or its ARN, as the account."
 
 
 class AnotherAccount(ExecutorError):
@@ -535,28 +535,28 @@ class AnotherAccount(ExecutorError):
 
     kind = "another_account"
     next_step = "fail_and_fix_request"
-    mend = "Run an executor with credentials of the key's own AWS account; or name the IAM user by its ARN."
+    hint = "Run an executor with credentials of the key's own AWS account; or name the IAM user by its ARN."
 
 
 class KeyNotFound(ExecutorError):
     """The job's key is not an active access key of the user."""
 
     kind = "key_not_found"
-    mend = "Look at the user's keys: it was rotated, deactivated or deleted by hand since the job was made."
+    hint = "Look at the user's keys: it was rotated, deactivated or deleted by hand since the job was made."
 
 
 class UserGone(KeyNotFound):
     """The IAM user was deleted since the job was made, and with it its keys: nothing is to be done."""
 
     kind = "user_gone"
-    mend = "The job is closed as failed: where there is no user, there is no key to rotate."
+    hint = "The job is closed as failed: where there is no user, there is no key to rotate."
 
 
 class KeyLimit(ExecutorError):
     """The user has two access keys already, which is AWS's limit: no new one can be made beside them."""
 
     kind = "key_limit"
-    mend = "Delete the user's other key if nothing needs it; then ask for the rotation again."
+    hint = "Delete the user's other key if nothing needs it; then ask for the rotation again."
 
 
 class ForeignKey(ExecutorError):
@@ -564,7 +564,7 @@ class ForeignKey(ExecutorError):
 
     kind = "foreign_key"
     parks = True
-    mend = "Find out who made it. When it is deleted, the rotation goes on; or `keyturn rollback JOB_ID`."
+    hint = "Find out who made it. When it is deleted, the rotation goes on; or `keyturn rollback JOB_ID`."
 
 
 class NewKeyMissing(ExecutorError):
@@ -572,7 +572,7 @@ class NewKeyMissing(ExecutorError):
 
     kind = "new_key_missing"
     parks = True
-    mend = "Activate the new key, or `keyturn rollback JOB_ID`."
+    hint = "Activate the new key, or `keyturn rollback JOB_ID`."
 
 
 class OldKeyInUse(ExecutorError):
@@ -580,14 +580,14 @@ class OldKeyInUse(ExecutorError):
 
     kind = "old_key_in_use"
     parks = True
-    mend = "Find what uses it, by its last use. Deactivate it again and resume; or `keyturn rollback JOB_ID`."
+    hint = "Find what uses it, by its last use. Deactivate it again and resume; or `keyturn rollback JOB_ID`."
 
 
 class RollbackImpossible(ExecutorError):
     """The old key is deleted: there is nothing to go back to."""
 
     kind = "rollback_impossible"
-    mend = "The old key is gone; go on with the new one."
+    hint = "The old key is gone; go on with the new one."
 
 
 class BulkError(KeyturnError):
@@ -601,7 +601,7 @@ class InventoryRefused(BulkError):
     """A worker may not read this file: it lies elsewhere, is no regular file, or is too large."""
 
     kind = "inventory_refused"
-    mend = "Put it below the worker's KEYTURN_INVENTORY_ROOT, as a regular file."
+    hint = "Put it below the worker's KEYTURN_INVENTORY_ROOT, as a regular file."
 
 
 class InventoryInvalid(BulkError):
@@ -611,7 +611,7 @@ class InventoryInvalid(BulkError):
     """
 
     kind = "inventory_invalid"
-    mend = "Give one of the formats in docs/bulk.md; `keyturn inventory check FILE` says more."
+    hint = "Give one of the formats in docs/bulk.md; `keyturn inventory check FILE` says more."
 
     def __init__(self, message: str, *, without_quotes: str | None = None) -> None:
         super().__init__(message)
@@ -622,7 +622,7 @@ class UnknownRun(BulkError):
     """There is no run of this id, or it is another tenant's."""
 
     kind = "unknown_run"
-    mend = "Look for it with `keyturn runs`."
+    hint = "Look for it with `keyturn runs`."
 
 
 class DraftError(KeyturnError):
@@ -635,7 +635,7 @@ class DraftTakenOver(DraftError):
     """A later attempt writes this draft, or it has ended: what an earlier one still says counts no more."""
 
     kind = "draft_taken_over"
-    mend = "Nothing is to be done: the later attempt goes on."
+    hint = "Nothing is to be done: the later attempt goes on."
 
 
 class UnknownDraft(DraftError):
@@ -643,7 +643,7 @@ class UnknownDraft(DraftError):
 
     kind = "unknown_draft"
     next_step = "fail_and_fix_request"
-    mend = "Ask for another draft: they are kept for seven days."
+    hint = "Ask for another draft: they are kept for seven days."
 
 
 class InvalidRequest(KeyturnError):
@@ -651,7 +651,7 @@ class InvalidRequest(KeyturnError):
 
     kind = "invalid_request"
     next_step = "fail_and_fix_request"
-    mend = "Correct it and ask again; nothing was started."
+    hint = "Correct it and ask again; nothing was started."
 
 
 class UnknownTask(KeyturnError):
@@ -660,14 +660,14 @@ class UnknownTask(KeyturnError):
     kind = "unknown_task"
     parks = True
     next_step = "fail_and_fix_request"
-    mend = "Name one of the tasks that the message lists, or deploy the worker that has it."
+    hint = "Name one of the tasks that the message lists, or deploy the worker that has it."
 
 
 class TaskInvalid(KeyturnError):
     """A task's folder does not hold together; nothing was started."""
 
     kind = "task_invalid"
-    mend = "Mend the named task; docs/tasks.md says what it needs."
+    hint = "Fix the named task; docs/tasks.md says what it needs."
 
 
 class UnknownPromptVersion(KeyturnError):
@@ -676,52 +676,52 @@ class UnknownPromptVersion(KeyturnError):
     kind = "unknown_prompt_version"
     parks = True
     next_step = "fail_and_fix_request"
-    mend = "Deploy the worker that holds this prompt version, then resume or ask again."
+    hint = "Deploy the worker that holds this prompt version, then resume or ask again."
 
 
 class PayloadError(KeyturnError):
-    """A payload cannot be sealed or opened."""
+    """A payload cannot be encrypted or opened."""
 
     kind = "payload_error"
 
 
 class PayloadKeyUnknown(PayloadError):
-    """It was sealed under a key that is not held here: retired, or another installation's."""
+    """It was encrypted under a key that is not held here: retired, or another installation's."""
 
     kind = "payload_key_unknown"
-    mend = "Put that key back into KEYTURN_PAYLOAD_KEYS, after the newest: what it sealed is readable again at once."
+    hint = "Put that key back into KEYTURN_PAYLOAD_KEYS, after the newest: what it encrypted is readable again at once."
 
 
 class PayloadMoved(PayloadError):
     """It was written for another workflow, or as something else, and copied to where it stands now."""
 
     kind = "payload_moved"
-    mend = "Somebody who can write to Temporal copied it: see who may, and start the rotation anew."
+    hint = "Somebody who can write to Temporal copied it: see who may, and start the rotation anew."
 
 
 class PayloadNotAuthentic(PayloadError):
-    """It was changed or cut since it was sealed, or it was sealed for another namespace or entry."""
+    """It was changed or cut since it was encrypted, or it was encrypted for another namespace or entry."""
 
     kind = "payload_not_authentic"
-    mend = "Check TEMPORAL_NAMESPACE; if that is right, somebody or something changed the stored bytes."
+    hint = "Check TEMPORAL_NAMESPACE; if that is right, somebody or something changed the stored bytes."
 
 
-class PayloadNotSealed(PayloadError):
-    """It is plain, and this program reads sealed ones only."""
+class PayloadNotEncrypted(PayloadError):
+    """It is plain, and this program reads encrypted ones only."""
 
-    kind = "payload_not_sealed"
-    mend = "Whoever sent it has no key: start rotations with `keyturn rotate` and the worker's KEYTURN_PAYLOAD_KEYS."
+    kind = "payload_not_encrypted"
+    hint = "Whoever sent it has no key: start rotations with `keyturn rotate` and the worker's KEYTURN_PAYLOAD_KEYS."
 
 
 class PayloadTooLarge(PayloadError):
     """It is larger than Temporal takes."""
 
     kind = "payload_too_large"
-    mend = "Send less: contracts bound every field, so something else put it there."
+    hint = "Send less: contracts bound every field, so something else put it there."
 
 
 class SettingsInvalid(KeyturnError):
     """A setting is missing or wrong."""
 
     kind = "settings_invalid"
-    mend = "Set it in the environment or in .env."
+    hint = "Set it in the environment or in .env."

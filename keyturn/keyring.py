@@ -1,8 +1,9 @@
-"""The keys under which payloads and kept answers are sealed, and by which names become pseudonyms.
+"""The keys under which payloads and cached responses are encrypted, and by which names become pseudonyms.
 
-AES-256-GCM with a random nonce of 96 bits (NIST SP 800-38D). The newest key seals, every key of the ring opens; what a
-key that was taken out had sealed is refused by that key's name. Under one key 2^32 messages may be sealed before nonces
-could repeat: some 300 million rotations. Workers count them (`keyturn.key_use`), and warn at half of that.
+AES-256-GCM with a random nonce of 96 bits (NIST SP 800-38D). The newest key encrypts, every key of the ring decrypts;
+what a key encrypted that was taken out is refused by that key's name. Under one key 2^32 messages may be encrypted
+before nonces could repeat: some 300 million rotations. Workers count them (`keyturn.key_use`), and warn at half of
+that.
 """
 
 import base64
@@ -38,11 +39,11 @@ class Keyring:
     """Payload keys, the newest first, and the key of pseudonyms.
 
     Args:
-        keys: ids and keys of 32 bytes; the first one seals.
+        keys: ids and keys of 32 bytes; the first one encrypts.
         pseudonym_key: 32 bytes.
         account_names: `plain` leaves names as they are.
-        accepts_plain: whether a payload that nobody sealed may be read. Not in production: there, a sealed payload is
-            also the proof that its sender holds a key.
+        accepts_plain: whether a payload that is not encrypted may be read. Not in production: there, an encrypted
+            payload is also the proof that its sender holds a key.
     """
 
     def __init__(
@@ -62,31 +63,31 @@ class Keyring:
         # What two people compare to see that they hold the same key: it tells nothing of it.
         self.check_values = {key_id: hashlib.sha256(b"keyturn-check\0" + key).hexdigest()[:12] for key_id, key in keys}
 
-    def seal(self, plain: bytes, bound_to: bytes) -> tuple[str, bytes]:
-        """Return the id of the key that was used, and the sealed bytes, which open only with the same `bound_to`."""
+    def encrypt(self, plain: bytes, bound_to: bytes) -> tuple[str, bytes]:
+        """Return the id of the key that was used, and the encrypted bytes, which open only with the same `bound_to`."""
         nonce = os.urandom(NONCE_BYTES)
         self._encryptions[self._newest] += 1
         return self._newest, nonce + self._ciphers[self._newest].encrypt(nonce, plain, bound_to)
 
-    def unseal(self, key_id: str, sealed: bytes, bound_to: bytes) -> bytes:
-        """Return what was sealed.
+    def decrypt(self, key_id: str, encrypted: bytes, bound_to: bytes) -> bytes:
+        """Return what was encrypted.
 
         Raises:
             PayloadKeyUnknown: the ring does not hold this key.
-            PayloadNotAuthentic: the bytes were changed, cut, or sealed for another place.
+            PayloadNotAuthentic: the bytes were changed, cut, or encrypted for another place.
         """
         cipher = self._ciphers.get(key_id)
         if cipher is None:
             named = key_id if _KEY_ID.fullmatch(key_id) else "of no valid name"
             held = ", ".join(self._ciphers)
-            raise PayloadKeyUnknown(f"sealed under the key {named}, which is not among those held here ({held})")
-        if len(sealed) < NONCE_BYTES + TAG_BYTES:
-            raise PayloadNotAuthentic(f"sealed under the key {key_id}, but cut to {len(sealed)} bytes")
+            raise PayloadKeyUnknown(f"encrypted under the key {named}, which is not among those held here ({held})")
+        if len(encrypted) < NONCE_BYTES + TAG_BYTES:
+            raise PayloadNotAuthentic(f"encrypted under the key {key_id}, but cut to {len(encrypted)} bytes")
         try:
-            return cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], bound_to)
+            return cipher.decrypt(encrypted[:NONCE_BYTES], encrypted[NONCE_BYTES:], bound_to)
         except InvalidTag:
             raise PayloadNotAuthentic(
-                f"sealed under the key {key_id}, but changed since, or sealed for another namespace"
+                f"encrypted under the key {key_id}, but changed since, or encrypted for another namespace"
             ) from None
 
     def take_encryptions(self) -> dict[str, int]:
@@ -108,8 +109,8 @@ class Keyring:
         return f"~{hmac.new(self._pseudonym_key, value.encode(), hashlib.sha256).hexdigest()[:20]}"
 
 
-class SealedTexts:
-    """Texts in the database under the keys that seal Temporal's payloads.
+class EncryptedTexts:
+    """Texts in the database under the keys that encrypt Temporal's payloads.
 
     Args:
         keyring: the keys.
@@ -120,18 +121,18 @@ class SealedTexts:
         self._keyring = keyring
         self._purpose = purpose
 
-    def seal(self, place: str, text: str) -> str:
-        """Return `text` sealed for the row that `place` names."""
-        key_id, sealed = self._keyring.seal(text.encode(), self._bound_to(place))
-        return f"{key_id}:{base64.b64encode(sealed).decode()}"
+    def encrypt(self, place: str, text: str) -> str:
+        """Return `text` encrypted for the row that `place` names."""
+        key_id, encrypted = self._keyring.encrypt(text.encode(), self._bound_to(place))
+        return f"{key_id}:{base64.b64encode(encrypted).decode()}"
 
-    def unseal(self, place: str, sealed: str) -> str:
-        """Return what was sealed; raises PayloadError."""
-        key_id, _, text = sealed.partition(":")
+    def decrypt(self, place: str, encrypted: str) -> str:
+        """Return what was encrypted; raises PayloadError."""
+        key_id, _, text = encrypted.partition(":")
         try:
-            return self._keyring.unseal(key_id, base64.b64decode(text, validate=True), self._bound_to(place)).decode()
+            return self._keyring.decrypt(key_id, base64.b64decode(text, validate=True), self._bound_to(place)).decode()
         except (binascii.Error, ValueError):
-            raise PayloadNotAuthentic("a sealed text was changed") from None
+            raise PayloadNotAuthentic("an encrypted text was changed") from None
 
     def _bound_to(self, place: str) -> bytes:
         return f"{self._purpose}\0{place}".encode()
@@ -217,7 +218,7 @@ def load_keyring(
     if not text:
         if file is None and not development:
             raise SettingsInvalid(
-                "KEYTURN_PAYLOAD_KEYS is not set: production seals payloads; `keyturn keys new` prints keys"
+                "KEYTURN_PAYLOAD_KEYS is not set: production encrypts payloads; `keyturn keys new` prints keys"
             )
         if file is None and generate and not DEVELOPMENT_FILE.exists():
             write_keys(DEVELOPMENT_FILE)

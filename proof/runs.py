@@ -14,7 +14,7 @@ from keyturn.errors import KeyturnError
 from keyturn.policy.catalogue import load_catalogue
 from proof.seen import Seen
 from proof.world import World
-from workers.bulk import load_source, run_seals
+from workers.bulk import load_source, run_encryption
 from workflows.bulk import bulk_id
 from workflows.runs import start_run
 
@@ -43,9 +43,9 @@ async def finished(world: World, client: Client, seen: Seen) -> None:
             try:
                 if not loaded:
                     seen.say("invoke: load")
-                    seals = run_seals(world.keyring)
+                    encryption = run_encryption(world.keyring)
                     whose = (order.run_id, order.tenant_id, seen.workflow_id)
-                    await load_source(source, *whose, store, catalogue, seals, told=lambda _count: None)
+                    await load_source(source, *whose, store, catalogue, encryption, told=lambda _count: None)
                     loaded = True
                 seen.say("invoke: run")
                 handle = await start_run(client, order, task_queue="keyturn")

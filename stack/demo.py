@@ -48,7 +48,7 @@ async def show(stack: Stack, say: Say) -> bool:
     third = await outcome_of(anew)
     _tell_job(say, third)
     if isinstance(third, JobCreated):
-        say(f"   asked     {'nobody: the kept answer was taken' if third.call.cache_hit else third.call.model}")
+        say(f"   asked     {'nobody: the cached response was taken' if third.call.cache_hit else third.call.model}")
 
     say("3. The model claims a window of 90 days for P-7.")
     await _tell_simulator(stack, {"name": "wrong_window", "days": 90, "account": "acct_10235"})

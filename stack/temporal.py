@@ -39,7 +39,7 @@ async def dev_server(
         ui_port: the port of its UI; None for no UI.
         database: the file that keeps its state; None keeps it in memory.
         log: the file that takes its output; None throws it away.
-        keyring: what seals the client's payloads; None leaves them plain.
+        keyring: what encrypts the client's payloads; None leaves them plain.
         codec: where the UI finds the codec server.
 
     Raises:

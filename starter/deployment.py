@@ -12,7 +12,7 @@ class UnknownBuild(KeyturnError):
 
     kind = "unknown_build"
     next_step = "fail_and_fix_request"
-    mend = (
+    hint = (
         "Start a worker of it first, with KEYTURN_BUILD_ID set; `keyturn deployment show` lists those that there are."
     )
 

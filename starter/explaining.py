@@ -1,7 +1,7 @@
 """`keyturn explain`: from a rotation's own history, what was asked, what came back, and why it was accepted or not.
 
 Nothing is asked, looked up or judged again: what is told was recorded then, whatever prompts, policies and models
-are today. It takes the keys that sealed the history.
+are today. It takes the keys that encrypted the history.
 """
 
 import asyncio
@@ -120,7 +120,7 @@ async def story_of(client: Client, workflow_id: str, run_id: str | None = None) 
     """Return a rotation's id as Temporal has it, and the steps of its history, oldest first.
 
     Args:
-        client: with the keys that sealed it.
+        client: with the keys that encrypted it.
         workflow_id: of the rotation, by names or as Temporal has it.
         run_id: of an earlier run; None for the last.
 
@@ -149,7 +149,7 @@ def last_asked(steps: Sequence[Step]) -> Step | None:
 def explain(workflow_id: str, run_id: str | None, as_json: bool) -> None:
     """Say from the record what was asked and answered, under which prompt, policy and model, and why it ended so.
 
-    The questions and answers that it prints are what is sealed elsewhere: mind who sees the screen.
+    The questions and answers that it prints are what is encrypted elsewhere: mind who sees the screen.
 
     \b
     Example:
@@ -191,7 +191,7 @@ def _asked(step: Step) -> list[str]:
 
 def _decided(step: Step) -> list[str]:
     call, verdict, exchange = step["call"], step["verdict"], step["exchange"]
-    kept = ", a kept answer" if call["cache_hit"] else ""
+    kept = ", a cached response" if call["cache_hit"] else ""
     cost = "price unknown" if call["cost_usd"] is None else f"${call['cost_usd']}"
     lines = [f"decide: {call['provider']} {call['model']} answered{kept}", *_tries(step)]
     lines += [f"passed over  {one['provider']} {one['model']}: {one['failure']}" for one in call["passed_over"]]

@@ -24,7 +24,7 @@ class NoSuchWorkflow(KeyturnError):
     """No workflow has this id, or its retention is over."""
 
     kind = "no_such_workflow"
-    mend = "Check the id and TEMPORAL_NAMESPACE; `keyturn jobs` still lists the job of an old one."
+    hint = "Check the id and TEMPORAL_NAMESPACE; `keyturn jobs` still lists the job of an old one."
 
 
 async def handle_of(client: Client, workflow_id: str, *, types: Sequence[str] = ("RotationWorkflow",)) -> Handle:
@@ -69,7 +69,7 @@ async def progress_of(handle: Handle) -> list[str] | WaitingForPerson | None:
         lines.append(line)
     task = description.raw_description.pending_workflow_task
     if task.attempt > 1:
-        # Such as a worker without the key that the starter sealed with: nothing is lost, and it cannot go on.
+        # Such as a worker without the key that the starter encrypted with: nothing is lost, and it cannot go on.
         lines.append(f"workers fail at it since {task.attempt - 1} attempts: `keyturn doctor`, and their log, say why")
     if not lines:
         limited = await waiting_for(handle)

@@ -52,9 +52,9 @@ def as_object(workflow_id: str | None, outcome: RotationOutcome, *, attached: bo
         case Rejected():
             told |= {"reason": outcome.reason, "explanation": outcome.explanation, "next_step": "ask_again_or_inspect"}
         case Failed():
-            told |= {"reason": outcome.kind, "explanation": outcome.mend, "next_step": outcome.next_step}
+            told |= {"reason": outcome.kind, "explanation": outcome.hint, "next_step": outcome.next_step}
         case WaitingForPerson():
-            told |= {"reason": outcome.kind, "explanation": outcome.mend, "next_step": outcome.next_step}
+            told |= {"reason": outcome.kind, "explanation": outcome.hint, "next_step": outcome.next_step}
             told |= {"until": outcome.until.isoformat() if outcome.until else None}
             if outcome.decision is not None:
                 told |= _decision(outcome.decision) | {"approvers": list(outcome.decision.approvers)}
@@ -92,7 +92,7 @@ def as_lines(workflow_id: str, outcome: RotationOutcome) -> list[str]:
         case Rejected():
             lines = [f"rejected: {outcome.reason}; no job", outcome.explanation]
         case Failed():
-            lines = [f"failed: {outcome.kind}", outcome.mend]
+            lines = [f"failed: {outcome.kind}", outcome.hint]
         case WaitingForPerson():
             lines = _waiting(workflow_id, outcome)
         case LimitedUntil():
@@ -112,7 +112,7 @@ def as_lines(workflow_id: str, outcome: RotationOutcome) -> list[str]:
 def _waiting(workflow_id: str, outcome: WaitingForPerson) -> list[str]:
     until = f", until {outcome.until:%Y-%m-%d %H:%M} UTC" if outcome.until else ""
     if outcome.status == "parked":
-        return [f"parked: {outcome.kind}{until}; nothing is lost", outcome.mend, f"then: keyturn resume {workflow_id}"]
+        return [f"parked: {outcome.kind}{until}; nothing is lost", outcome.hint, f"then: keyturn resume {workflow_id}"]
     is_disagreement = outcome.status == "disagreement"
     lines = [f"disagreement: the key is due by rule, the model says otherwise; it waits for a person{until}"]
     if not is_disagreement:

@@ -61,7 +61,7 @@ def parked(tenant: str | None, kind: str | None, limit: int, as_json: bool) -> N
 def resume(
     workflow_id: str | None, everything: bool, kind: str | None, tenant: str | None, user_id: str | None
 ) -> None:
-    """Let a parked rotation try again, once what it waited for is mended; or all of a kind.
+    """Let a parked rotation try again, once what it waited for is fixed; or all of a kind.
 
     \b
     Example:
@@ -76,7 +76,7 @@ def resume(
         click.echo(f"resumed {workflow_id}")
         return
     if not kind or kind in {"approval", "disagreement"}:
-        raise click.UsageError("--all needs the --kind of what was mended (`keyturn parked` lists them)")
+        raise click.UsageError("--all needs the --kind of what was fixed (`keyturn parked` lists them)")
     from starter.answering import resume_all
     from workflows.connection import connect, refusals_named
 

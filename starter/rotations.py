@@ -149,7 +149,7 @@ async def rotate(
 
 
 def waits_for(description: WorkflowExecutionDescription | WorkflowExecution) -> str | None:
-    """What a rotation waits for a person to mend or give, by its search attribute; None if it waits for nobody."""
+    """What a rotation waits for a person to fix or give, by its search attribute; None if it waits for nobody."""
     return description.typed_search_attributes.get(PARKED)
 
 
@@ -171,7 +171,7 @@ async def waiting_for(handle: Handle, *, kind: str | None = None) -> TimedOut | 
                 status=phase,
                 kind=standing.kind or "unforeseen",
                 next_step=standing.next_step or "fail_and_inspect",
-                mend=standing.mend or "",
+                hint=standing.hint or "",
                 until=standing.until,
                 decision=standing.decision,
                 readings=standing.readings,
@@ -181,7 +181,7 @@ async def waiting_for(handle: Handle, *, kind: str | None = None) -> TimedOut | 
                 status=_WAITS.get(kind, "parked"),
                 kind=kind,
                 next_step="fail_and_inspect",
-                mend="No worker answers what it waits for: start one with `keyturn worker`.",
+                hint="No worker answers what it waits for: start one with `keyturn worker`.",
             )
         case _:
             return TimedOut()
@@ -228,8 +228,8 @@ def _outcome_of_failure(cause: BaseException) -> RotationOutcome:
     if isinstance(cause, ApplicationError) and cause.details and isinstance(cause.details[0], dict):
         return _OUTCOME.validate_python(cause.details[0])
     if isinstance(cause, ApplicationError) and cause.type == PayloadMoved.__name__:
-        return Failed(kind=PayloadMoved.kind, next_step="fail_and_inspect", mend=PayloadMoved.mend)
+        return Failed(kind=PayloadMoved.kind, next_step="fail_and_inspect", hint=PayloadMoved.hint)
     if isinstance(cause, TerminatedError | CancelledError):
         ended = "terminated" if isinstance(cause, TerminatedError) else "cancelled"
-        return Failed(kind=f"workflow_{ended}", next_step="fail_and_inspect", mend=f"Somebody {ended} it. Ask again.")
-    return Failed(kind="unforeseen", next_step="fail_and_inspect", mend="Look at the workflow in the Temporal UI.")
+        return Failed(kind=f"workflow_{ended}", next_step="fail_and_inspect", hint=f"Somebody {ended} it. Ask again.")
+    return Failed(kind="unforeseen", next_step="fail_and_inspect", hint="Look at the workflow in the Temporal UI.")

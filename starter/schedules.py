@@ -50,7 +50,7 @@ class UnknownSchedule(KeyturnError):
 
     kind = "unknown_schedule"
     next_step = "fail_and_fix_request"
-    mend = "Look for it with `keyturn schedule list`."
+    hint = "Look for it with `keyturn schedule list`."
 
 
 @click.group()

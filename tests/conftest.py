@@ -30,7 +30,7 @@ from tests.keys import KEYRING, KEYS_TEXT
 from tests.privacy import leaks_of, leaks_of_ledger, planted_in, told_by_temporal
 from tests.simulated import SimulatorControl
 from workers.schema import migrate
-from workflows.encryption import sealing_converter
+from workflows.encryption import encryption_converter
 from workflows.namespace import add_search_attributes
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def catalogue() -> Catalogue:
 
 @pytest.fixture(scope="session")
 async def temporal() -> AsyncIterator[Client]:
-    """A client of a real dev server, in memory, its payloads sealed: it is searched for leaks when all is done."""
+    """A client of a real dev server, in memory, its payloads encrypted: it is searched for leaks when all is done."""
     async with dev_server(keyring=KEYRING) as client:
         yield client
         assert planted_in(await told_by_temporal(client)) == []
@@ -112,7 +112,7 @@ def keys(tmp_path: Path) -> Path:
 async def skipping() -> AsyncIterator[WorkflowEnvironment]:
     """A server that skips time; one a test, because its clock is shared by all that it runs."""
     async with await WorkflowEnvironment.start_time_skipping(
-        data_converter=sealing_converter(KEYRING, "default"),
+        data_converter=encryption_converter(KEYRING, "default"),
         test_server_existing_path=str(program("temporal-test-server")),
     ) as environment:
         await add_search_attributes(environment.client)

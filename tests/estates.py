@@ -27,13 +27,13 @@ from keyturn.ledger.prices import RateCard
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.guard import Guard
 from keyturn.llm.providers.batches import BatchProvider
-from keyturn.llm.providers.endpoint import Patience
+from keyturn.llm.providers.endpoint import Timeouts
 from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.tasks.definition import Prompt
 from tests.boundaries import guarded
 from tests.keys import KEYRING
-from workers.bulk import CarriedRuns, RunRotations, bulk_workers, load_source, run_seals
+from workers.bulk import CarriedRuns, RunRotations, bulk_workers, load_source, run_encryption
 from workers.settings import read_rate_card
 from workflows.bulk import BulkWorkflow, bulk_id
 from workflows.encryption import names_of
@@ -75,7 +75,7 @@ class Judge:
         self.fails = fails
 
     async def complete(
-        self, prompt: Prompt, *, patience: Patience, trace_id: str, on_text: OnText | None = None
+        self, prompt: Prompt, *, timeouts: Timeouts, trace_id: str, on_text: OnText | None = None
     ) -> Completion:
         self.calls += 1
         failure = self.fails(self.calls)
@@ -107,7 +107,7 @@ class BulkPlace:
         self.provider = provider
         self.catalogue = catalogue
         self.store = BulkStore(engine)
-        self.seals = run_seals(KEYRING)
+        self.encryption = run_encryption(KEYRING)
         self.tenant = (
             f"t-{uuid.uuid4().hex[:12]}"  # the server is everybody's, and the same keys mean the same rotation
         )
@@ -140,16 +140,16 @@ class BulkPlace:
             bulk_id(self.tenant, run_id),
             self.store,
             self.catalogue,
-            self.seals,
+            self.encryption,
             told=lambda _count: None,
         )
         return run.asks
 
     def runs(self, *, inventory_root: Path | None) -> CarriedRuns:
         """What the worker's activities do."""
-        judge = BulkJudge(self.store, self.boundary, RunRotations(self.client, self.queue), self.seals)
-        offline = OfflineRuns(self.store, self.boundary, self.batches, self.seals)
-        return CarriedRuns(self.store, judge, offline, self.catalogue, self.seals, inventory_root=inventory_root)
+        judge = BulkJudge(self.store, self.boundary, RunRotations(self.client, self.queue), self.encryption)
+        offline = OfflineRuns(self.store, self.boundary, self.batches, self.encryption)
+        return CarriedRuns(self.store, judge, offline, self.catalogue, self.encryption, inventory_root=inventory_root)
 
     @asynccontextmanager
     async def working(self, *, pages_at_once: int = 2, keys_per_second: float | None = None) -> AsyncIterator[None]:

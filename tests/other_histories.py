@@ -135,7 +135,7 @@ class Runs:
     async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime) -> PageJudged:
         if page.first == 11 and self._stops is not None:
             stopped, self._stops = self._stops, None
-            return PageJudged(progress=RunProgress(total=10, asks=10, asked=4), stopped=stopped, mend="mend it")
+            return PageJudged(progress=RunProgress(total=10, asks=10, asked=4), stopped=stopped, hint="fix it")
         return PageJudged(progress=RunProgress(total=10, asks=10, asked=10, outcomes={"started": 10}))
 
     async def settle(self, run_id: str, *, tenant_id: str) -> RunSettled:

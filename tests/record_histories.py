@@ -130,7 +130,7 @@ CASES: Mapping[str, Case] = {
     "failed": Case("failed", (ProviderUnavailable("x"),)),
     "failed_when_abandoned": Case("failed", (QuotaExhausted("x"),), _abandon),
     "failed_with_its_claim_withdrawn": Case("failed", (ELIGIBLE,), taken=True),
-    "failed_when_nobody_mends": Case("failed", (QuotaExhausted("x"),), waits_long=True),
+    "failed_when_nobody_fixes_it": Case("failed", (QuotaExhausted("x"),), waits_long=True),
     "failed_when_nobody_approves": Case("failed", (ELIGIBLE,), catalogue=with_approval, waits_long=True),
 }
 

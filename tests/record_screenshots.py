@@ -34,7 +34,7 @@ async def take() -> None:
             await page.goto(stack.history_url(id_of(asked)))
             await shows(page, "Codec Server could not connect")
             await shows(page, "create_rotation_job")
-            await page.screenshot(path=FOLDER / "history-sealed.png")
+            await page.screenshot(path=FOLDER / "history-encrypted.png")
             await page.goto(str(stack.codec))
             await sign_in(page, (folder / "codec_token").read_text())
             await shows(page, "Signed in")

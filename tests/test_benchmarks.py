@@ -3,8 +3,8 @@
 from benchmarks.results import Result, compared, fallen
 
 
-def row(name: str, ratio: float, reach: str) -> Result:
-    return Result(name, ratio, reach, True, "")
+def row(name: str, ratio: float, target: str) -> Result:
+    return Result(name, ratio, target, True, "")
 
 
 def test_a_ratio_that_fell_by_more_than_a_fifth_is_told() -> None:
@@ -18,5 +18,5 @@ def test_a_ratio_that_fell_by_more_than_a_fifth_is_told() -> None:
 
 def test_series_are_compared_round_by_round() -> None:
     """The median of the ratios, and not the ratio of the medians."""
-    result = compared("x", [1.0, 20.0, 3.0], [2.0, 20.0, 4.0], unit="s", at="least", reach=0.7)
+    result = compared("x", [1.0, 20.0, 3.0], [2.0, 20.0, 4.0], unit="s", at="least", target=0.7)
     assert (result.ratio, result.holds) == (0.75, True)

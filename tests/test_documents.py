@@ -218,9 +218,9 @@ def test_the_readmes_figures_are_those_of_the_bench() -> None:
         "deliveries a second against bare workflows of one activity, 50 at once": (
             "deliveries/s / bare one-activity workflows/s, PostgreSQL, 50 at once"
         ),
-        "sealed payloads against plain: latency p50": "sealed / plain workflow latency p50",
-        "sealed against plain: workflows a second": "sealed / plain workflows/s at 50",
-        "sealed against plain: history bytes": "sealed / plain history bytes",
+        "encrypted payloads against plain: latency p50": "encrypted / plain workflow latency p50",
+        "encrypted against plain: workflows a second": "encrypted / plain workflows/s at 50",
+        "encrypted against plain: history bytes": "encrypted / plain history bytes",
         "a claim (three rows) against the raw driver's bare INSERT, one at a time": (
             "create_once / driver's INSERT, PostgreSQL, 1 at once"
         ),
@@ -262,7 +262,7 @@ def test_dashboard_and_alerts_name_metrics_that_exist() -> None:
     deploy = ROOT / "deploy"
     alerts = yaml.safe_load((deploy / "prometheus" / "alerts.yml").read_text())
     rules = [rule for group in alerts["groups"] for rule in group["rules"]]
-    assert all({"summary", "mend"} <= set(rule["annotations"]) for rule in rules)
+    assert all({"summary", "hint"} <= set(rule["annotations"]) for rule in rules)
     board = json.loads((deploy / "grafana" / "dashboards" / "keyturn.json").read_text())
     expressions = [rule["expr"] for rule in rules] + [t["expr"] for panel in board["panels"] for t in panel["targets"]]
     named = {name for expression in expressions for name in re.findall(r"keyturn_\w+", expression)}

@@ -33,7 +33,7 @@ from keyturn.inventory.scans import read_scans
 from keyturn.keyring import parse_keyring
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.providers.batches import AnthropicBatches, OpenAiBatches
-from keyturn.llm.providers.endpoint import Patience
+from keyturn.llm.providers.endpoint import Timeouts
 from keyturn.llm.providers.http import HttpProvider
 from keyturn.llm.routing import parse_routes
 from keyturn.policy.catalogue import load_catalogue
@@ -44,7 +44,7 @@ from tests.keys import KEYRING, KEYS_TEXT
 from tests.workers_for_tests import Script
 from workers.settings import OWN_SETTINGS, host_and_port, read_rate_card
 from workers.tokens import parse_tokens
-from workflows.encryption import SealingCodec
+from workflows.encryption import EncryptionCodec
 
 CORPORA = Path(__file__).parent / "corpora" / "parsers"
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))  # a sample each
@@ -123,11 +123,11 @@ async def completed(data: bytes, wire: str, *, streamed: bool) -> Any:
     boundary = ModelBoundary({"*": [Script("")]}, load_catalogue(), guard=guarded(), record=lambda _: None)
     async with replying(data, kind) as http:
         provider = HttpProvider(http, endpoint(WIRES[wire], "http://provider", key=KEY), "m")
-        patience = Patience(connect=5, first_byte=5, total=5)
+        timeouts = Timeouts(connect=5, first_byte=5, total=5)
         heard: list[str] = []
         on_text = heard.append if streamed else None
         prompt = boundary.prompt_of(request())
-        return await provider.complete(prompt, patience=patience, trace_id="t", on_text=on_text)
+        return await provider.complete(prompt, timeouts=timeouts, trace_id="t", on_text=on_text)
 
 
 def answers(data: bytes, name: str) -> Any:
@@ -153,7 +153,7 @@ def batches(data: bytes, name: str) -> Any:
 
 
 def payload(data: bytes, _name: str) -> Any:
-    return SealingCodec(KEYRING, "default").opened(Payload.FromString(data))
+    return EncryptionCodec(KEYRING, "default").opened(Payload.FromString(data))
 
 
 SETTINGS: dict[str, Callable[[str], Any]] = {

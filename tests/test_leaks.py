@@ -77,7 +77,7 @@ class Told:
 
 
 def asked(line: PolicyRef = P7, *, stale: bool | None = True, suffix: str = "") -> RotationRequest:
-    """A request with evidence of its own: a kept answer would not come to the simulator's faults."""
+    """A request with evidence of its own: a cached response would not come to the simulator's faults."""
     credential = CredentialFacts(
         key_id=f"{KEY}{suffix or uuid.uuid4().hex[:8]}",
         stale=stale,
@@ -185,7 +185,7 @@ async def all_that_was_told(client: Client, monitoring: str, log: Path, database
         log=log.read_text(errors="replace"),
         metrics=metrics,
         ledger=_rows(database, "call_records"),
-        kept=_rows(database, "kept_answers"),
+        kept=_rows(database, "response_cache"),
         rows=_rows(database),
     )
 
@@ -218,7 +218,7 @@ def leaks(told: Told) -> list[str]:
 async def test_after_every_end_only_ciphertext_is_left(
     database: URL, simulator: SimulatorControl, tmp_path: Path
 ) -> None:
-    """Histories, visibility, logs, metrics, ledger and kept answers hold no question, answer, reason, name or key."""
+    """Histories, visibility, logs, metrics, ledger and response cache hold no question, answer, reason, name or key."""
     keyring = ring(NEWER, account_names="pseudonym")
     async with world(tmp_path, database, simulator, keyring) as (client, monitoring, log):
         ends = await every_end(client, simulator)
@@ -249,7 +249,7 @@ async def test_after_every_end_only_ciphertext_is_left(
     assert leaks(told) == []
 
 
-async def test_the_search_finds_what_is_not_sealed(sqlite_store: JobStore) -> None:
+async def test_the_search_finds_what_is_not_encrypted(sqlite_store: JobStore) -> None:
     """The same without encryption: the search would be worth nothing if it found nothing there."""
     async with dev_server() as client, worker_on(client, "keyturn", Script(ELIGIBLE), sqlite_store):
         _, outcome = await rotate(client, asked(), task_queue="keyturn", wait_seconds=60)

@@ -17,7 +17,7 @@ from keyturn.contracts import CallRecord
 from keyturn.errors import TokenLimitReached
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.guard import Guard
-from keyturn.llm.providers.endpoint import Patience
+from keyturn.llm.providers.endpoint import Timeouts
 from keyturn.llm.routing import Provider
 from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.policy.catalogue import Catalogue, load_catalogue
@@ -45,7 +45,7 @@ class Script:
         self.calls = 0
 
     async def complete(
-        self, prompt: Prompt, *, patience: Patience, trace_id: str, on_text: OnText | None = None
+        self, prompt: Prompt, *, timeouts: Timeouts, trace_id: str, on_text: OnText | None = None
     ) -> Completion:
         said = self._said[min(self.calls, len(self._said) - 1)]
         self.calls += 1

@@ -34,7 +34,7 @@ from keyturn.inventory.places import file_below, newest
 from keyturn.inventory.read import Inventory, Row, read
 from keyturn.inventory.rows import BadRow
 from keyturn.inventory.scans import Scan, read_scans
-from keyturn.keyring import Keyring, SealedTexts
+from keyturn.keyring import EncryptedTexts, Keyring
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.line import digest_of_lines
 from workflows.bulk import BULK_QUEUE, DUE_QUEUE
@@ -57,12 +57,12 @@ class TemporalAway(KeyturnError):
     kind = "temporal_unreachable"
     retryable = True
     next_step = "retry_with_backoff"
-    mend = "It goes on by itself when the server answers."
+    hint = "It goes on by itself when the server answers."
 
 
-def run_seals(keyring: Keyring) -> SealedTexts:
-    """Return what seals the texts of runs; each opens only in its own run."""
-    return SealedTexts(keyring, "keyturn-run-v1")
+def run_encryption(keyring: Keyring) -> EncryptedTexts:
+    """Return what encrypts the texts of runs; each opens only in its own run."""
+    return EncryptedTexts(keyring, "keyturn-run-v1")
 
 
 class RunRotations:
@@ -126,7 +126,7 @@ class CarriedRuns:
         judge: BulkJudge,
         offline: OfflineRuns,
         catalogue: Catalogue,
-        seals: SealedTexts,
+        encryption: EncryptedTexts,
         *,
         inventory_root: Path | None,
     ) -> None:
@@ -136,7 +136,7 @@ class CarriedRuns:
         self.collect = offline.collect
         self._judge = judge
         self._catalogue = catalogue
-        self._seals = seals
+        self._encryption = encryption
 
     async def load(self, order: BulkOrder, *, workflow_id: str, at: datetime) -> RunProgress:
         """Read the run's inventory, if it has a source, and return what there is."""
@@ -162,7 +162,7 @@ class CarriedRuns:
                 workflow_id,
                 self._store,
                 self._catalogue,
-                self._seals,
+                self._encryption,
                 told=lambda _: None,
                 at=at,
                 reading=READ_APART,
@@ -201,7 +201,7 @@ async def load_source(
     workflow_id: str,
     store: BulkStore,
     catalogue: Catalogue,
-    seals: SealedTexts,
+    encryption: EncryptedTexts,
     *,
     told: Callable[[int], None],
     reject: Callable[[BadRow], None] = lambda _row: None,
@@ -229,7 +229,7 @@ async def load_source(
         source=str(file)[-512:],
         source_digest=digest,
         policy_lines=tuple(line.ref for line in lines),
-        question=seals.seal(run_id, source.question) if source.question else None,
+        question=encryption.encrypt(run_id, source.question) if source.question else None,
         requested_by=source.user_id,
         decide_by="rule" if source.by_rule else "rule_and_model",
         policy_digest=digest_of_lines(lines) if lines else None,
@@ -239,7 +239,7 @@ async def load_source(
     )
     items: Iterator[dict[str, Any]]
     if source.task == "summarize_scan":
-        items = scan_items(reading.scans(file), seal=lambda text: seals.seal(run_id, text), reject=reject)
+        items = scan_items(reading.scans(file), encrypt=lambda text: encryption.encrypt(run_id, text), reject=reject)
     else:
         inventory = Inventory(
             file=file,

@@ -151,12 +151,12 @@ def _source(file: Path, *, task: str, policies: tuple[str, ...], user_id: str, g
 async def _load(engine: "AsyncEngine", source: BulkSource, order: BulkOrder, rejected: Any, digest: str) -> "Run":
     from keyturn.bulk.store import BulkStore
     from keyturn.keyring import keyring_from_environment
-    from workers.bulk import load_source, run_seals
+    from workers.bulk import load_source, run_encryption
     from workers.settings import load_local_settings
     from workflows.bulk import bulk_id
 
     catalogue = load_local_settings().load_catalogue()
-    seals = run_seals(keyring_from_environment())
+    encryption = run_encryption(keyring_from_environment())
     run = await load_source(
         source,
         order.run_id,
@@ -164,7 +164,7 @@ async def _load(engine: "AsyncEngine", source: BulkSource, order: BulkOrder, rej
         bulk_id(order.tenant_id, order.run_id),
         BulkStore(engine),
         catalogue,
-        seals,
+        encryption,
         told=_counter(),
         reject=rejected.add,
         digest=digest,

@@ -1,4 +1,4 @@
-"""The codec server: it opens sealed payloads for Temporal's UI and command line, if an authorised operator asks.
+"""The codec server: it opens encrypted payloads for Temporal's UI and command line, if an authorised operator asks.
 
 POST /decode    {"payloads": [...]} with X-Namespace; the same form comes back, opened.
 POST /encode    refused by name: whoever holds this server's token must not be able to start or approve anything by it
@@ -30,7 +30,7 @@ from keyturn.foreign_json import read_json
 from keyturn.keyring import Keyring
 from workers.http import Handler, Refused, answered
 from workers.tokens import Tokens
-from workflows.encryption import ENCODING, KEY_ID, SealingCodec
+from workflows.encryption import ENCODING, KEY_ID, EncryptionCodec
 
 _log = structlog.get_logger("keyturn.codec")
 COOKIE = "keyturn_codec"
@@ -123,7 +123,7 @@ class CodecServer:
             said = Payload(metadata={"encoding": b"json/plain"}, data=json.dumps(f"Not opened: {refused}.").encode())
             payloads = (await _payloads_of(request)).payloads
             return web.json_response(
-                MessageToDict(Payloads(payloads=[said if _is_sealed(one) else one for one in payloads]))
+                MessageToDict(Payloads(payloads=[said if _is_encrypted(one) else one for one in payloads]))
             )
 
     async def _opened(self, request: web.Request) -> web.Response:
@@ -132,13 +132,13 @@ class CodecServer:
         if not namespace or len(namespace) > 1_000:
             raise Refused(400, "no_namespace", "X-Namespace names no namespace: payloads are bound to theirs")
         payloads = await _payloads_of(request)
-        codec = SealingCodec(self._keyring, namespace)
-        # The UI sends whatever stands in an event: what nobody sealed goes back as it came.
+        codec = EncryptionCodec(self._keyring, namespace)
+        # The UI sends whatever stands in an event: what nobody encrypted goes back as it came.
         try:
-            opened = [codec.opened(one) if _is_sealed(one) else one for one in payloads.payloads]
+            opened = [codec.opened(one) if _is_encrypted(one) else one for one in payloads.payloads]
         except PayloadError as error:
             raise Refused(422, error.kind, str(error)) from None
-        sealed = [one for one in payloads.payloads if _is_sealed(one)]
+        encrypted = [one for one in payloads.payloads if _is_encrypted(one)]
         _log.info(
             "payloads_decoded",
             operator=operator.name,
@@ -146,9 +146,9 @@ class CodecServer:
             namespace=namespace,
             origin=request.headers.get("Origin"),
             remote=request.remote,
-            payloads=len(sealed),
-            key_ids=sorted({one.metadata[KEY_ID].decode("ascii", errors="replace") for one in sealed}),
-            what=[hashlib.sha256(one.data).hexdigest()[:16] for one in sealed[:_LOGGED_DIGESTS]],
+            payloads=len(encrypted),
+            key_ids=sorted({one.metadata[KEY_ID].decode("ascii", errors="replace") for one in encrypted}),
+            what=[hashlib.sha256(one.data).hexdigest()[:16] for one in encrypted[:_LOGGED_DIGESTS]],
         )
         return web.json_response(MessageToDict(Payloads(payloads=opened)))
 
@@ -159,8 +159,8 @@ class CodecServer:
             return web.json_response({"payloads": []})
         raise Refused(
             403,
-            "nothing_is_sealed_here",
-            "this server opens payloads and seals none: ask and answer by `keyturn`",
+            "nothing_is_encrypted_here",
+            "this server opens payloads and encrypts none: ask and answer by `keyturn`",
         )
 
     def _expect_origin(self, request: web.Request) -> None:
@@ -226,7 +226,7 @@ def _without_port(host: str) -> str:
     return re.sub(r":\d+$", "", host).strip("[]").lower()
 
 
-def _is_sealed(payload: Payload) -> bool:
+def _is_encrypted(payload: Payload) -> bool:
     return payload.metadata.get("encoding") == ENCODING
 
 

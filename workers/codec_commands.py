@@ -62,7 +62,7 @@ def load_codec_settings() -> CodecSettings:
 
 @click.command()
 def codec() -> None:
-    """Serve clear text of sealed payloads to signed-in operators of Temporal's UI and command line, until Ctrl-C.
+    """Serve clear text of encrypted payloads to signed-in operators of Temporal's UI and command line, until Ctrl-C.
 
     \b
     Example:
@@ -122,11 +122,11 @@ def line(key_id: str | None) -> None:
 
 @keys.command("list")
 def list_keys() -> None:
-    """List the ids of the keys held here, the one that seals first, each with a check value to compare by.
+    """List the ids of the keys held here, the one that encrypts first, each with a check value to compare by.
 
     \b
     Example:
       keyturn keys list
     """
     for place, (key_id, value) in enumerate(keyring_from_environment().check_values.items()):
-        click.echo(f"{key_id:32}  {value}  {'seals and opens' if place == 0 else 'opens'}")
+        click.echo(f"{key_id:32}  {value}  {'encrypts and decrypts' if place == 0 else 'decrypts'}")

@@ -111,7 +111,7 @@ def audit(workflow_id: str, tenant: ShortIdentifier, as_json: bool) -> None:
     help="Also ask each endpoint and model of KEYTURN_ROUTES for one short answer, and say what it cost.",
 )
 def doctor(live: bool) -> None:
-    """Check that everything a rotation needs is there: one line each, with what mends it.
+    """Check that everything a rotation needs is there: one line each, with what fixes it.
 
     Ends with status 0 if all is well, 1 if not.
 
@@ -123,7 +123,7 @@ def doctor(live: bool) -> None:
 
     findings = asyncio.run(examine(live=live))
     for finding in findings:
-        mark = click.style("ok  ", fg="green") if finding.mend is None else click.style("FAIL", fg="red")
-        click.echo(f"{mark}  {finding.what}: {finding.state}" + (f" -> {finding.mend}" if finding.mend else ""))
-    if any(finding.mend for finding in findings):
+        mark = click.style("ok  ", fg="green") if finding.hint is None else click.style("FAIL", fg="red")
+        click.echo(f"{mark}  {finding.what}: {finding.state}" + (f" -> {finding.hint}" if finding.hint else ""))
+    if any(finding.hint for finding in findings):
         raise click.exceptions.Exit(1)

@@ -89,8 +89,8 @@ async def set_old_aside(outbox: Outbox) -> None:
     """Give up what was written before there was a webhook: `keyturn deliveries resend` tells it, and nothing else."""
     with contextlib.suppress(JobStoreUnavailable):  # the next start looks again
         if count := await outbox.set_aside(at_first=OLD_AT_FIRST, later=OLD):
-            mend = "`keyturn deliveries` lists them, `keyturn deliveries resend --all` sends them."
-            _log.warning("deliveries_set_aside", count=count, mend=mend)
+            hint = "`keyturn deliveries` lists them, `keyturn deliveries resend --all` sends them."
+            _log.warning("deliveries_set_aside", count=count, hint=hint)
 
 
 async def sweep(outbox: Outbox, starts: DeliveryStarts, *, every: float = SWEEP_SECONDS) -> None:

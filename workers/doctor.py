@@ -28,7 +28,7 @@ async def examine(*, live: bool = False) -> list[Finding]:
         live: whether each endpoint and model of the routes is asked once, which costs a little.
     """
     findings = _settings()
-    if all(finding.mend is None for finding in findings):
+    if all(finding.hint is None for finding in findings):
         settings = load_settings()
         if settings.redis_url is not None:
             findings.append(await _named("providers", partial(_providers, settings, settings.redis_url)))
@@ -45,8 +45,8 @@ def _settings() -> list[Finding]:
     try:
         settings = load_settings()
     except KeyturnError as error:
-        mend = f"{error.mend} `keyturn worker` needs it; `rotate`, `status` and `watch` do not."
-        return [Finding("setting", line, mend) for line in str(error).splitlines()]
+        hint = f"{error.hint} `keyturn worker` needs it; `rotate`, `status` and `watch` do not."
+        return [Finding("setting", line, hint) for line in str(error).splitlines()]
     routes = "; ".join(f"{task} -> {', '.join(map(str, route))}" for task, route in settings.routes.items())
     keyless = sorted(name for name in settings.endpoints if not settings.has_key(name))
     keys = f"no key for {', '.join(keyless)}" if keyless else "keys are set"
@@ -59,7 +59,7 @@ async def _named(what: str, look: Callable[[], Awaitable[str]]) -> Finding:
     try:
         return Finding(what, await look())
     except KeyturnError as error:
-        return Finding(what, str(error), error.mend)
+        return Finding(what, str(error), error.hint)
 
 
 async def _policy() -> str:
@@ -71,7 +71,7 @@ async def _keys() -> str:
     keyring = keyring_from_environment()
     held = ", ".join(f"{key_id} ({value})" for key_id, value in keyring.check_values.items())
     await _expect_unworn()
-    return f"{held}; workers and starters must hold the same, the first one seals"
+    return f"{held}; workers and starters must hold the same, the first one encrypts"
 
 
 async def _expect_unworn() -> None:
@@ -140,42 +140,42 @@ async def _temporal() -> str:
 
 
 class RedisAway(KeyturnError):
-    """Each worker counts tokens, and finds out who is down, for itself; kept answers are not found."""
+    """Each worker counts tokens, and finds out who is down, for itself; cached responses are not found."""
 
     kind = "redis_away"
-    mend = "Bring back the Redis that KEYTURN_REDIS_URL names: rotations go on without it."
+    hint = "Bring back the Redis that KEYTURN_REDIS_URL names: rotations go on without it."
 
 
 class ProvidersDown(KeyturnError):
     """Some providers of the routes failed several times in a row."""
 
     kind = "providers_down"
-    mend = "Look at their status pages, or ask them by `keyturn doctor --live`; they are tried again by themselves."
+    hint = "Look at their status pages, or ask them by `keyturn doctor --live`; they are tried again by themselves."
 
 
 class AttributesMissing(KeyturnError):
     """The namespace would refuse every start."""
 
     kind = "search_attributes_missing"
-    mend = "Run `keyturn namespace` once."
+    hint = "Run `keyturn namespace` once."
 
 
 class KeyWorn(KeyturnError):
     """A payload key has encrypted half as often as AES-GCM allows."""
 
     kind = "payload_key_worn"
-    mend = REPLACE
+    hint = REPLACE
 
 
 class NoBuild(KeyturnError):
     """Workflows would wait: a worker with a build id takes none until it is promoted."""
 
     kind = "no_current_build"
-    mend = "Run `keyturn deployment promote BUILD`: until then rotations wait, and nothing is lost."
+    hint = "Run `keyturn deployment promote BUILD`: until then rotations wait, and nothing is lost."
 
 
 class NoWorker(KeyturnError):
     """Workflows would wait: nobody polls the task queue."""
 
     kind = "no_worker"
-    mend = "Run `keyturn worker`: until then workflows wait, and nothing is lost."
+    hint = "Run `keyturn worker`: until then workflows wait, and nothing is lost."

@@ -34,7 +34,7 @@ def executor(dry_run: bool) -> None:
         async for job_id, plan in plans(settings):
             shown += 1
             if isinstance(plan, KeyturnError):
-                click.echo(f"{job_id}  would not be begun: {plan}. {plan.mend}")
+                click.echo(f"{job_id}  would not be begun: {plan}. {plan.hint}")
                 continue
             click.echo(job_id)
             for number, step in enumerate(plan, 1):

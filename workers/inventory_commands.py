@@ -40,7 +40,7 @@ def check(file: Path, policies: tuple[str, ...], as_json: bool, rejects: Path | 
     """Read an inventory whole and say what is in it; nothing is asked and nothing is stored.
 
     Ends with status 1 if there are rows that cannot be used: they are written, with line and reason, to a file that can
-    be mended and read again.
+    be fixed and read again.
 
     \b
     Example:

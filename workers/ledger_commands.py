@@ -1,4 +1,4 @@
-"""`calls` and `costs` read the ledger, `cache` clears kept answers, `ask` asks one question."""
+"""`calls` and `costs` read the ledger, `cache` clears cached responses, `ask` asks one question."""
 
 import asyncio
 import json
@@ -51,7 +51,7 @@ def calls(
         tokens = (
             "tokens unknown" if row["input_tokens"] is None else f"{row['input_tokens']}+{row['output_tokens']} tokens"
         )
-        kept = ", kept answer" if row["cache_hit"] else ""
+        kept = ", cached response" if row["cache_hit"] else ""
         click.echo(
             f"{row['called_at']:%Y-%m-%d %H:%M:%S}  {row['task']}  {row['provider']}:{row['model']}  {ended}{kept}  "
             f"{row['latency_ms']:.0f} ms  {tokens}  {_dollars(row['cost_usd'])}  {row['trace_id']}"
@@ -91,7 +91,7 @@ def costs(by: Any, since: datetime | None, tenant: str | None, as_json: bool) ->
     width = max((len(str(row[by])) for row in found), default=0)
     for row in found:
         unpriced = f", {row['unpriced']} unpriced" if row["unpriced"] else ""
-        hits = f", {row['cache_hits']} from kept answers" if row["cache_hits"] else ""
+        hits = f", {row['cache_hits']} from cached responses" if row["cache_hits"] else ""
         cached = f" ({row['cached_tokens']:,} cached)" if row["cached_tokens"] else ""
         click.echo(
             f"{row[by]:{width}}  {_dollars(row['cost_usd']):>12}  {row['calls']:,} calls{hits}{unpriced}  "
@@ -111,7 +111,7 @@ def cache() -> None:
 @click.option("--catalogue-version", help="Given under this catalogue version only.")
 @click.option("--expired", is_flag=True, help="Only those whose time is over.")
 def clear(task: str | None, prompt_version: str | None, catalogue_version: str | None, expired: bool) -> None:
-    """Forget kept answers: all of them, or those that fit.
+    """Forget cached responses: all of them, or those that fit.
 
     A new prompt version or another policy catalogue needs no clearing: they are part of an answer's key.
 
@@ -141,7 +141,7 @@ def clear(task: str | None, prompt_version: str | None, catalogue_version: str |
             await engine.dispose()
 
     _check_schema()
-    click.echo(f"{asyncio.run(forget())} kept answers forgotten")
+    click.echo(f"{asyncio.run(forget())} cached responses forgotten")
 
 
 @click.command()

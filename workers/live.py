@@ -15,7 +15,7 @@ from keyturn.errors import (
     RequestRefused,
     UnreadableResponse,
 )
-from keyturn.llm.providers.endpoint import Endpoint, Patience
+from keyturn.llm.providers.endpoint import Endpoint, Timeouts
 from keyturn.llm.providers.http import http_client
 from keyturn.llm.routing import CONNECT_SECONDS, Target
 from keyturn.tasks.definition import Prompt
@@ -45,11 +45,11 @@ _SCHEMA_MODES = {"json_schema", "json_object", "response_format"}
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at: its state, and what mends it if it is not well."""
+    """One thing looked at: its state, and what fixes it if it is not well."""
 
     what: str
     state: str
-    mend: str | None = None
+    hint: str | None = None
 
 
 async def ask_endpoints(settings: Settings) -> list[Finding]:
@@ -61,14 +61,14 @@ async def ask_endpoints(settings: Settings) -> list[Finding]:
 async def _ask(settings: Settings, http: httpx.AsyncClient, target: Target) -> Finding:
     endpoint, what = settings.endpoints[target.provider], f"endpoint {target}"
     known, began = frozenset(endpoint.not_taken(target.model)), time.perf_counter()
-    patience = Patience(connect=CONNECT_SECONDS, first_byte=LIVE_SECONDS, total=LIVE_SECONDS)
+    timeouts = Timeouts(connect=CONNECT_SECONDS, first_byte=LIVE_SECONDS, total=LIVE_SECONDS)
     try:
         answer = await provider_of(settings, http, target).complete(
-            _PROBE, patience=patience, trace_id=f"doctor_{uuid.uuid4().hex}"
+            _PROBE, timeouts=timeouts, trace_id=f"doctor_{uuid.uuid4().hex}"
         )
     except ProviderError as error:
-        state, mend = _fault(endpoint, target.model, error)
-        return Finding(what, state, mend)
+        state, hint = _fault(endpoint, target.model, error)
+        return Finding(what, state, hint)
     seconds = time.perf_counter() - began
     cost = settings.prices.cost_usd(target.provider, answer.model, answer.usage, asked=target.model)
     tokens = f"{_counted(answer.usage.input_tokens)} + {_counted(answer.usage.output_tokens)} tokens"
@@ -84,10 +84,10 @@ async def _ask(settings: Settings, http: httpx.AsyncClient, target: Target) -> F
 
 
 def _fault(endpoint: Endpoint, model: str, error: ProviderError) -> tuple[str, str]:
-    """Return what is wrong, and what mends it: key, address and model are told apart."""
+    """Return what is wrong, and what fixes it: key, address and model are told apart."""
     address, asked = endpoint.base_url, endpoint.url(endpoint.wire.path(model))
     known: list[tuple[bool, str, str]] = [
-        (isinstance(error, ProviderKeyUnavailable), "there is no key", error.mend),
+        (isinstance(error, ProviderKeyUnavailable), "there is no key", error.hint),
         (
             isinstance(error, AuthenticationFailed),
             "the key is not taken",
@@ -114,8 +114,8 @@ def _fault(endpoint: Endpoint, model: str, error: ProviderError) -> tuple[str, s
             f"Check that {address} is right, that it runs, and that it is reached from here.",
         ),
     ]
-    found = next(((what, mend) for fits, what, mend in known if fits), None)
-    return (str(error), error.mend) if found is None else (f"{found[0]}: {error}", found[1])
+    found = next(((what, hint) for fits, what, hint in known if fits), None)
+    return (str(error), error.hint) if found is None else (f"{found[0]}: {error}", found[1])
 
 
 def _counted(tokens: int | None) -> str:

@@ -68,10 +68,10 @@ async def _tell_of_the_build(client: Client, settings: Settings) -> None:
     build_id = build_id_of(settings)
     if build_id is None:
         if settings.environment == "production":
-            mend = "Set KEYTURN_BUILD_ID: rotations are then pinned to the build that began them (docs/operations.md)."
-            _log.warning("no_build_id", mend=mend)
+            hint = "Set KEYTURN_BUILD_ID: rotations are then pinned to the build that began them (docs/operations.md)."
+            _log.warning("no_build_id", hint=hint)
         return
     with suppress(RPCError):  # told again at the next start
         if build_id not in {build.build_id for build in await builds(client) if build.current}:
-            mend = f"New rotations start on it after `keyturn deployment promote {build_id}`."
-            _log.warning("build_not_current", build_id=build_id, mend=mend)
+            hint = f"New rotations start on it after `keyturn deployment promote {build_id}`."
+            _log.warning("build_not_current", build_id=build_id, hint=hint)

@@ -55,7 +55,7 @@ def pause(run_id: str, tenant: str, user_id: str | None) -> None:
 @as_user
 @click.argument("run_id")
 def resume(run_id: str, tenant: str, user_id: str | None) -> None:
-    """Go on with a run that is paused, by hand or by failures that were mended."""
+    """Go on with a run that is paused, by hand or by failures that were fixed."""
     _tell(run_id, tenant, "resume", checked(lambda: Resumption(operator=user_id or signed_in_user())))
 
 
@@ -119,21 +119,21 @@ async def _report(
     from keyturn.bulk.report import Figures, items_of_run, page_of
     from keyturn.bulk.store import BulkStore
     from keyturn.keyring import keyring_from_environment
-    from workers.bulk import run_seals
+    from workers.bulk import run_encryption
     from workers.settings import load_local_settings
 
-    store, unseal = BulkStore(engine), run_seals(keyring_from_environment()).unseal
+    store, decrypt = BulkStore(engine), run_encryption(keyring_from_environment()).decrypt
     run = await store.run(run_id, tenant_id=tenant)
     await store.settle_jobs(run_id, tenant_id=tenant)  # what waited when the run ended may have its job since
     if html is not None:
         cited = load_local_settings().load_catalogue().resolve(run.policy_lines)
-        page = await page_of(store, run, list(cited), unseal)
+        page = await page_of(store, run, list(cited), decrypt)
         await asyncio.to_thread(html.write_text, page, encoding="utf-8")
     if table is not None or lines is not None:
-        await _write_rows(items_of_run(store, run, unseal), table, lines)
+        await _write_rows(items_of_run(store, run, decrypt), table, lines)
     if html is None and table is None and lines is None:
         figures = Figures()
-        async for item in items_of_run(store, run, unseal):
+        async for item in items_of_run(store, run, decrypt):
             figures.add(item)
         for name, count in sorted(figures.outcomes.items(), key=lambda one: (one[0] != "disagreement", -one[1])):
             click.echo(f"{count:>9,}  {name.replace('_', ' ')}")

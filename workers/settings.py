@@ -3,7 +3,7 @@
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +30,7 @@ from workers.tokens import parse_tokens
 PLACEHOLDER_KEY = "dev_key_not_a_real_secret"
 SIMULATED_MODELS = "simulator-"  # the simulator answers for models of this name only, so no setting can hide it
 # What each required setting is for, told where it is missing.
-_MENDS = {
+_HINTS = {
     "KEYTURN_ROUTES": "the models to ask, such as openai:gpt-5-mini, anthropic:claude-haiku-4-5",
     "KEYTURN_CODEC_TOKENS": "who may decode, such as luna:TOKEN, the token of 32 letters or more",
 }
@@ -85,6 +85,8 @@ Key = Annotated[SecretStr, AfterValidator(_alone)]
 BaseUrl = Annotated[str, AfterValidator(http_url)]
 
 
+# Settings by their names of before, which are told for one release.
+_RENAMED = {"KEYTURN_ANSWER_CACHE": "KEYTURN_RESPONSE_CACHE"}
 # They are set by variables of their own; any other endpoint stands in the file KEYTURN_ENDPOINTS.
 OWN_SETTINGS = ("openai", "anthropic", "gemini", "compatible")
 # Whose models are in the public list: another one is a slip. Those of any other endpoint are its own.
@@ -148,7 +150,7 @@ class Settings(LocalSettings):
     daily_spend_alert_usd: Decimal | None = Field(default=None, alias="KEYTURN_DAILY_SPEND_ALERT_USD", gt=0)
     # About 2,000 decisions: more than a person asks in an hour, and a few dollars with a small model. 0 is no limit.
     tokens_per_user_hour: int = Field(default=1_000_000, alias="KEYTURN_TOKENS_PER_USER_HOUR", ge=0, le=10**12)
-    answer_cache: Literal["on", "off"] = Field(default="on", alias="KEYTURN_ANSWER_CACHE")
+    response_cache: Literal["on", "off"] = Field(default="on", alias="KEYTURN_RESPONSE_CACHE")
     fingerprint_key: Key | None = Field(default=None, alias="KEYTURN_FINGERPRINT_KEY")
 
     webhook_url: Annotated[str, AfterValidator(_receiver)] | None = Field(default=None, alias="KEYTURN_WEBHOOK_URL")
@@ -207,7 +209,7 @@ class Settings(LocalSettings):
 
     @cached_property
     def keyring(self) -> Keyring:
-        """What seals payloads and kept answers; in development its file is made if it is not there."""
+        """What encrypts payloads and cached responses; in development its file is made if it is not there."""
         return load_keyring(
             text=None if self.payload_keys is None else self.payload_keys.get_secret_value(),
             file=self.payload_keys_file,
@@ -283,6 +285,7 @@ def load_settings() -> Settings:
 
 def _faults_across(given: Callable[[str], str]) -> Iterator[str]:
     """Faults that lie between settings, found although others may be wrong too."""
+    yield from (f"{old} is now {new}: rename it" for old, new in _RENAMED.items() if given(old))
     named = NamedEndpoints()
     try:
         if given("KEYTURN_ENDPOINTS"):
@@ -295,7 +298,6 @@ def _faults_across(given: Callable[[str], str]) -> Iterator[str]:
     except ValueError as error:
         yield f"KEYTURN_ROUTES: {error}"
         return
-    production = given("KEYTURN_ENVIRONMENT") == "production"
     targets = sorted({target for route in routes.values() for target in route})
     for provider in dict.fromkeys(target.provider for target in targets):
         if provider in named.entries:
@@ -304,13 +306,18 @@ def _faults_across(given: Callable[[str], str]) -> Iterator[str]:
         name = "KEYTURN_COMPATIBLE_BASE_URL" if provider == "compatible" else f"{provider.upper()}_API_KEY"
         if not given(name):
             yield f"{name} is not set: KEYTURN_ROUTES asks {provider}"
-    if production:
-        for name in _placeholders(named, {target.provider for target in targets}, given):
-            yield f"{name}: is the placeholder of the examples, which production refuses"
     if given("KEYTURN_WEBHOOK_URL") and not given("KEYTURN_WEBHOOK_KEYS"):
         yield "KEYTURN_WEBHOOK_KEYS is not set: messages to KEYTURN_WEBHOOK_URL are signed, as ID:SECRET"
-    if not production:
-        return
+    if given("KEYTURN_ENVIRONMENT") == "production":
+        yield from _faults_of_production(targets, named, given)
+
+
+def _faults_of_production(
+    targets: Sequence[Target], named: NamedEndpoints, given: Callable[[str], str]
+) -> Iterator[str]:
+    """What is for trying out, and nothing else."""
+    for name in _placeholders(named, {target.provider for target in targets}, given):
+        yield f"{name}: is the placeholder of the examples, which production refuses"
     if any(target.model.startswith(SIMULATED_MODELS) for target in targets):
         yield "KEYTURN_ROUTES: names the simulator's model, which production refuses"
     if given("DATABASE_URL").startswith("sqlite") or not given("DATABASE_URL"):
@@ -339,7 +346,7 @@ def _faults_of_values(settings: Settings, *, unrouted: bool) -> Iterator[str]:
     for target in () if unrouted else settings.targets:
         if target.provider in _WITH_PUBLIC_MODELS and not settings.prices.knows(target.provider, target.model):
             yield (
-                f"KEYTURN_ROUTES: {target.provider} has no model {target.model!r} that is known here: mend it, or "
+                f"KEYTURN_ROUTES: {target.provider} has no model {target.model!r} that is known here: fix it, or "
                 f'add [models."{target.model}"] to the file that KEYTURN_RATE_CARD names'
             )
 
@@ -356,5 +363,5 @@ def field_faults(error: ValidationError) -> list[str]:
 def _fault(location: tuple[Any, ...], kind: str, message: str) -> str:
     name = str(location[0]) if location else "settings"
     if kind == "missing":
-        return f"{name} is not set: {_MENDS.get(name, 'it is required')}"
+        return f"{name} is not set: {_HINTS.get(name, 'it is required')}"
     return f"{name}: {message.removeprefix('Value error, ')}"

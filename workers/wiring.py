@@ -26,7 +26,7 @@ from activities.withdraw_claim import WithdrawClaim
 from keyturn.bulk.offline import OfflineRuns
 from keyturn.bulk.pages import BulkJudge
 from keyturn.bulk.store import BulkStore
-from keyturn.cache.sealed import SealedCache
+from keyturn.cache.encrypted import EncryptedCache
 from keyturn.cache.sql import SqlCache
 from keyturn.contracts import CallRecord
 from keyturn.database import answers, open_database
@@ -44,7 +44,7 @@ from keyturn.ledger.records import keyed_fingerprint, log_call
 from keyturn.ledger.spending import DailySpend
 from keyturn.ledger.store import LedgerStore
 from keyturn.llm.boundary import ModelBoundary
-from keyturn.llm.cache import AnswerCache
+from keyturn.llm.cache import ResponseCache
 from keyturn.llm.guard import Guard
 from keyturn.llm.outages import Outages
 from keyturn.llm.providers.batches import AnthropicBatches, BatchProvider, OpenAiBatches
@@ -53,7 +53,7 @@ from keyturn.llm.routing import Target
 from keyturn.llm.wire import Usage
 from keyturn.policy.catalogue import Catalogue
 from keyturn.tasks.registry import load_tasks
-from workers.bulk import CarriedRuns, RunRotations, bulk_workers, run_seals
+from workers.bulk import CarriedRuns, RunRotations, bulk_workers, run_encryption
 from workers.deliveries import DeliveryStarts, ReceiverDeliveries, receiver, set_old_aside, sweep
 from workers.metrics import CallMetrics, JobMetrics
 from workers.monitoring import Monitoring, temporal_answers
@@ -135,13 +135,13 @@ async def wired_boundary(settings: Settings) -> AsyncIterator[Wired]:
         for task in load_tasks():
             for target in _targets(settings, task):
                 metrics.expect(task, target.provider, target.model)
-        takers: list[Callable[[CallRecord], None]] = [log_call, ledger.record, metrics.observe, spend.add]
+        observers: list[Callable[[CallRecord], None]] = [log_call, ledger.record, metrics.observe, spend.add]
         trace = span_recorder(provider_names(settings.endpoints))
         if trace is not None:
-            takers.append(trace)
+            observers.append(trace)
 
         def record(call: CallRecord) -> None:
-            for take in takers:
+            for take in observers:
                 take(call)
 
         key = settings.fingerprint_key
@@ -227,17 +227,17 @@ async def wired_worker(client: Client, wired: Wired, *, claims: Claims = lambda 
 def _runs(
     client: Client, wired: Wired, rotation: Sequence[Callable[..., Any]], deployment: WorkerDeploymentConfig | None
 ) -> AbstractAsyncContextManager[None]:
-    store, seals = BulkStore(wired.engine), run_seals(wired.settings.keyring)
+    store, encryption = BulkStore(wired.engine), run_encryption(wired.settings.keyring)
     rotations = RunRotations(client, wired.settings.task_queue)
     return bulk_workers(
         client,
         wired.settings.task_queue,
         CarriedRuns(
             store,
-            BulkJudge(store, wired.bulk_boundary, rotations, seals),
-            OfflineRuns(store, wired.bulk_boundary, wired.batches, seals),
+            BulkJudge(store, wired.bulk_boundary, rotations, encryption),
+            OfflineRuns(store, wired.bulk_boundary, wired.batches, encryption),
             wired.catalogue,
-            seals,
+            encryption,
             inventory_root=wired.settings.inventory_root,
         ),
         rotation,
@@ -286,7 +286,7 @@ def _batches(settings: Settings, http: Any) -> dict[str, BatchProvider]:
 
 
 async def _forget_expired(cache: SqlCache) -> None:
-    """Clear kept answers whose time is over, now and once an hour: a table does not forget by itself."""
+    """Clear cached responses whose time is over, now and once an hour: a table does not forget by itself."""
     while True:
         with contextlib.suppress(JobStoreUnavailable):  # again in an hour; a lookup ignores them anyway
             await cache.clear(expired_only=True)
@@ -303,7 +303,7 @@ async def _count_encryptions(keyring: Keyring, use: KeyUse) -> None:
             keyring.give_back_encryptions(counted)
         else:
             for key_id in worn(totals):
-                _log.warning("payload_key_worn", key_id=key_id, encryptions=totals[key_id], limit=LIMIT, mend=REPLACE)
+                _log.warning("payload_key_worn", key_id=key_id, encryptions=totals[key_id], limit=LIMIT, hint=REPLACE)
         await asyncio.sleep(KEY_USE_SECONDS)
 
 
@@ -334,16 +334,16 @@ async def _guard(settings: Settings, store: LedgerStore, parts: AsyncExitStack) 
     )
 
 
-async def _cache(settings: Settings, engine: AsyncEngine, parts: AsyncExitStack) -> AnswerCache | None:
-    if settings.answer_cache == "off":
+async def _cache(settings: Settings, engine: AsyncEngine, parts: AsyncExitStack) -> ResponseCache | None:
+    if settings.response_cache == "off":
         return None
     if settings.redis_url is None:
-        return SealedCache(SqlCache(engine), settings.keyring)
+        return EncryptedCache(SqlCache(engine), settings.keyring)
     from keyturn.cache.redis import RedisCache
 
     cache = RedisCache(settings.redis_url.get_secret_value())
     parts.push_async_callback(cache.close)
-    return SealedCache(cache, settings.keyring)
+    return EncryptedCache(cache, settings.keyring)
 
 
 async def _share(settings: Settings, outages: Outages, parts: AsyncExitStack) -> None:
@@ -367,5 +367,5 @@ def _tell_unpriced(settings: Settings) -> None:
                 "price_unknown",
                 provider=target.provider,
                 model=target.model,
-                mend="Its cost is recorded as unknown and no cap can hold it: add it to KEYTURN_RATE_CARD.",
+                hint="Its cost is recorded as unknown and no cap can hold it: add it to KEYTURN_RATE_CARD.",
             )

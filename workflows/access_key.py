@@ -1,6 +1,6 @@
 """`RotateAccessKeyWorkflow`: carries one job out at AWS, a step after the other, for as long as that takes.
 
-What fails for good waits for a person, or for the fault to be mended, and is tried again by itself: nothing that was
+What fails for good waits for a person, or for the fault to be fixed, and is tried again by itself: nothing that was
 begun is left half done in silence. A person may roll back until the old key is deleted. No secret is ever here.
 """
 
@@ -39,7 +39,7 @@ STEP_HEARTBEAT = timedelta(seconds=20)
 # After so long without success a step counts as blocked: a person can see it, and it is tried seldom.
 STEP_WITHIN = timedelta(minutes=30)
 STEP_CEILING = timedelta(minutes=1)
-# A blocked step is tried again by itself after an hour, then two, and so on to a day: what was mended at AWS goes on
+# A blocked step is tried again by itself after an hour, then two, and so on to a day: what was fixed at AWS goes on
 # without anybody coming here, and a month costs some 50 attempts.
 BLOCKED_AT_FIRST, BLOCKED_AT_LAST = timedelta(hours=1), timedelta(days=1)
 # Half of the longest lease: one renewal may fail.
@@ -214,10 +214,10 @@ class RotateAccessKeyWorkflow:
                 await self._blocked(name, kind, _mend(cause), wait)
                 wait = min(wait * 2, BLOCKED_AT_LAST)
 
-    async def _blocked(self, name: str, kind: str, mend: str | None, wait: timedelta) -> None:
+    async def _blocked(self, name: str, kind: str, hint: str | None, wait: timedelta) -> None:
         """Wait for a person, or until it is time to try again."""
         resumed, end = self._resumed, workflow.now() + wait
-        self._at(name, until=end, blocked=kind, mend=mend)
+        self._at(name, until=end, blocked=kind, hint=hint)
         workflow.upsert_search_attributes([PARKED.value_set(kind)])
         while (left := end - workflow.now()) > timedelta(0):
             with suppress(TimeoutError):
@@ -325,5 +325,5 @@ def _said(cause: BaseException | None) -> str:
 
 def _mend(cause: BaseException | None) -> str | None:
     if isinstance(cause, ApplicationError) and cause.details:
-        return Failed.model_validate(cause.details[0]).mend
+        return Failed.model_validate(cause.details[0]).hint
     return None

@@ -21,7 +21,7 @@ class AnswerRefused(KeyturnError):
 
     kind = "answer_refused"
     next_step = "fail_and_fix_request"
-    mend = "Look at what it waits for now: `keyturn status ID`."
+    hint = "Look at what it waits for now: `keyturn status ID`."
 
 
 class NoWorkerAnswers(KeyturnError):
@@ -29,7 +29,7 @@ class NoWorkerAnswers(KeyturnError):
 
     kind = "no_worker_answers"
     next_step = "retry_with_backoff"
-    mend = "Whether it was taken is not known: look with `keyturn status ID`. If it was not, start `keyturn worker`."
+    hint = "Whether it was taken is not known: look with `keyturn status ID`. If it was not, start `keyturn worker`."
 
 
 async def answer(handle: WorkflowHandle[Any, Any], update: str, argument: Contract) -> None:

@@ -209,8 +209,8 @@ class BulkWorkflow:
         self._count(page, judged.progress)
         if judged.stopped is not None:
             waiting.insert(0, page)
-            if resumed == self._resumed:  # else what stopped it was mended while it ran
-                self._paused, self._mend = self._paused or judged.stopped, judged.mend
+            if resumed == self._resumed:  # else what stopped it was fixed while it ran
+                self._paused, self._mend = self._paused or judged.stopped, judged.hint
         elif self._order.max_usd is not None and self._progress.cost_usd >= self._order.max_usd:
             self._paused = self._paused or "max_usd_reached"
             self._mend = "Resume it to go on without a limit, or cancel it."
@@ -277,7 +277,7 @@ class BulkWorkflow:
             update={
                 "progress": self._progress,
                 "paused": self._paused,
-                "mend": self._mend if self._paused else None,
+                "hint": self._mend if self._paused else None,
                 "cancelled": self._cancelled is not None,
             }
         )

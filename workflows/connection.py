@@ -1,4 +1,4 @@
-"""How every program here reaches Temporal: by Temporal's own environment configuration, with payloads sealed."""
+"""How every program here reaches Temporal: by Temporal's own environment configuration, with payloads encrypted."""
 
 import asyncio
 import re
@@ -12,7 +12,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from keyturn.errors import KeyturnError
 from keyturn.keyring import Keyring, keyring_from_environment
-from workflows.encryption import sealing_plugin
+from workflows.encryption import encryption_plugin
 
 
 class TemporalUnreachable(KeyturnError):
@@ -20,7 +20,7 @@ class TemporalUnreachable(KeyturnError):
 
     kind = "temporal_unreachable"
     next_step = "retry_with_backoff"
-    mend = "Start one with `make dev`, or set TEMPORAL_ADDRESS (and TEMPORAL_NAMESPACE, TEMPORAL_API_KEY) to yours."
+    hint = "Start one with `make dev`, or set TEMPORAL_ADDRESS (and TEMPORAL_NAMESPACE, TEMPORAL_API_KEY) to yours."
 
 
 class TemporalRefused(KeyturnError):
@@ -28,7 +28,7 @@ class TemporalRefused(KeyturnError):
 
     kind = "temporal_refused"
     next_step = "fail_and_fix_request"
-    mend = "Check TEMPORAL_NAMESPACE, and what TEMPORAL_API_KEY may do there."
+    hint = "Check TEMPORAL_NAMESPACE, and what TEMPORAL_API_KEY may do there."
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def named(error: RPCError) -> KeyturnError:
         return TemporalUnreachable(f"Temporal stopped answering ({status})")
     refused = TemporalRefused(f"Temporal refused the call ({status}): {error.message[:200]}")
     if "search attribute" in error.message:
-        refused.mend = "Run `keyturn namespace` once: it adds Keyturn's search attributes to the namespace."
+        refused.hint = "Run `keyturn namespace` once: it adds Keyturn's search attributes to the namespace."
     return refused
 
 
@@ -62,11 +62,11 @@ async def connect(
     timeout_seconds: float = CONNECT_SECONDS,
     plugins: Sequence[Plugin] = (),
 ) -> Client:
-    """Return a client by TEMPORAL_* variables or a profile of Temporal's configuration file, its payloads sealed.
+    """Return a client by TEMPORAL_* variables or a profile of Temporal's configuration file, its payloads encrypted.
 
     Args:
         address: a server of our own (tests, the embedded stack): then no variable and no file counts.
-        keyring: what seals payloads; None for the one that the environment names, or, with an address, for none.
+        keyring: what encrypts payloads; None for the one that the environment names, or, with an address, for none.
         timeout_seconds: how long to wait for the server's first answer.
         plugins: of Temporal's SDK, such as its tracing.
 
@@ -90,7 +90,7 @@ async def connect(
         raise TemporalUnreachable(f"Temporal's configuration cannot be read: {reason}") from None
     target = options.setdefault("target_host", "localhost:7233")
     if keyring is not None:
-        plugins = [sealing_plugin(keyring, options.get("namespace", "default")), *plugins]
+        plugins = [encryption_plugin(keyring, options.get("namespace", "default")), *plugins]
     try:
         async with asyncio.timeout(timeout_seconds):
             return await Client.connect(**options, data_converter=pydantic_data_converter, plugins=plugins)

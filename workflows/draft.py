@@ -61,8 +61,8 @@ class DraftWorkflow:
                 await to_its_end(self._end(request, "cancelled"))
                 raise
             failure = _failure_of(error)
-            await to_its_end(self._end(request, "failed", reason=failure.kind, explanation=failure.mend))
-            raise ApplicationError(failure.mend, failure, type=failure.kind, non_retryable=True) from None
+            await to_its_end(self._end(request, "failed", reason=failure.kind, explanation=failure.hint))
+            raise ApplicationError(failure.hint, failure, type=failure.kind, non_retryable=True) from None
         await to_its_end(self._end(request, "completed", written=written))
         return written
 
@@ -94,5 +94,5 @@ def _failure_of(error: BaseException) -> Failed:
     cause = error.cause if isinstance(error, ActivityError) else None
     if isinstance(cause, ApplicationError) and cause.details:
         return Failed.model_validate(cause.details[0])
-    mend = "Ask for it again: no worker finished it in time."
-    return Failed(kind=TIMEOUT_KIND, next_step="show_retry_option", mend=mend)
+    hint = "Ask for it again: no worker finished it in time."
+    return Failed(kind=TIMEOUT_KIND, next_step="show_retry_option", hint=hint)

@@ -1,6 +1,6 @@
-"""Sealed payloads: what Temporal keeps is ciphertext, for client, worker and replayer by one plugin.
+"""Encrypted payloads: what Temporal keeps is ciphertext, for client, worker and replayer by one plugin.
 
-Sealed are inputs, results, updates, queries, failure messages and stack traces, summaries and details. Readable stay
+Encrypted are inputs, results, updates, queries, failure messages and stack traces, summaries and details. Readable stay
 workflow ids, search attributes, the types of workflows, activities and errors, and times: nothing private stands there.
 
 A payload's form: metadata `encoding` = `binary/encrypted`, `encryption-key-id` = the key's id, `encryption-context` =
@@ -27,7 +27,7 @@ from temporalio.converter import (
 )
 from temporalio.plugin import SimplePlugin
 
-from keyturn.errors import PayloadError, PayloadMoved, PayloadNotAuthentic, PayloadNotSealed, PayloadTooLarge
+from keyturn.errors import PayloadError, PayloadMoved, PayloadNotAuthentic, PayloadNotEncrypted, PayloadTooLarge
 from keyturn.keyring import Keyring
 from workflows.identity import Names, plain
 from workflows.unopened import ContractPayloadConverter, unopened
@@ -43,8 +43,8 @@ _SCHEDULED_PREFIX = "workflow:bulk:"
 MAX_PAYLOAD_BYTES = 2 * 1024 * 1024 - 1024
 
 
-class SealingCodec(PayloadCodec, WithSerializationContext):
-    """Seals each payload under the newest key of `keyring`, for one `namespace`.
+class EncryptionCodec(PayloadCodec, WithSerializationContext):
+    """Encrypts each payload under the newest key of `keyring`, for one `namespace`.
 
     Args:
         keyring: the keys.
@@ -62,8 +62,8 @@ class SealingCodec(PayloadCodec, WithSerializationContext):
         return type(self)(self.keyring, self._namespace, _stated(context))
 
     async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
-        """Seal `payloads`; raises PayloadTooLarge."""
-        return [self._sealed(payload) for payload in payloads]
+        """Encrypt `payloads`; raises PayloadTooLarge."""
+        return [self._encrypted(payload) for payload in payloads]
 
     async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
         """Open `payloads`; one that cannot be opened raises its refusal when its value is read."""
@@ -81,32 +81,32 @@ class SealingCodec(PayloadCodec, WithSerializationContext):
         Raises:
             PayloadKeyUnknown, PayloadNotAuthentic, PayloadTooLarge: it cannot be opened here.
             PayloadMoved: it was written for another workflow, or as something else.
-            PayloadNotSealed: it is plain, and the keyring does not accept that.
+            PayloadNotEncrypted: it is plain, and the keyring does not accept that.
         """
         if payload.metadata.get("encoding") != ENCODING:
             if not self.keyring.accepts_plain:
-                raise PayloadNotSealed("a payload is not sealed, and production reads none that is not")
+                raise PayloadNotEncrypted("a payload is not encrypted, and production reads none that is not")
             return payload
         if len(payload.data) > MAX_PAYLOAD_BYTES + 1024:
-            raise PayloadTooLarge(f"a sealed payload has {len(payload.data):,} bytes; Temporal itself holds 2 MiB")
+            raise PayloadTooLarge(f"an encrypted payload has {len(payload.data):,} bytes; Temporal itself holds 2 MiB")
         key_id = payload.metadata.get(KEY_ID, b"").decode("ascii", errors="replace")
         stated = payload.metadata.get(CONTEXT, b"").decode("utf-8", errors="replace")
         if self._context is not None and stated != self._context and not _is_scheduled(stated, self._context):
             raise PayloadMoved("a payload stands where it was not written: it is of another workflow, or another thing")
-        plain = self.keyring.unseal(key_id, payload.data, self._bound_to(stated))
+        plain = self.keyring.decrypt(key_id, payload.data, self._bound_to(stated))
         try:
             return Payload.FromString(plain)
         except Exception:  # protobuf's own DecodeError differs between its implementations
-            raise PayloadNotAuthentic(f"sealed under the key {key_id}, but what is in it is no payload") from None
+            raise PayloadNotAuthentic(f"encrypted under the key {key_id}, but what is in it is no payload") from None
 
-    def _sealed(self, payload: Payload) -> Payload:
+    def _encrypted(self, payload: Payload) -> Payload:
         plain = payload.SerializeToString()
         if len(plain) > MAX_PAYLOAD_BYTES:
             raise PayloadTooLarge(f"a payload has {len(plain):,} bytes, and {MAX_PAYLOAD_BYTES:,} is the most")
         context = self._context or ""
-        key_id, sealed = self.keyring.seal(plain, self._bound_to(context))
+        key_id, encrypted = self.keyring.encrypt(plain, self._bound_to(context))
         metadata = {"encoding": ENCODING, KEY_ID: key_id.encode(), CONTEXT: context.encode()}
-        return Payload(metadata=metadata, data=sealed)
+        return Payload(metadata=metadata, data=encrypted)
 
     def _bound_to(self, context: str) -> bytes:
         return f"keyturn-payload-v2\0{self._namespace}\0{context}".encode()
@@ -127,18 +127,18 @@ def _is_scheduled(stated: str, context: str) -> bool:
     return is_run and stated.startswith(_SCHEDULED_PREFIX)
 
 
-def sealing_converter(keyring: Keyring, namespace: str) -> DataConverter:
-    """Return the data converter of pydantic contracts with sealed payloads and sealed failure texts."""
+def encryption_converter(keyring: Keyring, namespace: str) -> DataConverter:
+    """Return the data converter of pydantic contracts with encrypted payloads and encrypted failure texts."""
     return DataConverter(
         payload_converter_class=ContractPayloadConverter,
-        payload_codec=SealingCodec(keyring, namespace),
+        payload_codec=EncryptionCodec(keyring, namespace),
         failure_converter_class=DefaultFailureConverterWithEncodedAttributes,
     )
 
 
-def sealing_plugin(keyring: Keyring, namespace: str) -> SimplePlugin:
+def encryption_plugin(keyring: Keyring, namespace: str) -> SimplePlugin:
     """Return the plugin that brings the converter to a client, to the workers on it, and to a replayer."""
-    return SimplePlugin("keyturn.sealing", data_converter=sealing_converter(keyring, namespace))
+    return SimplePlugin("keyturn.encrypting", data_converter=encryption_converter(keyring, namespace))
 
 
 def reader_of(client: Client, workflow_id: str, *, activity: str | None = None) -> DataConverter:
@@ -165,4 +165,4 @@ def reader_of(client: Client, workflow_id: str, *, activity: str | None = None) 
 def names_of(client: Client) -> Names:
     """Return how this client's installation writes account and key names: its keyring knows."""
     codec = client.data_converter.payload_codec
-    return codec.keyring.name_of if isinstance(codec, SealingCodec) else plain
+    return codec.keyring.name_of if isinstance(codec, EncryptionCodec) else plain

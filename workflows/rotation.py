@@ -72,7 +72,7 @@ class RotationWorkflow:
 
     It completes with what was decided and done. It fails, with a `TimedOut` or `Failed` in the failure's details, where
     no decision was reached or no job could be made: then a new start with the same id tries again. What a person must
-    mend or approve, it waits for.
+    fix or approve, it waits for.
     """
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class RotationWorkflow:
             Failed(
                 kind="never_settled",
                 next_step="fail_and_inspect",
-                mend="Policy or evidence changed again and again while it was decided: ask again when they rest.",
+                hint="Policy or evidence changed again and again while it was decided: ask again when they rest.",
             )
         )
 
@@ -126,7 +126,7 @@ class RotationWorkflow:
 
     @workflow.update
     def resume(self, resumption: Resumption) -> None:
-        """Go on: what the parked rotation waited for is mended."""
+        """Go on: what the parked rotation waited for is fixed."""
         self._waiting.take(resumption)
 
     @resume.validator
@@ -325,9 +325,9 @@ class RotationWorkflow:
     # -- waiting for a person ---------------------------------------------------------------------------------------
 
     async def _parked(self, failed: Failed) -> Failed | Resumption | RotationRequest:
-        """Wait until somebody has mended `failed` or asks on other evidence; return that, or how the workflow ends."""
+        """Wait until somebody has fixed `failed` or asks on other evidence; return that, or how the workflow ends."""
         until = workflow.now() + PARKED_FOR
-        workflow.set_current_details(f"**Parked**: {failed.kind}, until {until:%Y-%m-%d %H:%M} UTC. {failed.mend}")
+        workflow.set_current_details(f"**Parked**: {failed.kind}, until {until:%Y-%m-%d %H:%M} UTC. {failed.hint}")
         self._note("parked", KEYTURN, kind=failed.kind)
         answer = await self._asked("parked", until, failed)
         match answer:
@@ -338,14 +338,14 @@ class RotationWorkflow:
                 return answer
             case Abandonment():
                 self._note("abandoned", answer.operator, kind=failed.kind, reason=answer.reason)
-                mend = (
-                    f"{answer.operator} ended it while it waited for this: {failed.kind}. Ask again when it is mended."
+                hint = (
+                    f"{answer.operator} ended it while it waited for this: {failed.kind}. Ask again when it is fixed."
                 )
-                return Failed(kind="abandoned", next_step="fail_and_inspect", mend=mend)
+                return Failed(kind="abandoned", next_step="fail_and_inspect", hint=hint)
             case _:
                 self._note("parked_expired", KEYTURN, kind=failed.kind)
-                mend = f"Nobody mended it in {PARKED_FOR.days} days: {failed.kind}. {failed.mend}"[:500]
-                return Failed(kind="parked_expired", next_step=failed.next_step, mend=mend)
+                hint = f"Nobody fixed it in {PARKED_FOR.days} days: {failed.kind}. {failed.hint}"[:500]
+                return Failed(kind="parked_expired", next_step=failed.next_step, hint=hint)
 
     async def _approval_of(
         self, decision: GroundedDecision, readings: tuple[ModelReading, ...]
@@ -386,7 +386,7 @@ class RotationWorkflow:
                     Failed(
                         kind="disagreement_expired" if readings else "approval_expired",
                         next_step="ask_an_approver",
-                        mend=f"No approver answered in {APPROVAL_WITHIN.days} days. Ask again: it is decided "
+                        hint=f"No approver answered in {APPROVAL_WITHIN.days} days. Ask again: it is decided "
                         "on the evidence of then.",
                     )
                 )
@@ -407,7 +407,7 @@ class RotationWorkflow:
                 until=until,
                 kind=failed.kind,
                 next_step=failed.next_step,
-                mend=failed.mend,
+                hint=failed.hint,
                 requested_by=self._asked_by,
                 account_id=self._request.account_id,
                 key_id=self._request.credential.key_id,
@@ -445,7 +445,7 @@ _DECIDED_ANEW = frozenset({"digest_mismatch", "approval_invalid"})
 _ANSWER_TO_ANOTHER = Failed(
     kind="answer_to_another_request",
     next_step="fail_and_inspect",
-    mend="The recorded answer is one to another request: see who can write to Temporal, and ask again.",
+    hint="The recorded answer is one to another request: see who can write to Temporal, and ask again.",
 )
 _NOBODY_APPROVES = Rejection(
     reason="approval_required",
@@ -454,12 +454,12 @@ _NOBODY_APPROVES = Rejection(
 _TO_APPROVE = Failed(
     kind="approval",
     next_step="ask_an_approver",
-    mend="An approver of the policy line looks at the decision with `keyturn approve`, or denies it.",
+    hint="An approver of the policy line looks at the decision with `keyturn approve`, or denies it.",
 )
 _TO_SETTLE = Failed(
     kind="disagreement",
     next_step="ask_an_approver",
-    mend="By rule the key is due, and the model says that it is not. An approver of the policy lines (or an operator "
+    hint="By rule the key is due, and the model says that it is not. An approver of the policy lines (or an operator "
     "who did not ask, where they name none) reads both beside the wording, and approves, or denies with a reason.",
 )
 
@@ -498,18 +498,18 @@ def _outcome_of(error: ActivityError) -> Failed | TimedOut:
     if isinstance(cause, CancelledError):
         raise error
     if isinstance(cause, ActivityTimedOut) or (isinstance(cause, ApplicationError) and cause.type == TIMEOUT_KIND):
-        # Only the step that waits for a model ends so; a claim that ran out of time has a database to mend.
+        # Only the step that waits for a model ends so; a claim that ran out of time has a database to fix.
         if error.activity_type == "decide":
             return TimedOut()
         return Failed(
             kind="job_store_unavailable",
             next_step="retry_with_backoff",
-            mend="Bring the database back, then resume it: no second job can come of it.",
+            hint="Bring the database back, then resume it: no second job can come of it.",
             parks=True,
         )
     if isinstance(cause, ApplicationError) and cause.details:
         return Failed.model_validate(cause.details[0])
-    return Failed(kind="unforeseen", next_step="fail_and_inspect", mend="Read the worker's log at this time.")
+    return Failed(kind="unforeseen", next_step="fail_and_inspect", hint="Read the worker's log at this time.")
 
 
 def _failure(outcome: Failed | TimedOut) -> ApplicationError:
@@ -517,5 +517,5 @@ def _failure(outcome: Failed | TimedOut) -> ApplicationError:
     if isinstance(outcome, TimedOut):
         workflow.set_current_details("**Timed out**: no answer in time. Asking again is safe.")
         return ApplicationError("no answer in time; asking again is safe", outcome, type="timeout")
-    workflow.set_current_details(f"**Failed**: {outcome.kind}. {outcome.mend}")
-    return ApplicationError(outcome.mend, outcome, type=outcome.kind, non_retryable=True)
+    workflow.set_current_details(f"**Failed**: {outcome.kind}. {outcome.hint}")
+    return ApplicationError(outcome.hint, outcome, type=outcome.kind, non_retryable=True)

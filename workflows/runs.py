@@ -29,7 +29,7 @@ class RunWaits(KeyturnError):
 
     kind = "no_worker_answers"
     next_step = "retry_with_backoff"
-    mend = "Start a worker with `keyturn worker`: the run waits for one, and nothing is lost."
+    hint = "Start a worker with `keyturn worker`: the run waits for one, and nothing is lost."
 
 
 class RunStopped(KeyturnError):
@@ -37,7 +37,7 @@ class RunStopped(KeyturnError):
 
     kind = "run_stopped"
     next_step = "fail_and_inspect"
-    mend = "Look at it in the Temporal UI; the same `keyturn bulk` goes on with what is open."
+    hint = "Look at it in the Temporal UI; the same `keyturn bulk` goes on with what is open."
 
 
 async def start_run(client: Client, order: BulkOrder, *, task_queue: str) -> Handle:

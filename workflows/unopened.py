@@ -17,7 +17,7 @@ from keyturn.errors import (
     PayloadKeyUnknown,
     PayloadMoved,
     PayloadNotAuthentic,
-    PayloadNotSealed,
+    PayloadNotEncrypted,
     PayloadTooLarge,
 )
 
@@ -26,7 +26,7 @@ _ERRORS: tuple[type[PayloadError], ...] = (
     PayloadKeyUnknown,
     PayloadMoved,
     PayloadNotAuthentic,
-    PayloadNotSealed,
+    PayloadNotEncrypted,
     PayloadTooLarge,
 )
 _BY_KIND = {error.kind: error for error in _ERRORS}

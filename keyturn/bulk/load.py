@@ -102,9 +102,9 @@ def items_of(
 
 
 def scan_items(
-    rows: Iterator[Scan | BadRow], *, seal: Callable[[str], str], reject: Callable[[BadRow], None]
+    rows: Iterator[Scan | BadRow], *, encrypt: Callable[[str], str], reject: Callable[[BadRow], None]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the columns of each item of a scan; its records are kept sealed."""
+    """Yield the columns of each item of a scan; its records are kept encrypted."""
     ask = 0
     for ordinal, row in enumerate(rows, 1):
         if isinstance(row, BadRow):
@@ -112,7 +112,7 @@ def scan_items(
             yield {"ordinal": ordinal, "line": row.line, "outcome": "bad_row", "explanation": row.reason[:1000]}
             continue
         ask += 1
-        content = seal(json.dumps([record.model_dump() for record in row.records]))
+        content = encrypt(json.dumps([record.model_dump() for record in row.records]))
         yield {"ordinal": ordinal, "ask": ask, "line": row.line, "account_id": row.account_id, "content": content}
 
 

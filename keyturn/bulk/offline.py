@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
-from keyturn.bulk.pages import Seals, request_of
+from keyturn.bulk.pages import Encryption, request_of
 from keyturn.bulk.store import BulkStore, Run
 from keyturn.contracts import BatchCollected, ModelTask, OfflineBatch
 from keyturn.errors import SettingsInvalid
@@ -34,16 +34,20 @@ class OfflineRuns:
         store: of the runs.
         boundary: of the model.
         providers: whose batches are asked, by task; a task without one has none.
-        seals: of the run's texts.
+        encryption: of the run's texts.
     """
 
     def __init__(
-        self, store: BulkStore, boundary: OfflineBoundary, providers: Mapping[str, BatchProvider], seals: Seals
+        self,
+        store: BulkStore,
+        boundary: OfflineBoundary,
+        providers: Mapping[str, BatchProvider],
+        encryption: Encryption,
     ) -> None:
         self._store = store
         self._boundary = boundary
         self._providers = providers
-        self._seals = seals
+        self._encryption = encryption
 
     async def submit(self, batch: OfflineBatch) -> None:
         """Submit a batch, unless it was; one whose submit was cut off is looked for first.
@@ -98,7 +102,7 @@ class OfflineRuns:
                 )  # one that comes twice, or that we did not ask, is passed over
                 if item is None or answer.completion is None:
                     continue
-                request = request_of(run, item, self._seals)
+                request = request_of(run, item, self._encryption)
                 accepted += await self._boundary.take(request, answer.completion, provider.name, provider.model)
         await self._store.note_batch(run.run_id, batch.number, ended_at=datetime.now(UTC), answered=accepted)
         return BatchCollected(running=False, accepted=accepted)
@@ -113,7 +117,9 @@ class OfflineRuns:
         return provider
 
     def _prompts(self, run: Run, items: Sequence[Mapping[str, Any]]) -> list[tuple[str, Prompt]]:
-        return [(_custom_id(run, item), self._boundary.prompt_of(request_of(run, item, self._seals))) for item in items]
+        return [
+            (_custom_id(run, item), self._boundary.prompt_of(request_of(run, item, self._encryption))) for item in items
+        ]
 
 
 def _custom_id(run: Run, item: Mapping[str, Any]) -> str:

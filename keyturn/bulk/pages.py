@@ -68,11 +68,11 @@ class Decider(Protocol):
     ) -> Judged: ...
 
 
-class Seals(Protocol):
+class Encryption(Protocol):
     """What hides a run's texts in the database."""
 
-    def seal(self, run_id: str, text: str) -> str: ...  # noqa: D102
-    def unseal(self, run_id: str, sealed: str) -> str: ...  # noqa: D102
+    def encrypt(self, run_id: str, text: str) -> str: ...  # noqa: D102
+    def decrypt(self, run_id: str, encrypted: str) -> str: ...  # noqa: D102
 
 
 class Rotations(Protocol):
@@ -94,14 +94,14 @@ class BulkJudge:
         store: of the runs.
         decider: whom to ask.
         rotations: where due rotations are begun.
-        seals: of the run's texts.
+        encryption: of the run's texts.
     """
 
-    def __init__(self, store: BulkStore, decider: Decider, rotations: Rotations, seals: Seals) -> None:
+    def __init__(self, store: BulkStore, decider: Decider, rotations: Rotations, encryption: Encryption) -> None:
         self.store = store
         self.decider = decider
         self.rotations = rotations
-        self.seals = seals
+        self.encryption = encryption
 
     async def judge(
         self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime | None = None
@@ -121,8 +121,8 @@ class BulkJudge:
         judging = _Page(self, run, attempt, at)
         stopped = await judging.all(await self.store.open_items(page.run_id, page.first, page.last), last_attempt)
         progress = await self.store.progress(page.run_id, first=page.first, last=page.last)
-        kind, mend = (None, None) if stopped is None else (stopped.kind, stopped.mend)
-        return PageJudged(progress=progress, stopped=kind, mend=mend)
+        kind, hint = (None, None) if stopped is None else (stopped.kind, stopped.hint)
+        return PageJudged(progress=progress, stopped=kind, hint=hint)
 
     async def settle(self, run_id: str, *, tenant_id: str) -> RunSettled:
         """Look how the rotations that were begun stand; returns how many are under way.
@@ -155,15 +155,15 @@ class BulkJudge:
         return left
 
 
-def request_of(run: Run, item: Mapping[str, Any], seals: Seals) -> ModelTask:
-    """Return what is asked about an item of a run; raises PayloadError if its sealed texts cannot be opened."""
+def request_of(run: Run, item: Mapping[str, Any], encryption: Encryption) -> ModelTask:
+    """Return what is asked about an item of a run; raises PayloadError if its encrypted texts cannot be opened."""
     whose = {"tenant_id": run.tenant_id, "user_id": run.requested_by}
     whose |= {"account_id": item["account_id"], "trace_id": f"{run.run_id}-{item['ordinal']}"}
     if run.task == "summarize_scan":
-        return ScanRequest(records=json.loads(seals.unseal(run.run_id, item["content"])), **whose)
+        return ScanRequest(records=json.loads(encryption.decrypt(run.run_id, item["content"])), **whose)
     return RotationRequest(
         policy_lines=run.policy_lines,
-        question="" if run.question is None else seals.unseal(run.run_id, run.question),
+        question="" if run.question is None else encryption.decrypt(run.run_id, run.question),
         credential=CredentialFacts.model_validate(item["facts"]),
         decide_by=run.decide_by,
         policy_digest=run.policy_digest,
@@ -216,7 +216,7 @@ class _Page:
         return self._stopped
 
     async def _ask(self, item: Mapping[str, Any]) -> None:
-        request = request_of(self._run, item, self._judge.seals)
+        request = request_of(self._run, item, self._judge.encryption)
         if item["outcome"] == "eligible":  # the verdict was written, and then we were killed
             await self._begin(item, request)
             return
@@ -273,8 +273,8 @@ class _Page:
                 row |= {"explanation": verdict.explanation}
             row |= {"decided_by": "rule" if verdict.basis == "rule" else "model"}
             return row | {"rotate_by": verdict.rotate_by}
-        sealed = self._judge.seals.seal(self._run.run_id, verdict.model_dump_json())
-        return row | {"outcome": "attention" if verdict.needs_attention else "summarized", "content": sealed}
+        encrypted = self._judge.encryption.encrypt(self._run.run_id, verdict.model_dump_json())
+        return row | {"outcome": "attention" if verdict.needs_attention else "summarized", "content": encrypted}
 
 
 def _failure(item: Mapping[str, Any], error: KeyturnError) -> dict[str, Any]:

@@ -71,13 +71,13 @@ class Figures:
         self.cost_usd += item["cost_usd"] or Decimal(0)
 
 
-async def items_of_run(store: BulkStore, run: Run, unseal: Callable[[str, str], str]) -> AsyncIterator[dict[str, Any]]:
+async def items_of_run(store: BulkStore, run: Run, decrypt: Callable[[str, str], str]) -> AsyncIterator[dict[str, Any]]:
     """Yield each item of a run under the names of COLUMNS.
 
     Args:
         store: of the runs.
         run: which.
-        unseal: opens a run's sealed text: the summaries of a scan.
+        decrypt: opens a run's encrypted text: the summaries of a scan.
 
     Raises:
         JobStoreUnavailable: the database did not answer.
@@ -97,19 +97,19 @@ async def items_of_run(store: BulkStore, run: Run, unseal: Callable[[str, str], 
                 "cost_usd": None if cost is None else Decimal(cost) / PICO,
                 # Under this id the call stands in the ledger, and the rotation in its history.
                 "trace_id": f"{run.run_id}-{item['ordinal']}" if item["ask"] is not None else None,
-                **_summary(item, run, unseal),
+                **_summary(item, run, decrypt),
             }
 
 
-def _summary(item: Mapping[str, Any], run: Run, unseal: Callable[[str, str], str]) -> dict[str, Any]:
+def _summary(item: Mapping[str, Any], run: Run, decrypt: Callable[[str, str], str]) -> dict[str, Any]:
     """What was made of a scan: its summary takes the place of an explanation."""
     if item["outcome"] not in _SUMMARISED:
         return {}
-    told = ScanSummary.model_validate_json(unseal(run.run_id, item["content"]))
+    told = ScanSummary.model_validate_json(decrypt(run.run_id, item["content"]))
     return {"explanation": told.summary, "record_ids": list(told.record_ids)}
 
 
-async def page_of(store: BulkStore, run: Run, lines: list[PolicyLine], unseal: Callable[[str, str], str]) -> str:
+async def page_of(store: BulkStore, run: Run, lines: list[PolicyLine], decrypt: Callable[[str, str], str]) -> str:
     """Return the report as one HTML page without anything from elsewhere.
 
     Keys on which rule and model disagree come first. Then, in the inventory's order: jobs, what waits, rejections,
@@ -118,7 +118,7 @@ async def page_of(store: BulkStore, run: Run, lines: list[PolicyLine], unseal: C
     figures, left_out = Figures(), 0
     rows: list[str] = []
     first: list[str] = []  # what nobody may overlook: keys that are due by rule, and that a model would leave
-    async for item in items_of_run(store, run, unseal):
+    async for item in items_of_run(store, run, decrypt):
         figures.add(item)
         if item["outcome"] in _QUIET:
             continue

@@ -35,7 +35,7 @@ class Run:
     source: str
     source_digest: str
     policy_lines: tuple[PolicyRef, ...]
-    question: str | None  # sealed
+    question: str | None  # encrypted
     requested_by: str
     decide_by: Literal["rule_and_model", "rule"]
     policy_digest: str | None  # of the lines as whoever loaded it held them

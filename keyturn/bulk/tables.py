@@ -13,7 +13,7 @@ bulk_runs = Table(
     Column("source", String(512), nullable=False),
     Column("source_digest", String(80), nullable=False),
     Column("policy_lines", JSON, nullable=False),
-    Column("question", Text),  # sealed
+    Column("question", Text),  # encrypted
     Column("requested_by", String(256), nullable=False),
     Column("decide_by", String(16), nullable=False, server_default="rule_and_model"),
     Column("policy_digest", String(70)),
@@ -38,7 +38,7 @@ bulk_items = Table(
     Column("account_id", account_name),
     Column("key_id", String(256)),
     Column("facts", JSON),
-    Column("content", Text),  # what a task beside rotations is asked about; sealed
+    Column("content", Text),  # what a task beside rotations is asked about; encrypted
     Column("decided_by", String(16)),
     Column("outcome", String(32)),
     Column("reason", String(64)),

@@ -1,4 +1,4 @@
-"""Kept answers in Redis, which forgets them by itself when their time is over."""
+"""Cached responses in Redis, which forgets them by itself when their time is over."""
 
 import asyncio
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ _PREFIX = "keyturn:answer"
 
 
 class RedisCache:
-    """Kept answers in the Redis at `url`. A failure of it is a miss, and logged."""
+    """Cached responses in the Redis at `url`. A failure of it is a miss, and logged."""
 
     def __init__(self, url: str) -> None:
         self._redis = Redis.from_url(

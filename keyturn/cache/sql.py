@@ -1,4 +1,4 @@
-"""Kept answers in the database."""
+"""Cached responses in the database."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.cache.key import CacheKey
-from keyturn.cache.tables import kept_answers as table
+from keyturn.cache.tables import response_cache as table
 from keyturn.database import transaction, within
 from keyturn.errors import JobStoreUnavailable
 
@@ -20,7 +20,7 @@ LOOKUP_SECONDS = 1.0
 
 
 class SqlCache:
-    """Kept answers in the database behind `engine`. A failure of it is a miss, and logged."""
+    """Cached responses in the database behind `engine`. A failure of it is a miss, and logged."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine

@@ -1,11 +1,11 @@
-"""The table of kept answers. `migrations/` creates it; a test keeps both the same."""
+"""The table of cached responses. `migrations/` creates it; a test keeps both the same."""
 
 from sqlalchemy import Column, String, Table, Text
 
 from keyturn.database import Moment, metadata
 
-kept_answers = Table(
-    "kept_answers",
+response_cache = Table(
+    "response_cache",
     metadata,
     Column("digest", String(70), primary_key=True),
     Column("task", String(48), nullable=False),

@@ -1,4 +1,4 @@
-"""Drafts in SQL. A row holds the whole text so far, sealed, so a reader resumes from any place in it by itself.
+"""Drafts in SQL. A row holds the whole text so far, encrypted, so a reader resumes from any place in it by itself.
 
 Whoever writes is fenced: a later attempt takes the row over, and what an earlier one still writes is refused. Who has
 ended a draft has ended it: the first ending counts, and there is no second one.
@@ -17,7 +17,7 @@ from keyturn.contracts import DraftEnd, DraftEnding, DraftState
 from keyturn.database import moment_from_now, transaction
 from keyturn.drafts.tables import draft_states, drafts
 from keyturn.errors import DraftTakenOver, UnknownDraft
-from keyturn.keyring import Keyring, SealedTexts
+from keyturn.keyring import EncryptedTexts, Keyring
 
 # A draft is sent or thrown away within days; what Temporal keeps of it has a retention of its own.
 KEPT_FOR = timedelta(days=7)
@@ -59,12 +59,12 @@ class Writer:
 
 
 class DraftStore:
-    """Drafts behind `engine`, their texts sealed by `keyring`. All raise JobStoreUnavailable."""
+    """Drafts behind `engine`, their texts encrypted by `keyring`. All raise JobStoreUnavailable."""
 
     def __init__(self, engine: AsyncEngine, keyring: Keyring) -> None:
         self._engine = engine
         self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
-        self._seals = SealedTexts(keyring, "keyturn-draft-v1")
+        self._encryption = EncryptedTexts(keyring, "keyturn-draft-v1")
         # By the database's clock: a worker whose own is wrong would forget drafts at once, and their fence with them.
         on_postgresql = engine.dialect.name == "postgresql"
         self._now = moment_from_now(timedelta(0), on_postgresql=on_postgresql)
@@ -111,15 +111,15 @@ class DraftStore:
 
     async def show(self, writer: Writer, text: str, *, first: bool) -> None:
         """Write the text so far; `first` if it is the first of its generation. Raises DraftTakenOver."""
-        sealed = self._seals.seal(writer.draft_id, text)
-        await self._write({"state": "streaming", "text": sealed}, writer, told="streaming" if first else None)
+        encrypted = self._encryption.encrypt(writer.draft_id, text)
+        await self._write({"state": "streaming", "text": encrypted}, writer, told="streaming" if first else None)
 
     async def end(self, end: DraftEnd) -> None:
         """Write down how a draft ended, unless that was done. What had come of its text stays, if the whole did not."""
         now, written = datetime.now(UTC), end.written
         changed: dict[str, Any] = {"state": end.state, "reason": end.reason, "explanation": end.explanation}
         if written is not None:
-            changed["text"] = self._seals.seal(end.draft_id, written.text)
+            changed["text"] = self._encryption.encrypt(end.draft_id, written.text)
             changed |= {"approved": written.approved, "reason": written.reason, "explanation": written.explanation}
         changed["ended_at"] = self._now
         # One that was stopped before any worker had begun it has no row yet, and its readers wait for one.
@@ -176,7 +176,7 @@ class DraftStore:
         async with transaction(self._engine) as connection:
             rows = [dict(row) for row in (await connection.execute(query)).mappings()]
         for row in rows:
-            row["text"] = self._seals.unseal(row["draft_id"], row["text"]) if row["text"] else ""
+            row["text"] = self._encryption.decrypt(row["draft_id"], row["text"]) if row["text"] else ""
         return [Draft(**row) for row in rows]
 
 

@@ -19,7 +19,7 @@ drafts = Table(
     Column("generation", Integer, nullable=False),
     # Grows with every change: a reader that has seen it need not read the text again.
     Column("revision", Integer, nullable=False),
-    Column("text", Text),  # sealed
+    Column("text", Text),  # encrypted
     Column("approved", Boolean),
     Column("reason", String(64)),
     Column("explanation", String(500)),

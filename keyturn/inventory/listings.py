@@ -20,7 +20,7 @@ _ASSET_TYPE = "iam.googleapis.com/ServiceAccountKey"
 # Google disables a key that was found in public by itself: age does not matter then, and neither does that it is off.
 _EXPOSED = ("EXPOSED", "COMPROMISE_DETECTED")
 _NESTED = ("passwordCredentials", "keyCredentials")
-# What a mended file of rejects carries along.
+# What a fixed file of rejects carries along.
 NOTES = ("keyturn_line", "keyturn_reason")
 _FACTS = tuple(name for name in CredentialFacts.model_fields if name != "kind")
 COLUMNS = ("account_id", "kind", *_FACTS, "active")

@@ -1,4 +1,4 @@
-"""Rejects: the rows that could not be used, in a form that can be mended and read again, each with line and reason."""
+"""Rejects: the rows that could not be used, in a form that can be fixed and read again, each with line and reason."""
 
 import csv
 import filecmp
@@ -30,7 +30,7 @@ _TELLS_OF_ONE = re.compile(
 class Rejects:
     """Takes rejects, and writes them to `file` when closed: CSV if its name ends so, JSON Lines otherwise.
 
-    What is there already is somebody's, such as rejects that are being mended: then `file` is the name with a number
+    What is there already is somebody's, such as rejects that are being fixed: then `file` is the name with a number
     behind it that was taken instead. The same rejects once more are not written again.
     """
 
@@ -95,7 +95,7 @@ def _without_secrets(value: Any) -> Any:
 
 def _is_secret(name: str, value: Any) -> bool:
     told = _SECRET_NAME.search(name) is not None and _TELLS_OF_ONE.search(name) is None
-    # Lists of credentials are entries, with names and dates that are to be mended; what is secret in them is left out.
+    # Lists of credentials are entries, with names and dates that are to be fixed; what is secret in them is left out.
     return (told and not isinstance(value, list)) or holds_secret(name)
 
 

@@ -33,7 +33,7 @@ from keyturn.errors import (
     SettingsInvalid,
     UnknownTask,
 )
-from keyturn.llm.cache import AnswerCache, cache_key, packed, unpacked
+from keyturn.llm.cache import ResponseCache, cache_key, packed, unpacked
 from keyturn.llm.estimate import estimated_input
 from keyturn.llm.guard import Guard
 from keyturn.llm.outages import Outages
@@ -105,7 +105,7 @@ class ModelBoundary:
         *,
         guard: Guard,
         record: Callable[[CallRecord], None],
-        cache: AnswerCache | None = None,
+        cache: ResponseCache | None = None,
         fingerprint: Callable[[str], str] | None = None,
         tasks: Mapping[str, Task[Any, Any, Any]] | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -258,7 +258,7 @@ class ModelBoundary:
         task, route = self._tasks[request.task], route_of(self._routes, request.task)
         place = next((at for at, one in enumerate(route) if (one.name, one.model) == (provider, model)), None)
         if self._cache is None or task.keep_for is None or place is None:
-            raise SettingsInvalid("KEYTURN_ANSWER_CACHE: batches are taken through the cache of answers: set it to on")
+            raise SettingsInvalid("KEYTURN_RESPONSE_CACHE: batches are taken through the response cache: set it to on")
         lines, at = self._lines(request), self._clock()
         prompt = task.prompt(request, lines, at)
         keys = self._keys(task, prompt, route)

@@ -12,7 +12,7 @@ from keyturn.llm.wire import Completion, Usage
 from keyturn.tasks.definition import Prompt
 
 
-class AnswerCache(Protocol):
+class ResponseCache(Protocol):
     """Wherever answers are kept. It may forget at any time, and a failure of it is a miss."""
 
     async def find(self, keys: Sequence[CacheKey]) -> tuple[int, str] | None:

@@ -16,7 +16,7 @@ from keyturn.errors import (
     UnknownTask,
 )
 from keyturn.llm.outages import Outages
-from keyturn.llm.providers.endpoint import Patience
+from keyturn.llm.providers.endpoint import Timeouts
 from keyturn.llm.wire import Completion, OnText
 from keyturn.tasks.definition import Prompt
 
@@ -33,8 +33,8 @@ SHARE_BEFORE_NEXT = 0.6
 LEAST_SECONDS = 0.5
 # A provider that has had less than this is not down: the caller was in a hurry, and others must not pay for it.
 LEAST_PATIENCE = 1.0
-# What sends a call to the next provider. A mendable failure, a refusal and an invalid answer never do: the next one
-# would hide what a person has to mend, or be asked until one says yes.
+# What sends a call to the next provider. A failure that a person must fix, a refusal and an invalid answer never do:
+# the next one would hide what a person has to fix, or be asked until one says yes.
 _PASSES_ON = (ProviderUnavailable, ProviderTimeout, RateLimited)
 
 
@@ -60,7 +60,7 @@ class Provider(Protocol):
     passes_quota_on: bool
 
     async def complete(
-        self, prompt: Prompt, *, patience: Patience, trace_id: str, on_text: OnText | None = None
+        self, prompt: Prompt, *, timeouts: Timeouts, trace_id: str, on_text: OnText | None = None
     ) -> Completion:
         """Ask once, in pieces if `on_text` is given; raises a ProviderError."""
         ...
@@ -152,18 +152,18 @@ async def ask_in_turn(
         left = deadline - time.monotonic()
         if failures and left < LEAST_SECONDS:
             break
-        patience = _patience(max(left, 0.0), followed=False)
+        timeouts = _timeouts(max(left, 0.0), followed=False)
         try:
             await admit(provider)
             left = deadline - time.monotonic()  # looking up what the user has spent took some of it
             # Who is down keeps no time for itself: it is there for where nobody else answers.
             followed = any(not outages.is_open(_name(later)) for later in route[place + 1 :])
-            patience = _patience(max(left, 0.0), followed=followed)
+            timeouts = _timeouts(max(left, 0.0), followed=followed)
             outages.asking(_name(provider))
-            completion = await provider.complete(prompt, patience=patience, trace_id=trace_id, on_text=on_text)
+            completion = await provider.complete(prompt, timeouts=timeouts, trace_id=trace_id, on_text=on_text)
         except KeyturnError as error:
             failures.append((provider, error))
-            own_haste = isinstance(error, ProviderTimeout) and patience.first_byte < LEAST_PATIENCE
+            own_haste = isinstance(error, ProviderTimeout) and timeouts.first_byte < LEAST_PATIENCE
             if isinstance(error, ProviderError) and not own_haste:
                 outages.failed(_name(provider), error)
             passes = isinstance(error, _PASSES_ON) or (isinstance(error, QuotaExhausted) and provider.passes_quota_on)
@@ -180,9 +180,9 @@ def _name(provider: Provider) -> tuple[str, str]:
     return provider.name, provider.model
 
 
-def _patience(left: float, *, followed: bool) -> Patience:
+def _timeouts(left: float, *, followed: bool) -> Timeouts:
     first_byte = left * SHARE_BEFORE_NEXT if followed else left
-    return Patience(connect=min(CONNECT_SECONDS, first_byte), first_byte=first_byte, total=left)
+    return Timeouts(connect=min(CONNECT_SECONDS, first_byte), first_byte=first_byte, total=left)
 
 
 def _passed_over(failures: Sequence[tuple[Provider, KeyturnError]]) -> tuple[PassedOver, ...]:
@@ -192,7 +192,7 @@ def _passed_over(failures: Sequence[tuple[Provider, KeyturnError]]) -> tuple[Pas
 
 
 def _told_together(failures: Sequence[tuple[Provider, KeyturnError]]) -> KeyturnError:
-    """The first failure, with the others' messages behind its own: it is the one to mend, and none is hidden."""
+    """The first failure, with the others' messages behind its own: it is the one to fix, and none is hidden."""
     (_, first), *others = failures
     if others and isinstance(first, ProviderError):
         told = "; ".join(f"{provider.name}: {error}" for provider, error in failures)

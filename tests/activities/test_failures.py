@@ -36,7 +36,7 @@ def test_every_error_says_whether_to_retry_and_what_mends_it(kind: type[KeyturnE
     assert told.details[0] == Failed(
         kind=kind.kind,
         next_step=kind.next_step,
-        mend=error.mend,
+        hint=error.hint,
         retry_at=getattr(error, "retry_at", None),
         retry_in=600 if kind is TokenLimitReached else None,
         parks=kind.parks,

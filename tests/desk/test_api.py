@@ -106,7 +106,7 @@ async def test_a_request_that_is_sent_again_is_carried_out_once(here: Place) -> 
         assert len({draft.json()["draft_id"] for draft in drafts}) == 1
     async with here.engine.connect() as connection:
         kept = str((await connection.execute(text("SELECT * FROM desk_requests"))).all())
-    assert asked["account_id"] not in kept, "an answer is kept sealed"
+    assert asked["account_id"] not in kept, "an answer is kept encrypted"
 
 
 async def test_a_key_is_kept_for_a_day_and_what_a_dead_desk_left_is_done_by_the_next(here: Place) -> None:

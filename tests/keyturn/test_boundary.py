@@ -28,7 +28,7 @@ from keyturn.errors import (
 )
 from keyturn.ledger.records import keyed_fingerprint
 from keyturn.llm.boundary import ModelBoundary
-from keyturn.llm.providers.endpoint import Patience
+from keyturn.llm.providers.endpoint import Timeouts
 from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.policy.catalogue import Catalogue
 from keyturn.tasks.definition import Prompt
@@ -48,15 +48,15 @@ class Scripted:
         self._said = said
         self._takes = takes
         self.name = name
-        self.asked: list[Patience] = []
+        self.asked: list[Timeouts] = []
 
     async def complete(
-        self, prompt: Prompt, *, patience: Patience, trace_id: str, on_text: OnText | None = None
+        self, prompt: Prompt, *, timeouts: Timeouts, trace_id: str, on_text: OnText | None = None
     ) -> Completion:
-        self.asked.append(patience)
+        self.asked.append(timeouts)
         if self._takes:
             try:
-                async with asyncio.timeout(patience.first_byte):
+                async with asyncio.timeout(timeouts.first_byte):
                     await asyncio.sleep(self._takes)
             except TimeoutError:
                 raise ProviderTimeout("nothing of an answer in time") from None

@@ -126,13 +126,13 @@ def test_what_is_retried_is_the_same_for_every_provider(wire: str, status: int) 
 
 @pytest.mark.parametrize(("wish", "retryable"), [("false", False), ("true", True), ("", True)])
 def test_a_provider_may_ask_not_to_be_asked_again(wish: str, retryable: bool) -> None:
-    """`x-should-retry: false` ends it; `true` never opens what is for a person to mend."""
+    """`x-should-retry: false` ends it; `true` never opens what is for a person to fix."""
     assert error_for(503, None, {"x-should-retry": wish}).retryable is retryable
     assert not error_for(401, None, {"x-should-retry": wish}).retryable
 
 
 def test_only_passing_failures_are_worth_a_retry() -> None:
-    """The three that pass are retryable; the three that a person must mend are not."""
+    """The three that pass are retryable; the three that a person must fix are not."""
     assert all(e.retryable for e in (RateLimited, ProviderTimeout, ProviderUnavailable))
     assert not any(e.retryable for e in (QuotaExhausted, AuthenticationFailed, RequestRefused))
     assert QuotaExhausted.next_step == "fail_and_fix_quota"

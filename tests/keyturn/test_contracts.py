@@ -102,7 +102,7 @@ def test_age_comes_from_days_or_from_timestamps() -> None:
 def test_outcomes_are_told_apart_by_their_status() -> None:
     """An outcome read back from history is of the type that it was written as."""
     adapter: TypeAdapter[RotationOutcome] = TypeAdapter(RotationOutcome)
-    for outcome in (TimedOut(), Failed(kind="quota_exhausted", next_step="fail_and_fix_quota", mend="Pay.")):
+    for outcome in (TimedOut(), Failed(kind="quota_exhausted", next_step="fail_and_fix_quota", hint="Pay.")):
         assert adapter.validate_json(adapter.dump_json(outcome)) == outcome
     with pytest.raises(ValidationError):
         adapter.validate_python({"status": "done"})

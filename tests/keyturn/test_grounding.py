@@ -186,7 +186,7 @@ def test_evidence_that_is_too_old_settles_nothing_and_says_so(catalogue: Catalog
 
 
 def test_evidence_of_the_future_settles_nothing(catalogue: Catalogue) -> None:
-    """A clock that is an hour ahead at its source decides nothing until it is mended."""
+    """A clock that is an hour ahead at its source decides nothing until it is fixed."""
     lines = catalogue.resolve(request().policy_lines)
     verdict = ground(proposal("not_specified", None, ()), request(), lines, NOW - timedelta(hours=1))
     assert isinstance(verdict, GroundedDecision)

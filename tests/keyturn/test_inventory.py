@@ -334,7 +334,7 @@ def test_any_bytes_are_read_to_an_end(tmp_path_factory: pytest.TempPathFactory, 
 
 @pytest.mark.parametrize("form", ["csv", "aws", "jsonl"])
 def test_rejects_are_mended_and_read_again(written: Callable[..., Path], tmp_path: Path, form: str) -> None:
-    """The file of rejects is of the same format; what is mended in it becomes a key, and nothing else is asked for."""
+    """The file of rejects is of the same format; what is fixed in it becomes a key, and nothing else is asked for."""
     bad = {
         "csv": "account_id,key_id,stale\na,k1,maybe\n",
         "aws": f"{HEADER}\n{report_row('a', 'maybe,2026-01-01T00:00:00Z,N/A,N/A,N/A')}\n",
@@ -346,8 +346,8 @@ def test_rejects_are_mended_and_read_again(written: Callable[..., Path], tmp_pat
         assert isinstance(row, BadRow)
         rejects.add(row)
     rejects.close()
-    mended = written((tmp_path / f"rejects{file.suffix}").read_text().replace("maybe", "true"), f"mended{file.suffix}")
-    (key,) = keys_of(mended)
+    fixed = written((tmp_path / f"rejects{file.suffix}").read_text().replace("maybe", "true"), f"fixed{file.suffix}")
+    (key,) = keys_of(fixed)
     assert key.account_id in {"a", "arn:aws:iam::123456789012:user/a"}
 
 

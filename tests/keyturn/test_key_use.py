@@ -24,10 +24,10 @@ async def test_a_key_is_worn_at_half_of_what_it_may(engine: AsyncEngine) -> None
 def test_a_keyring_counts_each_encryption_once() -> None:
     keyring = parse_keyring(new_keyring_text(), source="a test")
     for _ in range(3):
-        key_id, _ = keyring.seal(b"x", b"here")
+        key_id, _ = keyring.encrypt(b"x", b"here")
     counted = keyring.take_encryptions()
     assert counted == {key_id: 3}
     assert keyring.take_encryptions() == {}
     keyring.give_back_encryptions(counted)
-    keyring.seal(b"x", b"here")
+    keyring.encrypt(b"x", b"here")
     assert keyring.take_encryptions() == {key_id: 4}

@@ -1,4 +1,4 @@
-"""Payload keys: what is sealed opens with its key, in its place, unchanged, and with nothing else."""
+"""Payload keys: what is encrypted opens with its key, in its place, unchanged, and with nothing else."""
 
 import base64
 import os
@@ -26,52 +26,52 @@ PLACE = b"a namespace"
 
 
 @given(st.binary(max_size=2_000))
-def test_what_is_sealed_opens_again(plain: bytes) -> None:
-    """Byte for byte, and the same bytes are never sealed the same way twice."""
-    key_id, sealed = KEYRING.seal(plain, PLACE)
+def test_what_is_encrypted_is_decrypted_again(plain: bytes) -> None:
+    """Byte for byte, and the same bytes are never encrypted the same way twice."""
+    key_id, encrypted = KEYRING.encrypt(plain, PLACE)
     assert key_id == "newer"
-    assert KEYRING.unseal(key_id, sealed, PLACE) == plain
-    assert KEYRING.seal(plain, PLACE)[1] != sealed
+    assert KEYRING.decrypt(key_id, encrypted, PLACE) == plain
+    assert KEYRING.encrypt(plain, PLACE)[1] != encrypted
 
 
 @given(st.binary(min_size=1, max_size=200), st.data())
 def test_a_single_changed_bit_is_noticed(plain: bytes, data: st.DataObject) -> None:
     """Anywhere: in the nonce, in the text, in the tag."""
-    key_id, sealed = KEYRING.seal(plain, PLACE)
-    place = data.draw(st.integers(0, len(sealed) * 8 - 1))
-    changed = bytearray(sealed)
+    key_id, encrypted = KEYRING.encrypt(plain, PLACE)
+    place = data.draw(st.integers(0, len(encrypted) * 8 - 1))
+    changed = bytearray(encrypted)
     changed[place // 8] ^= 1 << place % 8
     with pytest.raises(PayloadNotAuthentic):
-        KEYRING.unseal(key_id, bytes(changed), PLACE)
+        KEYRING.decrypt(key_id, bytes(changed), PLACE)
 
 
 @given(st.binary(max_size=300), st.text(max_size=40))
-def test_whatever_somebody_sends_is_refused_by_a_name(sealed: bytes, key_id: str) -> None:
+def test_whatever_somebody_sends_is_refused_by_a_name(encrypted: bytes, key_id: str) -> None:
     """Never a traceback of a library, and never a word of what was sent."""
     with pytest.raises((PayloadKeyUnknown, PayloadNotAuthentic)) as caught:
-        KEYRING.unseal(key_id, sealed, PLACE)
+        KEYRING.decrypt(key_id, encrypted, PLACE)
     assert isinstance(caught.value, KeyturnError)
 
 
 def test_keys_rotate() -> None:
-    """The newest seals; an older one still opens; one that was taken out is refused with its name."""
+    """The newest encrypts; an older one still opens; one that was taken out is refused with its name."""
     before, during, after = ring(OLDER), ring(NEWER, OLDER), ring(NEWER)
-    old_id, old = before.seal(b"from before", PLACE)
-    new_id, new = during.seal(b"from now on", PLACE)
+    old_id, old = before.encrypt(b"from before", PLACE)
+    new_id, new = during.encrypt(b"from now on", PLACE)
     assert (old_id, new_id) == ("older", "newer")
-    assert during.unseal(old_id, old, PLACE) == b"from before"
-    assert after.unseal(new_id, new, PLACE) == b"from now on"
+    assert during.decrypt(old_id, old, PLACE) == b"from before"
+    assert after.decrypt(new_id, new, PLACE) == b"from now on"
     with pytest.raises(PayloadKeyUnknown, match=r"under the key older, which is not among those held here \(newer\)"):
-        after.unseal(old_id, old, PLACE)
+        after.decrypt(old_id, old, PLACE)
 
 
-def test_what_is_sealed_for_one_place_does_not_open_in_another() -> None:
+def test_what_is_encrypted_for_one_place_is_not_decrypted_in_another() -> None:
     """Nor under another key's name."""
     both = ring(NEWER, OLDER)
-    key_id, sealed = both.seal(b"x", PLACE)
+    key_id, encrypted = both.encrypt(b"x", PLACE)
     for name, place in ((key_id, b"another namespace"), ("older", PLACE)):
         with pytest.raises(PayloadNotAuthentic):
-            both.unseal(name, sealed, place)
+            both.decrypt(name, encrypted, place)
 
 
 def test_names_become_pseudonyms_that_stay() -> None:
@@ -119,7 +119,7 @@ def test_production_needs_keys_of_its_own(tmp_path: Path, monkeypatch: pytest.Mo
     """The file of development does not count there, and a file that is not there is told."""
     monkeypatch.chdir(tmp_path)
     write_keys(tmp_path / ".keyturn" / "payload_keys")
-    with pytest.raises(SettingsInvalid, match="production seals payloads"):
+    with pytest.raises(SettingsInvalid, match="production encrypts payloads"):
         load_keyring(text=None, file=None, development=False)
     with pytest.raises(SettingsInvalid, match="there is no file"):
         load_keyring(text=None, file=tmp_path / "absent", development=False)

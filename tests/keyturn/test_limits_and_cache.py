@@ -1,4 +1,4 @@
-"""Token limits a user and hour, and kept answers: in memory and SQL, and shared through a real Redis server."""
+"""Token limits a user and hour, and cached responses: in memory and SQL, and shared through a real Redis server."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,11 +11,11 @@ from sqlalchemy import select, update
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from keyturn.cache.encrypted import EncryptedCache
 from keyturn.cache.key import CacheKey
 from keyturn.cache.redis import RedisCache
-from keyturn.cache.sealed import SealedCache
 from keyturn.cache.sql import SqlCache
-from keyturn.cache.tables import kept_answers
+from keyturn.cache.tables import response_cache
 from keyturn.contracts import CallRecord, GroundedDecision, Rejection
 from keyturn.database import open_database
 from keyturn.errors import (
@@ -167,18 +167,18 @@ async def test_an_answer_is_kept_for_its_time_and_the_first_one_stands(cache: An
     assert await cache.find([key("short")]) == (0, "new")
 
 
-async def test_a_kept_answer_is_sealed_and_opens_only_with_its_key_under_its_question(cache: Any) -> None:
+async def test_a_cached_response_is_encrypted_and_decrypted_only_with_its_key_under_its_question(cache: Any) -> None:
     """What is stored is ciphertext; with the key taken out, or moved to another question, it is a miss."""
-    await SealedCache(cache, ring(OLDER)).keep(key("a"), "the model's words", timedelta(hours=1))
+    await EncryptedCache(cache, ring(OLDER)).keep(key("a"), "the model's words", timedelta(hours=1))
     found = await cache.find([key("a")])
     assert found is not None
     assert "words" not in found[1]
-    assert await SealedCache(cache, ring(NEWER, OLDER)).find([key("b"), key("a")]) == (1, "the model's words")
-    assert await SealedCache(cache, ring(NEWER)).find([key("a")]) is None
+    assert await EncryptedCache(cache, ring(NEWER, OLDER)).find([key("b"), key("a")]) == (1, "the model's words")
+    assert await EncryptedCache(cache, ring(NEWER)).find([key("a")]) is None
     await cache.keep(key("b"), found[1], timedelta(hours=1))
-    await cache.keep(key("c"), "not sealed at all", timedelta(hours=1))
+    await cache.keep(key("c"), "not encrypted at all", timedelta(hours=1))
     for moved in ("b", "c"):
-        assert await SealedCache(cache, ring(OLDER)).find([key(moved)]) is None
+        assert await EncryptedCache(cache, ring(OLDER)).find([key(moved)]) is None
 
 
 async def test_answers_are_cleared_by_task_prompt_catalogue_or_altogether(cache: Any) -> None:
@@ -201,11 +201,11 @@ async def test_expired_answers_are_cleared_apart(engine: AsyncEngine) -> None:
     await cache.keep(key("new"), "x", HOUR)
     async with engine.begin() as connection:
         past = datetime.now(UTC) - timedelta(seconds=1)
-        old = kept_answers.c.digest == "v1:old"
-        await connection.execute(update(kept_answers).where(old).values(expires_at=past))
+        old = response_cache.c.digest == "v1:old"
+        await connection.execute(update(response_cache).where(old).values(expires_at=past))
     assert await cache.clear(expired_only=True) == 1
     async with engine.connect() as connection:
-        assert (await connection.execute(select(kept_answers.c.digest))).scalars().all() == ["v1:new"]
+        assert (await connection.execute(select(response_cache.c.digest))).scalars().all() == ["v1:new"]
 
 
 async def test_a_cache_that_is_away_is_a_miss() -> None:
@@ -289,7 +289,7 @@ async def test_a_rejected_answer_is_not_kept(cache: Any, catalogue: Catalogue) -
     assert len(provider.asked) == 2
 
 
-async def test_a_kept_answer_that_cannot_be_read_is_a_miss(cache: Any, catalogue: Catalogue) -> None:
+async def test_a_cached_response_that_cannot_be_read_is_a_miss(cache: Any, catalogue: Catalogue) -> None:
     """Such as another release's."""
     provider, asked = Scripted(ELIGIBLE), request()
     prompt = TASK.prompt(asked, catalogue.resolve(asked.policy_lines))
@@ -322,7 +322,7 @@ def test_what_is_kept_is_read_as_it_was() -> None:
 
 
 async def test_only_what_was_used_is_taken_from_the_limit(catalogue: Catalogue) -> None:
-    """A call reserves what it may use at most; an answer leaves its tokens, a failure and a kept answer nothing."""
+    """A call reserves what it may use at most; an answer leaves its tokens, a failure and a cached response nothing."""
     limit = SlidingTokenLimit(100_000)
 
     async def left() -> int:

@@ -1,4 +1,4 @@
-"""The token limit and the kept answers against small models of them, over hours that pass in an instant."""
+"""The token limit and the cached responses against small models of them, over hours that pass in an instant."""
 
 import asyncio
 import tempfile

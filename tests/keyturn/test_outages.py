@@ -16,7 +16,7 @@ from keyturn.errors import (
     RateLimited,
 )
 from keyturn.llm.outages import FAILURES_TO_OPEN, LONGEST_SECONDS, OPEN_SECONDS, Outages
-from keyturn.llm.providers.endpoint import Patience
+from keyturn.llm.providers.endpoint import Timeouts
 from keyturn.llm.routing import RouteFailed, ask_in_turn
 from keyturn.llm.shared_outages import SharedOutages
 from keyturn.llm.wire import Completion, OnText, Usage
@@ -134,9 +134,9 @@ class Endpoint:
         self.given: list[float] = []
 
     async def complete(
-        self, prompt: Prompt, *, patience: Patience, trace_id: str, on_text: OnText | None = None
+        self, prompt: Prompt, *, timeouts: Timeouts, trace_id: str, on_text: OnText | None = None
     ) -> Completion:
-        self.given.append(patience.first_byte)
+        self.given.append(timeouts.first_byte)
         if not self.answers:
             raise DOWN
         return Completion("{}", "complete", "stop", self.model, Usage())

@@ -113,7 +113,7 @@ def _older_than(days: int) -> WhenOlder:
 
 
 def test_an_unknown_line_names_the_known_ones(catalogue: Catalogue) -> None:
-    """A typing error is mended by reading the message."""
+    """A typing error is fixed by reading the message."""
     with pytest.raises(UnknownPolicyLine, match=r"no policy line 'P-8'.*P-7"):
         catalogue.current("P-8")
 
@@ -134,7 +134,7 @@ def test_an_unknown_line_names_the_known_ones(catalogue: Catalogue) -> None:
     ],
 )
 def test_a_faulty_policy_file_is_refused_by_name(tmp_path: Path, text: str, fault: str) -> None:
-    """A catalogue is checked whole at start, and the message says which file and field to mend."""
+    """A catalogue is checked whole at start, and the message says which file and field to fix."""
     (tmp_path / "ours.toml").write_text(text)
     with pytest.raises(CatalogueInvalid) as caught:
         load_catalogue(tmp_path)

@@ -20,7 +20,7 @@ from keyturn.errors import (
     UnexpectedStatus,
     UnreadableResponse,
 )
-from keyturn.llm.providers.endpoint import Patience
+from keyturn.llm.providers.endpoint import Timeouts
 from keyturn.llm.providers.http import http_client
 from keyturn.llm.wire import Completion
 from keyturn.policy.catalogue import Catalogue
@@ -32,7 +32,7 @@ from tests.cases import GOLDEN_TIME, QUESTION, facts, request
 from tests.simulated import SimulatorControl
 
 GOLDEN = Path(__file__).parent / "golden"
-SOON = Patience(connect=5, first_byte=5, total=5)
+SOON = Timeouts(connect=5, first_byte=5, total=5)
 ELIGIBLE = {"decision": "eligible", "rotation_window_days": 30, "source_line_ids": ["P-7"], "quotes": []}
 wires = pytest.mark.parametrize("wire", sorted(WIRES))
 
@@ -49,9 +49,9 @@ def prompt_for(catalogue: Catalogue, **changed: Any) -> Prompt:
 
 
 async def ask(
-    http: httpx.AsyncClient, simulator: SimulatorControl, wire: str, prompt: Prompt, patience: Patience = SOON
+    http: httpx.AsyncClient, simulator: SimulatorControl, wire: str, prompt: Prompt, timeouts: Timeouts = SOON
 ) -> Completion:
-    return await on_simulator(http, simulator, wire).complete(prompt, patience=patience, trace_id="trace_1")
+    return await on_simulator(http, simulator, wire).complete(prompt, timeouts=timeouts, trace_id="trace_1")
 
 
 @wires
@@ -145,11 +145,11 @@ async def test_a_stated_wait_is_taken_along(
 
 @wires
 @pytest.mark.parametrize(
-    ("fault", "patience", "told"),
+    ("fault", "timeouts", "told"),
     [
-        ("slow", Patience(connect=5, first_byte=0.2, total=5), r"nothing of an answer within 0\.2 s"),
-        ("slow", Patience(connect=5, first_byte=5, total=0.2), r"no complete answer within 0\.2 s"),
-        ("trickle", Patience(connect=5, first_byte=2, total=0.3), r"no complete answer within 0\.3 s"),
+        ("slow", Timeouts(connect=5, first_byte=0.2, total=5), r"nothing of an answer within 0\.2 s"),
+        ("slow", Timeouts(connect=5, first_byte=5, total=0.2), r"no complete answer within 0\.2 s"),
+        ("trickle", Timeouts(connect=5, first_byte=2, total=0.3), r"no complete answer within 0\.3 s"),
     ],
 )
 async def test_a_slow_answer_is_a_named_timeout(
@@ -158,20 +158,20 @@ async def test_a_slow_answer_is_a_named_timeout(
     catalogue: Catalogue,
     wire: str,
     fault: str,
-    patience: Patience,
+    timeouts: Timeouts,
     told: str,
 ) -> None:
     """Waiting for the first byte and for the last are told apart, and the connection is given up with the wait."""
     await simulator.fail(fault, seconds=20)
     with pytest.raises(ProviderTimeout, match=told):
-        await ask(http, simulator, wire, prompt_for(catalogue), patience)
+        await ask(http, simulator, wire, prompt_for(catalogue), timeouts)
 
 
 async def test_a_closed_port_is_a_named_failure(http: httpx.AsyncClient, catalogue: Catalogue) -> None:
     """Nobody there is the same to the caller as a server that is down."""
     absent = on_simulator(http, SimulatorControl(http, "http://127.0.0.1:9"), "openai")
     with pytest.raises(ProviderUnavailable, match="the connection to the provider failed"):
-        await absent.complete(prompt_for(catalogue), patience=SOON, trace_id="t")
+        await absent.complete(prompt_for(catalogue), timeouts=SOON, trace_id="t")
 
 
 @wires

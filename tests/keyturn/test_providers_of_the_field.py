@@ -23,7 +23,7 @@ from keyturn.errors import (
     UnreadableResponse,
 )
 from keyturn.llm.providers.batches import OpenAiBatches
-from keyturn.llm.providers.endpoint import Patience
+from keyturn.llm.providers.endpoint import Timeouts
 from keyturn.llm.providers.http import HttpProvider
 from keyturn.llm.wire import Completion
 from keyturn.policy.catalogue import load_catalogue
@@ -33,7 +33,7 @@ from tests.boundaries import WIRES, endpoint
 from tests.cases import NOW, request
 
 FIELD = Path(__file__).parents[1] / "corpora" / "providers"
-SOON = Patience(connect=2, first_byte=5, total=5)
+SOON = Timeouts(connect=2, first_byte=5, total=5)
 TEXT = "Stale service-account keys may be rotated under P-7. The policy gives 30 days for it."
 DECISION = '{"decision":"eligible","rotation_window_days":30,"source_line_ids":["P-7"]}'
 
@@ -68,7 +68,7 @@ async def answered(
     async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as http:
         provider = HttpProvider(http, endpoint(WIRES[wire], "http://p", key=SecretStr("key")), "m")
         on_text = (lambda _text: None) if streamed else None
-        return await provider.complete(prompt(), patience=SOON, trace_id="t", on_text=on_text)
+        return await provider.complete(prompt(), timeouts=SOON, trace_id="t", on_text=on_text)
 
 
 @pytest.mark.parametrize("name", ["eos.json", "content-list.json"])
@@ -280,7 +280,7 @@ async def test_a_field_that_a_server_does_not_take_is_learned_once(fields: tuple
         provider = HttpProvider(http, endpoint(wire, "http://p", key=SecretStr("key")), "m")
         on_text = (lambda _text: None) if streamed else None
         for _ in range(2):
-            completion = await provider.complete(prompt(), patience=SOON, trace_id="t", on_text=on_text)
+            completion = await provider.complete(prompt(), timeouts=SOON, trace_id="t", on_text=on_text)
             assert completion.finish == "complete"
     assert len(server.bodies) == len(fields) + 2
     last = server.bodies[-1]
@@ -316,7 +316,7 @@ async def test_a_refusal_that_says_something_else_of_a_field_drops_none(refusal:
         provider = HttpProvider(http, endpoint(WIRES["compatible"], "http://p", key=SecretStr("key")), "m")
         for _ in range(2):
             with pytest.raises(RequestRefused):
-                await provider.complete(prompt(), patience=SOON, trace_id="t")
+                await provider.complete(prompt(), timeouts=SOON, trace_id="t")
     assert len(bodies) == 2
     assert all("max_tokens" in body and "response_format" in body for body in bodies)
 
@@ -326,7 +326,7 @@ async def test_who_refuses_both_limits_is_asked_with_one_all_the_same() -> None:
     async with httpx.AsyncClient(transport=httpx.MockTransport(server)) as http:
         provider = HttpProvider(http, endpoint(WIRES["compatible"], "http://p", key=SecretStr("key")), "m")
         with pytest.raises(RequestRefused):
-            await provider.complete(prompt(), patience=SOON, trace_id="t")
+            await provider.complete(prompt(), timeouts=SOON, trace_id="t")
     assert all(body.get("max_tokens") or body.get("max_completion_tokens") for body in server.bodies)
 
 
@@ -335,7 +335,7 @@ async def test_a_refusal_that_names_no_field_is_asked_once() -> None:
     async with httpx.AsyncClient(transport=httpx.MockTransport(server)) as http:
         provider = HttpProvider(http, endpoint(WIRES["compatible"], "http://p", key=SecretStr("key")), "m")
         with pytest.raises(RequestRefused):
-            await provider.complete(prompt(), patience=SOON, trace_id="t")
+            await provider.complete(prompt(), timeouts=SOON, trace_id="t")
     assert len(server.bodies) == 1
 
 

@@ -144,7 +144,7 @@ async def test_verdicts_that_could_not_be_written_are_written_with_the_next(
         await judged(*given, **named)
 
     monkeypatch.setattr(place.store, "judged", sometimes)
-    judge = BulkJudge(place.store, place.boundary, RunRotations(temporal, "nobody"), place.seals)
+    judge = BulkJudge(place.store, place.boundary, RunRotations(temporal, "nobody"), place.encryption)
     page = BulkPage(run_id="run-1", tenant_id=place.tenant, first=1, last=12)
     with pytest.raises(JobStoreUnavailable):
         await judge.judge(page, attempt=1, last_attempt=False)

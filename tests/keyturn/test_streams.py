@@ -23,7 +23,7 @@ from keyturn.errors import (
     UnreadableResponse,
 )
 from keyturn.llm.boundary import ModelBoundary
-from keyturn.llm.providers.endpoint import Patience
+from keyturn.llm.providers.endpoint import Timeouts
 from keyturn.llm.providers.http import HttpProvider, http_client
 from keyturn.llm.wire import Completion
 from keyturn.policy.catalogue import Catalogue, load_catalogue
@@ -33,7 +33,7 @@ from tests.boundaries import WIRES, endpoint, guarded, on_simulator
 from tests.cases import P7
 from tests.simulated import SimulatorControl
 
-SOON = Patience(connect=5, first_byte=5, total=5)
+SOON = Timeouts(connect=5, first_byte=5, total=5)
 wires = pytest.mark.parametrize("wire", sorted(WIRES))
 
 
@@ -54,11 +54,11 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def streamed(
-    http: httpx.AsyncClient, simulator: SimulatorControl, wire: str, patience: Patience = SOON
+    http: httpx.AsyncClient, simulator: SimulatorControl, wire: str, timeouts: Timeouts = SOON
 ) -> tuple[Completion, list[str]]:
     heard: list[str] = []
     provider = on_simulator(http, simulator, wire)
-    completion = await provider.complete(prompt(), patience=patience, trace_id="trace_1", on_text=heard.append)
+    completion = await provider.complete(prompt(), timeouts=timeouts, trace_id="trace_1", on_text=heard.append)
     return completion, heard
 
 
@@ -68,7 +68,7 @@ async def test_a_stream_ends_in_the_same_answer_as_a_whole_one(
 ) -> None:
     """Text, end, usage and model; and on the way there is only ever more of it."""
     await simulator.pace(0)
-    whole = await on_simulator(http, simulator, wire).complete(prompt(), patience=SOON, trace_id="trace_1")
+    whole = await on_simulator(http, simulator, wire).complete(prompt(), timeouts=SOON, trace_id="trace_1")
     completion, heard = await streamed(http, simulator, wire)
     assert (completion.text, completion.finish, completion.finish_reason, completion.model) == (
         (whole.text, whole.finish, whole.finish_reason, whole.model)
@@ -105,7 +105,7 @@ async def test_a_stream_that_fails_is_named_as_any_failure_is(
     await simulator.fail(**fault)
     limit = 1 if error is ProviderTimeout else 20
     with pytest.raises(error) as caught:
-        await streamed(http, simulator, wire, Patience(connect=limit, first_byte=limit, total=limit))
+        await streamed(http, simulator, wire, Timeouts(connect=limit, first_byte=limit, total=limit))
     if fault["name"] == "broken_stream" and wire == "anthropic":
         assert caught.type is ProviderOverloaded
 
@@ -130,7 +130,7 @@ async def test_whoever_stops_listening_closes_the_connection(
     first, loop = asyncio.Event(), asyncio.get_running_loop()
     provider = on_simulator(http, simulator, wire)
     listening = asyncio.create_task(
-        provider.complete(prompt(), patience=SOON, trace_id="trace_1", on_text=lambda _text: first.set())
+        provider.complete(prompt(), timeouts=SOON, trace_id="trace_1", on_text=lambda _text: first.set())
     )
     await first.wait()
     listening.cancel()
@@ -187,7 +187,7 @@ async def test_whatever_comes_as_a_stream_is_an_answer_or_a_named_failure(wire: 
     async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as http:
         provider = HttpProvider(http, endpoint(WIRES[wire], "http://p", key=SecretStr("key")), "m")
         with suppress(ProviderError):
-            completion = await provider.complete(prompt(), patience=SOON, trace_id="t", on_text=lambda _text: None)
+            completion = await provider.complete(prompt(), timeouts=SOON, trace_id="t", on_text=lambda _text: None)
             assert isinstance(completion.text, str)
 
 
@@ -204,4 +204,4 @@ async def test_an_endless_stream_is_left(http: httpx.AsyncClient) -> None:
     async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as endless:
         provider = HttpProvider(endless, endpoint(WIRES["openai"], "http://p", key=SecretStr("key")), "m")
         with pytest.raises(UnreadableResponse, match="1 MiB"):
-            await provider.complete(prompt(), patience=SOON, trace_id="trace_1", on_text=lambda _text: None)
+            await provider.complete(prompt(), timeouts=SOON, trace_id="trace_1", on_text=lambda _text: None)

@@ -151,7 +151,7 @@ async def test_a_conflict_that_names_this_job_is_a_success(body: Callable[[str],
     ],
 )
 async def test_a_request_that_is_still_under_way_is_sent_again_later(answer: httpx.Response) -> None:
-    """The draft on idempotency keys has 409 for it: no person can mend what mends itself."""
+    """The draft on idempotency keys has 409 for it: no person can fix what fixes itself."""
     with pytest.raises(ReceiverUnavailable):
         await sent(lambda _: answer)
 

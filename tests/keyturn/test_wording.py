@@ -1,10 +1,11 @@
 """What a text of ours may say: links, requests for secrets, actions and spans of time, as people and models write."""
 
-import time
+from collections.abc import Callable
 
 import pytest
 
 from keyturn.tasks.wording import days_named, leads_elsewhere, promises_action
+from tests.pace import processor_seconds
 
 
 @pytest.mark.parametrize(
@@ -155,16 +156,7 @@ def test_spans_of_time_are_read_in_figures_and_in_words(text: str, days: set[flo
 
 @pytest.mark.parametrize("check", [leads_elsewhere, promises_action, days_named])
 @pytest.mark.parametrize("unit", ["a.", "[", "<a", "send the ", "we are ", "one ", "+1 ", "a@", "hundred and ", "//"])
-def test_every_check_takes_time_in_proportion_to_the_text(check: object, unit: str) -> None:
+def test_every_check_takes_time_in_proportion_to_the_text(check: Callable[[str], object], unit: str) -> None:
     """A draft is judged on a worker that others wait for: 16 times the text in at most 64 times the time."""
-    assert callable(check)
-
-    def fastest(length: int) -> float:
-        text, times = (unit * length)[:length], []
-        for _ in range(5):
-            begun = time.perf_counter()
-            check(text)
-            times.append(time.perf_counter() - begun)
-        return min(times)
-
-    assert fastest(32_000) < max(64 * fastest(2_000), 0.25)  # quadratic, it was seconds
+    long, short = (processor_seconds(check, unit, length) for length in (32_000, 2_000))
+    assert long < max(64 * short, 0.25)  # quadratic, it was seconds

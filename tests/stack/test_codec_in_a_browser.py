@@ -42,7 +42,7 @@ async def test_the_ui_shows_ciphertext_until_an_operator_signs_in(tmp_path: Path
         await opened(page, history)
         await until(page, f"{PAGE}.includes({json.dumps(QUESTION)})")
         await until(page, f"{PAGE}.includes('job_created')")
-        await shows(page, "create the one job, due in 30 days under P-7@1")  # a summary, which is sealed too
+        await shows(page, "create the one job, due in 30 days under P-7@1")  # a summary, which is encrypted too
         assert "could not connect" not in await page.inner_text("body")
     log = (tmp_path / "codec.log").read_text()
     assert '"operator": "operator", "by": "cookie"' in log

@@ -213,7 +213,7 @@ async def test_a_schedule_that_could_not_run_is_refused(
 
 
 async def test_the_summaries_of_a_scan_are_read_by_the_report(keyturn: Keyturn, tmp_path: Path) -> None:
-    """They are sealed in the database, and shown to whoever holds the keys."""
+    """They are encrypted in the database, and shown to whoever holds the keys."""
     rows = [
         {"account_id": f"acct_{tmp_path.name[-1]}_{number}", "records": [{"record_id": "r1", "text": "login denied"}]}
         for number in range(3)

@@ -224,7 +224,7 @@ async def test_dead_letters_are_listed_and_sent_again_by_command(
 
 
 async def test_a_whole_outage_is_resumed_by_one_command(terminal: Terminal, simulated: SimulatorControl) -> None:
-    """By kind; what it does not mend stays parked, and can be abandoned with a reason."""
+    """By kind; what it does not fix stays parked, and can be abandoned with a reason."""
     tenant = f"t{uuid.uuid4().hex[:8]}"
     await simulated.fail("quota", times=2)
     keys = [f"key_{uuid.uuid4().hex[:8]}" for _ in range(2)]
@@ -379,7 +379,7 @@ async def test_an_unknown_workflow_is_told_without_a_traceback(terminal: Termina
 
 
 async def test_doctor_says_line_by_line_what_is_missing(terminal: Terminal, stack: Stack) -> None:
-    """All well: status 0. A fault: its line says what mends it, and the others are still looked at."""
+    """All well: status 0. A fault: its line says what fixes it, and the others are still looked at."""
     well = await terminal.run("doctor", OPENAI_API_KEY="key_for_tests", KEYTURN_ROUTES="openai:gpt-5-mini")
     assert well.returncode == 0, well.stdout
     assert all(line.startswith("ok") for line in well.stdout.splitlines())
@@ -484,7 +484,7 @@ async def test_json_is_printed_for_every_foreseen_failure(terminal: Terminal) ->
 async def test_a_worker_that_cannot_work_says_why_and_ends(
     terminal: Terminal, variables: dict[str, str], fault: str
 ) -> None:
-    """At start, with what mends it; never in the middle of a rotation."""
+    """At start, with what fixes it; never in the middle of a rotation."""
     ended = await terminal.run("worker", **variables)
     assert ended.returncode == 1
     assert fault in ended.stderr
@@ -545,15 +545,15 @@ async def test_calls_and_costs_are_read_from_the_ledger(terminal: Terminal, simu
     assert (await terminal.run("costs", "--by", "colour")).returncode == 2
 
 
-async def test_kept_answers_are_cleared_by_command(terminal: Terminal) -> None:
+async def test_cached_responses_are_cleared_by_command(terminal: Terminal) -> None:
     """Those of one task, or all."""
     assert (await terminal.rotate("--stale")).returncode == 0
     none = await terminal.run("cache", "clear", "--task", "no_such_task")
-    assert none.stdout == "0 kept answers forgotten\n"
+    assert none.stdout == "0 cached responses forgotten\n"
     some = await terminal.run("cache", "clear", "--prompt-version", "rotation_decision@2")
     assert int(some.stdout.split()[0]) >= 1
     await terminal.run("cache", "clear")  # other tasks' answers, of tests before this one
-    assert (await terminal.run("cache", "clear")).stdout == "0 kept answers forgotten\n"
+    assert (await terminal.run("cache", "clear")).stdout == "0 cached responses forgotten\n"
 
 
 @pytest.mark.parametrize(

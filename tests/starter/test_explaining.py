@@ -1,4 +1,4 @@
-"""`keyturn explain` answers from the sealed record why a rotation ended as it did."""
+"""`keyturn explain` answers from the encrypted record why a rotation ended as it did."""
 
 import uuid
 
@@ -82,10 +82,10 @@ def test_an_answer_cannot_write_to_the_terminal_that_shows_it() -> None:
 
 
 async def test_without_the_key_nothing_is_explained(temporal: Client, sqlite_store: JobStore) -> None:
-    """The record is sealed: another key is refused by name."""
+    """The record is encrypted: another key is refused by name."""
     queue, asked = f"test-{uuid.uuid4().hex}", request()
     async with worker_on(temporal, queue, Script(ELIGIBLE), sqlite_store):
         await rotate(temporal, asked, task_queue=queue, wait_seconds=30)
     stranger = await connect(temporal.service_client.config.target_host, keyring=ring(OLDER))
-    with pytest.raises(PayloadKeyUnknown, match="sealed under the key newer, which is not among those held here"):
+    with pytest.raises(PayloadKeyUnknown, match="encrypted under the key newer, which is not among those held here"):
         await story_of(stranger, id_of(asked))

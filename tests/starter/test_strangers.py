@@ -5,6 +5,7 @@ import json
 import signal
 import sys
 import uuid
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -46,13 +47,15 @@ async def test_evidence_is_refused_where_some_of_it_would_be_lost(terminal: Term
 async def test_a_rotation_that_somebody_leaves_goes_on_and_is_told(terminal: Terminal) -> None:  # noqa: F811
     """Ctrl-C while nobody works on it: one object, the status of a timeout, and no word of an abortion."""
     options = ("--account", "a", "--key-id", f"k{uuid.uuid4().hex[:8]}", "--policy", "P-7", "--question", "May it?")
-    queue = ("--task-queue", f"nobody-{uuid.uuid4().hex}", "--wait", "600", "--json")
+    queue = ("--task-queue", f"nobody-{uuid.uuid4().hex}", "--wait", "60", "--json")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "starter", "rotate", *options, *queue),
         cwd=terminal.folder,
         env=terminal.environment,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        # A shell that starts the tests in the background lets them ignore it.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     while "running" not in (await terminal.run("status", f"rotate:default:a:{options[3]}:P-7@1")).stdout:
         await asyncio.sleep(0.1)
@@ -82,7 +85,7 @@ async def test_closed_streams_and_unreadable_words_are_no_tracebacks(tmp_path: P
 
 @pytest.mark.parametrize("name", ["prod", "Production", "production "])
 def test_a_misspelt_environment_does_not_switch_production_off(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Whoever reads with it would read payloads that nobody sealed."""
+    """Whoever reads with it would read payloads that nobody encrypted."""
     monkeypatch.setenv("KEYTURN_ENVIRONMENT", name)
     with pytest.raises(SettingsInvalid, match="neither development nor production"):
         keyring_from_environment()
@@ -96,7 +99,7 @@ def test_a_key_line_is_one_that_a_keyring_can_hold() -> None:
 
 
 def test_rejects_keep_every_column_and_overwrite_nothing(tmp_path: Path) -> None:
-    """The first may be a short row; and what was mended since is somebody's work."""
+    """The first may be a short row; and what was fixed since is somebody's work."""
     file = tmp_path / "keys.rejects.csv"
     rows = [
         BadRow(2, "is short", {"account_id": "a", "key_id": "k"}),
@@ -115,9 +118,9 @@ def test_rejects_keep_every_column_and_overwrite_nothing(tmp_path: Path) -> None
     assert header == "account_id,key_id,compromised,keyturn_line,keyturn_reason"
     assert "true" in second
     assert rejected() == file, "the same once more"
-    file.write_text("mended")
+    file.write_text("fixed")
     assert rejected() == tmp_path / "keys.rejects-2.csv"
-    assert file.read_text() == "mended"
+    assert file.read_text() == "fixed"
     for bad in (tmp_path, tmp_path / "none" / "r.csv"):
         with pytest.raises(InventoryInvalid, match="--rejects"):
             rejected(bad)

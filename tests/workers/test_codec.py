@@ -26,7 +26,7 @@ from workers.codec import COOKIE, MAX_BODY_BYTES, CodecServer
 from workers.codec_commands import load_codec_settings, parse_origins
 from workers.monitoring import served
 from workers.tokens import parse_tokens
-from workflows.encryption import SealingCodec
+from workflows.encryption import EncryptionCodec
 
 UI = "http://127.0.0.1:8233"
 LUNA, OMAR = "luna_token_of_the_tests_0123456789abcdef", "omar_token_of_the_tests_0123456789abcdef"
@@ -46,8 +46,8 @@ async def codec() -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def body(*payloads: Payload, key: str = NEWER, namespace: str = "default") -> dict[str, Any]:
-    sealed = await SealingCodec(ring(key), namespace).encode(payloads or (PLAIN,))
-    told: dict[str, Any] = MessageToDict(Payloads(payloads=sealed))
+    encrypted = await EncryptionCodec(ring(key), namespace).encode(payloads or (PLAIN,))
+    told: dict[str, Any] = MessageToDict(Payloads(payloads=encrypted))
     return told
 
 
@@ -66,7 +66,7 @@ async def test_an_operator_gets_clear_text_and_it_is_logged_who_did(codec: httpx
     assert LUNA not in str(logged)
 
 
-async def test_what_nobody_sealed_goes_back_as_it_came(codec: httpx.AsyncClient) -> None:
+async def test_what_nobody_encrypted_goes_back_as_it_came(codec: httpx.AsyncClient) -> None:
     """The UI sends whatever stands in an event."""
     plain = MessageToDict(Payloads(payloads=[PLAIN]))
     answer = await codec.post("/decode", json=plain, headers=AS_LUNA)
@@ -142,11 +142,11 @@ async def test_tampered_and_retired_payloads_are_refused_by_name(codec: httpx.As
     assert (tampered.status_code, tampered.json()["error"]) == (422, "payload_not_authentic")
 
 
-async def test_it_never_seals(codec: httpx.AsyncClient) -> None:
-    """Decode only: whoever could seal could start and approve. Temporal's command line may send an empty list."""
+async def test_it_never_encrypts(codec: httpx.AsyncClient) -> None:
+    """Decode only: whoever could encrypt could start and approve. Temporal's command line may send an empty list."""
     plain = MessageToDict(Payloads(payloads=[PLAIN]))
     refused = await codec.post("/encode", json=plain, headers=AS_LUNA)
-    assert (refused.status_code, refused.json()["error"]) == (403, "nothing_is_sealed_here")
+    assert (refused.status_code, refused.json()["error"]) == (403, "nothing_is_encrypted_here")
     assert "private words" not in refused.text
     assert (await codec.post("/encode", json={"payloads": []}, headers=AS_LUNA)).json() == {"payloads": []}
     assert (await codec.post("/encode", json=plain)).status_code == 401

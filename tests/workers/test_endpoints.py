@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from keyturn.errors import QuotaExhausted, RateLimited, SettingsInvalid
-from keyturn.llm.providers.endpoint import Patience
+from keyturn.llm.providers.endpoint import Timeouts
 from keyturn.llm.providers.http import http_client
 from keyturn.llm.routing import ask_in_turn
 from keyturn.llm.wire import Completion
@@ -22,7 +22,7 @@ from workers.settings import Settings, load_settings
 from workers.tracing import provider_names
 from workers.wiring import provider_of
 
-SOON = Patience(connect=5, first_byte=5, total=5)
+SOON = Timeouts(connect=5, first_byte=5, total=5)
 PROMPT = Prompt("t@1", "system", '{"a":', "1}", "schema", {"type": "object"}, 16)
 Handler = Callable[[web.Request, dict[str, Any]], Awaitable[web.Response]]
 ANSWER = {
@@ -225,7 +225,7 @@ async def asked(settings: Settings) -> Completion:
     """What the first of the route says."""
     async with http_client(8) as http:
         provider = provider_of(settings, http, settings.routes["*"][0])
-        return await provider.complete(PROMPT, patience=SOON, trace_id="t-1")
+        return await provider.complete(PROMPT, timeouts=SOON, trace_id="t-1")
 
 
 async def test_a_key_goes_where_the_endpoint_wants_it_with_its_own_headers_and_query(
@@ -290,7 +290,7 @@ async def test_no_more_calls_are_made_at_once_than_an_endpoint_takes(monkeypatch
         async with slots, http_client(1) as http:
             provider = provider_of(settings, http, settings.routes["*"][0])
             with pytest.raises(RateLimited, match="1 calls are under way"):
-                await provider.complete(PROMPT, patience=Patience(0.2, 0.2, 0.2), trace_id="t")
+                await provider.complete(PROMPT, timeouts=Timeouts(0.2, 0.2, 0.2), trace_id="t")
 
 
 async def test_a_quota_passes_on_where_the_route_says_so_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,7 +325,7 @@ async def test_a_quota_passes_on_where_the_route_says_so_and_nowhere_else(monkey
 async def _live(monkeypatch: pytest.MonkeyPatch, url: str, more: str = "", **variables: str) -> tuple[str, str | None]:
     table = f'[endpoints.a]\nformat = "compatible"\nurl = "{url}"\n{more}'
     (finding,) = await ask_endpoints(settings_of(monkeypatch, table, "a:m", **variables))
-    return finding.state, finding.mend
+    return finding.state, finding.hint
 
 
 @pytest.mark.parametrize(
@@ -354,9 +354,9 @@ async def test_a_live_check_tells_key_address_and_model_apart(
         )
 
     async with serving(answer) as (url, seen):
-        state, mend = await _live(monkeypatch, url)
+        state, hint = await _live(monkeypatch, url)
     assert state.startswith(told)
-    assert mend
+    assert hint
     assert len(seen) == 1
 
 
@@ -368,8 +368,8 @@ async def test_a_live_check_shows_the_cost_and_what_it_learned(monkeypatch: pyte
         return await answers(request, body)
 
     async with serving(answer) as (url, seen):
-        state, mend = await _live(monkeypatch, url, "models.m = {input = 1, output = 10}")
-    assert mend is None
+        state, hint = await _live(monkeypatch, url, "models.m = {input = 1, output = 10}")
+    assert hint is None
     assert "m-1 answers in" in state
     assert "20 + 5 tokens, $0.000070" in state
     assert 'does not take json_schema, so the schema stands in the prompt (lacks = ["json_schema"]' in state
@@ -377,12 +377,12 @@ async def test_a_live_check_shows_the_cost_and_what_it_learned(monkeypatch: pyte
 
 
 async def test_a_live_check_of_nobody_and_of_a_key_that_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    state, mend = await _live(monkeypatch, "http://127.0.0.1:9/v1")
+    state, hint = await _live(monkeypatch, "http://127.0.0.1:9/v1")
     assert state.startswith("nobody answers")
-    assert mend is not None
-    assert "http://127.0.0.1:9/v1" in mend
+    assert hint is not None
+    assert "http://127.0.0.1:9/v1" in hint
     command = json.dumps([sys.executable, "-c", "raise SystemExit(7)"])
-    state, mend = await _live(monkeypatch, "http://127.0.0.1:9/v1", f"key_command = {command}")
+    state, hint = await _live(monkeypatch, "http://127.0.0.1:9/v1", f"key_command = {command}")
     assert state.startswith("there is no key: the command for the key ended with status 7")
-    assert mend is not None
-    assert "key_command" in mend
+    assert hint is not None
+    assert "key_command" in hint

@@ -97,7 +97,7 @@ async def test_a_probe_is_told_whether_the_worker_can_work(watched: tuple[Watche
 
 
 async def test_status_says_degraded_when_p95_is_over_the_limit(watched: tuple[Watched, httpx.AsyncClient]) -> None:
-    """Percentiles of the last calls that went out; kept answers and cancelled calls are not among them."""
+    """Percentiles of the last calls that went out; cached responses and cancelled calls are not among them."""
     made, http = watched
     assert (await http.get("/status")).json()["p95_ms"] is None
     for number in range(100):
@@ -113,7 +113,7 @@ async def test_status_says_degraded_when_p95_is_over_the_limit(watched: tuple[Wa
 
 
 async def test_prometheus_is_told_of_every_call(watched: tuple[Watched, httpx.AsyncClient]) -> None:
-    """Latency, tokens, cost, failures by kind, kept answers, and who was passed over."""
+    """Latency, tokens, cost, failures by kind, cached responses, and who was passed over."""
     made, http = watched
     passed = PassedOver(provider="anthropic", model="c-1", failure="provider_overloaded")
     made.metrics.observe(call(asked_model="m-1", cached_tokens=40, first_byte_ms=7, passed_over=(passed,)))

@@ -98,7 +98,7 @@ def stranger(postgresql: URL, postgresql_server: str) -> Iterator[URL]:
 
 
 async def test_a_database_that_does_not_let_us_is_no_database_that_is_away(stranger: URL, tmp_path: Path) -> None:
-    """No retry mends rights, a name, or a table that is missing: by name, at once, and without a value."""
+    """No retry fixes rights, a name, or a table that is missing: by name, at once, and without a value."""
     with pytest.raises(JobStoreRefused, match="permission denied"):
         check_schema(stranger)
     with pytest.raises(JobStoreRefused, match="does not exist"):

@@ -141,7 +141,7 @@ def test_a_receiver_on_https_or_loopback_is_taken(monkeypatch: pytest.MonkeyPatc
 def test_a_sound_production_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a key of its own, a real model, PostgreSQL and payload keys; without those it refuses."""
     given(monkeypatch, KEYTURN_ENVIRONMENT="production", DATABASE_URL="postgresql://u:p@h/d")
-    with pytest.raises(SettingsInvalid, match="KEYTURN_PAYLOAD_KEYS is not set: production seals payloads"):
+    with pytest.raises(SettingsInvalid, match="KEYTURN_PAYLOAD_KEYS is not set: production encrypts payloads"):
         load_settings()
     given(
         monkeypatch,
@@ -236,3 +236,10 @@ def test_a_redis_url_that_cannot_be_used_is_told_without_its_password(
     with pytest.raises(SettingsInvalid, match="KEYTURN_REDIS_URL: is not redis://") as caught:
         load_settings()
     assert SECRET not in str(caught.value)
+
+
+def test_a_setting_by_its_name_of_before_is_told_with_its_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would be passed over in silence."""
+    given(monkeypatch, KEYTURN_ANSWER_CACHE="off")
+    with pytest.raises(SettingsInvalid, match="KEYTURN_ANSWER_CACHE is now KEYTURN_RESPONSE_CACHE"):
+        load_settings()

@@ -95,7 +95,7 @@ async def test_a_job_is_carried_out_over_days_and_no_secret_is_told_to_temporal(
     assert await state_of(engine, job_id) == "done"
     history = json.dumps((await handle.fetch_history()).to_json_dict())
     assert aws.secret_of(user, outcome.new_key_id) not in history
-    # Not under the seal either: the steps return ids and times.
+    # Not under the encrypt either: the steps return ids and times.
     opened = str([event async for event in handle.fetch_history_events()])
     assert aws.secret_of(user, outcome.new_key_id) not in opened
 
@@ -148,7 +148,7 @@ async def test_what_blocks_a_step_is_told_and_it_goes_on_when_that_is_mended(
         handle = await executions.start(job_id)
         standing = await until(handle, lambda now: now.blocked is not None)
         assert (standing.step, standing.blocked) == ("create_key", "foreign_key")
-        assert standing.mend is not None
+        assert standing.hint is not None
         parked = [row async for row in waiting_rotations(temporal, tenant=None, kind="foreign_key", limit=100)]
         assert execution_id(job_id) in [row["workflow_id"] for row in parked]
         await answer(handle, "resume", Resumption(operator="luna"))  # too early: it is blocked again
@@ -412,7 +412,7 @@ async def test_a_secret_that_is_scheduled_for_deletion_is_named(
         handle = await executions.start(job_id)
         blocked = await until(handle, lambda now: now.blocked is not None)
         assert blocked.blocked == "secret_scheduled_for_deletion"
-        assert "restore-secret" in str(blocked.mend)
+        assert "restore-secret" in str(blocked.hint)
         manager.restore_secret(SecretId=f"keyturn/{user}")
         await answer(handle, "resume", Resumption(operator="luna"))
         await until(handle, lambda now: now.step == "overlap")

@@ -49,7 +49,7 @@ from keyturn.keyring import new_keyring_text, parse_keyring
 from starter.answering import waiting_rotations
 from tests.estates import LINE, NOW, BulkPlace, Judge, bulk_place, due, estate, jobs_of, started
 from tests.keys import KEYRING
-from workers.bulk import run_seals
+from workers.bulk import run_encryption
 from workflows.answering import AnswerRefused, answer
 from workflows.bulk import (
     BATCH_LOOK_FIRST,
@@ -198,7 +198,7 @@ async def test_a_quota_that_is_used_up_pauses_the_run_at_once(
         handle = await started(place, run_id)
         standing = await until(handle, lambda now: now.phase == "paused")
         assert (standing.paused, provider.calls < 60) == ("quota_exhausted", True)
-        assert standing.mend is not None
+        assert standing.hint is not None
         exhausted = False
         await answer(handle, "resume", OMAR)
         outcome = await handle.result()
@@ -324,15 +324,15 @@ class Stopping:
         self.judged: list[int] = []
         self.stops = 0
         self.later = asyncio.Event()
-        self.mended = False
+        self.fixed = False
 
     async def load(self, order: BulkOrder, *, workflow_id: str, at: datetime) -> RunProgress:
-        self.mended = order.next_page > 0
+        self.fixed = order.next_page > 0
         return RunProgress(total=120, asks=120, asked=10 * order.next_page)
 
     async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime) -> PageJudged:
         number = page.first // 10
-        if number in {8, 9} and not self.mended:
+        if number in {8, 9} and not self.fixed:
             if number == 9:
                 await self.later.wait()
             else:
@@ -359,11 +359,11 @@ async def test_pages_that_were_stopped_are_in_the_next_history_too(temporal: Cli
     ):
         order = BulkOrder(run_id=run_id, page_size=10, pages_at_once=2, events_a_history=200)
         handle = await start_run(temporal, order, task_queue=queue)
-        while not runs.mended:
-            while runs.stops == rounds and not runs.mended:
+        while not runs.fixed:
+            while runs.stops == rounds and not runs.fixed:
                 await asyncio.sleep(0.02)
             rounds += 1
-            await until(handle, lambda now: now.paused is not None or runs.mended)
+            await until(handle, lambda now: now.paused is not None or runs.fixed)
             runs.later.set()
             while (await handle.describe()).raw_description.pending_activities:
                 await asyncio.sleep(0.02)
@@ -428,10 +428,10 @@ async def test_workers_that_come_and_go_leave_exactly_the_jobs_of_an_undisturbed
     assert await jobs_of(engine) == due(300)
 
 
-async def test_a_scan_is_summarised_account_by_account_and_its_texts_are_sealed(
+async def test_a_scan_is_summarised_account_by_account_and_its_texts_are_encrypted(
     sqlite_place: BulkPlace, sqlite_engine: AsyncEngine, run_id: str, tmp_path: Path
 ) -> None:
-    """The nightly job beside rotations, by the same machinery: its records and summaries are sealed in the database."""
+    """The nightly job beside rotations, by the same machinery: records and summaries are encrypted in the database."""
     place = sqlite_place
     file = tmp_path / "scan.jsonl"
     row = '{"account_id": "acct_%03d", "records": [{"record_id": "r1", "text": "%s login hunter2"}]}\n'
@@ -443,7 +443,7 @@ async def test_a_scan_is_summarised_account_by_account_and_its_texts_are_sealed(
     items = await place.store.items(run_id, after=0, limit=100)
     assert "hunter2" not in str(items)
     assert "Logins" not in str(items)
-    assert "Logins." in place.seals.unseal(run_id, items[0]["content"])
+    assert "Logins." in place.encryption.decrypt(run_id, items[0]["content"])
     assert await jobs_of(sqlite_engine) == set()
 
 
@@ -541,7 +541,9 @@ async def test_a_load_that_was_cut_off_is_finished_and_one_of_other_bytes_begins
 
     source = BulkSource(path=str(file), policies=(LINE,), question="May it?", observed_at=NOW)
     with pytest.raises(KeyboardInterrupt):
-        await load_source(source, run_id, place.tenant, "bulk:x", place.store, place.catalogue, place.seals, told=kill)
+        await load_source(
+            source, run_id, place.tenant, "bulk:x", place.store, place.catalogue, place.encryption, told=kill
+        )
     assert seen == 500
     assert not (await place.store.run(run_id, tenant_id=place.tenant)).loaded
     estate(file, keys=700)
@@ -573,12 +575,12 @@ async def test_a_cap_of_keys_a_second_holds_a_run(
 async def test_a_page_that_cannot_be_judged_waits_for_a_person_and_a_run_that_was_ended_is_told(
     temporal: Client, queue: str, sqlite: URL, run_id: str, tmp_path: Path
 ) -> None:
-    """The question is sealed under a key that this worker does not hold: nothing is asked, and nothing is lost."""
+    """The question is encrypted under a key that this worker does not hold: nothing is asked, and nothing is lost."""
     engine = open_database(sqlite)
     place = bulk_place(temporal, queue, engine, Judge())
-    place.seals = run_seals(parse_keyring(new_keyring_text(), source="another"))
+    place.encryption = run_encryption(parse_keyring(new_keyring_text(), source="another"))
     await place.load(estate(tmp_path / "keys.jsonl", keys=20), run_id)
-    place.seals = run_seals(KEYRING)
+    place.encryption = run_encryption(KEYRING)
     async with place.working():
         handle = await started(place, run_id)
         standing = await until(handle, lambda now: now.phase == "paused")

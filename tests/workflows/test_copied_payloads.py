@@ -40,7 +40,7 @@ from tests.keys import KEYRING
 from tests.record_histories import Place
 from tests.workers_for_tests import ELIGIBLE, Script, rotation_activities, with_approval, worker_on
 from workflows.answering import answer
-from workflows.encryption import CONTEXT, SealingCodec, names_of
+from workflows.encryption import CONTEXT, EncryptionCodec, names_of
 from workflows.identity import rotation_ids_of
 from workflows.rotation import RotationWorkflow
 
@@ -223,8 +223,8 @@ async def test_an_order_of_another_workflow_is_refused_at_the_actions_own_bounda
     assert await sqlite_store.jobs(tenant_id="default", limit=10) == []
 
 
-def codec(context: Any) -> SealingCodec:
-    return SealingCodec(KEYRING, "default").with_context(context)
+def codec(context: Any) -> EncryptionCodec:
+    return EncryptionCodec(KEYRING, "default").with_context(context)
 
 
 def workflow(workflow_id: str) -> WorkflowSerializationContext:
@@ -250,25 +250,25 @@ def activity(workflow_id: str, kind: str) -> ActivitySerializationContext:
     ],
 )
 async def test_a_payload_opens_only_as_what_it_was_written(written: Any, read: Any) -> None:
-    [sealed] = await codec(written).encode([KEPT])
-    assert codec(written).opened(sealed) == KEPT
+    [encrypted] = await codec(written).encode([KEPT])
+    assert codec(written).opened(encrypted) == KEPT
     with pytest.raises(PayloadMoved):
-        codec(read).opened(sealed)
+        codec(read).opened(encrypted)
 
 
 async def test_a_context_that_was_rewritten_does_not_open(caplog: pytest.LogCaptureFixture) -> None:
     """The metadata can be changed by anybody; the ciphertext is bound to what it said."""
-    [sealed] = await codec(workflow("rotate:a")).encode([KEPT])
-    sealed.metadata[CONTEXT] = b"workflow:rotate:b"
+    [encrypted] = await codec(workflow("rotate:a")).encode([KEPT])
+    encrypted.metadata[CONTEXT] = b"workflow:rotate:b"
     with pytest.raises(PayloadNotAuthentic):
-        codec(workflow("rotate:b")).opened(sealed)
+        codec(workflow("rotate:b")).opened(encrypted)
     with pytest.raises(PayloadNotAuthentic):
-        SealingCodec(KEYRING, "default").opened(sealed)  # as the codec server reads it
+        EncryptionCodec(KEYRING, "default").opened(encrypted)  # as the codec server reads it
 
 
 async def test_a_schedules_input_opens_in_each_of_its_runs() -> None:
-    [sealed] = await codec(workflow("bulk:t:nightly")).encode([KEPT])
-    assert codec(workflow("bulk:t:nightly-2026-11-26T03:00:00Z")).opened(sealed) == KEPT
+    [encrypted] = await codec(workflow("bulk:t:nightly")).encode([KEPT])
+    assert codec(workflow("bulk:t:nightly-2026-11-26T03:00:00Z")).opened(encrypted) == KEPT
 
 
 async def test_a_reset_rotation_reads_its_own(temporal: Client, sqlite_store: JobStore) -> None:

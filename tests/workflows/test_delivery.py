@@ -210,7 +210,7 @@ async def test_the_sweeper_finds_what_was_never_begun(
 async def test_what_no_retry_mends_is_a_dead_letter_that_a_person_sends_again(
     temporal: Client, queue: str, store: JobStore, engine: AsyncEngine, status: int, failure: str
 ) -> None:
-    """One request; listed with its reason; and once the receiver is mended, delivered under the same key."""
+    """One request; listed with its reason; and once the receiver is fixed, delivered under the same key."""
     receiver, made, box = Receiver(), await make(store), Outbox(engine)
     receiver.status = status
     async with receiver.served() as url, deliverer(temporal, queue, engine, url) as starts:

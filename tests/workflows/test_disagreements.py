@@ -146,7 +146,7 @@ async def test_in_a_run_such_keys_are_an_outcome_of_their_own_and_come_first_in_
         outcome = await (await started(place, run_id)).result()
         assert outcome.progress.outcomes == {"disagreement": 2, "job_created": 2, "not_specified": 36}
         run = await place.store.run(run_id, tenant_id=place.tenant)
-        page = await page_of(place.store, run, [place.catalogue.current(LINE)], place.seals.unseal)
+        page = await page_of(place.store, run, [place.catalogue.current(LINE)], place.encryption.decrypt)
         rows = page[page.index("<tbody><tr><td>1</td>") :]
         assert "disagreement" in rows[: rows.index("</tr>")]
         assert "disagreements of rule and model" in page

@@ -109,7 +109,7 @@ async def sqlite_desk(temporal: Client, sqlite: URL, simulator: SimulatorControl
 
 
 async def test_a_draft_is_read_while_it_is_written(desk: Desk) -> None:
-    """More and more of one text, each state recorded, and its end says what the history says; sealed on its way."""
+    """More and more of one text, each state recorded, and its end says what the history says; encrypted on its way."""
     async with desk.working():
         handle = await desk.ask()
         seen = await desk.read(handle.id)

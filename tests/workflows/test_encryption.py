@@ -12,7 +12,7 @@ from temporalio.worker import Replayer
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from keyturn.contracts import Approval, JobCreated
-from keyturn.errors import PayloadKeyUnknown, PayloadNotAuthentic, PayloadNotSealed, PayloadTooLarge
+from keyturn.errors import PayloadKeyUnknown, PayloadNotAuthentic, PayloadNotEncrypted, PayloadTooLarge
 from keyturn.jobs.store import JobStore
 from starter.following import progress_of
 from starter.requests import id_of
@@ -23,19 +23,19 @@ from tests.record_histories import Place
 from tests.workers_for_tests import ELIGIBLE, Script, with_approval, worker_on
 from workflows.answering import answer
 from workflows.connection import connect
-from workflows.encryption import CONTEXT, ENCODING, KEY_ID, MAX_PAYLOAD_BYTES, SealingCodec, sealing_plugin
+from workflows.encryption import CONTEXT, ENCODING, KEY_ID, MAX_PAYLOAD_BYTES, EncryptionCodec, encryption_plugin
 from workflows.rotation import RotationWorkflow
 
 PLAIN = Payload(metadata={"encoding": b"json/plain"}, data=b'"some words"')
 
 
-def codec(namespace: str = "default", **changed: Any) -> SealingCodec:
-    return SealingCodec(ring(NEWER, **changed), namespace)
+def codec(namespace: str = "default", **changed: Any) -> EncryptionCodec:
+    return EncryptionCodec(ring(NEWER, **changed), namespace)
 
 
-async def sealed_by(one: SealingCodec) -> Payload:
-    [sealed] = await one.encode([PLAIN])
-    return sealed
+async def encrypted_by(one: EncryptionCodec) -> Payload:
+    [encrypted] = await one.encode([PLAIN])
+    return encrypted
 
 
 def altered(payload: Payload, **changed: Any) -> Payload:
@@ -51,10 +51,10 @@ def altered(payload: Payload, **changed: Any) -> Payload:
 
 async def test_a_payload_tells_its_key_and_nothing_else() -> None:
     """No length of a field, no type, no name: a nonce, and noise."""
-    sealed = await sealed_by(codec())
-    assert dict(sealed.metadata) == {"encoding": ENCODING, KEY_ID: b"newer", CONTEXT: b""}
-    assert b"words" not in sealed.data
-    assert await codec().decode([sealed]) == [PLAIN]
+    encrypted = await encrypted_by(codec())
+    assert dict(encrypted.metadata) == {"encoding": ENCODING, KEY_ID: b"newer", CONTEXT: b""}
+    assert b"words" not in encrypted.data
+    assert await codec().decode([encrypted]) == [PLAIN]
 
 
 @pytest.mark.parametrize(
@@ -69,8 +69,8 @@ async def test_a_payload_tells_its_key_and_nothing_else() -> None:
         (lambda one: altered(one, key_id=b""), PayloadKeyUnknown),
         (lambda one: altered(one, key_id=b"\xff\xfe" * 500), PayloadKeyUnknown),
         (lambda one: altered(one, data=b"x" * 10_000_000), PayloadTooLarge),
-        (lambda one: PLAIN, PayloadNotSealed),
-        (lambda one: altered(one, encoding=b"binary/plain"), PayloadNotSealed),
+        (lambda one: PLAIN, PayloadNotEncrypted),
+        (lambda one: altered(one, encoding=b"binary/plain"), PayloadNotEncrypted),
     ],
     ids=[
         "a changed bit",
@@ -88,16 +88,16 @@ async def test_a_payload_tells_its_key_and_nothing_else() -> None:
 )
 async def test_what_cannot_be_opened_is_refused_by_its_name(change: Any, error: type[Exception]) -> None:
     """And nothing of it is told, however long."""
-    sealed = await sealed_by(codec())
+    encrypted = await encrypted_by(codec())
     with pytest.raises(error) as caught:
-        codec().opened(change(sealed))
+        codec().opened(change(encrypted))
     assert len(str(caught.value)) < 200
 
 
 async def test_a_payload_does_not_open_in_another_namespace() -> None:
     """Moved there, it is refused."""
     with pytest.raises(PayloadNotAuthentic, match="another namespace"):
-        codec("production").opened(await sealed_by(codec("staging")))
+        codec("production").opened(await encrypted_by(codec("staging")))
 
 
 async def test_a_payload_that_temporal_would_never_take_is_refused_before_it_is_sent() -> None:
@@ -123,16 +123,16 @@ async def test_a_history_is_ciphertext_and_replays_with_its_key(temporal: Client
     replayer = Replayer(
         workflows=[RotationWorkflow],
         workflow_runner=SandboxedWorkflowRunner(),
-        plugins=[sealing_plugin(KEYRING, "default")],
+        plugins=[encryption_plugin(KEYRING, "default")],
     )
     assert (await replayer.replay_workflow(history)).replay_failure is None
-    stranger = Replayer(workflows=[RotationWorkflow], plugins=[sealing_plugin(ring(OLDER), "default")])
+    stranger = Replayer(workflows=[RotationWorkflow], plugins=[encryption_plugin(ring(OLDER), "default")])
     failed = await stranger.replay_workflow(history, raise_on_replay_failure=False)
     assert failed.replay_failure is not None
 
 
 async def test_keys_rotate_while_rotations_run(temporal: Client, sqlite_store: JobStore) -> None:
-    """Sealed under the old key, taken up by a worker that has both, answered under the new one, read by everybody."""
+    """Encrypted under the old key, taken up by a worker that has both, answered under the new one, read by all."""
     queue, asked = f"test-{uuid.uuid4().hex}", request()
     address = temporal.service_client.config.target_host
     before = await connect(address, keyring=ring(OLDER))
@@ -177,7 +177,7 @@ async def test_a_stranger_without_a_key_cannot_start_or_approve_anything(
     assert await sqlite_store.jobs(tenant_id="default", limit=10) == []
 
 
-async def test_an_approval_that_is_not_sealed_is_not_one_and_the_next_one_is(
+async def test_an_approval_that_is_not_encrypted_is_not_one_and_the_next_one_is(
     temporal: Client, sqlite_store: JobStore
 ) -> None:
     """Neither a plain one nor one of another installation's key counts; both are refused, and it waits on."""

@@ -120,10 +120,10 @@ async def trail(store: JobStore, desk: Desk) -> list[tuple[str, str]]:
 async def test_what_a_person_must_mend_is_parked_and_one_job_follows_when_it_is(
     temporal: Client, sqlite_store: JobStore, error: KeyturnError
 ) -> None:
-    """One call each time: no retry mends it; what mends it is told; resumed, it asks again and makes its one job."""
+    """One call each time: no retry fixes it; what fixes it is told; resumed, it asks again and makes its one job."""
     async with desk(temporal, Script(error, ELIGIBLE), sqlite_store) as here:
         standing = await here.at("parked")
-        assert (standing.kind, standing.mend) == (error.kind, error.mend)
+        assert (standing.kind, standing.hint) == (error.kind, error.hint)
         assert here.script.calls == 1
         await answer(here.handle, "resume", Resumption(operator=OMAR))
         outcome = await outcome_of(here.handle)
@@ -160,7 +160,7 @@ async def test_a_word_that_no_worker_takes_in_time_may_still_be_taken(
     monkeypatch.setattr("workflows.answering.UPDATE_TIMEOUT", timedelta(seconds=3))
     with pytest.raises(NoWorkerAnswers, match=r"no worker answered the resume within 3 s") as caught:
         await answer(here.handle, "resume", Resumption(operator=OMAR))
-    assert "is not known" in caught.value.mend
+    assert "is not known" in caught.value.hint
     async with worker_on(temporal, here.queue, Script(ELIGIBLE), sqlite_store), asyncio.timeout(60):
         assert isinstance(await outcome_of(here.handle), JobCreated)
 
@@ -192,7 +192,7 @@ async def test_a_parked_rotation_that_nobody_mends_ends_after_a_week(
         description = await here.handle.describe()
     assert isinstance(outcome, Failed)
     assert (outcome.kind, outcome.next_step) == ("parked_expired", "fail_and_fix_quota")
-    assert "quota_exhausted" in outcome.mend
+    assert "quota_exhausted" in outcome.hint
     assert description.close_time is not None
     assert timedelta(days=7) <= description.close_time - description.start_time < timedelta(days=7, minutes=1)
 
@@ -203,13 +203,13 @@ async def test_a_database_that_is_away_too_long_is_waited_for_and_the_model_is_n
     """The decision is paid for: after ten minutes it is parked, and resuming makes the job of that decision."""
 
     class Away(JobStore):
-        """The real store behind a database that does not answer until it is mended."""
+        """The real store behind a database that does not answer until it is fixed."""
 
         def __init__(self) -> None:
-            self.mended = False
+            self.fixed = False
 
         async def create_once(self, order: JobOrder, *, idempotency_key: str, fence: int) -> RotationJob:
-            if not self.mended:
+            if not self.fixed:
                 raise JobStoreUnavailable("away")
             return await sqlite_store.create_once(order, idempotency_key=idempotency_key, fence=fence)
 
@@ -222,7 +222,7 @@ async def test_a_database_that_is_away_too_long_is_waited_for_and_the_model_is_n
             await skipping.sleep(timedelta(minutes=11))
             standing = await here.at("parked")
             assert standing.kind == "job_store_unavailable"
-            claims.mended = True
+            claims.fixed = True
             await answer(here.handle, "resume", Resumption(operator=OMAR))
         outcome = await outcome_of(here.handle)
     assert isinstance(outcome, JobCreated)

@@ -17,7 +17,7 @@ from keyturn.tasks.definition import Prompt
 
 
 @dataclass(frozen=True)
-class Patience:
+class Timeouts:
     """What one request may take, in seconds: each limit counts from the request's start."""
 
     connect: float

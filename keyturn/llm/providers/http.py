@@ -31,7 +31,7 @@ from keyturn.errors import (
 )
 from keyturn.foreign_json import read_json
 from keyturn.llm.classify import error_for, error_in
-from keyturn.llm.providers.endpoint import Endpoint, Patience
+from keyturn.llm.providers.endpoint import Endpoint, Timeouts
 from keyturn.llm.providers.streams import Bounded, events_of
 from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.tasks.definition import Prompt
@@ -69,27 +69,27 @@ class HttpProvider:
         self.passes_quota_on = passes_quota_on
 
     async def complete(
-        self, prompt: Prompt, *, patience: Patience, trace_id: str, on_text: OnText | None = None
+        self, prompt: Prompt, *, timeouts: Timeouts, trace_id: str, on_text: OnText | None = None
     ) -> Completion:
         """Ask once and return the answer.
 
         Args:
             prompt: what to ask.
-            patience: what the request may take.
+            timeouts: what the request may take.
             trace_id: sent along.
             on_text: is called with the text so far whenever more of it came, if the answer is to come in pieces.
 
         Raises:
             ProviderError: the class says what the failure means and whether another attempt is worth it.
         """
-        deadline, before = time.monotonic() + patience.total, frozenset(self._not_taken)
+        deadline, before = time.monotonic() + timeouts.total, frozenset(self._not_taken)
         key_was_renewed = False
         while True:
             known = frozenset(self._not_taken)
-            limits = replace(patience, total=max(deadline - time.monotonic(), 0.0))
+            limits = replace(timeouts, total=max(deadline - time.monotonic(), 0.0))
             async with self._place(limits):
                 key = await self._key(limits)
-                limits = replace(patience, total=max(deadline - time.monotonic(), 0.0))
+                limits = replace(timeouts, total=max(deadline - time.monotonic(), 0.0))
                 try:
                     return await self._asked(prompt, limits, key, trace_id, on_text)
                 except PromptFiltered:  # an answer of its kind, as others give it with a 200
@@ -107,14 +107,14 @@ class HttpProvider:
                     _log.warning("provider_field_refused", provider=self.name, model=self.model, fields=learned)
 
     @asynccontextmanager
-    async def _place(self, patience: Patience) -> AsyncIterator[None]:
+    async def _place(self, timeouts: Timeouts) -> AsyncIterator[None]:
         """Hold one of the calls that may be made at once; raises RateLimited where none comes free in time."""
         slots = self._endpoint.slots
         if slots is None:
             yield
             return
         try:
-            async with asyncio.timeout(min(patience.first_byte, patience.total)):
+            async with asyncio.timeout(min(timeouts.first_byte, timeouts.total)):
                 await slots.acquire()
         except TimeoutError:
             told = f"{self._endpoint.calls_at_once} calls are under way, as many as its calls_at_once allows"
@@ -124,8 +124,8 @@ class HttpProvider:
         finally:
             slots.release()
 
-    async def _key(self, patience: Patience) -> SecretStr:
-        limit = min(patience.first_byte, patience.total)
+    async def _key(self, timeouts: Timeouts) -> SecretStr:
+        limit = min(timeouts.first_byte, timeouts.total)
         try:
             async with asyncio.timeout(limit):
                 return await self._endpoint.key.current()
@@ -148,7 +148,7 @@ class HttpProvider:
         return self._headers[on_text is not None]
 
     async def _asked(
-        self, prompt: Prompt, patience: Patience, key: SecretStr, trace_id: str, on_text: OnText | None
+        self, prompt: Prompt, timeouts: Timeouts, key: SecretStr, trace_id: str, on_text: OnText | None
     ) -> Completion:
         payload = self._wire.payload(self.model, prompt)
         if on_text is not None:
@@ -161,9 +161,9 @@ class HttpProvider:
             self._url if on_text is None else self._stream_url,
             content=json.dumps(payload, ensure_ascii=False).encode(),
             headers=[*self._headers_with(key, on_text), ("x-client-request-id", trace_id)],
-            extensions={"timeout": {"connect": patience.connect}},
+            extensions={"timeout": {"connect": timeouts.connect}},
         )
-        response, answer, first_byte_ms = await self._exchange(request, patience, on_text)
+        response, answer, first_byte_ms = await self._exchange(request, timeouts, on_text)
         if response.status_code in {400, 422} and self._wire.adapt is not None:
             self._not_taken |= refused_fields(answer, payload)
         if response.status_code != 200 or error_in(answer) is not None:
@@ -173,10 +173,10 @@ class HttpProvider:
         return replace(completion, request_id=request_id, first_byte_ms=first_byte_ms)
 
     async def _exchange(
-        self, request: httpx.Request, patience: Patience, on_text: OnText | None
+        self, request: httpx.Request, timeouts: Timeouts, on_text: OnText | None
     ) -> tuple[httpx.Response, Any, float]:
         began = time.perf_counter()
-        first = asyncio.timeout(patience.first_byte)
+        first = asyncio.timeout(timeouts.first_byte)
         first_byte_ms = 0.0
 
         def heard() -> None:
@@ -185,7 +185,7 @@ class HttpProvider:
             first.reschedule(None)
 
         try:
-            async with asyncio.timeout(patience.total), first:
+            async with asyncio.timeout(timeouts.total), first:
                 response = await self._client.send(request, stream=True)
                 try:
                     if response.status_code == 200 and on_text is not None:
@@ -197,9 +197,9 @@ class HttpProvider:
                 finally:
                     await response.aclose()
         except TimeoutError:
-            waiting, limit = "no complete answer", patience.total
+            waiting, limit = "no complete answer", timeouts.total
             if first.expired():
-                waiting, limit = "nothing of an answer", patience.first_byte
+                waiting, limit = "nothing of an answer", timeouts.first_byte
             raise ProviderTimeout(f"{waiting} within {limit:.3g} s") from None
         except KeyturnError:
             raise

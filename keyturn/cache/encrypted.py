@@ -1,4 +1,4 @@
-"""Kept answers under the keys that seal Temporal's payloads: whoever reads the database or Redis reads ciphertext."""
+"""Cached responses under the keys that encrypt Temporal's payloads: the database and Redis hold ciphertext."""
 
 import base64
 import binascii
@@ -19,8 +19,8 @@ class _Cache(Protocol):
     async def drop(self, key: CacheKey) -> None: ...
 
 
-class SealedCache:
-    """Seals what `cache` keeps. What cannot be opened, because its key was taken out or it was changed, is a miss."""
+class EncryptedCache:
+    """Encrypts what `cache` stores. What cannot be decrypted, its key being gone or itself changed, is a miss."""
 
     def __init__(self, cache: _Cache, keyring: Keyring) -> None:
         self._cache = cache
@@ -32,17 +32,17 @@ class SealedCache:
         if found is None:
             return None
         place, kept = found
-        key_id, _, sealed = kept.partition(":")
+        key_id, _, encrypted = kept.partition(":")
         try:
-            plain = self._keyring.unseal(key_id, base64.b64decode(sealed, validate=True), _bound_to(keys[place]))
+            plain = self._keyring.decrypt(key_id, base64.b64decode(encrypted, validate=True), _bound_to(keys[place]))
         except (PayloadError, binascii.Error, ValueError):
             return None
         return place, plain.decode()
 
     async def keep(self, key: CacheKey, answer: str, keep_for: timedelta) -> bool:
         """Keep `answer` for so long, unless the key has one. False if it may not be kept."""
-        key_id, sealed = self._keyring.seal(answer.encode(), _bound_to(key))
-        return await self._cache.keep(key, f"{key_id}:{base64.b64encode(sealed).decode()}", keep_for)
+        key_id, encrypted = self._keyring.encrypt(answer.encode(), _bound_to(key))
+        return await self._cache.keep(key, f"{key_id}:{base64.b64encode(encrypted).decode()}", keep_for)
 
     async def drop(self, key: CacheKey) -> None:
         """Forget the answer of a key."""
