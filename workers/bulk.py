@@ -28,7 +28,7 @@ from keyturn.contracts import (
     RunProgress,
     RunSettled,
 )
-from keyturn.errors import InventoryInvalid, KeyturnError
+from keyturn.errors import InventoryInvalid
 from keyturn.inventory.apart import read_apart, read_scans_apart
 from keyturn.inventory.places import file_below, newest
 from keyturn.inventory.read import Inventory, Row, read
@@ -38,6 +38,7 @@ from keyturn.keyring import EncryptedTexts, Keyring
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.line import digest_of_lines
 from workflows.bulk import BULK_QUEUE, DUE_QUEUE
+from workflows.connection import TemporalUnreachable
 from workflows.encryption import names_of
 from workflows.identity import workflow_id_of
 from workflows.rotation import RotationWorkflow
@@ -49,15 +50,6 @@ from workflows.visibility import DISAGREEMENT, PARKED, attributes_at_start
 DUE_AT_ONCE = 2
 DUE_KEPT = 50
 PAGE_SIZE = BulkOrder.model_fields["page_size"].default
-
-
-class TemporalAway(KeyturnError):
-    """The server did not take a start or a look; both may be repeated."""
-
-    kind = "temporal_unreachable"
-    retryable = True
-    next_step = "retry_with_backoff"
-    hint = "It goes on by itself when the server answers."
 
 
 def run_encryption(keyring: Keyring) -> EncryptedTexts:
@@ -91,7 +83,7 @@ class RunRotations:
                 priority=Priority(priority_key=BULK_PRIORITY, fairness_key=request.tenant_id),
             )
         except RPCError as error:
-            raise TemporalAway(f"the rotation was not begun: {error.status.name.lower()}") from None
+            raise TemporalUnreachable(f"the rotation was not begun: {error.status.name.lower()}") from None
         return workflow_id
 
     async def look(self, workflow_id: str) -> str | None:
@@ -113,7 +105,7 @@ class RunRotations:
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
                 return "failed"
-            raise TemporalAway(f"a rotation could not be looked at: {error.status.name.lower()}") from None
+            raise TemporalUnreachable(f"a rotation could not be looked at: {error.status.name.lower()}") from None
         return "failed"
 
 

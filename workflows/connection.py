@@ -19,6 +19,7 @@ class TemporalUnreachable(KeyturnError):
     """No Temporal server answers at the configured address, or it refuses this client."""
 
     kind = "temporal_unreachable"
+    retryable = True
     next_step = "retry_with_backoff"
     hint = "Start one with `make dev`, or set TEMPORAL_ADDRESS (and TEMPORAL_NAMESPACE, TEMPORAL_API_KEY) to yours."
 

@@ -27,7 +27,7 @@ Handle = WorkflowHandle[BulkWorkflow, BulkOutcome]
 class RunWaits(KeyturnError):
     """Nobody says how far the run is."""
 
-    kind = "no_worker_answers"
+    kind = "run_waits_for_worker"
     next_step = "retry_with_backoff"
     hint = "Start a worker with `keyturn worker`: the run waits for one, and nothing is lost."
 

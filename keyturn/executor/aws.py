@@ -26,7 +26,7 @@ from botocore.exceptions import (
 )
 from pydantic import SecretStr
 
-from keyturn.errors import AwsRefused, AwsUnavailable, ExecutorError, KeyLimit, SecretLeaving, UserGone
+from keyturn.errors import AwsRefused, AwsUnavailable, KeyLimit, SecretLeaving, UserGone
 
 T = TypeVar("T")
 # IAM answers in tenths of a second: after 10 s no answer will come. A retry of boto3's own would hide a lost one.
@@ -177,7 +177,7 @@ class SecretsManager:
         return text
 
 
-class _Absent(ExecutorError):
+class _Absent(Exception):
     """There is no such secret, no such version of it, or no such user."""
 
 

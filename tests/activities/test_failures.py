@@ -1,11 +1,21 @@
 """The one table from the core's errors to what Temporal is told."""
 
+import importlib
+import pkgutil
+from collections import Counter
 from datetime import timedelta
 
 import pytest
 import time_machine
 from temporalio.exceptions import ApplicationErrorCategory
 
+import activities
+import desk
+import keyturn
+import stack
+import starter
+import workers
+import workflows
 from activities.failures import application_error
 from keyturn import errors
 from keyturn.contracts import Failed
@@ -15,12 +25,15 @@ from tests.cases import NOW
 LATER = NOW + timedelta(minutes=10)
 
 
-def every_error(root: type[KeyturnError] = KeyturnError) -> list[type[KeyturnError]]:
+def every_error(
+    root: type[KeyturnError] = KeyturnError, *, of: tuple[str, ...] = (errors.__name__,)
+) -> list[type[KeyturnError]]:
+    """Every class below `root` whose module is one of `of`, or below it."""
     return [
         kind
         for child in root.__subclasses__()
-        if child.__module__ == errors.__name__
-        for kind in (child, *every_error(child))
+        if child.__module__.startswith(of)
+        for kind in (child, *every_error(child, of=of))
     ]
 
 
@@ -45,9 +58,14 @@ def test_every_error_says_whether_to_retry_and_what_mends_it(kind: type[KeyturnE
 
 
 def test_every_kind_is_its_own() -> None:
-    """Two errors never share a name in history."""
-    kinds = [kind.kind for kind in every_error()]
-    assert len(kinds) == len(set(kinds))
+    """Two errors of the whole program never share a name: it says whether a retry is worth it, and what to do."""
+    packages = (keyturn, activities, workflows, workers, starter, desk, stack)
+    for package in packages:
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+    kinds = Counter(kind.kind for kind in every_error(of=tuple(package.__name__ for package in packages)))
+    assert [kind for kind, count in kinds.items() if count > 1] == []
 
 
 def test_what_may_be_tried_for_a_day_is_tried_some_hundred_times() -> None:
