@@ -20,7 +20,7 @@ from desk.idempotency import Idempotency
 from desk.people import Person
 from desk.problems import Problem, Refused
 from desk.roles import Anybody, Asker, Decider, Operator, expect_decider
-from desk.schemas import Ask, AskDraft, Decided, Denied, DraftTold, Line, Rotation, Why, draft_told, in_path, plain
+from desk.schemas import Ask, AskDraft, Decided, Denied, DraftTold, Line, Rotation, Why, draft_status, in_path, plain
 from desk.settings import DeskSettings
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
@@ -73,11 +73,11 @@ def _add_rotations(router: APIRouter, desk: Desk, settings: DeskSettings, once: 
         """Ask whether a key may be rotated; its one job follows if so. Waits some seconds for the outcome."""
 
         async def do(_digest: str) -> tuple[int, dict[str, Any]]:
-            told = await desk.ask(
+            reply = await desk.ask(
                 person.name, body.model_dump(exclude_none=True), wait_seconds=settings.wait_seconds, proved_by=person.by
             )
-            told["status"] = "running" if told["status"] == "timeout" else told["status"]
-            return 202, told | {"location": f"/api/v1/rotations/{in_path(told['workflow_id'])}"}
+            reply["status"] = "running" if reply["status"] == "timeout" else reply["status"]
+            return 202, reply | {"location": f"/api/v1/rotations/{in_path(reply['workflow_id'])}"}
 
         return await once(person, "ask", key, body, do)
 
@@ -125,15 +125,15 @@ def _add_drafts(router: APIRouter, desk: Desk, once: Once) -> None:
 
         async def do(digest: str) -> tuple[int, dict[str, Any]]:
             draft_id = await begin_draft(desk, person, digest, body.model_dump(exclude_none=True))
-            told = draft_told(await desk.find_draft(draft_id)).model_dump(mode="json")
-            return 202, told | {"location": f"/api/v1/drafts/{in_path(draft_id)}"}
+            reply = draft_status(await desk.find_draft(draft_id)).model_dump(mode="json")
+            return 202, reply | {"location": f"/api/v1/drafts/{in_path(draft_id)}"}
 
         return await once(person, "draft", key, body, do)
 
     @router.get("/drafts/{draft_id}", response_model=DraftTold)
     async def find_draft(person: Anybody, draft_id: DraftId) -> Any:
         """Tell a draft as it stands."""
-        return draft_told(await desk.find_draft(draft_id))
+        return draft_status(await desk.find_draft(draft_id))
 
     @router.post("/drafts/{draft_id}/stop", status_code=204)
     async def stop(person: Asker, draft_id: DraftId) -> None:
@@ -159,7 +159,7 @@ def _add_drafts(router: APIRouter, desk: Desk, once: Once) -> None:
             raise Refused(429, "too_many_streams", f"{person.name} follows {STREAMS_A_PERSON} drafts already")
         generation, length = place_of(last_event_id)
 
-        async def told() -> AsyncIterator[str]:
+        async def reply() -> AsyncIterator[str]:
             streams[person.name] += 1
             try:
                 async with aclosing(desk.follow(draft_id, generation=generation, length=length)) as changes:
@@ -168,7 +168,7 @@ def _add_drafts(router: APIRouter, desk: Desk, once: Once) -> None:
             finally:
                 streams[person.name] -= 1
 
-        return StreamingResponse(told(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+        return StreamingResponse(reply(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
 def _add_records(router: APIRouter, desk: Desk) -> None:

@@ -110,20 +110,20 @@ def draft(
             fault = error.errors(include_input=False, include_url=False)[0]
             where = {"account_id": "--account", "user_id": "--user"}.get(str(fault["loc"][0]), f"--{fault['loc'][0]}")
             raise InvalidRequest(f"{where}: {fault['msg'].removeprefix('Value error, ')}") from None
-        told = asyncio.ensure_future(_shown(desk, draft_id, quiet=as_json))
+        shown = asyncio.ensure_future(_shown(desk, draft_id, quiet=as_json))
         stops: list[asyncio.Future[bool]] = []
 
         def stop() -> None:  # not as KeyboardInterrupt: its end is still to be told
             if stops:  # asked again: whoever is in such a hurry does not wait for the end
-                told.cancel()
+                shown.cancel()
             stops.append(asyncio.ensure_future(_stopped(desk, draft_id)))
             # No worker may be there to end it: then it is not waited for.
-            asyncio.get_running_loop().call_later(END_SECONDS, told.cancel)
+            asyncio.get_running_loop().call_later(END_SECONDS, shown.cancel)
 
         for name in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(name, stop)
         try:
-            return await told
+            return await shown
         except asyncio.CancelledError:
             done, _ = await asyncio.wait(stops, timeout=STOP_SECONDS)
             reached = any(one.result() for one in done)
@@ -139,11 +139,11 @@ def draft(
                 one.cancel()
             await asyncio.gather(*stops, return_exceptions=True)
 
-    told = _with_desk(tenant, run)
+    shown = _with_desk(tenant, run)
     if as_json:
-        click.echo(json.dumps(told))
-    good = told["state"] == "completed" and told["approved"]
-    raise click.exceptions.Exit(0 if good else EXIT_UNAPPROVED if told["state"] == "completed" else EXIT_FAILED)
+        click.echo(json.dumps(shown))
+    good = shown["state"] == "completed" and shown["approved"]
+    raise click.exceptions.Exit(0 if good else EXIT_UNAPPROVED if shown["state"] == "completed" else EXIT_FAILED)
 
 
 async def _stopped(desk: "Desk", draft_id: str) -> bool:
@@ -173,13 +173,13 @@ async def _shown(desk: "Desk", draft_id: str, *, quiet: bool) -> dict[str, Any]:
         sys.stdout.flush()
     last = seen.draft
     names = ("draft_id", "state", "text", "approved", "reason", "explanation")
-    told = {name: getattr(last, name) for name in names}
+    shown = {name: getattr(last, name) for name in names}
     if not quiet:
         click.echo()
         why = f": {last.reason.replace('_', ' ')}. {last.explanation or ''}" if last.reason else ""
         said = "approved: a person may read and send it" if last.approved else "unapproved" + why
         click.echo(f"\n{said if last.state == 'completed' else last.state + why}", err=True)
-    return told
+    return shown
 
 
 @asynccontextmanager

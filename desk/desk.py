@@ -116,8 +116,8 @@ class Desk:
         handle, description = await self._mine(workflow_id)
         if description.status is WorkflowExecutionStatus.RUNNING:
             kind = waits_for(description)
-            told = as_object(handle.id, await waiting_for(handle, kind=kind))
-            return told | ({"status": "running"} if told["status"] == "timeout" else {})
+            known = as_object(handle.id, await waiting_for(handle, kind=kind))
+            return known | ({"status": "running"} if known["status"] == "timeout" else {})
         return as_object(handle.id, await outcome_of(handle))
 
     async def story(self, workflow_id: str) -> list[dict[str, Any]]:
@@ -318,16 +318,16 @@ class Desk:
         verdicts = [step["verdict"] for step in steps if step["step"] == "decided"]
         stands = any(step["step"] == "ended" and step["status"] in DECIDED for step in steps)
         has_ended = any(step["step"] == "ended" for step in steps)
-        told: dict[str, Any] = {
+        known: dict[str, Any] = {
             "waits_for_person": not has_ended and bool(verdicts) and _waits_for_person(verdicts[-1])
         }
         # One that was denied, or still waits for an approval, is not to be told as decided.
         if stands and verdicts and verdicts[-1]["verdict"] != "rejected":
             last = verdicts[-1]
             decision = GroundedDecision.model_validate(last["supported"] if last["verdict"] == "disagreement" else last)
-            told |= {"decision": decision.decision, "rotation_window_days": decision.rotation_window_days}
+            known |= {"decision": decision.decision, "rotation_window_days": decision.rotation_window_days}
         asked_then = {name: request[name] for name in ("account_id", "question", "policy_lines")}
-        return DraftRequest.model_validate(common | asked_then | told)
+        return DraftRequest.model_validate(common | asked_then | known)
 
     async def _mine(self, workflow_id: str) -> tuple[WorkflowHandle[Any, Any], WorkflowExecutionDescription]:
         """A rotation of this tenant, as the server describes it; raises NoSuchWorkflow."""

@@ -38,10 +38,10 @@ async def with_comments(changes: AsyncIterator[DraftSeen]) -> AsyncIterator[str]
 def _events(seen: DraftSeen) -> str:
     draft = seen.draft
     place = f"id: {draft.generation}.{len(draft.text)}\n"
-    told = f"{place}event: reset\ndata: {{}}\n\n" if seen.begins_anew else ""
+    frames = f"{place}event: reset\ndata: {{}}\n\n" if seen.begins_anew else ""
     if seen.more:
-        told += f"{place}event: text\ndata: {json.dumps({'text': seen.more})}\n\n"
+        frames += f"{place}event: text\ndata: {json.dumps({'text': seen.more})}\n\n"
     if draft.ended:
         end = {name: getattr(draft, name) for name in ("state", "approved", "reason", "explanation")}
-        told += f"{place}event: end\ndata: {json.dumps(end)}\n\n"
-    return told or ": begun\n\n"
+        frames += f"{place}event: end\ndata: {json.dumps(end)}\n\n"
+    return frames or ": begun\n\n"

@@ -183,12 +183,12 @@ async def _body(request: Request) -> bytes:
 
 def _replayed(body: bytes, receive: Receive) -> Callable[[], Awaitable[Any]]:
     """Return what gives the handlers the body that was read, and then what the connection says: that it was closed."""
-    told = False
+    logged = False
 
     async def replay() -> Message:
-        nonlocal told
-        if not told:
-            told = True
+        nonlocal logged
+        if not logged:
+            logged = True
             return {"type": "http.request", "body": body, "more_body": False}
         return await receive()
 

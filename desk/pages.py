@@ -72,8 +72,8 @@ class Pages:
         if refused.status == 401 and self._sign_in.by_token and request.method == "GET":
             return RedirectResponse("/sign-in", status_code=303)
         title = TITLES.get(refused.status, "Refused")
-        told = {"title": title, "detail": str(refused), "hint": refused.hint}
-        page = self._page(request, "refused.html", **told)
+        fields = {"title": title, "detail": str(refused), "hint": refused.hint}
+        page = self._page(request, "refused.html", **fields)
         page.status_code = refused.status
         page.headers.update(refused.headers)
         return page
@@ -119,8 +119,8 @@ class Pages:
 
         async def do(_digest: str) -> tuple[int, dict[str, Any]]:
             wait = self._settings.wait_seconds
-            told = await self._desk.ask(person.name, asked, wait_seconds=wait, proved_by=person.by)
-            return 303, {"workflow_id": told["workflow_id"]}
+            fields = await self._desk.ask(person.name, asked, wait_seconds=wait, proved_by=person.by)
+            return 303, {"workflow_id": fields["workflow_id"]}
 
         whose = (self._settings.tenant, person.name, "page:ask")
         try:
@@ -135,24 +135,26 @@ class Pages:
     async def _rotation(self, request: Request, person: Anybody, workflow_id: str) -> Response:
         steps = await self._desk.story(workflow_id)
         asked = last_asked(steps)
-        told = await self._state_of(workflow_id)
+        fields = await self._state_of(workflow_id)
         ui = self._settings.temporal_ui
         link = (
             None
             if ui is None
             else f"{ui}/namespaces/{self._desk.client.namespace}/workflows/{quote(workflow_id, safe='')}"
         )
-        return self._page(request, "rotation.html", asked=asked, steps=steps, link=link, key=str(uuid.uuid4()), **told)
+        return self._page(
+            request, "rotation.html", asked=asked, steps=steps, link=link, key=str(uuid.uuid4()), **fields
+        )
 
     async def _rotation_state(self, request: Request, person: Anybody, workflow_id: str) -> Response:
         """The part of a rotation's page that changes, for the script."""
         return self._page(request, "_state.html", **await self._state_of(workflow_id))
 
     async def _state_of(self, workflow_id: str) -> dict[str, Any]:
-        told = await self._desk.rotation(workflow_id)
-        lines = self._desk.lines_of(told.get("policy_lines", []))
-        settled = told["status"] not in {"running", "rate_limited", "parked", "awaiting_approval", "disagreement"}
-        return {"told": told, "lines": lines, "settled": settled, "workflow_id": told["workflow_id"]}
+        fields = await self._desk.rotation(workflow_id)
+        lines = self._desk.lines_of(fields.get("policy_lines", []))
+        settled = fields["status"] not in {"running", "rate_limited", "parked", "awaiting_approval", "disagreement"}
+        return {"rotation": fields, "lines": lines, "settled": settled, "workflow_id": fields["workflow_id"]}
 
     async def _resume(self, person: Operator, workflow_id: str) -> Response:
         await self._desk.resume(person.name, workflow_id)

@@ -77,9 +77,9 @@ class SignIn:
         if self._settings.open_to_all:
             name = _name(unquote(request.cookies.get(ACTING_AS, ""))) or signed_in_user()
             return Person(name, frozenset(ROLES), "development")
-        told = self._told_by_proxy(request)
-        if told is not None:
-            return Person(told, self._roles_of(told), "proxy")
+        by_proxy = self._name_by_proxy(request)
+        if by_proxy is not None:
+            return Person(by_proxy, self._roles_of(by_proxy), "proxy")
         if self._tokens is None:
             return None
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -94,8 +94,8 @@ class SignIn:
         name = None if self._tokens is None else self._tokens.named_by(token)
         if name is None:
             return None
-        told = f"{int(time.time()) + SESSION_SECONDS} {secrets.token_hex(16)} {_mark(token.encode())} {name}"
-        return self._sessions.encrypt(self._place, told)
+        content = f"{int(time.time()) + SESSION_SECONDS} {secrets.token_hex(16)} {_mark(token.encode())} {name}"
+        return self._sessions.encrypt(self._place, content)
 
     async def end_session(self, request: Request) -> None:
         """End the session of a request everywhere: a copy of its cookie is worth nothing from now on."""
@@ -124,7 +124,7 @@ class SignIn:
         """What a session is bound to: another tenant's desk cannot open it."""
         return f"session\0{self._settings.tenant}"
 
-    def _told_by_proxy(self, request: Request) -> str | None:
+    def _name_by_proxy(self, request: Request) -> str | None:
         header = self._settings.identity_header
         if header is None or not self._is_proxy(request):
             return None

@@ -106,7 +106,7 @@ class Line(BaseModel):
     window_days: int | None
 
 
-def draft_told(draft: Draft) -> DraftTold:
+def draft_status(draft: Draft) -> DraftTold:
     """Return a draft as JSON has it."""
     return DraftTold(**{name: getattr(draft, name) for name in DraftTold.model_fields})
 

@@ -101,7 +101,7 @@ class JobsClient:
 
 def _refusal_of(answer: httpx.Response) -> tuple[str, str]:
     try:
-        told = answer.json()
-        return str(told["error"]), str(told["message"])[:300]
+        problem = answer.json()
+        return str(problem["error"]), str(problem["message"])[:300]
     except (ValueError, KeyError, TypeError):
         return "unforeseen", f"the jobs' server answered {answer.status_code}"

@@ -35,7 +35,7 @@ def run_and_leave(program: Callable[[], object]) -> NoReturn:
             _tell(leaving.code)
     except KeyturnError as error:
         status = 2 if isinstance(error, InvalidRequest | UnknownPolicyLine) else 1
-        _tell(error.told)
+        _tell(error.with_hint)
     except BaseException as error:
         status = 1
         if isinstance(error, OSError) and error.filename is not None:  # a path that somebody gave

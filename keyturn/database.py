@@ -226,11 +226,11 @@ def _expect_a_pooler(connection: Any, _record: Any) -> None:
     """
     cursor = connection.cursor()
     cursor.execute("SELECT pg_backend_pid()")
-    [told] = cursor.fetchone()
+    [server_pid] = cursor.fetchone()
     cursor.close()
     connection.rollback()
     driver = connection.driver_connection
-    if driver.info.backend_pid != told:
+    if driver.info.backend_pid != server_pid:
         driver.prepare_threshold = None
 
 

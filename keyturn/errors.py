@@ -95,7 +95,7 @@ class KeyturnError(Exception):
     hint: str = "Read the worker's log at this time."
 
     @property
-    def told(self) -> str:
+    def with_hint(self) -> str:
         """What a person at a terminal is told: what happened, and what to do now."""
         return f"Error: {self}\n{self.hint}"
 

@@ -12,7 +12,7 @@ _SAID = {
     "offline": "waiting for the provider's batches",
     "settling": "waiting for rotations",
 }
-TOLD_EVERY = 10.0  # seconds between lines in a log; a terminal's line is written anew each time
+PRINT_EVERY = 10.0  # seconds between lines in a log; a terminal's line is written anew each time
 
 
 class Pace:
@@ -42,15 +42,15 @@ async def shown(
         live: whether one line is written over and over, as in a terminal.
         quiet: tell nothing.
     """
-    pace, last, told = Pace(), None, -TOLD_EVERY
+    pace, last, printed_at = Pace(), None, -PRINT_EVERY
     async for last in standings:
         now = time.monotonic()
         line = line_of(last, pace.per_second(now, last.progress.asked))
         if live and not quiet:
             tell(f"\r\x1b[2K{line}", False)
-        elif not quiet and (now - told >= TOLD_EVERY or last.phase == "ended"):
+        elif not quiet and (now - printed_at >= PRINT_EVERY or last.phase == "ended"):
             tell(line, True)
-            told = now
+            printed_at = now
     if live and not quiet:
         tell("", True)
     return last
@@ -77,5 +77,5 @@ def line_of(standing: BulkStanding, pace: float | None) -> str:
 
 def summary_of(progress: RunProgress) -> str:
     """Return the counts by outcome, the most first."""
-    told = sorted(progress.outcomes.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in told if count)
+    counts = sorted(progress.outcomes.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts if count)

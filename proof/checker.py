@@ -171,10 +171,10 @@ def _of_jobs(one: Seen, jobs: list[Mapping[str, Any]], facts: Facts) -> Claims:
             ended = facts.told[job["job_id"]]
             said = "it did not end" if ended is None else ended.status
             told.append(("a run's rotation tells of its job", isinstance(ended, JobCreated), said))
-            told += _as_told(ended, job) if isinstance(ended, JobCreated) else []
+            told += _as_reported(ended, job) if isinstance(ended, JobCreated) else []
     if isinstance(outcome, JobCreated):
         told.append(("the job that is told is there", [outcome.job_id] == ids, f"{outcome.job_id}, not {ids}"))
-        told += [claim for job in jobs for claim in _as_told(outcome, job)]
+        told += [claim for job in jobs for claim in _as_reported(outcome, job)]
     elif outcome is not None and kind.asked != "bulk":
         told.append(("what ends without a job has none", not ids, f"{one.said}, and jobs {ids}"))
     if outcome is not None and kind.expected != "either":  # a cancellation may come when the job is made
@@ -190,7 +190,7 @@ def _of_jobs(one: Seen, jobs: list[Mapping[str, Any]], facts: Facts) -> Claims:
     return told
 
 
-def _as_told(outcome: JobCreated, job: Mapping[str, Any]) -> Claims:
+def _as_reported(outcome: JobCreated, job: Mapping[str, Any]) -> Claims:
     """A job is what its workflow tells, and what its grounded verdict says."""
     decision = outcome.decision
     verdict = {

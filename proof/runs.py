@@ -45,7 +45,7 @@ async def finished(world: World, client: Client, seen: Seen) -> None:
                     seen.say("invoke: load")
                     encryption = run_encryption(world.keyring)
                     whose = (order.run_id, order.tenant_id, seen.workflow_id)
-                    await load_source(source, *whose, store, catalogue, encryption, told=lambda _count: None)
+                    await load_source(source, *whose, store, catalogue, encryption, on_progress=lambda _count: None)
                     loaded = True
                 seen.say("invoke: run")
                 handle = await start_run(client, order, task_queue="keyturn")

@@ -50,9 +50,9 @@ async def resume_all(
     found = [
         row["workflow_id"] async for row in waiting_rotations(client, tenant=tenant, kind=kind, limit=MOST_WAITING)
     ]
-    told = await asyncio.gather(*map(one, found))
-    refused = [line for line in told if line is not None]
-    return len(told) - len(refused), refused
+    results = await asyncio.gather(*map(one, found))
+    refused = [line for line in results if line is not None]
+    return len(results) - len(refused), refused
 
 
 def _quoted(value: str) -> str:

@@ -90,8 +90,8 @@ class LazyGroup(click.Group):
 
 def _tell_json(reason: str, explanation: str, next_step: str) -> None:
     if "--json" in sys.argv:
-        told = {"workflow_id": None, "status": "failed", "reason": reason, "explanation": explanation}
-        click.echo(json.dumps(told | {"next_step": next_step}))
+        output = {"workflow_id": None, "status": "failed", "reason": reason, "explanation": explanation}
+        click.echo(json.dumps(output | {"next_step": next_step}))
 
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

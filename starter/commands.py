@@ -118,7 +118,7 @@ def rotate(
     if as_json:
         click.echo(json.dumps(as_object(workflow_id, outcome, attached=attached)))
     else:
-        _tell(workflow_id, outcome)
+        _print_outcome(workflow_id, outcome)
     raise click.exceptions.Exit(exit_status(outcome))
 
 
@@ -158,7 +158,7 @@ def status(workflow_id: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(as_object(workflow_id, outcome)))
     else:
-        _tell(workflow_id, outcome)
+        _print_outcome(workflow_id, outcome)
     raise click.exceptions.Exit(exit_status(outcome))
 
 
@@ -194,7 +194,7 @@ def watch(workflow_id: str) -> None:
     except KeyboardInterrupt:
         click.echo("stopped watching; the rotation goes on", err=True)
         raise click.exceptions.Exit(0) from None
-    _tell(workflow_id, outcome)
+    _print_outcome(workflow_id, outcome)
     raise click.exceptions.Exit(exit_status(outcome))
 
 
@@ -228,7 +228,7 @@ _FACTS = (
 )
 
 
-def _tell(workflow_id: str, outcome: Any) -> None:
+def _print_outcome(workflow_id: str, outcome: Any) -> None:
     from starter.outcomes import as_lines
 
     first, *others = as_lines(workflow_id, outcome)
@@ -239,14 +239,14 @@ def _end_before_start(error: KeyturnError, workflow_id: str | None, *, as_json: 
     """End with the error told: on standard error, and as the one JSON object if that was asked for."""
     from starter.outcomes import EXIT_FAILED, EXIT_USAGE
 
-    click.echo(error.told, err=True)
+    click.echo(error.with_hint, err=True)
     if as_json:
-        told = {
+        output = {
             "workflow_id": workflow_id,
             "status": "failed",
             "reason": error.kind,
             "explanation": str(error),
             "next_step": error.next_step,
         }
-        click.echo(json.dumps(told))
+        click.echo(json.dumps(output))
     raise click.exceptions.Exit(EXIT_USAGE if isinstance(error, InvalidRequest | UnknownPolicyLine) else EXIT_FAILED)

@@ -72,7 +72,7 @@ class _Story:
                 )
                 self._add(event, "ended", status=ended.get("status"), reason=ended.get("reason"))
             case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED:
-                cause = await self._told(event.workflow_execution_failed_event_attributes.failure)
+                cause = await self._failure_fields(event.workflow_execution_failed_event_attributes.failure)
                 self._add(event, "ended", status="failed", reason=cause["kind"], explanation=cause["message"])
             case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED | EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED:
                 self._add(event, "ended", status="terminated or cancelled", reason=None)
@@ -82,25 +82,25 @@ class _Story:
         name = self.scheduled[completed.scheduled_event_id]
         if name == "decide":
             assessment = await self._one(completed.result, Assessment, name)
-            told = assessment.model_dump(mode="json")
-            self._add(event, "decided", **await self._tries(completed.scheduled_event_id), **told)
+            fields = assessment.model_dump(mode="json")
+            self._add(event, "decided", **await self._tries(completed.scheduled_event_id), **fields)
         elif name == "create_rotation_job":
             job = await self._one(completed.result, RotationJob, name)
             self._add(event, "job", **await self._tries(completed.scheduled_event_id), **job.model_dump(mode="json"))
 
     async def _failed(self, event: HistoryEvent, scheduled: int, failure: Failure) -> None:
         tries, name = await self._tries(scheduled), self.scheduled[scheduled]
-        self._add(event, "failed", activity=name, **tries, **await self._told(failure, name))
+        self._add(event, "failed", activity=name, **tries, **await self._failure_fields(failure, name))
 
     async def _tries(self, scheduled: int) -> Step:
         """How many attempts a step took, and how the last but one ended: history keeps no more of them."""
         attempt, last = self.attempts.get(scheduled, (1, None))
         return {
             "attempts": attempt,
-            "attempt_before": None if last is None else await self._told(last, self.scheduled[scheduled]),
+            "attempt_before": None if last is None else await self._failure_fields(last, self.scheduled[scheduled]),
         }
 
-    async def _told(self, failure: Failure, activity: str | None = None) -> Step:
+    async def _failure_fields(self, failure: Failure, activity: str | None = None) -> Step:
         error = await self._reader(activity).decode_failure(failure)
         kind = failure.application_failure_info.type or "timeout"
         return {"kind": kind, "message": error.message if isinstance(error, FailureError) else str(error)}
@@ -112,8 +112,10 @@ class _Story:
     def _reader(self, activity: str | None = None) -> DataConverter:
         return reader_of(self.client, self.workflow_id, activity=activity)
 
-    def _add(self, event: HistoryEvent, step: str, **told: Any) -> None:
-        self.steps.append({"at": event.event_time.ToDatetime(UTC).isoformat(timespec="seconds"), "step": step, **told})
+    def _add(self, event: HistoryEvent, step: str, **fields: Any) -> None:
+        self.steps.append(
+            {"at": event.event_time.ToDatetime(UTC).isoformat(timespec="seconds"), "step": step, **fields}
+        )
 
 
 async def story_of(client: Client, workflow_id: str, run_id: str | None = None) -> tuple[str, list[Step]]:
@@ -171,8 +173,8 @@ def explain(workflow_id: str, run_id: str | None, as_json: bool) -> None:
 
 
 def _lines(step: Step) -> list[str]:
-    told = {"asked": _asked, "decided": _decided, "job": _job, "failed": _failed, "word": _word, "ended": _ended}
-    first, *others = told[step["step"]](step)
+    fields = {"asked": _asked, "decided": _decided, "job": _job, "failed": _failed, "word": _word, "ended": _ended}
+    first, *others = fields[step["step"]](step)
     return [f"\n{step['at']}  {first}", *(f"  {line}" for line in others)]
 
 

@@ -82,13 +82,13 @@ async def steps_of(client: Client, handle: Handle) -> AsyncIterator[str]:
     """Yield a line for each step of the workflow that says something, as it comes, until the workflow has ended."""
     names: dict[int, str] = {}
     async for event in handle.fetch_history_events(wait_new_event=True):
-        text = await _told(client, handle.id, event, names)
+        text = await _text_of(client, handle.id, event, names)
         if text is not None:
             moment = event.event_time.ToDatetime(UTC)
             yield f"{moment:%H:%M:%S}  {text}"
 
 
-async def _told(client: Client, workflow_id: str, event: HistoryEvent, names: dict[int, str]) -> str | None:
+async def _text_of(client: Client, workflow_id: str, event: HistoryEvent, names: dict[int, str]) -> str | None:
     match event.event_type:
         case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
             return "started"

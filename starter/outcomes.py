@@ -36,37 +36,41 @@ def exit_status(outcome: RotationOutcome) -> int:
 
 def as_object(workflow_id: str | None, outcome: RotationOutcome, *, attached: bool | None = None) -> dict[str, Any]:
     """Return the JSON object of an outcome: `workflow_id`, `status`, and what its status adds."""
-    told: dict[str, Any] = {"workflow_id": workflow_id, "status": outcome.status}
+    fields: dict[str, Any] = {"workflow_id": workflow_id, "status": outcome.status}
     if attached is not None:
-        told["attached"] = attached
+        fields["attached"] = attached
     match outcome:
         case JobCreated():
-            told |= {"job_id": outcome.job_id, "created": outcome.created, "approved_by": outcome.approved_by}
-            told |= {"tightened": outcome.tightened}
-            told |= _decision(outcome.decision)
-            told["rotate_by"] = outcome.due.isoformat() if outcome.due else None
+            fields |= {"job_id": outcome.job_id, "created": outcome.created, "approved_by": outcome.approved_by}
+            fields |= {"tightened": outcome.tightened}
+            fields |= _decision(outcome.decision)
+            fields["rotate_by"] = outcome.due.isoformat() if outcome.due else None
         case NotEligible():
-            told |= _decision(outcome.decision) | {"next_step": "none"}
+            fields |= _decision(outcome.decision) | {"next_step": "none"}
         case NotSpecified():
-            told |= _decision(outcome.decision) | {"next_step": "add_evidence_or_policy"}
+            fields |= _decision(outcome.decision) | {"next_step": "add_evidence_or_policy"}
         case Rejected():
-            told |= {"reason": outcome.reason, "explanation": outcome.explanation, "next_step": "ask_again_or_inspect"}
+            fields |= {
+                "reason": outcome.reason,
+                "explanation": outcome.explanation,
+                "next_step": "ask_again_or_inspect",
+            }
         case Failed():
-            told |= {"reason": outcome.kind, "explanation": outcome.hint, "next_step": outcome.next_step}
+            fields |= {"reason": outcome.kind, "explanation": outcome.hint, "next_step": outcome.next_step}
         case WaitingForPerson():
-            told |= {"reason": outcome.kind, "explanation": outcome.hint, "next_step": outcome.next_step}
-            told |= {"until": outcome.until.isoformat() if outcome.until else None}
+            fields |= {"reason": outcome.kind, "explanation": outcome.hint, "next_step": outcome.next_step}
+            fields |= {"until": outcome.until.isoformat() if outcome.until else None}
             if outcome.decision is not None:
-                told |= _decision(outcome.decision) | {"approvers": list(outcome.decision.approvers)}
-                told |= {"any_operator": outcome.decision.any_operator}
-                told |= {"readings": [one.model_dump(mode="json") for one in outcome.readings]}
+                fields |= _decision(outcome.decision) | {"approvers": list(outcome.decision.approvers)}
+                fields |= {"any_operator": outcome.decision.any_operator}
+                fields |= {"readings": [one.model_dump(mode="json") for one in outcome.readings]}
         case LimitedUntil():
-            told |= {"retry_at": outcome.retry_at.isoformat(), "next_step": outcome.next_step}
+            fields |= {"retry_at": outcome.retry_at.isoformat(), "next_step": outcome.next_step}
         case _:
-            told |= {"next_step": outcome.next_step}
+            fields |= {"next_step": outcome.next_step}
     if isinstance(outcome, JobCreated | NotEligible | NotSpecified | Rejected):
-        told["call"] = outcome.call.model_dump(mode="json", exclude={"task", "failure"})
-    return told
+        fields["call"] = outcome.call.model_dump(mode="json", exclude={"task", "failure"})
+    return fields
 
 
 def fate_of(*, created: bool, tightened: bool) -> str:

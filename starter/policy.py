@@ -96,12 +96,12 @@ def check(files: tuple[Path, ...], as_json: bool) -> None:
     lines, faults = read_files(_files(files))
     remarks = [] if faults else review(lines)
     if as_json:
-        told = {
+        output = {
             "lines": len(lines),
             "faults": [fault._asdict() for fault in faults],
             "remarks": [remark._asdict() for remark in remarks],
         }
-        click.echo(json.dumps(told))
+        click.echo(json.dumps(output))
     else:
         for fault in faults:
             click.echo(f"fault: {fault}", err=True)
@@ -139,18 +139,18 @@ def diff(
       keyturn policy diff policies/ policies-next/ --inventory report.csv
     """
     before, after = _catalogue(old), _catalogue(new)
-    told = []
+    output = []
     for label, was, now in _pairs(before, after, names):
         examples = smallest_examples(was, now)
         counted = _on_inventory(inventory, access_keys, was, now, limit) if inventory is not None else None
         if examples or counted is None or counted["changed"]:
-            told.append({"lines": label, "examples": [_as_object(one) for one in examples], "inventory": counted})
+            output.append({"lines": label, "examples": [_as_object(one) for one in examples], "inventory": counted})
     if as_json:
-        click.echo(json.dumps({"changes": told}))
+        click.echo(json.dumps({"changes": output}))
         return
-    for change in told:
+    for change in output:
         _print_change(change)
-    if not told:
+    if not output:
         click.echo("nothing changes for any key")
 
 
@@ -214,14 +214,14 @@ def _on_inventory(
         for change in found:
             aspects[change.aspect] = aspects.get(change.aspect, 0) + 1
         if found and len(named) < limit:
-            told = {f"{one.aspect}": f"{one.before} -> {one.after}" for one in found}
-            named.append({"account_id": row.account_id, "key_id": row.facts.key_id} | told)
+            output = {f"{one.aspect}": f"{one.before} -> {one.after}" for one in found}
+            named.append({"account_id": row.account_id, "key_id": row.facts.key_id} | output)
     return {"keys": keys, "changed": changed, "by_aspect": aspects, "named": named}
 
 
 def _as_object(change: Change) -> dict[str, Any]:
-    told = {"aspect": change.aspect, "before": change.before, "after": change.after}
-    return told | {"example": key_in_words(change.facts)}
+    output = {"aspect": change.aspect, "before": change.before, "after": change.after}
+    return output | {"example": key_in_words(change.facts)}
 
 
 def _print_change(change: dict[str, Any]) -> None:
@@ -235,5 +235,5 @@ def _print_change(change: dict[str, Any]) -> None:
         by = ", ".join(f"{count:,} {aspect}" for aspect, count in counted["by_aspect"].items()) or "none"
         click.echo(f"  inventory: {counted['changed']:,} of {counted['keys']:,} keys change ({by})")
         for key in counted["named"]:
-            told = ", ".join(f"{name} {value}" for name, value in key.items() if name not in {"account_id", "key_id"})
-            click.echo(f"    {key['key_id']} of {key['account_id']}: {told}")
+            output = ", ".join(f"{name} {value}" for name, value in key.items() if name not in {"account_id", "key_id"})
+            click.echo(f"    {key['key_id']} of {key['account_id']}: {output}")

@@ -179,16 +179,16 @@ def list_(tenant: str, as_json: bool) -> None:
         async for entry in await client.list_schedules():
             if not entry.id.startswith(_id(tenant, "")):
                 continue
-            told = await client.get_schedule_handle(entry.id).describe()
-            upcoming = told.info.next_action_times
+            description = await client.get_schedule_handle(entry.id).describe()
+            upcoming = description.info.next_action_times
             found.append(
                 {
                     "name": entry.id.removeprefix(_id(tenant, "")),
-                    "about": await told.memo_value("about", "", type_hint=str),
-                    "paused": told.schedule.state.paused,
-                    "next": upcoming[0].isoformat() if upcoming and not told.schedule.state.paused else None,
-                    "note": told.schedule.state.note,
-                    **await _last_run(client, told.info),
+                    "about": await description.memo_value("about", "", type_hint=str),
+                    "paused": description.schedule.state.paused,
+                    "next": upcoming[0].isoformat() if upcoming and not description.schedule.state.paused else None,
+                    "note": description.schedule.state.note,
+                    **await _last_run(client, description.info),
                 }
             )
         return found

@@ -141,7 +141,7 @@ class BulkPlace:
             self.store,
             self.catalogue,
             self.encryption,
-            told=lambda _count: None,
+            on_progress=lambda _count: None,
         )
         return run.asks
 

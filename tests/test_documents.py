@@ -241,7 +241,9 @@ def test_the_readmes_figures_are_those_of_the_bench() -> None:
     assert {line[0] for line in lines} == set(told)
     for name, ratio, target, holds in lines:
         row = rows[told[name]]
-        assert (float(ratio), target, holds) == (row["ratio"], row["target"], "holds" if row["holds"] else "misses"), name
+        assert (float(ratio), target, holds) == (row["ratio"], row["target"], "holds" if row["holds"] else "misses"), (
+            name
+        )
 
 
 def test_dashboard_and_alerts_name_metrics_that_exist() -> None:

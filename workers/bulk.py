@@ -155,7 +155,7 @@ class CarriedRuns:
                 self._store,
                 self._catalogue,
                 self._encryption,
-                told=lambda _: None,
+                on_progress=lambda _: None,
                 at=at,
                 reading=READ_APART,
             )
@@ -195,7 +195,7 @@ async def load_source(
     catalogue: Catalogue,
     encryption: EncryptedTexts,
     *,
-    told: Callable[[int], None],
+    on_progress: Callable[[int], None],
     reject: Callable[[BadRow], None] = lambda _row: None,
     digest: str | None = None,
     at: datetime | None = None,
@@ -248,7 +248,7 @@ async def load_source(
             reject=reject,
             at=at,
         )
-    return await load(store, run, items, told=told)
+    return await load(store, run, items, on_progress=on_progress)
 
 
 @asynccontextmanager

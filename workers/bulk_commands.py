@@ -165,7 +165,7 @@ async def _load(engine: "AsyncEngine", source: BulkSource, order: BulkOrder, rej
         BulkStore(engine),
         catalogue,
         encryption,
-        told=_counter(),
+        on_progress=_counter(),
         reject=rejected.add,
         digest=digest,
     )

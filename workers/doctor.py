@@ -87,8 +87,8 @@ async def _expect_unworn() -> None:
     finally:
         await engine.dispose()
     if found := worn(totals):
-        told = ", ".join(f"{key_id} has encrypted {totals[key_id]:,} of {LIMIT:,} times" for key_id in found)
-        raise KeyWorn(told)
+        details = ", ".join(f"{key_id} has encrypted {totals[key_id]:,} of {LIMIT:,} times" for key_id in found)
+        raise KeyWorn(details)
 
 
 async def _database() -> str:
@@ -109,8 +109,8 @@ async def _providers(settings: Settings, redis_url: SecretStr) -> str:
     except (RedisError, OSError, TimeoutError) as error:
         raise RedisAway(f"Redis does not answer: {type(error).__name__}") from None
     if down:
-        told = "; ".join(f"{':'.join(name)} for {seconds:.0f} s more" for name, seconds in down.items())
-        raise ProvidersDown(f"asked last, because they did not answer: {told}")
+        details = "; ".join(f"{':'.join(name)} for {seconds:.0f} s more" for name, seconds in down.items())
+        raise ProvidersDown(f"asked last, because they did not answer: {details}")
     return "no worker has found one that is down"
 
 

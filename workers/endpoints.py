@@ -182,8 +182,8 @@ def read_endpoints(file: Path) -> NamedEndpoints:
     try:
         entries = _File.model_validate(tomllib.loads(file.read_text(encoding="utf-8"), parse_float=Decimal)).endpoints
     except ValidationError as error:
-        told = "\n".join(_fault(file, item["loc"], item["msg"]) for item in error.errors())
-        raise SettingsInvalid(told) from None
+        lines = "\n".join(_fault(file, item["loc"], item["msg"]) for item in error.errors())
+        raise SettingsInvalid(lines) from None
     except (OSError, UnicodeDecodeError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise SettingsInvalid(f"KEYTURN_ENDPOINTS: {file} cannot be read: {reason}") from None

@@ -61,8 +61,8 @@ def check(file: Path, policies: tuple[str, ...], as_json: bool, rejects: Path | 
         for item in items_of(read(read_as), lines, always_ask=not lines, reject=rejected.add):
             facts = item.get("facts") or {"age_days": 0}
             ageless += not {"age_days", "last_rotated_at"} & facts.keys()
-            told = item["outcome"] if item["outcome"] == "bad_row" else (item["reason"] or "to_ask")
-            counts[told] = counts.get(told, 0) + 1
+            outcome = item["outcome"] if item["outcome"] == "bad_row" else (item["reason"] or "to_ask")
+            counts[outcome] = counts.get(outcome, 0) + 1
     form = read_as.format or recognised(file)
     if as_json:
         click.echo(

@@ -94,12 +94,12 @@ class JobsApi:
         wish = await _body(request, _Claim)
         lease = timedelta(seconds=wish.lease_seconds)
         job = await self._claims.claim_next(tenant_id=tenant, owner=owner, lease=lease)
-        return web.Response(status=204) if job is None else _told(job)
+        return web.Response(status=204) if job is None else _job_response(job)
 
     async def _heartbeat(self, request: web.Request) -> web.Response:
         tenant, _ = self._caller(request)
         said = await _body(request, _Heartbeat)
-        return _told(
+        return _job_response(
             await self._claims.heartbeat(
                 request.match_info["job_id"],
                 tenant_id=tenant,
@@ -114,13 +114,15 @@ class JobsApi:
         tenant, _ = self._caller(request)
         said = await _body(request, _Complete)
         job_id = request.match_info["job_id"]
-        return _told(await self._claims.complete(job_id, tenant_id=tenant, token=said.token, evidence=said.evidence))
+        return _job_response(
+            await self._claims.complete(job_id, tenant_id=tenant, token=said.token, evidence=said.evidence)
+        )
 
     async def _fail(self, request: web.Request) -> web.Response:
         tenant, _ = self._caller(request)
         said = await _body(request, _Fail)
         job_id = request.match_info["job_id"]
-        return _told(await self._claims.fail(job_id, tenant_id=tenant, token=said.token, reason=said.reason))
+        return _job_response(await self._claims.fail(job_id, tenant_id=tenant, token=said.token, reason=said.reason))
 
     async def _healthz(self, _request: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
@@ -142,6 +144,6 @@ async def _body(request: web.Request, kind: type[B]) -> B:
         raise Refused(422, "invalid", f"{where}: {fault['msg'][:200]}") from None
 
 
-def _told(job: ClaimedJob) -> web.Response:
+def _job_response(job: ClaimedJob) -> web.Response:
     body: Any = job.model_dump_json()
     return web.Response(text=body, content_type="application/json")

@@ -113,8 +113,8 @@ def show(job_id: str, tenant: str, as_json: bool) -> None:
 
     job, trail = with_database(lambda engine: JobLeases(engine).show(job_id, tenant_id=tenant))
     if as_json:
-        told = {"job": dict(job), "audit": [dict(row) for row in trail]}
-        click.echo(json.dumps(told, default=lambda moment: moment.isoformat()))
+        output = {"job": dict(job), "audit": [dict(row) for row in trail]}
+        click.echo(json.dumps(output, default=lambda moment: moment.isoformat()))
         return
     urgent = "  urgent" if job["priority"] < NORMAL else ""
     click.echo(f"{job['job_id']}  {job['status']}  {_due(job)}{urgent}")
@@ -162,8 +162,8 @@ def complete(job_id: str, tenant: str, token: int, evidence: tuple[str, ...]) ->
     pairs = [_pair(entry) for entry in evidence]
     if len(dict(pairs)) < len(pairs):
         raise InvalidRequest("--evidence: a name is given twice; nothing was written")
-    told = _checked(Evidence, dict(pairs), "--evidence")
-    _told(lambda engine: JobLeases(engine).complete(job_id, tenant_id=tenant, token=token, evidence=told))
+    output = _checked(Evidence, dict(pairs), "--evidence")
+    _run_and_print(lambda engine: JobLeases(engine).complete(job_id, tenant_id=tenant, token=token, evidence=output))
 
 
 @jobs.command()
@@ -176,7 +176,7 @@ def fail(job_id: str, tenant: str, token: int, reason: str) -> None:
     from keyturn.jobs.leases import JobLeases
 
     why = _checked(Reason, reason, "--reason")
-    _told(lambda engine: JobLeases(engine).fail(job_id, tenant_id=tenant, token=token, reason=why))
+    _run_and_print(lambda engine: JobLeases(engine).fail(job_id, tenant_id=tenant, token=token, reason=why))
 
 
 @jobs.command()
@@ -189,7 +189,7 @@ def cancel(job_id: str, tenant: str, reason: str, actor: str | None) -> None:
     from keyturn.jobs.leases import JobLeases
 
     who, why = _checked(Identifier, actor or signed_in_user(), "--user"), _checked(Reason, reason, "--reason")
-    _told(lambda engine: JobLeases(engine).cancel(job_id, tenant_id=tenant, actor=who, reason=why))
+    _run_and_print(lambda engine: JobLeases(engine).cancel(job_id, tenant_id=tenant, actor=who, reason=why))
 
 
 @jobs.command()
@@ -238,7 +238,7 @@ def with_database(work: Callable[["AsyncEngine"], Awaitable[T]], *, pool_size: i
     return asyncio.run(run())
 
 
-def _told(work: Callable[["AsyncEngine"], Awaitable[ClaimedJob]]) -> None:
+def _run_and_print(work: Callable[["AsyncEngine"], Awaitable[ClaimedJob]]) -> None:
     job = with_database(work)
     click.echo(f"{job.job_id}  {job.state}")
 

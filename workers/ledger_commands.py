@@ -85,8 +85,8 @@ def costs(by: Any, since: datetime | None, tenant: str | None, as_json: bool) ->
     found = _from_ledger(read)
     total = sum((row["cost_usd"] or Decimal(0) for row in found), Decimal(0))
     if as_json:
-        told = {"since": begin.isoformat(), "by": by, "costs": found, "total_usd": total}
-        click.echo(json.dumps(told, default=_plain))
+        output = {"since": begin.isoformat(), "by": by, "costs": found, "total_usd": total}
+        click.echo(json.dumps(output, default=_plain))
         return
     width = max((len(str(row[by])) for row in found), default=0)
     for row in found:
@@ -170,8 +170,8 @@ def ask(task: str, file: Path) -> None:
     configure_logging(settings.log_format)
     _check_schema()
     judged = asyncio.run(ask_once(settings, request))
-    told = {"verdict": judged.verdict.model_dump(mode="json"), "call": judged.call.model_dump(mode="json")}
-    click.echo(json.dumps(told))
+    output = {"verdict": judged.verdict.model_dump(mode="json"), "call": judged.call.model_dump(mode="json")}
+    click.echo(json.dumps(output))
     if isinstance(judged.verdict, Rejection):
         raise click.exceptions.Exit(3)
 

@@ -87,7 +87,7 @@ class Monitoring:
         latencies = self._metrics.recent()
         p50, p95, p99 = (percentile(latencies, share) for share in (0.50, 0.95, 0.99))
         degraded = p95 is not None and p95 > self._limit
-        told = {
+        fields = {
             "status": "degraded" if degraded else "ok",
             "calls": len(latencies),
             "p50_ms": p50,
@@ -95,7 +95,7 @@ class Monitoring:
             "p99_ms": p99,
             "degraded_over_p95_ms": self._limit,
         }
-        return web.json_response(told | self._facts())
+        return web.json_response(fields | self._facts())
 
 
 def add_metrics(application: web.Application, registry: CollectorRegistry, sdk_port: int | None) -> None:

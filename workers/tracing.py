@@ -134,7 +134,7 @@ def span_recorder(
 
 def attributes(call: CallRecord, providers: Mapping[str, str]) -> dict[str, Any]:
     """Return a span's attributes: names and figures, never a question or an answer."""
-    told = {
+    fields = {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": providers.get(call.provider, _OTHER),
         "keyturn.endpoint": call.provider,
@@ -155,7 +155,7 @@ def attributes(call: CallRecord, providers: Mapping[str, str]) -> dict[str, Any]
         "keyturn.cost_usd": None if call.cost_usd is None else float(call.cost_usd),
         "keyturn.passed_over": [f"{passed.provider}: {passed.failure}" for passed in call.passed_over] or None,
     }
-    return {name: value for name, value in told.items() if value is not None}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def metric_attributes(call: CallRecord, providers: Mapping[str, str]) -> dict[str, Any]:

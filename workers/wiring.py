@@ -118,7 +118,7 @@ class Wired:
 async def wired_boundary(settings: Settings) -> AsyncIterator[Wired]:
     """Yield the model boundary, ready to be asked; close what it opened afterwards, the last records written."""
     catalogue = settings.load_catalogue()
-    _tell_unpriced(settings)
+    _warn_of_unpriced(settings)
     async with AsyncExitStack() as parts:
         engine = open_database(settings.database_url)
         parts.push_async_callback(engine.dispose)
@@ -259,10 +259,10 @@ def _git_commit() -> str | None:
         return None
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()  # noqa: S603
+        described = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return None
-    return None if told.endswith("-dirty") else told
+    return None if described.endswith("-dirty") else described
 
 
 def provider_of(settings: Settings, http: Any, target: Target) -> HttpProvider:
@@ -359,7 +359,7 @@ async def _share(settings: Settings, outages: Outages, parts: AsyncExitStack) ->
     parts.callback(asyncio.create_task(shared.watch()).cancel)
 
 
-def _tell_unpriced(settings: Settings) -> None:
+def _warn_of_unpriced(settings: Settings) -> None:
     """Say for which models no cost can be known or capped; and load the public prices now, not in the first call."""
     for target in settings.targets:
         if settings.prices.cost_usd(target.provider, target.model, Usage(0, 0)) is None:

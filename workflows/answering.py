@@ -65,8 +65,8 @@ async def answer(handle: WorkflowHandle[Any, Any], update: str, argument: Contra
 
 async def addressed(handle: WorkflowHandle[Any, Any], instruction: Told) -> Told:
     """Return the instruction with the workflow that it is for, and no later one of that id; raises RPCError."""
-    told = (await handle.describe(rpc_timeout=UPDATE_TIMEOUT)).raw_description.workflow_execution_info
-    return instruction.model_copy(update={"workflow_id": handle.id, "first_run_id": told.first_run_id})
+    info = (await handle.describe(rpc_timeout=UPDATE_TIMEOUT)).raw_description.workflow_execution_info
+    return instruction.model_copy(update={"workflow_id": handle.id, "first_run_id": info.first_run_id})
 
 
 def _said(cause: BaseException) -> str:

@@ -431,11 +431,11 @@ class RotationWorkflow:
 
     def _note(self, event: str, actor: str, **detail: str) -> None:
         """Have an event written, beside whatever goes on: a database that is down is a reason to be parked, too."""
-        told = RotationEvent(
+        entry = RotationEvent(
             tenant_id=self._request.tenant_id, event=event, actor=actor, at=workflow.now(), detail=detail
         )
         written = workflow.start_activity_method(
-            RecordEvent.record_event, told, summary=f"audit: {event}", **record_options()
+            RecordEvent.record_event, entry, summary=f"audit: {event}", **record_options()
         )
         self._events.append(written)
 

@@ -120,7 +120,11 @@ _COLUMNS = ("ask", "account_id", "key_id", "facts", "content", "decided_by", "ou
 
 
 async def load(
-    store: BulkStore, run: Run, items: Iterator[dict[str, Any]], *, told: Callable[[int], None] = lambda _count: None
+    store: BulkStore,
+    run: Run,
+    items: Iterator[dict[str, Any]],
+    *,
+    on_progress: Callable[[int], None] = lambda _count: None,
 ) -> Run:
     """Write a run's items down, unless that was done; returns the run, loaded.
 
@@ -128,7 +132,7 @@ async def load(
         store: where.
         run: its id; a run of this id that was loaded whole is left as it is.
         items: of `items_of`, or of another task.
-        told: is told now and then how many rows were written.
+        on_progress: is called now and then with the number of rows that were written.
     """
     there = await store.open(run)
     if there.loaded:
@@ -146,7 +150,7 @@ async def load(
                 for item in batch
             ]
         )
-        told(count)
+        on_progress(count)
     await store.loaded(run.run_id, asks=asks)
     return await store.run(run.run_id, tenant_id=run.tenant_id)
 

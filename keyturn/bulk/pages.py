@@ -149,7 +149,7 @@ class BulkJudge:
             looked = await asyncio.gather(*map(look, rows))
             # One that made its job is found by the job's row, now or with the next look.
             same = {None, "job_created", outcome}
-            ended = [{"ordinal": at, "outcome": told} for at, told in looked if told not in same]
+            ended = [{"ordinal": at, "outcome": result} for at, result in looked if result not in same]
             await self.store.judged(run_id, ended, over=[outcome])
             left += len(looked) - len(ended)
         return left

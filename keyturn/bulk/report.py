@@ -105,8 +105,8 @@ def _summary(item: Mapping[str, Any], run: Run, decrypt: Callable[[str, str], st
     """What was made of a scan: its summary takes the place of an explanation."""
     if item["outcome"] not in _SUMMARISED:
         return {}
-    told = ScanSummary.model_validate_json(decrypt(run.run_id, item["content"]))
-    return {"explanation": told.summary, "record_ids": list(told.record_ids)}
+    summary = ScanSummary.model_validate_json(decrypt(run.run_id, item["content"]))
+    return {"explanation": summary.summary, "record_ids": list(summary.record_ids)}
 
 
 async def page_of(store: BulkStore, run: Run, lines: list[PolicyLine], decrypt: Callable[[str, str], str]) -> str:
@@ -230,10 +230,10 @@ def _plot(figures: Figures, lines: list[PolicyLine]) -> str:
     for at, (count, with_job) in enumerate(bins):
         for number, kind in ((count, "bar"), (with_job, "bar job")):
             tall = high * number / most
-            told = f"{at * width} to {(at + 1) * width - 1} days: {count:,} keys, {with_job:,} with a job"
+            title = f"{at * width} to {(at + 1) * width - 1} days: {count:,} keys, {with_job:,} with a job"
             parts.append(
                 f"<rect class='{kind}' x='{left + at * step + 1:.1f}' y='{bottom - tall:.1f}' "
-                f"width='{max(step - 2, 1):.1f}' height='{tall:.1f}'><title>{told}</title></rect>"
+                f"width='{max(step - 2, 1):.1f}' height='{tall:.1f}'><title>{title}</title></rect>"
             )
         if at % max(1, len(bins) // 8) == 0:
             parts.append(f"<text x='{left + at * step:.1f}' y='{bottom + 18}'>{at * width}</text>")
@@ -248,8 +248,8 @@ def _plot(figures: Figures, lines: list[PolicyLine]) -> str:
     parts.append(
         f"<text x='{left + 380}' y='{bottom + 38}' class='mid'>age of the key in days, when it was observed</text>"
     )
-    told = "Ages of keys: how many keys there are of each age, how many of them have a job, and the windows"
-    return f"<svg viewBox='0 0 840 256' role='img' aria-label='{told}'>{''.join(parts)}</svg>"
+    label = "Ages of keys: how many keys there are of each age, how many of them have a job, and the windows"
+    return f"<svg viewBox='0 0 840 256' role='img' aria-label='{label}'>{''.join(parts)}</svg>"
 
 
 _PAGE = """<!doctype html>

@@ -230,9 +230,9 @@ class BulkStore:
         async with transaction(self._engine) as connection:
             await connection.execute(statement, row | {"intended_at": datetime.now(UTC)})
 
-    async def note_batch(self, run_id: str, number: int, **told: Any) -> None:
+    async def note_batch(self, run_id: str, number: int, **columns: Any) -> None:
         """Write down a batch's id, or that it has ended."""
-        changed = update(bulk_batches).where(_batches.run_id == run_id, _batches.number == number).values(**told)
+        changed = update(bulk_batches).where(_batches.run_id == run_id, _batches.number == number).values(**columns)
         async with transaction(self._engine) as connection:
             await connection.execute(changed)
 

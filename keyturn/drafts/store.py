@@ -96,7 +96,7 @@ class DraftStore:
             generation = (await connection.execute(claim.returning(_drafts.generation))).scalar_one_or_none()
             if generation is None:
                 raise DraftTakenOver("a later attempt writes this draft, or it has ended")
-            await _tell(connection, draft_id, "started", attempt)
+            await _insert_state(connection, draft_id, "started", attempt)
         return Writer(draft_id, run_id, attempt, generation)
 
     async def anew(self, writer: Writer) -> Writer:
@@ -106,13 +106,13 @@ class DraftStore:
         """
         following = replace(writer, generation=writer.generation + 1)
         changed = {"state": "started", "text": None, "generation": following.generation}
-        await self._write(changed, writer, following, told="started")
+        await self._write(changed, writer, following, new_state="started")
         return following
 
     async def show(self, writer: Writer, text: str, *, first: bool) -> None:
         """Write the text so far; `first` if it is the first of its generation. Raises DraftTakenOver."""
         encrypted = self._encryption.encrypt(writer.draft_id, text)
-        await self._write({"state": "streaming", "text": encrypted}, writer, told="streaming" if first else None)
+        await self._write({"state": "streaming", "text": encrypted}, writer, new_state="streaming" if first else None)
 
     async def end(self, end: DraftEnd) -> None:
         """Write down how a draft ended, unless that was done. What had come of its text stays, if the whole did not."""
@@ -135,7 +135,7 @@ class DraftStore:
         async with transaction(self._engine, whole=True) as connection:
             attempt = (await connection.execute(statement.returning(_drafts.attempt))).scalar_one_or_none()
             if attempt is not None:
-                await _tell(connection, end.draft_id, end.state, attempt)
+                await _insert_state(connection, end.draft_id, end.state, attempt)
 
     async def look(self, seen: Mapping[str, int]) -> list[Draft]:
         """Return those of some drafts that changed, given the revision of each that was seen; 0 for none."""
@@ -158,18 +158,18 @@ class DraftStore:
         async with transaction(self._engine) as connection:
             return [dict(row) for row in (await connection.execute(query)).mappings()]
 
-    async def _write(self, changed: Mapping[str, Any], *writers: Writer, told: DraftState | None) -> None:
+    async def _write(self, changed: Mapping[str, Any], *writers: Writer, new_state: DraftState | None) -> None:
         """Change the draft, if one of `writers` has it: those of one attempt."""
         writer = writers[0]
         mine = (_drafts.draft_id == writer.draft_id) & (_drafts.run_id == writer.run_id)
         mine &= (_drafts.attempt == writer.attempt) & _drafts.generation.in_([one.generation for one in writers])
         values = {**changed, "revision": _drafts.revision + 1}
         statement = update(drafts).where(mine, _drafts.state.not_in(ENDED)).values(values)
-        async with transaction(self._engine, whole=told is not None) as connection:
+        async with transaction(self._engine, whole=new_state is not None) as connection:
             if (await connection.execute(statement)).rowcount == 0:
                 raise DraftTakenOver("a later attempt writes this draft, or it has ended")
-            if told is not None:
-                await _tell(connection, writer.draft_id, told, writer.attempt)
+            if new_state is not None:
+                await _insert_state(connection, writer.draft_id, new_state, writer.attempt)
 
     async def _drafts(self, which: ColumnElement[bool]) -> list[Draft]:
         query = select(*(_drafts[field.name] for field in fields(Draft))).where(which)
@@ -180,6 +180,6 @@ class DraftStore:
         return [Draft(**row) for row in rows]
 
 
-async def _tell(connection: AsyncConnection, draft_id: str, state: DraftState, attempt: int) -> None:
-    told = {"draft_id": draft_id, "state": state, "attempt": attempt, "at": datetime.now(UTC)}
-    await connection.execute(insert(draft_states).values(told))
+async def _insert_state(connection: AsyncConnection, draft_id: str, state: DraftState, attempt: int) -> None:
+    row = {"draft_id": draft_id, "state": state, "attempt": attempt, "at": datetime.now(UTC)}
+    await connection.execute(insert(draft_states).values(row))

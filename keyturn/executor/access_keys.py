@@ -122,12 +122,12 @@ class AccessKeyRotation:
             AccountMismatch, KeyNotFound, KeyLimit: the key cannot be rotated; nothing was changed.
             AwsUnavailable, AwsRefused, JobError: the list or the job could not be read.
         """
-        told = await self._told(job.job_id, job.tenant_id)
+        trail = await self._trail_of(job.job_id, job.tenant_id)
         own = await self._keys.account()
-        if (account := _account_in(told)) not in {None, own}:
+        if (account := _account_in(trail)) not in {None, own}:
             raise AnotherAccount(f"the job was begun in the AWS account {account}, and these credentials are {own}'s")
         user = _user(job.account_id, own)
-        before = _list_in(told)
+        before = _list_in(trail)
         if before is None:
             present = await self._keys.listed(user)
             _expect_rotatable(job.key_id, present)
@@ -170,7 +170,7 @@ class AccessKeyRotation:
             # The list had room: IAM has not told it of the key yet whose answer was lost.
             raise AwsUnavailable("CreateAccessKey: the list of keys has not settled") from None
         # An attempt that froze here and wakes up beside another one would store the secret of a key that is deleted.
-        tries = [row["detail"].get("try") for row in await self._told(hand.job_id, hand.tenant_id)]
+        tries = [row["detail"].get("try") for row in await self._trail_of(hand.job_id, hand.tenant_id)]
         if [one for one in tries if one][-1:] != [try_id]:
             raise AwsUnavailable("CreateAccessKey: another attempt creates the key by now")
         await self._secrets.put(self._name(hand), key_id, secret)
@@ -290,9 +290,9 @@ class AccessKeyRotation:
             "create a second access key",
             f"store its secret as {self._named(user)}",
             f"sign a call with it, as {user}",
-            f"wait {_told(order.overlap)} while both keys work",
+            f"wait {_trail_of(order.overlap)} while both keys work",
             f"deactivate {old}",
-            f"wait {_told(order.grace)}" + (f", to end before {due:%Y-%m-%d %H:%M} UTC" if due else ""),
+            f"wait {_trail_of(order.grace)}" + (f", to end before {due:%Y-%m-%d %H:%M} UTC" if due else ""),
             f"delete {old}, unless it was used since",
             f"close {order.job_id} as done",
         )
@@ -309,7 +309,7 @@ class AccessKeyRotation:
         except StateRefused:  # an earlier run of this job came further: its state stays
             await self._leases.heartbeat(hand.job_id, state=None, **words)
 
-    async def _told(self, job_id: str, tenant_id: str) -> Sequence[Mapping[str, Any]]:
+    async def _trail_of(self, job_id: str, tenant_id: str) -> Sequence[Mapping[str, Any]]:
         """What the executor itself wrote of a job: others may claim it, and what they write is no proof of a key."""
         _, trail = await self._leases.show(job_id, tenant_id=tenant_id)
         return [row for row in trail if row["actor"] == _owner(job_id)]
@@ -342,7 +342,7 @@ class AccessKeyRotation:
         """Those that the trail names as made here, or that were made since we began to create one and never used."""
         if not extra:
             return []
-        trail = await self._told(hand.job_id, hand.tenant_id)
+        trail = await self._trail_of(hand.job_id, hand.tenant_id)
         named = {row["detail"].get("new_key_id") for row in trail}
         begun = [row["at"] for row in trail if row["detail"].get("step") == "create_access_key"]
         ours = []
@@ -422,6 +422,6 @@ def _of(key_id: str | None) -> str:
     return key_id
 
 
-def _told(span: timedelta) -> str:
+def _trail_of(span: timedelta) -> str:
     hours = span.total_seconds() / 3_600
     return f"{hours / 24:g} days" if hours >= 48 else f"{hours:g} hours"

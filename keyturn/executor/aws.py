@@ -105,8 +105,8 @@ class AwsAccessKeys:
 
     async def last_used(self, key_id: str) -> datetime | None:
         """Return when the key was last used; None if it never was, as far as AWS knows."""
-        told = await _asked(lambda: self._iam.get_access_key_last_used(AccessKeyId=key_id))
-        moment: datetime | None = told["AccessKeyLastUsed"].get("LastUsedDate")
+        answer = await _asked(lambda: self._iam.get_access_key_last_used(AccessKeyId=key_id))
+        moment: datetime | None = answer["AccessKeyLastUsed"].get("LastUsedDate")
         return moment
 
     async def set_active(self, user: str, key_id: str, active: bool) -> None:

@@ -188,8 +188,8 @@ def _serve() -> None:
     except InventoryInvalid as error:
         _write(_Message(refusal=_Refusal(message=str(error), without_quotes=error.without_quotes)))
     except MemoryError:
-        told = f"{file}: reading it needs more than {memory / (1 << 30):.1f} GB of memory"
-        _write(_Message(refusal=_Refusal(message=told, without_quotes=told)))
+        reason = f"{file}: reading it needs more than {memory / (1 << 30):.1f} GB of memory"
+        _write(_Message(refusal=_Refusal(message=reason, without_quotes=reason)))
     else:
         _write(_Message(done=True))
 

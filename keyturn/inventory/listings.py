@@ -93,25 +93,25 @@ def _gcloud_key(line: int, row: Mapping[str, Any], origin: Origin) -> InventoryK
         raise RowFault("is an asset of another type than a service-account key")
     resource = row.get("resource")
     data = resource.get("data") if isinstance(resource, dict) else None
-    told: Mapping[str, Any] = data if isinstance(data, dict) else row
+    fields: Mapping[str, Any] = data if isinstance(data, dict) else row
     # An asset's own name has the account's number; what it was made from, or its shown name, has its address.
-    names = [_GCLOUD_NAME.fullmatch(str(one)) for one in (told.get("name"), row.get("displayName"), row.get("name"))]
+    names = [_GCLOUD_NAME.fullmatch(str(one)) for one in (fields.get("name"), row.get("displayName"), row.get("name"))]
     known = [name for name in names if name is not None]
     if not known:
         raise RowFault("name: is not projects/P/serviceAccounts/E/keys/K")
     name = next((one for one in known if "@" in one[1]), known[0])
-    marks = f"{told.get('disableReason', '')} {told.get('extendedStatus', '')}"
+    marks = f"{fields.get('disableReason', '')} {fields.get('extendedStatus', '')}"
     exposed = any(reason in marks for reason in _EXPOSED)
-    by_google = told.get("keyType") == "SYSTEM_MANAGED"
-    idle: Idle | None = "system_managed" if by_google else "inactive" if told.get("disabled") is True else None
+    by_google = fields.get("keyType") == "SYSTEM_MANAGED"
+    idle: Idle | None = "system_managed" if by_google else "inactive" if fields.get("disabled") is True else None
     return key_of(
         line,
         name[1],
-        idle=idle or _expired(told.get("validBeforeTime"), origin),
+        idle=idle or _expired(fields.get("validBeforeTime"), origin),
         key_id=name[2],
         kind="service_account_key",
         # Google makes its own keys ahead of their time, and rotates them: their dates say nothing to us.
-        last_rotated_at=None if by_google else told.get("validAfterTime") or row.get("createTime"),
+        last_rotated_at=None if by_google else fields.get("validAfterTime") or row.get("createTime"),
         compromised=True if exposed else None,
         observed_at=origin.observed_at,
         source=origin.source,
@@ -167,10 +167,10 @@ def _is_gap(value: object) -> bool:
 
 
 def _truth(name: str, value: Any) -> bool:
-    told = str(value).strip().lower()
-    if told not in _YES | _NO:
+    fields = str(value).strip().lower()
+    if fields not in _YES | _NO:
         raise RowFault(f"{name}: is neither true nor false")
-    return told in _YES
+    return fields in _YES
 
 
 def _as_written(name: str, value: Any) -> Any:

@@ -22,7 +22,7 @@ _SECRET_NAME = re.compile(
     r"secret|passw|\bpass\b|pwd|token|hint|private.?key|api.?key|credential|access.?key$|signature|\bauth|cookie",
     re.IGNORECASE,
 )
-_TELLS_OF_ONE = re.compile(
+_ABOUT_A_SECRET = re.compile(
     r"(?:_(?:enabled|active|rotated|used|changed|rotation|date|region|service)|[kK]ey_?[iI]d|Type|Time|Date|Name)$"
 )
 
@@ -94,9 +94,9 @@ def _without_secrets(value: Any) -> Any:
 
 
 def _is_secret(name: str, value: Any) -> bool:
-    told = _SECRET_NAME.search(name) is not None and _TELLS_OF_ONE.search(name) is None
+    is_named_so = _SECRET_NAME.search(name) is not None and _ABOUT_A_SECRET.search(name) is None
     # Lists of credentials are entries, with names and dates that are to be fixed; what is secret in them is left out.
-    return (told and not isinstance(value, list)) or holds_secret(name)
+    return (is_named_so and not isinstance(value, list)) or holds_secret(name)
 
 
 def _is_free(place: Path, written: Path) -> bool:

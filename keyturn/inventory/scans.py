@@ -33,11 +33,11 @@ def read_scans(file: Path) -> Iterator[Scan | BadRow]:
             continue
         line, raw = row
         try:
-            told = _Line.model_validate({name: raw[name] for name in raw if not name.startswith("keyturn_")})
+            parsed = _Line.model_validate({name: raw[name] for name in raw if not name.startswith("keyturn_")})
             # The task's own limits, before anything is asked.
-            ScanRequest(account_id=told.account_id, records=told.records, trace_id="check")
+            ScanRequest(account_id=parsed.account_id, records=parsed.records, trace_id="check")
         except ValidationError as error:
             fault = error.errors(include_input=False, include_url=False)[0]
             yield BadRow(line, f"{'.'.join(map(str, fault['loc']))[:80]}: {fault['msg']}", {})
             continue
-        yield Scan(line, told.account_id, told.records)
+        yield Scan(line, parsed.account_id, parsed.records)

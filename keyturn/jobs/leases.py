@@ -191,8 +191,8 @@ class JobLeases:
         parameters |= {"this_closed": datetime.now(UTC) if state in CLOSED else None}
         who = actor or found["lease_owner"] or "unknown"
         # What is told on the way is written down too, under the state that the job is in.
-        told = (state is not None and state != found["status"]) or evidence
-        event = (state or found["status"]) if told else None
+        is_noted = (state is not None and state != found["status"]) or evidence
+        event = (state or found["status"]) if is_noted else None
         row = await self._change(self._statements.say, parameters, event, who, evidence)
         if row is None:
             return await self._say(job_id, tenant_id, token, state=state, evidence=evidence, lease=lease, actor=actor)

@@ -435,12 +435,12 @@ def _audit(row: Mapping[str, Any], event: str, detail: Mapping[str, Any]) -> dic
 
 
 def _payload(row: Mapping[str, Any]) -> dict[str, Any]:
-    told = {
+    fields = {
         name: value.isoformat() if isinstance(value, datetime) else value
         for name, value in row.items()
         if name in JobMessage.model_fields
     }
-    return told | {"priority": "urgent" if row["priority"] == URGENT else "normal"}
+    return fields | {"priority": "urgent" if row["priority"] == URGENT else "normal"}
 
 
 def _all_at_once(job: CTE) -> Select[tuple[str]]:

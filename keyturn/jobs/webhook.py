@@ -150,12 +150,12 @@ class Webhook:
             async with asyncio.timeout(SEND_SECONDS):
                 answer = await self._http.send(request, stream=True, follow_redirects=False)
                 try:
-                    told = await _beginning(answer) if answer.status_code == 409 else b""
+                    answer_body = await _beginning(answer) if answer.status_code == 409 else b""
                 finally:
                     await answer.aclose()
         except (httpx.HTTPError, OSError) as error:  # asyncio's TimeoutError is an OSError
             raise ReceiverUnavailable(f"the receiver did not answer: {type(error).__name__}") from None
-        return _classified(answer, told, message)
+        return _classified(answer, answer_body, message)
 
     async def _address(self) -> str:
         """Return the address to connect to; raises ReceiverRefused for one that may not be asked."""
@@ -221,22 +221,22 @@ def fault_of_target(scheme: str, address: str, *, allow_private: bool) -> str | 
 
 
 async def _beginning(answer: httpx.Response) -> bytes:
-    told = b""
+    answer_body = b""
     async for chunk in answer.aiter_bytes():
-        told += chunk
-        if len(told) > MAX_ANSWER_BYTES:
+        answer_body += chunk
+        if len(answer_body) > MAX_ANSWER_BYTES:
             return b""
-    return told
+    return answer_body
 
 
-def _classified(answer: httpx.Response, told: bytes, message: Message) -> str:
+def _classified(answer: httpx.Response, answer_body: bytes, message: Message) -> str:
     status = answer.status_code
     if 200 <= status < 300:
         return "taken"
-    if status == 409 and _names_this_message(told, message):
+    if status == 409 and _names_this_message(answer_body, message):
         return "known"
     wish = _wish(answer.headers)
-    if status in {408, 423, 425, 429} or status >= 500 or (status == 409 and (wish or _is_under_way(told))):
+    if status in {408, 423, 425, 429} or status >= 500 or (status == 409 and (wish or _is_under_way(answer_body))):
         raise ReceiverUnavailable(f"the receiver answered {status}", retry_after=wish)
     if status in {409, 422}:
         raise ReceiverConflict(f"the receiver answered {status}: it knows this job's key for another request")
@@ -252,14 +252,14 @@ _UNDER_WAY = re.compile(
 )
 
 
-def _is_under_way(told: bytes) -> bool:
-    return _UNDER_WAY.search(told) is not None
+def _is_under_way(answer_body: bytes) -> bool:
+    return _UNDER_WAY.search(answer_body) is not None
 
 
-def _names_this_message(told: bytes, message: Message) -> bool:
+def _names_this_message(answer_body: bytes, message: Message) -> bool:
     """Whether a conflict names what was sent: the event, or the job that a first message is of."""
     try:
-        body = read_json(told)
+        body = read_json(answer_body)
     except ValueError:
         return False
     named = [body.get("job_id"), body.get("id")] if isinstance(body, dict) else []

@@ -242,9 +242,11 @@ def error_in(body: Any) -> dict[str, Any] | None:
 def _own_status(error: Mapping[str, Any]) -> int | None:
     """The status that an error states which came with a 200, as a number or in digits."""
     for name in ("status", "code", "status_code", "http_status"):
-        told = error.get(name)
-        if type(told) is int or (isinstance(told, str) and told.isascii() and told.isdigit() and len(told) == 3):
-            status = int(told)
+        stated = error.get(name)
+        if type(stated) is int or (
+            isinstance(stated, str) and stated.isascii() and stated.isdigit() and len(stated) == 3
+        ):
+            status = int(stated)
             if 400 <= status < 600:
                 return status
     return None

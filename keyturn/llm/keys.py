@@ -162,12 +162,12 @@ def parse_key(text: str, *, now: float) -> tuple[SecretStr, float | None]:
     text, ends = text.strip(), None
     if text.startswith("{"):
         try:
-            told: Any = read_json(text)
+            parsed: Any = read_json(text)
         except ValueError:
             raise ProviderKeyUnavailable("what gives the key wrote neither a key nor JSON") from None
-        told = told["status"] if isinstance(told.get("status"), dict) else told
-        text = next((told[name] for name in _TOKEN if isinstance(told.get(name), str)), "")
-        ends = _ends(told, now)
+        parsed = parsed["status"] if isinstance(parsed.get("status"), dict) else parsed
+        text = next((parsed[name] for name in _TOKEN if isinstance(parsed.get(name), str)), "")
+        ends = _ends(parsed, now)
     if not text or len(text) > MAX_KEY_CHARACTERS or not text.isascii() or not text.isprintable() or " " in text:
         raise ProviderKeyUnavailable("what gives the key wrote no key: one word, or JSON with access_token")
     return SecretStr(text), ends
@@ -176,15 +176,15 @@ def parse_key(text: str, *, now: float) -> tuple[SecretStr, float | None]:
 _TOKEN = ("accessToken", "access_token", "token")
 
 
-def _ends(told: dict[str, Any], now: float) -> float | None:
+def _ends(parsed: dict[str, Any], now: float) -> float | None:
     for name in ("expires_on", "expires_at", "exp"):
-        if isinstance(told.get(name), int | float) or str(told.get(name)).isdecimal():
-            return float(told[name])
-    if isinstance(told.get("expires_in"), int | float) or str(told.get("expires_in")).isdecimal():
-        return now + float(told["expires_in"])
+        if isinstance(parsed.get(name), int | float) or str(parsed.get(name)).isdecimal():
+            return float(parsed[name])
+    if isinstance(parsed.get("expires_in"), int | float) or str(parsed.get("expires_in")).isdecimal():
+        return now + float(parsed["expires_in"])
     for name in ("expirationTimestamp", "expiresOn", "expires_at", "expiry", "expiration", "expireTime"):
         try:
-            return datetime.fromisoformat(str(told[name])).timestamp()  # without a zone it is this machine's, as az's
+            return datetime.fromisoformat(str(parsed[name])).timestamp()  # without a zone it is this machine's, as az's
         except (KeyError, ValueError, OverflowError):
             continue
     return None

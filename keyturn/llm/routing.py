@@ -173,7 +173,7 @@ async def ask_in_turn(
             outages.answered(_name(provider))
             return Asked(provider, completion, _passed_over(failures))
     # Who was the only one asked was not passed over.
-    raise RouteFailed(_told_together(failures), _passed_over(failures) if len(failures) > 1 else ())
+    raise RouteFailed(_first_with_all_messages(failures), _passed_over(failures) if len(failures) > 1 else ())
 
 
 def _name(provider: Provider) -> tuple[str, str]:
@@ -191,12 +191,12 @@ def _passed_over(failures: Sequence[tuple[Provider, KeyturnError]]) -> tuple[Pas
     )
 
 
-def _told_together(failures: Sequence[tuple[Provider, KeyturnError]]) -> KeyturnError:
+def _first_with_all_messages(failures: Sequence[tuple[Provider, KeyturnError]]) -> KeyturnError:
     """The first failure, with the others' messages behind its own: it is the one to fix, and none is hidden."""
     (_, first), *others = failures
     if others and isinstance(first, ProviderError):
-        told = "; ".join(f"{provider.name}: {error}" for provider, error in failures)
-        return type(first)(told, retry_after=first.retry_after)
+        messages = "; ".join(f"{provider.name}: {error}" for provider, error in failures)
+        return type(first)(messages, retry_after=first.retry_after)
     return first
 
 

@@ -13,7 +13,7 @@ from keyturn.llm.outages import Name, Outages
 
 _log = structlog.get_logger("keyturn.llm")
 # An outage costs each worker five calls to find out; told within a second, it costs the fleet about as many.
-TELL_EVERY_SECONDS = 1.0
+EXCHANGE_EVERY_SECONDS = 1.0
 REDIS_SECONDS = 1.0
 # Workers learn of the same end at the same time: by up to two seconds apart, one has tried before the next one does.
 SPREAD_SECONDS = 2.0
@@ -47,7 +47,7 @@ class SharedOutages:
         self._clock = clock
         self._jitter = jitter
         self._ends: dict[Name, float] = {}  # of names that stood in Redis when it was last looked at
-        self._untold: dict[Name, float] = {}
+        self._unsent: dict[Name, float] = {}
         self._redis = Redis.from_url(
             url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS, decode_responses=True
         )
@@ -56,14 +56,14 @@ class SharedOutages:
         """Tell and learn once a second, for ever."""
         while True:
             await self.exchange()
-            await asyncio.sleep(TELL_EVERY_SECONDS)
+            await asyncio.sleep(EXCHANGE_EVERY_SECONDS)
 
     async def exchange(self) -> None:
         """Tell what this worker found out, and learn what others did; a Redis that is away is logged."""
-        self._untold |= self._outages.take_news()
+        self._unsent |= self._outages.take_news()
         try:
             async with asyncio.timeout(REDIS_SECONDS):
-                await self._tell()
+                await self._send()
                 left = await remaining(self._redis, self._names)
         except (RedisError, OSError, TimeoutError) as error:
             _log.warning("outages_not_shared", cause=type(error).__name__)
@@ -74,19 +74,19 @@ class SharedOutages:
         """Close the connections."""
         await self._redis.aclose()
 
-    async def _tell(self) -> None:
-        told = dict(self._untold)
-        if not told:
+    async def _send(self) -> None:
+        sent = dict(self._unsent)
+        if not sent:
             return
         async with self._redis.pipeline(transaction=False) as pipeline:
-            for name, seconds in told.items():
+            for name, seconds in sent.items():
                 if seconds:
                     pipeline.set(_key(name), "open", px=max(int(seconds * 1000), 1))
                 else:
                     pipeline.delete(_key(name))
             await pipeline.execute()
         # Found out again while it was told: that is told with the next exchange.
-        self._untold = {name: value for name, value in self._untold.items() if told.get(name) != value}
+        self._unsent = {name: value for name, value in self._unsent.items() if sent.get(name) != value}
 
     def _learn(self, left: Mapping[Name, float]) -> None:
         now = self._clock()

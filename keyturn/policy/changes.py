@@ -29,7 +29,7 @@ def changes_for(
 ) -> list[Change]:
     """Return what differs for one key that is judged under `after` instead of `before`."""
     old, new = supported(before, facts, at), supported(after, facts, at)
-    pairs = [(aspect, _told(aspect, old), _told(aspect, new)) for aspect in ASPECTS]
+    pairs = [(aspect, _in_words(aspect, old), _in_words(aspect, new)) for aspect in ASPECTS]
     return [Change(aspect, was, now, facts) for aspect, was, now in pairs if was != now]
 
 
@@ -48,7 +48,7 @@ def smallest_examples(before: Sequence[PolicyLine], after: Sequence[PolicyLine])
     return list(found.values())
 
 
-def _told(aspect: str, support: Support) -> str:
+def _in_words(aspect: str, support: Support) -> str:
     if aspect == "decision":
         return support.decision
     if support.decision != "eligible":

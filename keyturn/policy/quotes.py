@@ -13,16 +13,16 @@ _WORD = re.compile(r"\S+")
 
 def evidence_in_words(facts: CredentialFacts) -> list[str]:
     """Return the evidence as sentences, in the only form in which it may be quoted."""
-    told = [f"the kind of the credential is {facts.kind}"]
+    phrases = [f"the kind of the credential is {facts.kind}"]
     for name in ("stale", "compromised"):
         value = getattr(facts, name)
         if value is not None:
-            told.append(f"the credential is {'' if value else 'not '}{name}")
+            phrases.append(f"the credential is {'' if value else 'not '}{name}")
     if facts.age is not None:
-        told.append(f"the credential is {facts.age.days} days old")
+        phrases.append(f"the credential is {facts.age.days} days old")
     if facts.unused_for is not None:
-        told.append(f"the credential was not used for {facts.unused_for.days} days")
-    return [*told, *([facts.notes] if facts.notes else [])]
+        phrases.append(f"the credential was not used for {facts.unused_for.days} days")
+    return [*phrases, *([facts.notes] if facts.notes else [])]
 
 
 def quotes_hold(quotes: Sequence[Quote], lines: Sequence[PolicyLine], facts: CredentialFacts) -> bool:

@@ -35,11 +35,11 @@ def _alone(line: PolicyLine) -> Iterator[Remark]:
 
 
 def _redundant(lines: Sequence[PolicyLine]) -> Iterator[Remark]:
-    told: set[str] = set()
+    reported: set[str] = set()
     for one, other in permutations(lines, 2):
-        if one.id in told or other.id in told or not _covered_by(one, other):
+        if one.id in reported or other.id in reported or not _covered_by(one, other):
             continue
-        told.add(one.id)
+        reported.add(one.id)
         yield Remark(
             "redundant", (one.id, other.id), f"wherever {one.id} holds, {other.id} holds too and asks for as much"
         )

@@ -115,20 +115,20 @@ def explain(support: Support, facts: CredentialFacts, at: datetime | None = None
             f"No supplied policy line covers a credential of kind {facts.kind}. They cover {', '.join(covers)}: "
             "perhaps another kind or another line was meant."
         )[:1000]
-    told = [f"{one.line.ref}: {_cause(one, facts, at)}" for one in covering if one.status == "unknown"]
-    return ("; ".join(told) + ".")[:1000]
+    causes = [f"{one.line.ref}: {_cause(one, facts, at)}" for one in covering if one.status == "unknown"]
+    return ("; ".join(causes) + ".")[:1000]
 
 
 def _cause(one: Reading, facts: CredentialFacts, at: datetime | None) -> str:
     age = 0 if at is None else (at - facts.observed_at).days
-    told: dict[Cause, str] = {
+    causes: dict[Cause, str] = {
         "words_only": "its condition stands in words only, and no model showed that it holds",
         "evidence_too_old": f"the evidence is {age} days old, and counts for {one.line.evidence_days} days: "
         "observe the key again",
         "evidence_in_future": "the evidence was observed in the future: check the clock of its source",
         "fact_not_known": f"the evidence does not say {_FACT.get(one.line.rule.when, 'what it asks for')}",
     }
-    return told.get(one.cause, "not known")
+    return causes.get(one.cause, "not known")
 
 
 _FACT = {

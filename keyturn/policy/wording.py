@@ -25,16 +25,16 @@ def demands_in_words(line: PolicyLine) -> str:
 
 def key_in_words(facts: CredentialFacts) -> str:
     """Return a key as evidence describes it, for an example: the kind, and the facts that are known."""
-    told: list[str] = [facts.kind]
-    told += [
+    parts: list[str] = [facts.kind]
+    parts += [
         name if value else f"not {name}"
         for name in ("stale", "compromised")
         if (value := getattr(facts, name)) is not None
     ]
     if facts.age is not None:
-        told.append(f"age {facts.age}")
+        parts.append(f"age {facts.age}")
     if facts.never_used:
-        told.append("never used")
+        parts.append("never used")
     elif facts.unused_for is not None:
-        told.append(f"unused for {facts.unused_for}")
-    return ", ".join(told)
+        parts.append(f"unused for {facts.unused_for}")
+    return ", ".join(parts)

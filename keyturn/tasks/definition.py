@@ -140,7 +140,7 @@ def prompts_beside(file: str) -> dict[str, str]:
 
 def policy_section(lines: Sequence[PolicyLine]) -> list[Section]:
     """Return the policy lines in a fixed order: the usual stable beginning."""
-    return [("policy_lines", [_told(line) for line in sorted(lines, key=lambda line: line.id)])]
+    return [("policy_lines", [_line_as_json(line) for line in sorted(lines, key=lambda line: line.id)])]
 
 
 def answer_schema(**properties: JsonValue) -> dict[str, JsonValue]:
@@ -154,7 +154,7 @@ def answer_schema(**properties: JsonValue) -> dict[str, JsonValue]:
 
 
 @lru_cache(maxsize=1_024)  # the same lines in every call; more than that many are in no catalogue
-def _told(line: PolicyLine) -> JsonValue:
+def _line_as_json(line: PolicyLine) -> JsonValue:
     return line.model_dump(mode="json", include={"id", "wording", "applies_to", "window_days", "rule", "approval"})
 
 

@@ -542,7 +542,7 @@ async def test_a_load_that_was_cut_off_is_finished_and_one_of_other_bytes_begins
     source = BulkSource(path=str(file), policies=(LINE,), question="May it?", observed_at=NOW)
     with pytest.raises(KeyboardInterrupt):
         await load_source(
-            source, run_id, place.tenant, "bulk:x", place.store, place.catalogue, place.encryption, told=kill
+            source, run_id, place.tenant, "bulk:x", place.store, place.catalogue, place.encryption, on_progress=kill
         )
     assert seen == 500
     assert not (await place.store.run(run_id, tenant_id=place.tenant)).loaded

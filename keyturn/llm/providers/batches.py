@@ -115,9 +115,9 @@ class _Batches:
                     await answer.aread()
                     self._refuse(answer, None)
                 async for line in lines_in(answer):
-                    told = _object(line)
-                    if told is not None:
-                        yield told
+                    parsed = _object(line)
+                    if parsed is not None:
+                        yield parsed
         except TimeoutError:
             raise ProviderTimeout(f"not all answers within {REQUEST_SECONDS:g} s") from None
         except httpx.HTTPError as error:
@@ -255,12 +255,12 @@ def _object(line: str) -> Mapping[str, Any] | None:
     if not line.strip():
         return None
     try:
-        told = read_json(line)
+        parsed = read_json(line)
     except ValueError:
         raise UnreadableResponse("a line of the batch's answers is not JSON") from None
-    if not isinstance(told, dict):
+    if not isinstance(parsed, dict):
         raise UnreadableResponse("a line of the batch's answers is not an object")
-    return told
+    return parsed
 
 
 def _id_of(batch: Mapping[str, Any]) -> str:

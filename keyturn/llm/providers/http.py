@@ -117,8 +117,8 @@ class HttpProvider:
             async with asyncio.timeout(min(timeouts.first_byte, timeouts.total)):
                 await slots.acquire()
         except TimeoutError:
-            told = f"{self._endpoint.calls_at_once} calls are under way, as many as its calls_at_once allows"
-            raise RateLimited(told) from None
+            message = f"{self._endpoint.calls_at_once} calls are under way, as many as its calls_at_once allows"
+            raise RateLimited(message) from None
         try:
             yield
         finally:
@@ -333,10 +333,10 @@ def refused_fields(body: Any, payload: Mapping[str, JsonValue]) -> set[str]:
         return set()
     where = [str(part) for one in details if isinstance(one.get("loc"), list) for part in one["loc"]]
     param = error.get("param")
-    told = param if isinstance(param, str) and param else " ".join(where) or message
+    mentioned = param if isinstance(param, str) and param else " ".join(where) or message
     # `max_tokens is not supported, use max_completion_tokens`: the one that was sent is meant.
     sent = json.dumps({name: value for name, value in payload.items() if name != "messages"})
-    names = [name for name in OPTIONAL_FIELDS if re.search(rf"\b{name}\b", told) and f'"{name}"' in sent]
+    names = [name for name in OPTIONAL_FIELDS if re.search(rf"\b{name}\b", mentioned) and f'"{name}"' in sent]
     return set(names[:1])
 
 

@@ -100,8 +100,8 @@ def adapted(body: dict[str, JsonValue], not_taken: AbstractSet[str], prompt: Pro
         schema: JsonValue = {"name": prompt.schema_name, "schema": prompt.schema}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
     if not_taken & {"json_schema", "json_object", "response_format"}:
-        told = f"{prompt.system}\n\nAnswer with one JSON object of this schema:\n{json.dumps(prompt.schema)}"
-        body["messages"] = [{"role": "system", "content": told}, {"role": "user", "content": prompt.user}]
+        instructions = f"{prompt.system}\n\nAnswer with one JSON object of this schema:\n{json.dumps(prompt.schema)}"
+        body["messages"] = [{"role": "system", "content": instructions}, {"role": "user", "content": prompt.user}]
         if not_taken & {"json_object", "response_format"}:
             body.pop("response_format", None)
         else:

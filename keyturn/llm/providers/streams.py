@@ -147,7 +147,7 @@ class OpenAiFold:
 
     def __init__(self) -> None:
         self.ended = self.finished = False
-        self._told: dict[str, Any] = {}
+        self._fields: dict[str, Any] = {}
         self._texts: list[str] = []
         self._refusals: list[str] = []
         self._choice: dict[str, Any] = {}
@@ -160,7 +160,7 @@ class OpenAiFold:
         chunk = event.data
         if not isinstance(chunk, dict):
             return ""
-        self._told |= {name: chunk[name] for name in ("id", "model", "usage") if chunk.get(name) is not None}
+        self._fields |= {name: chunk[name] for name in ("id", "model", "usage") if chunk.get(name) is not None}
         text = ""
         for choice in chunk.get("choices") or []:
             # A last chunk may repeat the whole as `message`; where nothing came before, it is the answer.
@@ -177,7 +177,7 @@ class OpenAiFold:
     def answer(self) -> Any:
         """Return the chat completion. `[DONE]` without a reason is an end, too."""
         message = {"content": "".join(self._texts), "refusal": "".join(self._refusals) or None}
-        return self._told | {"choices": [{"finish_reason": "stop", **self._choice, "message": message}]}
+        return self._fields | {"choices": [{"finish_reason": "stop", **self._choice, "message": message}]}
 
 
 class AnthropicFold:
@@ -191,23 +191,23 @@ class AnthropicFold:
 
     def add(self, event: Event) -> str:
         """Take an event; those of kinds that we do not know are passed over, as the reference asks."""
-        told = event.data
-        if not isinstance(told, dict):
+        data = event.data
+        if not isinstance(data, dict):
             return ""
-        match told.get("type"):
+        match data.get("type"):
             case "message_start":
-                self._message = dict(told["message"])
-                self._usage |= told["message"].get("usage") or {}
-            case "content_block_start" if told["content_block"].get("type") == "text":
-                return self._more(told["content_block"].get("text") or "")
-            case "content_block_delta" if told["delta"].get("type") == "text_delta":
-                return self._more(told["delta"]["text"])
+                self._message = dict(data["message"])
+                self._usage |= data["message"].get("usage") or {}
+            case "content_block_start" if data["content_block"].get("type") == "text":
+                return self._more(data["content_block"].get("text") or "")
+            case "content_block_delta" if data["delta"].get("type") == "text_delta":
+                return self._more(data["delta"]["text"])
             case "message_delta":
-                self._message |= {"stop_reason": told["delta"].get("stop_reason") or self._message.get("stop_reason")}
+                self._message |= {"stop_reason": data["delta"].get("stop_reason") or self._message.get("stop_reason")}
                 self.finished = bool(self._message["stop_reason"])
                 # The counts are of all so far, not of this event.
                 self._usage |= {
-                    name: number for name, number in (told.get("usage") or {}).items() if number is not None
+                    name: number for name, number in (data.get("usage") or {}).items() if number is not None
                 }
             case "message_stop":
                 self.ended = self.finished = True
@@ -230,7 +230,7 @@ class GeminiFold:
 
     def __init__(self) -> None:
         self.ended = self.finished = False
-        self._told: dict[str, Any] = {}
+        self._fields: dict[str, Any] = {}
         self._texts: list[str] = []
 
     def add(self, event: Event) -> str:
@@ -240,24 +240,26 @@ class GeminiFold:
         piece = event.data
         if not isinstance(piece, dict):
             return ""
-        told = ("usageMetadata", "modelVersion", "responseId", "promptFeedback")
-        self._told |= {name: piece[name] for name in told if piece.get(name) is not None}
-        if (self._told.get("promptFeedback") or {}).get("blockReason"):
+        names = ("usageMetadata", "modelVersion", "responseId", "promptFeedback")
+        self._fields |= {name: piece[name] for name in names if piece.get(name) is not None}
+        if (self._fields.get("promptFeedback") or {}).get("blockReason"):
             self.ended = True
         text = ""
         for candidate in piece.get("candidates") or []:
             parts = (candidate.get("content") or {}).get("parts") or []
             text += "".join(part["text"] for part in parts if "text" in part and not part.get("thought"))
             if candidate.get("finishReason"):
-                self._told["finishReason"] = candidate["finishReason"]
-        self.finished = "finishReason" in self._told or self.ended
+                self._fields["finishReason"] = candidate["finishReason"]
+        self.finished = "finishReason" in self._fields or self.ended
         self._texts.append(text)
         return text
 
     def answer(self) -> Any:
         """Return the generated content."""
-        told = dict(self._told)
-        finish = told.pop("finishReason", None)
+        whole = dict(self._fields)
+        finish = whole.pop("finishReason", None)
         if finish is None:
-            return told
-        return told | {"candidates": [{"finishReason": finish, "content": {"parts": [{"text": "".join(self._texts)}]}}]}
+            return whole
+        return whole | {
+            "candidates": [{"finishReason": finish, "content": {"parts": [{"text": "".join(self._texts)}]}}]
+        }
