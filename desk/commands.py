@@ -66,9 +66,11 @@ def desk() -> None:
 @click.option("--question", help="The asker's words; - reads them from standard input.")
 @click.option("--policy", multiple=True, help="A policy line that the reply may rest on; repeatable.")
 @click.option("--rotation", "workflow_id", help="A rotation to reply to, instead: its question and its decision.")
-@click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="For whom.")
-@click.option("--user", "user_id", envvar="KEYTURN_USER", help="Who asks.  [default: the signed-in user]")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, when it has ended.")
+@click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Tenant ID.")
+@click.option("--user", "user_id", envvar="KEYTURN_USER", help="User who asks.  [default: the signed-in user]")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object to standard output when the draft is finished."
+)
 def draft(
     account_id: str | None,
     question: str | None,

@@ -47,9 +47,16 @@ AT_ONCE = 8  # with a provider; calls at once: enough to be done in minutes, few
 
 @click.command()
 @click.option("--accept", is_flag=True, help="Make this run's figures the accepted ones of its route.")
-@click.option("--task", type=click.Choice(sorted(load_tasks())), help="Only the cases of this task.")
-@click.option("--results", default=FOLDER / "results.json", type=click.Path(path_type=Path), help="Where to write.")
-@click.option("--accepted", default=FOLDER / "accepted.json", type=click.Path(path_type=Path), help="To compare with.")
+@click.option("--task", type=click.Choice(sorted(load_tasks())), help="Filter cases by task.")
+@click.option(
+    "--results", default=FOLDER / "results.json", type=click.Path(path_type=Path), help="File for the results."
+)
+@click.option(
+    "--accepted",
+    default=FOLDER / "accepted.json",
+    type=click.Path(path_type=Path),
+    help="File of the accepted figures.",
+)
 @click.option("--local", is_flag=True, help="Ask the 135M model that `make eval-local` installs.")
 @click.option("--verbose", is_flag=True, help="Name every case whose answer was not the expected one.")
 def main(accept: bool, task: str | None, results: Path, accepted: Path, local: bool, verbose: bool) -> None:

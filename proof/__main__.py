@@ -45,14 +45,22 @@ CALM_AT_ONCE = 12  # so that no call is late for want of a processor
 
 
 @click.command()
-@click.option("--faults", default=1_000, show_default=True, type=click.IntRange(1), help="Operations, a fault each.")
-@click.option("--seed", default=20261121, show_default=True, help="Of the plan; the same seed plans the same.")
+@click.option(
+    "--faults",
+    default=1_000,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Number of operations; each has one fault.",
+)
+@click.option(
+    "--seed", default=20261121, show_default=True, help="Seed of the plan; the same seed gives the same plan."
+)
 @click.option("--only", help=f"One fault, or one control: {', '.join(CONTROLS)}.")
-@click.option("--time-limit", type=float, help="Seconds after which no more are begun.")
+@click.option("--time-limit", type=float, help="Seconds after which no further operation is started.")
 @click.option("--database", type=click.Choice(["postgresql", "sqlite", "both"]), default="both", show_default=True)
 @click.option("--soak", "soak_minutes", type=float, help="Minutes of a steady load instead: does anything drift?")
 @click.option("--plot", type=click.Path(path_type=Path), help="A file for a picture, SVG: the times, by fault.")
-@click.option("--page", type=click.Path(path_type=Path, exists=True), help="A page whose table is to tell of this run.")
+@click.option("--page", type=click.Path(path_type=Path, exists=True), help="Page whose table is updated with this run.")
 @click.option("--controls/--no-controls", default=True, show_default=True, help="Whether the controls run too.")
 @click.option("--results", type=click.Path(path_type=Path), help="A file for the results, as JSON.")
 def prove(

@@ -31,7 +31,11 @@ def demo() -> None:
 
 @click.command()
 @click.option(
-    "--folder", default=".keyturn", show_default=True, type=click.Path(path_type=Path), help="Where state is kept."
+    "--folder",
+    default=".keyturn",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder for the stack's state.",
 )
 @click.option("--port", default=7233, show_default=True, help="Temporal's port.")
 @click.option("--ui-port", default=8233, show_default=True, help="The port of Temporal's UI.")

@@ -17,16 +17,19 @@ from starter.policy_options import policy_options
 
 _KINDS = ["service_account_key", "access_key", "user_password", "system_account_password"]
 _as_json = click.option(
-    "--json", "as_json", is_flag=True, help="One JSON object on standard output, all else on error."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one JSON object to standard output, everything else to standard error.",
 )
 _task_queue = click.option(
-    "--task-queue", envvar="KEYTURN_TASK_QUEUE", default="keyturn", show_default=True, help="Where workers poll."
+    "--task-queue", envvar="KEYTURN_TASK_QUEUE", default="keyturn", show_default=True, help="Task queue of the workers."
 )
 
 
 @click.command()
 @click.option("--account", "account_id", required=True, help="The account that holds the key, such as acct_10234.")
-@click.option("--key-id", required=True, help="The provider's id of the key. A rotated key has a new one.")
+@click.option("--key-id", required=True, help="The provider's ID of the key. A rotated key has a new one.")
 @click.option("--policy", required=True, multiple=True, help="A policy line to judge under, such as P-7; repeatable.")
 @click.option("--question", required=True, help="The asker's words; - reads them from standard input.")
 @click.option("--kind", type=click.Choice(_KINDS), help="Kind of credential.  [default: service_account_key]")
@@ -35,15 +38,15 @@ _task_queue = click.option(
 )
 @click.option("--compromised/--not-compromised", default=None, help="Whether it was exposed; unknown if not given.")
 @click.option("--age-days", type=click.IntRange(0, 36_500), help="Days since the key was made or last rotated.")
-@click.option("--last-rotated", "last_rotated_at", help="The same as a moment: 2026-08-01T00:00:00Z.")
-@click.option("--last-used", "last_used_at", help="When the key was last used, as a moment.")
+@click.option("--last-rotated", "last_rotated_at", help="The same as a timestamp, such as 2026-08-01T00:00:00Z.")
+@click.option("--last-used", "last_used_at", help="Timestamp of the key's last use.")
 @click.option("--never-used", is_flag=True, default=None, help="The key was never used.")
 @click.option("--notes", help="Evidence in words, up to 1,000 characters, for lines that state a condition in words.")
-@click.option("--observed", "observed_at", help="The evidence's own time.  [default: now]")
+@click.option("--observed", "observed_at", help="Time at which the evidence was observed.  [default: now]")
 @click.option("--source", help="Where the evidence comes from.  [default: asker]")
-@click.option("--user", "user_id", envvar="KEYTURN_USER", help="Who asks.  [default: the signed-in user]")
-@click.option("--tenant", "tenant_id", envvar="KEYTURN_TENANT", help="For whom.  [default: default]")
-@click.option("--trace-id", help="Your own id for this call, shown in logs and history.")
+@click.option("--user", "user_id", envvar="KEYTURN_USER", help="User who asks.  [default: the signed-in user]")
+@click.option("--tenant", "tenant_id", envvar="KEYTURN_TENANT", help="Tenant ID.  [default: default]")
+@click.option("--trace-id", help="Trace ID for this call, shown in logs and history.")
 @click.option("--timeout", "timeout_seconds", type=float, help="Seconds for one model call, up to 120.  [default: 20]")
 @click.option("--retries", "max_retries", type=int, help="Further attempts after a passing failure.  [default: 2]")
 @click.option(
@@ -52,7 +55,7 @@ _task_queue = click.option(
     type=click.FloatRange(min=0, min_open=True),
     default=60.0,
     show_default=True,
-    help="Seconds to wait for the outcome. The workflow goes on after that.",
+    help="Seconds to wait for the outcome. The workflow continues after that.",
 )
 @click.option("--again", is_flag=True, help="Ask anew although the same question on the same evidence was answered.")
 @policy_options

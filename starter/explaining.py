@@ -146,8 +146,8 @@ def last_asked(steps: Sequence[Step]) -> Step | None:
 
 @click.command()
 @click.argument("workflow_id")
-@click.option("--run-id", help="An earlier run of it.  [default: the last]")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@click.option("--run-id", help="Run ID of the workflow.  [default: the last run]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output.")
 def explain(workflow_id: str, run_id: str | None, as_json: bool) -> None:
     """Say from the record what was asked and answered, under which prompt, policy and model, and why it ended so.
 

@@ -15,17 +15,23 @@ from keyturn.contracts import Abandonment, Approval, Contract, Denial, GroundedD
 from keyturn.errors import CatalogueInvalid, InvalidRequest
 from starter.policy_options import policy_options
 
-_user = click.option("--user", "user_id", envvar="KEYTURN_USER", help="Who you are.  [default: the signed-in user]")
-_as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+_user = click.option("--user", "user_id", envvar="KEYTURN_USER", help="Your user name.  [default: the signed-in user]")
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output.")
 _DECIDED = ("RotationWorkflow",)
 _CARRIED_OUT = (*_DECIDED, "RotateAccessKeyWorkflow")
 _RESUMED_AT_ONCE = 20  # updates under way at once: a worker takes them in milliseconds each
 
 
 @click.command()
-@click.option("--tenant", envvar="KEYTURN_TENANT", help="Only this tenant's.")
-@click.option("--kind", help="Only what waits for this: quota_exhausted, approval, disagreement, ...")
-@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 10_000), help="How many, oldest first.")
+@click.option("--tenant", envvar="KEYTURN_TENANT", help="Filter by tenant ID.")
+@click.option("--kind", help="Filter by what the rotation waits for: quota_exhausted, approval, disagreement, ...")
+@click.option(
+    "--limit",
+    default=100,
+    show_default=True,
+    type=click.IntRange(1, 10_000),
+    help="Maximum number of rows, oldest first.",
+)
 @_as_json
 def parked(tenant: str | None, kind: str | None, limit: int, as_json: bool) -> None:
     """List the rotations that wait for a person: parked ones, and those that wait for an approval.
@@ -54,9 +60,9 @@ def parked(tenant: str | None, kind: str | None, limit: int, as_json: bool) -> N
 
 @click.command()
 @click.argument("workflow_id", required=False)
-@click.option("--all", "everything", is_flag=True, help="Every parked rotation of --kind.")
-@click.option("--kind", help="With --all: what they wait for, such as quota_exhausted.")
-@click.option("--tenant", envvar="KEYTURN_TENANT", help="With --all: only this tenant's.")
+@click.option("--all", "everything", is_flag=True, help="Resume every parked rotation of --kind.")
+@click.option("--kind", help="With --all: what the rotations wait for, such as quota_exhausted.")
+@click.option("--tenant", envvar="KEYTURN_TENANT", help="With --all: filter by tenant ID.")
 @_user
 def resume(
     workflow_id: str | None, everything: bool, kind: str | None, tenant: str | None, user_id: str | None
@@ -96,7 +102,7 @@ def resume(
 
 @click.command()
 @click.argument("workflow_id")
-@click.option("--reason", required=True, help="Why; a line for the audit trail.")
+@click.option("--reason", required=True, help="Reason, one line, for the audit trail.")
 @_user
 def abandon(workflow_id: str, reason: str, user_id: str | None) -> None:
     """End a parked rotation as failed. It may be asked for again.
@@ -121,7 +127,10 @@ def _awaiting(workflow_id: str, verb: str) -> tuple[Standing, GroundedDecision]:
 
 @click.command()
 @click.argument("workflow_id")
-@click.option("--digest", help="Of the decision that you saw. Without it the decision is shown, and you are asked.")
+@click.option(
+    "--digest",
+    help="Digest of the decision that you saw. Without it, the decision is shown and you are asked to confirm.",
+)
 @policy_options
 @_user
 def approve(workflow_id: str, digest: str | None, policy_dir: Path | None, shipped: bool, user_id: str | None) -> None:
@@ -145,8 +154,8 @@ def approve(workflow_id: str, digest: str | None, policy_dir: Path | None, shipp
 
 @click.command()
 @click.argument("workflow_id")
-@click.option("--reason", required=True, help="Why; a line for the audit trail.")
-@click.option("--digest", help="Of the decision that you saw.  [default: the one that waits now]")
+@click.option("--reason", required=True, help="Reason, one line, for the audit trail.")
+@click.option("--digest", help="Digest of the decision that you saw.  [default: the one that waits now]")
 @_user
 def deny(workflow_id: str, reason: str, digest: str | None, user_id: str | None) -> None:
     """Deny the decision that a rotation waits with: there will be no job.
@@ -167,7 +176,7 @@ def deny(workflow_id: str, reason: str, digest: str | None, user_id: str | None)
 
 @click.command()
 @click.argument("job_id")
-@click.option("--reason", required=True, help="Why; a line for the audit trail.")
+@click.option("--reason", required=True, help="Reason, one line, for the audit trail.")
 @_user
 def rollback(job_id: str, reason: str, user_id: str | None) -> None:
     """Go back to the old access key of a job that the executor carries out, and close the job as failed.

@@ -20,7 +20,7 @@ from keyturn.policy.wording import condition_in_words, demands_in_words, key_in_
 from starter.policy_options import policy_options
 
 EXIT_FAULTS = 1
-_as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output.")
 
 
 @click.group()
@@ -116,10 +116,20 @@ def check(files: tuple[Path, ...], as_json: bool) -> None:
 @policy.command()
 @click.argument("old", type=click.Path(path_type=Path, exists=True))
 @click.argument("new", type=click.Path(path_type=Path, exists=True))
-@click.option("--inventory", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Count its keys, too.")
-@click.option("--access-keys", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="As in `bulk`.")
+@click.option(
+    "--inventory",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Inventory whose keys are counted as well.",
+)
+@click.option(
+    "--access-keys",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="AWS: output of `aws iam list-access-keys` for the users of the report.",
+)
 @click.option("--policy", "names", multiple=True, help="Judge these lines together; repeatable.  [default: each alone]")
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(0, 10_000), help="Keys to name.")
+@click.option(
+    "--limit", default=20, show_default=True, type=click.IntRange(0, 10_000), help="Maximum number of keys to name."
+)
 @_as_json
 def diff(
     old: Path,

@@ -41,8 +41,8 @@ T = TypeVar("T")
 LONGEST_NAME = 31  # with -20261121T030000Z behind it, a run's id has 48 characters
 # What was missed while the server was down is made up for if it is not older than this: yesterday's run is today's.
 CATCH_UP = timedelta(hours=12)
-_tenant = click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Whose.")
-_user = click.option("--user", "user_id", envvar="KEYTURN_USER", help="Who you are.  [default: the signed-in user]")
+_tenant = click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Tenant ID.")
+_user = click.option("--user", "user_id", envvar="KEYTURN_USER", help="Your user name.  [default: the signed-in user]")
 
 
 class UnknownSchedule(KeyturnError):
@@ -66,14 +66,18 @@ def schedule() -> None:
 @click.option(
     "--inventory", "path", required=True, help="A file, or a directory whose newest file is read, on the worker."
 )
-@click.option("--cron", required=True, help="When: five fields, in UTC unless --time-zone says otherwise.")
-@click.option("--time-zone", default="UTC", show_default=True, help="Such as Europe/Berlin.")
+@click.option("--cron", required=True, help="Cron expression of five fields, in UTC unless --time-zone is given.")
+@click.option("--time-zone", default="UTC", show_default=True, help="Time zone of --cron, such as Europe/Berlin.")
 @click.option("--policy", "policies", multiple=True, help="A policy line to judge under; repeatable.")
-@click.option("--question", default="May this key be rotated?", show_default=True, help="What is asked of each key.")
+@click.option(
+    "--question", default="May this key be rotated?", show_default=True, help="Question to ask about each key."
+)
 @click.option(
     "--task", type=click.Choice(["decide_rotation", "summarize_scan"]), default="decide_rotation", show_default=True
 )
-@click.option("--format", "form", type=click.Choice(["aws", "gcloud", "azure", "csv", "jsonl"]), help="Of the file.")
+@click.option(
+    "--format", "form", type=click.Choice(["aws", "gcloud", "azure", "csv", "jsonl"]), help="Format of the file."
+)
 @click.option("--access-keys", help="AWS: the output of `aws iam list-access-keys`, on the worker.")
 @click.option("--account", "account_id", help="Azure: the application that the listing is of.")
 @click.option("--always-ask", is_flag=True, help="Ask the model about every key.")
@@ -82,7 +86,9 @@ def schedule() -> None:
 )
 @click.option("--by-rule", is_flag=True, help="Decide lines that code can read without a model, at no cost.")
 @policy_options
-@click.option("--task-queue", envvar="KEYTURN_TASK_QUEUE", default="keyturn", show_default=True, help="Of the workers.")
+@click.option(
+    "--task-queue", envvar="KEYTURN_TASK_QUEUE", default="keyturn", show_default=True, help="Task queue of the workers."
+)
 @_tenant
 @_user
 def create(
@@ -170,7 +176,7 @@ def create(
 
 @schedule.command("list")
 @_tenant
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output.")
 def list_(tenant: str, as_json: bool) -> None:
     """List schedules: the next time, and how the last run stands or ended."""
 

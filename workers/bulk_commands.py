@@ -51,7 +51,9 @@ def _dollars(text: str) -> Decimal:
 @click.command()
 @inventory_file
 @click.option("--policy", "policies", multiple=True, help="A policy line to judge under; repeatable.")
-@click.option("--question", default="May this key be rotated?", show_default=True, help="What is asked of each key.")
+@click.option(
+    "--question", default="May this key be rotated?", show_default=True, help="Question to ask about each key."
+)
 @click.option(
     "--task", type=click.Choice(["decide_rotation", "summarize_scan"]), default="decide_rotation", show_default=True
 )
@@ -70,7 +72,9 @@ def _dollars(text: str) -> Decimal:
     "--offline", is_flag=True, help="Ask by the provider's batch endpoint first: within a day, half the price."
 )
 @click.option("--max-usd", type=_dollars, help="Pause when the model calls have cost this much.")
-@click.option("--name", help="Of the run.  [default: from the file and the policy lines, so that it is not run twice]")
+@click.option(
+    "--name", help="Name of the run.  [default: from the file and the policy lines, so that it is not run twice]"
+)
 @click.option("--detach", is_flag=True, help="Start it and leave; `keyturn watch bulk:TENANT:RUN` follows it.")
 @for_tenant
 @as_user

@@ -76,8 +76,8 @@ def namespace() -> None:
 
 @click.command()
 @click.argument("workflow_id")
-@click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Whose rotation.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Tenant ID.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output.")
 def audit(workflow_id: str, tenant: ShortIdentifier, as_json: bool) -> None:
     """Show a rotation's audit trail, oldest first: who did what and when, its job's included.
 

@@ -11,12 +11,12 @@ from workers.jobs_commands import lists, with_database
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-_tenant = click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Whose.")
+_tenant = click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Tenant ID.")
 
 
 @click.group(invoke_without_command=True)
 @_tenant
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output.")
 @click.pass_context
 def deliveries(context: click.Context, tenant: str, as_json: bool) -> None:
     """List the messages that were given up, the oldest first, each with what was wrong.
@@ -41,7 +41,7 @@ def deliveries(context: click.Context, tenant: str, as_json: bool) -> None:
 @deliveries.command()
 @_tenant
 @click.argument("job_id", required=False)
-@click.option("--all", "everything", is_flag=True, help="Every one that was given up.")
+@click.option("--all", "everything", is_flag=True, help="Resend every dead letter.")
 def resend(job_id: str | None, tenant: str, everything: bool) -> None:
     """Deliver a message that was given up once more, or all of them: under the same key, so it counts once."""
     if everything == (job_id is not None):

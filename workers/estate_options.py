@@ -10,12 +10,14 @@ from pydantic import ValidationError
 
 from keyturn.errors import InvalidRequest
 
-for_tenant = click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Whose.")
-as_user = click.option("--user", "user_id", envvar="KEYTURN_USER", help="Who you are.  [default: the signed-in user]")
-as_one_object = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+for_tenant = click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Tenant ID.")
+as_user = click.option(
+    "--user", "user_id", envvar="KEYTURN_USER", help="Your user name.  [default: the signed-in user]"
+)
+as_one_object = click.option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output.")
 inventory_file = click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 _FORMATS = click.Choice(["aws", "gcloud", "azure", "csv", "jsonl"])
-inventory_format = click.option("--format", "form", type=_FORMATS, help="Of the file.  [default: recognised]")
+inventory_format = click.option("--format", "form", type=_FORMATS, help="Format of the file.  [default: detected]")
 access_keys = click.option(
     "--access-keys",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 T = TypeVar("T")
-_tenant = click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Whose jobs.")
-_as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-_token = click.option("--token", required=True, type=click.IntRange(min=0), help="Of the claim, as `claim` told it.")
+_tenant = click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Tenant ID.")
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output.")
+_token = click.option(
+    "--token", required=True, type=click.IntRange(min=0), help="Fencing token of the claim, as `claim` printed it."
+)
 
 
 def _callers(value: SecretStr) -> SecretStr:
@@ -67,8 +69,14 @@ def lists(context: click.Context) -> bool:
 
 @click.group(invoke_without_command=True)
 @_tenant
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="How many, newest first.")
-@click.option("--overdue", is_flag=True, help="Only open jobs past their date, the longest overdue first.")
+@click.option(
+    "--limit",
+    default=50,
+    show_default=True,
+    type=click.IntRange(1, 10_000),
+    help="Maximum number of rows, newest first.",
+)
+@click.option("--overdue", is_flag=True, help="Show only open jobs past their date, the longest overdue first.")
 @_as_json
 @click.pass_context
 def jobs(context: click.Context, tenant: str, limit: int, overdue: bool, as_json: bool) -> None:
@@ -130,9 +138,16 @@ def show(job_id: str, tenant: str, as_json: bool) -> None:
 
 @jobs.command()
 @_tenant
-@click.option("--user", "owner", envvar="KEYTURN_USER", help="Who claims.  [default: the signed-in user]")
 @click.option(
-    "--lease", "lease_seconds", default=300.0, show_default=True, type=click.FloatRange(1, 86_400), help="Seconds."
+    "--user", "owner", envvar="KEYTURN_USER", help="User or system that claims the job.  [default: the signed-in user]"
+)
+@click.option(
+    "--lease",
+    "lease_seconds",
+    default=300.0,
+    show_default=True,
+    type=click.FloatRange(1, 86_400),
+    help="Length of the lease, in seconds.",
 )
 def claim(tenant: str, owner: str | None, lease_seconds: float) -> None:
     """Claim the most urgent job that nobody holds, and print it as JSON; ends with status 1 if there is none."""
@@ -169,7 +184,7 @@ def complete(job_id: str, tenant: str, token: int, evidence: tuple[str, ...]) ->
 @jobs.command()
 @_tenant
 @_token
-@click.option("--reason", required=True, help="Why; a line for the audit trail.")
+@click.option("--reason", required=True, help="Reason, one line, for the audit trail.")
 @click.argument("job_id")
 def fail(job_id: str, tenant: str, token: int, reason: str) -> None:
     """Close a claimed job as failed; the credential may be asked about again."""
@@ -181,8 +196,8 @@ def fail(job_id: str, tenant: str, token: int, reason: str) -> None:
 
 @jobs.command()
 @_tenant
-@click.option("--reason", required=True, help="Why; a line for the audit trail.")
-@click.option("--user", "actor", envvar="KEYTURN_USER", help="Who you are.  [default: the signed-in user]")
+@click.option("--reason", required=True, help="Reason, one line, for the audit trail.")
+@click.option("--user", "actor", envvar="KEYTURN_USER", help="Your user name.  [default: the signed-in user]")
 @click.argument("job_id")
 def cancel(job_id: str, tenant: str, reason: str, actor: str | None) -> None:
     """Close a job that is not closed, whoever holds it; what they say afterwards is refused."""

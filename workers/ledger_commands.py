@@ -15,16 +15,22 @@ from keyturn.errors import InvalidRequest
 
 T = TypeVar("T")
 _STATUSES = ["ok", "invalid_output", "timeout", "failed", "cancelled"]
-_as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-_tenant = click.option("--tenant", envvar="KEYTURN_TENANT", help="Whose calls.  [default: everybody's]")
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output.")
+_tenant = click.option("--tenant", envvar="KEYTURN_TENANT", help="Filter by tenant ID.  [default: all tenants]")
 
 
 @click.command()
 @_tenant
-@click.option("--task", help="Of this task only, such as decide_rotation.")
-@click.option("--status", type=click.Choice(_STATUSES), help="That ended so only.")
-@click.option("--trace-id", help="Of this trace only.")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="How many, newest first.")
+@click.option("--task", help="Filter by task, such as decide_rotation.")
+@click.option("--status", type=click.Choice(_STATUSES), help="Filter by status.")
+@click.option("--trace-id", help="Filter by trace ID.")
+@click.option(
+    "--limit",
+    default=50,
+    show_default=True,
+    type=click.IntRange(1, 10_000),
+    help="Maximum number of rows, newest first.",
+)
 @_as_json
 def calls(
     tenant: str | None, task: str | None, status: str | None, trace_id: str | None, limit: int, as_json: bool
@@ -62,9 +68,9 @@ def calls(
 
 @click.command()
 @click.option(
-    "--by", type=click.Choice(["task", "model", "user", "day"]), default="task", show_default=True, help="Grouped so."
+    "--by", type=click.Choice(["task", "model", "user", "day"]), default="task", show_default=True, help="Group by."
 )
-@click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="From this day (UTC) on.  [default: 30 days ago]")
+@click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="First day (UTC).  [default: 30 days ago]")
 @_tenant
 @_as_json
 def costs(by: Any, since: datetime | None, tenant: str | None, as_json: bool) -> None:
@@ -106,10 +112,10 @@ def cache() -> None:
 
 
 @cache.command()
-@click.option("--task", help="Of this task only.")
-@click.option("--prompt-version", help="Of this prompt version only, such as rotation_decision@1.")
-@click.option("--catalogue-version", help="Given under this catalogue version only.")
-@click.option("--expired", is_flag=True, help="Only those whose time is over.")
+@click.option("--task", help="Filter by task.")
+@click.option("--prompt-version", help="Filter by prompt version, such as rotation_decision@1.")
+@click.option("--catalogue-version", help="Filter by catalogue version.")
+@click.option("--expired", is_flag=True, help="Clear only expired responses.")
 def clear(task: str | None, prompt_version: str | None, catalogue_version: str | None, expired: bool) -> None:
     """Forget cached responses: all of them, or those that fit.
 

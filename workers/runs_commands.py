@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 @click.group(invoke_without_command=True)
 @for_tenant
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000), help="How many, newest first.")
+@click.option(
+    "--limit",
+    default=20,
+    show_default=True,
+    type=click.IntRange(1, 10_000),
+    help="Maximum number of rows, newest first.",
+)
 @as_one_object
 @click.pass_context
 def runs(context: click.Context, tenant: str, limit: int, as_json: bool) -> None:
@@ -62,7 +68,7 @@ def resume(run_id: str, tenant: str, user_id: str | None) -> None:
 @runs.command()
 @for_tenant
 @as_user
-@click.option("--reason", required=True, help="Why; a line.")
+@click.option("--reason", required=True, help="Reason, one line.")
 @click.argument("run_id")
 def cancel(run_id: str, tenant: str, user_id: str | None, reason: str) -> None:
     """Ask about nothing more. Rotations that were begun go on; the same `keyturn bulk` goes on with the rest."""
