@@ -7,51 +7,73 @@ database driver or a provider, and so it may not import them.
 import importlib
 import json
 import sys
+from difflib import get_close_matches
 
 import click
 
 from keyturn.console import run_and_leave
 from keyturn.errors import KeyturnError
 
-# name: (module, attribute, summary)
-COMMANDS = {
-    "rotate": ("starter.commands", "rotate", "Ask whether a key may be rotated, and create its one job if so."),
-    "status": ("starter.commands", "status", "Say what a rotation is at, or how it ended."),
-    "watch": ("starter.commands", "watch", "Follow a rotation step by step until it ends."),
-    "parked": ("starter.people", "parked", "List the rotations that wait for a person."),
-    "resume": ("starter.people", "resume", "Let a parked rotation try again, or all of a kind."),
-    "abandon": ("starter.people", "abandon", "End a parked rotation."),
-    "approve": ("starter.people", "approve", "Approve the decision that a rotation waits with."),
-    "deny": ("starter.people", "deny", "Deny the decision that a rotation waits with."),
-    "draft": ("desk.commands", "draft", "Draft a reply and show it as it is written."),
-    "desk": ("desk.commands", "desk", "Serve the support desk: a page, and JSON."),
-    "bulk": ("workers.bulk_commands", "bulk", "Judge every key of an inventory."),
-    "runs": ("workers.runs_commands", "runs", "List bulk runs; pause, resume or cancel one."),
-    "schedule": ("starter.schedules", "schedule", "Judge an inventory again and again: create, list, pause, delete."),
-    "report": ("workers.runs_commands", "report", "Report on a bulk run, as a page, CSV or JSON."),
-    "inventory": ("workers.inventory_commands", "inventory", "Look at an inventory before anything is asked."),
-    "policy": ("starter.policy", "policy", "Look at policy lines, check files, and see what a change changes."),
-    "jobs": ("workers.jobs_commands", "jobs", "List rotation jobs, and carry them out."),
-    "executor": ("workers.executor_commands", "executor", "Carry out the rotation of AWS access keys."),
-    "rollback": ("starter.people", "rollback", "Go back to the old access key while it is still there."),
-    "deliveries": ("workers.delivery_commands", "deliveries", "List messages that were given up, and send them again."),
-    "audit": ("workers.commands", "audit", "Show who did what with a rotation."),
-    "calls": ("workers.ledger_commands", "calls", "List model calls, newest first."),
-    "costs": ("workers.ledger_commands", "costs", "Sum what model calls cost, by task, model, user or day."),
-    "ask": ("workers.ledger_commands", "ask", "Ask a model one task, once, without a workflow."),
-    "cache": ("workers.ledger_commands", "cache", "Clear cached responses."),
-    "doctor": ("workers.commands", "doctor", "Check that everything a rotation needs is there."),
-    "worker": ("workers.commands", "worker", "Run a worker."),
-    "migrate": ("workers.commands", "migrate", "Bring the database's schema up to date."),
-    "explain": ("starter.explaining", "explain", "Say from the record what was asked, answered and decided, and why."),
-    "deployment": ("starter.deployment", "deployment", "Show the worker's builds, and promote one."),
-    "namespace": ("workers.commands", "namespace", "Add Keyturn's search attributes to the Temporal namespace."),
-    "codec": ("workers.codec_commands", "codec", "Serve clear text of encrypted payloads to operators."),
-    "keys": ("workers.codec_commands", "keys", "Print new payload keys, and tell which are held here."),
-    "demo": ("stack.commands", "demo", "Show rotations on an embedded stack, then end."),
-    "dev": ("stack.commands", "dev", "Run the embedded stack until Ctrl-C."),
-    "prove": ("proof.__main__", "prove", "Prove on the embedded stack, under faults, that each job is made once."),
+Command = tuple[str, str, str]  # its module, its name there, and what it does
+
+# By what a person wants to do, the most used first.
+GROUPS: dict[str, dict[str, Command]] = {
+    "Rotate": {
+        "rotate": ("starter.commands", "rotate", "Ask whether a key may be rotated, and create its one job if so."),
+        "status": ("starter.commands", "status", "Show the status of a rotation, or its outcome."),
+        "watch": ("starter.commands", "watch", "Follow a rotation step by step until it completes."),
+        "explain": ("starter.explaining", "explain", "Show what was asked, answered and decided, from the record."),
+        "draft": ("desk.commands", "draft", "Draft a reply and show it as it is written."),
+        "ask": ("workers.ledger_commands", "ask", "Ask a model one task, once, without a workflow."),
+    },
+    "Inventory": {
+        "bulk": ("workers.bulk_commands", "bulk", "Judge every key of an inventory."),
+        "runs": ("workers.runs_commands", "runs", "List bulk runs; pause, resume or cancel one."),
+        "schedule": ("starter.schedules", "schedule", "Judge an inventory on a schedule: create, list, pause, delete."),
+        "report": ("workers.runs_commands", "report", "Report on a bulk run, as a page, CSV or JSON."),
+        "inventory": ("workers.inventory_commands", "inventory", "Check an inventory before anything is asked."),
+        "policy": ("starter.policy", "policy", "List policy lines, check files, and see what a change changes."),
+    },
+    "People": {
+        "desk": ("desk.commands", "desk", "Serve the support desk: a page and a JSON API."),
+        "parked": ("starter.people", "parked", "List the rotations that wait for a person."),
+        "approve": ("starter.people", "approve", "Approve the decision of a rotation."),
+        "deny": ("starter.people", "deny", "Deny the decision of a rotation."),
+        "resume": ("starter.people", "resume", "Resume a parked rotation, or all that wait for the same thing."),
+        "abandon": ("starter.people", "abandon", "Abandon a parked rotation."),
+    },
+    "Jobs": {
+        "jobs": ("workers.jobs_commands", "jobs", "List, claim and complete rotation jobs."),
+        "executor": ("workers.executor_commands", "executor", "Run the executor: it rotates AWS access keys."),
+        "rollback": ("starter.people", "rollback", "Restore the old access key while it still exists."),
+        "deliveries": ("workers.delivery_commands", "deliveries", "List dead letters, and send them again."),
+    },
+    "Records": {
+        "audit": ("workers.commands", "audit", "Show who did what with a rotation."),
+        "calls": ("workers.ledger_commands", "calls", "List model calls, newest first."),
+        "costs": ("workers.ledger_commands", "costs", "Sum the cost of model calls by task, model, user or day."),
+        "cache": ("workers.ledger_commands", "cache", "Clear cached responses."),
+    },
+    "Operate": {
+        "doctor": ("workers.commands", "doctor", "Check that everything a rotation needs is there."),
+        "worker": ("workers.commands", "worker", "Run a worker."),
+        "migrate": ("workers.commands", "migrate", "Migrate the database's schema."),
+        "namespace": ("workers.commands", "namespace", "Add Keyturn's search attributes to the Temporal namespace."),
+        "deployment": ("starter.deployment", "deployment", "Show the workers' builds, and promote one."),
+        "keys": ("workers.codec_commands", "keys", "Create payload keys, and list those that are held here."),
+        "codec": ("workers.codec_commands", "codec", "Serve decrypted payloads to operators in the Temporal UI."),
+    },
+    "Develop": {
+        "demo": ("stack.commands", "demo", "Show rotations on an embedded stack, then stop it."),
+        "dev": ("stack.commands", "dev", "Run the embedded stack until Ctrl-C."),
+        "prove": (
+            "proof.__main__",
+            "prove",
+            "Prove, under faults, that each job is created exactly once.",
+        ),
+    },
 }
+COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
 
 
 class LazyGroup(click.Group):
@@ -69,26 +91,59 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the arguments name; a wrong one is answered with the nearest."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = get_close_matches(args[0], COMMANDS, n=1, cutoff=0.65)
+            hint = f" Did you mean {near[0]!r}?" if near else " `keyturn --help` lists the commands."
+            ctx.fail(f"No such command {args[0][:48]!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: click.Context) -> object:
-        """Run a command; a failure is told as the one JSON object too, if that was asked for."""
+        """Run a command; a failure is printed as the one JSON object as well, if that was asked for."""
         try:
             if any("\ud800" <= letter <= "\udfff" for word in sys.argv for letter in word):
                 raise click.UsageError("an argument is not UTF-8")
             return super().invoke(ctx)
         except click.UsageError as error:
-            _tell_json("usage", error.format_message(), "fail_and_fix_request")
-            raise
+            failed = _all_that_is_missing(error) if isinstance(error, click.MissingParameter) else error
+            _print_json("usage", failed.format_message(), "fail_and_fix_request")
+            raise failed from None
         except KeyturnError as error:
-            _tell_json(error.kind, str(error), error.next_step)
+            _print_json(error.kind, str(error), error.next_step)
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the table's summaries."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, _, summary) in COMMANDS.items()])
+        """Write the table's summaries, by group."""
+        width = max(map(len, COMMANDS))
+        for title, commands in GROUPS.items():
+            with formatter.section(title):
+                rows = [(name.ljust(width), summary) for name, (_, _, summary) in commands.items()]
+                formatter.write_dl(rows)
 
 
-def _tell_json(reason: str, explanation: str, next_step: str) -> None:
+def _all_that_is_missing(error: click.MissingParameter) -> click.UsageError:
+    """Return the same error for every parameter that is missing: click names the first one alone.
+
+    Those that were given are read before those that were not, and so they are in the context already.
+    """
+    ctx, first = error.ctx, error.param
+    if ctx is None or first is None:
+        return error
+    others = [
+        one
+        for one in ctx.command.params
+        if one.required and one is not first and one.name not in ctx.params and one.value_from_envvar(ctx) is None
+    ]
+    if not others:
+        return error
+    names = ", ".join(one.get_error_hint(ctx) for one in (first, *others))
+    return click.UsageError(f"Missing: {names}.", ctx=ctx)
+
+
+def _print_json(reason: str, explanation: str, next_step: str) -> None:
     if "--json" in sys.argv:
         output = {"workflow_id": None, "status": "failed", "reason": reason, "explanation": explanation}
         click.echo(json.dumps(output | {"next_step": next_step}))
@@ -101,15 +156,25 @@ def cli() -> None:
     evidence, and create exactly one rotation job.
 
     \b
-    Try it:        keyturn demo
-    For real:      keyturn rotate --account acct_10234 --key-id key_01 --policy P-7 \\
-                     --stale --question "May the stale key be rotated?"
+    Examples:
+      keyturn demo
+      keyturn rotate --account acct_10234 --key-id key_01 --policy P-7 \\
+        --stale --question "May the stale key be rotated?"
 
     Temporal is found by TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, TEMPORAL_PROFILE and the like.
 
     \b
-    Exit status:   0 an accomplished outcome (job_created, not_eligible, not_specified)
-                   1 failed     2 usage     3 rejected     4 timeout     5 waits for a person
+    Exit status:
+      0  completed: job_created, not_eligible or not_specified
+      1  failed
+      2  wrong usage
+      3  rejected: the evidence does not support the model's answer
+      4  timeout, or rate limited
+      5  waits for a person
+
+    \b
+    Completion:
+      eval "$(_KEYTURN_COMPLETE=bash_source keyturn)"   # or zsh_source
     """
 
 

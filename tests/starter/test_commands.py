@@ -19,6 +19,7 @@ from keyturn.jobs.store import JobStore
 from keyturn.llm.outages import FAILURES_TO_OPEN, Outages
 from keyturn.llm.shared_outages import SharedOutages
 from stack.embedded import Stack
+from starter.cli import COMMANDS, GROUPS
 from starter.requests import id_of
 from starter.rotations import outcome_of, start_or_attach
 from tests.cases import request
@@ -489,6 +490,27 @@ async def test_a_worker_that_cannot_work_says_why_and_ends(
     assert ended.returncode == 1
     assert fault in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+async def test_a_wrong_command_is_answered_with_the_nearest_and_all_that_is_missing_at_once(terminal: Terminal) -> None:
+    """At every level; what nothing is near to is answered with where to look."""
+    for words, hint in (
+        (("rotat",), "No such command 'rotat'. Did you mean 'rotate'?"),
+        (("jobs", "shwo"), "No such command 'shwo'. Did you mean 'show'?"),
+        (("frobnicate",), "`keyturn --help` lists the commands."),
+        (("rotate",), "Missing: '--account', '--key-id', '--policy', '--question'."),
+        (("rotate", "--account", "a", "--policy", "P-7"), "Missing: '--key-id', '--question'."),
+        (("jobs", "complete"), "Missing: 'JOB_ID', '--token'."),
+    ):
+        wrong = await terminal.run(*words)
+        assert (wrong.returncode, hint in wrong.stderr) == (2, True), wrong.stderr
+
+
+async def test_the_help_has_each_command_in_a_group_within_80_columns(terminal: Terminal) -> None:
+    overall = (await terminal.run("--help")).stdout
+    assert [group for group in GROUPS if f"\n{group}:\n" in overall] == list(GROUPS)
+    assert [name for name in COMMANDS if f"\n  {name} " in overall] == list(COMMANDS)
+    assert max(map(len, overall.splitlines())) <= 80
 
 
 async def test_help_explains_every_command_with_an_example(terminal: Terminal) -> None:
