@@ -7,7 +7,7 @@ export UV_SYSTEM_CERTS ?= 1
 # Compiled once: the tests start some hundreds of processes, and each would compile all that it imports, in four seconds.
 export UV_COMPILE_BYTECODE ?= 1
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help install demo dev test check format bench bench-compare prove soak fuzz audit prove-gate prove-delivery prove-executor prove-bulk eval eval-local golden histories schemas screenshots clean
+.PHONY: help install demo dev test unit check format bench bench-compare prove soak fuzz audit prove-gate prove-delivery prove-executor prove-bulk eval eval-local golden histories schemas screenshots clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -37,9 +37,13 @@ test: install ## run every test, real servers included
 	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not alone"
 	$(BIN)/pytest -m alone
 
-check: install ## format, lint, types, imports, secrets
+unit: install ## run the tests of the core, without a server (half a minute)
+	$(BIN)/pytest -q -n auto -m "not integration and not alone" tests/keyturn tests/activities
+
+check: install ## format, lint, words, types, imports, secrets
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	@# 3: a known placeholder stands on another line now, and the baseline has been told.

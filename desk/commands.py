@@ -235,7 +235,7 @@ def _with_desk(tenant: str, work: "Callable[[Desk, Any], Awaitable[T]]") -> T:
     from keyturn.keyring import keyring_from_environment
     from workers.schema import check_schema
     from workers.settings import load_local_settings
-    from workflows.connection import connect, refusals_named
+    from workflows.connection import connect, map_refusals
 
     settings, keyring = load_local_settings(), keyring_from_environment()
     catalogue = settings.load_catalogue()
@@ -244,7 +244,7 @@ def _with_desk(tenant: str, work: "Callable[[Desk, Any], Awaitable[T]]") -> T:
     async def run() -> T:
         engine = open_database(settings.database_url)
         try:
-            with refusals_named():
+            with map_refusals():
                 client = await connect(keyring=keyring)
                 desk = Desk(client, engine, keyring, catalogue, tenant=tenant, task_queue=settings.task_queue)
                 return await work(desk, engine)

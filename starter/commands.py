@@ -99,13 +99,13 @@ def rotate(
         _end_before_start(error, None, as_json=as_json)
     from starter.outcomes import as_object, exit_status
     from starter.rotations import rotate as start_and_wait
-    from workflows.connection import CONNECT_SECONDS, connect, refusals_named
+    from workflows.connection import CONNECT_SECONDS, connect, map_refusals
 
     async def run() -> tuple[bool, Any]:
         began = time.monotonic()
         client = await connect(keyring=keyring, timeout_seconds=min(wait_seconds, CONNECT_SECONDS))
         left = max(wait_seconds - (time.monotonic() - began), 0.0)
-        with refusals_named():
+        with map_refusals():
             return await start_and_wait(client, request, task_queue=task_queue, wait_seconds=left, again=again)
 
     workflow_id = id_of(request, keyring.name_of)
@@ -140,10 +140,10 @@ def status(workflow_id: str, as_json: bool) -> None:
     from starter.following import handle_of, progress_of
     from starter.outcomes import as_object, exit_status
     from starter.rotations import outcome_of
-    from workflows.connection import connect, refusals_named
+    from workflows.connection import connect, map_refusals
 
     async def run() -> tuple[str, list[str] | None, Any]:
-        with refusals_named():
+        with map_refusals():
             handle = await handle_of(await connect(), workflow_id)
             progress = await progress_of(handle)
             if isinstance(progress, list):
@@ -178,14 +178,14 @@ def watch(workflow_id: str) -> None:
     from starter.following import handle_of, steps_of
     from starter.outcomes import exit_status
     from starter.rotations import outcome_of
-    from workflows.connection import connect, refusals_named
+    from workflows.connection import connect, map_refusals
 
     if workflow_id.startswith("bulk:"):
         _watch_run(workflow_id)
         return
 
     async def run() -> Any:
-        with refusals_named():
+        with map_refusals():
             client = await connect()
             handle = await handle_of(client, workflow_id)
             async for step in steps_of(client, handle):
@@ -203,11 +203,11 @@ def watch(workflow_id: str) -> None:
 
 def _watch_run(workflow_id: str) -> None:
     from keyturn.progress import shown
-    from workflows.connection import connect, refusals_named
+    from workflows.connection import connect, map_refusals
     from workflows.runs import follow, handle_of_run
 
     async def run() -> None:
-        with refusals_named():
+        with map_refusals():
             standings = follow(handle_of_run(await connect(), workflow_id))
             await shown(standings, tell=lambda text, newline: click.echo(text, nl=newline), live=sys.stdout.isatty())
 

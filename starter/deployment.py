@@ -30,11 +30,11 @@ def show() -> None:
     Example:
       keyturn deployment show
     """
-    from workflows.connection import connect, refusals_named
+    from workflows.connection import connect, map_refusals
     from workflows.versioning import Build, builds
 
     async def run() -> list[Build]:
-        with refusals_named():
+        with map_refusals():
             return await builds(await connect())
 
     found = asyncio.run(run())
@@ -54,12 +54,12 @@ def promote(build_id: str) -> None:
     Example:
       keyturn deployment promote 3f2a9c1d4e5b
     """
-    from workflows.connection import connect, refusals_named
+    from workflows.connection import connect, map_refusals
     from workflows.versioning import builds
     from workflows.versioning import promote as make_current
 
     async def run() -> None:
-        with refusals_named():
+        with map_refusals():
             client = await connect()
             if build_id not in {build.build_id for build in await builds(client)}:
                 raise UnknownBuild(f"no worker of the build {build_id[:64]} has polled this namespace")

@@ -157,10 +157,10 @@ def explain(workflow_id: str, run_id: str | None, as_json: bool) -> None:
     Example:
       keyturn explain rotate:default:acct_10234:key_01:P-7@1
     """
-    from workflows.connection import connect, refusals_named
+    from workflows.connection import connect, map_refusals
 
     async def run() -> tuple[str, list[Step]]:
-        with refusals_named():
+        with map_refusals():
             return await story_of(await connect(), workflow_id, run_id)
 
     stored, steps = asyncio.run(run())

@@ -41,10 +41,10 @@ def parked(tenant: str | None, kind: str | None, limit: int, as_json: bool) -> N
       keyturn parked --kind quota_exhausted
     """
     from starter.answering import waiting_rotations
-    from workflows.connection import connect, refusals_named
+    from workflows.connection import connect, map_refusals
 
     async def run() -> list[dict[str, str]]:
-        with refusals_named():
+        with map_refusals():
             found = waiting_rotations(await connect(), tenant=tenant, kind=kind, limit=limit)
             return [row async for row in found]
 
@@ -84,10 +84,10 @@ def resume(
     if not kind or kind in {"approval", "disagreement"}:
         raise click.UsageError("--all needs the --kind of what was fixed (`keyturn parked` lists them)")
     from starter.answering import resume_all
-    from workflows.connection import connect, refusals_named
+    from workflows.connection import connect, map_refusals
 
     async def run() -> tuple[int, list[str]]:
-        with refusals_named():
+        with map_refusals():
             return await resume_all(
                 await connect(), resumption, kind=str(kind), tenant=tenant, at_once=_RESUMED_AT_ONCE
             )
@@ -195,13 +195,13 @@ def rollback(job_id: str, reason: str, user_id: str | None) -> None:
 def _answer(workflow_id: str, update: str, argument: Contract) -> None:
     from starter.following import handle_of
     from workflows.answering import answer
-    from workflows.connection import connect, refusals_named
+    from workflows.connection import connect, map_refusals
 
     # A rotation is approved or denied; one whose job is carried out is resumed or rolled back.
     types = _CARRIED_OUT if update in {"resume", "roll_back"} else _DECIDED
 
     async def run() -> None:
-        with refusals_named():
+        with map_refusals():
             await answer(await handle_of(await connect(), workflow_id, types=types), update, argument)
 
     asyncio.run(run())
@@ -211,10 +211,10 @@ def _standing(workflow_id: str) -> Standing:
     from starter.following import handle_of
     from starter.rotations import standing_of
     from workflows.answering import NoWorkerAnswers
-    from workflows.connection import connect, refusals_named
+    from workflows.connection import connect, map_refusals
 
     async def run() -> Standing | None:
-        with refusals_named():
+        with map_refusals():
             return await standing_of(await handle_of(await connect(), workflow_id))
 
     standing = asyncio.run(run())

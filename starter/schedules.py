@@ -33,7 +33,7 @@ from keyturn.errors import InvalidRequest, KeyturnError
 from keyturn.policy.catalogue import load_catalogue
 from starter.policy_options import policy_options
 from workflows.bulk import BulkWorkflow, bulk_id
-from workflows.connection import connect, refusals_named
+from workflows.connection import connect, map_refusals
 from workflows.runs import BULK_PRIORITY, Handle, handle_of_run
 from workflows.visibility import TENANT
 
@@ -288,7 +288,7 @@ def _id(tenant: str, name: str) -> str:
 
 def _with_client(work: Callable[[Client], Awaitable[T]]) -> T:
     async def run() -> T:
-        with refusals_named():
+        with map_refusals():
             return await work(await connect())
 
     return asyncio.run(run())

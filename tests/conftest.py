@@ -69,8 +69,42 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 LONGEST_FIRST = ("proof/test_proof.py", "workflows/test_bulk_killed.py", "keyturn/test_hostile_bodies.py")
 
 
+# What starts a server of its own: Temporal's, PostgreSQL, Redis, the simulator, AWS's double, the embedded stack.
+SERVERS = {
+    *("temporal", "skipping", "simulator_address", "simulator", "simulated"),
+    *("postgresql_server", "postgresql", "redis_server", "redis", "aws_account", "stack", "warm"),
+}
+# Rooms and files whose tests run processes, servers or browsers without such a fixture, or search for seconds.
+ROOMS_OF_SERVERS = (
+    *("desk", "evals", "gate", "proof", "stack", "starter", "workers", "workflows"),
+    *("test_benchmarks", "test_documents", "test_fuzzed_parsers", "test_leaks", "test_privacy"),
+    *(
+        "keyturn/test_access_keys",
+        "keyturn/test_hostile_bodies",
+        "keyturn/test_inventories_apart",
+        "keyturn/test_leases",
+    ),
+    *("keyturn/test_store_model", "keyturn/test_limits_and_cache_model", "keyturn/test_slow_database"),
+    *("keyturn/test_inventories_of_the_field.py::test_a_large_report", "keyturn/test_streams.py::test_whatever"),
+    *("keyturn/test_wording.py::test_every_check_takes", "keyturn/test_private_data.py::test_the_check_takes"),
+    "keyturn/test_private_data.py::test_a_bare_aws_secret",
+)
+
+
+def _needs_a_server(item: pytest.Item) -> bool:
+    given = {str(value) for value in item.callspec.params.values()} if hasattr(item, "callspec") else set()
+    in_room = item.nodeid.removeprefix("tests/").startswith(ROOMS_OF_SERVERS)
+    return in_room or bool(SERVERS & ({*getattr(item, "fixturenames", ())} | given))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order the files by how long they take, as far as that matters (`--no-loadscope-reorder` keeps that order)."""
+    """Mark what needs a server; order the files by how long they take, as far as that matters.
+
+    `--no-loadscope-reorder` keeps that order.
+    """
+    for item in items:
+        if _needs_a_server(item):
+            item.add_marker("integration")
     items.sort(key=lambda item: not item.nodeid.startswith(tuple(f"tests/{name}" for name in LONGEST_FIRST)))
 
 

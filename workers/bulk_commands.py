@@ -195,11 +195,11 @@ def _counter() -> Any:
 def _run(order: BulkOrder, *, watch: bool, asks: int, as_json: bool) -> dict[str, Any]:
     from keyturn.progress import shown
     from workers.settings import load_local_settings
-    from workflows.connection import connect, refusals_named
+    from workflows.connection import connect, map_refusals
     from workflows.runs import follow, start_run
 
     async def run() -> dict[str, Any]:
-        with refusals_named():
+        with map_refusals():
             handle = await start_run(await connect(), order, task_queue=load_local_settings().task_queue)
             if not watch:
                 return {"asks": asks}

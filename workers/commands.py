@@ -57,12 +57,12 @@ def namespace() -> None:
     Example:
       keyturn namespace
     """
-    from workflows.connection import connect, refusals_named
+    from workflows.connection import connect, map_refusals
     from workflows.namespace import add_search_attributes, missing_search_attributes
     from workflows.visibility import SEARCH_ATTRIBUTES
 
     async def run() -> list[str]:
-        with refusals_named():
+        with map_refusals():
             client = await connect()
             missing = await missing_search_attributes(client)
             for name in missing:

@@ -51,12 +51,12 @@ def resend(job_id: str | None, tenant: str, everything: bool) -> None:
         from keyturn.jobs.outbox import Outbox
         from workers.deliveries import DeliveryStarts
         from workers.settings import load_local_settings
-        from workflows.connection import connect, refusals_named
+        from workflows.connection import connect, map_refusals
 
         wanted = [row["job_id"] for row in await _dead(engine, tenant) if everything or row["job_id"] == job_id]
         if not wanted and not everything:
             raise UnknownDelivery(f"no message of {str(job_id)[:64]} was given up")
-        with refusals_named():
+        with map_refusals():
             starts = DeliveryStarts(await connect(), load_local_settings().task_queue)
             for one in wanted:
                 await Outbox(engine).revive(one)

@@ -16,7 +16,7 @@ from keyturn.keyring import keyring_from_environment
 from workers.live import Finding, ask_endpoints
 from workers.schema import check_schema
 from workers.settings import Settings, load_database_url, load_local_settings, load_settings
-from workflows.connection import connect, refusals_named
+from workflows.connection import connect, map_refusals
 from workflows.namespace import missing_search_attributes
 from workflows.versioning import builds
 
@@ -117,7 +117,7 @@ async def _providers(settings: Settings, redis_url: SecretStr) -> str:
 async def _temporal() -> str:
     client = await connect()
     queue = load_local_settings().task_queue
-    with refusals_named():
+    with map_refusals():
         server = await client.workflow_service.get_system_info(GetSystemInfoRequest())
         described = await client.workflow_service.describe_task_queue(
             DescribeTaskQueueRequest(

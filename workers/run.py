@@ -15,7 +15,7 @@ from workers.monitoring import free_loopback_port, sdk_metrics, served
 from workers.schema import check_schema
 from workers.settings import Settings
 from workers.wiring import build_id_of, wired_boundary, wired_worker
-from workflows.connection import connect, refusals_named
+from workflows.connection import connect, map_refusals
 from workflows.versioning import builds
 
 _log = structlog.get_logger("keyturn.worker")
@@ -39,7 +39,7 @@ async def run_worker(settings: Settings) -> None:
         sdk_port = free_loopback_port()
         Runtime.set_default(sdk_metrics(sdk_port))
     client = await connect(keyring=settings.keyring, plugins=tracing.temporal_plugins())
-    with refusals_named():  # a worker that polls a namespace that is not there would only log of it
+    with map_refusals():  # a worker that polls a namespace that is not there would only log of it
         await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=client.namespace))
     async with AsyncExitStack() as parts:
         wired = await parts.enter_async_context(wired_boundary(settings))

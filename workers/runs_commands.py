@@ -86,12 +86,12 @@ async def _listed(engine: "AsyncEngine", tenant: str, limit: int) -> list[dict[s
 def _tell(run_id: str, tenant: str, update: str, wish: Any) -> None:
     from keyturn.bulk.store import BulkStore
     from workflows.answering import answer
-    from workflows.connection import connect, refusals_named
+    from workflows.connection import connect, map_refusals
     from workflows.runs import handle_of_run
 
     async def run(engine: "AsyncEngine") -> None:
         workflow_id = (await BulkStore(engine).run(run_id, tenant_id=tenant)).workflow_id
-        with refusals_named():
+        with map_refusals():
             await answer(handle_of_run(await connect(), workflow_id), update, wish)
 
     with_database(run)

@@ -33,7 +33,7 @@ class TemporalRefused(KeyturnError):
 
 
 @contextmanager
-def refusals_named() -> Iterator[None]:
+def map_refusals() -> Iterator[None]:
     """Turn what the server says no with into a TemporalRefused, and its silence into a TemporalUnreachable."""
     try:
         yield
