@@ -106,13 +106,21 @@ def database_url(value: str) -> URL:
                 raise SettingsInvalid("DATABASE_URL names an in-memory SQLite: jobs need a file, sqlite:///path")
             return url.set(drivername="sqlite+aiosqlite")
         case "postgresql" | "postgres":
-            return url.set(drivername="postgresql+psycopg")
+            url = url.set(drivername="postgresql+psycopg")
+            try:
+                url.get_dialect()().create_connect_args(url)
+            except (ArgumentError, ValueError):  # its text may hold a part of the password
+                raise SettingsInvalid("DATABASE_URL names hosts and ports that are none") from None
+            return url
         case other:
             raise SettingsInvalid(f"DATABASE_URL names {other!r}: use postgresql://... or sqlite:///path")
 
 
 # libpq's URI for several hosts (PostgreSQL's manual, 34.1.1.2), of which a failover makes another one the primary.
-_SEVERAL_HOSTS = re.compile(r"(postgres(?:ql)?(?:\+\w+)?://(?:[^@/]*@)?)([^/?]*,[^/?]*)(/[^?]*)?(?:\?(.*))?", re.DOTALL)
+# No `@` behind the first slash: there, what stands before it is a password.
+_SEVERAL_HOSTS = re.compile(
+    r"(postgres(?:ql)?(?:\+\w+)?://(?:[^@/]*@)?)([^/?@]*,[^/?@]*)(/[^?@]*)?(?:\?(.*))?", re.DOTALL
+)
 
 
 # A server of the encoding SQL_ASCII, as initdb makes in the locale C, hands out bytes to whoever does not ask for text.

@@ -103,12 +103,14 @@ class KeyturnError(Exception):
 class ProviderError(KeyturnError):
     """A model call that brought no answer.
 
-    `retry_after` is the provider's own wish, if it stated one; `status` and `code` are of its answer, if there was one.
+    `retry_after` is the provider's own wish, if it stated one; the others are of its answer, if there was one.
     """
 
     kind = "provider_error"
     status: int | None = None
     code: str = ""
+    names_model: bool = False  # whether it says that there is no such model
+    refused_fields: frozenset[str] = frozenset()  # of the request, which the server says that it does not take
 
     def __init__(self, message: str, *, retry_after: timedelta | None = None) -> None:
         super().__init__(message)
@@ -153,6 +155,13 @@ class RateLimited(ProviderError):
     retryable = True
     next_step = "retry_with_backoff"
     hint = "Wait, or ask the provider for a higher rate limit."
+
+
+class EndpointBusy(RateLimited):
+    """As many calls to an endpoint are under way as its `calls_at_once` allows; it was not asked."""
+
+    kind = "endpoint_busy"
+    hint = "Raise calls_at_once of this endpoint in KEYTURN_ENDPOINTS, or add another one to the route."
 
 
 class UnreadableResponse(ProviderError):

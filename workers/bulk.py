@@ -172,7 +172,7 @@ class CarriedRuns:
 
     async def end(self, run_id: str, status: str) -> None:
         """Write down that the run has ended."""
-        await self._store.ended(run_id, status)
+        await self._store.close_run(run_id, status)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ _NOT_YOURS = {
     "host", "content-type", "content-length", "transfer-encoding", "connection", "accept", "accept-encoding",
     "x-client-request-id",
 }  # fmt: skip
-_SECRET_HEADER = re.compile(r"authorization|api-?key|token|secret|cookie", re.IGNORECASE)
+_SECRET_HEADER = re.compile(r"authorization|api-?key|subscription-?key|^key$|^sig$|token|secret|cookie", re.IGNORECASE)
 
 
 def http_url(value: str) -> str:
@@ -41,8 +41,10 @@ def http_url(value: str) -> str:
         raise ValueError("is not a URL") from None
     if url.scheme not in {"http", "https"} or not url.host:
         raise ValueError("must begin with http:// or https:// and name a host")
-    if url.userinfo or url.query:
+    if url.userinfo or "?" in value or "#" in value:
         raise ValueError("may hold neither a password nor a query: a key has a variable of its own")
+    if any(letter.isspace() for letter in value) or (url.port or 0) > 65_535:
+        raise ValueError("is not a URL: it holds a blank, or a port above 65535")
     return value
 
 
@@ -73,6 +75,12 @@ def _plain_header(name: str) -> str:
     return _header(name)
 
 
+def _parameter(name: str) -> str:
+    if _SECRET_HEADER.search(name):
+        raise ValueError("carries a secret, and an address is logged by whoever passes it on: use a header")
+    return _text(name)
+
+
 def _text(value: str) -> str:
     if not value.isascii() or not value.isprintable():
         raise ValueError("may hold printable ASCII only")
@@ -94,7 +102,7 @@ class _EndpointEntry(BaseModel):
     key_header: Header | None = None
     headers: dict[Annotated[str, AfterValidator(_plain_header)], Text] = Field(default_factory=dict)
     headers_env: dict[Header, Variable] = Field(default_factory=dict)
-    query: dict[Text, Text] = Field(default_factory=dict)
+    query: dict[Annotated[str, AfterValidator(_parameter)], Text] = Field(default_factory=dict)
     lacks: list[str] = Field(default_factory=list)
     calls_at_once: int | None = Field(default=None, ge=1, le=1_000)
     price_list: str | None = None
@@ -152,7 +160,7 @@ class NamedEndpoints:
             name,
             WIRES[entry.format],
             entry.url,
-            _key_source(entry, variables),
+            _key_source(entry, variables, hidden=self._variables()),
             key_header=entry.key_header,
             headers=headers,
             query=entry.query,
@@ -160,6 +168,11 @@ class NamedEndpoints:
             calls_at_once=entry.calls_at_once,
             takes_batches=entry.batches,
         )
+
+    def _variables(self) -> set[str]:
+        """The variables that hold any endpoint's secrets."""
+        named = [(entry.key_env, *entry.headers_env.values()) for entry in self.entries.values()]
+        return {name for names in named for name in names if name is not None}
 
     def rates(self) -> dict[str, dict[str, Rate]]:
         """Return prices and context windows by endpoint and model."""
@@ -189,6 +202,8 @@ def read_endpoints(file: Path) -> NamedEndpoints:
         raise SettingsInvalid(f"KEYTURN_ENDPOINTS: {file} cannot be read: {reason}") from None
     except tomllib.TOMLDecodeError as error:
         raise SettingsInvalid(f"KEYTURN_ENDPOINTS: {file} is not TOML: {error}") from None
+    except (ValueError, ArithmeticError):
+        raise SettingsInvalid(f"KEYTURN_ENDPOINTS: {file} holds a number that is none") from None
     faults = [_fault(file, ("endpoints", name), reason) for name, reason in _misnamed(entries)]
     if any(entry.price_list for entry in entries.values()):
         known = price_lists()
@@ -209,11 +224,11 @@ def _misnamed(entries: Mapping[str, _EndpointEntry]) -> Iterator[tuple[str, str]
             yield name, "is no name: up to 32 of a-z, 0-9 and -, a letter first"
 
 
-def _key_source(entry: _EndpointEntry, variables: Mapping[str, str]) -> KeySource:
+def _key_source(entry: _EndpointEntry, variables: Mapping[str, str], *, hidden: set[str]) -> KeySource:
     if entry.key_file is not None:
         return file_key(entry.key_file)
     if entry.key_command is not None:
-        return command_key(entry.key_command)
+        return command_key(entry.key_command, hidden=hidden)
     return FixedKey(SecretStr(variables[entry.key_env] if entry.key_env is not None else ""))
 
 

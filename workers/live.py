@@ -85,7 +85,7 @@ async def _ask(settings: Settings, http: httpx.AsyncClient, target: Target) -> F
 
 def _fault(endpoint: Endpoint, model: str, error: ProviderError) -> tuple[str, str]:
     """Return what is wrong, and what fixes it: key, address and model are told apart."""
-    address, asked = endpoint.base_url, endpoint.url(endpoint.wire.path(model))
+    address, asked = endpoint.base_url, endpoint.url(endpoint.wire.path(model)).copy_with(query=None)
     known: list[tuple[bool, str, str]] = [
         (isinstance(error, ProviderKeyUnavailable), "there is no key", error.hint),
         (
@@ -94,14 +94,14 @@ def _fault(endpoint: Endpoint, model: str, error: ProviderError) -> tuple[str, s
             f"Set a key that {address} takes, and that may ask for {model}.",
         ),
         (
-            isinstance(error, RequestRefused) and error.status == 404 and bool(error.code),
+            isinstance(error, RequestRefused) and error.names_model,
             f"there is no model {model}",
             f"Name in KEYTURN_ROUTES a model, or a deployment, that {address} has.",
         ),
         (
             isinstance(error, RequestRefused) and error.status == 404,
-            "the address is wrong",
-            f"Check the base URL: {asked} was asked.",
+            "the address or the model is wrong",
+            f"Check the base URL ({asked} was asked), and that it has {model}.",
         ),
         (
             isinstance(error, UnreadableResponse),

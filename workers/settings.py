@@ -1,5 +1,6 @@
 """Every setting of a worker, from the environment, checked at start with all faults in one message."""
 
+import base64
 import os
 import re
 import tomllib
@@ -76,8 +77,16 @@ def _receiver(value: str) -> str:
 
 
 def _webhook_keys(value: SecretStr) -> SecretStr:
-    if len(parse_tokens(value.get_secret_value())) > 2:
+    secrets = parse_tokens(value.get_secret_value())
+    if len(secrets) > 2:
         raise ValueError("names more than two keys: one signs, or two while they are exchanged")
+    for name, secret in secrets.items():
+        text = secret.get_secret_value()
+        try:
+            if text.startswith("whsec_"):
+                base64.b64decode(text.removeprefix("whsec_"), validate=True)
+        except ValueError:  # a receiver's library would read another secret than we do
+            raise ValueError(f"the secret of {name} is whsec_ and no Base64 behind it, with its padding") from None
     return value
 
 
@@ -246,7 +255,7 @@ def read_rate_card(file: Path) -> dict[str, Rate]:
     """
     try:
         card = _RateCardFile.model_validate(tomllib.loads(file.read_text(encoding="utf-8"), parse_float=Decimal))
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, ArithmeticError, RecursionError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise SettingsInvalid(f"KEYTURN_RATE_CARD: {file} is not a rate card: {reason}") from None
     return {model: Rate(**entry.model_dump()) for model, entry in card.models.items()}

@@ -151,7 +151,7 @@ async def load(
             ]
         )
         on_progress(count)
-    await store.loaded(run.run_id, asks=asks)
+    await store.mark_loaded(run.run_id, asks=asks)
     return await store.run(run.run_id, tenant_id=run.tenant_id)
 
 

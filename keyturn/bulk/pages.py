@@ -138,7 +138,7 @@ class BulkJudge:
     async def _looked_at(self, run_id: str, outcome: str) -> int:
         """Write down how those of an outcome ended; returns how many have not."""
         left, after = 0, 0
-        while rows := await self.store.begun(run_id, outcome, after=after, limit=SETTLED_AT_ONCE):
+        while rows := await self.store.started_items(run_id, outcome, after=after, limit=SETTLED_AT_ONCE):
             after = rows[-1]["ordinal"]
             turns = asyncio.Semaphore(LOOKED_AT_ONCE)
 
@@ -150,7 +150,7 @@ class BulkJudge:
             # One that made its job is found by the job's row, now or with the next look.
             same = {None, "job_created", outcome}
             ended = [{"ordinal": at, "outcome": result} for at, result in looked if result not in same]
-            await self.store.judged(run_id, ended, over=[outcome])
+            await self.store.store_verdicts(run_id, ended, over=[outcome])
             left += len(looked) - len(ended)
         return left
 
@@ -212,7 +212,7 @@ class _Page:
         if self._stopped is None:  # what failed is not the whole world's fault: it is written down as failed
             self._failed += self._streak
         failures = [_failure(item, error) for item, error in self._failed if not (quota and error.retryable)]
-        await self._judge.store.judged(self._run.run_id, failures, over=OPEN)
+        await self._judge.store.store_verdicts(self._run.run_id, failures, over=OPEN)
         return self._stopped
 
     async def _ask(self, item: Mapping[str, Any]) -> None:
@@ -245,7 +245,7 @@ class _Page:
         async with self._writing:  # whoever begins a rotation waits until its verdict is written, by whomever
             verdicts, self._verdicts = self._verdicts, []
             try:
-                await self._judge.store.judged(self._run.run_id, verdicts, over=OPEN)
+                await self._judge.store.store_verdicts(self._run.run_id, verdicts, over=OPEN)
             except BaseException:
                 self._verdicts = verdicts + self._verdicts  # they are paid for: written before the page ends
                 raise
@@ -255,7 +255,7 @@ class _Page:
             raise TypeError("only a rotation can be begun")
         workflow_id = await self._judge.rotations.begin(request)
         begun = {"ordinal": item["ordinal"], "outcome": "started", "workflow_id": workflow_id}
-        await self._judge.store.judged(self._run.run_id, [begun], over=["eligible"])
+        await self._judge.store.store_verdicts(self._run.run_id, [begun], over=["eligible"])
 
     def _row(self, item: Mapping[str, Any], judged: Judged) -> dict[str, Any]:
         """The columns of a verdict: the same ones for each, so that many are written by one statement."""

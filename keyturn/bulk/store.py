@@ -117,7 +117,7 @@ class BulkStore:
         async with transaction(self._engine, whole=True) as connection:
             await connection.execute(statement, [dict(row) for row in rows])
 
-    async def loaded(self, run_id: str, *, asks: int) -> None:
+    async def mark_loaded(self, run_id: str, *, asks: int) -> None:
         """Say that every item is there, and how many a model is asked about."""
         changed = update(bulk_runs).where(_runs.run_id == run_id).values(loaded_at=datetime.now(UTC), asks=asks)
         async with transaction(self._engine) as connection:
@@ -133,7 +133,9 @@ class BulkStore:
         )
         return await self._rows(query)
 
-    async def judged(self, run_id: str, rows: Sequence[Mapping[str, Any]], *, over: Sequence[str | None]) -> None:
+    async def store_verdicts(
+        self, run_id: str, rows: Sequence[Mapping[str, Any]], *, over: Sequence[str | None]
+    ) -> None:
         """Write what became of items, by their `ordinal`; each row has the same columns.
 
         Only where an item's outcome is one of `over`: what an attempt writes that was frozen and woke up later is old.
@@ -169,7 +171,7 @@ class BulkStore:
         async with transaction(self._engine) as connection:
             await connection.execute(statement)
 
-    async def begun(self, run_id: str, outcome: str, *, after: int, limit: int) -> Sequence[Mapping[str, Any]]:
+    async def started_items(self, run_id: str, outcome: str, *, after: int, limit: int) -> Sequence[Mapping[str, Any]]:
         """Return rotations of which no end is known, `started` or one of WAITING, after an ordinal."""
         query = (
             select(_items.ordinal, _items.workflow_id)
@@ -179,7 +181,7 @@ class BulkStore:
         )
         return await self._rows(query)
 
-    async def ended(self, run_id: str, status: str) -> None:
+    async def close_run(self, run_id: str, status: str) -> None:
         """Say that a run has ended, and how."""
         changed = update(bulk_runs).where(_runs.run_id == run_id).values(ended_at=datetime.now(UTC), ended=status)
         async with transaction(self._engine) as connection:

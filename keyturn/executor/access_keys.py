@@ -49,7 +49,7 @@ class AccessKeys(Protocol):
     """IAM's access keys of users; see `keyturn.executor.aws.AwsAccessKeys`."""
 
     async def account(self) -> str: ...  # noqa: D102
-    async def listed(self, user: str) -> list[AccessKey]: ...  # noqa: D102
+    async def list_keys(self, user: str) -> list[AccessKey]: ...  # noqa: D102
     async def create(self, user: str) -> tuple[str, SecretStr]: ...  # noqa: D102
     async def last_used(self, key_id: str) -> datetime | None: ...  # noqa: D102
     async def set_active(self, user: str, key_id: str, active: bool) -> None: ...  # noqa: D102
@@ -103,7 +103,7 @@ class AccessKeyRotation:
             return
         named = _USER_NAME.fullmatch(job["account_id"]) is not None
         try:
-            here = named and _find(await self._keys.listed(job["account_id"]), job["key_id"]) is not None
+            here = named and _find(await self._keys.list_keys(job["account_id"]), job["key_id"]) is not None
         except UserGone:  # of this AWS account: another one may have a user of this name
             here = False
         if not here:
@@ -129,7 +129,7 @@ class AccessKeyRotation:
         user = _user(job.account_id, own)
         before = _list_in(trail)
         if before is None:
-            present = await self._keys.listed(user)
+            present = await self._keys.list_keys(user)
             _expect_rotatable(job.key_id, present)
             before = tuple(key.key_id for key in present)
             evidence = {"aws_account": own, "iam_user": user, "keys_before": ",".join(before)}
@@ -200,7 +200,7 @@ class AccessKeyRotation:
         """
         await self._expect_account(hand.aws_account)
         await self._say(hand)
-        present = await self._keys.listed(hand.user)
+        present = await self._keys.list_keys(hand.user)
         self._expect_new_key(hand, present)
         await self._signed(hand)
         old = _find(present, hand.old_key_id)
@@ -223,7 +223,7 @@ class AccessKeyRotation:
         """
         await self._expect_account(hand.aws_account)
         await self._say(hand)
-        present = await self._keys.listed(hand.user)
+        present = await self._keys.list_keys(hand.user)
         self._expect_new_key(hand, present)
         old = _find(present, hand.old_key_id)
         if old is not None:
@@ -254,7 +254,7 @@ class AccessKeyRotation:
             AwsUnavailable, AwsRefused, SecretNotKept, JobError: call again.
         """
         await self._expect_account(hand.aws_account)
-        present = await self._keys.listed(hand.user)
+        present = await self._keys.list_keys(hand.user)
         old = _find(present, hand.old_key_id)
         if old is None:
             raise RollbackImpossible("the old key is deleted")
@@ -279,7 +279,7 @@ class AccessKeyRotation:
         await self.expect_own(order)
         job, _ = await self._leases.show(order.job_id, tenant_id=order.tenant_id)
         user = _user(job["account_id"], order.aws_account)
-        present = await self._keys.listed(user)
+        present = await self._keys.list_keys(user)
         _expect_rotatable(job["key_id"], present)
         old = job["key_id"]
         used = await self._keys.last_used(old)
@@ -329,7 +329,7 @@ class AccessKeyRotation:
         return key_id
 
     async def _beside(self, hand: KeyInHand) -> list[AccessKey]:
-        return [key for key in await self._keys.listed(hand.user) if key.key_id not in hand.keys_before]
+        return [key for key in await self._keys.list_keys(hand.user) if key.key_id not in hand.keys_before]
 
     async def _orphans(self, hand: KeyInHand, extra: Sequence[AccessKey]) -> Sequence[AccessKey]:
         """Of the keys beside the recorded ones, those that we made and lost; raises ForeignKey if another is there."""

@@ -88,7 +88,7 @@ class AwsAccessKeys:
         """Return the number of the AWS account that the credentials belong to."""
         return str((await _asked(self._sts.get_caller_identity))["Account"])
 
-    async def listed(self, user: str) -> list[AccessKey]:
+    async def list_keys(self, user: str) -> list[AccessKey]:
         """Return the user's keys, oldest first; raises UserGone if there is no such user."""
         # Two at most: never a second page.
         found = await _asked(lambda: self._iam.list_access_keys(UserName=user))

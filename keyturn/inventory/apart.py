@@ -25,7 +25,7 @@ from keyturn.inventory.rows import BadRow, InventoryKey
 from keyturn.inventory.scans import Scan, read_scans
 
 ROWS_AT_ONCE = 500  # a message of some 100 kB
-SIZE_AT_ONCE = 1 << 20  # characters of bad rows, each of which may be a megabyte
+SIZE_AT_ONCE = 1 << 20  # characters of bad rows and of scans, each of which may be a megabyte
 MOST_BYTES = 64 << 20  # of a message: no sound child comes near
 # The interpreter and what it imports take 0.4 GB of addresses, reading a report of any size 0.1 GB more.
 MEMORY_BYTES = 1 << 30
@@ -127,7 +127,8 @@ def _messages(order: _Order, file: Path, memory_bytes: int, silent_seconds: floa
                 raise InventoryInvalid(refusal.message, without_quotes=refusal.without_quotes)
             if message.done:
                 return
-        status = child.wait(timeout=10)
+        child.kill()  # where it has not ended by itself, it wrote more than any message has
+        status = child.wait()
         raise InventoryInvalid(
             f"{file}: {_ENDED} ({signal.Signals(-status).name if status < 0 else f'status {status}'})"
         )
@@ -141,7 +142,11 @@ def _messages(order: _Order, file: Path, memory_bytes: int, silent_seconds: floa
 
 def _send(pipe: IO[bytes], order: _Order) -> None:
     try:
-        pipe.write(_ORDER.dump_json(order))
+        content = _ORDER.dump_json(order)
+    except ValueError:
+        raise InventoryInvalid("the file cannot be read: its name is not UTF-8") from None
+    try:
+        pipe.write(content)
         pipe.close()
     except OSError:  # it has ended: what it says, or does not say, tells why
         return
@@ -151,7 +156,9 @@ def _lines(pipe: IO[bytes], silent_seconds: float) -> Iterator[bytes | None]:
     """Yield the lines that come, half a line being none; None where nothing came in time."""
     pieces: list[bytes] = []
     size = 0
-    while select.select([pipe], [], [], silent_seconds)[0]:
+    looking = select.poll()  # select() fails for a descriptor above 1,023, as a worker with many connections has
+    looking.register(pipe, select.POLLIN | select.POLLHUP)
+    while looking.poll(silent_seconds * 1000):
         piece = os.read(pipe.fileno(), 1 << 20)
         if not piece or size > MOST_BYTES:
             return
@@ -202,6 +209,8 @@ def _batches(rows: Iterator[Any]) -> Iterator[list[Any]]:
             reason = row.reason.encode(errors="backslashreplace").decode()
             row = _Bad(row.line, reason, json.dumps(row.raw, default=str))  # noqa: PLW2901
             size += len(row.raw)
+        elif isinstance(row, Scan):
+            size += sum(len(record.text) for record in row.records)
         batch.append(row)
         if len(batch) == ROWS_AT_ONCE or size > SIZE_AT_ONCE:
             yield batch

@@ -128,7 +128,9 @@ def _moment(name: str, value: str) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(value)
-    except ValueError:
+        if moment.tzinfo is not None:
+            moment.astimezone(UTC)  # the first and the last day of all have hours that UTC has not
+    except (ValueError, OverflowError):
         raise RowFault(f"{name}: is not a moment such as 2026-08-01T00:00:00+00:00") from None
     if moment.tzinfo is None:
         raise RowFault(f"{name}: has no time zone")

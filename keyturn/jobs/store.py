@@ -276,6 +276,8 @@ class JobStore:
             open_job = select(rotation_jobs).where(_jobs.job_id == job_id, _jobs.status.in_(OPEN)).with_for_update()
             found = (await connection.execute(open_job)).mappings().first()
             held = {} if found is None else dict(found)
+            if held and len({held["key_id"], row["key_id"], row["name_by_creation"]} - {None}) > 2:
+                raise _AnotherKey  # it was given its id since it was found
             if not held or not (_is_stricter(row, held) or _gives_id(row, held)):
                 return False
             if not await self._merge_key(connection, row, job_id, fence):

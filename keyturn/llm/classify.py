@@ -54,6 +54,13 @@ def _row(error: type[ProviderError], *statuses: int, codes: str = "", message: s
     return Row(error, frozenset(statuses), frozenset(codes.lower().split()), pattern)
 
 
+# OpenAI, Azure, LiteLLM; and in words: vLLM, Ollama, OpenRouter, Mistral, Anthropic ("model: claude-x").
+_NO_MODEL_CODES = {"model_not_found", "deploymentnotfound", "invalid_model", "model_not_available", "unknown_model"}
+_NO_MODEL = re.compile(
+    r"\bmodels?\b.{0,200}\b(?:not|invalid|unknown|exist|no such)"
+    r"|(?:not|invalid|unknown|no such)\b.{0,60}\bmodel\b|^model:",
+    re.IGNORECASE | re.DOTALL,
+)
 _REFUSED = (400, 402, 403, 404, 409, 422, 429)
 _QUOTA = _row(
     QuotaExhausted,
@@ -215,6 +222,7 @@ def error_for(
     wait = retry_after(headers, error, now=now) if kind.retryable else None
     failure = kind(shown, retry_after=wait)
     failure.status, failure.code = status, codes[0] if codes else ""
+    failure.names_model = bool(_NO_MODEL_CODES & {code.lower() for code in codes}) or bool(_NO_MODEL.search(message))
     return failure
 
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
+import stat
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -34,6 +37,8 @@ RENEW_EVERY_SECONDS = 300.0
 PAUSE_SECONDS = 10.0
 # az and gcloud take one to five seconds; a metadata server that is not there takes them twenty.
 COMMAND_SECONDS = 30.0
+LOOK_SECONDS = 0.02
+SETTLE_SECONDS = 0.2  # for what stands in a pipe when the command has ended
 
 
 class KeySource(Protocol):
@@ -43,7 +48,7 @@ class KeySource(Protocol):
         """Return the key to ask with now; empty where none is needed. Raises ProviderKeyUnavailable."""
         ...
 
-    def refused(self, key: SecretStr) -> bool:
+    def reject(self, key: SecretStr) -> bool:
         """Note that the provider refused `key`; returns whether `current` may give another one."""
         ...
 
@@ -58,7 +63,7 @@ class FixedKey:
         """Return the key."""
         return self._key
 
-    def refused(self, key: SecretStr) -> bool:
+    def reject(self, key: SecretStr) -> bool:
         """Return False: there is no other."""
         return False
 
@@ -68,6 +73,7 @@ class RenewedKey:
 
     Args:
         read: returns what gives the key wrote; raises ProviderKeyUnavailable.
+        reject_after: seconds in which a key that is refused is taken for a wrong one, and not for one that has ended.
         wall: the time by which a key says when it ends.
         clock: in seconds, by which this process waits.
     """
@@ -76,21 +82,27 @@ class RenewedKey:
         self,
         read: Callable[[], Awaitable[str]],
         *,
+        reject_after: float = PAUSE_SECONDS,
         wall: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._read = read
+        self._reject_after = reject_after
         self._wall = wall
         self._clock = clock
         self._key: SecretStr | None = None
         self._ends: float | None = None
         self._renew_at = self._read_at = 0.0
+        self._tried_at = -PAUSE_SECONDS
         self._failure: ProviderKeyUnavailable | None = None
         self._reading: asyncio.Task[None] | None = None
 
     async def current(self) -> SecretStr:
         """Return the key, reading it first if there is none that is still good."""
-        if self._clock() >= self._renew_at and self._reading is None:
+        # Both clocks count: the process's own stands still while the machine sleeps, and the wall's may be set.
+        has_ended = self._ends is not None and self._wall() >= self._ends
+        is_due = self._clock() >= self._renew_at or (has_ended and self._clock() >= self._tried_at + PAUSE_SECONDS)
+        if is_due and self._reading is None:
             self._reading = asyncio.create_task(self._renew())
         if self._key is not None and (self._ends is None or self._wall() < self._ends):
             return self._key  # a new one is being read beside this call
@@ -101,16 +113,17 @@ class RenewedKey:
             raise self._failure or ProviderKeyUnavailable("no key was given")
         return self._key
 
-    def refused(self, key: SecretStr) -> bool:
+    def reject(self, key: SecretStr) -> bool:
         """Read the key again with the next call, unless it was read just now."""
         if self._key is not None and self._key.get_secret_value() != key.get_secret_value():
             return True  # it was renewed while the call was under way
-        if self._clock() - self._read_at < PAUSE_SECONDS:
+        if self._clock() - self._read_at < self._reject_after:
             return False
         self._key, self._renew_at = None, 0.0
         return True
 
     async def _renew(self) -> None:
+        self._tried_at = self._clock()
         try:
             key, ends = parse_key(await self._read(), now=self._wall())
         except ProviderKeyUnavailable as error:
@@ -134,17 +147,25 @@ def file_key(file: Path) -> RenewedKey:
         try:
             return await asyncio.to_thread(_read_text, file)
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
+            reason = error.strerror if isinstance(error, OSError) else "is no file of UTF-8 text"
             raise ProviderKeyUnavailable(f"the file with the key cannot be read: {file}: {reason}") from None
 
-    return RenewedKey(read)
+    return RenewedKey(read, reject_after=0.0)  # to read it again costs nothing
 
 
-def command_key(command: Sequence[str], *, seconds: float = COMMAND_SECONDS) -> RenewedKey:
-    """Return the key that a command prints; it is run without a shell, and ended after so many seconds."""
+def command_key(
+    command: Sequence[str], *, hidden: AbstractSet[str] = frozenset(), seconds: float = COMMAND_SECONDS
+) -> RenewedKey:
+    """Return the key that a command prints; it is run without a shell.
+
+    Args:
+        command: the program and its arguments.
+        hidden: variables that it does not see, besides Keyturn's own.
+        seconds: after which it is ended.
+    """
 
     async def read() -> str:
-        return await _printed(command, seconds)
+        return await _printed(command, seconds, hidden)
 
     return RenewedKey(read)
 
@@ -159,13 +180,16 @@ def parse_key(text: str, *, now: float) -> tuple[SecretStr, float | None]:
     Raises:
         ProviderKeyUnavailable: there is no key in it. The message repeats nothing of it.
     """
-    text, ends = text.strip(), None
-    if text.startswith("{"):
+    text, ends = text.removeprefix("\ufeff").strip(), None
+    if text.startswith(("{", '"')):
         try:
             parsed: Any = read_json(text)
         except ValueError:
             raise ProviderKeyUnavailable("what gives the key wrote neither a key nor JSON") from None
-        parsed = parsed["status"] if isinstance(parsed.get("status"), dict) else parsed
+        if isinstance(parsed, dict) and isinstance(parsed.get("status"), dict):
+            parsed = parsed["status"]
+        if isinstance(parsed, str):
+            parsed = {"token": parsed}
         text = next((parsed[name] for name in _TOKEN if isinstance(parsed.get(name), str)), "")
         ends = _ends(parsed, now)
     if not text or len(text) > MAX_KEY_CHARACTERS or not text.isascii() or not text.isprintable() or " " in text:
@@ -178,10 +202,10 @@ _TOKEN = ("accessToken", "access_token", "token")
 
 def _ends(parsed: dict[str, Any], now: float) -> float | None:
     for name in ("expires_on", "expires_at", "exp"):
-        if isinstance(parsed.get(name), int | float) or str(parsed.get(name)).isdecimal():
-            return float(parsed[name])
-    if isinstance(parsed.get("expires_in"), int | float) or str(parsed.get("expires_in")).isdecimal():
-        return now + float(parsed["expires_in"])
+        if (moment := _number(parsed.get(name))) is not None:
+            return moment
+    if (seconds := _number(parsed.get("expires_in"))) is not None:
+        return now + seconds
     for name in ("expirationTimestamp", "expiresOn", "expires_at", "expiry", "expiration", "expireTime"):
         try:
             return datetime.fromisoformat(str(parsed[name])).timestamp()  # without a zone it is this machine's, as az's
@@ -190,15 +214,28 @@ def _ends(parsed: dict[str, Any], now: float) -> float | None:
     return None
 
 
+def _number(value: object) -> float | None:
+    """Return seconds as they are written, as a number or in digits; None for what is none, or beyond any clock."""
+    if isinstance(value, bool) or not (isinstance(value, int | float) or re.fullmatch("[0-9]{1,15}", str(value))):
+        return None
+    try:
+        seconds = float(value)  # type: ignore[arg-type]
+    except OverflowError:
+        return None
+    return seconds if 0 <= seconds < 1e15 else None
+
+
 def _read_text(file: Path) -> str:
+    if not stat.S_ISREG(file.stat().st_mode):  # a pipe would be waited for
+        raise ValueError
     with file.open("rb") as opened:
         return opened.read(MAX_KEY_CHARACTERS + 1).decode()
 
 
-async def _printed(command: Sequence[str], seconds: float) -> str:
+async def _printed(command: Sequence[str], seconds: float, hidden: AbstractSet[str]) -> str:
     """Return what a command prints; what it writes of errors is not kept, for it may repeat the key."""
     # It gets the environment without our own secrets: it needs its own, HOME and PATH.
-    environment = {name: value for name, value in os.environ.items() if not _is_ours(name)}
+    environment = {name: value for name, value in os.environ.items() if not _is_ours(name) and name not in hidden}
     try:
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -211,31 +248,37 @@ async def _printed(command: Sequence[str], seconds: float) -> str:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "its name is none"
         raise ProviderKeyUnavailable(f"the command for the key cannot be run: {command[0]}: {reason}") from None
+    printed = bytearray()
+    reading = asyncio.ensure_future(_read_into(printed, process))
     try:
         async with asyncio.timeout(seconds):
-            printed = await _bounded(process)
-            status = await process.wait()
+            # Not `process.wait()`, which waits for the other end of the pipe as well.
+            while (status := process.returncode) is None:  # noqa: ASYNC110 - nothing else tells of the end alone
+                await asyncio.sleep(LOOK_SECONDS)
+        # What it left running may hold the pipe for as long as it likes: what the command printed itself is there now.
+        await asyncio.wait({reading}, timeout=SETTLE_SECONDS)
     except TimeoutError:
         raise ProviderKeyUnavailable(
             f"the command for the key did not end within {seconds:g} s: {command[0]}"
         ) from None
     finally:
+        reading.cancel()
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    if status != 0:
-        raise ProviderKeyUnavailable(f"the command for the key ended with status {status}: {command[0]}")
-    return printed
-
-
-async def _bounded(process: asyncio.subprocess.Process) -> str:
-    printed = b""
-    while process.stdout is not None and len(printed) <= MAX_KEY_CHARACTERS:
-        if not (piece := await process.stdout.read(MAX_KEY_CHARACTERS)):
-            break
-        printed += piece
     if len(printed) > MAX_KEY_CHARACTERS:
         raise ProviderKeyUnavailable("the command for the key prints more than a key")
+    if status != 0:
+        raise ProviderKeyUnavailable(f"the command for the key ended with status {status}: {command[0]}")
     return printed.decode(errors="replace")
+
+
+async def _read_into(printed: bytearray, process: asyncio.subprocess.Process) -> None:
+    """Read what a command prints; one that prints more than a key is ended."""
+    while process.stdout is not None and (piece := await process.stdout.read(MAX_KEY_CHARACTERS)):
+        printed += piece
+        if len(printed) > MAX_KEY_CHARACTERS:
+            process.kill()
+            return
 
 
 def _is_ours(name: str) -> bool:

@@ -56,7 +56,7 @@ class Outages:
         self._jitter = jitter
         self._circuits: dict[Name, _Circuit] = {}
         # What this worker found out and nobody was told yet: for how many seconds a circuit is open; 0 for closed.
-        self._news: dict[Name, float] = {}
+        self._news: dict[Name, tuple[float, float]] = {}
 
     def in_order(self, route: Sequence[P], name: Callable[[P], Name]) -> Sequence[P]:
         """Return a route as it is to be asked: those whose circuit is open come last."""
@@ -67,7 +67,7 @@ class Outages:
         circuit = self._circuits.get(name)
         return circuit is not None and circuit.open_until is not None and self._clock() < circuit.open_until
 
-    def asking(self, name: Name) -> None:
+    def record_attempt(self, name: Name) -> None:
         """Note that a call asks a provider: where its circuit is open or half open, it is the probe.
 
         Until its answer the others pass it by. A probe that never comes back, such as a cancelled one, is followed by
@@ -77,17 +77,17 @@ class Outages:
         if circuit is not None and circuit.open_until is not None:
             circuit.is_probed, circuit.open_until = True, self._clock() + circuit.seconds
 
-    def answered(self, name: Name) -> None:
+    def record_answer(self, name: Name) -> None:
         """Close a circuit: the provider answers, whatever it says."""
         circuit = self._circuits.pop(name, None)
         if circuit is not None and circuit.open_until is not None:
-            self._news[name] = 0.0
+            self._news[name] = (0.0, self._clock())
             _log.info("provider_circuit_closed", provider=name[0], model=name[1])
 
-    def failed(self, name: Name, error: KeyturnError) -> None:
+    def record_failure(self, name: Name, error: KeyturnError) -> None:
         """Count a failure that says that the provider is down; any other one is an answer of its kind."""
         if not isinstance(error, ProviderUnavailable | ProviderTimeout):
-            self.answered(name)
+            self.record_answer(name)
             return
         circuit = self._circuits.setdefault(name, _Circuit())
         circuit.failures += 1
@@ -98,7 +98,7 @@ class Outages:
             circuit.seconds = min(circuit.seconds * 2, LONGEST_SECONDS)
         seconds = circuit.seconds * (0.75 + self._jitter() / 2)
         circuit.open_until, circuit.is_probed = self._clock() + seconds, False
-        self._news[name] = seconds
+        self._news[name] = (seconds, self._clock())
         _log.warning("provider_circuit_open", provider=name[0], model=name[1], because=error.kind)
 
     def is_down(self, name: Name) -> bool:
@@ -110,8 +110,11 @@ class Outages:
         """Return the providers that have failed and have not answered since."""
         return [f"{provider}:{model}" for provider, model in self._circuits if self.is_down((provider, model))]
 
-    def take_news(self) -> dict[Name, float]:
-        """Return what was found out since the last time: seconds that a circuit is open, or 0 where it was closed."""
+    def take_news(self) -> dict[Name, tuple[float, float]]:
+        """Return what was found out since the last time.
+
+        For how many seconds a circuit is open, 0 where it was closed; and when that was, by this worker's clock.
+        """
         news, self._news = self._news, {}
         return news
 

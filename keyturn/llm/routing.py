@@ -7,8 +7,10 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from keyturn.contracts import PassedOver
 from keyturn.errors import (
+    EndpointBusy,
     KeyturnError,
     ProviderError,
+    ProviderKeyUnavailable,
     ProviderTimeout,
     ProviderUnavailable,
     QuotaExhausted,
@@ -16,7 +18,7 @@ from keyturn.errors import (
     UnknownTask,
 )
 from keyturn.llm.outages import Outages
-from keyturn.llm.providers.endpoint import Timeouts
+from keyturn.llm.providers.endpoint import LEAST_SECONDS_TO_ASK, Timeouts
 from keyturn.llm.wire import Completion, OnText
 from keyturn.tasks.definition import Prompt
 
@@ -31,11 +33,11 @@ CONNECT_SECONDS = 5.0
 SHARE_BEFORE_NEXT = 0.6
 # With less than this left, nobody can answer: the next provider is not asked in vain.
 LEAST_SECONDS = 0.5
-# A provider that has had less than this is not down: the caller was in a hurry, and others must not pay for it.
-LEAST_PATIENCE = 1.0
 # What sends a call to the next provider. A failure that a person must fix, a refusal and an invalid answer never do:
 # the next one would hide what a person has to fix, or be asked until one says yes.
 _PASSES_ON = (ProviderUnavailable, ProviderTimeout, RateLimited)
+# What says nothing of the provider: it was this worker that had no key, or as many calls as it may make.
+_NOT_ASKED = (EndpointBusy, ProviderKeyUnavailable)
 
 
 Route = TypeVar("Route")
@@ -159,18 +161,19 @@ async def ask_in_turn(
             # Who is down keeps no time for itself: it is there for where nobody else answers.
             followed = any(not outages.is_open(_name(later)) for later in route[place + 1 :])
             timeouts = _timeouts(max(left, 0.0), followed=followed)
-            outages.asking(_name(provider))
+            outages.record_attempt(_name(provider))
             completion = await provider.complete(prompt, timeouts=timeouts, trace_id=trace_id, on_text=on_text)
         except KeyturnError as error:
             failures.append((provider, error))
-            own_haste = isinstance(error, ProviderTimeout) and timeouts.first_byte < LEAST_PATIENCE
-            if isinstance(error, ProviderError) and not own_haste:
-                outages.failed(_name(provider), error)
+            own_haste = isinstance(error, ProviderTimeout) and timeouts.first_byte < LEAST_SECONDS_TO_ASK
+            was_asked = isinstance(error, ProviderError) and not isinstance(error, _NOT_ASKED)
+            if was_asked and not own_haste:
+                outages.record_failure(_name(provider), error)
             passes = isinstance(error, _PASSES_ON) or (isinstance(error, QuotaExhausted) and provider.passes_quota_on)
             if not passes:
                 break
         else:
-            outages.answered(_name(provider))
+            outages.record_answer(_name(provider))
             return Asked(provider, completion, _passed_over(failures))
     # Who was the only one asked was not passed over.
     raise RouteFailed(_first_with_all_messages(failures), _passed_over(failures) if len(failures) > 1 else ())

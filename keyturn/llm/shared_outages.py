@@ -17,8 +17,11 @@ EXCHANGE_EVERY_SECONDS = 1.0
 REDIS_SECONDS = 1.0
 # Workers learn of the same end at the same time: by up to two seconds apart, one has tried before the next one does.
 SPREAD_SECONDS = 2.0
-# A name that is gone by so much before its time was taken away: its provider answers.
+# An end that moved by less is the same end, looked at a moment later.
 EARLY_SECONDS = 1.0
+# Long enough for each worker to read it, short enough for no later outage to be taken for over.
+CLOSED_SECONDS = 5.0
+OPEN, CLOSED = "open", "closed"
 _PREFIX = "keyturn:outage"
 
 
@@ -47,7 +50,7 @@ class SharedOutages:
         self._clock = clock
         self._jitter = jitter
         self._ends: dict[Name, float] = {}  # of names that stood in Redis when it was last looked at
-        self._unsent: dict[Name, float] = {}
+        self._unsent: dict[Name, tuple[float, float]] = {}  # with when it was found out
         self._redis = Redis.from_url(
             url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS, decode_responses=True
         )
@@ -64,49 +67,61 @@ class SharedOutages:
         try:
             async with asyncio.timeout(REDIS_SECONDS):
                 await self._send()
-                left = await remaining(self._redis, self._names)
+                known = await looked_up(self._redis, self._names)
         except (RedisError, OSError, TimeoutError) as error:
             _log.warning("outages_not_shared", cause=type(error).__name__)
             return
-        self._learn(left)
+        self._learn(known)
 
     async def close(self) -> None:
         """Close the connections."""
         await self._redis.aclose()
 
     async def _send(self) -> None:
-        sent = dict(self._unsent)
+        sent, now = dict(self._unsent), self._clock()
         if not sent:
             return
         async with self._redis.pipeline(transaction=False) as pipeline:
-            for name, seconds in sent.items():
-                if seconds:
-                    pipeline.set(_key(name), "open", px=max(int(seconds * 1000), 1))
-                else:
-                    pipeline.delete(_key(name))
+            for name, (seconds, at) in sent.items():
+                # What could not be sent for a while may be news no more: others have found out more since.
+                if seconds and (left := at + seconds - now) > 0:
+                    pipeline.set(_key(name), OPEN, px=max(int(left * 1000), 1))
+                elif not seconds and now - at < CLOSED_SECONDS:
+                    pipeline.set(_key(name), CLOSED, px=int(CLOSED_SECONDS * 1000))
             await pipeline.execute()
-        # Found out again while it was told: that is told with the next exchange.
+        # Found out again while it was sent: that is sent with the next exchange.
         self._unsent = {name: value for name, value in self._unsent.items() if sent.get(name) != value}
 
-    def _learn(self, left: Mapping[Name, float]) -> None:
+    def _learn(self, known: Mapping[Name, tuple[str, float]]) -> None:
         now = self._clock()
-        for name in self._names:
-            if name in left:
-                if now + left[name] > self._ends.get(name, 0.0) + EARLY_SECONDS:  # it is new, or has been prolonged
-                    self._outages.learn_open(name, left[name] + self._jitter() * SPREAD_SECONDS)
-                self._ends[name] = now + left[name]
-            elif (ends := self._ends.pop(name, None)) is not None and now < ends - EARLY_SECONDS:
+        for name, (state, left) in known.items():
+            if state == OPEN:
+                if now + left > self._ends.get(name, 0.0) + EARLY_SECONDS:  # it is new, or has been prolonged
+                    self._outages.learn_open(name, left + self._jitter() * SPREAD_SECONDS)
+                self._ends[name] = now + left
+            elif self._ends.pop(name, None) is not None:
                 self._outages.learn_closed(name)
+
+
+async def looked_up(redis: Redis, names: Iterable[Name]) -> dict[Name, tuple[str, float]]:
+    """Return what the fleet knows of each circuit, and for how many seconds it counts; raises RedisError."""
+    names = tuple(names)
+    async with redis.pipeline(transaction=False) as pipeline:
+        for name in names:
+            pipeline.get(_key(name))
+            pipeline.pttl(_key(name))
+        found = await pipeline.execute()
+    states = zip(names, found[::2], found[1::2], strict=True)
+    return {
+        name: (state.decode() if isinstance(state, bytes) else state, left / 1000)
+        for name, state, left in states
+        if state is not None and left > 0
+    }
 
 
 async def remaining(redis: Redis, names: Iterable[Name]) -> dict[Name, float]:
     """Return for how many seconds each circuit is open that is; raises RedisError."""
-    names = tuple(names)
-    async with redis.pipeline(transaction=False) as pipeline:
-        for name in names:
-            pipeline.pttl(_key(name))
-        left = await pipeline.execute()
-    return {name: one / 1000 for name, one in zip(names, left, strict=True) if one > 0}
+    return {name: left for name, (state, left) in (await looked_up(redis, names)).items() if state == OPEN}
 
 
 def _key(name: Name) -> str:

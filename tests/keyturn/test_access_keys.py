@@ -494,11 +494,11 @@ async def test_a_refusal_of_aws_is_named_by_its_code_alone(aws: Aws, network: Ne
     """Wrong credentials, no region, nobody at the address: what is to be done, and nothing of what was sent."""
     wrong = AwsAccessKeys(**aws.settings(network.address) | {"aws_secret_access_key": "hunter2"})
     with pytest.raises(AwsRefused) as refused:
-        await wrong.listed("svc")
+        await wrong.list_keys("svc")
     assert str(refused.value) == "ListAccessKeys: SignatureDoesNotMatch"
     nobody = AwsAccessKeys(**aws.settings("http://127.0.0.1:9"))
     with pytest.raises(AwsUnavailable) as silent:
-        await nobody.listed("svc")
+        await nobody.list_keys("svc")
     assert str(silent.value) == "no answer: EndpointConnectionError"
     with pytest.raises(AwsRefused, match="NoRegionError"):
         SecretsManager(**aws.settings() | {"region_name": None})

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -130,3 +131,34 @@ def _children() -> list[int]:
 def _child() -> int:
     (child,) = _children()
     return child
+
+
+def test_a_file_whose_name_is_not_utf8_is_refused_by_name(tmp_path: Path) -> None:
+    file = Path(os.fsdecode(os.fsencode(tmp_path) + b"/Schl\xfcssel.csv"))
+    file.write_text("account_id,key_id\na,k\n")
+    with pytest.raises(InventoryInvalid, match="name is not UTF-8"):
+        list(read_apart(Inventory(file)))
+
+
+def test_large_scans_and_many_descriptors_are_no_hindrance(tmp_path: Path) -> None:
+    """What one process reads, the other reads, too."""
+    file = tmp_path / "scans.jsonl"
+    records = [{"record_id": f"r-{number}", "text": 'a "quoted" text ' * 30} for number in range(200)]
+    file.write_text("\n".join(json.dumps({"account_id": "a", "records": records}) for _ in range(60)))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1_100)] if most > 1_200 else []
+    try:
+        assert len(list(read_scans_apart(file))) == 60
+    finally:
+        for one in held:
+            os.close(one)
+
+
+def test_a_date_beyond_the_calendar_is_a_bad_row(tmp_path: Path) -> None:
+    header = "user,arn,access_key_1_active,access_key_1_last_rotated,access_key_2_active,access_key_2_last_rotated\n"
+    file = tmp_path / "report.csv"
+    good = "b,arn:aws:iam::1:user/b,true,2026-01-01T00:00:00+00:00,false,N/A\n"
+    file.write_text(f"{header}a,arn:aws:iam::1:user/a,true,0001-01-01T00:00:00+14:00,false,N/A\n{good}")
+    rows = told(lambda: read(Inventory(file, observed_at=NOW)))
+    assert [type(row).__name__ for row in rows] == ["BadRow", "InventoryKey"]

@@ -133,11 +133,11 @@ async def test_a_command_that_fails_is_not_started_by_every_call() -> None:
 async def test_a_key_that_was_taken_back_early_is_read_again_and_one_that_was_just_read_is_not() -> None:
     times = Times("first", "second")
     first = SecretStr(await times.key())
-    assert not times.source.refused(first)  # a wrong key, not an old one: the next would be as wrong
+    assert not times.source.reject(first)  # a wrong key, not an old one: the next would be as wrong
     times.now = PAUSE_SECONDS + 1
-    assert times.source.refused(first)
+    assert times.source.reject(first)
     assert await times.key() == "second"
-    assert times.source.refused(first)  # another call was under way with the old one
+    assert times.source.reject(first)  # another call was under way with the old one
 
 
 async def test_a_clock_that_is_fast_refuses_no_key() -> None:
@@ -194,7 +194,7 @@ async def test_a_key_in_a_file_is_what_stands_there(tmp_path: Path) -> None:
     file.write_text(f"{TOKEN}\n")
     assert (await file_key(file).current()).get_secret_value() == TOKEN
     file.write_bytes(b"\xff\xfe")
-    with pytest.raises(ProviderKeyUnavailable, match="not UTF-8"):
+    with pytest.raises(ProviderKeyUnavailable, match="no file of UTF-8 text"):
         await file_key(file).current()
 
 
@@ -210,3 +210,45 @@ async def _until(met: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not met():
             await asyncio.sleep(0.05)
+
+
+async def test_a_machine_that_slept_reads_its_key_again_at_once() -> None:
+    """The process's clock stands still in sleep; the key's end does not."""
+    times = Times(lasting("first", 3_600), lasting("second", 3_600, 3_601))
+    await times.key()
+    slept = RenewedKey(times.read, wall=lambda: NOW + times.now, clock=lambda: 1_000.0 + times.now / 1_000)
+    times.reads = 0
+    assert (await slept.current()).get_secret_value() == "first"
+    times.now = 3_601 + PAUSE_SECONDS * 1_000
+    assert (await slept.current()).get_secret_value() == "second"
+
+
+@pytest.mark.parametrize("ends", ["1" + "0" * 400, "1e999", "-5", "true", '"nonsense"', "null"])
+def test_an_end_that_is_none_is_passed_over(ends: str) -> None:
+    for name in ("expires_on", "expires_in"):
+        assert parse_key(f'{{"access_token": "{TOKEN}", "{name}": {ends}}}', now=NOW)[1] is None
+
+
+@pytest.mark.parametrize("text", [f"\ufeff{TOKEN}\n", f'"{TOKEN}"\n'])
+def test_a_mark_and_the_quotes_of_json_are_no_part_of_a_key(text: str) -> None:
+    assert parse_key(text, now=NOW)[0].get_secret_value() == TOKEN
+
+
+async def test_a_command_that_leaves_something_running_gives_its_key_all_the_same() -> None:
+    began = time.monotonic()
+    key = await command_key(["sh", "-c", "echo token-1; sleep 600 &"], seconds=5).current()
+    assert key.get_secret_value() == "token-1"
+    assert time.monotonic() - began < 4
+
+
+async def test_a_command_does_not_see_the_keys_of_other_endpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTHERS_KEY", "theirs")
+    command = command_key(["sh", "-c", "echo key-$OTHERS_KEY"], hidden={"OTHERS_KEY"})
+    assert (await command.current()).get_secret_value() == "key-"
+
+
+async def test_a_pipe_is_no_file_with_a_key(tmp_path: Path) -> None:
+    """Whoever opens one waits for its other end, for ever."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ProviderKeyUnavailable, match="no file"):
+        await file_key(tmp_path / "pipe").current()

@@ -79,6 +79,24 @@ async def test_two_keys_of_one_second_get_a_job_each(store: JobStore) -> None:
     assert await keys_of_jobs(store) == sorted([AKIA, OTHER])
 
 
+async def test_a_job_that_gets_its_id_while_another_key_of_that_second_looks_at_it_stays_that_keys(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other key's order was merged into it, and that key, perhaps a compromised one, was never rotated."""
+    first = await created(store, BY_CREATION)
+    tighten = store._tighten
+
+    async def meanwhile(*given: Any) -> bool:
+        monkeypatch.setattr(store, "_tighten", tighten)
+        assert (await created(store, OTHER)).job_id == first.job_id
+        return await tighten(*given)
+
+    monkeypatch.setattr(store, "_tighten", meanwhile)
+    mine = await created(store, AKIA)
+    assert (mine.created, mine.job_id != first.job_id) == (True, True)
+    assert await keys_of_jobs(store) == sorted([AKIA, OTHER])
+
+
 async def test_a_key_that_somebody_rotates_already_keeps_the_name_that_they_know(
     store: JobStore, engine: AsyncEngine
 ) -> None:

@@ -9,7 +9,9 @@ from redis.asyncio import Redis
 
 from keyturn.errors import (
     AuthenticationFailed,
+    EndpointBusy,
     ProviderError,
+    ProviderKeyUnavailable,
     ProviderTimeout,
     ProviderUnavailable,
     QuotaExhausted,
@@ -50,13 +52,13 @@ DOWN_LAST = (SECOND, FIRST)
 def to_ask(outages: Outages) -> tuple[tuple[str, str], ...]:
     """The order of a call that asks the first of it."""
     order = tuple(outages.in_order(ROUTE, lambda name: name))
-    outages.asking(order[0])
+    outages.record_attempt(order[0])
     return order
 
 
 def open_first(outages: Outages) -> None:
     for _ in range(FAILURES_TO_OPEN):
-        outages.failed(FIRST, DOWN)
+        outages.record_failure(FIRST, DOWN)
 
 
 def test_after_some_failures_in_a_row_a_provider_is_asked_last_until_one_call_has_tried_it(
@@ -64,13 +66,13 @@ def test_after_some_failures_in_a_row_a_provider_is_asked_last_until_one_call_ha
 ) -> None:
     for _ in range(FAILURES_TO_OPEN):
         assert to_ask(outages) == ROUTE
-        outages.failed(FIRST, DOWN)
+        outages.record_failure(FIRST, DOWN)
     assert to_ask(outages) == DOWN_LAST
     assert outages.open_now() == ["openai:m-1"]
     clock.now += OPEN_SECONDS
     assert to_ask(outages) == ROUTE  # the probe
     assert to_ask(outages) == DOWN_LAST  # and only that one
-    outages.answered(FIRST)
+    outages.record_answer(FIRST)
     assert (to_ask(outages), outages.open_now()) == (ROUTE, [])
 
 
@@ -82,7 +84,7 @@ def test_a_probe_that_fails_opens_it_for_longer_but_never_for_more_than_a_minute
     for _ in range(6):
         clock.now += seconds
         assert to_ask(outages) == ROUTE
-        outages.failed(FIRST, DOWN)
+        outages.record_failure(FIRST, DOWN)
         seconds = min(seconds * 2, LONGEST_SECONDS)
         clock.now += seconds - 0.01
         assert to_ask(outages) == DOWN_LAST
@@ -93,9 +95,9 @@ def test_a_probe_that_fails_opens_it_for_longer_but_never_for_more_than_a_minute
 def test_a_provider_that_answers_is_not_down_whatever_it_says(outages: Outages, error: ProviderError) -> None:
     """And an answer in between begins the count anew."""
     for _ in range(FAILURES_TO_OPEN - 1):
-        outages.failed(FIRST, DOWN)
-    outages.failed(FIRST, error)
-    outages.failed(FIRST, ProviderUnavailable("x"))
+        outages.record_failure(FIRST, DOWN)
+    outages.record_failure(FIRST, error)
+    outages.record_failure(FIRST, ProviderUnavailable("x"))
     assert to_ask(outages) == ROUTE
 
 
@@ -103,7 +105,7 @@ def test_where_all_are_down_all_are_asked_in_their_order(outages: Outages) -> No
     """It is better to ask in vain than not to ask: their errors are what a person has to read."""
     open_first(outages)
     for _ in range(FAILURES_TO_OPEN):
-        outages.failed(SECOND, DOWN)
+        outages.record_failure(SECOND, DOWN)
     assert to_ask(outages) == ROUTE
 
 
@@ -119,7 +121,7 @@ def test_calls_that_had_begun_before_it_was_opened_do_not_prolong_it(outages: Ou
     open_first(outages)
     clock.now += OPEN_SECONDS / 2
     for _ in range(64):
-        outages.failed(FIRST, DOWN)
+        outages.record_failure(FIRST, DOWN)
     clock.now += OPEN_SECONDS / 2
     assert to_ask(outages) == ROUTE
 
@@ -132,13 +134,14 @@ class Endpoint:
     def __init__(self, name: str, *, answers: bool) -> None:
         self.name, self.model, self.answers = name, "m-1", answers
         self.given: list[float] = []
+        self.fails_by: ProviderError = DOWN
 
     async def complete(
         self, prompt: Prompt, *, timeouts: Timeouts, trace_id: str, on_text: OnText | None = None
     ) -> Completion:
         self.given.append(timeouts.first_byte)
         if not self.answers:
-            raise DOWN
+            raise self.fails_by
         return Completion("{}", "complete", "stop", self.model, Usage())
 
 
@@ -210,14 +213,14 @@ async def test_what_one_worker_finds_out_the_others_know(fleet: Fleet, clock: Cl
     open_first(one)
     await fleet.exchange()
     assert to_ask(other) == DOWN_LAST
-    one.answered(FIRST)  # its probe was answered
+    one.record_answer(FIRST)  # its probe was answered
     await fleet.exchange()
     assert (to_ask(one), to_ask(other)) == (ROUTE, ROUTE)
     open_first(other)
     await fleet.exchange()
     clock.now += OPEN_SECONDS
     assert to_ask(other) == ROUTE
-    other.failed(FIRST, DOWN)
+    other.record_failure(FIRST, DOWN)
     await fleet.exchange()
     assert to_ask(one) == DOWN_LAST
 
@@ -253,3 +256,53 @@ async def test_without_redis_each_worker_knows_what_it_found_out(clock: Clock) -
     await away.exchange()
     await away.close()
     assert to_ask(outages) == DOWN_LAST
+
+
+async def test_news_that_could_not_be_sent_in_time_is_no_news(redis: str, clock: Clock) -> None:
+    """An outage that is over for long, and an end of before the next outage."""
+    one, other = Outages(clock=clock, jitter=lambda: 0.5), Outages(clock=clock, jitter=lambda: 0.5)
+    shared = [SharedOutages(outages, redis, ROUTE, clock=clock, jitter=lambda: 0.0) for outages in (one, other)]
+    open_first(one)  # while Redis is away
+    clock.now += 600
+    await shared[0].exchange()
+    await shared[1].exchange()
+    assert other.open_now() == []
+    late = SharedOutages(one, "redis://127.0.0.1:9", ROUTE, clock=clock)
+    one.record_answer(FIRST)
+    await late.exchange()
+    clock.now += 60
+    open_first(other)
+    await shared[1].exchange()
+    await shared[0].exchange()
+    await shared[1].exchange()
+    assert to_ask(other) == DOWN_LAST
+    for one_of in (*shared, late):
+        await one_of.close()
+
+
+async def test_a_redis_that_forgot_everything_ends_no_outage(fleet: Fleet, redis: str, clock: Clock) -> None:
+    open_first(fleet.outages[0])
+    await fleet.exchange()
+    async with Redis.from_url(redis) as there:
+        await there.flushdb()
+    await fleet.exchange()
+    assert [to_ask(outages) for outages in fleet.outages] == [DOWN_LAST, DOWN_LAST]
+
+
+@pytest.mark.parametrize("error", [EndpointBusy("full"), ProviderKeyUnavailable("no login")])
+async def test_what_this_worker_lacks_says_nothing_of_a_provider(outages: Outages, error: ProviderError) -> None:
+    """Neither that it is down, for the whole fleet, nor that it is back."""
+    first, second = Endpoint("first", answers=False), Endpoint("second", answers=True)
+    first.fails_by = error
+
+    async def ask() -> None:
+        given = {"deadline": time.monotonic() + 10, "trace_id": "t", "admit": admitted, "outages": outages}
+        await ask_in_turn([first, second], cast(Prompt, None), **given)  # type: ignore[arg-type]
+
+    for _ in range(FAILURES_TO_OPEN + 1):
+        await ask()
+    assert (outages.open_now(), outages.take_news()) == ([], {})
+    for _ in range(FAILURES_TO_OPEN):
+        outages.record_failure(("first", "m-1"), DOWN)
+    await ask()
+    assert outages.open_now() == ["first:m-1"]

@@ -136,14 +136,14 @@ async def test_verdicts_that_could_not_be_written_are_written_with_the_next(
     """They are paid for: a page that meets a database that is away for a moment leaves none of them behind."""
     place = bulk_place(temporal, "nobody", sqlite_engine, Judge())
     await place.load(estate(tmp_path / "keys.jsonl", keys=12, due=lambda _: False), "run-1")
-    judged, faults = place.store.judged, [JobStoreUnavailable("away")]
+    judged, faults = place.store.store_verdicts, [JobStoreUnavailable("away")]
 
     async def sometimes(*given: Any, **named: Any) -> None:
         if faults:
             raise faults.pop()
         await judged(*given, **named)
 
-    monkeypatch.setattr(place.store, "judged", sometimes)
+    monkeypatch.setattr(place.store, "store_verdicts", sometimes)
     judge = BulkJudge(place.store, place.boundary, RunRotations(temporal, "nobody"), place.encryption)
     page = BulkPage(run_id="run-1", tenant_id=place.tenant, first=1, last=12)
     with pytest.raises(JobStoreUnavailable):

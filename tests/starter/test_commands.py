@@ -413,7 +413,7 @@ async def test_doctor_asks_each_endpoint_once_and_says_which_the_fleet_passes_ov
     outages = Outages()
     shared = SharedOutages(outages, redis, [("anthropic", "simulator-1")])
     for _ in range(FAILURES_TO_OPEN):
-        outages.failed(("anthropic", "simulator-1"), ProviderTimeout("silent"))
+        outages.record_failure(("anthropic", "simulator-1"), ProviderTimeout("silent"))
     await shared.exchange()
     await shared.close()
     looked = await terminal.run("doctor", **settings)

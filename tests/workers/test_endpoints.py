@@ -1,8 +1,11 @@
 """Named endpoints: read from a file, asked as each wants it, and told apart by `doctor --live`."""
 
+import asyncio
 import json
 import re
 import sys
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,9 +15,10 @@ import pytest
 from aiohttp import web
 
 from keyturn.errors import QuotaExhausted, RateLimited, SettingsInvalid
+from keyturn.llm.outages import Outages
 from keyturn.llm.providers.endpoint import Timeouts
 from keyturn.llm.providers.http import http_client
-from keyturn.llm.routing import ask_in_turn
+from keyturn.llm.routing import RouteFailed, ask_in_turn
 from keyturn.llm.wire import Completion
 from keyturn.tasks.definition import Prompt
 from workers.live import ask_endpoints
@@ -163,6 +167,11 @@ def test_the_documented_file_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ('[endpoints.a]\nformat = "compatible"\nurl = "https://h"\nprice_list = "nobody"', "price_list: is none of"),
         ('[endpoints.a]\nformat = "compatible"\nurl = "https://h"\nmodels.m = {input = 5000}', "models.m.input"),
         ("[endpoints", "is not TOML"),
+        (f"{COMPATIBLE}calls_at_once = {'1' * 5_000}", "holds a number that is none"),
+        (f"{COMPATIBLE}models.m = {{input = 1e99999999999999999999}}", "holds a number that is none"),
+        (f'{COMPATIBLE}query = {{subscription-key = "hunter2"}}', "carries a secret"),
+        ('[endpoints.a]\nformat = "compatible"\nurl = "https://h/v1#x"', "neither a password nor a query"),
+        ('[endpoints.a]\nformat = "compatible"\nurl = "https://h:99999/v1"', "a port above 65535"),
         ('[endpoints.a]\nformat = "openai"\nurl = "https://h"\nkey_env = "ABSENT"', "ABSENT is not set: key_env of"),
         (
             '[endpoints.a]\nformat = "compatible"\nurl = "https://h"\nheaders_env = {x-token = "ABSENT"}',
@@ -308,14 +317,11 @@ async def test_a_quota_passes_on_where_the_route_says_so_and_nowhere_else(monkey
         async def ask(routes: str) -> str:
             settings = settings_of(monkeypatch, table, routes)
             route = [provider_of(settings, http, target) for target in settings.routes["*"]]
-            import time
-
-            given = {"deadline": time.monotonic() + 5, "trace_id": "t", "admit": admit}
             try:
-                return (await ask_in_turn(route, PROMPT, **given)).provider.name  # type: ignore[arg-type]
-            except Exception as failed:
-                error = getattr(failed, "error", failed)
-                return type(error).__name__
+                asked = await ask_in_turn(route, PROMPT, deadline=time.monotonic() + 5, trace_id="t", admit=admit)
+            except RouteFailed as failed:
+                return type(failed.error).__name__
+            return asked.provider.name
 
         assert await ask("a:m[next-on-quota], b:m") == "b"
         assert await ask("a:m, b:m") == QuotaExhausted.__name__
@@ -335,11 +341,24 @@ async def _live(monkeypatch: pytest.MonkeyPatch, url: str, more: str = "", **var
         (403, {"error": {"code": "permission_denied", "message": "x"}}, "the key is not taken"),
         (404, {"error": {"code": "model_not_found", "message": "x"}}, "there is no model m"),  # OpenAI
         (404, {"error": {"code": "DeploymentNotFound", "message": "x"}}, "there is no model m"),  # Azure
-        (404, {"object": "error", "message": "x", "type": "NotFoundError", "code": 404}, "there is no model m"),  # vLLM
-        (404, {"error": {"message": "x", "type": "api_error", "code": None}}, "there is no model m"),  # Ollama
-        (404, {"detail": "Not Found"}, "the address is wrong"),  # FastAPI's, and so vLLM's
-        (404, "404 page not found", "the address is wrong"),  # Go's, and so Ollama's
-        (404, "<html>", "the address is wrong"),
+        (
+            404,
+            {"object": "error", "message": "The model `m` does not exist.", "code": 404},
+            "there is no model m",
+        ),  # vLLM
+        (404, {"error": {"message": "model 'm' not found", "type": "api_error"}}, "there is no model m"),  # Ollama
+        (404, {"error": "model 'm' not found, try pulling it first"}, "there is no model m"),  # Ollama, older
+        (404, {"type": "error", "error": {"type": "not_found_error", "message": "model: m"}}, "there is no model m"),
+        (400, {"error": {"message": "m is not a valid model ID", "code": 400}}, "there is no model m"),  # OpenRouter
+        (400, {"object": "error", "message": "Invalid model: m", "type": "invalid_model"}, "there is no model m"),
+        (
+            404,
+            {"error": {"message": "Invalid URL (POST /v1/v1/chat/completions)"}},
+            "the address or the model is wrong",
+        ),
+        (404, {"detail": "Not Found"}, "the address or the model is wrong"),  # FastAPI's, and so vLLM's
+        (404, "404 page not found", "the address or the model is wrong"),  # Go's, and so Ollama's
+        (404, "<html>", "the address or the model is wrong"),
         (200, "<html>", "something else answers there"),
         (429, {"error": {"code": "insufficient_quota"}}, "the provider answered 429 insufficient_quota"),
         (503, {}, "the provider answered 503"),
@@ -386,3 +405,37 @@ async def test_a_live_check_of_nobody_and_of_a_key_that_is_not_given(monkeypatch
     assert state.startswith("there is no key: the command for the key ended with status 7")
     assert hint is not None
     assert "key_command" in hint
+
+
+async def test_waiting_for_a_place_is_not_charged_to_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waited too long is sent on, and the endpoint that was only busy is not taken for one that is down."""
+
+    async def slow(_request: web.Request, _body: dict[str, Any]) -> web.Response:
+        await asyncio.sleep(0.5)
+        return web.json_response(ANSWER)
+
+    async def admit(_provider: object) -> None: ...
+
+    async with serving(slow) as (url, _), http_client(32) as http:
+        settings = settings_of(
+            monkeypatch, f'[endpoints.a]\nformat = "compatible"\nurl = "{url}"\ncalls_at_once = 4', "a:m"
+        )
+        provider, outages = provider_of(settings, http, settings.routes["*"][0]), Outages()
+
+        async def ask() -> str:
+            try:
+                await ask_in_turn(
+                    [provider],
+                    PROMPT,
+                    deadline=time.monotonic() + 2.2,
+                    trace_id="t",
+                    admit=admit,
+                    outages=outages,
+                )
+            except RouteFailed as failed:
+                return failed.error.kind
+            return "answered"
+
+        kinds = Counter(await asyncio.gather(*(ask() for _ in range(32))))
+    assert set(kinds) == {"answered", "endpoint_busy"}, kinds
+    assert outages.open_now() == []

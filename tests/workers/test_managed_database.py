@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy.engine import URL
 
 from keyturn.database import database_url, open_database
-from keyturn.errors import DatabaseReadOnly, JobStoreRefused, JobStoreUnavailable
+from keyturn.errors import DatabaseReadOnly, JobStoreRefused, JobStoreUnavailable, SettingsInvalid
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from stack.processes import free_port
@@ -227,3 +227,15 @@ def test_several_hosts_are_read_as_libpq_writes_them(given: str, hosts: tuple[st
     url = database_url(given)
     assert url.query["host"] == hosts
     assert url.database == "d"
+
+
+@pytest.mark.parametrize("given", ["postgresql://u:hunter2,x/w@127.0.0.1/d", "postgresql://u:p,w@h/d"])
+def test_a_password_is_never_taken_for_hosts(given: str) -> None:
+    assert database_url(given).host in {"127.0.0.1", "h"}
+
+
+@pytest.mark.parametrize("given", ["postgresql://u:p@[::1]:5432,[::2]:5433/d", "postgresql://hunter2:x,y/d"])
+def test_hosts_that_are_none_are_refused_without_a_part_of_them(given: str) -> None:
+    with pytest.raises(SettingsInvalid) as refused:
+        database_url(given)
+    assert "hunter2" not in str(refused.value)

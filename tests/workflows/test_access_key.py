@@ -397,7 +397,7 @@ async def test_a_key_that_vanishes_between_a_look_and_a_call_is_looked_for_again
     aws.client("iam").delete_access_key(UserName=user, AccessKeyId=old)
     with pytest.raises(AwsUnavailable, match="gone since it was listed"):
         await keys.set_active(user, old, active=False)
-    assert await keys.listed(user) == []
+    assert await keys.list_keys(user) == []
 
 
 async def test_a_secret_that_is_scheduled_for_deletion_is_named(

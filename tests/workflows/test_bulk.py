@@ -258,7 +258,7 @@ async def test_what_an_attempt_writes_that_woke_up_late_undoes_nothing(
 ) -> None:
     """Its item went on without it: a rotation was begun, or has ended."""
     await place.load(estate(tmp_path / "keys.jsonl", keys=1), run_id)
-    write = place.store.judged
+    write = place.store.store_verdicts
     for outcome, over, stays in (
         ("failed", OPEN, "failed"),
         ("eligible", OPEN, "eligible"),
@@ -389,7 +389,7 @@ async def test_keys_that_wait_for_a_person_do_not_hold_the_run(
         outcome = await (await started(place, run_id)).result()
         assert outcome.progress.outcomes == {"waiting": 2, "not_specified": 18}
         waiting = [row async for row in waiting_rotations(temporal, tenant=None, kind="approval", limit=1_000)]
-        rows = await place.store.begun(run_id, "waiting", after=0, limit=10)
+        rows = await place.store.started_items(run_id, "waiting", after=0, limit=10)
         ids = [row["workflow_id"] for row in rows]
         assert set(ids) <= {row["workflow_id"] for row in waiting}
         refused, forgotten = map(temporal.get_workflow_handle, ids)

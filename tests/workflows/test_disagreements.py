@@ -150,7 +150,7 @@ async def test_in_a_run_such_keys_are_an_outcome_of_their_own_and_come_first_in_
         rows = page[page.index("<tbody><tr><td>1</td>") :]
         assert "disagreement" in rows[: rows.index("</tr>")]
         assert "disagreements of rule and model" in page
-        waiting = await place.store.begun(run_id, "disagreement", after=0, limit=10)
+        waiting = await place.store.started_items(run_id, "disagreement", after=0, limit=10)
         for row in waiting:
             handle = temporal.get_workflow_handle(row["workflow_id"])
             async with asyncio.timeout(20):

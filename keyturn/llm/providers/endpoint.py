@@ -61,6 +61,10 @@ class WireFormat:
     adapt: Callable[[dict[str, JsonValue], AbstractSet[str], Prompt], dict[str, JsonValue]] | None = None
 
 
+# With less than this left for its first byte, nobody is asked who had to be waited for: a failure would be ours.
+LEAST_SECONDS_TO_ASK = 1.0
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """A server under a name of its own, as routes and records call it.

@@ -19,19 +19,19 @@ from pydantic import JsonValue, SecretStr
 
 from keyturn.errors import (
     AuthenticationFailed,
+    EndpointBusy,
     KeyturnError,
     PromptFiltered,
     ProviderError,
     ProviderKeyUnavailable,
     ProviderTimeout,
     ProviderUnavailable,
-    RateLimited,
     RequestRefused,
     UnreadableResponse,
 )
 from keyturn.foreign_json import read_json
 from keyturn.llm.classify import error_for, error_in
-from keyturn.llm.providers.endpoint import Endpoint, Timeouts
+from keyturn.llm.providers.endpoint import LEAST_SECONDS_TO_ASK, Endpoint, Timeouts
 from keyturn.llm.providers.streams import Bounded, events_of
 from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.tasks.definition import Prompt
@@ -82,33 +82,40 @@ class HttpProvider:
         Raises:
             ProviderError: the class says what the failure means and whether another attempt is worth it.
         """
-        deadline, before = time.monotonic() + timeouts.total, frozenset(self._not_taken)
-        key_was_renewed = False
+        deadline, learned = time.monotonic() + timeouts.total, set[str]()
+        key_was_renewed, waited = False, 0.0
         while True:
             known = frozenset(self._not_taken)
-            limits = replace(timeouts, total=max(deadline - time.monotonic(), 0.0))
-            async with self._place(limits):
-                key = await self._key(limits)
-                limits = replace(timeouts, total=max(deadline - time.monotonic(), 0.0))
+            begun = time.monotonic()
+            async with self._place(replace(timeouts, total=max(deadline - begun, 0.0))):
+                key = await self._key(replace(timeouts, total=max(deadline - time.monotonic(), 0.0)))
+                waited += time.monotonic() - begun
+                # What was waited for a place and a key is not the provider's: it has the rest, or is not asked at all.
+                first_byte = max(timeouts.first_byte - waited, 0.0)
+                if first_byte < min(LEAST_SECONDS_TO_ASK, timeouts.first_byte / 2):
+                    raise EndpointBusy(f"no time was left after {waited:.3g} s of waiting for a place or a key")
+                limits = replace(timeouts, first_byte=first_byte, total=max(deadline - time.monotonic(), 0.0))
                 try:
                     return await self._asked(prompt, limits, key, trace_id, on_text)
                 except PromptFiltered:  # an answer of its kind, as others give it with a 200
                     return Completion("", "filtered", "content_filter", self.model, Usage())
                 except AuthenticationFailed:
-                    if key_was_renewed or not self._endpoint.key.refused(key):
+                    if key_was_renewed or not self._endpoint.key.reject(key):
                         raise
                     key_was_renewed = True  # a short-lived one may have been taken back before its end
-                except RequestRefused:
+                except RequestRefused as error:
                     # A field that the server does not take costs it nothing to refuse, and us one more request, once.
-                    if self._not_taken == known:
-                        self._not_taken &= before  # it was refused without the field as well: that was not the fault
+                    new = error.refused_fields - known
+                    if not new:
+                        self._not_taken -= learned  # it was refused without them as well: they were not the fault
                         raise
-                    learned = sorted(self._not_taken - known)
-                    _log.warning("provider_field_refused", provider=self.name, model=self.model, fields=learned)
+                    learned |= new
+                    self._not_taken |= new
+                    _log.warning("provider_field_refused", provider=self.name, model=self.model, fields=sorted(new))
 
     @asynccontextmanager
     async def _place(self, timeouts: Timeouts) -> AsyncIterator[None]:
-        """Hold one of the calls that may be made at once; raises RateLimited where none comes free in time."""
+        """Hold one of the calls that may be made at once; raises EndpointBusy where none comes free in time."""
         slots = self._endpoint.slots
         if slots is None:
             yield
@@ -118,7 +125,7 @@ class HttpProvider:
                 await slots.acquire()
         except TimeoutError:
             message = f"{self._endpoint.calls_at_once} calls are under way, as many as its calls_at_once allows"
-            raise RateLimited(message) from None
+            raise EndpointBusy(message) from None
         try:
             yield
         finally:
@@ -164,10 +171,11 @@ class HttpProvider:
             extensions={"timeout": {"connect": timeouts.connect}},
         )
         response, answer, first_byte_ms = await self._exchange(request, timeouts, on_text)
-        if response.status_code in {400, 422} and self._wire.adapt is not None:
-            self._not_taken |= refused_fields(answer, payload)
         if response.status_code != 200 or error_in(answer) is not None:
-            raise self._error(response.status_code, answer, response.headers)
+            failure = self._error(response.status_code, answer, response.headers)
+            if response.status_code in {400, 422} and self._wire.adapt is not None:
+                failure.refused_fields = frozenset(refused_fields(answer, payload))
+            raise failure
         completion = self._wire.completion(answer, self.model)
         request_id = recordable(response.headers.get(self._wire.request_id, "")) or completion.request_id
         return replace(completion, request_id=request_id, first_byte_ms=first_byte_ms)
