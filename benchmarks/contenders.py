@@ -1,5 +1,6 @@
 """The ways to ask a model one typed question: ours, raw httpx, and what people use instead, where it is installed."""
 
+import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -48,7 +49,7 @@ async def keyturn(base_url: str, folder: Path) -> AsyncIterator[Ask]:
     async with AsyncExitStack() as parts:
         http = await parts.enter_async_context(http_client(64))
         url = database_url(f"sqlite:///{folder}/keyturn.db")
-        migrate(url)
+        await asyncio.to_thread(migrate, url)  # not in the loop: a transaction of another delay may wait for it
         engine = open_database(url)
         parts.push_async_callback(engine.dispose)
         ledger = await parts.enter_async_context(recorder(LedgerStore(engine)))
