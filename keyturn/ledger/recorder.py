@@ -38,7 +38,6 @@ class Recorder:
         self._store = store
         self._waiting: list[tuple[str, CallRecord]] = []
         self._some = asyncio.Event()
-        self._stopping = False
 
     def record(self, call: CallRecord) -> None:
         """Take one record; never raises, never waits."""
@@ -83,14 +82,9 @@ class Recorder:
             except Exception as error:
                 _log.error("ledger_rows_lost", rows=1, cause=type(error).__name__, trace_id=entry[1].trace_id)
 
-    def stop(self) -> None:
-        """Let `run` return when what it is writing is written; a write that is cut off keeps SQLite locked."""
-        self._stopping = True
-        self._some.set()
-
     async def run(self) -> None:
-        """Write batches until stopped, or cancelled."""
-        while not self._stopping:
+        """Write batches until cancelled."""
+        while True:
             await self._some.wait()
             await asyncio.sleep(BATCH_SECONDS)
             self._some.clear()
@@ -110,13 +104,10 @@ async def recorder(store: LedgerStore) -> AsyncIterator[Recorder]:
     try:
         yield kept
     finally:
-        kept.stop()
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
-                await asyncio.wait({writing})
                 await kept.drain()
         except TimeoutError as error:
             _log.exception("ledger_rows_lost", rows=len(kept._waiting), cause=type(error).__name__, exc_info=False)
-        finally:
-            writing.cancel()
-            await asyncio.gather(writing, return_exceptions=True)
