@@ -1,6 +1,7 @@
 """The one place that opens the database (SQLite by default, PostgreSQL by its URL), and what its tables share."""
 
 import asyncio
+import contextlib
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -163,6 +164,7 @@ def open_database(url: URL, *, pool_size: int = 16) -> AsyncEngine:
         raise SettingsInvalid(f"no driver for {url.drivername}") from None
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_immediate)
+    event.listen(engine.sync_engine, "invalidate", _roll_back)
     return engine
 
 
@@ -250,6 +252,16 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor.execute(f"PRAGMA busy_timeout={SQLITE_BUSY_MILLISECONDS}")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
+
+
+def _roll_back(connection: Any, _record: object, _error: BaseException | None) -> None:
+    """Let go of the lock before a connection is closed whose statement was cancelled.
+
+    SQLite keeps a closed connection's transaction for as long as any cursor of it lives, and the cancellation's
+    traceback holds one: everybody else would find the database locked.
+    """
+    with contextlib.suppress(Exception):  # it is closed all the same
+        connection.rollback()
 
 
 def _begin_immediate(connection: Any) -> None:

@@ -1,13 +1,15 @@
 """A database that is slow, and not away: what is lost, paid again or wrongly told while a disk or a network stalls."""
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import insert, text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
@@ -20,13 +22,14 @@ from keyturn.database import transaction
 from keyturn.drafts.store import DraftStore
 from keyturn.drafts.writing import DraftWriting
 from keyturn.errors import DraftTakenOver, JobStoreUnavailable
+from keyturn.jobs.tables import rotation_events
 from keyturn.ledger.recorder import recorder
 from keyturn.ledger.store import LedgerStore, midnight
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.wire import Completion, Usage
 from keyturn.policy.catalogue import load_catalogue
 from tests.boundaries import guarded
-from tests.cases import request
+from tests.cases import NOW, request
 from tests.estates import Judge, bulk_place, estate
 from tests.keys import KEYRING
 from tests.keyturn.test_ledger import call
@@ -173,3 +176,29 @@ async def test_an_answer_of_a_batch_that_could_not_be_kept_is_not_told_as_taken(
     assert records == []
     assert await boundary.take(request(), answer, Script.name, Script.model)
     assert len(records) == 1
+
+
+async def test_a_write_that_is_cancelled_leaves_sqlite_unlocked_while_its_error_is_still_held(
+    sqlite: URL, sqlite_engine: AsyncEngine
+) -> None:
+    """A closed connection kept its transaction for as long as the cancellation's traceback held a cursor of it."""
+    rows = [
+        {"event_id": f"e{n}", "tenant_id": "t", "workflow_id": "w", "at": NOW, "event": "e", "actor": "a", "detail": {}}
+        for n in range(30_000)
+    ]
+
+    async def write() -> None:
+        async with transaction(sqlite_engine) as connection:
+            await connection.execute(insert(rotation_events), rows)
+
+    held = []
+    for seconds in (0.0, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05):  # in one of its stages, whichever that is on this machine
+        writing = asyncio.create_task(write())
+        await asyncio.sleep(seconds)
+        writing.cancel()
+        held += await asyncio.gather(writing, return_exceptions=True)
+        with closing(sqlite3.connect(str(sqlite.database), timeout=0.1, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            assert other.execute("SELECT count(*) FROM rotation_events").fetchone() == (0,)
+            other.execute("ROLLBACK")
+    assert {type(error) for error in held} == {asyncio.CancelledError}
