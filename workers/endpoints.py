@@ -121,6 +121,10 @@ class _EndpointEntry(BaseModel):
             raise ValueError(f"has {' and '.join(given)}: a key comes from one place")
         if not given and self.format != "compatible":
             raise ValueError("has no key: set one of key_env, key_file, key_command")
+        if "authorization" in self.headers_env and given:
+            raise ValueError("has authorization in headers_env and a key: a key comes from one place")
+        if twice := self.headers.keys() & self.headers_env.keys():
+            raise ValueError(f"has the header {min(twice)} in headers and in headers_env")
         if unknown := sorted(set(self.lacks) - set(OPTIONAL_FIELDS)):
             raise ValueError(f"lacks {unknown[0][:48]!r}, which is none of {', '.join(OPTIONAL_FIELDS)}")
         if self.lacks and WIRES[self.format].adapt is None:

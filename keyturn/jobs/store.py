@@ -41,7 +41,7 @@ from keyturn.jobs.tables import NORMAL, URGENT, audit_of, job_audit, outbox, rot
 
 _jobs = rotation_jobs.c
 
-# States of a key that made no job of its own: its claim was taken back, or its decision tightened another job.
+# States of a key that made no job of its own: its claim was taken back, or its decision joined another job.
 WITHDRAWN, MERGED = "withdrawn", "merged"
 
 
@@ -115,8 +115,8 @@ class JobStore:
                 if now is not None and now["status"] != WITHDRAWN:  # another attempt was quicker
                     return RotationJob(job_id=now["job_id"], created=False)
                 raise StaleAttempt("the claim was taken back since this attempt began")
-        if holder is not None and not conflict and await self._tighten(row, holder, fence):
-            return RotationJob(job_id=holder, created=False, tightened=True)
+        if holder is not None and not conflict and (joined := await self._join(row, holder, fence)) is not None:
+            return joined
         if holder is not None:
             event = "idempotency_conflict" if conflict else "duplicate_refused"
             detail = {"idempotency_key": idempotency_key, "fingerprint": fingerprint}
@@ -261,13 +261,15 @@ class JobStore:
         return True
 
     async def _by_key(self, connection: AsyncConnection, tenant_id: str, key: str) -> Mapping[str, Any] | None:
-        columns = (_jobs.job_id, _jobs.fingerprint, _jobs.status, _jobs.merged_into)
+        columns = (_jobs.job_id, _jobs.fingerprint, _jobs.status, _jobs.merged_into, _jobs.decision_digest)
         query = select(*columns).where(_jobs.tenant_id == tenant_id, _jobs.idempotency_key == key)
         row = (await connection.execute(query)).mappings().first()
         return None if row is None else dict(row)
 
-    async def _tighten(self, row: Mapping[str, Any], job_id: str, fence: int) -> bool:
-        """Let a stricter decision govern the credential's open job; False, and nothing changed, if it is no stricter.
+    async def _join(self, row: Mapping[str, Any], job_id: str, fence: int) -> RotationJob | None:
+        """Let a decision that is stricter, or knows the key's id, govern the credential's open job.
+
+        One that asks for the same under the key's other name finds the job. None, and nothing changed, for any other.
 
         Its own key is marked as merged in the same transaction: a repeated call finds the same job, also when that is
         closed by then, and makes no second one.
@@ -276,12 +278,18 @@ class JobStore:
             open_job = select(rotation_jobs).where(_jobs.job_id == job_id, _jobs.status.in_(OPEN)).with_for_update()
             found = (await connection.execute(open_job)).mappings().first()
             held = {} if found is None else dict(found)
-            if held and len({held["key_id"], row["key_id"], row["name_by_creation"]} - {None}) > 2:
+            if held and _are_two_keys(row, held["key_id"]):
                 raise _AnotherKey  # it was given its id since it was found
-            if not held or not (_is_stricter(row, held) or _gives_id(row, held)):
-                return False
-            if not await self._merge_key(connection, row, job_id, fence):
+            tightens = bool(held) and (_is_stricter(row, held) or _gives_id(row, held))
+            if not held or not (tightens or _asks_for_the_same(row, held)):
+                return None
+            if not await self._merge_key(connection, row, job_id, fence, tightens=tightens):
                 raise StaleAttempt("the claim was taken back, or made elsewhere, since this attempt began")
+            if not tightens:
+                known = {"idempotency_key": row["idempotency_key"], "key_id": row["key_id"]}
+                audit = _audit(row, "found_by_other_name", known) | {"job_id": job_id}
+                await connection.execute(insert(job_audit).inline(), audit)
+                return RotationJob(job_id=job_id, created=False)
             changed = _tightened(row, held)
             await connection.execute(update(rotation_jobs).where(_jobs.job_id == job_id).values(changed))
             now = row["created_at"]
@@ -298,17 +306,25 @@ class JobStore:
             payload = _payload({**row, **held, **changed, "approved_by": row["approved_by"]})
             message = {"job_id": job_id, "topic": TIGHTENED_TOPIC, "payload": payload, "created_at": now}
             await connection.execute(insert(outbox).inline(), message)
-            return True
+            return RotationJob(job_id=job_id, created=False, tightened=True)
 
-    async def _merge_key(self, connection: AsyncConnection, row: Mapping[str, Any], job_id: str, fence: int) -> bool:
-        """Mark a key as merged into a job; False if a later attempt took its claim back, or made its own job."""
+    async def _merge_key(
+        self, connection: AsyncConnection, row: Mapping[str, Any], job_id: str, fence: int, *, tightens: bool
+    ) -> bool:
+        """Mark a key as merged into a job; False if a later attempt took its claim back, or made its own job.
+
+        A decision's digest in the mark says that it tightened the job.
+        """
         names = ("job_id", "tenant_id", "idempotency_key", "fingerprint", "created_at")
-        statement = self._upsert(rotation_jobs).values(
-            {name: row[name] for name in names} | {"status": MERGED, "merged_into": job_id}
-        )
+        mark = {
+            "status": MERGED,
+            "merged_into": job_id,
+            "decision_digest": row["decision_digest"] if tightens else None,
+        }
+        statement = self._upsert(rotation_jobs).values({name: row[name] for name in names} | mark)
         statement = statement.on_conflict_do_update(
             index_elements=["tenant_id", "idempotency_key"],
-            set_={"status": MERGED, "merged_into": job_id, "fence": None},
+            set_=mark | {"fence": None},
             where=(_jobs.status == WITHDRAWN) & (_jobs.fence < fence),
         )
         return (await connection.execute(statement.returning(_jobs.job_id))).first() is not None
@@ -334,7 +350,7 @@ class JobStore:
         found = (await connection.execute(query)).mappings().first()
         if found is None:
             return None
-        if len({found["key_id"], row["key_id"], name} - {None}) > 2:
+        if _are_two_keys(row, found["key_id"]):
             raise _AnotherKey
         job_id: str = found["job_id"]
         return job_id
@@ -379,7 +395,7 @@ def _row_of(order: JobOrder, idempotency_key: str, fingerprint: str) -> dict[str
 
 
 def _merged(key: Mapping[str, Any]) -> RotationJob:
-    return RotationJob(job_id=key["merged_into"], created=False, tightened=True)
+    return RotationJob(job_id=key["merged_into"], created=False, tightened=key["decision_digest"] is not None)
 
 
 def _is_stricter(row: Mapping[str, Any], held: Mapping[str, Any]) -> bool:
@@ -390,10 +406,21 @@ def _is_stricter(row: Mapping[str, Any], held: Mapping[str, Any]) -> bool:
     return wanted is not None and (date is None or wanted < date)
 
 
+def _are_two_keys(row: Mapping[str, Any], key_id: str | None) -> bool:
+    """Whether a job's key and an ordered one have two ids of their own, and only share the second of their creation."""
+    name = row["name_by_creation"]
+    return name is not None and key_id not in {row["key_id"], name} and row["key_id"] != name
+
+
 def _gives_id(row: Mapping[str, Any], held: Mapping[str, Any]) -> bool:
     """Whether a decision knows the id of a key that the open job has by its creation alone, and nobody has claimed."""
     is_unnamed = held["key_id"] == held["name_by_creation"] != row["key_id"]
     return is_unnamed and held["status"] in {"open", "delivered"}
+
+
+def _asks_for_the_same(row: Mapping[str, Any], held: Mapping[str, Any]) -> bool:
+    """Whether a decision asks for the open job by the key's other name, under policy lines that the job has already."""
+    return row["key_id"] != held["key_id"] and {*row["policy_lines"]} <= {*(held["policy_lines"] or ())}
 
 
 def _tightened(row: Mapping[str, Any], held: Mapping[str, Any]) -> dict[str, Any]:

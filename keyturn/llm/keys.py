@@ -37,7 +37,7 @@ RENEW_EVERY_SECONDS = 300.0
 PAUSE_SECONDS = 10.0
 # az and gcloud take one to five seconds; a metadata server that is not there takes them twenty.
 COMMAND_SECONDS = 30.0
-LOOK_SECONDS = 0.02
+LOOK_SECONDS = 0.02  # a hundredth of what the quickest of them takes
 SETTLE_SECONDS = 0.2  # for what stands in a pipe when the command has ended
 
 
@@ -191,7 +191,7 @@ def parse_key(text: str, *, now: float) -> tuple[SecretStr, float | None]:
         if isinstance(parsed, str):
             parsed = {"token": parsed}
         text = next((parsed[name] for name in _TOKEN if isinstance(parsed.get(name), str)), "")
-        ends = _ends(parsed, now)
+        ends = _end_of(parsed, now)
     if not text or len(text) > MAX_KEY_CHARACTERS or not text.isascii() or not text.isprintable() or " " in text:
         raise ProviderKeyUnavailable("what gives the key wrote no key: one word, or JSON with access_token")
     return SecretStr(text), ends
@@ -200,7 +200,7 @@ def parse_key(text: str, *, now: float) -> tuple[SecretStr, float | None]:
 _TOKEN = ("accessToken", "access_token", "token")
 
 
-def _ends(parsed: dict[str, Any], now: float) -> float | None:
+def _end_of(parsed: dict[str, Any], now: float) -> float | None:
     for name in ("expires_on", "expires_at", "exp"):
         if (moment := _number(parsed.get(name))) is not None:
             return moment
@@ -263,7 +263,7 @@ async def _printed(command: Sequence[str], seconds: float, hidden: AbstractSet[s
         ) from None
     finally:
         reading.cancel()
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, PermissionError):  # what runs as another user, by sudo, ends by itself
             os.killpg(process.pid, signal.SIGKILL)
     if len(printed) > MAX_KEY_CHARACTERS:
         raise ProviderKeyUnavailable("the command for the key prints more than a key")

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from keyturn.contracts import JobOrder
+from keyturn.contracts import JobOrder, RotationJob
 from keyturn.errors import OpenJobExists
 from keyturn.inventory.read import Inventory, read
 from keyturn.inventory.rows import BadRow, InventoryKey
@@ -51,25 +51,39 @@ async def test_a_run_with_ids_finds_the_jobs_of_a_run_without_them_and_names_the
     async with engine.connect() as connection:
         messages = [dict(one) for one in (await connection.execute(select(outbox))).mappings()]
     assert [one["payload"]["key_id"] for one in messages] == [BY_CREATION, AKIA]
-    assert (await created(store, AKIA)).job_id == first.job_id
-    with pytest.raises(OpenJobExists):
-        await store.create_once(ordered(BY_CREATION), idempotency_key="rotate:later", fence=1)
+    assert (await created(store, AKIA)) == again
 
 
-async def test_a_run_without_ids_finds_the_jobs_of_a_run_with_them(store: JobStore) -> None:
+async def test_a_run_without_ids_finds_the_jobs_of_a_run_with_them(store: JobStore, engine: AsyncEngine) -> None:
+    """And again when its answer was lost and the job was closed meanwhile: the mark of its key leads there."""
     first = await created(store, AKIA)
-    with pytest.raises(OpenJobExists, match=first.job_id):
-        await created(store, BY_CREATION)
+    found = await created(store, BY_CREATION)
+    assert found == RotationJob(job_id=first.job_id, created=False)
     assert await keys_of_jobs(store) == [AKIA]
+    _, trail = await JobLeases(engine).show(first.job_id, tenant_id="default")
+    assert [row["event"] for row in trail] == ["created", "found_by_other_name"]
+    async with engine.begin() as connection:
+        await connection.execute(update(rotation_jobs).where(rotation_jobs.c.status == "open").values(status="done"))
+    assert await created(store, BY_CREATION) == found
 
 
 async def test_a_job_that_was_asked_for_by_hand_is_found_by_either_name_once_both_are_known(store: JobStore) -> None:
     """Who asks by id alone says nothing of its creation; the next run that knows both adds to it."""
     first = await created(store, AKIA, last_rotated_at=None, age_days=100)
-    for key_id, name in ((AKIA, "rotate:run"), (BY_CREATION, "rotate:without")):
-        with pytest.raises(OpenJobExists, match=first.job_id):
-            await store.create_once(ordered(key_id), idempotency_key=name, fence=1)
+    with pytest.raises(OpenJobExists, match=first.job_id):
+        await store.create_once(ordered(AKIA), idempotency_key="rotate:run", fence=1)
+    assert (await created(store, BY_CREATION)).job_id == first.job_id
     assert await keys_of_jobs(store) == [AKIA]
+
+
+async def test_other_policy_lines_under_the_other_name_are_another_order(store: JobStore) -> None:
+    """As under the same name: what the job does not stand under yet, and is no stricter, is refused by name."""
+    first = await created(store, AKIA)
+    other = ordered(BY_CREATION)
+    line = other.policy_lines[0].model_copy(update={"id": "P-8"})
+    decision = other.decision.model_copy(update={"source_lines": (line,)})
+    with pytest.raises(OpenJobExists, match=first.job_id):
+        await store.create_once(other.model_copy(update={"decision": decision}), idempotency_key="rotate:p8", fence=1)
 
 
 async def test_two_keys_of_one_second_get_a_job_each(store: JobStore) -> None:
@@ -84,14 +98,14 @@ async def test_a_job_that_gets_its_id_while_another_key_of_that_second_looks_at_
 ) -> None:
     """The other key's order was merged into it, and that key, perhaps a compromised one, was never rotated."""
     first = await created(store, BY_CREATION)
-    tighten = store._tighten
+    join = store._join
 
-    async def meanwhile(*given: Any) -> bool:
-        monkeypatch.setattr(store, "_tighten", tighten)
+    async def meanwhile(*given: Any) -> Any:
+        monkeypatch.setattr(store, "_join", join)
         assert (await created(store, OTHER)).job_id == first.job_id
-        return await tighten(*given)
+        return await join(*given)
 
-    monkeypatch.setattr(store, "_tighten", meanwhile)
+    monkeypatch.setattr(store, "_join", meanwhile)
     mine = await created(store, AKIA)
     assert (mine.created, mine.job_id != first.job_id) == (True, True)
     assert await keys_of_jobs(store) == sorted([AKIA, OTHER])
@@ -103,8 +117,7 @@ async def test_a_key_that_somebody_rotates_already_keeps_the_name_that_they_know
     first = await created(store, BY_CREATION)
     async with engine.begin() as connection:
         await connection.execute(update(rotation_jobs).values(status="claimed", lease_owner="tickets"))
-    with pytest.raises(OpenJobExists, match=first.job_id):
-        await created(store, AKIA)
+    assert await created(store, AKIA) == RotationJob(job_id=first.job_id, created=False)
     assert await keys_of_jobs(store) == [BY_CREATION]
 
 

@@ -107,7 +107,7 @@ async def test_a_beginning_anew_whose_answer_was_lost_is_the_same_when_it_is_sai
 
 async def test_an_answer_is_not_held_back_by_what_shows_it() -> None:
     """A write that cannot be cancelled, as a driver's that waits for its disk, goes on behind it."""
-    begun, stalled = asyncio.Event(), asyncio.Event()
+    begun, stalled, shown = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def show(*_: Any, **__: Any) -> None:
         begun.set()
@@ -116,6 +116,7 @@ async def test_an_answer_is_not_held_back_by_what_shows_it() -> None:
                 await asyncio.shield(stalled.wait())
             except asyncio.CancelledError:
                 continue
+        shown.set()
 
     async def answer(*_: Any, on_text: Any, **__: Any) -> Any:
         on_text("The text")
@@ -130,6 +131,7 @@ async def test_an_answer_is_not_held_back_by_what_shows_it() -> None:
     async with asyncio.timeout(5):
         written = await writing.write("draft_1", asked, run_id="r", attempt=1)
     stalled.set()
+    await shown.wait()  # nothing of it is left to the tests behind
     assert written.text == "The text"
 
 
@@ -191,8 +193,17 @@ async def test_a_write_that_is_cancelled_leaves_sqlite_unlocked_while_its_error_
         async with transaction(sqlite_engine) as connection:
             await connection.execute(insert(rotation_events), rows)
 
-    held = []
-    for seconds in (0.0, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05):  # in one of its stages, whichever that is on this machine
+    held: list[object] = []
+    for seconds in (
+        0.0,
+        0.005,
+        0.01,
+        0.015,
+        0.02,
+        0.03,
+        0.04,
+        0.05,
+    ):  # in one of its stages, whichever that is on this machine
         writing = asyncio.create_task(write())
         await asyncio.sleep(seconds)
         writing.cancel()

@@ -177,6 +177,14 @@ def test_the_documented_file_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
             '[endpoints.a]\nformat = "compatible"\nurl = "https://h"\nheaders_env = {x-token = "ABSENT"}',
             "ABSENT is not set: headers_env of",
         ),
+        (
+            '[endpoints.a]\nformat = "openai"\nurl = "https://h"\nkey_env = "K"\nheaders_env = {Authorization = "K"}',
+            "has authorization in headers_env and a key",
+        ),
+        (
+            f'{COMPATIBLE}headers = {{X-Team = "a"}}\nheaders_env = {{x-team = "K"}}',
+            "has the header x-team in headers and in headers_env",
+        ),
         ('[endpoints.b]\nformat = "compatible"\nurl = "https://h"', "there is no endpoint 'a'; endpoints: openai,"),
     ],
 )
