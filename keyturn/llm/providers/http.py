@@ -96,7 +96,7 @@ class HttpProvider:
                     raise EndpointBusy(f"no time was left after {waited:.3g} s of waiting for a place or a key")
                 limits = replace(timeouts, first_byte=first_byte, total=max(deadline - time.monotonic(), 0.0))
                 try:
-                    return await self._asked(prompt, limits, key, trace_id, on_text)
+                    return await self._asked(prompt, timeouts, limits, key, trace_id, on_text)
                 except PromptFiltered:  # an answer of its kind, as others give it with a 200
                     return Completion("", "filtered", "content_filter", self.model, Usage())
                 except AuthenticationFailed:
@@ -155,8 +155,15 @@ class HttpProvider:
         return self._headers[on_text is not None]
 
     async def _asked(
-        self, prompt: Prompt, timeouts: Timeouts, key: SecretStr, trace_id: str, on_text: OnText | None
+        self,
+        prompt: Prompt,
+        timeouts: Timeouts,
+        limits: Timeouts,
+        key: SecretStr,
+        trace_id: str,
+        on_text: OnText | None,
     ) -> Completion:
+        """Send one request: `limits` are what is left of the caller's `timeouts`, which an error names."""
         payload = self._wire.payload(self.model, prompt)
         if on_text is not None:
             payload |= self._wire.stream_fields
@@ -168,9 +175,9 @@ class HttpProvider:
             self._url if on_text is None else self._stream_url,
             content=json.dumps(payload, ensure_ascii=False).encode(),
             headers=[*self._headers_with(key, on_text), ("x-client-request-id", trace_id)],
-            extensions={"timeout": {"connect": timeouts.connect}},
+            extensions={"timeout": {"connect": limits.connect}},
         )
-        response, answer, first_byte_ms = await self._exchange(request, timeouts, on_text)
+        response, answer, first_byte_ms = await self._exchange(request, timeouts, limits, on_text)
         if response.status_code != 200 or error_in(answer) is not None:
             failure = self._error(response.status_code, answer, response.headers)
             if response.status_code in {400, 422} and self._wire.adapt is not None:
@@ -181,10 +188,10 @@ class HttpProvider:
         return replace(completion, request_id=request_id, first_byte_ms=first_byte_ms)
 
     async def _exchange(
-        self, request: httpx.Request, timeouts: Timeouts, on_text: OnText | None
+        self, request: httpx.Request, timeouts: Timeouts, limits: Timeouts, on_text: OnText | None
     ) -> tuple[httpx.Response, Any, float]:
         began = time.perf_counter()
-        first = asyncio.timeout(timeouts.first_byte)
+        first = asyncio.timeout(limits.first_byte)
         first_byte_ms = 0.0
 
         def heard() -> None:
@@ -193,7 +200,7 @@ class HttpProvider:
             first.reschedule(None)
 
         try:
-            async with asyncio.timeout(timeouts.total), first:
+            async with asyncio.timeout(limits.total), first:
                 response = await self._client.send(request, stream=True)
                 try:
                     if response.status_code == 200 and on_text is not None:
@@ -205,10 +212,10 @@ class HttpProvider:
                 finally:
                     await response.aclose()
         except TimeoutError:
-            waiting, limit = "no complete answer", timeouts.total
+            waiting, seconds = "no complete answer", timeouts.total
             if first.expired():
-                waiting, limit = "nothing of an answer", timeouts.first_byte
-            raise ProviderTimeout(f"{waiting} within {limit:.3g} s") from None
+                waiting, seconds = "nothing of an answer", timeouts.first_byte
+            raise ProviderTimeout(f"{waiting} within {seconds:.3g} s") from None
         except KeyturnError:
             raise
         except Exception as error:
