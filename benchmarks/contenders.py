@@ -17,11 +17,12 @@ from keyturn.ledger.recorder import recorder
 from keyturn.ledger.records import log_call
 from keyturn.ledger.store import LedgerStore
 from keyturn.llm.boundary import ModelBoundary
+from keyturn.llm.endpoint import Endpoint
 from keyturn.llm.guard import Guard
+from keyturn.llm.http import HttpModelClient, http_client
 from keyturn.llm.keys import FixedKey
-from keyturn.llm.providers.endpoint import Endpoint
-from keyturn.llm.providers.http import HttpProvider, http_client
-from keyturn.llm.providers.openai import OPENAI_WIRE, payload
+from keyturn.llm.providers import load_providers, price_lists_of_providers
+from keyturn.llm.providers.openai.wire import payload
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.tasks.decide_rotation import TASK
 from tests.cases import request
@@ -58,8 +59,12 @@ async def keyturn(base_url: str, folder: Path) -> AsyncIterator[Ask]:
             log_call(call)
             ledger.record(call)
 
-        provider = HttpProvider(http, Endpoint("openai", OPENAI_WIRE, base_url, FixedKey(SecretStr("k"))), MODEL)
-        boundary = ModelBoundary({"*": [provider]}, CATALOGUE, guard=Guard(RateCard({})), record=record)
+        provider = HttpModelClient(
+            http, Endpoint("openai", load_providers()["openai"], base_url, FixedKey(SecretStr("k"))), MODEL
+        )
+        boundary = ModelBoundary(
+            {"*": [provider]}, CATALOGUE, guard=Guard(RateCard({}, lists=price_lists_of_providers())), record=record
+        )
 
         async def ask() -> object:
             judged = await boundary.answer(ASKED)
@@ -143,7 +148,7 @@ async def pydantic_ai(base_url: str, _folder: Path) -> AsyncIterator[Ask]:
 OTHERS = {"openai": openai, "litellm": litellm, "pydantic_ai": pydantic_ai}
 # What a program imports to ask so; a whole process each.
 IMPORTS = {
-    "keyturn": "import keyturn.llm.boundary, keyturn.llm.providers.openai, keyturn.llm.providers.http, httpx_aiohttp",
+    "keyturn": "import keyturn.llm.boundary, keyturn.llm.providers.openai, keyturn.llm.http, httpx_aiohttp",
     "raw": "import httpx, httpx_aiohttp",
     "openai": "from openai import AsyncOpenAI",
     "litellm": "import os; os.environ['LITELLM_LOCAL_MODEL_COST_MAP'] = 'True'; import litellm",

@@ -20,7 +20,7 @@ from keyturn.database import open_database
 from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.webhook import Webhook
-from keyturn.llm.providers.http import http_client
+from keyturn.llm.http import http_client
 from stack.temporal import dev_server
 from tests.cases import facts, order
 from workers.deliveries import ReceiverDeliveries

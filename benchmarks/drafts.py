@@ -24,8 +24,8 @@ from keyturn.database import open_database
 from keyturn.drafts.store import DraftStore
 from keyturn.drafts.writing import DraftWriting
 from keyturn.llm.boundary import ModelBoundary
-from keyturn.llm.providers.endpoint import Timeouts
-from keyturn.llm.providers.http import http_client
+from keyturn.llm.endpoint import Timeouts
+from keyturn.llm.http import http_client
 from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.tasks.definition import Prompt

@@ -12,12 +12,12 @@ from benchmarks.contenders import CATALOGUE, MODEL
 from benchmarks.results import Result, compared
 from keyturn.ledger.prices import RateCard
 from keyturn.llm.boundary import ModelBoundary
+from keyturn.llm.endpoint import Endpoint
 from keyturn.llm.guard import Guard
+from keyturn.llm.http import HttpModelClient, http_client
 from keyturn.llm.keys import FixedKey
 from keyturn.llm.outages import FAILURES_TO_OPEN
-from keyturn.llm.providers.endpoint import Endpoint
-from keyturn.llm.providers.http import HttpProvider, http_client
-from keyturn.llm.providers.openai import COMPATIBLE_WIRE, OPENAI_WIRE
+from keyturn.llm.providers import load_providers, price_lists_of_providers
 from stack.processes import child
 from tests.cases import request
 
@@ -31,12 +31,17 @@ async def measure(*, rounds: int, calls: int) -> list[Result]:
         silent, answering = [await _mock(parts, delay) for delay in (600_000, ANSWER_MS)]
         http = await parts.enter_async_context(http_client(64))
 
-        def boundary(*providers: HttpProvider) -> ModelBoundary:
-            return ModelBoundary({"*": providers}, CATALOGUE, guard=Guard(RateCard({})), record=lambda _call: None)
+        def boundary(*providers: HttpModelClient) -> ModelBoundary:
+            return ModelBoundary(
+                {"*": providers},
+                CATALOGUE,
+                guard=Guard(RateCard({}, lists=price_lists_of_providers())),
+                record=lambda _call: None,
+            )
 
         key = FixedKey(SecretStr("k"))
-        first = HttpProvider(http, Endpoint("first", OPENAI_WIRE, silent, key), MODEL)
-        second = HttpProvider(http, Endpoint("second", COMPATIBLE_WIRE, answering, key), MODEL)
+        first = HttpModelClient(http, Endpoint("first", load_providers()["openai"], silent, key), MODEL)
+        second = HttpModelClient(http, Endpoint("second", load_providers()["compatible"], answering, key), MODEL)
         alone = boundary(second)
         ours: list[float] = []
         theirs: list[float] = []

@@ -30,11 +30,11 @@ from keyturn.ledger.recorder import recorder
 from keyturn.ledger.records import log_call
 from keyturn.ledger.store import LedgerStore
 from keyturn.llm.boundary import ModelBoundary
+from keyturn.llm.endpoint import Endpoint
 from keyturn.llm.guard import Guard
+from keyturn.llm.http import HttpModelClient, http_client
 from keyturn.llm.keys import FixedKey
-from keyturn.llm.providers.endpoint import Endpoint
-from keyturn.llm.providers.http import HttpProvider, http_client
-from keyturn.llm.providers.openai import OPENAI_WIRE
+from keyturn.llm.providers import load_providers, price_lists_of_providers
 from keyturn.policy.catalogue import load_catalogue
 from stack.embedded import simulator_process
 from stack.temporal import dev_server
@@ -83,8 +83,8 @@ async def _both(url: URL, *, over_http: bool) -> AsyncIterator[tuple[Client, Run
             http = await parts.enter_async_context(http_client(64))
         engine = open_database(url)
         parts.push_async_callback(engine.dispose)
-        endpoint = Endpoint("openai", OPENAI_WIRE, f"{simulator}/v1", FixedKey(SecretStr("k")))
-        provider = HttpProvider(http, endpoint, "simulator-1")
+        endpoint = Endpoint("openai", load_providers()["openai"], f"{simulator}/v1", FixedKey(SecretStr("k")))
+        provider = HttpModelClient(http, endpoint, "simulator-1")
         ledger = await parts.enter_async_context(recorder(LedgerStore(engine)))
 
         def record(call: CallRecord) -> None:
@@ -93,7 +93,13 @@ async def _both(url: URL, *, over_http: bool) -> AsyncIterator[tuple[Client, Run
 
         cache = EncryptedCache(SqlCache(engine), parse_keyring(new_keyring_text(), source="benchmarks"))
         # As a worker is wired by default, but for the token limit: one user asks all of this.
-        boundary = ModelBoundary({"*": [provider]}, catalogue, guard=Guard(RateCard({})), record=record, cache=cache)
+        boundary = ModelBoundary(
+            {"*": [provider]},
+            catalogue,
+            guard=Guard(RateCard({}, lists=price_lists_of_providers())),
+            record=record,
+            cache=cache,
+        )
         claims = CreateRotationJob(JobStore(engine), catalogue, rotation_ids=rotation_ids_of)
         await parts.enter_async_context(
             Worker(

@@ -29,6 +29,7 @@ from keyturn.errors import KeyturnError
 from keyturn.ledger.prices import RateCard
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.guard import Guard
+from keyturn.llm.providers import price_lists_of_providers
 from keyturn.policy.catalogue import Catalogue
 from keyturn.tasks.registry import load_tasks
 from stack.embedded import simulator_process, worker_environment
@@ -177,7 +178,7 @@ async def _caught(cases: Sequence[Case], catalogue: Catalogue) -> list[dict[str,
             boundary = ModelBoundary(
                 {"*": [Careless(answer)]},
                 catalogue,
-                guard=Guard(RateCard({})),
+                guard=Guard(RateCard({}, lists=price_lists_of_providers())),
                 record=lambda _: None,
                 clock=lambda at=case.request.credential.observed_at: at,  # type: ignore[misc]
             )

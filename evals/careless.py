@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 
 from keyturn.contracts import RotationRequest
-from keyturn.llm.providers.endpoint import Timeouts
+from keyturn.llm.endpoint import Timeouts
 from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.tasks.definition import Prompt
 

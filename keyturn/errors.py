@@ -672,6 +672,13 @@ class UnknownTask(KeyturnError):
     hint = "Name one of the tasks that the message lists, or deploy the worker that has it."
 
 
+class ExtensionInvalid(KeyturnError):
+    """An object that another distribution registers cannot be used; nothing was started."""
+
+    kind = "extension_invalid"
+    hint = "Fix or uninstall that distribution; docs/extending.md says what an object of each kind needs."
+
+
 class TaskInvalid(KeyturnError):
     """A task's folder does not hold together; nothing was started."""
 

@@ -16,6 +16,7 @@ from temporalio.client import Client
 
 from keyturn.database import database_url
 from keyturn.keyring import DEVELOPMENT_FILE, Keyring, load_keyring, write_keys
+from keyturn.llm.providers import load_providers
 from stack.processes import StackNotStarted, child, free_port
 from stack.temporal import START_SECONDS, dev_server
 from workers.schema import migrate
@@ -23,8 +24,10 @@ from workers.settings import PLACEHOLDER_KEY
 from workflows.identity import stored_id
 
 SIMULATED_MODEL = "simulator-1"
-# Variables that would point the embedded worker at somebody's real provider, server or database.
-_OURS = ("TEMPORAL_", "KEYTURN_", "OPENAI_", "ANTHROPIC_", "GEMINI_", "GOOGLE_GEMINI_", "OTEL_")
+# Variables that would point the embedded worker at a real provider, server or database.
+_OURS = ("TEMPORAL_", "KEYTURN_", "OTEL_")
+# The providers whose wire formats the simulator speaks, and where each expects its paths to begin.
+_SIMULATED = {"openai": "/v1", "anthropic": "", "gemini": ""}
 
 
 @dataclass(frozen=True)
@@ -200,18 +203,16 @@ def worker_environment(address: str, database: str, simulator: str | None, *, ke
                 theirs[name] = str(Path(theirs[name]).absolute())
         theirs.pop("KEYTURN_PAYLOAD_KEYS", None)
         return theirs | ours
-    provider: dict[str, str] = {
-        "KEYTURN_ROUTES": ", ".join(f"{name}:{SIMULATED_MODEL}" for name in ("openai", "anthropic", "gemini")),
-        "OPENAI_API_KEY": PLACEHOLDER_KEY,
-        "OPENAI_BASE_URL": f"{simulator}/v1",
-        "ANTHROPIC_API_KEY": PLACEHOLDER_KEY,
-        "ANTHROPIC_BASE_URL": simulator,
-        "GEMINI_API_KEY": PLACEHOLDER_KEY,
-        "GOOGLE_GEMINI_BASE_URL": simulator,
+    simulated = {
+        "KEYTURN_ROUTES": ", ".join(f"{name}:{SIMULATED_MODEL}" for name in _SIMULATED),
         "KEYTURN_RATE_CARD": str(Path(__file__).parent / "rates.toml"),
     }
-    others = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
-    return others | ours | provider
+    providers = load_providers()
+    for name, path in _SIMULATED.items():
+        simulated |= {providers[name].key_variable: PLACEHOLDER_KEY, providers[name].url_variable: simulator + path}
+    real = {name for one in providers.values() for name in (one.key_variable, one.url_variable)}
+    others = {name: value for name, value in os.environ.items() if not name.startswith(_OURS) and name not in real}
+    return others | ours | simulated
 
 
 def _refuse_taken(port: int) -> None:

@@ -7,17 +7,16 @@ from typing import Any
 import httpx
 from pydantic import SecretStr
 
+from keyturn.llm.endpoint import Endpoint
 from keyturn.llm.guard import Guard
+from keyturn.llm.http import HttpModelClient
 from keyturn.llm.keys import FixedKey, KeySource
-from keyturn.llm.providers.anthropic import ANTHROPIC_WIRE
-from keyturn.llm.providers.endpoint import Endpoint, WireFormat
-from keyturn.llm.providers.gemini import GEMINI_WIRE
-from keyturn.llm.providers.http import HttpProvider
-from keyturn.llm.providers.openai import COMPATIBLE_WIRE, OPENAI_WIRE
+from keyturn.llm.providers import load_providers
 from keyturn.llm.wire import Usage
 from tests.simulated import SimulatorControl
 
-WIRES = {wire.name: wire for wire in (OPENAI_WIRE, ANTHROPIC_WIRE, GEMINI_WIRE, COMPATIBLE_WIRE)}
+PROVIDERS = load_providers()
+WIRES = {name: provider.wire for name, provider in PROVIDERS.items()}
 KEY = SecretStr("key_for_tests")
 MODEL = "simulator-1"
 
@@ -41,16 +40,14 @@ def guarded(**changed: Any) -> Guard:
 
 
 def on_simulator(
-    http: httpx.AsyncClient, simulator: SimulatorControl, wire: WireFormat | str = "openai", *, model: str = MODEL
-) -> HttpProvider:
+    http: httpx.AsyncClient, simulator: SimulatorControl, name: str = "openai", *, model: str = MODEL
+) -> HttpModelClient:
     """A provider that asks the simulator in one of the wire formats."""
-    name = wire if isinstance(wire, str) else wire.name
     base_url = f"{simulator.address}/v1" if name in {"openai", "compatible"} else simulator.address
-    return HttpProvider(http, endpoint(wire, base_url), model)
+    return HttpModelClient(http, endpoint(name, base_url), model)
 
 
-def endpoint(wire: WireFormat | str, base_url: str, *, key: SecretStr | KeySource = KEY, **more: Any) -> Endpoint:
-    """A server that speaks one of the wire formats, called as that is."""
-    wire = WIRES[wire] if isinstance(wire, str) else wire
+def endpoint(name: str, base_url: str, *, key: SecretStr | KeySource = KEY, **more: Any) -> Endpoint:
+    """A server that speaks a provider's wire format, called as that is."""
     source = FixedKey(key) if isinstance(key, SecretStr) else key
-    return replace(Endpoint(wire.name, wire, base_url, source), **more)
+    return replace(Endpoint(name, PROVIDERS[name], base_url, source), **more)

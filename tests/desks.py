@@ -23,7 +23,7 @@ from keyturn.drafts.store import DraftStore
 from keyturn.drafts.writing import DraftWriting
 from keyturn.jobs.store import JobStore
 from keyturn.llm.boundary import ModelBoundary
-from keyturn.llm.providers.http import http_client
+from keyturn.llm.http import http_client
 from keyturn.policy.catalogue import Catalogue
 from tests.boundaries import guarded, on_simulator
 from tests.keys import KEYRING

@@ -24,10 +24,11 @@ from keyturn.contracts import BulkOrder, BulkSource, CallRecord
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import job_audit, rotation_jobs
 from keyturn.ledger.prices import RateCard
+from keyturn.llm.batches import BatchClient
 from keyturn.llm.boundary import ModelBoundary
+from keyturn.llm.endpoint import Timeouts
 from keyturn.llm.guard import Guard
-from keyturn.llm.providers.batches import BatchProvider
-from keyturn.llm.providers.endpoint import Timeouts
+from keyturn.llm.providers import price_lists_of_providers
 from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.tasks.definition import Prompt
@@ -112,7 +113,7 @@ class BulkPlace:
             f"t-{uuid.uuid4().hex[:12]}"  # the server is everybody's, and the same keys mean the same rotation
         )
         self.records: list[CallRecord] = []
-        self.batches: dict[str, BatchProvider] = {}
+        self.batches: dict[str, BatchClient] = {}
         self.boundary = ModelBoundary(
             {"*": [provider]}, catalogue, guard=guarded(), record=self.records.append, cache=SqlCache(engine)
         )
@@ -123,7 +124,7 @@ class BulkPlace:
         self.boundary = ModelBoundary(
             {"*": [self.provider]},
             self.catalogue,
-            guard=Guard(RateCard(rates)),
+            guard=Guard(RateCard(rates, lists=price_lists_of_providers())),
             record=self.records.append,
             cache=SqlCache(self.engine),
         )

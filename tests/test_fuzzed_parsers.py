@@ -32,9 +32,11 @@ from keyturn.inventory.read import Inventory, read
 from keyturn.inventory.scans import read_scans
 from keyturn.keyring import parse_keyring
 from keyturn.llm.boundary import ModelBoundary
-from keyturn.llm.providers.batches import AnthropicBatches, OpenAiBatches
-from keyturn.llm.providers.endpoint import Timeouts
-from keyturn.llm.providers.http import HttpProvider
+from keyturn.llm.endpoint import Timeouts
+from keyturn.llm.http import HttpModelClient
+from keyturn.llm.providers import load_providers
+from keyturn.llm.providers.anthropic.batches import AnthropicBatches
+from keyturn.llm.providers.openai.batches import OpenAiBatches
 from keyturn.llm.routing import parse_routes
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.tasks.registry import load_tasks
@@ -42,7 +44,7 @@ from tests.boundaries import WIRES, endpoint, guarded
 from tests.cases import request
 from tests.keys import KEYRING, KEYS_TEXT
 from tests.workers_for_tests import Script
-from workers.settings import OWN_SETTINGS, host_and_port, read_rate_card
+from workers.settings import host_and_port, read_rate_card
 from workers.tokens import parse_tokens
 from workflows.encryption import EncryptionCodec
 
@@ -122,7 +124,7 @@ async def completed(data: bytes, wire: str, *, streamed: bool) -> Any:
     kind = "text/event-stream" if streamed else "application/json"
     boundary = ModelBoundary({"*": [Script("")]}, load_catalogue(), guard=guarded(), record=lambda _: None)
     async with replying(data, kind) as http:
-        provider = HttpProvider(http, endpoint(WIRES[wire], "http://provider", key=KEY), "m")
+        provider = HttpModelClient(http, endpoint(wire, "http://provider", key=KEY), "m")
         timeouts = Timeouts(connect=5, first_byte=5, total=5)
         heard: list[str] = []
         on_text = heard.append if streamed else None
@@ -157,7 +159,7 @@ def payload(data: bytes, _name: str) -> Any:
 
 
 SETTINGS: dict[str, Callable[[str], Any]] = {
-    "routes.txt": lambda text: parse_routes(text, load_tasks(), OWN_SETTINGS),
+    "routes.txt": lambda text: parse_routes(text, load_tasks(), load_providers()),
     "tokens.txt": parse_tokens,
     "networks.txt": parse_networks,
     "roles.txt": parse_roles,

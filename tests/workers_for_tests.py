@@ -16,9 +16,9 @@ from activities.withdraw_claim import ClaimWithdrawals, WithdrawClaim
 from keyturn.contracts import CallRecord
 from keyturn.errors import TokenLimitReached
 from keyturn.llm.boundary import ModelBoundary
+from keyturn.llm.endpoint import Timeouts
 from keyturn.llm.guard import Guard
-from keyturn.llm.providers.endpoint import Timeouts
-from keyturn.llm.routing import Provider
+from keyturn.llm.routing import ModelClient
 from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.tasks.definition import Prompt
@@ -98,7 +98,7 @@ class Claims(JobClaims, ClaimWithdrawals, AuditTrail, Protocol):
 async def worker_on(
     client: Client,
     task_queue: str,
-    provider: Provider,
+    provider: ModelClient,
     claims: Claims,
     *,
     catalogue: Catalogue | None = None,

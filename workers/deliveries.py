@@ -15,7 +15,7 @@ from keyturn.contracts import Delivery
 from keyturn.errors import EarlierDelivery, JobStoreUnavailable
 from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.webhook import Webhook
-from keyturn.llm.providers.http import http_client
+from keyturn.llm.http import http_client
 from workers.settings import Settings
 from workers.tokens import parse_tokens
 from workflows.delivery import DeliveryWorkflow, delivery_id

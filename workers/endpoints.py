@@ -1,4 +1,4 @@
-"""The endpoints that routes may name: four that have settings of their own, and those of the file KEYTURN_ENDPOINTS."""
+"""The endpoints that routes may name: each provider's own, and those of the file KEYTURN_ENDPOINTS."""
 
 import re
 import tomllib
@@ -6,24 +6,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import httpx
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from keyturn.errors import SettingsInvalid
 from keyturn.ledger.prices import Rate, price_lists
+from keyturn.llm.boundary import RULE
+from keyturn.llm.endpoint import Endpoint
+from keyturn.llm.http import OPTIONAL_FIELDS
 from keyturn.llm.keys import FixedKey, KeySource, command_key, file_key
-from keyturn.llm.providers.anthropic import ANTHROPIC_WIRE
-from keyturn.llm.providers.endpoint import Endpoint
-from keyturn.llm.providers.gemini import GEMINI_WIRE
-from keyturn.llm.providers.http import OPTIONAL_FIELDS
-from keyturn.llm.providers.openai import COMPATIBLE_WIRE, OPENAI_WIRE
+from keyturn.llm.provider import Provider
+from keyturn.llm.providers import load_providers
 
-WIRES = {wire.name: wire for wire in (OPENAI_WIRE, ANTHROPIC_WIRE, GEMINI_WIRE, COMPATIBLE_WIRE)}
-# Records, metrics and the cache name an endpoint so; `rule` stands there where no model was asked.
+# Records, metrics and the cache name an endpoint so.
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
-_RESERVED = {*WIRES, "rule"}
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")  # RFC 9110, 5.6.2
 # They are ours to set: a second one would contradict the request, or carry the key past `key_...`.
 _NOT_YOURS = {
@@ -92,9 +90,15 @@ Text = Annotated[str, AfterValidator(_text)]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
 
 
+def _known_format(name: str) -> str:
+    if name not in load_providers():
+        raise ValueError(f"is none of {', '.join(load_providers())}")
+    return name
+
+
 class _EndpointEntry(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
-    format: Literal["openai", "anthropic", "gemini", "compatible"]
+    format: Annotated[str, AfterValidator(_known_format)]
     url: Annotated[str, AfterValidator(http_url)]
     key_env: Variable | None = None
     key_file: Path | None = None
@@ -110,6 +114,11 @@ class _EndpointEntry(BaseModel):
     models: dict[str, ModelEntry] = Field(default_factory=dict)
 
     @property
+    def provider(self) -> Provider:
+        """Whose wire format it speaks."""
+        return load_providers()[self.format]
+
+    @property
     def has_key(self) -> bool:
         """Whether it is asked with a key."""
         return not (self.key_env is None and self.key_file is None and self.key_command is None)
@@ -119,7 +128,7 @@ class _EndpointEntry(BaseModel):
         given = [name for name in ("key_env", "key_file", "key_command") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"has {' and '.join(given)}: a key comes from one place")
-        if not given and self.format != "compatible":
+        if not given and self.provider.needs_key:
             raise ValueError("has no key: set one of key_env, key_file, key_command")
         if "authorization" in self.headers_env and given:
             raise ValueError("has authorization in headers_env and a key: a key comes from one place")
@@ -127,9 +136,9 @@ class _EndpointEntry(BaseModel):
             raise ValueError(f"has the header {min(twice)} in headers and in headers_env")
         if unknown := sorted(set(self.lacks) - set(OPTIONAL_FIELDS)):
             raise ValueError(f"lacks {unknown[0][:48]!r}, which is none of {', '.join(OPTIONAL_FIELDS)}")
-        if self.lacks and WIRES[self.format].adapt is None:
+        if self.lacks and self.provider.wire.adapt is None:
             raise ValueError(f"lacks something: the format {self.format} has no field that can be left out")
-        if self.batches and self.format not in {"openai", "anthropic"}:
+        if self.batches and self.provider.batches is None:
             raise ValueError(f"has batches: the format {self.format} has none")
         return self
 
@@ -162,7 +171,7 @@ class NamedEndpoints:
         headers |= {header: SecretStr(variables[variable]) for header, variable in entry.headers_env.items()}
         return Endpoint(
             name,
-            WIRES[entry.format],
+            entry.provider,
             entry.url,
             _key_source(entry, variables, hidden=self._variables()),
             key_header=entry.key_header,
@@ -176,7 +185,8 @@ class NamedEndpoints:
     def _variables(self) -> set[str]:
         """The variables that hold any endpoint's secrets."""
         named = [(entry.key_env, *entry.headers_env.values()) for entry in self.entries.values()]
-        return {name for names in named for name in names if name is not None}
+        own = {provider.key_variable for provider in load_providers().values()}
+        return own | {name for names in named for name in names if name is not None}
 
     def rates(self) -> dict[str, dict[str, Rate]]:
         """Return prices and context windows by endpoint and model."""
@@ -188,6 +198,37 @@ class NamedEndpoints:
     def lists(self) -> dict[str, str]:
         """Return whose public prices count, by endpoint."""
         return {name: entry.price_list for name, entry in self.entries.items() if entry.price_list is not None}
+
+
+@dataclass(frozen=True)
+class OwnEndpoint:
+    """A provider's own endpoint, set by the environment variables that it names."""
+
+    provider: Provider
+    url: str | None
+    key: SecretStr | None
+
+    def endpoint(self) -> Endpoint:
+        """Return it as routes ask it."""
+        key = FixedKey(self.key or SecretStr(""))
+        takes_batches = self.provider.batches is not None
+        return Endpoint(self.provider.name, self.provider, self.url or "", key, takes_batches=takes_batches)
+
+
+def own_endpoints(variables: Mapping[str, str]) -> tuple[dict[str, OwnEndpoint], list[str]]:
+    """Return each provider's own endpoint by name, and what is wrong with its variables, a line each."""
+    found, faults = dict[str, OwnEndpoint](), list[str]()
+    for name, provider in load_providers().items():
+        url, key = variables.get(provider.url_variable), variables.get(provider.key_variable)
+        if key and not _is_one_word(key):
+            faults.append(f"{provider.key_variable}: must be the key alone, without blanks or line ends")
+        try:
+            found[name] = OwnEndpoint(
+                provider, http_url(url) if url else provider.base_url, SecretStr(key) if key else None
+            )
+        except ValueError as error:
+            faults.append(f"{provider.url_variable}: {error}")
+    return found, faults
 
 
 def read_endpoints(file: Path) -> NamedEndpoints:
@@ -222,7 +263,7 @@ def read_endpoints(file: Path) -> NamedEndpoints:
 
 def _misnamed(entries: Mapping[str, _EndpointEntry]) -> Iterator[tuple[str, str]]:
     for name in entries:
-        if name in _RESERVED:
+        if name in load_providers() or name == RULE:
             yield name, "has settings of its own, or is reserved: choose another name"
         elif not _NAME.fullmatch(name):
             yield name, "is no name: up to 32 of a-z, 0-9 and -, a letter first"

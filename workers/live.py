@@ -15,8 +15,8 @@ from keyturn.errors import (
     RequestRefused,
     UnreadableResponse,
 )
-from keyturn.llm.providers.endpoint import Endpoint, Timeouts
-from keyturn.llm.providers.http import http_client
+from keyturn.llm.endpoint import Endpoint, Timeouts
+from keyturn.llm.http import http_client
 from keyturn.llm.routing import CONNECT_SECONDS, Target
 from keyturn.tasks.definition import Prompt
 from workers.settings import Settings

@@ -19,12 +19,12 @@ from keyturn.database import database_url
 from keyturn.errors import SettingsInvalid
 from keyturn.keyring import Keyring, load_keyring
 from keyturn.ledger.prices import Rate, RateCard
-from keyturn.llm.keys import FixedKey
-from keyturn.llm.providers.endpoint import Endpoint
+from keyturn.llm.endpoint import Endpoint
+from keyturn.llm.providers import load_providers, price_lists_of_providers
 from keyturn.llm.routing import Target, parse_routes
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.tasks.registry import load_tasks
-from workers.endpoints import WIRES, ModelEntry, NamedEndpoints, http_url, read_endpoints
+from workers.endpoints import ModelEntry, NamedEndpoints, OwnEndpoint, http_url, own_endpoints, read_endpoints
 from workers.tokens import parse_tokens
 
 # Written into examples and used by the embedded stack: who runs production with it forgot to set the real one.
@@ -91,15 +91,10 @@ def _webhook_keys(value: SecretStr) -> SecretStr:
 
 
 Key = Annotated[SecretStr, AfterValidator(_alone)]
-BaseUrl = Annotated[str, AfterValidator(http_url)]
 
 
 # Settings by their names of before, which are told for one release.
 _RENAMED = {"KEYTURN_ANSWER_CACHE": "KEYTURN_RESPONSE_CACHE"}
-# They are set by variables of their own; any other endpoint stands in the file KEYTURN_ENDPOINTS.
-OWN_SETTINGS = ("openai", "anthropic", "gemini", "compatible")
-# Whose models are in the public list: another one is a slip. Those of any other endpoint are its own.
-_WITH_PUBLIC_MODELS = frozenset(OWN_SETTINGS) - {"compatible"}
 
 
 # Names of fields are not accepted as variables: `MODEL` or `DATABASE` may mean something else on a machine. A variable
@@ -142,17 +137,6 @@ class Settings(LocalSettings):
     routes_text: str = Field(alias="KEYTURN_ROUTES")
     endpoints_file: Path | None = Field(default=None, alias="KEYTURN_ENDPOINTS")
 
-    openai_api_key: Key | None = Field(default=None, alias="OPENAI_API_KEY")
-    openai_base_url: BaseUrl = Field(default="https://api.openai.com/v1", alias="OPENAI_BASE_URL")
-    anthropic_api_key: Key | None = Field(default=None, alias="ANTHROPIC_API_KEY")
-    anthropic_base_url: BaseUrl = Field(default="https://api.anthropic.com", alias="ANTHROPIC_BASE_URL")
-    gemini_api_key: Key | None = Field(default=None, alias="GEMINI_API_KEY")
-    gemini_base_url: BaseUrl = Field(
-        default="https://generativelanguage.googleapis.com", alias="GOOGLE_GEMINI_BASE_URL"
-    )
-    compatible_api_key: Key | None = Field(default=None, alias="KEYTURN_COMPATIBLE_API_KEY")
-    compatible_base_url: BaseUrl | None = Field(default=None, alias="KEYTURN_COMPATIBLE_BASE_URL")
-
     rate_card: Path | None = Field(default=None, alias="KEYTURN_RATE_CARD")
     usd_per_call: Decimal | None = Field(default=None, alias="KEYTURN_USD_PER_CALL", gt=0)
     usd_per_user_day: Decimal | None = Field(default=None, alias="KEYTURN_USD_PER_USER_DAY", gt=0)
@@ -185,12 +169,17 @@ class Settings(LocalSettings):
     @cached_property
     def routes(self) -> Mapping[str, tuple[Target, ...]]:
         """Whom to ask, by task."""
-        return parse_routes(self.routes_text, load_tasks(), [*OWN_SETTINGS, *self.named_endpoints.entries])
+        return parse_routes(self.routes_text, load_tasks(), [*load_providers(), *self.named_endpoints.entries])
 
     @cached_property
     def named_endpoints(self) -> NamedEndpoints:
         """The endpoints of the file KEYTURN_ENDPOINTS; raises SettingsInvalid."""
         return NamedEndpoints() if self.endpoints_file is None else read_endpoints(self.endpoints_file)
+
+    @cached_property
+    def own_endpoints(self) -> Mapping[str, OwnEndpoint]:
+        """Each provider's own endpoint, by its name."""
+        return own_endpoints(os.environ)[0]
 
     @cached_property
     def endpoints(self) -> Mapping[str, Endpoint]:
@@ -201,20 +190,12 @@ class Settings(LocalSettings):
         """Return whether an endpoint is asked with a key, whether or not it is taken."""
         if name in self.named_endpoints.entries:
             return self.named_endpoints.entries[name].has_key
-        return getattr(self, f"{name}_api_key") is not None
+        return self.own_endpoints[name].key is not None
 
     def _endpoint(self, name: str) -> Endpoint:
         if name in self.named_endpoints.entries:
             return self.named_endpoints.made(name, os.environ)
-        key: SecretStr | None = getattr(self, f"{name}_api_key")
-        url: str | None = getattr(self, f"{name}_base_url")
-        return Endpoint(
-            name,
-            WIRES[name],
-            url or "",
-            FixedKey(key or SecretStr("")),
-            takes_batches=name in {"openai", "anthropic"},
-        )
+        return self.own_endpoints[name].endpoint()
 
     @cached_property
     def keyring(self) -> Keyring:
@@ -238,7 +219,7 @@ class Settings(LocalSettings):
         return RateCard(
             {} if self.rate_card is None else read_rate_card(self.rate_card),
             of_endpoints=self.named_endpoints.rates(),
-            lists=self.named_endpoints.lists(),
+            lists=price_lists_of_providers() | self.named_endpoints.lists(),
         )
 
 
@@ -282,6 +263,7 @@ def load_settings() -> Settings:
         settings = Settings()
     except ValidationError as error:
         faults += field_faults(error)
+    faults += own_endpoints(os.environ)[1]
     given: Callable[[str], str] = lambda name: os.environ.get(name, "")  # noqa: E731 - one line, used once
     faults += [fault for fault in _faults_across(given) if fault.split(":")[0].split(" ")[0] not in _named(faults)]
     if settings is not None:
@@ -303,7 +285,7 @@ def _faults_across(given: Callable[[str], str]) -> Iterator[str]:
         yield from str(error).splitlines()
         return  # what the routes may name is not known
     try:
-        routes = parse_routes(given("KEYTURN_ROUTES"), load_tasks(), [*OWN_SETTINGS, *named.entries])
+        routes = parse_routes(given("KEYTURN_ROUTES"), load_tasks(), [*load_providers(), *named.entries])
     except ValueError as error:
         yield f"KEYTURN_ROUTES: {error}"
         return
@@ -312,7 +294,7 @@ def _faults_across(given: Callable[[str], str]) -> Iterator[str]:
         if provider in named.entries:
             yield from named.faults_of(provider, os.environ)
             continue
-        name = "KEYTURN_COMPATIBLE_BASE_URL" if provider == "compatible" else f"{provider.upper()}_API_KEY"
+        name = load_providers()[provider].required_variable
         if not given(name):
             yield f"{name} is not set: KEYTURN_ROUTES asks {provider}"
     if given("KEYTURN_WEBHOOK_URL") and not given("KEYTURN_WEBHOOK_KEYS"):
@@ -335,8 +317,7 @@ def _faults_of_production(
 
 def _placeholders(named: NamedEndpoints, asked: set[str], given: Callable[[str], str]) -> list[str]:
     """Names of the variables that hold the placeholder, of those that the asked endpoints read."""
-    variables = {f"{name.upper()}_API_KEY" for name in asked & _WITH_PUBLIC_MODELS}
-    variables |= {"KEYTURN_COMPATIBLE_API_KEY"} if "compatible" in asked else set()
+    variables = {provider.key_variable for name, provider in load_providers().items() if name in asked}
     variables |= {entry.key_env for name, entry in named.entries.items() if name in asked and entry.key_env}
     return sorted(name for name in variables if given(name) == PLACEHOLDER_KEY)
 
@@ -353,7 +334,10 @@ def _faults_of_values(settings: Settings, *, unrouted: bool) -> Iterator[str]:
             if name == "prices":
                 return
     for target in () if unrouted else settings.targets:
-        if target.provider in _WITH_PUBLIC_MODELS and not settings.prices.knows(target.provider, target.model):
+        provider = load_providers().get(target.provider)
+        # Whose models are in the public list: another one is a slip. Those of any other endpoint are its operator's.
+        listed = provider is not None and provider.price_list is not None
+        if listed and not settings.prices.knows(target.provider, target.model):
             yield (
                 f"KEYTURN_ROUTES: {target.provider} has no model {target.model!r} that is known here: fix it, or "
                 f'add [models."{target.model}"] to the file that KEYTURN_RATE_CARD names'

@@ -15,15 +15,13 @@ import httpx
 
 from keyturn.contracts import CallRecord
 from keyturn.errors import SettingsInvalid
-from keyturn.llm.providers.endpoint import Endpoint
+from keyturn.llm.endpoint import Endpoint
+from keyturn.llm.providers import load_providers
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"  # OpenTelemetry's own variable; so are the others of OTEL_*
 _OTHER = "_OTHER"
-# The conventions' names for providers, by the end of their hosts' names.
+# The conventions' names for those that speak another's format, by the end of their hosts' names.
 _HOSTS = {
-    "api.openai.com": "openai",
-    "api.anthropic.com": "anthropic",
-    "generativelanguage.googleapis.com": "gcp.gemini",
     "aiplatform.googleapis.com": "gcp.vertex_ai",
     ".openai.azure.com": "azure.ai.openai",
     ".cognitiveservices.azure.com": "azure.ai.openai",
@@ -37,8 +35,6 @@ _HOSTS = {
     "api.cohere.com": "cohere",
 }
 _BEDROCK = re.compile(r"^bedrock-(?:runtime|mantle)[.-].*(?:\.amazonaws\.com|\.api\.aws)$")
-# A gateway, or a server of one's own: its format says whose models it most probably has.
-_FORMATS = {"openai": "openai", "anthropic": "anthropic", "gemini": "gcp.gemini"}
 
 
 def enabled() -> bool:
@@ -83,8 +79,10 @@ def _provider_name(endpoint: Endpoint) -> str:
     host = httpx.URL(endpoint.base_url).host
     if _BEDROCK.match(host):
         return "aws.bedrock"
-    found = next((name for end, name in _HOSTS.items() if host.endswith(end)), None)
-    return found or _FORMATS.get(endpoint.wire.name, _OTHER)
+    hosts = {httpx.URL(one.base_url).host: one.telemetry_name for one in load_providers().values() if one.base_url}
+    found = next((name for end, name in (hosts | _HOSTS).items() if host.endswith(end)), None)
+    # A gateway, or a server of one's own: its format says whose models it most probably has.
+    return found or endpoint.provider.telemetry_name
 
 
 def span_recorder(

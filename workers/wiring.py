@@ -43,12 +43,12 @@ from keyturn.ledger.recorder import recorder
 from keyturn.ledger.records import keyed_fingerprint, log_call
 from keyturn.ledger.spending import DailySpend
 from keyturn.ledger.store import LedgerStore
+from keyturn.llm.batches import BatchClient
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.cache import ResponseCache
 from keyturn.llm.guard import Guard
+from keyturn.llm.http import HttpModelClient, http_client
 from keyturn.llm.outages import Outages
-from keyturn.llm.providers.batches import AnthropicBatches, BatchProvider, OpenAiBatches
-from keyturn.llm.providers.http import HttpProvider, http_client
 from keyturn.llm.routing import Target
 from keyturn.llm.wire import Usage
 from keyturn.policy.catalogue import Catalogue
@@ -75,7 +75,6 @@ GRACEFUL_SHUTDOWN = timedelta(seconds=30)
 KEY_USE_SECONDS = 60.0
 
 Claims = Callable[[JobStore], JobClaims]
-_BATCHES: Mapping[str, Callable[..., BatchProvider]] = {"openai": OpenAiBatches, "anthropic": AnthropicBatches}
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class Wired:
     # The same without a user's token limit: a night's run is held by its own pages, rate and cost.
     bulk_boundary: ModelBoundary
     # Who takes batches, by task: the first of its route that does.
-    batches: Mapping[str, BatchProvider]
+    batches: Mapping[str, BatchClient]
     catalogue: Catalogue
     engine: AsyncEngine
     registry: CollectorRegistry
@@ -265,23 +264,24 @@ def _git_commit() -> str | None:
     return None if described.endswith("-dirty") else described
 
 
-def provider_of(settings: Settings, http: Any, target: Target) -> HttpProvider:
+def provider_of(settings: Settings, http: Any, target: Target) -> HttpModelClient:
     """Return what asks a target of a route."""
     endpoint = settings.endpoints[target.provider]
-    return HttpProvider(http, endpoint, target.model, passes_quota_on=target.passes_quota_on)
+    return HttpModelClient(http, endpoint, target.model, passes_quota_on=target.passes_quota_on)
 
 
 def _targets(settings: Settings, task: str) -> Sequence[Target]:
     return settings.routes.get(task) or settings.routes.get("*") or ()
 
 
-def _batches(settings: Settings, http: Any) -> dict[str, BatchProvider]:
-    found: dict[str, BatchProvider] = {}
+def _batches(settings: Settings, http: Any) -> dict[str, BatchClient]:
+    found: dict[str, BatchClient] = {}
     for task in load_tasks():
         for target in _targets(settings, task):
             endpoint = settings.endpoints[target.provider]
-            if endpoint.takes_batches and task not in found:
-                found[task] = _BATCHES[endpoint.wire.name](http, endpoint, target.model)
+            batches = endpoint.provider.batches
+            if endpoint.takes_batches and batches is not None and task not in found:
+                found[task] = batches(http, endpoint, target.model)
     return found
 
 

@@ -7,13 +7,15 @@ what a batch answered is found there and grounded like any answer, and what it l
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any, Protocol
 
 from keyturn.bulk.pages import Encryption, request_of
 from keyturn.bulk.store import BulkStore, Run
 from keyturn.contracts import BatchCollected, ModelTask, OfflineBatch
 from keyturn.errors import SettingsInvalid
-from keyturn.llm.providers.batches import BatchProvider
+from keyturn.llm.batches import BatchClient
+from keyturn.llm.providers import load_providers
 from keyturn.llm.wire import Completion
 from keyturn.tasks.definition import Prompt
 
@@ -24,7 +26,9 @@ class OfflineBoundary(Protocol):
     """What prompts are made by, and answers taken; see `keyturn.llm.boundary.ModelBoundary`."""
 
     def prompt_of(self, request: ModelTask) -> Prompt: ...  # noqa: D102
-    async def take(self, request: ModelTask, completion: Completion, provider: str, model: str) -> bool: ...  # noqa: D102
+    async def take(  # noqa: D102
+        self, request: ModelTask, completion: Completion, provider: str, model: str, price: Decimal
+    ) -> bool: ...
 
 
 class OfflineRuns:
@@ -41,7 +45,7 @@ class OfflineRuns:
         self,
         store: BulkStore,
         boundary: OfflineBoundary,
-        providers: Mapping[str, BatchProvider],
+        providers: Mapping[str, BatchClient],
         encryption: Encryption,
     ) -> None:
         self._store = store
@@ -103,16 +107,19 @@ class OfflineRuns:
                 if item is None or answer.completion is None:
                     continue
                 request = request_of(run, item, self._encryption)
-                accepted += await self._boundary.take(request, answer.completion, provider.name, provider.model)
+                accepted += await self._boundary.take(
+                    request, answer.completion, provider.name, provider.model, provider.price
+                )
         await self._store.note_batch(run.run_id, batch.number, ended_at=datetime.now(UTC), answered=accepted)
         return BatchCollected(running=False, accepted=accepted)
 
-    def _provider(self, run: Run) -> BatchProvider:
+    def _provider(self, run: Run) -> BatchClient:
         provider = self._providers.get(run.task)
         if provider is None:
+            having = ", ".join(name for name, one in load_providers().items() if one.batches is not None)
             raise SettingsInvalid(
-                "KEYTURN_ROUTES: --offline needs an endpoint with batches in the task's route: openai, anthropic, or "
-                "one of KEYTURN_ENDPOINTS that has them"
+                f"KEYTURN_ROUTES: --offline needs an endpoint with batches in the task's route: {having}, or one of "
+                "KEYTURN_ENDPOINTS that has them"
             )
         return provider
 

@@ -8,8 +8,6 @@ from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 _MILLION = Decimal(1_000_000)
-# Our names for providers, and the list's. Any other server is somebody's own, unless its endpoint names a list.
-_LISTED = {"openai": "openai", "anthropic": "anthropic", "gemini": "google"}
 
 
 class TokensUsed(Protocol):
@@ -58,7 +56,7 @@ class RateCard:
     Args:
         rates: of the card, by model.
         of_endpoints: by endpoint and model.
-        lists: by endpoint, the name that the public list has for whoever sets its prices.
+        lists: by endpoint, the name that the public list has for the provider that sets its prices.
     """
 
     def __init__(
@@ -70,7 +68,7 @@ class RateCard:
     ) -> None:
         self._rates = rates
         self._of_endpoints = of_endpoints or {}
-        self._lists = _LISTED | dict(lists or {})
+        self._lists = lists or {}
 
     def _rate(self, provider: str, model: str) -> Rate | None:
         return self._of_endpoints.get(provider, {}).get(model) or self._rates.get(model)

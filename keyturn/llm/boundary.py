@@ -37,7 +37,7 @@ from keyturn.llm.cache import ResponseCache, cache_key, packed, unpacked
 from keyturn.llm.estimate import estimated_input
 from keyturn.llm.guard import Guard
 from keyturn.llm.outages import Outages
-from keyturn.llm.routing import LEAST_SECONDS, Provider, RouteFailed, ask_in_turn, route_of
+from keyturn.llm.routing import LEAST_SECONDS, ModelClient, RouteFailed, ask_in_turn, route_of
 from keyturn.llm.wire import Completion, OnText, Usage, parse_answer
 from keyturn.people import same_form
 from keyturn.policy.catalogue import Catalogue
@@ -46,7 +46,6 @@ from keyturn.policy.line import PolicyLine, digest_of_lines
 from keyturn.tasks.definition import Prompt, Reading, Task
 from keyturn.tasks.registry import load_tasks
 
-BATCH_PRICE = Decimal("0.5")  # of OpenAI's and Anthropic's batches, against the same call made at once
 _NOTHING_USED = Usage(0, 0, 0)  # of a cache hit: nobody counted, because nobody was asked
 
 
@@ -71,7 +70,7 @@ class Judged:
 class _Call:
     """What is known of a call so far; becomes its record however it ends."""
 
-    provider: Provider
+    provider: ModelClient
     seconds: float  # in which it must have ended
     prompt: Prompt | None = None
     completion: Completion | None = None
@@ -100,7 +99,7 @@ class ModelBoundary:
 
     def __init__(
         self,
-        routes: Mapping[str, Sequence[Provider]],
+        routes: Mapping[str, Sequence[ModelClient]],
         catalogue: Catalogue,
         *,
         guard: Guard,
@@ -176,7 +175,7 @@ class ModelBoundary:
         task: Task[Any, Any, Any],
         request: ModelTask,
         attempt: int,
-        route: Sequence[Provider],
+        route: Sequence[ModelClient],
         at: datetime,
         first: Judged,
         left: float,
@@ -203,7 +202,7 @@ class ModelBoundary:
         task: Task[Any, Any, Any],
         request: ModelTask,
         attempt: int,
-        route: Sequence[Provider],
+        route: Sequence[ModelClient],
         at: datetime,
         *,
         seconds: float | None = None,
@@ -244,11 +243,18 @@ class ModelBoundary:
             raise PolicyDiffers(f"{names}: the caller holds other wording than this worker, at the same version")
         return lines
 
-    async def take(self, request: ModelTask, completion: Completion, provider: str, model: str) -> bool:
-        """Judge an answer that a provider's batch gave, record it at half the price, and keep it if it is accepted.
+    async def take(self, request: ModelTask, completion: Completion, provider: str, model: str, price: Decimal) -> bool:
+        """Judge an answer that a provider's batch gave, record it, and cache it if it is accepted.
 
         Whoever asks `request` next is then given it from the cache, as if they had asked just now; so it goes through
         the same grounding again. Returns whether it was accepted.
+
+        Args:
+            request: what was asked.
+            completion: what was answered.
+            provider: who answered.
+            model: the model that was asked.
+            price: of an answer in a batch, as a part of the same one's asked for alone.
 
         Raises:
             SettingsInvalid: there is no cache of answers, or the route has no such provider and model.
@@ -271,8 +277,8 @@ class ModelBoundary:
         elif not await self._cache.keep(keys[place], packed(completion), task.keep_for):
             raise JobStoreUnavailable("an answer of a batch could not be kept")  # else it would be asked and paid again
         record = self._record_of(call, request, attempt=1)
-        halved = None if record.cost_usd is None else record.cost_usd * BATCH_PRICE
-        self._record(record.model_copy(update={"cost_usd": halved, "latency_ms": 0.0, "first_byte_ms": None}))
+        cost = None if record.cost_usd is None else record.cost_usd * price
+        self._record(record.model_copy(update={"cost_usd": cost, "latency_ms": 0.0, "first_byte_ms": None}))
         return call.status == "ok"
 
     async def _judged(
@@ -280,7 +286,7 @@ class ModelBoundary:
         call: _Call,
         task: Task[Any, Any, Any],
         request: ModelTask,
-        route: Sequence[Provider],
+        route: Sequence[ModelClient],
         at: datetime,
         fresh: bool,
         on_text: OnText | None,
@@ -310,13 +316,13 @@ class ModelBoundary:
         text = call.completion.text[:MAX_ANSWER_CHARACTERS]
         return verdict, Exchange(instructions=prompt.system, document=prompt.user, answer=text), proposed
 
-    def _keys(self, task: Task[Any, Any, Any], prompt: Prompt, route: Sequence[Provider]) -> list[CacheKey]:
+    def _keys(self, task: Task[Any, Any, Any], prompt: Prompt, route: Sequence[ModelClient]) -> list[CacheKey]:
         if self._cache is None or task.keep_for is None:
             return []
         version = self._catalogue.version
         return [cache_key(task.name, prompt, version, provider.name, provider.model) for provider in route]
 
-    async def _found(self, call: _Call, keys: Sequence[CacheKey], route: Sequence[Provider]) -> Completion | None:
+    async def _found(self, call: _Call, keys: Sequence[CacheKey], route: Sequence[ModelClient]) -> Completion | None:
         """The answer that any provider of the route gave before: after a fallback, the first one may be back."""
         found = await self._cache.find(keys) if self._cache is not None and keys else None
         completion = None if found is None else unpacked(found[1])
@@ -331,14 +337,14 @@ class ModelBoundary:
         task: Task[Any, Any, Any],
         request: ModelTask,
         prompt: Prompt,
-        route: Sequence[Provider],
+        route: Sequence[ModelClient],
         on_text: OnText | None,
     ) -> Completion:
         limit, user = self._guard.tokens, f"{request.tenant_id}/{same_form(request.user_id)}"
         estimate = estimated_input(prompt)
         held = Decimal(0)
 
-        async def admit(provider: Provider) -> None:
+        async def admit(provider: ModelClient) -> None:
             nonlocal held
             self._guard.release(request, held)
             held = Decimal(0)

@@ -49,7 +49,8 @@ class Row:
         )
 
 
-def _row(error: type[ProviderError], *statuses: int, codes: str = "", message: str = "") -> Row:
+def row(error: type[ProviderError], *statuses: int, codes: str = "", message: str = "") -> Row:
+    """Return a row for these statuses, these codes between blanks, and messages that this pattern is found in."""
     pattern = re.compile(message, re.IGNORECASE) if message else None
     return Row(error, frozenset(statuses), frozenset(codes.lower().split()), pattern)
 
@@ -62,7 +63,7 @@ _NO_MODEL = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _REFUSED = (400, 402, 403, 404, 409, 422, 429)
-_QUOTA = _row(
+_QUOTA = row(
     QuotaExhausted,
     *(200, 402, 403, 429),
     # OpenAI; DeepSeek; OpenRouter; Moonshot; Together; LiteLLM's budgets.
@@ -74,21 +75,21 @@ _QUOTA = _row(
 # Words that say what happened, whatever status they come with: as a code, as a type, and in a message without one.
 _BY_WORD = (
     # Azure OpenAI, "Content filtering"; OpenAI; LiteLLM's exception; Alibaba's Model Studio.
-    _row(
+    row(
         PromptFiltered,
         codes="""content_filter ResponsibleAIPolicyViolation content_policy_violation ContentPolicyViolationError
             data_inspection_failed""",
     ),
-    _row(PromptFiltered, 400, message=r"content management policy"),  # Azure, behind gateways that drop its code
-    _row(PromptFiltered, 403, message=r"\bmoderation\b.*\bflagged\b|\bflagged\b.*\bmoderation\b"),  # OpenRouter
+    row(PromptFiltered, 400, message=r"content management policy"),  # Azure, behind gateways that drop its code
+    row(PromptFiltered, 403, message=r"\bmoderation\b.*\bflagged\b|\bflagged\b.*\bmoderation\b"),  # OpenRouter
     # Anthropic says it with 400 invalid_request_error; others with any status that refuses.
-    _row(
+    row(
         QuotaExhausted,
         *_REFUSED,
         message=r"credit balance is too low|insufficient (?:credit|balance|funds|quota)|exceeded your current quota"
         r"|budget has been exceeded",
     ),
-    _row(
+    row(
         AuthenticationFailed,
         # Anthropic; OpenAI; Google; LiteLLM and vLLM; Mistral; Groq.
         codes="""authentication_error permission_error invalid_api_key incorrect_api_key_provided no_api_key
@@ -96,23 +97,23 @@ _BY_WORD = (
             PERMISSION_DENIED permission_denied AuthenticationError PermissionDeniedError access_denied invalid_token
             expired_api_key token_expired account_deactivated""",
     ),
-    _row(
+    row(
         RequestRefused,
         # OpenAI; vLLM; LiteLLM; llama.cpp's server; Anthropic.
         codes="""context_length_exceeded string_above_max_length ContextWindowExceededError exceed_context_size_error
             model_not_found unsupported_parameter unsupported_value invalid_model request_too_large""",
     ),
-    _row(
+    row(
         ProviderOverloaded,
         # Anthropic; OpenAI; Mistral ("Service tier capacity exceeded" is its code 3505); TGI; Moonshot.
         codes="overloaded_error slow_down engine_overloaded_error service_tier_capacity_exceeded 3505 overloaded",
     ),
-    _row(
+    row(
         RateLimited,
         codes="""rate_limit_error rate_limit_exceeded RateLimitError too_many_requests rate_limit_reached_error
             throttling ThrottlingException requests tokens""",
     ),
-    _row(
+    row(
         ProviderTimeout,
         200,
         codes="timeout_error request_timeout gateway_timeout DEADLINE_EXCEEDED APITimeoutError Timeout",
@@ -120,48 +121,34 @@ _BY_WORD = (
 )
 # What HTTP itself says, the same for every provider. 501 and 505 are answers about the request, not about the moment.
 _BY_STATUS = (
-    _row(QuotaExhausted, 402),
-    _row(AuthenticationFailed, 401, 403),
-    _row(RateLimited, 429),
-    _row(ProviderTimeout, 408),
-    _row(ProviderOverloaded, 529),
-    _row(RequestRefused, 400, 404, 413, 422),
-    _row(ProviderUnavailable, *(status for status in range(500, 600) if status not in {501, 505})),
+    row(QuotaExhausted, 402),
+    row(AuthenticationFailed, 401, 403),
+    row(RateLimited, 429),
+    row(ProviderTimeout, 408),
+    row(ProviderOverloaded, 529),
+    row(RequestRefused, 400, 404, 413, 422),
+    row(ProviderUnavailable, *(status for status in range(500, 600) if status not in {501, 505})),
 )
 # Words of every day, which count where no status says more: inside a 200 and within a stream.
 _BY_COMMON_WORD = (
-    _row(
+    row(
         RequestRefused,
         200,
         codes="""invalid_request_error BadRequestError NotFoundError not_found_error UnprocessableEntityError validation
             INVALID_ARGUMENT FAILED_PRECONDITION NOT_FOUND invalid_prompt""",
     ),
-    _row(ProviderOverloaded, 200, codes="UNAVAILABLE ServiceUnavailableError"),
-    _row(RateLimited, 200, codes="RESOURCE_EXHAUSTED"),
-    _row(RateLimited, 200, message=r"rate.?limit|too many requests"),
-    _row(ProviderUnavailable, 200),
-    _row(UnexpectedStatus),
+    row(ProviderOverloaded, 200, codes="UNAVAILABLE ServiceUnavailableError"),
+    row(RateLimited, 200, codes="RESOURCE_EXHAUSTED"),
+    row(RateLimited, 200, message=r"rate.?limit|too many requests"),
+    row(ProviderUnavailable, 200),
+    row(UnexpectedStatus),
 )
-OPENAI = (_QUOTA, *_BY_WORD, *_BY_STATUS, *_BY_COMMON_WORD)
-ANTHROPIC = (
-    _row(QuotaExhausted, codes="enforced_spend_limit_reached contract_spend_limit_reached billing_error"),
-    _QUOTA,
-    *_BY_WORD,
-    *_BY_STATUS,
-    *_BY_COMMON_WORD,
-)
-GEMINI = (
-    _row(QuotaExhausted, 200, 429, codes="quota_a_day"),
-    _row(ProviderOverloaded, 503, codes="UNAVAILABLE"),
-    _QUOTA,
-    *_BY_WORD,
-    *_BY_STATUS,
-    *_BY_COMMON_WORD,
-)
+# What fits every provider; those with words of their own put rows before it.
+COMMON = (_QUOTA, *_BY_WORD, *_BY_STATUS, *_BY_COMMON_WORD)
 
 
-def openai_codes(error: Mapping[str, Any]) -> Iterator[Any]:
-    """Yield the codes of OpenAI's `error` object, and of those that are compatible, the more exact ones first."""
+def common_codes(error: Mapping[str, Any]) -> Iterator[Any]:
+    """Yield the codes of an `error` object of OpenAI's form, which most others write too, the more exact ones first."""
     inner = error.get("innererror")  # Azure's
     if isinstance(inner, dict):
         yield inner.get("code")
@@ -170,32 +157,13 @@ def openai_codes(error: Mapping[str, Any]) -> Iterator[Any]:
     yield error.get("error_type")  # TGI's
 
 
-def anthropic_codes(error: Mapping[str, Any]) -> Iterator[Any]:
-    """Yield the codes of Anthropic's `error` object, the more exact one first."""
-    details = error.get("details")
-    if isinstance(details, dict):
-        yield details.get("error_code")
-    yield error.get("type")
-
-
-def gemini_codes(error: Mapping[str, Any]) -> Iterator[Any]:
-    """Yield the codes of Google's `error` object; a quota that only a new day brings back is `quota_a_day`."""
-    for detail in _details(error):
-        violations = detail.get("violations")
-        for violation in violations if isinstance(violations, list) else []:
-            if isinstance(violation, dict) and "PerDay" in str(violation.get("quotaId")):
-                yield "quota_a_day"
-        yield detail.get("reason")
-    yield error.get("status")
-
-
 def error_for(
     status: int,
     body: Any,
     headers: Mapping[str, str],
     *,
-    table: tuple[Row, ...] = OPENAI,
-    codes_of: Callable[[Mapping[str, Any]], Iterator[Any]] = openai_codes,
+    table: tuple[Row, ...] = COMMON,
+    codes_of: Callable[[Mapping[str, Any]], Iterator[Any]] = common_codes,
     now: datetime | None = None,
 ) -> ProviderError:
     """Return the error that an answer stands for which brought none.
@@ -216,7 +184,7 @@ def error_for(
     shown += f" {codes[0]}" if codes else ""
     message = error.get("message")
     message = message[:_MESSAGE_CHARACTERS] if isinstance(message, str) else ""
-    kind = next(row.error for row in table if row.fits(status, codes, message))
+    kind = next(one.error for one in table if one.fits(status, codes, message))
     if kind.retryable and headers.get("x-should-retry", "").strip().lower() == "false":
         return UnexpectedStatus(f"{shown} and asks not to be asked again")
     wait = retry_after(headers, error, now=now) if kind.retryable else None
@@ -282,7 +250,7 @@ def retry_after(
             return _clamped((moment - (now or datetime.now(UTC))).total_seconds())
         except (ValueError, OverflowError):
             pass
-    for detail in _details(error or {}):
+    for detail in details_of(error or {}):
         delay = detail.get("retryDelay")
         seconds = _number(delay.removesuffix("s")) if isinstance(delay, str) and delay.endswith("s") else None
         if seconds is not None:
@@ -290,7 +258,8 @@ def retry_after(
     return None
 
 
-def _details(error: Mapping[str, Any]) -> list[dict[str, Any]]:
+def details_of(error: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the `details` of an error object, as Google's APIs write them (google.rpc.Status); perhaps none."""
     details = error.get("details")
     return [detail for detail in details if isinstance(detail, dict)] if isinstance(details, list) else []
 

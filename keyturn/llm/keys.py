@@ -282,9 +282,4 @@ async def _read_into(printed: bytearray, process: asyncio.subprocess.Process) ->
 
 
 def _is_ours(name: str) -> bool:
-    return name.startswith(("KEYTURN_", "TEMPORAL_")) or name in {
-        "DATABASE_URL",
-        "OPENAI_API_KEY",
-        "ANTHROPIC_API_KEY",
-        "GEMINI_API_KEY",
-    }
+    return name.startswith(("KEYTURN_", "TEMPORAL_")) or name == "DATABASE_URL"

@@ -17,8 +17,8 @@ from keyturn.errors import (
     RateLimited,
     UnknownTask,
 )
+from keyturn.llm.endpoint import LEAST_SECONDS_TO_ASK, Timeouts
 from keyturn.llm.outages import Outages
-from keyturn.llm.providers.endpoint import LEAST_SECONDS_TO_ASK, Timeouts
 from keyturn.llm.wire import Completion, OnText
 from keyturn.tasks.definition import Prompt
 
@@ -54,7 +54,7 @@ class Target(NamedTuple):
         return f"{self.provider}:{self.model}{QUOTA_PASSES if self.passes_quota_on else ''}"
 
 
-class Provider(Protocol):
+class ModelClient(Protocol):
     """A model behind any wire format."""
 
     name: str
@@ -72,7 +72,7 @@ class Provider(Protocol):
 class Asked:
     """What came of asking a route: who answered, and who was asked before and did not."""
 
-    provider: Provider
+    provider: ModelClient
     completion: Completion
     passed_over: tuple[PassedOver, ...] = ()
 
@@ -124,12 +124,12 @@ def route_of(routes: Mapping[str, Route], task: str) -> Route:
 
 
 async def ask_in_turn(
-    route: Sequence[Provider],
+    route: Sequence[ModelClient],
     prompt: Prompt,
     *,
     deadline: float,
     trace_id: str,
-    admit: Callable[[Provider], Awaitable[None]],
+    admit: Callable[[ModelClient], Awaitable[None]],
     on_text: OnText | None = None,
     outages: Outages | None = None,
 ) -> Asked:
@@ -141,13 +141,13 @@ async def ask_in_turn(
         deadline: by `time.monotonic()`, when the whole call must have ended.
         trace_id: sent along.
         admit: raises a KeyturnError if a provider may not be asked this.
-        on_text: see `HttpProvider.complete`; when the next provider is asked, the text begins anew.
+        on_text: see `HttpModelClient.complete`; when the next provider is asked, the text begins anew.
         outages: who is down, as far as is known: those are asked last.
 
     Raises:
         RouteFailed: nobody answered. The first provider's failure counts, and its message names the others'.
     """
-    failures: list[tuple[Provider, KeyturnError]] = []
+    failures: list[tuple[ModelClient, KeyturnError]] = []
     outages = outages or Outages()
     route = outages.in_order(route, _name)
     for place, provider in enumerate(route):
@@ -179,7 +179,7 @@ async def ask_in_turn(
     raise RouteFailed(_first_with_all_messages(failures), _passed_over(failures) if len(failures) > 1 else ())
 
 
-def _name(provider: Provider) -> tuple[str, str]:
+def _name(provider: ModelClient) -> tuple[str, str]:
     return provider.name, provider.model
 
 
@@ -188,13 +188,13 @@ def _timeouts(left: float, *, followed: bool) -> Timeouts:
     return Timeouts(connect=min(CONNECT_SECONDS, first_byte), first_byte=first_byte, total=left)
 
 
-def _passed_over(failures: Sequence[tuple[Provider, KeyturnError]]) -> tuple[PassedOver, ...]:
+def _passed_over(failures: Sequence[tuple[ModelClient, KeyturnError]]) -> tuple[PassedOver, ...]:
     return tuple(
         PassedOver(provider=provider.name, model=provider.model, failure=error.kind) for provider, error in failures
     )
 
 
-def _first_with_all_messages(failures: Sequence[tuple[Provider, KeyturnError]]) -> KeyturnError:
+def _first_with_all_messages(failures: Sequence[tuple[ModelClient, KeyturnError]]) -> KeyturnError:
     """The first failure, with the others' messages behind its own: it is the one to fix, and none is hidden."""
     (_, first), *others = failures
     if others and isinstance(first, ProviderError):

@@ -8,8 +8,10 @@ import pytest
 from pydantic import SecretStr
 
 from keyturn.errors import AuthenticationFailed, ProviderUnavailable, UnexpectedStatus
+from keyturn.llm.batches import BatchClient
 from keyturn.llm.boundary import ModelBoundary
-from keyturn.llm.providers.batches import AnthropicBatches, BatchProvider, OpenAiBatches
+from keyturn.llm.providers.anthropic.batches import AnthropicBatches
+from keyturn.llm.providers.openai.batches import OpenAiBatches
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.tasks.definition import Prompt
 from tests.boundaries import endpoint, guarded
@@ -27,7 +29,7 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture(params=["openai", "anthropic"])
-def batches(request: pytest.FixtureRequest, http: httpx.AsyncClient, simulator: SimulatorControl) -> BatchProvider:
+def batches(request: pytest.FixtureRequest, http: httpx.AsyncClient, simulator: SimulatorControl) -> BatchClient:
     key = SecretStr("any")
     if request.param == "openai":
         return OpenAiBatches(http, endpoint("openai", f"{simulator.address}/v1", key=key), "simulator-1")
@@ -40,12 +42,12 @@ def prompts(count: int) -> list[tuple[str, Prompt]]:
     return [(f"k{number}-abc", boundary.prompt_of(one)) for number, one in enumerate(asked)]
 
 
-async def answered(batches: BatchProvider, batch_id: str) -> list[tuple[str, bool]]:
+async def answered(batches: BatchClient, batch_id: str) -> list[tuple[str, bool]]:
     return [(answer.custom_id, answer.completion is not None) async for answer in batches.answers(batch_id)]
 
 
 async def test_a_batch_is_submitted_polled_and_answered_in_no_order(
-    batches: BatchProvider, simulator: SimulatorControl
+    batches: BatchClient, simulator: SimulatorControl
 ) -> None:
     """Some of it missing, some twice, some failed or expired: each is told by its custom id."""
     await simulator.plan_batches(polls=2, missing=1, errored=1, expired=1, duplicate=1)
@@ -64,9 +66,7 @@ async def test_a_batch_is_submitted_polled_and_answered_in_no_order(
     assert (answer.finish, answer.usage.input_tokens is not None) == ("complete", True)
 
 
-async def test_a_submit_whose_answer_was_lost_is_found_again(
-    batches: BatchProvider, simulator: SimulatorControl
-) -> None:
+async def test_a_submit_whose_answer_was_lost_is_found_again(batches: BatchClient, simulator: SimulatorControl) -> None:
     """By its marker or, where there is none, by its size and time among those that nobody accounts for."""
     since = datetime.now(UTC) - timedelta(minutes=5)
     known = {await batches.submit("run-1/0", prompts(3))}
@@ -108,7 +108,7 @@ async def test_a_batch_that_expired_has_ended_with_what_was_answered(
     assert await batches.state(failed) == "failed"
 
 
-async def test_a_refusal_is_named_by_the_one_table(batches: BatchProvider, simulator: SimulatorControl) -> None:
+async def test_a_refusal_is_named_by_the_one_table(batches: BatchClient, simulator: SimulatorControl) -> None:
     """A batch that is not there, and a key that is not taken."""
     with pytest.raises(Exception, match=r".") as caught:
         await batches.state("batch_that_is_not_there")

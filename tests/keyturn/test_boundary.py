@@ -28,7 +28,7 @@ from keyturn.errors import (
 )
 from keyturn.ledger.records import keyed_fingerprint
 from keyturn.llm.boundary import ModelBoundary
-from keyturn.llm.providers.endpoint import Timeouts
+from keyturn.llm.endpoint import Timeouts
 from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.policy.catalogue import Catalogue
 from keyturn.tasks.definition import Prompt

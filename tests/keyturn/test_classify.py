@@ -19,7 +19,7 @@ from keyturn.errors import (
     RequestRefused,
     UnexpectedStatus,
 )
-from keyturn.llm.classify import OPENAI, error_for, error_in, retry_after
+from keyturn.llm.classify import COMMON, error_for, error_in, retry_after
 from tests.boundaries import WIRES
 
 
@@ -36,7 +36,7 @@ def body(code: str | None = None, kind: str | None = None) -> dict[str, Any]:
         (529, None, ProviderOverloaded),
         (429, None, RateLimited),
         (429, "not json", RateLimited),
-        *[(429, body(code), QuotaExhausted) for code in sorted(OPENAI[0].codes)],
+        *[(429, body(code), QuotaExhausted) for code in sorted(COMMON[0].codes)],
         (429, body(None, "insufficient_quota"), QuotaExhausted),
         (402, body(), QuotaExhausted),
         (401, body("invalid_api_key"), AuthenticationFailed),

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from keyturn.contracts import CallRecord, GroundedDecision, Rejection
 from keyturn.errors import KeyturnError, ProviderError
 from keyturn.llm.boundary import ModelBoundary
-from keyturn.llm.providers.http import MAX_BODY_BYTES, HttpProvider, http_client
+from keyturn.llm.http import MAX_BODY_BYTES, HttpModelClient, http_client
 from keyturn.policy.catalogue import load_catalogue
 from tests.boundaries import WIRES, endpoint, guarded
 from tests.cases import request
@@ -154,7 +154,7 @@ async def ended(wire: str, status: int, body: bytes, head: dict[str, str]) -> An
         return httpx.Response(status, headers=raw, stream=httpx.ByteStream(body))
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
-        provider = HttpProvider(http, endpoint(WIRES[wire], "http://provider", key=KEY), "m")
+        provider = HttpModelClient(http, endpoint(wire, "http://provider", key=KEY), "m")
         boundary = ModelBoundary({"*": [provider]}, CATALOGUE, guard=guarded(), record=lambda _: None)
         try:
             return (await boundary.decide(request(), 1)).verdict
@@ -205,7 +205,7 @@ async def test_an_endless_body_takes_bounded_memory(wire: str) -> None:
     stream = Endless()
     transport = httpx.MockTransport(lambda _: httpx.Response(200, stream=stream))
     async with httpx.AsyncClient(transport=transport) as http:
-        provider = HttpProvider(http, endpoint(WIRES[wire], "http://provider", key=KEY), "m")
+        provider = HttpModelClient(http, endpoint(wire, "http://provider", key=KEY), "m")
         boundary = ModelBoundary({"*": [provider]}, CATALOGUE, guard=guarded(), record=lambda _: None)
         tracemalloc.start()
         with pytest.raises(ProviderError, match="larger than 1 MiB"):
@@ -248,7 +248,7 @@ async def test_bytes_that_are_no_http_end_in_a_named_error_that_quotes_none_of_t
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with server, http_client(4) as http:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-        provider = HttpProvider(http, endpoint(WIRES["openai"], url, key=KEY), "m")
+        provider = HttpModelClient(http, endpoint("openai", url, key=KEY), "m")
         boundary = ModelBoundary({"*": [provider]}, CATALOGUE, guard=guarded(), record=records.append)
         with pytest.raises(ProviderError) as caught:
             await boundary.decide(request(timeout_seconds=5.0), 1)

@@ -146,7 +146,7 @@ async def test_a_clock_that_is_fast_refuses_no_key() -> None:
 
 
 async def test_a_command_gives_the_key_and_sees_no_secret_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("KEYTURN_PAYLOAD_KEYS", "DATABASE_URL", "OPENAI_API_KEY", "TEMPORAL_API_KEY"):
+    for name in ("KEYTURN_PAYLOAD_KEYS", "DATABASE_URL", "TEMPORAL_API_KEY"):
         monkeypatch.setenv(name, "ours")
     monkeypatch.setenv("AZURE_CLIENT_ID", "theirs")
     code = (

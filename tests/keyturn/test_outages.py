@@ -17,8 +17,8 @@ from keyturn.errors import (
     QuotaExhausted,
     RateLimited,
 )
+from keyturn.llm.endpoint import Timeouts
 from keyturn.llm.outages import FAILURES_TO_OPEN, LONGEST_SECONDS, OPEN_SECONDS, Outages
-from keyturn.llm.providers.endpoint import Timeouts
 from keyturn.llm.routing import RouteFailed, ask_in_turn
 from keyturn.llm.shared_outages import SharedOutages
 from keyturn.llm.wire import Completion, OnText, Usage

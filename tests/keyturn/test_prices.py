@@ -5,10 +5,11 @@ from decimal import Decimal
 import pytest
 
 from keyturn.ledger.prices import Rate, RateCard
+from keyturn.llm.providers import price_lists_of_providers
 from keyturn.llm.wire import Usage
 
 OURS = Rate(Decimal("2.00"), Decimal("6.00"), cached_input=Decimal("0.20"), context_window=8_000)
-CARD = RateCard({"ours": OURS, "listed only": Rate(context_window=1_000)})
+CARD = RateCard({"ours": OURS, "listed only": Rate(context_window=1_000)}, lists=price_lists_of_providers())
 
 
 def test_a_card_of_ones_own_comes_first() -> None:
@@ -56,7 +57,7 @@ def test_an_unknown_price_is_unknown_and_not_zero() -> None:
 
 def test_ones_own_rate_counts_although_the_provider_answers_with_a_dated_name() -> None:
     """The model that was asked for stands on the card; the public list knows the dated one at another price."""
-    card = RateCard({"gpt-5-mini": Rate(Decimal(1), Decimal(1))})
+    card = RateCard({"gpt-5-mini": Rate(Decimal(1), Decimal(1))}, lists=price_lists_of_providers())
     usage = Usage(1_000_000, 0)
     assert card.cost_usd("openai", "gpt-5-mini-2025-08-07", usage, asked="gpt-5-mini") == Decimal(1)
     assert CARD.cost_usd("openai", "served-name", usage, asked="gpt-5-mini") == CARD.cost_usd(

@@ -20,8 +20,8 @@ from keyturn.errors import (
     UnexpectedStatus,
     UnreadableResponse,
 )
-from keyturn.llm.providers.endpoint import Timeouts
-from keyturn.llm.providers.http import http_client
+from keyturn.llm.endpoint import Timeouts
+from keyturn.llm.http import http_client
 from keyturn.llm.wire import Completion
 from keyturn.policy.catalogue import Catalogue
 from keyturn.tasks.decide_rotation import TASK

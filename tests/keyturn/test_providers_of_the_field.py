@@ -22,14 +22,14 @@ from keyturn.errors import (
     RequestRefused,
     UnreadableResponse,
 )
-from keyturn.llm.providers.batches import OpenAiBatches
-from keyturn.llm.providers.endpoint import Timeouts
-from keyturn.llm.providers.http import HttpProvider
+from keyturn.llm.endpoint import Timeouts
+from keyturn.llm.http import HttpModelClient
+from keyturn.llm.providers.openai.batches import OpenAiBatches
 from keyturn.llm.wire import Completion
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.tasks.decide_rotation import TASK
 from keyturn.tasks.definition import Prompt
-from tests.boundaries import WIRES, endpoint
+from tests.boundaries import endpoint
 from tests.cases import NOW, request
 
 FIELD = Path(__file__).parents[1] / "corpora" / "providers"
@@ -66,7 +66,7 @@ async def answered(
         return httpx.Response(status, headers=headers, content=sent())
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as http:
-        provider = HttpProvider(http, endpoint(WIRES[wire], "http://p", key=SecretStr("key")), "m")
+        provider = HttpModelClient(http, endpoint(wire, "http://p", key=SecretStr("key")), "m")
         on_text = (lambda _text: None) if streamed else None
         return await provider.complete(prompt(), timeouts=SOON, trace_id="t", on_text=on_text)
 
@@ -276,8 +276,7 @@ async def test_a_field_that_a_server_does_not_take_is_learned_once(fields: tuple
     """Mistral refuses stream_options, older servers a schema: the schema then stands in the prompt."""
     server = Refuses(*fields)
     async with httpx.AsyncClient(transport=httpx.MockTransport(server)) as http:
-        wire = WIRES["compatible"]
-        provider = HttpProvider(http, endpoint(wire, "http://p", key=SecretStr("key")), "m")
+        provider = HttpModelClient(http, endpoint("compatible", "http://p", key=SecretStr("key")), "m")
         on_text = (lambda _text: None) if streamed else None
         for _ in range(2):
             completion = await provider.complete(prompt(), timeouts=SOON, trace_id="t", on_text=on_text)
@@ -313,7 +312,7 @@ async def test_a_refusal_that_says_something_else_of_a_field_drops_none(refusal:
         return _sent(json.dumps(refusal).encode(), status=400)
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as http:
-        provider = HttpProvider(http, endpoint(WIRES["compatible"], "http://p", key=SecretStr("key")), "m")
+        provider = HttpModelClient(http, endpoint("compatible", "http://p", key=SecretStr("key")), "m")
         for _ in range(2):
             with pytest.raises(RequestRefused):
                 await provider.complete(prompt(), timeouts=SOON, trace_id="t")
@@ -324,7 +323,7 @@ async def test_a_refusal_that_says_something_else_of_a_field_drops_none(refusal:
 async def test_who_refuses_both_limits_is_asked_with_one_all_the_same() -> None:
     server = Refuses("max_tokens", "max_completion_tokens")
     async with httpx.AsyncClient(transport=httpx.MockTransport(server)) as http:
-        provider = HttpProvider(http, endpoint(WIRES["compatible"], "http://p", key=SecretStr("key")), "m")
+        provider = HttpModelClient(http, endpoint("compatible", "http://p", key=SecretStr("key")), "m")
         with pytest.raises(RequestRefused):
             await provider.complete(prompt(), timeouts=SOON, trace_id="t")
     assert all(body.get("max_tokens") or body.get("max_completion_tokens") for body in server.bodies)
@@ -333,7 +332,7 @@ async def test_who_refuses_both_limits_is_asked_with_one_all_the_same() -> None:
 async def test_a_refusal_that_names_no_field_is_asked_once() -> None:
     server = Refuses("model")
     async with httpx.AsyncClient(transport=httpx.MockTransport(server)) as http:
-        provider = HttpProvider(http, endpoint(WIRES["compatible"], "http://p", key=SecretStr("key")), "m")
+        provider = HttpModelClient(http, endpoint("compatible", "http://p", key=SecretStr("key")), "m")
         with pytest.raises(RequestRefused):
             await provider.complete(prompt(), timeouts=SOON, trace_id="t")
     assert len(server.bodies) == 1

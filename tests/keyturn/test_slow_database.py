@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -174,9 +175,9 @@ async def test_an_answer_of_a_batch_that_could_not_be_kept_is_not_told_as_taken(
     answer = Completion(ELIGIBLE, "complete", "stop", "m-1", Usage(250, 40))
     async with sqlite_engine.connect():
         with pytest.raises(JobStoreUnavailable, match="could not be kept"):
-            await boundary.take(request(), answer, Script.name, Script.model)
+            await boundary.take(request(), answer, Script.name, Script.model, Decimal("0.5"))
     assert records == []
-    assert await boundary.take(request(), answer, Script.name, Script.model)
+    assert await boundary.take(request(), answer, Script.name, Script.model, Decimal("0.5"))
     assert len(records) == 1
 
 

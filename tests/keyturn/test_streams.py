@@ -23,8 +23,8 @@ from keyturn.errors import (
     UnreadableResponse,
 )
 from keyturn.llm.boundary import ModelBoundary
-from keyturn.llm.providers.endpoint import Timeouts
-from keyturn.llm.providers.http import HttpProvider, http_client
+from keyturn.llm.endpoint import Timeouts
+from keyturn.llm.http import HttpModelClient, http_client
 from keyturn.llm.wire import Completion
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.tasks.definition import Prompt
@@ -185,7 +185,7 @@ async def test_whatever_comes_as_a_stream_is_an_answer_or_a_named_failure(wire: 
         return httpx.Response(200, headers={"content-type": "text/event-stream"}, content=stream())
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as http:
-        provider = HttpProvider(http, endpoint(WIRES[wire], "http://p", key=SecretStr("key")), "m")
+        provider = HttpModelClient(http, endpoint(wire, "http://p", key=SecretStr("key")), "m")
         with suppress(ProviderError):
             completion = await provider.complete(prompt(), timeouts=SOON, trace_id="t", on_text=lambda _text: None)
             assert isinstance(completion.text, str)
@@ -202,6 +202,6 @@ async def test_an_endless_stream_is_left(http: httpx.AsyncClient) -> None:
         return httpx.Response(200, headers={"content-type": "text/event-stream"}, content=stream())
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as endless:
-        provider = HttpProvider(endless, endpoint(WIRES["openai"], "http://p", key=SecretStr("key")), "m")
+        provider = HttpModelClient(endless, endpoint("openai", "http://p", key=SecretStr("key")), "m")
         with pytest.raises(UnreadableResponse, match="1 MiB"):
             await provider.complete(prompt(), timeouts=SOON, trace_id="trace_1", on_text=lambda _text: None)

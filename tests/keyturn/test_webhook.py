@@ -27,7 +27,7 @@ from keyturn.errors import ReceiverConflict, ReceiverRefused, ReceiverUnavailabl
 from keyturn.jobs.outbox import Message
 from keyturn.jobs.store import _payload, _row_of
 from keyturn.jobs.webhook import Webhook, envelope, fault_of_target, signature, verify
-from keyturn.llm.providers.http import http_client
+from keyturn.llm.http import http_client
 from tests.cases import order
 from tests.record_schemas import FILE, schema
 

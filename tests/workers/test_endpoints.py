@@ -15,9 +15,10 @@ import pytest
 from aiohttp import web
 
 from keyturn.errors import QuotaExhausted, RateLimited, SettingsInvalid
+from keyturn.llm.endpoint import Timeouts
+from keyturn.llm.http import http_client
 from keyturn.llm.outages import Outages
-from keyturn.llm.providers.endpoint import Timeouts
-from keyturn.llm.providers.http import http_client
+from keyturn.llm.providers import load_providers
 from keyturn.llm.routing import RouteFailed, ask_in_turn
 from keyturn.llm.wire import Completion
 from keyturn.tasks.definition import Prompt
@@ -141,7 +142,10 @@ def test_the_documented_file_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ('[endpoints.openai]\nformat = "openai"\nurl = "https://h/v1"\nkey_env = "K"', "has settings of its own"),
         ('[endpoints.A_b]\nformat = "openai"\nurl = "https://h/v1"\nkey_env = "K"', "is no name"),
-        ('[endpoints.a]\nformat = "bedrock"\nurl = "https://h/v1"', "endpoints.a.format: Input should be"),
+        (
+            '[endpoints.a]\nformat = "bedrock"\nurl = "https://h/v1"',
+            "endpoints.a.format: is none of anthropic, compatible",
+        ),
         ('[endpoints.a]\nformat = "openai"\nurl = "https://h/v1"', "has no key: set one of key_env"),
         ('[endpoints.a]\nformat = "openai"\nurl = "h/v1"\nkey_env = "K"', "must begin with http"),
         ('[endpoints.a]\nformat = "openai"\nurl = "https://u:hunter2@h/v1"\nkey_env = "K"', "neither a password"),
@@ -185,7 +189,7 @@ def test_the_documented_file_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
             f'{COMPATIBLE}headers = {{X-Team = "a"}}\nheaders_env = {{x-team = "K"}}',
             "has the header x-team in headers and in headers_env",
         ),
-        ('[endpoints.b]\nformat = "compatible"\nurl = "https://h"', "there is no endpoint 'a'; endpoints: openai,"),
+        ('[endpoints.b]\nformat = "compatible"\nurl = "https://h"', "there is no endpoint 'a'; endpoints: anthropic,"),
     ],
 )
 def test_a_fault_in_the_file_is_told_by_its_place_and_repeats_no_secret(
@@ -413,6 +417,15 @@ async def test_a_live_check_of_nobody_and_of_a_key_that_is_not_given(monkeypatch
     assert state.startswith("there is no key: the command for the key ended with status 7")
     assert hint is not None
     assert "key_command" in hint
+
+
+async def test_a_key_command_sees_the_key_of_no_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import os; print('seen-' + str(sum('ours' in value for value in os.environ.values())))"
+    table = f"{COMPATIBLE}key_command = {json.dumps([sys.executable, '-c', code])}"
+    for provider in load_providers().values():
+        monkeypatch.setenv(provider.key_variable, "ours")
+    settings = settings_of(monkeypatch, table, "a:m")
+    assert (await settings.endpoints["a"].key.current()).get_secret_value() == "seen-0"
 
 
 async def test_waiting_for_a_place_is_not_charged_to_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:

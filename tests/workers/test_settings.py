@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from keyturn.errors import SettingsInvalid
+from keyturn.llm.providers import load_providers
 from keyturn.llm.routing import Target, parse_routes, route_of
 from keyturn.llm.wire import Usage
 from keyturn.tasks.registry import load_tasks
 from tests.keys import KEYS_TEXT
-from workers.settings import OWN_SETTINGS, PLACEHOLDER_KEY, load_settings, read_rate_card
+from workers.settings import PLACEHOLDER_KEY, load_settings, read_rate_card
 
 SECRET = "sk-very-secret-4711"
 
@@ -31,7 +32,7 @@ def test_a_key_and_a_route_are_all_that_is_needed(monkeypatch: pytest.MonkeyPatc
     """Everything else has a default that works."""
     given(monkeypatch)
     settings = load_settings()
-    assert settings.openai_base_url == "https://api.openai.com/v1"
+    assert settings.own_endpoints["openai"].url == "https://api.openai.com/v1"
     assert settings.database_url.drivername == "sqlite+aiosqlite"
     assert settings.routes == {"*": (Target("openai", "gpt-5-mini"),)}
     assert settings.environment == "development"
@@ -187,7 +188,7 @@ def test_a_route_that_leads_nowhere_is_told(monkeypatch: pytest.MonkeyPatch, rou
 
 def test_a_task_may_have_a_route_of_its_own() -> None:
     """The others take the default one; a model's name may hold a colon."""
-    routes = parse_routes("openai:a, compatible:llama3:8b; draft_reply = anthropic:c", load_tasks(), OWN_SETTINGS)
+    routes = parse_routes("openai:a, compatible:llama3:8b; draft_reply = anthropic:c", load_tasks(), load_providers())
     assert routes["*"] == (Target("openai", "a"), Target("compatible", "llama3:8b"))
     assert route_of(routes, "draft_reply") == (Target("anthropic", "c"),)
     assert route_of(routes, "extract_ticket") == routes["*"]

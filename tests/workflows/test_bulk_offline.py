@@ -9,10 +9,9 @@ from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 
-from keyturn.llm.providers.anthropic import ANTHROPIC_WIRE
-from keyturn.llm.providers.batches import AnthropicBatches, OpenAiBatches
-from keyturn.llm.providers.http import HttpProvider
-from keyturn.llm.providers.openai import OPENAI_WIRE
+from keyturn.llm.http import HttpModelClient
+from keyturn.llm.providers.anthropic.batches import AnthropicBatches
+from keyturn.llm.providers.openai.batches import OpenAiBatches
 from tests.boundaries import endpoint
 from tests.estates import BulkPlace, bulk_place, due, estate, jobs_of, started
 from tests.simulated import SimulatorControl
@@ -25,11 +24,10 @@ def offline_place(
     """A place that asks the simulator, at once and by batches."""
     http, key = httpx.AsyncClient(trust_env=False, timeout=20), SecretStr("any")
     base = f"{simulator.address}/v1" if request.param == "openai" else simulator.address
-    wire = OPENAI_WIRE if request.param == "openai" else ANTHROPIC_WIRE
     batches = OpenAiBatches if request.param == "openai" else AnthropicBatches
-    provider = HttpProvider(http, endpoint(wire, base, key=key), "simulator-1")
+    provider = HttpModelClient(http, endpoint(request.param, base, key=key), "simulator-1")
     place = bulk_place(temporal, queue, engine, provider)
-    taken = batches(http, endpoint(wire, base, key=key), "simulator-1")
+    taken = batches(http, endpoint(request.param, base, key=key), "simulator-1")
     place.batches = {"decide_rotation": taken, "summarize_scan": taken}
     return place
 

@@ -35,7 +35,7 @@ from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import job_audit, outbox, rotation_jobs
 from keyturn.jobs.webhook import Webhook, verify
 from keyturn.llm.boundary import ModelBoundary
-from keyturn.llm.providers.http import http_client
+from keyturn.llm.http import http_client
 from keyturn.policy.catalogue import load_catalogue
 from stack.embedded import worker_environment
 from stack.processes import child

@@ -31,7 +31,7 @@ from keyturn.errors import DraftTakenOver, JobStoreUnavailable, UnknownDraft
 from keyturn.jobs.tables import rotation_jobs
 from keyturn.keyring import new_keyring_text, parse_keyring
 from keyturn.llm.boundary import ModelBoundary
-from keyturn.llm.providers.http import http_client
+from keyturn.llm.http import http_client
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.tasks.draft_reply import DraftRequest
 from stack.embedded import worker_environment

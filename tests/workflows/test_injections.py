@@ -12,7 +12,7 @@ from temporalio.client import Client
 from keyturn.contracts import PolicyRef, Rejected, Rejection, RotationRequest, WaitingForPerson
 from keyturn.jobs.store import JobStore
 from keyturn.llm.boundary import ModelBoundary
-from keyturn.llm.providers.http import http_client
+from keyturn.llm.http import http_client
 from keyturn.policy.catalogue import Catalogue
 from keyturn.tasks.summarize_scan import ScanRecord, ScanRequest
 from starter.rotations import rotate

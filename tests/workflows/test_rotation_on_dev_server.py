@@ -15,7 +15,7 @@ from keyturn.contracts import JobCreated, LimitedUntil, NotEligible, NotSpecifie
 from keyturn.database import open_database
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import job_audit, rotation_jobs
-from keyturn.llm.providers.http import HttpProvider, http_client
+from keyturn.llm.http import HttpModelClient, http_client
 from starter.outcomes import exit_status
 from starter.requests import id_of
 from starter.rotations import outcome_of, rotate, start_or_attach
@@ -27,7 +27,7 @@ from tests.workers_for_tests import ELIGIBLE, Limit, Script, worker_on
 
 
 @pytest.fixture
-async def provider(simulator: SimulatorControl) -> AsyncIterator[HttpProvider]:
+async def provider(simulator: SimulatorControl) -> AsyncIterator[HttpModelClient]:
     async with http_client(64) as http:
         yield on_simulator(http, simulator)
 
@@ -38,7 +38,7 @@ async def rows(engine: AsyncEngine) -> int:
 
 
 async def test_a_stale_key_is_decided_proved_and_given_one_job(
-    temporal: Client, queue: str, provider: HttpProvider, store: JobStore, simulator: SimulatorControl
+    temporal: Client, queue: str, provider: HttpModelClient, store: JobStore, simulator: SimulatorControl
 ) -> None:
     """From the request to the row, on both databases; and the same request again brings the same job, unasked."""
     asked = request()
@@ -54,7 +54,7 @@ async def test_a_stale_key_is_decided_proved_and_given_one_job(
 
 
 async def test_200_starts_at_once_make_one_workflow_and_one_job(
-    temporal: Client, queue: str, provider: HttpProvider, store: JobStore, simulator: SimulatorControl
+    temporal: Client, queue: str, provider: HttpModelClient, store: JobStore, simulator: SimulatorControl
 ) -> None:
     """Duplicate clicks attach: one run, one model call, one row."""
     asked = request()
@@ -69,7 +69,7 @@ async def test_200_starts_at_once_make_one_workflow_and_one_job(
 
 
 async def test_an_exhausted_quota_costs_exactly_one_request(
-    temporal: Client, queue: str, provider: HttpProvider, sqlite_store: JobStore, simulator: SimulatorControl
+    temporal: Client, queue: str, provider: HttpModelClient, sqlite_store: JobStore, simulator: SimulatorControl
 ) -> None:
     """No retry anywhere, neither ours nor Temporal's nor the transport's."""
     await simulator.fail("quota", times=None)
@@ -81,7 +81,7 @@ async def test_an_exhausted_quota_costs_exactly_one_request(
 
 
 async def test_a_503_that_passes_costs_exactly_one_request_an_attempt(
-    temporal: Client, queue: str, provider: HttpProvider, sqlite_store: JobStore, simulator: SimulatorControl
+    temporal: Client, queue: str, provider: HttpModelClient, sqlite_store: JobStore, simulator: SimulatorControl
 ) -> None:
     """Two outages and an answer are three requests."""
     await simulator.fail("unavailable", times=2)
@@ -105,7 +105,7 @@ async def test_a_503_that_passes_costs_exactly_one_request_an_attempt(
 async def test_every_bad_answer_is_a_rejection_with_its_reason_and_no_job(
     temporal: Client,
     queue: str,
-    provider: HttpProvider,
+    provider: HttpModelClient,
     sqlite_store: JobStore,
     simulator: SimulatorControl,
     fault: str,
@@ -122,7 +122,7 @@ async def test_every_bad_answer_is_a_rejection_with_its_reason_and_no_job(
 
 
 async def test_the_policys_no_and_its_silence_are_told_apart(
-    temporal: Client, queue: str, provider: HttpProvider, sqlite_store: JobStore, simulator: SimulatorControl
+    temporal: Client, queue: str, provider: HttpModelClient, sqlite_store: JobStore, simulator: SimulatorControl
 ) -> None:
     """A fresh key is not eligible; a key of unknown state is not specified."""
     async with worker_on(temporal, queue, provider, sqlite_store):
@@ -133,7 +133,7 @@ async def test_the_policys_no_and_its_silence_are_told_apart(
 
 
 async def test_new_evidence_is_decided_anew_and_the_same_evidence_is_not(
-    temporal: Client, queue: str, provider: HttpProvider, sqlite_store: JobStore, simulator: SimulatorControl
+    temporal: Client, queue: str, provider: HttpModelClient, sqlite_store: JobStore, simulator: SimulatorControl
 ) -> None:
     """A key that was fresh and has become stale gets its job, although its workflow id was used."""
     async with worker_on(temporal, queue, provider, sqlite_store):
@@ -153,7 +153,7 @@ async def test_new_evidence_is_decided_anew_and_the_same_evidence_is_not(
 
 
 async def test_who_attaches_with_other_evidence_gets_an_answer_for_it(
-    temporal: Client, queue: str, provider: HttpProvider, sqlite_store: JobStore, simulator: SimulatorControl
+    temporal: Client, queue: str, provider: HttpModelClient, sqlite_store: JobStore, simulator: SimulatorControl
 ) -> None:
     """Somebody else's question runs under the same id: ours is asked when theirs is answered, and not swallowed."""
     await simulator.fail("slow", seconds=1)
@@ -168,7 +168,7 @@ async def test_who_attaches_with_other_evidence_gets_an_answer_for_it(
 
 
 async def test_two_who_wait_for_somebody_elses_answer_share_one_answer_of_their_own(
-    temporal: Client, queue: str, provider: HttpProvider, sqlite_store: JobStore, simulator: SimulatorControl
+    temporal: Client, queue: str, provider: HttpModelClient, sqlite_store: JobStore, simulator: SimulatorControl
 ) -> None:
     """Both ask anew when the other's rotation ends: one starts, one attaches, and there is one job."""
     await simulator.fail("slow", seconds=1)
@@ -184,7 +184,7 @@ async def test_two_who_wait_for_somebody_elses_answer_share_one_answer_of_their_
 
 
 async def test_a_users_deadline_passes_while_the_workflow_goes_on(
-    temporal: Client, queue: str, provider: HttpProvider, sqlite_store: JobStore, simulator: SimulatorControl
+    temporal: Client, queue: str, provider: HttpModelClient, sqlite_store: JobStore, simulator: SimulatorControl
 ) -> None:
     """The named timeout comes in time, and the same call attaches to the answer later."""
     await simulator.fail("slow", seconds=2)
@@ -216,7 +216,7 @@ async def test_a_workflow_input_that_cannot_be_read_fails_at_once(
 
 
 async def test_what_history_shows_in_plain_text_holds_nothing_private(
-    temporal: Client, queue: str, provider: HttpProvider, sqlite_store: JobStore, simulator: SimulatorControl
+    temporal: Client, queue: str, provider: HttpModelClient, sqlite_store: JobStore, simulator: SimulatorControl
 ) -> None:
     """Workflow id, search attributes, error types and messages: not a word of the question or the key."""
     await simulator.fail("unavailable", times=None)
@@ -284,7 +284,7 @@ async def test_a_forgotten_workflow_still_meets_its_job(temporal: Client, queue:
 
 
 async def test_who_is_over_the_token_limit_is_told_until_when_and_is_let_in_then(
-    temporal: Client, queue: str, provider: HttpProvider, sqlite_store: JobStore
+    temporal: Client, queue: str, provider: HttpModelClient, sqlite_store: JobStore
 ) -> None:
     """`rotate` comes back with `rate_limited` and the time; asked again, it attaches and gets the job."""
     limit = Limit(times=1, wait=timedelta(seconds=3))

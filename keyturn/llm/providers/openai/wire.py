@@ -1,4 +1,4 @@
-"""OpenAI chat completions, and the servers that are compatible with them: llama.cpp, Ollama, vLLM, gateways.
+"""OpenAI chat completions, which the providers of the folder `compatible` answer in as well.
 
 Format: OpenAI API reference, "Create chat completion", and the types of openai-python (2026-11).
 """
@@ -10,10 +10,11 @@ from typing import Any
 from pydantic import JsonValue
 
 from keyturn.errors import UnreadableResponse
-from keyturn.llm.classify import OPENAI, error_for, openai_codes
-from keyturn.llm.providers.endpoint import WireFormat
-from keyturn.llm.providers.http import count, recordable
-from keyturn.llm.providers.streams import OpenAiFold, texts_in
+from keyturn.llm.classify import COMMON, common_codes, error_for
+from keyturn.llm.http import count, recordable
+from keyturn.llm.provider import WireFormat
+from keyturn.llm.providers.openai.stream import OpenAiFold
+from keyturn.llm.streams import texts_in
 from keyturn.llm.wire import Completion, Finish, Usage
 from keyturn.tasks.definition import Prompt
 
@@ -42,16 +43,11 @@ def payload(model: str, prompt: Prompt) -> dict[str, JsonValue]:
     The prompt cache works by itself on an equal beginning; the key sends equal beginnings to the same machine.
     """
     return {
-        **_common(model, prompt),
+        **common_payload(model, prompt),
         "max_completion_tokens": prompt.max_output_tokens,
         "prompt_cache_key": prompt.prefix_key,
         "store": False,  # by default a project may keep what was asked and answered
     }
-
-
-def compatible_payload(model: str, prompt: Prompt) -> dict[str, JsonValue]:
-    """Return the request body for a compatible server: the fields that all of them know, and no others."""
-    return {**_common(model, prompt), "max_tokens": prompt.max_output_tokens}
 
 
 def completion(answer: Any, asked_model: str) -> Completion:
@@ -83,7 +79,7 @@ def completion(answer: Any, asked_model: str) -> Completion:
     )
 
 
-def adapted(body: dict[str, JsonValue], not_taken: AbstractSet[str], prompt: Prompt) -> dict[str, JsonValue]:
+def adapt_body(body: dict[str, JsonValue], not_taken: AbstractSet[str], prompt: Prompt) -> dict[str, JsonValue]:
     """Return a body that asks the same without the fields that a server does not take.
 
     Where it has no mode for a schema it is asked for JSON, and where it has none for that either, for nothing: the
@@ -109,7 +105,8 @@ def adapted(body: dict[str, JsonValue], not_taken: AbstractSet[str], prompt: Pro
     return body
 
 
-def _common(model: str, prompt: Prompt) -> dict[str, JsonValue]:
+def common_payload(model: str, prompt: Prompt) -> dict[str, JsonValue]:
+    """Return what every server of the format is sent: model, messages, and the schema of the answer."""
     body: dict[str, JsonValue] = {
         "model": model,
         "messages": [
@@ -123,33 +120,17 @@ def _common(model: str, prompt: Prompt) -> dict[str, JsonValue]:
     return body
 
 
-OPENAI_WIRE = WireFormat(
-    name="openai",
+WIRE = WireFormat(
     path=lambda _model: "/chat/completions",
     key_header=("authorization", "Bearer "),
     headers={},
     payload=payload,
     completion=completion,
-    errors=OPENAI,
-    codes_of=openai_codes,
+    errors=COMMON,
+    codes_of=common_codes,
     request_id="x-request-id",
     stream_path=lambda _model: "/chat/completions",
     stream_fields=_STREAMED,
     fold=OpenAiFold,
-    adapt=adapted,
-)
-COMPATIBLE_WIRE = WireFormat(
-    name="compatible",
-    path=lambda _model: "/chat/completions",
-    key_header=("authorization", "Bearer "),
-    headers={},
-    payload=compatible_payload,
-    completion=completion,
-    errors=OPENAI,
-    codes_of=openai_codes,
-    request_id="x-request-id",
-    stream_path=lambda _model: "/chat/completions",
-    stream_fields=_STREAMED,
-    fold=OpenAiFold,
-    adapt=adapted,
+    adapt=adapt_body,
 )

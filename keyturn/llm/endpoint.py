@@ -1,19 +1,14 @@
-"""What is known of a server that answers: its wire format, its address, its key, and what it does not take."""
+"""What is known of a server that answers: its provider, its address, its key, and what it does not take."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
-from collections.abc import Set as AbstractSet
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import httpx
-from pydantic import JsonValue, SecretStr
+from pydantic import SecretStr
 
-from keyturn.llm.classify import Row
 from keyturn.llm.keys import KeySource
-from keyturn.llm.providers.streams import Fold
-from keyturn.llm.wire import Completion
-from keyturn.tasks.definition import Prompt
+from keyturn.llm.provider import Provider, WireFormat
 
 
 @dataclass(frozen=True)
@@ -23,42 +18,6 @@ class Timeouts:
     connect: float
     first_byte: float
     total: float
-
-
-@dataclass(frozen=True)
-class WireFormat:
-    """How one provider writes requests, answers and errors.
-
-    Attributes:
-        name: the provider, as routes and records call it.
-        path: from a model to the path below the base URL.
-        key_header: the header that carries the key, and what stands before it.
-        headers: whatever other headers the format demands.
-        payload: from model and prompt to the request's body. Pure.
-        completion: from the decoded body of a 200, and the model that was asked, to our terms; or UnreadableResponse.
-        errors: the table of what its error responses mean.
-        codes_of: where its error responses hold their codes.
-        request_id: the response header that names the request to the provider's support; empty if there is none.
-        stream_path: from a model to the path that answers in pieces.
-        stream_fields: what the body must have beside, for an answer in pieces.
-        fold: makes the whole of the pieces.
-        adapt: from a body and the names of fields that the server does not take to one that asks the same without them;
-            None where every server of the format takes all.
-    """
-
-    name: str
-    path: Callable[[str], str]
-    key_header: tuple[str, str]
-    headers: Mapping[str, str]
-    payload: Callable[[str, Prompt], dict[str, JsonValue]]
-    completion: Callable[[Any, str], Completion]
-    errors: tuple[Row, ...]
-    codes_of: Callable[[Mapping[str, Any]], Iterator[Any]]
-    request_id: str
-    stream_path: Callable[[str], str]
-    stream_fields: Mapping[str, JsonValue]
-    fold: Callable[[], Fold]
-    adapt: Callable[[dict[str, JsonValue], AbstractSet[str], Prompt], dict[str, JsonValue]] | None = None
 
 
 # With less than this left for its first byte, nobody is asked who had to be waited for: a failure would be ours.
@@ -71,7 +30,7 @@ class Endpoint:
 
     Attributes:
         name: unique in one worker.
-        wire: the format that it speaks.
+        provider: whose wire format, errors and batches it has.
         base_url: up to where the format's own path begins.
         key: gives its API key.
         key_header: the header that carries the key alone, such as Azure's `api-key`; None for the format's own.
@@ -79,13 +38,13 @@ class Endpoint:
         query: parameters of every request, such as `api-version`.
         lacks: fields that it does not take.
         calls_at_once: as many as it is asked at once by one worker; None for no limit.
-        takes_batches: whether it has the format's batches.
+        takes_batches: whether it has the provider's batches.
         learned: fields that it refused, by model; they are left out from then on, as long as the process lives.
         slots: what holds `calls_at_once`.
     """
 
     name: str
-    wire: WireFormat
+    provider: Provider
     base_url: str
     key: KeySource
     key_header: str | None = None
@@ -100,6 +59,11 @@ class Endpoint:
     def __post_init__(self) -> None:
         if self.calls_at_once is not None:
             object.__setattr__(self, "slots", asyncio.Semaphore(self.calls_at_once))
+
+    @property
+    def wire(self) -> WireFormat:
+        """The format that it speaks."""
+        return self.provider.wire
 
     def url(self, path: str) -> httpx.URL:
         """Return the address of a path of the format's."""

@@ -8,10 +8,10 @@ from typing import Any
 from pydantic import JsonValue
 
 from keyturn.errors import UnreadableResponse
-from keyturn.llm.classify import ANTHROPIC, anthropic_codes
-from keyturn.llm.providers.endpoint import WireFormat
-from keyturn.llm.providers.http import count, recordable
-from keyturn.llm.providers.streams import AnthropicFold
+from keyturn.llm.http import count, recordable
+from keyturn.llm.provider import WireFormat
+from keyturn.llm.providers.anthropic.errors import ERRORS, codes_of
+from keyturn.llm.providers.anthropic.stream import AnthropicFold
 from keyturn.llm.wire import Completion, Finish, Usage
 from keyturn.tasks.definition import Prompt
 
@@ -74,15 +74,14 @@ def completion(answer: Any, asked_model: str) -> Completion:
     )
 
 
-ANTHROPIC_WIRE = WireFormat(
-    name="anthropic",
+WIRE = WireFormat(
     path=lambda _model: "/v1/messages",
     key_header=("x-api-key", ""),
     headers={"anthropic-version": VERSION},
     payload=payload,
     completion=completion,
-    errors=ANTHROPIC,
-    codes_of=anthropic_codes,
+    errors=ERRORS,
+    codes_of=codes_of,
     request_id="request-id",
     stream_path=lambda _model: "/v1/messages",
     stream_fields={"stream": True},

@@ -31,8 +31,8 @@ from keyturn.errors import (
 )
 from keyturn.foreign_json import read_json
 from keyturn.llm.classify import error_for, error_in
-from keyturn.llm.providers.endpoint import LEAST_SECONDS_TO_ASK, Endpoint, Timeouts
-from keyturn.llm.providers.streams import Bounded, events_of
+from keyturn.llm.endpoint import LEAST_SECONDS_TO_ASK, Endpoint, Timeouts
+from keyturn.llm.streams import Bounded, events_of
 from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.tasks.definition import Prompt
 
@@ -44,7 +44,7 @@ _log = structlog.get_logger("keyturn.llm")
 _NAME = re.compile(r"[A-Za-z0-9._:/@+=-]*")
 
 
-class HttpProvider:
+class HttpModelClient:
     """An endpoint, asked for one model.
 
     Args:

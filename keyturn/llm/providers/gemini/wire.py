@@ -9,10 +9,10 @@ from urllib.parse import quote
 from pydantic import JsonValue
 
 from keyturn.errors import UnreadableResponse
-from keyturn.llm.classify import GEMINI, gemini_codes
-from keyturn.llm.providers.endpoint import WireFormat
-from keyturn.llm.providers.http import count, recordable
-from keyturn.llm.providers.streams import GeminiFold
+from keyturn.llm.http import count, recordable
+from keyturn.llm.provider import WireFormat
+from keyturn.llm.providers.gemini.errors import ERRORS, codes_of
+from keyturn.llm.providers.gemini.stream import GeminiFold
 from keyturn.llm.wire import Completion, Finish, Usage
 from keyturn.tasks.definition import Prompt
 
@@ -84,15 +84,14 @@ def _path(model: str) -> str:
     return f"/v1beta/models/{quote(model.removeprefix('models/'), safe='')}"
 
 
-GEMINI_WIRE = WireFormat(
-    name="gemini",
+WIRE = WireFormat(
     path=lambda model: f"{_path(model)}:generateContent",
     key_header=("x-goog-api-key", ""),
     headers={},
     payload=payload,
     completion=completion,
-    errors=GEMINI,
-    codes_of=gemini_codes,
+    errors=ERRORS,
+    codes_of=codes_of,
     request_id="",
     stream_path=lambda model: f"{_path(model)}:streamGenerateContent?alt=sse",
     stream_fields={},

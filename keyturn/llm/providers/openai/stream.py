@@ -1,0 +1,47 @@
+"""A chat completion that comes in pieces, folded into the whole.
+
+Format: OpenAI API reference, "Streaming", and the types of openai-python (2026-11); what gateways and local servers
+send beside.
+"""
+
+from typing import Any
+
+from keyturn.llm.streams import Event, texts_in
+
+
+class OpenAiFold:
+    """Chunks of a chat completion; the usage comes in the last one, which has no choice."""
+
+    def __init__(self) -> None:
+        self.ended = self.finished = False
+        self._fields: dict[str, Any] = {}
+        self._texts: list[str] = []
+        self._refusals: list[str] = []
+        self._choice: dict[str, Any] = {}
+
+    def add(self, event: Event) -> str:
+        """Take a chunk; what is none, such as a server's own event between them, is passed over."""
+        if event.done:
+            self.ended = self.finished = True
+            return ""
+        chunk = event.data
+        if not isinstance(chunk, dict):
+            return ""
+        self._fields |= {name: chunk[name] for name in ("id", "model", "usage") if chunk.get(name) is not None}
+        text = ""
+        for choice in chunk.get("choices") or []:
+            # A last chunk may repeat the whole as `message`; where nothing came before, it is the answer.
+            said = any(self._texts)
+            delta = choice.get("delta") or (None if said else choice.get("message")) or {}
+            text += texts_in(delta.get("content"))
+            self._refusals.append(delta.get("refusal") or "")
+            if choice.get("finish_reason"):
+                self._choice = {name: choice[name] for name in ("finish_reason", "error") if choice.get(name)}
+                self.finished = True
+        self._texts.append(text)
+        return text
+
+    def answer(self) -> Any:
+        """Return the chat completion. `[DONE]` without a reason is an end, too."""
+        message = {"content": "".join(self._texts), "refusal": "".join(self._refusals) or None}
+        return self._fields | {"choices": [{"finish_reason": "stop", **self._choice, "message": message}]}
