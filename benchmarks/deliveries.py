@@ -19,8 +19,8 @@ from keyturn.contracts import Delivery
 from keyturn.database import open_database
 from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.store import JobStore
-from keyturn.jobs.webhook import Webhook
 from keyturn.llm.http import http_client
+from keyturn.notifications.webhook import Webhook
 from stack.temporal import dev_server
 from tests.cases import facts, order
 from workers.deliveries import ReceiverDeliveries
@@ -73,7 +73,7 @@ async def _both(postgresql: URL) -> AsyncIterator[tuple[Client, JobStore]]:
         parts.push_async_callback(engine.dispose)
         http = await parts.enter_async_context(http_client(64, trust_env=False))
         webhook = Webhook(http, f"{url}/jobs", {"bench": SecretStr("x" * 32)})
-        deliver = DeliverJob(ReceiverDeliveries(Outbox(engine), webhook))
+        deliver = DeliverJob(ReceiverDeliveries(Outbox(engine), {"webhook": webhook}))
         await parts.enter_async_context(
             Worker(
                 client,

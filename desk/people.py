@@ -21,7 +21,7 @@ from keyturn.contracts import Identifier
 from keyturn.errors import PayloadError
 from keyturn.keyring import EncryptedTexts, Keyring
 from keyturn.people import same_form
-from workers.tokens import Tokens, parse_tokens
+from keyturn.tokens import Tokens, parse_tokens
 
 SESSION = "keyturn_desk"
 ACTING_AS = "keyturn_desk_acting_as"  # in development, where nobody signs in

@@ -11,8 +11,8 @@ from pydantic_settings import BaseSettings
 from keyturn.contracts import ShortIdentifier
 from keyturn.errors import SettingsInvalid
 from keyturn.people import doubles
-from workers.settings import SETTINGS_FROM_ENVIRONMENT, field_faults, host_and_port
-from workers.tokens import parse_tokens
+from keyturn.settings import SETTINGS_FROM_ENVIRONMENT, field_faults, host_and_port
+from keyturn.tokens import parse_tokens
 
 Role = Literal["asker", "approver", "operator"]
 ROLES: tuple[Role, ...] = ("asker", "approver", "operator")

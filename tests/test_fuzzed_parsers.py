@@ -39,13 +39,14 @@ from keyturn.llm.providers.anthropic.batches import AnthropicBatches
 from keyturn.llm.providers.openai.batches import OpenAiBatches
 from keyturn.llm.routing import parse_routes
 from keyturn.policy.catalogue import load_catalogue
+from keyturn.settings import host_and_port
 from keyturn.tasks.registry import load_tasks
+from keyturn.tokens import parse_tokens
 from tests.boundaries import WIRES, endpoint, guarded
 from tests.cases import request
 from tests.keys import KEYRING, KEYS_TEXT
 from tests.workers_for_tests import Script
-from workers.settings import host_and_port, read_rate_card
-from workers.tokens import parse_tokens
+from workers.settings import read_rate_card
 from workflows.encryption import EncryptionCodec
 
 CORPORA = Path(__file__).parent / "corpora" / "parsers"

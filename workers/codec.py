@@ -28,8 +28,8 @@ from temporalio.api.common.v1 import Payload, Payloads
 from keyturn.errors import PayloadError
 from keyturn.foreign_json import read_json
 from keyturn.keyring import Keyring
+from keyturn.tokens import Tokens
 from workers.http import Handler, Refused, answered
-from workers.tokens import Tokens
 from workflows.encryption import ENCODING, KEY_ID, EncryptionCodec
 
 _log = structlog.get_logger("keyturn.codec")

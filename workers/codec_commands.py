@@ -11,8 +11,8 @@ from pydantic_settings import BaseSettings
 
 from keyturn.errors import SettingsInvalid
 from keyturn.keyring import keyring_from_environment, new_key_line, new_keyring_text
-from workers.settings import SETTINGS_FROM_ENVIRONMENT, field_faults, host_and_port
-from workers.tokens import parse_tokens
+from keyturn.settings import SETTINGS_FROM_ENVIRONMENT, field_faults, host_and_port
+from keyturn.tokens import parse_tokens
 
 
 def _tokens(value: SecretStr) -> SecretStr:

@@ -1,9 +1,9 @@
-"""Deliveries: the outbox and the receiver put together, begun with each job, and swept up after."""
+"""Deliveries: the outbox and the receivers put together, started with each job, and swept up after."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 
 import structlog
@@ -12,12 +12,10 @@ from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.service import RPCError
 
 from keyturn.contracts import Delivery
-from keyturn.errors import EarlierDelivery, JobStoreUnavailable
-from keyturn.jobs.outbox import Outbox
-from keyturn.jobs.webhook import Webhook
-from keyturn.llm.http import http_client
+from keyturn.errors import EarlierDelivery, JobStoreUnavailable, KeyturnError
+from keyturn.jobs.channel import Receiver
+from keyturn.jobs.outbox import Message, Outbox
 from workers.settings import Settings
-from workers.tokens import parse_tokens
 from workflows.delivery import DeliveryWorkflow, delivery_id
 
 _log = structlog.get_logger("keyturn.worker")
@@ -27,7 +25,7 @@ SWEEP_SECONDS = 60.0
 # What is younger is being announced at this moment.
 SWEEP_AFTER = timedelta(minutes=1)
 # A delivery is tried for a day, and found by a sweep within a minute of any worker's life: what is older than two days
-# was written while there was no webhook.
+# was written while there was no channel.
 OLD = timedelta(days=2)
 # Where nothing was ever delivered, there was none until now, but for a first worker that died within its first hour.
 OLD_AT_FIRST = timedelta(hours=1)
@@ -35,11 +33,16 @@ SWEEP_AT_ONCE = 200  # starts a sweep: some seconds of a server's time, and the 
 
 
 class ReceiverDeliveries:
-    """Tells the outbox's messages to the receiver behind `webhook`."""
+    """Sends the outbox's messages to the receiver of every channel that is on.
 
-    def __init__(self, outbox: Outbox, webhook: Webhook) -> None:
+    Args:
+        outbox: the messages.
+        receivers: by the names of their channels.
+    """
+
+    def __init__(self, outbox: Outbox, receivers: Mapping[str, Receiver]) -> None:
         self._outbox = outbox
-        self._webhook = webhook
+        self._receivers = receivers
 
     async def deliver(self, job_id: str) -> str:
         """Deliver a job's messages, after the earlier ones of its credential; returns the last answer, or `known`."""
@@ -47,9 +50,28 @@ class ReceiverDeliveries:
         while (message := await self._outbox.message(job_id)).delivered_at is None:
             if message.waits_for is not None:
                 raise EarlierDelivery(f"the message of {message.waits_for} must come first")
-            answer = await self._webhook.send(message)
+            answer = await self._send(message)
             await self._outbox.mark_delivered(message, answer=answer)
         return answer
+
+    async def _send(self, message: Message) -> str:
+        """Send a message by each channel that it has not come through yet; one that fails does not hold up another."""
+        answers, failures = dict(message.delivered_by), list[KeyturnError]()
+        for name, receiver in self._receivers.items():
+            if name in answers:
+                continue
+            try:
+                answers[name] = await receiver.send(message)
+            except KeyturnError as error:
+                failures.append(error)
+        if failures:
+            if answers.keys() != message.delivered_by.keys():  # else the next attempt would send these again
+                await self._outbox.note_answers(message, answers)
+            # One that another attempt may mend keeps the delivery going: what is given up is given up for all.
+            raise next((error for error in failures if error.retryable), failures[0])
+        if len(answers) == 1:
+            return next(iter(answers.values()))
+        return ", ".join(f"{name}: {answer}" for name, answer in answers.items())
 
     async def give_up(self, job_id: str, *, failure: str) -> None:
         """Put a job's message among the dead letters."""
@@ -86,7 +108,7 @@ class DeliveryStarts:
 
 
 async def set_old_aside(outbox: Outbox) -> None:
-    """Give up what was written before there was a webhook: `keyturn deliveries resend` tells it, and nothing else."""
+    """Give up what was written before there was a channel: only `keyturn deliveries resend` sends it."""
     with contextlib.suppress(JobStoreUnavailable):  # the next start looks again
         if count := await outbox.set_aside(at_first=OLD_AT_FIRST, later=OLD):
             hint = "`keyturn deliveries` lists them, `keyturn deliveries resend --all` sends them."
@@ -103,12 +125,10 @@ async def sweep(outbox: Outbox, starts: DeliveryStarts, *, every: float = SWEEP_
 
 
 @asynccontextmanager
-async def receiver(settings: Settings) -> AsyncIterator[Webhook | None]:
-    """Yield the receiver that the settings name; None if they name none."""
-    if settings.webhook_url is None or settings.webhook_keys is None:
-        yield None
-        return
-    keys = parse_tokens(settings.webhook_keys.get_secret_value())
-    # No proxy of the environment: the address that was looked at must be the one that is asked.
-    async with http_client(settings.max_concurrent_activities, trust_env=False) as http:
-        yield Webhook(http, settings.webhook_url, keys, allow_private=settings.webhook_private == "allow")
+async def open_receivers(settings: Settings) -> AsyncIterator[Mapping[str, Receiver]]:
+    """Yield the receiver of every channel that the settings switch on, by the channel's name; perhaps none."""
+    async with AsyncExitStack() as parts:
+        yield {
+            name: await parts.enter_async_context(channel.open(own, settings.max_concurrent_activities))
+            for name, (channel, own) in settings.channels.items()
+        }

@@ -50,8 +50,10 @@ def _settings() -> list[Finding]:
     routes = "; ".join(f"{task} -> {', '.join(map(str, route))}" for task, route in settings.routes.items())
     keyless = sorted(name for name in settings.endpoints if not settings.has_key(name))
     keys = f"no key for {', '.join(keyless)}" if keyless else "keys are set"
+    channels = ", ".join(settings.channels) or "no channel, so created jobs are read from the database or the jobs API"
     return [
-        Finding("settings", f"{settings.environment}, {routes}, {keys}; `doctor --live` asks whether they are taken")
+        Finding("settings", f"{settings.environment}, {routes}, {keys}; `doctor --live` asks whether they are taken"),
+        Finding("notifications", channels),
     ]
 
 

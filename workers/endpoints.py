@@ -8,7 +8,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
-import httpx
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from keyturn.errors import SettingsInvalid
@@ -19,6 +18,7 @@ from keyturn.llm.http import OPTIONAL_FIELDS
 from keyturn.llm.keys import FixedKey, KeySource, command_key, file_key
 from keyturn.llm.provider import Provider
 from keyturn.llm.providers import load_providers
+from keyturn.settings import http_url, is_one_word
 
 # Records, metrics and the cache name an endpoint so.
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
@@ -29,21 +29,6 @@ _NOT_YOURS = {
     "x-client-request-id",
 }  # fmt: skip
 _SECRET_HEADER = re.compile(r"authorization|api-?key|subscription-?key|^key$|^sig$|token|secret|cookie", re.IGNORECASE)
-
-
-def http_url(value: str) -> str:
-    """Return `value` if it is a URL without a password and a query; raises ValueError."""
-    try:
-        url = httpx.URL(value)
-    except httpx.InvalidURL:
-        raise ValueError("is not a URL") from None
-    if url.scheme not in {"http", "https"} or not url.host:
-        raise ValueError("must begin with http:// or https:// and name a host")
-    if url.userinfo or "?" in value or "#" in value:
-        raise ValueError("may hold neither a password nor a query: a key has a variable of its own")
-    if any(letter.isspace() for letter in value) or (url.port or 0) > 65_535:
-        raise ValueError("is not a URL: it holds a blank, or a port above 65535")
-    return value
 
 
 # 1,000 dollars a million tokens is ten times the dearest model: more is a slip of the unit.
@@ -161,7 +146,7 @@ class NamedEndpoints:
         for setting, variable in wanted:
             if variable is not None and not variables.get(variable):
                 yield f"{variable} is not set: {setting} of [endpoints.{name}] names it, and KEYTURN_ROUTES asks {name}"
-            elif variable is not None and not _is_one_word(variables[variable]):
+            elif variable is not None and not is_one_word(variables[variable]):
                 yield f"{variable}: must be the key alone, without blanks or line ends"
 
     def made(self, name: str, variables: Mapping[str, str]) -> Endpoint:
@@ -220,7 +205,7 @@ def own_endpoints(variables: Mapping[str, str]) -> tuple[dict[str, OwnEndpoint],
     found, faults = dict[str, OwnEndpoint](), list[str]()
     for name, provider in load_providers().items():
         url, key = variables.get(provider.url_variable), variables.get(provider.key_variable)
-        if key and not _is_one_word(key):
+        if key and not is_one_word(key):
             faults.append(f"{provider.key_variable}: must be the key alone, without blanks or line ends")
         try:
             found[name] = OwnEndpoint(
@@ -275,10 +260,6 @@ def _key_source(entry: _EndpointEntry, variables: Mapping[str, str], *, hidden: 
     if entry.key_command is not None:
         return command_key(entry.key_command, hidden=hidden)
     return FixedKey(SecretStr(variables[entry.key_env] if entry.key_env is not None else ""))
-
-
-def _is_one_word(value: str) -> bool:
-    return value == value.strip() and value.isascii() and value.isprintable()
 
 
 def _fault(file: Path, location: tuple[int | str, ...], message: str) -> str:

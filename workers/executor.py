@@ -37,11 +37,12 @@ from keyturn.errors import (
     UnknownJob,
 )
 from keyturn.jobs.leases import JobLeases
+from keyturn.settings import field_faults, host_and_port
 from workers.http import where
 from workers.metrics import ExecutorMetrics
 from workers.monitoring import add_health, add_metrics, free_loopback_port, sdk_metrics, served, temporal_answers
 from workers.schema import check_schema
-from workers.settings import LocalSettings, field_faults, host_and_port
+from workers.settings import LocalSettings
 from workflows.access_key import RotateAccessKeyWorkflow, execution_id
 from workflows.connection import connect
 from workflows.visibility import TENANT

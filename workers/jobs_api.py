@@ -21,8 +21,8 @@ from keyturn.contracts import ClaimedJob, Contract, Evidence, Reason
 from keyturn.errors import JobClosed, JobError, JobStoreUnavailable, StaleClaim, StateRefused, UnknownJob
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.states import ProgressState
+from keyturn.tokens import Tokens
 from workers.http import Handler, Refused, answered
-from workers.tokens import Tokens
 
 MAX_BODY_BYTES = 64 * 1024  # evidence of 16 entries has some kB
 MAX_EVIDENCE = 16

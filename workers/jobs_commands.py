@@ -15,8 +15,8 @@ from pydantic_settings import BaseSettings
 from keyturn.console import printable, signed_in_user
 from keyturn.contracts import ClaimedJob, Evidence, Identifier, Reason
 from keyturn.errors import InvalidRequest, SettingsInvalid
-from workers.settings import SETTINGS_FROM_ENVIRONMENT, field_faults, host_and_port
-from workers.tokens import parse_tokens
+from keyturn.settings import SETTINGS_FROM_ENVIRONMENT, field_faults, host_and_port
+from keyturn.tokens import parse_tokens
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine

@@ -1,6 +1,5 @@
 """Every setting of a worker, from the environment, checked at start with all faults in one message."""
 
-import base64
 import os
 import re
 import tomllib
@@ -8,40 +7,29 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import httpx
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings
 from sqlalchemy.engine import URL
 
 from keyturn.database import database_url
 from keyturn.errors import SettingsInvalid
+from keyturn.jobs.channel import AnyChannel
 from keyturn.keyring import Keyring, load_keyring
 from keyturn.ledger.prices import Rate, RateCard
 from keyturn.llm.endpoint import Endpoint
 from keyturn.llm.providers import load_providers, price_lists_of_providers
 from keyturn.llm.routing import Target, parse_routes
+from keyturn.notifications import load_channels
 from keyturn.policy.catalogue import Catalogue, load_catalogue
+from keyturn.settings import SETTINGS_FROM_ENVIRONMENT, Key, field_faults, host_and_port
 from keyturn.tasks.registry import load_tasks
-from workers.endpoints import ModelEntry, NamedEndpoints, OwnEndpoint, http_url, own_endpoints, read_endpoints
-from workers.tokens import parse_tokens
+from workers.endpoints import ModelEntry, NamedEndpoints, OwnEndpoint, own_endpoints, read_endpoints
 
 # Written into examples and used by the embedded stack: who runs production with it forgot to set the real one.
 PLACEHOLDER_KEY = "dev_key_not_a_real_secret"
 SIMULATED_MODELS = "simulator-"  # the simulator answers for models of this name only, so no setting can hide it
-# What each required setting is for, told where it is missing.
-_HINTS = {
-    "KEYTURN_ROUTES": "the models to ask, such as openai:gpt-5-mini, anthropic:claude-haiku-4-5",
-    "KEYTURN_CODEC_TOKENS": "who may decode, such as luna:TOKEN, the token of 32 letters or more",
-}
-
-
-def _alone(value: SecretStr) -> SecretStr:
-    secret = value.get_secret_value()
-    if not secret or secret != secret.strip() or not secret.isascii() or not secret.isprintable():
-        raise ValueError("must be the key alone, without blanks or line ends")
-    return value
 
 
 def _redis(value: SecretStr) -> SecretStr:
@@ -55,53 +43,14 @@ def _redis(value: SecretStr) -> SecretStr:
     return value
 
 
-def host_and_port(value: str) -> str:
-    """Return `value` if it is HOST:PORT; raises ValueError."""
-    host, colon, port = value.rpartition(":")
-    if not colon or not host or not port.isdigit() or int(port) > 65_535:
-        raise ValueError("is not HOST:PORT, such as 127.0.0.1:9464")
-    return value
-
-
 def _build(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
         raise ValueError("is not a build id of up to 64 letters, digits, . _ -, such as a git commit")
     return value
 
 
-def _receiver(value: str) -> str:
-    url = httpx.URL(http_url(value))
-    if url.scheme != "https" and url.host not in {"localhost", "127.0.0.1", "::1"}:
-        raise ValueError("is asked by https only, or by http on loopback")
-    return value
-
-
-def _webhook_keys(value: SecretStr) -> SecretStr:
-    secrets = parse_tokens(value.get_secret_value())
-    if len(secrets) > 2:
-        raise ValueError("names more than two keys: one signs, or two while they are exchanged")
-    for name, secret in secrets.items():
-        text = secret.get_secret_value()
-        try:
-            if text.startswith("whsec_"):
-                base64.b64decode(text.removeprefix("whsec_"), validate=True)
-        except ValueError:  # a receiver's library would read another secret than we do
-            raise ValueError(f"the secret of {name} is whsec_ and no Base64 behind it, with its padding") from None
-    return value
-
-
-Key = Annotated[SecretStr, AfterValidator(_alone)]
-
-
 # Settings by their names of before, which are told for one release.
 _RENAMED = {"KEYTURN_ANSWER_CACHE": "KEYTURN_RESPONSE_CACHE"}
-
-
-# Names of fields are not accepted as variables: `MODEL` or `DATABASE` may mean something else on a machine. A variable
-# that is set to nothing is not set: compose files write them so.
-SETTINGS_FROM_ENVIRONMENT = SettingsConfigDict(
-    extra="ignore", frozen=True, hide_input_in_errors=True, env_ignore_empty=True, case_sensitive=True
-)
 
 
 class LocalSettings(BaseSettings):
@@ -146,11 +95,6 @@ class Settings(LocalSettings):
     response_cache: Literal["on", "off"] = Field(default="on", alias="KEYTURN_RESPONSE_CACHE")
     fingerprint_key: Key | None = Field(default=None, alias="KEYTURN_FINGERPRINT_KEY")
 
-    webhook_url: Annotated[str, AfterValidator(_receiver)] | None = Field(default=None, alias="KEYTURN_WEBHOOK_URL")
-    webhook_keys: Annotated[SecretStr, AfterValidator(_webhook_keys)] | None = Field(
-        default=None, alias="KEYTURN_WEBHOOK_KEYS"
-    )
-    webhook_private: Literal["refuse", "allow"] = Field(default="refuse", alias="KEYTURN_WEBHOOK_PRIVATE")
     build_id: Annotated[str, AfterValidator(_build)] | None = Field(default=None, alias="KEYTURN_BUILD_ID")
     monitoring_address: Annotated[str, AfterValidator(host_and_port)] | None = Field(
         default=None, alias="KEYTURN_MONITORING_ADDRESS"
@@ -196,6 +140,12 @@ class Settings(LocalSettings):
         if name in self.named_endpoints.entries:
             return self.named_endpoints.made(name, os.environ)
         return self.own_endpoints[name].endpoint()
+
+    @cached_property
+    def channels(self) -> Mapping[str, tuple[AnyChannel, BaseSettings]]:
+        """The notification channels that are switched on, with their settings, by name."""
+        found = {name: (channel, channel.settings()) for name, channel in load_channels().items()}
+        return {name: (channel, settings) for name, (channel, settings) in found.items() if channel.is_on(settings)}
 
     @cached_property
     def keyring(self) -> Keyring:
@@ -263,7 +213,7 @@ def load_settings() -> Settings:
         settings = Settings()
     except ValidationError as error:
         faults += field_faults(error)
-    faults += own_endpoints(os.environ)[1]
+    faults += [*own_endpoints(os.environ)[1], *_faults_of_channels()]
     given: Callable[[str], str] = lambda name: os.environ.get(name, "")  # noqa: E731 - one line, used once
     faults += [fault for fault in _faults_across(given) if fault.split(":")[0].split(" ")[0] not in _named(faults)]
     if settings is not None:
@@ -272,6 +222,14 @@ def load_settings() -> Settings:
     if settings is None or faults:
         raise SettingsInvalid("\n".join(faults))
     return settings
+
+
+def _faults_of_channels() -> Iterator[str]:
+    for channel in load_channels().values():
+        try:
+            channel.settings()
+        except ValidationError as error:
+            yield from field_faults(error)
 
 
 def _faults_across(given: Callable[[str], str]) -> Iterator[str]:
@@ -297,8 +255,6 @@ def _faults_across(given: Callable[[str], str]) -> Iterator[str]:
         name = load_providers()[provider].required_variable
         if not given(name):
             yield f"{name} is not set: KEYTURN_ROUTES asks {provider}"
-    if given("KEYTURN_WEBHOOK_URL") and not given("KEYTURN_WEBHOOK_KEYS"):
-        yield "KEYTURN_WEBHOOK_KEYS is not set: messages to KEYTURN_WEBHOOK_URL are signed, as ID:SECRET"
     if given("KEYTURN_ENVIRONMENT") == "production":
         yield from _faults_of_production(targets, named, given)
 
@@ -346,15 +302,3 @@ def _faults_of_values(settings: Settings, *, unrouted: bool) -> Iterator[str]:
 
 def _named(faults: list[str]) -> set[str]:
     return {fault.split(":")[0].split(" ")[0] for fault in faults}
-
-
-def field_faults(error: ValidationError) -> list[str]:
-    """Return what is wrong with settings, a line each, by the names of their variables and without their values."""
-    return [_fault(item["loc"], item["type"], item["msg"]) for item in error.errors()]
-
-
-def _fault(location: tuple[Any, ...], kind: str, message: str) -> str:
-    name = str(location[0]) if location else "settings"
-    if kind == "missing":
-        return f"{name} is not set: {_HINTS.get(name, 'it is required')}"
-    return f"{name}: {message.removeprefix('Value error, ')}"

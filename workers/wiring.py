@@ -33,10 +33,10 @@ from keyturn.database import answers, open_database
 from keyturn.drafts.store import DraftStore
 from keyturn.drafts.writing import DraftWriting
 from keyturn.errors import JobStoreUnavailable
+from keyturn.jobs.channel import Receiver
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.store import JobStore
-from keyturn.jobs.webhook import Webhook
 from keyturn.key_use import LIMIT, REPLACE, KeyUse, worn
 from keyturn.keyring import Keyring
 from keyturn.ledger.recorder import recorder
@@ -54,7 +54,7 @@ from keyturn.llm.wire import Usage
 from keyturn.policy.catalogue import Catalogue
 from keyturn.tasks.registry import load_tasks
 from workers.bulk import CarriedRuns, RunRotations, bulk_workers, run_encryption
-from workers.deliveries import DeliveryStarts, ReceiverDeliveries, receiver, set_old_aside, sweep
+from workers.deliveries import DeliveryStarts, ReceiverDeliveries, open_receivers, set_old_aside, sweep
 from workers.metrics import CallMetrics, JobMetrics
 from workers.monitoring import Monitoring, temporal_answers
 from workers.settings import Settings
@@ -92,7 +92,7 @@ class Wired:
     registry: CollectorRegistry
     metrics: CallMetrics
     spend: DailySpend
-    webhook: Webhook | None
+    receivers: Mapping[str, Receiver]  # of the notification channels that are on
     outages: Outages
 
     def monitoring(self, client: Client, *, sdk_port: int | None) -> Monitoring:
@@ -160,10 +160,10 @@ async def wired_boundary(settings: Settings) -> AsyncIterator[Wired]:
             outages=outages,
         )
         boundary, bulk_boundary = asked(guard=guard), asked(guard=guard.without_token_limit())
-        webhook = await parts.enter_async_context(receiver(settings))
+        receivers = await parts.enter_async_context(open_receivers(settings))
         batches = _batches(settings, http)
         yield Wired(
-            settings, boundary, bulk_boundary, batches, catalogue, engine, registry, metrics, spend, webhook, outages
+            settings, boundary, bulk_boundary, batches, catalogue, engine, registry, metrics, spend, receivers, outages
         )
 
 
@@ -180,10 +180,10 @@ async def wired_worker(client: Client, wired: Wired, *, claims: Claims = lambda 
     store, outbox = JobStore(wired.engine), Outbox(wired.engine)
     starts: DeliveryStarts | None = None
     activities: list[Callable[..., Any]] = []
-    if wired.webhook is not None:
+    if wired.receivers:
         starts = DeliveryStarts(client, wired.settings.task_queue)
         await set_old_aside(outbox)
-        deliver = DeliverJob(ReceiverDeliveries(outbox, wired.webhook))
+        deliver = DeliverJob(ReceiverDeliveries(outbox, wired.receivers))
         activities += [deliver.deliver_job, deliver.give_up_delivery]
     rotation: list[Callable[..., Any]] = [
         Decide(wired.boundary).decide,

@@ -26,6 +26,7 @@ class Message(NamedTuple):
     created_at: datetime
     delivered_at: datetime | None
     waits_for: str | None
+    delivered_by: Mapping[str, str] = {}  # answers by channel, of one that has come through some of several
 
 
 class Outbox:
@@ -49,7 +50,13 @@ class Outbox:
         if row is None or not row["payload"]:
             raise UnknownDelivery(f"there is no message of the job {job_id[:64]}")
         names = ("outbox_id", "job_id", "tenant_id", "topic", "payload", "created_at", "delivered_at", "waits_for")
-        return Message(*(row[name] for name in names))
+        return Message(**{name: row[name] for name in names}, delivered_by=row["delivered_by"] or {})
+
+    async def note_answers(self, message: Message, answers: Mapping[str, str]) -> None:
+        """Write by which channels a message has come through, and how it was answered, while others are left."""
+        this = outbox.c.outbox_id == message.outbox_id
+        async with transaction(self._engine) as connection:
+            await connection.execute(update(outbox).where(this).values(delivered_by=dict(answers)))
 
     async def mark_delivered(self, message: Message, *, answer: str) -> None:
         """Write that a message came through, and how the receiver answered; an open job becomes `delivered`."""
@@ -94,12 +101,12 @@ class Outbox:
             return [dict(row) for row in (await connection.execute(query)).mappings()]
 
     async def set_aside(self, *, at_first: timedelta, later: timedelta) -> int:
-        """Give up what has waited for nobody, so that a webhook that is switched on does not tell of old jobs.
+        """Give up what has waited for nobody, so that a channel that is switched on does not send old jobs.
 
         A person who wants them told has them sent again, as any dead letter.
 
         Args:
-            at_first: how old, where nothing has ever been delivered or given up: there was no webhook until now.
+            at_first: how old, where nothing has ever been delivered or given up: there was no channel until now.
             later: how old, where something has: there was none in between.
 
         Returns how many; raises JobStoreUnavailable.

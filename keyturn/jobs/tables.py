@@ -117,6 +117,8 @@ outbox = Table(
     Column("payload", JSON, nullable=False),
     Column("created_at", Moment, nullable=False),
     Column("delivered_at", Moment),
+    # Answers by channel, of a message that has come through some of several.
+    Column("delivered_by", JSON),
     # Given up: a person must look at it. `failure` is the error's kind.
     Column("dead_at", Moment),
     Column("failure", String(64)),

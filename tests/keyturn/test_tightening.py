@@ -16,7 +16,7 @@ from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import outbox, rotation_jobs
-from keyturn.jobs.webhook import event_id
+from keyturn.notifications.webhook import event_id
 from tests.cases import facts, order
 
 LAX, STRICT = "rotate:default:acct_10234:key_1:P-7@1", "rotate:default:acct_10234:key_1:EXPOSED@1"

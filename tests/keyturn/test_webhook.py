@@ -26,8 +26,8 @@ from keyturn.contracts import JobMessage
 from keyturn.errors import ReceiverConflict, ReceiverRefused, ReceiverUnavailable
 from keyturn.jobs.outbox import Message
 from keyturn.jobs.store import _payload, _row_of
-from keyturn.jobs.webhook import Webhook, envelope, fault_of_target, signature, verify
 from keyturn.llm.http import http_client
+from keyturn.notifications.webhook import Webhook, envelope, fault_of_target, signature, verify
 from tests.cases import order
 from tests.record_schemas import FILE, schema
 

@@ -17,6 +17,7 @@ from temporalio.client import Client
 
 from keyturn.errors import SettingsInvalid
 from keyturn.jobs.store import JobStore
+from keyturn.tokens import parse_tokens
 from stack.processes import program
 from starter.rotations import start_or_attach
 from tests.cases import request
@@ -25,7 +26,6 @@ from tests.workers_for_tests import ELIGIBLE, Script, worker_on
 from workers.codec import COOKIE, MAX_BODY_BYTES, CodecServer
 from workers.codec_commands import load_codec_settings, parse_origins
 from workers.monitoring import served
-from workers.tokens import parse_tokens
 from workflows.encryption import EncryptionCodec
 
 UI = "http://127.0.0.1:8233"

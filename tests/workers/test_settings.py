@@ -9,6 +9,7 @@ from keyturn.errors import SettingsInvalid
 from keyturn.llm.providers import load_providers
 from keyturn.llm.routing import Target, parse_routes, route_of
 from keyturn.llm.wire import Usage
+from keyturn.notifications.webhook import WebhookSettings
 from keyturn.tasks.registry import load_tasks
 from tests.keys import KEYS_TEXT
 from workers.settings import PLACEHOLDER_KEY, load_settings, read_rate_card
@@ -136,7 +137,7 @@ def test_a_receiver_on_https_or_loopback_is_taken(monkeypatch: pytest.MonkeyPatc
     """With one key, or two while they are exchanged."""
     for url in ("https://tickets.example/jobs", "http://127.0.0.1:9000/", "http://localhost/jobs"):
         given(monkeypatch, KEYTURN_WEBHOOK_URL=url, KEYTURN_WEBHOOK_KEYS=f"{SIGNS},{SIGNS.replace('a:', 'b:')}")
-        assert load_settings().webhook_url == url
+        assert WebhookSettings().url == url
 
 
 def test_a_sound_production_starts(monkeypatch: pytest.MonkeyPatch) -> None:

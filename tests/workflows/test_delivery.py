@@ -28,14 +28,20 @@ from activities.create_rotation_job import CreateRotationJob
 from activities.decide import Decide
 from activities.deliver_job import DeliverJob
 from keyturn.contracts import JobCreated
-from keyturn.errors import EarlierDelivery, JobStoreUnavailable
+from keyturn.errors import (
+    EarlierDelivery,
+    JobStoreUnavailable,
+    KeyturnError,
+    ReceiverRefused,
+    ReceiverUnavailable,
+)
 from keyturn.jobs.leases import JobLeases
-from keyturn.jobs.outbox import Outbox
+from keyturn.jobs.outbox import Message, Outbox
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import job_audit, outbox, rotation_jobs
-from keyturn.jobs.webhook import Webhook, verify
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.http import http_client
+from keyturn.notifications.webhook import Webhook, verify
 from keyturn.policy.catalogue import load_catalogue
 from stack.embedded import worker_environment
 from stack.processes import child
@@ -98,7 +104,7 @@ async def deliverer(client: Client, queue: str, engine: AsyncEngine, url: str) -
     starts = DeliveryStarts(client, queue)
     async with AsyncExitStack() as parts:
         http = await parts.enter_async_context(http_client(64, trust_env=False))
-        deliver = DeliverJob(ReceiverDeliveries(Outbox(engine), Webhook(http, url, KEYS)))
+        deliver = DeliverJob(ReceiverDeliveries(Outbox(engine), {"webhook": Webhook(http, url, KEYS)}))
         await parts.enter_async_context(
             Worker(
                 client,
@@ -185,7 +191,7 @@ async def test_messages_of_one_credential_come_in_their_order(
     second = await make(store, "key_1")
     async with receiver.served() as url, deliverer(temporal, queue, engine, url) as starts:
         async with httpx.AsyncClient() as http:
-            deliveries = ReceiverDeliveries(Outbox(engine), Webhook(http, url, KEYS))
+            deliveries = ReceiverDeliveries(Outbox(engine), {"webhook": Webhook(http, url, KEYS)})
             with pytest.raises(EarlierDelivery):
                 await deliveries.deliver(second)
         await starts.start(second)
@@ -315,3 +321,42 @@ async def test_a_webhook_that_is_switched_on_does_not_tell_of_old_jobs(store: Jo
     assert await box.set_aside(at_first=timedelta(minutes=1), later=timedelta(days=2)) == 1
     await box.revive(made[0])
     assert await box.waiting(older_than=timedelta(0), limit=10) == [made[0]]
+
+
+class Answers:
+    """A receiver with prepared answers, which counts what it was sent."""
+
+    def __init__(self, *answers: str | KeyturnError) -> None:
+        self._answers = list(answers)
+        self.sent = 0
+
+    async def send(self, _message: Message) -> str:
+        self.sent += 1
+        answer = self._answers.pop(0)
+        if isinstance(answer, KeyturnError):
+            raise answer
+        return answer
+
+
+async def test_a_channel_that_has_a_message_is_not_sent_it_again_because_another_one_failed(
+    store: JobStore, engine: AsyncEngine
+) -> None:
+    job_id = await make(store)
+    first, second = Answers("taken"), Answers(ReceiverUnavailable("away"), "known")
+    deliveries = ReceiverDeliveries(Outbox(engine), {"first": first, "second": second})
+    with pytest.raises(ReceiverUnavailable):
+        await deliveries.deliver(job_id)
+    assert (await Outbox(engine).message(job_id)).delivered_at is None
+    assert await deliveries.deliver(job_id) == "first: taken, second: known"
+    assert (await Outbox(engine).message(job_id)).delivered_at is not None
+    assert (first.sent, second.sent) == (1, 2)
+
+
+async def test_what_one_channel_refuses_for_good_is_tried_on_while_another_is_only_away(
+    store: JobStore, engine: AsyncEngine
+) -> None:
+    """A message is given up for all of them, so the failure that time may mend is the one that counts."""
+    job_id = await make(store)
+    receivers = {"first": Answers(ReceiverRefused("no")), "second": Answers(ReceiverUnavailable("away"))}
+    with pytest.raises(ReceiverUnavailable):
+        await ReceiverDeliveries(Outbox(engine), receivers).deliver(job_id)

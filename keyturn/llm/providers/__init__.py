@@ -1,4 +1,4 @@
-"""A folder a provider, which defines its PROVIDER; other distributions add theirs by the entry points of GROUP."""
+"""A folder a provider, which defines its PROVIDER; other distributions add theirs by entry points."""
 
 import sys
 from collections.abc import Mapping

@@ -18,17 +18,24 @@ import ipaddress
 import re
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Annotated, Literal
 from urllib.parse import quote
 
 import httpx
-from pydantic import SecretStr
+from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings
 
 from keyturn.canonical import canonical_json
-from keyturn.errors import ReceiverConflict, ReceiverRefused, ReceiverUnavailable
+from keyturn.errors import ReceiverConflict, ReceiverRefused, ReceiverUnavailable, SettingsInvalid
 from keyturn.foreign_json import read_json
+from keyturn.jobs.channel import Channel, Receiver
 from keyturn.jobs.outbox import TOPIC, Message
+from keyturn.llm.http import http_client
+from keyturn.settings import SETTINGS_FROM_ENVIRONMENT, http_url
+from keyturn.tokens import parse_tokens
 
 ID, TIMESTAMP, SIGNATURE = "webhook-id", "webhook-timestamp", "webhook-signature"
 IDEMPOTENCY_KEY = "Idempotency-Key"
@@ -272,3 +279,67 @@ def _wish(headers: httpx.Headers) -> timedelta | None:
     if re.fullmatch("[0-9]+", value) is None:
         return None
     return timedelta(seconds=min(int(value[-9:]) if not value[:-9].strip("0") else 86_400, 86_400))
+
+
+def _receiver_url(value: str) -> str:
+    url = httpx.URL(http_url(value))
+    if url.scheme != "https" and url.host not in {"localhost", "127.0.0.1", "::1"}:
+        raise ValueError("is asked by https only, or by http on loopback")
+    return value
+
+
+def _keys(value: SecretStr) -> SecretStr:
+    secrets = parse_tokens(value.get_secret_value())
+    if len(secrets) > 2:
+        raise ValueError("names more than two keys: one signs, or two while they are exchanged")
+    for name, secret in secrets.items():
+        text = secret.get_secret_value()
+        try:
+            if text.startswith("whsec_"):
+                base64.b64decode(text.removeprefix("whsec_"), validate=True)
+        except ValueError:  # a receiver's library would read another secret than we do
+            raise ValueError(f"the secret of {name} is whsec_ and no Base64 behind it, with its padding") from None
+    return value
+
+
+class WebhookSettings(BaseSettings):
+    """Where messages are sent, and by which secrets they are signed."""
+
+    model_config = SETTINGS_FROM_ENVIRONMENT
+
+    url: Annotated[str, AfterValidator(_receiver_url)] | None = Field(
+        default=None,
+        alias="KEYTURN_WEBHOOK_URL",
+        description="Receiver of each created job: https, or http on loopback. Unset: no webhook.",
+    )
+    keys: Annotated[SecretStr, AfterValidator(_keys)] | None = Field(
+        default=None,
+        alias="KEYTURN_WEBHOOK_KEYS",
+        description="Secrets that sign messages, as ID:SECRET of 32 letters or more; two while they are exchanged.",
+    )
+    private: Literal["refuse", "allow"] = Field(
+        default="refuse",
+        alias="KEYTURN_WEBHOOK_PRIVATE",
+        description="Whether a receiver at an address of a private network may be asked.",
+    )
+
+    @model_validator(mode="after")
+    def _expect_keys(self) -> "WebhookSettings":
+        if self.url is not None and self.keys is None:
+            raise ValueError(
+                "KEYTURN_WEBHOOK_KEYS is not set: messages to KEYTURN_WEBHOOK_URL are signed, as ID:SECRET"
+            )
+        return self
+
+
+@asynccontextmanager
+async def _open(settings: WebhookSettings, most_at_once: int) -> AsyncIterator[Receiver]:
+    if settings.url is None or settings.keys is None:
+        raise SettingsInvalid("KEYTURN_WEBHOOK_URL is not set")
+    keys = parse_tokens(settings.keys.get_secret_value())
+    # No proxy of the environment: the address that was looked at must be the one that is asked.
+    async with http_client(most_at_once, trust_env=False) as http:
+        yield Webhook(http, settings.url, keys, allow_private=settings.private == "allow")
+
+
+CHANNEL = Channel("webhook", WebhookSettings, is_on=lambda settings: settings.url is not None, open=_open)

@@ -1,0 +1,47 @@
+"""A notification channel: a way by which the messages of rotation jobs reach the systems that wait for them."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from pydantic_settings import BaseSettings
+
+from keyturn.jobs.outbox import Message
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+class Receiver(Protocol):
+    """The system behind a channel, ready to be sent messages."""
+
+    async def send(self, message: Message) -> str:
+        """Send `message` once; returns in a word how it was answered, such as `taken`.
+
+        It may be sent again with the same content: the receiver must take it once in effect.
+
+        Raises:
+            ReceiverUnavailable: no answer, or one that asks for patience; it is sent again.
+            ReceiverConflict, ReceiverRefused: a person must look at it.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Channel(Generic[S]):
+    """A notification channel, as settings, workers, `doctor` and the documentation need it.
+
+    Attributes:
+        name: unique; audit rows and dead letters name it.
+        settings: its settings: pydantic-settings, each field's alias the name of its environment variable.
+        is_on: whether its settings switch it on.
+        open: makes its receiver, for as long as the worker runs, of its settings and the most messages sent at once.
+    """
+
+    name: str
+    settings: type[S]
+    is_on: Callable[[S], bool]
+    open: Callable[[S, int], AbstractAsyncContextManager[Receiver]]
+
+
+AnyChannel = Channel[Any]
