@@ -578,7 +578,8 @@ class Delivery(Contract):
     job_id: ShortIdentifier
 
 
-AwsAccount = Annotated[str, Field(pattern=r"^[0-9]{12}$")]
+# An AWS account's number, a project's or a subscription's id.
+CloudAccount = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9:._-]{0,127}$")]
 
 
 class KeyRotationOrder(Contract):
@@ -590,19 +591,19 @@ class KeyRotationOrder(Contract):
 
     job_id: ShortIdentifier
     tenant_id: ShortIdentifier = "default"
-    # Whose executor: a step on any other AWS account changes nothing.
-    aws_account: AwsAccount
+    # Whose executor: a step on any other account changes nothing.
+    cloud_account: CloudAccount
     overlap: timedelta = Field(default=timedelta(days=1), ge=timedelta(0), le=timedelta(days=90))
     grace: timedelta = Field(default=timedelta(days=7), ge=timedelta(0), le=timedelta(days=90))
 
 
-class KeyInHand(Contract):
+class AccessKeyState(Contract):
     """An access key on its way to be rotated, as each step is told of it. `token` proves the claim on the job."""
 
     job_id: ShortIdentifier
     tenant_id: ShortIdentifier
     token: int = Field(ge=1)
-    aws_account: AwsAccount
+    cloud_account: CloudAccount
     user: Identifier
     old_key_id: Identifier
     keys_before: tuple[Identifier, ...] = Field(max_length=16)

@@ -15,6 +15,7 @@ from activities.judge_page import JudgePage
 from activities.rotate_access_key import RotateAccessKey
 from keyturn.contracts import (
     Abandonment,
+    AccessKeyState,
     BatchCollected,
     BulkOrder,
     BulkPage,
@@ -22,7 +23,6 @@ from keyturn.contracts import (
     Delivery,
     DraftEnd,
     DraftWritten,
-    KeyInHand,
     KeyRotationOrder,
     KeyRotationOutcome,
     OfflineBatch,
@@ -42,7 +42,7 @@ from workflows.delivery import DeliveryWorkflow
 from workflows.draft import DraftWorkflow
 
 ORDER = KeyRotationOrder(
-    job_id="job_1", aws_account="123456789012", overlap=timedelta(hours=1), grace=timedelta(days=3)
+    job_id="job_1", cloud_account="123456789012", overlap=timedelta(hours=1), grace=timedelta(days=3)
 )
 
 
@@ -83,37 +83,37 @@ class Steps:
             token=self._token,
         )
 
-    async def record(self, job: ClaimedJob) -> KeyInHand:
+    async def record(self, job: ClaimedJob) -> AccessKeyState:
         self._may("record")
-        return KeyInHand(
+        return AccessKeyState(
             job_id=job.job_id,
             tenant_id=job.tenant_id,
             token=job.token,
-            aws_account="123456789012",
+            cloud_account="123456789012",
             user="svc",
             old_key_id="AKIA1",
             keys_before=("AKIA1",),
         )
 
-    async def create(self, hand: KeyInHand) -> str:
+    async def create(self, rotation: AccessKeyState) -> str:
         self._may("create")
         return "AKIA2"
 
-    async def verify(self, hand: KeyInHand) -> None:
+    async def verify(self, rotation: AccessKeyState) -> None:
         self._may("verify")
 
-    async def prolong(self, hand: KeyInHand) -> None: ...
+    async def prolong(self, rotation: AccessKeyState) -> None: ...
 
-    async def deactivate(self, hand: KeyInHand) -> datetime:
+    async def deactivate(self, rotation: AccessKeyState) -> datetime:
         return NOW
 
-    async def delete(self, hand: KeyInHand) -> None: ...
+    async def delete(self, rotation: AccessKeyState) -> None: ...
 
-    async def close(self, hand: KeyInHand) -> None: ...
+    async def close(self, rotation: AccessKeyState) -> None: ...
 
     async def refuse(self, job: ClaimedJob, reason: str) -> None: ...
 
-    async def roll_back(self, hand: KeyInHand, reason: str) -> None: ...
+    async def roll_back(self, rotation: AccessKeyState, reason: str) -> None: ...
 
 
 class Runs:

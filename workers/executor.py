@@ -1,4 +1,4 @@
-"""The executor: a worker of its own for jobs on AWS access keys, with AWS's credentials and without a model's."""
+"""The executor: a worker of its own for jobs at one cloud account, with its credentials and without a model's."""
 
 import asyncio
 import signal
@@ -6,8 +6,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import structlog
 from aiohttp import web
@@ -26,18 +25,21 @@ from temporalio.runtime import Runtime
 from temporalio.worker import Worker
 
 from activities.rotate_access_key import RotateAccessKey
-from keyturn.contracts import KeyRotationOrder, KeyRotationOutcome, ShortIdentifier
+from keyturn.contracts import CredentialKind, KeyRotationOrder, KeyRotationOutcome, ShortIdentifier
 from keyturn.database import answers, open_database
 from keyturn.errors import (
     AnotherAccount,
-    AwsRefused,
-    AwsUnavailable,
+    ExecutorError,
     KeyturnError,
     SettingsInvalid,
     UnknownJob,
 )
+from keyturn.execution import ExecutorSteps
+from keyturn.executors import load_executors
+from keyturn.jobs.executor import SecretTarget
 from keyturn.jobs.leases import JobLeases
 from keyturn.settings import field_faults, host_and_port
+from keyturn.targets import load_targets
 from workers.http import where
 from workers.metrics import ExecutorMetrics
 from workers.monitoring import add_health, add_metrics, free_loopback_port, sdk_metrics, served, temporal_answers
@@ -47,19 +49,24 @@ from workflows.access_key import RotateAccessKeyWorkflow, execution_id
 from workflows.connection import connect
 from workflows.visibility import TENANT
 
-if TYPE_CHECKING:
-    from keyturn.executor.access_keys import AccessKeyRotation
-
-_log = structlog.get_logger("keyturn.executor")
+_log = structlog.get_logger("keyturn.executors")
 LOOK_SECONDS = 30.0  # a rotation takes days: nobody waits for its first half minute
 LOOK_AT_ONCE = 100  # of the most urgent jobs; the next ones at the next look
 LEFT_SECONDS = 3_600.0  # a key does not change its account; an hour, for a user that is made after its job
 STEPS_AT_ONCE = 8  # IAM throttles an account far below what a worker could ask
 
 
-def _store(value: str) -> str:
-    if value != "secretsmanager" and not value.startswith("file:"):
-        raise ValueError("is neither secretsmanager nor file:FOLDER")
+def _target(value: str) -> str:
+    name, _, place = value.partition(":")
+    target = load_targets().get(name)
+    if target is None or bool(place) != bool(target.place):
+        raise ValueError(f"is none of {', '.join(one.usage for one in load_targets().values())}")
+    return value
+
+
+def _executor(value: str) -> str:
+    if value not in load_executors():
+        raise ValueError(f"is none of {', '.join(load_executors())}")
     return value
 
 
@@ -70,11 +77,12 @@ def _named(value: str) -> str:
 
 
 class ExecutorSettings(LocalSettings):
-    """The executor's settings; AWS's own are read by its library."""
+    """The executor's settings; those of its cloud are read by that one's library."""
 
     environment: Literal["development", "production"] = Field(default="development", alias="KEYTURN_ENVIRONMENT")
     tenant: ShortIdentifier = Field(default="default", alias="KEYTURN_TENANT")
-    secrets: Annotated[str, AfterValidator(_store)] = Field(default="secretsmanager", alias="KEYTURN_EXECUTOR_SECRETS")
+    executor: Annotated[str, AfterValidator(_executor)] = Field(default="aws", alias="KEYTURN_EXECUTOR")
+    secrets: Annotated[str, AfterValidator(_target)] = Field(default="secretsmanager", alias="KEYTURN_EXECUTOR_SECRETS")
     secret_name: Annotated[str, AfterValidator(_named)] = Field(
         default="keyturn/{user}", alias="KEYTURN_EXECUTOR_SECRET_NAME"
     )
@@ -86,16 +94,26 @@ class ExecutorSettings(LocalSettings):
     # A week holds what runs only on one of its days.
     grace_hours: float = Field(default=168, alias="KEYTURN_EXECUTOR_GRACE_HOURS", ge=0, le=2_160)
 
-    def queue(self, aws_account: str) -> str:
-        """Return its own task queue: no other worker holds this AWS account's credentials."""
-        return f"{self.task_queue}-executor-{aws_account}"
+    @property
+    def kind(self) -> CredentialKind:
+        """The kind of credential whose jobs are executed."""
+        return load_executors()[self.executor].kind
 
-    def order(self, job_id: str, aws_account: str) -> KeyRotationOrder:
+    @property
+    def target(self) -> SecretTarget:
+        """Where new secrets go."""
+        return load_targets()[self.secrets.partition(":")[0]]
+
+    def queue(self, cloud_account: str) -> str:
+        """Return its own task queue: no other worker holds this AWS account's credentials."""
+        return f"{self.task_queue}-executor-{cloud_account}"
+
+    def order(self, job_id: str, cloud_account: str) -> KeyRotationOrder:
         """Return the order to carry a job out in an AWS account."""
         return KeyRotationOrder(
             job_id=job_id,
             tenant_id=self.tenant,
-            aws_account=aws_account,
+            cloud_account=cloud_account,
             overlap=timedelta(hours=self.overlap_hours),
             grace=timedelta(hours=self.grace_hours),
         )
@@ -107,22 +125,23 @@ def load_executor_settings() -> ExecutorSettings:
         settings = ExecutorSettings()
     except ValidationError as error:
         raise SettingsInvalid("\n".join(field_faults(error))) from None
-    if settings.environment == "production" and settings.secrets.startswith("file:"):
-        raise SettingsInvalid("KEYTURN_EXECUTOR_SECRETS: production refuses files: use secretsmanager")
+    if settings.environment == "production" and not settings.target.for_production:
+        fit = ", ".join(target.usage for target in load_targets().values() if target.for_production)
+        raise SettingsInvalid(f"KEYTURN_EXECUTOR_SECRETS: production refuses {settings.target.usage}: use {fit}")
     return settings
 
 
 class Executions:
     """Starts the workflows that carry jobs out in one AWS account: one a job at a time."""
 
-    def __init__(self, client: Client, settings: ExecutorSettings, aws_account: str) -> None:
+    def __init__(self, client: Client, settings: ExecutorSettings, cloud_account: str) -> None:
         self._client = client
         self._settings = settings
-        self._aws_account = aws_account
+        self._cloud_account = cloud_account
 
     def order(self, job_id: str) -> KeyRotationOrder:
         """Return the order to carry a job out here."""
-        return self._settings.order(job_id, self._aws_account)
+        return self._settings.order(job_id, self._cloud_account)
 
     async def start(self, job_id: str) -> WorkflowHandle[RotateAccessKeyWorkflow, KeyRotationOutcome]:
         """Start a job's workflow; raises WorkflowAlreadyStartedError, RPCError."""
@@ -130,7 +149,7 @@ class Executions:
             RotateAccessKeyWorkflow.run,
             self.order(job_id),
             id=execution_id(job_id),
-            task_queue=self._settings.queue(self._aws_account),
+            task_queue=self._settings.queue(self._cloud_account),
             id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
             # One that ended while its job is open was terminated: what it did is found in the job's trail.
             id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
@@ -142,9 +161,10 @@ class Executions:
 async def look_for_jobs(
     leases: JobLeases,
     executions: Executions,
-    steps: "AccessKeyRotation",
+    steps: ExecutorSteps,
     *,
     tenant_id: str,
+    kind: CredentialKind = "access_key",
     every: float = LOOK_SECONDS,
     metrics: ExecutorMetrics | None = None,
 ) -> None:
@@ -156,7 +176,7 @@ async def look_for_jobs(
         left = {job_id: until for job_id, until in left.items() if until > now}
         try:
             started = 0
-            async for job_id in _free(leases, tenant_id):
+            async for job_id in _free(leases, tenant_id, kind):
                 if started == LOOK_AT_ONCE:
                     break
                 if job_id in left:
@@ -168,7 +188,7 @@ async def look_for_jobs(
                     _log.warning("job_left", job_id=job_id, because=str(another))
                     metrics.jobs("left")
                     continue
-                except (AwsUnavailable, AwsRefused, UnknownJob) as error:  # the next job may be better off
+                except (ExecutorError, UnknownJob) as error:  # the next job may be better off
                     _log.warning("job_not_looked_at", job_id=job_id, because=str(error))
                     metrics.jobs("not_looked_at")
                     continue
@@ -184,10 +204,10 @@ async def look_for_jobs(
         await asyncio.sleep(every)
 
 
-async def _free(leases: JobLeases, tenant_id: str) -> AsyncIterator[str]:
+async def _free(leases: JobLeases, tenant_id: str, kind: CredentialKind) -> AsyncIterator[str]:
     """Every free job, page by page: those of other accounts must not hide our own."""
     skip = 0
-    while page := await leases.free(tenant_id=tenant_id, kind="access_key", limit=LOOK_AT_ONCE, skip=skip):
+    while page := await leases.free(tenant_id=tenant_id, kind=kind, limit=LOOK_AT_ONCE, skip=skip):
         for job_id in page:
             yield job_id
         skip += len(page)
@@ -195,13 +215,13 @@ async def _free(leases: JobLeases, tenant_id: str) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def executor(
-    client: Client, steps: "AccessKeyRotation", settings: ExecutorSettings, aws_account: str
+    client: Client, steps: ExecutorSteps, settings: ExecutorSettings, cloud_account: str
 ) -> AsyncIterator[Worker]:
     """Yield the worker that carries the jobs of an AWS account out by `steps`, running."""
     rotate = RotateAccessKey(steps)
     async with Worker(
         client,
-        task_queue=settings.queue(aws_account),
+        task_queue=settings.queue(cloud_account),
         workflows=[RotateAccessKeyWorkflow],
         activities=[
             rotate.claim_job,
@@ -222,17 +242,21 @@ async def executor(
         yield worker
 
 
-def steps_on_aws(engine: AsyncEngine, settings: ExecutorSettings) -> "AccessKeyRotation":
-    """Return the steps on the AWS account of the environment; raises AwsRefused, SettingsInvalid."""
+def open_steps(engine: AsyncEngine, settings: ExecutorSettings) -> ExecutorSteps:
+    """Return the executor's steps on the cloud account of the environment's credentials.
+
+    Raises:
+        SettingsInvalid: the extra that brings its library is not installed.
+        ExecutorError: there are no credentials, or no region.
+    """
+    chosen, target = load_executors()[settings.executor], settings.target
+    extra = target.extra
     try:
-        from keyturn.executor.access_keys import AccessKeyRotation
-        from keyturn.executor.aws import AwsAccessKeys, SecretsManager
-        from keyturn.executor.secret_files import SecretFiles
+        store = target.open(settings.secrets.partition(":")[2])
+        extra = chosen.extra
+        return chosen.open(JobLeases(engine), store, settings.secret_name)
     except ModuleNotFoundError as error:
-        raise SettingsInvalid(f"{error.name} is not installed: pip install 'keyturn[aws]'") from None
-    where = settings.secrets
-    secrets = SecretsManager() if where == "secretsmanager" else SecretFiles(Path(where.removeprefix("file:")))
-    return AccessKeyRotation(AwsAccessKeys(), secrets, JobLeases(engine), secret_name=settings.secret_name)
+        raise SettingsInvalid(f"{error.name} is not installed: pip install 'keyturn[{extra}]'") from None
 
 
 async def run_executor(settings: ExecutorSettings) -> None:
@@ -240,14 +264,14 @@ async def run_executor(settings: ExecutorSettings) -> None:
 
     Raises:
         SchemaNotCurrent, JobStoreUnavailable: the database is not ready.
-        TemporalUnreachable, TemporalRefused, AwsRefused, SettingsInvalid: nothing was begun.
+        TemporalUnreachable, TemporalRefused, ExecutorError, SettingsInvalid: nothing was started.
     """
     stop = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
     async with AsyncExitStack() as parts:
         engine = await _database(settings, parts)
-        steps = steps_on_aws(engine, settings)
+        steps = open_steps(engine, settings)
         account = await steps.account()
         registry, sdk_port = CollectorRegistry(), None
         if settings.monitoring_address is not None:
@@ -262,11 +286,14 @@ async def run_executor(settings: ExecutorSettings) -> None:
             await parts.enter_async_context(served(application, settings.monitoring_address))
         executions = Executions(client, settings, account)
         metrics = ExecutorMetrics(registry)
-        looking = look_for_jobs(JobLeases(engine), executions, steps, tenant_id=settings.tenant, metrics=metrics)
+        looking = look_for_jobs(
+            JobLeases(engine), executions, steps, tenant_id=settings.tenant, kind=settings.kind, metrics=metrics
+        )
         parts.callback(asyncio.create_task(looking).cancel)
         _log.info(
             "executor_started",
-            aws_account=account,
+            executor=settings.executor,
+            cloud_account=account,
             task_queue=settings.queue(account),
             tenant=settings.tenant,
             secrets=settings.secrets,
@@ -283,9 +310,9 @@ async def plans(settings: ExecutorSettings) -> AsyncIterator[tuple[str, Sequence
     """
     async with AsyncExitStack() as parts:
         engine = await _database(settings, parts)
-        steps = steps_on_aws(engine, settings)
+        steps = open_steps(engine, settings)
         account = await steps.account()
-        async for job_id in _free(JobLeases(engine), settings.tenant):
+        async for job_id in _free(JobLeases(engine), settings.tenant, settings.kind):
             try:
                 yield job_id, await steps.plan(settings.order(job_id, account))
             except KeyturnError as error:

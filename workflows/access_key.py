@@ -19,9 +19,9 @@ with workflow.unsafe.imports_passed_through():
     from keyturn.backoff import BASE
     from keyturn.contracts import (
         Abandonment,
+        AccessKeyState,
         ClaimedJob,
         Failed,
-        KeyInHand,
         KeyRotationOrder,
         KeyRotationOutcome,
         KeyRotationStanding,
@@ -121,7 +121,7 @@ class RotateAccessKeyWorkflow:
         self._resumed = 0
         self._rollback: Abandonment | None = None
         self._last_step = False
-        self._hand: KeyInHand | None = None
+        self._hand: AccessKeyState | None = None
         self._claim: ClaimedJob | None = None
         self._standing = KeyRotationStanding(step="claim_job", since=workflow.now())
 
@@ -266,7 +266,7 @@ class RotateAccessKeyWorkflow:
             raise ValueError("the job is not claimed")
         return self._claim
 
-    def _in_hand(self) -> KeyInHand:
+    def _in_hand(self) -> AccessKeyState:
         if self._hand is None:
             raise ValueError("the keys are not recorded")
         return self._hand

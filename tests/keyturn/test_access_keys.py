@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from keyturn.contracts import KeyInHand, KeyRotationOrder
+from keyturn.contracts import AccessKeyState, KeyRotationOrder
 from keyturn.database import open_database
 from keyturn.errors import (
     AccountMismatch,
@@ -32,11 +32,13 @@ from keyturn.errors import (
     SecretNotKept,
     StaleClaim,
 )
-from keyturn.executor.access_keys import AccessKeyRotation
-from keyturn.executor.aws import AwsAccessKeys, SecretsManager, SecretStore
-from keyturn.executor.secret_files import SecretFiles
+from keyturn.execution import SecretStore
+from keyturn.executors.aws.iam import AwsAccessKeys
+from keyturn.executors.aws.steps import AccessKeyRotation
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
+from keyturn.targets.file import SecretFiles
+from keyturn.targets.secretsmanager.store import SecretsManager
 from tests.aws import ACCOUNT, Aws, Loss, Network, job_for
 
 T = TypeVar("T")
@@ -71,28 +73,28 @@ async def patiently(step: Callable[[], Awaitable[T]]) -> T:
     return await step()
 
 
-async def begun(steps: AccessKeyRotation, job_id: str) -> KeyInHand:
-    job = await patiently(lambda: steps.claim(KeyRotationOrder(job_id=job_id, aws_account=ACCOUNT)))
+async def begun(steps: AccessKeyRotation, job_id: str) -> AccessKeyState:
+    job = await patiently(lambda: steps.claim(KeyRotationOrder(job_id=job_id, cloud_account=ACCOUNT)))
     return await patiently(lambda: steps.record(job))
 
 
-async def created(steps: AccessKeyRotation, hand: KeyInHand) -> KeyInHand:
-    made = await patiently(lambda: steps.create(hand))
-    hand = hand.model_copy(update={"new_key_id": made})
-    await patiently(lambda: steps.verify(hand))
-    return hand
+async def created(steps: AccessKeyRotation, rotation: AccessKeyState) -> AccessKeyState:
+    made = await patiently(lambda: steps.create(rotation))
+    rotation = rotation.model_copy(update={"new_key_id": made})
+    await patiently(lambda: steps.verify(rotation))
+    return rotation
 
 
-async def deactivated(steps: AccessKeyRotation, hand: KeyInHand) -> KeyInHand:
-    moment = await patiently(lambda: steps.deactivate(hand))
-    return hand.model_copy(update={"deactivated_at": moment})
+async def deactivated(steps: AccessKeyRotation, rotation: AccessKeyState) -> AccessKeyState:
+    moment = await patiently(lambda: steps.deactivate(rotation))
+    return rotation.model_copy(update={"deactivated_at": moment})
 
 
-async def rotated(steps: AccessKeyRotation, job_id: str) -> KeyInHand:
-    hand = await deactivated(steps, await created(steps, await begun(steps, job_id)))
-    await patiently(lambda: steps.delete(hand))
-    await patiently(lambda: steps.close(hand))
-    return hand
+async def rotated(steps: AccessKeyRotation, job_id: str) -> AccessKeyState:
+    rotation = await deactivated(steps, await created(steps, await begun(steps, job_id)))
+    await patiently(lambda: steps.delete(rotation))
+    await patiently(lambda: steps.close(rotation))
+    return rotation
 
 
 async def told_of(engine: AsyncEngine, job_id: str) -> list[dict[str, Any]]:
@@ -113,9 +115,9 @@ async def test_a_key_is_rotated_with_its_evidence(
     """One new working key, its secret stored, the old key gone; the job tells each step, and nothing the secret."""
     user, old = aws.user()
     job_id = await job_for(store, engine, user, old)
-    hand = await rotated(steps, job_id)
-    assert aws.keys(user) == {hand.new_key_id: "Active"}
-    assert aws.stored(f"keyturn/{user}") == hand.new_key_id
+    rotation = await rotated(steps, job_id)
+    assert aws.keys(user) == {rotation.new_key_id: "Active"}
+    assert aws.stored(f"keyturn/{user}") == rotation.new_key_id
     job, trail = await JobLeases(engine).show(job_id, tenant_id="default")
     assert job["status"] == "done"
     states = [row["event"] for row in trail]
@@ -124,13 +126,13 @@ async def test_a_key_is_rotated_with_its_evidence(
     ]  # fmt: skip
     told = [dict(row["detail"]) for row in trail]
     assert {"aws_account": ACCOUNT, "iam_user": user, "keys_before": old} in told
-    assert {"old_key_id": old, "new_key_id": hand.new_key_id} in told
+    assert {"old_key_id": old, "new_key_id": rotation.new_key_id} in told
     assert all(row["actor"] == f"execute:{job_id}" for row in trail[1:])
-    assert hand.new_key_id is not None
+    assert rotation.new_key_id is not None
     async with engine.connect() as connection:
         for table in ("rotation_jobs", "job_audit", "outbox"):
             rows = str((await connection.execute(text(f"SELECT * FROM {table}"))).all())
-            assert aws.secret_of(user, hand.new_key_id) not in rows
+            assert aws.secret_of(user, rotation.new_key_id) not in rows
 
 
 async def calls_of_a_rotation(aws: Aws, network: Network, store: JobStore, engine: AsyncEngine) -> list[str]:
@@ -165,22 +167,22 @@ async def test_whichever_call_to_aws_is_lost_there_is_one_new_working_key_and_no
             with pytest.raises(AwsUnavailable):
                 await rotated_at_once(steps, job_id)
             steps = steps_on(aws, network, engine)
-        hand = await rotated(steps, job_id)
+        rotation = await rotated(steps, job_id)
         assert len(network.calls) > lost, "the loss was reached"
-        assert aws.keys(user) == {hand.new_key_id: "Active"}, calls[lost - 1]
-        assert aws.stored(f"keyturn/{user}") == hand.new_key_id, calls[lost - 1]
+        assert aws.keys(user) == {rotation.new_key_id: "Active"}, calls[lost - 1]
+        assert aws.stored(f"keyturn/{user}") == rotation.new_key_id, calls[lost - 1]
         job, _ = await JobLeases(engine).show(job_id, tenant_id="default")
         assert job["status"] == "done"
 
 
 async def rotated_at_once(steps: AccessKeyRotation, job_id: str) -> None:
     """Without patience: the first failure ends it."""
-    hand = await steps.record(await steps.claim(KeyRotationOrder(job_id=job_id, aws_account=ACCOUNT)))
-    hand = hand.model_copy(update={"new_key_id": await steps.create(hand)})
-    await steps.verify(hand)
-    hand = hand.model_copy(update={"deactivated_at": await steps.deactivate(hand)})
-    await steps.delete(hand)
-    await steps.close(hand)
+    rotation = await steps.record(await steps.claim(KeyRotationOrder(job_id=job_id, cloud_account=ACCOUNT)))
+    rotation = rotation.model_copy(update={"new_key_id": await steps.create(rotation)})
+    await steps.verify(rotation)
+    rotation = rotation.model_copy(update={"deactivated_at": await steps.deactivate(rotation)})
+    await steps.delete(rotation)
+    await steps.close(rotation)
 
 
 @pytest.mark.parametrize("how", ["answer_lost", "request_lost"])
@@ -195,11 +197,11 @@ async def test_whichever_call_of_a_rollback_is_lost_the_old_key_works_again_and_
         job_id = await job_for(store, engine, user, old)
         steps = steps_on(aws, network, engine)
         network.lose = None
-        hand = await deactivated(steps, await created(steps, await begun(steps, job_id)))
+        rotation = await deactivated(steps, await created(steps, await begun(steps, job_id)))
         network.calls.clear()
         network.lose, network.how = lost, how
         network.after_each = partial(expect_a_working_key, aws, user, old)
-        await patiently(partial(steps.roll_back, hand, "the importer broke"))
+        await patiently(partial(steps.roll_back, rotation, "the importer broke"))
         done = len(network.calls) < lost
         assert aws.keys(user) == {old: "Active"}
         assert aws.stored(f"keyturn/{user}") is None  # there was none before
@@ -215,9 +217,9 @@ async def test_a_rollback_brings_the_secret_before_back(
     user, old = aws.user()
     first = await rotated(steps, await job_for(store, engine, user, old))
     assert first.new_key_id is not None
-    hand = await created(steps, await begun(steps, await job_for(store, engine, user, first.new_key_id)))
-    assert aws.stored(f"keyturn/{user}") == hand.new_key_id != first.new_key_id
-    await steps.roll_back(hand, "too early")
+    rotation = await created(steps, await begun(steps, await job_for(store, engine, user, first.new_key_id)))
+    assert aws.stored(f"keyturn/{user}") == rotation.new_key_id != first.new_key_id
+    await steps.roll_back(rotation, "too early")
     assert aws.keys(user) == {first.new_key_id: "Active"}
     assert aws.stored(f"keyturn/{user}") == first.new_key_id
 
@@ -227,9 +229,9 @@ async def test_a_rollback_before_there_is_a_key_changes_nothing_at_aws(
 ) -> None:
     """Only the job is closed."""
     user, old = aws.user()
-    hand = await begun(steps, await job_for(store, engine, user, old))
+    rotation = await begun(steps, await job_for(store, engine, user, old))
     network.calls.clear()
-    await steps.roll_back(hand, "not now")
+    await steps.roll_back(rotation, "not now")
     assert network.calls == ["GetCallerIdentity", "ListAccessKeys"]
     assert aws.keys(user) == {old: "Active"}
 
@@ -238,11 +240,13 @@ async def test_after_the_old_key_is_deleted_there_is_no_way_back(
     aws: Aws, steps: AccessKeyRotation, store: JobStore, engine: AsyncEngine
 ) -> None:
     user, old = aws.user()
-    hand = await deactivated(steps, await created(steps, await begun(steps, await job_for(store, engine, user, old))))
-    await steps.delete(hand)
+    rotation = await deactivated(
+        steps, await created(steps, await begun(steps, await job_for(store, engine, user, old)))
+    )
+    await steps.delete(rotation)
     with pytest.raises(RollbackImpossible):
-        await steps.roll_back(hand, "too late")
-    assert aws.keys(user) == {hand.new_key_id: "Active"}
+        await steps.roll_back(rotation, "too late")
+    assert aws.keys(user) == {rotation.new_key_id: "Active"}
 
 
 @pytest.mark.parametrize("case", ["two keys", "another key", "an inactive key", "no user", "root"])
@@ -266,13 +270,13 @@ async def test_what_cannot_be_rotated_is_refused_before_anything_is_changed(
         account, expected = f"arn:aws:iam::{ACCOUNT}:root", AccountMismatch
     before = aws.keys(user)
     job_id = await job_for(store, engine, account, key)
-    job = await steps.claim(KeyRotationOrder(job_id=job_id, aws_account=ACCOUNT))
+    job = await steps.claim(KeyRotationOrder(job_id=job_id, cloud_account=ACCOUNT))
     with pytest.raises(expected) as caught:
         await steps.record(job)
     assert aws.keys(user) == before
     assert set(network.calls) <= {"ListAccessKeys", "GetCallerIdentity"}
     with pytest.raises(expected):
-        await steps.plan(KeyRotationOrder(job_id=job_id, aws_account=ACCOUNT))
+        await steps.plan(KeyRotationOrder(job_id=job_id, cloud_account=ACCOUNT))
     await steps.refuse(job, str(caught.value))
     assert (await told_of(engine, job_id))[-1] == {"reason": str(caught.value)}
 
@@ -297,7 +301,7 @@ async def test_a_job_of_another_account_is_left_for_its_own_executor(
     }[case]
     job_id = await job_for(store, engine, account, key)
     with pytest.raises(AnotherAccount):
-        await steps.claim(KeyRotationOrder(job_id=job_id, aws_account=ACCOUNT))
+        await steps.claim(KeyRotationOrder(job_id=job_id, cloud_account=ACCOUNT))
     job, _ = await JobLeases(engine).show(job_id, tenant_id="default")
     assert (job["status"], job["lease_owner"]) == ("open", None)
     assert await JobLeases(engine).free(tenant_id="default", kind="access_key", limit=10) == [job_id]
@@ -310,8 +314,8 @@ async def test_a_step_changes_nothing_with_another_accounts_credentials(
     """As when a profile is edited under a running executor, or a queue is shared by mistake."""
     user, old = aws.user()
     job_id = await job_for(store, engine, user, old)
-    hand = await created(steps, await begun(steps, job_id))
-    moved = hand.model_copy(update={"aws_account": ELSEWHERE})
+    rotation = await created(steps, await begun(steps, job_id))
+    moved = rotation.model_copy(update={"cloud_account": ELSEWHERE})
     before, calls = aws.keys(user), len(network.calls)
     for step in (steps.create, steps.verify, steps.deactivate, steps.delete):
         with pytest.raises(AnotherAccount):
@@ -319,7 +323,7 @@ async def test_a_step_changes_nothing_with_another_accounts_credentials(
     with pytest.raises(AnotherAccount):
         await steps.roll_back(moved, "back")
     with pytest.raises(AnotherAccount):
-        await steps.claim(KeyRotationOrder(job_id=job_id, aws_account=ELSEWHERE))
+        await steps.claim(KeyRotationOrder(job_id=job_id, cloud_account=ELSEWHERE))
     assert aws.keys(user) == before
     assert set(network.calls[calls:]) == {"GetCallerIdentity"}
 
@@ -327,8 +331,8 @@ async def test_a_step_changes_nothing_with_another_accounts_credentials(
 async def test_an_arn_names_its_user(aws: Aws, steps: AccessKeyRotation, store: JobStore, engine: AsyncEngine) -> None:
     """With a path before the name, as AWS's own lists have it."""
     user, old = aws.user()
-    hand = await begun(steps, await job_for(store, engine, f"arn:aws:iam::{ACCOUNT}:user/teams/pay/{user}", old))
-    assert (hand.user, hand.keys_before) == (user, (old,))
+    rotation = await begun(steps, await job_for(store, engine, f"arn:aws:iam::{ACCOUNT}:user/teams/pay/{user}", old))
+    assert (rotation.user, rotation.keys_before) == (user, (old,))
 
 
 @pytest.mark.parametrize("when", ["before we began to create", "after, but it is used", "and its maker calls it ours"])
@@ -346,20 +350,20 @@ async def test_a_key_that_somebody_else_made_is_never_touched(
         await leases.heartbeat(job_id, token=token, state=None, evidence=evidence, **said)
         async with engine.begin() as connection:  # a minute later
             await connection.execute(text("UPDATE rotation_jobs SET lease_until = created_at"))
-    hand = await begun(steps, job_id)
+    rotation = await begun(steps, job_id)
     if when == "after, but it is used":
         network.calls.clear()
         network.lose, network.how = 4, "request_lost"  # whose credentials, ListAccessKeys, GetSecretValue, this one
         with pytest.raises(AwsUnavailable):
-            await steps.create(hand)
+            await steps.create(rotation)
         assert network.calls[-1] == "CreateAccessKey"
     made = aws.client("iam").create_access_key(UserName=user)["AccessKey"]
     if when == "after, but it is used":
         await AwsAccessKeys(**aws.settings()).signs(made["AccessKeyId"], SecretStr(made["SecretAccessKey"]))
     for step in (steps.create, steps.create):
         with pytest.raises(ForeignKey):
-            await step(hand)
-    await steps.roll_back(hand, "somebody else is at it")
+            await step(rotation)
+    await steps.roll_back(rotation, "somebody else is at it")
     assert aws.keys(user) == {old: "Active", made["AccessKeyId"]: "Active"}
 
 
@@ -368,21 +372,21 @@ async def test_an_attempt_that_wakes_up_beside_another_one_stores_no_secret_of_i
 ) -> None:
     """Its key was taken for lost and deleted meanwhile: the secret that is kept is that of the key that is there."""
     user, old = aws.user()
-    hand = await begun(steps, await job_for(store, engine, user, old))
+    rotation = await begun(steps, await job_for(store, engine, user, old))
     create, others = AwsAccessKeys.create, []
 
     async def freezes(self: AwsAccessKeys, user_name: str) -> tuple[str, SecretStr]:
         made = await create(self, user_name)
         monkeypatch.setattr(AwsAccessKeys, "create", create)
-        others.append(await steps.create(hand))
+        others.append(await steps.create(rotation))
         return made
 
     monkeypatch.setattr(AwsAccessKeys, "create", freezes)
     with pytest.raises(AwsUnavailable):
-        await steps.create(hand)
+        await steps.create(rotation)
     assert aws.keys(user) == {old: "Active", others[0]: "Active"}
     assert aws.stored(f"keyturn/{user}") == others[0]
-    assert await steps.create(hand) == others[0]
+    assert await steps.create(rotation) == others[0]
 
 
 async def test_the_old_key_stays_while_the_new_one_does_not_work(
@@ -390,23 +394,23 @@ async def test_the_old_key_stays_while_the_new_one_does_not_work(
 ) -> None:
     """Deactivated or deleted by somebody, or another secret stored in its place: the old key is not touched."""
     user, old = aws.user()
-    hand = await created(steps, await begun(steps, await job_for(store, engine, user, old)))
+    rotation = await created(steps, await begun(steps, await job_for(store, engine, user, old)))
     iam, name = aws.client("iam"), f"keyturn/{user}"
-    iam.update_access_key(UserName=user, AccessKeyId=hand.new_key_id, Status="Inactive")
+    iam.update_access_key(UserName=user, AccessKeyId=rotation.new_key_id, Status="Inactive")
     with pytest.raises(NewKeyMissing):
-        await steps.deactivate(hand)
-    iam.update_access_key(UserName=user, AccessKeyId=hand.new_key_id, Status="Active")
+        await steps.deactivate(rotation)
+    iam.update_access_key(UserName=user, AccessKeyId=rotation.new_key_id, Status="Active")
     kept = aws.client("secretsmanager").get_secret_value(SecretId=name)["SecretString"]
     for text_of_another in ("not ours", json.dumps({"AccessKeyId": "AKIAOTHER", "SecretAccessKey": "x"})):
         aws.client("secretsmanager").put_secret_value(SecretId=name, SecretString=text_of_another)
         with pytest.raises(NewKeyMissing):
-            await steps.deactivate(hand)
+            await steps.deactivate(rotation)
     assert aws.keys(user)[old] == "Active"
     aws.client("secretsmanager").put_secret_value(SecretId=name, SecretString=kept)
-    hand = await deactivated(steps, hand)
-    iam.delete_access_key(UserName=user, AccessKeyId=hand.new_key_id)
+    rotation = await deactivated(steps, rotation)
+    iam.delete_access_key(UserName=user, AccessKeyId=rotation.new_key_id)
     with pytest.raises(NewKeyMissing):
-        await steps.delete(hand)
+        await steps.delete(rotation)
     assert aws.keys(user) == {old: "Inactive"}
 
 
@@ -417,14 +421,16 @@ async def test_an_old_key_that_is_still_needed_is_not_deleted(
     """Used after it was deactivated, or activated by somebody: something needs it, and a person must look."""
     user, old = aws.user()
     secret = aws.secret_of(user, old)
-    hand = await deactivated(steps, await created(steps, await begun(steps, await job_for(store, engine, user, old))))
+    rotation = await deactivated(
+        steps, await created(steps, await begun(steps, await job_for(store, engine, user, old)))
+    )
     if how == "it was used":  # moto lets an inactive key sign; for AWS it is the time that counts
         await AwsAccessKeys(**aws.settings()).signs(old, SecretStr(secret))
-        hand = hand.model_copy(update={"deactivated_at": datetime.now(UTC) - timedelta(hours=2)})
+        rotation = rotation.model_copy(update={"deactivated_at": datetime.now(UTC) - timedelta(hours=2)})
     else:
         aws.client("iam").update_access_key(UserName=user, AccessKeyId=old, Status="Active")
     with pytest.raises(OldKeyInUse):
-        await steps.delete(hand)
+        await steps.delete(rotation)
     assert old in aws.keys(user)
 
 
@@ -434,17 +440,17 @@ async def test_a_step_that_was_frozen_changes_nothing_after_the_job_was_claimed_
     """A rollback claims the job anew: the deactivation that wakes up then finds its claim too old."""
     user, old = aws.user()
     job_id = await job_for(store, engine, user, old)
-    hand = await created(steps, await begun(steps, job_id))
-    anew = await steps.claim(KeyRotationOrder(job_id=job_id, aws_account=ACCOUNT))
-    assert anew.token == hand.token + 1
+    rotation = await created(steps, await begun(steps, job_id))
+    anew = await steps.claim(KeyRotationOrder(job_id=job_id, cloud_account=ACCOUNT))
+    assert anew.token == rotation.token + 1
     network.calls.clear()
     for step in (steps.deactivate, steps.create, steps.prolong):
         with pytest.raises(StaleClaim):
-            await step(hand)
+            await step(rotation)
     assert not {"UpdateAccessKey", "DeleteAccessKey", "CreateAccessKey"} & set(network.calls)
-    await steps.roll_back(hand.model_copy(update={"token": anew.token}), "changed our minds")
+    await steps.roll_back(rotation.model_copy(update={"token": anew.token}), "changed our minds")
     with pytest.raises(JobClosed):
-        await steps.deactivate(hand)
+        await steps.deactivate(rotation)
     assert aws.keys(user) == {old: "Active"}
 
 
@@ -456,11 +462,11 @@ async def test_a_job_that_somebody_else_holds_is_left_alone(
     leases = JobLeases(engine)
     await leases.claim(job_id, tenant_id="default", owner="a pipeline", lease=timedelta(hours=1))
     with pytest.raises(JobHeld):
-        await steps.claim(KeyRotationOrder(job_id=job_id, aws_account=ACCOUNT))
+        await steps.claim(KeyRotationOrder(job_id=job_id, cloud_account=ACCOUNT))
     assert await leases.free(tenant_id="default", kind="access_key", limit=10) == []
     await leases.cancel(job_id, tenant_id="default", actor="luna", reason="not needed")
     with pytest.raises(JobClosed):
-        await steps.claim(KeyRotationOrder(job_id=job_id, aws_account=ACCOUNT))
+        await steps.claim(KeyRotationOrder(job_id=job_id, cloud_account=ACCOUNT))
 
 
 async def test_only_free_jobs_for_access_keys_are_listed_the_most_urgent_first(
@@ -481,7 +487,7 @@ async def test_a_dry_run_shows_each_step_and_changes_nothing(
     job_id = await job_for(store, engine, user, old)
     before = await told_of(engine, job_id)
     plan = await steps.plan(
-        KeyRotationOrder(job_id=job_id, aws_account=ACCOUNT, grace=timedelta(days=3), overlap=timedelta(hours=12))
+        KeyRotationOrder(job_id=job_id, cloud_account=ACCOUNT, grace=timedelta(days=3), overlap=timedelta(hours=12))
     )
     assert plan[0].startswith(f"record the keys of {user}: {old}, last used never")
     assert [step for step in plan if "12 hours" in step or "3 days, to end before" in step] != []
@@ -515,10 +521,10 @@ async def test_a_key_whose_secret_could_not_be_stored_is_an_orphan_and_its_secre
 
     user, old = aws.user()
     steps = steps_on(aws, network, engine, Full(**aws.settings(network.address)))
-    hand = await begun(steps, await job_for(store, engine, user, old))
+    rotation = await begun(steps, await job_for(store, engine, user, old))
     for _ in range(3):
         with pytest.raises(SecretNotKept) as caught:
-            await steps.create(hand)
+            await steps.create(rotation)
         lost = next(key for key in aws.keys(user) if key != old)
         secret = aws.secret_of(user, lost)
         assert secret not in str(caught.value) + repr(caught.value.__dict__)

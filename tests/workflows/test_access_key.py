@@ -26,10 +26,11 @@ import workers.executor
 from keyturn.contracts import Abandonment, KeyRotationOrder, KeyRotationOutcome, KeyRotationStanding, Resumption
 from keyturn.database import open_database
 from keyturn.errors import AwsUnavailable, SettingsInvalid
-from keyturn.executor.access_keys import AccessKeyRotation
-from keyturn.executor.aws import AccessKey, AwsAccessKeys, SecretsManager
+from keyturn.executors.aws.iam import AccessKey, AwsAccessKeys
+from keyturn.executors.aws.steps import AccessKeyRotation
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
+from keyturn.targets.secretsmanager.store import SecretsManager
 from stack.processes import child, free_port
 from starter.answering import waiting_rotations
 from tests.aws import ACCOUNT, Aws, Network, job_for
@@ -103,7 +104,7 @@ async def test_a_job_is_carried_out_over_days_and_no_secret_is_told_to_temporal(
 def test_the_waits_end_inside_the_window_where_they_can() -> None:
     """As ordered if there is time; less in proportion if not; an hour each when it is late anyway."""
     now = datetime(2026, 11, 21, tzinfo=UTC)
-    order = KeyRotationOrder(job_id="job_1", aws_account=ACCOUNT)
+    order = KeyRotationOrder(job_id="job_1", cloud_account=ACCOUNT)
     day, week = timedelta(days=1), timedelta(days=7)
     assert waits(order, now=now, rotate_by=None) == (day, week)
     assert waits(order, now=now, rotate_by=now + timedelta(days=30)) == (day, week)
@@ -112,7 +113,7 @@ def test_the_waits_end_inside_the_window_where_they_can() -> None:
     assert now + overlap + grace == now + timedelta(days=4)
     for late in (now - timedelta(days=100), now, now + MARGIN):
         assert waits(order, now=now, rotate_by=late) == (LEAST_WAIT, LEAST_WAIT)
-    hasty = KeyRotationOrder(job_id="job_1", aws_account=ACCOUNT, overlap=timedelta(0), grace=timedelta(seconds=5))
+    hasty = KeyRotationOrder(job_id="job_1", cloud_account=ACCOUNT, overlap=timedelta(0), grace=timedelta(seconds=5))
     assert waits(hasty, now=now, rotate_by=now) == (timedelta(0), timedelta(seconds=5))
 
 
@@ -540,7 +541,7 @@ def test_an_executor_of_production_keeps_no_secret_in_a_file(monkeypatch: pytest
     monkeypatch.setenv("KEYTURN_EXECUTOR_SECRETS", "file:/tmp/secrets")
     assert load_executor_settings().secrets == "file:/tmp/secrets"
     monkeypatch.setenv("KEYTURN_ENVIRONMENT", "production")
-    with pytest.raises(SettingsInvalid, match="KEYTURN_EXECUTOR_SECRETS: production refuses files"):
+    with pytest.raises(SettingsInvalid, match="KEYTURN_EXECUTOR_SECRETS: production refuses file:FOLDER"):
         load_executor_settings()
     monkeypatch.setenv("KEYTURN_EXECUTOR_SECRETS", "vault:hunter2")
     monkeypatch.setenv("KEYTURN_EXECUTOR_SECRET_NAME", "keyturn/static")

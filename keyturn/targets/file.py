@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from keyturn.errors import SecretNotKept
+from keyturn.jobs.executor import SecretTarget
 
 
 class SecretFiles:
@@ -66,3 +67,6 @@ class SecretFiles:
             os.replace(beside, self._file(name))
         except OSError as error:
             raise SecretNotKept(f"{self._folder} cannot be written: {error.strerror}") from None
+
+
+TARGET = SecretTarget("file", open=lambda place: SecretFiles(Path(place)), place="FOLDER", for_production=False)

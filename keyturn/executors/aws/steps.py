@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from pydantic import SecretStr
 
-from keyturn.contracts import ClaimedJob, Evidence, KeyInHand, KeyRotationOrder
+from keyturn.contracts import AccessKeyState, ClaimedJob, Evidence, KeyRotationOrder
 from keyturn.errors import (
     AccountMismatch,
     AnotherAccount,
@@ -32,7 +32,8 @@ from keyturn.errors import (
     StateRefused,
     UserGone,
 )
-from keyturn.executor.aws import AccessKey, SecretStore
+from keyturn.execution import SecretStore
+from keyturn.executors.aws.iam import AccessKey
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.states import ProgressState
 
@@ -46,7 +47,7 @@ _USER_NAME = re.compile(r"[A-Za-z0-9_+=,.@-]{1,64}")
 
 
 class AccessKeys(Protocol):
-    """IAM's access keys of users; see `keyturn.executor.aws.AwsAccessKeys`."""
+    """IAM's access keys of users; see `keyturn.executors.aws.iam.AwsAccessKeys`."""
 
     async def account(self) -> str: ...  # noqa: D102
     async def list_keys(self, user: str) -> list[AccessKey]: ...  # noqa: D102
@@ -87,7 +88,7 @@ class AccessKeyRotation:
             AnotherAccount: it is another one's, or nothing shows that it is not.
             AwsUnavailable, AwsRefused, JobError: that could not be found out.
         """
-        own = await self._expect_account(order.aws_account)
+        own = await self._expect_account(order.cloud_account)
         job, trail = await self._leases.show(order.job_id, tenant_id=order.tenant_id)
         if (account := _account_in(row for row in trail if row["actor"] == _owner(order.job_id))) is not None:
             if account != own:
@@ -115,7 +116,7 @@ class AccessKeyRotation:
         owner, tenant_id = _owner(order.job_id), order.tenant_id
         return await self._leases.claim(order.job_id, tenant_id=tenant_id, owner=owner, lease=LEASE)
 
-    async def record(self, job: ClaimedJob) -> KeyInHand:
+    async def record(self, job: ClaimedJob) -> AccessKeyState:
         """Write the user's keys into the audit trail, unless an earlier run of this job has.
 
         Raises:
@@ -136,84 +137,84 @@ class AccessKeyRotation:
             await self._leases.heartbeat(
                 job.job_id, tenant_id=job.tenant_id, token=job.token, lease=LEASE, state="rotating", evidence=evidence
             )
-        return KeyInHand(
+        return AccessKeyState(
             job_id=job.job_id,
             tenant_id=job.tenant_id,
             token=job.token,
-            aws_account=own,
+            cloud_account=own,
             user=user,
             old_key_id=job.key_id,
             keys_before=before,
         )
 
-    async def create(self, hand: KeyInHand) -> str:
+    async def create(self, rotation: AccessKeyState) -> str:
         """Create the new key and store its secret; returns its id. Deletes first what an earlier attempt lost.
 
         Raises:
             ForeignKey: there is a key that this rotation did not make; it was not touched.
             AwsUnavailable, AwsRefused, SecretNotKept, JobError: call again; nothing is created twice.
         """
-        await self._expect_account(hand.aws_account)
-        extra = await self._beside(hand)
-        kept = await self._secrets.current(self._name(hand))
+        await self._expect_account(rotation.cloud_account)
+        extra = await self._beside(rotation)
+        kept = await self._secrets.current(self._name(rotation))
         for key in extra:
             if kept is not None and kept[0] == key.key_id:
-                return await self._created(hand, key.key_id)
-        for key in await self._orphans(hand, extra):
-            await self._say(hand, evidence={"deleting_orphan": key.key_id})
-            await self._keys.delete(hand.user, key.key_id)
+                return await self._created(rotation, key.key_id)
+        for key in await self._orphans(rotation, extra):
+            await self._say(rotation, evidence={"deleting_orphan": key.key_id})
+            await self._keys.delete(rotation.user, key.key_id)
         try_id = uuid.uuid4().hex
-        await self._say(hand, evidence={"step": "create_access_key", "try": try_id})
+        await self._say(rotation, evidence={"step": "create_access_key", "try": try_id})
         try:
-            key_id, secret = await self._keys.create(hand.user)
+            key_id, secret = await self._keys.create(rotation.user)
         except KeyLimit:
             # The list had room: IAM has not told it of the key yet whose answer was lost.
             raise AwsUnavailable("CreateAccessKey: the list of keys has not settled") from None
         # An attempt that froze here and wakes up beside another one would store the secret of a key that is deleted.
-        tries = [row["detail"].get("try") for row in await self._trail_of(hand.job_id, hand.tenant_id)]
+        tries = [row["detail"].get("try") for row in await self._trail_of(rotation.job_id, rotation.tenant_id)]
         if [one for one in tries if one][-1:] != [try_id]:
             raise AwsUnavailable("CreateAccessKey: another attempt creates the key by now")
-        await self._secrets.put(self._name(hand), key_id, secret)
-        return await self._created(hand, key_id)
+        await self._secrets.put(self._name(rotation), key_id, secret)
+        return await self._created(rotation, key_id)
 
-    async def verify(self, hand: KeyInHand) -> None:
+    async def verify(self, rotation: AccessKeyState) -> None:
         """Sign a call with the stored secret, as whatever uses it will.
 
         Raises:
             NewKeyMissing: the store holds another secret, or the key signs for somebody else.
             AwsUnavailable: AWS does not know the new key yet, or did not answer.
         """
-        await self._expect_account(hand.aws_account)
-        arn = await self._signed(hand)
-        await self._say(hand, state="verifying", evidence={"verified": _of(hand.new_key_id), "signed_as": arn})
+        await self._expect_account(rotation.cloud_account)
+        arn = await self._signed(rotation)
+        await self._say(rotation, state="verifying", evidence={"verified": _of(rotation.new_key_id), "signed_as": arn})
 
-    async def prolong(self, hand: KeyInHand) -> None:
+    async def prolong(self, rotation: AccessKeyState) -> None:
         """Keep the claim on the job while the workflow waits; raises a JobError."""
-        await self._say(hand)
+        await self._say(rotation)
 
-    async def deactivate(self, hand: KeyInHand) -> datetime:
+    async def deactivate(self, rotation: AccessKeyState) -> datetime:
         """Deactivate the old key, once more shown that the new one works; returns when.
 
         Raises:
             NewKeyMissing: the new key does not work; the old one was not touched.
             AwsUnavailable, AwsRefused, JobError: call again.
         """
-        await self._expect_account(hand.aws_account)
-        await self._say(hand)
-        present = await self._keys.list_keys(hand.user)
-        self._expect_new_key(hand, present)
-        await self._signed(hand)
-        old = _find(present, hand.old_key_id)
-        used = None if old is None else await self._keys.last_used(hand.old_key_id)
-        await self._say(hand)  # again: what was asked in between took its time
+        await self._expect_account(rotation.cloud_account)
+        await self._say(rotation)
+        present = await self._keys.list_keys(rotation.user)
+        self._expect_new_key(rotation, present)
+        await self._signed(rotation)
+        old = _find(present, rotation.old_key_id)
+        used = None if old is None else await self._keys.last_used(rotation.old_key_id)
+        await self._say(rotation)  # again: what was asked in between took its time
         if old is not None and old.active:
-            await self._keys.set_active(hand.user, hand.old_key_id, False)
+            await self._keys.set_active(rotation.user, rotation.old_key_id, False)
         now = datetime.now(UTC)
-        evidence = {"deactivated": hand.old_key_id, "last_used": "never" if used is None else used.isoformat()}
-        await self._say(hand, state="grace", evidence=evidence)
+        evidence = {"deactivated": rotation.old_key_id, "last_used": "never" if used is None else used.isoformat()}
+        await self._say(rotation, state="grace", evidence=evidence)
         return now
 
-    async def delete(self, hand: KeyInHand) -> None:
+    async def delete(self, rotation: AccessKeyState) -> None:
         """Delete the old key, which nothing has used since it was deactivated.
 
         Raises:
@@ -221,53 +222,55 @@ class AccessKeyRotation:
             NewKeyMissing: the new key is not there; the old one was not deleted.
             AwsUnavailable, AwsRefused, JobError: call again.
         """
-        await self._expect_account(hand.aws_account)
-        await self._say(hand)
-        present = await self._keys.list_keys(hand.user)
-        self._expect_new_key(hand, present)
-        old = _find(present, hand.old_key_id)
+        await self._expect_account(rotation.cloud_account)
+        await self._say(rotation)
+        present = await self._keys.list_keys(rotation.user)
+        self._expect_new_key(rotation, present)
+        old = _find(present, rotation.old_key_id)
         if old is not None:
             if old.active:
                 raise OldKeyInUse("the old key is active again: somebody activated it")
-            used = await self._keys.last_used(hand.old_key_id)
-            since = hand.deactivated_at
+            used = await self._keys.last_used(rotation.old_key_id)
+            since = rotation.deactivated_at
             if used is not None and since is not None and used > since + USE_IS_WRITTEN_WITHIN:
                 raise OldKeyInUse(f"the old key was used at {used:%Y-%m-%d %H:%M} UTC, after it was deactivated")
-            await self._say(hand)
-            await self._keys.delete(hand.user, hand.old_key_id)
-        await self._say(hand, evidence={"deleted": hand.old_key_id})
+            await self._say(rotation)
+            await self._keys.delete(rotation.user, rotation.old_key_id)
+        await self._say(rotation, evidence={"deleted": rotation.old_key_id})
 
-    async def close(self, hand: KeyInHand) -> None:
+    async def close(self, rotation: AccessKeyState) -> None:
         """Close the job as done, with its evidence; raises a JobError."""
-        evidence = {"old_key_id": hand.old_key_id, "new_key_id": _of(hand.new_key_id)}
-        await self._leases.complete(hand.job_id, tenant_id=hand.tenant_id, token=hand.token, evidence=evidence)
+        evidence = {"old_key_id": rotation.old_key_id, "new_key_id": _of(rotation.new_key_id)}
+        await self._leases.complete(
+            rotation.job_id, tenant_id=rotation.tenant_id, token=rotation.token, evidence=evidence
+        )
 
     async def refuse(self, job: ClaimedJob, reason: str) -> None:
         """Close the job as failed, nothing having been changed at AWS; raises a JobError."""
         await self._leases.fail(job.job_id, tenant_id=job.tenant_id, token=job.token, reason=reason)
 
-    async def roll_back(self, hand: KeyInHand, reason: str) -> None:
+    async def roll_back(self, rotation: AccessKeyState, reason: str) -> None:
         """Go back to the old key, and close the job as failed: first the old works again, then the new one goes.
 
         Raises:
             RollbackImpossible: the old key is deleted; nothing was changed.
             AwsUnavailable, AwsRefused, SecretNotKept, JobError: call again.
         """
-        await self._expect_account(hand.aws_account)
-        present = await self._keys.list_keys(hand.user)
-        old = _find(present, hand.old_key_id)
+        await self._expect_account(rotation.cloud_account)
+        present = await self._keys.list_keys(rotation.user)
+        old = _find(present, rotation.old_key_id)
         if old is None:
             raise RollbackImpossible("the old key is deleted")
-        await self._say(hand)
+        await self._say(rotation)
         if not old.active:
-            await self._keys.set_active(hand.user, hand.old_key_id, True)
-            await self._say(hand, evidence={"activated": hand.old_key_id})
-        ours = await self._made_here(hand, [key for key in present if key.key_id not in hand.keys_before])
+            await self._keys.set_active(rotation.user, rotation.old_key_id, True)
+            await self._say(rotation, evidence={"activated": rotation.old_key_id})
+        ours = await self._made_here(rotation, [key for key in present if key.key_id not in rotation.keys_before])
         for key in ours:
-            await self._secrets.restore(self._name(hand), instead_of=key.key_id)
-            await self._say(hand, evidence={"deleting": key.key_id})
-            await self._keys.delete(hand.user, key.key_id)
-        await self._leases.fail(hand.job_id, tenant_id=hand.tenant_id, token=hand.token, reason=reason)
+            await self._secrets.restore(self._name(rotation), instead_of=key.key_id)
+            await self._say(rotation, evidence={"deleting": key.key_id})
+            await self._keys.delete(rotation.user, key.key_id)
+        await self._leases.fail(rotation.job_id, tenant_id=rotation.tenant_id, token=rotation.token, reason=reason)
 
     async def plan(self, order: KeyRotationOrder) -> Sequence[str]:
         """Return what would be done, having looked at everything and changed nothing.
@@ -278,7 +281,7 @@ class AccessKeyRotation:
         """
         await self.expect_own(order)
         job, _ = await self._leases.show(order.job_id, tenant_id=order.tenant_id)
-        user = _user(job["account_id"], order.aws_account)
+        user = _user(job["account_id"], order.cloud_account)
         present = await self._keys.list_keys(user)
         _expect_rotatable(job["key_id"], present)
         old = job["key_id"]
@@ -300,14 +303,19 @@ class AccessKeyRotation:
     # -- what the steps share -----------------------------------------------------------------------------------------
 
     async def _say(
-        self, hand: KeyInHand, *, state: ProgressState | None = None, evidence: Evidence | None = None
+        self, rotation: AccessKeyState, *, state: ProgressState | None = None, evidence: Evidence | None = None
     ) -> None:
         """Prove the claim, prolong it, and write down what was done. Raises StaleClaim if somebody else holds it."""
-        words: dict[str, Any] = {"tenant_id": hand.tenant_id, "token": hand.token, "lease": LEASE, "evidence": evidence}
+        words: dict[str, Any] = {
+            "tenant_id": rotation.tenant_id,
+            "token": rotation.token,
+            "lease": LEASE,
+            "evidence": evidence,
+        }
         try:
-            await self._leases.heartbeat(hand.job_id, state=state, **words)
+            await self._leases.heartbeat(rotation.job_id, state=state, **words)
         except StateRefused:  # an earlier run of this job came further: its state stays
-            await self._leases.heartbeat(hand.job_id, state=None, **words)
+            await self._leases.heartbeat(rotation.job_id, state=None, **words)
 
     async def _trail_of(self, job_id: str, tenant_id: str) -> Sequence[Mapping[str, Any]]:
         """What the executor itself wrote of a job: others may claim it, and what they write is no proof of a key."""
@@ -324,25 +332,25 @@ class AccessKeyRotation:
             raise AnotherAccount(f"the step is of the AWS account {account}, and these credentials of {own}")
         return own
 
-    async def _created(self, hand: KeyInHand, key_id: str) -> str:
-        await self._say(hand, evidence={"new_key_id": key_id, "secret": self._name(hand)})
+    async def _created(self, rotation: AccessKeyState, key_id: str) -> str:
+        await self._say(rotation, evidence={"new_key_id": key_id, "secret": self._name(rotation)})
         return key_id
 
-    async def _beside(self, hand: KeyInHand) -> list[AccessKey]:
-        return [key for key in await self._keys.list_keys(hand.user) if key.key_id not in hand.keys_before]
+    async def _beside(self, rotation: AccessKeyState) -> list[AccessKey]:
+        return [key for key in await self._keys.list_keys(rotation.user) if key.key_id not in rotation.keys_before]
 
-    async def _orphans(self, hand: KeyInHand, extra: Sequence[AccessKey]) -> Sequence[AccessKey]:
+    async def _orphans(self, rotation: AccessKeyState, extra: Sequence[AccessKey]) -> Sequence[AccessKey]:
         """Of the keys beside the recorded ones, those that we made and lost; raises ForeignKey if another is there."""
-        ours = await self._made_here(hand, extra)
+        ours = await self._made_here(rotation, extra)
         if len(ours) < len(extra):
             raise ForeignKey("beside the old key there is one that this rotation did not make")
         return ours
 
-    async def _made_here(self, hand: KeyInHand, extra: Sequence[AccessKey]) -> list[AccessKey]:
+    async def _made_here(self, rotation: AccessKeyState, extra: Sequence[AccessKey]) -> list[AccessKey]:
         """Those that the trail names as made here, or that were made since we began to create one and never used."""
         if not extra:
             return []
-        trail = await self._trail_of(hand.job_id, hand.tenant_id)
+        trail = await self._trail_of(rotation.job_id, rotation.tenant_id)
         named = {row["detail"].get("new_key_id") for row in trail}
         begun = [row["at"] for row in trail if row["detail"].get("step") == "create_access_key"]
         ours = []
@@ -352,25 +360,25 @@ class AccessKeyRotation:
                 ours.append(key)
         return ours
 
-    def _expect_new_key(self, hand: KeyInHand, present: Sequence[AccessKey]) -> None:
-        new = _find(present, _of(hand.new_key_id))
+    def _expect_new_key(self, rotation: AccessKeyState, present: Sequence[AccessKey]) -> None:
+        new = _find(present, _of(rotation.new_key_id))
         if new is None or not new.active:
             raise NewKeyMissing("the new key is " + ("gone" if new is None else "inactive"))
 
-    async def _signed(self, hand: KeyInHand) -> str:
-        kept = await self._secrets.current(self._name(hand))
+    async def _signed(self, rotation: AccessKeyState) -> str:
+        kept = await self._secrets.current(self._name(rotation))
         if kept is None:
-            raise NewKeyMissing(f"the secret {self._name(hand)} is gone from the store")
-        if kept[0] != hand.new_key_id:
+            raise NewKeyMissing(f"the secret {self._name(rotation)} is gone from the store")
+        if kept[0] != rotation.new_key_id:
             raise NewKeyMissing("the stored secret is not the new key's")
         arn = await self._keys.signs(*kept)
         known = _USER_ARN.fullmatch(arn)
-        if known is None or (known[1], known[2]) != (hand.aws_account, hand.user):
+        if known is None or (known[1], known[2]) != (rotation.cloud_account, rotation.user):
             raise NewKeyMissing("the new key does not sign for the job's user")
         return arn
 
-    def _name(self, hand: KeyInHand) -> str:
-        return self._named(hand.user)
+    def _name(self, rotation: AccessKeyState) -> str:
+        return self._named(rotation.user)
 
     def _named(self, user: str) -> str:
         # A comma may stand in a user's name and not in a secret's.
