@@ -17,7 +17,8 @@ from benchmarks.results import Result, compared
 from benchmarks.workflows import rate_of
 from keyturn.contracts import BulkOrder, RotationRequest
 from keyturn.database import open_database
-from keyturn.inventory.read import Inventory, read
+from keyturn.inventory.read import read
+from keyturn.inventory.source import Inventory
 from stack.temporal import dev_server
 from starter.requests import id_of
 from tests.cases import facts, request

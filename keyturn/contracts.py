@@ -663,7 +663,7 @@ class BulkSource(Contract):
     question: Annotated[str, AfterValidator(_expect_nothing_private)] = Field(
         default="", max_length=MAX_QUESTION_CHARACTERS
     )
-    format: Literal["aws", "gcloud", "azure", "csv", "jsonl"] | None = None
+    format: ShortIdentifier | None = None  # a source's name; None recognises it
     access_keys: str | None = Field(default=None, max_length=1_000)
     account_id: AccountId | None = None
     observed_at: AwareDatetime | None = None

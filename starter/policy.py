@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from keyturn.errors import CatalogueInvalid, InvalidRequest, UnknownPolicyLine
-from keyturn.inventory.read import Inventory, read
+from keyturn.inventory.read import read
 from keyturn.inventory.rows import InventoryKey
+from keyturn.inventory.source import Inventory
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.policy.changes import Change, changes_for, smallest_examples
 from keyturn.policy.files import PolicyFile, read_files

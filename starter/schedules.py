@@ -30,6 +30,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from keyturn.console import signed_in_user
 from keyturn.contracts import BulkOrder, BulkSource, ShortIdentifier
 from keyturn.errors import InvalidRequest, KeyturnError
+from keyturn.options import InventoryFormat
 from keyturn.policy.catalogue import load_catalogue
 from starter.policy_options import policy_options
 from workflows.bulk import BulkWorkflow, bulk_id
@@ -75,9 +76,7 @@ def schedule() -> None:
 @click.option(
     "--task", type=click.Choice(["decide_rotation", "summarize_scan"]), default="decide_rotation", show_default=True
 )
-@click.option(
-    "--format", "form", type=click.Choice(["aws", "gcloud", "azure", "csv", "jsonl"]), help="Format of the file."
-)
+@click.option("--format", "form", type=InventoryFormat(), help="Format of the file.")
 @click.option("--access-keys", help="AWS: the output of `aws iam list-access-keys`, on the worker.")
 @click.option("--account", "account_id", help="Azure: the application that the listing is of.")
 @click.option("--always-ask", is_flag=True, help="Ask the model about every key.")

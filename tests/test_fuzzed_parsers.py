@@ -28,8 +28,9 @@ from keyturn.bulk.load import digest_of
 from keyturn.contracts import BulkSource
 from keyturn.database import database_url
 from keyturn.errors import KeyturnError
-from keyturn.inventory.read import Inventory, read
+from keyturn.inventory.read import read
 from keyturn.inventory.scans import read_scans
+from keyturn.inventory.source import Inventory
 from keyturn.keyring import parse_keyring
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.endpoint import Timeouts

@@ -31,9 +31,10 @@ from keyturn.contracts import (
 from keyturn.errors import InventoryInvalid
 from keyturn.inventory.apart import read_apart, read_scans_apart
 from keyturn.inventory.places import file_below, newest
-from keyturn.inventory.read import Inventory, Row, read
+from keyturn.inventory.read import read
 from keyturn.inventory.rows import BadRow
 from keyturn.inventory.scans import Scan, read_scans
+from keyturn.inventory.source import Inventory, Row
 from keyturn.keyring import EncryptedTexts, Keyring
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.line import digest_of_lines

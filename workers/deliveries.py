@@ -67,7 +67,7 @@ class ReceiverDeliveries:
         if failures:
             if answers.keys() != message.delivered_by.keys():  # else the next attempt would send these again
                 await self._outbox.note_answers(message, answers)
-            # One that another attempt may mend keeps the delivery going: what is given up is given up for all.
+            # A failure that may pass by itself keeps the delivery going: what is given up is given up for all.
             raise next((error for error in failures if error.retryable), failures[0])
         if len(answers) == 1:
             return next(iter(answers.values()))

@@ -9,6 +9,7 @@ import click
 from pydantic import ValidationError
 
 from keyturn.errors import InvalidRequest
+from keyturn.options import InventoryFormat
 
 for_tenant = click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Tenant ID.")
 as_user = click.option(
@@ -16,8 +17,9 @@ as_user = click.option(
 )
 as_one_object = click.option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output.")
 inventory_file = click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-_FORMATS = click.Choice(["aws", "gcloud", "azure", "csv", "jsonl"])
-inventory_format = click.option("--format", "form", type=_FORMATS, help="Format of the file.  [default: detected]")
+inventory_format = click.option(
+    "--format", "form", type=InventoryFormat(), help="Format of the file.  [default: detected]"
+)
 access_keys = click.option(
     "--access-keys",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),

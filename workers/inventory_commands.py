@@ -85,7 +85,7 @@ def check(file: Path, policies: tuple[str, ...], as_json: bool, rejects: Path | 
 
 
 def _inventory(file: Path, given: dict[str, Any]) -> Any:
-    from keyturn.inventory.read import Inventory
+    from keyturn.inventory.source import Inventory
 
     return Inventory(
         file=file,

@@ -13,9 +13,9 @@ from keyturn.bulk.store import BulkStore, Run
 from keyturn.contracts import BulkSource
 from keyturn.errors import InventoryInvalid
 from keyturn.inventory.places import expect_regular
-from keyturn.inventory.read import Row
 from keyturn.inventory.rows import BadRow, InventoryKey
 from keyturn.inventory.scans import Scan
+from keyturn.inventory.source import Row
 from keyturn.policy.grounding import observed_in_future
 from keyturn.policy.line import PolicyLine
 from keyturn.policy.settled import settled

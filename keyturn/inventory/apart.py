@@ -20,9 +20,10 @@ from typing import IO, Any, NamedTuple
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from keyturn.errors import InventoryInvalid
-from keyturn.inventory.read import Inventory, Row, read
+from keyturn.inventory.read import read
 from keyturn.inventory.rows import BadRow, InventoryKey
 from keyturn.inventory.scans import Scan, read_scans
+from keyturn.inventory.source import Inventory, Row
 
 ROWS_AT_ONCE = 500  # a message of some 100 kB
 SIZE_AT_ONCE = 1 << 20  # characters of bad rows and of scans, each of which may be a megabyte

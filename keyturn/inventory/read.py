@@ -2,58 +2,41 @@
 
 import csv
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any
 
 from keyturn.errors import InventoryInvalid
 from keyturn.foreign_json import read_json
-from keyturn.inventory import aws, listings
 from keyturn.inventory.cells import unguarded
 from keyturn.inventory.documents import LISTS, MAX_LINE, Entry, entries_of, lines_of
-from keyturn.inventory.rows import BadRow, InventoryKey, Origin, RowFault
+from keyturn.inventory.rows import BadRow, Origin, RowFault
+from keyturn.inventory.source import Inventory, Row, RowReader, Table
+from keyturn.inventory.sources import load_sources
 from keyturn.inventory.text import PEEK, beginning, opened
 
-Format = Literal["aws", "gcloud", "azure", "csv", "jsonl"]
-FORMATS: tuple[Format, ...] = get_args(Format)
-Row = InventoryKey | BadRow
+# Objects of any source, an object a line or of no source that is known: what is wrong with each is said of it.
+_LINES = "jsonl"
 # Spreadsheets write what their country writes: a comma, a semicolon, a tab.
 _SEPARATORS = ",;\t|"
-
-
-@dataclass(frozen=True)
-class Inventory:
-    """A file of keys, and how to read it.
-
-    `observed_at` is the evidence's own time; None takes what the export says, or else when the file was written.
-    `account_id` is the Azure application, which its listing does not name. `access_keys` is the output of
-    `aws iam list-access-keys`.
-    """
-
-    file: Path
-    format: Format | None = None
-    observed_at: datetime | None = None
-    account_id: str | None = None
-    access_keys: Path | None = None
 
 
 def read(inventory: Inventory) -> Iterator[Row]:
     """Yield each row of an inventory as its keys, or as one BadRow with the reason.
 
     Raises:
-        InventoryInvalid: the file cannot be read, is none of the formats, or holds neither a key nor a row that should
-            be one; what was yielded before is sound.
+        InventoryInvalid: the file cannot be read, is of no source, or holds neither a key nor a row that should be one;
+            what was yielded before is sound.
     """
     kind = inventory.format or recognised(inventory.file)
-    if kind == "aws":
-        rows = _credential_report(inventory)
-    elif kind == "csv":
-        rows = _plain_csv(inventory)
+    source = load_sources().get(kind)
+    if source is None:
+        raise InventoryInvalid(f"there is no format {kind[:48]!a}: there are {', '.join(load_sources())}")
+    if source.table is not None and (source.entries is None or _holds_table(inventory.file, source.table)):
+        rows = _rows_of(inventory, source.table)
     else:
-        by_lines = kind == "jsonl" and (inventory.format == "jsonl" or _is_lines(beginning(inventory.file)))
-        rows = _objects(inventory, lines_of(inventory.file) if by_lines else entries_of(inventory.file))
+        by_lines = kind == _LINES and (inventory.format == _LINES or _is_lines(beginning(inventory.file)))
+        rows = _keys_of_entries(inventory, lines_of(inventory.file) if by_lines else entries_of(inventory.file))
     empty = True
     for row in rows:
         empty = False
@@ -62,26 +45,34 @@ def read(inventory: Inventory) -> Iterator[Row]:
         raise InventoryInvalid(f"{inventory.file} was read as {kind} and holds no key")
 
 
-def recognised(file: Path) -> Format:
-    """Return the format of a file by its content; raises InventoryInvalid, with what was looked for."""
+def recognised(file: Path) -> str:
+    """Return the name of a file's source by its content; raises InventoryInvalid, with what was looked for."""
     head = beginning(file)
     if not head:
         raise InventoryInvalid(f"{file} is empty")
-    if aws.is_answer(head):
-        return "aws"
+    tables = [(name, source.table) for name, source in load_sources().items() if source.table is not None]
+    for name, table in tables:
+        if table.wrapped is not None and table.wrapped.knows(head):
+            return name
     if head[0] in "[{":
-        return "jsonl" if _is_lines(head) else _format_of(next(entries_of(file), None))
+        return _LINES if _is_lines(head) else _source_of(next(entries_of(file), None))
     names = _header(head)[1]
-    if set(aws.COLUMNS) <= set(names):
-        return "aws"
-    if {"account_id", "key_id"} & set(names):
-        return "csv"
+    for name, table in tables:
+        if table.knows(names):
+            return name
     looked_for = (
-        f"is none of {', '.join(FORMATS)}: it is no JSON, and its first line is no header with account_id and key_id, "
-        "nor with AWS's user, arn and access_key_1_active, by comma, semicolon or tab (docs/bulk.md has the formats)"
+        f"is none of {', '.join(load_sources())}: it is no JSON, and its first line is no header "
+        f"{', nor '.join(table.looked_for for _, table in tables)}, by comma, semicolon or tab (docs/bulk.md has the "
+        "formats)"
     )
     found = ", ".join(f"{name[:40]!a}" for name in names[:4])
     raise InventoryInvalid(f"{file} {looked_for}. It begins with {found}", without_quotes=f"{file} {looked_for}")
+
+
+def _holds_table(file: Path, table: Table) -> bool:
+    """Whether a file holds a table, in an answer or not, rather than entries."""
+    head = beginning(file)
+    return head[:1] not in {"[", "{"} or (table.wrapped is not None and table.wrapped.knows(head))
 
 
 def _is_lines(head: str) -> bool:
@@ -99,10 +90,12 @@ def _is_lines(head: str) -> bool:
     return not any(isinstance(row.get(name), list) for name in LISTS)
 
 
-def _format_of(first: Entry | None) -> Format:
-    if first is None or isinstance(first, BadRow):
-        return "jsonl"
-    return listings.format_of(first[1])
+def _source_of(first: Entry | None) -> str:
+    if first is not None and not isinstance(first, BadRow):
+        for name, source in load_sources().items():
+            if source.entries is not None and source.entries.knows(first[1]):
+                return name
+    return _LINES
 
 
 def _header(head: str) -> tuple[str, list[str]]:
@@ -112,7 +105,7 @@ def _header(head: str) -> tuple[str, list[str]]:
         return lines[0][4], _names(lines[1] if len(lines) > 1 else "", lines[0][4])
     first = lines[0] if lines else ""
     found = [(separator, _names(first, separator)) for separator in _SEPARATORS]
-    known = {*aws.COLUMNS, *listings.COLUMNS}
+    known = {name for source in load_sources().values() if source.table for name in source.table.columns}
     return max(found, key=lambda one: (len(known & set(one[1])), len(one[1])))
 
 
@@ -120,61 +113,46 @@ def _names(line: str, separator: str) -> list[str]:
     return [unguarded(name).strip() for name in next(csv.reader([line], delimiter=separator), [])]
 
 
-def _objects(inventory: Inventory, entries: Iterator[Entry]) -> Iterator[Row]:
-    origin = _origin(inventory, "inventory")
+def _keys_of_entries(inventory: Inventory, entries: Iterator[Entry]) -> Iterator[Row]:
+    origin = inventory.origin("inventory")
     for entry in entries:
         if isinstance(entry, BadRow):
             yield entry
-        else:
-            yield from listings.keys_of(*entry, origin, inventory.account_id)
-
-
-def _origin(inventory: Inventory, source: str, observed: str | None = None) -> Origin:
-    moment = inventory.observed_at
-    if moment is None and observed is not None:
+            continue
         try:
-            moment = datetime.fromisoformat(observed)
-        except ValueError:
-            raise InventoryInvalid(f"{inventory.file}: GeneratedTime is not a moment") from None
-    if moment is None:
-        moment = datetime.fromtimestamp(inventory.file.stat().st_mtime, UTC)
-    return Origin(moment, source)
+            yield from _keys_of(*entry, inventory, origin)
+        except RowFault as fault:
+            yield BadRow(entry[0], str(fault), entry[1])
 
 
-def _credential_report(inventory: Inventory) -> Iterator[Row]:
-    key_ids = None if inventory.access_keys is None else aws.read_key_ids(inventory.access_keys)
-    in_answer = aws.is_answer(beginning(inventory.file))
-    observed = aws.generated_in(inventory.file) if in_answer else None
-    report: aws.CredentialReport | None = None
-    for row, header in _table(inventory.file, aws.report_in(inventory.file) if in_answer else None):
-        if report is None:
-            missing = [name for name in aws.COLUMNS if name not in header]
-            if missing:
-                raise InventoryInvalid(f"{inventory.file} is no credential report: it has no column {missing[0]}")
-            report = aws.CredentialReport(header, _origin(inventory, aws.SOURCE, observed), key_ids)
+def _keys_of(line: int, row: Mapping[str, Any], inventory: Inventory, origin: Origin) -> Iterator[Row]:
+    readers = [source.entries for source in load_sources().values() if source.entries is not None]
+    for entries in readers:
+        if entries.knows(row):
+            return entries.keys_of(line, row, inventory, origin)
+    *others, last = [entries.looked_for for entries in readers]
+    raise RowFault(f"is none of ours: it has neither {', '.join(others)}, nor {last}")
+
+
+def _rows_of(inventory: Inventory, table: Table) -> Iterator[Row]:
+    wrapped = table.wrapped
+    if wrapped is not None and not wrapped.knows(beginning(inventory.file)):
+        wrapped = None
+    observed = None if wrapped is None else wrapped.observed(inventory.file)
+    keys_of: RowReader | None = None
+    for row, header in _table(inventory.file, None if wrapped is None else wrapped.pieces(inventory.file)):
+        if keys_of is None:
+            keys_of = table.open(inventory, header, observed)
         if isinstance(row, BadRow):
             yield row
             continue
         line, cells = row
         try:
-            keys = list(report.keys(line, cells))  # all of a row's keys, or none
+            keys = list(keys_of(line, cells))  # all of a row's keys, or none
         except RowFault as fault:
             yield BadRow(line, str(fault), dict(zip(header, cells, strict=True)))
             continue
         yield from keys
-
-
-def _plain_csv(inventory: Inventory) -> Iterator[Row]:
-    origin: Origin | None = None
-    for row, header in _table(inventory.file):
-        if origin is None:
-            _expect_known(inventory.file, header)
-            origin = _origin(inventory, "inventory")
-        if isinstance(row, BadRow):
-            yield row
-            continue
-        line, cells = row
-        yield from listings.keys_of(line, dict(zip(header, cells, strict=True)), origin, None)
 
 
 def _table(
@@ -227,15 +205,3 @@ def _lines(pieces: Iterator[str]) -> Iterator[str]:
         yield from (f"{line}\n" for line in whole)
     if rest:
         yield rest
-
-
-def _expect_known(file: Path, header: Sequence[str]) -> None:
-    unknown = [name for name in header if name not in (*listings.COLUMNS, *listings.NOTES)]
-    if unknown:  # a misspelt column would be evidence that is ignored in silence
-        known = ", ".join(listings.COLUMNS)
-        raise InventoryInvalid(
-            f"{file} has a column {unknown[0][:40]!a}, which is none of {known}",
-            without_quotes=f"{file} has a column that is none of {known}",
-        )
-    if len(set(header)) != len(header):
-        raise InventoryInvalid(f"{file} names a column twice")

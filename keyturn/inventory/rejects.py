@@ -13,7 +13,7 @@ from typing import Any
 
 from keyturn.errors import InventoryInvalid
 from keyturn.inventory.cells import guarded
-from keyturn.inventory.listings import NOTES
+from keyturn.inventory.plain import NOTES
 from keyturn.inventory.rows import BadRow
 from keyturn.private_data import holds_private_data, holds_secret
 

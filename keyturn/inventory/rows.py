@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
@@ -53,6 +54,15 @@ def key_of(line: int, account_id: object, *, idle: Idle | None = None, **facts: 
         )
         message = _HINTS.get(fault["type"], fault["msg"].removeprefix("Value error, "))
         raise RowFault(f"{name}: {message}" if name else message) from None
+
+
+def expired(ends: object, origin: Origin) -> Idle | None:
+    """Return `expired` if a key has ended at the evidence's own time; what is no moment says nothing."""
+    try:
+        end = datetime.fromisoformat(str(ends))
+    except ValueError:
+        return None
+    return "expired" if end.tzinfo is not None and end <= origin.observed_at else None
 
 
 _HINTS = {

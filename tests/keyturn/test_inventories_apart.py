@@ -13,8 +13,9 @@ import pytest
 
 from keyturn.errors import InventoryInvalid
 from keyturn.inventory.apart import read_apart, read_scans_apart
-from keyturn.inventory.read import Inventory, read
+from keyturn.inventory.read import read
 from keyturn.inventory.scans import read_scans
+from keyturn.inventory.source import Inventory
 from tests.cases import NOW
 
 FIELD = Path(__file__).parents[1] / "corpora" / "estates"

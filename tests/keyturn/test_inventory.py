@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from keyturn.bulk.load import items_of
 from keyturn.contracts import CredentialFacts, Idle
 from keyturn.errors import InventoryInvalid
-from keyturn.inventory.read import FORMATS, Inventory, read, recognised
+from keyturn.inventory.read import read, recognised
 from keyturn.inventory.rejects import Rejects
 from keyturn.inventory.rows import BadRow, InventoryKey
 from keyturn.inventory.scans import read_scans
+from keyturn.inventory.source import Inventory
+from keyturn.inventory.sources import load_sources
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.policy.line import PolicyLine
 from keyturn.policy.settled import Settled, settled
@@ -293,7 +295,7 @@ def test_lines_that_are_no_rows_are_rejects_and_the_rest_is_read(written: Callab
     assert [row.line for row in rows if isinstance(row, InventoryKey)] == [5]
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", load_sources())
 @pytest.mark.parametrize(
     "content",
     [
@@ -322,7 +324,7 @@ def test_a_file_that_is_none_ends_in_a_named_refusal_or_rejects(
 
 
 @settings(max_examples=200, deadline=None)
-@given(content=st.binary(max_size=400), form=st.sampled_from(FORMATS))
+@given(content=st.binary(max_size=400), form=st.sampled_from(sorted(load_sources())))
 def test_any_bytes_are_read_to_an_end(tmp_path_factory: pytest.TempPathFactory, content: bytes, form: Any) -> None:
     """By every format: keys, rejects, or a named refusal."""
     file = tmp_path_factory.getbasetemp() / "any_bytes"

@@ -12,8 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.contracts import JobOrder, RotationJob
 from keyturn.errors import OpenJobExists
-from keyturn.inventory.read import Inventory, read
+from keyturn.inventory.read import read
 from keyturn.inventory.rows import BadRow, InventoryKey
+from keyturn.inventory.source import Inventory
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import outbox, rotation_jobs

@@ -355,7 +355,7 @@ async def test_a_channel_that_has_a_message_is_not_sent_it_again_because_another
 async def test_what_one_channel_refuses_for_good_is_tried_on_while_another_is_only_away(
     store: JobStore, engine: AsyncEngine
 ) -> None:
-    """A message is given up for all of them, so the failure that time may mend is the one that counts."""
+    """A message is given up for all of them, so the failure that may pass by itself is the one that counts."""
     job_id = await make(store)
     receivers = {"first": Answers(ReceiverRefused("no")), "second": Answers(ReceiverUnavailable("away"))}
     with pytest.raises(ReceiverUnavailable):

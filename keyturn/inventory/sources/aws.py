@@ -9,17 +9,19 @@ import base64
 import binascii
 import codecs
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from keyturn.errors import InventoryInvalid
 from keyturn.inventory.documents import entries_of
 from keyturn.inventory.rows import BadRow, InventoryKey, Origin, RowFault, key_of
+from keyturn.inventory.source import Entries, Inventory, Row, RowReader, Source, Table, WrappedTable
 from keyturn.inventory.text import PEEK, opened
 
 ROOT = "<root_account>"  # as the report names it
-SOURCE = "aws-credential-report"
+EXPORT = "aws-credential-report"
 COLUMNS = ("user", "arn", *(f"access_key_{slot}_{name}" for slot in (1, 2) for name in ("active", "last_rotated")))
 # Before this day AWS did not write down when a key was used: "N/A" of an older key does not mean never.
 USE_IS_KNOWN_SINCE = datetime(2015, 4, 22, tzinfo=UTC)
@@ -51,7 +53,7 @@ def read_key_ids(file: Path) -> dict[tuple[str, str], str]:
     return found
 
 
-class CredentialReport:
+class _CredentialReport:
     """The rows of a report whose header is `header`."""
 
     def __init__(self, header: Sequence[str], origin: Origin, key_ids: KeyIds | None) -> None:
@@ -144,12 +146,12 @@ _CONTENT = re.compile(r'"Content"\s*:\s*"')
 _NO_BASE64 = re.compile(r"\\[nr/]|\s")
 
 
-def is_answer(head: str) -> bool:
+def _is_answer(head: str) -> bool:
     """Return True if a text that begins so is the answer of `aws iam get-credential-report`."""
     return _ANSWER.match(head) is not None
 
 
-def generated_in(file: Path) -> str | None:
+def _generated_in(file: Path) -> str | None:
     """Return when the report in an answer was made, as it says; None if it does not."""
     with opened(file) as text:
         around = ""
@@ -160,7 +162,7 @@ def generated_in(file: Path) -> str | None:
     return None
 
 
-def report_in(file: Path) -> Iterator[str]:
+def _report_in(file: Path) -> Iterator[str]:
     """Yield the text of the report in an answer, piece by piece: it has some 300 bytes a user, in Base64.
 
     Raises:
@@ -190,3 +192,40 @@ def report_in(file: Path) -> Iterator[str]:
                     rest = whole[usable:] + piece
         except (ValueError, binascii.Error):
             raise fault from None
+
+
+def _knows(names: Collection[str]) -> bool:
+    return set(COLUMNS) <= set(names)
+
+
+def _open(inventory: Inventory, header: Sequence[str], observed: str | None) -> RowReader:
+    missing = [name for name in COLUMNS if name not in header]
+    if missing:
+        raise InventoryInvalid(f"{inventory.file} is no credential report: it has no column {missing[0]}")
+    key_ids = None if inventory.access_keys is None else read_key_ids(inventory.access_keys)
+    return _CredentialReport(header, inventory.origin(EXPORT, observed), key_ids).keys
+
+
+def _lists_keys(row: Mapping[str, Any]) -> bool:
+    return "AccessKeyId" in row
+
+
+def _refuse(_line: int, _row: Mapping[str, Any], _inventory: Inventory, _origin: Origin) -> Iterator[Row]:
+    raise RowFault(
+        "is an entry of `aws iam list-access-keys`: give that file by --access-keys, beside the credential report"
+    )
+
+
+SOURCE = Source(
+    "aws",
+    exports="the IAM credential report, as a CSV or as `aws iam get-credential-report` answers it; with the output of "
+    "`aws iam list-access-keys` as `--access-keys` for the ids of keys",
+    entries=Entries(_lists_keys, "AccessKeyId (AWS)", _refuse),
+    table=Table(
+        columns=COLUMNS,
+        knows=_knows,
+        looked_for="with AWS's user, arn and access_key_1_active",
+        open=_open,
+        wrapped=WrappedTable(_is_answer, _report_in, _generated_in),
+    ),
+)

@@ -1,0 +1,62 @@
+"""The plain form of a key: the columns of COLUMNS, as CSV or JSON Lines, whatever wrote them."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from keyturn.contracts import CredentialFacts, CredentialKind, Idle
+from keyturn.inventory.rows import InventoryKey, Origin, RowFault, key_of
+
+# What a fixed file of rejects carries along.
+NOTES = ("keyturn_line", "keyturn_reason")
+_FACTS = tuple(name for name in CredentialFacts.model_fields if name != "kind")
+COLUMNS = ("account_id", "kind", *_FACTS, "active")
+_YES, _NO = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no"}
+_TRUTHS = {"stale", "compromised", "never_used", "active"}
+# What spreadsheets and pandas write for a gap.
+_GAPS = {"", "nan", "nat", "none", "null", "n/a", "#n/a"}
+_WHOLE = re.compile(r"(\d{1,6})(?:[.,]0{1,6})?", re.ASCII)
+
+
+def plain_key(line: int, row: Mapping[str, Any], origin: Origin) -> InventoryKey:
+    """Return the key of one row of the plain form; raises RowFault."""
+    facts: dict[str, Any] = {"observed_at": origin.observed_at, "source": origin.source}
+    for name in ("kind", *_FACTS):
+        value = row.get(name)
+        if _is_gap(value):
+            continue
+        facts[name] = _truth(name, value) if name in _TRUTHS else _as_written(name, value)
+    if facts.get("kind", "service_account_key") not in get_args(CredentialKind):
+        raise RowFault(f"kind: is none of {', '.join(get_args(CredentialKind))}")
+    active = row.get("active")
+    idle: Idle | None = "inactive" if not _is_gap(active) and not _truth("active", active) else None
+    account = row.get("account_id")
+    return key_of(line, None if _is_gap(account) else account, idle=idle, **facts)
+
+
+def _is_gap(value: object) -> bool:
+    return value is None or value != value or (isinstance(value, str) and value.strip().lower() in _GAPS)  # noqa: PLR0124 - not a number
+
+
+def _truth(name: str, value: Any) -> bool:
+    fields = str(value).strip().lower()
+    if fields not in _YES | _NO:
+        raise RowFault(f"{name}: is neither true nor false")
+    return fields in _YES
+
+
+def _as_written(name: str, value: Any) -> Any:
+    if name == "age_days":
+        return _days(value)
+    if name.endswith("_at") and not isinstance(value, str):
+        raise RowFault(f"{name}: is not a moment such as 2026-08-01T00:00:00Z")
+    return value.strip(" \t") if isinstance(value, str) else value
+
+
+def _days(value: Any) -> int:
+    """Whole days; pandas writes them as 45.0 where a column has gaps."""
+    written = str(value).strip() if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
+    whole = _WHOLE.fullmatch(written)
+    if whole is None:
+        raise RowFault("age_days: is not a whole number of days")
+    return int(whole[1])

@@ -1,0 +1,67 @@
+"""Google Cloud: listings of service-account keys, and assets.
+
+`gcloud iam service-accounts keys list --format=json`, its REST form, `gcloud asset search-all-resources` and a Cloud
+Asset export.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from keyturn.contracts import Idle
+from keyturn.inventory.rows import InventoryKey, Origin, RowFault, expired, key_of
+from keyturn.inventory.source import Entries, Inventory, Row, Source
+
+# In a listing as it is; in an asset's full resource name behind the service's.
+_NAME = re.compile(r"(?://iam\.googleapis\.com/)?projects/[^/]+/serviceAccounts/([^/]+)/keys/([^/]+)")
+_ASSET_TYPE = "iam.googleapis.com/ServiceAccountKey"
+# Google disables a key that was found in public by itself: age does not matter then, and neither does that it is off.
+_EXPOSED = ("EXPOSED", "COMPROMISE_DETECTED")
+
+
+def _knows(row: Mapping[str, Any]) -> bool:
+    return "account_id" not in row and ("name" in row or "keyType" in row)
+
+
+def _keys_of(line: int, row: Mapping[str, Any], _inventory: Inventory, origin: Origin) -> Iterator[Row]:
+    yield _key_of(line, row, Origin(origin.observed_at, "gcloud"))
+
+
+def _key_of(line: int, row: Mapping[str, Any], origin: Origin) -> InventoryKey:
+    """Return the key of an entry of gcloud's listing, or of an asset; raises RowFault."""
+    kind = row.get("assetType", row.get("asset_type", _ASSET_TYPE))
+    if kind != _ASSET_TYPE:
+        raise RowFault("is an asset of another type than a service-account key")
+    resource = row.get("resource")
+    data = resource.get("data") if isinstance(resource, dict) else None
+    fields: Mapping[str, Any] = data if isinstance(data, dict) else row
+    # An asset's own name has the account's number; what it was made from, or its shown name, has its address.
+    names = [_NAME.fullmatch(str(one)) for one in (fields.get("name"), row.get("displayName"), row.get("name"))]
+    known = [name for name in names if name is not None]
+    if not known:
+        raise RowFault("name: is not projects/P/serviceAccounts/E/keys/K")
+    name = next((one for one in known if "@" in one[1]), known[0])
+    marks = f"{fields.get('disableReason', '')} {fields.get('extendedStatus', '')}"
+    exposed = any(reason in marks for reason in _EXPOSED)
+    by_google = fields.get("keyType") == "SYSTEM_MANAGED"
+    idle: Idle | None = "system_managed" if by_google else "inactive" if fields.get("disabled") is True else None
+    return key_of(
+        line,
+        name[1],
+        idle=idle or expired(fields.get("validBeforeTime"), origin),
+        key_id=name[2],
+        kind="service_account_key",
+        # Google makes its own keys ahead of their time, and rotates them: their dates say nothing to us.
+        last_rotated_at=None if by_google else fields.get("validAfterTime") or row.get("createTime"),
+        compromised=True if exposed else None,
+        observed_at=origin.observed_at,
+        source=origin.source,
+    )
+
+
+SOURCE = Source(
+    "gcloud",
+    exports="`gcloud iam service-accounts keys list --format=json` and its REST form, "
+    "`gcloud asset search-all-resources` and a Cloud Asset export of service-account keys",
+    entries=Entries(_knows, "name (Google Cloud)", _keys_of),
+)
