@@ -10,7 +10,7 @@ from temporalio.client import Client
 from keyturn.keyring import Keyring
 from stack.processes import StackNotStarted, child, free_port, program
 from workflows.connection import TemporalUnreachable, connect
-from workflows.visibility import SEARCH_ATTRIBUTES
+from workflows.visibility import SEARCH_ATTRIBUTES, type_of
 
 # By default the server's transfer queue polls 20 times a second, and each hop of a workflow waits about 45 ms for it.
 # Only for an embedded server: a production server's operator sets their own.
@@ -65,8 +65,8 @@ def dev_server_command(
     command += ["--headless"] if ui_port is None else ["--ui-port", str(ui_port)]
     command += [] if database is None else ["--db-filename", str(database)]
     command += [] if codec is None else ["--ui-codec-endpoint", codec]
-    for name, kind in SEARCH_ATTRIBUTES.items():
-        command += ["--search-attribute", f"{name}={kind}"]
+    for attribute in SEARCH_ATTRIBUTES:
+        command += ["--search-attribute", f"{attribute.name}={type_of(attribute)}"]
     for key, value in TUNING.items():
         command += ["--dynamic-config-value", f"{key}={value}"]
     return command

@@ -19,7 +19,7 @@ from stack.embedded import Stack
 from workers.codec_commands import CodecSettings
 from workers.executor import ExecutorSettings
 from workers.jobs_commands import JobsSettings
-from workers.settings import Settings
+from workers.settings import settings_variables
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -92,9 +92,9 @@ def test_each_test_that_the_threats_are_held_against_exists() -> None:
 def test_every_setting_is_in_the_example_file_and_no_other() -> None:
     """.env.example is the list of settings."""
     listed = set(re.findall(r"^#?([A-Z][A-Z0-9_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
-    settings = {
+    settings = settings_variables() | {
         field.alias
-        for model in (Settings, CodecSettings, JobsSettings, ExecutorSettings, DeskSettings)
+        for model in (CodecSettings, JobsSettings, ExecutorSettings, DeskSettings)
         for field in model.model_fields.values()
     }
     passwords = {"POSTGRES_PASSWORD", "KEYTURN_DB_PASSWORD", "TEMPORAL_DB_PASSWORD", "GRAFANA_PASSWORD"}
@@ -111,7 +111,7 @@ def test_images_are_pinned_and_lasting_services_have_health_checks(compose: Any)
     for name, service in compose["services"].items():
         tag = service["image"].partition(":")[2]
         assert tag == "local" or re.search(r"\d+\.\d+", tag), name
-        once = name in {"temporal-schema", "temporal-namespace", "migration", "cli"}
+        once = name in {"temporal-schema", "temporal-namespace", "search-attributes", "migration", "cli"}
         assert once or "healthcheck" in service, name
     dockerfile = (ROOT / "Dockerfile").read_text()
     for image in re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE):
@@ -139,7 +139,7 @@ def test_every_setting_of_the_example_file_reaches_the_containers(compose: Any) 
     """What is set in .env and not handed on would be ignored in silence."""
     given = compose["services"]["worker"]["environment"] | compose["services"]["worker"].get("<<", {})
     own_way = {"KEYTURN_USER"}  # of whoever asks, and not of a container
-    settings = {str(field.alias) for field in Settings.model_fields.values()} | {"KEYTURN_TENANT"}
+    settings = settings_variables() | {"KEYTURN_TENANT"}
     assert settings - own_way <= set(given), settings - set(given)
 
 

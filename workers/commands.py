@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -59,14 +59,14 @@ def namespace() -> None:
     """
     from workflows.connection import connect, map_refusals
     from workflows.namespace import add_search_attributes, missing_search_attributes
-    from workflows.visibility import SEARCH_ATTRIBUTES
+    from workflows.visibility import type_of
 
-    async def run() -> list[str]:
+    async def run() -> list[Any]:
         with map_refusals():
             client = await connect()
             missing = await missing_search_attributes(client)
-            for name in missing:
-                click.echo(f"{name} ({SEARCH_ATTRIBUTES[name]})")
+            for key in missing:
+                click.echo(f"{key.name} ({type_of(key)})")
             await add_search_attributes(client, missing)
             return missing
 

@@ -137,7 +137,7 @@ async def _temporal() -> str:
     if known and not any(build.current for build in known):
         raise NoBuild(f"{state}; none of the builds {', '.join(one.build_id for one in known[:3])} takes rotations")
     if missing:
-        raise AttributesMissing(f"{state}; search attributes are missing: {', '.join(missing)}")
+        raise AttributesMissing(f"{state}; search attributes are missing: {', '.join(key.name for key in missing)}")
     return state
 
 

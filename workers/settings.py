@@ -173,6 +173,13 @@ class Settings(LocalSettings):
         )
 
 
+def settings_variables() -> set[str]:
+    """Return the name of every environment variable that a worker reads as a setting of Keyturn's."""
+    groups: list[type[BaseSettings]] = [Settings, *(channel.settings for channel in load_channels().values())]
+    named = {str(field.alias) for group in groups for field in group.model_fields.values()}
+    return named | {name for one in load_providers().values() for name in (one.key_variable, one.url_variable)}
+
+
 class _RateCardFile(BaseModel):
     model_config = ConfigDict(extra="forbid")
     models: dict[str, ModelEntry]

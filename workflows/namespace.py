@@ -1,30 +1,27 @@
 """What a Temporal namespace must know before rotations run in it: the search attributes."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
 from temporalio.client import Client
+from temporalio.common import SearchAttributeKey
 
 from workflows.visibility import SEARCH_ATTRIBUTES
 
-_TYPES = {
-    "Keyword": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD,
-    "KeywordList": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD_LIST,
-}
 
-
-async def missing_search_attributes(client: Client) -> list[str]:
-    """Return the names of those that the client's namespace does not have."""
+async def missing_search_attributes(client: Client) -> list[SearchAttributeKey[Any]]:
+    """Return those that the client's namespace does not have."""
     known = await client.operator_service.list_search_attributes(
         ListSearchAttributesRequest(namespace=client.namespace)
     )
-    return [name for name in SEARCH_ATTRIBUTES if name not in known.custom_attributes]
+    return [key for key in SEARCH_ATTRIBUTES if key.name not in known.custom_attributes]
 
 
-async def add_search_attributes(client: Client, names: Iterable[str] = SEARCH_ATTRIBUTES) -> None:
-    """Add the search attributes `names` to the namespace of `client`. Temporal Cloud has tools of its own for that."""
-    wanted = {name: _TYPES[SEARCH_ATTRIBUTES[name]] for name in names}
+async def add_search_attributes(client: Client, keys: Iterable[SearchAttributeKey[Any]] = SEARCH_ATTRIBUTES) -> None:
+    """Add search attributes to the namespace of `client`. Temporal Cloud has tools of its own for that."""
+    wanted = {key.name: IndexedValueType.ValueType(key.indexed_value_type) for key in keys}
     if wanted:
         await client.operator_service.add_search_attributes(
             AddSearchAttributesRequest(namespace=client.namespace, search_attributes=wanted)

@@ -5,7 +5,9 @@ is a billable action and an event of history, and the ordinary path has none to 
 """
 
 from collections.abc import Mapping
+from typing import Any
 
+from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
 
 from keyturn.contracts import RotationRequest
@@ -15,18 +17,23 @@ TENANT = SearchAttributeKey.for_keyword("KeyturnTenant")
 ACCOUNT = SearchAttributeKey.for_keyword("KeyturnAccount")
 POLICY_LINES = SearchAttributeKey.for_keyword_list("KeyturnPolicyLines")
 OUTCOME = SearchAttributeKey.for_keyword("KeyturnOutcome")
-# What a waiting rotation waits for: the kind of a failure, `approval` or `disagreement`.
 PARKED = SearchAttributeKey.for_keyword("KeyturnParked")
 APPROVAL, DISAGREEMENT = "approval", "disagreement"
 
-# By name, the type as `temporal operator search-attribute create --type` takes it.
-SEARCH_ATTRIBUTES: Mapping[str, str] = {
-    TENANT.name: "Keyword",
-    ACCOUNT.name: "Keyword",
-    POLICY_LINES.name: "KeywordList",
-    OUTCOME.name: "Keyword",
-    PARKED.name: "Keyword",
+# What each holds, for the documentation. Whoever sets up a namespace takes this list.
+SEARCH_ATTRIBUTES: Mapping[SearchAttributeKey[Any], str] = {
+    TENANT: "The tenant ID.",
+    ACCOUNT: "The account ID, or its pseudonym (KEYTURN_ACCOUNT_NAMES).",
+    POLICY_LINES: "The policy lines, such as P-7@1.",
+    OUTCOME: "The outcome of a rotation that ended without a job; unset if it created one.",
+    PARKED: "What a parked rotation waits for: the kind of an error, `approval` or `disagreement`.",
 }
+
+
+def type_of(key: SearchAttributeKey[Any]) -> str:
+    """Return a search attribute's type as `temporal operator search-attribute create --type` takes it."""
+    written = IndexedValueType.Name(IndexedValueType.ValueType(key.indexed_value_type))
+    return written.removeprefix("INDEXED_VALUE_TYPE_").title().replace("_", "")
 
 
 def attributes_at_start(request: RotationRequest, names: Names) -> TypedSearchAttributes:

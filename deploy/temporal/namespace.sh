@@ -8,8 +8,3 @@ until temporal operator namespace describe --namespace default >/dev/null 2>&1 |
   [ "$tries" -lt 30 ] || exit 1
   sleep 2
 done
-# What rotations are found by in the UI; one that is there already is no fault. `keyturn namespace` does the same.
-for attribute in KeyturnTenant=Keyword KeyturnAccount=Keyword KeyturnPolicyLines=KeywordList \
-  KeyturnOutcome=Keyword KeyturnParked=Keyword; do
-  temporal operator search-attribute create --namespace default --name "${attribute%%=*}" --type "${attribute##*=}" || true
-done

@@ -197,7 +197,7 @@ def test_a_file_without_a_key_and_without_a_reject_is_an_error(content: str, tmp
 def test_what_is_none_of_the_formats_is_refused_with_what_was_looked_for_and_found(tmp_path: Path) -> None:
     file = tmp_path / "notes"
     file.write_text("key;owner\n1;luna\n")
-    with pytest.raises(InventoryInvalid, match="no header .*with account_id and key_id") as refused:
+    with pytest.raises(InventoryInvalid, match=r"no header .*with account_id and key_id") as refused:
         rows_of(file)
     assert "It begins with 'key', 'owner'" in str(refused.value)
     assert "owner" not in refused.value.without_quotes

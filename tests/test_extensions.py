@@ -1,0 +1,162 @@
+"""What another distribution adds by entry points works as what is built in: one rotation through one of each kind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tomllib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from stack.embedded import Stack
+from stack.processes import child
+from tests.estates import LINE
+from tests.terminal import KEYTURN, lunas
+from workers.monitoring import served
+
+EXTENSION = Path(__file__).parents[1] / "examples" / "extension"
+GRANTED = json.dumps({"decision": "eligible", "rotation_window_days": 90, "source_line_ids": [LINE]})
+
+
+def installed(folder: Path, entry_points: Mapping[str, Mapping[str, str]]) -> Path:
+    """What `pip install` leaves of a distribution: its metadata, in a folder that is on the path."""
+    metadata = folder / "keyturn_example_extension-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: keyturn-example-extension\nVersion: 1.0\n")
+    lines = [
+        f"[{group}]\n" + "\n".join(f"{name} = {value}" for name, value in points.items())
+        for group, points in entry_points.items()
+    ]
+    (metadata / "entry_points.txt").write_text("\n\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture
+def packages(tmp_path: Path) -> str:
+    """The path with the example's modules and the metadata of its distribution."""
+    project = tomllib.loads((EXTENSION / "pyproject.toml").read_text())["project"]
+    (tmp_path / "site").mkdir()
+    return f"{EXTENSION}:{installed(tmp_path / 'site', project['entry-points'])}"
+
+
+@asynccontextmanager
+async def example_provider() -> AsyncIterator[tuple[str, list[dict[str, Any]]]]:
+    """A server that speaks the example's wire format; its address, and what it was asked."""
+    asked: list[dict[str, Any]] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append({"key": request.headers.get("x-example-key"), **await request.json()})
+        return web.json_response({"said": GRANTED, "tokens": [700, 20]})
+
+    application = web.Application()
+    application.router.add_post("/answer", answer)
+    async with served(application, "127.0.0.1:0") as url:
+        yield url, asked
+
+
+async def run(environment: Mapping[str, str], folder: Path, *words: str) -> tuple[int, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        KEYTURN,
+        *words,
+        env=dict(environment),
+        cwd=folder,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 120)
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+async def until(done: Any, *, seconds: float = 90) -> None:
+    async with asyncio.timeout(seconds):
+        while not await done():
+            await asyncio.sleep(0.2)
+
+
+async def test_a_rotation_goes_through_a_provider_a_source_a_channel_a_target_and_an_executor_from_outside(
+    stack: Stack, packages: str, tmp_path: Path
+) -> None:
+    executor: list[str | Path] = [KEYTURN, "executor"]
+    cloud, messages, secrets = tmp_path / "cloud", tmp_path / "messages.jsonl", tmp_path / "secrets.json"
+    cloud.mkdir()
+    (cloud / "badge_1").touch()
+    inventory = tmp_path / "badges.json"
+    robots = [
+        {"robot": "robot_1", "badge": "badge_1", "since": "2020-01-01T00:00:00Z"},
+        {"robot": "robot_2", "badge": "badge_2", "since": "2020-01-01T00:00:00Z", "on": False},
+    ]
+    inventory.write_text(json.dumps(robots))
+    async with example_provider() as (url, asked):
+        environment = lunas(stack) | {
+            "PYTHONPATH": packages,
+            "KEYTURN_TASK_QUEUE": f"extensions-{tmp_path.name}",
+            "KEYTURN_TENANT": "extended",
+            "KEYTURN_ROUTES": "example:m-1",
+            "EXAMPLE_BASE_URL": url,
+            "EXAMPLE_API_KEY": "key-of-the-example",
+            "EXAMPLE_CHANNEL_FILE": str(messages),
+            "KEYTURN_EXECUTOR": "example",
+            "EXAMPLE_CLOUD": str(cloud),
+            "KEYTURN_EXECUTOR_SECRETS": f"example:{secrets}",
+            "KEYTURN_EXECUTOR_OVERLAP_HOURS": "0",
+            "KEYTURN_EXECUTOR_GRACE_HOURS": "0",
+        }
+        async with child([KEYTURN, "worker"], environment=environment, folder=tmp_path, log=tmp_path / "w.log"):
+            status, out, err = await run(environment, tmp_path, "bulk", str(inventory), "--policy", LINE, "--json")
+            assert status == 0, err
+            assert json.loads(out)["outcomes"] == {"job_created": 1, "nothing_due": 1}
+            assert [(one["key"], one["model"]) for one in asked] == [("key-of-the-example", "m-1")]
+
+            async def delivered() -> bool:
+                return messages.exists()
+
+            await until(delivered)
+            (message,) = [json.loads(line) for line in messages.read_text().splitlines()]
+            assert message["topic"] == "rotation_job.created"
+            status, out, _ = await run(environment, tmp_path, "executor", "--dry-run")
+            assert (status, "create a file" in out) == (0, True)
+            async with child(executor, environment=environment, folder=tmp_path, log=tmp_path / "e.log"):
+
+                async def done() -> bool:
+                    return (
+                        '"status": "done"'
+                        in (await run(environment, tmp_path, "jobs", "show", message["job_id"], "--json"))[1]
+                    )
+
+                await until(done)
+    (badge,) = cloud.iterdir()
+    assert badge.name != "badge_1"
+    assert [entry[0] for entry in json.loads(secrets.read_text())["keyturn/robot_1"]] == [badge.name]
+
+
+@pytest.mark.parametrize(
+    ("points", "fault"),
+    [
+        (
+            {"x": "example_provider:PROVIDER", "y": "example_provider:PROVIDER"},
+            "which is taken",
+        ),
+        ({"x": "example_source:SOURCE"}, "is a Source, and must be a Provider"),
+        ({"x": "nowhere:PROVIDER"}, "cannot be imported: ModuleNotFoundError"),
+    ],
+)
+async def test_an_extension_that_cannot_be_used_is_named_with_its_distribution(
+    points: dict[str, str], fault: str, tmp_path: Path
+) -> None:
+    """Before anything starts: a worker without a provider that its operator installed would ask another one."""
+    environment = {
+        "PATH": "/usr/bin",
+        "PYTHONPATH": f"{EXTENSION}:{installed(tmp_path, {'keyturn.providers': points})}",
+        "KEYTURN_ROUTES": "x:m",
+    }
+    status, _, err = await run(environment, tmp_path, "worker")
+    assert status == 1
+    assert fault in err
+    assert "keyturn-example-extension registers in keyturn.providers" in err
+    assert "Fix or uninstall that distribution" in err
+    assert "Traceback" not in err
