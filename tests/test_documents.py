@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ import pytest
 import yaml
 
 from desk.settings import DeskSettings
+from documentation.errors import every_error
+from documentation.log_events import ROOMS, events
+from documentation.pages import PAGES
+from documentation.settings import documented
 from stack.embedded import Stack
 from workers.codec_commands import CodecSettings
 from workers.executor import ExecutorSettings
@@ -75,10 +80,67 @@ def test_make_targets_of_the_documents_exist() -> None:
 
 
 def test_links_between_documents_lead_somewhere() -> None:
-    """Files and headings."""
-    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]:
-        for target in re.findall(r"\]\((?!https?:)([^)#]*)#?[^)]*\)", document.read_text()):
-            assert (document.parent / target).exists(), f"{document.name}: {target}"
+    """Every link and every anchor of every Markdown file of the repository, the generated pages' own included."""
+    tracked = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    texts = {file: file.read_text() for file in map(ROOT.joinpath, tracked.splitlines()) if file.exists()}
+    known = {file: anchors(text) for file, text in texts.items()}
+    generated = {ROOT / "docs" / name: render() for name, render in PAGES.items() if name != "index.md"}
+    known |= {file: anchors(text) for file, text in generated.items()}
+    for file, text in {**texts, **generated}.items():
+        for target in re.findall(r"\]\((?!https?:|mailto:)([^)\s]+)\)", without_code(text)):
+            path, _, anchor = target.partition("#")
+            leads_to = Path(os.path.normpath(file.parent / path)) if path else file
+            assert leads_to.exists() or leads_to in generated, f"{file.relative_to(ROOT)}: {target}"
+            written_by_people_leads_to_generated = file in texts and leads_to in generated
+            assert not written_by_people_leads_to_generated, f"{file.relative_to(ROOT)}: {target} is not in git"
+            assert not anchor or anchor in known[leads_to], f"{file.relative_to(ROOT)}: {target}"
+
+
+def without_code(text: str) -> str:
+    """A document without its blocks of code, and what stands as code within a line."""
+    return re.sub(r"`[^`\n]*`", "", re.sub(r"^(```+).*?^\1", "", text, flags=re.DOTALL | re.MULTILINE))
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a document's headings, as GitHub and the site name them."""
+    found: Counter[str] = Counter()
+    names = set()
+    for heading in re.findall(
+        r"^#{1,6} (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE
+    ):
+        plain = re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+        names.add(plain if not found[plain] else f"{plain}-{found[plain]}")
+        found[plain] += 1
+    return names
+
+
+def test_every_setting_error_and_metric_is_described_in_the_reference() -> None:
+    """In a sentence that ends with a full stop, so that nobody meets a bare name there."""
+    for name, meaning in documented().items():
+        assert re.fullmatch(r"[A-Z].*\.", meaning), name
+    errors = PAGES["reference/errors.md"]()
+    for error in every_error():
+        assert error.__doc__, error
+        assert error.hint, error
+        assert f"`{error.kind}`" in errors, error
+    metrics = PAGES["reference/metrics.md"]()
+    assert {"keyturn_call_tokens_total", "keyturn_jobs", "keyturn_executor_looks_total"} <= set(
+        re.findall(r"\w+", metrics)
+    )
+
+
+def test_every_log_event_of_the_program_is_in_the_reference() -> None:
+    """An event that is written in another way than the reference looks for would be missing there."""
+    rooms = [file.read_text() for room in ROOMS for file in (ROOT / room).rglob("*.py")]
+    written = {name for text in rooms for name in re.findall(r'(?:_log\.\w+|event)\(\s*"(\w+)"', text)}
+    assert written == {event.name for event in events()}
+
+
+def test_git_ignores_what_make_docs_writes() -> None:
+    """A generated page that is in git would differ from the code some day."""
+    names = [f"docs/{name}" for name in PAGES] + ["build/site/index.html"]
+    done = subprocess.run(["git", "check-ignore", *names], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == names
 
 
 def test_each_test_that_the_threats_are_held_against_exists() -> None:

@@ -71,19 +71,41 @@ def _named(value: str) -> str:
 class ExecutorSettings(LocalSettings):
     """The executor's settings; AWS's own are read by its library."""
 
-    environment: Literal["development", "production"] = Field(default="development", alias="KEYTURN_ENVIRONMENT")
-    tenant: ShortIdentifier = Field(default="default", alias="KEYTURN_TENANT")
-    secrets: Annotated[str, AfterValidator(_store)] = Field(default="secretsmanager", alias="KEYTURN_EXECUTOR_SECRETS")
+    environment: Literal["development", "production"] = Field(
+        default="development", alias="KEYTURN_ENVIRONMENT", description="Production refuses secrets in files."
+    )
+    tenant: ShortIdentifier = Field(
+        default="default", alias="KEYTURN_TENANT", description="The tenant whose jobs the executor carries out."
+    )
+    secrets: Annotated[str, AfterValidator(_store)] = Field(
+        default="secretsmanager",
+        alias="KEYTURN_EXECUTOR_SECRETS",
+        description="The store of new secrets: secretsmanager, or file:FOLDER in development.",
+    )
     secret_name: Annotated[str, AfterValidator(_named)] = Field(
-        default="keyturn/{user}", alias="KEYTURN_EXECUTOR_SECRET_NAME"
+        default="keyturn/{user}",
+        alias="KEYTURN_EXECUTOR_SECRET_NAME",
+        description="The name under which a secret is stored, with {user} in it once.",
     )
     monitoring_address: Annotated[str, AfterValidator(host_and_port)] | None = Field(
-        default=None, alias="KEYTURN_MONITORING_ADDRESS"
+        default=None, alias="KEYTURN_MONITORING_ADDRESS", description="HOST:PORT for /metrics, /healthz and /readyz."
     )
     # A day: most programs read their secrets anew with a daily restart or sooner.
-    overlap_hours: float = Field(default=24, alias="KEYTURN_EXECUTOR_OVERLAP_HOURS", ge=0, le=2_160)
+    overlap_hours: float = Field(
+        default=24,
+        alias="KEYTURN_EXECUTOR_OVERLAP_HOURS",
+        ge=0,
+        le=2_160,
+        description="The hours for which both keys work.",
+    )
     # A week holds what runs only on one of its days.
-    grace_hours: float = Field(default=168, alias="KEYTURN_EXECUTOR_GRACE_HOURS", ge=0, le=2_160)
+    grace_hours: float = Field(
+        default=168,
+        alias="KEYTURN_EXECUTOR_GRACE_HOURS",
+        ge=0,
+        le=2_160,
+        description="The hours for which the old key is inactive before it is deleted.",
+    )
 
     def queue(self, aws_account: str) -> str:
         """Return its own task queue: no other worker holds this AWS account's credentials."""
