@@ -28,10 +28,12 @@ def copied(name: str) -> str:
     def moved(link: re.Match[str]) -> str:
         path, hash_, anchor = link[1].partition("#")
         page = {source: Path(target).name for target, source in COPIES.items()}.get(path)
+        if path == "docs/README.md":
+            page = "../index.md"
         place = page or (f"../{path[5:]}" if path.startswith("docs/") else f"../../{path}")
         return f"]({place}{hash_}{anchor})"
 
-    text = (ROOT / name).read_text(encoding="utf-8").replace("](docs/adr/)", "](docs/adr/README.md)")
+    text = (ROOT / name).read_text(encoding="utf-8")
     return re.sub(r"\]\((?!https?:|#)([^)]*)\)", moved, text)
 
 
@@ -41,6 +43,8 @@ def index() -> str:
     The generated pages join the section of their folder.
     """
     text = (DOCS / "README.md").read_text(encoding="utf-8")
+    for page, source in COPIES.items():
+        text = text.replace(f"](../{source})", f"]({page})")
     navigation = []
     for section in text.split("\n## ")[1:]:
         title = section.partition("\n")[0]

@@ -37,17 +37,20 @@ def shell_lines(text: str) -> list[str]:
     return [line.split("#")[0].strip() for line in joined.splitlines() if line.strip()]
 
 
-async def test_the_readmes_examples_run_in_their_order(stack: Stack, tmp_path: Path) -> None:
-    """Copied line by line against a running stack, each ends as the README says."""
+async def run_examples(text: str, stack: Stack, folder: Path, **settings: str) -> list[tuple[str, int, str]]:
+    """Run the `keyturn` commands of a document on a running stack; return each with its status and its output.
+
+    A job that was claimed gives its id to the commands behind.
+    """
     from stack.embedded import worker_environment
 
     binaries = Path(os.environ.get("VIRTUAL_ENV", ROOT / ".venv")) / "bin"
-    environment = worker_environment(stack.address, stack.database, stack.simulator, keys=stack.keys)
+    environment = worker_environment(stack.address, stack.database, stack.simulator, keys=stack.keys) | settings
     environment["PATH"] = f"{binaries}:{environment['PATH']}"
-    expected = {"key_02": 3}  # the rejected one
-    ran = []
-    for line in shell_lines(README):
-        command = line.replace("http://127.0.0.1:8401", stack.simulator)
+    ran, job_id = [], "JOB_ID"
+    for line in shell_lines(text):
+        command = line.replace("http://127.0.0.1:8401", stack.simulator).replace("JOB_ID", job_id)
+        command = command.replace(":default:", f":{settings.get('KEYTURN_TENANT', 'default')}:")
         if command.startswith("curl "):  # the program itself need not be there
             [(address, body)] = re.findall(r"(http\S+) -d '(.*)'", command)
             async with httpx.AsyncClient(trust_env=False) as http:
@@ -58,18 +61,41 @@ async def test_the_readmes_examples_run_in_their_order(stack: Stack, tmp_path: P
             subprocess.run,
             command,
             shell=True,
-            cwd=tmp_path,
+            cwd=folder,
             env=environment,
             capture_output=True,
             text=True,
             timeout=60,
         )
-        wanted = next((status for mark, status in expected.items() if mark in command), 0)
-        assert done.returncode == wanted, f"{command}\n{done.stdout}{done.stderr}"
+        if command.startswith("keyturn jobs claim"):
+            job_id = json.loads(done.stdout)["job_id"]
+        ran.append((command, done.returncode, f"{done.stdout}{done.stderr}"))
+    return ran
+
+
+async def test_the_readmes_examples_run_in_their_order(stack: Stack, tmp_path: Path) -> None:
+    """Copied line by line against a running stack, each ends as the README says."""
+    ran = await run_examples(README, stack, tmp_path)
+    for command, status, output in ran:
+        assert status == (3 if "key_02" in command else 0), f"{command}\n{output}"  # the rejected one
         if "--json" in command:
-            assert json.loads(done.stdout)["status"] == "job_created"
-        ran.append(command.split()[1])
-    assert {"rotate", "status", "watch", "jobs", "migrate", "doctor"} <= set(ran)
+            assert '"status": "job_created"' in output
+    assert {"rotate", "status", "watch", "jobs", "migrate", "doctor"} <= {command.split()[1] for command, _, _ in ran}
+
+
+async def test_the_tutorials_examples_end_in_a_job_of_the_readers_own(stack: Stack, tmp_path: Path) -> None:
+    """Each command ends as the page says, with the page's own inventory, up to the job that the reader completes."""
+    text = (ROOT / "docs" / "tutorial.md").read_text()
+    [inventory] = re.findall(r"```text\n(account_id,.*?)```", text, re.DOTALL)
+    (tmp_path / "keys.csv").write_text(inventory)
+    ran = await run_examples(text, stack, tmp_path, KEYTURN_TENANT="tutorial", KEYTURN_USER="reader")
+    for command, status, output in ran:
+        assert status == (3 if "key_02" in command else 0), f"{command}\n{output}"
+    outputs = {" ".join(command.split()[1:3]): output for command, _, output in ran}
+    assert "unsupported_window" in next(output for command, _, output in ran if "key_02" in command)
+    assert outputs["jobs"].count("job_") == 2, outputs["jobs"]
+    assert "done" in outputs["jobs show"], outputs["jobs show"]
+    assert "key_21" in outputs["jobs show"]
 
 
 def test_make_targets_of_the_documents_exist() -> None:
@@ -84,7 +110,7 @@ def test_links_between_documents_lead_somewhere() -> None:
     tracked = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     texts = {file: file.read_text() for file in map(ROOT.joinpath, tracked.splitlines()) if file.exists()}
     known = {file: anchors(text) for file, text in texts.items()}
-    generated = {ROOT / "docs" / name: render() for name, render in PAGES.items() if name != "index.md"}
+    generated = {ROOT / "docs" / name: render() for name, render in PAGES.items()}
     known |= {file: anchors(text) for file, text in generated.items()}
     for file, text in {**texts, **generated}.items():
         for target in re.findall(r"\]\((?!https?:|mailto:)([^)\s]+)\)", without_code(text)):
@@ -145,7 +171,7 @@ def test_git_ignores_what_make_docs_writes() -> None:
 
 def test_each_test_that_the_threats_are_held_against_exists() -> None:
     """A threat whose test was renamed or removed would look as if it were stopped."""
-    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", (ROOT / "docs" / "security.md").read_text())
+    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", (ROOT / "docs" / "explanation" / "threats.md").read_text())
     assert len(named) > 15
     for file, test in named:
         assert f"def {test}(" in (ROOT / file).read_text(), f"{file}::{test}"

@@ -122,7 +122,9 @@ def new() -> None:
 @keys.command()
 @click.option("--id", "key_id", help="The key's id.  [default: today's date and some letters]")
 def line(key_id: str | None) -> None:
-    """Print one more payload key. Add it last everywhere, deploy, then move it to the front (docs/privacy.md).
+    """Print one more payload key. Add it last everywhere, deploy, then move it to the front.
+
+    docs/how-to/encrypt-payloads.md says more.
 
     \b
     Example:

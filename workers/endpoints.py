@@ -191,7 +191,7 @@ class NamedEndpoints:
 
 
 def read_endpoints(file: Path) -> NamedEndpoints:
-    """Return the endpoints of a TOML file of `[endpoints.NAME]` tables; docs/endpoints.md has what a table may hold.
+    """Return the endpoints of a TOML file of `[endpoints.NAME]` tables (docs/reference/endpoints-file.md).
 
     Raises:
         SettingsInvalid: a line a fault; no value is repeated.

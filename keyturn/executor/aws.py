@@ -1,7 +1,7 @@
 """AWS, as a rotation of IAM access keys needs it: six calls of IAM, one of STS, and Secrets Manager.
 
 Endpoint, region and credentials are found as AWS's own tools find them. No call is repeated here: whether its answer
-was lost is for the step to find out, which looks at what is there before it acts (docs/executor.md).
+was lost is for the step to find out, which looks at what is there before it acts (docs/explanation/executor.md).
 """
 
 import asyncio

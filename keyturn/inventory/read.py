@@ -78,7 +78,8 @@ def recognised(file: Path) -> Format:
         return "csv"
     looked_for = (
         f"is none of {', '.join(FORMATS)}: it is no JSON, and its first line is no header with account_id and key_id, "
-        "nor with AWS's user, arn and access_key_1_active, by comma, semicolon or tab (docs/bulk.md has the formats)"
+        "nor with AWS's user, arn and access_key_1_active, by comma, semicolon or tab "
+        "(docs/reference/inventories.md has the formats)"
     )
     found = ", ".join(f"{name[:40]!a}" for name in names[:4])
     raise InventoryInvalid(f"{file} {looked_for}. It begins with {found}", without_quotes=f"{file} {looked_for}")
