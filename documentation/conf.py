@@ -8,6 +8,8 @@ html_title = "Keyturn"
 html_theme = (
     "furo"  # its fonts are the reader's own, and its scripts lie beside the pages: nothing comes from elsewhere
 )
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False

@@ -5,7 +5,7 @@ import inspect
 import pkgutil
 from collections.abc import Iterator
 
-from documentation.markdown import cell, code, page, table
+from documentation.markdown import code, escape, page, table
 from keyturn import errors
 
 ROOMS = ("keyturn", "activities", "workflows", "workers", "starter", "desk")
@@ -72,12 +72,6 @@ def _words(error: type[errors.KeyturnError]) -> list[str]:
 
 def _about(error: type[errors.KeyturnError]) -> str:
     retried, parks = _words(error)
-    states_its_own = "self.hint = " in inspect.getsource(error)
-    rows = [
-        ["kind", code(error.kind)],
-        ["retried", retried],
-        ["parks", parks],
-        ["next step", code(error.next_step)],
-        ["hint", "stated with each error" if states_its_own else cell(error.hint)],
-    ]
-    return f"{inspect.cleandoc(error.__doc__ or '')}\n\n{table(('', ''), rows)}"
+    hint = "stated with each error." if "self.hint = " in inspect.getsource(error) else escape(error.hint)
+    facts = f"Kind: {code(error.kind)}. Retried: {retried}. Parks: {parks}. Next step: {code(error.next_step)}."
+    return f"{inspect.cleandoc(error.__doc__ or '')}\n\n{facts}\n\nHint: {hint}"

@@ -65,14 +65,13 @@ def _operation(name: str, operation: Schema) -> str:
         rows = (
             [
                 code(one["name"]),
-                one["in"],
-                "required" if one.get("required") else "",
+                one["in"] + (", required" if one.get("required") else ""),
                 _type(one["schema"]),
                 cell(one.get("description", "")),
             ]
             for one in parameters
         )
-        parts.append(table(("parameter", "in", "", "type", "meaning"), rows))
+        parts.append(table(("parameter", "in", "type", "meaning"), rows))
     if content := operation.get("requestBody", {}).get("content"):
         parts.append("Body: " + ", ".join(_type(one["schema"]) for one in content.values()) + ".")
     for status, answer in operation["responses"].items():

@@ -1,5 +1,6 @@
 """Markdown, as the generated pages need it."""
 
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
 
@@ -7,6 +8,12 @@ from collections.abc import Iterable, Sequence
 def cell(text: str) -> str:
     """Return `text` on one line, with what would end a table's cell escaped."""
     return " ".join(text.split()).replace("|", "\\|")
+
+
+def escape(text: str) -> str:
+    """Return `text` with what Markdown would take as emphasis or a link left as it is; code stays code."""
+    parts = re.split(r"(`[^`]*`)", text)
+    return "".join(part if part.startswith("`") else re.sub(r"([*_\[\]<])", r"\\\1", part) for part in parts)
 
 
 def code(text: object) -> str:

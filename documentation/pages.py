@@ -40,21 +40,30 @@ def copied(name: str) -> str:
 def index() -> str:
     """Return the site's first page: docs/README.md, whose lists of links are its navigation as well.
 
-    The generated pages join the section of their folder.
+    The generated pages come first in the section of their folder; what is said of `make docs` is for the repository.
     """
     text = (DOCS / "README.md").read_text(encoding="utf-8")
     for page, source in COPIES.items():
         text = text.replace(f"](../{source})", f"]({page})")
+    text = re.sub(r"\n`make docs`.*\n", "", text)
+    generated = "\n".join(f"- [{title}]({name})" for name, title in TITLES.items())
+    text = text.replace("## Reference\n\n", f"## Reference\n\n{generated}\n")
     navigation = []
     for section in text.split("\n## ")[1:]:
         title = section.partition("\n")[0]
-        listed = re.findall(r"^- \[[^]]*\]\(([^)#]+)\.md\)", section, re.MULTILINE)
-        generated = [name.removesuffix(".md") for name in PAGES if name.startswith(f"{title.lower()}/")]
-        pages = "\n".join(dict.fromkeys([*listed, *generated]))
-        navigation.append(f"```{{toctree}}\n:hidden:\n:caption: {title}\n\n{pages}\n```")
+        listed = "\n".join(re.findall(r"\[[^]]*\]\(([^)#]+)\.md\)", section))
+        navigation.append(f"```{{toctree}}\n:hidden:\n:caption: {title}\n\n{listed}\n```")
     return "\n\n".join([text.strip(), *navigation]) + "\n"
 
 
+TITLES = {
+    "reference/settings.md": "Settings",
+    "reference/commands.md": "Commands",
+    "reference/http.md": "HTTP interfaces",
+    "reference/metrics.md": "Metrics",
+    "reference/log-events.md": "Log events",
+    "reference/errors.md": "Errors",
+}
 PAGES: Mapping[str, Callable[[], str]] = {
     "index.md": index,
     "reference/settings.md": settings_page,

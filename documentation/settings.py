@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 from desk.settings import DeskSettings
-from documentation.markdown import cell, code, page, table
+from documentation.markdown import code, escape, page
 from workers.codec_commands import CodecSettings
 from workers.executor import ExecutorSettings
 from workers.jobs_commands import JobsSettings
@@ -39,13 +39,13 @@ MODELS: dict[str, tuple[type[BaseSettings], str]] = {
 COMMON = "They are read by workers, by the executor, by the servers, and by the commands that reach the database or Temporal."
 # What click reads, and no model.
 CALLER = [
-    ["`KEYTURN_TENANT`", "text", "`default`", "The tenant of a command, where no `--tenant` is given."],
-    [
-        "`KEYTURN_USER`",
+    ("KEYTURN_TENANT", "The tenant of a command, where no `--tenant` is given.", "text", "`default`"),
+    (
+        "KEYTURN_USER",
+        "The name under which a command asks, approves or claims, where no `--user` is given.",
         "text",
         "the signed-in user",
-        "The name under which a command asks, approves or claims, where no `--user` is given.",
-    ],
+    ),
 ]
 _NAMES: list[tuple[Any, str]] = [
     (int, "whole number"),
@@ -63,12 +63,13 @@ def settings_page() -> str:
         "Settings are environment variables, or lines of a file `.env` in the current folder; the environment counts first.\n"
         "A variable that is set to nothing is not set.\n"
         "Every command that starts a process checks its settings first, and repeats no value in a message.",
-        f"## Common to all processes\n\n{COMMON}\n\n{_table(LocalSettings, of=None)}",
+        f"## Common to all processes\n\n{COMMON}\n\n{_described(LocalSettings, of=None)}",
     ]
     for name, (model, note) in MODELS.items():
-        parts.append(f"## {name}\n\n{note}\n\n{_table(model, of=LocalSettings)}")
+        parts.append(f"## {name}\n\n{note}\n\n{_described(model, of=LocalSettings)}")
     parts += [
-        f"## Commands\n\n{table(HEAD, CALLER)}",
+        "## Commands\n\nEvery command takes them in place of its options.\n\n"
+        + "\n\n".join(_entry(*setting) for setting in CALLER),
         "## Settings of others\n\n"
         "Temporal is found by Temporal's own environment configuration: `TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`, "
         "`TEMPORAL_API_KEY`, `TEMPORAL_TLS_CLIENT_CERT_PATH`, `TEMPORAL_TLS_CLIENT_KEY_PATH`, or a profile of a file by "
@@ -79,9 +80,6 @@ def settings_page() -> str:
     return page("Settings", *parts)
 
 
-HEAD = ("setting", "values", "default", "meaning")
-
-
 def documented() -> dict[str, str]:
     """Return what is said of each setting, by its name; an empty text where nothing is."""
     models: list[type[BaseSettings]] = [LocalSettings, *(model for model, _ in MODELS.values())]
@@ -89,10 +87,16 @@ def documented() -> dict[str, str]:
     return {str(field.alias): _meaning(field) for field in fields}
 
 
-def _table(model: type[BaseSettings], *, of: type[BaseSettings] | None) -> str:
+def _described(model: type[BaseSettings], *, of: type[BaseSettings] | None) -> str:
     common = of.model_fields if of is not None and issubclass(model, of) else {}
     own = [field for name, field in model.model_fields.items() if name not in common]
-    return table(HEAD, ([code(field.alias), _values(field), _default(field), cell(_meaning(field))] for field in own))
+    return "\n\n".join(_entry(str(field.alias), _meaning(field), _values(field), _default(field)) for field in own)
+
+
+def _entry(name: str, meaning: str, values: str, default: str) -> str:
+    """Return a setting under a heading of its own, so that a link can name it."""
+    needed = "Required" if default == "required" else f"Default: {default}"
+    return f"### `{name}`\n\n{escape(meaning)}\n\n{needed}. Values: {values}."
 
 
 def _meaning(field: FieldInfo) -> str:

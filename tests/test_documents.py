@@ -20,14 +20,17 @@ from documentation.errors import every_error
 from documentation.log_events import ROOMS, events
 from documentation.pages import PAGES
 from documentation.settings import documented
+from keyturn.policy.catalogue import load_catalogue
 from stack.embedded import Stack
 from workers.codec_commands import CodecSettings
+from workers.endpoints import read_endpoints
 from workers.executor import ExecutorSettings
 from workers.jobs_commands import JobsSettings
 from workers.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+GUIDES = [file.read_text() for file in sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def shell_lines(text: str) -> list[str]:
@@ -98,10 +101,20 @@ async def test_the_tutorials_examples_end_in_a_job_of_the_readers_own(stack: Sta
     assert "key_21" in outputs["jobs show"]
 
 
+def test_the_guides_examples_of_policy_lines_and_endpoints_can_be_used(tmp_path: Path) -> None:
+    """Copied into a file, each is read without a fault."""
+    for guide, read in (("write-a-policy-line", load_catalogue), ("add-an-endpoint", read_endpoints)):
+        text = (ROOT / "docs" / "how-to" / f"{guide}.md").read_text()
+        (tmp_path / guide).mkdir()
+        file = tmp_path / guide / "own.toml"
+        file.write_text("\n".join(re.findall(r"```toml\n(.*?)```", text, re.DOTALL)))
+        assert read(file.parent if read is load_catalogue else file)
+
+
 def test_make_targets_of_the_documents_exist() -> None:
     """No document names a target that is not there."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for document in (README, (ROOT / "CONTRIBUTING.md").read_text(), (ROOT / ".ci" / "run").read_text()):
+    for document in (README, (ROOT / "CONTRIBUTING.md").read_text(), (ROOT / ".ci" / "run").read_text(), *GUIDES):
         assert set(re.findall(r"^make ([a-z-]+)", document, re.MULTILINE)) <= targets
 
 
