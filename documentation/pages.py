@@ -40,12 +40,13 @@ def copied(name: str) -> str:
 def index() -> str:
     """Return the site's first page: docs/README.md, whose lists of links are its navigation as well.
 
-    The generated pages come first in the section of their folder; what is said of `make docs` is for the repository.
+    The generated pages come first in the section of their folder; what is said of `make docs`, and what
+    stands for its pages there, is for readers of the repository.
     """
     text = (DOCS / "README.md").read_text(encoding="utf-8")
     for page, source in COPIES.items():
         text = text.replace(f"](../{source})", f"]({page})")
-    text = re.sub(r"\n`make docs`.*\n", "", text)
+    text = re.sub(r"\n`make docs`.*\n|- Every setting, .*\n", "", text)
     generated = "\n".join(f"- [{title}]({name})" for name, title in TITLES.items())
     text = text.replace("## Reference\n\n", f"## Reference\n\n{generated}\n")
     navigation = []

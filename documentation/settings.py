@@ -36,7 +36,7 @@ MODELS: dict[str, tuple[type[BaseSettings], str]] = {
     "Jobs API": (JobsSettings, "`keyturn jobs serve` also reads the settings that are common to all processes."),
     "Codec server": (CodecSettings, "`keyturn codec` also reads the payload keys."),
 }
-COMMON = "They are read by workers, by the executor, by the servers, and by the commands that reach the database or Temporal."
+COMMON = "Workers, the executor, the servers, and the commands that reach the database or Temporal read those of them that they need."
 # What click reads, and no model.
 CALLER = [
     ("KEYTURN_TENANT", "The tenant of a command, where no `--tenant` is given.", "text", "`default`"),
@@ -62,7 +62,7 @@ def settings_page() -> str:
     parts = [
         "Settings are environment variables, or lines of a file `.env` in the current folder; the environment counts first.\n"
         "A variable that is set to nothing is not set.\n"
-        "Every command that starts a process checks its settings first, and repeats no value in a message.",
+        "A process checks all its settings when it starts, and repeats no secret in a message.",
         f"## Common to all processes\n\n{COMMON}\n\n{_described(LocalSettings, of=None)}",
     ]
     for name, (model, note) in MODELS.items():
