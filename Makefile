@@ -7,7 +7,7 @@ export UV_SYSTEM_CERTS ?= 1
 # Compiled once: the tests start some hundreds of processes, and each would compile all that it imports, in four seconds.
 export UV_COMPILE_BYTECODE ?= 1
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help install demo dev test unit check format bench bench-compare prove soak fuzz audit prove-gate prove-delivery prove-executor prove-bulk eval eval-local golden histories schemas screenshots clean
+.PHONY: help install demo dev test unit check docs format bench bench-compare prove soak fuzz audit prove-gate prove-delivery prove-executor prove-bulk eval eval-local golden histories schemas screenshots clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -48,6 +48,13 @@ check: install ## format, lint, words, types, imports, secrets
 	$(BIN)/lint-imports --no-logo
 	@# 3: a known placeholder stands on another line now, and the baseline has been told.
 	$(BIN)/detect-secrets-hook --baseline .secrets.baseline $$(git ls-files) || [ $$? -eq 3 ]
+
+docs: install ## write the reference from the code, and build the site in build/site; a broken link fails
+	UV=$$(command -v uv || echo $(BIN)/uv); \
+	  UV_PROJECT_ENVIRONMENT=.venv $$UV sync --quiet --locked --inexact --group docs --python $(BIN)/python
+	$(BIN)/python -m documentation
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet --fresh-env -c documentation docs build/site
+	$(BIN)/pytest -q tests/test_documents.py -k "links or examples"
 
 format: install ## let ruff fix what it can
 	$(BIN)/ruff check --fix .

@@ -32,7 +32,7 @@ STOP_SECONDS = 2.0  # whoever is in a hurry waits no longer for the stop to be t
 def desk() -> None:
     """Serve the support desk until Ctrl-C: ask, watch drafts, approve, in a browser or by JSON.
 
-    Whoever may use it is named by KEYTURN_DESK_TOKENS or a proxy's header (docs/desk.md); without either it serves on
+    Whoever may use it is named by KEYTURN_DESK_TOKENS or a proxy's header; without either it serves on
     loopback and in development only.
 
     \b

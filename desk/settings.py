@@ -51,24 +51,62 @@ class DeskSettings(BaseSettings):
 
     model_config = SETTINGS_FROM_ENVIRONMENT
 
-    environment: Literal["development", "production"] = Field(default="development", alias="KEYTURN_ENVIRONMENT")
+    environment: Literal["development", "production"] = Field(
+        default="development", alias="KEYTURN_ENVIRONMENT", description="Production refuses a desk without sign-in."
+    )
     address: Annotated[str, AfterValidator(host_and_port)] = Field(
-        default="127.0.0.1:8404", alias="KEYTURN_DESK_ADDRESS"
+        default="127.0.0.1:8404", alias="KEYTURN_DESK_ADDRESS", description="HOST:PORT on which the desk listens."
     )
     # The names under which browsers reach it, beside its address: a page of another name may not speak to it.
-    hosts: str = Field(default="", alias="KEYTURN_DESK_HOSTS")
-    tokens: Annotated[SecretStr, AfterValidator(_tokens)] | None = Field(default=None, alias="KEYTURN_DESK_TOKENS")
-    identity_header: Annotated[str, AfterValidator(_header)] | None = Field(
-        default=None, alias="KEYTURN_DESK_IDENTITY_HEADER"
+    hosts: str = Field(
+        default="",
+        alias="KEYTURN_DESK_HOSTS",
+        description="Further names, by commas, under which browsers reach the desk.",
     )
-    proxies: Annotated[str, AfterValidator(_proxies)] = Field(default="", alias="KEYTURN_DESK_PROXIES")
-    roles_text: Annotated[str, AfterValidator(_roles)] = Field(default="*=asker", alias="KEYTURN_DESK_ROLES")
-    tenant: ShortIdentifier = Field(default="default", alias="KEYTURN_TENANT")
-    temporal_ui: Annotated[str, AfterValidator(_ui)] | None = Field(default=None, alias="KEYTURN_TEMPORAL_UI")
+    tokens: Annotated[SecretStr, AfterValidator(_tokens)] | None = Field(
+        default=None,
+        alias="KEYTURN_DESK_TOKENS",
+        description="Who may sign in: NAME:TOKEN, by commas, each token of 32 characters or more.",
+    )
+    identity_header: Annotated[str, AfterValidator(_header)] | None = Field(
+        default=None,
+        alias="KEYTURN_DESK_IDENTITY_HEADER",
+        description="The header in which a reverse proxy names the signed-in user.",
+    )
+    proxies: Annotated[str, AfterValidator(_proxies)] = Field(
+        default="",
+        alias="KEYTURN_DESK_PROXIES",
+        description="The addresses and networks, by commas, whose identity header is believed.",
+    )
+    roles_text: Annotated[str, AfterValidator(_roles)] = Field(
+        default="*=asker",
+        alias="KEYTURN_DESK_ROLES",
+        description="The roles of each user, of asker, approver and operator: NAME=ROLE+ROLE; *=ROLE.",
+    )
+    tenant: ShortIdentifier = Field(
+        default="default", alias="KEYTURN_TENANT", description="The tenant that the desk serves."
+    )
+    temporal_ui: Annotated[str, AfterValidator(_ui)] | None = Field(
+        default=None,
+        alias="KEYTURN_TEMPORAL_UI",
+        description="The address of Temporal's UI, for a link to each history.",
+    )
     # A person clicks a few times a minute, and a page looks once a second while something is under way.
-    requests_per_minute: int = Field(default=300, ge=10, le=100_000, alias="KEYTURN_DESK_REQUESTS_PER_MINUTE")
+    requests_per_minute: int = Field(
+        default=300,
+        ge=10,
+        le=100_000,
+        alias="KEYTURN_DESK_REQUESTS_PER_MINUTE",
+        description="The most requests a minute of one user.",
+    )
     # People look away after some seconds: then the page names what is waited for, and goes on by itself.
-    wait_seconds: float = Field(default=8.0, gt=0, le=60, alias="KEYTURN_DESK_WAIT_SECONDS")
+    wait_seconds: float = Field(
+        default=8.0,
+        gt=0,
+        le=60,
+        alias="KEYTURN_DESK_WAIT_SECONDS",
+        description="The seconds until a page names what is waited for; the decision goes on.",
+    )
 
     @property
     def on_loopback(self) -> bool:

@@ -1,7 +1,7 @@
 """Calls of AWS's API, one try each, and what went wrong by name. It needs the extra `aws`.
 
 Endpoint, region and credentials are found as AWS's own tools find them. No call is repeated here: whether its answer
-was lost is for the caller to find out, which looks at what is there before it acts (docs/executor.md).
+was lost is for the caller to find out, which looks at what is there before it acts (docs/explanation/executor.md).
 """
 
 import asyncio

@@ -331,8 +331,8 @@ class DatabaseReadOnly(JobStoreUnavailable):
 
     kind = "database_read_only"
     hint = (
-        "Name the primary in DATABASE_URL, or all hosts with target_session_attrs=read-write (docs/operations.md); "
-        "a failover passes by itself."
+        "Name the primary in DATABASE_URL, or all hosts with target_session_attrs=read-write "
+        "(docs/how-to/run-in-production.md); a failover passes by itself."
     )
 
 
@@ -343,8 +343,8 @@ class JobStoreRefused(JobStoreUnavailable):
     retryable = False
     next_step = "fail_and_fix_rights"
     hint = (
-        "Give the user of DATABASE_URL its rights, password or database (docs/operations.md); if a table is missing, "
-        "run `keyturn migrate`. Then resume or ask again."
+        "Give the user of DATABASE_URL its rights, password or database (docs/how-to/run-in-production.md); "
+        "if a table is missing, run `keyturn migrate`. Then resume or ask again."
     )
 
 
@@ -511,7 +511,8 @@ class AwsRefused(ExecutorError):
     kind = "aws_refused"
     parks = True
     hint = (
-        "Give the executor its rights (docs/executor.md) and AWS's own settings; then `keyturn resume execute:JOB_ID`."
+        "Give the executor its rights (docs/how-to/rotate-aws-access-keys.md) and AWS's own settings; "
+        "then `keyturn resume execute:JOB_ID`."
     )
 
 
@@ -620,7 +621,7 @@ class InventoryInvalid(BulkError):
     """
 
     kind = "inventory_invalid"
-    hint = "Give one of the formats in docs/bulk.md; `keyturn inventory check FILE` says more."
+    hint = "Give one of the formats in docs/reference/inventories.md; `keyturn inventory check FILE` says more."
 
     def __init__(self, message: str, *, without_quotes: str | None = None) -> None:
         super().__init__(message)
@@ -676,14 +677,14 @@ class ExtensionInvalid(KeyturnError):
     """An object that another distribution registers cannot be used; nothing was started."""
 
     kind = "extension_invalid"
-    hint = "Fix or uninstall that distribution; docs/extending.md says what an object of each kind needs."
+    hint = "Fix or uninstall that distribution; docs/how-to/extend-keyturn.md says what an object of each kind needs."
 
 
 class TaskInvalid(KeyturnError):
     """A task's folder does not hold together; nothing was started."""
 
     kind = "task_invalid"
-    hint = "Fix the named task; docs/tasks.md says what it needs."
+    hint = "Fix the named task; docs/how-to/add-a-task.md says what it needs."
 
 
 class UnknownPromptVersion(KeyturnError):

@@ -17,7 +17,8 @@ LIMIT = 2**32
 WARN_AT = 2**31
 # In this order: a key that encrypts before every process holds it makes payloads that some cannot open.
 REPLACE = (
-    "`keyturn keys line` prints a new key: add it last everywhere and deploy, then move it first (docs/privacy.md)."
+    "`keyturn keys line` prints a new key: add it last everywhere and deploy, then move it first "
+    "(docs/how-to/encrypt-payloads.md)."
 )
 
 payload_key_use = Table(

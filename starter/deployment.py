@@ -19,7 +19,7 @@ class UnknownBuild(KeyturnError):
 
 @click.group()
 def deployment() -> None:
-    """Show the worker's builds, and promote one (docs/operations.md)."""
+    """Show the worker's builds, and promote one (docs/how-to/run-in-production.md)."""
 
 
 @deployment.command()

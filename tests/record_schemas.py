@@ -1,6 +1,6 @@
 """Write what docs say of contracts from the contracts: `make schemas`.
 
-That is docs/schemas, and the tables of fields in docs/policy-format.md.
+That is docs/schemas, and the tables of fields in docs/reference/policy-format.md.
 """
 
 import json
@@ -18,7 +18,7 @@ from keyturn.policy.files import PolicyFile
 DOCS = Path(__file__).parents[1] / "docs"
 FILE = DOCS / "schemas" / "rotation_job.created.json"
 POLICY_FILE = DOCS / "schemas" / "policy.json"
-POLICY_PAGE = DOCS / "policy-format.md"
+POLICY_PAGE = DOCS / "reference" / "policy-format.md"
 CONDITIONS = (
     line.WhenStale,
     line.WhenCompromised,

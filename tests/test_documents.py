@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ import pytest
 import yaml
 
 from desk.settings import DeskSettings
+from documentation.errors import every_error
+from documentation.log_events import ROOMS, events
+from documentation.pages import PAGES
+from documentation.settings import documented
+from keyturn.policy.catalogue import load_catalogue
 from stack.embedded import Stack
 from workers.codec_commands import CodecSettings
 from workers.executor import ExecutorSettings
@@ -23,6 +29,7 @@ from workers.settings import settings_variables
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+GUIDES = [file.read_text() for file in sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def shell_lines(text: str) -> list[str]:
@@ -32,17 +39,20 @@ def shell_lines(text: str) -> list[str]:
     return [line.split("#")[0].strip() for line in joined.splitlines() if line.strip()]
 
 
-async def test_the_readmes_examples_run_in_their_order(stack: Stack, tmp_path: Path) -> None:
-    """Copied line by line against a running stack, each ends as the README says."""
+async def run_examples(text: str, stack: Stack, folder: Path, **settings: str) -> list[tuple[str, int, str]]:
+    """Run the `keyturn` commands of a document on a running stack; return each with its status and its output.
+
+    A job that was claimed gives its id to the commands behind.
+    """
     from stack.embedded import worker_environment
 
     binaries = Path(os.environ.get("VIRTUAL_ENV", ROOT / ".venv")) / "bin"
-    environment = worker_environment(stack.address, stack.database, stack.simulator, keys=stack.keys)
+    environment = worker_environment(stack.address, stack.database, stack.simulator, keys=stack.keys) | settings
     environment["PATH"] = f"{binaries}:{environment['PATH']}"
-    expected = {"key_02": 3}  # the rejected one
-    ran = []
-    for line in shell_lines(README):
-        command = line.replace("http://127.0.0.1:8401", stack.simulator)
+    ran, job_id = [], "JOB_ID"
+    for line in shell_lines(text):
+        command = line.replace("http://127.0.0.1:8401", stack.simulator).replace("JOB_ID", job_id)
+        command = command.replace(":default:", f":{settings.get('KEYTURN_TENANT', 'default')}:")
         if command.startswith("curl "):  # the program itself need not be there
             [(address, body)] = re.findall(r"(http\S+) -d '(.*)'", command)
             async with httpx.AsyncClient(trust_env=False) as http:
@@ -53,37 +63,124 @@ async def test_the_readmes_examples_run_in_their_order(stack: Stack, tmp_path: P
             subprocess.run,
             command,
             shell=True,
-            cwd=tmp_path,
+            cwd=folder,
             env=environment,
             capture_output=True,
             text=True,
             timeout=60,
         )
-        wanted = next((status for mark, status in expected.items() if mark in command), 0)
-        assert done.returncode == wanted, f"{command}\n{done.stdout}{done.stderr}"
+        if command.startswith("keyturn jobs claim"):
+            job_id = json.loads(done.stdout)["job_id"]
+        ran.append((command, done.returncode, f"{done.stdout}{done.stderr}"))
+    return ran
+
+
+async def test_the_readmes_examples_run_in_their_order(stack: Stack, tmp_path: Path) -> None:
+    """Copied line by line against a running stack, each ends as the README says."""
+    ran = await run_examples(README, stack, tmp_path)
+    for command, status, output in ran:
+        assert status == (3 if "key_02" in command else 0), f"{command}\n{output}"  # the rejected one
         if "--json" in command:
-            assert json.loads(done.stdout)["status"] == "job_created"
-        ran.append(command.split()[1])
-    assert {"rotate", "status", "watch", "jobs", "migrate", "doctor"} <= set(ran)
+            assert '"status": "job_created"' in output
+    assert {"rotate", "status", "watch", "jobs", "migrate", "doctor"} <= {command.split()[1] for command, _, _ in ran}
+
+
+async def test_the_tutorials_examples_end_in_a_job_of_the_readers_own(stack: Stack, tmp_path: Path) -> None:
+    """Each command ends as the page says, with the page's own inventory, up to the job that the reader completes."""
+    text = (ROOT / "docs" / "tutorial.md").read_text()
+    [inventory] = re.findall(r"```text\n(account_id,.*?)```", text, re.DOTALL)
+    (tmp_path / "keys.csv").write_text(inventory)
+    ran = await run_examples(text, stack, tmp_path, KEYTURN_TENANT="tutorial", KEYTURN_USER="reader")
+    for command, status, output in ran:
+        assert status == (3 if "key_02" in command else 0), f"{command}\n{output}"
+    outputs = {" ".join(command.split()[1:3]): output for command, _, output in ran}
+    assert "unsupported_window" in next(output for command, _, output in ran if "key_02" in command)
+    assert outputs["jobs"].count("job_") == 2, outputs["jobs"]
+    assert "done" in outputs["jobs show"], outputs["jobs show"]
+    assert "key_21" in outputs["jobs show"]
+
+
+def test_the_guides_examples_of_policy_lines_can_be_used(tmp_path: Path) -> None:
+    """Copied into a file, they are read without a fault."""
+    text = (ROOT / "docs" / "how-to" / "write-a-policy-line.md").read_text()
+    (tmp_path / "own.toml").write_text("\n".join(re.findall(r"```toml\n(.*?)```", text, re.DOTALL)))
+    assert load_catalogue(tmp_path).current("OWN-60").window_days == 14
 
 
 def test_make_targets_of_the_documents_exist() -> None:
     """No document names a target that is not there."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for document in (README, (ROOT / "CONTRIBUTING.md").read_text(), (ROOT / ".ci" / "run").read_text()):
+    for document in (README, (ROOT / "CONTRIBUTING.md").read_text(), (ROOT / ".ci" / "run").read_text(), *GUIDES):
         assert set(re.findall(r"^make ([a-z-]+)", document, re.MULTILINE)) <= targets
 
 
 def test_links_between_documents_lead_somewhere() -> None:
-    """Files and headings."""
-    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]:
-        for target in re.findall(r"\]\((?!https?:)([^)#]*)#?[^)]*\)", document.read_text()):
-            assert (document.parent / target).exists(), f"{document.name}: {target}"
+    """Every link and every anchor of every Markdown file of the repository, the generated pages' own included."""
+    tracked = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    texts = {file: file.read_text() for file in map(ROOT.joinpath, tracked.splitlines()) if file.exists()}
+    known = {file: anchors(text) for file, text in texts.items()}
+    generated = {ROOT / "docs" / name: render() for name, render in PAGES.items()}
+    known |= {file: anchors(text) for file, text in generated.items()}
+    for file, text in {**texts, **generated}.items():
+        for target in re.findall(r"\]\((?!https?:|mailto:)([^)\s]+)\)", without_code(text)):
+            path, _, anchor = target.partition("#")
+            leads_to = Path(os.path.normpath(file.parent / path)) if path else file
+            assert leads_to.exists() or leads_to in generated, f"{file.relative_to(ROOT)}: {target}"
+            written_by_people_leads_to_generated = file in texts and leads_to in generated
+            assert not written_by_people_leads_to_generated, f"{file.relative_to(ROOT)}: {target} is not in git"
+            assert not anchor or anchor in known[leads_to], f"{file.relative_to(ROOT)}: {target}"
+
+
+def without_code(text: str) -> str:
+    """A document without its blocks of code, and what stands as code within a line."""
+    return re.sub(r"`[^`\n]*`", "", re.sub(r"^(```+).*?^\1", "", text, flags=re.DOTALL | re.MULTILINE))
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a document's headings, as GitHub and the site name them."""
+    found: Counter[str] = Counter()
+    names = set()
+    for heading in re.findall(
+        r"^#{1,6} (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE
+    ):
+        plain = re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+        names.add(plain if not found[plain] else f"{plain}-{found[plain]}")
+        found[plain] += 1
+    return names
+
+
+def test_every_setting_error_and_metric_is_described_in_the_reference() -> None:
+    """In a sentence that ends with a full stop, so that nobody meets a bare name there."""
+    for name, meaning in documented().items():
+        assert re.fullmatch(r"[A-Z].*\.", meaning), name
+    errors = PAGES["reference/errors.md"]()
+    for error in every_error():
+        assert error.__doc__, error
+        assert error.hint, error
+        assert f"`{error.kind}`" in errors, error
+    metrics = PAGES["reference/metrics.md"]()
+    assert {"keyturn_call_tokens_total", "keyturn_jobs", "keyturn_executor_looks_total"} <= set(
+        re.findall(r"\w+", metrics)
+    )
+
+
+def test_every_log_event_of_the_program_is_in_the_reference() -> None:
+    """An event that is written in another way than the reference looks for would be missing there."""
+    rooms = [file.read_text() for room in ROOMS for file in (ROOT / room).rglob("*.py")]
+    written = {name for text in rooms for name in re.findall(r'(?:_log\.\w+|event)\(\s*"(\w+)"', text)}
+    assert written == {event.name for event in events()}
+
+
+def test_git_ignores_what_make_docs_writes() -> None:
+    """A generated page that is in git would differ from the code some day."""
+    names = [f"docs/{name}" for name in PAGES] + ["build/site/index.html"]
+    done = subprocess.run(["git", "check-ignore", *names], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == names
 
 
 def test_each_test_that_the_threats_are_held_against_exists() -> None:
     """A threat whose test was renamed or removed would look as if it were stopped."""
-    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", (ROOT / "docs" / "security.md").read_text())
+    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", (ROOT / "docs" / "explanation" / "threats.md").read_text())
     assert len(named) > 15
     for file, test in named:
         assert f"def {test}(" in (ROOT / file).read_text(), f"{file}::{test}"

@@ -33,13 +33,24 @@ class CodecSettings(BaseSettings):
     model_config = SETTINGS_FROM_ENVIRONMENT
 
     address: Annotated[str, AfterValidator(host_and_port)] = Field(
-        default="127.0.0.1:8402", alias="KEYTURN_CODEC_ADDRESS"
+        default="127.0.0.1:8402",
+        alias="KEYTURN_CODEC_ADDRESS",
+        description="HOST:PORT on which the codec server listens.",
     )
     origins: Annotated[str, AfterValidator(_origins)] = Field(
-        default="http://127.0.0.1:8233,http://localhost:8233", alias="KEYTURN_CODEC_ORIGINS"
+        default="http://127.0.0.1:8233,http://localhost:8233",
+        alias="KEYTURN_CODEC_ORIGINS",
+        description="The origins of your Temporal UI, by commas: the only pages that may ask.",
     )
-    hosts: str = Field(default="localhost,127.0.0.1,::1", alias="KEYTURN_CODEC_HOSTS")
-    tokens: Annotated[SecretStr, AfterValidator(_tokens)] = Field(alias="KEYTURN_CODEC_TOKENS")
+    hosts: str = Field(
+        default="localhost,127.0.0.1,::1",
+        alias="KEYTURN_CODEC_HOSTS",
+        description="The names, by commas, under which the codec server answers.",
+    )
+    tokens: Annotated[SecretStr, AfterValidator(_tokens)] = Field(
+        alias="KEYTURN_CODEC_TOKENS",
+        description="Who may decrypt: NAME:TOKEN, by commas, each token of 32 characters or more.",
+    )
 
 
 def parse_origins(value: str) -> frozenset[str]:
@@ -111,7 +122,9 @@ def new() -> None:
 @keys.command()
 @click.option("--id", "key_id", help="The key's id.  [default: today's date and some letters]")
 def line(key_id: str | None) -> None:
-    """Print one more payload key. Add it last everywhere, deploy, then move it to the front (docs/privacy.md).
+    """Print one more payload key. Add it last everywhere, deploy, then move it to the front.
+
+    docs/how-to/encrypt-payloads.md says more.
 
     \b
     Example:

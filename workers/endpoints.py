@@ -217,7 +217,7 @@ def own_endpoints(variables: Mapping[str, str]) -> tuple[dict[str, OwnEndpoint],
 
 
 def read_endpoints(file: Path) -> NamedEndpoints:
-    """Return the endpoints of a TOML file of `[endpoints.NAME]` tables; docs/endpoints.md has what a table may hold.
+    """Return the endpoints of a TOML file of `[endpoints.NAME]` tables (docs/reference/endpoints-file.md).
 
     Raises:
         SettingsInvalid: a line a fault; no value is repeated.

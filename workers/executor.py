@@ -79,20 +79,44 @@ def _named(value: str) -> str:
 class ExecutorSettings(LocalSettings):
     """The executor's settings; those of its cloud are read by that one's library."""
 
-    environment: Literal["development", "production"] = Field(default="development", alias="KEYTURN_ENVIRONMENT")
-    tenant: ShortIdentifier = Field(default="default", alias="KEYTURN_TENANT")
-    executor: Annotated[str, AfterValidator(_executor)] = Field(default="aws", alias="KEYTURN_EXECUTOR")
-    secrets: Annotated[str, AfterValidator(_target)] = Field(default="secretsmanager", alias="KEYTURN_EXECUTOR_SECRETS")
+    environment: Literal["development", "production"] = Field(
+        default="development", alias="KEYTURN_ENVIRONMENT", description="Production refuses secrets in files."
+    )
+    tenant: ShortIdentifier = Field(
+        default="default", alias="KEYTURN_TENANT", description="The tenant whose jobs the executor executes."
+    )
+    executor: Annotated[str, AfterValidator(_executor)] = Field(
+        default="aws", alias="KEYTURN_EXECUTOR", description="The executor: the cloud whose keys it rotates."
+    )
+    secrets: Annotated[str, AfterValidator(_target)] = Field(
+        default="secretsmanager",
+        alias="KEYTURN_EXECUTOR_SECRETS",
+        description="The secret target: secretsmanager, or file:FOLDER in development.",
+    )
     secret_name: Annotated[str, AfterValidator(_named)] = Field(
-        default="keyturn/{user}", alias="KEYTURN_EXECUTOR_SECRET_NAME"
+        default="keyturn/{user}",
+        alias="KEYTURN_EXECUTOR_SECRET_NAME",
+        description="The name under which a secret is stored, with {user} in it once.",
     )
     monitoring_address: Annotated[str, AfterValidator(host_and_port)] | None = Field(
-        default=None, alias="KEYTURN_MONITORING_ADDRESS"
+        default=None, alias="KEYTURN_MONITORING_ADDRESS", description="HOST:PORT for /metrics, /healthz and /readyz."
     )
     # A day: most programs read their secrets anew with a daily restart or sooner.
-    overlap_hours: float = Field(default=24, alias="KEYTURN_EXECUTOR_OVERLAP_HOURS", ge=0, le=2_160)
+    overlap_hours: float = Field(
+        default=24,
+        alias="KEYTURN_EXECUTOR_OVERLAP_HOURS",
+        ge=0,
+        le=2_160,
+        description="The hours for which both keys work.",
+    )
     # A week holds what runs only on one of its days.
-    grace_hours: float = Field(default=168, alias="KEYTURN_EXECUTOR_GRACE_HOURS", ge=0, le=2_160)
+    grace_hours: float = Field(
+        default=168,
+        alias="KEYTURN_EXECUTOR_GRACE_HOURS",
+        ge=0,
+        le=2_160,
+        description="The hours for which the old key is inactive before it is deleted.",
+    )
 
     @property
     def kind(self) -> CredentialKind:

@@ -10,7 +10,9 @@ from keyturn.errors import KeyturnError
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Show each step of every job that nobody holds; change nothing, and end.")
 def executor(dry_run: bool) -> None:
-    """Carry out the rotation of AWS access keys until Ctrl-C: each job once, step by step (docs/executor.md).
+    """Carry out the rotation of AWS access keys until Ctrl-C: each job once, step by step.
+
+    docs/how-to/rotate-aws-access-keys.md says more.
 
     AWS's credentials and region are found as its own tools find them.
 

@@ -43,9 +43,12 @@ class JobsSettings(BaseSettings):
     model_config = SETTINGS_FROM_ENVIRONMENT
 
     address: Annotated[str, AfterValidator(host_and_port)] = Field(
-        default="127.0.0.1:8403", alias="KEYTURN_JOBS_ADDRESS"
+        default="127.0.0.1:8403", alias="KEYTURN_JOBS_ADDRESS", description="HOST:PORT on which the jobs API listens."
     )
-    tokens: Annotated[SecretStr, AfterValidator(_callers)] = Field(alias="KEYTURN_JOBS_TOKENS")
+    tokens: Annotated[SecretStr, AfterValidator(_callers)] = Field(
+        alias="KEYTURN_JOBS_TOKENS",
+        description="Who may claim jobs: TENANT/NAME:TOKEN, by commas, each token of 32 characters or more.",
+    )
 
 
 def load_jobs_settings() -> JobsSettings:

@@ -68,7 +68,7 @@ async def _tell_of_the_build(client: Client, settings: Settings) -> None:
     build_id = build_id_of(settings)
     if build_id is None:
         if settings.environment == "production":
-            hint = "Set KEYTURN_BUILD_ID: rotations are then pinned to the build that began them (docs/operations.md)."
+            hint = "Set KEYTURN_BUILD_ID: rotations then stay with their build (docs/how-to/run-in-production.md)."
             _log.warning("no_build_id", hint=hint)
         return
     with suppress(RPCError):  # told again at the next start

@@ -58,16 +58,69 @@ class LocalSettings(BaseSettings):
 
     model_config = SETTINGS_FROM_ENVIRONMENT
 
-    database: SecretStr = Field(default=SecretStr("sqlite:///.keyturn/keyturn.db"), alias="DATABASE_URL")
-    policy_dir: Path | None = Field(default=None, alias="KEYTURN_POLICY_DIR")
-    policy_shipped: Literal["on", "off"] = Field(default="on", alias="KEYTURN_POLICY_SHIPPED")
-    log_format: Literal["auto", "json", "console"] = Field(default="auto", alias="KEYTURN_LOG_FORMAT")
-    task_queue: str = Field(default="keyturn", alias="KEYTURN_TASK_QUEUE", min_length=1, max_length=200)
-    redis_url: Annotated[SecretStr, AfterValidator(_redis)] | None = Field(default=None, alias="KEYTURN_REDIS_URL")
+    database: SecretStr = Field(
+        default=SecretStr("sqlite:///.keyturn/keyturn.db"),
+        alias="DATABASE_URL",
+        description=(
+            "The database of jobs, records and cached responses: postgresql://user:password@host/database, "
+            "or sqlite:///PATH in development."
+        ),
+    )
+    policy_dir: Path | None = Field(
+        default=None,
+        alias="KEYTURN_POLICY_DIR",
+        description=(
+            "The folder of your own policy files (*.toml), added to the shipped lines; starters, desks and "
+            "workers need the same."
+        ),
+    )
+    policy_shipped: Literal["on", "off"] = Field(
+        default="on",
+        alias="KEYTURN_POLICY_SHIPPED",
+        description="Whether the shipped policy lines are loaded beside your own.",
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        default="auto",
+        alias="KEYTURN_LOG_FORMAT",
+        description="The log's form: JSON lines, text, or auto: text where standard error is a terminal.",
+    )
+    task_queue: str = Field(
+        default="keyturn",
+        alias="KEYTURN_TASK_QUEUE",
+        min_length=1,
+        max_length=200,
+        description="The task queue that workers poll; starters need the same.",
+    )
+    redis_url: Annotated[SecretStr, AfterValidator(_redis)] | None = Field(
+        default=None,
+        alias="KEYTURN_REDIS_URL",
+        description=(
+            "The Redis by which workers share token limits, cached responses and provider outages: "
+            "redis://[:password@]host:port."
+        ),
+    )
     # Every command that reaches Temporal reads these three by `keyturn.keyring`; here, for the worker's own check.
-    payload_keys: SecretStr | None = Field(default=None, alias="KEYTURN_PAYLOAD_KEYS")
-    payload_keys_file: Path | None = Field(default=None, alias="KEYTURN_PAYLOAD_KEYS_FILE")
-    account_names: Literal["pseudonym", "plain"] = Field(default="pseudonym", alias="KEYTURN_ACCOUNT_NAMES")
+    payload_keys: SecretStr | None = Field(
+        default=None,
+        alias="KEYTURN_PAYLOAD_KEYS",
+        description=(
+            "The keys that encrypt payloads: ID:BASE64 of 32 bytes each, by commas, the newest first, one of "
+            "them `pseudonym`."
+        ),
+    )
+    payload_keys_file: Path | None = Field(
+        default=None,
+        alias="KEYTURN_PAYLOAD_KEYS_FILE",
+        description="The file of payload keys, an entry a line, instead of KEYTURN_PAYLOAD_KEYS; for its owner alone.",
+    )
+    account_names: Literal["pseudonym", "plain"] = Field(
+        default="pseudonym",
+        alias="KEYTURN_ACCOUNT_NAMES",
+        description=(
+            "Whether IDs and search attributes hold pseudonyms or plain names; choose once, because workflow "
+            "IDs depend on it."
+        ),
+    )
 
     def load_catalogue(self) -> Catalogue:
         """Return the shipped policy lines and your own; raises CatalogueInvalid."""
@@ -82,33 +135,109 @@ class LocalSettings(BaseSettings):
 class Settings(LocalSettings):
     """A worker's settings."""
 
-    environment: Literal["development", "production"] = Field(default="development", alias="KEYTURN_ENVIRONMENT")
-    routes_text: str = Field(alias="KEYTURN_ROUTES")
-    endpoints_file: Path | None = Field(default=None, alias="KEYTURN_ENDPOINTS")
+    environment: Literal["development", "production"] = Field(
+        default="development",
+        alias="KEYTURN_ENVIRONMENT",
+        description="Production refuses the placeholder key, the simulator, SQLite and unencrypted payloads.",
+    )
+    routes_text: str = Field(
+        alias="KEYTURN_ROUTES",
+        description="The models to ask, in their order: ENDPOINT:MODEL, ENDPOINT:MODEL; or TASK = ROUTE; * = ROUTE.",
+    )
+    endpoints_file: Path | None = Field(
+        default=None,
+        alias="KEYTURN_ENDPOINTS",
+        description="The TOML file of further model servers, in [endpoints.NAME] tables.",
+    )
 
-    rate_card: Path | None = Field(default=None, alias="KEYTURN_RATE_CARD")
-    usd_per_call: Decimal | None = Field(default=None, alias="KEYTURN_USD_PER_CALL", gt=0)
-    usd_per_user_day: Decimal | None = Field(default=None, alias="KEYTURN_USD_PER_USER_DAY", gt=0)
-    daily_spend_alert_usd: Decimal | None = Field(default=None, alias="KEYTURN_DAILY_SPEND_ALERT_USD", gt=0)
+    rate_card: Path | None = Field(
+        default=None,
+        alias="KEYTURN_RATE_CARD",
+        description='The TOML file of your own prices, in US dollars a million tokens, in [models."NAME"] tables.',
+    )
+    usd_per_call: Decimal | None = Field(
+        default=None,
+        alias="KEYTURN_USD_PER_CALL",
+        gt=0,
+        description="The most that one model call may cost, in US dollars, in place of each task's own cap.",
+    )
+    usd_per_user_day: Decimal | None = Field(
+        default=None,
+        alias="KEYTURN_USD_PER_USER_DAY",
+        gt=0,
+        description="The most that one user may spend in a day (UTC), in US dollars.",
+    )
+    daily_spend_alert_usd: Decimal | None = Field(
+        default=None,
+        alias="KEYTURN_DAILY_SPEND_ALERT_USD",
+        gt=0,
+        description="The spend of a day (UTC), in US dollars, above which `daily_spend_over` is logged once.",
+    )
     # About 2,000 decisions: more than a person asks in an hour, and a few dollars with a small model. 0 is no limit.
-    tokens_per_user_hour: int = Field(default=1_000_000, alias="KEYTURN_TOKENS_PER_USER_HOUR", ge=0, le=10**12)
-    response_cache: Literal["on", "off"] = Field(default="on", alias="KEYTURN_RESPONSE_CACHE")
-    fingerprint_key: Key | None = Field(default=None, alias="KEYTURN_FINGERPRINT_KEY")
+    tokens_per_user_hour: int = Field(
+        default=1_000_000,
+        alias="KEYTURN_TOKENS_PER_USER_HOUR",
+        ge=0,
+        le=10**12,
+        description="The tokens that one user may use within any hour; 0 is no limit.",
+    )
+    response_cache: Literal["on", "off"] = Field(
+        default="on",
+        alias="KEYTURN_RESPONSE_CACHE",
+        description="Whether accepted answers of repeatable tasks are cached and returned for the same input.",
+    )
+    fingerprint_key: Key | None = Field(
+        default=None,
+        alias="KEYTURN_FINGERPRINT_KEY",
+        description="A secret of your own, best of 32 characters or more: call records then hold an HMAC of the input.",
+    )
 
-    build_id: Annotated[str, AfterValidator(_build)] | None = Field(default=None, alias="KEYTURN_BUILD_ID")
+    build_id: Annotated[str, AfterValidator(_build)] | None = Field(
+        default=None,
+        alias="KEYTURN_BUILD_ID",
+        description="The worker's build, such as its git commit; rotations stay with the build that started them.",
+    )
     monitoring_address: Annotated[str, AfterValidator(host_and_port)] | None = Field(
-        default=None, alias="KEYTURN_MONITORING_ADDRESS"
+        default=None,
+        alias="KEYTURN_MONITORING_ADDRESS",
+        description="HOST:PORT for /metrics, /healthz, /readyz and /status.",
     )
     # A person notices after a second or two and gives up after about ten: half of that is degraded.
-    degraded_p95_ms: float = Field(default=5_000, alias="KEYTURN_DEGRADED_P95_MS", gt=0)
+    degraded_p95_ms: float = Field(
+        default=5_000,
+        alias="KEYTURN_DEGRADED_P95_MS",
+        gt=0,
+        description="The 95th percentile of call latency, in milliseconds, above which /status says degraded.",
+    )
     # 64 calls at once keep two cores busy with an instant provider; beyond that they only wait in line (make bench).
-    max_concurrent_activities: int = Field(default=64, alias="KEYTURN_MAX_CONCURRENT_ACTIVITIES", ge=1, le=1_000)
+    max_concurrent_activities: int = Field(
+        default=64,
+        alias="KEYTURN_MAX_CONCURRENT_ACTIVITIES",
+        ge=1,
+        le=1_000,
+        description="The most activities at once in one worker.",
+    )
 
     # Pages of bulk runs at once in one worker, eight calls each: 16 calls leave three quarters of the slots to people.
-    bulk_pages: int = Field(default=2, alias="KEYTURN_BULK_PAGES", ge=0, le=64)
+    bulk_pages: int = Field(
+        default=2,
+        alias="KEYTURN_BULK_PAGES",
+        ge=0,
+        le=64,
+        description="The pages of bulk runs that one worker judges at once; 0 is none.",
+    )
     # Schedules name files on the worker's machine: only what lies below this folder is read.
-    inventory_root: Path | None = Field(default=None, alias="KEYTURN_INVENTORY_ROOT")
-    bulk_keys_per_second: float | None = Field(default=None, alias="KEYTURN_BULK_KEYS_PER_SECOND", gt=0)
+    inventory_root: Path | None = Field(
+        default=None,
+        alias="KEYTURN_INVENTORY_ROOT",
+        description="The folder below which a worker reads the inventories of schedules; without it, it reads none.",
+    )
+    bulk_keys_per_second: float | None = Field(
+        default=None,
+        alias="KEYTURN_BULK_KEYS_PER_SECOND",
+        gt=0,
+        description="The most keys a second of bulk runs, for all workers together.",
+    )
 
     @cached_property
     def routes(self) -> Mapping[str, tuple[Target, ...]]:

@@ -1,7 +1,7 @@
 """Worker versions: a rotation stays with the build that began it, however long it waits for a person.
 
-`PINNED`: a new build never replays what an older one began, so it may be changed freely. docs/operations.md tells how
-builds are promoted, drained and rolled back.
+`PINNED`: a new build never replays what an older one began, so it may be changed freely.
+docs/how-to/run-in-production.md says how builds are promoted, drained and rolled back.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """An executor for a cloud that is a folder: a key is an empty file in the folder that EXAMPLE_CLOUD names.
 
 Every step looks at what is there first, and proves its claim on the job before it changes anything, so that it may be
-repeated and a step that wakes up late is refused (docs/executor.md says why).
+repeated and a step that wakes up late is refused (docs/explanation/executor.md says why).
 """
 
 import os

@@ -62,8 +62,8 @@ def recognised(file: Path) -> str:
             return name
     looked_for = (
         f"is none of {', '.join(load_sources())}: it is no JSON, and its first line is no header "
-        f"{', nor '.join(table.looked_for for _, table in tables)}, by comma, semicolon or tab (docs/bulk.md has the "
-        "formats)"
+        f"{', nor '.join(table.looked_for for _, table in tables)}, by comma, semicolon or tab "
+        "(docs/reference/inventories.md has the formats)"
     )
     found = ", ".join(f"{name[:40]!a}" for name in names[:4])
     raise InventoryInvalid(f"{file} {looked_for}. It begins with {found}", without_quotes=f"{file} {looked_for}")

@@ -310,17 +310,17 @@ class WebhookSettings(BaseSettings):
     url: Annotated[str, AfterValidator(_receiver_url)] | None = Field(
         default=None,
         alias="KEYTURN_WEBHOOK_URL",
-        description="Receiver of each created job: https, or http on loopback. Unset: no webhook.",
+        description="The receiver of new jobs: https, or http on loopback.",
     )
     keys: Annotated[SecretStr, AfterValidator(_keys)] | None = Field(
         default=None,
         alias="KEYTURN_WEBHOOK_KEYS",
-        description="Secrets that sign messages, as ID:SECRET of 32 letters or more; two while they are exchanged.",
+        description="The secrets that sign messages: ID:SECRET of 32 characters or more; two while one is replaced.",
     )
     private: Literal["refuse", "allow"] = Field(
         default="refuse",
         alias="KEYTURN_WEBHOOK_PRIVATE",
-        description="Whether a receiver at an address of a private network may be asked.",
+        description="Whether the receiver may have a private address; link-local ones are always refused.",
     )
 
     @model_validator(mode="after")

@@ -2,7 +2,7 @@
 
 A line's version is raised whenever its meaning changes; decisions, workflow ids and jobs name it. Benchmarks renumber
 their recommendations between releases, so `source` keeps the benchmark, its release and its id of that time.
-`docs/policy-format.md` is the reference of every field, written from this module.
+`docs/reference/policy-format.md` is the reference of every field, written from this module.
 """
 
 from collections.abc import Iterable
@@ -59,7 +59,7 @@ class NeverByItself(Contract):
 
 
 class InProse(Contract):
-    """The line states its condition in words only. Code cannot judge it: see `docs/policy-format.md`."""
+    """The line states its condition in words only. Code cannot judge it: see `docs/reference/policy-format.md`."""
 
     when: Literal["prose"] = Field(
         description="The condition stands in the wording only. A model may propose that it holds, with verbatim "

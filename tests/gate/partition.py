@@ -3,7 +3,7 @@
 Why that is all: a rule reads one fact. A truth value has three values. A span of time is compared with one edge, so
 between two neighbouring edges nothing changes, and below, at and above each edge is every class that there is. What no
 line of a subset reads cannot change its answer; that is tried too, with other values for the unread facts.
-`docs/gate.md` has the argument in full.
+`docs/explanation/gate.md` has the argument in full.
 """
 
 from collections.abc import Iterator, Sequence

@@ -140,5 +140,5 @@ def test_a_gate_that_is_wrong_in_one_way_is_caught(mutant: str) -> None:
 
 
 def test_there_are_enough_of_them() -> None:
-    assert len(MUTANTS) >= 45  # docs/gate.md tells how many
+    assert len(MUTANTS) >= 45  # docs/explanation/gate.md tells how many
     assert {"one_sided_gate", "cited_lines_only"} <= set(MUTANTS)

@@ -128,7 +128,8 @@ def test_an_estate_of_servers_stands_in_one_route(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_documented_file_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "endpoints.md").read_text()
+    docs = Path(__file__).parents[2] / "docs"
+    text = "".join((docs / name).read_text() for name in ("how-to/add-an-endpoint.md", "reference/endpoints-file.md"))
     (table,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     (routes,) = re.findall(r"^KEYTURN_ROUTES=(.*)$", text, re.MULTILINE)
     settings = settings_of(monkeypatch, table, routes, AZURE_OPENAI_API_KEY="k-1")

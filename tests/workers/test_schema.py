@@ -133,7 +133,7 @@ async def test_a_value_that_the_database_will_not_keep_is_told_by_name_and_not_t
 
 
 async def test_a_worker_needs_no_more_than_rows(postgresql: URL, postgresql_server: str) -> None:
-    """Its role may read and write rows, as docs/operations.md says; tables are the migration's."""
+    """Its role may read and write rows, as docs/how-to/run-in-production.md says; tables are the migration's."""
     name = f"worker_{uuid.uuid4().hex[:8]}"
     with psycopg.connect(postgresql_server, dbname=postgresql.database, autocommit=True) as connection:
         for statement in (

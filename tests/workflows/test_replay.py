@@ -44,7 +44,8 @@ would end in a non-determinism error. So keep the old way beside the new one, un
       ...
 
 Only if no rotation of the old code can be running any more (a case that is new, or nothing released yet), delete the
-case's file in tests/histories and its entry in commands.json, and run `make histories`. docs/operations.md tells more.
+case's file in tests/histories and its entry in commands.json, and run `make histories`.
+docs/how-to/run-in-production.md says more.
 """
 
 
