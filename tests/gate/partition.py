@@ -116,6 +116,7 @@ def keys(lines: Sequence[PolicyLine], *, observed: datetime = NOW) -> Iterator[K
             )
 
 
+@lru_cache(maxsize=16)  # each comparison of a key asks for them again
 def facts_of(key: Key) -> CredentialFacts:
     """A key in the gate's own type."""
     return CredentialFacts.model_construct(
