@@ -16,6 +16,7 @@ from temporalio.contrib.workflow_streams import WorkflowStreamClient
 from temporalio.worker import Worker
 
 from activities.draft_reply import DraftReply
+from application.drafts import new_draft_id, start_draft
 from benchmarks.results import Result
 from benchmarks.streamed import StreamedDraft, publish_pieces
 from benchmarks.typing_pace import pieces
@@ -38,7 +39,6 @@ from tests.desks import Place, asking, key
 from tests.keys import KEYRING
 from tests.simulated import SimulatorControl
 from workflows.draft import DraftWorkflow
-from workflows.drafts import new_draft_id, start_draft
 
 PROMISED_MS = 150  # from the provider's first text to the page's
 QUESTION = {"account_id": "acct_1", "question": "May it?", "policy_lines": ["P-7"]}

@@ -11,8 +11,8 @@ from sqlalchemy.engine import URL
 
 from benchmarks.results import Result, compared
 from desk.app import desk_application
-from desk.commands import served
 from desk.desk import Desk
+from desk.serving import served
 from desk.settings import DeskSettings
 from keyturn.database import open_database
 from keyturn.policy.catalogue import load_catalogue

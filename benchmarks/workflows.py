@@ -17,6 +17,7 @@ from temporalio.worker import Worker
 
 from activities.create_rotation_job import CreateRotationJob
 from activities.decide import Decide
+from application.requests import id_of
 from benchmarks.bare import BareWorkflow, first, second
 from benchmarks.results import Result, compared
 from keyturn.cache.encrypted import EncryptedCache
@@ -38,7 +39,6 @@ from keyturn.llm.providers import load_providers, price_lists_of_providers
 from keyturn.policy.catalogue import load_catalogue
 from stack.embedded import simulator_process
 from stack.temporal import dev_server
-from starter.requests import id_of
 from tests.cases import request
 from workers.schema import migrate
 from workflows.identity import rotation_ids_of

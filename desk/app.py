@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 from temporalio.service import RPCError
 
+from application.connection import named
 from desk.api import api
 from desk.desk import Desk
 from desk.guard import HEALTH, Guard
@@ -27,7 +28,6 @@ from desk.sessions import EndedSessions
 from desk.settings import DeskSettings
 from keyturn.errors import KeyturnError
 from keyturn.keyring import Keyring
-from workflows.connection import named
 
 _log = structlog.get_logger("keyturn.desk")
 

@@ -12,6 +12,15 @@ from temporalio.client import Client, WorkflowExecutionDescription, WorkflowExec
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
+from application.answers import answer
+from application.drafts import start_draft, stop_draft
+from application.encryption import names_of
+from application.following import NoSuchWorkflow, described
+from application.outcomes import as_object
+from application.parked import waiting_rotations
+from application.requests import build_request, id_of
+from application.rotations import outcome_of, rotate, waiting_for, waits_for
+from application.stories import last_asked, story_of
 from keyturn.contracts import (
     Abandonment,
     Approval,
@@ -32,15 +41,6 @@ from keyturn.ledger.store import LedgerStore, midnight
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.line import PolicyLine
 from keyturn.tasks.draft_reply import DraftRequest
-from starter.answering import waiting_rotations
-from starter.explaining import last_asked, story_of
-from starter.following import NoSuchWorkflow, described
-from starter.outcomes import as_object
-from starter.requests import build_request, id_of
-from starter.rotations import outcome_of, rotate, waiting_for, waits_for
-from workflows.answering import answer
-from workflows.drafts import start_draft, stop_draft
-from workflows.encryption import names_of
 from workflows.visibility import TENANT
 
 LISTED = 25  # as many as a person looks through; the command line lists the rest

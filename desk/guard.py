@@ -13,12 +13,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from application.answers import UPDATE_TIMEOUT
 from desk.people import Person, SignIn
 from desk.problems import Refused
 from desk.settings import DeskSettings
 from keyturn.errors import JobStoreUnavailable
 from keyturn.people import same_form
-from workflows.answering import UPDATE_TIMEOUT
 
 # A question has 4,000 characters at most; the rest of a form is some hundred.
 MAX_BODY_BYTES = 64 * 1024

@@ -12,6 +12,8 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from starlette.staticfiles import StaticFiles
 
+from application.outcomes import days_in_words
+from application.stories import last_asked
 from desk.api import begin_draft
 from desk.desk import Desk
 from desk.idempotency import Idempotency
@@ -21,8 +23,6 @@ from desk.roles import Anybody, Asker, Decider, Operator, expect_decider
 from desk.schemas import in_path, plain
 from desk.settings import ROLES, DeskSettings
 from keyturn.errors import KeyturnError
-from starter.explaining import last_asked
-from starter.outcomes import days_in_words
 
 _FOLDER = Path(__file__).parent
 _KNOWN = {"yes": True, "no": False}

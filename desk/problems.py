@@ -6,6 +6,9 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from application.answers import AnswerRefused, NoWorkerAnswers
+from application.connection import TemporalRefused, TemporalUnreachable
+from application.following import NoSuchWorkflow
 from keyturn.errors import (
     BulkError,
     DraftError,
@@ -19,9 +22,6 @@ from keyturn.errors import (
     UnknownJob,
     ValueRefused,
 )
-from starter.following import NoSuchWorkflow
-from workflows.answering import AnswerRefused, NoWorkerAnswers
-from workflows.connection import TemporalRefused, TemporalUnreachable
 
 _STATUS: Mapping[type[KeyturnError], int] = {
     NoSuchWorkflow: 404,

@@ -14,9 +14,9 @@ from desk.settings import DeskSettings
 from documentation.markdown import code, escape, page
 from keyturn.llm.providers import load_providers
 from keyturn.notifications import load_channels
-from workers.codec_commands import CodecSettings
+from workers.codec_settings import CodecSettings
 from workers.executor import ExecutorSettings
-from workers.jobs_commands import JobsSettings
+from workers.jobs_settings import JobsSettings
 from workers.settings import LocalSettings, Settings
 
 # By the process that reads them.

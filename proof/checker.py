@@ -16,6 +16,7 @@ from sqlalchemy.engine import URL
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError
 
+from application.rotations import outcome_of
 from keyturn.contracts import DraftWritten, JobCreated, RotationOutcome
 from keyturn.database import open_database
 from keyturn.drafts.store import ENDED, Draft, DraftStore
@@ -26,7 +27,6 @@ from keyturn.keyring import Keyring
 from keyturn.ledger.tables import call_records
 from proof.seen import Seen
 from proof.world import APPROVER
-from starter.rotations import outcome_of
 from workflows.rotation import RotationWorkflow
 
 END_SECONDS = 30.0  # what is still under way when all has been told ends within seconds

@@ -7,6 +7,7 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureEr
 from temporalio.exceptions import CancelledError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
+from application.drafts import start_draft, stop_draft
 from keyturn.database import open_database
 from keyturn.drafts.store import DraftStore
 from keyturn.errors import KeyturnError
@@ -15,7 +16,6 @@ from keyturn.tasks.draft_reply import DraftRequest
 from proof.seen import Seen
 from proof.world import World, simulated
 from workflows.draft import DraftWorkflow
-from workflows.drafts import start_draft, stop_draft
 
 DRAFT_SECONDS = 2.0
 

@@ -12,6 +12,11 @@ from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
+from application.answers import answer
+from application.connection import TemporalUnreachable
+from application.encryption import names_of
+from application.requests import id_of
+from application.rotations import Rotation, settled, start_or_attach
 from keyturn.contracts import (
     Approval,
     CredentialFacts,
@@ -26,11 +31,6 @@ from keyturn.policy.catalogue import Catalogue, load_catalogue
 from proof.plan import FROZEN, KINDS, Operation
 from proof.seen import Seen
 from proof.world import APPROVER, LINE_TO_APPROVE, World, simulated
-from starter.requests import id_of
-from starter.rotations import Rotation, settled, start_or_attach
-from workflows.answering import answer
-from workflows.connection import TemporalUnreachable
-from workflows.encryption import names_of
 
 MANY = 50
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.service import RPCError
 
+from application.runs import start_run
 from keyturn.bulk.store import BulkStore
 from keyturn.contracts import BulkOrder, BulkSource
 from keyturn.database import open_database
@@ -16,7 +17,6 @@ from proof.seen import Seen
 from proof.world import World
 from workers.bulk import load_source, run_encryption
 from workflows.bulk import bulk_id
-from workflows.runs import start_run
 
 
 async def finished(world: World, client: Client, seen: Seen) -> None:

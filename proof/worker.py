@@ -20,6 +20,7 @@ from typing import Any
 from sqlalchemy import event, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from application.connection import connect
 from keyturn.contracts import (
     Assessment,
     GroundedDecision,
@@ -40,7 +41,6 @@ from proof.plan import fault_of
 from workers.settings import load_settings
 from workers.telemetry import configure_logging
 from workers.wiring import wired_boundary, wired_worker
-from workflows.connection import connect
 
 CONTROLS = (
     "check_then_insert",

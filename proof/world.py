@@ -16,6 +16,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.engine import URL
 from temporalio.client import Client
 
+from application.connection import TemporalUnreachable, connect
 from keyturn.database import database_url, open_database, transaction
 from keyturn.jobs.store import WITHDRAWN
 from keyturn.jobs.tables import rotation_jobs
@@ -30,7 +31,6 @@ from stack.embedded import simulator_process, worker_environment
 from stack.processes import child, free_port
 from stack.temporal import dev_server_command
 from workers.schema import migrate
-from workflows.connection import TemporalUnreachable, connect
 
 WORKERS = 2
 LINE_TO_APPROVE = "PROOF-1"

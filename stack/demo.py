@@ -7,13 +7,13 @@ from typing import Any
 import httpx
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 
+from application.requests import build_request, id_of
+from application.rotations import outcome_of, rotate
 from keyturn.contracts import CallRecord, JobCreated, Rejected, RotationOutcome, RotationRequest
 from keyturn.database import database_url, open_database
 from keyturn.jobs.store import JobStore
 from keyturn.policy.catalogue import load_catalogue
 from stack.embedded import Stack
-from starter.requests import build_request, id_of
-from starter.rotations import outcome_of, rotate
 from workflows.options import TASK_QUEUE
 from workflows.rotation import RotationWorkflow
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from temporalio.client import Client
 
+from application.connection import TemporalUnreachable, connect
 from keyturn.keyring import Keyring
 from stack.processes import StackNotStarted, child, free_port, program
-from workflows.connection import TemporalUnreachable, connect
 from workflows.visibility import SEARCH_ATTRIBUTES, type_of
 
 # By default the server's transfer queue polls 20 times a second, and each hop of a workflow waits about 45 ms for it.

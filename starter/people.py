@@ -40,8 +40,8 @@ def parked(tenant: str | None, kind: str | None, limit: int, as_json: bool) -> N
     Example:
       keyturn parked --kind quota_exhausted
     """
-    from starter.answering import waiting_rotations
-    from workflows.connection import connect, map_refusals
+    from application.connection import connect, map_refusals
+    from application.parked import waiting_rotations
 
     async def run() -> list[dict[str, str]]:
         with map_refusals():
@@ -83,8 +83,8 @@ def resume(
         return
     if not kind or kind in {"approval", "disagreement"}:
         raise click.UsageError("--all needs the --kind of what was fixed (`keyturn parked` lists them)")
-    from starter.answering import resume_all
-    from workflows.connection import connect, map_refusals
+    from application.connection import connect, map_refusals
+    from application.parked import resume_all
 
     async def run() -> tuple[int, list[str]]:
         with map_refusals():
@@ -117,7 +117,7 @@ def abandon(workflow_id: str, reason: str, user_id: str | None) -> None:
 
 def _awaiting(workflow_id: str, verb: str) -> tuple[Standing, GroundedDecision]:
     """Return a rotation's standing, and the decision that waits; raises AnswerRefused if none does."""
-    from workflows.answering import AnswerRefused
+    from application.answers import AnswerRefused
 
     standing = _standing(workflow_id)
     if standing.decision is None:
@@ -193,9 +193,9 @@ def rollback(job_id: str, reason: str, user_id: str | None) -> None:
 
 
 def _answer(workflow_id: str, update: str, argument: Contract) -> None:
-    from starter.following import handle_of
-    from workflows.answering import answer
-    from workflows.connection import connect, map_refusals
+    from application.answers import answer
+    from application.connection import connect, map_refusals
+    from application.following import handle_of
 
     # A rotation is approved or denied; one whose job is carried out is resumed or rolled back.
     types = _CARRIED_OUT if update in {"resume", "roll_back"} else _DECIDED
@@ -208,10 +208,10 @@ def _answer(workflow_id: str, update: str, argument: Contract) -> None:
 
 
 def _standing(workflow_id: str) -> Standing:
-    from starter.following import handle_of
-    from starter.rotations import standing_of
-    from workflows.answering import NoWorkerAnswers
-    from workflows.connection import connect, map_refusals
+    from application.answers import NoWorkerAnswers
+    from application.connection import connect, map_refusals
+    from application.following import handle_of
+    from application.rotations import standing_of
 
     async def run() -> Standing | None:
         with map_refusals():
@@ -227,8 +227,8 @@ def _shown(standing: Standing, wordings: Sequence[str]) -> list[str]:
     decision: GroundedDecision | None = standing.decision
     if decision is None:
         return [f"nothing waits for an approval: the rotation is {standing.phase.replace('_', ' ')}"]
+    from application.outcomes import approvers_of, due_of, reading_of
     from keyturn.policy.quotes import evidence_in_words
-    from starter.outcomes import approvers_of, due_of, reading_of
 
     binding = ", ".join(str(line) for line in decision.source_lines)
     window = f", window {decision.rotation_window_days} days" if decision.rotation_window_days else ""

@@ -27,6 +27,8 @@ from temporalio.common import Priority, SearchAttributePair, TypedSearchAttribut
 from temporalio.exceptions import ActivityError, ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
+from application.connection import connect, map_refusals
+from application.runs import BULK_PRIORITY, Handle, handle_of_run
 from keyturn.console import signed_in_user
 from keyturn.contracts import BulkOrder, BulkSource, ShortIdentifier
 from keyturn.errors import InvalidRequest, KeyturnError
@@ -34,8 +36,6 @@ from keyturn.options import InventoryFormat
 from keyturn.policy.catalogue import load_catalogue
 from starter.policy_options import policy_options
 from workflows.bulk import BulkWorkflow, bulk_id
-from workflows.connection import connect, map_refusals
-from workflows.runs import BULK_PRIORITY, Handle, handle_of_run
 from workflows.visibility import TENANT
 
 T = TypeVar("T")

@@ -21,6 +21,8 @@ from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
 import keyturn.keyring
+from application.encryption import encryption_converter
+from application.namespace import add_search_attributes
 from keyturn.database import database_url, open_database
 from keyturn.jobs.store import JobStore
 from keyturn.policy.catalogue import Catalogue, load_catalogue
@@ -31,8 +33,6 @@ from tests.keys import KEYRING, KEYS_TEXT
 from tests.privacy import leaks_of, leaks_of_ledger, planted_in, told_by_temporal
 from tests.simulated import SimulatorControl
 from workers.schema import migrate
-from workflows.encryption import encryption_converter
-from workflows.namespace import add_search_attributes
 
 if TYPE_CHECKING:
     from tests.aws import Aws, Network  # moto takes two seconds to import: only where it is used

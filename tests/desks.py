@@ -13,9 +13,10 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 from activities.draft_reply import BEAT_SECONDS, DraftReply
+from application.encryption import names_of
 from desk.app import desk_application
-from desk.commands import served
 from desk.desk import Desk
+from desk.serving import served
 from desk.settings import DeskSettings
 from keyturn.contracts import CallRecord
 from keyturn.database import open_database
@@ -30,7 +31,6 @@ from tests.keys import KEYRING
 from tests.simulated import SimulatorControl
 from tests.workers_for_tests import rotation_activities, with_approval
 from workflows.draft import DraftWorkflow
-from workflows.encryption import names_of
 from workflows.rotation import RotationWorkflow
 
 TOKENS = {name: f"{name}-{'t' * 32}" for name in ("luna", "omar", "vera")}

@@ -16,6 +16,8 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 import stack
+from application.encryption import names_of
+from application.runs import Handle, start_run
 from keyturn.bulk.offline import OfflineRuns
 from keyturn.bulk.pages import BulkJudge
 from keyturn.bulk.store import BulkStore
@@ -37,9 +39,7 @@ from tests.keys import KEYRING
 from workers.bulk import CarriedRuns, RunRotations, bulk_workers, load_source, run_encryption
 from workers.settings import read_rate_card
 from workflows.bulk import BulkWorkflow, bulk_id
-from workflows.encryption import names_of
 from workflows.rotation import RotationWorkflow
-from workflows.runs import Handle, start_run
 
 LINE = "CIS-AWS-4.0-1.14"
 NOW = (datetime.now(UTC) - timedelta(days=1)).replace(hour=9, minute=0, second=0, microsecond=0)

@@ -13,6 +13,7 @@ from activities.deliver_job import DeliverJob
 from activities.draft_reply import BEAT_SECONDS, DraftReply
 from activities.judge_page import JudgePage
 from activities.rotate_access_key import RotateAccessKey
+from application.answers import answer
 from keyturn.contracts import (
     Abandonment,
     AccessKeyState,
@@ -36,7 +37,6 @@ from keyturn.tasks.draft_reply import DraftRequest
 from tests.cases import NOW, P7
 from tests.keyturn.test_ledger import call
 from workflows.access_key import RotateAccessKeyWorkflow
-from workflows.answering import answer
 from workflows.bulk import BULK_QUEUE, BulkWorkflow
 from workflows.delivery import DeliveryWorkflow
 from workflows.draft import DraftWorkflow

@@ -7,12 +7,12 @@ from urllib.parse import quote
 
 from playwright.async_api import Page
 
+from application.requests import id_of
+from application.rotations import rotate, start_or_attach
 from keyturn.database import database_url, open_database
 from keyturn.errors import QuotaExhausted
 from keyturn.jobs.store import JobStore
 from stack.embedded import Ports, Stack, embedded_stack
-from starter.requests import id_of
-from starter.rotations import rotate, start_or_attach
 from tests.browser import browser, include_credentials, shows, sign_in, until
 from tests.cases import QUESTION, facts, request
 from tests.record_histories import Place

@@ -22,9 +22,9 @@ from documentation.pages import PAGES
 from documentation.settings import documented
 from keyturn.policy.catalogue import load_catalogue
 from stack.embedded import Stack
-from workers.codec_commands import CodecSettings
+from workers.codec_settings import CodecSettings
 from workers.executor import ExecutorSettings
-from workers.jobs_commands import JobsSettings
+from workers.jobs_settings import JobsSettings
 from workers.settings import settings_variables
 
 ROOT = Path(__file__).parents[1]

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 from temporalio.api.common.v1 import Payload
 
+from application.encryption import EncryptionCodec
 from desk.settings import parse_networks, parse_roles
 from keyturn.bulk.load import digest_of
 from keyturn.contracts import BulkSource
@@ -48,7 +49,6 @@ from tests.cases import request
 from tests.keys import KEYRING, KEYS_TEXT
 from tests.workers_for_tests import Script
 from workers.settings import read_rate_card
-from workflows.encryption import EncryptionCodec
 
 CORPORA = Path(__file__).parent / "corpora" / "parsers"
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))  # a sample each

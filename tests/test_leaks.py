@@ -15,6 +15,8 @@ from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.engine import URL
 from temporalio.client import Client
 
+from application.answers import answer
+from application.rotations import Handle, outcome_of, rotate, start_or_attach
 from keyturn.contracts import (
     Abandonment,
     Approval,
@@ -31,7 +33,6 @@ from proof.plan import WRONG_NO
 from stack.embedded import worker_environment
 from stack.processes import child, free_port
 from stack.temporal import dev_server
-from starter.rotations import Handle, outcome_of, rotate, start_or_attach
 from tests.cases import NOW, P7
 from tests.keys import KEYS_TEXT, NEWER, ring
 from tests.privacy import told_by_temporal
@@ -39,7 +40,6 @@ from tests.record_histories import Place
 from tests.simulated import SimulatorControl
 from tests.workers_for_tests import ELIGIBLE, Script, worker_on
 from workers.settings import PLACEHOLDER_KEY
-from workflows.answering import answer
 
 NOTES = "Planted notes 2342: Luna left the company"
 QUESTION, REASON = "Planted question 0815: may Luna's key be rotated?", "Planted reason 4711: Luna is on leave"

@@ -13,6 +13,8 @@ from activities.create_rotation_job import CreateRotationJob, JobClaims
 from activities.decide import Decide
 from activities.record_event import AuditTrail, RecordEvent
 from activities.withdraw_claim import ClaimWithdrawals, WithdrawClaim
+from application.encryption import names_of
+from application.versioning import pinned_to
 from keyturn.contracts import CallRecord
 from keyturn.errors import TokenLimitReached
 from keyturn.llm.boundary import ModelBoundary
@@ -23,10 +25,8 @@ from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.tasks.definition import Prompt
 from tests.boundaries import guarded
-from workflows.encryption import names_of
 from workflows.identity import Names, plain, rotation_ids_of
 from workflows.rotation import RotationWorkflow
-from workflows.versioning import pinned_to
 
 ELIGIBLE = '{"decision":"eligible","rotation_window_days":30,"source_line_ids":["P-7"]}'
 APPROVERS = ("omar", "priya")

@@ -25,6 +25,7 @@ from temporalio.runtime import Runtime
 from temporalio.worker import Worker
 
 from activities.rotate_access_key import RotateAccessKey
+from application.connection import connect
 from keyturn.contracts import CredentialKind, KeyRotationOrder, KeyRotationOutcome, ShortIdentifier
 from keyturn.database import answers, open_database
 from keyturn.errors import (
@@ -46,7 +47,6 @@ from workers.monitoring import add_health, add_metrics, free_loopback_port, sdk_
 from workers.schema import check_schema
 from workers.settings import LocalSettings
 from workflows.access_key import RotateAccessKeyWorkflow, execution_id
-from workflows.connection import connect
 from workflows.visibility import TENANT
 
 _log = structlog.get_logger("keyturn.executors")

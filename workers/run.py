@@ -10,15 +10,23 @@ from temporalio.client import Client
 from temporalio.runtime import Runtime
 from temporalio.service import RPCError
 
+from application.connection import connect, map_refusals
+from application.versioning import builds
 from workers import tracing
 from workers.monitoring import free_loopback_port, sdk_metrics, served
 from workers.schema import check_schema
-from workers.settings import Settings
+from workers.settings import Settings, load_settings
+from workers.telemetry import configure_logging
 from workers.wiring import build_id_of, wired_boundary, wired_worker
-from workflows.connection import connect, map_refusals
-from workflows.versioning import builds
 
 _log = structlog.get_logger("keyturn.worker")
+
+
+def serve_worker() -> None:
+    """Run a worker by the environment's settings until SIGINT or SIGTERM. Raises what `run_worker` does."""
+    settings = load_settings()
+    configure_logging(settings.log_format)
+    asyncio.run(run_worker(settings))
 
 
 async def run_worker(settings: Settings) -> None:

@@ -23,6 +23,8 @@ from activities.deliver_job import DeliverJob
 from activities.draft_reply import BEAT_SECONDS, DraftReply
 from activities.record_event import RecordEvent
 from activities.withdraw_claim import WithdrawClaim
+from application.encryption import names_of
+from application.versioning import pinned_to
 from keyturn.bulk.offline import OfflineRuns
 from keyturn.bulk.pages import BulkJudge
 from keyturn.bulk.store import BulkStore
@@ -62,10 +64,8 @@ from workers.tracing import provider_names, span_recorder
 from workflows.bulk import BulkWorkflow
 from workflows.delivery import DeliveryWorkflow
 from workflows.draft import DraftWorkflow
-from workflows.encryption import names_of
 from workflows.identity import rotation_ids_of
 from workflows.rotation import RotationWorkflow
-from workflows.versioning import pinned_to
 
 _log = structlog.get_logger("keyturn.worker")
 

@@ -15,10 +15,10 @@ from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
 import desk.desk as desk_module
+from application.stories import story_of
 from desk.tables import desk_requests
 from keyturn.drafts.tables import drafts
 from keyturn.errors import JobStoreUnavailable, UnknownDraft
-from starter.explaining import story_of
 from tests.desks import Place, asking, events_of, key, place, question, text_of
 from tests.simulated import SimulatorControl
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from application.requests import id_of
+from application.rotations import outcome_of, start_or_attach
 from keyturn.contracts import JobCreated
 from keyturn.database import database_url, open_database
 from keyturn.errors import ProviderTimeout
@@ -20,8 +22,6 @@ from keyturn.llm.outages import FAILURES_TO_OPEN, Outages
 from keyturn.llm.shared_outages import SharedOutages
 from stack.embedded import Stack
 from starter.cli import COMMANDS, GROUPS
-from starter.requests import id_of
-from starter.rotations import outcome_of, start_or_attach
 from tests.cases import request
 from tests.simulated import SimulatorControl
 from tests.warm import run_warm

@@ -5,21 +5,22 @@ import uuid
 import pytest
 from temporalio.client import Client
 
+from application.answers import answer
+from application.connection import connect
+from application.requests import id_of
+from application.rotations import outcome_of, rotate, start_or_attach
+from application.stories import story_of
 from keyturn.console import printable
 from keyturn.contracts import Approval, JobCreated, Rejected, Resumption
 from keyturn.errors import PayloadKeyUnknown, ProviderUnavailable, QuotaExhausted
 from keyturn.jobs.store import JobStore
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.tasks.registry import load_tasks
-from starter.explaining import _lines, story_of
-from starter.requests import id_of
-from starter.rotations import outcome_of, rotate, start_or_attach
+from starter.explain import _lines
 from tests.cases import QUESTION, request
 from tests.keys import OLDER, ring
 from tests.record_histories import Place
 from tests.workers_for_tests import ELIGIBLE, Script, with_approval, worker_on
-from workflows.answering import answer
-from workflows.connection import connect
 
 
 async def test_an_accepted_answer_is_told_word_for_word(temporal: Client, sqlite_store: JobStore) -> None:

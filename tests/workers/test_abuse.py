@@ -150,7 +150,7 @@ async def test_a_desks_connection_that_sends_nothing_or_half_a_second_head_is_en
 @pytest.fixture
 async def quiet_desk() -> AsyncIterator[str]:
     """The desk's server around an application that answers at once."""
-    from desk.commands import served as desk_served
+    from desk.serving import served as desk_served
 
     async def application(scope: object, receive: object, send: object) -> None:
         assert callable(send)

@@ -24,7 +24,7 @@ from keyturn.jobs.tables import rotation_jobs
 from stack.processes import child
 from tests.cases import facts, order
 from workers.jobs_api import MAX_BODY_BYTES, JobsApi
-from workers.jobs_commands import load_jobs_settings
+from workers.jobs_settings import load_jobs_settings
 from workers.monitoring import served
 
 ROTATOR, OTHER = "rotator_token_of_the_tests_0123456789ab", "other_token_of_the_tests_0123456789abcd"

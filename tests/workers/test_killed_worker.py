@@ -9,12 +9,12 @@ import pytest
 from sqlalchemy.engine import URL
 from temporalio.client import Client
 
+from application.rotations import outcome_of, start_or_attach
 from keyturn.contracts import JobCreated
 from keyturn.database import open_database
 from keyturn.jobs.store import JobStore
 from stack.embedded import worker_environment
 from stack.processes import child
-from starter.rotations import outcome_of, start_or_attach
 from tests.cases import request
 from tests.simulated import SimulatorControl
 

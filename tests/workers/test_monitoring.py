@@ -17,11 +17,11 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy.engine import URL
 from temporalio.client import Client
 
+from application.rotations import rotate
 from keyturn.contracts import JobCreated, PassedOver
 from keyturn.errors import SettingsInvalid
 from stack.embedded import worker_environment
 from stack.processes import child, free_port
-from starter.rotations import rotate
 from tests.cases import request
 from tests.keyturn.test_ledger import call
 from tests.simulated import SimulatorControl

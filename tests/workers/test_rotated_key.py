@@ -8,13 +8,13 @@ from pathlib import Path
 from sqlalchemy.engine import URL
 from temporalio.client import Client
 
+from application.rotations import rotate
 from keyturn.contracts import JobCreated, RotationOutcome
 from keyturn.database import open_database
 from keyturn.jobs.store import JobStore
 from keyturn.ledger.store import LedgerStore
 from stack.embedded import worker_environment
 from stack.processes import child
-from starter.rotations import rotate
 from tests.cases import request
 from tests.simulated import SimulatorControl
 

@@ -23,6 +23,8 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.testing import WorkflowEnvironment
 
 import workers.executor
+from application.answers import AnswerRefused, answer
+from application.parked import waiting_rotations
 from keyturn.contracts import Abandonment, KeyRotationOrder, KeyRotationOutcome, KeyRotationStanding, Resumption
 from keyturn.database import open_database
 from keyturn.errors import AwsUnavailable, SettingsInvalid
@@ -32,12 +34,10 @@ from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.targets.secretsmanager.store import SecretsManager
 from stack.processes import child, free_port
-from starter.answering import waiting_rotations
 from tests.aws import ACCOUNT, Aws, Network, job_for
 from workers.executor import Executions, ExecutorSettings, executor, load_executor_settings, look_for_jobs
 from workers.metrics import ExecutorMetrics
 from workflows.access_key import LEAST_WAIT, MARGIN, RotateAccessKeyWorkflow, execution_id, waits
-from workflows.answering import AnswerRefused, answer
 
 ROLL_BACK = Abandonment(operator="luna", reason="the importer broke")
 Handle = WorkflowHandle[RotateAccessKeyWorkflow, KeyRotationOutcome]

@@ -19,6 +19,9 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 from activities.judge_page import JudgePage
+from application.answers import AnswerRefused, answer
+from application.parked import waiting_rotations
+from application.runs import Handle, RunStopped, follow, start_run
 from keyturn.bulk.load import digest_of
 from keyturn.bulk.store import OPEN
 from keyturn.bulk.tables import bulk_items
@@ -46,11 +49,9 @@ from keyturn.errors import (
     UnknownRun,
 )
 from keyturn.keyring import new_keyring_text, parse_keyring
-from starter.answering import waiting_rotations
 from tests.estates import LINE, NOW, BulkPlace, Judge, bulk_place, due, estate, jobs_of, started
 from tests.keys import KEYRING
 from workers.bulk import run_encryption
-from workflows.answering import AnswerRefused, answer
 from workflows.bulk import (
     BATCH_LOOK_FIRST,
     BATCH_WITHIN,
@@ -63,7 +64,6 @@ from workflows.bulk import (
     next_look,
 )
 from workflows.rotation import RotationWorkflow
-from workflows.runs import Handle, RunStopped, follow, start_run
 
 OMAR = Resumption(operator="omar")
 

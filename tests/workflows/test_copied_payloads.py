@@ -27,20 +27,20 @@ from temporalio.testing import ActivityEnvironment
 from temporalio.worker import Worker
 
 from activities.create_rotation_job import CreateRotationJob
+from application.answers import answer
+from application.encryption import CONTEXT, EncryptionCodec, names_of
+from application.rotations import Handle, outcome_of, start_or_attach
 from keyturn.contracts import Approval, Denial, Failed, JobCreated, JobOrder, RotationRequest
 from keyturn.errors import PayloadMoved, PayloadNotAuthentic
 from keyturn.jobs.store import JobStore
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.policy.grounding import request_digest
-from starter.rotations import Handle, outcome_of, start_or_attach
 from tests.boundaries import guarded
 from tests.cases import facts, order, request
 from tests.keys import KEYRING
 from tests.record_histories import Place
 from tests.workers_for_tests import ELIGIBLE, Script, rotation_activities, with_approval, worker_on
-from workflows.answering import answer
-from workflows.encryption import CONTEXT, EncryptionCodec, names_of
 from workflows.identity import rotation_ids_of
 from workflows.rotation import RotationWorkflow
 

@@ -27,6 +27,8 @@ from temporalio.worker import Worker
 from activities.create_rotation_job import CreateRotationJob
 from activities.decide import Decide
 from activities.deliver_job import DeliverJob
+from application.encryption import names_of
+from application.rotations import rotate
 from keyturn.contracts import JobCreated
 from keyturn.errors import (
     EarlierDelivery,
@@ -45,7 +47,6 @@ from keyturn.notifications.webhook import Webhook, verify
 from keyturn.policy.catalogue import load_catalogue
 from stack.embedded import worker_environment
 from stack.processes import child
-from starter.rotations import rotate
 from tests.boundaries import guarded
 from tests.cases import facts, order, request
 from tests.simulated import SimulatorControl
@@ -53,7 +54,6 @@ from tests.workers_for_tests import ELIGIBLE, Script
 from workers.deliveries import DeliveryStarts, ReceiverDeliveries, sweep
 from workers.monitoring import served
 from workflows.delivery import DeliveryWorkflow, delivery_id
-from workflows.encryption import names_of
 from workflows.identity import rotation_ids_of
 from workflows.rotation import RotationWorkflow
 

@@ -11,18 +11,18 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
+from application.answers import AnswerRefused, answer
+from application.outcomes import as_lines, as_object, exit_status
+from application.requests import id_of
+from application.rotations import outcome_of, rotate
 from keyturn.bulk.report import page_of
 from keyturn.contracts import Approval, CredentialFacts, Denial, Failed, JobCreated, Rejected, WaitingForPerson
 from keyturn.jobs.store import JobStore
 from keyturn.policy.catalogue import Catalogue, load_catalogue
-from starter.outcomes import as_lines, as_object, exit_status
-from starter.requests import id_of
-from starter.rotations import outcome_of, rotate
 from tests.cases import facts
 from tests.estates import LINE, Judge, bulk_place, due, estate, jobs_of, started
 from tests.workers_for_tests import ELIGIBLE, Script, with_approval
 from tests.workflows.test_people import desk, trail
-from workflows.answering import AnswerRefused, answer
 
 NO = '{"decision":"not_eligible","rotation_window_days":null,"source_line_ids":["P-7"]}'
 UNSURE = '{"decision":"not_specified","rotation_window_days":null,"source_line_ids":[]}'

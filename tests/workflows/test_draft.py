@@ -21,6 +21,7 @@ from temporalio.exceptions import ApplicationError, CancelledError, WorkflowAlre
 from temporalio.worker import Worker
 
 from activities.draft_reply import BEAT_SECONDS, DraftReply
+from application.drafts import Handle, new_draft_id, start_draft, stop_draft
 from keyturn.contracts import CallRecord, DraftEnd
 from keyturn.database import open_database
 from keyturn.drafts.reading import DraftReading
@@ -41,7 +42,6 @@ from tests.cases import P7
 from tests.keys import KEYRING
 from tests.simulated import SimulatorControl
 from workflows.draft import DraftWorkflow
-from workflows.drafts import Handle, new_draft_id, start_draft, stop_draft
 
 
 def asked(**changed: Any) -> DraftRequest:

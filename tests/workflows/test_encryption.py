@@ -11,19 +11,19 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
+from application.answers import answer
+from application.connection import connect
+from application.encryption import CONTEXT, ENCODING, KEY_ID, MAX_PAYLOAD_BYTES, EncryptionCodec, encryption_plugin
+from application.following import progress_of
+from application.requests import id_of
+from application.rotations import outcome_of, rotate, start_or_attach
 from keyturn.contracts import Approval, JobCreated
 from keyturn.errors import PayloadKeyUnknown, PayloadNotAuthentic, PayloadNotEncrypted, PayloadTooLarge
 from keyturn.jobs.store import JobStore
-from starter.following import progress_of
-from starter.requests import id_of
-from starter.rotations import outcome_of, rotate, start_or_attach
 from tests.cases import QUESTION, request
 from tests.keys import KEYRING, NEWER, OLDER, ring
 from tests.record_histories import Place
 from tests.workers_for_tests import ELIGIBLE, Script, with_approval, worker_on
-from workflows.answering import answer
-from workflows.connection import connect
-from workflows.encryption import CONTEXT, ENCODING, KEY_ID, MAX_PAYLOAD_BYTES, EncryptionCodec, encryption_plugin
 from workflows.rotation import RotationWorkflow
 
 PLAIN = Payload(metadata={"encoding": b"json/plain"}, data=b'"some words"')

@@ -9,13 +9,13 @@ import pytest
 from pydantic import ValidationError
 from temporalio.client import Client
 
+from application.rotations import rotate
 from keyturn.contracts import PolicyRef, Rejected, Rejection, RotationRequest, WaitingForPerson
 from keyturn.jobs.store import JobStore
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.http import http_client
 from keyturn.policy.catalogue import Catalogue
 from keyturn.tasks.summarize_scan import ScanRecord, ScanRequest
-from starter.rotations import rotate
 from tests.boundaries import WIRES, guarded, on_simulator
 from tests.cases import P7, facts, request
 from tests.simulated import SimulatorControl

@@ -9,12 +9,12 @@ import pytest
 from sqlalchemy.engine import URL
 from temporalio.client import Client
 
+from application.answers import answer
+from application.requests import id_of
 from keyturn.contracts import Abandonment
 from keyturn.database import open_database
-from starter.requests import id_of
 from tests.cases import request
 from tests.estates import Judge, bulk_place, estate, started
-from workflows.answering import answer
 from workflows.bulk import BulkWorkflow
 from workflows.rotation import RotationWorkflow
 

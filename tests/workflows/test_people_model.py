@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from temporalio.client import Client, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
 
+from application.answers import addressed
+from application.rotations import outcome_of, standing_of, start_or_attach
 from keyturn.contracts import Abandonment, Approval, Denial, Instruction, JobCreated, Rejected, Resumption
 from keyturn.errors import QuotaExhausted
 from keyturn.jobs.store import JobStore
-from starter.rotations import outcome_of, standing_of, start_or_attach
 from tests.cases import facts, request
 from tests.workers_for_tests import APPROVERS, ELIGIBLE, Script, with_approval, worker_on
-from workflows.answering import addressed
 
 NO_DIGEST = "v1:" + "0" * 64
 # Who says what: whether the digest is that of the decision which waits.

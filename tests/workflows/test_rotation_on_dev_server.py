@@ -11,14 +11,14 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client, WorkflowFailureError
 
+from application.outcomes import exit_status
+from application.requests import id_of
+from application.rotations import outcome_of, rotate, start_or_attach
 from keyturn.contracts import JobCreated, LimitedUntil, NotEligible, NotSpecified, Rejected, WaitingForPerson
 from keyturn.database import open_database
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import job_audit, rotation_jobs
 from keyturn.llm.http import HttpModelClient, http_client
-from starter.outcomes import exit_status
-from starter.requests import id_of
-from starter.rotations import outcome_of, rotate, start_or_attach
 from tests.boundaries import guarded, on_simulator
 from tests.cases import NOW, QUESTION, facts, request
 from tests.proxies import Fault, LossyProxy

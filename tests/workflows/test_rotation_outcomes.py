@@ -10,6 +10,8 @@ import pytest
 from temporalio.api.enums.v1 import EventType
 from temporalio.testing import WorkflowEnvironment
 
+from application.requests import id_of
+from application.rotations import outcome_of, start_or_attach, waiting_for
 from keyturn.contracts import (
     Failed,
     JobCreated,
@@ -31,8 +33,6 @@ from keyturn.errors import (
 )
 from keyturn.jobs.store import JobStore
 from keyturn.policy.catalogue import Catalogue
-from starter.requests import id_of
-from starter.rotations import outcome_of, start_or_attach, waiting_for
 from tests.boundaries import guarded
 from tests.cases import facts, order, request
 from tests.workers_for_tests import ELIGIBLE, ChangedForTheJob, Limit, Script, worker_on

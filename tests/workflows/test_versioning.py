@@ -7,19 +7,19 @@ from collections.abc import AsyncIterator
 import pytest
 from temporalio.client import Client
 
+from application.answers import answer
+from application.rotations import outcome_of, rotate, start_or_attach
+from application.versioning import builds, promote
 from keyturn.contracts import JobCreated, Resumption
 from keyturn.errors import QuotaExhausted
 from keyturn.jobs.store import JobStore
 from stack.temporal import dev_server
-from starter.rotations import outcome_of, rotate, start_or_attach
 from tests.cases import request
 from tests.keys import KEYRING, KEYS_TEXT
 from tests.record_histories import Place
 from tests.workers_for_tests import ELIGIBLE, Script, worker_on
 from workers.doctor import NoBuild, NoWorker
 from workers.doctor import _temporal as temporal_state
-from workflows.answering import answer
-from workflows.versioning import builds, promote
 
 
 @pytest.fixture

@@ -15,22 +15,22 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.create_rotation_job import CreateRotationJob
 from activities.withdraw_claim import WithdrawClaim
+from application.answers import answer
+from application.outcomes import as_lines, as_object
+from application.requests import id_of
+from application.rotations import Handle, outcome_of, rotate, start_or_attach
 from keyturn.contracts import Abandonment, Failed, JobCreated, JobOrder, RotationJob
 from keyturn.database import open_database
 from keyturn.errors import OpenJobExists, StaleAttempt
 from keyturn.jobs.store import JobStore
 from keyturn.policy.catalogue import load_catalogue
 from stack.temporal import dev_server
-from starter.outcomes import as_lines, as_object
-from starter.requests import id_of
-from starter.rotations import Handle, outcome_of, rotate, start_or_attach
 from tests.cases import NOW, facts, order, request
 from tests.keys import KEYRING
 from tests.keyturn.test_ledger import call
 from tests.record_histories import Place
 from tests.workers_for_tests import ELIGIBLE, Script, worker_on
 from workflows import options
-from workflows.answering import answer
 from workflows.identity import rotation_ids_of
 
 KEY = "rotate:default:acct_10234:key_1:P-7@1"

@@ -10,11 +10,11 @@ from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client, WorkflowExecutionDescription, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
+from application.encryption import names_of, reader_of
+from application.outcomes import fate_of
+from application.rotations import Handle, waiting_for, waits_for
 from keyturn.contracts import Assessment, GroundedDecision, LimitedUntil, Rejection, RotationJob, WaitingForPerson
 from keyturn.errors import KeyturnError
-from starter.outcomes import fate_of
-from starter.rotations import Handle, waiting_for, waits_for
-from workflows.encryption import names_of, reader_of
 from workflows.identity import stored_id
 from workflows.rotation import RotationWorkflow
 from workflows.visibility import PARKED

@@ -3,24 +3,17 @@
 import asyncio
 import json
 import signal
-import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from keyturn.console import printable, signed_in_user
-from keyturn.errors import InvalidRequest, KeyturnError, SettingsInvalid
+from keyturn.errors import InvalidRequest, KeyturnError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from starlette.types import ASGIApp
-
     from desk.desk import Desk
-    from desk.settings import Network
 
 T = TypeVar("T")
 EXIT_UNAPPROVED, EXIT_FAILED = 3, 1
@@ -41,6 +34,7 @@ def desk() -> None:
       KEYTURN_DESK_TOKENS=luna:$(openssl rand -hex 24) KEYTURN_DESK_ROLES="luna=asker" keyturn desk
     """
     from desk.app import desk_application
+    from desk.serving import served
     from desk.settings import load_desk_settings, parse_networks
     from keyturn.keyring import keyring_from_environment
     from workers.settings import load_local_settings
@@ -103,7 +97,7 @@ def draft(
     async def run(desk: "Desk", _engine: Any) -> dict[str, Any]:
         from pydantic import ValidationError
 
-        from workflows.drafts import new_draft_id
+        from application.drafts import new_draft_id
 
         draft_id = new_draft_id(tenant)
         try:
@@ -152,7 +146,7 @@ async def _stopped(desk: "Desk", draft_id: str) -> bool:
     """Have a draft stopped; whether that was taken. Why it was not is told."""
     from temporalio.service import RPCError
 
-    from workflows.connection import named
+    from application.connection import named
 
     try:
         await desk.stop(draft_id)
@@ -184,58 +178,14 @@ async def _shown(desk: "Desk", draft_id: str, *, quiet: bool) -> dict[str, Any]:
     return shown
 
 
-@asynccontextmanager
-async def served(application: "ASGIApp", address: str, *, proxies: "Sequence[Network]" = ()) -> AsyncIterator[str]:
-    """Serve on `address` (HOST:PORT; port 0 takes any free one) and yield the URL; raises SettingsInvalid."""
-    import uvicorn
-
-    from desk.connections import protocol_for
-
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    # asyncio takes Nagle's delay off (40 ms an answer) only where the protocol is named.
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, int(port)))
-    except OSError as error:
-        listening.close()
-        raise SettingsInvalid(f"KEYTURN_DESK_ADDRESS: cannot listen on {address}: {error.strerror}") from None
-    config = uvicorn.Config(
-        application,
-        http=protocol_for(proxies),
-        ws="none",  # where websockets happens to be installed, a connection would leave our protocol by an upgrade
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,  # whose header is believed is the desk's own decision
-        server_header=False,
-        timeout_graceful_shutdown=2,  # streams never end by themselves
-        limit_concurrency=2_000,
-    )
-    server = uvicorn.Server(config)
-    # `serve` would take the signals for itself, and give none of them on; who serves here waits for them.
-    serving = asyncio.ensure_future(server._serve(sockets=[listening]))
-    try:
-        while not server.started and not serving.done():  # noqa: ASYNC110 - it has no event for it
-            await asyncio.sleep(0.01)
-        bound = listening.getsockname()
-        yield f"http://{f'[{bound[0]}]' if ':' in bound[0] else bound[0]}:{bound[1]}"
-    finally:
-        server.should_exit = True
-        with suppress(asyncio.CancelledError):
-            await serving
-
-
 def _with_desk(tenant: str, work: "Callable[[Desk, Any], Awaitable[T]]") -> T:
     """Return what `work` does with a desk on the environment's Temporal, database and policies."""
+    from application.connection import connect, map_refusals
     from desk.desk import Desk
     from keyturn.database import open_database
     from keyturn.keyring import keyring_from_environment
     from workers.schema import check_schema
     from workers.settings import load_local_settings
-    from workflows.connection import connect, map_refusals
 
     settings, keyring = load_local_settings(), keyring_from_environment()
     catalogue = settings.load_catalogue()

@@ -14,7 +14,8 @@ import click
 from keyturn.console import signed_in_user
 from keyturn.contracts import BulkOrder, BulkSource
 from keyturn.errors import InvalidRequest
-from workers.estate_options import (
+from starter.database import with_database
+from starter.inventory_options import (
     WITHOUT_KEY_IDS,
     access_keys,
     as_one_object,
@@ -30,7 +31,6 @@ from workers.estate_options import (
     rejects_file,
     tell_rejects,
 )
-from workers.jobs_commands import with_database
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -193,10 +193,10 @@ def _counter() -> Any:
 
 
 def _run(order: BulkOrder, *, watch: bool, asks: int, as_json: bool) -> dict[str, Any]:
+    from application.connection import connect, map_refusals
+    from application.runs import follow, start_run
     from keyturn.progress import shown
     from workers.settings import load_local_settings
-    from workflows.connection import connect, map_refusals
-    from workflows.runs import follow, start_run
 
     async def run() -> dict[str, Any]:
         with map_refusals():

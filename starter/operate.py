@@ -2,15 +2,12 @@
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from keyturn.console import printable
 from keyturn.contracts import ShortIdentifier
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command()
@@ -21,13 +18,9 @@ def worker() -> None:
     Example:
       OPENAI_API_KEY=... KEYTURN_ROUTES=openai:gpt-5-mini keyturn worker
     """
-    from workers.run import run_worker
-    from workers.settings import load_settings
-    from workers.telemetry import configure_logging
+    from workers.run import serve_worker
 
-    settings = load_settings()
-    configure_logging(settings.log_format)
-    asyncio.run(run_worker(settings))
+    serve_worker()
 
 
 @click.command()
@@ -57,8 +50,8 @@ def namespace() -> None:
     Example:
       keyturn namespace
     """
-    from workflows.connection import connect, map_refusals
-    from workflows.namespace import add_search_attributes, missing_search_attributes
+    from application.connection import connect, map_refusals
+    from application.namespace import add_search_attributes, missing_search_attributes
     from workflows.visibility import type_of
 
     async def run() -> list[Any]:
@@ -87,7 +80,7 @@ def audit(workflow_id: str, tenant: ShortIdentifier, as_json: bool) -> None:
     """
     from keyturn.jobs.store import JobStore
     from keyturn.keyring import keyring_from_environment
-    from workers.jobs_commands import with_database
+    from starter.database import with_database
     from workflows.identity import stored_id
 
     stored = stored_id(workflow_id, keyring_from_environment().name_of)

@@ -83,9 +83,9 @@ def rotate(
       keyturn rotate --account acct_10234 --key-id key_01 --policy P-7 --stale \\
         --question "May the stale key be rotated?" --wait 20 --json
     """
+    from application.requests import build_request, id_of
     from keyturn.keyring import keyring_from_environment
     from keyturn.policy.catalogue import load_catalogue
-    from starter.requests import build_request, id_of
 
     if math.isnan(wait_seconds):
         raise click.BadParameter("not a number of seconds", param_hint="--wait")
@@ -97,9 +97,9 @@ def rotate(
         keyring = keyring_from_environment()
     except KeyturnError as error:
         _end_before_start(error, None, as_json=as_json)
-    from starter.outcomes import as_object, exit_status
-    from starter.rotations import rotate as start_and_wait
-    from workflows.connection import CONNECT_SECONDS, connect, map_refusals
+    from application.connection import CONNECT_SECONDS, connect, map_refusals
+    from application.outcomes import as_object, exit_status
+    from application.rotations import rotate as start_and_wait
 
     async def run() -> tuple[bool, Any]:
         began = time.monotonic()
@@ -137,10 +137,10 @@ def status(workflow_id: str, as_json: bool) -> None:
     Example:
       keyturn status rotate:default:acct_10234:key_01:P-7@1
     """
-    from starter.following import handle_of, progress_of
-    from starter.outcomes import as_object, exit_status
-    from starter.rotations import outcome_of
-    from workflows.connection import connect, map_refusals
+    from application.connection import connect, map_refusals
+    from application.following import handle_of, progress_of
+    from application.outcomes import as_object, exit_status
+    from application.rotations import outcome_of
 
     async def run() -> tuple[str, list[str] | None, Any]:
         with map_refusals():
@@ -175,10 +175,10 @@ def watch(workflow_id: str) -> None:
       keyturn watch rotate:default:acct_10234:key_01:P-7@1
       keyturn watch bulk:default:run-0f3c9a7d5e1b2c44
     """
-    from starter.following import handle_of, steps_of
-    from starter.outcomes import exit_status
-    from starter.rotations import outcome_of
-    from workflows.connection import connect, map_refusals
+    from application.connection import connect, map_refusals
+    from application.following import handle_of, steps_of
+    from application.outcomes import exit_status
+    from application.rotations import outcome_of
 
     if workflow_id.startswith("bulk:"):
         _watch_run(workflow_id)
@@ -202,9 +202,9 @@ def watch(workflow_id: str) -> None:
 
 
 def _watch_run(workflow_id: str) -> None:
+    from application.connection import connect, map_refusals
+    from application.runs import follow, handle_of_run
     from keyturn.progress import shown
-    from workflows.connection import connect, map_refusals
-    from workflows.runs import follow, handle_of_run
 
     async def run() -> None:
         with map_refusals():
@@ -232,7 +232,7 @@ _FACTS = (
 
 
 def _print_outcome(workflow_id: str, outcome: Any) -> None:
-    from starter.outcomes import as_lines
+    from application.outcomes import as_lines
 
     first, *others = as_lines(workflow_id, outcome)
     click.echo("\n".join([first, *(f"  {line}" for line in others)]))
@@ -240,7 +240,7 @@ def _print_outcome(workflow_id: str, outcome: Any) -> None:
 
 def _end_before_start(error: KeyturnError, workflow_id: str | None, *, as_json: bool) -> NoReturn:
     """End with the error told: on standard error, and as the one JSON object if that was asked for."""
-    from starter.outcomes import EXIT_FAILED, EXIT_USAGE
+    from application.outcomes import EXIT_FAILED, EXIT_USAGE
 
     click.echo(error.with_hint, err=True)
     if as_json:

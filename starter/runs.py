@@ -9,8 +9,9 @@ import click
 
 from keyturn.console import signed_in_user
 from keyturn.contracts import Abandonment, Resumption
-from workers.estate_options import as_one_object, as_user, checked, for_tenant
-from workers.jobs_commands import lists, with_database
+from starter.database import with_database
+from starter.inventory_options import as_one_object, as_user, checked, for_tenant
+from starter.jobs import lists
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -84,10 +85,10 @@ async def _listed(engine: "AsyncEngine", tenant: str, limit: int) -> list[dict[s
 
 
 def _tell(run_id: str, tenant: str, update: str, wish: Any) -> None:
+    from application.answers import answer
+    from application.connection import connect, map_refusals
+    from application.runs import handle_of_run
     from keyturn.bulk.store import BulkStore
-    from workflows.answering import answer
-    from workflows.connection import connect, map_refusals
-    from workflows.runs import handle_of_run
 
     async def run(engine: "AsyncEngine") -> None:
         workflow_id = (await BulkStore(engine).run(run_id, tenant_id=tenant)).workflow_id

@@ -23,6 +23,10 @@ from temporalio.common import Priority, WorkflowIDConflictPolicy, WorkflowIDReus
 from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
+from application.answers import UPDATE_TIMEOUT
+from application.connection import TemporalUnreachable
+from application.encryption import names_of
+from application.requests import id_of
 from keyturn.contracts import (
     CompletedOutcome,
     Failed,
@@ -36,10 +40,6 @@ from keyturn.contracts import (
 )
 from keyturn.errors import PayloadMoved
 from keyturn.policy.grounding import request_digest
-from starter.requests import id_of
-from workflows.answering import UPDATE_TIMEOUT
-from workflows.connection import TemporalUnreachable
-from workflows.encryption import names_of
 from workflows.rotation import RotationWorkflow
 from workflows.visibility import APPROVAL, DISAGREEMENT, PARKED, attributes_at_start
 
@@ -218,7 +218,7 @@ async def _start(client: Client, request: RotationRequest, task_queue: str, reus
         id_reuse_policy=reuse,
         # While one runs, its start fails and the caller attaches: USE_EXISTING would not tell who started it.
         id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
-        priority=Priority(fairness_key=request.tenant_id),  # tenants side by side, and before runs (workflows/runs.py)
+        priority=Priority(fairness_key=request.tenant_id),  # tenants side by side, before runs (application/runs.py)
         static_summary=f"rotate {request.credential.key_id} of {request.account_id}?",
         static_details=f"Under {lines}. Asked by {request.user_id}, trace `{request.trace_id}`.",
     )

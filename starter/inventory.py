@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from workers.estate_options import (
+from starter.inventory_options import (
     WITHOUT_KEY_IDS,
     access_keys,
     as_one_object,

@@ -6,17 +6,17 @@ import math
 import signal
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from pydantic import AfterValidator, Field, SecretStr, TypeAdapter, ValidationError
-from pydantic_settings import BaseSettings
+from pydantic import TypeAdapter, ValidationError
 
 from keyturn.console import printable, signed_in_user
 from keyturn.contracts import ClaimedJob, Evidence, Identifier, Reason
-from keyturn.errors import InvalidRequest, SettingsInvalid
-from keyturn.settings import SETTINGS_FROM_ENVIRONMENT, field_faults, host_and_port
+from keyturn.errors import InvalidRequest
 from keyturn.tokens import parse_tokens
+from starter.database import with_database
+from workers.jobs_settings import load_jobs_settings
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -27,36 +27,6 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON 
 _token = click.option(
     "--token", required=True, type=click.IntRange(min=0), help="Fencing token of the claim, as `claim` printed it."
 )
-
-
-def _callers(value: SecretStr) -> SecretStr:
-    for name in parse_tokens(value.get_secret_value()):
-        tenant, slash, owner = name.partition("/")
-        if not tenant or not slash or not owner:
-            raise ValueError(f"{name} is not TENANT/NAME")
-    return value
-
-
-class JobsSettings(BaseSettings):
-    """The settings of the jobs' HTTP interface; the database is read as everywhere."""
-
-    model_config = SETTINGS_FROM_ENVIRONMENT
-
-    address: Annotated[str, AfterValidator(host_and_port)] = Field(
-        default="127.0.0.1:8403", alias="KEYTURN_JOBS_ADDRESS", description="HOST:PORT on which the jobs API listens."
-    )
-    tokens: Annotated[SecretStr, AfterValidator(_callers)] = Field(
-        alias="KEYTURN_JOBS_TOKENS",
-        description="Who may claim jobs: TENANT/NAME:TOKEN, by commas, each token of 32 characters or more.",
-    )
-
-
-def load_jobs_settings() -> JobsSettings:
-    """Return the settings; raises SettingsInvalid with every fault, and no value of any."""
-    try:
-        return JobsSettings()
-    except ValidationError as error:
-        raise SettingsInvalid("\n".join(field_faults(error))) from None
 
 
 def lists(context: click.Context) -> bool:
@@ -236,24 +206,6 @@ def serve() -> None:
             await stop.wait()
 
     with_database(run, pool_size=16)
-
-
-def with_database(work: Callable[["AsyncEngine"], Awaitable[T]], *, pool_size: int = 1) -> T:
-    """Return what `work` does with the database of DATABASE_URL, whose schema must be current."""
-    from keyturn.database import open_database
-    from workers.schema import check_schema
-    from workers.settings import load_database_url
-
-    async def run() -> T:
-        engine = open_database(url, pool_size=pool_size)
-        try:
-            return await work(engine)
-        finally:
-            await engine.dispose()
-
-    url = load_database_url()
-    check_schema(url)
-    return asyncio.run(run())
 
 
 def _run_and_print(work: Callable[["AsyncEngine"], Awaitable[ClaimedJob]]) -> None:

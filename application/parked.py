@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator, Sequence
 
 from temporalio.client import Client
 
+from application.answers import AnswerRefused, NoWorkerAnswers, answer
+from application.rotations import Handle, waits_for
 from keyturn.contracts import Resumption
 from keyturn.errors import InvalidRequest
-from starter.rotations import Handle, waits_for
-from workflows.answering import AnswerRefused, NoWorkerAnswers, answer
 from workflows.rotation import RotationWorkflow
 from workflows.visibility import PARKED, TENANT
 
