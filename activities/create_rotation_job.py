@@ -6,7 +6,7 @@ from typing import Protocol
 
 from temporalio import activity
 
-from activities.failures import map_errors
+from keyturn.activities.failures import map_errors
 from keyturn.contracts import JobOrder, RotationJob
 from keyturn.errors import OrderOfAnother
 from keyturn.policy.catalogue import Catalogue

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from temporalio import activity
 
-from activities.failures import map_errors
+from keyturn.activities.failures import map_errors
 from keyturn.contracts import Assessment, RotationRequest
 
 

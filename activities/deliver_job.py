@@ -4,7 +4,7 @@ from typing import Protocol
 
 from temporalio import activity
 
-from activities.failures import map_errors
+from keyturn.activities.failures import map_errors
 from keyturn.contracts import Delivery
 
 

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from temporalio import activity
 
-from activities.alive import heartbeating
+from keyturn.activities.alive import heartbeating
 from keyturn.contracts import DraftEnd, DraftWritten
 from keyturn.tasks.draft_reply import DraftRequest
 

@@ -4,7 +4,7 @@ from datetime import datetime
 
 from temporalio import activity
 
-from activities.alive import heartbeating
+from keyturn.activities.alive import heartbeating
 from keyturn.contracts import AccessKeyState, ClaimedJob, KeyRotationOrder
 from keyturn.execution import RotationSteps
 

@@ -4,8 +4,8 @@ from typing import Protocol
 
 from temporalio import activity
 
-from activities.create_rotation_job import DateOfJob, claim_of, dated
-from activities.failures import map_errors
+from keyturn.activities.create_rotation_job import DateOfJob, claim_of, dated
+from keyturn.activities.failures import map_errors
 from keyturn.contracts import JobOrder, RotationJob
 
 

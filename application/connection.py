@@ -10,7 +10,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
 from temporalio.service import RPCError, RPCStatusCode
 
-from application.encryption import encryption_plugin
+from keyturn.application.encryption import encryption_plugin
 from keyturn.errors import KeyturnError
 from keyturn.keyring import Keyring, keyring_from_environment
 

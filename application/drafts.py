@@ -12,8 +12,8 @@ from temporalio.common import (
 
 from keyturn.contracts import DraftWritten
 from keyturn.tasks.draft_reply import DraftRequest
-from workflows.draft import DraftWorkflow
-from workflows.visibility import TENANT
+from keyturn.workflows.draft import DraftWorkflow
+from keyturn.workflows.visibility import TENANT
 
 Handle = WorkflowHandle[DraftWorkflow, DraftWritten]
 

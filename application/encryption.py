@@ -27,10 +27,10 @@ from temporalio.converter import (
 )
 from temporalio.plugin import SimplePlugin
 
-from application.unopened import ContractPayloadConverter, unopened
+from keyturn.application.unopened import ContractPayloadConverter, unopened
 from keyturn.errors import PayloadError, PayloadMoved, PayloadNotAuthentic, PayloadNotEncrypted, PayloadTooLarge
 from keyturn.keyring import Keyring
-from workflows.identity import Names, plain
+from keyturn.workflows.identity import Names, plain
 
 ENCODING = b"binary/encrypted"
 KEY_ID = "encryption-key-id"

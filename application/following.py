@@ -10,14 +10,14 @@ from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client, WorkflowExecutionDescription, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
-from application.encryption import names_of, reader_of
-from application.outcomes import fate_of
-from application.rotations import Handle, waiting_for, waits_for
+from keyturn.application.encryption import names_of, reader_of
+from keyturn.application.outcomes import fate_of
+from keyturn.application.rotations import Handle, waiting_for, waits_for
 from keyturn.contracts import Assessment, GroundedDecision, LimitedUntil, Rejection, RotationJob, WaitingForPerson
 from keyturn.errors import KeyturnError
-from workflows.identity import stored_id
-from workflows.rotation import RotationWorkflow
-from workflows.visibility import PARKED
+from keyturn.workflows.identity import stored_id
+from keyturn.workflows.rotation import RotationWorkflow
+from keyturn.workflows.visibility import PARKED
 
 
 class NoSuchWorkflow(KeyturnError):

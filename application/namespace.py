@@ -8,7 +8,7 @@ from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSe
 from temporalio.client import Client
 from temporalio.common import SearchAttributeKey
 
-from workflows.visibility import SEARCH_ATTRIBUTES
+from keyturn.workflows.visibility import SEARCH_ATTRIBUTES
 
 
 async def missing_search_attributes(client: Client) -> list[SearchAttributeKey[Any]]:

@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator, Sequence
 
 from temporalio.client import Client
 
-from application.answers import AnswerRefused, NoWorkerAnswers, answer
-from application.rotations import Handle, waits_for
+from keyturn.application.answers import AnswerRefused, NoWorkerAnswers, answer
+from keyturn.application.rotations import Handle, waits_for
 from keyturn.contracts import Resumption
 from keyturn.errors import InvalidRequest
-from workflows.rotation import RotationWorkflow
-from workflows.visibility import PARKED, TENANT
+from keyturn.workflows.rotation import RotationWorkflow
+from keyturn.workflows.visibility import PARKED, TENANT
 
 WAITING_TYPES = ("RotationWorkflow", "RotateAccessKeyWorkflow")
 MOST_WAITING = 100_000  # read to find the oldest of them: twice the largest estate, in some seconds

@@ -12,7 +12,7 @@ from keyturn.errors import InvalidRequest
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.grounding import observed_in_future
 from keyturn.policy.line import digest_of_lines
-from workflows.identity import Names, plain, workflow_id_of
+from keyturn.workflows.identity import Names, plain, workflow_id_of
 
 MAX_WORKFLOW_ID = 1_000  # Temporal's own limit, and the width of the column that keeps it
 # pydantic repeats what was typed in some messages; these are ours, and they say what to do.

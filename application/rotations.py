@@ -23,10 +23,10 @@ from temporalio.common import Priority, WorkflowIDConflictPolicy, WorkflowIDReus
 from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
-from application.answers import UPDATE_TIMEOUT
-from application.connection import TemporalUnreachable
-from application.encryption import names_of
-from application.requests import id_of
+from keyturn.application.answers import UPDATE_TIMEOUT
+from keyturn.application.connection import TemporalUnreachable
+from keyturn.application.encryption import names_of
+from keyturn.application.requests import id_of
 from keyturn.contracts import (
     CompletedOutcome,
     Failed,
@@ -40,8 +40,8 @@ from keyturn.contracts import (
 )
 from keyturn.errors import PayloadMoved
 from keyturn.policy.grounding import request_digest
-from workflows.rotation import RotationWorkflow
-from workflows.visibility import APPROVAL, DISAGREEMENT, PARKED, attributes_at_start
+from keyturn.workflows.rotation import RotationWorkflow
+from keyturn.workflows.visibility import APPROVAL, DISAGREEMENT, PARKED, attributes_at_start
 
 _OUTCOME: TypeAdapter[RotationOutcome] = TypeAdapter(RotationOutcome)
 # The caller's patience is over already: a worker that is there answers in milliseconds.

@@ -15,8 +15,8 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from keyturn.contracts import BulkOrder, BulkOutcome, BulkStanding
 from keyturn.errors import KeyturnError, UnknownRun
-from workflows.bulk import BulkWorkflow, bulk_id
-from workflows.visibility import TENANT
+from keyturn.workflows.bulk import BulkWorkflow, bulk_id
+from keyturn.workflows.visibility import TENANT
 
 # People before runs: the server hands out tasks of a lower number first; 3 is its default.
 BULK_PRIORITY = 5

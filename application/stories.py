@@ -16,8 +16,8 @@ from temporalio.client import Client
 from temporalio.converter import DataConverter
 from temporalio.exceptions import FailureError
 
-from application.encryption import reader_of
-from application.following import handle_of
+from keyturn.application.encryption import reader_of
+from keyturn.application.following import handle_of
 from keyturn.contracts import Assessment, RotationJob, RotationRequest
 
 Step = dict[str, Any]

@@ -25,8 +25,8 @@ from benchmarks import (
 )
 from benchmarks.results import Result, report
 from keyturn.database import database_url
-from workers.schema import migrate
-from workers.telemetry import configure_logging
+from keyturn.workers.schema import migrate
+from keyturn.workers.telemetry import configure_logging
 
 
 async def main() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.contenders import IMPORTS, OTHERS, Ask, keyturn, raw
 from benchmarks.results import Result, compared
-from stack.processes import child
+from keyturn.lab.stack.processes import child
 
 AT_ONCE = 64
 IMPORT_REACH = 0.3  # seconds, above Python's own start

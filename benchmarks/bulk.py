@@ -13,19 +13,19 @@ from pathlib import Path
 from sqlalchemy.engine import URL
 from temporalio.client import Client
 
-from application.requests import id_of
-from application.runs import start_run
 from benchmarks.results import Result, compared
 from benchmarks.workflows import rate_of
+from keyturn.application.requests import id_of
+from keyturn.application.runs import start_run
 from keyturn.contracts import BulkOrder, RotationRequest
 from keyturn.database import open_database
 from keyturn.inventory.read import read
 from keyturn.inventory.source import Inventory
-from stack.temporal import dev_server
+from keyturn.lab.stack.temporal import dev_server
+from keyturn.workflows.rotation import RotationWorkflow
 from tests.cases import facts, request
 from tests.estates import LINE, NOW, BulkPlace, Judge, bulk_place, estate
 from tests.keys import KEYRING
-from workflows.rotation import RotationWorkflow
 
 REPORT = (
     "user,arn,user_creation_time,password_enabled,password_last_used,password_last_changed,password_next_rotation,"

@@ -25,8 +25,8 @@ from keyturn.llm.providers import load_providers, price_lists_of_providers
 from keyturn.llm.providers.openai.wire import payload
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.tasks.decide_rotation import TASK
+from keyturn.workers.schema import migrate
 from tests.cases import request
-from workers.schema import migrate
 
 MODEL = "mock-1"
 Ask = Callable[[], Awaitable[object]]

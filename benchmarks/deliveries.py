@@ -11,21 +11,21 @@ from sqlalchemy.engine import URL
 from temporalio.client import Client
 from temporalio.worker import Worker
 
-from activities.deliver_job import DeliverJob
 from benchmarks.bare import BareDelivery, first
 from benchmarks.results import Result, compared
 from benchmarks.workflows import Run, rate_of
+from keyturn.activities.deliver_job import DeliverJob
 from keyturn.contracts import Delivery
 from keyturn.database import open_database
 from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.store import JobStore
+from keyturn.lab.stack.temporal import dev_server
 from keyturn.llm.http import http_client
 from keyturn.notifications.webhook import Webhook
-from stack.temporal import dev_server
+from keyturn.workers.deliveries import ReceiverDeliveries
+from keyturn.workers.monitoring import served
+from keyturn.workflows.delivery import DeliveryWorkflow
 from tests.cases import facts, order
-from workers.deliveries import ReceiverDeliveries
-from workers.monitoring import served
-from workflows.delivery import DeliveryWorkflow
 
 QUEUE = "deliveries"
 

@@ -15,15 +15,17 @@ from temporalio.client import Client
 from temporalio.contrib.workflow_streams import WorkflowStreamClient
 from temporalio.worker import Worker
 
-from activities.draft_reply import DraftReply
-from application.drafts import new_draft_id, start_draft
 from benchmarks.results import Result
 from benchmarks.streamed import StreamedDraft, publish_pieces
 from benchmarks.typing_pace import pieces
-from desk.desk import Desk
+from keyturn.activities.draft_reply import DraftReply
+from keyturn.application.drafts import new_draft_id, start_draft
 from keyturn.database import open_database
+from keyturn.desk.desk import Desk
 from keyturn.drafts.store import DraftStore
 from keyturn.drafts.writing import DraftWriting
+from keyturn.lab.stack.embedded import simulator_process
+from keyturn.lab.stack.temporal import dev_server
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.endpoint import Timeouts
 from keyturn.llm.http import http_client
@@ -31,14 +33,12 @@ from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.tasks.definition import Prompt
 from keyturn.tasks.draft_reply import TASK, DraftRequest
-from stack.embedded import simulator_process
-from stack.temporal import dev_server
+from keyturn.workflows.draft import DraftWorkflow
 from tests.boundaries import guarded, on_simulator
 from tests.cases import P7
 from tests.desks import Place, asking, key
 from tests.keys import KEYRING
 from tests.simulated import SimulatorControl
-from workflows.draft import DraftWorkflow
 
 PROMISED_MS = 150  # from the provider's first text to the page's
 QUESTION = {"account_id": "acct_1", "question": "May it?", "policy_lines": ["P-7"]}

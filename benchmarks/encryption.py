@@ -13,21 +13,21 @@ from pydantic import SecretStr
 from temporalio.api.common.v1 import Payload, Payloads
 from temporalio.client import Client
 
-from application.connection import connect
-from application.encryption import EncryptionCodec, names_of
-from application.requests import id_of
 from benchmarks.results import Result, compared
 from benchmarks.workflows import latencies_of, rate_of
+from keyturn.application.connection import connect
+from keyturn.application.encryption import EncryptionCodec, names_of
+from keyturn.application.requests import id_of
 from keyturn.database import database_url, open_database
 from keyturn.jobs.store import JobStore
 from keyturn.keyring import new_keyring_text, parse_keyring
-from stack.temporal import dev_server
+from keyturn.lab.stack.temporal import dev_server
+from keyturn.workers.codec import CodecServer
+from keyturn.workers.monitoring import served
+from keyturn.workers.schema import migrate
+from keyturn.workflows.rotation import RotationWorkflow
 from tests.cases import request
 from tests.workers_for_tests import ELIGIBLE, Script, worker_on
-from workers.codec import CodecServer
-from workers.monitoring import served
-from workers.schema import migrate
-from workflows.rotation import RotationWorkflow
 
 Run = Callable[[], Awaitable[object]]
 TOKEN = "a_token_of_the_benchmarks_0123456789"

@@ -10,13 +10,13 @@ import httpx
 from sqlalchemy.engine import URL
 
 from benchmarks.results import Result, compared
-from desk.app import desk_application
-from desk.desk import Desk
-from desk.serving import served
-from desk.settings import DeskSettings
 from keyturn.database import open_database
+from keyturn.desk.app import desk_application
+from keyturn.desk.desk import Desk
+from keyturn.desk.serving import served
+from keyturn.desk.settings import DeskSettings
+from keyturn.lab.stack.temporal import dev_server
 from keyturn.policy.catalogue import load_catalogue
-from stack.temporal import dev_server
 from tests.keys import KEYRING
 
 PEERS = 200

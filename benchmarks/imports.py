@@ -12,7 +12,7 @@ REACH = 0.4
 
 def measure(*, rounds: int) -> list[Result]:
     """Return seconds of `keyturn --help`, and the same against Python doing nothing."""
-    ours = [_seconds("-m", "starter", "--help") for _ in range(rounds + 1)][1:]
+    ours = [_seconds("-m", "keyturn.starter", "--help") for _ in range(rounds + 1)][1:]
     nothing = [_seconds("-c", "pass") for _ in range(rounds + 1)][1:]
     median = statistics.median(ours)
     detail = f"seconds ({min(ours):.3f}-{max(ours):.3f}); Python doing nothing takes {statistics.median(nothing):.3f}"

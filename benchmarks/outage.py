@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from benchmarks.contenders import CATALOGUE, MODEL
 from benchmarks.results import Result, compared
+from keyturn.lab.stack.processes import child
 from keyturn.ledger.prices import RateCard
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.endpoint import Endpoint
@@ -18,7 +19,6 @@ from keyturn.llm.http import HttpModelClient, http_client
 from keyturn.llm.keys import FixedKey
 from keyturn.llm.outages import FAILURES_TO_OPEN
 from keyturn.llm.providers import load_providers, price_lists_of_providers
-from stack.processes import child
 from tests.cases import request
 
 SECONDS = 3.0  # of a call: the first five wait 60 % of it for nothing

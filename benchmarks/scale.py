@@ -16,9 +16,9 @@ from sqlalchemy.engine import URL
 
 from benchmarks.bulk import rows_a_second
 from benchmarks.results import Result
-from stack.embedded import simulator_process, worker_environment
-from stack.processes import child, program
-from stack.temporal import dev_server
+from keyturn.lab.stack.embedded import simulator_process, worker_environment
+from keyturn.lab.stack.processes import child, program
+from keyturn.lab.stack.temporal import dev_server
 from tests.estates import LINE, estate
 from tests.keys import KEYRING, KEYS_TEXT
 

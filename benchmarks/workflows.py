@@ -15,17 +15,19 @@ from sqlalchemy.engine import URL
 from temporalio.client import Client
 from temporalio.worker import Worker
 
-from activities.create_rotation_job import CreateRotationJob
-from activities.decide import Decide
-from application.requests import id_of
 from benchmarks.bare import BareWorkflow, first, second
 from benchmarks.results import Result, compared
+from keyturn.activities.create_rotation_job import CreateRotationJob
+from keyturn.activities.decide import Decide
+from keyturn.application.requests import id_of
 from keyturn.cache.encrypted import EncryptedCache
 from keyturn.cache.sql import SqlCache
 from keyturn.contracts import CallRecord
 from keyturn.database import database_url, open_database
 from keyturn.jobs.store import JobStore
 from keyturn.keyring import new_keyring_text, parse_keyring
+from keyturn.lab.stack.embedded import simulator_process
+from keyturn.lab.stack.temporal import dev_server
 from keyturn.ledger.prices import RateCard
 from keyturn.ledger.recorder import recorder
 from keyturn.ledger.records import log_call
@@ -37,12 +39,10 @@ from keyturn.llm.http import HttpModelClient, http_client
 from keyturn.llm.keys import FixedKey
 from keyturn.llm.providers import load_providers, price_lists_of_providers
 from keyturn.policy.catalogue import load_catalogue
-from stack.embedded import simulator_process
-from stack.temporal import dev_server
+from keyturn.workers.schema import migrate
+from keyturn.workflows.identity import rotation_ids_of
+from keyturn.workflows.rotation import RotationWorkflow
 from tests.cases import request
-from workers.schema import migrate
-from workflows.identity import rotation_ids_of
-from workflows.rotation import RotationWorkflow
 
 QUEUE = "benchmark"
 ANSWER = '{"decision": "eligible", "rotation_window_days": 30, "source_line_ids": ["P-7"]}'

@@ -14,14 +14,26 @@ from fastapi import APIRouter, Header, Path, Query
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel
 
-from desk.desk import Desk
-from desk.events import place_of, with_comments
-from desk.idempotency import Idempotency
-from desk.people import Person
-from desk.problems import Problem, Refused
-from desk.roles import Anybody, Asker, Decider, Operator, expect_decider
-from desk.schemas import Ask, AskDraft, Decided, Denied, DraftTold, Line, Rotation, Why, draft_status, in_path, plain
-from desk.settings import DeskSettings
+from keyturn.desk.desk import Desk
+from keyturn.desk.events import place_of, with_comments
+from keyturn.desk.idempotency import Idempotency
+from keyturn.desk.people import Person
+from keyturn.desk.problems import Problem, Refused
+from keyturn.desk.roles import Anybody, Asker, Decider, Operator, expect_decider
+from keyturn.desk.schemas import (
+    Ask,
+    AskDraft,
+    Decided,
+    Denied,
+    DraftTold,
+    Line,
+    Rotation,
+    Why,
+    draft_status,
+    in_path,
+    plain,
+)
+from keyturn.desk.settings import DeskSettings
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"description": what, "content": {"application/problem+json": {"schema": Problem.model_json_schema()}}}

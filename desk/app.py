@@ -16,16 +16,16 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 from temporalio.service import RPCError
 
-from application.connection import named
-from desk.api import api
-from desk.desk import Desk
-from desk.guard import HEALTH, Guard
-from desk.idempotency import Idempotency
-from desk.pages import Pages
-from desk.people import SignIn
-from desk.problems import Refused, problem_of
-from desk.sessions import EndedSessions
-from desk.settings import DeskSettings
+from keyturn.application.connection import named
+from keyturn.desk.api import api
+from keyturn.desk.desk import Desk
+from keyturn.desk.guard import HEALTH, Guard
+from keyturn.desk.idempotency import Idempotency
+from keyturn.desk.pages import Pages
+from keyturn.desk.people import SignIn
+from keyturn.desk.problems import Refused, problem_of
+from keyturn.desk.sessions import EndedSessions
+from keyturn.desk.settings import DeskSettings
 from keyturn.errors import KeyturnError
 from keyturn.keyring import Keyring
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-import workers.connections as allowed
-from desk.settings import Network
+import keyturn.workers.connections as allowed
+from keyturn.desk.settings import Network
 
 
 def protocol_for(proxies: Sequence[Network]) -> type[H11Protocol]:

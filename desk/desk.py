@@ -12,15 +12,15 @@ from temporalio.client import Client, WorkflowExecutionDescription, WorkflowExec
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from application.answers import answer
-from application.drafts import start_draft, stop_draft
-from application.encryption import names_of
-from application.following import NoSuchWorkflow, described
-from application.outcomes import as_object
-from application.parked import waiting_rotations
-from application.requests import build_request, id_of
-from application.rotations import outcome_of, rotate, waiting_for, waits_for
-from application.stories import last_asked, story_of
+from keyturn.application.answers import answer
+from keyturn.application.drafts import start_draft, stop_draft
+from keyturn.application.encryption import names_of
+from keyturn.application.following import NoSuchWorkflow, described
+from keyturn.application.outcomes import as_object
+from keyturn.application.parked import waiting_rotations
+from keyturn.application.requests import build_request, id_of
+from keyturn.application.rotations import outcome_of, rotate, waiting_for, waits_for
+from keyturn.application.stories import last_asked, story_of
 from keyturn.contracts import (
     Abandonment,
     Approval,
@@ -41,7 +41,7 @@ from keyturn.ledger.store import LedgerStore, midnight
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.line import PolicyLine
 from keyturn.tasks.draft_reply import DraftRequest
-from workflows.visibility import TENANT
+from keyturn.workflows.visibility import TENANT
 
 LISTED = 25  # as many as a person looks through; the command line lists the rest
 DECIDED = frozenset({"job_created", "not_eligible", "not_specified"})  # the ends of which a decision may be told

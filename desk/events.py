@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 
-from desk.desk import DraftSeen
+from keyturn.desk.desk import DraftSeen
 
 COMMENT_SECONDS = 15.0  # a proxy closes what is silent for a minute; a reader that has gone is noticed by it
 

@@ -13,10 +13,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from application.answers import UPDATE_TIMEOUT
-from desk.people import Person, SignIn
-from desk.problems import Refused
-from desk.settings import DeskSettings
+from keyturn.application.answers import UPDATE_TIMEOUT
+from keyturn.desk.people import Person, SignIn
+from keyturn.desk.problems import Refused
+from keyturn.desk.settings import DeskSettings
 from keyturn.errors import JobStoreUnavailable
 from keyturn.people import same_form
 

@@ -15,9 +15,9 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from desk.problems import Refused
-from desk.tables import desk_requests
 from keyturn.database import transaction
+from keyturn.desk.problems import Refused
+from keyturn.desk.tables import desk_requests
 from keyturn.errors import JobStoreUnavailable
 from keyturn.keyring import EncryptedTexts, Keyring
 

@@ -12,16 +12,16 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from starlette.staticfiles import StaticFiles
 
-from application.outcomes import days_in_words
-from application.stories import last_asked
-from desk.api import begin_draft
-from desk.desk import Desk
-from desk.idempotency import Idempotency
-from desk.people import ACTING_AS, SESSION, SESSION_SECONDS, Person, SignIn
-from desk.problems import TITLES, Refused
-from desk.roles import Anybody, Asker, Decider, Operator, expect_decider
-from desk.schemas import in_path, plain
-from desk.settings import ROLES, DeskSettings
+from keyturn.application.outcomes import days_in_words
+from keyturn.application.stories import last_asked
+from keyturn.desk.api import begin_draft
+from keyturn.desk.desk import Desk
+from keyturn.desk.idempotency import Idempotency
+from keyturn.desk.people import ACTING_AS, SESSION, SESSION_SECONDS, Person, SignIn
+from keyturn.desk.problems import TITLES, Refused
+from keyturn.desk.roles import Anybody, Asker, Decider, Operator, expect_decider
+from keyturn.desk.schemas import in_path, plain
+from keyturn.desk.settings import ROLES, DeskSettings
 from keyturn.errors import KeyturnError
 
 _FOLDER = Path(__file__).parent
@@ -39,7 +39,10 @@ class Pages:
         self._sign_in = sign_in
         self._idempotency = idempotency
         self._templates = Environment(
-            loader=PackageLoader("desk"), autoescape=select_autoescape(), undefined=StrictUndefined, trim_blocks=True
+            loader=PackageLoader("keyturn.desk"),
+            autoescape=select_autoescape(),
+            undefined=StrictUndefined,
+            trim_blocks=True,
         )
         self._templates.filters |= {"id_in_path": in_path, "moment": _moment, "days": days_in_words}
 

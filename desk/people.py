@@ -13,11 +13,11 @@ from urllib.parse import unquote
 from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
 
-from desk.problems import Refused
-from desk.sessions import EndedSessions
-from desk.settings import ROLES, DeskSettings, Role, parse_networks, parse_roles
 from keyturn.console import signed_in_user
 from keyturn.contracts import Identifier
+from keyturn.desk.problems import Refused
+from keyturn.desk.sessions import EndedSessions
+from keyturn.desk.settings import ROLES, DeskSettings, Role, parse_networks, parse_roles
 from keyturn.errors import PayloadError
 from keyturn.keyring import EncryptedTexts, Keyring
 from keyturn.people import same_form

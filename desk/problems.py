@@ -6,9 +6,9 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from application.answers import AnswerRefused, NoWorkerAnswers
-from application.connection import TemporalRefused, TemporalUnreachable
-from application.following import NoSuchWorkflow
+from keyturn.application.answers import AnswerRefused, NoWorkerAnswers
+from keyturn.application.connection import TemporalRefused, TemporalUnreachable
+from keyturn.application.following import NoSuchWorkflow
 from keyturn.errors import (
     BulkError,
     DraftError,

@@ -4,9 +4,9 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Request
 
-from desk.desk import Desk
-from desk.people import Person
-from desk.problems import Refused
+from keyturn.desk.desk import Desk
+from keyturn.desk.people import Person
+from keyturn.desk.problems import Refused
 
 
 def signed_in(request: Request) -> Person:

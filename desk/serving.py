@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 
 from starlette.types import ASGIApp
 
-from desk.settings import Network
+from keyturn.desk.settings import Network
 from keyturn.errors import SettingsInvalid
 
 
@@ -16,7 +16,7 @@ async def served(application: ASGIApp, address: str, *, proxies: Sequence[Networ
     """Serve on `address` (HOST:PORT; port 0 takes any free one) and yield the URL; raises SettingsInvalid."""
     import uvicorn
 
-    from desk.connections import protocol_for
+    from keyturn.desk.connections import protocol_for
 
     host, _, port = address.rpartition(":")
     host = host.strip("[]")

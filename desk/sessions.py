@@ -7,8 +7,8 @@ from sqlalchemy import delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from desk.tables import desk_ended_sessions as table
 from keyturn.database import transaction
+from keyturn.desk.tables import desk_ended_sessions as table
 
 # Twice as long as a session lasts: clocks differ, and a row that is there too long harms nobody.
 REMEMBERED_FOR = timedelta(days=1)

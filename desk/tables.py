@@ -1,4 +1,4 @@
-"""The desk's tables: requests that may be sent again, ended sessions. `migrations/` creates them; a test compares."""
+"""The desk's tables: requests that may be sent again, ended sessions. A test compares them with `keyturn/migrations/`."""
 
 from sqlalchemy import Column, Index, Integer, String, Table, Text
 

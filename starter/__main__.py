@@ -1,6 +1,6 @@
-"""`python -m starter` is `keyturn`."""
+"""`python -m keyturn.starter` is `keyturn`."""
 
-from starter.cli import main
+from keyturn.starter.cli import main
 
 if __name__ == "__main__":
     main()

@@ -14,8 +14,8 @@ import click
 from keyturn.console import signed_in_user
 from keyturn.contracts import BulkOrder, BulkSource
 from keyturn.errors import InvalidRequest
-from starter.database import with_database
-from starter.inventory_options import (
+from keyturn.starter.database import with_database
+from keyturn.starter.inventory_options import (
     WITHOUT_KEY_IDS,
     access_keys,
     as_one_object,
@@ -155,9 +155,9 @@ def _source(file: Path, *, task: str, policies: tuple[str, ...], user_id: str, g
 async def _load(engine: "AsyncEngine", source: BulkSource, order: BulkOrder, rejected: Any, digest: str) -> "Run":
     from keyturn.bulk.store import BulkStore
     from keyturn.keyring import keyring_from_environment
-    from workers.bulk import load_source, run_encryption
-    from workers.settings import load_local_settings
-    from workflows.bulk import bulk_id
+    from keyturn.workers.bulk import load_source, run_encryption
+    from keyturn.workers.settings import load_local_settings
+    from keyturn.workflows.bulk import bulk_id
 
     catalogue = load_local_settings().load_catalogue()
     encryption = run_encryption(keyring_from_environment())
@@ -193,10 +193,10 @@ def _counter() -> Any:
 
 
 def _run(order: BulkOrder, *, watch: bool, asks: int, as_json: bool) -> dict[str, Any]:
-    from application.connection import connect, map_refusals
-    from application.runs import follow, start_run
+    from keyturn.application.connection import connect, map_refusals
+    from keyturn.application.runs import follow, start_run
     from keyturn.progress import shown
-    from workers.settings import load_local_settings
+    from keyturn.workers.settings import load_local_settings
 
     async def run() -> dict[str, Any]:
         with map_refusals():

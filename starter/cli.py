@@ -14,32 +14,52 @@ import click
 from keyturn.console import run_and_leave
 from keyturn.errors import KeyturnError
 
-Command = tuple[str, str, str]  # its module, its name there, and what it does
+Command = tuple[str, str, str]  # its module below `keyturn`, its name there, and what it does
 
 # By what a person wants to do, the most used first.
 GROUPS: dict[str, dict[str, Command]] = {
     "Rotate": {
-        "rotate": ("starter.rotate", "rotate", "Ask whether a key may be rotated, and create its one job if so."),
+        "rotate": (
+            "keyturn.starter.rotate",
+            "rotate",
+            "Ask whether a key may be rotated, and create its one job if so.",
+        ),
         "status": ("starter.rotate", "status", "Show the status of a rotation, or its outcome."),
         "watch": ("starter.rotate", "watch", "Follow a rotation step by step until it completes."),
-        "explain": ("starter.explain", "explain", "Show what was asked, answered and decided, from the record."),
+        "explain": (
+            "keyturn.starter.explain",
+            "explain",
+            "Show what was asked, answered and decided, from the record.",
+        ),
         "draft": ("starter.desk", "draft", "Draft a reply and show it as it is written."),
         "ask": ("starter.records", "ask", "Ask a model one task, once, without a workflow."),
     },
     "Inventory": {
         "bulk": ("starter.bulk", "bulk", "Judge every key of an inventory."),
         "runs": ("starter.runs", "runs", "List bulk runs; pause, resume or cancel one."),
-        "schedule": ("starter.schedules", "schedule", "Judge an inventory on a schedule: create, list, pause, delete."),
+        "schedule": (
+            "keyturn.starter.schedules",
+            "schedule",
+            "Judge an inventory on a schedule: create, list, pause, delete.",
+        ),
         "report": ("starter.runs", "report", "Report on a bulk run, as a page, CSV or JSON."),
         "inventory": ("starter.inventory", "inventory", "Check an inventory before anything is asked."),
-        "policy": ("starter.policy", "policy", "List policy lines, check files, and see what a change changes."),
+        "policy": (
+            "keyturn.starter.policy",
+            "policy",
+            "List policy lines, check files, and see what a change changes.",
+        ),
     },
     "People": {
         "desk": ("starter.desk", "desk", "Serve the support desk: a page and a JSON API."),
         "parked": ("starter.people", "parked", "List the rotations that wait for a person."),
         "approve": ("starter.people", "approve", "Approve the decision of a rotation."),
         "deny": ("starter.people", "deny", "Deny the decision of a rotation."),
-        "resume": ("starter.people", "resume", "Resume a parked rotation, or all that wait for the same thing."),
+        "resume": (
+            "keyturn.starter.people",
+            "resume",
+            "Resume a parked rotation, or all that wait for the same thing.",
+        ),
         "abandon": ("starter.people", "abandon", "Abandon a parked rotation."),
     },
     "Jobs": {
@@ -58,7 +78,11 @@ GROUPS: dict[str, dict[str, Command]] = {
         "doctor": ("starter.operate", "doctor", "Check that everything a rotation needs is there."),
         "worker": ("starter.operate", "worker", "Run a worker."),
         "migrate": ("starter.operate", "migrate", "Migrate the database's schema."),
-        "namespace": ("starter.operate", "namespace", "Add Keyturn's search attributes to the Temporal namespace."),
+        "namespace": (
+            "keyturn.starter.operate",
+            "namespace",
+            "Add Keyturn's search attributes to the Temporal namespace.",
+        ),
         "deployment": ("starter.deployment", "deployment", "Show the workers' builds, and promote one."),
         "keys": ("starter.codec", "keys", "Create payload keys, and list those that are held here."),
         "codec": ("starter.codec", "codec", "Serve decrypted payloads to operators in the Temporal UI."),
@@ -67,7 +91,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "demo": ("starter.develop", "demo", "Show rotations on an embedded stack, then stop it."),
         "dev": ("starter.develop", "dev", "Run the embedded stack until Ctrl-C."),
         "prove": (
-            "proof.__main__",
+            "lab.proof.__main__",
             "prove",
             "Prove, under faults, that each job is created exactly once.",
         ),
@@ -88,7 +112,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, attribute, _ = COMMANDS[cmd_name]
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        command: click.Command = getattr(importlib.import_module(f"keyturn.{module}"), attribute)
         return command
 
     def resolve_command(

@@ -7,7 +7,7 @@ import click
 
 from keyturn.keyring import keyring_from_environment, new_key_line, new_keyring_text
 from keyturn.tokens import parse_tokens
-from workers.codec_settings import load_codec_settings, parse_hosts, parse_origins
+from keyturn.workers.codec_settings import load_codec_settings, parse_hosts, parse_origins
 
 
 @click.command()
@@ -18,10 +18,10 @@ def codec() -> None:
     Example:
       KEYTURN_CODEC_TOKENS=luna:$(openssl rand -hex 24) keyturn codec
     """
-    from workers.codec import CodecServer
-    from workers.monitoring import served
-    from workers.settings import load_local_settings
-    from workers.telemetry import configure_logging
+    from keyturn.workers.codec import CodecServer
+    from keyturn.workers.monitoring import served
+    from keyturn.workers.settings import load_local_settings
+    from keyturn.workers.telemetry import configure_logging
 
     settings, keyring = load_codec_settings(), keyring_from_environment()
     configure_logging(load_local_settings().log_format)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from keyturn.errors import UnknownDelivery
-from starter.database import with_database
-from starter.jobs import lists
+from keyturn.starter.database import with_database
+from keyturn.starter.jobs import lists
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -49,10 +49,10 @@ def resend(job_id: str | None, tenant: str, everything: bool) -> None:
         raise click.UsageError("name one job, or --all")
 
     async def run(engine: "AsyncEngine") -> int:
-        from application.connection import connect, map_refusals
+        from keyturn.application.connection import connect, map_refusals
         from keyturn.jobs.outbox import Outbox
-        from workers.deliveries import DeliveryStarts
-        from workers.settings import load_local_settings
+        from keyturn.workers.deliveries import DeliveryStarts
+        from keyturn.workers.settings import load_local_settings
 
         wanted = [row["job_id"] for row in await _dead(engine, tenant) if everything or row["job_id"] == job_id]
         if not wanted and not everything:

@@ -30,8 +30,8 @@ def show() -> None:
     Example:
       keyturn deployment show
     """
-    from application.connection import connect, map_refusals
-    from application.versioning import Build, builds
+    from keyturn.application.connection import connect, map_refusals
+    from keyturn.application.versioning import Build, builds
 
     async def run() -> list[Build]:
         with map_refusals():
@@ -54,9 +54,9 @@ def promote(build_id: str) -> None:
     Example:
       keyturn deployment promote 3f2a9c1d4e5b
     """
-    from application.connection import connect, map_refusals
-    from application.versioning import builds
-    from application.versioning import promote as make_current
+    from keyturn.application.connection import connect, map_refusals
+    from keyturn.application.versioning import builds
+    from keyturn.application.versioning import promote as make_current
 
     async def run() -> None:
         with map_refusals():

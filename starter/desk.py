@@ -13,7 +13,7 @@ from keyturn.console import printable, signed_in_user
 from keyturn.errors import InvalidRequest, KeyturnError
 
 if TYPE_CHECKING:
-    from desk.desk import Desk
+    from keyturn.desk.desk import Desk
 
 T = TypeVar("T")
 EXIT_UNAPPROVED, EXIT_FAILED = 3, 1
@@ -33,12 +33,12 @@ def desk() -> None:
       keyturn desk
       KEYTURN_DESK_TOKENS=luna:$(openssl rand -hex 24) KEYTURN_DESK_ROLES="luna=asker" keyturn desk
     """
-    from desk.app import desk_application
-    from desk.serving import served
-    from desk.settings import load_desk_settings, parse_networks
+    from keyturn.desk.app import desk_application
+    from keyturn.desk.serving import served
+    from keyturn.desk.settings import load_desk_settings, parse_networks
     from keyturn.keyring import keyring_from_environment
-    from workers.settings import load_local_settings
-    from workers.telemetry import configure_logging
+    from keyturn.workers.settings import load_local_settings
+    from keyturn.workers.telemetry import configure_logging
 
     settings = load_desk_settings()
     configure_logging(load_local_settings().log_format)
@@ -97,7 +97,7 @@ def draft(
     async def run(desk: "Desk", _engine: Any) -> dict[str, Any]:
         from pydantic import ValidationError
 
-        from application.drafts import new_draft_id
+        from keyturn.application.drafts import new_draft_id
 
         draft_id = new_draft_id(tenant)
         try:
@@ -146,7 +146,7 @@ async def _stopped(desk: "Desk", draft_id: str) -> bool:
     """Have a draft stopped; whether that was taken. Why it was not is told."""
     from temporalio.service import RPCError
 
-    from application.connection import named
+    from keyturn.application.connection import named
 
     try:
         await desk.stop(draft_id)
@@ -180,12 +180,12 @@ async def _shown(desk: "Desk", draft_id: str, *, quiet: bool) -> dict[str, Any]:
 
 def _with_desk(tenant: str, work: "Callable[[Desk, Any], Awaitable[T]]") -> T:
     """Return what `work` does with a desk on the environment's Temporal, database and policies."""
-    from application.connection import connect, map_refusals
-    from desk.desk import Desk
+    from keyturn.application.connection import connect, map_refusals
     from keyturn.database import open_database
+    from keyturn.desk.desk import Desk
     from keyturn.keyring import keyring_from_environment
-    from workers.schema import check_schema
-    from workers.settings import load_local_settings
+    from keyturn.workers.schema import check_schema
+    from keyturn.workers.settings import load_local_settings
 
     settings, keyring = load_local_settings(), keyring_from_environment()
     catalogue = settings.load_catalogue()

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from stack.embedded import Ports, Stack, embedded_stack
+from keyturn.lab.stack.embedded import Ports, Stack, embedded_stack
 
 T = TypeVar("T")
 
@@ -59,7 +59,7 @@ def dev(
 
 
 async def _demo(folder: Path) -> bool:
-    from stack.demo import show
+    from keyturn.lab.stack.demo import show
 
     log = folder / "worker.log"
     async with embedded_stack(folder, ports=Ports(), keep=False, worker_log=log) as stack:

@@ -21,9 +21,9 @@ def executor(dry_run: bool) -> None:
       keyturn executor --dry-run
       AWS_PROFILE=rotator keyturn executor
     """
-    from workers.executor import load_executor_settings, plans, run_executor
-    from workers.settings import load_local_settings
-    from workers.telemetry import configure_logging
+    from keyturn.workers.executor import load_executor_settings, plans, run_executor
+    from keyturn.workers.settings import load_local_settings
+    from keyturn.workers.telemetry import configure_logging
 
     settings = load_executor_settings()
     if not dry_run:

@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from application.outcomes import fate_of
-from application.stories import Step, story_of
+from keyturn.application.outcomes import fate_of
+from keyturn.application.stories import Step, story_of
 from keyturn.console import printable
 
 
@@ -29,7 +29,7 @@ def explain(workflow_id: str, run_id: str | None, as_json: bool) -> None:
     Example:
       keyturn explain rotate:default:acct_10234:key_01:P-7@1
     """
-    from application.connection import connect, map_refusals
+    from keyturn.application.connection import connect, map_refusals
 
     async def run() -> tuple[str, list[Step]]:
         with map_refusals():

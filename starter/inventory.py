@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from starter.inventory_options import (
+from keyturn.starter.inventory_options import (
     WITHOUT_KEY_IDS,
     access_keys,
     as_one_object,
@@ -49,7 +49,7 @@ def check(file: Path, policies: tuple[str, ...], as_json: bool, rejects: Path | 
     from keyturn.bulk.load import items_of
     from keyturn.inventory.read import read, recognised
     from keyturn.inventory.rejects import Rejects
-    from workers.settings import load_local_settings
+    from keyturn.workers.settings import load_local_settings
 
     read_as = _inventory(file, given)
     catalogue = load_local_settings().load_catalogue() if policies else None

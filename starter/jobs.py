@@ -14,9 +14,9 @@ from pydantic import TypeAdapter, ValidationError
 from keyturn.console import printable, signed_in_user
 from keyturn.contracts import ClaimedJob, Evidence, Identifier, Reason
 from keyturn.errors import InvalidRequest
+from keyturn.starter.database import with_database
 from keyturn.tokens import parse_tokens
-from starter.database import with_database
-from workers.jobs_settings import load_jobs_settings
+from keyturn.workers.jobs_settings import load_jobs_settings
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -189,10 +189,10 @@ def serve() -> None:
       KEYTURN_JOBS_TOKENS=default/rotator:$(openssl rand -hex 24) keyturn jobs serve
     """
     from keyturn.jobs.leases import JobLeases
-    from workers.jobs_api import JobsApi
-    from workers.monitoring import served
-    from workers.settings import load_local_settings
-    from workers.telemetry import configure_logging
+    from keyturn.workers.jobs_api import JobsApi
+    from keyturn.workers.monitoring import served
+    from keyturn.workers.settings import load_local_settings
+    from keyturn.workers.telemetry import configure_logging
 
     settings = load_jobs_settings()
     configure_logging(load_local_settings().log_format)

@@ -18,7 +18,7 @@ def worker() -> None:
     Example:
       OPENAI_API_KEY=... KEYTURN_ROUTES=openai:gpt-5-mini keyturn worker
     """
-    from workers.run import serve_worker
+    from keyturn.workers.run import serve_worker
 
     serve_worker()
 
@@ -31,8 +31,8 @@ def migrate() -> None:
     Example:
       DATABASE_URL=postgresql://keyturn@db/keyturn keyturn migrate
     """
-    from workers import schema
-    from workers.settings import load_database_url
+    from keyturn.workers import schema
+    from keyturn.workers.settings import load_database_url
 
     before, after = schema.migrate(load_database_url())
     click.echo(
@@ -50,9 +50,9 @@ def namespace() -> None:
     Example:
       keyturn namespace
     """
-    from application.connection import connect, map_refusals
-    from application.namespace import add_search_attributes, missing_search_attributes
-    from workflows.visibility import type_of
+    from keyturn.application.connection import connect, map_refusals
+    from keyturn.application.namespace import add_search_attributes, missing_search_attributes
+    from keyturn.workflows.visibility import type_of
 
     async def run() -> list[Any]:
         with map_refusals():
@@ -80,8 +80,8 @@ def audit(workflow_id: str, tenant: ShortIdentifier, as_json: bool) -> None:
     """
     from keyturn.jobs.store import JobStore
     from keyturn.keyring import keyring_from_environment
-    from starter.database import with_database
-    from workflows.identity import stored_id
+    from keyturn.starter.database import with_database
+    from keyturn.workflows.identity import stored_id
 
     stored = stored_id(workflow_id, keyring_from_environment().name_of)
     found = with_database(lambda engine: JobStore(engine).events(tenant_id=tenant, workflow_id=stored))
@@ -112,7 +112,7 @@ def doctor(live: bool) -> None:
     Example:
       keyturn doctor --live
     """
-    from workers.doctor import examine
+    from keyturn.workers.doctor import examine
 
     findings = asyncio.run(examine(live=live))
     for finding in findings:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from keyturn.console import signed_in_user
 from keyturn.contracts import Abandonment, Approval, Contract, Denial, GroundedDecision, Resumption, Standing
 from keyturn.errors import CatalogueInvalid, InvalidRequest
-from starter.policy_options import policy_options
+from keyturn.starter.policy_options import policy_options
 
 _user = click.option("--user", "user_id", envvar="KEYTURN_USER", help="Your user name.  [default: the signed-in user]")
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output.")
@@ -40,8 +40,8 @@ def parked(tenant: str | None, kind: str | None, limit: int, as_json: bool) -> N
     Example:
       keyturn parked --kind quota_exhausted
     """
-    from application.connection import connect, map_refusals
-    from application.parked import waiting_rotations
+    from keyturn.application.connection import connect, map_refusals
+    from keyturn.application.parked import waiting_rotations
 
     async def run() -> list[dict[str, str]]:
         with map_refusals():
@@ -83,8 +83,8 @@ def resume(
         return
     if not kind or kind in {"approval", "disagreement"}:
         raise click.UsageError("--all needs the --kind of what was fixed (`keyturn parked` lists them)")
-    from application.connection import connect, map_refusals
-    from application.parked import resume_all
+    from keyturn.application.connection import connect, map_refusals
+    from keyturn.application.parked import resume_all
 
     async def run() -> tuple[int, list[str]]:
         with map_refusals():
@@ -117,7 +117,7 @@ def abandon(workflow_id: str, reason: str, user_id: str | None) -> None:
 
 def _awaiting(workflow_id: str, verb: str) -> tuple[Standing, GroundedDecision]:
     """Return a rotation's standing, and the decision that waits; raises AnswerRefused if none does."""
-    from application.answers import AnswerRefused
+    from keyturn.application.answers import AnswerRefused
 
     standing = _standing(workflow_id)
     if standing.decision is None:
@@ -185,7 +185,7 @@ def rollback(job_id: str, reason: str, user_id: str | None) -> None:
     Example:
       keyturn rollback job_0f3c... --reason "the old importer still uses it"
     """
-    from workflows.access_key import execution_id
+    from keyturn.workflows.access_key import execution_id
 
     wish = _checked(lambda: Abandonment(operator=user_id or signed_in_user(), reason=reason))
     _answer(execution_id(job_id), "roll_back", wish)
@@ -193,9 +193,9 @@ def rollback(job_id: str, reason: str, user_id: str | None) -> None:
 
 
 def _answer(workflow_id: str, update: str, argument: Contract) -> None:
-    from application.answers import answer
-    from application.connection import connect, map_refusals
-    from application.following import handle_of
+    from keyturn.application.answers import answer
+    from keyturn.application.connection import connect, map_refusals
+    from keyturn.application.following import handle_of
 
     # A rotation is approved or denied; one whose job is carried out is resumed or rolled back.
     types = _CARRIED_OUT if update in {"resume", "roll_back"} else _DECIDED
@@ -208,10 +208,10 @@ def _answer(workflow_id: str, update: str, argument: Contract) -> None:
 
 
 def _standing(workflow_id: str) -> Standing:
-    from application.answers import NoWorkerAnswers
-    from application.connection import connect, map_refusals
-    from application.following import handle_of
-    from application.rotations import standing_of
+    from keyturn.application.answers import NoWorkerAnswers
+    from keyturn.application.connection import connect, map_refusals
+    from keyturn.application.following import handle_of
+    from keyturn.application.rotations import standing_of
 
     async def run() -> Standing | None:
         with map_refusals():
@@ -227,7 +227,7 @@ def _shown(standing: Standing, wordings: Sequence[str]) -> list[str]:
     decision: GroundedDecision | None = standing.decision
     if decision is None:
         return [f"nothing waits for an approval: the rotation is {standing.phase.replace('_', ' ')}"]
-    from application.outcomes import approvers_of, due_of, reading_of
+    from keyturn.application.outcomes import approvers_of, due_of, reading_of
     from keyturn.policy.quotes import evidence_in_words
 
     binding = ", ".join(str(line) for line in decision.source_lines)

@@ -18,7 +18,7 @@ from keyturn.policy.files import PolicyFile, read_files
 from keyturn.policy.line import PolicyLine, digest_of_line
 from keyturn.policy.review import review
 from keyturn.policy.wording import condition_in_words, demands_in_words, key_in_words
-from starter.policy_options import policy_options
+from keyturn.starter.policy_options import policy_options
 
 EXIT_FAULTS = 1
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output.")

@@ -127,7 +127,7 @@ def clear(task: str | None, prompt_version: str | None, catalogue_version: str |
     """
     from keyturn.cache.sql import SqlCache
     from keyturn.database import open_database
-    from workers.settings import load_local_settings
+    from keyturn.workers.settings import load_local_settings
 
     async def forget() -> int:
         settings = load_local_settings()
@@ -166,9 +166,9 @@ def ask(task: str, file: Path) -> None:
       echo '{"policy_lines": [{"id": "P-7", "version": 1}]}' | keyturn ask summarize_policy
     """
     from keyturn.contracts import Rejection
-    from workers.asking import ask_once, request_of
-    from workers.settings import load_settings
-    from workers.telemetry import configure_logging
+    from keyturn.workers.asking import ask_once, request_of
+    from keyturn.workers.settings import load_settings
+    from keyturn.workers.telemetry import configure_logging
 
     text = sys.stdin.read() if str(file) == "-" else _read(file)
     request = request_of(task, text)
@@ -185,7 +185,7 @@ def ask(task: str, file: Path) -> None:
 def _from_ledger(read: Callable[[Any], Awaitable[T]]) -> T:
     from keyturn.database import open_database
     from keyturn.ledger.store import LedgerStore
-    from workers.settings import load_database_url
+    from keyturn.workers.settings import load_database_url
 
     async def run() -> T:
         engine = open_database(load_database_url(), pool_size=1)
@@ -199,8 +199,8 @@ def _from_ledger(read: Callable[[Any], Awaitable[T]]) -> T:
 
 
 def _check_schema() -> None:
-    from workers.schema import check_schema
-    from workers.settings import load_database_url
+    from keyturn.workers.schema import check_schema
+    from keyturn.workers.settings import load_database_url
 
     check_schema(load_database_url())
 

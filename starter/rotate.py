@@ -13,7 +13,7 @@ import click
 
 from keyturn.console import signed_in_user
 from keyturn.errors import InvalidRequest, KeyturnError, UnknownPolicyLine
-from starter.policy_options import policy_options
+from keyturn.starter.policy_options import policy_options
 
 _KINDS = ["service_account_key", "access_key", "user_password", "system_account_password"]
 _as_json = click.option(
@@ -83,7 +83,7 @@ def rotate(
       keyturn rotate --account acct_10234 --key-id key_01 --policy P-7 --stale \\
         --question "May the stale key be rotated?" --wait 20 --json
     """
-    from application.requests import build_request, id_of
+    from keyturn.application.requests import build_request, id_of
     from keyturn.keyring import keyring_from_environment
     from keyturn.policy.catalogue import load_catalogue
 
@@ -97,9 +97,9 @@ def rotate(
         keyring = keyring_from_environment()
     except KeyturnError as error:
         _end_before_start(error, None, as_json=as_json)
-    from application.connection import CONNECT_SECONDS, connect, map_refusals
-    from application.outcomes import as_object, exit_status
-    from application.rotations import rotate as start_and_wait
+    from keyturn.application.connection import CONNECT_SECONDS, connect, map_refusals
+    from keyturn.application.outcomes import as_object, exit_status
+    from keyturn.application.rotations import rotate as start_and_wait
 
     async def run() -> tuple[bool, Any]:
         began = time.monotonic()
@@ -137,10 +137,10 @@ def status(workflow_id: str, as_json: bool) -> None:
     Example:
       keyturn status rotate:default:acct_10234:key_01:P-7@1
     """
-    from application.connection import connect, map_refusals
-    from application.following import handle_of, progress_of
-    from application.outcomes import as_object, exit_status
-    from application.rotations import outcome_of
+    from keyturn.application.connection import connect, map_refusals
+    from keyturn.application.following import handle_of, progress_of
+    from keyturn.application.outcomes import as_object, exit_status
+    from keyturn.application.rotations import outcome_of
 
     async def run() -> tuple[str, list[str] | None, Any]:
         with map_refusals():
@@ -175,10 +175,10 @@ def watch(workflow_id: str) -> None:
       keyturn watch rotate:default:acct_10234:key_01:P-7@1
       keyturn watch bulk:default:run-0f3c9a7d5e1b2c44
     """
-    from application.connection import connect, map_refusals
-    from application.following import handle_of, steps_of
-    from application.outcomes import exit_status
-    from application.rotations import outcome_of
+    from keyturn.application.connection import connect, map_refusals
+    from keyturn.application.following import handle_of, steps_of
+    from keyturn.application.outcomes import exit_status
+    from keyturn.application.rotations import outcome_of
 
     if workflow_id.startswith("bulk:"):
         _watch_run(workflow_id)
@@ -202,8 +202,8 @@ def watch(workflow_id: str) -> None:
 
 
 def _watch_run(workflow_id: str) -> None:
-    from application.connection import connect, map_refusals
-    from application.runs import follow, handle_of_run
+    from keyturn.application.connection import connect, map_refusals
+    from keyturn.application.runs import follow, handle_of_run
     from keyturn.progress import shown
 
     async def run() -> None:
@@ -232,7 +232,7 @@ _FACTS = (
 
 
 def _print_outcome(workflow_id: str, outcome: Any) -> None:
-    from application.outcomes import as_lines
+    from keyturn.application.outcomes import as_lines
 
     first, *others = as_lines(workflow_id, outcome)
     click.echo("\n".join([first, *(f"  {line}" for line in others)]))
@@ -240,7 +240,7 @@ def _print_outcome(workflow_id: str, outcome: Any) -> None:
 
 def _end_before_start(error: KeyturnError, workflow_id: str | None, *, as_json: bool) -> NoReturn:
     """End with the error told: on standard error, and as the one JSON object if that was asked for."""
-    from application.outcomes import EXIT_FAILED, EXIT_USAGE
+    from keyturn.application.outcomes import EXIT_FAILED, EXIT_USAGE
 
     click.echo(error.with_hint, err=True)
     if as_json:

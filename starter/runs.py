@@ -9,9 +9,9 @@ import click
 
 from keyturn.console import signed_in_user
 from keyturn.contracts import Abandonment, Resumption
-from starter.database import with_database
-from starter.inventory_options import as_one_object, as_user, checked, for_tenant
-from starter.jobs import lists
+from keyturn.starter.database import with_database
+from keyturn.starter.inventory_options import as_one_object, as_user, checked, for_tenant
+from keyturn.starter.jobs import lists
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -85,9 +85,9 @@ async def _listed(engine: "AsyncEngine", tenant: str, limit: int) -> list[dict[s
 
 
 def _tell(run_id: str, tenant: str, update: str, wish: Any) -> None:
-    from application.answers import answer
-    from application.connection import connect, map_refusals
-    from application.runs import handle_of_run
+    from keyturn.application.answers import answer
+    from keyturn.application.connection import connect, map_refusals
+    from keyturn.application.runs import handle_of_run
     from keyturn.bulk.store import BulkStore
 
     async def run(engine: "AsyncEngine") -> None:
@@ -126,8 +126,8 @@ async def _report(
     from keyturn.bulk.report import Figures, items_of_run, page_of
     from keyturn.bulk.store import BulkStore
     from keyturn.keyring import keyring_from_environment
-    from workers.bulk import run_encryption
-    from workers.settings import load_local_settings
+    from keyturn.workers.bulk import run_encryption
+    from keyturn.workers.settings import load_local_settings
 
     store, decrypt = BulkStore(engine), run_encryption(keyring_from_environment()).decrypt
     run = await store.run(run_id, tenant_id=tenant)

@@ -27,16 +27,16 @@ from temporalio.common import Priority, SearchAttributePair, TypedSearchAttribut
 from temporalio.exceptions import ActivityError, ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
-from application.connection import connect, map_refusals
-from application.runs import BULK_PRIORITY, Handle, handle_of_run
+from keyturn.application.connection import connect, map_refusals
+from keyturn.application.runs import BULK_PRIORITY, Handle, handle_of_run
 from keyturn.console import signed_in_user
 from keyturn.contracts import BulkOrder, BulkSource, ShortIdentifier
 from keyturn.errors import InvalidRequest, KeyturnError
 from keyturn.options import InventoryFormat
 from keyturn.policy.catalogue import load_catalogue
-from starter.policy_options import policy_options
-from workflows.bulk import BulkWorkflow, bulk_id
-from workflows.visibility import TENANT
+from keyturn.starter.policy_options import policy_options
+from keyturn.workflows.bulk import BulkWorkflow, bulk_id
+from keyturn.workflows.visibility import TENANT
 
 T = TypeVar("T")
 LONGEST_NAME = 31  # with -20261121T030000Z behind it, a run's id has 48 characters

@@ -21,18 +21,18 @@ from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
 import keyturn.keyring
-from application.encryption import encryption_converter
-from application.namespace import add_search_attributes
+from keyturn.application.encryption import encryption_converter
+from keyturn.application.namespace import add_search_attributes
 from keyturn.database import database_url, open_database
 from keyturn.jobs.store import JobStore
+from keyturn.lab.stack.embedded import Ports, Stack, embedded_stack, simulator_process
+from keyturn.lab.stack.processes import program
+from keyturn.lab.stack.temporal import dev_server
 from keyturn.policy.catalogue import Catalogue, load_catalogue
-from stack.embedded import Ports, Stack, embedded_stack, simulator_process
-from stack.processes import program
-from stack.temporal import dev_server
+from keyturn.workers.schema import migrate
 from tests.keys import KEYRING, KEYS_TEXT
 from tests.privacy import leaks_of, leaks_of_ledger, planted_in, told_by_temporal
 from tests.simulated import SimulatorControl
-from workers.schema import migrate
 
 if TYPE_CHECKING:
     from tests.aws import Aws, Network  # moto takes two seconds to import: only where it is used

@@ -12,26 +12,26 @@ from sqlalchemy.engine import URL
 from temporalio.client import Client
 from temporalio.worker import Worker
 
-from activities.draft_reply import BEAT_SECONDS, DraftReply
-from application.encryption import names_of
-from desk.app import desk_application
-from desk.desk import Desk
-from desk.serving import served
-from desk.settings import DeskSettings
+from keyturn.activities.draft_reply import BEAT_SECONDS, DraftReply
+from keyturn.application.encryption import names_of
 from keyturn.contracts import CallRecord
 from keyturn.database import open_database
+from keyturn.desk.app import desk_application
+from keyturn.desk.desk import Desk
+from keyturn.desk.serving import served
+from keyturn.desk.settings import DeskSettings
 from keyturn.drafts.store import DraftStore
 from keyturn.drafts.writing import DraftWriting
 from keyturn.jobs.store import JobStore
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.http import http_client
 from keyturn.policy.catalogue import Catalogue
+from keyturn.workflows.draft import DraftWorkflow
+from keyturn.workflows.rotation import RotationWorkflow
 from tests.boundaries import guarded, on_simulator
 from tests.keys import KEYRING
 from tests.simulated import SimulatorControl
 from tests.workers_for_tests import rotation_activities, with_approval
-from workflows.draft import DraftWorkflow
-from workflows.rotation import RotationWorkflow
 
 TOKENS = {name: f"{name}-{'t' * 32}" for name in ("luna", "omar", "vera")}
 ROLES = "luna=asker; omar=approver+operator; vera=approver"

@@ -5,12 +5,12 @@ import os
 import signal
 import sys
 
-from application.connection import connect
+from keyturn.application.connection import connect
 from keyturn.contracts import JobOrder, RotationJob
 from keyturn.jobs.store import JobStore
-from workers.settings import load_settings
-from workers.telemetry import configure_logging
-from workers.wiring import wired_boundary, wired_worker
+from keyturn.workers.settings import load_settings
+from keyturn.workers.telemetry import configure_logging
+from keyturn.workers.wiring import wired_boundary, wired_worker
 
 
 class Dies:

@@ -15,9 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.worker import Worker
 
-import stack
-from application.encryption import names_of
-from application.runs import Handle, start_run
+from keyturn.application.encryption import names_of
+from keyturn.application.runs import Handle, start_run
 from keyturn.bulk.offline import OfflineRuns
 from keyturn.bulk.pages import BulkJudge
 from keyturn.bulk.store import BulkStore
@@ -25,6 +24,7 @@ from keyturn.cache.sql import SqlCache
 from keyturn.contracts import BulkOrder, BulkSource, CallRecord
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import job_audit, rotation_jobs
+from keyturn.lab import stack
 from keyturn.ledger.prices import RateCard
 from keyturn.llm.batches import BatchClient
 from keyturn.llm.boundary import ModelBoundary
@@ -34,12 +34,12 @@ from keyturn.llm.providers import price_lists_of_providers
 from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.tasks.definition import Prompt
+from keyturn.workers.bulk import CarriedRuns, RunRotations, bulk_workers, load_source, run_encryption
+from keyturn.workers.settings import read_rate_card
+from keyturn.workflows.bulk import BulkWorkflow, bulk_id
+from keyturn.workflows.rotation import RotationWorkflow
 from tests.boundaries import guarded
 from tests.keys import KEYRING
-from workers.bulk import CarriedRuns, RunRotations, bulk_workers, load_source, run_encryption
-from workers.settings import read_rate_card
-from workflows.bulk import BulkWorkflow, bulk_id
-from workflows.rotation import RotationWorkflow
 
 LINE = "CIS-AWS-4.0-1.14"
 NOW = (datetime.now(UTC) - timedelta(days=1)).replace(hour=9, minute=0, second=0, microsecond=0)

@@ -9,11 +9,11 @@ from typing import Any
 from temporalio.client import Client, WorkflowHandle, WorkflowHistory
 from temporalio.worker import Worker
 
-from activities.deliver_job import DeliverJob
-from activities.draft_reply import BEAT_SECONDS, DraftReply
-from activities.judge_page import JudgePage
-from activities.rotate_access_key import RotateAccessKey
-from application.answers import answer
+from keyturn.activities.deliver_job import DeliverJob
+from keyturn.activities.draft_reply import BEAT_SECONDS, DraftReply
+from keyturn.activities.judge_page import JudgePage
+from keyturn.activities.rotate_access_key import RotateAccessKey
+from keyturn.application.answers import answer
 from keyturn.contracts import (
     Abandonment,
     AccessKeyState,
@@ -34,12 +34,12 @@ from keyturn.contracts import (
 )
 from keyturn.errors import ForeignKey, KeyLimit, QuotaExhausted, ReceiverRefused, StaleClaim
 from keyturn.tasks.draft_reply import DraftRequest
+from keyturn.workflows.access_key import RotateAccessKeyWorkflow
+from keyturn.workflows.bulk import BULK_QUEUE, BulkWorkflow
+from keyturn.workflows.delivery import DeliveryWorkflow
+from keyturn.workflows.draft import DraftWorkflow
 from tests.cases import NOW, P7
 from tests.keyturn.test_ledger import call
-from workflows.access_key import RotateAccessKeyWorkflow
-from workflows.bulk import BULK_QUEUE, BulkWorkflow
-from workflows.delivery import DeliveryWorkflow
-from workflows.draft import DraftWorkflow
 
 ORDER = KeyRotationOrder(
     job_id="job_1", cloud_account="123456789012", overlap=timedelta(hours=1), grace=timedelta(days=3)

@@ -7,8 +7,8 @@ from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.engine import URL
 from temporalio.client import Client
 
+from keyturn.workers.settings import PLACEHOLDER_KEY
 from tests.cases import QUESTION
-from workers.settings import PLACEHOLDER_KEY
 
 PLANTED = (
     QUESTION,

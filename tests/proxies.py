@@ -9,7 +9,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.database import open_database
-from proof.cable import Cable
+from keyturn.lab.proof.cable import Cable
 
 Fault = Literal["answer_lost", "request_lost", "half_open"]
 

@@ -21,21 +21,21 @@ from temporalio.client import Client, WorkflowHistory
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
 
-from application.answers import answer
-from application.namespace import add_search_attributes
-from application.rotations import Handle, outcome_of, rotate, standing_of, start_or_attach
+from keyturn.application.answers import answer
+from keyturn.application.namespace import add_search_attributes
+from keyturn.application.rotations import Handle, outcome_of, rotate, standing_of, start_or_attach
 from keyturn.contracts import Abandonment, Approval, Denial, Resumption
 from keyturn.database import database_url, open_database
 from keyturn.errors import ProviderTimeout, ProviderUnavailable, QuotaExhausted
 from keyturn.jobs.store import JobStore
+from keyturn.lab.stack.processes import program
+from keyturn.lab.stack.temporal import dev_server
 from keyturn.policy.catalogue import Catalogue, load_catalogue
-from stack.processes import program
-from stack.temporal import dev_server
+from keyturn.workers.schema import migrate
 from tests.boundaries import guarded
 from tests.cases import facts, order, request
 from tests.other_histories import CASES as OTHER_CASES
 from tests.workers_for_tests import ELIGIBLE, ChangedForTheJob, Limit, Script, with_approval, worker_on
-from workers.schema import migrate
 
 FOLDER = Path(__file__).parent / "histories"
 OTHER = "others"  # of the workflows that carry jobs on

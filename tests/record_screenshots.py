@@ -7,12 +7,12 @@ from urllib.parse import quote
 
 from playwright.async_api import Page
 
-from application.requests import id_of
-from application.rotations import rotate, start_or_attach
+from keyturn.application.requests import id_of
+from keyturn.application.rotations import rotate, start_or_attach
 from keyturn.database import database_url, open_database
 from keyturn.errors import QuotaExhausted
 from keyturn.jobs.store import JobStore
-from stack.embedded import Ports, Stack, embedded_stack
+from keyturn.lab.stack.embedded import Ports, Stack, embedded_stack
 from tests.browser import browser, include_credentials, shows, sign_in, until
 from tests.cases import QUESTION, facts, request
 from tests.record_histories import Place
@@ -84,7 +84,7 @@ async def _of_the_desk(url: str, page: Page) -> None:
     await page.select_option("#stale", "yes")
     await page.get_by_role("button", name="Ask").click()
     await page.wait_for_selector("[data-settled=yes]")
-    await page.screenshot(path=FOLDER / "desk.png")
+    await page.screenshot(path=FOLDER / "keyturn.desk.png")
     await page.get_by_role("button", name="Draft a reply").click()
     await shows(page, "If the key is still in use")
     await page.screenshot(path=FOLDER / "desk-draft.png")

@@ -32,7 +32,7 @@ class SimulatorControl:
         (await self._http.post("/control/faults", json={"name": name, **arguments})).raise_for_status()
 
     async def plan_batches(self, **plan: Any) -> None:
-        """Say what is to become of the batches that are submitted from now on; see simulator/batches.py."""
+        """Say what is to become of the batches that are submitted from now on; see lab/simulator/batches.py."""
         (await self._http.put("/control/batches", json=plan)).raise_for_status()
 
     async def requests(self) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """The command line as a person of the tests has it."""
 
-from stack.embedded import Stack
-from stack.processes import program
+from keyturn.lab.stack.embedded import Stack
+from keyturn.lab.stack.processes import program
 
 KEYTURN = program("keyturn")
 

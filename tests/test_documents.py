@@ -15,17 +15,17 @@ import httpx
 import pytest
 import yaml
 
-from desk.settings import DeskSettings
-from documentation.errors import every_error
-from documentation.log_events import ROOMS, events
-from documentation.pages import PAGES
-from documentation.settings import documented
+from keyturn.desk.settings import DeskSettings
+from keyturn.lab.documentation.errors import every_error
+from keyturn.lab.documentation.log_events import ROOMS, events
+from keyturn.lab.documentation.pages import PAGES
+from keyturn.lab.documentation.settings import documented
+from keyturn.lab.stack.embedded import Stack
 from keyturn.policy.catalogue import load_catalogue
-from stack.embedded import Stack
-from workers.codec_settings import CodecSettings
-from workers.executor import ExecutorSettings
-from workers.jobs_settings import JobsSettings
-from workers.settings import settings_variables
+from keyturn.workers.codec_settings import CodecSettings
+from keyturn.workers.executor import ExecutorSettings
+from keyturn.workers.jobs_settings import JobsSettings
+from keyturn.workers.settings import settings_variables
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -44,7 +44,7 @@ async def run_examples(text: str, stack: Stack, folder: Path, **settings: str) -
 
     A job that was claimed gives its id to the commands behind.
     """
-    from stack.embedded import worker_environment
+    from keyturn.lab.stack.embedded import worker_environment
 
     binaries = Path(os.environ.get("VIRTUAL_ENV", ROOT / ".venv")) / "bin"
     environment = worker_environment(stack.address, stack.database, stack.simulator, keys=stack.keys) | settings
@@ -348,8 +348,8 @@ def test_dashboard_and_alerts_name_metrics_that_exist() -> None:
     from prometheus_client import CollectorRegistry
     from prometheus_client.exposition import generate_latest
 
+    from keyturn.workers.metrics import CallMetrics, ExecutorMetrics, JobMetrics
     from tests.keyturn.test_ledger import call
-    from workers.metrics import CallMetrics, ExecutorMetrics, JobMetrics
 
     registry = CollectorRegistry()
     metrics = CallMetrics(registry, spent_today=lambda: 0.0)

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from stack.embedded import Stack
-from stack.processes import child
+from keyturn.lab.stack.embedded import Stack
+from keyturn.lab.stack.processes import child
+from keyturn.workers.monitoring import served
 from tests.estates import LINE
 from tests.terminal import KEYTURN, lunas
-from workers.monitoring import served
 
 EXTENSION = Path(__file__).parents[1] / "examples" / "extension"
 GRANTED = json.dumps({"decision": "eligible", "rotation_window_days": 90, "source_line_ids": [LINE]})

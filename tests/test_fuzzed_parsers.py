@@ -23,11 +23,11 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 from temporalio.api.common.v1 import Payload
 
-from application.encryption import EncryptionCodec
-from desk.settings import parse_networks, parse_roles
+from keyturn.application.encryption import EncryptionCodec
 from keyturn.bulk.load import digest_of
 from keyturn.contracts import BulkSource
 from keyturn.database import database_url
+from keyturn.desk.settings import parse_networks, parse_roles
 from keyturn.errors import KeyturnError
 from keyturn.inventory.read import read
 from keyturn.inventory.scans import read_scans
@@ -44,11 +44,11 @@ from keyturn.policy.catalogue import load_catalogue
 from keyturn.settings import host_and_port
 from keyturn.tasks.registry import load_tasks
 from keyturn.tokens import parse_tokens
+from keyturn.workers.settings import read_rate_card
 from tests.boundaries import WIRES, endpoint, guarded
 from tests.cases import request
 from tests.keys import KEYRING, KEYS_TEXT
 from tests.workers_for_tests import Script
-from workers.settings import read_rate_card
 
 CORPORA = Path(__file__).parent / "corpora" / "parsers"
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))  # a sample each
@@ -228,8 +228,8 @@ def test_whatever_becomes_of_a_sample_it_is_read_or_refused_by_name(
 
 async def test_the_codec_server_answers_whatever_it_is_sent() -> None:
     """With clear text or a named refusal, and never with an error of its own."""
-    from workers.codec import CodecServer
-    from workers.monitoring import served
+    from keyturn.workers.codec import CodecServer
+    from keyturn.workers.monitoring import served
 
     operator = "luna_token_of_the_tests_0123456789abcdef"
     sample = (CORPORA / "codec" / "decode.json").read_bytes()

@@ -15,8 +15,8 @@ from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.engine import URL
 from temporalio.client import Client
 
-from application.answers import answer
-from application.rotations import Handle, outcome_of, rotate, start_or_attach
+from keyturn.application.answers import answer
+from keyturn.application.rotations import Handle, outcome_of, rotate, start_or_attach
 from keyturn.contracts import (
     Abandonment,
     Approval,
@@ -29,17 +29,17 @@ from keyturn.contracts import (
 )
 from keyturn.jobs.store import JobStore
 from keyturn.keyring import Keyring
-from proof.plan import WRONG_NO
-from stack.embedded import worker_environment
-from stack.processes import child, free_port
-from stack.temporal import dev_server
+from keyturn.lab.proof.plan import WRONG_NO
+from keyturn.lab.stack.embedded import worker_environment
+from keyturn.lab.stack.processes import child, free_port
+from keyturn.lab.stack.temporal import dev_server
+from keyturn.workers.settings import PLACEHOLDER_KEY
 from tests.cases import NOW, P7
 from tests.keys import KEYS_TEXT, NEWER, ring
 from tests.privacy import told_by_temporal
 from tests.record_histories import Place
 from tests.simulated import SimulatorControl
 from tests.workers_for_tests import ELIGIBLE, Script, worker_on
-from workers.settings import PLACEHOLDER_KEY
 
 NOTES = "Planted notes 2342: Luna left the company"
 QUESTION, REASON = "Planted question 0815: may Luna's key be rotated?", "Planted reason 4711: Luna is on leave"
@@ -116,7 +116,7 @@ async def world(
             "KEYTURN_POLICY_DIR": str(policy),
             "KEYTURN_MONITORING_ADDRESS": monitoring,
         }
-        async with child([sys.executable, "-m", "workers"], environment=environment, log=log):
+        async with child([sys.executable, "-m", "keyturn.workers"], environment=environment, log=log):
             yield client, monitoring, log
 
 

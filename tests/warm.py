@@ -60,7 +60,7 @@ def _told(connection: socket.socket) -> None:
         os.environ.clear()
         os.environ.update(environment)
         sys.argv = ["keyturn", *arguments]
-        from starter.cli import main
+        from keyturn.starter.cli import main
 
         main()
     connection.sendall(struct.pack("!i", os.waitpid(pid, 0)[1]))
@@ -70,7 +70,7 @@ def serve(address: str) -> None:
     """Serve until killed."""
     for name in THEIRS:
         importlib.import_module(name)
-    ours = [name for name in sys.modules if name.partition(".")[0] in {"keyturn", "starter", "workers", "workflows"}]
+    ours = [name for name in sys.modules if name.partition(".")[0] == "keyturn"]
     assert not ours, ours
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those that take a command are nobody's concern when they end
     with socket.socket(socket.AF_UNIX) as listening:

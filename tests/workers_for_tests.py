@@ -9,12 +9,12 @@ from typing import Any, Protocol
 from temporalio.client import Client
 from temporalio.worker import Worker
 
-from activities.create_rotation_job import CreateRotationJob, JobClaims
-from activities.decide import Decide
-from activities.record_event import AuditTrail, RecordEvent
-from activities.withdraw_claim import ClaimWithdrawals, WithdrawClaim
-from application.encryption import names_of
-from application.versioning import pinned_to
+from keyturn.activities.create_rotation_job import CreateRotationJob, JobClaims
+from keyturn.activities.decide import Decide
+from keyturn.activities.record_event import AuditTrail, RecordEvent
+from keyturn.activities.withdraw_claim import ClaimWithdrawals, WithdrawClaim
+from keyturn.application.encryption import names_of
+from keyturn.application.versioning import pinned_to
 from keyturn.contracts import CallRecord
 from keyturn.errors import TokenLimitReached
 from keyturn.llm.boundary import ModelBoundary
@@ -24,9 +24,9 @@ from keyturn.llm.routing import ModelClient
 from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.tasks.definition import Prompt
+from keyturn.workflows.identity import Names, plain, rotation_ids_of
+from keyturn.workflows.rotation import RotationWorkflow
 from tests.boundaries import guarded
-from workflows.identity import Names, plain, rotation_ids_of
-from workflows.rotation import RotationWorkflow
 
 ELIGIBLE = '{"decision":"eligible","rotation_window_days":30,"source_line_ids":["P-7"]}'
 APPROVERS = ("omar", "priya")

@@ -10,8 +10,8 @@ from keyturn.errors import InvalidRequest, UnknownTask
 from keyturn.foreign_json import read_json
 from keyturn.llm.boundary import Judged
 from keyturn.tasks.registry import load_tasks
-from workers.settings import Settings
-from workers.wiring import wired_boundary
+from keyturn.workers.settings import Settings
+from keyturn.workers.wiring import wired_boundary
 
 
 def request_of(task: str, text: str) -> ModelTask:

@@ -13,10 +13,10 @@ from temporalio.common import Priority, WorkflowIDConflictPolicy, WorkflowIDReus
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker, WorkerDeploymentConfig
 
-from activities.judge_page import JudgePage
-from application.connection import TemporalUnreachable
-from application.encryption import names_of
-from application.runs import BULK_PRIORITY
+from keyturn.activities.judge_page import JudgePage
+from keyturn.application.connection import TemporalUnreachable
+from keyturn.application.encryption import names_of
+from keyturn.application.runs import BULK_PRIORITY
 from keyturn.bulk.load import digest_of, items_of, load, scan_items
 from keyturn.bulk.offline import OfflineRuns
 from keyturn.bulk.pages import BulkJudge
@@ -41,10 +41,10 @@ from keyturn.inventory.source import Inventory, Row
 from keyturn.keyring import EncryptedTexts, Keyring
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.line import digest_of_lines
-from workflows.bulk import BULK_QUEUE, DUE_QUEUE
-from workflows.identity import workflow_id_of
-from workflows.rotation import RotationWorkflow
-from workflows.visibility import DISAGREEMENT, PARKED, attributes_at_start
+from keyturn.workflows.bulk import BULK_QUEUE, DUE_QUEUE
+from keyturn.workflows.identity import workflow_id_of
+from keyturn.workflows.rotation import RotationWorkflow
+from keyturn.workflows.visibility import DISAGREEMENT, PARKED, attributes_at_start
 
 # Rotations of a run that are worked on at once: measured, a person's rotation beside a run then takes some two times as
 # long as alone, and three to five times if a run's rotations come all at once.

@@ -25,12 +25,12 @@ from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 from pydantic import SecretStr
 from temporalio.api.common.v1 import Payload, Payloads
 
-from application.encryption import ENCODING, KEY_ID, EncryptionCodec
+from keyturn.application.encryption import ENCODING, KEY_ID, EncryptionCodec
 from keyturn.errors import PayloadError
 from keyturn.foreign_json import read_json
 from keyturn.keyring import Keyring
 from keyturn.tokens import Tokens
-from workers.http import Handler, Refused, answered
+from keyturn.workers.http import Handler, Refused, answered
 
 _log = structlog.get_logger("keyturn.codec")
 COOKIE = "keyturn_codec"

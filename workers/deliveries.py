@@ -15,8 +15,8 @@ from keyturn.contracts import Delivery
 from keyturn.errors import EarlierDelivery, JobStoreUnavailable, KeyturnError
 from keyturn.jobs.channel import Receiver
 from keyturn.jobs.outbox import Message, Outbox
-from workers.settings import Settings
-from workflows.delivery import DeliveryWorkflow, delivery_id
+from keyturn.workers.settings import Settings
+from keyturn.workflows.delivery import DeliveryWorkflow, delivery_id
 
 _log = structlog.get_logger("keyturn.worker")
 # The rotation waits for this breath; a server that does not take it leaves the job to the sweeper.

@@ -9,16 +9,16 @@ from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, GetSystemInfoRequest
 
-from application.connection import connect, map_refusals
-from application.namespace import missing_search_attributes
-from application.versioning import builds
+from keyturn.application.connection import connect, map_refusals
+from keyturn.application.namespace import missing_search_attributes
+from keyturn.application.versioning import builds
 from keyturn.database import open_database
 from keyturn.errors import JobStoreUnavailable, KeyturnError
 from keyturn.key_use import LIMIT, REPLACE, KeyUse, worn
 from keyturn.keyring import keyring_from_environment
-from workers.live import Finding, ask_endpoints
-from workers.schema import check_schema
-from workers.settings import Settings, load_database_url, load_local_settings, load_settings
+from keyturn.workers.live import Finding, ask_endpoints
+from keyturn.workers.schema import check_schema
+from keyturn.workers.settings import Settings, load_database_url, load_local_settings, load_settings
 
 
 async def examine(*, live: bool = False) -> list[Finding]:

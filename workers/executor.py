@@ -24,8 +24,8 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.runtime import Runtime
 from temporalio.worker import Worker
 
-from activities.rotate_access_key import RotateAccessKey
-from application.connection import connect
+from keyturn.activities.rotate_access_key import RotateAccessKey
+from keyturn.application.connection import connect
 from keyturn.contracts import CredentialKind, KeyRotationOrder, KeyRotationOutcome, ShortIdentifier
 from keyturn.database import answers, open_database
 from keyturn.errors import (
@@ -41,13 +41,20 @@ from keyturn.jobs.executor import SecretTarget
 from keyturn.jobs.leases import JobLeases
 from keyturn.settings import field_faults, host_and_port
 from keyturn.targets import load_targets
-from workers.http import where
-from workers.metrics import ExecutorMetrics
-from workers.monitoring import add_health, add_metrics, free_loopback_port, sdk_metrics, served, temporal_answers
-from workers.schema import check_schema
-from workers.settings import LocalSettings
-from workflows.access_key import RotateAccessKeyWorkflow, execution_id
-from workflows.visibility import TENANT
+from keyturn.workers.http import where
+from keyturn.workers.metrics import ExecutorMetrics
+from keyturn.workers.monitoring import (
+    add_health,
+    add_metrics,
+    free_loopback_port,
+    sdk_metrics,
+    served,
+    temporal_answers,
+)
+from keyturn.workers.schema import check_schema
+from keyturn.workers.settings import LocalSettings
+from keyturn.workflows.access_key import RotateAccessKeyWorkflow, execution_id
+from keyturn.workflows.visibility import TENANT
 
 _log = structlog.get_logger("keyturn.executors")
 LOOK_SECONDS = 30.0  # a rotation takes days: nobody waits for its first half minute

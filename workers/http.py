@@ -8,7 +8,7 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
-import workers.connections as allowed
+import keyturn.workers.connections as allowed
 
 _log = structlog.get_logger("keyturn.http")
 # A body of 8 MiB at 7 Mbit/s, or a database that is slow; a request that takes longer holds a place.

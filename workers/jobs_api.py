@@ -22,7 +22,7 @@ from keyturn.errors import JobClosed, JobError, JobStoreUnavailable, StaleClaim,
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.states import ProgressState
 from keyturn.tokens import Tokens
-from workers.http import Handler, Refused, answered
+from keyturn.workers.http import Handler, Refused, answered
 
 MAX_BODY_BYTES = 64 * 1024  # evidence of 16 entries has some kB
 MAX_EVIDENCE = 16

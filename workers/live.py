@@ -19,8 +19,8 @@ from keyturn.llm.endpoint import Endpoint, Timeouts
 from keyturn.llm.http import http_client
 from keyturn.llm.routing import CONNECT_SECONDS, Target
 from keyturn.tasks.definition import Prompt
-from workers.settings import Settings
-from workers.wiring import provider_of
+from keyturn.workers.settings import Settings
+from keyturn.workers.wiring import provider_of
 
 # A local model that is not in memory yet takes half a minute to answer; nobody waits longer for a check.
 LIVE_SECONDS = 60.0

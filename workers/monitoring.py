@@ -26,9 +26,9 @@ from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
 
 from keyturn.database import within
 from keyturn.errors import SettingsInvalid
-from workers import connections
-from workers.http import DiscreetProtocol
-from workers.metrics import CallMetrics, percentile
+from keyturn.workers import connections
+from keyturn.workers.http import DiscreetProtocol
+from keyturn.workers.metrics import CallMetrics, percentile
 
 _log = structlog.get_logger("keyturn.worker")
 CHECK_SECONDS = 2.0  # a probe that takes longer is asked again by whoever asks; kubelet's own default is 1 s

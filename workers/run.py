@@ -10,14 +10,14 @@ from temporalio.client import Client
 from temporalio.runtime import Runtime
 from temporalio.service import RPCError
 
-from application.connection import connect, map_refusals
-from application.versioning import builds
-from workers import tracing
-from workers.monitoring import free_loopback_port, sdk_metrics, served
-from workers.schema import check_schema
-from workers.settings import Settings, load_settings
-from workers.telemetry import configure_logging
-from workers.wiring import build_id_of, wired_boundary, wired_worker
+from keyturn.application.connection import connect, map_refusals
+from keyturn.application.versioning import builds
+from keyturn.workers import tracing
+from keyturn.workers.monitoring import free_loopback_port, sdk_metrics, served
+from keyturn.workers.schema import check_schema
+from keyturn.workers.settings import Settings, load_settings
+from keyturn.workers.telemetry import configure_logging
+from keyturn.workers.wiring import build_id_of, wired_boundary, wired_worker
 
 _log = structlog.get_logger("keyturn.worker")
 

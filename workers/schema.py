@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
-import migrations
+from keyturn import migrations
 from keyturn.database import CLIENT, named
 from keyturn.errors import DatabaseReadOnly, SchemaNotCurrent
 

@@ -25,7 +25,7 @@ from keyturn.notifications import load_channels
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.settings import SETTINGS_FROM_ENVIRONMENT, Key, field_faults, host_and_port
 from keyturn.tasks.registry import load_tasks
-from workers.endpoints import ModelEntry, NamedEndpoints, OwnEndpoint, own_endpoints, read_endpoints
+from keyturn.workers.endpoints import ModelEntry, NamedEndpoints, OwnEndpoint, own_endpoints, read_endpoints
 
 # Written into examples and used by the embedded stack: who runs production with it forgot to set the real one.
 PLACEHOLDER_KEY = "dev_key_not_a_real_secret"

@@ -17,14 +17,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.worker import Worker, WorkerDeploymentConfig
 
-from activities.create_rotation_job import CreateRotationJob, JobClaims
-from activities.decide import Decide
-from activities.deliver_job import DeliverJob
-from activities.draft_reply import BEAT_SECONDS, DraftReply
-from activities.record_event import RecordEvent
-from activities.withdraw_claim import WithdrawClaim
-from application.encryption import names_of
-from application.versioning import pinned_to
+from keyturn.activities.create_rotation_job import CreateRotationJob, JobClaims
+from keyturn.activities.decide import Decide
+from keyturn.activities.deliver_job import DeliverJob
+from keyturn.activities.draft_reply import BEAT_SECONDS, DraftReply
+from keyturn.activities.record_event import RecordEvent
+from keyturn.activities.withdraw_claim import WithdrawClaim
+from keyturn.application.encryption import names_of
+from keyturn.application.versioning import pinned_to
 from keyturn.bulk.offline import OfflineRuns
 from keyturn.bulk.pages import BulkJudge
 from keyturn.bulk.store import BulkStore
@@ -55,17 +55,17 @@ from keyturn.llm.routing import Target
 from keyturn.llm.wire import Usage
 from keyturn.policy.catalogue import Catalogue
 from keyturn.tasks.registry import load_tasks
-from workers.bulk import CarriedRuns, RunRotations, bulk_workers, run_encryption
-from workers.deliveries import DeliveryStarts, ReceiverDeliveries, open_receivers, set_old_aside, sweep
-from workers.metrics import CallMetrics, JobMetrics
-from workers.monitoring import Monitoring, temporal_answers
-from workers.settings import Settings
-from workers.tracing import provider_names, span_recorder
-from workflows.bulk import BulkWorkflow
-from workflows.delivery import DeliveryWorkflow
-from workflows.draft import DraftWorkflow
-from workflows.identity import rotation_ids_of
-from workflows.rotation import RotationWorkflow
+from keyturn.workers.bulk import CarriedRuns, RunRotations, bulk_workers, run_encryption
+from keyturn.workers.deliveries import DeliveryStarts, ReceiverDeliveries, open_receivers, set_old_aside, sweep
+from keyturn.workers.metrics import CallMetrics, JobMetrics
+from keyturn.workers.monitoring import Monitoring, temporal_answers
+from keyturn.workers.settings import Settings
+from keyturn.workers.tracing import provider_names, span_recorder
+from keyturn.workflows.bulk import BulkWorkflow
+from keyturn.workflows.delivery import DeliveryWorkflow
+from keyturn.workflows.draft import DraftWorkflow
+from keyturn.workflows.identity import rotation_ids_of
+from keyturn.workflows.rotation import RotationWorkflow
 
 _log = structlog.get_logger("keyturn.worker")
 
@@ -253,7 +253,7 @@ def build_id_of(settings: Settings) -> str | None:
 
 def _git_commit() -> str | None:
     """The commit of the checkout that this program runs from; None if it is installed elsewhere, or edited."""
-    folder = Path(__file__).parent.parent
+    folder = Path(__file__).resolve().parents[1]  # through the link keyturn/workers
     if not (folder / ".git").exists():
         return None
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]

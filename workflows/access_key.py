@@ -15,7 +15,7 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
-    from activities.rotate_access_key import RotateAccessKey
+    from keyturn.activities.rotate_access_key import RotateAccessKey
     from keyturn.backoff import BASE
     from keyturn.contracts import (
         Abandonment,
@@ -28,8 +28,8 @@ with workflow.unsafe.imports_passed_through():
         Resumption,
     )
     from keyturn.errors import PayloadMoved
-    from workflows.visibility import PARKED
-    from workflows.waiting import expect_own, refusal
+    from keyturn.workflows.visibility import PARKED
+    from keyturn.workflows.waiting import expect_own, refusal
 
 T = TypeVar("T")
 # A step is up to eight calls of AWS, 15 s each at the longest, and some short transactions.

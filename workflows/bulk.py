@@ -15,7 +15,7 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
-    from activities.judge_page import JudgePage
+    from keyturn.activities.judge_page import JudgePage
     from keyturn.backoff import BASE, CEILING
     from keyturn.contracts import (
         Abandonment,
@@ -30,9 +30,9 @@ with workflow.unsafe.imports_passed_through():
         RunProgress,
     )
     from keyturn.errors import PayloadMoved
-    from workflows.options import record_options
-    from workflows.visibility import PARKED
-    from workflows.waiting import expect_own, refusal
+    from keyturn.workflows.options import record_options
+    from keyturn.workflows.visibility import PARKED
+    from keyturn.workflows.waiting import expect_own, refusal
 
 BULK_QUEUE = "-bulk"  # pages have a task queue of their own, beside the worker's
 DUE_QUEUE = "-due"  # and so have the rotations that a run begins

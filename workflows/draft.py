@@ -13,14 +13,14 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
-    from activities.draft_reply import DraftReply
-    from activities.failures import TIMEOUT_KIND
+    from keyturn.activities.draft_reply import DraftReply
+    from keyturn.activities.failures import TIMEOUT_KIND
     from keyturn.backoff import BASE
     from keyturn.contracts import DraftEnd, DraftEnding, DraftWritten, Failed
     from keyturn.errors import PayloadMoved
     from keyturn.tasks.draft_reply import DraftRequest
-    from workflows.ending import to_its_end
-    from workflows.options import DECIDE_MARGIN, record_options
+    from keyturn.workflows.ending import to_its_end
+    from keyturn.workflows.options import DECIDE_MARGIN, record_options
 
 # A worker that is killed is noticed after this long, and readers start over: ten heartbeats that did not come.
 HEARTBEAT = timedelta(seconds=3)

@@ -15,11 +15,11 @@ from temporalio.exceptions import ActivityError, ApplicationError, CancelledErro
 from temporalio.exceptions import TimeoutError as ActivityTimedOut
 
 with workflow.unsafe.imports_passed_through():
-    from activities.create_rotation_job import CreateRotationJob
-    from activities.decide import Decide
-    from activities.failures import TIMEOUT_KIND
-    from activities.record_event import RecordEvent
-    from activities.withdraw_claim import WithdrawClaim
+    from keyturn.activities.create_rotation_job import CreateRotationJob
+    from keyturn.activities.decide import Decide
+    from keyturn.activities.failures import TIMEOUT_KIND
+    from keyturn.activities.record_event import RecordEvent
+    from keyturn.activities.withdraw_claim import WithdrawClaim
     from keyturn.contracts import (
         Abandonment,
         Approval,
@@ -47,8 +47,8 @@ with workflow.unsafe.imports_passed_through():
     from keyturn.errors import PayloadMoved
     from keyturn.people import is_among
     from keyturn.policy.grounding import request_digest
-    from workflows.ending import to_its_end
-    from workflows.options import (
+    from keyturn.workflows.ending import to_its_end
+    from keyturn.workflows.options import (
         APPROVAL_WITHIN,
         LIMIT_JITTER_SECONDS,
         MAX_DECISIONS,
@@ -59,8 +59,8 @@ with workflow.unsafe.imports_passed_through():
         record_options,
         withdraw_options,
     )
-    from workflows.visibility import OUTCOME
-    from workflows.waiting import Answer, Waiting, expect_own
+    from keyturn.workflows.visibility import OUTCOME
+    from keyturn.workflows.waiting import Answer, Waiting, expect_own
 
 KEYTURN = "keyturn"  # the actor of what nobody did: a time that ran out
 

@@ -11,7 +11,7 @@ from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
 
 from keyturn.contracts import RotationRequest
-from workflows.identity import MAX_ID, Names, shortened
+from keyturn.workflows.identity import MAX_ID, Names, shortened
 
 TENANT = SearchAttributeKey.for_keyword("KeyturnTenant")
 ACCOUNT = SearchAttributeKey.for_keyword("KeyturnAccount")

@@ -20,7 +20,7 @@ with workflow.unsafe.imports_passed_through():
         Standing,
     )
     from keyturn.people import is_among
-    from workflows.visibility import APPROVAL, DISAGREEMENT, PARKED
+    from keyturn.workflows.visibility import APPROVAL, DISAGREEMENT, PARKED
 
 Answer = Resumption | Abandonment | Approval | Denial | RotationRequest
 

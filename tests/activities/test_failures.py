@@ -9,17 +9,12 @@ import pytest
 import time_machine
 from temporalio.exceptions import ApplicationErrorCategory
 
-import activities
-import desk
 import keyturn
-import stack
-import starter
-import workers
-import workflows
-from activities.failures import application_error
-from keyturn import errors
+from keyturn import activities, desk, errors, starter, workers, workflows
+from keyturn.activities.failures import application_error
 from keyturn.contracts import Failed
 from keyturn.errors import JobStoreUnavailable, KeyturnError, ProviderError, RateLimited, TokenLimitReached
+from keyturn.lab import stack
 from tests.cases import NOW
 
 LATER = NOW + timedelta(minutes=10)

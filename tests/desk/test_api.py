@@ -14,9 +14,9 @@ from sqlalchemy.engine import URL
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-import desk.desk as desk_module
-from application.stories import story_of
-from desk.tables import desk_requests
+import keyturn.desk.desk as desk_module
+from keyturn.application.stories import story_of
+from keyturn.desk.tables import desk_requests
 from keyturn.drafts.tables import drafts
 from keyturn.errors import JobStoreUnavailable, UnknownDraft
 from tests.desks import Place, asking, events_of, key, place, question, text_of

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from stack.embedded import Stack
+from keyturn.lab.stack.embedded import Stack
 from tests.terminal import KEYTURN, lunas
 
 ASKED = ("--account", "acct_10234", "--policy", "P-7", "--question", "May it?")

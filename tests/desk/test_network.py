@@ -13,11 +13,11 @@ from pydantic import ValidationError
 from sqlalchemy.engine import URL
 from temporalio.client import Client
 
-from desk.idempotency import Idempotency
-from desk.settings import DeskSettings, load_desk_settings
 from keyturn.database import open_database
+from keyturn.desk.idempotency import Idempotency
+from keyturn.desk.settings import DeskSettings, load_desk_settings
 from keyturn.errors import InvalidRequest, JobStoreUnavailable, SettingsInvalid
-from stack.temporal import dev_server
+from keyturn.lab.stack.temporal import dev_server
 from tests.desks import TOKENS, Place, asking, events_of, key, place, question
 from tests.keys import KEYRING
 from tests.simulated import SimulatorControl
@@ -158,7 +158,7 @@ async def test_an_address_that_is_no_text_or_no_path_is_refused_as_such(here: Pl
 
 
 async def test_a_body_that_never_comes_is_not_waited_for(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("desk.guard.BODY_SECONDS", 0.2)
+    monkeypatch.setattr("keyturn.desk.guard.BODY_SECONDS", 0.2)
     async with here.served() as url:
         host, _, port = url.partition("//")[2].rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
@@ -288,7 +288,9 @@ async def test_while_temporal_is_away_it_says_so_within_seconds(
                 await asyncio.sleep(0.1)
             assert seen.json()["status"] == "running"
             await server.aclose()
-            monkeypatch.setattr("desk.guard.UPDATE_TIMEOUT", timedelta(seconds=1))  # a busy server needed more so far
+            monkeypatch.setattr(
+                "keyturn.desk.guard.UPDATE_TIMEOUT", timedelta(seconds=1)
+            )  # a busy server needed more so far
             again = key()
             answers = await asyncio.gather(
                 luna.get(location),
@@ -316,7 +318,7 @@ async def test_a_request_that_is_too_late_is_answered_and_may_be_sent_again(
     here: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also if what it did ends, when it is stopped, by an answer of its own."""
-    monkeypatch.setattr("desk.guard.UPDATE_TIMEOUT", timedelta(seconds=-2.5))
+    monkeypatch.setattr("keyturn.desk.guard.UPDATE_TIMEOUT", timedelta(seconds=-2.5))
     stopped = 0
 
     async def slow(*_: object, **__: object) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import httpx
 
-from evals.cases import load_cases
+from keyturn.lab.evals.cases import load_cases
+from keyturn.lab.stack.embedded import simulator_process, worker_environment
 from keyturn.policy.catalogue import Catalogue
-from stack.embedded import simulator_process, worker_environment
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,7 +20,7 @@ async def evaluated(*arguments: str, **variables: str) -> subprocess.CompletedPr
     environment = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG"}}
     return await asyncio.to_thread(
         subprocess.run,
-        [sys.executable, "-m", "evals", *arguments],
+        [sys.executable, "-m", "keyturn.lab.evals", *arguments],
         cwd=ROOT,
         env=environment | variables,
         capture_output=True,

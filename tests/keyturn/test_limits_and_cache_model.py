@@ -16,7 +16,7 @@ from keyturn.cache.sql import SqlCache
 from keyturn.database import database_url, open_database
 from keyturn.errors import CostCapExceeded, TokenLimitReached
 from keyturn.ledger.token_limit import SlidingTokenLimit
-from workers.schema import migrate
+from keyturn.workers.schema import migrate
 
 BEGAN = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
 LIMIT = 100

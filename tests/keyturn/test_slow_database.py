@@ -29,6 +29,7 @@ from keyturn.ledger.store import LedgerStore, midnight
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.wire import Completion, Usage
 from keyturn.policy.catalogue import load_catalogue
+from keyturn.workers.bulk import RunRotations
 from tests.boundaries import guarded
 from tests.cases import NOW, request
 from tests.estates import Judge, bulk_place, estate
@@ -36,7 +37,6 @@ from tests.keys import KEYRING
 from tests.keyturn.test_ledger import call
 from tests.proxies import cabled
 from tests.workers_for_tests import ELIGIBLE, Script
-from workers.bulk import RunRotations
 
 KEY = CacheKey("decide_rotation", "rotation_decision@1", "1", "d" * 64)
 WHOSE = {"tenant_id": "default", "account_id": "acct_1", "requested_by": "luna", "run_id": "r"}

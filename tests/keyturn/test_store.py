@@ -221,9 +221,9 @@ async def test_migrations_make_the_tables_that_the_code_declares(engine: AsyncEn
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
-    import desk.tables  # noqa: F401
     import keyturn.bulk.tables
     import keyturn.cache.tables
+    import keyturn.desk.tables
     import keyturn.drafts.tables
     import keyturn.ledger.tables  # noqa: F401 - each describes its own tables on the one metadata
     from keyturn.database import metadata

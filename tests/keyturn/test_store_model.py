@@ -15,8 +15,8 @@ from keyturn.database import database_url, open_database
 from keyturn.errors import IdempotencyConflict, JobClosed, JobHeld, OpenJobExists, StaleAttempt, StaleClaim, UnknownJob
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
+from keyturn.workers.schema import migrate
 from tests.cases import facts, order
-from workers.schema import migrate
 
 # Few keys and few credentials, so that they meet: a rotation under another line is another key for the same credential.
 KEYS = st.sampled_from(["w1", "w2", "w3"])

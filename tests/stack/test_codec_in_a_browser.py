@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from application.requests import id_of
-from application.rotations import rotate
+from keyturn.application.requests import id_of
+from keyturn.application.rotations import rotate
 from keyturn.contracts import JobCreated
-from stack.embedded import Ports, embedded_stack
+from keyturn.lab.stack.embedded import Ports, embedded_stack
 from tests.browser import CHROMIUM, browser, include_credentials, opened, shows, sign_in, until
 from tests.cases import QUESTION, request
 

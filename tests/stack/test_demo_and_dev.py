@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stack.processes import StackNotStarted, child, free_port
+from keyturn.lab.stack.processes import StackNotStarted, child, free_port
 from tests.simulated import SimulatorControl
 
 BARE = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG"}}
@@ -18,7 +18,7 @@ BARE = {name: value for name, value in os.environ.items() if name in {"PATH", "H
 async def test_the_demo_shows_four_rotations_and_ends_by_itself(tmp_path: Path) -> None:
     """A job, the same again, a rejected answer, and a fallback, with no variable set; and nothing stays behind."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "starter", "demo",
+        sys.executable, "-m", "keyturn.starter", "demo",
         env=BARE, cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     out, err = await asyncio.wait_for(process.communicate(), 90)
@@ -45,7 +45,7 @@ async def test_dev_stays_until_ctrl_c_and_stops_cleanly(tmp_path: Path) -> None:
     """It serves on the ports it names, refuses to start twice on them, keeps its state, and leaves no process."""
     ports = [free_port() for _ in range(5)]
     names = ("--port", "--ui-port", "--simulator-port", "--codec-port", "--desk-port")
-    command = [sys.executable, "-m", "starter", "dev", "--folder", str(tmp_path / "state")]
+    command = [sys.executable, "-m", "keyturn.starter", "dev", "--folder", str(tmp_path / "state")]
     command += [word for name, port in zip(names, ports, strict=True) for word in (name, str(port))]
     process = await asyncio.create_subprocess_exec(
         *command, env=BARE, cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
@@ -75,7 +75,7 @@ async def test_dev_stays_until_ctrl_c_and_stops_cleanly(tmp_path: Path) -> None:
 
 async def test_a_program_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """We never wait for ever on the way out."""
-    monkeypatch.setattr("stack.processes.STOP_SECONDS", 0.3)
+    monkeypatch.setattr("keyturn.lab.stack.processes.STOP_SECONDS", 0.3)
     stubborn = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('on', flush=True); time.sleep(60)"
     )
@@ -97,7 +97,7 @@ async def test_the_simulator_refuses_a_fault_that_it_does_not_know(simulator: Si
 
 def test_a_missing_program_is_told_with_its_mend() -> None:
     """Whoever runs the demo without the embedded servers reads what to run."""
-    from stack.processes import program
+    from keyturn.lab.stack.processes import program
 
     with pytest.raises(StackNotStarted, match="make install"):
         program("no-such-program")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from stack.embedded import Stack
+from keyturn.lab.stack.embedded import Stack
 from tests.estates import LINE
 from tests.simulated import SimulatorControl
 from tests.terminal import lunas

@@ -11,23 +11,23 @@ from typing import Any
 
 import pytest
 
-from application.requests import id_of
-from application.rotations import outcome_of, start_or_attach
+from keyturn.application.requests import id_of
+from keyturn.application.rotations import outcome_of, start_or_attach
 from keyturn.contracts import JobCreated
 from keyturn.database import database_url, open_database
 from keyturn.errors import ProviderTimeout
 from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.store import JobStore
+from keyturn.lab.stack.embedded import Stack
 from keyturn.llm.outages import FAILURES_TO_OPEN, Outages
 from keyturn.llm.shared_outages import SharedOutages
-from stack.embedded import Stack
-from starter.cli import COMMANDS, GROUPS
+from keyturn.starter.cli import COMMANDS, GROUPS
 from tests.cases import request
 from tests.simulated import SimulatorControl
 from tests.warm import run_warm
 from tests.workers_for_tests import ELIGIBLE, Script, with_approval, worker_on
 
-RATES = Path(__file__).parents[2] / "stack" / "rates.toml"
+RATES = Path(__file__).parents[2] / "lab" / "stack" / "rates.toml"
 
 
 class Terminal:

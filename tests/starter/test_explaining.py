@@ -5,18 +5,18 @@ import uuid
 import pytest
 from temporalio.client import Client
 
-from application.answers import answer
-from application.connection import connect
-from application.requests import id_of
-from application.rotations import outcome_of, rotate, start_or_attach
-from application.stories import story_of
+from keyturn.application.answers import answer
+from keyturn.application.connection import connect
+from keyturn.application.requests import id_of
+from keyturn.application.rotations import outcome_of, rotate, start_or_attach
+from keyturn.application.stories import story_of
 from keyturn.console import printable
 from keyturn.contracts import Approval, JobCreated, Rejected, Resumption
 from keyturn.errors import PayloadKeyUnknown, ProviderUnavailable, QuotaExhausted
 from keyturn.jobs.store import JobStore
 from keyturn.policy.catalogue import load_catalogue
+from keyturn.starter.explain import _lines
 from keyturn.tasks.registry import load_tasks
-from starter.explain import _lines
 from tests.cases import QUESTION, request
 from tests.keys import OLDER, ring
 from tests.record_histories import Place

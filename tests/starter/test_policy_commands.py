@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from keyturn.policy.line import PolicyLine
-from starter.cli import cli
+from keyturn.starter.cli import cli
 from tests.keyturn.test_policy_files import GOOD, SECOND
 from tests.record_schemas import POLICY_PAGE, rewritten
 

@@ -26,7 +26,7 @@ async def shell(command: str, **environment: str) -> tuple[int, str, str]:
     return process.returncode or 0, out.decode(), err.decode()
 
 
-KEYTURN = f"{sys.executable} -m starter"
+KEYTURN = f"{sys.executable} -m keyturn.starter"
 
 
 async def test_an_option_in_front_of_a_subcommand_is_refused(terminal: Terminal, simulated: SimulatorControl) -> None:  # noqa: F811
@@ -49,7 +49,7 @@ async def test_a_rotation_that_somebody_leaves_goes_on_and_is_told(terminal: Ter
     options = ("--account", "a", "--key-id", f"k{uuid.uuid4().hex[:8]}", "--policy", "P-7", "--question", "May it?")
     queue = ("--task-queue", f"nobody-{uuid.uuid4().hex}", "--wait", "60", "--json")
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "starter", "rotate", *options, *queue),
+        *(sys.executable, "-m", "keyturn.starter", "rotate", *options, *queue),
         cwd=terminal.folder,
         env=terminal.environment,
         stdout=asyncio.subprocess.PIPE,

@@ -9,10 +9,8 @@ import httpx
 import pytest
 from aiohttp import web
 
-import workers.connections
-import workers.http
-from workers.http import Handler, answered
-from workers.monitoring import served
+from keyturn.workers.http import Handler, answered
+from keyturn.workers.monitoring import served
 
 SECRET = "hunter2hunter2"  # pragma: allowlist secret
 WHOLE = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -93,14 +91,14 @@ async def test_an_unforeseen_failure_is_logged_by_kind_and_place_alone(
 async def test_a_request_that_never_comes_whole_loses_its_connection(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers.connections, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr("keyturn.workers.connections.HEAD_SECONDS", 0.2)
     assert await told(port, b"GET / HTTP/1.1\r\nHost: x\r\nX-Half: ") == b""
     assert await told(port, b"") == b""
     assert (await told(port, WHOLE.replace(b"Connection: close\r\n", b"") + b"GET / HT")).count(b"HTTP/1.1 200") == 1
 
 
 async def test_a_body_that_never_comes_is_waited_for_some_seconds(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers.http, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("keyturn.workers.http.ANSWER_SECONDS", 0.2)
     answer = await told(port, b"POST /takes HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
     assert b" 408 " in answer
     assert b"too_slow" in answer
@@ -120,7 +118,7 @@ async def test_who_goes_away_before_the_answer_is_no_failure_in_the_log(
 async def test_one_peer_holds_no_more_of_a_small_server_than_its_share(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers.connections, "PER_PEER", 5)
+    monkeypatch.setattr("keyturn.workers.connections.PER_PEER", 5)
     held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
     assert await told(port, WHOLE) == b""
     for _, writer in held:
@@ -134,7 +132,7 @@ async def test_one_peer_holds_no_more_of_a_small_server_than_its_share(
 async def test_a_desks_connection_that_sends_nothing_or_half_a_second_head_is_ended(
     quiet_desk: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers.connections, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr("keyturn.workers.connections.HEAD_SECONDS", 0.3)
     port = int(quiet_desk.rpartition(":")[2])
     assert await told(port, b"") == b""
     kept = WHOLE.replace(b"Connection: close\r\n", b"")
@@ -150,7 +148,7 @@ async def test_a_desks_connection_that_sends_nothing_or_half_a_second_head_is_en
 @pytest.fixture
 async def quiet_desk() -> AsyncIterator[str]:
     """The desk's server around an application that answers at once."""
-    from desk.serving import served as desk_served
+    from keyturn.desk.serving import served as desk_served
 
     async def application(scope: object, receive: object, send: object) -> None:
         assert callable(send)
@@ -165,8 +163,8 @@ async def test_half_sent_heads_are_ended_and_one_peer_holds_no_more_than_its_sha
     quiet_desk: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A byte now and then prolongs nothing; a whole request is answered meanwhile."""
-    monkeypatch.setattr(workers.connections, "HEAD_SECONDS", 0.5)
-    monkeypatch.setattr(workers.connections, "PER_PEER", 20)
+    monkeypatch.setattr("keyturn.workers.connections.HEAD_SECONDS", 0.5)
+    monkeypatch.setattr("keyturn.workers.connections.PER_PEER", 20)
     port = int(quiet_desk.rpartition(":")[2])
     half = [await asyncio.open_connection("127.0.0.1", port) for _ in range(19)]
     begun = time.monotonic()
@@ -189,7 +187,7 @@ async def test_half_sent_heads_are_ended_and_one_peer_holds_no_more_than_its_sha
 async def test_beyond_its_share_a_peers_connections_are_closed_at_once(
     quiet_desk: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers.connections, "PER_PEER", 5)
+    monkeypatch.setattr("keyturn.workers.connections.PER_PEER", 5)
     port = int(quiet_desk.rpartition(":")[2])
     held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
     assert await told(port, WHOLE) == b""

@@ -15,18 +15,18 @@ from pydantic import SecretStr
 from temporalio.api.common.v1 import Payload, Payloads
 from temporalio.client import Client
 
-from application.encryption import EncryptionCodec
-from application.rotations import start_or_attach
+from keyturn.application.encryption import EncryptionCodec
+from keyturn.application.rotations import start_or_attach
 from keyturn.errors import SettingsInvalid
 from keyturn.jobs.store import JobStore
+from keyturn.lab.stack.processes import program
 from keyturn.tokens import parse_tokens
-from stack.processes import program
+from keyturn.workers.codec import COOKIE, MAX_BODY_BYTES, CodecServer
+from keyturn.workers.codec_settings import load_codec_settings, parse_origins
+from keyturn.workers.monitoring import served
 from tests.cases import request
 from tests.keys import NEWER, OLDER, ring
 from tests.workers_for_tests import ELIGIBLE, Script, worker_on
-from workers.codec import COOKIE, MAX_BODY_BYTES, CodecServer
-from workers.codec_settings import load_codec_settings, parse_origins
-from workers.monitoring import served
 
 UI = "http://127.0.0.1:8233"
 LUNA, OMAR = "luna_token_of_the_tests_0123456789abcdef", "omar_token_of_the_tests_0123456789abcdef"

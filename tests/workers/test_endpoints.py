@@ -22,10 +22,10 @@ from keyturn.llm.providers import load_providers
 from keyturn.llm.routing import RouteFailed, ask_in_turn
 from keyturn.llm.wire import Completion
 from keyturn.tasks.definition import Prompt
-from workers.live import ask_endpoints
-from workers.settings import Settings, load_settings
-from workers.tracing import provider_names
-from workers.wiring import provider_of
+from keyturn.workers.live import ask_endpoints
+from keyturn.workers.settings import Settings, load_settings
+from keyturn.workers.tracing import provider_names
+from keyturn.workers.wiring import provider_of
 
 SOON = Timeouts(connect=5, first_byte=5, total=5)
 PROMPT = Prompt("t@1", "system", '{"a":', "1}", "schema", {"type": "object"}, 16)

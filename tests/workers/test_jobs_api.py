@@ -21,11 +21,11 @@ from keyturn.errors import JobClosed, JobStoreUnavailable, SettingsInvalid, Stal
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import rotation_jobs
-from stack.processes import child
+from keyturn.lab.stack.processes import child
+from keyturn.workers.jobs_api import MAX_BODY_BYTES, JobsApi
+from keyturn.workers.jobs_settings import load_jobs_settings
+from keyturn.workers.monitoring import served
 from tests.cases import facts, order
-from workers.jobs_api import MAX_BODY_BYTES, JobsApi
-from workers.jobs_settings import load_jobs_settings
-from workers.monitoring import served
 
 ROTATOR, OTHER = "rotator_token_of_the_tests_0123456789ab", "other_token_of_the_tests_0123456789abcd"
 EXAMPLE = Path(__file__).parents[2] / "examples" / "worker.py"

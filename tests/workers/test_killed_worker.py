@@ -9,12 +9,12 @@ import pytest
 from sqlalchemy.engine import URL
 from temporalio.client import Client
 
-from application.rotations import outcome_of, start_or_attach
+from keyturn.application.rotations import outcome_of, start_or_attach
 from keyturn.contracts import JobCreated
 from keyturn.database import open_database
 from keyturn.jobs.store import JobStore
-from stack.embedded import worker_environment
-from stack.processes import child
+from keyturn.lab.stack.embedded import worker_environment
+from keyturn.lab.stack.processes import child
 from tests.cases import request
 from tests.simulated import SimulatorControl
 
@@ -39,7 +39,7 @@ async def test_a_killed_workers_job_is_made_once_by_another(
     command = [sys.executable, "-m", "tests.dying_worker", point]
     async with child(command, environment=environment, log=log) as dying:
         assert await dying.wait() == -signal.SIGKILL, log.read_text()
-    async with child([sys.executable, "-m", "workers"], environment=environment, log=log):
+    async with child([sys.executable, "-m", "keyturn.workers"], environment=environment, log=log):
         outcome = await outcome_of(rotation.handle)
     assert isinstance(outcome, JobCreated)
     assert outcome.created is created

@@ -21,9 +21,9 @@ from keyturn.database import database_url, open_database
 from keyturn.errors import DatabaseReadOnly, JobStoreRefused, JobStoreUnavailable, SettingsInvalid
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
-from stack.processes import free_port
+from keyturn.lab.stack.processes import free_port
+from keyturn.workers.schema import check_schema, migrate
 from tests.cases import order
-from workers.schema import check_schema, migrate
 
 _INSTALLED = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
 BIN = _INSTALLED[-1].parent if _INSTALLED else None

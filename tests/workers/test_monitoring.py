@@ -17,17 +17,17 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy.engine import URL
 from temporalio.client import Client
 
-from application.rotations import rotate
+from keyturn.application.rotations import rotate
 from keyturn.contracts import JobCreated, PassedOver
 from keyturn.errors import SettingsInvalid
-from stack.embedded import worker_environment
-from stack.processes import child, free_port
+from keyturn.lab.stack.embedded import worker_environment
+from keyturn.lab.stack.processes import child, free_port
+from keyturn.workers.metrics import ALERTED, CallMetrics, percentile
+from keyturn.workers.monitoring import Monitoring, served
+from keyturn.workers.settings import PLACEHOLDER_KEY
 from tests.cases import request
 from tests.keyturn.test_ledger import call
 from tests.simulated import SimulatorControl
-from workers.metrics import ALERTED, CallMetrics, percentile
-from workers.monitoring import Monitoring, served
-from workers.settings import PLACEHOLDER_KEY
 
 
 class Watched:
@@ -164,7 +164,7 @@ def test_a_span_of_each_call_has_the_genai_names_and_no_content() -> None:
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-    from workers.tracing import span_recorder
+    from keyturn.workers.tracing import span_recorder
 
     spans, reader, tracers = InMemorySpanExporter(), InMemoryMetricReader(), TracerProvider()
     tracers.add_span_processor(SimpleSpanProcessor(spans))
@@ -205,7 +205,7 @@ def test_a_span_of_each_call_has_the_genai_names_and_no_content() -> None:
 
 def test_without_the_endpoint_nothing_is_traced(monkeypatch: pytest.MonkeyPatch) -> None:
     """And nothing of OpenTelemetry is needed."""
-    from workers import tracing
+    from keyturn.workers import tracing
 
     monkeypatch.delenv(tracing.ENDPOINT, raising=False)
     assert tracing.span_recorder({}) is None
@@ -230,7 +230,7 @@ async def test_a_running_worker_serves_its_own_metrics_and_the_sdks(
         "KEYTURN_FINGERPRINT_KEY": "a_fingerprint_key_of_tests",
     }
     log = tmp_path / "worker.log"
-    async with child([sys.executable, "-m", "workers"], environment=settings, log=log):
+    async with child([sys.executable, "-m", "keyturn.workers"], environment=settings, log=log):
         _, outcome = await rotate(temporal, request(question=planted), task_queue=queue, wait_seconds=60)
         assert isinstance(outcome, JobCreated)
         assert outcome.call.fingerprint is not None
@@ -268,7 +268,7 @@ async def test_a_running_worker_sends_traces_of_its_calls_without_their_content(
             "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
             "OTEL_BSP_SCHEDULE_DELAY": "100",
         }
-        async with child([sys.executable, "-m", "workers"], environment=settings, log=log):
+        async with child([sys.executable, "-m", "keyturn.workers"], environment=settings, log=log):
             _, outcome = await rotate(temporal, request(question=planted), task_queue=queue, wait_seconds=60)
             assert isinstance(outcome, JobCreated)
             async with asyncio.timeout(20):

@@ -19,10 +19,10 @@ from temporalio.client import Client
 from keyturn.database import database_url, open_database, transaction
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
-from stack.processes import child, free_port
+from keyturn.lab.stack.processes import child, free_port
+from keyturn.workers.schema import check_schema
 from tests.cases import order
 from tests.estates import Judge, bulk_place, estate, started
-from workers.schema import check_schema
 
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 needs_it = pytest.mark.skipif(PGBOUNCER is None, reason="PgBouncer is not installed (apt install pgbouncer)")

@@ -8,13 +8,13 @@ from pathlib import Path
 from sqlalchemy.engine import URL
 from temporalio.client import Client
 
-from application.rotations import rotate
+from keyturn.application.rotations import rotate
 from keyturn.contracts import JobCreated, RotationOutcome
 from keyturn.database import open_database
 from keyturn.jobs.store import JobStore
+from keyturn.lab.stack.embedded import worker_environment
+from keyturn.lab.stack.processes import child
 from keyturn.ledger.store import LedgerStore
-from stack.embedded import worker_environment
-from stack.processes import child
 from tests.cases import request
 from tests.simulated import SimulatorControl
 
@@ -31,7 +31,7 @@ async def test_a_rotated_key_needs_a_restart_of_the_worker_and_loses_nothing(
     settings = worker_environment(address, url, simulator.address, keys=keys)
     settings |= {"KEYTURN_TASK_QUEUE": queue, "KEYTURN_ROUTES": "openai:simulator-1"}
     log = tmp_path / "worker.log"
-    worker = [sys.executable, "-m", "workers"]
+    worker = [sys.executable, "-m", "keyturn.workers"]
     await simulator.take_keys([OLD, NEW])
     await simulator.fail("slow", times=None, seconds=0.3)  # so that calls are under way when the worker stops
 

@@ -17,8 +17,8 @@ from keyturn.database import database_url, open_database, transaction
 from keyturn.errors import JobStoreRefused, JobStoreUnavailable, SchemaNotCurrent, ValueRefused
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
+from keyturn.workers.schema import check_schema, migrate
 from tests.cases import order
-from workers.schema import check_schema, migrate
 
 
 def test_migrating_twice_is_migrating_once(database: URL) -> None:

@@ -11,8 +11,8 @@ from keyturn.llm.routing import Target, parse_routes, route_of
 from keyturn.llm.wire import Usage
 from keyturn.notifications.webhook import WebhookSettings
 from keyturn.tasks.registry import load_tasks
+from keyturn.workers.settings import PLACEHOLDER_KEY, load_settings, read_rate_card
 from tests.keys import KEYS_TEXT
-from workers.settings import PLACEHOLDER_KEY, load_settings, read_rate_card
 
 SECRET = "sk-very-secret-4711"
 

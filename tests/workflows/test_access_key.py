@@ -22,9 +22,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client, WorkflowHandle
 from temporalio.testing import WorkflowEnvironment
 
-import workers.executor
-from application.answers import AnswerRefused, answer
-from application.parked import waiting_rotations
+from keyturn.application.answers import AnswerRefused, answer
+from keyturn.application.parked import waiting_rotations
 from keyturn.contracts import Abandonment, KeyRotationOrder, KeyRotationOutcome, KeyRotationStanding, Resumption
 from keyturn.database import open_database
 from keyturn.errors import AwsUnavailable, SettingsInvalid
@@ -32,12 +31,12 @@ from keyturn.executors.aws.iam import AccessKey, AwsAccessKeys
 from keyturn.executors.aws.steps import AccessKeyRotation
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
+from keyturn.lab.stack.processes import child, free_port
 from keyturn.targets.secretsmanager.store import SecretsManager
-from stack.processes import child, free_port
+from keyturn.workers.executor import Executions, ExecutorSettings, executor, load_executor_settings, look_for_jobs
+from keyturn.workers.metrics import ExecutorMetrics
+from keyturn.workflows.access_key import LEAST_WAIT, MARGIN, RotateAccessKeyWorkflow, execution_id, waits
 from tests.aws import ACCOUNT, Aws, Network, job_for
-from workers.executor import Executions, ExecutorSettings, executor, load_executor_settings, look_for_jobs
-from workers.metrics import ExecutorMetrics
-from workflows.access_key import LEAST_WAIT, MARGIN, RotateAccessKeyWorkflow, execution_id, waits
 
 ROLL_BACK = Abandonment(operator="luna", reason="the importer broke")
 Handle = WorkflowHandle[RotateAccessKeyWorkflow, KeyRotationOutcome]
@@ -299,7 +298,7 @@ async def test_what_runs_already_takes_no_place_of_another_job(
     temporal: Client, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a hundred rotations that are blocked before their claim, none hides the job behind them."""
-    monkeypatch.setattr(workers.executor, "LOOK_AT_ONCE", 1)
+    monkeypatch.setattr("keyturn.workers.executor.LOOK_AT_ONCE", 1)
     blocked, behind = [await job_for(JobStore(engine), engine, f"u-{n}", f"AKIA{n:016}") for n in (1, 2)]
     settings = ExecutorSettings().model_copy(update={"task_queue": f"test-{uuid.uuid4().hex}"})
     executions, registry = Executions(temporal, settings, ACCOUNT), CollectorRegistry()

@@ -18,10 +18,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.worker import Worker
 
-from activities.judge_page import JudgePage
-from application.answers import AnswerRefused, answer
-from application.parked import waiting_rotations
-from application.runs import Handle, RunStopped, follow, start_run
+from keyturn.activities.judge_page import JudgePage
+from keyturn.application.answers import AnswerRefused, answer
+from keyturn.application.parked import waiting_rotations
+from keyturn.application.runs import Handle, RunStopped, follow, start_run
 from keyturn.bulk.load import digest_of
 from keyturn.bulk.store import OPEN
 from keyturn.bulk.tables import bulk_items
@@ -49,10 +49,8 @@ from keyturn.errors import (
     UnknownRun,
 )
 from keyturn.keyring import new_keyring_text, parse_keyring
-from tests.estates import LINE, NOW, BulkPlace, Judge, bulk_place, due, estate, jobs_of, started
-from tests.keys import KEYRING
-from workers.bulk import run_encryption
-from workflows.bulk import (
+from keyturn.workers.bulk import run_encryption
+from keyturn.workflows.bulk import (
     BATCH_LOOK_FIRST,
     BATCH_WITHIN,
     BULK_QUEUE,
@@ -63,7 +61,9 @@ from workflows.bulk import (
     next_batch_look,
     next_look,
 )
-from workflows.rotation import RotationWorkflow
+from keyturn.workflows.rotation import RotationWorkflow
+from tests.estates import LINE, NOW, BulkPlace, Judge, bulk_place, due, estate, jobs_of, started
+from tests.keys import KEYRING
 
 OMAR = Resumption(operator="omar")
 
@@ -537,7 +537,7 @@ async def test_a_load_that_was_cut_off_is_finished_and_one_of_other_bytes_begins
         seen = count
         raise KeyboardInterrupt
 
-    from workers.bulk import load_source
+    from keyturn.workers.bulk import load_source
 
     source = BulkSource(path=str(file), policies=(LINE,), question="May it?", observed_at=NOW)
     with pytest.raises(KeyboardInterrupt):

@@ -15,9 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from keyturn.bulk.tables import bulk_items, bulk_runs
 from keyturn.database import open_database
 from keyturn.jobs.tables import job_audit, rotation_jobs
-from stack.embedded import worker_environment
-from stack.processes import child, free_port
-from stack.temporal import dev_server_command
+from keyturn.lab.stack.embedded import worker_environment
+from keyturn.lab.stack.processes import child, free_port
+from keyturn.lab.stack.temporal import dev_server_command
 from tests.estates import LINE, estate
 from tests.simulated import SimulatorControl
 

@@ -26,23 +26,23 @@ from temporalio.service import RPCError
 from temporalio.testing import ActivityEnvironment
 from temporalio.worker import Worker
 
-from activities.create_rotation_job import CreateRotationJob
-from application.answers import answer
-from application.encryption import CONTEXT, EncryptionCodec, names_of
-from application.rotations import Handle, outcome_of, start_or_attach
+from keyturn.activities.create_rotation_job import CreateRotationJob
+from keyturn.application.answers import answer
+from keyturn.application.encryption import CONTEXT, EncryptionCodec, names_of
+from keyturn.application.rotations import Handle, outcome_of, start_or_attach
 from keyturn.contracts import Approval, Denial, Failed, JobCreated, JobOrder, RotationRequest
 from keyturn.errors import PayloadMoved, PayloadNotAuthentic
 from keyturn.jobs.store import JobStore
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.policy.grounding import request_digest
+from keyturn.workflows.identity import rotation_ids_of
+from keyturn.workflows.rotation import RotationWorkflow
 from tests.boundaries import guarded
 from tests.cases import facts, order, request
 from tests.keys import KEYRING
 from tests.record_histories import Place
 from tests.workers_for_tests import ELIGIBLE, Script, rotation_activities, with_approval, worker_on
-from workflows.identity import rotation_ids_of
-from workflows.rotation import RotationWorkflow
 
 COMPLETED = UpdateWorkflowExecutionLifecycleStage.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_COMPLETED
 KEPT = Payload(metadata={"encoding": b"json/plain"}, data=b'"a value"')
@@ -199,7 +199,7 @@ async def test_an_answer_to_another_request_is_refused_by_the_workflow(
     """Whoever completes activities in a worker's place can copy a result; it is compared with what was asked."""
 
     from keyturn.policy.catalogue import load_catalogue
-    from workflows.rotation import RotationWorkflow
+    from keyturn.workflows.rotation import RotationWorkflow
 
     queue, asked, catalogue = f"test-{uuid.uuid4().hex}", request(credential=facts(stale=None)), load_catalogue()
     boundary = ModelBoundary({"*": [Script(ELIGIBLE)]}, catalogue, guard=guarded(), record=lambda _: None)

@@ -24,11 +24,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.worker import Worker
 
-from activities.create_rotation_job import CreateRotationJob
-from activities.decide import Decide
-from activities.deliver_job import DeliverJob
-from application.encryption import names_of
-from application.rotations import rotate
+from keyturn.activities.create_rotation_job import CreateRotationJob
+from keyturn.activities.decide import Decide
+from keyturn.activities.deliver_job import DeliverJob
+from keyturn.application.encryption import names_of
+from keyturn.application.rotations import rotate
 from keyturn.contracts import JobCreated
 from keyturn.errors import (
     EarlierDelivery,
@@ -41,21 +41,21 @@ from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.outbox import Message, Outbox
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import job_audit, outbox, rotation_jobs
+from keyturn.lab.stack.embedded import worker_environment
+from keyturn.lab.stack.processes import child
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.http import http_client
 from keyturn.notifications.webhook import Webhook, verify
 from keyturn.policy.catalogue import load_catalogue
-from stack.embedded import worker_environment
-from stack.processes import child
+from keyturn.workers.deliveries import DeliveryStarts, ReceiverDeliveries, sweep
+from keyturn.workers.monitoring import served
+from keyturn.workflows.delivery import DeliveryWorkflow, delivery_id
+from keyturn.workflows.identity import rotation_ids_of
+from keyturn.workflows.rotation import RotationWorkflow
 from tests.boundaries import guarded
 from tests.cases import facts, order, request
 from tests.simulated import SimulatorControl
 from tests.workers_for_tests import ELIGIBLE, Script
-from workers.deliveries import DeliveryStarts, ReceiverDeliveries, sweep
-from workers.monitoring import served
-from workflows.delivery import DeliveryWorkflow, delivery_id
-from workflows.identity import rotation_ids_of
-from workflows.rotation import RotationWorkflow
 
 KEYS = {"tests": SecretStr("webhook_secret_of_the_tests_0123456789ab")}
 # The whole proof has 2,000; `make test` runs a short form of it.
@@ -287,12 +287,12 @@ async def test_a_worker_delivers_where_its_settings_say(
     log = tmp_path / "worker.log"
     async with receiver.served() as address:
         told = {"KEYTURN_WEBHOOK_URL": address, "KEYTURN_WEBHOOK_KEYS": f"{name}:{secret.get_secret_value()}"}
-        async with child([sys.executable, "-m", "workers"], environment=environment | told, log=log):
+        async with child([sys.executable, "-m", "keyturn.workers"], environment=environment | told, log=log):
             _, outcome = await rotate(temporal, request(), task_queue=queue, wait_seconds=60)
             assert isinstance(outcome, JobCreated)
             handle = temporal.get_workflow_handle(delivery_id(outcome.job_id), result_type=str)
             assert await handle.result() == "taken", log.read_text()
-        async with child([sys.executable, "-m", "workers"], environment=environment, log=log):
+        async with child([sys.executable, "-m", "keyturn.workers"], environment=environment, log=log):
             _, silent = await rotate(temporal, request(), task_queue=queue, wait_seconds=60)
             assert isinstance(silent, JobCreated)
     assert list(receiver.effects) == [outcome.job_id]

@@ -11,10 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
-from application.answers import AnswerRefused, answer
-from application.outcomes import as_lines, as_object, exit_status
-from application.requests import id_of
-from application.rotations import outcome_of, rotate
+from keyturn.application.answers import AnswerRefused, answer
+from keyturn.application.outcomes import as_lines, as_object, exit_status
+from keyturn.application.requests import id_of
+from keyturn.application.rotations import outcome_of, rotate
 from keyturn.bulk.report import page_of
 from keyturn.contracts import Approval, CredentialFacts, Denial, Failed, JobCreated, Rejected, WaitingForPerson
 from keyturn.jobs.store import JobStore

@@ -20,8 +20,8 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureEr
 from temporalio.exceptions import ApplicationError, CancelledError, WorkflowAlreadyStartedError
 from temporalio.worker import Worker
 
-from activities.draft_reply import BEAT_SECONDS, DraftReply
-from application.drafts import Handle, new_draft_id, start_draft, stop_draft
+from keyturn.activities.draft_reply import BEAT_SECONDS, DraftReply
+from keyturn.application.drafts import Handle, new_draft_id, start_draft, stop_draft
 from keyturn.contracts import CallRecord, DraftEnd
 from keyturn.database import open_database
 from keyturn.drafts.reading import DraftReading
@@ -31,17 +31,17 @@ from keyturn.drafts.writing import DraftWriting
 from keyturn.errors import DraftTakenOver, JobStoreUnavailable, UnknownDraft
 from keyturn.jobs.tables import rotation_jobs
 from keyturn.keyring import new_keyring_text, parse_keyring
+from keyturn.lab.stack.embedded import worker_environment
+from keyturn.lab.stack.processes import child
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.http import http_client
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.tasks.draft_reply import DraftRequest
-from stack.embedded import worker_environment
-from stack.processes import child
+from keyturn.workflows.draft import DraftWorkflow
 from tests.boundaries import guarded, on_simulator
 from tests.cases import P7
 from tests.keys import KEYRING
 from tests.simulated import SimulatorControl
-from workflows.draft import DraftWorkflow
 
 
 def asked(**changed: Any) -> DraftRequest:
@@ -368,7 +368,7 @@ async def test_a_killed_workers_draft_is_begun_anew_by_another_and_ends_once(
     store = DraftStore(engine, KEYRING)
     reading = DraftReading(store)
     await simulator.pace(0.1)
-    command = [sys.executable, "-m", "workers"]
+    command = [sys.executable, "-m", "keyturn.workers"]
     async with child(command, environment=environment, log=tmp_path / "first.log") as first:
         handle = await start_draft(temporal, new_draft_id("default"), asked(max_retries=2), task_queue=queue)
         async for draft in reading.follow(handle.id):

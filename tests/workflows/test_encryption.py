@@ -11,20 +11,27 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
-from application.answers import answer
-from application.connection import connect
-from application.encryption import CONTEXT, ENCODING, KEY_ID, MAX_PAYLOAD_BYTES, EncryptionCodec, encryption_plugin
-from application.following import progress_of
-from application.requests import id_of
-from application.rotations import outcome_of, rotate, start_or_attach
+from keyturn.application.answers import answer
+from keyturn.application.connection import connect
+from keyturn.application.encryption import (
+    CONTEXT,
+    ENCODING,
+    KEY_ID,
+    MAX_PAYLOAD_BYTES,
+    EncryptionCodec,
+    encryption_plugin,
+)
+from keyturn.application.following import progress_of
+from keyturn.application.requests import id_of
+from keyturn.application.rotations import outcome_of, rotate, start_or_attach
 from keyturn.contracts import Approval, JobCreated
 from keyturn.errors import PayloadKeyUnknown, PayloadNotAuthentic, PayloadNotEncrypted, PayloadTooLarge
 from keyturn.jobs.store import JobStore
+from keyturn.workflows.rotation import RotationWorkflow
 from tests.cases import QUESTION, request
 from tests.keys import KEYRING, NEWER, OLDER, ring
 from tests.record_histories import Place
 from tests.workers_for_tests import ELIGIBLE, Script, with_approval, worker_on
-from workflows.rotation import RotationWorkflow
 
 PLAIN = Payload(metadata={"encoding": b"json/plain"}, data=b'"some words"')
 

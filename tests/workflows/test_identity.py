@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyturn.contracts import PolicyRef
-from workflows.identity import plain, stored_id, workflow_id_of
+from keyturn.workflows.identity import plain, stored_id, workflow_id_of
 
 names = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._:/@+=,-]{0,20}\Z")
 lines = st.sets(

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 from temporalio.client import Client
 
-from application.rotations import rotate
+from keyturn.application.rotations import rotate
 from keyturn.contracts import PolicyRef, Rejected, Rejection, RotationRequest, WaitingForPerson
 from keyturn.jobs.store import JobStore
 from keyturn.llm.boundary import ModelBoundary

@@ -14,12 +14,12 @@ from temporalio.client import Client, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 
-from application.answers import AnswerRefused, NoWorkerAnswers, addressed, answer
-from application.outcomes import as_lines, as_object, exit_status
-from application.parked import resume_all, waiting_rotations
-from application.requests import id_of
-from application.rotations import Handle, outcome_of, rotate, standing_of, start_or_attach
-from application.stories import last_asked, story_of
+from keyturn.application.answers import AnswerRefused, NoWorkerAnswers, addressed, answer
+from keyturn.application.outcomes import as_lines, as_object, exit_status
+from keyturn.application.parked import resume_all, waiting_rotations
+from keyturn.application.requests import id_of
+from keyturn.application.rotations import Handle, outcome_of, rotate, standing_of, start_or_attach
+from keyturn.application.stories import last_asked, story_of
 from keyturn.contracts import (
     Abandonment,
     Approval,
@@ -157,7 +157,7 @@ async def test_a_word_that_no_worker_takes_in_time_may_still_be_taken(
     async with desk(temporal, Script(QuotaExhausted("x")), sqlite_store) as here:
         await here.at("parked")
     # Long enough for the server to have it, on a machine that has other work, too.
-    monkeypatch.setattr("application.answers.UPDATE_TIMEOUT", timedelta(seconds=3))
+    monkeypatch.setattr("keyturn.application.answers.UPDATE_TIMEOUT", timedelta(seconds=3))
     with pytest.raises(NoWorkerAnswers, match=r"no worker answered the resume within 3 s") as caught:
         await answer(here.handle, "resume", Resumption(operator=OMAR))
     assert "is not known" in caught.value.hint

@@ -9,14 +9,14 @@ import pytest
 from sqlalchemy.engine import URL
 from temporalio.client import Client
 
-from application.answers import answer
-from application.requests import id_of
+from keyturn.application.answers import answer
+from keyturn.application.requests import id_of
 from keyturn.contracts import Abandonment
 from keyturn.database import open_database
+from keyturn.workflows.bulk import BulkWorkflow
+from keyturn.workflows.rotation import RotationWorkflow
 from tests.cases import request
 from tests.estates import Judge, bulk_place, estate, started
-from workflows.bulk import BulkWorkflow
-from workflows.rotation import RotationWorkflow
 
 TRIES = 3  # one moment of another program's is not the run's doing; queued behind a run, no try would be quick
 # Worker, run and asker share a process here: 2.3 to 3.3 were seen. With processes of their own, `make bench` holds 3.

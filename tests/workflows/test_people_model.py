@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from temporalio.client import Client, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
 
-from application.answers import addressed
-from application.rotations import outcome_of, standing_of, start_or_attach
+from keyturn.application.answers import addressed
+from keyturn.application.rotations import outcome_of, standing_of, start_or_attach
 from keyturn.contracts import Abandonment, Approval, Denial, Instruction, JobCreated, Rejected, Resumption
 from keyturn.errors import QuotaExhausted
 from keyturn.jobs.store import JobStore

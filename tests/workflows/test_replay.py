@@ -9,6 +9,11 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
+from keyturn.workflows.access_key import RotateAccessKeyWorkflow
+from keyturn.workflows.bulk import BulkWorkflow
+from keyturn.workflows.delivery import DeliveryWorkflow
+from keyturn.workflows.draft import DraftWorkflow
+from keyturn.workflows.rotation import RotationWorkflow
 from tests.other_histories import CASES as OTHER_CASES
 from tests.record_histories import (
     CASES,
@@ -22,11 +27,6 @@ from tests.record_histories import (
     servers,
     skipping_server,
 )
-from workflows.access_key import RotateAccessKeyWorkflow
-from workflows.bulk import BulkWorkflow
-from workflows.delivery import DeliveryWorkflow
-from workflows.draft import DraftWorkflow
-from workflows.rotation import RotationWorkflow
 
 TEACH = """
 The workflow gives Temporal other commands than it did in this case:

@@ -11,9 +11,9 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client, WorkflowFailureError
 
-from application.outcomes import exit_status
-from application.requests import id_of
-from application.rotations import outcome_of, rotate, start_or_attach
+from keyturn.application.outcomes import exit_status
+from keyturn.application.requests import id_of
+from keyturn.application.rotations import outcome_of, rotate, start_or_attach
 from keyturn.contracts import JobCreated, LimitedUntil, NotEligible, NotSpecified, Rejected, WaitingForPerson
 from keyturn.database import open_database
 from keyturn.jobs.store import JobStore

@@ -10,8 +10,8 @@ import pytest
 from temporalio.api.enums.v1 import EventType
 from temporalio.testing import WorkflowEnvironment
 
-from application.requests import id_of
-from application.rotations import outcome_of, start_or_attach, waiting_for
+from keyturn.application.requests import id_of
+from keyturn.application.rotations import outcome_of, start_or_attach, waiting_for
 from keyturn.contracts import (
     Failed,
     JobCreated,
@@ -33,10 +33,10 @@ from keyturn.errors import (
 )
 from keyturn.jobs.store import JobStore
 from keyturn.policy.catalogue import Catalogue
+from keyturn.workflows.options import MAX_DECISIONS, MAX_LIMIT_WAITS
 from tests.boundaries import guarded
 from tests.cases import facts, order, request
 from tests.workers_for_tests import ELIGIBLE, ChangedForTheJob, Limit, Script, worker_on
-from workflows.options import MAX_DECISIONS, MAX_LIMIT_WAITS
 
 NO = '{"decision":"%s","rotation_window_days":null,"source_line_ids":[]}'
 
@@ -275,7 +275,7 @@ async def test_a_user_over_their_token_limit_is_let_in_when_the_window_allows(
         def now(cls, tz: tzinfo | None = None) -> "Clock":
             return cls.fromtimestamp(time.time() + timedelta(days=days_off).total_seconds(), tz)
 
-    monkeypatch.setattr("activities.failures.datetime", Clock)
+    monkeypatch.setattr("keyturn.activities.failures.datetime", Clock)
     script, limit, asked = Script(ELIGIBLE), Limit(times=2, wait=timedelta(days=days_off, minutes=40)), request()
     began = await skipping.get_current_time()
     queue = f"test-{uuid.uuid4().hex}"

@@ -7,19 +7,19 @@ from collections.abc import AsyncIterator
 import pytest
 from temporalio.client import Client
 
-from application.answers import answer
-from application.rotations import outcome_of, rotate, start_or_attach
-from application.versioning import builds, promote
+from keyturn.application.answers import answer
+from keyturn.application.rotations import outcome_of, rotate, start_or_attach
+from keyturn.application.versioning import builds, promote
 from keyturn.contracts import JobCreated, Resumption
 from keyturn.errors import QuotaExhausted
 from keyturn.jobs.store import JobStore
-from stack.temporal import dev_server
+from keyturn.lab.stack.temporal import dev_server
+from keyturn.workers.doctor import NoBuild, NoWorker
+from keyturn.workers.doctor import _temporal as temporal_state
 from tests.cases import request
 from tests.keys import KEYRING, KEYS_TEXT
 from tests.record_histories import Place
 from tests.workers_for_tests import ELIGIBLE, Script, worker_on
-from workers.doctor import NoBuild, NoWorker
-from workers.doctor import _temporal as temporal_state
 
 
 @pytest.fixture

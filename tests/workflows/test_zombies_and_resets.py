@@ -13,25 +13,25 @@ from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import Client
 from temporalio.testing import ActivityEnvironment
 
-from activities.create_rotation_job import CreateRotationJob
-from activities.withdraw_claim import WithdrawClaim
-from application.answers import answer
-from application.outcomes import as_lines, as_object
-from application.requests import id_of
-from application.rotations import Handle, outcome_of, rotate, start_or_attach
+from keyturn.activities.create_rotation_job import CreateRotationJob
+from keyturn.activities.withdraw_claim import WithdrawClaim
+from keyturn.application.answers import answer
+from keyturn.application.outcomes import as_lines, as_object
+from keyturn.application.requests import id_of
+from keyturn.application.rotations import Handle, outcome_of, rotate, start_or_attach
 from keyturn.contracts import Abandonment, Failed, JobCreated, JobOrder, RotationJob
 from keyturn.database import open_database
 from keyturn.errors import OpenJobExists, StaleAttempt
 from keyturn.jobs.store import JobStore
+from keyturn.lab.stack.temporal import dev_server
 from keyturn.policy.catalogue import load_catalogue
-from stack.temporal import dev_server
+from keyturn.workflows import options
+from keyturn.workflows.identity import rotation_ids_of
 from tests.cases import NOW, facts, order, request
 from tests.keys import KEYRING
 from tests.keyturn.test_ledger import call
 from tests.record_histories import Place
 from tests.workers_for_tests import ELIGIBLE, Script, worker_on
-from workflows import options
-from workflows.identity import rotation_ids_of
 
 KEY = "rotate:default:acct_10234:key_1:P-7@1"
 

@@ -1,6 +1,0 @@
-"""Write the generated pages into docs/: the first step of `make docs`."""
-
-from documentation.pages import write
-
-if __name__ == "__main__":
-    write()

@@ -1,0 +1,77 @@
+"""The reference of errors, from every class below `KeyturnError`."""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+
+from keyturn import errors
+from keyturn.lab.documentation.markdown import code, escape, page, table
+
+ROOMS = ("keyturn", "activities", "application", "workflows", "workers", "starter", "desk")
+LEAD = """\
+Each failure that Keyturn foresees is a class with a `kind`: commands print it, problem details and the jobs API have it, and it is the error type in Temporal's history.
+A message repeats no question, prompt, answer or secret.
+
+*Retried* says whether the same attempt is worth repeating without anyone's doing.
+*Parks* says whether a rotation waits for the person who fixes it, instead of ending.
+"""
+
+
+def errors_page() -> str:
+    """Return the page of every error, by family."""
+    families = _families()
+    parts = [LEAD.strip(), f"## At a glance\n\n{_summary()}"]
+    for family in filter(_has_members, families):
+        parts.append(f"## {family.__name__}\n\n{_about(family)}")
+        parts += [f"### {error.__name__}\n\n{_about(error)}" for error in _below(family)]
+    parts.append("## Others\n\nThese belong to no family.")
+    parts += [f"### {error.__name__}\n\n{_about(error)}" for error in families if not _has_members(error)]
+    return page("Errors", *parts)
+
+
+def every_error() -> list[type[errors.KeyturnError]]:
+    """Return every class of the tree below its root, families first."""
+    return [one for family in _families() for one in (family, *_below(family))]
+
+
+def _families() -> list[type[errors.KeyturnError]]:
+    """Return the classes right below the root: a class is known once its module is imported, so all of them are."""
+    for room in ROOMS:
+        package = importlib.import_module(room)
+        for module in pkgutil.walk_packages(package.__path__, f"{room}."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+    return [one for one in errors.KeyturnError.__subclasses__() if one.__module__.partition(".")[0] in ROOMS]
+
+
+def _has_members(error: type[errors.KeyturnError]) -> bool:
+    return bool(error.__subclasses__())
+
+
+def _below(error: type[errors.KeyturnError]) -> Iterator[type[errors.KeyturnError]]:
+    for below in error.__subclasses__():
+        yield below
+        yield from _below(below)
+
+
+def _summary() -> str:
+    head = ("kind", "error", "retried", "parks", "next step")
+    return table(
+        head,
+        (
+            [code(error.kind), f"[{error.__name__}](#{error.__name__.lower()})", *_words(error), code(error.next_step)]
+            for error in sorted(every_error(), key=lambda error: error.kind)
+        ),
+    )
+
+
+def _words(error: type[errors.KeyturnError]) -> list[str]:
+    return ["yes" if value else "no" for value in (error.retryable, error.parks)]
+
+
+def _about(error: type[errors.KeyturnError]) -> str:
+    retried, parks = _words(error)
+    hint = "stated with each error." if "self.hint = " in inspect.getsource(error) else escape(error.hint)
+    facts = f"Kind: {code(error.kind)}. Retried: {retried}. Parks: {parks}. Next step: {code(error.next_step)}."
+    return f"{inspect.cleandoc(error.__doc__ or '')}\n\n{facts}\n\nHint: {hint}"

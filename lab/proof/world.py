@@ -1,0 +1,254 @@
+"""The real stack of a proof, in a throw-away folder: its processes may be killed, stopped and cut off at any moment."""
+
+import asyncio
+import random
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+from sqlalchemy import func, select, text
+from sqlalchemy.engine import URL
+from temporalio.client import Client
+
+from keyturn.application.connection import TemporalUnreachable, connect
+from keyturn.database import database_url, open_database, transaction
+from keyturn.jobs.store import WITHDRAWN
+from keyturn.jobs.tables import rotation_jobs
+from keyturn.keyring import Keyring, load_keyring, write_keys
+from keyturn.lab.proof.cable import Cable
+from keyturn.lab.proof.database import PostgreSQL
+from keyturn.lab.proof.hosts import Host, hosts
+from keyturn.lab.proof.plan import STRICTER_LINE
+from keyturn.lab.proof.seen import Befallen
+from keyturn.lab.proof.worker import CLOCKS_DAYS
+from keyturn.lab.stack.embedded import simulator_process, worker_environment
+from keyturn.lab.stack.processes import child, free_port
+from keyturn.lab.stack.temporal import dev_server_command
+from keyturn.workers.schema import migrate
+
+WORKERS = 2
+LINE_TO_APPROVE = "PROOF-1"
+APPROVER = "omar"
+NEEDS_APPROVAL = f"""
+[[line]]
+id = "{LINE_TO_APPROVE}"
+version = 1
+wording = "Stale service-account keys must rotate within 30 days."
+applies_to = ["service_account_key"]
+window_days = 30
+approval = "required"
+approvers = ["{APPROVER}"]
+rule = {{ when = "stale" }}
+source = {{ benchmark = "The proof", release = "1", id = "1" }}
+
+[[line]]
+id = "{STRICTER_LINE}"
+version = 1
+wording = "Stale service-account keys must rotate within 10 days."
+applies_to = ["service_account_key"]
+window_days = 10
+rule = {{ when = "stale" }}
+source = {{ benchmark = "The proof", release = "1", id = "2" }}
+"""
+
+
+class World:
+    """The stack, and what may be done to it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        database: URL,
+        simulator: str,
+        keyring: Keyring,
+        cables: dict[str, Cable],
+        chance: random.Random,
+    ) -> None:
+        self.folder = folder
+        self.chance = chance
+        self.database = database
+        self.simulator = simulator
+        self.keyring = keyring
+        self.cables = cables
+        self.marks = folder / "marks"
+        self.marks.mkdir()
+        self.befell: list[Befallen] = []
+        self.failed: list[str] = []  # what could not be brought about, and why
+        self.policies = folder / "policies"
+        self.disk: Path | None = None  # a small one of its own, where one may be mounted
+        self.hosts: list[Host] = []  # the workers' and then the server's, where they may be made
+        self.postgresql: PostgreSQL | None = None
+        self.processes: dict[str, asyncio.subprocess.Process] = {}
+
+    @property
+    def temporal(self) -> str:
+        """Temporal's address, behind its cable."""
+        return self.cables["temporal"].address
+
+    async def client(self) -> Client:
+        """A client of its own connection, as soon as the server answers."""
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    return await connect(self.temporal, keyring=self.keyring)
+                except TemporalUnreachable:
+                    await asyncio.sleep(0.1)
+
+    async def thawed(self, frozen_seconds: float) -> None:
+        """Wait until every attempt that was frozen has woken up and done what it does; and records are written."""
+        # A mark with a number: from then on it was frozen. One with `.thaw`: it was let go, and needs no time for that.
+        frozen = [mark for mark in self.marks.glob("*-freeze*") if mark.suffix[1:].isdecimal()]
+        marks = [mark.stat().st_mtime for mark in frozen]
+        wakes = max(marks, default=0.0) + frozen_seconds
+        # The ledger is written in batches of a second; and a claim takes as long as its transaction may.
+        await asyncio.sleep(max(wakes - time.time(), 0) + 3.0)
+
+    async def jobs_of(self, account: str) -> int:
+        """Return how many jobs an account has now; raises JobStoreUnavailable."""
+        table = rotation_jobs.c
+        query = select(func.count()).where(table.account_id == account, table.status != WITHDRAWN)
+        engine = open_database(self.database, pool_size=1)
+        try:
+            async with transaction(engine) as connection:
+                return int((await connection.execute(query)).scalar_one())
+        finally:
+            await engine.dispose()
+
+    async def forget_index(self, name: str) -> None:
+        """Drop an index of the database, for a control that would not have it."""
+        engine = open_database(self.database, pool_size=1)
+        async with engine.begin() as connection:
+            await connection.execute(text(f"DROP INDEX {name}"))
+        await engine.dispose()
+
+    def kill(self, name: str) -> None:
+        """Kill a process with -9; what watches over it begins it again."""
+        self._signal(name, signal.SIGKILL)
+
+    def move_clock(self, name: str) -> None:
+        """Have a worker's clock show another time from now on; one that is just starting dies of it."""
+        self._signal(name, signal.SIGUSR1)
+
+    async def stopped(self, name: str, seconds: float) -> None:
+        """Let a process stand still for so long."""
+        self._signal(name, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._signal(name, signal.SIGCONT)
+
+    async def cut_off(self, host: Host, seconds: float) -> None:
+        """Let no packet reach a host or leave it for so long."""
+        host.cut_off()
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            host.heal()
+
+    def _signal(self, name: str, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError, KeyError):
+            self.processes[name].send_signal(number)
+
+    async def healed(self) -> None:
+        """Have the database server up, if there is one."""
+        if self.postgresql is not None:
+            await self.postgresql.heal()
+
+    async def watched(
+        self, name: str, command: Callable[[], list[str | Path]], environment: dict[str, str] | None
+    ) -> None:
+        """Run a process, and begin it again whenever it has ended, until cancelled."""
+        while True:
+            try:
+                async with child(command(), environment=environment, log=self.folder / f"{name}.log") as process:
+                    self.processes[name] = process
+                    try:
+                        await process.wait()
+                    finally:
+                        if process.returncode is None:
+                            process.kill()
+            except OSError as error:
+                self.failed.append(f"{name} did not start: {error!r}")
+            await asyncio.sleep(0.2)  # one that cannot start takes no whole core
+
+
+@asynccontextmanager
+async def world(folder: Path, database: str, *, control: str | None, chance: random.Random) -> AsyncIterator[World]:
+    """Yield a world whose parts are up: servers, and two workers, each on a host of its own where that may be.
+
+    Args:
+        folder: an existing folder, its own.
+        database: the URL of an empty database; PostgreSQL's is reached through a cable.
+        control: the control that the workers are, if any; then they have one host, and its clock is right.
+        chance: what befalls it.
+    """
+    keys = folder / "payload_keys"
+    write_keys(keys)
+    keyring = load_keyring(text=None, file=keys, development=True)
+    port = free_port()
+    async with AsyncExitStack() as parts:
+        places = [] if control else parts.enter_context(hosts(WORKERS + 1))
+        outside = places[0].outside if places else "127.0.0.1"
+        servers = places[WORKERS] if places else None
+        ip = servers.address if servers is not None else "127.0.0.1"
+        cables = {"temporal": await parts.enter_async_context(Cable(ip, port).laid(outside))}
+        url = database_url(database)
+        await asyncio.to_thread(migrate, url)
+        seen_by_workers = database
+        if url.get_backend_name() == "postgresql":
+            socket = f"{url.query['host']}/.s.PGSQL.{url.port or 5432}"
+            cables["database"] = await parts.enter_async_context(Cable("", 0, path=socket).laid(outside))
+            host, _, to = cables["database"].address.rpartition(":")
+            through = url.set(drivername="postgresql", host=host, port=int(to), query={})
+            seen_by_workers = through.render_as_string(hide_password=False)
+        simulator = await parts.enter_async_context(simulator_process())
+        there = urlsplit(simulator)
+        cables["provider"] = await parts.enter_async_context(Cable("127.0.0.1", there.port or 80).laid(outside))
+        made = World(folder, url, simulator, keyring, cables, chance)
+        made.hosts = places
+        made.policies.mkdir()
+        (made.policies / "keyturn.lab.proof.toml").write_text(NEEDS_APPROVAL)
+        # Its parts reach each other by 127.0.0.1, and the workers it by its address.
+        listening = "127.0.0.1" if servers is None else "0.0.0.0"  # noqa: S104 - in a namespace of its own
+        server = dev_server_command(port, ip=listening, database=folder / "temporal.db")
+        server = [*(servers.prefix if servers is not None else ()), *server]
+        provider = f"http://{cables['provider'].address}"
+        environment = worker_environment(made.temporal, seen_by_workers, provider, keys=keys)
+        environment |= {"KEYTURN_TOKENS_PER_USER_HOUR": "0"}
+        environment |= {"KEYTURN_BULK_PAGES": "1", "KEYTURN_POLICY_DIR": str(made.policies)}
+
+        def worker(number: int) -> list[str | Path]:
+            days = 0 if control else chance.choice(CLOCKS_DAYS)
+            if days:
+                made.befell.append(Befallen("start_with_another_clock", time.time()))
+            command: list[str | Path] = [sys.executable, "-m", "keyturn.lab.proof.worker", made.marks, str(days)]
+            host = places[number].prefix if places else ()
+            return [*host, *command, *([control] if control else [])]
+
+        watched = [asyncio.create_task(made.watched("temporal", lambda: server, None))]
+        parts.push_async_callback(_ended, watched)
+        await made.client()
+        for number in range(WORKERS):
+            watching = made.watched(f"worker_{number}", partial(worker, number), environment)
+            watched.append(asyncio.create_task(watching))
+        yield made
+
+
+async def _ended(tasks: list["asyncio.Task[None]"]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def simulated(address: str, method: str, path: str, body: object = None) -> object:
+    """Ask the simulator's control."""
+    async with httpx.AsyncClient(base_url=address, trust_env=False, timeout=30) as http:
+        answer = await http.request(method, path, json=body)
+        answer.raise_for_status()
+        return answer.json() if answer.content else None
