@@ -1,4 +1,4 @@
-"""The desk's tables: requests that may be sent again, ended sessions. A test compares them with `keyturn/migrations/`."""
+"""The desk's tables: requests that may be sent again, ended sessions; a test compares `keyturn/migrations/`."""
 
 from sqlalchemy import Column, Index, Integer, String, Table, Text
 
