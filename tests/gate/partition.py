@@ -6,6 +6,7 @@ line of a subset reads cannot change its answer; that is tried too, with other v
 `docs/explanation/gate.md` has the argument in full.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -21,7 +22,8 @@ from tests.gate.oracle import Key, first_moment
 NOW = GOLDEN_TIME
 SECOND, MICROSECOND = timedelta(seconds=1), timedelta(microseconds=1)
 KINDS = ("service_account_key", "access_key", "user_password", "system_account_password")
-LARGEST = 4  # lines in a subset
+# Lines in a subset; `make prove-gate` has all of four, which are four fifths of the cases.
+LARGEST = 4 if "GATE_CASES" in os.environ else 3
 
 
 def line(name: str, rule: dict[str, Any], **changed: Any) -> PolicyLine:
@@ -60,7 +62,7 @@ SHIPPED = tuple(load_catalogue())
 
 
 def subsets(lines: Sequence[PolicyLine]) -> Iterator[tuple[PolicyLine, ...]]:
-    """Every set of one to four lines."""
+    """Every set of one to three lines, or to four."""
     for size in range(1, LARGEST + 1):
         yield from combinations(lines, size)
 

@@ -48,7 +48,7 @@ def test_a_seed_plans_the_same_faults_again_and_each_is_met() -> None:
 async def test_each_fault_is_survived_with_exactly_one_job(tmp_path: Path, database: str) -> None:
     """Every kind of fault, with whole processes killed, stopped and cut off beside them."""
     picture = tmp_path / "keyturn.lab.proof.svg"
-    options = ("--faults", "80", "--database", database, "--no-controls", "--plot", str(picture))
+    options = ("--faults", "60", "--database", database, "--no-controls", "--plot", str(picture))
     status, told, rows = await proved(tmp_path / "keyturn.lab.proof.json", *options)
     assert status == 0, told
     here = {name for name, kind in KINDS.items() if kind.on in {None, database}}
