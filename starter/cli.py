@@ -14,7 +14,7 @@ import click
 from keyturn.console import run_and_leave
 from keyturn.errors import KeyturnError
 
-Command = tuple[str, str, str]  # its module below `keyturn`, its name there, and what it does
+Command = tuple[str, str, str]  # its module, its name there, and what it does
 
 # By what a person wants to do, the most used first.
 GROUPS: dict[str, dict[str, Command]] = {
@@ -91,7 +91,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "demo": ("keyturn.starter.develop", "demo", "Show rotations on an embedded stack, then stop it."),
         "dev": ("keyturn.starter.develop", "dev", "Run the embedded stack until Ctrl-C."),
         "prove": (
-            "lab.proof.__main__",
+            "keyturn.lab.proof.__main__",
             "prove",
             "Prove, under faults, that each job is created exactly once.",
         ),
@@ -112,7 +112,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, attribute, _ = COMMANDS[cmd_name]
-        command: click.Command = getattr(importlib.import_module(f"keyturn.{module}"), attribute)
+        command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
     def resolve_command(
