@@ -7,10 +7,11 @@ from typing import Protocol
 from temporalio import activity
 
 from keyturn.activities.failures import map_errors
-from keyturn.contracts import JobOrder, RotationJob
 from keyturn.errors import OrderOfAnother
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.grounding import confirm
+from keyturn.rotations.contracts import JobOrder
+from keyturn.rotations.outcomes import RotationJob
 
 # From a job's id to its date; None if it has none.
 DateOfJob = Callable[[str], Awaitable[datetime | None]]

@@ -6,7 +6,7 @@ from typing import Protocol
 from temporalio import activity
 
 from keyturn.activities.failures import map_errors
-from keyturn.contracts import Assessment, RotationRequest
+from keyturn.rotations.contracts import Assessment, RotationRequest
 
 
 class Decider(Protocol):

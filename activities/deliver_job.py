@@ -5,7 +5,7 @@ from typing import Protocol
 from temporalio import activity
 
 from keyturn.activities.failures import map_errors
-from keyturn.contracts import Delivery
+from keyturn.jobs.contracts import Delivery
 
 
 class Deliveries(Protocol):

@@ -5,7 +5,7 @@ from typing import Protocol
 from temporalio import activity
 
 from keyturn.activities.alive import heartbeating
-from keyturn.contracts import DraftEnd, DraftWritten
+from keyturn.drafts.contracts import DraftEnd, DraftWritten
 from keyturn.tasks.draft_reply import DraftRequest
 
 # Whoever stops a draft sees the provider's connection closed within a second: a heartbeat brings the cancellation.

@@ -12,8 +12,8 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from keyturn.backoff import CEILING, PATIENT_CEILING, retry_delay
-from keyturn.contracts import Failed
 from keyturn.errors import KeyturnError
+from keyturn.rotations.outcomes import Failed
 
 TIMEOUT_KIND = "provider_timeout"
 

@@ -6,7 +6,15 @@ from typing import Protocol
 from temporalio import activity
 
 from keyturn.activities.alive import heartbeating
-from keyturn.contracts import BatchCollected, BulkOrder, BulkPage, OfflineBatch, PageJudged, RunProgress, RunSettled
+from keyturn.bulk.contracts import (
+    BatchCollected,
+    BulkOrder,
+    BulkPage,
+    OfflineBatch,
+    PageJudged,
+    RunProgress,
+    RunSettled,
+)
 
 # A page is asked about this often: passing failures pass within it, and what is left is written down as failed.
 PAGE_ATTEMPTS = 3

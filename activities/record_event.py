@@ -5,7 +5,7 @@ from typing import Protocol
 from temporalio import activity
 
 from keyturn.activities.failures import map_errors
-from keyturn.contracts import RotationEvent
+from keyturn.rotations.contracts import RotationEvent
 
 
 class AuditTrail(Protocol):

@@ -5,8 +5,8 @@ from datetime import datetime
 from temporalio import activity
 
 from keyturn.activities.alive import heartbeating
-from keyturn.contracts import AccessKeyState, ClaimedJob, KeyRotationOrder
-from keyturn.execution import RotationSteps
+from keyturn.execution import AccessKeyState, KeyRotationOrder, RotationSteps
+from keyturn.jobs.contracts import ClaimedJob
 
 
 class RotateAccessKey:

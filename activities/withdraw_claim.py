@@ -6,7 +6,8 @@ from temporalio import activity
 
 from keyturn.activities.create_rotation_job import DateOfJob, claim_of, dated
 from keyturn.activities.failures import map_errors
-from keyturn.contracts import JobOrder, RotationJob
+from keyturn.rotations.contracts import JobOrder
+from keyturn.rotations.outcomes import RotationJob
 
 
 class ClaimWithdrawals(Protocol):

@@ -8,8 +8,9 @@ from temporalio.client import WorkflowHandle, WorkflowUpdateFailedError, Workflo
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
-from keyturn.contracts import Contract, Instruction
+from keyturn.contracts import Contract
 from keyturn.errors import KeyturnError
+from keyturn.rotations.contracts import Instruction
 
 Told = TypeVar("Told", bound=Instruction)
 # An update is taken by a worker in milliseconds; one that starts a replay of a long history needs a second.

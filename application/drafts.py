@@ -10,7 +10,7 @@ from temporalio.common import (
     WorkflowIDReusePolicy,
 )
 
-from keyturn.contracts import DraftWritten
+from keyturn.drafts.contracts import DraftWritten
 from keyturn.tasks.draft_reply import DraftRequest
 from keyturn.workflows.draft import DraftWorkflow
 from keyturn.workflows.visibility import TENANT

@@ -13,8 +13,10 @@ from temporalio.service import RPCError, RPCStatusCode
 from keyturn.application.encryption import names_of, reader_of
 from keyturn.application.outcomes import fate_of
 from keyturn.application.rotations import Handle, waiting_for, waits_for
-from keyturn.contracts import Assessment, GroundedDecision, LimitedUntil, Rejection, RotationJob, WaitingForPerson
 from keyturn.errors import KeyturnError
+from keyturn.rotations.contracts import Assessment
+from keyturn.rotations.decisions import GroundedDecision, Rejection
+from keyturn.rotations.outcomes import LimitedUntil, RotationJob, WaitingForPerson
 from keyturn.workflows.identity import stored_id
 from keyturn.workflows.rotation import RotationWorkflow
 from keyturn.workflows.visibility import PARKED

@@ -3,12 +3,11 @@
 from datetime import datetime
 from typing import Any
 
-from keyturn.contracts import (
+from keyturn.rotations.decisions import GroundedDecision, ModelReading
+from keyturn.rotations.outcomes import (
     Failed,
-    GroundedDecision,
     JobCreated,
     LimitedUntil,
-    ModelReading,
     NotEligible,
     NotSpecified,
     Rejected,

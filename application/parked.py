@@ -7,8 +7,8 @@ from temporalio.client import Client
 
 from keyturn.application.answers import AnswerRefused, NoWorkerAnswers, answer
 from keyturn.application.rotations import Handle, waits_for
-from keyturn.contracts import Resumption
 from keyturn.errors import InvalidRequest
+from keyturn.rotations.contracts import Resumption
 from keyturn.workflows.rotation import RotationWorkflow
 from keyturn.workflows.visibility import PARKED, TENANT
 

@@ -7,11 +7,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from keyturn.contracts import MAX_QUESTION_CHARACTERS, RotationRequest
+from keyturn.contracts import MAX_QUESTION_CHARACTERS
 from keyturn.errors import InvalidRequest
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.grounding import observed_in_future
 from keyturn.policy.line import digest_of_lines
+from keyturn.rotations.contracts import RotationRequest
 from keyturn.workflows.identity import Names, plain, workflow_id_of
 
 MAX_WORKFLOW_ID = 1_000  # Temporal's own limit, and the width of the column that keeps it

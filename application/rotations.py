@@ -27,19 +27,18 @@ from keyturn.application.answers import UPDATE_TIMEOUT
 from keyturn.application.connection import TemporalUnreachable
 from keyturn.application.encryption import names_of
 from keyturn.application.requests import id_of
-from keyturn.contracts import (
+from keyturn.errors import PayloadMoved
+from keyturn.policy.grounding import request_digest
+from keyturn.rotations.contracts import RotationRequest, RotationStatus
+from keyturn.rotations.outcomes import (
     CompletedOutcome,
     Failed,
     JobCreated,
     LimitedUntil,
     RotationOutcome,
-    RotationRequest,
-    Standing,
     TimedOut,
     WaitingForPerson,
 )
-from keyturn.errors import PayloadMoved
-from keyturn.policy.grounding import request_digest
 from keyturn.workflows.rotation import RotationWorkflow
 from keyturn.workflows.visibility import APPROVAL, DISAGREEMENT, PARKED, attributes_at_start
 
@@ -153,28 +152,28 @@ def waits_for(description: WorkflowExecutionDescription | WorkflowExecution) -> 
     return description.typed_search_attributes.get(PARKED)
 
 
-async def standing_of(handle: Handle) -> Standing | None:
+async def status_of(handle: Handle) -> RotationStatus | None:
     """What a rotation is at, by its own word; None if no worker answers, or one of another version."""
     try:
-        return await handle.query(RotationWorkflow.standing, rpc_timeout=QUERY_TIMEOUT)
+        return await handle.query(RotationWorkflow.status, rpc_timeout=QUERY_TIMEOUT)
     except (RPCError, WorkflowQueryFailedError):
         return None
 
 
 async def waiting_for(handle: Handle, *, kind: str | None = None) -> TimedOut | LimitedUntil | WaitingForPerson:
     """What a rotation that goes on is waiting for; of kind `kind`, if its search attribute says that it waits."""
-    match await standing_of(handle):
-        case Standing(phase="rate_limited", until=until) if until is not None:
+    match await status_of(handle):
+        case RotationStatus(phase="rate_limited", until=until) if until is not None:
             return LimitedUntil(retry_at=until)
-        case Standing(phase="parked" | "awaiting_approval" | "disagreement" as phase) as standing:
+        case RotationStatus(phase="parked" | "awaiting_approval" | "disagreement" as phase) as status:
             return WaitingForPerson(
                 status=phase,
-                kind=standing.kind or "unforeseen",
-                next_step=standing.next_step or "fail_and_inspect",
-                hint=standing.hint or "",
-                until=standing.until,
-                decision=standing.decision,
-                readings=standing.readings,
+                kind=status.kind or "unforeseen",
+                next_step=status.next_step or "fail_and_inspect",
+                hint=status.hint or "",
+                until=status.until,
+                decision=status.decision,
+                readings=status.readings,
             )
         case _ if kind is not None:
             return WaitingForPerson(

@@ -13,7 +13,7 @@ from temporalio.common import (
 )
 from temporalio.service import RPCError, RPCStatusCode
 
-from keyturn.contracts import BulkOrder, BulkOutcome, BulkStanding
+from keyturn.bulk.contracts import BulkOrder, BulkOutcome, BulkStatus
 from keyturn.errors import KeyturnError, UnknownRun
 from keyturn.workflows.bulk import BulkWorkflow, bulk_id
 from keyturn.workflows.visibility import TENANT
@@ -60,7 +60,7 @@ def handle_of_run(client: Client, workflow_id: str) -> Handle:
     return client.get_workflow_handle_for(BulkWorkflow.run, workflow_id)
 
 
-async def follow(handle: Handle, *, every: float = LOOK_SECONDS) -> AsyncIterator[BulkStanding]:
+async def follow(handle: Handle, *, every: float = LOOK_SECONDS) -> AsyncIterator[BulkStatus]:
     """Yield what a run is at, again and again until it has ended.
 
     Raises:
@@ -70,13 +70,13 @@ async def follow(handle: Handle, *, every: float = LOOK_SECONDS) -> AsyncIterato
     """
     while True:
         try:
-            standing = await handle.query(BulkWorkflow.standing)
-            yield standing
-            if standing.phase == "ended":
+            status = await handle.query(BulkWorkflow.status)
+            yield status
+            if status.phase == "ended":
                 return
             status = (await handle.describe()).status  # one that was continued as new is running under the same id
             if status is WorkflowExecutionStatus.COMPLETED:
-                yield await handle.query(BulkWorkflow.standing)
+                yield await handle.query(BulkWorkflow.status)
                 return
             if status is not WorkflowExecutionStatus.RUNNING:
                 raise RunStopped(f"the run was ended: {'unknown' if status is None else status.name.lower()}")

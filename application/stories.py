@@ -18,7 +18,8 @@ from temporalio.exceptions import FailureError
 
 from keyturn.application.encryption import reader_of
 from keyturn.application.following import handle_of
-from keyturn.contracts import Assessment, RotationJob, RotationRequest
+from keyturn.rotations.contracts import Assessment, RotationRequest
+from keyturn.rotations.outcomes import RotationJob
 
 Step = dict[str, Any]
 

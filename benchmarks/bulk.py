@@ -17,11 +17,12 @@ from benchmarks.results import Result, compared
 from benchmarks.workflows import rate_of
 from keyturn.application.requests import id_of
 from keyturn.application.runs import start_run
-from keyturn.contracts import BulkOrder, RotationRequest
+from keyturn.bulk.contracts import BulkOrder
 from keyturn.database import open_database
 from keyturn.inventory.read import read
 from keyturn.inventory.source import Inventory
 from keyturn.lab.stack.temporal import dev_server
+from keyturn.rotations.contracts import RotationRequest
 from keyturn.workflows.rotation import RotationWorkflow
 from tests.cases import facts, request
 from tests.estates import LINE, NOW, BulkPlace, Judge, bulk_place, estate

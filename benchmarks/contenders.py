@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, SecretStr
 
-from keyturn.contracts import CallRecord
+from keyturn.calls import CallRecord
 from keyturn.database import database_url, open_database
 from keyturn.ledger.prices import RateCard
 from keyturn.ledger.recorder import recorder

@@ -15,8 +15,8 @@ from benchmarks.bare import BareDelivery, first
 from benchmarks.results import Result, compared
 from benchmarks.workflows import Run, rate_of
 from keyturn.activities.deliver_job import DeliverJob
-from keyturn.contracts import Delivery
 from keyturn.database import open_database
+from keyturn.jobs.contracts import Delivery
 from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.store import JobStore
 from keyturn.lab.stack.temporal import dev_server

@@ -6,10 +6,12 @@ from datetime import timedelta
 
 from benchmarks.one_sided_gate import ground as one_sided
 from benchmarks.results import Result, compared
-from keyturn.contracts import CredentialFacts, ProposedDecision, RotationRequest
+from keyturn.contracts import CredentialFacts
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.policy.grounding import ground
 from keyturn.policy.line import PolicyLine
+from keyturn.rotations.contracts import RotationRequest
+from keyturn.rotations.decisions import ProposedDecision
 
 LINES = ("CIS-AWS-7.0-2.12", "CIS-AWS-7.0-2.11", "AWS-FSBP-IAM.3", "AWS-FSBP-IAM.22")
 ROUND = 2_000

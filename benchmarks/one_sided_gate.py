@@ -9,16 +9,10 @@ from datetime import datetime, timedelta
 from pydantic import JsonValue
 
 from keyturn.canonical import digest_of
-from keyturn.contracts import (
-    CredentialFacts,
-    Decision,
-    GroundedDecision,
-    PolicyRef,
-    ProposedDecision,
-    Rejection,
-    RotationRequest,
-)
+from keyturn.contracts import CredentialFacts, Decision, PolicyRef
 from keyturn.policy.line import PolicyLine, Rule, WhenCompromised, WhenOlder, WhenStale, WhenUnused
+from keyturn.rotations.contracts import RotationRequest
+from keyturn.rotations.decisions import GroundedDecision, ProposedDecision, Rejection
 
 _DECISIONS: Mapping[str, Decision] = {
     "eligible": "eligible",

@@ -22,7 +22,7 @@ from keyturn.activities.decide import Decide
 from keyturn.application.requests import id_of
 from keyturn.cache.encrypted import EncryptedCache
 from keyturn.cache.sql import SqlCache
-from keyturn.contracts import CallRecord
+from keyturn.calls import CallRecord
 from keyturn.database import database_url, open_database
 from keyturn.jobs.store import JobStore
 from keyturn.keyring import new_keyring_text, parse_keyring

@@ -21,16 +21,7 @@ from keyturn.application.parked import waiting_rotations
 from keyturn.application.requests import build_request, id_of
 from keyturn.application.rotations import outcome_of, rotate, waiting_for, waits_for
 from keyturn.application.stories import last_asked, story_of
-from keyturn.contracts import (
-    Abandonment,
-    Approval,
-    Contract,
-    Denial,
-    GroundedDecision,
-    NameProof,
-    Resumption,
-    RotationRequest,
-)
+from keyturn.contracts import Contract, NameProof
 from keyturn.drafts.reading import DraftReading
 from keyturn.drafts.store import Draft, DraftStore
 from keyturn.errors import InvalidRequest, JobStoreUnavailable, UnknownDraft
@@ -40,6 +31,8 @@ from keyturn.keyring import Keyring
 from keyturn.ledger.store import LedgerStore, midnight
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.line import PolicyLine
+from keyturn.rotations.contracts import Abandonment, Approval, Denial, Resumption, RotationRequest
+from keyturn.rotations.decisions import GroundedDecision
 from keyturn.tasks.draft_reply import DraftRequest
 from keyturn.workflows.visibility import TENANT
 

@@ -14,12 +14,12 @@ from keyturn.contracts import (
     CredentialKind,
     Days,
     Digest,
-    DraftState,
     Identifier,
     Moment,
     Reason,
     ShortIdentifier,
 )
+from keyturn.drafts.contracts import DraftState
 from keyturn.drafts.store import Draft
 
 

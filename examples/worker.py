@@ -9,8 +9,8 @@ import os
 from pydantic import SecretStr
 
 from keyturn.client import JobsClient
-from keyturn.contracts import ClaimedJob
 from keyturn.errors import JobClosed, JobStoreUnavailable, StaleClaim
+from keyturn.jobs.contracts import ClaimedJob
 
 LEASE_SECONDS = 60  # a rotation here takes seconds; if this process dies, another one takes over after a minute
 IDLE_SECONDS = float(os.environ.get("IDLE_SECONDS", "5"))

@@ -15,7 +15,6 @@ from typing import Any, Self
 import httpx
 from pydantic import SecretStr
 
-from keyturn.contracts import ClaimedJob
 from keyturn.errors import (
     InvalidRequest,
     JobClosed,
@@ -25,6 +24,7 @@ from keyturn.errors import (
     StateRefused,
     UnknownJob,
 )
+from keyturn.jobs.contracts import ClaimedJob
 
 # The server answers within its own transaction's 8 s; or in 13 that it could not, if it has lost its database.
 TIMEOUT_SECONDS = 15.0

@@ -1,12 +1,75 @@
 """Executing a rotation job: its steps at one cloud account, and the store that its new secret goes to."""
 
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Protocol
+from datetime import datetime, timedelta
+from typing import Annotated, Literal, Protocol
 
-from pydantic import SecretStr
+from pydantic import AwareDatetime, Field, SecretStr
 
-from keyturn.contracts import AccessKeyState, ClaimedJob, KeyRotationOrder
+from keyturn.contracts import Contract, Identifier, ShortIdentifier
+from keyturn.jobs.contracts import ClaimedJob
+
+# An AWS account's number, a project's or a subscription's id.
+CloudAccount = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9:._-]{0,127}$")]
+
+
+class KeyRotationOrder(Contract):
+    """Which job's access key is to be rotated, and how long the old key stays.
+
+    `overlap` is how long both keys work, for the new secret to be read; `grace` is how long the old one is inactive
+    and can be brought back. Both shrink where the job's date is nearer.
+    """
+
+    job_id: ShortIdentifier
+    tenant_id: ShortIdentifier = "default"
+    # Whose executor: a step on any other account changes nothing.
+    cloud_account: CloudAccount
+    overlap: timedelta = Field(default=timedelta(days=1), ge=timedelta(0), le=timedelta(days=90))
+    grace: timedelta = Field(default=timedelta(days=7), ge=timedelta(0), le=timedelta(days=90))
+
+
+class AccessKeyState(Contract):
+    """An access key on its way to be rotated, as each step is told of it. `token` proves the claim on the job."""
+
+    job_id: ShortIdentifier
+    tenant_id: ShortIdentifier
+    token: int = Field(ge=1)
+    cloud_account: CloudAccount
+    user: Identifier
+    old_key_id: Identifier
+    keys_before: tuple[Identifier, ...] = Field(max_length=16)
+    new_key_id: Identifier | None = None
+    deactivated_at: AwareDatetime | None = None
+
+
+class KeyRotationOutcome(Contract):
+    """How the rotation of an access key ended.
+
+    `superseded`: somebody else closed the job or carries it out; nothing was touched since that was known.
+    """
+
+    status: Literal["done", "failed", "rolled_back", "superseded"]
+    job_id: ShortIdentifier
+    user: Identifier | None = None
+    old_key_id: Identifier | None = None
+    new_key_id: Identifier | None = None
+    reason: str | None = Field(default=None, max_length=500)
+
+
+class KeyRotationStatus(Contract):
+    """What the rotation of an access key is at; `blocked` is the kind of the failure that it waits with.
+
+    `until` is when it goes on, or tries again, by itself.
+    """
+
+    step: str = Field(max_length=32)
+    since: AwareDatetime
+    until: AwareDatetime | None = None
+    blocked: str | None = Field(default=None, max_length=64)
+    hint: str | None = Field(default=None, max_length=500)
+    user: Identifier | None = None
+    old_key_id: Identifier | None = None
+    new_key_id: Identifier | None = None
 
 
 class SecretStore(Protocol):

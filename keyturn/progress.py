@@ -4,7 +4,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 
-from keyturn.contracts import BulkStanding, RunProgress
+from keyturn.bulk.contracts import BulkStatus, RunProgress
 
 BAR = 24
 _SAID = {
@@ -32,8 +32,8 @@ class Pace:
 
 
 async def shown(
-    standings: AsyncIterator[BulkStanding], *, tell: Callable[[str, bool], None], live: bool, quiet: bool = False
-) -> BulkStanding | None:
+    standings: AsyncIterator[BulkStatus], *, tell: Callable[[str, bool], None], live: bool, quiet: bool = False
+) -> BulkStatus | None:
     """Tell what a run is at until it ends; returns the last of it.
 
     Args:
@@ -56,20 +56,20 @@ async def shown(
     return last
 
 
-def line_of(standing: BulkStanding, pace: float | None) -> str:
+def line_of(status: BulkStatus, pace: float | None) -> str:
     """Return one line: bar, counts, rate, time left, cost, and what it waits for."""
-    progress = standing.progress
+    progress = status.progress
     share = progress.asked / progress.asks if progress.asks else 1.0
     filled = round(share * BAR)
     parts = [f"[{'#' * filled}{'.' * (BAR - filled)}] {progress.asked:,}/{progress.asks:,} asked"]
-    if standing.phase == "judging" and pace:
+    if status.phase == "judging" and pace:
         left = timedelta(seconds=round((progress.asks - progress.asked) / pace))
         parts.append(f"{pace:,.0f}/s, {left} left")
-    if standing.phase in _SAID:
-        parts.append(_SAID[standing.phase])
-    if standing.paused:
-        parts.append(f"paused: {standing.paused}")
-    if standing.cancelled:
+    if status.phase in _SAID:
+        parts.append(_SAID[status.phase])
+    if status.paused:
+        parts.append(f"paused: {status.paused}")
+    if status.cancelled:
         parts.append("cancelled")
     parts.append(f"${progress.cost_usd:,.4f}")
     return "  ".join([*parts, summary_of(progress)])

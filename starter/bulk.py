@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from keyturn.bulk.contracts import BulkOrder, BulkSource
 from keyturn.console import signed_in_user
-from keyturn.contracts import BulkOrder, BulkSource
 from keyturn.errors import InvalidRequest
 from keyturn.starter.database import with_database
 from keyturn.starter.inventory_options import (

@@ -12,8 +12,9 @@ import click
 from pydantic import TypeAdapter, ValidationError
 
 from keyturn.console import printable, signed_in_user
-from keyturn.contracts import ClaimedJob, Evidence, Identifier, Reason
+from keyturn.contracts import Identifier, Reason
 from keyturn.errors import InvalidRequest
+from keyturn.jobs.contracts import ClaimedJob, Evidence
 from keyturn.starter.database import with_database
 from keyturn.tokens import parse_tokens
 from keyturn.workers.jobs_settings import load_jobs_settings

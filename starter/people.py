@@ -11,8 +11,10 @@ import click
 from pydantic import ValidationError
 
 from keyturn.console import signed_in_user
-from keyturn.contracts import Abandonment, Approval, Contract, Denial, GroundedDecision, Resumption, Standing
+from keyturn.contracts import Contract
 from keyturn.errors import CatalogueInvalid, InvalidRequest
+from keyturn.rotations.contracts import Abandonment, Approval, Denial, Resumption, RotationStatus
+from keyturn.rotations.decisions import GroundedDecision
 from keyturn.starter.policy_options import policy_options
 
 _user = click.option("--user", "user_id", envvar="KEYTURN_USER", help="Your user name.  [default: the signed-in user]")
@@ -115,14 +117,14 @@ def abandon(workflow_id: str, reason: str, user_id: str | None) -> None:
     click.echo(f"abandoned {workflow_id}")
 
 
-def _awaiting(workflow_id: str, verb: str) -> tuple[Standing, GroundedDecision]:
-    """Return a rotation's standing, and the decision that waits; raises AnswerRefused if none does."""
+def _awaiting(workflow_id: str, verb: str) -> tuple[RotationStatus, GroundedDecision]:
+    """Return a rotation's status, and the decision that waits; raises AnswerRefused if none does."""
     from keyturn.application.answers import AnswerRefused
 
-    standing = _standing(workflow_id)
-    if standing.decision is None:
+    status = _status(workflow_id)
+    if status.decision is None:
         raise AnswerRefused(f"{verb} refused, not_waiting: it waits for no approval")
-    return standing, standing.decision
+    return status, status.decision
 
 
 @click.command()
@@ -141,8 +143,8 @@ def approve(workflow_id: str, digest: str | None, policy_dir: Path | None, shipp
       keyturn approve rotate:default:acct_10234:key_01:P-9@1 --user omar
     """
     if digest is None:
-        standing, decision = _awaiting(workflow_id, "approve")
-        for line in _shown(standing, _wordings(standing, policy_dir, shipped=shipped)):
+        status, decision = _awaiting(workflow_id, "approve")
+        for line in _shown(status, _wordings(status, policy_dir, shipped=shipped)):
             click.echo(line)
         if not sys.stdin.isatty():
             raise click.UsageError("say which decision you approve: --digest, as shown above")
@@ -207,51 +209,51 @@ def _answer(workflow_id: str, update: str, argument: Contract) -> None:
     asyncio.run(run())
 
 
-def _standing(workflow_id: str) -> Standing:
+def _status(workflow_id: str) -> RotationStatus:
     from keyturn.application.answers import NoWorkerAnswers
     from keyturn.application.connection import connect, map_refusals
     from keyturn.application.following import handle_of
-    from keyturn.application.rotations import standing_of
+    from keyturn.application.rotations import status_of
 
-    async def run() -> Standing | None:
+    async def run() -> RotationStatus | None:
         with map_refusals():
-            return await standing_of(await handle_of(await connect(), workflow_id))
+            return await status_of(await handle_of(await connect(), workflow_id))
 
-    standing = asyncio.run(run())
-    if standing is None:
+    status = asyncio.run(run())
+    if status is None:
         raise NoWorkerAnswers("no worker says what the rotation waits for")
-    return standing
+    return status
 
 
-def _shown(standing: Standing, wordings: Sequence[str]) -> list[str]:
-    decision: GroundedDecision | None = standing.decision
+def _shown(status: RotationStatus, wordings: Sequence[str]) -> list[str]:
+    decision: GroundedDecision | None = status.decision
     if decision is None:
-        return [f"nothing waits for an approval: the rotation is {standing.phase.replace('_', ' ')}"]
+        return [f"nothing waits for an approval: the rotation is {status.phase.replace('_', ' ')}"]
     from keyturn.application.outcomes import approvers_of, due_of, reading_of
     from keyturn.policy.quotes import evidence_in_words
 
     binding = ", ".join(str(line) for line in decision.source_lines)
     window = f", window {decision.rotation_window_days} days" if decision.rotation_window_days else ""
-    facts = standing.credential
+    facts = status.credential
     return [
-        f"rotate     {standing.key_id} of {standing.account_id}",
+        f"rotate     {status.key_id} of {status.account_id}",
         f"decision   {decision.decision} under {binding}{window}{due_of(decision)}",
-        *(f"model      {reading_of(one)}" for one in standing.readings),
+        *(f"model      {reading_of(one)}" for one in status.readings),
         *(f"wording    {line}" for line in wordings),
         *(f"quoted     {quote.line_id}: {quote.wording!r}, as {quote.evidence!r}" for quote in decision.quotes),
         *([] if facts is None else [f"evidence   {'; '.join(evidence_in_words(facts))}"]),
         *([] if facts is None else [f"observed   {facts.observed_at:%Y-%m-%d %H:%M} UTC by {facts.source}"]),
-        f"asked by   {', '.join(standing.requested_by)}",
+        f"asked by   {', '.join(status.requested_by)}",
         f"approvers  {approvers_of(decision)}",
         f"digest     {decision.digest}",
     ]
 
 
-def _wordings(standing: Standing, policy_dir: Path | None, *, shipped: bool) -> list[str]:
+def _wordings(status: RotationStatus, policy_dir: Path | None, *, shipped: bool) -> list[str]:
     """The wording of the binding lines, as far as this machine's policy files hold them at that version."""
     from keyturn.policy.catalogue import load_catalogue
 
-    refs = () if standing.decision is None else standing.decision.source_lines
+    refs = () if status.decision is None else status.decision.source_lines
     try:
         held = load_catalogue(policy_dir, shipped=shipped)
     except CatalogueInvalid as error:  # an approver needs no policy files: the decision is the worker's

@@ -165,7 +165,7 @@ def ask(task: str, file: Path) -> None:
     Example:
       echo '{"policy_lines": [{"id": "P-7", "version": 1}]}' | keyturn ask summarize_policy
     """
-    from keyturn.contracts import Rejection
+    from keyturn.rotations.decisions import Rejection
     from keyturn.workers.asking import ask_once, request_of
     from keyturn.workers.settings import load_settings
     from keyturn.workers.telemetry import configure_logging

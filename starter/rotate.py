@@ -114,7 +114,7 @@ def rotate(
     except KeyturnError as error:
         _end_before_start(error, workflow_id, as_json=as_json)
     except KeyboardInterrupt:
-        from keyturn.contracts import TimedOut
+        from keyturn.rotations.outcomes import TimedOut
 
         click.echo("\nleft: what was begun goes on; the same command, or `keyturn watch ID`, follows it", err=True)
         attached, outcome = None, TimedOut()

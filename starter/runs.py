@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from keyturn.console import signed_in_user
-from keyturn.contracts import Abandonment, Resumption
+from keyturn.rotations.contracts import Abandonment, Resumption
 from keyturn.starter.database import with_database
 from keyturn.starter.inventory_options import as_one_object, as_user, checked, for_tenant
 from keyturn.starter.jobs import lists

@@ -29,8 +29,9 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from keyturn.application.connection import connect, map_refusals
 from keyturn.application.runs import BULK_PRIORITY, Handle, handle_of_run
+from keyturn.bulk.contracts import BulkOrder, BulkSource
 from keyturn.console import signed_in_user
-from keyturn.contracts import BulkOrder, BulkSource, ShortIdentifier
+from keyturn.contracts import ShortIdentifier
 from keyturn.errors import InvalidRequest, KeyturnError
 from keyturn.options import InventoryFormat
 from keyturn.policy.catalogue import load_catalogue

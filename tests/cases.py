@@ -4,16 +4,11 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from keyturn.contracts import (
-    CredentialFacts,
-    GroundedDecision,
-    JobOrder,
-    PolicyRef,
-    ProposedDecision,
-    RotationRequest,
-)
+from keyturn.contracts import CredentialFacts, PolicyRef
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.policy.grounding import ground
+from keyturn.rotations.contracts import JobOrder, RotationRequest
+from keyturn.rotations.decisions import GroundedDecision, ProposedDecision
 
 # Yesterday: evidence has an age, and a fixed day would be too old some weeks later.
 NOW = (datetime.now(UTC) - timedelta(days=1)).replace(hour=9, minute=0, second=0, microsecond=0)

@@ -14,7 +14,7 @@ from temporalio.worker import Worker
 
 from keyturn.activities.draft_reply import BEAT_SECONDS, DraftReply
 from keyturn.application.encryption import names_of
-from keyturn.contracts import CallRecord
+from keyturn.calls import CallRecord
 from keyturn.database import open_database
 from keyturn.desk.app import desk_application
 from keyturn.desk.desk import Desk

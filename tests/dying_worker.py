@@ -6,8 +6,9 @@ import signal
 import sys
 
 from keyturn.application.connection import connect
-from keyturn.contracts import JobOrder, RotationJob
 from keyturn.jobs.store import JobStore
+from keyturn.rotations.contracts import JobOrder
+from keyturn.rotations.outcomes import RotationJob
 from keyturn.workers.settings import load_settings
 from keyturn.workers.telemetry import configure_logging
 from keyturn.workers.wiring import wired_boundary, wired_worker

@@ -17,11 +17,12 @@ from temporalio.worker import Worker
 
 from keyturn.application.encryption import names_of
 from keyturn.application.runs import Handle, start_run
+from keyturn.bulk.contracts import BulkOrder, BulkSource
 from keyturn.bulk.offline import OfflineRuns
 from keyturn.bulk.pages import BulkJudge
 from keyturn.bulk.store import BulkStore
 from keyturn.cache.sql import SqlCache
-from keyturn.contracts import BulkOrder, BulkSource, CallRecord
+from keyturn.calls import CallRecord
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import job_audit, rotation_jobs
 from keyturn.lab import stack

@@ -14,25 +14,20 @@ from keyturn.activities.draft_reply import BEAT_SECONDS, DraftReply
 from keyturn.activities.judge_page import JudgePage
 from keyturn.activities.rotate_access_key import RotateAccessKey
 from keyturn.application.answers import answer
-from keyturn.contracts import (
-    Abandonment,
-    AccessKeyState,
+from keyturn.bulk.contracts import (
     BatchCollected,
     BulkOrder,
     BulkPage,
-    ClaimedJob,
-    Delivery,
-    DraftEnd,
-    DraftWritten,
-    KeyRotationOrder,
-    KeyRotationOutcome,
     OfflineBatch,
     PageJudged,
-    Resumption,
     RunProgress,
     RunSettled,
 )
+from keyturn.drafts.contracts import DraftEnd, DraftWritten
 from keyturn.errors import ForeignKey, KeyLimit, QuotaExhausted, ReceiverRefused, StaleClaim
+from keyturn.execution import AccessKeyState, KeyRotationOrder, KeyRotationOutcome
+from keyturn.jobs.contracts import ClaimedJob, Delivery
+from keyturn.rotations.contracts import Abandonment, Resumption
 from keyturn.tasks.draft_reply import DraftRequest
 from keyturn.workflows.access_key import RotateAccessKeyWorkflow
 from keyturn.workflows.bulk import BULK_QUEUE, BulkWorkflow
@@ -171,7 +166,7 @@ async def _run(
         handle = await client.start_workflow(BulkWorkflow.run, order, id=uuid.uuid4().hex, task_queue=queue)
         if people is not None:
             async with asyncio.timeout(20):
-                while (await handle.query(BulkWorkflow.standing)).phase != "paused":
+                while (await handle.query(BulkWorkflow.status)).phase != "paused":
                     await asyncio.sleep(0.02)
             await people(handle)
         outcome = await handle.result()
@@ -267,14 +262,14 @@ async def _executed(
 
 async def _resume(handle: Handle) -> None:
     async with asyncio.timeout(20):
-        while (await handle.query(RotateAccessKeyWorkflow.standing)).blocked is None:
+        while (await handle.query(RotateAccessKeyWorkflow.status)).blocked is None:
             await asyncio.sleep(0.02)
     await answer(handle, "resume", Resumption(operator="omar"))
 
 
 async def _roll_back(handle: Handle) -> None:
     async with asyncio.timeout(20):
-        while (await handle.query(RotateAccessKeyWorkflow.standing)).blocked is None:
+        while (await handle.query(RotateAccessKeyWorkflow.status)).blocked is None:
             await asyncio.sleep(0.02)
     await answer(handle, "roll_back", Abandonment(operator="omar", reason="closed"))
 

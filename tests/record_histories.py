@@ -23,14 +23,14 @@ from temporalio.testing import WorkflowEnvironment
 
 from keyturn.application.answers import answer
 from keyturn.application.namespace import add_search_attributes
-from keyturn.application.rotations import Handle, outcome_of, rotate, standing_of, start_or_attach
-from keyturn.contracts import Abandonment, Approval, Denial, Resumption
+from keyturn.application.rotations import Handle, outcome_of, rotate, start_or_attach, status_of
 from keyturn.database import database_url, open_database
 from keyturn.errors import ProviderTimeout, ProviderUnavailable, QuotaExhausted
 from keyturn.jobs.store import JobStore
 from keyturn.lab.stack.processes import program
 from keyturn.lab.stack.temporal import dev_server
 from keyturn.policy.catalogue import Catalogue, load_catalogue
+from keyturn.rotations.contracts import Abandonment, Approval, Denial, Resumption
 from keyturn.workers.schema import migrate
 from tests.boundaries import guarded
 from tests.cases import facts, order, request
@@ -69,9 +69,9 @@ class Place:
     async def digest_at(self, phase: str) -> str:
         async with asyncio.timeout(20):
             while True:
-                standing = await standing_of(self.handle)
-                if standing is not None and standing.phase == phase:
-                    return "" if standing.decision is None else standing.decision.digest
+                status = await status_of(self.handle)
+                if status is not None and status.phase == phase:
+                    return "" if status.decision is None else status.decision.digest
                 await asyncio.sleep(0.02)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from keyturn.contracts import JobMessage
+from keyturn.jobs.contracts import JobMessage
 from keyturn.notifications.webhook import SCHEMA
 from keyturn.policy import line
 from keyturn.policy.files import PolicyFile

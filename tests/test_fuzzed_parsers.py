@@ -24,8 +24,8 @@ from pydantic import SecretStr
 from temporalio.api.common.v1 import Payload
 
 from keyturn.application.encryption import EncryptionCodec
+from keyturn.bulk.contracts import BulkSource
 from keyturn.bulk.load import digest_of
-from keyturn.contracts import BulkSource
 from keyturn.database import database_url
 from keyturn.desk.settings import parse_networks, parse_roles
 from keyturn.errors import KeyturnError

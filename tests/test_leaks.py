@@ -17,22 +17,15 @@ from temporalio.client import Client
 
 from keyturn.application.answers import answer
 from keyturn.application.rotations import Handle, outcome_of, rotate, start_or_attach
-from keyturn.contracts import (
-    Abandonment,
-    Approval,
-    CredentialFacts,
-    Denial,
-    PolicyRef,
-    Resumption,
-    RotationOutcome,
-    RotationRequest,
-)
+from keyturn.contracts import CredentialFacts, PolicyRef
 from keyturn.jobs.store import JobStore
 from keyturn.keyring import Keyring
 from keyturn.lab.proof.plan import WRONG_NO
 from keyturn.lab.stack.embedded import worker_environment
 from keyturn.lab.stack.processes import child, free_port
 from keyturn.lab.stack.temporal import dev_server
+from keyturn.rotations.contracts import Abandonment, Approval, Denial, Resumption, RotationRequest
+from keyturn.rotations.outcomes import RotationOutcome
 from keyturn.workers.settings import PLACEHOLDER_KEY
 from tests.cases import NOW, P7
 from tests.keys import KEYS_TEXT, NEWER, ring

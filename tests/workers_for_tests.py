@@ -15,7 +15,7 @@ from keyturn.activities.record_event import AuditTrail, RecordEvent
 from keyturn.activities.withdraw_claim import ClaimWithdrawals, WithdrawClaim
 from keyturn.application.encryption import names_of
 from keyturn.application.versioning import pinned_to
-from keyturn.contracts import CallRecord
+from keyturn.calls import CallRecord
 from keyturn.errors import TokenLimitReached
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.endpoint import Timeouts

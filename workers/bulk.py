@@ -17,20 +17,11 @@ from keyturn.activities.judge_page import JudgePage
 from keyturn.application.connection import TemporalUnreachable
 from keyturn.application.encryption import names_of
 from keyturn.application.runs import BULK_PRIORITY
+from keyturn.bulk.contracts import BulkOrder, BulkPage, BulkSource, PageJudged, RunProgress, RunSettled
 from keyturn.bulk.load import digest_of, items_of, load, scan_items
 from keyturn.bulk.offline import OfflineRuns
 from keyturn.bulk.pages import BulkJudge
 from keyturn.bulk.store import BulkStore, Run
-from keyturn.contracts import (
-    BulkOrder,
-    BulkPage,
-    BulkSource,
-    CompletedOutcome,
-    PageJudged,
-    RotationRequest,
-    RunProgress,
-    RunSettled,
-)
 from keyturn.errors import InventoryInvalid
 from keyturn.inventory.apart import read_apart, read_scans_apart
 from keyturn.inventory.places import file_below, newest
@@ -41,6 +32,8 @@ from keyturn.inventory.source import Inventory, Row
 from keyturn.keyring import EncryptedTexts, Keyring
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.line import digest_of_lines
+from keyturn.rotations.contracts import RotationRequest
+from keyturn.rotations.outcomes import CompletedOutcome
 from keyturn.workflows.bulk import BULK_QUEUE, DUE_QUEUE
 from keyturn.workflows.identity import workflow_id_of
 from keyturn.workflows.rotation import RotationWorkflow

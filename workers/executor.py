@@ -26,7 +26,7 @@ from temporalio.worker import Worker
 
 from keyturn.activities.rotate_access_key import RotateAccessKey
 from keyturn.application.connection import connect
-from keyturn.contracts import CredentialKind, KeyRotationOrder, KeyRotationOutcome, ShortIdentifier
+from keyturn.contracts import CredentialKind, ShortIdentifier
 from keyturn.database import answers, open_database
 from keyturn.errors import (
     AnotherAccount,
@@ -35,7 +35,7 @@ from keyturn.errors import (
     SettingsInvalid,
     UnknownJob,
 )
-from keyturn.execution import ExecutorSteps
+from keyturn.execution import ExecutorSteps, KeyRotationOrder, KeyRotationOutcome
 from keyturn.executors import load_executors
 from keyturn.jobs.executor import SecretTarget
 from keyturn.jobs.leases import JobLeases

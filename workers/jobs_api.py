@@ -17,8 +17,9 @@ from typing import Annotated, Any, TypeVar
 from aiohttp import web
 from pydantic import Field, SecretStr, ValidationError
 
-from keyturn.contracts import ClaimedJob, Contract, Evidence, Reason
+from keyturn.contracts import Contract, Reason
 from keyturn.errors import JobClosed, JobError, JobStoreUnavailable, StaleClaim, StateRefused, UnknownJob
+from keyturn.jobs.contracts import ClaimedJob, Evidence
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.states import ProgressState
 from keyturn.tokens import Tokens

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from keyturn.contracts import CallRecord
+from keyturn.calls import CallRecord
 from keyturn.jobs.states import OPEN
 
 # From an instant local model to the longest timeout of any task, in steps that tell 1 s from 2 s and 5 s from 10 s.

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from keyturn.contracts import CallRecord
+from keyturn.calls import CallRecord
 from keyturn.errors import SettingsInvalid
 from keyturn.llm.endpoint import Endpoint
 from keyturn.llm.providers import load_providers

@@ -30,7 +30,7 @@ from keyturn.bulk.pages import BulkJudge
 from keyturn.bulk.store import BulkStore
 from keyturn.cache.encrypted import EncryptedCache
 from keyturn.cache.sql import SqlCache
-from keyturn.contracts import CallRecord
+from keyturn.calls import CallRecord
 from keyturn.database import answers, open_database
 from keyturn.drafts.store import DraftStore
 from keyturn.drafts.writing import DraftWriting

@@ -17,17 +17,11 @@ from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_
 with workflow.unsafe.imports_passed_through():
     from keyturn.activities.rotate_access_key import RotateAccessKey
     from keyturn.backoff import BASE
-    from keyturn.contracts import (
-        Abandonment,
-        AccessKeyState,
-        ClaimedJob,
-        Failed,
-        KeyRotationOrder,
-        KeyRotationOutcome,
-        KeyRotationStanding,
-        Resumption,
-    )
     from keyturn.errors import PayloadMoved
+    from keyturn.execution import AccessKeyState, KeyRotationOrder, KeyRotationOutcome, KeyRotationStatus
+    from keyturn.jobs.contracts import ClaimedJob
+    from keyturn.rotations.contracts import Abandonment, Resumption
+    from keyturn.rotations.outcomes import Failed
     from keyturn.workflows.visibility import PARKED
     from keyturn.workflows.waiting import expect_own, refusal
 
@@ -115,7 +109,7 @@ class _Gone(_CannotBegin):
 
 @workflow.defn(failure_exception_types=[ValidationError, PayloadMoved])
 class RotateAccessKeyWorkflow:
-    """Rotate the access key of one job. It completes with how that ended; what blocks it is in `standing`."""
+    """Rotate the access key of one job. It completes with how that ended; what blocks it is in `status`."""
 
     def __init__(self) -> None:
         self._resumed = 0
@@ -123,7 +117,7 @@ class RotateAccessKeyWorkflow:
         self._last_step = False
         self._hand: AccessKeyState | None = None
         self._claim: ClaimedJob | None = None
-        self._standing = KeyRotationStanding(step="claim_job", since=workflow.now())
+        self._status = KeyRotationStatus(step="claim_job", since=workflow.now())
 
     @workflow.run
     async def run(self, order: KeyRotationOrder) -> KeyRotationOutcome:
@@ -272,8 +266,8 @@ class RotateAccessKeyWorkflow:
         return self._hand
 
     def _at(self, step: str, **more: Any) -> None:
-        self._standing = KeyRotationStanding(step=step, since=workflow.now(), **self._keys(), **more)
-        until = f" until {self._standing.until:%Y-%m-%d %H:%M} UTC" if self._standing.until else ""
+        self._status = KeyRotationStatus(step=step, since=workflow.now(), **self._keys(), **more)
+        until = f" until {self._status.until:%Y-%m-%d %H:%M} UTC" if self._status.until else ""
         workflow.set_current_details(step + until + (f", blocked: {more['blocked']}" if "blocked" in more else ""))
 
     def _outcome(self, status: Any, reason: str | None = None) -> KeyRotationOutcome:
@@ -285,9 +279,9 @@ class RotateAccessKeyWorkflow:
     # -- what people ask of it --------------------------------------------------------------------------------------
 
     @workflow.query
-    def standing(self) -> KeyRotationStanding:
+    def status(self) -> KeyRotationStatus:
         """What the rotation is at, and what blocks it."""
-        return self._standing
+        return self._status
 
     @workflow.update
     def resume(self, resumption: Resumption) -> None:
@@ -297,8 +291,8 @@ class RotateAccessKeyWorkflow:
     @resume.validator
     def _may_resume(self, resumption: Resumption) -> None:
         expect_own(resumption)
-        if self._standing.blocked is None:
-            raise refusal("not_waiting", f"nothing blocks it: it is at {self._standing.step}")
+        if self._status.blocked is None:
+            raise refusal("not_waiting", f"nothing blocks it: it is at {self._status.step}")
 
     @workflow.update
     def roll_back(self, wish: Abandonment) -> None:
@@ -311,8 +305,8 @@ class RotateAccessKeyWorkflow:
         if self._rollback is not None:
             raise refusal("not_waiting", "it is asked to roll back already")
         # Blocked, the old key is still there; otherwise its deletion is under way, or the rollback itself.
-        if self._last_step and not (self._standing.step == "delete_key" and self._standing.blocked):
-            raise refusal("rollback_impossible", f"it is too late to roll back: it is at {self._standing.step}")
+        if self._last_step and not (self._status.step == "delete_key" and self._status.blocked):
+            raise refusal("rollback_impossible", f"it is too late to roll back: it is at {self._status.step}")
 
 
 def _do(step: Any, *arguments: Any) -> Any:

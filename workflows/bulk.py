@@ -17,19 +17,18 @@ from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_
 with workflow.unsafe.imports_passed_through():
     from keyturn.activities.judge_page import JudgePage
     from keyturn.backoff import BASE, CEILING
-    from keyturn.contracts import (
-        Abandonment,
+    from keyturn.bulk.contracts import (
         BatchCollected,
         BulkOrder,
         BulkOutcome,
         BulkPage,
-        BulkStanding,
+        BulkStatus,
         OfflineBatch,
         PageJudged,
-        Resumption,
         RunProgress,
     )
     from keyturn.errors import PayloadMoved
+    from keyturn.rotations.contracts import Abandonment, Resumption
     from keyturn.workflows.options import record_options
     from keyturn.workflows.visibility import PARKED
     from keyturn.workflows.waiting import expect_own, refusal
@@ -86,7 +85,7 @@ class BulkWorkflow:
         self._resumed = 0
         self._paused = order.paused if isinstance(order, BulkOrder) else None
         self._mend: str | None = None
-        self._phase: BulkStanding = self._standing("loading")
+        self._phase: BulkStatus = self._status("loading")
 
     @workflow.run
     async def run(self, order: BulkOrder) -> BulkOutcome:
@@ -263,15 +262,15 @@ class BulkWorkflow:
         return workflow.info().task_queue + BULK_QUEUE
 
     def _at(self, phase: str) -> None:
-        self._phase = self._standing(phase)
+        self._phase = self._status(phase)
 
-    def _standing(self, phase: str) -> BulkStanding:
-        return BulkStanding.model_validate({"phase": phase, "progress": self._progress, "since": workflow.now()})
+    def _status(self, phase: str) -> BulkStatus:
+        return BulkStatus.model_validate({"phase": phase, "progress": self._progress, "since": workflow.now()})
 
     # -- what people ask of it --------------------------------------------------------------------------------------
 
     @workflow.query
-    def standing(self) -> BulkStanding:
+    def status(self) -> BulkStatus:
         """What the run is at, and how far."""
         return self._phase.model_copy(
             update={

@@ -16,8 +16,9 @@ with workflow.unsafe.imports_passed_through():
     from keyturn.activities.draft_reply import DraftReply
     from keyturn.activities.failures import TIMEOUT_KIND
     from keyturn.backoff import BASE
-    from keyturn.contracts import DraftEnd, DraftEnding, DraftWritten, Failed
+    from keyturn.drafts.contracts import DraftEnd, DraftEnding, DraftWritten
     from keyturn.errors import PayloadMoved
+    from keyturn.rotations.outcomes import Failed
     from keyturn.tasks.draft_reply import DraftRequest
     from keyturn.workflows.ending import to_its_end
     from keyturn.workflows.options import DECIDE_MARGIN, record_options

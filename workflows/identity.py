@@ -5,7 +5,8 @@ import re
 from collections.abc import Callable, Iterable
 from urllib.parse import quote, unquote
 
-from keyturn.contracts import JobOrder, PolicyRef
+from keyturn.contracts import PolicyRef
+from keyturn.rotations.contracts import JobOrder
 
 # From a name to how it is written where it stays readable: itself, or its pseudonym.
 Names = Callable[[str], str]

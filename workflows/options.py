@@ -6,7 +6,7 @@ from typing import TypedDict
 from temporalio.common import RetryPolicy
 
 from keyturn.backoff import BASE, CEILING
-from keyturn.contracts import RotationRequest
+from keyturn.rotations.contracts import RotationRequest
 
 TASK_QUEUE = "keyturn"
 

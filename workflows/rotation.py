@@ -20,33 +20,32 @@ with workflow.unsafe.imports_passed_through():
     from keyturn.activities.failures import TIMEOUT_KIND
     from keyturn.activities.record_event import RecordEvent
     from keyturn.activities.withdraw_claim import WithdrawClaim
-    from keyturn.contracts import (
-        Abandonment,
-        Approval,
-        Assessment,
-        CompletedOutcome,
-        Denial,
-        Disagreement,
-        Failed,
-        GroundedDecision,
-        JobCreated,
-        JobOrder,
-        ModelReading,
-        NotEligible,
-        NotSpecified,
-        PolicyRef,
-        Rejected,
-        Rejection,
-        Resumption,
-        RotationEvent,
-        RotationJob,
-        RotationRequest,
-        Standing,
-        TimedOut,
-    )
+    from keyturn.contracts import PolicyRef
     from keyturn.errors import PayloadMoved
     from keyturn.people import is_among
     from keyturn.policy.grounding import request_digest
+    from keyturn.rotations.contracts import (
+        Abandonment,
+        Approval,
+        Assessment,
+        Denial,
+        JobOrder,
+        Resumption,
+        RotationEvent,
+        RotationRequest,
+        RotationStatus,
+    )
+    from keyturn.rotations.decisions import Disagreement, GroundedDecision, ModelReading, Rejection
+    from keyturn.rotations.outcomes import (
+        CompletedOutcome,
+        Failed,
+        JobCreated,
+        NotEligible,
+        NotSpecified,
+        Rejected,
+        RotationJob,
+        TimedOut,
+    )
     from keyturn.workflows.ending import to_its_end
     from keyturn.workflows.options import (
         APPROVAL_WITHIN,
@@ -110,7 +109,7 @@ class RotationWorkflow:
         )
 
     async def _close(self, status: str | None) -> None:
-        self._waiting.standing = Standing(phase="ended")
+        self._waiting.status = RotationStatus(phase="ended")
         if status is not None:
             workflow.upsert_search_attributes([OUTCOME.value_set(status)])
         # An event that could not be written in a day does not hold the outcome back: history has it too.
@@ -120,9 +119,9 @@ class RotationWorkflow:
     # -- what people ask of it --------------------------------------------------------------------------------------
 
     @workflow.query
-    def standing(self) -> Standing:
+    def status(self) -> RotationStatus:
         """What the rotation is at, and what it waits for."""
-        return self._waiting.standing
+        return self._waiting.status
 
     @workflow.update
     def resume(self, resumption: Resumption) -> None:
@@ -163,7 +162,7 @@ class RotationWorkflow:
     def _may_deny(self, denial: Denial) -> None:
         expect_own(denial)
         # Who asked may withdraw a request, but not end a key that is due against a model's word: that is for another.
-        own = self._asked_by if self._waiting.standing.phase == "disagreement" else ()
+        own = self._asked_by if self._waiting.status.phase == "disagreement" else ()
         self._waiting.expect_approver(denial.approver, denial.digest, asked_by=own)
 
     @workflow.update
@@ -181,7 +180,7 @@ class RotationWorkflow:
         limit_waits = 0
         while True:
             lines = _named(self._request.policy_lines)
-            self._waiting.standing = Standing(phase="deciding", request_digest=request_digest(self._request))
+            self._waiting.status = RotationStatus(phase="deciding", request_digest=request_digest(self._request))
             workflow.set_current_details(f"**Deciding** under {lines}.")
             try:
                 assessment = await workflow.execute_activity_method(
@@ -210,8 +209,8 @@ class RotationWorkflow:
                 raise _failure(failed)
 
     async def _wait_until(self, moment: datetime) -> None:
-        digest = self._waiting.standing.request_digest
-        self._waiting.standing = Standing(phase="rate_limited", until=moment, request_digest=digest)
+        digest = self._waiting.status.request_digest
+        self._waiting.status = RotationStatus(phase="rate_limited", until=moment, request_digest=digest)
         workflow.set_current_details(
             f"**Rate limited** until {moment:%Y-%m-%d %H:%M:%S} UTC; then it goes on by itself."
         )
@@ -282,8 +281,8 @@ class RotationWorkflow:
     async def _claimed(self, order: JobOrder) -> RotationJob | None:
         binding, days = _named(order.decision.source_lines), order.decision.rotation_window_days
         while True:
-            digest = self._waiting.standing.request_digest
-            self._waiting.standing = Standing(phase="creating_job", request_digest=digest)
+            digest = self._waiting.status.request_digest
+            self._waiting.status = RotationStatus(phase="creating_job", request_digest=digest)
             workflow.set_current_details(
                 f"**Eligible** under {binding}, supported by the evidence. **Creating the job.**"
             )
@@ -400,7 +399,7 @@ class RotationWorkflow:
         readings: tuple[ModelReading, ...] = (),
     ) -> Answer | None:
         answer = await self._waiting.for_person(
-            Standing(
+            RotationStatus(
                 phase=phase,
                 request_digest=request_digest(self._request),
                 since=workflow.now(),

@@ -10,7 +10,7 @@ from typing import Any
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
 
-from keyturn.contracts import RotationRequest
+from keyturn.rotations.contracts import RotationRequest
 from keyturn.workflows.identity import MAX_ID, Names, shortened
 
 TENANT = SearchAttributeKey.for_keyword("KeyturnTenant")

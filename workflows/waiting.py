@@ -10,16 +10,16 @@ from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from keyturn.contracts import (
+    from keyturn.people import is_among
+    from keyturn.rotations.contracts import (
         Abandonment,
         Approval,
         Denial,
         Instruction,
         Resumption,
         RotationRequest,
-        Standing,
+        RotationStatus,
     )
-    from keyturn.people import is_among
     from keyturn.workflows.visibility import APPROVAL, DISAGREEMENT, PARKED
 
 Answer = Resumption | Abandonment | Approval | Denial | RotationRequest
@@ -29,24 +29,24 @@ class Waiting:
     """The open question to a person, if there is one, and the answer that came."""
 
     def __init__(self) -> None:
-        self.standing = Standing(phase="deciding")
+        self.status = RotationStatus(phase="deciding")
         self._answer: Answer | None = None
 
-    async def for_person(self, standing: Standing) -> Answer | None:
-        """Wait for an answer until `standing.until`; None if none came. The search attribute tells of it meanwhile."""
-        if standing.until is None:
+    async def for_person(self, status: RotationStatus) -> Answer | None:
+        """Wait for an answer until `status.until`; None if none came. The search attribute tells of it meanwhile."""
+        if status.until is None:
             raise ValueError("a question to a person has an end")
-        self.standing, self._answer = standing, None
-        kind = {"awaiting_approval": APPROVAL, "disagreement": DISAGREEMENT}.get(standing.phase, standing.kind)
+        self.status, self._answer = status, None
+        kind = {"awaiting_approval": APPROVAL, "disagreement": DISAGREEMENT}.get(status.phase, status.kind)
         workflow.upsert_search_attributes([PARKED.value_set(kind or "unforeseen")])
         with suppress(TimeoutError):
             await workflow.wait_condition(
                 lambda: self._answer is not None,
-                timeout=standing.until - workflow.now(),
+                timeout=status.until - workflow.now(),
                 timeout_summary=f"wait for a person: {kind}",
             )
         answer, self._answer = self._answer, None
-        self.standing = Standing(phase="deciding", request_digest=standing.request_digest)
+        self.status = RotationStatus(phase="deciding", request_digest=status.request_digest)
         workflow.upsert_search_attributes([PARKED.value_unset()])
         return answer
 
@@ -67,7 +67,7 @@ class Waiting:
             asked_by: who may not decide because they asked; empty where they may.
         """
         self._expect("awaiting_approval", "disagreement")
-        decision = self.standing.decision
+        decision = self.status.decision
         if decision is None or decision.digest != digest:
             raise refusal("stale_digest", "the decision that waits is another one than this: look at it again")
         if is_among(approver, asked_by):
@@ -87,12 +87,12 @@ class Waiting:
         if _rotation_of(request) != _rotation_of(current):
             raise refusal("other_rotation", "this is a request for another rotation")
         same_wording = request.policy_digest in (None, current.policy_digest)
-        if digest == self.standing.request_digest and same_wording:
+        if digest == self.status.request_digest and same_wording:
             raise refusal("same_evidence", "the evidence is the same: the question stands as it is")
 
     def _expect(self, *phases: str) -> None:
-        if self.standing.phase not in phases or self._answer is not None:
-            now = "answered already" if self._answer is not None else f"at {self.standing.phase}"
+        if self.status.phase not in phases or self._answer is not None:
+            now = "answered already" if self._answer is not None else f"at {self.status.phase}"
             raise refusal("not_waiting", f"the rotation is not {' or '.join(phases)}: it is {now}")
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from keyturn.contracts import AccessKeyState, ClaimedJob, Evidence, KeyRotationOrder
 from keyturn.errors import AnotherAccount, KeyNotFound
-from keyturn.execution import ExecutorSteps, SecretStore
+from keyturn.execution import AccessKeyState, ExecutorSteps, KeyRotationOrder, SecretStore
+from keyturn.jobs.contracts import ClaimedJob, Evidence
 from keyturn.jobs.executor import Executor
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.states import ProgressState

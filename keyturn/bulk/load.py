@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from keyturn.bulk.contracts import BulkSource
 from keyturn.bulk.store import BulkStore, Run
-from keyturn.contracts import BulkSource
 from keyturn.errors import InventoryInvalid
 from keyturn.inventory.places import expect_regular
 from keyturn.inventory.rows import BadRow, InventoryKey

@@ -10,9 +10,10 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Protocol
 
+from keyturn.bulk.contracts import BatchCollected, OfflineBatch
 from keyturn.bulk.pages import Encryption, request_of
 from keyturn.bulk.store import BulkStore, Run
-from keyturn.contracts import BatchCollected, ModelTask, OfflineBatch
+from keyturn.contracts import ModelTask
 from keyturn.errors import SettingsInvalid
 from keyturn.llm.batches import BatchClient
 from keyturn.llm.providers import load_providers

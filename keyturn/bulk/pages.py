@@ -12,19 +12,10 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Protocol
 
+from keyturn.bulk.contracts import BulkPage, PageJudged, RunSettled
 from keyturn.bulk.store import OPEN, PICO, WAITING, BulkStore, Run
-from keyturn.contracts import (
-    BulkPage,
-    CallRecord,
-    CredentialFacts,
-    Disagreement,
-    GroundedDecision,
-    ModelTask,
-    PageJudged,
-    Rejection,
-    RotationRequest,
-    RunSettled,
-)
+from keyturn.calls import CallRecord
+from keyturn.contracts import CredentialFacts, ModelTask
 from keyturn.errors import (
     AuthenticationFailed,
     KeyturnError,
@@ -32,6 +23,8 @@ from keyturn.errors import (
     PolicyError,
     QuotaExhausted,
 )
+from keyturn.rotations.contracts import RotationRequest
+from keyturn.rotations.decisions import Disagreement, GroundedDecision, Rejection
 from keyturn.tasks.summarize_scan import ScanRequest
 
 # Twenty failures in a row are not the items' fault: the run stops before it burns through the rest.

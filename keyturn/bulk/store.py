@@ -10,8 +10,9 @@ from sqlalchemy import ColumnElement, Select, bindparam, case, delete, func, or_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from keyturn.bulk.contracts import RunProgress
 from keyturn.bulk.tables import bulk_batches, bulk_items, bulk_runs
-from keyturn.contracts import PolicyRef, RunProgress
+from keyturn.contracts import PolicyRef
 from keyturn.database import transaction
 from keyturn.errors import UnknownRun
 from keyturn.jobs.store import WITHDRAWN

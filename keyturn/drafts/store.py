@@ -13,8 +13,8 @@ from sqlalchemy import ColumnElement, delete, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from keyturn.contracts import DraftEnd, DraftEnding, DraftState
 from keyturn.database import moment_from_now, transaction
+from keyturn.drafts.contracts import DraftEnd, DraftEnding, DraftState
 from keyturn.drafts.tables import draft_states, drafts
 from keyturn.errors import DraftTakenOver, UnknownDraft
 from keyturn.keyring import EncryptedTexts, Keyring

@@ -4,11 +4,13 @@ import asyncio
 from contextlib import suppress
 from typing import Protocol
 
-from keyturn.contracts import MAX_ANSWER_CHARACTERS, DraftEnd, DraftWritten, Rejection
+from keyturn.contracts import MAX_ANSWER_CHARACTERS
+from keyturn.drafts.contracts import DraftEnd, DraftWritten
 from keyturn.drafts.store import DraftStore, Writer
 from keyturn.errors import JobStoreUnavailable
 from keyturn.llm.boundary import Judged
 from keyturn.llm.wire import OnText
+from keyturn.rotations.decisions import Rejection
 from keyturn.tasks.draft_reply import DraftRequest
 
 # A person reads on without a break at 20 changes a second, and each is one small statement. The first text waits for

@@ -28,9 +28,10 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from keyturn.contracts import ClaimedJob, CredentialKind, Evidence
+from keyturn.contracts import CredentialKind
 from keyturn.database import moment_from_now, span_of, transaction
 from keyturn.errors import JobClosed, JobHeld, StaleClaim, StateRefused, UnknownJob
+from keyturn.jobs.contracts import ClaimedJob, Evidence
 from keyturn.jobs.states import CLOSED, FOLLOWS, OPEN, ProgressState
 from keyturn.jobs.tables import URGENT, audit_of, job_audit, rotation_jobs
 

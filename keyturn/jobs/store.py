@@ -32,12 +32,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
 from keyturn.canonical import digest_of
-from keyturn.contracts import JobMessage, JobOrder, RotationEvent, RotationJob
 from keyturn.database import transaction
 from keyturn.errors import IdempotencyConflict, JobStoreUnavailable, OpenJobExists, StaleAttempt
+from keyturn.jobs.contracts import JobMessage
 from keyturn.jobs.outbox import TIGHTENED_TOPIC, TOPIC
 from keyturn.jobs.states import CLOSED, OPEN
 from keyturn.jobs.tables import NORMAL, URGENT, audit_of, job_audit, outbox, rotation_events, rotation_jobs
+from keyturn.rotations.contracts import JobOrder, RotationEvent
+from keyturn.rotations.outcomes import RotationJob
 
 _jobs = rotation_jobs.c
 

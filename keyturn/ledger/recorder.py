@@ -9,7 +9,7 @@ import structlog
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from keyturn.contracts import CallRecord
+from keyturn.calls import CallRecord
 from keyturn.ledger.store import LedgerStore
 
 _log = structlog.get_logger("keyturn.ledger")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import structlog
 
-from keyturn.contracts import CallRecord
+from keyturn.calls import CallRecord
 
 _log = structlog.get_logger("keyturn.calls")
 

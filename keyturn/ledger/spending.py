@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import structlog
 
-from keyturn.contracts import CallRecord
+from keyturn.calls import CallRecord
 from keyturn.errors import JobStoreUnavailable
 from keyturn.ledger.store import midnight
 

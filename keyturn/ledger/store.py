@@ -10,7 +10,7 @@ from sqlalchemy import Column, ColumnElement, Select, String, case, cast, func, 
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from keyturn.contracts import CallRecord
+from keyturn.calls import CallRecord
 from keyturn.database import transaction, within
 from keyturn.errors import JobStoreUnavailable, LedgerUnavailable
 from keyturn.ledger.tables import call_records as table

@@ -14,17 +14,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from keyturn.cache.key import CacheKey
-from keyturn.contracts import (
-    MAX_ANSWER_CHARACTERS,
-    Assessment,
-    CallRecord,
-    CallStatus,
-    Exchange,
-    ModelTask,
-    PassedOver,
-    Rejection,
-    RotationRequest,
-)
+from keyturn.calls import CallRecord, CallStatus, Exchange, PassedOver
+from keyturn.contracts import MAX_ANSWER_CHARACTERS, ModelTask
 from keyturn.errors import (
     JobStoreUnavailable,
     KeyturnError,
@@ -43,6 +34,8 @@ from keyturn.people import same_form
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.grounding import request_digest
 from keyturn.policy.line import PolicyLine, digest_of_lines
+from keyturn.rotations.contracts import Assessment, RotationRequest
+from keyturn.rotations.decisions import Rejection
 from keyturn.tasks.definition import Prompt, Reading, Task
 from keyturn.tasks.registry import load_tasks
 

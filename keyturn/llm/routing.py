@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
-from keyturn.contracts import PassedOver
+from keyturn.calls import PassedOver
 from keyturn.errors import (
     EndpointBusy,
     KeyturnError,

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from keyturn.contracts import Contract, Rejection
+from keyturn.contracts import Contract
 from keyturn.foreign_json import DECODER, expect_shallow, read_json
+from keyturn.rotations.decisions import Rejection
 
 # Told the text so far whenever more of it came. Untrusted, and no answer yet: what it may become is judged at its end.
 OnText = Callable[[str], None]

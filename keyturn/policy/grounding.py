@@ -11,20 +11,7 @@ from typing import Literal, NamedTuple
 from pydantic import JsonValue
 
 from keyturn.canonical import digest_of
-from keyturn.contracts import (
-    MAX_QUOTES,
-    CredentialFacts,
-    Decision,
-    DecisionBasis,
-    Disagreement,
-    GroundedDecision,
-    JobOrder,
-    ModelReading,
-    ProposedDecision,
-    Quote,
-    Rejection,
-    RotationRequest,
-)
+from keyturn.contracts import MAX_QUOTES, CredentialFacts, Decision
 from keyturn.errors import ApprovalInvalid, DigestMismatch
 from keyturn.people import is_among, same_form
 from keyturn.policy.applicability import CLOCK_SKEW
@@ -32,6 +19,16 @@ from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.line import PolicyLine, digest_of_line
 from keyturn.policy.quotes import quotes_hold
 from keyturn.policy.support import Support, explain, supported, with_binding
+from keyturn.rotations.contracts import JobOrder, RotationRequest
+from keyturn.rotations.decisions import (
+    DecisionBasis,
+    Disagreement,
+    GroundedDecision,
+    ModelReading,
+    ProposedDecision,
+    Quote,
+    Rejection,
+)
 
 _DECISIONS: Mapping[str, Decision] = {
     "eligible": "eligible",

@@ -3,8 +3,9 @@
 import re
 from collections.abc import Sequence
 
-from keyturn.contracts import CredentialFacts, Quote
+from keyturn.contracts import CredentialFacts
 from keyturn.policy.line import PolicyLine
+from keyturn.rotations.decisions import Quote
 
 # Shorter runs of words stand in any text, and prove nothing.
 LEAST_WORDS = 3

@@ -12,9 +12,10 @@ from typing import Generic, TypeVar
 from pydantic import JsonValue
 
 from keyturn.canonical import canonical_json
-from keyturn.contracts import Contract, ModelTask, Rejection
+from keyturn.contracts import Contract, ModelTask
 from keyturn.errors import UnknownPromptVersion
 from keyturn.policy.line import PolicyLine
+from keyturn.rotations.decisions import Rejection
 
 RequestT = TypeVar("RequestT", bound=ModelTask)
 ProposalT = TypeVar("ProposalT")

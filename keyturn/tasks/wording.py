@@ -3,8 +3,8 @@
 import re
 import unicodedata
 
-from keyturn.contracts import Rejection, RejectionReason
 from keyturn.private_data import holds_private_data
+from keyturn.rotations.decisions import Rejection, RejectionReason
 
 # The numbers that people spell out.
 _WORDS = {

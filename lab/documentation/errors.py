@@ -5,10 +5,12 @@ import inspect
 import pkgutil
 from collections.abc import Iterator
 
+import keyturn
 from keyturn import errors
 from keyturn.lab.documentation.markdown import code, escape, page, table
 
-ROOMS = ("keyturn", "activities", "application", "workflows", "workers", "starter", "desk")
+# Nothing there that a user meets, and modules that only run within a tool.
+NOT_THE_PROGRAM = ("keyturn.lab.", "keyturn.migrations.")
 LEAD = """\
 Each failure that Keyturn foresees is a class with a `kind`: commands print it, problem details and the jobs API have it, and it is the error type in Temporal's history.
 A message repeats no question, prompt, answer or secret.
@@ -37,12 +39,15 @@ def every_error() -> list[type[errors.KeyturnError]]:
 
 def _families() -> list[type[errors.KeyturnError]]:
     """Return the classes right below the root: a class is known once its module is imported, so all of them are."""
-    for room in ROOMS:
-        package = importlib.import_module(room)
-        for module in pkgutil.walk_packages(package.__path__, f"{room}."):
-            if not module.name.endswith("__main__"):
-                importlib.import_module(module.name)
-    return [one for one in errors.KeyturnError.__subclasses__() if one.__module__.partition(".")[0] in ROOMS]
+    for module in pkgutil.walk_packages(keyturn.__path__, "keyturn."):
+        if not module.name.endswith("__main__") and not module.name.startswith(NOT_THE_PROGRAM):
+            importlib.import_module(module.name)
+    families = errors.KeyturnError.__subclasses__()
+    return [
+        one
+        for one in families
+        if f"{one.__module__}.".startswith("keyturn.") and not one.__module__.startswith(NOT_THE_PROGRAM)
+    ]
 
 
 def _has_members(error: type[errors.KeyturnError]) -> bool:

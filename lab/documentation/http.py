@@ -9,9 +9,9 @@ from typing import Any, cast
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from keyturn.contracts import ClaimedJob
 from keyturn.desk.api import PROBLEMS, api
 from keyturn.desk.settings import DeskSettings
+from keyturn.jobs.contracts import ClaimedJob
 from keyturn.lab.documentation.markdown import cell, code, page, table
 from keyturn.workers import jobs_api
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from keyturn.contracts import CallRecord
+from keyturn.calls import CallRecord
 from keyturn.lab.documentation.markdown import code, page, table
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -21,8 +21,8 @@ from typing import Any
 
 import click
 
+from keyturn.calls import CallRecord
 from keyturn.console import run_and_leave
-from keyturn.contracts import CallRecord, Disagreement, Rejection, RotationRequest
 from keyturn.errors import KeyturnError
 from keyturn.lab.evals.careless import NOES, Careless, wrong_answers
 from keyturn.lab.evals.cases import Case, is_right, load_cases
@@ -33,6 +33,8 @@ from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.guard import Guard
 from keyturn.llm.providers import price_lists_of_providers
 from keyturn.policy.catalogue import Catalogue
+from keyturn.rotations.contracts import RotationRequest
+from keyturn.rotations.decisions import Disagreement, Rejection
 from keyturn.tasks.registry import load_tasks
 from keyturn.workers.schema import migrate
 from keyturn.workers.settings import Settings, load_settings

@@ -3,9 +3,9 @@
 import json
 from collections.abc import Iterator, Mapping
 
-from keyturn.contracts import RotationRequest
 from keyturn.llm.endpoint import Timeouts
 from keyturn.llm.wire import Completion, OnText, Usage
+from keyturn.rotations.contracts import RotationRequest
 from keyturn.tasks.definition import Prompt
 
 

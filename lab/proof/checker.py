@@ -17,8 +17,8 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError
 
 from keyturn.application.rotations import outcome_of
-from keyturn.contracts import DraftWritten, JobCreated, RotationOutcome
 from keyturn.database import open_database
+from keyturn.drafts.contracts import DraftWritten
 from keyturn.drafts.store import ENDED, Draft, DraftStore
 from keyturn.drafts.tables import draft_states, drafts
 from keyturn.jobs.store import WITHDRAWN
@@ -27,6 +27,7 @@ from keyturn.keyring import Keyring
 from keyturn.lab.proof.seen import Seen
 from keyturn.lab.proof.world import APPROVER
 from keyturn.ledger.tables import call_records
+from keyturn.rotations.outcomes import JobCreated, RotationOutcome
 from keyturn.workflows.rotation import RotationWorkflow
 
 END_SECONDS = 30.0  # what is still under way when all has been told ends within seconds

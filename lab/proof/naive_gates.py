@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from keyturn.activities import create_rotation_job
-from keyturn.contracts import GroundedDecision, ProposedDecision, Rejection, RotationRequest
 from keyturn.policy.grounding import decision_of, ground
 from keyturn.policy.line import PolicyLine
+from keyturn.rotations.contracts import RotationRequest
+from keyturn.rotations.decisions import GroundedDecision, ProposedDecision, Rejection
 
 Judge = Callable[
     [ProposedDecision, RotationRequest, Sequence[PolicyLine], datetime | None], GroundedDecision | Rejection

@@ -17,20 +17,14 @@ from keyturn.application.connection import TemporalUnreachable
 from keyturn.application.encryption import names_of
 from keyturn.application.requests import id_of
 from keyturn.application.rotations import Rotation, settled, start_or_attach
-from keyturn.contracts import (
-    Approval,
-    CredentialFacts,
-    Denial,
-    JobCreated,
-    Resumption,
-    RotationRequest,
-    WaitingForPerson,
-)
+from keyturn.contracts import CredentialFacts
 from keyturn.errors import KeyturnError
 from keyturn.lab.proof.plan import FROZEN, KINDS, Operation
 from keyturn.lab.proof.seen import Seen
 from keyturn.lab.proof.world import APPROVER, LINE_TO_APPROVE, World, simulated
 from keyturn.policy.catalogue import Catalogue, load_catalogue
+from keyturn.rotations.contracts import Approval, Denial, Resumption, RotationRequest
+from keyturn.rotations.outcomes import JobCreated, WaitingForPerson
 
 MANY = 50
 

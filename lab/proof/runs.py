@@ -8,8 +8,8 @@ from temporalio.client import Client, WorkflowFailureError
 from temporalio.service import RPCError
 
 from keyturn.application.runs import start_run
+from keyturn.bulk.contracts import BulkOrder, BulkSource
 from keyturn.bulk.store import BulkStore
-from keyturn.contracts import BulkOrder, BulkSource
 from keyturn.database import open_database
 from keyturn.errors import KeyturnError
 from keyturn.lab.proof.seen import Seen

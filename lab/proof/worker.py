@@ -21,15 +21,6 @@ from sqlalchemy import event, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.application.connection import connect
-from keyturn.contracts import (
-    Assessment,
-    GroundedDecision,
-    JobOrder,
-    ProposedDecision,
-    Rejection,
-    RotationJob,
-    RotationRequest,
-)
 from keyturn.database import transaction
 from keyturn.errors import JobStoreUnavailable, KeyturnError
 from keyturn.jobs.store import JobStore
@@ -37,6 +28,9 @@ from keyturn.jobs.tables import rotation_jobs
 from keyturn.lab.proof.naive_gates import naive_gate
 from keyturn.lab.proof.plan import fault_of
 from keyturn.llm.boundary import ModelBoundary
+from keyturn.rotations.contracts import Assessment, JobOrder, RotationRequest
+from keyturn.rotations.decisions import GroundedDecision, ProposedDecision, Rejection
+from keyturn.rotations.outcomes import RotationJob
 from keyturn.tasks.decide_rotation import TASK
 from keyturn.workers.settings import load_settings
 from keyturn.workers.telemetry import configure_logging

@@ -9,11 +9,13 @@ from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 
 from keyturn.application.requests import build_request, id_of
 from keyturn.application.rotations import outcome_of, rotate
-from keyturn.contracts import CallRecord, JobCreated, Rejected, RotationOutcome, RotationRequest
+from keyturn.calls import CallRecord
 from keyturn.database import database_url, open_database
 from keyturn.jobs.store import JobStore
 from keyturn.lab.stack.embedded import Stack
 from keyturn.policy.catalogue import load_catalogue
+from keyturn.rotations.contracts import RotationRequest
+from keyturn.rotations.outcomes import JobCreated, Rejected, RotationOutcome
 from keyturn.workflows.options import TASK_QUEUE
 from keyturn.workflows.rotation import RotationWorkflow
 

@@ -5,9 +5,10 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from keyturn.contracts import GroundedDecision, ProposedDecision, RotationRequest
 from keyturn.policy import grounding, support
 from keyturn.policy.line import PolicyLine
+from keyturn.rotations.contracts import RotationRequest
+from keyturn.rotations.decisions import GroundedDecision, ProposedDecision
 from tests.gate.oracle import Key, accepts, expected
 from tests.gate.partition import NOW, answers, dumped, facts_of
 

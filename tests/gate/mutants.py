@@ -7,9 +7,9 @@ from typing import Any
 from unittest.mock import patch
 
 from keyturn.canonical import digest_of
-from keyturn.contracts import Rejection
 from keyturn.policy import applicability, grounding, quotes, support
 from keyturn.policy.applicability import DAY, Reading
+from keyturn.rotations.decisions import Rejection
 
 _read, _threshold, _due = applicability.read, applicability.threshold, applicability.due
 _approval, _with_binding, _supported = support._approval, support.with_binding, support.supported

@@ -6,11 +6,12 @@ from datetime import timedelta
 
 import pytest
 
-from keyturn.contracts import Approval, GroundedDecision, JobOrder, ProposedDecision, RotationRequest
 from keyturn.errors import KeyturnError
 from keyturn.policy import grounding
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.line import PolicyLine
+from keyturn.rotations.contracts import Approval, JobOrder, RotationRequest
+from keyturn.rotations.decisions import GroundedDecision, ProposedDecision
 from tests.cases import facts, request
 from tests.gate.comparison import differences, whole_differences, wrong_verdicts
 from tests.gate.mutants import MUTANTS, gate_with

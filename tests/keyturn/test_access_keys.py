@@ -14,7 +14,6 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from keyturn.contracts import AccessKeyState, KeyRotationOrder
 from keyturn.database import open_database
 from keyturn.errors import (
     AccountMismatch,
@@ -32,7 +31,7 @@ from keyturn.errors import (
     SecretNotKept,
     StaleClaim,
 )
-from keyturn.execution import SecretStore
+from keyturn.execution import AccessKeyState, KeyRotationOrder, SecretStore
 from keyturn.executors.aws.iam import AwsAccessKeys
 from keyturn.executors.aws.steps import AccessKeyRotation
 from keyturn.jobs.leases import JobLeases

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from keyturn.contracts import CallRecord, GroundedDecision, Rejection
+from keyturn.calls import CallRecord
 from keyturn.errors import (
     AuthenticationFailed,
     ContextWindowExceeded,
@@ -31,6 +31,7 @@ from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.endpoint import Timeouts
 from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.policy.catalogue import Catalogue
+from keyturn.rotations.decisions import GroundedDecision, Rejection
 from keyturn.tasks.definition import Prompt
 from tests.boundaries import FixedPrice, guarded
 from tests.cases import QUESTION, request

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from keyturn.contracts import CredentialFacts, Failed, RotationOutcome, RotationRequest, TimedOut
+from keyturn.contracts import CredentialFacts
+from keyturn.rotations.contracts import RotationRequest
+from keyturn.rotations.outcomes import Failed, RotationOutcome, TimedOut
 from tests.cases import NOW, facts, request
 
 

@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 
-from keyturn.contracts import Approval, GroundedDecision, JobOrder, PolicyRef, ProposedDecision, Rejection
+from keyturn.contracts import PolicyRef
 from keyturn.errors import ApprovalInvalid, DigestMismatch, UnknownPolicyLine
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.grounding import confirm, ground, request_digest
 from keyturn.policy.line import PolicyLine
+from keyturn.rotations.contracts import Approval, JobOrder
+from keyturn.rotations.decisions import GroundedDecision, ProposedDecision, Rejection
 from tests.cases import NOW, facts, order, request
 from tests.workers_for_tests import with_approval
 

@@ -12,11 +12,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from keyturn.contracts import CallRecord, GroundedDecision, Rejection
+from keyturn.calls import CallRecord
 from keyturn.errors import KeyturnError, ProviderError
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.http import MAX_BODY_BYTES, HttpModelClient, http_client
 from keyturn.policy.catalogue import load_catalogue
+from keyturn.rotations.decisions import GroundedDecision, Rejection
 from tests.boundaries import WIRES, endpoint, guarded
 from tests.cases import request
 

@@ -10,7 +10,6 @@ import pytest
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from keyturn.contracts import JobOrder, RotationJob
 from keyturn.errors import OpenJobExists
 from keyturn.inventory.read import read
 from keyturn.inventory.rows import BadRow, InventoryKey
@@ -18,6 +17,8 @@ from keyturn.inventory.source import Inventory
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import outbox, rotation_jobs
+from keyturn.rotations.contracts import JobOrder
+from keyturn.rotations.outcomes import RotationJob
 from tests.cases import NOW, facts, order
 
 ACCOUNT = "arn:aws:iam::123456789012:user/payments"

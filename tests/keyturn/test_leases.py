@@ -13,9 +13,9 @@ from sqlalchemy import select, update
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from keyturn.contracts import ClaimedJob
 from keyturn.database import open_database
 from keyturn.errors import JobClosed, JobHeld, OpenJobExists, StaleClaim, StateRefused, UnknownJob
+from keyturn.jobs.contracts import ClaimedJob
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import job_audit, rotation_jobs

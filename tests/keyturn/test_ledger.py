@@ -12,7 +12,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from keyturn.contracts import CallRecord, PassedOver
+from keyturn.calls import CallRecord, PassedOver
 from keyturn.ledger.recorder import MOST_WAITING, Recorder, recorder
 from keyturn.ledger.spending import DailySpend
 from keyturn.ledger.store import LedgerStore, midnight

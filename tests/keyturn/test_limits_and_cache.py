@@ -16,7 +16,7 @@ from keyturn.cache.key import CacheKey
 from keyturn.cache.redis import RedisCache
 from keyturn.cache.sql import SqlCache
 from keyturn.cache.tables import response_cache
-from keyturn.contracts import CallRecord, GroundedDecision, Rejection
+from keyturn.calls import CallRecord
 from keyturn.database import open_database
 from keyturn.errors import (
     CostCapExceeded,
@@ -31,6 +31,7 @@ from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.cache import cache_key, packed, unpacked
 from keyturn.llm.wire import Completion, Usage
 from keyturn.policy.catalogue import Catalogue
+from keyturn.rotations.decisions import GroundedDecision, Rejection
 from keyturn.tasks.decide_rotation import TASK
 from tests.boundaries import guarded
 from tests.cases import request

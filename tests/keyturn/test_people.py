@@ -2,11 +2,11 @@
 
 import pytest
 
-from keyturn.contracts import Approval
 from keyturn.errors import ApprovalInvalid
 from keyturn.people import doubles, is_among, same_form
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.grounding import confirm
+from keyturn.rotations.contracts import Approval
 from tests.cases import facts, request
 from tests.gate.partition import line
 from tests.gate.test_mutants import _order

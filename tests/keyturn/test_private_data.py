@@ -8,8 +8,9 @@ from detect_secrets.core.scan import scan_line
 from detect_secrets.settings import transient_settings
 from pydantic import ValidationError
 
-from keyturn.contracts import CredentialFacts, Denial
+from keyturn.contracts import CredentialFacts
 from keyturn.private_data import holds_private_data, holds_secret
+from keyturn.rotations.contracts import Denial
 from tests.cases import NOW, request
 from tests.pace import processor_seconds
 

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from keyturn.cache.key import CacheKey
-from keyturn.contracts import CallRecord, Disagreement, GroundedDecision, ProposedDecision, Rejection
+from keyturn.calls import CallRecord
 from keyturn.errors import PolicyDiffers, ProviderUnavailable, QuotaExhausted
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.wire import Completion, Usage
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.line import InProse, digest_of_lines
+from keyturn.rotations.decisions import Disagreement, GroundedDecision, ProposedDecision, Rejection
 from keyturn.tasks.decide_rotation import TASK
 from tests.boundaries import guarded
 from tests.cases import NOW, facts, request

@@ -15,10 +15,10 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 
+from keyturn.bulk.contracts import BulkPage
 from keyturn.bulk.pages import BulkJudge
 from keyturn.cache.key import CacheKey
 from keyturn.cache.sql import SqlCache
-from keyturn.contracts import BulkPage
 from keyturn.database import transaction
 from keyturn.drafts.store import DraftStore
 from keyturn.drafts.writing import DraftWriting

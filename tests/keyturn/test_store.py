@@ -13,11 +13,11 @@ from sqlalchemy import func, inspect, select, text, update
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from keyturn.contracts import RotationJob
 from keyturn.database import open_database
 from keyturn.errors import IdempotencyConflict, JobStoreUnavailable, OpenJobExists, StaleAttempt
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import job_audit, outbox, rotation_jobs
+from keyturn.rotations.outcomes import RotationJob
 from tests.cases import facts, order
 
 KEY = "rotate:default:acct_10234:key_1:P-7@1"

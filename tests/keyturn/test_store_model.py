@@ -10,11 +10,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from keyturn.contracts import JobOrder
 from keyturn.database import database_url, open_database
 from keyturn.errors import IdempotencyConflict, JobClosed, JobHeld, OpenJobExists, StaleAttempt, StaleClaim, UnknownJob
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
+from keyturn.rotations.contracts import JobOrder
 from keyturn.workers.schema import migrate
 from tests.cases import facts, order
 

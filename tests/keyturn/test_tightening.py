@@ -9,7 +9,6 @@ from sqlalchemy import select, update
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from keyturn.contracts import Approval, JobOrder, RotationJob
 from keyturn.database import open_database
 from keyturn.errors import OpenJobExists, StaleAttempt
 from keyturn.jobs.leases import JobLeases
@@ -17,6 +16,8 @@ from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import outbox, rotation_jobs
 from keyturn.notifications.webhook import event_id
+from keyturn.rotations.contracts import Approval, JobOrder
+from keyturn.rotations.outcomes import RotationJob
 from tests.cases import facts, order
 
 LAX, STRICT = "rotate:default:acct_10234:key_1:P-7@1", "rotate:default:acct_10234:key_1:EXPOSED@1"

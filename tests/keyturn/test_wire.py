@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyturn.contracts import ProposedDecision, Rejection
 from keyturn.llm.wire import Completion, Finish, Usage, parse_answer
+from keyturn.rotations.decisions import ProposedDecision, Rejection
 
 GOOD = '{"decision":"eligible","rotation_window_days":30,"source_line_ids":["P-7"]}'
 

@@ -7,8 +7,8 @@ import pytest
 
 from keyturn.application.requests import id_of
 from keyturn.application.rotations import rotate
-from keyturn.contracts import JobCreated
 from keyturn.lab.stack.embedded import Ports, embedded_stack
+from keyturn.rotations.outcomes import JobCreated
 from tests.browser import CHROMIUM, browser, include_credentials, opened, shows, sign_in, until
 from tests.cases import QUESTION, request
 

@@ -11,10 +11,11 @@ from keyturn.application.requests import id_of
 from keyturn.application.rotations import outcome_of, rotate, start_or_attach
 from keyturn.application.stories import story_of
 from keyturn.console import printable
-from keyturn.contracts import Approval, JobCreated, Rejected, Resumption
 from keyturn.errors import PayloadKeyUnknown, ProviderUnavailable, QuotaExhausted
 from keyturn.jobs.store import JobStore
 from keyturn.policy.catalogue import load_catalogue
+from keyturn.rotations.contracts import Approval, Resumption
+from keyturn.rotations.outcomes import JobCreated, Rejected
 from keyturn.starter.explain import _lines
 from keyturn.tasks.registry import load_tasks
 from tests.cases import QUESTION, request

@@ -232,7 +232,7 @@ async def test_it_is_asked_by_its_own_names_alone(codec: httpx.AsyncClient) -> N
         assert (await codec.post("/decode", json=asked, headers=AS_LUNA | {"Host": host})).status_code == 200
 
 
-@pytest.mark.parametrize("command", ["show", "describe", "query --type standing", "metadata"])
+@pytest.mark.parametrize("command", ["show", "describe", "query --type status", "metadata"])
 async def test_temporals_command_line_shows_what_it_may_and_says_why_not(
     codec: httpx.AsyncClient, temporal: Client, command: str, sqlite_store: JobStore
 ) -> None:

@@ -10,11 +10,11 @@ from sqlalchemy.engine import URL
 from temporalio.client import Client
 
 from keyturn.application.rotations import outcome_of, start_or_attach
-from keyturn.contracts import JobCreated
 from keyturn.database import open_database
 from keyturn.jobs.store import JobStore
 from keyturn.lab.stack.embedded import worker_environment
 from keyturn.lab.stack.processes import child
+from keyturn.rotations.outcomes import JobCreated
 from tests.cases import request
 from tests.simulated import SimulatorControl
 

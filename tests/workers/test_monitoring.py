@@ -18,10 +18,11 @@ from sqlalchemy.engine import URL
 from temporalio.client import Client
 
 from keyturn.application.rotations import rotate
-from keyturn.contracts import JobCreated, PassedOver
+from keyturn.calls import PassedOver
 from keyturn.errors import SettingsInvalid
 from keyturn.lab.stack.embedded import worker_environment
 from keyturn.lab.stack.processes import child, free_port
+from keyturn.rotations.outcomes import JobCreated
 from keyturn.workers.metrics import ALERTED, CallMetrics, percentile
 from keyturn.workers.monitoring import Monitoring, served
 from keyturn.workers.settings import PLACEHOLDER_KEY

@@ -9,12 +9,12 @@ from sqlalchemy.engine import URL
 from temporalio.client import Client
 
 from keyturn.application.rotations import rotate
-from keyturn.contracts import JobCreated, RotationOutcome
 from keyturn.database import open_database
 from keyturn.jobs.store import JobStore
 from keyturn.lab.stack.embedded import worker_environment
 from keyturn.lab.stack.processes import child
 from keyturn.ledger.store import LedgerStore
+from keyturn.rotations.outcomes import JobCreated, RotationOutcome
 from tests.cases import request
 from tests.simulated import SimulatorControl
 

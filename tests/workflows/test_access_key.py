@@ -24,14 +24,15 @@ from temporalio.testing import WorkflowEnvironment
 
 from keyturn.application.answers import AnswerRefused, answer
 from keyturn.application.parked import waiting_rotations
-from keyturn.contracts import Abandonment, KeyRotationOrder, KeyRotationOutcome, KeyRotationStanding, Resumption
 from keyturn.database import open_database
 from keyturn.errors import AwsUnavailable, SettingsInvalid
+from keyturn.execution import KeyRotationOrder, KeyRotationOutcome, KeyRotationStatus
 from keyturn.executors.aws.iam import AccessKey, AwsAccessKeys
 from keyturn.executors.aws.steps import AccessKeyRotation
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.lab.stack.processes import child, free_port
+from keyturn.rotations.contracts import Abandonment, Resumption
 from keyturn.targets.secretsmanager.store import SecretsManager
 from keyturn.workers.executor import Executions, ExecutorSettings, executor, load_executor_settings, look_for_jobs
 from keyturn.workers.metrics import ExecutorMetrics
@@ -63,12 +64,12 @@ async def executing(client: Client, aws: Aws, network: Network, engine: AsyncEng
         yield Executions(client, settings, ACCOUNT)
 
 
-async def until(handle: Handle, state: Callable[[KeyRotationStanding], bool]) -> KeyRotationStanding:
+async def until(handle: Handle, state: Callable[[KeyRotationStatus], bool]) -> KeyRotationStatus:
     async with asyncio.timeout(60):
         while True:
-            standing = await handle.query(RotateAccessKeyWorkflow.standing)
-            if state(standing):
-                return standing
+            status = await handle.query(RotateAccessKeyWorkflow.status)
+            if state(status):
+                return status
             await asyncio.sleep(0.05)
 
 
@@ -146,9 +147,9 @@ async def test_what_blocks_a_step_is_told_and_it_goes_on_when_that_is_mended(
     network.after_each = by_hand
     async with executing(temporal, aws, network, engine) as executions:
         handle = await executions.start(job_id)
-        standing = await until(handle, lambda now: now.blocked is not None)
-        assert (standing.step, standing.blocked) == ("create_key", "foreign_key")
-        assert standing.hint is not None
+        status = await until(handle, lambda now: now.blocked is not None)
+        assert (status.step, status.blocked) == ("create_key", "foreign_key")
+        assert status.hint is not None
         parked = [row async for row in waiting_rotations(temporal, tenant=None, kind="foreign_key", limit=100)]
         assert execution_id(job_id) in [row["workflow_id"] for row in parked]
         await answer(handle, "resume", Resumption(operator="luna"))  # too early: it is blocked again

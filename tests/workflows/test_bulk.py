@@ -22,22 +22,19 @@ from keyturn.activities.judge_page import JudgePage
 from keyturn.application.answers import AnswerRefused, answer
 from keyturn.application.parked import waiting_rotations
 from keyturn.application.runs import Handle, RunStopped, follow, start_run
-from keyturn.bulk.load import digest_of
-from keyturn.bulk.store import OPEN
-from keyturn.bulk.tables import bulk_items
-from keyturn.contracts import (
-    Abandonment,
+from keyturn.bulk.contracts import (
     BulkOrder,
     BulkOutcome,
     BulkPage,
     BulkSource,
-    BulkStanding,
-    Denial,
+    BulkStatus,
     PageJudged,
-    Resumption,
     RunProgress,
     RunSettled,
 )
+from keyturn.bulk.load import digest_of
+from keyturn.bulk.store import OPEN
+from keyturn.bulk.tables import bulk_items
 from keyturn.database import open_database
 from keyturn.errors import (
     ContextWindowExceeded,
@@ -49,6 +46,7 @@ from keyturn.errors import (
     UnknownRun,
 )
 from keyturn.keyring import new_keyring_text, parse_keyring
+from keyturn.rotations.contracts import Abandonment, Denial, Resumption
 from keyturn.workers.bulk import run_encryption
 from keyturn.workflows.bulk import (
     BATCH_LOOK_FIRST,
@@ -79,11 +77,11 @@ def sqlite_place(temporal: Client, queue: str, sqlite_engine: AsyncEngine) -> Bu
     return bulk_place(temporal, queue, sqlite_engine, Judge())
 
 
-async def until(handle: Handle, state: Callable[[BulkStanding], bool]) -> BulkStanding:
+async def until(handle: Handle, state: Callable[[BulkStatus], bool]) -> BulkStatus:
     async with asyncio.timeout(60):
-        async for standing in follow(handle, every=0.02):
-            if state(standing):
-                return standing
+        async for status in follow(handle, every=0.02):
+            if state(status):
+                return status
     raise AssertionError("it ended before")
 
 
@@ -175,13 +173,13 @@ async def test_a_run_is_paused_and_goes_on_by_hand(sqlite_place: BulkPlace, run_
         await answer(handle, "pause", OMAR)
         with pytest.raises(AnswerRefused, match="not_running"):
             await answer(handle, "pause", OMAR)
-        standing = await until(handle, lambda now: now.phase == "paused")
+        status = await until(handle, lambda now: now.phase == "paused")
         asked = -1
         while asked != place.provider.calls:  # what was being asked ends
             asked = place.provider.calls
             await asyncio.sleep(0.5)  # nothing to wait for: that nothing happens is the point
         assert asked < 200, "two pages of four"
-        assert standing.paused == "by_hand"
+        assert status.paused == "by_hand"
         await answer(handle, "resume", OMAR)
         assert (await handle.result()).progress.asked == 200
 
@@ -196,9 +194,9 @@ async def test_a_quota_that_is_used_up_pauses_the_run_at_once(
     await place.load(estate(tmp_path / "keys.jsonl", keys=300), run_id)
     async with place.working():
         handle = await started(place, run_id)
-        standing = await until(handle, lambda now: now.phase == "paused")
-        assert (standing.paused, provider.calls < 60) == ("quota_exhausted", True)
-        assert standing.hint is not None
+        status = await until(handle, lambda now: now.phase == "paused")
+        assert (status.paused, provider.calls < 60) == ("quota_exhausted", True)
+        assert status.hint is not None
         exhausted = False
         await answer(handle, "resume", OMAR)
         outcome = await handle.result()
@@ -224,8 +222,8 @@ async def test_twenty_failures_in_a_row_pause_the_run_and_single_ones_do_not(
         other.write_text(other.read_text().replace("acct_", "other_"))
         await place.load(other, f"{run_id}-2")
         handle = await started(place, f"{run_id}-2", page_size=50, pages_at_once=1)
-        standing = await until(handle, lambda now: now.phase == "paused")
-        assert standing.paused == "provider_unavailable"
+        status = await until(handle, lambda now: now.phase == "paused")
+        assert status.paused == "provider_unavailable"
         assert provider.calls - before <= 3 * 28  # three attempts of one page: twenty, and what was under way
         down = False
         await answer(handle, "resume", OMAR)
@@ -293,10 +291,10 @@ async def test_a_limit_of_cost_pauses_the_run(sqlite_place: BulkPlace, run_id: s
     await place.load(estate(tmp_path / "keys.jsonl", keys=60), run_id)
     async with place.working(pages_at_once=1):
         handle = await started(place, run_id, pages_at_once=1, max_usd=Decimal("0.0000001"))
-        standing = await until(handle, lambda now: now.phase == "paused")
-        if standing.progress.cost_usd == 0:
+        status = await until(handle, lambda now: now.phase == "paused")
+        if status.progress.cost_usd == 0:
             pytest.fail("the scripted model has no price: the limit could not be reached")
-        assert (standing.paused, standing.progress.asked) == ("max_usd_reached", 10)
+        assert (status.paused, status.progress.asked) == ("max_usd_reached", 10)
         await answer(handle, "resume", OMAR)
         assert (await handle.result()).progress.asked == 60
 
@@ -393,9 +391,9 @@ async def test_keys_that_wait_for_a_person_do_not_hold_the_run(
         ids = [row["workflow_id"] for row in rows]
         assert set(ids) <= {row["workflow_id"] for row in waiting}
         refused, forgotten = map(temporal.get_workflow_handle, ids)
-        standing = await refused.query(RotationWorkflow.standing)
-        assert standing.decision is not None
-        await answer(refused, "deny", Denial(approver="omar", digest=standing.decision.digest, reason="not now"))
+        status = await refused.query(RotationWorkflow.status)
+        assert status.decision is not None
+        await answer(refused, "deny", Denial(approver="omar", digest=status.decision.digest, reason="not now"))
         await refused.result()
         await forgotten.terminate()
         async with sqlite_engine.begin() as connection:  # its history is kept no longer
@@ -583,8 +581,8 @@ async def test_a_page_that_cannot_be_judged_waits_for_a_person_and_a_run_that_wa
     place.encryption = run_encryption(KEYRING)
     async with place.working():
         handle = await started(place, run_id)
-        standing = await until(handle, lambda now: now.phase == "paused")
-        assert (standing.paused, standing.progress.asked) == ("payload_key_unknown", 0)
+        status = await until(handle, lambda now: now.phase == "paused")
+        assert (status.paused, status.progress.asked) == ("payload_key_unknown", 0)
         assert place.provider.calls == 0
         await handle.terminate()
         with pytest.raises(RunStopped, match="terminated"):

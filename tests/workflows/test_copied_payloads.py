@@ -30,12 +30,13 @@ from keyturn.activities.create_rotation_job import CreateRotationJob
 from keyturn.application.answers import answer
 from keyturn.application.encryption import CONTEXT, EncryptionCodec, names_of
 from keyturn.application.rotations import Handle, outcome_of, start_or_attach
-from keyturn.contracts import Approval, Denial, Failed, JobCreated, JobOrder, RotationRequest
 from keyturn.errors import PayloadMoved, PayloadNotAuthentic
 from keyturn.jobs.store import JobStore
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.policy.grounding import request_digest
+from keyturn.rotations.contracts import Approval, Denial, JobOrder, RotationRequest
+from keyturn.rotations.outcomes import Failed, JobCreated
 from keyturn.workflows.identity import rotation_ids_of
 from keyturn.workflows.rotation import RotationWorkflow
 from tests.boundaries import guarded

@@ -29,7 +29,6 @@ from keyturn.activities.decide import Decide
 from keyturn.activities.deliver_job import DeliverJob
 from keyturn.application.encryption import names_of
 from keyturn.application.rotations import rotate
-from keyturn.contracts import JobCreated
 from keyturn.errors import (
     EarlierDelivery,
     JobStoreUnavailable,
@@ -47,6 +46,7 @@ from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.http import http_client
 from keyturn.notifications.webhook import Webhook, verify
 from keyturn.policy.catalogue import load_catalogue
+from keyturn.rotations.outcomes import JobCreated
 from keyturn.workers.deliveries import DeliveryStarts, ReceiverDeliveries, sweep
 from keyturn.workers.monitoring import served
 from keyturn.workflows.delivery import DeliveryWorkflow, delivery_id

@@ -16,9 +16,11 @@ from keyturn.application.outcomes import as_lines, as_object, exit_status
 from keyturn.application.requests import id_of
 from keyturn.application.rotations import outcome_of, rotate
 from keyturn.bulk.report import page_of
-from keyturn.contracts import Approval, CredentialFacts, Denial, Failed, JobCreated, Rejected, WaitingForPerson
+from keyturn.contracts import CredentialFacts
 from keyturn.jobs.store import JobStore
 from keyturn.policy.catalogue import Catalogue, load_catalogue
+from keyturn.rotations.contracts import Approval, Denial
+from keyturn.rotations.outcomes import Failed, JobCreated, Rejected, WaitingForPerson
 from tests.cases import facts
 from tests.estates import LINE, Judge, bulk_place, due, estate, jobs_of, started
 from tests.workers_for_tests import ELIGIBLE, Script, with_approval
@@ -49,12 +51,12 @@ async def test_a_model_that_insists_waits_for_a_person_with_both_readings(
 ) -> None:
     """Named, with what each model said; the requester may neither approve nor deny; another operator approves."""
     async with desk(temporal, Script(NO, UNSURE), sqlite_store, credential=lost()) as here:
-        standing = await here.at("disagreement")
-        assert [one.decision for one in standing.readings] == ["not_eligible", "not_specified"]
-        assert standing.decision is not None
-        assert (standing.decision.decision, standing.decision.any_operator) == ("eligible", True)
-        assert standing.credential == here.asked.credential
-        digest = standing.decision.digest
+        status = await here.at("disagreement")
+        assert [one.decision for one in status.readings] == ["not_eligible", "not_specified"]
+        assert status.decision is not None
+        assert (status.decision.decision, status.decision.any_operator) == ("eligible", True)
+        assert status.credential == here.asked.credential
+        digest = status.decision.digest
         assert await here.refused("approve", Approval(approver="luna", digest=digest)) == "own_request"
         denial = Denial(approver="luna", digest=digest, reason="It is fine.")
         assert await here.refused("deny", denial) == "own_request"
@@ -90,10 +92,10 @@ async def test_the_screen_says_at_once_that_rule_and_model_disagree(temporal: Cl
 async def test_where_the_lines_name_approvers_only_they_settle_it(temporal: Client, sqlite_store: JobStore) -> None:
     """A disagreement does not widen who may approve."""
     async with desk(temporal, Script(NO), sqlite_store, catalogue=with_approval(), credential=lost()) as here:
-        standing = await here.at("disagreement")
-        assert standing.decision is not None
-        assert standing.decision.approvers == ("omar", "priya")
-        digest = standing.decision.digest
+        status = await here.at("disagreement")
+        assert status.decision is not None
+        assert status.decision.approvers == ("omar", "priya")
+        digest = status.decision.digest
         with pytest.raises(AnswerRefused, match="not_an_approver"):
             await answer(here.handle, "approve", Approval(approver="mallory", digest=digest))
         await answer(here.handle, "approve", Approval(approver="priya", digest=digest))
@@ -120,9 +122,9 @@ async def test_a_line_that_wants_a_person_waits_although_rule_and_model_agree(
     changed = {"decide": "person"}
     catalogue = Catalogue(line.model_copy(update=changed) if line.id == "P-7" else line for line in load_catalogue())
     async with desk(temporal, Script(ELIGIBLE), sqlite_store, catalogue=catalogue) as here:
-        standing = await here.at("awaiting_approval")
-        assert standing.decision is not None
-        await answer(here.handle, "approve", Approval(approver="omar", digest=standing.decision.digest))
+        status = await here.at("awaiting_approval")
+        assert status.decision is not None
+        await answer(here.handle, "approve", Approval(approver="omar", digest=status.decision.digest))
         assert isinstance(await outcome_of(here.handle), JobCreated)
 
 
@@ -154,8 +156,8 @@ async def test_in_a_run_such_keys_are_an_outcome_of_their_own_and_come_first_in_
         for row in waiting:
             handle = temporal.get_workflow_handle(row["workflow_id"])
             async with asyncio.timeout(20):
-                standing = await handle.query("standing")
-            digest = standing["decision"]["digest"]
+                status = await handle.query("status")
+            digest = status["decision"]["digest"]
             await answer(handle, "approve", Approval(approver="omar", digest=digest))
             await handle.result()
         again = await (await started(place, run_id)).result()

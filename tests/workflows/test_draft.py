@@ -22,8 +22,9 @@ from temporalio.worker import Worker
 
 from keyturn.activities.draft_reply import BEAT_SECONDS, DraftReply
 from keyturn.application.drafts import Handle, new_draft_id, start_draft, stop_draft
-from keyturn.contracts import CallRecord, DraftEnd
+from keyturn.calls import CallRecord
 from keyturn.database import open_database
+from keyturn.drafts.contracts import DraftEnd
 from keyturn.drafts.reading import DraftReading
 from keyturn.drafts.store import Draft, DraftStore
 from keyturn.drafts.tables import drafts

@@ -10,11 +10,14 @@ from pydantic import ValidationError
 from temporalio.client import Client
 
 from keyturn.application.rotations import rotate
-from keyturn.contracts import PolicyRef, Rejected, Rejection, RotationRequest, WaitingForPerson
+from keyturn.contracts import PolicyRef
 from keyturn.jobs.store import JobStore
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.http import http_client
 from keyturn.policy.catalogue import Catalogue
+from keyturn.rotations.contracts import RotationRequest
+from keyturn.rotations.decisions import Rejection
+from keyturn.rotations.outcomes import Rejected, WaitingForPerson
 from keyturn.tasks.summarize_scan import ScanRecord, ScanRequest
 from tests.boundaries import WIRES, guarded, on_simulator
 from tests.cases import P7, facts, request

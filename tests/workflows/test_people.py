@@ -18,23 +18,8 @@ from keyturn.application.answers import AnswerRefused, NoWorkerAnswers, addresse
 from keyturn.application.outcomes import as_lines, as_object, exit_status
 from keyturn.application.parked import resume_all, waiting_rotations
 from keyturn.application.requests import id_of
-from keyturn.application.rotations import Handle, outcome_of, rotate, standing_of, start_or_attach
+from keyturn.application.rotations import Handle, outcome_of, rotate, start_or_attach, status_of
 from keyturn.application.stories import last_asked, story_of
-from keyturn.contracts import (
-    Abandonment,
-    Approval,
-    Denial,
-    Failed,
-    Instruction,
-    JobCreated,
-    JobOrder,
-    Rejected,
-    Resumption,
-    RotationJob,
-    RotationRequest,
-    Standing,
-    WaitingForPerson,
-)
 from keyturn.errors import (
     AuthenticationFailed,
     ContextWindowExceeded,
@@ -50,6 +35,17 @@ from keyturn.errors import (
 from keyturn.jobs.store import JobStore
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.line import digest_of_lines
+from keyturn.rotations.contracts import (
+    Abandonment,
+    Approval,
+    Denial,
+    Instruction,
+    JobOrder,
+    Resumption,
+    RotationRequest,
+    RotationStatus,
+)
+from keyturn.rotations.outcomes import Failed, JobCreated, Rejected, RotationJob, WaitingForPerson
 from tests.cases import facts, request
 from tests.workers_for_tests import APPROVERS, ELIGIBLE, Claims, Script, with_approval, worker_on
 
@@ -66,13 +62,13 @@ class Desk:
     asked: RotationRequest
     script: Script
 
-    async def at(self, phase: str) -> Standing:
+    async def at(self, phase: str) -> RotationStatus:
         """Wait until the rotation is at `phase`."""
         async with asyncio.timeout(20):
             while True:
-                standing = await standing_of(self.handle)
-                if standing is not None and standing.phase == phase:
-                    return standing
+                status = await status_of(self.handle)
+                if status is not None and status.phase == phase:
+                    return status
                 await asyncio.sleep(0.02)
 
     async def refused(self, update: str, argument: Any) -> str:
@@ -122,8 +118,8 @@ async def test_what_a_person_must_mend_is_parked_and_one_job_follows_when_it_is(
 ) -> None:
     """One call each time: no retry fixes it; what fixes it is told; resumed, it asks again and makes its one job."""
     async with desk(temporal, Script(error, ELIGIBLE), sqlite_store) as here:
-        standing = await here.at("parked")
-        assert (standing.kind, standing.hint) == (error.kind, error.hint)
+        status = await here.at("parked")
+        assert (status.kind, status.hint) == (error.kind, error.hint)
         assert here.script.calls == 1
         await answer(here.handle, "resume", Resumption(operator=OMAR))
         outcome = await outcome_of(here.handle)
@@ -220,8 +216,8 @@ async def test_a_database_that_is_away_too_long_is_waited_for_and_the_model_is_n
     async with desk(skipping.client, Script(ELIGIBLE), claims) as here:
         with skipping.auto_time_skipping_disabled():
             await skipping.sleep(timedelta(minutes=11))
-            standing = await here.at("parked")
-            assert standing.kind == "job_store_unavailable"
+            status = await here.at("parked")
+            assert status.kind == "job_store_unavailable"
             claims.fixed = True
             await answer(here.handle, "resume", Resumption(operator=OMAR))
         outcome = await outcome_of(here.handle)
@@ -326,26 +322,26 @@ async def test_a_line_that_asks_for_an_approval_gets_its_job_when_one_is_given(
 ) -> None:
     """Bound to the decision that was shown; the approver stands in the outcome and in the job's audit."""
     async with desk(temporal, Script(ELIGIBLE), store, catalogue=with_approval()) as here:
-        standing = await here.at("awaiting_approval")
-        assert standing.decision is not None
-        assert standing.decision.approvers == APPROVERS
-        assert (standing.account_id, standing.requested_by) == ("acct_10234", ("luna",))
+        status = await here.at("awaiting_approval")
+        assert status.decision is not None
+        assert status.decision.approvers == APPROVERS
+        assert (status.account_id, status.requested_by) == ("acct_10234", ("luna",))
         assert await store.jobs(tenant_id="default", limit=10) == []
-        await answer(here.handle, "approve", Approval(approver=OMAR, digest=standing.decision.digest))
+        await answer(here.handle, "approve", Approval(approver=OMAR, digest=status.decision.digest))
         outcome = await outcome_of(here.handle)
         assert isinstance(outcome, JobCreated)
         assert outcome.approved_by == OMAR
         assert await trail(store, here) == [("approval_requested", "luna"), ("approved", OMAR), ("created", "luna")]
         created = (await store.events(tenant_id="default", workflow_id=id_of(here.asked)))[-1]
-        assert created["detail"] == {"decision_digest": standing.decision.digest, "approved_by": OMAR}
+        assert created["detail"] == {"decision_digest": status.decision.digest, "approved_by": OMAR}
 
 
 async def test_a_denied_decision_makes_no_job(temporal: Client, sqlite_store: JobStore) -> None:
     """The outcome is a rejection, and the reason is in the audit trail."""
     async with desk(temporal, Script(ELIGIBLE), sqlite_store, catalogue=with_approval()) as here:
-        standing = await here.at("awaiting_approval")
-        assert standing.decision is not None
-        denial = Denial(approver="priya", digest=standing.decision.digest, reason="frozen until Monday")
+        status = await here.at("awaiting_approval")
+        assert status.decision is not None
+        denial = Denial(approver="priya", digest=status.decision.digest, reason="frozen until Monday")
         await answer(here.handle, "deny", denial)
         outcome = await outcome_of(here.handle)
         assert isinstance(outcome, Rejected)
@@ -353,7 +349,7 @@ async def test_a_denied_decision_makes_no_job(temporal: Client, sqlite_store: Jo
         assert (await trail(sqlite_store, here))[-1] == ("denied", "priya")
         assert await sqlite_store.jobs(tenant_id="default", limit=10) == []
         with pytest.raises(AnswerRefused, match="ended"):  # late
-            await answer(here.handle, "approve", Approval(approver=OMAR, digest=standing.decision.digest))
+            await answer(here.handle, "approve", Approval(approver=OMAR, digest=status.decision.digest))
 
 
 async def test_an_approval_that_nobody_gives_expires(skipping: WorkflowEnvironment, sqlite_store: JobStore) -> None:
@@ -372,9 +368,9 @@ async def test_approvals_that_do_not_count_are_refused_by_name_and_change_nothin
     approvers = (*APPROVERS, "luna")
     catalogue = with_approval(approvers=approvers)
     async with desk(temporal, Script(ELIGIBLE), sqlite_store, catalogue=catalogue) as here:
-        standing = await here.at("awaiting_approval")
-        assert standing.decision is not None
-        digest, stale = standing.decision.digest, f"v1:{'0' * 64}"
+        status = await here.at("awaiting_approval")
+        assert status.decision is not None
+        digest, stale = status.decision.digest, f"v1:{'0' * 64}"
         async with asyncio.timeout(20):
             while await trail(sqlite_store, here) == []:  # what it wrote when it began to wait is in history
                 await asyncio.sleep(0.02)
@@ -387,7 +383,7 @@ async def test_approvals_that_do_not_count_are_refused_by_name_and_change_nothin
         assert await here.refused("abandon", Abandonment(operator=OMAR, reason="x")) == "not_waiting"
         assert await here.refused("restate", here.asked) == "same_evidence"
         assert await here.refused("restate", request(account_id="acct_2")) == "other_rotation"
-        assert await standing_of(here.handle) == standing
+        assert await status_of(here.handle) == status
         kept = (await here.handle.fetch_history()).events
         # Workflow tasks that carried a refusal may remain, and the end of the audit's own activity; nothing else.
         assert {event.event_type for event in kept[events:]} <= OF_TASKS_AND_THE_AUDIT
@@ -430,11 +426,11 @@ async def test_hostile_arguments_are_refused_and_the_rotation_waits_on(
 ) -> None:
     """Nothing that an update can be given ends, wakes or stops a workflow."""
     async with desk(temporal, Script(ELIGIBLE), sqlite_store, catalogue=with_approval()) as here:
-        standing = await here.at("awaiting_approval")
+        status = await here.at("awaiting_approval")
         for update in ("approve", "deny", "resume", "abandon", "restate", "no_such_update"):
             with pytest.raises(WorkflowUpdateFailedError):
                 await here.handle.execute_update(update, argument)
-        assert await standing_of(here.handle) == standing
+        assert await status_of(here.handle) == status
         await here.handle.terminate()
     assert await sqlite_store.jobs(tenant_id="default", limit=10) == []
 
@@ -483,12 +479,12 @@ async def test_whoever_restates_a_request_is_a_requester_too(temporal: Client, s
         newer = request(user_id=OMAR, credential=facts(key_id="key_restated_2", age_days=40))
         _, outcome = await rotate(temporal, newer, task_queue=here.queue, wait_seconds=30)
         assert isinstance(outcome, WaitingForPerson)
-        standing = await here.at("awaiting_approval")
+        status = await here.at("awaiting_approval")
         assert first.decision is not None
-        assert standing.decision is not None
-        assert standing.decision.digest != first.decision.digest
-        assert standing.requested_by == ("luna", OMAR)
-        digest = standing.decision.digest
+        assert status.decision is not None
+        assert status.decision.digest != first.decision.digest
+        assert status.requested_by == ("luna", OMAR)
+        digest = status.decision.digest
         assert await here.refused("approve", Approval(approver=OMAR, digest=digest)) == "own_request"
         await answer(here.handle, "approve", Approval(approver="priya", digest=digest))
         assert isinstance(await outcome_of(here.handle), JobCreated)
@@ -508,9 +504,9 @@ async def test_a_line_that_only_the_requester_could_approve_is_rejected_at_once(
 async def test_whoever_asked_cannot_approve_under_another_spelling(temporal: Client, sqlite_store: JobStore) -> None:
     """Omar asks as OMAR, and is still Omar; who may approve is found however they write their name."""
     async with desk(temporal, Script(ELIGIBLE), sqlite_store, catalogue=with_approval(), user_id="OMAR") as here:
-        standing = await here.at("awaiting_approval")
-        assert standing.decision is not None
-        digest = standing.decision.digest
+        status = await here.at("awaiting_approval")
+        assert status.decision is not None
+        digest = status.decision.digest
         assert await here.refused("approve", Approval(approver="omar", digest=digest)) == "own_request"
         await answer(here.handle, "approve", Approval(approver="Priya", digest=digest))
         assert isinstance(await outcome_of(here.handle), JobCreated)
@@ -519,9 +515,9 @@ async def test_whoever_asked_cannot_approve_under_another_spelling(temporal: Cli
 async def test_the_audit_says_how_both_names_were_proved(temporal: Client, sqlite_store: JobStore) -> None:
     """A command line's name is stated only; a desk's is proved."""
     async with desk(temporal, Script(ELIGIBLE), sqlite_store, catalogue=with_approval()) as here:
-        standing = await here.at("awaiting_approval")
-        assert standing.decision is not None
-        approval = Approval(approver="omar", digest=standing.decision.digest, proved_by="token")
+        status = await here.at("awaiting_approval")
+        assert status.decision is not None
+        approval = Approval(approver="omar", digest=status.decision.digest, proved_by="token")
         await answer(here.handle, "approve", approval)
         await outcome_of(here.handle)
         events = await sqlite_store.events(tenant_id="default", workflow_id=id_of(here.asked))

@@ -11,8 +11,8 @@ from temporalio.client import Client
 
 from keyturn.application.answers import answer
 from keyturn.application.requests import id_of
-from keyturn.contracts import Abandonment
 from keyturn.database import open_database
+from keyturn.rotations.contracts import Abandonment
 from keyturn.workflows.bulk import BulkWorkflow
 from keyturn.workflows.rotation import RotationWorkflow
 from tests.cases import request
@@ -45,10 +45,10 @@ async def test_while_two_thousand_keys_are_judged_a_person_does_not_wait_behind_
             await place.load(estate(tmp_path / f"keys_{attempt}.jsonl", keys=2_000), run_id)
             idle = [await one() for _ in range(20)]
             handle = await started(place, run_id, page_size=50)
-            while (await handle.query(BulkWorkflow.standing)).progress.asked < 100:
+            while (await handle.query(BulkWorkflow.status)).progress.asked < 100:
                 await one()
             beside = [await one() for _ in range(20)]
-            assert (await handle.query(BulkWorkflow.standing)).phase == "judging", "the run was over before"
+            assert (await handle.query(BulkWorkflow.status)).phase == "judging", "the run was over before"
             await answer(handle, "cancel", Abandonment(operator="omar", reason="seen"))
             await handle.result()
             ratios.append(statistics.median(beside) / statistics.median(idle))

@@ -10,10 +10,11 @@ from temporalio.client import Client, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
 
 from keyturn.application.answers import addressed
-from keyturn.application.rotations import outcome_of, standing_of, start_or_attach
-from keyturn.contracts import Abandonment, Approval, Denial, Instruction, JobCreated, Rejected, Resumption
+from keyturn.application.rotations import outcome_of, start_or_attach, status_of
 from keyturn.errors import QuotaExhausted
 from keyturn.jobs.store import JobStore
+from keyturn.rotations.contracts import Abandonment, Approval, Denial, Instruction, Resumption
+from keyturn.rotations.outcomes import JobCreated, Rejected
 from tests.cases import facts, request
 from tests.workers_for_tests import APPROVERS, ELIGIBLE, Script, with_approval, worker_on
 
@@ -99,9 +100,9 @@ async def digest_at(handle: Any, phase: str) -> str:
     """Wait for a phase; returns the digest of the decision that waits, if one does."""
     async with asyncio.timeout(20):
         while True:
-            standing = await standing_of(handle)
-            if standing is not None and standing.phase == phase:
-                return standing.decision.digest if standing.decision is not None else NO_DIGEST
+            status = await status_of(handle)
+            if status is not None and status.phase == phase:
+                return status.decision.digest if status.decision is not None else NO_DIGEST
             await asyncio.sleep(0.01)
 
 

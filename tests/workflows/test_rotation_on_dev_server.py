@@ -14,11 +14,11 @@ from temporalio.client import Client, WorkflowFailureError
 from keyturn.application.outcomes import exit_status
 from keyturn.application.requests import id_of
 from keyturn.application.rotations import outcome_of, rotate, start_or_attach
-from keyturn.contracts import JobCreated, LimitedUntil, NotEligible, NotSpecified, Rejected, WaitingForPerson
 from keyturn.database import open_database
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import job_audit, rotation_jobs
 from keyturn.llm.http import HttpModelClient, http_client
+from keyturn.rotations.outcomes import JobCreated, LimitedUntil, NotEligible, NotSpecified, Rejected, WaitingForPerson
 from tests.boundaries import guarded, on_simulator
 from tests.cases import NOW, QUESTION, facts, request
 from tests.proxies import Fault, LossyProxy

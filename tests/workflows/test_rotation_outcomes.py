@@ -12,19 +12,6 @@ from temporalio.testing import WorkflowEnvironment
 
 from keyturn.application.requests import id_of
 from keyturn.application.rotations import outcome_of, start_or_attach, waiting_for
-from keyturn.contracts import (
-    Failed,
-    JobCreated,
-    JobOrder,
-    LimitedUntil,
-    NotEligible,
-    NotSpecified,
-    Rejected,
-    RotationEvent,
-    RotationJob,
-    RotationOutcome,
-    TimedOut,
-)
 from keyturn.errors import (
     JobStoreUnavailable,
     ProviderTimeout,
@@ -33,6 +20,18 @@ from keyturn.errors import (
 )
 from keyturn.jobs.store import JobStore
 from keyturn.policy.catalogue import Catalogue
+from keyturn.rotations.contracts import JobOrder, RotationEvent
+from keyturn.rotations.outcomes import (
+    Failed,
+    JobCreated,
+    LimitedUntil,
+    NotEligible,
+    NotSpecified,
+    Rejected,
+    RotationJob,
+    RotationOutcome,
+    TimedOut,
+)
 from keyturn.workflows.options import MAX_DECISIONS, MAX_LIMIT_WAITS
 from tests.boundaries import guarded
 from tests.cases import facts, order, request

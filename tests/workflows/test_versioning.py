@@ -10,10 +10,11 @@ from temporalio.client import Client
 from keyturn.application.answers import answer
 from keyturn.application.rotations import outcome_of, rotate, start_or_attach
 from keyturn.application.versioning import builds, promote
-from keyturn.contracts import JobCreated, Resumption
 from keyturn.errors import QuotaExhausted
 from keyturn.jobs.store import JobStore
 from keyturn.lab.stack.temporal import dev_server
+from keyturn.rotations.contracts import Resumption
+from keyturn.rotations.outcomes import JobCreated
 from keyturn.workers.doctor import NoBuild, NoWorker
 from keyturn.workers.doctor import _temporal as temporal_state
 from tests.cases import request

@@ -19,12 +19,13 @@ from keyturn.application.answers import answer
 from keyturn.application.outcomes import as_lines, as_object
 from keyturn.application.requests import id_of
 from keyturn.application.rotations import Handle, outcome_of, rotate, start_or_attach
-from keyturn.contracts import Abandonment, Failed, JobCreated, JobOrder, RotationJob
 from keyturn.database import open_database
 from keyturn.errors import OpenJobExists, StaleAttempt
 from keyturn.jobs.store import JobStore
 from keyturn.lab.stack.temporal import dev_server
 from keyturn.policy.catalogue import load_catalogue
+from keyturn.rotations.contracts import Abandonment, JobOrder
+from keyturn.rotations.outcomes import Failed, JobCreated, RotationJob
 from keyturn.workflows import options
 from keyturn.workflows.identity import rotation_ids_of
 from tests.cases import NOW, facts, order, request

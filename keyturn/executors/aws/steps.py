@@ -18,7 +18,6 @@ from typing import Any, Protocol
 
 from pydantic import SecretStr
 
-from keyturn.contracts import AccessKeyState, ClaimedJob, Evidence, KeyRotationOrder
 from keyturn.errors import (
     AccountMismatch,
     AnotherAccount,
@@ -32,8 +31,9 @@ from keyturn.errors import (
     StateRefused,
     UserGone,
 )
-from keyturn.execution import SecretStore
+from keyturn.execution import AccessKeyState, KeyRotationOrder, SecretStore
 from keyturn.executors.aws.iam import AccessKey
+from keyturn.jobs.contracts import ClaimedJob, Evidence
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.states import ProgressState
 

@@ -6,11 +6,12 @@ from decimal import Decimal
 
 from pydantic import JsonValue
 
-from keyturn.contracts import Disagreement, GroundedDecision, ModelReading, ProposedDecision, RotationRequest
 from keyturn.policy.applicability import MICROSECOND, read
 from keyturn.policy.grounding import decide_by_rule, decision_of, disagree, ground, is_rule_readable
 from keyturn.policy.line import InProse, PolicyLine
 from keyturn.policy.quotes import evidence_in_words
+from keyturn.rotations.contracts import RotationRequest
+from keyturn.rotations.decisions import Disagreement, GroundedDecision, ModelReading, ProposedDecision
 from keyturn.tasks.definition import Reading, Section, Task, answer_schema, policy_section, prompts_beside
 
 

@@ -8,17 +8,10 @@ from typing import Literal
 
 from pydantic import Field, JsonValue, field_validator
 
-from keyturn.contracts import (
-    MAX_QUESTION_CHARACTERS,
-    AccountId,
-    Contract,
-    Decision,
-    ModelTask,
-    Rejection,
-    ShortIdentifier,
-)
+from keyturn.contracts import MAX_QUESTION_CHARACTERS, AccountId, Contract, Decision, ModelTask, ShortIdentifier
 from keyturn.policy.line import PolicyLine
 from keyturn.private_data import holds_private_data
+from keyturn.rotations.decisions import Rejection
 from keyturn.tasks.definition import Section, Task, policy_section, prompts_beside
 from keyturn.tasks.wording import days_named, fit_text, leads_elsewhere
 

@@ -7,8 +7,9 @@ from typing import Literal, get_args
 
 from pydantic import Field, JsonValue
 
-from keyturn.contracts import MAX_QUESTION_CHARACTERS, Contract, ModelTask, Rejection, ShortIdentifier
+from keyturn.contracts import MAX_QUESTION_CHARACTERS, Contract, ModelTask, ShortIdentifier
 from keyturn.policy.line import PolicyLine
+from keyturn.rotations.decisions import Rejection
 from keyturn.tasks.definition import Section, Task, answer_schema, prompts_beside
 from keyturn.tasks.wording import fit_text
 

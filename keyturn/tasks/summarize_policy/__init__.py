@@ -7,8 +7,9 @@ from typing import Literal
 
 from pydantic import Field, JsonValue
 
-from keyturn.contracts import MAX_POLICY_LINES, Contract, ModelTask, PolicyRef, Rejection, ShortIdentifier
+from keyturn.contracts import MAX_POLICY_LINES, Contract, ModelTask, PolicyRef, ShortIdentifier
 from keyturn.policy.line import PolicyLine
+from keyturn.rotations.decisions import Rejection
 from keyturn.tasks.definition import Section, Task, answer_schema, policy_section, prompts_beside
 from keyturn.tasks.draft_reply import days_supported
 from keyturn.tasks.wording import days_named, fit_text

@@ -7,8 +7,9 @@ from typing import Literal
 
 from pydantic import Field, JsonValue
 
-from keyturn.contracts import AccountId, Contract, ModelTask, Rejection, ShortIdentifier
+from keyturn.contracts import AccountId, Contract, ModelTask, ShortIdentifier
 from keyturn.policy.line import PolicyLine
+from keyturn.rotations.decisions import Rejection
 from keyturn.tasks.definition import Section, Task, answer_schema, policy_section, prompts_beside
 from keyturn.tasks.wording import fit_text
 

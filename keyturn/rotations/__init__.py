@@ -1,0 +1,1 @@
+"""Rotations: requests, decisions and outcomes."""

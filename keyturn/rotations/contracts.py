@@ -1,0 +1,154 @@
+"""What crosses Temporal for a rotation: the request, the assessment, people's answers, and the status."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, AwareDatetime, Field, model_validator
+
+from keyturn.calls import CallRecord, Exchange
+from keyturn.contracts import (
+    HOLDS_PRIVATE_DATA,
+    MAX_POLICY_LINES,
+    MAX_QUESTION_CHARACTERS,
+    AccountId,
+    Contract,
+    CredentialFacts,
+    Digest,
+    Identifier,
+    ModelTask,
+    NameProof,
+    PolicyRef,
+    Reason,
+    ShortIdentifier,
+    expect_no_secret,
+)
+from keyturn.private_data import holds_private_data
+from keyturn.rotations.decisions import Disagreement, GroundedDecision, ModelReading, Rejection
+
+
+class RotationRequest(ModelTask):
+    """The question of this program: may this credential be rotated under these policy lines?"""
+
+    task: Literal["decide_rotation"] = "decide_rotation"
+    account_id: Annotated[AccountId, AfterValidator(expect_no_secret)]
+    policy_lines: tuple[PolicyRef, ...] = Field(min_length=1, max_length=MAX_POLICY_LINES)
+    question: str = Field(min_length=1, max_length=MAX_QUESTION_CHARACTERS)
+    prompt_version: ShortIdentifier = "rotation_decision@2"
+    # A person at a support screen waits for this verdict: 20 s is where they would rather be told to come back.
+    timeout_seconds: float = Field(default=20.0, gt=0, le=120)
+    credential: CredentialFacts
+    # `rule`: lines that code can read are decided without a model. It is an operator's choice for a bulk run.
+    decide_by: Literal["rule_and_model", "rule"] = "rule_and_model"
+    user_proved_by: NameProof = "stated"
+
+    @model_validator(mode="after")
+    def _question_holds_nothing_private(self) -> Self:
+        """The id of the key itself may stand in it, and no other's: AWS's are half of a key."""
+        if holds_private_data(self.question, about=(self.credential.key_id, self.account_id)):
+            raise ValueError(f"the question {HOLDS_PRIVATE_DATA}")
+        return self
+
+
+class Assessment(Contract):
+    """What `decide` records in history: the verdict, what it was given for, the exchange, and what the call cost."""
+
+    verdict: Annotated[GroundedDecision | Rejection | Disagreement, Field(discriminator="verdict")]
+    catalogue_version: Digest
+    request_digest: Digest
+    call: CallRecord
+    exchange: Exchange | None = None
+    # Where the answer contradicted the evidence, and another one was asked for.
+    first_call: CallRecord | None = None
+    first_exchange: Exchange | None = None
+
+
+class Instruction(Contract):
+    """What a person tells one workflow. It names that workflow, and is refused by any other.
+
+    Also by a later one of the same id: ids are used again. The client that sends it fills both in, see
+    `application.answers.addressed`. `first_run_id` is Temporal's own: a reset and a continued run keep it.
+    """
+
+    workflow_id: str | None = Field(default=None, max_length=1_000)
+    first_run_id: str | None = Field(default=None, max_length=64)
+
+
+class Approval(Instruction):
+    """`approve`: an approver confirms the decision with this digest, which is the one that they saw."""
+
+    approver: Identifier
+    proved_by: NameProof = "stated"
+    digest: Digest
+
+
+class Denial(Instruction):
+    """`deny`: an approver refuses the decision with this digest."""
+
+    approver: Identifier
+    proved_by: NameProof = "stated"
+    digest: Digest
+    reason: Reason
+
+
+class Resumption(Instruction):
+    """`resume`: somebody has fixed what a parked rotation waited for."""
+
+    operator: Identifier
+
+
+class Abandonment(Instruction):
+    """`abandon`: somebody ends a parked rotation."""
+
+    operator: Identifier
+    reason: Reason
+
+
+class RotationStatus(Contract):
+    """What a rotation is at. `until` is when it goes on, or ends, by itself.
+
+    `parked`, `awaiting_approval` and `disagreement` wait for a person: `kind`, `next_step` and `hint` say for what.
+    `decision` is the one to approve, and `readings` are the models' answers that contradict it.
+    """
+
+    phase: Literal["deciding", "rate_limited", "parked", "awaiting_approval", "disagreement", "creating_job", "ended"]
+    request_digest: Digest | None = None
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+    kind: str | None = Field(default=None, max_length=64)
+    next_step: str | None = Field(default=None, max_length=64)
+    hint: str | None = Field(default=None, max_length=500)
+    requested_by: tuple[Identifier, ...] = ()
+    account_id: AccountId | None = None
+    key_id: Identifier | None = None
+    decision: GroundedDecision | None = None
+    readings: tuple[ModelReading, ...] = ()
+    # The evidence that the decision is about: who approves it reads it.
+    credential: CredentialFacts | None = None
+
+
+class RotationEvent(Contract):
+    """What happened to a rotation on its way, for the audit trail: by whom, when, and what about it."""
+
+    tenant_id: ShortIdentifier
+    event: ShortIdentifier
+    actor: Identifier
+    at: AwareDatetime
+    detail: dict[str, str] = Field(default_factory=dict, max_length=8)
+
+
+JobPriority = Literal["urgent", "normal"]  # urgent: the key is compromised, and its job comes before all others
+
+
+class JobOrder(Contract):
+    """What `create_rotation_job` is asked to do: a grounded decision, and all that its digest covers.
+
+    `policy_lines` are all that were supplied: the check at the action's own boundary is as complete as the gate.
+    """
+
+    tenant_id: ShortIdentifier
+    user_id: Identifier
+    account_id: AccountId
+    credential: CredentialFacts
+    policy_lines: tuple[PolicyRef, ...] = Field(min_length=1, max_length=MAX_POLICY_LINES)
+    decision: GroundedDecision
+    approval: Approval | None = None
+    trace_id: ShortIdentifier
