@@ -70,9 +70,9 @@ async def follow(handle: Handle, *, every: float = LOOK_SECONDS) -> AsyncIterato
     """
     while True:
         try:
-            status = await handle.query(BulkWorkflow.status)
-            yield status
-            if status.phase == "ended":
+            progress = await handle.query(BulkWorkflow.status)
+            yield progress
+            if progress.phase == "ended":
                 return
             status = (await handle.describe()).status  # one that was continued as new is running under the same id
             if status is WorkflowExecutionStatus.COMPLETED:
