@@ -1,5 +1,6 @@
 """Real servers for the tests: each starts when first asked for, on a free port, and ends with the session."""
 
+import gc
 import os
 import shutil
 import subprocess
@@ -66,8 +67,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report
 
 
-# What takes minutes begins first: at the end the other processes would wait for it.
-LONGEST_FIRST = ("proof/test_proof.py", "workflows/test_bulk_killed.py", "keyturn/test_hostile_bodies.py")
+# What takes a minute or more begins first: at the end the other processes would wait for it.
+LONGEST_FIRST = (
+    *("proof/test_proof.py", "workflows/test_bulk.py", "starter/test_commands.py", "keyturn/test_access_keys.py"),
+    *("workflows/test_bulk_killed.py", "workflows/test_access_key.py", "workflows/test_draft.py"),
+)
 
 
 # What starts a server of its own: Temporal's, PostgreSQL, Redis, the simulator, AWS's double, the embedded stack.
@@ -107,6 +111,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if _needs_a_server(item):
             item.add_marker("integration")
     items.sort(key=lambda item: not item.nodeid.startswith(tuple(f"tests/{name}" for name in LONGEST_FIRST)))
+
+
+def pytest_collection_finish() -> None:
+    """Take what was imported and collected out of each later garbage collection: it stays until the end anyway."""
+    gc.collect()
+    gc.freeze()
 
 
 # The same examples each time: what others find is for `make fuzz`, and not for whoever changes something else.

@@ -4,6 +4,7 @@
 Temporal's client, SQLAlchemy and the like: a suite with hundreds of commands would wait minutes for that.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 
 THEIRS = (
     *("aiohttp.web", "aiosqlite", "alembic.command", "click", "cryptography.hazmat.primitives.ciphers.aead", "httpx"),
+    *("ijson", "limits.aio.storage", "prometheus_client"),
     *("pydantic_settings", "sqlalchemy.dialects.postgresql.asyncpg", "sqlalchemy.dialects.sqlite.aiosqlite"),
     *("sqlalchemy.ext.asyncio", "structlog", "temporalio.client", "temporalio.contrib.pydantic", "temporalio.worker"),
 )
@@ -72,6 +74,8 @@ def serve(address: str) -> None:
         importlib.import_module(name)
     ours = [name for name in sys.modules if name.partition(".")[0] == "keyturn"]
     assert not ours, ours
+    gc.collect()
+    gc.freeze()  # or each command would go through all of it, and copy what it only shares
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those that take a command are nobody's concern when they end
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(address)
