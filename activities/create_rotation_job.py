@@ -7,7 +7,7 @@ from typing import Protocol
 from temporalio import activity
 
 from keyturn.activities.failures import map_errors
-from keyturn.errors import OrderOfAnother
+from keyturn.jobs.errors import OrderOfAnother
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.grounding import confirm
 from keyturn.rotations.contracts import JobOrder

@@ -5,7 +5,7 @@ from datetime import datetime
 from temporalio import activity
 
 from keyturn.activities.alive import heartbeating
-from keyturn.execution import AccessKeyState, KeyRotationOrder, RotationSteps
+from keyturn.execution.contracts import AccessKeyState, KeyRotationOrder, RotationSteps
 from keyturn.jobs.contracts import ClaimedJob
 
 

@@ -28,8 +28,8 @@ from temporalio.converter import (
 from temporalio.plugin import SimplePlugin
 
 from keyturn.application.unopened import ContractPayloadConverter, unopened
-from keyturn.errors import PayloadError, PayloadMoved, PayloadNotAuthentic, PayloadNotEncrypted, PayloadTooLarge
 from keyturn.keyring import Keyring
+from keyturn.payload_errors import PayloadError, PayloadMoved, PayloadNotAuthentic, PayloadNotEncrypted, PayloadTooLarge
 from keyturn.workflows.identity import Names, plain
 
 ENCODING = b"binary/encrypted"

@@ -27,7 +27,7 @@ from keyturn.application.answers import UPDATE_TIMEOUT
 from keyturn.application.connection import TemporalUnreachable
 from keyturn.application.encryption import names_of
 from keyturn.application.requests import id_of
-from keyturn.errors import PayloadMoved
+from keyturn.payload_errors import PayloadMoved
 from keyturn.policy.grounding import request_digest
 from keyturn.rotations.contracts import RotationRequest, RotationStatus
 from keyturn.rotations.outcomes import (

@@ -14,7 +14,8 @@ from temporalio.common import (
 from temporalio.service import RPCError, RPCStatusCode
 
 from keyturn.bulk.contracts import BulkOrder, BulkOutcome, BulkStatus
-from keyturn.errors import KeyturnError, UnknownRun
+from keyturn.bulk.errors import UnknownRun
+from keyturn.errors import KeyturnError
 from keyturn.workflows.bulk import BulkWorkflow, bulk_id
 from keyturn.workflows.visibility import TENANT
 

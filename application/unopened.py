@@ -12,7 +12,7 @@ from temporalio.api.common.v1 import Payload
 from temporalio.contrib.pydantic import PydanticPayloadConverter
 from temporalio.converter import EncodingPayloadConverter
 
-from keyturn.errors import (
+from keyturn.payload_errors import (
     PayloadError,
     PayloadKeyUnknown,
     PayloadMoved,

@@ -22,9 +22,10 @@ from keyturn.application.requests import build_request, id_of
 from keyturn.application.rotations import outcome_of, rotate, waiting_for, waits_for
 from keyturn.application.stories import last_asked, story_of
 from keyturn.contracts import Contract, NameProof
+from keyturn.drafts.errors import UnknownDraft
 from keyturn.drafts.reading import DraftReading
 from keyturn.drafts.store import Draft, DraftStore
-from keyturn.errors import InvalidRequest, JobStoreUnavailable, UnknownDraft
+from keyturn.errors import InvalidRequest, JobStoreUnavailable
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.keyring import Keyring

@@ -18,8 +18,8 @@ from keyturn.contracts import Identifier
 from keyturn.desk.problems import Refused
 from keyturn.desk.sessions import EndedSessions
 from keyturn.desk.settings import ROLES, DeskSettings, Role, parse_networks, parse_roles
-from keyturn.errors import PayloadError
 from keyturn.keyring import EncryptedTexts, Keyring
+from keyturn.payload_errors import PayloadError
 from keyturn.people import same_form
 from keyturn.tokens import Tokens, parse_tokens
 

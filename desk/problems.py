@@ -9,19 +9,13 @@ from pydantic import BaseModel, Field
 from keyturn.application.answers import AnswerRefused, NoWorkerAnswers
 from keyturn.application.connection import TemporalRefused, TemporalUnreachable
 from keyturn.application.following import NoSuchWorkflow
-from keyturn.errors import (
-    BulkError,
-    DraftError,
-    InvalidRequest,
-    JobStoreRefused,
-    JobStoreUnavailable,
-    KeyturnError,
-    PayloadError,
-    PolicyError,
-    UnknownDraft,
-    UnknownJob,
-    ValueRefused,
-)
+from keyturn.bulk.errors import UnknownRun
+from keyturn.drafts.errors import DraftError, UnknownDraft
+from keyturn.errors import InvalidRequest, JobStoreRefused, JobStoreUnavailable, KeyturnError, ValueRefused
+from keyturn.inventory.errors import InventoryError
+from keyturn.jobs.errors import UnknownJob
+from keyturn.payload_errors import PayloadError
+from keyturn.policy.errors import PolicyError
 
 _STATUS: Mapping[type[KeyturnError], int] = {
     NoSuchWorkflow: 404,
@@ -31,7 +25,8 @@ _STATUS: Mapping[type[KeyturnError], int] = {
     DraftError: 409,
     InvalidRequest: 422,
     PolicyError: 422,
-    BulkError: 422,
+    InventoryError: 422,
+    UnknownRun: 422,
     JobStoreRefused: 500,
     ValueRefused: 500,
     JobStoreUnavailable: 503,

@@ -9,8 +9,9 @@ import os
 from pydantic import SecretStr
 
 from keyturn.client import JobsClient
-from keyturn.errors import JobClosed, JobStoreUnavailable, StaleClaim
+from keyturn.errors import JobStoreUnavailable
 from keyturn.jobs.contracts import ClaimedJob
+from keyturn.jobs.errors import JobClosed, StaleClaim
 
 LEASE_SECONDS = 60  # a rotation here takes seconds; if this process dies, another one takes over after a minute
 IDLE_SECONDS = float(os.environ.get("IDLE_SECONDS", "5"))

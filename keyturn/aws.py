@@ -21,7 +21,7 @@ from botocore.exceptions import (
     NoRegionError,
 )
 
-from keyturn.errors import AwsRefused, AwsUnavailable, KeyLimit, SecretLeaving, UserGone
+from keyturn.execution.errors import AwsRefused, AwsUnavailable, KeyLimit, SecretLeaving, UserGone
 
 T = TypeVar("T")
 # IAM answers in tenths of a second: after 10 s no answer will come. A retry of boto3's own would hide a lost one.

@@ -15,16 +15,9 @@ from typing import Any, Self
 import httpx
 from pydantic import SecretStr
 
-from keyturn.errors import (
-    InvalidRequest,
-    JobClosed,
-    JobError,
-    JobStoreUnavailable,
-    StaleClaim,
-    StateRefused,
-    UnknownJob,
-)
+from keyturn.errors import InvalidRequest, JobError, JobStoreUnavailable
 from keyturn.jobs.contracts import ClaimedJob
+from keyturn.jobs.errors import JobClosed, StaleClaim, StateRefused, UnknownJob
 
 # The server answers within its own transaction's 8 s; or in 13 that it could not, if it has lost its database.
 TIMEOUT_SECONDS = 15.0

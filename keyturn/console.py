@@ -12,7 +12,8 @@ from typing import NoReturn
 
 from dotenv import load_dotenv
 
-from keyturn.errors import InvalidRequest, KeyturnError, SettingsInvalid, UnknownPolicyLine
+from keyturn.errors import InvalidRequest, KeyturnError, SettingsInvalid
+from keyturn.policy.errors import UnknownPolicyLine
 
 
 def run_and_leave(program: Callable[[], object]) -> NoReturn:

@@ -22,7 +22,8 @@ from typing import Literal
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from keyturn.errors import InvalidRequest, PayloadKeyUnknown, PayloadNotAuthentic, SettingsInvalid
+from keyturn.errors import InvalidRequest, SettingsInvalid
+from keyturn.payload_errors import PayloadKeyUnknown, PayloadNotAuthentic
 
 KEY_BYTES = 32
 NONCE_BYTES = 12

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keyturn.errors import UnknownDelivery
+from keyturn.jobs.errors import UnknownDelivery
 from keyturn.starter.database import with_database
 from keyturn.starter.jobs import lists
 

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from keyturn.console import signed_in_user
 from keyturn.contracts import Contract
-from keyturn.errors import CatalogueInvalid, InvalidRequest
+from keyturn.errors import InvalidRequest
+from keyturn.policy.errors import CatalogueInvalid
 from keyturn.rotations.contracts import Abandonment, Approval, Denial, Resumption, RotationStatus
 from keyturn.rotations.decisions import GroundedDecision
 from keyturn.starter.policy_options import policy_options

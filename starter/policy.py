@@ -8,12 +8,13 @@ from typing import Any
 
 import click
 
-from keyturn.errors import CatalogueInvalid, InvalidRequest, UnknownPolicyLine
+from keyturn.errors import InvalidRequest
 from keyturn.inventory.read import read
 from keyturn.inventory.rows import InventoryKey
 from keyturn.inventory.source import Inventory
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.policy.changes import Change, changes_for, smallest_examples
+from keyturn.policy.errors import CatalogueInvalid, UnknownPolicyLine
 from keyturn.policy.files import PolicyFile, read_files
 from keyturn.policy.line import PolicyLine, digest_of_line
 from keyturn.policy.review import review

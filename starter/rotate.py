@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 import click
 
 from keyturn.console import signed_in_user
-from keyturn.errors import InvalidRequest, KeyturnError, UnknownPolicyLine
+from keyturn.errors import InvalidRequest, KeyturnError
+from keyturn.policy.errors import UnknownPolicyLine
 from keyturn.starter.policy_options import policy_options
 
 _KINDS = ["service_account_key", "access_key", "user_password", "system_account_password"]

@@ -24,9 +24,11 @@ from keyturn.bulk.contracts import (
     RunSettled,
 )
 from keyturn.drafts.contracts import DraftEnd, DraftWritten
-from keyturn.errors import ForeignKey, KeyLimit, QuotaExhausted, ReceiverRefused, StaleClaim
-from keyturn.execution import AccessKeyState, KeyRotationOrder, KeyRotationOutcome
+from keyturn.execution.contracts import AccessKeyState, KeyRotationOrder, KeyRotationOutcome
+from keyturn.execution.errors import ForeignKey, KeyLimit
 from keyturn.jobs.contracts import ClaimedJob, Delivery
+from keyturn.jobs.errors import ReceiverRefused, StaleClaim
+from keyturn.llm.errors import QuotaExhausted
 from keyturn.rotations.contracts import Abandonment, Resumption
 from keyturn.tasks.draft_reply import DraftRequest
 from keyturn.workflows.access_key import RotateAccessKeyWorkflow

@@ -25,10 +25,10 @@ from keyturn.application.answers import answer
 from keyturn.application.namespace import add_search_attributes
 from keyturn.application.rotations import Handle, outcome_of, rotate, start_or_attach, status_of
 from keyturn.database import database_url, open_database
-from keyturn.errors import ProviderTimeout, ProviderUnavailable, QuotaExhausted
 from keyturn.jobs.store import JobStore
 from keyturn.lab.stack.processes import program
 from keyturn.lab.stack.temporal import dev_server
+from keyturn.llm.errors import ProviderTimeout, ProviderUnavailable, QuotaExhausted
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.rotations.contracts import Abandonment, Approval, Denial, Resumption
 from keyturn.workers.schema import migrate

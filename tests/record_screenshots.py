@@ -10,9 +10,9 @@ from playwright.async_api import Page
 from keyturn.application.requests import id_of
 from keyturn.application.rotations import rotate, start_or_attach
 from keyturn.database import database_url, open_database
-from keyturn.errors import QuotaExhausted
 from keyturn.jobs.store import JobStore
 from keyturn.lab.stack.embedded import Ports, Stack, embedded_stack
+from keyturn.llm.errors import QuotaExhausted
 from tests.browser import browser, include_credentials, shows, sign_in, until
 from tests.cases import QUESTION, facts, request
 from tests.record_histories import Place

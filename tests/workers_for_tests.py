@@ -15,8 +15,8 @@ from keyturn.activities.record_event import AuditTrail, RecordEvent
 from keyturn.activities.withdraw_claim import ClaimWithdrawals, WithdrawClaim
 from keyturn.application.encryption import names_of
 from keyturn.application.versioning import pinned_to
+from keyturn.call_errors import TokenLimitReached
 from keyturn.calls import CallRecord
-from keyturn.errors import TokenLimitReached
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.endpoint import Timeouts
 from keyturn.llm.guard import Guard

@@ -6,9 +6,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from keyturn.contracts import ModelTask
-from keyturn.errors import InvalidRequest, UnknownTask
+from keyturn.errors import InvalidRequest
 from keyturn.foreign_json import read_json
 from keyturn.llm.boundary import Judged
+from keyturn.tasks.errors import UnknownTask
 from keyturn.tasks.registry import load_tasks
 from keyturn.workers.settings import Settings
 from keyturn.workers.wiring import wired_boundary

@@ -26,9 +26,9 @@ from pydantic import SecretStr
 from temporalio.api.common.v1 import Payload, Payloads
 
 from keyturn.application.encryption import ENCODING, KEY_ID, EncryptionCodec
-from keyturn.errors import PayloadError
 from keyturn.foreign_json import read_json
 from keyturn.keyring import Keyring
+from keyturn.payload_errors import PayloadError
 from keyturn.tokens import Tokens
 from keyturn.workers.http import Handler, Refused, answered
 

@@ -11,9 +11,10 @@ from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.service import RPCError
 
-from keyturn.errors import EarlierDelivery, JobStoreUnavailable, KeyturnError
+from keyturn.errors import JobStoreUnavailable, KeyturnError
 from keyturn.jobs.channel import Receiver
 from keyturn.jobs.contracts import Delivery
+from keyturn.jobs.errors import EarlierDelivery
 from keyturn.jobs.outbox import Message, Outbox
 from keyturn.workers.settings import Settings
 from keyturn.workflows.delivery import DeliveryWorkflow, delivery_id

@@ -28,15 +28,11 @@ from keyturn.activities.rotate_access_key import RotateAccessKey
 from keyturn.application.connection import connect
 from keyturn.contracts import CredentialKind, ShortIdentifier
 from keyturn.database import answers, open_database
-from keyturn.errors import (
-    AnotherAccount,
-    ExecutorError,
-    KeyturnError,
-    SettingsInvalid,
-    UnknownJob,
-)
-from keyturn.execution import ExecutorSteps, KeyRotationOrder, KeyRotationOutcome
+from keyturn.errors import KeyturnError, SettingsInvalid
+from keyturn.execution.contracts import ExecutorSteps, KeyRotationOrder, KeyRotationOutcome
+from keyturn.execution.errors import AnotherAccount, ExecutorError
 from keyturn.executors import load_executors
+from keyturn.jobs.errors import UnknownJob
 from keyturn.jobs.executor import SecretTarget
 from keyturn.jobs.leases import JobLeases
 from keyturn.settings import field_faults, host_and_port

@@ -18,8 +18,9 @@ from aiohttp import web
 from pydantic import Field, SecretStr, ValidationError
 
 from keyturn.contracts import Contract, Reason
-from keyturn.errors import JobClosed, JobError, JobStoreUnavailable, StaleClaim, StateRefused, UnknownJob
+from keyturn.errors import JobError, JobStoreUnavailable
 from keyturn.jobs.contracts import ClaimedJob, Evidence
+from keyturn.jobs.errors import JobClosed, StaleClaim, StateRefused, UnknownJob
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.states import ProgressState
 from keyturn.tokens import Tokens

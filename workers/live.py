@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import httpx
 
-from keyturn.errors import (
+from keyturn.llm.endpoint import Endpoint, Timeouts
+from keyturn.llm.errors import (
     AuthenticationFailed,
     ProviderError,
     ProviderKeyUnavailable,
@@ -15,7 +16,6 @@ from keyturn.errors import (
     RequestRefused,
     UnreadableResponse,
 )
-from keyturn.llm.endpoint import Endpoint, Timeouts
 from keyturn.llm.http import http_client
 from keyturn.llm.routing import CONNECT_SECONDS, Target
 from keyturn.tasks.definition import Prompt

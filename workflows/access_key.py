@@ -17,9 +17,9 @@ from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_
 with workflow.unsafe.imports_passed_through():
     from keyturn.activities.rotate_access_key import RotateAccessKey
     from keyturn.backoff import BASE
-    from keyturn.errors import PayloadMoved
-    from keyturn.execution import AccessKeyState, KeyRotationOrder, KeyRotationOutcome, KeyRotationStatus
+    from keyturn.execution.contracts import AccessKeyState, KeyRotationOrder, KeyRotationOutcome, KeyRotationStatus
     from keyturn.jobs.contracts import ClaimedJob
+    from keyturn.payload_errors import PayloadMoved
     from keyturn.rotations.contracts import Abandonment, Resumption
     from keyturn.rotations.outcomes import Failed
     from keyturn.workflows.visibility import PARKED

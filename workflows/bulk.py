@@ -27,7 +27,7 @@ with workflow.unsafe.imports_passed_through():
         PageJudged,
         RunProgress,
     )
-    from keyturn.errors import PayloadMoved
+    from keyturn.payload_errors import PayloadMoved
     from keyturn.rotations.contracts import Abandonment, Resumption
     from keyturn.workflows.options import record_options
     from keyturn.workflows.visibility import PARKED

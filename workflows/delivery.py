@@ -13,8 +13,8 @@ from temporalio.exceptions import ActivityError, ApplicationError
 with workflow.unsafe.imports_passed_through():
     from keyturn.activities.deliver_job import DeliverJob
     from keyturn.backoff import BASE
-    from keyturn.errors import PayloadMoved
     from keyturn.jobs.contracts import Delivery
+    from keyturn.payload_errors import PayloadMoved
     from keyturn.workflows.options import record_options
 
 # One attempt is one request of at most 10 s and two short transactions of at most 8 s.

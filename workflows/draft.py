@@ -17,7 +17,7 @@ with workflow.unsafe.imports_passed_through():
     from keyturn.activities.failures import TIMEOUT_KIND
     from keyturn.backoff import BASE
     from keyturn.drafts.contracts import DraftEnd, DraftEnding, DraftWritten
-    from keyturn.errors import PayloadMoved
+    from keyturn.payload_errors import PayloadMoved
     from keyturn.rotations.outcomes import Failed
     from keyturn.tasks.draft_reply import DraftRequest
     from keyturn.workflows.ending import to_its_end

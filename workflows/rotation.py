@@ -21,7 +21,7 @@ with workflow.unsafe.imports_passed_through():
     from keyturn.activities.record_event import RecordEvent
     from keyturn.activities.withdraw_claim import WithdrawClaim
     from keyturn.contracts import PolicyRef
-    from keyturn.errors import PayloadMoved
+    from keyturn.payload_errors import PayloadMoved
     from keyturn.people import is_among
     from keyturn.policy.grounding import request_digest
     from keyturn.rotations.contracts import (

@@ -8,8 +8,8 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings
 
-from keyturn.errors import ReceiverUnavailable
 from keyturn.jobs.channel import Channel, Receiver
+from keyturn.jobs.errors import ReceiverUnavailable
 from keyturn.jobs.outbox import Message
 from keyturn.settings import SETTINGS_FROM_ENVIRONMENT
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from keyturn.errors import AnotherAccount, KeyNotFound
-from keyturn.execution import AccessKeyState, ExecutorSteps, KeyRotationOrder, SecretStore
+from keyturn.execution.contracts import AccessKeyState, ExecutorSteps, KeyRotationOrder, SecretStore
+from keyturn.execution.errors import AnotherAccount, KeyNotFound
 from keyturn.jobs.contracts import ClaimedJob, Evidence
 from keyturn.jobs.executor import Executor
 from keyturn.jobs.leases import JobLeases

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from keyturn.errors import QuotaExhausted, UnreadableResponse
 from keyturn.llm.classify import COMMON, row
+from keyturn.llm.errors import QuotaExhausted, UnreadableResponse
 from keyturn.llm.provider import Provider, WireFormat
 from keyturn.llm.streams import Event
 from keyturn.llm.wire import Completion, Usage

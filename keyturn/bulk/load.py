@@ -11,7 +11,7 @@ from typing import Any
 
 from keyturn.bulk.contracts import BulkSource
 from keyturn.bulk.store import BulkStore, Run
-from keyturn.errors import InventoryInvalid
+from keyturn.inventory.errors import InventoryInvalid
 from keyturn.inventory.places import expect_regular
 from keyturn.inventory.rows import BadRow, InventoryKey
 from keyturn.inventory.scans import Scan

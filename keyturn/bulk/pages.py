@@ -16,13 +16,10 @@ from keyturn.bulk.contracts import BulkPage, PageJudged, RunSettled
 from keyturn.bulk.store import OPEN, PICO, WAITING, BulkStore, Run
 from keyturn.calls import CallRecord
 from keyturn.contracts import CredentialFacts, ModelTask
-from keyturn.errors import (
-    AuthenticationFailed,
-    KeyturnError,
-    PayloadError,
-    PolicyError,
-    QuotaExhausted,
-)
+from keyturn.errors import KeyturnError
+from keyturn.llm.errors import AuthenticationFailed, QuotaExhausted
+from keyturn.payload_errors import PayloadError
+from keyturn.policy.errors import PolicyError
 from keyturn.rotations.contracts import RotationRequest
 from keyturn.rotations.decisions import Disagreement, GroundedDecision, Rejection
 from keyturn.tasks.summarize_scan import ScanRequest

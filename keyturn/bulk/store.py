@@ -11,10 +11,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.bulk.contracts import RunProgress
+from keyturn.bulk.errors import UnknownRun
 from keyturn.bulk.tables import bulk_batches, bulk_items, bulk_runs
 from keyturn.contracts import PolicyRef
 from keyturn.database import transaction
-from keyturn.errors import UnknownRun
 from keyturn.jobs.store import WITHDRAWN
 from keyturn.jobs.tables import rotation_jobs
 

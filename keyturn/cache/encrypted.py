@@ -7,8 +7,8 @@ from datetime import timedelta
 from typing import Protocol
 
 from keyturn.cache.key import CacheKey
-from keyturn.errors import PayloadError
 from keyturn.keyring import Keyring
+from keyturn.payload_errors import PayloadError
 
 
 class _Cache(Protocol):

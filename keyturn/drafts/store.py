@@ -15,8 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from keyturn.database import moment_from_now, transaction
 from keyturn.drafts.contracts import DraftEnd, DraftEnding, DraftState
+from keyturn.drafts.errors import DraftTakenOver, UnknownDraft
 from keyturn.drafts.tables import draft_states, drafts
-from keyturn.errors import DraftTakenOver, UnknownDraft
 from keyturn.keyring import EncryptedTexts, Keyring
 
 # A draft is sent or thrown away within days; what Temporal keeps of it has a retention of its own.

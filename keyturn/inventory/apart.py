@@ -19,7 +19,7 @@ from typing import IO, Any, NamedTuple
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from keyturn.errors import InventoryInvalid
+from keyturn.inventory.errors import InventoryInvalid
 from keyturn.inventory.read import read
 from keyturn.inventory.rows import BadRow, InventoryKey
 from keyturn.inventory.scans import Scan, read_scans

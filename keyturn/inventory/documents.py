@@ -14,8 +14,8 @@ from typing import Any, TextIO
 
 import ijson
 
-from keyturn.errors import InventoryInvalid
 from keyturn.foreign_json import expect_shallow
+from keyturn.inventory.errors import InventoryInvalid
 from keyturn.inventory.rows import BadRow
 from keyturn.inventory.text import PEEK, opened
 

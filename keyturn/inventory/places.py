@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-from keyturn.errors import InventoryInvalid, InventoryRefused
+from keyturn.inventory.errors import InventoryInvalid, InventoryRefused
 
 # Ten million keys of a hundred bytes: larger than any export, and read in minutes.
 MAX_BYTES = 1 << 30

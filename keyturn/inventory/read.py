@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from keyturn.errors import InventoryInvalid
 from keyturn.foreign_json import read_json
 from keyturn.inventory.cells import unguarded
 from keyturn.inventory.documents import LISTS, MAX_LINE, Entry, entries_of, lines_of
+from keyturn.inventory.errors import InventoryInvalid
 from keyturn.inventory.rows import BadRow, Origin, RowFault
 from keyturn.inventory.source import Inventory, Row, RowReader, Table
 from keyturn.inventory.sources import load_sources

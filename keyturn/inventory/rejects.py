@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from keyturn.errors import InventoryInvalid
 from keyturn.inventory.cells import guarded
+from keyturn.inventory.errors import InventoryInvalid
 from keyturn.inventory.plain import NOTES
 from keyturn.inventory.rows import BadRow
 from keyturn.private_data import holds_private_data, holds_secret

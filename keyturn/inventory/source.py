@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from keyturn.errors import InventoryInvalid
+from keyturn.inventory.errors import InventoryInvalid
 from keyturn.inventory.rows import BadRow, InventoryKey, Origin
 
 Row = InventoryKey | BadRow

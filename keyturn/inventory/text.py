@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from keyturn.errors import InventoryInvalid
+from keyturn.inventory.errors import InventoryInvalid
 
 PEEK = 65_536  # characters: whatever tells a format stands in its first line or its first members
 # PowerShell's `>` writes UTF-16 with a mark, and `Out-File -Encoding utf8` a mark of UTF-8.

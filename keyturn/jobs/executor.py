@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from keyturn.contracts import CredentialKind
-from keyturn.execution import ExecutorSteps, SecretStore
+from keyturn.execution.contracts import ExecutorSteps, SecretStore
 from keyturn.jobs.leases import JobLeases
 
 

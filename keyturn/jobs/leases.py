@@ -30,8 +30,8 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from keyturn.contracts import CredentialKind
 from keyturn.database import moment_from_now, span_of, transaction
-from keyturn.errors import JobClosed, JobHeld, StaleClaim, StateRefused, UnknownJob
 from keyturn.jobs.contracts import ClaimedJob, Evidence
+from keyturn.jobs.errors import JobClosed, JobHeld, StaleClaim, StateRefused, UnknownJob
 from keyturn.jobs.states import CLOSED, FOLLOWS, OPEN, ProgressState
 from keyturn.jobs.tables import URGENT, audit_of, job_audit, rotation_jobs
 

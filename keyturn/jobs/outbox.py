@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, Select, and_, bindparam, case, insert, or_, s
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.database import transaction
-from keyturn.errors import UnknownDelivery
+from keyturn.jobs.errors import UnknownDelivery
 from keyturn.jobs.tables import audit_of, job_audit, outbox, rotation_jobs
 
 TOPIC, TIGHTENED_TOPIC = "rotation_job.created", "rotation_job.tightened"

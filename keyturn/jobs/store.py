@@ -33,8 +33,9 @@ from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
 from keyturn.canonical import digest_of
 from keyturn.database import transaction
-from keyturn.errors import IdempotencyConflict, JobStoreUnavailable, OpenJobExists, StaleAttempt
+from keyturn.errors import JobStoreUnavailable
 from keyturn.jobs.contracts import JobMessage
+from keyturn.jobs.errors import IdempotencyConflict, OpenJobExists, StaleAttempt
 from keyturn.jobs.outbox import TIGHTENED_TOPIC, TOPIC
 from keyturn.jobs.states import CLOSED, OPEN
 from keyturn.jobs.tables import NORMAL, URGENT, audit_of, job_audit, outbox, rotation_events, rotation_jobs

@@ -10,9 +10,10 @@ from sqlalchemy import Column, ColumnElement, Select, String, case, cast, func, 
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from keyturn.call_errors import LedgerUnavailable
 from keyturn.calls import CallRecord
 from keyturn.database import transaction, within
-from keyturn.errors import JobStoreUnavailable, LedgerUnavailable
+from keyturn.errors import JobStoreUnavailable
 from keyturn.ledger.tables import call_records as table
 
 # Looked up before a call, within its deadline: an index makes it a millisecond.

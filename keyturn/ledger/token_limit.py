@@ -10,7 +10,7 @@ from limits import RateLimitItemPerHour
 from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
-from keyturn.errors import CostCapExceeded, TokenLimitReached
+from keyturn.call_errors import CostCapExceeded, TokenLimitReached
 
 if TYPE_CHECKING:
     from redis.asyncio import ConnectionPool  # 0.2 s of a worker's start, for those who have no Redis as well

@@ -12,10 +12,10 @@ from typing import Any, Literal, Protocol
 
 import httpx
 
-from keyturn.errors import ProviderTimeout, ProviderUnavailable, UnreadableResponse
 from keyturn.foreign_json import read_json
 from keyturn.llm.classify import error_for
 from keyturn.llm.endpoint import Endpoint
+from keyturn.llm.errors import ProviderTimeout, ProviderUnavailable, UnreadableResponse
 from keyturn.llm.streams import lines_in
 from keyturn.llm.wire import Completion
 from keyturn.tasks.definition import Prompt

@@ -16,15 +16,9 @@ from pydantic import ValidationError
 from keyturn.cache.key import CacheKey
 from keyturn.calls import CallRecord, CallStatus, Exchange, PassedOver
 from keyturn.contracts import MAX_ANSWER_CHARACTERS, ModelTask
-from keyturn.errors import (
-    JobStoreUnavailable,
-    KeyturnError,
-    PolicyDiffers,
-    ProviderTimeout,
-    SettingsInvalid,
-    UnknownTask,
-)
+from keyturn.errors import JobStoreUnavailable, KeyturnError, SettingsInvalid
 from keyturn.llm.cache import ResponseCache, cache_key, packed, unpacked
+from keyturn.llm.errors import ProviderTimeout
 from keyturn.llm.estimate import estimated_input
 from keyturn.llm.guard import Guard
 from keyturn.llm.outages import Outages
@@ -32,11 +26,13 @@ from keyturn.llm.routing import LEAST_SECONDS, ModelClient, RouteFailed, ask_in_
 from keyturn.llm.wire import Completion, OnText, Usage, parse_answer
 from keyturn.people import same_form
 from keyturn.policy.catalogue import Catalogue
+from keyturn.policy.errors import PolicyDiffers
 from keyturn.policy.grounding import request_digest
 from keyturn.policy.line import PolicyLine, digest_of_lines
 from keyturn.rotations.contracts import Assessment, RotationRequest
 from keyturn.rotations.decisions import Rejection
 from keyturn.tasks.definition import Prompt, Reading, Task
+from keyturn.tasks.errors import UnknownTask
 from keyturn.tasks.registry import load_tasks
 
 _NOTHING_USED = Usage(0, 0, 0)  # of a cache hit: nobody counted, because nobody was asked

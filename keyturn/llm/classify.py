@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from keyturn.errors import (
+from keyturn.llm.errors import (
     AuthenticationFailed,
     PromptFiltered,
     ProviderError,

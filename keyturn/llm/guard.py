@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Protocol
 
+from keyturn.call_errors import ContextWindowExceeded, CostCapExceeded
 from keyturn.contracts import ModelTask
-from keyturn.errors import ContextWindowExceeded, CostCapExceeded
 from keyturn.llm.wire import Usage
 from keyturn.tasks.definition import Task
 

@@ -17,10 +17,13 @@ import httpx
 import structlog
 from pydantic import JsonValue, SecretStr
 
-from keyturn.errors import (
+from keyturn.errors import KeyturnError
+from keyturn.foreign_json import read_json
+from keyturn.llm.classify import error_for, error_in
+from keyturn.llm.endpoint import LEAST_SECONDS_TO_ASK, Endpoint, Timeouts
+from keyturn.llm.errors import (
     AuthenticationFailed,
     EndpointBusy,
-    KeyturnError,
     PromptFiltered,
     ProviderError,
     ProviderKeyUnavailable,
@@ -29,9 +32,6 @@ from keyturn.errors import (
     RequestRefused,
     UnreadableResponse,
 )
-from keyturn.foreign_json import read_json
-from keyturn.llm.classify import error_for, error_in
-from keyturn.llm.endpoint import LEAST_SECONDS_TO_ASK, Endpoint, Timeouts
 from keyturn.llm.streams import Bounded, events_of
 from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.tasks.definition import Prompt

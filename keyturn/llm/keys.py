@@ -23,8 +23,8 @@ from typing import Any, Protocol
 import structlog
 from pydantic import SecretStr
 
-from keyturn.errors import ProviderKeyUnavailable
 from keyturn.foreign_json import read_json
+from keyturn.llm.errors import ProviderKeyUnavailable
 
 _log = structlog.get_logger("keyturn.llm")
 # A token of Entra ID has some 2 kB, one with many groups 10.

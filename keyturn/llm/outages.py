@@ -19,7 +19,8 @@ from typing import TypeVar
 
 import structlog
 
-from keyturn.errors import KeyturnError, ProviderTimeout, ProviderUnavailable
+from keyturn.errors import KeyturnError
+from keyturn.llm.errors import ProviderTimeout, ProviderUnavailable
 
 _log = structlog.get_logger("keyturn.llm")
 # As many as no bad minute of a sound provider brings in a row; at 64 calls at once they come within one call's time.

@@ -6,21 +6,21 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
 from keyturn.calls import PassedOver
-from keyturn.errors import (
+from keyturn.errors import KeyturnError
+from keyturn.llm.endpoint import LEAST_SECONDS_TO_ASK, Timeouts
+from keyturn.llm.errors import (
     EndpointBusy,
-    KeyturnError,
     ProviderError,
     ProviderKeyUnavailable,
     ProviderTimeout,
     ProviderUnavailable,
     QuotaExhausted,
     RateLimited,
-    UnknownTask,
 )
-from keyturn.llm.endpoint import LEAST_SECONDS_TO_ASK, Timeouts
 from keyturn.llm.outages import Outages
 from keyturn.llm.wire import Completion, OnText
 from keyturn.tasks.definition import Prompt
+from keyturn.tasks.errors import UnknownTask
 
 QUOTA_PASSES = "[next-on-quota]"  # behind a model: where its quota is used up, the next one is asked
 DEFAULT = "*"  # the route of every task that has none of its own

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, Protocol
 
 import httpx
 
-from keyturn.errors import UnreadableResponse
 from keyturn.foreign_json import read_json
+from keyturn.llm.errors import UnreadableResponse
 
 
 class Event(NamedTuple):

@@ -29,9 +29,10 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings
 
 from keyturn.canonical import canonical_json
-from keyturn.errors import ReceiverConflict, ReceiverRefused, ReceiverUnavailable, SettingsInvalid
+from keyturn.errors import SettingsInvalid
 from keyturn.foreign_json import read_json
 from keyturn.jobs.channel import Channel, Receiver
+from keyturn.jobs.errors import ReceiverConflict, ReceiverRefused, ReceiverUnavailable
 from keyturn.jobs.outbox import TOPIC, Message
 from keyturn.llm.http import http_client
 from keyturn.settings import SETTINGS_FROM_ENVIRONMENT, http_url

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from keyturn.canonical import digest_of
 from keyturn.contracts import PolicyRef
-from keyturn.errors import CatalogueInvalid, UnknownPolicyLine
+from keyturn.policy.errors import CatalogueInvalid, UnknownPolicyLine
 from keyturn.policy.files import read_files, shipped_files
 from keyturn.policy.line import PolicyLine, digest_of_line
 

@@ -12,10 +12,10 @@ from pydantic import JsonValue
 
 from keyturn.canonical import digest_of
 from keyturn.contracts import MAX_QUOTES, CredentialFacts, Decision
-from keyturn.errors import ApprovalInvalid, DigestMismatch
 from keyturn.people import is_among, same_form
 from keyturn.policy.applicability import CLOCK_SKEW
 from keyturn.policy.catalogue import Catalogue
+from keyturn.policy.errors import ApprovalInvalid, DigestMismatch
 from keyturn.policy.line import PolicyLine, digest_of_line
 from keyturn.policy.quotes import quotes_hold
 from keyturn.policy.support import Support, explain, supported, with_binding

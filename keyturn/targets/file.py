@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from keyturn.errors import SecretNotKept
+from keyturn.execution.errors import SecretNotKept
 from keyturn.jobs.executor import SecretTarget
 
 

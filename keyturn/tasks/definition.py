@@ -13,9 +13,9 @@ from pydantic import JsonValue
 
 from keyturn.canonical import canonical_json
 from keyturn.contracts import Contract, ModelTask
-from keyturn.errors import UnknownPromptVersion
 from keyturn.policy.line import PolicyLine
 from keyturn.rotations.decisions import Rejection
+from keyturn.tasks.errors import UnknownPromptVersion
 
 RequestT = TypeVar("RequestT", bound=ModelTask)
 ProposalT = TypeVar("ProposalT")

@@ -7,8 +7,8 @@ from functools import cache
 from typing import Any
 
 import keyturn.tasks
-from keyturn.errors import TaskInvalid
 from keyturn.tasks.definition import Task
+from keyturn.tasks.errors import TaskInvalid
 
 
 @cache

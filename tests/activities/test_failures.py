@@ -10,25 +10,37 @@ import time_machine
 from temporalio.exceptions import ApplicationErrorCategory
 
 import keyturn
-from keyturn import errors
 from keyturn.activities.failures import application_error
-from keyturn.errors import JobStoreUnavailable, KeyturnError, ProviderError, RateLimited, TokenLimitReached
+from keyturn.call_errors import TokenLimitReached
+from keyturn.errors import JobStoreUnavailable, KeyturnError
+from keyturn.llm.errors import ProviderError, RateLimited
 from keyturn.rotations.outcomes import Failed
 from tests.cases import NOW
 
 LATER = NOW + timedelta(minutes=10)
 
 
-def every_error(
-    root: type[KeyturnError] = KeyturnError, *, of: tuple[str, ...] = (errors.__name__,)
-) -> list[type[KeyturnError]]:
-    """Every class below `root` whose module is one of `of`, or below it."""
+# Modules that only run within a tool.
+TOOLS = ("keyturn.migrations.", "keyturn.lab.documentation.", "keyturn.lab.evals.")
+
+
+def every_error(root: type[KeyturnError] = KeyturnError) -> list[type[KeyturnError]]:
+    """Every class of the program below `root`."""
     return [
         kind
         for child in root.__subclasses__()
-        if child.__module__.startswith(of)
-        for kind in (child, *every_error(child, of=of))
+        if child.__module__.startswith("keyturn.")
+        for kind in (child, *every_error(child))
     ]
+
+
+def import_all() -> None:
+    for module in pkgutil.walk_packages(keyturn.__path__, "keyturn."):
+        if not module.name.endswith("__main__") and not module.name.startswith(TOOLS):
+            importlib.import_module(module.name)
+
+
+import_all()
 
 
 @pytest.mark.parametrize("kind", every_error(), ids=lambda kind: kind.__name__)
@@ -53,11 +65,7 @@ def test_every_error_says_whether_to_retry_and_what_mends_it(kind: type[KeyturnE
 
 def test_every_kind_is_its_own() -> None:
     """Two errors of the whole program never share a name: it says whether a retry is worth it, and what to do."""
-    for module in pkgutil.walk_packages(keyturn.__path__, "keyturn."):
-        within_a_tool = ("keyturn.migrations.", "keyturn.lab.documentation.", "keyturn.lab.evals.")
-        if not module.name.endswith("__main__") and not module.name.startswith(within_a_tool):
-            importlib.import_module(module.name)
-    kinds = Counter(kind.kind for kind in every_error(of=("keyturn",)))
+    kinds = Counter(kind.kind for kind in every_error())
     assert [kind for kind, count in kinds.items() if count > 1] == []
 
 

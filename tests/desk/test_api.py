@@ -17,8 +17,9 @@ from temporalio.service import RPCError, RPCStatusCode
 import keyturn.desk.desk as desk_module
 from keyturn.application.stories import story_of
 from keyturn.desk.tables import desk_requests
+from keyturn.drafts.errors import UnknownDraft
 from keyturn.drafts.tables import drafts
-from keyturn.errors import JobStoreUnavailable, UnknownDraft
+from keyturn.errors import JobStoreUnavailable
 from tests.desks import Place, asking, events_of, key, place, question, text_of
 from tests.simulated import SimulatorControl
 

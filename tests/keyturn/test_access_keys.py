@@ -15,25 +15,23 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.database import open_database
-from keyturn.errors import (
+from keyturn.execution.contracts import AccessKeyState, KeyRotationOrder, SecretStore
+from keyturn.execution.errors import (
     AccountMismatch,
     AnotherAccount,
     AwsRefused,
     AwsUnavailable,
     ForeignKey,
-    JobClosed,
-    JobHeld,
     KeyLimit,
     KeyNotFound,
     NewKeyMissing,
     OldKeyInUse,
     RollbackImpossible,
     SecretNotKept,
-    StaleClaim,
 )
-from keyturn.execution import AccessKeyState, KeyRotationOrder, SecretStore
 from keyturn.executors.aws.iam import AwsAccessKeys
 from keyturn.executors.aws.steps import AccessKeyRotation
+from keyturn.jobs.errors import JobClosed, JobHeld, StaleClaim
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.targets.file import SecretFiles

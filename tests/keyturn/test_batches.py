@@ -7,9 +7,9 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from keyturn.errors import AuthenticationFailed, ProviderUnavailable, UnexpectedStatus
 from keyturn.llm.batches import BatchClient
 from keyturn.llm.boundary import ModelBoundary
+from keyturn.llm.errors import AuthenticationFailed, ProviderUnavailable, UnexpectedStatus
 from keyturn.llm.providers.anthropic.batches import AnthropicBatches
 from keyturn.llm.providers.openai.batches import OpenAiBatches
 from keyturn.policy.catalogue import load_catalogue
@@ -112,5 +112,5 @@ async def test_a_refusal_is_named_by_the_one_table(batches: BatchClient, simulat
     """A batch that is not there, and a key that is not taken."""
     with pytest.raises(Exception, match=r".") as caught:
         await batches.state("batch_that_is_not_there")
-    assert caught.value.__class__.__module__ == "keyturn.errors"
+    assert caught.value.__class__.__module__ == "keyturn.llm.errors"
     assert not isinstance(caught.value, AuthenticationFailed)

@@ -9,30 +9,28 @@ from typing import Any
 
 import pytest
 
+from keyturn.call_errors import ContextWindowExceeded, CostCapExceeded
 from keyturn.calls import CallRecord
-from keyturn.errors import (
+from keyturn.errors import KeyturnError
+from keyturn.ledger.records import keyed_fingerprint
+from keyturn.llm.boundary import ModelBoundary
+from keyturn.llm.endpoint import Timeouts
+from keyturn.llm.errors import (
     AuthenticationFailed,
-    ContextWindowExceeded,
-    CostCapExceeded,
-    KeyturnError,
     ProviderOverloaded,
     ProviderTimeout,
     ProviderUnavailable,
     QuotaExhausted,
     RateLimited,
     RequestRefused,
-    UnknownPolicyLine,
-    UnknownPromptVersion,
-    UnknownTask,
     UnreadableResponse,
 )
-from keyturn.ledger.records import keyed_fingerprint
-from keyturn.llm.boundary import ModelBoundary
-from keyturn.llm.endpoint import Timeouts
 from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.policy.catalogue import Catalogue
+from keyturn.policy.errors import UnknownPolicyLine
 from keyturn.rotations.decisions import GroundedDecision, Rejection
 from keyturn.tasks.definition import Prompt
+from keyturn.tasks.errors import UnknownPromptVersion, UnknownTask
 from tests.boundaries import FixedPrice, guarded
 from tests.cases import QUESTION, request
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyturn.backoff import retry_delay
-from keyturn.errors import (
+from keyturn.llm.classify import COMMON, error_for, error_in, retry_after
+from keyturn.llm.errors import (
     AuthenticationFailed,
     ProviderError,
     ProviderOverloaded,
@@ -19,7 +20,6 @@ from keyturn.errors import (
     RequestRefused,
     UnexpectedStatus,
 )
-from keyturn.llm.classify import COMMON, error_for, error_in, retry_after
 from tests.boundaries import WIRES
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from keyturn.contracts import PolicyRef
-from keyturn.errors import ApprovalInvalid, DigestMismatch, UnknownPolicyLine
 from keyturn.policy.catalogue import Catalogue
+from keyturn.policy.errors import ApprovalInvalid, DigestMismatch, UnknownPolicyLine
 from keyturn.policy.grounding import confirm, ground, request_digest
 from keyturn.policy.line import PolicyLine
 from keyturn.rotations.contracts import Approval, JobOrder

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from keyturn.calls import CallRecord
-from keyturn.errors import KeyturnError, ProviderError
+from keyturn.errors import KeyturnError
 from keyturn.llm.boundary import ModelBoundary
+from keyturn.llm.errors import ProviderError
 from keyturn.llm.http import MAX_BODY_BYTES, HttpModelClient, http_client
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.rotations.decisions import GroundedDecision, Rejection

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from keyturn.errors import InventoryInvalid
 from keyturn.inventory.apart import read_apart, read_scans_apart
+from keyturn.inventory.errors import InventoryInvalid
 from keyturn.inventory.read import read
 from keyturn.inventory.scans import read_scans
 from keyturn.inventory.source import Inventory

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from keyturn.bulk.load import items_of
 from keyturn.contracts import CredentialFacts, Idle
-from keyturn.errors import InventoryInvalid
+from keyturn.inventory.errors import InventoryInvalid
 from keyturn.inventory.read import read, recognised
 from keyturn.inventory.rejects import Rejects
 from keyturn.inventory.rows import BadRow, InventoryKey

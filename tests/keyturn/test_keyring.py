@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyturn.errors import KeyturnError, PayloadKeyUnknown, PayloadNotAuthentic, SettingsInvalid
+from keyturn.errors import KeyturnError, SettingsInvalid
 from keyturn.keyring import (
     PSEUDONYM,
     keyring_from_environment,
@@ -20,6 +20,7 @@ from keyturn.keyring import (
     parse_keyring,
     write_keys,
 )
+from keyturn.payload_errors import PayloadKeyUnknown, PayloadNotAuthentic
 from tests.keys import KEYRING, KEYS_TEXT, NEWER, OLDER, PSEUDONYMS, ring
 
 PLACE = b"a namespace"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from keyturn.errors import ProviderKeyUnavailable
+from keyturn.llm.errors import ProviderKeyUnavailable
 from keyturn.llm.keys import (
     PAUSE_SECONDS,
     RENEW_BEFORE_SECONDS,

@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from keyturn.errors import OpenJobExists
 from keyturn.inventory.read import read
 from keyturn.inventory.rows import BadRow, InventoryKey
 from keyturn.inventory.source import Inventory
+from keyturn.jobs.errors import OpenJobExists
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import outbox, rotation_jobs

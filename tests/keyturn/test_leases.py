@@ -14,8 +14,8 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.database import open_database
-from keyturn.errors import JobClosed, JobHeld, OpenJobExists, StaleClaim, StateRefused, UnknownJob
 from keyturn.jobs.contracts import ClaimedJob
+from keyturn.jobs.errors import JobClosed, JobHeld, OpenJobExists, StaleClaim, StateRefused, UnknownJob
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import job_audit, rotation_jobs

@@ -16,19 +16,15 @@ from keyturn.cache.key import CacheKey
 from keyturn.cache.redis import RedisCache
 from keyturn.cache.sql import SqlCache
 from keyturn.cache.tables import response_cache
+from keyturn.call_errors import CostCapExceeded, LedgerUnavailable, TokenLimitReached
 from keyturn.calls import CallRecord
 from keyturn.database import open_database
-from keyturn.errors import (
-    CostCapExceeded,
-    JobStoreUnavailable,
-    LedgerUnavailable,
-    ProviderUnavailable,
-    TokenLimitReached,
-)
+from keyturn.errors import JobStoreUnavailable
 from keyturn.ledger.store import LedgerStore
 from keyturn.ledger.token_limit import SlidingTokenLimit
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.cache import cache_key, packed, unpacked
+from keyturn.llm.errors import ProviderUnavailable
 from keyturn.llm.wire import Completion, Usage
 from keyturn.policy.catalogue import Catalogue
 from keyturn.rotations.decisions import GroundedDecision, Rejection

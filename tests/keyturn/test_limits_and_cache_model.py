@@ -13,8 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from keyturn.cache.key import CacheKey
 from keyturn.cache.sql import SqlCache
+from keyturn.call_errors import CostCapExceeded, TokenLimitReached
 from keyturn.database import database_url, open_database
-from keyturn.errors import CostCapExceeded, TokenLimitReached
 from keyturn.ledger.token_limit import SlidingTokenLimit
 from keyturn.workers.schema import migrate
 

@@ -7,7 +7,8 @@ from typing import cast
 import pytest
 from redis.asyncio import Redis
 
-from keyturn.errors import (
+from keyturn.llm.endpoint import Timeouts
+from keyturn.llm.errors import (
     AuthenticationFailed,
     EndpointBusy,
     ProviderError,
@@ -17,7 +18,6 @@ from keyturn.errors import (
     QuotaExhausted,
     RateLimited,
 )
-from keyturn.llm.endpoint import Timeouts
 from keyturn.llm.outages import FAILURES_TO_OPEN, LONGEST_SECONDS, OPEN_SECONDS, Outages
 from keyturn.llm.routing import RouteFailed, ask_in_turn
 from keyturn.llm.shared_outages import SharedOutages

@@ -2,9 +2,9 @@
 
 import pytest
 
-from keyturn.errors import ApprovalInvalid
 from keyturn.people import doubles, is_among, same_form
 from keyturn.policy.catalogue import Catalogue
+from keyturn.policy.errors import ApprovalInvalid
 from keyturn.policy.grounding import confirm
 from keyturn.rotations.contracts import Approval
 from tests.cases import facts, request

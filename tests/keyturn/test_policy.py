@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from keyturn.contracts import CredentialFacts
-from keyturn.errors import CatalogueInvalid, UnknownPolicyLine
 from keyturn.policy.applicability import applies, due
 from keyturn.policy.catalogue import Catalogue, load_catalogue
+from keyturn.policy.errors import CatalogueInvalid, UnknownPolicyLine
 from keyturn.policy.line import WhenOlder, WhenUnused
 from tests.cases import NOW, facts
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from keyturn.contracts import CredentialFacts
-from keyturn.errors import CatalogueInvalid
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.policy.changes import changes_for, smallest_examples
+from keyturn.policy.errors import CatalogueInvalid
 from keyturn.policy.files import read_files
 from keyturn.policy.line import PolicyLine
 from keyturn.policy.review import review

@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from keyturn.errors import (
+from keyturn.llm.endpoint import Timeouts
+from keyturn.llm.errors import (
     AuthenticationFailed,
     ProviderError,
     ProviderOverloaded,
@@ -20,7 +21,6 @@ from keyturn.errors import (
     UnexpectedStatus,
     UnreadableResponse,
 )
-from keyturn.llm.endpoint import Timeouts
 from keyturn.llm.http import http_client
 from keyturn.llm.wire import Completion
 from keyturn.policy.catalogue import Catalogue

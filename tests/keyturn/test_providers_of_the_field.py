@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from keyturn.errors import (
+from keyturn.llm.endpoint import Timeouts
+from keyturn.llm.errors import (
     AuthenticationFailed,
     ProviderError,
     ProviderOverloaded,
@@ -22,7 +23,6 @@ from keyturn.errors import (
     RequestRefused,
     UnreadableResponse,
 )
-from keyturn.llm.endpoint import Timeouts
 from keyturn.llm.http import HttpModelClient
 from keyturn.llm.providers.openai.batches import OpenAiBatches
 from keyturn.llm.wire import Completion

@@ -8,10 +8,11 @@ import pytest
 
 from keyturn.cache.key import CacheKey
 from keyturn.calls import CallRecord
-from keyturn.errors import PolicyDiffers, ProviderUnavailable, QuotaExhausted
 from keyturn.llm.boundary import ModelBoundary
+from keyturn.llm.errors import ProviderUnavailable, QuotaExhausted
 from keyturn.llm.wire import Completion, Usage
 from keyturn.policy.catalogue import Catalogue
+from keyturn.policy.errors import PolicyDiffers
 from keyturn.policy.line import InProse, digest_of_lines
 from keyturn.rotations.decisions import Disagreement, GroundedDecision, ProposedDecision, Rejection
 from keyturn.tasks.decide_rotation import TASK

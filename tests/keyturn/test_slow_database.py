@@ -20,9 +20,10 @@ from keyturn.bulk.pages import BulkJudge
 from keyturn.cache.key import CacheKey
 from keyturn.cache.sql import SqlCache
 from keyturn.database import transaction
+from keyturn.drafts.errors import DraftTakenOver
 from keyturn.drafts.store import DraftStore
 from keyturn.drafts.writing import DraftWriting
-from keyturn.errors import DraftTakenOver, JobStoreUnavailable
+from keyturn.errors import JobStoreUnavailable
 from keyturn.jobs.tables import rotation_events
 from keyturn.ledger.recorder import recorder
 from keyturn.ledger.store import LedgerStore, midnight

@@ -14,7 +14,8 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.database import open_database
-from keyturn.errors import IdempotencyConflict, JobStoreUnavailable, OpenJobExists, StaleAttempt
+from keyturn.errors import JobStoreUnavailable
+from keyturn.jobs.errors import IdempotencyConflict, OpenJobExists, StaleAttempt
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import job_audit, outbox, rotation_jobs
 from keyturn.rotations.outcomes import RotationJob

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from keyturn.database import database_url, open_database
-from keyturn.errors import IdempotencyConflict, JobClosed, JobHeld, OpenJobExists, StaleAttempt, StaleClaim, UnknownJob
+from keyturn.jobs.errors import (
+    IdempotencyConflict,
+    JobClosed,
+    JobHeld,
+    OpenJobExists,
+    StaleAttempt,
+    StaleClaim,
+    UnknownJob,
+)
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.rotations.contracts import JobOrder

@@ -13,7 +13,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from keyturn.errors import (
+from keyturn.llm.boundary import ModelBoundary
+from keyturn.llm.endpoint import Timeouts
+from keyturn.llm.errors import (
     ProviderError,
     ProviderOverloaded,
     ProviderTimeout,
@@ -22,8 +24,6 @@ from keyturn.errors import (
     RateLimited,
     UnreadableResponse,
 )
-from keyturn.llm.boundary import ModelBoundary
-from keyturn.llm.endpoint import Timeouts
 from keyturn.llm.http import HttpModelClient, http_client
 from keyturn.llm.wire import Completion
 from keyturn.policy.catalogue import Catalogue, load_catalogue

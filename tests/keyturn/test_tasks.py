@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from keyturn.contracts import Contract, ModelTask
-from keyturn.errors import UnknownPromptVersion
 from keyturn.llm.wire import Completion, Usage, parse_answer
 from keyturn.policy.catalogue import Catalogue
 from keyturn.private_data import holds_private_data
 from keyturn.rotations.decisions import Rejection
+from keyturn.tasks.errors import UnknownPromptVersion
 from keyturn.tasks.registry import load_tasks
 from keyturn.tasks.wording import promises_action
 from tests.cases import P7, request

@@ -10,7 +10,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.database import open_database
-from keyturn.errors import OpenJobExists, StaleAttempt
+from keyturn.jobs.errors import OpenJobExists, StaleAttempt
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.store import JobStore

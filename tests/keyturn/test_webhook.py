@@ -22,8 +22,8 @@ from pydantic import SecretStr
 from standardwebhooks import Webhook as StandardWebhook
 from standardwebhooks import WebhookVerificationError
 
-from keyturn.errors import ReceiverConflict, ReceiverRefused, ReceiverUnavailable
 from keyturn.jobs.contracts import JobMessage
+from keyturn.jobs.errors import ReceiverConflict, ReceiverRefused, ReceiverUnavailable
 from keyturn.jobs.outbox import Message
 from keyturn.jobs.store import _payload, _row_of
 from keyturn.llm.http import http_client

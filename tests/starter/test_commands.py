@@ -14,10 +14,10 @@ import pytest
 from keyturn.application.requests import id_of
 from keyturn.application.rotations import outcome_of, start_or_attach
 from keyturn.database import database_url, open_database
-from keyturn.errors import ProviderTimeout
 from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.store import JobStore
 from keyturn.lab.stack.embedded import Stack
+from keyturn.llm.errors import ProviderTimeout
 from keyturn.llm.outages import FAILURES_TO_OPEN, Outages
 from keyturn.llm.shared_outages import SharedOutages
 from keyturn.rotations.outcomes import JobCreated

@@ -11,8 +11,9 @@ from keyturn.application.requests import id_of
 from keyturn.application.rotations import outcome_of, rotate, start_or_attach
 from keyturn.application.stories import story_of
 from keyturn.console import printable
-from keyturn.errors import PayloadKeyUnknown, ProviderUnavailable, QuotaExhausted
 from keyturn.jobs.store import JobStore
+from keyturn.llm.errors import ProviderUnavailable, QuotaExhausted
+from keyturn.payload_errors import PayloadKeyUnknown
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.rotations.contracts import Approval, Resumption
 from keyturn.rotations.outcomes import JobCreated, Rejected

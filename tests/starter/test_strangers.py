@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from keyturn.errors import InvalidRequest, InventoryInvalid, SettingsInvalid
+from keyturn.errors import InvalidRequest, SettingsInvalid
+from keyturn.inventory.errors import InventoryInvalid
 from keyturn.inventory.rejects import Rejects
 from keyturn.inventory.rows import BadRow
 from keyturn.keyring import keyring_from_environment, new_key_line, parse_keyring

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from keyturn.errors import QuotaExhausted, RateLimited, SettingsInvalid
+from keyturn.errors import SettingsInvalid
 from keyturn.llm.endpoint import Timeouts
+from keyturn.llm.errors import QuotaExhausted, RateLimited
 from keyturn.llm.http import http_client
 from keyturn.llm.outages import Outages
 from keyturn.llm.providers import load_providers

@@ -17,7 +17,8 @@ from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.client import JobsClient
-from keyturn.errors import JobClosed, JobStoreUnavailable, SettingsInvalid, StaleClaim, StateRefused, UnknownJob
+from keyturn.errors import JobStoreUnavailable, SettingsInvalid
+from keyturn.jobs.errors import JobClosed, StaleClaim, StateRefused, UnknownJob
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import rotation_jobs

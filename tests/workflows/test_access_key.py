@@ -25,8 +25,9 @@ from temporalio.testing import WorkflowEnvironment
 from keyturn.application.answers import AnswerRefused, answer
 from keyturn.application.parked import waiting_rotations
 from keyturn.database import open_database
-from keyturn.errors import AwsUnavailable, SettingsInvalid
-from keyturn.execution import KeyRotationOrder, KeyRotationOutcome, KeyRotationStatus
+from keyturn.errors import SettingsInvalid
+from keyturn.execution.contracts import KeyRotationOrder, KeyRotationOutcome, KeyRotationStatus
+from keyturn.execution.errors import AwsUnavailable
 from keyturn.executors.aws.iam import AccessKey, AwsAccessKeys
 from keyturn.executors.aws.steps import AccessKeyRotation
 from keyturn.jobs.leases import JobLeases

@@ -32,20 +32,16 @@ from keyturn.bulk.contracts import (
     RunProgress,
     RunSettled,
 )
+from keyturn.bulk.errors import UnknownRun
 from keyturn.bulk.load import digest_of
 from keyturn.bulk.store import OPEN
 from keyturn.bulk.tables import bulk_items
+from keyturn.call_errors import ContextWindowExceeded
 from keyturn.database import open_database
-from keyturn.errors import (
-    ContextWindowExceeded,
-    InventoryInvalid,
-    InventoryRefused,
-    PayloadError,
-    ProviderUnavailable,
-    QuotaExhausted,
-    UnknownRun,
-)
+from keyturn.inventory.errors import InventoryInvalid, InventoryRefused
 from keyturn.keyring import new_keyring_text, parse_keyring
+from keyturn.llm.errors import ProviderUnavailable, QuotaExhausted
+from keyturn.payload_errors import PayloadError
 from keyturn.rotations.contracts import Abandonment, Denial, Resumption
 from keyturn.workers.bulk import run_encryption
 from keyturn.workflows.bulk import (

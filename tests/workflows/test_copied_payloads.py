@@ -30,9 +30,9 @@ from keyturn.activities.create_rotation_job import CreateRotationJob
 from keyturn.application.answers import answer
 from keyturn.application.encryption import CONTEXT, EncryptionCodec, names_of
 from keyturn.application.rotations import Handle, outcome_of, start_or_attach
-from keyturn.errors import PayloadMoved, PayloadNotAuthentic
 from keyturn.jobs.store import JobStore
 from keyturn.llm.boundary import ModelBoundary
+from keyturn.payload_errors import PayloadMoved, PayloadNotAuthentic
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.policy.grounding import request_digest
 from keyturn.rotations.contracts import Approval, Denial, JobOrder, RotationRequest

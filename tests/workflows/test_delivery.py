@@ -29,13 +29,8 @@ from keyturn.activities.decide import Decide
 from keyturn.activities.deliver_job import DeliverJob
 from keyturn.application.encryption import names_of
 from keyturn.application.rotations import rotate
-from keyturn.errors import (
-    EarlierDelivery,
-    JobStoreUnavailable,
-    KeyturnError,
-    ReceiverRefused,
-    ReceiverUnavailable,
-)
+from keyturn.errors import JobStoreUnavailable, KeyturnError
+from keyturn.jobs.errors import EarlierDelivery, ReceiverRefused, ReceiverUnavailable
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.outbox import Message, Outbox
 from keyturn.jobs.store import JobStore

@@ -25,11 +25,12 @@ from keyturn.application.drafts import Handle, new_draft_id, start_draft, stop_d
 from keyturn.calls import CallRecord
 from keyturn.database import open_database
 from keyturn.drafts.contracts import DraftEnd
+from keyturn.drafts.errors import DraftTakenOver, UnknownDraft
 from keyturn.drafts.reading import DraftReading
 from keyturn.drafts.store import Draft, DraftStore
 from keyturn.drafts.tables import drafts
 from keyturn.drafts.writing import DraftWriting
-from keyturn.errors import DraftTakenOver, JobStoreUnavailable, UnknownDraft
+from keyturn.errors import JobStoreUnavailable
 from keyturn.jobs.tables import rotation_jobs
 from keyturn.keyring import new_keyring_text, parse_keyring
 from keyturn.lab.stack.embedded import worker_environment

@@ -24,8 +24,8 @@ from keyturn.application.encryption import (
 from keyturn.application.following import progress_of
 from keyturn.application.requests import id_of
 from keyturn.application.rotations import outcome_of, rotate, start_or_attach
-from keyturn.errors import PayloadKeyUnknown, PayloadNotAuthentic, PayloadNotEncrypted, PayloadTooLarge
 from keyturn.jobs.store import JobStore
+from keyturn.payload_errors import PayloadKeyUnknown, PayloadNotAuthentic, PayloadNotEncrypted, PayloadTooLarge
 from keyturn.rotations.contracts import Approval
 from keyturn.rotations.outcomes import JobCreated
 from keyturn.workflows.rotation import RotationWorkflow

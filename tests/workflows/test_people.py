@@ -20,20 +20,12 @@ from keyturn.application.parked import resume_all, waiting_rotations
 from keyturn.application.requests import id_of
 from keyturn.application.rotations import Handle, outcome_of, rotate, start_or_attach, status_of
 from keyturn.application.stories import last_asked, story_of
-from keyturn.errors import (
-    AuthenticationFailed,
-    ContextWindowExceeded,
-    CostCapExceeded,
-    JobStoreUnavailable,
-    KeyturnError,
-    QuotaExhausted,
-    RequestRefused,
-    UnexpectedStatus,
-    UnknownPolicyLine,
-    UnknownPromptVersion,
-)
+from keyturn.call_errors import ContextWindowExceeded, CostCapExceeded
+from keyturn.errors import JobStoreUnavailable, KeyturnError
 from keyturn.jobs.store import JobStore
+from keyturn.llm.errors import AuthenticationFailed, QuotaExhausted, RequestRefused, UnexpectedStatus
 from keyturn.policy.catalogue import Catalogue
+from keyturn.policy.errors import UnknownPolicyLine
 from keyturn.policy.line import digest_of_lines
 from keyturn.rotations.contracts import (
     Abandonment,
@@ -46,6 +38,7 @@ from keyturn.rotations.contracts import (
     RotationStatus,
 )
 from keyturn.rotations.outcomes import Failed, JobCreated, Rejected, RotationJob, WaitingForPerson
+from keyturn.tasks.errors import UnknownPromptVersion
 from tests.cases import facts, request
 from tests.workers_for_tests import APPROVERS, ELIGIBLE, Claims, Script, with_approval, worker_on
 

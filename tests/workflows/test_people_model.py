@@ -11,8 +11,8 @@ from temporalio.exceptions import ApplicationError
 
 from keyturn.application.answers import addressed
 from keyturn.application.rotations import outcome_of, start_or_attach, status_of
-from keyturn.errors import QuotaExhausted
 from keyturn.jobs.store import JobStore
+from keyturn.llm.errors import QuotaExhausted
 from keyturn.rotations.contracts import Abandonment, Approval, Denial, Instruction, Resumption
 from keyturn.rotations.outcomes import JobCreated, Rejected
 from tests.cases import facts, request

@@ -12,13 +12,9 @@ from temporalio.testing import WorkflowEnvironment
 
 from keyturn.application.requests import id_of
 from keyturn.application.rotations import outcome_of, start_or_attach, waiting_for
-from keyturn.errors import (
-    JobStoreUnavailable,
-    ProviderTimeout,
-    ProviderUnavailable,
-    RateLimited,
-)
+from keyturn.errors import JobStoreUnavailable
 from keyturn.jobs.store import JobStore
+from keyturn.llm.errors import ProviderTimeout, ProviderUnavailable, RateLimited
 from keyturn.policy.catalogue import Catalogue
 from keyturn.rotations.contracts import JobOrder, RotationEvent
 from keyturn.rotations.outcomes import (

@@ -10,9 +10,9 @@ from temporalio.client import Client
 from keyturn.application.answers import answer
 from keyturn.application.rotations import outcome_of, rotate, start_or_attach
 from keyturn.application.versioning import builds, promote
-from keyturn.errors import QuotaExhausted
 from keyturn.jobs.store import JobStore
 from keyturn.lab.stack.temporal import dev_server
+from keyturn.llm.errors import QuotaExhausted
 from keyturn.rotations.contracts import Resumption
 from keyturn.rotations.outcomes import JobCreated
 from keyturn.workers.doctor import NoBuild, NoWorker

@@ -20,7 +20,7 @@ from keyturn.application.outcomes import as_lines, as_object
 from keyturn.application.requests import id_of
 from keyturn.application.rotations import Handle, outcome_of, rotate, start_or_attach
 from keyturn.database import open_database
-from keyturn.errors import OpenJobExists, StaleAttempt
+from keyturn.jobs.errors import OpenJobExists, StaleAttempt
 from keyturn.jobs.store import JobStore
 from keyturn.lab.stack.temporal import dev_server
 from keyturn.policy.catalogue import load_catalogue

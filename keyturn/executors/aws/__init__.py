@@ -1,6 +1,6 @@
 """AWS: IAM access keys, by the credentials and the region that AWS's own tools find."""
 
-from keyturn.execution import ExecutorSteps, SecretStore
+from keyturn.execution.contracts import ExecutorSteps, SecretStore
 from keyturn.jobs.executor import Executor
 from keyturn.jobs.leases import JobLeases
 

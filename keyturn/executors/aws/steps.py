@@ -18,7 +18,8 @@ from typing import Any, Protocol
 
 from pydantic import SecretStr
 
-from keyturn.errors import (
+from keyturn.execution.contracts import AccessKeyState, KeyRotationOrder, SecretStore
+from keyturn.execution.errors import (
     AccountMismatch,
     AnotherAccount,
     AwsUnavailable,
@@ -28,12 +29,11 @@ from keyturn.errors import (
     NewKeyMissing,
     OldKeyInUse,
     RollbackImpossible,
-    StateRefused,
     UserGone,
 )
-from keyturn.execution import AccessKeyState, KeyRotationOrder, SecretStore
 from keyturn.executors.aws.iam import AccessKey
 from keyturn.jobs.contracts import ClaimedJob, Evidence
+from keyturn.jobs.errors import StateRefused
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.states import ProgressState
 

@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from keyturn.errors import InventoryInvalid
 from keyturn.inventory.documents import entries_of
+from keyturn.inventory.errors import InventoryInvalid
 from keyturn.inventory.rows import BadRow, InventoryKey, Origin, RowFault, key_of
 from keyturn.inventory.source import Entries, Inventory, Row, RowReader, Source, Table, WrappedTable
 from keyturn.inventory.text import PEEK, opened

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 
-from keyturn.errors import InventoryInvalid
+from keyturn.inventory.errors import InventoryInvalid
 from keyturn.inventory.plain import COLUMNS, NOTES, plain_key
 from keyturn.inventory.source import Inventory, Row, RowReader, Source, Table
 

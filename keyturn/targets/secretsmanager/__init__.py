@@ -1,6 +1,6 @@
 """AWS Secrets Manager, by the credentials and the region that AWS's own tools find."""
 
-from keyturn.execution import SecretStore
+from keyturn.execution.contracts import SecretStore
 from keyturn.jobs.executor import SecretTarget
 
 

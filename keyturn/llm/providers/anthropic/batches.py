@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from keyturn.errors import UnexpectedStatus
 from keyturn.llm.batches import MOST_LISTED, Answered, HttpBatchClient, State, id_of
+from keyturn.llm.errors import UnexpectedStatus
 from keyturn.tasks.definition import Prompt
 
 

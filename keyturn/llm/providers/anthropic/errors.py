@@ -6,8 +6,8 @@ Source: Anthropic API reference, "Errors" (2026-11).
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from keyturn.errors import QuotaExhausted
 from keyturn.llm.classify import COMMON, row
+from keyturn.llm.errors import QuotaExhausted
 
 ERRORS = (
     row(QuotaExhausted, codes="enforced_spend_limit_reached contract_spend_limit_reached billing_error"),

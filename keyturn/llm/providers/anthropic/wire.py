@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from keyturn.errors import UnreadableResponse
+from keyturn.llm.errors import UnreadableResponse
 from keyturn.llm.http import count, recordable
 from keyturn.llm.provider import WireFormat
 from keyturn.llm.providers.anthropic.errors import ERRORS, codes_of

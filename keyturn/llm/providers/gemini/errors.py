@@ -6,8 +6,8 @@ Source: Gemini API reference, "Troubleshooting", and google.rpc.Status (2026-11)
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from keyturn.errors import ProviderOverloaded, QuotaExhausted
 from keyturn.llm.classify import COMMON, details_of, row
+from keyturn.llm.errors import ProviderOverloaded, QuotaExhausted
 
 ERRORS = (
     row(QuotaExhausted, 200, 429, codes="quota_a_day"),

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from pydantic import JsonValue
 
-from keyturn.errors import UnreadableResponse
+from keyturn.llm.errors import UnreadableResponse
 from keyturn.llm.http import count, recordable
 from keyturn.llm.provider import WireFormat
 from keyturn.llm.providers.gemini.errors import ERRORS, codes_of

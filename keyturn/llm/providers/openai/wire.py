@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from keyturn.errors import UnreadableResponse
 from keyturn.llm.classify import COMMON, common_codes, error_for
+from keyturn.llm.errors import UnreadableResponse
 from keyturn.llm.http import count, recordable
 from keyturn.llm.provider import WireFormat
 from keyturn.llm.providers.openai.stream import OpenAiFold

@@ -1,0 +1,11 @@
+"""A bulk run."""
+
+from keyturn.errors import KeyturnError
+
+
+class UnknownRun(KeyturnError):
+    """There is no run of this id, or it is another tenant's."""
+
+    kind = "unknown_run"
+    next_step = "fail_and_fix_request"
+    hint = "Look for it with `keyturn runs`."

@@ -1,0 +1,1 @@
+"""Executing a rotation job at one cloud account."""
