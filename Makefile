@@ -109,16 +109,16 @@ fuzz: install ## damaged samples for every parser, EXAMPLES (5,000) for each (so
 	  tests/keyturn/test_limits_and_cache_model.py tests/workflows/test_people_model.py
 
 golden: install ## write the golden payloads of the wire formats anew; read the difference
-	$(BIN)/python -m tests.record_golden
+	$(BIN)/python -m tests.support.record_golden
 
 histories: install ## record the histories that must still replay (tests/histories)
-	$(BIN)/python -m tests.record_histories
+	$(BIN)/python -m tests.support.record_histories
 
 schemas: install ## write the published schemas (docs/schemas) from the contracts
-	$(BIN)/python -m tests.record_schemas
+	$(BIN)/python -m tests.support.record_schemas
 
 screenshots: install ## take the pictures in docs/images anew (needs chromium)
-	$(BIN)/python -m tests.record_screenshots
+	$(BIN)/python -m tests.support.record_screenshots
 
 clean: ## remove .venv and the state of `make dev`
 	rm -rf .venv .keyturn

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import pytest
 
 from keyturn.lab.stack.embedded import Stack
-from tests.estates import LINE
-from tests.simulated import SimulatorControl
-from tests.terminal import lunas
-from tests.warm import run_warm
+from tests.support.estates import LINE
+from tests.support.simulated import SimulatorControl
+from tests.support.terminal import lunas
+from tests.support.warm import run_warm
 
 HEADER = "account_id,key_id,kind,age_days,active\n"
 

@@ -22,10 +22,10 @@ from keyturn.llm.outages import FAILURES_TO_OPEN, Outages
 from keyturn.llm.shared_outages import SharedOutages
 from keyturn.rotations.outcomes import JobCreated
 from keyturn.starter.cli import COMMANDS, GROUPS
-from tests.cases import request
-from tests.simulated import SimulatorControl
-from tests.warm import run_warm
-from tests.workers_for_tests import ELIGIBLE, Script, with_approval, worker_on
+from tests.support.cases import request
+from tests.support.simulated import SimulatorControl
+from tests.support.warm import run_warm
+from tests.support.workers_for_tests import ELIGIBLE, Script, with_approval, worker_on
 
 RATES = Path(__file__).parents[2] / "lab" / "stack" / "rates.toml"
 

@@ -21,9 +21,9 @@ from keyturn.jobs.store import JobStore
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.rotations.contracts import Approval, Denial
 from keyturn.rotations.outcomes import Failed, JobCreated, Rejected, WaitingForPerson
-from tests.cases import facts
-from tests.estates import LINE, Judge, bulk_place, due, estate, jobs_of, started
-from tests.workers_for_tests import ELIGIBLE, Script, with_approval
+from tests.support.cases import facts
+from tests.support.estates import LINE, Judge, bulk_place, due, estate, jobs_of, started
+from tests.support.workers_for_tests import ELIGIBLE, Script, with_approval
 from tests.workflows.test_people import desk, trail
 
 NO = '{"decision":"not_eligible","rotation_window_days":null,"source_line_ids":["P-7"]}'
