@@ -123,7 +123,8 @@ def report(run_id: str, tenant: str, html: Path | None, table: Path | None, line
 async def _report(
     engine: "AsyncEngine", run_id: str, tenant: str, html: Path | None, table: Path | None, lines: Path | None
 ) -> None:
-    from keyturn.bulk.report import Figures, items_of_run, page_of
+    from keyturn.bulk.report import Figures, items_of_run
+    from keyturn.bulk.report_page import page_of
     from keyturn.bulk.store import BulkStore
     from keyturn.keyring import keyring_from_environment
     from keyturn.workers.bulk import run_encryption

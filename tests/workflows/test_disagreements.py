@@ -15,7 +15,7 @@ from keyturn.application.answers import AnswerRefused, answer
 from keyturn.application.outcomes import as_lines, as_object, exit_status
 from keyturn.application.requests import id_of
 from keyturn.application.rotations import outcome_of, rotate
-from keyturn.bulk.report import page_of
+from keyturn.bulk.report_page import page_of
 from keyturn.contracts import CredentialFacts
 from keyturn.jobs.store import JobStore
 from keyturn.policy.catalogue import Catalogue, load_catalogue
