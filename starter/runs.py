@@ -10,7 +10,8 @@ import click
 from keyturn.console import signed_in_user
 from keyturn.rotations.contracts import Abandonment, Resumption
 from keyturn.starter.database import with_database
-from keyturn.starter.inventory_options import as_one_object, as_user, checked, for_tenant
+from keyturn.starter.faults import validate
+from keyturn.starter.inventory_options import as_one_object, as_user, for_tenant
 from keyturn.starter.jobs import lists
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def runs(context: click.Context, tenant: str, limit: int, as_json: bool) -> None
 @click.argument("run_id")
 def pause(run_id: str, tenant: str, user_id: str | None) -> None:
     """Begin no further page of a run; what is being asked may end."""
-    _tell(run_id, tenant, "pause", checked(lambda: Resumption(operator=user_id or signed_in_user())))
+    _tell(run_id, tenant, "pause", validate(lambda: Resumption(operator=user_id or signed_in_user())))
 
 
 @runs.command()
@@ -63,7 +64,7 @@ def pause(run_id: str, tenant: str, user_id: str | None) -> None:
 @click.argument("run_id")
 def resume(run_id: str, tenant: str, user_id: str | None) -> None:
     """Go on with a run that is paused, by hand or by failures that were fixed."""
-    _tell(run_id, tenant, "resume", checked(lambda: Resumption(operator=user_id or signed_in_user())))
+    _tell(run_id, tenant, "resume", validate(lambda: Resumption(operator=user_id or signed_in_user())))
 
 
 @runs.command()
@@ -73,7 +74,7 @@ def resume(run_id: str, tenant: str, user_id: str | None) -> None:
 @click.argument("run_id")
 def cancel(run_id: str, tenant: str, user_id: str | None, reason: str) -> None:
     """Ask about nothing more. Rotations that were begun go on; the same `keyturn bulk` goes on with the rest."""
-    wish = checked(lambda: Abandonment(operator=user_id or signed_in_user(), reason=reason))
+    wish = validate(lambda: Abandonment(operator=user_id or signed_in_user(), reason=reason))
     _tell(run_id, tenant, "cancel", wish)
 
 

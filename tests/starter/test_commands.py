@@ -307,7 +307,7 @@ async def test_a_no_is_an_accomplished_outcome(terminal: Terminal, simulated: Si
         (("--last-rotated", "2026"), "--last-rotated: write it as 2026-08-01T00:00:00Z"),
         (("--last-rotated", "20261101"), "--last-rotated: write it as"),
         (("--observed", "1767225600"), "--observed: write it as"),
-        (("--observed", "2150-01-01T00:00:00Z"), "--observed lies in the future"),
+        (("--observed", "2150-01-01T00:00:00Z"), "--observed: lies in the future"),
         (("--observed", "9999-12-31T00:00:00Z"), "--observed: lies outside the years"),
     ],
 )
