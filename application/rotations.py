@@ -1,6 +1,7 @@
 """Start a rotation, or attach to the one that is there; wait for it, and look at it later."""
 
 import asyncio
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ from keyturn.workflows.visibility import APPROVAL, DISAGREEMENT, PARKED, attribu
 _OUTCOME: TypeAdapter[RotationOutcome] = TypeAdapter(RotationOutcome)
 # The caller's patience is over already: a worker that is there answers in milliseconds.
 QUERY_TIMEOUT = timedelta(seconds=2)
+# A start takes milliseconds, and some seconds at a busy server: a caller in a hurry should not ask for it twice.
+LEAST_START_SECONDS = 5.0
 LOOK_SECONDS = 1.0  # how late a person at a terminal hears that somebody is waited for
 Handle = WorkflowHandle[RotationWorkflow, CompletedOutcome]
 
@@ -129,12 +132,18 @@ async def rotate(
     workflow goes on: the same call attaches to it later. A `WaitingForPerson` is returned as soon as it is one.
 
     Raises:
-        TemporalUnreachable: the time was up before the server confirmed a start. Asking again is safe.
+        TemporalUnreachable: the server confirmed no start within `wait_seconds`, or within LEAST_START_SECONDS if these
+            are more. Asking again is safe.
     """
-    rotation: Rotation | None = None
+    began = time.monotonic()
+    start_seconds = max(wait_seconds, LEAST_START_SECONDS)
     try:
-        async with asyncio.timeout(wait_seconds):
+        async with asyncio.timeout(start_seconds):
             rotation = await start_or_attach(client, request, task_queue=task_queue, again=again)
+    except TimeoutError:
+        raise TemporalUnreachable(f"the start was not confirmed within {start_seconds:.3g} s") from None
+    try:
+        async with asyncio.timeout(max(wait_seconds - (time.monotonic() - began), 0.0)):
             outcome = await settled(rotation.handle)
             while rotation.attached and _is_for_other_evidence(outcome, request):
                 # It was running when we attached, and has answered somebody else's question: now ours is asked.
@@ -142,8 +151,6 @@ async def rotate(
                 outcome = await settled(rotation.handle)
             return rotation.attached, outcome
     except TimeoutError:
-        if rotation is None:
-            raise TemporalUnreachable(f"the start was not confirmed within {wait_seconds:.3g} s") from None
         return rotation.attached, await waiting_for(rotation.handle)
 
 

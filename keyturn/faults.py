@@ -1,20 +1,26 @@
 """What is wrong with which fields, from pydantic's errors: names and reasons, never a value."""
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
-# pydantic repeats what was typed in some messages; these are ours, and they say what to do.
-_REASONS = {
-    "string_pattern_mismatch": "may hold letters, digits and . _ : / @ + = , - only, and begins with a letter or digit",
-    "timezone_aware": "needs a time zone, such as 2026-11-21T09:00:00Z",
-}
+# The marks that an id may hold, by what its pattern has of them (keyturn.contracts): the longer one first.
+_MARKS = {"._:/@+=,-": ". _ : / @ + = , -", "._@+=-": ". _ @ + = -"}
 
 
 def faults_of(error: ValidationError) -> list[tuple[str, str]]:
     """Return each fault as the path of its field (empty: several fields together) and the reason, in their order."""
     return [
-        (
-            ".".join(str(part) for part in fault["loc"]),
-            _REASONS.get(fault["type"], fault["msg"].removeprefix("Value error, ")),
-        )
+        (".".join(str(part) for part in fault["loc"]), _reason(fault))
         for fault in error.errors(include_input=False, include_url=False)
     ]
+
+
+def _reason(fault: ErrorDetails) -> str:
+    if fault["type"] == "timezone_aware":
+        return "needs a time zone, such as 2026-11-21T09:00:00Z"
+    if fault["type"] == "string_pattern_mismatch":
+        pattern = str(fault["ctx"]["pattern"])
+        for written, marks in _MARKS.items():
+            if written in pattern:
+                return f"may hold letters, digits and {marks} only, and begins with a letter or digit"
+    return fault["msg"].removeprefix("Value error, ")

@@ -213,7 +213,7 @@ async def world(folder: Path, database: str, *, control: str | None, chance: ran
         made = World(folder, url, simulator, keyring, cables, chance)
         made.hosts = places
         made.policies.mkdir()
-        (made.policies / "keyturn.lab.proof.toml").write_text(NEEDS_APPROVAL)
+        (made.policies / "proof.toml").write_text(NEEDS_APPROVAL)
         # Its parts reach each other by 127.0.0.1, and the workers it by its address.
         listening = "127.0.0.1" if servers is None else "0.0.0.0"  # noqa: S104 - in a namespace of its own
         server = dev_server_command(port, ip=listening, database=folder / "temporal.db")

@@ -47,9 +47,9 @@ def test_a_seed_plans_the_same_faults_again_and_each_is_met() -> None:
 @pytest.mark.parametrize("database", ["postgresql", "sqlite"])
 async def test_each_fault_is_survived_with_exactly_one_job(tmp_path: Path, database: str) -> None:
     """Every kind of fault, with whole processes killed, stopped and cut off beside them."""
-    picture = tmp_path / "keyturn.lab.proof.svg"
+    picture = tmp_path / "proof.svg"
     options = ("--faults", "60", "--database", database, "--no-controls", "--plot", str(picture))
-    status, told, rows = await proved(tmp_path / "keyturn.lab.proof.json", *options)
+    status, told, rows = await proved(tmp_path / "proof.json", *options)
     assert status == 0, told
     here = {name for name, kind in KINDS.items() if kind.on in {None, database}}
     told_of = {str(row["name"]).removesuffix(f" on {database}") for row in rows}
@@ -60,7 +60,7 @@ async def test_each_fault_is_survived_with_exactly_one_job(tmp_path: Path, datab
 
 async def test_a_naive_way_is_caught(tmp_path: Path) -> None:
     """The one that is caught soonest; `make prove` has all of them."""
-    status, told, (row,) = await proved(tmp_path / "keyturn.lab.proof.json", "--only", "trusting_gate")
+    status, told, (row,) = await proved(tmp_path / "proof.json", "--only", "trusting_gate")
     assert (status, row["holds"]) == (0, True), told
 
 
@@ -126,6 +126,6 @@ def test_a_soak_tells_what_drifts() -> None:
 def test_the_page_tells_of_the_run_that_is_kept() -> None:
     """Its tables are written by the run and the soak whose results stand beside it."""
     docs = Path(__file__).parents[2] / "docs"
-    page = (docs / "keyturn.lab.proof.md").read_text()
-    for results in ("keyturn.lab.proof.json", "soak.json"):
+    page = (docs / "proof.md").read_text()
+    for results in ("proof.json", "soak.json"):
         assert rewritten(page, json.loads((docs / results).read_text())) == page, results

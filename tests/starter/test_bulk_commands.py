@@ -196,7 +196,7 @@ async def test_a_scheduled_run_that_failed_is_told_by_its_schedule(keyturn: Keyt
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("bad name", "--cron", "0 3 * * *", "--policy", LINE), "should match pattern"),
+        (("bad name", "--cron", "0 3 * * *", "--policy", LINE), "may hold letters, digits and . _ @ + = - only"),
         (("n" * 32, "--cron", "0 3 * * *", "--policy", LINE), "more than 31 characters"),
         (("nightly", "--cron", "every night", "--policy", LINE), "--cron or --time-zone"),
         (("nightly", "--cron", "0 3 * * *", "--policy", "P-99"), "P-99"),

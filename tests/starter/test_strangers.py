@@ -94,7 +94,7 @@ def test_a_misspelt_environment_does_not_switch_production_off(monkeypatch: pyte
 
 def test_a_key_line_is_one_that_a_keyring_can_hold() -> None:
     for bad in ("prod key 2026", "a:b", "x" * 33):
-        with pytest.raises(InvalidRequest, match="--id"):
+        with pytest.raises(InvalidRequest, match="the key's id"):
             new_key_line(bad)
     parse_keyring(f"{new_key_line('prod-2026')}\n{new_key_line('pseudonym')}", source="a test")
 
@@ -123,6 +123,6 @@ def test_rejects_keep_every_column_and_overwrite_nothing(tmp_path: Path) -> None
     assert rejected() == tmp_path / "keys.rejects-2.csv"
     assert file.read_text() == "fixed"
     for bad in (tmp_path, tmp_path / "none" / "r.csv"):
-        with pytest.raises(InventoryInvalid, match="--rejects"):
+        with pytest.raises(InventoryInvalid, match="the file of rejects"):
             rejected(bad)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["keys.rejects-2.csv", "keys.rejects.csv"]

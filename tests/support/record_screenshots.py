@@ -84,7 +84,7 @@ async def _of_the_desk(url: str, page: Page) -> None:
     await page.select_option("#stale", "yes")
     await page.get_by_role("button", name="Ask").click()
     await page.wait_for_selector("[data-settled=yes]")
-    await page.screenshot(path=FOLDER / "keyturn.desk.png")
+    await page.screenshot(path=FOLDER / "desk.png")
     await page.get_by_role("button", name="Draft a reply").click()
     await shows(page, "If the key is still in use")
     await page.screenshot(path=FOLDER / "desk-draft.png")
