@@ -70,13 +70,13 @@ class CreateRotationJob:
             confirm(order, self._catalogue)
             job = await self._claims.create_once(order, idempotency_key=key, fence=fence)
             if not job.created:
-                job = await dated(job, order, self._date_of)
+                job = await with_stored_date(job, order, self._date_of)
         if self._announcements is not None:
             await self._announcements.announce(job.job_id)
         return job
 
 
-async def dated(job: RotationJob, order: JobOrder, date_of: DateOfJob | None) -> RotationJob:
+async def with_stored_date(job: RotationJob, order: JobOrder, date_of: DateOfJob | None) -> RotationJob:
     """Return a job that was there already with its own date, where the order has another one."""
     date = None if date_of is None else await date_of(job.job_id)
     return job if date in {None, order.decision.rotate_by} else job.model_copy(update={"rotate_by": date})

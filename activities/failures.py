@@ -18,7 +18,7 @@ from keyturn.rotations.outcomes import Failed
 TIMEOUT_KIND = "provider_timeout"
 
 
-def failed(error: KeyturnError) -> Failed:
+def outcome_of_error(error: KeyturnError) -> Failed:
     """Return the outcome that an error stands for, should nothing fix it on the way."""
     retry_at: datetime | None = getattr(error, "retry_at", None)
     return Failed(
@@ -45,7 +45,7 @@ def application_error(error: KeyturnError, *, attempt: int, remaining: timedelta
     delay = retry_delay(attempt, retry_after=getattr(error, "retry_after", None), remaining=remaining, longest=longest)
     return ApplicationError(
         str(error),
-        failed(error),
+        outcome_of_error(error),
         type=error.kind,
         non_retryable=not error.retryable,
         next_retry_delay=delay if error.retryable else None,

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from temporalio import activity
 
-from keyturn.activities.create_rotation_job import DateOfJob, claim_of, dated
+from keyturn.activities.create_rotation_job import DateOfJob, claim_of, with_stored_date
 from keyturn.activities.failures import map_errors
 from keyturn.rotations.contracts import JobOrder
 from keyturn.rotations.outcomes import RotationJob
@@ -31,4 +31,4 @@ class WithdrawClaim:
         with map_errors():
             key, fence = claim_of(activity.info())
             job = await self._claims.withdraw(order, idempotency_key=key, fence=fence)
-            return None if job is None else await dated(job, order, self._date_of)
+            return None if job is None else await with_stored_date(job, order, self._date_of)

@@ -38,10 +38,10 @@ def map_refusals() -> Iterator[None]:
     try:
         yield
     except RPCError as error:
-        raise named(error) from None
+        raise map_rpc_error(error) from None
 
 
-def named(error: RPCError) -> KeyturnError:
+def map_rpc_error(error: RPCError) -> KeyturnError:
     """Return what a failed call means to whoever made it."""
     status = error.status.name.lower().replace("_", " ")
     if error.status in {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED}:

@@ -103,7 +103,7 @@ async def outcome_of(handle: Handle) -> RotationOutcome:
         return _outcome_of_failure(error.cause)
 
 
-async def settled(handle: Handle) -> RotationOutcome:
+async def wait_for_outcome(handle: Handle) -> RotationOutcome:
     """Wait for the workflow's end, or until it waits for a person, which may take days; return which it is."""
     ended = asyncio.ensure_future(outcome_of(handle))
     try:
@@ -135,11 +135,11 @@ async def rotate(
     try:
         async with asyncio.timeout(wait_seconds):
             rotation = await start_or_attach(client, request, task_queue=task_queue, again=again)
-            outcome = await settled(rotation.handle)
+            outcome = await wait_for_outcome(rotation.handle)
             while rotation.attached and _is_for_other_evidence(outcome, request):
                 # It was running when we attached, and has answered somebody else's question: now ours is asked.
                 rotation = await start_or_attach(client, request, task_queue=task_queue)
-                outcome = await settled(rotation.handle)
+                outcome = await wait_for_outcome(rotation.handle)
             return rotation.attached, outcome
     except TimeoutError:
         if rotation is None:

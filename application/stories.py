@@ -47,13 +47,13 @@ class _Story:
                 last = started.last_failure if started.HasField("last_failure") else None
                 self.attempts[started.scheduled_event_id] = (started.attempt, last)
             case EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED:
-                await self._completed(event)
+                await self._add_completed(event)
             case EventType.EVENT_TYPE_ACTIVITY_TASK_FAILED:
                 failed = event.activity_task_failed_event_attributes
-                await self._failed(event, failed.scheduled_event_id, failed.failure)
+                await self._add_failed(event, failed.scheduled_event_id, failed.failure)
             case EventType.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT:
                 timed_out = event.activity_task_timed_out_event_attributes
-                await self._failed(event, timed_out.scheduled_event_id, timed_out.failure)
+                await self._add_failed(event, timed_out.scheduled_event_id, timed_out.failure)
             case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED:
                 word = event.workflow_execution_update_accepted_event_attributes.accepted_request.input
                 if word.name == "restate":  # the same rotation, asked for on other evidence
@@ -73,7 +73,7 @@ class _Story:
             case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED | EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED:
                 self._add(event, "ended", status="terminated or cancelled", reason=None)
 
-    async def _completed(self, event: HistoryEvent) -> None:
+    async def _add_completed(self, event: HistoryEvent) -> None:
         completed = event.activity_task_completed_event_attributes
         name = self.scheduled[completed.scheduled_event_id]
         if name == "decide":
@@ -84,7 +84,7 @@ class _Story:
             job = await self._one(completed.result, RotationJob, name)
             self._add(event, "job", **await self._tries(completed.scheduled_event_id), **job.model_dump(mode="json"))
 
-    async def _failed(self, event: HistoryEvent, scheduled: int, failure: Failure) -> None:
+    async def _add_failed(self, event: HistoryEvent, scheduled: int, failure: Failure) -> None:
         tries, name = await self._tries(scheduled), self.scheduled[scheduled]
         self._add(event, "failed", activity=name, **tries, **await self._failure_fields(failure, name))
 
@@ -135,6 +135,6 @@ async def story_of(client: Client, workflow_id: str, run_id: str | None = None) 
     return handle.id, story.steps
 
 
-def last_asked(steps: Sequence[Step]) -> Step | None:
+def last_request(steps: Sequence[Step]) -> Step | None:
     """Return the request that a rotation goes by: the first, or the last that was made of it since."""
     return next((step["request"] for step in reversed(steps) if step["step"] == "asked"), None)

@@ -32,12 +32,12 @@ _ERRORS: tuple[type[PayloadError], ...] = (
 _BY_KIND = {error.kind: error for error in _ERRORS}
 
 
-def unopened(error: PayloadError) -> Payload:
+def unreadable_payload(error: PayloadError) -> Payload:
     """Return a payload that raises `error` when it is read."""
     return Payload(metadata={"encoding": ENCODING.encode()}, data=f"{error.kind}\n{error}".encode())
 
 
-class _Unopened(EncodingPayloadConverter):
+class _UnreadableConverter(EncodingPayloadConverter):
     encoding = ENCODING
 
     def to_payload(self, value: Any) -> Payload | None:
@@ -55,7 +55,7 @@ class ContractPayloadConverter(PydanticPayloadConverter):
 
     def __init__(self) -> None:
         super().__init__()
-        self.converters = {**self.converters, ENCODING.encode(): _Unopened()}
+        self.converters = {**self.converters, ENCODING.encode(): _UnreadableConverter()}
 
     def from_payloads(self, payloads: Sequence[Payload], type_hints: list[type] | None = None) -> list[Any]:
         """Return the values of `payloads`; raises PayloadError for one that could not be opened."""

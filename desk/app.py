@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 from temporalio.service import RPCError
 
-from keyturn.application.connection import named
+from keyturn.application.connection import map_rpc_error
 from keyturn.desk.api import api
 from keyturn.desk.desk import Desk
 from keyturn.desk.guard import HEALTH, Guard
@@ -61,7 +61,7 @@ def desk_application(desk: Desk, engine: AsyncEngine, settings: DeskSettings, ke
 
     @app.exception_handler(RPCError)
     async def _refused_by_temporal(request: Request, error: RPCError) -> Response:
-        return refuse(request, Refused.of(named(error)))
+        return refuse(request, Refused.of(map_rpc_error(error)))
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:

@@ -15,12 +15,12 @@ from temporalio.service import RPCError, RPCStatusCode
 from keyturn.application.answers import answer
 from keyturn.application.drafts import start_draft, stop_draft
 from keyturn.application.encryption import names_of
-from keyturn.application.following import NoSuchWorkflow, described
+from keyturn.application.following import NoSuchWorkflow, describe_workflow
 from keyturn.application.outcomes import as_object
 from keyturn.application.parked import waiting_rotations
 from keyturn.application.requests import build_request, id_of
 from keyturn.application.rotations import outcome_of, rotate, waiting_for, waits_for
-from keyturn.application.stories import last_asked, story_of
+from keyturn.application.stories import last_request, story_of
 from keyturn.contracts import Contract, NameProof
 from keyturn.drafts.errors import UnknownDraft
 from keyturn.drafts.reading import DraftReading
@@ -306,7 +306,7 @@ class Desk:
             own = {"account_id": asked["account_id"], "question": asked["question"], "policy_lines": lines}
             return DraftRequest.model_validate(common | own)
         steps = await self.story(workflow_id)
-        request = last_asked(steps)
+        request = last_request(steps)
         if request is None:
             raise InvalidRequest("the rotation's history does not tell what was asked")
         verdicts = [step["verdict"] for step in steps if step["step"] == "decided"]
@@ -325,7 +325,7 @@ class Desk:
 
     async def _mine(self, workflow_id: str) -> tuple[WorkflowHandle[Any, Any], WorkflowExecutionDescription]:
         """A rotation of this tenant, as the server describes it; raises NoSuchWorkflow."""
-        handle, description = await described(self.client, workflow_id)
+        handle, description = await describe_workflow(self.client, workflow_id)
         if description.typed_search_attributes.get(TENANT) != self.tenant:
             raise NoSuchWorkflow(f"no workflow has the id {workflow_id[:200]}")
         return handle, description

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from starlette.staticfiles import StaticFiles
 
 from keyturn.application.outcomes import days_in_words
-from keyturn.application.stories import last_asked
+from keyturn.application.stories import last_request
 from keyturn.desk.api import begin_draft
 from keyturn.desk.desk import Desk
 from keyturn.desk.idempotency import Idempotency
@@ -137,7 +137,7 @@ class Pages:
 
     async def _rotation(self, request: Request, person: Anybody, workflow_id: str) -> Response:
         steps = await self._desk.story(workflow_id)
-        asked = last_asked(steps)
+        asked = last_request(steps)
         fields = await self._state_of(workflow_id)
         ui = self._settings.temporal_ui
         link = (

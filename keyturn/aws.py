@@ -60,7 +60,7 @@ def client_of(service: str, settings: dict[str, Any]) -> Any:
         with _making:
             return _session().client(service, **settings)
     except (BotoCoreError, ValueError) as error:
-        raise AwsRefused(f"{service} cannot be asked: {_named(error)}") from None
+        raise AwsRefused(f"{service} cannot be asked: {_type_name(error)}") from None
 
 
 async def ask(call: Callable[[], T], *, passing: set[str] | None = None, absent: str | None = None) -> T:
@@ -85,12 +85,12 @@ async def ask(call: Callable[[], T], *, passing: set[str] | None = None, absent:
             raise KeyLimit("the user has two access keys") from None
         raise AwsRefused(f"{operation}: {code}") from None
     except (NoCredentialsError, NoRegionError) as error:
-        raise AwsRefused(_named(error)) from None
+        raise AwsRefused(_type_name(error)) from None
     except (HTTPClientError, ConnectionError) as error:
-        raise AwsUnavailable(f"no answer: {_named(error)}") from None
+        raise AwsUnavailable(f"no answer: {_type_name(error)}") from None
     except BotoCoreError as error:
-        raise AwsRefused(_named(error)) from None
+        raise AwsRefused(_type_name(error)) from None
 
 
-def _named(error: Exception) -> str:
+def _type_name(error: Exception) -> str:
     return type(error).__name__  # its text may name an endpoint with a password, or repeat what was sent

@@ -33,16 +33,16 @@ def run_and_leave(program: Callable[[], object]) -> NoReturn:
     except SystemExit as leaving:
         status = leaving.code if leaving.code is None or isinstance(leaving.code, int) else 1
         if isinstance(leaving.code, str):
-            _tell(leaving.code)
+            _print_error(leaving.code)
     except KeyturnError as error:
         status = 2 if isinstance(error, InvalidRequest | UnknownPolicyLine) else 1
-        _tell(error.with_hint)
+        _print_error(error.with_hint)
     except BaseException as error:
         status = 1
         if isinstance(error, OSError) and error.filename is not None:  # a path that somebody gave
-            _tell(f"{error.strerror}: {error.filename}")
+            _print_error(f"{error.strerror}: {error.filename}")
         elif isinstance(error, UnicodeDecodeError):
-            _tell("what was read is not UTF-8")
+            _print_error("what was read is not UTF-8")
         else:  # what we did not foresee is told whole
             traceback.print_exc()
     for stream in (sys.stdout, sys.stderr):
@@ -62,7 +62,7 @@ def _read_settings() -> None:
         raise SettingsInvalid(f".env cannot be read: {why}") from None
 
 
-def _tell(text: str) -> None:
+def _print_error(text: str) -> None:
     with suppress(OSError, AttributeError):  # where standard error is closed, nobody hears it
         sys.stderr.write(f"{text}\n")
 

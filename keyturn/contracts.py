@@ -42,14 +42,14 @@ Idle = Literal["inactive", "system_managed", "expired"]
 ShortIdentifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+=-]*$", max_length=64)]
 
 
-def _counted(value: object) -> object:
+def _refuse_bool(value: object) -> object:
     """Refuse what pydantic would take for one day, or none: `true` is no number of days."""
     if isinstance(value, bool):
         raise ValueError("write it as a whole number of days")
     return value
 
 
-def _written_out(value: object) -> object:
+def _refuse_bare_number(value: object) -> object:
     """Refuse what pydantic would take for seconds since 1970: a lone `2026` is a slip, not a moment of that year."""
     if not isinstance(value, datetime) and not (isinstance(value, str) and _DATE_AND_TIME.match(value)):
         raise ValueError("write it as 2026-08-01T00:00:00Z")
@@ -65,8 +65,8 @@ def _of_our_time(moment: datetime) -> datetime:
 _DATE_AND_TIME = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}")
 # No key is older than the systems that hold keys; and a far future would overflow where a window is added.
 EARLIEST_YEAR, LATEST_YEAR = 1970, 2200
-Days = Annotated[int, BeforeValidator(_counted)]
-Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_of_our_time)]
+Days = Annotated[int, BeforeValidator(_refuse_bool)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_refuse_bare_number), AfterValidator(_of_our_time)]
 Digest = Annotated[str, StringConstraints(pattern=r"^v[0-9]+:[0-9a-f]{64}$")]
 
 # The folder of a task in `keyturn/tasks/`: adding one changes nothing here.

@@ -170,7 +170,7 @@ def open_database(url: URL, *, pool_size: int = 16) -> AsyncEngine:
 
 @asynccontextmanager
 async def transaction(engine: AsyncEngine, *, whole: bool = False) -> AsyncIterator[AsyncConnection]:
-    """Yield a connection for bounded time; raises JobStoreUnavailable, or what `named` makes of the failure.
+    """Yield a connection for bounded time; raises JobStoreUnavailable, or what `map_driver_error` makes of the failure.
 
     On PostgreSQL each statement is a transaction of its own, unless `whole` makes one of all: two round trips more.
     """
@@ -180,7 +180,7 @@ async def transaction(engine: AsyncEngine, *, whole: bool = False) -> AsyncItera
         async with asyncio.timeout(TRANSACTION_SECONDS), engine.begin() as connection:
             yield connection
     except (DBAPIError, PoolTimeout, OSError) as error:  # asyncio's TimeoutError is an OSError
-        raise named(error) from error
+        raise map_driver_error(error) from error
 
 
 # SQLSTATE (https://www.postgresql.org/docs/current/errcodes-appendix.html): what no second try fixes. A read-only
@@ -197,7 +197,7 @@ _SQLITE_NOT_ALLOWED = re.compile(r"readonly|unable to open|not a database|malfor
 _SQLITE_NOT_KEPT = re.compile(r"NOT NULL|CHECK constraint|datatype mismatch|too big")
 
 
-def named(error: Exception) -> JobStoreUnavailable:
+def map_driver_error(error: Exception) -> JobStoreUnavailable:
     """Return what a driver's error is to us. Its text is told only where it names no value."""
     own = getattr(error, "orig", None) or error
     state = getattr(own, "sqlstate", None) or ""

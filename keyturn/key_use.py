@@ -53,6 +53,6 @@ class KeyUse:
             return {row.key_id: row.encryptions for row in await connection.execute(select(payload_key_use))}
 
 
-def worn(totals: Mapping[str, int]) -> list[str]:
+def keys_to_replace(totals: Mapping[str, int]) -> list[str]:
     """Return the ids of the keys that must be replaced: they have encrypted half as often as they may."""
     return sorted(key_id for key_id, number in totals.items() if number >= WARN_AT)

@@ -103,7 +103,7 @@ def bulk(
       keyturn bulk scan.jsonl --task summarize_scan --detach
     """
     from keyturn.bulk.load import digest_of
-    from keyturn.inventory.read import recognised
+    from keyturn.inventory.read import recognise_source
     from keyturn.inventory.rejects import Rejects
 
     source = _source(file, task=task, policies=policies, user_id=user_id or signed_in_user(), given=given)
@@ -114,7 +114,7 @@ def bulk(
     with closing(rejected):
         run = with_database(lambda engine: _load(engine, source, order, rejected, digest))
     tell_rejects(rejected)
-    if task == "decide_rotation" and source.access_keys is None and (source.format or recognised(file)) == "aws":
+    if task == "decide_rotation" and source.access_keys is None and (source.format or recognise_source(file)) == "aws":
         click.echo(WITHOUT_KEY_IDS, err=True)
     outcome = _run(order, watch=not detach, asks=run.asks, as_json=as_json)
     if as_json:

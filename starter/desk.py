@@ -146,12 +146,12 @@ async def _stopped(desk: "Desk", draft_id: str) -> bool:
     """Have a draft stopped; whether that was taken. Why it was not is told."""
     from temporalio.service import RPCError
 
-    from keyturn.application.connection import named
+    from keyturn.application.connection import map_rpc_error
 
     try:
         await desk.stop(draft_id)
     except (KeyturnError, RPCError) as error:
-        why = error if isinstance(error, KeyturnError) else named(error)
+        why = error if isinstance(error, KeyturnError) else map_rpc_error(error)
         click.echo(f"\nit was not stopped: {why}. Ctrl-C again leaves it.", err=True)
         return False
     return True

@@ -153,7 +153,7 @@ async def _write_rows(items: Any, table: Path | None, lines: Path | None) -> Non
     from contextlib import ExitStack
 
     from keyturn.bulk.report import COLUMNS
-    from keyturn.inventory.cells import guarded
+    from keyturn.inventory.cells import escape_formula
 
     with ExitStack() as files:
         rows = None
@@ -164,6 +164,6 @@ async def _write_rows(items: Any, table: Path | None, lines: Path | None) -> Non
         async for item in items:
             if rows is not None:
                 lists = {name: " ".join(item[name] or ()) for name in ("policy_lines", "record_ids")}
-                rows.writerow({name: guarded(value) for name, value in (item | lists).items()})
+                rows.writerow({name: escape_formula(value) for name, value in (item | lists).items()})
             if objects is not None:
                 objects.write(json.dumps(item, default=str) + "\n")

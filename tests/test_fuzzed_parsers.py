@@ -157,7 +157,7 @@ def batches(data: bytes, name: str) -> Any:
 
 
 def payload(data: bytes, _name: str) -> Any:
-    return EncryptionCodec(KEYRING, "default").opened(Payload.FromString(data))
+    return EncryptionCodec(KEYRING, "default").decrypt_payload(Payload.FromString(data))
 
 
 SETTINGS: dict[str, Callable[[str], Any]] = {

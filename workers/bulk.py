@@ -59,7 +59,7 @@ class RunRotations:
         self._task_queue = task_queue + DUE_QUEUE
         self._names = names_of(client)
 
-    async def begin(self, request: RotationRequest) -> str:
+    async def start(self, request: RotationRequest) -> str:
         """Begin a rotation, unless it runs; returns its workflow id."""
         key, lines = request.credential.key_id, request.policy_lines
         workflow_id = workflow_id_of(request.tenant_id, request.account_id, key, lines, self._names)

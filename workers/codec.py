@@ -135,7 +135,7 @@ class CodecServer:
         codec = EncryptionCodec(self._keyring, namespace)
         # The UI sends whatever stands in an event: what nobody encrypted goes back as it came.
         try:
-            opened = [codec.opened(one) if _is_encrypted(one) else one for one in payloads.payloads]
+            opened = [codec.decrypt_payload(one) if _is_encrypted(one) else one for one in payloads.payloads]
         except PayloadError as error:
             raise Refused(422, error.kind, str(error)) from None
         encrypted = [one for one in payloads.payloads if _is_encrypted(one)]

@@ -14,7 +14,7 @@ from keyturn.application.namespace import missing_search_attributes
 from keyturn.application.versioning import builds
 from keyturn.database import open_database
 from keyturn.errors import JobStoreUnavailable, KeyturnError
-from keyturn.key_use import LIMIT, REPLACE, KeyUse, worn
+from keyturn.key_use import LIMIT, REPLACE, KeyUse, keys_to_replace
 from keyturn.keyring import keyring_from_environment
 from keyturn.workers.live import Finding, ask_endpoints
 from keyturn.workers.schema import check_schema
@@ -88,7 +88,7 @@ async def _expect_unworn() -> None:
         return
     finally:
         await engine.dispose()
-    if found := worn(totals):
+    if found := keys_to_replace(totals):
         details = ", ".join(f"{key_id} has encrypted {totals[key_id]:,} of {LIMIT:,} times" for key_id in found)
         raise KeyWorn(details)
 

@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from keyturn import migrations
-from keyturn.database import CLIENT, named
+from keyturn.database import CLIENT, map_driver_error
 from keyturn.errors import DatabaseReadOnly, SchemaNotCurrent
 
 # The lock by which one process migrates and the others wait: any number that no other program in the database takes.
@@ -43,7 +43,7 @@ def migrate(url: URL) -> tuple[str | None, str | None]:
     except CommandError as error:
         raise SchemaNotCurrent(f"the schema is not one that this release can bring forward: {_reason(error)}") from None
     except (SQLAlchemyError, OSError) as error:
-        refused = named(error)
+        refused = map_driver_error(error)
         raise type(refused)(f"the database cannot be migrated: {_reason(error)}") from None
 
 
@@ -57,7 +57,7 @@ def check_schema(url: URL) -> str:
             revision = _revision(connection)
             _expect_writable(connection)
     except SQLAlchemyError as error:
-        refused = named(error)
+        refused = map_driver_error(error)
         raise type(refused)(f"the schema cannot be looked at: {_reason(error)}") from None
     if revision is None or revision != head:
         raise SchemaNotCurrent(f"the schema is at {revision or 'nothing'}, this program needs {head}")

@@ -39,7 +39,7 @@ from keyturn.jobs.channel import Receiver
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.store import JobStore
-from keyturn.key_use import LIMIT, REPLACE, KeyUse, worn
+from keyturn.key_use import LIMIT, REPLACE, KeyUse, keys_to_replace
 from keyturn.keyring import Keyring
 from keyturn.ledger.recorder import recorder
 from keyturn.ledger.records import keyed_fingerprint, log_call
@@ -124,7 +124,7 @@ async def wired_boundary(settings: Settings) -> AsyncIterator[Wired]:
         http = await parts.enter_async_context(http_client(settings.max_concurrent_activities))
         store = LedgerStore(engine)
         ledger = await parts.enter_async_context(recorder(store))
-        spend = DailySpend(settings.daily_spend_alert_usd, lambda since: store.spent(since=since))
+        spend = DailySpend(settings.daily_spend_alert_usd, lambda since: store.total_spent(since=since))
         registry = CollectorRegistry()
         counting = _count_jobs(JobLeases(engine), JobMetrics(registry))
         key_use = _count_encryptions(settings.keyring, KeyUse(engine))
@@ -302,7 +302,7 @@ async def _count_encryptions(keyring: Keyring, use: KeyUse) -> None:
         except JobStoreUnavailable:
             keyring.give_back_encryptions(counted)
         else:
-            for key_id in worn(totals):
+            for key_id in keys_to_replace(totals):
                 _log.warning("payload_key_worn", key_id=key_id, encryptions=totals[key_id], limit=LIMIT, hint=REPLACE)
         await asyncio.sleep(KEY_USE_SECONDS)
 

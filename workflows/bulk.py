@@ -84,7 +84,7 @@ class BulkWorkflow:
         self._cancelled: str | None = None
         self._resumed = 0
         self._paused = order.paused if isinstance(order, BulkOrder) else None
-        self._mend: str | None = None
+        self._hint: str | None = None
         self._phase: BulkStatus = self._status("loading")
 
     @workflow.run
@@ -103,7 +103,7 @@ class BulkWorkflow:
             start_to_close_timeout=LOAD_START_TO_CLOSE,
             heartbeat_timeout=PAGE_HEARTBEAT,
             schedule_to_close_timeout=PAGE_WITHIN,
-            retry_policy=_patient(),
+            retry_policy=_retry_policy(),
         )
         if order.offline:
             await self._ask_offline()
@@ -149,7 +149,7 @@ class BulkWorkflow:
             except ActivityError as error:
                 if is_cancelled_exception(error):
                     raise
-                self._paused, self._mend = _kind_of(error), None
+                self._paused, self._hint = _kind_of(error), None
                 self._at("paused")
                 await self._wait_while_paused()
                 self._at("offline")
@@ -209,10 +209,10 @@ class BulkWorkflow:
         if judged.stopped is not None:
             waiting.insert(0, page)
             if resumed == self._resumed:  # else what stopped it was fixed while it ran
-                self._paused, self._mend = self._paused or judged.stopped, judged.hint
+                self._paused, self._hint = self._paused or judged.stopped, judged.hint
         elif self._order.max_usd is not None and self._progress.cost_usd >= self._order.max_usd:
             self._paused = self._paused or "max_usd_reached"
-            self._mend = "Resume it to go on without a limit, or cancel it."
+            self._hint = "Resume it to go on without a limit, or cancel it."
             self._order = self._order.model_copy(update={"max_usd": None})
 
     def _count(self, page: int, judged: RunProgress) -> None:
@@ -255,7 +255,7 @@ class BulkWorkflow:
             "start_to_close_timeout": PAGE_START_TO_CLOSE,
             "heartbeat_timeout": PAGE_HEARTBEAT,
             "schedule_to_close_timeout": PAGE_WITHIN,
-            "retry_policy": _patient(),
+            "retry_policy": _retry_policy(),
         }
 
     def _queue(self) -> str:
@@ -276,7 +276,7 @@ class BulkWorkflow:
             update={
                 "progress": self._progress,
                 "paused": self._paused,
-                "hint": self._mend if self._paused else None,
+                "hint": self._hint if self._paused else None,
                 "cancelled": self._cancelled is not None,
             }
         )
@@ -284,7 +284,7 @@ class BulkWorkflow:
     @workflow.update
     def pause(self, wish: Resumption) -> None:
         """Begin no further page; those that run may end."""
-        self._paused, self._mend = BY_HAND, None
+        self._paused, self._hint = BY_HAND, None
 
     @pause.validator
     def _may_pause(self, wish: Resumption) -> None:
@@ -295,7 +295,7 @@ class BulkWorkflow:
     @workflow.update
     def resume(self, resumption: Resumption) -> None:
         """Go on where it was paused."""
-        self._paused = self._mend = None
+        self._paused = self._hint = None
         self._resumed += 1
 
     @resume.validator
@@ -331,7 +331,7 @@ def _kind_of(error: ActivityError) -> str:
     return (cause.type if isinstance(cause, ApplicationError) else None) or "no_answer"
 
 
-def _patient() -> RetryPolicy:
+def _retry_policy() -> RetryPolicy:
     # A failure that the activity reports brings its own jittered delay; a killed worker is noticed by its heartbeats.
     # The page itself counts its attempts: after the third it writes down what failed.
     return RetryPolicy(initial_interval=BASE, backoff_coefficient=2.0, maximum_interval=CEILING)

@@ -33,7 +33,7 @@ def workflow_id_of(
     return _within_limit(["rotate", *parts, refs])
 
 
-def shortened(name: str, longest: int) -> str:
+def shorten(name: str, longest: int) -> str:
     """Return `name`, or its beginning and a digest of it, by which it stays the only one of its kind."""
     if len(name) <= longest:
         return name
@@ -47,9 +47,9 @@ def _within_limit(parts: list[str]) -> str:
     kind, tenant, account, key, refs = parts
     whole = ":".join(parts)
     if len(whole) > MAX_ID:
-        whole = ":".join([kind, tenant, shortened(account, 80), shortened(key, 80), refs])
+        whole = ":".join([kind, tenant, shorten(account, 80), shorten(key, 80), refs])
     if len(whole) > MAX_ID:
-        whole = ":".join([kind, tenant, shortened(account, 80), shortened(key, 80), shortened(refs, 21)])
+        whole = ":".join([kind, tenant, shorten(account, 80), shorten(key, 80), shorten(refs, 21)])
     return whole
 
 

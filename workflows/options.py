@@ -76,15 +76,15 @@ def create_options() -> ActivityOptions:
 
 def withdraw_options() -> ActivityOptions:
     """Return the options of `withdraw_claim`: any number of attempts within a day."""
-    return _patient(WITHDRAW_WITHIN)
+    return _retry_within(WITHDRAW_WITHIN)
 
 
 def record_options() -> ActivityOptions:
     """Return the options of `record_event`: any number of attempts within a day."""
-    return _patient(RECORD_WITHIN)
+    return _retry_within(RECORD_WITHIN)
 
 
-def _patient(within: timedelta) -> ActivityOptions:
+def _retry_within(within: timedelta) -> ActivityOptions:
     return {
         "start_to_close_timeout": CREATE_START_TO_CLOSE,
         "schedule_to_close_timeout": within,

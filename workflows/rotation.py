@@ -87,7 +87,7 @@ class RotationWorkflow:
         self._request = request
         self._asked_by = (request.user_id,)
         try:
-            outcome = await self._settled()
+            outcome = await self._decide_and_act()
         except ApplicationError as error:
             if error.details:
                 await self._close(error.details[0].status)
@@ -95,9 +95,9 @@ class RotationWorkflow:
         await self._close(None if isinstance(outcome, JobCreated) else outcome.status)
         return outcome
 
-    async def _settled(self) -> CompletedOutcome:
+    async def _decide_and_act(self) -> CompletedOutcome:
         for _ in range(MAX_DECISIONS):
-            outcome = await self._act_on(await self._decided())
+            outcome = await self._act_on(await self._decide())
             if outcome is not None:
                 return outcome
         raise _failure(
@@ -176,10 +176,10 @@ class RotationWorkflow:
 
     # -- deciding ---------------------------------------------------------------------------------------------------
 
-    async def _decided(self) -> Assessment:
+    async def _decide(self) -> Assessment:
         limit_waits = 0
         while True:
-            lines = _named(self._request.policy_lines)
+            lines = _join_refs(self._request.policy_lines)
             self._waiting.status = RotationStatus(phase="deciding", request_digest=request_digest(self._request))
             workflow.set_current_details(f"**Deciding** under {lines}.")
             try:
@@ -202,7 +202,7 @@ class RotationWorkflow:
                 until = failed.retry_at if wait is None else workflow.now() + timedelta(seconds=wait)
                 await self._wait_until(until)
             elif isinstance(failed, Failed) and failed.parks:
-                ended = await self._parked(failed)
+                ended = await self._park(failed)
                 if isinstance(ended, Failed):
                     raise _failure(ended)
             else:
@@ -225,7 +225,7 @@ class RotationWorkflow:
         """Return the outcome; None if policy or evidence changed meanwhile, so that it must be decided anew."""
         verdict = assessment.verdict
         if isinstance(verdict, Rejection):
-            return _rejected(assessment, verdict)
+            return _rejected_outcome(assessment, verdict)
         readings = verdict.readings if isinstance(verdict, Disagreement) else ()
         decision = verdict.supported if isinstance(verdict, Disagreement) else verdict
         if decision.decision != "eligible":
@@ -233,10 +233,10 @@ class RotationWorkflow:
         approval = None
         if decision.needs_approval:
             if not decision.any_operator and all(is_among(name, self._asked_by) for name in decision.approvers):
-                return _rejected(assessment, _NOBODY_APPROVES)
-            answer = await self._approval_of(decision, readings)
+                return _rejected_outcome(assessment, _NOBODY_APPROVES)
+            answer = await self._wait_for_approval(decision, readings)
             if not isinstance(answer, Approval):
-                return None if answer is None else _rejected(assessment, _denied_by(answer.approver))
+                return None if answer is None else _rejected_outcome(assessment, _denial_by(answer.approver))
             approval = answer
         order = JobOrder(
             tenant_id=self._request.tenant_id,
@@ -248,10 +248,10 @@ class RotationWorkflow:
             approval=approval,
             trace_id=self._request.trace_id,
         )
-        job = await self._created(order)
+        job = await self._create_job(order)
         if job is None:
             return None
-        workflow.set_current_details(f"**Eligible** under {_named(decision.source_lines)}. Job `{job.job_id}`.")
+        workflow.set_current_details(f"**Eligible** under {_join_refs(decision.source_lines)}. Job `{job.job_id}`.")
         return JobCreated(
             decision=decision,
             job_id=job.job_id,
@@ -263,23 +263,23 @@ class RotationWorkflow:
             request_digest=assessment.request_digest,
         )
 
-    async def _created(self, order: JobOrder) -> RotationJob | None:
+    async def _create_job(self, order: JobOrder) -> RotationJob | None:
         """Return the one job, or None to decide anew; or end the workflow.
 
         Without a job it goes on, or ends, only once no attempt that is still under way can make one any more.
         """
         try:
-            return await self._claimed(order)
+            return await self._claim_job(order)
         except BaseException as error:
             if not is_cancelled_exception(error):
                 raise
-            job = await self._withdrawn(order)
+            job = await self._withdraw_claim(order)
             if job is None:
                 raise
             return job
 
-    async def _claimed(self, order: JobOrder) -> RotationJob | None:
-        binding, days = _named(order.decision.source_lines), order.decision.rotation_window_days
+    async def _claim_job(self, order: JobOrder) -> RotationJob | None:
+        binding, days = _join_refs(order.decision.source_lines), order.decision.rotation_window_days
         while True:
             digest = self._waiting.status.request_digest
             self._waiting.status = RotationStatus(phase="creating_job", request_digest=digest)
@@ -298,11 +298,11 @@ class RotationWorkflow:
                 failed = _outcome_of(error)
             ended: Failed | TimedOut | RotationRequest = failed
             if isinstance(failed, Failed) and failed.parks:
-                answer = await self._parked(failed)
+                answer = await self._park(failed)
                 if isinstance(answer, Resumption):
                     continue
                 ended = answer
-            job = await self._withdrawn(order)
+            job = await self._withdraw_claim(order)
             if job is not None:
                 return job
             if isinstance(ended, RotationRequest) or (isinstance(ended, Failed) and ended.kind in _DECIDED_ANEW):
@@ -310,7 +310,7 @@ class RotationWorkflow:
                 return None
             raise _failure(ended)
 
-    async def _withdrawn(self, order: JobOrder) -> RotationJob | None:
+    async def _withdraw_claim(self, order: JobOrder) -> RotationJob | None:
         try:
             return await workflow.execute_activity_method(
                 WithdrawClaim.withdraw_claim,
@@ -323,12 +323,12 @@ class RotationWorkflow:
 
     # -- waiting for a person ---------------------------------------------------------------------------------------
 
-    async def _parked(self, failed: Failed) -> Failed | Resumption | RotationRequest:
+    async def _park(self, failed: Failed) -> Failed | Resumption | RotationRequest:
         """Wait until somebody has fixed `failed` or asks on other evidence; return that, or how the workflow ends."""
         until = workflow.now() + PARKED_FOR
         workflow.set_current_details(f"**Parked**: {failed.kind}, until {until:%Y-%m-%d %H:%M} UTC. {failed.hint}")
         self._note("parked", KEYTURN, kind=failed.kind)
-        answer = await self._asked("parked", until, failed)
+        answer = await self._wait_for_response("parked", until, failed)
         match answer:
             case RotationRequest():
                 return answer
@@ -346,7 +346,7 @@ class RotationWorkflow:
                 hint = f"Nobody fixed it in {PARKED_FOR.days} days: {failed.kind}. {failed.hint}"[:500]
                 return Failed(kind="parked_expired", next_step=failed.next_step, hint=hint)
 
-    async def _approval_of(
+    async def _wait_for_approval(
         self, decision: GroundedDecision, readings: tuple[ModelReading, ...]
     ) -> Approval | Denial | None:
         """Wait for an approver's decision; None if the rotation was asked for on other evidence meanwhile.
@@ -358,14 +358,14 @@ class RotationWorkflow:
         by_models = ", ".join(map(str, readings))
         said = f" **The model disagrees**: {by_models}." if readings else ""
         workflow.set_current_details(
-            f"**Eligible** under {_named(decision.source_lines)}.{said} **Waits for the approval** of one of "
+            f"**Eligible** under {_join_refs(decision.source_lines)}.{said} **Waits for the approval** of one of "
             f"{approvers}, until {until:%Y-%m-%d %H:%M} UTC."
         )
         if readings:
             self._note("disagreement", KEYTURN, digest=decision.digest, readings=by_models)
         self._note("approval_requested", self._request.user_id, digest=decision.digest)
         asked = _TO_SETTLE if readings else _TO_APPROVE
-        answer = await self._asked(
+        answer = await self._wait_for_response(
             "disagreement" if readings else "awaiting_approval", until, asked, decision, readings
         )
         match answer:
@@ -390,7 +390,7 @@ class RotationWorkflow:
                     )
                 )
 
-    async def _asked(
+    async def _wait_for_response(
         self,
         phase: Literal["parked", "awaiting_approval", "disagreement"],
         until: datetime,
@@ -473,11 +473,11 @@ def _without_job(assessment: Assessment, decision: GroundedDecision) -> Complete
     return NotSpecified(decision=decision, call=call, request_digest=digest)
 
 
-def _denied_by(approver: str) -> Rejection:
+def _denial_by(approver: str) -> Rejection:
     return Rejection(reason="approval_denied", explanation=f"{approver} denied it; the audit trail has the reason.")
 
 
-def _rejected(assessment: Assessment, rejection: Rejection) -> Rejected:
+def _rejected_outcome(assessment: Assessment, rejection: Rejection) -> Rejected:
     workflow.set_current_details(f"**Rejected**: {rejection.reason}. No job.")
     return Rejected(
         reason=rejection.reason,
@@ -487,7 +487,7 @@ def _rejected(assessment: Assessment, rejection: Rejection) -> Rejected:
     )
 
 
-def _named(lines: Iterable[PolicyRef]) -> str:
+def _join_refs(lines: Iterable[PolicyRef]) -> str:
     return ", ".join(str(line) for line in lines)
 
 

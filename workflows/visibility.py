@@ -11,7 +11,7 @@ from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
 
 from keyturn.rotations.contracts import RotationRequest
-from keyturn.workflows.identity import MAX_ID, Names, shortened
+from keyturn.workflows.identity import MAX_ID, Names, shorten
 
 TENANT = SearchAttributeKey.for_keyword("KeyturnTenant")
 ACCOUNT = SearchAttributeKey.for_keyword("KeyturnAccount")
@@ -41,7 +41,7 @@ def attributes_at_start(request: RotationRequest, names: Names) -> TypedSearchAt
     return TypedSearchAttributes(
         [
             SearchAttributePair(TENANT, request.tenant_id),
-            SearchAttributePair(ACCOUNT, shortened(names(request.account_id), MAX_ID)),
+            SearchAttributePair(ACCOUNT, shorten(names(request.account_id), MAX_ID)),
             SearchAttributePair(POLICY_LINES, [str(line) for line in request.policy_lines]),
         ]
     )

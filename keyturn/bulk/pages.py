@@ -68,7 +68,7 @@ class Encryption(Protocol):
 class Rotations(Protocol):
     """Whoever begins rotations and knows how they stand."""
 
-    async def begin(self, request: RotationRequest) -> str:
+    async def start(self, request: RotationRequest) -> str:
         """Begin the rotation of `request`, unless it runs; returns its workflow id. Raises a KeyturnError."""
         ...
 
@@ -120,12 +120,12 @@ class BulkJudge:
         Those that waited for a person when they were last looked at are looked at once more, when no other is left.
         """
         await self.store.settle_jobs(run_id, tenant_id=tenant_id)
-        left = await self._looked_at(run_id, "started")
+        left = await self._record_outcomes(run_id, "started")
         for outcome in () if left else WAITING:
-            await self._looked_at(run_id, outcome)
+            await self._record_outcomes(run_id, outcome)
         return RunSettled(progress=await self.store.progress(run_id), left=left)
 
-    async def _looked_at(self, run_id: str, outcome: str) -> int:
+    async def _record_outcomes(self, run_id: str, outcome: str) -> int:
         """Write down how those of an outcome ended; returns how many have not."""
         left, after = 0, 0
         while rows := await self.store.started_items(run_id, outcome, after=after, limit=SETTLED_AT_ONCE):
@@ -208,7 +208,7 @@ class _Page:
     async def _ask(self, item: Mapping[str, Any]) -> None:
         request = request_of(self._run, item, self._judge.encryption)
         if item["outcome"] == "eligible":  # the verdict was written, and then we were killed
-            await self._begin(item, request)
+            await self._start(item, request)
             return
         try:
             judged = await self._judge.decider.answer(request, self._attempt, at=self._at)
@@ -227,7 +227,7 @@ class _Page:
         self._verdicts.append(row)
         if row["outcome"] == "eligible":
             await self._write()
-            await self._begin(item, request)
+            await self._start(item, request)
         elif len(self._verdicts) >= WRITTEN_AT_ONCE:
             await self._write()
 
@@ -240,10 +240,10 @@ class _Page:
                 self._verdicts = verdicts + self._verdicts  # they are paid for: written before the page ends
                 raise
 
-    async def _begin(self, item: Mapping[str, Any], request: ModelTask) -> None:
+    async def _start(self, item: Mapping[str, Any], request: ModelTask) -> None:
         if not isinstance(request, RotationRequest):
             raise TypeError("only a rotation can be begun")
-        workflow_id = await self._judge.rotations.begin(request)
+        workflow_id = await self._judge.rotations.start(request)
         begun = {"ordinal": item["ordinal"], "outcome": "started", "workflow_id": workflow_id}
         await self._judge.store.store_verdicts(self._run.run_id, [begun], over=["eligible"])
 

@@ -61,7 +61,7 @@ class Figures:
         self.outcomes[outcome] += 1
         self.decided_by[item["decided_by"] or "nobody"] += 1
         if item["reason"] or outcome == "bad_row":
-            self.reasons[outcome, _said(item["reason"]) if item["reason"] else item["explanation"] or ""] += 1
+            self.reasons[outcome, _label(item["reason"]) if item["reason"] else item["explanation"] or ""] += 1
         for line in item["policy_lines"] or ():
             self.by_line.setdefault(line, Counter())[outcome] += 1
         if item["age_days"] is not None:
@@ -141,17 +141,17 @@ async def page_of(store: BulkStore, run: Run, lines: list[PolicyLine], decrypt: 
         lines="".join(f"<li><b>{escape(str(line.ref))}</b> {escape(line.wording)}</li>" for line in lines),
         tiles="".join(_tile(name, count) for name, count in _tiles(figures, total)),
         plot=_plot(figures, lines),
-        outcomes=_table(("outcome", "keys"), [(_said(name), f"{n:,}") for name, n in figures.outcomes.most_common()]),
+        outcomes=_table(("outcome", "keys"), [(_label(name), f"{n:,}") for name, n in figures.outcomes.most_common()]),
         decided=_table(
-            ("decided by", "keys"), [(_said(name), f"{n:,}") for name, n in figures.decided_by.most_common()]
+            ("decided by", "keys"), [(_label(name), f"{n:,}") for name, n in figures.decided_by.most_common()]
         ),
         policies=_table(
             ("policy line cited", "outcome", "keys"),
-            [(line, _said(name), f"{n:,}") for line, by in sorted(figures.by_line.items()) for name, n in by.items()],
+            [(line, _label(name), f"{n:,}") for line, by in sorted(figures.by_line.items()) for name, n in by.items()],
         ),
         reasons=_table(
             ("outcome", "reason", "keys"),
-            [(_said(outcome), why, f"{n:,}") for (outcome, why), n in figures.reasons.most_common(100)],
+            [(_label(outcome), why, f"{n:,}") for (outcome, why), n in figures.reasons.most_common(100)],
         ),
         rows="".join(first + rows),
         left_out=shown,
@@ -189,14 +189,14 @@ def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 def _row(item: Mapping[str, Any]) -> str:
     due = f"{item['rotate_by']:%Y-%m-%d}" if item["rotate_by"] else ""
     age = "" if item["age_days"] is None else str(item["age_days"])
-    why = item["explanation"] or _said(item["reason"] or "")
+    why = item["explanation"] or _label(item["reason"] or "")
     seen = "" if item["observed_at"] is None else f"{item['source']}, {item['observed_at']:%Y-%m-%d %H:%M}Z"
     cells = (
         str(item["line"]),
         item["account_id"] or "",
         item["key_id"] or "",
         age,
-        _said(item["outcome"] or "not_asked"),
+        _label(item["outcome"] or "not_asked"),
         ", ".join(item["policy_lines"] or ()),
         due,
         item["job_id"] or "",
@@ -206,7 +206,7 @@ def _row(item: Mapping[str, Any]) -> str:
     return "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
 
 
-def _said(name: str) -> str:
+def _label(name: str) -> str:
     return name.replace("_", " ")
 
 

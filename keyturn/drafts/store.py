@@ -70,7 +70,7 @@ class DraftStore:
         self._now = moment_from_now(timedelta(0), on_postgresql=on_postgresql)
         self._too_old = moment_from_now(-KEPT_FOR, on_postgresql=on_postgresql)
 
-    async def begin(
+    async def start(
         self, draft_id: str, *, tenant_id: str, account_id: str, requested_by: str, run_id: str, attempt: int
     ) -> Writer:
         """Take a draft over for an attempt: its text begins anew. Forgets drafts that ended a week ago.

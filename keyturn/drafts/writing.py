@@ -40,7 +40,7 @@ class DraftWriting:
             DraftTakenOver: a later attempt has it, or it has ended; the provider's connection was closed.
             KeyturnError: no answer came, or the database did not answer at the beginning.
         """
-        writer = await self._store.begin(
+        writer = await self._store.start(
             draft_id,
             tenant_id=request.tenant_id,
             account_id=request.account_id,

@@ -17,7 +17,7 @@ import ijson
 from keyturn.foreign_json import expect_shallow
 from keyturn.inventory.errors import InventoryInvalid
 from keyturn.inventory.rows import BadRow
-from keyturn.inventory.text import PEEK, opened
+from keyturn.inventory.text import PEEK, open_text
 
 # Where listings have their entries: Microsoft Graph and Azure, Google's REST, AWS.
 LISTS = ("value", "keys", "AccessKeyMetadata", "assets", "results", "items")
@@ -50,7 +50,7 @@ _STEPS = {ord(b"["): 1, ord(b"{"): 1, ord(b"]"): -1, ord(b"}"): -1}
 
 def lines_of(file: Path) -> Iterator[Entry]:
     """Yield the objects of JSON Lines by their lines' numbers, what is none as a BadRow; raises InventoryInvalid."""
-    with opened(file) as text:
+    with open_text(file) as text:
         line = 0
         while row := text.readline(MAX_LINE):
             line += 1
@@ -73,7 +73,7 @@ def lines_of(file: Path) -> Iterator[Entry]:
 
 def entries_of(file: Path) -> Iterator[Entry]:
     """Yield the entries of every document of a file, counted from 1; raises InventoryInvalid."""
-    with opened(file) as text:
+    with open_text(file) as text:
         yield from entries_in(text, str(file))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from keyturn.inventory.cells import guarded
+from keyturn.inventory.cells import escape_formula
 from keyturn.inventory.errors import InventoryInvalid
 from keyturn.inventory.plain import NOTES
 from keyturn.inventory.rows import BadRow
@@ -64,9 +64,9 @@ class Rejects:
                     # The notes last, as they are told behind what was read.
                     columns = [name for name in self._columns if name not in NOTES]
                     table = csv.DictWriter(opened, fieldnames=[*columns, *NOTES])
-                    table.writerow({name: guarded(name) for name in (*columns, *NOTES)})
+                    table.writerow({name: escape_formula(name) for name in (*columns, *NOTES)})
                     for row in map(json.loads, kept):
-                        table.writerow({name: guarded(value) for name, value in row.items()})
+                        table.writerow({name: escape_formula(value) for name, value in row.items()})
                 else:
                     opened.writelines(kept)
             if self.file.is_dir():

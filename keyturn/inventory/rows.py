@@ -56,8 +56,8 @@ def key_of(line: int, account_id: object, *, idle: Idle | None = None, **facts: 
         raise RowFault(f"{name}: {message}" if name else message) from None
 
 
-def expired(ends: object, origin: Origin) -> Idle | None:
-    """Return `expired` if a key has ended at the evidence's own time; what is no moment says nothing."""
+def idle_if_expired(ends: object, origin: Origin) -> Idle | None:
+    """Return `expired` if a key has ended at the evidence's own time; a value that is no moment counts as unknown."""
     try:
         end = datetime.fromisoformat(str(ends))
     except ValueError:

@@ -20,7 +20,7 @@ _MARKS = (
 
 
 @contextmanager
-def opened(file: Path) -> Iterator[TextIO]:
+def open_text(file: Path) -> Iterator[TextIO]:
     """Open a file as text, its line ends as they are; raises InventoryInvalid where it cannot be read or is no text."""
     try:
         with file.open("rb") as raw:
@@ -33,9 +33,9 @@ def opened(file: Path) -> Iterator[TextIO]:
         raise InventoryInvalid(f"{file} cannot be read: it is neither UTF-8 nor marked as UTF-16") from None
 
 
-def beginning(file: Path) -> str:
+def first_characters(file: Path) -> str:
     """Return the first characters, without what is blank before them; raises InventoryInvalid."""
-    with opened(file) as text:
+    with open_text(file) as text:
         head = ""
         while not head and (piece := text.read(PEEK)):
             head = piece.lstrip()

@@ -60,8 +60,8 @@ class JobLeases:
             JobStoreUnavailable: the database did not answer. If it committed, the job is free again after the lease.
         """
         parameters = {"this_tenant": tenant_id, "this_owner": owner, "this_lease": self._span(lease)}
-        row = await self._change(self._statements.claim_next, parameters, "claimed", owner, _held_for(lease))
-        return None if row is None else _claimed(row)
+        row = await self._change(self._statements.claim_next, parameters, "claimed", owner, _lease_parameters(lease))
+        return None if row is None else _claimed_job(row)
 
     async def claim(self, job_id: str, *, tenant_id: str, owner: str, lease: timedelta) -> ClaimedJob:
         """Claim one job that nobody else holds. Its own holder may claim it again: the token grows each time.
@@ -76,9 +76,9 @@ class JobLeases:
             "this_lease": self._span(lease),
             "this_job": job_id,
         }
-        row = await self._change(self._statements.claim_this, parameters, "claimed", owner, _held_for(lease))
+        row = await self._change(self._statements.claim_this, parameters, "claimed", owner, _lease_parameters(lease))
         if row is not None:
-            return _claimed(row)
+            return _claimed_job(row)
         job, _ = await self.show(job_id, tenant_id=tenant_id)
         if job["status"] in CLOSED:
             raise JobClosed(f"{job_id} is {job['status']} already")
@@ -178,7 +178,7 @@ class JobLeases:
         if found is None:
             raise UnknownJob(f"there is no job {job_id[:64]} of this tenant")
         if token == found["lease_token"] and state in CLOSED and found["status"] == state:
-            return _claimed(found)  # said again: its answer was lost
+            return _claimed_job(found)  # said again: its answer was lost
         if found["status"] not in OPEN:
             raise JobClosed(f"{job_id} is {found['status']} already")
         # A job that nobody claimed has the token 0, which is nobody's.
@@ -197,10 +197,10 @@ class JobLeases:
         row = await self._change(self._statements.say, parameters, event, who, evidence)
         if row is None:
             return await self._say(job_id, tenant_id, token, state=state, evidence=evidence, lease=lease, actor=actor)
-        return _claimed(row)
+        return _claimed_job(row)
 
     def _span(self, lease: timedelta | None) -> timedelta | str | None:
-        return span_of(None if lease is None else bounded(lease), self._on_postgresql)
+        return span_of(None if lease is None else clamp_lease(lease), self._on_postgresql)
 
     def _now(self) -> ColumnElement[Any]:
         return moment_from_now(timedelta(0), on_postgresql=self._on_postgresql)
@@ -225,12 +225,12 @@ class JobLeases:
             return None if row is None else dict(row)
 
 
-def bounded(lease: timedelta) -> timedelta:
+def clamp_lease(lease: timedelta) -> timedelta:
     """Return `lease`, not shorter than a second and not longer than a day."""
     return min(max(lease, MIN_LEASE), MAX_LEASE)
 
 
-def _claimed(row: Mapping[str, Any]) -> ClaimedJob:
+def _claimed_job(row: Mapping[str, Any]) -> ClaimedJob:
     return ClaimedJob(
         job_id=row["job_id"],
         tenant_id=row["tenant_id"],
@@ -256,8 +256,8 @@ def _mine() -> ColumnElement[bool]:
     return and_(_jobs.tenant_id == bindparam("this_tenant", type_=String), _jobs.status.in_(OPEN))
 
 
-def _held_for(lease: timedelta) -> dict[str, Any]:
-    return {"lease_seconds": bounded(lease).total_seconds()}
+def _lease_parameters(lease: timedelta) -> dict[str, Any]:
+    return {"lease_seconds": clamp_lease(lease).total_seconds()}
 
 
 def _free(on_postgresql: bool) -> ColumnElement[bool]:

@@ -44,7 +44,7 @@ class Outbox:
             UnknownDelivery: there is none, or its job was purged.
             JobStoreUnavailable: the database did not answer.
         """
-        query = _of_jobs(_is_done()).add_columns(_earlier()).where(outbox.c.job_id == job_id)
+        query = _of_jobs(_pending_first()).add_columns(_earlier()).where(outbox.c.job_id == job_id)
         async with transaction(self._engine) as connection:
             row = (await connection.execute(query)).mappings().first()
         if row is None or not row["payload"]:
@@ -135,7 +135,7 @@ def _waiting() -> Any:
     return and_(outbox.c.delivered_at.is_(None), outbox.c.dead_at.is_(None))
 
 
-def _is_done() -> Any:
+def _pending_first() -> Any:
     """Sorts what waits before what was delivered; of that, the last comes first."""
     return case((outbox.c.delivered_at.is_(None), outbox.c.outbox_id), else_=MAX_ID - outbox.c.outbox_id)
 

@@ -108,7 +108,7 @@ class JobStore:
             if not conflict and (existing is None or existing["status"] == WITHDRAWN):
                 holder = await self._open_job_of(connection, row)
             if existing is not None and existing["status"] == MERGED and not conflict:
-                return _merged(existing)
+                return _merged_job(existing)
             if existing is not None and holder is None:
                 if existing["status"] != WITHDRAWN:
                     return RotationJob(job_id=existing["job_id"], created=False)
@@ -165,7 +165,7 @@ class JobStore:
         if found is None or found["status"] == WITHDRAWN or found["fingerprint"] != fingerprint:
             return None
         if found["status"] == MERGED:
-            return _merged(found)
+            return _merged_job(found)
         return RotationJob(job_id=found["job_id"], created=False)
 
     async def record_event(self, event: RotationEvent, *, workflow_id: str, event_id: str) -> None:
@@ -293,7 +293,7 @@ class JobStore:
                 audit = _audit(row, "found_by_other_name", known) | {"job_id": job_id}
                 await connection.execute(insert(job_audit).inline(), audit)
                 return RotationJob(job_id=job_id, created=False)
-            changed = _tightened(row, held)
+            changed = _stricter_columns(row, held)
             await connection.execute(update(rotation_jobs).where(_jobs.job_id == job_id).values(changed))
             now = row["created_at"]
             detail = {
@@ -397,7 +397,7 @@ def _row_of(order: JobOrder, idempotency_key: str, fingerprint: str) -> dict[str
     }
 
 
-def _merged(key: Mapping[str, Any]) -> RotationJob:
+def _merged_job(key: Mapping[str, Any]) -> RotationJob:
     return RotationJob(job_id=key["merged_into"], created=False, tightened=key["decision_digest"] is not None)
 
 
@@ -426,7 +426,7 @@ def _asks_for_the_same(row: Mapping[str, Any], held: Mapping[str, Any]) -> bool:
     return row["key_id"] != held["key_id"] and {*row["policy_lines"]} <= {*(held["policy_lines"] or ())}
 
 
-def _tightened(row: Mapping[str, Any], held: Mapping[str, Any]) -> dict[str, Any]:
+def _stricter_columns(row: Mapping[str, Any], held: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of the open job under both decisions, the stricter of each."""
     return {
         "rotate_by": _least(row["rotate_by"], held["rotate_by"]),

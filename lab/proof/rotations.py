@@ -16,7 +16,7 @@ from keyturn.application.answers import answer
 from keyturn.application.connection import TemporalUnreachable
 from keyturn.application.encryption import names_of
 from keyturn.application.requests import id_of
-from keyturn.application.rotations import Rotation, settled, start_or_attach
+from keyturn.application.rotations import Rotation, start_or_attach, wait_for_outcome
 from keyturn.contracts import CredentialFacts
 from keyturn.errors import KeyturnError
 from keyturn.lab.proof.plan import FROZEN, KINDS, Operation
@@ -48,7 +48,7 @@ async def rotated(world: World, client: Client, seen: Seen) -> None:
         rotation = await _started(client, request, seen)
         while True:
             try:
-                outcome = await settled(rotation.handle)
+                outcome = await wait_for_outcome(rotation.handle)
             except (RPCError, KeyturnError) as error:  # the server is away: looked at again
                 seen.say(f"unknown: {type(error).__name__}")
                 await asyncio.sleep(0.2)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from keyturn.bulk.load import items_of
 from keyturn.contracts import CredentialFacts, Idle
 from keyturn.inventory.errors import InventoryInvalid
-from keyturn.inventory.read import read, recognised
+from keyturn.inventory.read import read, recognise_source
 from keyturn.inventory.rejects import Rejects
 from keyturn.inventory.rows import BadRow, InventoryKey
 from keyturn.inventory.scans import read_scans
@@ -83,7 +83,7 @@ def test_a_credential_report_in_the_live_dialect_is_read_by_its_column_names(wri
         report_row("none"),
     ]  # fmt: skip
     file = written("\ufeff" + HEADER + ",additional_credentials_info\n" + ",x\n".join(rows) + ",x")
-    assert recognised(file) == "aws"
+    assert recognise_source(file) == "aws"
     both, inactive, old, unknown = keys_of(file)
     assert both.account_id == "arn:aws:iam::123456789012:user/both"
     assert both.facts.key_id == "access_key.20260101T000000Z"
@@ -199,7 +199,7 @@ def test_a_listing_of_gcloud_is_read_in_each_shape(written: Callable[..., Path],
         "lines": "\n".join(map(json.dumps, GCLOUD)),
     }
     file = written(texts[shape])
-    assert recognised(file) == ("jsonl" if shape == "lines" else "gcloud")
+    assert recognise_source(file) == ("jsonl" if shape == "lines" else "gcloud")
     keys = keys_of(file)
     assert [key.facts.key_id for key in keys] == ["k1", "k2", "k3", "k4"]
     assert {key.account_id for key in keys} == {"a@p.iam.gserviceaccount.com"}
@@ -222,7 +222,7 @@ def test_a_listing_of_azure_needs_its_application_and_loses_its_hints(
         {"keyId": "", "startDateTime": "2026-01-01T00:00:00Z", "hint": "hunter2", "secretText": "hunter2"},
     ]
     file = written(json.dumps(rows))
-    assert recognised(file) == "azure"
+    assert recognise_source(file) == "azure"
     found = list(read(Inventory(file, observed_at=NOW, account_id="app-1")))
     first, second = found
     assert isinstance(first, InventoryKey)

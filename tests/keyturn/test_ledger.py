@@ -101,9 +101,9 @@ async def test_costs_are_summed_exactly_by_task_model_user_and_day(ledger: Ledge
     assert by_user["u0"] == by_user["u1"] == Decimal("0.005")
     by_day = await ledger.costs("day", since=since)
     assert [row["day"] for row in by_day] == ["2026-11-20", "2026-11-21"]
-    assert await ledger.spent(since=midnight(NOW)) == Decimal("0.01")
-    assert await ledger.spent(since=midnight(NOW), tenant_id="default", user_id="u0") == Decimal("0.005")
-    assert await ledger.spent(since=NOW + timedelta(days=1)) == 0
+    assert await ledger.total_spent(since=midnight(NOW)) == Decimal("0.01")
+    assert await ledger.total_spent(since=midnight(NOW), tenant_id="default", user_id="u0") == Decimal("0.005")
+    assert await ledger.total_spent(since=NOW + timedelta(days=1)) == 0
 
 
 async def test_records_are_written_in_the_background_and_the_last_ones_at_the_end(ledger: LedgerStore) -> None:

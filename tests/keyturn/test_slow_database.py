@@ -95,14 +95,14 @@ async def test_a_stopping_worker_tries_until_its_time_is_over(sqlite_engine: Asy
 async def test_a_beginning_anew_whose_answer_was_lost_is_the_same_when_it_is_said_again(engine: AsyncEngine) -> None:
     """Another provider goes on writing; and whoever was taken over begins nothing anew."""
     store = DraftStore(engine, KEYRING)
-    first = await store.begin("draft_1", **WHOSE, attempt=1)
+    first = await store.start("draft_1", **WHOSE, attempt=1)
     await store.show(first, "Of the first provider", first=True)
     anew = await store.anew(first)
     assert await store.anew(first) == anew
     await store.show(anew, "Of the second", first=True)
     draft = await store.find("draft_1", tenant_id="default")
     assert (draft.text, draft.generation) == ("Of the second", 2)
-    await store.begin("draft_1", **WHOSE, attempt=2)
+    await store.start("draft_1", **WHOSE, attempt=2)
     with pytest.raises(DraftTakenOver):
         await store.anew(first)
 
@@ -125,9 +125,9 @@ async def test_an_answer_is_not_held_back_by_what_shows_it() -> None:
         await begun.wait()
         return SimpleNamespace(verdict=SimpleNamespace(text="The text"), call=call())
 
-    async def begin(*_: Any, **__: Any) -> None: ...
+    async def start(*_: Any, **__: Any) -> None: ...
 
-    store: Any = SimpleNamespace(begin=begin, show=show)
+    store: Any = SimpleNamespace(start=start, show=show)
     asked: Any = SimpleNamespace(tenant_id="default", account_id="acct_1", user_id="luna")
     writing = DraftWriting(store, SimpleNamespace(answer=answer))
     async with asyncio.timeout(5):

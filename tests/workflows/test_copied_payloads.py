@@ -252,9 +252,9 @@ def activity(workflow_id: str, kind: str) -> ActivitySerializationContext:
 )
 async def test_a_payload_opens_only_as_what_it_was_written(written: Any, read: Any) -> None:
     [encrypted] = await codec(written).encode([KEPT])
-    assert codec(written).opened(encrypted) == KEPT
+    assert codec(written).decrypt_payload(encrypted) == KEPT
     with pytest.raises(PayloadMoved):
-        codec(read).opened(encrypted)
+        codec(read).decrypt_payload(encrypted)
 
 
 async def test_a_context_that_was_rewritten_does_not_open(caplog: pytest.LogCaptureFixture) -> None:
@@ -262,14 +262,14 @@ async def test_a_context_that_was_rewritten_does_not_open(caplog: pytest.LogCapt
     [encrypted] = await codec(workflow("rotate:a")).encode([KEPT])
     encrypted.metadata[CONTEXT] = b"workflow:rotate:b"
     with pytest.raises(PayloadNotAuthentic):
-        codec(workflow("rotate:b")).opened(encrypted)
+        codec(workflow("rotate:b")).decrypt_payload(encrypted)
     with pytest.raises(PayloadNotAuthentic):
-        EncryptionCodec(KEYRING, "default").opened(encrypted)  # as the codec server reads it
+        EncryptionCodec(KEYRING, "default").decrypt_payload(encrypted)  # as the codec server reads it
 
 
 async def test_a_schedules_input_opens_in_each_of_its_runs() -> None:
     [encrypted] = await codec(workflow("bulk:t:nightly")).encode([KEPT])
-    assert codec(workflow("bulk:t:nightly-2026-11-26T03:00:00Z")).opened(encrypted) == KEPT
+    assert codec(workflow("bulk:t:nightly-2026-11-26T03:00:00Z")).decrypt_payload(encrypted) == KEPT
 
 
 async def test_a_reset_rotation_reads_its_own(temporal: Client, sqlite_store: JobStore) -> None:

@@ -297,7 +297,7 @@ async def test_a_state_and_its_place_in_the_trail_are_written_together(
         raise OSError
 
     steps: list[Callable[[], Any]] = [
-        lambda: store.begin(draft_id, **whose, run_id="r", attempt=1),
+        lambda: store.start(draft_id, **whose, run_id="r", attempt=1),
         lambda: store.end(end),
     ]
     for step in steps:
@@ -331,13 +331,13 @@ async def test_a_draft_is_kept_for_seven_days_after_its_end(engine: AsyncEngine)
     whose = {"tenant_id": "default", "account_id": "acct_1", "requested_by": "luna"}
     six, eight, unended = (new_draft_id("default") for _ in range(3))
     for draft_id in (six, eight, unended):
-        await store.begin(draft_id, **whose, run_id="r", attempt=1)
+        await store.start(draft_id, **whose, run_id="r", attempt=1)
     for days, draft_id in ((6, six), (8, eight)):
         await store.end(DraftEnd(draft_id=draft_id, **whose, state="cancelled"))
         ended = update(drafts).where(drafts.c.draft_id == draft_id)
         async with engine.begin() as connection:
             await connection.execute(ended.values(ended_at=datetime.now(UTC) - timedelta(days=days)))
-    await store.begin(new_draft_id("default"), **whose, run_id="r", attempt=1)
+    await store.start(new_draft_id("default"), **whose, run_id="r", attempt=1)
     for draft_id in (six, unended):
         assert (await store.find(draft_id, tenant_id="default")).account_id == "acct_1"
     with pytest.raises(UnknownDraft):
@@ -350,11 +350,11 @@ async def test_a_worker_whose_clock_is_wrong_forgets_no_draft(engine: AsyncEngin
     """How old a draft is, is the database's to say; else an attempt that wakes up late would begin it anew."""
     store, draft_id = DraftStore(engine, KEYRING), new_draft_id("default")
     whose = {"tenant_id": "default", "account_id": "acct_1", "requested_by": "luna"}
-    await store.begin(draft_id, **whose, run_id="r", attempt=1)
+    await store.start(draft_id, **whose, run_id="r", attempt=1)
     with time_machine.travel(datetime.now(UTC) + timedelta(days=days)):
         await store.end(DraftEnd(draft_id=draft_id, **whose, state="cancelled"))
-        await store.begin(new_draft_id("default"), **whose, run_id="r", attempt=1)
-    await store.begin(new_draft_id("default"), **whose, run_id="r", attempt=1)
+        await store.start(new_draft_id("default"), **whose, run_id="r", attempt=1)
+    await store.start(new_draft_id("default"), **whose, run_id="r", attempt=1)
     assert (await store.find(draft_id, tenant_id="default")).state == "cancelled"
 
 
@@ -394,14 +394,14 @@ async def test_an_attempt_that_wakes_up_late_writes_nothing(engine: AsyncEngine)
     """Neither text nor an ending; and the first ending counts."""
     store, draft_id = DraftStore(engine, KEYRING), new_draft_id("default")
     whose = {"tenant_id": "default", "account_id": "acct_1", "requested_by": "luna", "run_id": "r"}
-    late = await store.begin(draft_id, **whose, attempt=1)
+    late = await store.start(draft_id, **whose, attempt=1)
     await store.show(late, "Late", first=True)
-    now = await store.begin(draft_id, **whose, attempt=2)
+    now = await store.start(draft_id, **whose, attempt=2)
     for step in (lambda: store.show(late, "Late again", first=False), lambda: store.anew(late)):
         with pytest.raises(DraftTakenOver):
             await step()
     with pytest.raises(DraftTakenOver):
-        await store.begin(draft_id, **whose, attempt=1)
+        await store.start(draft_id, **whose, attempt=1)
     await store.show(now, "Now", first=True)
     end = DraftEnd(draft_id=draft_id, tenant_id="default", account_id="acct_1", requested_by="luna", state="cancelled")
     await store.end(end)
@@ -409,7 +409,7 @@ async def test_an_attempt_that_wakes_up_late_writes_nothing(engine: AsyncEngine)
     with pytest.raises(DraftTakenOver):
         await store.show(now, "Now and more", first=False)
     with pytest.raises(DraftTakenOver):
-        await store.begin(draft_id, **whose, attempt=3)
+        await store.start(draft_id, **whose, attempt=3)
     draft = await store.find(draft_id, tenant_id="default")
     assert (draft.state, draft.text, draft.ended) == ("cancelled", "Now", True)
     states = [(row["state"], row["attempt"]) for row in await store.trail(draft_id)]

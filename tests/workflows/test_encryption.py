@@ -98,14 +98,14 @@ async def test_what_cannot_be_opened_is_refused_by_its_name(change: Any, error: 
     """And nothing of it is told, however long."""
     encrypted = await encrypted_by(codec())
     with pytest.raises(error) as caught:
-        codec().opened(change(encrypted))
+        codec().decrypt_payload(change(encrypted))
     assert len(str(caught.value)) < 200
 
 
 async def test_a_payload_does_not_open_in_another_namespace() -> None:
     """Moved there, it is refused."""
     with pytest.raises(PayloadNotAuthentic, match="another namespace"):
-        codec("production").opened(await encrypted_by(codec("staging")))
+        codec("production").decrypt_payload(await encrypted_by(codec("staging")))
 
 
 async def test_a_payload_that_temporal_would_never_take_is_refused_before_it_is_sent() -> None:

@@ -14,12 +14,12 @@ from temporalio.client import Client, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 
-from keyturn.application.answers import AnswerRefused, NoWorkerAnswers, addressed, answer
+from keyturn.application.answers import AnswerRefused, NoWorkerAnswers, address_instruction, answer
 from keyturn.application.outcomes import as_lines, as_object, exit_status
 from keyturn.application.parked import resume_all, waiting_rotations
 from keyturn.application.requests import id_of
 from keyturn.application.rotations import Handle, outcome_of, rotate, start_or_attach, status_of
-from keyturn.application.stories import last_asked, story_of
+from keyturn.application.stories import last_request, story_of
 from keyturn.call_errors import ContextWindowExceeded, CostCapExceeded
 from keyturn.errors import JobStoreUnavailable, KeyturnError
 from keyturn.jobs.store import JobStore
@@ -67,7 +67,7 @@ class Desk:
     async def refused(self, update: str, argument: Any) -> str:
         """Send what must be refused; returns the name of the refusal."""
         if isinstance(argument, Instruction) and argument.workflow_id is None:
-            argument = await addressed(self.handle, argument)
+            argument = await address_instruction(self.handle, argument)
         with pytest.raises(WorkflowUpdateFailedError) as caught:
             await self.handle.execute_update(update, argument)
         assert isinstance(caught.value.cause, ApplicationError)
@@ -302,7 +302,7 @@ async def test_other_evidence_for_a_parked_rotation_is_decided_at_once(
         assert attached
         assert isinstance(outcome, JobCreated)
         assert ("restated", "noor") in await trail(sqlite_store, here)
-        asked = last_asked((await story_of(temporal, here.handle.id))[1])
+        asked = last_request((await story_of(temporal, here.handle.id))[1])
         assert asked is not None
         assert (asked["user_id"], asked["credential"]["age_days"]) == ("noor", 40), "what it goes by now is shown"
 

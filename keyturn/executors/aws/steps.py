@@ -159,7 +159,7 @@ class AccessKeyRotation:
         kept = await self._secrets.current(self._name(rotation))
         for key in extra:
             if kept is not None and kept[0] == key.key_id:
-                return await self._created(rotation, key.key_id)
+                return await self._record_created(rotation, key.key_id)
         for key in await self._orphans(rotation, extra):
             await self._say(rotation, evidence={"deleting_orphan": key.key_id})
             await self._keys.delete(rotation.user, key.key_id)
@@ -175,7 +175,7 @@ class AccessKeyRotation:
         if [one for one in tries if one][-1:] != [try_id]:
             raise AwsUnavailable("CreateAccessKey: another attempt creates the key by now")
         await self._secrets.put(self._name(rotation), key_id, secret)
-        return await self._created(rotation, key_id)
+        return await self._record_created(rotation, key_id)
 
     async def verify(self, rotation: AccessKeyState) -> None:
         """Sign a call with the stored secret, as whatever uses it will.
@@ -185,7 +185,7 @@ class AccessKeyRotation:
             AwsUnavailable: AWS does not know the new key yet, or did not answer.
         """
         await self._expect_account(rotation.cloud_account)
-        arn = await self._signed(rotation)
+        arn = await self._expect_signature(rotation)
         await self._say(rotation, state="verifying", evidence={"verified": _of(rotation.new_key_id), "signed_as": arn})
 
     async def prolong(self, rotation: AccessKeyState) -> None:
@@ -203,7 +203,7 @@ class AccessKeyRotation:
         await self._say(rotation)
         present = await self._keys.list_keys(rotation.user)
         self._expect_new_key(rotation, present)
-        await self._signed(rotation)
+        await self._expect_signature(rotation)
         old = _find(present, rotation.old_key_id)
         used = None if old is None else await self._keys.last_used(rotation.old_key_id)
         await self._say(rotation)  # again: what was asked in between took its time
@@ -265,7 +265,9 @@ class AccessKeyRotation:
         if not old.active:
             await self._keys.set_active(rotation.user, rotation.old_key_id, True)
             await self._say(rotation, evidence={"activated": rotation.old_key_id})
-        ours = await self._made_here(rotation, [key for key in present if key.key_id not in rotation.keys_before])
+        ours = await self._keys_created_here(
+            rotation, [key for key in present if key.key_id not in rotation.keys_before]
+        )
         for key in ours:
             await self._secrets.restore(self._name(rotation), instead_of=key.key_id)
             await self._say(rotation, evidence={"deleting": key.key_id})
@@ -291,7 +293,7 @@ class AccessKeyRotation:
         return (
             f"record the keys of {user}: {old}, last used {last}",
             "create a second access key",
-            f"store its secret as {self._named(user)}",
+            f"store its secret as {self._name_of(user)}",
             f"sign a call with it, as {user}",
             f"wait {_trail_of(order.overlap)} while both keys work",
             f"deactivate {old}",
@@ -332,7 +334,7 @@ class AccessKeyRotation:
             raise AnotherAccount(f"the step is of the AWS account {account}, and these credentials of {own}")
         return own
 
-    async def _created(self, rotation: AccessKeyState, key_id: str) -> str:
+    async def _record_created(self, rotation: AccessKeyState, key_id: str) -> str:
         await self._say(rotation, evidence={"new_key_id": key_id, "secret": self._name(rotation)})
         return key_id
 
@@ -341,12 +343,12 @@ class AccessKeyRotation:
 
     async def _orphans(self, rotation: AccessKeyState, extra: Sequence[AccessKey]) -> Sequence[AccessKey]:
         """Of the keys beside the recorded ones, those that we made and lost; raises ForeignKey if another is there."""
-        ours = await self._made_here(rotation, extra)
+        ours = await self._keys_created_here(rotation, extra)
         if len(ours) < len(extra):
             raise ForeignKey("beside the old key there is one that this rotation did not make")
         return ours
 
-    async def _made_here(self, rotation: AccessKeyState, extra: Sequence[AccessKey]) -> list[AccessKey]:
+    async def _keys_created_here(self, rotation: AccessKeyState, extra: Sequence[AccessKey]) -> list[AccessKey]:
         """Those that the trail names as made here, or that were made since we began to create one and never used."""
         if not extra:
             return []
@@ -365,7 +367,7 @@ class AccessKeyRotation:
         if new is None or not new.active:
             raise NewKeyMissing("the new key is " + ("gone" if new is None else "inactive"))
 
-    async def _signed(self, rotation: AccessKeyState) -> str:
+    async def _expect_signature(self, rotation: AccessKeyState) -> str:
         kept = await self._secrets.current(self._name(rotation))
         if kept is None:
             raise NewKeyMissing(f"the secret {self._name(rotation)} is gone from the store")
@@ -378,9 +380,9 @@ class AccessKeyRotation:
         return arn
 
     def _name(self, rotation: AccessKeyState) -> str:
-        return self._named(rotation.user)
+        return self._name_of(rotation.user)
 
-    def _named(self, user: str) -> str:
+    def _name_of(self, user: str) -> str:
         # A comma may stand in a user's name and not in a secret's.
         return self._secret_name.format(user=user.replace(",", "_2C"))
 

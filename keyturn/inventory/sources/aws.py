@@ -18,7 +18,7 @@ from keyturn.inventory.documents import entries_of
 from keyturn.inventory.errors import InventoryInvalid
 from keyturn.inventory.rows import BadRow, InventoryKey, Origin, RowFault, key_of
 from keyturn.inventory.source import Entries, Inventory, Row, RowReader, Source, Table, WrappedTable
-from keyturn.inventory.text import PEEK, opened
+from keyturn.inventory.text import PEEK, open_text
 
 ROOT = "<root_account>"  # as the report names it
 EXPORT = "aws-credential-report"
@@ -151,9 +151,9 @@ def _is_answer(head: str) -> bool:
     return _ANSWER.match(head) is not None
 
 
-def _generated_in(file: Path) -> str | None:
+def _generation_time(file: Path) -> str | None:
     """Return when the report in an answer was made, as it says; None if it does not."""
-    with opened(file) as text:
+    with open_text(file) as text:
         around = ""
         while piece := text.read(PEEK):
             around = around[-200:] + piece
@@ -170,7 +170,7 @@ def _report_in(file: Path) -> Iterator[str]:
     """
     fault = InventoryInvalid(f"{file} is not an answer of get-credential-report")
     decode = codecs.getincrementaldecoder("utf-8")().decode
-    with opened(file) as text:
+    with open_text(file) as text:
         around, begun = "", None
         while begun is None and (piece := text.read(PEEK)):
             around = around[-200:] + piece
@@ -226,6 +226,6 @@ SOURCE = Source(
         knows=_knows,
         looked_for="with AWS's user, arn and access_key_1_active",
         open=_open,
-        wrapped=WrappedTable(_is_answer, _report_in, _generated_in),
+        wrapped=WrappedTable(_is_answer, _report_in, _generation_time),
     ),
 )
