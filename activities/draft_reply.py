@@ -5,7 +5,7 @@ from typing import Protocol
 from temporalio import activity
 
 from keyturn.activities.alive import heartbeating
-from keyturn.drafts.contracts import DraftEnd, DraftWritten
+from keyturn.drafts.contracts import DraftEnd, DraftResult
 from keyturn.tasks.draft_reply import DraftRequest
 
 # Whoever stops a draft sees the provider's connection closed within a second: a heartbeat brings the cancellation.
@@ -15,7 +15,7 @@ BEAT_SECONDS = 0.3
 class Drafts(Protocol):
     """Whoever writes drafts. Each raises a KeyturnError."""
 
-    async def write(self, draft_id: str, request: DraftRequest, *, run_id: str, attempt: int) -> DraftWritten:
+    async def write(self, draft_id: str, request: DraftRequest, *, run_id: str, attempt: int) -> DraftResult:
         """Write one attempt of a draft; returns it whole and judged."""
         ...
 
@@ -31,7 +31,7 @@ class DraftReply:
         self._drafts = drafts
 
     @activity.defn
-    async def draft_reply(self, request: DraftRequest) -> DraftWritten:
+    async def draft_reply(self, request: DraftRequest) -> DraftResult:
         """Write the draft; a cancellation closes the provider's connection."""
         info = activity.info()
         async with heartbeating(every=BEAT_SECONDS):

@@ -7,13 +7,13 @@ from temporalio import activity
 
 from keyturn.activities.alive import heartbeating
 from keyturn.bulk.contracts import (
-    BatchCollected,
+    BatchResult,
     BulkOrder,
     BulkPage,
     OfflineBatch,
-    PageJudged,
+    PageResult,
     RunProgress,
-    RunSettled,
+    RunResult,
 )
 
 # A page is asked about this often: passing failures pass within it, and what is left is written down as failed.
@@ -31,15 +31,15 @@ class BulkRuns(Protocol):
         """Hand some items to the provider's batch endpoint, once."""
         ...
 
-    async def collect(self, batch: OfflineBatch) -> BatchCollected:
+    async def collect(self, batch: OfflineBatch) -> BatchResult:
         """Take its answers, if it has them."""
         ...
 
-    async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime) -> PageJudged:
+    async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime) -> PageResult:
         """Judge what is open of a page."""
         ...
 
-    async def settle(self, run_id: str, *, tenant_id: str) -> RunSettled:
+    async def settle(self, run_id: str, *, tenant_id: str) -> RunResult:
         """Look how the rotations stand."""
         ...
 
@@ -69,13 +69,13 @@ class JudgePage:
             await self._runs.submit(batch)
 
     @activity.defn
-    async def collect_batch(self, batch: OfflineBatch) -> BatchCollected:
+    async def collect_batch(self, batch: OfflineBatch) -> BatchResult:
         """Take the answers of a batch into the cache, if it has ended."""
         async with heartbeating():
             return await self._runs.collect(batch)
 
     @activity.defn
-    async def judge_page(self, page: BulkPage) -> PageJudged:
+    async def judge_page(self, page: BulkPage) -> PageResult:
         """Ask about each open item of a page, and begin the rotations that are due."""
         async with heartbeating():
             info = activity.info()
@@ -83,7 +83,7 @@ class JudgePage:
             return await self._runs.judge(page, attempt=info.attempt, last_attempt=last, at=at)
 
     @activity.defn
-    async def settle_run(self, order: BulkOrder) -> RunSettled:
+    async def settle_run(self, order: BulkOrder) -> RunResult:
         """Look how the rotations that were begun stand."""
         async with heartbeating():
             return await self._runs.settle(order.run_id, tenant_id=order.tenant_id)

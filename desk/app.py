@@ -24,7 +24,7 @@ from keyturn.desk.idempotency import Idempotency
 from keyturn.desk.pages import Pages
 from keyturn.desk.people import SignIn
 from keyturn.desk.problems import Refused, problem_of
-from keyturn.desk.sessions import EndedSessions
+from keyturn.desk.sessions import SessionRevocations
 from keyturn.desk.settings import DeskSettings
 from keyturn.errors import KeyturnError
 from keyturn.keyring import Keyring
@@ -34,7 +34,7 @@ _log = structlog.get_logger("keyturn.desk")
 
 def desk_application(desk: Desk, engine: AsyncEngine, settings: DeskSettings, keyring: Keyring) -> ASGIApp:
     """Return the ASGI application that serves `desk` to those whom `settings` let in."""
-    sign_in = SignIn(settings, keyring, EndedSessions(engine))
+    sign_in = SignIn(settings, keyring, SessionRevocations(engine))
     idempotency = Idempotency(engine, keyring)
     pages = Pages(desk, settings, sign_in, idempotency)
     app = FastAPI(
@@ -49,18 +49,18 @@ def desk_application(desk: Desk, engine: AsyncEngine, settings: DeskSettings, ke
         if request.url.path.startswith(("/api/", "/openapi.json")):
             body, media = problem_of(refused), "application/problem+json"
             return JSONResponse(body, status_code=refused.status, media_type=media, headers=refused.headers)
-        return pages.refused(request, refused)
+        return pages.refusal_page(request, refused)
 
     @app.exception_handler(Refused)
-    async def _refused(request: Request, refused: Refused) -> Response:
+    async def _respond_refused(request: Request, refused: Refused) -> Response:
         return refuse(request, refused)
 
     @app.exception_handler(KeyturnError)
-    async def _foreseen(request: Request, error: KeyturnError) -> Response:
+    async def _respond_known_error(request: Request, error: KeyturnError) -> Response:
         return refuse(request, Refused.of(error))
 
     @app.exception_handler(RPCError)
-    async def _refused_by_temporal(request: Request, error: RPCError) -> Response:
+    async def _respond_temporal_error(request: Request, error: RPCError) -> Response:
         return refuse(request, Refused.of(map_rpc_error(error)))
 
     @app.exception_handler(RequestValidationError)
@@ -72,7 +72,7 @@ def desk_application(desk: Desk, engine: AsyncEngine, settings: DeskSettings, ke
         return refuse(request, _fault(error.errors(include_input=False, include_url=False)[0]))
 
     @app.exception_handler(Exception)
-    async def _unforeseen(request: Request, error: Exception) -> Response:
+    async def _respond_unforeseen(request: Request, error: Exception) -> Response:
         # Where, and of what kind: its message may hold what somebody wrote.
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(frame.filename).name}:{frame.lineno}"

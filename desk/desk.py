@@ -45,7 +45,7 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class DraftSeen:
+class DraftView:
     """What a reader is told of a draft: as much as they have not seen."""
 
     draft: Draft
@@ -184,7 +184,7 @@ class Desk:
         try:
             return await self._drafts.find(draft_id, tenant_id=self.tenant)
         except UnknownDraft:
-            return await self._told_by_temporal(draft_id)
+            return await self._draft_from_temporal(draft_id)
 
     async def share_draft(self, draft_id: str) -> Draft:
         """Return what `find_draft` does, by one look for all who ask at once: many readers may follow one draft."""
@@ -192,14 +192,14 @@ class Desk:
         if looking is None:
             looking = self._looking[draft_id] = asyncio.create_task(self.find_draft(draft_id))
 
-            def done(late: asyncio.Task[Draft]) -> None:
+            def on_done(late: asyncio.Task[Draft]) -> None:
                 del self._looking[draft_id]
                 late.cancelled() or late.exception()  # looked at, even if everybody has gone
 
-            looking.add_done_callback(done)
+            looking.add_done_callback(on_done)
         return await asyncio.shield(looking)
 
-    async def follow(self, draft_id: str, *, generation: int = 0, length: int = 0) -> AsyncGenerator[DraftSeen, None]:
+    async def follow(self, draft_id: str, *, generation: int = 0, length: int = 0) -> AsyncGenerator[DraftView, None]:
         """Yield what a reader has not seen of a draft, until it has ended. While the database is away, they wait.
 
         Args:
@@ -213,13 +213,13 @@ class Desk:
             if shown is not None and not draft.text.startswith(shown):
                 anew = True  # its end was trimmed: what is shown is what was judged
             more = draft.text if anew else draft.text[length:]
-            yield DraftSeen(draft, anew and length > 0, more)
+            yield DraftView(draft, anew and length > 0, more)
             generation, length, shown = draft.generation, len(draft.text), draft.text
 
     async def stop(self, draft_id: str) -> None:
         """Stop a draft, also while the database is away; nothing happens to one that has ended. Raises UnknownDraft."""
         try:
-            running = not (await self._told_by_temporal(draft_id)).ended
+            running = not (await self._draft_from_temporal(draft_id)).ended
         except UnknownDraft:
             await self.find_draft(draft_id)  # its history is kept no longer; or there is none
             return
@@ -265,7 +265,7 @@ class Desk:
             async for draft in changes:
                 yield draft
 
-    async def _told_by_temporal(self, draft_id: str) -> Draft:
+    async def _draft_from_temporal(self, draft_id: str) -> Draft:
         """A draft that no worker has begun, by its workflow; raises UnknownDraft."""
         handle: WorkflowHandle[Any, Any] = self.client.get_workflow_handle(draft_id)
         try:

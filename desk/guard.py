@@ -61,7 +61,7 @@ class Guard:
         if scope["type"] != "http":
             return
         request = Request(scope, receive)
-        guarded = self._with_headers(request, send)
+        send_with_headers = self._with_headers(request, send)
         try:
             _expect_path(request)
             if request.url.path != HEALTH:
@@ -75,11 +75,11 @@ class Guard:
         except ClientDisconnect:
             return  # nobody is left to be answered
         except Refused as refused:
-            await self._refuse(request, refused)(scope, receive, guarded)
+            await self._refuse(request, refused)(scope, receive, send_with_headers)
             return
         # What failed was answered and told in the log; the server would tell it again, with its message, maybe private.
         with contextlib.suppress(Exception):
-            await self._in_time(request, _replayed(body, receive), guarded)
+            await self._in_time(request, _replay_body(body, receive), send_with_headers)
 
     async def _person(self, request: Request) -> Person | None:
         try:
@@ -91,14 +91,14 @@ class Guard:
         """Answer, or say that this takes too long. What has begun to answer, such as a stream, may take longer."""
         too_late = asyncio.timeout(self._answer_seconds)
 
-        async def begun(message: Message) -> None:
+        async def send_in_time(message: Message) -> None:
             if not too_late.expired():
                 too_late.reschedule(None)
             await send(message)
 
         try:
             async with too_late:
-                await self._app(request.scope, receive, begun)
+                await self._app(request.scope, receive, send_in_time)
         except TimeoutError:
             if not too_late.expired():
                 raise
@@ -135,7 +135,7 @@ class Guard:
             raise Refused(429, "too_many_requests", detail, headers={"Retry-After": "20"})
 
     def _with_headers(self, request: Request, send: Send) -> Send:
-        async def guarded(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.update(HEADERS)
@@ -145,7 +145,7 @@ class Guard:
                     headers["Strict-Transport-Security"] = "max-age=31536000"
             await send(message)
 
-        return guarded
+        return send_with_headers
 
 
 def _bucket(request: Request, person: Person | None) -> str:
@@ -181,7 +181,7 @@ async def _body(request: Request) -> bytes:
     raise Refused(413, "too_large", f"a request may have {MAX_BODY_BYTES:,} bytes")
 
 
-def _replayed(body: bytes, receive: Receive) -> Callable[[], Awaitable[Any]]:
+def _replay_body(body: bytes, receive: Receive) -> Callable[[], Awaitable[Any]]:
     """Return what gives the handlers the body that was read, and then what the connection says: that it was closed."""
     logged = False
 

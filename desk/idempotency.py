@@ -58,8 +58,8 @@ class Idempotency:
             raise Refused(400, "idempotency_key_missing", detail, hint="Send a new UUID with each new request.")
         digest = _digest([*whose, key])
         fingerprint = _digest(request)
-        if not await self._begin(digest, fingerprint):
-            return await self._known(digest, fingerprint)
+        if not await self._claim(digest, fingerprint):
+            return await self._stored_answer(digest, fingerprint)
         try:
             status, answer = await do(digest)
         except BaseException:
@@ -72,7 +72,7 @@ class Idempotency:
             await self._change(done)
         return status, answer
 
-    async def _begin(self, digest: str, fingerprint: str) -> bool:
+    async def _claim(self, digest: str, fingerprint: str) -> bool:
         now = datetime.now(UTC)
         claim = self._insert(desk_requests).values(key_digest=digest, fingerprint=fingerprint, began_at=now)
         left_behind = _columns.status.is_(None) & (_columns.began_at < now - UNDER_WAY_FOR)
@@ -85,7 +85,7 @@ class Idempotency:
             await connection.execute(delete(desk_requests).where(_columns.began_at < now - KEPT_FOR))
             return (await connection.execute(claim.returning(_columns.key_digest))).first() is not None
 
-    async def _known(self, digest: str, fingerprint: str) -> Answer:
+    async def _stored_answer(self, digest: str, fingerprint: str) -> Answer:
         query = select(_columns.fingerprint, _columns.status, _columns.answer).where(_columns.key_digest == digest)
         async with transaction(self._engine) as connection:
             row = (await connection.execute(query)).one_or_none()

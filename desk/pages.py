@@ -70,7 +70,7 @@ class Pages:
         for path, (method, handler) in routes.items():
             app.add_api_route(path, handler, methods=[method], include_in_schema=False, response_model=None)
 
-    def refused(self, request: Request, refused: Refused) -> Response:
+    def refusal_page(self, request: Request, refused: Refused) -> Response:
         """Return the page of a refusal; whoever is not signed in is asked to."""
         if refused.status == 401 and self._sign_in.by_token and request.method == "GET":
             return RedirectResponse("/sign-in", status_code=303)

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from keyturn.console import signed_in_user
 from keyturn.contracts import Identifier
 from keyturn.desk.problems import Refused
-from keyturn.desk.sessions import EndedSessions
+from keyturn.desk.sessions import SessionRevocations
 from keyturn.desk.settings import ROLES, DeskSettings, Role, parse_networks, parse_roles
 from keyturn.keyring import EncryptedTexts, Keyring
 from keyturn.payload_errors import PayloadError
@@ -52,7 +52,7 @@ class SignIn:
     that token is replaced, and on sign-out, which `ended` remembers for every desk of the tenant.
     """
 
-    def __init__(self, settings: DeskSettings, keyring: Keyring, ended: EndedSessions) -> None:
+    def __init__(self, settings: DeskSettings, keyring: Keyring, ended: SessionRevocations) -> None:
         self._settings = settings
         self._tokens = None if settings.tokens is None else Tokens(parse_tokens(settings.tokens.get_secret_value()))
         self._proxies = parse_networks(settings.proxies)
@@ -84,14 +84,14 @@ class SignIn:
             return None
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            caller = self._tokens.named_by(token.strip())
+            caller = self._tokens.owner_of(token.strip())
             return None if caller is None else Person(caller, self._roles_of(caller), "token")
         known = await self._in_session(request.cookies.get(SESSION, ""))
         return None if known is None else Person(known, self._roles_of(known), "session")
 
     def session_for(self, token: str) -> str | None:
         """Return the cookie of a session that a token starts; None if nobody has this token."""
-        name = None if self._tokens is None else self._tokens.named_by(token)
+        name = None if self._tokens is None else self._tokens.owner_of(token)
         if name is None:
             return None
         content = f"{int(time.time()) + SESSION_SECONDS} {secrets.token_hex(16)} {_mark(token.encode())} {name}"

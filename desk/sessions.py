@@ -14,7 +14,7 @@ from keyturn.desk.tables import desk_ended_sessions as table
 REMEMBERED_FOR = timedelta(days=1)
 
 
-class EndedSessions:
+class SessionRevocations:
     """The sessions that were ended by signing out, in the database behind `engine`. Raises JobStoreUnavailable."""
 
     def __init__(self, engine: AsyncEngine) -> None:

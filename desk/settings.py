@@ -126,7 +126,7 @@ class DeskSettings(BaseSettings):
         return frozenset(own | {host.strip().lower() for host in self.hosts.split(",") if host.strip()})
 
     @model_validator(mode="after")
-    def _somebody_signs_in(self) -> Self:
+    def _expect_sign_in_method(self) -> Self:
         if self.open_to_all and (self.environment == "production" or not self.on_loopback):
             raise ValueError(
                 "nobody would have to sign in: set KEYTURN_DESK_TOKENS, or KEYTURN_DESK_IDENTITY_HEADER and "

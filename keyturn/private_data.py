@@ -106,18 +106,18 @@ def holds_private_data(text: str, *, about: tuple[str, ...] = (), allow_key_ids:
             more.
         allow_key_ids: whether the ids of AWS's access keys may stand in it.
     """
-    plain = _seen(text)
+    plain = _visible_text(text)
     if allow_key_ids:
         plain = _KEY_IDS.sub(" ", plain)
     for known in about:
         if len(known) >= SHORTEST_ID:
-            plain = re.sub(rf"(?<![\w/+-]){re.escape(_seen(known))}(?![\w/+-])", " ", plain)
+            plain = re.sub(rf"(?<![\w/+-]){re.escape(_visible_text(known))}(?![\w/+-])", " ", plain)
     return _holds_secret(plain) or any(_is_card(found) for found in _CARD.findall(plain))
 
 
 def holds_secret(name: str) -> bool:
     """Return True if an id, or another short name, is itself a secret or a card number."""
-    plain = _seen(name)
+    plain = _visible_text(name)
     # The id of an access key is no secret as an id: it is what the request is about.
     return _holds_secret(_KEY_IDS.sub(" ", plain), of_one_word=True) or (
         _CARD.fullmatch(plain) is not None and _is_card(plain)
@@ -125,7 +125,7 @@ def holds_secret(name: str) -> bool:
 
 
 def _holds_secret(plain: str, *, of_one_word: bool = False) -> bool:
-    spelt = () if of_one_word else (_BETWEEN.sub("", plain), *_joined(plain))
+    spelt = () if of_one_word else (_BETWEEN.sub("", plain), *_join_groups(plain))
     return (
         _PRIVATE_KEY_FIELD.search(plain) is not None
         or _LONG_BARE.search(plain) is not None
@@ -138,7 +138,7 @@ def _holds_secret(plain: str, *, of_one_word: bool = False) -> bool:
     )
 
 
-def _seen(text: str) -> str:
+def _visible_text(text: str) -> str:
     """The text as it is seen: without invisible characters, and in the usual width."""
     if text.isascii():
         return text
@@ -148,7 +148,7 @@ def _seen(text: str) -> str:
     )
 
 
-def _joined(plain: str) -> Iterator[str]:
+def _join_groups(plain: str) -> Iterator[str]:
     """What is spelt out in equal groups, put together: words are of any length, and such groups are not."""
     run: list[re.Match[str]] = []
     for token in _TOKEN.finditer(plain):

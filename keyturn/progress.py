@@ -31,7 +31,7 @@ class Pace:
         return (asked - before) / (now - first) if now - first >= 0.5 and asked > before else None
 
 
-async def shown(
+async def show_progress(
     standings: AsyncIterator[BulkStatus], *, tell: Callable[[str, bool], None], live: bool, quiet: bool = False
 ) -> BulkStatus | None:
     """Tell what a run is at until it ends; returns the last of it.

@@ -21,15 +21,15 @@ from keyturn.starter.inventory_options import (
     as_one_object,
     as_user,
     azure_application,
-    checked,
+    build_or_refuse,
     for_tenant,
     inventory_file,
     inventory_format,
     moment_of,
     observed,
+    print_rejects,
     rejects_beside,
     rejects_file,
-    tell_rejects,
 )
 
 if TYPE_CHECKING:
@@ -109,11 +109,11 @@ def bulk(
     source = _source(file, task=task, policies=policies, user_id=user_id or signed_in_user(), given=given)
     digest = asyncio.run(digest_of(source, file))
     run_id = name or f"run-{hashlib.sha256(f'{tenant} {digest}'.encode()).hexdigest()[:16]}"
-    order = checked(lambda: BulkOrder(run_id=run_id, tenant_id=tenant, max_usd=max_usd, offline=offline))
+    order = build_or_refuse(lambda: BulkOrder(run_id=run_id, tenant_id=tenant, max_usd=max_usd, offline=offline))
     rejected = Rejects(rejects or rejects_beside(file))
     with closing(rejected):
         run = with_database(lambda engine: _load(engine, source, order, rejected, digest))
-    tell_rejects(rejected)
+    print_rejects(rejected)
     if task == "decide_rotation" and source.access_keys is None and (source.format or recognise_source(file)) == "aws":
         click.echo(WITHOUT_KEY_IDS, err=True)
     outcome = _run(order, watch=not detach, asks=run.asks, as_json=as_json)
@@ -134,7 +134,7 @@ def bulk(
 
 def _source(file: Path, *, task: str, policies: tuple[str, ...], user_id: str, given: dict[str, Any]) -> BulkSource:
     keys = given["access_keys"]
-    source: BulkSource = checked(
+    source: BulkSource = build_or_refuse(
         lambda: BulkSource(
             path=str(file),
             task=task,
@@ -185,17 +185,17 @@ def _to_error(text: str, newline: bool) -> None:
 
 
 def _counter() -> Any:
-    def told(count: int) -> None:
+    def print_count(count: int) -> None:
         if sys.stderr.isatty():
             click.echo(f"\r{count:,} rows read", err=True, nl=False)
 
-    return told
+    return print_count
 
 
 def _run(order: BulkOrder, *, watch: bool, asks: int, as_json: bool) -> dict[str, Any]:
     from keyturn.application.connection import connect, map_refusals
     from keyturn.application.runs import follow, start_run
-    from keyturn.progress import shown
+    from keyturn.progress import show_progress
     from keyturn.workers.settings import load_local_settings
 
     async def run() -> dict[str, Any]:
@@ -203,7 +203,7 @@ def _run(order: BulkOrder, *, watch: bool, asks: int, as_json: bool) -> dict[str
             handle = await start_run(await connect(), order, task_queue=load_local_settings().task_queue)
             if not watch:
                 return {"asks": asks}
-            last = await shown(follow(handle), tell=_to_error, live=sys.stderr.isatty(), quiet=as_json)
+            last = await show_progress(follow(handle), tell=_to_error, live=sys.stderr.isatty(), quiet=as_json)
             return {} if last is None else last.progress.model_dump(mode="json") | {"phase": last.phase}
 
     try:

@@ -106,13 +106,13 @@ def draft(
             fault = error.errors(include_input=False, include_url=False)[0]
             where = {"account_id": "--account", "user_id": "--user"}.get(str(fault["loc"][0]), f"--{fault['loc'][0]}")
             raise InvalidRequest(f"{where}: {fault['msg'].removeprefix('Value error, ')}") from None
-        shown = asyncio.ensure_future(_shown(desk, draft_id, quiet=as_json))
+        shown = asyncio.ensure_future(_print_draft(desk, draft_id, quiet=as_json))
         stops: list[asyncio.Future[bool]] = []
 
         def stop() -> None:  # not as KeyboardInterrupt: its end is still to be told
             if stops:  # asked again: whoever is in such a hurry does not wait for the end
                 shown.cancel()
-            stops.append(asyncio.ensure_future(_stopped(desk, draft_id)))
+            stops.append(asyncio.ensure_future(_stop(desk, draft_id)))
             # No worker may be there to end it: then it is not waited for.
             asyncio.get_running_loop().call_later(END_SECONDS, shown.cancel)
 
@@ -142,7 +142,7 @@ def draft(
     raise click.exceptions.Exit(0 if good else EXIT_UNAPPROVED if shown["state"] == "completed" else EXIT_FAILED)
 
 
-async def _stopped(desk: "Desk", draft_id: str) -> bool:
+async def _stop(desk: "Desk", draft_id: str) -> bool:
     """Have a draft stopped; whether that was taken. Why it was not is told."""
     from temporalio.service import RPCError
 
@@ -157,7 +157,7 @@ async def _stopped(desk: "Desk", draft_id: str) -> bool:
     return True
 
 
-async def _shown(desk: "Desk", draft_id: str, *, quiet: bool) -> dict[str, Any]:
+async def _print_draft(desk: "Desk", draft_id: str, *, quiet: bool) -> dict[str, Any]:
     """Tell a draft on the terminal as it comes; returns how it ended."""
     seen: Any = None
     async for seen in desk.follow(draft_id):

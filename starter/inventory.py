@@ -16,9 +16,9 @@ from keyturn.starter.inventory_options import (
     inventory_format,
     moment_of,
     observed,
+    print_rejects,
     rejects_beside,
     rejects_file,
-    tell_rejects,
 )
 
 
@@ -79,7 +79,7 @@ def check(file: Path, policies: tuple[str, ...], as_json: bool, rejects: Path | 
         click.echo(f"{ageless:,} keys tell no age: no line on age can be decided of them", err=True)
     if form == "aws" and read_as.access_keys is None:
         click.echo(WITHOUT_KEY_IDS, err=True)
-    tell_rejects(rejected)
+    print_rejects(rejected)
     if rejected.count:
         raise click.exceptions.Exit(1)
 

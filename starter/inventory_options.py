@@ -55,7 +55,7 @@ def moment_of(text: str | None) -> datetime | None:
     return moment
 
 
-def checked(build: Any) -> Any:
+def build_or_refuse(build: Any) -> Any:
     """Return what `build` makes of options; raises InvalidRequest, naming the option that does not fit."""
     try:
         return build()
@@ -72,7 +72,7 @@ def rejects_beside(file: Path) -> Path:
     return file.with_name(f"{file.stem}.rejects{'.csv' if file.suffix == '.csv' else '.jsonl'}")
 
 
-def tell_rejects(rejected: Any) -> None:
+def print_rejects(rejected: Any) -> None:
     """Say how many rows cannot be used, and where they are."""
     if rejected.count:
         click.echo(f"{rejected.count:,} rows cannot be used: {rejected.file} has each with its reason", err=True)

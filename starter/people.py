@@ -77,7 +77,7 @@ def resume(
       keyturn resume rotate:default:acct_10234:key_01:P-7@1
       keyturn resume --all --kind quota_exhausted
     """
-    resumption = _checked(lambda: Resumption(operator=user_id or signed_in_user()))
+    resumption = _build_or_refuse(lambda: Resumption(operator=user_id or signed_in_user()))
     if everything == (workflow_id is not None):
         raise click.UsageError("name one rotation, or --all with --kind")
     if not everything:
@@ -114,7 +114,11 @@ def abandon(workflow_id: str, reason: str, user_id: str | None) -> None:
     Example:
       keyturn abandon rotate:default:acct_10234:key_01:P-7@1 --reason "the account is closed"
     """
-    _answer(workflow_id, "abandon", _checked(lambda: Abandonment(operator=user_id or signed_in_user(), reason=reason)))
+    _answer(
+        workflow_id,
+        "abandon",
+        _build_or_refuse(lambda: Abandonment(operator=user_id or signed_in_user(), reason=reason)),
+    )
     click.echo(f"abandoned {workflow_id}")
 
 
@@ -145,13 +149,15 @@ def approve(workflow_id: str, digest: str | None, policy_dir: Path | None, shipp
     """
     if digest is None:
         status, decision = _awaiting(workflow_id, "approve")
-        for line in _shown(status, _wordings(status, policy_dir, shipped=shipped)):
+        for line in _status_lines(status, _wordings(status, policy_dir, shipped=shipped)):
             click.echo(line)
         if not sys.stdin.isatty():
             raise click.UsageError("say which decision you approve: --digest, as shown above")
         click.confirm("Approve exactly this?", abort=True)
         digest = decision.digest
-    _answer(workflow_id, "approve", _checked(lambda: Approval(approver=user_id or signed_in_user(), digest=digest)))
+    _answer(
+        workflow_id, "approve", _build_or_refuse(lambda: Approval(approver=user_id or signed_in_user(), digest=digest))
+    )
     click.echo(f"approved {workflow_id}")
 
 
@@ -172,7 +178,7 @@ def deny(workflow_id: str, reason: str, digest: str | None, user_id: str | None)
     _answer(
         workflow_id,
         "deny",
-        _checked(lambda: Denial(approver=user_id or signed_in_user(), digest=digest, reason=reason)),
+        _build_or_refuse(lambda: Denial(approver=user_id or signed_in_user(), digest=digest, reason=reason)),
     )
     click.echo(f"denied {workflow_id}")
 
@@ -190,7 +196,7 @@ def rollback(job_id: str, reason: str, user_id: str | None) -> None:
     """
     from keyturn.workflows.access_key import execution_id
 
-    wish = _checked(lambda: Abandonment(operator=user_id or signed_in_user(), reason=reason))
+    wish = _build_or_refuse(lambda: Abandonment(operator=user_id or signed_in_user(), reason=reason))
     _answer(execution_id(job_id), "roll_back", wish)
     click.echo(f"rolling {job_id} back; `keyturn jobs show {job_id}` tells how far it is")
 
@@ -226,7 +232,7 @@ def _status(workflow_id: str) -> RotationStatus:
     return status
 
 
-def _shown(status: RotationStatus, wordings: Sequence[str]) -> list[str]:
+def _status_lines(status: RotationStatus, wordings: Sequence[str]) -> list[str]:
     decision: GroundedDecision | None = status.decision
     if decision is None:
         return [f"nothing waits for an approval: the rotation is {status.phase.replace('_', ' ')}"]
@@ -262,7 +268,7 @@ def _wordings(status: RotationStatus, policy_dir: Path | None, *, shipped: bool)
     return [f"{line.ref}: {line.wording}" for line in held if line.ref in refs]
 
 
-def _checked(make: Callable[[], Any]) -> Any:
+def _build_or_refuse(make: Callable[[], Any]) -> Any:
     try:
         return make()
     except ValidationError as error:

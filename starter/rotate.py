@@ -205,12 +205,14 @@ def watch(workflow_id: str) -> None:
 def _watch_run(workflow_id: str) -> None:
     from keyturn.application.connection import connect, map_refusals
     from keyturn.application.runs import follow, handle_of_run
-    from keyturn.progress import shown
+    from keyturn.progress import show_progress
 
     async def run() -> None:
         with map_refusals():
             standings = follow(handle_of_run(await connect(), workflow_id))
-            await shown(standings, tell=lambda text, newline: click.echo(text, nl=newline), live=sys.stdout.isatty())
+            await show_progress(
+                standings, tell=lambda text, newline: click.echo(text, nl=newline), live=sys.stdout.isatty()
+            )
 
     try:
         asyncio.run(run())

@@ -10,7 +10,7 @@ import click
 from keyturn.console import signed_in_user
 from keyturn.rotations.contracts import Abandonment, Resumption
 from keyturn.starter.database import with_database
-from keyturn.starter.inventory_options import as_one_object, as_user, checked, for_tenant
+from keyturn.starter.inventory_options import as_one_object, as_user, build_or_refuse, for_tenant
 from keyturn.starter.jobs import lists
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def runs(context: click.Context, tenant: str, limit: int, as_json: bool) -> None
     """
     if not lists(context):
         return
-    rows = with_database(lambda engine: _listed(engine, tenant, limit))
+    rows = with_database(lambda engine: _load_runs(engine, tenant, limit))
     if as_json:
         click.echo(json.dumps({"runs": rows}, default=str))
         return
@@ -54,7 +54,7 @@ def runs(context: click.Context, tenant: str, limit: int, as_json: bool) -> None
 @click.argument("run_id")
 def pause(run_id: str, tenant: str, user_id: str | None) -> None:
     """Begin no further page of a run; what is being asked may end."""
-    _tell(run_id, tenant, "pause", checked(lambda: Resumption(operator=user_id or signed_in_user())))
+    _update_run(run_id, tenant, "pause", build_or_refuse(lambda: Resumption(operator=user_id or signed_in_user())))
 
 
 @runs.command()
@@ -63,7 +63,7 @@ def pause(run_id: str, tenant: str, user_id: str | None) -> None:
 @click.argument("run_id")
 def resume(run_id: str, tenant: str, user_id: str | None) -> None:
     """Go on with a run that is paused, by hand or by failures that were fixed."""
-    _tell(run_id, tenant, "resume", checked(lambda: Resumption(operator=user_id or signed_in_user())))
+    _update_run(run_id, tenant, "resume", build_or_refuse(lambda: Resumption(operator=user_id or signed_in_user())))
 
 
 @runs.command()
@@ -73,18 +73,18 @@ def resume(run_id: str, tenant: str, user_id: str | None) -> None:
 @click.argument("run_id")
 def cancel(run_id: str, tenant: str, user_id: str | None, reason: str) -> None:
     """Ask about nothing more. Rotations that were begun go on; the same `keyturn bulk` goes on with the rest."""
-    wish = checked(lambda: Abandonment(operator=user_id or signed_in_user(), reason=reason))
-    _tell(run_id, tenant, "cancel", wish)
+    abandonment = build_or_refuse(lambda: Abandonment(operator=user_id or signed_in_user(), reason=reason))
+    _update_run(run_id, tenant, "cancel", abandonment)
 
 
-async def _listed(engine: "AsyncEngine", tenant: str, limit: int) -> list[dict[str, Any]]:
+async def _load_runs(engine: "AsyncEngine", tenant: str, limit: int) -> list[dict[str, Any]]:
     from keyturn.bulk.store import BulkStore
 
     rows = await BulkStore(engine).runs(tenant_id=tenant, limit=limit)
     return [{name: value for name, value in row.items() if name != "question"} for row in rows]
 
 
-def _tell(run_id: str, tenant: str, update: str, wish: Any) -> None:
+def _update_run(run_id: str, tenant: str, update: str, abandonment: Any) -> None:
     from keyturn.application.answers import answer
     from keyturn.application.connection import connect, map_refusals
     from keyturn.application.runs import handle_of_run
@@ -93,7 +93,7 @@ def _tell(run_id: str, tenant: str, update: str, wish: Any) -> None:
     async def run(engine: "AsyncEngine") -> None:
         workflow_id = (await BulkStore(engine).run(run_id, tenant_id=tenant)).workflow_id
         with map_refusals():
-            await answer(handle_of_run(await connect(), workflow_id), update, wish)
+            await answer(handle_of_run(await connect(), workflow_id), update, abandonment)
 
     with_database(run)
     click.echo(f"{update}: {run_id}")

@@ -263,11 +263,11 @@ async def _last_run(client: Client, info: ScheduleInfo) -> dict[str, str | None]
     return {
         "last": newest.started_at.isoformat(),
         "last_workflow_id": handle.id,
-        "last_ended": await _ended(handle),
+        "last_ended": await _outcome_of(handle),
     }
 
 
-async def _ended(run: Handle) -> str | None:
+async def _outcome_of(run: Handle) -> str | None:
     try:
         if (await run.describe()).status is WorkflowExecutionStatus.RUNNING:
             return None

@@ -19,7 +19,7 @@ from keyturn.desk.settings import DeskSettings
 from keyturn.lab.documentation.errors import every_error
 from keyturn.lab.documentation.log_events import ROOMS, events
 from keyturn.lab.documentation.pages import PAGES
-from keyturn.lab.documentation.settings import documented
+from keyturn.lab.documentation.settings import setting_descriptions
 from keyturn.lab.stack.embedded import Stack
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.workers.codec_settings import CodecSettings
@@ -151,7 +151,7 @@ def anchors(text: str) -> set[str]:
 
 def test_every_setting_error_and_metric_is_described_in_the_reference() -> None:
     """In a sentence that ends with a full stop, so that nobody meets a bare name there."""
-    for name, meaning in documented().items():
+    for name, meaning in setting_descriptions().items():
         assert re.fullmatch(r"[A-Z].*\.", meaning), name
     errors = PAGES["reference/errors.md"]()
     for error in every_error():

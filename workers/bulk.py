@@ -17,7 +17,7 @@ from keyturn.activities.judge_page import JudgePage
 from keyturn.application.connection import TemporalUnreachable
 from keyturn.application.encryption import names_of
 from keyturn.application.runs import BULK_PRIORITY
-from keyturn.bulk.contracts import BulkOrder, BulkPage, BulkSource, PageJudged, RunProgress, RunSettled
+from keyturn.bulk.contracts import BulkOrder, BulkPage, BulkSource, PageResult, RunProgress, RunResult
 from keyturn.bulk.load import digest_of, items_of, load, scan_items
 from keyturn.bulk.offline import OfflineRuns
 from keyturn.bulk.pages import BulkJudge
@@ -103,7 +103,7 @@ class RunRotations:
         return "failed"
 
 
-class CarriedRuns:
+class BulkRunActivities:
     """What the activities of a run do: the inventory of this machine, the judge, the store."""
 
     def __init__(
@@ -156,11 +156,11 @@ class CarriedRuns:
         except InventoryInvalid as error:
             raise InventoryInvalid(error.without_quotes) from None
 
-    async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime) -> PageJudged:
+    async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime) -> PageResult:
         """Judge what is open of a page."""
         return await self._judge.judge(page, attempt=attempt, last_attempt=last_attempt, at=at)
 
-    async def settle(self, run_id: str, *, tenant_id: str) -> RunSettled:
+    async def settle(self, run_id: str, *, tenant_id: str) -> RunResult:
         """Look how the rotations stand."""
         return await self._judge.settle(run_id, tenant_id=tenant_id)
 
@@ -249,7 +249,7 @@ async def load_source(
 async def bulk_workers(
     client: Client,
     task_queue: str,
-    runs: CarriedRuns,
+    runs: BulkRunActivities,
     rotation: Sequence[Callable[..., Any]],
     *,
     pages_at_once: int,

@@ -30,7 +30,7 @@ from keyturn.foreign_json import read_json
 from keyturn.keyring import Keyring
 from keyturn.payload_errors import PayloadError
 from keyturn.tokens import Tokens
-from keyturn.workers.http import Handler, Refused, answered
+from keyturn.workers.http import Handler, Refused, answer_request
 
 _log = structlog.get_logger("keyturn.codec")
 COOKIE = "keyturn_codec"
@@ -75,7 +75,7 @@ class CodecServer:
 
     def application(self) -> web.Application:
         """Return the aiohttp application that serves them."""
-        application = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._answered])
+        application = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._answer])
         application.router.add_post("/decode", self._decode)
         application.router.add_options("/decode", self._preflight)
         application.router.add_post("/encode", self._encode)
@@ -85,13 +85,13 @@ class CodecServer:
         return application
 
     @web.middleware
-    async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        async def expected(request: web.Request) -> web.StreamResponse:
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        async def expect_host(request: web.Request) -> web.StreamResponse:
             if request.path != "/healthz" and _without_port(request.host) not in self._hosts:
                 raise Refused(421, "unknown_host", "this server is not asked by that name: see KEYTURN_CODEC_HOSTS")
             return await handler(request)
 
-        response = await answered(request, expected, max_bytes=MAX_BODY_BYTES)
+        response = await answer_request(request, expect_host, max_bytes=MAX_BODY_BYTES)
         response.headers["Vary"] = "Origin"
         origin = request.headers.get("Origin")
         if origin in self._origins:
@@ -115,7 +115,7 @@ class CodecServer:
         the reason in the place of each payload.
         """
         try:
-            return await self._opened(request)
+            return await self._decrypt(request)
         except Refused as refused:
             if not request.headers.get("User-Agent", "").startswith("Go-http-client/"):
                 raise
@@ -126,7 +126,7 @@ class CodecServer:
                 MessageToDict(Payloads(payloads=[said if _is_encrypted(one) else one for one in payloads]))
             )
 
-    async def _opened(self, request: web.Request) -> web.Response:
+    async def _decrypt(self, request: web.Request) -> web.Response:
         operator = self._operator(request)
         namespace = request.headers.get("X-Namespace", "")
         if not namespace or len(namespace) > 1_000:
@@ -195,7 +195,7 @@ class CodecServer:
         if request.headers.get("Sec-Fetch-Site") not in {None, "same-origin", "none"}:
             raise Refused(403, "origin_not_allowed", "sign in on this server's own page")
         given = (await request.post()).get("token", "")
-        name = self._tokens.named_by(given.strip()) if isinstance(given, str) else None
+        name = self._tokens.owner_of(given.strip()) if isinstance(given, str) else None
         if name is None:
             return _html(_PAGE.format(said="<p role=alert>No operator has this token.</p>"), status=401)
         _log.info("codec_signed_in", operator=name, remote=request.remote)

@@ -108,7 +108,7 @@ class DeliveryStarts:
         )
 
 
-async def set_old_aside(outbox: Outbox) -> None:
+async def abandon_old_deliveries(outbox: Outbox) -> None:
     """Give up what was written before there was a channel: only `keyturn deliveries resend` sends it."""
     with contextlib.suppress(JobStoreUnavailable):  # the next start looks again
         if count := await outbox.set_aside(at_first=OLD_AT_FIRST, later=OLD):

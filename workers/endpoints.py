@@ -149,7 +149,7 @@ class NamedEndpoints:
             elif variable is not None and not is_one_word(variables[variable]):
                 yield f"{variable}: must be the key alone, without blanks or line ends"
 
-    def made(self, name: str, variables: Mapping[str, str]) -> Endpoint:
+    def build(self, name: str, variables: Mapping[str, str]) -> Endpoint:
         """Return an endpoint that has no faults."""
         entry = self.entries[name]
         headers = {header: SecretStr(value) for header, value in entry.headers.items()}
@@ -234,7 +234,7 @@ def read_endpoints(file: Path) -> NamedEndpoints:
         raise SettingsInvalid(f"KEYTURN_ENDPOINTS: {file} is not TOML: {error}") from None
     except (ValueError, ArithmeticError):
         raise SettingsInvalid(f"KEYTURN_ENDPOINTS: {file} holds a number that is none") from None
-    faults = [_fault(file, ("endpoints", name), reason) for name, reason in _misnamed(entries)]
+    faults = [_fault(file, ("endpoints", name), reason) for name, reason in _name_faults(entries)]
     if any(entry.price_list for entry in entries.values()):
         known = price_lists()
         for name, entry in entries.items():
@@ -246,7 +246,7 @@ def read_endpoints(file: Path) -> NamedEndpoints:
     return NamedEndpoints(entries)
 
 
-def _misnamed(entries: Mapping[str, _EndpointEntry]) -> Iterator[tuple[str, str]]:
+def _name_faults(entries: Mapping[str, _EndpointEntry]) -> Iterator[tuple[str, str]]:
     for name in entries:
         if name in load_providers() or name == RULE:
             yield name, "has settings of its own, or is reserved: choose another name"

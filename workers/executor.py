@@ -73,7 +73,7 @@ def _executor(value: str) -> str:
     return value
 
 
-def _named(value: str) -> str:
+def _expect_template(value: str) -> str:
     if value.count("{user}") != 1 or value.replace("{user}", "").strip("abcdefghijklmnopqrstuvwxyz0123456789/_+=.@-"):
         raise ValueError("must be letters, digits and /_+=.@- with {user} in it once, such as keyturn/{user}")
     return value
@@ -96,7 +96,7 @@ class ExecutorSettings(LocalSettings):
         alias="KEYTURN_EXECUTOR_SECRETS",
         description="The secret target: secretsmanager, or file:FOLDER in development.",
     )
-    secret_name: Annotated[str, AfterValidator(_named)] = Field(
+    secret_name: Annotated[str, AfterValidator(_expect_template)] = Field(
         default="keyturn/{user}",
         alias="KEYTURN_EXECUTOR_SECRET_NAME",
         description="The name under which a secret is stored, with {user} in it once.",
@@ -224,10 +224,10 @@ async def look_for_jobs(
                     await executions.start(job_id)
                     started += 1
                     metrics.jobs("started")
-            metrics.looked("ok")
+            metrics.count_look("ok")
         except Exception as error:  # whatever it is, the next look may be better off; it must not end in silence
             _log.warning("jobs_not_looked_for", cause=type(error).__name__, failed_at=where(error))
-            metrics.looked("failed")
+            metrics.count_look("failed")
         await asyncio.sleep(every)
 
 

@@ -102,7 +102,7 @@ def refusal(status: int, kind: str, message: str) -> web.Response:
     return web.json_response({"error": kind, "message": message}, status=status)
 
 
-async def answered(request: web.Request, handler: Handler, *, max_bytes: int) -> web.StreamResponse:
+async def answer_request(request: web.Request, handler: Handler, *, max_bytes: int) -> web.StreamResponse:
     """Return what `handler` answers, or the refusal; a refused request is logged, without its content."""
     try:
         async with asyncio.timeout(ANSWER_SECONDS):

@@ -24,7 +24,7 @@ from keyturn.jobs.errors import JobClosed, StaleClaim, StateRefused, UnknownJob
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.states import ProgressState
 from keyturn.tokens import Tokens
-from keyturn.workers.http import Handler, Refused, answered
+from keyturn.workers.http import Handler, Refused, answer_request
 
 MAX_BODY_BYTES = 64 * 1024  # evidence of 16 entries has some kB
 MAX_EVIDENCE = 16
@@ -73,7 +73,7 @@ class JobsApi:
 
     def application(self) -> web.Application:
         """Return the aiohttp application that serves them."""
-        application = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._answered])
+        application = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._answer])
         application.router.add_post("/jobs/claim", self._claim)
         application.router.add_post("/jobs/{job_id}/heartbeat", self._heartbeat)
         application.router.add_post("/jobs/{job_id}/complete", self._complete)
@@ -82,14 +82,14 @@ class JobsApi:
         return application
 
     @web.middleware
-    async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        async def named(request: web.Request) -> web.StreamResponse:
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        async def map_job_errors(request: web.Request) -> web.StreamResponse:
             try:
                 return await handler(request)
             except JobError as error:
                 raise Refused(_STATUS.get(type(error), 500), error.kind, str(error)) from None
 
-        return await answered(request, named, max_bytes=MAX_BODY_BYTES)
+        return await answer_request(request, map_job_errors, max_bytes=MAX_BODY_BYTES)
 
     async def _claim(self, request: web.Request) -> web.Response:
         tenant, owner = self._caller(request)

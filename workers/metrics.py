@@ -142,7 +142,7 @@ class ExecutorMetrics:
         for what in ("started", "left", "not_looked_at"):
             self._jobs.labels(what)
 
-    def looked(self, result: str) -> None:
+    def count_look(self, result: str) -> None:
         """Count a look."""
         self._looks.labels(result).inc()
 

@@ -267,7 +267,7 @@ class Settings(LocalSettings):
 
     def _endpoint(self, name: str) -> Endpoint:
         if name in self.named_endpoints.entries:
-            return self.named_endpoints.made(name, os.environ)
+            return self.named_endpoints.build(name, os.environ)
         return self.own_endpoints[name].endpoint()
 
     @cached_property
@@ -351,9 +351,11 @@ def load_settings() -> Settings:
         faults += field_faults(error)
     faults += [*own_endpoints(os.environ)[1], *_faults_of_channels()]
     given: Callable[[str], str] = lambda name: os.environ.get(name, "")  # noqa: E731 - one line, used once
-    faults += [fault for fault in _faults_across(given) if fault.split(":")[0].split(" ")[0] not in _named(faults)]
+    faults += [
+        fault for fault in _faults_across(given) if fault.split(":")[0].split(" ")[0] not in _setting_names(faults)
+    ]
     if settings is not None:
-        unrouted = bool({"KEYTURN_ROUTES", "KEYTURN_ENDPOINTS"} & _named(faults))
+        unrouted = bool({"KEYTURN_ROUTES", "KEYTURN_ENDPOINTS"} & _setting_names(faults))
         faults += _faults_of_values(settings, unrouted=unrouted)
     if settings is None or faults:
         raise SettingsInvalid("\n".join(faults))
@@ -436,5 +438,5 @@ def _faults_of_values(settings: Settings, *, unrouted: bool) -> Iterator[str]:
             )
 
 
-def _named(faults: list[str]) -> set[str]:
+def _setting_names(faults: list[str]) -> set[str]:
     return {fault.split(":")[0].split(" ")[0] for fault in faults}

@@ -55,8 +55,8 @@ from keyturn.llm.routing import Target
 from keyturn.llm.wire import Usage
 from keyturn.policy.catalogue import Catalogue
 from keyturn.tasks.registry import load_tasks
-from keyturn.workers.bulk import CarriedRuns, RunRotations, bulk_workers, run_encryption
-from keyturn.workers.deliveries import DeliveryStarts, ReceiverDeliveries, open_receivers, set_old_aside, sweep
+from keyturn.workers.bulk import BulkRunActivities, RunRotations, bulk_workers, run_encryption
+from keyturn.workers.deliveries import DeliveryStarts, ReceiverDeliveries, abandon_old_deliveries, open_receivers, sweep
 from keyturn.workers.metrics import CallMetrics, JobMetrics
 from keyturn.workers.monitoring import Monitoring, temporal_answers
 from keyturn.workers.settings import Settings
@@ -78,7 +78,7 @@ Claims = Callable[[JobStore], JobClaims]
 
 
 @dataclass(frozen=True)
-class Wired:
+class WorkerContext:
     """The boundary that `settings` describe, and what belongs to it."""
 
     settings: Settings
@@ -114,7 +114,7 @@ class Wired:
 
 
 @asynccontextmanager
-async def wired_boundary(settings: Settings) -> AsyncIterator[Wired]:
+async def open_boundary(settings: Settings) -> AsyncIterator[WorkerContext]:
     """Yield the model boundary, ready to be asked; close what it opened afterwards, the last records written."""
     catalogue = settings.load_catalogue()
     _warn_of_unpriced(settings)
@@ -162,13 +162,15 @@ async def wired_boundary(settings: Settings) -> AsyncIterator[Wired]:
         boundary, bulk_boundary = asked(guard=guard), asked(guard=guard.without_token_limit())
         receivers = await parts.enter_async_context(open_receivers(settings))
         batches = _batches(settings, http)
-        yield Wired(
+        yield WorkerContext(
             settings, boundary, bulk_boundary, batches, catalogue, engine, registry, metrics, spend, receivers, outages
         )
 
 
 @asynccontextmanager
-async def wired_worker(client: Client, wired: Wired, *, claims: Claims = lambda store: store) -> AsyncIterator[Worker]:
+async def open_worker(
+    client: Client, wired: WorkerContext, *, claims: Claims = lambda store: store
+) -> AsyncIterator[Worker]:
     """Yield the worker on a wired boundary, not yet running.
 
     Args:
@@ -182,7 +184,7 @@ async def wired_worker(client: Client, wired: Wired, *, claims: Claims = lambda 
     activities: list[Callable[..., Any]] = []
     if wired.receivers:
         starts = DeliveryStarts(client, wired.settings.task_queue)
-        await set_old_aside(outbox)
+        await abandon_old_deliveries(outbox)
         deliver = DeliverJob(ReceiverDeliveries(outbox, wired.receivers))
         activities += [deliver.deliver_job, deliver.give_up_delivery]
     rotation: list[Callable[..., Any]] = [
@@ -224,14 +226,17 @@ async def wired_worker(client: Client, wired: Wired, *, claims: Claims = lambda 
 
 
 def _runs(
-    client: Client, wired: Wired, rotation: Sequence[Callable[..., Any]], deployment: WorkerDeploymentConfig | None
+    client: Client,
+    wired: WorkerContext,
+    rotation: Sequence[Callable[..., Any]],
+    deployment: WorkerDeploymentConfig | None,
 ) -> AbstractAsyncContextManager[None]:
     store, encryption = BulkStore(wired.engine), run_encryption(wired.settings.keyring)
     rotations = RunRotations(client, wired.settings.task_queue)
     return bulk_workers(
         client,
         wired.settings.task_queue,
-        CarriedRuns(
+        BulkRunActivities(
             store,
             BulkJudge(store, wired.bulk_boundary, rotations, encryption),
             OfflineRuns(store, wired.bulk_boundary, wired.batches, encryption),

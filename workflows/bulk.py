@@ -18,13 +18,13 @@ with workflow.unsafe.imports_passed_through():
     from keyturn.activities.judge_page import JudgePage
     from keyturn.backoff import BASE, CEILING
     from keyturn.bulk.contracts import (
-        BatchCollected,
+        BatchResult,
         BulkOrder,
         BulkOutcome,
         BulkPage,
         BulkStatus,
         OfflineBatch,
-        PageJudged,
+        PageResult,
         RunProgress,
     )
     from keyturn.payload_errors import PayloadMoved
@@ -138,11 +138,11 @@ class BulkWorkflow:
                     await workflow.wait_condition(lambda: self._cancelled is not None, timeout=wait)
                 wait = next_batch_look(wait, len(left))
 
-    async def _insist(self, step: Any, batch: OfflineBatch) -> BatchCollected | None:
+    async def _insist(self, step: Any, batch: OfflineBatch) -> BatchResult | None:
         """Return what a step on a batch returns; what fails for good pauses the run, and is done again when resumed."""
         while self._cancelled is None:
             try:
-                collected: BatchCollected | None = await workflow.execute_activity_method(
+                collected: BatchResult | None = await workflow.execute_activity_method(
                     step, batch, **self._page_options()
                 )
                 return collected
@@ -197,14 +197,14 @@ class BulkWorkflow:
         )
         resumed = self._resumed
         try:
-            judged: PageJudged = await workflow.execute_activity_method(
+            judged: PageResult = await workflow.execute_activity_method(
                 JudgePage.judge_page, asked, summary=f"items {asked.first} to {asked.last}", **self._page_options()
             )
         except ActivityError as error:
             if is_cancelled_exception(error):
                 raise
             # A page that cannot be judged at all, such as one whose texts cannot be opened, waits for a person.
-            judged = PageJudged(progress=self._counted.get(page, RunProgress()), stopped=_kind_of(error))
+            judged = PageResult(progress=self._counted.get(page, RunProgress()), stopped=_kind_of(error))
         self._count(page, judged.progress)
         if judged.stopped is not None:
             waiting.insert(0, page)

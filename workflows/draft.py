@@ -16,7 +16,7 @@ with workflow.unsafe.imports_passed_through():
     from keyturn.activities.draft_reply import DraftReply
     from keyturn.activities.failures import TIMEOUT_KIND
     from keyturn.backoff import BASE
-    from keyturn.drafts.contracts import DraftEnd, DraftEnding, DraftWritten
+    from keyturn.drafts.contracts import DraftEnd, DraftEnding, DraftResult
     from keyturn.payload_errors import PayloadMoved
     from keyturn.rotations.outcomes import Failed
     from keyturn.tasks.draft_reply import DraftRequest
@@ -36,7 +36,7 @@ class DraftWorkflow:
     """Write one draft. Cancelled, it closes the provider's connection and ends as cancelled."""
 
     @workflow.run
-    async def run(self, request: DraftRequest) -> DraftWritten:
+    async def run(self, request: DraftRequest) -> DraftResult:
         """Return the draft, approved or not. Fails, with a `Failed` in the details, if no answer came."""
         if not isinstance(request, DraftRequest):
             raise ApplicationError("the workflow's input is not a request for a draft", type="invalid_request")
@@ -72,7 +72,7 @@ class DraftWorkflow:
         request: DraftRequest,
         state: DraftEnding,
         *,
-        written: DraftWritten | None = None,
+        written: DraftResult | None = None,
         reason: str | None = None,
         explanation: str = "",
     ) -> None:

@@ -101,14 +101,14 @@ class OfflineBatch(Contract):
     last: int = Field(ge=1)
 
 
-class BatchCollected(Contract):
+class BatchResult(Contract):
     """Whether a provider's batch is still under way; and how many of its answers were accepted."""
 
     running: bool
     accepted: int = Field(default=0, ge=0)
 
 
-class PageJudged(Contract):
+class PageResult(Contract):
     """What became of a page. `stopped` is the kind of the failure that says not to go on; its items are left open."""
 
     progress: RunProgress
@@ -116,7 +116,7 @@ class PageJudged(Contract):
     hint: str | None = Field(default=None, max_length=500)
 
 
-class RunSettled(Contract):
+class RunResult(Contract):
     """How many rotations of a run have not come to an end or to a person yet."""
 
     progress: RunProgress

@@ -18,7 +18,7 @@ from keyturn.inventory.scans import Scan
 from keyturn.inventory.source import Row
 from keyturn.policy.grounding import observed_in_future
 from keyturn.policy.line import PolicyLine
-from keyturn.policy.settled import settled
+from keyturn.policy.settled import apply_rules
 
 AT_ONCE = 500  # rows a statement: a transaction of some 10 ms, and memory that does not grow with the file
 
@@ -85,7 +85,7 @@ def items_of(
             reject(row)
             yield {"ordinal": ordinal, "line": row.line, "outcome": "bad_row", "explanation": row.reason[:1000]}
             continue
-        why = None if always_ask else settled(row.facts, lines, idle=row.idle, at=at, by_rule=by_rule)
+        why = None if always_ask else apply_rules(row.facts, lines, idle=row.idle, at=at, by_rule=by_rule)
         if why is None:
             ask += 1
         yield {

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Protocol
 
-from keyturn.bulk.contracts import BatchCollected, OfflineBatch
+from keyturn.bulk.contracts import BatchResult, OfflineBatch
 from keyturn.bulk.pages import Encryption, request_of
 from keyturn.bulk.store import BulkStore, Run
 from keyturn.contracts import ModelTask
@@ -83,7 +83,7 @@ class OfflineRuns:
             batch_id = await provider.submit(marker, self._prompts(run, items))
         await self._store.note_batch(run.run_id, batch.number, batch_id=batch_id)
 
-    async def collect(self, batch: OfflineBatch) -> BatchCollected:
+    async def collect(self, batch: OfflineBatch) -> BatchResult:
         """Take the answers of a batch if it has ended; those that are missing are left to be asked at once.
 
         Raises:
@@ -91,12 +91,12 @@ class OfflineRuns:
         """
         known = await self._store.batch(batch.run_id, batch.number)
         if known is None or known["batch_id"] is None or known["ended_at"] is not None:
-            return BatchCollected(running=False, accepted=0 if known is None else known["answered"] or 0)
+            return BatchResult(running=False, accepted=0 if known is None else known["answered"] or 0)
         run = await self._store.run(batch.run_id, tenant_id=batch.tenant_id)
         provider = self._provider(run)
         state = await provider.state(known["batch_id"])
         if state == "running":
-            return BatchCollected(running=True)
+            return BatchResult(running=True)
         accepted = 0
         if state == "ended":
             items = await self._store.open_items(batch.run_id, batch.first, batch.last)
@@ -112,7 +112,7 @@ class OfflineRuns:
                     request, answer.completion, provider.name, provider.model, provider.price
                 )
         await self._store.note_batch(run.run_id, batch.number, ended_at=datetime.now(UTC), answered=accepted)
-        return BatchCollected(running=False, accepted=accepted)
+        return BatchResult(running=False, accepted=accepted)
 
     def _provider(self, run: Run) -> BatchClient:
         provider = self._providers.get(run.task)

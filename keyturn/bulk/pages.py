@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Protocol
 
-from keyturn.bulk.contracts import BulkPage, PageJudged, RunSettled
+from keyturn.bulk.contracts import BulkPage, PageResult, RunResult
 from keyturn.bulk.store import OPEN, PICO, WAITING, BulkStore, Run
 from keyturn.calls import CallRecord
 from keyturn.contracts import CredentialFacts, ModelTask
@@ -37,7 +37,7 @@ LOOKED_AT_ONCE = 20
 SETTLED_AT_ONCE = 500
 
 
-class Judged(Protocol):
+class JudgedAnswer(Protocol):
     """An answer that was checked, or why there is none; and what the call cost."""
 
     @property
@@ -47,7 +47,7 @@ class Judged(Protocol):
     def call(self) -> CallRecord: ...  # noqa: D102
 
     @property
-    def first(self) -> "Judged | None": ...  # noqa: D102
+    def first(self) -> "JudgedAnswer | None": ...  # noqa: D102
 
 
 class Decider(Protocol):
@@ -55,7 +55,7 @@ class Decider(Protocol):
 
     async def answer(  # noqa: D102
         self, request: ModelTask, attempt: int = 1, *, at: datetime | None = None
-    ) -> Judged: ...
+    ) -> JudgedAnswer: ...
 
 
 class Encryption(Protocol):
@@ -95,7 +95,7 @@ class BulkJudge:
 
     async def judge(
         self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime | None = None
-    ) -> PageJudged:
+    ) -> PageResult:
         """Judge what is open of a page; returns what became of the page.
 
         Args:
@@ -112,9 +112,9 @@ class BulkJudge:
         stopped = await judging.all(await self.store.open_items(page.run_id, page.first, page.last), last_attempt)
         progress = await self.store.progress(page.run_id, first=page.first, last=page.last)
         kind, hint = (None, None) if stopped is None else (stopped.kind, stopped.hint)
-        return PageJudged(progress=progress, stopped=kind, hint=hint)
+        return PageResult(progress=progress, stopped=kind, hint=hint)
 
-    async def settle(self, run_id: str, *, tenant_id: str) -> RunSettled:
+    async def settle(self, run_id: str, *, tenant_id: str) -> RunResult:
         """Look how the rotations that were begun stand; returns how many are under way.
 
         Those that waited for a person when they were last looked at are looked at once more, when no other is left.
@@ -123,7 +123,7 @@ class BulkJudge:
         left = await self._record_outcomes(run_id, "started")
         for outcome in () if left else WAITING:
             await self._record_outcomes(run_id, outcome)
-        return RunSettled(progress=await self.store.progress(run_id), left=left)
+        return RunResult(progress=await self.store.progress(run_id), left=left)
 
     async def _record_outcomes(self, run_id: str, outcome: str) -> int:
         """Write down how those of an outcome ended; returns how many have not."""
@@ -247,7 +247,7 @@ class _Page:
         begun = {"ordinal": item["ordinal"], "outcome": "started", "workflow_id": workflow_id}
         await self._judge.store.store_verdicts(self._run.run_id, [begun], over=["eligible"])
 
-    def _row(self, item: Mapping[str, Any], judged: Judged) -> dict[str, Any]:
+    def _row(self, item: Mapping[str, Any], judged: JudgedAnswer) -> dict[str, Any]:
         """The columns of a verdict: the same ones for each, so that many are written by one statement."""
         row, verdict = _empty(item) | _cost_of(judged), judged.verdict
         if isinstance(verdict, Rejection):
@@ -271,7 +271,7 @@ def _failure(item: Mapping[str, Any], error: KeyturnError) -> dict[str, Any]:
     return _empty(item) | {"outcome": "failed", "reason": error.kind, "explanation": str(error)[:1000]}
 
 
-def _cost_of(judged: Judged) -> dict[str, Any]:
+def _cost_of(judged: JudgedAnswer) -> dict[str, Any]:
     """The model that answered last, and what all answers cost; none, if the price of one is unknown."""
     costs = [one.call.cost_usd for one in (judged, judged.first) if one is not None]
     known = [cost for cost in costs if cost is not None]

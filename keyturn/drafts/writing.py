@@ -5,10 +5,10 @@ from contextlib import suppress
 from typing import Protocol
 
 from keyturn.contracts import MAX_ANSWER_CHARACTERS
-from keyturn.drafts.contracts import DraftEnd, DraftWritten
+from keyturn.drafts.contracts import DraftEnd, DraftResult
 from keyturn.drafts.store import DraftStore, Writer
 from keyturn.errors import JobStoreUnavailable
-from keyturn.llm.boundary import Judged
+from keyturn.llm.boundary import JudgedAnswer
 from keyturn.llm.wire import OnText
 from keyturn.rotations.decisions import Rejection
 from keyturn.tasks.draft_reply import DraftRequest
@@ -21,7 +21,7 @@ EVERY_SECONDS = 0.05
 class Answerer(Protocol):
     """The model boundary."""
 
-    async def answer(self, request: DraftRequest, attempt: int = 1, *, on_text: OnText | None = None) -> Judged:
+    async def answer(self, request: DraftRequest, attempt: int = 1, *, on_text: OnText | None = None) -> JudgedAnswer:
         """Return the judged answer; raises a KeyturnError."""
         ...
 
@@ -33,7 +33,7 @@ class DraftWriting:
         self._store = store
         self._answerer = answerer
 
-    async def write(self, draft_id: str, request: DraftRequest, *, run_id: str, attempt: int) -> DraftWritten:
+    async def write(self, draft_id: str, request: DraftRequest, *, run_id: str, attempt: int) -> DraftResult:
         """Write one attempt of a draft; returns it whole and judged. Its ending is not written: see `DraftStore.end`.
 
         Raises:
@@ -64,14 +64,14 @@ class DraftWriting:
             await asyncio.gather(answering, return_exceptions=True)
         if isinstance(judged.verdict, Rejection):
             why = judged.verdict
-            return DraftWritten(
+            return DraftResult(
                 text="" if judged.exchange is None else judged.exchange.answer.strip(),
                 approved=False,
                 reason=why.reason,
                 explanation=why.explanation,
                 call=judged.call,
             )
-        return DraftWritten(text=judged.verdict.text, approved=True, call=judged.call)
+        return DraftResult(text=judged.verdict.text, approved=True, call=judged.call)
 
     async def end(self, end: DraftEnd) -> None:
         """Tell those who read it how a draft ended, unless they were told."""

@@ -30,7 +30,7 @@ State = Literal["running", "ended", "failed"]
 
 
 @dataclass(frozen=True)
-class Answered:
+class BatchAnswer:
     """One answer of a batch; `completion` is None if the provider has none for it, and `why` says so."""
 
     custom_id: str
@@ -64,7 +64,7 @@ class BatchClient(Protocol):
         """Return whether a batch has ended. Raises a ProviderError."""
         ...
 
-    def answers(self, batch_id: str) -> AsyncIterator[Answered]:
+    def answers(self, batch_id: str) -> AsyncIterator[BatchAnswer]:
         """Yield the answers of a batch that has ended, in any order, perhaps some twice. Raises a ProviderError."""
         ...
 
@@ -139,16 +139,16 @@ class HttpBatchClient:
             return "failed"
         return error_for(status, body, {}, table=self._wire.errors, codes_of=self._wire.codes_of).kind
 
-    def answered(self, custom_id: Any, body: Any, why: str) -> Answered:
+    def read_answer_line(self, custom_id: Any, body: Any, why: str) -> BatchAnswer:
         """Return a line's answer, or `why` there is none; raises UnreadableResponse if it names no request."""
         if not isinstance(custom_id, str):
             raise UnreadableResponse("an answer of the batch has no custom id")
         if body is None:
-            return Answered(custom_id, None, why[:64])
+            return BatchAnswer(custom_id, None, why[:64])
         try:
-            return Answered(custom_id, self._wire.completion(body, self.model))
+            return BatchAnswer(custom_id, self._wire.completion(body, self.model))
         except UnreadableResponse:
-            return Answered(custom_id, None, "unreadable_response")
+            return BatchAnswer(custom_id, None, "unreadable_response")
 
 
 def _object(line: str) -> Mapping[str, Any] | None:

@@ -14,12 +14,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from keyturn.cache.key import CacheKey
-from keyturn.calls import CallRecord, CallStatus, Exchange, PassedOver
+from keyturn.calls import CallRecord, CallStatus, Exchange, FailedAttempt
 from keyturn.contracts import MAX_ANSWER_CHARACTERS, ModelTask
 from keyturn.errors import JobStoreUnavailable, KeyturnError, SettingsInvalid
-from keyturn.llm.cache import ResponseCache, cache_key, packed, unpacked
+from keyturn.llm.cache import ResponseCache, cache_key, pack, unpack
 from keyturn.llm.errors import ProviderTimeout
-from keyturn.llm.estimate import estimated_input
+from keyturn.llm.estimate import estimate_input
 from keyturn.llm.guard import Guard
 from keyturn.llm.outages import Outages
 from keyturn.llm.routing import LEAST_SECONDS, ModelClient, RouteFailed, ask_in_turn, route_of
@@ -42,7 +42,7 @@ RULE = "rule"  # stands where a provider's name does, in the record of what was 
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedAnswer:
     """A judged answer: what the task calls an answer, or why there is none; and the record of the call.
 
     `first` is the answer before it, where that one contradicted the evidence and another was asked for.
@@ -52,7 +52,7 @@ class Judged:
     call: CallRecord
     exchange: Exchange | None
     proposed: object = None
-    first: "Judged | None" = None
+    first: "JudgedAnswer | None" = None
 
 
 @dataclass
@@ -63,7 +63,7 @@ class _Call:
     seconds: float  # in which it must have ended
     prompt: Prompt | None = None
     completion: Completion | None = None
-    passed_over: tuple[PassedOver, ...] = ()
+    passed_over: tuple[FailedAttempt, ...] = ()
     cache_hit: bool = False
     status: CallStatus = "failed"
     failure: str | None = None
@@ -124,7 +124,7 @@ class ModelBoundary:
 
     async def answer(
         self, request: ModelTask, attempt: int = 1, *, at: datetime | None = None, on_text: OnText | None = None
-    ) -> Judged:
+    ) -> JudgedAnswer:
         """Return the judged answer to `request`. Read-only: it may be called as often as one likes.
 
         An answer that contradicts the evidence is asked for once more, of the route's next provider or of the same one
@@ -150,25 +150,25 @@ class ModelBoundary:
         if _asks_for_no_model(request) and task.by_rule is not None:
             verdict = task.by_rule(request, self._lines(request), at)
             if verdict is not None:
-                return Judged(verdict, self._record_rule(request, attempt, began), None)
+                return JudgedAnswer(verdict, self._record_rule(request, attempt, began), None)
         route = route_of(self._routes, request.task)
-        judged = await self._called(task, request, attempt, route, at, on_text=on_text)
+        judged = await self._call(task, request, attempt, route, at, on_text=on_text)
         contradicts = isinstance(judged.verdict, Rejection) and judged.verdict.reason == "contradicts_evidence"
         if task.disagree is None or not contradicts:
             return judged
         left = request.timeout_seconds - (time.perf_counter() - began)
-        return await self._asked_again(task, request, attempt, route, at, judged, left)
+        return await self._ask_another(task, request, attempt, route, at, judged, left)
 
-    async def _asked_again(
+    async def _ask_another(
         self,
         task: Task[Any, Any, Any],
         request: ModelTask,
         attempt: int,
         route: Sequence[ModelClient],
         at: datetime,
-        first: Judged,
+        first: JudgedAnswer,
         left: float,
-    ) -> Judged:
+    ) -> JudgedAnswer:
         """Return another provider's answer, if it is accepted; else the disagreement, for a person."""
         answered = (first.call.provider, first.call.asked_model)
         place = next(at for at, one in enumerate(route) if (one.name, one.model) == answered)
@@ -176,7 +176,7 @@ class ModelBoundary:
         readings, last = [_reading(first)], first
         if left >= LEAST_SECONDS:
             try:
-                last = await self._called(task, request, attempt, others, at, seconds=left, fresh=True)
+                last = await self._call(task, request, attempt, others, at, seconds=left, fresh=True)
             except KeyturnError as error:  # a person decides without it: the key is due, whoever is away
                 readings.append(Reading(others[0].name, others[0].model, None, error.kind))
             else:
@@ -184,9 +184,9 @@ class ModelBoundary:
                     return replace(last, first=first)
                 readings.append(_reading(last))
         verdict = task.disagree(request, self._lines(request), readings, at) if task.disagree else last.verdict
-        return Judged(verdict, last.call, last.exchange, first=None if last is first else first)
+        return JudgedAnswer(verdict, last.call, last.exchange, first=None if last is first else first)
 
-    async def _called(
+    async def _call(
         self,
         task: Task[Any, Any, Any],
         request: ModelTask,
@@ -197,17 +197,17 @@ class ModelBoundary:
         seconds: float | None = None,
         fresh: bool = False,
         on_text: OnText | None = None,
-    ) -> Judged:
+    ) -> JudgedAnswer:
         """Make one recorded call, or answer from the cache unless `fresh`; see `answer` for what it raises."""
         call = _Call(provider=route[0], seconds=request.timeout_seconds if seconds is None else seconds)
         try:
-            verdict, exchange, proposed = await self._judged(call, task, request, route, at, fresh, on_text)
+            verdict, exchange, proposed = await self._judge(call, task, request, route, at, fresh, on_text)
         except RouteFailed as failed:
             call.passed_over = failed.passed_over
-            _failed(call, failed.error)
+            _mark_failed(call, failed.error)
             raise failed.error from None
         except KeyturnError as error:
-            _failed(call, error)
+            _mark_failed(call, error)
             raise
         except asyncio.CancelledError:
             call.status = "cancelled"
@@ -218,7 +218,7 @@ class ModelBoundary:
         finally:
             record = self._record_of(call, request, attempt)
             self._record(record)
-        return Judged(verdict, record, exchange, proposed)
+        return JudgedAnswer(verdict, record, exchange, proposed)
 
     def prompt_of(self, request: ModelTask) -> Prompt:
         """Return what a model would be asked; raises UnknownTask, UnknownPolicyLine, UnknownPromptVersion."""
@@ -263,14 +263,14 @@ class ModelBoundary:
         verdict, _ = _verdict(task, completion, request, lines, at)
         if isinstance(verdict, Rejection):
             call.status, call.failure = "invalid_output", verdict.reason
-        elif not await self._cache.keep(keys[place], packed(completion), task.keep_for):
+        elif not await self._cache.keep(keys[place], pack(completion), task.keep_for):
             raise JobStoreUnavailable("an answer of a batch could not be kept")  # else it would be asked and paid again
         record = self._record_of(call, request, attempt=1)
         cost = None if record.cost_usd is None else record.cost_usd * price
         self._record(record.model_copy(update={"cost_usd": cost, "latency_ms": 0.0, "first_byte_ms": None}))
         return call.status == "ok"
 
-    async def _judged(
+    async def _judge(
         self,
         call: _Call,
         task: Task[Any, Any, Any],
@@ -283,7 +283,7 @@ class ModelBoundary:
         lines = self._lines(request)
         call.prompt = prompt = task.prompt(request, lines, at)
         keys = self._keys(task, prompt, route)
-        call.completion = None if fresh else await self._found(call, keys, route)
+        call.completion = None if fresh else await self._find_cached(call, keys, route)
         verdict: Any = None
         proposed: object = None
         if call.completion is not None:
@@ -293,7 +293,7 @@ class ModelBoundary:
                 await self._cache.drop(keys[route.index(call.provider)])
                 call.completion, call.cache_hit = None, False
         if call.completion is None:
-            call.completion = await self._asked(call, task, request, prompt, route, on_text)
+            call.completion = await self._ask(call, task, request, prompt, route, on_text)
             verdict, proposed = _verdict(task, call.completion, request, lines, at)
         if isinstance(verdict, Rejection):
             call.status, call.failure = "invalid_output", verdict.reason
@@ -301,7 +301,7 @@ class ModelBoundary:
             call.status = "ok"
             if keys and not call.cache_hit and self._cache is not None and task.keep_for is not None:
                 # Only what was accepted is kept: asking again after a rejection asks the model again.
-                await self._cache.keep(keys[route.index(call.provider)], packed(call.completion), task.keep_for)
+                await self._cache.keep(keys[route.index(call.provider)], pack(call.completion), task.keep_for)
         text = call.completion.text[:MAX_ANSWER_CHARACTERS]
         return verdict, Exchange(instructions=prompt.system, document=prompt.user, answer=text), proposed
 
@@ -311,16 +311,18 @@ class ModelBoundary:
         version = self._catalogue.version
         return [cache_key(task.name, prompt, version, provider.name, provider.model) for provider in route]
 
-    async def _found(self, call: _Call, keys: Sequence[CacheKey], route: Sequence[ModelClient]) -> Completion | None:
+    async def _find_cached(
+        self, call: _Call, keys: Sequence[CacheKey], route: Sequence[ModelClient]
+    ) -> Completion | None:
         """The answer that any provider of the route gave before: after a fallback, the first one may be back."""
         found = await self._cache.find(keys) if self._cache is not None and keys else None
-        completion = None if found is None else unpacked(found[1])
+        completion = None if found is None else unpack(found[1])
         if found is None or completion is None:
             return None
         call.cache_hit, call.provider = True, route[found[0]]
         return completion
 
-    async def _asked(
+    async def _ask(
         self,
         call: _Call,
         task: Task[Any, Any, Any],
@@ -330,7 +332,7 @@ class ModelBoundary:
         on_text: OnText | None,
     ) -> Completion:
         limit, user = self._guard.tokens, f"{request.tenant_id}/{same_form(request.user_id)}"
-        estimate = estimated_input(prompt)
+        estimate = estimate_input(prompt)
         held = Decimal(0)
 
         async def admit(provider: ModelClient) -> None:
@@ -412,7 +414,7 @@ class ModelBoundary:
             status=call.status,
             failure=call.failure,
             latency_ms=round((time.perf_counter() - call.began) * 1000, 2),
-            first_byte_ms=_rounded(completion.first_byte_ms) if completion and not call.cache_hit else None,
+            first_byte_ms=_round(completion.first_byte_ms) if completion and not call.cache_hit else None,
             input_tokens=usage.input_tokens,
             cached_tokens=usage.cached_tokens,
             output_tokens=usage.output_tokens,
@@ -440,7 +442,7 @@ def _verdict(
         return Rejection(reason="malformed_answer", explanation=explanation), proposed
 
 
-def _reading(judged: Judged) -> Reading:
+def _reading(judged: JudgedAnswer) -> Reading:
     call, verdict = judged.call, judged.verdict
     return Reading(call.provider, call.model, judged.proposed, verdict.reason if isinstance(verdict, Rejection) else "")
 
@@ -449,10 +451,10 @@ def _asks_for_no_model(request: ModelTask) -> bool:
     return isinstance(request, RotationRequest) and request.decide_by == "rule"
 
 
-def _failed(call: _Call, error: KeyturnError) -> None:
+def _mark_failed(call: _Call, error: KeyturnError) -> None:
     call.status = "timeout" if isinstance(error, ProviderTimeout) else "failed"
     call.failure = error.kind
 
 
-def _rounded(milliseconds: float | None) -> float | None:
+def _round(milliseconds: float | None) -> float | None:
     return None if milliseconds is None else round(milliseconds, 2)

@@ -37,13 +37,13 @@ def cache_key(task: str, prompt: Prompt, catalogue_version: str, provider: str, 
     return CacheKey(task, prompt.version, catalogue_version, digest_of([*covered, prompt.max_output_tokens]))
 
 
-def packed(completion: Completion) -> str:
+def pack(completion: Completion) -> str:
     """Return a completion as text to keep."""
     return json.dumps(asdict(completion))
 
 
-def unpacked(text: str) -> Completion | None:
-    """Return what `packed` made of a completion; None for anything else, such as another release's form."""
+def unpack(text: str) -> Completion | None:
+    """Return what `pack` made of a completion; None for anything else, such as another release's form."""
     try:
         raw: dict[str, Any] = json.loads(text)
         return Completion(**raw | {"usage": Usage(**raw["usage"])})

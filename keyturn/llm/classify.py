@@ -237,24 +237,24 @@ def retry_after(
     """
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
-        return _clamped(milliseconds / 1000)
+        return _clamp(milliseconds / 1000)
     value = headers.get("retry-after")
     seconds = _number(value)
     if seconds is not None:
-        return _clamped(seconds)
+        return _clamp(seconds)
     if value is not None:
         try:
             moment = parsedate_to_datetime(value)
             if moment.tzinfo is None:
                 moment = moment.replace(tzinfo=UTC)
-            return _clamped((moment - (now or datetime.now(UTC))).total_seconds())
+            return _clamp((moment - (now or datetime.now(UTC))).total_seconds())
         except (ValueError, OverflowError):
             pass
     for detail in details_of(error or {}):
         delay = detail.get("retryDelay")
         seconds = _number(delay.removesuffix("s")) if isinstance(delay, str) and delay.endswith("s") else None
         if seconds is not None:
-            return _clamped(seconds)
+            return _clamp(seconds)
     return None
 
 
@@ -269,5 +269,5 @@ def _number(value: str | None) -> float | None:
     return float(value) if value is not None and re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,9})?", value.strip()) else None
 
 
-def _clamped(seconds: float) -> timedelta:
+def _clamp(seconds: float) -> timedelta:
     return timedelta(seconds=min(max(seconds, 0.0), _LONGEST_WAIT.total_seconds()))

@@ -78,6 +78,6 @@ class Endpoint:
         own = {name: value.get_secret_value() for name, value in self.headers.items()}
         return {"user-agent": "keyturn", **self.wire.headers, **carried, **own}
 
-    def not_taken(self, model: str) -> set[str]:
+    def unsupported_fields(self, model: str) -> set[str]:
         """Return the fields that it does not take of requests to a model; whoever learns of one adds it."""
         return self.learned.setdefault(model, set(self.lacks))

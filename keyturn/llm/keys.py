@@ -165,7 +165,7 @@ def command_key(
     """
 
     async def read() -> str:
-        return await _printed(command, seconds, hidden)
+        return await _output_of(command, seconds, hidden)
 
     return RenewedKey(read)
 
@@ -232,7 +232,7 @@ def _read_text(file: Path) -> str:
         return opened.read(MAX_KEY_CHARACTERS + 1).decode()
 
 
-async def _printed(command: Sequence[str], seconds: float, hidden: AbstractSet[str]) -> str:
+async def _output_of(command: Sequence[str], seconds: float, hidden: AbstractSet[str]) -> str:
     """Return what a command prints; what it writes of errors is not kept, for it may repeat the key."""
     # It gets the environment without our own secrets: it needs its own, HOME and PATH.
     environment = {name: value for name, value in os.environ.items() if not _is_ours(name) and name not in hidden}

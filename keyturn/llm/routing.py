@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
-from keyturn.calls import PassedOver
+from keyturn.calls import FailedAttempt
 from keyturn.errors import KeyturnError
 from keyturn.llm.endpoint import LEAST_SECONDS_TO_ASK, Timeouts
 from keyturn.llm.errors import (
@@ -69,18 +69,18 @@ class ModelClient(Protocol):
 
 
 @dataclass
-class Asked:
+class RouteResult:
     """What came of asking a route: who answered, and who was asked before and did not."""
 
     provider: ModelClient
     completion: Completion
-    passed_over: tuple[PassedOver, ...] = ()
+    passed_over: tuple[FailedAttempt, ...] = ()
 
 
 class RouteFailed(Exception):
     """Nobody on the route answered. `error` is the first provider's own failure; `passed_over` has all of them."""
 
-    def __init__(self, error: KeyturnError, passed_over: tuple[PassedOver, ...]) -> None:
+    def __init__(self, error: KeyturnError, passed_over: tuple[FailedAttempt, ...]) -> None:
         super().__init__(str(error))
         self.error = error
         self.passed_over = passed_over
@@ -132,7 +132,7 @@ async def ask_in_turn(
     admit: Callable[[ModelClient], Awaitable[None]],
     on_text: OnText | None = None,
     outages: Outages | None = None,
-) -> Asked:
+) -> RouteResult:
     """Ask the providers of `route` in turn, each at most once, until one answers.
 
     Args:
@@ -174,9 +174,9 @@ async def ask_in_turn(
                 break
         else:
             outages.record_answer(_name(provider))
-            return Asked(provider, completion, _passed_over(failures))
+            return RouteResult(provider, completion, _failed_attempts(failures))
     # Who was the only one asked was not passed over.
-    raise RouteFailed(_first_with_all_messages(failures), _passed_over(failures) if len(failures) > 1 else ())
+    raise RouteFailed(_first_with_all_messages(failures), _failed_attempts(failures) if len(failures) > 1 else ())
 
 
 def _name(provider: ModelClient) -> tuple[str, str]:
@@ -188,9 +188,9 @@ def _timeouts(left: float, *, followed: bool) -> Timeouts:
     return Timeouts(connect=min(CONNECT_SECONDS, first_byte), first_byte=first_byte, total=left)
 
 
-def _passed_over(failures: Sequence[tuple[ModelClient, KeyturnError]]) -> tuple[PassedOver, ...]:
+def _failed_attempts(failures: Sequence[tuple[ModelClient, KeyturnError]]) -> tuple[FailedAttempt, ...]:
     return tuple(
-        PassedOver(provider=provider.name, model=provider.model, failure=error.kind) for provider, error in failures
+        FailedAttempt(provider=provider.name, model=provider.model, failure=error.kind) for provider, error in failures
     )
 
 

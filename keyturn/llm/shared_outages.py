@@ -67,7 +67,7 @@ class SharedOutages:
         try:
             async with asyncio.timeout(REDIS_SECONDS):
                 await self._send()
-                known = await looked_up(self._redis, self._names)
+                known = await look_up(self._redis, self._names)
         except (RedisError, OSError, TimeoutError) as error:
             _log.warning("outages_not_shared", cause=type(error).__name__)
             return
@@ -103,7 +103,7 @@ class SharedOutages:
                 self._outages.learn_closed(name)
 
 
-async def looked_up(redis: Redis, names: Iterable[Name]) -> dict[Name, tuple[str, float]]:
+async def look_up(redis: Redis, names: Iterable[Name]) -> dict[Name, tuple[str, float]]:
     """Return what the fleet knows of each circuit, and for how many seconds it counts; raises RedisError."""
     names = tuple(names)
     async with redis.pipeline(transaction=False) as pipeline:
@@ -121,7 +121,7 @@ async def looked_up(redis: Redis, names: Iterable[Name]) -> dict[Name, tuple[str
 
 async def remaining(redis: Redis, names: Iterable[Name]) -> dict[Name, float]:
     """Return for how many seconds each circuit is open that is; raises RedisError."""
-    return {name: left for name, (state, left) in (await looked_up(redis, names)).items() if state == OPEN}
+    return {name: left for name, (state, left) in (await look_up(redis, names)).items() if state == OPEN}
 
 
 def _key(name: Name) -> str:

@@ -158,12 +158,12 @@ class Webhook:
             async with asyncio.timeout(SEND_SECONDS):
                 answer = await self._http.send(request, stream=True, follow_redirects=False)
                 try:
-                    answer_body = await _beginning(answer) if answer.status_code == 409 else b""
+                    answer_body = await _read_body(answer) if answer.status_code == 409 else b""
                 finally:
                     await answer.aclose()
         except (httpx.HTTPError, OSError) as error:  # asyncio's TimeoutError is an OSError
             raise ReceiverUnavailable(f"the receiver did not answer: {type(error).__name__}") from None
-        return _classified(answer, answer_body, message)
+        return _classify(answer, answer_body, message)
 
     async def _address(self) -> str:
         """Return the address to connect to; raises ReceiverRefused for one that may not be asked."""
@@ -228,7 +228,7 @@ def fault_of_target(scheme: str, address: str, *, allow_private: bool) -> str | 
     return None
 
 
-async def _beginning(answer: httpx.Response) -> bytes:
+async def _read_body(answer: httpx.Response) -> bytes:
     answer_body = b""
     async for chunk in answer.aiter_bytes():
         answer_body += chunk
@@ -237,13 +237,13 @@ async def _beginning(answer: httpx.Response) -> bytes:
     return answer_body
 
 
-def _classified(answer: httpx.Response, answer_body: bytes, message: Message) -> str:
+def _classify(answer: httpx.Response, answer_body: bytes, message: Message) -> str:
     status = answer.status_code
     if 200 <= status < 300:
         return "taken"
     if status == 409 and _names_this_message(answer_body, message):
         return "known"
-    wish = _wish(answer.headers)
+    wish = _retry_after(answer.headers)
     if status in {408, 423, 425, 429} or status >= 500 or (status == 409 and (wish or _is_under_way(answer_body))):
         raise ReceiverUnavailable(f"the receiver answered {status}", retry_after=wish)
     if status in {409, 422}:
@@ -274,7 +274,7 @@ def _names_this_message(answer_body: bytes, message: Message) -> bool:
     return any(name == event_id(message) for name in named)
 
 
-def _wish(headers: httpx.Headers) -> timedelta | None:
+def _retry_after(headers: httpx.Headers) -> timedelta | None:
     """Retry-After in seconds; as a date it is passed over, for a receiver's clock is nobody's."""
     value = headers.get("retry-after", "")
     if re.fullmatch("[0-9]+", value) is None:

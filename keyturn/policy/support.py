@@ -54,7 +54,7 @@ class Support(NamedTuple):
         return tuple(one.line.ref for one in self.readings if one.status == status)
 
 
-def supported(lines: Iterable[PolicyLine], facts: CredentialFacts, at: datetime | None = None) -> Support:
+def support_of(lines: Iterable[PolicyLine], facts: CredentialFacts, at: datetime | None = None) -> Support:
     """Return what the evidence supports under `lines`.
 
     Args:
@@ -106,9 +106,9 @@ def explain(support: Support, facts: CredentialFacts, at: datetime | None = None
     """Return why the decision is what it is, in a sentence for a person. Nothing in it comes from a model."""
     covering = [one for one in support.readings if one.status != "other_kind"]
     if support.decision == "eligible":
-        return f"{_named(line.ref for line in support.binding)}: the evidence meets what the policy asks."
+        return f"{_join_refs(line.ref for line in support.binding)}: the evidence meets what the policy asks."
     if support.decision == "not_eligible":
-        return f"{_named(one.line.ref for one in covering)}: the evidence does not meet what the policy asks."
+        return f"{_join_refs(one.line.ref for one in covering)}: the evidence does not meet what the policy asks."
     if not covering:
         covers = sorted({kind for one in support.readings for kind in one.line.applies_to})
         return (
@@ -139,5 +139,5 @@ _FACT = {
 }
 
 
-def _named(refs: Iterable[PolicyRef]) -> str:
+def _join_refs(refs: Iterable[PolicyRef]) -> str:
     return ", ".join(str(ref) for ref in refs)

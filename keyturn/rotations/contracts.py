@@ -65,7 +65,7 @@ class Instruction(Contract):
     """What a person tells one workflow. It names that workflow, and is refused by any other.
 
     Also by a later one of the same id: ids are used again. The client that sends it fills both in, see
-    `application.answers.addressed`. `first_run_id` is Temporal's own: a reset and a continued run keep it.
+    `application.answers.address_instruction`. `first_run_id` is Temporal's own: a reset and a continued run keep it.
     """
 
     workflow_id: str | None = Field(default=None, max_length=1_000)

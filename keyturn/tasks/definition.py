@@ -109,8 +109,8 @@ class Task(Generic[RequestT, ProposalT, VerdictT]):
             at: when it is asked; None for the evidence's own time.
         """
         # By hand and not by canonical JSON of the whole, which would sort the order away.
-        stable = ",\n".join(_written(section) for section in self.stable(lines))
-        varying = ",\n".join(_written(section) for section in self.varying(request, lines, at))
+        stable = ",\n".join(_section_text(section) for section in self.stable(lines))
+        varying = ",\n".join(_section_text(section) for section in self.varying(request, lines, at))
         return Prompt(
             version=request.prompt_version,
             system=self.instructions(request.prompt_version),
@@ -159,6 +159,6 @@ def _line_as_json(line: PolicyLine) -> JsonValue:
     return line.model_dump(mode="json", include={"id", "wording", "applies_to", "window_days", "rule", "approval"})
 
 
-def _written(section: Section) -> str:
+def _section_text(section: Section) -> str:
     name, value = section
     return f"{canonical_json(name)}:{canonical_json(value)}"

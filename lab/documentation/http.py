@@ -156,11 +156,11 @@ def _fields(model: type[BaseModel]) -> str:
     definitions = schema.get("$defs", {})
     required = set(schema.get("required", ()))
 
-    def resolved(one: Schema) -> Schema:
+    def resolve(one: Schema) -> Schema:
         return definitions[one["$ref"].rpartition("/")[2]] if "$ref" in one else one
 
     rows = (
-        [code(name), "required" if name in required else _default(one), _type(resolved(one))]
+        [code(name), "required" if name in required else _default(one), _type(resolve(one))]
         for name, one in schema["properties"].items()
     )
     return table(("field", "default", "type"), rows)

@@ -12,14 +12,14 @@ from keyturn.bulk.contracts import BulkOrder, BulkSource
 from keyturn.bulk.store import BulkStore
 from keyturn.database import open_database
 from keyturn.errors import KeyturnError
-from keyturn.lab.proof.seen import Seen
+from keyturn.lab.proof.seen import OperationRecord
 from keyturn.lab.proof.world import World
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.workers.bulk import load_source, run_encryption
 from keyturn.workflows.bulk import bulk_id
 
 
-async def finished(world: World, client: Client, seen: Seen) -> None:
+async def run_bulk(world: World, client: Client, seen: OperationRecord) -> None:
     """Have a run of keys judged, and begin it again until each has its job, as a person would."""
     operation, catalogue = seen.operation, load_catalogue(world.policies)
     file = world.folder / f"{operation.run_id}.jsonl"

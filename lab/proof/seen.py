@@ -8,7 +8,7 @@ from keyturn.lab.proof.plan import Operation
 
 
 @dataclass
-class Seen:
+class OperationRecord:
     """What was seen of one operation: each step with its time, and how it ended."""
 
     operation: Operation
@@ -37,7 +37,7 @@ class Seen:
         self.struck = self.struck or time.time()
 
 
-class Befallen(NamedTuple):
+class Incident(NamedTuple):
     """Something that befell the whole stack, and when it began."""
 
     name: str

@@ -25,7 +25,7 @@ from keyturn.lab.proof.cable import Cable
 from keyturn.lab.proof.database import PostgreSQL
 from keyturn.lab.proof.hosts import Host, hosts
 from keyturn.lab.proof.plan import STRICTER_LINE
-from keyturn.lab.proof.seen import Befallen
+from keyturn.lab.proof.seen import Incident
 from keyturn.lab.proof.worker import CLOCKS_DAYS
 from keyturn.lab.stack.embedded import simulator_process, worker_environment
 from keyturn.lab.stack.processes import child, free_port
@@ -78,7 +78,7 @@ class World:
         self.cables = cables
         self.marks = folder / "marks"
         self.marks.mkdir()
-        self.befell: list[Befallen] = []
+        self.befell: list[Incident] = []
         self.failed: list[str] = []  # what could not be brought about, and why
         self.policies = folder / "policies"
         self.disk: Path | None = None  # a small one of its own, where one may be mounted
@@ -100,7 +100,7 @@ class World:
                 except TemporalUnreachable:
                     await asyncio.sleep(0.1)
 
-    async def thawed(self, frozen_seconds: float) -> None:
+    async def wait_for_thaw(self, frozen_seconds: float) -> None:
         """Wait until every attempt that was frozen has woken up and done what it does; and records are written."""
         # A mark with a number: from then on it was frozen. One with `.thaw`: it was let go, and needs no time for that.
         frozen = [mark for mark in self.marks.glob("*-freeze*") if mark.suffix[1:].isdecimal()]
@@ -135,7 +135,7 @@ class World:
         """Have a worker's clock show another time from now on; one that is just starting dies of it."""
         self._signal(name, signal.SIGUSR1)
 
-    async def stopped(self, name: str, seconds: float) -> None:
+    async def freeze(self, name: str, seconds: float) -> None:
         """Let a process stand still for so long."""
         self._signal(name, signal.SIGSTOP)
         try:
@@ -155,12 +155,12 @@ class World:
         with suppress(ProcessLookupError, KeyError):
             self.processes[name].send_signal(number)
 
-    async def healed(self) -> None:
+    async def heal_database(self) -> None:
         """Have the database server up, if there is one."""
         if self.postgresql is not None:
             await self.postgresql.heal()
 
-    async def watched(
+    async def supervise(
         self, name: str, command: Callable[[], list[str | Path]], environment: dict[str, str] | None
     ) -> None:
         """Run a process, and begin it again whenever it has ended, until cancelled."""
@@ -197,19 +197,19 @@ async def world(folder: Path, database: str, *, control: str | None, chance: ran
         outside = places[0].outside if places else "127.0.0.1"
         servers = places[WORKERS] if places else None
         ip = servers.address if servers is not None else "127.0.0.1"
-        cables = {"temporal": await parts.enter_async_context(Cable(ip, port).laid(outside))}
+        cables = {"temporal": await parts.enter_async_context(Cable(ip, port).open(outside))}
         url = database_url(database)
         await asyncio.to_thread(migrate, url)
         seen_by_workers = database
         if url.get_backend_name() == "postgresql":
             socket = f"{url.query['host']}/.s.PGSQL.{url.port or 5432}"
-            cables["database"] = await parts.enter_async_context(Cable("", 0, path=socket).laid(outside))
+            cables["database"] = await parts.enter_async_context(Cable("", 0, path=socket).open(outside))
             host, _, to = cables["database"].address.rpartition(":")
             through = url.set(drivername="postgresql", host=host, port=int(to), query={})
             seen_by_workers = through.render_as_string(hide_password=False)
         simulator = await parts.enter_async_context(simulator_process())
         there = urlsplit(simulator)
-        cables["provider"] = await parts.enter_async_context(Cable("127.0.0.1", there.port or 80).laid(outside))
+        cables["provider"] = await parts.enter_async_context(Cable("127.0.0.1", there.port or 80).open(outside))
         made = World(folder, url, simulator, keyring, cables, chance)
         made.hosts = places
         made.policies.mkdir()
@@ -226,27 +226,27 @@ async def world(folder: Path, database: str, *, control: str | None, chance: ran
         def worker(number: int) -> list[str | Path]:
             days = 0 if control else chance.choice(CLOCKS_DAYS)
             if days:
-                made.befell.append(Befallen("start_with_another_clock", time.time()))
+                made.befell.append(Incident("start_with_another_clock", time.time()))
             command: list[str | Path] = [sys.executable, "-m", "keyturn.lab.proof.worker", made.marks, str(days)]
             host = places[number].prefix if places else ()
             return [*host, *command, *([control] if control else [])]
 
-        watched = [asyncio.create_task(made.watched("temporal", lambda: server, None))]
-        parts.push_async_callback(_ended, watched)
+        watched = [asyncio.create_task(made.supervise("temporal", lambda: server, None))]
+        parts.push_async_callback(_cancel_all, watched)
         await made.client()
         for number in range(WORKERS):
-            watching = made.watched(f"worker_{number}", partial(worker, number), environment)
+            watching = made.supervise(f"worker_{number}", partial(worker, number), environment)
             watched.append(asyncio.create_task(watching))
         yield made
 
 
-async def _ended(tasks: list["asyncio.Task[None]"]) -> None:
+async def _cancel_all(tasks: list["asyncio.Task[None]"]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def simulated(address: str, method: str, path: str, body: object = None) -> object:
+async def ask_simulator(address: str, method: str, path: str, body: object = None) -> object:
     """Ask the simulator's control."""
     async with httpx.AsyncClient(base_url=address, trust_env=False, timeout=30) as http:
         answer = await http.request(method, path, json=body)

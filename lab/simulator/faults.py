@@ -75,7 +75,7 @@ class Fault:
         return True
 
 
-def bent(fault: Fault, answer: str) -> tuple[str, Ending]:
+def apply_fault(fault: Fault, answer: str) -> tuple[str, Ending]:
     """Return text and ending of an answer under `fault`."""
     try:
         sources = json.loads(answer)["source_line_ids"] or ["P-7"]

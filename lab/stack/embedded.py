@@ -88,7 +88,7 @@ async def embedded_stack(
         StackNotStarted: a part did not come up; what had come up is stopped.
     """
     for port in (ports.temporal, ports.ui, ports.simulator, ports.codec, ports.desk):
-        _refuse_taken(port)
+        _expect_free(port)
     ui_port = ports.ui or free_port()
     database = f"sqlite:///{folder / 'keyturn.db'}"
     keys = folder / DEVELOPMENT_FILE.name
@@ -215,7 +215,7 @@ def worker_environment(address: str, database: str, simulator: str | None, *, ke
     return others | ours | simulated
 
 
-def _refuse_taken(port: int) -> None:
+def _expect_free(port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -24,7 +24,7 @@ from keyturn.inventory.source import Inventory
 from keyturn.inventory.sources import load_sources
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.policy.line import PolicyLine
-from keyturn.policy.settled import Settled, settled
+from keyturn.policy.settled import RuleFinding, apply_rules
 
 if TYPE_CHECKING:
     from tests.aws import Aws
@@ -410,7 +410,7 @@ def test_what_the_evidence_settles_needs_no_model(
     evidence: CredentialFacts, idle: Idle | None, why: str | None
 ) -> None:
     """Inactive, system managed, or inside every window, on both sides of each edge; nothing that is not known."""
-    found = settled(evidence, lines("CIS-AWS-4.0-1.14"), idle=idle)
+    found = apply_rules(evidence, lines("CIS-AWS-4.0-1.14"), idle=idle)
     assert (None if found is None else found.reason) == why
 
 
@@ -418,14 +418,14 @@ def test_several_lines_settle_only_what_is_inside_all_of_them() -> None:
     """Young, but unused for long: the line on unused keys speaks of it."""
     both = lines("CIS-AWS-4.0-1.14", "CIS-AWS-4.0-1.12")
     young = NOW - timedelta(days=60)
-    assert settled(facts(last_rotated_at=young, last_used_at=NOW), both, idle=None) == Settled(
+    assert apply_rules(facts(last_rotated_at=young, last_used_at=NOW), both, idle=None) == RuleFinding(
         "nothing_due", "inside_every_window"
     )
-    assert settled(facts(last_rotated_at=young, never_used=True), both, idle=None) is None
-    assert settled(facts(last_rotated_at=young), both, idle=None) is None  # its use is not known
+    assert apply_rules(facts(last_rotated_at=young, never_used=True), both, idle=None) is None
+    assert apply_rules(facts(last_rotated_at=young), both, idle=None) is None  # its use is not known
     stale = lines("P-7")
-    assert settled(facts(kind="service_account_key", age_days=5), stale, idle=None) is None
-    assert settled(facts(kind="service_account_key", stale=False), stale, idle=None) == Settled(
+    assert apply_rules(facts(kind="service_account_key", age_days=5), stale, idle=None) is None
+    assert apply_rules(facts(kind="service_account_key", stale=False), stale, idle=None) == RuleFinding(
         "nothing_due", "inside_every_window"
     )
 
@@ -458,9 +458,9 @@ def test_by_rule_what_is_not_known_is_settled_and_says_so() -> None:
     """It is asked about only where a model is."""
     unknown = facts(kind="access_key", age_days=None)
     line = lines("CIS-AWS-4.0-1.14")
-    assert settled(unknown, line, idle=None) is None
-    assert settled(unknown, line, idle=None, by_rule=True) == Settled("not_specified", "fact_not_known")
-    assert settled(facts(kind="access_key", age_days=900), line, idle=None, by_rule=True) is None
+    assert apply_rules(unknown, line, idle=None) is None
+    assert apply_rules(unknown, line, idle=None, by_rule=True) == RuleFinding("not_specified", "fact_not_known")
+    assert apply_rules(facts(kind="access_key", age_days=900), line, idle=None, by_rule=True) is None
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from keyturn.calls import CallRecord, PassedOver
+from keyturn.calls import CallRecord, FailedAttempt
 from keyturn.ledger.recorder import MOST_WAITING, Recorder, recorder
 from keyturn.ledger.spending import DailySpend
 from keyturn.ledger.store import LedgerStore, midnight
@@ -52,7 +52,7 @@ def events() -> Iterator[list[Any]]:
 
 async def test_a_record_is_read_as_it_was_written(ledger: LedgerStore) -> None:
     """Every field, on both databases, the cost to the last digit."""
-    passed = PassedOver(provider="anthropic", model="c-1", failure="provider_overloaded")
+    passed = FailedAttempt(provider="anthropic", model="c-1", failure="provider_overloaded")
     written = call(cost_usd=Decimal("0.000000012345"), passed_over=(passed,), fingerprint="f" * 64, cached_tokens=7)
     await ledger.write([("1" * 32, written)])
     [row] = await ledger.calls(limit=10)

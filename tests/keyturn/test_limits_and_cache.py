@@ -23,7 +23,7 @@ from keyturn.errors import JobStoreUnavailable
 from keyturn.ledger.store import LedgerStore
 from keyturn.ledger.token_limit import SlidingTokenLimit
 from keyturn.llm.boundary import ModelBoundary
-from keyturn.llm.cache import cache_key, packed, unpacked
+from keyturn.llm.cache import cache_key, pack, unpack
 from keyturn.llm.errors import ProviderUnavailable
 from keyturn.llm.wire import Completion, Usage
 from keyturn.policy.catalogue import Catalogue
@@ -315,7 +315,7 @@ def test_the_key_covers_all_that_an_answer_depends_on(catalogue: Catalogue) -> N
 def test_what_is_kept_is_read_as_it_was() -> None:
     """All of a completion."""
     completion = Completion("text", "complete", "stop", "m", Usage(1, 2, 3, 4), "req", 5.0)
-    assert unpacked(packed(completion)) == completion
+    assert unpack(pack(completion)) == completion
 
 
 async def test_only_what_was_used_is_taken_from_the_limit(catalogue: Catalogue) -> None:

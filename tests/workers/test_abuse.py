@@ -9,7 +9,7 @@ import httpx
 import pytest
 from aiohttp import web
 
-from keyturn.workers.http import Handler, answered
+from keyturn.workers.http import Handler, answer_request
 from keyturn.workers.monitoring import served
 
 SECRET = "hunter2hunter2"  # pragma: allowlist secret
@@ -40,7 +40,7 @@ async def port() -> AsyncIterator[int]:
 
     @web.middleware
     async def named(request: web.Request, handler: Handler) -> web.StreamResponse:
-        return await answered(request, handler, max_bytes=1_000)
+        return await answer_request(request, handler, max_bytes=1_000)
 
     application.middlewares.append(named)
     application.router.add_post("/takes", taking)

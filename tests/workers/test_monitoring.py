@@ -18,7 +18,7 @@ from sqlalchemy.engine import URL
 from temporalio.client import Client
 
 from keyturn.application.rotations import rotate
-from keyturn.calls import PassedOver
+from keyturn.calls import FailedAttempt
 from keyturn.errors import SettingsInvalid
 from keyturn.lab.stack.embedded import worker_environment
 from keyturn.lab.stack.processes import child, free_port
@@ -116,7 +116,7 @@ async def test_status_says_degraded_when_p95_is_over_the_limit(watched: tuple[Wa
 async def test_prometheus_is_told_of_every_call(watched: tuple[Watched, httpx.AsyncClient]) -> None:
     """Latency, tokens, cost, failures by kind, cached responses, and who was passed over."""
     made, http = watched
-    passed = PassedOver(provider="anthropic", model="c-1", failure="provider_overloaded")
+    passed = FailedAttempt(provider="anthropic", model="c-1", failure="provider_overloaded")
     made.metrics.observe(call(asked_model="m-1", cached_tokens=40, first_byte_ms=7, passed_over=(passed,)))
     made.metrics.observe(call(status="failed", failure="quota_exhausted", input_tokens=None, cost_usd=None))
     made.metrics.observe(call(cost_usd=None, finish_reason="stop"))

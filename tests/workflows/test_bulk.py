@@ -28,9 +28,9 @@ from keyturn.bulk.contracts import (
     BulkPage,
     BulkSource,
     BulkStatus,
-    PageJudged,
+    PageResult,
     RunProgress,
-    RunSettled,
+    RunResult,
 )
 from keyturn.bulk.errors import UnknownRun
 from keyturn.bulk.load import digest_of
@@ -324,7 +324,7 @@ class Stopping:
         self.fixed = order.next_page > 0
         return RunProgress(total=120, asks=120, asked=10 * order.next_page)
 
-    async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime) -> PageJudged:
+    async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime) -> PageResult:
         number = page.first // 10
         if number in {8, 9} and not self.fixed:
             if number == 9:
@@ -333,10 +333,10 @@ class Stopping:
                 self.stops += 1
             raise PayloadError("its key is not here")
         self.judged.append(number)
-        return PageJudged(progress=RunProgress(total=10, asks=10, asked=10))
+        return PageResult(progress=RunProgress(total=10, asks=10, asked=10))
 
-    async def settle(self, run_id: str, *, tenant_id: str) -> RunSettled:
-        return RunSettled(progress=RunProgress(total=120, asks=120, asked=10 * len(self.judged)), left=0)
+    async def settle(self, run_id: str, *, tenant_id: str) -> RunResult:
+        return RunResult(progress=RunProgress(total=120, asks=120, asked=10 * len(self.judged)), left=0)
 
     async def end(self, run_id: str, status: str) -> None: ...
 

@@ -68,7 +68,7 @@ def _fault_of(text: str, request: DraftRequest, lines: Sequence[PolicyLine]) -> 
         return Rejection(reason=elsewhere, explanation=_ELSEWHERE[elsewhere])
     if request.waits_for_person and not _WAITS.search(text):
         return Rejection(reason="omits_waiting", explanation="The draft does not say that a person decides first.")
-    if _tells_another(text, request.decision) or (request.waits_for_person and _tells_any(text)):
+    if _contradicts(text, request.decision) or (request.waits_for_person and _states_decision(text)):
         return Rejection(reason="decision_not_allowed", explanation="The draft tells another decision than was made.")
     if _lines_cited(text) - {line.id for line in lines} - {request.account_id}:
         return Rejection(reason="unknown_source", explanation="The draft names a policy line that was not given.")
@@ -119,7 +119,7 @@ def _lines_cited(text: str) -> set[str]:
     }
 
 
-def _tells_another(text: str, decision: Decision | None) -> bool:
+def _contradicts(text: str, decision: Decision | None) -> bool:
     """Whether the draft plainly says the opposite of the decision. What it says in other words, a person has to see."""
     if decision is None:
         return False
@@ -127,7 +127,7 @@ def _tells_another(text: str, decision: Decision | None) -> bool:
     return bool(says_no and not says_yes) if decision == "eligible" else bool(says_yes and not says_no)
 
 
-def _tells_any(text: str) -> bool:
+def _states_decision(text: str) -> bool:
     return bool(_YES.search(text) or _NO.search(text))
 
 

@@ -62,7 +62,7 @@ def judge(
         return Rejection(reason="value_not_allowed", explanation="Category or priority is none of those that exist.")
     if isinstance(summary, Rejection):
         return summary
-    if priority == "high" and not high_is_borne_out(request):
+    if priority == "high" and not supports_high(request):
         return Rejection(
             reason="unsupported_priority",
             explanation=f"High needs a refund over {HIGH_REFUND_USD} dollars or a user who is locked out.",
@@ -70,7 +70,7 @@ def judge(
     return Ticket(category=category, summary=summary, priority=priority)
 
 
-def high_is_borne_out(request: TicketRequest) -> bool:
+def supports_high(request: TicketRequest) -> bool:
     """Return True if what our systems know of the sender allows `high`; what the message claims does not count."""
     return request.user_blocked or (request.refund_usd is not None and request.refund_usd > HIGH_REFUND_USD)
 
