@@ -27,7 +27,7 @@ from temporalio.converter import (
 )
 from temporalio.plugin import SimplePlugin
 
-from keyturn.application.unopened import ContractPayloadConverter, unreadable_payload
+from keyturn.application.unreadable import ContractPayloadConverter, unreadable_payload
 from keyturn.keyring import Keyring
 from keyturn.payload_errors import PayloadError, PayloadMoved, PayloadNotAuthentic, PayloadNotEncrypted, PayloadTooLarge
 from keyturn.workflows.identity import Names, plain

@@ -22,8 +22,8 @@ from keyturn.bulk.load import digest_of, items_of, load, scan_items
 from keyturn.bulk.offline import OfflineRuns
 from keyturn.bulk.pages import BulkJudge
 from keyturn.bulk.store import BulkStore, Run
-from keyturn.inventory.apart import read_apart, read_scans_apart
 from keyturn.inventory.errors import InventoryInvalid
+from keyturn.inventory.isolation import read_apart, read_scans_apart
 from keyturn.inventory.places import file_below, newest
 from keyturn.inventory.read import read
 from keyturn.inventory.rows import BadRow

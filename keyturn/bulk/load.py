@@ -18,7 +18,7 @@ from keyturn.inventory.scans import Scan
 from keyturn.inventory.source import Row
 from keyturn.policy.grounding import observed_in_future
 from keyturn.policy.line import PolicyLine
-from keyturn.policy.settled import apply_rules
+from keyturn.policy.rules import apply_rules
 
 AT_ONCE = 500  # rows a statement: a transaction of some 10 ms, and memory that does not grow with the file
 

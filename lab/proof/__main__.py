@@ -20,6 +20,7 @@ from keyturn.lab.proof.chaos import chaos
 from keyturn.lab.proof.checker import Facts, facts_of, strays, violations
 from keyturn.lab.proof.database import postgresql, small_disk
 from keyturn.lab.proof.driver import drive
+from keyturn.lab.proof.operation_record import OperationRecord
 from keyturn.lab.proof.page import rewrite
 from keyturn.lab.proof.plan import CALM, FROZEN, KINDS, Database, Operation, plan
 from keyturn.lab.proof.report import (
@@ -34,7 +35,6 @@ from keyturn.lab.proof.report import (
     row,
     survivals,
 )
-from keyturn.lab.proof.seen import OperationRecord
 from keyturn.lab.proof.soak import picture, soak, soak_rows
 from keyturn.lab.proof.worker import CONTROLS, FROZEN_SECONDS
 from keyturn.lab.proof.world import World, ask_simulator, world

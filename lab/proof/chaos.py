@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from keyturn.lab.proof.database import fill_disk
-from keyturn.lab.proof.seen import Incident
+from keyturn.lab.proof.operation_record import Incident
 from keyturn.lab.proof.world import WORKERS, World
 
 BETWEEN = (3.0, 8.0)  # seconds between two: time to recover from one, and not always

@@ -24,7 +24,7 @@ from keyturn.drafts.tables import draft_states, drafts
 from keyturn.jobs.store import WITHDRAWN
 from keyturn.jobs.tables import job_audit, outbox, rotation_events, rotation_jobs
 from keyturn.keyring import Keyring
-from keyturn.lab.proof.seen import OperationRecord
+from keyturn.lab.proof.operation_record import OperationRecord
 from keyturn.lab.proof.world import APPROVER
 from keyturn.ledger.tables import call_records
 from keyturn.rotations.outcomes import JobCreated, RotationOutcome

@@ -11,7 +11,7 @@ from keyturn.application.drafts import start_draft, stop_draft
 from keyturn.database import open_database
 from keyturn.drafts.store import DraftStore
 from keyturn.errors import KeyturnError
-from keyturn.lab.proof.seen import OperationRecord
+from keyturn.lab.proof.operation_record import OperationRecord
 from keyturn.lab.proof.world import World, ask_simulator
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.tasks.draft_reply import DraftRequest

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from temporalio.client import Client
 
 from keyturn.lab.proof.drafts import run_draft
+from keyturn.lab.proof.operation_record import OperationRecord
 from keyturn.lab.proof.plan import Operation
 from keyturn.lab.proof.rotations import run_rotation
 from keyturn.lab.proof.runs import run_bulk
-from keyturn.lab.proof.seen import OperationRecord
 from keyturn.lab.proof.world import World
 
 AT_ONCE = 48  # operations under way: enough for two workers to have no pause

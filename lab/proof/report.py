@@ -15,10 +15,10 @@ from keyturn.database import open_database
 from keyturn.drafts.tables import draft_states
 from keyturn.jobs.tables import job_audit, rotation_jobs
 from keyturn.lab.proof.checker import Facts, Violation
+from keyturn.lab.proof.operation_record import Incident, OperationRecord
 from keyturn.lab.proof.page import DATABASES
 from keyturn.lab.proof.plan import CALM, FROZEN, KINDS, Database
 from keyturn.lab.proof.plots import Range, ranges
-from keyturn.lab.proof.seen import Incident, OperationRecord
 from keyturn.lab.proof.world import World, ask_simulator
 from keyturn.ledger.tables import call_records
 

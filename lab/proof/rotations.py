@@ -19,8 +19,8 @@ from keyturn.application.requests import id_of
 from keyturn.application.rotations import Rotation, start_or_attach, wait_for_outcome
 from keyturn.contracts import CredentialFacts
 from keyturn.errors import KeyturnError
+from keyturn.lab.proof.operation_record import OperationRecord
 from keyturn.lab.proof.plan import FROZEN, KINDS, Operation
-from keyturn.lab.proof.seen import OperationRecord
 from keyturn.lab.proof.world import APPROVER, LINE_TO_APPROVE, World, ask_simulator
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.rotations.contracts import Approval, Denial, Resumption, RotationRequest

@@ -12,7 +12,7 @@ from keyturn.bulk.contracts import BulkOrder, BulkSource
 from keyturn.bulk.store import BulkStore
 from keyturn.database import open_database
 from keyturn.errors import KeyturnError
-from keyturn.lab.proof.seen import OperationRecord
+from keyturn.lab.proof.operation_record import OperationRecord
 from keyturn.lab.proof.world import World
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.workers.bulk import load_source, run_encryption

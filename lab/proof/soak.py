@@ -15,9 +15,9 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from keyturn.lab.proof.driver import one_operation
+from keyturn.lab.proof.operation_record import Incident, OperationRecord
 from keyturn.lab.proof.plan import CALM, Operation
 from keyturn.lab.proof.plots import Panel, panels
-from keyturn.lab.proof.seen import Incident, OperationRecord
 from keyturn.lab.proof.world import World
 
 # What costs a request more and no process: a process that is killed has no memory that could drift.

@@ -24,8 +24,8 @@ from keyturn.keyring import Keyring, load_keyring, write_keys
 from keyturn.lab.proof.cable import Cable
 from keyturn.lab.proof.database import PostgreSQL
 from keyturn.lab.proof.hosts import Host, hosts
+from keyturn.lab.proof.operation_record import Incident
 from keyturn.lab.proof.plan import STRICTER_LINE
-from keyturn.lab.proof.seen import Incident
 from keyturn.lab.proof.worker import CLOCKS_DAYS
 from keyturn.lab.stack.embedded import simulator_process, worker_environment
 from keyturn.lab.stack.processes import child, free_port

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from keyturn.inventory.apart import read_apart, read_scans_apart
 from keyturn.inventory.errors import InventoryInvalid
+from keyturn.inventory.isolation import read_apart, read_scans_apart
 from keyturn.inventory.read import read
 from keyturn.inventory.scans import read_scans
 from keyturn.inventory.source import Inventory
@@ -124,7 +124,7 @@ def _children() -> list[int]:
             command = (place / "cmdline").read_bytes()
         except (OSError, IndexError, ValueError):
             continue
-        if parent == os.getpid() and b"keyturn.inventory.apart" in command:
+        if parent == os.getpid() and b"keyturn.inventory.isolation" in command:
             found.append(int(place.name))
     return found
 

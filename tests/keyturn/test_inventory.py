@@ -24,7 +24,7 @@ from keyturn.inventory.source import Inventory
 from keyturn.inventory.sources import load_sources
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.policy.line import PolicyLine
-from keyturn.policy.settled import RuleFinding, apply_rules
+from keyturn.policy.rules import RuleFinding, apply_rules
 
 if TYPE_CHECKING:
     from tests.aws import Aws

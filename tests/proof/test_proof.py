@@ -13,10 +13,10 @@ import pytest
 
 from keyturn.lab.proof.checker import facts_of, strays, violations
 from keyturn.lab.proof.driver import drive
+from keyturn.lab.proof.operation_record import OperationRecord
 from keyturn.lab.proof.page import rewrite
 from keyturn.lab.proof.plan import CALM, KINDS, Operation, fault_of, plan
 from keyturn.lab.proof.report import print_stories, survivals
-from keyturn.lab.proof.seen import OperationRecord
 from keyturn.lab.proof.soak import MAY_GROW, SoakResult, picture, soak_rows
 from keyturn.lab.proof.world import ask_simulator, world
 

@@ -104,7 +104,7 @@ def _in_order(message: _Message, sound: list[Any]) -> Iterator[Any]:
 
 def _messages(order: _Order, file: Path, memory_bytes: int, silent_seconds: float) -> Iterator[_Message]:
     child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-        [sys.executable, "-P", "-m", "keyturn.inventory.apart", str(memory_bytes)],
+        [sys.executable, "-P", "-m", "keyturn.inventory.isolation", str(memory_bytes)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,  # a traceback may quote the file
