@@ -1,4 +1,4 @@
-"""What every longer activity does while it works: tell Temporal that it is alive, and what went wrong."""
+"""What every longer activity does while it works: heartbeat, and map its errors to Temporal's."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,10 +15,10 @@ BEAT_SECONDS = 5.0
 
 @asynccontextmanager
 async def heartbeating(*, every: float = BEAT_SECONDS) -> AsyncIterator[None]:
-    """Within an activity: heartbeat until it ends, and turn a KeyturnError into what Temporal is told.
+    """Within an activity: heartbeat until it ends, and map a KeyturnError to Temporal's ApplicationError.
 
     Args:
-        every: seconds between two heartbeats. A cancellation is heard with the next one.
+        every: seconds between two heartbeats. A cancellation arrives with the next one.
     """
     beating = asyncio.create_task(_beat(every))
     try:

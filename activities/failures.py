@@ -32,7 +32,7 @@ def outcome_of_error(error: KeyturnError) -> Failed:
 
 
 def application_error(error: KeyturnError, *, attempt: int, remaining: timedelta | None) -> ApplicationError:
-    """Return what Temporal is told of `error`: whether to try again, and when.
+    """Return Temporal's error for `error`: whether to retry, and when.
 
     Args:
         error: the core's error.

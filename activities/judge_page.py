@@ -21,7 +21,7 @@ PAGE_ATTEMPTS = 3
 
 
 class BulkRuns(Protocol):
-    """Whoever carries bulk runs out. Each raises a KeyturnError."""
+    """Executes bulk runs. Each method raises a KeyturnError."""
 
     async def load(self, order: BulkOrder, *, workflow_id: str, at: datetime) -> RunProgress:
         """Read the run's inventory, if it has a source, and return what there is."""
@@ -76,7 +76,7 @@ class JudgePage:
 
     @activity.defn
     async def judge_page(self, page: BulkPage) -> PageResult:
-        """Ask about each open item of a page, and begin the rotations that are due."""
+        """Ask about each open item of a page, and start the rotations that are due."""
         async with heartbeating():
             info = activity.info()
             last, at = info.attempt >= PAGE_ATTEMPTS, info.current_attempt_scheduled_time
@@ -84,7 +84,7 @@ class JudgePage:
 
     @activity.defn
     async def settle_run(self, order: BulkOrder) -> RunResult:
-        """Look how the rotations that were begun stand."""
+        """Look at the status of the rotations that were started."""
         async with heartbeating():
             return await self._runs.settle(order.run_id, tenant_id=order.tenant_id)
 

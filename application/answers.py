@@ -43,7 +43,7 @@ async def answer(handle: WorkflowHandle[Any, Any], update: str, argument: Contra
 
     Raises:
         AnswerRefused: its validator refused it, by the name in the message; or the rotation has ended.
-        NoWorkerAnswers: nobody said within ten seconds whether it was taken.
+        NoWorkerAnswers: no worker answered within ten seconds whether it was accepted.
     """
     try:
         async with asyncio.timeout(UPDATE_TIMEOUT.total_seconds()):

@@ -42,7 +42,7 @@ def map_refusals() -> Iterator[None]:
 
 
 def map_rpc_error(error: RPCError) -> KeyturnError:
-    """Return what a failed call means to whoever made it."""
+    """Return the error that a failed call to Temporal is to its caller."""
     status = error.status.name.lower().replace("_", " ")
     if error.status in {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED}:
         return TemporalUnreachable(f"Temporal stopped answering ({status})")

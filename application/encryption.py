@@ -6,7 +6,7 @@ workflow ids, search attributes, the types of workflows, activities and errors, 
 A payload's form: metadata `encoding` = `binary/encrypted`, `encryption-key-id` = the key's id, `encryption-context` =
 what it is and the id of its workflow (`workflow:ID`, `activity/TYPE:ID`); data = nonce, then ciphertext with tag.
 Namespace and context are associated data: a payload that is copied to another workflow, or to another purpose, is
-refused as `payload_moved`, whoever copied it. Temporal's serialization context says where a payload stands. Run ids are
+refused as `payload_moved`. Temporal's serialization context gives the workflow and purpose of a payload. Run ids are
 no part of it: a run that is reset or continued reads its own payloads.
 """
 

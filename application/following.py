@@ -71,7 +71,7 @@ async def progress_of(handle: Handle) -> list[str] | WaitingForPerson | None:
         lines.append(line)
     task = description.raw_description.pending_workflow_task
     if task.attempt > 1:
-        # Such as a worker without the key that the starter encrypted with: nothing is lost, and it cannot go on.
+        # Such as a worker without the key that the starter encrypted with: nothing is lost, and it cannot continue.
         lines.append(f"workers fail at it since {task.attempt - 1} attempts: `keyturn doctor`, and their log, say why")
     if not lines:
         limited = await waiting_for(handle)

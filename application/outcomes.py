@@ -1,4 +1,4 @@
-"""How an outcome is told: as one JSON object, as lines for a person, and as an exit status."""
+"""An outcome's forms: one JSON object, lines for a user, an exit status."""
 
 from datetime import datetime
 from typing import Any
@@ -104,7 +104,7 @@ def as_lines(workflow_id: str, outcome: RotationOutcome) -> list[str]:
                 "the same command attaches to it later",
             ]
         case _:
-            # The wait is over, or the rotation itself ended so: to whoever asked it is the same.
+            # The wait expired, or the rotation itself timed out: for the caller it is the same.
             lines = [
                 "no answer in time",
                 "the same command goes on with it, or asks again: no second job can come of it",

@@ -26,7 +26,7 @@ Step = dict[str, Any]
 
 @dataclass
 class _Story:
-    """What a history tells, step by step."""
+    """The steps of a history."""
 
     client: Client
     workflow_id: str
@@ -35,7 +35,7 @@ class _Story:
     attempts: dict[int, tuple[int, Failure | None]] = field(default_factory=dict)
 
     async def take(self, event: HistoryEvent) -> None:
-        """Add what one event tells."""
+        """Add the step of one event, if it has one."""
         match event.event_type:
             case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
                 request = await self._one(event.workflow_execution_started_event_attributes.input, RotationRequest)
@@ -136,5 +136,5 @@ async def story_of(client: Client, workflow_id: str, run_id: str | None = None) 
 
 
 def last_request(steps: Sequence[Step]) -> Step | None:
-    """Return the request that a rotation goes by: the first, or the last that was made of it since."""
+    """Return the request that a rotation decides: the first, or the last that restated it."""
     return next((step["request"] for step in reversed(steps) if step["step"] == "asked"), None)

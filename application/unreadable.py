@@ -1,8 +1,8 @@
-"""What the codec leaves in the place of a payload that it cannot open: the refusal, told where the value is read.
+"""What the codec returns for a payload that it cannot decrypt: the refusal, raised where the value is read.
 
 Were it raised in the codec, a single update with a foreign key would fail every workflow task that carries it, and the
-rotation could hear nobody any more. So the refusal travels on, and meets only whoever reads that one value: an update
-is refused, a result is told to the caller, and a workflow whose own input it is waits for a worker with the key.
+rotation could receive no update any more. So the refusal travels on, and reaches only the reader of that one value: an
+update is refused, a result raises for the caller, and a workflow whose own input it is waits for a worker with the key.
 """
 
 from collections.abc import Sequence
@@ -61,7 +61,7 @@ class ContractPayloadConverter(PydanticPayloadConverter):
         """Return the values of `payloads`; raises PayloadError for one that could not be opened."""
         try:
             return super().from_payloads(payloads, type_hints)
-        except RuntimeError as error:  # the SDK tells the place and hides the cause
+        except RuntimeError as error:  # the SDK names the place and hides the cause
             if isinstance(error.__cause__, PayloadError):
                 raise error.__cause__ from None
             raise

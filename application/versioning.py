@@ -1,6 +1,6 @@
-"""Worker versions: a rotation stays with the build that began it, however long it waits for a person.
+"""Worker versions: a rotation stays with the build that started it, however long it waits for a person.
 
-`PINNED`: a new build never replays what an older one began, so it may be changed freely.
+`PINNED`: a new build never replays what an older one started, so it may be changed freely.
 docs/how-to/run-in-production.md says how builds are promoted, drained and rolled back.
 """
 

@@ -26,7 +26,7 @@ from keyturn.execution.errors import AwsRefused, AwsUnavailable, KeyLimit, Secre
 T = TypeVar("T")
 # IAM answers in tenths of a second: after 10 s no answer will come. A retry of boto3's own would hide a lost one.
 ONE_TRY = Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 1})
-# What passes by itself: throttling, faults of theirs, and what IAM has not told all of its own hosts yet.
+# Faults that pass by themselves: throttling, AWS's own, and what IAM has not replicated to all of its hosts yet.
 _PASSING = {
     "ConcurrentModification",
     "ConcurrentModificationException",

@@ -1,4 +1,4 @@
-"""When to try again: full jitter, the provider's own wish, and never past the deadline. Pure."""
+"""When to retry: full jitter, the provider's Retry-After, and never past the deadline. Pure."""
 
 import random
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A client of the jobs' HTTP interface, for whoever carries rotations out. It knows no database and no Temporal.
+"""A client of the jobs' HTTP interface, for a program that executes rotations. It knows no database and no Temporal.
 
 async with JobsClient("http://127.0.0.1:8403", token) as jobs:
     job = await jobs.claim(lease_seconds=300)

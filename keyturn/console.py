@@ -1,4 +1,4 @@
-"""How a program of ours begins and ends: with `.env` read, and with the status it meant."""
+"""How a program starts and exits: with `.env` read, and with the status it meant."""
 
 import getpass
 import os
@@ -39,11 +39,11 @@ def run_and_leave(program: Callable[[], object]) -> NoReturn:
         _print_error(error.with_hint)
     except BaseException as error:
         status = 1
-        if isinstance(error, OSError) and error.filename is not None:  # a path that somebody gave
+        if isinstance(error, OSError) and error.filename is not None:  # a path that the user gave
             _print_error(f"{error.strerror}: {error.filename}")
         elif isinstance(error, UnicodeDecodeError):
             _print_error("what was read is not UTF-8")
-        else:  # what we did not foresee is told whole
+        else:  # an unforeseen error is printed whole
             traceback.print_exc()
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -63,7 +63,7 @@ def _read_settings() -> None:
 
 
 def _print_error(text: str) -> None:
-    with suppress(OSError, AttributeError):  # where standard error is closed, nobody hears it
+    with suppress(OSError, AttributeError):  # standard error is closed: no one reads it
         sys.stderr.write(f"{text}\n")
 
 

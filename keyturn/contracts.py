@@ -23,7 +23,7 @@ from pydantic import (
 from keyturn.private_data import holds_private_data, holds_secret
 
 MAX_QUESTION_CHARACTERS = 4_000  # a support question; it also keeps the prompt far below any model's context window
-MAX_APPROVERS = 64  # of a policy line: a team; more is a mailing list, and nobody's duty
+MAX_APPROVERS = 64  # of a policy line: a team; more is a mailing list, on which no one feels responsible
 MAX_POLICY_LINES = 8  # lines that one question may be judged under; each adds to the prompt and to the workflow id
 
 # Identifiers stand in workflow ids, in the UI and in prompts: printable, one line, no quotes, no braces.
@@ -73,8 +73,8 @@ Digest = Annotated[str, StringConstraints(pattern=r"^v[0-9]+:[0-9a-f]{64}$")]
 TaskName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=48)]
 CredentialKind = Literal["service_account_key", "access_key", "user_password", "system_account_password"]
 Decision = Literal["eligible", "not_eligible", "not_specified"]
-# Text of people and of other systems that is shown in terminals and tables as it is: one line, and nothing in it that
-# moves the cursor or turns the direction of writing.
+# Text of users and of other systems that is shown in terminals and tables as it is: one line, without characters that
+# move the cursor or turn the direction of writing.
 ONE_LINE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]*$"
 
 
@@ -106,7 +106,7 @@ Reason = Annotated[
     StringConstraints(strip_whitespace=True, min_length=1, max_length=500, pattern=ONE_LINE),
     AfterValidator(_expect_key_ids_only),
 ]
-MAX_NOTES_CHARACTERS = 1_000  # of evidence in words; more is a document, and a document has a place of its own
+MAX_NOTES_CHARACTERS = 1_000  # of evidence in words; more is a document, which belongs elsewhere
 MAX_QUOTE_CHARACTERS = 500  # as long as a policy line's wording may be
 MAX_QUOTES = 16  # two for each line that one question may be judged under
 MAX_ANSWER_CHARACTERS = 16_000  # of a model, as it is recorded; the longest that a task accepts is far below
@@ -194,7 +194,7 @@ class CredentialFacts(Contract):
 
 
 # How a user's name is known: by a desk's token, session or reverse proxy; or it was only stated, as on a command line,
-# where whoever holds a payload key may write any name.
+# where any holder of a payload key may write any name.
 NameProof = Literal["stated", "token", "session", "proxy", "development"]
 
 

@@ -30,14 +30,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from keyturn.errors import DatabaseReadOnly, JobStoreRefused, JobStoreUnavailable, SettingsInvalid, ValueRefused
 
-# How long one SQLite writer waits for another process's lock. Longer than any transaction of ours, shorter than the
+# How long one SQLite writer waits for another process's lock. Longer than any of our transactions, shorter than the
 # activity's start-to-close timeout, so that a stuck lock is reported and not cut off.
 SQLITE_BUSY_MILLISECONDS = 5_000
 # A caller waits this long for a connection of the pool; below the activity's timeout for the same reason.
 POOL_WAIT_SECONDS = 5
 
 # A connection whose other end is gone answers never. 8 s outlast the 5 s that a lock or a connection is waited for. The
-# statement is then cancelled, for which psycopg waits 5 s more: whoever calls hears of it in 13 s.
+# statement is then cancelled, for which psycopg waits 5 s more: the caller gets the error in 13 s.
 TRANSACTION_SECONDS = 8.0
 # What was sent and is not acknowledged in this time, or is not answered by a host that sleeps, ends its connection
 # (https://www.postgresql.org/docs/current/libpq-connect.html): TCP itself would try for a quarter of an hour.
@@ -124,7 +124,7 @@ _SEVERAL_HOSTS = re.compile(
 )
 
 
-# A server of the encoding SQL_ASCII, as initdb makes in the locale C, hands out bytes to whoever does not ask for text.
+# A server of the encoding SQL_ASCII, as initdb makes in the locale C, returns bytes unless a client asks for text.
 CLIENT = {"client_encoding": "utf8"}
 
 
@@ -172,7 +172,7 @@ def open_database(url: URL, *, pool_size: int = 16) -> AsyncEngine:
 async def transaction(engine: AsyncEngine, *, whole: bool = False) -> AsyncIterator[AsyncConnection]:
     """Yield a connection for bounded time; raises JobStoreUnavailable, or what `map_driver_error` makes of the failure.
 
-    On PostgreSQL each statement is a transaction of its own, unless `whole` makes one of all: two round trips more.
+    On PostgreSQL each statement is its own transaction, unless `whole` makes one of all: two round trips more.
     """
     if whole and engine.dialect.name == "postgresql":
         engine = engine.execution_options(isolation_level="READ COMMITTED")
@@ -198,7 +198,7 @@ _SQLITE_NOT_KEPT = re.compile(r"NOT NULL|CHECK constraint|datatype mismatch|too 
 
 
 def map_driver_error(error: Exception) -> JobStoreUnavailable:
-    """Return what a driver's error is to us. Its text is told only where it names no value."""
+    """Return our error for a driver's error. The message repeats the driver's text only where that names no value."""
     own = getattr(error, "orig", None) or error
     state = getattr(own, "sqlstate", None) or ""
     said = str(own)
@@ -245,7 +245,7 @@ def _expect_a_pooler(connection: Any, _record: Any) -> None:
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # the driver opens no transaction of its own; `_begin_immediate` does
+    connection.isolation_level = None  # the driver opens no transaction itself; `_begin_immediate` does
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")  # NORMAL may lose a commit at a power cut, and then the job twice
@@ -257,8 +257,8 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 def _roll_back(connection: Any, _record: object, _error: BaseException | None) -> None:
     """Let go of the lock before a connection is closed whose statement was cancelled.
 
-    SQLite keeps a closed connection's transaction for as long as any cursor of it lives, and the cancellation's
-    traceback holds one: everybody else would find the database locked.
+    SQLite keeps a closed connection's transaction open as long as any of its cursors lives, and the cancellation's
+    traceback references one: every other writer would find the database locked.
     """
     with contextlib.suppress(Exception):  # it is closed all the same
         connection.rollback()
@@ -272,12 +272,14 @@ def _begin_immediate(connection: Any) -> None:
 async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
     """Return what `work` returns, or raise TimeoutError after so long and let it end by itself.
 
-    Cancelling a database driver waits until it has given up its connection, and that may be what takes so long. What is
-    left to itself holds one: so `work` bounds itself, as a `transaction` does.
+    Cancelling a database driver waits until it has released its connection, and that may be what takes so long. Work
+    that is left running occupies one: so `work` bounds itself, as a `transaction` does.
     """
     task = asyncio.ensure_future(work)
     done, _ = await asyncio.wait({task}, timeout=seconds)
     if not done:
-        task.add_done_callback(lambda late: late.cancelled() or late.exception())  # looked at, so that nobody is told
+        task.add_done_callback(
+            lambda late: late.cancelled() or late.exception()
+        )  # read, so that asyncio does not log it
         raise TimeoutError
     return task.result()

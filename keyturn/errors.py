@@ -22,7 +22,7 @@ class KeyturnError(Exception):
 
     @property
     def with_hint(self) -> str:
-        """What a person at a terminal is told: what happened, and what to do now."""
+        """The text for a terminal: what happened, and what to do now."""
         return f"Error: {self}\n{self.hint}"
 
 

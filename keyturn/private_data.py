@@ -3,7 +3,7 @@
 Forms: the issuers' own documents, and the patterns of detect-secrets, which finds secrets in this repository. Its
 plugins are not used here: they read a text as it is written, and import an HTTP client of their own.
 
-Every pattern takes time in proportion to the text: whoever may ask a question could stop a worker with another.
+Every pattern takes time in proportion to the text: otherwise a caller could stop a worker with a question.
 """
 
 import base64
@@ -42,7 +42,7 @@ _MARKED = re.compile(
     re.VERBOSE,
 )
 _PRIVATE_KEY_FIELD = re.compile(r'"private_key(?:_pem)?"\s*:', re.IGNORECASE)  # of a service account's key file
-# OpenAI, Anthropic and those that are compatible: one part at least is drawn, which tells them from words with dashes.
+# OpenAI, Anthropic and compatible ones: at least one part is random, which distinguishes them from words with dashes.
 _SK = re.compile(r"(?<![A-Za-z0-9])[sp]k-[A-Za-z0-9_-]{16,}", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"://[^\s/:@]{0,100}:([^\s/@]{3,200})@")
 # What a name of a secret is set to: in an environment, YAML, JSON, a command line, a header, a sentence.
@@ -79,7 +79,7 @@ _TIME = re.compile(
     r"|\d{1,4}[-./]\d{1,2}[-./]\d{1,4}(?:[T ]\d\d:\d\d.*)?|\d\d:\d\d.*"
 )
 _WORD = re.compile(r"[A-Za-z]+\d{0,4}")
-# A word, a number, or a short mark such as v2: what names and ids with dashes are made of.
+# A word, a number, or a short mark such as v2: the parts of names and ids with dashes.
 _PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d{1,5}|[A-Za-z]{1,3}\d{1,5}|[0-9a-f]{6,}")
 
 # In groups as on the card, or in one run, or in single digits: 13 to 19 of them (ISO/IEC 7812-1).
@@ -182,7 +182,7 @@ def _is_value(found: re.Match[str]) -> bool:
 
 
 def _is_credential(found: str) -> bool:
-    """Whether what follows `Bearer` or `Basic` is one, and not the word that a sentence goes on with."""
+    """Whether what follows `Bearer` or `Basic` is a credential, and not the next word of a sentence."""
     return _is_basic(found) or (not _WORD.fullmatch(found) and (_is_drawn(found) or found.endswith("=")))
 
 

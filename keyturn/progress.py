@@ -16,7 +16,7 @@ PRINT_EVERY = 10.0  # seconds between lines in a log; a terminal's line is writt
 
 
 class Pace:
-    """How quickly a run goes on, by what was seen of it lately."""
+    """How quickly a run progresses, by what was seen of it lately."""
 
     def __init__(self, *, over: float = 30.0) -> None:
         self._over = over  # seconds: long enough to be steady, short enough to see a pause
@@ -34,13 +34,13 @@ class Pace:
 async def show_progress(
     standings: AsyncIterator[BulkStatus], *, tell: Callable[[str, bool], None], live: bool, quiet: bool = False
 ) -> BulkStatus | None:
-    """Tell what a run is at until it ends; returns the last of it.
+    """Print a run's progress until it ends; returns its last status.
 
     Args:
         standings: of the run, as they come.
-        tell: takes a text, and whether a new line follows it.
+        tell: prints a text; its second argument says whether a new line follows.
         live: whether one line is written over and over, as in a terminal.
-        quiet: tell nothing.
+        quiet: print nothing.
     """
     pace, last, printed_at = Pace(), None, -PRINT_EVERY
     async for last in standings:

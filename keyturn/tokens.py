@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from keyturn.people import doubles
 
-MIN_TOKEN_LETTERS = 32  # as many random letters as nobody guesses over HTTP
+MIN_TOKEN_LETTERS = 32  # enough random letters that a token cannot be guessed over HTTP
 
 
 class Tokens:

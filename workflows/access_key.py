@@ -1,7 +1,7 @@
 """`RotateAccessKeyWorkflow`: carries one job out at AWS, a step after the other, for as long as that takes.
 
-What fails for good waits for a person, or for the fault to be fixed, and is tried again by itself: nothing that was
-begun is left half done in silence. A person may roll back until the old key is deleted. No secret is ever here.
+What fails for good waits for an operator, or for the fault to be fixed, and is retried by itself: no step that was
+started is left half done in silence. An operator may roll back until the old key is deleted. No secret is ever here.
 """
 
 from collections.abc import Awaitable, Callable
@@ -33,8 +33,8 @@ STEP_HEARTBEAT = timedelta(seconds=20)
 # After so long without success a step counts as blocked: a person can see it, and it is tried seldom.
 STEP_WITHIN = timedelta(minutes=30)
 STEP_CEILING = timedelta(minutes=1)
-# A blocked step is tried again by itself after an hour, then two, and so on to a day: what was fixed at AWS goes on
-# without anybody coming here, and a month costs some 50 attempts.
+# A blocked step is retried by itself after an hour, then two, and so on up to a day: it resumes once the fault in AWS
+# is fixed, without an operator's signal, and a month costs some 50 attempts.
 BLOCKED_AT_FIRST, BLOCKED_AT_LAST = timedelta(hours=1), timedelta(days=1)
 # Half of the longest lease: one renewal may fail.
 PROLONG_EVERY = timedelta(hours=12)
@@ -43,9 +43,9 @@ MARGIN = timedelta(hours=6)
 # Even a job that is past its date leaves time to read the new secret, and to notice what the old key's end breaks.
 LEAST_WAIT = timedelta(hours=1)
 
-# Somebody else closed the job or carries it out.
+# Another holder closed the job or executes it.
 _NOT_OURS = {"job_held", "job_closed", "unknown_job", "another_account"}
-# Before anything was changed, these end the job: it cannot be carried out as it stands.
+# Before anything was changed, these fail the job: it cannot be executed as it stands.
 # At any step: where there is no user, there are no keys, neither the old one nor the new.
 _GONE = "user_gone"
 _CANNOT_BEGIN = {"account_mismatch", "key_not_found", "key_limit"}
@@ -96,11 +96,11 @@ class _RollBack(Exception):
 
 
 class _Superseded(Exception):
-    """The job is somebody else's, or closed."""
+    """Another holder has the job, or it is closed."""
 
 
 class _CannotStart(Exception):
-    """The job cannot be carried out: nothing was changed, or nothing is left that was."""
+    """The job cannot be executed: nothing was changed, or nothing is left that was."""
 
 
 class _Gone(_CannotStart):
@@ -163,10 +163,10 @@ class RotateAccessKeyWorkflow:
         reason = f"rolled back by {asked.operator}: {asked.reason}"[:500]
         self._rollback = None  # it is under way: from here on, only what blocks it can wait
         self._last_step = True
-        # A claim of its own, so that a step that was frozen and wakes up changes nothing any more.
+        # A new claim, so that a step that was frozen and wakes up changes nothing any more.
         await self._step("claim_job", self._reclaim)
         try:
-            if self._state is None:  # an earlier run of this job may have made a key
+            if self._state is None:  # an earlier run of this job may have created a key
                 self._state = await self._step(
                     "record_keys", lambda: _do(RotateAccessKey.record_keys, self._current_claim())
                 )
@@ -193,7 +193,7 @@ class RotateAccessKeyWorkflow:
                 return await work()
             except ActivityError as error:
                 if is_cancelled_exception(error):
-                    raise  # nothing is undone: the next executor that claims the job goes on from here
+                    raise  # nothing is undone: the next executor that claims the job resumes here
                 cause = error.cause
                 kind = (cause.type if isinstance(cause, ApplicationError) else None) or "no_answer"
                 if kind in _NOT_OURS:
@@ -223,7 +223,7 @@ class RotateAccessKeyWorkflow:
                     timeout_summary=f"blocked: {kind}",
                 )
                 break
-            if self._state is not None and end > workflow.now():  # a key may be half changed: no other may begin on it
+            if self._state is not None and end > workflow.now():  # a key may be half changed: no other may start on it
                 await self._prolong_claim()
         workflow.upsert_search_attributes([PARKED.value_unset()])
 
@@ -231,7 +231,7 @@ class RotateAccessKeyWorkflow:
         """Keep the claim while a step is blocked, if that can be done: what blocks it may be the database."""
         try:
             await _do(RotateAccessKey.prolong_claim, self._current_keys())
-        except ActivityError as error:  # the step tells, when it is tried again
+        except ActivityError as error:  # the step reports it, when it is retried
             if is_cancelled_exception(error):
                 raise
 
@@ -278,7 +278,7 @@ class RotateAccessKeyWorkflow:
     def _keys(self) -> dict[str, Any]:
         return {} if self._state is None else self._state.model_dump(include={"user", "old_key_id", "new_key_id"})
 
-    # -- what people ask of it --------------------------------------------------------------------------------------
+    # -- queries, updates and signals -------------------------------------------------------------------------------
 
     @workflow.query
     def status(self) -> KeyRotationStatus:

@@ -1,7 +1,7 @@
 """`BulkWorkflow`: judges a run page by page, a few at once, and lets a person pause, resume and cancel it.
 
-What is judged stands in the database; history holds the pages and counts (docs/adr/0016). The rotations that are due
-are workflows of their own, which go on whatever becomes of the run.
+Verdicts are stored in the database; history holds the pages and counts (docs/adr/0016). The rotations that are due
+are workflows of their own, which continue whatever becomes of the run.
 """
 
 import asyncio
@@ -34,18 +34,18 @@ with workflow.unsafe.imports_passed_through():
     from keyturn.workflows.waiting import expect_own, refusal
 
 BULK_QUEUE = "-bulk"  # pages have a task queue of their own, beside the worker's
-DUE_QUEUE = "-due"  # and so have the rotations that a run begins
+DUE_QUEUE = "-due"  # and so have the rotations that a run starts
 # 500 keys of 20 s each, eight at once, and their rotations; a page of 50 with a quick model takes seconds.
 PAGE_START_TO_CLOSE = timedelta(minutes=30)
 PAGE_HEARTBEAT = timedelta(seconds=20)
 # A million rows are read in a minute or two.
 LOAD_START_TO_CLOSE = timedelta(minutes=30)
-# A page that nobody judges in a day waits for workers that are not coming.
+# A page that no worker judges in a day waits for workers that are not coming.
 PAGE_WITHIN = timedelta(days=1)
-# How often the rotations that are under way are looked at: soon for a small run; then so that nobody waits for more
-# than a tenth longer; and at last seldom. A look is 11 events, and a history may have 51,200: a day of looks must fit.
+# How often the rotations in progress are looked at: soon for a small run; then so that a run waits no more than a
+# tenth longer; and at last seldom. A look is 11 events, and a history may have 51,200: a day of looks must fit.
 LOOK_FIRST, LOOK_SOON, LOOK_LAST = timedelta(seconds=1), timedelta(seconds=10), timedelta(minutes=1)
-# The rest waits for people, or for a database that is away: a day, then the run ends and `keyturn report` looks again.
+# The rest waits for operators or an absent database: a day, then the run completes and `keyturn report` looks again.
 SETTLE_WITHIN = timedelta(days=1)
 BY_HAND = "by_hand"
 # Questions in one batch: below both providers' limits with the longest prompts that there are, 60 MB.
@@ -267,7 +267,7 @@ class BulkWorkflow:
     def _status(self, phase: str) -> BulkStatus:
         return BulkStatus.model_validate({"phase": phase, "progress": self._progress, "since": workflow.now()})
 
-    # -- what people ask of it --------------------------------------------------------------------------------------
+    # -- queries, updates and signals -------------------------------------------------------------------------------
 
     @workflow.query
     def status(self) -> BulkStatus:
@@ -283,7 +283,7 @@ class BulkWorkflow:
 
     @workflow.update
     def pause(self, wish: Resumption) -> None:
-        """Begin no further page; those that run may end."""
+        """Start no further page; those that run may complete."""
         self._paused, self._hint = BY_HAND, None
 
     @pause.validator
@@ -294,7 +294,7 @@ class BulkWorkflow:
 
     @workflow.update
     def resume(self, resumption: Resumption) -> None:
-        """Go on where it was paused."""
+        """Resume the run where it was paused."""
         self._paused = self._hint = None
         self._resumed += 1
 
@@ -306,7 +306,7 @@ class BulkWorkflow:
 
     @workflow.update
     def cancel(self, wish: Abandonment) -> None:
-        """Let the pages that run end, begin no other, and end when the rotations that were begun have."""
+        """Let the running pages complete, start no other, and complete once the started rotations have completed."""
         self._cancelled = wish.operator
 
     @cancel.validator

@@ -21,7 +21,7 @@ with workflow.unsafe.imports_passed_through():
 DELIVER_START_TO_CLOSE = timedelta(seconds=30)
 # A receiver that is deployed, or down over a night, is back within a day; after that a person should look at it.
 DELIVER_WITHIN = timedelta(days=1)
-# Failed attempts back off to this: a receiver that is back is told within five minutes.
+# Failed attempts back off to this: a receiver that is back gets the message within five minutes.
 DELIVER_CEILING = timedelta(minutes=5)
 
 

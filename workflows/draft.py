@@ -1,7 +1,7 @@
 """`DraftWorkflow`: one draft of a reply, written while it is read. It ends in a text, and never in an action.
 
-Its endings are written by a step of their own, after the history has the result: an attempt that is lost together with
-its answer has ended nothing, and its readers are told to start over.
+A separate activity writes how the draft ended, after the history has the result: an attempt that is lost together with
+its answer has ended nothing, and its readers start over.
 """
 
 import asyncio
@@ -25,9 +25,9 @@ with workflow.unsafe.imports_passed_through():
 
 # A worker that is killed is noticed after this long, and readers start over: ten heartbeats that did not come.
 HEARTBEAT = timedelta(seconds=3)
-# Its row is begun before the model is asked, in the time that one transaction may take.
+# Its row is inserted before the model is asked, within the time that one transaction may take.
 BEGIN_WITHIN = timedelta(seconds=8)
-# Somebody waits and reads: a wait of more than some seconds between attempts is not worth it to them.
+# A reader waits for the text: a wait of more than some seconds between attempts is not worth it.
 LONGEST_WAIT = timedelta(seconds=5)
 
 

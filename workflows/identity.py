@@ -15,7 +15,7 @@ MAX_ID = 255
 
 
 def plain(name: str) -> str:
-    """Return `name`: the `Names` of an installation whose account names may be read by anybody."""
+    """Return `name`: the `Names` of an installation whose account names are no secret."""
     return name
 
 

@@ -29,10 +29,10 @@ LIMIT_JITTER_SECONDS = 10.0  # a crowd of 64 calls of some seconds is through a 
 
 # How often policy or evidence may change while one rotation is decided: more is not a change but a fault.
 MAX_DECISIONS = 10
-# An exhausted quota or a broken route waits for a person: a long weekend, and the days that a purchase takes. After
-# that nobody is coming, and the evidence is a week old.
+# An exhausted quota or a broken route waits for an operator: a long weekend, and the days that a purchase takes. After
+# that no operator is coming, and the evidence is a week old.
 PARKED_FOR = timedelta(days=7)
-# An approval is asked of people at work: a week holds every weekend and most absences of one of them.
+# Approvers work office hours: a week holds every weekend and most absences of one of them.
 APPROVAL_WITHIN = timedelta(days=7)
 # Taking a claim back must come through before a rotation may say that there is no job. After a day without a database,
 # saying that this is unknown is better than not ending.

@@ -61,7 +61,7 @@ with workflow.unsafe.imports_passed_through():
     from keyturn.workflows.visibility import OUTCOME
     from keyturn.workflows.waiting import Answer, Waiting, expect_own
 
-KEYTURN = "keyturn"  # the actor of what nobody did: a time that ran out
+KEYTURN = "keyturn"  # the actor of an event that no person caused, such as a timeout
 
 
 # A workflow whose input cannot be read fails at once: the default is to retry the workflow task for ever.
@@ -112,11 +112,11 @@ class RotationWorkflow:
         self._waiting.status = RotationStatus(phase="ended")
         if status is not None:
             workflow.upsert_search_attributes([OUTCOME.value_set(status)])
-        # An event that could not be written in a day does not hold the outcome back: history has it too.
-        # Nor does a cancellation undo it: who asked would be told of one, and the job stands.
+        # An event that could not be written in a day does not delay the outcome: history has it too.
+        # Nor does a cancellation undo the outcome: the caller would see a cancellation although the job exists.
         await to_its_end(asyncio.gather(*self._events, return_exceptions=True))
 
-    # -- what people ask of it --------------------------------------------------------------------------------------
+    # -- queries and updates ----------------------------------------------------------------------------------------
 
     @workflow.query
     def status(self) -> RotationStatus:
@@ -125,7 +125,7 @@ class RotationWorkflow:
 
     @workflow.update
     def resume(self, resumption: Resumption) -> None:
-        """Go on: what the parked rotation waited for is fixed."""
+        """Resume the parked rotation: what it waited for is fixed."""
         self._waiting.take(resumption)
 
     @resume.validator
@@ -266,7 +266,7 @@ class RotationWorkflow:
     async def _create_job(self, order: JobOrder) -> RotationJob | None:
         """Return the one job, or None to decide anew; or end the workflow.
 
-        Without a job it goes on, or ends, only once no attempt that is still under way can make one any more.
+        Without a job it resumes, or fails, only once no attempt that is still running can create one any more.
         """
         try:
             return await self._claim_job(order)
@@ -324,7 +324,7 @@ class RotationWorkflow:
     # -- waiting for a person ---------------------------------------------------------------------------------------
 
     async def _park(self, failed: Failed) -> Failed | Resumption | RotationRequest:
-        """Wait until somebody has fixed `failed` or asks on other evidence; return that, or how the workflow ends."""
+        """Wait until `failed` is fixed or other evidence comes; return that, or how the workflow ends."""
         until = workflow.now() + PARKED_FOR
         workflow.set_current_details(f"**Parked**: {failed.kind}, until {until:%Y-%m-%d %H:%M} UTC. {failed.hint}")
         self._note("parked", KEYTURN, kind=failed.kind)
@@ -429,7 +429,7 @@ class RotationWorkflow:
     # -- the audit trail --------------------------------------------------------------------------------------------
 
     def _note(self, event: str, actor: str, **detail: str) -> None:
-        """Have an event written, beside whatever goes on: a database that is down is a reason to be parked, too."""
+        """Record an event without waiting for it: a database that is down is a reason to be parked, too."""
         entry = RotationEvent(
             tenant_id=self._request.tenant_id, event=event, actor=actor, at=workflow.now(), detail=detail
         )

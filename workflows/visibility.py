@@ -20,7 +20,7 @@ OUTCOME = SearchAttributeKey.for_keyword("KeyturnOutcome")
 PARKED = SearchAttributeKey.for_keyword("KeyturnParked")
 APPROVAL, DISAGREEMENT = "approval", "disagreement"
 
-# What each holds, for the documentation. Whoever sets up a namespace takes this list.
+# What each holds, for the documentation. The namespace's set-up uses this list.
 SEARCH_ATTRIBUTES: Mapping[SearchAttributeKey[Any], str] = {
     TENANT: "The tenant ID.",
     ACCOUNT: "The account ID, or its pseudonym (KEYTURN_ACCOUNT_NAMES).",

@@ -61,9 +61,9 @@ RunId = Annotated[ShortIdentifier, StringConstraints(max_length=48)]
 
 
 class BulkOrder(Contract):
-    """A bulk run to be carried out. Its items and its question are in the database, under its id.
+    """A bulk run to execute. Its items and its question are in the database, under its id.
 
-    `next_page` is where to go on, counted from 0.
+    `next_page` is where to continue, counted from 0.
     """
 
     run_id: RunId
@@ -109,7 +109,7 @@ class BatchResult(Contract):
 
 
 class PageResult(Contract):
-    """What became of a page. `stopped` is the kind of the failure that says not to go on; its items are left open."""
+    """The result of a page. `stopped` is the kind of the failure that stops the run; its items are left open."""
 
     progress: RunProgress
     stopped: str | None = Field(default=None, max_length=64)

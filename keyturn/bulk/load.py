@@ -62,8 +62,8 @@ def items_of(
     Args:
         rows: of the inventory.
         lines: the policy lines of the run.
-        always_ask: ask the model about every key, whatever the evidence settles by itself.
-        reject: is told each row that was not used.
+        always_ask: ask the model about every key, even where rules alone decide.
+        reject: is called with each row that was not used.
         by_rule: whether what code can read is decided without a model.
         at: when it is decided; None for now.
     """
@@ -104,7 +104,7 @@ def items_of(
 def scan_items(
     rows: Iterator[Scan | BadRow], *, encrypt: Callable[[str], str], reject: Callable[[BadRow], None]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the columns of each item of a scan; its records are kept encrypted."""
+    """Yield the columns of each item of a scan; its records are stored encrypted."""
     ask = 0
     for ordinal, row in enumerate(rows, 1):
         if isinstance(row, BadRow):

@@ -104,7 +104,7 @@ class OfflineRuns:
             async for answer in provider.answers(known["batch_id"]):
                 item = waiting.pop(
                     answer.custom_id, None
-                )  # one that comes twice, or that we did not ask, is passed over
+                )  # a duplicate, or an answer that was not asked for, is skipped
                 if item is None or answer.completion is None:
                     continue
                 request = request_of(run, item, self._encryption)

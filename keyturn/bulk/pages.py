@@ -1,8 +1,8 @@
-"""Judging a page: ask about each of its open items, write each verdict as it comes, begin a rotation where one is due.
+"""Judging a page: ask about each open item, write each verdict as it comes, start a rotation where one is due.
 
 A page may be judged any number of times: what has an outcome is not asked about again, and an accepted answer that was
-not written down any more is in the cache of answers. A rotation is begun only after its verdict is written, and under
-its own id, so that beginning it twice is beginning it once.
+not stored any more is in the response cache. A rotation is started only after its verdict is written, and under
+its own id, so that starting it twice is starting it once.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ FAILURES_IN_A_ROW = 20
 _STOPS_AT_ONCE = (QuotaExhausted, AuthenticationFailed, PolicyError, PayloadError)
 # Written together: a verdict that is lost with a killed worker is found in the cache of answers.
 WRITTEN_AT_ONCE = 10
-# Calls at once for a page. With two pages at once it keeps a provider busy, and leaves the worker time for people.
+# Calls at once for a page. With two pages at once it keeps a provider busy, and leaves the worker time for others.
 ASKED_AT_ONCE = 8
 LOOKED_AT_ONCE = 20
 SETTLED_AT_ONCE = 500
@@ -51,7 +51,7 @@ class JudgedAnswer(Protocol):
 
 
 class Decider(Protocol):
-    """Whoever answers a request of any task; see `keyturn.llm.boundary.ModelBoundary.answer`."""
+    """Answers a request of any task; see `keyturn.llm.boundary.ModelBoundary.answer`."""
 
     async def answer(  # noqa: D102
         self, request: ModelTask, attempt: int = 1, *, at: datetime | None = None
@@ -66,10 +66,10 @@ class Encryption(Protocol):
 
 
 class Rotations(Protocol):
-    """Whoever begins rotations and knows how they stand."""
+    """Starts rotations and looks up their status."""
 
     async def start(self, request: RotationRequest) -> str:
-        """Begin the rotation of `request`, unless it runs; returns its workflow id. Raises a KeyturnError."""
+        """Start the rotation of `request`, unless it runs; returns its workflow id. Raises a KeyturnError."""
         ...
 
     async def look(self, workflow_id: str) -> str | None:
@@ -83,7 +83,7 @@ class BulkJudge:
     Args:
         store: of the runs.
         decider: whom to ask.
-        rotations: where due rotations are begun.
+        rotations: where due rotations are started.
         encryption: of the run's texts.
     """
 
@@ -115,7 +115,7 @@ class BulkJudge:
         return PageResult(progress=progress, stopped=kind, hint=hint)
 
     async def settle(self, run_id: str, *, tenant_id: str) -> RunResult:
-        """Look how the rotations that were begun stand; returns how many are under way.
+        """Look at the status of the rotations that were started; returns how many are in progress.
 
         Those that waited for a person when they were last looked at are looked at once more, when no other is left.
         """
@@ -137,7 +137,7 @@ class BulkJudge:
                     return row["ordinal"], await self.rotations.look(row["workflow_id"])
 
             looked = await asyncio.gather(*map(look, rows))
-            # One that made its job is found by the job's row, now or with the next look.
+            # A rotation that created its job is found by the job's row, now or with the next look.
             same = {None, "job_created", outcome}
             ended = [{"ordinal": at, "outcome": result} for at, result in looked if result not in same]
             await self.store.store_verdicts(run_id, ended, over=[outcome])
@@ -232,7 +232,7 @@ class _Page:
             await self._write()
 
     async def _write(self) -> None:
-        async with self._writing:  # whoever begins a rotation waits until its verdict is written, by whomever
+        async with self._writing:  # a rotation is started only once its verdict is written, by whichever task
             verdicts, self._verdicts = self._verdicts, []
             try:
                 await self._judge.store.store_verdicts(self._run.run_id, verdicts, over=OPEN)
@@ -252,7 +252,7 @@ class _Page:
         row, verdict = _empty(item) | _cost_of(judged), judged.verdict
         if isinstance(verdict, Rejection):
             return row | {"outcome": "rejected", "reason": verdict.reason, "explanation": verdict.explanation}
-        if isinstance(verdict, Disagreement):  # the key is due: its rotation waits for the person who settles it
+        if isinstance(verdict, Disagreement):  # the key is due: its rotation waits for a person's decision
             said = ", ".join(map(str, verdict.readings))
             row |= {"reason": "contradicts_evidence", "explanation": f"By rule the key is due; said {said}."[:1000]}
             verdict = verdict.supported

@@ -45,7 +45,7 @@ _SUMMARISED = {"attention", "summarized"}
 
 @dataclass
 class Figures:
-    """What is told of a run as a whole; filled item by item, so that memory does not grow with the run."""
+    """The figures of a run as a whole; filled item by item, so that memory does not grow with the run."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     decided_by: Counter[str] = field(default_factory=Counter)
@@ -81,7 +81,7 @@ async def items_of_run(store: BulkStore, run: Run, decrypt: Callable[[str, str],
 
     Raises:
         JobStoreUnavailable: the database did not answer.
-        PayloadError: a summary cannot be opened with the keys that are held here.
+        PayloadError: a summary cannot be decrypted with the keys of this process.
     """
     after = 0
     while items := await store.items(run.run_id, after=after, limit=PAGE_OF_ITEMS):
@@ -102,7 +102,7 @@ async def items_of_run(store: BulkStore, run: Run, decrypt: Callable[[str, str],
 
 
 def _summary(item: Mapping[str, Any], run: Run, decrypt: Callable[[str, str], str]) -> dict[str, Any]:
-    """What was made of a scan: its summary takes the place of an explanation."""
+    """The result of a scan: its summary takes the place of an explanation."""
     if item["outcome"] not in _SUMMARISED:
         return {}
     summary = ScanSummary.model_validate_json(decrypt(run.run_id, item["content"]))
@@ -113,11 +113,11 @@ async def page_of(store: BulkStore, run: Run, lines: list[PolicyLine], decrypt: 
     """Return the report as one HTML page without anything from elsewhere.
 
     Keys on which rule and model disagree come first. Then, in the inventory's order: jobs, what waits, rejections,
-    failures, and rows that could not be used. Of those for which nothing is due, the figures tell.
+    failures, and rows that could not be used. Keys for which nothing is due are only counted.
     """
     figures, left_out = Figures(), 0
     rows: list[str] = []
-    first: list[str] = []  # what nobody may overlook: keys that are due by rule, and that a model would leave
+    first: list[str] = []  # what no reader may overlook: keys that are due by rule, and that a model would leave
     async for item in items_of_run(store, run, decrypt):
         figures.add(item)
         if item["outcome"] in _QUIET:

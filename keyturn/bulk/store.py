@@ -19,9 +19,9 @@ from keyturn.jobs.store import WITHDRAWN
 from keyturn.jobs.tables import rotation_jobs
 
 PICO = 10**12
-# Asked about with the next page, or when the run is begun again: without an outcome, or failed.
+# Asked about with the next page, or when the run is started again: without an outcome, or failed.
 OPEN = (None, "failed")
-# Rotations that wait for a person; a disagreement of rule and model is told apart.
+# Rotations that wait for a person; a disagreement of rule and model is counted apart.
 WAITING = ("disagreement", "waiting")
 _items, _runs, _batches = bulk_items.c, bulk_runs.c, bulk_batches.c
 
@@ -39,7 +39,7 @@ class Run:
     question: str | None  # encrypted
     requested_by: str
     decide_by: Literal["rule_and_model", "rule"]
-    policy_digest: str | None  # of the lines as whoever loaded it held them
+    policy_digest: str | None  # of the lines as the loading process had them
     workflow_id: str  # of the workflow that carries it out
     loaded: bool
     asks: int
@@ -125,7 +125,7 @@ class BulkStore:
             await connection.execute(changed)
 
     async def open_items(self, run_id: str, first: int, last: int) -> Sequence[Mapping[str, Any]]:
-        """Return the items from `first` to `last` that are open, and those whose rotation was not begun."""
+        """Return the items from `first` to `last` that are open, and those whose rotation was not started."""
         query = (
             select(bulk_items)
             .where(_items.run_id == run_id, _items.ask.between(first, last))

@@ -27,7 +27,7 @@ class EncryptedCache:
         self._keyring = keyring
 
     async def find(self, keys: Sequence[CacheKey]) -> tuple[int, str] | None:
-        """Return the place in `keys` of the first that is kept, and its answer."""
+        """Return the place in `keys` of the first that is cached, and its answer."""
         found = await self._cache.find(keys)
         if found is None:
             return None
@@ -40,7 +40,7 @@ class EncryptedCache:
         return place, plain.decode()
 
     async def keep(self, key: CacheKey, answer: str, keep_for: timedelta) -> bool:
-        """Keep `answer` for so long, unless the key has one. False if it may not be kept."""
+        """Cache `answer` for this time, unless the key has one. False if it could not be cached."""
         key_id, encrypted = self._keyring.encrypt(answer.encode(), _bound_to(key))
         return await self._cache.keep(key, f"{key_id}:{base64.b64encode(encrypted).decode()}", keep_for)
 

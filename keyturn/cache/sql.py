@@ -36,7 +36,7 @@ class SqlCache:
         )
 
     async def find(self, keys: Sequence[CacheKey]) -> tuple[int, str] | None:
-        """Return the place in `keys` of the first that is kept, and its answer."""
+        """Return the place in `keys` of the first that is cached, and its answer."""
         asked = {"digests": [key.digest for key in keys], "now": datetime.now(UTC)}
         try:
             kept = await within(LOOKUP_SECONDS, self._rows(asked))

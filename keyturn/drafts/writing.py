@@ -74,7 +74,7 @@ class DraftWriting:
         return DraftResult(text=judged.verdict.text, approved=True, call=judged.call)
 
     async def end(self, end: DraftEnd) -> None:
-        """Tell those who read it how a draft ended, unless they were told."""
+        """Store how a draft ended, for its readers; once, however often it is called."""
         await self._store.end(end)
 
     async def _show(self, writer: Writer, latest: "_Latest") -> None:
@@ -92,7 +92,7 @@ class DraftWriting:
 
 
 class _Latest:
-    """The newest text, bounded as it is recorded: whoever is late sees the newest and not all that was before it."""
+    """The newest text, bounded as it is recorded: a late reader sees the newest and not all that was before it."""
 
     def __init__(self) -> None:
         self._text = ""

@@ -1,10 +1,10 @@
 """The job store: `create_once` makes exactly one job for an idempotency key, whatever is lost or repeated.
 
-Job, audit row and outbox row are written together or not at all. The unique index on the key is the claim: whoever
-inserts first wins, and the others find that row. It is never deleted, so the key refuses a second job for ever.
+Job, audit row and outbox row are written together or not at all. The unique index on the key is the claim: the first
+insert wins, and the others find that row. It is never deleted, so the key refuses a second job for ever.
 
 A rotation that ends without its job takes its claim back first: `withdraw` puts a row of status `withdrawn` where the
-job would be, with a fence. An attempt that was frozen and wakes up later (its time was over, but nobody can stop it)
+job would be, with a fence. An attempt that was frozen and wakes up later (it timed out, but cannot be stopped)
 finds that row and changes nothing. A later attempt, whose fence is higher, turns the row into the job.
 """
 
@@ -44,7 +44,7 @@ from keyturn.rotations.outcomes import RotationJob
 
 _jobs = rotation_jobs.c
 
-# States of a key that made no job of its own: its claim was taken back, or its decision joined another job.
+# States of a key that created no job: its claim was taken back, or its decision joined another job.
 WITHDRAWN, MERGED = "withdrawn", "merged"
 
 
@@ -85,8 +85,8 @@ class JobStore:
             fence: a number that grows from attempt to attempt, whichever run they belong to.
 
         Raises:
-            StaleAttempt: the claim was taken back after this attempt began; nothing changed.
-            IdempotencyConflict: the key made another job than the one ordered; audited, nothing else changed.
+            StaleAttempt: the claim was taken back after this attempt started; nothing changed.
+            IdempotencyConflict: the key created another job than the one ordered; audited, nothing else changed.
             OpenJobExists: the credential has an open job under another key that is no laxer; audited there, nothing
                 else changed. An open job that is laxer is tightened, and returned.
             JobStoreUnavailable: the database did not answer. Whether it committed is unknown: call again.
@@ -138,8 +138,8 @@ class JobStore:
     async def withdraw(self, order: JobOrder, *, idempotency_key: str, fence: int) -> RotationJob | None:
         """Take the claim of `idempotency_key` back; from now on no attempt up to `fence` can make its job.
 
-        Returns the job if one was made already: then it stands. None means that there is none, and that none can come
-        of an attempt that has begun.
+        Returns the job if one was created already: then it stands. None means that there is none, and that no attempt
+        that has started can create one.
 
         Raises:
             JobStoreUnavailable: the database did not answer; call again.
@@ -225,7 +225,7 @@ class JobStore:
         emptied: dict[str, Any] = {column.name: None for column in rotation_jobs.c if column.name not in keep}
         async with transaction(self._engine) as connection:
             ids = select(rotation_jobs.c.job_id).where(*old)
-            # Children first: should the process die in between on a database without BEGIN, the next run goes on.
+            # Children first: should the process die in between on a database without BEGIN, the next run continues.
             await connection.execute(update(outbox).where(outbox.c.job_id.in_(ids)).values(payload={}))
             await connection.execute(
                 update(job_audit).where(job_audit.c.job_id.in_(ids)).values(actor="purged", detail={})
@@ -238,7 +238,7 @@ class JobStore:
         return await self._write(connection, row, row, _INSERT_ALL_AT_ONCE, _INSERT_JOB_SQLITE)
 
     async def _revive(self, connection: AsyncConnection, row: dict[str, Any], job_id: str, fence: int) -> bool:
-        """Make the job of a claim that was taken back before this attempt began; False, and nothing, if after."""
+        """Create the job of a claim that was taken back before this attempt started; False, and no change, if after."""
         named = {f"set_{name}": value for name, value in row.items()}
         named |= {"this_tenant": row["tenant_id"], "this_key": row["idempotency_key"], "this_fence": fence}
         return await self._write(connection, row | {"job_id": job_id}, named, _REVIVE_ALL_AT_ONCE, _REVIVE_JOB)
@@ -416,7 +416,7 @@ def _are_two_keys(row: Mapping[str, Any], key_id: str | None) -> bool:
 
 
 def _gives_id(row: Mapping[str, Any], held: Mapping[str, Any]) -> bool:
-    """Whether a decision knows the id of a key that the open job has by its creation alone, and nobody has claimed."""
+    """Whether a decision has the id of a key that the open, unclaimed job knows by its creation time alone."""
     is_unnamed = held["key_id"] == held["name_by_creation"] != row["key_id"]
     return is_unnamed and held["status"] in {"open", "delivered"}
 
@@ -476,7 +476,7 @@ def _payload(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _all_at_once(job: CTE) -> Select[tuple[str]]:
-    """PostgreSQL: the three rows in one statement, which is one transaction and one round trip of its own.
+    """PostgreSQL: the three rows in one statement, which is one transaction and one round trip.
 
     With BEGIN, three statements and COMMIT it costs five round trips, 1.6 times as long one at a time (docs/adr/0004).
     """

@@ -43,11 +43,11 @@ rotation_jobs = Table(
     Column("trace_id", String(64)),
     Column("created_at", Moment, nullable=False),
     Column("rotate_by", Moment),
-    # Which is carried out first: 1 before 3, as Temporal counts. A compromised key is 1.
+    # Which is executed first: 1 before 3, as Temporal counts. A compromised key is 1.
     Column("priority", Integer, nullable=False, server_default=str(NORMAL)),
     # Of a claim whose decision tightened another job instead: that job.
     Column("merged_into", String(64)),
-    # Of a claim that was taken back: an attempt that began no later than this may not write any more.
+    # Of a claim that was taken back: an attempt that started no later than this may not write any more.
     Column("fence", BigInteger),
     # Who carries it out, until when, and the number that grows with each claim: an older one's word counts no more.
     Column("lease_token", BigInteger, nullable=False, server_default="0"),
@@ -119,7 +119,7 @@ outbox = Table(
     Column("delivered_at", Moment),
     # Answers by channel, of a message that has come through some of several.
     Column("delivered_by", JSON),
-    # Given up: a person must look at it. `failure` is the error's kind.
+    # Abandoned: an operator must look at it. `failure` is the error's kind.
     Column("dead_at", Moment),
     Column("failure", String(64)),
 )

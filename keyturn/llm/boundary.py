@@ -35,7 +35,7 @@ from keyturn.tasks.definition import Prompt, Reading, Task
 from keyturn.tasks.errors import UnknownTask
 from keyturn.tasks.registry import load_tasks
 
-_NOTHING_USED = Usage(0, 0, 0)  # of a cache hit: nobody counted, because nobody was asked
+_NOTHING_USED = Usage(0, 0, 0)  # of a cache hit: no provider was asked, so none counted tokens
 
 
 RULE = "rule"  # stands where a provider's name does, in the record of what was decided without one
@@ -79,11 +79,11 @@ class ModelBoundary:
         catalogue: the policy lines.
         guard: prices and limits.
         record: takes each call's record, at once and without raising.
-        cache: where answers of repeatable tasks are kept; None for nowhere.
+        cache: where answers of repeatable tasks are cached; None for no cache.
         fingerprint: from the document that a model reads to a keyed fingerprint of it; None leaves it out.
         tasks: every task by name.
         clock: the time at which evidence is judged.
-        outages: what is known of providers that are down; None for a memory of its own.
+        outages: what is known of providers that are down; None for this boundary's own memory.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class ModelBoundary:
             request: the request of any task.
             attempt: which attempt of this question it is, counted from 1, for the record.
             at: when it is decided, by which the age of evidence is judged; None for now, by this machine's clock.
-            on_text: is called with the text so far whenever more came. It is untrusted and may begin anew; only the
+            on_text: is called with the text so far whenever more came. It is untrusted and may start over; only the
                 verdict counts.
 
         Raises:
@@ -177,7 +177,7 @@ class ModelBoundary:
         if left >= LEAST_SECONDS:
             try:
                 last = await self._call(task, request, attempt, others, at, seconds=left, fresh=True)
-            except KeyturnError as error:  # a person decides without it: the key is due, whoever is away
+            except KeyturnError as error:  # a person decides without it: the key is due, whichever provider is away
                 readings.append(Reading(others[0].name, others[0].model, None, error.kind))
             else:
                 if not isinstance(last.verdict, Rejection):
@@ -235,7 +235,7 @@ class ModelBoundary:
     async def take(self, request: ModelTask, completion: Completion, provider: str, model: str, price: Decimal) -> bool:
         """Judge an answer that a provider's batch gave, record it, and cache it if it is accepted.
 
-        Whoever asks `request` next is then given it from the cache, as if they had asked just now; so it goes through
+        The next caller with the same `request` gets it from the cache, as if it had just been asked; so it goes through
         the same grounding again. Returns whether it was accepted.
 
         Args:
@@ -248,7 +248,7 @@ class ModelBoundary:
         Raises:
             SettingsInvalid: there is no cache of answers, or the route has no such provider and model.
             UnknownTask, UnknownPolicyLine, UnknownPromptVersion: the request names what this worker does not hold.
-            JobStoreUnavailable: it could not be kept; take it again.
+            JobStoreUnavailable: it could not be cached; take it again.
         """
         task, route = self._tasks[request.task], route_of(self._routes, request.task)
         place = next((at for at, one in enumerate(route) if (one.name, one.model) == (provider, model)), None)
@@ -300,7 +300,7 @@ class ModelBoundary:
         else:
             call.status = "ok"
             if keys and not call.cache_hit and self._cache is not None and task.keep_for is not None:
-                # Only what was accepted is kept: asking again after a rejection asks the model again.
+                # Only an accepted answer is cached: asking again after a rejection asks the model again.
                 await self._cache.keep(keys[route.index(call.provider)], pack(call.completion), task.keep_for)
         text = call.completion.text[:MAX_ANSWER_CHARACTERS]
         return verdict, Exchange(instructions=prompt.system, document=prompt.user, answer=text), proposed
@@ -359,7 +359,7 @@ class ModelBoundary:
             used = estimate if isinstance(failed.error, ProviderTimeout) else 0
             raise
         except asyncio.CancelledError:
-            used = estimate  # it went out, and somebody may have counted it
+            used = estimate  # it went out, and the provider may have counted it
             raise
         finally:
             self._guard.release(request, held)
@@ -369,7 +369,7 @@ class ModelBoundary:
         return asked.completion
 
     def _record_rule(self, request: ModelTask, attempt: int, began: float) -> CallRecord:
-        """Record what was decided by rule as a call that nobody was paid for."""
+        """Record what was decided by rule as a call without a provider and without a cost."""
         record = CallRecord(
             trace_id=request.trace_id,
             tenant_id=request.tenant_id,

@@ -67,7 +67,7 @@ def applies(line: PolicyLine, facts: CredentialFacts) -> bool:
 def due(line: PolicyLine, facts: CredentialFacts, at: datetime | None = None) -> datetime | None:
     """Return until when a line that holds wants the credential rotated; None if it states no time.
 
-    A window runs from the moment at which the line began to apply: for age and disuse, when the edge was passed; else
+    A window runs from the moment at which the line started to apply: for age and disuse, when the edge was passed; else
     when it was observed. A line that is due at once leaves a day from the decision.
 
     Args:
@@ -136,7 +136,7 @@ def _elapsed(rule: WhenOlder | WhenUnused, facts: CredentialFacts) -> timedelta 
 
 
 def _began(line: PolicyLine, facts: CredentialFacts) -> datetime:
-    """When a line that holds began to apply."""
+    """Return when a line that holds started to apply."""
     rule = line.rule
     if isinstance(rule, WhenOlder | WhenUnused):
         elapsed = _elapsed(rule, facts)

@@ -42,7 +42,7 @@ def smallest_examples(before: Sequence[PolicyLine], after: Sequence[PolicyLine])
     found: dict[tuple[str, str, str], Change] = {}
     for facts in sorted(_keys([*before, *after]), key=_size):
         for change in changes_for(before, after, facts):
-            # A date moves with each key; that it moves is told once for each decision.
+            # A date moves with each key; that it moves is reported once for each decision.
             mark = (change.aspect, "", "") if change.aspect == "date" else change[:3]
             found.setdefault(mark, change)
     return list(found.values())

@@ -1,7 +1,7 @@
 """The gate: an answer is accepted only if it equals what evidence and all supplied policy lines support. Pure.
 
 Every refusal has a reason code. The explanations repeat nothing that a model wrote, because model text may hold
-anything, and a recorded explanation is read by people.
+anything, and operators read a recorded explanation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -109,7 +109,7 @@ def confirm(order: JobOrder, catalogue: Catalogue) -> None:
     """Check at the action's own boundary that an order is what policy and evidence support now.
 
     Raises:
-        UnknownPolicyLine: a supplied line is not held at its version any more.
+        UnknownPolicyLine: the catalogue no longer has a supplied line at its version.
         DigestMismatch: policy, evidence or decision differ from those of the verdict.
         ApprovalInvalid: the decision needs an approval, and this order has none that counts.
     """

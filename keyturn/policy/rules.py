@@ -36,17 +36,17 @@ def apply_rules(
     at: datetime | None = None,
     by_rule: bool = False,
 ) -> RuleFinding | None:
-    """Return what is settled of a credential by rule; None if it is due, or for a model to say.
+    """Return what rules alone decide about a credential; None if it is due, or for a model to decide.
 
     Args:
         facts: the evidence.
         lines: the policy lines of the run.
         idle: why the inventory says that nothing need be decided, if it does.
         at: when it is decided; None for the evidence's own time.
-        by_rule: whether a fact that is not known settles it too, instead of being asked about.
+        by_rule: whether an unknown fact decides it too, instead of being asked about.
 
-    A credential that is known to be compromised is never settled here, whatever else is true of it. Evidence that is
-    too old is never taken for a clean key: it settles that nothing can be said.
+    A credential that is known to be compromised is never decided here, whatever else is true of it. Evidence that is
+    too old is never taken for a clean key: the result is then that nothing can be said.
     """
     if facts.compromised:
         return None
@@ -76,5 +76,5 @@ def _undecided(support: Support, *, by_rule: bool) -> RuleFinding | None:
 
 
 def _is_report_of_compromise(one: Reading) -> bool:
-    """Inventories report a compromise where there is one: for a run, no report is a key that nobody reported."""
+    """Inventories report a compromise where there is one: for a run, no report means a key that is not compromised."""
     return one.cause == "fact_not_known" and isinstance(one.line.rule, WhenCompromised)

@@ -15,7 +15,7 @@ from keyturn.people import is_among
 from keyturn.policy.applicability import Cause, Reading, due, read
 from keyturn.policy.line import PolicyLine
 
-# nobody: no approval is asked for. listed: one of `approvers`. operator: any operator who did not ask.
+# nobody: no approval is needed. listed: one of `approvers`. operator: any operator who did not ask.
 ApprovalBy = Literal["nobody", "listed", "operator"]
 
 

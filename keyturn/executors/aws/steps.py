@@ -3,8 +3,8 @@
 What makes that safe:
 
 - Before a key is created, the ids of the user's keys are written into the job's audit trail, and then that one is
-  about to be created. A key that is neither on that list nor in the secret store is one whose answer was lost: nobody
-  holds its secret, and only such a key, made since and never used, is deleted as an orphan.
+  about to be created. A key that is neither on that list nor in the secret store is one whose answer was lost: its
+  secret is lost too, and only such a key, created since and never used, is deleted as an orphan.
 - Each step proves its claim on the job before it changes anything at AWS; a rollback claims the job anew first, so
   that a step which was frozen and wakes up is refused.
 - The secret goes from AWS's answer into the secret store within one step. It is never returned, logged or raised.
@@ -79,7 +79,7 @@ class AccessKeyRotation:
         return await self._keys.account()
 
     async def expect_own(self, order: KeyRotationOrder) -> None:
-        """Look whether a job is this account's to carry out; nothing is changed.
+        """Check whether this account's executor may execute a job; nothing is changed.
 
         It is if its account is an ARN of this one, if an earlier run of it was here, or, where the account is a bare
         user name, if that user has the job's key here: users of the same name are in many accounts, a key is in one.
@@ -168,7 +168,7 @@ class AccessKeyRotation:
         try:
             key_id, secret = await self._keys.create(rotation.user)
         except KeyLimit:
-            # The list had room: IAM has not told it of the key yet whose answer was lost.
+            # The list had room: IAM has not listed the key yet whose answer was lost.
             raise AwsUnavailable("CreateAccessKey: the list of keys has not settled") from None
         # An attempt that froze here and wakes up beside another one would store the secret of a key that is deleted.
         tries = [row["detail"].get("try") for row in await self._trail_of(rotation.job_id, rotation.tenant_id)]
@@ -181,7 +181,7 @@ class AccessKeyRotation:
         """Sign a call with the stored secret, as whatever uses it will.
 
         Raises:
-            NewKeyMissing: the store holds another secret, or the key signs for somebody else.
+            NewKeyMissing: the store holds another secret, or the key signs for another user.
             AwsUnavailable: AWS does not know the new key yet, or did not answer.
         """
         await self._expect_account(rotation.cloud_account)
@@ -279,7 +279,7 @@ class AccessKeyRotation:
 
         Raises:
             AnotherAccount, AccountMismatch, KeyNotFound, KeyLimit, AwsUnavailable, AwsRefused, JobError: it would not
-                be begun.
+                be started.
         """
         await self.expect_own(order)
         job, _ = await self._leases.show(order.job_id, tenant_id=order.tenant_id)
@@ -307,7 +307,7 @@ class AccessKeyRotation:
     async def _say(
         self, rotation: AccessKeyState, *, state: ProgressState | None = None, evidence: Evidence | None = None
     ) -> None:
-        """Prove the claim, prolong it, and write down what was done. Raises StaleClaim if somebody else holds it."""
+        """Prove the claim, prolong it, and record the step. Raises StaleClaim if another holder has claimed the job."""
         words: dict[str, Any] = {
             "tenant_id": rotation.tenant_id,
             "token": rotation.token,
@@ -349,7 +349,7 @@ class AccessKeyRotation:
         return ours
 
     async def _keys_created_here(self, rotation: AccessKeyState, extra: Sequence[AccessKey]) -> list[AccessKey]:
-        """Those that the trail names as made here, or that were made since we began to create one and never used."""
+        """Those that the trail names as created here, or that were created since our first try and never used."""
         if not extra:
             return []
         trail = await self._trail_of(rotation.job_id, rotation.tenant_id)
