@@ -1,6 +1,6 @@
 """The desk as JSON: `/api/v1`, described by `/openapi.json`.
 
-A caller is signed in by a proxy's header or a bearer token. What begins something takes an `Idempotency-Key`. Refusals
+A caller is signed in by a proxy's header or a bearer token. What starts something takes an `Idempotency-Key`. Refusals
 are problem details (RFC 9457).
 """
 
@@ -207,7 +207,7 @@ def _add_records(router: APIRouter, desk: Desk) -> None:
 
 
 async def begin_draft(desk: Desk, person: Person, digest: str, asked: Mapping[str, Any]) -> str:
-    """Begin the draft that belongs to a request's digest; returns its id. Sent again, it is the same draft."""
+    """Start the draft that belongs to a request's digest; returns its id. Sent again, it is the same draft."""
     missing = [name for name in ("account_id", "question", "policy_lines") if not asked.get(name)]
     if missing and not asked.get("workflow_id"):
         raise Refused(422, "invalid", f"{missing[0]}: is needed, or workflow_id", hint="Say what to write about.")

@@ -73,7 +73,7 @@ def desk_application(desk: Desk, engine: AsyncEngine, settings: DeskSettings, ke
 
     @app.exception_handler(Exception)
     async def _respond_unforeseen(request: Request, error: Exception) -> Response:
-        # Where, and of what kind: its message may hold what somebody wrote.
+        # Where, and of what kind: its message may contain a user's text.
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(frame.filename).name}:{frame.lineno}"
         route = getattr(request.scope.get("route"), "path", "")  # its template: the path itself names accounts
@@ -96,7 +96,7 @@ def desk_application(desk: Desk, engine: AsyncEngine, settings: DeskSettings, ke
 
 
 def _fault(fault: Any) -> Refused:
-    """What is wrong with what was sent. It may be private: the place and the rule are told, and not the value."""
+    """Return what is wrong with a request: the place and the rule, but not the value, which may be private."""
     where = ".".join(str(part)[:64] for part in fault["loc"] if part != "body") or "the body"
     if fault["type"] == "json_invalid":
         return Refused(400, "invalid", f"{where}: is no JSON", hint="See /openapi.json.")

@@ -1,4 +1,4 @@
-"""What the desk does, whoever asks by whatever form: it reaches Temporal and the database, and knows no HTTP."""
+"""What the desk does, for any caller and form: it reaches Temporal and the database, and knows no HTTP."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -38,7 +38,7 @@ from keyturn.tasks.draft_reply import DraftRequest
 from keyturn.workflows.visibility import TENANT
 
 LISTED = 25  # as many as a person looks through; the command line lists the rest
-DECIDED = frozenset({"job_created", "not_eligible", "not_specified"})  # the ends of which a decision may be told
+DECIDED = frozenset({"job_created", "not_eligible", "not_specified"})  # the ends of which a decision may be reported
 # A draft whose row did not come is looked for at the server so often: no worker may be there, or it was stopped first.
 LOOK_SECONDS = 1.0
 Row = Mapping[str, Any]
@@ -46,7 +46,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class DraftView:
-    """What a reader is told of a draft: as much as they have not seen."""
+    """What a reader is sent of a draft: the part not seen yet."""
 
     draft: Draft
     begins_anew: bool
@@ -87,7 +87,7 @@ class Desk:
     async def ask(
         self, user: str, asked: Mapping[str, Any], *, wait_seconds: float, proved_by: NameProof = "stated"
     ) -> dict[str, Any]:
-        """Ask whether a key may be rotated; returns the outcome, or what it waits for when `wait_seconds` are over.
+        """Ask whether a key may be rotated; returns the outcome, or what it waits for when `wait_seconds` have passed.
 
         Raises:
             InvalidRequest, UnknownPolicyLine: it cannot be asked.
@@ -106,7 +106,7 @@ class Desk:
         return build_request(self.catalogue, policy=asked["policy_lines"], facts=facts, fields=fields)
 
     async def rotation(self, workflow_id: str) -> dict[str, Any]:
-        """Return how a rotation stands: `status` is `running` while it goes on by itself. Raises NoSuchWorkflow."""
+        """Return a rotation's status; it is `running` while the rotation continues by itself. Raises NoSuchWorkflow."""
         handle, description = await self._mine(workflow_id)
         if description.status is WorkflowExecutionStatus.RUNNING:
             kind = waits_for(description)
@@ -180,7 +180,7 @@ class Desk:
             return  # it was written for the same click or key
 
     async def find_draft(self, draft_id: str) -> Draft:
-        """Return a draft as it stands, whether a worker has begun it or not; raises UnknownDraft."""
+        """Return a draft, whether a worker has started it or not; raises UnknownDraft."""
         try:
             return await self._drafts.find(draft_id, tenant_id=self.tenant)
         except UnknownDraft:
@@ -194,7 +194,7 @@ class Desk:
 
             def on_done(late: asyncio.Task[Draft]) -> None:
                 del self._looking[draft_id]
-                late.cancelled() or late.exception()  # looked at, even if everybody has gone
+                late.cancelled() or late.exception()  # read, even if every caller has gone
 
             looking.add_done_callback(on_done)
         return await asyncio.shield(looking)
@@ -221,7 +221,7 @@ class Desk:
         try:
             running = not (await self._draft_from_temporal(draft_id)).ended
         except UnknownDraft:
-            await self.find_draft(draft_id)  # its history is kept no longer; or there is none
+            await self.find_draft(draft_id)  # its history has expired; or there is none
             return
         if running:
             await stop_draft(self.client, draft_id)
@@ -253,7 +253,7 @@ class Desk:
             try:
                 while not (await asyncio.wait({first}, timeout=LOOK_SECONDS))[0]:
                     unwritten = None
-                    with suppress(JobStoreUnavailable, RPCError):  # a stream that has begun goes on when they are back
+                    with suppress(JobStoreUnavailable, RPCError):  # a started stream continues when they are back
                         unwritten = await self.share_draft(draft_id)
                     if unwritten is not None and unwritten.ended and not unwritten.revision:
                         yield unwritten
@@ -266,7 +266,7 @@ class Desk:
                 yield draft
 
     async def _draft_from_temporal(self, draft_id: str) -> Draft:
-        """A draft that no worker has begun, by its workflow; raises UnknownDraft."""
+        """Return a draft that no worker has started, by its workflow; raises UnknownDraft."""
         handle: WorkflowHandle[Any, Any] = self.client.get_workflow_handle(draft_id)
         try:
             description = await handle.describe()
@@ -315,7 +315,7 @@ class Desk:
         known: dict[str, Any] = {
             "waits_for_person": not has_ended and bool(verdicts) and _waits_for_person(verdicts[-1])
         }
-        # One that was denied, or still waits for an approval, is not to be told as decided.
+        # One that was denied, or still waits for an approval, must not be reported as decided.
         if stands and verdicts and verdicts[-1]["verdict"] != "rejected":
             last = verdicts[-1]
             decision = GroundedDecision.model_validate(last["supported"] if last["verdict"] == "disagreement" else last)

@@ -1,4 +1,4 @@
-"""Requests that may be sent again: one with the same `Idempotency-Key` is carried out once and answered alike.
+"""Requests that may be sent again: one with the same `Idempotency-Key` is executed once and answered alike.
 
 As draft-ietf-httpapi-idempotency-key-header-07 has it: no key where one is needed is 400, a key of another request is
 422, one whose first request is still under way is 409.
@@ -21,8 +21,8 @@ from keyturn.desk.tables import desk_requests
 from keyturn.errors import JobStoreUnavailable
 from keyturn.keyring import EncryptedTexts, Keyring
 
-KEPT_FOR = timedelta(days=1)  # whoever sends a request again a day later asks anew
-# A desk that died while it carried one out leaves its row: after this long the request may be sent again. What it began
+KEPT_FOR = timedelta(days=1)  # a request that is sent again a day later is a new one
+# A desk that died while executing one leaves its row: after this long the request may be sent again. What it started
 # is found again by its own id.
 UNDER_WAY_FOR = timedelta(seconds=90)
 MAX_KEY_CHARACTERS = 255
@@ -68,7 +68,7 @@ class Idempotency:
             raise
         encrypted = self._encryption.encrypt(digest, json.dumps(answer))
         done = update(desk_requests).where(_columns.key_digest == digest).values(status=status, answer=encrypted)
-        with suppress(JobStoreUnavailable):  # sent again, it is carried out again, and finds by its ids what it began
+        with suppress(JobStoreUnavailable):  # sent again, it is executed again, and finds by its ids what it started
             await self._change(done)
         return status, answer
 

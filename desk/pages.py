@@ -71,7 +71,7 @@ class Pages:
             app.add_api_route(path, handler, methods=[method], include_in_schema=False, response_model=None)
 
     def refusal_page(self, request: Request, refused: Refused) -> Response:
-        """Return the page of a refusal; whoever is not signed in is asked to."""
+        """Return the page of a refusal; a caller who is not signed in is asked to sign in."""
         if refused.status == 401 and self._sign_in.by_token and request.method == "GET":
             return RedirectResponse("/sign-in", status_code=303)
         title = TITLES.get(refused.status, "Refused")

@@ -10,7 +10,7 @@ from keyturn.desk.problems import Refused
 
 
 def current_person(request: Request) -> Person:
-    """Return who sends a request; refuses whoever is not signed in."""
+    """Return who sends a request; refuses a caller who is not signed in."""
     person: Person | None = request.state.person
     if person is None:
         scheme = {"WWW-Authenticate": "Bearer"}

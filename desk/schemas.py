@@ -1,4 +1,4 @@
-"""What the desk takes and tells as JSON."""
+"""The desk's requests and answers as JSON."""
 
 from collections.abc import Mapping
 from datetime import datetime

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from keyturn.database import transaction
 from keyturn.desk.tables import desk_ended_sessions as table
 
-# Twice as long as a session lasts: clocks differ, and a row that is there too long harms nobody.
+# Twice as long as a session lasts: clocks differ, and a row that is there too long does no harm.
 REMEMBERED_FOR = timedelta(days=1)
 
 

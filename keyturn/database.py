@@ -278,8 +278,7 @@ async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
     task = asyncio.ensure_future(work)
     done, _ = await asyncio.wait({task}, timeout=seconds)
     if not done:
-        task.add_done_callback(
-            lambda late: late.cancelled() or late.exception()
-        )  # read, so that asyncio does not log it
+        # Its exception is read, or asyncio would log it.
+        task.add_done_callback(lambda late: late.cancelled() or late.exception())
         raise TimeoutError
     return task.result()

@@ -45,7 +45,7 @@ def _dollars(text: str) -> Decimal:
     try:
         return Decimal(text)
     except InvalidOperation:
-        raise ValueError from None  # which click tells with the option's name
+        raise ValueError from None  # which click prints with the option's name
 
 
 @click.command()

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 EXIT_UNAPPROVED, EXIT_FAILED = 3, 1
-END_SECONDS = 10.0  # a worker hears of a stop with its next heartbeat, within three seconds
-STOP_SECONDS = 2.0  # whoever is in a hurry waits no longer for the stop to be taken
+END_SECONDS = 10.0  # a worker gets a stop with its next heartbeat, within three seconds
+STOP_SECONDS = 2.0  # a user who stops twice waits no longer for the stop to be accepted
 
 
 @click.command()
@@ -109,8 +109,8 @@ def draft(
         shown = asyncio.ensure_future(_print_draft(desk, draft_id, quiet=as_json))
         stops: list[asyncio.Future[bool]] = []
 
-        def stop() -> None:  # not as KeyboardInterrupt: its end is still to be told
-            if stops:  # asked again: whoever is in such a hurry does not wait for the end
+        def stop() -> None:  # not as KeyboardInterrupt: its end is still to be printed
+            if stops:  # asked again: this user does not wait for the end
                 shown.cancel()
             stops.append(asyncio.ensure_future(_stop(desk, draft_id)))
             # No worker may be there to end it: then it is not waited for.
@@ -143,7 +143,7 @@ def draft(
 
 
 async def _stop(desk: "Desk", draft_id: str) -> bool:
-    """Have a draft stopped; whether that was taken. Why it was not is told."""
+    """Have a draft stopped; returns whether that was accepted, and prints why it was not."""
     from temporalio.service import RPCError
 
     from keyturn.application.connection import map_rpc_error
@@ -158,7 +158,7 @@ async def _stop(desk: "Desk", draft_id: str) -> bool:
 
 
 async def _print_draft(desk: "Desk", draft_id: str, *, quiet: bool) -> dict[str, Any]:
-    """Tell a draft on the terminal as it comes; returns how it ended."""
+    """Print a draft on the terminal as it comes; returns how it ended."""
     seen: Any = None
     async for seen in desk.follow(draft_id):
         if quiet:

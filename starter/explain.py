@@ -1,6 +1,6 @@
 """`keyturn explain`: from a rotation's own history, what was asked, what came back, and why it was accepted or not.
 
-Nothing is asked, looked up or judged again: what is told was recorded then, whatever prompts, policies and models
+Nothing is asked, looked up or judged again: what is printed was recorded then, whatever prompts, policies and models
 are today. It takes the keys that encrypted the history.
 """
 

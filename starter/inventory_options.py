@@ -1,4 +1,4 @@
-"""What the commands of whole estates share: their options, and how a mistake in one is told."""
+"""What the commands of whole inventories share: their options, and how a mistake in one is reported."""
 
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -68,7 +68,7 @@ def build_or_refuse(build: Any) -> Any:
 
 
 def rejects_beside(file: Path) -> Path:
-    """Return where rows that cannot be used go, if nobody says."""
+    """Return where rows that cannot be used go by default."""
     return file.with_name(f"{file.stem}.rejects{'.csv' if file.suffix == '.csv' else '.jsonl'}")
 
 

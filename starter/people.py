@@ -1,4 +1,4 @@
-"""The commands by which people answer what waits for them: `parked`, `resume`, `abandon`, `approve`, `deny`."""
+"""The commands by which operators and approvers respond: `parked`, `resume`, `abandon`, `approve`, `deny`."""
 
 import asyncio
 import json
@@ -206,7 +206,7 @@ def _answer(workflow_id: str, update: str, argument: Contract) -> None:
     from keyturn.application.connection import connect, map_refusals
     from keyturn.application.following import handle_of
 
-    # A rotation is approved or denied; one whose job is carried out is resumed or rolled back.
+    # A rotation is approved or denied; one whose job is executed is resumed or rolled back.
     types = _CARRIED_OUT if update in {"resume", "roll_back"} else _DECIDED
 
     async def run() -> None:

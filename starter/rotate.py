@@ -242,7 +242,7 @@ def _print_outcome(workflow_id: str, outcome: Any) -> None:
 
 
 def _end_before_start(error: KeyturnError, workflow_id: str | None, *, as_json: bool) -> NoReturn:
-    """End with the error told: on standard error, and as the one JSON object if that was asked for."""
+    """Exit with the error printed: on standard error, and as the one JSON object if that was asked for."""
     from keyturn.application.outcomes import EXIT_FAILED, EXIT_USAGE
 
     click.echo(error.with_hint, err=True)

@@ -254,7 +254,7 @@ def delete(name: str, tenant: str) -> None:
 
 
 async def _last_run(client: Client, info: ScheduleInfo) -> dict[str, str | None]:
-    """Return when the newest run began and how it ended: None while it runs; a failure's kind, if it failed."""
+    """Return when the newest run started and how it ended: None while it runs; a failure's kind, if it failed."""
     if not info.recent_actions:
         return {"last": None, "last_workflow_id": None, "last_ended": None}
     newest = info.recent_actions[-1]

@@ -1,4 +1,4 @@
-"""Bulk runs on a worker: the inventory read, pages judged, rotations begun; and a worker of their own for it."""
+"""Bulk runs on a worker: reads the inventory, judges pages, starts rotations; and the separate workers for it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -52,7 +52,7 @@ def run_encryption(keyring: Keyring) -> EncryptedTexts:
 
 
 class RunRotations:
-    """Begins the rotations that a run finds due, on their own queue beside `task_queue`."""
+    """Starts the rotations that a run finds due, on their own queue beside `task_queue`."""
 
     def __init__(self, client: Client, task_queue: str) -> None:
         self._client = client
@@ -60,7 +60,7 @@ class RunRotations:
         self._names = names_of(client)
 
     async def start(self, request: RotationRequest) -> str:
-        """Begin a rotation, unless it runs; returns its workflow id."""
+        """Start a rotation, unless it runs; returns its workflow id."""
         key, lines = request.credential.key_id, request.policy_lines
         workflow_id = workflow_id_of(request.tenant_id, request.account_id, key, lines, self._names)
         try:
@@ -70,7 +70,7 @@ class RunRotations:
                 id=workflow_id,
                 task_queue=self._task_queue,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                # What it answered before was on other evidence; and if it made its job, it finds that again.
+                # What it answered before was on other evidence; and if it created its job, it finds that again.
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
                 search_attributes=attributes_at_start(request, self._names),
                 static_summary=f"rotation under {', '.join(str(line) for line in lines)}",
@@ -83,7 +83,7 @@ class RunRotations:
     async def look(self, workflow_id: str) -> str | None:
         """Return how a rotation ended, `waiting` or `disagreement` if it waits for a person, None if it is under way.
 
-        One that Temporal has forgotten made no job, or its row would have been found: it is `failed`.
+        A rotation that Temporal has forgotten created no job, or its row would have been found: it is `failed`.
         """
         handle: WorkflowHandle[RotationWorkflow, CompletedOutcome]
         handle = self._client.get_workflow_handle_for(RotationWorkflow.run, workflow_id)
@@ -139,7 +139,7 @@ class BulkRunActivities:
         return before.model_copy(update={"total": whole.total, "asks": whole.asks})
 
     async def _load(self, order: BulkOrder, source: BulkSource, workflow_id: str, at: datetime) -> None:
-        """Read a source; of what cannot be read, nothing is quoted: the failure is kept in history and in the log."""
+        """Read a source; an unreadable one is never quoted: the failure is stored in history and in the log."""
         try:
             await load_source(
                 source,
@@ -256,16 +256,16 @@ async def bulk_workers(
     keys_per_second: float | None,
     deployment: WorkerDeploymentConfig | None = None,
 ) -> AsyncIterator[None]:
-    """Run the workers of pages, and of the rotations that runs begin, each on a task queue of its own.
+    """Run the workers of pages, and of the rotations that runs start, each on its own task queue.
 
-    Queues of their own keep a run from taking the slots of people's calls: what a run has to do waits in line at the
-    server, a little of it at once, while a person's rotation finds this process free. A rate limit of the queue of
+    Separate queues keep a run from taking the slots of single rotations: a run's work waits in line at the
+    server, a little of it at once, while a user's rotation finds this process free. A rate limit of the queue of
     pages is not passed by: what a worker is handed eagerly, with its own workflow task, is never of another queue.
 
     Args:
         client: a connected client.
-        task_queue: of people's rotations.
-        runs: what carries runs out.
+        task_queue: of single rotations.
+        runs: the activities of runs.
         rotation: the activities of a rotation.
         pages_at_once: in this worker.
         keys_per_second: asked about, by all workers together; None for no limit.
@@ -296,8 +296,8 @@ async def bulk_workers(
         max_concurrent_activities=DUE_AT_ONCE,
         max_concurrent_workflow_task_polls=DUE_AT_ONCE,
         max_concurrent_activity_task_polls=1,
-        # A run begins rotations faster than they end, and each that is kept in memory takes 100 kB: measured, a worker
-        # grew by 150 MiB. One that is not kept is read again from its history of some events.
+        # A run starts rotations faster than they complete, and each one in memory takes 100 kB: measured, a worker
+        # grew by 150 MiB. One that is not cached is read again from its history of some events.
         max_cached_workflows=DUE_KEPT,
         deployment_config=deployment,
     )

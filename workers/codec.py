@@ -1,7 +1,7 @@
 """The codec server: it opens encrypted payloads for Temporal's UI and command line, if an authorised operator asks.
 
-POST /decode    {"payloads": [...]} with X-Namespace; the same form comes back, opened.
-POST /encode    refused by name: whoever holds this server's token must not be able to start or approve anything by it
+POST /decode    {"payloads": [...]} with X-Namespace; the same form comes back, decrypted.
+POST /encode    refused by name: a holder of this server's token must not be able to start or approve anything by it
 GET  /          a page to sign in with a token; sets a cookie for the browser whose Temporal UI includes credentials
 POST /session   the page's form
 GET  /healthz   200 while it serves
@@ -34,7 +34,7 @@ from keyturn.workers.http import Handler, Refused, answer_request
 
 _log = structlog.get_logger("keyturn.codec")
 COOKIE = "keyturn_codec"
-SESSION_SECONDS = 12 * 3600  # a working day: the next one begins with the token again
+SESSION_SECONDS = 12 * 3600  # a working day: the next one starts with the token again
 # The UI sends the payloads of an event or of a page of history: some kB. 8 MiB are four of the largest payloads.
 MAX_BODY_BYTES = 8 * 1024 * 1024
 MAX_PAYLOADS = 2_000
@@ -109,9 +109,9 @@ class CodecServer:
         return web.Response(status=204, headers=allowed)
 
     async def _decode(self, request: web.Request) -> web.Response:
-        """Answer what was opened, or why not.
+        """Answer what was decrypted, or why not.
 
-        Temporal's command line tries again after any refusal, until its deadline, and tells that: it is answered, with
+        Temporal's command line retries after any refusal, until its deadline, and prints that: it is answered, with
         the reason in the place of each payload.
         """
         try:
@@ -133,7 +133,7 @@ class CodecServer:
             raise Refused(400, "no_namespace", "X-Namespace names no namespace: payloads are bound to theirs")
         payloads = await _payloads_of(request)
         codec = EncryptionCodec(self._keyring, namespace)
-        # The UI sends whatever stands in an event: what nobody encrypted goes back as it came.
+        # The UI sends whatever stands in an event: what was never encrypted goes back as it came.
         try:
             opened = [codec.decrypt_payload(one) if _is_encrypted(one) else one for one in payloads.payloads]
         except PayloadError as error:

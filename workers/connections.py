@@ -13,7 +13,7 @@ class Peers:
     """The connections of one server, by the peer's address.
 
     Args:
-        is_exempt: whether a peer may hold as many as it likes, as a proxy does that brings everybody's.
+        is_exempt: whether a peer may open as many as it likes, as a proxy does for all of its users.
     """
 
     def __init__(self, is_exempt: Callable[[str], bool] = lambda _peer: False) -> None:

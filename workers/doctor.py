@@ -77,7 +77,7 @@ async def _keys() -> str:
 
 
 async def _expect_usable_keys() -> None:
-    """Raise KeyWorn if a payload key has encrypted half as often as it may; a database that is away tells nothing."""
+    """Raise KeyWorn if a payload key has encrypted half as often as it may; nothing is known without a database."""
     try:
         engine = open_database(load_database_url(), pool_size=1)
     except KeyturnError:

@@ -1,4 +1,4 @@
-"""The executor: a worker of its own for jobs at one cloud account, with its credentials and without a model's."""
+"""The executor: a separate worker for jobs at one cloud account, with its credentials and without a model's."""
 
 import asyncio
 import signal
@@ -53,7 +53,7 @@ from keyturn.workflows.access_key import RotateAccessKeyWorkflow, execution_id
 from keyturn.workflows.visibility import TENANT
 
 _log = structlog.get_logger("keyturn.executors")
-LOOK_SECONDS = 30.0  # a rotation takes days: nobody waits for its first half minute
+LOOK_SECONDS = 30.0  # a rotation takes days: its first half minute delays no one
 LOOK_AT_ONCE = 100  # of the most urgent jobs; the next ones at the next look
 LEFT_SECONDS = 3_600.0  # a key does not change its account; an hour, for a user that is made after its job
 STEPS_AT_ONCE = 8  # IAM throttles an account far below what a worker could ask
@@ -195,7 +195,7 @@ async def look_for_jobs(
     every: float = LOOK_SECONDS,
     metrics: ExecutorMetrics | None = None,
 ) -> None:
-    """Start what nobody holds and is this AWS account's, the most urgent first, for ever."""
+    """Start jobs of this AWS account without a holder, the most urgent first, for ever."""
     metrics = metrics or ExecutorMetrics(CollectorRegistry())
     left: dict[str, float] = {}  # jobs of other accounts, and until when they are not looked at again
     while True:
@@ -263,7 +263,7 @@ async def executor(
             rotate.roll_back_key,
         ],
         max_concurrent_activities=STEPS_AT_ONCE,
-        # A step that has begun may end: it is seconds.
+        # A step that has started may complete: it is seconds.
         graceful_shutdown_timeout=timedelta(seconds=30),
     ) as worker:
         yield worker
@@ -331,7 +331,7 @@ async def run_executor(settings: ExecutorSettings) -> None:
 
 
 async def plans(settings: ExecutorSettings) -> AsyncIterator[tuple[str, Sequence[str] | KeyturnError]]:
-    """Yield each job that nobody holds with what carrying it out would do, or why it would not be begun.
+    """Yield each job without a holder with what executing it would do, or why it would not be started.
 
     Nothing is changed anywhere. Raises as `run_executor`.
     """

@@ -1,4 +1,4 @@
-"""The jobs' HTTP interface, for whoever carries rotations out: claim, say that one is at it, close.
+"""The jobs' HTTP interface for executors: claim, heartbeat, close.
 
 POST /jobs/claim            {"lease_seconds": 300}                                  200 a job, or 204: none is free
 POST /jobs/{id}/heartbeat   {"token": 7, "lease_seconds": 300, "state": "rotating", "evidence": {...}}
@@ -6,7 +6,7 @@ POST /jobs/{id}/complete    {"token": 7, "evidence": {...}}
 POST /jobs/{id}/fail        {"token": 7, "reason": "..."}
 GET  /healthz
 
-A caller is TENANT/NAME with a bearer token of its own; it sees its tenant's jobs only. A refusal has "error" and
+A caller is TENANT/NAME with its own bearer token; it sees its tenant's jobs only. A refusal has "error" and
 "message": 404 unknown_job, 409 stale_claim, job_closed or state_refused, 422 invalid, 503 job_store_unavailable.
 """
 
@@ -35,7 +35,7 @@ _STATUS: Mapping[type[JobError], int] = {
     StateRefused: 409,
     JobStoreUnavailable: 503,
 }
-# Five minutes outlast a slow step of a rotation; whoever needs longer says so, or says again that they are at it.
+# Five minutes outlast a slow step of a rotation; an executor that needs longer asks for it, or sends heartbeats.
 _Lease = Annotated[float, Field(ge=1, le=86_400)]
 _Evidence = Annotated[Evidence, Field(max_length=MAX_EVIDENCE)]
 

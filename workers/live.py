@@ -22,7 +22,7 @@ from keyturn.tasks.definition import Prompt
 from keyturn.workers.settings import Settings
 from keyturn.workers.wiring import provider_of
 
-# A local model that is not in memory yet takes half a minute to answer; nobody waits longer for a check.
+# A local model that is not in memory yet takes half a minute to answer; a check should take no longer.
 LIVE_SECONDS = 60.0
 # The answer has five tokens; a model that thinks before it answers is cut off here, which is an answer, too.
 LIVE_TOKENS = 64
@@ -84,7 +84,7 @@ async def _ask(settings: Settings, http: httpx.AsyncClient, target: Target) -> F
 
 
 def _fault(endpoint: Endpoint, model: str, error: ProviderError) -> tuple[str, str]:
-    """Return what is wrong, and what fixes it: key, address and model are told apart."""
+    """Return what is wrong, and what fixes it: key, address and model are reported separately."""
     address, asked = endpoint.base_url, endpoint.url(endpoint.wire.path(model)).copy_with(query=None)
     known: list[tuple[bool, str, str]] = [
         (isinstance(error, ProviderKeyUnavailable), "there is no key", error.hint),

@@ -1,4 +1,4 @@
-"""Run one worker until it is told to stop."""
+"""Run one worker until it is stopped."""
 
 import asyncio
 import signal
@@ -79,7 +79,7 @@ async def _log_build_status(client: Client, settings: Settings) -> None:
             hint = "Set KEYTURN_BUILD_ID: rotations then stay with their build (docs/how-to/run-in-production.md)."
             _log.warning("no_build_id", hint=hint)
         return
-    with suppress(RPCError):  # told again at the next start
+    with suppress(RPCError):  # logged again at the next start
         if build_id not in {build.build_id for build in await builds(client) if build.current}:
             hint = f"New rotations start on it after `keyturn deployment promote {build_id}`."
             _log.warning("build_not_current", build_id=build_id, hint=hint)

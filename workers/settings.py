@@ -49,7 +49,7 @@ def _build(value: str) -> str:
     return value
 
 
-# Settings by their names of before, which are told for one release.
+# Settings by their former names, which are reported for one release.
 _RENAMED = {"KEYTURN_ANSWER_CACHE": "KEYTURN_RESPONSE_CACHE"}
 
 
@@ -202,7 +202,7 @@ class Settings(LocalSettings):
         alias="KEYTURN_MONITORING_ADDRESS",
         description="HOST:PORT for /metrics, /healthz, /readyz and /status.",
     )
-    # A person notices after a second or two and gives up after about ten: half of that is degraded.
+    # A user notices after a second or two and leaves after about ten: half of that is degraded.
     degraded_p95_ms: float = Field(
         default=5_000,
         alias="KEYTURN_DEGRADED_P95_MS",
@@ -218,7 +218,7 @@ class Settings(LocalSettings):
         description="The most activities at once in one worker.",
     )
 
-    # Pages of bulk runs at once in one worker, eight calls each: 16 calls leave three quarters of the slots to people.
+    # Pages of bulk runs at once in one worker, eight calls each: 16 calls leave three quarters of the slots to users.
     bulk_pages: int = Field(
         default=2,
         alias="KEYTURN_BULK_PAGES",

@@ -45,6 +45,6 @@ def configure_logging(log_format: Literal["auto", "json", "console"], *, level: 
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # httpx logs each request's URL at INFO, which the call record says better; alembic tells of its own set-up.
+    # httpx logs each request's URL at INFO, which the call record says better; alembic logs its own set-up.
     for name in ("httpx", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -83,7 +83,7 @@ class WorkerContext:
 
     settings: Settings
     boundary: ModelBoundary
-    # The same without a user's token limit: a night's run is held by its own pages, rate and cost.
+    # The same without a user's token limit: a bulk run is limited by its own pages, rate and cost.
     bulk_boundary: ModelBoundary
     # Who takes batches, by task: the first of its route that does.
     batches: Mapping[str, BatchClient]
@@ -96,7 +96,7 @@ class WorkerContext:
     outages: Outages
 
     def monitoring(self, client: Client, *, sdk_port: int | None) -> Monitoring:
-        """Return what a worker tells machines of itself."""
+        """Return what a worker publishes of itself for programs."""
 
         return Monitoring(
             self.registry,
@@ -145,7 +145,7 @@ async def open_boundary(settings: Settings) -> AsyncIterator[WorkerContext]:
 
         key = settings.fingerprint_key
         guard = await _guard(settings, store, parts)
-        outages = Outages()  # what people's calls find out, runs know
+        outages = Outages()  # runs know what single calls find out
         await _share(settings, outages, parts)
         for target in settings.targets:
             metrics.watch_circuit(target.provider, target.model, partial(outages.is_down, target[:2]))
@@ -252,7 +252,7 @@ def _runs(
 
 
 def build_id_of(settings: Settings) -> str | None:
-    """Return the build that a worker's rotations are pinned to: as it is set or, in production, as git tells it."""
+    """Return the build that a worker's rotations are pinned to: as it is set or, in production, as git has it."""
     return settings.build_id or (_git_commit() if settings.environment == "production" else None)
 
 
@@ -291,7 +291,7 @@ def _batches(settings: Settings, http: Any) -> dict[str, BatchClient]:
 
 
 async def _forget_expired(cache: SqlCache) -> None:
-    """Clear cached responses whose time is over, now and once an hour: a table does not forget by itself."""
+    """Delete expired cached responses, now and once an hour: a table does not forget by itself."""
     while True:
         with contextlib.suppress(JobStoreUnavailable):  # again in an hour; a lookup ignores them anyway
             await cache.clear(expired_only=True)

@@ -2,7 +2,7 @@
 
 import re
 
-# What a spreadsheet reads as a formula, in the usual width and in the wide one; behind apostrophes of ours or theirs.
+# What a spreadsheet reads as a formula, in the usual width and in the wide one; behind apostrophes of any writer.
 _FORMULA = re.compile("'*[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20]")
 _GUARDED = re.compile("'+[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20]")
 
@@ -13,5 +13,5 @@ def escape_formula(cell: object) -> object:
 
 
 def unescape_formula(cell: str) -> str:
-    """Return the cell that was written so; and what others guarded, for nothing in an inventory begins like that."""
+    """Undo `escape_formula`, also for other tools' escapes: no value of an inventory starts like that."""
     return cell[1:] if cell[:1] == "'" and _GUARDED.match(cell) else cell

@@ -1,4 +1,4 @@
-"""Read an inventory: its format is recognised by its content, rows come one at a time, a bad one stops nobody else."""
+"""Read an inventory: recognise its format by its content, yield one row at a time, and skip bad rows."""
 
 import csv
 import itertools
@@ -76,7 +76,7 @@ def _holds_table(file: Path, table: Table) -> bool:
 
 
 def _is_lines(head: str) -> bool:
-    """Whether a text that begins so is an object a line; a listing on one line is none, and an object over several."""
+    """Whether a text that starts so has one object per line; a listing on one line has not, nor one over several."""
     lines = [line.strip() for line in head.splitlines()[:3] if line.strip()]
     first, is_whole = lines[0], len(lines) > 1 or len(head) < PEEK // 2
     # A bad first line is a row like any other, if what follows is an object a line.
@@ -99,7 +99,7 @@ def _source_of(first: Entry | None) -> str:
 
 
 def _header(head: str) -> tuple[str, list[str]]:
-    """Return the separator and the names of a CSV that begins so."""
+    """Return the separator and the names of a CSV that starts so."""
     lines = [line for line in head.splitlines() if line.strip()]
     if lines and lines[0].lower().startswith("sep=") and len(lines[0]) == 5:  # as Excel writes and reads it
         return lines[0][4], _names(lines[1] if len(lines) > 1 else "", lines[0][4])

@@ -73,7 +73,7 @@ class WrappedTable:
     """A table within the JSON answer of an API.
 
     Attributes:
-        knows: whether a file that begins so is such an answer.
+        knows: whether a file that starts so is such an answer.
         pieces: yields the table's text, piece by piece; raises InventoryInvalid.
         observed: returns when the table was made, as the answer says; None if it does not.
     """

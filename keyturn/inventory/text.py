@@ -8,11 +8,11 @@ from typing import TextIO
 
 from keyturn.inventory.errors import InventoryInvalid
 
-PEEK = 65_536  # characters: whatever tells a format stands in its first line or its first members
+PEEK = 65_536  # characters: whatever identifies a format stands in its first line or its first members
 # PowerShell's `>` writes UTF-16 with a mark, and `Out-File -Encoding utf8` a mark of UTF-8.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, with whose mark it starts
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),

@@ -1,4 +1,4 @@
-"""What the fleet has spent today, and the alert when it is more than somebody said."""
+"""What the fleet has spent today, and the alert when it is more than the configured threshold."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -64,7 +64,7 @@ class LedgerStore:
     ) -> list[dict[str, Any]]:
         """Return calls, tokens and cost from `since` on, grouped; the dearest first, days in their order.
 
-        `unpriced` counts the calls that were answered at a price nobody knows: they are missing from `cost_usd`, which
+        `unpriced` counts the calls that were answered at an unknown price: they are missing from `cost_usd`, which
         is None if there are no others.
         """
         group = self._group(by)

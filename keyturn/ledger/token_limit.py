@@ -107,7 +107,7 @@ class SlidingTokenLimit:
         return self._own, await SlidingWindowCounterRateLimiter(self._own).hit(self._item, user, cost=tokens)
 
     async def _wait(self, storage: Storage, user: str, tokens: int) -> float:
-        """Seconds until `tokens` fit, if nobody takes any meanwhile; the window's own reset time is another one.
+        """Seconds until `tokens` fit, if no other call takes any meanwhile; the window's own reset time is another one.
 
         The count is the current window's and the share of the previous one that still lies within the last hour.
         """

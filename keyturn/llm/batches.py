@@ -128,12 +128,12 @@ class HttpBatchClient:
         raise error_for(answer.status_code, body, answer.headers, table=self._wire.errors, codes_of=self._wire.codes_of)
 
     def failure(self, response: Any, error: Any) -> str:
-        """Return what a line without an answer says, by the name that it would have had as an answer of its own."""
+        """Return why a line has no answer, under the name that the same failure has for a single call."""
         status: int = 200
         body: Any = {"error": error}
         if isinstance(response, dict) and type(response.get("status_code")) is int:
             status, body = response["status_code"], response.get("body")
-        elif isinstance(error, dict) and isinstance(error.get("error"), dict):  # Anthropic's stands in one of its own
+        elif isinstance(error, dict) and isinstance(error.get("error"), dict):  # Anthropic nests one in another
             body = error
         if error is None and status == 200:
             return "failed"

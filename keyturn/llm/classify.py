@@ -27,8 +27,8 @@ from keyturn.llm.errors import (
 )
 
 _SAFE_CODE = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")  # a code is shown and logged, so it must not be able to carry text
-_MESSAGE_CHARACTERS = 2_000  # of which a few words are looked for; nothing of it is told
-_LONGEST_WAIT = timedelta(days=1)  # any longer wish is a mistake or an attack; the caller's deadline cuts it further
+_MESSAGE_CHARACTERS = 2_000  # of which a few words are looked for; nothing of it is repeated
+_LONGEST_WAIT = timedelta(days=1)  # a longer one is a mistake or an attack; the caller's deadline cuts it further
 
 
 @dataclass(frozen=True)

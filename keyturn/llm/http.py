@@ -144,7 +144,7 @@ class HttpModelClient:
         if self._headers_key is not key:
             headers = {
                 "accept": "application/json",
-                # A compressed mebibyte may unfold to a gigabyte before anybody counts: none is asked for or taken.
+                # A compressed mebibyte may unfold to a gigabyte before it can be counted: none is asked for or taken.
                 "accept-encoding": "identity",
                 "content-type": "application/json",
                 "host": self._url.netloc.decode(),
@@ -219,7 +219,7 @@ class HttpModelClient:
         except KeyturnError:
             raise
         except Exception as error:
-            # Its type alone is told: the message may quote what was received. The deadlines that count as timeouts are
+            # Only its type is repeated: the message may quote what was received. The timeouts that count as such are
             # ours, above: this transport calls a refused or dropped connection one too, and who cannot be reached in
             # `connect` seconds is not there.
             cause = type(error.__cause__ or error).__name__
@@ -250,7 +250,7 @@ class HttpModelClient:
                     if fold.ended:
                         return fold.answer()
         except (httpx.HTTPError, OSError):
-            if not fold.finished:  # what was told to be the end is one, whatever breaks behind it
+            if not fold.finished:  # the provider marked the end: a connection that breaks after it loses nothing
                 raise
         if fold.finished:
             return fold.answer()

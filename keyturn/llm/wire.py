@@ -1,4 +1,4 @@
-"""The untrusted shapes: what a provider sent, before anybody has judged it."""
+"""The untrusted shapes: what a provider sent, before it was judged."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ from keyturn.contracts import Contract
 from keyturn.foreign_json import DECODER, expect_shallow, read_json
 from keyturn.rotations.decisions import Rejection
 
-# Told the text so far whenever more of it came. Untrusted, and no answer yet: what it may become is judged at its end.
+# Called with the text so far whenever more of it came. Untrusted, and no answer yet: only the whole text is judged.
 OnText = Callable[[str], None]
 Finish = Literal["complete", "truncated", "refused", "filtered"]
 

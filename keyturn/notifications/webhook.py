@@ -275,7 +275,7 @@ def _names_this_message(answer_body: bytes, message: Message) -> bool:
 
 
 def _retry_after(headers: httpx.Headers) -> timedelta | None:
-    """Retry-After in seconds; as a date it is passed over, for a receiver's clock is nobody's."""
+    """Return Retry-After in seconds; a date is ignored, for it depends on the receiver's clock."""
     value = headers.get("retry-after", "")
     if re.fullmatch("[0-9]+", value) is None:
         return None

@@ -1,4 +1,4 @@
-"""Secrets in files of a folder, for development: mode 0600, replaced as a whole, the one before kept beside."""
+"""Secrets in files of a folder, for development: mode 0600, replaced as a whole, the one before stored beside it."""
 
 import json
 import os

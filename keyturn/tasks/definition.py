@@ -27,7 +27,7 @@ Section = tuple[str, JsonValue]
 
 @dataclass(frozen=True)
 class Reading:
-    """What a model made of a request: its unchecked proposal, if there is one, and why that was not accepted."""
+    """How a model read a request: its unchecked proposal, if there is one, and why that was not accepted."""
 
     provider: str
     model: str
@@ -73,7 +73,7 @@ class Task(Generic[RequestT, ProposalT, VerdictT]):
         answer: what an accepted answer is. Never the proposal itself.
         schema: the JSON schema that the provider is asked to keep to; None for plain text.
         stable: the document's beginning, from the policy lines alone.
-        varying: the rest of it, from request, lines and time; all that people and inventories supply is here.
+        varying: the rest of it, from request, lines and time; all that users and inventories supply is here.
         judge: the business checks, at a time; pure, and it never raises for what a model wrote.
         max_output_tokens: where an answer is cut off.
         max_cost_usd: a call estimated above it is refused before it is made.

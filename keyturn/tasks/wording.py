@@ -1,4 +1,4 @@
-"""What no text of ours may say: private data, and the promise of an action. Pure, and on the side of caution."""
+"""What none of our texts may say: private data, and the promise of an action. Pure, and on the side of caution."""
 
 import re
 import unicodedata
@@ -6,7 +6,7 @@ import unicodedata
 from keyturn.private_data import holds_private_data
 from keyturn.rotations.decisions import Rejection, RejectionReason
 
-# The numbers that people spell out.
+# The numbers that are spelt out in prose.
 _WORDS = {
     "a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
     "ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16,

@@ -128,7 +128,7 @@ LIMITS = {
 }
 
 
-# The jobs API has no OpenAPI document of its own yet; then it goes the desk's way.
+# The jobs API has no OpenAPI document yet; then it goes the desk's way.
 def _job_routes() -> Iterator[tuple[str, str, type[BaseModel] | None]]:
     application = jobs_api.JobsApi(cast(Any, None), {}).application()
     for route in application.router.routes():

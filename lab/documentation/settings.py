@@ -108,7 +108,7 @@ def _entries(settings: Iterable[tuple[str, str, str, str]]) -> str:
 
 
 def _entry(name: str, meaning: str, values: str, default: str) -> str:
-    """Return a setting under a heading of its own, so that a link can name it."""
+    """Return a setting under its own heading, so that a link can name it."""
     needed = "Required" if default == "required" else f"Default: {default}"
     return f"### `{name}`\n\n{escape(meaning)}\n\n{needed}. Values: {values}."
 

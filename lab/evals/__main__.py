@@ -43,7 +43,7 @@ from keyturn.workers.wiring import open_boundary
 
 FOLDER = Path(__file__).parent
 COST_GROWTH = 1.25  # a longer prompt or a chattier model; a new price
-# Machines and hours differ: three times as slow as accepted is told, unless it is still under a second.
+# Machines and hours differ: three times as slow as accepted is reported, unless it is still under a second.
 SLOWER, SLOW_MS = 3.0, 1_000.0
 AT_ONCE = 8  # with a provider; calls at once: enough to be done in minutes, few enough for a small account's rate limit
 
@@ -205,7 +205,7 @@ async def _count_caught(cases: Sequence[Case], catalogue: Catalogue) -> list[dic
 
 
 def _wrong_jobs(ends: Sequence[tuple[Case, Any, CallRecord | None]]) -> dict[str, Any]:
-    """How many decisions of this route would have made a job that the case does not support: an unsupported yes."""
+    """How many decisions of this route would have created a job that the case does not support: an unsupported yes."""
     wrong = [
         case.id
         for case, verdict, _ in ends

@@ -50,7 +50,7 @@ CAUGHT_BY = {
     "own_retrier": ("server_error", "no call is unrecorded"),
 }
 CONTROL_ROTATIONS = 6
-# What is met once more when nobody is killed or cut off: there every call is recorded, and what froze wakes up.
+# Each fault once more when no process is killed or cut off: there every call is recorded, and what froze wakes up.
 IN_CALM = tuple(name for name, kind in KINDS.items() if kind.by in {"nobody", "provider"} or name in FROZEN)
 CALM_AT_ONCE = 12  # so that no call is late for want of a processor
 
@@ -100,7 +100,7 @@ def prove(
     # A server that is away is what this is about: the client's own warnings of it would bury the table.
     quiet = LoggingConfig(filter=TelemetryFilter(core_level="ERROR", other_level="ERROR"))
     Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=quiet)), error_if_already_set=False)
-    # Told to stop, it ends what it started: processes, hosts and the small disk.
+    # Stopped by a signal, it ends what it started: processes, hosts and the small disk.
     for one in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(one, lambda *_: signal.raise_signal(signal.SIGINT))
     if only is not None and only not in {*KINDS, *CONTROLS}:
@@ -221,7 +221,7 @@ async def _facts(here: World, seen: Sequence[OperationRecord]) -> Facts:
 async def _a_world(database: Database, *, control: str | None, chance: random.Random) -> AsyncIterator[World]:
     with tempfile.TemporaryDirectory(prefix="keyturn-proof-", dir="/tmp", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        folder.chmod(0o755)  # PostgreSQL runs as a user of its own
+        folder.chmod(0o755)  # PostgreSQL runs as another user
         async with AsyncExitStack() as parts:
             disk = None if control else parts.enter_context(small_disk(folder / "disk"))
             place, server = disk or folder, None

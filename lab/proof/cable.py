@@ -38,7 +38,7 @@ class Cable:
     def strand(self) -> None:
         """Pass nothing more on over the connections that there are, whose other ends have vanished; over new ones, do.
 
-        After STRANDED_SECONDS they are broken off, as by the keep-alive of whoever has not vanished.
+        After STRANDED_SECONDS they are broken off, as by the keep-alive of the end that is still there.
         """
         self._stranded = self._laid
 
@@ -118,4 +118,4 @@ async def _copy(
                 writer.write(chunk)
                 await writer.drain()
     finally:
-        writer.close()  # also when it was reset: the other end hears of it at once
+        writer.close()  # also when it was reset: the other end sees it at once

@@ -1,4 +1,4 @@
-"""What was seen, held against the database, the ledger and the simulator's own log, when all has ended.
+"""Compares what the callers saw with the database, the ledger and the simulator's own log, when all has ended.
 
 A claim that does not hold is a violation, with the operation's whole story and how to run just that again.
 """
@@ -30,7 +30,7 @@ from keyturn.ledger.tables import call_records
 from keyturn.rotations.outcomes import JobCreated, RotationOutcome
 from keyturn.workflows.rotation import RotationWorkflow
 
-END_SECONDS = 30.0  # what is still under way when all has been told ends within seconds
+END_SECONDS = 30.0  # whatever still runs after the last operation ends within seconds
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Facts:
     running: Collection[str]  # workflows that have not ended
     asked: Counter[str]  # requests that the simulator had, by trace
     bent: Mapping[str, float]  # when the first of them met a fault, by trace
-    recorded: Counter[str]  # requests that the ledger tells of, by trace
+    recorded: Counter[str]  # requests that the ledger has, by trace
     said: Counter[str]  # tokens of the simulator's answers, in and out, by trace
-    paid: Counter[str]  # tokens that the ledger tells of, by trace
+    paid: Counter[str]  # tokens that the ledger has, by trace
     drafts: Mapping[str, Draft]
     endings: Counter[str]  # of drafts
 
@@ -135,9 +135,9 @@ def violations(seen: Sequence[OperationRecord], facts: Facts, *, exact: bool) ->
     Args:
         seen: each operation, as its asker saw it.
         facts: what there is.
-        exact: whether nobody was killed or cut off. Then the ledger tells of each request and token, no more and no
+        exact: whether no process was killed or cut off. Then the ledger has each request and token, no more and no
             fewer, and a draft is written. Else a worker that is killed loses what it had not written (docs/adr/0007),
-            and one that is cut off tells of requests that never arrived: nothing may be paid for that was not said.
+            and one that is cut off records requests that never arrived: nothing may be paid for that was not answered.
     """
     found: list[Violation] = []
     for one in seen:
@@ -196,7 +196,7 @@ def _of_jobs(one: OperationRecord, jobs: list[Mapping[str, Any]], facts: Facts) 
 
 
 def _reported_claims(outcome: JobCreated, job: Mapping[str, Any]) -> Claims:
-    """A job is what its workflow tells, and what its grounded verdict says."""
+    """Return the claims on a job: it is as its workflow reported, and as its grounded verdict says."""
     decision = outcome.decision
     verdict = {
         "job_id": outcome.job_id,
@@ -214,7 +214,7 @@ def _reported_claims(outcome: JobCreated, job: Mapping[str, Any]) -> Claims:
 def _of_draft(one: OperationRecord, facts: Facts, exact: bool) -> Claims:
     draft, written = facts.drafts.get(one.workflow_id), one.outcome
     if written is None:
-        return []  # it has not ended, which is told
+        return []  # it has not ended, which is reported
     if draft is None:
         return [("a draft is kept for a week", False, "there is none")]
     state = {WorkflowExecutionStatus.CANCELED: "cancelled", WorkflowExecutionStatus.FAILED: "failed"}

@@ -24,7 +24,7 @@ async def run_draft(world: World, client: Client, seen: OperationRecord) -> None
     """Have a draft written; stop it if it is one that is stopped."""
     operation = seen.operation
     fault = dict(operation.kind.arguments or {})
-    if operation.fault in {"draft_stopped", "draft_killed"}:  # else it is there before anybody can stop it
+    if operation.fault in {"draft_stopped", "draft_killed"}:  # else the draft is complete before it can be stopped
         fault = {"name": "trickle", "seconds": DRAFT_SECONDS, "times": None}
     if fault:
         await ask_simulator(world.simulator, "POST", "/control/faults", {"account": operation.account} | fault)

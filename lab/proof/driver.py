@@ -16,7 +16,7 @@ from keyturn.lab.proof.world import World
 AT_ONCE = 48  # operations under way: enough for two workers to have no pause
 # What has not ended after this long never will: a fault costs half a minute at most, and a run meets some of them.
 PATIENCE_SECONDS = 300.0
-RUN_PATIENCE_SECONDS = 900.0  # of a run, of whose eight keys each meets a fault of its own
+RUN_PATIENCE_SECONDS = 900.0  # of a run, of whose eight keys each meets another fault
 
 _ASKED: Mapping[str, Callable[[World, Client, OperationRecord], Awaitable[None]]] = {
     "rotation": run_rotation,
@@ -39,9 +39,9 @@ async def drive(
     Args:
         world: where to ask.
         operations: what to ask for.
-        at_once: how many are under way.
-        until: the moment, by the monotonic clock, after which no more are begun.
-        told: told how many have ended, whenever one has.
+        at_once: how many are in progress.
+        until: the moment, by the monotonic clock, after which no more are started.
+        told: called with how many have ended, whenever one has.
     """
     turns, client = asyncio.Semaphore(at_once), await world.client()
     seen: list[OperationRecord] = []
@@ -60,12 +60,12 @@ async def drive(
 
 
 async def one_operation(world: World, client: Client, seen: OperationRecord) -> None:
-    """Ask for one operation and see it to its end; what does not end in time, or as nobody foresaw, has no outcome."""
+    """Ask for one operation and follow it to its end; one that does not end in time, or unforeseen, has no outcome."""
     try:
         async with asyncio.timeout(RUN_PATIENCE_SECONDS if seen.operation.kind.asked == "bulk" else PATIENCE_SECONDS):
             await _ASKED[seen.operation.kind.asked](world, client, seen)
     except TimeoutError:
         seen.say("unknown: it did not end")
-    except Exception as error:  # a violation of its own: the others are seen to their ends all the same
+    except Exception as error:  # a separate violation: the others are followed to their ends all the same
         seen.say(f"unknown: {error!r}")
     seen.ended = time.time()

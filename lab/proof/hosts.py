@@ -34,7 +34,7 @@ class Host:
         return ("ip", "netns", "exec", self.name)
 
     def cut_off(self) -> None:
-        """Let no packet pass, in either direction, and tell nobody: connections stay open on both sides."""
+        """Let no packet pass, in either direction, without a notice: connections stay open on both sides."""
         run_as_root("ip", "link", "set", self.cable, "down")
 
     def heal(self) -> None:

@@ -1,4 +1,4 @@
-"""What was seen of an operation by whoever asked for it."""
+"""What the caller of an operation saw of it."""
 
 import time
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ class OperationRecord:
     steps: list[tuple[float, str]] = field(default_factory=list)
     outcome: Any = None
     cancelled: bool = False
-    contradicted: bool = False  # told that it failed, while its job was there
+    contradicted: bool = False  # the caller was answered that it failed, while its job was there
     jobs: int = 0
     began: float = 0.0
     ended: float = 0.0
@@ -38,7 +38,7 @@ class OperationRecord:
 
 
 class Incident(NamedTuple):
-    """Something that befell the whole stack, and when it began."""
+    """A fault of the whole stack, and when it started."""
 
     name: str
     at: float

@@ -1,4 +1,4 @@
-"""The page of a proof, docs/proof.md: its tables are written by the run that they tell of."""
+"""The page of a proof, docs/proof.md: each run writes the tables of its own results."""
 
 import re
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""What a proof tells: how each fault was survived, and of a violation the operation's whole story."""
+"""What a proof prints: how each fault was survived, and of a violation the operation's whole story."""
 
 import statistics
 from collections import Counter, defaultdict
@@ -23,7 +23,7 @@ from keyturn.lab.proof.world import World, ask_simulator
 from keyturn.ledger.tables import call_records
 
 ENOUGH = 3  # of as many that were to meet a fault, one does
-STORIES = 5  # what is told at length; more have the same cause
+STORIES = 5  # printed at length; more have the same cause
 Row = dict[str, Any]
 
 

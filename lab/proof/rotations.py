@@ -77,7 +77,7 @@ async def run_rotation(world: World, client: Client, seen: OperationRecord) -> N
             return
     finally:
         if operation.fault in FROZEN:
-            (world.marks / f"{operation.account}.thaw").touch()  # whose claim was frozen is let go on
+            (world.marks / f"{operation.account}.thaw").touch()  # the frozen claim may continue
         stopping.cancel()
         await asyncio.gather(stopping, return_exceptions=True)
 

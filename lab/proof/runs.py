@@ -1,4 +1,4 @@
-"""Has one run of keys judged, and begins it again until each has its job, as a person would."""
+"""Executes one bulk run, and starts it again until each key has its job, as an operator would."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ from keyturn.workflows.bulk import bulk_id
 
 
 async def run_bulk(world: World, client: Client, seen: OperationRecord) -> None:
-    """Have a run of keys judged, and begin it again until each has its job, as a person would."""
+    """Have a bulk run judged, and start it again until each key has its job, as an operator would."""
     operation, catalogue = seen.operation, load_catalogue(world.policies)
     file = world.folder / f"{operation.run_id}.jsonl"
     rotated_at = (datetime.now(UTC) - timedelta(days=200)).isoformat()

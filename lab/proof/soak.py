@@ -95,10 +95,10 @@ async def _sample(world: World, soaked: SoakResult, began: float) -> None:
 
 
 async def _mild_faults(world: World, chance: random.Random) -> None:
-    """Connections break and processes stand still for a moment; nobody dies."""
+    """Break connections and stop processes for a moment; none is killed."""
     while True:
         await asyncio.sleep(chance.uniform(*BETWEEN))
-        # Not the provider's: what was said and never heard is paid for, and cannot be in the ledger.
+        # Not the provider's: an answer that was sent and never received is paid for, and cannot be in the ledger.
         cables = [f"pull_{cable}" for cable in world.cables if cable != "provider"]
         name = chance.choice(["stop_worker", *cables])
         if name == "stop_worker":

@@ -74,11 +74,11 @@ class Marks:
         return False
 
     def mark_woken(self, account: str) -> None:
-        """Say that a frozen attempt goes on: its worker was not killed meanwhile."""
+        """Mark that a frozen attempt continues: its worker was not killed meanwhile."""
         (self._folder / f"{account}.woke").touch()
 
     async def wait_for_thaw(self, account: str) -> None:
-        """Wait until the driver lets a frozen attempt go on."""
+        """Wait until the driver lets a frozen attempt continue."""
         while not (self._folder / f"{account}.thaw").exists():
             await asyncio.sleep(0.05)
 
@@ -114,7 +114,7 @@ class FaultyBoundary:
 
         def on_piece(text: str) -> None:
             on_text(text)
-            # The second piece is there: somebody may have read the first.
+            # The second piece is there: a reader may have seen the first.
             if len(text) > 40 and self._marks.first(request.account_id, "draft_killed"):
                 _die()
 
@@ -123,7 +123,7 @@ class FaultyBoundary:
     async def _ask(self, request: RotationRequest, attempt: int, at: datetime) -> Assessment:
         if self._control != "own_retrier":
             return await self._boundary.decide(request, attempt, at=at)
-        # A client that asks again by itself, and tells nobody.
+        # A client that retries by itself, without a record.
         record, self._boundary._record = self._boundary._record, lambda _call: None
         try:
             for _ in range(2):
@@ -191,7 +191,7 @@ class FaultyClaims:
         return job
 
     async def _run_uncancelled(self, work: Any) -> Any:
-        """A frozen process hears of no cancellation: nor does this."""
+        """Do `work` as a frozen process does: without noticing a cancellation."""
         task = asyncio.ensure_future(work)
         while not task.done():
             try:

@@ -81,7 +81,7 @@ class World:
         self.befell: list[Incident] = []
         self.failed: list[str] = []  # what could not be brought about, and why
         self.policies = folder / "policies"
-        self.disk: Path | None = None  # a small one of its own, where one may be mounted
+        self.disk: Path | None = None  # a small separate one, where one may be mounted
         self.hosts: list[Host] = []  # the workers' and then the server's, where they may be made
         self.postgresql: PostgreSQL | None = None
         self.processes: dict[str, asyncio.subprocess.Process] = {}
@@ -92,7 +92,7 @@ class World:
         return self.cables["temporal"].address
 
     async def client(self) -> Client:
-        """A client of its own connection, as soon as the server answers."""
+        """Return a client with a new connection, as soon as the server answers."""
         async with asyncio.timeout(30):
             while True:
                 try:
@@ -128,7 +128,7 @@ class World:
         await engine.dispose()
 
     def kill(self, name: str) -> None:
-        """Kill a process with -9; what watches over it begins it again."""
+        """Kill a process with -9; its supervisor starts it again."""
         self._signal(name, signal.SIGKILL)
 
     def move_clock(self, name: str) -> None:
@@ -163,7 +163,7 @@ class World:
     async def supervise(
         self, name: str, command: Callable[[], list[str | Path]], environment: dict[str, str] | None
     ) -> None:
-        """Run a process, and begin it again whenever it has ended, until cancelled."""
+        """Run a process, and start it again whenever it has ended, until cancelled."""
         while True:
             try:
                 async with child(command(), environment=environment, log=self.folder / f"{name}.log") as process:
@@ -180,7 +180,7 @@ class World:
 
 @asynccontextmanager
 async def world(folder: Path, database: str, *, control: str | None, chance: random.Random) -> AsyncIterator[World]:
-    """Yield a world whose parts are up: servers, and two workers, each on a host of its own where that may be.
+    """Yield a world whose parts are up: servers, and two workers, each on a separate host where that may be.
 
     Args:
         folder: an existing folder, its own.
@@ -215,7 +215,7 @@ async def world(folder: Path, database: str, *, control: str | None, chance: ran
         made.policies.mkdir()
         (made.policies / "keyturn.lab.proof.toml").write_text(NEEDS_APPROVAL)
         # Its parts reach each other by 127.0.0.1, and the workers it by its address.
-        listening = "127.0.0.1" if servers is None else "0.0.0.0"  # noqa: S104 - in a namespace of its own
+        listening = "127.0.0.1" if servers is None else "0.0.0.0"  # noqa: S104 - in a separate namespace
         server = dev_server_command(port, ip=listening, database=folder / "temporal.db")
         server = [*(servers.prefix if servers is not None else ()), *server]
         provider = f"http://{cables['provider'].address}"

@@ -1,4 +1,4 @@
-"""The ways in which the simulator can be told to fail, and which request each one meets."""
+"""The ways in which the simulator can be made to fail, and which request each one meets."""
 
 import json
 from collections.abc import Mapping

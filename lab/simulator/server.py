@@ -1,4 +1,4 @@
-"""The simulator's HTTP server: three providers' wire formats, and `/control/` to tell it how to fail.
+"""The simulator's HTTP server: three providers' wire formats, and `/control/` to make it fail.
 
 POST   /v1/chat/completions                        OpenAI
 POST   /v1/messages                                Anthropic
@@ -10,7 +10,7 @@ GET    /control/requests      each model request: {"at", "provider", "model", "a
                               of a stream also "first_text_at", and "closed_at" if its reader went away
 DELETE /control/requests      forget them
 PUT    /control/keys          the API keys that are taken, as a list; null takes any
-PUT    /control/pace          seconds between two pieces of a stream, a number (0.02 until told)
+PUT    /control/pace          seconds between two pieces of a stream, a number (0.02 by default)
 GET    /healthz               200 when it serves
 
 It answers for models called `simulator-...` only, so that no production setting can mistake it for a provider.
@@ -34,10 +34,10 @@ from keyturn.lab.simulator.formats import ANTHROPIC, GEMINI, OPENAI, Event, Form
 
 DEFAULT_SLOW_SECONDS = 30.0  # longer than any default deadline, so that "slow" without a figure means "too slow"
 MODELS = "simulator-"
-LEAST_CACHED_TOKENS = 1_024  # what the providers' prompt caches begin at
+LEAST_CACHED_TOKENS = 1_024  # from where on the providers' prompt caches count
 PACE_SECONDS = 0.02  # about as quickly as a hosted model of middling size writes
 CHARACTERS_A_PIECE = 8
-CHARACTERS_A_TOKEN = 4  # about right for English JSON: close enough for a bill that nobody pays
+CHARACTERS_A_TOKEN = 4  # about right for English JSON: close enough for a bill that is never paid
 
 
 class Simulator:
@@ -230,7 +230,7 @@ def _event(name: str | None, data: Any) -> bytes:
 
 
 def _shared_length(one: str, other: str) -> int:
-    """How many characters two texts begin with alike."""
+    """Return how many characters two texts have in common at their start."""
     return next(
         (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(map(len, (one, other)))
     )

@@ -44,7 +44,7 @@ def read_key_ids(file: Path) -> dict[tuple[str, str], str]:
             moment = _moment("CreateDate", str(row["CreateDate"]))
             if moment is not None:
                 key_id, of = str(row["AccessKeyId"]), (str(row.get("UserName", ROOT)), _second(moment))
-                # Two keys of one user and second cannot be told apart: neither is joined.
+                # Two keys of one user and second cannot be distinguished: neither is joined.
                 found[of] = key_id if found.get(of, key_id) == key_id else ""
     except (KeyError, RowFault):
         raise InventoryInvalid(f"{file} is not the output of `aws iam list-access-keys`") from None
@@ -147,7 +147,7 @@ _NO_BASE64 = re.compile(r"\\[nr/]|\s")
 
 
 def _is_answer(head: str) -> bool:
-    """Return True if a text that begins so is the answer of `aws iam get-credential-report`."""
+    """Return True if a text that starts so is the answer of `aws iam get-credential-report`."""
     return _ANSWER.match(head) is not None
 
 

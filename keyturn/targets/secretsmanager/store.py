@@ -65,4 +65,4 @@ def _read(text: str | None) -> tuple[str, SecretStr] | None:
         value = json.loads(text or "null")
         return value["AccessKeyId"], SecretStr(value["SecretAccessKey"])
     except (ValueError, KeyError, TypeError):
-        return None  # a secret of this name that is not ours: it is kept as the version before
+        return None  # a secret of this name that we did not write: it stays as the version before

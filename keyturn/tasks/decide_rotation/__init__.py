@@ -28,7 +28,7 @@ def _varying(request: RotationRequest, lines: Sequence[PolicyLine], at: datetime
         "unused_seconds": _seconds(facts.unused_for),
         "observed_at": facts.observed_at.isoformat(),
     }
-    # The time itself is not told: with it, no two prompts would be the same, and no answer could be cached.
+    # The time itself is left out: with it, no two prompts would be the same, and no answer could be cached.
     causes = {line.id: read(line, facts, at).cause for line in lines}
     account["evidence_too_old_for"] = [
         name for name in sorted(causes) if causes[name] in {"evidence_too_old", "evidence_in_future"}

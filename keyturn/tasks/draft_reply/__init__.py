@@ -19,23 +19,23 @@ MAX_DRAFT_CHARACTERS = 2_000  # a reply that a support agent reads through befor
 
 
 class DraftRequest(ModelTask):
-    """The asker's words, and the grounded decision to tell them, if there is one."""
+    """The asker's words, and the grounded decision to report, if there is one."""
 
     task: Literal["draft_reply"] = "draft_reply"
     account_id: AccountId
     question: str = Field(min_length=1, max_length=MAX_QUESTION_CHARACTERS)
     decision: Decision | None = None
     rotation_window_days: int | None = Field(default=None, ge=1, le=36_500)
-    # The rotation waits for a person's decision: the reply says so, and tells no decision.
+    # The rotation waits for a person's decision: the reply says so, and reports no decision.
     waits_for_person: bool = False
     prompt_version: ShortIdentifier = "reply_draft@2"
-    # A chat reply: people leave after about half a minute; a stream shows its first words long before.
+    # A chat reply: users leave after about half a minute; a stream shows its first words long before.
     timeout_seconds: float = Field(default=30.0, gt=0, le=120)
 
     @field_validator("question")
     @classmethod
     def _holds_nothing_private(cls, question: str) -> str:
-        # A rotation's question may name its own key, which is not told here.
+        # A rotation's question may name its own key, which is left out here.
         if holds_private_data(question, allow_key_ids=True):
             raise ValueError("holds what looks like a secret or a card number: leave it out")
         return question

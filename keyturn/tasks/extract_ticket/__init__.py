@@ -28,7 +28,7 @@ class TicketRequest(ModelTask):
     refund_usd: Decimal | None = Field(default=None, ge=0)
     user_blocked: bool = False
     prompt_version: ShortIdentifier = "ticket@1"
-    # Hidden work while a form is filled in, like autocomplete: after 8 s the form goes on without it.
+    # Hidden work while a form is filled in, like autocomplete: after 8 s the form continues without it.
     timeout_seconds: float = Field(default=8.0, gt=0, le=120)
 
 
@@ -51,7 +51,7 @@ class Ticket(Contract):
 def judge(
     proposed: ProposedTicket, request: TicketRequest, _lines: Sequence[PolicyLine], _at: datetime | None = None
 ) -> Ticket | Rejection:
-    """Return the ticket if its values are allowed, its priority borne out, and its summary fit to be stored."""
+    """Return the ticket if its values are allowed, its priority supported, and its summary fit to be stored."""
     categories: dict[JsonValue, Category] = {name: name for name in get_args(Category)}
     priorities: dict[JsonValue, Priority] = {name: name for name in get_args(Priority)}
     # A customer may write of what they did, and a ticket repeats it.

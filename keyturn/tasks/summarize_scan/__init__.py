@@ -31,7 +31,7 @@ class ScanRequest(ModelTask):
     account_id: AccountId
     records: tuple[ScanRecord, ...] = Field(min_length=1, max_length=MAX_RECORDS)
     prompt_version: ShortIdentifier = "scan_summary@1"
-    # Nightly work that nobody watches: 90 s lets a long scan be read; a retry costs more than patience.
+    # Nightly work without a user who waits: 90 s lets a long scan be read; a retry costs more than a longer wait.
     timeout_seconds: float = Field(default=90.0, gt=0, le=120)
 
 

@@ -24,7 +24,7 @@ class AnthropicBatches(HttpBatchClient):
         return id_of(await self.ask("POST", "/v1/messages/batches", json={"requests": requests}))
 
     async def find(self, marker: str, *, count: int, since: datetime, known: Collection[str]) -> str | None:
-        """Return the one batch of this size that was made since and that nobody accounts for.
+        """Return the one batch of this size that was created since and that no run accounts for.
 
         Raises:
             UnexpectedStatus: several fit, so that a person must look which is ours.

@@ -33,7 +33,7 @@ _FINISH: dict[str, Finish] = {
 # The provider behind a gateway died (OpenRouter), or the server did.
 _FAILED = ("error", "abort", "network_error", "insufficient_system_resource")
 
-# Without the option, a stream tells no usage, and its cost would be unknown.
+# Without the option, a stream has no usage, and its cost would be unknown.
 _STREAMED: dict[str, JsonValue] = {"stream": True, "stream_options": {"include_usage": True}}
 
 
@@ -86,7 +86,7 @@ def adapt_body(body: dict[str, JsonValue], not_taken: AbstractSet[str], prompt: 
     schema then stands in the prompt, and what is answered is judged as always.
     """
     body = {name: value for name, value in body.items() if name not in not_taken}
-    # Never without a limit: an answer without one costs what it likes. Who refuses both is asked as everybody asks.
+    # Never without a limit: an answer without one has no upper price. A server that refuses both gets the usual one.
     if not {"max_tokens", "max_completion_tokens"} & body.keys():
         taken = [name for name in ("max_tokens", "max_completion_tokens") if name not in not_taken]
         body[(taken or ["max_tokens"])[0]] = prompt.max_output_tokens
