@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from keyturn.contracts import MAX_QUESTION_CHARACTERS
 from keyturn.errors import InvalidRequest
+from keyturn.faults import faults_of
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.grounding import observed_in_future
 from keyturn.policy.line import digest_of_lines
@@ -16,21 +17,6 @@ from keyturn.rotations.contracts import RotationRequest
 from keyturn.workflows.identity import Names, plain, workflow_id_of
 
 MAX_WORKFLOW_ID = 1_000  # Temporal's own limit, and the width of the column that keeps it
-# pydantic repeats what was typed in some messages; these are ours, and they say what to do.
-_HINTS = {
-    "string_pattern_mismatch": "may hold letters, digits and . _ : / @ + = , - only, and begins with a letter or digit",
-    "timezone_aware": "needs a time zone, such as 2026-11-21T09:00:00Z",
-}
-_OPTIONS = {
-    "account_id": "--account",
-    "user_id": "--user",
-    "tenant_id": "--tenant",
-    "policy_lines": "--policy",
-    "timeout_seconds": "--timeout",
-    "max_retries": "--retries",
-    "trace_id": "--trace-id",
-    "prompt_version": "--prompt-version",
-}
 
 
 def build_request(
@@ -45,14 +31,13 @@ def build_request(
         fields: the rest of the request, by the names of `RotationRequest`.
 
     Raises:
-        InvalidRequest: a value cannot be used; the message names its option.
+        InvalidRequest: a value cannot be used; its faults name the fields.
         UnknownPolicyLine: there is no such line; the message names those that there are.
     """
     question = fields.get("question", "")
     if len(question) > MAX_QUESTION_CHARACTERS:
-        raise InvalidRequest(
-            f"--question has {len(question):,} characters, and {MAX_QUESTION_CHARACTERS:,} is the most: shorten it"
-        )
+        reason = f"has {len(question):,} characters, and {MAX_QUESTION_CHARACTERS:,} is the most: shorten it"
+        raise InvalidRequest(faults=[("question", reason)])
     lines = [catalogue.current(line_id) for line_id in dict.fromkeys(policy)]
     known = {name: value for name, value in facts.items() if value is not None}
     given = {name: value for name, value in fields.items() if value is not None}
@@ -67,9 +52,9 @@ def build_request(
             }
         )
     except ValidationError as error:
-        raise InvalidRequest("; ".join(_fault(fault) for fault in error.errors(include_input=False))) from None
+        raise InvalidRequest(faults=faults_of(error)) from None
     if observed_in_future(request.credential, datetime.now(UTC)):
-        raise InvalidRequest("--observed lies in the future: evidence is what was seen")
+        raise InvalidRequest(faults=[("observed_at", "lies in the future: evidence is what was seen")])
     if len(id_of(request)) > MAX_WORKFLOW_ID:
         raise InvalidRequest(f"account, key and policy ids make a workflow id of over {MAX_WORKFLOW_ID} characters")
     return request
@@ -78,14 +63,3 @@ def build_request(
 def id_of(request: RotationRequest, names: Names = plain) -> str:
     """Return the workflow id that stands for `request`, account and key written as `names` writes them."""
     return workflow_id_of(request.tenant_id, request.account_id, request.credential.key_id, request.policy_lines, names)
-
-
-def _fault(fault: Any) -> str:
-    path = [str(part) for part in fault["loc"]]
-    if not path:  # of several fields together: the message names them
-        return str(fault["msg"].removeprefix("Value error, "))
-    name = path[-1] if path[0] == "credential" else path[0]
-    option = _OPTIONS.get(name, f"--{name.replace('_at', '').replace('_', '-')}")
-    if name == "credential":
-        option = "the credential's facts"
-    return f"{option}: {_HINTS.get(fault['type'], fault['msg'].removeprefix('Value error, '))}"

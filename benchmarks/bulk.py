@@ -24,9 +24,9 @@ from keyturn.inventory.source import Inventory
 from keyturn.lab.stack.temporal import dev_server
 from keyturn.rotations.contracts import RotationRequest
 from keyturn.workflows.rotation import RotationWorkflow
-from tests.cases import facts, request
-from tests.estates import LINE, NOW, BulkPlace, Judge, bulk_place, estate
-from tests.keys import KEYRING
+from tests.support.cases import facts, request
+from tests.support.estates import LINE, NOW, BulkPlace, Judge, bulk_place, estate
+from tests.support.keys import KEYRING
 
 REPORT = (
     "user,arn,user_creation_time,password_enabled,password_last_used,password_last_changed,password_next_rotation,"

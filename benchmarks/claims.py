@@ -20,7 +20,7 @@ from keyturn.database import database_url, open_database
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.workers.schema import migrate
-from tests.cases import facts, order
+from tests.support.cases import facts, order
 
 BARE = table("bare", column("k"), column("v"))
 CREATE = "CREATE TABLE IF NOT EXISTS bare (k VARCHAR(64) PRIMARY KEY, v VARCHAR(64))"

@@ -26,7 +26,7 @@ from keyturn.llm.providers.openai.wire import payload
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.tasks.decide_rotation import TASK
 from keyturn.workers.schema import migrate
-from tests.cases import request
+from tests.support.cases import request
 
 MODEL = "mock-1"
 Ask = Callable[[], Awaitable[object]]

@@ -25,7 +25,7 @@ from keyturn.notifications.webhook import Webhook
 from keyturn.workers.deliveries import ReceiverDeliveries
 from keyturn.workers.monitoring import served
 from keyturn.workflows.delivery import DeliveryWorkflow
-from tests.cases import facts, order
+from tests.support.cases import facts, order
 
 QUEUE = "deliveries"
 

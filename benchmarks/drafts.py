@@ -34,11 +34,11 @@ from keyturn.policy.catalogue import load_catalogue
 from keyturn.tasks.definition import Prompt
 from keyturn.tasks.draft_reply import TASK, DraftRequest
 from keyturn.workflows.draft import DraftWorkflow
-from tests.boundaries import guarded, on_simulator
-from tests.cases import P7
-from tests.desks import Place, asking, key
-from tests.keys import KEYRING
-from tests.simulated import SimulatorControl
+from tests.support.boundaries import guarded, on_simulator
+from tests.support.cases import P7
+from tests.support.desks import Place, asking, key
+from tests.support.keys import KEYRING
+from tests.support.simulated import SimulatorControl
 
 PROMISED_MS = 150  # from the provider's first text to the page's
 QUESTION = {"account_id": "acct_1", "question": "May it?", "policy_lines": ["P-7"]}

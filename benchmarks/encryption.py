@@ -26,8 +26,8 @@ from keyturn.workers.codec import CodecServer
 from keyturn.workers.monitoring import served
 from keyturn.workers.schema import migrate
 from keyturn.workflows.rotation import RotationWorkflow
-from tests.cases import request
-from tests.workers_for_tests import ELIGIBLE, Script, worker_on
+from tests.support.cases import request
+from tests.support.workers_for_tests import ELIGIBLE, Script, worker_on
 
 Run = Callable[[], Awaitable[object]]
 TOKEN = "a_token_of_the_benchmarks_0123456789"

@@ -17,7 +17,7 @@ from keyturn.desk.serving import served
 from keyturn.desk.settings import DeskSettings
 from keyturn.lab.stack.temporal import dev_server
 from keyturn.policy.catalogue import load_catalogue
-from tests.keys import KEYRING
+from tests.support.keys import KEYRING
 
 PEERS = 200
 TOKEN = "a_token_of_the_benchmarks_0123456789"

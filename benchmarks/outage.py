@@ -19,7 +19,7 @@ from keyturn.llm.http import HttpModelClient, http_client
 from keyturn.llm.keys import FixedKey
 from keyturn.llm.outages import FAILURES_TO_OPEN
 from keyturn.llm.providers import load_providers, price_lists_of_providers
-from tests.cases import request
+from tests.support.cases import request
 
 SECONDS = 3.0  # of a call: the first five wait 60 % of it for nothing
 ANSWER_MS = 20  # of the second endpoint: shorter than any model, so that the difference shows

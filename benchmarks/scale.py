@@ -19,8 +19,8 @@ from benchmarks.results import Result
 from keyturn.lab.stack.embedded import simulator_process, worker_environment
 from keyturn.lab.stack.processes import child, program
 from keyturn.lab.stack.temporal import dev_server
-from tests.estates import LINE, estate
-from tests.keys import KEYRING, KEYS_TEXT
+from tests.support.estates import LINE, estate
+from tests.support.keys import KEYRING, KEYS_TEXT
 
 PLOT = Path(__file__).parent / "scale.svg"
 # By a small process in between: a child's peak counts what its parent held when it was made.

@@ -42,7 +42,7 @@ from keyturn.policy.catalogue import load_catalogue
 from keyturn.workers.schema import migrate
 from keyturn.workflows.identity import rotation_ids_of
 from keyturn.workflows.rotation import RotationWorkflow
-from tests.cases import request
+from tests.support.cases import request
 
 QUEUE = "benchmark"
 ANSWER = '{"decision": "eligible", "rotation_window_days": 30, "source_line_ids": ["P-7"]}'

@@ -1,6 +1,5 @@
 """What goes wrong, as an HTTP answer: a named problem (RFC 9457) for programs, a short page for people."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,10 +36,6 @@ _STATUS: Mapping[type[KeyturnError], int] = {
 }
 
 
-# The program names a field as its command line does, `--question`; here it is `question`.
-_OPTION = re.compile(r"(?<![\w-])--(?=[a-z])")
-
-
 class Problem(BaseModel):
     """A problem detail of RFC 9457. `kind` is its name, `hint` what to do now."""
 
@@ -69,7 +64,7 @@ class Refused(Exception):
         """Return what a caller is answered for an error of the program. It repeats nothing private."""
         status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
         waits = {"Retry-After": "5"} if status == 503 else {}
-        return cls(status, error.kind, _OPTION.sub("", str(error)), hint=error.hint, headers=waits)
+        return cls(status, error.kind, str(error), hint=error.hint, headers=waits)
 
 
 TITLES = {

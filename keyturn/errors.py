@@ -7,6 +7,7 @@ Each class says whether a retry is worth it, and what fixes it. The others stand
 A message may be shown and logged; it never repeats a question, a prompt, an answer or a secret.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -84,11 +85,18 @@ class SchemaNotCurrent(JobError):
 
 
 class InvalidRequest(KeyturnError):
-    """What was asked cannot be asked; nothing was started."""
+    """What was asked cannot be asked; nothing was started.
+
+    `faults` are what is wrong with which fields, if it is about fields: each edge names these in its own way.
+    """
 
     kind = "invalid_request"
     next_step = "fail_and_fix_request"
     hint = "Correct it and ask again; nothing was started."
+
+    def __init__(self, message: str = "", *, faults: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(message or "; ".join(f"{field}: {reason}" if field else reason for field, reason in faults))
+        self.faults = tuple(faults)
 
 
 class ExtensionInvalid(KeyturnError):

@@ -183,7 +183,7 @@ def new_key_line(key_id: str | None = None) -> str:
     """
     key_id = key_id or f"{datetime.now(UTC):%Y-%m-%d}-{secrets.token_hex(2)}"
     if not _KEY_ID.fullmatch(key_id):
-        raise InvalidRequest("--id: has up to 32 letters, digits, . _ -")
+        raise InvalidRequest("the key's id has up to 32 letters, digits, . _ -")
     return f"{key_id}:{base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()}"
 
 

@@ -15,13 +15,13 @@ from keyturn.bulk.contracts import BulkOrder, BulkSource
 from keyturn.console import signed_in_user
 from keyturn.errors import InvalidRequest
 from keyturn.starter.database import with_database
+from keyturn.starter.faults import validate
 from keyturn.starter.inventory_options import (
     WITHOUT_KEY_IDS,
     access_keys,
     as_one_object,
     as_user,
     azure_application,
-    build_or_refuse,
     for_tenant,
     inventory_file,
     inventory_format,
@@ -109,7 +109,7 @@ def bulk(
     source = _source(file, task=task, policies=policies, user_id=user_id or signed_in_user(), given=given)
     digest = asyncio.run(digest_of(source, file))
     run_id = name or f"run-{hashlib.sha256(f'{tenant} {digest}'.encode()).hexdigest()[:16]}"
-    order = build_or_refuse(lambda: BulkOrder(run_id=run_id, tenant_id=tenant, max_usd=max_usd, offline=offline))
+    order = validate(lambda: BulkOrder(run_id=run_id, tenant_id=tenant, max_usd=max_usd, offline=offline))
     rejected = Rejects(rejects or rejects_beside(file))
     with closing(rejected):
         run = with_database(lambda engine: _load(engine, source, order, rejected, digest))
@@ -134,7 +134,7 @@ def bulk(
 
 def _source(file: Path, *, task: str, policies: tuple[str, ...], user_id: str, given: dict[str, Any]) -> BulkSource:
     keys = given["access_keys"]
-    source: BulkSource = build_or_refuse(
+    source: BulkSource = validate(
         lambda: BulkSource(
             path=str(file),
             task=task,
@@ -147,7 +147,8 @@ def _source(file: Path, *, task: str, policies: tuple[str, ...], user_id: str, g
             always_ask=given["always_ask"],
             by_rule=given["by_rule"],
             user_id=user_id,
-        )
+        ),
+        whole="policies",
     )
     return source
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from keyturn.console import printable, signed_in_user
-from keyturn.errors import InvalidRequest, KeyturnError
+from keyturn.errors import KeyturnError
+from keyturn.starter.faults import naming_options
 
 if TYPE_CHECKING:
     from keyturn.desk.desk import Desk
@@ -95,17 +96,11 @@ def draft(
         raise click.UsageError("give --rotation, or --account, --policy and --question")
 
     async def run(desk: "Desk", _engine: Any) -> dict[str, Any]:
-        from pydantic import ValidationError
-
         from keyturn.application.drafts import new_draft_id
 
         draft_id = new_draft_id(tenant)
-        try:
+        with naming_options():
             await desk.draft(user_id or signed_in_user(), draft_id, asked)
-        except ValidationError as error:
-            fault = error.errors(include_input=False, include_url=False)[0]
-            where = {"account_id": "--account", "user_id": "--user"}.get(str(fault["loc"][0]), f"--{fault['loc'][0]}")
-            raise InvalidRequest(f"{where}: {fault['msg'].removeprefix('Value error, ')}") from None
         shown = asyncio.ensure_future(_print_draft(desk, draft_id, quiet=as_json))
         stops: list[asyncio.Future[bool]] = []
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from pydantic import ValidationError
 
 from keyturn.errors import InvalidRequest
 from keyturn.options import InventoryFormat
@@ -51,20 +50,8 @@ def moment_of(text: str | None) -> datetime | None:
     if moment is None or moment.tzinfo is None:
         raise InvalidRequest("--observed: is not a moment with its time zone, such as 2026-11-21T09:00:00Z")
     if moment > datetime.now(UTC):
-        raise InvalidRequest("--observed lies in the future: evidence is what was seen")
+        raise InvalidRequest("--observed: lies in the future: evidence is what was seen")
     return moment
-
-
-def build_or_refuse(build: Any) -> Any:
-    """Return what `build` makes of options; raises InvalidRequest, naming the option that does not fit."""
-    try:
-        return build()
-    except ValidationError as error:
-        fault = error.errors(include_input=False, include_url=False)[0]
-        name = {"policies": "--policy", "run_id": "--name", "user_id": "--user", "operator": "--user"}
-        where = str(fault["loc"][0]) if fault["loc"] else "policies"
-        message = fault["msg"].removeprefix("Value error, ")
-        raise InvalidRequest(f"{name.get(where, f'--{where}'.replace('_', '-'))}: {message}") from None
 
 
 def rejects_beside(file: Path) -> Path:

@@ -3,19 +3,17 @@
 import asyncio
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
-from pydantic import ValidationError
 
 from keyturn.console import signed_in_user
 from keyturn.contracts import Contract
-from keyturn.errors import InvalidRequest
 from keyturn.policy.errors import CatalogueInvalid
 from keyturn.rotations.contracts import Abandonment, Approval, Denial, Resumption, RotationStatus
 from keyturn.rotations.decisions import GroundedDecision
+from keyturn.starter.faults import validate
 from keyturn.starter.policy_options import policy_options
 
 _user = click.option("--user", "user_id", envvar="KEYTURN_USER", help="Your user name.  [default: the signed-in user]")
@@ -77,7 +75,7 @@ def resume(
       keyturn resume rotate:default:acct_10234:key_01:P-7@1
       keyturn resume --all --kind quota_exhausted
     """
-    resumption = _build_or_refuse(lambda: Resumption(operator=user_id or signed_in_user()))
+    resumption = validate(lambda: Resumption(operator=user_id or signed_in_user()))
     if everything == (workflow_id is not None):
         raise click.UsageError("name one rotation, or --all with --kind")
     if not everything:
@@ -114,11 +112,7 @@ def abandon(workflow_id: str, reason: str, user_id: str | None) -> None:
     Example:
       keyturn abandon rotate:default:acct_10234:key_01:P-7@1 --reason "the account is closed"
     """
-    _answer(
-        workflow_id,
-        "abandon",
-        _build_or_refuse(lambda: Abandonment(operator=user_id or signed_in_user(), reason=reason)),
-    )
+    _answer(workflow_id, "abandon", validate(lambda: Abandonment(operator=user_id or signed_in_user(), reason=reason)))
     click.echo(f"abandoned {workflow_id}")
 
 
@@ -155,9 +149,7 @@ def approve(workflow_id: str, digest: str | None, policy_dir: Path | None, shipp
             raise click.UsageError("say which decision you approve: --digest, as shown above")
         click.confirm("Approve exactly this?", abort=True)
         digest = decision.digest
-    _answer(
-        workflow_id, "approve", _build_or_refuse(lambda: Approval(approver=user_id or signed_in_user(), digest=digest))
-    )
+    _answer(workflow_id, "approve", validate(lambda: Approval(approver=user_id or signed_in_user(), digest=digest)))
     click.echo(f"approved {workflow_id}")
 
 
@@ -178,7 +170,7 @@ def deny(workflow_id: str, reason: str, digest: str | None, user_id: str | None)
     _answer(
         workflow_id,
         "deny",
-        _build_or_refuse(lambda: Denial(approver=user_id or signed_in_user(), digest=digest, reason=reason)),
+        validate(lambda: Denial(approver=user_id or signed_in_user(), digest=digest, reason=reason)),
     )
     click.echo(f"denied {workflow_id}")
 
@@ -196,8 +188,8 @@ def rollback(job_id: str, reason: str, user_id: str | None) -> None:
     """
     from keyturn.workflows.access_key import execution_id
 
-    wish = _build_or_refuse(lambda: Abandonment(operator=user_id or signed_in_user(), reason=reason))
-    _answer(execution_id(job_id), "roll_back", wish)
+    abandonment = validate(lambda: Abandonment(operator=user_id or signed_in_user(), reason=reason))
+    _answer(execution_id(job_id), "roll_back", abandonment)
     click.echo(f"rolling {job_id} back; `keyturn jobs show {job_id}` tells how far it is")
 
 
@@ -266,12 +258,3 @@ def _wordings(status: RotationStatus, policy_dir: Path | None, *, shipped: bool)
     except CatalogueInvalid as error:  # an approver needs no policy files: the decision is the worker's
         return [f"not shown: this machine's policy files cannot be read ({error})"[:500]]
     return [f"{line.ref}: {line.wording}" for line in held if line.ref in refs]
-
-
-def _build_or_refuse(make: Callable[[], Any]) -> Any:
-    try:
-        return make()
-    except ValidationError as error:
-        fault = error.errors(include_input=False)[0]
-        name = {"operator": "--user", "approver": "--user"}.get(str(fault["loc"][0]), f"--{fault['loc'][0]}")
-        raise InvalidRequest(f"{name}: {fault['msg'].removeprefix('Value error, ')}") from None

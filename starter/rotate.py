@@ -14,6 +14,7 @@ import click
 from keyturn.console import signed_in_user
 from keyturn.errors import InvalidRequest, KeyturnError
 from keyturn.policy.errors import UnknownPolicyLine
+from keyturn.starter.faults import naming_options
 from keyturn.starter.policy_options import policy_options
 
 _KINDS = ["service_account_key", "access_key", "user_password", "system_account_password"]
@@ -94,7 +95,9 @@ def rotate(
     given["question"] = sys.stdin.read() if question == "-" else question
     given["user_id"] = user_id or signed_in_user()
     try:
-        request = build_request(load_catalogue(policy_dir, shipped=shipped), policy=policy, facts=facts, fields=given)
+        with naming_options():
+            catalogue = load_catalogue(policy_dir, shipped=shipped)
+            request = build_request(catalogue, policy=policy, facts=facts, fields=given)
         keyring = keyring_from_environment()
     except KeyturnError as error:
         _end_before_start(error, None, as_json=as_json)

@@ -10,7 +10,8 @@ import click
 from keyturn.console import signed_in_user
 from keyturn.rotations.contracts import Abandonment, Resumption
 from keyturn.starter.database import with_database
-from keyturn.starter.inventory_options import as_one_object, as_user, build_or_refuse, for_tenant
+from keyturn.starter.faults import validate
+from keyturn.starter.inventory_options import as_one_object, as_user, for_tenant
 from keyturn.starter.jobs import lists
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def runs(context: click.Context, tenant: str, limit: int, as_json: bool) -> None
 @click.argument("run_id")
 def pause(run_id: str, tenant: str, user_id: str | None) -> None:
     """Begin no further page of a run; what is being asked may end."""
-    _update_run(run_id, tenant, "pause", build_or_refuse(lambda: Resumption(operator=user_id or signed_in_user())))
+    _update_run(run_id, tenant, "pause", validate(lambda: Resumption(operator=user_id or signed_in_user())))
 
 
 @runs.command()
@@ -63,7 +64,7 @@ def pause(run_id: str, tenant: str, user_id: str | None) -> None:
 @click.argument("run_id")
 def resume(run_id: str, tenant: str, user_id: str | None) -> None:
     """Go on with a run that is paused, by hand or by failures that were fixed."""
-    _update_run(run_id, tenant, "resume", build_or_refuse(lambda: Resumption(operator=user_id or signed_in_user())))
+    _update_run(run_id, tenant, "resume", validate(lambda: Resumption(operator=user_id or signed_in_user())))
 
 
 @runs.command()
@@ -73,7 +74,7 @@ def resume(run_id: str, tenant: str, user_id: str | None) -> None:
 @click.argument("run_id")
 def cancel(run_id: str, tenant: str, user_id: str | None, reason: str) -> None:
     """Ask about nothing more. Rotations that were begun go on; the same `keyturn bulk` goes on with the rest."""
-    abandonment = build_or_refuse(lambda: Abandonment(operator=user_id or signed_in_user(), reason=reason))
+    abandonment = validate(lambda: Abandonment(operator=user_id or signed_in_user(), reason=reason))
     _update_run(run_id, tenant, "cancel", abandonment)
 
 
@@ -123,7 +124,8 @@ def report(run_id: str, tenant: str, html: Path | None, table: Path | None, line
 async def _report(
     engine: "AsyncEngine", run_id: str, tenant: str, html: Path | None, table: Path | None, lines: Path | None
 ) -> None:
-    from keyturn.bulk.report import Figures, items_of_run, page_of
+    from keyturn.bulk.report import Figures, items_of_run
+    from keyturn.bulk.report_page import page_of
     from keyturn.bulk.store import BulkStore
     from keyturn.keyring import keyring_from_environment
     from keyturn.workers.bulk import run_encryption

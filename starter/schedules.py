@@ -33,6 +33,7 @@ from keyturn.bulk.contracts import BulkOrder, BulkSource
 from keyturn.console import signed_in_user
 from keyturn.contracts import ShortIdentifier
 from keyturn.errors import InvalidRequest, KeyturnError
+from keyturn.faults import faults_of
 from keyturn.options import InventoryFormat
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.starter.policy_options import policy_options
@@ -138,9 +139,7 @@ def create(
         )
         order = BulkOrder(run_id=name, tenant_id=tenant, source=source, offline=offline)
     except ValidationError as error:
-        fault = error.errors(include_input=False, include_url=False)[0]
-        where = str(fault["loc"][0]) if fault["loc"] else "the schedule"
-        raise InvalidRequest(f"{where}: {fault['msg'].removeprefix('Value error, ')}") from None
+        raise InvalidRequest(faults=[(field or "the schedule", reason) for field, reason in faults_of(error)]) from None
     if len(name) > LONGEST_NAME:
         raise InvalidRequest(f"the name has more than {LONGEST_NAME} characters")
 

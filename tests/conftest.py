@@ -31,12 +31,12 @@ from keyturn.lab.stack.processes import program
 from keyturn.lab.stack.temporal import dev_server
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.workers.schema import migrate
-from tests.keys import KEYRING, KEYS_TEXT
-from tests.privacy import leaks_of, leaks_of_ledger, planted_in, told_by_temporal
-from tests.simulated import SimulatorControl
+from tests.support.keys import KEYRING, KEYS_TEXT
+from tests.support.privacy import leaks_of, leaks_of_ledger, planted_in, told_by_temporal
+from tests.support.simulated import SimulatorControl
 
 if TYPE_CHECKING:
-    from tests.aws import Aws, Network  # moto takes two seconds to import: only where it is used
+    from tests.support.aws import Aws, Network  # moto takes two seconds to import: only where it is used
 
 _SETTINGS = (
     "AWS_",
@@ -307,7 +307,7 @@ async def sqlite_store(sqlite_engine: AsyncEngine) -> JobStore:
 @pytest.fixture(scope="session")
 def aws() -> "Iterator[Aws]":
     """An AWS account, as a server of this process has it."""
-    from tests.aws import aws_account
+    from tests.support.aws import aws_account
 
     with aws_account() as account:
         yield account
@@ -326,7 +326,7 @@ async def simulated(stack: Stack) -> AsyncIterator[SimulatorControl]:
 @pytest.fixture
 async def network(aws: "Aws") -> "AsyncIterator[Network]":
     """What lies between an executor and AWS."""
-    from tests.aws import Network
+    from tests.support.aws import Network
 
     between = Network(aws)
     async with between.served():
@@ -343,11 +343,11 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
 
 @pytest.fixture(scope="session")
 def warm() -> Iterator[Path]:
-    """Where commands of `keyturn` are run without importing again what others wrote: see `tests.warm`."""
+    """Where commands of `keyturn` are run without importing again what others wrote: see `tests.support.warm`."""
     # A socket's path may have about 100 characters.
     with tempfile.TemporaryDirectory(prefix="keyturn-w-", dir="/tmp") as folder:
         address = Path(folder) / "s"
-        command = [sys.executable, "-m", "tests.warm", str(address)]
+        command = [sys.executable, "-m", "tests.support.warm", str(address)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == b"ready\n"

@@ -16,8 +16,8 @@ from aiohttp import web
 from keyturn.lab.stack.embedded import Stack
 from keyturn.lab.stack.processes import child
 from keyturn.workers.monitoring import served
-from tests.estates import LINE
-from tests.terminal import KEYTURN, lunas
+from tests.support.estates import LINE
+from tests.support.terminal import KEYTURN, lunas
 
 EXTENSION = Path(__file__).parents[1] / "examples" / "extension"
 GRANTED = json.dumps({"decision": "eligible", "rotation_window_days": 90, "source_line_ids": [LINE]})

@@ -45,10 +45,10 @@ from keyturn.settings import host_and_port
 from keyturn.tasks.registry import load_tasks
 from keyturn.tokens import parse_tokens
 from keyturn.workers.settings import read_rate_card
-from tests.boundaries import WIRES, endpoint, guarded
-from tests.cases import request
-from tests.keys import KEYRING, KEYS_TEXT
-from tests.workers_for_tests import Script
+from tests.support.boundaries import WIRES, endpoint, guarded
+from tests.support.cases import request
+from tests.support.keys import KEYRING, KEYS_TEXT
+from tests.support.workers_for_tests import Script
 
 CORPORA = Path(__file__).parent / "corpora" / "parsers"
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))  # a sample each

@@ -27,12 +27,12 @@ from keyturn.lab.stack.temporal import dev_server
 from keyturn.rotations.contracts import Abandonment, Approval, Denial, Resumption, RotationRequest
 from keyturn.rotations.outcomes import RotationOutcome
 from keyturn.workers.settings import PLACEHOLDER_KEY
-from tests.cases import NOW, P7
-from tests.keys import KEYS_TEXT, NEWER, ring
-from tests.privacy import told_by_temporal
-from tests.record_histories import Place
-from tests.simulated import SimulatorControl
-from tests.workers_for_tests import ELIGIBLE, Script, worker_on
+from tests.support.cases import NOW, P7
+from tests.support.keys import KEYS_TEXT, NEWER, ring
+from tests.support.privacy import told_by_temporal
+from tests.support.record_histories import Place
+from tests.support.simulated import SimulatorControl
+from tests.support.workers_for_tests import ELIGIBLE, Script, worker_on
 
 NOTES = "Planted notes 2342: Luna left the company"
 QUESTION, REASON = "Planted question 0815: may Luna's key be rotated?", "Planted reason 4711: Luna is on leave"

@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.cases import QUESTION
-from tests.privacy import leaks_of
+from tests.support.cases import QUESTION
+from tests.support.privacy import leaks_of
 
 
 def test_a_leak_in_a_log_or_a_ledger_is_found(tmp_path: Path) -> None:

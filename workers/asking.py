@@ -1,12 +1,12 @@
 """One question of any task, asked once and without a workflow."""
 
 import uuid
-from typing import Any
 
 from pydantic import ValidationError
 
 from keyturn.contracts import ModelTask
 from keyturn.errors import InvalidRequest
+from keyturn.faults import faults_of
 from keyturn.foreign_json import read_json
 from keyturn.llm.boundary import JudgedAnswer
 from keyturn.tasks.errors import UnknownTask
@@ -34,7 +34,7 @@ def request_of(task: str, text: str) -> ModelTask:
     try:
         request: ModelTask = tasks[task].request.model_validate({"trace_id": f"trace_{uuid.uuid4().hex}", **fields})
     except ValidationError as error:
-        raise InvalidRequest("; ".join(_fault(fault) for fault in error.errors(include_input=False))) from None
+        raise InvalidRequest(faults=[(field or "request", reason) for field, reason in faults_of(error)]) from None
     return request
 
 
@@ -42,7 +42,3 @@ async def ask_once(settings: Settings, request: ModelTask) -> JudgedAnswer:
     """Ask `request` with a worker's settings; raises what `ModelBoundary.answer` raises."""
     async with open_boundary(settings) as wired:
         return await wired.boundary.answer(request)
-
-
-def _fault(fault: Any) -> str:
-    return f"{'.'.join(map(str, fault['loc'])) or 'request'}: {fault['msg'].removeprefix('Value error, ')}"

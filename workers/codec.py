@@ -17,11 +17,13 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import structlog
 from aiohttp import web
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import SecretStr
 from temporalio.api.common.v1 import Payload, Payloads
 
@@ -189,7 +191,7 @@ class CodecServer:
         return name if known and whole and rest.isdigit() and int(rest) > time.time() else None
 
     async def _page(self, _request: web.Request) -> web.Response:
-        return _html(_PAGE.format(said=""))
+        return _html("codec_sign_in.html")
 
     async def _sign_in(self, request: web.Request) -> web.Response:
         if request.headers.get("Sec-Fetch-Site") not in {None, "same-origin", "none"}:
@@ -197,9 +199,9 @@ class CodecServer:
         given = (await request.post()).get("token", "")
         name = self._tokens.owner_of(given.strip()) if isinstance(given, str) else None
         if name is None:
-            return _html(_PAGE.format(said="<p role=alert>No operator has this token.</p>"), status=401)
+            return _html("codec_sign_in.html", status=401, refused=True)
         _log.info("codec_signed_in", operator=name, remote=request.remote)
-        response = _html(_SIGNED_IN)
+        response = _html("codec_signed_in.html")
         until = str(int(time.time()) + SESSION_SECONDS)
         response.set_cookie(
             COOKIE,
@@ -245,28 +247,12 @@ async def _payloads_of(request: web.Request) -> Payloads:
     return payloads
 
 
-def _html(text: str, *, status: int = 200) -> web.Response:
+@cache
+def _templates() -> Environment:
+    return Environment(loader=PackageLoader("keyturn.workers"), autoescape=True, undefined=StrictUndefined)
+
+
+def _html(template: str, *, status: int = 200, refused: bool = False) -> web.Response:
+    text = _templates().get_template(template).render(refused=refused)
     policy = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'"
     return web.Response(text=text, status=status, content_type="text/html", headers={"Content-Security-Policy": policy})
-
-
-_STYLE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Keyturn codec server</title>
-<meta name="viewport" content="width=device-width">
-<style>:root{{color-scheme:light dark}}body{{font:1rem/1.5 system-ui;max-width:34rem;margin:4rem auto;padding:0 1rem}}
-input,button{{font:inherit;padding:.4rem .6rem}}input{{width:100%;box-sizing:border-box;margin:.4rem 0 1rem}}</style>
-"""
-_PAGE = (
-    _STYLE
-    + """<main><h1>Keyturn codec server</h1>{said}
-<p>Sign in with your operator token, and Temporal's UI in this browser can show payloads in clear text.</p>
-<form method="post" action="/session"><label for="token">Token</label>
-<input id="token" name="token" type="password" autocomplete="off" required autofocus>
-<button>Sign in</button></form></main></html>"""
-)
-_SIGNED_IN = (
-    _STYLE.format()
-    + """<main><h1>Signed in</h1><p>This browser may decode for twelve hours.</p>
-<p>Where Temporal's UI is not set to send credentials by itself (<code>TEMPORAL_CODEC_INCLUDE_CREDENTIALS</code>),
-do this once: open its <b>Codec Server</b> dialog (the glasses in the top bar), choose <b>Use my browser setting</b>,
-enter this server's address, tick <b>Include cross-origin credentials</b>, and apply.</p></main></html>"""
-)

@@ -70,11 +70,11 @@ class Rejects:
                 else:
                     opened.writelines(kept)
             if self.file.is_dir():
-                raise InventoryInvalid(f"--rejects: {self.file} is a folder")
+                raise InventoryInvalid(f"the file of rejects {self.file} is a folder")
             self.file = next(place for place in self._places() if _is_free(place, written))
             written.replace(self.file)
         except OSError as error:
-            raise InventoryInvalid(f"--rejects: {self.file} cannot be written: {error.strerror}") from None
+            raise InventoryInvalid(f"the file of rejects {self.file} cannot be written: {error.strerror}") from None
         finally:
             written.unlink(missing_ok=True)
 

@@ -15,7 +15,7 @@ from keyturn.call_errors import TokenLimitReached
 from keyturn.errors import JobStoreUnavailable, KeyturnError
 from keyturn.llm.errors import ProviderError, RateLimited
 from keyturn.rotations.outcomes import Failed
-from tests.cases import NOW
+from tests.support.cases import NOW
 
 LATER = NOW + timedelta(minutes=10)
 

@@ -20,8 +20,8 @@ from keyturn.desk.tables import desk_requests
 from keyturn.drafts.errors import UnknownDraft
 from keyturn.drafts.tables import drafts
 from keyturn.errors import JobStoreUnavailable
-from tests.desks import Place, asking, events_of, key, place, question, text_of
-from tests.simulated import SimulatorControl
+from tests.support.desks import Place, asking, events_of, key, place, question, text_of
+from tests.support.simulated import SimulatorControl
 
 
 @pytest.fixture

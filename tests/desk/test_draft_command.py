@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from keyturn.lab.stack.embedded import Stack
-from tests.terminal import KEYTURN, lunas
+from tests.support.terminal import KEYTURN, lunas
 
 ASKED = ("--account", "acct_10234", "--policy", "P-7", "--question", "May it?")
 

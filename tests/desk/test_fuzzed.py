@@ -10,8 +10,8 @@ from schemathesis import checks
 from sqlalchemy.engine import URL
 from temporalio.client import Client
 
-from tests.desks import TOKENS, place
-from tests.simulated import SimulatorControl
+from tests.support.desks import TOKENS, place
+from tests.support.simulated import SimulatorControl
 
 PROMISED = [
     checks.not_a_server_error,

@@ -10,9 +10,9 @@ from playwright.async_api import Page, expect
 from sqlalchemy.engine import URL
 from temporalio.client import Client
 
-from tests.browser import CHROMIUM, browser, serious_faults, shows
-from tests.desks import TOKENS, Place, place
-from tests.simulated import SimulatorControl
+from tests.support.browser import CHROMIUM, browser, serious_faults, shows
+from tests.support.desks import TOKENS, Place, place
+from tests.support.simulated import SimulatorControl
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium (.ci/run does)")
 HOSTILE = "\"><img src=x onerror=document.title='owned'><script>document.title='owned'</script>{{7*7}}'--"

@@ -18,9 +18,9 @@ from keyturn.desk.idempotency import Idempotency
 from keyturn.desk.settings import DeskSettings, load_desk_settings
 from keyturn.errors import InvalidRequest, JobStoreUnavailable, SettingsInvalid
 from keyturn.lab.stack.temporal import dev_server
-from tests.desks import TOKENS, Place, asking, events_of, key, place, question
-from tests.keys import KEYRING
-from tests.simulated import SimulatorControl
+from tests.support.desks import TOKENS, Place, asking, events_of, key, place, question
+from tests.support.keys import KEYRING
+from tests.support.simulated import SimulatorControl
 
 
 @pytest.fixture

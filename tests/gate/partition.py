@@ -16,8 +16,8 @@ from typing import Any
 from keyturn.contracts import CredentialFacts
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.policy.line import PolicyLine
-from tests.cases import GOLDEN_TIME
 from tests.gate.oracle import Key, first_moment
+from tests.support.cases import GOLDEN_TIME
 
 NOW = GOLDEN_TIME
 SECOND, MICROSECOND = timedelta(seconds=1), timedelta(microseconds=1)

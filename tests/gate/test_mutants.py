@@ -12,11 +12,11 @@ from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.line import PolicyLine
 from keyturn.rotations.contracts import Approval, JobOrder, RotationRequest
 from keyturn.rotations.decisions import GroundedDecision, ProposedDecision
-from tests.cases import facts, request
 from tests.gate.comparison import differences, whole_differences, wrong_verdicts
 from tests.gate.mutants import MUTANTS, gate_with
 from tests.gate.oracle import Key
 from tests.gate.partition import GENERATED, NOW, keys, line
+from tests.support.cases import facts, request
 
 RAW = (True, 1.0, 30.0, 0, "30", None, 30)
 PROSE = line(

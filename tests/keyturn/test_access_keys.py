@@ -36,7 +36,7 @@ from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.targets.file import SecretFiles
 from keyturn.targets.secretsmanager.store import SecretsManager
-from tests.aws import ACCOUNT, Aws, Loss, Network, job_for
+from tests.support.aws import ACCOUNT, Aws, Loss, Network, job_for
 
 T = TypeVar("T")
 AGAIN, ANEW = "the step is tried again", "everything begins anew"

@@ -14,10 +14,10 @@ from keyturn.llm.providers.anthropic.batches import AnthropicBatches
 from keyturn.llm.providers.openai.batches import OpenAiBatches
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.tasks.definition import Prompt
-from tests.boundaries import endpoint, guarded
-from tests.cases import facts, request
-from tests.simulated import SimulatorControl
-from tests.workers_for_tests import Script
+from tests.support.boundaries import endpoint, guarded
+from tests.support.cases import facts, request
+from tests.support.simulated import SimulatorControl
+from tests.support.workers_for_tests import Script
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 

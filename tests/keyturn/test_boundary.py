@@ -31,8 +31,8 @@ from keyturn.policy.errors import UnknownPolicyLine
 from keyturn.rotations.decisions import GroundedDecision, Rejection
 from keyturn.tasks.definition import Prompt
 from keyturn.tasks.errors import UnknownPromptVersion, UnknownTask
-from tests.boundaries import FixedPrice, guarded
-from tests.cases import QUESTION, request
+from tests.support.boundaries import FixedPrice, guarded
+from tests.support.cases import QUESTION, request
 
 ELIGIBLE = '{"decision":"eligible","rotation_window_days":30,"source_line_ids":["P-7"]}'
 

@@ -20,7 +20,7 @@ from keyturn.llm.errors import (
     RequestRefused,
     UnexpectedStatus,
 )
-from tests.boundaries import WIRES
+from tests.support.boundaries import WIRES
 
 
 def body(code: str | None = None, kind: str | None = None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from keyturn.contracts import CredentialFacts
 from keyturn.rotations.contracts import RotationRequest
 from keyturn.rotations.outcomes import Failed, RotationOutcome, TimedOut
-from tests.cases import NOW, facts, request
+from tests.support.cases import NOW, facts, request
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from keyturn.policy.grounding import confirm, ground, request_digest
 from keyturn.policy.line import PolicyLine
 from keyturn.rotations.contracts import Approval, JobOrder
 from keyturn.rotations.decisions import GroundedDecision, ProposedDecision, Rejection
-from tests.cases import NOW, facts, order, request
-from tests.workers_for_tests import with_approval
+from tests.support.cases import NOW, facts, order, request
+from tests.support.workers_for_tests import with_approval
 
 
 def proposal(decision: Any = "eligible", window: Any = 30, sources: Any = ("P-7",)) -> ProposedDecision:

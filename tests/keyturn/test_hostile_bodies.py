@@ -19,8 +19,8 @@ from keyturn.llm.errors import ProviderError
 from keyturn.llm.http import MAX_BODY_BYTES, HttpModelClient, http_client
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.rotations.decisions import GroundedDecision, Rejection
-from tests.boundaries import WIRES, endpoint, guarded
-from tests.cases import request
+from tests.support.boundaries import WIRES, endpoint, guarded
+from tests.support.cases import request
 
 CATALOGUE = load_catalogue()
 KEY = SecretStr("key_for_tests")

@@ -16,7 +16,7 @@ from keyturn.inventory.isolation import read_apart, read_scans_apart
 from keyturn.inventory.read import read
 from keyturn.inventory.scans import read_scans
 from keyturn.inventory.source import Inventory
-from tests.cases import NOW
+from tests.support.cases import NOW
 
 FIELD = Path(__file__).parents[1] / "corpora" / "estates"
 

@@ -18,7 +18,7 @@ from keyturn.inventory.rejects import Rejects
 from keyturn.inventory.rows import BadRow, InventoryKey
 from keyturn.inventory.source import Inventory
 from keyturn.inventory.sources import load_sources
-from tests.cases import NOW
+from tests.support.cases import NOW
 
 FIELD = Path(__file__).parents[1] / "corpora" / "estates"
 APPLICATION = "11111111-1111-1111-1111-111111111111"

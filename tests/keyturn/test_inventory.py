@@ -27,7 +27,7 @@ from keyturn.policy.line import PolicyLine
 from keyturn.policy.rules import RuleFinding, apply_rules
 
 if TYPE_CHECKING:
-    from tests.aws import Aws
+    from tests.support.aws import Aws
 
 NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
 SLOT = "active,last_rotated,last_used_date,last_used_region,last_used_service"

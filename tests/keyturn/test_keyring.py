@@ -21,7 +21,7 @@ from keyturn.keyring import (
     write_keys,
 )
 from keyturn.payload_errors import PayloadKeyUnknown, PayloadNotAuthentic
-from tests.keys import KEYRING, KEYS_TEXT, NEWER, OLDER, PSEUDONYMS, ring
+from tests.support.keys import KEYRING, KEYS_TEXT, NEWER, OLDER, PSEUDONYMS, ring
 
 PLACE = b"a namespace"
 

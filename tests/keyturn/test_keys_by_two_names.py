@@ -19,7 +19,7 @@ from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import outbox, rotation_jobs
 from keyturn.rotations.contracts import JobOrder
 from keyturn.rotations.outcomes import RotationJob
-from tests.cases import NOW, facts, order
+from tests.support.cases import NOW, facts, order
 
 ACCOUNT = "arn:aws:iam::123456789012:user/payments"
 MADE = NOW - timedelta(days=100)

@@ -19,7 +19,7 @@ from keyturn.jobs.errors import JobClosed, JobHeld, OpenJobExists, StaleClaim, S
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import job_audit, rotation_jobs
-from tests.cases import facts, order
+from tests.support.cases import facts, order
 
 MINUTE = timedelta(minutes=1)
 

@@ -16,7 +16,7 @@ from keyturn.calls import CallRecord, FailedAttempt
 from keyturn.ledger.recorder import MOST_WAITING, Recorder, recorder
 from keyturn.ledger.spending import DailySpend
 from keyturn.ledger.store import LedgerStore, midnight
-from tests.proxies import cabled
+from tests.support.proxies import cabled
 
 NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
 

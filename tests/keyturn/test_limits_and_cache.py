@@ -29,10 +29,10 @@ from keyturn.llm.wire import Completion, Usage
 from keyturn.policy.catalogue import Catalogue
 from keyturn.rotations.decisions import GroundedDecision, Rejection
 from keyturn.tasks.decide_rotation import TASK
-from tests.boundaries import guarded
-from tests.cases import request
-from tests.keys import NEWER, OLDER, ring
 from tests.keyturn.test_boundary import ELIGIBLE, Scripted
+from tests.support.boundaries import guarded
+from tests.support.cases import request
+from tests.support.keys import NEWER, OLDER, ring
 
 USER = "default/luna"
 HOUR = timedelta(days=1)

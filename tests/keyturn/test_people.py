@@ -7,9 +7,9 @@ from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.errors import ApprovalInvalid
 from keyturn.policy.grounding import confirm
 from keyturn.rotations.contracts import Approval
-from tests.cases import facts, request
 from tests.gate.partition import line
 from tests.gate.test_mutants import _order
+from tests.support.cases import facts, request
 
 
 @pytest.mark.parametrize("other", ["Luna", "LUNA", "luna.", "luna,", "\uff4cuna", "luna:", "LuNa@"])

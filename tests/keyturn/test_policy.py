@@ -10,7 +10,7 @@ from keyturn.policy.applicability import applies, due
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.policy.errors import CatalogueInvalid, UnknownPolicyLine
 from keyturn.policy.line import WhenOlder, WhenUnused
-from tests.cases import NOW, facts
+from tests.support.cases import NOW, facts
 
 SECOND = timedelta(seconds=1)
 LINE = """

@@ -11,8 +11,8 @@ from keyturn.policy.errors import CatalogueInvalid
 from keyturn.policy.files import read_files
 from keyturn.policy.line import PolicyLine
 from keyturn.policy.review import review
-from tests.cases import NOW, facts
 from tests.gate.partition import line, passed
+from tests.support.cases import NOW, facts
 
 GOOD = """# Ours.
 [[line]]

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from keyturn.contracts import CredentialFacts
 from keyturn.private_data import holds_private_data, holds_secret
 from keyturn.rotations.contracts import Denial
-from tests.cases import NOW, request
-from tests.pace import processor_seconds
+from tests.support.cases import NOW, request
+from tests.support.pace import processor_seconds
 
 _random = random.Random(20_261_126)
 

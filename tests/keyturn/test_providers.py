@@ -27,9 +27,9 @@ from keyturn.policy.catalogue import Catalogue
 from keyturn.tasks.decide_rotation import TASK
 from keyturn.tasks.definition import Prompt
 from keyturn.tasks.registry import load_tasks
-from tests.boundaries import WIRES, on_simulator
-from tests.cases import GOLDEN_TIME, QUESTION, facts, request
-from tests.simulated import SimulatorControl
+from tests.support.boundaries import WIRES, on_simulator
+from tests.support.cases import GOLDEN_TIME, QUESTION, facts, request
+from tests.support.simulated import SimulatorControl
 
 GOLDEN = Path(__file__).parent / "golden"
 SOON = Timeouts(connect=5, first_byte=5, total=5)

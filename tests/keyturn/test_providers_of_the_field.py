@@ -29,8 +29,8 @@ from keyturn.llm.wire import Completion
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.tasks.decide_rotation import TASK
 from keyturn.tasks.definition import Prompt
-from tests.boundaries import endpoint
-from tests.cases import NOW, request
+from tests.support.boundaries import endpoint
+from tests.support.cases import NOW, request
 
 FIELD = Path(__file__).parents[1] / "corpora" / "providers"
 SOON = Timeouts(connect=2, first_byte=5, total=5)

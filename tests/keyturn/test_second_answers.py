@@ -16,8 +16,8 @@ from keyturn.policy.errors import PolicyDiffers
 from keyturn.policy.line import InProse, digest_of_lines
 from keyturn.rotations.decisions import Disagreement, GroundedDecision, ProposedDecision, Rejection
 from keyturn.tasks.decide_rotation import TASK
-from tests.boundaries import guarded
-from tests.cases import NOW, facts, request
+from tests.support.boundaries import guarded
+from tests.support.cases import NOW, facts, request
 
 ELIGIBLE = '{"decision":"eligible","rotation_window_days":30,"source_line_ids":["P-7"]}'
 NO = '{"decision":"not_eligible","rotation_window_days":null,"source_line_ids":[]}'

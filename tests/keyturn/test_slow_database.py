@@ -31,13 +31,13 @@ from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.wire import Completion, Usage
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.workers.bulk import RunRotations
-from tests.boundaries import guarded
-from tests.cases import NOW, request
-from tests.estates import Judge, bulk_place, estate
-from tests.keys import KEYRING
 from tests.keyturn.test_ledger import call
-from tests.proxies import cabled
-from tests.workers_for_tests import ELIGIBLE, Script
+from tests.support.boundaries import guarded
+from tests.support.cases import NOW, request
+from tests.support.estates import Judge, bulk_place, estate
+from tests.support.keys import KEYRING
+from tests.support.proxies import cabled
+from tests.support.workers_for_tests import ELIGIBLE, Script
 
 KEY = CacheKey("decide_rotation", "rotation_decision@1", "1", "d" * 64)
 WHOSE = {"tenant_id": "default", "account_id": "acct_1", "requested_by": "luna", "run_id": "r"}

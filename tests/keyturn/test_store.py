@@ -19,7 +19,7 @@ from keyturn.jobs.errors import IdempotencyConflict, OpenJobExists, StaleAttempt
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import job_audit, outbox, rotation_jobs
 from keyturn.rotations.outcomes import RotationJob
-from tests.cases import facts, order
+from tests.support.cases import facts, order
 
 KEY = "rotate:default:acct_10234:key_1:P-7@1"
 

@@ -24,7 +24,7 @@ from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.rotations.contracts import JobOrder
 from keyturn.workers.schema import migrate
-from tests.cases import facts, order
+from tests.support.cases import facts, order
 
 # Few keys and few credentials, so that they meet: a rotation under another line is another key for the same credential.
 KEYS = st.sampled_from(["w1", "w2", "w3"])

@@ -29,9 +29,9 @@ from keyturn.llm.wire import Completion
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.tasks.definition import Prompt
 from keyturn.tasks.draft_reply import TASK, DraftRequest
-from tests.boundaries import WIRES, endpoint, guarded, on_simulator
-from tests.cases import P7
-from tests.simulated import SimulatorControl
+from tests.support.boundaries import WIRES, endpoint, guarded, on_simulator
+from tests.support.cases import P7
+from tests.support.simulated import SimulatorControl
 
 SOON = Timeouts(connect=5, first_byte=5, total=5)
 wires = pytest.mark.parametrize("wire", sorted(WIRES))

@@ -17,7 +17,7 @@ from keyturn.rotations.decisions import Rejection
 from keyturn.tasks.errors import UnknownPromptVersion
 from keyturn.tasks.registry import load_tasks
 from keyturn.tasks.wording import promises_action
-from tests.cases import P7, request
+from tests.support.cases import P7, request
 
 TASKS = load_tasks()
 every_task = pytest.mark.parametrize("name", sorted(TASKS))

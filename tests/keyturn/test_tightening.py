@@ -18,7 +18,7 @@ from keyturn.jobs.tables import outbox, rotation_jobs
 from keyturn.notifications.webhook import event_id
 from keyturn.rotations.contracts import Approval, JobOrder
 from keyturn.rotations.outcomes import RotationJob
-from tests.cases import facts, order
+from tests.support.cases import facts, order
 
 LAX, STRICT = "rotate:default:acct_10234:key_1:P-7@1", "rotate:default:acct_10234:key_1:EXPOSED@1"
 KEY = facts(key_id="key_1")

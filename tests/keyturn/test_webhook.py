@@ -28,8 +28,8 @@ from keyturn.jobs.outbox import Message
 from keyturn.jobs.store import _payload, _row_of
 from keyturn.llm.http import http_client
 from keyturn.notifications.webhook import Webhook, envelope, fault_of_target, signature, verify
-from tests.cases import order
-from tests.record_schemas import FILE, schema
+from tests.support.cases import order
+from tests.support.record_schemas import FILE, schema
 
 OLD, NEW = SecretStr("old_secret_of_the_tests_0123456789abcdef"), SecretStr("new_secret_of_the_tests_0123456789abcdef")
 NOW = 1_790_000_000.0

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from keyturn.tasks.wording import days_named, leads_elsewhere, promises_action
-from tests.pace import processor_seconds
+from tests.support.pace import processor_seconds
 
 
 @pytest.mark.parametrize(

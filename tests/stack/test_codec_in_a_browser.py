@@ -9,8 +9,8 @@ from keyturn.application.requests import id_of
 from keyturn.application.rotations import rotate
 from keyturn.lab.stack.embedded import Ports, embedded_stack
 from keyturn.rotations.outcomes import JobCreated
-from tests.browser import CHROMIUM, browser, include_credentials, opened, shows, sign_in, until
-from tests.cases import QUESTION, request
+from tests.support.browser import CHROMIUM, browser, include_credentials, opened, shows, sign_in, until
+from tests.support.cases import QUESTION, request
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium (.ci/run does)")
 PAGE = "(document.body?.innerText ?? '')"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from keyturn.lab.stack.processes import StackNotStarted, child, free_port
-from tests.simulated import SimulatorControl
+from tests.support.simulated import SimulatorControl
 
 BARE = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG"}}
 

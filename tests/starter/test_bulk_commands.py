@@ -10,10 +10,10 @@ from typing import NamedTuple
 import pytest
 
 from keyturn.lab.stack.embedded import Stack
-from tests.estates import LINE
-from tests.simulated import SimulatorControl
-from tests.terminal import lunas
-from tests.warm import run_warm
+from tests.support.estates import LINE
+from tests.support.simulated import SimulatorControl
+from tests.support.terminal import lunas
+from tests.support.warm import run_warm
 
 HEADER = "account_id,key_id,kind,age_days,active\n"
 
@@ -100,7 +100,7 @@ async def test_an_estate_is_judged_watched_and_reported_by_command(
         (("--policy", "P-99"), "P-99"),
         ((), "--policy: a rotation is decided under policy lines"),
         (("--policy", LINE, "--observed", "yesterday"), "--observed: is not a moment with its time zone"),
-        (("--policy", LINE, "--observed", "2036-01-01T00:00:00Z"), "--observed lies in the future"),
+        (("--policy", LINE, "--observed", "2036-01-01T00:00:00Z"), "--observed: lies in the future"),
         (("--policy", LINE, "--name", "a run!"), "--name: "),
         (("--policy", LINE, "--name", "r" * 49), "--name: "),
         (("--policy", LINE, "--format", "aws"), "is no credential report: it has no column user"),

@@ -22,10 +22,10 @@ from keyturn.llm.outages import FAILURES_TO_OPEN, Outages
 from keyturn.llm.shared_outages import SharedOutages
 from keyturn.rotations.outcomes import JobCreated
 from keyturn.starter.cli import COMMANDS, GROUPS
-from tests.cases import request
-from tests.simulated import SimulatorControl
-from tests.warm import run_warm
-from tests.workers_for_tests import ELIGIBLE, Script, with_approval, worker_on
+from tests.support.cases import request
+from tests.support.simulated import SimulatorControl
+from tests.support.warm import run_warm
+from tests.support.workers_for_tests import ELIGIBLE, Script, with_approval, worker_on
 
 RATES = Path(__file__).parents[2] / "lab" / "stack" / "rates.toml"
 
@@ -307,7 +307,7 @@ async def test_a_no_is_an_accomplished_outcome(terminal: Terminal, simulated: Si
         (("--last-rotated", "2026"), "--last-rotated: write it as 2026-08-01T00:00:00Z"),
         (("--last-rotated", "20261101"), "--last-rotated: write it as"),
         (("--observed", "1767225600"), "--observed: write it as"),
-        (("--observed", "2150-01-01T00:00:00Z"), "--observed lies in the future"),
+        (("--observed", "2150-01-01T00:00:00Z"), "--observed: lies in the future"),
         (("--observed", "9999-12-31T00:00:00Z"), "--observed: lies outside the years"),
     ],
 )

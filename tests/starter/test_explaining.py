@@ -19,10 +19,10 @@ from keyturn.rotations.contracts import Approval, Resumption
 from keyturn.rotations.outcomes import JobCreated, Rejected
 from keyturn.starter.explain import _lines
 from keyturn.tasks.registry import load_tasks
-from tests.cases import QUESTION, request
-from tests.keys import OLDER, ring
-from tests.record_histories import Place
-from tests.workers_for_tests import ELIGIBLE, Script, with_approval, worker_on
+from tests.support.cases import QUESTION, request
+from tests.support.keys import OLDER, ring
+from tests.support.record_histories import Place
+from tests.support.workers_for_tests import ELIGIBLE, Script, with_approval, worker_on
 
 
 async def test_an_accepted_answer_is_told_word_for_word(temporal: Client, sqlite_store: JobStore) -> None:

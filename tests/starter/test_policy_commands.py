@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from keyturn.policy.line import PolicyLine
 from keyturn.starter.cli import cli
 from tests.keyturn.test_policy_files import GOOD, SECOND
-from tests.record_schemas import POLICY_PAGE, rewritten
+from tests.support.record_schemas import POLICY_PAGE, rewritten
 
 
 def keyturn(*arguments: str | Path) -> Result:

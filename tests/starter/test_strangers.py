@@ -15,8 +15,8 @@ from keyturn.inventory.errors import InventoryInvalid
 from keyturn.inventory.rejects import Rejects
 from keyturn.inventory.rows import BadRow
 from keyturn.keyring import keyring_from_environment, new_key_line, parse_keyring
-from tests.simulated import SimulatorControl
 from tests.starter.test_commands import Terminal, terminal, told  # noqa: F401 - terminal is a fixture
+from tests.support.simulated import SimulatorControl
 
 
 async def shell(command: str, **environment: str) -> tuple[int, str, str]:

@@ -24,9 +24,9 @@ from keyturn.tokens import parse_tokens
 from keyturn.workers.codec import COOKIE, MAX_BODY_BYTES, CodecServer
 from keyturn.workers.codec_settings import load_codec_settings, parse_origins
 from keyturn.workers.monitoring import served
-from tests.cases import request
-from tests.keys import NEWER, OLDER, ring
-from tests.workers_for_tests import ELIGIBLE, Script, worker_on
+from tests.support.cases import request
+from tests.support.keys import NEWER, OLDER, ring
+from tests.support.workers_for_tests import ELIGIBLE, Script, worker_on
 
 UI = "http://127.0.0.1:8233"
 LUNA, OMAR = "luna_token_of_the_tests_0123456789abcdef", "omar_token_of_the_tests_0123456789abcdef"

@@ -26,7 +26,7 @@ from keyturn.lab.stack.processes import child
 from keyturn.workers.jobs_api import MAX_BODY_BYTES, JobsApi
 from keyturn.workers.jobs_settings import load_jobs_settings
 from keyturn.workers.monitoring import served
-from tests.cases import facts, order
+from tests.support.cases import facts, order
 
 ROTATOR, OTHER = "rotator_token_of_the_tests_0123456789ab", "other_token_of_the_tests_0123456789abcd"
 EXAMPLE = Path(__file__).parents[2] / "examples" / "worker.py"

@@ -15,8 +15,8 @@ from keyturn.jobs.store import JobStore
 from keyturn.lab.stack.embedded import worker_environment
 from keyturn.lab.stack.processes import child
 from keyturn.rotations.outcomes import JobCreated
-from tests.cases import request
-from tests.simulated import SimulatorControl
+from tests.support.cases import request
+from tests.support.simulated import SimulatorControl
 
 
 # Each point on one database: the proof has both on both.
@@ -36,7 +36,7 @@ async def test_a_killed_workers_job_is_made_once_by_another(
     environment |= {"KEYTURN_TASK_QUEUE": queue}
     log = tmp_path / "worker.log"
     rotation = await start_or_attach(temporal, request(), task_queue=queue)
-    command = [sys.executable, "-m", "tests.dying_worker", point]
+    command = [sys.executable, "-m", "tests.support.dying_worker", point]
     async with child(command, environment=environment, log=log) as dying:
         assert await dying.wait() == -signal.SIGKILL, log.read_text()
     async with child([sys.executable, "-m", "keyturn.workers"], environment=environment, log=log):

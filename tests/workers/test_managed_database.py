@@ -23,7 +23,7 @@ from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.lab.stack.processes import free_port
 from keyturn.workers.schema import check_schema, migrate
-from tests.cases import order
+from tests.support.cases import order
 
 _INSTALLED = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
 BIN = _INSTALLED[-1].parent if _INSTALLED else None

@@ -26,9 +26,9 @@ from keyturn.rotations.outcomes import JobCreated
 from keyturn.workers.metrics import ALERTED, CallMetrics, percentile
 from keyturn.workers.monitoring import Monitoring, served
 from keyturn.workers.settings import PLACEHOLDER_KEY
-from tests.cases import request
 from tests.keyturn.test_ledger import call
-from tests.simulated import SimulatorControl
+from tests.support.cases import request
+from tests.support.simulated import SimulatorControl
 
 
 class Watched:

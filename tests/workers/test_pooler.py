@@ -21,8 +21,8 @@ from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.lab.stack.processes import child, free_port
 from keyturn.workers.schema import check_schema
-from tests.cases import order
-from tests.estates import Judge, bulk_place, estate, started
+from tests.support.cases import order
+from tests.support.estates import Judge, bulk_place, estate, started
 
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 needs_it = pytest.mark.skipif(PGBOUNCER is None, reason="PgBouncer is not installed (apt install pgbouncer)")

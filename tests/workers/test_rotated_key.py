@@ -15,8 +15,8 @@ from keyturn.lab.stack.embedded import worker_environment
 from keyturn.lab.stack.processes import child
 from keyturn.ledger.store import LedgerStore
 from keyturn.rotations.outcomes import JobCreated, RotationOutcome
-from tests.cases import request
-from tests.simulated import SimulatorControl
+from tests.support.cases import request
+from tests.support.simulated import SimulatorControl
 
 OLD, NEW = "key_before_4711", "key_after_4712"
 

@@ -18,7 +18,7 @@ from keyturn.errors import JobStoreRefused, JobStoreUnavailable, SchemaNotCurren
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.workers.schema import check_schema, migrate
-from tests.cases import order
+from tests.support.cases import order
 
 
 def test_migrating_twice_is_migrating_once(database: URL) -> None:

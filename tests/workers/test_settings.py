@@ -12,7 +12,7 @@ from keyturn.llm.wire import Usage
 from keyturn.notifications.webhook import WebhookSettings
 from keyturn.tasks.registry import load_tasks
 from keyturn.workers.settings import PLACEHOLDER_KEY, load_settings, read_rate_card
-from tests.keys import KEYS_TEXT
+from tests.support.keys import KEYS_TEXT
 
 SECRET = "sk-very-secret-4711"
 

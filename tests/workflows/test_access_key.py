@@ -38,7 +38,7 @@ from keyturn.targets.secretsmanager.store import SecretsManager
 from keyturn.workers.executor import Executions, ExecutorSettings, executor, load_executor_settings, look_for_jobs
 from keyturn.workers.metrics import ExecutorMetrics
 from keyturn.workflows.access_key import LEAST_WAIT, MARGIN, RotateAccessKeyWorkflow, execution_id, waits
-from tests.aws import ACCOUNT, Aws, Network, job_for
+from tests.support.aws import ACCOUNT, Aws, Network, job_for
 
 ROLL_BACK = Abandonment(operator="luna", reason="the importer broke")
 Handle = WorkflowHandle[RotateAccessKeyWorkflow, KeyRotationOutcome]

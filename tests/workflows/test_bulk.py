@@ -56,8 +56,8 @@ from keyturn.workflows.bulk import (
     next_look,
 )
 from keyturn.workflows.rotation import RotationWorkflow
-from tests.estates import LINE, NOW, BulkPlace, Judge, bulk_place, due, estate, jobs_of, started
-from tests.keys import KEYRING
+from tests.support.estates import LINE, NOW, BulkPlace, Judge, bulk_place, due, estate, jobs_of, started
+from tests.support.keys import KEYRING
 
 OMAR = Resumption(operator="omar")
 

@@ -18,8 +18,8 @@ from keyturn.jobs.tables import job_audit, rotation_jobs
 from keyturn.lab.stack.embedded import worker_environment
 from keyturn.lab.stack.processes import child, free_port
 from keyturn.lab.stack.temporal import dev_server_command
-from tests.estates import LINE, estate
-from tests.simulated import SimulatorControl
+from tests.support.estates import LINE, estate
+from tests.support.simulated import SimulatorControl
 
 # The whole proof has 10,000 (`make prove-bulk`); `make test` runs a short form of it.
 KEYS = int(os.environ.get("PROOF_KEYS", "300"))

@@ -12,9 +12,9 @@ from temporalio.client import Client
 from keyturn.llm.http import HttpModelClient
 from keyturn.llm.providers.anthropic.batches import AnthropicBatches
 from keyturn.llm.providers.openai.batches import OpenAiBatches
-from tests.boundaries import endpoint
-from tests.estates import BulkPlace, bulk_place, due, estate, jobs_of, started
-from tests.simulated import SimulatorControl
+from tests.support.boundaries import endpoint
+from tests.support.estates import BulkPlace, bulk_place, due, estate, jobs_of, started
+from tests.support.simulated import SimulatorControl
 
 
 @pytest.fixture(params=["openai", "anthropic"])

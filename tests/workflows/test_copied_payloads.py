@@ -39,11 +39,11 @@ from keyturn.rotations.contracts import Approval, Denial, JobOrder, RotationRequ
 from keyturn.rotations.outcomes import Failed, JobCreated
 from keyturn.workflows.identity import rotation_ids_of
 from keyturn.workflows.rotation import RotationWorkflow
-from tests.boundaries import guarded
-from tests.cases import facts, order, request
-from tests.keys import KEYRING
-from tests.record_histories import Place
-from tests.workers_for_tests import ELIGIBLE, Script, rotation_activities, with_approval, worker_on
+from tests.support.boundaries import guarded
+from tests.support.cases import facts, order, request
+from tests.support.keys import KEYRING
+from tests.support.record_histories import Place
+from tests.support.workers_for_tests import ELIGIBLE, Script, rotation_activities, with_approval, worker_on
 
 COMPLETED = UpdateWorkflowExecutionLifecycleStage.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_COMPLETED
 KEPT = Payload(metadata={"encoding": b"json/plain"}, data=b'"a value"')

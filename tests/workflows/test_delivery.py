@@ -47,10 +47,10 @@ from keyturn.workers.monitoring import served
 from keyturn.workflows.delivery import DeliveryWorkflow, delivery_id
 from keyturn.workflows.identity import rotation_ids_of
 from keyturn.workflows.rotation import RotationWorkflow
-from tests.boundaries import guarded
-from tests.cases import facts, order, request
-from tests.simulated import SimulatorControl
-from tests.workers_for_tests import ELIGIBLE, Script
+from tests.support.boundaries import guarded
+from tests.support.cases import facts, order, request
+from tests.support.simulated import SimulatorControl
+from tests.support.workers_for_tests import ELIGIBLE, Script
 
 KEYS = {"tests": SecretStr("webhook_secret_of_the_tests_0123456789ab")}
 # The whole proof has 2,000; `make test` runs a short form of it.

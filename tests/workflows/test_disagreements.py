@@ -15,15 +15,15 @@ from keyturn.application.answers import AnswerRefused, answer
 from keyturn.application.outcomes import as_lines, as_object, exit_status
 from keyturn.application.requests import id_of
 from keyturn.application.rotations import outcome_of, rotate
-from keyturn.bulk.report import page_of
+from keyturn.bulk.report_page import page_of
 from keyturn.contracts import CredentialFacts
 from keyturn.jobs.store import JobStore
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.rotations.contracts import Approval, Denial
 from keyturn.rotations.outcomes import Failed, JobCreated, Rejected, WaitingForPerson
-from tests.cases import facts
-from tests.estates import LINE, Judge, bulk_place, due, estate, jobs_of, started
-from tests.workers_for_tests import ELIGIBLE, Script, with_approval
+from tests.support.cases import facts
+from tests.support.estates import LINE, Judge, bulk_place, due, estate, jobs_of, started
+from tests.support.workers_for_tests import ELIGIBLE, Script, with_approval
 from tests.workflows.test_people import desk, trail
 
 NO = '{"decision":"not_eligible","rotation_window_days":null,"source_line_ids":["P-7"]}'

@@ -40,10 +40,10 @@ from keyturn.llm.http import http_client
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.tasks.draft_reply import DraftRequest
 from keyturn.workflows.draft import DraftWorkflow
-from tests.boundaries import guarded, on_simulator
-from tests.cases import P7
-from tests.keys import KEYRING
-from tests.simulated import SimulatorControl
+from tests.support.boundaries import guarded, on_simulator
+from tests.support.cases import P7
+from tests.support.keys import KEYRING
+from tests.support.simulated import SimulatorControl
 
 
 def asked(**changed: Any) -> DraftRequest:

@@ -29,10 +29,10 @@ from keyturn.payload_errors import PayloadKeyUnknown, PayloadNotAuthentic, Paylo
 from keyturn.rotations.contracts import Approval
 from keyturn.rotations.outcomes import JobCreated
 from keyturn.workflows.rotation import RotationWorkflow
-from tests.cases import QUESTION, request
-from tests.keys import KEYRING, NEWER, OLDER, ring
-from tests.record_histories import Place
-from tests.workers_for_tests import ELIGIBLE, Script, with_approval, worker_on
+from tests.support.cases import QUESTION, request
+from tests.support.keys import KEYRING, NEWER, OLDER, ring
+from tests.support.record_histories import Place
+from tests.support.workers_for_tests import ELIGIBLE, Script, with_approval, worker_on
 
 PLAIN = Payload(metadata={"encoding": b"json/plain"}, data=b'"some words"')
 

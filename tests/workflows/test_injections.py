@@ -19,10 +19,10 @@ from keyturn.rotations.contracts import RotationRequest
 from keyturn.rotations.decisions import Rejection
 from keyturn.rotations.outcomes import Rejected, WaitingForPerson
 from keyturn.tasks.summarize_scan import ScanRecord, ScanRequest
-from tests.boundaries import WIRES, guarded, on_simulator
-from tests.cases import P7, facts, request
-from tests.simulated import SimulatorControl
-from tests.workers_for_tests import worker_on
+from tests.support.boundaries import WIRES, guarded, on_simulator
+from tests.support.cases import P7, facts, request
+from tests.support.simulated import SimulatorControl
+from tests.support.workers_for_tests import worker_on
 
 CORPUS = [
     json.loads(line) for line in (Path(__file__).parents[1] / "corpora" / "injections.jsonl").read_text().splitlines()

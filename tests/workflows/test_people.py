@@ -39,8 +39,8 @@ from keyturn.rotations.contracts import (
 )
 from keyturn.rotations.outcomes import Failed, JobCreated, Rejected, RotationJob, WaitingForPerson
 from keyturn.tasks.errors import UnknownPromptVersion
-from tests.cases import facts, request
-from tests.workers_for_tests import APPROVERS, ELIGIBLE, Claims, Script, with_approval, worker_on
+from tests.support.cases import facts, request
+from tests.support.workers_for_tests import APPROVERS, ELIGIBLE, Claims, Script, with_approval, worker_on
 
 OMAR = "omar"
 

@@ -15,8 +15,8 @@ from keyturn.database import open_database
 from keyturn.rotations.contracts import Abandonment
 from keyturn.workflows.bulk import BulkWorkflow
 from keyturn.workflows.rotation import RotationWorkflow
-from tests.cases import request
-from tests.estates import Judge, bulk_place, estate, started
+from tests.support.cases import request
+from tests.support.estates import Judge, bulk_place, estate, started
 
 TRIES = 3  # one moment of another program's is not the run's doing; queued behind a run, no try would be quick
 # Worker, run and asker share a process here: 2.3 to 3.3 were seen. With processes of their own, `make bench` holds 3.

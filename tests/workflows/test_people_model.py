@@ -15,8 +15,8 @@ from keyturn.jobs.store import JobStore
 from keyturn.llm.errors import QuotaExhausted
 from keyturn.rotations.contracts import Abandonment, Approval, Denial, Instruction, Resumption
 from keyturn.rotations.outcomes import JobCreated, Rejected
-from tests.cases import facts, request
-from tests.workers_for_tests import APPROVERS, ELIGIBLE, Script, with_approval, worker_on
+from tests.support.cases import facts, request
+from tests.support.workers_for_tests import APPROVERS, ELIGIBLE, Script, with_approval, worker_on
 
 NO_DIGEST = "v1:" + "0" * 64
 # Who says what: whether the digest is that of the decision which waits.

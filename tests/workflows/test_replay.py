@@ -14,8 +14,8 @@ from keyturn.workflows.bulk import BulkWorkflow
 from keyturn.workflows.delivery import DeliveryWorkflow
 from keyturn.workflows.draft import DraftWorkflow
 from keyturn.workflows.rotation import RotationWorkflow
-from tests.other_histories import CASES as OTHER_CASES
-from tests.record_histories import (
+from tests.support.other_histories import CASES as OTHER_CASES
+from tests.support.record_histories import (
     CASES,
     COMMANDS,
     FOLDER,

@@ -19,11 +19,11 @@ from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import job_audit, rotation_jobs
 from keyturn.llm.http import HttpModelClient, http_client
 from keyturn.rotations.outcomes import JobCreated, LimitedUntil, NotEligible, NotSpecified, Rejected, WaitingForPerson
-from tests.boundaries import guarded, on_simulator
-from tests.cases import NOW, QUESTION, facts, request
-from tests.proxies import Fault, LossyProxy
-from tests.simulated import SimulatorControl
-from tests.workers_for_tests import ELIGIBLE, Limit, Script, worker_on
+from tests.support.boundaries import guarded, on_simulator
+from tests.support.cases import NOW, QUESTION, facts, request
+from tests.support.proxies import Fault, LossyProxy
+from tests.support.simulated import SimulatorControl
+from tests.support.workers_for_tests import ELIGIBLE, Limit, Script, worker_on
 
 
 @pytest.fixture

@@ -29,9 +29,9 @@ from keyturn.rotations.outcomes import (
     TimedOut,
 )
 from keyturn.workflows.options import MAX_DECISIONS, MAX_LIMIT_WAITS
-from tests.boundaries import guarded
-from tests.cases import facts, order, request
-from tests.workers_for_tests import ELIGIBLE, ChangedForTheJob, Limit, Script, worker_on
+from tests.support.boundaries import guarded
+from tests.support.cases import facts, order, request
+from tests.support.workers_for_tests import ELIGIBLE, ChangedForTheJob, Limit, Script, worker_on
 
 NO = '{"decision":"%s","rotation_window_days":null,"source_line_ids":[]}'
 

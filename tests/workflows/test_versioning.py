@@ -17,10 +17,10 @@ from keyturn.rotations.contracts import Resumption
 from keyturn.rotations.outcomes import JobCreated
 from keyturn.workers.doctor import NoBuild, NoWorker
 from keyturn.workers.doctor import _temporal as temporal_state
-from tests.cases import request
-from tests.keys import KEYRING, KEYS_TEXT
-from tests.record_histories import Place
-from tests.workers_for_tests import ELIGIBLE, Script, worker_on
+from tests.support.cases import request
+from tests.support.keys import KEYRING, KEYS_TEXT
+from tests.support.record_histories import Place
+from tests.support.workers_for_tests import ELIGIBLE, Script, worker_on
 
 
 @pytest.fixture

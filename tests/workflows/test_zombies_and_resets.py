@@ -28,11 +28,11 @@ from keyturn.rotations.contracts import Abandonment, JobOrder
 from keyturn.rotations.outcomes import Failed, JobCreated, RotationJob
 from keyturn.workflows import options
 from keyturn.workflows.identity import rotation_ids_of
-from tests.cases import NOW, facts, order, request
-from tests.keys import KEYRING
 from tests.keyturn.test_ledger import call
-from tests.record_histories import Place
-from tests.workers_for_tests import ELIGIBLE, Script, worker_on
+from tests.support.cases import NOW, facts, order, request
+from tests.support.keys import KEYRING
+from tests.support.record_histories import Place
+from tests.support.workers_for_tests import ELIGIBLE, Script, worker_on
 
 KEY = "rotate:default:acct_10234:key_1:P-7@1"
 

@@ -28,10 +28,10 @@ from keyturn.llm.http import http_client
 from keyturn.policy.catalogue import Catalogue
 from keyturn.workflows.draft import DraftWorkflow
 from keyturn.workflows.rotation import RotationWorkflow
-from tests.boundaries import guarded, on_simulator
-from tests.keys import KEYRING
-from tests.simulated import SimulatorControl
-from tests.workers_for_tests import rotation_activities, with_approval
+from tests.support.boundaries import guarded, on_simulator
+from tests.support.keys import KEYRING
+from tests.support.simulated import SimulatorControl
+from tests.support.workers_for_tests import rotation_activities, with_approval
 
 TOKENS = {name: f"{name}-{'t' * 32}" for name in ("luna", "omar", "vera")}
 ROLES = "luna=asker; omar=approver+operator; vera=approver"

@@ -1,7 +1,7 @@
 """Runs `keyturn` in processes that have what others wrote imported already; ours is imported anew in each.
 
-`python -m tests.warm SOCKET` listens there. Of a command's second of processor time, nine tenths are spent on importing
-Temporal's client, SQLAlchemy and the like: a suite with hundreds of commands would wait minutes for that.
+`python -m tests.support.warm SOCKET` listens there. Of a command's second of processor time, nine tenths are spent on
+importing Temporal's client, SQLAlchemy and the like: a suite with hundreds of commands would wait minutes for that.
 """
 
 import gc

@@ -15,7 +15,7 @@ from keyturn.notifications.webhook import SCHEMA
 from keyturn.policy import line
 from keyturn.policy.files import PolicyFile
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 FILE = DOCS / "schemas" / "rotation_job.created.json"
 POLICY_FILE = DOCS / "schemas" / "policy.json"
 POLICY_PAGE = DOCS / "reference" / "policy-format.md"

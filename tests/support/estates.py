@@ -39,8 +39,8 @@ from keyturn.workers.bulk import BulkRunActivities, RunRotations, bulk_workers, 
 from keyturn.workers.settings import read_rate_card
 from keyturn.workflows.bulk import BulkWorkflow, bulk_id
 from keyturn.workflows.rotation import RotationWorkflow
-from tests.boundaries import guarded
-from tests.keys import KEYRING
+from tests.support.boundaries import guarded
+from tests.support.keys import KEYRING
 
 LINE = "CIS-AWS-4.0-1.14"
 NOW = (datetime.now(UTC) - timedelta(days=1)).replace(hour=9, minute=0, second=0, microsecond=0)
@@ -157,7 +157,7 @@ class BulkPlace:
 
     @asynccontextmanager
     async def working(self, *, pages_at_once: int = 2, keys_per_second: float | None = None) -> AsyncIterator[None]:
-        from tests.workers_for_tests import rotation_activities
+        from tests.support.workers_for_tests import rotation_activities
 
         runs = self.runs(inventory_root=Path("/"))
         rotation = rotation_activities(self.boundary, JobStore(self.engine), self.catalogue, names_of(self.client))

@@ -32,12 +32,12 @@ from keyturn.llm.errors import ProviderTimeout, ProviderUnavailable, QuotaExhaus
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.rotations.contracts import Abandonment, Approval, Denial, Resumption
 from keyturn.workers.schema import migrate
-from tests.boundaries import guarded
-from tests.cases import facts, order, request
-from tests.other_histories import CASES as OTHER_CASES
-from tests.workers_for_tests import ELIGIBLE, ChangedForTheJob, Limit, Script, with_approval, worker_on
+from tests.support.boundaries import guarded
+from tests.support.cases import facts, order, request
+from tests.support.other_histories import CASES as OTHER_CASES
+from tests.support.workers_for_tests import ELIGIBLE, ChangedForTheJob, Limit, Script, with_approval, worker_on
 
-FOLDER = Path(__file__).parent / "histories"
+FOLDER = Path(__file__).parents[1] / "histories"
 OTHER = "others"  # of the workflows that carry jobs on
 COMMANDS = FOLDER / "commands" / "commands.json"
 NO = '{"decision":"%s","rotation_window_days":null,"source_line_ids":[]}'

@@ -13,12 +13,12 @@ from keyturn.database import database_url, open_database
 from keyturn.jobs.store import JobStore
 from keyturn.lab.stack.embedded import Ports, Stack, embedded_stack
 from keyturn.llm.errors import QuotaExhausted
-from tests.browser import browser, include_credentials, shows, sign_in, until
-from tests.cases import QUESTION, facts, request
-from tests.record_histories import Place
-from tests.workers_for_tests import ELIGIBLE, Script, with_approval, worker_on
+from tests.support.browser import browser, include_credentials, shows, sign_in, until
+from tests.support.cases import QUESTION, facts, request
+from tests.support.record_histories import Place
+from tests.support.workers_for_tests import ELIGIBLE, Script, with_approval, worker_on
 
-FOLDER = Path(__file__).parents[1] / "docs" / "images"
+FOLDER = Path(__file__).parents[2] / "docs" / "images"
 
 
 async def take() -> None:

@@ -13,7 +13,7 @@ from keyturn.llm.http import HttpModelClient
 from keyturn.llm.keys import FixedKey, KeySource
 from keyturn.llm.providers import load_providers
 from keyturn.llm.wire import Usage
-from tests.simulated import SimulatorControl
+from tests.support.simulated import SimulatorControl
 
 PROVIDERS = load_providers()
 WIRES = {name: provider.wire for name, provider in PROVIDERS.items()}

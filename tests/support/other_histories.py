@@ -35,8 +35,8 @@ from keyturn.workflows.access_key import RotateAccessKeyWorkflow
 from keyturn.workflows.bulk import BULK_QUEUE, BulkWorkflow
 from keyturn.workflows.delivery import DeliveryWorkflow
 from keyturn.workflows.draft import DraftWorkflow
-from tests.cases import NOW, P7
 from tests.keyturn.test_ledger import call
+from tests.support.cases import NOW, P7
 
 ORDER = KeyRotationOrder(
     job_id="job_1", cloud_account="123456789012", overlap=timedelta(hours=1), grace=timedelta(days=3)

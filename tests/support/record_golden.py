@@ -4,9 +4,9 @@ import json
 
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.tasks.registry import load_tasks
-from tests.boundaries import WIRES
-from tests.cases import GOLDEN_TIME, QUESTION, facts, request
 from tests.keyturn.test_providers import GOLDEN
+from tests.support.boundaries import WIRES
+from tests.support.cases import GOLDEN_TIME, QUESTION, facts, request
 
 if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)

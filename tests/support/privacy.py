@@ -8,7 +8,7 @@ from sqlalchemy.engine import URL
 from temporalio.client import Client
 
 from keyturn.workers.settings import PLACEHOLDER_KEY
-from tests.cases import QUESTION
+from tests.support.cases import QUESTION
 
 PLANTED = (
     QUESTION,

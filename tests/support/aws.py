@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import rotation_jobs
 from keyturn.workers.monitoring import served
-from tests.cases import order
+from tests.support.cases import order
 
 ACCOUNT = "123456789012"
 REGION = "eu-central-1"

@@ -26,7 +26,7 @@ from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.tasks.definition import Prompt
 from keyturn.workflows.identity import Names, plain, rotation_ids_of
 from keyturn.workflows.rotation import RotationWorkflow
-from tests.boundaries import guarded
+from tests.support.boundaries import guarded
 
 ELIGIBLE = '{"decision":"eligible","rotation_window_days":30,"source_line_ids":["P-7"]}'
 APPROVERS = ("omar", "priya")

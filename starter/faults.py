@@ -1,0 +1,58 @@
+"""Faults of a command's arguments, named by its options: the layers below name fields."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from keyturn.errors import InvalidRequest
+from keyturn.faults import faults_of
+
+T = TypeVar("T")
+_OPTIONS = {
+    "account_id": "--account",
+    "approver": "--user",
+    "credential": "the credential's facts",
+    "max_retries": "--retries",
+    "operator": "--user",
+    "policies": "--policy",
+    "policy_lines": "--policy",
+    "run_id": "--name",
+    "tenant_id": "--tenant",
+    "timeout_seconds": "--timeout",
+    "user_id": "--user",
+}
+
+
+@contextmanager
+def naming_options(*, whole: str = "") -> Iterator[None]:
+    """Turn what is wrong with fields, within, into an InvalidRequest that names the command's options.
+
+    Args:
+        whole: the field that a fault of several fields together is named by; empty leaves its words alone.
+    """
+    try:
+        yield
+    except ValidationError as error:
+        faults = faults_of(error)
+    except InvalidRequest as error:
+        if not error.faults:
+            raise
+        faults = list(error.faults)
+    else:
+        return
+    named = [(field or whole, reason) for field, reason in faults]
+    raise InvalidRequest("; ".join(f"{_option(field)}: {reason}" if field else reason for field, reason in named))
+
+
+def validate(build: Callable[[], T], *, whole: str = "") -> T:
+    """Return what `build` makes of a command's arguments; raises InvalidRequest as `naming_options` does."""
+    with naming_options(whole=whole):
+        return build()
+
+
+def _option(field: str) -> str:
+    first, *rest = field.split(".")
+    name = rest[-1] if first == "credential" and rest else first
+    return _OPTIONS.get(name, f"--{name.removesuffix('_at').replace('_', '-')}")
