@@ -8,7 +8,7 @@ from temporalio import activity
 
 from keyturn.activities.failures import map_errors
 
-# Four of them fit into a heartbeat timeout of 20 s: one that is late is not taken for a killed worker. The SDK sends
+# Four of them fit into a heartbeat timeout of 20 s: one that is late is not mistaken for a killed worker. The SDK sends
 # fewer to the server than it is given.
 BEAT_SECONDS = 5.0
 

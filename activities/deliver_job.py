@@ -12,7 +12,7 @@ class Deliveries(Protocol):
     """Sends jobs to their receiver."""
 
     async def deliver(self, job_id: str) -> str:
-        """Deliver the job's message, once in effect; returns how it was taken. Raises a KeyturnError."""
+        """Deliver the job's message, once in effect; returns the receiver's answer. Raises a KeyturnError."""
         ...
 
     async def give_up(self, job_id: str, *, failure: str) -> None:

@@ -1,7 +1,7 @@
 """The one table from the core's errors to Temporal's ApplicationError.
 
 The error's type is its `kind` and its message comes from the core, which never repeats a question, a prompt or a key:
-both stay readable in the UI. `from None` keeps the cause, whose text is not ours, out of history.
+both stay readable in the UI. `from None` leaves the cause, whose text may be anything, out of history.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ TIMEOUT_KIND = "provider_timeout"
 
 
 def outcome_of_error(error: KeyturnError) -> Failed:
-    """Return the outcome that an error stands for, should nothing fix it on the way."""
+    """Return the outcome of an error, unless a retry fixes it."""
     retry_at: datetime | None = getattr(error, "retry_at", None)
     return Failed(
         kind=error.kind,

@@ -1,4 +1,4 @@
-"""The activities of a bulk run: load its items, judge a page of them, look how its rotations stand, end it."""
+"""The activities of a bulk run: load its items, judge a page of them, look up its rotations' status, end it."""
 
 from datetime import datetime
 from typing import Protocol
@@ -32,7 +32,7 @@ class BulkRuns(Protocol):
         ...
 
     async def collect(self, batch: OfflineBatch) -> BatchResult:
-        """Take its answers, if it has them."""
+        """Store its answers in the response cache, if it has them."""
         ...
 
     async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime) -> PageResult:
@@ -40,7 +40,7 @@ class BulkRuns(Protocol):
         ...
 
     async def settle(self, run_id: str, *, tenant_id: str) -> RunResult:
-        """Look how the rotations stand."""
+        """Look up the rotations' status."""
         ...
 
     async def end(self, run_id: str, status: str) -> None:
@@ -70,7 +70,7 @@ class JudgePage:
 
     @activity.defn
     async def collect_batch(self, batch: OfflineBatch) -> BatchResult:
-        """Take the answers of a batch into the cache, if it has ended."""
+        """Store the answers of a batch in the response cache, if it has ended."""
         async with heartbeating():
             return await self._runs.collect(batch)
 
@@ -84,7 +84,7 @@ class JudgePage:
 
     @activity.defn
     async def settle_run(self, order: BulkOrder) -> RunResult:
-        """Look at the status of the rotations that were started."""
+        """Look up the status of the rotations that were started."""
         async with heartbeating():
             return await self._runs.settle(order.run_id, tenant_id=order.tenant_id)
 

@@ -1,4 +1,4 @@
-"""A person's word to a workflow, sent as an update: taken, or refused by name."""
+"""A person's response to a workflow, sent as an update: accepted, or refused by name."""
 
 import asyncio
 from datetime import timedelta
@@ -13,7 +13,7 @@ from keyturn.errors import KeyturnError
 from keyturn.rotations.contracts import Instruction
 
 InstructionT = TypeVar("InstructionT", bound=Instruction)
-# An update is taken by a worker in milliseconds; one that starts a replay of a long history needs a second.
+# A worker accepts an update in milliseconds; one that starts a replay of a long history needs a second.
 UPDATE_TIMEOUT = timedelta(seconds=10)
 
 
@@ -39,7 +39,7 @@ async def answer(handle: WorkflowHandle[Any, Any], update: str, argument: Contra
     Args:
         handle: of the workflow.
         update: the name of one of its updates.
-        argument: what the update takes.
+        argument: the update's argument.
 
     Raises:
         AnswerRefused: its validator refused it, by the name in the message; or the rotation has ended.

@@ -52,7 +52,7 @@ def map_rpc_error(error: RPCError) -> KeyturnError:
     return refused
 
 
-# A server on another continent answers in a second. What takes ten is not there, and a person waits for this message.
+# A server on another continent answers in a second. One that needs ten is not there, and a user waits for this message.
 CONNECT_SECONDS = 10.0
 
 
@@ -86,7 +86,7 @@ async def connect(
             )
         )
     except (RuntimeError, ValueError, KeyError, OSError) as error:
-        # The first line alone: below it the faulty line of the file is quoted, and that may hold the API key.
+        # The first line alone: below it the faulty line of the file is quoted, which may contain the API key.
         reason = str(error).splitlines()[0][:200]
         raise TemporalUnreachable(f"Temporal's configuration cannot be read: {reason}") from None
     target = options.setdefault("target_host", "localhost:7233")

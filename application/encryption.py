@@ -1,7 +1,7 @@
-"""Encrypted payloads: what Temporal keeps is ciphertext, for client, worker and replayer by one plugin.
+"""Encrypted payloads: what Temporal stores is ciphertext, for client, worker and replayer by one plugin.
 
 Encrypted are inputs, results, updates, queries, failure messages and stack traces, summaries and details. Readable stay
-workflow ids, search attributes, the types of workflows, activities and errors, and times: nothing private stands there.
+workflow ids, search attributes, the types of workflows, activities and errors, and times: none of these is private.
 
 A payload's form: metadata `encoding` = `binary/encrypted`, `encryption-key-id` = the key's id, `encryption-context` =
 what it is and the id of its workflow (`workflow:ID`, `activity/TYPE:ID`); data = nonce, then ciphertext with tag.
@@ -49,7 +49,7 @@ class EncryptionCodec(PayloadCodec, WithSerializationContext):
     Args:
         keyring: the keys.
         namespace: of Temporal.
-        context: where the payloads stand; None opens each by the context that it states, as the codec server does.
+        context: where the payloads belong; None decrypts each by the context that it states, as the codec server does.
     """
 
     def __init__(self, keyring: Keyring, namespace: str, context: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Look at a workflow: its state now, or its steps as they come."""
+"""Follow a workflow: its state now, or its steps as they come."""
 
 import json
 from collections.abc import AsyncIterator, Sequence

@@ -51,7 +51,7 @@ Handle = WorkflowHandle[RotationWorkflow, CompletedOutcome]
 
 @dataclass(frozen=True)
 class Rotation:
-    """A workflow that stands for a request. `attached` is False if this call started it."""
+    """A workflow of a request. `attached` is False if this call started it."""
 
     handle: Handle
     attached: bool
@@ -65,7 +65,7 @@ async def start_or_attach(
     A running one is always attached to (if it waits for a person while this request has other evidence, it is decided
     anew on that); so is one that created the job, or that answered the same question on the same evidence. One that
     failed is started again; so is one whose answer was given for other evidence: a key that was fresh last month may be
-    stale now. None of this can make a second job: the job's row is claimed by the workflow id.
+    stale now. None of this can create a second job: the job's row is claimed by the workflow id.
 
     Args:
         client: a connected client.
@@ -153,7 +153,7 @@ def waits_for(description: WorkflowExecutionDescription | WorkflowExecution) -> 
 
 
 async def status_of(handle: Handle) -> RotationStatus | None:
-    """What a rotation is at, by its own word; None if no worker answers, or one of another version."""
+    """Return a rotation's own status; None if no worker answers, or one of another version."""
     try:
         return await handle.query(RotationWorkflow.status, rpc_timeout=QUERY_TIMEOUT)
     except (RPCError, WorkflowQueryFailedError):
@@ -200,7 +200,7 @@ async def _restate(handle: Handle, request: RotationRequest) -> None:
 
 
 def _is_for_other_evidence(outcome: RotationOutcome, request: RotationRequest) -> bool:
-    """Whether a completed answer was given for other facts. One that created the job stands, whatever was asked."""
+    """Whether a completed answer was given for other facts. One that created the job is final, whatever was asked."""
     if isinstance(outcome, JobCreated | TimedOut | LimitedUntil | WaitingForPerson | Failed):
         return False
     return outcome.request_digest != request_digest(request)

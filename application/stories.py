@@ -1,7 +1,7 @@
 """What a rotation's own history says, step by step: what was asked, answered and decided.
 
-Nothing is asked, looked up or judged again: what it says was recorded then, whatever prompts, policies and models are
-today. It takes the keys that encrypted the history.
+Nothing is asked, looked up or judged again: it was all recorded then, whatever prompts, policies and models are
+today. It needs the keys that encrypted the history.
 """
 
 from collections.abc import Sequence
@@ -89,7 +89,7 @@ class _Story:
         self._add(event, "failed", activity=name, **tries, **await self._failure_fields(failure, name))
 
     async def _tries(self, scheduled: int) -> Step:
-        """How many attempts a step took, and how the last but one ended: history keeps no more of them."""
+        """Return how many attempts a step took, and how the last but one ended: history has no more of them."""
         attempt, last = self.attempts.get(scheduled, (1, None))
         return {
             "attempts": attempt,

@@ -35,7 +35,7 @@ class Build:
 
 
 def pinned_to(build_id: str) -> WorkerDeploymentConfig:
-    """Return what makes a worker one of `build_id`, whose rotations stay with it."""
+    """Return the configuration that makes a worker one of `build_id`, whose rotations stay with it."""
     return WorkerDeploymentConfig(
         version=WorkerDeploymentVersion(deployment_name=DEPLOYMENT, build_id=build_id),
         use_worker_versioning=True,

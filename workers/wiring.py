@@ -85,7 +85,7 @@ class WorkerContext:
     boundary: ModelBoundary
     # The same without a user's token limit: a bulk run is limited by its own pages, rate and cost.
     bulk_boundary: ModelBoundary
-    # Who takes batches, by task: the first of its route that does.
+    # The provider of batches, by task: the first of its route that has them.
     batches: Mapping[str, BatchClient]
     catalogue: Catalogue
     engine: AsyncEngine
@@ -176,7 +176,7 @@ async def open_worker(
     Args:
         client: a connected client.
         wired: the boundary and what belongs to it.
-        claims: what stands before the job store; tests put there a store that dies at a chosen point.
+        claims: wraps the job store; tests put a store there that dies at a chosen point.
     """
     build_id = build_id_of(wired.settings)
     store, outbox = JobStore(wired.engine), Outbox(wired.engine)
@@ -201,7 +201,7 @@ async def open_worker(
     ]
     drafts = DraftReply(DraftWriting(DraftStore(wired.engine, wired.settings.keyring), wired.boundary))
     activities += [*rotation, drafts.draft_reply, drafts.end_draft]
-    # In development every worker takes every rotation: a parked one is not left behind by an edit of the code.
+    # In development every worker may continue every rotation: an edit of the code leaves no parked one behind.
     deployment = None if build_id is None else pinned_to(build_id)
     sweeping = None if starts is None else asyncio.create_task(sweep(outbox, starts))
     workflows: list[type] = [RotationWorkflow, BulkWorkflow, DraftWorkflow] + (
@@ -315,7 +315,7 @@ async def _count_encryptions(keyring: Keyring, use: KeyUse) -> None:
 async def _count_jobs(leases: JobLeases, metrics: JobMetrics) -> None:
     """Count open and overdue jobs, now and every half minute: what is due by the day need not be known sooner."""
     while True:
-        with contextlib.suppress(JobStoreUnavailable):  # the figures stand until the database answers again
+        with contextlib.suppress(JobStoreUnavailable):  # the figures stay as they are until the database answers again
             metrics.show(await leases.count())
         await asyncio.sleep(30)
 

@@ -1,4 +1,4 @@
-"""`RotateAccessKeyWorkflow`: carries one job out at AWS, a step after the other, for as long as that takes.
+"""`RotateAccessKeyWorkflow`: executes one rotation job at AWS, one step after the other, for as long as that takes.
 
 What fails for good waits for an operator, or for the fault to be fixed, and is retried by itself: no step that was
 started is left half done in silence. An operator may roll back until the old key is deleted. No secret is ever here.
@@ -52,7 +52,7 @@ _CANNOT_BEGIN = {"account_mismatch", "key_not_found", "key_limit"}
 
 
 class StepOptions(TypedDict):
-    """What `workflow.execute_activity_method` takes of these."""
+    """Keyword arguments of `workflow.execute_activity_method` for a step."""
 
     start_to_close_timeout: timedelta
     schedule_to_close_timeout: timedelta
@@ -161,7 +161,7 @@ class RotateAccessKeyWorkflow:
         if asked is None:
             raise ValueError("nobody asked to roll back")
         reason = f"rolled back by {asked.operator}: {asked.reason}"[:500]
-        self._rollback = None  # it is under way: from here on, only what blocks it can wait
+        self._rollback = None  # it is in progress: from here on, only what blocks it can wait
         self._last_step = True
         # A new claim, so that a step that was frozen and wakes up changes nothing any more.
         await self._step("claim_job", self._reclaim)
@@ -228,7 +228,7 @@ class RotateAccessKeyWorkflow:
         workflow.upsert_search_attributes([PARKED.value_unset()])
 
     async def _prolong_claim(self) -> None:
-        """Keep the claim while a step is blocked, if that can be done: what blocks it may be the database."""
+        """Prolong the claim while a step is blocked, if that can be done: what blocks it may be the database."""
         try:
             await _do(RotateAccessKey.prolong_claim, self._current_keys())
         except ActivityError as error:  # the step reports it, when it is retried
@@ -306,7 +306,7 @@ class RotateAccessKeyWorkflow:
         expect_own(wish)
         if self._rollback is not None:
             raise refusal("not_waiting", "it is asked to roll back already")
-        # Blocked, the old key is still there; otherwise its deletion is under way, or the rollback itself.
+        # Blocked, the old key is still there; otherwise its deletion is in progress, or the rollback itself.
         if self._last_step and not (self._status.step == "delete_key" and self._status.blocked):
             raise refusal("rollback_impossible", f"it is too late to roll back: it is at {self._status.step}")
 

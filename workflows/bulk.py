@@ -58,7 +58,7 @@ BATCH_PACE = timedelta(seconds=22)
 
 
 class PageOptions(TypedDict):
-    """What `workflow.execute_activity_method` takes of these."""
+    """Keyword arguments of `workflow.execute_activity_method` for a page."""
 
     task_queue: str
     start_to_close_timeout: timedelta
@@ -203,7 +203,7 @@ class BulkWorkflow:
         except ActivityError as error:
             if is_cancelled_exception(error):
                 raise
-            # A page that cannot be judged at all, such as one whose texts cannot be opened, waits for a person.
+            # A page that cannot be judged at all, such as one whose texts cannot be decrypted, waits for an operator.
             judged = PageResult(progress=self._counted.get(page, RunProgress()), stopped=_kind_of(error))
         self._count(page, judged.progress)
         if judged.stopped is not None:

@@ -34,7 +34,7 @@ def workflow_id_of(
 
 
 def shorten(name: str, longest: int) -> str:
-    """Return `name`, or its beginning and a digest of it, by which it stays the only one of its kind."""
+    """Return `name`, or its start and a digest of it, by which it stays unique."""
     if len(name) <= longest:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:20]
@@ -43,7 +43,7 @@ def shorten(name: str, longest: int) -> str:
 
 
 def _within_limit(parts: list[str]) -> str:
-    """An id that every store of Temporal's keeps: first account and key are shortened, then the lines."""
+    """An id that fits every store of Temporal's: first account and key are shortened, then the lines."""
     kind, tenant, account, key, refs = parts
     whole = ":".join(parts)
     if len(whole) > MAX_ID:

@@ -11,7 +11,7 @@ from keyturn.rotations.contracts import RotationRequest
 TASK_QUEUE = "keyturn"
 
 # The client ends the call at the request's own timeout. 5 s more let it classify and record that end before Temporal
-# gives the attempt up: an attempt that Temporal ends says nothing of why.
+# abandons the attempt: one that Temporal ends has no reason recorded.
 DECIDE_MARGIN = timedelta(seconds=5)
 
 # One claim is one short transaction: milliseconds. 10 s outlast the 5 s that it may wait for a lock or a connection;
@@ -42,7 +42,7 @@ RECORD_WITHIN = timedelta(days=1)
 
 
 class ActivityOptions(TypedDict):
-    """What `workflow.execute_activity_method` takes of these."""
+    """Keyword arguments of `workflow.execute_activity_method`."""
 
     start_to_close_timeout: timedelta
     schedule_to_close_timeout: timedelta
@@ -55,7 +55,7 @@ def decide_options(request: RotationRequest) -> ActivityOptions:
     attempts = request.max_retries + 1
     return {
         "start_to_close_timeout": attempt,
-        # Every attempt may take its whole time, with the longest wait between them: what is longer is not progress.
+        # Every attempt may use its whole time, with the longest wait between them: anything longer is no progress.
         "schedule_to_close_timeout": attempts * attempt + request.max_retries * CEILING,
         # A failure that the activity reports brings its own jittered delay. This backoff is for what it cannot report:
         # a killed worker, or an attempt cut off by start-to-close.

@@ -161,7 +161,7 @@ class RotationWorkflow:
     @deny.validator
     def _may_deny(self, denial: Denial) -> None:
         expect_own(denial)
-        # Who asked may withdraw a request, but not end a key that is due against a model's word: that is for another.
+        # The requester may withdraw a request, but not end a key that is due although a model denies it.
         own = self._asked_by if self._waiting.status.phase == "disagreement" else ()
         self._waiting.expect_approver(denial.approver, denial.digest, asked_by=own)
 
@@ -439,7 +439,7 @@ class RotationWorkflow:
         self._events.append(written)
 
 
-# What is decided again: policy or evidence are not those of the verdict any more, or the approval does not hold now.
+# What is decided again: policy or evidence differ from the verdict's by now, or the approval is no longer valid.
 _DECIDED_ANEW = frozenset({"digest_mismatch", "approval_invalid"})
 _ANSWER_TO_ANOTHER = Failed(
     kind="answer_to_another_request",

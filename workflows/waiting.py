@@ -55,7 +55,7 @@ class Waiting:
         self._answer = answer
 
     def expect_parked(self) -> None:
-        """Refuse what only a parked rotation can take."""
+        """Refuse an instruction that only a parked rotation accepts."""
         self._expect("parked")
 
     def expect_approver(self, approver: str, digest: str, *, asked_by: Sequence[str]) -> None:

@@ -30,7 +30,7 @@ class RunProgress(Contract):
 
 
 class BulkSource(Contract):
-    """An inventory on a disk, and what to ask about it. Of a directory, the file that was written last is taken."""
+    """An inventory on a disk, and what to ask about it. Of a directory, the newest file is read."""
 
     path: str = Field(min_length=1, max_length=1_000)
     task: Literal["decide_rotation", "summarize_scan"] = "decide_rotation"
@@ -71,7 +71,7 @@ class BulkOrder(Contract):
     # 50 keys a page: one activity's cost is spread thin, and a killed worker loses at most some calls of one page.
     page_size: int = Field(default=50, ge=1, le=500)
     pages_at_once: int = Field(default=2, ge=1, le=64)
-    # A page takes some seven events: this keeps a history at about a tenth of what the server warns of.
+    # A page needs some seven events: this limits a history to about a tenth of what the server warns of.
     events_a_history: int = Field(default=1_000, ge=50, le=5_000)
     max_usd: Decimal | None = Field(default=None, gt=0)
     # What a schedule's run reads when it fires; None if the items are there already.
@@ -102,7 +102,7 @@ class OfflineBatch(Contract):
 
 
 class BatchResult(Contract):
-    """Whether a provider's batch is still under way; and how many of its answers were accepted."""
+    """Whether a provider's batch is still in progress; and how many of its answers were accepted."""
 
     running: bool
     accepted: int = Field(default=0, ge=0)

@@ -57,7 +57,7 @@ def items_of(
     by_rule: bool = False,
     at: datetime | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the columns of each item of an inventory; each bad row and each key that stands there twice is rejected.
+    """Yield the columns of each item of an inventory; each bad row and each key that is listed twice is rejected.
 
     Args:
         rows: of the inventory.

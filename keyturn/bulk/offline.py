@@ -24,7 +24,7 @@ CLOCKS_AGREE_WITHIN = timedelta(minutes=5)  # ours and the provider's
 
 
 class OfflineBoundary(Protocol):
-    """What prompts are made by, and answers taken; see `keyturn.llm.boundary.ModelBoundary`."""
+    """Makes prompts and accepts answers; see `keyturn.llm.boundary.ModelBoundary`."""
 
     def prompt_of(self, request: ModelTask) -> Prompt: ...  # noqa: D102
     async def take(  # noqa: D102
@@ -38,7 +38,7 @@ class OfflineRuns:
     Args:
         store: of the runs.
         boundary: of the model.
-        providers: whose batches are asked, by task; a task without one has none.
+        providers: the batch client of each task; a task without one has none.
         encryption: of the run's texts.
     """
 
@@ -59,7 +59,7 @@ class OfflineRuns:
 
         Raises:
             ProviderError: call again, it is not paid twice.
-            SettingsInvalid: no provider of the route takes batches.
+            SettingsInvalid: no provider of the route has batches.
             UnknownRun, JobStoreUnavailable: nothing was submitted.
         """
         known = await self._store.batch(batch.run_id, batch.number)
@@ -84,10 +84,10 @@ class OfflineRuns:
         await self._store.note_batch(run.run_id, batch.number, batch_id=batch_id)
 
     async def collect(self, batch: OfflineBatch) -> BatchResult:
-        """Take the answers of a batch if it has ended; those that are missing are left to be asked at once.
+        """Cache the answers of a batch if it has ended; those that are missing are left to be asked at once.
 
         Raises:
-            ProviderError, JobStoreUnavailable: call again; what was taken is not taken twice.
+            ProviderError, JobStoreUnavailable: call again; no answer is recorded twice.
         """
         known = await self._store.batch(batch.run_id, batch.number)
         if known is None or known["batch_id"] is None or known["ended_at"] is not None:
@@ -131,5 +131,5 @@ class OfflineRuns:
 
 
 def _custom_id(run: Run, item: Mapping[str, Any]) -> str:
-    """Letters, digits, - and _, as both providers take them; of this run alone."""
+    """Letters, digits, - and _, as both providers accept them; unique to this run."""
     return f"k{item['ordinal']}-{hashlib.sha256(run.run_id.encode()).hexdigest()[:16]}"

@@ -73,7 +73,7 @@ class Rotations(Protocol):
         ...
 
     async def look(self, workflow_id: str) -> str | None:
-        """Return how a rotation ended, one of WAITING if it waits for a person, None if it is under way."""
+        """Return how a rotation ended, one of WAITING if it waits for a person, None if it is in progress."""
         ...
 
 
@@ -115,9 +115,9 @@ class BulkJudge:
         return PageResult(progress=progress, stopped=kind, hint=hint)
 
     async def settle(self, run_id: str, *, tenant_id: str) -> RunResult:
-        """Look at the status of the rotations that were started; returns how many are in progress.
+        """Look up the status of the rotations that were started; returns how many are in progress.
 
-        Those that waited for a person when they were last looked at are looked at once more, when no other is left.
+        Those that waited for a person at the last look are looked up once more, when no other is left.
         """
         await self.store.settle_jobs(run_id, tenant_id=tenant_id)
         left = await self._record_outcomes(run_id, "started")
@@ -184,7 +184,7 @@ class _Page:
                 if self._stopped is None and self._broken is None:
                     try:
                         await self._ask(item)
-                    except KeyturnError as error:  # calls that are under way are paid for, and end
+                    except KeyturnError as error:  # calls in progress are paid for, and end
                         self._broken = self._broken or error
 
         try:

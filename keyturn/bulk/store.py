@@ -250,7 +250,7 @@ class BulkStore:
 
 
 def _with_outcome(outcomes: Sequence[str | None]) -> ColumnElement[bool]:
-    """One comparison each: an IN cannot stand in a statement that is executed with many rows."""
+    """Return one comparison each: an IN cannot be used in a statement that is executed with many rows."""
     return or_(*(_items.outcome.is_(None) if name is None else _items.outcome == name for name in outcomes))
 
 

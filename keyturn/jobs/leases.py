@@ -53,7 +53,7 @@ class JobLeases:
 
         Args:
             tenant_id: whose jobs.
-            owner: who claims, for the audit trail.
+            owner: the claiming executor, for the audit trail.
             lease: for how long, from a second to a day; `heartbeat` prolongs it.
 
         Raises:

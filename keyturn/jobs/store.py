@@ -3,7 +3,7 @@
 Job, audit row and outbox row are written together or not at all. The unique index on the key is the claim: the first
 insert wins, and the others find that row. It is never deleted, so the key refuses a second job for ever.
 
-A rotation that ends without its job takes its claim back first: `withdraw` puts a row of status `withdrawn` where the
+A rotation that ends without its job withdraws its claim first: `withdraw` puts a row of status `withdrawn` where the
 job would be, with a fence. An attempt that was frozen and wakes up later (it timed out, but cannot be stopped)
 finds that row and changes nothing. A later attempt, whose fence is higher, turns the row into the job.
 """
@@ -44,7 +44,7 @@ from keyturn.rotations.outcomes import RotationJob
 
 _jobs = rotation_jobs.c
 
-# States of a key that created no job: its claim was taken back, or its decision joined another job.
+# States of a key that created no job: its claim was withdrawn, or its decision joined another job.
 WITHDRAWN, MERGED = "withdrawn", "merged"
 
 
@@ -85,7 +85,7 @@ class JobStore:
             fence: a number that grows from attempt to attempt, whichever run they belong to.
 
         Raises:
-            StaleAttempt: the claim was taken back after this attempt started; nothing changed.
+            StaleAttempt: the claim was withdrawn after this attempt started; nothing changed.
             IdempotencyConflict: the key created another job than the one ordered; audited, nothing else changed.
             OpenJobExists: the credential has an open job under another key that is no laxer; audited there, nothing
                 else changed. An open job that is laxer is tightened, and returned.
@@ -136,9 +136,9 @@ class JobStore:
         raise JobStoreUnavailable("the credential's job was being closed at this moment")
 
     async def withdraw(self, order: JobOrder, *, idempotency_key: str, fence: int) -> RotationJob | None:
-        """Take the claim of `idempotency_key` back; from now on no attempt up to `fence` can make its job.
+        """Withdraw the claim of `idempotency_key`; from now on no attempt up to `fence` can create its job.
 
-        Returns the job if one was created already: then it stands. None means that there is none, and that no attempt
+        Returns the job if one was created already: then it remains. None means that there is none, and that no attempt
         that has started can create one.
 
         Raises:
@@ -238,7 +238,7 @@ class JobStore:
         return await self._write(connection, row, row, _INSERT_ALL_AT_ONCE, _INSERT_JOB_SQLITE)
 
     async def _revive(self, connection: AsyncConnection, row: dict[str, Any], job_id: str, fence: int) -> bool:
-        """Create the job of a claim that was taken back before this attempt started; False, and no change, if after."""
+        """Create the job of a claim that was withdrawn before this attempt started; False, and no change, if after."""
         named = {f"set_{name}": value for name, value in row.items()}
         named |= {"this_tenant": row["tenant_id"], "this_key": row["idempotency_key"], "this_fence": fence}
         return await self._write(connection, row | {"job_id": job_id}, named, _REVIVE_ALL_AT_ONCE, _REVIVE_JOB)
@@ -314,7 +314,7 @@ class JobStore:
     async def _merge_key(
         self, connection: AsyncConnection, row: Mapping[str, Any], job_id: str, fence: int, *, tightens: bool
     ) -> bool:
-        """Mark a key as merged into a job; False if a later attempt took its claim back, or made its own job.
+        """Mark a key as merged into a job; False if a later attempt withdrew its claim, or created its own job.
 
         A decision's digest in the mark says that it tightened the job.
         """

@@ -38,7 +38,7 @@ from keyturn.tasks.registry import load_tasks
 _NOTHING_USED = Usage(0, 0, 0)  # of a cache hit: no provider was asked, so none counted tokens
 
 
-RULE = "rule"  # stands where a provider's name does, in the record of what was decided without one
+RULE = "rule"  # in place of a provider's name, in the record of what was decided by rule
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class ModelBoundary:
         routes: providers in the order in which they are asked, by task; `*` for tasks without a route of their own.
         catalogue: the policy lines.
         guard: prices and limits.
-        record: takes each call's record, at once and without raising.
+        record: is called with each call's record; returns at once, without raising.
         cache: where answers of repeatable tasks are cached; None for no cache.
         fingerprint: from the document that a model reads to a keyed fingerprint of it; None leaves it out.
         tasks: every task by name.
@@ -140,8 +140,8 @@ class ModelBoundary:
         Raises:
             ProviderError: no answer came; the class says whether another attempt is worth it.
             CallRefused: a limit forbids the call; nothing was spent.
-            UnknownTask, UnknownPolicyLine, UnknownPromptVersion: the request names what this worker does not hold.
-            PolicyDiffers: the caller holds other wording of the policy lines.
+            UnknownTask, UnknownPolicyLine, UnknownPromptVersion: the request names what this worker does not have.
+            PolicyDiffers: the caller has other wording of the policy lines.
         """
         task = self._tasks.get(request.task)
         if task is None or not isinstance(request, task.request):
@@ -246,8 +246,8 @@ class ModelBoundary:
             price: of an answer in a batch, as a part of the same one's asked for alone.
 
         Raises:
-            SettingsInvalid: there is no cache of answers, or the route has no such provider and model.
-            UnknownTask, UnknownPolicyLine, UnknownPromptVersion: the request names what this worker does not hold.
+            SettingsInvalid: there is no response cache, or the route has no such provider and model.
+            UnknownTask, UnknownPolicyLine, UnknownPromptVersion: the request names what this worker does not have.
             JobStoreUnavailable: it could not be cached; take it again.
         """
         task, route = self._tasks[request.task], route_of(self._routes, request.task)

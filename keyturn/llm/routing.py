@@ -36,7 +36,7 @@ LEAST_SECONDS = 0.5
 # What sends a call to the next provider. A failure that a person must fix, a refusal and an invalid answer never do:
 # the next one would hide what a person has to fix, or be asked until one says yes.
 _PASSES_ON = (ProviderUnavailable, ProviderTimeout, RateLimited)
-# What says nothing of the provider: it was this worker that had no key, or as many calls as it may make.
+# Failures that say nothing of the provider: this worker had no key, or as many calls as it may make.
 _NOT_ASKED = (EndpointBusy, ProviderKeyUnavailable)
 
 

@@ -63,7 +63,7 @@ def ground(
     quoted = _quoted_lines(answer, support)
     if not quoted:
         return fault_of(answer, support) or _grounded_decision(support, request, at, "rule_and_model", answer)
-    # Lines in words only: they hold as far as the model quotes what they rest on, and a person decides.
+    # Lines in words only: they apply as far as the model quotes the evidence for them, and a person decides.
     quotes = _quotes(proposed.quotes)
     if quotes is None or not quotes_hold(quotes, quoted, request.credential):
         return Rejection(
@@ -240,7 +240,7 @@ def _fault_of_no(answer: Answer, support: Support) -> Rejection | None:
 
 
 def _quoted_lines(answer: Answer, support: Support) -> list[PolicyLine]:
-    """The lines in words only that an eligible answer cites."""
+    """Return the lines in words only that an eligible answer cites."""
     if answer.decision != "eligible":
         return []
     return [line for line in support.in_words_only if line.id in answer.cited]
@@ -258,7 +258,7 @@ def _quotes(raw: JsonValue) -> tuple[Quote, ...] | None:
 def _with_quoted(
     support: Support, quoted: Sequence[PolicyLine], facts: CredentialFacts, at: datetime | None
 ) -> Support:
-    """The support where the quoted lines hold as well."""
+    """Return the support under which the quoted lines apply as well."""
     ids = {line.id for line in (*support.binding, *quoted)}
     return with_binding([one.line for one in support.readings if one.line.id in ids], support.readings, facts, at)
 
