@@ -53,7 +53,7 @@ class WhenUnused(Contract):
 
 
 class NeverByItself(Contract):
-    """The line gives no condition itself, so no rotation can rest on it: an entity must add its own line."""
+    """The line gives no condition of its own, so no rotation can rest on it: an entity must add its own line."""
 
     when: Literal["never"] = Field(description="The line states no condition: no rotation can rest on it alone.")
 
@@ -85,7 +85,7 @@ class PolicySource(Contract):
 
 
 class PolicyLine(Contract):
-    """One written rule: its wording for readers and models, its condition and window for code."""
+    """One written rule: its wording for people and models, its condition and window for code."""
 
     id: ShortIdentifier = Field(description="Names the line everywhere: letters, digits and . _ @ + = -, at most 64.")
     version: int = Field(ge=1, le=10_000, description="Raise it whenever the line's meaning changes.")

@@ -47,7 +47,7 @@ def wrong_verdicts(lines: Sequence[PolicyLine], key: Key, now: datetime = NOW) -
             yield f"{decision}, {window}, {cited}: {'accepted' if accepted else 'refused'}"
 
 
-@lru_cache(maxsize=100_000)  # the same few thousand answers are held against every support
+@lru_cache(maxsize=100_000)  # the same few thousand answers are compared with every support
 def _given(decision: str, window: int | None, cited: tuple[str, ...]) -> grounding.Answer:
     return grounding.Answer(decision, window, frozenset(cited))  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Gates that are wrong in one way each: what a slip, or a change that seemed harmless, would make of ours."""
+"""Mutants of the gate, each wrong in one way: what a slip, or a change that seemed harmless, would turn it into."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager

@@ -14,7 +14,7 @@ from tests.gate.oracle import Key
 from tests.gate.partition import GENERATED, NOW, SHIPPED, answers, facts_of, keys, subsets
 
 PARTS = 4  # for as many processes
-# What one part has held against every answer, the others of its process need not: see the test's own words.
+# What one part has compared with every answer, the others of its process need not: see the test's own words.
 _judged: set[tuple[Any, ...]] = set()
 
 
@@ -26,7 +26,7 @@ def test_every_subset_of_lines_supports_what_the_oracle_says_for_every_key_and_n
     """Each kind, each fact known, unknown, met and not met, each edge from both sides; then every answer to it.
 
     The verdict on an answer is a function of what is supported: of each line's status and window, in their order, and
-    not of its name. So each distinct such support is held against every answer once.
+    not of its name. So each distinct such support is compared with every answer once.
     """
     cases = judged = 0
     for number, subset in enumerate(subsets(lines)):

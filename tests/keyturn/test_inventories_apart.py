@@ -67,7 +67,7 @@ def test_scans_are_read_apart_too(tmp_path: Path) -> None:
 
 
 def test_a_child_that_is_killed_is_a_refusal(tmp_path: Path) -> None:
-    """As by a parser in C, or by the kernel for want of memory. The file is held open, so that it is at work."""
+    """As by a parser in C, or by the kernel for want of memory. The file stays open, so that it is at work."""
     file = tmp_path / "inventory"
     os.mkfifo(file)
     seen: list[Any] = []
@@ -116,7 +116,7 @@ def test_a_child_is_given_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def _children() -> list[int]:
-    """Processes of ours that read an inventory."""
+    """Child processes that read an inventory."""
     found = []
     for place in Path("/proc").iterdir():
         try:

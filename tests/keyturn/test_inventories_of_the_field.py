@@ -1,4 +1,4 @@
-"""Inventories as exporters, shells and spreadsheets write them; and files that are made to kill whoever reads them."""
+"""Inventories as exporters, shells and spreadsheets write them; and files that are built to crash their reader."""
 
 import base64
 import contextlib

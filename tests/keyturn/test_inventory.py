@@ -1,4 +1,4 @@
-"""Inventories in the dialects of the clouds: each row whole or not at all, and each bad one told with its reason."""
+"""Inventories in the dialects of the clouds: each row whole or not at all, and each bad one with its reason."""
 
 import base64
 import contextlib
@@ -115,7 +115,7 @@ def test_key_ids_are_joined_by_user_and_creation_date(written: Callable[..., Pat
 
 
 def test_two_keys_that_were_made_in_one_second_are_joined_to_neither(written: Callable[..., Path]) -> None:
-    """By user and second there is no telling which is which; the wrong one might be rotated."""
+    """By user and second they cannot be distinguished; the wrong one might be rotated."""
     active = "true,2026-01-01T00:00:00Z,N/A,N/A,N/A"
     file = written(f"{HEADER}\n{report_row('svc', active)}\n")
     twins = [{"UserName": "svc", "AccessKeyId": f"AKIA{number}", "CreateDate": "2026-01-01T00:00:00+00:00"}
@@ -469,7 +469,7 @@ def test_by_rule_what_is_not_known_is_settled_and_says_so() -> None:
 def test_a_reject_shows_in_a_spreadsheet_what_it_would_calculate_and_is_read_back_as_it_was(
     written: Callable[..., Path], tmp_path: Path, cell: str
 ) -> None:
-    """Whoever opens rejects in a spreadsheet runs nothing; whoever reads them again gets the same cells."""
+    """Opened in a spreadsheet, rejects run nothing; read again, they have the same cells."""
     rejects = Rejects(tmp_path / "rejects.csv")
     rejects.add(BadRow(2, "stale: maybe", {"account_id": "a", "key_id": "k1", "stale": "maybe", "notes": cell}))
     rejects.close()

@@ -107,7 +107,7 @@ async def test_costs_are_summed_exactly_by_task_model_user_and_day(ledger: Ledge
 
 
 async def test_records_are_written_in_the_background_and_the_last_ones_at_the_end(ledger: LedgerStore) -> None:
-    """Whoever records does not wait; a stopping worker loses nothing."""
+    """A recording call does not wait; a stopping worker loses nothing."""
     async with recorder(ledger) as recording:
         for number in range(450):
             recording.record(call(trace_id=f"t{number}"))
@@ -130,7 +130,7 @@ class Away:
 
 
 async def test_nothing_is_lost_while_the_database_is_away(monkeypatch: pytest.MonkeyPatch, events: list[Any]) -> None:
-    """It is told, and written when the database is back."""
+    """It is logged, and written when the database is back."""
     monkeypatch.setattr("keyturn.ledger.recorder.RETRY_SECONDS", 0.01)
     store: Any = Away(times=2)
     async with recorder(store) as recording:
@@ -156,7 +156,7 @@ async def test_a_database_that_never_comes_back_costs_bounded_memory_and_is_told
 async def test_a_connection_that_says_nothing_any_more_is_given_up(
     postgresql: URL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Within half a minute, and not when TCP does: what it held is written by another, once."""
+    """Within half a minute, and not when TCP does: its rows are written by another connection, once."""
     monkeypatch.setattr("keyturn.ledger.store.WRITE_SECONDS", 0.5)
     async with cabled(postgresql) as (cable, engine):
         ledger = LedgerStore(engine)
@@ -206,7 +206,7 @@ async def test_a_row_that_the_database_cannot_take_does_not_hold_up_the_others(
 
 
 async def test_an_unknown_cost_is_not_shown_as_nothing(ledger: LedgerStore) -> None:
-    """Of a server that does not count tokens, or whose price nobody knows."""
+    """Of a server that does not count tokens, or whose price is unknown."""
     await ledger.write([("a", call(cost_usd=None, input_tokens=None, output_tokens=None, finish_reason="stop"))])
     [row] = await ledger.costs("task", since=NOW - timedelta(days=1))
     assert (row["cost_usd"], row["unpriced"]) == (None, 1)

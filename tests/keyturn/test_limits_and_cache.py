@@ -72,7 +72,7 @@ async def test_a_refused_call_takes_nothing(limit: SlidingTokenLimit) -> None:
 
 
 async def test_a_call_that_never_fits_is_not_told_to_wait(limit: SlidingTokenLimit) -> None:
-    """It is over the whole limit."""
+    """It exceeds the whole limit."""
     with pytest.raises(CostCapExceeded, match="may take 1,001 tokens, and KEYTURN_TOKENS_PER_USER_HOUR allows 1,000"):
         await limit.reserve(USER, 1_001)
 
@@ -122,7 +122,7 @@ async def test_the_time_that_is_told_is_when_the_tokens_fit(monkeypatch: pytest.
 
 
 async def test_what_cannot_be_cleared_or_kept_while_redis_is_away_is_said() -> None:
-    """Whoever clears is told; a call goes on without."""
+    """The caller that clears gets an error; a call continues without a cache."""
     away = RedisCache("redis://127.0.0.1:9")
     with pytest.raises(JobStoreUnavailable, match="Redis did not answer"):
         await away.clear()
@@ -133,7 +133,7 @@ async def test_what_cannot_be_cleared_or_kept_while_redis_is_away_is_said() -> N
 
 @pytest.fixture(params=["sqlite", "postgresql", "redis"])
 async def cache(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
-    """Each place where answers can be kept."""
+    """Each place where answers can be cached."""
     if request.param == "redis":
         shared = RedisCache(request.getfixturevalue("redis"))
         yield shared
@@ -216,14 +216,14 @@ async def test_a_cache_that_is_away_is_a_miss() -> None:
 
 
 async def test_a_ledger_that_is_away_is_told_by_its_name() -> None:
-    """A cap on a user's day cannot be held without it: the call waits for it, and fails by name."""
+    """A cap on a user's day cannot be enforced without it: the call waits for it, and fails by name."""
     ledger = LedgerStore(open_database(URL.create("postgresql+psycopg", host="127.0.0.1", port=9)))
     with pytest.raises(LedgerUnavailable, match="the ledger does not answer"):
         await ledger.spent_today("default", "luna")
 
 
 async def test_a_cache_that_is_slow_is_a_miss(sqlite: URL) -> None:
-    """Somebody else holds the database for longer than a call would wait."""
+    """Another process locks the database for longer than a call would wait."""
     import sqlite3
 
     other = sqlite3.connect(str(sqlite.database), isolation_level=None)

@@ -178,7 +178,7 @@ async def test_a_caller_that_holds_other_wording_is_told_by_name(catalogue: Cata
 
 
 async def test_the_prompt_tells_facts_as_finely_as_they_are_judged(catalogue: Catalogue) -> None:
-    """43 ms from an edge, a reader of the prompt can be right; and it is told what a line asks for beside."""
+    """43 ms from an edge, a reader of the prompt can be right; and the prompt says what else a line asks for."""
     edge = timedelta(days=90)
     line = catalogue.current("AWS-FSBP-IAM.3")
     for step in (timedelta(0), timedelta(microseconds=1), timedelta(milliseconds=43)):

@@ -100,7 +100,7 @@ async def test_a_violation_is_told_with_the_whole_story(tmp_path: Path, capsys: 
 
 
 def test_a_frozen_claim_that_never_wakes_up_does_not_hold(tmp_path: Path) -> None:
-    """Where others' faults kill its worker it cannot; where nobody is killed it has to."""
+    """Where others' faults kill its worker it cannot; where no worker is killed it has to."""
     here: Any = SimpleNamespace(marks=tmp_path, befell=[])
     killed, quiet = (OperationRecord(Operation(number, "freeze"), began=0.0, struck=1.0) for number in (1, CALM))
     [figure] = survivals(here, [killed, quiet], [], "sqlite")

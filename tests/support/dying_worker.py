@@ -15,7 +15,7 @@ from keyturn.workers.wiring import open_boundary, open_worker
 
 
 class Dies:
-    """A job store whose process dies `before` the claim, or `after` its commit and before anybody hears of it."""
+    """A job store whose process dies `before` the claim, or `after` its commit and before the answer."""
 
     def __init__(self, store: JobStore, point: str) -> None:
         self._store = store

@@ -110,9 +110,7 @@ class BulkPlace:
         self.catalogue = catalogue
         self.store = BulkStore(engine)
         self.encryption = run_encryption(KEYRING)
-        self.tenant = (
-            f"t-{uuid.uuid4().hex[:12]}"  # the server is everybody's, and the same keys mean the same rotation
-        )
+        self.tenant = f"t-{uuid.uuid4().hex[:12]}"  # the server is shared, and the same keys mean the same rotation
         self.records: list[CallRecord] = []
         self.batches: dict[str, BatchClient] = {}
         self.boundary = ModelBoundary(

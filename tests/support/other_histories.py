@@ -1,4 +1,4 @@
-"""Recorded cases of the workflows beside `RotationWorkflow`, on steps that say what they are told to say."""
+"""Recorded cases of the workflows beside `RotationWorkflow`, on activities with fixed results."""
 
 import asyncio
 import uuid

@@ -140,7 +140,7 @@ async def test_a_desks_connection_that_sends_nothing_or_half_a_second_head_is_en
     writer.write(kept)
     assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
     writer.write(b"GET / HT")
-    async with asyncio.timeout(4):  # a kept connection itself ends after five seconds without a request
+    async with asyncio.timeout(4):  # an idle connection ends by itself after five seconds without a request
         with pytest.raises(ConnectionResetError):
             raise ConnectionResetError if await reader.read() == b"" else AssertionError
 

@@ -1,4 +1,4 @@
-"""What people may say to a rotation, against a small model of it: whatever they say in whatever order, both agree."""
+"""Persons' responses to a rotation, against a small model of it: in whatever order they come, both agree."""
 
 import asyncio
 import uuid
