@@ -243,7 +243,7 @@ class Desk:
         return await self._ledger.costs("task", since=midnight(datetime.now(UTC)), tenant_id=self.tenant)
 
     def lines_of(self, refs: Sequence[str]) -> list[PolicyLine]:
-        """Return the policy lines that `ID@VERSION` name, as far as this catalogue holds them."""
+        """Return the policy lines that `ID@VERSION` name, as far as this catalogue has them."""
         return [line for line in self.catalogue if str(line.ref) in refs]
 
     async def _changes(self, draft_id: str) -> AsyncGenerator[Draft, None]:

@@ -1,4 +1,4 @@
-"""What stands before every handler: hosts, sizes, other sites, rates, and the headers of every answer."""
+"""The checks before every handler: hosts, sizes, other sites, rates, and the headers of every answer."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ from keyturn.people import same_form
 
 # A question has 4,000 characters at most; the rest of a form is some hundred.
 MAX_BODY_BYTES = 64 * 1024
-BODY_SECONDS = 10.0  # 64 KiB at modem's pace; a body that never ends holds a place
+BODY_SECONDS = 10.0  # 64 KiB at modem's pace; a body that never ends occupies a place
 HEALTH = "/healthz"  # probes ask by the address, whatever the host's names are
 SIGN_IN = "/session"
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})

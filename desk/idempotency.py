@@ -1,7 +1,7 @@
 """Requests that may be sent again: one with the same `Idempotency-Key` is executed once and answered alike.
 
 As draft-ietf-httpapi-idempotency-key-header-07 has it: no key where one is needed is 400, a key of another request is
-422, one whose first request is still under way is 409.
+422, one whose first request is still in progress is 409.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ class Idempotency:
             do: carries it out; given the key's digest, from which ids may be made.
 
         Raises:
-            Refused: there is no key, or it stands for another request, or for one that is under way.
+            Refused: there is no key, or it belongs to another request, or to one in progress.
             JobStoreUnavailable: the database did not answer; send it again.
         """
         if not key or len(key) > MAX_KEY_CHARACTERS:

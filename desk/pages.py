@@ -1,4 +1,4 @@
-"""The desk as pages: forms and links that work by themselves, and a script that keeps them up to date."""
+"""The desk as pages: forms and links that work by themselves, and a script that updates them."""
 
 import uuid
 from collections.abc import Mapping

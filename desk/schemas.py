@@ -123,5 +123,5 @@ def _plain(value: Any) -> Any:
 
 
 def in_path(identifier: str) -> str:
-    """Return an id as it stands in a path: a name in it may hold a slash, written as %2F."""
+    """Return an id as written in a path: a name in it may contain a slash, written as %2F."""
     return quote(identifier, safe=":@")

@@ -91,7 +91,7 @@ class DeskSettings(BaseSettings):
         alias="KEYTURN_TEMPORAL_UI",
         description="The address of Temporal's UI, for a link to each history.",
     )
-    # A person clicks a few times a minute, and a page looks once a second while something is under way.
+    # A person clicks a few times a minute, and a page looks once a second while a request is in progress.
     requests_per_minute: int = Field(
         default=300,
         ge=10,

@@ -48,7 +48,7 @@ class Absent(Exception):
     """There is no such secret, no such version of it, or no such user."""
 
 
-# Reading AWS's description of a service takes a third of a second; a session keeps it. Making clients is not safe in
+# Reading AWS's description of a service takes a third of a second; a session caches it. Making clients is not safe in
 # two threads at once, using them is.
 _making = threading.Lock()
 _session = functools.cache(boto3.session.Session)

@@ -59,7 +59,7 @@ class JobsClient:
         state: str | None = None,
         evidence: Mapping[str, str] | None = None,
     ) -> ClaimedJob:
-        """Keep the job for so long from now; `state` (rotating, verifying, grace) says how far it is."""
+        """Prolong the claim on the job from now; `state` (rotating, verifying, grace) says how far it is."""
         said = {"token": job.token, "lease_seconds": lease_seconds, "state": state, "evidence": dict(evidence or {})}
         return await self._say(job, "heartbeat", said)
 

@@ -23,8 +23,8 @@ def run_and_leave(program: Callable[[], object]) -> NoReturn:
     worker beside it read the same settings.
 
     The Temporal SDK's threads may still be at work when Python finalizes, and then the process aborts with status 134
-    after its work is done (temporalio/sdk-python issue 300; seen here in about one of ten short commands). All that we
-    opened is closed when `program` returns, so there is nothing left for finalization to do.
+    after its work is done (temporalio/sdk-python issue 300; seen here in about one of ten short commands). All that
+    `program` opened is closed when it returns, so there is nothing left for finalization to do.
     """
     status: int | None = 0
     try:
@@ -70,7 +70,7 @@ def _print_error(text: str) -> None:
 def printable(text: str) -> str:
     """Return `text` as it may be sent to a terminal.
 
-    What models, askers and other systems wrote may hold escape sequences (OSC 52 writes the clipboard), control
+    What models, askers and other systems wrote may contain escape sequences (OSC 52 writes the clipboard), control
     characters, and marks that turn the direction of writing: each becomes a replacement character.
     """
     return "".join(

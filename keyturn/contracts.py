@@ -22,11 +22,11 @@ from pydantic import (
 
 from keyturn.private_data import holds_private_data, holds_secret
 
-MAX_QUESTION_CHARACTERS = 4_000  # a support question; it also keeps the prompt far below any model's context window
+MAX_QUESTION_CHARACTERS = 4_000  # a support question; it also limits the prompt to far below any model's context window
 MAX_APPROVERS = 64  # of a policy line: a team; more is a mailing list, on which no one feels responsible
 MAX_POLICY_LINES = 8  # lines that one question may be judged under; each adds to the prompt and to the workflow id
 
-# Identifiers stand in workflow ids, in the UI and in prompts: printable, one line, no quotes, no braces.
+# Identifiers appear in workflow ids, in the UI and in prompts: printable, one line, no quotes, no braces.
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+=,-]*$", max_length=256)]
 # Of whom a key is. An ARN of IAM has a path, of any printable character and 512 at most (IAM's CreateUser);
 # the rest has the letters of every other id.
@@ -63,7 +63,7 @@ def _of_our_time(moment: datetime) -> datetime:
 
 
 _DATE_AND_TIME = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}")
-# No key is older than the systems that hold keys; and a far future would overflow where a window is added.
+# No key is older than the systems that have keys; and a far future would overflow where a window is added.
 EARLIEST_YEAR, LATEST_YEAR = 1970, 2200
 Days = Annotated[int, BeforeValidator(_refuse_bool)]
 Moment = Annotated[AwareDatetime, BeforeValidator(_refuse_bare_number), AfterValidator(_of_our_time)]
@@ -79,7 +79,7 @@ ONE_LINE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]*$"
 
 
 def expect_no_private_data(text: str) -> str:
-    """Return `text`, unless it holds a secret or a card number; raises ValueError."""
+    """Return `text`, unless it contains a secret or a card number; raises ValueError."""
     if holds_private_data(text):
         raise ValueError(HOLDS_PRIVATE_DATA)
     return text
@@ -210,7 +210,7 @@ class ModelTask(Contract):
     # 120 s is the longest that any interactive model call deserves; each task states its own default and why.
     timeout_seconds: float = Field(gt=0, le=120)
     max_retries: int = Field(default=2, ge=0, le=10)
-    # Of the policy lines as the caller holds them. A worker that holds other wording refuses the request by name.
+    # Of the policy lines as the caller has them. A worker that has other wording refuses the request by name.
     policy_digest: Digest | None = None
 
     @model_validator(mode="after")

@@ -52,13 +52,13 @@ metadata = MetaData(
         "ix": "ix_%(column_0_label)s",
     }
 )
-# As long as an ARN with IAM's longest path. SQLite keeps texts of any length; a figure would rebuild its tables.
+# As long as an ARN with IAM's longest path. SQLite stores texts of any length; a figure would rebuild its tables.
 account_name = String(640).with_variant(String(256), "sqlite")
 row_id = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only for INTEGER
 
 
 class Moment(TypeDecorator[datetime]):
-    """A moment in UTC. SQLite keeps no time zone, so what it returns is given its own again."""
+    """A moment in UTC. SQLite stores no time zone, so what it returns is given its own again."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -110,7 +110,7 @@ def database_url(value: str) -> URL:
             url = url.set(drivername="postgresql+psycopg")
             try:
                 url.get_dialect()().create_connect_args(url)
-            except (ArgumentError, ValueError):  # its text may hold a part of the password
+            except (ArgumentError, ValueError):  # its text may contain a part of the password
                 raise SettingsInvalid("DATABASE_URL names hosts and ports that are none") from None
             return url
         case other:
@@ -207,9 +207,9 @@ def map_driver_error(error: Exception) -> JobStoreUnavailable:
         return JobStoreRefused(f"the database refuses: {_first_line(said)}")
     if state.startswith("22") or state in _NOT_KEPT or (of_sqlite and _SQLITE_NOT_KEPT.search(said)):
         return ValueRefused(f"the database will not keep a value: {state or type(own).__name__}")
-    if state == "25006" or _NO_PRIMARY.search(said):  # it passes where a failover is under way, and never at a replica
+    if state == "25006" or _NO_PRIMARY.search(said):  # it passes during a failover, and never at a replica
         return DatabaseReadOnly("the database is read-only: a replica, or a failover is under way")
-    # SQLite's words of itself name tables and no values: that it is locked, or the disk full.
+    # SQLite's own messages name tables and no values: that it is locked, or the disk full.
     cause = _first_line(said) if isinstance(own, sqlite3.OperationalError) else type(error).__name__
     return JobStoreUnavailable(f"the database did not answer: {cause}")
 

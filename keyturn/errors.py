@@ -3,7 +3,7 @@
 Each class says whether a retry is worth it, and what fixes it. The others stand with their feature, in its `errors.py`;
 `make docs` writes the reference of all of them.
 
-`kind` becomes the error type in Temporal's history, which stays readable even under encryption: it holds no data.
+`kind` becomes the error type in Temporal's history, which stays readable even under encryption: it carries no data.
 A message may be shown and logged; it never repeats a question, a prompt, an answer or a secret.
 """
 

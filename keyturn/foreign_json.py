@@ -12,7 +12,7 @@ _STRUCTURE = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
 
 def read_json(text: str | bytes) -> Any:
-    """Return the value that a JSON text holds.
+    """Return the value of a JSON text.
 
     Args:
         text: UTF-8 where it is bytes; a byte order mark is skipped.
@@ -27,7 +27,7 @@ def read_json(text: str | bytes) -> Any:
 
 
 def expect_shallow(text: str) -> None:
-    """Raise ValueError if brackets stand deeper in each other than `MAX_DEPTH`."""
+    """Raise ValueError if brackets are nested deeper than `MAX_DEPTH`."""
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         return
     depth = 0

@@ -44,7 +44,7 @@ class Keyring:
         pseudonym_key: 32 bytes.
         account_names: `plain` leaves names as they are.
         accepts_plain: whether a payload that is not encrypted may be read. Not in production: there, an encrypted
-            payload is also the proof that its sender holds a key.
+            payload is also the proof that its sender has a key.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Keyring:
         """Return what was encrypted.
 
         Raises:
-            PayloadKeyUnknown: the ring does not hold this key.
+            PayloadKeyUnknown: the ring does not have this key.
             PayloadNotAuthentic: the bytes were changed, cut, or encrypted for another place.
         """
         cipher = self._ciphers.get(key_id)
@@ -179,7 +179,7 @@ def parse_keyring(
 def new_key_line(key_id: str | None = None) -> str:
     """Return `ID:BASE64` with a new random key; the id is today's date with some letters unless given.
 
-    Raises InvalidRequest for an id that no keyring could hold.
+    Raises InvalidRequest for an id that no keyring could contain.
     """
     key_id = key_id or f"{datetime.now(UTC):%Y-%m-%d}-{secrets.token_hex(2)}"
     if not _KEY_ID.fullmatch(key_id):

@@ -1,4 +1,4 @@
-"""What looks like a secret or a payment card's number, in any text: ours, a person's, or another system's. Pure.
+"""What looks like a secret or a payment card's number, in any text: of this program, a person, or a system. Pure.
 
 Forms: the issuers' own documents, and the patterns of detect-secrets, which finds secrets in this repository. Its
 plugins are not used here: they read a text as it is written, and import an HTTP client of their own.
@@ -65,7 +65,7 @@ _BETWEEN = re.compile(r"[\s\u200b]+")
 _TOKEN = re.compile(r"[A-Za-z0-9/+]+")
 SHORTEST_ID = 8  # a shorter one, taken out of a text, could take a secret apart
 
-# Not what a secret is: where it is to be found, a stand-in for it, a time.
+# Not a secret, but where it is to be found, a stand-in for it, a time.
 _STAND_IN = re.compile(
     r"[*x•.\-_]+|[$%<{\[(].*|\*\*.*|(?:redacted|changeme|hidden|masked).*"
     r"|required|optional|missing|expired|unknown|rotated|revoked|invalid",
@@ -96,15 +96,15 @@ _NETWORK = re.compile(
 
 
 def holds_private_data(text: str, *, about: tuple[str, ...] = (), allow_key_ids: bool = False) -> bool:
-    """Return True if `text` holds what looks like a payment card's number (by its check digit) or a secret.
+    """Return True if `text` contains what looks like a payment card's number (by its check digit) or a secret.
 
     It reads through invisible characters, other widths, and blanks, dots and dashes between the letters.
 
     Args:
         text: any.
-        about: ids that may stand in it, such as that of the key that a question is about; whole, and of 8 characters or
+        about: ids that may occur in it, such as that of the key that a question is about; whole, and of 8 characters or
             more.
-        allow_key_ids: whether the ids of AWS's access keys may stand in it.
+        allow_key_ids: whether the ids of AWS's access keys may occur in it.
     """
     plain = _visible_text(text)
     if allow_key_ids:

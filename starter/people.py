@@ -20,7 +20,7 @@ _user = click.option("--user", "user_id", envvar="KEYTURN_USER", help="Your user
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output.")
 _DECIDED = ("RotationWorkflow",)
 _CARRIED_OUT = (*_DECIDED, "RotateAccessKeyWorkflow")
-_RESUMED_AT_ONCE = 20  # updates under way at once: a worker takes them in milliseconds each
+_RESUMED_AT_ONCE = 20  # updates at once: a worker accepts one in milliseconds
 
 
 @click.command()
@@ -249,7 +249,7 @@ def _status_lines(status: RotationStatus, wordings: Sequence[str]) -> list[str]:
 
 
 def _wordings(status: RotationStatus, policy_dir: Path | None, *, shipped: bool) -> list[str]:
-    """The wording of the binding lines, as far as this machine's policy files hold them at that version."""
+    """The wording of the binding lines, as far as this machine's policy files have them at that version."""
     from keyturn.policy.catalogue import load_catalogue
 
     refs = () if status.decision is None else status.decision.source_lines

@@ -16,7 +16,7 @@ from keyturn.workers.wiring import open_boundary
 
 
 def request_of(task: str, text: str) -> ModelTask:
-    """Return the request of `task` that `text` holds as JSON.
+    """Return the request of `task` in `text`, which is JSON.
 
     Raises:
         UnknownTask: there is no such task; the message names those that there are.

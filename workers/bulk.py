@@ -81,7 +81,7 @@ class RunRotations:
         return workflow_id
 
     async def look(self, workflow_id: str) -> str | None:
-        """Return how a rotation ended, `waiting` or `disagreement` if it waits for a person, None if it is under way.
+        """Return how a rotation ended, `waiting` or `disagreement` if it waits for a person, None if it is in progress.
 
         A rotation that Temporal has forgotten created no job, or its row would have been found: it is `failed`.
         """
@@ -161,7 +161,7 @@ class BulkRunActivities:
         return await self._judge.judge(page, attempt=attempt, last_attempt=last_attempt, at=at)
 
     async def settle(self, run_id: str, *, tenant_id: str) -> RunResult:
-        """Look how the rotations stand."""
+        """Look up the rotations' status."""
         return await self._judge.settle(run_id, tenant_id=tenant_id)
 
     async def end(self, run_id: str, status: str) -> None:
@@ -284,7 +284,7 @@ async def bulk_workers(
             judge.end_run,
         ],
         max_concurrent_activities=pages_at_once,
-        # For all workers together: the server holds it.
+        # For all workers together: the server enforces it.
         max_task_queue_activities_per_second=None if keys_per_second is None else keys_per_second / PAGE_SIZE,
     )
     due = Worker(

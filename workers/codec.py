@@ -135,7 +135,7 @@ class CodecServer:
             raise Refused(400, "no_namespace", "X-Namespace names no namespace: payloads are bound to theirs")
         payloads = await _payloads_of(request)
         codec = EncryptionCodec(self._keyring, namespace)
-        # The UI sends whatever stands in an event: what was never encrypted goes back as it came.
+        # The UI sends everything in an event: what was never encrypted goes back as it came.
         try:
             opened = [codec.decrypt_payload(one) if _is_encrypted(one) else one for one in payloads.payloads]
         except PayloadError as error:

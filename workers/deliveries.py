@@ -56,7 +56,7 @@ class ReceiverDeliveries:
         return answer
 
     async def _send(self, message: Message) -> str:
-        """Send a message by each channel that it has not come through yet; one that fails does not hold up another."""
+        """Send a message by each channel that it has not come through yet; one that fails does not delay another."""
         answers, failures = dict(message.delivered_by), list[KeyturnError]()
         for name, receiver in self._receivers.items():
             if name in answers:

@@ -112,7 +112,7 @@ class ExecutorSettings(LocalSettings):
         le=2_160,
         description="The hours for which both keys work.",
     )
-    # A week holds what runs only on one of its days.
+    # A week includes what runs only on one of its days.
     grace_hours: float = Field(
         default=168,
         alias="KEYTURN_EXECUTOR_GRACE_HOURS",
@@ -132,7 +132,7 @@ class ExecutorSettings(LocalSettings):
         return load_targets()[self.secrets.partition(":")[0]]
 
     def queue(self, cloud_account: str) -> str:
-        """Return its own task queue: no other worker holds this AWS account's credentials."""
+        """Return its own task queue: no other worker has this AWS account's credentials."""
         return f"{self.task_queue}-executor-{cloud_account}"
 
     def order(self, job_id: str, cloud_account: str) -> KeyRotationOrder:

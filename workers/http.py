@@ -11,7 +11,7 @@ from aiohttp import web
 import keyturn.workers.connections as allowed
 
 _log = structlog.get_logger("keyturn.http")
-# A body of 8 MiB at 7 Mbit/s, or a database that is slow; a request that takes longer holds a place.
+# A body of 8 MiB at 7 Mbit/s, or a database that is slow; a request that takes longer occupies a place.
 ANSWER_SECONDS = 10.0
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

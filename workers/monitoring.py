@@ -1,6 +1,6 @@
 """What machines ask a worker: `/metrics`, `/healthz`, `/readyz` and `/status`, over plain HTTP.
 
-GET /metrics   Prometheus: ours, and the Temporal SDK's own behind them
+GET /metrics   Prometheus: Keyturn's own, and the Temporal SDK's behind them
 GET /healthz   200 while the process serves
 GET /readyz    200 if database and Temporal answer, else 503; what was looked at, by name
 GET /status    latency (p50, p95, p99 in ms) of the last calls, the day's cost, and `degraded` if p95 is over the limit
@@ -99,7 +99,7 @@ class Monitoring:
 
 
 def add_metrics(application: web.Application, registry: CollectorRegistry, sdk_port: int | None) -> None:
-    """Add `/metrics` to an application: ours, and behind them what the SDK serves on its own loopback port."""
+    """Add `/metrics` to an application: Keyturn's, and behind them what the SDK serves on its own loopback port."""
 
     async def prometheus(_request: web.Request) -> web.Response:
         body = generate_latest(registry)

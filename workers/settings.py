@@ -410,7 +410,7 @@ def _faults_of_production(
 
 
 def _placeholders(named: NamedEndpoints, asked: set[str], given: Callable[[str], str]) -> list[str]:
-    """Names of the variables that hold the placeholder, of those that the asked endpoints read."""
+    """Return the variables with the placeholder, of those that the asked endpoints read."""
     variables = {provider.key_variable for name, provider in load_providers().items() if name in asked}
     variables |= {entry.key_env for name, entry in named.entries.items() if name in asked and entry.key_env}
     return sorted(name for name in variables if given(name) == PLACEHOLDER_KEY)

@@ -23,7 +23,7 @@ def configure_logging(log_format: Literal["auto", "json", "console"], *, level: 
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     )
-    # Plain tracebacks only: the pretty ones print the values of local variables, and those hold questions and keys.
+    # Plain tracebacks only: the pretty ones print the values of local variables, which contain questions and keys.
     renderer: list[Processor] = (
         [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if as_console

@@ -115,7 +115,7 @@ class WorkerContext:
 
 @asynccontextmanager
 async def open_boundary(settings: Settings) -> AsyncIterator[WorkerContext]:
-    """Yield the model boundary, ready to be asked; close what it opened afterwards, the last records written."""
+    """Yield the model boundary, ready to be asked; close its resources afterwards, the last records written."""
     catalogue = settings.load_catalogue()
     _warn_of_unpriced(settings)
     async with AsyncExitStack() as parts:

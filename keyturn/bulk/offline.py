@@ -20,7 +20,7 @@ from keyturn.llm.providers import load_providers
 from keyturn.llm.wire import Completion
 from keyturn.tasks.definition import Prompt
 
-CLOCKS_AGREE_WITHIN = timedelta(minutes=5)  # ours and the provider's
+CLOCKS_AGREE_WITHIN = timedelta(minutes=5)  # this machine's and the provider's
 
 
 class OfflineBoundary(Protocol):

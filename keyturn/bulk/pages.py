@@ -146,7 +146,7 @@ class BulkJudge:
 
 
 def request_of(run: Run, item: Mapping[str, Any], encryption: Encryption) -> ModelTask:
-    """Return what is asked about an item of a run; raises PayloadError if its encrypted texts cannot be opened."""
+    """Return what is asked about an item of a run; raises PayloadError if its texts cannot be decrypted."""
     whose = {"tenant_id": run.tenant_id, "user_id": run.requested_by}
     whose |= {"account_id": item["account_id"], "trace_id": f"{run.run_id}-{item['ordinal']}"}
     if run.task == "summarize_scan":

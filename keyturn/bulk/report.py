@@ -89,7 +89,7 @@ async def items_of_run(store: BulkStore, run: Run, decrypt: Callable[[str, str],
                 "observed_at": None if facts is None else facts.observed_at,
                 "source": None if facts is None else facts.source,
                 "cost_usd": None if cost is None else Decimal(cost) / PICO,
-                # Under this id the call stands in the ledger, and the rotation in its history.
+                # The ledger has the call under this id, and the rotation's history as well.
                 "trace_id": f"{run.run_id}-{item['ordinal']}" if item["ask"] is not None else None,
                 **_summary(item, run, decrypt),
             }

@@ -1,4 +1,4 @@
-"""The tables of bulk runs. `keyturn/migrations/` creates them; a test keeps both the same."""
+"""The tables of bulk runs. `keyturn/migrations/` creates them; a test compares both."""
 
 from sqlalchemy import JSON, BigInteger, Column, ForeignKey, Index, Integer, String, Table, Text, text
 

@@ -1,4 +1,4 @@
-"""Cached responses under the keys that encrypt Temporal's payloads: the database and Redis hold ciphertext."""
+"""Cached responses, encrypted by the keys that encrypt Temporal's payloads: database and Redis store ciphertext."""
 
 import base64
 import binascii

@@ -12,7 +12,7 @@ from keyturn.cache.key import CacheKey
 from keyturn.errors import JobStoreUnavailable
 
 _log = structlog.get_logger("keyturn.cache")
-# A lookup may not hold up a call: Redis answers in a millisecond or is not there.
+# A lookup may not delay a call: Redis answers in a millisecond or is not there.
 REDIS_SECONDS = 1.0
 _PREFIX = "keyturn:answer"
 

@@ -15,7 +15,7 @@ from keyturn.database import transaction, within
 from keyturn.errors import JobStoreUnavailable
 
 _log = structlog.get_logger("keyturn.cache")
-# A lookup may not hold up a call: the database answers in a millisecond, or the model is asked.
+# A lookup may not delay a call: the database answers in a millisecond, or the model is asked.
 LOOKUP_SECONDS = 1.0
 
 
@@ -46,7 +46,7 @@ class SqlCache:
         return next(((place, kept[key.digest]) for place, key in enumerate(keys) if key.digest in kept), None)
 
     async def keep(self, key: CacheKey, answer: str, keep_for: timedelta) -> bool:
-        """Keep `answer` for so long; one that has expired is replaced, another one is left. False if it may not be."""
+        """Cache `answer` for this time; an expired one is replaced, another one is left. False if it could not be."""
         now = datetime.now(UTC)
         row = key._asdict() | {"answer": answer, "expires_at": now + keep_for, "now": now}
         try:

@@ -1,4 +1,4 @@
-"""Drafts in SQL. A row holds the whole text so far, encrypted, so a reader resumes from any place in it by itself.
+"""Drafts in SQL. A row has the whole text so far, encrypted, so a reader resumes from any place in it by itself.
 
 The writer is fenced: a later attempt takes the row over, and what an earlier one still writes is refused. A draft ends
 once: the first ending counts, and there is no second one.

@@ -1,4 +1,4 @@
-"""The tables of drafts. `keyturn/migrations/` creates them; a test keeps both the same."""
+"""The tables of drafts. `keyturn/migrations/` creates them; a test compares both."""
 
 from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, String, Table, Text
 

@@ -59,7 +59,7 @@ class DraftWriting:
         finally:
             for task in (answering, showing):
                 task.cancel()
-            # What is still being shown is fenced by the draft's end. A slow database does not hold an answer back.
+            # What is still being shown is fenced by the draft's end. A slow database does not delay an answer.
             showing.add_done_callback(lambda late: late.cancelled() or late.exception())
             await asyncio.gather(answering, return_exceptions=True)
         if isinstance(judged.verdict, Rejection):
@@ -81,7 +81,7 @@ class DraftWriting:
         shown = ""
         while True:
             text = await latest.newer_than(shown)
-            # A database that is away for a moment holds up what is seen, and not what is written.
+            # A database that is away for a moment delays what is seen, and not what is written.
             with suppress(JobStoreUnavailable):
                 if not text.startswith(shown):
                     writer = await self._store.anew(writer)

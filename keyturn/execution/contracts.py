@@ -112,7 +112,7 @@ class RotationSteps(Protocol):
         ...
 
     async def prolong(self, rotation: AccessKeyState) -> None:
-        """Keep the claim."""
+        """Prolong the claim."""
         ...
 
     async def deactivate(self, rotation: AccessKeyState) -> datetime:

@@ -177,7 +177,7 @@ def _serve() -> None:
     memory = int(sys.argv[1])
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold the file
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would contain the file
     order = _ORDER.validate_json(sys.stdin.buffer.read())
     file = order.scans if order.inventory is None else order.inventory.file
     try:

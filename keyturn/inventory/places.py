@@ -35,7 +35,7 @@ def file_below(path: str, root: Path | None) -> Path:
 
     Raises:
         InventoryRefused: it lies elsewhere, whatever is there.
-        InventoryInvalid: it cannot be read, or the folder holds no file. The path is not repeated.
+        InventoryInvalid: it cannot be read, or the folder has no file. The path is not repeated.
     """
     if root is None:
         raise InventoryRefused("KEYTURN_INVENTORY_ROOT is not set: a worker reads inventories below it, and no others")
@@ -43,7 +43,7 @@ def file_below(path: str, root: Path | None) -> Path:
         path.encode()  # no error message could repeat half a surrogate pair
         real = _below(path, root)
         return _below(newest(real), root)
-    except (OSError, ValueError):  # a name that is too long, or holds a NUL; a folder that may not be listed
+    except (OSError, ValueError):  # a name that is too long, or contains a NUL; a folder that may not be listed
         raise InventoryInvalid("the inventory's path cannot be read on this machine") from None
 
 

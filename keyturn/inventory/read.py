@@ -25,7 +25,7 @@ def read(inventory: Inventory) -> Iterator[Row]:
     """Yield each row of an inventory as its keys, or as one BadRow with the reason.
 
     Raises:
-        InventoryInvalid: the file cannot be read, is of no source, or holds neither a key nor a row that should be one;
+        InventoryInvalid: the file cannot be read, is of no source, or has neither a key nor a row that should be one;
             what was yielded before is sound.
     """
     kind = inventory.format or recognise_source(inventory.file)
@@ -70,7 +70,7 @@ def recognise_source(file: Path) -> str:
 
 
 def _holds_table(file: Path, table: Table) -> bool:
-    """Whether a file holds a table, in an answer or not, rather than entries."""
+    """Whether a file contains a table, in an answer or not, rather than entries."""
     head = first_characters(file)
     return head[:1] not in {"[", "{"} or (table.wrapped is not None and table.wrapped.knows(head))
 
@@ -158,7 +158,7 @@ def _rows_of(inventory: Inventory, table: Table) -> Iterator[Row]:
 def _table(
     file: Path, pieces: Iterator[str] | None = None
 ) -> Iterator[tuple[BadRow | tuple[int, list[str]], Sequence[str]]]:
-    """Yield the rows of a CSV, each with the header; of `pieces` of text, if it does not stand in the file itself."""
+    """Yield the rows of a CSV, each with the header; of `pieces` of text, if the file only wraps it."""
     if pieces is not None:
         head = next(pieces, "")
         yield from _rows(_lines(itertools.chain([head], pieces)), head)

@@ -11,7 +11,7 @@ from keyturn.contracts import AccountId, CredentialFacts, Idle
 
 
 class InventoryKey(NamedTuple):
-    """One key. `line` is where it stands, counted from 1; `idle` says why nothing need be decided of it, if so."""
+    """One key. `line` is its place, counted from 1; `idle` says why nothing need be decided of it, if so."""
 
     line: int
     account_id: str

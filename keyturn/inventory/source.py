@@ -50,7 +50,7 @@ class Inventory:
 
 @dataclass(frozen=True)
 class Entries:
-    """How a source reads JSON: arrays, listings, JSON Lines. Entries of several sources may stand in one file.
+    """How a source reads JSON: arrays, listings, JSON Lines. One file may contain entries of several sources.
 
     Attributes:
         knows: whether an entry is this source's.
@@ -93,7 +93,7 @@ class Table:
         looked_for: what such a header has, for the message that no source knows a file.
         open: makes the reader of rows, of the inventory, the header, and when the table was made if it says so. It
             raises InventoryInvalid if the header will not do.
-        wrapped: how it stands in an answer; None if it never does.
+        wrapped: how an answer wraps it; None if none ever does.
     """
 
     columns: Collection[str]

@@ -40,7 +40,7 @@ class Executor:
     Attributes:
         name: unique.
         kind: the jobs that it executes, by the kind of their credential.
-        open: makes the steps, of the jobs, the secret store and the secret's name, in which `{user}` stands for the
+        open: makes the steps, of the jobs, the secret store and the secret's name, with `{user}` in place of the
             key's user. It may import a library that is an extra's, as a target's `open` may.
         extra: the extra of Keyturn that brings its library; empty if it needs none.
     """

@@ -49,10 +49,10 @@ WITHDRAWN, MERGED = "withdrawn", "merged"
 
 
 def fingerprint_of(order: JobOrder) -> str:
-    """Return what the key stands for: the rotation of one credential. Two orders of one key may not differ in it.
+    """Return what the key identifies: the rotation of one credential. Two orders of one key may not differ in it.
 
     Left out on purpose: evidence, trace, question, and which of the lines the model cited. A workflow that is reset or
-    started again asks for the same job although those differ; the lines it may cite stand in the key itself.
+    started again asks for the same job although those differ; the lines it may cite are in the key itself.
     """
     return digest_of(
         {

@@ -1,4 +1,4 @@
-"""The tables of rotation jobs. `keyturn/migrations/` creates them; a test keeps both the same."""
+"""The tables of rotation jobs. `keyturn/migrations/` creates them; a test compares both."""
 
 from sqlalchemy import (
     CTE,

@@ -109,7 +109,7 @@ class RateCard:
         return dollars / _MILLION
 
     def context_window(self, provider: str, model: str) -> int | None:
-        """Return how many tokens a call to the model may hold; None if unknown."""
+        """Return how many tokens a call to the model may have; None if unknown."""
         rate = self._rate(provider, model)
         if rate is not None and rate.context_window is not None:
             return rate.context_window

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("keyturn.ledger")
 _HOUR = 3600.0
-# A limit is looked up before each call, so it may not hold one up: Redis answers in a millisecond or is not there.
+# A limit is looked up before each call, so it may not delay one: Redis answers in a millisecond or is not there.
 REDIS_SECONDS = 1.0
 UNKNOWN_WAIT_SECONDS = 60.0  # Redis refused and then fell silent: look again soon
 
@@ -48,7 +48,7 @@ class SlidingTokenLimit:
             from redis.exceptions import RedisError
 
             self._away += (RedisError,)
-            # `limits` does not close its connections: the pool is ours, so that we can.
+            # `limits` does not close its connections: the pool is passed in, so that it can be closed here.
             self._pool = client.ConnectionPool.from_url(redis_url, socket_timeout=REDIS_SECONDS)
             # By any other name `limits` would look for another client.
             url = redis_url.replace("unix://", "redis+unix://", 1)

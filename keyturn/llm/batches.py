@@ -164,7 +164,7 @@ def _object(line: str) -> Mapping[str, Any] | None:
 
 
 def id_of(batch: Mapping[str, Any]) -> str:
-    """Return the id of a batch that a path may hold; raises UnreadableResponse."""
+    """Return the id of a batch, if it fits into a path; raises UnreadableResponse."""
     found = batch.get("id")
     if not isinstance(found, str) or not found.replace("_", "").replace("-", "").isalnum() or len(found) > 128:
         raise UnreadableResponse("the batch has no id")

@@ -38,7 +38,7 @@ def cache_key(task: str, prompt: Prompt, catalogue_version: str, provider: str, 
 
 
 def pack(completion: Completion) -> str:
-    """Return a completion as text to keep."""
+    """Return a completion as text for the cache."""
     return json.dumps(asdict(completion))
 
 

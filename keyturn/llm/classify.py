@@ -129,7 +129,7 @@ _BY_STATUS = (
     row(RequestRefused, 400, 404, 413, 422),
     row(ProviderUnavailable, *(status for status in range(500, 600) if status not in {501, 505})),
 )
-# Words of every day, which count where no status says more: inside a 200 and within a stream.
+# Common words, which count where no status says more: inside a 200 and within a stream.
 _BY_COMMON_WORD = (
     row(
         RequestRefused,
@@ -143,7 +143,7 @@ _BY_COMMON_WORD = (
     row(ProviderUnavailable, 200),
     row(UnexpectedStatus),
 )
-# What fits every provider; those with words of their own put rows before it.
+# Rules for every provider; those with their own words put rows before them.
 COMMON = (_QUOTA, *_BY_WORD, *_BY_STATUS, *_BY_COMMON_WORD)
 
 
@@ -166,7 +166,7 @@ def error_for(
     codes_of: Callable[[Mapping[str, Any]], Iterator[Any]] = common_codes,
     now: datetime | None = None,
 ) -> ProviderError:
-    """Return the error that an answer stands for which brought none.
+    """Return the error of a response without an answer.
 
     Args:
         status: the HTTP status; 200 where the error stands in the body of one, or within a stream.

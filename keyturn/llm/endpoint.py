@@ -40,7 +40,7 @@ class Endpoint:
         calls_at_once: as many as it is asked at once by one worker; None for no limit.
         takes_batches: whether it has the provider's batches.
         learned: fields that it refused, by model; they are left out from then on, as long as the process lives.
-        slots: what holds `calls_at_once`.
+        slots: the semaphore of `calls_at_once`.
     """
 
     name: str

@@ -12,7 +12,7 @@ from keyturn.tasks.definition import Task
 
 
 class Prices(Protocol):
-    """What models cost and hold; None where that is unknown."""
+    """Prices and context windows of models; None where that is unknown."""
 
     def cost_usd(self, provider: str, model: str, usage: Usage, *, asked: str | None = None) -> Decimal | None:
         """Return what a call of this usage costs; `asked` is the model that was asked for."""
@@ -43,7 +43,7 @@ class Guard:
     """The limits of one worker.
 
     Attributes:
-        prices: what models cost and hold.
+        prices: prices and context windows of models.
         usd_per_call: what any call may cost; None leaves it to each task's own cap.
         usd_per_user_day: what one user may spend in a day (UTC); None for no such cap.
         spent_today: what a tenant's user has spent today; needed for that cap.

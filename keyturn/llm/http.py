@@ -115,7 +115,7 @@ class HttpModelClient:
 
     @asynccontextmanager
     async def _place(self, timeouts: Timeouts) -> AsyncIterator[None]:
-        """Hold one of the calls that may be made at once; raises EndpointBusy where none comes free in time."""
+        """Take one of the calls that may be made at once; raises EndpointBusy where none comes free in time."""
         slots = self._endpoint.slots
         if slots is None:
             yield
@@ -219,8 +219,8 @@ class HttpModelClient:
         except KeyturnError:
             raise
         except Exception as error:
-            # Only its type is repeated: the message may quote what was received. The timeouts that count as such are
-            # ours, above: this transport calls a refused or dropped connection one too, and who cannot be reached in
+            # Only its type is repeated: the message may quote what was received. The deadlines that are timeouts stand
+            # above: this transport calls a refused or dropped connection one too, and a server out of reach for
             # `connect` seconds is not there.
             cause = type(error.__cause__ or error).__name__
             raise ProviderUnavailable(f"the connection to the provider failed: {cause}") from None

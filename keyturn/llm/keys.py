@@ -31,14 +31,14 @@ _log = structlog.get_logger("keyturn.llm")
 MAX_KEY_CHARACTERS = 32_000
 # A request is admitted by the token that it started with; two minutes outlast a renewal that fails once.
 RENEW_BEFORE_SECONDS = 120.0
-# Of a token that does not say when it ends: command lines keep theirs, and give a new one some minutes before the end.
+# Of a token that does not say when it ends: command lines cache theirs, and give a new one minutes before the end.
 RENEW_EVERY_SECONDS = 300.0
 # A command that has just failed is not started anew by each of 64 calls at once.
 PAUSE_SECONDS = 10.0
 # az and gcloud take one to five seconds; a metadata server that is not there takes them twenty.
 COMMAND_SECONDS = 30.0
 LOOK_SECONDS = 0.02  # a hundredth of what the quickest of them takes
-SETTLE_SECONDS = 0.2  # for what stands in a pipe when the command has ended
+SETTLE_SECONDS = 0.2  # for the rest in a pipe when the command has ended
 
 
 class KeySource(Protocol):
@@ -116,7 +116,7 @@ class RenewedKey:
     def reject(self, key: SecretStr) -> bool:
         """Read the key again with the next call, unless it was read just now."""
         if self._key is not None and self._key.get_secret_value() != key.get_secret_value():
-            return True  # it was renewed while the call was under way
+            return True  # it was renewed during the call
         if self._clock() - self._read_at < self._reject_after:
             return False
         self._key, self._renew_at = None, 0.0
@@ -141,7 +141,7 @@ class RenewedKey:
 
 
 def file_key(file: Path) -> RenewedKey:
-    """Return the key that stands in a file, which another program renews."""
+    """Return the key in a file, which another program renews."""
 
     async def read() -> str:
         try:
@@ -255,7 +255,7 @@ async def _output_of(command: Sequence[str], seconds: float, hidden: AbstractSet
             # Not `process.wait()`, which waits for the other end of the pipe as well.
             while (status := process.returncode) is None:  # noqa: ASYNC110 - nothing else reports the end alone
                 await asyncio.sleep(LOOK_SECONDS)
-        # What it left running may hold the pipe for as long as it likes: what the command printed itself is there now.
+        # A process that it left running may hold the pipe open: what the command printed itself is there now.
         await asyncio.wait({reading}, timeout=SETTLE_SECONDS)
     except TimeoutError:
         raise ProviderKeyUnavailable(

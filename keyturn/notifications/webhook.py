@@ -65,7 +65,7 @@ def envelope(message: Message) -> bytes:
 
 
 def event_id(message: Message) -> str:
-    """Return what stands for a message, however often it is sent."""
+    """Return the id of a message, the same however often it is sent."""
     return message.job_id if message.topic == TOPIC else f"{message.job_id}.{message.outbox_id}"
 
 
@@ -251,7 +251,7 @@ def _classify(answer: httpx.Response, answer_body: bytes, message: Message) -> s
     raise ReceiverRefused(f"the receiver answered {status}")
 
 
-# What receivers write while the same request is under way elsewhere: the draft on idempotency keys has 409 for it
+# What receivers answer while the same request is in progress elsewhere: the draft on idempotency keys has 409 for it
 # (draft-ietf-httpapi-idempotency-key-header, 2.6), Stripe `idempotency_key_in_use`, others their own words.
 _UNDER_WAY = re.compile(
     rb"\bin[ _-]progress\b|\boutstanding\b|\bstill (?:being )?process|\bbeing processed\b|(?:\b|_)in[ _-]use\b"

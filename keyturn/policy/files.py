@@ -121,7 +121,7 @@ _HEADER = re.compile(r"^\s*\[\[\s*line\s*\]\]", re.MULTILINE)
 
 
 def _line_numbers(text: str) -> list[int]:
-    """The line number of each `[[line]]`: TOML's reader keeps none."""
+    """Return the line number of each `[[line]]`: TOML's reader drops them."""
     return [text.count("\n", 0, match.end()) + 1 for match in _HEADER.finditer(text)]
 
 

@@ -1,4 +1,4 @@
-"""What a policy file's author should look at: lines that never hold, add nothing, or stand against each other. Pure."""
+"""What a policy file's author should look at: lines that never hold, add nothing, or contradict each other. Pure."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations, permutations

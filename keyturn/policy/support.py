@@ -29,7 +29,7 @@ class Support(NamedTuple):
         window_days: the strictest window of the binding lines; None if they state none.
         rotate_by: the earliest time by which a binding line wants the rotation; None if none states one.
         approval: who must approve a rotation.
-        approvers: those who stand in the list of every binding line that asks for an approval.
+        approvers: those in the list of every binding line that asks for an approval.
     """
 
     decision: Decision
@@ -94,7 +94,7 @@ def _decision(binding: Sequence[PolicyLine], readings: Sequence[Reading]) -> Dec
 
 
 def _approval(binding: Sequence[PolicyLine]) -> tuple[ApprovalBy, tuple[str, ...]]:
-    """Who must approve under every binding line that asks for it: who stands in each list, the strictest reading."""
+    """Return who must approve under every binding line that asks for it: only names in each list count."""
     lists = [line.approvers for line in binding if line.approval == "required"]
     if lists:
         first, *others = sorted(lists)

@@ -13,7 +13,7 @@ from keyturn.jobs.executor import SecretTarget
 
 
 class SecretFiles:
-    """One file a name in `folder`, which is ours alone (0700)."""
+    """One file a name in `folder`, which only this user may enter (0700)."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

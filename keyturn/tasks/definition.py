@@ -71,7 +71,7 @@ class Task(Generic[RequestT, ProposalT, VerdictT]):
         request: the contract of the question; its defaults state prompt version and timeout.
         proposal: the unchecked shape of the answer; None where the answer is plain text.
         answer: what an accepted answer is. Never the proposal itself.
-        schema: the JSON schema that the provider is asked to keep to; None for plain text.
+        schema: the JSON schema that the provider is asked to follow; None for plain text.
         stable: the document's beginning, from the policy lines alone.
         varying: the rest of it, from request, lines and time; all that users and inventories supply is here.
         judge: the business checks, at a time; pure, and it never raises for what a model wrote.

@@ -171,7 +171,7 @@ def _holds_hidden(text: str) -> bool:
 
 
 def fit_text(text: object, longest: int, *, may_tell_of_actions: bool = False) -> str | Rejection:
-    """Return `text` trimmed if it may be shown and stored as ours, at most `longest` characters; else why not."""
+    """Return `text` trimmed if it may be shown and stored, at most `longest` characters; else why not."""
     if not isinstance(text, str) or not _is_unicode(text):
         return Rejection(reason="malformed_answer", explanation="What should be text is not.")
     if not text.strip():

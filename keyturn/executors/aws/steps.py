@@ -39,9 +39,9 @@ from keyturn.jobs.states import ProgressState
 
 # As long as a lease may be. The workflow prolongs it twice as often while it waits.
 LEASE = timedelta(hours=24)
-# AWS writes down a key's last use within minutes; a use that was under way when the key was deactivated is none after.
+# AWS records a key's last use within minutes; a use that was in progress when the key was deactivated is none after.
 USE_IS_WRITTEN_WITHIN = timedelta(minutes=5)
-CLOCKS_AGREE_WITHIN = timedelta(minutes=5)  # ours and AWS's: signatures are refused beyond that anyway
+CLOCKS_AGREE_WITHIN = timedelta(minutes=5)  # this machine's and AWS's: signatures are refused beyond that anyway
 _USER_ARN = re.compile(r"arn:aws[a-z-]*:iam::(\d{12}):user/(?:[!-\x7f]*/)?([A-Za-z0-9_+=,.@-]{1,64})")
 _USER_NAME = re.compile(r"[A-Za-z0-9_+=,.@-]{1,64}")
 
@@ -189,7 +189,7 @@ class AccessKeyRotation:
         await self._say(rotation, state="verifying", evidence={"verified": _of(rotation.new_key_id), "signed_as": arn})
 
     async def prolong(self, rotation: AccessKeyState) -> None:
-        """Keep the claim on the job while the workflow waits; raises a JobError."""
+        """Prolong the claim on the job while the workflow waits; raises a JobError."""
         await self._say(rotation)
 
     async def deactivate(self, rotation: AccessKeyState) -> datetime:

@@ -166,7 +166,7 @@ def _report_in(file: Path) -> Iterator[str]:
     """Yield the text of the report in an answer, piece by piece: it has some 300 bytes a user, in Base64.
 
     Raises:
-        InventoryInvalid: it holds no report.
+        InventoryInvalid: it contains no report.
     """
     fault = InventoryInvalid(f"{file} is not an answer of get-credential-report")
     decode = codecs.getincrementaldecoder("utf-8")().decode

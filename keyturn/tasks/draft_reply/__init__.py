@@ -50,7 +50,7 @@ class Draft(Contract):
 def judge(
     proposed: str, request: DraftRequest, lines: Sequence[PolicyLine], _at: datetime | None = None
 ) -> Draft | Rejection:
-    """Return the draft if it promises nothing, holds nothing private, and names no line or figure but the policy's."""
+    """Return the draft if it promises nothing, has nothing private, and names no line or figure but the policy's."""
     text = fit_text(proposed, MAX_DRAFT_CHARACTERS)
     if isinstance(text, Rejection):
         return text
@@ -59,7 +59,7 @@ def judge(
 
 def _fault_of(text: str, request: DraftRequest, lines: Sequence[PolicyLine]) -> Rejection | None:
     """Why a text that may be shown is not the reply to this request; None if it is."""
-    # A service account's own name may look like a mail address; the policy's wording may hold a link. Nothing else may.
+    # A service account's own name may look like a mail address; the policy's wording may have a link. Nothing else may.
     own = [*(line.wording for line in lines), *(line.id for line in lines)]
     if "://" not in request.account_id:
         own.append(request.account_id)

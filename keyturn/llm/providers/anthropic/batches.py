@@ -27,7 +27,7 @@ class AnthropicBatches(HttpBatchClient):
         """Return the one batch of this size that was created since and that no run accounts for.
 
         Raises:
-            UnexpectedStatus: several fit, so that a person must look which is ours.
+            UnexpectedStatus: several fit, so that an operator must look which is the run's.
         """
         listed = await self.ask("GET", "/v1/messages/batches", params={"limit": MOST_LISTED})
         fits = [id_of(batch) for batch in listed.get("data", []) if _fits(batch, count, since)]
