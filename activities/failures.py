@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from keyturn.backoff import CEILING, PATIENT_CEILING, retry_delay
+from keyturn.backoff import CEILING, LONG_CEILING, retry_delay
 from keyturn.errors import KeyturnError
 from keyturn.rotations.outcomes import Failed
 
@@ -40,7 +40,7 @@ def application_error(error: KeyturnError, *, attempt: int, remaining: timedelta
         remaining: what the deadline leaves for waiting before a whole further attempt; None if there is no deadline.
     """
     # Where hours are left, what is down is down for longer than seconds, and each attempt is billed.
-    ceiling = PATIENT_CEILING if remaining is not None and remaining > timedelta(hours=1) else CEILING
+    ceiling = LONG_CEILING if remaining is not None and remaining > timedelta(hours=1) else CEILING
     longest: timedelta = getattr(error, "longest_wait", ceiling)
     delay = retry_delay(attempt, retry_after=getattr(error, "retry_after", None), remaining=remaining, longest=longest)
     return ApplicationError(

@@ -39,7 +39,7 @@ class BulkRuns(Protocol):
         """Judge what is open of a page."""
         ...
 
-    async def settle(self, run_id: str, *, tenant_id: str) -> RunResult:
+    async def update_outcomes(self, run_id: str, *, tenant_id: str) -> RunResult:
         """Look up the rotations' status."""
         ...
 
@@ -86,7 +86,7 @@ class JudgePage:
     async def settle_run(self, order: BulkOrder) -> RunResult:
         """Look up the status of the rotations that were started."""
         async with heartbeating():
-            return await self._runs.settle(order.run_id, tenant_id=order.tenant_id)
+            return await self._runs.update_outcomes(order.run_id, tenant_id=order.tenant_id)
 
     @activity.defn
     async def end_run(self, order: BulkOrder, status: str) -> None:

@@ -49,7 +49,7 @@ class DraftView:
     """What a reader is sent of a draft: the part not seen yet."""
 
     draft: Draft
-    begins_anew: bool
+    starts_over: bool
     more: str
 
 

@@ -38,7 +38,7 @@ async def with_comments(changes: AsyncIterator[DraftView]) -> AsyncIterator[str]
 def _events(seen: DraftView) -> str:
     draft = seen.draft
     place = f"id: {draft.generation}.{len(draft.text)}\n"
-    frames = f"{place}event: reset\ndata: {{}}\n\n" if seen.begins_anew else ""
+    frames = f"{place}event: reset\ndata: {{}}\n\n" if seen.starts_over else ""
     if seen.more:
         frames += f"{place}event: text\ndata: {json.dumps({'text': seen.more})}\n\n"
     if draft.ended:

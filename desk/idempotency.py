@@ -21,7 +21,7 @@ from keyturn.desk.tables import desk_requests
 from keyturn.errors import JobStoreUnavailable
 from keyturn.keyring import EncryptedTexts, Keyring
 
-KEPT_FOR = timedelta(days=1)  # a request that is sent again a day later is a new one
+RETENTION = timedelta(days=1)  # a request that is sent again a day later is a new one
 # A desk that died while executing one leaves its row: after this long the request may be sent again. What it started
 # is found again by its own id.
 UNDER_WAY_FOR = timedelta(seconds=90)
@@ -82,7 +82,7 @@ class Idempotency:
             where=left_behind & (_columns.fingerprint == fingerprint),
         )
         async with transaction(self._engine) as connection:
-            await connection.execute(delete(desk_requests).where(_columns.began_at < now - KEPT_FOR))
+            await connection.execute(delete(desk_requests).where(_columns.began_at < now - RETENTION))
             return (await connection.execute(claim.returning(_columns.key_digest))).first() is not None
 
     async def _stored_answer(self, digest: str, fingerprint: str) -> Answer:

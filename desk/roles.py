@@ -39,7 +39,7 @@ async def expect_decider(desk: Desk, person: Person, workflow_id: str) -> None:
         person.expect("approver")
 
 
-Anybody = Annotated[Person, Depends(current_person)]
+AnyPerson = Annotated[Person, Depends(current_person)]
 Asker = Annotated[Person, Depends(_with_role("asker"))]
 Decider = Annotated[Person, Depends(_decider)]
 Operator = Annotated[Person, Depends(_with_role("operator"))]

@@ -9,7 +9,7 @@ BASE = timedelta(seconds=1)
 # 30 s: above it a waiting person has gone, and a longer outage is better met by asking again.
 CEILING = timedelta(seconds=30)
 # What may be tried for a day is tried some 300 times, and not 6,000.
-PATIENT_CEILING = timedelta(minutes=10)
+LONG_CEILING = timedelta(minutes=10)
 
 
 def retry_delay(

@@ -186,7 +186,7 @@ async def transaction(engine: AsyncEngine, *, whole: bool = False) -> AsyncItera
 # SQLSTATE (https://www.postgresql.org/docs/current/errcodes-appendix.html): what no second try fixes. A read-only
 # transaction (25006) is a server that has just become a standby, and a unique value (23505) a race: those pass.
 _NOT_ALLOWED = {"28000", "28P01", "3D000", "42501", "42P01", "42703", "3F000"}
-_NOT_KEPT = {"23502", "23514"}
+_NOT_STORED = {"23502", "23514"}
 # When a connection is refused, there is no code, and libpq's words are the server's.
 _NOT_LET_IN = re.compile(
     r"FATAL:.*(?:authentication failed|does not exist|permission denied|no pg_hba.conf entry)", re.DOTALL
@@ -194,7 +194,7 @@ _NOT_LET_IN = re.compile(
 # libpq's words where target_session_attrs asks for a primary, and none of the hosts is one.
 _NO_PRIMARY = re.compile(r"session is read-only|server is in hot standby mode")
 _SQLITE_NOT_ALLOWED = re.compile(r"readonly|unable to open|not a database|malformed|no such (?:table|column)")
-_SQLITE_NOT_KEPT = re.compile(r"NOT NULL|CHECK constraint|datatype mismatch|too big")
+_SQLITE_NOT_STORED = re.compile(r"NOT NULL|CHECK constraint|datatype mismatch|too big")
 
 
 def map_driver_error(error: Exception) -> JobStoreUnavailable:
@@ -205,7 +205,7 @@ def map_driver_error(error: Exception) -> JobStoreUnavailable:
     of_sqlite = isinstance(own, sqlite3.Error)
     if state in _NOT_ALLOWED or _NOT_LET_IN.search(said) or (of_sqlite and _SQLITE_NOT_ALLOWED.search(said)):
         return JobStoreRefused(f"the database refuses: {_first_line(said)}")
-    if state.startswith("22") or state in _NOT_KEPT or (of_sqlite and _SQLITE_NOT_KEPT.search(said)):
+    if state.startswith("22") or state in _NOT_STORED or (of_sqlite and _SQLITE_NOT_STORED.search(said)):
         return ValueRefused(f"the database will not keep a value: {state or type(own).__name__}")
     if state == "25006" or _NO_PRIMARY.search(said):  # it passes during a failover, and never at a replica
         return DatabaseReadOnly("the database is read-only: a replica, or a failover is under way")

@@ -32,27 +32,27 @@ class Pace:
 
 
 async def show_progress(
-    standings: AsyncIterator[BulkStatus], *, tell: Callable[[str, bool], None], live: bool, quiet: bool = False
+    statuses: AsyncIterator[BulkStatus], *, show: Callable[[str, bool], None], live: bool, quiet: bool = False
 ) -> BulkStatus | None:
     """Print a run's progress until it ends; returns its last status.
 
     Args:
-        standings: of the run, as they come.
-        tell: prints a text; its second argument says whether a new line follows.
+        statuses: of the run, as they come.
+        show: prints a text; its second argument says whether a new line follows.
         live: whether one line is written over and over, as in a terminal.
         quiet: print nothing.
     """
     pace, last, printed_at = Pace(), None, -PRINT_EVERY
-    async for last in standings:
+    async for last in statuses:
         now = time.monotonic()
         line = line_of(last, pace.per_second(now, last.progress.asked))
         if live and not quiet:
-            tell(f"\r\x1b[2K{line}", False)
+            show(f"\r\x1b[2K{line}", False)
         elif not quiet and (now - printed_at >= PRINT_EVERY or last.phase == "ended"):
-            tell(line, True)
+            show(line, True)
             printed_at = now
     if live and not quiet:
-        tell("", True)
+        show("", True)
     return last
 
 

@@ -204,7 +204,7 @@ def _run(order: BulkOrder, *, watch: bool, asks: int, as_json: bool) -> dict[str
             handle = await start_run(await connect(), order, task_queue=load_local_settings().task_queue)
             if not watch:
                 return {"asks": asks}
-            last = await show_progress(follow(handle), tell=_to_error, live=sys.stderr.isatty(), quiet=as_json)
+            last = await show_progress(follow(handle), show=_to_error, live=sys.stderr.isatty(), quiet=as_json)
             return {} if last is None else last.progress.model_dump(mode="json") | {"phase": last.phase}
 
     try:

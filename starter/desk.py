@@ -158,7 +158,7 @@ async def _print_draft(desk: "Desk", draft_id: str, *, quiet: bool) -> dict[str,
     async for seen in desk.follow(draft_id):
         if quiet:
             continue
-        if seen.begins_anew:
+        if seen.starts_over:
             click.echo("\n\n(it begins anew)\n", err=True)
         click.echo(printable(seen.more), nl=False)
         sys.stdout.flush()

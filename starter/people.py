@@ -19,7 +19,7 @@ from keyturn.starter.policy_options import policy_options
 _user = click.option("--user", "user_id", envvar="KEYTURN_USER", help="Your user name.  [default: the signed-in user]")
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output.")
 _DECIDED = ("RotationWorkflow",)
-_CARRIED_OUT = (*_DECIDED, "RotateAccessKeyWorkflow")
+_EXECUTION = (*_DECIDED, "RotateAccessKeyWorkflow")
 _RESUMED_AT_ONCE = 20  # updates at once: a worker accepts one in milliseconds
 
 
@@ -199,7 +199,7 @@ def _answer(workflow_id: str, update: str, argument: Contract) -> None:
     from keyturn.application.following import handle_of
 
     # A rotation is approved or denied; one whose job is executed is resumed or rolled back.
-    types = _CARRIED_OUT if update in {"resume", "roll_back"} else _DECIDED
+    types = _EXECUTION if update in {"resume", "roll_back"} else _DECIDED
 
     async def run() -> None:
         with map_refusals():

@@ -212,9 +212,9 @@ def _watch_run(workflow_id: str) -> None:
 
     async def run() -> None:
         with map_refusals():
-            standings = follow(handle_of_run(await connect(), workflow_id))
+            statuses = follow(handle_of_run(await connect(), workflow_id))
             await show_progress(
-                standings, tell=lambda text, newline: click.echo(text, nl=newline), live=sys.stdout.isatty()
+                statuses, show=lambda text, newline: click.echo(text, nl=newline), live=sys.stdout.isatty()
             )
 
     try:

@@ -133,7 +133,7 @@ async def _report(
 
     store, decrypt = BulkStore(engine), run_encryption(keyring_from_environment()).decrypt
     run = await store.run(run_id, tenant_id=tenant)
-    await store.settle_jobs(run_id, tenant_id=tenant)  # what waited when the run ended may have its job since
+    await store.update_job_outcomes(run_id, tenant_id=tenant)  # what waited when the run ended may have its job since
     if html is not None:
         cited = load_local_settings().load_catalogue().resolve(run.policy_lines)
         page = await page_of(store, run, list(cited), decrypt)

@@ -42,7 +42,7 @@ from keyturn.workflows.visibility import DISAGREEMENT, PARKED, attributes_at_sta
 # Rotations of a run that are worked on at once: measured, a person's rotation beside a run then takes some two times as
 # long as alone, and three to five times if a run's rotations come all at once.
 DUE_AT_ONCE = 2
-DUE_KEPT = 50
+DUE_CACHED = 50
 PAGE_SIZE = BulkOrder.model_fields["page_size"].default
 
 
@@ -160,9 +160,9 @@ class BulkRunActivities:
         """Judge what is open of a page."""
         return await self._judge.judge(page, attempt=attempt, last_attempt=last_attempt, at=at)
 
-    async def settle(self, run_id: str, *, tenant_id: str) -> RunResult:
+    async def update_outcomes(self, run_id: str, *, tenant_id: str) -> RunResult:
         """Look up the rotations' status."""
-        return await self._judge.settle(run_id, tenant_id=tenant_id)
+        return await self._judge.update_outcomes(run_id, tenant_id=tenant_id)
 
     async def end(self, run_id: str, status: str) -> None:
         """Write down that the run has ended."""
@@ -298,7 +298,7 @@ async def bulk_workers(
         max_concurrent_activity_task_polls=1,
         # A run starts rotations faster than they complete, and each one in memory takes 100 kB: measured, a worker
         # grew by 150 MiB. One that is not cached is read again from its history of some events.
-        max_cached_workflows=DUE_KEPT,
+        max_cached_workflows=DUE_CACHED,
         deployment_config=deployment,
     )
     async with pages, due:

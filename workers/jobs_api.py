@@ -93,8 +93,8 @@ class JobsApi:
 
     async def _claim(self, request: web.Request) -> web.Response:
         tenant, owner = self._caller(request)
-        wish = await _body(request, _Claim)
-        lease = timedelta(seconds=wish.lease_seconds)
+        body = await _body(request, _Claim)
+        lease = timedelta(seconds=body.lease_seconds)
         job = await self._claims.claim_next(tenant_id=tenant, owner=owner, lease=lease)
         return web.Response(status=204) if job is None else _job_response(job)
 

@@ -16,8 +16,8 @@ BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0, 60.0
 ALERTED = (
     "quota_exhausted", "authentication_failed", "request_refused", "unexpected_status", "contradicts_evidence",
 )  # fmt: skip
-KEPT_CALLS = 1_000
-KEPT_SECONDS = 900.0  # a quarter of an hour: older figures are history, which Prometheus has
+RECENT_CALLS = 1_000
+RECENT_SECONDS = 900.0  # a quarter of an hour: older figures are history, which Prometheus has
 
 
 class CallMetrics:
@@ -67,7 +67,7 @@ class CallMetrics:
         Gauge(
             "keyturn_spend_today_usd", "Cost of the whole fleet's calls since midnight UTC.", registry=registry
         ).set_function(spent_today)
-        self._recent: deque[tuple[float, float]] = deque(maxlen=KEPT_CALLS)
+        self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT_CALLS)
 
     def expect(self, task: str, provider: str, model: str) -> None:
         """Start the series on which alerts are based at 0: Prometheus sees no increase in one that starts at 1."""
@@ -106,7 +106,7 @@ class CallMetrics:
 
     def recent(self) -> list[float]:
         """Return the latencies in milliseconds of the last calls that went out, sorted."""
-        since = time.monotonic() - KEPT_SECONDS
+        since = time.monotonic() - RECENT_SECONDS
         return sorted(latency for at, latency in self._recent if at >= since)
 
 

@@ -48,7 +48,7 @@ _NOT_OURS = {"job_held", "job_closed", "unknown_job", "another_account"}
 # Before anything was changed, these fail the job: it cannot be executed as it stands.
 # At any step: where there is no user, there are no keys, neither the old one nor the new.
 _GONE = "user_gone"
-_CANNOT_BEGIN = {"account_mismatch", "key_not_found", "key_limit"}
+_CANNOT_START = {"account_mismatch", "key_not_found", "key_limit"}
 
 
 class StepOptions(TypedDict):
@@ -201,7 +201,7 @@ class RotateAccessKeyWorkflow:
                 if kind == "stale_claim":
                     await self._step("claim_job", self._reclaim)
                     continue
-                if name == "record_keys" and kind in _CANNOT_BEGIN:
+                if name == "record_keys" and kind in _CANNOT_START:
                     raise _CannotStart(_message_of(cause)) from None
                 if kind == _GONE and name not in {"claim_job", "refuse_job"}:
                     raise _Gone(f"{kind}: {_message_of(cause)}"[:500]) from None
@@ -297,13 +297,13 @@ class RotateAccessKeyWorkflow:
             raise refusal("not_waiting", f"nothing blocks it: it is at {self._status.step}")
 
     @workflow.update
-    def roll_back(self, wish: Abandonment) -> None:
+    def roll_back(self, instruction: Abandonment) -> None:
         """Go back to the old key as soon as the step that runs has ended."""
-        self._rollback = wish
+        self._rollback = instruction
 
     @roll_back.validator
-    def _may_roll_back(self, wish: Abandonment) -> None:
-        expect_own(wish)
+    def _may_roll_back(self, instruction: Abandonment) -> None:
+        expect_own(instruction)
         if self._rollback is not None:
             raise refusal("not_waiting", "it is asked to roll back already")
         # Blocked, the old key is still there; otherwise its deletion is in progress, or the rollback itself.

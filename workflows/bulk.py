@@ -46,7 +46,7 @@ PAGE_WITHIN = timedelta(days=1)
 # tenth longer; and at last seldom. A look is 11 events, and a history may have 51,200: a day of looks must fit.
 LOOK_FIRST, LOOK_SOON, LOOK_LAST = timedelta(seconds=1), timedelta(seconds=10), timedelta(minutes=1)
 # The rest waits for operators or an absent database: a day, then the run completes and `keyturn report` looks again.
-SETTLE_WITHIN = timedelta(days=1)
+FOLLOW_WITHIN = timedelta(days=1)
 BY_HAND = "by_hand"
 # Questions in one batch: below both providers' limits with the longest prompts that there are, 60 MB.
 BATCH_SIZE = 1_000
@@ -108,7 +108,7 @@ class BulkWorkflow:
         if order.offline:
             await self._ask_offline()
         await self._judge_all()
-        await self._settle()
+        await self._follow_rotations()
         status = "cancelled" if self._cancelled is not None else "done"
         await workflow.execute_activity_method(
             JudgePage.end_run, args=[order, status], task_queue=self._queue(), **record_options()
@@ -164,7 +164,7 @@ class BulkWorkflow:
             if self._paused is not None and not running:
                 await self._wait_while_paused()
                 continue
-            if self._may_begin() and waiting and len(running) < self._order.pages_at_once:
+            if self._may_start() and waiting and len(running) < self._order.pages_at_once:
                 long = self._history_is_long() and not self._counted  # a page that was stopped is finished first
                 if long and not running:
                     workflow.continue_as_new(
@@ -180,7 +180,7 @@ class BulkWorkflow:
             for task in done:
                 task.result()
 
-    def _may_begin(self) -> bool:
+    def _may_start(self) -> bool:
         return self._paused is None and self._cancelled is None
 
     def _history_is_long(self) -> bool:
@@ -236,15 +236,15 @@ class BulkWorkflow:
         await workflow.wait_condition(lambda: self._paused is None or self._cancelled is not None)
         workflow.upsert_search_attributes([PARKED.value_unset()])
 
-    async def _settle(self) -> None:
+    async def _follow_rotations(self) -> None:
         self._at("settling")
         began, wait = workflow.now(), LOOK_FIRST
         while True:
-            settled = await workflow.execute_activity_method(JudgePage.settle_run, self._order, **self._page_options())
-            self._progress = settled.progress
+            found = await workflow.execute_activity_method(JudgePage.settle_run, self._order, **self._page_options())
+            self._progress = found.progress
             self._at("settling")
             passed = workflow.now() - began
-            if not settled.left or passed >= SETTLE_WITHIN:
+            if not found.left or passed >= FOLLOW_WITHIN:
                 return
             await workflow.sleep(wait, summary="rotations are under way")
             wait = next_look(wait, passed)
@@ -282,13 +282,13 @@ class BulkWorkflow:
         )
 
     @workflow.update
-    def pause(self, wish: Resumption) -> None:
+    def pause(self, instruction: Resumption) -> None:
         """Start no further page; those that run may complete."""
         self._paused, self._hint = BY_HAND, None
 
     @pause.validator
-    def _may_pause(self, wish: Resumption) -> None:
-        expect_own(wish)
+    def _may_pause(self, instruction: Resumption) -> None:
+        expect_own(instruction)
         if self._phase.phase != "judging" or self._cancelled is not None or self._paused is not None:
             raise refusal("not_running", f"the run is not being judged: it is {self._phase.phase}")
 
@@ -305,13 +305,13 @@ class BulkWorkflow:
             raise refusal("not_waiting", "the run is not paused")
 
     @workflow.update
-    def cancel(self, wish: Abandonment) -> None:
+    def cancel(self, instruction: Abandonment) -> None:
         """Let the running pages complete, start no other, and complete once the started rotations have completed."""
-        self._cancelled = wish.operator
+        self._cancelled = instruction.operator
 
     @cancel.validator
-    def _may_cancel(self, wish: Abandonment) -> None:
-        expect_own(wish)
+    def _may_cancel(self, instruction: Abandonment) -> None:
+        expect_own(instruction)
         if self._phase.phase in {"settling", "ended"} or self._cancelled is not None:
             raise refusal("not_running", f"there is nothing left to cancel: the run is {self._phase.phase}")
 

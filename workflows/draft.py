@@ -26,7 +26,7 @@ with workflow.unsafe.imports_passed_through():
 # A worker that is killed is noticed after this long, and readers start over: ten heartbeats that did not come.
 HEARTBEAT = timedelta(seconds=3)
 # Its row is inserted before the model is asked, within the time that one transaction may take.
-BEGIN_WITHIN = timedelta(seconds=8)
+START_WITHIN = timedelta(seconds=8)
 # A reader waits for the text: a wait of more than some seconds between attempts is not worth it.
 LONGEST_WAIT = timedelta(seconds=5)
 
@@ -40,7 +40,7 @@ class DraftWorkflow:
         """Return the draft, approved or not. Fails, with a `Failed` in the details, if no answer came."""
         if not isinstance(request, DraftRequest):
             raise ApplicationError("the workflow's input is not a request for a draft", type="invalid_request")
-        attempt = timedelta(seconds=request.timeout_seconds) + DECIDE_MARGIN + BEGIN_WITHIN
+        attempt = timedelta(seconds=request.timeout_seconds) + DECIDE_MARGIN + START_WITHIN
         retries = request.max_retries
         try:
             written = await workflow.execute_activity_method(

@@ -233,7 +233,7 @@ class RotationWorkflow:
         approval = None
         if decision.needs_approval:
             if not decision.any_operator and all(is_among(name, self._asked_by) for name in decision.approvers):
-                return _rejected_outcome(assessment, _NOBODY_APPROVES)
+                return _rejected_outcome(assessment, _NO_APPROVER)
             answer = await self._wait_for_approval(decision, readings)
             if not isinstance(answer, Approval):
                 return None if answer is None else _rejected_outcome(assessment, _denial_by(answer.approver))
@@ -364,7 +364,7 @@ class RotationWorkflow:
         if readings:
             self._note("disagreement", KEYTURN, digest=decision.digest, readings=by_models)
         self._note("approval_requested", self._request.user_id, digest=decision.digest)
-        asked = _TO_SETTLE if readings else _TO_APPROVE
+        asked = _TO_DECIDE if readings else _TO_APPROVE
         answer = await self._wait_for_response(
             "disagreement" if readings else "awaiting_approval", until, asked, decision, readings
         )
@@ -446,7 +446,7 @@ _ANSWER_TO_ANOTHER = Failed(
     next_step="fail_and_inspect",
     hint="The recorded answer is one to another request: see who can write to Temporal, and ask again.",
 )
-_NOBODY_APPROVES = Rejection(
+_NO_APPROVER = Rejection(
     reason="approval_required",
     explanation="The policy asks for an approval, and nobody but the requester may give it.",
 )
@@ -455,7 +455,7 @@ _TO_APPROVE = Failed(
     next_step="ask_an_approver",
     hint="An approver of the policy line looks at the decision with `keyturn approve`, or denies it.",
 )
-_TO_SETTLE = Failed(
+_TO_DECIDE = Failed(
     kind="disagreement",
     next_step="ask_an_approver",
     hint="By rule the key is due, and the model says that it is not. An approver of the policy lines (or an operator "

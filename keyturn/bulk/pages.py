@@ -34,7 +34,7 @@ WRITTEN_AT_ONCE = 10
 # Calls at once for a page. With two pages at once it keeps a provider busy, and leaves the worker time for others.
 ASKED_AT_ONCE = 8
 LOOKED_AT_ONCE = 20
-SETTLED_AT_ONCE = 500
+LOOKED_UP_AT_ONCE = 500
 
 
 class JudgedAnswer(Protocol):
@@ -114,12 +114,12 @@ class BulkJudge:
         kind, hint = (None, None) if stopped is None else (stopped.kind, stopped.hint)
         return PageResult(progress=progress, stopped=kind, hint=hint)
 
-    async def settle(self, run_id: str, *, tenant_id: str) -> RunResult:
+    async def update_outcomes(self, run_id: str, *, tenant_id: str) -> RunResult:
         """Look up the status of the rotations that were started; returns how many are in progress.
 
         Those that waited for a person at the last look are looked up once more, when no other is left.
         """
-        await self.store.settle_jobs(run_id, tenant_id=tenant_id)
+        await self.store.update_job_outcomes(run_id, tenant_id=tenant_id)
         left = await self._record_outcomes(run_id, "started")
         for outcome in () if left else WAITING:
             await self._record_outcomes(run_id, outcome)
@@ -128,7 +128,7 @@ class BulkJudge:
     async def _record_outcomes(self, run_id: str, outcome: str) -> int:
         """Write down how those of an outcome ended; returns how many have not."""
         left, after = 0, 0
-        while rows := await self.store.started_items(run_id, outcome, after=after, limit=SETTLED_AT_ONCE):
+        while rows := await self.store.started_items(run_id, outcome, after=after, limit=LOOKED_UP_AT_ONCE):
             after = rows[-1]["ordinal"]
             turns = asyncio.Semaphore(LOOKED_AT_ONCE)
 

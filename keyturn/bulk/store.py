@@ -153,7 +153,7 @@ class BulkStore:
         async with transaction(self._engine, whole=True) as connection:
             await connection.execute(statement, values)
 
-    async def settle_jobs(self, run_id: str, *, tenant_id: str) -> None:
+    async def update_job_outcomes(self, run_id: str, *, tenant_id: str) -> None:
         """Find the jobs that the run's rotations made since."""
         job = (
             select(func.coalesce(rotation_jobs.c.merged_into, rotation_jobs.c.job_id))

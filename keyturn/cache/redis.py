@@ -35,11 +35,11 @@ class RedisCache:
             return None
         return next(((place, str(answer)) for place, answer in enumerate(kept) if answer is not None), None)
 
-    async def keep(self, key: CacheKey, answer: str, keep_for: timedelta) -> bool:
+    async def store(self, key: CacheKey, answer: str, cache_for: timedelta) -> bool:
         """Cache `answer` for this time, unless the key has one. False if it could not be cached."""
         try:
             async with asyncio.timeout(REDIS_SECONDS):
-                await self._redis.set(_name(key), answer, px=keep_for, nx=True)
+                await self._redis.set(_name(key), answer, px=cache_for, nx=True)
         except (RedisError, OSError, TimeoutError) as error:
             _log.warning("cache_unavailable", cause=type(error).__name__)
             return False

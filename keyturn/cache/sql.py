@@ -29,7 +29,7 @@ class SqlCache:
             table.c.digest.in_(bindparam("digests", expanding=True)), table.c.expires_at > bindparam("now")
         )
         insert = (postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert)(table)
-        self._keep = insert.on_conflict_do_update(
+        self._insert = insert.on_conflict_do_update(
             index_elements=["digest"],
             set_={column.name: insert.excluded[column.name] for column in table.c if column.name != "digest"},
             where=table.c.expires_at <= bindparam("now", type_=table.c.expires_at.type),
@@ -45,12 +45,12 @@ class SqlCache:
             return None
         return next(((place, kept[key.digest]) for place, key in enumerate(keys) if key.digest in kept), None)
 
-    async def keep(self, key: CacheKey, answer: str, keep_for: timedelta) -> bool:
+    async def store(self, key: CacheKey, answer: str, cache_for: timedelta) -> bool:
         """Cache `answer` for this time; an expired one is replaced, another one is left. False if it could not be."""
         now = datetime.now(UTC)
-        row = key._asdict() | {"answer": answer, "expires_at": now + keep_for, "now": now}
+        row = key._asdict() | {"answer": answer, "expires_at": now + cache_for, "now": now}
         try:
-            await within(LOOKUP_SECONDS, self._execute(self._keep, row))
+            await within(LOOKUP_SECONDS, self._execute(self._insert, row))
         except (JobStoreUnavailable, TimeoutError) as error:
             _log.warning("cache_unavailable", cause=type(error).__name__)
             return False

@@ -20,7 +20,7 @@ from keyturn.drafts.tables import draft_states, drafts
 from keyturn.keyring import EncryptedTexts, Keyring
 
 # A draft is sent or thrown away within days; Temporal's own history has its own retention.
-KEPT_FOR = timedelta(days=7)
+RETENTION = timedelta(days=7)
 ENDED: tuple[DraftEnding, ...] = ("completed", "failed", "cancelled")
 _drafts = drafts.c
 
@@ -68,7 +68,7 @@ class DraftStore:
         # By the database's clock: a worker whose own is wrong would forget drafts at once, and their fence with them.
         on_postgresql = engine.dialect.name == "postgresql"
         self._now = moment_from_now(timedelta(0), on_postgresql=on_postgresql)
-        self._too_old = moment_from_now(-KEPT_FOR, on_postgresql=on_postgresql)
+        self._too_old = moment_from_now(-RETENTION, on_postgresql=on_postgresql)
 
     async def start(
         self, draft_id: str, *, tenant_id: str, account_id: str, requested_by: str, run_id: str, attempt: int

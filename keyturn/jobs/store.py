@@ -506,7 +506,7 @@ _INSERT_ALL_AT_ONCE = _all_at_once(
 _INSERT_JOB_SQLITE = (
     sqlite.insert(rotation_jobs).values(_VALUES).on_conflict_do_nothing().returning(rotation_jobs.c.job_id)
 )
-_KEPT = {"job_id", "tenant_id", "idempotency_key"}
+_UNCHANGED = {"job_id", "tenant_id", "idempotency_key"}
 _REVIVE_JOB = (
     update(rotation_jobs)
     .where(
@@ -515,8 +515,8 @@ _REVIVE_JOB = (
         rotation_jobs.c.status == WITHDRAWN,
         rotation_jobs.c.fence < bindparam("this_fence", type_=BigInteger),
     )
-    # Parameters of names of their own: those named as columns would be set too, the key's among them.
-    .values({name: bindparam(f"set_{name}", type_=value.type) for name, value in _VALUES.items() if name not in _KEPT})
+    # Parameters with other names: those named as columns would be set too, the key's among them.
+    .values({name: bindparam(f"set_{name}", type_=one.type) for name, one in _VALUES.items() if name not in _UNCHANGED})
     .values(fence=None)
     .returning(rotation_jobs.c.job_id)
 )

@@ -252,7 +252,7 @@ class ModelBoundary:
         """
         task, route = self._tasks[request.task], route_of(self._routes, request.task)
         place = next((at for at, one in enumerate(route) if (one.name, one.model) == (provider, model)), None)
-        if self._cache is None or task.keep_for is None or place is None:
+        if self._cache is None or task.cache_for is None or place is None:
             raise SettingsInvalid("KEYTURN_RESPONSE_CACHE: batches are taken through the response cache: set it to on")
         lines, at = self._lines(request), self._clock()
         prompt = task.prompt(request, lines, at)
@@ -263,7 +263,7 @@ class ModelBoundary:
         verdict, _ = _verdict(task, completion, request, lines, at)
         if isinstance(verdict, Rejection):
             call.status, call.failure = "invalid_output", verdict.reason
-        elif not await self._cache.keep(keys[place], pack(completion), task.keep_for):
+        elif not await self._cache.store(keys[place], pack(completion), task.cache_for):
             raise JobStoreUnavailable("an answer of a batch could not be kept")  # else it would be asked and paid again
         record = self._record_of(call, request, attempt=1)
         cost = None if record.cost_usd is None else record.cost_usd * price
@@ -299,14 +299,14 @@ class ModelBoundary:
             call.status, call.failure = "invalid_output", verdict.reason
         else:
             call.status = "ok"
-            if keys and not call.cache_hit and self._cache is not None and task.keep_for is not None:
+            if keys and not call.cache_hit and self._cache is not None and task.cache_for is not None:
                 # Only an accepted answer is cached: asking again after a rejection asks the model again.
-                await self._cache.keep(keys[route.index(call.provider)], pack(call.completion), task.keep_for)
+                await self._cache.store(keys[route.index(call.provider)], pack(call.completion), task.cache_for)
         text = call.completion.text[:MAX_ANSWER_CHARACTERS]
         return verdict, Exchange(instructions=prompt.system, document=prompt.user, answer=text), proposed
 
     def _keys(self, task: Task[Any, Any, Any], prompt: Prompt, route: Sequence[ModelClient]) -> list[CacheKey]:
-        if self._cache is None or task.keep_for is None:
+        if self._cache is None or task.cache_for is None:
             return []
         version = self._catalogue.version
         return [cache_key(task.name, prompt, version, provider.name, provider.model) for provider in route]

@@ -19,7 +19,7 @@ class ResponseCache(Protocol):
         """Return the place in `keys` of the first that is cached, and its answer."""
         ...
 
-    async def keep(self, key: CacheKey, answer: str, keep_for: timedelta) -> bool:
+    async def store(self, key: CacheKey, answer: str, cache_for: timedelta) -> bool:
         """Cache `answer`, unless the key has one. False if it could not be cached."""
         ...
 

@@ -38,7 +38,7 @@ PAUSE_SECONDS = 10.0
 # az and gcloud take one to five seconds; a metadata server that is not there takes them twenty.
 COMMAND_SECONDS = 30.0
 LOOK_SECONDS = 0.02  # a hundredth of what the quickest of them takes
-SETTLE_SECONDS = 0.2  # for the rest in a pipe when the command has ended
+REST_SECONDS = 0.2  # for the rest in a pipe when the command has ended
 
 
 class KeySource(Protocol):
@@ -256,7 +256,7 @@ async def _output_of(command: Sequence[str], seconds: float, hidden: AbstractSet
             while (status := process.returncode) is None:  # noqa: ASYNC110 - nothing else reports the end alone
                 await asyncio.sleep(LOOK_SECONDS)
         # A process that it left running may hold the pipe open: what the command printed itself is there now.
-        await asyncio.wait({reading}, timeout=SETTLE_SECONDS)
+        await asyncio.wait({reading}, timeout=REST_SECONDS)
     except TimeoutError:
         raise ProviderKeyUnavailable(
             f"the command for the key did not end within {seconds:g} s: {command[0]}"

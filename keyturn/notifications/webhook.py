@@ -243,9 +243,9 @@ def _classify(answer: httpx.Response, answer_body: bytes, message: Message) -> s
         return "taken"
     if status == 409 and _names_this_message(answer_body, message):
         return "known"
-    wish = _retry_after(answer.headers)
-    if status in {408, 423, 425, 429} or status >= 500 or (status == 409 and (wish or _is_under_way(answer_body))):
-        raise ReceiverUnavailable(f"the receiver answered {status}", retry_after=wish)
+    wait = _retry_after(answer.headers)
+    if status in {408, 423, 425, 429} or status >= 500 or (status == 409 and (wait or _is_under_way(answer_body))):
+        raise ReceiverUnavailable(f"the receiver answered {status}", retry_after=wait)
     if status in {409, 422}:
         raise ReceiverConflict(f"the receiver answered {status}: it knows this job's key for another request")
     raise ReceiverRefused(f"the receiver answered {status}")

@@ -79,7 +79,7 @@ def due(line: PolicyLine, facts: CredentialFacts, at: datetime | None = None) ->
         return max(at or facts.observed_at, facts.observed_at) + AT_ONCE
     if line.window_days is None:
         return None
-    return _began(line, facts) + timedelta(days=line.window_days)
+    return _applies_since(line, facts) + timedelta(days=line.window_days)
 
 
 def _cause(line: PolicyLine, facts: CredentialFacts, condition: bool | None, at: datetime | None) -> Cause:
@@ -135,7 +135,7 @@ def _elapsed(rule: WhenOlder | WhenUnused, facts: CredentialFacts) -> timedelta 
     return facts.age if isinstance(rule, WhenOlder) else facts.unused_for
 
 
-def _began(line: PolicyLine, facts: CredentialFacts) -> datetime:
+def _applies_since(line: PolicyLine, facts: CredentialFacts) -> datetime:
     """Return when a line that holds started to apply."""
     rule = line.rule
     if isinstance(rule, WhenOlder | WhenUnused):

@@ -53,12 +53,12 @@ def _covered_by(one: PolicyLine, other: PolicyLine) -> bool:
         other.window_days is not None and other.window_days <= one.window_days
     )
     same_start = one.due == other.due and _edge(one) == _edge(other)
-    stricter_people = not one.approvers or (bool(other.approvers) and set(other.approvers) <= set(one.approvers))
+    stricter_approval = not one.approvers or (bool(other.approvers) and set(other.approvers) <= set(one.approvers))
     needs_person = one.decide != "person" or other.decide == "person" or bool(other.approvers)
     return (
         stricter_window
         and (same_start or one.due == other.due == "at_once")
-        and stricter_people
+        and stricter_approval
         and needs_person
         and other.evidence_days >= one.evidence_days
     )

@@ -77,7 +77,7 @@ class Task(Generic[RequestT, ProposalT, VerdictT]):
         judge: the business checks, at a time; pure, and it never raises for what a model wrote.
         max_output_tokens: where an answer is cut off.
         max_cost_usd: a call estimated above it is refused before it is made.
-        keep_for: how long an accepted answer may be given again for the same input; None if the task is not repeatable.
+        cache_for: how long an accepted answer may be given again for the same input; None if it is not repeatable.
         prompts: wording by version.
         by_rule: answers a request that asks for no model; returns None where a model must be asked. None for tasks that
             have no rules.
@@ -95,7 +95,7 @@ class Task(Generic[RequestT, ProposalT, VerdictT]):
     judge: Callable[[ProposalT, RequestT, Sequence[PolicyLine], datetime | None], VerdictT | Rejection]
     max_output_tokens: int
     max_cost_usd: Decimal
-    keep_for: timedelta | None
+    cache_for: timedelta | None
     prompts: Mapping[str, str]
     by_rule: Callable[[RequestT, Sequence[PolicyLine], datetime], VerdictT | None] | None = None
     disagree: Callable[[RequestT, Sequence[PolicyLine], Sequence[Reading], datetime], Contract] | None = None

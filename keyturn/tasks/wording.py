@@ -170,7 +170,7 @@ def _holds_hidden(text: str) -> bool:
     return False
 
 
-def fit_text(text: object, longest: int, *, may_tell_of_actions: bool = False) -> str | Rejection:
+def fit_text(text: object, longest: int, *, may_mention_actions: bool = False) -> str | Rejection:
     """Return `text` trimmed if it may be shown and stored, at most `longest` characters; else why not."""
     if not isinstance(text, str) or not _is_unicode(text):
         return Rejection(reason="malformed_answer", explanation="What should be text is not.")
@@ -180,7 +180,7 @@ def fit_text(text: object, longest: int, *, may_tell_of_actions: bool = False) -
         return Rejection(reason="too_long", explanation=f"The text is over {longest:,} characters.")
     if holds_private_data(text):
         return Rejection(reason="private_data", explanation="The text holds a card number or a secret.")
-    if not may_tell_of_actions and promises_action(text):
+    if not may_mention_actions and promises_action(text):
         return Rejection(reason="promised_action", explanation="The text says that something was or will be done.")
     return text.strip()
 

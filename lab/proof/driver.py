@@ -15,8 +15,8 @@ from keyturn.lab.proof.world import World
 
 AT_ONCE = 48  # operations under way: enough for two workers to have no pause
 # What has not ended after this long never will: a fault costs half a minute at most, and a run meets some of them.
-PATIENCE_SECONDS = 300.0
-RUN_PATIENCE_SECONDS = 900.0  # of a run, of whose eight keys each meets another fault
+TIMEOUT_SECONDS = 300.0
+RUN_TIMEOUT_SECONDS = 900.0  # of a run, of whose eight keys each meets another fault
 
 _ASKED: Mapping[str, Callable[[World, Client, OperationRecord], Awaitable[None]]] = {
     "rotation": run_rotation,
@@ -62,7 +62,7 @@ async def drive(
 async def one_operation(world: World, client: Client, seen: OperationRecord) -> None:
     """Ask for one operation and follow it to its end; one that does not end in time, or unforeseen, has no outcome."""
     try:
-        async with asyncio.timeout(RUN_PATIENCE_SECONDS if seen.operation.kind.asked == "bulk" else PATIENCE_SECONDS):
+        async with asyncio.timeout(RUN_TIMEOUT_SECONDS if seen.operation.kind.asked == "bulk" else TIMEOUT_SECONDS):
             await _ASKED[seen.operation.kind.asked](world, client, seen)
     except TimeoutError:
         seen.say("unknown: it did not end")

@@ -129,7 +129,7 @@ class KeptAnswers(OverHours):
     @rule(key=keys, answer=st.sampled_from(["one", "two"]), minutes=st.integers(1, 120))
     def keep(self, key: CacheKey, answer: str, minutes: int) -> None:
         """The first answer stays until it expires."""
-        self._loop.run(self.cache.keep(key, answer, timedelta(minutes=minutes)))
+        self._loop.run(self.cache.store(key, answer, timedelta(minutes=minutes)))
         if self._valid(key) is None:
             self.kept[key] = (answer, self.now + timedelta(minutes=minutes))
 

@@ -49,7 +49,7 @@ class Memory:
     async def find(self, keys: list[CacheKey]) -> tuple[int, str] | None:
         return next(((at, self.kept[key.digest]) for at, key in enumerate(keys) if key.digest in self.kept), None)
 
-    async def keep(self, key: CacheKey, answer: str, keep_for: Any) -> bool:
+    async def store(self, key: CacheKey, answer: str, cache_for: Any) -> bool:
         self.kept.setdefault(key.digest, answer)
         return True
 

@@ -135,7 +135,7 @@ class Runs:
             return PageResult(progress=RunProgress(total=10, asks=10, asked=4), stopped=stopped, hint="fix it")
         return PageResult(progress=RunProgress(total=10, asks=10, asked=10, outcomes={"started": 10}))
 
-    async def settle(self, run_id: str, *, tenant_id: str) -> RunResult:
+    async def update_outcomes(self, run_id: str, *, tenant_id: str) -> RunResult:
         self._looks += 1
         left = 10 if self._looks == 1 else 0
         return RunResult(progress=RunProgress(total=35, asks=30, asked=30), left=left)

@@ -48,9 +48,9 @@ from keyturn.workflows.bulk import (
     BATCH_LOOK_FIRST,
     BATCH_WITHIN,
     BULK_QUEUE,
+    FOLLOW_WITHIN,
     LOOK_FIRST,
     LOOK_SOON,
-    SETTLE_WITHIN,
     BulkWorkflow,
     next_batch_look,
     next_look,
@@ -84,7 +84,7 @@ async def until(handle: Handle, state: Callable[[BulkStatus], bool]) -> BulkStat
 def test_a_runs_looks_fit_into_a_history_and_nobody_waits_much_longer_for_them() -> None:
     """A day of looks at rotations, or 26 hours at any number of batches; Temporal ends a history of 51,200 events."""
     passed, wait, looks = timedelta(0), LOOK_FIRST, 0
-    while passed < SETTLE_WITHIN:
+    while passed < FOLLOW_WITHIN:
         assert wait <= max(passed / 10, LOOK_SOON)
         passed, wait, looks = passed + wait, next_look(wait, passed + wait), looks + 1
     assert looks * 11 < 51_200 / 2, "the run's pages are in it, too"
@@ -335,7 +335,7 @@ class Stopping:
         self.judged.append(number)
         return PageResult(progress=RunProgress(total=10, asks=10, asked=10))
 
-    async def settle(self, run_id: str, *, tenant_id: str) -> RunResult:
+    async def update_outcomes(self, run_id: str, *, tenant_id: str) -> RunResult:
         return RunResult(progress=RunProgress(total=120, asks=120, asked=10 * len(self.judged)), left=0)
 
     async def end(self, run_id: str, status: str) -> None: ...

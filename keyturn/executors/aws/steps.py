@@ -354,10 +354,10 @@ class AccessKeyRotation:
             return []
         trail = await self._trail_of(rotation.job_id, rotation.tenant_id)
         named = {row["detail"].get("new_key_id") for row in trail}
-        begun = [row["at"] for row in trail if row["detail"].get("step") == "create_access_key"]
+        started = [row["at"] for row in trail if row["detail"].get("step") == "create_access_key"]
         ours = []
         for key in extra:
-            since = bool(begun) and key.created_at >= min(begun) - CLOCKS_AGREE_WITHIN
+            since = bool(started) and key.created_at >= min(started) - CLOCKS_AGREE_WITHIN
             if key.key_id in named or (since and await self._keys.last_used(key.key_id) is None):
                 ours.append(key)
         return ours

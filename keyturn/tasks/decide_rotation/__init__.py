@@ -90,7 +90,7 @@ TASK: Task[RotationRequest, ProposedDecision, GroundedDecision] = Task(
     # A thousand times a small model's price for it: only a wrong route or a runaway prompt costs this much.
     max_cost_usd=Decimal("0.25"),
     # The same evidence, observed at the same second, under the same catalogue: a day covers every retry and re-run.
-    keep_for=timedelta(days=1),
+    cache_for=timedelta(days=1),
     prompts=prompts_beside(__file__),
     by_rule=_by_rule,
     disagree=_disagree,

@@ -163,6 +163,6 @@ TASK: Task[DraftRequest, str, Draft] = Task(
     judge=judge,
     max_output_tokens=1_500,  # 2,000 characters are about 500; the rest is for models that think first
     max_cost_usd=Decimal("0.25"),
-    keep_for=None,  # it is written to one person, and asking again is how they get another wording
+    cache_for=None,  # it is written to one person, and asking again is how they get another wording
     prompts=prompts_beside(__file__),
 )

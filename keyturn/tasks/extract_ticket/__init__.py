@@ -55,7 +55,7 @@ def judge(
     categories: dict[JsonValue, Category] = {name: name for name in get_args(Category)}
     priorities: dict[JsonValue, Priority] = {name: name for name in get_args(Priority)}
     # A customer may write of what they did, and a ticket repeats it.
-    summary = fit_text(proposed.summary, MAX_SUMMARY_CHARACTERS, may_tell_of_actions=True)
+    summary = fit_text(proposed.summary, MAX_SUMMARY_CHARACTERS, may_mention_actions=True)
     category = categories.get(proposed.category) if isinstance(proposed.category, str) else None
     priority = priorities.get(proposed.priority) if isinstance(proposed.priority, str) else None
     if category is None or priority is None:
@@ -99,6 +99,6 @@ TASK: Task[TicketRequest, ProposedTicket, Ticket] = Task(
     judge=judge,
     max_output_tokens=1_000,
     max_cost_usd=Decimal("0.10"),
-    keep_for=timedelta(days=1),  # a form that is sent twice
+    cache_for=timedelta(days=1),  # a form that is sent twice
     prompts=prompts_beside(__file__),
 )

@@ -89,6 +89,6 @@ TASK: Task[ScanRequest, ProposedScanSummary, ScanSummary] = Task(
     judge=judge,
     max_output_tokens=3_000,  # 800 characters, up to 200 ids, and what a model thinks before them
     max_cost_usd=Decimal("0.50"),  # 40,000 tokens at 10 dollars a million, and some more
-    keep_for=timedelta(days=7),  # a nightly run that is killed and run again within the week pays once
+    cache_for=timedelta(days=7),  # a nightly run that is killed and run again within the week pays once
     prompts=prompts_beside(__file__),
 )
