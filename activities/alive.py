@@ -1,4 +1,4 @@
-"""What every longer activity does while it works: tell Temporal that it is alive, and what went wrong."""
+"""What every longer activity does while it works: heartbeat, and map its errors to Temporal's."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,17 +8,17 @@ from temporalio import activity
 
 from keyturn.activities.failures import map_errors
 
-# Four of them fit into a heartbeat timeout of 20 s: one that is late is not taken for a killed worker. The SDK sends
+# Four of them fit into a heartbeat timeout of 20 s: one that is late is not mistaken for a killed worker. The SDK sends
 # fewer to the server than it is given.
 BEAT_SECONDS = 5.0
 
 
 @asynccontextmanager
 async def heartbeating(*, every: float = BEAT_SECONDS) -> AsyncIterator[None]:
-    """Within an activity: heartbeat until it ends, and turn a KeyturnError into what Temporal is told.
+    """Within an activity: heartbeat until it ends, and map a KeyturnError to Temporal's ApplicationError.
 
     Args:
-        every: seconds between two heartbeats. A cancellation is heard with the next one.
+        every: seconds between two heartbeats. A cancellation arrives with the next one.
     """
     beating = asyncio.create_task(_beat(every))
     try:

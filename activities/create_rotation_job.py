@@ -26,10 +26,10 @@ class JobClaims(Protocol):
 
 
 class JobAnnouncements(Protocol):
-    """Whoever begins to deliver new jobs."""
+    """Starts the delivery of new jobs."""
 
     async def announce(self, job_id: str) -> None:
-        """Begin to deliver the job; at once, without raising, any number of times."""
+        """Start to deliver the job; at once, without raising, any number of times."""
         ...
 
 
@@ -39,7 +39,7 @@ class CreateRotationJob:
     `rotation_ids` gives the workflow ids that an order belongs to: one that comes from another workflow is refused.
     `date_of` looks up the date of a job that was there already; without it, the order's date is reported for the job's.
 
-    Where jobs are delivered, `announcements` begins with it in the same breath. Should that fail, or this process end
+    Where jobs are delivered, `announcements` starts it right after the commit. Should that fail, or this process end
     before it, the sweeper finds the message in the outbox.
     """
 
@@ -70,13 +70,13 @@ class CreateRotationJob:
             confirm(order, self._catalogue)
             job = await self._claims.create_once(order, idempotency_key=key, fence=fence)
             if not job.created:
-                job = await dated(job, order, self._date_of)
+                job = await with_stored_date(job, order, self._date_of)
         if self._announcements is not None:
             await self._announcements.announce(job.job_id)
         return job
 
 
-async def dated(job: RotationJob, order: JobOrder, date_of: DateOfJob | None) -> RotationJob:
+async def with_stored_date(job: RotationJob, order: JobOrder, date_of: DateOfJob | None) -> RotationJob:
     """Return a job that was there already with its own date, where the order has another one."""
     date = None if date_of is None else await date_of(job.job_id)
     return job if date in {None, order.decision.rotate_by} else job.model_copy(update={"rotate_by": date})

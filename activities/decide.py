@@ -10,7 +10,7 @@ from keyturn.rotations.contracts import Assessment, RotationRequest
 
 
 class Decider(Protocol):
-    """Whoever answers a rotation request with a judged verdict."""
+    """Answers a rotation request with a judged verdict."""
 
     async def decide(self, request: RotationRequest, attempt: int, *, at: datetime) -> Assessment:
         """Answer `request` as of `at`; raises a KeyturnError."""

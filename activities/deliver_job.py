@@ -1,4 +1,4 @@
-"""`deliver_job`: tells a job to its receiver once; and `give_up_delivery`, when no attempt brought it there."""
+"""`deliver_job` sends a job to its receiver once; `give_up_delivery` abandons it, when no attempt succeeded."""
 
 from typing import Protocol
 
@@ -9,14 +9,14 @@ from keyturn.jobs.contracts import Delivery
 
 
 class Deliveries(Protocol):
-    """Whoever tells jobs to their receiver."""
+    """Sends jobs to their receiver."""
 
     async def deliver(self, job_id: str) -> str:
-        """Deliver the job's message, once in effect; returns how it was taken. Raises a KeyturnError."""
+        """Deliver the job's message, once in effect; returns the receiver's answer. Raises a KeyturnError."""
         ...
 
     async def give_up(self, job_id: str, *, failure: str) -> None:
-        """Write that the message was given up. Raises a KeyturnError."""
+        """Record that the delivery was abandoned. Raises a KeyturnError."""
         ...
 
 

@@ -5,22 +5,22 @@ from typing import Protocol
 from temporalio import activity
 
 from keyturn.activities.alive import heartbeating
-from keyturn.drafts.contracts import DraftEnd, DraftWritten
+from keyturn.drafts.contracts import DraftEnd, DraftResult
 from keyturn.tasks.draft_reply import DraftRequest
 
-# Whoever stops a draft sees the provider's connection closed within a second: a heartbeat brings the cancellation.
+# A user who stops a draft sees the provider's connection closed within a second: a heartbeat brings the cancellation.
 BEAT_SECONDS = 0.3
 
 
 class Drafts(Protocol):
-    """Whoever writes drafts. Each raises a KeyturnError."""
+    """Writes drafts. Each method raises a KeyturnError."""
 
-    async def write(self, draft_id: str, request: DraftRequest, *, run_id: str, attempt: int) -> DraftWritten:
+    async def write(self, draft_id: str, request: DraftRequest, *, run_id: str, attempt: int) -> DraftResult:
         """Write one attempt of a draft; returns it whole and judged."""
         ...
 
     async def end(self, end: DraftEnd) -> None:
-        """Tell those who read it how it ended, unless they were told."""
+        """Store how the draft ended, so that its readers see it; once, however often it is called."""
         ...
 
 
@@ -31,7 +31,7 @@ class DraftReply:
         self._drafts = drafts
 
     @activity.defn
-    async def draft_reply(self, request: DraftRequest) -> DraftWritten:
+    async def draft_reply(self, request: DraftRequest) -> DraftResult:
         """Write the draft; a cancellation closes the provider's connection."""
         info = activity.info()
         async with heartbeating(every=BEAT_SECONDS):
@@ -40,6 +40,6 @@ class DraftReply:
 
     @activity.defn
     async def end_draft(self, end: DraftEnd) -> None:
-        """Tell those who read it how the draft ended."""
+        """Store how the draft ended, for its readers."""
         async with heartbeating():
             await self._drafts.end(end)

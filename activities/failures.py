@@ -1,7 +1,7 @@
 """The one table from the core's errors to Temporal's ApplicationError.
 
 The error's type is its `kind` and its message comes from the core, which never repeats a question, a prompt or a key:
-both stay readable in the UI. `from None` keeps the cause, whose text is not ours, out of history.
+both stay readable in the UI. `from None` leaves the cause, whose text may be anything, out of history.
 """
 
 from collections.abc import Iterator
@@ -11,15 +11,15 @@ from datetime import UTC, datetime, timedelta
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from keyturn.backoff import CEILING, PATIENT_CEILING, retry_delay
+from keyturn.backoff import CEILING, LONG_CEILING, retry_delay
 from keyturn.errors import KeyturnError
 from keyturn.rotations.outcomes import Failed
 
 TIMEOUT_KIND = "provider_timeout"
 
 
-def failed(error: KeyturnError) -> Failed:
-    """Return the outcome that an error stands for, should nothing fix it on the way."""
+def outcome_of_error(error: KeyturnError) -> Failed:
+    """Return the outcome of an error, unless a retry fixes it."""
     retry_at: datetime | None = getattr(error, "retry_at", None)
     return Failed(
         kind=error.kind,
@@ -32,7 +32,7 @@ def failed(error: KeyturnError) -> Failed:
 
 
 def application_error(error: KeyturnError, *, attempt: int, remaining: timedelta | None) -> ApplicationError:
-    """Return what Temporal is told of `error`: whether to try again, and when.
+    """Return Temporal's error for `error`: whether to retry, and when.
 
     Args:
         error: the core's error.
@@ -40,12 +40,12 @@ def application_error(error: KeyturnError, *, attempt: int, remaining: timedelta
         remaining: what the deadline leaves for waiting before a whole further attempt; None if there is no deadline.
     """
     # Where hours are left, what is down is down for longer than seconds, and each attempt is billed.
-    ceiling = PATIENT_CEILING if remaining is not None and remaining > timedelta(hours=1) else CEILING
+    ceiling = LONG_CEILING if remaining is not None and remaining > timedelta(hours=1) else CEILING
     longest: timedelta = getattr(error, "longest_wait", ceiling)
     delay = retry_delay(attempt, retry_after=getattr(error, "retry_after", None), remaining=remaining, longest=longest)
     return ApplicationError(
         str(error),
-        failed(error),
+        outcome_of_error(error),
         type=error.kind,
         non_retryable=not error.retryable,
         next_retry_delay=delay if error.retryable else None,

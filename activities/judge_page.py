@@ -1,4 +1,4 @@
-"""The activities of a bulk run: load its items, judge a page of them, look how its rotations stand, end it."""
+"""The activities of a bulk run: load its items, judge a page of them, look up its rotations' status, end it."""
 
 from datetime import datetime
 from typing import Protocol
@@ -7,13 +7,13 @@ from temporalio import activity
 
 from keyturn.activities.alive import heartbeating
 from keyturn.bulk.contracts import (
-    BatchCollected,
+    BatchResult,
     BulkOrder,
     BulkPage,
     OfflineBatch,
-    PageJudged,
+    PageResult,
     RunProgress,
-    RunSettled,
+    RunResult,
 )
 
 # A page is asked about this often: passing failures pass within it, and what is left is written down as failed.
@@ -21,7 +21,7 @@ PAGE_ATTEMPTS = 3
 
 
 class BulkRuns(Protocol):
-    """Whoever carries bulk runs out. Each raises a KeyturnError."""
+    """Executes bulk runs. Each method raises a KeyturnError."""
 
     async def load(self, order: BulkOrder, *, workflow_id: str, at: datetime) -> RunProgress:
         """Read the run's inventory, if it has a source, and return what there is."""
@@ -31,16 +31,16 @@ class BulkRuns(Protocol):
         """Hand some items to the provider's batch endpoint, once."""
         ...
 
-    async def collect(self, batch: OfflineBatch) -> BatchCollected:
-        """Take its answers, if it has them."""
+    async def collect(self, batch: OfflineBatch) -> BatchResult:
+        """Store its answers in the response cache, if it has them."""
         ...
 
-    async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime) -> PageJudged:
+    async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime) -> PageResult:
         """Judge what is open of a page."""
         ...
 
-    async def settle(self, run_id: str, *, tenant_id: str) -> RunSettled:
-        """Look how the rotations stand."""
+    async def update_outcomes(self, run_id: str, *, tenant_id: str) -> RunResult:
+        """Look up the rotations' status."""
         ...
 
     async def end(self, run_id: str, status: str) -> None:
@@ -69,24 +69,24 @@ class JudgePage:
             await self._runs.submit(batch)
 
     @activity.defn
-    async def collect_batch(self, batch: OfflineBatch) -> BatchCollected:
-        """Take the answers of a batch into the cache, if it has ended."""
+    async def collect_batch(self, batch: OfflineBatch) -> BatchResult:
+        """Store the answers of a batch in the response cache, if it has ended."""
         async with heartbeating():
             return await self._runs.collect(batch)
 
     @activity.defn
-    async def judge_page(self, page: BulkPage) -> PageJudged:
-        """Ask about each open item of a page, and begin the rotations that are due."""
+    async def judge_page(self, page: BulkPage) -> PageResult:
+        """Ask about each open item of a page, and start the rotations that are due."""
         async with heartbeating():
             info = activity.info()
             last, at = info.attempt >= PAGE_ATTEMPTS, info.current_attempt_scheduled_time
             return await self._runs.judge(page, attempt=info.attempt, last_attempt=last, at=at)
 
     @activity.defn
-    async def settle_run(self, order: BulkOrder) -> RunSettled:
-        """Look how the rotations that were begun stand."""
+    async def settle_run(self, order: BulkOrder) -> RunResult:
+        """Look up the status of the rotations that were started."""
         async with heartbeating():
-            return await self._runs.settle(order.run_id, tenant_id=order.tenant_id)
+            return await self._runs.update_outcomes(order.run_id, tenant_id=order.tenant_id)
 
     @activity.defn
     async def end_run(self, order: BulkOrder, status: str) -> None:

@@ -1,4 +1,4 @@
-"""`record_event`: what people do with a rotation, written into the audit trail once."""
+"""`record_event`: writes a user's or operator's action on a rotation into the audit trail once."""
 
 from typing import Protocol
 
@@ -9,7 +9,7 @@ from keyturn.rotations.contracts import RotationEvent
 
 
 class AuditTrail(Protocol):
-    """Wherever events are kept."""
+    """The store of events."""
 
     async def record_event(self, event: RotationEvent, *, workflow_id: str, event_id: str) -> None:
         """Add the event, once for an id; raises a KeyturnError."""

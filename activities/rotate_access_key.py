@@ -41,7 +41,7 @@ class RotateAccessKey:
 
     @activity.defn
     async def prolong_claim(self, rotation: AccessKeyState) -> None:
-        """Keep the claim on the job."""
+        """Prolong the claim on the job."""
         async with heartbeating():
             await self._steps.prolong(rotation)
 

@@ -1,20 +1,20 @@
-"""`withdraw_claim`: takes a rotation's claim back before it ends without a job, so that no late attempt makes one."""
+"""`withdraw_claim`: withdraws a rotation's claim before it ends without a job, so that no late attempt creates one."""
 
 from typing import Protocol
 
 from temporalio import activity
 
-from keyturn.activities.create_rotation_job import DateOfJob, claim_of, dated
+from keyturn.activities.create_rotation_job import DateOfJob, claim_of, with_stored_date
 from keyturn.activities.failures import map_errors
 from keyturn.rotations.contracts import JobOrder
 from keyturn.rotations.outcomes import RotationJob
 
 
 class ClaimWithdrawals(Protocol):
-    """Wherever claims are taken back."""
+    """The store of claims."""
 
     async def withdraw(self, order: JobOrder, *, idempotency_key: str, fence: int) -> RotationJob | None:
-        """Take the claim back, or return the job that was made already; raises a KeyturnError."""
+        """Withdraw the claim, or return the job that was created already; raises a KeyturnError."""
         ...
 
 
@@ -27,8 +27,8 @@ class WithdrawClaim:
 
     @activity.defn
     async def withdraw_claim(self, order: JobOrder) -> RotationJob | None:
-        """Take this workflow's claim back; returns the job if there is one after all."""
+        """Withdraw this workflow's claim; returns the job if there is one after all."""
         with map_errors():
             key, fence = claim_of(activity.info())
             job = await self._claims.withdraw(order, idempotency_key=key, fence=fence)
-            return None if job is None else await dated(job, order, self._date_of)
+            return None if job is None else await with_stored_date(job, order, self._date_of)

@@ -1,4 +1,4 @@
-"""A person's word to a workflow, sent as an update: taken, or refused by name."""
+"""A person's response to a workflow, sent as an update: accepted, or refused by name."""
 
 import asyncio
 from datetime import timedelta
@@ -12,8 +12,8 @@ from keyturn.contracts import Contract
 from keyturn.errors import KeyturnError
 from keyturn.rotations.contracts import Instruction
 
-Told = TypeVar("Told", bound=Instruction)
-# An update is taken by a worker in milliseconds; one that starts a replay of a long history needs a second.
+InstructionT = TypeVar("InstructionT", bound=Instruction)
+# A worker accepts an update in milliseconds; one that starts a replay of a long history needs a second.
 UPDATE_TIMEOUT = timedelta(seconds=10)
 
 
@@ -39,21 +39,21 @@ async def answer(handle: WorkflowHandle[Any, Any], update: str, argument: Contra
     Args:
         handle: of the workflow.
         update: the name of one of its updates.
-        argument: what the update takes.
+        argument: the update's argument.
 
     Raises:
         AnswerRefused: its validator refused it, by the name in the message; or the rotation has ended.
-        NoWorkerAnswers: nobody said within ten seconds whether it was taken.
+        NoWorkerAnswers: no worker answered within ten seconds whether it was accepted.
     """
     try:
         async with asyncio.timeout(UPDATE_TIMEOUT.total_seconds()):
             if isinstance(argument, Instruction):
-                argument = await addressed(handle, argument)
+                argument = await address_instruction(handle, argument)
             await handle.execute_update(update, argument, rpc_timeout=UPDATE_TIMEOUT)
     except WorkflowUpdateFailedError as failed:
         cause = failed.cause
         kind = cause.type if isinstance(cause, ApplicationError) and cause.type else "unforeseen"
-        raise AnswerRefused(f"{update} refused, {kind}: {_said(cause)}") from None
+        raise AnswerRefused(f"{update} refused, {kind}: {_message_of(cause)}") from None
     except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
         raise NoWorkerAnswers(f"no worker answered the {update} within {UPDATE_TIMEOUT.total_seconds():g} s") from None
     except RPCError as error:
@@ -64,12 +64,12 @@ async def answer(handle: WorkflowHandle[Any, Any], update: str, argument: Contra
         raise
 
 
-async def addressed(handle: WorkflowHandle[Any, Any], instruction: Told) -> Told:
+async def address_instruction(handle: WorkflowHandle[Any, Any], instruction: InstructionT) -> InstructionT:
     """Return the instruction with the workflow that it is for, and no later one of that id; raises RPCError."""
     info = (await handle.describe(rpc_timeout=UPDATE_TIMEOUT)).raw_description.workflow_execution_info
     return instruction.model_copy(update={"workflow_id": handle.id, "first_run_id": info.first_run_id})
 
 
-def _said(cause: BaseException) -> str:
+def _message_of(cause: BaseException) -> str:
     """What a refusal says, without its name in front."""
     return cause.message if isinstance(cause, ApplicationError) else str(cause)

@@ -38,11 +38,11 @@ def map_refusals() -> Iterator[None]:
     try:
         yield
     except RPCError as error:
-        raise named(error) from None
+        raise map_rpc_error(error) from None
 
 
-def named(error: RPCError) -> KeyturnError:
-    """Return what a failed call means to whoever made it."""
+def map_rpc_error(error: RPCError) -> KeyturnError:
+    """Return the error that a failed call to Temporal is to its caller."""
     status = error.status.name.lower().replace("_", " ")
     if error.status in {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED}:
         return TemporalUnreachable(f"Temporal stopped answering ({status})")
@@ -52,7 +52,7 @@ def named(error: RPCError) -> KeyturnError:
     return refused
 
 
-# A server on another continent answers in a second. What takes ten is not there, and a person waits for this message.
+# A server on another continent answers in a second. One that needs ten is not there, and a user waits for this message.
 CONNECT_SECONDS = 10.0
 
 
@@ -86,7 +86,7 @@ async def connect(
             )
         )
     except (RuntimeError, ValueError, KeyError, OSError) as error:
-        # The first line alone: below it the faulty line of the file is quoted, and that may hold the API key.
+        # The first line alone: below it the faulty line of the file is quoted, which may contain the API key.
         reason = str(error).splitlines()[0][:200]
         raise TemporalUnreachable(f"Temporal's configuration cannot be read: {reason}") from None
     target = options.setdefault("target_host", "localhost:7233")

@@ -10,12 +10,12 @@ from temporalio.common import (
     WorkflowIDReusePolicy,
 )
 
-from keyturn.drafts.contracts import DraftWritten
+from keyturn.drafts.contracts import DraftResult
 from keyturn.tasks.draft_reply import DraftRequest
 from keyturn.workflows.draft import DraftWorkflow
 from keyturn.workflows.visibility import TENANT
 
-Handle = WorkflowHandle[DraftWorkflow, DraftWritten]
+Handle = WorkflowHandle[DraftWorkflow, DraftResult]
 
 
 def new_draft_id(tenant_id: str) -> str:

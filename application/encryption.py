@@ -1,12 +1,12 @@
-"""Encrypted payloads: what Temporal keeps is ciphertext, for client, worker and replayer by one plugin.
+"""Encrypted payloads: what Temporal stores is ciphertext, for client, worker and replayer by one plugin.
 
 Encrypted are inputs, results, updates, queries, failure messages and stack traces, summaries and details. Readable stay
-workflow ids, search attributes, the types of workflows, activities and errors, and times: nothing private stands there.
+workflow ids, search attributes, the types of workflows, activities and errors, and times: none of these is private.
 
 A payload's form: metadata `encoding` = `binary/encrypted`, `encryption-key-id` = the key's id, `encryption-context` =
 what it is and the id of its workflow (`workflow:ID`, `activity/TYPE:ID`); data = nonce, then ciphertext with tag.
 Namespace and context are associated data: a payload that is copied to another workflow, or to another purpose, is
-refused as `payload_moved`, whoever copied it. Temporal's serialization context says where a payload stands. Run ids are
+refused as `payload_moved`. Temporal's serialization context gives the workflow and purpose of a payload. Run ids are
 no part of it: a run that is reset or continued reads its own payloads.
 """
 
@@ -27,7 +27,7 @@ from temporalio.converter import (
 )
 from temporalio.plugin import SimplePlugin
 
-from keyturn.application.unopened import ContractPayloadConverter, unopened
+from keyturn.application.unreadable import ContractPayloadConverter, unreadable_payload
 from keyturn.keyring import Keyring
 from keyturn.payload_errors import PayloadError, PayloadMoved, PayloadNotAuthentic, PayloadNotEncrypted, PayloadTooLarge
 from keyturn.workflows.identity import Names, plain
@@ -49,7 +49,7 @@ class EncryptionCodec(PayloadCodec, WithSerializationContext):
     Args:
         keyring: the keys.
         namespace: of Temporal.
-        context: where the payloads stand; None opens each by the context that it states, as the codec server does.
+        context: where the payloads belong; None decrypts each by the context that it states, as the codec server does.
     """
 
     def __init__(self, keyring: Keyring, namespace: str, context: str | None = None) -> None:
@@ -59,23 +59,23 @@ class EncryptionCodec(PayloadCodec, WithSerializationContext):
 
     def with_context(self, context: SerializationContext) -> Self:
         """Return the codec for the payloads of one workflow, or of one of its activities."""
-        return type(self)(self.keyring, self._namespace, _stated(context))
+        return type(self)(self.keyring, self._namespace, _context_text(context))
 
     async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
         """Encrypt `payloads`; raises PayloadTooLarge."""
-        return [self._encrypted(payload) for payload in payloads]
+        return [self._encrypt(payload) for payload in payloads]
 
     async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
         """Open `payloads`; one that cannot be opened raises its refusal when its value is read."""
-        return [self._opened_or_refused(payload) for payload in payloads]
+        return [self._decrypt_or_defer(payload) for payload in payloads]
 
-    def _opened_or_refused(self, payload: Payload) -> Payload:
+    def _decrypt_or_defer(self, payload: Payload) -> Payload:
         try:
-            return self.opened(payload)
+            return self.decrypt_payload(payload)
         except PayloadError as error:
-            return unopened(error)
+            return unreadable_payload(error)
 
-    def opened(self, payload: Payload) -> Payload:
+    def decrypt_payload(self, payload: Payload) -> Payload:
         """Open one payload.
 
         Raises:
@@ -99,7 +99,7 @@ class EncryptionCodec(PayloadCodec, WithSerializationContext):
         except Exception:  # protobuf's own DecodeError differs between its implementations
             raise PayloadNotAuthentic(f"encrypted under the key {key_id}, but what is in it is no payload") from None
 
-    def _encrypted(self, payload: Payload) -> Payload:
+    def _encrypt(self, payload: Payload) -> Payload:
         plain = payload.SerializeToString()
         if len(plain) > MAX_PAYLOAD_BYTES:
             raise PayloadTooLarge(f"a payload has {len(plain):,} bytes, and {MAX_PAYLOAD_BYTES:,} is the most")
@@ -112,7 +112,7 @@ class EncryptionCodec(PayloadCodec, WithSerializationContext):
         return f"keyturn-payload-v2\0{self._namespace}\0{context}".encode()
 
 
-def _stated(context: SerializationContext) -> str | None:
+def _context_text(context: SerializationContext) -> str | None:
     """What a payload is, and of which workflow, as its metadata states it."""
     if isinstance(context, ActivitySerializationContext):
         return f"activity/{context.activity_type or ''}:{context.workflow_id or ''}"

@@ -1,4 +1,4 @@
-"""Look at a workflow: its state now, or its steps as they come."""
+"""Follow a workflow: its state now, or its steps as they come."""
 
 import json
 from collections.abc import AsyncIterator, Sequence
@@ -30,12 +30,12 @@ class NoSuchWorkflow(KeyturnError):
 
 
 async def handle_of(client: Client, workflow_id: str, *, types: Sequence[str] = ("RotationWorkflow",)) -> Handle:
-    """Return the handle of an existing workflow; see `described`."""
-    handle, _ = await described(client, workflow_id, types=types)
+    """Return the handle of an existing workflow; see `describe_workflow`."""
+    handle, _ = await describe_workflow(client, workflow_id, types=types)
     return handle
 
 
-async def described(
+async def describe_workflow(
     client: Client, workflow_id: str, *, types: Sequence[str] = ("RotationWorkflow",)
 ) -> tuple[Handle, WorkflowExecutionDescription]:
     """Return the handle and the description of an existing workflow of one of `types`; raises NoSuchWorkflow.
@@ -71,7 +71,7 @@ async def progress_of(handle: Handle) -> list[str] | WaitingForPerson | None:
         lines.append(line)
     task = description.raw_description.pending_workflow_task
     if task.attempt > 1:
-        # Such as a worker without the key that the starter encrypted with: nothing is lost, and it cannot go on.
+        # Such as a worker without the key that the starter encrypted with: nothing is lost, and it cannot continue.
         lines.append(f"workers fail at it since {task.attempt - 1} attempts: `keyturn doctor`, and their log, say why")
     if not lines:
         limited = await waiting_for(handle)
@@ -107,10 +107,10 @@ async def _text_of(client: Client, workflow_id: str, event: HistoryEvent, names:
         case EventType.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT:
             return f"{names[event.activity_task_timed_out_event_attributes.scheduled_event_id]}: timed out"
         case _:
-            return _of_people(event)
+            return _human_step(event)
 
 
-def _of_people(event: HistoryEvent) -> str | None:
+def _human_step(event: HistoryEvent) -> str | None:
     if event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED:
         update = event.workflow_execution_update_accepted_event_attributes.accepted_request
         return f"somebody's word: {update.input.name}"

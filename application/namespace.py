@@ -20,7 +20,7 @@ async def missing_search_attributes(client: Client) -> list[SearchAttributeKey[A
 
 
 async def add_search_attributes(client: Client, keys: Iterable[SearchAttributeKey[Any]] = SEARCH_ATTRIBUTES) -> None:
-    """Add search attributes to the namespace of `client`. Temporal Cloud has tools of its own for that."""
+    """Add search attributes to the namespace of `client`. Temporal Cloud has its own tools for that."""
     wanted = {key.name: IndexedValueType.ValueType(key.indexed_value_type) for key in keys}
     if wanted:
         await client.operator_service.add_search_attributes(

@@ -1,4 +1,4 @@
-"""How an outcome is told: as one JSON object, as lines for a person, and as an exit status."""
+"""An outcome's forms: one JSON object, lines for a user, an exit status."""
 
 from datetime import datetime
 from typing import Any
@@ -83,9 +83,9 @@ def as_lines(workflow_id: str, outcome: RotationOutcome) -> list[str]:
         case JobCreated():
             first = fate_of(created=outcome.created, tightened=outcome.tightened)
             approved = f", approved by {outcome.approved_by}" if outcome.approved_by else ""
-            lines = [f"job {outcome.job_id} ({first}{approved})", *_decided(outcome.decision, outcome.due)]
+            lines = [f"job {outcome.job_id} ({first}{approved})", *_decision_lines(outcome.decision, outcome.due)]
         case NotEligible():
-            lines = ["not eligible: the policy does not ask for a rotation; no job", *_decided(outcome.decision)]
+            lines = ["not eligible: the policy does not ask for a rotation; no job", *_decision_lines(outcome.decision)]
         case NotSpecified():
             lines = [
                 "not specified: policy and evidence do not answer; no job",
@@ -104,7 +104,7 @@ def as_lines(workflow_id: str, outcome: RotationOutcome) -> list[str]:
                 "the same command attaches to it later",
             ]
         case _:
-            # The wait is over, or the rotation itself ended so: to whoever asked it is the same.
+            # The wait expired, or the rotation itself timed out: for the caller it is the same.
             lines = [
                 "no answer in time",
                 "the same command goes on with it, or asks again: no second job can come of it",
@@ -121,7 +121,7 @@ def _waiting(workflow_id: str, outcome: WaitingForPerson) -> list[str]:
     if not is_disagreement:
         lines = [f"waits for an approval{until}"]
     if outcome.decision is not None:
-        lines += [f"by rule: {line}" if is_disagreement else line for line in _decided(outcome.decision)]
+        lines += [f"by rule: {line}" if is_disagreement else line for line in _decision_lines(outcome.decision)]
         lines += [f"by model: {reading_of(one)}" for one in outcome.readings]
         lines.append(f"approvers: {approvers_of(outcome.decision)}; digest {outcome.decision.digest}")
         lines.append(f"read it and decide: keyturn approve {workflow_id}")
@@ -153,7 +153,7 @@ def _decision(decision: GroundedDecision) -> dict[str, Any]:
     }
 
 
-def _decided(decision: GroundedDecision, due: datetime | None = None) -> list[str]:
+def _decision_lines(decision: GroundedDecision, due: datetime | None = None) -> list[str]:
     lines = ", ".join(str(line) for line in decision.source_lines) or "no policy line"
     window = f", window {decision.rotation_window_days} days" if decision.rotation_window_days else ""
     return [f"{decision.decision.replace('_', ' ')} under {lines}{window}{due_of(decision, due)}"]

@@ -24,7 +24,7 @@ async def waiting_rotations(
     query = f"WorkflowType IN ({named}) AND ExecutionStatus = 'Running' AND {PARKED.name} IS NOT NULL"
     for name, value in ((TENANT.name, tenant), (PARKED.name, kind)):
         if value is not None:
-            query += f" AND {name} = '{_quoted(value)}'"
+            query += f" AND {name} = '{_expect_plain(value)}'"
     # The server lists the newest first, and the oldest is who has waited longest: all are read, and then cut.
     rows = client.list_workflows(query, limit=MOST_WAITING)
     found = [(row.start_time, row.id, waits_for(row) or "unforeseen") async for row in rows]
@@ -55,7 +55,7 @@ async def resume_all(
     return len(results) - len(refused), refused
 
 
-def _quoted(value: str) -> str:
+def _expect_plain(value: str) -> str:
     if not value.isascii() or any(letter in value for letter in "'\"\\`") or len(value) > 256:
         raise InvalidRequest("a tenant or kind has letters, digits and . _ @ + = - only")
     return value

@@ -16,7 +16,7 @@ from keyturn.policy.line import digest_of_lines
 from keyturn.rotations.contracts import RotationRequest
 from keyturn.workflows.identity import Names, plain, workflow_id_of
 
-MAX_WORKFLOW_ID = 1_000  # Temporal's own limit, and the width of the column that keeps it
+MAX_WORKFLOW_ID = 1_000  # Temporal's own limit, and the width of the column that stores it
 
 
 def build_request(

@@ -44,17 +44,17 @@ from keyturn.workflows.rotation import RotationWorkflow
 from keyturn.workflows.visibility import APPROVAL, DISAGREEMENT, PARKED, attributes_at_start
 
 _OUTCOME: TypeAdapter[RotationOutcome] = TypeAdapter(RotationOutcome)
-# The caller's patience is over already: a worker that is there answers in milliseconds.
+# The caller's timeout has passed already: a worker that is there answers in milliseconds.
 QUERY_TIMEOUT = timedelta(seconds=2)
 # A start takes milliseconds, and some seconds at a busy server: a caller in a hurry should not ask for it twice.
 LEAST_START_SECONDS = 5.0
-LOOK_SECONDS = 1.0  # how late a person at a terminal hears that somebody is waited for
+LOOK_SECONDS = 1.0  # how late a user at a terminal sees that the rotation waits for a person
 Handle = WorkflowHandle[RotationWorkflow, CompletedOutcome]
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """A workflow that stands for a request. `attached` is False if this call started it."""
+    """A workflow of a request. `attached` is False if this call started it."""
 
     handle: Handle
     attached: bool
@@ -66,15 +66,15 @@ async def start_or_attach(
     """Start the workflow of `request`, or attach to the one that has its id.
 
     A running one is always attached to (if it waits for a person while this request has other evidence, it is decided
-    anew on that); so is one that made the job, or that answered the same question on the same evidence. One that failed
-    is started again; so is one whose answer was given for other evidence, for a key that was fresh last month may be
-    stale now. None of this can make a second job: the job's row is claimed by the workflow id.
+    anew on that); so is one that created the job, or that answered the same question on the same evidence. One that
+    failed is started again; so is one whose answer was given for other evidence: a key that was fresh last month may be
+    stale now. None of this can create a second job: the job's row is claimed by the workflow id.
 
     Args:
         client: a connected client.
         request: what to ask.
         task_queue: where workers poll.
-        again: start anew although the same question was answered, unless it runs or made the job.
+        again: start anew although the same question was answered, unless it runs or created the job.
     """
     try:
         # Once one has closed, only a failed one may be repeated without a look at what it answered.
@@ -94,7 +94,7 @@ async def start_or_attach(
     try:
         handle = await _start(client, request, task_queue, WorkflowIDReusePolicy.ALLOW_DUPLICATE)
         return Rotation(handle, attached=False)
-    except WorkflowAlreadyStartedError:  # somebody else was quicker; the handle names no run and so means theirs
+    except WorkflowAlreadyStartedError:  # another starter was quicker; the handle names no run and so means theirs
         return Rotation(earlier, attached=True)
 
 
@@ -106,7 +106,7 @@ async def outcome_of(handle: Handle) -> RotationOutcome:
         return _outcome_of_failure(error.cause)
 
 
-async def settled(handle: Handle) -> RotationOutcome:
+async def wait_for_outcome(handle: Handle) -> RotationOutcome:
     """Wait for the workflow's end, or until it waits for a person, which may take days; return which it is."""
     ended = asyncio.ensure_future(outcome_of(handle))
     try:
@@ -129,7 +129,7 @@ async def rotate(
     """Start or attach and wait at most `wait_seconds`; returns whether it attached, and the outcome.
 
     When the time is up the outcome is `TimedOut`, or `LimitedUntil` if it waits for the user's token limit, while the
-    workflow goes on: the same call attaches to it later. A `WaitingForPerson` is returned as soon as it is one.
+    workflow continues: the same call attaches to it later. A `WaitingForPerson` is returned as soon as it is one.
 
     Raises:
         TemporalUnreachable: the server confirmed no start within `wait_seconds`, or within LEAST_START_SECONDS if these
@@ -144,23 +144,23 @@ async def rotate(
         raise TemporalUnreachable(f"the start was not confirmed within {start_seconds:.3g} s") from None
     try:
         async with asyncio.timeout(max(wait_seconds - (time.monotonic() - began), 0.0)):
-            outcome = await settled(rotation.handle)
+            outcome = await wait_for_outcome(rotation.handle)
             while rotation.attached and _is_for_other_evidence(outcome, request):
-                # It was running when we attached, and has answered somebody else's question: now ours is asked.
+                # It was running when we attached, and has answered another caller's question: now ours is asked.
                 rotation = await start_or_attach(client, request, task_queue=task_queue)
-                outcome = await settled(rotation.handle)
+                outcome = await wait_for_outcome(rotation.handle)
             return rotation.attached, outcome
     except TimeoutError:
         return rotation.attached, await waiting_for(rotation.handle)
 
 
 def waits_for(description: WorkflowExecutionDescription | WorkflowExecution) -> str | None:
-    """What a rotation waits for a person to fix or give, by its search attribute; None if it waits for nobody."""
+    """What a rotation waits for a person to fix or give, by its search attribute; None if it waits for no one."""
     return description.typed_search_attributes.get(PARKED)
 
 
 async def status_of(handle: Handle) -> RotationStatus | None:
-    """What a rotation is at, by its own word; None if no worker answers, or one of another version."""
+    """Return a rotation's own status; None if no worker answers, or one of another version."""
     try:
         return await handle.query(RotationWorkflow.status, rpc_timeout=QUERY_TIMEOUT)
     except (RPCError, WorkflowQueryFailedError):
@@ -168,7 +168,7 @@ async def status_of(handle: Handle) -> RotationStatus | None:
 
 
 async def waiting_for(handle: Handle, *, kind: str | None = None) -> TimedOut | LimitedUntil | WaitingForPerson:
-    """What a rotation that goes on is waiting for; of kind `kind`, if its search attribute says that it waits."""
+    """What a running rotation waits for; of kind `kind`, if its search attribute says that it waits."""
     match await status_of(handle):
         case RotationStatus(phase="rate_limited", until=until) if until is not None:
             return LimitedUntil(retry_at=until)
@@ -202,12 +202,12 @@ _WAITS: Mapping[str, Literal["awaiting_approval", "disagreement"]] = {
 async def _restate(handle: Handle, request: RotationRequest) -> None:
     """Offer the request to a rotation that waits: on the same evidence it refuses, which leaves nothing behind."""
     no_news = (WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError, RPCError)
-    with suppress(*no_news):  # the same question, or it went on in between: then its outcome is looked at
+    with suppress(*no_news):  # the same question, or it resumed in between: then its outcome is looked at
         await handle.execute_update(RotationWorkflow.restate, request, rpc_timeout=UPDATE_TIMEOUT)
 
 
 def _is_for_other_evidence(outcome: RotationOutcome, request: RotationRequest) -> bool:
-    """Whether a completed answer was given for other facts. One that made the job stands, whatever was asked."""
+    """Whether a completed answer was given for other facts. One that created the job is final, whatever was asked."""
     if isinstance(outcome, JobCreated | TimedOut | LimitedUntil | WaitingForPerson | Failed):
         return False
     return outcome.request_digest != request_digest(request)
@@ -222,7 +222,7 @@ async def _start(client: Client, request: RotationRequest, task_queue: str, reus
         task_queue=task_queue,
         search_attributes=attributes_at_start(request, names_of(client)),
         id_reuse_policy=reuse,
-        # While one runs, its start fails and the caller attaches: USE_EXISTING would not tell who started it.
+        # While one runs, its start fails and the caller attaches: USE_EXISTING would not say who started it.
         id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
         priority=Priority(fairness_key=request.tenant_id),  # tenants side by side, before runs (application/runs.py)
         static_summary=f"rotate {request.credential.key_id} of {request.account_id}?",

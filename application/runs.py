@@ -1,4 +1,4 @@
-"""Bulk runs from the outside: start one or attach to it, follow it, and tell it to pause, resume or cancel."""
+"""Bulk runs from the outside: start one or attach to it, follow it, pause, resume or cancel it."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ from keyturn.errors import KeyturnError
 from keyturn.workflows.bulk import BulkWorkflow, bulk_id
 from keyturn.workflows.visibility import TENANT
 
-# People before runs: the server hands out tasks of a lower number first; 3 is its default.
+# Single rotations before bulk runs: the server hands out tasks of a lower number first; 3 is its default.
 BULK_PRIORITY = 5
 LOOK_SECONDS = 0.5
 Handle = WorkflowHandle[BulkWorkflow, BulkOutcome]
@@ -42,7 +42,7 @@ class RunStopped(KeyturnError):
 
 
 async def start_run(client: Client, order: BulkOrder, *, task_queue: str) -> Handle:
-    """Start a run's workflow, or attach to the one that runs; one that ended goes on with what is open."""
+    """Start a run's workflow, or attach to the one that runs; one that ended continues with what is open."""
     return await client.start_workflow(
         BulkWorkflow.run,
         order,

@@ -1,7 +1,7 @@
 """What a rotation's own history says, step by step: what was asked, answered and decided.
 
-Nothing is asked, looked up or judged again: what it says was recorded then, whatever prompts, policies and models are
-today. It takes the keys that encrypted the history.
+Nothing is asked, looked up or judged again: it was all recorded then, whatever prompts, policies and models are
+today. It needs the keys that encrypted the history.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ Step = dict[str, Any]
 
 @dataclass
 class _Story:
-    """What a history tells, step by step."""
+    """The steps of a history."""
 
     client: Client
     workflow_id: str
@@ -35,7 +35,7 @@ class _Story:
     attempts: dict[int, tuple[int, Failure | None]] = field(default_factory=dict)
 
     async def take(self, event: HistoryEvent) -> None:
-        """Add what one event tells."""
+        """Add the step of one event, if it has one."""
         match event.event_type:
             case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
                 request = await self._one(event.workflow_execution_started_event_attributes.input, RotationRequest)
@@ -47,13 +47,13 @@ class _Story:
                 last = started.last_failure if started.HasField("last_failure") else None
                 self.attempts[started.scheduled_event_id] = (started.attempt, last)
             case EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED:
-                await self._completed(event)
+                await self._add_completed(event)
             case EventType.EVENT_TYPE_ACTIVITY_TASK_FAILED:
                 failed = event.activity_task_failed_event_attributes
-                await self._failed(event, failed.scheduled_event_id, failed.failure)
+                await self._add_failed(event, failed.scheduled_event_id, failed.failure)
             case EventType.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT:
                 timed_out = event.activity_task_timed_out_event_attributes
-                await self._failed(event, timed_out.scheduled_event_id, timed_out.failure)
+                await self._add_failed(event, timed_out.scheduled_event_id, timed_out.failure)
             case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED:
                 word = event.workflow_execution_update_accepted_event_attributes.accepted_request.input
                 if word.name == "restate":  # the same rotation, asked for on other evidence
@@ -73,7 +73,7 @@ class _Story:
             case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED | EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED:
                 self._add(event, "ended", status="terminated or cancelled", reason=None)
 
-    async def _completed(self, event: HistoryEvent) -> None:
+    async def _add_completed(self, event: HistoryEvent) -> None:
         completed = event.activity_task_completed_event_attributes
         name = self.scheduled[completed.scheduled_event_id]
         if name == "decide":
@@ -84,12 +84,12 @@ class _Story:
             job = await self._one(completed.result, RotationJob, name)
             self._add(event, "job", **await self._tries(completed.scheduled_event_id), **job.model_dump(mode="json"))
 
-    async def _failed(self, event: HistoryEvent, scheduled: int, failure: Failure) -> None:
+    async def _add_failed(self, event: HistoryEvent, scheduled: int, failure: Failure) -> None:
         tries, name = await self._tries(scheduled), self.scheduled[scheduled]
         self._add(event, "failed", activity=name, **tries, **await self._failure_fields(failure, name))
 
     async def _tries(self, scheduled: int) -> Step:
-        """How many attempts a step took, and how the last but one ended: history keeps no more of them."""
+        """Return how many attempts a step took, and how the last but one ended: history has no more of them."""
         attempt, last = self.attempts.get(scheduled, (1, None))
         return {
             "attempts": attempt,
@@ -135,6 +135,6 @@ async def story_of(client: Client, workflow_id: str, run_id: str | None = None) 
     return handle.id, story.steps
 
 
-def last_asked(steps: Sequence[Step]) -> Step | None:
-    """Return the request that a rotation goes by: the first, or the last that was made of it since."""
+def last_request(steps: Sequence[Step]) -> Step | None:
+    """Return the request that a rotation decides: the first, or the last that restated it."""
     return next((step["request"] for step in reversed(steps) if step["step"] == "asked"), None)

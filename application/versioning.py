@@ -1,6 +1,6 @@
-"""Worker versions: a rotation stays with the build that began it, however long it waits for a person.
+"""Worker versions: a rotation stays with the build that started it, however long it waits for a person.
 
-`PINNED`: a new build never replays what an older one began, so it may be changed freely.
+`PINNED`: a new build never replays what an older one started, so it may be changed freely.
 docs/how-to/run-in-production.md says how builds are promoted, drained and rolled back.
 """
 
@@ -35,7 +35,7 @@ class Build:
 
 
 def pinned_to(build_id: str) -> WorkerDeploymentConfig:
-    """Return what makes a worker one of `build_id`, whose rotations stay with it."""
+    """Return the configuration that makes a worker one of `build_id`, whose rotations stay with it."""
     return WorkerDeploymentConfig(
         version=WorkerDeploymentVersion(deployment_name=DEPLOYMENT, build_id=build_id),
         use_worker_versioning=True,

@@ -1,1 +1,1 @@
-"""The support desk: ask, watch, stop, approve, in a browser or by JSON. It holds no state but the database's."""
+"""The support desk: ask, watch, stop, approve, in a browser or by JSON. Its only state is the database's."""

@@ -1,6 +1,6 @@
 """The desk as JSON: `/api/v1`, described by `/openapi.json`.
 
-A caller is signed in by a proxy's header or a bearer token. What begins something takes an `Idempotency-Key`. Refusals
+A caller is signed in by a proxy's header or a bearer token. What starts something takes an `Idempotency-Key`. Refusals
 are problem details (RFC 9457).
 """
 
@@ -19,7 +19,7 @@ from keyturn.desk.events import place_of, with_comments
 from keyturn.desk.idempotency import Idempotency
 from keyturn.desk.people import Person
 from keyturn.desk.problems import Problem, Refused
-from keyturn.desk.roles import Anybody, Asker, Decider, Operator, expect_decider
+from keyturn.desk.roles import AnyPerson, Asker, Decider, Operator, expect_decider
 from keyturn.desk.schemas import (
     Ask,
     AskDraft,
@@ -95,7 +95,7 @@ def _add_rotations(router: APIRouter, desk: Desk, settings: DeskSettings, once: 
 
     @router.get("/rotations", response_model=dict[str, list[dict[str, str]]])
     async def rotations(
-        person: Anybody, waiting: Annotated[bool, Query(description="Only those that wait for a person.")] = False
+        person: AnyPerson, waiting: Annotated[bool, Query(description="Only those that wait for a person.")] = False
     ) -> Any:
         """List rotations, newest first; or those that wait for a person, oldest first."""
         return {"rotations": await (desk.waiting() if waiting else desk.recent())}
@@ -123,7 +123,7 @@ def _add_rotations(router: APIRouter, desk: Desk, settings: DeskSettings, once: 
         await desk.deny(person.name, workflow_id, body.digest, body.reason, proved_by=person.by)
 
     @router.get("/rotations/{workflow_id:path}", response_model=Rotation)
-    async def rotation(person: Anybody, workflow_id: WorkflowId) -> Any:
+    async def rotation(person: AnyPerson, workflow_id: WorkflowId) -> Any:
         """Tell how a rotation stands."""
         return await desk.rotation(workflow_id)
 
@@ -143,7 +143,7 @@ def _add_drafts(router: APIRouter, desk: Desk, once: Once) -> None:
         return await once(person, "draft", key, body, do)
 
     @router.get("/drafts/{draft_id}", response_model=DraftTold)
-    async def find_draft(person: Anybody, draft_id: DraftId) -> Any:
+    async def find_draft(person: AnyPerson, draft_id: DraftId) -> Any:
         """Tell a draft as it stands."""
         return draft_status(await desk.find_draft(draft_id))
 
@@ -158,7 +158,7 @@ def _add_drafts(router: APIRouter, desk: Desk, once: Once) -> None:
         responses={200: {"description": "server-sent events: text, reset, end", "content": {"text/event-stream": {}}}},
     )
     async def events(
-        person: Anybody,
+        person: AnyPerson,
         draft_id: DraftId,
         last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", max_length=64)] = None,
     ) -> StreamingResponse:
@@ -185,29 +185,29 @@ def _add_drafts(router: APIRouter, desk: Desk, once: Once) -> None:
 
 def _add_records(router: APIRouter, desk: Desk) -> None:
     @router.get("/jobs", response_model=dict[str, list[dict[str, Any]]])
-    async def jobs(person: Anybody, limit: Annotated[int, Query(ge=1, le=200)] = 25) -> Any:
+    async def jobs(person: AnyPerson, limit: Annotated[int, Query(ge=1, le=200)] = 25) -> Any:
         """List rotation jobs, newest first."""
         return {"jobs": [plain(row) for row in await desk.jobs(limit=limit)]}
 
     @router.get("/jobs/{job_id}", response_model=dict[str, Any])
-    async def job(person: Anybody, job_id: Annotated[str, Path(max_length=64)]) -> Any:
+    async def job(person: AnyPerson, job_id: Annotated[str, Path(max_length=64)]) -> Any:
         """Tell a job's story."""
         row, trail = await desk.job(job_id)
         return {"job": plain(row), "audit": [plain(one) for one in trail]}
 
     @router.get("/costs", response_model=dict[str, list[dict[str, Any]]])
-    async def costs(person: Anybody) -> Any:
+    async def costs(person: AnyPerson) -> Any:
         """Tell what model calls have cost since midnight (UTC), by task."""
         return {"costs": [plain(row) for row in await desk.costs_today()]}
 
     @router.get("/policy-lines", response_model=dict[str, list[Line]])
-    async def lines(person: Anybody) -> Any:
+    async def lines(person: AnyPerson) -> Any:
         """List the policy lines."""
         return {"policy_lines": [line.model_dump(include=set(Line.model_fields)) for line in desk.catalogue]}
 
 
 async def begin_draft(desk: Desk, person: Person, digest: str, asked: Mapping[str, Any]) -> str:
-    """Begin the draft that belongs to a request's digest; returns its id. Sent again, it is the same draft."""
+    """Start the draft that belongs to a request's digest; returns its id. Sent again, it is the same draft."""
     missing = [name for name in ("account_id", "question", "policy_lines") if not asked.get(name)]
     if missing and not asked.get("workflow_id"):
         raise Refused(422, "invalid", f"{missing[0]}: is needed, or workflow_id", hint="Say what to write about.")

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 from temporalio.service import RPCError
 
-from keyturn.application.connection import named
+from keyturn.application.connection import map_rpc_error
 from keyturn.desk.api import api
 from keyturn.desk.desk import Desk
 from keyturn.desk.guard import HEALTH, Guard
@@ -24,7 +24,7 @@ from keyturn.desk.idempotency import Idempotency
 from keyturn.desk.pages import Pages
 from keyturn.desk.people import SignIn
 from keyturn.desk.problems import Refused, problem_of
-from keyturn.desk.sessions import EndedSessions
+from keyturn.desk.sessions import SessionRevocations
 from keyturn.desk.settings import DeskSettings
 from keyturn.errors import KeyturnError
 from keyturn.keyring import Keyring
@@ -34,7 +34,7 @@ _log = structlog.get_logger("keyturn.desk")
 
 def desk_application(desk: Desk, engine: AsyncEngine, settings: DeskSettings, keyring: Keyring) -> ASGIApp:
     """Return the ASGI application that serves `desk` to those whom `settings` let in."""
-    sign_in = SignIn(settings, keyring, EndedSessions(engine))
+    sign_in = SignIn(settings, keyring, SessionRevocations(engine))
     idempotency = Idempotency(engine, keyring)
     pages = Pages(desk, settings, sign_in, idempotency)
     app = FastAPI(
@@ -49,19 +49,19 @@ def desk_application(desk: Desk, engine: AsyncEngine, settings: DeskSettings, ke
         if request.url.path.startswith(("/api/", "/openapi.json")):
             body, media = problem_of(refused), "application/problem+json"
             return JSONResponse(body, status_code=refused.status, media_type=media, headers=refused.headers)
-        return pages.refused(request, refused)
+        return pages.refusal_page(request, refused)
 
     @app.exception_handler(Refused)
-    async def _refused(request: Request, refused: Refused) -> Response:
+    async def _respond_refused(request: Request, refused: Refused) -> Response:
         return refuse(request, refused)
 
     @app.exception_handler(KeyturnError)
-    async def _foreseen(request: Request, error: KeyturnError) -> Response:
+    async def _respond_known_error(request: Request, error: KeyturnError) -> Response:
         return refuse(request, Refused.of(error))
 
     @app.exception_handler(RPCError)
-    async def _refused_by_temporal(request: Request, error: RPCError) -> Response:
-        return refuse(request, Refused.of(named(error)))
+    async def _respond_temporal_error(request: Request, error: RPCError) -> Response:
+        return refuse(request, Refused.of(map_rpc_error(error)))
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
@@ -72,8 +72,8 @@ def desk_application(desk: Desk, engine: AsyncEngine, settings: DeskSettings, ke
         return refuse(request, _fault(error.errors(include_input=False, include_url=False)[0]))
 
     @app.exception_handler(Exception)
-    async def _unforeseen(request: Request, error: Exception) -> Response:
-        # Where, and of what kind: its message may hold what somebody wrote.
+    async def _respond_unforeseen(request: Request, error: Exception) -> Response:
+        # Where, and of what kind: its message may contain a user's text.
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(frame.filename).name}:{frame.lineno}"
         route = getattr(request.scope.get("route"), "path", "")  # its template: the path itself names accounts
@@ -96,7 +96,7 @@ def desk_application(desk: Desk, engine: AsyncEngine, settings: DeskSettings, ke
 
 
 def _fault(fault: Any) -> Refused:
-    """What is wrong with what was sent. It may be private: the place and the rule are told, and not the value."""
+    """Return what is wrong with a request: the place and the rule, but not the value, which may be private."""
     where = ".".join(str(part)[:64] for part in fault["loc"] if part != "body") or "the body"
     if fault["type"] == "json_invalid":
         return Refused(400, "invalid", f"{where}: is no JSON", hint="See /openapi.json.")

@@ -12,7 +12,7 @@ from keyturn.desk.settings import Network
 
 
 def protocol_for(proxies: Sequence[Network]) -> type[H11Protocol]:
-    """Return the protocol of one server, with a count of its own; `proxies` may hold as many as they like."""
+    """Return the protocol of one server, with its own count; `proxies` may open as many as they like."""
 
     def is_proxy(peer: str) -> bool:
         return any(ip_address(peer.partition("%")[0]) in network for network in proxies)

@@ -1,4 +1,4 @@
-"""What the desk does, whoever asks by whatever form: it reaches Temporal and the database, and knows no HTTP."""
+"""What the desk does, for any caller and form: it reaches Temporal and the database, and knows no HTTP."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -15,12 +15,12 @@ from temporalio.service import RPCError, RPCStatusCode
 from keyturn.application.answers import answer
 from keyturn.application.drafts import start_draft, stop_draft
 from keyturn.application.encryption import names_of
-from keyturn.application.following import NoSuchWorkflow, described
+from keyturn.application.following import NoSuchWorkflow, describe_workflow
 from keyturn.application.outcomes import as_object
 from keyturn.application.parked import waiting_rotations
 from keyturn.application.requests import build_request, id_of
 from keyturn.application.rotations import outcome_of, rotate, waiting_for, waits_for
-from keyturn.application.stories import last_asked, story_of
+from keyturn.application.stories import last_request, story_of
 from keyturn.contracts import Contract, NameProof
 from keyturn.drafts.errors import UnknownDraft
 from keyturn.drafts.reading import DraftReading
@@ -38,18 +38,18 @@ from keyturn.tasks.draft_reply import DraftRequest
 from keyturn.workflows.visibility import TENANT
 
 LISTED = 25  # as many as a person looks through; the command line lists the rest
-DECIDED = frozenset({"job_created", "not_eligible", "not_specified"})  # the ends of which a decision may be told
+DECIDED = frozenset({"job_created", "not_eligible", "not_specified"})  # the ends of which a decision may be reported
 # A draft whose row did not come is looked for at the server so often: no worker may be there, or it was stopped first.
 LOOK_SECONDS = 1.0
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class DraftSeen:
-    """What a reader is told of a draft: as much as they have not seen."""
+class DraftView:
+    """What a reader is sent of a draft: the part not seen yet."""
 
     draft: Draft
-    begins_anew: bool
+    starts_over: bool
     more: str
 
 
@@ -87,7 +87,7 @@ class Desk:
     async def ask(
         self, user: str, asked: Mapping[str, Any], *, wait_seconds: float, proved_by: NameProof = "stated"
     ) -> dict[str, Any]:
-        """Ask whether a key may be rotated; returns the outcome, or what it waits for when `wait_seconds` are over.
+        """Ask whether a key may be rotated; returns the outcome, or what it waits for when `wait_seconds` have passed.
 
         Raises:
             InvalidRequest, UnknownPolicyLine: it cannot be asked.
@@ -106,7 +106,7 @@ class Desk:
         return build_request(self.catalogue, policy=asked["policy_lines"], facts=facts, fields=fields)
 
     async def rotation(self, workflow_id: str) -> dict[str, Any]:
-        """Return how a rotation stands: `status` is `running` while it goes on by itself. Raises NoSuchWorkflow."""
+        """Return a rotation's status; it is `running` while the rotation continues by itself. Raises NoSuchWorkflow."""
         handle, description = await self._mine(workflow_id)
         if description.status is WorkflowExecutionStatus.RUNNING:
             kind = waits_for(description)
@@ -180,11 +180,11 @@ class Desk:
             return  # it was written for the same click or key
 
     async def find_draft(self, draft_id: str) -> Draft:
-        """Return a draft as it stands, whether a worker has begun it or not; raises UnknownDraft."""
+        """Return a draft, whether a worker has started it or not; raises UnknownDraft."""
         try:
             return await self._drafts.find(draft_id, tenant_id=self.tenant)
         except UnknownDraft:
-            return await self._told_by_temporal(draft_id)
+            return await self._draft_from_temporal(draft_id)
 
     async def share_draft(self, draft_id: str) -> Draft:
         """Return what `find_draft` does, by one look for all who ask at once: many readers may follow one draft."""
@@ -192,14 +192,14 @@ class Desk:
         if looking is None:
             looking = self._looking[draft_id] = asyncio.create_task(self.find_draft(draft_id))
 
-            def done(late: asyncio.Task[Draft]) -> None:
+            def on_done(late: asyncio.Task[Draft]) -> None:
                 del self._looking[draft_id]
-                late.cancelled() or late.exception()  # looked at, even if everybody has gone
+                late.cancelled() or late.exception()  # read, even if every caller has gone
 
-            looking.add_done_callback(done)
+            looking.add_done_callback(on_done)
         return await asyncio.shield(looking)
 
-    async def follow(self, draft_id: str, *, generation: int = 0, length: int = 0) -> AsyncGenerator[DraftSeen, None]:
+    async def follow(self, draft_id: str, *, generation: int = 0, length: int = 0) -> AsyncGenerator[DraftView, None]:
         """Yield what a reader has not seen of a draft, until it has ended. While the database is away, they wait.
 
         Args:
@@ -213,15 +213,15 @@ class Desk:
             if shown is not None and not draft.text.startswith(shown):
                 anew = True  # its end was trimmed: what is shown is what was judged
             more = draft.text if anew else draft.text[length:]
-            yield DraftSeen(draft, anew and length > 0, more)
+            yield DraftView(draft, anew and length > 0, more)
             generation, length, shown = draft.generation, len(draft.text), draft.text
 
     async def stop(self, draft_id: str) -> None:
         """Stop a draft, also while the database is away; nothing happens to one that has ended. Raises UnknownDraft."""
         try:
-            running = not (await self._told_by_temporal(draft_id)).ended
+            running = not (await self._draft_from_temporal(draft_id)).ended
         except UnknownDraft:
-            await self.find_draft(draft_id)  # its history is kept no longer; or there is none
+            await self.find_draft(draft_id)  # its history has expired; or there is none
             return
         if running:
             await stop_draft(self.client, draft_id)
@@ -243,7 +243,7 @@ class Desk:
         return await self._ledger.costs("task", since=midnight(datetime.now(UTC)), tenant_id=self.tenant)
 
     def lines_of(self, refs: Sequence[str]) -> list[PolicyLine]:
-        """Return the policy lines that `ID@VERSION` name, as far as this catalogue holds them."""
+        """Return the policy lines that `ID@VERSION` name, as far as this catalogue has them."""
         return [line for line in self.catalogue if str(line.ref) in refs]
 
     async def _changes(self, draft_id: str) -> AsyncGenerator[Draft, None]:
@@ -253,7 +253,7 @@ class Desk:
             try:
                 while not (await asyncio.wait({first}, timeout=LOOK_SECONDS))[0]:
                     unwritten = None
-                    with suppress(JobStoreUnavailable, RPCError):  # a stream that has begun goes on when they are back
+                    with suppress(JobStoreUnavailable, RPCError):  # a started stream continues when they are back
                         unwritten = await self.share_draft(draft_id)
                     if unwritten is not None and unwritten.ended and not unwritten.revision:
                         yield unwritten
@@ -265,8 +265,8 @@ class Desk:
             async for draft in changes:
                 yield draft
 
-    async def _told_by_temporal(self, draft_id: str) -> Draft:
-        """A draft that no worker has begun, by its workflow; raises UnknownDraft."""
+    async def _draft_from_temporal(self, draft_id: str) -> Draft:
+        """Return a draft that no worker has started, by its workflow; raises UnknownDraft."""
         handle: WorkflowHandle[Any, Any] = self.client.get_workflow_handle(draft_id)
         try:
             description = await handle.describe()
@@ -306,7 +306,7 @@ class Desk:
             own = {"account_id": asked["account_id"], "question": asked["question"], "policy_lines": lines}
             return DraftRequest.model_validate(common | own)
         steps = await self.story(workflow_id)
-        request = last_asked(steps)
+        request = last_request(steps)
         if request is None:
             raise InvalidRequest("the rotation's history does not tell what was asked")
         verdicts = [step["verdict"] for step in steps if step["step"] == "decided"]
@@ -315,7 +315,7 @@ class Desk:
         known: dict[str, Any] = {
             "waits_for_person": not has_ended and bool(verdicts) and _waits_for_person(verdicts[-1])
         }
-        # One that was denied, or still waits for an approval, is not to be told as decided.
+        # One that was denied, or still waits for an approval, must not be reported as decided.
         if stands and verdicts and verdicts[-1]["verdict"] != "rejected":
             last = verdicts[-1]
             decision = GroundedDecision.model_validate(last["supported"] if last["verdict"] == "disagreement" else last)
@@ -325,7 +325,7 @@ class Desk:
 
     async def _mine(self, workflow_id: str) -> tuple[WorkflowHandle[Any, Any], WorkflowExecutionDescription]:
         """A rotation of this tenant, as the server describes it; raises NoSuchWorkflow."""
-        handle, description = await described(self.client, workflow_id)
+        handle, description = await describe_workflow(self.client, workflow_id)
         if description.typed_search_attributes.get(TENANT) != self.tenant:
             raise NoSuchWorkflow(f"no workflow has the id {workflow_id[:200]}")
         return handle, description

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 
-from keyturn.desk.desk import DraftSeen
+from keyturn.desk.desk import DraftView
 
 COMMENT_SECONDS = 15.0  # a proxy closes what is silent for a minute; a reader that has gone is noticed by it
 
@@ -16,7 +16,7 @@ def place_of(last_event_id: str | None) -> tuple[int, int]:
     return (int(generation), int(length)) if known and generation.isascii() and length.isascii() else (0, 0)
 
 
-async def with_comments(changes: AsyncIterator[DraftSeen]) -> AsyncIterator[str]:
+async def with_comments(changes: AsyncIterator[DraftView]) -> AsyncIterator[str]:
     """Yield the events of a stream, and a comment where there was none for a while."""
     coming = asyncio.ensure_future(anext(changes, None))
     try:
@@ -35,10 +35,10 @@ async def with_comments(changes: AsyncIterator[DraftSeen]) -> AsyncIterator[str]
         await asyncio.gather(coming, return_exceptions=True)
 
 
-def _events(seen: DraftSeen) -> str:
+def _events(seen: DraftView) -> str:
     draft = seen.draft
     place = f"id: {draft.generation}.{len(draft.text)}\n"
-    frames = f"{place}event: reset\ndata: {{}}\n\n" if seen.begins_anew else ""
+    frames = f"{place}event: reset\ndata: {{}}\n\n" if seen.starts_over else ""
     if seen.more:
         frames += f"{place}event: text\ndata: {json.dumps({'text': seen.more})}\n\n"
     if draft.ended:

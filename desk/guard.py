@@ -1,4 +1,4 @@
-"""What stands before every handler: hosts, sizes, other sites, rates, and the headers of every answer."""
+"""The checks before every handler: hosts, sizes, other sites, rates, and the headers of every answer."""
 
 import asyncio
 import contextlib
@@ -22,8 +22,8 @@ from keyturn.people import same_form
 
 # A question has 4,000 characters at most; the rest of a form is some hundred.
 MAX_BODY_BYTES = 64 * 1024
-BODY_SECONDS = 10.0  # 64 KiB at modem's pace; a body that never ends holds a place
-HEALTH = "/healthz"  # whoever looks whether it lives does so by its address, whatever its names are
+BODY_SECONDS = 10.0  # 64 KiB at modem's pace; a body that never ends occupies a place
+HEALTH = "/healthz"  # probes ask by the address, whatever the host's names are
 SIGN_IN = "/session"
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 HEADERS = {
@@ -61,7 +61,7 @@ class Guard:
         if scope["type"] != "http":
             return
         request = Request(scope, receive)
-        guarded = self._with_headers(request, send)
+        send_with_headers = self._with_headers(request, send)
         try:
             _expect_path(request)
             if request.url.path != HEALTH:
@@ -73,13 +73,13 @@ class Guard:
                 await self._expect_rate(_bucket(request, person))
             body = await _body(request)
         except ClientDisconnect:
-            return  # nobody is left to be answered
+            return  # no one is left to be answered
         except Refused as refused:
-            await self._refuse(request, refused)(scope, receive, guarded)
+            await self._refuse(request, refused)(scope, receive, send_with_headers)
             return
-        # What failed was answered and told in the log; the server would tell it again, with its message, maybe private.
+        # The failure was answered and logged; the server would log it again, with its message, which may be private.
         with contextlib.suppress(Exception):
-            await self._in_time(request, _replayed(body, receive), guarded)
+            await self._in_time(request, _replay_body(body, receive), send_with_headers)
 
     async def _person(self, request: Request) -> Person | None:
         try:
@@ -88,17 +88,17 @@ class Guard:
             raise Refused.of(error) from None
 
     async def _in_time(self, request: Request, receive: Receive, send: Send) -> None:
-        """Answer, or say that this takes too long. What has begun to answer, such as a stream, may take longer."""
+        """Answer, or say that this takes too long. An answer that has started, such as a stream, may take longer."""
         too_late = asyncio.timeout(self._answer_seconds)
 
-        async def begun(message: Message) -> None:
+        async def send_in_time(message: Message) -> None:
             if not too_late.expired():
                 too_late.reschedule(None)
             await send(message)
 
         try:
             async with too_late:
-                await self._app(request.scope, receive, begun)
+                await self._app(request.scope, receive, send_in_time)
         except TimeoutError:
             if not too_late.expired():
                 raise
@@ -135,7 +135,7 @@ class Guard:
             raise Refused(429, "too_many_requests", detail, headers={"Retry-After": "20"})
 
     def _with_headers(self, request: Request, send: Send) -> Send:
-        async def guarded(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.update(HEADERS)
@@ -145,11 +145,11 @@ class Guard:
                     headers["Strict-Transport-Security"] = "max-age=31536000"
             await send(message)
 
-        return guarded
+        return send_with_headers
 
 
 def _bucket(request: Request, person: Person | None) -> str:
-    """What is counted together: a person, a peer, and a peer's tries to sign in, which use up nobody's requests."""
+    """What is counted together: a person, a peer, and a peer's tries to sign in, which cost no one else requests."""
     peer = request.client.host if request.client else ""
     if request.url.path == SIGN_IN:
         return f"sign-in {peer}"
@@ -157,7 +157,7 @@ def _bucket(request: Request, person: Person | None) -> str:
 
 
 def _expect_path(request: Request) -> None:
-    """Refuse a target that is no path of ours: an absolute URI is a proxy's; no database keeps a NUL."""
+    """Refuse a target that is no path: an absolute URI is for a proxy; no database stores a NUL."""
     path, query = request.scope["path"], request.scope["query_string"]
     if not path.startswith("/") or "\0" in path or "\ufffd" in path or b"%00" in query:
         raise Refused(400, "malformed_request", "the address is no path, or holds what is no text")
@@ -181,7 +181,7 @@ async def _body(request: Request) -> bytes:
     raise Refused(413, "too_large", f"a request may have {MAX_BODY_BYTES:,} bytes")
 
 
-def _replayed(body: bytes, receive: Receive) -> Callable[[], Awaitable[Any]]:
+def _replay_body(body: bytes, receive: Receive) -> Callable[[], Awaitable[Any]]:
     """Return what gives the handlers the body that was read, and then what the connection says: that it was closed."""
     logged = False
 

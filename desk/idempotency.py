@@ -1,7 +1,7 @@
-"""Requests that may be sent again: one with the same `Idempotency-Key` is carried out once and answered alike.
+"""Requests that may be sent again: one with the same `Idempotency-Key` is executed once and answered alike.
 
 As draft-ietf-httpapi-idempotency-key-header-07 has it: no key where one is needed is 400, a key of another request is
-422, one whose first request is still under way is 409.
+422, one whose first request is still in progress is 409.
 """
 
 import hashlib
@@ -21,8 +21,8 @@ from keyturn.desk.tables import desk_requests
 from keyturn.errors import JobStoreUnavailable
 from keyturn.keyring import EncryptedTexts, Keyring
 
-KEPT_FOR = timedelta(days=1)  # whoever sends a request again a day later asks anew
-# A desk that died while it carried one out leaves its row: after this long the request may be sent again. What it began
+RETENTION = timedelta(days=1)  # a request that is sent again a day later is a new one
+# A desk that died while executing one leaves its row: after this long the request may be sent again. What it started
 # is found again by its own id.
 UNDER_WAY_FOR = timedelta(seconds=90)
 MAX_KEY_CHARACTERS = 255
@@ -50,7 +50,7 @@ class Idempotency:
             do: carries it out; given the key's digest, from which ids may be made.
 
         Raises:
-            Refused: there is no key, or it stands for another request, or for one that is under way.
+            Refused: there is no key, or it belongs to another request, or to one in progress.
             JobStoreUnavailable: the database did not answer; send it again.
         """
         if not key or len(key) > MAX_KEY_CHARACTERS:
@@ -58,8 +58,8 @@ class Idempotency:
             raise Refused(400, "idempotency_key_missing", detail, hint="Send a new UUID with each new request.")
         digest = _digest([*whose, key])
         fingerprint = _digest(request)
-        if not await self._begin(digest, fingerprint):
-            return await self._known(digest, fingerprint)
+        if not await self._claim(digest, fingerprint):
+            return await self._stored_answer(digest, fingerprint)
         try:
             status, answer = await do(digest)
         except BaseException:
@@ -68,11 +68,11 @@ class Idempotency:
             raise
         encrypted = self._encryption.encrypt(digest, json.dumps(answer))
         done = update(desk_requests).where(_columns.key_digest == digest).values(status=status, answer=encrypted)
-        with suppress(JobStoreUnavailable):  # sent again, it is carried out again, and finds by its ids what it began
+        with suppress(JobStoreUnavailable):  # sent again, it is executed again, and finds by its ids what it started
             await self._change(done)
         return status, answer
 
-    async def _begin(self, digest: str, fingerprint: str) -> bool:
+    async def _claim(self, digest: str, fingerprint: str) -> bool:
         now = datetime.now(UTC)
         claim = self._insert(desk_requests).values(key_digest=digest, fingerprint=fingerprint, began_at=now)
         left_behind = _columns.status.is_(None) & (_columns.began_at < now - UNDER_WAY_FOR)
@@ -82,10 +82,10 @@ class Idempotency:
             where=left_behind & (_columns.fingerprint == fingerprint),
         )
         async with transaction(self._engine) as connection:
-            await connection.execute(delete(desk_requests).where(_columns.began_at < now - KEPT_FOR))
+            await connection.execute(delete(desk_requests).where(_columns.began_at < now - RETENTION))
             return (await connection.execute(claim.returning(_columns.key_digest))).first() is not None
 
-    async def _known(self, digest: str, fingerprint: str) -> Answer:
+    async def _stored_answer(self, digest: str, fingerprint: str) -> Answer:
         query = select(_columns.fingerprint, _columns.status, _columns.answer).where(_columns.key_digest == digest)
         async with transaction(self._engine) as connection:
             row = (await connection.execute(query)).one_or_none()

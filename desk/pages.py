@@ -1,4 +1,4 @@
-"""The desk as pages: forms and links that work by themselves, and a script that keeps them up to date."""
+"""The desk as pages: forms and links that work by themselves, and a script that updates them."""
 
 import uuid
 from collections.abc import Mapping
@@ -13,13 +13,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from starlette.staticfiles import StaticFiles
 
 from keyturn.application.outcomes import days_in_words
-from keyturn.application.stories import last_asked
+from keyturn.application.stories import last_request
 from keyturn.desk.api import begin_draft
 from keyturn.desk.desk import Desk
 from keyturn.desk.idempotency import Idempotency
 from keyturn.desk.people import ACTING_AS, SESSION, SESSION_SECONDS, Person, SignIn
 from keyturn.desk.problems import TITLES, Refused
-from keyturn.desk.roles import Anybody, Asker, Decider, Operator, expect_decider
+from keyturn.desk.roles import AnyPerson, Asker, Decider, Operator, expect_decider
 from keyturn.desk.schemas import in_path, plain
 from keyturn.desk.settings import ROLES, DeskSettings
 from keyturn.errors import KeyturnError
@@ -63,15 +63,15 @@ class Pages:
             "/drafts/{draft_id}/stop": ("POST", self._stop),
             "/jobs/{job_id}": ("GET", self._job),
             "/sign-in": ("GET", self._sign_in_page),
-            "/session": ("POST", self._begin_session),
+            "/session": ("POST", self._start_session),
             "/sign-out": ("POST", self._end_session),
             "/act-as": ("POST", self._act_as),
         }
         for path, (method, handler) in routes.items():
             app.add_api_route(path, handler, methods=[method], include_in_schema=False, response_model=None)
 
-    def refused(self, request: Request, refused: Refused) -> Response:
-        """Return the page of a refusal; whoever is not signed in is asked to."""
+    def refusal_page(self, request: Request, refused: Refused) -> Response:
+        """Return the page of a refusal; a caller who is not signed in is asked to sign in."""
         if refused.status == 401 and self._sign_in.by_token and request.method == "GET":
             return RedirectResponse("/sign-in", status_code=303)
         title = TITLES.get(refused.status, "Refused")
@@ -83,7 +83,7 @@ class Pages:
 
     # -- asking and looking -------------------------------------------------------------------------------------------
 
-    async def _home(self, request: Request, person: Anybody) -> Response:
+    async def _home(self, request: Request, person: AnyPerson) -> Response:
         return await self._home_with(request, {}, None)
 
     async def _home_with(self, request: Request, given: Mapping[str, Any], fault: str | None) -> Response:
@@ -135,9 +135,9 @@ class Pages:
             return page
         return RedirectResponse(f"/rotations/{in_path(answer['workflow_id'])}", status_code=303)
 
-    async def _rotation(self, request: Request, person: Anybody, workflow_id: str) -> Response:
+    async def _rotation(self, request: Request, person: AnyPerson, workflow_id: str) -> Response:
         steps = await self._desk.story(workflow_id)
-        asked = last_asked(steps)
+        asked = last_request(steps)
         fields = await self._state_of(workflow_id)
         ui = self._settings.temporal_ui
         link = (
@@ -149,7 +149,7 @@ class Pages:
             request, "rotation.html", asked=asked, steps=steps, link=link, key=str(uuid.uuid4()), **fields
         )
 
-    async def _rotation_state(self, request: Request, person: Anybody, workflow_id: str) -> Response:
+    async def _rotation_state(self, request: Request, person: AnyPerson, workflow_id: str) -> Response:
         """The part of a rotation's page that changes, for the script."""
         return self._page(request, "_state.html", **await self._state_of(workflow_id))
 
@@ -188,7 +188,7 @@ class Pages:
         back = f"?rotation={quote(workflow_id, safe='')}"
         return RedirectResponse(f"/drafts/{in_path(answer['draft_id'])}{back}", status_code=303)
 
-    async def _show_draft(self, request: Request, person: Anybody, draft_id: str, rotation: str = "") -> Response:
+    async def _show_draft(self, request: Request, person: AnyPerson, draft_id: str, rotation: str = "") -> Response:
         draft = await self._desk.find_draft(draft_id)
         trail = [plain(row) for row in await self._desk.draft_trail(draft_id)]
         return self._page(request, "draft.html", draft=draft, trail=trail, rotation=rotation[:1_000])
@@ -198,7 +198,7 @@ class Pages:
         back = f"?rotation={quote(rotation, safe='')}" if rotation else ""
         return RedirectResponse(f"/drafts/{in_path(draft_id)}{back}", status_code=303)
 
-    async def _job(self, request: Request, person: Anybody, job_id: str) -> Response:
+    async def _job(self, request: Request, person: AnyPerson, job_id: str) -> Response:
         job, trail = await self._desk.job(job_id)
         return self._page(request, "job.html", job=plain(job), trail=[plain(row) for row in trail])
 
@@ -207,7 +207,7 @@ class Pages:
     async def _sign_in_page(self, request: Request) -> Response:
         return self._page(request, "sign_in.html", refused=False)
 
-    async def _begin_session(self, request: Request, token: Text) -> Response:
+    async def _start_session(self, request: Request, token: Text) -> Response:
         cookie = self._sign_in.session_for(token.strip())
         if cookie is None:
             page = self._page(request, "sign_in.html", refused=True)
@@ -221,13 +221,13 @@ class Pages:
         )
         return leaving
 
-    async def _end_session(self, request: Request, person: Anybody) -> Response:
+    async def _end_session(self, request: Request, person: AnyPerson) -> Response:
         await self._sign_in.end_session(request)
         leaving = RedirectResponse("/sign-in", status_code=303)
         leaving.delete_cookie(SESSION, path="/")
         return leaving
 
-    async def _act_as(self, person: Anybody, name: Text) -> Response:
+    async def _act_as(self, person: AnyPerson, name: Text) -> Response:
         if person.by != "development":
             raise Refused(403, "not_in_development", "only where nobody signs in")
         leaving = RedirectResponse("/", status_code=303)

@@ -1,4 +1,4 @@
-"""Who sends a request: by a proxy's header, a bearer token or the session that a token began; and what they may do."""
+"""Who sends a request, by a proxy's header, a bearer token or the session that it started; and what they may do."""
 
 import hashlib
 import hmac
@@ -16,7 +16,7 @@ from starlette.requests import Request
 from keyturn.console import signed_in_user
 from keyturn.contracts import Identifier
 from keyturn.desk.problems import Refused
-from keyturn.desk.sessions import EndedSessions
+from keyturn.desk.sessions import SessionRevocations
 from keyturn.desk.settings import ROLES, DeskSettings, Role, parse_networks, parse_roles
 from keyturn.keyring import EncryptedTexts, Keyring
 from keyturn.payload_errors import PayloadError
@@ -24,8 +24,8 @@ from keyturn.people import same_form
 from keyturn.tokens import Tokens, parse_tokens
 
 SESSION = "keyturn_desk"
-ACTING_AS = "keyturn_desk_acting_as"  # in development, where nobody signs in
-SESSION_SECONDS = 12 * 3600  # a working day: the next one begins with the token again
+ACTING_AS = "keyturn_desk_acting_as"  # in development, where no one signs in
+SESSION_SECONDS = 12 * 3600  # a working day: the next one starts with the token again
 _NAME: TypeAdapter[str] = TypeAdapter(Identifier)
 
 
@@ -38,7 +38,7 @@ class Person:
     by: Literal["proxy", "token", "session", "development"]
 
     def expect(self, role: Role) -> None:
-        """Refuse whoever has not this role."""
+        """Refuse a person without this role."""
         if role not in self.roles:
             raise Refused(
                 403, "role_missing", f"this is for the role {role}", hint="Ask whoever sets the desk's roles."
@@ -46,13 +46,13 @@ class Person:
 
 
 class SignIn:
-    """Tells who sends a request, by `settings`; sessions are encrypted by `keyring`.
+    """Finds who sends a request, by `settings`; sessions are encrypted by `keyring`.
 
     A session is bound to its tenant, its person and the token that it was made with. It ends after twelve hours, when
     that token is replaced, and on sign-out, which `ended` remembers for every desk of the tenant.
     """
 
-    def __init__(self, settings: DeskSettings, keyring: Keyring, ended: EndedSessions) -> None:
+    def __init__(self, settings: DeskSettings, keyring: Keyring, ended: SessionRevocations) -> None:
         self._settings = settings
         self._tokens = None if settings.tokens is None else Tokens(parse_tokens(settings.tokens.get_secret_value()))
         self._proxies = parse_networks(settings.proxies)
@@ -68,7 +68,7 @@ class SignIn:
         return self._tokens is not None
 
     async def person(self, request: Request) -> Person | None:
-        """Return who sends a request; None if nobody is signed in.
+        """Return who sends a request; None if no one is signed in.
 
         Raises:
             Refused: the identity header came more than once: the client's own would count.
@@ -84,14 +84,14 @@ class SignIn:
             return None
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            caller = self._tokens.named_by(token.strip())
+            caller = self._tokens.owner_of(token.strip())
             return None if caller is None else Person(caller, self._roles_of(caller), "token")
         known = await self._in_session(request.cookies.get(SESSION, ""))
         return None if known is None else Person(known, self._roles_of(known), "session")
 
     def session_for(self, token: str) -> str | None:
-        """Return the cookie of a session that a token starts; None if nobody has this token."""
-        name = None if self._tokens is None else self._tokens.named_by(token)
+        """Return the cookie of a session that a token starts; None if the token is unknown."""
+        name = None if self._tokens is None else self._tokens.owner_of(token)
         if name is None:
             return None
         content = f"{int(time.time()) + SESSION_SECONDS} {secrets.token_hex(16)} {_mark(token.encode())} {name}"
@@ -154,7 +154,7 @@ class _Session(NamedTuple):
 
 
 def _mark(token: bytes) -> str:
-    """What tells two tokens apart, and tells nothing of either."""
+    """Return what distinguishes two tokens, and reveals nothing of either."""
     return hashlib.sha256(b"keyturn-desk-token\0" + token).hexdigest()[:32]
 
 

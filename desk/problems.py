@@ -61,7 +61,7 @@ class Refused(Exception):
 
     @classmethod
     def of(cls, error: KeyturnError) -> "Refused":
-        """Return what an error of the program is to whoever sent the request. It repeats nothing private."""
+        """Return what a caller is answered for an error of the program. It repeats nothing private."""
         status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
         waits = {"Retry-After": "5"} if status == 503 else {}
         return cls(status, error.kind, str(error), hint=error.hint, headers=waits)

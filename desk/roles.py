@@ -9,8 +9,8 @@ from keyturn.desk.people import Person
 from keyturn.desk.problems import Refused
 
 
-def signed_in(request: Request) -> Person:
-    """Return who sends a request; refuses whoever is not signed in."""
+def current_person(request: Request) -> Person:
+    """Return who sends a request; refuses a caller who is not signed in."""
     person: Person | None = request.state.person
     if person is None:
         scheme = {"WWW-Authenticate": "Bearer"}
@@ -19,14 +19,14 @@ def signed_in(request: Request) -> Person:
 
 
 def _with_role(role: Literal["asker", "operator"]) -> Any:
-    def expected(person: Annotated[Person, Depends(signed_in)]) -> Person:
+    def person_with_role(person: Annotated[Person, Depends(current_person)]) -> Person:
         person.expect(role)
         return person
 
-    return expected
+    return person_with_role
 
 
-def _decider(person: Annotated[Person, Depends(signed_in)]) -> Person:
+def _decider(person: Annotated[Person, Depends(current_person)]) -> Person:
     """Who may decide on some rotation. Whether on this one, `expect_decider` says, which knows what it waits for."""
     if "operator" not in person.roles:
         person.expect("approver")
@@ -39,7 +39,7 @@ async def expect_decider(desk: Desk, person: Person, workflow_id: str) -> None:
         person.expect("approver")
 
 
-Anybody = Annotated[Person, Depends(signed_in)]
+AnyPerson = Annotated[Person, Depends(current_person)]
 Asker = Annotated[Person, Depends(_with_role("asker"))]
 Decider = Annotated[Person, Depends(_decider)]
 Operator = Annotated[Person, Depends(_with_role("operator"))]

@@ -1,4 +1,4 @@
-"""What the desk takes and tells as JSON."""
+"""The desk's requests and answers as JSON."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -123,5 +123,5 @@ def _plain(value: Any) -> Any:
 
 
 def in_path(identifier: str) -> str:
-    """Return an id as it stands in a path: a name in it may hold a slash, written as %2F."""
+    """Return an id as written in a path: a name in it may contain a slash, written as %2F."""
     return quote(identifier, safe=":@")

@@ -10,11 +10,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from keyturn.database import transaction
 from keyturn.desk.tables import desk_ended_sessions as table
 
-# Twice as long as a session lasts: clocks differ, and a row that is there too long harms nobody.
+# Twice as long as a session lasts: clocks differ, and a row that is there too long does no harm.
 REMEMBERED_FOR = timedelta(days=1)
 
 
-class EndedSessions:
+class SessionRevocations:
     """The sessions that were ended by signing out, in the database behind `engine`. Raises JobStoreUnavailable."""
 
     def __init__(self, engine: AsyncEngine) -> None:

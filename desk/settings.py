@@ -91,7 +91,7 @@ class DeskSettings(BaseSettings):
         alias="KEYTURN_TEMPORAL_UI",
         description="The address of Temporal's UI, for a link to each history.",
     )
-    # A person clicks a few times a minute, and a page looks once a second while something is under way.
+    # A person clicks a few times a minute, and a page looks once a second while a request is in progress.
     requests_per_minute: int = Field(
         default=300,
         ge=10,
@@ -99,7 +99,7 @@ class DeskSettings(BaseSettings):
         alias="KEYTURN_DESK_REQUESTS_PER_MINUTE",
         description="The most requests a minute of one user.",
     )
-    # People look away after some seconds: then the page names what is waited for, and goes on by itself.
+    # Users look away after some seconds: then the page names what is waited for, and continues by itself.
     wait_seconds: float = Field(
         default=8.0,
         gt=0,
@@ -110,13 +110,13 @@ class DeskSettings(BaseSettings):
 
     @property
     def on_loopback(self) -> bool:
-        """Whether nobody beside this machine can reach it."""
+        """Whether only this machine can reach it."""
         host = self.address.rpartition(":")[0].strip("[]")
         return host in {"127.0.0.1", "::1", "localhost"}
 
     @property
     def open_to_all(self) -> bool:
-        """Whether nobody needs to sign in: in development, on loopback."""
+        """Whether no one needs to sign in: in development, on loopback."""
         return self.tokens is None and self.identity_header is None
 
     @property
@@ -126,7 +126,7 @@ class DeskSettings(BaseSettings):
         return frozenset(own | {host.strip().lower() for host in self.hosts.split(",") if host.strip()})
 
     @model_validator(mode="after")
-    def _somebody_signs_in(self) -> Self:
+    def _expect_sign_in_method(self) -> Self:
         if self.open_to_all and (self.environment == "production" or not self.on_loopback):
             raise ValueError(
                 "nobody would have to sign in: set KEYTURN_DESK_TOKENS, or KEYTURN_DESK_IDENTITY_HEADER and "

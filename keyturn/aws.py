@@ -26,7 +26,7 @@ from keyturn.execution.errors import AwsRefused, AwsUnavailable, KeyLimit, Secre
 T = TypeVar("T")
 # IAM answers in tenths of a second: after 10 s no answer will come. A retry of boto3's own would hide a lost one.
 ONE_TRY = Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 1})
-# What passes by itself: throttling, faults of theirs, and what IAM has not told all of its own hosts yet.
+# Faults that pass by themselves: throttling, AWS's own, and what IAM has not replicated to all of its hosts yet.
 _PASSING = {
     "ConcurrentModification",
     "ConcurrentModificationException",
@@ -48,7 +48,7 @@ class Absent(Exception):
     """There is no such secret, no such version of it, or no such user."""
 
 
-# Reading AWS's description of a service takes a third of a second; a session keeps it. Making clients is not safe in
+# Reading AWS's description of a service takes a third of a second; a session caches it. Making clients is not safe in
 # two threads at once, using them is.
 _making = threading.Lock()
 _session = functools.cache(boto3.session.Session)
@@ -60,7 +60,7 @@ def client_of(service: str, settings: dict[str, Any]) -> Any:
         with _making:
             return _session().client(service, **settings)
     except (BotoCoreError, ValueError) as error:
-        raise AwsRefused(f"{service} cannot be asked: {_named(error)}") from None
+        raise AwsRefused(f"{service} cannot be asked: {_type_name(error)}") from None
 
 
 async def ask(call: Callable[[], T], *, passing: set[str] | None = None, absent: str | None = None) -> T:
@@ -85,12 +85,12 @@ async def ask(call: Callable[[], T], *, passing: set[str] | None = None, absent:
             raise KeyLimit("the user has two access keys") from None
         raise AwsRefused(f"{operation}: {code}") from None
     except (NoCredentialsError, NoRegionError) as error:
-        raise AwsRefused(_named(error)) from None
+        raise AwsRefused(_type_name(error)) from None
     except (HTTPClientError, ConnectionError) as error:
-        raise AwsUnavailable(f"no answer: {_named(error)}") from None
+        raise AwsUnavailable(f"no answer: {_type_name(error)}") from None
     except BotoCoreError as error:
-        raise AwsRefused(_named(error)) from None
+        raise AwsRefused(_type_name(error)) from None
 
 
-def _named(error: Exception) -> str:
+def _type_name(error: Exception) -> str:
     return type(error).__name__  # its text may name an endpoint with a password, or repeat what was sent

@@ -1,4 +1,4 @@
-"""When to try again: full jitter, the provider's own wish, and never past the deadline. Pure."""
+"""When to retry: full jitter, the provider's Retry-After, and never past the deadline. Pure."""
 
 import random
 from collections.abc import Callable
@@ -9,7 +9,7 @@ BASE = timedelta(seconds=1)
 # 30 s: above it a waiting person has gone, and a longer outage is better met by asking again.
 CEILING = timedelta(seconds=30)
 # What may be tried for a day is tried some 300 times, and not 6,000.
-PATIENT_CEILING = timedelta(minutes=10)
+LONG_CEILING = timedelta(minutes=10)
 
 
 def retry_delay(

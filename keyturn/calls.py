@@ -10,7 +10,7 @@ from keyturn.contracts import MAX_ANSWER_CHARACTERS, Contract, Digest, Identifie
 CallStatus = Literal["ok", "invalid_output", "timeout", "failed", "cancelled"]
 
 
-class PassedOver(Contract):
+class FailedAttempt(Contract):
     """A provider of the route that was asked and did not answer, and why."""
 
     provider: str = Field(max_length=64)
@@ -46,7 +46,7 @@ class CallRecord(Contract):
     cache_hit: bool = False
     request_id: str | None = Field(default=None, max_length=128)
     fingerprint: str | None = Field(default=None, max_length=64)
-    passed_over: tuple[PassedOver, ...] = Field(default=(), max_length=16)
+    passed_over: tuple[FailedAttempt, ...] = Field(default=(), max_length=16)
     called_at: AwareDatetime | None = None
 
 

@@ -1,4 +1,4 @@
-"""A client of the jobs' HTTP interface, for whoever carries rotations out. It knows no database and no Temporal.
+"""A client of the jobs' HTTP interface, for a program that executes rotations. It knows no database and no Temporal.
 
 async with JobsClient("http://127.0.0.1:8403", token) as jobs:
     job = await jobs.claim(lease_seconds=300)
@@ -59,7 +59,7 @@ class JobsClient:
         state: str | None = None,
         evidence: Mapping[str, str] | None = None,
     ) -> ClaimedJob:
-        """Keep the job for so long from now; `state` (rotating, verifying, grace) says how far it is."""
+        """Prolong the claim on the job from now; `state` (rotating, verifying, grace) says how far it is."""
         said = {"token": job.token, "lease_seconds": lease_seconds, "state": state, "evidence": dict(evidence or {})}
         return await self._say(job, "heartbeat", said)
 

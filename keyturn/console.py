@@ -1,4 +1,4 @@
-"""How a program of ours begins and ends: with `.env` read, and with the status it meant."""
+"""How a program starts and exits: with `.env` read, and with the status it meant."""
 
 import getpass
 import os
@@ -23,8 +23,8 @@ def run_and_leave(program: Callable[[], object]) -> NoReturn:
     worker beside it read the same settings.
 
     The Temporal SDK's threads may still be at work when Python finalizes, and then the process aborts with status 134
-    after its work is done (temporalio/sdk-python issue 300; seen here in about one of ten short commands). All that we
-    opened is closed when `program` returns, so there is nothing left for finalization to do.
+    after its work is done (temporalio/sdk-python issue 300; seen here in about one of ten short commands). All that
+    `program` opened is closed when it returns, so there is nothing left for finalization to do.
     """
     status: int | None = 0
     try:
@@ -33,17 +33,17 @@ def run_and_leave(program: Callable[[], object]) -> NoReturn:
     except SystemExit as leaving:
         status = leaving.code if leaving.code is None or isinstance(leaving.code, int) else 1
         if isinstance(leaving.code, str):
-            _tell(leaving.code)
+            _print_error(leaving.code)
     except KeyturnError as error:
         status = 2 if isinstance(error, InvalidRequest | UnknownPolicyLine) else 1
-        _tell(error.with_hint)
+        _print_error(error.with_hint)
     except BaseException as error:
         status = 1
-        if isinstance(error, OSError) and error.filename is not None:  # a path that somebody gave
-            _tell(f"{error.strerror}: {error.filename}")
+        if isinstance(error, OSError) and error.filename is not None:  # a path that the user gave
+            _print_error(f"{error.strerror}: {error.filename}")
         elif isinstance(error, UnicodeDecodeError):
-            _tell("what was read is not UTF-8")
-        else:  # what we did not foresee is told whole
+            _print_error("what was read is not UTF-8")
+        else:  # an unforeseen error is printed whole
             traceback.print_exc()
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -62,15 +62,15 @@ def _read_settings() -> None:
         raise SettingsInvalid(f".env cannot be read: {why}") from None
 
 
-def _tell(text: str) -> None:
-    with suppress(OSError, AttributeError):  # where standard error is closed, nobody hears it
+def _print_error(text: str) -> None:
+    with suppress(OSError, AttributeError):  # standard error is closed: no one reads it
         sys.stderr.write(f"{text}\n")
 
 
 def printable(text: str) -> str:
     """Return `text` as it may be sent to a terminal.
 
-    What models, askers and other systems wrote may hold escape sequences (OSC 52 writes the clipboard), control
+    What models, askers and other systems wrote may contain escape sequences (OSC 52 writes the clipboard), control
     characters, and marks that turn the direction of writing: each becomes a replacement character.
     """
     return "".join(

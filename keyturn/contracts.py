@@ -22,11 +22,11 @@ from pydantic import (
 
 from keyturn.private_data import holds_private_data, holds_secret
 
-MAX_QUESTION_CHARACTERS = 4_000  # a support question; it also keeps the prompt far below any model's context window
-MAX_APPROVERS = 64  # of a policy line: a team; more is a mailing list, and nobody's duty
+MAX_QUESTION_CHARACTERS = 4_000  # a support question; it also limits the prompt to far below any model's context window
+MAX_APPROVERS = 64  # of a policy line: a team; more is a mailing list, on which no one feels responsible
 MAX_POLICY_LINES = 8  # lines that one question may be judged under; each adds to the prompt and to the workflow id
 
-# Identifiers stand in workflow ids, in the UI and in prompts: printable, one line, no quotes, no braces.
+# Identifiers appear in workflow ids, in the UI and in prompts: printable, one line, no quotes, no braces.
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+=,-]*$", max_length=256)]
 # Of whom a key is. An ARN of IAM has a path, of any printable character and 512 at most (IAM's CreateUser);
 # the rest has the letters of every other id.
@@ -42,14 +42,14 @@ Idle = Literal["inactive", "system_managed", "expired"]
 ShortIdentifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+=-]*$", max_length=64)]
 
 
-def _counted(value: object) -> object:
+def _refuse_bool(value: object) -> object:
     """Refuse what pydantic would take for one day, or none: `true` is no number of days."""
     if isinstance(value, bool):
         raise ValueError("write it as a whole number of days")
     return value
 
 
-def _written_out(value: object) -> object:
+def _refuse_bare_number(value: object) -> object:
     """Refuse what pydantic would take for seconds since 1970: a lone `2026` is a slip, not a moment of that year."""
     if not isinstance(value, datetime) and not (isinstance(value, str) and _DATE_AND_TIME.match(value)):
         raise ValueError("write it as 2026-08-01T00:00:00Z")
@@ -63,23 +63,23 @@ def _of_our_time(moment: datetime) -> datetime:
 
 
 _DATE_AND_TIME = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}")
-# No key is older than the systems that hold keys; and a far future would overflow where a window is added.
+# No key is older than the systems that have keys; and a far future would overflow where a window is added.
 EARLIEST_YEAR, LATEST_YEAR = 1970, 2200
-Days = Annotated[int, BeforeValidator(_counted)]
-Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_of_our_time)]
+Days = Annotated[int, BeforeValidator(_refuse_bool)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_refuse_bare_number), AfterValidator(_of_our_time)]
 Digest = Annotated[str, StringConstraints(pattern=r"^v[0-9]+:[0-9a-f]{64}$")]
 
 # The folder of a task in `keyturn/tasks/`: adding one changes nothing here.
 TaskName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=48)]
 CredentialKind = Literal["service_account_key", "access_key", "user_password", "system_account_password"]
 Decision = Literal["eligible", "not_eligible", "not_specified"]
-# Text of people and of other systems that is shown in terminals and tables as it is: one line, and nothing in it that
-# moves the cursor or turns the direction of writing.
+# Text of users and of other systems that is shown in terminals and tables as it is: one line, without characters that
+# move the cursor or turn the direction of writing.
 ONE_LINE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]*$"
 
 
 def expect_no_private_data(text: str) -> str:
-    """Return `text`, unless it holds a secret or a card number; raises ValueError."""
+    """Return `text`, unless it contains a secret or a card number; raises ValueError."""
     if holds_private_data(text):
         raise ValueError(HOLDS_PRIVATE_DATA)
     return text
@@ -106,7 +106,7 @@ Reason = Annotated[
     StringConstraints(strip_whitespace=True, min_length=1, max_length=500, pattern=ONE_LINE),
     AfterValidator(_expect_key_ids_only),
 ]
-MAX_NOTES_CHARACTERS = 1_000  # of evidence in words; more is a document, and a document has a place of its own
+MAX_NOTES_CHARACTERS = 1_000  # of evidence in words; more is a document, which belongs elsewhere
 MAX_QUOTE_CHARACTERS = 500  # as long as a policy line's wording may be
 MAX_QUOTES = 16  # two for each line that one question may be judged under
 MAX_ANSWER_CHARACTERS = 16_000  # of a model, as it is recorded; the longest that a task accepts is far below
@@ -194,7 +194,7 @@ class CredentialFacts(Contract):
 
 
 # How a user's name is known: by a desk's token, session or reverse proxy; or it was only stated, as on a command line,
-# where whoever holds a payload key may write any name.
+# where any holder of a payload key may write any name.
 NameProof = Literal["stated", "token", "session", "proxy", "development"]
 
 
@@ -210,7 +210,7 @@ class ModelTask(Contract):
     # 120 s is the longest that any interactive model call deserves; each task states its own default and why.
     timeout_seconds: float = Field(gt=0, le=120)
     max_retries: int = Field(default=2, ge=0, le=10)
-    # Of the policy lines as the caller holds them. A worker that holds other wording refuses the request by name.
+    # Of the policy lines as the caller has them. A worker that has other wording refuses the request by name.
     policy_digest: Digest | None = None
 
     @model_validator(mode="after")

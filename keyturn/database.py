@@ -30,14 +30,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from keyturn.errors import DatabaseReadOnly, JobStoreRefused, JobStoreUnavailable, SettingsInvalid, ValueRefused
 
-# How long one SQLite writer waits for another process's lock. Longer than any transaction of ours, shorter than the
+# How long one SQLite writer waits for another process's lock. Longer than any of our transactions, shorter than the
 # activity's start-to-close timeout, so that a stuck lock is reported and not cut off.
 SQLITE_BUSY_MILLISECONDS = 5_000
 # A caller waits this long for a connection of the pool; below the activity's timeout for the same reason.
 POOL_WAIT_SECONDS = 5
 
 # A connection whose other end is gone answers never. 8 s outlast the 5 s that a lock or a connection is waited for. The
-# statement is then cancelled, for which psycopg waits 5 s more: whoever calls hears of it in 13 s.
+# statement is then cancelled, for which psycopg waits 5 s more: the caller gets the error in 13 s.
 TRANSACTION_SECONDS = 8.0
 # What was sent and is not acknowledged in this time, or is not answered by a host that sleeps, ends its connection
 # (https://www.postgresql.org/docs/current/libpq-connect.html): TCP itself would try for a quarter of an hour.
@@ -52,13 +52,13 @@ metadata = MetaData(
         "ix": "ix_%(column_0_label)s",
     }
 )
-# As long as an ARN with IAM's longest path. SQLite keeps texts of any length; a figure would rebuild its tables.
+# As long as an ARN with IAM's longest path. SQLite stores texts of any length; a figure would rebuild its tables.
 account_name = String(640).with_variant(String(256), "sqlite")
 row_id = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only for INTEGER
 
 
 class Moment(TypeDecorator[datetime]):
-    """A moment in UTC. SQLite keeps no time zone, so what it returns is given its own again."""
+    """A moment in UTC. SQLite stores no time zone, so what it returns is given its own again."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -110,7 +110,7 @@ def database_url(value: str) -> URL:
             url = url.set(drivername="postgresql+psycopg")
             try:
                 url.get_dialect()().create_connect_args(url)
-            except (ArgumentError, ValueError):  # its text may hold a part of the password
+            except (ArgumentError, ValueError):  # its text may contain a part of the password
                 raise SettingsInvalid("DATABASE_URL names hosts and ports that are none") from None
             return url
         case other:
@@ -124,7 +124,7 @@ _SEVERAL_HOSTS = re.compile(
 )
 
 
-# A server of the encoding SQL_ASCII, as initdb makes in the locale C, hands out bytes to whoever does not ask for text.
+# A server of the encoding SQL_ASCII, as initdb makes in the locale C, returns bytes unless a client asks for text.
 CLIENT = {"client_encoding": "utf8"}
 
 
@@ -170,9 +170,9 @@ def open_database(url: URL, *, pool_size: int = 16) -> AsyncEngine:
 
 @asynccontextmanager
 async def transaction(engine: AsyncEngine, *, whole: bool = False) -> AsyncIterator[AsyncConnection]:
-    """Yield a connection for bounded time; raises JobStoreUnavailable, or what `named` makes of the failure.
+    """Yield a connection for bounded time; raises JobStoreUnavailable, or what `map_driver_error` makes of the failure.
 
-    On PostgreSQL each statement is a transaction of its own, unless `whole` makes one of all: two round trips more.
+    On PostgreSQL each statement is its own transaction, unless `whole` makes one of all: two round trips more.
     """
     if whole and engine.dialect.name == "postgresql":
         engine = engine.execution_options(isolation_level="READ COMMITTED")
@@ -180,13 +180,13 @@ async def transaction(engine: AsyncEngine, *, whole: bool = False) -> AsyncItera
         async with asyncio.timeout(TRANSACTION_SECONDS), engine.begin() as connection:
             yield connection
     except (DBAPIError, PoolTimeout, OSError) as error:  # asyncio's TimeoutError is an OSError
-        raise named(error) from error
+        raise map_driver_error(error) from error
 
 
 # SQLSTATE (https://www.postgresql.org/docs/current/errcodes-appendix.html): what no second try fixes. A read-only
 # transaction (25006) is a server that has just become a standby, and a unique value (23505) a race: those pass.
 _NOT_ALLOWED = {"28000", "28P01", "3D000", "42501", "42P01", "42703", "3F000"}
-_NOT_KEPT = {"23502", "23514"}
+_NOT_STORED = {"23502", "23514"}
 # When a connection is refused, there is no code, and libpq's words are the server's.
 _NOT_LET_IN = re.compile(
     r"FATAL:.*(?:authentication failed|does not exist|permission denied|no pg_hba.conf entry)", re.DOTALL
@@ -194,22 +194,22 @@ _NOT_LET_IN = re.compile(
 # libpq's words where target_session_attrs asks for a primary, and none of the hosts is one.
 _NO_PRIMARY = re.compile(r"session is read-only|server is in hot standby mode")
 _SQLITE_NOT_ALLOWED = re.compile(r"readonly|unable to open|not a database|malformed|no such (?:table|column)")
-_SQLITE_NOT_KEPT = re.compile(r"NOT NULL|CHECK constraint|datatype mismatch|too big")
+_SQLITE_NOT_STORED = re.compile(r"NOT NULL|CHECK constraint|datatype mismatch|too big")
 
 
-def named(error: Exception) -> JobStoreUnavailable:
-    """Return what a driver's error is to us. Its text is told only where it names no value."""
+def map_driver_error(error: Exception) -> JobStoreUnavailable:
+    """Return our error for a driver's error. The message repeats the driver's text only where that names no value."""
     own = getattr(error, "orig", None) or error
     state = getattr(own, "sqlstate", None) or ""
     said = str(own)
     of_sqlite = isinstance(own, sqlite3.Error)
     if state in _NOT_ALLOWED or _NOT_LET_IN.search(said) or (of_sqlite and _SQLITE_NOT_ALLOWED.search(said)):
         return JobStoreRefused(f"the database refuses: {_first_line(said)}")
-    if state.startswith("22") or state in _NOT_KEPT or (of_sqlite and _SQLITE_NOT_KEPT.search(said)):
+    if state.startswith("22") or state in _NOT_STORED or (of_sqlite and _SQLITE_NOT_STORED.search(said)):
         return ValueRefused(f"the database will not keep a value: {state or type(own).__name__}")
-    if state == "25006" or _NO_PRIMARY.search(said):  # it passes where a failover is under way, and never at a replica
+    if state == "25006" or _NO_PRIMARY.search(said):  # it passes during a failover, and never at a replica
         return DatabaseReadOnly("the database is read-only: a replica, or a failover is under way")
-    # SQLite's words of itself name tables and no values: that it is locked, or the disk full.
+    # SQLite's own messages name tables and no values: that it is locked, or the disk full.
     cause = _first_line(said) if isinstance(own, sqlite3.OperationalError) else type(error).__name__
     return JobStoreUnavailable(f"the database did not answer: {cause}")
 
@@ -245,7 +245,7 @@ def _expect_a_pooler(connection: Any, _record: Any) -> None:
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # the driver opens no transaction of its own; `_begin_immediate` does
+    connection.isolation_level = None  # the driver opens no transaction itself; `_begin_immediate` does
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")  # NORMAL may lose a commit at a power cut, and then the job twice
@@ -257,8 +257,8 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 def _roll_back(connection: Any, _record: object, _error: BaseException | None) -> None:
     """Let go of the lock before a connection is closed whose statement was cancelled.
 
-    SQLite keeps a closed connection's transaction for as long as any cursor of it lives, and the cancellation's
-    traceback holds one: everybody else would find the database locked.
+    SQLite keeps a closed connection's transaction open as long as any of its cursors lives, and the cancellation's
+    traceback references one: every other writer would find the database locked.
     """
     with contextlib.suppress(Exception):  # it is closed all the same
         connection.rollback()
@@ -272,12 +272,13 @@ def _begin_immediate(connection: Any) -> None:
 async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
     """Return what `work` returns, or raise TimeoutError after so long and let it end by itself.
 
-    Cancelling a database driver waits until it has given up its connection, and that may be what takes so long. What is
-    left to itself holds one: so `work` bounds itself, as a `transaction` does.
+    Cancelling a database driver waits until it has released its connection, and that may be what takes so long. Work
+    that is left running occupies one: so `work` bounds itself, as a `transaction` does.
     """
     task = asyncio.ensure_future(work)
     done, _ = await asyncio.wait({task}, timeout=seconds)
     if not done:
-        task.add_done_callback(lambda late: late.cancelled() or late.exception())  # looked at, so that nobody is told
+        # Its exception is read, or asyncio would log it.
+        task.add_done_callback(lambda late: late.cancelled() or late.exception())
         raise TimeoutError
     return task.result()

@@ -3,7 +3,7 @@
 Each class says whether a retry is worth it, and what fixes it. The others stand with their feature, in its `errors.py`;
 `make docs` writes the reference of all of them.
 
-`kind` becomes the error type in Temporal's history, which stays readable even under encryption: it holds no data.
+`kind` becomes the error type in Temporal's history, which stays readable even under encryption: it carries no data.
 A message may be shown and logged; it never repeats a question, a prompt, an answer or a secret.
 """
 
@@ -23,7 +23,7 @@ class KeyturnError(Exception):
 
     @property
     def with_hint(self) -> str:
-        """What a person at a terminal is told: what happened, and what to do now."""
+        """The text for a terminal: what happened, and what to do now."""
         return f"Error: {self}\n{self.hint}"
 
 

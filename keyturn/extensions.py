@@ -1,4 +1,4 @@
-"""Where one of a kind is added: a module of its own in the kind's package, or another distribution's entry point.
+"""Where an extension is added: a module in its kind's package, or another distribution's entry point.
 
 A kind (providers, inventory sources, notification channels, secret targets, executors) has a package in which each
 module or folder defines one object, and a group of entry points by which other distributions add theirs, without a

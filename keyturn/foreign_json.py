@@ -7,15 +7,15 @@ import re
 from typing import Any, NoReturn
 
 MAX_DEPTH = 100  # a provider's answer has eight levels, an asset export twelve
-# Texts, which may hold brackets, and brackets. A text without an end goes on to the end: one pass, whatever comes.
+# Texts, which may contain brackets, and brackets. A text without an end runs to the end: one pass, whatever comes.
 _STRUCTURE = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
 
 def read_json(text: str | bytes) -> Any:
-    """Return the value that a JSON text holds.
+    """Return the value of a JSON text.
 
     Args:
-        text: UTF-8 where it is bytes; a byte order mark is passed over.
+        text: UTF-8 where it is bytes; a byte order mark is skipped.
 
     Raises:
         ValueError: it is not JSON (RFC 8259), is nested deeper than `MAX_DEPTH`, has a number of more digits than
@@ -27,7 +27,7 @@ def read_json(text: str | bytes) -> Any:
 
 
 def expect_shallow(text: str) -> None:
-    """Raise ValueError if brackets stand deeper in each other than `MAX_DEPTH`."""
+    """Raise ValueError if brackets are nested deeper than `MAX_DEPTH`."""
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         return
     depth = 0

@@ -15,7 +15,7 @@ from keyturn.database import metadata, transaction
 
 LIMIT = 2**32
 WARN_AT = 2**31
-# In this order: a key that encrypts before every process holds it makes payloads that some cannot open.
+# In this order: a key that encrypts before every process has it makes payloads that some cannot decrypt.
 REPLACE = (
     "`keyturn keys line` prints a new key: add it last everywhere and deploy, then move it first "
     "(docs/how-to/encrypt-payloads.md)."
@@ -53,6 +53,6 @@ class KeyUse:
             return {row.key_id: row.encryptions for row in await connection.execute(select(payload_key_use))}
 
 
-def worn(totals: Mapping[str, int]) -> list[str]:
+def keys_to_replace(totals: Mapping[str, int]) -> list[str]:
     """Return the ids of the keys that must be replaced: they have encrypted half as often as they may."""
     return sorted(key_id for key_id, number in totals.items() if number >= WARN_AT)

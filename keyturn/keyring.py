@@ -44,7 +44,7 @@ class Keyring:
         pseudonym_key: 32 bytes.
         account_names: `plain` leaves names as they are.
         accepts_plain: whether a payload that is not encrypted may be read. Not in production: there, an encrypted
-            payload is also the proof that its sender holds a key.
+            payload is also the proof that its sender has a key.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Keyring:
         self._account_names = account_names
         self._encryptions: Counter[str] = Counter()
         self.accepts_plain = accepts_plain
-        # What two people compare to see that they hold the same key: it tells nothing of it.
+        # Two operators compare it to see that they have the same key: it reveals nothing of the key.
         self.check_values = {key_id: hashlib.sha256(b"keyturn-check\0" + key).hexdigest()[:12] for key_id, key in keys}
 
     def encrypt(self, plain: bytes, bound_to: bytes) -> tuple[str, bytes]:
@@ -74,7 +74,7 @@ class Keyring:
         """Return what was encrypted.
 
         Raises:
-            PayloadKeyUnknown: the ring does not hold this key.
+            PayloadKeyUnknown: the ring does not have this key.
             PayloadNotAuthentic: the bytes were changed, cut, or encrypted for another place.
         """
         cipher = self._ciphers.get(key_id)
@@ -140,7 +140,7 @@ class EncryptedTexts:
 
 
 def is_pseudonym(value: str) -> bool:
-    """Whether `value` is written as a pseudonym: no account, key or user name begins with `~`."""
+    """Whether `value` is written as a pseudonym: no account, key or user name starts with `~`."""
     return value.startswith("~")
 
 
@@ -179,7 +179,7 @@ def parse_keyring(
 def new_key_line(key_id: str | None = None) -> str:
     """Return `ID:BASE64` with a new random key; the id is today's date with some letters unless given.
 
-    Raises InvalidRequest for an id that no keyring could hold.
+    Raises InvalidRequest for an id that no keyring could contain.
     """
     key_id = key_id or f"{datetime.now(UTC):%Y-%m-%d}-{secrets.token_hex(2)}"
     if not _KEY_ID.fullmatch(key_id):
@@ -207,7 +207,7 @@ def load_keyring(
         file: KEYTURN_PAYLOAD_KEYS_FILE.
         development: whether `.keyturn/payload_keys` serves where neither is set, and plain payloads may be read.
         account_names: KEYTURN_ACCOUNT_NAMES.
-        generate: whether that file may be made, which is for the worker's side: a starter with keys of its own would
+        generate: whether that file may be created, which is for the worker's side: a starter with other keys would
             start what no worker can read.
 
     Raises:
@@ -246,7 +246,7 @@ def keyring_from_environment(*, generate: bool = False) -> Keyring:
 
 
 def write_keys(file: Path) -> None:
-    """Write new keys to `file`, readable by its owner alone. Whoever comes second finds the first one's keys."""
+    """Write new keys to `file`, readable by its owner alone. The second of two writers gets the first one's keys."""
     file.parent.mkdir(parents=True, exist_ok=True)
     whole = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
     with open(os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as written:
@@ -260,7 +260,7 @@ def write_keys(file: Path) -> None:
 
 
 def _expect_own(file: Path, found: os.stat_result) -> None:
-    """Refuse a file of ours that others may read, as ssh does; whose another's it is, such as root's, cares for it."""
+    """Refuse a file of this user that others may read, as ssh does; another owner, such as root, cares for its own."""
     if found.st_uid == os.getuid() and found.st_mode & 0o077:
         raise SettingsInvalid(f"{file}: others can read this key file ({found.st_mode & 0o777:04o}): chmod 600 {file}")
 

@@ -21,7 +21,7 @@ class InventoryFormat(click.ParamType[str]):
         return f"[{'|'.join(_names_of_sources())}]"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Return the names that begin so."""
+        """Return the names with this prefix."""
         return [CompletionItem(name) for name in _names_of_sources() if name.startswith(incomplete)]
 
 

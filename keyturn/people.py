@@ -1,4 +1,4 @@
-"""Names of people, compared in one form: who writes a name another way is still the same person. Pure."""
+"""Names of users, compared in one form: a name in another spelling is still the same user. Pure."""
 
 import unicodedata
 from collections.abc import Iterable

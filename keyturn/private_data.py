@@ -1,9 +1,9 @@
-"""What looks like a secret or a payment card's number, in any text: ours, a person's, or another system's. Pure.
+"""What looks like a secret or a payment card's number, in any text: of this program, a person, or a system. Pure.
 
 Forms: the issuers' own documents, and the patterns of detect-secrets, which finds secrets in this repository. Its
 plugins are not used here: they read a text as it is written, and import an HTTP client of their own.
 
-Every pattern takes time in proportion to the text: whoever may ask a question could stop a worker with another.
+Every pattern takes time in proportion to the text: otherwise a caller could stop a worker with a question.
 """
 
 import base64
@@ -42,7 +42,7 @@ _MARKED = re.compile(
     re.VERBOSE,
 )
 _PRIVATE_KEY_FIELD = re.compile(r'"private_key(?:_pem)?"\s*:', re.IGNORECASE)  # of a service account's key file
-# OpenAI, Anthropic and those that are compatible: one part at least is drawn, which tells them from words with dashes.
+# OpenAI, Anthropic and compatible ones: at least one part is random, which distinguishes them from words with dashes.
 _SK = re.compile(r"(?<![A-Za-z0-9])[sp]k-[A-Za-z0-9_-]{16,}", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"://[^\s/:@]{0,100}:([^\s/@]{3,200})@")
 # What a name of a secret is set to: in an environment, YAML, JSON, a command line, a header, a sentence.
@@ -65,7 +65,7 @@ _BETWEEN = re.compile(r"[\s\u200b]+")
 _TOKEN = re.compile(r"[A-Za-z0-9/+]+")
 SHORTEST_ID = 8  # a shorter one, taken out of a text, could take a secret apart
 
-# Not what a secret is: where it is to be found, a stand-in for it, a time.
+# Not a secret, but where it is to be found, a stand-in for it, a time.
 _STAND_IN = re.compile(
     r"[*x•.\-_]+|[$%<{\[(].*|\*\*.*|(?:redacted|changeme|hidden|masked).*"
     r"|required|optional|missing|expired|unknown|rotated|revoked|invalid",
@@ -79,7 +79,7 @@ _TIME = re.compile(
     r"|\d{1,4}[-./]\d{1,2}[-./]\d{1,4}(?:[T ]\d\d:\d\d.*)?|\d\d:\d\d.*"
 )
 _WORD = re.compile(r"[A-Za-z]+\d{0,4}")
-# A word, a number, or a short mark such as v2: what names and ids with dashes are made of.
+# A word, a number, or a short mark such as v2: the parts of names and ids with dashes.
 _PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d{1,5}|[A-Za-z]{1,3}\d{1,5}|[0-9a-f]{6,}")
 
 # In groups as on the card, or in one run, or in single digits: 13 to 19 of them (ISO/IEC 7812-1).
@@ -96,28 +96,28 @@ _NETWORK = re.compile(
 
 
 def holds_private_data(text: str, *, about: tuple[str, ...] = (), allow_key_ids: bool = False) -> bool:
-    """Return True if `text` holds what looks like a payment card's number (by its check digit) or a secret.
+    """Return True if `text` contains what looks like a payment card's number (by its check digit) or a secret.
 
     It reads through invisible characters, other widths, and blanks, dots and dashes between the letters.
 
     Args:
         text: any.
-        about: ids that may stand in it, such as that of the key that a question is about; whole, and of 8 characters or
+        about: ids that may occur in it, such as that of the key that a question is about; whole, and of 8 characters or
             more.
-        allow_key_ids: whether the ids of AWS's access keys may stand in it.
+        allow_key_ids: whether the ids of AWS's access keys may occur in it.
     """
-    plain = _seen(text)
+    plain = _visible_text(text)
     if allow_key_ids:
         plain = _KEY_IDS.sub(" ", plain)
     for known in about:
         if len(known) >= SHORTEST_ID:
-            plain = re.sub(rf"(?<![\w/+-]){re.escape(_seen(known))}(?![\w/+-])", " ", plain)
+            plain = re.sub(rf"(?<![\w/+-]){re.escape(_visible_text(known))}(?![\w/+-])", " ", plain)
     return _holds_secret(plain) or any(_is_card(found) for found in _CARD.findall(plain))
 
 
 def holds_secret(name: str) -> bool:
     """Return True if an id, or another short name, is itself a secret or a card number."""
-    plain = _seen(name)
+    plain = _visible_text(name)
     # The id of an access key is no secret as an id: it is what the request is about.
     return _holds_secret(_KEY_IDS.sub(" ", plain), of_one_word=True) or (
         _CARD.fullmatch(plain) is not None and _is_card(plain)
@@ -125,7 +125,7 @@ def holds_secret(name: str) -> bool:
 
 
 def _holds_secret(plain: str, *, of_one_word: bool = False) -> bool:
-    spelt = () if of_one_word else (_BETWEEN.sub("", plain), *_joined(plain))
+    spelt = () if of_one_word else (_BETWEEN.sub("", plain), *_join_groups(plain))
     return (
         _PRIVATE_KEY_FIELD.search(plain) is not None
         or _LONG_BARE.search(plain) is not None
@@ -138,7 +138,7 @@ def _holds_secret(plain: str, *, of_one_word: bool = False) -> bool:
     )
 
 
-def _seen(text: str) -> str:
+def _visible_text(text: str) -> str:
     """The text as it is seen: without invisible characters, and in the usual width."""
     if text.isascii():
         return text
@@ -148,7 +148,7 @@ def _seen(text: str) -> str:
     )
 
 
-def _joined(plain: str) -> Iterator[str]:
+def _join_groups(plain: str) -> Iterator[str]:
     """What is spelt out in equal groups, put together: words are of any length, and such groups are not."""
     run: list[re.Match[str]] = []
     for token in _TOKEN.finditer(plain):
@@ -182,7 +182,7 @@ def _is_value(found: re.Match[str]) -> bool:
 
 
 def _is_credential(found: str) -> bool:
-    """Whether what follows `Bearer` or `Basic` is one, and not the word that a sentence goes on with."""
+    """Whether what follows `Bearer` or `Basic` is a credential, and not the next word of a sentence."""
     return _is_basic(found) or (not _WORD.fullmatch(found) and (_is_drawn(found) or found.endswith("=")))
 
 

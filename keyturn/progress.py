@@ -16,7 +16,7 @@ PRINT_EVERY = 10.0  # seconds between lines in a log; a terminal's line is writt
 
 
 class Pace:
-    """How quickly a run goes on, by what was seen of it lately."""
+    """How quickly a run progresses, by what was seen of it lately."""
 
     def __init__(self, *, over: float = 30.0) -> None:
         self._over = over  # seconds: long enough to be steady, short enough to see a pause
@@ -31,28 +31,28 @@ class Pace:
         return (asked - before) / (now - first) if now - first >= 0.5 and asked > before else None
 
 
-async def shown(
-    standings: AsyncIterator[BulkStatus], *, tell: Callable[[str, bool], None], live: bool, quiet: bool = False
+async def show_progress(
+    statuses: AsyncIterator[BulkStatus], *, show: Callable[[str, bool], None], live: bool, quiet: bool = False
 ) -> BulkStatus | None:
-    """Tell what a run is at until it ends; returns the last of it.
+    """Print a run's progress until it ends; returns its last status.
 
     Args:
-        standings: of the run, as they come.
-        tell: takes a text, and whether a new line follows it.
+        statuses: of the run, as they come.
+        show: prints a text; its second argument says whether a new line follows.
         live: whether one line is written over and over, as in a terminal.
-        quiet: tell nothing.
+        quiet: print nothing.
     """
     pace, last, printed_at = Pace(), None, -PRINT_EVERY
-    async for last in standings:
+    async for last in statuses:
         now = time.monotonic()
         line = line_of(last, pace.per_second(now, last.progress.asked))
         if live and not quiet:
-            tell(f"\r\x1b[2K{line}", False)
+            show(f"\r\x1b[2K{line}", False)
         elif not quiet and (now - printed_at >= PRINT_EVERY or last.phase == "ended"):
-            tell(line, True)
+            show(line, True)
             printed_at = now
     if live and not quiet:
-        tell("", True)
+        show("", True)
     return last
 
 

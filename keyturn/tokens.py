@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from keyturn.people import doubles
 
-MIN_TOKEN_LETTERS = 32  # as many random letters as nobody guesses over HTTP
+MIN_TOKEN_LETTERS = 32  # enough random letters that a token cannot be guessed over HTTP
 
 
 class Tokens:
@@ -21,7 +21,7 @@ class Tokens:
         """Return the token of `name`; empty if there is no such caller."""
         return self._tokens.get(name, b"")
 
-    def named_by(self, token: str) -> str | None:
+    def owner_of(self, token: str) -> str | None:
         """Return whose token this is. Every token is compared, and in constant time."""
         found = None
         for name, known in self._tokens.items():
@@ -32,7 +32,7 @@ class Tokens:
     def bearer(self, headers: Mapping[str, str]) -> str | None:
         """Return who sent a request, by its Authorization header."""
         scheme, _, token = headers.get("Authorization", "").partition(" ")
-        return self.named_by(token.strip()) if scheme.lower() == "bearer" else None
+        return self.owner_of(token.strip()) if scheme.lower() == "bearer" else None
 
 
 def parse_tokens(value: str) -> Mapping[str, SecretStr]:

@@ -27,9 +27,9 @@ from keyturn.starter.inventory_options import (
     inventory_format,
     moment_of,
     observed,
+    print_rejects,
     rejects_beside,
     rejects_file,
-    tell_rejects,
 )
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def _dollars(text: str) -> Decimal:
     try:
         return Decimal(text)
     except InvalidOperation:
-        raise ValueError from None  # which click tells with the option's name
+        raise ValueError from None  # which click prints with the option's name
 
 
 @click.command()
@@ -103,7 +103,7 @@ def bulk(
       keyturn bulk scan.jsonl --task summarize_scan --detach
     """
     from keyturn.bulk.load import digest_of
-    from keyturn.inventory.read import recognised
+    from keyturn.inventory.read import recognise_source
     from keyturn.inventory.rejects import Rejects
 
     source = _source(file, task=task, policies=policies, user_id=user_id or signed_in_user(), given=given)
@@ -113,8 +113,8 @@ def bulk(
     rejected = Rejects(rejects or rejects_beside(file))
     with closing(rejected):
         run = with_database(lambda engine: _load(engine, source, order, rejected, digest))
-    tell_rejects(rejected)
-    if task == "decide_rotation" and source.access_keys is None and (source.format or recognised(file)) == "aws":
+    print_rejects(rejected)
+    if task == "decide_rotation" and source.access_keys is None and (source.format or recognise_source(file)) == "aws":
         click.echo(WITHOUT_KEY_IDS, err=True)
     outcome = _run(order, watch=not detach, asks=run.asks, as_json=as_json)
     if as_json:
@@ -186,17 +186,17 @@ def _to_error(text: str, newline: bool) -> None:
 
 
 def _counter() -> Any:
-    def told(count: int) -> None:
+    def print_count(count: int) -> None:
         if sys.stderr.isatty():
             click.echo(f"\r{count:,} rows read", err=True, nl=False)
 
-    return told
+    return print_count
 
 
 def _run(order: BulkOrder, *, watch: bool, asks: int, as_json: bool) -> dict[str, Any]:
     from keyturn.application.connection import connect, map_refusals
     from keyturn.application.runs import follow, start_run
-    from keyturn.progress import shown
+    from keyturn.progress import show_progress
     from keyturn.workers.settings import load_local_settings
 
     async def run() -> dict[str, Any]:
@@ -204,7 +204,7 @@ def _run(order: BulkOrder, *, watch: bool, asks: int, as_json: bool) -> dict[str
             handle = await start_run(await connect(), order, task_queue=load_local_settings().task_queue)
             if not watch:
                 return {"asks": asks}
-            last = await shown(follow(handle), tell=_to_error, live=sys.stderr.isatty(), quiet=as_json)
+            last = await show_progress(follow(handle), show=_to_error, live=sys.stderr.isatty(), quiet=as_json)
             return {} if last is None else last.progress.model_dump(mode="json") | {"phase": last.phase}
 
     try:

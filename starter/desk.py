@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 EXIT_UNAPPROVED, EXIT_FAILED = 3, 1
-END_SECONDS = 10.0  # a worker hears of a stop with its next heartbeat, within three seconds
-STOP_SECONDS = 2.0  # whoever is in a hurry waits no longer for the stop to be taken
+END_SECONDS = 10.0  # a worker gets a stop with its next heartbeat, within three seconds
+STOP_SECONDS = 2.0  # a user who stops twice waits no longer for the stop to be accepted
 
 
 @click.command()
@@ -101,13 +101,13 @@ def draft(
         draft_id = new_draft_id(tenant)
         with naming_options():
             await desk.draft(user_id or signed_in_user(), draft_id, asked)
-        shown = asyncio.ensure_future(_shown(desk, draft_id, quiet=as_json))
+        shown = asyncio.ensure_future(_print_draft(desk, draft_id, quiet=as_json))
         stops: list[asyncio.Future[bool]] = []
 
-        def stop() -> None:  # not as KeyboardInterrupt: its end is still to be told
-            if stops:  # asked again: whoever is in such a hurry does not wait for the end
+        def stop() -> None:  # not as KeyboardInterrupt: its end is still to be printed
+            if stops:  # asked again: this user does not wait for the end
                 shown.cancel()
-            stops.append(asyncio.ensure_future(_stopped(desk, draft_id)))
+            stops.append(asyncio.ensure_future(_stop(desk, draft_id)))
             # No worker may be there to end it: then it is not waited for.
             asyncio.get_running_loop().call_later(END_SECONDS, shown.cancel)
 
@@ -137,28 +137,28 @@ def draft(
     raise click.exceptions.Exit(0 if good else EXIT_UNAPPROVED if shown["state"] == "completed" else EXIT_FAILED)
 
 
-async def _stopped(desk: "Desk", draft_id: str) -> bool:
-    """Have a draft stopped; whether that was taken. Why it was not is told."""
+async def _stop(desk: "Desk", draft_id: str) -> bool:
+    """Have a draft stopped; returns whether that was accepted, and prints why it was not."""
     from temporalio.service import RPCError
 
-    from keyturn.application.connection import named
+    from keyturn.application.connection import map_rpc_error
 
     try:
         await desk.stop(draft_id)
     except (KeyturnError, RPCError) as error:
-        why = error if isinstance(error, KeyturnError) else named(error)
+        why = error if isinstance(error, KeyturnError) else map_rpc_error(error)
         click.echo(f"\nit was not stopped: {why}. Ctrl-C again leaves it.", err=True)
         return False
     return True
 
 
-async def _shown(desk: "Desk", draft_id: str, *, quiet: bool) -> dict[str, Any]:
-    """Tell a draft on the terminal as it comes; returns how it ended."""
+async def _print_draft(desk: "Desk", draft_id: str, *, quiet: bool) -> dict[str, Any]:
+    """Print a draft on the terminal as it comes; returns how it ended."""
     seen: Any = None
     async for seen in desk.follow(draft_id):
         if quiet:
             continue
-        if seen.begins_anew:
+        if seen.starts_over:
             click.echo("\n\n(it begins anew)\n", err=True)
         click.echo(printable(seen.more), nl=False)
         sys.stdout.flush()

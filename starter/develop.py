@@ -75,13 +75,13 @@ async def _dev(folder: Path, ports: Ports, *, simulated: bool) -> None:
         folder, ports=ports, keep=True, worker_log=None, simulated=simulated, codec=True, desk=True
     )
     async with running as stack:
-        _tell(stack, folder, default_port=ports.temporal == 7233, simulated=simulated)
+        _print_addresses(stack, folder, default_port=ports.temporal == 7233, simulated=simulated)
         status = await stack.worker.wait()
         click.echo(f"the worker ended with status {status}: what it wrote above says why", err=True)
         raise click.exceptions.Exit(1)
 
 
-def _tell(stack: Stack, folder: Path, *, default_port: bool, simulated: bool) -> None:
+def _print_addresses(stack: Stack, folder: Path, *, default_port: bool, simulated: bool) -> None:
     prefix = "" if default_port else f"TEMPORAL_ADDRESS={stack.address} "
     if folder != Path(".keyturn").absolute():
         prefix += f"KEYTURN_PAYLOAD_KEYS_FILE={stack.keys} "

@@ -1,6 +1,6 @@
 """`keyturn explain`: from a rotation's own history, what was asked, what came back, and why it was accepted or not.
 
-Nothing is asked, looked up or judged again: what is told was recorded then, whatever prompts, policies and models
+Nothing is asked, looked up or judged again: what is printed was recorded then, whatever prompts, policies and models
 are today. It takes the keys that encrypted the history.
 """
 
@@ -45,12 +45,19 @@ def explain(workflow_id: str, run_id: str | None, as_json: bool) -> None:
 
 
 def _lines(step: Step) -> list[str]:
-    fields = {"asked": _asked, "decided": _decided, "job": _job, "failed": _failed, "word": _word, "ended": _ended}
+    fields = {
+        "asked": _request_lines,
+        "decided": _decision_lines,
+        "job": _job,
+        "failed": _failure_lines,
+        "word": _response_lines,
+        "ended": _end_lines,
+    }
     first, *others = fields[step["step"]](step)
     return [f"\n{step['at']}  {first}", *(f"  {line}" for line in others)]
 
 
-def _asked(step: Step) -> list[str]:
+def _request_lines(step: Step) -> list[str]:
     request = step["request"]
     facts = {name: value for name, value in request["credential"].items() if value not in (None, False)}
     lines = ", ".join(f"{line['id']}@{line['version']}" for line in request["policy_lines"])
@@ -63,7 +70,7 @@ def _asked(step: Step) -> list[str]:
     ]
 
 
-def _decided(step: Step) -> list[str]:
+def _decision_lines(step: Step) -> list[str]:
     call, verdict, exchange = step["call"], step["verdict"], step["exchange"]
     kept = ", a cached response" if call["cache_hit"] else ""
     cost = "price unknown" if call["cost_usd"] is None else f"${call['cost_usd']}"
@@ -89,11 +96,11 @@ def _decided(step: Step) -> list[str]:
             for one in verdict["readings"]
         ]
         return [*lines, "disagreement: the key is due by rule, and the model says otherwise", *said,
-                *_supported("by rule   ", verdict["supported"])]  # fmt: skip
-    return [*lines, *_supported("accepted: ", verdict)]
+                *_support_lines("by rule   ", verdict["supported"])]  # fmt: skip
+    return [*lines, *_support_lines("accepted: ", verdict)]
 
 
-def _supported(label: str, decision: Mapping[str, Any]) -> list[str]:
+def _support_lines(label: str, decision: Mapping[str, Any]) -> list[str]:
     bears = ", ".join(f"{line['id']}@{line['version']}" for line in decision["source_lines"]) or "no line"
     cited = ", ".join(f"{line['id']}@{line['version']}" for line in decision["cited_lines"]) or "none"
     window = f", window {decision['rotation_window_days']} days" if decision["rotation_window_days"] else ""
@@ -117,15 +124,15 @@ def _job(step: Step) -> list[str]:
     return [f"job {step['job_id']} {fate_of(created=step['created'], tightened=step['tightened'])}", *_tries(step)]
 
 
-def _failed(step: Step) -> list[str]:
+def _failure_lines(step: Step) -> list[str]:
     return [f"{step['activity']} failed, {step['kind']}: {step['message']}", *_tries(step)]
 
 
-def _word(step: Step) -> list[str]:
+def _response_lines(step: Step) -> list[str]:
     said = step["said"] if isinstance(step["said"], dict) else {}
     shown = {name: value for name, value in said.items() if name in {"operator", "approver", "reason", "digest"}}
     return [f"{step['name']}  " + "  ".join(f"{name}={value}" for name, value in shown.items())]
 
 
-def _ended(step: Step) -> list[str]:
+def _end_lines(step: Step) -> list[str]:
     return ["ended: " + ", ".join(str(step[name]) for name in ("status", "reason", "explanation") if step.get(name))]

@@ -16,9 +16,9 @@ from keyturn.starter.inventory_options import (
     inventory_format,
     moment_of,
     observed,
+    print_rejects,
     rejects_beside,
     rejects_file,
-    tell_rejects,
 )
 
 
@@ -47,7 +47,7 @@ def check(file: Path, policies: tuple[str, ...], as_json: bool, rejects: Path | 
       keyturn inventory check report.csv --access-keys keys.json --policy CIS-AWS-4.0-1.14
     """
     from keyturn.bulk.load import items_of
-    from keyturn.inventory.read import read, recognised
+    from keyturn.inventory.read import read, recognise_source
     from keyturn.inventory.rejects import Rejects
     from keyturn.workers.settings import load_local_settings
 
@@ -63,7 +63,7 @@ def check(file: Path, policies: tuple[str, ...], as_json: bool, rejects: Path | 
             ageless += not {"age_days", "last_rotated_at"} & facts.keys()
             outcome = item["outcome"] if item["outcome"] == "bad_row" else (item["reason"] or "to_ask")
             counts[outcome] = counts.get(outcome, 0) + 1
-    form = read_as.format or recognised(file)
+    form = read_as.format or recognise_source(file)
     if as_json:
         click.echo(
             json.dumps(
@@ -79,7 +79,7 @@ def check(file: Path, policies: tuple[str, ...], as_json: bool, rejects: Path | 
         click.echo(f"{ageless:,} keys tell no age: no line on age can be decided of them", err=True)
     if form == "aws" and read_as.access_keys is None:
         click.echo(WITHOUT_KEY_IDS, err=True)
-    tell_rejects(rejected)
+    print_rejects(rejected)
     if rejected.count:
         raise click.exceptions.Exit(1)
 

@@ -1,4 +1,4 @@
-"""What the commands of whole estates share: their options, and how a mistake in one is told."""
+"""What the commands of whole inventories share: their options, and how a mistake in one is reported."""
 
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -55,11 +55,11 @@ def moment_of(text: str | None) -> datetime | None:
 
 
 def rejects_beside(file: Path) -> Path:
-    """Return where rows that cannot be used go, if nobody says."""
+    """Return where rows that cannot be used go by default."""
     return file.with_name(f"{file.stem}.rejects{'.csv' if file.suffix == '.csv' else '.jsonl'}")
 
 
-def tell_rejects(rejected: Any) -> None:
+def print_rejects(rejected: Any) -> None:
     """Say how many rows cannot be used, and where they are."""
     if rejected.count:
         click.echo(f"{rejected.count:,} rows cannot be used: {rejected.file} has each with its reason", err=True)

@@ -129,7 +129,7 @@ def claim(tenant: str, owner: str | None, lease_seconds: float) -> None:
 
     if math.isnan(lease_seconds):
         raise click.BadParameter("not a number of seconds", param_hint="--lease")
-    lease, who = timedelta(seconds=lease_seconds), _checked(Identifier, owner or signed_in_user(), "--user")
+    lease, who = timedelta(seconds=lease_seconds), _validate(Identifier, owner or signed_in_user(), "--user")
     if who.startswith("execute:"):  # by that name an executor knows what it wrote itself into a job's trail
         raise click.BadParameter("names that begin with execute: are executors'", param_hint="--user")
     job = with_database(lambda engine: JobLeases(engine).claim_next(tenant_id=tenant, owner=who, lease=lease))
@@ -151,7 +151,7 @@ def complete(job_id: str, tenant: str, token: int, evidence: tuple[str, ...]) ->
     pairs = [_pair(entry) for entry in evidence]
     if len(dict(pairs)) < len(pairs):
         raise InvalidRequest("--evidence: a name is given twice; nothing was written")
-    output = _checked(Evidence, dict(pairs), "--evidence")
+    output = _validate(Evidence, dict(pairs), "--evidence")
     _run_and_print(lambda engine: JobLeases(engine).complete(job_id, tenant_id=tenant, token=token, evidence=output))
 
 
@@ -164,7 +164,7 @@ def fail(job_id: str, tenant: str, token: int, reason: str) -> None:
     """Close a claimed job as failed; the credential may be asked about again."""
     from keyturn.jobs.leases import JobLeases
 
-    why = _checked(Reason, reason, "--reason")
+    why = _validate(Reason, reason, "--reason")
     _run_and_print(lambda engine: JobLeases(engine).fail(job_id, tenant_id=tenant, token=token, reason=why))
 
 
@@ -177,7 +177,7 @@ def cancel(job_id: str, tenant: str, reason: str, actor: str | None) -> None:
     """Close a job that is not closed, whoever holds it; what they say afterwards is refused."""
     from keyturn.jobs.leases import JobLeases
 
-    who, why = _checked(Identifier, actor or signed_in_user(), "--user"), _checked(Reason, reason, "--reason")
+    who, why = _validate(Identifier, actor or signed_in_user(), "--user"), _validate(Reason, reason, "--reason")
     _run_and_print(lambda engine: JobLeases(engine).cancel(job_id, tenant_id=tenant, actor=who, reason=why))
 
 
@@ -221,7 +221,7 @@ def _pair(entry: str) -> tuple[str, str]:
     return name, value
 
 
-def _checked(kind: Any, value: Any, option: str) -> Any:
+def _validate(kind: Any, value: Any, option: str) -> Any:
     """Return `value` as the contracts want it; raises InvalidRequest, which names the option."""
     try:
         return TypeAdapter(kind).validate_python(value)

@@ -1,4 +1,4 @@
-"""The commands by which people answer what waits for them: `parked`, `resume`, `abandon`, `approve`, `deny`."""
+"""The commands by which operators and approvers respond: `parked`, `resume`, `abandon`, `approve`, `deny`."""
 
 import asyncio
 import json
@@ -19,8 +19,8 @@ from keyturn.starter.policy_options import policy_options
 _user = click.option("--user", "user_id", envvar="KEYTURN_USER", help="Your user name.  [default: the signed-in user]")
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output.")
 _DECIDED = ("RotationWorkflow",)
-_CARRIED_OUT = (*_DECIDED, "RotateAccessKeyWorkflow")
-_RESUMED_AT_ONCE = 20  # updates under way at once: a worker takes them in milliseconds each
+_EXECUTION = (*_DECIDED, "RotateAccessKeyWorkflow")
+_RESUMED_AT_ONCE = 20  # updates at once: a worker accepts one in milliseconds
 
 
 @click.command()
@@ -143,7 +143,7 @@ def approve(workflow_id: str, digest: str | None, policy_dir: Path | None, shipp
     """
     if digest is None:
         status, decision = _awaiting(workflow_id, "approve")
-        for line in _shown(status, _wordings(status, policy_dir, shipped=shipped)):
+        for line in _status_lines(status, _wordings(status, policy_dir, shipped=shipped)):
             click.echo(line)
         if not sys.stdin.isatty():
             raise click.UsageError("say which decision you approve: --digest, as shown above")
@@ -188,8 +188,8 @@ def rollback(job_id: str, reason: str, user_id: str | None) -> None:
     """
     from keyturn.workflows.access_key import execution_id
 
-    wish = validate(lambda: Abandonment(operator=user_id or signed_in_user(), reason=reason))
-    _answer(execution_id(job_id), "roll_back", wish)
+    abandonment = validate(lambda: Abandonment(operator=user_id or signed_in_user(), reason=reason))
+    _answer(execution_id(job_id), "roll_back", abandonment)
     click.echo(f"rolling {job_id} back; `keyturn jobs show {job_id}` tells how far it is")
 
 
@@ -198,8 +198,8 @@ def _answer(workflow_id: str, update: str, argument: Contract) -> None:
     from keyturn.application.connection import connect, map_refusals
     from keyturn.application.following import handle_of
 
-    # A rotation is approved or denied; one whose job is carried out is resumed or rolled back.
-    types = _CARRIED_OUT if update in {"resume", "roll_back"} else _DECIDED
+    # A rotation is approved or denied; one whose job is executed is resumed or rolled back.
+    types = _EXECUTION if update in {"resume", "roll_back"} else _DECIDED
 
     async def run() -> None:
         with map_refusals():
@@ -224,7 +224,7 @@ def _status(workflow_id: str) -> RotationStatus:
     return status
 
 
-def _shown(status: RotationStatus, wordings: Sequence[str]) -> list[str]:
+def _status_lines(status: RotationStatus, wordings: Sequence[str]) -> list[str]:
     decision: GroundedDecision | None = status.decision
     if decision is None:
         return [f"nothing waits for an approval: the rotation is {status.phase.replace('_', ' ')}"]
@@ -249,7 +249,7 @@ def _shown(status: RotationStatus, wordings: Sequence[str]) -> list[str]:
 
 
 def _wordings(status: RotationStatus, policy_dir: Path | None, *, shipped: bool) -> list[str]:
-    """The wording of the binding lines, as far as this machine's policy files hold them at that version."""
+    """The wording of the binding lines, as far as this machine's policy files have them at that version."""
     from keyturn.policy.catalogue import load_catalogue
 
     refs = () if status.decision is None else status.decision.source_lines

@@ -208,12 +208,14 @@ def watch(workflow_id: str) -> None:
 def _watch_run(workflow_id: str) -> None:
     from keyturn.application.connection import connect, map_refusals
     from keyturn.application.runs import follow, handle_of_run
-    from keyturn.progress import shown
+    from keyturn.progress import show_progress
 
     async def run() -> None:
         with map_refusals():
-            standings = follow(handle_of_run(await connect(), workflow_id))
-            await shown(standings, tell=lambda text, newline: click.echo(text, nl=newline), live=sys.stdout.isatty())
+            statuses = follow(handle_of_run(await connect(), workflow_id))
+            await show_progress(
+                statuses, show=lambda text, newline: click.echo(text, nl=newline), live=sys.stdout.isatty()
+            )
 
     try:
         asyncio.run(run())
@@ -243,7 +245,7 @@ def _print_outcome(workflow_id: str, outcome: Any) -> None:
 
 
 def _end_before_start(error: KeyturnError, workflow_id: str | None, *, as_json: bool) -> NoReturn:
-    """End with the error told: on standard error, and as the one JSON object if that was asked for."""
+    """Exit with the error printed: on standard error, and as the one JSON object if that was asked for."""
     from keyturn.application.outcomes import EXIT_FAILED, EXIT_USAGE
 
     click.echo(error.with_hint, err=True)

@@ -38,7 +38,7 @@ def runs(context: click.Context, tenant: str, limit: int, as_json: bool) -> None
     """
     if not lists(context):
         return
-    rows = with_database(lambda engine: _listed(engine, tenant, limit))
+    rows = with_database(lambda engine: _load_runs(engine, tenant, limit))
     if as_json:
         click.echo(json.dumps({"runs": rows}, default=str))
         return
@@ -55,7 +55,7 @@ def runs(context: click.Context, tenant: str, limit: int, as_json: bool) -> None
 @click.argument("run_id")
 def pause(run_id: str, tenant: str, user_id: str | None) -> None:
     """Begin no further page of a run; what is being asked may end."""
-    _tell(run_id, tenant, "pause", validate(lambda: Resumption(operator=user_id or signed_in_user())))
+    _update_run(run_id, tenant, "pause", validate(lambda: Resumption(operator=user_id or signed_in_user())))
 
 
 @runs.command()
@@ -64,7 +64,7 @@ def pause(run_id: str, tenant: str, user_id: str | None) -> None:
 @click.argument("run_id")
 def resume(run_id: str, tenant: str, user_id: str | None) -> None:
     """Go on with a run that is paused, by hand or by failures that were fixed."""
-    _tell(run_id, tenant, "resume", validate(lambda: Resumption(operator=user_id or signed_in_user())))
+    _update_run(run_id, tenant, "resume", validate(lambda: Resumption(operator=user_id or signed_in_user())))
 
 
 @runs.command()
@@ -74,18 +74,18 @@ def resume(run_id: str, tenant: str, user_id: str | None) -> None:
 @click.argument("run_id")
 def cancel(run_id: str, tenant: str, user_id: str | None, reason: str) -> None:
     """Ask about nothing more. Rotations that were begun go on; the same `keyturn bulk` goes on with the rest."""
-    wish = validate(lambda: Abandonment(operator=user_id or signed_in_user(), reason=reason))
-    _tell(run_id, tenant, "cancel", wish)
+    abandonment = validate(lambda: Abandonment(operator=user_id or signed_in_user(), reason=reason))
+    _update_run(run_id, tenant, "cancel", abandonment)
 
 
-async def _listed(engine: "AsyncEngine", tenant: str, limit: int) -> list[dict[str, Any]]:
+async def _load_runs(engine: "AsyncEngine", tenant: str, limit: int) -> list[dict[str, Any]]:
     from keyturn.bulk.store import BulkStore
 
     rows = await BulkStore(engine).runs(tenant_id=tenant, limit=limit)
     return [{name: value for name, value in row.items() if name != "question"} for row in rows]
 
 
-def _tell(run_id: str, tenant: str, update: str, wish: Any) -> None:
+def _update_run(run_id: str, tenant: str, update: str, abandonment: Any) -> None:
     from keyturn.application.answers import answer
     from keyturn.application.connection import connect, map_refusals
     from keyturn.application.runs import handle_of_run
@@ -94,7 +94,7 @@ def _tell(run_id: str, tenant: str, update: str, wish: Any) -> None:
     async def run(engine: "AsyncEngine") -> None:
         workflow_id = (await BulkStore(engine).run(run_id, tenant_id=tenant)).workflow_id
         with map_refusals():
-            await answer(handle_of_run(await connect(), workflow_id), update, wish)
+            await answer(handle_of_run(await connect(), workflow_id), update, abandonment)
 
     with_database(run)
     click.echo(f"{update}: {run_id}")
@@ -133,7 +133,7 @@ async def _report(
 
     store, decrypt = BulkStore(engine), run_encryption(keyring_from_environment()).decrypt
     run = await store.run(run_id, tenant_id=tenant)
-    await store.settle_jobs(run_id, tenant_id=tenant)  # what waited when the run ended may have its job since
+    await store.update_job_outcomes(run_id, tenant_id=tenant)  # what waited when the run ended may have its job since
     if html is not None:
         cited = load_local_settings().load_catalogue().resolve(run.policy_lines)
         page = await page_of(store, run, list(cited), decrypt)
@@ -155,7 +155,7 @@ async def _write_rows(items: Any, table: Path | None, lines: Path | None) -> Non
     from contextlib import ExitStack
 
     from keyturn.bulk.report import COLUMNS
-    from keyturn.inventory.cells import guarded
+    from keyturn.inventory.cells import escape_formula
 
     with ExitStack() as files:
         rows = None
@@ -166,6 +166,6 @@ async def _write_rows(items: Any, table: Path | None, lines: Path | None) -> Non
         async for item in items:
             if rows is not None:
                 lists = {name: " ".join(item[name] or ()) for name in ("policy_lines", "record_ids")}
-                rows.writerow({name: guarded(value) for name, value in (item | lists).items()})
+                rows.writerow({name: escape_formula(value) for name, value in (item | lists).items()})
             if objects is not None:
                 objects.write(json.dumps(item, default=str) + "\n")

@@ -253,7 +253,7 @@ def delete(name: str, tenant: str) -> None:
 
 
 async def _last_run(client: Client, info: ScheduleInfo) -> dict[str, str | None]:
-    """Return when the newest run began and how it ended: None while it runs; a failure's kind, if it failed."""
+    """Return when the newest run started and how it ended: None while it runs; a failure's kind, if it failed."""
     if not info.recent_actions:
         return {"last": None, "last_workflow_id": None, "last_ended": None}
     newest = info.recent_actions[-1]
@@ -262,11 +262,11 @@ async def _last_run(client: Client, info: ScheduleInfo) -> dict[str, str | None]
     return {
         "last": newest.started_at.isoformat(),
         "last_workflow_id": handle.id,
-        "last_ended": await _ended(handle),
+        "last_ended": await _outcome_of(handle),
     }
 
 
-async def _ended(run: Handle) -> str | None:
+async def _outcome_of(run: Handle) -> str | None:
     try:
         if (await run.describe()).status is WorkflowExecutionStatus.RUNNING:
             return None

@@ -67,14 +67,14 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report
 
 
-# What takes a minute or more begins first: at the end the other processes would wait for it.
+# A file that takes a minute or more starts first: at the end the other processes would wait for it.
 LONGEST_FIRST = (
     *("proof/test_proof.py", "workflows/test_bulk.py", "starter/test_commands.py", "keyturn/test_access_keys.py"),
     *("workflows/test_bulk_killed.py", "workflows/test_access_key.py", "workflows/test_draft.py"),
 )
 
 
-# What starts a server of its own: Temporal's, PostgreSQL, Redis, the simulator, AWS's double, the embedded stack.
+# Starts another server: Temporal's, PostgreSQL, Redis, the simulator, AWS's double, the embedded stack.
 SERVERS = {
     *("temporal", "skipping", "simulator_address", "simulator", "simulated"),
     *("postgresql_server", "postgresql", "redis_server", "redis", "aws_account", "stack", "warm"),
@@ -119,7 +119,7 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-# The same examples each time: what others find is for `make fuzz`, and not for whoever changes something else.
+# The same examples each time: new ones are for `make fuzz`, and not for a developer who changes something else.
 settings.register_profile("suite", derandomize="FUZZ_EXAMPLES" not in os.environ)
 settings.load_profile("suite")
 
@@ -238,7 +238,7 @@ def migrated_postgresql(postgresql_server: str) -> str:
     with psycopg.connect(postgresql_server, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}".encode())
         migrate(database_url(postgresql_server).set(database=name))
-        # Only what nobody is connected to can be copied, and the migration's own connection may be open still.
+        # Only a database without connections can be copied, and the migration's own connection may be open still.
         connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
         connection.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", [name])
     return name
@@ -335,7 +335,7 @@ async def network(aws: "Aws") -> "AsyncIterator[Network]":
 
 @pytest.fixture(scope="session")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    """The whole embedded stack, with its worker as a process of its own."""
+    """The whole embedded stack, with its worker as a separate process."""
     folder = tmp_path_factory.mktemp("stack")
     async with embedded_stack(folder, ports=Ports(), keep=False, worker_log=folder / "worker.log") as running:
         yield running

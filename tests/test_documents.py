@@ -19,7 +19,7 @@ from keyturn.desk.settings import DeskSettings
 from keyturn.lab.documentation.errors import every_error
 from keyturn.lab.documentation.log_events import ROOMS, events
 from keyturn.lab.documentation.pages import PAGES
-from keyturn.lab.documentation.settings import documented
+from keyturn.lab.documentation.settings import setting_descriptions
 from keyturn.lab.stack.embedded import Stack
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.workers.codec_settings import CodecSettings
@@ -150,8 +150,8 @@ def anchors(text: str) -> set[str]:
 
 
 def test_every_setting_error_and_metric_is_described_in_the_reference() -> None:
-    """In a sentence that ends with a full stop, so that nobody meets a bare name there."""
-    for name, meaning in documented().items():
+    """In a sentence that ends with a full stop, so that no reader meets a bare name there."""
+    for name, meaning in setting_descriptions().items():
         assert re.fullmatch(r"[A-Z].*\.", meaning), name
     errors = PAGES["reference/errors.md"]()
     for error in every_error():
@@ -225,7 +225,7 @@ def test_nothing_private_gets_into_an_image() -> None:
 
 
 def test_nothing_secret_stands_in_the_compose_file(compose: Any) -> None:
-    """Passwords and keys come from the environment, and their absence is told."""
+    """Passwords and keys come from the environment, and their absence is reported."""
     for service in compose["services"].values():
         for variable, value in (service.get("environment") or {}).items():
             if re.search("PASSWORD|PWD|KEYS?$|_(CODEC|JOBS|DESK)_TOKENS$", variable):
@@ -235,7 +235,7 @@ def test_nothing_secret_stands_in_the_compose_file(compose: Any) -> None:
 def test_every_setting_of_the_example_file_reaches_the_containers(compose: Any) -> None:
     """What is set in .env and not handed on would be ignored in silence."""
     given = compose["services"]["worker"]["environment"] | compose["services"]["worker"].get("<<", {})
-    own_way = {"KEYTURN_USER"}  # of whoever asks, and not of a container
+    own_way = {"KEYTURN_USER"}  # of the user, and not of a container
     settings = settings_variables() | {"KEYTURN_TENANT"}
     assert settings - own_way <= set(given), settings - set(given)
 
@@ -344,7 +344,7 @@ def test_the_readmes_figures_are_those_of_the_bench() -> None:
 
 
 def test_dashboard_and_alerts_name_metrics_that_exist() -> None:
-    """A panel on a metric that nobody writes stays empty for ever."""
+    """A panel on a metric that is never written stays empty for ever."""
     from prometheus_client import CollectorRegistry
     from prometheus_client.exposition import generate_latest
 

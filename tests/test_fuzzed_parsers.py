@@ -1,7 +1,7 @@
-"""Every parser that meets the outside, fed with kept samples and with what becomes of them when they are damaged.
+"""Every parser that meets the outside, fed with stored samples and with damaged forms of them.
 
 The samples are in `tests/corpora/parsers`, a folder each; what ever broke a parser is put there, and stays. `make test`
-has a short form; `make fuzz` as many as it is told.
+has a short form; `make fuzz` as many as it is given.
 """
 
 import asyncio
@@ -157,7 +157,7 @@ def batches(data: bytes, name: str) -> Any:
 
 
 def payload(data: bytes, _name: str) -> Any:
-    return EncryptionCodec(KEYRING, "default").opened(Payload.FromString(data))
+    return EncryptionCodec(KEYRING, "default").decrypt_payload(Payload.FromString(data))
 
 
 SETTINGS: dict[str, Callable[[str], Any]] = {
@@ -192,7 +192,7 @@ PARSERS = {
     "streams": Parser(streams),
     "batches": Parser(batches),
     "payloads": Parser(payload, (KeyturnError, DecodeError)),  # what is no message never reaches the codec
-    "settings": Parser(setting, (KeyturnError, ValueError)),  # told by pydantic, with the setting's name
+    "settings": Parser(setting, (KeyturnError, ValueError)),  # reported by pydantic, with the setting's name
     "policies": Parser(in_a_file(lambda file: load_catalogue(file.parent))),
     "keys": Parser(as_text(lambda text: parse_keyring(text, source="x")), kept={"keys.txt": KEYS_TEXT.encode()}),
 }
@@ -227,7 +227,7 @@ def test_whatever_becomes_of_a_sample_it_is_read_or_refused_by_name(
 
 
 async def test_the_codec_server_answers_whatever_it_is_sent() -> None:
-    """With clear text or a named refusal, and never with an error of its own."""
+    """With clear text or a named refusal, and never with another error."""
     from keyturn.workers.codec import CodecServer
     from keyturn.workers.monitoring import served
 

@@ -1,4 +1,4 @@
-"""After every end that a rotation can come to: everything that is stored or told is searched for what is private."""
+"""After every end that a rotation can come to: everything that is stored or sent is searched for what is private."""
 
 import asyncio
 import itertools
@@ -59,7 +59,7 @@ P9 = PolicyRef(id="P-9", version=1)
 
 @dataclass(frozen=True)
 class Told:
-    """Everything that was stored or told, by where."""
+    """Everything that was stored or sent, by where."""
 
     temporal: str
     log: str
@@ -70,7 +70,7 @@ class Told:
 
 
 def asked(line: PolicyRef = P7, *, stale: bool | None = True, suffix: str = "") -> RotationRequest:
-    """A request with evidence of its own: a cached response would not come to the simulator's faults."""
+    """A request with unique evidence: a cached response would not come to the simulator's faults."""
     credential = CredentialFacts(
         key_id=f"{KEY}{suffix or uuid.uuid4().hex[:8]}",
         stale=stale,
@@ -94,7 +94,7 @@ def asked(line: PolicyRef = P7, *, stale: bool | None = True, suffix: str = "") 
 async def world(
     folder: Path, database: URL, simulator: SimulatorControl, keyring: Keyring
 ) -> AsyncIterator[tuple[Client, str, Path]]:
-    """Yield a client of a server of its own, with a real worker on it; its monitoring address, and its log."""
+    """Yield a client of a new server, with a real worker on it; its monitoring address, and its log."""
     policy, keys, log = folder / "policy", folder / "keys", folder / "leaks.worker.log"
     policy.mkdir()
     (policy / "approval.toml").write_text(APPROVAL_LINE)
@@ -114,7 +114,7 @@ async def world(
 
 
 async def every_end(client: Client, simulator: SimulatorControl) -> set[str]:
-    """Bring rotations to all their ends, people's words included; returns the ends."""
+    """Bring rotations to all their ends, persons' responses included; returns the ends."""
     ends: set[str] = set()
 
     async def plainly(request: RotationRequest, fault: str | None = None) -> None:
@@ -199,7 +199,7 @@ def _rows(database: URL, *tables: str) -> str:
 def leaks(told: Told) -> list[str]:
     """Return what is readable and must not be, by its place."""
     nowhere = (*WORDS, PLACEHOLDER_KEY, ANSWER, BEARER)
-    reasons = (REASON, "Planted reason")  # whoever reads the audit must know them
+    reasons = (REASON, "Planted reason")  # a reader of the audit must know them
     return [
         f"{place}: {secret}"
         for place, content in vars(told).items()

@@ -8,15 +8,15 @@ from keyturn.contracts import ModelTask
 from keyturn.errors import InvalidRequest
 from keyturn.faults import faults_of
 from keyturn.foreign_json import read_json
-from keyturn.llm.boundary import Judged
+from keyturn.llm.boundary import JudgedAnswer
 from keyturn.tasks.errors import UnknownTask
 from keyturn.tasks.registry import load_tasks
 from keyturn.workers.settings import Settings
-from keyturn.workers.wiring import wired_boundary
+from keyturn.workers.wiring import open_boundary
 
 
 def request_of(task: str, text: str) -> ModelTask:
-    """Return the request of `task` that `text` holds as JSON.
+    """Return the request of `task` in `text`, which is JSON.
 
     Raises:
         UnknownTask: there is no such task; the message names those that there are.
@@ -38,7 +38,7 @@ def request_of(task: str, text: str) -> ModelTask:
     return request
 
 
-async def ask_once(settings: Settings, request: ModelTask) -> Judged:
+async def ask_once(settings: Settings, request: ModelTask) -> JudgedAnswer:
     """Ask `request` with a worker's settings; raises what `ModelBoundary.answer` raises."""
-    async with wired_boundary(settings) as wired:
+    async with open_boundary(settings) as wired:
         return await wired.boundary.answer(request)

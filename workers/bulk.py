@@ -1,4 +1,4 @@
-"""Bulk runs on a worker: the inventory read, pages judged, rotations begun; and a worker of their own for it."""
+"""Bulk runs on a worker: reads the inventory, judges pages, starts rotations; and the separate workers for it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -17,13 +17,13 @@ from keyturn.activities.judge_page import JudgePage
 from keyturn.application.connection import TemporalUnreachable
 from keyturn.application.encryption import names_of
 from keyturn.application.runs import BULK_PRIORITY
-from keyturn.bulk.contracts import BulkOrder, BulkPage, BulkSource, PageJudged, RunProgress, RunSettled
+from keyturn.bulk.contracts import BulkOrder, BulkPage, BulkSource, PageResult, RunProgress, RunResult
 from keyturn.bulk.load import digest_of, items_of, load, scan_items
 from keyturn.bulk.offline import OfflineRuns
 from keyturn.bulk.pages import BulkJudge
 from keyturn.bulk.store import BulkStore, Run
-from keyturn.inventory.apart import read_apart, read_scans_apart
 from keyturn.inventory.errors import InventoryInvalid
+from keyturn.inventory.isolation import read_apart, read_scans_apart
 from keyturn.inventory.places import file_below, newest
 from keyturn.inventory.read import read
 from keyturn.inventory.rows import BadRow
@@ -42,7 +42,7 @@ from keyturn.workflows.visibility import DISAGREEMENT, PARKED, attributes_at_sta
 # Rotations of a run that are worked on at once: measured, a person's rotation beside a run then takes some two times as
 # long as alone, and three to five times if a run's rotations come all at once.
 DUE_AT_ONCE = 2
-DUE_KEPT = 50
+DUE_CACHED = 50
 PAGE_SIZE = BulkOrder.model_fields["page_size"].default
 
 
@@ -52,15 +52,15 @@ def run_encryption(keyring: Keyring) -> EncryptedTexts:
 
 
 class RunRotations:
-    """Begins the rotations that a run finds due, on their own queue beside `task_queue`."""
+    """Starts the rotations that a run finds due, on their own queue beside `task_queue`."""
 
     def __init__(self, client: Client, task_queue: str) -> None:
         self._client = client
         self._task_queue = task_queue + DUE_QUEUE
         self._names = names_of(client)
 
-    async def begin(self, request: RotationRequest) -> str:
-        """Begin a rotation, unless it runs; returns its workflow id."""
+    async def start(self, request: RotationRequest) -> str:
+        """Start a rotation, unless it runs; returns its workflow id."""
         key, lines = request.credential.key_id, request.policy_lines
         workflow_id = workflow_id_of(request.tenant_id, request.account_id, key, lines, self._names)
         try:
@@ -70,7 +70,7 @@ class RunRotations:
                 id=workflow_id,
                 task_queue=self._task_queue,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                # What it answered before was on other evidence; and if it made its job, it finds that again.
+                # What it answered before was on other evidence; and if it created its job, it finds that again.
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
                 search_attributes=attributes_at_start(request, self._names),
                 static_summary=f"rotation under {', '.join(str(line) for line in lines)}",
@@ -81,9 +81,9 @@ class RunRotations:
         return workflow_id
 
     async def look(self, workflow_id: str) -> str | None:
-        """Return how a rotation ended, `waiting` or `disagreement` if it waits for a person, None if it is under way.
+        """Return how a rotation ended, `waiting` or `disagreement` if it waits for a person, None if it is in progress.
 
-        One that Temporal has forgotten made no job, or its row would have been found: it is `failed`.
+        A rotation that Temporal has forgotten created no job, or its row would have been found: it is `failed`.
         """
         handle: WorkflowHandle[RotationWorkflow, CompletedOutcome]
         handle = self._client.get_workflow_handle_for(RotationWorkflow.run, workflow_id)
@@ -103,7 +103,7 @@ class RunRotations:
         return "failed"
 
 
-class CarriedRuns:
+class BulkRunActivities:
     """What the activities of a run do: the inventory of this machine, the judge, the store."""
 
     def __init__(
@@ -139,7 +139,7 @@ class CarriedRuns:
         return before.model_copy(update={"total": whole.total, "asks": whole.asks})
 
     async def _load(self, order: BulkOrder, source: BulkSource, workflow_id: str, at: datetime) -> None:
-        """Read a source; of what cannot be read, nothing is quoted: the failure is kept in history and in the log."""
+        """Read a source; an unreadable one is never quoted: the failure is stored in history and in the log."""
         try:
             await load_source(
                 source,
@@ -156,13 +156,13 @@ class CarriedRuns:
         except InventoryInvalid as error:
             raise InventoryInvalid(error.without_quotes) from None
 
-    async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime) -> PageJudged:
+    async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime) -> PageResult:
         """Judge what is open of a page."""
         return await self._judge.judge(page, attempt=attempt, last_attempt=last_attempt, at=at)
 
-    async def settle(self, run_id: str, *, tenant_id: str) -> RunSettled:
-        """Look how the rotations stand."""
-        return await self._judge.settle(run_id, tenant_id=tenant_id)
+    async def update_outcomes(self, run_id: str, *, tenant_id: str) -> RunResult:
+        """Look up the rotations' status."""
+        return await self._judge.update_outcomes(run_id, tenant_id=tenant_id)
 
     async def end(self, run_id: str, status: str) -> None:
         """Write down that the run has ended."""
@@ -249,23 +249,23 @@ async def load_source(
 async def bulk_workers(
     client: Client,
     task_queue: str,
-    runs: CarriedRuns,
+    runs: BulkRunActivities,
     rotation: Sequence[Callable[..., Any]],
     *,
     pages_at_once: int,
     keys_per_second: float | None,
     deployment: WorkerDeploymentConfig | None = None,
 ) -> AsyncIterator[None]:
-    """Run the workers of pages, and of the rotations that runs begin, each on a task queue of its own.
+    """Run the workers of pages, and of the rotations that runs start, each on its own task queue.
 
-    Queues of their own keep a run from taking the slots of people's calls: what a run has to do waits in line at the
-    server, a little of it at once, while a person's rotation finds this process free. A rate limit of the queue of
+    Separate queues keep a run from taking the slots of single rotations: a run's work waits in line at the
+    server, a little of it at once, while a user's rotation finds this process free. A rate limit of the queue of
     pages is not passed by: what a worker is handed eagerly, with its own workflow task, is never of another queue.
 
     Args:
         client: a connected client.
-        task_queue: of people's rotations.
-        runs: what carries runs out.
+        task_queue: of single rotations.
+        runs: the activities of runs.
         rotation: the activities of a rotation.
         pages_at_once: in this worker.
         keys_per_second: asked about, by all workers together; None for no limit.
@@ -284,7 +284,7 @@ async def bulk_workers(
             judge.end_run,
         ],
         max_concurrent_activities=pages_at_once,
-        # For all workers together: the server holds it.
+        # For all workers together: the server enforces it.
         max_task_queue_activities_per_second=None if keys_per_second is None else keys_per_second / PAGE_SIZE,
     )
     due = Worker(
@@ -296,9 +296,9 @@ async def bulk_workers(
         max_concurrent_activities=DUE_AT_ONCE,
         max_concurrent_workflow_task_polls=DUE_AT_ONCE,
         max_concurrent_activity_task_polls=1,
-        # A run begins rotations faster than they end, and each that is kept in memory takes 100 kB: measured, a worker
-        # grew by 150 MiB. One that is not kept is read again from its history of some events.
-        max_cached_workflows=DUE_KEPT,
+        # A run starts rotations faster than they complete, and each one in memory takes 100 kB: measured, a worker
+        # grew by 150 MiB. One that is not cached is read again from its history of some events.
+        max_cached_workflows=DUE_CACHED,
         deployment_config=deployment,
     )
     async with pages, due:

@@ -1,7 +1,7 @@
 """The codec server: it opens encrypted payloads for Temporal's UI and command line, if an authorised operator asks.
 
-POST /decode    {"payloads": [...]} with X-Namespace; the same form comes back, opened.
-POST /encode    refused by name: whoever holds this server's token must not be able to start or approve anything by it
+POST /decode    {"payloads": [...]} with X-Namespace; the same form comes back, decrypted.
+POST /encode    refused by name: a holder of this server's token must not be able to start or approve anything by it
 GET  /          a page to sign in with a token; sets a cookie for the browser whose Temporal UI includes credentials
 POST /session   the page's form
 GET  /healthz   200 while it serves
@@ -32,11 +32,11 @@ from keyturn.foreign_json import read_json
 from keyturn.keyring import Keyring
 from keyturn.payload_errors import PayloadError
 from keyturn.tokens import Tokens
-from keyturn.workers.http import Handler, Refused, answered
+from keyturn.workers.http import Handler, Refused, answer_request
 
 _log = structlog.get_logger("keyturn.codec")
 COOKIE = "keyturn_codec"
-SESSION_SECONDS = 12 * 3600  # a working day: the next one begins with the token again
+SESSION_SECONDS = 12 * 3600  # a working day: the next one starts with the token again
 # The UI sends the payloads of an event or of a page of history: some kB. 8 MiB are four of the largest payloads.
 MAX_BODY_BYTES = 8 * 1024 * 1024
 MAX_PAYLOADS = 2_000
@@ -77,7 +77,7 @@ class CodecServer:
 
     def application(self) -> web.Application:
         """Return the aiohttp application that serves them."""
-        application = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._answered])
+        application = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._answer])
         application.router.add_post("/decode", self._decode)
         application.router.add_options("/decode", self._preflight)
         application.router.add_post("/encode", self._encode)
@@ -87,13 +87,13 @@ class CodecServer:
         return application
 
     @web.middleware
-    async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        async def expected(request: web.Request) -> web.StreamResponse:
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        async def expect_host(request: web.Request) -> web.StreamResponse:
             if request.path != "/healthz" and _without_port(request.host) not in self._hosts:
                 raise Refused(421, "unknown_host", "this server is not asked by that name: see KEYTURN_CODEC_HOSTS")
             return await handler(request)
 
-        response = await answered(request, expected, max_bytes=MAX_BODY_BYTES)
+        response = await answer_request(request, expect_host, max_bytes=MAX_BODY_BYTES)
         response.headers["Vary"] = "Origin"
         origin = request.headers.get("Origin")
         if origin in self._origins:
@@ -111,13 +111,13 @@ class CodecServer:
         return web.Response(status=204, headers=allowed)
 
     async def _decode(self, request: web.Request) -> web.Response:
-        """Answer what was opened, or why not.
+        """Answer what was decrypted, or why not.
 
-        Temporal's command line tries again after any refusal, until its deadline, and tells that: it is answered, with
+        Temporal's command line retries after any refusal, until its deadline, and prints that: it is answered, with
         the reason in the place of each payload.
         """
         try:
-            return await self._opened(request)
+            return await self._decrypt(request)
         except Refused as refused:
             if not request.headers.get("User-Agent", "").startswith("Go-http-client/"):
                 raise
@@ -128,16 +128,16 @@ class CodecServer:
                 MessageToDict(Payloads(payloads=[said if _is_encrypted(one) else one for one in payloads]))
             )
 
-    async def _opened(self, request: web.Request) -> web.Response:
+    async def _decrypt(self, request: web.Request) -> web.Response:
         operator = self._operator(request)
         namespace = request.headers.get("X-Namespace", "")
         if not namespace or len(namespace) > 1_000:
             raise Refused(400, "no_namespace", "X-Namespace names no namespace: payloads are bound to theirs")
         payloads = await _payloads_of(request)
         codec = EncryptionCodec(self._keyring, namespace)
-        # The UI sends whatever stands in an event: what nobody encrypted goes back as it came.
+        # The UI sends everything in an event: what was never encrypted goes back as it came.
         try:
-            opened = [codec.opened(one) if _is_encrypted(one) else one for one in payloads.payloads]
+            opened = [codec.decrypt_payload(one) if _is_encrypted(one) else one for one in payloads.payloads]
         except PayloadError as error:
             raise Refused(422, error.kind, str(error)) from None
         encrypted = [one for one in payloads.payloads if _is_encrypted(one)]
@@ -197,7 +197,7 @@ class CodecServer:
         if request.headers.get("Sec-Fetch-Site") not in {None, "same-origin", "none"}:
             raise Refused(403, "origin_not_allowed", "sign in on this server's own page")
         given = (await request.post()).get("token", "")
-        name = self._tokens.named_by(given.strip()) if isinstance(given, str) else None
+        name = self._tokens.owner_of(given.strip()) if isinstance(given, str) else None
         if name is None:
             return _html("codec_sign_in.html", status=401, refused=True)
         _log.info("codec_signed_in", operator=name, remote=request.remote)

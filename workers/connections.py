@@ -1,9 +1,9 @@
-"""What our servers allow a connection: how long a request's head may take, and how many one peer may hold. Pure."""
+"""The limits of a server's connections: how long a request's head may take, and how many one peer may open. Pure."""
 
 from collections import Counter
 from collections.abc import Callable
 
-# A client sends its head at once; over the worst line it is some round trips. Half-sent heads hold a place in silence.
+# A client sends its head at once; over the worst line it is some round trips. A half-sent head occupies a place.
 HEAD_SECONDS = 10.0
 # Of 2,000 at the desk: a browser opens six, a stream each page included; an office of two hundred readers is one peer.
 PER_PEER = 500
@@ -13,7 +13,7 @@ class Peers:
     """The connections of one server, by the peer's address.
 
     Args:
-        is_exempt: whether a peer may hold as many as it likes, as a proxy does that brings everybody's.
+        is_exempt: whether a peer may open as many as it likes, as a proxy does for all of its users.
     """
 
     def __init__(self, is_exempt: Callable[[str], bool] = lambda _peer: False) -> None:

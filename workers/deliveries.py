@@ -20,7 +20,7 @@ from keyturn.workers.settings import Settings
 from keyturn.workflows.delivery import DeliveryWorkflow, delivery_id
 
 _log = structlog.get_logger("keyturn.worker")
-# The rotation waits for this breath; a server that does not take it leaves the job to the sweeper.
+# The rotation waits this long; a server that does not accept the start leaves the job to the sweeper.
 ANNOUNCE_SECONDS = 2.0
 SWEEP_SECONDS = 60.0
 # What is younger is being announced at this moment.
@@ -56,7 +56,7 @@ class ReceiverDeliveries:
         return answer
 
     async def _send(self, message: Message) -> str:
-        """Send a message by each channel that it has not come through yet; one that fails does not hold up another."""
+        """Send a message by each channel that it has not come through yet; one that fails does not delay another."""
         answers, failures = dict(message.delivered_by), list[KeyturnError]()
         for name, receiver in self._receivers.items():
             if name in answers:
@@ -68,7 +68,7 @@ class ReceiverDeliveries:
         if failures:
             if answers.keys() != message.delivered_by.keys():  # else the next attempt would send these again
                 await self._outbox.note_answers(message, answers)
-            # A failure that may pass by itself keeps the delivery going: what is given up is given up for all.
+            # A failure that may pass by itself counts first: an abandoned delivery is abandoned for every receiver.
             raise next((error for error in failures if error.retryable), failures[0])
         if len(answers) == 1:
             return next(iter(answers.values()))
@@ -87,7 +87,7 @@ class DeliveryStarts:
         self._task_queue = task_queue
 
     async def announce(self, job_id: str) -> None:
-        """Begin to deliver a job; a failure is logged and left to the sweeper."""
+        """Start to deliver a job; a failure is logged and left to the sweeper."""
         try:
             async with asyncio.timeout(ANNOUNCE_SECONDS):
                 await self.start(job_id)
@@ -108,8 +108,8 @@ class DeliveryStarts:
         )
 
 
-async def set_old_aside(outbox: Outbox) -> None:
-    """Give up what was written before there was a channel: only `keyturn deliveries resend` sends it."""
+async def abandon_old_deliveries(outbox: Outbox) -> None:
+    """Abandon what was written before there was a channel: only `keyturn deliveries resend` sends it."""
     with contextlib.suppress(JobStoreUnavailable):  # the next start looks again
         if count := await outbox.set_aside(at_first=OLD_AT_FIRST, later=OLD):
             hint = "`keyturn deliveries` lists them, `keyturn deliveries resend --all` sends them."

@@ -14,7 +14,7 @@ from keyturn.application.namespace import missing_search_attributes
 from keyturn.application.versioning import builds
 from keyturn.database import open_database
 from keyturn.errors import JobStoreUnavailable, KeyturnError
-from keyturn.key_use import LIMIT, REPLACE, KeyUse, worn
+from keyturn.key_use import LIMIT, REPLACE, KeyUse, keys_to_replace
 from keyturn.keyring import keyring_from_environment
 from keyturn.workers.live import Finding, ask_endpoints
 from keyturn.workers.schema import check_schema
@@ -31,13 +31,13 @@ async def examine(*, live: bool = False) -> list[Finding]:
     if all(finding.hint is None for finding in findings):
         settings = load_settings()
         if settings.redis_url is not None:
-            findings.append(await _named("providers", partial(_providers, settings, settings.redis_url)))
+            findings.append(await _examine("providers", partial(_providers, settings, settings.redis_url)))
         if live:
             findings += await ask_endpoints(settings)
-    findings.append(await _named("policy", _policy))
-    findings.append(await _named("payload keys", _keys))
-    findings.append(await _named("database", _database))
-    findings.append(await _named("temporal", _temporal))
+    findings.append(await _examine("policy", _policy))
+    findings.append(await _examine("payload keys", _keys))
+    findings.append(await _examine("database", _database))
+    findings.append(await _examine("temporal", _temporal))
     return findings
 
 
@@ -57,7 +57,7 @@ def _settings() -> list[Finding]:
     ]
 
 
-async def _named(what: str, look: Callable[[], Awaitable[str]]) -> Finding:
+async def _examine(what: str, look: Callable[[], Awaitable[str]]) -> Finding:
     try:
         return Finding(what, await look())
     except KeyturnError as error:
@@ -72,12 +72,12 @@ async def _policy() -> str:
 async def _keys() -> str:
     keyring = keyring_from_environment()
     held = ", ".join(f"{key_id} ({value})" for key_id, value in keyring.check_values.items())
-    await _expect_unworn()
+    await _expect_usable_keys()
     return f"{held}; workers and starters must hold the same, the first one encrypts"
 
 
-async def _expect_unworn() -> None:
-    """Raise KeyWorn if a payload key has encrypted half as often as it may; a database that is away tells nothing."""
+async def _expect_usable_keys() -> None:
+    """Raise KeyWorn if a payload key has encrypted half as often as it may; nothing is known without a database."""
     try:
         engine = open_database(load_database_url(), pool_size=1)
     except KeyturnError:
@@ -88,7 +88,7 @@ async def _expect_unworn() -> None:
         return
     finally:
         await engine.dispose()
-    if found := worn(totals):
+    if found := keys_to_replace(totals):
         details = ", ".join(f"{key_id} has encrypted {totals[key_id]:,} of {LIMIT:,} times" for key_id in found)
         raise KeyWorn(details)
 

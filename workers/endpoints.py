@@ -23,7 +23,7 @@ from keyturn.settings import http_url, is_one_word
 # Records, metrics and the cache name an endpoint so.
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")  # RFC 9110, 5.6.2
-# They are ours to set: a second one would contradict the request, or carry the key past `key_...`.
+# Keyturn sets them: a second one would contradict the request, or carry the key past `key_...`.
 _NOT_YOURS = {
     "host", "content-type", "content-length", "transfer-encoding", "connection", "accept", "accept-encoding",
     "x-client-request-id",
@@ -140,7 +140,7 @@ class NamedEndpoints:
     entries: Mapping[str, _EndpointEntry] = field(default_factory=dict)
 
     def faults_of(self, name: str, variables: Mapping[str, str]) -> Iterator[str]:
-        """Yield what keeps an endpoint from being asked, a line each."""
+        """Yield what prevents an endpoint from being asked, a line each."""
         entry = self.entries[name]
         wanted = [("key_env", entry.key_env), *(("headers_env", one) for one in entry.headers_env.values())]
         for setting, variable in wanted:
@@ -149,7 +149,7 @@ class NamedEndpoints:
             elif variable is not None and not is_one_word(variables[variable]):
                 yield f"{variable}: must be the key alone, without blanks or line ends"
 
-    def made(self, name: str, variables: Mapping[str, str]) -> Endpoint:
+    def build(self, name: str, variables: Mapping[str, str]) -> Endpoint:
         """Return an endpoint that has no faults."""
         entry = self.entries[name]
         headers = {header: SecretStr(value) for header, value in entry.headers.items()}
@@ -168,7 +168,7 @@ class NamedEndpoints:
         )
 
     def _variables(self) -> set[str]:
-        """The variables that hold any endpoint's secrets."""
+        """Return the variables with any endpoint's secrets."""
         named = [(entry.key_env, *entry.headers_env.values()) for entry in self.entries.values()]
         own = {provider.key_variable for provider in load_providers().values()}
         return own | {name for names in named for name in names if name is not None}
@@ -234,7 +234,7 @@ def read_endpoints(file: Path) -> NamedEndpoints:
         raise SettingsInvalid(f"KEYTURN_ENDPOINTS: {file} is not TOML: {error}") from None
     except (ValueError, ArithmeticError):
         raise SettingsInvalid(f"KEYTURN_ENDPOINTS: {file} holds a number that is none") from None
-    faults = [_fault(file, ("endpoints", name), reason) for name, reason in _misnamed(entries)]
+    faults = [_fault(file, ("endpoints", name), reason) for name, reason in _name_faults(entries)]
     if any(entry.price_list for entry in entries.values()):
         known = price_lists()
         for name, entry in entries.items():
@@ -246,7 +246,7 @@ def read_endpoints(file: Path) -> NamedEndpoints:
     return NamedEndpoints(entries)
 
 
-def _misnamed(entries: Mapping[str, _EndpointEntry]) -> Iterator[tuple[str, str]]:
+def _name_faults(entries: Mapping[str, _EndpointEntry]) -> Iterator[tuple[str, str]]:
     for name in entries:
         if name in load_providers() or name == RULE:
             yield name, "has settings of its own, or is reserved: choose another name"

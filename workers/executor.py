@@ -1,4 +1,4 @@
-"""The executor: a worker of its own for jobs at one cloud account, with its credentials and without a model's."""
+"""The executor: a separate worker for jobs at one cloud account, with its credentials and without a model's."""
 
 import asyncio
 import signal
@@ -53,7 +53,7 @@ from keyturn.workflows.access_key import RotateAccessKeyWorkflow, execution_id
 from keyturn.workflows.visibility import TENANT
 
 _log = structlog.get_logger("keyturn.executors")
-LOOK_SECONDS = 30.0  # a rotation takes days: nobody waits for its first half minute
+LOOK_SECONDS = 30.0  # a rotation takes days: its first half minute delays no one
 LOOK_AT_ONCE = 100  # of the most urgent jobs; the next ones at the next look
 LEFT_SECONDS = 3_600.0  # a key does not change its account; an hour, for a user that is made after its job
 STEPS_AT_ONCE = 8  # IAM throttles an account far below what a worker could ask
@@ -73,7 +73,7 @@ def _executor(value: str) -> str:
     return value
 
 
-def _named(value: str) -> str:
+def _expect_template(value: str) -> str:
     if value.count("{user}") != 1 or value.replace("{user}", "").strip("abcdefghijklmnopqrstuvwxyz0123456789/_+=.@-"):
         raise ValueError("must be letters, digits and /_+=.@- with {user} in it once, such as keyturn/{user}")
     return value
@@ -96,7 +96,7 @@ class ExecutorSettings(LocalSettings):
         alias="KEYTURN_EXECUTOR_SECRETS",
         description="The secret target: secretsmanager, or file:FOLDER in development.",
     )
-    secret_name: Annotated[str, AfterValidator(_named)] = Field(
+    secret_name: Annotated[str, AfterValidator(_expect_template)] = Field(
         default="keyturn/{user}",
         alias="KEYTURN_EXECUTOR_SECRET_NAME",
         description="The name under which a secret is stored, with {user} in it once.",
@@ -112,7 +112,7 @@ class ExecutorSettings(LocalSettings):
         le=2_160,
         description="The hours for which both keys work.",
     )
-    # A week holds what runs only on one of its days.
+    # A week includes what runs only on one of its days.
     grace_hours: float = Field(
         default=168,
         alias="KEYTURN_EXECUTOR_GRACE_HOURS",
@@ -132,7 +132,7 @@ class ExecutorSettings(LocalSettings):
         return load_targets()[self.secrets.partition(":")[0]]
 
     def queue(self, cloud_account: str) -> str:
-        """Return its own task queue: no other worker holds this AWS account's credentials."""
+        """Return its own task queue: no other worker has this AWS account's credentials."""
         return f"{self.task_queue}-executor-{cloud_account}"
 
     def order(self, job_id: str, cloud_account: str) -> KeyRotationOrder:
@@ -195,7 +195,7 @@ async def look_for_jobs(
     every: float = LOOK_SECONDS,
     metrics: ExecutorMetrics | None = None,
 ) -> None:
-    """Start what nobody holds and is this AWS account's, the most urgent first, for ever."""
+    """Start jobs of this AWS account without a holder, the most urgent first, for ever."""
     metrics = metrics or ExecutorMetrics(CollectorRegistry())
     left: dict[str, float] = {}  # jobs of other accounts, and until when they are not looked at again
     while True:
@@ -224,10 +224,10 @@ async def look_for_jobs(
                     await executions.start(job_id)
                     started += 1
                     metrics.jobs("started")
-            metrics.looked("ok")
+            metrics.count_look("ok")
         except Exception as error:  # whatever it is, the next look may be better off; it must not end in silence
             _log.warning("jobs_not_looked_for", cause=type(error).__name__, failed_at=where(error))
-            metrics.looked("failed")
+            metrics.count_look("failed")
         await asyncio.sleep(every)
 
 
@@ -263,7 +263,7 @@ async def executor(
             rotate.roll_back_key,
         ],
         max_concurrent_activities=STEPS_AT_ONCE,
-        # A step that has begun may end: it is seconds.
+        # A step that has started may complete: it is seconds.
         graceful_shutdown_timeout=timedelta(seconds=30),
     ) as worker:
         yield worker
@@ -331,7 +331,7 @@ async def run_executor(settings: ExecutorSettings) -> None:
 
 
 async def plans(settings: ExecutorSettings) -> AsyncIterator[tuple[str, Sequence[str] | KeyturnError]]:
-    """Yield each job that nobody holds with what carrying it out would do, or why it would not be begun.
+    """Yield each job without a holder with what executing it would do, or why it would not be started.
 
     Nothing is changed anywhere. Raises as `run_executor`.
     """

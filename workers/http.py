@@ -11,7 +11,7 @@ from aiohttp import web
 import keyturn.workers.connections as allowed
 
 _log = structlog.get_logger("keyturn.http")
-# A body of 8 MiB at 7 Mbit/s, or a database that is slow; a request that takes longer holds a place.
+# A body of 8 MiB at 7 Mbit/s, or a database that is slow; a request that takes longer occupies a place.
 ANSWER_SECONDS = 10.0
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -29,7 +29,7 @@ class DiscreetProtocol(web.RequestHandler):
     """aiohttp's protocol of a connection, without a byte of a malformed request in its log or in its answer.
 
     The parser's message quotes the line that it fails at, which may be a bearer token with a stray carriage return. A
-    handler's unforeseen failure may quote what was sent: its kind and place are told.
+    handler's unforeseen failure may quote what was sent: only its kind and place are logged.
     """
 
     _late: asyncio.TimerHandle | None = None
@@ -56,7 +56,7 @@ class DiscreetProtocol(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Take what came: if it is no whole head yet, the rest of it has a deadline."""
         super().data_received(data)
-        if not self._messages and self._waiter is not None and not self._waiter.done():  # none is begun
+        if not self._messages and self._waiter is not None and not self._waiter.done():  # none has started
             self._expect_head()
         else:
             self._expect_nothing()
@@ -78,7 +78,7 @@ class DiscreetProtocol(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Return what a request that failed is answered."""
-        if isinstance(exc, ConnectionError):  # the client went away: no failure of ours, and nobody to answer
+        if isinstance(exc, ConnectionError):  # the client went away: no failure of ours, and no one to answer
             raise exc
         _log.error("request_failed", status=status, error=type(exc).__name__, where=where(exc), remote=request.remote)
         if request.writer.output_size > 0:
@@ -102,7 +102,7 @@ def refusal(status: int, kind: str, message: str) -> web.Response:
     return web.json_response({"error": kind, "message": message}, status=status)
 
 
-async def answered(request: web.Request, handler: Handler, *, max_bytes: int) -> web.StreamResponse:
+async def answer_request(request: web.Request, handler: Handler, *, max_bytes: int) -> web.StreamResponse:
     """Return what `handler` answers, or the refusal; a refused request is logged, without its content."""
     try:
         async with asyncio.timeout(ANSWER_SECONDS):

@@ -1,4 +1,4 @@
-"""The jobs' HTTP interface, for whoever carries rotations out: claim, say that one is at it, close.
+"""The jobs' HTTP interface for executors: claim, heartbeat, close.
 
 POST /jobs/claim            {"lease_seconds": 300}                                  200 a job, or 204: none is free
 POST /jobs/{id}/heartbeat   {"token": 7, "lease_seconds": 300, "state": "rotating", "evidence": {...}}
@@ -6,7 +6,7 @@ POST /jobs/{id}/complete    {"token": 7, "evidence": {...}}
 POST /jobs/{id}/fail        {"token": 7, "reason": "..."}
 GET  /healthz
 
-A caller is TENANT/NAME with a bearer token of its own; it sees its tenant's jobs only. A refusal has "error" and
+A caller is TENANT/NAME with its own bearer token; it sees its tenant's jobs only. A refusal has "error" and
 "message": 404 unknown_job, 409 stale_claim, job_closed or state_refused, 422 invalid, 503 job_store_unavailable.
 """
 
@@ -24,7 +24,7 @@ from keyturn.jobs.errors import JobClosed, StaleClaim, StateRefused, UnknownJob
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.states import ProgressState
 from keyturn.tokens import Tokens
-from keyturn.workers.http import Handler, Refused, answered
+from keyturn.workers.http import Handler, Refused, answer_request
 
 MAX_BODY_BYTES = 64 * 1024  # evidence of 16 entries has some kB
 MAX_EVIDENCE = 16
@@ -35,7 +35,7 @@ _STATUS: Mapping[type[JobError], int] = {
     StateRefused: 409,
     JobStoreUnavailable: 503,
 }
-# Five minutes outlast a slow step of a rotation; whoever needs longer says so, or says again that they are at it.
+# Five minutes outlast a slow step of a rotation; an executor that needs longer asks for it, or sends heartbeats.
 _Lease = Annotated[float, Field(ge=1, le=86_400)]
 _Evidence = Annotated[Evidence, Field(max_length=MAX_EVIDENCE)]
 
@@ -73,7 +73,7 @@ class JobsApi:
 
     def application(self) -> web.Application:
         """Return the aiohttp application that serves them."""
-        application = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._answered])
+        application = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._answer])
         application.router.add_post("/jobs/claim", self._claim)
         application.router.add_post("/jobs/{job_id}/heartbeat", self._heartbeat)
         application.router.add_post("/jobs/{job_id}/complete", self._complete)
@@ -82,19 +82,19 @@ class JobsApi:
         return application
 
     @web.middleware
-    async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        async def named(request: web.Request) -> web.StreamResponse:
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        async def map_job_errors(request: web.Request) -> web.StreamResponse:
             try:
                 return await handler(request)
             except JobError as error:
                 raise Refused(_STATUS.get(type(error), 500), error.kind, str(error)) from None
 
-        return await answered(request, named, max_bytes=MAX_BODY_BYTES)
+        return await answer_request(request, map_job_errors, max_bytes=MAX_BODY_BYTES)
 
     async def _claim(self, request: web.Request) -> web.Response:
         tenant, owner = self._caller(request)
-        wish = await _body(request, _Claim)
-        lease = timedelta(seconds=wish.lease_seconds)
+        body = await _body(request, _Claim)
+        lease = timedelta(seconds=body.lease_seconds)
         job = await self._claims.claim_next(tenant_id=tenant, owner=owner, lease=lease)
         return web.Response(status=204) if job is None else _job_response(job)
 

@@ -22,7 +22,7 @@ from keyturn.tasks.definition import Prompt
 from keyturn.workers.settings import Settings
 from keyturn.workers.wiring import provider_of
 
-# A local model that is not in memory yet takes half a minute to answer; nobody waits longer for a check.
+# A local model that is not in memory yet takes half a minute to answer; a check should take no longer.
 LIVE_SECONDS = 60.0
 # The answer has five tokens; a model that thinks before it answers is cut off here, which is an answer, too.
 LIVE_TOKENS = 64
@@ -60,7 +60,7 @@ async def ask_endpoints(settings: Settings) -> list[Finding]:
 
 async def _ask(settings: Settings, http: httpx.AsyncClient, target: Target) -> Finding:
     endpoint, what = settings.endpoints[target.provider], f"endpoint {target}"
-    known, began = frozenset(endpoint.not_taken(target.model)), time.perf_counter()
+    known, began = frozenset(endpoint.unsupported_fields(target.model)), time.perf_counter()
     timeouts = Timeouts(connect=CONNECT_SECONDS, first_byte=LIVE_SECONDS, total=LIVE_SECONDS)
     try:
         answer = await provider_of(settings, http, target).complete(
@@ -71,10 +71,10 @@ async def _ask(settings: Settings, http: httpx.AsyncClient, target: Target) -> F
         return Finding(what, state, hint)
     seconds = time.perf_counter() - began
     cost = settings.prices.cost_usd(target.provider, answer.model, answer.usage, asked=target.model)
-    tokens = f"{_counted(answer.usage.input_tokens)} + {_counted(answer.usage.output_tokens)} tokens"
+    tokens = f"{_format_tokens(answer.usage.input_tokens)} + {_format_tokens(answer.usage.output_tokens)} tokens"
     price = "price unknown" if cost is None else f"${cost:.6f}"
     state = f"{answer.model} answers in {seconds:.1f} s; {tokens}, {price}"
-    if learned := sorted(endpoint.not_taken(target.model) - known):
+    if learned := sorted(endpoint.unsupported_fields(target.model) - known):
         state += f"; it does not take {', '.join(learned)}"
         if _SCHEMA_MODES & set(learned):
             state += ", so the schema stands in the prompt"
@@ -84,7 +84,7 @@ async def _ask(settings: Settings, http: httpx.AsyncClient, target: Target) -> F
 
 
 def _fault(endpoint: Endpoint, model: str, error: ProviderError) -> tuple[str, str]:
-    """Return what is wrong, and what fixes it: key, address and model are told apart."""
+    """Return what is wrong, and what fixes it: key, address and model are reported separately."""
     address, asked = endpoint.base_url, endpoint.url(endpoint.wire.path(model)).copy_with(query=None)
     known: list[tuple[bool, str, str]] = [
         (isinstance(error, ProviderKeyUnavailable), "there is no key", error.hint),
@@ -118,5 +118,5 @@ def _fault(endpoint: Endpoint, model: str, error: ProviderError) -> tuple[str, s
     return (str(error), error.hint) if found is None else (f"{found[0]}: {error}", found[1])
 
 
-def _counted(tokens: int | None) -> str:
+def _format_tokens(tokens: int | None) -> str:
     return "?" if tokens is None else f"{tokens:,}"

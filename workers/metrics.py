@@ -1,4 +1,4 @@
-"""What Prometheus is told of model calls, and the rolling figures of `/status`."""
+"""Model calls as Prometheus sees them, and the rolling figures of `/status`."""
 
 import math
 import time
@@ -10,18 +10,18 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from keyturn.calls import CallRecord
 from keyturn.jobs.states import OPEN
 
-# From an instant local model to the longest timeout of any task, in steps that tell 1 s from 2 s and 5 s from 10 s.
+# From an instant local model to the longest timeout of any task; the steps separate 1 s from 2 s and 5 s from 10 s.
 BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0, 60.0, 120.0)
 # What one call of is worth a look (deploy/prometheus/alerts.yml).
 ALERTED = (
     "quota_exhausted", "authentication_failed", "request_refused", "unexpected_status", "contradicts_evidence",
 )  # fmt: skip
-KEPT_CALLS = 1_000
-KEPT_SECONDS = 900.0  # a quarter of an hour: what was slow before that is history, for Prometheus to tell
+RECENT_CALLS = 1_000
+RECENT_SECONDS = 900.0  # a quarter of an hour: older figures are history, which Prometheus has
 
 
 class CallMetrics:
-    """Counts calls. Labels are names of settings and of ours only: never what a user or a provider wrote."""
+    """Counts calls. Labels are names of settings and of this program only: never what a user or a provider wrote."""
 
     def __init__(self, registry: CollectorRegistry, *, spent_today: Callable[[], float]) -> None:
         by = ("task", "provider", "model")
@@ -67,10 +67,10 @@ class CallMetrics:
         Gauge(
             "keyturn_spend_today_usd", "Cost of the whole fleet's calls since midnight UTC.", registry=registry
         ).set_function(spent_today)
-        self._recent: deque[tuple[float, float]] = deque(maxlen=KEPT_CALLS)
+        self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT_CALLS)
 
     def expect(self, task: str, provider: str, model: str) -> None:
-        """Begin the series on which alerts stand at 0: Prometheus sees no increase in one that begins at 1."""
+        """Start the series on which alerts are based at 0: Prometheus sees no increase in one that starts at 1."""
         for kind in ALERTED:
             self._failures.labels(task, provider, model, kind)
             self._passed_over.labels(task, provider, model, kind)
@@ -106,7 +106,7 @@ class CallMetrics:
 
     def recent(self) -> list[float]:
         """Return the latencies in milliseconds of the last calls that went out, sorted."""
-        since = time.monotonic() - KEPT_SECONDS
+        since = time.monotonic() - RECENT_SECONDS
         return sorted(latency for at, latency in self._recent if at >= since)
 
 
@@ -127,7 +127,7 @@ class JobMetrics:
 
 
 class ExecutorMetrics:
-    """What an executor looked for and began; how its steps go is in the SDK's own figures, by activity."""
+    """An executor's looks and started rotations; the SDK's own figures have its steps, by activity."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._looks = Counter("keyturn_executor_looks", "Looks for jobs, by result.", ("result",), registry=registry)
@@ -142,7 +142,7 @@ class ExecutorMetrics:
         for what in ("started", "left", "not_looked_at"):
             self._jobs.labels(what)
 
-    def looked(self, result: str) -> None:
+    def count_look(self, result: str) -> None:
         """Count a look."""
         self._looks.labels(result).inc()
 

@@ -1,11 +1,11 @@
 """What machines ask a worker: `/metrics`, `/healthz`, `/readyz` and `/status`, over plain HTTP.
 
-GET /metrics   Prometheus: ours, and the Temporal SDK's own behind them
+GET /metrics   Prometheus: Keyturn's own, and the Temporal SDK's behind them
 GET /healthz   200 while the process serves
 GET /readyz    200 if database and Temporal answer, else 503; what was looked at, by name
 GET /status    latency (p50, p95, p99 in ms) of the last calls, the day's cost, and `degraded` if p95 is over the limit
 
-They tell names and figures only, no question and no key; still, bind them where only your own machines reach them.
+They show names and figures only, no question and no key; still, bind them where only your own machines reach them.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from keyturn.workers.http import DiscreetProtocol
 from keyturn.workers.metrics import CallMetrics, percentile
 
 _log = structlog.get_logger("keyturn.worker")
-CHECK_SECONDS = 2.0  # a probe that takes longer is asked again by whoever asks; kubelet's own default is 1 s
+CHECK_SECONDS = 2.0  # kubelet's own default is 1 s, and it probes again after a failure
 SDK_SECONDS = 1.0  # the SDK's metrics come from this very process
 
 Check = Callable[[], Coroutine[Any, Any, object]]
@@ -48,7 +48,7 @@ def sdk_metrics(port: int) -> Runtime:
 
 
 def free_loopback_port() -> int:
-    """Return a loopback port that nobody listens on at this moment: the SDK does not tell which one it took for 0."""
+    """Return a loopback port that is free at this moment: the SDK does not say which one it took for 0."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -99,12 +99,12 @@ class Monitoring:
 
 
 def add_metrics(application: web.Application, registry: CollectorRegistry, sdk_port: int | None) -> None:
-    """Add `/metrics` to an application: ours, and behind them what the SDK serves on its own loopback port."""
+    """Add `/metrics` to an application: Keyturn's, and behind them what the SDK serves on its own loopback port."""
 
     async def prometheus(_request: web.Request) -> web.Response:
         body = generate_latest(registry)
         if sdk_port is not None:
-            with suppress(httpx.HTTPError):  # ours are told without it
+            with suppress(httpx.HTTPError):  # Keyturn's own figures are served without it
                 async with httpx.AsyncClient(trust_env=False, timeout=SDK_SECONDS) as http:
                     body += (await http.get(f"http://127.0.0.1:{sdk_port}/metrics")).content
         return web.Response(body=body, headers={"content-type": CONTENT_TYPE_LATEST})

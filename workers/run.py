@@ -1,4 +1,4 @@
-"""Run one worker until it is told to stop."""
+"""Run one worker until it is stopped."""
 
 import asyncio
 import signal
@@ -17,7 +17,7 @@ from keyturn.workers.monitoring import free_loopback_port, sdk_metrics, served
 from keyturn.workers.schema import check_schema
 from keyturn.workers.settings import Settings, load_settings
 from keyturn.workers.telemetry import configure_logging
-from keyturn.workers.wiring import build_id_of, wired_boundary, wired_worker
+from keyturn.workers.wiring import build_id_of, open_boundary, open_worker
 
 _log = structlog.get_logger("keyturn.worker")
 
@@ -50,11 +50,11 @@ async def run_worker(settings: Settings) -> None:
     with map_refusals():  # a worker that polls a namespace that is not there would only log of it
         await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=client.namespace))
     async with AsyncExitStack() as parts:
-        wired = await parts.enter_async_context(wired_boundary(settings))
+        wired = await parts.enter_async_context(open_boundary(settings))
         if settings.monitoring_address is not None:
             monitoring = wired.monitoring(client, sdk_port=sdk_port)
             await parts.enter_async_context(served(monitoring.application(), settings.monitoring_address))
-        await parts.enter_async_context(await parts.enter_async_context(wired_worker(client, wired)))
+        await parts.enter_async_context(await parts.enter_async_context(open_worker(client, wired)))
         _log.info(
             "worker_started",
             task_queue=settings.task_queue,
@@ -65,13 +65,13 @@ async def run_worker(settings: Settings) -> None:
             policy_digest=wired.catalogue.version,
             routes={task: [str(target) for target in route] for task, route in settings.routes.items()},
         )
-        await _tell_of_the_build(client, settings)
+        await _log_build_status(client, settings)
         await stop.wait()
         _log.info("worker_stopping")
     _log.info("worker_stopped")
 
 
-async def _tell_of_the_build(client: Client, settings: Settings) -> None:
+async def _log_build_status(client: Client, settings: Settings) -> None:
     """Say what an operator must do before this build gets work; rotations would wait in silence otherwise."""
     build_id = build_id_of(settings)
     if build_id is None:
@@ -79,7 +79,7 @@ async def _tell_of_the_build(client: Client, settings: Settings) -> None:
             hint = "Set KEYTURN_BUILD_ID: rotations then stay with their build (docs/how-to/run-in-production.md)."
             _log.warning("no_build_id", hint=hint)
         return
-    with suppress(RPCError):  # told again at the next start
+    with suppress(RPCError):  # logged again at the next start
         if build_id not in {build.build_id for build in await builds(client) if build.current}:
             hint = f"New rotations start on it after `keyturn deployment promote {build_id}`."
             _log.warning("build_not_current", build_id=build_id, hint=hint)

@@ -13,12 +13,12 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from keyturn import migrations
-from keyturn.database import CLIENT, named
+from keyturn.database import CLIENT, map_driver_error
 from keyturn.errors import DatabaseReadOnly, SchemaNotCurrent
 
 # The lock by which one process migrates and the others wait: any number that no other program in the database takes.
 _MIGRATION_LOCK = 0x6B657974
-# As long as the longest migration of a large table may take: whoever waits has nothing else to do.
+# As long as the longest migration of a large table may take: the caller has nothing else to do.
 _MIGRATION_WAIT_SECONDS = 60.0
 
 
@@ -34,7 +34,7 @@ def migrate(url: URL) -> tuple[str | None, str | None]:
         if url.get_backend_name() == "sqlite" and url.database:
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)
         with _engine(url, writes=True).begin() as connection:
-            if url.get_backend_name() != "sqlite":  # whoever comes second waits, and finds the work done
+            if url.get_backend_name() != "sqlite":  # a second migrator waits, and finds the work done
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
             before = _revision(connection)
             config.attributes["connection"] = connection
@@ -43,7 +43,7 @@ def migrate(url: URL) -> tuple[str | None, str | None]:
     except CommandError as error:
         raise SchemaNotCurrent(f"the schema is not one that this release can bring forward: {_reason(error)}") from None
     except (SQLAlchemyError, OSError) as error:
-        refused = named(error)
+        refused = map_driver_error(error)
         raise type(refused)(f"the database cannot be migrated: {_reason(error)}") from None
 
 
@@ -57,7 +57,7 @@ def check_schema(url: URL) -> str:
             revision = _revision(connection)
             _expect_writable(connection)
     except SQLAlchemyError as error:
-        refused = named(error)
+        refused = map_driver_error(error)
         raise type(refused)(f"the schema cannot be looked at: {_reason(error)}") from None
     if revision is None or revision != head:
         raise SchemaNotCurrent(f"the schema is at {revision or 'nothing'}, this program needs {head}")
@@ -89,7 +89,7 @@ def _leave_transactions_to_us(connection: sqlite3.Connection, _record: object) -
 
 
 def _begin_immediate(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")  # whoever comes second waits, and finds the work done
+    connection.exec_driver_sql("BEGIN IMMEDIATE")  # a second migrator waits, and finds the work done
 
 
 def _expect_writable(connection: Connection) -> None:

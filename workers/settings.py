@@ -49,7 +49,7 @@ def _build(value: str) -> str:
     return value
 
 
-# Settings by their names of before, which are told for one release.
+# Settings by their former names, which are reported for one release.
 _RENAMED = {"KEYTURN_ANSWER_CACHE": "KEYTURN_RESPONSE_CACHE"}
 
 
@@ -202,7 +202,7 @@ class Settings(LocalSettings):
         alias="KEYTURN_MONITORING_ADDRESS",
         description="HOST:PORT for /metrics, /healthz, /readyz and /status.",
     )
-    # A person notices after a second or two and gives up after about ten: half of that is degraded.
+    # A user notices after a second or two and leaves after about ten: half of that is degraded.
     degraded_p95_ms: float = Field(
         default=5_000,
         alias="KEYTURN_DEGRADED_P95_MS",
@@ -218,7 +218,7 @@ class Settings(LocalSettings):
         description="The most activities at once in one worker.",
     )
 
-    # Pages of bulk runs at once in one worker, eight calls each: 16 calls leave three quarters of the slots to people.
+    # Pages of bulk runs at once in one worker, eight calls each: 16 calls leave three quarters of the slots to users.
     bulk_pages: int = Field(
         default=2,
         alias="KEYTURN_BULK_PAGES",
@@ -267,7 +267,7 @@ class Settings(LocalSettings):
 
     def _endpoint(self, name: str) -> Endpoint:
         if name in self.named_endpoints.entries:
-            return self.named_endpoints.made(name, os.environ)
+            return self.named_endpoints.build(name, os.environ)
         return self.own_endpoints[name].endpoint()
 
     @cached_property
@@ -351,9 +351,11 @@ def load_settings() -> Settings:
         faults += field_faults(error)
     faults += [*own_endpoints(os.environ)[1], *_faults_of_channels()]
     given: Callable[[str], str] = lambda name: os.environ.get(name, "")  # noqa: E731 - one line, used once
-    faults += [fault for fault in _faults_across(given) if fault.split(":")[0].split(" ")[0] not in _named(faults)]
+    faults += [
+        fault for fault in _faults_across(given) if fault.split(":")[0].split(" ")[0] not in _setting_names(faults)
+    ]
     if settings is not None:
-        unrouted = bool({"KEYTURN_ROUTES", "KEYTURN_ENDPOINTS"} & _named(faults))
+        unrouted = bool({"KEYTURN_ROUTES", "KEYTURN_ENDPOINTS"} & _setting_names(faults))
         faults += _faults_of_values(settings, unrouted=unrouted)
     if settings is None or faults:
         raise SettingsInvalid("\n".join(faults))
@@ -408,7 +410,7 @@ def _faults_of_production(
 
 
 def _placeholders(named: NamedEndpoints, asked: set[str], given: Callable[[str], str]) -> list[str]:
-    """Names of the variables that hold the placeholder, of those that the asked endpoints read."""
+    """Return the variables with the placeholder, of those that the asked endpoints read."""
     variables = {provider.key_variable for name, provider in load_providers().items() if name in asked}
     variables |= {entry.key_env for name, entry in named.entries.items() if name in asked and entry.key_env}
     return sorted(name for name in variables if given(name) == PLACEHOLDER_KEY)
@@ -436,5 +438,5 @@ def _faults_of_values(settings: Settings, *, unrouted: bool) -> Iterator[str]:
             )
 
 
-def _named(faults: list[str]) -> set[str]:
+def _setting_names(faults: list[str]) -> set[str]:
     return {fault.split(":")[0].split(" ")[0] for fault in faults}

@@ -23,7 +23,7 @@ def configure_logging(log_format: Literal["auto", "json", "console"], *, level: 
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     )
-    # Plain tracebacks only: the pretty ones print the values of local variables, and those hold questions and keys.
+    # Plain tracebacks only: the pretty ones print the values of local variables, which contain questions and keys.
     renderer: list[Processor] = (
         [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if as_console
@@ -45,6 +45,6 @@ def configure_logging(log_format: Literal["auto", "json", "console"], *, level: 
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # httpx logs each request's URL at INFO, which the call record says better; alembic tells of its own set-up.
+    # httpx logs each request's URL at INFO, which the call record says better; alembic logs its own set-up.
     for name in ("httpx", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)

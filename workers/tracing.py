@@ -1,7 +1,7 @@
 """OpenTelemetry, as an extra: a span and two metrics a model call, by the GenAI conventions. Content is never in them.
 
 The names are not stable yet (OpenTelemetry semantic conventions for generative AI, 2026-11), so only this file
-holds them. Without the extra, or without OTEL_EXPORTER_OTLP_ENDPOINT, nothing here is imported.
+has them. Without the extra, or without OTEL_EXPORTER_OTLP_ENDPOINT, nothing here is imported.
 """
 
 import importlib.util

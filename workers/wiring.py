@@ -39,7 +39,7 @@ from keyturn.jobs.channel import Receiver
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.store import JobStore
-from keyturn.key_use import LIMIT, REPLACE, KeyUse, worn
+from keyturn.key_use import LIMIT, REPLACE, KeyUse, keys_to_replace
 from keyturn.keyring import Keyring
 from keyturn.ledger.recorder import recorder
 from keyturn.ledger.records import keyed_fingerprint, log_call
@@ -55,8 +55,8 @@ from keyturn.llm.routing import Target
 from keyturn.llm.wire import Usage
 from keyturn.policy.catalogue import Catalogue
 from keyturn.tasks.registry import load_tasks
-from keyturn.workers.bulk import CarriedRuns, RunRotations, bulk_workers, run_encryption
-from keyturn.workers.deliveries import DeliveryStarts, ReceiverDeliveries, open_receivers, set_old_aside, sweep
+from keyturn.workers.bulk import BulkRunActivities, RunRotations, bulk_workers, run_encryption
+from keyturn.workers.deliveries import DeliveryStarts, ReceiverDeliveries, abandon_old_deliveries, open_receivers, sweep
 from keyturn.workers.metrics import CallMetrics, JobMetrics
 from keyturn.workers.monitoring import Monitoring, temporal_answers
 from keyturn.workers.settings import Settings
@@ -78,14 +78,14 @@ Claims = Callable[[JobStore], JobClaims]
 
 
 @dataclass(frozen=True)
-class Wired:
+class WorkerContext:
     """The boundary that `settings` describe, and what belongs to it."""
 
     settings: Settings
     boundary: ModelBoundary
-    # The same without a user's token limit: a night's run is held by its own pages, rate and cost.
+    # The same without a user's token limit: a bulk run is limited by its own pages, rate and cost.
     bulk_boundary: ModelBoundary
-    # Who takes batches, by task: the first of its route that does.
+    # The provider of batches, by task: the first of its route that has them.
     batches: Mapping[str, BatchClient]
     catalogue: Catalogue
     engine: AsyncEngine
@@ -96,7 +96,7 @@ class Wired:
     outages: Outages
 
     def monitoring(self, client: Client, *, sdk_port: int | None) -> Monitoring:
-        """Return what a worker tells machines of itself."""
+        """Return what a worker publishes of itself for programs."""
 
         return Monitoring(
             self.registry,
@@ -114,8 +114,8 @@ class Wired:
 
 
 @asynccontextmanager
-async def wired_boundary(settings: Settings) -> AsyncIterator[Wired]:
-    """Yield the model boundary, ready to be asked; close what it opened afterwards, the last records written."""
+async def open_boundary(settings: Settings) -> AsyncIterator[WorkerContext]:
+    """Yield the model boundary, ready to be asked; close its resources afterwards, the last records written."""
     catalogue = settings.load_catalogue()
     _warn_of_unpriced(settings)
     async with AsyncExitStack() as parts:
@@ -124,7 +124,7 @@ async def wired_boundary(settings: Settings) -> AsyncIterator[Wired]:
         http = await parts.enter_async_context(http_client(settings.max_concurrent_activities))
         store = LedgerStore(engine)
         ledger = await parts.enter_async_context(recorder(store))
-        spend = DailySpend(settings.daily_spend_alert_usd, lambda since: store.spent(since=since))
+        spend = DailySpend(settings.daily_spend_alert_usd, lambda since: store.total_spent(since=since))
         registry = CollectorRegistry()
         counting = _count_jobs(JobLeases(engine), JobMetrics(registry))
         key_use = _count_encryptions(settings.keyring, KeyUse(engine))
@@ -145,7 +145,7 @@ async def wired_boundary(settings: Settings) -> AsyncIterator[Wired]:
 
         key = settings.fingerprint_key
         guard = await _guard(settings, store, parts)
-        outages = Outages()  # what people's calls find out, runs know
+        outages = Outages()  # runs know what single calls find out
         await _share(settings, outages, parts)
         for target in settings.targets:
             metrics.watch_circuit(target.provider, target.model, partial(outages.is_down, target[:2]))
@@ -162,19 +162,21 @@ async def wired_boundary(settings: Settings) -> AsyncIterator[Wired]:
         boundary, bulk_boundary = asked(guard=guard), asked(guard=guard.without_token_limit())
         receivers = await parts.enter_async_context(open_receivers(settings))
         batches = _batches(settings, http)
-        yield Wired(
+        yield WorkerContext(
             settings, boundary, bulk_boundary, batches, catalogue, engine, registry, metrics, spend, receivers, outages
         )
 
 
 @asynccontextmanager
-async def wired_worker(client: Client, wired: Wired, *, claims: Claims = lambda store: store) -> AsyncIterator[Worker]:
+async def open_worker(
+    client: Client, wired: WorkerContext, *, claims: Claims = lambda store: store
+) -> AsyncIterator[Worker]:
     """Yield the worker on a wired boundary, not yet running.
 
     Args:
         client: a connected client.
         wired: the boundary and what belongs to it.
-        claims: what stands before the job store; tests put there a store that dies at a chosen point.
+        claims: wraps the job store; tests put a store there that dies at a chosen point.
     """
     build_id = build_id_of(wired.settings)
     store, outbox = JobStore(wired.engine), Outbox(wired.engine)
@@ -182,7 +184,7 @@ async def wired_worker(client: Client, wired: Wired, *, claims: Claims = lambda 
     activities: list[Callable[..., Any]] = []
     if wired.receivers:
         starts = DeliveryStarts(client, wired.settings.task_queue)
-        await set_old_aside(outbox)
+        await abandon_old_deliveries(outbox)
         deliver = DeliverJob(ReceiverDeliveries(outbox, wired.receivers))
         activities += [deliver.deliver_job, deliver.give_up_delivery]
     rotation: list[Callable[..., Any]] = [
@@ -199,7 +201,7 @@ async def wired_worker(client: Client, wired: Wired, *, claims: Claims = lambda 
     ]
     drafts = DraftReply(DraftWriting(DraftStore(wired.engine, wired.settings.keyring), wired.boundary))
     activities += [*rotation, drafts.draft_reply, drafts.end_draft]
-    # In development every worker takes every rotation: a parked one is not left behind by an edit of the code.
+    # In development every worker may continue every rotation: an edit of the code leaves no parked one behind.
     deployment = None if build_id is None else pinned_to(build_id)
     sweeping = None if starts is None else asyncio.create_task(sweep(outbox, starts))
     workflows: list[type] = [RotationWorkflow, BulkWorkflow, DraftWorkflow] + (
@@ -224,14 +226,17 @@ async def wired_worker(client: Client, wired: Wired, *, claims: Claims = lambda 
 
 
 def _runs(
-    client: Client, wired: Wired, rotation: Sequence[Callable[..., Any]], deployment: WorkerDeploymentConfig | None
+    client: Client,
+    wired: WorkerContext,
+    rotation: Sequence[Callable[..., Any]],
+    deployment: WorkerDeploymentConfig | None,
 ) -> AbstractAsyncContextManager[None]:
     store, encryption = BulkStore(wired.engine), run_encryption(wired.settings.keyring)
     rotations = RunRotations(client, wired.settings.task_queue)
     return bulk_workers(
         client,
         wired.settings.task_queue,
-        CarriedRuns(
+        BulkRunActivities(
             store,
             BulkJudge(store, wired.bulk_boundary, rotations, encryption),
             OfflineRuns(store, wired.bulk_boundary, wired.batches, encryption),
@@ -247,7 +252,7 @@ def _runs(
 
 
 def build_id_of(settings: Settings) -> str | None:
-    """Return the build that a worker's rotations are pinned to: as it is set or, in production, as git tells it."""
+    """Return the build that a worker's rotations are pinned to: as it is set or, in production, as git has it."""
     return settings.build_id or (_git_commit() if settings.environment == "production" else None)
 
 
@@ -286,7 +291,7 @@ def _batches(settings: Settings, http: Any) -> dict[str, BatchClient]:
 
 
 async def _forget_expired(cache: SqlCache) -> None:
-    """Clear cached responses whose time is over, now and once an hour: a table does not forget by itself."""
+    """Delete expired cached responses, now and once an hour: a table does not forget by itself."""
     while True:
         with contextlib.suppress(JobStoreUnavailable):  # again in an hour; a lookup ignores them anyway
             await cache.clear(expired_only=True)
@@ -302,7 +307,7 @@ async def _count_encryptions(keyring: Keyring, use: KeyUse) -> None:
         except JobStoreUnavailable:
             keyring.give_back_encryptions(counted)
         else:
-            for key_id in worn(totals):
+            for key_id in keys_to_replace(totals):
                 _log.warning("payload_key_worn", key_id=key_id, encryptions=totals[key_id], limit=LIMIT, hint=REPLACE)
         await asyncio.sleep(KEY_USE_SECONDS)
 
@@ -310,7 +315,7 @@ async def _count_encryptions(keyring: Keyring, use: KeyUse) -> None:
 async def _count_jobs(leases: JobLeases, metrics: JobMetrics) -> None:
     """Count open and overdue jobs, now and every half minute: what is due by the day need not be known sooner."""
     while True:
-        with contextlib.suppress(JobStoreUnavailable):  # the figures stand until the database answers again
+        with contextlib.suppress(JobStoreUnavailable):  # the figures stay as they are until the database answers again
             metrics.show(await leases.count())
         await asyncio.sleep(30)
 

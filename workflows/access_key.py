@@ -1,7 +1,7 @@
-"""`RotateAccessKeyWorkflow`: carries one job out at AWS, a step after the other, for as long as that takes.
+"""`RotateAccessKeyWorkflow`: executes one rotation job at AWS, one step after the other, for as long as that takes.
 
-What fails for good waits for a person, or for the fault to be fixed, and is tried again by itself: nothing that was
-begun is left half done in silence. A person may roll back until the old key is deleted. No secret is ever here.
+What fails for good waits for an operator, or for the fault to be fixed, and is retried by itself: no step that was
+started is left half done in silence. An operator may roll back until the old key is deleted. No secret is ever here.
 """
 
 from collections.abc import Awaitable, Callable
@@ -33,8 +33,8 @@ STEP_HEARTBEAT = timedelta(seconds=20)
 # After so long without success a step counts as blocked: a person can see it, and it is tried seldom.
 STEP_WITHIN = timedelta(minutes=30)
 STEP_CEILING = timedelta(minutes=1)
-# A blocked step is tried again by itself after an hour, then two, and so on to a day: what was fixed at AWS goes on
-# without anybody coming here, and a month costs some 50 attempts.
+# A blocked step is retried by itself after an hour, then two, and so on up to a day: it resumes once the fault in AWS
+# is fixed, without an operator's signal, and a month costs some 50 attempts.
 BLOCKED_AT_FIRST, BLOCKED_AT_LAST = timedelta(hours=1), timedelta(days=1)
 # Half of the longest lease: one renewal may fail.
 PROLONG_EVERY = timedelta(hours=12)
@@ -43,16 +43,16 @@ MARGIN = timedelta(hours=6)
 # Even a job that is past its date leaves time to read the new secret, and to notice what the old key's end breaks.
 LEAST_WAIT = timedelta(hours=1)
 
-# Somebody else closed the job or carries it out.
+# Another holder closed the job or executes it.
 _NOT_OURS = {"job_held", "job_closed", "unknown_job", "another_account"}
-# Before anything was changed, these end the job: it cannot be carried out as it stands.
+# Before anything was changed, these fail the job: it cannot be executed as it stands.
 # At any step: where there is no user, there are no keys, neither the old one nor the new.
 _GONE = "user_gone"
-_CANNOT_BEGIN = {"account_mismatch", "key_not_found", "key_limit"}
+_CANNOT_START = {"account_mismatch", "key_not_found", "key_limit"}
 
 
 class StepOptions(TypedDict):
-    """What `workflow.execute_activity_method` takes of these."""
+    """Keyword arguments of `workflow.execute_activity_method` for a step."""
 
     start_to_close_timeout: timedelta
     schedule_to_close_timeout: timedelta
@@ -85,10 +85,10 @@ def waits(order: KeyRotationOrder, *, now: datetime, rotate_by: datetime | None)
     whole = order.overlap + order.grace
     share = 1.0 if rotate_by is None or not whole else min(max((rotate_by - MARGIN - now) / whole, 0.0), 1.0)
 
-    def shrunk(wait: timedelta) -> timedelta:
+    def shrink(wait: timedelta) -> timedelta:
         return max(wait * share, min(wait, LEAST_WAIT))
 
-    return shrunk(order.overlap), shrunk(order.grace)
+    return shrink(order.overlap), shrink(order.grace)
 
 
 class _RollBack(Exception):
@@ -96,14 +96,14 @@ class _RollBack(Exception):
 
 
 class _Superseded(Exception):
-    """The job is somebody else's, or closed."""
+    """Another holder has the job, or it is closed."""
 
 
-class _CannotBegin(Exception):
-    """The job cannot be carried out: nothing was changed, or nothing is left that was."""
+class _CannotStart(Exception):
+    """The job cannot be executed: nothing was changed, or nothing is left that was."""
 
 
-class _Gone(_CannotBegin):
+class _Gone(_CannotStart):
     """What was to be rotated does not exist any more."""
 
 
@@ -115,7 +115,7 @@ class RotateAccessKeyWorkflow:
         self._resumed = 0
         self._rollback: Abandonment | None = None
         self._last_step = False
-        self._hand: AccessKeyState | None = None
+        self._state: AccessKeyState | None = None
         self._claim: ClaimedJob | None = None
         self._status = KeyRotationStatus(step="claim_job", since=workflow.now())
 
@@ -134,51 +134,53 @@ class RotateAccessKeyWorkflow:
 
     async def _to_an_end(self) -> KeyRotationOutcome:
         try:
-            return await self._carried_out()
+            return await self._execute()
         except _RollBack:
-            return await self._rolled_back()
-        except _CannotBegin as refused:
-            return await self._refused(str(refused))
+            return await self._execute_rollback()
+        except _CannotStart as refused:
+            return await self._refuse(str(refused))
 
-    async def _carried_out(self) -> KeyRotationOutcome:
+    async def _execute(self) -> KeyRotationOutcome:
         self._claim = await self._step("claim_job", lambda: _do(RotateAccessKey.claim_job, self._order))
-        self._hand = await self._step("record_keys", lambda: _do(RotateAccessKey.record_keys, self._claimed()))
-        new = await self._step("create_key", lambda: _do(RotateAccessKey.create_key, self._in_hand()))
-        self._hand = self._in_hand().model_copy(update={"new_key_id": new})
-        await self._step("verify_key", lambda: _do(RotateAccessKey.verify_key, self._in_hand()))
-        overlap, grace = waits(self._order, now=workflow.now(), rotate_by=self._claimed().rotate_by)
+        self._state = await self._step("record_keys", lambda: _do(RotateAccessKey.record_keys, self._current_claim()))
+        new = await self._step("create_key", lambda: _do(RotateAccessKey.create_key, self._current_keys()))
+        self._state = self._current_keys().model_copy(update={"new_key_id": new})
+        await self._step("verify_key", lambda: _do(RotateAccessKey.verify_key, self._current_keys()))
+        overlap, grace = waits(self._order, now=workflow.now(), rotate_by=self._current_claim().rotate_by)
         await self._wait("overlap", overlap)
-        since = await self._step("deactivate_key", lambda: _do(RotateAccessKey.deactivate_key, self._in_hand()))
-        self._hand = self._in_hand().model_copy(update={"deactivated_at": since})
+        since = await self._step("deactivate_key", lambda: _do(RotateAccessKey.deactivate_key, self._current_keys()))
+        self._state = self._current_keys().model_copy(update={"deactivated_at": since})
         await self._wait("grace", grace)
         self._last_step = True
-        await self._step("delete_key", lambda: _do(RotateAccessKey.delete_key, self._in_hand()))
-        await self._step("close_job", lambda: _do(RotateAccessKey.close_job, self._in_hand()))
+        await self._step("delete_key", lambda: _do(RotateAccessKey.delete_key, self._current_keys()))
+        await self._step("close_job", lambda: _do(RotateAccessKey.close_job, self._current_keys()))
         return self._outcome("done")
 
-    async def _rolled_back(self) -> KeyRotationOutcome:
+    async def _execute_rollback(self) -> KeyRotationOutcome:
         asked = self._rollback
         if asked is None:
             raise ValueError("nobody asked to roll back")
         reason = f"rolled back by {asked.operator}: {asked.reason}"[:500]
-        self._rollback = None  # it is under way: from here on, only what blocks it can wait
+        self._rollback = None  # it is in progress: from here on, only what blocks it can wait
         self._last_step = True
-        # A claim of its own, so that a step that was frozen and wakes up changes nothing any more.
-        await self._step("claim_job", self._reclaimed)
+        # A new claim, so that a step that was frozen and wakes up changes nothing any more.
+        await self._step("claim_job", self._reclaim)
         try:
-            if self._hand is None:  # an earlier run of this job may have made a key
-                self._hand = await self._step("record_keys", lambda: _do(RotateAccessKey.record_keys, self._claimed()))
-            await self._step("roll_back_key", lambda: _do(RotateAccessKey.roll_back_key, self._in_hand(), reason))
+            if self._state is None:  # an earlier run of this job may have created a key
+                self._state = await self._step(
+                    "record_keys", lambda: _do(RotateAccessKey.record_keys, self._current_claim())
+                )
+            await self._step("roll_back_key", lambda: _do(RotateAccessKey.roll_back_key, self._current_keys(), reason))
         except _Gone as gone:
-            return await self._refused(str(gone))
-        except _CannotBegin:
-            await self._step("refuse_job", lambda: _do(RotateAccessKey.refuse_job, self._claimed(), reason))
+            return await self._refuse(str(gone))
+        except _CannotStart:
+            await self._step("refuse_job", lambda: _do(RotateAccessKey.refuse_job, self._current_claim(), reason))
         return self._outcome("rolled_back", reason)
 
-    async def _refused(self, why: str) -> KeyRotationOutcome:
+    async def _refuse(self, why: str) -> KeyRotationOutcome:
         self._rollback = None  # there is nothing to go back from
         self._last_step = True
-        await self._step("refuse_job", lambda: _do(RotateAccessKey.refuse_job, self._claimed(), why))
+        await self._step("refuse_job", lambda: _do(RotateAccessKey.refuse_job, self._current_claim(), why))
         return self._outcome("failed", why)
 
     async def _step(self, name: str, work: Callable[[], Awaitable[T]]) -> T:
@@ -191,24 +193,24 @@ class RotateAccessKeyWorkflow:
                 return await work()
             except ActivityError as error:
                 if is_cancelled_exception(error):
-                    raise  # nothing is undone: the next executor that claims the job goes on from here
+                    raise  # nothing is undone: the next executor that claims the job resumes here
                 cause = error.cause
                 kind = (cause.type if isinstance(cause, ApplicationError) else None) or "no_answer"
                 if kind in _NOT_OURS:
                     raise _Superseded(kind) from None
                 if kind == "stale_claim":
-                    await self._step("claim_job", self._reclaimed)
+                    await self._step("claim_job", self._reclaim)
                     continue
-                if name == "record_keys" and kind in _CANNOT_BEGIN:
-                    raise _CannotBegin(_said(cause)) from None
+                if name == "record_keys" and kind in _CANNOT_START:
+                    raise _CannotStart(_message_of(cause)) from None
                 if kind == _GONE and name not in {"claim_job", "refuse_job"}:
-                    raise _Gone(f"{kind}: {_said(cause)}"[:500]) from None
+                    raise _Gone(f"{kind}: {_message_of(cause)}"[:500]) from None
                 if name == "roll_back_key" and kind == "rollback_impossible":
                     raise _Superseded(kind) from None
-                await self._blocked(name, kind, _mend(cause), wait)
+                await self._wait_while_blocked(name, kind, _hint_of(cause), wait)
                 wait = min(wait * 2, BLOCKED_AT_LAST)
 
-    async def _blocked(self, name: str, kind: str, hint: str | None, wait: timedelta) -> None:
+    async def _wait_while_blocked(self, name: str, kind: str, hint: str | None, wait: timedelta) -> None:
         """Wait for a person, or until it is time to try again."""
         resumed, end = self._resumed, workflow.now() + wait
         self._at(name, until=end, blocked=kind, hint=hint)
@@ -221,15 +223,15 @@ class RotateAccessKeyWorkflow:
                     timeout_summary=f"blocked: {kind}",
                 )
                 break
-            if self._hand is not None and end > workflow.now():  # a key may be half changed: no other may begin on it
-                await self._kept()
+            if self._state is not None and end > workflow.now():  # a key may be half changed: no other may start on it
+                await self._prolong_claim()
         workflow.upsert_search_attributes([PARKED.value_unset()])
 
-    async def _kept(self) -> None:
-        """Keep the claim while a step is blocked, if that can be done: what blocks it may be the database."""
+    async def _prolong_claim(self) -> None:
+        """Prolong the claim while a step is blocked, if that can be done: what blocks it may be the database."""
         try:
-            await _do(RotateAccessKey.prolong_claim, self._in_hand())
-        except ActivityError as error:  # the step tells, when it is tried again
+            await _do(RotateAccessKey.prolong_claim, self._current_keys())
+        except ActivityError as error:  # the step reports it, when it is retried
             if is_cancelled_exception(error):
                 raise
 
@@ -244,26 +246,26 @@ class RotateAccessKeyWorkflow:
                 )
             self._stop_if_asked()
             if end > workflow.now():
-                await self._step("prolong_claim", lambda: _do(RotateAccessKey.prolong_claim, self._in_hand()))
+                await self._step("prolong_claim", lambda: _do(RotateAccessKey.prolong_claim, self._current_keys()))
 
-    async def _reclaimed(self) -> None:
+    async def _reclaim(self) -> None:
         self._claim = await _do(RotateAccessKey.claim_job, self._order)
-        if self._hand is not None:
-            self._hand = self._hand.model_copy(update={"token": self._claim.token})
+        if self._state is not None:
+            self._state = self._state.model_copy(update={"token": self._claim.token})
 
     def _stop_if_asked(self) -> None:
         if self._rollback is not None:
             raise _RollBack
 
-    def _claimed(self) -> ClaimedJob:
+    def _current_claim(self) -> ClaimedJob:
         if self._claim is None:
             raise ValueError("the job is not claimed")
         return self._claim
 
-    def _in_hand(self) -> AccessKeyState:
-        if self._hand is None:
+    def _current_keys(self) -> AccessKeyState:
+        if self._state is None:
             raise ValueError("the keys are not recorded")
-        return self._hand
+        return self._state
 
     def _at(self, step: str, **more: Any) -> None:
         self._status = KeyRotationStatus(step=step, since=workflow.now(), **self._keys(), **more)
@@ -274,9 +276,9 @@ class RotateAccessKeyWorkflow:
         return KeyRotationOutcome(status=status, job_id=self._order.job_id, reason=reason, **self._keys())
 
     def _keys(self) -> dict[str, Any]:
-        return {} if self._hand is None else self._hand.model_dump(include={"user", "old_key_id", "new_key_id"})
+        return {} if self._state is None else self._state.model_dump(include={"user", "old_key_id", "new_key_id"})
 
-    # -- what people ask of it --------------------------------------------------------------------------------------
+    # -- queries, updates and signals -------------------------------------------------------------------------------
 
     @workflow.query
     def status(self) -> KeyRotationStatus:
@@ -295,16 +297,16 @@ class RotateAccessKeyWorkflow:
             raise refusal("not_waiting", f"nothing blocks it: it is at {self._status.step}")
 
     @workflow.update
-    def roll_back(self, wish: Abandonment) -> None:
+    def roll_back(self, instruction: Abandonment) -> None:
         """Go back to the old key as soon as the step that runs has ended."""
-        self._rollback = wish
+        self._rollback = instruction
 
     @roll_back.validator
-    def _may_roll_back(self, wish: Abandonment) -> None:
-        expect_own(wish)
+    def _may_roll_back(self, instruction: Abandonment) -> None:
+        expect_own(instruction)
         if self._rollback is not None:
             raise refusal("not_waiting", "it is asked to roll back already")
-        # Blocked, the old key is still there; otherwise its deletion is under way, or the rollback itself.
+        # Blocked, the old key is still there; otherwise its deletion is in progress, or the rollback itself.
         if self._last_step and not (self._status.step == "delete_key" and self._status.blocked):
             raise refusal("rollback_impossible", f"it is too late to roll back: it is at {self._status.step}")
 
@@ -313,11 +315,11 @@ def _do(step: Any, *arguments: Any) -> Any:
     return workflow.execute_activity_method(step, args=list(arguments), **step_options())
 
 
-def _said(cause: BaseException | None) -> str:
+def _message_of(cause: BaseException | None) -> str:
     return (cause.message if isinstance(cause, ApplicationError) else "it failed")[:500]
 
 
-def _mend(cause: BaseException | None) -> str | None:
+def _hint_of(cause: BaseException | None) -> str | None:
     if isinstance(cause, ApplicationError) and cause.details:
         return Failed.model_validate(cause.details[0]).hint
     return None

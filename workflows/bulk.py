@@ -1,7 +1,7 @@
 """`BulkWorkflow`: judges a run page by page, a few at once, and lets a person pause, resume and cancel it.
 
-What is judged stands in the database; history holds the pages and counts (docs/adr/0016). The rotations that are due
-are workflows of their own, which go on whatever becomes of the run.
+Verdicts are stored in the database; history holds the pages and counts (docs/adr/0016). The rotations that are due
+are workflows of their own, which continue whatever becomes of the run.
 """
 
 import asyncio
@@ -18,13 +18,13 @@ with workflow.unsafe.imports_passed_through():
     from keyturn.activities.judge_page import JudgePage
     from keyturn.backoff import BASE, CEILING
     from keyturn.bulk.contracts import (
-        BatchCollected,
+        BatchResult,
         BulkOrder,
         BulkOutcome,
         BulkPage,
         BulkStatus,
         OfflineBatch,
-        PageJudged,
+        PageResult,
         RunProgress,
     )
     from keyturn.payload_errors import PayloadMoved
@@ -34,19 +34,19 @@ with workflow.unsafe.imports_passed_through():
     from keyturn.workflows.waiting import expect_own, refusal
 
 BULK_QUEUE = "-bulk"  # pages have a task queue of their own, beside the worker's
-DUE_QUEUE = "-due"  # and so have the rotations that a run begins
+DUE_QUEUE = "-due"  # and so have the rotations that a run starts
 # 500 keys of 20 s each, eight at once, and their rotations; a page of 50 with a quick model takes seconds.
 PAGE_START_TO_CLOSE = timedelta(minutes=30)
 PAGE_HEARTBEAT = timedelta(seconds=20)
 # A million rows are read in a minute or two.
 LOAD_START_TO_CLOSE = timedelta(minutes=30)
-# A page that nobody judges in a day waits for workers that are not coming.
+# A page that no worker judges in a day waits for workers that are not coming.
 PAGE_WITHIN = timedelta(days=1)
-# How often the rotations that are under way are looked at: soon for a small run; then so that nobody waits for more
-# than a tenth longer; and at last seldom. A look is 11 events, and a history may have 51,200: a day of looks must fit.
+# How often the rotations in progress are looked at: soon for a small run; then so that a run waits no more than a
+# tenth longer; and at last seldom. A look is 11 events, and a history may have 51,200: a day of looks must fit.
 LOOK_FIRST, LOOK_SOON, LOOK_LAST = timedelta(seconds=1), timedelta(seconds=10), timedelta(minutes=1)
-# The rest waits for people, or for a database that is away: a day, then the run ends and `keyturn report` looks again.
-SETTLE_WITHIN = timedelta(days=1)
+# The rest waits for operators or an absent database: a day, then the run completes and `keyturn report` looks again.
+FOLLOW_WITHIN = timedelta(days=1)
 BY_HAND = "by_hand"
 # Questions in one batch: below both providers' limits with the longest prompts that there are, 60 MB.
 BATCH_SIZE = 1_000
@@ -58,7 +58,7 @@ BATCH_PACE = timedelta(seconds=22)
 
 
 class PageOptions(TypedDict):
-    """What `workflow.execute_activity_method` takes of these."""
+    """Keyword arguments of `workflow.execute_activity_method` for a page."""
 
     task_queue: str
     start_to_close_timeout: timedelta
@@ -84,7 +84,7 @@ class BulkWorkflow:
         self._cancelled: str | None = None
         self._resumed = 0
         self._paused = order.paused if isinstance(order, BulkOrder) else None
-        self._mend: str | None = None
+        self._hint: str | None = None
         self._phase: BulkStatus = self._status("loading")
 
     @workflow.run
@@ -103,12 +103,12 @@ class BulkWorkflow:
             start_to_close_timeout=LOAD_START_TO_CLOSE,
             heartbeat_timeout=PAGE_HEARTBEAT,
             schedule_to_close_timeout=PAGE_WITHIN,
-            retry_policy=_patient(),
+            retry_policy=_retry_policy(),
         )
         if order.offline:
             await self._ask_offline()
         await self._judge_all()
-        await self._settle()
+        await self._follow_rotations()
         status = "cancelled" if self._cancelled is not None else "done"
         await workflow.execute_activity_method(
             JudgePage.end_run, args=[order, status], task_queue=self._queue(), **record_options()
@@ -138,18 +138,18 @@ class BulkWorkflow:
                     await workflow.wait_condition(lambda: self._cancelled is not None, timeout=wait)
                 wait = next_batch_look(wait, len(left))
 
-    async def _insist(self, step: Any, batch: OfflineBatch) -> BatchCollected | None:
+    async def _insist(self, step: Any, batch: OfflineBatch) -> BatchResult | None:
         """Return what a step on a batch returns; what fails for good pauses the run, and is done again when resumed."""
         while self._cancelled is None:
             try:
-                collected: BatchCollected | None = await workflow.execute_activity_method(
+                collected: BatchResult | None = await workflow.execute_activity_method(
                     step, batch, **self._page_options()
                 )
                 return collected
             except ActivityError as error:
                 if is_cancelled_exception(error):
                     raise
-                self._paused, self._mend = _kind_of(error), None
+                self._paused, self._hint = _kind_of(error), None
                 self._at("paused")
                 await self._wait_while_paused()
                 self._at("offline")
@@ -164,7 +164,7 @@ class BulkWorkflow:
             if self._paused is not None and not running:
                 await self._wait_while_paused()
                 continue
-            if self._may_begin() and waiting and len(running) < self._order.pages_at_once:
+            if self._may_start() and waiting and len(running) < self._order.pages_at_once:
                 long = self._history_is_long() and not self._counted  # a page that was stopped is finished first
                 if long and not running:
                     workflow.continue_as_new(
@@ -180,7 +180,7 @@ class BulkWorkflow:
             for task in done:
                 task.result()
 
-    def _may_begin(self) -> bool:
+    def _may_start(self) -> bool:
         return self._paused is None and self._cancelled is None
 
     def _history_is_long(self) -> bool:
@@ -197,22 +197,22 @@ class BulkWorkflow:
         )
         resumed = self._resumed
         try:
-            judged: PageJudged = await workflow.execute_activity_method(
+            judged: PageResult = await workflow.execute_activity_method(
                 JudgePage.judge_page, asked, summary=f"items {asked.first} to {asked.last}", **self._page_options()
             )
         except ActivityError as error:
             if is_cancelled_exception(error):
                 raise
-            # A page that cannot be judged at all, such as one whose texts cannot be opened, waits for a person.
-            judged = PageJudged(progress=self._counted.get(page, RunProgress()), stopped=_kind_of(error))
+            # A page that cannot be judged at all, such as one whose texts cannot be decrypted, waits for an operator.
+            judged = PageResult(progress=self._counted.get(page, RunProgress()), stopped=_kind_of(error))
         self._count(page, judged.progress)
         if judged.stopped is not None:
             waiting.insert(0, page)
             if resumed == self._resumed:  # else what stopped it was fixed while it ran
-                self._paused, self._mend = self._paused or judged.stopped, judged.hint
+                self._paused, self._hint = self._paused or judged.stopped, judged.hint
         elif self._order.max_usd is not None and self._progress.cost_usd >= self._order.max_usd:
             self._paused = self._paused or "max_usd_reached"
-            self._mend = "Resume it to go on without a limit, or cancel it."
+            self._hint = "Resume it to go on without a limit, or cancel it."
             self._order = self._order.model_copy(update={"max_usd": None})
 
     def _count(self, page: int, judged: RunProgress) -> None:
@@ -236,15 +236,15 @@ class BulkWorkflow:
         await workflow.wait_condition(lambda: self._paused is None or self._cancelled is not None)
         workflow.upsert_search_attributes([PARKED.value_unset()])
 
-    async def _settle(self) -> None:
+    async def _follow_rotations(self) -> None:
         self._at("settling")
         began, wait = workflow.now(), LOOK_FIRST
         while True:
-            settled = await workflow.execute_activity_method(JudgePage.settle_run, self._order, **self._page_options())
-            self._progress = settled.progress
+            found = await workflow.execute_activity_method(JudgePage.settle_run, self._order, **self._page_options())
+            self._progress = found.progress
             self._at("settling")
             passed = workflow.now() - began
-            if not settled.left or passed >= SETTLE_WITHIN:
+            if not found.left or passed >= FOLLOW_WITHIN:
                 return
             await workflow.sleep(wait, summary="rotations are under way")
             wait = next_look(wait, passed)
@@ -255,7 +255,7 @@ class BulkWorkflow:
             "start_to_close_timeout": PAGE_START_TO_CLOSE,
             "heartbeat_timeout": PAGE_HEARTBEAT,
             "schedule_to_close_timeout": PAGE_WITHIN,
-            "retry_policy": _patient(),
+            "retry_policy": _retry_policy(),
         }
 
     def _queue(self) -> str:
@@ -267,7 +267,7 @@ class BulkWorkflow:
     def _status(self, phase: str) -> BulkStatus:
         return BulkStatus.model_validate({"phase": phase, "progress": self._progress, "since": workflow.now()})
 
-    # -- what people ask of it --------------------------------------------------------------------------------------
+    # -- queries, updates and signals -------------------------------------------------------------------------------
 
     @workflow.query
     def status(self) -> BulkStatus:
@@ -276,26 +276,26 @@ class BulkWorkflow:
             update={
                 "progress": self._progress,
                 "paused": self._paused,
-                "hint": self._mend if self._paused else None,
+                "hint": self._hint if self._paused else None,
                 "cancelled": self._cancelled is not None,
             }
         )
 
     @workflow.update
-    def pause(self, wish: Resumption) -> None:
-        """Begin no further page; those that run may end."""
-        self._paused, self._mend = BY_HAND, None
+    def pause(self, instruction: Resumption) -> None:
+        """Start no further page; those that run may complete."""
+        self._paused, self._hint = BY_HAND, None
 
     @pause.validator
-    def _may_pause(self, wish: Resumption) -> None:
-        expect_own(wish)
+    def _may_pause(self, instruction: Resumption) -> None:
+        expect_own(instruction)
         if self._phase.phase != "judging" or self._cancelled is not None or self._paused is not None:
             raise refusal("not_running", f"the run is not being judged: it is {self._phase.phase}")
 
     @workflow.update
     def resume(self, resumption: Resumption) -> None:
-        """Go on where it was paused."""
-        self._paused = self._mend = None
+        """Resume the run where it was paused."""
+        self._paused = self._hint = None
         self._resumed += 1
 
     @resume.validator
@@ -305,13 +305,13 @@ class BulkWorkflow:
             raise refusal("not_waiting", "the run is not paused")
 
     @workflow.update
-    def cancel(self, wish: Abandonment) -> None:
-        """Let the pages that run end, begin no other, and end when the rotations that were begun have."""
-        self._cancelled = wish.operator
+    def cancel(self, instruction: Abandonment) -> None:
+        """Let the running pages complete, start no other, and complete once the started rotations have completed."""
+        self._cancelled = instruction.operator
 
     @cancel.validator
-    def _may_cancel(self, wish: Abandonment) -> None:
-        expect_own(wish)
+    def _may_cancel(self, instruction: Abandonment) -> None:
+        expect_own(instruction)
         if self._phase.phase in {"settling", "ended"} or self._cancelled is not None:
             raise refusal("not_running", f"there is nothing left to cancel: the run is {self._phase.phase}")
 
@@ -331,7 +331,7 @@ def _kind_of(error: ActivityError) -> str:
     return (cause.type if isinstance(cause, ApplicationError) else None) or "no_answer"
 
 
-def _patient() -> RetryPolicy:
+def _retry_policy() -> RetryPolicy:
     # A failure that the activity reports brings its own jittered delay; a killed worker is noticed by its heartbeats.
     # The page itself counts its attempts: after the third it writes down what failed.
     return RetryPolicy(initial_interval=BASE, backoff_coefficient=2.0, maximum_interval=CEILING)

@@ -1,6 +1,6 @@
 """`DeliveryWorkflow`: brings one job's message to its receiver, however long that is away; one workflow a job.
 
-Its history holds the job's id and how the receiver answered. The message is read from the outbox by the activity.
+Its history has the job's id and how the receiver answered. The activity reads the message from the outbox.
 """
 
 from datetime import timedelta
@@ -19,9 +19,9 @@ with workflow.unsafe.imports_passed_through():
 
 # One attempt is one request of at most 10 s and two short transactions of at most 8 s.
 DELIVER_START_TO_CLOSE = timedelta(seconds=30)
-# A receiver that is deployed, or down over a night, is back within a day; after that a person should look at it.
+# A receiver that is deployed, or down over a night, is back within a day; after that an operator should look at it.
 DELIVER_WITHIN = timedelta(days=1)
-# Failed attempts back off to this: a receiver that is back is told within five minutes.
+# Failed attempts back off to this: a receiver that is back gets the message within five minutes.
 DELIVER_CEILING = timedelta(minutes=5)
 
 
@@ -36,7 +36,7 @@ class DeliveryWorkflow:
 
     @workflow.run
     async def run(self, delivery: Delivery) -> str:
-        """Return how the receiver took it: `taken`, or `known` if it had it already."""
+        """Return the receiver's answer: `taken`, or `known` if it had the message already."""
         if not isinstance(delivery, Delivery):
             raise ApplicationError("the workflow's input is not a delivery", type="invalid_request")
         try:

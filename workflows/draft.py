@@ -1,7 +1,7 @@
 """`DraftWorkflow`: one draft of a reply, written while it is read. It ends in a text, and never in an action.
 
-Its endings are written by a step of their own, after the history has the result: an attempt that is lost together with
-its answer has ended nothing, and its readers are told to start over.
+A separate activity writes how the draft ended, after the history has the result: an attempt that is lost together with
+its answer has ended nothing, and its readers start over.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ with workflow.unsafe.imports_passed_through():
     from keyturn.activities.draft_reply import DraftReply
     from keyturn.activities.failures import TIMEOUT_KIND
     from keyturn.backoff import BASE
-    from keyturn.drafts.contracts import DraftEnd, DraftEnding, DraftWritten
+    from keyturn.drafts.contracts import DraftEnd, DraftEnding, DraftResult
     from keyturn.payload_errors import PayloadMoved
     from keyturn.rotations.outcomes import Failed
     from keyturn.tasks.draft_reply import DraftRequest
@@ -25,9 +25,9 @@ with workflow.unsafe.imports_passed_through():
 
 # A worker that is killed is noticed after this long, and readers start over: ten heartbeats that did not come.
 HEARTBEAT = timedelta(seconds=3)
-# Its row is begun before the model is asked, in the time that one transaction may take.
-BEGIN_WITHIN = timedelta(seconds=8)
-# Somebody waits and reads: a wait of more than some seconds between attempts is not worth it to them.
+# Its row is inserted before the model is asked, within the time that one transaction may take.
+START_WITHIN = timedelta(seconds=8)
+# A reader waits for the text: a wait of more than some seconds between attempts is not worth it.
 LONGEST_WAIT = timedelta(seconds=5)
 
 
@@ -36,11 +36,11 @@ class DraftWorkflow:
     """Write one draft. Cancelled, it closes the provider's connection and ends as cancelled."""
 
     @workflow.run
-    async def run(self, request: DraftRequest) -> DraftWritten:
+    async def run(self, request: DraftRequest) -> DraftResult:
         """Return the draft, approved or not. Fails, with a `Failed` in the details, if no answer came."""
         if not isinstance(request, DraftRequest):
             raise ApplicationError("the workflow's input is not a request for a draft", type="invalid_request")
-        attempt = timedelta(seconds=request.timeout_seconds) + DECIDE_MARGIN + BEGIN_WITHIN
+        attempt = timedelta(seconds=request.timeout_seconds) + DECIDE_MARGIN + START_WITHIN
         retries = request.max_retries
         try:
             written = await workflow.execute_activity_method(
@@ -72,7 +72,7 @@ class DraftWorkflow:
         request: DraftRequest,
         state: DraftEnding,
         *,
-        written: DraftWritten | None = None,
+        written: DraftResult | None = None,
         reason: str | None = None,
         explanation: str = "",
     ) -> None:

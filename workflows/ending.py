@@ -1,4 +1,4 @@
-"""What a workflow does when its outcome stands: a cancellation changes nothing of it any more."""
+"""What a workflow does when its outcome is final: a cancellation no longer changes it."""
 
 import asyncio
 from collections.abc import Awaitable

@@ -15,7 +15,7 @@ MAX_ID = 255
 
 
 def plain(name: str) -> str:
-    """Return `name`: the `Names` of an installation whose account names may be read by anybody."""
+    """Return `name`: the `Names` of an installation whose account names are no secret."""
     return name
 
 
@@ -33,8 +33,8 @@ def workflow_id_of(
     return _within_limit(["rotate", *parts, refs])
 
 
-def shortened(name: str, longest: int) -> str:
-    """Return `name`, or its beginning and a digest of it, by which it stays the only one of its kind."""
+def shorten(name: str, longest: int) -> str:
+    """Return `name`, or its start and a digest of it, by which it stays unique."""
     if len(name) <= longest:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:20]
@@ -43,13 +43,13 @@ def shortened(name: str, longest: int) -> str:
 
 
 def _within_limit(parts: list[str]) -> str:
-    """An id that every store of Temporal's keeps: first account and key are shortened, then the lines."""
+    """An id that fits every store of Temporal's: first account and key are shortened, then the lines."""
     kind, tenant, account, key, refs = parts
     whole = ":".join(parts)
     if len(whole) > MAX_ID:
-        whole = ":".join([kind, tenant, shortened(account, 80), shortened(key, 80), refs])
+        whole = ":".join([kind, tenant, shorten(account, 80), shorten(key, 80), refs])
     if len(whole) > MAX_ID:
-        whole = ":".join([kind, tenant, shortened(account, 80), shortened(key, 80), shortened(refs, 21)])
+        whole = ":".join([kind, tenant, shorten(account, 80), shorten(key, 80), shorten(refs, 21)])
     return whole
 
 

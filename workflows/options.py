@@ -11,7 +11,7 @@ from keyturn.rotations.contracts import RotationRequest
 TASK_QUEUE = "keyturn"
 
 # The client ends the call at the request's own timeout. 5 s more let it classify and record that end before Temporal
-# gives the attempt up: an attempt that Temporal ends says nothing of why.
+# abandons the attempt: one that Temporal ends has no reason recorded.
 DECIDE_MARGIN = timedelta(seconds=5)
 
 # One claim is one short transaction: milliseconds. 10 s outlast the 5 s that it may wait for a lock or a connection;
@@ -29,10 +29,10 @@ LIMIT_JITTER_SECONDS = 10.0  # a crowd of 64 calls of some seconds is through a 
 
 # How often policy or evidence may change while one rotation is decided: more is not a change but a fault.
 MAX_DECISIONS = 10
-# An exhausted quota or a broken route waits for a person: a long weekend, and the days that a purchase takes. After
-# that nobody is coming, and the evidence is a week old.
+# An exhausted quota or a broken route waits for an operator: a long weekend, and the days that a purchase takes. After
+# that no operator is coming, and the evidence is a week old.
 PARKED_FOR = timedelta(days=7)
-# An approval is asked of people at work: a week holds every weekend and most absences of one of them.
+# Approvers work office hours: a week holds every weekend and most absences of one of them.
 APPROVAL_WITHIN = timedelta(days=7)
 # Taking a claim back must come through before a rotation may say that there is no job. After a day without a database,
 # saying that this is unknown is better than not ending.
@@ -42,7 +42,7 @@ RECORD_WITHIN = timedelta(days=1)
 
 
 class ActivityOptions(TypedDict):
-    """What `workflow.execute_activity_method` takes of these."""
+    """Keyword arguments of `workflow.execute_activity_method`."""
 
     start_to_close_timeout: timedelta
     schedule_to_close_timeout: timedelta
@@ -55,7 +55,7 @@ def decide_options(request: RotationRequest) -> ActivityOptions:
     attempts = request.max_retries + 1
     return {
         "start_to_close_timeout": attempt,
-        # Every attempt may take its whole time, with the longest wait between them: what is longer is not progress.
+        # Every attempt may use its whole time, with the longest wait between them: anything longer is no progress.
         "schedule_to_close_timeout": attempts * attempt + request.max_retries * CEILING,
         # A failure that the activity reports brings its own jittered delay. This backoff is for what it cannot report:
         # a killed worker, or an attempt cut off by start-to-close.
@@ -76,15 +76,15 @@ def create_options() -> ActivityOptions:
 
 def withdraw_options() -> ActivityOptions:
     """Return the options of `withdraw_claim`: any number of attempts within a day."""
-    return _patient(WITHDRAW_WITHIN)
+    return _retry_within(WITHDRAW_WITHIN)
 
 
 def record_options() -> ActivityOptions:
     """Return the options of `record_event`: any number of attempts within a day."""
-    return _patient(RECORD_WITHIN)
+    return _retry_within(RECORD_WITHIN)
 
 
-def _patient(within: timedelta) -> ActivityOptions:
+def _retry_within(within: timedelta) -> ActivityOptions:
     return {
         "start_to_close_timeout": CREATE_START_TO_CLOSE,
         "schedule_to_close_timeout": within,

@@ -61,7 +61,7 @@ with workflow.unsafe.imports_passed_through():
     from keyturn.workflows.visibility import OUTCOME
     from keyturn.workflows.waiting import Answer, Waiting, expect_own
 
-KEYTURN = "keyturn"  # the actor of what nobody did: a time that ran out
+KEYTURN = "keyturn"  # the actor of an event that no person caused, such as a timeout
 
 
 # A workflow whose input cannot be read fails at once: the default is to retry the workflow task for ever.
@@ -87,7 +87,7 @@ class RotationWorkflow:
         self._request = request
         self._asked_by = (request.user_id,)
         try:
-            outcome = await self._settled()
+            outcome = await self._decide_and_act()
         except ApplicationError as error:
             if error.details:
                 await self._close(error.details[0].status)
@@ -95,9 +95,9 @@ class RotationWorkflow:
         await self._close(None if isinstance(outcome, JobCreated) else outcome.status)
         return outcome
 
-    async def _settled(self) -> CompletedOutcome:
+    async def _decide_and_act(self) -> CompletedOutcome:
         for _ in range(MAX_DECISIONS):
-            outcome = await self._act_on(await self._decided())
+            outcome = await self._act_on(await self._decide())
             if outcome is not None:
                 return outcome
         raise _failure(
@@ -112,11 +112,11 @@ class RotationWorkflow:
         self._waiting.status = RotationStatus(phase="ended")
         if status is not None:
             workflow.upsert_search_attributes([OUTCOME.value_set(status)])
-        # An event that could not be written in a day does not hold the outcome back: history has it too.
-        # Nor does a cancellation undo it: who asked would be told of one, and the job stands.
+        # An event that could not be written in a day does not delay the outcome: history has it too.
+        # Nor does a cancellation undo the outcome: the caller would see a cancellation although the job exists.
         await to_its_end(asyncio.gather(*self._events, return_exceptions=True))
 
-    # -- what people ask of it --------------------------------------------------------------------------------------
+    # -- queries and updates ----------------------------------------------------------------------------------------
 
     @workflow.query
     def status(self) -> RotationStatus:
@@ -125,7 +125,7 @@ class RotationWorkflow:
 
     @workflow.update
     def resume(self, resumption: Resumption) -> None:
-        """Go on: what the parked rotation waited for is fixed."""
+        """Resume the parked rotation: what it waited for is fixed."""
         self._waiting.take(resumption)
 
     @resume.validator
@@ -161,7 +161,7 @@ class RotationWorkflow:
     @deny.validator
     def _may_deny(self, denial: Denial) -> None:
         expect_own(denial)
-        # Who asked may withdraw a request, but not end a key that is due against a model's word: that is for another.
+        # The requester may withdraw a request, but not end a key that is due although a model denies it.
         own = self._asked_by if self._waiting.status.phase == "disagreement" else ()
         self._waiting.expect_approver(denial.approver, denial.digest, asked_by=own)
 
@@ -176,10 +176,10 @@ class RotationWorkflow:
 
     # -- deciding ---------------------------------------------------------------------------------------------------
 
-    async def _decided(self) -> Assessment:
+    async def _decide(self) -> Assessment:
         limit_waits = 0
         while True:
-            lines = _named(self._request.policy_lines)
+            lines = _join_refs(self._request.policy_lines)
             self._waiting.status = RotationStatus(phase="deciding", request_digest=request_digest(self._request))
             workflow.set_current_details(f"**Deciding** under {lines}.")
             try:
@@ -202,7 +202,7 @@ class RotationWorkflow:
                 until = failed.retry_at if wait is None else workflow.now() + timedelta(seconds=wait)
                 await self._wait_until(until)
             elif isinstance(failed, Failed) and failed.parks:
-                ended = await self._parked(failed)
+                ended = await self._park(failed)
                 if isinstance(ended, Failed):
                     raise _failure(ended)
             else:
@@ -225,7 +225,7 @@ class RotationWorkflow:
         """Return the outcome; None if policy or evidence changed meanwhile, so that it must be decided anew."""
         verdict = assessment.verdict
         if isinstance(verdict, Rejection):
-            return _rejected(assessment, verdict)
+            return _rejected_outcome(assessment, verdict)
         readings = verdict.readings if isinstance(verdict, Disagreement) else ()
         decision = verdict.supported if isinstance(verdict, Disagreement) else verdict
         if decision.decision != "eligible":
@@ -233,10 +233,10 @@ class RotationWorkflow:
         approval = None
         if decision.needs_approval:
             if not decision.any_operator and all(is_among(name, self._asked_by) for name in decision.approvers):
-                return _rejected(assessment, _NOBODY_APPROVES)
-            answer = await self._approval_of(decision, readings)
+                return _rejected_outcome(assessment, _NO_APPROVER)
+            answer = await self._wait_for_approval(decision, readings)
             if not isinstance(answer, Approval):
-                return None if answer is None else _rejected(assessment, _denied_by(answer.approver))
+                return None if answer is None else _rejected_outcome(assessment, _denial_by(answer.approver))
             approval = answer
         order = JobOrder(
             tenant_id=self._request.tenant_id,
@@ -248,10 +248,10 @@ class RotationWorkflow:
             approval=approval,
             trace_id=self._request.trace_id,
         )
-        job = await self._created(order)
+        job = await self._create_job(order)
         if job is None:
             return None
-        workflow.set_current_details(f"**Eligible** under {_named(decision.source_lines)}. Job `{job.job_id}`.")
+        workflow.set_current_details(f"**Eligible** under {_join_refs(decision.source_lines)}. Job `{job.job_id}`.")
         return JobCreated(
             decision=decision,
             job_id=job.job_id,
@@ -263,23 +263,23 @@ class RotationWorkflow:
             request_digest=assessment.request_digest,
         )
 
-    async def _created(self, order: JobOrder) -> RotationJob | None:
+    async def _create_job(self, order: JobOrder) -> RotationJob | None:
         """Return the one job, or None to decide anew; or end the workflow.
 
-        Without a job it goes on, or ends, only once no attempt that is still under way can make one any more.
+        Without a job it resumes, or fails, only once no attempt that is still running can create one any more.
         """
         try:
-            return await self._claimed(order)
+            return await self._claim_job(order)
         except BaseException as error:
             if not is_cancelled_exception(error):
                 raise
-            job = await self._withdrawn(order)
+            job = await self._withdraw_claim(order)
             if job is None:
                 raise
             return job
 
-    async def _claimed(self, order: JobOrder) -> RotationJob | None:
-        binding, days = _named(order.decision.source_lines), order.decision.rotation_window_days
+    async def _claim_job(self, order: JobOrder) -> RotationJob | None:
+        binding, days = _join_refs(order.decision.source_lines), order.decision.rotation_window_days
         while True:
             digest = self._waiting.status.request_digest
             self._waiting.status = RotationStatus(phase="creating_job", request_digest=digest)
@@ -298,11 +298,11 @@ class RotationWorkflow:
                 failed = _outcome_of(error)
             ended: Failed | TimedOut | RotationRequest = failed
             if isinstance(failed, Failed) and failed.parks:
-                answer = await self._parked(failed)
+                answer = await self._park(failed)
                 if isinstance(answer, Resumption):
                     continue
                 ended = answer
-            job = await self._withdrawn(order)
+            job = await self._withdraw_claim(order)
             if job is not None:
                 return job
             if isinstance(ended, RotationRequest) or (isinstance(ended, Failed) and ended.kind in _DECIDED_ANEW):
@@ -310,7 +310,7 @@ class RotationWorkflow:
                 return None
             raise _failure(ended)
 
-    async def _withdrawn(self, order: JobOrder) -> RotationJob | None:
+    async def _withdraw_claim(self, order: JobOrder) -> RotationJob | None:
         try:
             return await workflow.execute_activity_method(
                 WithdrawClaim.withdraw_claim,
@@ -323,12 +323,12 @@ class RotationWorkflow:
 
     # -- waiting for a person ---------------------------------------------------------------------------------------
 
-    async def _parked(self, failed: Failed) -> Failed | Resumption | RotationRequest:
-        """Wait until somebody has fixed `failed` or asks on other evidence; return that, or how the workflow ends."""
+    async def _park(self, failed: Failed) -> Failed | Resumption | RotationRequest:
+        """Wait until `failed` is fixed or other evidence comes; return that, or how the workflow ends."""
         until = workflow.now() + PARKED_FOR
         workflow.set_current_details(f"**Parked**: {failed.kind}, until {until:%Y-%m-%d %H:%M} UTC. {failed.hint}")
         self._note("parked", KEYTURN, kind=failed.kind)
-        answer = await self._asked("parked", until, failed)
+        answer = await self._wait_for_response("parked", until, failed)
         match answer:
             case RotationRequest():
                 return answer
@@ -346,7 +346,7 @@ class RotationWorkflow:
                 hint = f"Nobody fixed it in {PARKED_FOR.days} days: {failed.kind}. {failed.hint}"[:500]
                 return Failed(kind="parked_expired", next_step=failed.next_step, hint=hint)
 
-    async def _approval_of(
+    async def _wait_for_approval(
         self, decision: GroundedDecision, readings: tuple[ModelReading, ...]
     ) -> Approval | Denial | None:
         """Wait for an approver's decision; None if the rotation was asked for on other evidence meanwhile.
@@ -358,14 +358,14 @@ class RotationWorkflow:
         by_models = ", ".join(map(str, readings))
         said = f" **The model disagrees**: {by_models}." if readings else ""
         workflow.set_current_details(
-            f"**Eligible** under {_named(decision.source_lines)}.{said} **Waits for the approval** of one of "
+            f"**Eligible** under {_join_refs(decision.source_lines)}.{said} **Waits for the approval** of one of "
             f"{approvers}, until {until:%Y-%m-%d %H:%M} UTC."
         )
         if readings:
             self._note("disagreement", KEYTURN, digest=decision.digest, readings=by_models)
         self._note("approval_requested", self._request.user_id, digest=decision.digest)
-        asked = _TO_SETTLE if readings else _TO_APPROVE
-        answer = await self._asked(
+        asked = _TO_DECIDE if readings else _TO_APPROVE
+        answer = await self._wait_for_response(
             "disagreement" if readings else "awaiting_approval", until, asked, decision, readings
         )
         match answer:
@@ -390,7 +390,7 @@ class RotationWorkflow:
                     )
                 )
 
-    async def _asked(
+    async def _wait_for_response(
         self,
         phase: Literal["parked", "awaiting_approval", "disagreement"],
         until: datetime,
@@ -429,7 +429,7 @@ class RotationWorkflow:
     # -- the audit trail --------------------------------------------------------------------------------------------
 
     def _note(self, event: str, actor: str, **detail: str) -> None:
-        """Have an event written, beside whatever goes on: a database that is down is a reason to be parked, too."""
+        """Record an event without waiting for it: a database that is down is a reason to be parked, too."""
         entry = RotationEvent(
             tenant_id=self._request.tenant_id, event=event, actor=actor, at=workflow.now(), detail=detail
         )
@@ -439,14 +439,14 @@ class RotationWorkflow:
         self._events.append(written)
 
 
-# What is decided again: policy or evidence are not those of the verdict any more, or the approval does not hold now.
+# What is decided again: policy or evidence differ from the verdict's by now, or the approval is no longer valid.
 _DECIDED_ANEW = frozenset({"digest_mismatch", "approval_invalid"})
 _ANSWER_TO_ANOTHER = Failed(
     kind="answer_to_another_request",
     next_step="fail_and_inspect",
     hint="The recorded answer is one to another request: see who can write to Temporal, and ask again.",
 )
-_NOBODY_APPROVES = Rejection(
+_NO_APPROVER = Rejection(
     reason="approval_required",
     explanation="The policy asks for an approval, and nobody but the requester may give it.",
 )
@@ -455,7 +455,7 @@ _TO_APPROVE = Failed(
     next_step="ask_an_approver",
     hint="An approver of the policy line looks at the decision with `keyturn approve`, or denies it.",
 )
-_TO_SETTLE = Failed(
+_TO_DECIDE = Failed(
     kind="disagreement",
     next_step="ask_an_approver",
     hint="By rule the key is due, and the model says that it is not. An approver of the policy lines (or an operator "
@@ -473,11 +473,11 @@ def _without_job(assessment: Assessment, decision: GroundedDecision) -> Complete
     return NotSpecified(decision=decision, call=call, request_digest=digest)
 
 
-def _denied_by(approver: str) -> Rejection:
+def _denial_by(approver: str) -> Rejection:
     return Rejection(reason="approval_denied", explanation=f"{approver} denied it; the audit trail has the reason.")
 
 
-def _rejected(assessment: Assessment, rejection: Rejection) -> Rejected:
+def _rejected_outcome(assessment: Assessment, rejection: Rejection) -> Rejected:
     workflow.set_current_details(f"**Rejected**: {rejection.reason}. No job.")
     return Rejected(
         reason=rejection.reason,
@@ -487,7 +487,7 @@ def _rejected(assessment: Assessment, rejection: Rejection) -> Rejected:
     )
 
 
-def _named(lines: Iterable[PolicyRef]) -> str:
+def _join_refs(lines: Iterable[PolicyRef]) -> str:
     return ", ".join(str(line) for line in lines)
 
 

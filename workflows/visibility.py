@@ -1,6 +1,6 @@
-"""The search attributes of a rotation: what an operator filters by. They stay readable, so they hold no private text.
+"""The search attributes of a rotation: an operator's filters. They stay readable, so they contain no private text.
 
-`KeyturnOutcome` is set only where a rotation ends without a job: a completed one that has none made its job. An upsert
+`KeyturnOutcome` is set only where a rotation ends without a job: a completed one without it created its job. An upsert
 is a billable action and an event of history, and the ordinary path has none to spare (docs/adr/0012).
 """
 
@@ -11,7 +11,7 @@ from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
 
 from keyturn.rotations.contracts import RotationRequest
-from keyturn.workflows.identity import MAX_ID, Names, shortened
+from keyturn.workflows.identity import MAX_ID, Names, shorten
 
 TENANT = SearchAttributeKey.for_keyword("KeyturnTenant")
 ACCOUNT = SearchAttributeKey.for_keyword("KeyturnAccount")
@@ -20,7 +20,7 @@ OUTCOME = SearchAttributeKey.for_keyword("KeyturnOutcome")
 PARKED = SearchAttributeKey.for_keyword("KeyturnParked")
 APPROVAL, DISAGREEMENT = "approval", "disagreement"
 
-# What each holds, for the documentation. Whoever sets up a namespace takes this list.
+# What each contains, for the documentation. The namespace's set-up uses this list.
 SEARCH_ATTRIBUTES: Mapping[SearchAttributeKey[Any], str] = {
     TENANT: "The tenant ID.",
     ACCOUNT: "The account ID, or its pseudonym (KEYTURN_ACCOUNT_NAMES).",
@@ -41,7 +41,7 @@ def attributes_at_start(request: RotationRequest, names: Names) -> TypedSearchAt
     return TypedSearchAttributes(
         [
             SearchAttributePair(TENANT, request.tenant_id),
-            SearchAttributePair(ACCOUNT, shortened(names(request.account_id), MAX_ID)),
+            SearchAttributePair(ACCOUNT, shorten(names(request.account_id), MAX_ID)),
             SearchAttributePair(POLICY_LINES, [str(line) for line in request.policy_lines]),
         ]
     )

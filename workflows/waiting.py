@@ -33,7 +33,7 @@ class Waiting:
         self._answer: Answer | None = None
 
     async def for_person(self, status: RotationStatus) -> Answer | None:
-        """Wait for an answer until `status.until`; None if none came. The search attribute tells of it meanwhile."""
+        """Wait for a response until `status.until`; None if none came. The search attribute shows the wait."""
         if status.until is None:
             raise ValueError("a question to a person has an end")
         self.status, self._answer = status, None
@@ -55,7 +55,7 @@ class Waiting:
         self._answer = answer
 
     def expect_parked(self) -> None:
-        """Refuse what only a parked rotation can take."""
+        """Refuse an instruction that only a parked rotation accepts."""
         self._expect("parked")
 
     def expect_approver(self, approver: str, digest: str, *, asked_by: Sequence[str]) -> None:
@@ -97,7 +97,7 @@ class Waiting:
 
 
 def expect_own(instruction: Instruction) -> None:
-    """Refuse what a person told another workflow, or an earlier one of this id, whoever sends it here."""
+    """Refuse an instruction for another workflow, or for an earlier one of this id, whoever sends it here."""
     info = workflow.info()
     if (instruction.workflow_id, instruction.first_run_id) != (info.workflow_id, info.first_execution_run_id):
         raise refusal("other_rotation", "this was said to another workflow, or names none")

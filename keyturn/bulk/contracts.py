@@ -30,7 +30,7 @@ class RunProgress(Contract):
 
 
 class BulkSource(Contract):
-    """An inventory on a disk, and what to ask about it. Of a directory, the file that was written last is taken."""
+    """An inventory on a disk, and what to ask about it. Of a directory, the newest file is read."""
 
     path: str = Field(min_length=1, max_length=1_000)
     task: Literal["decide_rotation", "summarize_scan"] = "decide_rotation"
@@ -61,9 +61,9 @@ RunId = Annotated[ShortIdentifier, StringConstraints(max_length=48)]
 
 
 class BulkOrder(Contract):
-    """A bulk run to be carried out. Its items and its question are in the database, under its id.
+    """A bulk run to execute. Its items and its question are in the database, under its id.
 
-    `next_page` is where to go on, counted from 0.
+    `next_page` is where to continue, counted from 0.
     """
 
     run_id: RunId
@@ -71,7 +71,7 @@ class BulkOrder(Contract):
     # 50 keys a page: one activity's cost is spread thin, and a killed worker loses at most some calls of one page.
     page_size: int = Field(default=50, ge=1, le=500)
     pages_at_once: int = Field(default=2, ge=1, le=64)
-    # A page takes some seven events: this keeps a history at about a tenth of what the server warns of.
+    # A page needs some seven events: this limits a history to about a tenth of what the server warns of.
     events_a_history: int = Field(default=1_000, ge=50, le=5_000)
     max_usd: Decimal | None = Field(default=None, gt=0)
     # What a schedule's run reads when it fires; None if the items are there already.
@@ -101,22 +101,22 @@ class OfflineBatch(Contract):
     last: int = Field(ge=1)
 
 
-class BatchCollected(Contract):
-    """Whether a provider's batch is still under way; and how many of its answers were accepted."""
+class BatchResult(Contract):
+    """Whether a provider's batch is still in progress; and how many of its answers were accepted."""
 
     running: bool
     accepted: int = Field(default=0, ge=0)
 
 
-class PageJudged(Contract):
-    """What became of a page. `stopped` is the kind of the failure that says not to go on; its items are left open."""
+class PageResult(Contract):
+    """The result of a page. `stopped` is the kind of the failure that stops the run; its items are left open."""
 
     progress: RunProgress
     stopped: str | None = Field(default=None, max_length=64)
     hint: str | None = Field(default=None, max_length=500)
 
 
-class RunSettled(Contract):
+class RunResult(Contract):
     """How many rotations of a run have not come to an end or to a person yet."""
 
     progress: RunProgress

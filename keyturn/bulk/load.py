@@ -18,7 +18,7 @@ from keyturn.inventory.scans import Scan
 from keyturn.inventory.source import Row
 from keyturn.policy.grounding import observed_in_future
 from keyturn.policy.line import PolicyLine
-from keyturn.policy.settled import settled
+from keyturn.policy.rules import apply_rules
 
 AT_ONCE = 500  # rows a statement: a transaction of some 10 ms, and memory that does not grow with the file
 
@@ -57,13 +57,13 @@ def items_of(
     by_rule: bool = False,
     at: datetime | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the columns of each item of an inventory; each bad row and each key that stands there twice is rejected.
+    """Yield the columns of each item of an inventory; each bad row and each key that is listed twice is rejected.
 
     Args:
         rows: of the inventory.
         lines: the policy lines of the run.
-        always_ask: ask the model about every key, whatever the evidence settles by itself.
-        reject: is told each row that was not used.
+        always_ask: ask the model about every key, even where rules alone decide.
+        reject: is called with each row that was not used.
         by_rule: whether what code can read is decided without a model.
         at: when it is decided; None for now.
     """
@@ -85,7 +85,7 @@ def items_of(
             reject(row)
             yield {"ordinal": ordinal, "line": row.line, "outcome": "bad_row", "explanation": row.reason[:1000]}
             continue
-        why = None if always_ask else settled(row.facts, lines, idle=row.idle, at=at, by_rule=by_rule)
+        why = None if always_ask else apply_rules(row.facts, lines, idle=row.idle, at=at, by_rule=by_rule)
         if why is None:
             ask += 1
         yield {
@@ -104,7 +104,7 @@ def items_of(
 def scan_items(
     rows: Iterator[Scan | BadRow], *, encrypt: Callable[[str], str], reject: Callable[[BadRow], None]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the columns of each item of a scan; its records are kept encrypted."""
+    """Yield the columns of each item of a scan; its records are stored encrypted."""
     ask = 0
     for ordinal, row in enumerate(rows, 1):
         if isinstance(row, BadRow):

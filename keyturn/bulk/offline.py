@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Protocol
 
-from keyturn.bulk.contracts import BatchCollected, OfflineBatch
+from keyturn.bulk.contracts import BatchResult, OfflineBatch
 from keyturn.bulk.pages import Encryption, request_of
 from keyturn.bulk.store import BulkStore, Run
 from keyturn.contracts import ModelTask
@@ -20,11 +20,11 @@ from keyturn.llm.providers import load_providers
 from keyturn.llm.wire import Completion
 from keyturn.tasks.definition import Prompt
 
-CLOCKS_AGREE_WITHIN = timedelta(minutes=5)  # ours and the provider's
+CLOCKS_AGREE_WITHIN = timedelta(minutes=5)  # this machine's and the provider's
 
 
 class OfflineBoundary(Protocol):
-    """What prompts are made by, and answers taken; see `keyturn.llm.boundary.ModelBoundary`."""
+    """Makes prompts and accepts answers; see `keyturn.llm.boundary.ModelBoundary`."""
 
     def prompt_of(self, request: ModelTask) -> Prompt: ...  # noqa: D102
     async def take(  # noqa: D102
@@ -38,7 +38,7 @@ class OfflineRuns:
     Args:
         store: of the runs.
         boundary: of the model.
-        providers: whose batches are asked, by task; a task without one has none.
+        providers: the batch client of each task; a task without one has none.
         encryption: of the run's texts.
     """
 
@@ -59,7 +59,7 @@ class OfflineRuns:
 
         Raises:
             ProviderError: call again, it is not paid twice.
-            SettingsInvalid: no provider of the route takes batches.
+            SettingsInvalid: no provider of the route has batches.
             UnknownRun, JobStoreUnavailable: nothing was submitted.
         """
         known = await self._store.batch(batch.run_id, batch.number)
@@ -83,20 +83,20 @@ class OfflineRuns:
             batch_id = await provider.submit(marker, self._prompts(run, items))
         await self._store.note_batch(run.run_id, batch.number, batch_id=batch_id)
 
-    async def collect(self, batch: OfflineBatch) -> BatchCollected:
-        """Take the answers of a batch if it has ended; those that are missing are left to be asked at once.
+    async def collect(self, batch: OfflineBatch) -> BatchResult:
+        """Cache the answers of a batch if it has ended; those that are missing are left to be asked at once.
 
         Raises:
-            ProviderError, JobStoreUnavailable: call again; what was taken is not taken twice.
+            ProviderError, JobStoreUnavailable: call again; no answer is recorded twice.
         """
         known = await self._store.batch(batch.run_id, batch.number)
         if known is None or known["batch_id"] is None or known["ended_at"] is not None:
-            return BatchCollected(running=False, accepted=0 if known is None else known["answered"] or 0)
+            return BatchResult(running=False, accepted=0 if known is None else known["answered"] or 0)
         run = await self._store.run(batch.run_id, tenant_id=batch.tenant_id)
         provider = self._provider(run)
         state = await provider.state(known["batch_id"])
         if state == "running":
-            return BatchCollected(running=True)
+            return BatchResult(running=True)
         accepted = 0
         if state == "ended":
             items = await self._store.open_items(batch.run_id, batch.first, batch.last)
@@ -104,7 +104,7 @@ class OfflineRuns:
             async for answer in provider.answers(known["batch_id"]):
                 item = waiting.pop(
                     answer.custom_id, None
-                )  # one that comes twice, or that we did not ask, is passed over
+                )  # a duplicate, or an answer that was not asked for, is skipped
                 if item is None or answer.completion is None:
                     continue
                 request = request_of(run, item, self._encryption)
@@ -112,7 +112,7 @@ class OfflineRuns:
                     request, answer.completion, provider.name, provider.model, provider.price
                 )
         await self._store.note_batch(run.run_id, batch.number, ended_at=datetime.now(UTC), answered=accepted)
-        return BatchCollected(running=False, accepted=accepted)
+        return BatchResult(running=False, accepted=accepted)
 
     def _provider(self, run: Run) -> BatchClient:
         provider = self._providers.get(run.task)
@@ -131,5 +131,5 @@ class OfflineRuns:
 
 
 def _custom_id(run: Run, item: Mapping[str, Any]) -> str:
-    """Letters, digits, - and _, as both providers take them; of this run alone."""
+    """Letters, digits, - and _, as both providers accept them; unique to this run."""
     return f"k{item['ordinal']}-{hashlib.sha256(run.run_id.encode()).hexdigest()[:16]}"

@@ -1,8 +1,8 @@
-"""Judging a page: ask about each of its open items, write each verdict as it comes, begin a rotation where one is due.
+"""Judging a page: ask about each open item, write each verdict as it comes, start a rotation where one is due.
 
 A page may be judged any number of times: what has an outcome is not asked about again, and an accepted answer that was
-not written down any more is in the cache of answers. A rotation is begun only after its verdict is written, and under
-its own id, so that beginning it twice is beginning it once.
+not stored any more is in the response cache. A rotation is started only after its verdict is written, and under
+its own id, so that starting it twice is starting it once.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Protocol
 
-from keyturn.bulk.contracts import BulkPage, PageJudged, RunSettled
+from keyturn.bulk.contracts import BulkPage, PageResult, RunResult
 from keyturn.bulk.store import OPEN, PICO, WAITING, BulkStore, Run
 from keyturn.calls import CallRecord
 from keyturn.contracts import CredentialFacts, ModelTask
@@ -31,13 +31,13 @@ FAILURES_IN_A_ROW = 20
 _STOPS_AT_ONCE = (QuotaExhausted, AuthenticationFailed, PolicyError, PayloadError)
 # Written together: a verdict that is lost with a killed worker is found in the cache of answers.
 WRITTEN_AT_ONCE = 10
-# Calls at once for a page. With two pages at once it keeps a provider busy, and leaves the worker time for people.
+# Calls at once for a page. With two pages at once it keeps a provider busy, and leaves the worker time for others.
 ASKED_AT_ONCE = 8
 LOOKED_AT_ONCE = 20
-SETTLED_AT_ONCE = 500
+LOOKED_UP_AT_ONCE = 500
 
 
-class Judged(Protocol):
+class JudgedAnswer(Protocol):
     """An answer that was checked, or why there is none; and what the call cost."""
 
     @property
@@ -47,15 +47,15 @@ class Judged(Protocol):
     def call(self) -> CallRecord: ...  # noqa: D102
 
     @property
-    def first(self) -> "Judged | None": ...  # noqa: D102
+    def first(self) -> "JudgedAnswer | None": ...  # noqa: D102
 
 
 class Decider(Protocol):
-    """Whoever answers a request of any task; see `keyturn.llm.boundary.ModelBoundary.answer`."""
+    """Answers a request of any task; see `keyturn.llm.boundary.ModelBoundary.answer`."""
 
     async def answer(  # noqa: D102
         self, request: ModelTask, attempt: int = 1, *, at: datetime | None = None
-    ) -> Judged: ...
+    ) -> JudgedAnswer: ...
 
 
 class Encryption(Protocol):
@@ -66,14 +66,14 @@ class Encryption(Protocol):
 
 
 class Rotations(Protocol):
-    """Whoever begins rotations and knows how they stand."""
+    """Starts rotations and looks up their status."""
 
-    async def begin(self, request: RotationRequest) -> str:
-        """Begin the rotation of `request`, unless it runs; returns its workflow id. Raises a KeyturnError."""
+    async def start(self, request: RotationRequest) -> str:
+        """Start the rotation of `request`, unless it runs; returns its workflow id. Raises a KeyturnError."""
         ...
 
     async def look(self, workflow_id: str) -> str | None:
-        """Return how a rotation ended, one of WAITING if it waits for a person, None if it is under way."""
+        """Return how a rotation ended, one of WAITING if it waits for a person, None if it is in progress."""
         ...
 
 
@@ -83,7 +83,7 @@ class BulkJudge:
     Args:
         store: of the runs.
         decider: whom to ask.
-        rotations: where due rotations are begun.
+        rotations: where due rotations are started.
         encryption: of the run's texts.
     """
 
@@ -95,7 +95,7 @@ class BulkJudge:
 
     async def judge(
         self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime | None = None
-    ) -> PageJudged:
+    ) -> PageResult:
         """Judge what is open of a page; returns what became of the page.
 
         Args:
@@ -112,23 +112,23 @@ class BulkJudge:
         stopped = await judging.all(await self.store.open_items(page.run_id, page.first, page.last), last_attempt)
         progress = await self.store.progress(page.run_id, first=page.first, last=page.last)
         kind, hint = (None, None) if stopped is None else (stopped.kind, stopped.hint)
-        return PageJudged(progress=progress, stopped=kind, hint=hint)
+        return PageResult(progress=progress, stopped=kind, hint=hint)
 
-    async def settle(self, run_id: str, *, tenant_id: str) -> RunSettled:
-        """Look how the rotations that were begun stand; returns how many are under way.
+    async def update_outcomes(self, run_id: str, *, tenant_id: str) -> RunResult:
+        """Look up the status of the rotations that were started; returns how many are in progress.
 
-        Those that waited for a person when they were last looked at are looked at once more, when no other is left.
+        Those that waited for a person at the last look are looked up once more, when no other is left.
         """
-        await self.store.settle_jobs(run_id, tenant_id=tenant_id)
-        left = await self._looked_at(run_id, "started")
+        await self.store.update_job_outcomes(run_id, tenant_id=tenant_id)
+        left = await self._record_outcomes(run_id, "started")
         for outcome in () if left else WAITING:
-            await self._looked_at(run_id, outcome)
-        return RunSettled(progress=await self.store.progress(run_id), left=left)
+            await self._record_outcomes(run_id, outcome)
+        return RunResult(progress=await self.store.progress(run_id), left=left)
 
-    async def _looked_at(self, run_id: str, outcome: str) -> int:
+    async def _record_outcomes(self, run_id: str, outcome: str) -> int:
         """Write down how those of an outcome ended; returns how many have not."""
         left, after = 0, 0
-        while rows := await self.store.started_items(run_id, outcome, after=after, limit=SETTLED_AT_ONCE):
+        while rows := await self.store.started_items(run_id, outcome, after=after, limit=LOOKED_UP_AT_ONCE):
             after = rows[-1]["ordinal"]
             turns = asyncio.Semaphore(LOOKED_AT_ONCE)
 
@@ -137,7 +137,7 @@ class BulkJudge:
                     return row["ordinal"], await self.rotations.look(row["workflow_id"])
 
             looked = await asyncio.gather(*map(look, rows))
-            # One that made its job is found by the job's row, now or with the next look.
+            # A rotation that created its job is found by the job's row, now or with the next look.
             same = {None, "job_created", outcome}
             ended = [{"ordinal": at, "outcome": result} for at, result in looked if result not in same]
             await self.store.store_verdicts(run_id, ended, over=[outcome])
@@ -146,7 +146,7 @@ class BulkJudge:
 
 
 def request_of(run: Run, item: Mapping[str, Any], encryption: Encryption) -> ModelTask:
-    """Return what is asked about an item of a run; raises PayloadError if its encrypted texts cannot be opened."""
+    """Return what is asked about an item of a run; raises PayloadError if its texts cannot be decrypted."""
     whose = {"tenant_id": run.tenant_id, "user_id": run.requested_by}
     whose |= {"account_id": item["account_id"], "trace_id": f"{run.run_id}-{item['ordinal']}"}
     if run.task == "summarize_scan":
@@ -184,7 +184,7 @@ class _Page:
                 if self._stopped is None and self._broken is None:
                     try:
                         await self._ask(item)
-                    except KeyturnError as error:  # calls that are under way are paid for, and end
+                    except KeyturnError as error:  # calls in progress are paid for, and end
                         self._broken = self._broken or error
 
         try:
@@ -208,7 +208,7 @@ class _Page:
     async def _ask(self, item: Mapping[str, Any]) -> None:
         request = request_of(self._run, item, self._judge.encryption)
         if item["outcome"] == "eligible":  # the verdict was written, and then we were killed
-            await self._begin(item, request)
+            await self._start(item, request)
             return
         try:
             judged = await self._judge.decider.answer(request, self._attempt, at=self._at)
@@ -227,12 +227,12 @@ class _Page:
         self._verdicts.append(row)
         if row["outcome"] == "eligible":
             await self._write()
-            await self._begin(item, request)
+            await self._start(item, request)
         elif len(self._verdicts) >= WRITTEN_AT_ONCE:
             await self._write()
 
     async def _write(self) -> None:
-        async with self._writing:  # whoever begins a rotation waits until its verdict is written, by whomever
+        async with self._writing:  # a rotation is started only once its verdict is written, by whichever task
             verdicts, self._verdicts = self._verdicts, []
             try:
                 await self._judge.store.store_verdicts(self._run.run_id, verdicts, over=OPEN)
@@ -240,19 +240,19 @@ class _Page:
                 self._verdicts = verdicts + self._verdicts  # they are paid for: written before the page ends
                 raise
 
-    async def _begin(self, item: Mapping[str, Any], request: ModelTask) -> None:
+    async def _start(self, item: Mapping[str, Any], request: ModelTask) -> None:
         if not isinstance(request, RotationRequest):
             raise TypeError("only a rotation can be begun")
-        workflow_id = await self._judge.rotations.begin(request)
+        workflow_id = await self._judge.rotations.start(request)
         begun = {"ordinal": item["ordinal"], "outcome": "started", "workflow_id": workflow_id}
         await self._judge.store.store_verdicts(self._run.run_id, [begun], over=["eligible"])
 
-    def _row(self, item: Mapping[str, Any], judged: Judged) -> dict[str, Any]:
+    def _row(self, item: Mapping[str, Any], judged: JudgedAnswer) -> dict[str, Any]:
         """The columns of a verdict: the same ones for each, so that many are written by one statement."""
         row, verdict = _empty(item) | _cost_of(judged), judged.verdict
         if isinstance(verdict, Rejection):
             return row | {"outcome": "rejected", "reason": verdict.reason, "explanation": verdict.explanation}
-        if isinstance(verdict, Disagreement):  # the key is due: its rotation waits for the person who settles it
+        if isinstance(verdict, Disagreement):  # the key is due: its rotation waits for a person's decision
             said = ", ".join(map(str, verdict.readings))
             row |= {"reason": "contradicts_evidence", "explanation": f"By rule the key is due; said {said}."[:1000]}
             verdict = verdict.supported
@@ -271,7 +271,7 @@ def _failure(item: Mapping[str, Any], error: KeyturnError) -> dict[str, Any]:
     return _empty(item) | {"outcome": "failed", "reason": error.kind, "explanation": str(error)[:1000]}
 
 
-def _cost_of(judged: Judged) -> dict[str, Any]:
+def _cost_of(judged: JudgedAnswer) -> dict[str, Any]:
     """The model that answered last, and what all answers cost; none, if the price of one is unknown."""
     costs = [one.call.cost_usd for one in (judged, judged.first) if one is not None]
     known = [cost for cost in costs if cost is not None]

@@ -39,7 +39,7 @@ _SUMMARISED = {"attention", "summarized"}
 
 @dataclass
 class Figures:
-    """What is told of a run as a whole; filled item by item, so that memory does not grow with the run."""
+    """The figures of a run as a whole; filled item by item, so that memory does not grow with the run."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     decided_by: Counter[str] = field(default_factory=Counter)
@@ -75,7 +75,7 @@ async def items_of_run(store: BulkStore, run: Run, decrypt: Callable[[str, str],
 
     Raises:
         JobStoreUnavailable: the database did not answer.
-        PayloadError: a summary cannot be opened with the keys that are held here.
+        PayloadError: a summary cannot be decrypted with the keys of this process.
     """
     after = 0
     while items := await store.items(run.run_id, after=after, limit=PAGE_OF_ITEMS):
@@ -89,14 +89,14 @@ async def items_of_run(store: BulkStore, run: Run, decrypt: Callable[[str, str],
                 "observed_at": None if facts is None else facts.observed_at,
                 "source": None if facts is None else facts.source,
                 "cost_usd": None if cost is None else Decimal(cost) / PICO,
-                # Under this id the call stands in the ledger, and the rotation in its history.
+                # The ledger has the call under this id, and the rotation's history as well.
                 "trace_id": f"{run.run_id}-{item['ordinal']}" if item["ask"] is not None else None,
                 **_summary(item, run, decrypt),
             }
 
 
 def _summary(item: Mapping[str, Any], run: Run, decrypt: Callable[[str, str], str]) -> dict[str, Any]:
-    """What was made of a scan: its summary takes the place of an explanation."""
+    """The result of a scan: its summary takes the place of an explanation."""
     if item["outcome"] not in _SUMMARISED:
         return {}
     summary = ScanSummary.model_validate_json(decrypt(run.run_id, item["content"]))

@@ -19,9 +19,9 @@ from keyturn.jobs.store import WITHDRAWN
 from keyturn.jobs.tables import rotation_jobs
 
 PICO = 10**12
-# Asked about with the next page, or when the run is begun again: without an outcome, or failed.
+# Asked about with the next page, or when the run is started again: without an outcome, or failed.
 OPEN = (None, "failed")
-# Rotations that wait for a person; a disagreement of rule and model is told apart.
+# Rotations that wait for a person; a disagreement of rule and model is counted apart.
 WAITING = ("disagreement", "waiting")
 _items, _runs, _batches = bulk_items.c, bulk_runs.c, bulk_batches.c
 
@@ -39,7 +39,7 @@ class Run:
     question: str | None  # encrypted
     requested_by: str
     decide_by: Literal["rule_and_model", "rule"]
-    policy_digest: str | None  # of the lines as whoever loaded it held them
+    policy_digest: str | None  # of the lines as the loading process had them
     workflow_id: str  # of the workflow that carries it out
     loaded: bool
     asks: int
@@ -125,7 +125,7 @@ class BulkStore:
             await connection.execute(changed)
 
     async def open_items(self, run_id: str, first: int, last: int) -> Sequence[Mapping[str, Any]]:
-        """Return the items from `first` to `last` that are open, and those whose rotation was not begun."""
+        """Return the items from `first` to `last` that are open, and those whose rotation was not started."""
         query = (
             select(bulk_items)
             .where(_items.run_id == run_id, _items.ask.between(first, last))
@@ -153,7 +153,7 @@ class BulkStore:
         async with transaction(self._engine, whole=True) as connection:
             await connection.execute(statement, values)
 
-    async def settle_jobs(self, run_id: str, *, tenant_id: str) -> None:
+    async def update_job_outcomes(self, run_id: str, *, tenant_id: str) -> None:
         """Find the jobs that the run's rotations made since."""
         job = (
             select(func.coalesce(rotation_jobs.c.merged_into, rotation_jobs.c.job_id))
@@ -250,7 +250,7 @@ class BulkStore:
 
 
 def _with_outcome(outcomes: Sequence[str | None]) -> ColumnElement[bool]:
-    """One comparison each: an IN cannot stand in a statement that is executed with many rows."""
+    """Return one comparison each: an IN cannot be used in a statement that is executed with many rows."""
     return or_(*(_items.outcome.is_(None) if name is None else _items.outcome == name for name in outcomes))
 
 

@@ -1,4 +1,4 @@
-"""The tables of bulk runs. `keyturn/migrations/` creates them; a test keeps both the same."""
+"""The tables of bulk runs. `keyturn/migrations/` creates them; a test compares both."""
 
 from sqlalchemy import JSON, BigInteger, Column, ForeignKey, Index, Integer, String, Table, Text, text
 
@@ -32,7 +32,7 @@ bulk_items = Table(
     metadata,
     Column("run_id", String(64), ForeignKey("bulk_runs.run_id"), primary_key=True),
     Column("ordinal", Integer, primary_key=True, autoincrement=False),
-    # Where it stands among those that a model is asked about, without gaps: pages are cut by it.
+    # Its place among those that a model is asked about, without gaps: pages are cut by it.
     Column("ask", Integer),
     Column("line", Integer, nullable=False),
     Column("account_id", account_name),

@@ -1,1 +1,1 @@
-"""Where answers of repeatable tasks are kept: the database by default, Redis for a fleet."""
+"""The response cache for repeatable tasks: in the database by default, in Redis for a fleet."""

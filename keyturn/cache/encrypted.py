@@ -1,4 +1,4 @@
-"""Cached responses under the keys that encrypt Temporal's payloads: the database and Redis hold ciphertext."""
+"""Cached responses, encrypted by the keys that encrypt Temporal's payloads: database and Redis store ciphertext."""
 
 import base64
 import binascii
@@ -14,7 +14,7 @@ from keyturn.payload_errors import PayloadError
 class _Cache(Protocol):
     async def find(self, keys: Sequence[CacheKey]) -> tuple[int, str] | None: ...
 
-    async def keep(self, key: CacheKey, answer: str, keep_for: timedelta) -> bool: ...
+    async def store(self, key: CacheKey, answer: str, cache_for: timedelta) -> bool: ...
 
     async def drop(self, key: CacheKey) -> None: ...
 
@@ -27,7 +27,7 @@ class EncryptedCache:
         self._keyring = keyring
 
     async def find(self, keys: Sequence[CacheKey]) -> tuple[int, str] | None:
-        """Return the place in `keys` of the first that is kept, and its answer."""
+        """Return the place in `keys` of the first that is cached, and its answer."""
         found = await self._cache.find(keys)
         if found is None:
             return None
@@ -39,10 +39,10 @@ class EncryptedCache:
             return None
         return place, plain.decode()
 
-    async def keep(self, key: CacheKey, answer: str, keep_for: timedelta) -> bool:
-        """Keep `answer` for so long, unless the key has one. False if it may not be kept."""
+    async def store(self, key: CacheKey, answer: str, cache_for: timedelta) -> bool:
+        """Cache `answer` for this time, unless the key has one. False if it could not be cached."""
         key_id, encrypted = self._keyring.encrypt(answer.encode(), _bound_to(key))
-        return await self._cache.keep(key, f"{key_id}:{base64.b64encode(encrypted).decode()}", keep_for)
+        return await self._cache.store(key, f"{key_id}:{base64.b64encode(encrypted).decode()}", cache_for)
 
     async def drop(self, key: CacheKey) -> None:
         """Forget the answer of a key."""

@@ -1,4 +1,4 @@
-"""Cached responses in Redis, which forgets them by itself when their time is over."""
+"""Cached responses in Redis, which deletes them by itself when they expire."""
 
 import asyncio
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from keyturn.cache.key import CacheKey
 from keyturn.errors import JobStoreUnavailable
 
 _log = structlog.get_logger("keyturn.cache")
-# A lookup may not hold up a call: Redis answers in a millisecond or is not there.
+# A lookup may not delay a call: Redis answers in a millisecond or is not there.
 REDIS_SECONDS = 1.0
 _PREFIX = "keyturn:answer"
 
@@ -26,7 +26,7 @@ class RedisCache:
         )
 
     async def find(self, keys: Sequence[CacheKey]) -> tuple[int, str] | None:
-        """Return the place in `keys` of the first that is kept, and its answer."""
+        """Return the place in `keys` of the first that is cached, and its answer."""
         try:
             async with asyncio.timeout(REDIS_SECONDS):
                 kept = await self._redis.mget([_name(key) for key in keys])
@@ -35,11 +35,11 @@ class RedisCache:
             return None
         return next(((place, str(answer)) for place, answer in enumerate(kept) if answer is not None), None)
 
-    async def keep(self, key: CacheKey, answer: str, keep_for: timedelta) -> bool:
-        """Keep `answer` for so long, unless one is kept. False if it may not be."""
+    async def store(self, key: CacheKey, answer: str, cache_for: timedelta) -> bool:
+        """Cache `answer` for this time, unless the key has one. False if it could not be cached."""
         try:
             async with asyncio.timeout(REDIS_SECONDS):
-                await self._redis.set(_name(key), answer, px=keep_for, nx=True)
+                await self._redis.set(_name(key), answer, px=cache_for, nx=True)
         except (RedisError, OSError, TimeoutError) as error:
             _log.warning("cache_unavailable", cause=type(error).__name__)
             return False

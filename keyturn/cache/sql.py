@@ -15,7 +15,7 @@ from keyturn.database import transaction, within
 from keyturn.errors import JobStoreUnavailable
 
 _log = structlog.get_logger("keyturn.cache")
-# A lookup may not hold up a call: the database answers in a millisecond, or the model is asked.
+# A lookup may not delay a call: the database answers in a millisecond, or the model is asked.
 LOOKUP_SECONDS = 1.0
 
 
@@ -29,14 +29,14 @@ class SqlCache:
             table.c.digest.in_(bindparam("digests", expanding=True)), table.c.expires_at > bindparam("now")
         )
         insert = (postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert)(table)
-        self._keep = insert.on_conflict_do_update(
+        self._insert = insert.on_conflict_do_update(
             index_elements=["digest"],
             set_={column.name: insert.excluded[column.name] for column in table.c if column.name != "digest"},
             where=table.c.expires_at <= bindparam("now", type_=table.c.expires_at.type),
         )
 
     async def find(self, keys: Sequence[CacheKey]) -> tuple[int, str] | None:
-        """Return the place in `keys` of the first that is kept, and its answer."""
+        """Return the place in `keys` of the first that is cached, and its answer."""
         asked = {"digests": [key.digest for key in keys], "now": datetime.now(UTC)}
         try:
             kept = await within(LOOKUP_SECONDS, self._rows(asked))
@@ -45,12 +45,12 @@ class SqlCache:
             return None
         return next(((place, kept[key.digest]) for place, key in enumerate(keys) if key.digest in kept), None)
 
-    async def keep(self, key: CacheKey, answer: str, keep_for: timedelta) -> bool:
-        """Keep `answer` for so long; one that has expired is replaced, another one is left. False if it may not be."""
+    async def store(self, key: CacheKey, answer: str, cache_for: timedelta) -> bool:
+        """Cache `answer` for this time; an expired one is replaced, another one is left. False if it could not be."""
         now = datetime.now(UTC)
-        row = key._asdict() | {"answer": answer, "expires_at": now + keep_for, "now": now}
+        row = key._asdict() | {"answer": answer, "expires_at": now + cache_for, "now": now}
         try:
-            await within(LOOKUP_SECONDS, self._execute(self._keep, row))
+            await within(LOOKUP_SECONDS, self._execute(self._insert, row))
         except (JobStoreUnavailable, TimeoutError) as error:
             _log.warning("cache_unavailable", cause=type(error).__name__)
             return False

@@ -1,4 +1,4 @@
-"""The table of cached responses. `keyturn/migrations/` creates it; a test keeps both the same."""
+"""The table of cached responses. `keyturn/migrations/` creates it; a test compares both."""
 
 from sqlalchemy import Column, String, Table, Text
 

@@ -14,7 +14,7 @@ DraftState = Literal["started", "streaming", "completed", "failed", "cancelled"]
 DraftEnding = Literal["completed", "failed", "cancelled"]
 
 
-class DraftWritten(Contract):
+class DraftResult(Contract):
     """A draft at its end, judged as a whole. One that is not approved is shown with the reason, and never sent."""
 
     text: str = Field(max_length=MAX_ANSWER_CHARACTERS)
@@ -32,6 +32,6 @@ class DraftEnd(Contract):
     account_id: AccountId
     requested_by: Identifier
     state: DraftEnding
-    written: DraftWritten | None = None
+    written: DraftResult | None = None
     reason: str | None = Field(default=None, max_length=64)
     explanation: str = Field(default="", max_length=500)

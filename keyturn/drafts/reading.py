@@ -12,7 +12,7 @@ EVERY_SECONDS = 0.03
 
 
 class DraftReading:
-    """Tells readers of changes. However many they are, `store` is asked once each time, and only while one reads."""
+    """Notifies readers of changes. However many they are, `store` is asked once each time, and only while one reads."""
 
     def __init__(self, store: DraftStore) -> None:
         self._store = store
@@ -26,7 +26,7 @@ class DraftReading:
         """Yield a draft whenever it has changed since revision `seen`, until it has ended. It may not be there yet.
 
         Raises:
-            PayloadError: the texts cannot be opened with the keys that are held here.
+            PayloadError: the texts cannot be decrypted with the keys of this process.
         """
         self._readers[draft_id] += 1
         if self._looking is None or self._looking.done():
@@ -58,7 +58,7 @@ class DraftReading:
             seen = {one: self._known[one].revision if one in self._known else 0 for one in self._readers}
             try:
                 found = await self._store.look(seen)
-            except JobStoreUnavailable:  # readers wait, and go on where they were
+            except JobStoreUnavailable:  # readers wait, and continue where they were
                 found = []
             except KeyturnError as error:
                 self._failed, found = error, []

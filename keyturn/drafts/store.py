@@ -1,7 +1,7 @@
-"""Drafts in SQL. A row holds the whole text so far, encrypted, so a reader resumes from any place in it by itself.
+"""Drafts in SQL. A row has the whole text so far, encrypted, so a reader resumes from any place in it by itself.
 
-Whoever writes is fenced: a later attempt takes the row over, and what an earlier one still writes is refused. Who has
-ended a draft has ended it: the first ending counts, and there is no second one.
+The writer is fenced: a later attempt takes the row over, and what an earlier one still writes is refused. A draft ends
+once: the first ending counts, and there is no second one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,15 +19,15 @@ from keyturn.drafts.errors import DraftTakenOver, UnknownDraft
 from keyturn.drafts.tables import draft_states, drafts
 from keyturn.keyring import EncryptedTexts, Keyring
 
-# A draft is sent or thrown away within days; what Temporal keeps of it has a retention of its own.
-KEPT_FOR = timedelta(days=7)
+# A draft is sent or thrown away within days; Temporal's own history has its own retention.
+RETENTION = timedelta(days=7)
 ENDED: tuple[DraftEnding, ...] = ("completed", "failed", "cancelled")
 _drafts = drafts.c
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A draft as it stands. Offsets into `text` count within one `generation`: with the next, it begins anew."""
+    """A draft as stored. Offsets into `text` count within one `generation`: with the next, it starts over."""
 
     draft_id: str
     account_id: str
@@ -50,7 +50,7 @@ class Draft:
 
 @dataclass(frozen=True)
 class Writer:
-    """The right to write a draft, as long as nobody else has taken it over."""
+    """The right to write a draft, until a later attempt takes it over."""
 
     draft_id: str
     run_id: str
@@ -68,12 +68,12 @@ class DraftStore:
         # By the database's clock: a worker whose own is wrong would forget drafts at once, and their fence with them.
         on_postgresql = engine.dialect.name == "postgresql"
         self._now = moment_from_now(timedelta(0), on_postgresql=on_postgresql)
-        self._too_old = moment_from_now(-KEPT_FOR, on_postgresql=on_postgresql)
+        self._too_old = moment_from_now(-RETENTION, on_postgresql=on_postgresql)
 
-    async def begin(
+    async def start(
         self, draft_id: str, *, tenant_id: str, account_id: str, requested_by: str, run_id: str, attempt: int
     ) -> Writer:
-        """Take a draft over for an attempt: its text begins anew. Forgets drafts that ended a week ago.
+        """Take a draft over for an attempt: its text starts over. Deletes drafts that ended a week ago.
 
         Raises:
             DraftTakenOver: a later attempt has it, or it has ended.
@@ -100,7 +100,7 @@ class DraftStore:
         return Writer(draft_id, run_id, attempt, generation)
 
     async def anew(self, writer: Writer) -> Writer:
-        """Begin the text anew within an attempt: another provider writes now. Raises DraftTakenOver.
+        """Start the text over within an attempt: another provider writes now. Raises DraftTakenOver.
 
         Said again when its answer was lost, it is the same beginning.
         """
@@ -122,7 +122,7 @@ class DraftStore:
             changed["text"] = self._encryption.encrypt(end.draft_id, written.text)
             changed |= {"approved": written.approved, "reason": written.reason, "explanation": written.explanation}
         changed["ended_at"] = self._now
-        # One that was stopped before any worker had begun it has no row yet, and its readers wait for one.
+        # A draft that was stopped before any worker had started it has no row yet, and its readers wait for one.
         named: dict[str, Any] = {"draft_id": end.draft_id, "tenant_id": end.tenant_id, "account_id": end.account_id}
         named |= {"requested_by": end.requested_by, "created_at": now}
         unbegun = {"run_id": "", "attempt": 0, "generation": 1, "revision": 1}

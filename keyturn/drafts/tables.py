@@ -1,4 +1,4 @@
-"""The tables of drafts. `keyturn/migrations/` creates them; a test keeps both the same."""
+"""The tables of drafts. `keyturn/migrations/` creates them; a test compares both."""
 
 from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, String, Table, Text
 
@@ -15,7 +15,7 @@ drafts = Table(
     # Which attempt of which run writes it: an earlier one that wakes up may not.
     Column("run_id", String(64), nullable=False),
     Column("attempt", Integer, nullable=False),
-    # Grows whenever the text begins anew: a reader's place in it counts within one generation.
+    # Grows whenever the text starts over: a reader's place in it counts within one generation.
     Column("generation", Integer, nullable=False),
     # Grows with every change: a reader that has seen it need not read the text again.
     Column("revision", Integer, nullable=False),

@@ -5,10 +5,10 @@ from contextlib import suppress
 from typing import Protocol
 
 from keyturn.contracts import MAX_ANSWER_CHARACTERS
-from keyturn.drafts.contracts import DraftEnd, DraftWritten
+from keyturn.drafts.contracts import DraftEnd, DraftResult
 from keyturn.drafts.store import DraftStore, Writer
 from keyturn.errors import JobStoreUnavailable
-from keyturn.llm.boundary import Judged
+from keyturn.llm.boundary import JudgedAnswer
 from keyturn.llm.wire import OnText
 from keyturn.rotations.decisions import Rejection
 from keyturn.tasks.draft_reply import DraftRequest
@@ -21,7 +21,7 @@ EVERY_SECONDS = 0.05
 class Answerer(Protocol):
     """The model boundary."""
 
-    async def answer(self, request: DraftRequest, attempt: int = 1, *, on_text: OnText | None = None) -> Judged:
+    async def answer(self, request: DraftRequest, attempt: int = 1, *, on_text: OnText | None = None) -> JudgedAnswer:
         """Return the judged answer; raises a KeyturnError."""
         ...
 
@@ -33,14 +33,14 @@ class DraftWriting:
         self._store = store
         self._answerer = answerer
 
-    async def write(self, draft_id: str, request: DraftRequest, *, run_id: str, attempt: int) -> DraftWritten:
+    async def write(self, draft_id: str, request: DraftRequest, *, run_id: str, attempt: int) -> DraftResult:
         """Write one attempt of a draft; returns it whole and judged. Its ending is not written: see `DraftStore.end`.
 
         Raises:
             DraftTakenOver: a later attempt has it, or it has ended; the provider's connection was closed.
             KeyturnError: no answer came, or the database did not answer at the beginning.
         """
-        writer = await self._store.begin(
+        writer = await self._store.start(
             draft_id,
             tenant_id=request.tenant_id,
             account_id=request.account_id,
@@ -59,29 +59,29 @@ class DraftWriting:
         finally:
             for task in (answering, showing):
                 task.cancel()
-            # What is still being shown is fenced by the draft's end. A slow database does not hold an answer back.
+            # What is still being shown is fenced by the draft's end. A slow database does not delay an answer.
             showing.add_done_callback(lambda late: late.cancelled() or late.exception())
             await asyncio.gather(answering, return_exceptions=True)
         if isinstance(judged.verdict, Rejection):
             why = judged.verdict
-            return DraftWritten(
+            return DraftResult(
                 text="" if judged.exchange is None else judged.exchange.answer.strip(),
                 approved=False,
                 reason=why.reason,
                 explanation=why.explanation,
                 call=judged.call,
             )
-        return DraftWritten(text=judged.verdict.text, approved=True, call=judged.call)
+        return DraftResult(text=judged.verdict.text, approved=True, call=judged.call)
 
     async def end(self, end: DraftEnd) -> None:
-        """Tell those who read it how a draft ended, unless they were told."""
+        """Store how a draft ended, for its readers; once, however often it is called."""
         await self._store.end(end)
 
     async def _show(self, writer: Writer, latest: "_Latest") -> None:
         shown = ""
         while True:
             text = await latest.newer_than(shown)
-            # A database that is away for a moment holds up what is seen, and not what is written.
+            # A database that is away for a moment delays what is seen, and not what is written.
             with suppress(JobStoreUnavailable):
                 if not text.startswith(shown):
                     writer = await self._store.anew(writer)
@@ -92,7 +92,7 @@ class DraftWriting:
 
 
 class _Latest:
-    """The newest text, bounded as it is recorded: whoever is late sees the newest and not all that was before it."""
+    """The newest text, bounded as it is recorded: a late reader sees the newest and not all that was before it."""
 
     def __init__(self) -> None:
         self._text = ""

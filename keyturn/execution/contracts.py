@@ -29,7 +29,7 @@ class KeyRotationOrder(Contract):
 
 
 class AccessKeyState(Contract):
-    """An access key on its way to be rotated, as each step is told of it. `token` proves the claim on the job."""
+    """The state of an access key's rotation, as each step gets it. `token` proves the claim on the job."""
 
     job_id: ShortIdentifier
     tenant_id: ShortIdentifier
@@ -45,7 +45,7 @@ class AccessKeyState(Contract):
 class KeyRotationOutcome(Contract):
     """How the rotation of an access key ended.
 
-    `superseded`: somebody else closed the job or carries it out; nothing was touched since that was known.
+    `superseded`: another holder closed the job or executes it; nothing was touched since that was known.
     """
 
     status: Literal["done", "failed", "rolled_back", "superseded"]
@@ -59,7 +59,7 @@ class KeyRotationOutcome(Contract):
 class KeyRotationStatus(Contract):
     """What the rotation of an access key is at; `blocked` is the kind of the failure that it waits with.
 
-    `until` is when it goes on, or tries again, by itself.
+    `until` is when it resumes, or retries, by itself.
     """
 
     step: str = Field(max_length=32)
@@ -112,7 +112,7 @@ class RotationSteps(Protocol):
         ...
 
     async def prolong(self, rotation: AccessKeyState) -> None:
-        """Keep the claim."""
+        """Prolong the claim."""
         ...
 
     async def deactivate(self, rotation: AccessKeyState) -> datetime:

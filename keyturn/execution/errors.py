@@ -17,7 +17,7 @@ class AwsUnavailable(ExecutorError):
     """AWS did not answer, asks for patience, or does not know yet what it will know in some seconds."""
 
     kind = "aws_unavailable"
-    # IAM settles within seconds, as a rule, and an outage lasts minutes.
+    # IAM becomes consistent within seconds, as a rule, and an outage lasts minutes.
     longest_wait: ClassVar[timedelta] = timedelta(minutes=1)
     retryable = True
     next_step = "retry_with_backoff"

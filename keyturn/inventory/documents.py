@@ -1,7 +1,7 @@
 """The entries of JSON documents: arrays, listings such as `{"value": [...]}`, and objects, one or several in a file.
 
-They are streamed, whatever their size. A foreign file may be made to kill whoever reads it: its depth, its digits and
-its texts have limits, which are looked at before the parser sees them. ijson 3.6 ends the process at an integer of
+They are streamed, whatever their size. A foreign file may be built to crash its reader: its depth, its digits and
+its texts have limits, which are checked before the parser sees them. ijson 3.6 ends the process at an integer of
 4,301 digits, and takes 3.9 GB for 80,000 opening brackets.
 """
 
@@ -17,7 +17,7 @@ import ijson
 from keyturn.foreign_json import expect_shallow
 from keyturn.inventory.errors import InventoryInvalid
 from keyturn.inventory.rows import BadRow
-from keyturn.inventory.text import PEEK, opened
+from keyturn.inventory.text import PEEK, open_text
 
 # Where listings have their entries: Microsoft Graph and Azure, Google's REST, AWS.
 LISTS = ("value", "keys", "AccessKeyMetadata", "assets", "results", "items")
@@ -50,7 +50,7 @@ _STEPS = {ord(b"["): 1, ord(b"{"): 1, ord(b"]"): -1, ord(b"}"): -1}
 
 def lines_of(file: Path) -> Iterator[Entry]:
     """Yield the objects of JSON Lines by their lines' numbers, what is none as a BadRow; raises InventoryInvalid."""
-    with opened(file) as text:
+    with open_text(file) as text:
         line = 0
         while row := text.readline(MAX_LINE):
             line += 1
@@ -73,7 +73,7 @@ def lines_of(file: Path) -> Iterator[Entry]:
 
 def entries_of(file: Path) -> Iterator[Entry]:
     """Yield the entries of every document of a file, counted from 1; raises InventoryInvalid."""
-    with opened(file) as text:
+    with open_text(file) as text:
         yield from entries_in(text, str(file))
 
 
@@ -131,7 +131,7 @@ def _entry(number: int, value: Any) -> Entry:
 
 
 def _value(events: Any, event: str, value: Any) -> Any:
-    """Return the value that begins with this event."""
+    """Return the value that starts with this event."""
     if event not in {"start_map", "start_array"}:
         return value
     builder = ijson.ObjectBuilder()
@@ -160,7 +160,7 @@ class _Bounded:
         if size == 0:
             return b""
         while text := self._text.read(PEEK):
-            piece = text.replace("\ufeff", "").encode()  # files behind each other may each begin with a mark
+            piece = text.replace("\ufeff", "").encode()  # concatenated files may each start with a byte order mark
             if piece:
                 self._look(piece)
                 return piece

@@ -1,6 +1,6 @@
 """Which files a worker may read: regular ones, of bounded size, below a folder that its operator names.
 
-A schedule's path comes from whoever may create schedules, and is read on the worker's machine, where other files lie.
+A schedule's path comes from any user who may create schedules, and is read on the worker's machine, beside its files.
 """
 
 import os
@@ -31,19 +31,19 @@ def expect_regular(file: Path) -> None:
 def file_below(path: str, root: Path | None) -> Path:
     """Return the regular file that `path` names below `root`, links followed; of a folder, the newest in it.
 
-    What is returned is the file's own place: a link that is changed afterwards leads nobody elsewhere.
+    The result is the file's resolved path: a link that is changed afterwards leads nowhere else.
 
     Raises:
         InventoryRefused: it lies elsewhere, whatever is there.
-        InventoryInvalid: it cannot be read, or the folder holds no file. The path is not repeated.
+        InventoryInvalid: it cannot be read, or the folder has no file. The path is not repeated.
     """
     if root is None:
         raise InventoryRefused("KEYTURN_INVENTORY_ROOT is not set: a worker reads inventories below it, and no others")
     try:
-        path.encode()  # half a surrogate pair could be told by no failure
+        path.encode()  # no error message could repeat half a surrogate pair
         real = _below(path, root)
         return _below(newest(real), root)
-    except (OSError, ValueError):  # a name that is too long, or holds a NUL; a folder that may not be listed
+    except (OSError, ValueError):  # a name that is too long, or contains a NUL; a folder that may not be listed
         raise InventoryInvalid("the inventory's path cannot be read on this machine") from None
 
 

@@ -1,4 +1,4 @@
-"""Read an inventory: its format is recognised by its content, rows come one at a time, a bad one stops nobody else."""
+"""Read an inventory: recognise its format by its content, yield one row at a time, and skip bad rows."""
 
 import csv
 import itertools
@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from keyturn.foreign_json import read_json
-from keyturn.inventory.cells import unguarded
+from keyturn.inventory.cells import unescape_formula
 from keyturn.inventory.documents import LISTS, MAX_LINE, Entry, entries_of, lines_of
 from keyturn.inventory.errors import InventoryInvalid
 from keyturn.inventory.rows import BadRow, Origin, RowFault
 from keyturn.inventory.source import Inventory, Row, RowReader, Table
 from keyturn.inventory.sources import load_sources
-from keyturn.inventory.text import PEEK, beginning, opened
+from keyturn.inventory.text import PEEK, first_characters, open_text
 
 # Objects of any source, an object a line or of no source that is known: what is wrong with each is said of it.
 _LINES = "jsonl"
@@ -25,17 +25,17 @@ def read(inventory: Inventory) -> Iterator[Row]:
     """Yield each row of an inventory as its keys, or as one BadRow with the reason.
 
     Raises:
-        InventoryInvalid: the file cannot be read, is of no source, or holds neither a key nor a row that should be one;
+        InventoryInvalid: the file cannot be read, is of no source, or has neither a key nor a row that should be one;
             what was yielded before is sound.
     """
-    kind = inventory.format or recognised(inventory.file)
+    kind = inventory.format or recognise_source(inventory.file)
     source = load_sources().get(kind)
     if source is None:
         raise InventoryInvalid(f"there is no format {kind[:48]!a}: there are {', '.join(load_sources())}")
     if source.table is not None and (source.entries is None or _holds_table(inventory.file, source.table)):
         rows = _rows_of(inventory, source.table)
     else:
-        by_lines = kind == _LINES and (inventory.format == _LINES or _is_lines(beginning(inventory.file)))
+        by_lines = kind == _LINES and (inventory.format == _LINES or _is_lines(first_characters(inventory.file)))
         rows = _keys_of_entries(inventory, lines_of(inventory.file) if by_lines else entries_of(inventory.file))
     empty = True
     for row in rows:
@@ -45,9 +45,9 @@ def read(inventory: Inventory) -> Iterator[Row]:
         raise InventoryInvalid(f"{inventory.file} was read as {kind} and holds no key")
 
 
-def recognised(file: Path) -> str:
+def recognise_source(file: Path) -> str:
     """Return the name of a file's source by its content; raises InventoryInvalid, with what was looked for."""
-    head = beginning(file)
+    head = first_characters(file)
     if not head:
         raise InventoryInvalid(f"{file} is empty")
     tables = [(name, source.table) for name, source in load_sources().items() if source.table is not None]
@@ -70,13 +70,13 @@ def recognised(file: Path) -> str:
 
 
 def _holds_table(file: Path, table: Table) -> bool:
-    """Whether a file holds a table, in an answer or not, rather than entries."""
-    head = beginning(file)
+    """Whether a file contains a table, in an answer or not, rather than entries."""
+    head = first_characters(file)
     return head[:1] not in {"[", "{"} or (table.wrapped is not None and table.wrapped.knows(head))
 
 
 def _is_lines(head: str) -> bool:
-    """Whether a text that begins so is an object a line; a listing on one line is none, and an object over several."""
+    """Whether a text that starts so has one object per line; a listing on one line has not, nor one over several."""
     lines = [line.strip() for line in head.splitlines()[:3] if line.strip()]
     first, is_whole = lines[0], len(lines) > 1 or len(head) < PEEK // 2
     # A bad first line is a row like any other, if what follows is an object a line.
@@ -99,7 +99,7 @@ def _source_of(first: Entry | None) -> str:
 
 
 def _header(head: str) -> tuple[str, list[str]]:
-    """Return the separator and the names of a CSV that begins so."""
+    """Return the separator and the names of a CSV that starts so."""
     lines = [line for line in head.splitlines() if line.strip()]
     if lines and lines[0].lower().startswith("sep=") and len(lines[0]) == 5:  # as Excel writes and reads it
         return lines[0][4], _names(lines[1] if len(lines) > 1 else "", lines[0][4])
@@ -110,7 +110,7 @@ def _header(head: str) -> tuple[str, list[str]]:
 
 
 def _names(line: str, separator: str) -> list[str]:
-    return [unguarded(name).strip() for name in next(csv.reader([line], delimiter=separator), [])]
+    return [unescape_formula(name).strip() for name in next(csv.reader([line], delimiter=separator), [])]
 
 
 def _keys_of_entries(inventory: Inventory, entries: Iterator[Entry]) -> Iterator[Row]:
@@ -136,7 +136,7 @@ def _keys_of(line: int, row: Mapping[str, Any], inventory: Inventory, origin: Or
 
 def _rows_of(inventory: Inventory, table: Table) -> Iterator[Row]:
     wrapped = table.wrapped
-    if wrapped is not None and not wrapped.knows(beginning(inventory.file)):
+    if wrapped is not None and not wrapped.knows(first_characters(inventory.file)):
         wrapped = None
     observed = None if wrapped is None else wrapped.observed(inventory.file)
     keys_of: RowReader | None = None
@@ -158,13 +158,13 @@ def _rows_of(inventory: Inventory, table: Table) -> Iterator[Row]:
 def _table(
     file: Path, pieces: Iterator[str] | None = None
 ) -> Iterator[tuple[BadRow | tuple[int, list[str]], Sequence[str]]]:
-    """Yield the rows of a CSV, each with the header; of `pieces` of text, if it does not stand in the file itself."""
+    """Yield the rows of a CSV, each with the header; of `pieces` of text, if the file only wraps it."""
     if pieces is not None:
         head = next(pieces, "")
         yield from _rows(_lines(itertools.chain([head], pieces)), head)
         return
-    head = beginning(file)
-    with opened(file) as text:
+    head = first_characters(file)
+    with open_text(file) as text:
         yield from _rows(text, head)
 
 
@@ -175,7 +175,7 @@ def _rows(lines: Iterable[str], head: str) -> Iterator[tuple[BadRow | tuple[int,
     while True:
         line = rows.line_num + 1
         try:
-            cells = [unguarded(cell) for cell in next(rows)]
+            cells = [unescape_formula(cell) for cell in next(rows)]
         except StopIteration:
             return
         except csv.Error as error:

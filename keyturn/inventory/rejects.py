@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from keyturn.inventory.cells import guarded
+from keyturn.inventory.cells import escape_formula
 from keyturn.inventory.errors import InventoryInvalid
 from keyturn.inventory.plain import NOTES
 from keyturn.inventory.rows import BadRow
 from keyturn.private_data import holds_private_data, holds_secret
 
-# What holds a secret, or its first letters, by its name; and not what tells of one, such as AWS's password_last_used.
+# Names of fields with a secret, or its first letters; not names of facts about one, such as AWS's password_last_used.
 _SECRET_NAME = re.compile(
     r"secret|passw|\bpass\b|pwd|token|hint|private.?key|api.?key|credential|access.?key$|signature|\bauth|cookie",
     re.IGNORECASE,
@@ -30,7 +30,7 @@ _ABOUT_A_SECRET = re.compile(
 class Rejects:
     """Takes rejects, and writes them to `file` when closed: CSV if its name ends so, JSON Lines otherwise.
 
-    What is there already is somebody's, such as rejects that are being fixed: then `file` is the name with a number
+    An existing file is never overwritten, for its rejects may be being fixed: then `file` is the name with a number
     behind it that was taken instead. The same rejects once more are not written again.
     """
 
@@ -61,12 +61,12 @@ class Rejects:
             with kept, written.open("x", encoding="utf-8", errors="backslashreplace", newline="") as opened:
                 kept.seek(0)
                 if self.file.suffix == ".csv":
-                    # The notes last, as they are told behind what was read.
+                    # The notes last, behind the columns that were read.
                     columns = [name for name in self._columns if name not in NOTES]
                     table = csv.DictWriter(opened, fieldnames=[*columns, *NOTES])
-                    table.writerow({name: guarded(name) for name in (*columns, *NOTES)})
+                    table.writerow({name: escape_formula(name) for name in (*columns, *NOTES)})
                     for row in map(json.loads, kept):
-                        table.writerow({name: guarded(value) for name, value in row.items()})
+                        table.writerow({name: escape_formula(value) for name, value in row.items()})
                 else:
                     opened.writelines(kept)
             if self.file.is_dir():

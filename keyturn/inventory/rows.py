@@ -11,7 +11,7 @@ from keyturn.contracts import AccountId, CredentialFacts, Idle
 
 
 class InventoryKey(NamedTuple):
-    """One key. `line` is where it stands, counted from 1; `idle` says why nothing need be decided of it, if so."""
+    """One key. `line` is its place, counted from 1; `idle` says why nothing need be decided of it, if so."""
 
     line: int
     account_id: str
@@ -56,8 +56,8 @@ def key_of(line: int, account_id: object, *, idle: Idle | None = None, **facts: 
         raise RowFault(f"{name}: {message}" if name else message) from None
 
 
-def expired(ends: object, origin: Origin) -> Idle | None:
-    """Return `expired` if a key has ended at the evidence's own time; what is no moment says nothing."""
+def idle_if_expired(ends: object, origin: Origin) -> Idle | None:
+    """Return `expired` if a key has ended at the evidence's own time; a value that is no moment counts as unknown."""
     try:
         end = datetime.fromisoformat(str(ends))
     except ValueError:

@@ -50,7 +50,7 @@ class Inventory:
 
 @dataclass(frozen=True)
 class Entries:
-    """How a source reads JSON: arrays, listings, JSON Lines. Entries of several sources may stand in one file.
+    """How a source reads JSON: arrays, listings, JSON Lines. One file may contain entries of several sources.
 
     Attributes:
         knows: whether an entry is this source's.
@@ -73,7 +73,7 @@ class WrappedTable:
     """A table within the JSON answer of an API.
 
     Attributes:
-        knows: whether a file that begins so is such an answer.
+        knows: whether a file that starts so is such an answer.
         pieces: yields the table's text, piece by piece; raises InventoryInvalid.
         observed: returns when the table was made, as the answer says; None if it does not.
     """
@@ -93,7 +93,7 @@ class Table:
         looked_for: what such a header has, for the message that no source knows a file.
         open: makes the reader of rows, of the inventory, the header, and when the table was made if it says so. It
             raises InventoryInvalid if the header will not do.
-        wrapped: how it stands in an answer; None if it never does.
+        wrapped: how an answer wraps it; None if none ever does.
     """
 
     columns: Collection[str]

@@ -8,11 +8,11 @@ from typing import TextIO
 
 from keyturn.inventory.errors import InventoryInvalid
 
-PEEK = 65_536  # characters: whatever tells a format stands in its first line or its first members
+PEEK = 65_536  # characters: whatever identifies a format stands in its first line or its first members
 # PowerShell's `>` writes UTF-16 with a mark, and `Out-File -Encoding utf8` a mark of UTF-8.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, with whose mark it starts
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
@@ -20,7 +20,7 @@ _MARKS = (
 
 
 @contextmanager
-def opened(file: Path) -> Iterator[TextIO]:
+def open_text(file: Path) -> Iterator[TextIO]:
     """Open a file as text, its line ends as they are; raises InventoryInvalid where it cannot be read or is no text."""
     try:
         with file.open("rb") as raw:
@@ -33,9 +33,9 @@ def opened(file: Path) -> Iterator[TextIO]:
         raise InventoryInvalid(f"{file} cannot be read: it is neither UTF-8 nor marked as UTF-16") from None
 
 
-def beginning(file: Path) -> str:
+def first_characters(file: Path) -> str:
     """Return the first characters, without what is blank before them; raises InventoryInvalid."""
-    with opened(file) as text:
+    with open_text(file) as text:
         head = ""
         while not head and (piece := text.read(PEEK)):
             head = piece.lstrip()

@@ -16,13 +16,13 @@ class Receiver(Protocol):
     """The system behind a channel, ready to be sent messages."""
 
     async def send(self, message: Message) -> str:
-        """Send `message` once; returns in a word how it was answered, such as `taken`.
+        """Send `message` once; returns the receiver's answer in a word, such as `taken`.
 
-        It may be sent again with the same content: the receiver must take it once in effect.
+        It may be sent again with the same content: the receiver must process it once in effect.
 
         Raises:
-            ReceiverUnavailable: no answer, or one that asks for patience; it is sent again.
-            ReceiverConflict, ReceiverRefused: a person must look at it.
+            ReceiverUnavailable: no answer, or one that asks to wait; it is sent again.
+            ReceiverConflict, ReceiverRefused: an operator must look at it.
         """
         ...
 

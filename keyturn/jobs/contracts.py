@@ -23,7 +23,7 @@ Evidence = dict[
 
 
 class ClaimedJob(Contract):
-    """A rotation job as whoever carries it out sees it. `token` proves the claim; it is to be given with each word."""
+    """A rotation job as its executor sees it. `token` proves the claim; each later call must bring it."""
 
     job_id: ShortIdentifier
     tenant_id: ShortIdentifier
@@ -40,7 +40,7 @@ class ClaimedJob(Contract):
 
 
 class JobMessage(Contract):
-    """What a receiver is told of a new job: the `data` of its CloudEvent. Fields are added, never changed."""
+    """A new job as its receiver gets it: the `data` of its CloudEvent. Fields are added, never changed."""
 
     job_id: ShortIdentifier
     tenant_id: ShortIdentifier

@@ -89,7 +89,7 @@ class ReceiverUnavailable(DeliveryError):
     """No answer came, or one that asks for patience. Whether it was taken is unknown: it is sent again."""
 
     kind = "receiver_unavailable"
-    # Nobody waits at a screen for a delivery: a receiver that is away for hours is asked every five minutes.
+    # No user waits at a screen for a delivery: a receiver that is away for hours is asked every five minutes.
     longest_wait: ClassVar[timedelta] = timedelta(minutes=5)
     retryable = True
     next_step = "retry_with_backoff"

@@ -1,4 +1,4 @@
-"""An executor executes rotation jobs at one cloud; a secret target takes the new secrets."""
+"""An executor executes rotation jobs at one cloud; a secret target stores the new secrets."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class SecretTarget:
         name: unique.
         open: makes the store, of the place that the setting names. It may import a library that is an extra's: a
             ModuleNotFoundError is reported as the extra that is missing.
-        place: what stands behind the colon, such as `FOLDER`; empty if nothing does.
+        place: the text behind the colon, such as `FOLDER`; empty if there is none.
         for_production: whether production may use it.
         extra: the extra of Keyturn that brings its library; empty if it needs none.
     """
@@ -40,7 +40,7 @@ class Executor:
     Attributes:
         name: unique.
         kind: the jobs that it executes, by the kind of their credential.
-        open: makes the steps, of the jobs, the secret store and the secret's name, in which `{user}` stands for the
+        open: makes the steps, of the jobs, the secret store and the secret's name, with `{user}` in place of the
             key's user. It may import a library that is an extra's, as a target's `open` may.
         extra: the extra of Keyturn that brings its library; empty if it needs none.
     """

@@ -1,8 +1,8 @@
-"""Carrying jobs out: claim the most urgent one for a while, say that one is still at it, and close it.
+"""Executing jobs: claim the most urgent one for a while, prolong the claim, and close the job.
 
 A claim is a lease with a token that grows. When the lease runs out, another one may claim the job, with a higher token;
-what the slow one says afterwards, under its lower token, changes nothing and is told so. Each change is one statement
-(on PostgreSQL one round trip; on SQLite one immediate transaction) with its audit row. When a lease is over, the
+later calls of the slow one, under its lower token, change nothing and are refused. Each change is one statement
+(on PostgreSQL one round trip; on SQLite one immediate transaction) with its audit row. Whether a lease has expired, the
 database's clock says: a claimer's own may be days off.
 """
 
@@ -35,7 +35,7 @@ from keyturn.jobs.errors import JobClosed, JobHeld, StaleClaim, StateRefused, Un
 from keyturn.jobs.states import CLOSED, FOLLOWS, OPEN, ProgressState
 from keyturn.jobs.tables import URGENT, audit_of, job_audit, rotation_jobs
 
-MIN_LEASE, MAX_LEASE = timedelta(seconds=1), timedelta(hours=24)  # shorter expires on its way; longer is nobody's job
+MIN_LEASE, MAX_LEASE = timedelta(seconds=1), timedelta(hours=24)  # shorter expires on its way; no job needs longer
 _jobs = rotation_jobs.c
 _SHOWN = [column for column in rotation_jobs.c if column.name not in {"fingerprint", "fence"}]
 
@@ -49,22 +49,22 @@ class JobLeases:
         self._statements = _statements(self._on_postgresql)
 
     async def claim_next(self, *, tenant_id: str, owner: str, lease: timedelta) -> ClaimedJob | None:
-        """Claim the tenant's most urgent job that nobody holds; None if there is none.
+        """Claim the tenant's most urgent job without a holder; None if there is none.
 
         Args:
             tenant_id: whose jobs.
-            owner: who claims, for the audit trail.
+            owner: the claiming executor, for the audit trail.
             lease: for how long, from a second to a day; `heartbeat` prolongs it.
 
         Raises:
             JobStoreUnavailable: the database did not answer. If it committed, the job is free again after the lease.
         """
         parameters = {"this_tenant": tenant_id, "this_owner": owner, "this_lease": self._span(lease)}
-        row = await self._change(self._statements.claim_next, parameters, "claimed", owner, _held_for(lease))
-        return None if row is None else _claimed(row)
+        row = await self._change(self._statements.claim_next, parameters, "claimed", owner, _lease_parameters(lease))
+        return None if row is None else _claimed_job(row)
 
     async def claim(self, job_id: str, *, tenant_id: str, owner: str, lease: timedelta) -> ClaimedJob:
-        """Claim one job that nobody else holds. Its own holder may claim it again: the token grows each time.
+        """Claim one job without another holder. Its own holder may claim it again: the token grows each time.
 
         Raises:
             UnknownJob, JobClosed, JobHeld: nothing changed.
@@ -76,16 +76,16 @@ class JobLeases:
             "this_lease": self._span(lease),
             "this_job": job_id,
         }
-        row = await self._change(self._statements.claim_this, parameters, "claimed", owner, _held_for(lease))
+        row = await self._change(self._statements.claim_this, parameters, "claimed", owner, _lease_parameters(lease))
         if row is not None:
-            return _claimed(row)
+            return _claimed_job(row)
         job, _ = await self.show(job_id, tenant_id=tenant_id)
         if job["status"] in CLOSED:
             raise JobClosed(f"{job_id} is {job['status']} already")
         raise JobHeld(f"{job_id} is held by another one until its lease is over")
 
     async def free(self, *, tenant_id: str, kind: CredentialKind, limit: int, skip: int = 0) -> Sequence[str]:
-        """Return the jobs for credentials of `kind` that nobody holds, most urgent first; `skip` are passed over."""
+        """Return the jobs for credentials of `kind` without a holder, except those in `skip`; most urgent first."""
         free = _free(self._on_postgresql) & (_jobs.credential_kind == kind)
         query = _urgent(select(_jobs.job_id).where(free)).limit(limit).offset(skip)
         parameters = {"this_tenant": tenant_id}
@@ -121,7 +121,7 @@ class JobLeases:
         return await self._say(job_id, tenant_id, token, state="failed", evidence={"reason": reason})
 
     async def cancel(self, job_id: str, *, tenant_id: str, actor: str, reason: str) -> ClaimedJob:
-        """Close a job that is not closed, whoever holds it: what they say afterwards is refused.
+        """Close a job that is not closed, whoever has claimed it: that executor's later calls are refused.
 
         Raises:
             UnknownJob, JobClosed: nothing changed.
@@ -178,29 +178,29 @@ class JobLeases:
         if found is None:
             raise UnknownJob(f"there is no job {job_id[:64]} of this tenant")
         if token == found["lease_token"] and state in CLOSED and found["status"] == state:
-            return _claimed(found)  # said again: its answer was lost
+            return _claimed_job(found)  # said again: its answer was lost
         if found["status"] not in OPEN:
             raise JobClosed(f"{job_id} is {found['status']} already")
-        # A job that nobody claimed has the token 0, which is nobody's.
+        # A job without a claim has the token 0, which no claim has.
         if token is not None and (token != found["lease_token"] or token == 0):
             raise StaleClaim(f"the claim {token} on {job_id} does not hold it: the last one is {found['lease_token']}")
         if state is not None and state not in FOLLOWS[found["status"]]:
             raise StateRefused(f"{job_id} is {found['status']}: {state} does not follow that")
-        # Compared again where it is changed: whoever claimed, cancelled or reported in between is not overwritten.
+        # Compared again where it is changed: a claim, cancellation or report in between is not overwritten.
         parameters = {"this_job": job_id, "this_token": found["lease_token"], "this_status": found["status"]}
         parameters |= {"this_state": state or found["status"], "this_lease": self._span(lease)}
         parameters |= {"this_closed": datetime.now(UTC) if state in CLOSED else None}
         who = actor or found["lease_owner"] or "unknown"
-        # What is told on the way is written down too, under the state that the job is in.
+        # A progress report is written down too, under the state that the job is in.
         is_noted = (state is not None and state != found["status"]) or evidence
         event = (state or found["status"]) if is_noted else None
         row = await self._change(self._statements.say, parameters, event, who, evidence)
         if row is None:
             return await self._say(job_id, tenant_id, token, state=state, evidence=evidence, lease=lease, actor=actor)
-        return _claimed(row)
+        return _claimed_job(row)
 
     def _span(self, lease: timedelta | None) -> timedelta | str | None:
-        return span_of(None if lease is None else bounded(lease), self._on_postgresql)
+        return span_of(None if lease is None else clamp_lease(lease), self._on_postgresql)
 
     def _now(self) -> ColumnElement[Any]:
         return moment_from_now(timedelta(0), on_postgresql=self._on_postgresql)
@@ -225,12 +225,12 @@ class JobLeases:
             return None if row is None else dict(row)
 
 
-def bounded(lease: timedelta) -> timedelta:
+def clamp_lease(lease: timedelta) -> timedelta:
     """Return `lease`, not shorter than a second and not longer than a day."""
     return min(max(lease, MIN_LEASE), MAX_LEASE)
 
 
-def _claimed(row: Mapping[str, Any]) -> ClaimedJob:
+def _claimed_job(row: Mapping[str, Any]) -> ClaimedJob:
     return ClaimedJob(
         job_id=row["job_id"],
         tenant_id=row["tenant_id"],
@@ -256,8 +256,8 @@ def _mine() -> ColumnElement[bool]:
     return and_(_jobs.tenant_id == bindparam("this_tenant", type_=String), _jobs.status.in_(OPEN))
 
 
-def _held_for(lease: timedelta) -> dict[str, Any]:
-    return {"lease_seconds": bounded(lease).total_seconds()}
+def _lease_parameters(lease: timedelta) -> dict[str, Any]:
+    return {"lease_seconds": clamp_lease(lease).total_seconds()}
 
 
 def _free(on_postgresql: bool) -> ColumnElement[bool]:
@@ -266,7 +266,7 @@ def _free(on_postgresql: bool) -> ColumnElement[bool]:
 
 
 def _until(on_postgresql: bool) -> ColumnElement[Any]:
-    """The end of a lease that begins now; none, if it has no length."""
+    """The end of a lease that starts now; none, if it has no length."""
     lease = bindparam("this_lease", type_=Interval() if on_postgresql else String())
     return moment_from_now(lease, on_postgresql=on_postgresql)
 

@@ -44,7 +44,7 @@ class Outbox:
             UnknownDelivery: there is none, or its job was purged.
             JobStoreUnavailable: the database did not answer.
         """
-        query = _of_jobs(_is_done()).add_columns(_earlier()).where(outbox.c.job_id == job_id)
+        query = _of_jobs(_pending_first()).add_columns(_earlier()).where(outbox.c.job_id == job_id)
         async with transaction(self._engine) as connection:
             row = (await connection.execute(query)).mappings().first()
         if row is None or not row["payload"]:
@@ -79,7 +79,7 @@ class Outbox:
             await connection.execute(insert(job_audit).inline(), audit)
 
     async def mark_dead(self, job_id: str, *, failure: str) -> None:
-        """Write that a message was given up, and why; a person sends it again."""
+        """Record that a delivery was abandoned, and why; an operator resends it."""
         now = datetime.now(UTC)
         waiting = and_(outbox.c.job_id == job_id, _waiting())
         async with transaction(self._engine, whole=True) as connection:
@@ -90,23 +90,23 @@ class Outbox:
                 )
 
     async def revive(self, job_id: str) -> None:
-        """Let a message that was given up be delivered again."""
+        """Let an abandoned message be delivered again."""
         async with transaction(self._engine) as connection:
             await connection.execute(update(outbox).where(outbox.c.job_id == job_id).values(dead_at=None, failure=None))
 
     async def dead_letters(self, *, tenant_id: str, limit: int) -> Sequence[Mapping[str, Any]]:
-        """Return the messages that were given up, the oldest first."""
+        """Return the dead letters, the oldest first."""
         query = _of_jobs().where(outbox.c.dead_at.is_not(None), rotation_jobs.c.tenant_id == tenant_id).limit(limit)
         async with transaction(self._engine) as connection:
             return [dict(row) for row in (await connection.execute(query)).mappings()]
 
     async def set_aside(self, *, at_first: timedelta, later: timedelta) -> int:
-        """Give up what has waited for nobody, so that a channel that is switched on does not send old jobs.
+        """Abandon messages that no receiver was waiting for, so that a new channel does not send old jobs.
 
-        A person who wants them told has them sent again, as any dead letter.
+        An operator who wants them sent resends them, as any dead letter.
 
         Args:
-            at_first: how old, where nothing has ever been delivered or given up: there was no channel until now.
+            at_first: how old, where nothing has ever been delivered or abandoned: there was no channel until now.
             later: how old, where something has: there was none in between.
 
         Returns how many; raises JobStoreUnavailable.
@@ -122,7 +122,7 @@ class Outbox:
     async def waiting(self, *, older_than: timedelta, limit: int) -> Sequence[str]:
         """Return the jobs whose messages wait for longer than that, the oldest first.
 
-        A message from the future is one of a clock that is wrong, and waits for nobody to catch up with it.
+        A message from the future was written by a clock that is wrong; it is sent at once.
         """
         now = datetime.now(UTC)
         old = or_(outbox.c.created_at < now - older_than, outbox.c.created_at > now + older_than)
@@ -135,7 +135,7 @@ def _waiting() -> Any:
     return and_(outbox.c.delivered_at.is_(None), outbox.c.dead_at.is_(None))
 
 
-def _is_done() -> Any:
+def _pending_first() -> Any:
     """Sorts what waits before what was delivered; of that, the last comes first."""
     return case((outbox.c.delivered_at.is_(None), outbox.c.outbox_id), else_=MAX_ID - outbox.c.outbox_id)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Literal, get_args
 
 JobState = Literal["open", "delivered", "claimed", "rotating", "verifying", "grace", "done", "failed", "cancelled"]
-# What whoever carries a rotation out may report on the way.
+# What an executor may report on the way.
 ProgressState = Literal["rotating", "verifying", "grace"]
 
 CLOSED = ("done", "failed", "cancelled")
@@ -13,11 +13,11 @@ OPEN = tuple(state for state in get_args(JobState) if state not in CLOSED)
 IS_OPEN = f"status IN ({', '.join(repr(state) for state in OPEN)})"
 
 FOLLOWS: Mapping[str, frozenset[str]] = {
-    # Nobody can have carried out what nobody claimed.
+    # A job that was never claimed cannot have been executed.
     "open": frozenset({"delivered", "claimed", "cancelled"}),
     "delivered": frozenset({"claimed", "cancelled"}),
     "claimed": frozenset({"claimed", "rotating", "verifying", "grace", *CLOSED}),
-    # A rotation that is taken over begins its step again: each step has an entry guard.
+    # A rotation that is taken over starts its step again: each step has an entry guard.
     "rotating": frozenset({"rotating", "verifying", "grace", *CLOSED}),
     "verifying": frozenset({"rotating", "verifying", "grace", *CLOSED}),
     "grace": frozenset({"grace", *CLOSED}),

@@ -1,10 +1,10 @@
 """The job store: `create_once` makes exactly one job for an idempotency key, whatever is lost or repeated.
 
-Job, audit row and outbox row are written together or not at all. The unique index on the key is the claim: whoever
-inserts first wins, and the others find that row. It is never deleted, so the key refuses a second job for ever.
+Job, audit row and outbox row are written together or not at all. The unique index on the key is the claim: the first
+insert wins, and the others find that row. It is never deleted, so the key refuses a second job for ever.
 
-A rotation that ends without its job takes its claim back first: `withdraw` puts a row of status `withdrawn` where the
-job would be, with a fence. An attempt that was frozen and wakes up later (its time was over, but nobody can stop it)
+A rotation that ends without its job withdraws its claim first: `withdraw` puts a row of status `withdrawn` where the
+job would be, with a fence. An attempt that was frozen and wakes up later (it timed out, but cannot be stopped)
 finds that row and changes nothing. A later attempt, whose fence is higher, turns the row into the job.
 """
 
@@ -44,15 +44,15 @@ from keyturn.rotations.outcomes import RotationJob
 
 _jobs = rotation_jobs.c
 
-# States of a key that made no job of its own: its claim was taken back, or its decision joined another job.
+# States of a key that created no job: its claim was withdrawn, or its decision joined another job.
 WITHDRAWN, MERGED = "withdrawn", "merged"
 
 
 def fingerprint_of(order: JobOrder) -> str:
-    """Return what the key stands for: the rotation of one credential. Two orders of one key may not differ in it.
+    """Return what the key identifies: the rotation of one credential. Two orders of one key may not differ in it.
 
     Left out on purpose: evidence, trace, question, and which of the lines the model cited. A workflow that is reset or
-    started again asks for the same job although those differ; the lines it may cite stand in the key itself.
+    started again asks for the same job although those differ; the lines it may cite are in the key itself.
     """
     return digest_of(
         {
@@ -85,8 +85,8 @@ class JobStore:
             fence: a number that grows from attempt to attempt, whichever run they belong to.
 
         Raises:
-            StaleAttempt: the claim was taken back after this attempt began; nothing changed.
-            IdempotencyConflict: the key made another job than the one ordered; audited, nothing else changed.
+            StaleAttempt: the claim was withdrawn after this attempt started; nothing changed.
+            IdempotencyConflict: the key created another job than the one ordered; audited, nothing else changed.
             OpenJobExists: the credential has an open job under another key that is no laxer; audited there, nothing
                 else changed. An open job that is laxer is tightened, and returned.
             JobStoreUnavailable: the database did not answer. Whether it committed is unknown: call again.
@@ -108,7 +108,7 @@ class JobStore:
             if not conflict and (existing is None or existing["status"] == WITHDRAWN):
                 holder = await self._open_job_of(connection, row)
             if existing is not None and existing["status"] == MERGED and not conflict:
-                return _merged(existing)
+                return _merged_job(existing)
             if existing is not None and holder is None:
                 if existing["status"] != WITHDRAWN:
                     return RotationJob(job_id=existing["job_id"], created=False)
@@ -136,10 +136,10 @@ class JobStore:
         raise JobStoreUnavailable("the credential's job was being closed at this moment")
 
     async def withdraw(self, order: JobOrder, *, idempotency_key: str, fence: int) -> RotationJob | None:
-        """Take the claim of `idempotency_key` back; from now on no attempt up to `fence` can make its job.
+        """Withdraw the claim of `idempotency_key`; from now on no attempt up to `fence` can create its job.
 
-        Returns the job if one was made already: then it stands. None means that there is none, and that none can come
-        of an attempt that has begun.
+        Returns the job if one was created already: then it remains. None means that there is none, and that no attempt
+        that has started can create one.
 
         Raises:
             JobStoreUnavailable: the database did not answer; call again.
@@ -165,7 +165,7 @@ class JobStore:
         if found is None or found["status"] == WITHDRAWN or found["fingerprint"] != fingerprint:
             return None
         if found["status"] == MERGED:
-            return _merged(found)
+            return _merged_job(found)
         return RotationJob(job_id=found["job_id"], created=False)
 
     async def record_event(self, event: RotationEvent, *, workflow_id: str, event_id: str) -> None:
@@ -225,7 +225,7 @@ class JobStore:
         emptied: dict[str, Any] = {column.name: None for column in rotation_jobs.c if column.name not in keep}
         async with transaction(self._engine) as connection:
             ids = select(rotation_jobs.c.job_id).where(*old)
-            # Children first: should the process die in between on a database without BEGIN, the next run goes on.
+            # Children first: should the process die in between on a database without BEGIN, the next run continues.
             await connection.execute(update(outbox).where(outbox.c.job_id.in_(ids)).values(payload={}))
             await connection.execute(
                 update(job_audit).where(job_audit.c.job_id.in_(ids)).values(actor="purged", detail={})
@@ -238,7 +238,7 @@ class JobStore:
         return await self._write(connection, row, row, _INSERT_ALL_AT_ONCE, _INSERT_JOB_SQLITE)
 
     async def _revive(self, connection: AsyncConnection, row: dict[str, Any], job_id: str, fence: int) -> bool:
-        """Make the job of a claim that was taken back before this attempt began; False, and nothing, if after."""
+        """Create the job of a claim that was withdrawn before this attempt started; False, and no change, if after."""
         named = {f"set_{name}": value for name, value in row.items()}
         named |= {"this_tenant": row["tenant_id"], "this_key": row["idempotency_key"], "this_fence": fence}
         return await self._write(connection, row | {"job_id": job_id}, named, _REVIVE_ALL_AT_ONCE, _REVIVE_JOB)
@@ -293,7 +293,7 @@ class JobStore:
                 audit = _audit(row, "found_by_other_name", known) | {"job_id": job_id}
                 await connection.execute(insert(job_audit).inline(), audit)
                 return RotationJob(job_id=job_id, created=False)
-            changed = _tightened(row, held)
+            changed = _stricter_columns(row, held)
             await connection.execute(update(rotation_jobs).where(_jobs.job_id == job_id).values(changed))
             now = row["created_at"]
             detail = {
@@ -314,7 +314,7 @@ class JobStore:
     async def _merge_key(
         self, connection: AsyncConnection, row: Mapping[str, Any], job_id: str, fence: int, *, tightens: bool
     ) -> bool:
-        """Mark a key as merged into a job; False if a later attempt took its claim back, or made its own job.
+        """Mark a key as merged into a job; False if a later attempt withdrew its claim, or created its own job.
 
         A decision's digest in the mark says that it tightened the job.
         """
@@ -397,7 +397,7 @@ def _row_of(order: JobOrder, idempotency_key: str, fingerprint: str) -> dict[str
     }
 
 
-def _merged(key: Mapping[str, Any]) -> RotationJob:
+def _merged_job(key: Mapping[str, Any]) -> RotationJob:
     return RotationJob(job_id=key["merged_into"], created=False, tightened=key["decision_digest"] is not None)
 
 
@@ -416,7 +416,7 @@ def _are_two_keys(row: Mapping[str, Any], key_id: str | None) -> bool:
 
 
 def _gives_id(row: Mapping[str, Any], held: Mapping[str, Any]) -> bool:
-    """Whether a decision knows the id of a key that the open job has by its creation alone, and nobody has claimed."""
+    """Whether a decision has the id of a key that the open, unclaimed job knows by its creation time alone."""
     is_unnamed = held["key_id"] == held["name_by_creation"] != row["key_id"]
     return is_unnamed and held["status"] in {"open", "delivered"}
 
@@ -426,7 +426,7 @@ def _asks_for_the_same(row: Mapping[str, Any], held: Mapping[str, Any]) -> bool:
     return row["key_id"] != held["key_id"] and {*row["policy_lines"]} <= {*(held["policy_lines"] or ())}
 
 
-def _tightened(row: Mapping[str, Any], held: Mapping[str, Any]) -> dict[str, Any]:
+def _stricter_columns(row: Mapping[str, Any], held: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of the open job under both decisions, the stricter of each."""
     return {
         "rotate_by": _least(row["rotate_by"], held["rotate_by"]),
@@ -476,7 +476,7 @@ def _payload(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _all_at_once(job: CTE) -> Select[tuple[str]]:
-    """PostgreSQL: the three rows in one statement, which is one transaction and one round trip of its own.
+    """PostgreSQL: the three rows in one statement, which is one transaction and one round trip.
 
     With BEGIN, three statements and COMMIT it costs five round trips, 1.6 times as long one at a time (docs/adr/0004).
     """
@@ -506,7 +506,7 @@ _INSERT_ALL_AT_ONCE = _all_at_once(
 _INSERT_JOB_SQLITE = (
     sqlite.insert(rotation_jobs).values(_VALUES).on_conflict_do_nothing().returning(rotation_jobs.c.job_id)
 )
-_KEPT = {"job_id", "tenant_id", "idempotency_key"}
+_UNCHANGED = {"job_id", "tenant_id", "idempotency_key"}
 _REVIVE_JOB = (
     update(rotation_jobs)
     .where(
@@ -515,8 +515,8 @@ _REVIVE_JOB = (
         rotation_jobs.c.status == WITHDRAWN,
         rotation_jobs.c.fence < bindparam("this_fence", type_=BigInteger),
     )
-    # Parameters of names of their own: those named as columns would be set too, the key's among them.
-    .values({name: bindparam(f"set_{name}", type_=value.type) for name, value in _VALUES.items() if name not in _KEPT})
+    # Parameters with other names: those named as columns would be set too, the key's among them.
+    .values({name: bindparam(f"set_{name}", type_=one.type) for name, one in _VALUES.items() if name not in _UNCHANGED})
     .values(fence=None)
     .returning(rotation_jobs.c.job_id)
 )

@@ -1,4 +1,4 @@
-"""The tables of rotation jobs. `keyturn/migrations/` creates them; a test keeps both the same."""
+"""The tables of rotation jobs. `keyturn/migrations/` creates them; a test compares both."""
 
 from sqlalchemy import (
     CTE,
@@ -30,7 +30,7 @@ rotation_jobs = Table(
     Column("idempotency_key", String(1000), nullable=False),
     Column("fingerprint", String(70), nullable=False),
     Column("status", String(16), nullable=False),
-    # Purging empties the columns from here on; what stands above them stays for ever, as the tombstone of the key.
+    # Purging empties the columns from here on; those above stay for ever, as the tombstone of the key.
     Column("account_id", account_name),
     Column("key_id", String(256)),
     # What an access key is called where an export has no key ids (CredentialFacts.name_by_creation).
@@ -43,13 +43,13 @@ rotation_jobs = Table(
     Column("trace_id", String(64)),
     Column("created_at", Moment, nullable=False),
     Column("rotate_by", Moment),
-    # Which is carried out first: 1 before 3, as Temporal counts. A compromised key is 1.
+    # Which is executed first: 1 before 3, as Temporal counts. A compromised key is 1.
     Column("priority", Integer, nullable=False, server_default=str(NORMAL)),
     # Of a claim whose decision tightened another job instead: that job.
     Column("merged_into", String(64)),
-    # Of a claim that was taken back: an attempt that began no later than this may not write any more.
+    # Of a withdrawn claim: an attempt that started no later than this may not write any more.
     Column("fence", BigInteger),
-    # Who carries it out, until when, and the number that grows with each claim: an older one's word counts no more.
+    # Who executes it, until when, and the fencing token that grows with each claim: an older one is refused.
     Column("lease_token", BigInteger, nullable=False, server_default="0"),
     Column("lease_owner", String(256)),
     Column("lease_until", Moment),
@@ -66,7 +66,7 @@ Index(
     sqlite_where=text(IS_OPEN),
     postgresql_where=text(IS_OPEN),
 )
-# The same key under its other name: an inventory without ids and one with them make one job.
+# The same key under its other name: an inventory without ids and one with them create one job.
 Index(
     "uq_rotation_jobs_open_creation",
     rotation_jobs.c.tenant_id,
@@ -119,7 +119,7 @@ outbox = Table(
     Column("delivered_at", Moment),
     # Answers by channel, of a message that has come through some of several.
     Column("delivered_by", JSON),
-    # Given up: a person must look at it. `failure` is the error's kind.
+    # Abandoned: an operator must look at it. `failure` is the error's kind.
     Column("dead_at", Moment),
     Column("failure", String(64)),
 )

@@ -51,7 +51,7 @@ class Rate:
 class RateCard:
     """Prices and context windows: an endpoint's own, those of a card of one's own, and then the public list.
 
-    Raises nothing: a price that nobody knows is None, never 0.
+    Raises nothing: an unknown price is None, never 0.
 
     Args:
         rates: of the card, by model.
@@ -109,7 +109,7 @@ class RateCard:
         return dollars / _MILLION
 
     def context_window(self, provider: str, model: str) -> int | None:
-        """Return how many tokens a call to the model may hold; None if unknown."""
+        """Return how many tokens a call to the model may have; None if unknown."""
         rate = self._rate(provider, model)
         if rate is not None and rate.context_window is not None:
             return rate.context_window
@@ -162,7 +162,7 @@ def _listed_cost(listed: _Listed | None, usage: TokensUsed) -> Decimal | None:
 
 
 def _parts(usage: TokensUsed) -> tuple[int, int]:
-    """Cached and written tokens, held within the input: another way of counting must not make a price negative."""
+    """Cached and written tokens, limited to the input: another way of counting must not make a price negative."""
     whole = usage.input_tokens or 0
     cached = min(usage.cached_tokens or 0, whole)
     return cached, min(usage.cache_write_tokens or 0, whole - cached)

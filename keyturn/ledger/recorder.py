@@ -24,7 +24,7 @@ RETRY_SECONDS = 2.0
 # What a stopping worker waits for the last rows: a disk may stall for five seconds, and of the 40 s that a container is
 # given, 30 are the activities'.
 CLOSE_SECONDS = 9.0
-DRAIN_EVERY_SECONDS = 0.2  # who else holds SQLite's one connection is done in a moment
+DRAIN_EVERY_SECONDS = 0.2  # another user of SQLite's one connection is done in a moment
 
 
 # The database did not answer, or not in time: it may take the same rows later.

@@ -21,7 +21,7 @@ def log_call(call: CallRecord) -> None:
 def keyed_fingerprint(key: bytes) -> Callable[[str], str]:
     """Return a function from a text to its HMAC-SHA256 under `key`, in hex.
 
-    Equal inputs can be found by it; without the key nobody can try out which input it stands for, as with a plain hash.
+    Equal inputs can be found by it; without the key an attacker cannot guess the input, as with a plain hash.
     """
 
     def fingerprint(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What the fleet has spent today, and the alert when it is more than somebody said."""
+"""What the fleet has spent today, and the alert when it is more than the configured threshold."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -33,13 +33,13 @@ class DailySpend:
 
     def add(self, call: CallRecord) -> None:
         """Count one call."""
-        self._begin_day()
+        self._start_day()
         self.today_usd += call.cost_usd or 0
         self._look()
 
     async def refresh(self) -> None:
         """Take the fleet's sum from the ledger; raises JobStoreUnavailable."""
-        self._begin_day()
+        self._start_day()
         self.today_usd = await self._total(midnight(datetime.now(UTC)))
         self._look()
 
@@ -52,7 +52,7 @@ class DailySpend:
                 _log.warning("daily_spend_unknown", cause=type(error).__name__)
             await asyncio.sleep(REFRESH_SECONDS)
 
-    def _begin_day(self) -> None:
+    def _start_day(self) -> None:
         today = datetime.now(UTC).date()
         if today != self._day:
             self._day, self._alerted, self.today_usd = today, False, Decimal(0)

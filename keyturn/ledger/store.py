@@ -64,7 +64,7 @@ class LedgerStore:
     ) -> list[dict[str, Any]]:
         """Return calls, tokens and cost from `since` on, grouped; the dearest first, days in their order.
 
-        `unpriced` counts the calls that were answered at a price nobody knows: they are missing from `cost_usd`, which
+        `unpriced` counts the calls that were answered at an unknown price: they are missing from `cost_usd`, which
         is None if there are no others.
         """
         group = self._group(by)
@@ -95,12 +95,14 @@ class LedgerStore:
             {
                 **row,
                 **{name: int(row[name] or 0) for name in whole},
-                "cost_usd": _known(row["cost_usd"], row["unpriced"]),
+                "cost_usd": _known_cost(row["cost_usd"], row["unpriced"]),
             }
             for row in await self._rows(query)
         ]
 
-    async def spent(self, *, since: datetime, tenant_id: str | None = None, user_id: str | None = None) -> Decimal:
+    async def total_spent(
+        self, *, since: datetime, tenant_id: str | None = None, user_id: str | None = None
+    ) -> Decimal:
         """Return what calls have cost from `since` on, of one user or of all."""
         query = select(func.sum(table.c.cost_picodollars).label("cost")).where(table.c.called_at >= since)
         if tenant_id is not None:
@@ -115,7 +117,7 @@ class LedgerStore:
         """Return what a user has spent since midnight UTC; raises LedgerUnavailable."""
         try:
             since = midnight(datetime.now(UTC))
-            return await within(LOOKUP_SECONDS, self.spent(since=since, tenant_id=tenant_id, user_id=user_id))
+            return await within(LOOKUP_SECONDS, self.total_spent(since=since, tenant_id=tenant_id, user_id=user_id))
         except (JobStoreUnavailable, TimeoutError) as error:
             raise LedgerUnavailable(f"the ledger does not answer: {type(error).__name__}") from None
 
@@ -131,7 +133,7 @@ class LedgerStore:
             return [dict(row) for row in (await connection.execute(query)).mappings()]
 
 
-def _known(cost: Decimal | None, unpriced: int) -> Decimal | None:
+def _known_cost(cost: Decimal | None, unpriced: int) -> Decimal | None:
     """A group whose answered calls all have an unknown price has an unknown cost, and not none."""
     return cost if cost is not None or unpriced else Decimal(0)
 

@@ -1,4 +1,4 @@
-"""The ledger's table. `keyturn/migrations/` creates it; a test keeps both the same."""
+"""The ledger's table. `keyturn/migrations/` creates it; a test compares both."""
 
 from decimal import ROUND_HALF_EVEN, Decimal
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("keyturn.ledger")
 _HOUR = 3600.0
-# A limit is looked up before each call, so it may not hold one up: Redis answers in a millisecond or is not there.
+# A limit is looked up before each call, so it may not delay one: Redis answers in a millisecond or is not there.
 REDIS_SECONDS = 1.0
 UNKNOWN_WAIT_SECONDS = 60.0  # Redis refused and then fell silent: look again soon
 
@@ -48,7 +48,7 @@ class SlidingTokenLimit:
             from redis.exceptions import RedisError
 
             self._away += (RedisError,)
-            # `limits` does not close its connections: the pool is ours, so that we can.
+            # `limits` does not close its connections: the pool is passed in, so that it can be closed here.
             self._pool = client.ConnectionPool.from_url(redis_url, socket_timeout=REDIS_SECONDS)
             # By any other name `limits` would look for another client.
             url = redis_url.replace("unix://", "redis+unix://", 1)
@@ -107,7 +107,7 @@ class SlidingTokenLimit:
         return self._own, await SlidingWindowCounterRateLimiter(self._own).hit(self._item, user, cost=tokens)
 
     async def _wait(self, storage: Storage, user: str, tokens: int) -> float:
-        """Seconds until `tokens` fit, if nobody takes any meanwhile; the window's own reset time is another one.
+        """Seconds until `tokens` fit, if no other call takes any meanwhile; the window's own reset time is another one.
 
         The count is the current window's and the share of the previous one that still lies within the last hour.
         """

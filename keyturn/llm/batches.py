@@ -30,7 +30,7 @@ State = Literal["running", "ended", "failed"]
 
 
 @dataclass(frozen=True)
-class Answered:
+class BatchAnswer:
     """One answer of a batch; `completion` is None if the provider has none for it, and `why` says so."""
 
     custom_id: str
@@ -64,7 +64,7 @@ class BatchClient(Protocol):
         """Return whether a batch has ended. Raises a ProviderError."""
         ...
 
-    def answers(self, batch_id: str) -> AsyncIterator[Answered]:
+    def answers(self, batch_id: str) -> AsyncIterator[BatchAnswer]:
         """Yield the answers of a batch that has ended, in any order, perhaps some twice. Raises a ProviderError."""
         ...
 
@@ -128,27 +128,27 @@ class HttpBatchClient:
         raise error_for(answer.status_code, body, answer.headers, table=self._wire.errors, codes_of=self._wire.codes_of)
 
     def failure(self, response: Any, error: Any) -> str:
-        """Return what a line without an answer says, by the name that it would have had as an answer of its own."""
+        """Return why a line has no answer, under the name that the same failure has for a single call."""
         status: int = 200
         body: Any = {"error": error}
         if isinstance(response, dict) and type(response.get("status_code")) is int:
             status, body = response["status_code"], response.get("body")
-        elif isinstance(error, dict) and isinstance(error.get("error"), dict):  # Anthropic's stands in one of its own
+        elif isinstance(error, dict) and isinstance(error.get("error"), dict):  # Anthropic nests one in another
             body = error
         if error is None and status == 200:
             return "failed"
         return error_for(status, body, {}, table=self._wire.errors, codes_of=self._wire.codes_of).kind
 
-    def answered(self, custom_id: Any, body: Any, why: str) -> Answered:
+    def read_answer_line(self, custom_id: Any, body: Any, why: str) -> BatchAnswer:
         """Return a line's answer, or `why` there is none; raises UnreadableResponse if it names no request."""
         if not isinstance(custom_id, str):
             raise UnreadableResponse("an answer of the batch has no custom id")
         if body is None:
-            return Answered(custom_id, None, why[:64])
+            return BatchAnswer(custom_id, None, why[:64])
         try:
-            return Answered(custom_id, self._wire.completion(body, self.model))
+            return BatchAnswer(custom_id, self._wire.completion(body, self.model))
         except UnreadableResponse:
-            return Answered(custom_id, None, "unreadable_response")
+            return BatchAnswer(custom_id, None, "unreadable_response")
 
 
 def _object(line: str) -> Mapping[str, Any] | None:
@@ -164,7 +164,7 @@ def _object(line: str) -> Mapping[str, Any] | None:
 
 
 def id_of(batch: Mapping[str, Any]) -> str:
-    """Return the id of a batch that a path may hold; raises UnreadableResponse."""
+    """Return the id of a batch, if it fits into a path; raises UnreadableResponse."""
     found = batch.get("id")
     if not isinstance(found, str) or not found.replace("_", "").replace("-", "").isalnum() or len(found) > 128:
         raise UnreadableResponse("the batch has no id")

@@ -14,12 +14,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from keyturn.cache.key import CacheKey
-from keyturn.calls import CallRecord, CallStatus, Exchange, PassedOver
+from keyturn.calls import CallRecord, CallStatus, Exchange, FailedAttempt
 from keyturn.contracts import MAX_ANSWER_CHARACTERS, ModelTask
 from keyturn.errors import JobStoreUnavailable, KeyturnError, SettingsInvalid
-from keyturn.llm.cache import ResponseCache, cache_key, packed, unpacked
+from keyturn.llm.cache import ResponseCache, cache_key, pack, unpack
 from keyturn.llm.errors import ProviderTimeout
-from keyturn.llm.estimate import estimated_input
+from keyturn.llm.estimate import estimate_input
 from keyturn.llm.guard import Guard
 from keyturn.llm.outages import Outages
 from keyturn.llm.routing import LEAST_SECONDS, ModelClient, RouteFailed, ask_in_turn, route_of
@@ -35,14 +35,14 @@ from keyturn.tasks.definition import Prompt, Reading, Task
 from keyturn.tasks.errors import UnknownTask
 from keyturn.tasks.registry import load_tasks
 
-_NOTHING_USED = Usage(0, 0, 0)  # of a cache hit: nobody counted, because nobody was asked
+_NOTHING_USED = Usage(0, 0, 0)  # of a cache hit: no provider was asked, so none counted tokens
 
 
-RULE = "rule"  # stands where a provider's name does, in the record of what was decided without one
+RULE = "rule"  # in place of a provider's name, in the record of what was decided by rule
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedAnswer:
     """A judged answer: what the task calls an answer, or why there is none; and the record of the call.
 
     `first` is the answer before it, where that one contradicted the evidence and another was asked for.
@@ -52,7 +52,7 @@ class Judged:
     call: CallRecord
     exchange: Exchange | None
     proposed: object = None
-    first: "Judged | None" = None
+    first: "JudgedAnswer | None" = None
 
 
 @dataclass
@@ -63,7 +63,7 @@ class _Call:
     seconds: float  # in which it must have ended
     prompt: Prompt | None = None
     completion: Completion | None = None
-    passed_over: tuple[PassedOver, ...] = ()
+    passed_over: tuple[FailedAttempt, ...] = ()
     cache_hit: bool = False
     status: CallStatus = "failed"
     failure: str | None = None
@@ -78,12 +78,12 @@ class ModelBoundary:
         routes: providers in the order in which they are asked, by task; `*` for tasks without a route of their own.
         catalogue: the policy lines.
         guard: prices and limits.
-        record: takes each call's record, at once and without raising.
-        cache: where answers of repeatable tasks are kept; None for nowhere.
+        record: is called with each call's record; returns at once, without raising.
+        cache: where answers of repeatable tasks are cached; None for no cache.
         fingerprint: from the document that a model reads to a keyed fingerprint of it; None leaves it out.
         tasks: every task by name.
         clock: the time at which evidence is judged.
-        outages: what is known of providers that are down; None for a memory of its own.
+        outages: what is known of providers that are down; None for this boundary's own memory.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class ModelBoundary:
 
     async def answer(
         self, request: ModelTask, attempt: int = 1, *, at: datetime | None = None, on_text: OnText | None = None
-    ) -> Judged:
+    ) -> JudgedAnswer:
         """Return the judged answer to `request`. Read-only: it may be called as often as one likes.
 
         An answer that contradicts the evidence is asked for once more, of the route's next provider or of the same one
@@ -134,14 +134,14 @@ class ModelBoundary:
             request: the request of any task.
             attempt: which attempt of this question it is, counted from 1, for the record.
             at: when it is decided, by which the age of evidence is judged; None for now, by this machine's clock.
-            on_text: is called with the text so far whenever more came. It is untrusted and may begin anew; only the
+            on_text: is called with the text so far whenever more came. It is untrusted and may start over; only the
                 verdict counts.
 
         Raises:
             ProviderError: no answer came; the class says whether another attempt is worth it.
             CallRefused: a limit forbids the call; nothing was spent.
-            UnknownTask, UnknownPolicyLine, UnknownPromptVersion: the request names what this worker does not hold.
-            PolicyDiffers: the caller holds other wording of the policy lines.
+            UnknownTask, UnknownPolicyLine, UnknownPromptVersion: the request names what this worker does not have.
+            PolicyDiffers: the caller has other wording of the policy lines.
         """
         task = self._tasks.get(request.task)
         if task is None or not isinstance(request, task.request):
@@ -150,25 +150,25 @@ class ModelBoundary:
         if _asks_for_no_model(request) and task.by_rule is not None:
             verdict = task.by_rule(request, self._lines(request), at)
             if verdict is not None:
-                return Judged(verdict, self._record_rule(request, attempt, began), None)
+                return JudgedAnswer(verdict, self._record_rule(request, attempt, began), None)
         route = route_of(self._routes, request.task)
-        judged = await self._called(task, request, attempt, route, at, on_text=on_text)
+        judged = await self._call(task, request, attempt, route, at, on_text=on_text)
         contradicts = isinstance(judged.verdict, Rejection) and judged.verdict.reason == "contradicts_evidence"
         if task.disagree is None or not contradicts:
             return judged
         left = request.timeout_seconds - (time.perf_counter() - began)
-        return await self._asked_again(task, request, attempt, route, at, judged, left)
+        return await self._ask_another(task, request, attempt, route, at, judged, left)
 
-    async def _asked_again(
+    async def _ask_another(
         self,
         task: Task[Any, Any, Any],
         request: ModelTask,
         attempt: int,
         route: Sequence[ModelClient],
         at: datetime,
-        first: Judged,
+        first: JudgedAnswer,
         left: float,
-    ) -> Judged:
+    ) -> JudgedAnswer:
         """Return another provider's answer, if it is accepted; else the disagreement, for a person."""
         answered = (first.call.provider, first.call.asked_model)
         place = next(at for at, one in enumerate(route) if (one.name, one.model) == answered)
@@ -176,17 +176,17 @@ class ModelBoundary:
         readings, last = [_reading(first)], first
         if left >= LEAST_SECONDS:
             try:
-                last = await self._called(task, request, attempt, others, at, seconds=left, fresh=True)
-            except KeyturnError as error:  # a person decides without it: the key is due, whoever is away
+                last = await self._call(task, request, attempt, others, at, seconds=left, fresh=True)
+            except KeyturnError as error:  # a person decides without it: the key is due, whichever provider is away
                 readings.append(Reading(others[0].name, others[0].model, None, error.kind))
             else:
                 if not isinstance(last.verdict, Rejection):
                     return replace(last, first=first)
                 readings.append(_reading(last))
         verdict = task.disagree(request, self._lines(request), readings, at) if task.disagree else last.verdict
-        return Judged(verdict, last.call, last.exchange, first=None if last is first else first)
+        return JudgedAnswer(verdict, last.call, last.exchange, first=None if last is first else first)
 
-    async def _called(
+    async def _call(
         self,
         task: Task[Any, Any, Any],
         request: ModelTask,
@@ -197,17 +197,17 @@ class ModelBoundary:
         seconds: float | None = None,
         fresh: bool = False,
         on_text: OnText | None = None,
-    ) -> Judged:
+    ) -> JudgedAnswer:
         """Make one recorded call, or answer from the cache unless `fresh`; see `answer` for what it raises."""
         call = _Call(provider=route[0], seconds=request.timeout_seconds if seconds is None else seconds)
         try:
-            verdict, exchange, proposed = await self._judged(call, task, request, route, at, fresh, on_text)
+            verdict, exchange, proposed = await self._judge(call, task, request, route, at, fresh, on_text)
         except RouteFailed as failed:
             call.passed_over = failed.passed_over
-            _failed(call, failed.error)
+            _mark_failed(call, failed.error)
             raise failed.error from None
         except KeyturnError as error:
-            _failed(call, error)
+            _mark_failed(call, error)
             raise
         except asyncio.CancelledError:
             call.status = "cancelled"
@@ -218,7 +218,7 @@ class ModelBoundary:
         finally:
             record = self._record_of(call, request, attempt)
             self._record(record)
-        return Judged(verdict, record, exchange, proposed)
+        return JudgedAnswer(verdict, record, exchange, proposed)
 
     def prompt_of(self, request: ModelTask) -> Prompt:
         """Return what a model would be asked; raises UnknownTask, UnknownPolicyLine, UnknownPromptVersion."""
@@ -235,7 +235,7 @@ class ModelBoundary:
     async def take(self, request: ModelTask, completion: Completion, provider: str, model: str, price: Decimal) -> bool:
         """Judge an answer that a provider's batch gave, record it, and cache it if it is accepted.
 
-        Whoever asks `request` next is then given it from the cache, as if they had asked just now; so it goes through
+        The next caller with the same `request` gets it from the cache, as if it had just been asked; so it goes through
         the same grounding again. Returns whether it was accepted.
 
         Args:
@@ -246,13 +246,13 @@ class ModelBoundary:
             price: of an answer in a batch, as a part of the same one's asked for alone.
 
         Raises:
-            SettingsInvalid: there is no cache of answers, or the route has no such provider and model.
-            UnknownTask, UnknownPolicyLine, UnknownPromptVersion: the request names what this worker does not hold.
-            JobStoreUnavailable: it could not be kept; take it again.
+            SettingsInvalid: there is no response cache, or the route has no such provider and model.
+            UnknownTask, UnknownPolicyLine, UnknownPromptVersion: the request names what this worker does not have.
+            JobStoreUnavailable: it could not be cached; take it again.
         """
         task, route = self._tasks[request.task], route_of(self._routes, request.task)
         place = next((at for at, one in enumerate(route) if (one.name, one.model) == (provider, model)), None)
-        if self._cache is None or task.keep_for is None or place is None:
+        if self._cache is None or task.cache_for is None or place is None:
             raise SettingsInvalid("KEYTURN_RESPONSE_CACHE: batches are taken through the response cache: set it to on")
         lines, at = self._lines(request), self._clock()
         prompt = task.prompt(request, lines, at)
@@ -263,14 +263,14 @@ class ModelBoundary:
         verdict, _ = _verdict(task, completion, request, lines, at)
         if isinstance(verdict, Rejection):
             call.status, call.failure = "invalid_output", verdict.reason
-        elif not await self._cache.keep(keys[place], packed(completion), task.keep_for):
+        elif not await self._cache.store(keys[place], pack(completion), task.cache_for):
             raise JobStoreUnavailable("an answer of a batch could not be kept")  # else it would be asked and paid again
         record = self._record_of(call, request, attempt=1)
         cost = None if record.cost_usd is None else record.cost_usd * price
         self._record(record.model_copy(update={"cost_usd": cost, "latency_ms": 0.0, "first_byte_ms": None}))
         return call.status == "ok"
 
-    async def _judged(
+    async def _judge(
         self,
         call: _Call,
         task: Task[Any, Any, Any],
@@ -283,7 +283,7 @@ class ModelBoundary:
         lines = self._lines(request)
         call.prompt = prompt = task.prompt(request, lines, at)
         keys = self._keys(task, prompt, route)
-        call.completion = None if fresh else await self._found(call, keys, route)
+        call.completion = None if fresh else await self._find_cached(call, keys, route)
         verdict: Any = None
         proposed: object = None
         if call.completion is not None:
@@ -293,34 +293,36 @@ class ModelBoundary:
                 await self._cache.drop(keys[route.index(call.provider)])
                 call.completion, call.cache_hit = None, False
         if call.completion is None:
-            call.completion = await self._asked(call, task, request, prompt, route, on_text)
+            call.completion = await self._ask(call, task, request, prompt, route, on_text)
             verdict, proposed = _verdict(task, call.completion, request, lines, at)
         if isinstance(verdict, Rejection):
             call.status, call.failure = "invalid_output", verdict.reason
         else:
             call.status = "ok"
-            if keys and not call.cache_hit and self._cache is not None and task.keep_for is not None:
-                # Only what was accepted is kept: asking again after a rejection asks the model again.
-                await self._cache.keep(keys[route.index(call.provider)], packed(call.completion), task.keep_for)
+            if keys and not call.cache_hit and self._cache is not None and task.cache_for is not None:
+                # Only an accepted answer is cached: asking again after a rejection asks the model again.
+                await self._cache.store(keys[route.index(call.provider)], pack(call.completion), task.cache_for)
         text = call.completion.text[:MAX_ANSWER_CHARACTERS]
         return verdict, Exchange(instructions=prompt.system, document=prompt.user, answer=text), proposed
 
     def _keys(self, task: Task[Any, Any, Any], prompt: Prompt, route: Sequence[ModelClient]) -> list[CacheKey]:
-        if self._cache is None or task.keep_for is None:
+        if self._cache is None or task.cache_for is None:
             return []
         version = self._catalogue.version
         return [cache_key(task.name, prompt, version, provider.name, provider.model) for provider in route]
 
-    async def _found(self, call: _Call, keys: Sequence[CacheKey], route: Sequence[ModelClient]) -> Completion | None:
+    async def _find_cached(
+        self, call: _Call, keys: Sequence[CacheKey], route: Sequence[ModelClient]
+    ) -> Completion | None:
         """The answer that any provider of the route gave before: after a fallback, the first one may be back."""
         found = await self._cache.find(keys) if self._cache is not None and keys else None
-        completion = None if found is None else unpacked(found[1])
+        completion = None if found is None else unpack(found[1])
         if found is None or completion is None:
             return None
         call.cache_hit, call.provider = True, route[found[0]]
         return completion
 
-    async def _asked(
+    async def _ask(
         self,
         call: _Call,
         task: Task[Any, Any, Any],
@@ -330,7 +332,7 @@ class ModelBoundary:
         on_text: OnText | None,
     ) -> Completion:
         limit, user = self._guard.tokens, f"{request.tenant_id}/{same_form(request.user_id)}"
-        estimate = estimated_input(prompt)
+        estimate = estimate_input(prompt)
         held = Decimal(0)
 
         async def admit(provider: ModelClient) -> None:
@@ -357,7 +359,7 @@ class ModelBoundary:
             used = estimate if isinstance(failed.error, ProviderTimeout) else 0
             raise
         except asyncio.CancelledError:
-            used = estimate  # it went out, and somebody may have counted it
+            used = estimate  # it went out, and the provider may have counted it
             raise
         finally:
             self._guard.release(request, held)
@@ -367,7 +369,7 @@ class ModelBoundary:
         return asked.completion
 
     def _record_rule(self, request: ModelTask, attempt: int, began: float) -> CallRecord:
-        """Record what was decided by rule as a call that nobody was paid for."""
+        """Record what was decided by rule as a call without a provider and without a cost."""
         record = CallRecord(
             trace_id=request.trace_id,
             tenant_id=request.tenant_id,
@@ -412,7 +414,7 @@ class ModelBoundary:
             status=call.status,
             failure=call.failure,
             latency_ms=round((time.perf_counter() - call.began) * 1000, 2),
-            first_byte_ms=_rounded(completion.first_byte_ms) if completion and not call.cache_hit else None,
+            first_byte_ms=_round(completion.first_byte_ms) if completion and not call.cache_hit else None,
             input_tokens=usage.input_tokens,
             cached_tokens=usage.cached_tokens,
             output_tokens=usage.output_tokens,
@@ -440,7 +442,7 @@ def _verdict(
         return Rejection(reason="malformed_answer", explanation=explanation), proposed
 
 
-def _reading(judged: Judged) -> Reading:
+def _reading(judged: JudgedAnswer) -> Reading:
     call, verdict = judged.call, judged.verdict
     return Reading(call.provider, call.model, judged.proposed, verdict.reason if isinstance(verdict, Rejection) else "")
 
@@ -449,10 +451,10 @@ def _asks_for_no_model(request: ModelTask) -> bool:
     return isinstance(request, RotationRequest) and request.decide_by == "rule"
 
 
-def _failed(call: _Call, error: KeyturnError) -> None:
+def _mark_failed(call: _Call, error: KeyturnError) -> None:
     call.status = "timeout" if isinstance(error, ProviderTimeout) else "failed"
     call.failure = error.kind
 
 
-def _rounded(milliseconds: float | None) -> float | None:
+def _round(milliseconds: float | None) -> float | None:
     return None if milliseconds is None else round(milliseconds, 2)

@@ -1,4 +1,4 @@
-"""Answers kept for repeatable tasks: the key that makes two calls the same, and what is kept under it."""
+"""The response cache of repeatable tasks: the key that makes two calls the same, and what is stored under it."""
 
 import json
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ from keyturn.tasks.definition import Prompt
 
 
 class ResponseCache(Protocol):
-    """Wherever answers are kept. It may forget at any time, and a failure of it is a miss."""
+    """A store of answers. It may forget at any time, and a failure of it is a miss."""
 
     async def find(self, keys: Sequence[CacheKey]) -> tuple[int, str] | None:
-        """Return the place in `keys` of the first that is kept, and what is kept."""
+        """Return the place in `keys` of the first that is cached, and its answer."""
         ...
 
-    async def keep(self, key: CacheKey, answer: str, keep_for: timedelta) -> bool:
-        """Keep `answer`, unless the key has one. False if it may not be kept."""
+    async def store(self, key: CacheKey, answer: str, cache_for: timedelta) -> bool:
+        """Cache `answer`, unless the key has one. False if it could not be cached."""
         ...
 
     async def drop(self, key: CacheKey) -> None:
@@ -37,13 +37,13 @@ def cache_key(task: str, prompt: Prompt, catalogue_version: str, provider: str, 
     return CacheKey(task, prompt.version, catalogue_version, digest_of([*covered, prompt.max_output_tokens]))
 
 
-def packed(completion: Completion) -> str:
-    """Return a completion as text to keep."""
+def pack(completion: Completion) -> str:
+    """Return a completion as text for the cache."""
     return json.dumps(asdict(completion))
 
 
-def unpacked(text: str) -> Completion | None:
-    """Return what `packed` made of a completion; None for anything else, such as another release's form."""
+def unpack(text: str) -> Completion | None:
+    """Return the completion that `pack` was given; None for anything else, such as another release's form."""
     try:
         raw: dict[str, Any] = json.loads(text)
         return Completion(**raw | {"usage": Usage(**raw["usage"])})

@@ -27,8 +27,8 @@ from keyturn.llm.errors import (
 )
 
 _SAFE_CODE = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")  # a code is shown and logged, so it must not be able to carry text
-_MESSAGE_CHARACTERS = 2_000  # of which a few words are looked for; nothing of it is told
-_LONGEST_WAIT = timedelta(days=1)  # any longer wish is a mistake or an attack; the caller's deadline cuts it further
+_MESSAGE_CHARACTERS = 2_000  # of which a few words are looked for; nothing of it is repeated
+_LONGEST_WAIT = timedelta(days=1)  # a longer one is a mistake or an attack; the caller's deadline cuts it further
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ _BY_STATUS = (
     row(RequestRefused, 400, 404, 413, 422),
     row(ProviderUnavailable, *(status for status in range(500, 600) if status not in {501, 505})),
 )
-# Words of every day, which count where no status says more: inside a 200 and within a stream.
+# Common words, which count where no status says more: inside a 200 and within a stream.
 _BY_COMMON_WORD = (
     row(
         RequestRefused,
@@ -143,7 +143,7 @@ _BY_COMMON_WORD = (
     row(ProviderUnavailable, 200),
     row(UnexpectedStatus),
 )
-# What fits every provider; those with words of their own put rows before it.
+# Rules for every provider; those with their own words put rows before them.
 COMMON = (_QUOTA, *_BY_WORD, *_BY_STATUS, *_BY_COMMON_WORD)
 
 
@@ -166,7 +166,7 @@ def error_for(
     codes_of: Callable[[Mapping[str, Any]], Iterator[Any]] = common_codes,
     now: datetime | None = None,
 ) -> ProviderError:
-    """Return the error that an answer stands for which brought none.
+    """Return the error of a response without an answer.
 
     Args:
         status: the HTTP status; 200 where the error stands in the body of one, or within a stream.
@@ -237,24 +237,24 @@ def retry_after(
     """
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
-        return _clamped(milliseconds / 1000)
+        return _clamp(milliseconds / 1000)
     value = headers.get("retry-after")
     seconds = _number(value)
     if seconds is not None:
-        return _clamped(seconds)
+        return _clamp(seconds)
     if value is not None:
         try:
             moment = parsedate_to_datetime(value)
             if moment.tzinfo is None:
                 moment = moment.replace(tzinfo=UTC)
-            return _clamped((moment - (now or datetime.now(UTC))).total_seconds())
+            return _clamp((moment - (now or datetime.now(UTC))).total_seconds())
         except (ValueError, OverflowError):
             pass
     for detail in details_of(error or {}):
         delay = detail.get("retryDelay")
         seconds = _number(delay.removesuffix("s")) if isinstance(delay, str) and delay.endswith("s") else None
         if seconds is not None:
-            return _clamped(seconds)
+            return _clamp(seconds)
     return None
 
 
@@ -269,5 +269,5 @@ def _number(value: str | None) -> float | None:
     return float(value) if value is not None and re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,9})?", value.strip()) else None
 
 
-def _clamped(seconds: float) -> timedelta:
+def _clamp(seconds: float) -> timedelta:
     return timedelta(seconds=min(max(seconds, 0.0), _LONGEST_WAIT.total_seconds()))

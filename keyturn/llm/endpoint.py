@@ -20,18 +20,18 @@ class Timeouts:
     total: float
 
 
-# With less than this left for its first byte, nobody is asked who had to be waited for: a failure would be ours.
+# With less than this left for its first byte, a provider is not asked after a wait: the failure would be ours.
 LEAST_SECONDS_TO_ASK = 1.0
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A server under a name of its own, as routes and records call it.
+    """A server under its own name, as routes and records call it.
 
     Attributes:
         name: unique in one worker.
         provider: whose wire format, errors and batches it has.
-        base_url: up to where the format's own path begins.
+        base_url: up to where the format's own path starts.
         key: gives its API key.
         key_header: the header that carries the key alone, such as Azure's `api-key`; None for the format's own.
         headers: sent with every request besides.
@@ -40,7 +40,7 @@ class Endpoint:
         calls_at_once: as many as it is asked at once by one worker; None for no limit.
         takes_batches: whether it has the provider's batches.
         learned: fields that it refused, by model; they are left out from then on, as long as the process lives.
-        slots: what holds `calls_at_once`.
+        slots: the semaphore of `calls_at_once`.
     """
 
     name: str
@@ -78,6 +78,6 @@ class Endpoint:
         own = {name: value.get_secret_value() for name, value in self.headers.items()}
         return {"user-agent": "keyturn", **self.wire.headers, **carried, **own}
 
-    def not_taken(self, model: str) -> set[str]:
-        """Return the fields that it does not take of requests to a model; whoever learns of one adds it."""
+    def unsupported_fields(self, model: str) -> set[str]:
+        """Return the fields that it rejects in requests to a model; a client that learns of one adds it."""
         return self.learned.setdefault(model, set(self.lacks))

@@ -11,12 +11,12 @@ BYTES_A_TOKEN = 2.5
 FRAMING_TOKENS = 32  # roles and separators that a provider puts around our text
 
 
-def estimated_tokens(text: str) -> int:
+def estimate_tokens(text: str) -> int:
     """Return how many tokens `text` takes at most, for text of any language."""
     return math.ceil(len(text.encode()) / BYTES_A_TOKEN)
 
 
-def estimated_input(prompt: Prompt) -> int:
+def estimate_input(prompt: Prompt) -> int:
     """Return how many tokens the whole request takes at most, its schema included."""
     schema = "" if prompt.schema is None else canonical_json(prompt.schema)
-    return sum(map(estimated_tokens, (prompt.system, prompt.stable, prompt.varying, schema))) + FRAMING_TOKENS
+    return sum(map(estimate_tokens, (prompt.system, prompt.stable, prompt.varying, schema))) + FRAMING_TOKENS

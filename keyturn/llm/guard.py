@@ -12,7 +12,7 @@ from keyturn.tasks.definition import Task
 
 
 class Prices(Protocol):
-    """What models cost and hold; None where that is unknown."""
+    """Prices and context windows of models; None where that is unknown."""
 
     def cost_usd(self, provider: str, model: str, usage: Usage, *, asked: str | None = None) -> Decimal | None:
         """Return what a call of this usage costs; `asked` is the model that was asked for."""
@@ -43,7 +43,7 @@ class Guard:
     """The limits of one worker.
 
     Attributes:
-        prices: what models cost and hold.
+        prices: prices and context windows of models.
         usd_per_call: what any call may cost; None leaves it to each task's own cap.
         usd_per_user_day: what one user may spend in a day (UTC); None for no such cap.
         spent_today: what a tenant's user has spent today; needed for that cap.
@@ -58,7 +58,7 @@ class Guard:
     in_flight: dict[tuple[str, str], Decimal] = field(default_factory=dict)  # what admitted calls may cost, by user
 
     def without_token_limit(self) -> "Guard":
-        """Return the same limits for work that is no single user's: costs are held together with this one's."""
+        """Return the same limits for work that is no single user's: costs are capped together with this one's."""
         return replace(self, tokens=None)
 
     async def admit(
@@ -66,9 +66,9 @@ class Guard:
     ) -> Decimal:
         """Raise ContextWindowExceeded or CostCapExceeded, with the numbers, if this call may not be made.
 
-        `tokens_in` is the upper estimate of the input. A price that nobody knows cannot be held against a cap; the
+        `tokens_in` is the upper estimate of the input. An unknown price cannot be counted against a cap; the
         worker says at start for which models that is so.
-        Returns what is held against the user's day until `release`.
+        Returns what is reserved of the user's day until `release`.
         """
         tokens_out = task.max_output_tokens
         window = self.prices.context_window(provider, model)
@@ -101,7 +101,7 @@ class Guard:
         return cost
 
     def release(self, request: ModelTask, cost: Decimal) -> None:
-        """Take back what `admit` held against the user's day, once the call has ended."""
+        """Release what `admit` reserved of the user's day, once the call has ended."""
         user = (request.tenant_id, request.user_id)
         if cost and user in self.in_flight:
             self.in_flight[user] -= cost

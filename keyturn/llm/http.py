@@ -63,7 +63,7 @@ class HttpModelClient:
         self._url, self._stream_url = endpoint.url(wire.path(model)), endpoint.url(wire.stream_path(model))
         self._headers_key: SecretStr | None = None
         self._headers: tuple[list[tuple[str, str]], list[tuple[str, str]]] = ([], [])
-        self._not_taken = endpoint.not_taken(model)
+        self._unsupported = endpoint.unsupported_fields(model)
         self.name = endpoint.name
         self.model = model
         self.passes_quota_on = passes_quota_on
@@ -85,7 +85,7 @@ class HttpModelClient:
         deadline, learned = time.monotonic() + timeouts.total, set[str]()
         key_was_renewed, waited = False, 0.0
         while True:
-            known = frozenset(self._not_taken)
+            known = frozenset(self._unsupported)
             begun = time.monotonic()
             async with self._place(replace(timeouts, total=max(deadline - begun, 0.0))):
                 key = await self._key(replace(timeouts, total=max(deadline - time.monotonic(), 0.0)))
@@ -96,7 +96,7 @@ class HttpModelClient:
                     raise EndpointBusy(f"no time was left after {waited:.3g} s of waiting for a place or a key")
                 limits = replace(timeouts, first_byte=first_byte, total=max(deadline - time.monotonic(), 0.0))
                 try:
-                    return await self._asked(prompt, timeouts, limits, key, trace_id, on_text)
+                    return await self._request(prompt, timeouts, limits, key, trace_id, on_text)
                 except PromptFiltered:  # an answer of its kind, as others give it with a 200
                     return Completion("", "filtered", "content_filter", self.model, Usage())
                 except AuthenticationFailed:
@@ -107,15 +107,15 @@ class HttpModelClient:
                     # A field that the server does not take costs it nothing to refuse, and us one more request, once.
                     new = error.refused_fields - known
                     if not new:
-                        self._not_taken -= learned  # it was refused without them as well: they were not the fault
+                        self._unsupported -= learned  # it was refused without them as well: they were not the fault
                         raise
                     learned |= new
-                    self._not_taken |= new
+                    self._unsupported |= new
                     _log.warning("provider_field_refused", provider=self.name, model=self.model, fields=sorted(new))
 
     @asynccontextmanager
     async def _place(self, timeouts: Timeouts) -> AsyncIterator[None]:
-        """Hold one of the calls that may be made at once; raises EndpointBusy where none comes free in time."""
+        """Take one of the calls that may be made at once; raises EndpointBusy where none comes free in time."""
         slots = self._endpoint.slots
         if slots is None:
             yield
@@ -144,7 +144,7 @@ class HttpModelClient:
         if self._headers_key is not key:
             headers = {
                 "accept": "application/json",
-                # A compressed mebibyte may unfold to a gigabyte before anybody counts: none is asked for or taken.
+                # A compressed mebibyte may unfold to a gigabyte before it can be counted: none is asked for or taken.
                 "accept-encoding": "identity",
                 "content-type": "application/json",
                 "host": self._url.netloc.decode(),
@@ -154,7 +154,7 @@ class HttpModelClient:
             self._headers_key, self._headers = key, (list(headers.items()), list(streamed.items()))
         return self._headers[on_text is not None]
 
-    async def _asked(
+    async def _request(
         self,
         prompt: Prompt,
         timeouts: Timeouts,
@@ -167,8 +167,8 @@ class HttpModelClient:
         payload = self._wire.payload(self.model, prompt)
         if on_text is not None:
             payload |= self._wire.stream_fields
-        if self._wire.adapt is not None and self._not_taken:
-            payload = self._wire.adapt(payload, self._not_taken, prompt)
+        if self._wire.adapt is not None and self._unsupported:
+            payload = self._wire.adapt(payload, self._unsupported, prompt)
         # Made directly: a client's build_request merges defaults that are all stated here, at twice the cost.
         request = httpx.Request(
             "POST",
@@ -194,7 +194,7 @@ class HttpModelClient:
         first = asyncio.timeout(limits.first_byte)
         first_byte_ms = 0.0
 
-        def heard() -> None:
+        def on_first_byte() -> None:
             nonlocal first_byte_ms
             first_byte_ms = first_byte_ms or (time.perf_counter() - began) * 1000
             first.reschedule(None)
@@ -204,10 +204,10 @@ class HttpModelClient:
                 response = await self._client.send(request, stream=True)
                 try:
                     if response.status_code == 200 and on_text is not None:
-                        answer = await self._pieces(response, on_text, heard)
+                        answer = await self._pieces(response, on_text, on_first_byte)
                     else:
-                        heard()
-                        answer = _decoded(await _body(response))
+                        on_first_byte()
+                        answer = _decode(await _body(response))
                     return response, answer, first_byte_ms
                 finally:
                     await response.aclose()
@@ -219,14 +219,14 @@ class HttpModelClient:
         except KeyturnError:
             raise
         except Exception as error:
-            # Its type alone is told: the message may quote what was received. The deadlines that count as timeouts are
-            # ours, above: this transport calls a refused or dropped connection one too, and who cannot be reached in
+            # Only its type is repeated: the message may quote what was received. The deadlines that are timeouts stand
+            # above: this transport calls a refused or dropped connection one too, and a server out of reach for
             # `connect` seconds is not there.
             cause = type(error.__cause__ or error).__name__
             raise ProviderUnavailable(f"the connection to the provider failed: {cause}") from None
 
-    async def _pieces(self, response: httpx.Response, on_text: OnText, heard: Callable[[], None]) -> Any:
-        """Return the whole of an answer that comes in pieces; `heard` is called with the first of its text."""
+    async def _pieces(self, response: httpx.Response, on_text: OnText, on_first_byte: Callable[[], None]) -> Any:
+        """Return the whole of an answer that comes in pieces; `on_first_byte` is called with the first of its text."""
         _expect_uncompressed(response)
         if isinstance(response.stream, httpx.AsyncByteStream):
             response.stream = Bounded(response.stream, MAX_BODY_BYTES)
@@ -235,7 +235,7 @@ class HttpModelClient:
             async with aclosing(events_of(response)) as events:
                 async for event in events:
                     if event.whole:  # a server that answers whole what was asked for in pieces
-                        heard()
+                        on_first_byte()
                         return event.data
                     if error_in(event.data) is not None or event.name == "error":
                         raise self._error(200, event.data, response.headers)
@@ -245,12 +245,12 @@ class HttpModelClient:
                     except (TypeError, KeyError, IndexError, AttributeError, ValueError):
                         raise UnreadableResponse("the answer's stream is not in the provider's format") from None
                     if more:
-                        heard()
+                        on_first_byte()
                         on_text(text)
                     if fold.ended:
                         return fold.answer()
         except (httpx.HTTPError, OSError):
-            if not fold.finished:  # what was told to be the end is one, whatever breaks behind it
+            if not fold.finished:  # the provider marked the end: a connection that breaks after it loses nothing
                 raise
         if fold.finished:
             return fold.answer()
@@ -289,7 +289,7 @@ def _expect_uncompressed(response: httpx.Response) -> None:
         raise UnreadableResponse("the answer is compressed, which was not asked for")
 
 
-def _decoded(body: bytes) -> Any:
+def _decode(body: bytes) -> Any:
     try:
         return read_json(body)
     except ValueError:

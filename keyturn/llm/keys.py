@@ -29,16 +29,16 @@ from keyturn.llm.errors import ProviderKeyUnavailable
 _log = structlog.get_logger("keyturn.llm")
 # A token of Entra ID has some 2 kB, one with many groups 10.
 MAX_KEY_CHARACTERS = 32_000
-# A request is let in by the token that it began with; two minutes outlast a renewal that fails once.
+# A request is admitted by the token that it started with; two minutes outlast a renewal that fails once.
 RENEW_BEFORE_SECONDS = 120.0
-# Of a token that does not say when it ends: command lines keep theirs, and give a new one some minutes before the end.
+# Of a token that does not say when it ends: command lines cache theirs, and give a new one minutes before the end.
 RENEW_EVERY_SECONDS = 300.0
 # A command that has just failed is not started anew by each of 64 calls at once.
 PAUSE_SECONDS = 10.0
 # az and gcloud take one to five seconds; a metadata server that is not there takes them twenty.
 COMMAND_SECONDS = 30.0
 LOOK_SECONDS = 0.02  # a hundredth of what the quickest of them takes
-SETTLE_SECONDS = 0.2  # for what stands in a pipe when the command has ended
+REST_SECONDS = 0.2  # for the rest in a pipe when the command has ended
 
 
 class KeySource(Protocol):
@@ -107,7 +107,7 @@ class RenewedKey:
         if self._key is not None and (self._ends is None or self._wall() < self._ends):
             return self._key  # a new one is being read beside this call
         if self._reading is not None:
-            # The reading is everybody's: it goes on where one call has no time left.
+            # All calls share the reading: it continues where one call has no time left.
             await asyncio.shield(self._reading)
         if self._key is None or (self._ends is not None and self._wall() >= self._ends):
             raise self._failure or ProviderKeyUnavailable("no key was given")
@@ -116,7 +116,7 @@ class RenewedKey:
     def reject(self, key: SecretStr) -> bool:
         """Read the key again with the next call, unless it was read just now."""
         if self._key is not None and self._key.get_secret_value() != key.get_secret_value():
-            return True  # it was renewed while the call was under way
+            return True  # it was renewed during the call
         if self._clock() - self._read_at < self._reject_after:
             return False
         self._key, self._renew_at = None, 0.0
@@ -141,7 +141,7 @@ class RenewedKey:
 
 
 def file_key(file: Path) -> RenewedKey:
-    """Return the key that stands in a file, which somebody else renews."""
+    """Return the key in a file, which another program renews."""
 
     async def read() -> str:
         try:
@@ -165,13 +165,13 @@ def command_key(
     """
 
     async def read() -> str:
-        return await _printed(command, seconds, hidden)
+        return await _output_of(command, seconds, hidden)
 
     return RenewedKey(read)
 
 
 def parse_key(text: str, *, now: float) -> tuple[SecretStr, float | None]:
-    """Return the key in what a file or a command gives, and when it ends, in seconds since 1970 if it is told.
+    """Return the key in what a file or a command gives, and when it expires, in seconds since 1970 if it says so.
 
     The text is the key alone, or a JSON object as `az account get-access-token` (accessToken, expires_on), OAuth 2.0
     (access_token, expires_in: RFC 6749, 5.1) or Kubernetes' client authentication (status.token,
@@ -232,8 +232,8 @@ def _read_text(file: Path) -> str:
         return opened.read(MAX_KEY_CHARACTERS + 1).decode()
 
 
-async def _printed(command: Sequence[str], seconds: float, hidden: AbstractSet[str]) -> str:
-    """Return what a command prints; what it writes of errors is not kept, for it may repeat the key."""
+async def _output_of(command: Sequence[str], seconds: float, hidden: AbstractSet[str]) -> str:
+    """Return what a command prints; its standard error is discarded, for it may repeat the key."""
     # It gets the environment without our own secrets: it needs its own, HOME and PATH.
     environment = {name: value for name, value in os.environ.items() if not _is_ours(name) and name not in hidden}
     try:
@@ -253,10 +253,10 @@ async def _printed(command: Sequence[str], seconds: float, hidden: AbstractSet[s
     try:
         async with asyncio.timeout(seconds):
             # Not `process.wait()`, which waits for the other end of the pipe as well.
-            while (status := process.returncode) is None:  # noqa: ASYNC110 - nothing else tells of the end alone
+            while (status := process.returncode) is None:  # noqa: ASYNC110 - nothing else reports the end alone
                 await asyncio.sleep(LOOK_SECONDS)
-        # What it left running may hold the pipe for as long as it likes: what the command printed itself is there now.
-        await asyncio.wait({reading}, timeout=SETTLE_SECONDS)
+        # A process that it left running may hold the pipe open: what the command printed itself is there now.
+        await asyncio.wait({reading}, timeout=REST_SECONDS)
     except TimeoutError:
         raise ProviderKeyUnavailable(
             f"the command for the key did not end within {seconds:g} s: {command[0]}"

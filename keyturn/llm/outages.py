@@ -2,7 +2,7 @@
 
 Without it, a dead first provider costs each call most of its time.
 
-Where a fleet shares a Redis, its workers tell each other (`keyturn.llm.shared_outages`).
+Where a fleet shares a Redis, its workers share what they learn (`keyturn.llm.shared_outages`).
 
 Closed: it is asked in its turn. After some failures in a row it is open: it is asked last, and so only where no other
 one of the route answers. After a while one call tries it in its turn (half open): an answer closes it, another failure
@@ -56,7 +56,7 @@ class Outages:
         self._clock = clock
         self._jitter = jitter
         self._circuits: dict[Name, _Circuit] = {}
-        # What this worker found out and nobody was told yet: for how many seconds a circuit is open; 0 for closed.
+        # What this worker found out and has not published yet: for how many seconds a circuit is open; 0 for closed.
         self._news: dict[Name, tuple[float, float]] = {}
 
     def in_order(self, route: Sequence[P], name: Callable[[P], Name]) -> Sequence[P]:
@@ -94,7 +94,7 @@ class Outages:
         circuit.failures += 1
         was_open = circuit.open_until is not None
         if circuit.failures < FAILURES_TO_OPEN or (was_open and not circuit.is_probed):
-            return  # not enough yet; or a call that had begun before it was opened
+            return  # not enough yet; or a call that had started before it was opened
         if was_open:
             circuit.seconds = min(circuit.seconds * 2, LONGEST_SECONDS)
         seconds = circuit.seconds * (0.75 + self._jitter() / 2)

@@ -25,12 +25,12 @@ class WireFormat:
 
     Attributes:
         path: from a model to the path below the base URL.
-        key_header: the header that carries the key, and what stands before it.
+        key_header: the header that carries the key, and the text before the key.
         headers: whatever other headers the format demands.
         payload: from model and prompt to the request's body. Pure.
         completion: from the decoded body of a 200, and the model that was asked, to our terms; or UnreadableResponse.
         errors: the table of what its error responses mean.
-        codes_of: where its error responses hold their codes.
+        codes_of: where its error responses have their codes.
         request_id: the response header that names the request to the provider's support; empty if there is none.
         stream_path: from a model to the path that answers in pieces.
         stream_fields: what the body must have beside, for an answer in pieces.
@@ -61,7 +61,7 @@ class Provider:
         name: as KEYTURN_ROUTES names it, and `format` in the file KEYTURN_ENDPOINTS.
         wire: its wire format.
         url_variable: the environment variable that overrides its base URL.
-        key_variable: the environment variable that holds its API key.
+        key_variable: the environment variable with its API key.
         base_url: where it is asked if `url_variable` is not set; None if that must be set.
         needs_key: whether it refuses every call without a key.
         price_list: the provider's name in the bundled public prices (genai-prices), whose models are then all that it

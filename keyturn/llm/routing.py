@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
-from keyturn.calls import PassedOver
+from keyturn.calls import FailedAttempt
 from keyturn.errors import KeyturnError
 from keyturn.llm.endpoint import LEAST_SECONDS_TO_ASK, Timeouts
 from keyturn.llm.errors import (
@@ -23,7 +23,7 @@ from keyturn.tasks.definition import Prompt
 from keyturn.tasks.errors import UnknownTask
 
 QUOTA_PASSES = "[next-on-quota]"  # behind a model: where its quota is used up, the next one is asked
-DEFAULT = "*"  # the route of every task that has none of its own
+DEFAULT = "*"  # the route of every task without its own
 
 # A handshake takes a second over a bad network; 5 s outlast one lost packet, and a server that is not there by then is
 # not there.
@@ -31,12 +31,12 @@ CONNECT_SECONDS = 5.0
 # Where another provider follows, a silent one gets this share of what is left: most of it, because answers come whole
 # and the first byte is nearly the last, and still enough for the next one to answer.
 SHARE_BEFORE_NEXT = 0.6
-# With less than this left, nobody can answer: the next provider is not asked in vain.
+# With less than this left, no provider can answer: the next one is not asked in vain.
 LEAST_SECONDS = 0.5
 # What sends a call to the next provider. A failure that a person must fix, a refusal and an invalid answer never do:
 # the next one would hide what a person has to fix, or be asked until one says yes.
 _PASSES_ON = (ProviderUnavailable, ProviderTimeout, RateLimited)
-# What says nothing of the provider: it was this worker that had no key, or as many calls as it may make.
+# Failures that say nothing of the provider: this worker had no key, or as many calls as it may make.
 _NOT_ASKED = (EndpointBusy, ProviderKeyUnavailable)
 
 
@@ -69,18 +69,18 @@ class ModelClient(Protocol):
 
 
 @dataclass
-class Asked:
+class RouteResult:
     """What came of asking a route: who answered, and who was asked before and did not."""
 
     provider: ModelClient
     completion: Completion
-    passed_over: tuple[PassedOver, ...] = ()
+    passed_over: tuple[FailedAttempt, ...] = ()
 
 
 class RouteFailed(Exception):
-    """Nobody on the route answered. `error` is the first provider's own failure; `passed_over` has all of them."""
+    """No provider of the route answered. `error` is the first one's own failure; `passed_over` has all of them."""
 
-    def __init__(self, error: KeyturnError, passed_over: tuple[PassedOver, ...]) -> None:
+    def __init__(self, error: KeyturnError, passed_over: tuple[FailedAttempt, ...]) -> None:
         super().__init__(str(error))
         self.error = error
         self.passed_over = passed_over
@@ -132,7 +132,7 @@ async def ask_in_turn(
     admit: Callable[[ModelClient], Awaitable[None]],
     on_text: OnText | None = None,
     outages: Outages | None = None,
-) -> Asked:
+) -> RouteResult:
     """Ask the providers of `route` in turn, each at most once, until one answers.
 
     Args:
@@ -141,11 +141,11 @@ async def ask_in_turn(
         deadline: by `time.monotonic()`, when the whole call must have ended.
         trace_id: sent along.
         admit: raises a KeyturnError if a provider may not be asked this.
-        on_text: see `HttpModelClient.complete`; when the next provider is asked, the text begins anew.
+        on_text: see `HttpModelClient.complete`; when the next provider is asked, the text starts over.
         outages: who is down, as far as is known: those are asked last.
 
     Raises:
-        RouteFailed: nobody answered. The first provider's failure counts, and its message names the others'.
+        RouteFailed: no provider answered. The first one's failure counts, and its message names the others'.
     """
     failures: list[tuple[ModelClient, KeyturnError]] = []
     outages = outages or Outages()
@@ -158,7 +158,7 @@ async def ask_in_turn(
         try:
             await admit(provider)
             left = deadline - time.monotonic()  # looking up what the user has spent took some of it
-            # Who is down keeps no time for itself: it is there for where nobody else answers.
+            # No time is reserved for a provider that is down: it is asked only where no other answers.
             followed = any(not outages.is_open(_name(later)) for later in route[place + 1 :])
             timeouts = _timeouts(max(left, 0.0), followed=followed)
             outages.record_attempt(_name(provider))
@@ -174,9 +174,9 @@ async def ask_in_turn(
                 break
         else:
             outages.record_answer(_name(provider))
-            return Asked(provider, completion, _passed_over(failures))
-    # Who was the only one asked was not passed over.
-    raise RouteFailed(_first_with_all_messages(failures), _passed_over(failures) if len(failures) > 1 else ())
+            return RouteResult(provider, completion, _failed_attempts(failures))
+    # The only provider asked has no failed attempts before it.
+    raise RouteFailed(_first_with_all_messages(failures), _failed_attempts(failures) if len(failures) > 1 else ())
 
 
 def _name(provider: ModelClient) -> tuple[str, str]:
@@ -188,9 +188,9 @@ def _timeouts(left: float, *, followed: bool) -> Timeouts:
     return Timeouts(connect=min(CONNECT_SECONDS, first_byte), first_byte=first_byte, total=left)
 
 
-def _passed_over(failures: Sequence[tuple[ModelClient, KeyturnError]]) -> tuple[PassedOver, ...]:
+def _failed_attempts(failures: Sequence[tuple[ModelClient, KeyturnError]]) -> tuple[FailedAttempt, ...]:
     return tuple(
-        PassedOver(provider=provider.name, model=provider.model, failure=error.kind) for provider, error in failures
+        FailedAttempt(provider=provider.name, model=provider.model, failure=error.kind) for provider, error in failures
     )
 
 

@@ -1,4 +1,4 @@
-"""What a fleet's workers tell each other of providers that are down, by Redis: one finds out, and the others know."""
+"""What a fleet's workers share, by Redis, of providers that are down: one finds out, and the others know."""
 
 import asyncio
 import random
@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from keyturn.llm.outages import Name, Outages
 
 _log = structlog.get_logger("keyturn.llm")
-# An outage costs each worker five calls to find out; told within a second, it costs the fleet about as many.
+# An outage costs each worker five calls to find out; shared within a second, it costs the fleet about as many.
 EXCHANGE_EVERY_SECONDS = 1.0
 REDIS_SECONDS = 1.0
 # Workers learn of the same end at the same time: by up to two seconds apart, one has tried before the next one does.
@@ -56,18 +56,18 @@ class SharedOutages:
         )
 
     async def watch(self) -> None:
-        """Tell and learn once a second, for ever."""
+        """Publish and learn once a second, for ever."""
         while True:
             await self.exchange()
             await asyncio.sleep(EXCHANGE_EVERY_SECONDS)
 
     async def exchange(self) -> None:
-        """Tell what this worker found out, and learn what others did; a Redis that is away is logged."""
+        """Publish what this worker found out, and learn what others did; a Redis that is away is logged."""
         self._unsent |= self._outages.take_news()
         try:
             async with asyncio.timeout(REDIS_SECONDS):
                 await self._send()
-                known = await looked_up(self._redis, self._names)
+                known = await look_up(self._redis, self._names)
         except (RedisError, OSError, TimeoutError) as error:
             _log.warning("outages_not_shared", cause=type(error).__name__)
             return
@@ -103,7 +103,7 @@ class SharedOutages:
                 self._outages.learn_closed(name)
 
 
-async def looked_up(redis: Redis, names: Iterable[Name]) -> dict[Name, tuple[str, float]]:
+async def look_up(redis: Redis, names: Iterable[Name]) -> dict[Name, tuple[str, float]]:
     """Return what the fleet knows of each circuit, and for how many seconds it counts; raises RedisError."""
     names = tuple(names)
     async with redis.pipeline(transaction=False) as pipeline:
@@ -121,7 +121,7 @@ async def looked_up(redis: Redis, names: Iterable[Name]) -> dict[Name, tuple[str
 
 async def remaining(redis: Redis, names: Iterable[Name]) -> dict[Name, float]:
     """Return for how many seconds each circuit is open that is; raises RedisError."""
-    return {name: left for name, (state, left) in (await looked_up(redis, names)).items() if state == OPEN}
+    return {name: left for name, (state, left) in (await look_up(redis, names)).items() if state == OPEN}
 
 
 def _key(name: Name) -> str:

@@ -1,4 +1,4 @@
-"""The untrusted shapes: what a provider sent, before anybody has judged it."""
+"""The untrusted shapes: what a provider sent, before it was judged."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ from keyturn.contracts import Contract
 from keyturn.foreign_json import DECODER, expect_shallow, read_json
 from keyturn.rotations.decisions import Rejection
 
-# Told the text so far whenever more of it came. Untrusted, and no answer yet: what it may become is judged at its end.
+# Called with the text so far whenever more of it came. Untrusted, and no answer yet: only the whole text is judged.
 OnText = Callable[[str], None]
 Finish = Literal["complete", "truncated", "refused", "filtered"]
 
@@ -82,7 +82,7 @@ def parse_answer(completion: Completion, proposal: type[Contract] | None) -> Con
 
 
 def _objects_in(text: str) -> Iterator[Any]:
-    """Yield the whole text if it is JSON; else each object in it that stands in no other."""
+    """Yield the whole text if it is JSON; else each object in it that is nested in no other."""
     try:
         yield read_json(text)
     except ValueError:
@@ -106,7 +106,7 @@ def _objects_in(text: str) -> Iterator[Any]:
 
 
 def _without_thoughts(text: str) -> str:
-    """Return the text without what stands between the marks of thoughts; some models leave the first mark out."""
+    """Return the text without the parts between the marks of thoughts; some models leave the first mark out."""
     kept: list[str] = []
     place = depth = 0
     for mark in _THOUGHTS.finditer(text):

@@ -65,7 +65,7 @@ def envelope(message: Message) -> bytes:
 
 
 def event_id(message: Message) -> str:
-    """Return what stands for a message, however often it is sent."""
+    """Return the id of a message, the same however often it is sent."""
     return message.job_id if message.topic == TOPIC else f"{message.job_id}.{message.outbox_id}"
 
 
@@ -158,12 +158,12 @@ class Webhook:
             async with asyncio.timeout(SEND_SECONDS):
                 answer = await self._http.send(request, stream=True, follow_redirects=False)
                 try:
-                    answer_body = await _beginning(answer) if answer.status_code == 409 else b""
+                    answer_body = await _read_body(answer) if answer.status_code == 409 else b""
                 finally:
                     await answer.aclose()
         except (httpx.HTTPError, OSError) as error:  # asyncio's TimeoutError is an OSError
             raise ReceiverUnavailable(f"the receiver did not answer: {type(error).__name__}") from None
-        return _classified(answer, answer_body, message)
+        return _classify(answer, answer_body, message)
 
     async def _address(self) -> str:
         """Return the address to connect to; raises ReceiverRefused for one that may not be asked."""
@@ -228,7 +228,7 @@ def fault_of_target(scheme: str, address: str, *, allow_private: bool) -> str | 
     return None
 
 
-async def _beginning(answer: httpx.Response) -> bytes:
+async def _read_body(answer: httpx.Response) -> bytes:
     answer_body = b""
     async for chunk in answer.aiter_bytes():
         answer_body += chunk
@@ -237,21 +237,21 @@ async def _beginning(answer: httpx.Response) -> bytes:
     return answer_body
 
 
-def _classified(answer: httpx.Response, answer_body: bytes, message: Message) -> str:
+def _classify(answer: httpx.Response, answer_body: bytes, message: Message) -> str:
     status = answer.status_code
     if 200 <= status < 300:
         return "taken"
     if status == 409 and _names_this_message(answer_body, message):
         return "known"
-    wish = _wish(answer.headers)
-    if status in {408, 423, 425, 429} or status >= 500 or (status == 409 and (wish or _is_under_way(answer_body))):
-        raise ReceiverUnavailable(f"the receiver answered {status}", retry_after=wish)
+    wait = _retry_after(answer.headers)
+    if status in {408, 423, 425, 429} or status >= 500 or (status == 409 and (wait or _is_under_way(answer_body))):
+        raise ReceiverUnavailable(f"the receiver answered {status}", retry_after=wait)
     if status in {409, 422}:
         raise ReceiverConflict(f"the receiver answered {status}: it knows this job's key for another request")
     raise ReceiverRefused(f"the receiver answered {status}")
 
 
-# What receivers write while the same request is under way elsewhere: the draft on idempotency keys has 409 for it
+# What receivers answer while the same request is in progress elsewhere: the draft on idempotency keys has 409 for it
 # (draft-ietf-httpapi-idempotency-key-header, 2.6), Stripe `idempotency_key_in_use`, others their own words.
 _UNDER_WAY = re.compile(
     rb"\bin[ _-]progress\b|\boutstanding\b|\bstill (?:being )?process|\bbeing processed\b|(?:\b|_)in[ _-]use\b"
@@ -274,8 +274,8 @@ def _names_this_message(answer_body: bytes, message: Message) -> bool:
     return any(name == event_id(message) for name in named)
 
 
-def _wish(headers: httpx.Headers) -> timedelta | None:
-    """Retry-After in seconds; as a date it is passed over, for a receiver's clock is nobody's."""
+def _retry_after(headers: httpx.Headers) -> timedelta | None:
+    """Return Retry-After in seconds; a date is ignored, for it depends on the receiver's clock."""
     value = headers.get("retry-after", "")
     if re.fullmatch("[0-9]+", value) is None:
         return None

@@ -67,7 +67,7 @@ def applies(line: PolicyLine, facts: CredentialFacts) -> bool:
 def due(line: PolicyLine, facts: CredentialFacts, at: datetime | None = None) -> datetime | None:
     """Return until when a line that holds wants the credential rotated; None if it states no time.
 
-    A window runs from the moment at which the line began to apply: for age and disuse, when the edge was passed; else
+    A window runs from the moment at which the line started to apply: for age and disuse, when the edge was passed; else
     when it was observed. A line that is due at once leaves a day from the decision.
 
     Args:
@@ -79,7 +79,7 @@ def due(line: PolicyLine, facts: CredentialFacts, at: datetime | None = None) ->
         return max(at or facts.observed_at, facts.observed_at) + AT_ONCE
     if line.window_days is None:
         return None
-    return _began(line, facts) + timedelta(days=line.window_days)
+    return _applies_since(line, facts) + timedelta(days=line.window_days)
 
 
 def _cause(line: PolicyLine, facts: CredentialFacts, condition: bool | None, at: datetime | None) -> Cause:
@@ -135,8 +135,8 @@ def _elapsed(rule: WhenOlder | WhenUnused, facts: CredentialFacts) -> timedelta 
     return facts.age if isinstance(rule, WhenOlder) else facts.unused_for
 
 
-def _began(line: PolicyLine, facts: CredentialFacts) -> datetime:
-    """When a line that holds began to apply."""
+def _applies_since(line: PolicyLine, facts: CredentialFacts) -> datetime:
+    """Return when a line that holds started to apply."""
     rule = line.rule
     if isinstance(rule, WhenOlder | WhenUnused):
         elapsed = _elapsed(rule, facts)

@@ -34,7 +34,7 @@ class Catalogue:
         return line
 
     def resolve(self, refs: Iterable[PolicyRef]) -> tuple[PolicyLine, ...]:
-        """Return the lines named, in that order; raises UnknownPolicyLine if a version is not the one held."""
+        """Return the lines named, in that order; raises UnknownPolicyLine if the catalogue has another version."""
         lines = []
         for ref in refs:
             line = self.current(ref.id)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, get_args
 from keyturn.contracts import CredentialFacts, CredentialKind
 from keyturn.policy.applicability import MICROSECOND, threshold
 from keyturn.policy.line import PolicyLine, WhenOlder, WhenUnused
-from keyturn.policy.support import Support, supported
+from keyturn.policy.support import Support, support_of
 
 # A moment for examples: only differences between moments are judged.
 _THEN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -28,8 +28,8 @@ def changes_for(
     before: Sequence[PolicyLine], after: Sequence[PolicyLine], facts: CredentialFacts, at: datetime | None = None
 ) -> list[Change]:
     """Return what differs for one key that is judged under `after` instead of `before`."""
-    old, new = supported(before, facts, at), supported(after, facts, at)
-    pairs = [(aspect, _in_words(aspect, old), _in_words(aspect, new)) for aspect in ASPECTS]
+    old, new = support_of(before, facts, at), support_of(after, facts, at)
+    pairs = [(aspect, _describe_aspect(aspect, old), _describe_aspect(aspect, new)) for aspect in ASPECTS]
     return [Change(aspect, was, now, facts) for aspect, was, now in pairs if was != now]
 
 
@@ -42,13 +42,13 @@ def smallest_examples(before: Sequence[PolicyLine], after: Sequence[PolicyLine])
     found: dict[tuple[str, str, str], Change] = {}
     for facts in sorted(_keys([*before, *after]), key=_size):
         for change in changes_for(before, after, facts):
-            # A date moves with each key; that it moves is told once for each decision.
+            # A date moves with each key; that it moves is reported once for each decision.
             mark = (change.aspect, "", "") if change.aspect == "date" else change[:3]
             found.setdefault(mark, change)
     return list(found.values())
 
 
-def _in_words(aspect: str, support: Support) -> str:
+def _describe_aspect(aspect: str, support: Support) -> str:
     if aspect == "decision":
         return support.decision
     if support.decision != "eligible":

@@ -12,7 +12,7 @@ from keyturn.contracts import Contract
 from keyturn.policy.line import PolicyLine
 
 SHIPPED_LINES = Path(__file__).parent / "lines"
-# A policy of a thousand lines is nobody's: the largest benchmark has some hundreds of recommendations in all.
+# No policy has a thousand lines: the largest benchmark has some hundreds of recommendations in all.
 MAX_LINES_PER_FILE = 1_000
 MAX_FILE_BYTES = 4_000_000  # a thousand lines of some hundred bytes each, many times over
 
@@ -92,7 +92,7 @@ def _faults_of(file: Path, text: str, raw: dict[str, Any], error: ValidationErro
     for fault in error.errors(include_url=False):
         path = fault["loc"]
         if fault["type"] == "too_short" and path == ("line",) and raw.get("line"):
-            continue  # said of lines that are there, and whose own faults are told
+            continue  # reported of lines that are there, and whose own faults are reported
         place = path[1] if len(path) > 1 and isinstance(path[1], int) else None
         field = ".".join(str(part) for part in (path if place is None else path[2:]))
         message = _hint_of(fault["type"], fault["msg"].removeprefix("Value error, "))
@@ -121,7 +121,7 @@ _HEADER = re.compile(r"^\s*\[\[\s*line\s*\]\]", re.MULTILINE)
 
 
 def _line_numbers(text: str) -> list[int]:
-    """The line number of each `[[line]]`: TOML's reader keeps none."""
+    """Return the line number of each `[[line]]`: TOML's reader drops them."""
     return [text.count("\n", 0, match.end()) + 1 for match in _HEADER.finditer(text)]
 
 

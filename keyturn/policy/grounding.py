@@ -1,7 +1,7 @@
 """The gate: an answer is accepted only if it equals what evidence and all supplied policy lines support. Pure.
 
 Every refusal has a reason code. The explanations repeat nothing that a model wrote, because model text may hold
-anything, and a recorded explanation is read by people.
+anything, and operators read a recorded explanation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.errors import ApprovalInvalid, DigestMismatch
 from keyturn.policy.line import PolicyLine, digest_of_line
 from keyturn.policy.quotes import quotes_hold
-from keyturn.policy.support import Support, explain, supported, with_binding
+from keyturn.policy.support import Support, explain, support_of, with_binding
 from keyturn.rotations.contracts import JobOrder, RotationRequest
 from keyturn.rotations.decisions import (
     DecisionBasis,
@@ -56,14 +56,14 @@ def ground(
         lines: the lines that the model was given, at the versions that the request names.
         at: when it is decided; None for the evidence's own time.
     """
-    support = supported(lines, request.credential, at)
+    support = support_of(lines, request.credential, at)
     answer = read_answer(proposed, support)
     if isinstance(answer, Rejection):
         return answer
     quoted = _quoted_lines(answer, support)
     if not quoted:
-        return fault_of(answer, support) or _grounded(support, request, at, "rule_and_model", answer)
-    # Lines in words only: they hold as far as the model quotes what they rest on, and a person decides.
+        return fault_of(answer, support) or _grounded_decision(support, request, at, "rule_and_model", answer)
+    # Lines in words only: they apply as far as the model quotes the evidence for them, and a person decides.
     quotes = _quotes(proposed.quotes)
     if quotes is None or not quotes_hold(quotes, quoted, request.credential):
         return Rejection(
@@ -71,9 +71,9 @@ def ground(
             explanation="A line that states its condition in words only needs verbatim quotes of its wording and of "
             "the evidence, and these are not.",
         )
-    extended = _extended(support, quoted, request.credential, at)
+    extended = _with_quoted(support, quoted, request.credential, at)
     fault = fault_of(answer, extended)
-    return fault or _grounded(extended, request, at, "quotes", answer, quotes)
+    return fault or _grounded_decision(extended, request, at, "quotes", answer, quotes)
 
 
 def decide_by_rule(
@@ -83,7 +83,7 @@ def decide_by_rule(
     basis: Literal["rule", "disagreement"] = "rule",
 ) -> GroundedDecision:
     """Return what the rules alone decide; as one side of a disagreement, it needs a person's approval."""
-    return _grounded(supported(lines, request.credential, at), request, at, basis)
+    return _grounded_decision(support_of(lines, request.credential, at), request, at, basis)
 
 
 def disagree(
@@ -95,7 +95,7 @@ def disagree(
 
 def is_rule_readable(request: RotationRequest, lines: Sequence[PolicyLine]) -> bool:
     """Return True if code can read the condition of every line that covers the credential."""
-    return not supported(lines, request.credential).in_words_only
+    return not support_of(lines, request.credential).in_words_only
 
 
 def fault_of(answer: Answer, support: Support) -> Rejection | None:
@@ -109,21 +109,23 @@ def confirm(order: JobOrder, catalogue: Catalogue) -> None:
     """Check at the action's own boundary that an order is what policy and evidence support now.
 
     Raises:
-        UnknownPolicyLine: a supplied line is not held at its version any more.
+        UnknownPolicyLine: the catalogue no longer has a supplied line at its version.
         DigestMismatch: policy, evidence or decision differ from those of the verdict.
         ApprovalInvalid: the decision needs an approval, and this order has none that counts.
     """
     decision = order.decision
     lines = catalogue.resolve(order.policy_lines)
     at = decision.decided_at
-    support = supported(lines, order.credential, at)
+    support = support_of(lines, order.credential, at)
     if decision.basis == "quotes":
         bound = {ref.id for ref in decision.source_lines}
         quoted = [line for line in support.in_words_only if line.id in bound]
         if not quoted or not quotes_hold(decision.quotes, quoted, order.credential):
             raise DigestMismatch("the decision's quotes are not those of the policy and the evidence")
-        support = _extended(support, quoted, order.credential, at)
-    expected = _decided(support, order.tenant_id, order.account_id, order.credential, decision.basis, decision.quotes)
+        support = _with_quoted(support, quoted, order.credential, at)
+    expected = _decision_fields(
+        support, order.tenant_id, order.account_id, order.credential, decision.basis, decision.quotes
+    )
     if any(getattr(decision, name) != value for name, value in expected.items()):
         raise DigestMismatch("the decision's digest does not match the evidence and the policy held now")
     if decision.decision != "eligible" or decision.rotate_by != support.rotate_by:
@@ -238,7 +240,7 @@ def _fault_of_no(answer: Answer, support: Support) -> Rejection | None:
 
 
 def _quoted_lines(answer: Answer, support: Support) -> list[PolicyLine]:
-    """The lines in words only that an eligible answer cites."""
+    """Return the lines in words only that an eligible answer cites."""
     if answer.decision != "eligible":
         return []
     return [line for line in support.in_words_only if line.id in answer.cited]
@@ -253,13 +255,15 @@ def _quotes(raw: JsonValue) -> tuple[Quote, ...] | None:
         return None
 
 
-def _extended(support: Support, quoted: Sequence[PolicyLine], facts: CredentialFacts, at: datetime | None) -> Support:
-    """The support where the quoted lines hold as well."""
+def _with_quoted(
+    support: Support, quoted: Sequence[PolicyLine], facts: CredentialFacts, at: datetime | None
+) -> Support:
+    """Return the support under which the quoted lines apply as well."""
     ids = {line.id for line in (*support.binding, *quoted)}
     return with_binding([one.line for one in support.readings if one.line.id in ids], support.readings, facts, at)
 
 
-def _grounded(
+def _grounded_decision(
     support: Support,
     request: RotationRequest,
     at: datetime | None,
@@ -268,7 +272,7 @@ def _grounded(
     quotes: tuple[Quote, ...] = (),
 ) -> GroundedDecision:
     facts = request.credential
-    decided = _decided(support, request.tenant_id, request.account_id, facts, basis, quotes)
+    decided = _decision_fields(support, request.tenant_id, request.account_id, facts, basis, quotes)
     is_yes = support.decision == "eligible"
     rotate_by = support.rotate_by if is_yes else None
     late = None if rotate_by is None else (at or facts.observed_at) - rotate_by
@@ -285,7 +289,7 @@ def _grounded(
     )
 
 
-def _decided(
+def _decision_fields(
     support: Support,
     tenant_id: str,
     account_id: str,

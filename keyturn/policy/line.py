@@ -1,4 +1,4 @@
-"""Policy lines: one written rule each, its wording for people and models, its condition and window for code.
+"""Policy lines: one written rule each, its wording for readers and models, its condition and window for code.
 
 A line's version is raised whenever its meaning changes; decisions, workflow ids and jobs name it. Benchmarks renumber
 their recommendations between releases, so `source` keeps the benchmark, its release and its id of that time.
@@ -72,7 +72,7 @@ Rule = Annotated[
     Field(discriminator="when"),
 ]
 # Evidence of last month describes last month's key. A month, because audits are monthly, and an export of the last one
-# is what an auditor holds in hand.
+# is what an auditor has.
 EVIDENCE_DAYS = 30
 
 

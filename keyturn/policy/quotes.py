@@ -7,7 +7,7 @@ from keyturn.contracts import CredentialFacts
 from keyturn.policy.line import PolicyLine
 from keyturn.rotations.decisions import Quote
 
-# Shorter runs of words stand in any text, and prove nothing.
+# Shorter runs of words occur in any text, and prove nothing.
 LEAST_WORDS = 3
 _WORD = re.compile(r"\S+")
 
@@ -27,7 +27,7 @@ def evidence_in_words(facts: CredentialFacts) -> list[str]:
 
 
 def quotes_hold(quotes: Sequence[Quote], lines: Sequence[PolicyLine], facts: CredentialFacts) -> bool:
-    """Return True if each line of `lines` has a quote, and each quote stands in its wording and in the evidence.
+    """Return True if each line of `lines` has a quote, and each quote occurs in its wording and in the evidence.
 
     A quote is a run of at least three whole words, or the whole sentence if that is shorter.
     """

@@ -1,4 +1,4 @@
-"""What a policy file's author should look at: lines that never hold, add nothing, or stand against each other. Pure."""
+"""What a policy file's author should look at: lines that never hold, add nothing, or contradict each other. Pure."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations, permutations
@@ -53,12 +53,12 @@ def _covered_by(one: PolicyLine, other: PolicyLine) -> bool:
         other.window_days is not None and other.window_days <= one.window_days
     )
     same_start = one.due == other.due and _edge(one) == _edge(other)
-    stricter_people = not one.approvers or (bool(other.approvers) and set(other.approvers) <= set(one.approvers))
+    stricter_approval = not one.approvers or (bool(other.approvers) and set(other.approvers) <= set(one.approvers))
     needs_person = one.decide != "person" or other.decide == "person" or bool(other.approvers)
     return (
         stricter_window
         and (same_start or one.due == other.due == "at_once")
-        and stricter_people
+        and stricter_approval
         and needs_person
         and other.evidence_days >= one.evidence_days
     )

@@ -15,7 +15,7 @@ from keyturn.people import is_among
 from keyturn.policy.applicability import Cause, Reading, due, read
 from keyturn.policy.line import PolicyLine
 
-# nobody: no approval is asked for. listed: one of `approvers`. operator: any operator who did not ask.
+# nobody: no approval is needed. listed: one of `approvers`. operator: any operator who did not ask.
 ApprovalBy = Literal["nobody", "listed", "operator"]
 
 
@@ -29,7 +29,7 @@ class Support(NamedTuple):
         window_days: the strictest window of the binding lines; None if they state none.
         rotate_by: the earliest time by which a binding line wants the rotation; None if none states one.
         approval: who must approve a rotation.
-        approvers: those who stand in the list of every binding line that asks for an approval.
+        approvers: those in the list of every binding line that asks for an approval.
     """
 
     decision: Decision
@@ -54,7 +54,7 @@ class Support(NamedTuple):
         return tuple(one.line.ref for one in self.readings if one.status == status)
 
 
-def supported(lines: Iterable[PolicyLine], facts: CredentialFacts, at: datetime | None = None) -> Support:
+def support_of(lines: Iterable[PolicyLine], facts: CredentialFacts, at: datetime | None = None) -> Support:
     """Return what the evidence supports under `lines`.
 
     Args:
@@ -94,7 +94,7 @@ def _decision(binding: Sequence[PolicyLine], readings: Sequence[Reading]) -> Dec
 
 
 def _approval(binding: Sequence[PolicyLine]) -> tuple[ApprovalBy, tuple[str, ...]]:
-    """Who must approve under every binding line that asks for it: who stands in each list, the strictest reading."""
+    """Return who must approve under every binding line that asks for it: only names in each list count."""
     lists = [line.approvers for line in binding if line.approval == "required"]
     if lists:
         first, *others = sorted(lists)
@@ -106,9 +106,9 @@ def explain(support: Support, facts: CredentialFacts, at: datetime | None = None
     """Return why the decision is what it is, in a sentence for a person. Nothing in it comes from a model."""
     covering = [one for one in support.readings if one.status != "other_kind"]
     if support.decision == "eligible":
-        return f"{_named(line.ref for line in support.binding)}: the evidence meets what the policy asks."
+        return f"{_join_refs(line.ref for line in support.binding)}: the evidence meets what the policy asks."
     if support.decision == "not_eligible":
-        return f"{_named(one.line.ref for one in covering)}: the evidence does not meet what the policy asks."
+        return f"{_join_refs(one.line.ref for one in covering)}: the evidence does not meet what the policy asks."
     if not covering:
         covers = sorted({kind for one in support.readings for kind in one.line.applies_to})
         return (
@@ -139,5 +139,5 @@ _FACT = {
 }
 
 
-def _named(refs: Iterable[PolicyRef]) -> str:
+def _join_refs(refs: Iterable[PolicyRef]) -> str:
     return ", ".join(str(ref) for ref in refs)

@@ -1,4 +1,4 @@
-"""A policy line's condition and demands in words, for people. Pure."""
+"""A policy line's condition and demands as text. Pure."""
 
 from keyturn.contracts import CredentialFacts
 from keyturn.policy.line import PolicyLine, WhenOlder, WhenUnused

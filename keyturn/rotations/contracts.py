@@ -33,7 +33,7 @@ class RotationRequest(ModelTask):
     policy_lines: tuple[PolicyRef, ...] = Field(min_length=1, max_length=MAX_POLICY_LINES)
     question: str = Field(min_length=1, max_length=MAX_QUESTION_CHARACTERS)
     prompt_version: ShortIdentifier = "rotation_decision@2"
-    # A person at a support screen waits for this verdict: 20 s is where they would rather be told to come back.
+    # A user at a support screen waits for this verdict: after 20 s they would rather come back later.
     timeout_seconds: float = Field(default=20.0, gt=0, le=120)
     credential: CredentialFacts
     # `rule`: lines that code can read are decided without a model. It is an operator's choice for a bulk run.
@@ -42,7 +42,7 @@ class RotationRequest(ModelTask):
 
     @model_validator(mode="after")
     def _question_holds_nothing_private(self) -> Self:
-        """The id of the key itself may stand in it, and no other's: AWS's are half of a key."""
+        """The id of the key itself may occur in it, and no other's: AWS's are half of a key."""
         if holds_private_data(self.question, about=(self.credential.key_id, self.account_id)):
             raise ValueError(f"the question {HOLDS_PRIVATE_DATA}")
         return self
@@ -62,10 +62,10 @@ class Assessment(Contract):
 
 
 class Instruction(Contract):
-    """What a person tells one workflow. It names that workflow, and is refused by any other.
+    """A person's instruction to one workflow. It names that workflow, and is refused by any other.
 
     Also by a later one of the same id: ids are used again. The client that sends it fills both in, see
-    `application.answers.addressed`. `first_run_id` is Temporal's own: a reset and a continued run keep it.
+    `application.answers.address_instruction`. `first_run_id` is Temporal's own: a reset and a continued run keep it.
     """
 
     workflow_id: str | None = Field(default=None, max_length=1_000)
@@ -90,13 +90,13 @@ class Denial(Instruction):
 
 
 class Resumption(Instruction):
-    """`resume`: somebody has fixed what a parked rotation waited for."""
+    """`resume`: what a parked rotation waited for has been fixed."""
 
     operator: Identifier
 
 
 class Abandonment(Instruction):
-    """`abandon`: somebody ends a parked rotation."""
+    """`abandon`: an operator ends a parked rotation."""
 
     operator: Identifier
     reason: Reason

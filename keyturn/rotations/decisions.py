@@ -92,7 +92,7 @@ class GroundedDecision(Contract):
         any_operator: that any operator who did not ask may approve it, because no line names approvers.
         basis: who agreed on it.
         quotes: what a decision under a line in words only rests on.
-        explanation: why, in a sentence of ours.
+        explanation: why, in a fixed sentence.
         decided_at: the time at which the age of the evidence was judged.
         digest: covers tenant, account, evidence, every supplied line, and the decision.
     """

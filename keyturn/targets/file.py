@@ -1,4 +1,4 @@
-"""Secrets in files of a folder, for development: mode 0600, replaced as a whole, the one before kept beside."""
+"""Secrets in files of a folder, for development: mode 0600, replaced as a whole, the one before stored beside it."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from keyturn.jobs.executor import SecretTarget
 
 
 class SecretFiles:
-    """One file a name in `folder`, which is ours alone (0700)."""
+    """One file a name in `folder`, which only this user may enter (0700)."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

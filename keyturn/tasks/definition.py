@@ -27,7 +27,7 @@ Section = tuple[str, JsonValue]
 
 @dataclass(frozen=True)
 class Reading:
-    """What a model made of a request: its unchecked proposal, if there is one, and why that was not accepted."""
+    """How a model read a request: its unchecked proposal, if there is one, and why that was not accepted."""
 
     provider: str
     model: str
@@ -71,13 +71,13 @@ class Task(Generic[RequestT, ProposalT, VerdictT]):
         request: the contract of the question; its defaults state prompt version and timeout.
         proposal: the unchecked shape of the answer; None where the answer is plain text.
         answer: what an accepted answer is. Never the proposal itself.
-        schema: the JSON schema that the provider is asked to keep to; None for plain text.
+        schema: the JSON schema that the provider is asked to follow; None for plain text.
         stable: the document's beginning, from the policy lines alone.
-        varying: the rest of it, from request, lines and time; all that people and inventories supply is here.
+        varying: the rest of it, from request, lines and time; all that users and inventories supply is here.
         judge: the business checks, at a time; pure, and it never raises for what a model wrote.
         max_output_tokens: where an answer is cut off.
         max_cost_usd: a call estimated above it is refused before it is made.
-        keep_for: how long an accepted answer may be given again for the same input; None if the task is not repeatable.
+        cache_for: how long an accepted answer may be given again for the same input; None if it is not repeatable.
         prompts: wording by version.
         by_rule: answers a request that asks for no model; returns None where a model must be asked. None for tasks that
             have no rules.
@@ -95,7 +95,7 @@ class Task(Generic[RequestT, ProposalT, VerdictT]):
     judge: Callable[[ProposalT, RequestT, Sequence[PolicyLine], datetime | None], VerdictT | Rejection]
     max_output_tokens: int
     max_cost_usd: Decimal
-    keep_for: timedelta | None
+    cache_for: timedelta | None
     prompts: Mapping[str, str]
     by_rule: Callable[[RequestT, Sequence[PolicyLine], datetime], VerdictT | None] | None = None
     disagree: Callable[[RequestT, Sequence[PolicyLine], Sequence[Reading], datetime], Contract] | None = None
@@ -109,8 +109,8 @@ class Task(Generic[RequestT, ProposalT, VerdictT]):
             at: when it is asked; None for the evidence's own time.
         """
         # By hand and not by canonical JSON of the whole, which would sort the order away.
-        stable = ",\n".join(_written(section) for section in self.stable(lines))
-        varying = ",\n".join(_written(section) for section in self.varying(request, lines, at))
+        stable = ",\n".join(_section_text(section) for section in self.stable(lines))
+        varying = ",\n".join(_section_text(section) for section in self.varying(request, lines, at))
         return Prompt(
             version=request.prompt_version,
             system=self.instructions(request.prompt_version),
@@ -159,6 +159,6 @@ def _line_as_json(line: PolicyLine) -> JsonValue:
     return line.model_dump(mode="json", include={"id", "wording", "applies_to", "window_days", "rule", "approval"})
 
 
-def _written(section: Section) -> str:
+def _section_text(section: Section) -> str:
     name, value = section
     return f"{canonical_json(name)}:{canonical_json(value)}"

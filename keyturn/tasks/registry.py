@@ -13,7 +13,7 @@ from keyturn.tasks.errors import TaskInvalid
 
 @cache
 def load_tasks() -> Mapping[str, Task[Any, Any, Any]]:
-    """Return every task by its name; raises TaskInvalid if a folder's definition does not hold together."""
+    """Return every task by its name; raises TaskInvalid if a folder's definition contradicts itself."""
     found: dict[str, Task[Any, Any, Any]] = {}
     for module in pkgutil.iter_modules(keyturn.tasks.__path__):
         if not module.ispkg:

@@ -1,4 +1,4 @@
-"""What no text of ours may say: private data, and the promise of an action. Pure, and on the side of caution."""
+"""What none of our texts may say: private data, and the promise of an action. Pure, and on the side of caution."""
 
 import re
 import unicodedata
@@ -6,7 +6,7 @@ import unicodedata
 from keyturn.private_data import holds_private_data
 from keyturn.rotations.decisions import Rejection, RejectionReason
 
-# The numbers that people spell out.
+# The numbers that are spelt out in prose.
 _WORDS = {
     "a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
     "ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16,
@@ -170,8 +170,8 @@ def _holds_hidden(text: str) -> bool:
     return False
 
 
-def fit_text(text: object, longest: int, *, may_tell_of_actions: bool = False) -> str | Rejection:
-    """Return `text` trimmed if it may be shown and stored as ours, at most `longest` characters; else why not."""
+def fit_text(text: object, longest: int, *, may_mention_actions: bool = False) -> str | Rejection:
+    """Return `text` trimmed if it may be shown and stored, at most `longest` characters; else why not."""
     if not isinstance(text, str) or not _is_unicode(text):
         return Rejection(reason="malformed_answer", explanation="What should be text is not.")
     if not text.strip():
@@ -180,7 +180,7 @@ def fit_text(text: object, longest: int, *, may_tell_of_actions: bool = False) -
         return Rejection(reason="too_long", explanation=f"The text is over {longest:,} characters.")
     if holds_private_data(text):
         return Rejection(reason="private_data", explanation="The text holds a card number or a secret.")
-    if not may_tell_of_actions and promises_action(text):
+    if not may_mention_actions and promises_action(text):
         return Rejection(reason="promised_action", explanation="The text says that something was or will be done.")
     return text.strip()
 

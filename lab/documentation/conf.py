@@ -17,7 +17,7 @@ html_last_updated_fmt = None
 extensions = ["myst_parser"]
 myst_heading_anchors = 4  # as GitHub names them, so that a link with an anchor works in both places
 exclude_patterns = ["README.md"]  # index.md is written from it, with the navigation
-suppress_warnings = ["myst.header"]  # a page may begin with the comment that says who writes it
+suppress_warnings = ["myst.header"]  # a page may start with the comment that says what writes it
 pygments_style = "a11y-high-contrast-light"
 pygments_dark_style = "a11y-high-contrast-dark"
 

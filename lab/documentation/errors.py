@@ -65,18 +65,23 @@ def _summary() -> str:
     return table(
         head,
         (
-            [code(error.kind), f"[{error.__name__}](#{error.__name__.lower()})", *_words(error), code(error.next_step)]
+            [
+                code(error.kind),
+                f"[{error.__name__}](#{error.__name__.lower()})",
+                *_yes_or_no(error),
+                code(error.next_step),
+            ]
             for error in sorted(every_error(), key=lambda error: error.kind)
         ),
     )
 
 
-def _words(error: type[errors.KeyturnError]) -> list[str]:
+def _yes_or_no(error: type[errors.KeyturnError]) -> list[str]:
     return ["yes" if value else "no" for value in (error.retryable, error.parks)]
 
 
 def _about(error: type[errors.KeyturnError]) -> str:
-    retried, parks = _words(error)
+    retried, parks = _yes_or_no(error)
     hint = "stated with each error." if "self.hint = " in inspect.getsource(error) else escape(error.hint)
     facts = f"Kind: {code(error.kind)}. Retried: {retried}. Parks: {parks}. Next step: {code(error.next_step)}."
     return f"{inspect.cleandoc(error.__doc__ or '')}\n\n{facts}\n\nHint: {hint}"

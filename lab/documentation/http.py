@@ -128,7 +128,7 @@ LIMITS = {
 }
 
 
-# The jobs API has no OpenAPI document of its own yet; then it goes the desk's way.
+# The jobs API has no OpenAPI document yet; then it goes the desk's way.
 def _job_routes() -> Iterator[tuple[str, str, type[BaseModel] | None]]:
     application = jobs_api.JobsApi(cast(Any, None), {}).application()
     for route in application.router.routes():
@@ -156,11 +156,11 @@ def _fields(model: type[BaseModel]) -> str:
     definitions = schema.get("$defs", {})
     required = set(schema.get("required", ()))
 
-    def resolved(one: Schema) -> Schema:
+    def resolve(one: Schema) -> Schema:
         return definitions[one["$ref"].rpartition("/")[2]] if "$ref" in one else one
 
     rows = (
-        [code(name), "required" if name in required else _default(one), _type(resolved(one))]
+        [code(name), "required" if name in required else _default(one), _type(resolve(one))]
         for name, one in schema["properties"].items()
     )
     return table(("field", "default", "type"), rows)

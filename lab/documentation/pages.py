@@ -22,10 +22,10 @@ COPIES = {
 }
 
 
-def copied(name: str) -> str:
+def copy_page(name: str) -> str:
     """Return a Markdown file of the top folder as a page of docs/project, whose links lead to the same places."""
 
-    def moved(link: re.Match[str]) -> str:
+    def move_link(link: re.Match[str]) -> str:
         path, hash_, anchor = link[1].partition("#")
         page = {source: Path(target).name for target, source in COPIES.items()}.get(path)
         if path == "docs/README.md":
@@ -34,7 +34,7 @@ def copied(name: str) -> str:
         return f"]({place}{hash_}{anchor})"
 
     text = (ROOT / name).read_text(encoding="utf-8")
-    return re.sub(r"\]\((?!https?:|#)([^)]*)\)", moved, text)
+    return re.sub(r"\]\((?!https?:|#)([^)]*)\)", move_link, text)
 
 
 def index() -> str:
@@ -73,7 +73,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "reference/metrics.md": metrics_page,
     "reference/log-events.md": log_events_page,
     "reference/errors.md": errors_page,
-    **{page: partial(copied, name) for page, name in COPIES.items()},
+    **{page: partial(copy_page, name) for page, name in COPIES.items()},
 }
 
 

@@ -54,17 +54,17 @@ def settings_page() -> str:
         "Settings are environment variables, or lines of a file `.env` in the current folder; the environment counts first.\n"
         "A variable that is set to nothing is not set.\n"
         "A process checks all its settings when it starts, and repeats no secret in a message.",
-        f"## Common to all processes\n\n{COMMON}\n\n{_described(LocalSettings, of=None)}",
+        f"## Common to all processes\n\n{COMMON}\n\n{_settings_section(LocalSettings, of=None)}",
     ]
     for name, (model, note) in MODELS.items():
-        parts.append(f"## {name}\n\n{note}\n\n{_described(model, of=LocalSettings)}")
+        parts.append(f"## {name}\n\n{note}\n\n{_settings_section(model, of=LocalSettings)}")
     parts.append(
         "## Providers\n\nA worker reads those of the providers that `KEYTURN_ROUTES` names.\n\n"
         + _entries(_of_providers())
     )
     for name, channel in load_channels().items():
         parts.append(
-            f"## Notification channel `{name}`\n\nA worker reads them.\n\n{_described(channel.settings, of=None)}"
+            f"## Notification channel `{name}`\n\nA worker reads them.\n\n{_settings_section(channel.settings, of=None)}"
         )
     parts += [
         "## Commands\n\nEvery command takes them in place of its options.\n\n"
@@ -79,7 +79,7 @@ def settings_page() -> str:
     return page("Settings", *parts)
 
 
-def documented() -> dict[str, str]:
+def setting_descriptions() -> dict[str, str]:
     """Return what is said of each setting, by its name; an empty text where nothing is."""
     models: list[type[BaseSettings]] = [LocalSettings, *(model for model, _ in MODELS.values())]
     models += [channel.settings for channel in load_channels().values()]
@@ -97,7 +97,7 @@ def _of_providers() -> Iterator[tuple[str, str, str, str]]:
         yield provider.url_variable, f"The base URL of the provider `{name}`.", "URL", default
 
 
-def _described(model: type[BaseSettings], *, of: type[BaseSettings] | None) -> str:
+def _settings_section(model: type[BaseSettings], *, of: type[BaseSettings] | None) -> str:
     common = of.model_fields if of is not None and issubclass(model, of) else {}
     own = [field for name, field in model.model_fields.items() if name not in common]
     return "\n\n".join(_entry(str(field.alias), _meaning(field), _values(field), _default(field)) for field in own)
@@ -108,7 +108,7 @@ def _entries(settings: Iterable[tuple[str, str, str, str]]) -> str:
 
 
 def _entry(name: str, meaning: str, values: str, default: str) -> str:
-    """Return a setting under a heading of its own, so that a link can name it."""
+    """Return a setting under its own heading, so that a link can name it."""
     needed = "Required" if default == "required" else f"Default: {default}"
     return f"### `{name}`\n\n{escape(meaning)}\n\n{needed}. Values: {values}."
 

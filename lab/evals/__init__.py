@@ -1,1 +1,1 @@
-"""Representative questions with the answers that policy and facts bear out, asked of a real route."""
+"""Representative questions with the answers that policy and facts support, asked of a real route."""

@@ -39,11 +39,11 @@ from keyturn.tasks.registry import load_tasks
 from keyturn.workers.schema import migrate
 from keyturn.workers.settings import Settings, load_settings
 from keyturn.workers.telemetry import configure_logging
-from keyturn.workers.wiring import wired_boundary
+from keyturn.workers.wiring import open_boundary
 
 FOLDER = Path(__file__).parent
 COST_GROWTH = 1.25  # a longer prompt or a chattier model; a new price
-# Machines and hours differ: three times as slow as accepted is told, unless it is still under a second.
+# Machines and hours differ: three times as slow as accepted is reported, unless it is still under a second.
 SLOWER, SLOW_MS = 3.0, 1_000.0
 AT_ONCE = 8  # with a provider; calls at once: enough to be done in minutes, few enough for a small account's rate limit
 
@@ -67,11 +67,11 @@ def main(accept: bool, task: str | None, results: Path, accepted: Path, local: b
     configure_logging("json", level=40)  # errors only: the table is the output
     route, rows = asyncio.run(_run(task, local=local, verbose=verbose))
     known: dict[str, dict[str, float]] = json.loads(accepted.read_text()) if accepted.exists() else {}
-    compared = [_compared(row, known.get(route, {})) for row in rows]
+    compared = [_compare(row, known.get(route, {})) for row in rows]
     results.write_text(json.dumps(compared, indent=2) + "\n")
     for row in compared:
         holds = "ok" if row["holds"] else "FAILS"
-        click.echo(f"{row['name']:30} {_shown(row['ratio']):>9} {row['reach']:>10}  {holds:5}  {row['detail']}")
+        click.echo(f"{row['name']:30} {_format_figure(row['ratio']):>9} {row['reach']:>10}  {holds:5}  {row['detail']}")
     if accept:
         figures = {row["name"]: row["ratio"] for row in rows if row["ratio"] is not None and "reach" not in row}
         known[route] = known.get(route, {}) | figures  # a run of one task leaves the others' figures as they are
@@ -107,14 +107,14 @@ async def _local_model(parts: AsyncExitStack) -> dict[str, str]:
 async def _evaluate(
     settings: Settings, task: str | None, *, at_once: int, verbose: bool
 ) -> tuple[str, list[dict[str, Any]]]:
-    async with wired_boundary(settings) as wired:
+    async with open_boundary(settings) as wired:
         cases = [case for case in load_cases(wired.catalogue) if task in {None, case.request.task}]
         gate = asyncio.Semaphore(at_once)
 
         async def ask(case: Case) -> tuple[Case, Any, CallRecord | None]:
             async with gate:
                 try:
-                    judged = await wired.boundary.answer(case.request, at=_observed(case))
+                    judged = await wired.boundary.answer(case.request, at=_evidence_time(case))
                 except KeyturnError as error:
                     return case, error, None
             return case, judged.verdict, judged.call
@@ -123,8 +123,8 @@ async def _evaluate(
         rows = [row for name in sorted({case.request.task for case in cases}) for row in _rows(name, ends)]
         decisions = [case for case in cases if isinstance(case.request, RotationRequest)]
         if decisions:
-            rows += await _caught(decisions, wired.catalogue)
-            rows += [_wrong_jobs(ends), _missed(ends)]
+            rows += await _count_caught(decisions, wired.catalogue)
+            rows += [_wrong_jobs(ends), _count_missed(ends)]
     if verbose:
         for case, verdict, _ in ends:
             if isinstance(verdict, KeyturnError | Rejection | Disagreement) or not is_right(case, verdict):
@@ -133,7 +133,7 @@ async def _evaluate(
     return settings.routes_text, rows
 
 
-def _observed(case: Case) -> datetime | None:
+def _evidence_time(case: Case) -> datetime | None:
     """A case is decided on the day of its evidence, whatever day it is."""
     return case.request.credential.observed_at if isinstance(case.request, RotationRequest) else None
 
@@ -165,7 +165,7 @@ def _rows(task: str, ends: Sequence[tuple[Case, Any, CallRecord | None]]) -> lis
     ]
 
 
-async def _caught(cases: Sequence[Case], catalogue: Catalogue) -> list[dict[str, Any]]:
+async def _count_caught(cases: Sequence[Case], catalogue: Catalogue) -> list[dict[str, Any]]:
     """How many of a careless model's wrong answers are refused, by what they would do: all, or the gate leaks."""
     asked: Counter[str] = Counter()
     caught: Counter[str] = Counter()
@@ -205,7 +205,7 @@ async def _caught(cases: Sequence[Case], catalogue: Catalogue) -> list[dict[str,
 
 
 def _wrong_jobs(ends: Sequence[tuple[Case, Any, CallRecord | None]]) -> dict[str, Any]:
-    """How many decisions of this route would have made a job that the case does not support: an unsupported yes."""
+    """How many decisions of this route would have created a job that the case does not support: an unsupported yes."""
     wrong = [
         case.id
         for case, verdict, _ in ends
@@ -220,7 +220,7 @@ def _wrong_jobs(ends: Sequence[tuple[Case, Any, CallRecord | None]]) -> dict[str
     }
 
 
-def _missed(ends: Sequence[tuple[Case, Any, CallRecord | None]]) -> dict[str, Any]:
+def _count_missed(ends: Sequence[tuple[Case, Any, CallRecord | None]]) -> dict[str, Any]:
     """How many keys that are due ended quietly: accepted with a no. One that waits for a person is not missed."""
     due = [(case, verdict) for case, verdict, _ in ends if case.expect.get("decision") == "eligible"]
     missed = [case.id for case, verdict in due if getattr(verdict, "decision", "eligible") in {*NOES}]
@@ -235,11 +235,11 @@ def _missed(ends: Sequence[tuple[Case, Any, CallRecord | None]]) -> dict[str, An
     }
 
 
-def _shown(figure: float | None) -> str:
+def _format_figure(figure: float | None) -> str:
     return "unknown" if figure is None else f"{figure:.6g}"
 
 
-def _compared(row: dict[str, Any], accepted: dict[str, float]) -> dict[str, Any]:
+def _compare(row: dict[str, Any], accepted: dict[str, float]) -> dict[str, Any]:
     if "reach" in row:
         return row
     was, now = accepted.get(row["name"]), row["ratio"]

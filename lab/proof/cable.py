@@ -38,14 +38,14 @@ class Cable:
     def strand(self) -> None:
         """Pass nothing more on over the connections that there are, whose other ends have vanished; over new ones, do.
 
-        After STRANDED_SECONDS they are broken off, as by the keep-alive of whoever has not vanished.
+        After STRANDED_SECONDS they are broken off, as by the keep-alive of the end that is still there.
         """
         self._stranded = self._laid
 
     @asynccontextmanager
-    async def laid(self, outside: str) -> AsyncIterator["Cable"]:
+    async def open(self, outside: str) -> AsyncIterator["Cable"]:
         """Pass connections to the address `outside` on, until it is left."""
-        server = await asyncio.start_server(self._passed, outside, 0)
+        server = await asyncio.start_server(self._pass_on, outside, 0)
         self.address = f"{outside}:{server.sockets[0].getsockname()[1]}"
         try:
             yield self
@@ -53,7 +53,7 @@ class Cable:
             server.close()
             self.pull()
 
-    async def _passed(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             if self._path is not None:
                 ours = await asyncio.open_unix_connection(self._path)
@@ -75,7 +75,7 @@ class Cable:
 
         try:
             await asyncio.gather(
-                _copy(reader, ours[1], cut.asked, passes), _copy(ours[0], writer, cut.answered, passes)
+                _copy(reader, ours[1], cut.on_request, passes), _copy(ours[0], writer, cut.on_response, passes)
             )
         except (asyncio.CancelledError, ConnectionAbortedError):  # the loop ends, or it was cut
             return
@@ -91,13 +91,13 @@ class _Cut:
     def __init__(self) -> None:
         self._fault = b""
 
-    async def asked(self, chunk: bytes) -> None:
+    async def on_request(self, chunk: bytes) -> None:
         if _MARK in chunk:
             self._fault = chunk.partition(_MARK)[2].partition(b" ")[0]
         if self._fault == b"cut_before_commit":
             raise ConnectionAbortedError
 
-    async def answered(self, _chunk: bytes) -> None:
+    async def on_response(self, _chunk: bytes) -> None:
         if self._fault == b"half_open":
             await asyncio.sleep(HALF_OPEN_SECONDS)
         if self._fault:  # the statement has committed by itself: its answer is what is lost
@@ -118,4 +118,4 @@ async def _copy(
                 writer.write(chunk)
                 await writer.drain()
     finally:
-        writer.close()  # also when it was reset: the other end hears of it at once
+        writer.close()  # also when it was reset: the other end sees it at once

@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from keyturn.lab.proof.database import fill_disk
-from keyturn.lab.proof.seen import Befallen
+from keyturn.lab.proof.operation_record import Incident
 from keyturn.lab.proof.world import WORKERS, World
 
 BETWEEN = (3.0, 8.0)  # seconds between two: time to recover from one, and not always
@@ -22,7 +22,7 @@ async def _kill_worker(here: World, chance: random.Random) -> None:
 
 async def _stop_worker(here: World, chance: random.Random) -> None:
     # Some are past start-to-close, and wake up as zombies.
-    await here.stopped(_worker(chance), chance.uniform(1, 12))
+    await here.freeze(_worker(chance), chance.uniform(1, 12))
 
 
 async def _move_clock(here: World, chance: random.Random) -> None:
@@ -34,7 +34,7 @@ async def _kill_server(here: World, _chance: random.Random) -> None:
 
 
 async def _stop_server(here: World, chance: random.Random) -> None:
-    await here.stopped("temporal", chance.uniform(1, 5))
+    await here.freeze("temporal", chance.uniform(1, 5))
 
 
 async def _pull_temporal(here: World, _chance: random.Random) -> None:
@@ -48,7 +48,7 @@ async def _cut_off_host(here: World, chance: random.Random) -> None:
 async def _fill_disk(here: World, chance: random.Random) -> None:
     if here.disk is not None:
         await fill_disk(here.disk, chance.uniform(1, 4))
-        await here.healed()  # PostgreSQL stops by itself when it cannot write its log
+        await here.heal_database()  # PostgreSQL stops by itself when it cannot write its log
 
 
 async def _pull_database(here: World, _chance: random.Random) -> None:
@@ -96,7 +96,7 @@ async def chaos(here: World) -> None:
     while True:
         await asyncio.sleep(here.chance.uniform(*BETWEEN))
         name = here.chance.choice(list(may))
-        here.befell.append(Befallen(name, time.time()))
+        here.befell.append(Incident(name, time.time()))
         try:
             await may[name](here, here.chance)
         except Exception as error:  # else all that follows would be proved with nothing beside it

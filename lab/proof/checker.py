@@ -1,4 +1,4 @@
-"""What was seen, held against the database, the ledger and the simulator's own log, when all has ended.
+"""Compares what the callers saw with the database, the ledger and the simulator's own log, when all has ended.
 
 A claim that does not hold is a violation, with the operation's whole story and how to run just that again.
 """
@@ -18,19 +18,19 @@ from temporalio.service import RPCError
 
 from keyturn.application.rotations import outcome_of
 from keyturn.database import open_database
-from keyturn.drafts.contracts import DraftWritten
+from keyturn.drafts.contracts import DraftResult
 from keyturn.drafts.store import ENDED, Draft, DraftStore
 from keyturn.drafts.tables import draft_states, drafts
 from keyturn.jobs.store import WITHDRAWN
 from keyturn.jobs.tables import job_audit, outbox, rotation_events, rotation_jobs
 from keyturn.keyring import Keyring
-from keyturn.lab.proof.seen import Seen
+from keyturn.lab.proof.operation_record import OperationRecord
 from keyturn.lab.proof.world import APPROVER
 from keyturn.ledger.tables import call_records
 from keyturn.rotations.outcomes import JobCreated, RotationOutcome
 from keyturn.workflows.rotation import RotationWorkflow
 
-END_SECONDS = 30.0  # what is still under way when all has been told ends within seconds
+END_SECONDS = 30.0  # whatever still runs after the last operation ends within seconds
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Violation:
     """A claim that does not hold, of one operation."""
 
     claim: str
-    operation: Seen | None
+    operation: OperationRecord | None
     found: str
 
 
@@ -54,15 +54,19 @@ class Facts:
     running: Collection[str]  # workflows that have not ended
     asked: Counter[str]  # requests that the simulator had, by trace
     bent: Mapping[str, float]  # when the first of them met a fault, by trace
-    recorded: Counter[str]  # requests that the ledger tells of, by trace
+    recorded: Counter[str]  # requests that the ledger has, by trace
     said: Counter[str]  # tokens of the simulator's answers, in and out, by trace
-    paid: Counter[str]  # tokens that the ledger tells of, by trace
+    paid: Counter[str]  # tokens that the ledger has, by trace
     drafts: Mapping[str, Draft]
     endings: Counter[str]  # of drafts
 
 
 async def facts_of(
-    database: URL, requests: Sequence[Mapping[str, Any]], keyring: Keyring, client: Client, seen: Sequence[Seen]
+    database: URL,
+    requests: Sequence[Mapping[str, Any]],
+    keyring: Keyring,
+    client: Client,
+    seen: Sequence[OperationRecord],
 ) -> Facts:
     """Read what there is."""
     engine = open_database(database, pool_size=1)
@@ -125,15 +129,15 @@ async def _running(client: Client) -> Collection[str]:
         await asyncio.sleep(0.5)
 
 
-def violations(seen: Sequence[Seen], facts: Facts, *, exact: bool) -> list[Violation]:
+def violations(seen: Sequence[OperationRecord], facts: Facts, *, exact: bool) -> list[Violation]:
     """Return every claim that does not hold of some operations.
 
     Args:
         seen: each operation, as its asker saw it.
         facts: what there is.
-        exact: whether nobody was killed or cut off. Then the ledger tells of each request and token, no more and no
+        exact: whether no process was killed or cut off. Then the ledger has each request and token, no more and no
             fewer, and a draft is written. Else a worker that is killed loses what it had not written (docs/adr/0007),
-            and one that is cut off tells of requests that never arrived: nothing may be paid for that was not said.
+            and one that is cut off records requests that never arrived: nothing may be paid for that was not answered.
     """
     found: list[Violation] = []
     for one in seen:
@@ -146,7 +150,7 @@ def violations(seen: Sequence[Seen], facts: Facts, *, exact: bool) -> list[Viola
     return found
 
 
-def strays(seen: Sequence[Seen], facts: Facts) -> list[Violation]:
+def strays(seen: Sequence[OperationRecord], facts: Facts) -> list[Violation]:
     """Return what there is that belongs to none of all the operations: jobs, and workflows that did not end."""
     known = {account for one in seen for account in one.operation.accounts}
     nobodys = sorted(set(facts.jobs) - known)
@@ -157,7 +161,7 @@ def strays(seen: Sequence[Seen], facts: Facts) -> list[Violation]:
 Claims = list[tuple[str, bool, str]]
 
 
-def _of_jobs(one: Seen, jobs: list[Mapping[str, Any]], facts: Facts) -> Claims:
+def _of_jobs(one: OperationRecord, jobs: list[Mapping[str, Any]], facts: Facts) -> Claims:
     kind, outcome, ids = one.operation.kind, one.outcome, [job["job_id"] for job in jobs]
     told: Claims = [
         ("every rotation ends", outcome is not None, "it was under way when the proof ended"),
@@ -172,10 +176,10 @@ def _of_jobs(one: Seen, jobs: list[Mapping[str, Any]], facts: Facts) -> Claims:
             ended = facts.told[job["job_id"]]
             said = "it did not end" if ended is None else ended.status
             told.append(("a run's rotation tells of its job", isinstance(ended, JobCreated), said))
-            told += _as_reported(ended, job) if isinstance(ended, JobCreated) else []
+            told += _reported_claims(ended, job) if isinstance(ended, JobCreated) else []
     if isinstance(outcome, JobCreated):
         told.append(("the job that is told is there", [outcome.job_id] == ids, f"{outcome.job_id}, not {ids}"))
-        told += [claim for job in jobs for claim in _as_reported(outcome, job)]
+        told += [claim for job in jobs for claim in _reported_claims(outcome, job)]
     elif outcome is not None and kind.asked != "bulk":
         told.append(("what ends without a job has none", not ids, f"{one.said}, and jobs {ids}"))
     if outcome is not None and kind.expected != "either":  # a cancellation may come when the job is made
@@ -191,8 +195,8 @@ def _of_jobs(one: Seen, jobs: list[Mapping[str, Any]], facts: Facts) -> Claims:
     return told
 
 
-def _as_reported(outcome: JobCreated, job: Mapping[str, Any]) -> Claims:
-    """A job is what its workflow tells, and what its grounded verdict says."""
+def _reported_claims(outcome: JobCreated, job: Mapping[str, Any]) -> Claims:
+    """Return the claims on a job: it is as its workflow reported, and as its grounded verdict says."""
     decision = outcome.decision
     verdict = {
         "job_id": outcome.job_id,
@@ -207,15 +211,15 @@ def _as_reported(outcome: JobCreated, job: Mapping[str, Any]) -> Claims:
     return [("a job says what its grounded verdict says", not other, f"another {', '.join(other)}")]
 
 
-def _of_draft(one: Seen, facts: Facts, exact: bool) -> Claims:
+def _of_draft(one: OperationRecord, facts: Facts, exact: bool) -> Claims:
     draft, written = facts.drafts.get(one.workflow_id), one.outcome
     if written is None:
-        return []  # it has not ended, which is told
+        return []  # it has not ended, which is reported
     if draft is None:
         return [("a draft is kept for a week", False, "there is none")]
     state = {WorkflowExecutionStatus.CANCELED: "cancelled", WorkflowExecutionStatus.FAILED: "failed"}
-    ends = "completed" if isinstance(written, DraftWritten) else state.get(written, "another way")
-    same = not isinstance(written, DraftWritten) or (draft.text, draft.approved) == (written.text, written.approved)
+    ends = "completed" if isinstance(written, DraftResult) else state.get(written, "another way")
+    same = not isinstance(written, DraftResult) or (draft.text, draft.approved) == (written.text, written.approved)
     return [
         ("a draft ends once", facts.endings[one.workflow_id] == 1, f"{facts.endings[one.workflow_id]} endings"),
         (
@@ -223,17 +227,17 @@ def _of_draft(one: Seen, facts: Facts, exact: bool) -> Claims:
             draft.state == ends and same,
             f"{draft.state}, not {ends}",
         ),
-        ("undisturbed, a draft is written", not exact or isinstance(written, DraftWritten), ends),
+        ("undisturbed, a draft is written", not exact or isinstance(written, DraftResult), ends),
         ("what nobody stops is not cancelled", ends != "cancelled" or one.operation.fault == "draft_stopped", ends),
     ]
 
 
-def _of_calls(one: Seen, facts: Facts, exact: bool) -> Claims:
-    def counted(of: Counter[str]) -> int:
+def _of_calls(one: OperationRecord, facts: Facts, exact: bool) -> Claims:
+    def count(of: Counter[str]) -> int:
         return sum(of[trace] for trace in one.operation.traces)
 
-    asked, recorded = counted(facts.asked), counted(facts.recorded)
-    said, paid = counted(facts.said), counted(facts.paid)
+    asked, recorded = count(facts.asked), count(facts.recorded)
+    said, paid = count(facts.said), count(facts.paid)
     told = [("nothing is paid for that was not said", paid <= said, f"{paid} tokens in the ledger, {said} said")]
     if exact and not one.operation.fault.startswith("kill"):
         told += [

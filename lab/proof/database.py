@@ -18,7 +18,7 @@ HEAL_SECONDS = 60.0  # it reads its log again, on a busy machine
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[Path | None]:
-    """Yield a file system of its own, in memory, that can be filled; None where none may be mounted."""
+    """Yield a new file system, in memory, that can be filled; None where none may be mounted."""
     folder.mkdir()
     if not run_as_root("mount", "-t", "tmpfs", "-o", f"size={DISK_MEGABYTES}m,mode=755", "tmpfs", str(folder)):
         yield None
@@ -56,11 +56,11 @@ class PostgreSQL:
 
     @property
     def url(self) -> str:
-        """Of its own database, by a Unix socket."""
+        """The URL of its database, by a Unix socket."""
         return str(self._server.get_uri())
 
     async def kill(self) -> None:
-        """Kill it with -9, and begin it again: it recovers from its log."""
+        """Kill it with -9, and start it again: it recovers from its log."""
         with suppress(ProcessLookupError):
             os.kill(self._server.get_pid(), signal.SIGKILL)
         await self.heal()
@@ -70,7 +70,7 @@ class PostgreSQL:
         data = Path(self._server.pgdata)
         async with asyncio.timeout(HEAL_SECONDS):
             while not await asyncio.to_thread(_answers, self.url):
-                # Nobody may have reaped the killed one; then it would be taken for alive.
+                # The killed one may still be a zombie; then it would be taken for alive.
                 if _is_dead(self._server.get_pid()):
                     for left in (data / "postmaster.pid", *data.glob(".s.PGSQL.*.lock")):
                         left.unlink(missing_ok=True)

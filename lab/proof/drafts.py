@@ -11,8 +11,8 @@ from keyturn.application.drafts import start_draft, stop_draft
 from keyturn.database import open_database
 from keyturn.drafts.store import DraftStore
 from keyturn.errors import KeyturnError
-from keyturn.lab.proof.seen import Seen
-from keyturn.lab.proof.world import World, simulated
+from keyturn.lab.proof.operation_record import OperationRecord
+from keyturn.lab.proof.world import World, ask_simulator
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.tasks.draft_reply import DraftRequest
 from keyturn.workflows.draft import DraftWorkflow
@@ -20,14 +20,14 @@ from keyturn.workflows.draft import DraftWorkflow
 DRAFT_SECONDS = 2.0
 
 
-async def drafted(world: World, client: Client, seen: Seen) -> None:
+async def run_draft(world: World, client: Client, seen: OperationRecord) -> None:
     """Have a draft written; stop it if it is one that is stopped."""
     operation = seen.operation
     fault = dict(operation.kind.arguments or {})
-    if operation.fault in {"draft_stopped", "draft_killed"}:  # else it is there before anybody can stop it
+    if operation.fault in {"draft_stopped", "draft_killed"}:  # else the draft is complete before it can be stopped
         fault = {"name": "trickle", "seconds": DRAFT_SECONDS, "times": None}
     if fault:
-        await simulated(world.simulator, "POST", "/control/faults", {"account": operation.account} | fault)
+        await ask_simulator(world.simulator, "POST", "/control/faults", {"account": operation.account} | fault)
     request = DraftRequest(
         account_id=operation.account,
         policy_lines=(load_catalogue(world.policies).current("P-7").ref,),
@@ -52,12 +52,12 @@ async def drafted(world: World, client: Client, seen: Seen) -> None:
                     seen.outcome = await handle.result()
                     break
                 except WorkflowFailureError as error:
-                    seen.outcome = _ended_by(error)
+                    seen.outcome = _status_after(error)
                     break
                 except RPCError as error:
                     seen.say(f"unknown: {error.status.name.lower()}")
             except WorkflowFailureError as error:
-                seen.outcome = _ended_by(error)
+                seen.outcome = _status_after(error)
                 break
             except RPCError as error:
                 seen.say(f"unknown: {error.status.name.lower()}")
@@ -72,12 +72,12 @@ async def drafted(world: World, client: Client, seen: Seen) -> None:
         await engine.dispose()
 
 
-def _ended_by(error: WorkflowFailureError) -> WorkflowExecutionStatus:
+def _status_after(error: WorkflowFailureError) -> WorkflowExecutionStatus:
     stopped = isinstance(error.cause, CancelledError)
     return WorkflowExecutionStatus.CANCELED if stopped else WorkflowExecutionStatus.FAILED
 
 
-async def _stop_when_streaming(store: DraftStore, client: Client, seen: Seen) -> None:
+async def _stop_when_streaming(store: DraftStore, client: Client, seen: OperationRecord) -> None:
     if seen.operation.fault != "draft_stopped":
         return
     while True:

@@ -34,7 +34,7 @@ class Host:
         return ("ip", "netns", "exec", self.name)
 
     def cut_off(self) -> None:
-        """Let no packet pass, in either direction, and tell nobody: connections stay open on both sides."""
+        """Let no packet pass, in either direction, without a notice: connections stay open on both sides."""
         run_as_root("ip", "link", "set", self.cable, "down")
 
     def heal(self) -> None:
@@ -57,7 +57,7 @@ def hosts(count: int) -> Iterator[list[Host]]:
             for number in range(count if ready else 0):
                 host = Host(f"keyturn-{tag}-{number}", f"kt{tag}o{number}", f"{network}.{number + 2}", outside)
                 made.append(host)
-                ready = ready and _joined(host, bridge, f"kt{tag}i{number}")
+                ready = ready and _join(host, bridge, f"kt{tag}i{number}")
             yield made if ready else []
         else:
             yield []
@@ -80,7 +80,7 @@ def _forget_the_dead() -> None:
             run_as_root("ip", "link", "del", f"kt{tag}")
 
 
-def _joined(host: Host, bridge: str, inner: str) -> bool:
+def _join(host: Host, bridge: str, inner: str) -> bool:
     """Make a host's namespace and join it to the bridge."""
     inside = ("ip", "-n", host.name)
     steps = (

@@ -1,4 +1,4 @@
-"""Two gates that look one way only, as controls: the proof must tell each from ours."""
+"""Two gates that look one way only, as negative controls: the proof must distinguish each from Keyturn's."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""The page of a proof, docs/proof.md: its tables are written by the run that they tell of."""
+"""The page of a proof, docs/proof.md: each run writes the tables of its own results."""
 
 import re
 from collections import defaultdict
@@ -9,14 +9,14 @@ DATABASES = {"postgresql": "PostgreSQL", "sqlite": "SQLite"}
 Row = Mapping[str, Any]
 
 
-def rewritten(page: str, rows: Sequence[Row]) -> str:
+def rewrite(page: str, rows: Sequence[Row]) -> str:
     """Return a page with the results `rows` in the place that is marked for them: a proof's, or a soak's."""
     soaked = any(str(row["name"]).startswith("soak: ") for row in rows)
-    place, tables = ("soak", _soaked(rows)) if soaked else ("run", _proved(rows))
+    place, tables = ("soak", _soak_table(rows)) if soaked else ("run", _proof_tables(rows))
     return re.sub(rf"(?s)(<!-- {place} -->\n).*?(<!-- end -->)", lambda found: found[1] + tables + found[2], page)
 
 
-def _proved(rows: Sequence[Row]) -> str:
+def _proof_tables(rows: Sequence[Row]) -> str:
     cells: dict[str, dict[str, str]] = defaultdict(dict)
     happens: dict[str, str] = {}
     others = []
@@ -35,7 +35,7 @@ def _proved(rows: Sequence[Row]) -> str:
     return f"{table}\n{''.join(others)}"
 
 
-def _soaked(rows: Sequence[Row]) -> str:
+def _soak_table(rows: Sequence[Row]) -> str:
     table = "| figure | ratio | reach | |\n|---|---|---|---|\n"
     for row in rows:
         name = str(row["name"]).removeprefix("soak: ")

@@ -114,9 +114,9 @@ KINDS: Mapping[str, Kind] = {
     "bulk": Kind("a run of eight keys, most with a fault of their own", "driver", asked="bulk"),
 }
 FROZEN = frozenset({"freeze", "freeze_and_stop", "freeze_and_ask"})
-# From this number on, nobody is killed or cut off and no call is late: there the ledger must agree to the token.
+# From this number on, no process is killed or cut off and no call is late: there the ledger must agree to the token.
 CALM = 900_000
-# A call of 3 s lets a silent provider be passed over in two, so that the proof waits for faults and not for patience.
+# A call of 3 s lets a silent provider be skipped in two, so that the proof waits for faults and not for timeouts.
 CALL_SECONDS, CALM_CALL_SECONDS = 3.0, 10.0
 # What takes half a minute, or the machine's whole attention, is met less often than what only costs another request.
 SELDOM = frozenset({"freeze", "freeze_and_stop", "freeze_and_ask", "half_open", "approved", "bulk", "asked_by_many"})
@@ -144,7 +144,7 @@ class Operation:
 
     @property
     def account(self) -> str:
-        """The account that it is about; nobody else's."""
+        """The account that it is about; no other operation uses it."""
         return f"acct_{self.number:06}-{self.fault}" + (f"+{self.also}" if self.also else "")
 
     @property

@@ -14,7 +14,7 @@ class Panel(NamedTuple):
 
 
 def panels(shown: Sequence[Panel]) -> str:
-    """Return the panels, two in a row; each begins at 0."""
+    """Return the panels, two in a row; each starts at 0."""
     rows = -(-len(shown) // 2)
     parts = [_panel(panel, (n % 2) * (WIDTH + 30), (n // 2) * (HEIGHT + 40)) for n, panel in enumerate(shown)]
     style = "<style>text{font:12px sans-serif;fill:#888}</style>"

@@ -1,4 +1,4 @@
-"""What a proof tells: how each fault was survived, and of a violation the operation's whole story."""
+"""What a proof prints: how each fault was survived, and of a violation the operation's whole story."""
 
 import statistics
 from collections import Counter, defaultdict
@@ -15,20 +15,20 @@ from keyturn.database import open_database
 from keyturn.drafts.tables import draft_states
 from keyturn.jobs.tables import job_audit, rotation_jobs
 from keyturn.lab.proof.checker import Facts, Violation
+from keyturn.lab.proof.operation_record import Incident, OperationRecord
 from keyturn.lab.proof.page import DATABASES
 from keyturn.lab.proof.plan import CALM, FROZEN, KINDS, Database
 from keyturn.lab.proof.plots import Range, ranges
-from keyturn.lab.proof.seen import Befallen, Seen
-from keyturn.lab.proof.world import World, simulated
+from keyturn.lab.proof.world import World, ask_simulator
 from keyturn.ledger.tables import call_records
 
 ENOUGH = 3  # of as many that were to meet a fault, one does
-STORIES = 5  # what is told at length; more have the same cause
+STORIES = 5  # printed at length; more have the same cause
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Survived:
+class Survival:
     """How often a fault was met, and what came of it. Times are seconds from the fault to the operation's end."""
 
     fault: str
@@ -66,7 +66,7 @@ def row(name: str, holds: bool, detail: str) -> Row:
     return {"name": name, "ratio": float(holds), "reach": ">= 1", "holds": holds, "detail": detail}
 
 
-def struck(here: World, seen: Sequence[Seen], facts: Facts) -> None:
+def record_fault_times(here: World, seen: Sequence[OperationRecord], facts: Facts) -> None:
     """Write down when each operation met its fault, as the workers' marks and the provider's log have it."""
     marks: dict[str, float] = {}
     for mark in here.marks.iterdir():
@@ -79,13 +79,15 @@ def struck(here: World, seen: Sequence[Seen], facts: Facts) -> None:
         operation.struck = min([*of_it, operation.struck or float("inf")]) if of_it or operation.struck else None
 
 
-def survived(here: World, seen: Sequence[Seen], found: Sequence[Violation], database: Database) -> list[Survived]:
+def survivals(
+    here: World, seen: Sequence[OperationRecord], found: Sequence[Violation], database: Database
+) -> list[Survival]:
     """Return how each fault was survived: those that operations met, and those of the whole stack beside them.
 
     A fault that some were to meet and none has met is not survived; nor a frozen claim that never woke up, although its
     worker was not killed.
     """
-    by_fault: dict[str, list[Seen]] = defaultdict(list)
+    by_fault: dict[str, list[OperationRecord]] = defaultdict(list)
     for one in seen:
         by_fault[one.operation.fault].append(one)
     awake = {mark.stem for mark in here.marks.glob("*.woke")}
@@ -101,17 +103,17 @@ def survived(here: World, seen: Sequence[Seen], found: Sequence[Violation], data
         if fault in FROZEN:
             woke = sum(one.operation.account in awake for one in met)
             holds &= all(one.operation.account in awake for one in met if one.operation.number >= CALM)
-        figures.append(Survived(fault, KINDS[fault].what, database, len(met), both, jobs, took, holds, woke))
+        figures.append(Survival(fault, KINDS[fault].what, database, len(met), both, jobs, took, holds, woke))
     ends = sorted(one.ended for one in seen if one.outcome is not None)
     for name in sorted({one.name for one in here.befell}):
         times = [one for one in here.befell if one.name == name]
         took = [min((end - one.at for end in ends if end > one.at), default=0.0) for one in times]
         what = "beside the others; the time until any operation ended"
-        figures.append(Survived(name, what, database, len(times), 0, None, took, True))
+        figures.append(Survival(name, what, database, len(times), 0, None, took, True))
     return figures
 
 
-def print_table(figures: Sequence[Survived]) -> None:
+def print_table(figures: Sequence[Survival]) -> None:
     """Print how each fault was survived."""
     click.echo(f"{'fault':24} {'times':>5}  {'jobs':>5}  {'p50 s':>6} {'max s':>6}  holds; seconds from fault to end")
     for one in figures:
@@ -120,7 +122,7 @@ def print_table(figures: Sequence[Survived]) -> None:
         click.echo(f"{one.fault:24} {one.times:5}  {jobs:5}  {times}  {'yes' if one.holds else 'NO'}")
 
 
-def picture_of(figures: Sequence[Survived]) -> str:
+def picture_of(figures: Sequence[Survival]) -> str:
     """Return the times by fault, as SVG."""
     databases = list(dict.fromkeys(one.database for one in figures))
     shown: dict[str, dict[str, tuple[float, float]]] = {}
@@ -130,7 +132,7 @@ def picture_of(figures: Sequence[Survived]) -> str:
     return ranges(rows, [DATABASES[one] for one in databases])
 
 
-async def tell(here: World, found: Sequence[Violation], seed: int, database: Database) -> None:
+async def print_stories(here: World, found: Sequence[Violation], seed: int, database: Database) -> None:
     """Print the stories of the first violations: what was asked and seen, and what every part wrote down of it."""
     for violation in found[:STORIES]:
         click.echo(f"\nVIOLATION: {violation.claim}: {violation.found}", err=True)
@@ -142,7 +144,7 @@ async def tell(here: World, found: Sequence[Violation], seed: int, database: Dat
             ("seen", one.steps),
             ("history", await _history(here, one.workflow_id)),
             ("provider", await _requests(here, one)),
-            ("database", await _written(here, one)),
+            ("database", await _stored_rows(here, one)),
         ):
             for at, step in steps:
                 click.echo(f"  {at - one.began:8.2f} s  {teller:8}  {step}", err=True)
@@ -168,13 +170,13 @@ async def _history(here: World, workflow_id: str) -> Steps:
     return steps
 
 
-async def _requests(here: World, one: Seen) -> Steps:
-    requests: Any = await simulated(here.simulator, "GET", "/control/requests")
+async def _requests(here: World, one: OperationRecord) -> Steps:
+    requests: Any = await ask_simulator(here.simulator, "GET", "/control/requests")
     mine = [told for told in requests if told["trace_id"] in one.operation.traces]
     return [(told["at"], f"{told['provider']} {told['fault']} {told['status']}") for told in mine]
 
 
-async def _written(here: World, one: Seen) -> Steps:
+async def _stored_rows(here: World, one: OperationRecord) -> Steps:
     """Return the rows of its jobs, drafts and calls; each has the time by its writer's clock, which may be far off."""
     jobs = select(job_audit.c.at, "job " + job_audit.c.job_id + " " + job_audit.c.event)
     jobs = jobs.join(rotation_jobs).where(rotation_jobs.c.account_id.in_(one.operation.accounts))
@@ -191,6 +193,6 @@ async def _written(here: World, one: Seen) -> Steps:
         await engine.dispose()
 
 
-def counted(befell: Sequence[Befallen]) -> Mapping[str, int]:
+def count_incidents(befell: Sequence[Incident]) -> Mapping[str, int]:
     """Return how often each thing befell the stack."""
     return dict(sorted(Counter(one.name for one in befell).items()))

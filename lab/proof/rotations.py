@@ -16,12 +16,12 @@ from keyturn.application.answers import answer
 from keyturn.application.connection import TemporalUnreachable
 from keyturn.application.encryption import names_of
 from keyturn.application.requests import id_of
-from keyturn.application.rotations import Rotation, settled, start_or_attach
+from keyturn.application.rotations import Rotation, start_or_attach, wait_for_outcome
 from keyturn.contracts import CredentialFacts
 from keyturn.errors import KeyturnError
+from keyturn.lab.proof.operation_record import OperationRecord
 from keyturn.lab.proof.plan import FROZEN, KINDS, Operation
-from keyturn.lab.proof.seen import Seen
-from keyturn.lab.proof.world import APPROVER, LINE_TO_APPROVE, World, simulated
+from keyturn.lab.proof.world import APPROVER, LINE_TO_APPROVE, World, ask_simulator
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.rotations.contracts import Approval, Denial, Resumption, RotationRequest
 from keyturn.rotations.outcomes import JobCreated, WaitingForPerson
@@ -29,7 +29,7 @@ from keyturn.rotations.outcomes import JobCreated, WaitingForPerson
 MANY = 50
 
 
-async def rotated(world: World, client: Client, seen: Seen) -> None:
+async def run_rotation(world: World, client: Client, seen: OperationRecord) -> None:
     """Have one credential rotated, as its operation has it."""
     operation, request = seen.operation, _request_of(seen.operation, load_catalogue(world.policies))
     seen.workflow_id = id_of(request, names_of(client))
@@ -39,26 +39,26 @@ async def rotated(world: World, client: Client, seen: Seen) -> None:
         # A bad answer is given each time: one that is lost with its worker is asked for again.
         times = 1 if kind.expected == "job" and not kind.always else None
         fault = {"name": of_the_provider, "times": times, "account": operation.account}
-        await simulated(world.simulator, "POST", "/control/faults", fault | dict(kind.arguments or {}))
+        await ask_simulator(world.simulator, "POST", "/control/faults", fault | dict(kind.arguments or {}))
     if operation.fault == "asked_by_many":
         seen.strike(f"invoke: {MANY} starts")
-        await asyncio.gather(*(_started(client, request, seen) for _ in range(MANY - 1)))
+        await asyncio.gather(*(_start(client, request, seen) for _ in range(MANY - 1)))
     stopping = asyncio.create_task(_stop_when_frozen(world, client, seen))
     try:
-        rotation = await _started(client, request, seen)
+        rotation = await _start(client, request, seen)
         while True:
             try:
-                outcome = await settled(rotation.handle)
+                outcome = await wait_for_outcome(rotation.handle)
             except (RPCError, KeyturnError) as error:  # the server is away: looked at again
                 seen.say(f"unknown: {type(error).__name__}")
                 await asyncio.sleep(0.2)
                 if isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND:
-                    rotation = await _started(client, request, seen)  # it had not been written when the server died
+                    rotation = await _start(client, request, seen)  # it had not been written when the server died
                 continue
             seen.say(f"{'ok' if isinstance(outcome, JobCreated) else 'fail'}: {outcome.status}")
             if isinstance(outcome, WaitingForPerson):
                 with suppress(KeyturnError, RPCError):
-                    await _a_persons_word(world, rotation, outcome, seen)
+                    await _respond(world, rotation, outcome, seen)
                 await asyncio.sleep(0.1)
                 continue
             if outcome.status in {"timeout", "failed"} and operation.fault != "freeze_and_stop":
@@ -66,23 +66,23 @@ async def rotated(world: World, client: Client, seen: Seen) -> None:
                     made = any(step == "ok: job_created" for _, step in seen.steps)
                     seen.contradicted |= not made and bool(await world.jobs_of(operation.account))
                 await asyncio.sleep(0.1)
-                rotation = await _started(client, request, seen)  # asked again, which is safe
+                rotation = await _start(client, request, seen)  # asked again, which is safe
                 continue
-            if isinstance(outcome, JobCreated) and await _disturbed_again(client, seen):
+            if isinstance(outcome, JobCreated) and await _disturb_again(client, seen):
                 await asyncio.sleep(0.1)
                 request = _request_of(operation, load_catalogue(world.policies))
-                rotation = await _started(client, request, seen)
+                rotation = await _start(client, request, seen)
                 continue
             seen.outcome, seen.jobs = outcome, int(isinstance(outcome, JobCreated))
             return
     finally:
         if operation.fault in FROZEN:
-            (world.marks / f"{operation.account}.thaw").touch()  # whose claim was frozen is let go on
+            (world.marks / f"{operation.account}.thaw").touch()  # the frozen claim may continue
         stopping.cancel()
         await asyncio.gather(stopping, return_exceptions=True)
 
 
-async def _disturbed_again(client: Client, seen: Seen) -> bool:
+async def _disturb_again(client: Client, seen: OperationRecord) -> bool:
     """Do what befalls a rotation when its job is made; returns whether it is to be asked for once more."""
     done = any(step == "ok: made" for _, step in seen.steps)
     if done or seen.operation.fault not in {"asked_again", "reset"}:
@@ -108,7 +108,7 @@ async def _disturbed_again(client: Client, seen: Seen) -> bool:
     return True
 
 
-async def _a_persons_word(world: World, rotation: Rotation, waiting: WaitingForPerson, seen: Seen) -> None:
+async def _respond(world: World, rotation: Rotation, waiting: WaitingForPerson, seen: OperationRecord) -> None:
     if waiting.decision is None:
         await answer(rotation.handle, "resume", Resumption(operator="prover"))
         seen.say("ok: resumed")
@@ -144,7 +144,7 @@ def _request_of(operation: Operation, catalogue: Catalogue) -> RotationRequest:
     )
 
 
-async def _started(client: Client, request: RotationRequest, seen: Seen) -> Rotation:
+async def _start(client: Client, request: RotationRequest, seen: OperationRecord) -> Rotation:
     while True:
         seen.say("invoke: start")
         try:
@@ -154,7 +154,7 @@ async def _started(client: Client, request: RotationRequest, seen: Seen) -> Rota
             await asyncio.sleep(0.1 + random.random() / 5)
 
 
-async def _stop_when_frozen(world: World, client: Client, seen: Seen) -> None:
+async def _stop_when_frozen(world: World, client: Client, seen: OperationRecord) -> None:
     """Cancel a rotation whose claim is frozen."""
     if seen.operation.fault not in {"freeze_and_stop", "freeze_and_ask"}:
         return

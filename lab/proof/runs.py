@@ -1,4 +1,4 @@
-"""Has one run of keys judged, and begins it again until each has its job, as a person would."""
+"""Executes one bulk run, and starts it again until each key has its job, as an operator would."""
 
 import asyncio
 import json
@@ -12,15 +12,15 @@ from keyturn.bulk.contracts import BulkOrder, BulkSource
 from keyturn.bulk.store import BulkStore
 from keyturn.database import open_database
 from keyturn.errors import KeyturnError
-from keyturn.lab.proof.seen import Seen
+from keyturn.lab.proof.operation_record import OperationRecord
 from keyturn.lab.proof.world import World
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.workers.bulk import load_source, run_encryption
 from keyturn.workflows.bulk import bulk_id
 
 
-async def finished(world: World, client: Client, seen: Seen) -> None:
-    """Have a run of keys judged, and begin it again until each has its job, as a person would."""
+async def run_bulk(world: World, client: Client, seen: OperationRecord) -> None:
+    """Have a bulk run judged, and start it again until each key has its job, as an operator would."""
     operation, catalogue = seen.operation, load_catalogue(world.policies)
     file = world.folder / f"{operation.run_id}.jsonl"
     rotated_at = (datetime.now(UTC) - timedelta(days=200)).isoformat()

@@ -15,9 +15,9 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from keyturn.lab.proof.driver import one_operation
+from keyturn.lab.proof.operation_record import Incident, OperationRecord
 from keyturn.lab.proof.plan import CALM, Operation
 from keyturn.lab.proof.plots import Panel, panels
-from keyturn.lab.proof.seen import Befallen, Seen
 from keyturn.lab.proof.world import World
 
 # What costs a request more and no process: a process that is killed has no memory that could drift.
@@ -36,29 +36,29 @@ UNITS = {
 
 
 @dataclass
-class Soaked:
+class SoakResult:
     """What was seen: by figure, seconds since the beginning and its value; and every operation."""
 
     series: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: {name: [] for name in MAY_GROW})
-    seen: list[Seen] = field(default_factory=list)
+    seen: list[OperationRecord] = field(default_factory=list)
     seconds: float = 0.0
 
 
-async def soak(world: World, minutes: float, chance: random.Random) -> Soaked:
+async def soak(world: World, minutes: float, chance: random.Random) -> SoakResult:
     """Ask for operations steadily for so long, with faults beside them; returns what was seen."""
-    soaked, client = Soaked(), await world.client()
+    soaked, client = SoakResult(), await world.client()
     began, asked = time.monotonic(), 0
     beside = [
-        asyncio.create_task(_sampled(world, soaked, began)),
+        asyncio.create_task(_sample(world, soaked, began)),
         asyncio.create_task(_mild_faults(world, chance)),
     ]
     running: set[asyncio.Task[None]] = set()
     try:
         while (now := time.monotonic() - began) < 60 * minutes:
             while asked < now * A_SECOND:
-                one = Seen(Operation(CALM + asked, MILD[asked % len(MILD)]), began=time.time())
+                one = OperationRecord(Operation(CALM + asked, MILD[asked % len(MILD)]), began=time.time())
                 soaked.seen.append(one)
-                running.add(asyncio.create_task(_asked(world, client, one, soaked, began)))
+                running.add(asyncio.create_task(_run_one(world, client, one, soaked, began)))
                 asked += 1
             running = {task for task in running if not task.done()}
             await asyncio.sleep(0.1)
@@ -71,7 +71,7 @@ async def soak(world: World, minutes: float, chance: random.Random) -> Soaked:
     return soaked
 
 
-async def _asked(world: World, client: Client, one: Seen, soaked: Soaked, began: float) -> None:
+async def _run_one(world: World, client: Client, one: OperationRecord, soaked: SoakResult, began: float) -> None:
     await one_operation(world, client, one)
     at = time.monotonic() - began
     if one.operation.fault == "none":  # the others take as long as what they meet
@@ -81,7 +81,7 @@ async def _asked(world: World, client: Client, one: Seen, soaked: Soaked, began:
             soaked.series["events"].append((at, float(described.history_length)))
 
 
-async def _sampled(world: World, soaked: Soaked, began: float) -> None:
+async def _sample(world: World, soaked: SoakResult, began: float) -> None:
     page = os.sysconf("SC_PAGE_SIZE") / 2**20
     while True:
         await asyncio.sleep(SAMPLE_SECONDS)
@@ -95,20 +95,20 @@ async def _sampled(world: World, soaked: Soaked, began: float) -> None:
 
 
 async def _mild_faults(world: World, chance: random.Random) -> None:
-    """Connections break and processes stand still for a moment; nobody dies."""
+    """Break connections and stop processes for a moment; none is killed."""
     while True:
         await asyncio.sleep(chance.uniform(*BETWEEN))
-        # Not the provider's: what was said and never heard is paid for, and cannot be in the ledger.
+        # Not the provider's: an answer that was sent and never received is paid for, and cannot be in the ledger.
         cables = [f"pull_{cable}" for cable in world.cables if cable != "provider"]
         name = chance.choice(["stop_worker", *cables])
         if name == "stop_worker":
-            await world.stopped(f"worker_{chance.randrange(2)}", chance.uniform(0.5, 2))
+            await world.freeze(f"worker_{chance.randrange(2)}", chance.uniform(0.5, 2))
         else:
             world.cables[name.removeprefix("pull_")].pull()
-        world.befell.append(Befallen(name, time.time()))
+        world.befell.append(Incident(name, time.time()))
 
 
-def drift(soaked: Soaked) -> Mapping[str, tuple[float, float]]:
+def drift(soaked: SoakResult) -> Mapping[str, tuple[float, float]]:
     """Return each figure's median in the second quarter and in the last."""
     quarter = soaked.seconds / 4
 
@@ -119,7 +119,7 @@ def drift(soaked: Soaked) -> Mapping[str, tuple[float, float]]:
     return {name: (median_of(series, 1), median_of(series, 3)) for name, series in soaked.series.items()}
 
 
-def soak_rows(soaked: Soaked, violations: int, beside: Mapping[str, int]) -> list[dict[str, Any]]:
+def soak_rows(soaked: SoakResult, violations: int, beside: Mapping[str, int]) -> list[dict[str, Any]]:
     """Return the results, a row each figure and one for what must hold of every operation."""
     rows = []
     for name, (before, after) in drift(soaked).items():
@@ -136,6 +136,6 @@ def _row(name: str, ratio: float, reach: str, holds: bool, detail: str) -> dict[
     return {"name": f"soak: {name}", "ratio": ratio, "reach": reach, "holds": holds, "detail": detail}
 
 
-def picture(soaked: Soaked) -> str:
+def picture(soaked: SoakResult) -> str:
     """Return the four figures over time, as SVG."""
     return panels([Panel(f"{name}, {UNITS[name]}", series) for name, series in soaked.series.items()])

@@ -34,7 +34,7 @@ from keyturn.rotations.outcomes import RotationJob
 from keyturn.tasks.decide_rotation import TASK
 from keyturn.workers.settings import load_settings
 from keyturn.workers.telemetry import configure_logging
-from keyturn.workers.wiring import wired_boundary, wired_worker
+from keyturn.workers.wiring import open_boundary, open_worker
 
 CONTROLS = (
     "check_then_insert",
@@ -73,12 +73,12 @@ class Marks:
             return True
         return False
 
-    def woke(self, account: str) -> None:
-        """Say that a frozen attempt goes on: its worker was not killed meanwhile."""
+    def mark_woken(self, account: str) -> None:
+        """Mark that a frozen attempt continues: its worker was not killed meanwhile."""
         (self._folder / f"{account}.woke").touch()
 
-    async def thawed(self, account: str) -> None:
-        """Wait until the driver lets a frozen attempt go on."""
+    async def wait_for_thaw(self, account: str) -> None:
+        """Wait until the driver lets a frozen attempt continue."""
         while not (self._folder / f"{account}.thaw").exists():
             await asyncio.sleep(0.05)
 
@@ -102,28 +102,28 @@ class FaultyBoundary:
         """Answer a request as the boundary does."""
         if self._marks.first(request.account_id, "kill_before_model"):
             _die()
-        assessment = await self._asked(request, attempt, at)
+        assessment = await self._ask(request, attempt, at)
         if self._marks.first(request.account_id, "kill_after_model"):
             _die()
         if self._control == "trusting_gate" and isinstance(assessment.verdict, Rejection):
-            return await self._believed(request, assessment)
+            return await self._believe(request, assessment)
         return assessment
 
     async def answer(self, request: Any, attempt: int = 1, *, at: Any = None, on_text: Any = None) -> Any:
         """Answer any request as the boundary does."""
 
-        def told(text: str) -> None:
+        def on_piece(text: str) -> None:
             on_text(text)
-            # The second piece is there: somebody may have read the first.
+            # The second piece is there: a reader may have seen the first.
             if len(text) > 40 and self._marks.first(request.account_id, "draft_killed"):
                 _die()
 
-        return await self._boundary.answer(request, attempt, at=at, on_text=None if on_text is None else told)
+        return await self._boundary.answer(request, attempt, at=at, on_text=None if on_text is None else on_piece)
 
-    async def _asked(self, request: RotationRequest, attempt: int, at: datetime) -> Assessment:
+    async def _ask(self, request: RotationRequest, attempt: int, at: datetime) -> Assessment:
         if self._control != "own_retrier":
             return await self._boundary.decide(request, attempt, at=at)
-        # A client that asks again by itself, and tells nobody.
+        # A client that retries by itself, without a record.
         record, self._boundary._record = self._boundary._record, lambda _call: None
         try:
             for _ in range(2):
@@ -135,7 +135,7 @@ class FaultyBoundary:
             self._boundary._record = record
         return await self._boundary.decide(request, attempt, at=at)
 
-    async def _believed(self, request: RotationRequest, assessment: Assessment) -> Assessment:
+    async def _believe(self, request: RotationRequest, assessment: Assessment) -> Assessment:
         """What a gate that trusts the model makes of a rejected answer."""
         from keyturn.policy.catalogue import load_catalogue
         from keyturn.policy.grounding import ground
@@ -178,20 +178,20 @@ class FaultyClaims:
     async def _frozen(self, account: str) -> None:
         if self._marks.first(account, "freeze"):
             await asyncio.sleep(FROZEN_SECONDS)
-            self._marks.woke(account)
+            self._marks.mark_woken(account)
         if self._marks.first(account, "freeze_and_stop", "freeze_and_ask"):
-            await self._marks.thawed(account)
-            self._marks.woke(account)
+            await self._marks.wait_for_thaw(account)
+            self._marks.mark_woken(account)
 
     async def _properly(self, order: JobOrder, key: str, fence: int) -> RotationJob:
-        await self._uncancelled(self._frozen(order.account_id))
+        await self._run_uncancelled(self._frozen(order.account_id))
         fence = 2**62 if self._control == "no_fencing" else fence
         job: RotationJob
-        job = await self._uncancelled(self._store.create_once(order, idempotency_key=key, fence=fence))
+        job = await self._run_uncancelled(self._store.create_once(order, idempotency_key=key, fence=fence))
         return job
 
-    async def _uncancelled(self, work: Any) -> Any:
-        """A frozen process hears of no cancellation: nor does this."""
+    async def _run_uncancelled(self, work: Any) -> Any:
+        """Do `work` as a frozen process does: without noticing a cancellation."""
         task = asyncio.ensure_future(work)
         while not task.done():
             try:
@@ -205,13 +205,13 @@ class FaultyClaims:
         async with transaction(self._store._engine) as connection:
             query = select(rotation_jobs.c.job_id).where(rotation_jobs.c.idempotency_key.like(f"{key}#%"))
             found = (await connection.execute(query)).scalar()
-        await self._uncancelled(self._frozen(order.account_id))
+        await self._run_uncancelled(self._frozen(order.account_id))
         if found is not None:
             return RotationJob(job_id=found, created=False)
         return await self._store.create_once(order, idempotency_key=f"{key}#{uuid.uuid4().hex[:8]}", fence=fence)
 
     async def _do_nothing_returning(self, order: JobOrder, key: str, fence: int) -> RotationJob:
-        await self._uncancelled(self._frozen(order.account_id))
+        await self._run_uncancelled(self._frozen(order.account_id))
         made = await self._store.create_once(order, idempotency_key=key, fence=fence)
         # The statement returns no row for a key that is there: the job that it names was never written.
         return made if made.created else RotationJob(job_id=f"job_{uuid.uuid4().hex}", created=True)
@@ -248,12 +248,12 @@ def faulty_judgement(marks: Marks, control: str | None) -> None:
     """Let the process die when an answer is there and before it is judged; and judge it as the control does."""
     judge = naive_gate(control) or TASK.judge
 
-    def judged(proposed: ProposedDecision, request: RotationRequest, *rest: Any) -> Any:
+    def judge_or_die(proposed: ProposedDecision, request: RotationRequest, *rest: Any) -> Any:
         if marks.first(request.account_id, "kill_before_grounding"):
             _die()
         return judge(proposed, request, *rest)
 
-    object.__setattr__(TASK, "judge", judged)
+    object.__setattr__(TASK, "judge", judge_or_die)
 
 
 def _move_clock(days: int) -> None:
@@ -264,12 +264,12 @@ def _move_clock(days: int) -> None:
     if days:
         travelled.start()
 
-    def moved(*_: Any) -> None:
+    def move(*_: Any) -> None:
         if days:
             travelled.stop()
         _move_clock(random.choice([other for other in CLOCKS_DAYS if other != days]))
 
-    signal.signal(signal.SIGUSR1, moved)
+    signal.signal(signal.SIGUSR1, move)
 
 
 async def main() -> None:
@@ -278,13 +278,13 @@ async def main() -> None:
     control = sys.argv[3] if len(sys.argv) > 3 else None
     _move_clock(int(sys.argv[2]))
     configure_logging("json")
-    async with wired_boundary(settings) as wired:
+    async with open_boundary(settings) as wired:
         faulty_statements(wired.engine, marks)
         faulty_judgement(marks, control)
         faulty: Any = FaultyBoundary(wired.boundary, marks, control)
         bent = dataclasses.replace(wired, boundary=faulty)
         claims: Any = lambda store: FaultyClaims(store, marks, control)  # noqa: E731
-        async with wired_worker(await connect(keyring=settings.keyring), bent, claims=claims) as worker:
+        async with open_worker(await connect(keyring=settings.keyring), bent, claims=claims) as worker:
             await worker.run()
 
 

@@ -24,8 +24,8 @@ from keyturn.keyring import Keyring, load_keyring, write_keys
 from keyturn.lab.proof.cable import Cable
 from keyturn.lab.proof.database import PostgreSQL
 from keyturn.lab.proof.hosts import Host, hosts
+from keyturn.lab.proof.operation_record import Incident
 from keyturn.lab.proof.plan import STRICTER_LINE
-from keyturn.lab.proof.seen import Befallen
 from keyturn.lab.proof.worker import CLOCKS_DAYS
 from keyturn.lab.stack.embedded import simulator_process, worker_environment
 from keyturn.lab.stack.processes import child, free_port
@@ -78,10 +78,10 @@ class World:
         self.cables = cables
         self.marks = folder / "marks"
         self.marks.mkdir()
-        self.befell: list[Befallen] = []
+        self.befell: list[Incident] = []
         self.failed: list[str] = []  # what could not be brought about, and why
         self.policies = folder / "policies"
-        self.disk: Path | None = None  # a small one of its own, where one may be mounted
+        self.disk: Path | None = None  # a small separate one, where one may be mounted
         self.hosts: list[Host] = []  # the workers' and then the server's, where they may be made
         self.postgresql: PostgreSQL | None = None
         self.processes: dict[str, asyncio.subprocess.Process] = {}
@@ -92,7 +92,7 @@ class World:
         return self.cables["temporal"].address
 
     async def client(self) -> Client:
-        """A client of its own connection, as soon as the server answers."""
+        """Return a client with a new connection, as soon as the server answers."""
         async with asyncio.timeout(30):
             while True:
                 try:
@@ -100,7 +100,7 @@ class World:
                 except TemporalUnreachable:
                     await asyncio.sleep(0.1)
 
-    async def thawed(self, frozen_seconds: float) -> None:
+    async def wait_for_thaw(self, frozen_seconds: float) -> None:
         """Wait until every attempt that was frozen has woken up and done what it does; and records are written."""
         # A mark with a number: from then on it was frozen. One with `.thaw`: it was let go, and needs no time for that.
         frozen = [mark for mark in self.marks.glob("*-freeze*") if mark.suffix[1:].isdecimal()]
@@ -128,14 +128,14 @@ class World:
         await engine.dispose()
 
     def kill(self, name: str) -> None:
-        """Kill a process with -9; what watches over it begins it again."""
+        """Kill a process with -9; its supervisor starts it again."""
         self._signal(name, signal.SIGKILL)
 
     def move_clock(self, name: str) -> None:
         """Have a worker's clock show another time from now on; one that is just starting dies of it."""
         self._signal(name, signal.SIGUSR1)
 
-    async def stopped(self, name: str, seconds: float) -> None:
+    async def freeze(self, name: str, seconds: float) -> None:
         """Let a process stand still for so long."""
         self._signal(name, signal.SIGSTOP)
         try:
@@ -155,15 +155,15 @@ class World:
         with suppress(ProcessLookupError, KeyError):
             self.processes[name].send_signal(number)
 
-    async def healed(self) -> None:
+    async def heal_database(self) -> None:
         """Have the database server up, if there is one."""
         if self.postgresql is not None:
             await self.postgresql.heal()
 
-    async def watched(
+    async def supervise(
         self, name: str, command: Callable[[], list[str | Path]], environment: dict[str, str] | None
     ) -> None:
-        """Run a process, and begin it again whenever it has ended, until cancelled."""
+        """Run a process, and start it again whenever it has ended, until cancelled."""
         while True:
             try:
                 async with child(command(), environment=environment, log=self.folder / f"{name}.log") as process:
@@ -180,7 +180,7 @@ class World:
 
 @asynccontextmanager
 async def world(folder: Path, database: str, *, control: str | None, chance: random.Random) -> AsyncIterator[World]:
-    """Yield a world whose parts are up: servers, and two workers, each on a host of its own where that may be.
+    """Yield a world whose parts are up: servers, and two workers, each on a separate host where that may be.
 
     Args:
         folder: an existing folder, its own.
@@ -197,25 +197,25 @@ async def world(folder: Path, database: str, *, control: str | None, chance: ran
         outside = places[0].outside if places else "127.0.0.1"
         servers = places[WORKERS] if places else None
         ip = servers.address if servers is not None else "127.0.0.1"
-        cables = {"temporal": await parts.enter_async_context(Cable(ip, port).laid(outside))}
+        cables = {"temporal": await parts.enter_async_context(Cable(ip, port).open(outside))}
         url = database_url(database)
         await asyncio.to_thread(migrate, url)
         seen_by_workers = database
         if url.get_backend_name() == "postgresql":
             socket = f"{url.query['host']}/.s.PGSQL.{url.port or 5432}"
-            cables["database"] = await parts.enter_async_context(Cable("", 0, path=socket).laid(outside))
+            cables["database"] = await parts.enter_async_context(Cable("", 0, path=socket).open(outside))
             host, _, to = cables["database"].address.rpartition(":")
             through = url.set(drivername="postgresql", host=host, port=int(to), query={})
             seen_by_workers = through.render_as_string(hide_password=False)
         simulator = await parts.enter_async_context(simulator_process())
         there = urlsplit(simulator)
-        cables["provider"] = await parts.enter_async_context(Cable("127.0.0.1", there.port or 80).laid(outside))
+        cables["provider"] = await parts.enter_async_context(Cable("127.0.0.1", there.port or 80).open(outside))
         made = World(folder, url, simulator, keyring, cables, chance)
         made.hosts = places
         made.policies.mkdir()
         (made.policies / "proof.toml").write_text(NEEDS_APPROVAL)
         # Its parts reach each other by 127.0.0.1, and the workers it by its address.
-        listening = "127.0.0.1" if servers is None else "0.0.0.0"  # noqa: S104 - in a namespace of its own
+        listening = "127.0.0.1" if servers is None else "0.0.0.0"  # noqa: S104 - in a separate namespace
         server = dev_server_command(port, ip=listening, database=folder / "temporal.db")
         server = [*(servers.prefix if servers is not None else ()), *server]
         provider = f"http://{cables['provider'].address}"
@@ -226,27 +226,27 @@ async def world(folder: Path, database: str, *, control: str | None, chance: ran
         def worker(number: int) -> list[str | Path]:
             days = 0 if control else chance.choice(CLOCKS_DAYS)
             if days:
-                made.befell.append(Befallen("start_with_another_clock", time.time()))
+                made.befell.append(Incident("start_with_another_clock", time.time()))
             command: list[str | Path] = [sys.executable, "-m", "keyturn.lab.proof.worker", made.marks, str(days)]
             host = places[number].prefix if places else ()
             return [*host, *command, *([control] if control else [])]
 
-        watched = [asyncio.create_task(made.watched("temporal", lambda: server, None))]
-        parts.push_async_callback(_ended, watched)
+        watched = [asyncio.create_task(made.supervise("temporal", lambda: server, None))]
+        parts.push_async_callback(_cancel_all, watched)
         await made.client()
         for number in range(WORKERS):
-            watching = made.watched(f"worker_{number}", partial(worker, number), environment)
+            watching = made.supervise(f"worker_{number}", partial(worker, number), environment)
             watched.append(asyncio.create_task(watching))
         yield made
 
 
-async def _ended(tasks: list["asyncio.Task[None]"]) -> None:
+async def _cancel_all(tasks: list["asyncio.Task[None]"]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def simulated(address: str, method: str, path: str, body: object = None) -> object:
+async def ask_simulator(address: str, method: str, path: str, body: object = None) -> object:
     """Ask the simulator's control."""
     async with httpx.AsyncClient(base_url=address, trust_env=False, timeout=30) as http:
         answer = await http.request(method, path, json=body)

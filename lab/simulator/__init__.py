@@ -1,1 +1,1 @@
-"""Model providers on loopback that speak the real wire formats and can be told to fail."""
+"""Model providers on loopback that speak the real wire formats and can be made to fail."""

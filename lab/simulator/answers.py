@@ -1,7 +1,7 @@
 """What the simulated model says: rules applied to the document in the prompt, and nothing else.
 
 It reads the same text that a real model reads and shares no code with the program that it tests. Which task it is asked
-is told by the fields of the answer's schema; plain text is a draft.
+is known by the fields of the answer's schema; plain text is a draft.
 """
 
 import json
@@ -36,7 +36,7 @@ def account_of(user: str) -> str | None:
 
 
 def decide(document: Document) -> dict[str, Any]:
-    """Return the decision that the document's policy lines and facts bear out; `not_specified` if it has none."""
+    """Return the decision that the document's policy lines and facts support; `not_specified` if it has none."""
     try:
         account, lines = document["account"], document["policy_lines"]
     except KeyError:

@@ -21,7 +21,7 @@ from typing import Any
 from aiohttp import web
 
 from keyturn.lab.simulator.answers import account_of, answer
-from keyturn.lab.simulator.formats import ANTHROPIC, OPENAI, Format, Said
+from keyturn.lab.simulator.formats import ANTHROPIC, OPENAI, Format, PlainAnswer
 
 Entry = dict[str, Any]
 
@@ -106,36 +106,36 @@ class Batches:
         lines = self._files[body["input_file_id"]].decode().splitlines()
         requests = [(line["custom_id"], line["body"]) for line in map(json.loads, lines)]
         made = Batch(f"batch_{uuid.uuid4().hex}", OPENAI, requests, self._plan, body.get("metadata") or {})
-        return self._made(request, made)
+        return self._create(request, made)
 
     async def _submit_anthropic(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         requests = [(line["custom_id"], line["params"]) for line in body["requests"]]
-        return self._made(request, Batch(f"msgbatch_{uuid.uuid4().hex}", ANTHROPIC, requests, self._plan))
+        return self._create(request, Batch(f"msgbatch_{uuid.uuid4().hex}", ANTHROPIC, requests, self._plan))
 
-    def _made(self, request: web.Request, batch: Batch) -> web.StreamResponse:
+    def _create(self, request: web.Request, batch: Batch) -> web.StreamResponse:
         self._batches[batch.id] = batch
         if self._plan.lose and request.transport is not None:
             self._plan.lose = False
             request.transport.abort()
-        return web.json_response(self._told(batch))
+        return web.json_response(self._batch_entry(batch))
 
     async def _poll(self, request: web.Request) -> web.Response:
         batch = self._batches.get(request.match_info["id"])
         if batch is None:
             return web.json_response({"error": {"message": "no such batch", "type": "not_found_error"}}, status=404)
         batch.polled += 1
-        return web.json_response(self._told(batch))
+        return web.json_response(self._batch_entry(batch))
 
     async def _list(self, _request: web.Request, wire: Format) -> web.Response:
-        found = [self._told(batch) for batch in reversed(self._batches.values()) if batch.wire is wire]
+        found = [self._batch_entry(batch) for batch in reversed(self._batches.values()) if batch.wire is wire]
         return web.json_response({"object": "list", "data": found, "has_more": False})
 
     async def _results(self, request: web.Request) -> web.Response:
         lines = self._lines(self._batches[request.match_info["id"]], _anthropic_line)
         return web.Response(text="".join(json.dumps(line) + "\n" for line in lines))
 
-    def _told(self, batch: Batch) -> Entry:
+    def _batch_entry(self, batch: Batch) -> Entry:
         if batch.wire is ANTHROPIC:
             counts = {"processing": 0 if batch.ended else len(batch.requests)}
             counts |= dict.fromkeys(("succeeded", "errored", "canceled", "expired"), 0)
@@ -184,7 +184,7 @@ class Batches:
         if entry not in self._log:
             self._log.append(entry)
         tokens = asked.size // 4 + 1
-        said = Said(text, "complete", tokens, 0, len(text) // 4 + 1)
+        said = PlainAnswer(text, "complete", tokens, 0, len(text) // 4 + 1)
         return batch.wire.write(uuid.uuid4().hex, asked.model, said)
 
 

@@ -1,4 +1,4 @@
-"""The ways in which the simulator can be told to fail, and which request each one meets."""
+"""The ways in which the simulator can be made to fail, and which request each one meets."""
 
 import json
 from collections.abc import Mapping
@@ -75,7 +75,7 @@ class Fault:
         return True
 
 
-def bent(fault: Fault, answer: str) -> tuple[str, Ending]:
+def apply_fault(fault: Fault, answer: str) -> tuple[str, Ending]:
     """Return text and ending of an answer under `fault`."""
     try:
         sources = json.loads(answer)["source_line_ids"] or ["P-7"]

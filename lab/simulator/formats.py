@@ -15,7 +15,7 @@ class NotARequest(ValueError):
 
 
 @dataclass(frozen=True)
-class Asked:
+class ParsedRequest:
     """A request, whatever its format."""
 
     model: str
@@ -28,7 +28,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Said:
+class PlainAnswer:
     """An answer, before it has a format."""
 
     text: str
@@ -47,9 +47,9 @@ class Format:
     """One provider's wire format. A stream is what comes before the pieces of the text, with them, and behind them."""
 
     name: str
-    read: Callable[[Mapping[str, str], str, Any], Asked]  # headers, model in the path, decoded body
-    write: Callable[[str, str, Said], dict[str, Any]]  # request id, model, answer
-    stream: Callable[[str, str, Said, Sequence[str]], tuple[list[Event], list[Event], list[Event]]]
+    read: Callable[[Mapping[str, str], str, Any], ParsedRequest]  # headers, model in the path, decoded body
+    write: Callable[[str, str, PlainAnswer], dict[str, Any]]  # request id, model, answer
+    stream: Callable[[str, str, PlainAnswer, Sequence[str]], tuple[list[Event], list[Event], list[Event]]]
     error: Callable[[str, float | None], tuple[int, dict[str, Any]] | None]  # fault, seconds to wait
     request_id_header: str
 
@@ -58,15 +58,17 @@ def _fields(schema: Any) -> frozenset[str]:
     return frozenset((schema or {}).get("properties", {}))
 
 
-def _read_openai(headers: Mapping[str, str], _path_model: str, body: Any) -> Asked:
+def _read_openai(headers: Mapping[str, str], _path_model: str, body: Any) -> ParsedRequest:
     texts = {message["role"]: message["content"] for message in body["messages"]}
     schema = body.get("response_format", {}).get("json_schema", {}).get("schema")
     whole = texts["system"] + texts["user"]
     key = headers.get("authorization", "").removeprefix("Bearer ")
-    return Asked(str(body["model"]), whole, texts["user"], _fields(schema), key, len(whole), body.get("stream", False))
+    return ParsedRequest(
+        str(body["model"]), whole, texts["user"], _fields(schema), key, len(whole), body.get("stream", False)
+    )
 
 
-def _write_openai(request_id: str, model: str, said: Said) -> dict[str, Any]:
+def _write_openai(request_id: str, model: str, said: PlainAnswer) -> dict[str, Any]:
     refused = said.ending == "refused"
     ends = {"truncated": "length", "context_window": "length", "filtered": "content_filter"}
     return {
@@ -95,7 +97,7 @@ def _write_openai(request_id: str, model: str, said: Said) -> dict[str, Any]:
 
 
 def _stream_openai(
-    request_id: str, model: str, said: Said, pieces: Sequence[str]
+    request_id: str, model: str, said: PlainAnswer, pieces: Sequence[str]
 ) -> tuple[list[Event], list[Event], list[Event]]:
     whole = _write_openai(request_id, model, said)
     [choice] = whole["choices"]
@@ -133,7 +135,7 @@ def _openai_error(fault: str, _seconds: float | None) -> tuple[int, dict[str, An
     return status, {"error": {"message": f"simulated {fault}", "type": kind, "param": None, "code": code}}
 
 
-def _read_anthropic(headers: Mapping[str, str], _path_model: str, body: Any) -> Asked:
+def _read_anthropic(headers: Mapping[str, str], _path_model: str, body: Any) -> ParsedRequest:
     if "anthropic-version" not in headers or not isinstance(body["max_tokens"], int):
         raise NotARequest("anthropic-version and max_tokens are required")
     [message] = body["messages"]
@@ -143,12 +145,12 @@ def _read_anthropic(headers: Mapping[str, str], _path_model: str, body: Any) -> 
     user = "".join(block["text"] for block in message["content"])
     schema = body.get("output_config", {}).get("format", {}).get("schema")
     size = sum(len(block["text"]) for block in blocks)
-    return Asked(
+    return ParsedRequest(
         str(body["model"]), prefix, user, _fields(schema), headers.get("x-api-key", ""), size, body.get("stream", False)
     )
 
 
-def _write_anthropic(request_id: str, model: str, said: Said) -> dict[str, Any]:
+def _write_anthropic(request_id: str, model: str, said: PlainAnswer) -> dict[str, Any]:
     ends = {"truncated": "max_tokens", "refused": "refusal", "filtered": "refusal"}
     ends["context_window"] = "model_context_window_exceeded"
     thinking = {"type": "thinking", "thinking": "Let me look at the rules.", "signature": "simulated"}
@@ -171,7 +173,7 @@ def _write_anthropic(request_id: str, model: str, said: Said) -> dict[str, Any]:
 
 
 def _stream_anthropic(
-    request_id: str, model: str, said: Said, pieces: Sequence[str]
+    request_id: str, model: str, said: PlainAnswer, pieces: Sequence[str]
 ) -> tuple[list[Event], list[Event], list[Event]]:
     whole = _write_anthropic(request_id, model, said)
     start = whole | {"content": [], "stop_reason": None, "usage": whole["usage"] | {"output_tokens": 1}}
@@ -226,7 +228,7 @@ def _anthropic_error(fault: str, _seconds: float | None) -> tuple[int, dict[str,
     return status, {"type": "error", "error": error, "request_id": "req_simulated"}
 
 
-def _read_gemini(headers: Mapping[str, str], path_model: str, body: Any) -> Asked:
+def _read_gemini(headers: Mapping[str, str], path_model: str, body: Any) -> ParsedRequest:
     [content] = body["contents"]
     system = "".join(part["text"] for part in body["systemInstruction"]["parts"])
     user = "".join(part["text"] for part in content["parts"])
@@ -234,10 +236,10 @@ def _read_gemini(headers: Mapping[str, str], path_model: str, body: Any) -> Aske
     if schema is not None and body["generationConfig"].get("responseMimeType") != "application/json":
         raise NotARequest("responseJsonSchema needs responseMimeType")
     key = headers.get("x-goog-api-key", "")
-    return Asked(path_model, system + user, user, _fields(schema), key, len(system + user))
+    return ParsedRequest(path_model, system + user, user, _fields(schema), key, len(system + user))
 
 
-def _write_gemini(request_id: str, model: str, said: Said) -> dict[str, Any]:
+def _write_gemini(request_id: str, model: str, said: PlainAnswer) -> dict[str, Any]:
     usage = {
         "promptTokenCount": said.input_tokens,
         "cachedContentTokenCount": said.cached_tokens,
@@ -256,7 +258,7 @@ def _write_gemini(request_id: str, model: str, said: Said) -> dict[str, Any]:
 
 
 def _stream_gemini(
-    request_id: str, model: str, said: Said, pieces: Sequence[str]
+    request_id: str, model: str, said: PlainAnswer, pieces: Sequence[str]
 ) -> tuple[list[Event], list[Event], list[Event]]:
     whole = _write_gemini(request_id, model, said)
     if "candidates" not in whole:

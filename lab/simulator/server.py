@@ -1,4 +1,4 @@
-"""The simulator's HTTP server: three providers' wire formats, and `/control/` to tell it how to fail.
+"""The simulator's HTTP server: three providers' wire formats, and `/control/` to make it fail.
 
 POST   /v1/chat/completions                        OpenAI
 POST   /v1/messages                                Anthropic
@@ -10,7 +10,7 @@ GET    /control/requests      each model request: {"at", "provider", "model", "a
                               of a stream also "first_text_at", and "closed_at" if its reader went away
 DELETE /control/requests      forget them
 PUT    /control/keys          the API keys that are taken, as a list; null takes any
-PUT    /control/pace          seconds between two pieces of a stream, a number (0.02 until told)
+PUT    /control/pace          seconds between two pieces of a stream, a number (0.02 by default)
 GET    /healthz               200 when it serves
 
 It answers for models called `simulator-...` only, so that no production setting can mistake it for a provider.
@@ -29,15 +29,15 @@ from aiohttp import web
 
 from keyturn.lab.simulator.answers import account_of, answer
 from keyturn.lab.simulator.batches import Batches
-from keyturn.lab.simulator.faults import Fault, UnknownFault, bent
-from keyturn.lab.simulator.formats import ANTHROPIC, GEMINI, OPENAI, Asked, Event, Format, Said
+from keyturn.lab.simulator.faults import Fault, UnknownFault, apply_fault
+from keyturn.lab.simulator.formats import ANTHROPIC, GEMINI, OPENAI, Event, Format, ParsedRequest, PlainAnswer
 
 DEFAULT_SLOW_SECONDS = 30.0  # longer than any default deadline, so that "slow" without a figure means "too slow"
 MODELS = "simulator-"
-LEAST_CACHED_TOKENS = 1_024  # what the providers' prompt caches begin at
+LEAST_CACHED_TOKENS = 1_024  # from where on the providers' prompt caches count
 PACE_SECONDS = 0.02  # about as quickly as a hosted model of middling size writes
 CHARACTERS_A_PIECE = 8
-CHARACTERS_A_TOKEN = 4  # about right for English JSON: close enough for a bill that nobody pays
+CHARACTERS_A_TOKEN = 4  # about right for English JSON: close enough for a bill that is never paid
 
 
 class Simulator:
@@ -99,19 +99,19 @@ class Simulator:
         return response
 
     async def _respond(
-        self, request: web.Request, wire: Format, fault: Fault, asked: Asked, entry: dict[str, Any]
+        self, request: web.Request, wire: Format, fault: Fault, asked: ParsedRequest, entry: dict[str, Any]
     ) -> web.StreamResponse:
         if fault.name == "slow":
             await asyncio.sleep(DEFAULT_SLOW_SECONDS if fault.seconds is None else fault.seconds)
         if fault.name == "drop" and request.transport is not None:
             request.transport.abort()
             return web.Response(status=499)
-        broken = _broken(wire, fault)
+        broken = _response_of_fault(wire, fault)
         if broken is not None:
             return broken
-        text, ending = bent(fault, answer(asked.user, asked.fields))
+        text, ending = apply_fault(fault, answer(asked.user, asked.fields))
         tokens = asked.size // CHARACTERS_A_TOKEN + 1
-        said = Said(text, ending, tokens, self._cached(asked.prefix), len(text) // CHARACTERS_A_TOKEN + 1)
+        said = PlainAnswer(text, ending, tokens, self._cached_tokens(asked.prefix), len(text) // CHARACTERS_A_TOKEN + 1)
         paid = said.input_tokens + said.output_tokens
         if fault.name not in {"slow", "half_body", "broken_stream", "hang"}:
             entry["tokens"] = paid
@@ -120,7 +120,7 @@ class Simulator:
         if asked.streamed:
             pieces = [text[place : place + CHARACTERS_A_PIECE] for place in range(0, len(text), CHARACTERS_A_PIECE)]
             stream = wire.stream(request_id, asked.model, said, pieces)
-            return await self._streamed(request, wire, fault, stream, headers, entry)
+            return await self._stream(request, wire, fault, stream, headers, entry)
         whole = json.dumps(wire.write(request_id, asked.model, said)).encode()
         if fault.name in {"half_body", "trickle"}:
             response, sent = await _piecemeal(request, fault, whole, headers)
@@ -128,7 +128,7 @@ class Simulator:
             return response
         return web.Response(body=whole, headers=headers)
 
-    async def _streamed(
+    async def _stream(
         self,
         request: web.Request,
         wire: Format,
@@ -162,9 +162,9 @@ class Simulator:
         self.pace = float(await request.text())
         return web.Response(status=204)
 
-    def _cached(self, prefix: str) -> int:
+    def _cached_tokens(self, prefix: str) -> int:
         """How many tokens of the prefix were seen before; and remember it."""
-        shared = max((_shared(prefix, seen) for seen in self._prefixes), default=0)
+        shared = max((_shared_length(prefix, seen) for seen in self._prefixes), default=0)
         self._prefixes.append(prefix)
         tokens = shared // CHARACTERS_A_TOKEN
         return tokens if tokens >= LEAST_CACHED_TOKENS else 0
@@ -229,14 +229,14 @@ def _event(name: str | None, data: Any) -> bytes:
     return (f"event: {name}\n" if name else "").encode() + f"data: {told}\n\n".encode()
 
 
-def _shared(one: str, other: str) -> int:
-    """How many characters two texts begin with alike."""
+def _shared_length(one: str, other: str) -> int:
+    """Return how many characters two texts have in common at their start."""
     return next(
         (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(map(len, (one, other)))
     )
 
 
-def _broken(wire: Format, fault: Fault) -> web.Response | None:
+def _response_of_fault(wire: Format, fault: Fault) -> web.Response | None:
     """The response of a fault that has no answer in it; None if it has one."""
     waits = {} if fault.seconds is None else {"retry-after": f"{fault.seconds:g}"}
     page = "<html><body>Welcome</body></html>"

@@ -28,7 +28,7 @@ async def show(stack: Stack, say: Say) -> bool:
     request = _request("acct_10234", "key_7f3a")
     say("1. May the stale key key_7f3a of acct_10234 be rotated under P-7?")
     first = await _rotate(stack, request)
-    _tell(say, stack, request, first)
+    _print_outcome(say, stack, request, first)
     if not isinstance(first, JobCreated):
         return False
 
@@ -36,7 +36,7 @@ async def show(stack: Stack, say: Say) -> bool:
     asked = await _calls(stack)
     second = await _rotate(stack, request)
     say(f"   asked     nobody: the same workflow answers ({await _calls(stack) - asked} model calls)")
-    _tell_job(say, second)
+    _print_job(say, second)
     say("   and in a new run, as if Temporal had forgotten the first:")
     anew = await stack.client.start_workflow(
         RotationWorkflow.run,
@@ -48,21 +48,21 @@ async def show(stack: Stack, say: Say) -> bool:
         execution_timeout=timedelta(seconds=WAIT_SECONDS),
     )
     third = await outcome_of(anew)
-    _tell_job(say, third)
+    _print_job(say, third)
     if isinstance(third, JobCreated):
         say(f"   asked     {'nobody: the cached response was taken' if third.call.cache_hit else third.call.model}")
 
     say("3. The model claims a window of 90 days for P-7.")
-    await _tell_simulator(stack, {"name": "wrong_window", "days": 90, "account": "acct_10235"})
+    await _set_fault(stack, {"name": "wrong_window", "days": 90, "account": "acct_10235"})
     wrong = _request("acct_10235", "key_91bc")
     fourth = await _rotate(stack, wrong)
-    _tell(say, stack, wrong, fourth)
+    _print_outcome(say, stack, wrong, fourth)
 
     say("4. The first provider of the route is down.")
-    await _tell_simulator(stack, {"name": "unavailable", "provider": "openai"})
+    await _set_fault(stack, {"name": "unavailable", "provider": "openai"})
     elsewhere = _request("acct_10236", "key_c40d")
     fifth = await _rotate(stack, elsewhere)
-    _tell(say, stack, elsewhere, fifth)
+    _print_outcome(say, stack, elsewhere, fifth)
 
     jobs = await _jobs(stack)
     say(f"Jobs in the database: {len(jobs)}")
@@ -90,17 +90,17 @@ async def _rotate(stack: Stack, request: RotationRequest) -> RotationOutcome:
     return outcome
 
 
-def _tell(say: Say, stack: Stack, request: RotationRequest, outcome: RotationOutcome) -> None:
+def _print_outcome(say: Say, stack: Stack, request: RotationRequest, outcome: RotationOutcome) -> None:
     catalogue = load_catalogue()
     if isinstance(outcome, JobCreated | Rejected):
-        _tell_call(say, outcome.call)
+        _print_call(say, outcome.call)
     if isinstance(outcome, JobCreated):
         decision = outcome.decision
         for line in catalogue.resolve(decision.source_lines):
             say(f'   policy    {line.ref}: "{line.wording}"')
         say(f"   decision  {decision.decision}, window {decision.rotation_window_days} days")
         say("   verdict   grounded: it is what the evidence supports under every supplied line")
-        _tell_job(say, outcome)
+        _print_job(say, outcome)
     elif isinstance(outcome, Rejected):
         say(f"   verdict   rejected, {outcome.reason}: {outcome.explanation}")
         say("   job       none")
@@ -109,7 +109,7 @@ def _tell(say: Say, stack: Stack, request: RotationRequest, outcome: RotationOut
     say(f"   history   {stack.history_url(id_of(request))}")
 
 
-def _tell_call(say: Say, call: CallRecord) -> None:
+def _print_call(say: Say, call: CallRecord) -> None:
     for passed in call.passed_over:
         say(f"   asked     {passed.provider}, {passed.model}: {passed.failure}, so the next one")
     cost = "price unknown" if call.cost_usd is None else f"${call.cost_usd.normalize():f}"
@@ -118,7 +118,7 @@ def _tell_call(say: Say, call: CallRecord) -> None:
     say(f"   used      {tokens}, {cost}, {call.latency_ms:.0f} ms")
 
 
-def _tell_job(say: Say, outcome: RotationOutcome) -> None:
+def _print_job(say: Say, outcome: RotationOutcome) -> None:
     if isinstance(outcome, JobCreated):
         state = "created" if outcome.created else "there already (created=False)"
         due = f", due {outcome.due:%Y-%m-%d}" if outcome.due else ""
@@ -127,7 +127,7 @@ def _tell_job(say: Say, outcome: RotationOutcome) -> None:
         say(f"   outcome   {outcome.status}")
 
 
-async def _tell_simulator(stack: Stack, fault: dict[str, Any]) -> None:
+async def _set_fault(stack: Stack, fault: dict[str, Any]) -> None:
     async with httpx.AsyncClient(trust_env=False) as http:
         (await http.post(f"{stack.simulator}/control/faults", json=fault)).raise_for_status()
 

@@ -26,7 +26,7 @@ from keyturn.workflows.identity import stored_id
 SIMULATED_MODEL = "simulator-1"
 # Variables that would point the embedded worker at a real provider, server or database.
 _OURS = ("TEMPORAL_", "KEYTURN_", "OTEL_")
-# The providers whose wire formats the simulator speaks, and where each expects its paths to begin.
+# The providers whose wire formats the simulator speaks, and where each expects its paths to start.
 _SIMULATED = {"openai": "/v1", "anthropic": "", "gemini": ""}
 
 
@@ -76,9 +76,9 @@ async def embedded_stack(
     """Yield the stack when its servers are up and its worker is started; stop all of it, the worker first, afterwards.
 
     Args:
-        folder: where database, server state and logs are kept; an absolute path of an existing folder.
+        folder: where database, server state and logs are stored; an absolute path of an existing folder.
         ports: where to listen.
-        keep: whether Temporal's state is kept in a file too, and not in memory.
+        keep: whether Temporal's state is stored in a file too, and not in memory.
         worker_log: the file that takes the worker's log; None writes it to standard error.
         simulated: False asks the provider that this process's environment names.
         codec: whether a codec server shows the UI clear text; its operator's token is in `folder`, `codec_token`.
@@ -88,7 +88,7 @@ async def embedded_stack(
         StackNotStarted: a part did not come up; what had come up is stopped.
     """
     for port in (ports.temporal, ports.ui, ports.simulator, ports.codec, ports.desk):
-        _refuse_taken(port)
+        _expect_free(port)
     ui_port = ports.ui or free_port()
     database = f"sqlite:///{folder / 'keyturn.db'}"
     keys = folder / DEVELOPMENT_FILE.name
@@ -198,7 +198,7 @@ def worker_environment(address: str, database: str, simulator: str | None, *, ke
         ours["KEYTURN_PAYLOAD_KEYS_FILE"] = str(keys)
     if simulator is None:
         theirs = {name: value for name, value in os.environ.items() if not name.startswith("TEMPORAL_")}
-        for name in ("KEYTURN_POLICY_DIR", "KEYTURN_RATE_CARD"):  # the worker runs in a folder of its own
+        for name in ("KEYTURN_POLICY_DIR", "KEYTURN_RATE_CARD"):  # the worker runs in another folder
             if name in theirs:
                 theirs[name] = str(Path(theirs[name]).absolute())
         theirs.pop("KEYTURN_PAYLOAD_KEYS", None)
@@ -215,7 +215,7 @@ def worker_environment(address: str, database: str, simulator: str | None, *, ke
     return others | ours | simulated
 
 
-def _refuse_taken(port: int) -> None:
+def _expect_free(port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

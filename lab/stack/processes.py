@@ -23,7 +23,7 @@ class StackNotStarted(KeyturnError):
 
 
 def free_port() -> int:
-    """Return a loopback port that nobody listens on at this moment."""
+    """Return a loopback port that is free at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -47,7 +47,7 @@ async def child(
     log: Path | None = None,
     stdout: int | None = None,
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run `command` in a session of its own, so that a Ctrl-C reaches it through us and in our order.
+    """Run `command` in a new session, so that a Ctrl-C reaches it through us and in our order.
 
     Args:
         command: the program and its arguments.

@@ -1,4 +1,4 @@
-"""The one table from the core's errors to what Temporal is told."""
+"""The one table from the core's errors to Temporal's."""
 
 import importlib
 import pkgutil

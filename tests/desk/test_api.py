@@ -209,7 +209,7 @@ async def test_a_parked_rotation_is_resumed_or_abandoned_by_an_operator(here: Pl
 
 
 async def test_a_draft_is_told_as_it_is_written_and_a_reader_comes_back_without_a_gap(here: Place) -> None:
-    """By the id of the last event: nothing is lost, nothing is repeated; the draft tells the rotation's decision."""
+    """By the id of the last event: nothing is lost, nothing is repeated; the draft reports the rotation's decision."""
     async with here.open() as url, asking("luna", url) as luna:
         asked = question()
         rotation = (await luna.post("/api/v1/rotations", json=asked, headers=key())).json()
@@ -256,7 +256,7 @@ async def test_two_hundred_readers_lose_and_repeat_nothing(here: Place) -> None:
 async def test_readers_wait_while_the_database_or_temporal_is_away(
     here: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stream that has begun is not broken off by it, and those who ask at once cost one look."""
+    """A stream that has started is not broken off by it, and simultaneous callers cost one look."""
     looks, broken = 0, asyncio.Event()
     find = here.desk.find_draft
     faults = [JobStoreUnavailable("away"), RPCError("away", RPCStatusCode.UNAVAILABLE, b"")]
@@ -289,7 +289,7 @@ async def test_readers_wait_while_the_database_or_temporal_is_away(
 
 
 async def test_a_draft_is_stopped_and_one_that_no_worker_begins_is_told(here: Place) -> None:
-    """A reader hears the end either way."""
+    """A reader gets the end either way."""
     body = {"account_id": "acct_1", "question": "May it?", "policy_lines": ["P-7"]}
     async with here.served() as url, asking("luna", url) as luna:
         path = (await luna.post("/api/v1/drafts", json=body, headers=key())).headers["location"]

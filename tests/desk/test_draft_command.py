@@ -59,13 +59,13 @@ async def test_ctrl_c_stops_a_draft_and_closes_the_providers_connection(stack: S
 
 
 async def test_a_draft_that_nobody_writes_is_left_after_a_while(stack: Stack) -> None:
-    """No worker is there to end it: whoever told it to stop does not wait for that for ever."""
+    """No worker is there to end it: the user who stops it does not wait for that for ever."""
     environment = lunas(stack) | {"KEYTURN_TASK_QUEUE": f"nobody-{uuid.uuid4().hex}"}
     process = await asyncio.create_subprocess_exec(
         KEYTURN, "draft", *ASKED, env=environment, stdout=-1, stderr=-1, stdin=asyncio.subprocess.DEVNULL
     )
     async with asyncio.timeout(60):
-        while not catches(process.pid, signal.SIGTERM):  # as soon as the draft has been begun
+        while not catches(process.pid, signal.SIGTERM):  # as soon as the draft has been started
             await asyncio.sleep(0.1)
         process.send_signal(signal.SIGTERM)
         _, err = await process.communicate()

@@ -1,4 +1,4 @@
-"""The desk in a real browser, as people use it: by mouse, by keyboard, on a phone; with hostile text, and cut off."""
+"""The desk in a real browser, as users work with it: by mouse, keyboard and phone; with hostile text, and cut off."""
 
 import asyncio
 import uuid
@@ -42,7 +42,7 @@ async def ask(page: Page, account: str, *, question: str = "May the stale key be
 
 
 async def test_a_question_becomes_a_draft_that_is_stopped_an_approval_and_a_job(here: Place) -> None:
-    """The whole way, on one screen after the other; axe-core finds nothing that keeps anybody out."""
+    """The whole way, on one screen after the other; axe-core finds nothing that keeps any user out."""
     account = f"acct_{uuid.uuid4().hex[:10]}"
     await here.simulator.pace(0.5)  # so that the stop comes before the end, however slow the browser is
     async with here.open() as url, browser() as page:
@@ -146,7 +146,7 @@ async def test_by_keyboard_alone_on_a_phone_in_the_dark(here: Place) -> None:
 
 
 async def test_nothing_is_lost_by_a_reload_or_a_desk_that_goes_away(here: Place) -> None:
-    """The draft goes on without it, and the same page finds the rest when the desk is back."""
+    """The draft continues without it, and the same page finds the rest when the desk is back."""
     await here.simulator.pace(0.05)
     async with here.working(), browser() as page:
         async with here.served() as url:

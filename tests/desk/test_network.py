@@ -74,7 +74,7 @@ async def test_a_browser_signs_in_with_a_token_and_out_again(here: Place) -> Non
 
 
 async def test_a_proxys_header_is_believed_from_the_proxy_alone(here: Place) -> None:
-    """Anybody else who sends it is nobody."""
+    """Any other peer that sends it is not signed in."""
     by_proxy = {"KEYTURN_DESK_TOKENS": None, "KEYTURN_DESK_IDENTITY_HEADER": "X-Forwarded-User"}
     header = {"x-forwarded-user": "omar"}
     async with here.served(**by_proxy, KEYTURN_DESK_PROXIES="127.0.0.0/8") as url, plain(url, **header) as proxy:
@@ -116,7 +116,7 @@ async def test_a_copied_session_is_worth_nothing_after_signing_out_or_another_to
 
 
 async def test_names_that_differ_in_case_or_marks_are_one_person(here: Place) -> None:
-    """Roles are found however the proxy writes a name, and nobody stands in the settings twice."""
+    """Roles are found however the proxy writes a name, and no name stands in the settings twice."""
     settings = {"KEYTURN_DESK_TOKENS": None, "KEYTURN_DESK_IDENTITY_HEADER": "X-Forwarded-User"}
     async with here.served(**settings, KEYTURN_DESK_PROXIES="127.0.0.0/8") as url, plain(url) as client:
         for name in ("omar", "OMAR", "Omar."):
@@ -140,7 +140,7 @@ async def test_a_probe_is_never_rate_limited_and_tries_to_sign_in_use_up_nobodys
 
 
 async def test_an_address_that_is_no_text_or_no_path_is_refused_as_such(here: Place) -> None:
-    """NUL, bytes that are no UTF-8, absolute URIs: 400, whoever asks."""
+    """NUL, bytes that are no UTF-8, absolute URIs: 400 for any caller."""
     async with here.served() as url:
         host, _, port = url.partition("//")[2].rpartition(":")
         for target in (
@@ -170,7 +170,7 @@ async def test_a_body_that_never_comes_is_not_waited_for(here: Place, monkeypatc
 
 
 async def test_another_sites_page_changes_nothing(here: Place) -> None:
-    """Told by Sec-Fetch-Site, or by Origin where a browser does not send that."""
+    """Known by Sec-Fetch-Site, or by Origin where a browser does not send that."""
     async with here.served() as url, asking("luna", url) as luna:
         for headers in (
             {"sec-fetch-site": "cross-site"},
@@ -190,7 +190,7 @@ async def test_another_sites_page_changes_nothing(here: Place) -> None:
 
 
 async def test_what_is_too_large_or_too_often_is_refused(here: Place) -> None:
-    """Whether its length is told or not; and one person's haste is not another's."""
+    """Whether its length is announced or not; and one person's haste is not another's."""
     async with (
         here.served(KEYTURN_DESK_REQUESTS_PER_MINUTE=10) as url,
         asking("luna", url) as luna,
@@ -239,7 +239,7 @@ def test_in_development_on_loopback_nobody_signs_in() -> None:
 
 
 async def test_in_development_one_acts_as_anybody(here: Place) -> None:
-    """So that an approval can be tried alone; where people sign in, there is no such thing."""
+    """So that an approval can be tried alone; where users sign in, there is no such thing."""
     async with here.served(KEYTURN_DESK_TOKENS=None) as url, plain(url) as browser:
         assert "nobody signs in" in (await browser.get("/")).text
         for name in ("omar", "audit:nightly"):
@@ -317,7 +317,7 @@ async def test_while_the_database_is_slow_it_says_so(here: Place, monkeypatch: p
 async def test_a_request_that_is_too_late_is_answered_and_may_be_sent_again(
     here: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also if what it did ends, when it is stopped, by an answer of its own."""
+    """Also if its work, when stopped, ends with an answer of its own."""
     monkeypatch.setattr("keyturn.desk.guard.UPDATE_TIMEOUT", timedelta(seconds=-2.5))
     stopped = 0
 
@@ -341,7 +341,7 @@ async def test_a_request_that_is_too_late_is_answered_and_may_be_sent_again(
 async def test_an_answer_that_cannot_be_remembered_is_given_all_the_same(
     sqlite: URL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And a failure is told as what it is, and not as that of the clean-up behind it."""
+    """And a failure is reported as what it is, and not as that of the clean-up behind it."""
     engine = open_database(sqlite)
     once = Idempotency(engine, KEYRING)
 

@@ -65,7 +65,7 @@ async def test_a_worse_model_fails_the_run_and_makes_no_job(tmp_path: Path) -> N
 
 
 def test_the_cases_are_many_and_cover_every_task_and_the_edges(catalogue: Catalogue) -> None:
-    """At least 80, over all tasks and most policy lines, each with a name of its own."""
+    """At least 80, over all tasks and most policy lines, each with a unique name."""
     cases = load_cases(catalogue)
     assert len(cases) >= 80
     assert len({case.id for case in cases}) == len(cases)

@@ -1,1 +1,1 @@
-"""The gate, held against an oracle that shares no code with it: every case of a finite partition, and at random."""
+"""The gate, compared with an oracle that shares no code with it: every case of a finite partition, and at random."""

@@ -15,7 +15,7 @@ from tests.gate.partition import NOW, answers, dumped, facts_of
 
 def differences(lines: Sequence[PolicyLine], key: Key, now: datetime = NOW) -> Iterator[str]:
     """Yield what gate and oracle support differently for a key, apart from any answer."""
-    yield from unlike(lines, key, support.supported(lines, facts_of(key), now), now)
+    yield from unlike(lines, key, support.support_of(lines, facts_of(key), now), now)
 
 
 def unlike(lines: Sequence[PolicyLine], key: Key, found: support.Support, now: datetime = NOW) -> Iterator[str]:
@@ -37,7 +37,7 @@ def unlike(lines: Sequence[PolicyLine], key: Key, found: support.Support, now: d
 def wrong_verdicts(lines: Sequence[PolicyLine], key: Key, now: datetime = NOW) -> Iterator[str]:
     """Yield each answer of the right form on which gate and oracle differ."""
     plain = [dumped(one) for one in lines]
-    due, found = expected(plain, key, now), support.supported(lines, facts_of(key), now)
+    due, found = expected(plain, key, now), support.support_of(lines, facts_of(key), now)
     prose = {one.id for one in lines if one.rule.when == "prose"}
     for decision, window, cited in answers(lines):
         if decision == "eligible" and prose & set(cited):
@@ -47,7 +47,7 @@ def wrong_verdicts(lines: Sequence[PolicyLine], key: Key, now: datetime = NOW) -
             yield f"{decision}, {window}, {cited}: {'accepted' if accepted else 'refused'}"
 
 
-@lru_cache(maxsize=100_000)  # the same few thousand answers are held against every support
+@lru_cache(maxsize=100_000)  # the same few thousand answers are compared with every support
 def _given(decision: str, window: int | None, cited: tuple[str, ...]) -> grounding.Answer:
     return grounding.Answer(decision, window, frozenset(cited))  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Gates that are wrong in one way each: what a slip, or a change that seemed harmless, would make of ours."""
+"""Mutants of the gate, each wrong in one way: what a slip, or a change that seemed harmless, would turn it into."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,7 +12,7 @@ from keyturn.policy.applicability import DAY, Reading
 from keyturn.rotations.decisions import Rejection
 
 _read, _threshold, _due = applicability.read, applicability.threshold, applicability.due
-_approval, _with_binding, _supported = support._approval, support.with_binding, support.supported
+_approval, _with_binding, _supported = support._approval, support.with_binding, support.support_of
 _fault_of_yes, _fault_of_no, _read_answer = grounding._fault_of_yes, grounding._fault_of_no, grounding.read_answer
 Replaced = list[tuple[Any, str, Any]]
 
@@ -33,7 +33,7 @@ def _lines_left_out(kept: Callable[[Sequence[Any]], Sequence[Any]]) -> Replaced:
     def forgetful(lines: Any, facts: Any, at: Any = None) -> Any:
         return _supported(kept(sorted(lines, key=lambda line: line.id)), facts, at)
 
-    return [(support, "supported", forgetful), (grounding, "supported", forgetful)]
+    return [(support, "support_of", forgetful), (grounding, "support_of", forgetful)]
 
 
 def _binding(change: Callable[[Any, Sequence[Any]], Any]) -> Replaced:

@@ -69,10 +69,10 @@ def start_of(condition: str, key: Key) -> datetime | None:
 def first_moment(line: Line, since: datetime) -> datetime:
     """Return the first moment at which a line on age or disuse asks for the rotation."""
     rule = line["rule"]
-    last_day: datetime = since + rule["days"] * ONE_DAY  # the moment at which so many days are over
+    last_day: datetime = since + rule["days"] * ONE_DAY  # the moment at which so many days have passed
     if rule["operator"] == ">=":
         return last_day
-    # "more than N days": where whole days count, when one more is over; else the next moment that there is.
+    # "more than N days": where whole days count, when one more has passed; else the next moment that there is.
     return last_day + ONE_DAY if rule["truncation"] == "whole_days" else last_day + timedelta(microseconds=1)
 
 

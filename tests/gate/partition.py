@@ -1,4 +1,4 @@
-"""Every case that the rule language can tell apart: kinds, facts, both sides of each edge, subsets of lines, answers.
+"""Every case that the rule language can distinguish: kinds, facts, both sides of each edge, subsets of lines, answers.
 
 Why that is all: a rule reads one fact. A truth value has three values. A span of time is compared with one edge, so
 between two neighbouring edges nothing changes, and below, at and above each edge is every class that there is. What no
@@ -84,7 +84,7 @@ def spans(lines: Sequence[PolicyLine], when: str) -> list[timedelta]:
 
 
 def keys(lines: Sequence[PolicyLine], *, observed: datetime = NOW) -> Iterator[Key]:
-    """Every key that these lines can tell apart."""
+    """Every key that these lines can distinguish."""
     for kind in KINDS:
         covering = [one for one in lines if kind in one.applies_to]
         if not covering and kind != KINDS[-1] and any(not set(one.applies_to) - {kind} for one in lines):

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from keyturn.policy.line import PolicyLine
-from keyturn.policy.support import supported
+from keyturn.policy.support import support_of
 from tests.gate.comparison import differences, unlike, whole_differences, wrong_verdicts
 from tests.gate.oracle import Key
 from tests.gate.partition import GENERATED, NOW, SHIPPED, answers, facts_of, keys, subsets
 
 PARTS = 4  # for as many processes
-# What one part has held against every answer, the others of its process need not: see the test's own words.
+# What one part has compared with every answer, the others of its process need not: see the test's own words.
 _judged: set[tuple[Any, ...]] = set()
 
 
@@ -26,7 +26,7 @@ def test_every_subset_of_lines_supports_what_the_oracle_says_for_every_key_and_n
     """Each kind, each fact known, unknown, met and not met, each edge from both sides; then every answer to it.
 
     The verdict on an answer is a function of what is supported: of each line's status and window, in their order, and
-    not of its name. So each distinct such support is held against every answer once.
+    not of its name. So each distinct such support is compared with every answer once.
     """
     cases = judged = 0
     for number, subset in enumerate(subsets(lines)):
@@ -34,7 +34,7 @@ def test_every_subset_of_lines_supports_what_the_oracle_says_for_every_key_and_n
             continue
         for key in keys(subset):
             cases += 1
-            found = supported(subset, facts_of(key), NOW)
+            found = support_of(subset, facts_of(key), NOW)
             assert list(unlike(subset, key, found)) == [], (subset, key)
             mark = (lines is SHIPPED, *((one.status, one.line.window_days, one.cause) for one in found.readings))
             if mark not in _judged:
@@ -57,7 +57,7 @@ def test_the_whole_gate_agrees_too_from_the_raw_answer_to_the_recorded_decision(
             continue
         seen = set()
         for key in keys(subset):
-            mark = tuple((one.line.id, one.status) for one in supported(subset, facts_of(key), NOW).readings)
+            mark = tuple((one.line.id, one.status) for one in support_of(subset, facts_of(key), NOW).readings)
             if mark in seen:
                 continue
             seen.add(mark)
@@ -83,11 +83,11 @@ def test_facts_that_no_line_reads_change_nothing() -> None:
     """The partition leaves them out, so that they are tried here: every other value of each."""
     for one in (*SHIPPED, *GENERATED):
         for key in keys((one,)):
-            mark = [(r.status, r.cause) for r in supported((one,), facts_of(key), NOW).readings]
+            mark = [(r.status, r.cause) for r in support_of((one,), facts_of(key), NOW).readings]
             others: dict[str, tuple[Any, ...]] = {"stale": (True, False, None), "exposed": (True, False, None)}
             unread = {"stale": "stale", "exposed": "compromised"}
             for name, values in others.items():
                 if one.rule.when != unread[name]:
                     for value in values:
                         other: Key = replace(key, **{name: value})
-                        assert [(r.status, r.cause) for r in supported((one,), facts_of(other), NOW).readings] == mark
+                        assert [(r.status, r.cause) for r in support_of((one,), facts_of(other), NOW).readings] == mark

@@ -1,4 +1,4 @@
-"""The proof is proved: each gate that is wrong in one way is told from ours by the same comparisons."""
+"""The proof is proved: the same comparisons distinguish each mutant from the real gate."""
 
 import itertools
 from collections.abc import Iterator
@@ -141,5 +141,5 @@ def test_a_gate_that_is_wrong_in_one_way_is_caught(mutant: str) -> None:
 
 
 def test_there_are_enough_of_them() -> None:
-    assert len(MUTANTS) >= 45  # docs/explanation/gate.md tells how many
+    assert len(MUTANTS) >= 45  # docs/explanation/gate.md says how many
     assert {"one_sided_gate", "cited_lines_only"} <= set(MUTANTS)

@@ -109,7 +109,7 @@ def expect_a_working_key(aws: Aws, user: str, old: str) -> None:
 async def test_a_key_is_rotated_with_its_evidence(
     aws: Aws, steps: AccessKeyRotation, store: JobStore, engine: AsyncEngine
 ) -> None:
-    """One new working key, its secret stored, the old key gone; the job tells each step, and nothing the secret."""
+    """One new working key, its secret stored, the old key gone; the job records each step, and never the secret."""
     user, old = aws.user()
     job_id = await job_for(store, engine, user, old)
     rotation = await rotated(steps, job_id)
@@ -149,7 +149,7 @@ async def test_whichever_call_to_aws_is_lost_there_is_one_new_working_key_and_no
 ) -> None:
     """Each call in turn, its request or its answer; and never a moment without a working key.
 
-    Begun anew, the executor was killed there and its workflow is gone as well: only the job's trail is left.
+    Started anew, the executor was killed there and its workflow is gone as well: only the job's trail is left.
     """
     calls = await calls_of_a_rotation(aws, network, store, engine)
     assert {"ListAccessKeys", "CreateAccessKey", "UpdateAccessKey", "DeleteAccessKey", "PutSecretValue"} < set(calls)
@@ -250,7 +250,7 @@ async def test_after_the_old_key_is_deleted_there_is_no_way_back(
 async def test_what_cannot_be_rotated_is_refused_before_anything_is_changed(
     aws: Aws, network: Network, steps: AccessKeyRotation, store: JobStore, engine: AsyncEngine, case: str
 ) -> None:
-    """At the limit of two keys; a key that is not the user's, or inactive; somebody else's account; nobody's name."""
+    """At the limit of two keys; a key that is not the user's, or inactive; another account; an unknown user."""
     user, old = aws.user()
     iam, account, key = aws.client("iam"), f"arn:aws:iam::{ACCOUNT}:user/{user}", old
     expected: type[Exception] = KeyNotFound
@@ -367,7 +367,7 @@ async def test_a_key_that_somebody_else_made_is_never_touched(
 async def test_an_attempt_that_wakes_up_beside_another_one_stores_no_secret_of_its_own(
     aws: Aws, steps: AccessKeyRotation, store: JobStore, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its key was taken for lost and deleted meanwhile: the secret that is kept is that of the key that is there."""
+    """Its key was taken for lost and deleted meanwhile: the stored secret is that of the key that is there."""
     user, old = aws.user()
     rotation = await begun(steps, await job_for(store, engine, user, old))
     create, others = AwsAccessKeys.create, []
@@ -389,7 +389,7 @@ async def test_an_attempt_that_wakes_up_beside_another_one_stores_no_secret_of_i
 async def test_the_old_key_stays_while_the_new_one_does_not_work(
     aws: Aws, steps: AccessKeyRotation, store: JobStore, engine: AsyncEngine
 ) -> None:
-    """Deactivated or deleted by somebody, or another secret stored in its place: the old key is not touched."""
+    """Deactivated or deleted by another, or another secret stored in its place: the old key is not touched."""
     user, old = aws.user()
     rotation = await created(steps, await begun(steps, await job_for(store, engine, user, old)))
     iam, name = aws.client("iam"), f"keyturn/{user}"
@@ -415,7 +415,7 @@ async def test_the_old_key_stays_while_the_new_one_does_not_work(
 async def test_an_old_key_that_is_still_needed_is_not_deleted(
     aws: Aws, steps: AccessKeyRotation, store: JobStore, engine: AsyncEngine, how: str
 ) -> None:
-    """Used after it was deactivated, or activated by somebody: something needs it, and a person must look."""
+    """Used after it was deactivated, or activated by another: something needs it, and an operator must look."""
     user, old = aws.user()
     secret = aws.secret_of(user, old)
     rotation = await deactivated(
@@ -494,7 +494,7 @@ async def test_a_dry_run_shows_each_step_and_changes_nothing(
 
 
 async def test_a_refusal_of_aws_is_named_by_its_code_alone(aws: Aws, network: Network, engine: AsyncEngine) -> None:
-    """Wrong credentials, no region, nobody at the address: what is to be done, and nothing of what was sent."""
+    """Wrong credentials, no region, no server at the address: what to do is said, and nothing of what was sent."""
     wrong = AwsAccessKeys(**aws.settings(network.address) | {"aws_secret_access_key": "hunter2"})
     with pytest.raises(AwsRefused) as refused:
         await wrong.list_keys("svc")
@@ -510,7 +510,7 @@ async def test_a_refusal_of_aws_is_named_by_its_code_alone(aws: Aws, network: Ne
 async def test_a_key_whose_secret_could_not_be_stored_is_an_orphan_and_its_secret_in_no_error(
     aws: Aws, network: Network, store: JobStore, engine: AsyncEngine
 ) -> None:
-    """The store fails just after the key was made: the error tells of the store, and the key is an orphan."""
+    """The store fails just after the key was created: the error names the store, and the key is an orphan."""
 
     class Full(SecretsManager):
         async def put(self, name: str, key_id: str, secret: SecretStr) -> None:

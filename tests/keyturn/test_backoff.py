@@ -33,7 +33,7 @@ def test_the_ceiling_doubles_from_one_second_to_thirty() -> None:
 
 
 def test_a_stated_wait_is_waited_for_in_full() -> None:
-    """Retry-After comes first, and jitter on top spreads those who were told the same."""
+    """Retry-After comes first, and jitter on top spreads the callers that got the same."""
     wait = timedelta(seconds=7)
     delays = {retry_delay(1, retry_after=wait, remaining=None) for _ in range(50)}
     assert min(delays) >= wait

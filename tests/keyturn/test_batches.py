@@ -49,7 +49,7 @@ async def answered(batches: BatchClient, batch_id: str) -> list[tuple[str, bool]
 async def test_a_batch_is_submitted_polled_and_answered_in_no_order(
     batches: BatchClient, simulator: SimulatorControl
 ) -> None:
-    """Some of it missing, some twice, some failed or expired: each is told by its custom id."""
+    """Some of it missing, some twice, some failed or expired: each is known by its custom id."""
     await simulator.plan_batches(polls=2, missing=1, errored=1, expired=1, duplicate=1)
     batch_id = await batches.submit("run-1/0", prompts(7))
     assert [await batches.state(batch_id) for _ in range(2)] == ["running", "ended"]
@@ -67,7 +67,7 @@ async def test_a_batch_is_submitted_polled_and_answered_in_no_order(
 
 
 async def test_a_submit_whose_answer_was_lost_is_found_again(batches: BatchClient, simulator: SimulatorControl) -> None:
-    """By its marker or, where there is none, by its size and time among those that nobody accounts for."""
+    """By its marker or, where there is none, by its size and time among those that no run accounts for."""
     since = datetime.now(UTC) - timedelta(minutes=5)
     known = {await batches.submit("run-1/0", prompts(3))}
     assert await batches.find("run-1/1", count=3, since=since, known=known) is None
@@ -86,7 +86,7 @@ async def test_a_submit_whose_answer_was_lost_is_found_again(batches: BatchClien
 async def test_two_that_might_be_the_lost_one_are_a_matter_for_a_person(
     http: httpx.AsyncClient, simulator: SimulatorControl
 ) -> None:
-    """Anthropic's have no marker: taking the wrong one would be somebody else's, another submit would be paid twice."""
+    """Anthropic's have no marker: a wrong one would be another run's, another submit would be paid twice."""
     batches = AnthropicBatches(http, endpoint("anthropic", simulator.address, key=SecretStr("any")), "simulator-1")
     for _ in range(2):
         await batches.submit("run-1/0", prompts(2))

@@ -38,7 +38,7 @@ ELIGIBLE = '{"decision":"eligible","rotation_window_days":30,"source_line_ids":[
 
 
 class Scripted:
-    """A provider that says or raises what it was told, and counts how often it was asked."""
+    """A provider that returns or raises what it was given, and counts how often it was asked."""
 
     model = "m-1"
     passes_quota_on = False
@@ -200,7 +200,7 @@ async def test_the_deadline_is_one_for_all_providers_together(catalogue: Catalog
 
 
 async def test_a_call_above_the_cap_is_refused_with_its_numbers(catalogue: Catalogue) -> None:
-    """The task's own cap, the setting's, and what the user has spent today: nobody is asked, nothing is spent."""
+    """The task's own cap, the setting's, and what the user has spent today: no provider is asked, nothing is spent."""
     provider = Scripted(ELIGIBLE)
     dear = guarded(prices=FixedPrice(Decimal("0.30")))
     ended, [record] = await called(catalogue, [provider], {"guard": dear})
@@ -224,7 +224,7 @@ async def test_a_call_above_the_cap_is_refused_with_its_numbers(catalogue: Catal
 
 
 async def test_an_unknown_price_is_no_reason_to_refuse_and_is_recorded_as_unknown(catalogue: Catalogue) -> None:
-    """Local models have no price; nobody may take that for 0."""
+    """Local models have no price, which is not a price of 0."""
     verdict, [record] = await called(catalogue, ELIGIBLE, {"guard": guarded(prices=FixedPrice(None))})
     assert isinstance(verdict, GroundedDecision)
     assert record.cost_usd is None
@@ -241,7 +241,7 @@ async def test_a_call_that_would_not_fit_into_the_model_is_refused_with_its_numb
 
 
 async def test_the_fingerprint_is_keyed_and_the_same_for_the_same_input(catalogue: Catalogue) -> None:
-    """Whoever has no key cannot try out which question it stands for."""
+    """Without the key, no one can try out which question it stands for."""
     asked = request()
     fields = asked.model_dump()
     prints = []
@@ -284,7 +284,7 @@ async def test_what_no_check_foresaw_is_still_a_named_rejection(catalogue: Catal
 
 
 async def test_the_next_provider_is_not_asked_in_vain(catalogue: Catalogue) -> None:
-    """With less than half a second left nobody can answer: the call ends by the first one's name."""
+    """With less than half a second left no provider can answer: the call ends by the first one's name."""
     second = Scripted(ELIGIBLE, "second")
     ended, [record] = await called(catalogue, [Scripted(ELIGIBLE, "first", takes=30), second], timeout_seconds=1.1)
     assert isinstance(ended, ProviderTimeout)

@@ -51,7 +51,7 @@ def body(code: str | None = None, kind: str | None = None) -> dict[str, Any]:
     ],
 )
 def test_status_and_code_decide_together(status: int, answer: Any, expected: type[ProviderError]) -> None:
-    """A 429 may be a passing limit or an empty purse; only the code tells."""
+    """A 429 may be a passing limit or an exhausted quota; only the code distinguishes them."""
     assert type(error_for(status, answer, {})) is expected
 
 
@@ -112,7 +112,7 @@ def test_each_provider_has_a_table_of_its_own(
 @pytest.mark.parametrize("wire", sorted(WIRES))
 @pytest.mark.parametrize("status", range(201, 600))
 def test_what_is_retried_is_the_same_for_every_provider(wire: str, status: int) -> None:
-    """408, 429 and what a server says of its own state; everything else waits for a person, and says for what."""
+    """408, 429 and a server's own failures; everything else waits for a person, and says for what."""
     form = WIRES[wire]
     error = error_for(status, None, {}, table=form.errors, codes_of=form.codes_of)
     assert error.retryable == (status in {408, 429} or (status >= 500 and status not in {501, 505}))
@@ -170,7 +170,7 @@ NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
     ],
 )
 def test_every_form_of_retry_after_is_read(headers: dict[str, str], seconds: float | None) -> None:
-    """Seconds, milliseconds and dates; what is unreadable is no wish, and what is absurd is cut."""
+    """Seconds, milliseconds and dates; an unreadable Retry-After is none, and an absurd one is cut."""
     expected = None if seconds is None else timedelta(seconds=seconds)
     assert retry_after(headers, now=NOW) == expected
 

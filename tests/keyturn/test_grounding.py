@@ -114,7 +114,7 @@ def test_a_no_needs_no_window_and_no_source(catalogue: Catalogue, decision: str,
 def test_a_wrong_no_is_refused_as_a_wrong_yes_is(
     catalogue: Catalogue, decision: str, credential: dict[str, Any], reason: str
 ) -> None:
-    """A careless or injected model loses no key that is due, and settles nothing that is not known."""
+    """A careless or injected model loses no key that is due, and decides nothing that is not known."""
     verdict = judged(catalogue, proposal(decision, None, ()), credential=facts(**credential))
     assert isinstance(verdict, Rejection)
     assert verdict.reason == reason
@@ -324,7 +324,7 @@ def _approved_order(catalogue: Catalogue, approver: str | None, digest: str | No
 
 
 def test_where_several_lines_ask_for_an_approval_the_approver_stands_in_each_list(catalogue: Catalogue) -> None:
-    """The strictest reading: nobody approves under a line that does not name them."""
+    """The strictest reading: no one approves under a line that does not name them."""
     line = catalogue.current("P-7")
     lines = [
         line.model_copy(update={"id": name, "approval": "required", "approvers": approvers})

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from keyturn.inventory.apart import read_apart, read_scans_apart
 from keyturn.inventory.errors import InventoryInvalid
+from keyturn.inventory.isolation import read_apart, read_scans_apart
 from keyturn.inventory.read import read
 from keyturn.inventory.scans import read_scans
 from keyturn.inventory.source import Inventory
@@ -67,7 +67,7 @@ def test_scans_are_read_apart_too(tmp_path: Path) -> None:
 
 
 def test_a_child_that_is_killed_is_a_refusal(tmp_path: Path) -> None:
-    """As by a parser in C, or by the kernel for want of memory. The file is held open, so that it is at work."""
+    """As by a parser in C, or by the kernel for want of memory. The file stays open, so that it is at work."""
     file = tmp_path / "inventory"
     os.mkfifo(file)
     seen: list[Any] = []
@@ -116,7 +116,7 @@ def test_a_child_is_given_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def _children() -> list[int]:
-    """Processes of ours that read an inventory."""
+    """Child processes that read an inventory."""
     found = []
     for place in Path("/proc").iterdir():
         try:
@@ -124,7 +124,7 @@ def _children() -> list[int]:
             command = (place / "cmdline").read_bytes()
         except (OSError, IndexError, ValueError):
             continue
-        if parent == os.getpid() and b"keyturn.inventory.apart" in command:
+        if parent == os.getpid() and b"keyturn.inventory.isolation" in command:
             found.append(int(place.name))
     return found
 

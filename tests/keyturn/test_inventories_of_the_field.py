@@ -1,4 +1,4 @@
-"""Inventories as exporters, shells and spreadsheets write them; and files that are made to kill whoever reads them."""
+"""Inventories as exporters, shells and spreadsheets write them; and files that are built to crash their reader."""
 
 import base64
 import contextlib
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyturn.inventory.errors import InventoryInvalid
-from keyturn.inventory.read import read, recognised
+from keyturn.inventory.read import read, recognise_source
 from keyturn.inventory.rejects import Rejects
 from keyturn.inventory.rows import BadRow, InventoryKey
 from keyturn.inventory.source import Inventory
@@ -50,7 +50,7 @@ def rows_of(file: Path, **given: Any) -> tuple[list[InventoryKey], list[BadRow]]
 )
 def test_what_exporters_write_is_recognised_and_every_key_is_read(name: str, form: str, count: int) -> None:
     keys, bad = rows_of(FIELD / name, account_id=APPLICATION)
-    assert (recognised(FIELD / name), len(keys), bad) == (form, count, [])
+    assert (recognise_source(FIELD / name), len(keys), bad) == (form, count, [])
 
 
 def test_what_they_say_is_what_is_read() -> None:
@@ -148,7 +148,7 @@ def test_more_of_the_same_kinds(name: str, tmp_path: Path) -> None:
     file = tmp_path / "inventory"
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     keys, bad = rows_of(file)
-    assert (recognised(file), [(key.account_id, key.facts.key_id) for key in keys], bad) == (form, expected, [])
+    assert (recognise_source(file), [(key.account_id, key.facts.key_id) for key in keys], bad) == (form, expected, [])
 
 
 @pytest.mark.parametrize("name", ["@odata.nextLink", "next_page_token", "skipToken"])
@@ -267,7 +267,7 @@ def test_a_large_report_is_recognised_at_once_and_its_members_may_come_in_any_or
         file = tmp_path / "report.json"
         file.write_text(json.dumps({name: members[name] for name in order}, indent=4).replace("/", "\\/"))
         begun = time.monotonic()
-        assert recognised(file) == "aws"
+        assert recognise_source(file) == "aws"
         assert time.monotonic() - begun < 0.2
         rows = read(Inventory(file))
         first = next(rows)

@@ -1,4 +1,4 @@
-"""Inventories in the dialects of the clouds: each row whole or not at all, and each bad one told with its reason."""
+"""Inventories in the dialects of the clouds: each row whole or not at all, and each bad one with its reason."""
 
 import base64
 import contextlib
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from keyturn.bulk.load import items_of
 from keyturn.contracts import CredentialFacts, Idle
 from keyturn.inventory.errors import InventoryInvalid
-from keyturn.inventory.read import read, recognised
+from keyturn.inventory.read import read, recognise_source
 from keyturn.inventory.rejects import Rejects
 from keyturn.inventory.rows import BadRow, InventoryKey
 from keyturn.inventory.scans import read_scans
@@ -24,7 +24,7 @@ from keyturn.inventory.source import Inventory
 from keyturn.inventory.sources import load_sources
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.policy.line import PolicyLine
-from keyturn.policy.settled import Settled, settled
+from keyturn.policy.rules import RuleFinding, apply_rules
 
 if TYPE_CHECKING:
     from tests.support.aws import Aws
@@ -83,7 +83,7 @@ def test_a_credential_report_in_the_live_dialect_is_read_by_its_column_names(wri
         report_row("none"),
     ]  # fmt: skip
     file = written("\ufeff" + HEADER + ",additional_credentials_info\n" + ",x\n".join(rows) + ",x")
-    assert recognised(file) == "aws"
+    assert recognise_source(file) == "aws"
     both, inactive, old, unknown = keys_of(file)
     assert both.account_id == "arn:aws:iam::123456789012:user/both"
     assert both.facts.key_id == "access_key.20260101T000000Z"
@@ -115,7 +115,7 @@ def test_key_ids_are_joined_by_user_and_creation_date(written: Callable[..., Pat
 
 
 def test_two_keys_that_were_made_in_one_second_are_joined_to_neither(written: Callable[..., Path]) -> None:
-    """By user and second there is no telling which is which; the wrong one might be rotated."""
+    """By user and second they cannot be distinguished; the wrong one might be rotated."""
     active = "true,2026-01-01T00:00:00Z,N/A,N/A,N/A"
     file = written(f"{HEADER}\n{report_row('svc', active)}\n")
     twins = [{"UserName": "svc", "AccessKeyId": f"AKIA{number}", "CreateDate": "2026-01-01T00:00:00+00:00"}
@@ -199,7 +199,7 @@ def test_a_listing_of_gcloud_is_read_in_each_shape(written: Callable[..., Path],
         "lines": "\n".join(map(json.dumps, GCLOUD)),
     }
     file = written(texts[shape])
-    assert recognised(file) == ("jsonl" if shape == "lines" else "gcloud")
+    assert recognise_source(file) == ("jsonl" if shape == "lines" else "gcloud")
     keys = keys_of(file)
     assert [key.facts.key_id for key in keys] == ["k1", "k2", "k3", "k4"]
     assert {key.account_id for key in keys} == {"a@p.iam.gserviceaccount.com"}
@@ -222,7 +222,7 @@ def test_a_listing_of_azure_needs_its_application_and_loses_its_hints(
         {"keyId": "", "startDateTime": "2026-01-01T00:00:00Z", "hint": "hunter2", "secretText": "hunter2"},
     ]
     file = written(json.dumps(rows))
-    assert recognised(file) == "azure"
+    assert recognise_source(file) == "azure"
     found = list(read(Inventory(file, observed_at=NOW, account_id="app-1")))
     first, second = found
     assert isinstance(first, InventoryKey)
@@ -410,7 +410,7 @@ def test_what_the_evidence_settles_needs_no_model(
     evidence: CredentialFacts, idle: Idle | None, why: str | None
 ) -> None:
     """Inactive, system managed, or inside every window, on both sides of each edge; nothing that is not known."""
-    found = settled(evidence, lines("CIS-AWS-4.0-1.14"), idle=idle)
+    found = apply_rules(evidence, lines("CIS-AWS-4.0-1.14"), idle=idle)
     assert (None if found is None else found.reason) == why
 
 
@@ -418,14 +418,14 @@ def test_several_lines_settle_only_what_is_inside_all_of_them() -> None:
     """Young, but unused for long: the line on unused keys speaks of it."""
     both = lines("CIS-AWS-4.0-1.14", "CIS-AWS-4.0-1.12")
     young = NOW - timedelta(days=60)
-    assert settled(facts(last_rotated_at=young, last_used_at=NOW), both, idle=None) == Settled(
+    assert apply_rules(facts(last_rotated_at=young, last_used_at=NOW), both, idle=None) == RuleFinding(
         "nothing_due", "inside_every_window"
     )
-    assert settled(facts(last_rotated_at=young, never_used=True), both, idle=None) is None
-    assert settled(facts(last_rotated_at=young), both, idle=None) is None  # its use is not known
+    assert apply_rules(facts(last_rotated_at=young, never_used=True), both, idle=None) is None
+    assert apply_rules(facts(last_rotated_at=young), both, idle=None) is None  # its use is not known
     stale = lines("P-7")
-    assert settled(facts(kind="service_account_key", age_days=5), stale, idle=None) is None
-    assert settled(facts(kind="service_account_key", stale=False), stale, idle=None) == Settled(
+    assert apply_rules(facts(kind="service_account_key", age_days=5), stale, idle=None) is None
+    assert apply_rules(facts(kind="service_account_key", stale=False), stale, idle=None) == RuleFinding(
         "nothing_due", "inside_every_window"
     )
 
@@ -458,9 +458,9 @@ def test_by_rule_what_is_not_known_is_settled_and_says_so() -> None:
     """It is asked about only where a model is."""
     unknown = facts(kind="access_key", age_days=None)
     line = lines("CIS-AWS-4.0-1.14")
-    assert settled(unknown, line, idle=None) is None
-    assert settled(unknown, line, idle=None, by_rule=True) == Settled("not_specified", "fact_not_known")
-    assert settled(facts(kind="access_key", age_days=900), line, idle=None, by_rule=True) is None
+    assert apply_rules(unknown, line, idle=None) is None
+    assert apply_rules(unknown, line, idle=None, by_rule=True) == RuleFinding("not_specified", "fact_not_known")
+    assert apply_rules(facts(kind="access_key", age_days=900), line, idle=None, by_rule=True) is None
 
 
 @pytest.mark.parametrize(
@@ -469,7 +469,7 @@ def test_by_rule_what_is_not_known_is_settled_and_says_so() -> None:
 def test_a_reject_shows_in_a_spreadsheet_what_it_would_calculate_and_is_read_back_as_it_was(
     written: Callable[..., Path], tmp_path: Path, cell: str
 ) -> None:
-    """Whoever opens rejects in a spreadsheet runs nothing; whoever reads them again gets the same cells."""
+    """Opened in a spreadsheet, rejects run nothing; read again, they have the same cells."""
     rejects = Rejects(tmp_path / "rejects.csv")
     rejects.add(BadRow(2, "stale: maybe", {"account_id": "a", "key_id": "k1", "stale": "maybe", "notes": cell}))
     rejects.close()

@@ -4,7 +4,7 @@ import asyncio
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from keyturn.key_use import LIMIT, WARN_AT, KeyUse, worn
+from keyturn.key_use import LIMIT, WARN_AT, KeyUse, keys_to_replace
 from keyturn.keyring import new_keyring_text, parse_keyring
 
 
@@ -16,8 +16,8 @@ async def test_counts_of_many_workers_add_up(engine: AsyncEngine) -> None:
 
 async def test_a_key_is_worn_at_half_of_what_it_may(engine: AsyncEngine) -> None:
     use = KeyUse(engine)
-    assert worn(await use.add({"newer": WARN_AT - 1})) == []
-    assert worn(await use.add({"newer": 1})) == ["newer"]
+    assert keys_to_replace(await use.add({"newer": WARN_AT - 1})) == []
+    assert keys_to_replace(await use.add({"newer": 1})) == ["newer"]
     assert WARN_AT * 2 == LIMIT == 2**32
 
 

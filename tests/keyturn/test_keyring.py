@@ -117,7 +117,7 @@ def test_lines_and_comments_are_read_as_commas_are() -> None:
 
 
 def test_production_needs_keys_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file of development does not count there, and a file that is not there is told."""
+    """The file of development does not count there, and a missing file is reported."""
     monkeypatch.chdir(tmp_path)
     write_keys(tmp_path / ".keyturn" / "payload_keys")
     with pytest.raises(SettingsInvalid, match="production encrypts payloads"):
@@ -146,7 +146,7 @@ def test_development_makes_its_keys_once_for_a_worker_and_never_for_a_starter(
 
 
 def test_two_workers_that_start_at_once_make_one_file(tmp_path: Path) -> None:
-    """Whoever is second finds the first one's keys, whole."""
+    """The second starter finds the first one's keys, whole."""
     file = tmp_path / "payload_keys"
     threads = [threading.Thread(target=write_keys, args=(file,)) for _ in range(16)]
     for thread in threads:

@@ -248,7 +248,7 @@ async def test_a_command_does_not_see_the_keys_of_other_endpoints(monkeypatch: p
 
 
 async def test_a_pipe_is_no_file_with_a_key(tmp_path: Path) -> None:
-    """Whoever opens one waits for its other end, for ever."""
+    """A reader that opens one waits for its other end, for ever."""
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ProviderKeyUnavailable, match="no file"):
         await file_key(tmp_path / "pipe").current()

@@ -43,7 +43,7 @@ async def keys_of_jobs(store: JobStore) -> list[str]:
 async def test_a_run_with_ids_finds_the_jobs_of_a_run_without_them_and_names_their_keys(
     store: JobStore, engine: AsyncEngine
 ) -> None:
-    """The same keys got twice as many jobs. Whoever carries the job out is told the id, and the trail says so."""
+    """The same keys got twice as many jobs. The executor gets the id, and the trail has it."""
     first = await created(store, BY_CREATION)
     again = await created(store, AKIA)
     assert (again.job_id, again.created, again.tightened) == (first.job_id, False, True)
@@ -89,7 +89,7 @@ async def test_other_policy_lines_under_the_other_name_are_another_order(store: 
 
 
 async def test_two_keys_of_one_second_get_a_job_each(store: JobStore) -> None:
-    """Terraform makes both in one go. Where only their ids tell them apart, their ids count."""
+    """Terraform creates both at once. Where only their ids distinguish them, their ids count."""
     jobs = [await created(store, key_id) for key_id in (AKIA, OTHER)]
     assert [job.created for job in jobs] == [True, True]
     assert await keys_of_jobs(store) == sorted([AKIA, OTHER])

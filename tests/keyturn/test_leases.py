@@ -54,7 +54,7 @@ async def trail(claims: JobLeases, job_id: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("days_off", [40, -40])
 async def test_when_a_lease_is_over_is_the_databases_to_say(store: JobStore, claims: JobLeases, days_off: int) -> None:
-    """A claimer whose clock is wrong holds its job for as long as it asked for, and takes none that is held."""
+    """A claimer whose clock is wrong has its job for as long as it asked for, and gets none that is claimed."""
     made, began = await make(store), datetime.now(UTC)
     wrong = time_machine.travel(began + timedelta(days=days_off))
     with wrong:
@@ -94,7 +94,7 @@ async def test_a_job_is_claimed_carried_out_and_closed(store: JobStore, claims: 
 
 
 async def test_the_most_urgent_job_is_claimed_first_and_each_by_one(store: JobStore, claims: JobLeases) -> None:
-    """By the date it is due; a held one is not given away; none left is none."""
+    """By the date it is due; a claimed one is not given away; none left is none."""
     late, soon = await make(store), await make(store)
     async with store._engine.begin() as connection:
         due = datetime.now(UTC) + timedelta(days=1)
@@ -108,7 +108,7 @@ async def test_the_most_urgent_job_is_claimed_first_and_each_by_one(store: JobSt
 async def test_an_expired_lease_is_taken_over_and_the_slow_ones_word_changes_nothing(
     store: JobStore, claims: JobLeases, engine: AsyncEngine
 ) -> None:
-    """The second one goes on from the recorded state; the first is told by name, whatever it says."""
+    """The second one continues from the recorded state; the first is refused by name, whatever it says."""
     made = await make(store)
     slow = await claimed(claims, "slow")
     await claims.heartbeat(made, tenant_id="default", token=slow.token, lease=MINUTE, state="rotating")
@@ -136,7 +136,7 @@ async def test_an_expired_lease_is_taken_over_and_the_slow_ones_word_changes_not
 async def test_a_late_word_under_the_last_token_still_counts(
     store: JobStore, claims: JobLeases, engine: AsyncEngine
 ) -> None:
-    """Nobody took the job over: the work was done, and is not thrown away."""
+    """No one took the job over: the work was done, and is not thrown away."""
     made = await make(store)
     job = await claimed(claims)
     await expire(engine, made)
@@ -174,7 +174,7 @@ async def test_states_follow_each_other(store: JobStore, claims: JobLeases) -> N
 
 
 async def test_nothing_is_said_of_a_job_that_nobody_claimed(store: JobStore, claims: JobLeases) -> None:
-    """Neither kept from others nor closed, whatever token is guessed; it is still there to be claimed."""
+    """Neither claimed nor closed, whatever token is guessed; it is still there to be claimed."""
     made = await make(store)
     for token in (0, 1):
         with pytest.raises(StaleClaim):
@@ -200,7 +200,7 @@ async def test_a_cancelled_job_is_over_for_whoever_holds_it(store: JobStore, cla
 
 
 async def test_unknown_jobs_and_other_tenants_jobs_are_the_same(store: JobStore, claims: JobLeases) -> None:
-    """Nothing of another tenant is told, not even that there is something; nor of a claim that was taken back."""
+    """Nothing of another tenant is shown, not even that there is something; nor of a claim that was withdrawn."""
     made = await make(store)
     ordered = order(credential=facts(key_id="key_w"))
     await store.withdraw(ordered, idempotency_key="withdrawn", fence=1)
@@ -270,7 +270,7 @@ async def test_50_claimers_killed_at_random_complete_each_job_once(database: URL
         async with asyncio.timeout(60):
             await asyncio.gather(*(claimer(number) for number in range(50)))
         assert done == Counter(made)
-        assert stale > 0  # somebody did come late: otherwise nothing was tested
+        assert stale > 0  # a claimer did come late: otherwise nothing was tested
         async with engines[0].connect() as connection:
             ended = await connection.execute(select(job_audit.c.job_id).where(job_audit.c.event == "done"))
             assert Counter(row.job_id for row in ended) == Counter(made)
@@ -297,7 +297,7 @@ async def test_what_is_told_on_the_way_is_in_the_audit_although_the_state_stays(
 async def test_a_job_is_claimed_by_its_id_by_one_at_a_time_and_again_by_the_same(
     store: JobStore, claims: JobLeases, engine: AsyncEngine
 ) -> None:
-    """Its holder may claim it again, with a higher token; another one is told that it is held, until the lease ends."""
+    """Its holder may claim it again, with a higher token; another one is refused until the lease expires."""
     job_id = await make(store)
     first = await claims.claim(job_id, tenant_id="default", owner="a", lease=MINUTE)
     again = await claims.claim(job_id, tenant_id="default", owner="a", lease=MINUTE)

@@ -12,7 +12,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from keyturn.calls import CallRecord, PassedOver
+from keyturn.calls import CallRecord, FailedAttempt
 from keyturn.ledger.recorder import MOST_WAITING, Recorder, recorder
 from keyturn.ledger.spending import DailySpend
 from keyturn.ledger.store import LedgerStore, midnight
@@ -52,7 +52,7 @@ def events() -> Iterator[list[Any]]:
 
 async def test_a_record_is_read_as_it_was_written(ledger: LedgerStore) -> None:
     """Every field, on both databases, the cost to the last digit."""
-    passed = PassedOver(provider="anthropic", model="c-1", failure="provider_overloaded")
+    passed = FailedAttempt(provider="anthropic", model="c-1", failure="provider_overloaded")
     written = call(cost_usd=Decimal("0.000000012345"), passed_over=(passed,), fingerprint="f" * 64, cached_tokens=7)
     await ledger.write([("1" * 32, written)])
     [row] = await ledger.calls(limit=10)
@@ -101,13 +101,13 @@ async def test_costs_are_summed_exactly_by_task_model_user_and_day(ledger: Ledge
     assert by_user["u0"] == by_user["u1"] == Decimal("0.005")
     by_day = await ledger.costs("day", since=since)
     assert [row["day"] for row in by_day] == ["2026-11-20", "2026-11-21"]
-    assert await ledger.spent(since=midnight(NOW)) == Decimal("0.01")
-    assert await ledger.spent(since=midnight(NOW), tenant_id="default", user_id="u0") == Decimal("0.005")
-    assert await ledger.spent(since=NOW + timedelta(days=1)) == 0
+    assert await ledger.total_spent(since=midnight(NOW)) == Decimal("0.01")
+    assert await ledger.total_spent(since=midnight(NOW), tenant_id="default", user_id="u0") == Decimal("0.005")
+    assert await ledger.total_spent(since=NOW + timedelta(days=1)) == 0
 
 
 async def test_records_are_written_in_the_background_and_the_last_ones_at_the_end(ledger: LedgerStore) -> None:
-    """Whoever records does not wait; a stopping worker loses nothing."""
+    """A recording call does not wait; a stopping worker loses nothing."""
     async with recorder(ledger) as recording:
         for number in range(450):
             recording.record(call(trace_id=f"t{number}"))
@@ -130,7 +130,7 @@ class Away:
 
 
 async def test_nothing_is_lost_while_the_database_is_away(monkeypatch: pytest.MonkeyPatch, events: list[Any]) -> None:
-    """It is told, and written when the database is back."""
+    """It is logged, and written when the database is back."""
     monkeypatch.setattr("keyturn.ledger.recorder.RETRY_SECONDS", 0.01)
     store: Any = Away(times=2)
     async with recorder(store) as recording:
@@ -156,7 +156,7 @@ async def test_a_database_that_never_comes_back_costs_bounded_memory_and_is_told
 async def test_a_connection_that_says_nothing_any_more_is_given_up(
     postgresql: URL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Within half a minute, and not when TCP does: what it held is written by another, once."""
+    """Within half a minute, and not when TCP does: its rows are written by another connection, once."""
     monkeypatch.setattr("keyturn.ledger.store.WRITE_SECONDS", 0.5)
     async with cabled(postgresql) as (cable, engine):
         ledger = LedgerStore(engine)
@@ -206,7 +206,7 @@ async def test_a_row_that_the_database_cannot_take_does_not_hold_up_the_others(
 
 
 async def test_an_unknown_cost_is_not_shown_as_nothing(ledger: LedgerStore) -> None:
-    """Of a server that does not count tokens, or whose price nobody knows."""
+    """Of a server that does not count tokens, or whose price is unknown."""
     await ledger.write([("a", call(cost_usd=None, input_tokens=None, output_tokens=None, finish_reason="stop"))])
     [row] = await ledger.costs("task", since=NOW - timedelta(days=1))
     assert (row["cost_usd"], row["unpriced"]) == (None, 1)

@@ -23,7 +23,7 @@ from keyturn.errors import JobStoreUnavailable
 from keyturn.ledger.store import LedgerStore
 from keyturn.ledger.token_limit import SlidingTokenLimit
 from keyturn.llm.boundary import ModelBoundary
-from keyturn.llm.cache import cache_key, packed, unpacked
+from keyturn.llm.cache import cache_key, pack, unpack
 from keyturn.llm.errors import ProviderUnavailable
 from keyturn.llm.wire import Completion, Usage
 from keyturn.policy.catalogue import Catalogue
@@ -72,7 +72,7 @@ async def test_a_refused_call_takes_nothing(limit: SlidingTokenLimit) -> None:
 
 
 async def test_a_call_that_never_fits_is_not_told_to_wait(limit: SlidingTokenLimit) -> None:
-    """It is over the whole limit."""
+    """It exceeds the whole limit."""
     with pytest.raises(CostCapExceeded, match="may take 1,001 tokens, and KEYTURN_TOKENS_PER_USER_HOUR allows 1,000"):
         await limit.reserve(USER, 1_001)
 
@@ -122,18 +122,18 @@ async def test_the_time_that_is_told_is_when_the_tokens_fit(monkeypatch: pytest.
 
 
 async def test_what_cannot_be_cleared_or_kept_while_redis_is_away_is_said() -> None:
-    """Whoever clears is told; a call goes on without."""
+    """The caller that clears gets an error; a call continues without a cache."""
     away = RedisCache("redis://127.0.0.1:9")
     with pytest.raises(JobStoreUnavailable, match="Redis did not answer"):
         await away.clear()
     key = CacheKey("decide_rotation", "rotation_decision@1", "1", "d" * 64)
-    assert not await away.keep(key, "{}", timedelta(minutes=1))
+    assert not await away.store(key, "{}", timedelta(minutes=1))
     await away.close()
 
 
 @pytest.fixture(params=["sqlite", "postgresql", "redis"])
 async def cache(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
-    """Each place where answers can be kept."""
+    """Each place where answers can be cached."""
     if request.param == "redis":
         shared = RedisCache(request.getfixturevalue("redis"))
         yield shared
@@ -151,29 +151,29 @@ def key(digest: str, task: str = "decide_rotation", prompt: str = "p@1", catalog
 async def test_an_answer_is_kept_for_its_time_and_the_first_one_stands(cache: Any) -> None:
     """Found by any of several keys, in their order; another answer does not replace it."""
     assert await cache.find([key("a"), key("b")]) is None
-    await cache.keep(key("b"), "first", HOUR)
-    await cache.keep(key("b"), "second", HOUR)
+    await cache.store(key("b"), "first", HOUR)
+    await cache.store(key("b"), "second", HOUR)
     assert await cache.find([key("a"), key("b")]) == (1, "first")
-    await cache.keep(key("a"), "other", HOUR)
+    await cache.store(key("a"), "other", HOUR)
     assert await cache.find([key("a"), key("b")]) == (0, "other")
-    await cache.keep(key("short"), "gone", timedelta(milliseconds=1))
+    await cache.store(key("short"), "gone", timedelta(milliseconds=1))
     async with asyncio.timeout(5):
         while await cache.find([key("short")]) is not None:
             await asyncio.sleep(0.005)
-    await cache.keep(key("short"), "new", HOUR)
+    await cache.store(key("short"), "new", HOUR)
     assert await cache.find([key("short")]) == (0, "new")
 
 
 async def test_a_cached_response_is_encrypted_and_decrypted_only_with_its_key_under_its_question(cache: Any) -> None:
     """What is stored is ciphertext; with the key taken out, or moved to another question, it is a miss."""
-    await EncryptedCache(cache, ring(OLDER)).keep(key("a"), "the model's words", timedelta(hours=1))
+    await EncryptedCache(cache, ring(OLDER)).store(key("a"), "the model's words", timedelta(hours=1))
     found = await cache.find([key("a")])
     assert found is not None
     assert "words" not in found[1]
     assert await EncryptedCache(cache, ring(NEWER, OLDER)).find([key("b"), key("a")]) == (1, "the model's words")
     assert await EncryptedCache(cache, ring(NEWER)).find([key("a")]) is None
-    await cache.keep(key("b"), found[1], timedelta(hours=1))
-    await cache.keep(key("c"), "not encrypted at all", timedelta(hours=1))
+    await cache.store(key("b"), found[1], timedelta(hours=1))
+    await cache.store(key("c"), "not encrypted at all", timedelta(hours=1))
     for moved in ("b", "c"):
         assert await EncryptedCache(cache, ring(OLDER)).find([key(moved)]) is None
 
@@ -181,7 +181,7 @@ async def test_a_cached_response_is_encrypted_and_decrypted_only_with_its_key_un
 async def test_answers_are_cleared_by_task_prompt_catalogue_or_altogether(cache: Any) -> None:
     """Only those that fit, and it says how many."""
     for each in (key("1"), key("2", task="other"), key("3", prompt="p@2"), key("4", catalogue="v1:d")):
-        await cache.keep(each, "x", HOUR)
+        await cache.store(each, "x", HOUR)
     assert await cache.clear(task="other") == 1
     assert await cache.clear(prompt_version="p@2") == 1
     assert await cache.clear(catalogue_version="v1:d", task="other") == 0
@@ -194,8 +194,8 @@ async def test_answers_are_cleared_by_task_prompt_catalogue_or_altogether(cache:
 async def test_expired_answers_are_cleared_apart(engine: AsyncEngine) -> None:
     """A table does not forget by itself."""
     cache = SqlCache(engine)
-    await cache.keep(key("old"), "x", HOUR)
-    await cache.keep(key("new"), "x", HOUR)
+    await cache.store(key("old"), "x", HOUR)
+    await cache.store(key("new"), "x", HOUR)
     async with engine.begin() as connection:
         past = datetime.now(UTC) - timedelta(seconds=1)
         old = response_cache.c.digest == "v1:old"
@@ -212,18 +212,18 @@ async def test_a_cache_that_is_away_is_a_miss() -> None:
         SqlCache(open_database(URL.create("postgresql+psycopg", host="127.0.0.1", port=9))),
     ):
         assert await away.find([key("a")]) is None
-        await away.keep(key("a"), "x", HOUR)
+        await away.store(key("a"), "x", HOUR)
 
 
 async def test_a_ledger_that_is_away_is_told_by_its_name() -> None:
-    """A cap on a user's day cannot be held without it: the call waits for it, and fails by name."""
+    """A cap on a user's day cannot be enforced without it: the call waits for it, and fails by name."""
     ledger = LedgerStore(open_database(URL.create("postgresql+psycopg", host="127.0.0.1", port=9)))
     with pytest.raises(LedgerUnavailable, match="the ledger does not answer"):
         await ledger.spent_today("default", "luna")
 
 
 async def test_a_cache_that_is_slow_is_a_miss(sqlite: URL) -> None:
-    """Somebody else holds the database for longer than a call would wait."""
+    """Another process locks the database for longer than a call would wait."""
     import sqlite3
 
     other = sqlite3.connect(str(sqlite.database), isolation_level=None)
@@ -291,7 +291,7 @@ async def test_a_cached_response_that_cannot_be_read_is_a_miss(cache: Any, catal
     provider, asked = Scripted(ELIGIBLE), request()
     prompt = TASK.prompt(asked, catalogue.resolve(asked.policy_lines))
     place = cache_key("decide_rotation", prompt, catalogue.version, provider.name, provider.model)
-    await cache.keep(place, '{"answer": 7}', HOUR)
+    await cache.store(place, '{"answer": 7}', HOUR)
     await Kept(cache, catalogue, provider).boundary.decide(asked, 1)
     assert len(provider.asked) == 1
 
@@ -315,7 +315,7 @@ def test_the_key_covers_all_that_an_answer_depends_on(catalogue: Catalogue) -> N
 def test_what_is_kept_is_read_as_it_was() -> None:
     """All of a completion."""
     completion = Completion("text", "complete", "stop", "m", Usage(1, 2, 3, 4), "req", 5.0)
-    assert unpacked(packed(completion)) == completion
+    assert unpack(pack(completion)) == completion
 
 
 async def test_only_what_was_used_is_taken_from_the_limit(catalogue: Catalogue) -> None:

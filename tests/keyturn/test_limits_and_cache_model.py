@@ -53,7 +53,7 @@ class TokenLimit(OverHours):
 
     @rule(user=USERS, tokens=st.integers(1, LIMIT))
     def reserve(self, user: str, tokens: int) -> None:
-        """What fits into an empty two hours is always given, and what is refused fits at the time that is told."""
+        """What fits into an empty two hours is always given, and what is refused fits at the time that is named."""
         recent = sum(n for at, n in self.taken[user] if self.now - at < timedelta(hours=2))
         try:
             receipt = self._loop.run(self.limit.reserve(user, tokens))
@@ -99,7 +99,7 @@ class TokenLimit(OverHours):
 
 
 class KeptAnswers(OverHours):
-    """`kept` is the model: by key, the answer and when it is over."""
+    """`kept` is the model: by key, the answer and when it expires."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,14 +128,14 @@ class KeptAnswers(OverHours):
 
     @rule(key=keys, answer=st.sampled_from(["one", "two"]), minutes=st.integers(1, 120))
     def keep(self, key: CacheKey, answer: str, minutes: int) -> None:
-        """The first answer stays until its time is over."""
-        self._loop.run(self.cache.keep(key, answer, timedelta(minutes=minutes)))
+        """The first answer stays until it expires."""
+        self._loop.run(self.cache.store(key, answer, timedelta(minutes=minutes)))
         if self._valid(key) is None:
             self.kept[key] = (answer, self.now + timedelta(minutes=minutes))
 
     @rule(asked=st.lists(keys, min_size=1, max_size=4, unique=True))
     def find(self, asked: list[CacheKey]) -> None:
-        """The first of those asked for that is kept, and nothing whose time is over."""
+        """The first of those asked for that is cached, and nothing that has expired."""
         there = ((place, self._valid(key)) for place, key in enumerate(asked))
         expected = next(((place, answer) for place, answer in there if answer is not None), None)
         assert self._loop.run(self.cache.find(asked)) == expected

@@ -93,7 +93,7 @@ def test_a_probe_that_fails_opens_it_for_longer_but_never_for_more_than_a_minute
 
 @pytest.mark.parametrize("error", [RateLimited("x"), QuotaExhausted("x"), AuthenticationFailed("x")])
 def test_a_provider_that_answers_is_not_down_whatever_it_says(outages: Outages, error: ProviderError) -> None:
-    """And an answer in between begins the count anew."""
+    """And an answer in between starts the count anew."""
     for _ in range(FAILURES_TO_OPEN - 1):
         outages.record_failure(FIRST, DOWN)
     outages.record_failure(FIRST, error)
@@ -164,7 +164,7 @@ async def test_a_caller_in_a_hurry_makes_nobody_wait_for_a_provider_that_is_not_
 
 
 async def test_who_is_down_is_asked_last_and_keeps_no_time_for_itself(outages: Outages) -> None:
-    """Where the next one fails, the first may be back: nobody is given up while somebody waits for an answer."""
+    """Where the next one fails, the first may be back: no provider is left out while a user waits for an answer."""
     first, second = Endpoint("first", answers=False), Endpoint("second", answers=True)
 
     async def ask() -> str:
@@ -181,7 +181,7 @@ async def test_who_is_down_is_asked_last_and_keeps_no_time_for_itself(outages: O
     for _ in range(FAILURES_TO_OPEN + 1):
         assert await ask() == "second"
     assert len(first.given) == FAILURES_TO_OPEN
-    assert second.given[-1] == pytest.approx(10, abs=0.5)  # all of it, and no share is kept for the first
+    assert second.given[-1] == pytest.approx(10, abs=0.5)  # all of it, and no share is reserved for the first
     second.answers, first.answers = False, True
     assert await ask() == "first"
     assert outages.open_now() == []
@@ -259,7 +259,7 @@ async def test_without_redis_each_worker_knows_what_it_found_out(clock: Clock) -
 
 
 async def test_news_that_could_not_be_sent_in_time_is_no_news(redis: str, clock: Clock) -> None:
-    """An outage that is over for long, and an end of before the next outage."""
+    """An outage that ended long ago, and an end of before the next outage."""
     one, other = Outages(clock=clock, jitter=lambda: 0.5), Outages(clock=clock, jitter=lambda: 0.5)
     shared = [SharedOutages(outages, redis, ROUTE, clock=clock, jitter=lambda: 0.0) for outages in (one, other)]
     open_first(one)  # while Redis is away

@@ -37,7 +37,7 @@ def test_the_shipped_catalogue_holds_the_founding_policy_and_the_real_ones(catal
 
 
 def edge_cases() -> list[tuple[str, timedelta]]:
-    """Each shipped line with a numeric rule, with the elapsed time at which it begins to apply."""
+    """Each shipped line with a numeric rule, with the elapsed time at which it starts to apply."""
     cases = []
     for line in load_catalogue():
         if isinstance(line.rule, WhenOlder | WhenUnused):
@@ -90,12 +90,12 @@ def test_a_line_without_a_condition_applies_to_nothing(catalogue: Catalogue) -> 
 
 
 def test_a_window_counts_from_what_started_it(catalogue: Catalogue) -> None:
-    """From the moment at which the line began to apply: for P-7, when the key was seen to be stale."""
+    """From the moment at which the line started to apply: for P-7, when the key was seen to be stale."""
     assert due(catalogue.current("P-7"), facts()) == NOW + timedelta(days=30)
     older = catalogue.current("CIS-GCP-5.0-1.8").model_copy(
         update={"due": "within_window", "window_days": 14, "rule": _older_than(60)}
     )
-    assert due(older, facts(age_days=61)) == NOW + timedelta(days=14)  # it began to apply today: day 61 is complete
+    assert due(older, facts(age_days=61)) == NOW + timedelta(days=14)  # it started to apply today: day 61 is complete
     assert due(older, facts(age_days=65)) == NOW + timedelta(days=10)
     assert due(older, facts(age_days=900)) == NOW - timedelta(days=900 - 61 - 14)
 

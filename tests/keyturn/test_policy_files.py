@@ -73,7 +73,7 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
 
 
 def test_too_many_lines_are_refused_by_name(tmp_path: Path) -> None:
-    """A thousand and one: more is a program's output, and nobody's policy."""
+    """A thousand and one: more is a program's output, and no one's policy."""
     file = tmp_path / "ours.toml"
     file.write_text("".join(SECOND.replace("OWN-2", f"OWN-{number}") for number in range(1_001)))
     _, [fault] = read_files([file])

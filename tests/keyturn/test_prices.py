@@ -25,7 +25,7 @@ def test_cached_tokens_have_their_own_price() -> None:
 
 @pytest.mark.parametrize("usage", [Usage(10, 0, cached_tokens=99), Usage(10, 0, 8, 8), Usage(10, 0, 0, 10**9)])
 def test_a_strange_count_of_cached_tokens_never_makes_a_price_negative(usage: Usage) -> None:
-    """More cached than there was input is held at the input."""
+    """More cached than there was input is limited to the input."""
     cost = CARD.cost_usd("openai", "ours", usage)
     assert cost is not None
     assert Decimal(0) <= cost <= Decimal("0.00002")

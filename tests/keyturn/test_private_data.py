@@ -1,4 +1,4 @@
-"""Secrets and card numbers in the forms in which issuers hand them out, and as people paste and disguise them."""
+"""Secrets and card numbers in the forms in which issuers hand them out, and as users paste and disguise them."""
 
 import random
 import string
@@ -160,7 +160,7 @@ def test_dates_and_addresses_are_no_card_numbers() -> None:
     ["1 ", "a.", "1234 ", "password=", "://a:", "bearer ", "eyJ-", "-----BEGIN ", "sk-", "xoxb-", "A1b/", "a b c "],
 )
 def test_the_check_takes_time_in_proportion_to_the_text(unit: str) -> None:
-    """Whoever may ask a question cannot stop a worker with it: 16 times the text in at most 64 times the time."""
+    """No question can stop a worker by its length: 16 times the text in at most 64 times the time."""
     long, short = (processor_seconds(holds_private_data, unit, length) for length in (32_000, 2_000))
     assert long < max(64 * short, 0.25)  # quadratic, it was seconds
 

@@ -126,7 +126,7 @@ async def test_how_an_answer_ended_is_told_in_our_terms(
     """length, max_tokens, model_context_window_exceeded, MAX_TOKENS, refusals and filters."""
     await simulator.fail(fault)
     completion = await ask(http, simulator, wire, prompt_for(catalogue))
-    # Anthropic has one word for both a refusal and a filter; Gemini's SAFETY ends an answer that its filter held.
+    # Anthropic has one word for both a refusal and a filter; Gemini's SAFETY ends an answer that its filter stopped.
     same = {("anthropic", "filtered"): "refused", ("gemini", "refused"): "filtered"}
     assert completion.finish == same.get((wire, finish), finish)
 
@@ -161,14 +161,14 @@ async def test_a_slow_answer_is_a_named_timeout(
     timeouts: Timeouts,
     told: str,
 ) -> None:
-    """Waiting for the first byte and for the last are told apart, and the connection is given up with the wait."""
+    """The waits for the first byte and for the last are distinguished, and each closes the connection."""
     await simulator.fail(fault, seconds=20)
     with pytest.raises(ProviderTimeout, match=told):
         await ask(http, simulator, wire, prompt_for(catalogue), timeouts)
 
 
 async def test_a_closed_port_is_a_named_failure(http: httpx.AsyncClient, catalogue: Catalogue) -> None:
-    """Nobody there is the same to the caller as a server that is down."""
+    """No server at the address is the same to the caller as a server that is down."""
     absent = on_simulator(http, SimulatorControl(http, "http://127.0.0.1:9"), "openai")
     with pytest.raises(ProviderUnavailable, match="the connection to the provider failed"):
         await absent.complete(prompt_for(catalogue), timeouts=SOON, trace_id="t")

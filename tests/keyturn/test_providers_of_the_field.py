@@ -181,7 +181,7 @@ async def test_a_stream_is_read_as_its_server_sends_it(name: str, content_type: 
 
 
 async def test_each_provider_ends_where_its_stream_ends() -> None:
-    """Gemini's reason may stand in every piece; Anthropic's text may begin with its block."""
+    """Gemini's reason may stand in every piece; Anthropic's text may start with its block."""
     for wire, name in (("gemini", "gemini-stop-each.sse"), ("anthropic", "block-text.sse")):
         completion = await answered(wire, (FIELD / name).read_bytes(), streamed=True)
         assert (completion.text, completion.finish) == (TEXT, "complete")

@@ -49,7 +49,7 @@ class Memory:
     async def find(self, keys: list[CacheKey]) -> tuple[int, str] | None:
         return next(((at, self.kept[key.digest]) for at, key in enumerate(keys) if key.digest in self.kept), None)
 
-    async def keep(self, key: CacheKey, answer: str, keep_for: Any) -> bool:
+    async def store(self, key: CacheKey, answer: str, cache_for: Any) -> bool:
         self.kept.setdefault(key.digest, answer)
         return True
 
@@ -178,7 +178,7 @@ async def test_a_caller_that_holds_other_wording_is_told_by_name(catalogue: Cata
 
 
 async def test_the_prompt_tells_facts_as_finely_as_they_are_judged(catalogue: Catalogue) -> None:
-    """43 ms from an edge, a reader of the prompt can be right; and it is told what a line asks for beside."""
+    """43 ms from an edge, a reader of the prompt can be right; and the prompt says what else a line asks for."""
     edge = timedelta(days=90)
     line = catalogue.current("AWS-FSBP-IAM.3")
     for step in (timedelta(0), timedelta(microseconds=1), timedelta(milliseconds=43)):

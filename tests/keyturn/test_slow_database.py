@@ -1,4 +1,4 @@
-"""A database that is slow, and not away: what is lost, paid again or wrongly told while a disk or a network stalls."""
+"""A database that is slow, and not away: what is lost, paid twice or misreported while a disk or a network stalls."""
 
 import asyncio
 import sqlite3
@@ -69,14 +69,14 @@ async def test_what_reads_the_ledger_says_that_the_database_does_not_answer(
     """By the name that all else has for it."""
     monkeypatch.setattr("keyturn.database.TRANSACTION_SECONDS", 0.1)
     ledger, cache = LedgerStore(sqlite_engine), SqlCache(sqlite_engine)
-    async with sqlite_engine.connect():  # somebody else has SQLite's one connection
+    async with sqlite_engine.connect():  # another caller has SQLite's one connection
         for read in (ledger.costs("task", since=midnight(datetime.now(UTC))), ledger.calls(limit=1), cache.clear()):
             with pytest.raises(JobStoreUnavailable):
                 await read
 
 
 async def test_a_stopping_worker_tries_until_its_time_is_over(sqlite_engine: AsyncEngine) -> None:
-    """Its last rows wait for whoever has the connection, longer than the pool does."""
+    """Its last rows wait for the holder of the connection, longer than the pool does."""
     ledger, busy = LedgerStore(sqlite_engine), SimpleNamespace(times=3)
     write = ledger.write
 
@@ -93,22 +93,22 @@ async def test_a_stopping_worker_tries_until_its_time_is_over(sqlite_engine: Asy
 
 
 async def test_a_beginning_anew_whose_answer_was_lost_is_the_same_when_it_is_said_again(engine: AsyncEngine) -> None:
-    """Another provider goes on writing; and whoever was taken over begins nothing anew."""
+    """Another provider continues writing; and a writer that was taken over starts nothing anew."""
     store = DraftStore(engine, KEYRING)
-    first = await store.begin("draft_1", **WHOSE, attempt=1)
+    first = await store.start("draft_1", **WHOSE, attempt=1)
     await store.show(first, "Of the first provider", first=True)
     anew = await store.anew(first)
     assert await store.anew(first) == anew
     await store.show(anew, "Of the second", first=True)
     draft = await store.find("draft_1", tenant_id="default")
     assert (draft.text, draft.generation) == ("Of the second", 2)
-    await store.begin("draft_1", **WHOSE, attempt=2)
+    await store.start("draft_1", **WHOSE, attempt=2)
     with pytest.raises(DraftTakenOver):
         await store.anew(first)
 
 
 async def test_an_answer_is_not_held_back_by_what_shows_it() -> None:
-    """A write that cannot be cancelled, as a driver's that waits for its disk, goes on behind it."""
+    """A write that cannot be cancelled, as a driver's that waits for its disk, continues behind it."""
     begun, stalled, shown = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def show(*_: Any, **__: Any) -> None:
@@ -125,9 +125,9 @@ async def test_an_answer_is_not_held_back_by_what_shows_it() -> None:
         await begun.wait()
         return SimpleNamespace(verdict=SimpleNamespace(text="The text"), call=call())
 
-    async def begin(*_: Any, **__: Any) -> None: ...
+    async def start(*_: Any, **__: Any) -> None: ...
 
-    store: Any = SimpleNamespace(begin=begin, show=show)
+    store: Any = SimpleNamespace(start=start, show=show)
     asked: Any = SimpleNamespace(tenant_id="default", account_id="acct_1", user_id="luna")
     writing = DraftWriting(store, SimpleNamespace(answer=answer))
     async with asyncio.timeout(5):
@@ -185,7 +185,7 @@ async def test_an_answer_of_a_batch_that_could_not_be_kept_is_not_told_as_taken(
 async def test_a_write_that_is_cancelled_leaves_sqlite_unlocked_while_its_error_is_still_held(
     sqlite: URL, sqlite_engine: AsyncEngine
 ) -> None:
-    """A closed connection kept its transaction for as long as the cancellation's traceback held a cursor of it."""
+    """A closed connection kept its transaction open as long as the cancellation's traceback referenced its cursor."""
     rows = [
         {"event_id": f"e{n}", "tenant_id": "t", "workflow_id": "w", "at": NOW, "event": "e", "actor": "a", "detail": {}}
         for n in range(30_000)

@@ -90,7 +90,7 @@ async def test_one_job_comes_of_many_at_once_under_every_isolation_level(postgre
     """Whatever level an operator gives the database. What PostgreSQL refuses to serialize is asked again, as ever.
 
     Claims, a withdrawal and another key for the same credential, all at once: then one job is open at most, and each
-    job that was told has its audit row and its message.
+    job that was returned has its audit row and its message.
     """
     plain = postgresql.set(drivername="postgresql").render_as_string(hide_password=False)
     with psycopg.connect(plain, autocommit=True) as operator:
@@ -131,7 +131,7 @@ async def test_one_job_comes_of_many_at_once_under_every_isolation_level(postgre
 
 
 async def test_200_at_once_with_another_body_are_200_conflicts(store: JobStore, engine: AsyncEngine) -> None:
-    """Each is told so by name, and each attempt is in the audit."""
+    """Each is refused by name, and each attempt is in the audit."""
     await store.create_once(order(credential=facts(key_id="key_1")), idempotency_key=KEY, fence=1)
     other = order(credential=facts(key_id="key_2"))
     ends = await asyncio.gather(
@@ -142,7 +142,7 @@ async def test_200_at_once_with_another_body_are_200_conflicts(store: JobStore, 
 
 
 async def test_two_pools_racing_for_one_key_make_one_job(database: URL) -> None:
-    """Two workers are two pools: the index decides between them, not a lock of ours."""
+    """Two workers are two pools: the index decides between them, not a lock in a process."""
     engines = [open_database(database) for _ in range(2)]
     ordered = order(credential=facts(key_id="key_1"))
     try:
@@ -179,7 +179,7 @@ async def test_tenants_do_not_see_each_other(store: JobStore) -> None:
 
 
 async def test_a_purged_job_still_refuses_a_second_one(store: JobStore, engine: AsyncEngine) -> None:
-    """Purging empties the row of people and accounts and leaves the tombstone of its key."""
+    """Purging empties the row of users and accounts and leaves the tombstone of its key."""
     ordered = order(credential=facts(key_id="key_1"), user_id="luna")
     first = await store.create_once(ordered, idempotency_key=KEY, fence=1)
     tomorrow = datetime.now(UTC) + timedelta(days=1)
@@ -206,7 +206,7 @@ async def test_times_come_back_in_utc(store: JobStore) -> None:
 
 
 async def test_an_unreachable_database_is_a_named_passing_failure() -> None:
-    """Nothing of the URL's password or the statement is told."""
+    """Nothing of the URL's password or the statement is shown."""
     from keyturn.database import database_url
 
     engine = open_database(database_url("postgresql://someone:hunter2@127.0.0.1:9/none"))

@@ -126,7 +126,7 @@ async def test_a_stream_that_ends_otherwise_says_so(
 async def test_whoever_stops_listening_closes_the_connection(
     http: httpx.AsyncClient, simulator: SimulatorControl, wire: str
 ) -> None:
-    """The provider's side sees it within a second: nothing goes on being written and paid for."""
+    """The provider's side sees it within a second: nothing more is written and paid for."""
     first, loop = asyncio.Event(), asyncio.get_running_loop()
     provider = on_simulator(http, simulator, wire)
     listening = asyncio.create_task(

@@ -177,7 +177,7 @@ def test_an_answer_that_breaks_a_business_rule_is_rejected_by_name(
 def test_a_draft_does_not_plainly_say_the_opposite_of_the_decision(
     decision: str | None, text: str, accepted: bool, catalogue: Catalogue
 ) -> None:
-    """What was decided is told, or the draft is rejected."""
+    """The draft reports what was decided, or it is rejected."""
     answer = judged("draft_reply", text, catalogue, decision=decision)
     assert isinstance(answer, Rejection) is not accepted
 
@@ -234,7 +234,7 @@ def test_a_draft_that_leads_its_reader_elsewhere_or_promises_is_not_approved(
     ],
 )
 def test_a_draft_that_says_what_was_decided_is_approved(text: str, catalogue: Catalogue) -> None:
-    """Dates, ids and the word key are what such a reply is made of."""
+    """Dates, ids and the word key are what such a reply consists of."""
     assert not isinstance(judged("draft_reply", text, catalogue, decision="eligible"), Rejection)
 
 
@@ -276,7 +276,7 @@ def test_high_needs_a_fact_of_our_own_systems(known: dict[str, Any], accepted: b
     ],
 )
 def test_card_numbers_are_told_by_their_check_digit_and_secrets_by_their_form(text: str, private: bool) -> None:
-    """Neither passes into a text of ours; order numbers do."""
+    """Neither passes into a stored text; order numbers do."""
     assert holds_private_data(text) is private
 
 

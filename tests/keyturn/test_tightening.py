@@ -40,7 +40,7 @@ def stricter(**changed: Any) -> JobOrder:
 async def test_date_lines_priority_and_approval_of_the_open_job_become_the_stricter_ones(
     store: JobStore, engine: AsyncEngine
 ) -> None:
-    """It stays one job, its audit says what was before, and its receiver is told."""
+    """It stays one job, its audit has what was before, and its receiver gets a message."""
     lax = order(credential=KEY)
     first = await store.create_once(lax, idempotency_key=LAX, fence=1)
     job = await store.create_once(stricter(), idempotency_key=STRICT, fence=2)
@@ -106,7 +106,7 @@ async def test_a_decision_that_is_no_stricter_is_refused_by_name(store: JobStore
 async def test_a_job_that_is_being_carried_out_is_tightened_and_its_claim_stands(
     store: JobStore, engine: AsyncEngine
 ) -> None:
-    """Whoever holds it reads the new date with the next heartbeat."""
+    """Its holder reads the new date with the next heartbeat."""
     first = await store.create_once(order(credential=KEY), idempotency_key=LAX, fence=1)
     leases = JobLeases(engine)
     claimed = await leases.claim(first.job_id, tenant_id="default", owner="bot", lease=timedelta(minutes=5))
@@ -118,7 +118,7 @@ async def test_a_job_that_is_being_carried_out_is_tightened_and_its_claim_stands
 
 
 async def test_twenty_stricter_decisions_at_once_tighten_it_once_each_key(database: URL) -> None:
-    """Two workers race; no key gets a job of its own."""
+    """Two workers race; no key gets a second job."""
     engines = [open_database(database) for _ in range(2)]
     stores = [JobStore(engine) for engine in engines]
     try:
@@ -150,7 +150,7 @@ async def test_the_compromised_key_is_claimed_before_all_others(store: JobStore,
 
 
 async def test_both_messages_of_a_job_are_delivered_in_their_order(store: JobStore, engine: AsyncEngine) -> None:
-    """The outbox hands out the oldest that waits, each under a name of its own."""
+    """The outbox hands out the oldest that waits, each under a unique name."""
     first = await store.create_once(order(credential=KEY), idempotency_key=LAX, fence=1)
     await store.create_once(stricter(), idempotency_key=STRICT, fence=2)
     messages = Outbox(engine)

@@ -93,7 +93,7 @@ def test_forged_and_old_signatures_are_not_believed() -> None:
 
 @given(st.text(max_size=200), st.sampled_from(["webhook-id", "webhook-timestamp", "webhook-signature"]))
 def test_no_header_makes_verification_fail_otherwise_than_by_no(value: str, name: str) -> None:
-    """Whatever somebody sends."""
+    """Whatever the receiver sends."""
     headers = signature("job_1", b"{}", {"new": NEW}, now=NOW)
     assert verify(headers | {name: value}, b"{}", {"new": NEW}, now=NOW) == (headers[name] == value)
 
@@ -198,7 +198,7 @@ def test_no_moment_that_is_none_is_believed_or_raises(moment: str) -> None:
 
 
 async def test_the_receivers_patience_is_heard_and_bounded() -> None:
-    """Retry-After in seconds, a day at most; nonsense is passed over."""
+    """Retry-After in seconds, a day at most; nonsense is ignored."""
     for value, wish in (
         ("7", 7),
         ("9" * 30, 86_400),
@@ -214,7 +214,7 @@ async def test_the_receivers_patience_is_heard_and_bounded() -> None:
 
 
 async def test_no_redirect_is_followed() -> None:
-    """It would carry a signed message to somewhere nobody named."""
+    """It would carry a signed message to an address that was never configured."""
     asked: list[str] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -297,7 +297,7 @@ async def test_a_name_that_points_to_a_private_address_is_refused(monkeypatch: p
 
 
 async def test_silence_is_a_passing_failure() -> None:
-    """Nobody there, or a connection that drops."""
+    """No server at the address, or a connection that drops."""
     async with httpx.AsyncClient() as http:
         with pytest.raises(ReceiverUnavailable):
             await Webhook(http, "http://127.0.0.1:9/", {"new": NEW}).send(message())
@@ -312,7 +312,7 @@ async def test_silence_is_a_passing_failure() -> None:
 async def test_over_tls_the_certificate_is_that_of_the_name_and_the_connection_goes_to_the_address(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A receiver on https, by its name; with another name's certificate it is not told anything."""
+    """A receiver on https, by its name; with another name's certificate it is sent nothing."""
     certificate, key = _certificate(tmp_path, "receiver.test")
     told: list[bytes] = []
 
@@ -344,7 +344,7 @@ async def test_over_tls_the_certificate_is_that_of_the_name_and_the_connection_g
 
 
 def _certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    """A certificate of its own for `name`, and its key."""
+    """A new certificate for `name`, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     made = (

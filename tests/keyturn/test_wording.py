@@ -1,4 +1,4 @@
-"""What a text of ours may say: links, requests for secrets, actions and spans of time, as people and models write."""
+"""What our texts may say: links, requests for secrets, actions and spans of time, as users and models write."""
 
 from collections.abc import Callable
 

@@ -13,12 +13,12 @@ import pytest
 
 from keyturn.lab.proof.checker import facts_of, strays, violations
 from keyturn.lab.proof.driver import drive
-from keyturn.lab.proof.page import rewritten
+from keyturn.lab.proof.operation_record import OperationRecord
+from keyturn.lab.proof.page import rewrite
 from keyturn.lab.proof.plan import CALM, KINDS, Operation, fault_of, plan
-from keyturn.lab.proof.report import survived, tell
-from keyturn.lab.proof.seen import Seen
-from keyturn.lab.proof.soak import MAY_GROW, Soaked, picture, soak_rows
-from keyturn.lab.proof.world import simulated, world
+from keyturn.lab.proof.report import print_stories, survivals
+from keyturn.lab.proof.soak import MAY_GROW, SoakResult, picture, soak_rows
+from keyturn.lab.proof.world import ask_simulator, world
 
 
 async def proved(results: Path, *options: str) -> tuple[int, str, list[dict[str, object]]]:
@@ -69,14 +69,14 @@ async def test_a_violation_is_told_with_the_whole_story(tmp_path: Path, capsys: 
     url = f"sqlite:///{tmp_path / 'keyturn.db'}"
     async with world(tmp_path, url, control="trusting_gate", chance=Random(0)) as here:
         seen = await drive(here, [Operation(1, "wrong_window")])
-        requests: Any = await simulated(here.simulator, "GET", "/control/requests")
+        requests: Any = await ask_simulator(here.simulator, "GET", "/control/requests")
         facts = await facts_of(here.database, requests, here.keyring, await here.client(), seen)
         found = violations(seen, facts, exact=False)
         assert [one.claim for one in found] == [
             "what must come of it has come",
             "it is rejected, and does not just fail",
         ]
-        await tell(here, found, 7, "sqlite")
+        await print_stories(here, found, 7, "sqlite")
         assert strays(seen, facts) == []
         job, running = "acct_nobodys", replace(facts, running={"rotation:1"})
         unknown = replace(running, jobs={**facts.jobs, job: []})
@@ -100,19 +100,19 @@ async def test_a_violation_is_told_with_the_whole_story(tmp_path: Path, capsys: 
 
 
 def test_a_frozen_claim_that_never_wakes_up_does_not_hold(tmp_path: Path) -> None:
-    """Where others' faults kill its worker it cannot; where nobody is killed it has to."""
+    """Where others' faults kill its worker it cannot; where no worker is killed it has to."""
     here: Any = SimpleNamespace(marks=tmp_path, befell=[])
-    killed, quiet = (Seen(Operation(number, "freeze"), began=0.0, struck=1.0) for number in (1, CALM))
-    [figure] = survived(here, [killed, quiet], [], "sqlite")
+    killed, quiet = (OperationRecord(Operation(number, "freeze"), began=0.0, struck=1.0) for number in (1, CALM))
+    [figure] = survivals(here, [killed, quiet], [], "sqlite")
     assert (figure.holds, figure.woke, figure.times) == (False, 0, 2)
     (tmp_path / f"{quiet.operation.account}.woke").touch()
-    [figure] = survived(here, [killed, quiet], [], "sqlite")
+    [figure] = survivals(here, [killed, quiet], [], "sqlite")
     assert (figure.holds, figure.woke, figure.times) == (True, 1, 2)
 
 
 def test_a_soak_tells_what_drifts() -> None:
     """The last quarter against the second, each figure by its own limit; and a figure that was never seen is none."""
-    soaked = Soaked(seconds=400)
+    soaked = SoakResult(seconds=400)
     for name in MAY_GROW:
         soaked.series[name] = [(at, 1.0) for at in range(0, 400, 10)]
     assert all(row["holds"] for row in soak_rows(soaked, 0, {}))
@@ -128,4 +128,4 @@ def test_the_page_tells_of_the_run_that_is_kept() -> None:
     docs = Path(__file__).parents[2] / "docs"
     page = (docs / "proof.md").read_text()
     for results in ("proof.json", "soak.json"):
-        assert rewritten(page, json.loads((docs / results).read_text())) == page, results
+        assert rewrite(page, json.loads((docs / results).read_text())) == page, results

@@ -96,7 +96,7 @@ async def test_the_simulator_refuses_a_fault_that_it_does_not_know(simulator: Si
 
 
 def test_a_missing_program_is_told_with_its_mend() -> None:
-    """Whoever runs the demo without the embedded servers reads what to run."""
+    """A demo without the embedded servers prints what to run."""
     from keyturn.lab.stack.processes import program
 
     with pytest.raises(StackNotStarted, match="make install"):

@@ -51,7 +51,7 @@ def inventory(tmp_path: Path) -> Path:
 
 
 async def test_an_inventory_is_looked_at_before_anything_is_asked(keyturn: Keyturn, inventory: Path) -> None:
-    """What is in it, how much a policy line settles, and which rows cannot be used: those are written beside it."""
+    """What is in it, how much a policy line decides, and which rows cannot be used: those are written beside it."""
     told = await keyturn("inventory", "check", inventory, "--policy", LINE)
     assert told.status == 1
     assert "csv, 13 keys and rows" in told.out
@@ -120,7 +120,7 @@ async def test_what_cannot_be_run_is_said_before_anything_is_begun(
 
 
 async def test_a_name_belongs_to_one_inventory_and_what_is_asked_of_it(keyturn: Keyturn, inventory: Path) -> None:
-    """Under the name of another run nothing is begun: it would be taken for done, or asked about another estate."""
+    """Under the name of another run nothing is started: it would be taken for done, or asked of another inventory."""
     name = f"audit-{inventory.parent.name[-1]}"
     nothing_due = ("bulk", inventory, "--policy", "P-7", "--name", name)
     assert (await keyturn(*nothing_due)).status == 0
@@ -213,7 +213,7 @@ async def test_a_schedule_that_could_not_run_is_refused(
 
 
 async def test_the_summaries_of_a_scan_are_read_by_the_report(keyturn: Keyturn, tmp_path: Path) -> None:
-    """They are encrypted in the database, and shown to whoever holds the keys."""
+    """They are encrypted in the database, and shown to a user who has the keys."""
     rows = [
         {"account_id": f"acct_{tmp_path.name[-1]}_{number}", "records": [{"record_id": "r1", "text": "login denied"}]}
         for number in range(3)
@@ -235,7 +235,7 @@ async def test_the_summaries_of_a_scan_are_read_by_the_report(keyturn: Keyturn, 
 async def test_a_run_in_which_rule_and_model_disagree_ends_with_a_status_of_its_own(
     keyturn: Keyturn, inventory: Path, simulated: SimulatorControl
 ) -> None:
-    """The keys are named by the commands that settle them, and the report has them first."""
+    """The keys are named by the commands that decide them, and the report has them first."""
     no = '{"decision": "not_eligible", "rotation_window_days": null, "source_line_ids": []}'
     account = f"acct_{inventory.parent.name}_3".replace("[", "_").replace("]", "_")
     await simulated.fail("says", content=no, times=None, account=account)

@@ -142,7 +142,7 @@ async def test_each_end_has_its_status_its_reason_and_its_exit_status(
 async def test_a_parked_rotation_is_listed_resumed_and_gets_its_job(
     terminal: Terminal, simulated: SimulatorControl
 ) -> None:
-    """The quota is raised, one command goes on, and the same `rotate` finds the job."""
+    """The quota is raised, one command resumes, and the same `rotate` finds the job."""
     key = f"key_{uuid.uuid4().hex[:8]}"
     await simulated.fail("quota")
     parked = told(await terminal.rotate("--stale", key=key))
@@ -168,7 +168,7 @@ async def test_a_parked_rotation_is_listed_resumed_and_gets_its_job(
 async def test_a_job_is_claimed_completed_failed_and_shown_by_command(
     terminal: Terminal, simulated: SimulatorControl
 ) -> None:
-    """What the HTTP interface does, a shell script does too; and its story is told."""
+    """What the HTTP interface does, a shell script does too; and its story is shown."""
     tenant = f"t{uuid.uuid4().hex[:8]}"
     of_tenant = ("--tenant", tenant)
     for number in range(3):
@@ -205,7 +205,7 @@ async def test_a_job_is_claimed_completed_failed_and_shown_by_command(
 async def test_dead_letters_are_listed_and_sent_again_by_command(
     terminal: Terminal, simulated: SimulatorControl, stack: Stack
 ) -> None:
-    """Given up while its receiver refused; sent again, its workflow starts."""
+    """Abandoned while its receiver refused; sent again, its workflow starts."""
     tenant = f"t{uuid.uuid4().hex[:8]}"
     made = told(await terminal.rotate("--stale", "--tenant", tenant))
     assert "no message" in (await terminal.run("deliveries", "--tenant", tenant)).stderr
@@ -216,7 +216,7 @@ async def test_dead_letters_are_listed_and_sent_again_by_command(
     assert (dead["job_id"], dead["failure"]) == (made["job_id"], "receiver_refused")
     unknown = await terminal.run("deliveries", "resend", "job_none", "--tenant", tenant)
     assert (unknown.returncode, "no message of job_none" in unknown.stderr) == (1, True)
-    # On a queue that nobody polls: this stack's worker delivers nowhere.
+    # On a queue without workers: this stack's worker delivers nowhere.
     again = await terminal.run("deliveries", "resend", "--all", "--tenant", tenant, KEYTURN_TASK_QUEUE="nobody")
     assert (again.returncode, again.stdout) == (0, "sending 1 again\n"), again.stderr
     handle = stack.client.get_workflow_handle(f"deliver:{made['job_id']}")
@@ -250,7 +250,7 @@ async def test_a_whole_outage_is_resumed_by_one_command(terminal: Terminal, simu
 async def test_an_approval_is_given_for_what_was_shown(
     terminal: Terminal, stack: Stack, sqlite_store: JobStore
 ) -> None:
-    """Shown first; then by its digest, and not by whoever asked."""
+    """Shown first; then by its digest, and not by the requester."""
     queue, asked = f"test-{uuid.uuid4().hex}", request(user_id="luna")
     async with worker_on(stack.client, queue, Script(ELIGIBLE), sqlite_store, catalogue=with_approval()):
         rotation = await start_or_attach(stack.client, asked, task_queue=queue)
@@ -334,7 +334,7 @@ async def test_a_question_of_a_megabyte_is_refused_at_the_edge(terminal: Termina
 
 
 async def test_without_temporal_the_command_says_what_to_start(terminal: Terminal) -> None:
-    """Refused, unknown and silent addresses are told alike, within the user's deadline."""
+    """Refused, unknown and silent addresses are reported alike, within the user's deadline."""
     silent = await asyncio.start_server(lambda _r, _w: asyncio.sleep(60), "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]
     for address, reason in (
@@ -351,7 +351,7 @@ async def test_without_temporal_the_command_says_what_to_start(terminal: Termina
 
 
 async def test_an_unknown_namespace_is_told_by_every_command(terminal: Terminal) -> None:
-    """The server's own no, with what to check; also by a worker, which does not go on polling for nothing."""
+    """The server's own no, with what to check; also by a worker, which does not continue polling for nothing."""
     elsewhere = {"TEMPORAL_NAMESPACE": "nowhere"}
     settings = {"OPENAI_API_KEY": "key_for_tests", "KEYTURN_ROUTES": "openai:gpt-5-mini"}
     for ended in (
@@ -421,7 +421,7 @@ async def test_doctor_asks_each_endpoint_once_and_says_which_the_fleet_passes_ov
 
 
 async def test_every_command_reads_the_same_dotenv_file(terminal: Terminal, tmp_path: Path) -> None:
-    """What a worker is told in .env, `rotate` and `doctor` are told too; the environment comes before it."""
+    """`rotate` and `doctor` read the same .env as a worker; the environment comes before it."""
     (tmp_path / ".env").write_text("KEYTURN_TASK_QUEUE=nobody-polls-this\nKEYTURN_TENANT=acme\n")
     waiting = await terminal.rotate("--stale", "--wait", "2")
     assert waiting.returncode == 4
@@ -431,7 +431,7 @@ async def test_every_command_reads_the_same_dotenv_file(terminal: Terminal, tmp_
 
 
 async def test_the_key_in_a_faulty_temporal_file_is_not_shown(terminal: Terminal, tmp_path: Path) -> None:
-    """A slip in temporal.toml is told by line and column, without the line."""
+    """A slip in temporal.toml is reported by line and column, without the line."""
     (tmp_path / "temporal.toml").write_text('[profile.default]\naddress = "x"\napi_key = sk-SECRET-KEY\n')
     ended = await terminal.rotate("--stale", TEMPORAL_CONFIG_FILE=str(tmp_path / "temporal.toml"))
     assert ended.returncode == 1
@@ -592,7 +592,7 @@ async def test_cached_responses_are_cleared_by_command(terminal: Terminal) -> No
 async def test_any_task_can_be_asked_once_from_a_terminal(
     terminal: Terminal, stack: Stack, simulated: SimulatorControl, task: str, request_text: str, status: int, said: str
 ) -> None:
-    """With a worker's settings; a fault is told by field, without a traceback and without the text."""
+    """With a worker's settings; a fault is reported by field, without a traceback and without the text."""
     settings = {"KEYTURN_ROUTES": "openai:simulator-1", "OPENAI_API_KEY": "k", "KEYTURN_LOG_FORMAT": "json"}
     settings |= {"OPENAI_BASE_URL": f"{stack.simulator}/v1", "KEYTURN_RATE_CARD": str(RATES)}
     ended = await terminal.run("ask", task, stdin=request_text, **settings)

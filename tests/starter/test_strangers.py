@@ -46,7 +46,7 @@ async def test_evidence_is_refused_where_some_of_it_would_be_lost(terminal: Term
 
 
 async def test_a_rotation_that_somebody_leaves_goes_on_and_is_told(terminal: Terminal) -> None:  # noqa: F811
-    """Ctrl-C while nobody works on it: one object, the status of a timeout, and no word of an abortion."""
+    """Ctrl-C without a worker: one object, the status of a timeout, and no word of an abortion."""
     options = ("--account", "a", "--key-id", f"k{uuid.uuid4().hex[:8]}", "--policy", "P-7", "--question", "May it?")
     queue = ("--task-queue", f"nobody-{uuid.uuid4().hex}", "--wait", "60", "--json")
     process = await asyncio.create_subprocess_exec(
@@ -69,7 +69,7 @@ async def test_a_rotation_that_somebody_leaves_goes_on_and_is_told(terminal: Ter
 
 
 async def test_closed_streams_and_unreadable_words_are_no_tracebacks(tmp_path: Path) -> None:
-    """What is done is done, whether anybody hears of it."""
+    """What is done is done, whether the output is read or not."""
     status, _, err = await shell(f"{KEYTURN} keys new >&-")
     assert (status, err) == (0, "")
     status, _, err = await shell(f"cd {tmp_path}; {KEYTURN} jobs show $(printf '\\377')")
@@ -86,7 +86,7 @@ async def test_closed_streams_and_unreadable_words_are_no_tracebacks(tmp_path: P
 
 @pytest.mark.parametrize("name", ["prod", "Production", "production "])
 def test_a_misspelt_environment_does_not_switch_production_off(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Whoever reads with it would read payloads that nobody encrypted."""
+    """A reader with it would read payloads that were never encrypted."""
     monkeypatch.setenv("KEYTURN_ENVIRONMENT", name)
     with pytest.raises(SettingsInvalid, match="neither development nor production"):
         keyring_from_environment()
@@ -100,7 +100,7 @@ def test_a_key_line_is_one_that_a_keyring_can_hold() -> None:
 
 
 def test_rejects_keep_every_column_and_overwrite_nothing(tmp_path: Path) -> None:
-    """The first may be a short row; and what was fixed since is somebody's work."""
+    """The first may be a short row; and a row that was fixed since is a user's work."""
     file = tmp_path / "keys.rejects.csv"
     rows = [
         BadRow(2, "is short", {"account_id": "a", "key_id": "k"}),

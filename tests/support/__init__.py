@@ -1,1 +1,1 @@
-"""What tests are made of: cases, servers, stand-ins, and the recorders of what the repository keeps."""
+"""The parts of tests: cases, servers, stand-ins, and the recorders of what the repository stores."""

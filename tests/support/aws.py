@@ -1,4 +1,4 @@
-"""AWS for the tests: moto's server, which checks signatures, behind a network that loses what it is told to lose."""
+"""AWS for the tests: moto's server, which checks signatures, behind a network that loses chosen calls."""
 
 import asyncio
 import json
@@ -119,7 +119,7 @@ def aws_account() -> Iterator[Aws]:
 
 @dataclass
 class Network:
-    """What lies between an executor and AWS: counts calls, and loses the one that it is told to lose."""
+    """What lies between an executor and AWS: counts calls, and loses the chosen one."""
 
     aws: Aws
     calls: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What boundaries in tests are made of: a price that never changes, providers on the simulator."""
+"""The parts of boundaries in tests: a price that never changes, providers on the simulator."""
 
 from dataclasses import replace
 from decimal import Decimal
@@ -22,7 +22,7 @@ MODEL = "simulator-1"
 
 
 class FixedPrice:
-    """Every call costs the same, and every model holds as much as it is told to."""
+    """Every call costs the same, and every model has the given context window."""
 
     def __init__(self, usd: Decimal | None = Decimal("0.00098"), window: int | None = None) -> None:
         self.usd = usd

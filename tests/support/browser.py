@@ -34,7 +34,7 @@ async def shows(page: Page, text: str) -> None:
 
 
 async def opened(page: Page, url: str) -> None:
-    """Open a page of Temporal's UI; again while it has an error of its own, as it has on a machine that is busy."""
+    """Open a page of Temporal's UI; again while it shows its own error, as it does on a machine that is busy."""
     async with asyncio.timeout(60):
         while True:
             await page.goto(url)
@@ -52,7 +52,7 @@ async def until(page: Page, script: str) -> None:
 
 
 async def serious_faults(page: Page) -> list[str]:
-    """What axe-core finds on the page that keeps somebody from using it."""
+    """What axe-core finds on the page that keeps a user from working with it."""
     found = (await Axe().run(page)).response["violations"]
     return [f"{one['id']}: {one['help']}" for one in found if one["impact"] in {"serious", "critical"}]
 

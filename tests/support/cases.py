@@ -12,7 +12,7 @@ from keyturn.rotations.decisions import GroundedDecision, ProposedDecision
 
 # Yesterday: evidence has an age, and a fixed day would be too old some weeks later.
 NOW = (datetime.now(UTC) - timedelta(days=1)).replace(hour=9, minute=0, second=0, microsecond=0)
-GOLDEN_TIME = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)  # of what is compared byte for byte, and decided by nobody
+GOLDEN_TIME = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)  # of what is compared byte for byte, and never decided
 QUESTION = "May the stale service-account key be rotated?"
 P7 = PolicyRef(id="P-7", version=1)
 

@@ -11,11 +11,11 @@ from keyturn.rotations.contracts import JobOrder
 from keyturn.rotations.outcomes import RotationJob
 from keyturn.workers.settings import load_settings
 from keyturn.workers.telemetry import configure_logging
-from keyturn.workers.wiring import wired_boundary, wired_worker
+from keyturn.workers.wiring import open_boundary, open_worker
 
 
 class Dies:
-    """A job store whose process dies `before` the claim, or `after` its commit and before anybody hears of it."""
+    """A job store whose process dies `before` the claim, or `after` its commit and before the answer."""
 
     def __init__(self, store: JobStore, point: str) -> None:
         self._store = store
@@ -32,8 +32,8 @@ async def main() -> None:
     settings = load_settings()
     configure_logging("json")
     async with (
-        wired_boundary(settings) as wired,
-        wired_worker(await connect(), wired, claims=lambda store: Dies(store, sys.argv[1])) as worker,
+        open_boundary(settings) as wired,
+        open_worker(await connect(), wired, claims=lambda store: Dies(store, sys.argv[1])) as worker,
     ):
         await worker.run()
 

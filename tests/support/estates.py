@@ -35,7 +35,7 @@ from keyturn.llm.providers import price_lists_of_providers
 from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.tasks.definition import Prompt
-from keyturn.workers.bulk import CarriedRuns, RunRotations, bulk_workers, load_source, run_encryption
+from keyturn.workers.bulk import BulkRunActivities, RunRotations, bulk_workers, load_source, run_encryption
 from keyturn.workers.settings import read_rate_card
 from keyturn.workflows.bulk import BulkWorkflow, bulk_id
 from keyturn.workflows.rotation import RotationWorkflow
@@ -110,9 +110,7 @@ class BulkPlace:
         self.catalogue = catalogue
         self.store = BulkStore(engine)
         self.encryption = run_encryption(KEYRING)
-        self.tenant = (
-            f"t-{uuid.uuid4().hex[:12]}"  # the server is everybody's, and the same keys mean the same rotation
-        )
+        self.tenant = f"t-{uuid.uuid4().hex[:12]}"  # the server is shared, and the same keys mean the same rotation
         self.records: list[CallRecord] = []
         self.batches: dict[str, BatchClient] = {}
         self.boundary = ModelBoundary(
@@ -147,11 +145,13 @@ class BulkPlace:
         )
         return run.asks
 
-    def runs(self, *, inventory_root: Path | None) -> CarriedRuns:
+    def runs(self, *, inventory_root: Path | None) -> BulkRunActivities:
         """What the worker's activities do."""
         judge = BulkJudge(self.store, self.boundary, RunRotations(self.client, self.queue), self.encryption)
         offline = OfflineRuns(self.store, self.boundary, self.batches, self.encryption)
-        return CarriedRuns(self.store, judge, offline, self.catalogue, self.encryption, inventory_root=inventory_root)
+        return BulkRunActivities(
+            self.store, judge, offline, self.catalogue, self.encryption, inventory_root=inventory_root
+        )
 
     @asynccontextmanager
     async def working(self, *, pages_at_once: int = 2, keys_per_second: float | None = None) -> AsyncIterator[None]:

@@ -1,4 +1,4 @@
-"""Recorded cases of the workflows beside `RotationWorkflow`, on steps that say what they are told to say."""
+"""Recorded cases of the workflows beside `RotationWorkflow`, on activities with fixed results."""
 
 import asyncio
 import uuid
@@ -15,15 +15,15 @@ from keyturn.activities.judge_page import JudgePage
 from keyturn.activities.rotate_access_key import RotateAccessKey
 from keyturn.application.answers import answer
 from keyturn.bulk.contracts import (
-    BatchCollected,
+    BatchResult,
     BulkOrder,
     BulkPage,
     OfflineBatch,
-    PageJudged,
+    PageResult,
     RunProgress,
-    RunSettled,
+    RunResult,
 )
-from keyturn.drafts.contracts import DraftEnd, DraftWritten
+from keyturn.drafts.contracts import DraftEnd, DraftResult
 from keyturn.execution.contracts import AccessKeyState, KeyRotationOrder, KeyRotationOutcome
 from keyturn.execution.errors import ForeignKey, KeyLimit
 from keyturn.jobs.contracts import ClaimedJob, Delivery
@@ -125,20 +125,20 @@ class Runs:
 
     async def submit(self, batch: OfflineBatch) -> None: ...
 
-    async def collect(self, batch: OfflineBatch) -> BatchCollected:
+    async def collect(self, batch: OfflineBatch) -> BatchResult:
         self._looks += 1
-        return BatchCollected(running=self._looks == 1)
+        return BatchResult(running=self._looks == 1)
 
-    async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime) -> PageJudged:
+    async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime) -> PageResult:
         if page.first == 11 and self._stops is not None:
             stopped, self._stops = self._stops, None
-            return PageJudged(progress=RunProgress(total=10, asks=10, asked=4), stopped=stopped, hint="fix it")
-        return PageJudged(progress=RunProgress(total=10, asks=10, asked=10, outcomes={"started": 10}))
+            return PageResult(progress=RunProgress(total=10, asks=10, asked=4), stopped=stopped, hint="fix it")
+        return PageResult(progress=RunProgress(total=10, asks=10, asked=10, outcomes={"started": 10}))
 
-    async def settle(self, run_id: str, *, tenant_id: str) -> RunSettled:
+    async def update_outcomes(self, run_id: str, *, tenant_id: str) -> RunResult:
         self._looks += 1
         left = 10 if self._looks == 1 else 0
-        return RunSettled(progress=RunProgress(total=35, asks=30, asked=30), left=left)
+        return RunResult(progress=RunProgress(total=35, asks=30, asked=30), left=left)
 
     async def end(self, run_id: str, status: str) -> None: ...
 
@@ -203,13 +203,13 @@ class Writer:
         self._how = how
         self.began = asyncio.Event()
 
-    async def write(self, draft_id: str, request: DraftRequest, *, run_id: str, attempt: int) -> DraftWritten:
+    async def write(self, draft_id: str, request: DraftRequest, *, run_id: str, attempt: int) -> DraftResult:
         self.began.set()
         if self._how == "for ever":
             await asyncio.Event().wait()
         if self._how == "not at all":
             raise QuotaExhausted("x")
-        return DraftWritten(text="It may be rotated.", approved=True, call=call(task="draft_reply"))
+        return DraftResult(text="It may be rotated.", approved=True, call=call(task="draft_reply"))
 
     async def end(self, end: DraftEnd) -> None: ...
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 
 def processor_seconds(check: Callable[[str], object], unit: str, length: int) -> float:
-    """The least of five times that `check` takes for a text of `length` characters, made of `unit`."""
+    """The least of five times that `check` takes for a text of `length` characters, repeated from `unit`."""
     text, times = (unit * length)[:length], []
     for _ in range(5):
         begun = time.thread_time()

@@ -30,7 +30,7 @@ def planted_in(told: str) -> list[str]:
 
 
 async def told_by_temporal(client: Client) -> str:
-    """Return everything that the server stores of the namespace's workflows, as anybody with access can read it.
+    """Return everything that the server stores of the namespace's workflows, as any reader with access has it.
 
     Payloads are taken as bytes and as text, so that neither form can hide in the other.
     """

@@ -95,7 +95,7 @@ class LossyProxy:
 @asynccontextmanager
 async def cabled(postgresql: URL) -> AsyncIterator[tuple[Cable, AsyncEngine]]:
     """An engine of two connections to a database, and the cable that they go over."""
-    async with Cable("", 0, path=f"{postgresql.query['host']}/.s.PGSQL.5432").laid("127.0.0.1") as cable:
+    async with Cable("", 0, path=f"{postgresql.query['host']}/.s.PGSQL.5432").open("127.0.0.1") as cable:
         host, _, port = cable.address.rpartition(":")
         engine = open_database(postgresql.set(host=host, port=int(port), query={}), pool_size=2)
         yield cable, engine

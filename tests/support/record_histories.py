@@ -45,7 +45,7 @@ NO = '{"decision":"%s","rotation_window_days":null,"source_line_ids":[]}'
 
 @dataclass(frozen=True)
 class Case:
-    """How a rotation is brought to one of its ends: what the model says, and what people say."""
+    """How a rotation is brought to one of its ends: the model's answers, and the persons' responses."""
 
     ends: str
     said: tuple[str | BaseException, ...]
@@ -182,7 +182,7 @@ async def run(name: str, case: Case, client: Client, store: JobStore) -> Workflo
 
 
 def commands_of(history: WorkflowHistory) -> list[str]:
-    """What the workflow told Temporal to do, in its order: the part of a history that its code must repeat."""
+    """What the workflow commanded Temporal, in its order: the part of a history that its code must repeat."""
     return [told for event in history.events if (told := _command(event)) is not None]
 
 

@@ -22,7 +22,7 @@ FOLDER = Path(__file__).parents[2] / "docs" / "images"
 
 
 async def take() -> None:
-    """Bring rotations to what the documents tell of, and take a picture of each."""
+    """Bring rotations to what the documents describe, and take a picture of each."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         running = embedded_stack(
@@ -67,9 +67,7 @@ async def _of_people(stack: Stack, page: Page) -> None:
         await page.goto(f"{stack.history_url(handle.id)}/{described.run_id}/user-metadata")
         await shows(page, "Current Details")
         await page.evaluate("document.body.dispatchEvent(new KeyboardEvent('keydown', {key: 'r', bubbles: true}))")
-        await until(
-            page, "document.querySelectorAll('iframe').length > 2"
-        )  # the UI shows Markdown in frames of its own
+        await until(page, "document.querySelectorAll('iframe').length > 2")  # the UI shows Markdown in separate frames
         await asyncio.sleep(2)  # and they have no sign of being painted
         await page.screenshot(path=FOLDER / "approval.png")
         await handle.terminate()

@@ -7,7 +7,7 @@ import httpx
 
 
 class SimulatorControl:
-    """Tells a simulator how to fail, and asks it what it got."""
+    """Makes a simulator fail, and asks it what it got."""
 
     def __init__(self, http: httpx.AsyncClient, address: str) -> None:
         self._http = http

@@ -47,7 +47,7 @@ def run_warm(
 
 
 def _told(connection: socket.socket) -> None:
-    """Take one command, run it in a process of its own, and tell how that ended."""
+    """Take one command, run it in a separate process, and report how that ended."""
     first, files, *_ = socket.recv_fds(connection, 1, 3)
     with connection.makefile("rb") as stream:
         (length,) = struct.unpack("!I", first + stream.read(3))
@@ -76,7 +76,7 @@ def serve(address: str) -> None:
     assert not ours, ours
     gc.collect()
     gc.freeze()  # or each command would go through all of it, and copy what it only shares
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those that take a command are nobody's concern when they end
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the children that take a command need no reaping
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(address)
         listening.listen(64)

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from aiohttp import web
 
-from keyturn.workers.http import Handler, answered
+from keyturn.workers.http import Handler, answer_request
 from keyturn.workers.monitoring import served
 
 SECRET = "hunter2hunter2"  # pragma: allowlist secret
@@ -40,7 +40,7 @@ async def port() -> AsyncIterator[int]:
 
     @web.middleware
     async def named(request: web.Request, handler: Handler) -> web.StreamResponse:
-        return await answered(request, handler, max_bytes=1_000)
+        return await answer_request(request, handler, max_bytes=1_000)
 
     application.middlewares.append(named)
     application.router.add_post("/takes", taking)
@@ -140,7 +140,7 @@ async def test_a_desks_connection_that_sends_nothing_or_half_a_second_head_is_en
     writer.write(kept)
     assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
     writer.write(b"GET / HT")
-    async with asyncio.timeout(4):  # a kept connection itself ends after five seconds without a request
+    async with asyncio.timeout(4):  # an idle connection ends by itself after five seconds without a request
         with pytest.raises(ConnectionResetError):
             raise ConnectionResetError if await reader.read() == b"" else AssertionError
 

@@ -1,4 +1,4 @@
-"""The codec server over HTTP: clear text for an operator, a named refusal for everybody else."""
+"""The codec server over HTTP: clear text for an operator, a named refusal for every other caller."""
 
 import asyncio
 import base64
@@ -122,7 +122,7 @@ async def test_strangers_are_refused_by_name(
     ids=lambda value: str(value)[:30],
 )
 async def test_hostile_bodies_are_refused(codec: httpx.AsyncClient, content: bytes, status: int) -> None:
-    """By a status and a name; the server goes on."""
+    """By a status and a name; the server continues."""
     answer = await codec.post("/decode", content=content, headers=AS_LUNA | {"Content-Type": "application/json"})
     assert answer.status_code == status
     assert set(answer.json()) == {"error", "message"}
@@ -143,7 +143,7 @@ async def test_tampered_and_retired_payloads_are_refused_by_name(codec: httpx.As
 
 
 async def test_it_never_encrypts(codec: httpx.AsyncClient) -> None:
-    """Decode only: whoever could encrypt could start and approve. Temporal's command line may send an empty list."""
+    """Decode only: encrypting would let a caller start and approve. Temporal's command line may send an empty list."""
     plain = MessageToDict(Payloads(payloads=[PLAIN]))
     refused = await codec.post("/encode", json=plain, headers=AS_LUNA)
     assert (refused.status_code, refused.json()["error"]) == (403, "nothing_is_encrypted_here")

@@ -1,4 +1,4 @@
-"""Named endpoints: read from a file, asked as each wants it, and told apart by `doctor --live`."""
+"""Named endpoints: read from a file, asked as each wants it, and checked one by one by `doctor --live`."""
 
 import asyncio
 import json
@@ -277,7 +277,7 @@ async def test_a_key_goes_where_the_endpoint_wants_it_with_its_own_headers_and_q
 async def test_a_token_that_is_taken_back_is_asked_for_anew_within_the_call(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Once: a server that takes no token at all is told as such."""
+    """Once: a server that takes no token at all is reported as such."""
     token = tmp_path / "token"
     token.write_text("old")
     takes = {"Bearer new"}

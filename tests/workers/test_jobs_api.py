@@ -57,7 +57,7 @@ async def api(engine: AsyncEngine) -> AsyncIterator[Api]:
 
 
 async def test_a_job_is_carried_out_over_http(api: Api) -> None:
-    """Claimed, kept, reported on and completed; then there is none."""
+    """Claimed, prolonged, reported on and completed; then there is none."""
     made = await api.make()
     async with api.client() as jobs:
         job = await jobs.claim(lease_seconds=60)
@@ -158,7 +158,7 @@ async def test_a_server_that_is_away_is_a_named_passing_failure() -> None:
     ("body", "status"), [(b"<html>", 502), (b"[]", 500), (b'{"error": "x"}', 409), (b"", 404), (b"{}", 200)]
 )
 async def test_whatever_answers_is_an_error_of_ours(body: bytes, status: int) -> None:
-    """A proxy's page, an empty body, somebody else's JSON."""
+    """A proxy's page, an empty body, another service's JSON."""
     from pydantic import ValidationError
 
     from keyturn.errors import KeyturnError

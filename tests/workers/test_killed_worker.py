@@ -48,4 +48,4 @@ async def test_a_killed_workers_job_is_made_once_by_another(
         assert len(await JobStore(engine).jobs(tenant_id="default", limit=10)) == 1
     finally:
         await engine.dispose()
-    assert len(await simulator.requests()) == 1  # the decision was recorded: nobody was asked twice
+    assert len(await simulator.requests()) == 1  # the decision was recorded: no provider was asked twice

@@ -1,4 +1,4 @@
-"""What a worker tells machines of itself, and what it never tells."""
+"""What a worker publishes of itself for programs, and what it never publishes."""
 
 import asyncio
 import gzip
@@ -18,7 +18,7 @@ from sqlalchemy.engine import URL
 from temporalio.client import Client
 
 from keyturn.application.rotations import rotate
-from keyturn.calls import PassedOver
+from keyturn.calls import FailedAttempt
 from keyturn.errors import SettingsInvalid
 from keyturn.lab.stack.embedded import worker_environment
 from keyturn.lab.stack.processes import child, free_port
@@ -67,7 +67,7 @@ async def watched() -> AsyncIterator[tuple[Watched, httpx.AsyncClient]]:
 
 
 def test_the_first_refused_call_is_an_increase_and_every_alerted_kind_begins_at_zero() -> None:
-    """Prometheus sees no increase in a series that begins at 1: the alert would come with the second failure."""
+    """Prometheus sees no increase in a series that starts at 1: the alert would come with the second failure."""
     made = Watched()
     made.metrics.expect("decide_rotation", "openai", "m")
     by = {"task": "decide_rotation", "provider": "openai", "model": "m"}
@@ -85,7 +85,7 @@ def test_the_first_refused_call_is_an_increase_and_every_alerted_kind_begins_at_
 
 
 async def test_a_probe_is_told_whether_the_worker_can_work(watched: tuple[Watched, httpx.AsyncClient]) -> None:
-    """Alive is not yet ready: a database that is away is named, and no more of it is told."""
+    """Alive is not yet ready: a database that is away is named, and no more of it is shown."""
     made, http = watched
     assert (await http.get("/healthz")).status_code == 200
     assert (await http.get("/readyz")).json() == {"status": "ready", "checks": {"database": "ok", "temporal": "ok"}}
@@ -114,9 +114,9 @@ async def test_status_says_degraded_when_p95_is_over_the_limit(watched: tuple[Wa
 
 
 async def test_prometheus_is_told_of_every_call(watched: tuple[Watched, httpx.AsyncClient]) -> None:
-    """Latency, tokens, cost, failures by kind, cached responses, and who was passed over."""
+    """Latency, tokens, cost, failures by kind, cached responses, and failed attempts."""
     made, http = watched
-    passed = PassedOver(provider="anthropic", model="c-1", failure="provider_overloaded")
+    passed = FailedAttempt(provider="anthropic", model="c-1", failure="provider_overloaded")
     made.metrics.observe(call(asked_model="m-1", cached_tokens=40, first_byte_ms=7, passed_over=(passed,)))
     made.metrics.observe(call(status="failed", failure="quota_exhausted", input_tokens=None, cost_usd=None))
     made.metrics.observe(call(cost_usd=None, finish_reason="stop"))

@@ -61,7 +61,7 @@ async def pooled(database: URL, mode: str) -> AsyncIterator[URL]:
 @needs_it
 @pytest.mark.parametrize("mode", ["transaction", "session"])
 async def test_jobs_are_made_and_carried_out_through_a_pooler(postgresql: URL, mode: str) -> None:
-    """A hundred at once, in 16 connections of ours over three of the server's."""
+    """A hundred at once, in 16 client connections over three of the server's."""
     async with pooled(postgresql, mode) as url:
         assert check_schema(url)
         engine = open_database(url)

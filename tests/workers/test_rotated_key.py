@@ -43,7 +43,7 @@ async def test_a_rotated_key_needs_a_restart_of_the_worker_and_loses_nothing(
         early = asyncio.create_task(some(30))
         await _asked(simulator, 10)
         late = asyncio.create_task(some(30))
-    # The worker has ended as told, its running calls first; the provider forgets the old key.
+    # The worker has stopped in order, its running calls first; the provider forgets the old key.
     await simulator.take_keys([NEW])
     async with child(worker, environment=settings | {"OPENAI_API_KEY": NEW}, log=log):
         ends = await early + await late

@@ -40,7 +40,7 @@ def test_a_key_and_a_route_are_all_that_is_needed(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_secret_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither by repr nor by a fault of its own or of another setting."""
+    """Neither by repr nor by its own or another setting's fault."""
     given(monkeypatch, DATABASE_URL=f"postgresql://u:{SECRET}@h/d", KEYTURN_REDIS_URL=f"redis://:{SECRET}@h")
     assert SECRET not in repr(load_settings())
     given(monkeypatch, OPENAI_API_KEY=f" {SECRET}", OPENAI_BASE_URL=f"ftp://{SECRET}")
@@ -72,7 +72,7 @@ def test_a_database_that_we_do_not_ship_is_refused(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("url", ["postgresql://u:p@h/d", "postgresql+asyncpg://u:p@h/d", "postgresql+psycopg://h/d"])
 def test_every_way_of_naming_postgresql_gets_our_driver(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    """People paste the URL that their platform gives them."""
+    """Users paste the URL that their platform gives them."""
     given(monkeypatch, DATABASE_URL=url)
     assert load_settings().database_url.drivername == "postgresql+psycopg"
 
@@ -141,7 +141,7 @@ def test_a_receiver_on_https_or_loopback_is_taken(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_sound_production_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a key of its own, a real model, PostgreSQL and payload keys; without those it refuses."""
+    """With its own key, a real model, PostgreSQL and payload keys; without those it refuses."""
     given(monkeypatch, KEYTURN_ENVIRONMENT="production", DATABASE_URL="postgresql://u:p@h/d")
     with pytest.raises(SettingsInvalid, match="KEYTURN_PAYLOAD_KEYS is not set: production encrypts payloads"):
         load_settings()
@@ -196,7 +196,7 @@ def test_a_task_may_have_a_route_of_its_own() -> None:
 
 
 def test_a_variable_set_to_nothing_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compose files hand on what nobody set as an empty text."""
+    """Compose files pass an unset variable on as an empty text."""
     given(monkeypatch, KEYTURN_USD_PER_CALL="", KEYTURN_REDIS_URL="", KEYTURN_COMPATIBLE_API_KEY="")
     assert load_settings().usd_per_call is None
 
@@ -241,7 +241,7 @@ def test_a_redis_url_that_cannot_be_used_is_told_without_its_password(
 
 
 def test_a_setting_by_its_name_of_before_is_told_with_its_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else it would be passed over in silence."""
+    """Else it would be ignored in silence."""
     given(monkeypatch, KEYTURN_ANSWER_CACHE="off")
     with pytest.raises(SettingsInvalid, match="KEYTURN_ANSWER_CACHE is now KEYTURN_RESPONSE_CACHE"):
         load_settings()

@@ -59,7 +59,7 @@ def steps_on(aws: Aws, network: Network, engine: AsyncEngine) -> AccessKeyRotati
 
 @asynccontextmanager
 async def executing(client: Client, aws: Aws, network: Network, engine: AsyncEngine) -> AsyncIterator[Executions]:
-    """The executor as it is wired, on a queue of its own."""
+    """The executor as it is wired, on a separate queue."""
     settings = ExecutorSettings().model_copy(update={"task_queue": f"test-{uuid.uuid4().hex}"})
     async with executor(client, steps_on(aws, network, engine), settings, ACCOUNT):
         yield Executions(client, settings, ACCOUNT)
@@ -135,7 +135,7 @@ async def test_at_the_limit_of_two_keys_the_job_is_closed_and_says_so(
 async def test_what_blocks_a_step_is_told_and_it_goes_on_when_that_is_mended(
     temporal: Client, aws: Aws, network: Network, engine: AsyncEngine
 ) -> None:
-    """A key that somebody made by hand: the rotation waits, is listed as parked, and a person lets it try again."""
+    """A key that was created by hand: the rotation waits, is listed as parked, and an operator lets it retry."""
     user, old = aws.user()
     job_id = await job_for(JobStore(engine), engine, user, old)
     iam = aws.client("iam")
@@ -283,7 +283,7 @@ async def test_of_two_executors_each_carries_out_its_own_accounts_jobs_and_leave
         assert [await state_of(engine, job_id) for job_id in theirs] == ["open", "open"]
         task.cancel()
         there = Executions(temporal, settings, "999999999999")
-        for job_id in (own, own_arn):  # even if it is begun by mistake
+        for job_id in (own, own_arn):  # even if it is started by mistake
             wrong: Handle = await temporal.start_workflow(
                 RotateAccessKeyWorkflow.run,
                 there.order(job_id),
@@ -338,7 +338,7 @@ async def test_what_runs_already_takes_no_place_of_another_job(
 async def test_a_blocked_step_keeps_its_claim_for_as_long_as_that_takes(
     skipping: WorkflowEnvironment, aws: Aws, network: Network, engine: AsyncEngine
 ) -> None:
-    """A lease is a day, and a block may last for weeks: another would begin on a key that is half changed."""
+    """A lease is a day, and a block may last for weeks: another would start on a key that is half changed."""
     user, old = aws.user()
     job_id = await job_for(JobStore(engine), engine, user, old)
     async with executing(skipping.client, aws, network, engine) as executions:
@@ -467,7 +467,7 @@ async def test_an_executor_that_is_killed_beside_a_call_to_aws_leaves_one_new_ke
     call: str,
     when: Any,
 ) -> None:
-    """`keyturn executor` as a process, killed -9 just before AWS has the call, or just after; another goes on."""
+    """`keyturn executor` as a process, killed -9 just before AWS has the call, or just after; another continues."""
     user, old = aws.user()
     job_id = await job_for(JobStore(engine), engine, user, old)
     environment = {

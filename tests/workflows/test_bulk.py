@@ -28,9 +28,9 @@ from keyturn.bulk.contracts import (
     BulkPage,
     BulkSource,
     BulkStatus,
-    PageJudged,
+    PageResult,
     RunProgress,
-    RunSettled,
+    RunResult,
 )
 from keyturn.bulk.errors import UnknownRun
 from keyturn.bulk.load import digest_of
@@ -48,9 +48,9 @@ from keyturn.workflows.bulk import (
     BATCH_LOOK_FIRST,
     BATCH_WITHIN,
     BULK_QUEUE,
+    FOLLOW_WITHIN,
     LOOK_FIRST,
     LOOK_SOON,
-    SETTLE_WITHIN,
     BulkWorkflow,
     next_batch_look,
     next_look,
@@ -84,7 +84,7 @@ async def until(handle: Handle, state: Callable[[BulkStatus], bool]) -> BulkStat
 def test_a_runs_looks_fit_into_a_history_and_nobody_waits_much_longer_for_them() -> None:
     """A day of looks at rotations, or 26 hours at any number of batches; Temporal ends a history of 51,200 events."""
     passed, wait, looks = timedelta(0), LOOK_FIRST, 0
-    while passed < SETTLE_WITHIN:
+    while passed < FOLLOW_WITHIN:
         assert wait <= max(passed / 10, LOOK_SOON)
         passed, wait, looks = passed + wait, next_look(wait, passed + wait), looks + 1
     assert looks * 11 < 51_200 / 2, "the run's pages are in it, too"
@@ -98,7 +98,7 @@ def test_a_runs_looks_fit_into_a_history_and_nobody_waits_much_longer_for_them()
 async def test_each_key_that_is_due_gets_its_one_job_and_no_other_does(
     place: BulkPlace, engine: AsyncEngine, run_id: str, tmp_path: Path
 ) -> None:
-    """A hundred keys, ten of them due: one call a key, ten jobs of rotations of their own, and the cost is told."""
+    """A hundred keys, ten of them due: one call a key, ten jobs of ten rotations, and the cost is reported."""
     assert await place.load(estate(tmp_path / "keys.jsonl", keys=100), run_id) == 100
     async with place.working():
         handle = await started(place, run_id)
@@ -140,7 +140,7 @@ async def test_what_the_evidence_settles_is_not_asked_unless_one_says_so(
 async def test_a_run_that_is_begun_again_asks_nothing_twice(
     place: BulkPlace, engine: AsyncEngine, run_id: str, tmp_path: Path
 ) -> None:
-    """Cancelled in the middle, then the same command: it goes on with what is open."""
+    """Cancelled in the middle, then the same command: it continues with what is open."""
     file = estate(tmp_path / "keys.jsonl", keys=200)
     await place.load(file, run_id)
     async with place.working():
@@ -250,7 +250,7 @@ async def test_what_one_item_alone_is_refused_for_is_its_own_failure_and_the_sam
 async def test_what_an_attempt_writes_that_woke_up_late_undoes_nothing(
     place: BulkPlace, run_id: str, tmp_path: Path
 ) -> None:
-    """Its item went on without it: a rotation was begun, or has ended."""
+    """Its item continued without it: a rotation was started, or has ended."""
     await place.load(estate(tmp_path / "keys.jsonl", keys=1), run_id)
     write = place.store.store_verdicts
     for outcome, over, stays in (
@@ -282,7 +282,7 @@ async def test_a_list_of_key_ids_beside_a_report_makes_another_run(tmp_path: Pat
 
 
 async def test_a_limit_of_cost_pauses_the_run(sqlite_place: BulkPlace, run_id: str, tmp_path: Path) -> None:
-    """Once; resumed, it goes on without a limit."""
+    """Once; resumed, it continues without a limit."""
     place = sqlite_place
     await place.load(estate(tmp_path / "keys.jsonl", keys=60), run_id)
     async with place.working(pages_at_once=1):
@@ -312,7 +312,7 @@ async def test_a_long_run_goes_on_under_new_histories(sqlite_place: BulkPlace, r
 
 
 class Stopping:
-    """Carries a run of twelve pages out, of which 8 and 9 cannot be judged until it goes on under a new history."""
+    """Executes a run of twelve pages, of which 8 and 9 cannot be judged until it continues under a new history."""
 
     def __init__(self) -> None:
         self.judged: list[int] = []
@@ -324,7 +324,7 @@ class Stopping:
         self.fixed = order.next_page > 0
         return RunProgress(total=120, asks=120, asked=10 * order.next_page)
 
-    async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime) -> PageJudged:
+    async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime) -> PageResult:
         number = page.first // 10
         if number in {8, 9} and not self.fixed:
             if number == 9:
@@ -333,16 +333,16 @@ class Stopping:
                 self.stops += 1
             raise PayloadError("its key is not here")
         self.judged.append(number)
-        return PageJudged(progress=RunProgress(total=10, asks=10, asked=10))
+        return PageResult(progress=RunProgress(total=10, asks=10, asked=10))
 
-    async def settle(self, run_id: str, *, tenant_id: str) -> RunSettled:
-        return RunSettled(progress=RunProgress(total=120, asks=120, asked=10 * len(self.judged)), left=0)
+    async def update_outcomes(self, run_id: str, *, tenant_id: str) -> RunResult:
+        return RunResult(progress=RunProgress(total=120, asks=120, asked=10 * len(self.judged)), left=0)
 
     async def end(self, run_id: str, status: str) -> None: ...
 
 
 async def test_pages_that_were_stopped_are_in_the_next_history_too(temporal: Client, queue: str, run_id: str) -> None:
-    """They stand in front, the last that stopped first: the new history begins at the first that is open."""
+    """They stand in front, the last that stopped first: the new history starts at the first that is open."""
     runs: Any = Stopping()
     pages, rounds = JudgePage(runs), 0
     activities: list[Callable[..., Any]] = [pages.load_run, pages.judge_page, pages.settle_run, pages.end_run]
@@ -362,7 +362,7 @@ async def test_pages_that_were_stopped_are_in_the_next_history_too(temporal: Cli
             while (await handle.describe()).raw_description.pending_activities:
                 await asyncio.sleep(0.02)
             runs.later.clear()
-            with suppress(AnswerRefused):  # it goes on already
+            with suppress(AnswerRefused):  # it has resumed already
                 await answer(handle, "resume", OMAR)
         outcome = await handle.result()
     assert outcome.progress.asked == 120
@@ -392,7 +392,7 @@ async def test_keys_that_wait_for_a_person_do_not_hold_the_run(
         await answer(refused, "deny", Denial(approver="omar", digest=status.decision.digest, reason="not now"))
         await refused.result()
         await forgotten.terminate()
-        async with sqlite_engine.begin() as connection:  # its history is kept no longer
+        async with sqlite_engine.begin() as connection:  # its history has expired
             gone = {"workflow_id": f"rotate:{uuid.uuid4().hex}"}
             await connection.execute(update(bulk_items).where(bulk_items.c.workflow_id == forgotten.id).values(gone))
         again = await (await started(place, run_id)).result()
@@ -522,7 +522,7 @@ async def test_what_a_worker_cannot_read_is_not_quoted_in_its_failure(sqlite_pla
 async def test_a_load_that_was_cut_off_is_finished_and_one_of_other_bytes_begins_anew(
     place: BulkPlace, run_id: str, tmp_path: Path
 ) -> None:
-    """Killed while it read: the same file goes on; a file that changed in between is read from its start."""
+    """Killed while it read: the same file continues; a file that changed in between is read from its start."""
     file = estate(tmp_path / "keys.jsonl", keys=1_200)
     seen = 0
 

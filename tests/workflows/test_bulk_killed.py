@@ -29,7 +29,7 @@ KEYTURN = Path(sys.executable).parent / "keyturn"
 
 
 class Parts:
-    """The processes of a run; each may be killed and begun again."""
+    """The processes of a run; each may be killed and started again."""
 
     def __init__(self, folder: Path, database: URL, simulator: str, keys: Path) -> None:
         self.folder = folder
@@ -60,7 +60,7 @@ class Parts:
         await stack.aclose()
 
     async def revive(self) -> None:
-        """Begin again whatever has ended by itself: a worker that found no server, a starter that was told so."""
+        """Start again what has exited by itself: a worker that found no server, a starter that was refused."""
         for part in ("server", "worker", "starter"):
             if part not in self._running:
                 await self.begin(part)

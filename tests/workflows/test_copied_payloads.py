@@ -50,7 +50,7 @@ KEPT = Payload(metadata={"encoding": b"json/plain"}, data=b'"a value"')
 
 
 async def payloads_of(handle: Handle) -> tuple[Payloads, Payloads]:
-    """The encrypted start and the encrypted approval of a rotation, as anybody reads them who reaches the server."""
+    """The encrypted start and the encrypted approval of a rotation, as any client of the server reads them."""
     start = approval = Payloads()
     async for event in handle.fetch_history_events():
         if event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
@@ -103,7 +103,7 @@ async def approved(client: Client, store: JobStore) -> AsyncIterator[tuple[str, 
 async def test_a_copied_start_under_an_invented_id_ends_by_its_name_and_creates_nothing(
     temporal: Client, sqlite_store: JobStore
 ) -> None:
-    """The audit's worst: a second job of a credential, asked for and approved by two people who had done neither."""
+    """The audit's worst: a second job of a credential, asked for and approved by two persons who had done neither."""
     async with approved(temporal, sqlite_store) as (queue, handle):
         start, approval = await payloads_of(handle)
         for invented in (f"{handle.id}2", f"rotate:other:{uuid.uuid4().hex}", f"{handle.id}-2026-11-26T03:00:00Z"):
@@ -197,7 +197,7 @@ class Forwards:
 async def test_an_answer_to_another_request_is_refused_by_the_workflow(
     temporal: Client, sqlite_store: JobStore
 ) -> None:
-    """Whoever completes activities in a worker's place can copy a result; it is compared with what was asked."""
+    """A client that completes activities in a worker's place can copy a result; it is compared with what was asked."""
 
     from keyturn.policy.catalogue import load_catalogue
     from keyturn.workflows.rotation import RotationWorkflow
@@ -252,24 +252,24 @@ def activity(workflow_id: str, kind: str) -> ActivitySerializationContext:
 )
 async def test_a_payload_opens_only_as_what_it_was_written(written: Any, read: Any) -> None:
     [encrypted] = await codec(written).encode([KEPT])
-    assert codec(written).opened(encrypted) == KEPT
+    assert codec(written).decrypt_payload(encrypted) == KEPT
     with pytest.raises(PayloadMoved):
-        codec(read).opened(encrypted)
+        codec(read).decrypt_payload(encrypted)
 
 
 async def test_a_context_that_was_rewritten_does_not_open(caplog: pytest.LogCaptureFixture) -> None:
-    """The metadata can be changed by anybody; the ciphertext is bound to what it said."""
+    """Any client can change the metadata; the ciphertext is bound to what it said."""
     [encrypted] = await codec(workflow("rotate:a")).encode([KEPT])
     encrypted.metadata[CONTEXT] = b"workflow:rotate:b"
     with pytest.raises(PayloadNotAuthentic):
-        codec(workflow("rotate:b")).opened(encrypted)
+        codec(workflow("rotate:b")).decrypt_payload(encrypted)
     with pytest.raises(PayloadNotAuthentic):
-        EncryptionCodec(KEYRING, "default").opened(encrypted)  # as the codec server reads it
+        EncryptionCodec(KEYRING, "default").decrypt_payload(encrypted)  # as the codec server reads it
 
 
 async def test_a_schedules_input_opens_in_each_of_its_runs() -> None:
     [encrypted] = await codec(workflow("bulk:t:nightly")).encode([KEPT])
-    assert codec(workflow("bulk:t:nightly-2026-11-26T03:00:00Z")).opened(encrypted) == KEPT
+    assert codec(workflow("bulk:t:nightly-2026-11-26T03:00:00Z")).decrypt_payload(encrypted) == KEPT
 
 
 async def test_a_reset_rotation_reads_its_own(temporal: Client, sqlite_store: JobStore) -> None:

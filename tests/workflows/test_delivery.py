@@ -58,7 +58,7 @@ JOBS = int(os.environ.get("PROOF_JOBS", "40"))
 
 
 class Receiver:
-    """Somebody's ticket system: an effect a key, once; and a network that loses answers."""
+    """A stand-in for a ticket system: an effect a key, once; and a network that loses answers."""
 
     def __init__(self, *, loses: float = 0.0) -> None:
         self.effects: dict[str, str] = {}  # by idempotency key, the credential
@@ -179,7 +179,7 @@ async def test_over_a_network_that_loses_a_third_of_the_answers_each_job_has_its
 async def test_messages_of_one_credential_come_in_their_order(
     temporal: Client, queue: str, store: JobStore, engine: AsyncEngine
 ) -> None:
-    """The second job of a key is not told before the first, although its delivery began earlier."""
+    """The second job of a key is not sent before the first, although its delivery started earlier."""
     receiver = Receiver()
     first = await make(store, "key_1")
     await JobLeases(engine).cancel(first, tenant_id="default", actor="omar", reason="x")
@@ -199,7 +199,7 @@ async def test_messages_of_one_credential_come_in_their_order(
 async def test_the_sweeper_finds_what_was_never_begun(
     temporal: Client, queue: str, store: JobStore, engine: AsyncEngine
 ) -> None:
-    """The worker died between the commit and the start: a minute later another one begins."""
+    """The worker died between the commit and the start: a minute later another one starts."""
     receiver, lost, young = Receiver(), await make(store), await make(store)
     async with engine.begin() as connection:
         past = datetime.now(UTC) - timedelta(minutes=5)
@@ -255,7 +255,7 @@ async def test_a_message_of_a_clock_that_is_wrong_waits_for_nobody_to_catch_up(
 async def test_a_delivered_message_is_not_sent_again(
     temporal: Client, queue: str, store: JobStore, engine: AsyncEngine
 ) -> None:
-    """A workflow that is started or reset later finds it done; a job that was carried out keeps its state."""
+    """A workflow that is started or reset later finds it done; a job that was executed keeps its state."""
     receiver, made = Receiver(), await make(store)
     leases = JobLeases(engine)
     job = await leases.claim_next(tenant_id="default", owner="x", lease=timedelta(minutes=1))
@@ -274,7 +274,7 @@ async def test_a_delivered_message_is_not_sent_again(
 async def test_a_worker_delivers_where_its_settings_say(
     temporal: Client, simulator: SimulatorControl, sqlite: URL, keys: Path, queue: str, tmp_path: Path
 ) -> None:
-    """A real process: its job is told and signed; with no receiver named, nobody is told."""
+    """A real process: its job is sent and signed; with no receiver named, nothing is sent."""
     receiver, url = Receiver(), sqlite.render_as_string(hide_password=False)
     environment = worker_environment(temporal.service_client.config.target_host, url, simulator.address, keys=keys)
     environment |= {"KEYTURN_TASK_QUEUE": queue}
@@ -295,7 +295,7 @@ async def test_a_worker_delivers_where_its_settings_say(
 
 
 async def test_a_webhook_that_is_switched_on_does_not_tell_of_old_jobs(store: JobStore, engine: AsyncEngine) -> None:
-    """What was written while nobody was to be told is a dead letter, which a person may send; new ones are told."""
+    """What was written without a receiver is a dead letter, which an operator may send; new ones are sent."""
     box, made = Outbox(engine), [await make(store) for _ in range(3)]
     async with engine.begin() as connection:
         at = datetime.now(UTC) - timedelta(hours=3)
@@ -350,7 +350,7 @@ async def test_a_channel_that_has_a_message_is_not_sent_it_again_because_another
 async def test_what_one_channel_refuses_for_good_is_tried_on_while_another_is_only_away(
     store: JobStore, engine: AsyncEngine
 ) -> None:
-    """A message is given up for all of them, so the failure that may pass by itself is the one that counts."""
+    """A message is abandoned for all of them, so the failure that may pass by itself is the one that counts."""
     job_id = await make(store)
     receivers = {"first": Answers(ReceiverRefused("no")), "second": Answers(ReceiverUnavailable("away"))}
     with pytest.raises(ReceiverUnavailable):

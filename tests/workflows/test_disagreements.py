@@ -38,7 +38,7 @@ def lost() -> CredentialFacts:
 async def test_a_wrong_no_is_asked_once_more_and_a_right_second_answer_makes_the_job(
     temporal: Client, sqlite_store: JobStore
 ) -> None:
-    """Two calls, and nobody is asked for what the second answer settles."""
+    """Two calls, and no person is asked for what the second answer decides."""
     async with desk(temporal, Script(NO, ELIGIBLE), sqlite_store, credential=lost()) as here:
         outcome = await outcome_of(here.handle)
         assert isinstance(outcome, JobCreated)
@@ -70,7 +70,7 @@ async def test_a_model_that_insists_waits_for_a_person_with_both_readings(
 
 
 async def test_the_screen_says_at_once_that_rule_and_model_disagree(temporal: Client, sqlite_store: JobStore) -> None:
-    """With both readings, a status of its own, and the exit status of what waits for a person."""
+    """With both readings, a separate status, and the exit status of what waits for a person."""
     async with desk(temporal, Script(NO), sqlite_store, credential=lost()) as here:
         _, outcome = await rotate(temporal, here.asked, task_queue=here.queue, wait_seconds=30)
         assert isinstance(outcome, WaitingForPerson)
@@ -129,7 +129,7 @@ async def test_a_line_that_wants_a_person_waits_although_rule_and_model_agree(
 
 
 class WrongNo(Judge):
-    """Says no to every third key that is due, whoever asks."""
+    """Says no to every third key that is due, for any caller."""
 
     async def complete(self, prompt: Any, **given: Any) -> Any:
         completion = await super().complete(prompt, **given)
@@ -141,7 +141,7 @@ class WrongNo(Judge):
 async def test_in_a_run_such_keys_are_an_outcome_of_their_own_and_come_first_in_its_report(
     temporal: Client, queue: str, sqlite_engine: AsyncEngine, run_id: str, tmp_path: Path
 ) -> None:
-    """Counted, never in not eligible; settled by a person, they get their one job like any other."""
+    """Counted, never in not eligible; decided by a person, they get their one job like any other."""
     place = bulk_place(temporal, queue, sqlite_engine, WrongNo())
     await place.load(estate(tmp_path / "keys.jsonl", keys=40), run_id)
     async with place.working():

@@ -1,4 +1,4 @@
-"""Drafts on a real server: written while they are read, stopped, begun anew, and never ended twice."""
+"""Drafts on a real server: written while they are read, stopped, started anew, and never ended twice."""
 
 import asyncio
 import signal
@@ -183,7 +183,7 @@ async def test_a_stopped_draft_closes_the_providers_connection_within_a_second(d
 
 
 async def test_a_draft_that_is_stopped_before_a_worker_has_it_is_never_written(sqlite_desk: Desk) -> None:
-    """No model is asked, and readers are told as soon as a worker is there; until then they ask the server."""
+    """No model is asked, and readers see it as soon as a worker is there; until then they ask the server."""
     handle = await sqlite_desk.ask()
     await stop_draft(sqlite_desk.client, handle.id)
     async with sqlite_desk.working():
@@ -195,7 +195,7 @@ async def test_a_draft_that_is_stopped_before_a_worker_has_it_is_never_written(s
 
 
 async def test_a_provider_that_falls_silent_holds_nobody_past_the_deadline(sqlite_desk: Desk) -> None:
-    """What had come stays, and the reason is told."""
+    """What had come stays, and the reason is shown."""
     desk = sqlite_desk
     await desk.simulator.fail("hang")
     async with desk.working():
@@ -245,7 +245,7 @@ async def test_a_reader_who_comes_back_goes_on_where_they_were(sqlite_desk: Desk
 
 
 async def test_space_around_a_text_is_nobodys_place_in_it(sqlite_desk: Desk) -> None:
-    """What is read while it comes begins as what was judged does, approved or not."""
+    """What is read while it comes starts as what was judged does, approved or not."""
     desk = sqlite_desk
     for text in ("\n\n  The key is eligible under P-7.\n", "\n\n  Under P-999 the key may be rotated.\n"):
         await desk.simulator.fail("says", content=text)
@@ -259,7 +259,7 @@ async def test_space_around_a_text_is_nobodys_place_in_it(sqlite_desk: Desk) -> 
 
 
 async def test_a_stop_that_comes_with_the_last_word_is_an_end_too(sqlite_desk: Desk) -> None:
-    """The workflow hears of both at once, for no worker had it meanwhile; its readers are told that it was stopped."""
+    """The workflow gets both at once, for no worker had it meanwhile; its readers see that it was stopped."""
     desk = sqlite_desk
     async with http_client(4) as http:
         route = [on_simulator(http, desk.simulator, "openai")]
@@ -297,7 +297,7 @@ async def test_a_state_and_its_place_in_the_trail_are_written_together(
         raise OSError
 
     steps: list[Callable[[], Any]] = [
-        lambda: store.begin(draft_id, **whose, run_id="r", attempt=1),
+        lambda: store.start(draft_id, **whose, run_id="r", attempt=1),
         lambda: store.end(end),
     ]
     for step in steps:
@@ -326,18 +326,18 @@ async def test_an_id_stands_for_one_draft(sqlite_desk: Desk) -> None:
 
 
 async def test_a_draft_is_kept_for_seven_days_after_its_end(engine: AsyncEngine) -> None:
-    """The next one that is begun forgets it, and one that has not ended is never forgotten."""
+    """The next one that is started deletes it, and one that has not ended is never deleted."""
     store = DraftStore(engine, KEYRING)
     whose = {"tenant_id": "default", "account_id": "acct_1", "requested_by": "luna"}
     six, eight, unended = (new_draft_id("default") for _ in range(3))
     for draft_id in (six, eight, unended):
-        await store.begin(draft_id, **whose, run_id="r", attempt=1)
+        await store.start(draft_id, **whose, run_id="r", attempt=1)
     for days, draft_id in ((6, six), (8, eight)):
         await store.end(DraftEnd(draft_id=draft_id, **whose, state="cancelled"))
         ended = update(drafts).where(drafts.c.draft_id == draft_id)
         async with engine.begin() as connection:
             await connection.execute(ended.values(ended_at=datetime.now(UTC) - timedelta(days=days)))
-    await store.begin(new_draft_id("default"), **whose, run_id="r", attempt=1)
+    await store.start(new_draft_id("default"), **whose, run_id="r", attempt=1)
     for draft_id in (six, unended):
         assert (await store.find(draft_id, tenant_id="default")).account_id == "acct_1"
     with pytest.raises(UnknownDraft):
@@ -347,14 +347,14 @@ async def test_a_draft_is_kept_for_seven_days_after_its_end(engine: AsyncEngine)
 
 @pytest.mark.parametrize("days", [-40, 40])
 async def test_a_worker_whose_clock_is_wrong_forgets_no_draft(engine: AsyncEngine, days: int) -> None:
-    """How old a draft is, is the database's to say; else an attempt that wakes up late would begin it anew."""
+    """How old a draft is, is the database's to say; else an attempt that wakes up late would start it anew."""
     store, draft_id = DraftStore(engine, KEYRING), new_draft_id("default")
     whose = {"tenant_id": "default", "account_id": "acct_1", "requested_by": "luna"}
-    await store.begin(draft_id, **whose, run_id="r", attempt=1)
+    await store.start(draft_id, **whose, run_id="r", attempt=1)
     with time_machine.travel(datetime.now(UTC) + timedelta(days=days)):
         await store.end(DraftEnd(draft_id=draft_id, **whose, state="cancelled"))
-        await store.begin(new_draft_id("default"), **whose, run_id="r", attempt=1)
-    await store.begin(new_draft_id("default"), **whose, run_id="r", attempt=1)
+        await store.start(new_draft_id("default"), **whose, run_id="r", attempt=1)
+    await store.start(new_draft_id("default"), **whose, run_id="r", attempt=1)
     assert (await store.find(draft_id, tenant_id="default")).state == "cancelled"
 
 
@@ -394,14 +394,14 @@ async def test_an_attempt_that_wakes_up_late_writes_nothing(engine: AsyncEngine)
     """Neither text nor an ending; and the first ending counts."""
     store, draft_id = DraftStore(engine, KEYRING), new_draft_id("default")
     whose = {"tenant_id": "default", "account_id": "acct_1", "requested_by": "luna", "run_id": "r"}
-    late = await store.begin(draft_id, **whose, attempt=1)
+    late = await store.start(draft_id, **whose, attempt=1)
     await store.show(late, "Late", first=True)
-    now = await store.begin(draft_id, **whose, attempt=2)
+    now = await store.start(draft_id, **whose, attempt=2)
     for step in (lambda: store.show(late, "Late again", first=False), lambda: store.anew(late)):
         with pytest.raises(DraftTakenOver):
             await step()
     with pytest.raises(DraftTakenOver):
-        await store.begin(draft_id, **whose, attempt=1)
+        await store.start(draft_id, **whose, attempt=1)
     await store.show(now, "Now", first=True)
     end = DraftEnd(draft_id=draft_id, tenant_id="default", account_id="acct_1", requested_by="luna", state="cancelled")
     await store.end(end)
@@ -409,7 +409,7 @@ async def test_an_attempt_that_wakes_up_late_writes_nothing(engine: AsyncEngine)
     with pytest.raises(DraftTakenOver):
         await store.show(now, "Now and more", first=False)
     with pytest.raises(DraftTakenOver):
-        await store.begin(draft_id, **whose, attempt=3)
+        await store.start(draft_id, **whose, attempt=3)
     draft = await store.find(draft_id, tenant_id="default")
     assert (draft.state, draft.text, draft.ended) == ("cancelled", "Now", True)
     states = [(row["state"], row["attempt"]) for row in await store.trail(draft_id)]

@@ -95,17 +95,17 @@ async def test_a_payload_tells_its_key_and_nothing_else() -> None:
     ],
 )
 async def test_what_cannot_be_opened_is_refused_by_its_name(change: Any, error: type[Exception]) -> None:
-    """And nothing of it is told, however long."""
+    """And nothing of it is shown, however long."""
     encrypted = await encrypted_by(codec())
     with pytest.raises(error) as caught:
-        codec().opened(change(encrypted))
+        codec().decrypt_payload(change(encrypted))
     assert len(str(caught.value)) < 200
 
 
 async def test_a_payload_does_not_open_in_another_namespace() -> None:
     """Moved there, it is refused."""
     with pytest.raises(PayloadNotAuthentic, match="another namespace"):
-        codec("production").opened(await encrypted_by(codec("staging")))
+        codec("production").decrypt_payload(await encrypted_by(codec("staging")))
 
 
 async def test_a_payload_that_temporal_would_never_take_is_refused_before_it_is_sent() -> None:
@@ -171,7 +171,7 @@ async def test_a_worker_without_the_key_stops_at_it_and_one_with_it_goes_on(
 async def test_a_stranger_without_a_key_cannot_start_or_approve_anything(
     temporal: Client, sqlite_store: JobStore
 ) -> None:
-    """Whoever may write to the namespace and holds no key sends plain payloads, and no worker acts on those."""
+    """A writer to the namespace without a key sends plain payloads, and no worker acts on those."""
     queue, asked = f"test-{uuid.uuid4().hex}", request(question="Mallory's own words")
     mallory = await Client.connect(temporal.service_client.config.target_host, data_converter=pydantic_data_converter)
     script = Script(ELIGIBLE)

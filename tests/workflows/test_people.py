@@ -14,12 +14,12 @@ from temporalio.client import Client, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 
-from keyturn.application.answers import AnswerRefused, NoWorkerAnswers, addressed, answer
+from keyturn.application.answers import AnswerRefused, NoWorkerAnswers, address_instruction, answer
 from keyturn.application.outcomes import as_lines, as_object, exit_status
 from keyturn.application.parked import resume_all, waiting_rotations
 from keyturn.application.requests import id_of
 from keyturn.application.rotations import Handle, outcome_of, rotate, start_or_attach, status_of
-from keyturn.application.stories import last_asked, story_of
+from keyturn.application.stories import last_request, story_of
 from keyturn.call_errors import ContextWindowExceeded, CostCapExceeded
 from keyturn.errors import JobStoreUnavailable, KeyturnError
 from keyturn.jobs.store import JobStore
@@ -67,7 +67,7 @@ class Desk:
     async def refused(self, update: str, argument: Any) -> str:
         """Send what must be refused; returns the name of the refusal."""
         if isinstance(argument, Instruction) and argument.workflow_id is None:
-            argument = await addressed(self.handle, argument)
+            argument = await address_instruction(self.handle, argument)
         with pytest.raises(WorkflowUpdateFailedError) as caught:
             await self.handle.execute_update(update, argument)
         assert isinstance(caught.value.cause, ApplicationError)
@@ -109,7 +109,7 @@ async def trail(store: JobStore, desk: Desk) -> list[tuple[str, str]]:
 async def test_what_a_person_must_mend_is_parked_and_one_job_follows_when_it_is(
     temporal: Client, sqlite_store: JobStore, error: KeyturnError
 ) -> None:
-    """One call each time: no retry fixes it; what fixes it is told; resumed, it asks again and makes its one job."""
+    """One call each time: no retry fixes it; the hint says what does; resumed, it asks again and creates one job."""
     async with desk(temporal, Script(error, ELIGIBLE), sqlite_store) as here:
         status = await here.at("parked")
         assert (status.kind, status.hint) == (error.kind, error.hint)
@@ -125,7 +125,7 @@ async def test_what_a_person_must_mend_is_parked_and_one_job_follows_when_it_is(
 async def test_asking_for_a_parked_rotation_says_at_once_what_it_waits_for(
     temporal: Client, sqlite_store: JobStore
 ) -> None:
-    """The person at the screen does not wait out their patience; the exit status is one of its own."""
+    """The user at the screen does not wait out their timeout; it has a separate exit status."""
     async with desk(temporal, Script(QuotaExhausted("x")), sqlite_store) as here:
         began = asyncio.get_running_loop().time()
         attached, outcome = await rotate(temporal, here.asked, task_queue=here.queue, wait_seconds=30)
@@ -142,7 +142,7 @@ async def test_asking_for_a_parked_rotation_says_at_once_what_it_waits_for(
 async def test_a_word_that_no_worker_takes_in_time_may_still_be_taken(
     temporal: Client, sqlite_store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever said it is not told that nothing changed: a worker that comes later finds it."""
+    """The caller is not told that nothing changed: a worker that comes later finds it."""
     async with desk(temporal, Script(QuotaExhausted("x")), sqlite_store) as here:
         await here.at("parked")
     # Long enough for the server to have it, on a machine that has other work, too.
@@ -224,7 +224,7 @@ async def test_a_cancellation_that_comes_when_the_job_is_made_does_not_unsay_it(
     """The audit trail is still being written: the outcome is the job, and the trail is whole."""
 
     class SlowTrail(JobStore):
-        """The real store; its trail takes what people did only when it is told to."""
+        """The real store; its trail records persons' actions only once it may."""
 
         def __init__(self) -> None:
             self.told = asyncio.Event()
@@ -302,7 +302,7 @@ async def test_other_evidence_for_a_parked_rotation_is_decided_at_once(
         assert attached
         assert isinstance(outcome, JobCreated)
         assert ("restated", "noor") in await trail(sqlite_store, here)
-        asked = last_asked((await story_of(temporal, here.handle.id))[1])
+        asked = last_request((await story_of(temporal, here.handle.id))[1])
         assert asked is not None
         assert (asked["user_id"], asked["credential"]["age_days"]) == ("noor", 40), "what it goes by now is shown"
 
@@ -365,7 +365,7 @@ async def test_approvals_that_do_not_count_are_refused_by_name_and_change_nothin
         assert status.decision is not None
         digest, stale = status.decision.digest, f"v1:{'0' * 64}"
         async with asyncio.timeout(20):
-            while await trail(sqlite_store, here) == []:  # what it wrote when it began to wait is in history
+            while await trail(sqlite_store, here) == []:  # what it wrote when it started to wait is in history
                 await asyncio.sleep(0.02)
         events = len((await here.handle.fetch_history()).events)
         assert await here.refused("approve", Approval(approver="mallory", digest=digest)) == "not_an_approver"
@@ -486,7 +486,7 @@ async def test_whoever_restates_a_request_is_a_requester_too(temporal: Client, s
 async def test_a_line_that_only_the_requester_could_approve_is_rejected_at_once(
     temporal: Client, sqlite_store: JobStore
 ) -> None:
-    """Nobody waits a week for an approval that cannot come."""
+    """No rotation waits a week for an approval that cannot come."""
     catalogue = with_approval(approvers=("luna",))
     async with desk(temporal, Script(ELIGIBLE), sqlite_store, catalogue=catalogue) as here:
         outcome = await outcome_of(here.handle)

@@ -1,4 +1,4 @@
-"""What people may say to a rotation, against a small model of it: whatever they say in whatever order, both agree."""
+"""Persons' responses to a rotation, against a small model of it: in whatever order they come, both agree."""
 
 import asyncio
 import uuid
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from temporalio.client import Client, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
 
-from keyturn.application.answers import addressed
+from keyturn.application.answers import address_instruction
 from keyturn.application.rotations import outcome_of, start_or_attach, status_of
 from keyturn.jobs.store import JobStore
 from keyturn.llm.errors import QuotaExhausted
@@ -108,7 +108,7 @@ async def digest_at(handle: Any, phase: str) -> str:
 
 async def refusal_of(handle: Any, update: str, argument: Any) -> str | None:
     if isinstance(argument, Instruction):
-        argument = await addressed(handle, argument)
+        argument = await address_instruction(handle, argument)
     try:
         await handle.execute_update(update, argument)
     except WorkflowUpdateFailedError as refused:

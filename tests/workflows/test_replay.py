@@ -53,7 +53,7 @@ docs/how-to/run-in-production.md says more.
     "file", sorted([*FOLDER.glob("*.json"), *FOLDER.glob("others/*.json")]), ids=lambda file: file.stem
 )
 async def test_a_recorded_history_replays_in_the_sandbox(file: Path) -> None:
-    """A workflow that runs while we deploy goes on with the new code. If this fails, guard the change by patched()."""
+    """A running workflow continues with newly deployed code. If this fails, guard the change by patched()."""
     replayer = Replayer(
         workflows=[RotationWorkflow, BulkWorkflow, DeliveryWorkflow, DraftWorkflow, RotateAccessKeyWorkflow],
         workflow_runner=SandboxedWorkflowRunner(),

@@ -111,7 +111,7 @@ async def test_every_bad_answer_is_a_rejection_with_its_reason_and_no_job(
     fault: str,
     reason: str,
 ) -> None:
-    """What the simulator can be told to say, the gate holds back."""
+    """Whatever wrong answer the simulator gives, the gate stops it."""
     await simulator.fail(fault, times=None)
     async with worker_on(temporal, queue, provider, sqlite_store):
         _, outcome = await rotate(temporal, request(), task_queue=queue, wait_seconds=30)
@@ -155,7 +155,7 @@ async def test_new_evidence_is_decided_anew_and_the_same_evidence_is_not(
 async def test_who_attaches_with_other_evidence_gets_an_answer_for_it(
     temporal: Client, queue: str, provider: HttpModelClient, sqlite_store: JobStore, simulator: SimulatorControl
 ) -> None:
-    """Somebody else's question runs under the same id: ours is asked when theirs is answered, and not swallowed."""
+    """Another caller's question runs under the same id: ours is asked when theirs is answered, and not swallowed."""
     await simulator.fail("slow", seconds=1)
     theirs = request(credential=facts(key_id=f"key_of_{queue}", stale=False))
     ours = request(credential=facts(key_id=f"key_of_{queue}", stale=True))

@@ -63,7 +63,7 @@ async def test_an_eligible_key_gets_its_job(skipping: WorkflowEnvironment, sqlit
 async def test_90_days_for_p7_is_rejected_and_makes_no_job(
     skipping: WorkflowEnvironment, sqlite_store: JobStore
 ) -> None:
-    """The founding counter-case: valid JSON that the policy does not bear out."""
+    """The founding counter-case: valid JSON that the policy does not support."""
     outcome, _ = await run(skipping, Script(ELIGIBLE.replace("30", "90")), sqlite_store)
     assert isinstance(outcome, Rejected)
     assert outcome.reason == "unsupported_window"
@@ -76,7 +76,7 @@ async def test_90_days_for_p7_is_rejected_and_makes_no_job(
 async def test_a_no_is_an_outcome_without_a_job(
     skipping: WorkflowEnvironment, sqlite_store: JobStore, decision: str, stale: bool | None, kind: type
 ) -> None:
-    """The policy's no and its silence are told apart, and neither acts."""
+    """The policy's no and its silence are distinguished, and neither acts."""
     outcome, _ = await run(skipping, Script(NO % decision), sqlite_store, credential=facts(stale=stale))
     assert isinstance(outcome, kind)
     assert await sqlite_store.jobs(tenant_id="default", limit=10) == []
@@ -143,7 +143,7 @@ async def test_a_provider_that_stays_slow_is_a_timeout(skipping: WorkflowEnviron
 
 
 async def test_an_attempt_that_never_ends_is_a_timeout(skipping: WorkflowEnvironment, sqlite_store: JobStore) -> None:
-    """Start-to-close bounds the step even if nobody reports its end."""
+    """Start-to-close bounds the step even if no worker reports its end."""
 
     class Hanging(Script):
         async def complete(self, *_: Any, **__: Any) -> Any:
@@ -188,7 +188,7 @@ async def test_a_database_that_comes_back_still_gets_the_job(skipping: WorkflowE
 
 
 async def test_a_database_that_stays_away_is_a_named_failure(skipping: WorkflowEnvironment) -> None:
-    """Whether a late attempt made the job cannot be known then, and the rotation does not say that there is none."""
+    """Whether a late attempt created the job cannot be known then, and the rotation does not say that there is none."""
     outcome, took = await run(skipping, Script(ELIGIBLE), Down(10_000))
     assert isinstance(outcome, Failed)
     assert outcome.kind == "job_store_unavailable"
@@ -288,7 +288,7 @@ async def test_a_user_over_their_token_limit_is_let_in_when_the_window_allows(
 async def test_a_user_who_is_never_let_in_is_told_so_at_last(
     skipping: WorkflowEnvironment, sqlite_store: JobStore
 ) -> None:
-    """After some windows it fails by its name, with the time; nobody was asked."""
+    """After some windows it fails by its name, with the time; no provider was asked."""
     script, limit = Script(ELIGIBLE), Limit(times=1_000)
     queue = f"test-{uuid.uuid4().hex}"
     async with worker_on(skipping.client, queue, script, sqlite_store, guard=guarded(tokens=limit)):

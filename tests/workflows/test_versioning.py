@@ -1,4 +1,4 @@
-"""Rotations stay with the build that began them, on a real server's worker versioning."""
+"""Rotations stay with the build that started them, on a real server's worker versioning."""
 
 import asyncio
 import uuid
@@ -25,7 +25,7 @@ from tests.support.workers_for_tests import ELIGIBLE, Script, worker_on
 
 @pytest.fixture
 async def server() -> AsyncIterator[Client]:
-    """A server of its own: which build is current is one state for all of a namespace."""
+    """A separate server: which build is current is one state for all of a namespace."""
     async with dev_server(keyring=KEYRING) as client:
         yield client
 
@@ -65,7 +65,7 @@ async def test_a_parked_rotation_ends_on_its_build_while_new_ones_start_on_the_n
 
 
 async def _state() -> str:
-    """What `doctor` says once the server tells of the worker's poll: it does so some moments after it has happened."""
+    """What `doctor` says once the server knows of the worker's poll: it does so some moments after it has happened."""
     async with asyncio.timeout(30):
         while True:
             try:

@@ -1,4 +1,4 @@
-"""Whatever wakes up late, is reset, terminated, forgotten or started again: one job, and none that was given up."""
+"""Whatever wakes up late, is reset, terminated, forgotten or started again: one job, and none once abandoned."""
 
 import asyncio
 import dataclasses
@@ -65,7 +65,7 @@ async def test_an_attempt_from_after_a_withdrawal_makes_the_job_once(store: JobS
 
 
 async def test_a_withdrawal_after_the_job_was_made_returns_the_job(store: JobStore) -> None:
-    """Then the job stands, and whoever would have said that there is none says otherwise."""
+    """Then the job stands, and a report that there is none is corrected."""
     ordered = order(credential=facts(key_id="key_1"))
     made = await store.create_once(ordered, idempotency_key=KEY, fence=5)
     assert await store.withdraw(ordered, idempotency_key=KEY, fence=9) == RotationJob(job_id=made.job_id, created=False)
@@ -134,7 +134,7 @@ async def test_two_attempts_that_take_a_withdrawn_claim_up_at_once_make_one_job(
 
 
 class Frozen(JobStore):
-    """A store whose worker stands still before the claim, until it is thawed; then it goes on as if nothing was."""
+    """A store whose worker stands still before the claim, until it is thawed; then it continues as if nothing was."""
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
@@ -146,7 +146,7 @@ class Frozen(JobStore):
             await self.thawed.wait()
             return await self._store.create_once(order, idempotency_key=idempotency_key, fence=fence)
 
-        # Not cancelled with its attempt: the process stood still, and nobody could tell it.
+        # Not cancelled with its attempt: the process stood still, and no cancellation could reach it.
         self.late.append(asyncio.create_task(late()))
         return await asyncio.shield(self.late[-1])
 
@@ -160,7 +160,7 @@ class Frozen(JobStore):
 async def test_a_frozen_attempt_that_wakes_after_the_rotation_was_given_up_makes_no_job(
     temporal: Client, store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Start-to-close passes, it is parked, somebody abandons it; then the zombie wakes up, and changes nothing."""
+    """Start-to-close passes, it is parked, an operator abandons it; then the zombie wakes up, and changes nothing."""
     _hurry(monkeypatch)
     queue, asked, claims = f"test-{uuid.uuid4().hex}", request(), Frozen(store)
     async with worker_on(temporal, queue, Script(ELIGIBLE), claims):
@@ -216,7 +216,7 @@ async def test_a_cancelled_rotation_takes_its_claim_back_too(
 
 
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A claim is given up after a second, and not after ten minutes."""
+    """A claim times out after a second, and not after ten minutes."""
     monkeypatch.setattr(options, "CREATE_START_TO_CLOSE", timedelta(seconds=0.5))
     monkeypatch.setattr(options, "CREATE_SCHEDULE_TO_CLOSE", timedelta(seconds=1))
 
@@ -289,7 +289,7 @@ async def test_a_terminated_workflow_that_is_asked_for_again_finds_its_job(
     queue, asked = f"test-{uuid.uuid4().hex}", request()
 
     class EndsTheWorkflow(JobStore):
-        """The real store; once the job is made, somebody terminates the workflow."""
+        """The real store; once the job is created, an operator terminates the workflow."""
 
         def __init__(self) -> None:
             self.made: RotationJob | None = None

@@ -46,7 +46,7 @@ class AwsAccessKeys:
         return sorted(keys, key=lambda key: key.created_at)
 
     async def create(self, user: str) -> tuple[str, SecretStr]:
-        """Create a key; returns its id and its secret, which AWS tells only now."""
+        """Create a key; returns its id and its secret, which AWS returns only now."""
         made = (await ask(lambda: self._iam.create_access_key(UserName=user)))["AccessKey"]
         return made["AccessKeyId"], SecretStr(made["SecretAccessKey"])
 

@@ -3,8 +3,8 @@
 What makes that safe:
 
 - Before a key is created, the ids of the user's keys are written into the job's audit trail, and then that one is
-  about to be created. A key that is neither on that list nor in the secret store is one whose answer was lost: nobody
-  holds its secret, and only such a key, made since and never used, is deleted as an orphan.
+  about to be created. A key that is neither on that list nor in the secret store is one whose answer was lost: its
+  secret is lost too, and only such a key, created since and never used, is deleted as an orphan.
 - Each step proves its claim on the job before it changes anything at AWS; a rollback claims the job anew first, so
   that a step which was frozen and wakes up is refused.
 - The secret goes from AWS's answer into the secret store within one step. It is never returned, logged or raised.
@@ -39,9 +39,9 @@ from keyturn.jobs.states import ProgressState
 
 # As long as a lease may be. The workflow prolongs it twice as often while it waits.
 LEASE = timedelta(hours=24)
-# AWS writes down a key's last use within minutes; a use that was under way when the key was deactivated is none after.
+# AWS records a key's last use within minutes; a use that was in progress when the key was deactivated is none after.
 USE_IS_WRITTEN_WITHIN = timedelta(minutes=5)
-CLOCKS_AGREE_WITHIN = timedelta(minutes=5)  # ours and AWS's: signatures are refused beyond that anyway
+CLOCKS_AGREE_WITHIN = timedelta(minutes=5)  # this machine's and AWS's: signatures are refused beyond that anyway
 _USER_ARN = re.compile(r"arn:aws[a-z-]*:iam::(\d{12}):user/(?:[!-\x7f]*/)?([A-Za-z0-9_+=,.@-]{1,64})")
 _USER_NAME = re.compile(r"[A-Za-z0-9_+=,.@-]{1,64}")
 
@@ -79,7 +79,7 @@ class AccessKeyRotation:
         return await self._keys.account()
 
     async def expect_own(self, order: KeyRotationOrder) -> None:
-        """Look whether a job is this account's to carry out; nothing is changed.
+        """Check whether this account's executor may execute a job; nothing is changed.
 
         It is if its account is an ARN of this one, if an earlier run of it was here, or, where the account is a bare
         user name, if that user has the job's key here: users of the same name are in many accounts, a key is in one.
@@ -159,7 +159,7 @@ class AccessKeyRotation:
         kept = await self._secrets.current(self._name(rotation))
         for key in extra:
             if kept is not None and kept[0] == key.key_id:
-                return await self._created(rotation, key.key_id)
+                return await self._record_created(rotation, key.key_id)
         for key in await self._orphans(rotation, extra):
             await self._say(rotation, evidence={"deleting_orphan": key.key_id})
             await self._keys.delete(rotation.user, key.key_id)
@@ -168,28 +168,28 @@ class AccessKeyRotation:
         try:
             key_id, secret = await self._keys.create(rotation.user)
         except KeyLimit:
-            # The list had room: IAM has not told it of the key yet whose answer was lost.
+            # The list had room: IAM has not listed the key yet whose answer was lost.
             raise AwsUnavailable("CreateAccessKey: the list of keys has not settled") from None
         # An attempt that froze here and wakes up beside another one would store the secret of a key that is deleted.
         tries = [row["detail"].get("try") for row in await self._trail_of(rotation.job_id, rotation.tenant_id)]
         if [one for one in tries if one][-1:] != [try_id]:
             raise AwsUnavailable("CreateAccessKey: another attempt creates the key by now")
         await self._secrets.put(self._name(rotation), key_id, secret)
-        return await self._created(rotation, key_id)
+        return await self._record_created(rotation, key_id)
 
     async def verify(self, rotation: AccessKeyState) -> None:
         """Sign a call with the stored secret, as whatever uses it will.
 
         Raises:
-            NewKeyMissing: the store holds another secret, or the key signs for somebody else.
+            NewKeyMissing: the store holds another secret, or the key signs for another user.
             AwsUnavailable: AWS does not know the new key yet, or did not answer.
         """
         await self._expect_account(rotation.cloud_account)
-        arn = await self._signed(rotation)
+        arn = await self._expect_signature(rotation)
         await self._say(rotation, state="verifying", evidence={"verified": _of(rotation.new_key_id), "signed_as": arn})
 
     async def prolong(self, rotation: AccessKeyState) -> None:
-        """Keep the claim on the job while the workflow waits; raises a JobError."""
+        """Prolong the claim on the job while the workflow waits; raises a JobError."""
         await self._say(rotation)
 
     async def deactivate(self, rotation: AccessKeyState) -> datetime:
@@ -203,7 +203,7 @@ class AccessKeyRotation:
         await self._say(rotation)
         present = await self._keys.list_keys(rotation.user)
         self._expect_new_key(rotation, present)
-        await self._signed(rotation)
+        await self._expect_signature(rotation)
         old = _find(present, rotation.old_key_id)
         used = None if old is None else await self._keys.last_used(rotation.old_key_id)
         await self._say(rotation)  # again: what was asked in between took its time
@@ -265,7 +265,9 @@ class AccessKeyRotation:
         if not old.active:
             await self._keys.set_active(rotation.user, rotation.old_key_id, True)
             await self._say(rotation, evidence={"activated": rotation.old_key_id})
-        ours = await self._made_here(rotation, [key for key in present if key.key_id not in rotation.keys_before])
+        ours = await self._keys_created_here(
+            rotation, [key for key in present if key.key_id not in rotation.keys_before]
+        )
         for key in ours:
             await self._secrets.restore(self._name(rotation), instead_of=key.key_id)
             await self._say(rotation, evidence={"deleting": key.key_id})
@@ -277,7 +279,7 @@ class AccessKeyRotation:
 
         Raises:
             AnotherAccount, AccountMismatch, KeyNotFound, KeyLimit, AwsUnavailable, AwsRefused, JobError: it would not
-                be begun.
+                be started.
         """
         await self.expect_own(order)
         job, _ = await self._leases.show(order.job_id, tenant_id=order.tenant_id)
@@ -291,7 +293,7 @@ class AccessKeyRotation:
         return (
             f"record the keys of {user}: {old}, last used {last}",
             "create a second access key",
-            f"store its secret as {self._named(user)}",
+            f"store its secret as {self._name_of(user)}",
             f"sign a call with it, as {user}",
             f"wait {_trail_of(order.overlap)} while both keys work",
             f"deactivate {old}",
@@ -305,7 +307,7 @@ class AccessKeyRotation:
     async def _say(
         self, rotation: AccessKeyState, *, state: ProgressState | None = None, evidence: Evidence | None = None
     ) -> None:
-        """Prove the claim, prolong it, and write down what was done. Raises StaleClaim if somebody else holds it."""
+        """Prove the claim, prolong it, and record the step. Raises StaleClaim if another holder has claimed the job."""
         words: dict[str, Any] = {
             "tenant_id": rotation.tenant_id,
             "token": rotation.token,
@@ -332,7 +334,7 @@ class AccessKeyRotation:
             raise AnotherAccount(f"the step is of the AWS account {account}, and these credentials of {own}")
         return own
 
-    async def _created(self, rotation: AccessKeyState, key_id: str) -> str:
+    async def _record_created(self, rotation: AccessKeyState, key_id: str) -> str:
         await self._say(rotation, evidence={"new_key_id": key_id, "secret": self._name(rotation)})
         return key_id
 
@@ -341,21 +343,21 @@ class AccessKeyRotation:
 
     async def _orphans(self, rotation: AccessKeyState, extra: Sequence[AccessKey]) -> Sequence[AccessKey]:
         """Of the keys beside the recorded ones, those that we made and lost; raises ForeignKey if another is there."""
-        ours = await self._made_here(rotation, extra)
+        ours = await self._keys_created_here(rotation, extra)
         if len(ours) < len(extra):
             raise ForeignKey("beside the old key there is one that this rotation did not make")
         return ours
 
-    async def _made_here(self, rotation: AccessKeyState, extra: Sequence[AccessKey]) -> list[AccessKey]:
-        """Those that the trail names as made here, or that were made since we began to create one and never used."""
+    async def _keys_created_here(self, rotation: AccessKeyState, extra: Sequence[AccessKey]) -> list[AccessKey]:
+        """Those that the trail names as created here, or that were created since our first try and never used."""
         if not extra:
             return []
         trail = await self._trail_of(rotation.job_id, rotation.tenant_id)
         named = {row["detail"].get("new_key_id") for row in trail}
-        begun = [row["at"] for row in trail if row["detail"].get("step") == "create_access_key"]
+        started = [row["at"] for row in trail if row["detail"].get("step") == "create_access_key"]
         ours = []
         for key in extra:
-            since = bool(begun) and key.created_at >= min(begun) - CLOCKS_AGREE_WITHIN
+            since = bool(started) and key.created_at >= min(started) - CLOCKS_AGREE_WITHIN
             if key.key_id in named or (since and await self._keys.last_used(key.key_id) is None):
                 ours.append(key)
         return ours
@@ -365,7 +367,7 @@ class AccessKeyRotation:
         if new is None or not new.active:
             raise NewKeyMissing("the new key is " + ("gone" if new is None else "inactive"))
 
-    async def _signed(self, rotation: AccessKeyState) -> str:
+    async def _expect_signature(self, rotation: AccessKeyState) -> str:
         kept = await self._secrets.current(self._name(rotation))
         if kept is None:
             raise NewKeyMissing(f"the secret {self._name(rotation)} is gone from the store")
@@ -378,9 +380,9 @@ class AccessKeyRotation:
         return arn
 
     def _name(self, rotation: AccessKeyState) -> str:
-        return self._named(rotation.user)
+        return self._name_of(rotation.user)
 
-    def _named(self, user: str) -> str:
+    def _name_of(self, user: str) -> str:
         # A comma may stand in a user's name and not in a secret's.
         return self._secret_name.format(user=user.replace(",", "_2C"))
 

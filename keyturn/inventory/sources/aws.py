@@ -18,7 +18,7 @@ from keyturn.inventory.documents import entries_of
 from keyturn.inventory.errors import InventoryInvalid
 from keyturn.inventory.rows import BadRow, InventoryKey, Origin, RowFault, key_of
 from keyturn.inventory.source import Entries, Inventory, Row, RowReader, Source, Table, WrappedTable
-from keyturn.inventory.text import PEEK, opened
+from keyturn.inventory.text import PEEK, open_text
 
 ROOT = "<root_account>"  # as the report names it
 EXPORT = "aws-credential-report"
@@ -44,7 +44,7 @@ def read_key_ids(file: Path) -> dict[tuple[str, str], str]:
             moment = _moment("CreateDate", str(row["CreateDate"]))
             if moment is not None:
                 key_id, of = str(row["AccessKeyId"]), (str(row.get("UserName", ROOT)), _second(moment))
-                # Two keys of one user and second cannot be told apart: neither is joined.
+                # Two keys of one user and second cannot be distinguished: neither is joined.
                 found[of] = key_id if found.get(of, key_id) == key_id else ""
     except (KeyError, RowFault):
         raise InventoryInvalid(f"{file} is not the output of `aws iam list-access-keys`") from None
@@ -147,13 +147,13 @@ _NO_BASE64 = re.compile(r"\\[nr/]|\s")
 
 
 def _is_answer(head: str) -> bool:
-    """Return True if a text that begins so is the answer of `aws iam get-credential-report`."""
+    """Return True if a text that starts so is the answer of `aws iam get-credential-report`."""
     return _ANSWER.match(head) is not None
 
 
-def _generated_in(file: Path) -> str | None:
+def _generation_time(file: Path) -> str | None:
     """Return when the report in an answer was made, as it says; None if it does not."""
-    with opened(file) as text:
+    with open_text(file) as text:
         around = ""
         while piece := text.read(PEEK):
             around = around[-200:] + piece
@@ -166,11 +166,11 @@ def _report_in(file: Path) -> Iterator[str]:
     """Yield the text of the report in an answer, piece by piece: it has some 300 bytes a user, in Base64.
 
     Raises:
-        InventoryInvalid: it holds no report.
+        InventoryInvalid: it contains no report.
     """
     fault = InventoryInvalid(f"{file} is not an answer of get-credential-report")
     decode = codecs.getincrementaldecoder("utf-8")().decode
-    with opened(file) as text:
+    with open_text(file) as text:
         around, begun = "", None
         while begun is None and (piece := text.read(PEEK)):
             around = around[-200:] + piece
@@ -226,6 +226,6 @@ SOURCE = Source(
         knows=_knows,
         looked_for="with AWS's user, arn and access_key_1_active",
         open=_open,
-        wrapped=WrappedTable(_is_answer, _report_in, _generated_in),
+        wrapped=WrappedTable(_is_answer, _report_in, _generation_time),
     ),
 )

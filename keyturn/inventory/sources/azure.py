@@ -7,7 +7,7 @@ credentials are nested; before az 2.37 dates had other names.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from keyturn.inventory.rows import BadRow, InventoryKey, Origin, RowFault, expired, key_of
+from keyturn.inventory.rows import BadRow, InventoryKey, Origin, RowFault, idle_if_expired, key_of
 from keyturn.inventory.source import Entries, Inventory, Row, Source
 
 _NESTED = ("passwordCredentials", "keyCredentials")
@@ -44,7 +44,7 @@ def _key_of(line: int, row: Mapping[str, Any], origin: Origin, account_id: str |
     return key_of(
         line,
         row.get("appId") or account_id,
-        idle=expired(row.get("endDateTime") or row.get("endDate"), origin),
+        idle=idle_if_expired(row.get("endDateTime") or row.get("endDate"), origin),
         key_id=row.get("keyId"),
         kind="service_account_key",
         last_rotated_at=row.get("startDateTime") or row.get("startDate"),

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from keyturn.contracts import Idle
-from keyturn.inventory.rows import InventoryKey, Origin, RowFault, expired, key_of
+from keyturn.inventory.rows import InventoryKey, Origin, RowFault, idle_if_expired, key_of
 from keyturn.inventory.source import Entries, Inventory, Row, Source
 
 # In a listing as it is; in an asset's full resource name behind the service's.
@@ -48,7 +48,7 @@ def _key_of(line: int, row: Mapping[str, Any], origin: Origin) -> InventoryKey:
     return key_of(
         line,
         name[1],
-        idle=idle or expired(fields.get("validBeforeTime"), origin),
+        idle=idle or idle_if_expired(fields.get("validBeforeTime"), origin),
         key_id=name[2],
         kind="service_account_key",
         # Google makes its own keys ahead of their time, and rotates them: their dates say nothing to us.

@@ -21,6 +21,6 @@ def downgrade() -> None:
 
 def _change(length: int) -> None:
     if op.get_bind().dialect.name == "sqlite":
-        return  # it keeps texts of any length
+        return  # it stores texts of any length
     for table, nullable in _TABLES.items():
         op.alter_column(table, "account_id", type_=sa.String(length), existing_nullable=nullable)

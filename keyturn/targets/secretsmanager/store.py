@@ -16,7 +16,7 @@ class SecretsManager:
 
     async def put(self, name: str, key_id: str, secret: SecretStr) -> None:
         """Make this the current secret of `name`."""
-        await self._put(name, _token(key_id), _written(key_id, secret))
+        await self._put(name, _token(key_id), _as_json(key_id, secret))
 
     async def current(self, name: str) -> tuple[str, SecretStr] | None:
         """Return the current key id and secret."""
@@ -56,7 +56,7 @@ def _token(key_id: str) -> str:
     return key_id.ljust(32, "-")[:64]  # Secrets Manager wants 32 to 64 characters
 
 
-def _written(key_id: str, secret: SecretStr) -> str:
+def _as_json(key_id: str, secret: SecretStr) -> str:
     return json.dumps({"AccessKeyId": key_id, "SecretAccessKey": secret.get_secret_value()})
 
 
@@ -65,4 +65,4 @@ def _read(text: str | None) -> tuple[str, SecretStr] | None:
         value = json.loads(text or "null")
         return value["AccessKeyId"], SecretStr(value["SecretAccessKey"])
     except (ValueError, KeyError, TypeError):
-        return None  # a secret of this name that is not ours: it is kept as the version before
+        return None  # a secret of this name that we did not write: it stays as the version before

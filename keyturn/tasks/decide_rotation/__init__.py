@@ -28,7 +28,7 @@ def _varying(request: RotationRequest, lines: Sequence[PolicyLine], at: datetime
         "unused_seconds": _seconds(facts.unused_for),
         "observed_at": facts.observed_at.isoformat(),
     }
-    # The time itself is not told: with it, no two prompts would be the same, and no answer could be cached.
+    # The time itself is left out: with it, no two prompts would be the same, and no answer could be cached.
     causes = {line.id: read(line, facts, at).cause for line in lines}
     account["evidence_too_old_for"] = [
         name for name in sorted(causes) if causes[name] in {"evidence_too_old", "evidence_in_future"}
@@ -90,7 +90,7 @@ TASK: Task[RotationRequest, ProposedDecision, GroundedDecision] = Task(
     # A thousand times a small model's price for it: only a wrong route or a runaway prompt costs this much.
     max_cost_usd=Decimal("0.25"),
     # The same evidence, observed at the same second, under the same catalogue: a day covers every retry and re-run.
-    keep_for=timedelta(days=1),
+    cache_for=timedelta(days=1),
     prompts=prompts_beside(__file__),
     by_rule=_by_rule,
     disagree=_disagree,

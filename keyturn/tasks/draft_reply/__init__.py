@@ -19,23 +19,23 @@ MAX_DRAFT_CHARACTERS = 2_000  # a reply that a support agent reads through befor
 
 
 class DraftRequest(ModelTask):
-    """The asker's words, and the grounded decision to tell them, if there is one."""
+    """The asker's words, and the grounded decision to report, if there is one."""
 
     task: Literal["draft_reply"] = "draft_reply"
     account_id: AccountId
     question: str = Field(min_length=1, max_length=MAX_QUESTION_CHARACTERS)
     decision: Decision | None = None
     rotation_window_days: int | None = Field(default=None, ge=1, le=36_500)
-    # The rotation waits for a person's decision: the reply says so, and tells no decision.
+    # The rotation waits for a person's decision: the reply says so, and reports no decision.
     waits_for_person: bool = False
     prompt_version: ShortIdentifier = "reply_draft@2"
-    # A chat reply: people leave after about half a minute; a stream shows its first words long before.
+    # A chat reply: users leave after about half a minute; a stream shows its first words long before.
     timeout_seconds: float = Field(default=30.0, gt=0, le=120)
 
     @field_validator("question")
     @classmethod
     def _holds_nothing_private(cls, question: str) -> str:
-        # A rotation's question may name its own key, which is not told here.
+        # A rotation's question may name its own key, which is left out here.
         if holds_private_data(question, allow_key_ids=True):
             raise ValueError("holds what looks like a secret or a card number: leave it out")
         return question
@@ -50,7 +50,7 @@ class Draft(Contract):
 def judge(
     proposed: str, request: DraftRequest, lines: Sequence[PolicyLine], _at: datetime | None = None
 ) -> Draft | Rejection:
-    """Return the draft if it promises nothing, holds nothing private, and names no line or figure but the policy's."""
+    """Return the draft if it promises nothing, has nothing private, and names no line or figure but the policy's."""
     text = fit_text(proposed, MAX_DRAFT_CHARACTERS)
     if isinstance(text, Rejection):
         return text
@@ -59,7 +59,7 @@ def judge(
 
 def _fault_of(text: str, request: DraftRequest, lines: Sequence[PolicyLine]) -> Rejection | None:
     """Why a text that may be shown is not the reply to this request; None if it is."""
-    # A service account's own name may look like a mail address; the policy's wording may hold a link. Nothing else may.
+    # A service account's own name may look like a mail address; the policy's wording may have a link. Nothing else may.
     own = [*(line.wording for line in lines), *(line.id for line in lines)]
     if "://" not in request.account_id:
         own.append(request.account_id)
@@ -68,7 +68,7 @@ def _fault_of(text: str, request: DraftRequest, lines: Sequence[PolicyLine]) -> 
         return Rejection(reason=elsewhere, explanation=_ELSEWHERE[elsewhere])
     if request.waits_for_person and not _WAITS.search(text):
         return Rejection(reason="omits_waiting", explanation="The draft does not say that a person decides first.")
-    if _tells_another(text, request.decision) or (request.waits_for_person and _tells_any(text)):
+    if _contradicts(text, request.decision) or (request.waits_for_person and _states_decision(text)):
         return Rejection(reason="decision_not_allowed", explanation="The draft tells another decision than was made.")
     if _lines_cited(text) - {line.id for line in lines} - {request.account_id}:
         return Rejection(reason="unknown_source", explanation="The draft names a policy line that was not given.")
@@ -119,7 +119,7 @@ def _lines_cited(text: str) -> set[str]:
     }
 
 
-def _tells_another(text: str, decision: Decision | None) -> bool:
+def _contradicts(text: str, decision: Decision | None) -> bool:
     """Whether the draft plainly says the opposite of the decision. What it says in other words, a person has to see."""
     if decision is None:
         return False
@@ -127,7 +127,7 @@ def _tells_another(text: str, decision: Decision | None) -> bool:
     return bool(says_no and not says_yes) if decision == "eligible" else bool(says_yes and not says_no)
 
 
-def _tells_any(text: str) -> bool:
+def _states_decision(text: str) -> bool:
     return bool(_YES.search(text) or _NO.search(text))
 
 
@@ -163,6 +163,6 @@ TASK: Task[DraftRequest, str, Draft] = Task(
     judge=judge,
     max_output_tokens=1_500,  # 2,000 characters are about 500; the rest is for models that think first
     max_cost_usd=Decimal("0.25"),
-    keep_for=None,  # it is written to one person, and asking again is how they get another wording
+    cache_for=None,  # it is written to one person, and asking again is how they get another wording
     prompts=prompts_beside(__file__),
 )

@@ -28,7 +28,7 @@ class TicketRequest(ModelTask):
     refund_usd: Decimal | None = Field(default=None, ge=0)
     user_blocked: bool = False
     prompt_version: ShortIdentifier = "ticket@1"
-    # Hidden work while a form is filled in, like autocomplete: after 8 s the form goes on without it.
+    # Hidden work while a form is filled in, like autocomplete: after 8 s the form continues without it.
     timeout_seconds: float = Field(default=8.0, gt=0, le=120)
 
 
@@ -51,18 +51,18 @@ class Ticket(Contract):
 def judge(
     proposed: ProposedTicket, request: TicketRequest, _lines: Sequence[PolicyLine], _at: datetime | None = None
 ) -> Ticket | Rejection:
-    """Return the ticket if its values are allowed, its priority borne out, and its summary fit to be stored."""
+    """Return the ticket if its values are allowed, its priority supported, and its summary fit to be stored."""
     categories: dict[JsonValue, Category] = {name: name for name in get_args(Category)}
     priorities: dict[JsonValue, Priority] = {name: name for name in get_args(Priority)}
     # A customer may write of what they did, and a ticket repeats it.
-    summary = fit_text(proposed.summary, MAX_SUMMARY_CHARACTERS, may_tell_of_actions=True)
+    summary = fit_text(proposed.summary, MAX_SUMMARY_CHARACTERS, may_mention_actions=True)
     category = categories.get(proposed.category) if isinstance(proposed.category, str) else None
     priority = priorities.get(proposed.priority) if isinstance(proposed.priority, str) else None
     if category is None or priority is None:
         return Rejection(reason="value_not_allowed", explanation="Category or priority is none of those that exist.")
     if isinstance(summary, Rejection):
         return summary
-    if priority == "high" and not high_is_borne_out(request):
+    if priority == "high" and not supports_high(request):
         return Rejection(
             reason="unsupported_priority",
             explanation=f"High needs a refund over {HIGH_REFUND_USD} dollars or a user who is locked out.",
@@ -70,7 +70,7 @@ def judge(
     return Ticket(category=category, summary=summary, priority=priority)
 
 
-def high_is_borne_out(request: TicketRequest) -> bool:
+def supports_high(request: TicketRequest) -> bool:
     """Return True if what our systems know of the sender allows `high`; what the message claims does not count."""
     return request.user_blocked or (request.refund_usd is not None and request.refund_usd > HIGH_REFUND_USD)
 
@@ -99,6 +99,6 @@ TASK: Task[TicketRequest, ProposedTicket, Ticket] = Task(
     judge=judge,
     max_output_tokens=1_000,
     max_cost_usd=Decimal("0.10"),
-    keep_for=timedelta(days=1),  # a form that is sent twice
+    cache_for=timedelta(days=1),  # a form that is sent twice
     prompts=prompts_beside(__file__),
 )

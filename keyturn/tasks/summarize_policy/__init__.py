@@ -79,6 +79,6 @@ TASK: Task[PolicySummaryRequest, ProposedPolicySummary, PolicySummary] = Task(
     judge=judge,
     max_output_tokens=2_000,
     max_cost_usd=Decimal("0.25"),
-    keep_for=timedelta(days=30),  # a policy's wording changes with its version, and that is part of the cache's key
+    cache_for=timedelta(days=30),  # a policy's wording changes with its version, and that is part of the cache's key
     prompts=prompts_beside(__file__),
 )

@@ -31,7 +31,7 @@ class ScanRequest(ModelTask):
     account_id: AccountId
     records: tuple[ScanRecord, ...] = Field(min_length=1, max_length=MAX_RECORDS)
     prompt_version: ShortIdentifier = "scan_summary@1"
-    # Nightly work that nobody watches: 90 s lets a long scan be read; a retry costs more than patience.
+    # Nightly work without a user who waits: 90 s lets a long scan be read; a retry costs more than a longer wait.
     timeout_seconds: float = Field(default=90.0, gt=0, le=120)
 
 
@@ -89,6 +89,6 @@ TASK: Task[ScanRequest, ProposedScanSummary, ScanSummary] = Task(
     judge=judge,
     max_output_tokens=3_000,  # 800 characters, up to 200 ids, and what a model thinks before them
     max_cost_usd=Decimal("0.50"),  # 40,000 tokens at 10 dollars a million, and some more
-    keep_for=timedelta(days=7),  # a nightly run that is killed and run again within the week pays once
+    cache_for=timedelta(days=7),  # a nightly run that is killed and run again within the week pays once
     prompts=prompts_beside(__file__),
 )

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from keyturn.llm.batches import MOST_LISTED, Answered, HttpBatchClient, State, id_of
+from keyturn.llm.batches import MOST_LISTED, BatchAnswer, HttpBatchClient, State, id_of
 from keyturn.llm.errors import UnexpectedStatus
 from keyturn.tasks.definition import Prompt
 
@@ -24,10 +24,10 @@ class AnthropicBatches(HttpBatchClient):
         return id_of(await self.ask("POST", "/v1/messages/batches", json={"requests": requests}))
 
     async def find(self, marker: str, *, count: int, since: datetime, known: Collection[str]) -> str | None:
-        """Return the one batch of this size that was made since and that nobody accounts for.
+        """Return the one batch of this size that was created since and that no run accounts for.
 
         Raises:
-            UnexpectedStatus: several fit, so that a person must look which is ours.
+            UnexpectedStatus: several fit, so that an operator must look which is the run's.
         """
         listed = await self.ask("GET", "/v1/messages/batches", params={"limit": MOST_LISTED})
         fits = [id_of(batch) for batch in listed.get("data", []) if _fits(batch, count, since)]
@@ -41,7 +41,7 @@ class AnthropicBatches(HttpBatchClient):
         status = (await self.ask("GET", f"/v1/messages/batches/{batch_id}")).get("processing_status")
         return "ended" if status == "ended" else "running"
 
-    async def answers(self, batch_id: str) -> AsyncIterator[Answered]:
+    async def answers(self, batch_id: str) -> AsyncIterator[BatchAnswer]:
         """Yield answers, errors and what expired."""
         async for line in self.lines(f"/v1/messages/batches/{batch_id}/results"):
             result = line.get("result")
@@ -50,7 +50,7 @@ class AnthropicBatches(HttpBatchClient):
             failure = (
                 self.failure(None, result.get("error")) if isinstance(result, dict) and kind == "errored" else kind
             )
-            yield self.answered(line.get("custom_id"), body, failure)
+            yield self.read_answer_line(line.get("custom_id"), body, failure)
 
 
 def _fits(batch: Mapping[str, Any], count: int, since: datetime) -> bool:

@@ -18,7 +18,7 @@ class AnthropicFold:
         self._texts: list[str] = []
 
     def add(self, event: Event) -> str:
-        """Take an event; those of kinds that we do not know are passed over, as the reference asks."""
+        """Take an event; those of unknown kinds are skipped, as the reference asks."""
         data = event.data
         if not isinstance(data, dict):
             return ""

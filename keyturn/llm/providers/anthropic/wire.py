@@ -49,7 +49,7 @@ def completion(answer: Any, asked_model: str) -> Completion:
     """Return a message in our terms; raises UnreadableResponse."""
     try:
         blocks, reason = answer["content"], answer["stop_reason"]
-        # Thinking comes in blocks of its own, and is no part of the answer.
+        # Thinking comes in separate blocks, and is no part of the answer.
         texts = [block["text"] for block in blocks if block.get("type") == "text"]
         usage = answer.get("usage")
     except (TypeError, KeyError, AttributeError):

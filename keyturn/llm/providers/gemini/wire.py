@@ -32,7 +32,7 @@ _FINISH: dict[str, Finish] = {
 
 
 def payload(model: str, prompt: Prompt) -> dict[str, JsonValue]:
-    """Return the request body for `prompt`; the model stands in the path. The prompt cache works by itself."""
+    """Return the request body for `prompt`; the path names the model. The prompt cache works by itself."""
     settings: dict[str, JsonValue] = {"maxOutputTokens": prompt.max_output_tokens}
     if prompt.schema is not None:
         settings |= {"responseMimeType": "application/json", "responseJsonSchema": prompt.schema}

@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import datetime
 
-from keyturn.llm.batches import MARKER, MOST_LISTED, Answered, HttpBatchClient, State, id_of
+from keyturn.llm.batches import MARKER, MOST_LISTED, BatchAnswer, HttpBatchClient, State, id_of
 from keyturn.tasks.definition import Prompt
 
 
@@ -52,7 +52,7 @@ class OpenAiBatches(HttpBatchClient):
             return "failed"
         return "ended" if status in {"completed", "expired"} else "running"
 
-    async def answers(self, batch_id: str) -> AsyncIterator[Answered]:
+    async def answers(self, batch_id: str) -> AsyncIterator[BatchAnswer]:
         """Yield answers and errors."""
         batch = await self.ask("GET", f"/batches/{batch_id}")
         for name in ("output_file_id", "error_file_id"):
@@ -63,4 +63,4 @@ class OpenAiBatches(HttpBatchClient):
                 body = (
                     response.get("body") if isinstance(response, dict) and response.get("status_code") == 200 else None
                 )
-                yield self.answered(line.get("custom_id"), body, self.failure(response, error))
+                yield self.read_answer_line(line.get("custom_id"), body, self.failure(response, error))

@@ -20,7 +20,7 @@ class OpenAiFold:
         self._choice: dict[str, Any] = {}
 
     def add(self, event: Event) -> str:
-        """Take a chunk; what is none, such as a server's own event between them, is passed over."""
+        """Take a chunk; anything else, such as a server's own event between them, is skipped."""
         if event.done:
             self.ended = self.finished = True
             return ""

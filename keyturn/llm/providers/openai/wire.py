@@ -33,7 +33,7 @@ _FINISH: dict[str, Finish] = {
 # The provider behind a gateway died (OpenRouter), or the server did.
 _FAILED = ("error", "abort", "network_error", "insufficient_system_resource")
 
-# Without the option, a stream tells no usage, and its cost would be unknown.
+# Without the option, a stream has no usage, and its cost would be unknown.
 _STREAMED: dict[str, JsonValue] = {"stream": True, "stream_options": {"include_usage": True}}
 
 
@@ -46,12 +46,12 @@ def payload(model: str, prompt: Prompt) -> dict[str, JsonValue]:
         **common_payload(model, prompt),
         "max_completion_tokens": prompt.max_output_tokens,
         "prompt_cache_key": prompt.prefix_key,
-        "store": False,  # by default a project may keep what was asked and answered
+        "store": False,  # by default a project may store what was asked and answered
     }
 
 
 def completion(answer: Any, asked_model: str) -> Completion:
-    """Return a chat completion in our terms; raises UnreadableResponse, or what a reason that says so stands for."""
+    """Return a chat completion as a `Completion`; raises UnreadableResponse, or the error that its reason names."""
     try:
         choice = answer["choices"][0]
         message, reason = choice["message"], choice["finish_reason"]
@@ -83,10 +83,10 @@ def adapt_body(body: dict[str, JsonValue], not_taken: AbstractSet[str], prompt: 
     """Return a body that asks the same without the fields that a server does not take.
 
     Where it has no mode for a schema it is asked for JSON, and where it has none for that either, for nothing: the
-    schema then stands in the prompt, and what is answered is judged as always.
+    schema is then part of the prompt, and the answer is judged as always.
     """
     body = {name: value for name, value in body.items() if name not in not_taken}
-    # Never without a limit: an answer without one costs what it likes. Who refuses both is asked as everybody asks.
+    # Never without a limit: an answer without one has no upper price. A server that refuses both gets the usual one.
     if not {"max_tokens", "max_completion_tokens"} & body.keys():
         taken = [name for name in ("max_tokens", "max_completion_tokens") if name not in not_taken]
         body[(taken or ["max_tokens"])[0]] = prompt.max_output_tokens

@@ -1,4 +1,4 @@
-"""What was seen of an operation by whoever asked for it."""
+"""What the caller of an operation saw of it."""
 
 import time
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from keyturn.lab.proof.plan import Operation
 
 
 @dataclass
-class Seen:
+class OperationRecord:
     """What was seen of one operation: each step with its time, and how it ended."""
 
     operation: Operation
@@ -16,7 +16,7 @@ class Seen:
     steps: list[tuple[float, str]] = field(default_factory=list)
     outcome: Any = None
     cancelled: bool = False
-    contradicted: bool = False  # told that it failed, while its job was there
+    contradicted: bool = False  # the caller was answered that it failed, while its job was there
     jobs: int = 0
     began: float = 0.0
     ended: float = 0.0
@@ -37,8 +37,8 @@ class Seen:
         self.struck = self.struck or time.time()
 
 
-class Befallen(NamedTuple):
-    """Something that befell the whole stack, and when it began."""
+class Incident(NamedTuple):
+    """A fault of the whole stack, and when it started."""
 
     name: str
     at: float

@@ -1,7 +1,7 @@
 """Foreign files read in a process of their own: what ends the parser, or fills its memory, is a refusal by name.
 
-A worker reads files that somebody else wrote, for schedules. A parser in C that fails takes its process with it, and
-Temporal gives the same file to the next worker. Here that process is a child with limits, which holds no key of ours.
+A worker reads files of other authors, for schedules. A parser in C that fails takes its process with it, and
+Temporal gives the same file to the next worker. Here that process is a child with limits and without our keys.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class _Refusal(BaseModel):
 
 
 class _Bad(NamedTuple):
-    """A bad row; what it held as JSON of ASCII alone, for it may hold half a surrogate pair."""
+    """A bad row; its content as JSON in ASCII, because it may contain half a surrogate pair."""
 
     line: int
     reason: str
@@ -77,7 +77,7 @@ def read_apart(
     Args:
         inventory: what to read.
         memory_bytes: of addresses, which the child may have.
-        silent_seconds: without a row, after which it is given up.
+        silent_seconds: without a row, after which the child is stopped.
 
     Raises:
         InventoryInvalid: as `read` does; or the child ended, needed more memory, or was silent.
@@ -104,7 +104,7 @@ def _in_order(message: _Message, sound: list[Any]) -> Iterator[Any]:
 
 def _messages(order: _Order, file: Path, memory_bytes: int, silent_seconds: float) -> Iterator[_Message]:
     child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-        [sys.executable, "-P", "-m", "keyturn.inventory.apart", str(memory_bytes)],
+        [sys.executable, "-P", "-m", "keyturn.inventory.isolation", str(memory_bytes)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,  # a traceback may quote the file
@@ -149,7 +149,7 @@ def _send(pipe: IO[bytes], order: _Order) -> None:
     try:
         pipe.write(content)
         pipe.close()
-    except OSError:  # it has ended: what it says, or does not say, tells why
+    except OSError:  # it has exited: its output, or the lack of it, says why
         return
 
 
@@ -177,7 +177,7 @@ def _serve() -> None:
     memory = int(sys.argv[1])
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold the file
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would contain the file
     order = _ORDER.validate_json(sys.stdin.buffer.read())
     file = order.scans if order.inventory is None else order.inventory.file
     try:

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from keyturn.contracts import CredentialFacts, Idle
 from keyturn.policy.applicability import Reading
 from keyturn.policy.line import PolicyLine, WhenCompromised
-from keyturn.policy.support import Support, supported
+from keyturn.policy.support import Support, support_of
 
 SettledReason = Literal[
     "inactive",
@@ -21,60 +21,60 @@ SettledReason = Literal[
 ]
 
 
-class Settled(NamedTuple):
+class RuleFinding(NamedTuple):
     """What a key ends as without a model, and why."""
 
     outcome: Literal["nothing_due", "not_specified"]
     reason: SettledReason
 
 
-def settled(
+def apply_rules(
     facts: CredentialFacts,
     lines: Iterable[PolicyLine],
     *,
     idle: Idle | None,
     at: datetime | None = None,
     by_rule: bool = False,
-) -> Settled | None:
-    """Return what is settled of a credential by rule; None if it is due, or for a model to say.
+) -> RuleFinding | None:
+    """Return what rules alone decide about a credential; None if it is due, or for a model to decide.
 
     Args:
         facts: the evidence.
         lines: the policy lines of the run.
         idle: why the inventory says that nothing need be decided, if it does.
         at: when it is decided; None for the evidence's own time.
-        by_rule: whether a fact that is not known settles it too, instead of being asked about.
+        by_rule: whether an unknown fact decides it too, instead of being asked about.
 
-    A credential that is known to be compromised is never settled here, whatever else is true of it. Evidence that is
-    too old is never taken for a clean key: it settles that nothing can be said.
+    A credential that is known to be compromised is never decided here, whatever else is true of it. Evidence that is
+    too old is never taken for a clean key: the result is then that nothing can be said.
     """
     if facts.compromised:
         return None
     if idle is not None:
-        return Settled("nothing_due", idle)
-    return _by_evidence(supported(lines, facts, at), by_rule=by_rule)
+        return RuleFinding("nothing_due", idle)
+    return _by_evidence(support_of(lines, facts, at), by_rule=by_rule)
 
 
-def _by_evidence(support: Support, *, by_rule: bool) -> Settled | None:
+def _by_evidence(support: Support, *, by_rule: bool) -> RuleFinding | None:
     covering = [one for one in support.readings if one.status != "other_kind"]
     if not covering:
-        return Settled("nothing_due", "no_line_of_its_kind")
+        return RuleFinding("nothing_due", "no_line_of_its_kind")
     if support.binding or support.in_words_only:
         return None
     if all(one.status == "does_not_hold" or _is_report_of_compromise(one) for one in covering):
-        return Settled("nothing_due", "inside_every_window")
+        return RuleFinding("nothing_due", "inside_every_window")
     return _undecided(support, by_rule=by_rule)
 
 
-def _undecided(support: Support, *, by_rule: bool) -> Settled | None:
+def _undecided(support: Support, *, by_rule: bool) -> RuleFinding | None:
     causes = {one.cause for one in support.readings if one.status == "unknown"}
     if "evidence_in_future" in causes:
-        return Settled("not_specified", "evidence_in_future")
+        return RuleFinding("not_specified", "evidence_in_future")
     if "evidence_too_old" in causes:
-        return Settled("not_specified", "evidence_too_old")
-    return Settled("not_specified", "fact_not_known") if by_rule else None
+        return RuleFinding("not_specified", "evidence_too_old")
+    return RuleFinding("not_specified", "fact_not_known") if by_rule else None
 
 
 def _is_report_of_compromise(one: Reading) -> bool:
-    """Inventories report a compromise where there is one: for a run, no report is a key that nobody reported."""
+    """Inventories report a compromise where there is one: for a run, no report means a key that is not compromised."""
     return one.cause == "fact_not_known" and isinstance(one.line.rule, WhenCompromised)

@@ -1,8 +1,8 @@
-"""What the codec leaves in the place of a payload that it cannot open: the refusal, told where the value is read.
+"""What the codec returns for a payload that it cannot decrypt: the refusal, raised where the value is read.
 
 Were it raised in the codec, a single update with a foreign key would fail every workflow task that carries it, and the
-rotation could hear nobody any more. So the refusal travels on, and meets only whoever reads that one value: an update
-is refused, a result is told to the caller, and a workflow whose own input it is waits for a worker with the key.
+rotation could receive no update any more. So the refusal travels on, and reaches only the reader of that one value: an
+update is refused, a result raises for the caller, and a workflow whose own input it is waits for a worker with the key.
 """
 
 from collections.abc import Sequence
@@ -32,12 +32,12 @@ _ERRORS: tuple[type[PayloadError], ...] = (
 _BY_KIND = {error.kind: error for error in _ERRORS}
 
 
-def unopened(error: PayloadError) -> Payload:
+def unreadable_payload(error: PayloadError) -> Payload:
     """Return a payload that raises `error` when it is read."""
     return Payload(metadata={"encoding": ENCODING.encode()}, data=f"{error.kind}\n{error}".encode())
 
 
-class _Unopened(EncodingPayloadConverter):
+class _UnreadableConverter(EncodingPayloadConverter):
     encoding = ENCODING
 
     def to_payload(self, value: Any) -> Payload | None:
@@ -55,13 +55,13 @@ class ContractPayloadConverter(PydanticPayloadConverter):
 
     def __init__(self) -> None:
         super().__init__()
-        self.converters = {**self.converters, ENCODING.encode(): _Unopened()}
+        self.converters = {**self.converters, ENCODING.encode(): _UnreadableConverter()}
 
     def from_payloads(self, payloads: Sequence[Payload], type_hints: list[type] | None = None) -> list[Any]:
         """Return the values of `payloads`; raises PayloadError for one that could not be opened."""
         try:
             return super().from_payloads(payloads, type_hints)
-        except RuntimeError as error:  # the SDK tells the place and hides the cause
+        except RuntimeError as error:  # the SDK names the place and hides the cause
             if isinstance(error.__cause__, PayloadError):
                 raise error.__cause__ from None
             raise
