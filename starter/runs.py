@@ -45,7 +45,7 @@ def runs(context: click.Context, tenant: str, limit: int, as_json: bool) -> None
         state = row["ended"] or ("open" if row["loaded_at"] else "loading")
         click.echo(f"{row['run_id']:24}  {row['created_at']:%Y-%m-%d %H:%M}Z  {state:10}  {row['source']}")
     if not rows:
-        click.echo(f"tenant {tenant} has no run", err=True)
+        click.echo(f"tenant {tenant} has no bulk run", err=True)
 
 
 @runs.command()
@@ -53,7 +53,7 @@ def runs(context: click.Context, tenant: str, limit: int, as_json: bool) -> None
 @as_user
 @click.argument("run_id")
 def pause(run_id: str, tenant: str, user_id: str | None) -> None:
-    """Begin no further page of a run; what is being asked may end."""
+    """Pause a run: it starts no further page; questions under way complete."""
     _tell(run_id, tenant, "pause", checked(lambda: Resumption(operator=user_id or signed_in_user())))
 
 
@@ -62,7 +62,7 @@ def pause(run_id: str, tenant: str, user_id: str | None) -> None:
 @as_user
 @click.argument("run_id")
 def resume(run_id: str, tenant: str, user_id: str | None) -> None:
-    """Go on with a run that is paused, by hand or by failures that were fixed."""
+    """Resume a run that was paused by an operator, a spend limit or failures."""
     _tell(run_id, tenant, "resume", checked(lambda: Resumption(operator=user_id or signed_in_user())))
 
 
@@ -72,7 +72,7 @@ def resume(run_id: str, tenant: str, user_id: str | None) -> None:
 @click.option("--reason", required=True, help="Reason, one line.")
 @click.argument("run_id")
 def cancel(run_id: str, tenant: str, user_id: str | None, reason: str) -> None:
-    """Ask about nothing more. Rotations that were begun go on; the same `keyturn bulk` goes on with the rest."""
+    """Cancel a run: it asks about no further key. Its rotations continue; the same `keyturn bulk` resumes the rest."""
     wish = checked(lambda: Abandonment(operator=user_id or signed_in_user(), reason=reason))
     _tell(run_id, tenant, "cancel", wish)
 
@@ -106,9 +106,9 @@ def _tell(run_id: str, tenant: str, update: str, wish: Any) -> None:
 @click.option("--json", "lines", type=click.Path(path_type=Path, dir_okay=False), help="Write every row as JSON Lines.")
 @for_tenant
 def report(run_id: str, tenant: str, html: Path | None, table: Path | None, lines: Path | None) -> None:
-    """Report on a bulk run: what was decided, by whom, under which line, and which jobs came of it.
+    """Report on a bulk run: each decision, what decided it, its policy line, and its job.
 
-    Without a file, the figures are printed. It may be asked for while the run goes on.
+    Without a file, the figures are printed. A report may be written while the run continues.
 
     \b
     Example:

@@ -69,7 +69,7 @@ async def test_a_draft_that_nobody_writes_is_left_after_a_while(stack: Stack) ->
             await asyncio.sleep(0.1)
         process.send_signal(signal.SIGTERM)
         _, err = await process.communicate()
-    assert (process.returncode, "was told to stop; whether it did is not known" in err.decode()) == (1, True), err
+    assert (process.returncode, "was asked to stop; whether it did is not known" in err.decode()) == (1, True), err
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ async def test_a_schedule_judges_the_newest_inventory_when_it_fires(
     name = f"nightly-{tmp_path.name[-1]}"
     create = ("schedule", "create", name, "--inventory", folder, "--cron", "0 3 * * *", "--policy", LINE)
     assert (await keyturn(*create)).out == f"created {name}\n"
-    assert "there is a schedule" in (await keyturn(*create)).err
+    assert f"the schedule {name} exists already" in (await keyturn(*create)).err
     (listed,) = json.loads((await keyturn("schedule", "list", "--json")).out)["schedules"]
     assert (listed["name"], listed["paused"], listed["last"], listed["next"][11:16]) == (name, False, None, "03:00")
     assert (await keyturn("schedule", "trigger", name)).status == 0
@@ -187,7 +187,7 @@ async def test_a_scheduled_run_that_failed_is_told_by_its_schedule(keyturn: Keyt
                 break
     assert listed["last_ended"] == "inventory_invalid"
     shown = (await keyturn("schedule", "list")).out
-    assert f"look at it: keyturn watch {listed['last_workflow_id']}" in shown
+    assert f"follow it: keyturn watch {listed['last_workflow_id']}" in shown
     watched = await keyturn("watch", listed["last_workflow_id"])
     assert (watched.status, "Traceback" in watched.err) == (1, False), watched.err
     assert (await keyturn("schedule", "delete", "empty")).status == 0
