@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from keyturn.console import counted
 from keyturn.jobs.errors import UnknownDelivery
 from keyturn.starter.database import with_database
 from keyturn.starter.jobs import lists
@@ -64,7 +65,7 @@ def resend(job_id: str | None, tenant: str, everything: bool) -> None:
                 await starts.start(one)
         return len(wanted)
 
-    click.echo(f"resending {with_database(run)}")
+    click.echo(f"resending {counted(with_database(run), 'message')}")
 
 
 async def _dead(engine: "AsyncEngine", tenant: str) -> list[dict[str, Any]]:

@@ -54,6 +54,7 @@ def check(file: Path, policies: tuple[str, ...], as_json: bool, rejects: Path | 
     from keyturn.bulk.load import items_of
     from keyturn.inventory.read import read, recognised
     from keyturn.inventory.rejects import Rejects
+    from keyturn.progress import outcome_in_words
     from keyturn.workers.settings import load_local_settings
 
     read_as = _inventory(file, given)
@@ -79,7 +80,7 @@ def check(file: Path, policies: tuple[str, ...], as_json: bool, rejects: Path | 
     else:
         click.echo(f"{file}: {form}, {sum(counts.values()):,} keys and rows")
         for name, count in sorted(counts.items(), key=lambda item: -item[1]):
-            click.echo(f"  {count:>9,}  {name.replace('_', ' ')}")
+            click.echo(f"  {count:>9,}  {outcome_in_words(name, count)}")
     if ageless:
         click.echo(f"{ageless:,} keys have no known age: no policy line on age can be decided for them", err=True)
     if form == "aws" and read_as.access_keys is None:

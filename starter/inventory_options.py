@@ -8,6 +8,7 @@ from typing import Any
 import click
 from pydantic import ValidationError
 
+from keyturn.console import counted
 from keyturn.errors import InvalidRequest
 from keyturn.options import InventoryFormat
 
@@ -79,4 +80,6 @@ def rejects_beside(file: Path) -> Path:
 def tell_rejects(rejected: Any) -> None:
     """Say how many rows cannot be used, and where they are."""
     if rejected.count:
-        click.echo(f"{rejected.count:,} rows cannot be used: {rejected.file} lists each with its reason", err=True)
+        click.echo(
+            f"{counted(rejected.count, 'row')} cannot be used: {rejected.file} lists each with its reason", err=True
+        )

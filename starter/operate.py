@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from keyturn.console import printable
+from keyturn.console import counted, printable
 from keyturn.contracts import ShortIdentifier
 
 
@@ -64,7 +64,9 @@ def namespace() -> None:
             return missing
 
     missing = asyncio.run(run())
-    click.echo(f"added {len(missing)} search attributes" if missing else "all search attributes exist", err=True)
+    click.echo(
+        f"added {counted(len(missing), 'search attribute')}" if missing else "all search attributes exist", err=True
+    )
 
 
 @click.command()

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from keyturn.console import counted
 from keyturn.errors import InvalidRequest
 from keyturn.inventory.read import read
 from keyturn.inventory.rows import InventoryKey
@@ -111,7 +112,7 @@ def check(files: tuple[Path, ...], as_json: bool) -> None:
         for remark in remarks:
             click.echo(str(remark))
         if not faults:
-            click.echo(f"{len(lines):,} policy lines can be used; {len(remarks):,} remarks")
+            click.echo(f"{counted(len(lines), 'policy line')} can be used; {counted(len(remarks), 'remark')}")
     if faults:
         raise click.exceptions.Exit(EXIT_FAULTS)
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from keyturn.console import counted
 from keyturn.errors import InvalidRequest
 
 T = TypeVar("T")
@@ -100,7 +101,7 @@ def costs(by: Any, since: datetime | None, tenant: str | None, as_json: bool) ->
         hits = f", {row['cache_hits']} from cached responses" if row["cache_hits"] else ""
         cached = f" ({row['cached_tokens']:,} cached)" if row["cached_tokens"] else ""
         click.echo(
-            f"{row[by]:{width}}  {_dollars(row['cost_usd']):>12}  {row['calls']:,} calls{hits}{unpriced}  "
+            f"{row[by]:{width}}  {_dollars(row['cost_usd']):>12}  {counted(row['calls'], 'call')}{hits}{unpriced}  "
             f"{row['input_tokens']:,} tokens in{cached}, {row['output_tokens']:,} out"
         )
     click.echo(f"{_dollars(total)} since {begin:%Y-%m-%d}", err=True)
@@ -147,7 +148,7 @@ def clear(task: str | None, prompt_version: str | None, catalogue_version: str |
             await engine.dispose()
 
     _check_schema()
-    click.echo(f"{asyncio.run(forget())} cached responses cleared")
+    click.echo(f"{counted(asyncio.run(forget()), 'cached response')} cleared")
 
 
 @click.command()

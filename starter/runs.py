@@ -126,6 +126,7 @@ async def _report(
     from keyturn.bulk.report import Figures, items_of_run, page_of
     from keyturn.bulk.store import BulkStore
     from keyturn.keyring import keyring_from_environment
+    from keyturn.progress import outcome_in_words
     from keyturn.workers.bulk import run_encryption
     from keyturn.workers.settings import load_local_settings
 
@@ -143,7 +144,7 @@ async def _report(
         async for item in items_of_run(store, run, decrypt):
             figures.add(item)
         for name, count in sorted(figures.outcomes.items(), key=lambda one: (one[0] != "disagreement", -one[1])):
-            click.echo(f"{count:>9,}  {name.replace('_', ' ')}")
+            click.echo(f"{count:>9,}  {outcome_in_words(name, count)}")
         by_rule, total = figures.decided_by["rule"], sum(figures.outcomes.values())
         click.echo(f"{by_rule:,} of {total:,} needed no model; the calls cost ${figures.cost_usd:,.4f}")
 

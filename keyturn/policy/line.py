@@ -38,7 +38,7 @@ class WhenOlder(Contract):
     when: Literal["age"] = Field(description="Time since the key was created or last rotated.")
     operator: Operator = Field(description='How the age is compared with `days`: ">" (more than) or ">=" (or more).')
     days: int = Field(ge=1, le=36_500, description="Days, from 1 to 36,500.")
-    truncation: Truncation = Field(description="whole_days: a begun day does not count. exact: to the microsecond.")
+    truncation: Truncation = Field(description="whole_days: a started day does not count. exact: to the microsecond.")
 
 
 class WhenUnused(Contract):
@@ -49,7 +49,7 @@ class WhenUnused(Contract):
     )
     operator: Operator = Field(description='How the time is compared with `days`: ">" (more than) or ">=" (or more).')
     days: int = Field(ge=1, le=36_500, description="Days, from 1 to 36,500.")
-    truncation: Truncation = Field(description="whole_days: a begun day does not count. exact: to the microsecond.")
+    truncation: Truncation = Field(description="whole_days: a started day does not count. exact: to the microsecond.")
 
 
 class NeverByItself(Contract):

@@ -30,7 +30,7 @@ SECOND = GOOD.replace("# Ours.\n", "\n").replace("OWN-1", "OWN-2")
 @pytest.mark.parametrize(
     ("text", "place", "named", "said"),
     [
-        (GOOD + 'colour = "red"\n', 10, "OWN-1", "there is no such field"),
+        (GOOD + 'colour = "red"\n', 10, "OWN-1", "no such field"),
         (GOOD.replace("window_days = 14", "window_days = 0"), 7, "OWN-1", "greater than or equal to 1"),
         (GOOD.replace("window_days = 14", "window_days = 2.5"), 7, "OWN-1", "valid integer"),
         (GOOD.replace('"access_key"', '"acces_key"'), 6, "OWN-1", "applies_to"),

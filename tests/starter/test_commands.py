@@ -159,7 +159,7 @@ async def test_a_parked_rotation_is_listed_resumed_and_gets_its_job(
     job = told(await terminal.rotate("--stale", key=key))
     assert (job["status"], job["attached"]) == ("job_created", True)
     twice = await terminal.run("resume", parked["workflow_id"])
-    assert (twice.returncode, "ended already" in twice.stderr) == (1, True)
+    assert (twice.returncode, "closed already" in twice.stderr) == (1, True)
     shown = (await terminal.run("audit", parked["workflow_id"])).stdout
     for line in ("parked", "resumed", "omar", "created"):
         assert line in shown
@@ -218,7 +218,7 @@ async def test_dead_letters_are_listed_and_sent_again_by_command(
     assert (unknown.returncode, "no message of job_none" in unknown.stderr) == (1, True)
     # On a queue that nobody polls: this stack's worker delivers nowhere.
     again = await terminal.run("deliveries", "resend", "--all", "--tenant", tenant, KEYTURN_TASK_QUEUE="nobody")
-    assert (again.returncode, again.stdout) == (0, "sending 1 again\n"), again.stderr
+    assert (again.returncode, again.stdout) == (0, "resending 1 message\n"), again.stderr
     handle = stack.client.get_workflow_handle(f"deliver:{made['job_id']}")
     assert (await handle.describe()).workflow_type == "DeliveryWorkflow"
     await handle.terminate()
@@ -571,11 +571,11 @@ async def test_cached_responses_are_cleared_by_command(terminal: Terminal) -> No
     """Those of one task, or all."""
     assert (await terminal.rotate("--stale")).returncode == 0
     none = await terminal.run("cache", "clear", "--task", "no_such_task")
-    assert none.stdout == "0 cached responses forgotten\n"
+    assert none.stdout == "0 cached responses cleared\n"
     some = await terminal.run("cache", "clear", "--prompt-version", "rotation_decision@2")
     assert int(some.stdout.split()[0]) >= 1
     await terminal.run("cache", "clear")  # other tasks' answers, of tests before this one
-    assert (await terminal.run("cache", "clear")).stdout == "0 cached responses forgotten\n"
+    assert (await terminal.run("cache", "clear")).stdout == "0 cached responses cleared\n"
 
 
 @pytest.mark.parametrize(

@@ -172,8 +172,8 @@ def test_an_unknown_model_is_told_at_start_and_a_rate_card_makes_it_known(
     [
         ("gpt-5-mini", "is not ENDPOINT:MODEL"),
         ("azure:gpt-5-mini", "there is no endpoint 'azure'"),
-        ("openai:a, openai:a", "asks one model twice"),
-        ("openai:a, anthropic:b[next-on-quota]", "nobody is next"),
+        ("openai:a, openai:a", "names one model twice"),
+        ("openai:a, anthropic:b[next-on-quota]", "there is no next one"),
         ("decide=openai:a", "there is no task 'decide'"),
         ("decide_rotation=openai:a", "no route for draft_reply"),
         ("openai:a; *=openai:b", "has two routes"),
