@@ -88,7 +88,9 @@ class CodecServer:
     async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         async def expected(request: web.Request) -> web.StreamResponse:
             if request.path != "/healthz" and _without_port(request.host) not in self._hosts:
-                raise Refused(421, "unknown_host", "this server is not asked by that name: see KEYTURN_CODEC_HOSTS")
+                raise Refused(
+                    421, "unknown_host", "this server does not answer under that name: see KEYTURN_CODEC_HOSTS"
+                )
             return await handler(request)
 
         response = await answered(request, expected, max_bytes=MAX_BODY_BYTES)
@@ -120,7 +122,7 @@ class CodecServer:
             if not request.headers.get("User-Agent", "").startswith("Go-http-client/"):
                 raise
             _log.warning("request_refused", status=refused.status, path=request.path, remote=request.remote)
-            said = Payload(metadata={"encoding": b"json/plain"}, data=json.dumps(f"Not opened: {refused}.").encode())
+            said = Payload(metadata={"encoding": b"json/plain"}, data=json.dumps(f"Not decrypted: {refused}.").encode())
             payloads = (await _payloads_of(request)).payloads
             return web.json_response(
                 MessageToDict(Payloads(payloads=[said if _is_encrypted(one) else one for one in payloads]))
@@ -130,7 +132,7 @@ class CodecServer:
         operator = self._operator(request)
         namespace = request.headers.get("X-Namespace", "")
         if not namespace or len(namespace) > 1_000:
-            raise Refused(400, "no_namespace", "X-Namespace names no namespace: payloads are bound to theirs")
+            raise Refused(400, "no_namespace", "X-Namespace names no namespace: each payload is bound to its namespace")
         payloads = await _payloads_of(request)
         codec = EncryptionCodec(self._keyring, namespace)
         # The UI sends whatever stands in an event: what nobody encrypted goes back as it came.
@@ -160,13 +162,13 @@ class CodecServer:
         raise Refused(
             403,
             "nothing_is_encrypted_here",
-            "this server opens payloads and encrypts none: ask and answer by `keyturn`",
+            "this server decrypts payloads and encrypts none: start rotations and send decisions with `keyturn`",
         )
 
     def _expect_origin(self, request: web.Request) -> None:
         origin = request.headers.get("Origin")
         if origin is not None and origin not in self._origins:
-            raise Refused(403, "origin_not_allowed", "pages of this origin may not ask: see KEYTURN_CODEC_ORIGINS")
+            raise Refused(403, "origin_not_allowed", "pages of this origin are not allowed: see KEYTURN_CODEC_ORIGINS")
 
     def _operator(self, request: web.Request) -> Operator:
         """Return who asks; raises Refused."""
@@ -179,7 +181,7 @@ class CodecServer:
         raise Refused(
             401,
             "not_signed_in",
-            "no operator has this token: send another (--codec-auth), or sign in on this server's page",
+            "no operator has this token: send one (--codec-auth), or sign in on this server's page",
         )
 
     def _session_of(self, cookie: str) -> str | None:
@@ -258,14 +260,14 @@ input,button{{font:inherit;padding:.4rem .6rem}}input{{width:100%;box-sizing:bor
 _PAGE = (
     _STYLE
     + """<main><h1>Keyturn codec server</h1>{said}
-<p>Sign in with your operator token, and Temporal's UI in this browser can show payloads in clear text.</p>
+<p>Sign in with your operator token, so that Temporal's UI in this browser shows payloads in clear text.</p>
 <form method="post" action="/session"><label for="token">Token</label>
 <input id="token" name="token" type="password" autocomplete="off" required autofocus>
 <button>Sign in</button></form></main></html>"""
 )
 _SIGNED_IN = (
     _STYLE.format()
-    + """<main><h1>Signed in</h1><p>This browser may decode for twelve hours.</p>
+    + """<main><h1>Signed in</h1><p>This browser may decrypt payloads for twelve hours.</p>
 <p>Where Temporal's UI is not set to send credentials by itself (<code>TEMPORAL_CODEC_INCLUDE_CREDENTIALS</code>),
 do this once: open its <b>Codec Server</b> dialog (the glasses in the top bar), choose <b>Use my browser setting</b>,
 enter this server's address, tick <b>Include cross-origin credentials</b>, and apply.</p></main></html>"""

@@ -127,7 +127,7 @@ class PolicyLine(Contract):
         if len(set(self.applies_to)) != len(self.applies_to):
             raise ValueError("applies_to names a kind twice")
         if doubles(self.approvers):
-            raise ValueError("approvers names a person twice; case, width and trailing marks make no other person")
+            raise ValueError("approvers names a user twice; case, width and trailing marks make no other user")
         if isinstance(self.rule, InProse) and self.decide != "person":
             raise ValueError('a line with when = "prose" needs decide = "person"')
         return self

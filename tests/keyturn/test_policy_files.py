@@ -39,7 +39,7 @@ SECOND = GOOD.replace("# Ours.\n", "\n").replace("OWN-1", "OWN-2")
         (GOOD + 'approvers = ["omar"]\n', 2, "OWN-1", 'approval = "required" and a list of approvers'),
         (GOOD + 'approval = "required"\n', 2, "OWN-1", "belong together"),
         (GOOD + 'approval = "required"\napprovers = ["Ольга"]\n', 11, "OWN-1", "approvers"),
-        (GOOD + 'approval = "required"\napprovers = ["omar", "omar"]\n', 2, "OWN-1", "names a person twice"),
+        (GOOD + 'approval = "required"\napprovers = ["omar", "omar"]\n', 2, "OWN-1", "names a user twice"),
         (GOOD.replace("version = 1", "version = 0"), 4, "OWN-1", "version"),
         (GOOD.replace("version = 1\n", ""), 2, "OWN-1", "Field required"),
         (GOOD.replace("days = 60, ", ""), 8, "OWN-1", "rule.age.days: Field required"),

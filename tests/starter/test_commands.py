@@ -175,7 +175,7 @@ async def test_a_job_is_claimed_completed_failed_and_shown_by_command(
         await terminal.rotate("--stale", *of_tenant, key=f"key_{number}")
     claimed = [told(await terminal.run("jobs", "claim", *of_tenant, "--user", "rotator")) for _ in range(3)]
     none = await terminal.run("jobs", "claim", *of_tenant)
-    assert (none.returncode, "no job" in none.stderr) == (1, True)
+    assert (none.returncode, "no free job" in none.stderr) == (1, True)
     first, second, third = (job["job_id"] for job in claimed)
     done = await terminal.run("jobs", "complete", first, *of_tenant, "--token", "1", "--evidence", "new_key_id=AKIA1")
     assert (done.returncode, "done" in done.stdout) == (0, True), done.stderr
@@ -208,7 +208,7 @@ async def test_dead_letters_are_listed_and_sent_again_by_command(
     """Given up while its receiver refused; sent again, its workflow starts."""
     tenant = f"t{uuid.uuid4().hex[:8]}"
     made = told(await terminal.rotate("--stale", "--tenant", tenant))
-    assert "no message" in (await terminal.run("deliveries", "--tenant", tenant)).stderr
+    assert "no dead letter" in (await terminal.run("deliveries", "--tenant", tenant)).stderr
     engine = open_database(database_url(stack.database))
     await Outbox(engine).mark_dead(made["job_id"], failure="receiver_refused")
     await engine.dispose()
@@ -375,7 +375,7 @@ async def test_an_unknown_workflow_is_told_without_a_traceback(terminal: Termina
     for command in ("status", "watch"):
         ended = await terminal.run(command, "rotate:default:none:none:P-7@1")
         assert ended.returncode == 1
-        assert "no workflow has the id" in ended.stderr
+        assert "no workflow has the ID" in ended.stderr
         assert "Traceback" not in ended.stderr
 
 

@@ -104,7 +104,7 @@ def test_faults_between_settings_are_told_with_the_others(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("url", "keys", "fault"),
     [
-        ("http://tickets.example/jobs", SIGNS, "KEYTURN_WEBHOOK_URL: is asked by https only"),
+        ("http://tickets.example/jobs", SIGNS, "KEYTURN_WEBHOOK_URL: must use https"),
         ("https://u:hunter2@tickets.example/", SIGNS, "KEYTURN_WEBHOOK_URL: may hold neither a password"),
         ("tickets.example", SIGNS, "KEYTURN_WEBHOOK_URL: "),
         (
