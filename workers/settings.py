@@ -111,7 +111,7 @@ class LocalSettings(BaseSettings):
     payload_keys_file: Path | None = Field(
         default=None,
         alias="KEYTURN_PAYLOAD_KEYS_FILE",
-        description="The file of payload keys, one a line, in place of KEYTURN_PAYLOAD_KEYS; only its owner may read it.",
+        description="The file of payload keys, an entry a line, in place of KEYTURN_PAYLOAD_KEYS; for its owner alone.",
     )
     account_names: Literal["pseudonym", "plain"] = Field(
         default="pseudonym",

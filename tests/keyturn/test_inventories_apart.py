@@ -76,7 +76,7 @@ def test_a_child_that_is_killed_is_a_refusal(tmp_path: Path) -> None:
     with file.open("w"):
         os.kill(_child(), signal.SIGSEGV)
         reader.join()
-    assert seen == [(f"{file}: reading it ended the process that did so (SIGSEGV)",) * 2]
+    assert seen == [(f"{file}: the process that read it stopped (SIGSEGV)",) * 2]
 
 
 def test_a_child_that_says_nothing_is_given_up(tmp_path: Path) -> None:

@@ -405,7 +405,7 @@ async def test_a_live_check_shows_the_cost_and_what_it_learned(monkeypatch: pyte
     assert hint is None
     assert "m-1 answers in" in state
     assert "20 + 5 tokens, $0.000070" in state
-    assert 'does not take json_schema, so the schema stands in the prompt (lacks = ["json_schema"]' in state
+    assert 'does not take json_schema, so the schema is sent in the prompt (lacks = ["json_schema"]' in state
     assert len(seen) == 2
 
 
