@@ -86,7 +86,7 @@ def _expect_own(order: JobOrder, workflow_id: str, own: Collection[str]) -> None
     """Refuse an order, or an approval, that is not this workflow's; raises OrderOfAnother."""
     approval = order.approval
     if workflow_id not in own or (approval is not None and approval.workflow_id != workflow_id):
-        raise OrderOfAnother("the order, or its approval, is not of this workflow: nothing was created")
+        raise OrderOfAnother("the order or its approval belongs to another workflow: nothing was created")
 
 
 def claim_of(info: activity.Info) -> tuple[str, int]:
@@ -96,5 +96,5 @@ def claim_of(info: activity.Info) -> tuple[str, int]:
     and runs of a workflow id.
     """
     if info.workflow_id is None:
-        raise RuntimeError("a claim is made in a workflow only: its id is the idempotency key")
+        raise RuntimeError("a job is created in a workflow only: its ID is the idempotency key")
     return info.workflow_id, int(info.current_attempt_scheduled_time.timestamp() * 1_000_000)

@@ -28,7 +28,7 @@ class RecordEvent:
         with map_errors():
             info = activity.info()
             if info.workflow_id is None:
-                raise RuntimeError("record_event runs in a workflow only: the trail is its")
+                raise RuntimeError("record_event runs in a workflow only: the audit trail is the workflow's")
             # One execution of the activity is one event, however many attempts it takes.
             event_id = f"{info.workflow_run_id}:{info.activity_id}"
             await self._trail.record_event(event, workflow_id=info.workflow_id, event_id=event_id)

@@ -18,19 +18,19 @@ UPDATE_TIMEOUT = timedelta(seconds=10)
 
 
 class AnswerRefused(KeyturnError):
-    """The rotation does not take this answer; nothing changed."""
+    """The workflow refuses this decision or command; nothing changed."""
 
     kind = "answer_refused"
     next_step = "fail_and_fix_request"
-    hint = "Look at what it waits for now: `keyturn status ID`."
+    hint = "See what it waits for now: `keyturn status ID`."
 
 
 class NoWorkerAnswers(KeyturnError):
-    """Nobody said in time whether it was taken: a worker that comes later may still take it."""
+    """No worker confirmed the Update in time: one that starts later may still accept it."""
 
     kind = "no_worker_answers"
     next_step = "retry_with_backoff"
-    hint = "Whether it was taken is not known: look with `keyturn status ID`. If it was not, start `keyturn worker`."
+    hint = "Whether it was accepted is not known: see `keyturn status ID`. If it was not, start `keyturn worker`."
 
 
 async def answer(handle: WorkflowHandle[Any, Any], update: str, argument: Contract) -> None:
@@ -58,7 +58,7 @@ async def answer(handle: WorkflowHandle[Any, Any], update: str, argument: Contra
         raise NoWorkerAnswers(f"no worker answered the {update} within {UPDATE_TIMEOUT.total_seconds():g} s") from None
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
-            raise AnswerRefused(f"{update} refused, ended: it has ended already") from None
+            raise AnswerRefused(f"{update} refused, ended: it is closed already") from None
         if error.status in {RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED}:
             raise NoWorkerAnswers(f"no worker answered the {update} in time") from None
         raise

@@ -25,11 +25,11 @@ class TemporalUnreachable(KeyturnError):
 
 
 class TemporalRefused(KeyturnError):
-    """The server answers, but not this call: an unknown namespace, a missing right, a limit."""
+    """The Temporal server refuses this call: an unknown namespace, a missing right, a limit."""
 
     kind = "temporal_refused"
     next_step = "fail_and_fix_request"
-    hint = "Check TEMPORAL_NAMESPACE, and what TEMPORAL_API_KEY may do there."
+    hint = "Check TEMPORAL_NAMESPACE, and the rights of TEMPORAL_API_KEY there."
 
 
 @contextmanager

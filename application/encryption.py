@@ -88,21 +88,21 @@ class EncryptionCodec(PayloadCodec, WithSerializationContext):
                 raise PayloadNotEncrypted("a payload is not encrypted, and production reads none that is not")
             return payload
         if len(payload.data) > MAX_PAYLOAD_BYTES + 1024:
-            raise PayloadTooLarge(f"an encrypted payload has {len(payload.data):,} bytes; Temporal itself holds 2 MiB")
+            raise PayloadTooLarge(f"an encrypted payload has {len(payload.data):,} bytes; Temporal's limit is 2 MiB")
         key_id = payload.metadata.get(KEY_ID, b"").decode("ascii", errors="replace")
         stated = payload.metadata.get(CONTEXT, b"").decode("utf-8", errors="replace")
         if self._context is not None and stated != self._context and not _is_scheduled(stated, self._context):
-            raise PayloadMoved("a payload stands where it was not written: it is of another workflow, or another thing")
+            raise PayloadMoved("a payload was copied: it belongs to another workflow or purpose")
         plain = self.keyring.decrypt(key_id, payload.data, self._bound_to(stated))
         try:
             return Payload.FromString(plain)
         except Exception:  # protobuf's own DecodeError differs between its implementations
-            raise PayloadNotAuthentic(f"encrypted under the key {key_id}, but what is in it is no payload") from None
+            raise PayloadNotAuthentic(f"encrypted under the key {key_id}, but its content is no payload") from None
 
     def _encrypt(self, payload: Payload) -> Payload:
         plain = payload.SerializeToString()
         if len(plain) > MAX_PAYLOAD_BYTES:
-            raise PayloadTooLarge(f"a payload has {len(plain):,} bytes, and {MAX_PAYLOAD_BYTES:,} is the most")
+            raise PayloadTooLarge(f"a payload has {len(plain):,} bytes, and the limit is {MAX_PAYLOAD_BYTES:,}")
         context = self._context or ""
         key_id, encrypted = self.keyring.encrypt(plain, self._bound_to(context))
         metadata = {"encoding": ENCODING, KEY_ID: key_id.encode(), CONTEXT: context.encode()}

@@ -23,10 +23,10 @@ from keyturn.workflows.visibility import PARKED
 
 
 class NoSuchWorkflow(KeyturnError):
-    """No workflow has this id, or its retention is over."""
+    """No workflow has this ID, or its retention has expired."""
 
     kind = "no_such_workflow"
-    hint = "Check the id and TEMPORAL_NAMESPACE; `keyturn jobs` still lists the job of an old one."
+    hint = "Check the id and TEMPORAL_NAMESPACE; `keyturn jobs` still lists the jobs of expired ones."
 
 
 async def handle_of(client: Client, workflow_id: str, *, types: Sequence[str] = ("RotationWorkflow",)) -> Handle:
@@ -47,10 +47,10 @@ async def describe_workflow(
         description = await handle.describe()
     except RPCError as error:
         if error.status in {RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT}:
-            raise NoSuchWorkflow(f"no workflow has the id {workflow_id[:200]}") from None
+            raise NoSuchWorkflow(f"no workflow has the ID {workflow_id[:200]}") from None
         raise
     if description.workflow_type not in types:
-        raise NoSuchWorkflow(f"{workflow_id[:200]} is not of {', '.join(types)} but of {description.workflow_type}")
+        raise NoSuchWorkflow(f"{workflow_id[:200]} is no {' or '.join(types)} but a {description.workflow_type}")
     return handle, description
 
 
@@ -72,7 +72,7 @@ async def progress_of(handle: Handle) -> list[str] | WaitingForPerson | None:
     task = description.raw_description.pending_workflow_task
     if task.attempt > 1:
         # Such as a worker without the key that the starter encrypted with: nothing is lost, and it cannot continue.
-        lines.append(f"workers fail at it since {task.attempt - 1} attempts: `keyturn doctor`, and their log, say why")
+        lines.append(f"workers have failed {task.attempt - 1} attempts at it: `keyturn doctor` and their log say why")
     if not lines:
         limited = await waiting_for(handle)
         if isinstance(limited, LimitedUntil):
@@ -113,12 +113,12 @@ async def _text_of(client: Client, workflow_id: str, event: HistoryEvent, names:
 def _human_step(event: HistoryEvent) -> str | None:
     if event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED:
         update = event.workflow_execution_update_accepted_event_attributes.accepted_request
-        return f"somebody's word: {update.input.name}"
+        return f"Update: {update.input.name}"
     fields = event.upsert_workflow_search_attributes_event_attributes.search_attributes.indexed_fields
     if PARKED.name not in fields:
         return None
     kind = json.loads(fields[PARKED.name].data or b"null")
-    return f"waits for a person: {kind}" if kind else None
+    return f"waits for an operator or approver: {kind}" if kind else None
 
 
 async def _result(client: Client, workflow_id: str, name: str, payloads: Any) -> str:

@@ -85,10 +85,10 @@ def as_lines(workflow_id: str, outcome: RotationOutcome) -> list[str]:
             approved = f", approved by {outcome.approved_by}" if outcome.approved_by else ""
             lines = [f"job {outcome.job_id} ({first}{approved})", *_decision_lines(outcome.decision, outcome.due)]
         case NotEligible():
-            lines = ["not eligible: the policy does not ask for a rotation; no job", *_decision_lines(outcome.decision)]
+            lines = ["not eligible: the policy requires no rotation; no job", *_decision_lines(outcome.decision)]
         case NotSpecified():
             lines = [
-                "not specified: policy and evidence do not answer; no job",
+                "not specified: policy and evidence do not decide it; no job",
                 *_because(outcome.decision),
                 "state what is known of the key (--stale, --age-days, --last-rotated, ...) or name another --policy",
             ]
@@ -100,14 +100,14 @@ def as_lines(workflow_id: str, outcome: RotationOutcome) -> list[str]:
             lines = _waiting(workflow_id, outcome)
         case LimitedUntil():
             lines = [
-                f"rate limited until {outcome.retry_at:%Y-%m-%d %H:%M:%S} UTC; the workflow goes on by itself then",
+                f"rate limited until {outcome.retry_at:%Y-%m-%d %H:%M:%S} UTC; then the workflow continues by itself",
                 "the same command attaches to it later",
             ]
         case _:
             # The wait expired, or the rotation itself timed out: for the caller it is the same.
             lines = [
                 "no answer in time",
-                "the same command goes on with it, or asks again: no second job can come of it",
+                "the same command attaches to it or asks again: neither creates a second job",
             ]
     return [*lines, f"workflow {workflow_id}"]
 
@@ -117,14 +117,14 @@ def _waiting(workflow_id: str, outcome: WaitingForPerson) -> list[str]:
     if outcome.status == "parked":
         return [f"parked: {outcome.kind}{until}; nothing is lost", outcome.hint, f"then: keyturn resume {workflow_id}"]
     is_disagreement = outcome.status == "disagreement"
-    lines = [f"disagreement: the key is due by rule, the model says otherwise; it waits for a person{until}"]
+    lines = [f"disagreement: the key is due by rule, the model says otherwise; it waits for an approver{until}"]
     if not is_disagreement:
-        lines = [f"waits for an approval{until}"]
+        lines = [f"awaiting approval{until}"]
     if outcome.decision is not None:
         lines += [f"by rule: {line}" if is_disagreement else line for line in _decision_lines(outcome.decision)]
         lines += [f"by model: {reading_of(one)}" for one in outcome.readings]
         lines.append(f"approvers: {approvers_of(outcome.decision)}; digest {outcome.decision.digest}")
-        lines.append(f"read it and decide: keyturn approve {workflow_id}")
+        lines.append(f"review it and decide: keyturn approve {workflow_id}")
     return lines
 
 

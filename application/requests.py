@@ -36,7 +36,7 @@ def build_request(
     """
     question = fields.get("question", "")
     if len(question) > MAX_QUESTION_CHARACTERS:
-        reason = f"has {len(question):,} characters, and {MAX_QUESTION_CHARACTERS:,} is the most: shorten it"
+        reason = f"has {len(question):,} characters, and the limit is {MAX_QUESTION_CHARACTERS:,}: shorten it"
         raise InvalidRequest(faults=[("question", reason)])
     lines = [catalogue.current(line_id) for line_id in dict.fromkeys(policy)]
     known = {name: value for name, value in facts.items() if value is not None}
@@ -56,7 +56,7 @@ def build_request(
     if observed_in_future(request.credential, datetime.now(UTC)):
         raise InvalidRequest(faults=[("observed_at", "lies in the future: evidence is what was seen")])
     if len(id_of(request)) > MAX_WORKFLOW_ID:
-        raise InvalidRequest(f"account, key and policy ids make a workflow id of over {MAX_WORKFLOW_ID} characters")
+        raise InvalidRequest(f"account, key and policy ids make a workflow ID of over {MAX_WORKFLOW_ID} characters")
     return request
 
 

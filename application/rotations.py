@@ -187,7 +187,7 @@ async def waiting_for(handle: Handle, *, kind: str | None = None) -> TimedOut | 
                 status=_WAITS.get(kind, "parked"),
                 kind=kind,
                 next_step="fail_and_inspect",
-                hint="No worker answers what it waits for: start one with `keyturn worker`.",
+                hint="No worker answers what the rotation waits for: start one with `keyturn worker`.",
             )
         case _:
             return TimedOut()
@@ -237,5 +237,7 @@ def _outcome_of_failure(cause: BaseException) -> RotationOutcome:
         return Failed(kind=PayloadMoved.kind, next_step="fail_and_inspect", hint=PayloadMoved.hint)
     if isinstance(cause, TerminatedError | CancelledError):
         ended = "terminated" if isinstance(cause, TerminatedError) else "cancelled"
-        return Failed(kind=f"workflow_{ended}", next_step="fail_and_inspect", hint=f"Somebody {ended} it. Ask again.")
+        return Failed(
+            kind=f"workflow_{ended}", next_step="fail_and_inspect", hint=f"It was {ended} in Temporal. Ask again."
+        )
     return Failed(kind="unforeseen", next_step="fail_and_inspect", hint="Look at the workflow in the Temporal UI.")

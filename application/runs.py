@@ -26,19 +26,19 @@ Handle = WorkflowHandle[BulkWorkflow, BulkOutcome]
 
 
 class RunWaits(KeyturnError):
-    """Nobody says how far the run is."""
+    """No worker answers how far the run is."""
 
     kind = "run_waits_for_worker"
     next_step = "retry_with_backoff"
-    hint = "Start a worker with `keyturn worker`: the run waits for one, and nothing is lost."
+    hint = "Start a worker with `keyturn worker`: the run waits for one, and loses nothing."
 
 
 class RunStopped(KeyturnError):
-    """The run's workflow failed, or somebody terminated it."""
+    """The run's workflow failed, or was terminated or cancelled."""
 
     kind = "run_stopped"
     next_step = "fail_and_inspect"
-    hint = "Look at it in the Temporal UI; the same `keyturn bulk` goes on with what is open."
+    hint = "Look at it in the Temporal UI; the same `keyturn bulk` resumes what is open."
 
 
 async def start_run(client: Client, order: BulkOrder, *, task_queue: str) -> Handle:
@@ -80,17 +80,17 @@ async def follow(handle: Handle, *, every: float = LOOK_SECONDS) -> AsyncIterato
                 yield await handle.query(BulkWorkflow.status)
                 return
             if status is not WorkflowExecutionStatus.RUNNING:
-                raise RunStopped(f"the run was ended: {'unknown' if status is None else status.name.lower()}")
+                raise RunStopped(f"the run stopped: {'unknown' if status is None else status.name.lower()}")
         except WorkflowQueryFailedError:
             pass  # its first task has not been worked on yet
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
-                raise UnknownRun("there is no such run in this namespace") from None
+                raise UnknownRun("this namespace has no such run") from None
             if error.status in {
                 RPCStatusCode.CANCELLED,
                 RPCStatusCode.DEADLINE_EXCEEDED,
                 RPCStatusCode.FAILED_PRECONDITION,
             }:
-                raise RunWaits("no worker says how far the run is") from None
+                raise RunWaits("no worker answers how far the run is") from None
             raise
         await asyncio.sleep(every)

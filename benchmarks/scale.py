@@ -82,7 +82,7 @@ def _judged(folder: Path, environment: Mapping[str, str], turn: int, keys: int, 
     began = time.perf_counter()
     told = subprocess.run([sys.executable, "-c", PEAK, *command], env=environment, capture_output=True, check=False)
     took = time.perf_counter() - began
-    expected = f"{keys // 10:,} job created"
+    expected = f"{keys // 10:,} jobs created"
     if told.returncode or expected not in told.stderr.decode():
         raise AssertionError(f"the run of {keys:,} ended otherwise: {told.stderr.decode()[-300:]}")
     found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{worker}/status").read_text())

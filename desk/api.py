@@ -38,27 +38,27 @@ from keyturn.desk.settings import DeskSettings
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"description": what, "content": {"application/problem+json": {"schema": Problem.model_json_schema()}}}
     for status, what in {
-        400: "no usable Idempotency-Key, or a body that is not JSON",
-        401: "nobody is signed in",
-        403: "another role is needed, or a page of another site asked",
-        404: "there is no such thing of this tenant",
-        405: "another method is needed",
-        409: "it does not take this now",
-        413: "the request is too large",
-        422: "it cannot be done as it is asked",
-        429: "too many requests, or too many streams",
-        503: "the server, the database or a worker does not answer now",
+        400: "The Idempotency-Key is missing or invalid, or the body is not JSON.",
+        401: "The caller is not signed in.",
+        403: "The user lacks the role, or a page of another site sent the request.",
+        404: "This tenant has no such resource.",
+        405: "The resource does not support the method.",
+        409: "The resource is in another state than the request needs.",
+        413: "The request is too large.",
+        422: "The request is not valid.",
+        429: "Too many requests, or too many streams.",
+        503: "Temporal, the database or a worker does not answer.",
     }.items()
 }
 # One person has some pages open; a script that follows more is no person's page.
 STREAMS_A_PERSON = 300
 
 Once = Callable[[Person, str, str | None, BaseModel, Any], Awaitable[JSONResponse]]
-WorkflowId = Annotated[str, Path(max_length=1_000, description="Of a rotation, as an answer had it.")]
+WorkflowId = Annotated[str, Path(max_length=1_000, description="Workflow ID of the rotation.")]
 DraftId = Annotated[str, Path(max_length=256)]
 Key = Annotated[
     str | None,
-    Header(alias="Idempotency-Key", description="A new UUID for each new request; needed.", max_length=1_000),
+    Header(alias="Idempotency-Key", description="A new UUID for each new request; required.", max_length=1_000),
 ]
 
 
@@ -82,7 +82,7 @@ def api(desk: Desk, settings: DeskSettings, idempotency: Idempotency) -> APIRout
 def _add_rotations(router: APIRouter, desk: Desk, settings: DeskSettings, once: Once) -> None:
     @router.post("/rotations", status_code=202, response_model=Rotation)
     async def ask(person: Asker, body: Ask, key: Key = None) -> JSONResponse:
-        """Ask whether a key may be rotated; its one job follows if so. Waits some seconds for the outcome."""
+        """Ask whether a key may be rotated; if so, its one job follows. Waits some seconds for the outcome."""
 
         async def do(_digest: str) -> tuple[int, dict[str, Any]]:
             reply = await desk.ask(
@@ -95,36 +95,37 @@ def _add_rotations(router: APIRouter, desk: Desk, settings: DeskSettings, once: 
 
     @router.get("/rotations", response_model=dict[str, list[dict[str, str]]])
     async def rotations(
-        person: AnyPerson, waiting: Annotated[bool, Query(description="Only those that wait for a person.")] = False
+        person: AnyPerson,
+        waiting: Annotated[bool, Query(description="Only rotations that wait for an operator or approver.")] = False,
     ) -> Any:
-        """List rotations, newest first; or those that wait for a person, oldest first."""
+        """List rotations, newest first; or those that wait for an operator or approver, oldest first."""
         return {"rotations": await (desk.waiting() if waiting else desk.recent())}
 
     @router.post("/rotations/{workflow_id:path}/resume", status_code=204)
     async def resume(person: Operator, workflow_id: WorkflowId) -> None:
-        """Let a parked rotation try again."""
+        """Resume a parked rotation."""
         await desk.resume(person.name, workflow_id)
 
     @router.post("/rotations/{workflow_id:path}/abandon", status_code=204)
     async def abandon(person: Operator, workflow_id: WorkflowId, body: Why) -> None:
-        """End a parked rotation."""
+        """Abandon a parked rotation: it is closed as failed."""
         await desk.abandon(person.name, workflow_id, body.reason)
 
     @router.post("/rotations/{workflow_id:path}/approve", status_code=204)
     async def approve(person: Decider, workflow_id: WorkflowId, body: Decided) -> None:
-        """Approve the decision that waits: its job follows. Not for whoever asked for it."""
+        """Approve the pending decision: its job follows. An asker cannot approve their own rotation."""
         await expect_decider(desk, person, workflow_id)
         await desk.approve(person.name, workflow_id, body.digest, proved_by=person.by)
 
     @router.post("/rotations/{workflow_id:path}/deny", status_code=204)
     async def deny(person: Decider, workflow_id: WorkflowId, body: Denied) -> None:
-        """Deny the decision that waits."""
+        """Deny the pending decision."""
         await expect_decider(desk, person, workflow_id)
         await desk.deny(person.name, workflow_id, body.digest, body.reason, proved_by=person.by)
 
     @router.get("/rotations/{workflow_id:path}", response_model=Rotation)
     async def rotation(person: AnyPerson, workflow_id: WorkflowId) -> Any:
-        """Tell how a rotation stands."""
+        """Return the status of a rotation."""
         return await desk.rotation(workflow_id)
 
 
@@ -133,7 +134,7 @@ def _add_drafts(router: APIRouter, desk: Desk, once: Once) -> None:
 
     @router.post("/drafts", status_code=202, response_model=DraftTold)
     async def draft(person: Asker, body: AskDraft, key: Key = None) -> JSONResponse:
-        """Begin a draft; `/drafts/{draft_id}/events` tells it as it is written."""
+        """Start a draft; `/drafts/{draft_id}/events` streams it as it is written."""
 
         async def do(digest: str) -> tuple[int, dict[str, Any]]:
             draft_id = await begin_draft(desk, person, digest, body.model_dump(exclude_none=True))
@@ -144,31 +145,31 @@ def _add_drafts(router: APIRouter, desk: Desk, once: Once) -> None:
 
     @router.get("/drafts/{draft_id}", response_model=DraftTold)
     async def find_draft(person: AnyPerson, draft_id: DraftId) -> Any:
-        """Tell a draft as it stands."""
+        """Return the current text and state of a draft."""
         return draft_status(await desk.find_draft(draft_id))
 
     @router.post("/drafts/{draft_id}/stop", status_code=204)
     async def stop(person: Asker, draft_id: DraftId) -> None:
-        """Stop a draft: the provider's connection is closed. Nothing happens to one that has ended."""
+        """Stop a draft and close the provider's connection. A closed draft does not change."""
         await desk.stop(draft_id)
 
     @router.get(
         "/drafts/{draft_id}/events",
         response_class=StreamingResponse,
-        responses={200: {"description": "server-sent events: text, reset, end", "content": {"text/event-stream": {}}}},
+        responses={200: {"description": "Server-sent events: text, reset, end.", "content": {"text/event-stream": {}}}},
     )
     async def events(
         person: AnyPerson,
         draft_id: DraftId,
         last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", max_length=64)] = None,
     ) -> StreamingResponse:
-        """Tell a draft as it is written: `text` adds to it, `reset` begins it anew, `end` says how it ended.
+        """Stream a draft as it is written: `text` appends to it, `reset` empties it, `end` carries its outcome.
 
-        Who comes back with `Last-Event-ID` is told what they have not seen.
+        A client that reconnects with `Last-Event-ID` gets what it has missed.
         """
         await desk.share_draft(draft_id)
         if streams[person.name] >= STREAMS_A_PERSON:
-            raise Refused(429, "too_many_streams", f"{person.name} follows {STREAMS_A_PERSON} drafts already")
+            raise Refused(429, "too_many_streams", f"{person.name} already follows {STREAMS_A_PERSON} drafts")
         generation, length = place_of(last_event_id)
 
         async def reply() -> AsyncIterator[str]:
@@ -191,13 +192,13 @@ def _add_records(router: APIRouter, desk: Desk) -> None:
 
     @router.get("/jobs/{job_id}", response_model=dict[str, Any])
     async def job(person: AnyPerson, job_id: Annotated[str, Path(max_length=64)]) -> Any:
-        """Tell a job's story."""
+        """Return a job and its audit trail."""
         row, trail = await desk.job(job_id)
         return {"job": plain(row), "audit": [plain(one) for one in trail]}
 
     @router.get("/costs", response_model=dict[str, list[dict[str, Any]]])
     async def costs(person: AnyPerson) -> Any:
-        """Tell what model calls have cost since midnight (UTC), by task."""
+        """Return the cost of model calls since midnight (UTC), by task."""
         return {"costs": [plain(row) for row in await desk.costs_today()]}
 
     @router.get("/policy-lines", response_model=dict[str, list[Line]])
@@ -210,7 +211,9 @@ async def begin_draft(desk: Desk, person: Person, digest: str, asked: Mapping[st
     """Start the draft that belongs to a request's digest; returns its id. Sent again, it is the same draft."""
     missing = [name for name in ("account_id", "question", "policy_lines") if not asked.get(name)]
     if missing and not asked.get("workflow_id"):
-        raise Refused(422, "invalid", f"{missing[0]}: is needed, or workflow_id", hint="Say what to write about.")
+        raise Refused(
+            422, "invalid", f"{missing[0]}: is required, or workflow_id", hint="State the question, or name a rotation."
+        )
     draft_id = f"draft:{desk.tenant}:{digest[:32]}"
     await desk.draft(person.name, draft_id, dict(asked) | {"trace_id": f"trace_{uuid.uuid4().hex}"})
     return draft_id

@@ -78,7 +78,9 @@ def desk_application(desk: Desk, engine: AsyncEngine, settings: DeskSettings, ke
         where = f"{Path(frame.filename).name}:{frame.lineno}"
         route = getattr(request.scope.get("route"), "path", "")  # its template: the path itself names accounts
         _log.error("unforeseen", route=route, error=type(error).__name__, where=where)
-        return refuse(request, Refused(500, "unforeseen", "the desk failed", hint="Its log says more at this time."))
+        return refuse(
+            request, Refused(500, "unforeseen", "the desk failed", hint="The desk's log of this time says why.")
+        )
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:

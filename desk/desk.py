@@ -280,7 +280,8 @@ class Desk:
         ):
             raise UnknownDraft("there is no such draft")
         if description.status is WorkflowExecutionStatus.COMPLETED:
-            raise UnknownDraft("it was written, and is kept no longer")  # Temporal keeps histories for longer
+            # Temporal keeps histories for longer.
+            raise UnknownDraft("the draft is deleted: drafts are stored for seven days")
         running = description.status is WorkflowExecutionStatus.RUNNING
         cancelled = description.status is WorkflowExecutionStatus.CANCELED
         return Draft(
@@ -294,7 +295,7 @@ class Desk:
             text="",
             approved=None,
             reason=None,
-            explanation=None if running or cancelled else "No worker wrote it to its end. Ask for it again.",
+            explanation=None if running or cancelled else "No worker completed the draft. Ask for it again.",
             created_at=description.start_time,
         )
 
@@ -308,7 +309,7 @@ class Desk:
         steps = await self.story(workflow_id)
         request = last_request(steps)
         if request is None:
-            raise InvalidRequest("the rotation's history does not tell what was asked")
+            raise InvalidRequest("the rotation's history does not hold its question")
         verdicts = [step["verdict"] for step in steps if step["step"] == "decided"]
         stands = any(step["step"] == "ended" and step["status"] in DECIDED for step in steps)
         has_ended = any(step["step"] == "ended" for step in steps)
@@ -327,7 +328,7 @@ class Desk:
         """A rotation of this tenant, as the server describes it; raises NoSuchWorkflow."""
         handle, description = await describe_workflow(self.client, workflow_id)
         if description.typed_search_attributes.get(TENANT) != self.tenant:
-            raise NoSuchWorkflow(f"no workflow has the id {workflow_id[:200]}")
+            raise NoSuchWorkflow(f"no workflow has the ID {workflow_id[:200]}")
         return handle, description
 
 

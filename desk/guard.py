@@ -103,14 +103,14 @@ class Guard:
             if not too_late.expired():
                 raise
             detail = f"Temporal or the database did not answer within {self._answer_seconds:g} s"
-            hint = "Ask again: what was begun is found again by it."
+            hint = "Send it again: the same Idempotency-Key finds what was started."
             refused = Refused(503, "too_late", detail, hint=hint, headers={"Retry-After": "5"})
             await self._refuse(request, refused)(request.scope, receive, send)
 
     def _expect_host(self, request: Request) -> None:
         # Who answers to any name can be spoken to by a page whose name was pointed here (DNS rebinding).
         if _without_port(request.headers.get("host", "")) not in self._settings.allowed_hosts:
-            detail = "the desk is not known by this name"
+            detail = "the desk does not answer under this name"
             raise Refused(421, "unknown_host", detail, hint="Add it to KEYTURN_DESK_HOSTS.")
 
     def _expect_same_site(self, request: Request) -> None:
@@ -127,7 +127,7 @@ class Guard:
         else:
             allowed = origin is None or origin.partition("://")[2] == request.headers.get("host", "")
         if not allowed:
-            raise Refused(403, "another_site", "a page of another site asked for this")
+            raise Refused(403, "another_site", "a page of another site sent this request")
 
     async def _expect_rate(self, who: str) -> None:
         if not await self._limiter.hit(self._limit, who):
@@ -160,7 +160,7 @@ def _expect_path(request: Request) -> None:
     """Refuse a target that is no path: an absolute URI is for a proxy; no database stores a NUL."""
     path, query = request.scope["path"], request.scope["query_string"]
     if not path.startswith("/") or "\0" in path or "\ufffd" in path or b"%00" in query:
-        raise Refused(400, "malformed_request", "the address is no path, or holds what is no text")
+        raise Refused(400, "malformed_request", "the address is no path, or is not UTF-8")
 
 
 async def _body(request: Request) -> bytes:

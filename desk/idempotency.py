@@ -54,7 +54,7 @@ class Idempotency:
             JobStoreUnavailable: the database did not answer; send it again.
         """
         if not key or len(key) > MAX_KEY_CHARACTERS:
-            detail = f"this needs an Idempotency-Key of at most {MAX_KEY_CHARACTERS} characters"
+            detail = f"this request needs an Idempotency-Key of at most {MAX_KEY_CHARACTERS} characters"
             raise Refused(400, "idempotency_key_missing", detail, hint="Send a new UUID with each new request.")
         digest = _digest([*whose, key])
         fingerprint = _digest(request)

@@ -41,7 +41,7 @@ class Person:
         """Refuse a person without this role."""
         if role not in self.roles:
             raise Refused(
-                403, "role_missing", f"this is for the role {role}", hint="Ask whoever sets the desk's roles."
+                403, "role_missing", f"this needs the role {role}", hint="Ask the administrator of the desk's roles."
             )
 
 
@@ -131,7 +131,7 @@ class SignIn:
         values = request.headers.getlist(header)
         if len(values) > 1 or any("," in value for value in values):
             detail = "the identity header came more than once: one of the names is not the proxy's"
-            hint = "Have the proxy remove the header from what comes from outside before it sets its own."
+            hint = "Configure the proxy to remove the header from incoming requests before it sets its own."
             raise Refused(400, "identity_ambiguous", detail, hint=hint)
         return _name(values[0]) if values else None
 

@@ -42,7 +42,7 @@ class Problem(BaseModel):
     type: str = "about:blank"
     title: str
     status: int
-    detail: str = Field(description="What happened, to what.")
+    detail: str = Field(description="What happened, and to which resource.")
     kind: str
     hint: str = ""
 
@@ -70,17 +70,17 @@ class Refused(Exception):
 TITLES = {
     400: "Bad request",
     401: "Sign in first",
-    403: "Not allowed",
+    403: "Forbidden",
     404: "Not found",
     405: "Method not allowed",
     409: "Conflict",
     413: "Too large",
-    415: "Another content type is needed",
-    421: "Another host",
-    422: "Cannot be done as it is asked",
+    415: "Unsupported content type",
+    421: "Wrong host",
+    422: "Invalid request",
     429: "Too many requests",
     500: "Something went wrong",
-    503: "Not now",
+    503: "Not available now",
 }
 
 

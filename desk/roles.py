@@ -14,7 +14,7 @@ def current_person(request: Request) -> Person:
     person: Person | None = request.state.person
     if person is None:
         scheme = {"WWW-Authenticate": "Bearer"}
-        raise Refused(401, "not_signed_in", "nobody is signed in", hint="Send a bearer token.", headers=scheme)
+        raise Refused(401, "not_signed_in", "not signed in", hint="Send a bearer token.", headers=scheme)
     return person
 
 

@@ -28,7 +28,7 @@ class _Body(BaseModel):
 
 
 class Ask(_Body):
-    """May this key be rotated under these policy lines? What is not known of it is left out."""
+    """May this key be rotated under these policy lines? Facts that are not known are left out."""
 
     account_id: AccountId
     key_id: Identifier
@@ -41,24 +41,26 @@ class Ask(_Body):
     last_rotated_at: Moment | None = None
     last_used_at: Moment | None = None
     never_used: bool | None = None
-    observed_at: Moment | None = Field(default=None, description="The evidence's own time; now if left out.")
+    observed_at: Moment | None = Field(
+        default=None, description="Time at which the evidence was observed; now if left out."
+    )
     source: Identifier | None = None
 
 
 class Decided(_Body):
-    """The digest of the decision that was seen."""
+    """The digest of the decision that the approver saw."""
 
     digest: Digest
 
 
 class Denied(Decided):
-    """The same, with why."""
+    """The digest of the decision, and the reason for the denial."""
 
     reason: Reason
 
 
 class Why(_Body):
-    """A line for the audit trail."""
+    """The reason, one line, for the audit trail."""
 
     reason: Reason
 
@@ -73,7 +75,7 @@ class AskDraft(_Body):
 
 
 class Rotation(BaseModel):
-    """How a rotation stands: `status` is an outcome, or what it waits for; `running` goes on by itself."""
+    """The status of a rotation: its outcome, what it waits for, or `running`."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -85,7 +87,7 @@ class Rotation(BaseModel):
 
 
 class DraftTold(BaseModel):
-    """A draft as it stands. Only an approved one may be sent, by a person."""
+    """The current text and state of a draft. Only an approved draft may be sent, by a person."""
 
     draft_id: str
     state: DraftState

@@ -71,12 +71,12 @@ class DeskSettings(BaseSettings):
     identity_header: Annotated[str, AfterValidator(_header)] | None = Field(
         default=None,
         alias="KEYTURN_DESK_IDENTITY_HEADER",
-        description="The header in which a reverse proxy names the signed-in user.",
+        description="The header by which a reverse proxy names the signed-in user.",
     )
     proxies: Annotated[str, AfterValidator(_proxies)] = Field(
         default="",
         alias="KEYTURN_DESK_PROXIES",
-        description="The addresses and networks, by commas, whose identity header is believed.",
+        description="The addresses and networks, by commas, whose identity header is trusted.",
     )
     roles_text: Annotated[str, AfterValidator(_roles)] = Field(
         default="*=asker",
@@ -105,7 +105,7 @@ class DeskSettings(BaseSettings):
         gt=0,
         le=60,
         alias="KEYTURN_DESK_WAIT_SECONDS",
-        description="The seconds until a page names what is waited for; the decision goes on.",
+        description="The seconds to wait for an outcome before a page shows the status; the decision continues.",
     )
 
     @property
@@ -129,11 +129,13 @@ class DeskSettings(BaseSettings):
     def _expect_sign_in_method(self) -> Self:
         if self.open_to_all and (self.environment == "production" or not self.on_loopback):
             raise ValueError(
-                "nobody would have to sign in: set KEYTURN_DESK_TOKENS, or KEYTURN_DESK_IDENTITY_HEADER and "
+                "no user would have to sign in: set KEYTURN_DESK_TOKENS, or KEYTURN_DESK_IDENTITY_HEADER and "
                 "KEYTURN_DESK_PROXIES; without them the desk serves on loopback and in development only"
             )
         if self.identity_header is not None and not self.proxies:
-            raise ValueError("KEYTURN_DESK_PROXIES is not set: whose KEYTURN_DESK_IDENTITY_HEADER is to be believed")
+            raise ValueError(
+                "KEYTURN_DESK_PROXIES is not set: the addresses whose KEYTURN_DESK_IDENTITY_HEADER is trusted"
+            )
         return self
 
 
@@ -142,7 +144,7 @@ def parse_networks(value: str) -> tuple[Network, ...]:
     try:
         return tuple(ipaddress.ip_network(one.strip()) for one in value.split(",") if one.strip())
     except ValueError:
-        raise ValueError("holds something that is no address or network, such as 10.0.0.0/24") from None
+        raise ValueError("has an entry that is no address or network, such as 10.0.0.0/24") from None
 
 
 def parse_roles(value: str) -> Mapping[str, frozenset[Role]]:
@@ -154,7 +156,7 @@ def parse_roles(value: str) -> Mapping[str, frozenset[Role]]:
         if not equals or not name or len(roles) != len(listed.split("+")):
             raise ValueError(f"is not NAME=ROLE+ROLE; NAME=ROLE, of the roles {', '.join(ROLES)}")
         if doubles([*found, name]):
-            raise ValueError(f"{name[:64]} is there twice; case, width and trailing marks make no other person")
+            raise ValueError(f"{name[:64]} is listed twice; case, width and trailing marks make no other user")
         found[name] = roles
     return found
 

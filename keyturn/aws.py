@@ -60,7 +60,7 @@ def client_of(service: str, settings: dict[str, Any]) -> Any:
         with _making:
             return _session().client(service, **settings)
     except (BotoCoreError, ValueError) as error:
-        raise AwsRefused(f"{service} cannot be asked: {_type_name(error)}") from None
+        raise AwsRefused(f"no client of {service}: {_type_name(error)}") from None
 
 
 async def ask(call: Callable[[], T], *, passing: set[str] | None = None, absent: str | None = None) -> T:
@@ -76,7 +76,7 @@ async def ask(call: Callable[[], T], *, passing: set[str] | None = None, absent:
         if code == "NoSuchEntity" and operation in {"ListAccessKeys", "CreateAccessKey"}:
             raise UserGone(f"{operation}: the user does not exist any more") from None
         if code == "NoSuchEntity":  # the key, or its user: the next attempt lists them, and sees which
-            raise AwsUnavailable(f"{operation}: the key is gone since it was listed") from None
+            raise AwsUnavailable(f"{operation}: the key was deleted since it was listed") from None
         if code == "InvalidRequestException" and "delet" in str(error.response.get("Error", {}).get("Message")):
             raise SecretLeaving(f"{operation}: a secret of this name is scheduled for deletion") from None
         if code in _PASSING | (passing or set()) or status >= 500 or status == 429:

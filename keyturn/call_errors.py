@@ -6,13 +6,13 @@ from keyturn.errors import KeyturnError
 
 
 class CallRefused(KeyturnError):
-    """The model was not asked: a limit of ours forbids it. Nothing was spent."""
+    """A limit of Keyturn forbids the call: the model was not asked, and nothing was spent."""
 
     kind = "call_refused"
 
 
 class TokenLimitReached(CallRefused):
-    """The user's tokens of the hour are used up until `retry_at`."""
+    """The user's hourly token limit is used up until `retry_at`."""
 
     kind = "rate_limited"
     retryable = False  # by Temporal's policy: the workflow itself waits for the known time
@@ -43,7 +43,7 @@ class ContextWindowExceeded(CallRefused):
 
 
 class LedgerUnavailable(CallRefused):
-    """What the user has spent today cannot be looked up, so a cap on it cannot be held."""
+    """The user's spend of today cannot be read, so its cap cannot be enforced."""
 
     kind = "ledger_unavailable"
     retryable = True

@@ -74,14 +74,14 @@ class JobsClient:
     async def _say(self, job: ClaimedJob, what: str, said: Mapping[str, Any]) -> ClaimedJob:
         answer = await self._post(f"/jobs/{job.job_id}/{what}", said)
         if answer is None:
-            raise JobStoreUnavailable("the jobs' server answered without a job")
+            raise JobStoreUnavailable("the jobs server answered without a job")
         return answer
 
     async def _post(self, path: str, body: Mapping[str, Any]) -> ClaimedJob | None:
         try:
             answer = await self._http.post(path, json=body)
         except httpx.HTTPError as error:
-            raise JobStoreUnavailable(f"the jobs' server did not answer: {type(error).__name__}") from None
+            raise JobStoreUnavailable(f"the jobs server did not answer: {type(error).__name__}") from None
         if answer.status_code == 204:
             return None
         if answer.status_code == 200:
@@ -97,4 +97,4 @@ def _refusal_of(answer: httpx.Response) -> tuple[str, str]:
         problem = answer.json()
         return str(problem["error"]), str(problem["message"])[:300]
     except (ValueError, KeyError, TypeError):
-        return "unforeseen", f"the jobs' server answered {answer.status_code}"
+        return "unforeseen", f"the jobs server answered {answer.status_code}"

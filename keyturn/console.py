@@ -85,3 +85,8 @@ def signed_in_user() -> str:
     except (OSError, KeyError):
         name = f"uid{os.getuid()}"
     return re.sub(r"[^A-Za-z0-9._@+=-]", "_", name).lstrip("._@+=-") or "unknown"
+
+
+def counted(count: int, thing: str) -> str:
+    """Return a count with its noun: `1 remark`, `2,000 remarks`."""
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"

@@ -94,12 +94,12 @@ def _expect_key_ids_only(reason: str) -> str:
 def expect_no_secret(name: str) -> str:
     """Return `name`, unless it is a secret; raises ValueError."""
     if holds_secret(name):
-        raise ValueError("is a secret, not an id: whoever reads histories and tables would read it")
+        raise ValueError("is a secret, not an ID: every reader of histories and tables could read it")
     return name
 
 
 HOLDS_PRIVATE_DATA = (
-    "holds what looks like a secret or a card number: leave it out, and say `the key` where an access key's id stands"
+    "holds what looks like a secret or a card number: leave it out, and write `the key` in place of an access key's ID"
 )
 Reason = Annotated[
     str,

@@ -111,7 +111,7 @@ def database_url(value: str) -> URL:
             try:
                 url.get_dialect()().create_connect_args(url)
             except (ArgumentError, ValueError):  # its text may contain a part of the password
-                raise SettingsInvalid("DATABASE_URL names hosts and ports that are none") from None
+                raise SettingsInvalid("DATABASE_URL names an invalid host or port") from None
             return url
         case other:
             raise SettingsInvalid(f"DATABASE_URL names {other!r}: use postgresql://... or sqlite:///path")
@@ -206,7 +206,7 @@ def map_driver_error(error: Exception) -> JobStoreUnavailable:
     if state in _NOT_ALLOWED or _NOT_LET_IN.search(said) or (of_sqlite and _SQLITE_NOT_ALLOWED.search(said)):
         return JobStoreRefused(f"the database refuses: {_first_line(said)}")
     if state.startswith("22") or state in _NOT_STORED or (of_sqlite and _SQLITE_NOT_STORED.search(said)):
-        return ValueRefused(f"the database will not keep a value: {state or type(own).__name__}")
+        return ValueRefused(f"the database refuses a value: {state or type(own).__name__}")
     if state == "25006" or _NO_PRIMARY.search(said):  # it passes during a failover, and never at a replica
         return DatabaseReadOnly("the database is read-only: a replica, or a failover is under way")
     # SQLite's own messages name tables and no values: that it is locked, or the disk full.

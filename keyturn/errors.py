@@ -12,7 +12,7 @@ from typing import ClassVar
 
 
 class KeyturnError(Exception):
-    """The root: anything that Keyturn foresees and names."""
+    """The root of all errors that Keyturn raises on purpose."""
 
     kind: ClassVar[str] = "keyturn_error"
     retryable: ClassVar[bool] = False
@@ -34,27 +34,27 @@ class JobError(KeyturnError):
 
 
 class JobStoreUnavailable(JobError):
-    """The database did not answer; whether it committed is unknown, which is why the claim is idempotent."""
+    """The database did not answer; whether it committed is unknown. A retry is safe: the claim is idempotent."""
 
     kind = "job_store_unavailable"
     parks = True
     retryable = True
     next_step = "retry_with_backoff"
-    hint = "Bring the database back (DATABASE_URL), then resume or ask again: no second job can come of it."
+    hint = "Bring the database back (DATABASE_URL), then resume or ask again: neither creates a second job."
 
 
 class DatabaseReadOnly(JobStoreUnavailable):
-    """The database that answers takes no writes: a replica, or a primary that is being replaced; that passes."""
+    """The database is read-only: a replica, or a primary during a failover. Retried, because a failover ends."""
 
     kind = "database_read_only"
     hint = (
         "Name the primary in DATABASE_URL, or all hosts with target_session_attrs=read-write "
-        "(docs/how-to/run-in-production.md); a failover passes by itself."
+        "(docs/how-to/run-in-production.md); a failover needs no action."
     )
 
 
 class JobStoreRefused(JobStoreUnavailable):
-    """The database answers, and does not let us in, or does not let us do this; nothing was changed."""
+    """The database refuses the connection or the statement; nothing was changed."""
 
     kind = "job_store_refused"
     retryable = False
@@ -66,33 +66,31 @@ class JobStoreRefused(JobStoreUnavailable):
 
 
 class ValueRefused(JobStoreUnavailable):
-    """The database will not keep a value, at any time: too long, out of range, or not allowed there."""
+    """The database refuses a value, however often it is sent: too long, out of range, or not allowed."""
 
     kind = "value_refused"
     retryable = False
     parks = False
     next_step = "fail_and_inspect"
-    hint = (
-        "Report it with the worker's log of this time: a check of ours let something pass that the table does not take."
-    )
+    hint = "Report it as a bug, with the worker's log of this time: a check let a value pass that the table refuses."
 
 
 class SchemaNotCurrent(JobError):
-    """The database's schema is not the one that this program needs."""
+    """The database's schema is not at the version that this program needs."""
 
     kind = "schema_not_current"
     hint = "Run `keyturn migrate`; if the schema is newer than this program, deploy the newer release."
 
 
 class InvalidRequest(KeyturnError):
-    """What was asked cannot be asked; nothing was started.
+    """The request is not valid; nothing was started.
 
     `faults` are what is wrong with which fields, if it is about fields: each edge names these in its own way.
     """
 
     kind = "invalid_request"
     next_step = "fail_and_fix_request"
-    hint = "Correct it and ask again; nothing was started."
+    hint = "Correct the request and ask again; nothing was started."
 
     def __init__(self, message: str = "", *, faults: Sequence[tuple[str, str]] = ()) -> None:
         super().__init__(message or "; ".join(f"{field}: {reason}" if field else reason for field, reason in faults))
@@ -100,10 +98,10 @@ class InvalidRequest(KeyturnError):
 
 
 class ExtensionInvalid(KeyturnError):
-    """An object that another distribution registers cannot be used; nothing was started."""
+    """An extension, registered by another distribution, cannot be used; nothing was started."""
 
     kind = "extension_invalid"
-    hint = "Fix or uninstall that distribution; docs/how-to/extend-keyturn.md says what an object of each kind needs."
+    hint = "Fix or uninstall that distribution; docs/how-to/extend-keyturn.md says what each kind of extension needs."
 
 
 class SettingsInvalid(KeyturnError):

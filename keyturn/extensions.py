@@ -60,7 +60,7 @@ def _load(point: EntryPoint) -> object:
 
 def _add(found: dict[str, N], one: object, kind: type[N], where: str) -> None:
     if not isinstance(one, kind):
-        raise ExtensionInvalid(f"{where}, is a {type(one).__name__}, and must be a {kind.__name__}")
+        raise ExtensionInvalid(f"{where}, is a {type(one).__name__}, not a {kind.__name__}")
     if one.name in found:
         raise ExtensionInvalid(f"{where}, has the name {one.name!r}, which is taken")
     found[one.name] = one

@@ -81,7 +81,7 @@ class Keyring:
         if cipher is None:
             named = key_id if _KEY_ID.fullmatch(key_id) else "of no valid name"
             held = ", ".join(self._ciphers)
-            raise PayloadKeyUnknown(f"encrypted under the key {named}, which is not among those held here ({held})")
+            raise PayloadKeyUnknown(f"encrypted under the key {named}, which is not among this machine's keys ({held})")
         if len(encrypted) < NONCE_BYTES + TAG_BYTES:
             raise PayloadNotAuthentic(f"encrypted under the key {key_id}, but cut to {len(encrypted)} bytes")
         try:
@@ -167,12 +167,12 @@ def parse_keyring(
         if len(key) != KEY_BYTES:
             raise SettingsInvalid(f"{source}: the key {key_id} is not {KEY_BYTES} bytes in base64")
         if key_id in keys:
-            raise SettingsInvalid(f"{source}: the key {key_id} is there twice")
+            raise SettingsInvalid(f"{source}: the key {key_id} is listed twice")
         keys[key_id] = key
     pseudonym_key = keys.pop(PSEUDONYM, None)
     if not keys or pseudonym_key is None:
         missing = "no payload key" if not keys else f"no key {PSEUDONYM!r}"
-        raise SettingsInvalid(f"{source}: holds {missing}; `keyturn keys new` prints both")
+        raise SettingsInvalid(f"{source}: has {missing}; `keyturn keys new` prints both")
     return Keyring(list(keys.items()), pseudonym_key, account_names=account_names, accepts_plain=accepts_plain)
 
 
@@ -214,7 +214,7 @@ def load_keyring(
         SettingsInvalid: there are no keys, or they cannot be used.
     """
     if text and file:
-        raise SettingsInvalid("KEYTURN_PAYLOAD_KEYS and KEYTURN_PAYLOAD_KEYS_FILE are both set: keep one")
+        raise SettingsInvalid("KEYTURN_PAYLOAD_KEYS and KEYTURN_PAYLOAD_KEYS_FILE are both set: unset one")
     source = "KEYTURN_PAYLOAD_KEYS"
     if not text:
         if file is None and not development:
@@ -275,7 +275,7 @@ def _read(file: Path | None) -> tuple[str, str]:
         if file is not None:
             raise SettingsInvalid(f"KEYTURN_PAYLOAD_KEYS_FILE: there is no file {file}") from None
         raise SettingsInvalid(
-            f"no payload keys: there is no {DEVELOPMENT_FILE} here, where `make dev` keeps them; run this in the "
+            f"no payload keys: there is no {DEVELOPMENT_FILE} here, where `make dev` stores them; run this in the "
             "worker's folder, or set KEYTURN_PAYLOAD_KEYS_FILE or KEYTURN_PAYLOAD_KEYS to the worker's"
         ) from None
     except (OSError, UnicodeDecodeError) as error:

@@ -4,41 +4,41 @@ from keyturn.errors import KeyturnError
 
 
 class PayloadError(KeyturnError):
-    """A payload cannot be encrypted or opened."""
+    """A payload cannot be encrypted or decrypted."""
 
     kind = "payload_error"
 
 
 class PayloadKeyUnknown(PayloadError):
-    """It was encrypted under a key that is not held here: retired, or another installation's."""
+    """The payload was encrypted under a key that this machine does not have: retired, or another installation's."""
 
     kind = "payload_key_unknown"
-    hint = "Put that key back into KEYTURN_PAYLOAD_KEYS, after the newest: what it encrypted is readable again at once."
+    hint = "Put that key back into KEYTURN_PAYLOAD_KEYS, after the newest: its payloads are readable again at once."
 
 
 class PayloadMoved(PayloadError):
-    """It was written for another workflow, or as something else, and copied to where it stands now."""
+    """The payload was encrypted for another workflow or purpose, and copied here."""
 
     kind = "payload_moved"
-    hint = "Somebody who can write to Temporal copied it: see who may, and start the rotation anew."
+    hint = "It was copied by a client that can write to Temporal: check who can, and start the rotation again."
 
 
 class PayloadNotAuthentic(PayloadError):
-    """It was changed or cut since it was encrypted, or it was encrypted for another namespace or entry."""
+    """The payload was changed or cut since its encryption, or encrypted for another namespace or entry."""
 
     kind = "payload_not_authentic"
-    hint = "Check TEMPORAL_NAMESPACE; if that is right, somebody or something changed the stored bytes."
+    hint = "Check TEMPORAL_NAMESPACE; if that is right, the stored bytes were changed."
 
 
 class PayloadNotEncrypted(PayloadError):
-    """It is plain, and this program reads encrypted ones only."""
+    """The payload is not encrypted, and this program reads encrypted ones only."""
 
     kind = "payload_not_encrypted"
-    hint = "Whoever sent it has no key: start rotations with `keyturn rotate` and the worker's KEYTURN_PAYLOAD_KEYS."
+    hint = "Its sender has no payload key: start rotations with `keyturn rotate` and the worker's KEYTURN_PAYLOAD_KEYS."
 
 
 class PayloadTooLarge(PayloadError):
-    """It is larger than Temporal takes."""
+    """The payload is larger than Temporal accepts."""
 
     kind = "payload_too_large"
-    hint = "Send less: contracts bound every field, so something else put it there."
+    hint = "Send less. Contracts limit every field, so this payload is not Keyturn's."

@@ -12,6 +12,8 @@ _SAID = {
     "offline": "waiting for the provider's batches",
     "settling": "waiting for rotations",
 }
+# The outcomes that are nouns; the others, such as `not eligible`, have no plural.
+_PLURALS = {"job_created": "jobs created", "disagreement": "disagreements", "bad_row": "bad rows"}
 PRINT_EVERY = 10.0  # seconds between lines in a log; a terminal's line is written anew each time
 
 
@@ -78,4 +80,9 @@ def line_of(status: BulkStatus, pace: float | None) -> str:
 def summary_of(progress: RunProgress) -> str:
     """Return the counts by outcome, the most first."""
     counts = sorted(progress.outcomes.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts if count)
+    return ", ".join(f"{count:,} {outcome_in_words(name, count)}" for name, count in counts if count)
+
+
+def outcome_in_words(name: str, count: int) -> str:
+    """Return an outcome's name as it stands behind its count: `1 job created`, `3 jobs created`."""
+    return (_PLURALS.get(name) if count != 1 else None) or name.replace("_", " ")

@@ -14,7 +14,7 @@ SETTINGS_FROM_ENVIRONMENT = SettingsConfigDict(
 # What each required setting is for, said where it is missing.
 _HINTS = {
     "KEYTURN_ROUTES": "the models to ask, such as openai:gpt-5-mini, anthropic:claude-haiku-4-5",
-    "KEYTURN_CODEC_TOKENS": "who may decode, such as luna:TOKEN, the token of 32 letters or more",
+    "KEYTURN_CODEC_TOKENS": "who may decrypt, such as luna:TOKEN, each token of 32 characters or more",
 }
 
 
@@ -27,7 +27,7 @@ def http_url(value: str) -> str:
     if url.scheme not in {"http", "https"} or not url.host:
         raise ValueError("must begin with http:// or https:// and name a host")
     if url.userinfo or "?" in value or "#" in value:
-        raise ValueError("may hold neither a password nor a query: a key has a variable of its own")
+        raise ValueError("must have neither a password nor a query: a key has its own variable")
     if any(letter.isspace() for letter in value) or (url.port or 0) > 65_535:
         raise ValueError("is not a URL: it holds a blank, or a port above 65535")
     return value
@@ -48,7 +48,7 @@ def is_one_word(value: str) -> bool:
 
 def _alone(value: SecretStr) -> SecretStr:
     if not value.get_secret_value() or not is_one_word(value.get_secret_value()):
-        raise ValueError("must be the key alone, without blanks or line ends")
+        raise ValueError("must be the key alone, without spaces or line breaks")
     return value
 
 

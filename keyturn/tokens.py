@@ -50,8 +50,8 @@ def parse_tokens(value: str) -> Mapping[str, SecretStr]:
         if len(token) < MIN_TOKEN_LETTERS:
             raise ValueError(f"the token of {name} has fewer than {MIN_TOKEN_LETTERS} letters")
         if doubles([*tokens, name]):
-            raise ValueError(f"{name} is there twice; case, width and trailing marks make no other person")
+            raise ValueError(f"{name} is listed twice; case, width and trailing marks make no other user")
         tokens[name] = SecretStr(token)
     if not tokens:
-        raise ValueError("names nobody")
+        raise ValueError("names no user")
     return tokens

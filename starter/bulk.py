@@ -62,20 +62,20 @@ def _dollars(text: str) -> Decimal:
 @azure_application
 @observed
 @rejects_file
-@click.option("--always-ask", is_flag=True, help="Ask the model about every key, also where the evidence settles it.")
+@click.option("--always-ask", is_flag=True, help="Ask the model about every key, even one that is decided by rule.")
 @click.option(
     "--by-rule",
     is_flag=True,
-    help="Decide lines that code can read without a model, at no cost; marked so in the record.",
+    help="Decide the lines that code can read by rule, without a model and at no cost; the record says so.",
 )
 @click.option(
-    "--offline", is_flag=True, help="Ask by the provider's batch endpoint first: within a day, half the price."
+    "--offline", is_flag=True, help="Use the provider's batch endpoint first: answers within a day, at half the price."
 )
-@click.option("--max-usd", type=_dollars, help="Pause when the model calls have cost this much.")
+@click.option("--max-usd", type=_dollars, help="Pause when the model calls have cost this much, in US dollars.")
 @click.option(
-    "--name", help="Name of the run.  [default: from the file and the policy lines, so that it is not run twice]"
+    "--name", help="Name of the run.  [default: derived from the file and the options, so that no run starts twice]"
 )
-@click.option("--detach", is_flag=True, help="Start it and leave; `keyturn watch bulk:TENANT:RUN` follows it.")
+@click.option("--detach", is_flag=True, help="Start the run and exit; `keyturn watch bulk:TENANT:RUN` follows it.")
 @for_tenant
 @as_user
 @as_one_object
@@ -93,9 +93,9 @@ def bulk(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Judge every key of an inventory; each that is due gets its one rotation, and so its one job.
+    """Judge every key of an inventory; each key that is due gets one rotation, and so one job.
 
-    The same command again goes on where it was: nothing is asked twice. Ctrl-C leaves the run, which goes on.
+    The same command again resumes the run: no key is asked about twice. Ctrl-C stops watching; the run continues.
 
     \b
     Example:
@@ -126,7 +126,7 @@ def bulk(
         those = "1 key that is due" if disagreements == 1 else f"{disagreements:,} keys that are due"
         click.echo(
             f"rule and model disagree on {those}: keyturn parked --kind disagreement lists them, keyturn approve ID or "
-            "keyturn deny ID --reason WHY settles each",
+            "keyturn deny ID --reason WHY decides each",
             err=True,
         )
         raise click.exceptions.Exit(WAITS_FOR_A_PERSON)
@@ -177,7 +177,7 @@ async def _load(engine: "AsyncEngine", source: BulkSource, order: BulkOrder, rej
     if sys.stderr.isatty():
         click.echo("", err=True)
     if run.source_digest != digest:
-        raise InvalidRequest(f"--name: {order.run_id} is a run of another inventory, or asks something else of it")
+        raise InvalidRequest(f"--name: {order.run_id} is a run of another inventory, or of other options")
     return run
 
 
@@ -210,5 +210,5 @@ def _run(order: BulkOrder, *, watch: bool, asks: int, as_json: bool) -> dict[str
     try:
         return asyncio.run(run())
     except KeyboardInterrupt:
-        click.echo(f"\nthe run goes on: keyturn watch bulk:{order.tenant_id}:{order.run_id}", err=True)
+        click.echo(f"\nthe run continues: keyturn watch bulk:{order.tenant_id}:{order.run_id}", err=True)
         raise click.exceptions.Exit(0) from None

@@ -40,25 +40,25 @@ GROUPS: dict[str, dict[str, Command]] = {
         "schedule": (
             "keyturn.starter.schedules",
             "schedule",
-            "Judge an inventory on a schedule: create, list, pause, delete.",
+            "Judge an inventory on a schedule: create, list, pause or delete one.",
         ),
         "report": ("keyturn.starter.runs", "report", "Report on a bulk run, as a page, CSV or JSON."),
-        "inventory": ("keyturn.starter.inventory", "inventory", "Check an inventory before anything is asked."),
+        "inventory": ("keyturn.starter.inventory", "inventory", "Check an inventory before a bulk run."),
         "policy": (
             "keyturn.starter.policy",
             "policy",
-            "List policy lines, check files, and see what a change changes.",
+            "List policy lines, check files, and compare two versions.",
         ),
     },
     "People": {
         "desk": ("keyturn.starter.desk", "desk", "Serve the support desk: a page and a JSON API."),
-        "parked": ("keyturn.starter.people", "parked", "List the rotations that wait for a person."),
+        "parked": ("keyturn.starter.people", "parked", "List the rotations that wait for an operator or approver."),
         "approve": ("keyturn.starter.people", "approve", "Approve the decision of a rotation."),
         "deny": ("keyturn.starter.people", "deny", "Deny the decision of a rotation."),
         "resume": (
             "keyturn.starter.people",
             "resume",
-            "Resume a parked rotation, or all that wait for the same thing.",
+            "Resume a parked rotation, or all of a kind.",
         ),
         "abandon": ("keyturn.starter.people", "abandon", "Abandon a parked rotation."),
     },
@@ -66,7 +66,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "jobs": ("keyturn.starter.jobs", "jobs", "List, claim and complete rotation jobs."),
         "executor": ("keyturn.starter.executor", "executor", "Run the executor: it rotates AWS access keys."),
         "rollback": ("keyturn.starter.people", "rollback", "Restore the old access key while it still exists."),
-        "deliveries": ("keyturn.starter.deliveries", "deliveries", "List dead letters, and send them again."),
+        "deliveries": ("keyturn.starter.deliveries", "deliveries", "List dead letters, and resend them."),
     },
     "Records": {
         "audit": ("keyturn.starter.operate", "audit", "Show who did what with a rotation."),
@@ -75,7 +75,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "cache": ("keyturn.starter.records", "cache", "Clear cached responses."),
     },
     "Operate": {
-        "doctor": ("keyturn.starter.operate", "doctor", "Check that everything a rotation needs is there."),
+        "doctor": ("keyturn.starter.operate", "doctor", "Check settings, policy, keys, database and Temporal."),
         "worker": ("keyturn.starter.operate", "worker", "Run a worker."),
         "migrate": ("keyturn.starter.operate", "migrate", "Migrate the database's schema."),
         "namespace": (
@@ -84,11 +84,11 @@ GROUPS: dict[str, dict[str, Command]] = {
             "Add Keyturn's search attributes to the Temporal namespace.",
         ),
         "deployment": ("keyturn.starter.deployment", "deployment", "Show the workers' builds, and promote one."),
-        "keys": ("keyturn.starter.codec", "keys", "Create payload keys, and list those that are held here."),
+        "keys": ("keyturn.starter.codec", "keys", "Create payload keys, and list those of this machine."),
         "codec": ("keyturn.starter.codec", "codec", "Serve decrypted payloads to operators in the Temporal UI."),
     },
     "Develop": {
-        "demo": ("keyturn.starter.develop", "demo", "Show rotations on an embedded stack, then stop it."),
+        "demo": ("keyturn.starter.develop", "demo", "Show rotations on an embedded stack, then stop the stack."),
         "dev": ("keyturn.starter.develop", "dev", "Run the embedded stack until Ctrl-C."),
         "prove": (
             "keyturn.lab.proof.__main__",
@@ -185,7 +185,7 @@ def cli() -> None:
       keyturn rotate --account acct_10234 --key-id key_01 --policy P-7 \\
         --stale --question "May the stale key be rotated?"
 
-    Temporal is found by TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, TEMPORAL_PROFILE and the like.
+    TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, TEMPORAL_PROFILE and the like say where Temporal is.
 
     \b
     Exit status:
@@ -194,7 +194,7 @@ def cli() -> None:
       2  wrong usage
       3  rejected: the evidence does not support the model's answer
       4  timeout, or rate limited
-      5  waits for a person
+      5  waits for an operator or approver
 
     \b
     Completion:

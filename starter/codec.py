@@ -44,12 +44,12 @@ def codec() -> None:
 
 @click.group()
 def keys() -> None:
-    """Print new payload keys, and tell which are held here. Keys are secrets: send the output into a file."""
+    """Print new payload keys, or list those of this machine. Keys are secrets: redirect the output to a file."""
 
 
 @keys.command()
 def new() -> None:
-    """Print a whole new keyring: a payload key, and the key of pseudonyms.
+    """Print a new keyring: a payload key and the key of pseudonyms.
 
     \b
     Example:
@@ -59,9 +59,9 @@ def new() -> None:
 
 
 @keys.command()
-@click.option("--id", "key_id", help="The key's id.  [default: today's date and some letters]")
+@click.option("--id", "key_id", help="ID of the key.  [default: today's date and some letters]")
 def line(key_id: str | None) -> None:
-    """Print one more payload key. Add it last everywhere, deploy, then move it to the front.
+    """Print one more payload key. Add it as the last one everywhere, deploy, then move it to the front.
 
     docs/how-to/encrypt-payloads.md says more.
 
@@ -74,7 +74,7 @@ def line(key_id: str | None) -> None:
 
 @keys.command("list")
 def list_keys() -> None:
-    """List the ids of the keys held here, the one that encrypts first, each with a check value to compare by.
+    """List the IDs of this machine's keys, each with a check value to compare; the first one encrypts.
 
     \b
     Example:

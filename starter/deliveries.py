@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from keyturn.console import counted
 from keyturn.jobs.errors import UnknownDelivery
 from keyturn.starter.database import with_database
 from keyturn.starter.jobs import lists
@@ -20,7 +21,7 @@ _tenant = click.option("--tenant", envvar="KEYTURN_TENANT", default="default", s
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output.")
 @click.pass_context
 def deliveries(context: click.Context, tenant: str, as_json: bool) -> None:
-    """List the messages that were given up, the oldest first, each with what was wrong.
+    """List dead letters, oldest first, each with its last failure.
 
     \b
     Example:
@@ -34,9 +35,9 @@ def deliveries(context: click.Context, tenant: str, as_json: bool) -> None:
         click.echo(json.dumps({"dead_letters": rows}, default=lambda moment: moment.isoformat()))
         return
     for row in rows:
-        click.echo(f"{row['job_id']}  given up {row['dead_at']:%Y-%m-%d %H:%M}Z  {row['failure']}")
+        click.echo(f"{row['job_id']}  dead since {row['dead_at']:%Y-%m-%d %H:%M}Z  {row['failure']}")
     if not rows:
-        click.echo(f"no message of tenant {tenant} was given up", err=True)
+        click.echo(f"tenant {tenant} has no dead letter", err=True)
 
 
 @deliveries.command()
@@ -44,7 +45,7 @@ def deliveries(context: click.Context, tenant: str, as_json: bool) -> None:
 @click.argument("job_id", required=False)
 @click.option("--all", "everything", is_flag=True, help="Resend every dead letter.")
 def resend(job_id: str | None, tenant: str, everything: bool) -> None:
-    """Deliver a message that was given up once more, or all of them: under the same key, so it counts once."""
+    """Resend a dead letter, or all of them, under the same idempotency key, so that the receiver counts it once."""
     if everything == (job_id is not None):
         raise click.UsageError("name one job, or --all")
 
@@ -56,7 +57,7 @@ def resend(job_id: str | None, tenant: str, everything: bool) -> None:
 
         wanted = [row["job_id"] for row in await _dead(engine, tenant) if everything or row["job_id"] == job_id]
         if not wanted and not everything:
-            raise UnknownDelivery(f"no message of {str(job_id)[:64]} was given up")
+            raise UnknownDelivery(f"{str(job_id)[:64]} has no dead letter")
         with map_refusals():
             starts = DeliveryStarts(await connect(), load_local_settings().task_queue)
             for one in wanted:
@@ -64,7 +65,7 @@ def resend(job_id: str | None, tenant: str, everything: bool) -> None:
                 await starts.start(one)
         return len(wanted)
 
-    click.echo(f"sending {with_database(run)} again")
+    click.echo(f"resending {counted(with_database(run), 'message')}")
 
 
 async def _dead(engine: "AsyncEngine", tenant: str) -> list[dict[str, Any]]:

@@ -12,19 +12,17 @@ class UnknownBuild(KeyturnError):
 
     kind = "unknown_build"
     next_step = "fail_and_fix_request"
-    hint = (
-        "Start a worker of it first, with KEYTURN_BUILD_ID set; `keyturn deployment show` lists those that there are."
-    )
+    hint = "Start a worker of this build first, with KEYTURN_BUILD_ID set; `keyturn deployment show` lists the builds."
 
 
 @click.group()
 def deployment() -> None:
-    """Show the worker's builds, and promote one (docs/how-to/run-in-production.md)."""
+    """Show the workers' builds, and promote one (docs/how-to/run-in-production.md)."""
 
 
 @deployment.command()
 def show() -> None:
-    """List builds, the newest first: `current` takes new rotations; `draining` still has some; `drained` may stop.
+    """List builds, newest first: `current` takes new rotations, `draining` still runs some, `drained` may stop.
 
     \b
     Example:
@@ -39,16 +37,16 @@ def show() -> None:
 
     found = asyncio.run(run())
     for build in found:
-        state = "current" if build.current else build.drainage.replace("unspecified", "waits to be promoted")
+        state = "current" if build.current else build.drainage.replace("unspecified", "not promoted")
         click.echo(f"{build.build_id:24}  {build.created_at:%Y-%m-%d %H:%M}Z  {state}")
     if not found:
-        click.echo("no worker has a build id: every worker takes every rotation", err=True)
+        click.echo("no worker has a build ID: every worker takes every rotation", err=True)
 
 
 @deployment.command()
 @click.argument("build_id")
 def promote(build_id: str) -> None:
-    """Let new rotations start on the workers of BUILD_ID. Those that run stay with the build that began them.
+    """Start new rotations on the workers of BUILD_ID. Running ones stay with the build that started them.
 
     \b
     Example:

@@ -24,10 +24,10 @@ STOP_SECONDS = 2.0  # a user who stops twice waits no longer for the stop to be 
 
 @click.command()
 def desk() -> None:
-    """Serve the support desk until Ctrl-C: ask, watch drafts, approve, in a browser or by JSON.
+    """Serve the support desk until Ctrl-C: ask, watch drafts and approve, in a browser or by JSON.
 
-    Whoever may use it is named by KEYTURN_DESK_TOKENS or a proxy's header; without either it serves on
-    loopback and in development only.
+    KEYTURN_DESK_TOKENS or a proxy's header names its users; without either it serves on loopback and in
+    development only.
 
     \b
     Example:
@@ -57,10 +57,10 @@ def desk() -> None:
 
 
 @click.command()
-@click.option("--account", "account_id", help="The account that the question is about.")
-@click.option("--question", help="The asker's words; - reads them from standard input.")
-@click.option("--policy", multiple=True, help="A policy line that the reply may rest on; repeatable.")
-@click.option("--rotation", "workflow_id", help="A rotation to reply to, instead: its question and its decision.")
+@click.option("--account", "account_id", help="Account that the question is about.")
+@click.option("--question", help="The asker's question; - reads it from standard input.")
+@click.option("--policy", multiple=True, help="Policy line that the reply may rest on; repeatable.")
+@click.option("--rotation", "workflow_id", help="Reply to this rotation's question, with its decision, instead.")
 @click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Tenant ID.")
 @click.option("--user", "user_id", envvar="KEYTURN_USER", help="User who asks.  [default: the signed-in user]")
 @click.option(
@@ -75,9 +75,9 @@ def draft(
     user_id: str | None,
     as_json: bool,
 ) -> None:
-    """Draft a reply and show it as it is written. Ctrl-C stops it, and the provider's connection with it.
+    """Draft a reply and show it as it is written. Ctrl-C stops the draft and closes the provider's connection.
 
-    Ends with status 0 if the draft is approved for a person to send, 3 if not, 1 if it failed or was stopped.
+    Exit status: 0 if the draft is approved for a person to send, 3 if not, 1 if it failed or was stopped.
 
     \b
     Example:
@@ -119,9 +119,9 @@ def draft(
             done, _ = await asyncio.wait(stops, timeout=STOP_SECONDS)
             reached = any(one.result() for one in done)
             word = (
-                "was told to stop; whether it did is not known"
+                "was asked to stop; whether it did is not known"
                 if reached
-                else "may go on: it could not be told to stop"
+                else "may continue: the request to stop did not reach it"
             )
             click.echo(f"\n{draft_id} {word}", err=True)
             raise click.exceptions.Exit(EXIT_FAILED) from None
@@ -147,7 +147,7 @@ async def _stop(desk: "Desk", draft_id: str) -> bool:
         await desk.stop(draft_id)
     except (KeyturnError, RPCError) as error:
         why = error if isinstance(error, KeyturnError) else map_rpc_error(error)
-        click.echo(f"\nit was not stopped: {why}. Ctrl-C again leaves it.", err=True)
+        click.echo(f"\nthe draft was not stopped: {why}. Ctrl-C again exits.", err=True)
         return False
     return True
 
@@ -159,7 +159,7 @@ async def _print_draft(desk: "Desk", draft_id: str, *, quiet: bool) -> dict[str,
         if quiet:
             continue
         if seen.starts_over:
-            click.echo("\n\n(it begins anew)\n", err=True)
+            click.echo("\n\n(the draft starts again)\n", err=True)
         click.echo(printable(seen.more), nl=False)
         sys.stdout.flush()
     last = seen.draft

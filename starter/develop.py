@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @click.command()
 def demo() -> None:
-    """Show rotations on an embedded stack in a throw-away folder, then stop it.
+    """Show rotations on an embedded stack in a temporary folder, then stop the stack.
 
     \b
     Example:
@@ -25,7 +25,7 @@ def demo() -> None:
     with tempfile.TemporaryDirectory(prefix="keyturn-demo-") as folder:
         worked = asyncio.run(_until_signal(_demo(Path(folder))))
     if not worked:
-        click.echo("the demo was cut short" if worked is None else "a step did not end as it must", err=True)
+        click.echo("the demo was interrupted" if worked is None else "a step failed", err=True)
         raise click.exceptions.Exit(1)
 
 
@@ -37,16 +37,16 @@ def demo() -> None:
     type=click.Path(path_type=Path),
     help="Folder for the stack's state.",
 )
-@click.option("--port", default=7233, show_default=True, help="Temporal's port.")
-@click.option("--ui-port", default=8233, show_default=True, help="The port of Temporal's UI.")
-@click.option("--simulator-port", default=8401, show_default=True, help="The simulator's port.")
-@click.option("--codec-port", default=8402, show_default=True, help="The port of the codec server for the UI.")
-@click.option("--desk-port", default=8404, show_default=True, help="The port of the support desk.")
+@click.option("--port", default=7233, show_default=True, help="Port of Temporal.")
+@click.option("--ui-port", default=8233, show_default=True, help="Port of Temporal's UI.")
+@click.option("--simulator-port", default=8401, show_default=True, help="Port of the simulator.")
+@click.option("--codec-port", default=8402, show_default=True, help="Port of the codec server.")
+@click.option("--desk-port", default=8404, show_default=True, help="Port of the support desk.")
 @click.option("--real-model", is_flag=True, help="Ask the providers that KEYTURN_ROUTES names, not the simulator.")
 def dev(
     folder: Path, port: int, ui_port: int, simulator_port: int, codec_port: int, desk_port: int, real_model: bool
 ) -> None:
-    """Run the embedded stack until Ctrl-C; its state is kept for the next time.
+    """Run the embedded stack until Ctrl-C. The next start resumes from its stored state.
 
     \b
     Example:
@@ -63,7 +63,7 @@ async def _demo(folder: Path) -> bool:
 
     log = folder / "worker.log"
     async with embedded_stack(folder, ports=Ports(), keep=False, worker_log=log) as stack:
-        click.echo(f"Temporal UI: {stack.ui} (while the demo runs; `make dev` keeps it)\n")
+        click.echo(f"Temporal UI: {stack.ui} (while the demo runs; `make dev` keeps one running)\n")
         worked = await show(stack, click.echo)
         if not worked:
             click.echo(log.read_text(errors="replace")[-4_000:], err=True)
@@ -77,7 +77,7 @@ async def _dev(folder: Path, ports: Ports, *, simulated: bool) -> None:
     async with running as stack:
         _print_addresses(stack, folder, default_port=ports.temporal == 7233, simulated=simulated)
         status = await stack.worker.wait()
-        click.echo(f"the worker ended with status {status}: what it wrote above says why", err=True)
+        click.echo(f"the worker exited with status {status}: its log above says why", err=True)
         raise click.exceptions.Exit(1)
 
 
@@ -92,7 +92,7 @@ def _print_addresses(stack: Stack, folder: Path, *, default_port: bool, simulate
         f"              {folder / 'codec_token'}, and tick `Include cross-origin credentials` in the UI's codec dialog)"
     )
     if simulated:
-        click.echo(f"Simulator     {stack.simulator} (tell it to fail: POST /control/faults)")
+        click.echo(f"Simulator     {stack.simulator} (make it fail: POST /control/faults)")
     click.echo(
         "\nIn another terminal:\n"
         f"  {prefix}.venv/bin/keyturn rotate --account acct_10234 --key-id key_01 --policy P-7 --stale \\\n"

@@ -8,13 +8,13 @@ from keyturn.errors import KeyturnError
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Show each step of every job that nobody holds; change nothing, and end.")
+@click.option("--dry-run", is_flag=True, help="Show each step of every unclaimed job, change nothing, and exit.")
 def executor(dry_run: bool) -> None:
-    """Carry out the rotation of AWS access keys until Ctrl-C: each job once, step by step.
+    """Rotate AWS access keys until Ctrl-C: each job once, step by step.
 
     docs/how-to/rotate-aws-access-keys.md says more.
 
-    AWS's credentials and region are found as its own tools find them.
+    AWS credentials and region come from where AWS's own tools find them.
 
     \b
     Example:
@@ -36,7 +36,7 @@ def executor(dry_run: bool) -> None:
         async for job_id, plan in plans(settings):
             shown += 1
             if isinstance(plan, KeyturnError):
-                click.echo(f"{job_id}  would not be begun: {plan}. {plan.hint}")
+                click.echo(f"{job_id}  would not start: {plan}. {plan.hint}")
                 continue
             click.echo(job_id)
             for number, step in enumerate(plan, 1):
@@ -44,4 +44,4 @@ def executor(dry_run: bool) -> None:
         return shown
 
     if not asyncio.run(show()):
-        click.echo(f"no job for an access key of tenant {settings.tenant} is free", err=True)
+        click.echo(f"tenant {settings.tenant} has no free job for an access key", err=True)

@@ -21,9 +21,9 @@ from keyturn.console import printable
 @click.option("--run-id", help="Run ID of the workflow.  [default: the last run]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output.")
 def explain(workflow_id: str, run_id: str | None, as_json: bool) -> None:
-    """Say from the record what was asked and answered, under which prompt, policy and model, and why it ended so.
+    """Show from the record the question, the answer, its prompt, policy and model, and the reason for the outcome.
 
-    The questions and answers that it prints are what is encrypted elsewhere: mind who sees the screen.
+    It prints questions and answers, which are encrypted everywhere else: mind who sees the screen.
 
     \b
     Example:
@@ -75,11 +75,11 @@ def _decision_lines(step: Step) -> list[str]:
     kept = ", a cached response" if call["cache_hit"] else ""
     cost = "price unknown" if call["cost_usd"] is None else f"${call['cost_usd']}"
     lines = [f"decide: {call['provider']} {call['model']} answered{kept}", *_tries(step)]
-    lines += [f"passed over  {one['provider']} {one['model']}: {one['failure']}" for one in call["passed_over"]]
+    lines += [f"skipped   {one['provider']} {one['model']}: {one['failure']}" for one in call["passed_over"]]
     lines += [
         f"prompt    {call['prompt_version']}, catalogue {step['catalogue_version']}",
         f"took      {call['latency_ms']:.0f} ms, {call['input_tokens']} tokens in, {call['output_tokens']} out, {cost}",
-        f"every call of this question: keyturn calls --trace-id {call['trace_id']}",
+        f"all calls of this question: keyturn calls --trace-id {call['trace_id']}",
     ]
     if step["first_call"] is not None:
         first, before = step["first_call"], step["first_exchange"] or {"answer": ""}

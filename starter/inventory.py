@@ -24,7 +24,7 @@ from keyturn.starter.inventory_options import (
 
 @click.group()
 def inventory() -> None:
-    """Look at an inventory before anything is asked about it."""
+    """Check an inventory before a bulk run."""
 
 
 @inventory.command()
@@ -34,13 +34,18 @@ def inventory() -> None:
 @azure_application
 @observed
 @rejects_file
-@click.option("--policy", "policies", multiple=True, help="Say how many keys these lines settle without a model.")
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    help="Count the keys that these lines decide by rule, without a model; repeatable.",
+)
 @as_one_object
 def check(file: Path, policies: tuple[str, ...], as_json: bool, rejects: Path | None, **given: Any) -> None:
-    """Read an inventory whole and say what is in it; nothing is asked and nothing is stored.
+    """Read a whole inventory and count what it holds; no model is asked and nothing is stored.
 
-    Ends with status 1 if there are rows that cannot be used: they are written, with line and reason, to a file that can
-    be fixed and read again.
+    Exit status 1 if some rows cannot be used: they are written, with line and reason, to a file that you can fix and
+    read again.
 
     \b
     Example:
@@ -49,6 +54,7 @@ def check(file: Path, policies: tuple[str, ...], as_json: bool, rejects: Path | 
     from keyturn.bulk.load import items_of
     from keyturn.inventory.read import read, recognise_source
     from keyturn.inventory.rejects import Rejects
+    from keyturn.progress import outcome_in_words
     from keyturn.workers.settings import load_local_settings
 
     read_as = _inventory(file, given)
@@ -74,9 +80,9 @@ def check(file: Path, policies: tuple[str, ...], as_json: bool, rejects: Path | 
     else:
         click.echo(f"{file}: {form}, {sum(counts.values()):,} keys and rows")
         for name, count in sorted(counts.items(), key=lambda item: -item[1]):
-            click.echo(f"  {count:>9,}  {name.replace('_', ' ')}")
+            click.echo(f"  {count:>9,}  {outcome_in_words(name, count)}")
     if ageless:
-        click.echo(f"{ageless:,} keys tell no age: no line on age can be decided of them", err=True)
+        click.echo(f"{ageless:,} keys have no known age: no policy line on age can be decided for them", err=True)
     if form == "aws" and read_as.access_keys is None:
         click.echo(WITHOUT_KEY_IDS, err=True)
     print_rejects(rejected)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from keyturn.console import counted
 from keyturn.errors import InvalidRequest
 from keyturn.options import InventoryFormat
 
@@ -24,19 +25,23 @@ access_keys = click.option(
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="AWS: the output of `aws iam list-access-keys` for the users of the report, which holds no key ids.",
 )
-azure_application = click.option("--account", "account_id", help="Azure: the application that the listing is of.")
+azure_application = click.option("--account", "account_id", help="Azure: the application that the listing belongs to.")
 observed = click.option(
-    "--observed", "observed_at", help="When the inventory was taken.  [default: as it says, or when it was written]"
+    "--observed",
+    "observed_at",
+    help="Time at which the inventory was taken.  [default: as the file states, or the file's own time]",
 )
 rejects_file = click.option(
-    "--rejects", type=click.Path(path_type=Path), help="Where rows that cannot be used go.  [default: FILE.rejects...]"
+    "--rejects",
+    type=click.Path(path_type=Path),
+    help="File for the rows that cannot be used.  [default: FILE.rejects...]",
 )
 
 
 # A credential report has no key ids.
 WITHOUT_KEY_IDS = (
-    "Without --access-keys a key is named by its creation: whoever rotates it needs its AWS id. A later run with "
-    "--access-keys gives its open job the id, and makes no second one."
+    "Without --access-keys a key is named by its creation date, and its executor needs the AWS key ID. "
+    "A later run with --access-keys adds the ID to the open job, and creates no second one."
 )
 
 
@@ -62,4 +67,6 @@ def rejects_beside(file: Path) -> Path:
 def print_rejects(rejected: Any) -> None:
     """Say how many rows cannot be used, and where they are."""
     if rejected.count:
-        click.echo(f"{rejected.count:,} rows cannot be used: {rejected.file} has each with its reason", err=True)
+        click.echo(
+            f"{counted(rejected.count, 'row')} cannot be used: {rejected.file} lists each with its reason", err=True
+        )

@@ -37,7 +37,7 @@ def lists(context: click.Context) -> bool:
     for parameter in context.command.params:
         if context.get_parameter_source(str(parameter.name)) is click.core.ParameterSource.COMMANDLINE:
             command = f"{context.info_name} {context.invoked_subcommand}"
-            raise click.UsageError(f"{parameter.opts[0]} stands behind the subcommand: keyturn {command} ...")
+            raise click.UsageError(f"{parameter.opts[0]} belongs after the subcommand: keyturn {command} ...")
     return False
 
 
@@ -50,11 +50,11 @@ def lists(context: click.Context) -> bool:
     type=click.IntRange(1, 10_000),
     help="Maximum number of rows, newest first.",
 )
-@click.option("--overdue", is_flag=True, help="Show only open jobs past their date, the longest overdue first.")
+@click.option("--overdue", is_flag=True, help="Show only open jobs past their due date, the longest overdue first.")
 @_as_json
 @click.pass_context
 def jobs(context: click.Context, tenant: str, limit: int, overdue: bool, as_json: bool) -> None:
-    """List rotation jobs, newest first; or, by a subcommand, carry them out.
+    """List rotation jobs, newest first; or claim and close them by a subcommand.
 
     \b
     Example:
@@ -89,7 +89,7 @@ def jobs(context: click.Context, tenant: str, limit: int, overdue: bool, as_json
 @click.argument("job_id")
 @_as_json
 def show(job_id: str, tenant: str, as_json: bool) -> None:
-    """Tell a job's story: what it is for, where it stands, and who did what when."""
+    """Show a job: its order, its status, and its audit trail."""
     from keyturn.jobs.leases import JobLeases
     from keyturn.jobs.tables import NORMAL
 
@@ -102,7 +102,7 @@ def show(job_id: str, tenant: str, as_json: bool) -> None:
     click.echo(f"{job['job_id']}  {job['status']}  {_due(job)}{urgent}")
     click.echo(f"  rotate {job['key_id']} of {job['account_id']} under {_under(job)}, asked by {job['requested_by']}")
     if job["lease_owner"] and job["lease_until"]:
-        held = "held" if job["lease_until"] > datetime.now(UTC) else "was held"
+        held = "claimed" if job["lease_until"] > datetime.now(UTC) else "was claimed"
         until = f"{job['lease_until']:%Y-%m-%d %H:%M:%S}Z"
         click.echo(f"  {held} by {job['lease_owner']} until {until}, claim {job['lease_token']}")
     for row in trail:
@@ -124,17 +124,17 @@ def show(job_id: str, tenant: str, as_json: bool) -> None:
     help="Length of the lease, in seconds.",
 )
 def claim(tenant: str, owner: str | None, lease_seconds: float) -> None:
-    """Claim the most urgent job that nobody holds, and print it as JSON; ends with status 1 if there is none."""
+    """Claim the most urgent free job, and print it as JSON; exit status 1 if there is none."""
     from keyturn.jobs.leases import JobLeases
 
     if math.isnan(lease_seconds):
         raise click.BadParameter("not a number of seconds", param_hint="--lease")
     lease, who = timedelta(seconds=lease_seconds), _validate(Identifier, owner or signed_in_user(), "--user")
     if who.startswith("execute:"):  # by that name an executor knows what it wrote itself into a job's trail
-        raise click.BadParameter("names that begin with execute: are executors'", param_hint="--user")
+        raise click.BadParameter("names that start with execute: are reserved for executors", param_hint="--user")
     job = with_database(lambda engine: JobLeases(engine).claim_next(tenant_id=tenant, owner=who, lease=lease))
     if job is None:
-        click.echo(f"no job of tenant {tenant} is free", err=True)
+        click.echo(f"tenant {tenant} has no free job", err=True)
         raise click.exceptions.Exit(1)
     click.echo(job.model_dump_json())
 
@@ -161,7 +161,7 @@ def complete(job_id: str, tenant: str, token: int, evidence: tuple[str, ...]) ->
 @click.option("--reason", required=True, help="Reason, one line, for the audit trail.")
 @click.argument("job_id")
 def fail(job_id: str, tenant: str, token: int, reason: str) -> None:
-    """Close a claimed job as failed; the credential may be asked about again."""
+    """Close a claimed job as failed; you may ask for the rotation again."""
     from keyturn.jobs.leases import JobLeases
 
     why = _validate(Reason, reason, "--reason")
@@ -174,7 +174,7 @@ def fail(job_id: str, tenant: str, token: int, reason: str) -> None:
 @click.option("--user", "actor", envvar="KEYTURN_USER", help="Your user name.  [default: the signed-in user]")
 @click.argument("job_id")
 def cancel(job_id: str, tenant: str, reason: str, actor: str | None) -> None:
-    """Close a job that is not closed, whoever holds it; what they say afterwards is refused."""
+    """Cancel an open job, claimed or not; later reports of its claim are refused."""
     from keyturn.jobs.leases import JobLeases
 
     who, why = _validate(Identifier, actor or signed_in_user(), "--user"), _validate(Reason, reason, "--reason")
@@ -227,7 +227,7 @@ def _validate(kind: Any, value: Any, option: str) -> Any:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
         fault = error.errors(include_input=False)[0]["msg"]
-        raise InvalidRequest(f"{option}: is not a plain line that can be written down: {fault[:200]}") from None
+        raise InvalidRequest(f"{option}: is not a plain line of text: {fault[:200]}") from None
 
 
 def _due(row: Any) -> str:

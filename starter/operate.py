@@ -6,13 +6,13 @@ from typing import Any
 
 import click
 
-from keyturn.console import printable
+from keyturn.console import counted, printable
 from keyturn.contracts import ShortIdentifier
 
 
 @click.command()
 def worker() -> None:
-    """Run a worker until Ctrl-C or SIGTERM; running calls may end first.
+    """Run a worker until Ctrl-C or SIGTERM; running calls may complete first.
 
     \b
     Example:
@@ -25,7 +25,7 @@ def worker() -> None:
 
 @click.command()
 def migrate() -> None:
-    """Bring the schema of DATABASE_URL up to this program's.
+    """Migrate the schema of DATABASE_URL to this program's version.
 
     \b
     Example:
@@ -36,15 +36,15 @@ def migrate() -> None:
 
     before, after = schema.migrate(load_database_url())
     click.echo(
-        f"schema {after}, was current" if before == after else f"schema {before or 'empty'} -> {after}", err=True
+        f"schema {after}, already current" if before == after else f"schema {before or 'empty'} -> {after}", err=True
     )
 
 
 @click.command()
 def namespace() -> None:
-    """Add Keyturn's search attributes to the Temporal namespace, once; needs the right to do so.
+    """Add Keyturn's search attributes to the Temporal namespace, once; this needs the right to add them.
 
-    On Temporal Cloud, add them in its UI or by tcld: this prints which.
+    On Temporal Cloud, add them in its UI or with tcld: this command prints which.
 
     \b
     Example:
@@ -64,7 +64,9 @@ def namespace() -> None:
             return missing
 
     missing = asyncio.run(run())
-    click.echo(f"added {len(missing)} search attributes" if missing else "search attributes were there", err=True)
+    click.echo(
+        f"added {counted(len(missing), 'search attribute')}" if missing else "all search attributes exist", err=True
+    )
 
 
 @click.command()
@@ -72,7 +74,7 @@ def namespace() -> None:
 @click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Tenant ID.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output.")
 def audit(workflow_id: str, tenant: ShortIdentifier, as_json: bool) -> None:
-    """Show a rotation's audit trail, oldest first: who did what and when, its job's included.
+    """Show the audit trail of a rotation and its job, oldest first: who did what and when.
 
     \b
     Example:
@@ -94,19 +96,19 @@ def audit(workflow_id: str, tenant: ShortIdentifier, as_json: bool) -> None:
         detail = "  ".join(f"{name}={value}" for name, value in row["detail"].items())
         click.echo(printable(f"{row['at']:%Y-%m-%d %H:%M:%S}Z  {row['event']:18}  {row['actor']:16}  {detail}"))
     if not found:
-        click.echo(f"nothing is written of {workflow_id} for tenant {tenant}", err=True)
+        click.echo(f"tenant {tenant} has no audit trail of {workflow_id}", err=True)
 
 
 @click.command()
 @click.option(
     "--live",
     is_flag=True,
-    help="Also ask each endpoint and model of KEYTURN_ROUTES for one short answer, and say what it cost.",
+    help="Also ask each endpoint and model of KEYTURN_ROUTES for one short answer, and print its cost.",
 )
 def doctor(live: bool) -> None:
-    """Check that everything a rotation needs is there: one line each, with what fixes it.
+    """Check everything that a rotation needs, one line each, with a hint for each fault.
 
-    Ends with status 0 if all is well, 1 if not.
+    Exit status 0 if no check fails, 1 otherwise.
 
     \b
     Example:

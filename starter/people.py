@@ -25,7 +25,9 @@ _RESUMED_AT_ONCE = 20  # updates at once: a worker accepts one in milliseconds
 
 @click.command()
 @click.option("--tenant", envvar="KEYTURN_TENANT", help="Filter by tenant ID.")
-@click.option("--kind", help="Filter by what the rotation waits for: quota_exhausted, approval, disagreement, ...")
+@click.option(
+    "--kind", help="Filter by what the rotation waits for, such as quota_exhausted, approval or disagreement."
+)
 @click.option(
     "--limit",
     default=100,
@@ -35,7 +37,7 @@ _RESUMED_AT_ONCE = 20  # updates at once: a worker accepts one in milliseconds
 )
 @_as_json
 def parked(tenant: str | None, kind: str | None, limit: int, as_json: bool) -> None:
-    """List the rotations that wait for a person: parked ones, and those that wait for an approval.
+    """List the rotations that wait for an operator or approver: parked, awaiting approval, or in disagreement.
 
     \b
     Example:
@@ -56,7 +58,7 @@ def parked(tenant: str | None, kind: str | None, limit: int, as_json: bool) -> N
     for row in rows:
         click.echo(f"{row['since'][:16]}Z  {row['kind']:24}  {row['workflow_id']}")
     if not rows:
-        click.echo("nothing waits for a person", err=True)
+        click.echo("no rotation waits", err=True)
 
 
 @click.command()
@@ -68,7 +70,7 @@ def parked(tenant: str | None, kind: str | None, limit: int, as_json: bool) -> N
 def resume(
     workflow_id: str | None, everything: bool, kind: str | None, tenant: str | None, user_id: str | None
 ) -> None:
-    """Let a parked rotation try again, once what it waited for is fixed; or all of a kind.
+    """Resume a parked rotation once its cause is fixed; or all parked rotations of a kind.
 
     \b
     Example:
@@ -106,7 +108,7 @@ def resume(
 @click.option("--reason", required=True, help="Reason, one line, for the audit trail.")
 @_user
 def abandon(workflow_id: str, reason: str, user_id: str | None) -> None:
-    """End a parked rotation as failed. It may be asked for again.
+    """Close a parked rotation as failed. You may ask for it again.
 
     \b
     Example:
@@ -122,7 +124,7 @@ def _awaiting(workflow_id: str, verb: str) -> tuple[RotationStatus, GroundedDeci
 
     status = _status(workflow_id)
     if status.decision is None:
-        raise AnswerRefused(f"{verb} refused, not_waiting: it waits for no approval")
+        raise AnswerRefused(f"{verb} refused, not_waiting: the rotation waits for no approval")
     return status, status.decision
 
 
@@ -130,12 +132,12 @@ def _awaiting(workflow_id: str, verb: str) -> tuple[RotationStatus, GroundedDeci
 @click.argument("workflow_id")
 @click.option(
     "--digest",
-    help="Digest of the decision that you saw. Without it, the decision is shown and you are asked to confirm.",
+    help="Digest of the decision that you saw. Without it, the command shows the decision and asks you to confirm.",
 )
 @policy_options
 @_user
 def approve(workflow_id: str, digest: str | None, policy_dir: Path | None, shipped: bool, user_id: str | None) -> None:
-    """Approve the decision that a rotation waits with: its job follows. Not for whoever asked for it.
+    """Approve the pending decision of a rotation: its job follows. An asker cannot approve their own rotation.
 
     \b
     Example:
@@ -146,7 +148,7 @@ def approve(workflow_id: str, digest: str | None, policy_dir: Path | None, shipp
         for line in _status_lines(status, _wordings(status, policy_dir, shipped=shipped)):
             click.echo(line)
         if not sys.stdin.isatty():
-            raise click.UsageError("say which decision you approve: --digest, as shown above")
+            raise click.UsageError("name the decision that you approve: --digest, as shown above")
         click.confirm("Approve exactly this?", abort=True)
         digest = decision.digest
     _answer(workflow_id, "approve", validate(lambda: Approval(approver=user_id or signed_in_user(), digest=digest)))
@@ -156,10 +158,10 @@ def approve(workflow_id: str, digest: str | None, policy_dir: Path | None, shipp
 @click.command()
 @click.argument("workflow_id")
 @click.option("--reason", required=True, help="Reason, one line, for the audit trail.")
-@click.option("--digest", help="Digest of the decision that you saw.  [default: the one that waits now]")
+@click.option("--digest", help="Digest of the decision that you saw.  [default: the pending one]")
 @_user
 def deny(workflow_id: str, reason: str, digest: str | None, user_id: str | None) -> None:
-    """Deny the decision that a rotation waits with: there will be no job.
+    """Deny the pending decision of a rotation: it gets no job.
 
     \b
     Example:
@@ -180,7 +182,7 @@ def deny(workflow_id: str, reason: str, digest: str | None, user_id: str | None)
 @click.option("--reason", required=True, help="Reason, one line, for the audit trail.")
 @_user
 def rollback(job_id: str, reason: str, user_id: str | None) -> None:
-    """Go back to the old access key of a job that the executor carries out, and close the job as failed.
+    """Restore the old access key of a job that the executor runs, and close the job as failed.
 
     \b
     Example:
@@ -190,7 +192,7 @@ def rollback(job_id: str, reason: str, user_id: str | None) -> None:
 
     abandonment = validate(lambda: Abandonment(operator=user_id or signed_in_user(), reason=reason))
     _answer(execution_id(job_id), "roll_back", abandonment)
-    click.echo(f"rolling {job_id} back; `keyturn jobs show {job_id}` tells how far it is")
+    click.echo(f"rolling {job_id} back; `keyturn jobs show {job_id}` shows its progress")
 
 
 def _answer(workflow_id: str, update: str, argument: Contract) -> None:
@@ -220,7 +222,7 @@ def _status(workflow_id: str) -> RotationStatus:
 
     status = asyncio.run(run())
     if status is None:
-        raise NoWorkerAnswers("no worker says what the rotation waits for")
+        raise NoWorkerAnswers("no worker answers what the rotation waits for")
     return status
 
 

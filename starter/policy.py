@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from keyturn.console import counted
 from keyturn.errors import InvalidRequest
 from keyturn.inventory.read import read
 from keyturn.inventory.rows import InventoryKey
@@ -27,16 +28,17 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON 
 
 @click.group()
 def policy() -> None:
-    """Look at policy lines, check files, and see what a change changes."""
+    """List policy lines, check files, and compare two versions."""
 
 
 @policy.command("list")
 @policy_options
 @_as_json
 def list_lines(policy_dir: Path | None, shipped: bool, as_json: bool) -> None:
-    """List the policy lines that this machine holds, and their digest.
+    """List the policy lines of this machine, and their digest.
 
-    Starters, desks and workers must print the same digest: a request whose lines differ is refused by name.
+    Starters, desks and workers must print the same digest: a request whose lines differ is refused, and the error names
+    them.
 
     \b
     Example:
@@ -58,7 +60,7 @@ def list_lines(policy_dir: Path | None, shipped: bool, as_json: bool) -> None:
 @policy_options
 @_as_json
 def show(line_id: str, policy_dir: Path | None, shipped: bool, as_json: bool) -> None:
-    """Show one policy line: its wording, what code reads in it, and where it comes from.
+    """Show one policy line: its wording, its rule, and its source.
 
     \b
     Example:
@@ -73,7 +75,7 @@ def show(line_id: str, policy_dir: Path | None, shipped: bool, as_json: bool) ->
         ("wording", line.wording),
         ("covers", ", ".join(line.applies_to)),
         ("condition", condition_in_words(line)),
-        ("asks for", demands_in_words(line)),
+        ("demands", demands_in_words(line)),
         ("evidence", f"counts for {line.evidence_days} days"),
         ("decided by", line.decide.replace("_", " ")),
         ("source", f"{line.source.benchmark} {line.source.release}, {line.source.id}"),
@@ -88,8 +90,8 @@ def show(line_id: str, policy_dir: Path | None, shipped: bool, as_json: bool) ->
 def check(files: tuple[Path, ...], as_json: bool) -> None:
     """Check policy files, or folders of them, before they are used.
 
-    Faults are told by file and line number, and end with status 1. Remarks are for their author: lines that can never
-    hold, that another line makes redundant, that contradict each other, or that leave a gap between their dates.
+    Faults are printed with file and line number; exit status 1 if there are any. Remarks are for the author: lines that
+    can never hold, that another line makes redundant, that contradict each other, or that leave a gap between dates.
 
     \b
     Example:
@@ -110,7 +112,7 @@ def check(files: tuple[Path, ...], as_json: bool) -> None:
         for remark in remarks:
             click.echo(str(remark))
         if not faults:
-            click.echo(f"{len(lines):,} policy lines can be used; {len(remarks):,} remarks")
+            click.echo(f"{counted(len(lines), 'policy line')} can be used; {counted(len(remarks), 'remark')}")
     if faults:
         raise click.exceptions.Exit(EXIT_FAULTS)
 
@@ -121,7 +123,7 @@ def check(files: tuple[Path, ...], as_json: bool) -> None:
 @click.option(
     "--inventory",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Inventory whose keys are counted as well.",
+    help="Inventory whose changed keys are counted as well.",
 )
 @click.option(
     "--access-keys",
@@ -142,9 +144,10 @@ def diff(
     limit: int,
     as_json: bool,
 ) -> None:
-    """Say for which keys a change of policy changes the decision, the window, the date or the approvers.
+    """Show for which keys a policy change alters the decision, the window, the date or the approvers.
 
-    For each change the simplest key that shows it is named; with an inventory, how many of its keys change, and which.
+    Each change comes with the simplest key that shows it; with an inventory, also with the number and names of its keys
+    that change.
 
     \b
     Example:
@@ -197,7 +200,7 @@ def _pairs(
     if names:
         for name in names:
             if name not in was and name not in now:
-                raise UnknownPolicyLine(f"neither {name!r} is a policy line of the old nor of the new files")
+                raise UnknownPolicyLine(f"{name!r} is a policy line of neither the old nor the new files")
         yield (
             " + ".join(names),
             [was[name] for name in names if name in was],

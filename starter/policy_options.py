@@ -12,7 +12,7 @@ _folder = click.option(
     "--policy-dir",
     envvar="KEYTURN_POLICY_DIR",
     type=click.Path(path_type=Path),
-    help="The folder of your own policy lines.",
+    help="Folder of your own policy lines.",
 )
 _shipped = click.option(
     "--shipped-lines",
@@ -22,7 +22,7 @@ _shipped = click.option(
     default="on",
     show_default=True,
     callback=lambda _context, _option, value: value == "on",
-    help="Whether the shipped policy lines are there beside your own.",
+    help="Whether the shipped policy lines are loaded beside your own.",
 )
 
 

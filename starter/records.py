@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from keyturn.console import counted
 from keyturn.errors import InvalidRequest
 
 T = TypeVar("T")
@@ -35,7 +36,7 @@ _tenant = click.option("--tenant", envvar="KEYTURN_TENANT", help="Filter by tena
 def calls(
     tenant: str | None, task: str | None, status: str | None, trace_id: str | None, limit: int, as_json: bool
 ) -> None:
-    """List model calls, newest first: who answered, how it ended, what it took.
+    """List model calls, newest first: model, status, latency, tokens and cost.
 
     \b
     Example:
@@ -100,7 +101,7 @@ def costs(by: Any, since: datetime | None, tenant: str | None, as_json: bool) ->
         hits = f", {row['cache_hits']} from cached responses" if row["cache_hits"] else ""
         cached = f" ({row['cached_tokens']:,} cached)" if row["cached_tokens"] else ""
         click.echo(
-            f"{row[by]:{width}}  {_dollars(row['cost_usd']):>12}  {row['calls']:,} calls{hits}{unpriced}  "
+            f"{row[by]:{width}}  {_dollars(row['cost_usd']):>12}  {counted(row['calls'], 'call')}{hits}{unpriced}  "
             f"{row['input_tokens']:,} tokens in{cached}, {row['output_tokens']:,} out"
         )
     click.echo(f"{_dollars(total)} since {begin:%Y-%m-%d}", err=True)
@@ -108,7 +109,7 @@ def costs(by: Any, since: datetime | None, tenant: str | None, as_json: bool) ->
 
 @click.group()
 def cache() -> None:
-    """Answers that are kept for repeatable tasks."""
+    """Manage the response cache of repeatable tasks."""
 
 
 @cache.command()
@@ -117,9 +118,9 @@ def cache() -> None:
 @click.option("--catalogue-version", help="Filter by catalogue version.")
 @click.option("--expired", is_flag=True, help="Clear only expired responses.")
 def clear(task: str | None, prompt_version: str | None, catalogue_version: str | None, expired: bool) -> None:
-    """Forget cached responses: all of them, or those that fit.
+    """Clear cached responses: all, or those that match every filter.
 
-    A new prompt version or another policy catalogue needs no clearing: they are part of an answer's key.
+    A new prompt version or policy catalogue needs no clearing: both are part of a response's key.
 
     \b
     Example:
@@ -147,19 +148,23 @@ def clear(task: str | None, prompt_version: str | None, catalogue_version: str |
             await engine.dispose()
 
     _check_schema()
-    click.echo(f"{asyncio.run(forget())} cached responses forgotten")
+    click.echo(f"{counted(asyncio.run(forget()), 'cached response')} cleared")
 
 
 @click.command()
 @click.argument("task")
 @click.option(
-    "--request", "file", default="-", type=click.Path(path_type=Path, allow_dash=True), help="A JSON file; - reads it."
+    "--request",
+    "file",
+    default="-",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="JSON file of the request; - reads standard input.",
 )
 def ask(task: str, file: Path) -> None:
     """Ask a model one task, once, without a workflow: try a task, a prompt or a route.
 
-    The request is the task's own, as JSON; trace_id is drawn if it is missing. Needs a worker's settings. Ends with
-    status 3 if the answer was rejected.
+    The request is the task's own, as JSON; a missing trace_id is generated. Needs a worker's settings. Exit status 3 if
+    the answer was rejected.
 
     \b
     Example:

@@ -30,27 +30,33 @@ _task_queue = click.option(
 
 
 @click.command()
-@click.option("--account", "account_id", required=True, help="The account that holds the key, such as acct_10234.")
-@click.option("--key-id", required=True, help="The provider's ID of the key. A rotated key has a new one.")
-@click.option("--policy", required=True, multiple=True, help="A policy line to judge under, such as P-7; repeatable.")
-@click.option("--question", required=True, help="The asker's words; - reads them from standard input.")
+@click.option("--account", "account_id", required=True, help="Account that holds the key, such as acct_10234.")
+@click.option("--key-id", required=True, help="ID of the key at its provider. A rotated key has a new ID.")
+@click.option("--policy", required=True, multiple=True, help="Policy line to judge under, such as P-7; repeatable.")
+@click.option("--question", required=True, help="The asker's question; - reads it from standard input.")
 @click.option("--kind", type=click.Choice(_KINDS), help="Kind of credential.  [default: service_account_key]")
+@click.option("--stale/--not-stale", default=None, help="Whether the key is stale; unknown if neither is given.")
 @click.option(
-    "--stale/--not-stale", default=None, help="What the evidence says of the key; unknown if neither is given."
+    "--compromised/--not-compromised", default=None, help="Whether the key was exposed; unknown if neither is given."
 )
-@click.option("--compromised/--not-compromised", default=None, help="Whether it was exposed; unknown if not given.")
-@click.option("--age-days", type=click.IntRange(0, 36_500), help="Days since the key was made or last rotated.")
-@click.option("--last-rotated", "last_rotated_at", help="The same as a timestamp, such as 2026-08-01T00:00:00Z.")
+@click.option("--age-days", type=click.IntRange(0, 36_500), help="Days since the key was created or last rotated.")
+@click.option(
+    "--last-rotated",
+    "last_rotated_at",
+    help="Timestamp of the key's creation or last rotation, such as 2026-08-01T00:00:00Z.",
+)
 @click.option("--last-used", "last_used_at", help="Timestamp of the key's last use.")
 @click.option("--never-used", is_flag=True, default=None, help="The key was never used.")
-@click.option("--notes", help="Evidence in words, up to 1,000 characters, for lines that state a condition in words.")
+@click.option("--notes", help="Evidence as text, up to 1,000 characters, for policy lines whose condition is text.")
 @click.option("--observed", "observed_at", help="Time at which the evidence was observed.  [default: now]")
 @click.option("--source", help="Where the evidence comes from.  [default: asker]")
 @click.option("--user", "user_id", envvar="KEYTURN_USER", help="User who asks.  [default: the signed-in user]")
 @click.option("--tenant", "tenant_id", envvar="KEYTURN_TENANT", help="Tenant ID.  [default: default]")
 @click.option("--trace-id", help="Trace ID for this call, shown in logs and history.")
-@click.option("--timeout", "timeout_seconds", type=float, help="Seconds for one model call, up to 120.  [default: 20]")
-@click.option("--retries", "max_retries", type=int, help="Further attempts after a passing failure.  [default: 2]")
+@click.option(
+    "--timeout", "timeout_seconds", type=float, help="Timeout of one model call, in seconds, up to 120.  [default: 20]"
+)
+@click.option("--retries", "max_retries", type=int, help="Retries after a transient failure.  [default: 2]")
 @click.option(
     "--wait",
     "wait_seconds",
@@ -59,7 +65,7 @@ _task_queue = click.option(
     show_default=True,
     help="Seconds to wait for the outcome. The workflow continues after that.",
 )
-@click.option("--again", is_flag=True, help="Ask anew although the same question on the same evidence was answered.")
+@click.option("--again", is_flag=True, help="Ask again, even if the same question on the same evidence was answered.")
 @policy_options
 @_task_queue
 @_as_json
@@ -76,9 +82,9 @@ def rotate(
     user_id: str | None,
     **given: Any,
 ) -> None:
-    """Ask whether a key may be rotated; if the policy bears it out, create its one rotation job.
+    """Ask whether a key may be rotated; if policy and evidence support it, create its one rotation job.
 
-    The same command again attaches to the same rotation: it never makes a second job.
+    The same command again attaches to the same rotation: it never creates a second job.
 
     \b
     Example:
@@ -172,7 +178,7 @@ def status(workflow_id: str, as_json: bool) -> None:
 @click.command()
 @click.argument("workflow_id")
 def watch(workflow_id: str) -> None:
-    """Follow a rotation step by step, or a bulk run, until it ends. Ctrl-C stops watching, and nothing else.
+    """Follow a rotation or a bulk run until it completes. Ctrl-C stops watching, and nothing else.
 
     \b
     Example:
@@ -199,7 +205,7 @@ def watch(workflow_id: str) -> None:
     try:
         outcome = asyncio.run(run())
     except KeyboardInterrupt:
-        click.echo("stopped watching; the rotation goes on", err=True)
+        click.echo("stopped watching; the rotation continues", err=True)
         raise click.exceptions.Exit(0) from None
     _print_outcome(workflow_id, outcome)
     raise click.exceptions.Exit(exit_status(outcome))
@@ -220,7 +226,7 @@ def _watch_run(workflow_id: str) -> None:
     try:
         asyncio.run(run())
     except KeyboardInterrupt:
-        click.echo("\nstopped watching; the run goes on", err=True)
+        click.echo("\nstopped watching; the run continues", err=True)
 
 
 _FACTS = (

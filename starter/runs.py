@@ -46,7 +46,7 @@ def runs(context: click.Context, tenant: str, limit: int, as_json: bool) -> None
         state = row["ended"] or ("open" if row["loaded_at"] else "loading")
         click.echo(f"{row['run_id']:24}  {row['created_at']:%Y-%m-%d %H:%M}Z  {state:10}  {row['source']}")
     if not rows:
-        click.echo(f"tenant {tenant} has no run", err=True)
+        click.echo(f"tenant {tenant} has no bulk run", err=True)
 
 
 @runs.command()
@@ -54,7 +54,7 @@ def runs(context: click.Context, tenant: str, limit: int, as_json: bool) -> None
 @as_user
 @click.argument("run_id")
 def pause(run_id: str, tenant: str, user_id: str | None) -> None:
-    """Begin no further page of a run; what is being asked may end."""
+    """Pause a run: it starts no further page; questions under way complete."""
     _update_run(run_id, tenant, "pause", validate(lambda: Resumption(operator=user_id or signed_in_user())))
 
 
@@ -63,7 +63,7 @@ def pause(run_id: str, tenant: str, user_id: str | None) -> None:
 @as_user
 @click.argument("run_id")
 def resume(run_id: str, tenant: str, user_id: str | None) -> None:
-    """Go on with a run that is paused, by hand or by failures that were fixed."""
+    """Resume a run that was paused by an operator, a spend limit or failures."""
     _update_run(run_id, tenant, "resume", validate(lambda: Resumption(operator=user_id or signed_in_user())))
 
 
@@ -73,7 +73,7 @@ def resume(run_id: str, tenant: str, user_id: str | None) -> None:
 @click.option("--reason", required=True, help="Reason, one line.")
 @click.argument("run_id")
 def cancel(run_id: str, tenant: str, user_id: str | None, reason: str) -> None:
-    """Ask about nothing more. Rotations that were begun go on; the same `keyturn bulk` goes on with the rest."""
+    """Cancel a run: it asks about no further key. Its rotations continue; the same `keyturn bulk` resumes the rest."""
     abandonment = validate(lambda: Abandonment(operator=user_id or signed_in_user(), reason=reason))
     _update_run(run_id, tenant, "cancel", abandonment)
 
@@ -107,9 +107,9 @@ def _update_run(run_id: str, tenant: str, update: str, abandonment: Any) -> None
 @click.option("--json", "lines", type=click.Path(path_type=Path, dir_okay=False), help="Write every row as JSON Lines.")
 @for_tenant
 def report(run_id: str, tenant: str, html: Path | None, table: Path | None, lines: Path | None) -> None:
-    """Report on a bulk run: what was decided, by whom, under which line, and which jobs came of it.
+    """Report on a bulk run: each decision, what decided it, its policy line, and its job.
 
-    Without a file, the figures are printed. It may be asked for while the run goes on.
+    Without a file, the figures are printed. A report may be written while the run continues.
 
     \b
     Example:
@@ -128,6 +128,7 @@ async def _report(
     from keyturn.bulk.report_page import page_of
     from keyturn.bulk.store import BulkStore
     from keyturn.keyring import keyring_from_environment
+    from keyturn.progress import outcome_in_words
     from keyturn.workers.bulk import run_encryption
     from keyturn.workers.settings import load_local_settings
 
@@ -145,7 +146,7 @@ async def _report(
         async for item in items_of_run(store, run, decrypt):
             figures.add(item)
         for name, count in sorted(figures.outcomes.items(), key=lambda one: (one[0] != "disagreement", -one[1])):
-            click.echo(f"{count:>9,}  {name.replace('_', ' ')}")
+            click.echo(f"{count:>9,}  {outcome_in_words(name, count)}")
         by_rule, total = figures.decided_by["rule"], sum(figures.outcomes.values())
         click.echo(f"{by_rule:,} of {total:,} needed no model; the calls cost ${figures.cost_usd:,.4f}")
 

@@ -58,17 +58,15 @@ class UnknownSchedule(KeyturnError):
 
 @click.group()
 def schedule() -> None:
-    """Judge an inventory again and again.
+    """Judge an inventory on a schedule.
 
-    While a run goes on, the next one is skipped: it would ask about the same keys.
+    While a run is under way, the next one is skipped: it would ask about the same keys.
     """
 
 
 @schedule.command()
 @click.argument("name")
-@click.option(
-    "--inventory", "path", required=True, help="A file, or a directory whose newest file is read, on the worker."
-)
+@click.option("--inventory", "path", required=True, help="File, or directory whose newest file is read, on the worker.")
 @click.option("--cron", required=True, help="Cron expression of five fields, in UTC unless --time-zone is given.")
 @click.option("--time-zone", default="UTC", show_default=True, help="Time zone of --cron, such as Europe/Berlin.")
 @click.option("--policy", "policies", multiple=True, help="A policy line to judge under; repeatable.")
@@ -78,14 +76,16 @@ def schedule() -> None:
 @click.option(
     "--task", type=click.Choice(["decide_rotation", "summarize_scan"]), default="decide_rotation", show_default=True
 )
-@click.option("--format", "form", type=InventoryFormat(), help="Format of the file.")
+@click.option("--format", "form", type=InventoryFormat(), help="Format of the file.  [default: detected]")
 @click.option("--access-keys", help="AWS: the output of `aws iam list-access-keys`, on the worker.")
-@click.option("--account", "account_id", help="Azure: the application that the listing is of.")
-@click.option("--always-ask", is_flag=True, help="Ask the model about every key.")
+@click.option("--account", "account_id", help="Azure: the application that the listing belongs to.")
+@click.option("--always-ask", is_flag=True, help="Ask the model about every key, even one that is decided by rule.")
 @click.option(
-    "--offline", is_flag=True, help="Ask by the provider's batch endpoint first: within a day, half the price."
+    "--offline", is_flag=True, help="Use the provider's batch endpoint first: answers within a day, at half the price."
 )
-@click.option("--by-rule", is_flag=True, help="Decide lines that code can read without a model, at no cost.")
+@click.option(
+    "--by-rule", is_flag=True, help="Decide the lines that code can read by rule, without a model and at no cost."
+)
 @policy_options
 @click.option(
     "--task-queue", envvar="KEYTURN_TASK_QUEUE", default="keyturn", show_default=True, help="Task queue of the workers."
@@ -112,7 +112,7 @@ def create(
     tenant: str,
     user_id: str | None,
 ) -> None:
-    """Judge an inventory by a calendar: what it holds when the schedule fires.
+    """Create a schedule: each time it fires, a bulk run judges what the inventory then holds.
 
     \b
     Example:
@@ -163,7 +163,7 @@ def create(
         try:
             await client.create_schedule(_id(tenant, name), wanted, memo=about)
         except ScheduleAlreadyRunningError:
-            raise InvalidRequest(f"there is a schedule {name} already: delete it first") from None
+            raise InvalidRequest(f"the schedule {name} exists already: delete it first") from None
         except RPCError as error:
             if error.status is RPCStatusCode.INVALID_ARGUMENT:
                 raise InvalidRequest(f"--cron or --time-zone: {error.message[:200]}") from None
@@ -177,7 +177,7 @@ def create(
 @_tenant
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output.")
 def list_(tenant: str, as_json: bool) -> None:
-    """List schedules: the next time, and how the last run stands or ended."""
+    """List schedules: the next start, and the status of the last run."""
 
     async def run(client: Client) -> list[dict[str, str | bool | None]]:
         found: list[dict[str, str | bool | None]] = []
@@ -209,7 +209,7 @@ def list_(tenant: str, as_json: bool) -> None:
         if row["note"]:
             click.echo(f"{'':24}  {row['note']}")
         if row["last_ended"] not in {None, "done"}:
-            click.echo(f"{'':24}  look at it: keyturn watch {row['last_workflow_id']}")
+            click.echo(f"{'':24}  follow it: keyturn watch {row['last_workflow_id']}")
     if not rows:
         click.echo(f"tenant {tenant} has no schedule", err=True)
 
@@ -219,7 +219,7 @@ def list_(tenant: str, as_json: bool) -> None:
 @_tenant
 @_user
 def pause(name: str, tenant: str, user_id: str | None) -> None:
-    """Begin no further run by itself; one that goes on is not touched."""
+    """Pause a schedule: it starts no further run; a running one continues."""
     _with_schedule(tenant, name, lambda handle: handle.pause(note=f"paused by {user_id or signed_in_user()}"))
     click.echo(f"paused {name}")
 
@@ -229,7 +229,7 @@ def pause(name: str, tenant: str, user_id: str | None) -> None:
 @_tenant
 @_user
 def resume(name: str, tenant: str, user_id: str | None) -> None:
-    """Go by the calendar again."""
+    """Resume a paused schedule."""
     _with_schedule(tenant, name, lambda handle: handle.unpause(note=f"resumed by {user_id or signed_in_user()}"))
     click.echo(f"resumed {name}")
 
@@ -238,7 +238,7 @@ def resume(name: str, tenant: str, user_id: str | None) -> None:
 @click.argument("name")
 @_tenant
 def trigger(name: str, tenant: str) -> None:
-    """Begin a run now, unless one goes on."""
+    """Start a run now, unless one is under way."""
     _with_schedule(tenant, name, lambda handle: handle.trigger(overlap=ScheduleOverlapPolicy.SKIP))
     click.echo(f"triggered {name}")
 
@@ -277,7 +277,7 @@ async def _outcome_of(run: Handle) -> str | None:
         return why.type or "failed" if isinstance(why, ApplicationError) else type(why).__name__
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
-            return "forgotten by Temporal"
+            return "past Temporal's retention"
         raise
 
 

@@ -77,7 +77,7 @@ class RunRotations:
                 priority=Priority(priority_key=BULK_PRIORITY, fairness_key=request.tenant_id),
             )
         except RPCError as error:
-            raise TemporalUnreachable(f"the rotation was not begun: {error.status.name.lower()}") from None
+            raise TemporalUnreachable(f"the rotation was not started: {error.status.name.lower()}") from None
         return workflow_id
 
     async def look(self, workflow_id: str) -> str | None:
@@ -99,7 +99,9 @@ class RunRotations:
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
                 return "failed"
-            raise TemporalUnreachable(f"a rotation could not be looked at: {error.status.name.lower()}") from None
+            raise TemporalUnreachable(
+                f"the status of a rotation could not be read: {error.status.name.lower()}"
+            ) from None
         return "failed"
 
 

@@ -90,7 +90,9 @@ class CodecServer:
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         async def expect_host(request: web.Request) -> web.StreamResponse:
             if request.path != "/healthz" and _without_port(request.host) not in self._hosts:
-                raise Refused(421, "unknown_host", "this server is not asked by that name: see KEYTURN_CODEC_HOSTS")
+                raise Refused(
+                    421, "unknown_host", "this server does not answer under that name: see KEYTURN_CODEC_HOSTS"
+                )
             return await handler(request)
 
         response = await answer_request(request, expect_host, max_bytes=MAX_BODY_BYTES)
@@ -122,7 +124,7 @@ class CodecServer:
             if not request.headers.get("User-Agent", "").startswith("Go-http-client/"):
                 raise
             _log.warning("request_refused", status=refused.status, path=request.path, remote=request.remote)
-            said = Payload(metadata={"encoding": b"json/plain"}, data=json.dumps(f"Not opened: {refused}.").encode())
+            said = Payload(metadata={"encoding": b"json/plain"}, data=json.dumps(f"Not decrypted: {refused}.").encode())
             payloads = (await _payloads_of(request)).payloads
             return web.json_response(
                 MessageToDict(Payloads(payloads=[said if _is_encrypted(one) else one for one in payloads]))
@@ -132,7 +134,7 @@ class CodecServer:
         operator = self._operator(request)
         namespace = request.headers.get("X-Namespace", "")
         if not namespace or len(namespace) > 1_000:
-            raise Refused(400, "no_namespace", "X-Namespace names no namespace: payloads are bound to theirs")
+            raise Refused(400, "no_namespace", "X-Namespace names no namespace: each payload is bound to its namespace")
         payloads = await _payloads_of(request)
         codec = EncryptionCodec(self._keyring, namespace)
         # The UI sends everything in an event: what was never encrypted goes back as it came.
@@ -162,13 +164,13 @@ class CodecServer:
         raise Refused(
             403,
             "nothing_is_encrypted_here",
-            "this server opens payloads and encrypts none: ask and answer by `keyturn`",
+            "this server decrypts payloads and encrypts none: start rotations and send decisions with `keyturn`",
         )
 
     def _expect_origin(self, request: web.Request) -> None:
         origin = request.headers.get("Origin")
         if origin is not None and origin not in self._origins:
-            raise Refused(403, "origin_not_allowed", "pages of this origin may not ask: see KEYTURN_CODEC_ORIGINS")
+            raise Refused(403, "origin_not_allowed", "pages of this origin are not allowed: see KEYTURN_CODEC_ORIGINS")
 
     def _operator(self, request: web.Request) -> Operator:
         """Return who asks; raises Refused."""
@@ -181,7 +183,7 @@ class CodecServer:
         raise Refused(
             401,
             "not_signed_in",
-            "no operator has this token: send another (--codec-auth), or sign in on this server's page",
+            "no operator has this token: send one (--codec-auth), or sign in on this server's page",
         )
 
     def _session_of(self, cookie: str) -> str | None:

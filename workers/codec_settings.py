@@ -36,7 +36,7 @@ class CodecSettings(BaseSettings):
     origins: Annotated[str, AfterValidator(_origins)] = Field(
         default="http://127.0.0.1:8233,http://localhost:8233",
         alias="KEYTURN_CODEC_ORIGINS",
-        description="The origins of your Temporal UI, by commas: the only pages that may ask.",
+        description="The origins of your Temporal UI, by commas: only their pages may call the codec server.",
     )
     hosts: str = Field(
         default="localhost,127.0.0.1,::1",

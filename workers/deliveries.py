@@ -50,7 +50,7 @@ class ReceiverDeliveries:
         answer = "known"
         while (message := await self._outbox.message(job_id)).delivered_at is None:
             if message.waits_for is not None:
-                raise EarlierDelivery(f"the message of {message.waits_for} must come first")
+                raise EarlierDelivery(f"the message of {message.waits_for} must be delivered first")
             answer = await self._send(message)
             await self._outbox.mark_delivered(message, answer=answer)
         return answer
@@ -112,7 +112,7 @@ async def abandon_old_deliveries(outbox: Outbox) -> None:
     """Abandon what was written before there was a channel: only `keyturn deliveries resend` sends it."""
     with contextlib.suppress(JobStoreUnavailable):  # the next start looks again
         if count := await outbox.set_aside(at_first=OLD_AT_FIRST, later=OLD):
-            hint = "`keyturn deliveries` lists them, `keyturn deliveries resend --all` sends them."
+            hint = "`keyturn deliveries` lists them, `keyturn deliveries resend --all` resends them."
             _log.warning("deliveries_set_aside", count=count, hint=hint)
 
 

@@ -52,7 +52,10 @@ def _settings() -> list[Finding]:
     keys = f"no key for {', '.join(keyless)}" if keyless else "keys are set"
     channels = ", ".join(settings.channels) or "no channel, so created jobs are read from the database or the jobs API"
     return [
-        Finding("settings", f"{settings.environment}, {routes}, {keys}; `doctor --live` asks whether they are taken"),
+        Finding(
+            "settings",
+            f"{settings.environment}, {routes}, {keys}; `doctor --live` asks whether the providers accept them",
+        ),
         Finding("notifications", channels),
     ]
 
@@ -66,14 +69,14 @@ async def _examine(what: str, look: Callable[[], Awaitable[str]]) -> Finding:
 
 async def _policy() -> str:
     catalogue = load_local_settings().load_catalogue()
-    return f"{len(list(catalogue))} lines, digest {catalogue.version}; workers, starters and desks need the same"
+    return f"{len(list(catalogue))} lines, digest {catalogue.version}; workers, starters and desks need the same digest"
 
 
 async def _keys() -> str:
     keyring = keyring_from_environment()
     held = ", ".join(f"{key_id} ({value})" for key_id, value in keyring.check_values.items())
     await _expect_usable_keys()
-    return f"{held}; workers and starters must hold the same, the first one encrypts"
+    return f"{held}; workers and starters need the same keys, and the first one encrypts"
 
 
 async def _expect_usable_keys() -> None:
@@ -109,11 +112,11 @@ async def _providers(settings: Settings, redis_url: SecretStr) -> str:
         async with asyncio.timeout(REDIS_SECONDS), Redis.from_url(redis_url.get_secret_value()) as redis:
             down = await remaining(redis, [target[:2] for target in settings.targets])
     except (RedisError, OSError, TimeoutError) as error:
-        raise RedisAway(f"Redis does not answer: {type(error).__name__}") from None
+        raise RedisAway(f"Redis did not answer: {type(error).__name__}") from None
     if down:
         details = "; ".join(f"{':'.join(name)} for {seconds:.0f} s more" for name, seconds in down.items())
-        raise ProvidersDown(f"asked last, because they did not answer: {details}")
-    return "no worker has found one that is down"
+        raise ProvidersDown(f"down, and therefore asked last: {details}")
+    return "no worker reports one as down"
 
 
 async def _temporal() -> str:
@@ -131,7 +134,7 @@ async def _temporal() -> str:
         missing = await missing_search_attributes(client)
         known = await builds(client)
     polling = len(described.pollers)
-    state = f"server {server.server_version}, namespace {client.namespace}, {polling} workers polled {queue} lately"
+    state = f"server {server.server_version}, namespace {client.namespace}, {polling} workers polled {queue} recently"
     if not polling:
         raise NoWorker(state)
     if known and not any(build.current for build in known):
@@ -142,21 +145,21 @@ async def _temporal() -> str:
 
 
 class RedisAway(KeyturnError):
-    """Each worker counts tokens, and finds out who is down, for itself; cached responses are not found."""
+    """Redis did not answer. Each worker counts tokens and detects outages on its own, and finds no cached responses."""
 
     kind = "redis_away"
-    hint = "Bring back the Redis that KEYTURN_REDIS_URL names: rotations go on without it."
+    hint = "Bring back the Redis that KEYTURN_REDIS_URL names; rotations continue without it."
 
 
 class ProvidersDown(KeyturnError):
     """Some providers of the routes failed several times in a row."""
 
     kind = "providers_down"
-    hint = "Look at their status pages, or ask them by `keyturn doctor --live`; they are tried again by themselves."
+    hint = "Look at their status pages, or ask them with `keyturn doctor --live`; workers retry them by themselves."
 
 
 class AttributesMissing(KeyturnError):
-    """The namespace would refuse every start."""
+    """The namespace lacks search attributes, and would refuse every start."""
 
     kind = "search_attributes_missing"
     hint = "Run `keyturn namespace` once."
@@ -170,14 +173,14 @@ class KeyWorn(KeyturnError):
 
 
 class NoBuild(KeyturnError):
-    """Workflows would wait: a worker with a build id takes none until it is promoted."""
+    """No build is current: a worker with a build ID takes no new rotation until its build is promoted."""
 
     kind = "no_current_build"
-    hint = "Run `keyturn deployment promote BUILD`: until then rotations wait, and nothing is lost."
+    hint = "Run `keyturn deployment promote BUILD`; rotations wait until then."
 
 
 class NoWorker(KeyturnError):
-    """Workflows would wait: nobody polls the task queue."""
+    """No worker polls the task queue."""
 
     kind = "no_worker"
-    hint = "Run `keyturn worker`: until then workflows wait, and nothing is lost."
+    hint = "Run `keyturn worker`; workflows wait until then."

@@ -48,7 +48,7 @@ class ModelEntry(BaseModel):
 
 def _header(name: str) -> str:
     if not _HEADER.fullmatch(name) or name.lower() in _NOT_YOURS:
-        raise ValueError("is no header that can be set here")
+        raise ValueError("is a header that cannot be set")
     return name.lower()
 
 
@@ -60,7 +60,7 @@ def _plain_header(name: str) -> str:
 
 def _parameter(name: str) -> str:
     if _SECRET_HEADER.search(name):
-        raise ValueError("carries a secret, and an address is logged by whoever passes it on: use a header")
+        raise ValueError("carries a secret, and proxies log addresses: use a header")
     return _text(name)
 
 

@@ -75,7 +75,7 @@ def _executor(value: str) -> str:
 
 def _expect_template(value: str) -> str:
     if value.count("{user}") != 1 or value.replace("{user}", "").strip("abcdefghijklmnopqrstuvwxyz0123456789/_+=.@-"):
-        raise ValueError("must be letters, digits and /_+=.@- with {user} in it once, such as keyturn/{user}")
+        raise ValueError("must have letters, digits and /_+=.@- only, with {user} once, such as keyturn/{user}")
     return value
 
 
@@ -180,7 +180,7 @@ class Executions:
             id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
             # One that ended while its job is open was terminated: what it did is found in the job's trail.
             id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-            static_summary=f"carry out {job_id}",
+            static_summary=f"execute {job_id}",
             search_attributes=TypedSearchAttributes([SearchAttributePair(TENANT, self._settings.tenant)]),
         )
 

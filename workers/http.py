@@ -82,11 +82,11 @@ class DiscreetProtocol(web.RequestHandler):
             raise exc
         _log.error("request_failed", status=status, error=type(exc).__name__, where=where(exc), remote=request.remote)
         if request.writer.output_size > 0:
-            raise ConnectionError("the answer has begun already")
+            raise ConnectionError("the answer has started already")
         if status < 500:
-            answer = refusal(status, "malformed_request", "this is no HTTP request that can be read")
+            answer = refusal(status, "malformed_request", "the HTTP request cannot be read")
         else:
-            answer = refusal(status, "unforeseen", "the server failed; its log says more at this time")
+            answer = refusal(status, "unforeseen", "the server failed; its log of this time says why")
         answer.force_close()
         return answer
 

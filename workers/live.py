@@ -77,9 +77,9 @@ async def _ask(settings: Settings, http: httpx.AsyncClient, target: Target) -> F
     if learned := sorted(endpoint.unsupported_fields(target.model) - known):
         state += f"; it does not take {', '.join(learned)}"
         if _SCHEMA_MODES & set(learned):
-            state += ", so the schema stands in the prompt"
+            state += ", so the schema is sent in the prompt"
         named = ", ".join(f'"{name}"' for name in learned)
-        state += f" (lacks = [{named}] spares each worker the refusal)"
+        state += f" (lacks = [{named}] spares each worker one refused request)"
     return Finding(what, state)
 
 
@@ -90,18 +90,18 @@ def _fault(endpoint: Endpoint, model: str, error: ProviderError) -> tuple[str, s
         (isinstance(error, ProviderKeyUnavailable), "there is no key", error.hint),
         (
             isinstance(error, AuthenticationFailed),
-            "the key is not taken",
-            f"Set a key that {address} takes, and that may ask for {model}.",
+            "the key is refused",
+            f"Set a key that {address} accepts and that may use {model}.",
         ),
         (
             isinstance(error, RequestRefused) and error.names_model,
             f"there is no model {model}",
-            f"Name in KEYTURN_ROUTES a model, or a deployment, that {address} has.",
+            f"Name a model or deployment of {address} in KEYTURN_ROUTES.",
         ),
         (
             isinstance(error, RequestRefused) and error.status == 404,
             "the address or the model is wrong",
-            f"Check the base URL ({asked} was asked), and that it has {model}.",
+            f"Check the base URL ({asked} was asked), and that {model} exists there.",
         ),
         (
             isinstance(error, UnreadableResponse),
@@ -110,8 +110,8 @@ def _fault(endpoint: Endpoint, model: str, error: ProviderError) -> tuple[str, s
         ),
         (
             isinstance(error, ProviderUnavailable | ProviderTimeout) and error.status is None,
-            "nobody answers",
-            f"Check that {address} is right, that it runs, and that it is reached from here.",
+            "there is no answer",
+            f"Check that {address} is right, that its server runs, and that this machine can reach it.",
         ),
     ]
     found = next(((what, hint) for fits, what, hint in known if fits), None)

@@ -27,7 +27,7 @@ class CallMetrics:
         by = ("task", "provider", "model")
         self._duration = Histogram(
             "keyturn_call_duration_seconds",
-            "Time of one model call as its caller saw it, fallbacks included.",
+            "Duration of one model call for its caller, fallbacks included.",
             (*by, "status", "cache"),
             buckets=BUCKETS,
             registry=registry,
@@ -44,28 +44,28 @@ class CallMetrics:
         )
         self._cost = Counter("keyturn_call_cost_usd", "Cost of calls at known prices.", by, registry=registry)
         self._unpriced = Counter(
-            "keyturn_calls_unpriced", "Answered calls whose price nobody knows.", by, registry=registry
+            "keyturn_calls_unpriced", "Answered calls whose price is unknown.", by, registry=registry
         )
         self._failures = Counter(
             "keyturn_call_failures", "Calls without an accepted answer, by kind.", (*by, "kind"), registry=registry
         )
         self._passed_over = Counter(
             "keyturn_call_passed_over",
-            "Providers of a route that were asked and did not answer.",
+            "Failed attempts at a provider of a route.",
             ("task", "provider", "model", "kind"),
             registry=registry,
         )
         self._hits = Counter(
-            "keyturn_cache_hits", "Calls that were answered from the cache.", ("task",), registry=registry
+            "keyturn_cache_hits", "Calls that were answered from the response cache.", ("task",), registry=registry
         )
         self._circuits = Gauge(
             "keyturn_provider_circuit_open",
-            "1 while a provider is down as far as this worker knows, and asked last.",
+            "1 while this worker counts a provider as down and asks it last.",
             ("provider", "model"),
             registry=registry,
         )
         Gauge(
-            "keyturn_spend_today_usd", "Cost of the whole fleet's calls since midnight UTC.", registry=registry
+            "keyturn_spend_today_usd", "Cost of all workers' calls since midnight UTC.", registry=registry
         ).set_function(spent_today)
         self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT_CALLS)
 
@@ -115,7 +115,7 @@ class JobMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._jobs = Gauge(
-            "keyturn_jobs", "Jobs that are not closed, by state; overdue: past their date.", ("state", "overdue"),
+            "keyturn_jobs", "Open jobs by state; overdue: past their due date.", ("state", "overdue"),
             registry=registry,
         )  # fmt: skip
 
@@ -130,10 +130,12 @@ class ExecutorMetrics:
     """An executor's looks and started rotations; the SDK's own figures have its steps, by activity."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._looks = Counter("keyturn_executor_looks", "Looks for jobs, by result.", ("result",), registry=registry)
+        self._looks = Counter(
+            "keyturn_executor_looks", "Polls for free jobs, by result.", ("result",), registry=registry
+        )
         self._jobs = Counter(
             "keyturn_executor_jobs",
-            "Free jobs met: started, left to another account's executor, or not looked at for want of AWS's answer.",
+            "Free jobs found: started, left to another account's executor, or not checked because AWS did not answer.",
             ("what",),
             registry=registry,
         )

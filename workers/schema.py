@@ -41,7 +41,7 @@ def migrate(url: URL) -> tuple[str | None, str | None]:
             command.upgrade(config, "head")
             return before, _revision(connection)
     except CommandError as error:
-        raise SchemaNotCurrent(f"the schema is not one that this release can bring forward: {_reason(error)}") from None
+        raise SchemaNotCurrent(f"this release cannot migrate the schema: {_reason(error)}") from None
     except (SQLAlchemyError, OSError) as error:
         refused = map_driver_error(error)
         raise type(refused)(f"the database cannot be migrated: {_reason(error)}") from None
@@ -58,7 +58,7 @@ def check_schema(url: URL) -> str:
             _expect_writable(connection)
     except SQLAlchemyError as error:
         refused = map_driver_error(error)
-        raise type(refused)(f"the schema cannot be looked at: {_reason(error)}") from None
+        raise type(refused)(f"the schema cannot be read: {_reason(error)}") from None
     if revision is None or revision != head:
         raise SchemaNotCurrent(f"the schema is at {revision or 'nothing'}, this program needs {head}")
     return revision

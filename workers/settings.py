@@ -71,7 +71,7 @@ class LocalSettings(BaseSettings):
         alias="KEYTURN_POLICY_DIR",
         description=(
             "The folder of your own policy files (*.toml), added to the shipped lines; starters, desks and "
-            "workers need the same."
+            "workers need the same files."
         ),
     )
     policy_shipped: Literal["on", "off"] = Field(
@@ -82,14 +82,14 @@ class LocalSettings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = Field(
         default="auto",
         alias="KEYTURN_LOG_FORMAT",
-        description="The log's form: JSON lines, text, or auto: text where standard error is a terminal.",
+        description="The log's format: JSON lines, text, or auto: text where standard error is a terminal.",
     )
     task_queue: str = Field(
         default="keyturn",
         alias="KEYTURN_TASK_QUEUE",
         min_length=1,
         max_length=200,
-        description="The task queue that workers poll; starters need the same.",
+        description="The task queue that workers poll; starters need the same one.",
     )
     redis_url: Annotated[SecretStr, AfterValidator(_redis)] | None = Field(
         default=None,
@@ -111,7 +111,7 @@ class LocalSettings(BaseSettings):
     payload_keys_file: Path | None = Field(
         default=None,
         alias="KEYTURN_PAYLOAD_KEYS_FILE",
-        description="The file of payload keys, an entry a line, instead of KEYTURN_PAYLOAD_KEYS; for its owner alone.",
+        description="The file of payload keys, an entry a line, in place of KEYTURN_PAYLOAD_KEYS; for its owner alone.",
     )
     account_names: Literal["pseudonym", "plain"] = Field(
         default="pseudonym",
@@ -142,7 +142,7 @@ class Settings(LocalSettings):
     )
     routes_text: str = Field(
         alias="KEYTURN_ROUTES",
-        description="The models to ask, in their order: ENDPOINT:MODEL, ENDPOINT:MODEL; or TASK = ROUTE; * = ROUTE.",
+        description="The models to ask, in order: ENDPOINT:MODEL, ENDPOINT:MODEL; or TASK = ROUTE; * = ROUTE.",
     )
     endpoints_file: Path | None = Field(
         default=None,
@@ -159,13 +159,13 @@ class Settings(LocalSettings):
         default=None,
         alias="KEYTURN_USD_PER_CALL",
         gt=0,
-        description="The most that one model call may cost, in US dollars, in place of each task's own cap.",
+        description="The cap on the cost of one model call, in US dollars, in place of each task's own cap.",
     )
     usd_per_user_day: Decimal | None = Field(
         default=None,
         alias="KEYTURN_USD_PER_USER_DAY",
         gt=0,
-        description="The most that one user may spend in a day (UTC), in US dollars.",
+        description="The cap on one user's spend in a day (UTC), in US dollars.",
     )
     daily_spend_alert_usd: Decimal | None = Field(
         default=None,
@@ -179,7 +179,7 @@ class Settings(LocalSettings):
         alias="KEYTURN_TOKENS_PER_USER_HOUR",
         ge=0,
         le=10**12,
-        description="The tokens that one user may use within any hour; 0 is no limit.",
+        description="The hourly token limit of one user, over any 60 minutes; 0 is no limit.",
     )
     response_cache: Literal["on", "off"] = Field(
         default="on",
@@ -189,7 +189,7 @@ class Settings(LocalSettings):
     fingerprint_key: Key | None = Field(
         default=None,
         alias="KEYTURN_FINGERPRINT_KEY",
-        description="A secret of your own, best of 32 characters or more: call records then hold an HMAC of the input.",
+        description="A secret of your own, of 32 characters or more: call records then hold an HMAC of the input.",
     )
 
     build_id: Annotated[str, AfterValidator(_build)] | None = Field(
@@ -215,7 +215,7 @@ class Settings(LocalSettings):
         alias="KEYTURN_MAX_CONCURRENT_ACTIVITIES",
         ge=1,
         le=1_000,
-        description="The most activities at once in one worker.",
+        description="The limit on concurrent activities of one worker.",
     )
 
     # Pages of bulk runs at once in one worker, eight calls each: 16 calls leave three quarters of the slots to users.
@@ -224,19 +224,19 @@ class Settings(LocalSettings):
         alias="KEYTURN_BULK_PAGES",
         ge=0,
         le=64,
-        description="The pages of bulk runs that one worker judges at once; 0 is none.",
+        description="The limit on concurrent pages of bulk runs of one worker; 0 is none.",
     )
     # Schedules name files on the worker's machine: only what lies below this folder is read.
     inventory_root: Path | None = Field(
         default=None,
         alias="KEYTURN_INVENTORY_ROOT",
-        description="The folder below which a worker reads the inventories of schedules; without it, it reads none.",
+        description="The folder below which a worker reads the inventories of schedules; if unset, it reads none.",
     )
     bulk_keys_per_second: float | None = Field(
         default=None,
         alias="KEYTURN_BULK_KEYS_PER_SECOND",
         gt=0,
-        description="The most keys a second of bulk runs, for all workers together.",
+        description="The rate limit of bulk runs, in keys a second for all workers together.",
     )
 
     @cached_property
@@ -433,7 +433,7 @@ def _faults_of_values(settings: Settings, *, unrouted: bool) -> Iterator[str]:
         listed = provider is not None and provider.price_list is not None
         if listed and not settings.prices.knows(target.provider, target.model):
             yield (
-                f"KEYTURN_ROUTES: {target.provider} has no model {target.model!r} that is known here: fix it, or "
+                f"KEYTURN_ROUTES: {target.provider} has no known model {target.model!r}: fix it, or "
                 f'add [models."{target.model}"] to the file that KEYTURN_RATE_CARD names'
             )
 

@@ -372,5 +372,5 @@ def _warn_of_unpriced(settings: Settings) -> None:
                 "price_unknown",
                 provider=target.provider,
                 model=target.model,
-                hint="Its cost is recorded as unknown and no cap can hold it: add it to KEYTURN_RATE_CARD.",
+                hint="Its cost is recorded as unknown, and no cap applies to it: add its price to KEYTURN_RATE_CARD.",
             )

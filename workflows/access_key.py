@@ -159,7 +159,7 @@ class RotateAccessKeyWorkflow:
     async def _execute_rollback(self) -> KeyRotationOutcome:
         asked = self._rollback
         if asked is None:
-            raise ValueError("nobody asked to roll back")
+            raise ValueError("no operator asked to roll back")
         reason = f"rolled back by {asked.operator}: {asked.reason}"[:500]
         self._rollback = None  # it is in progress: from here on, only what blocks it can wait
         self._last_step = True
@@ -294,7 +294,7 @@ class RotateAccessKeyWorkflow:
     def _may_resume(self, resumption: Resumption) -> None:
         expect_own(resumption)
         if self._status.blocked is None:
-            raise refusal("not_waiting", f"nothing blocks it: it is at {self._status.step}")
+            raise refusal("not_waiting", f"the rotation is not blocked: its step is {self._status.step}")
 
     @workflow.update
     def roll_back(self, instruction: Abandonment) -> None:
@@ -305,10 +305,10 @@ class RotateAccessKeyWorkflow:
     def _may_roll_back(self, instruction: Abandonment) -> None:
         expect_own(instruction)
         if self._rollback is not None:
-            raise refusal("not_waiting", "it is asked to roll back already")
+            raise refusal("not_waiting", "the rollback was requested already")
         # Blocked, the old key is still there; otherwise its deletion is in progress, or the rollback itself.
         if self._last_step and not (self._status.step == "delete_key" and self._status.blocked):
-            raise refusal("rollback_impossible", f"it is too late to roll back: it is at {self._status.step}")
+            raise refusal("rollback_impossible", f"it is too late to roll back: the step is {self._status.step}")
 
 
 def _do(step: Any, *arguments: Any) -> Any:

@@ -212,7 +212,7 @@ class BulkWorkflow:
                 self._paused, self._hint = self._paused or judged.stopped, judged.hint
         elif self._order.max_usd is not None and self._progress.cost_usd >= self._order.max_usd:
             self._paused = self._paused or "max_usd_reached"
-            self._hint = "Resume it to go on without a limit, or cancel it."
+            self._hint = "Resume the run without a limit, or cancel it."
             self._order = self._order.model_copy(update={"max_usd": None})
 
     def _count(self, page: int, judged: RunProgress) -> None:
@@ -290,7 +290,7 @@ class BulkWorkflow:
     def _may_pause(self, instruction: Resumption) -> None:
         expect_own(instruction)
         if self._phase.phase != "judging" or self._cancelled is not None or self._paused is not None:
-            raise refusal("not_running", f"the run is not being judged: it is {self._phase.phase}")
+            raise refusal("not_running", f"the run is not judging: its phase is {self._phase.phase}")
 
     @workflow.update
     def resume(self, resumption: Resumption) -> None:
@@ -313,7 +313,7 @@ class BulkWorkflow:
     def _may_cancel(self, instruction: Abandonment) -> None:
         expect_own(instruction)
         if self._phase.phase in {"settling", "ended"} or self._cancelled is not None:
-            raise refusal("not_running", f"there is nothing left to cancel: the run is {self._phase.phase}")
+            raise refusal("not_running", f"nothing is left to cancel: the run's phase is {self._phase.phase}")
 
 
 def next_look(wait: timedelta, passed: timedelta) -> timedelta:

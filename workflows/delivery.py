@@ -43,7 +43,7 @@ class DeliveryWorkflow:
             return await workflow.execute_activity_method(
                 DeliverJob.deliver_job,
                 delivery,
-                summary="tell the job to its receiver",
+                summary="deliver the job's message to its receiver",
                 start_to_close_timeout=DELIVER_START_TO_CLOSE,
                 schedule_to_close_timeout=DELIVER_WITHIN,
                 # A failure that the activity reports brings its own jittered delay; this is for a killed worker.
@@ -57,9 +57,9 @@ class DeliveryWorkflow:
         await workflow.execute_activity_method(
             DeliverJob.give_up_delivery,
             args=[delivery, failure],
-            summary="put it among the dead letters",
+            summary="mark it as a dead letter",
             **record_options(),
         )
         raise ApplicationError(
-            "the message was given up: keyturn deliveries", type=failure, non_retryable=True
+            "the message is a dead letter: keyturn deliveries", type=failure, non_retryable=True
         ) from None

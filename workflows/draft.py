@@ -87,7 +87,7 @@ class DraftWorkflow:
             explanation=explanation,
         )
         await workflow.execute_activity_method(
-            DraftReply.end_draft, end, summary=f"tell its readers: {state}", **record_options()
+            DraftReply.end_draft, end, summary=f"report to its readers: {state}", **record_options()
         )
 
 
@@ -95,5 +95,5 @@ def _failure_of(error: BaseException) -> Failed:
     cause = error.cause if isinstance(error, ActivityError) else None
     if isinstance(cause, ApplicationError) and cause.details:
         return Failed.model_validate(cause.details[0])
-    hint = "Ask for it again: no worker finished it in time."
+    hint = "Ask for it again: no worker completed it in time."
     return Failed(kind=TIMEOUT_KIND, next_step="show_retry_option", hint=hint)

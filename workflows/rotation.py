@@ -104,7 +104,7 @@ class RotationWorkflow:
             Failed(
                 kind="never_settled",
                 next_step="fail_and_inspect",
-                hint="Policy or evidence changed again and again while it was decided: ask again when they rest.",
+                hint="Policy or evidence kept changing during the decision: ask again when they are stable.",
             )
         )
 
@@ -212,7 +212,7 @@ class RotationWorkflow:
         digest = self._waiting.status.request_digest
         self._waiting.status = RotationStatus(phase="rate_limited", until=moment, request_digest=digest)
         workflow.set_current_details(
-            f"**Rate limited** until {moment:%Y-%m-%d %H:%M:%S} UTC; then it goes on by itself."
+            f"**Rate limited** until {moment:%Y-%m-%d %H:%M:%S} UTC; then it continues by itself."
         )
         wait = max((moment - workflow.now()).total_seconds(), 0.0)
         # Those who wait for the same limit do not come back in step.
@@ -315,7 +315,7 @@ class RotationWorkflow:
             return await workflow.execute_activity_method(
                 WithdrawClaim.withdraw_claim,
                 order,
-                summary="take the claim back: no late attempt may make a job now",
+                summary="withdraw the order: no late attempt may create a job",
                 **withdraw_options(),
             )
         except ActivityError as error:
@@ -338,12 +338,12 @@ class RotationWorkflow:
             case Abandonment():
                 self._note("abandoned", answer.operator, kind=failed.kind, reason=answer.reason)
                 hint = (
-                    f"{answer.operator} ended it while it waited for this: {failed.kind}. Ask again when it is fixed."
+                    f"{answer.operator} abandoned it while it was parked: {failed.kind}. Ask again when that is fixed."
                 )
                 return Failed(kind="abandoned", next_step="fail_and_inspect", hint=hint)
             case _:
                 self._note("parked_expired", KEYTURN, kind=failed.kind)
-                hint = f"Nobody fixed it in {PARKED_FOR.days} days: {failed.kind}. {failed.hint}"[:500]
+                hint = f"No operator resumed it in {PARKED_FOR.days} days: {failed.kind}. {failed.hint}"[:500]
                 return Failed(kind="parked_expired", next_step=failed.next_step, hint=hint)
 
     async def _wait_for_approval(
@@ -358,7 +358,7 @@ class RotationWorkflow:
         by_models = ", ".join(map(str, readings))
         said = f" **The model disagrees**: {by_models}." if readings else ""
         workflow.set_current_details(
-            f"**Eligible** under {_join_refs(decision.source_lines)}.{said} **Waits for the approval** of one of "
+            f"**Eligible** under {_join_refs(decision.source_lines)}.{said} **Awaits the approval** of one of "
             f"{approvers}, until {until:%Y-%m-%d %H:%M} UTC."
         )
         if readings:
@@ -385,8 +385,8 @@ class RotationWorkflow:
                     Failed(
                         kind="disagreement_expired" if readings else "approval_expired",
                         next_step="ask_an_approver",
-                        hint=f"No approver answered in {APPROVAL_WITHIN.days} days. Ask again: it is decided "
-                        "on the evidence of then.",
+                        hint=f"No approver answered in {APPROVAL_WITHIN.days} days. Ask again: the decision then "
+                        "rests on new evidence.",
                     )
                 )
 
@@ -444,16 +444,16 @@ _DECIDED_ANEW = frozenset({"digest_mismatch", "approval_invalid"})
 _ANSWER_TO_ANOTHER = Failed(
     kind="answer_to_another_request",
     next_step="fail_and_inspect",
-    hint="The recorded answer is one to another request: see who can write to Temporal, and ask again.",
+    hint="The recorded answer belongs to another request: check who can write to Temporal, and ask again.",
 )
 _NO_APPROVER = Rejection(
     reason="approval_required",
-    explanation="The policy asks for an approval, and nobody but the requester may give it.",
+    explanation="The policy requires an approval, and only the asker is an approver.",
 )
 _TO_APPROVE = Failed(
     kind="approval",
     next_step="ask_an_approver",
-    hint="An approver of the policy line looks at the decision with `keyturn approve`, or denies it.",
+    hint="An approver of the policy line reviews the decision with `keyturn approve`, or denies it.",
 )
 _TO_DECIDE = Failed(
     kind="disagreement",
@@ -503,7 +503,7 @@ def _outcome_of(error: ActivityError) -> Failed | TimedOut:
         return Failed(
             kind="job_store_unavailable",
             next_step="retry_with_backoff",
-            hint="Bring the database back, then resume it: no second job can come of it.",
+            hint="Bring the database back, then resume it: this creates no second job.",
             parks=True,
         )
     if isinstance(cause, ApplicationError) and cause.details:

@@ -25,7 +25,7 @@ SEARCH_ATTRIBUTES: Mapping[SearchAttributeKey[Any], str] = {
     TENANT: "The tenant ID.",
     ACCOUNT: "The account ID, or its pseudonym (KEYTURN_ACCOUNT_NAMES).",
     POLICY_LINES: "The policy lines, such as P-7@1.",
-    OUTCOME: "The outcome of a rotation that ended without a job; unset if it created one.",
+    OUTCOME: "The outcome of a rotation that completed without a job; unset if it created one.",
     PARKED: "What a parked rotation waits for: the kind of an error, `approval` or `disagreement`.",
 }
 

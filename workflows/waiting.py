@@ -43,7 +43,7 @@ class Waiting:
             await workflow.wait_condition(
                 lambda: self._answer is not None,
                 timeout=status.until - workflow.now(),
-                timeout_summary=f"wait for a person: {kind}",
+                timeout_summary=f"wait for an operator or approver: {kind}",
             )
         answer, self._answer = self._answer, None
         self.status = RotationStatus(phase="deciding", request_digest=status.request_digest)
@@ -69,11 +69,11 @@ class Waiting:
         self._expect("awaiting_approval", "disagreement")
         decision = self.status.decision
         if decision is None or decision.digest != digest:
-            raise refusal("stale_digest", "the decision that waits is another one than this: look at it again")
+            raise refusal("stale_digest", "the pending decision has another digest: review it again")
         if is_among(approver, asked_by):
-            raise refusal("own_request", "who asked for a rotation cannot decide on it")
+            raise refusal("own_request", "an asker cannot decide on their own rotation")
         if not decision.any_operator and not is_among(approver, decision.approvers):
-            raise refusal("not_an_approver", "this is no approver of the policy lines that bind")
+            raise refusal("not_an_approver", "this user is no approver of the binding policy lines")
 
     def expect_new_evidence(self, request: RotationRequest, digest: str, current: RotationRequest) -> None:
         """Refuse a restatement of anything but the same rotation on other evidence, or under another wording.
@@ -88,11 +88,11 @@ class Waiting:
             raise refusal("other_rotation", "this is a request for another rotation")
         same_wording = request.policy_digest in (None, current.policy_digest)
         if digest == self.status.request_digest and same_wording:
-            raise refusal("same_evidence", "the evidence is the same: the question stands as it is")
+            raise refusal("same_evidence", "the evidence is the same: nothing changes")
 
     def _expect(self, *phases: str) -> None:
         if self.status.phase not in phases or self._answer is not None:
-            now = "answered already" if self._answer is not None else f"at {self.status.phase}"
+            now = "already answered" if self._answer is not None else f"at {self.status.phase}"
             raise refusal("not_waiting", f"the rotation is not {' or '.join(phases)}: it is {now}")
 
 
@@ -100,7 +100,7 @@ def expect_own(instruction: Instruction) -> None:
     """Refuse an instruction for another workflow, or for an earlier one of this id, whoever sends it here."""
     info = workflow.info()
     if (instruction.workflow_id, instruction.first_run_id) != (info.workflow_id, info.first_execution_run_id):
-        raise refusal("other_rotation", "this was said to another workflow, or names none")
+        raise refusal("other_rotation", "this Update belongs to another workflow, or names none")
 
 
 def refusal(kind: str, message: str) -> ApplicationError:

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Makes the roles and databases of Keyturn and of Temporal, apart: neither may connect to the other's.
+# Creates separate roles and databases for Keyturn and for Temporal: neither may connect to the other's.
 # PostgreSQL's image runs it once, when its volume is new.
 set -euo pipefail
 psql --no-psqlrc --quiet --username "$POSTGRES_USER" --dbname postgres \

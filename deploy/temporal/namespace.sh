@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the default namespace, kept for 30 days; may run any number of times.
+# Creates the default namespace, with a retention of 30 days; may run any number of times.
 set -eu
 tries=0
 until temporal operator namespace describe --namespace default >/dev/null 2>&1 ||

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Brings the schemas of Temporal's two databases up to date (deploy/postgresql makes them); may run any number of times.
+# Brings the schemas of Temporal's two databases up to date (deploy/postgresql creates them); may run any number of times.
 # The password comes by SQL_PASSWORD, which temporal-sql-tool reads itself.
 set -eu
 prepare() {

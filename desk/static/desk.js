@@ -1,7 +1,7 @@
 // Keeps a page up to date. Everything here works without it, by reloading.
 "use strict";
 
-// A form that begins something is sent once; the same key in it makes a second sending the same request.
+// A form that starts something is sent once; its idempotency key makes a second submission the same request.
 for (const form of document.querySelectorAll("form[data-once]")) {
   form.addEventListener("submit", () => {
     for (const button of form.querySelectorAll("button")) {
@@ -11,8 +11,8 @@ for (const form of document.querySelectorAll("form[data-once]")) {
   });
 }
 
-// What goes on by itself, or waits for somebody, is looked at once a second until it has ended. Only what has changed is
-// replaced: what a person is typing into stays.
+// An open rotation is polled once a second until it is closed. Only a changed region is replaced, so that a field keeps
+// what a user is typing.
 async function follow(region) {
   const ended = () => region.querySelector("[data-settled=yes]") !== null;
   while (!ended()) {
@@ -26,32 +26,32 @@ async function follow(region) {
       const [now, before] = [fresh.content.firstElementChild, region.firstElementChild];
       if (now.dataset.state !== before.dataset.state) region.replaceChildren(now);
     } catch {
-      // The desk or the way to it is away: looked at again.
+      // The desk or the network is down: the next poll tries again.
     }
   }
 }
 for (const region of document.querySelectorAll("[data-poll]")) follow(region);
 
-// A draft as it is written. The browser reconnects by itself and says what it has seen.
+// A draft as it is written. The browser reconnects by itself, and sends what it has seen as Last-Event-ID.
 for (const section of document.querySelectorAll("[data-draft][data-ended=no]")) {
   const text = section.querySelector("#draft-text");
   const state = section.querySelector("#draft-state");
   const source = new EventSource(section.dataset.draft);
-  const told = (event) => JSON.parse(event.data);
+  const dataOf = (event) => JSON.parse(event.data);
   source.addEventListener("text", (event) => {
-    text.append(told(event).text);
+    text.append(dataOf(event).text);
     state.textContent = "streaming";
   });
   source.addEventListener("reset", () => {
     text.textContent = "";
-    state.textContent = "started over";
+    state.textContent = "started again";
   });
   source.addEventListener("error", () => {
-    if (source.readyState === EventSource.CLOSED) state.textContent = "not followed any more: reload this page";
+    if (source.readyState === EventSource.CLOSED) state.textContent = "connection closed: reload this page";
   });
   source.addEventListener("end", (event) => {
     source.close();
-    const { state: ended, approved, reason, explanation } = told(event);
+    const { state: ended, approved, reason, explanation } = dataOf(event);
     const why = reason ? `: ${reason.replaceAll("_", " ")}. ${explanation ?? ""}` : "";
     const good = ended === "completed" && approved;
     state.textContent = good
@@ -66,6 +66,6 @@ for (const section of document.querySelectorAll("[data-draft][data-ended=no]")) 
     state.textContent = "stopping";
     const body = new URLSearchParams(new FormData(event.target));
     const answer = await fetch(event.target.action, { method: "POST", body, redirect: "manual" }).catch(() => null);
-    if (answer === null || answer.status >= 400) state.textContent = "it could not be stopped: try again";
+    if (answer === null || answer.status >= 400) state.textContent = "the draft could not be stopped: try again";
   });
 }

@@ -50,9 +50,9 @@ class BulkSource(Contract):
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if self.task == "decide_rotation" and not (self.policies and self.question):
-            raise ValueError("a rotation is decided under policy lines, and by a question")
+            raise ValueError("decide_rotation needs policy lines and a question")
         if self.by_rule and (self.always_ask or self.task != "decide_rotation"):
-            raise ValueError("decided by rule, no key is asked about: leave out --always-ask, and --task")
+            raise ValueError("--by-rule asks no model: leave out --always-ask and --task")
         return self
 
 

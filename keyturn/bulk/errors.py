@@ -4,7 +4,7 @@ from keyturn.errors import KeyturnError
 
 
 class UnknownRun(KeyturnError):
-    """There is no run of this id, or it is another tenant's."""
+    """There is no bulk run of this ID, or it is another tenant's."""
 
     kind = "unknown_run"
     next_step = "fail_and_fix_request"

@@ -76,11 +76,11 @@ def items_of(
             mark = hash((row.account_id, row.facts.key_id))
             if mark in seen:
                 raw = {"account_id": row.account_id} | row.facts.model_dump(mode="json", exclude_none=True)
-                row = BadRow(row.line, "the same key stands in an earlier row", raw)  # noqa: PLW2901
+                row = BadRow(row.line, "an earlier row has the same key", raw)  # noqa: PLW2901
             seen.add(mark)
         if isinstance(row, InventoryKey) and observed_in_future(row.facts, at):
             raw = {"account_id": row.account_id} | row.facts.model_dump(mode="json", exclude_none=True)
-            row = BadRow(row.line, "it was observed in the future: evidence is what was seen", raw)  # noqa: PLW2901
+            row = BadRow(row.line, "it was observed in the future", raw)  # noqa: PLW2901
         if isinstance(row, BadRow):
             reject(row)
             yield {"ordinal": ordinal, "line": row.line, "outcome": "bad_row", "explanation": row.reason[:1000]}

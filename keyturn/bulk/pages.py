@@ -254,7 +254,10 @@ class _Page:
             return row | {"outcome": "rejected", "reason": verdict.reason, "explanation": verdict.explanation}
         if isinstance(verdict, Disagreement):  # the key is due: its rotation waits for a person's decision
             said = ", ".join(map(str, verdict.readings))
-            row |= {"reason": "contradicts_evidence", "explanation": f"By rule the key is due; said {said}."[:1000]}
+            row |= {
+                "reason": "contradicts_evidence",
+                "explanation": f"The key is due by rule; models said {said}."[:1000],
+            }
             verdict = verdict.supported
         if isinstance(verdict, GroundedDecision):
             lines = [str(line) for line in verdict.source_lines]

@@ -88,7 +88,7 @@ def _tiles(figures: Figures) -> list[tuple[str, str]]:
         ("jobs", f"{figures.outcomes['job_created']:,}"),
         ("needed no model", f"{by_rule / total:.0%}" if total else "-"),
         ("disagreements of rule and model", f"{figures.outcomes['disagreement']:,}"),
-        ("wait for a person", f"{figures.outcomes['waiting']:,}"),
+        ("wait for an approver", f"{figures.outcomes['waiting']:,}"),
         ("rows not used", f"{figures.outcomes['bad_row']:,}"),
         ("cost of calls", f"${figures.cost_usd:,.4f}"),
     ]

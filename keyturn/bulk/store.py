@@ -90,7 +90,7 @@ class BulkStore:
         async with transaction(self._engine) as connection:
             row = (await connection.execute(query)).mappings().first()
         if row is None:
-            raise UnknownRun(f"there is no run {run_id[:64]} of this tenant")
+            raise UnknownRun(f"this tenant has no run {run_id[:64]}")
         return Run(
             run_id=row["run_id"],
             tenant_id=row["tenant_id"],

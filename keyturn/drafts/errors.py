@@ -10,15 +10,15 @@ class DraftError(KeyturnError):
 
 
 class DraftTakenOver(DraftError):
-    """A later attempt writes this draft, or it has ended: what an earlier one still says counts no more."""
+    """A later attempt writes this draft, or the draft is closed: the earlier attempt changes nothing."""
 
     kind = "draft_taken_over"
-    hint = "Nothing is to be done: the later attempt goes on."
+    hint = "Nothing to do: the later attempt continues."
 
 
 class UnknownDraft(DraftError):
-    """There is no draft of this id, or it is another tenant's, or it was kept for its week."""
+    """There is no draft of this ID, it is another tenant's, or it was deleted after its seven days."""
 
     kind = "unknown_draft"
     next_step = "fail_and_fix_request"
-    hint = "Ask for another draft: they are kept for seven days."
+    hint = "Ask for another draft: drafts are stored for seven days."

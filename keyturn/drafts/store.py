@@ -148,7 +148,7 @@ class DraftStore:
         """Return a draft; raises UnknownDraft."""
         found = await self._drafts((_drafts.draft_id == draft_id) & (_drafts.tenant_id == tenant_id))
         if not found:
-            raise UnknownDraft("there is no such draft")
+            raise UnknownDraft("no such draft")
         return found[0]
 
     async def trail(self, draft_id: str) -> Sequence[Mapping[str, Any]]:

@@ -7,25 +7,25 @@ from keyturn.errors import KeyturnError
 
 
 class ExecutorError(KeyturnError):
-    """A key could not be rotated. Nothing is undone by itself; each step may be repeated."""
+    """A key could not be rotated. No step is undone by itself; each step may be repeated."""
 
     kind = "executor_error"
     next_step = "fail_and_fix_request"
 
 
 class AwsUnavailable(ExecutorError):
-    """AWS did not answer, asks for patience, or does not know yet what it will know in some seconds."""
+    """AWS did not answer, throttles the call, or is not consistent yet."""
 
     kind = "aws_unavailable"
     # IAM becomes consistent within seconds, as a rule, and an outage lasts minutes.
     longest_wait: ClassVar[timedelta] = timedelta(minutes=1)
     retryable = True
     next_step = "retry_with_backoff"
-    hint = "It goes on by itself when AWS answers; look at AWS's health page if it does not."
+    hint = "The executor retries by itself; if that does not help, look at AWS's health page."
 
 
 class AwsRefused(ExecutorError):
-    """AWS does not allow the call, or there are no credentials or no region to make it with."""
+    """AWS does not allow the call, or credentials or a region are missing."""
 
     kind = "aws_refused"
     parks = True
@@ -36,19 +36,20 @@ class AwsRefused(ExecutorError):
 
 
 class SecretNotKept(ExecutorError):
-    """The secret store would not take or give a secret."""
+    """The secret target could not store or return a secret."""
 
     kind = "secret_not_kept"
     parks = True
-    hint = "Look at the folder of KEYTURN_EXECUTOR_SECRETS: it must be ours alone and writable."
+    hint = "Look at the folder of KEYTURN_EXECUTOR_SECRETS: the executor's user alone may have access."
 
 
 class SecretLeaving(SecretNotKept):
-    """The secret is scheduled for deletion: until it is restored, or gone, the store takes nothing under its name."""
+    """The secret is scheduled for deletion: the store takes nothing under its name until it is restored or deleted."""
 
     kind = "secret_scheduled_for_deletion"
     hint = (
-        "Restore it (`aws secretsmanager restore-secret --secret-id NAME`), or wait until it is gone: then it goes on."
+        "Restore it (`aws secretsmanager restore-secret --secret-id NAME`), or wait until it is deleted: "
+        "then the rotation continues."
     )
 
 
@@ -60,7 +61,7 @@ class AccountMismatch(ExecutorError):
 
 
 class AnotherAccount(ExecutorError):
-    """The job's key is not known to be of the executor's AWS account: it is left for the executor of its own."""
+    """Nothing shows that the job's key is of the executor's AWS account: it is left to that account's executor."""
 
     kind = "another_account"
     next_step = "fail_and_fix_request"
@@ -68,36 +69,36 @@ class AnotherAccount(ExecutorError):
 
 
 class KeyNotFound(ExecutorError):
-    """The job's key is not an active access key of the user."""
+    """The job's key is no active access key of the user."""
 
     kind = "key_not_found"
-    hint = "Look at the user's keys: it was rotated, deactivated or deleted by hand since the job was made."
+    hint = "Look at the user's keys: it was rotated, deactivated or deleted by hand since the job was created."
 
 
 class UserGone(KeyNotFound):
-    """The IAM user was deleted since the job was made, and with it its keys: nothing is to be done."""
+    """The IAM user was deleted since the job was created, and its keys with it: there is nothing to do."""
 
     kind = "user_gone"
-    hint = "The job is closed as failed: where there is no user, there is no key to rotate."
+    hint = "Nothing to do: the user has no key to rotate, and the job is closed as failed."
 
 
 class KeyLimit(ExecutorError):
-    """The user has two access keys already, which is AWS's limit: no new one can be made beside them."""
+    """The user already has two access keys, which is AWS's limit: no new one can be created."""
 
     kind = "key_limit"
     hint = "Delete the user's other key if nothing needs it; then ask for the rotation again."
 
 
 class ForeignKey(ExecutorError):
-    """A key appeared beside the old one that this rotation did not make. It is never touched."""
+    """A key that this rotation did not create appeared beside the old one. It is never touched."""
 
     kind = "foreign_key"
     parks = True
-    hint = "Find out who made it. When it is deleted, the rotation goes on; or `keyturn rollback JOB_ID`."
+    hint = "Find out who created it. Once it is deleted, the rotation continues; or `keyturn rollback JOB_ID`."
 
 
 class NewKeyMissing(ExecutorError):
-    """The new key is gone or inactive, or its secret is no longer the stored one: the old one must stay."""
+    """The new key is deleted or inactive, or the stored secret is not its own: the old key must stay."""
 
     kind = "new_key_missing"
     parks = True
@@ -105,7 +106,7 @@ class NewKeyMissing(ExecutorError):
 
 
 class OldKeyInUse(ExecutorError):
-    """The old key was used, or activated, after it was deactivated: something still needs it."""
+    """The old key was used or activated after its deactivation: something still needs it."""
 
     kind = "old_key_in_use"
     parks = True
@@ -113,7 +114,7 @@ class OldKeyInUse(ExecutorError):
 
 
 class RollbackImpossible(ExecutorError):
-    """The old key is deleted: there is nothing to go back to."""
+    """The old key is deleted and cannot be restored."""
 
     kind = "rollback_impossible"
-    hint = "The old key is gone; go on with the new one."
+    hint = "The old key is deleted; use the new one."

@@ -90,10 +90,10 @@ def entries_in(text: TextIO, name: str) -> Iterator[Entry]:
             else:
                 yield _entry(next(number), value)
     except ijson.JSONError as error:
-        what = "holds a number that is too large" if "overflow" in str(error) else "is not JSON from some place on"
+        what = "holds a number that is too large" if "overflow" in str(error) else "is not JSON from some position on"
         raise InventoryInvalid(f"{name} {what}") from None
     except UnicodeError:
-        raise InventoryInvalid(f"{name} holds half of a character") from None
+        raise InventoryInvalid(f"{name} holds half of a surrogate pair") from None
 
 
 def _elements(events: Any, number: Iterator[int]) -> Iterator[Entry]:

@@ -11,16 +11,16 @@ class InventoryError(KeyturnError):
 
 
 class InventoryRefused(InventoryError):
-    """A worker may not read this file: it lies elsewhere, is no regular file, or is too large."""
+    """A worker may not read this file: it is in another folder, no regular file, or too large."""
 
     kind = "inventory_refused"
     hint = "Put it below the worker's KEYTURN_INVENTORY_ROOT, as a regular file."
 
 
 class InventoryInvalid(InventoryError):
-    """The file is no inventory that is known here.
+    """The file is no inventory of a known format.
 
-    `without_quotes` says it without a word of the file, for where the file is not the reader's own.
+    `without_quotes` is the message without any text of the file, for readers to whom the file does not belong.
     """
 
     kind = "inventory_invalid"

@@ -34,7 +34,7 @@ MEMORY_BYTES = 1 << 30
 SILENT_SECONDS = 60.0
 # Of processor time, for a child whose worker is gone: a file of the largest size that is taken needs a tenth of that.
 CPU_SECONDS = 3_600
-_ENDED = "reading it ended the process that did so"
+_ENDED = "the process that read it stopped"
 
 
 class _Refusal(BaseModel):
@@ -117,7 +117,7 @@ def _messages(order: _Order, file: Path, memory_bytes: int, silent_seconds: floa
         _send(child.stdin, order)
         for line in _lines(child.stdout, silent_seconds):
             if line is None:
-                raise InventoryInvalid(f"{file}: reading it was given up after {silent_seconds:g} s without a row")
+                raise InventoryInvalid(f"{file}: reading it was stopped after {silent_seconds:g} s without a row")
             try:
                 message = _Message.model_validate_json(line)
             except ValidationError:

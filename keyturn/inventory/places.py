@@ -25,7 +25,7 @@ def expect_regular(file: Path) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise InventoryRefused(f"{file} is not a regular file")
     if found.st_size > MAX_BYTES:
-        raise InventoryRefused(f"{file} has {found.st_size:,} bytes, and {MAX_BYTES:,} is the most")
+        raise InventoryRefused(f"{file} has {found.st_size:,} bytes, and the limit is {MAX_BYTES:,}")
 
 
 def file_below(path: str, root: Path | None) -> Path:
@@ -38,7 +38,7 @@ def file_below(path: str, root: Path | None) -> Path:
         InventoryInvalid: it cannot be read, or the folder has no file. The path is not repeated.
     """
     if root is None:
-        raise InventoryRefused("KEYTURN_INVENTORY_ROOT is not set: a worker reads inventories below it, and no others")
+        raise InventoryRefused("KEYTURN_INVENTORY_ROOT is not set: a worker reads inventories below it only")
     try:
         path.encode()  # no error message could repeat half a surrogate pair
         real = _below(path, root)
@@ -50,7 +50,7 @@ def file_below(path: str, root: Path | None) -> Path:
 def _below(path: str | Path, root: Path) -> Path:
     real, above = Path(os.path.realpath(path)), Path(os.path.realpath(root))
     if real != above and above not in real.parents:
-        raise InventoryRefused(f"the inventory does not lie below KEYTURN_INVENTORY_ROOT ({root})")
+        raise InventoryRefused(f"the inventory is not below KEYTURN_INVENTORY_ROOT ({root})")
     return real
 
 

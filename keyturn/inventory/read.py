@@ -131,7 +131,7 @@ def _keys_of(line: int, row: Mapping[str, Any], inventory: Inventory, origin: Or
         if entries.knows(row):
             return entries.keys_of(line, row, inventory, origin)
     *others, last = [entries.looked_for for entries in readers]
-    raise RowFault(f"is none of ours: it has neither {', '.join(others)}, nor {last}")
+    raise RowFault(f"has no known format: it has neither {', '.join(others)}, nor {last}")
 
 
 def _rows_of(inventory: Inventory, table: Table) -> Iterator[Row]:

@@ -7,25 +7,25 @@ from keyturn.errors import JobError, KeyturnError
 
 
 class IdempotencyConflict(JobError):
-    """This idempotency key was used for another job."""
+    """The idempotency key was used for another job."""
 
     kind = "idempotency_conflict"
-    hint = "Look at the job with `keyturn jobs`; this key stands for a different rotation."
+    hint = "Look at the job with `keyturn jobs`: the idempotency key belongs to a different rotation."
 
 
 class OrderOfAnother(JobError):
-    """An order, or the approval in it, comes from a workflow that it is not of."""
+    """An order, or the approval in it, belongs to another workflow than the one that sent it."""
 
     kind = "order_of_another"
     next_step = "fail_and_inspect"
-    hint = "A payload was copied from another workflow: see who can write to Temporal, and ask again."
+    hint = "A payload was copied from another workflow: check who can write to Temporal, and ask again."
 
 
 class OpenJobExists(JobError):
-    """The credential has an open rotation job already."""
+    """The credential already has an open rotation job."""
 
     kind = "open_job_exists"
-    hint = "Look at it with `keyturn jobs`: this credential's rotation is under way already."
+    hint = "Look at it with `keyturn jobs`: this credential's rotation is already under way."
 
 
 class UnknownJob(JobError):
@@ -37,19 +37,19 @@ class UnknownJob(JobError):
 
 
 class JobHeld(JobError):
-    """Another one holds the job until its lease is over."""
+    """Another claim holds the job until its lease expires."""
 
     kind = "job_held"
     next_step = "stop_working_on_it"
-    hint = "Leave it to whoever holds it (`keyturn jobs show ID`), or ask again when the lease is over."
+    hint = "Leave it to the lease's owner (`keyturn jobs show ID`), or claim it when the lease has expired."
 
 
 class StaleClaim(JobError):
-    """The lease ran out and another one has claimed the job since; the older one's word changes nothing."""
+    """The lease expired and the job was claimed again since; the older claim changes nothing."""
 
     kind = "stale_claim"
     next_step = "stop_working_on_it"
-    hint = "Stop working on this job, undo nothing: whoever holds it now goes on from its recorded state."
+    hint = "Stop working on this job and undo nothing: its new owner resumes from the recorded state."
 
 
 class JobClosed(JobError):
@@ -57,7 +57,7 @@ class JobClosed(JobError):
 
     kind = "job_closed"
     next_step = "stop_working_on_it"
-    hint = "Stop working on this job: `keyturn jobs show ID` says how it ended."
+    hint = "Stop working on this job: `keyturn jobs show ID` shows its outcome."
 
 
 class StateRefused(JobError):
@@ -69,14 +69,14 @@ class StateRefused(JobError):
 
 
 class StaleAttempt(JobError):
-    """This attempt outlived its time: what it would write was decided otherwise since."""
+    """This attempt came too late: its order was withdrawn or executed by another attempt."""
 
     kind = "stale_attempt"
-    hint = "Nothing to fix: the rotation went on without this attempt, which changed nothing."
+    hint = "Nothing to fix: the rotation continued without this attempt, which changed nothing."
 
 
 class DeliveryError(KeyturnError):
-    """A job could not be told to its receiver. `retry_after` is the receiver's own wish, if it stated one."""
+    """A job's message could not be delivered to its receiver. `retry_after` is the receiver's Retry-After, if any."""
 
     kind = "delivery_error"
 
@@ -86,34 +86,34 @@ class DeliveryError(KeyturnError):
 
 
 class ReceiverUnavailable(DeliveryError):
-    """No answer came, or one that asks for patience. Whether it was taken is unknown: it is sent again."""
+    """The receiver did not answer, or asked to retry later. Whether it took the message is unknown: it is resent."""
 
     kind = "receiver_unavailable"
     # No user waits at a screen for a delivery: a receiver that is away for hours is asked every five minutes.
     longest_wait: ClassVar[timedelta] = timedelta(minutes=5)
     retryable = True
     next_step = "retry_with_backoff"
-    hint = "See that the receiver at KEYTURN_WEBHOOK_URL answers; then `keyturn deliveries resend`."
+    hint = "Make the receiver at KEYTURN_WEBHOOK_URL answer; then `keyturn deliveries resend`."
 
 
 class EarlierDelivery(DeliveryError):
-    """An earlier message of the same credential has not come through yet."""
+    """An earlier message of the same credential has not been delivered yet."""
 
     kind = "earlier_delivery"
     retryable = True
     next_step = "retry_with_backoff"
-    hint = "It goes on by itself once the earlier one is delivered, or given up by `keyturn deliveries`."
+    hint = "It is sent by itself once the earlier one is delivered or becomes a dead letter."
 
 
 class ReceiverConflict(DeliveryError):
     """The receiver knows this idempotency key for another request."""
 
     kind = "receiver_conflict"
-    hint = "Look at both sides: the receiver used this job's key for something else. Then `keyturn deliveries resend`."
+    hint = "Find out for what the receiver used this job's key; then `keyturn deliveries resend`."
 
 
 class ReceiverRefused(DeliveryError):
-    """The receiver will not take this message, or may not be asked at all."""
+    """The receiver refuses this message, or its address is not allowed."""
 
     kind = "receiver_refused"
     hint = "Check KEYTURN_WEBHOOK_URL and its keys; then `keyturn deliveries resend`."

@@ -82,7 +82,7 @@ class JobLeases:
         job, _ = await self.show(job_id, tenant_id=tenant_id)
         if job["status"] in CLOSED:
             raise JobClosed(f"{job_id} is {job['status']} already")
-        raise JobHeld(f"{job_id} is held by another one until its lease is over")
+        raise JobHeld(f"{job_id} is claimed by another owner until its lease expires")
 
     async def free(self, *, tenant_id: str, kind: CredentialKind, limit: int, skip: int = 0) -> Sequence[str]:
         """Return the jobs for credentials of `kind` without a holder, except those in `skip`; most urgent first."""
@@ -183,9 +183,9 @@ class JobLeases:
             raise JobClosed(f"{job_id} is {found['status']} already")
         # A job without a claim has the token 0, which no claim has.
         if token is not None and (token != found["lease_token"] or token == 0):
-            raise StaleClaim(f"the claim {token} on {job_id} does not hold it: the last one is {found['lease_token']}")
+            raise StaleClaim(f"the claim {token} does not hold {job_id}: the latest claim is {found['lease_token']}")
         if state is not None and state not in FOLLOWS[found["status"]]:
-            raise StateRefused(f"{job_id} is {found['status']}: {state} does not follow that")
+            raise StateRefused(f"{job_id} is {found['status']}: {state} cannot follow it")
         # Compared again where it is changed: a claim, cancellation or report in between is not overwritten.
         parameters = {"this_job": job_id, "this_token": found["lease_token"], "this_status": found["status"]}
         parameters |= {"this_state": state or found["status"], "this_lease": self._span(lease)}

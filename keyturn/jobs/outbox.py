@@ -48,7 +48,7 @@ class Outbox:
         async with transaction(self._engine) as connection:
             row = (await connection.execute(query)).mappings().first()
         if row is None or not row["payload"]:
-            raise UnknownDelivery(f"there is no message of the job {job_id[:64]}")
+            raise UnknownDelivery(f"the job {job_id[:64]} has no message")
         names = ("outbox_id", "job_id", "tenant_id", "topic", "payload", "created_at", "delivered_at", "waits_for")
         return Message(**{name: row[name] for name in names}, delivered_by=row["delivered_by"] or {})
 

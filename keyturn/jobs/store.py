@@ -117,7 +117,7 @@ class JobStore:
                 now = await self._by_key(connection, row["tenant_id"], idempotency_key)
                 if now is not None and now["status"] != WITHDRAWN:  # another attempt was quicker
                     return RotationJob(job_id=now["job_id"], created=False)
-                raise StaleAttempt("the claim was taken back since this attempt began")
+                raise StaleAttempt("the order was withdrawn since this attempt started")
         if holder is not None and not conflict and (joined := await self._join(row, holder, fence)) is not None:
             return joined
         if holder is not None:
@@ -129,7 +129,7 @@ class JobStore:
                     await self._note_name(connection, row, holder)
         # Raised outside the transaction, so that the audit row stays.
         if conflict:
-            raise IdempotencyConflict(f"the idempotency key already made {holder} for another order")
+            raise IdempotencyConflict(f"the idempotency key already created {holder} for another order")
         if holder is not None:
             raise OpenJobExists(f"the credential already has the open job {holder}")
         # The job that stood in the way was closed between our two statements: the next attempt will find the way free.
@@ -287,7 +287,7 @@ class JobStore:
             if not held or not (tightens or _asks_for_the_same(row, held)):
                 return None
             if not await self._merge_key(connection, row, job_id, fence, tightens=tightens):
-                raise StaleAttempt("the claim was taken back, or made elsewhere, since this attempt began")
+                raise StaleAttempt("the order was withdrawn or executed by another attempt since this attempt started")
             if not tightens:
                 known = {"idempotency_key": row["idempotency_key"], "key_id": row["key_id"]}
                 audit = _audit(row, "found_by_other_name", known) | {"job_id": job_id}

@@ -43,7 +43,7 @@ class Recorder:
         """Take one record; never raises, never waits."""
         if len(self._waiting) >= MOST_WAITING:
             del self._waiting[:BATCH_ROWS]
-            _log.error("ledger_rows_lost", rows=BATCH_ROWS, hint="The call log has them: bring the database back.")
+            _log.error("ledger_rows_lost", rows=BATCH_ROWS, hint="Bring the database back; the log has these calls.")
         self._waiting.append((uuid.uuid4().hex, call))
         self._some.set()
 

@@ -64,5 +64,5 @@ class DailySpend:
                 "daily_spend_over",
                 today_usd=f"{self.today_usd:.4f}",
                 threshold_usd=f"{self._threshold:.4f}",
-                hint="Look at `keyturn costs --by task` and `--by user`. KEYTURN_DAILY_SPEND_ALERT_USD sets this.",
+                hint="Look at `keyturn costs --by task` and `--by user`; KEYTURN_DAILY_SPEND_ALERT_USD sets the limit.",
             )

@@ -119,7 +119,7 @@ class LedgerStore:
             since = midnight(datetime.now(UTC))
             return await within(LOOKUP_SECONDS, self.total_spent(since=since, tenant_id=tenant_id, user_id=user_id))
         except (JobStoreUnavailable, TimeoutError) as error:
-            raise LedgerUnavailable(f"the ledger does not answer: {type(error).__name__}") from None
+            raise LedgerUnavailable(f"the ledger did not answer: {type(error).__name__}") from None
 
     def _group(self, by: CostsBy) -> Column[Any] | ColumnElement[Any]:
         if by != "day":

@@ -229,7 +229,7 @@ class ModelBoundary:
         lines = self._catalogue.resolve(request.policy_lines)
         if request.policy_digest is not None and digest_of_lines(lines) != request.policy_digest:
             names = ", ".join(str(line.ref) for line in lines)
-            raise PolicyDiffers(f"{names}: the caller holds other wording than this worker, at the same version")
+            raise PolicyDiffers(f"{names}: the caller's wording differs from this worker's, at the same version")
         return lines
 
     async def take(self, request: ModelTask, completion: Completion, provider: str, model: str, price: Decimal) -> bool:
@@ -253,7 +253,7 @@ class ModelBoundary:
         task, route = self._tasks[request.task], route_of(self._routes, request.task)
         place = next((at for at, one in enumerate(route) if (one.name, one.model) == (provider, model)), None)
         if self._cache is None or task.cache_for is None or place is None:
-            raise SettingsInvalid("KEYTURN_RESPONSE_CACHE: batches are taken through the response cache: set it to on")
+            raise SettingsInvalid("KEYTURN_RESPONSE_CACHE: batches need the response cache: set it to on")
         lines, at = self._lines(request), self._clock()
         prompt = task.prompt(request, lines, at)
         keys = self._keys(task, prompt, route)
@@ -264,7 +264,9 @@ class ModelBoundary:
         if isinstance(verdict, Rejection):
             call.status, call.failure = "invalid_output", verdict.reason
         elif not await self._cache.store(keys[place], pack(completion), task.cache_for):
-            raise JobStoreUnavailable("an answer of a batch could not be kept")  # else it would be asked and paid again
+            raise JobStoreUnavailable(
+                "an answer of a batch could not be cached"
+            )  # else it would be asked and paid again
         record = self._record_of(call, request, attempt=1)
         cost = None if record.cost_usd is None else record.cost_usd * price
         self._record(record.model_copy(update={"cost_usd": cost, "latency_ms": 0.0, "first_byte_ms": None}))
@@ -438,7 +440,7 @@ def _verdict(
     try:
         return task.judge(proposed, request, lines, at), proposed
     except ValidationError:  # what a model wrote does not fit into the task's own answer, which no check had seen
-        explanation = "The answer does not have the form that it must have."
+        explanation = "The answer does not match the task's schema."
         return Rejection(reason="malformed_answer", explanation=explanation), proposed
 
 

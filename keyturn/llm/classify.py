@@ -186,7 +186,7 @@ def error_for(
     message = message[:_MESSAGE_CHARACTERS] if isinstance(message, str) else ""
     kind = next(one.error for one in table if one.fits(status, codes, message))
     if kind.retryable and headers.get("x-should-retry", "").strip().lower() == "false":
-        return UnexpectedStatus(f"{shown} and asks not to be asked again")
+        return UnexpectedStatus(f"{shown} and asks not to retry")
     wait = retry_after(headers, error, now=now) if kind.retryable else None
     failure = kind(shown, retry_after=wait)
     failure.status, failure.code = status, codes[0] if codes else ""

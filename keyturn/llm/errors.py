@@ -6,9 +6,9 @@ from keyturn.errors import KeyturnError
 
 
 class ProviderError(KeyturnError):
-    """A model call that brought no answer.
+    """A model call without an answer.
 
-    `retry_after` is the provider's own wish, if it stated one; the others are of its answer, if there was one.
+    `retry_after` is the provider's Retry-After, if it sent one; the other fields come from its response, if any.
     """
 
     kind = "provider_error"
@@ -23,7 +23,7 @@ class ProviderError(KeyturnError):
 
 
 class ProviderUnavailable(ProviderError):
-    """The provider or the way to it is down; it may pass."""
+    """The provider or the network to it is down; a retry may succeed."""
 
     kind = "provider_unavailable"
     retryable = True
@@ -32,13 +32,13 @@ class ProviderUnavailable(ProviderError):
 
 
 class ProviderOverloaded(ProviderUnavailable):
-    """The provider says that it has too much to do: Anthropic's 529, OpenAI's `slow_down`."""
+    """The provider reports overload: Anthropic's 529, OpenAI's `slow_down`."""
 
     kind = "provider_overloaded"
 
 
 class ProviderKeyUnavailable(ProviderUnavailable):
-    """The file or the command that gives an endpoint's key does not give it; it may pass."""
+    """The file or the command of an endpoint's key gives no key; a retry may succeed."""
 
     kind = "provider_key_unavailable"
     hint = "Look at key_file or key_command of this endpoint in KEYTURN_ENDPOINTS: run it as the worker's user."
@@ -50,11 +50,11 @@ class ProviderTimeout(ProviderError):
     kind = "provider_timeout"
     retryable = True
     next_step = "show_retry_option"
-    hint = "Ask again; if it stays slow, raise the request's timeout or choose a quicker model."
+    hint = "Ask again; if it stays slow, raise the request's timeout or choose a faster model."
 
 
 class RateLimited(ProviderError):
-    """Too many requests or tokens for now."""
+    """The provider limits the rate of requests or tokens."""
 
     kind = "provider_rate_limited"
     retryable = True
@@ -63,7 +63,7 @@ class RateLimited(ProviderError):
 
 
 class EndpointBusy(RateLimited):
-    """As many calls to an endpoint are under way as its `calls_at_once` allows; it was not asked."""
+    """The endpoint has as many calls under way as `calls_at_once` allows; it was not asked."""
 
     kind = "endpoint_busy"
     hint = "Raise calls_at_once of this endpoint in KEYTURN_ENDPOINTS, or add another one to the route."
@@ -75,11 +75,11 @@ class UnreadableResponse(ProviderError):
     kind = "unreadable_response"
     retryable = True
     next_step = "retry_with_backoff"
-    hint = "Check the provider's base URL: something else than the provider answers there."
+    hint = "Check the provider's base URL: something other than the provider answers there."
 
 
 class QuotaExhausted(ProviderError):
-    """Money or quota is used up. Sending more requests cannot fix that."""
+    """Credit or quota is used up. A retry cannot fix that."""
 
     kind = "quota_exhausted"
     parks = True
@@ -88,7 +88,7 @@ class QuotaExhausted(ProviderError):
 
 
 class AuthenticationFailed(ProviderError):
-    """The provider does not take this key."""
+    """The provider refuses the API key."""
 
     kind = "authentication_failed"
     parks = True
@@ -97,7 +97,7 @@ class AuthenticationFailed(ProviderError):
 
 
 class RequestRefused(ProviderError):
-    """The provider will not take this request, however often it is sent."""
+    """The provider refuses this request, however often it is sent."""
 
     kind = "request_refused"
     parks = True
@@ -106,15 +106,15 @@ class RequestRefused(ProviderError):
 
 
 class PromptFiltered(RequestRefused):
-    """The provider's content filter holds the prompt; others say so with a 200, as an answer of its kind."""
+    """The provider's content filter blocked the prompt, with an error status; other providers answer with a 200."""
 
     kind = "content_filtered"
     parks = False
 
 
 class UnexpectedStatus(ProviderError):
-    """A status that no retry is known to fix, or one that the provider asks not to repeat."""
+    """A status that a retry is not known to fix, or that the provider asks not to retry."""
 
     kind = "unexpected_status"
     parks = True
-    hint = "Look at the status: a proxy or a new version of the provider may stand behind it."
+    hint = "Look at the status: a proxy or a new version of the provider's API may be the cause."

@@ -93,7 +93,7 @@ class HttpModelClient:
                 # What was waited for a place and a key is not the provider's: it has the rest, or is not asked at all.
                 first_byte = max(timeouts.first_byte - waited, 0.0)
                 if first_byte < min(LEAST_SECONDS_TO_ASK, timeouts.first_byte / 2):
-                    raise EndpointBusy(f"no time was left after {waited:.3g} s of waiting for a place or a key")
+                    raise EndpointBusy(f"the deadline passed after {waited:.3g} s of waiting for a free call or a key")
                 limits = replace(timeouts, first_byte=first_byte, total=max(deadline - time.monotonic(), 0.0))
                 try:
                     return await self._request(prompt, timeouts, limits, key, trace_id, on_text)
@@ -214,7 +214,7 @@ class HttpModelClient:
         except TimeoutError:
             waiting, seconds = "no complete answer", timeouts.total
             if first.expired():
-                waiting, seconds = "nothing of an answer", timeouts.first_byte
+                waiting, seconds = "no byte of an answer", timeouts.first_byte
             raise ProviderTimeout(f"{waiting} within {seconds:.3g} s") from None
         except KeyturnError:
             raise
@@ -254,7 +254,7 @@ class HttpModelClient:
                 raise
         if fold.finished:
             return fold.answer()
-        raise ProviderUnavailable("the answer's stream broke off before its end")
+        raise ProviderUnavailable("the answer's stream broke off")
 
     def _error(self, status: int, body: Any, headers: Mapping[str, str]) -> ProviderError:
         return error_for(status, body, headers, table=self._wire.errors, codes_of=self._wire.codes_of)
@@ -286,7 +286,7 @@ async def http_client(
 
 def _expect_uncompressed(response: httpx.Response) -> None:
     if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
-        raise UnreadableResponse("the answer is compressed, which was not asked for")
+        raise UnreadableResponse("the answer is compressed, which the request did not accept")
 
 
 def _decode(body: bytes) -> Any:

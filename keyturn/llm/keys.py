@@ -185,7 +185,7 @@ def parse_key(text: str, *, now: float) -> tuple[SecretStr, float | None]:
         try:
             parsed: Any = read_json(text)
         except ValueError:
-            raise ProviderKeyUnavailable("what gives the key wrote neither a key nor JSON") from None
+            raise ProviderKeyUnavailable("the source of the key gave neither a key nor JSON") from None
         if isinstance(parsed, dict) and isinstance(parsed.get("status"), dict):
             parsed = parsed["status"]
         if isinstance(parsed, str):
@@ -193,7 +193,7 @@ def parse_key(text: str, *, now: float) -> tuple[SecretStr, float | None]:
         text = next((parsed[name] for name in _TOKEN if isinstance(parsed.get(name), str)), "")
         ends = _end_of(parsed, now)
     if not text or len(text) > MAX_KEY_CHARACTERS or not text.isascii() or not text.isprintable() or " " in text:
-        raise ProviderKeyUnavailable("what gives the key wrote no key: one word, or JSON with access_token")
+        raise ProviderKeyUnavailable("the source of the key gave no key: one word, or JSON with access_token")
     return SecretStr(text), ends
 
 
@@ -259,7 +259,7 @@ async def _output_of(command: Sequence[str], seconds: float, hidden: AbstractSet
         await asyncio.wait({reading}, timeout=REST_SECONDS)
     except TimeoutError:
         raise ProviderKeyUnavailable(
-            f"the command for the key did not end within {seconds:g} s: {command[0]}"
+            f"the command for the key did not finish within {seconds:g} s: {command[0]}"
         ) from None
     finally:
         reading.cancel()
@@ -268,7 +268,7 @@ async def _output_of(command: Sequence[str], seconds: float, hidden: AbstractSet
     if len(printed) > MAX_KEY_CHARACTERS:
         raise ProviderKeyUnavailable("the command for the key prints more than a key")
     if status != 0:
-        raise ProviderKeyUnavailable(f"the command for the key ended with status {status}: {command[0]}")
+        raise ProviderKeyUnavailable(f"the command for the key exited with status {status}: {command[0]}")
     return printed.decode(errors="replace")
 
 

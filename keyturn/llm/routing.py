@@ -119,7 +119,7 @@ def route_of(routes: Mapping[str, Route], task: str) -> Route:
     """Return the route of a task: its own, or the default one; raises UnknownTask."""
     route = routes.get(task) or routes.get(DEFAULT)
     if route is None:
-        raise UnknownTask(f"no route leads to a model for {task}")
+        raise UnknownTask(f"the task {task} has no route")
     return route
 
 
@@ -217,7 +217,7 @@ def _route(listed: str, endpoints: Collection[str]) -> tuple[Target, ...]:
     if not targets:
         raise ValueError("a route names no model")
     if len({target[:2] for target in targets}) != len(targets):
-        raise ValueError("a route asks one model twice: each is asked once an attempt")
+        raise ValueError("a route names one model twice: each is asked once per attempt")
     if targets[-1].passes_quota_on:
-        raise ValueError(f"{targets[-1]} is the last of its route: nobody is next")
+        raise ValueError(f"{targets[-1]} is the last of its route: there is no next one")
     return tuple(targets)

@@ -51,7 +51,7 @@ class Completion:
 _UNFINISHED: dict[Finish, Rejection] = {
     "truncated": Rejection(reason="truncated_answer", explanation="The answer was cut off before its end."),
     "refused": Rejection(reason="model_refused", explanation="The model declined to answer."),
-    "filtered": Rejection(reason="content_filtered", explanation="The provider's content filter held the answer."),
+    "filtered": Rejection(reason="content_filtered", explanation="The provider's content filter blocked the answer."),
 }
 _MALFORMED = Rejection(
     reason="malformed_answer", explanation="The answer does not hold one JSON object of the fields asked for."

@@ -171,7 +171,7 @@ class Webhook:
         try:
             found = await loop.getaddrinfo(host, self._url.port or 443, type=socket.SOCK_STREAM)
         except UnicodeError:  # a label of over 63 letters, or of none
-            raise ReceiverRefused("the receiver's name is no name of a host") from None
+            raise ReceiverRefused("the receiver's name is no host name") from None
         except OSError as error:
             raise ReceiverUnavailable(f"the receiver's name does not resolve: {error.strerror}") from None
         addresses = [str(entry[4][0]) for entry in found]
@@ -218,9 +218,9 @@ def fault_of_target(scheme: str, address: str, *, allow_private: bool) -> str | 
     if ip.is_loopback:
         return None
     if any(ip in network for network in _NEVER if network.version == ip.version):
-        return f"the receiver's address {ip} is never asked: it leads to a cloud's metadata, or into another network"
+        return f"the receiver's address {ip} is always refused: it leads to a cloud's metadata, or into another network"
     if scheme != "https":
-        return "the receiver is asked by https only, or by http on loopback"
+        return "the receiver must use https, or http on loopback"
     # Of IPv6, only 2000::/3 is handed out (IANA, IPv6 Global Unicast Address Assignments).
     public = ip.is_global and not ip.is_multicast and (ip.version == 4 or ip in _HANDED_OUT)
     if not public and not (allow_private and ip.is_private and not ip.is_link_local):
@@ -247,7 +247,7 @@ def _classify(answer: httpx.Response, answer_body: bytes, message: Message) -> s
     if status in {408, 423, 425, 429} or status >= 500 or (status == 409 and (wait or _is_under_way(answer_body))):
         raise ReceiverUnavailable(f"the receiver answered {status}", retry_after=wait)
     if status in {409, 422}:
-        raise ReceiverConflict(f"the receiver answered {status}: it knows this job's key for another request")
+        raise ReceiverConflict(f"the receiver answered {status}: it has this job's key from another request")
     raise ReceiverRefused(f"the receiver answered {status}")
 
 
@@ -285,21 +285,21 @@ def _retry_after(headers: httpx.Headers) -> timedelta | None:
 def _receiver_url(value: str) -> str:
     url = httpx.URL(http_url(value))
     if url.scheme != "https" and url.host not in {"localhost", "127.0.0.1", "::1"}:
-        raise ValueError("is asked by https only, or by http on loopback")
+        raise ValueError("must use https, or http on loopback")
     return value
 
 
 def _keys(value: SecretStr) -> SecretStr:
     secrets = parse_tokens(value.get_secret_value())
     if len(secrets) > 2:
-        raise ValueError("names more than two keys: one signs, or two while they are exchanged")
+        raise ValueError("names more than two keys: one signs, or two while one is replaced")
     for name, secret in secrets.items():
         text = secret.get_secret_value()
         try:
             if text.startswith("whsec_"):
                 base64.b64decode(text.removeprefix("whsec_"), validate=True)
         except ValueError:  # a receiver's library would read another secret than we do
-            raise ValueError(f"the secret of {name} is whsec_ and no Base64 behind it, with its padding") from None
+            raise ValueError(f"the secret of {name} starts with whsec_, and the rest is not padded Base64") from None
     return value
 
 
@@ -328,7 +328,7 @@ class WebhookSettings(BaseSettings):
     def _expect_keys(self) -> "WebhookSettings":
         if self.url is not None and self.keys is None:
             raise ValueError(
-                "KEYTURN_WEBHOOK_KEYS is not set: messages to KEYTURN_WEBHOOK_URL are signed, as ID:SECRET"
+                "KEYTURN_WEBHOOK_KEYS is not set: messages to KEYTURN_WEBHOOK_URL are signed with its ID:SECRET"
             )
         return self
 

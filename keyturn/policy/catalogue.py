@@ -17,7 +17,7 @@ class Catalogue:
         by_id: dict[str, PolicyLine] = {}
         for line in lines:
             if line.id in by_id:
-                raise CatalogueInvalid(f"policy line {line.id} is defined twice: keep one definition of it")
+                raise CatalogueInvalid(f"policy line {line.id} is defined twice: remove one definition")
             by_id[line.id] = line
         self._lines: Mapping[str, PolicyLine] = dict(sorted(by_id.items()))
         self.version = digest_of([digest_of_line(line) for line in self._lines.values()])
@@ -39,7 +39,7 @@ class Catalogue:
         for ref in refs:
             line = self.current(ref.id)
             if line.version != ref.version:
-                raise UnknownPolicyLine(f"policy line {ref} was asked for, but this catalogue holds {line.ref}")
+                raise UnknownPolicyLine(f"policy line {ref} was asked for, but this catalogue has {line.ref}")
             lines.append(line)
         return tuple(lines)
 

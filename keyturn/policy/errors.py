@@ -17,7 +17,7 @@ class CatalogueInvalid(PolicyError):
 
 
 class UnknownPolicyLine(PolicyError):
-    """The catalogue does not hold this line at this version."""
+    """The catalogue has no such policy line, or not at this version."""
 
     kind = "unknown_policy_line"
     parks = True
@@ -33,12 +33,12 @@ class PolicyDiffers(PolicyError):
     next_step = "fail_and_fix_policy"
     hint = (
         "Give callers and workers the same KEYTURN_POLICY_DIR (`keyturn policy list` prints the digest), and raise the "
-        "version of a line that changed. Then ask again by the same command: it goes on under the wording of then."
+        "version of a line that changed. Then repeat the same command: it continues under the wording of that time."
     )
 
 
 class DigestMismatch(PolicyError):
-    """The decision is not the one that the evidence and policy now bear out: they changed since the verdict."""
+    """The evidence and policy no longer support the decision: they changed since the verdict."""
 
     kind = "digest_mismatch"
     next_step = "fail_and_fix_request"
@@ -46,7 +46,7 @@ class DigestMismatch(PolicyError):
 
 
 class ApprovalInvalid(PolicyError):
-    """The decision needs an approval, and the one it came with does not hold."""
+    """The decision needs an approval, and the one that came with it is not valid."""
 
     kind = "approval_invalid"
     hint = "Ask again: an approval counts for one decision, by an approver of its policy line who did not ask."

@@ -60,7 +60,7 @@ def read_files(files: Iterable[Path]) -> tuple[list[PolicyLine], list[Fault]]:
                 hint = (
                     " Give yours another id, or set KEYTURN_POLICY_SHIPPED=off." if _is_shipped(first[line.id]) else ""
                 )
-                message = f"{line.id} is defined twice: first in {first[line.id]}. Keep one definition of it.{hint}"
+                message = f"{line.id} is defined twice: first in {first[line.id]}. Remove one of them.{hint}"
                 faults.append(Fault(str(file), numbers[place] if place < len(numbers) else None, line.id, message))
                 continue
             first[line.id] = where
@@ -105,7 +105,7 @@ def _faults_of(file: Path, text: str, raw: dict[str, Any], error: ValidationErro
 def _hint_of(kind: str, message: str) -> str:
     """What is wrong and what to do, where pydantic says only the first."""
     return {
-        "extra_forbidden": "there is no such field; `keyturn policy schema` lists those that there are",
+        "extra_forbidden": "no such field; `keyturn policy schema` lists the fields",
         "string_pattern_mismatch": "may hold ASCII letters, digits and . _ @ + = - only, a letter or digit first",
     }.get(kind, message)
 

@@ -68,8 +68,8 @@ def ground(
     if quotes is None or not quotes_hold(quotes, quoted, request.credential):
         return Rejection(
             reason="unsupported_quote",
-            explanation="A line that states its condition in words only needs verbatim quotes of its wording and of "
-            "the evidence, and these are not.",
+            explanation="A policy line whose condition is text needs verbatim quotes of its wording and of the "
+            "evidence; these are not verbatim.",
         )
     extended = _with_quoted(support, quoted, request.credential, at)
     fault = fault_of(answer, extended)
@@ -121,13 +121,13 @@ def confirm(order: JobOrder, catalogue: Catalogue) -> None:
         bound = {ref.id for ref in decision.source_lines}
         quoted = [line for line in support.in_words_only if line.id in bound]
         if not quoted or not quotes_hold(decision.quotes, quoted, order.credential):
-            raise DigestMismatch("the decision's quotes are not those of the policy and the evidence")
+            raise DigestMismatch("the decision's quotes are not from the policy and the evidence")
         support = _with_quoted(support, quoted, order.credential, at)
     expected = _decision_fields(
         support, order.tenant_id, order.account_id, order.credential, decision.basis, decision.quotes
     )
     if any(getattr(decision, name) != value for name, value in expected.items()):
-        raise DigestMismatch("the decision's digest does not match the evidence and the policy held now")
+        raise DigestMismatch("the decision's digest does not match the current evidence and policy")
     if decision.decision != "eligible" or decision.rotate_by != support.rotate_by:
         raise DigestMismatch("the decision does not allow a rotation of this credential")
     if decision.needs_approval:
@@ -213,15 +213,15 @@ def _fault_of_yes(answer: Answer, support: Support) -> Rejection | None:
 
 _INCOMPLETE = Rejection(
     reason="incomplete_sources",
-    explanation="A stricter policy line applies as well, and the answer does not cite the line that states the "
-    "strictest window.",
+    explanation="A stricter policy line applies as well, and the answer does not cite the line with the strictest "
+    "window.",
 )
 
 
 def _fault_of_no(answer: Answer, support: Support) -> Rejection | None:
     if answer.window_days is not None:
         return Rejection(
-            reason="unexpected_window", explanation="A decision that allows no rotation claims a rotation window."
+            reason="unexpected_window", explanation="The answer allows no rotation, and states a rotation window."
         )
     if answer.decision == support.decision:
         return None
@@ -232,9 +232,9 @@ def _fault_of_no(answer: Answer, support: Support) -> Rejection | None:
             explanation=f"The answer allows no rotation, and the evidence meets the condition of {names}."[:500],
         )
     stated = (
-        "The answer says that the policy does not ask for a rotation, and the evidence leaves that open."
+        "The answer says that the policy requires no rotation, and the evidence leaves that open."
         if support.decision == "not_specified"
-        else "The answer says that something is not known, and the evidence says all that the policy asks for."
+        else "The answer says that a fact is unknown, and the evidence states every fact that the policy needs."
     )
     return Rejection(reason="unsupported_no", explanation=stated)
 
@@ -330,10 +330,10 @@ def _decision_fields(
 def _confirm_approval(order: JobOrder) -> None:
     approval, decision = order.approval, order.decision
     if approval is None or approval.digest != decision.digest:
-        raise ApprovalInvalid("the decision comes without an approval of it")
+        raise ApprovalInvalid("the decision has no approval")
     is_named = decision.any_operator or is_among(approval.approver, decision.approvers)
     if not is_named or same_form(approval.approver) == same_form(order.user_id):
-        raise ApprovalInvalid("the approval is not by an approver of the policy line, or is the requester's own")
+        raise ApprovalInvalid("the approver is no approver of the policy line, or is the asker")
 
 
 def observed_in_future(facts: CredentialFacts, now: datetime) -> bool:

@@ -38,7 +38,7 @@ class WhenOlder(Contract):
     when: Literal["age"] = Field(description="Time since the key was created or last rotated.")
     operator: Operator = Field(description='How the age is compared with `days`: ">" (more than) or ">=" (or more).')
     days: int = Field(ge=1, le=36_500, description="Days, from 1 to 36,500.")
-    truncation: Truncation = Field(description="whole_days: a begun day does not count. exact: to the microsecond.")
+    truncation: Truncation = Field(description="whole_days: a started day does not count. exact: to the microsecond.")
 
 
 class WhenUnused(Contract):
@@ -49,7 +49,7 @@ class WhenUnused(Contract):
     )
     operator: Operator = Field(description='How the time is compared with `days`: ">" (more than) or ">=" (or more).')
     days: int = Field(ge=1, le=36_500, description="Days, from 1 to 36,500.")
-    truncation: Truncation = Field(description="whole_days: a begun day does not count. exact: to the microsecond.")
+    truncation: Truncation = Field(description="whole_days: a started day does not count. exact: to the microsecond.")
 
 
 class NeverByItself(Contract):
@@ -127,7 +127,7 @@ class PolicyLine(Contract):
         if len(set(self.applies_to)) != len(self.applies_to):
             raise ValueError("applies_to names a kind twice")
         if doubles(self.approvers):
-            raise ValueError("approvers names a person twice; case, width and trailing marks make no other person")
+            raise ValueError("approvers names a user twice; case, width and trailing marks make no other user")
         if isinstance(self.rule, InProse) and self.decide != "person":
             raise ValueError('a line with when = "prose" needs decide = "person"')
         return self

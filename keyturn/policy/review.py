@@ -79,7 +79,7 @@ def _together(one: PolicyLine, other: PolicyLine) -> Iterator[Remark]:
     names = (one.id, other.id)
     if one.approvers and other.approvers and not set(one.approvers) & set(other.approvers):
         message = (
-            f"where both hold for a {shared[0]}, nobody stands in both lists of approvers: no rotation is approved"
+            f"where both hold for a {shared[0]}, no user is in both lists of approvers: no rotation can be approved"
         )
         yield Remark("contradiction", names, message)
     mine, its = _edge(one), _edge(other)
@@ -89,8 +89,8 @@ def _together(one: PolicyLine, other: PolicyLine) -> Iterator[Remark]:
     first, last = min(mine, its), max(mine, its)
     if late.window_days is not None and (early.window_days is None or _date(early, first) > _date(late, last)):
         message = (
-            f"from {_days(first)} to {_days(last)} only {early.id} holds, and its date lies after the one that "
-            f"{late.id} sets from then on: a job that is made early is due later than one that is made late"
+            f"from {_days(first)} to {_days(last)} only {early.id} holds, and its due date lies after the one that "
+            f"{late.id} sets from then on: a job created early is due later than one created late"
         )
         yield Remark("gap", (early.id, late.id), message)
 

@@ -106,14 +106,14 @@ def explain(support: Support, facts: CredentialFacts, at: datetime | None = None
     """Return why the decision is what it is, in a sentence for a person. Nothing in it comes from a model."""
     covering = [one for one in support.readings if one.status != "other_kind"]
     if support.decision == "eligible":
-        return f"{_join_refs(line.ref for line in support.binding)}: the evidence meets what the policy asks."
+        return f"{_join_refs(line.ref for line in support.binding)}: the evidence meets the policy's condition."
     if support.decision == "not_eligible":
-        return f"{_join_refs(one.line.ref for one in covering)}: the evidence does not meet what the policy asks."
+        return f"{_join_refs(one.line.ref for one in covering)}: the evidence does not meet the policy's condition."
     if not covering:
         covers = sorted({kind for one in support.readings for kind in one.line.applies_to})
         return (
             f"No supplied policy line covers a credential of kind {facts.kind}. They cover {', '.join(covers)}: "
-            "perhaps another kind or another line was meant."
+            "check the kind and the line."
         )[:1000]
     causes = [f"{one.line.ref}: {_cause(one, facts, at)}" for one in covering if one.status == "unknown"]
     return ("; ".join(causes) + ".")[:1000]
@@ -122,11 +122,11 @@ def explain(support: Support, facts: CredentialFacts, at: datetime | None = None
 def _cause(one: Reading, facts: CredentialFacts, at: datetime | None) -> str:
     age = 0 if at is None else (at - facts.observed_at).days
     causes: dict[Cause, str] = {
-        "words_only": "its condition stands in words only, and no model showed that it holds",
+        "words_only": "its condition is text only, and no model showed that it holds",
         "evidence_too_old": f"the evidence is {age} days old, and counts for {one.line.evidence_days} days: "
         "observe the key again",
         "evidence_in_future": "the evidence was observed in the future: check the clock of its source",
-        "fact_not_known": f"the evidence does not say {_FACT.get(one.line.rule.when, 'what it asks for')}",
+        "fact_not_known": f"the evidence does not say {_FACT.get(one.line.rule.when, 'what its condition needs')}",
     }
     return causes.get(one.cause, "not known")
 

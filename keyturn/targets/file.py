@@ -57,7 +57,7 @@ class SecretFiles:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self._folder.stat().st_mode & 0o077:
-                raise SecretNotKept(f"{self._folder} is open to others: chmod 700")
+                raise SecretNotKept(f"{self._folder} is accessible to other users: chmod 700")
             # mkstemp makes it 0600. Written beside, then put in its place: a crash leaves the old one or the new one.
             handle, beside = tempfile.mkstemp(dir=self._folder, prefix=".new-")
             with os.fdopen(handle, "w", encoding="utf-8") as file:

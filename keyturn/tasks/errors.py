@@ -13,7 +13,7 @@ class UnknownTask(KeyturnError):
 
 
 class TaskInvalid(KeyturnError):
-    """A task's folder does not hold together; nothing was started."""
+    """A task's folder is not consistent; nothing was started."""
 
     kind = "task_invalid"
     hint = "Fix the named task; docs/how-to/add-a-task.md says what it needs."
@@ -25,4 +25,4 @@ class UnknownPromptVersion(KeyturnError):
     kind = "unknown_prompt_version"
     parks = True
     next_step = "fail_and_fix_request"
-    hint = "Deploy the worker that holds this prompt version, then resume or ask again."
+    hint = "Deploy the worker that has this prompt version, then resume or ask again."

@@ -54,7 +54,7 @@ class Survival:
     @property
     def row(self) -> Row:
         """As a result."""
-        jobs = "" if self.jobs is None else f", {self.jobs} jobs"
+        jobs = "" if self.jobs is None else f", {self.jobs} job{'' if self.jobs == 1 else 's'}"
         also = f", {self.with_another} with another" if self.with_another else ""
         also += "" if self.woke is None else f", {self.woke} woke up"
         detail = f"{self.what}: {self.times}{also}{jobs}; p50 {self.p50:.1f} s, max {self.most:.1f} s"

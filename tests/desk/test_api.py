@@ -129,7 +129,7 @@ async def test_a_key_is_kept_for_a_day_and_what_a_dead_desk_left_is_done_by_the_
         assert told(await luna.post("/api/v1/rotations", json=asked, headers=once)) == (409, "still_under_way")
         await began(seconds=91)
         taken_over = await luna.post("/api/v1/rotations", json=asked, headers=once)
-        assert taken_over.json() == first.json() | {"attached": True}, "what was begun is found again"
+        assert taken_over.json() == first.json() | {"attached": True}, "the same Idempotency-Key finds what was started"
         await began(hours=23)
         other = question()
         assert told(await luna.post("/api/v1/rotations", json=other, headers=once)) == (422, "idempotency_key_reused")

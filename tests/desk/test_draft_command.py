@@ -69,7 +69,7 @@ async def test_a_draft_that_nobody_writes_is_left_after_a_while(stack: Stack) ->
             await asyncio.sleep(0.1)
         process.send_signal(signal.SIGTERM)
         _, err = await process.communicate()
-    assert (process.returncode, "was told to stop; whether it did is not known" in err.decode()) == (1, True), err
+    assert (process.returncode, "was asked to stop; whether it did is not known" in err.decode()) == (1, True), err
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ async def test_a_draft_that_nobody_writes_is_left_after_a_while(stack: Stack) ->
         ((), 2, "give --rotation, or --account, --policy and --question"),
         ((*ASKED[:2], "--policy", "P-99", *ASKED[4:]), 2, "P-99"),
         (("--account", "=cmd()", *ASKED[2:]), 2, "--account: "),
-        (("--rotation", "rotate:default:none:none:P-7@1"), 1, "no workflow has the id"),
+        (("--rotation", "rotate:default:none:none:P-7@1"), 1, "no workflow has the ID"),
     ],
 )
 async def test_what_cannot_be_drafted_is_said(

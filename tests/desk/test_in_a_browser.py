@@ -104,7 +104,7 @@ async def test_hostile_text_in_every_field_is_only_text(here: Place) -> None:
             await page.fill("#key_id", "key_1")
             await page.fill(field, HOSTILE)
             await page.get_by_role("button", name="Ask").click()
-            await shows(page, "Cannot be done as it is asked")
+            await shows(page, "Invalid request")
             assert await page.input_value(field) == HOSTILE, "what was typed is not lost"
         await page.get_by_role("button", name="Sign out").click()
         await sign_in(page, url, "omar")
@@ -180,5 +180,5 @@ async def test_a_slow_decision_completes_on_the_page_by_itself(here: Place) -> N
     async with here.open(KEYTURN_DESK_WAIT_SECONDS=0.3) as url, browser() as page:
         await sign_in(page, url, "luna")
         await ask(page, f"acct_{uuid.uuid4().hex[:8]}")
-        await expect(page.locator("#state")).to_contain_text("This page follows by itself")
+        await expect(page.locator("#state")).to_contain_text("This page updates by itself")
         await expect(page.locator("#state")).to_contain_text("awaiting approval")

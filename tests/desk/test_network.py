@@ -123,9 +123,9 @@ async def test_names_that_differ_in_case_or_marks_are_one_person(here: Place) ->
             page = await client.get("/", headers={"x-forwarded-user": name})
             assert f"{name} (approver, operator)" in page.text
     for roles in ("luna=asker; Luna=approver", "luna=asker; luna.=approver"):
-        with pytest.raises(ValidationError, match="is there twice"):
+        with pytest.raises(ValidationError, match="is listed twice"):
             DeskSettings(KEYTURN_DESK_ROLES=roles)
-    with pytest.raises(ValidationError, match="is there twice"):
+    with pytest.raises(ValidationError, match="is listed twice"):
         DeskSettings(KEYTURN_DESK_TOKENS=f"luna:{'a' * 32}, LUNA:{'b' * 32}")
 
 
@@ -213,8 +213,8 @@ async def test_what_is_too_large_or_too_often_is_refused(here: Place) -> None:
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"KEYTURN_ENVIRONMENT": "production"}, "nobody would have to sign in"),
-        ({"KEYTURN_DESK_ADDRESS": "0.0.0.0:8403"}, "nobody would have to sign in"),
+        ({"KEYTURN_ENVIRONMENT": "production"}, "no user would have to sign in"),
+        ({"KEYTURN_DESK_ADDRESS": "0.0.0.0:8403"}, "no user would have to sign in"),
         ({"KEYTURN_DESK_IDENTITY_HEADER": "X-Forwarded-User"}, "KEYTURN_DESK_PROXIES is not set"),
         ({"KEYTURN_DESK_TOKENS": "luna:short"}, "fewer than 32 letters"),
         ({"KEYTURN_DESK_ROLES": "luna=king"}, "NAME=ROLE"),
@@ -241,7 +241,7 @@ def test_in_development_on_loopback_nobody_signs_in() -> None:
 async def test_in_development_one_acts_as_anybody(here: Place) -> None:
     """So that an approval can be tried alone; where users sign in, there is no such thing."""
     async with here.served(KEYTURN_DESK_TOKENS=None) as url, plain(url) as browser:
-        assert "nobody signs in" in (await browser.get("/")).text
+        assert "there is no sign-in" in (await browser.get("/")).text
         for name in ("omar", "audit:nightly"):
             assert (await browser.post("/act-as", data={"name": name})).status_code == 303
             assert f'value="{name}"' in (await browser.get("/")).text

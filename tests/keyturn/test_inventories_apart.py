@@ -76,7 +76,7 @@ def test_a_child_that_is_killed_is_a_refusal(tmp_path: Path) -> None:
     with file.open("w"):
         os.kill(_child(), signal.SIGSEGV)
         reader.join()
-    assert seen == [(f"{file}: reading it ended the process that did so (SIGSEGV)",) * 2]
+    assert seen == [(f"{file}: the process that read it stopped (SIGSEGV)",) * 2]
 
 
 def test_a_child_that_says_nothing_is_given_up(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_child_has_so_much_memory_and_no_more(tmp_path: Path) -> None:
     row = {"account_id": "a", "key_id": 7, "notes": "x" * 900_000}
     file.write_text("\n".join(json.dumps(row) for _ in range(20)))
     *_, (refusal, _) = told(lambda: read_apart(Inventory(file), memory_bytes=1 << 20))
-    assert "needs more than 0.0 GB of memory" in refusal or "ended the process" in refusal
+    assert "needs more than 0.0 GB of memory" in refusal or "the process that read it stopped" in refusal
     assert len(told(lambda: read_apart(Inventory(file)))) == 20
 
 

@@ -233,9 +233,7 @@ def test_a_listing_of_azure_needs_its_application_and_loses_its_hints(
     rejects.add(second)
     rejects.close()
     assert "hunter2" not in (tmp_path / "rejects.jsonl").read_text()
-    assert {reason for _, reason in bad_of(file)} == {
-        "the listing names no application: give it by --account (it is the appId)"
-    }
+    assert {reason for _, reason in bad_of(file)} == {"the listing names no application: give its appId as --account"}
 
 
 # -- the plain form --------------------------------------------------------------------------------------------------
@@ -359,7 +357,7 @@ def test_a_key_that_stands_twice_is_used_once(written: Callable[..., Path]) -> N
     rejected: list[BadRow] = []
     items = list(items_of(read(Inventory(file, observed_at=NOW)), [], always_ask=True, reject=rejected.append))
     assert [item["ask"] for item in items if "ask" in item] == [1, 2]
-    assert [(row.line, row.reason) for row in rejected] == [(4, "the same key stands in an earlier row")]
+    assert [(row.line, row.reason) for row in rejected] == [(4, "an earlier row has the same key")]
 
 
 def test_a_scan_is_read_account_by_account(written: Callable[..., Path]) -> None:

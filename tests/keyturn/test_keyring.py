@@ -93,7 +93,7 @@ def test_names_become_pseudonyms_that_stay() -> None:
         ("", "holds no payload key"),
         (PSEUDONYMS, "holds no payload key"),
         (NEWER, "holds no key 'pseudonym'"),
-        (f"{NEWER},{NEWER},{PSEUDONYMS}", "the key newer is there twice"),
+        (f"{NEWER},{NEWER},{PSEUDONYMS}", "the key newer is listed twice"),
         (f"nonsense,{PSEUDONYMS}", "entry 1 is not ID:BASE64"),
         (f"{NEWER}\nwith space:AAAA\n{PSEUDONYMS}", "entry 2 is not ID:BASE64"),
         (f"short:{base64.b64encode(b'x' * 16).decode()},{PSEUDONYMS}", "the key short is not 32 bytes in base64"),

@@ -158,10 +158,10 @@ async def test_a_command_gives_the_key_and_sees_no_secret_of_ours(monkeypatch: p
 @pytest.mark.parametrize(
     ("code", "told"),
     [
-        ("import sys; print('token-1'); sys.stderr.write('token-2'); sys.exit(3)", "ended with status 3"),
-        ("print()", "wrote no key"),
+        ("import sys; print('token-1'); sys.stderr.write('token-2'); sys.exit(3)", "exited with status 3"),
+        ("print()", "gave no key"),
         ("while True: print('token-1' * 1000)", "more than a key"),
-        ("import time; print('token-1', flush=True); time.sleep(60)", "did not end within 1 s"),
+        ("import time; print('token-1', flush=True); time.sleep(60)", "did not finish within 1 s"),
     ],
 )
 async def test_a_command_that_gives_no_key_is_named_and_what_it_wrote_is_not(code: str, told: str) -> None:

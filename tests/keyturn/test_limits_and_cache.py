@@ -218,7 +218,7 @@ async def test_a_cache_that_is_away_is_a_miss() -> None:
 async def test_a_ledger_that_is_away_is_told_by_its_name() -> None:
     """A cap on a user's day cannot be enforced without it: the call waits for it, and fails by name."""
     ledger = LedgerStore(open_database(URL.create("postgresql+psycopg", host="127.0.0.1", port=9)))
-    with pytest.raises(LedgerUnavailable, match="the ledger does not answer"):
+    with pytest.raises(LedgerUnavailable, match="the ledger did not answer"):
         await ledger.spent_today("default", "luna")
 
 

@@ -30,7 +30,7 @@ SECOND = GOOD.replace("# Ours.\n", "\n").replace("OWN-1", "OWN-2")
 @pytest.mark.parametrize(
     ("text", "place", "named", "said"),
     [
-        (GOOD + 'colour = "red"\n', 10, "OWN-1", "there is no such field"),
+        (GOOD + 'colour = "red"\n', 10, "OWN-1", "no such field"),
         (GOOD.replace("window_days = 14", "window_days = 0"), 7, "OWN-1", "greater than or equal to 1"),
         (GOOD.replace("window_days = 14", "window_days = 2.5"), 7, "OWN-1", "valid integer"),
         (GOOD.replace('"access_key"', '"acces_key"'), 6, "OWN-1", "applies_to"),
@@ -39,7 +39,7 @@ SECOND = GOOD.replace("# Ours.\n", "\n").replace("OWN-1", "OWN-2")
         (GOOD + 'approvers = ["omar"]\n', 2, "OWN-1", 'approval = "required" and a list of approvers'),
         (GOOD + 'approval = "required"\n', 2, "OWN-1", "belong together"),
         (GOOD + 'approval = "required"\napprovers = ["Ольга"]\n', 11, "OWN-1", "approvers"),
-        (GOOD + 'approval = "required"\napprovers = ["omar", "omar"]\n', 2, "OWN-1", "names a person twice"),
+        (GOOD + 'approval = "required"\napprovers = ["omar", "omar"]\n', 2, "OWN-1", "names a user twice"),
         (GOOD.replace("version = 1", "version = 0"), 4, "OWN-1", "version"),
         (GOOD.replace("version = 1\n", ""), 2, "OWN-1", "Field required"),
         (GOOD.replace("days = 60, ", ""), 8, "OWN-1", "rule.age.days: Field required"),

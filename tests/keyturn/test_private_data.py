@@ -205,7 +205,7 @@ def test_a_reason_names_keys_by_their_ids() -> None:
 
 
 def test_a_secret_in_the_place_of_an_id_in_notes_or_in_a_reason_is_refused() -> None:
-    with pytest.raises(ValidationError, match="is a secret, not an id"):
+    with pytest.raises(ValidationError, match="is a secret, not an ID"):
         CredentialFacts(key_id=AWS_SECRET, observed_at=NOW)
     with pytest.raises(ValidationError, match="looks like a secret"):
         CredentialFacts(key_id="k", observed_at=NOW, notes=f"found in a log: {AWS_SECRET}")

@@ -175,7 +175,7 @@ async def test_an_answer_of_a_batch_that_could_not_be_kept_is_not_told_as_taken(
     )
     answer = Completion(ELIGIBLE, "complete", "stop", "m-1", Usage(250, 40))
     async with sqlite_engine.connect():
-        with pytest.raises(JobStoreUnavailable, match="could not be kept"):
+        with pytest.raises(JobStoreUnavailable, match="could not be cached"):
             await boundary.take(request(), answer, Script.name, Script.model, Decimal("0.5"))
     assert records == []
     assert await boundary.take(request(), answer, Script.name, Script.model, Decimal("0.5"))

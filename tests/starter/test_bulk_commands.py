@@ -72,7 +72,7 @@ async def test_an_estate_is_judged_watched_and_reported_by_command(
     told = await keyturn("bulk", inventory, "--policy", LINE)
     assert told.status == 0, told.err
     assert "6/6 asked" in told.err
-    assert "6 job created, 5 nothing due, 2 bad row" in told.err.splitlines()[-1]
+    assert "6 jobs created, 5 nothing due, 2 bad rows" in told.err.splitlines()[-1]
     again = json.loads((await keyturn("bulk", inventory, "--policy", LINE, "--json")).out)
     assert again["outcomes"] == {"job_created": 6, "nothing_due": 5, "bad_row": 2}
     watched = await keyturn("watch", again["workflow_id"])
@@ -98,7 +98,7 @@ async def test_an_estate_is_judged_watched_and_reported_by_command(
     ("arguments", "message"),
     [
         (("--policy", "P-99"), "P-99"),
-        ((), "--policy: a rotation is decided under policy lines"),
+        ((), "--policy: decide_rotation needs policy lines"),
         (("--policy", LINE, "--observed", "yesterday"), "--observed: is not a moment with its time zone"),
         (("--policy", LINE, "--observed", "2036-01-01T00:00:00Z"), "--observed: lies in the future"),
         (("--policy", LINE, "--name", "a run!"), "--name: "),
@@ -150,7 +150,7 @@ async def test_a_schedule_judges_the_newest_inventory_when_it_fires(
     name = f"nightly-{tmp_path.name[-1]}"
     create = ("schedule", "create", name, "--inventory", folder, "--cron", "0 3 * * *", "--policy", LINE)
     assert (await keyturn(*create)).out == f"created {name}\n"
-    assert "there is a schedule" in (await keyturn(*create)).err
+    assert f"the schedule {name} exists already" in (await keyturn(*create)).err
     (listed,) = json.loads((await keyturn("schedule", "list", "--json")).out)["schedules"]
     assert (listed["name"], listed["paused"], listed["last"], listed["next"][11:16]) == (name, False, None, "03:00")
     assert (await keyturn("schedule", "trigger", name)).status == 0
@@ -160,7 +160,7 @@ async def test_a_schedule_judges_the_newest_inventory_when_it_fires(
             if str(run.get("run_id", "")).startswith(f"{name}-20") and run["ended"]:
                 break
     assert (run["ended"], run["source"].endswith("today.csv")) == ("done", True)
-    assert "6  job created" in (await keyturn("report", run["run_id"])).out
+    assert "6  jobs created" in (await keyturn("report", run["run_id"])).out
     assert (await keyturn("watch", run["workflow_id"])).status == 0
     (listed,) = json.loads((await keyturn("schedule", "list", "--json")).out)["schedules"]
     assert (listed["last_workflow_id"], listed["last_ended"]) == (run["workflow_id"], "done")
@@ -187,7 +187,7 @@ async def test_a_scheduled_run_that_failed_is_told_by_its_schedule(keyturn: Keyt
                 break
     assert listed["last_ended"] == "inventory_invalid"
     shown = (await keyturn("schedule", "list")).out
-    assert f"look at it: keyturn watch {listed['last_workflow_id']}" in shown
+    assert f"follow it: keyturn watch {listed['last_workflow_id']}" in shown
     watched = await keyturn("watch", listed["last_workflow_id"])
     assert (watched.status, "Traceback" in watched.err) == (1, False), watched.err
     assert (await keyturn("schedule", "delete", "empty")).status == 0
@@ -200,7 +200,7 @@ async def test_a_scheduled_run_that_failed_is_told_by_its_schedule(keyturn: Keyt
         (("n" * 32, "--cron", "0 3 * * *", "--policy", LINE), "more than 31 characters"),
         (("nightly", "--cron", "every night", "--policy", LINE), "--cron or --time-zone"),
         (("nightly", "--cron", "0 3 * * *", "--policy", "P-99"), "P-99"),
-        (("nightly", "--cron", "0 3 * * *"), "a rotation is decided under policy lines"),
+        (("nightly", "--cron", "0 3 * * *"), "decide_rotation needs policy lines"),
         (("nightly", "--cron", "0 3 * * *", "--policy", LINE, "--time-zone", "Mars"), "--cron or --time-zone"),
     ],
 )
@@ -258,4 +258,4 @@ async def test_a_run_by_rule_is_marked_so_and_costs_nothing(keyturn: Keyturn, in
     assert float(outcome["cost_usd"]) == 0
     both = await keyturn("bulk", inventory, "--policy", LINE, "--by-rule", "--always-ask")
     assert both.status == 2
-    assert "decided by rule, no key is asked about" in both.err
+    assert "--by-rule asks no model" in both.err

@@ -159,7 +159,7 @@ async def test_a_parked_rotation_is_listed_resumed_and_gets_its_job(
     job = told(await terminal.rotate("--stale", key=key))
     assert (job["status"], job["attached"]) == ("job_created", True)
     twice = await terminal.run("resume", parked["workflow_id"])
-    assert (twice.returncode, "ended already" in twice.stderr) == (1, True)
+    assert (twice.returncode, "closed already" in twice.stderr) == (1, True)
     shown = (await terminal.run("audit", parked["workflow_id"])).stdout
     for line in ("parked", "resumed", "omar", "created"):
         assert line in shown
@@ -175,7 +175,7 @@ async def test_a_job_is_claimed_completed_failed_and_shown_by_command(
         await terminal.rotate("--stale", *of_tenant, key=f"key_{number}")
     claimed = [told(await terminal.run("jobs", "claim", *of_tenant, "--user", "rotator")) for _ in range(3)]
     none = await terminal.run("jobs", "claim", *of_tenant)
-    assert (none.returncode, "no job" in none.stderr) == (1, True)
+    assert (none.returncode, "no free job" in none.stderr) == (1, True)
     first, second, third = (job["job_id"] for job in claimed)
     done = await terminal.run("jobs", "complete", first, *of_tenant, "--token", "1", "--evidence", "new_key_id=AKIA1")
     assert (done.returncode, "done" in done.stdout) == (0, True), done.stderr
@@ -208,7 +208,7 @@ async def test_dead_letters_are_listed_and_sent_again_by_command(
     """Abandoned while its receiver refused; sent again, its workflow starts."""
     tenant = f"t{uuid.uuid4().hex[:8]}"
     made = told(await terminal.rotate("--stale", "--tenant", tenant))
-    assert "no message" in (await terminal.run("deliveries", "--tenant", tenant)).stderr
+    assert "no dead letter" in (await terminal.run("deliveries", "--tenant", tenant)).stderr
     engine = open_database(database_url(stack.database))
     await Outbox(engine).mark_dead(made["job_id"], failure="receiver_refused")
     await engine.dispose()
@@ -218,7 +218,7 @@ async def test_dead_letters_are_listed_and_sent_again_by_command(
     assert (unknown.returncode, "no message of job_none" in unknown.stderr) == (1, True)
     # On a queue without workers: this stack's worker delivers nowhere.
     again = await terminal.run("deliveries", "resend", "--all", "--tenant", tenant, KEYTURN_TASK_QUEUE="nobody")
-    assert (again.returncode, again.stdout) == (0, "sending 1 again\n"), again.stderr
+    assert (again.returncode, again.stdout) == (0, "resending 1 message\n"), again.stderr
     handle = stack.client.get_workflow_handle(f"deliver:{made['job_id']}")
     assert (await handle.describe()).workflow_type == "DeliveryWorkflow"
     await handle.terminate()
@@ -375,7 +375,7 @@ async def test_an_unknown_workflow_is_told_without_a_traceback(terminal: Termina
     for command in ("status", "watch"):
         ended = await terminal.run(command, "rotate:default:none:none:P-7@1")
         assert ended.returncode == 1
-        assert "no workflow has the id" in ended.stderr
+        assert "no workflow has the ID" in ended.stderr
         assert "Traceback" not in ended.stderr
 
 
@@ -571,11 +571,11 @@ async def test_cached_responses_are_cleared_by_command(terminal: Terminal) -> No
     """Those of one task, or all."""
     assert (await terminal.rotate("--stale")).returncode == 0
     none = await terminal.run("cache", "clear", "--task", "no_such_task")
-    assert none.stdout == "0 cached responses forgotten\n"
+    assert none.stdout == "0 cached responses cleared\n"
     some = await terminal.run("cache", "clear", "--prompt-version", "rotation_decision@2")
     assert int(some.stdout.split()[0]) >= 1
     await terminal.run("cache", "clear")  # other tasks' answers, of tests before this one
-    assert (await terminal.run("cache", "clear")).stdout == "0 cached responses forgotten\n"
+    assert (await terminal.run("cache", "clear")).stdout == "0 cached responses cleared\n"
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_files_are_checked_by_line_number_and_remarks_are_told(own: Path) -> Non
     sound = keyturn("check", own)
     assert sound.exit_code == 0
     assert "OWN-1, OWN-2: redundant" in sound.output
-    assert "2 policy lines can be used; 1 remarks" in sound.output
+    assert "2 policy lines can be used; 1 remark" in sound.output
     (own / "ours.toml").write_text(GOOD.replace("window_days = 14", "window_days = 0"))
     faulty = keyturn("check", own / "ours.toml")
     assert faulty.exit_code == 1

@@ -36,7 +36,7 @@ async def test_an_option_in_front_of_a_subcommand_is_refused(terminal: Terminal,
     for words in (f"jobs cancel --reason x {job_id}", "runs pause r", "deliveries resend --all"):
         group, *rest = words.split()
         refused = await terminal.run(group, "--tenant", "other", *rest)
-        assert (refused.returncode, "stands behind the subcommand" in refused.stderr) == (2, True), refused.stderr
+        assert (refused.returncode, "belongs after the subcommand" in refused.stderr) == (2, True), refused.stderr
     assert told(await terminal.run("jobs", "show", job_id, "--json"))["job"]["status"] != "cancelled"
 
 

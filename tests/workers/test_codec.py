@@ -192,10 +192,10 @@ async def test_a_session_decodes_for_its_browser_and_only_from_the_ui(codec: htt
 @pytest.mark.parametrize(
     ("tokens", "fault"),
     [
-        ("", "names nobody"),
+        ("", "names no user"),
         ("luna", "is not NAME:TOKEN"),
         ("luna:short", "the token of luna has fewer than 32 letters"),
-        (f"luna:{LUNA},luna:{OMAR}", "luna is there twice"),
+        (f"luna:{LUNA},luna:{OMAR}", "luna is listed twice"),
         (f"lu na:{LUNA}", "is not NAME:TOKEN"),
     ],
 )

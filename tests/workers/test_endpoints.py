@@ -160,7 +160,7 @@ def test_the_documented_file_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (
             '[endpoints.a]\nformat = "compatible"\nurl = "https://h"\nheaders = {Host = "x"}',
-            "no header that can be set",
+            "a header that cannot be set",
         ),
         (f'{COMPATIBLE}headers = {{a = "b\\r\\nc: d"}}', "printable ASCII"),
         ('[endpoints.a]\nformat = "compatible"\nurl = "https://h"\nlacks = ["temperature"]', "lacks 'temperature'"),
@@ -351,8 +351,8 @@ async def _live(monkeypatch: pytest.MonkeyPatch, url: str, more: str = "", **var
 @pytest.mark.parametrize(
     ("status", "body", "told"),
     [
-        (401, {"error": {"code": "invalid_api_key", "message": "x"}}, "the key is not taken"),
-        (403, {"error": {"code": "permission_denied", "message": "x"}}, "the key is not taken"),
+        (401, {"error": {"code": "invalid_api_key", "message": "x"}}, "the key is refused"),
+        (403, {"error": {"code": "permission_denied", "message": "x"}}, "the key is refused"),
         (404, {"error": {"code": "model_not_found", "message": "x"}}, "there is no model m"),  # OpenAI
         (404, {"error": {"code": "DeploymentNotFound", "message": "x"}}, "there is no model m"),  # Azure
         (
@@ -405,18 +405,18 @@ async def test_a_live_check_shows_the_cost_and_what_it_learned(monkeypatch: pyte
     assert hint is None
     assert "m-1 answers in" in state
     assert "20 + 5 tokens, $0.000070" in state
-    assert 'does not take json_schema, so the schema stands in the prompt (lacks = ["json_schema"]' in state
+    assert 'does not take json_schema, so the schema is sent in the prompt (lacks = ["json_schema"]' in state
     assert len(seen) == 2
 
 
 async def test_a_live_check_of_nobody_and_of_a_key_that_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
     state, hint = await _live(monkeypatch, "http://127.0.0.1:9/v1")
-    assert state.startswith("nobody answers")
+    assert state.startswith("there is no answer")
     assert hint is not None
     assert "http://127.0.0.1:9/v1" in hint
     command = json.dumps([sys.executable, "-c", "raise SystemExit(7)"])
     state, hint = await _live(monkeypatch, "http://127.0.0.1:9/v1", f"key_command = {command}")
-    assert state.startswith("there is no key: the command for the key ended with status 7")
+    assert state.startswith("there is no key: the command for the key exited with status 7")
     assert hint is not None
     assert "key_command" in hint
 

@@ -104,7 +104,7 @@ def test_faults_between_settings_are_told_with_the_others(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("url", "keys", "fault"),
     [
-        ("http://tickets.example/jobs", SIGNS, "KEYTURN_WEBHOOK_URL: is asked by https only"),
+        ("http://tickets.example/jobs", SIGNS, "KEYTURN_WEBHOOK_URL: must use https"),
         ("https://u:hunter2@tickets.example/", SIGNS, "KEYTURN_WEBHOOK_URL: may hold neither a password"),
         ("tickets.example", SIGNS, "KEYTURN_WEBHOOK_URL: "),
         (
@@ -172,8 +172,8 @@ def test_an_unknown_model_is_told_at_start_and_a_rate_card_makes_it_known(
     [
         ("gpt-5-mini", "is not ENDPOINT:MODEL"),
         ("azure:gpt-5-mini", "there is no endpoint 'azure'"),
-        ("openai:a, openai:a", "asks one model twice"),
-        ("openai:a, anthropic:b[next-on-quota]", "nobody is next"),
+        ("openai:a, openai:a", "names one model twice"),
+        ("openai:a, anthropic:b[next-on-quota]", "there is no next one"),
         ("decide=openai:a", "there is no task 'decide'"),
         ("decide_rotation=openai:a", "no route for draft_reply"),
         ("openai:a; *=openai:b", "has two routes"),

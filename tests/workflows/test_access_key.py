@@ -397,7 +397,7 @@ async def test_a_key_that_vanishes_between_a_look_and_a_call_is_looked_for_again
     user, old = aws.user()
     keys = AwsAccessKeys(**aws.settings())
     aws.client("iam").delete_access_key(UserName=user, AccessKeyId=old)
-    with pytest.raises(AwsUnavailable, match="gone since it was listed"):
+    with pytest.raises(AwsUnavailable, match="deleted since it was listed"):
         await keys.set_active(user, old, active=False)
     assert await keys.list_keys(user) == []
 

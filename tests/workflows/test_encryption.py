@@ -110,7 +110,7 @@ async def test_a_payload_does_not_open_in_another_namespace() -> None:
 
 async def test_a_payload_that_temporal_would_never_take_is_refused_before_it_is_sent() -> None:
     """The server's own refusal would be retried for ever."""
-    with pytest.raises(PayloadTooLarge, match="is the most"):
+    with pytest.raises(PayloadTooLarge, match="the limit is"):
         await codec().encode([Payload(data=b"x" * (MAX_PAYLOAD_BYTES + 1))])
 
 
@@ -161,7 +161,7 @@ async def test_a_worker_without_the_key_stops_at_it_and_one_with_it_goes_on(
     stranger = await connect(temporal.service_client.config.target_host, keyring=ring(OLDER))
     rotation = await start_or_attach(temporal, asked, task_queue=queue)
     async with worker_on(stranger, queue, Script(ELIGIBLE), sqlite_store), asyncio.timeout(20):
-        while "workers fail at it" not in str(await progress_of(rotation.handle)):
+        while "workers have failed" not in str(await progress_of(rotation.handle)):
             await asyncio.sleep(0.05)
     assert await sqlite_store.jobs(tenant_id="default", limit=10) == []
     async with worker_on(temporal, queue, Script(ELIGIBLE), sqlite_store):

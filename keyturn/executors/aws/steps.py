@@ -93,7 +93,7 @@ class AccessKeyRotation:
         if (account := _account_in(row for row in trail if row["actor"] == _owner(order.job_id))) is not None:
             if account != own:
                 raise AnotherAccount(
-                    f"the job was begun in the AWS account {account}, and these credentials are {own}'s"
+                    f"the job was started in the AWS account {account}, and these credentials are {own}'s"
                 )
             return
         arn = _USER_ARN.fullmatch(job["account_id"])
@@ -126,7 +126,7 @@ class AccessKeyRotation:
         trail = await self._trail_of(job.job_id, job.tenant_id)
         own = await self._keys.account()
         if (account := _account_in(trail)) not in {None, own}:
-            raise AnotherAccount(f"the job was begun in the AWS account {account}, and these credentials are {own}'s")
+            raise AnotherAccount(f"the job was started in the AWS account {account}, and these credentials are {own}'s")
         user = _user(job.account_id, own)
         before = _list_in(trail)
         if before is None:
@@ -169,11 +169,11 @@ class AccessKeyRotation:
             key_id, secret = await self._keys.create(rotation.user)
         except KeyLimit:
             # The list had room: IAM has not listed the key yet whose answer was lost.
-            raise AwsUnavailable("CreateAccessKey: the list of keys has not settled") from None
+            raise AwsUnavailable("CreateAccessKey: the list of keys is not consistent yet") from None
         # An attempt that froze here and wakes up beside another one would store the secret of a key that is deleted.
         tries = [row["detail"].get("try") for row in await self._trail_of(rotation.job_id, rotation.tenant_id)]
         if [one for one in tries if one][-1:] != [try_id]:
-            raise AwsUnavailable("CreateAccessKey: another attempt creates the key by now")
+            raise AwsUnavailable("CreateAccessKey: a later attempt creates the key")
         await self._secrets.put(self._name(rotation), key_id, secret)
         return await self._record_created(rotation, key_id)
 
@@ -229,7 +229,7 @@ class AccessKeyRotation:
         old = _find(present, rotation.old_key_id)
         if old is not None:
             if old.active:
-                raise OldKeyInUse("the old key is active again: somebody activated it")
+                raise OldKeyInUse("the old key is active again: it was activated by hand")
             used = await self._keys.last_used(rotation.old_key_id)
             since = rotation.deactivated_at
             if used is not None and since is not None and used > since + USE_IS_WRITTEN_WITHIN:
@@ -297,7 +297,7 @@ class AccessKeyRotation:
             f"sign a call with it, as {user}",
             f"wait {_trail_of(order.overlap)} while both keys work",
             f"deactivate {old}",
-            f"wait {_trail_of(order.grace)}" + (f", to end before {due:%Y-%m-%d %H:%M} UTC" if due else ""),
+            f"wait {_trail_of(order.grace)}" + (f", to finish before {due:%Y-%m-%d %H:%M} UTC" if due else ""),
             f"delete {old}, unless it was used since",
             f"close {order.job_id} as done",
         )
@@ -345,7 +345,7 @@ class AccessKeyRotation:
         """Of the keys beside the recorded ones, those that we made and lost; raises ForeignKey if another is there."""
         ours = await self._keys_created_here(rotation, extra)
         if len(ours) < len(extra):
-            raise ForeignKey("beside the old key there is one that this rotation did not make")
+            raise ForeignKey("the user has a key beside the old one that this rotation did not create")
         return ours
 
     async def _keys_created_here(self, rotation: AccessKeyState, extra: Sequence[AccessKey]) -> list[AccessKey]:
@@ -365,12 +365,12 @@ class AccessKeyRotation:
     def _expect_new_key(self, rotation: AccessKeyState, present: Sequence[AccessKey]) -> None:
         new = _find(present, _of(rotation.new_key_id))
         if new is None or not new.active:
-            raise NewKeyMissing("the new key is " + ("gone" if new is None else "inactive"))
+            raise NewKeyMissing("the new key is " + ("deleted" if new is None else "inactive"))
 
     async def _expect_signature(self, rotation: AccessKeyState) -> str:
         kept = await self._secrets.current(self._name(rotation))
         if kept is None:
-            raise NewKeyMissing(f"the secret {self._name(rotation)} is gone from the store")
+            raise NewKeyMissing(f"the secret {self._name(rotation)} is missing in the store")
         if kept[0] != rotation.new_key_id:
             raise NewKeyMissing("the stored secret is not the new key's")
         arn = await self._keys.signs(*kept)
@@ -400,9 +400,9 @@ def _expect_rotatable(key_id: str, present: Sequence[AccessKey]) -> None:
     if key is None:
         raise KeyNotFound("the job's key is not among the user's keys")
     if not key.active:
-        raise KeyNotFound("the job's key is inactive: nothing can be using it")
+        raise KeyNotFound("the job's key is inactive: nothing can use it")
     if len(present) > 1:
-        raise KeyLimit("the user has two access keys, so none can be made beside them")
+        raise KeyLimit("the user has two access keys, so no new one can be created")
 
 
 def _user(account_id: str, own: str) -> str:
@@ -428,7 +428,7 @@ def _list_in(trail: Sequence[Mapping[str, Any]]) -> tuple[str, ...] | None:
 
 def _of(key_id: str | None) -> str:
     if key_id is None:
-        raise NewKeyMissing("no new key was made yet")
+        raise NewKeyMissing("no new key was created yet")
     return key_id
 
 

@@ -84,7 +84,7 @@ class _CredentialReport:
             used = None if used_at is None else _moment(f"access_key_{slot}_last_used_date", row[used_at])
             name = self._id(row[self._user], slot, made)
             if name in seen:
-                raise RowFault("two access keys of one second: --access-keys tells them apart")
+                raise RowFault("two access keys were created in one second: give --access-keys")
             seen.add(name)
             never = (
                 used is None and used_at is not None and row[used_at] in {"N/A", "n/a"} and made >= USE_IS_KNOWN_SINCE
@@ -168,7 +168,7 @@ def _report_in(file: Path) -> Iterator[str]:
     Raises:
         InventoryInvalid: it contains no report.
     """
-    fault = InventoryInvalid(f"{file} is not an answer of get-credential-report")
+    fault = InventoryInvalid(f"{file} is not the output of get-credential-report")
     decode = codecs.getincrementaldecoder("utf-8")().decode
     with open_text(file) as text:
         around, begun = "", None
@@ -212,7 +212,7 @@ def _lists_keys(row: Mapping[str, Any]) -> bool:
 
 def _refuse(_line: int, _row: Mapping[str, Any], _inventory: Inventory, _origin: Origin) -> Iterator[Row]:
     raise RowFault(
-        "is an entry of `aws iam list-access-keys`: give that file by --access-keys, beside the credential report"
+        "is an entry of `aws iam list-access-keys`: give that file as --access-keys, with the credential report"
     )
 
 

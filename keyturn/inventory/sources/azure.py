@@ -40,7 +40,7 @@ def _key_of(line: int, row: Mapping[str, Any], origin: Origin, account_id: str |
     Its `hint`, the first letters of the secret, and `secretText` are not read. startDate is az's before 2.37.
     """
     if not row.get("appId") and not account_id:
-        raise RowFault("the listing names no application: give it by --account (it is the appId)")
+        raise RowFault("the listing names no application: give its appId as --account")
     return key_of(
         line,
         row.get("appId") or account_id,

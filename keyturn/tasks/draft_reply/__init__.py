@@ -67,18 +67,22 @@ def _fault_of(text: str, request: DraftRequest, lines: Sequence[PolicyLine]) -> 
     if elsewhere is not None:
         return Rejection(reason=elsewhere, explanation=_ELSEWHERE[elsewhere])
     if request.waits_for_person and not _WAITS.search(text):
-        return Rejection(reason="omits_waiting", explanation="The draft does not say that a person decides first.")
+        return Rejection(reason="omits_waiting", explanation="The draft does not say that a person must approve first.")
     if _contradicts(text, request.decision) or (request.waits_for_person and _states_decision(text)):
-        return Rejection(reason="decision_not_allowed", explanation="The draft tells another decision than was made.")
+        return Rejection(
+            reason="decision_not_allowed", explanation="The draft states another decision than the recorded one."
+        )
     if _lines_cited(text) - {line.id for line in lines} - {request.account_id}:
         return Rejection(reason="unknown_source", explanation="The draft names a policy line that was not given.")
     if days_named(text) - days_supported(lines, request.rotation_window_days):
-        return Rejection(reason="unsupported_figure", explanation="The draft names a number of days of its own.")
+        return Rejection(
+            reason="unsupported_figure", explanation="The draft states a number of days that was not given."
+        )
     return None
 
 
 _ELSEWHERE: Mapping[str, str] = {
-    "hidden_characters": "The draft holds characters that are not seen, or that turn the direction of writing.",
+    "hidden_characters": "The draft holds invisible characters, or characters that change the direction of writing.",
     "holds_link": "The draft holds an address or a link that the policy does not give.",
     "holds_markup": "The draft holds markup: it is plain text.",
     "holds_phone_number": "The draft holds what looks like a phone number.",

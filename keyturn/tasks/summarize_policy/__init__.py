@@ -60,7 +60,9 @@ def judge(
     if set(supplied) - {str(line_id) for line_id in ids}:
         return Rejection(reason="missing_source", explanation="The summary leaves out a policy line.")
     if days_named(summary) - days_supported(lines):
-        return Rejection(reason="unsupported_figure", explanation="The summary names a number of days of its own.")
+        return Rejection(
+            reason="unsupported_figure", explanation="The summary states a number of days that was not given."
+        )
     return PolicySummary(summary=summary, source_lines=tuple(supplied[name].ref for name in sorted(supplied)))
 
 
