@@ -14,6 +14,7 @@ from keyturn.application.encryption import names_of, reader_of
 from keyturn.application.outcomes import fate_of
 from keyturn.application.rotations import Handle, waiting_for, waits_for
 from keyturn.errors import KeyturnError
+from keyturn.moments import in_utc
 from keyturn.rotations.contracts import Assessment
 from keyturn.rotations.decisions import GroundedDecision, Rejection
 from keyturn.rotations.outcomes import LimitedUntil, RotationJob, WaitingForPerson
@@ -76,7 +77,7 @@ async def progress_of(handle: Handle) -> list[str] | WaitingForPerson | None:
     if not lines:
         limited = await waiting_for(handle)
         if isinstance(limited, LimitedUntil):
-            lines.append(f"rate limited until {limited.retry_at:%Y-%m-%d %H:%M:%S} UTC")
+            lines.append(f"rate limited until {in_utc(limited.retry_at)}")
     return lines or ["waiting for a worker"]
 
 
@@ -87,7 +88,7 @@ async def steps_of(client: Client, handle: Handle) -> AsyncIterator[str]:
         text = await _text_of(client, handle.id, event, names)
         if text is not None:
             moment = event.event_time.ToDatetime(UTC)
-            yield f"{moment:%H:%M:%S}  {text}"
+            yield f"{in_utc(moment)}  {text}"
 
 
 async def _text_of(client: Client, workflow_id: str, event: HistoryEvent, names: dict[int, str]) -> str | None:

@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Any
 
+from keyturn.moments import in_utc
 from keyturn.rotations.decisions import GroundedDecision, ModelReading
 from keyturn.rotations.outcomes import (
     Failed,
@@ -100,7 +101,7 @@ def as_lines(workflow_id: str, outcome: RotationOutcome) -> list[str]:
             lines = _waiting(workflow_id, outcome)
         case LimitedUntil():
             lines = [
-                f"rate limited until {outcome.retry_at:%Y-%m-%d %H:%M:%S} UTC; then the workflow continues by itself",
+                f"rate limited until {in_utc(outcome.retry_at)}; then the workflow continues by itself",
                 "the same command attaches to it later",
             ]
         case _:
@@ -113,7 +114,7 @@ def as_lines(workflow_id: str, outcome: RotationOutcome) -> list[str]:
 
 
 def _waiting(workflow_id: str, outcome: WaitingForPerson) -> list[str]:
-    until = f", until {outcome.until:%Y-%m-%d %H:%M} UTC" if outcome.until else ""
+    until = f", until {in_utc(outcome.until)}" if outcome.until else ""
     if outcome.status == "parked":
         return [f"parked: {outcome.kind}{until}; nothing is lost", outcome.hint, f"then: keyturn resume {workflow_id}"]
     is_disagreement = outcome.status == "disagreement"

@@ -23,6 +23,7 @@ from keyturn.desk.roles import AnyPerson, Asker, Decider, Operator, expect_decid
 from keyturn.desk.schemas import in_path, plain
 from keyturn.desk.settings import ROLES, DeskSettings
 from keyturn.errors import KeyturnError
+from keyturn.moments import in_utc
 
 _FOLDER = Path(__file__).parent
 _KNOWN = {"yes": True, "no": False}
@@ -246,4 +247,4 @@ def _back_to(workflow_id: str) -> Response:
 
 def _moment(value: Any) -> str:
     moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+    return in_utc(moment)

@@ -3,6 +3,7 @@
 from datetime import datetime
 
 from keyturn.errors import KeyturnError
+from keyturn.moments import in_utc
 
 
 class CallRefused(KeyturnError):
@@ -21,7 +22,7 @@ class TokenLimitReached(CallRefused):
     def __init__(self, message: str, *, retry_at: datetime) -> None:
         super().__init__(message)
         self.retry_at = retry_at
-        self.hint = f"Ask again after {retry_at:%Y-%m-%d %H:%M:%S} UTC, or raise KEYTURN_TOKENS_PER_USER_HOUR."
+        self.hint = f"Ask again after {in_utc(retry_at)}, or raise KEYTURN_TOKENS_PER_USER_HOUR."
 
 
 class CostCapExceeded(CallRefused):

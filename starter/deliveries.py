@@ -7,6 +7,7 @@ import click
 
 from keyturn.console import counted
 from keyturn.jobs.errors import UnknownDelivery
+from keyturn.moments import in_utc
 from keyturn.starter.database import with_database
 from keyturn.starter.jobs import lists
 
@@ -35,7 +36,7 @@ def deliveries(context: click.Context, tenant: str, as_json: bool) -> None:
         click.echo(json.dumps({"dead_letters": rows}, default=lambda moment: moment.isoformat()))
         return
     for row in rows:
-        click.echo(f"{row['job_id']}  dead since {row['dead_at']:%Y-%m-%d %H:%M}Z  {row['failure']}")
+        click.echo(f"{row['job_id']}  dead since {in_utc(row['dead_at'])}  {row['failure']}")
     if not rows:
         click.echo(f"tenant {tenant} has no dead letter", err=True)
 

@@ -5,6 +5,7 @@ import asyncio
 import click
 
 from keyturn.errors import KeyturnError
+from keyturn.moments import in_utc
 
 
 class UnknownBuild(KeyturnError):
@@ -38,7 +39,7 @@ def show() -> None:
     found = asyncio.run(run())
     for build in found:
         state = "current" if build.current else build.drainage.replace("unspecified", "not promoted")
-        click.echo(f"{build.build_id:24}  {build.created_at:%Y-%m-%d %H:%M}Z  {state}")
+        click.echo(f"{build.build_id:24}  {in_utc(build.created_at)}  {state}")
     if not found:
         click.echo("no worker has a build ID: every worker takes every rotation", err=True)
 

@@ -15,6 +15,7 @@ from keyturn.console import printable, signed_in_user
 from keyturn.contracts import Identifier, Reason
 from keyturn.errors import InvalidRequest
 from keyturn.jobs.contracts import ClaimedJob, Evidence
+from keyturn.moments import in_utc
 from keyturn.starter.database import with_database
 from keyturn.tokens import parse_tokens
 from keyturn.workers.jobs_settings import load_jobs_settings
@@ -103,11 +104,11 @@ def show(job_id: str, tenant: str, as_json: bool) -> None:
     click.echo(f"  rotate {job['key_id']} of {job['account_id']} under {_under(job)}, asked by {job['requested_by']}")
     if job["lease_owner"] and job["lease_until"]:
         held = "claimed" if job["lease_until"] > datetime.now(UTC) else "was claimed"
-        until = f"{job['lease_until']:%Y-%m-%d %H:%M:%S}Z"
+        until = in_utc(job["lease_until"])
         click.echo(f"  {held} by {job['lease_owner']} until {until}, claim {job['lease_token']}")
     for row in trail:
         detail = "  ".join(f"{name}={value}" for name, value in row["detail"].items())
-        click.echo(printable(f"  {row['at']:%Y-%m-%d %H:%M:%S}Z  {row['event']:16}  {row['actor']:16}  {detail}"))
+        click.echo(printable(f"  {in_utc(row['at'])}  {row['event']:16}  {row['actor']:16}  {detail}"))
 
 
 @jobs.command()

@@ -8,6 +8,7 @@ import click
 
 from keyturn.console import counted, printable
 from keyturn.contracts import ShortIdentifier
+from keyturn.moments import in_utc
 
 
 @click.command()
@@ -94,7 +95,7 @@ def audit(workflow_id: str, tenant: ShortIdentifier, as_json: bool) -> None:
         return
     for row in found:
         detail = "  ".join(f"{name}={value}" for name, value in row["detail"].items())
-        click.echo(printable(f"{row['at']:%Y-%m-%d %H:%M:%S}Z  {row['event']:18}  {row['actor']:16}  {detail}"))
+        click.echo(printable(f"{in_utc(row['at'])}  {row['event']:18}  {row['actor']:16}  {detail}"))
     if not found:
         click.echo(f"tenant {tenant} has no audit trail of {workflow_id}", err=True)
 

@@ -10,6 +10,7 @@ import click
 
 from keyturn.console import signed_in_user
 from keyturn.contracts import Contract
+from keyturn.moments import in_utc
 from keyturn.policy.errors import CatalogueInvalid
 from keyturn.rotations.contracts import Abandonment, Approval, Denial, Resumption, RotationStatus
 from keyturn.rotations.decisions import GroundedDecision
@@ -243,7 +244,7 @@ def _status_lines(status: RotationStatus, wordings: Sequence[str]) -> list[str]:
         *(f"wording    {line}" for line in wordings),
         *(f"quoted     {quote.line_id}: {quote.wording!r}, as {quote.evidence!r}" for quote in decision.quotes),
         *([] if facts is None else [f"evidence   {'; '.join(evidence_in_words(facts))}"]),
-        *([] if facts is None else [f"observed   {facts.observed_at:%Y-%m-%d %H:%M} UTC by {facts.source}"]),
+        *([] if facts is None else [f"observed   {in_utc(facts.observed_at)} by {facts.source}"]),
         f"asked by   {', '.join(status.requested_by)}",
         f"approvers  {approvers_of(decision)}",
         f"digest     {decision.digest}",

@@ -13,6 +13,7 @@ import click
 
 from keyturn.console import counted
 from keyturn.errors import InvalidRequest
+from keyturn.moments import in_utc
 
 T = TypeVar("T")
 _STATUSES = ["ok", "invalid_output", "timeout", "failed", "cancelled"]
@@ -60,7 +61,7 @@ def calls(
         )
         kept = ", cached response" if row["cache_hit"] else ""
         click.echo(
-            f"{row['called_at']:%Y-%m-%d %H:%M:%S}  {row['task']}  {row['provider']}:{row['model']}  {ended}{kept}  "
+            f"{in_utc(row['called_at'])}  {row['task']}  {row['provider']}:{row['model']}  {ended}{kept}  "
             f"{row['latency_ms']:.0f} ms  {tokens}  {_dollars(row['cost_usd'])}  {row['trace_id']}"
         )
     if not found:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from keyturn.console import signed_in_user
+from keyturn.moments import in_utc
 from keyturn.rotations.contracts import Abandonment, Resumption
 from keyturn.starter.database import with_database
 from keyturn.starter.faults import validate
@@ -44,7 +45,7 @@ def runs(context: click.Context, tenant: str, limit: int, as_json: bool) -> None
         return
     for row in rows:
         state = row["ended"] or ("open" if row["loaded_at"] else "loading")
-        click.echo(f"{row['run_id']:24}  {row['created_at']:%Y-%m-%d %H:%M}Z  {state:10}  {row['source']}")
+        click.echo(f"{row['run_id']:24}  {in_utc(row['created_at'])}  {state:10}  {row['source']}")
     if not rows:
         click.echo(f"tenant {tenant} has no bulk run", err=True)
 

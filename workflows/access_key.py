@@ -19,6 +19,7 @@ with workflow.unsafe.imports_passed_through():
     from keyturn.backoff import BASE
     from keyturn.execution.contracts import AccessKeyState, KeyRotationOrder, KeyRotationOutcome, KeyRotationStatus
     from keyturn.jobs.contracts import ClaimedJob
+    from keyturn.moments import in_utc
     from keyturn.payload_errors import PayloadMoved
     from keyturn.rotations.contracts import Abandonment, Resumption
     from keyturn.rotations.outcomes import Failed
@@ -269,7 +270,7 @@ class RotateAccessKeyWorkflow:
 
     def _at(self, step: str, **more: Any) -> None:
         self._status = KeyRotationStatus(step=step, since=workflow.now(), **self._keys(), **more)
-        until = f" until {self._status.until:%Y-%m-%d %H:%M} UTC" if self._status.until else ""
+        until = f" until {in_utc(self._status.until)}" if self._status.until else ""
         workflow.set_current_details(step + until + (f", blocked: {more['blocked']}" if "blocked" in more else ""))
 
     def _outcome(self, status: Any, reason: str | None = None) -> KeyRotationOutcome:

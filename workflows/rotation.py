@@ -21,6 +21,7 @@ with workflow.unsafe.imports_passed_through():
     from keyturn.activities.record_event import RecordEvent
     from keyturn.activities.withdraw_claim import WithdrawClaim
     from keyturn.contracts import PolicyRef
+    from keyturn.moments import in_utc
     from keyturn.payload_errors import PayloadMoved
     from keyturn.people import is_among
     from keyturn.policy.grounding import request_digest
@@ -211,9 +212,7 @@ class RotationWorkflow:
     async def _wait_until(self, moment: datetime) -> None:
         digest = self._waiting.status.request_digest
         self._waiting.status = RotationStatus(phase="rate_limited", until=moment, request_digest=digest)
-        workflow.set_current_details(
-            f"**Rate limited** until {moment:%Y-%m-%d %H:%M:%S} UTC; then it continues by itself."
-        )
+        workflow.set_current_details(f"**Rate limited** until {in_utc(moment)}; then it continues by itself.")
         wait = max((moment - workflow.now()).total_seconds(), 0.0)
         # Those who wait for the same limit do not come back in step.
         wait += workflow.random().uniform(0, min(wait, LIMIT_JITTER_SECONDS))
@@ -326,7 +325,7 @@ class RotationWorkflow:
     async def _park(self, failed: Failed) -> Failed | Resumption | RotationRequest:
         """Wait until `failed` is fixed or other evidence comes; return that, or how the workflow ends."""
         until = workflow.now() + PARKED_FOR
-        workflow.set_current_details(f"**Parked**: {failed.kind}, until {until:%Y-%m-%d %H:%M} UTC. {failed.hint}")
+        workflow.set_current_details(f"**Parked**: {failed.kind}, until {in_utc(until)}. {failed.hint}")
         self._note("parked", KEYTURN, kind=failed.kind)
         answer = await self._wait_for_response("parked", until, failed)
         match answer:
@@ -359,7 +358,7 @@ class RotationWorkflow:
         said = f" **The model disagrees**: {by_models}." if readings else ""
         workflow.set_current_details(
             f"**Eligible** under {_join_refs(decision.source_lines)}.{said} **Awaits the approval** of one of "
-            f"{approvers}, until {until:%Y-%m-%d %H:%M} UTC."
+            f"{approvers}, until {in_utc(until)}."
         )
         if readings:
             self._note("disagreement", KEYTURN, digest=decision.digest, readings=by_models)

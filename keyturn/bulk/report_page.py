@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from keyturn.bulk.report import Figures, in_words, items_of_run
 from keyturn.bulk.store import BulkStore, Run
+from keyturn.moments import in_utc
 from keyturn.policy.line import PolicyLine
 
 # A page of a hundred thousand rows opens in no browser; the whole is in the CSV and JSON forms.
@@ -45,7 +46,7 @@ async def page_of(store: BulkStore, run: Run, lines: list[PolicyLine], decrypt: 
         .render(
             run=run,
             lines=lines,
-            written=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
+            written=in_utc(datetime.now(UTC)),
             tiles=_tiles(figures),
             plot=Markup(_plot(figures, lines)),  # noqa: S704 - numbers and words of ours
             outcomes=(("outcome", "keys"), _counts(figures.outcomes)),
@@ -98,7 +99,7 @@ def _row(item: Mapping[str, Any]) -> tuple[str, ...]:
     due = f"{item['rotate_by']:%Y-%m-%d}" if item["rotate_by"] else ""
     age = "" if item["age_days"] is None else str(item["age_days"])
     why = item["explanation"] or in_words(item["reason"] or "")
-    seen = "" if item["observed_at"] is None else f"{item['source']}, {item['observed_at']:%Y-%m-%d %H:%M}Z"
+    seen = "" if item["observed_at"] is None else f"{item['source']}, {in_utc(item['observed_at'])}"
     return (
         str(item["line"]),
         item["account_id"] or "",

@@ -6,6 +6,7 @@ from itertools import product
 from typing import Any, NamedTuple, get_args
 
 from keyturn.contracts import CredentialFacts, CredentialKind
+from keyturn.moments import in_utc
 from keyturn.policy.applicability import MICROSECOND, threshold
 from keyturn.policy.line import PolicyLine, WhenOlder, WhenUnused
 from keyturn.policy.support import Support, support_of
@@ -56,7 +57,7 @@ def _describe_aspect(aspect: str, support: Support) -> str:
     if aspect == "window":
         return "none" if support.window_days is None else f"{support.window_days} days"
     if aspect == "date":
-        return "none" if support.rotate_by is None else f"{support.rotate_by:%Y-%m-%d %H:%M}"
+        return "none" if support.rotate_by is None else in_utc(support.rotate_by)
     return {"nobody": "none", "operator": "any operator"}.get(
         support.approval, ", ".join(support.approvers) or "nobody"
     )

@@ -36,6 +36,7 @@ from keyturn.jobs.contracts import ClaimedJob, Evidence
 from keyturn.jobs.errors import StateRefused
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.states import ProgressState
+from keyturn.moments import in_utc
 
 # As long as a lease may be. The workflow prolongs it twice as often while it waits.
 LEASE = timedelta(hours=24)
@@ -233,7 +234,7 @@ class AccessKeyRotation:
             used = await self._keys.last_used(rotation.old_key_id)
             since = rotation.deactivated_at
             if used is not None and since is not None and used > since + USE_IS_WRITTEN_WITHIN:
-                raise OldKeyInUse(f"the old key was used at {used:%Y-%m-%d %H:%M} UTC, after it was deactivated")
+                raise OldKeyInUse(f"the old key was used at {in_utc(used)}, after it was deactivated")
             await self._say(rotation)
             await self._keys.delete(rotation.user, rotation.old_key_id)
         await self._say(rotation, evidence={"deleted": rotation.old_key_id})
@@ -289,7 +290,7 @@ class AccessKeyRotation:
         old = job["key_id"]
         used = await self._keys.last_used(old)
         due = job["rotate_by"]
-        last = "never" if used is None else f"{used:%Y-%m-%d %H:%M} UTC"
+        last = "never" if used is None else in_utc(used)
         return (
             f"record the keys of {user}: {old}, last used {last}",
             "create a second access key",
@@ -297,7 +298,7 @@ class AccessKeyRotation:
             f"sign a call with it, as {user}",
             f"wait {_trail_of(order.overlap)} while both keys work",
             f"deactivate {old}",
-            f"wait {_trail_of(order.grace)}" + (f", to finish before {due:%Y-%m-%d %H:%M} UTC" if due else ""),
+            f"wait {_trail_of(order.grace)}" + (f", to finish before {in_utc(due)}" if due else ""),
             f"delete {old}, unless it was used since",
             f"close {order.job_id} as done",
         )

@@ -1,0 +1,8 @@
+"""How a moment is written for people: in UTC, to the second, as RFC 3339 has it."""
+
+from datetime import UTC, datetime
+
+
+def in_utc(moment: datetime) -> str:
+    """Return a moment as commands, pages and errors write it, such as 2026-11-27 09:00:00Z."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
