@@ -23,9 +23,9 @@ from keyturn.desk.roles import AnyPerson, Asker, Decider, Operator, expect_decid
 from keyturn.desk.schemas import (
     Ask,
     AskDraft,
-    Decided,
-    Denied,
-    DraftTold,
+    DecisionDigest,
+    DenialReason,
+    DraftStatus,
     Line,
     Rotation,
     Why,
@@ -112,13 +112,13 @@ def _add_rotations(router: APIRouter, desk: Desk, settings: DeskSettings, once: 
         await desk.abandon(person.name, workflow_id, body.reason)
 
     @router.post("/rotations/{workflow_id:path}/approve", status_code=204)
-    async def approve(person: Decider, workflow_id: WorkflowId, body: Decided) -> None:
+    async def approve(person: Decider, workflow_id: WorkflowId, body: DecisionDigest) -> None:
         """Approve the pending decision: its job follows. An asker cannot approve their own rotation."""
         await expect_decider(desk, person, workflow_id)
         await desk.approve(person.name, workflow_id, body.digest, proved_by=person.by)
 
     @router.post("/rotations/{workflow_id:path}/deny", status_code=204)
-    async def deny(person: Decider, workflow_id: WorkflowId, body: Denied) -> None:
+    async def deny(person: Decider, workflow_id: WorkflowId, body: DenialReason) -> None:
         """Deny the pending decision."""
         await expect_decider(desk, person, workflow_id)
         await desk.deny(person.name, workflow_id, body.digest, body.reason, proved_by=person.by)
@@ -132,7 +132,7 @@ def _add_rotations(router: APIRouter, desk: Desk, settings: DeskSettings, once: 
 def _add_drafts(router: APIRouter, desk: Desk, once: Once) -> None:
     streams: Counter[str] = Counter()
 
-    @router.post("/drafts", status_code=202, response_model=DraftTold)
+    @router.post("/drafts", status_code=202, response_model=DraftStatus)
     async def draft(person: Asker, body: AskDraft, key: Key = None) -> JSONResponse:
         """Start a draft; `/drafts/{draft_id}/events` streams it as it is written."""
 
@@ -143,7 +143,7 @@ def _add_drafts(router: APIRouter, desk: Desk, once: Once) -> None:
 
         return await once(person, "draft", key, body, do)
 
-    @router.get("/drafts/{draft_id}", response_model=DraftTold)
+    @router.get("/drafts/{draft_id}", response_model=DraftStatus)
     async def find_draft(person: AnyPerson, draft_id: DraftId) -> Any:
         """Return the current text and state of a draft."""
         return draft_status(await desk.find_draft(draft_id))

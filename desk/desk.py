@@ -219,7 +219,7 @@ class Desk:
     async def stop(self, draft_id: str) -> None:
         """Stop a draft, also while the database is away; nothing happens to one that has ended. Raises UnknownDraft."""
         try:
-            running = not (await self._draft_from_temporal(draft_id)).ended
+            running = not (await self._draft_from_temporal(draft_id)).has_ended
         except UnknownDraft:
             await self.find_draft(draft_id)  # its history has expired; or there is none
             return
@@ -255,7 +255,7 @@ class Desk:
                     unwritten = None
                     with suppress(JobStoreUnavailable, RPCError):  # a started stream continues when they are back
                         unwritten = await self.share_draft(draft_id)
-                    if unwritten is not None and unwritten.ended and not unwritten.revision:
+                    if unwritten is not None and unwritten.has_ended and not unwritten.revision:
                         yield unwritten
                         return
                 yield first.result()

@@ -41,7 +41,7 @@ def _events(seen: DraftView) -> str:
     frames = f"{place}event: reset\ndata: {{}}\n\n" if seen.starts_over else ""
     if seen.more:
         frames += f"{place}event: text\ndata: {json.dumps({'text': seen.more})}\n\n"
-    if draft.ended:
+    if draft.has_ended:
         end = {name: getattr(draft, name) for name in ("state", "approved", "reason", "explanation")}
         frames += f"{place}event: end\ndata: {json.dumps(end)}\n\n"
     return frames or ": begun\n\n"

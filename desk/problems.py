@@ -1,4 +1,4 @@
-"""What goes wrong, as an HTTP answer: a named problem (RFC 9457) for programs, a short page for people."""
+"""Errors as HTTP answers: problem details (RFC 9457) for programs, a short page for users."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -48,7 +48,7 @@ class Problem(BaseModel):
 
 
 class Refused(Exception):
-    """A request that is not carried out."""
+    """A request that is not executed."""
 
     def __init__(
         self, status: int, kind: str, detail: str, *, hint: str = "", headers: Mapping[str, str] | None = None

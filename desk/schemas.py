@@ -47,13 +47,13 @@ class Ask(_Body):
     source: Identifier | None = None
 
 
-class Decided(_Body):
+class DecisionDigest(_Body):
     """The digest of the decision that the approver saw."""
 
     digest: Digest
 
 
-class Denied(Decided):
+class DenialReason(DecisionDigest):
     """The digest of the decision, and the reason for the denial."""
 
     reason: Reason
@@ -86,7 +86,7 @@ class Rotation(BaseModel):
     ]  # fmt: skip
 
 
-class DraftTold(BaseModel):
+class DraftStatus(BaseModel):
     """The current text and state of a draft. Only an approved draft may be sent, by a person."""
 
     draft_id: str
@@ -108,9 +108,9 @@ class Line(BaseModel):
     window_days: int | None
 
 
-def draft_status(draft: Draft) -> DraftTold:
+def draft_status(draft: Draft) -> DraftStatus:
     """Return a draft as JSON has it."""
-    return DraftTold(**{name: getattr(draft, name) for name in DraftTold.model_fields})
+    return DraftStatus(**{name: getattr(draft, name) for name in DraftStatus.model_fields})
 
 
 def plain(row: Mapping[str, Any]) -> dict[str, Any]:

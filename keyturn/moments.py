@@ -1,4 +1,4 @@
-"""How a moment is written for people: in UTC, to the second, as RFC 3339 has it."""
+"""The written form of a moment: in UTC, to the second, as RFC 3339 has it."""
 
 from datetime import UTC, datetime
 

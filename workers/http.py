@@ -17,7 +17,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Refused(Exception):
-    """A request that is not answered: its HTTP status, its name, and a sentence for whoever sent it."""
+    """A request that is not answered: its HTTP status, its name, and a sentence for its sender."""
 
     def __init__(self, status: int, kind: str, message: str) -> None:
         super().__init__(message)
@@ -78,7 +78,7 @@ class DiscreetProtocol(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Return what a request that failed is answered."""
-        if isinstance(exc, ConnectionError):  # the client went away: no failure of ours, and no one to answer
+        if isinstance(exc, ConnectionError):  # the client went away: not this server's failure, and no one to answer
             raise exc
         _log.error("request_failed", status=status, error=type(exc).__name__, where=where(exc), remote=request.remote)
         if request.writer.output_size > 0:

@@ -37,7 +37,7 @@ _HOSTS = {
 _BEDROCK = re.compile(r"^bedrock-(?:runtime|mantle)[.-].*(?:\.amazonaws\.com|\.api\.aws)$")
 
 
-def enabled() -> bool:
+def is_enabled() -> bool:
     """Return True if traces are wanted; raises SettingsInvalid if they are and the extra is not installed."""
     if not os.environ.get(ENDPOINT):
         return False
@@ -50,7 +50,7 @@ def enabled() -> bool:
 
 def temporal_plugins() -> list[Any]:
     """Return Temporal's own tracing for a client and its workers; empty if tracing is not wanted."""
-    if not enabled():
+    if not is_enabled():
         return []
     from opentelemetry import metrics, trace
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -98,7 +98,7 @@ def span_recorder(
         tracers: the tracer provider; None for the process's own.
         meters: the meter provider; None for the process's own.
     """
-    if tracers is None and not enabled():
+    if tracers is None and not is_enabled():
         return None
     from opentelemetry import metrics, trace
     from opentelemetry.trace import SpanKind, Status, StatusCode

@@ -23,13 +23,13 @@ async def page_of(store: BulkStore, run: Run, lines: list[PolicyLine], decrypt: 
     """Return the report as one HTML page without anything from elsewhere.
 
     Keys on which rule and model disagree come first. Then, in the inventory's order: jobs, what waits, rejections,
-    failures, and rows that could not be used. Of those for which nothing is due, the figures tell.
+    failures, and rows that could not be used. Keys for which nothing is due are only counted.
     """
     figures, left_out = Figures(), 0
     rows: list[tuple[str, ...]] = []
     first: list[
         tuple[str, ...]
-    ] = []  # what nobody may overlook: keys that are due by rule, and that a model would leave
+    ] = []  # what no reader may overlook: keys that are due by rule, and that a model would leave
     async for item in items_of_run(store, run, decrypt):
         figures.add(item)
         if item["outcome"] in _QUIET:
@@ -48,7 +48,7 @@ async def page_of(store: BulkStore, run: Run, lines: list[PolicyLine], decrypt: 
             lines=lines,
             written=in_utc(datetime.now(UTC)),
             tiles=_tiles(figures),
-            plot=Markup(_plot(figures, lines)),  # noqa: S704 - numbers and words of ours
+            plot=Markup(_plot(figures, lines)),  # noqa: S704 - numbers and fixed words
             outcomes=(("outcome", "keys"), _counts(figures.outcomes)),
             decided=(("decided by", "keys"), _counts(figures.decided_by)),
             policies=(

@@ -41,7 +41,7 @@ class DraftReading:
                     draft = self._known[draft_id]
                 seen = draft.revision
                 yield draft
-                if draft.ended:
+                if draft.has_ended:
                     return
         finally:
             self._readers[draft_id] -= 1

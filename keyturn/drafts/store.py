@@ -43,7 +43,7 @@ class Draft:
     created_at: datetime
 
     @property
-    def ended(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether nothing more will come."""
         return self.state in ENDED
 

@@ -73,13 +73,13 @@ class RateCard:
     def _rate(self, provider: str, model: str) -> Rate | None:
         return self._of_endpoints.get(provider, {}).get(model) or self._rates.get(model)
 
-    def _listed(self, provider: str, model: str) -> "_Listed | None":
+    def _find_listing(self, provider: str, model: str) -> "_Listing | None":
         listed = self._lists.get(provider)
-        return None if listed is None else _listed(listed, model)
+        return None if listed is None else _look_up(listed, model)
 
     def knows(self, provider: str, model: str) -> bool:
         """Return True if the card or the public list has this model, priced or not."""
-        return self._rate(provider, model) is not None or self._listed(provider, model) is not None
+        return self._rate(provider, model) is not None or self._find_listing(provider, model) is not None
 
     def cost_usd(self, provider: str, model: str, usage: TokensUsed, *, asked: str | None = None) -> Decimal | None:
         """Return the price of one call; None if the model's price or the token counts are unknown.
@@ -96,8 +96,12 @@ class RateCard:
         asked = asked or model
         rate = self._rate(provider, model) or self._rate(provider, asked)
         if rate is None or rate.input is None or rate.output is None:
-            listed = _listed_cost(self._listed(provider, model), usage)
-            return _listed_cost(self._listed(provider, asked), usage) if listed is None and asked != model else listed
+            listed = _listed_cost(self._find_listing(provider, model), usage)
+            return (
+                _listed_cost(self._find_listing(provider, asked), usage)
+                if listed is None and asked != model
+                else listed
+            )
         cached, written = _parts(usage)
         fresh = usage.input_tokens - cached - written
         dollars = (
@@ -113,18 +117,18 @@ class RateCard:
         rate = self._rate(provider, model)
         if rate is not None and rate.context_window is not None:
             return rate.context_window
-        listed = self._listed(provider, model)
+        listed = self._find_listing(provider, model)
         return None if listed is None else listed.context_window
 
 
-class _Listed(NamedTuple):
+class _Listing(NamedTuple):
     model: Any
     provider: Any
     context_window: int | None
 
 
 @lru_cache(maxsize=1_024)  # providers send the name that is looked up: it must not grow for ever
-def _listed(list_name: str, model: str) -> _Listed | None:
+def _look_up(list_name: str, model: str) -> _Listing | None:
     # 0.2 s to import, and only needed for models without a rate of one's own.
     from genai_prices.data_snapshot import get_snapshot
 
@@ -132,7 +136,7 @@ def _listed(list_name: str, model: str) -> _Listed | None:
         found, info = get_snapshot().find_provider_model(model.removeprefix("models/"), None, list_name, None)
     except LookupError:
         return None
-    return _Listed(info, found, info.context_window)
+    return _Listing(info, found, info.context_window)
 
 
 def price_lists() -> set[str]:
@@ -142,7 +146,7 @@ def price_lists() -> set[str]:
     return {provider.id for provider in get_snapshot().providers}
 
 
-def _listed_cost(listed: _Listed | None, usage: TokensUsed) -> Decimal | None:
+def _listed_cost(listed: _Listing | None, usage: TokensUsed) -> Decimal | None:
     if listed is None:
         return None
     from genai_prices import Usage

@@ -1,4 +1,4 @@
-"""What crosses Temporal for a rotation: the request, the assessment, people's answers, and the status."""
+"""What crosses Temporal for a rotation: the request, the assessment, persons' responses, and the status."""
 
 from typing import Annotated, Literal, Self
 
@@ -103,7 +103,7 @@ class Abandonment(Instruction):
 
 
 class RotationStatus(Contract):
-    """What a rotation is at. `until` is when it goes on, or ends, by itself.
+    """A rotation's status. `until` is when it resumes, or ends, by itself.
 
     `parked`, `awaiting_approval` and `disagreement` wait for a person: `kind`, `next_step` and `hint` say for what.
     `decision` is the one to approve, and `readings` are the models' answers that contradict it.

@@ -72,7 +72,7 @@ class Quote(Contract):
 
 
 # Who agreed on a decision: rule and model; the rule alone, as an operator asked; the rule against the model, until a
-# person has settled it; or a model that quoted a line that no rule can read, until a person has approved it.
+# person has decided it; or a model that quoted a line that no rule can read, until a person has approved it.
 DecisionBasis = Literal["rule_and_model", "rule", "disagreement", "quotes"]
 
 
@@ -130,7 +130,7 @@ class ModelReading(Contract):
 
 
 class Disagreement(Contract):
-    """A key is due by the rule, and no model that was asked says so: a person settles it.
+    """A key is due by the rule, and no model that was asked says so: a person decides.
 
     `supported` is what rule and evidence support, and what an approval lets through; `readings` are the models'.
     """

@@ -79,7 +79,7 @@ class TimedOut(Contract):
 
 
 class LimitedUntil(Contract):
-    """The user's token limit is used up until `retry_at`; the workflow goes on by itself then."""
+    """The user's token limit is used up until `retry_at`; the workflow then resumes by itself."""
 
     status: Literal["rate_limited"] = "rate_limited"
     next_step: Literal["wait"] = "wait"
@@ -108,7 +108,7 @@ class Failed(Contract):
     # When asking again can succeed, where that is known: a workflow waits for it by itself, within reason.
     retry_at: AwareDatetime | None = None
     retry_in: float | None = Field(default=None, ge=0)  # the same in seconds: clocks differ, and a wait does not
-    # Whether a rotation waits for the person who fixes it, and then goes on, instead of ending.
+    # Whether a rotation waits for the person who fixes it, and then resumes, instead of ending.
     parks: bool = False
 
 

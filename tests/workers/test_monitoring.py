@@ -214,7 +214,7 @@ def test_without_the_endpoint_nothing_is_traced(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv(tracing.ENDPOINT, "http://127.0.0.1:4318")
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(SettingsInvalid, match=r"keyturn\[opentelemetry\]"):
-        tracing.enabled()
+        tracing.is_enabled()
 
 
 async def test_a_running_worker_serves_its_own_metrics_and_the_sdks(

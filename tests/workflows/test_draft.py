@@ -411,6 +411,6 @@ async def test_an_attempt_that_wakes_up_late_writes_nothing(engine: AsyncEngine)
     with pytest.raises(DraftTakenOver):
         await store.start(draft_id, **whose, attempt=3)
     draft = await store.find(draft_id, tenant_id="default")
-    assert (draft.state, draft.text, draft.ended) == ("cancelled", "Now", True)
+    assert (draft.state, draft.text, draft.has_ended) == ("cancelled", "Now", True)
     states = [(row["state"], row["attempt"]) for row in await store.trail(draft_id)]
     assert states == [("started", 1), ("streaming", 1), ("started", 2), ("streaming", 2), ("cancelled", 2)]

@@ -1,4 +1,4 @@
-"""The ledger of model calls, and kept answers."""
+"""The ledger of model calls, and cached responses."""
 
 import sqlalchemy as sa
 from alembic import op
