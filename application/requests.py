@@ -18,7 +18,7 @@ from keyturn.workflows.identity import Names, plain, workflow_id_of
 MAX_WORKFLOW_ID = 1_000  # Temporal's own limit, and the width of the column that keeps it
 # pydantic repeats what was typed in some messages; these are ours, and they say what to do.
 _HINTS = {
-    "string_pattern_mismatch": "may hold letters, digits and . _ : / @ + = , - only, and begins with a letter or digit",
+    "string_pattern_mismatch": "may hold letters, digits and . _ : / @ + = , - only, and starts with a letter or digit",
     "timezone_aware": "needs a time zone, such as 2026-11-21T09:00:00Z",
 }
 _OPTIONS = {
@@ -71,7 +71,7 @@ def build_request(
     if observed_in_future(request.credential, datetime.now(UTC)):
         raise InvalidRequest("--observed lies in the future: evidence is what was seen")
     if len(id_of(request)) > MAX_WORKFLOW_ID:
-        raise InvalidRequest(f"account, key and policy ids make a workflow ID of over {MAX_WORKFLOW_ID} characters")
+        raise InvalidRequest(f"account, key and policy IDs give a workflow ID of over {MAX_WORKFLOW_ID} characters")
     return request
 
 

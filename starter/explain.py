@@ -110,7 +110,7 @@ def _tries(step: Step) -> Sequence[str]:
     if step["attempts"] == 1:
         return []
     before = step["attempt_before"]
-    return [f"attempts  {step['attempts']}; the one before ended as {before['kind']}: {before['message']}"]
+    return [f"attempts  {step['attempts']}; the previous one failed as {before['kind']}: {before['message']}"]
 
 
 def _job(step: Step) -> list[str]:
@@ -128,4 +128,4 @@ def _word(step: Step) -> list[str]:
 
 
 def _ended(step: Step) -> list[str]:
-    return ["ended: " + ", ".join(str(step[name]) for name in ("status", "reason", "explanation") if step.get(name))]
+    return ["outcome: " + ", ".join(str(step[name]) for name in ("status", "reason", "explanation") if step.get(name))]

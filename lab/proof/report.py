@@ -113,7 +113,7 @@ def survived(here: World, seen: Sequence[Seen], found: Sequence[Violation], data
 
 def print_table(figures: Sequence[Survived]) -> None:
     """Print how each fault was survived."""
-    click.echo(f"{'fault':24} {'times':>5}  {'jobs':>5}  {'p50 s':>6} {'max s':>6}  holds; seconds from fault to end")
+    click.echo(f"{'fault':24} {'times':>5}  {'jobs':>5}  {'p50 s':>6} {'max s':>6}  holds; seconds since the fault")
     for one in figures:
         jobs = "" if one.jobs is None else one.jobs
         times = f"{one.p50:6.1f} {one.most:6.1f}"
