@@ -115,7 +115,7 @@ def survivals(
 
 def print_table(figures: Sequence[Survival]) -> None:
     """Print how each fault was survived."""
-    click.echo(f"{'fault':24} {'times':>5}  {'jobs':>5}  {'p50 s':>6} {'max s':>6}  holds; seconds from fault to end")
+    click.echo(f"{'fault':24} {'times':>5}  {'jobs':>5}  {'p50 s':>6} {'max s':>6}  holds; seconds since the fault")
     for one in figures:
         jobs = "" if one.jobs is None else one.jobs
         times = f"{one.p50:6.1f} {one.most:6.1f}"

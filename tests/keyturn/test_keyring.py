@@ -90,9 +90,9 @@ def test_names_become_pseudonyms_that_stay() -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("", "holds no payload key"),
-        (PSEUDONYMS, "holds no payload key"),
-        (NEWER, "holds no key 'pseudonym'"),
+        ("", "has no payload key"),
+        (PSEUDONYMS, "has no payload key"),
+        (NEWER, "has no key 'pseudonym'"),
         (f"{NEWER},{NEWER},{PSEUDONYMS}", "the key newer is listed twice"),
         (f"nonsense,{PSEUDONYMS}", "entry 1 is not ID:BASE64"),
         (f"{NEWER}\nwith space:AAAA\n{PSEUDONYMS}", "entry 2 is not ID:BASE64"),
