@@ -65,7 +65,7 @@ async def one_operation(world: World, client: Client, seen: Seen) -> None:
         async with asyncio.timeout(RUN_PATIENCE_SECONDS if seen.operation.kind.asked == "bulk" else PATIENCE_SECONDS):
             await _ASKED[seen.operation.kind.asked](world, client, seen)
     except TimeoutError:
-        seen.say("unknown: it did not end")
+        seen.say("unknown: it did not complete")
     except Exception as error:  # a violation of its own: the others are seen to their ends all the same
         seen.say(f"unknown: {error!r}")
     seen.ended = time.time()
