@@ -42,11 +42,11 @@ from keyturn.lab.proof.world import World, ask_simulator, world
 # What each control does wrong is met by this fault, and shows in this claim: few rotations suffice, and must.
 CAUGHT_BY = {
     "check_then_insert": ("freeze", "no rotation has two jobs"),
-    "do_nothing_returning": ("kill_after_claim", "the job that is told is there"),
-    "no_fencing": ("freeze_and_stop", "what ends without a job has none"),
-    "trusting_gate": ("wrong_window", "what must come of it has come"),
-    "one_sided_gate": ("wrong_no", "what must come of it has come"),
-    "cited_lines_only": ("laxer_line", "what must come of it has come"),
+    "do_nothing_returning": ("kill_after_claim", "the reported job exists"),
+    "no_fencing": ("freeze_and_stop", "an operation without a job has none"),
+    "trusting_gate": ("wrong_window", "each fault has its required outcome"),
+    "one_sided_gate": ("wrong_no", "each fault has its required outcome"),
+    "cited_lines_only": ("laxer_line", "each fault has its required outcome"),
     "own_retrier": ("server_error", "no call is unrecorded"),
 }
 CONTROL_ROTATIONS = 6
@@ -172,7 +172,7 @@ async def _prove(
     not_done = f"{len(here.failed)} failed" + "".join(f"; {one}" for one in here.failed[:STORIES])
     return figures, [
         row(f"all on {database}", not found, f"{said}; {len(found)} violations"),
-        row(f"what was to befall the stack on {database} has", not here.failed, not_done),
+        row(f"every planned fault struck the stack on {database}", not here.failed, not_done),
         row(f"ledger and provider agree on {database}", not off, told),
     ]
 

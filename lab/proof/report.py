@@ -108,7 +108,7 @@ def survivals(
     for name in sorted({one.name for one in here.befell}):
         times = [one for one in here.befell if one.name == name]
         took = [min((end - one.at for end in ends if end > one.at), default=0.0) for one in times]
-        what = "beside the others; the time until any operation ended"
+        what = "beside the others; the time until any operation completed"
         figures.append(Survival(name, what, database, len(times), 0, None, took, True))
     return figures
 

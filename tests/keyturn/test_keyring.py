@@ -62,7 +62,9 @@ def test_keys_rotate() -> None:
     assert (old_id, new_id) == ("older", "newer")
     assert during.decrypt(old_id, old, PLACE) == b"from before"
     assert after.decrypt(new_id, new, PLACE) == b"from now on"
-    with pytest.raises(PayloadKeyUnknown, match=r"under the key older, which is not among those held here \(newer\)"):
+    with pytest.raises(
+        PayloadKeyUnknown, match=r"under the key older, which is not among this machine's keys \(newer\)"
+    ):
         after.decrypt(old_id, old, PLACE)
 
 

@@ -105,7 +105,7 @@ def test_faults_between_settings_are_told_with_the_others(monkeypatch: pytest.Mo
     ("url", "keys", "fault"),
     [
         ("http://tickets.example/jobs", SIGNS, "KEYTURN_WEBHOOK_URL: must use https"),
-        ("https://u:hunter2@tickets.example/", SIGNS, "KEYTURN_WEBHOOK_URL: may hold neither a password"),
+        ("https://u:hunter2@tickets.example/", SIGNS, "KEYTURN_WEBHOOK_URL: must have neither a password"),
         ("tickets.example", SIGNS, "KEYTURN_WEBHOOK_URL: "),
         (
             "https://tickets.example/jobs",
