@@ -408,8 +408,8 @@ async def test_doctor_asks_each_endpoint_once_and_says_which_the_fleet_passes_ov
     looked = await terminal.run("doctor", "--live", **settings)
     assert looked.returncode == 1
     assert re.search(r"ok    endpoint openai:simulator-1: simulator-1 answers in .* tokens, \$0\.0", looked.stdout)
-    assert "FAIL  endpoint anthropic:simulator-1: nobody answers" in looked.stdout
-    assert "ok    providers: no worker has found one that is down" in looked.stdout
+    assert "FAIL  endpoint anthropic:simulator-1: there is no answer" in looked.stdout
+    assert "ok    providers: no worker reports one as down" in looked.stdout
     outages = Outages()
     shared = SharedOutages(outages, redis, [("anthropic", "simulator-1")])
     for _ in range(FAILURES_TO_OPEN):
