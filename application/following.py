@@ -27,7 +27,7 @@ class NoSuchWorkflow(KeyturnError):
     """No workflow has this ID, or its retention has expired."""
 
     kind = "no_such_workflow"
-    hint = "Check the id and TEMPORAL_NAMESPACE; `keyturn jobs` still lists the jobs of expired ones."
+    hint = "Check the ID and TEMPORAL_NAMESPACE; `keyturn jobs` still lists the jobs of expired ones."
 
 
 async def handle_of(client: Client, workflow_id: str, *, types: Sequence[str] = ("RotationWorkflow",)) -> Handle:

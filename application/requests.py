@@ -56,7 +56,7 @@ def build_request(
     if observed_in_future(request.credential, datetime.now(UTC)):
         raise InvalidRequest(faults=[("observed_at", "lies in the future: evidence is what was seen")])
     if len(id_of(request)) > MAX_WORKFLOW_ID:
-        raise InvalidRequest(f"account, key and policy ids make a workflow ID of over {MAX_WORKFLOW_ID} characters")
+        raise InvalidRequest(f"account, key and policy IDs give a workflow ID of over {MAX_WORKFLOW_ID} characters")
     return request
 
 

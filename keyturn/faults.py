@@ -22,5 +22,5 @@ def _reason(fault: ErrorDetails) -> str:
         pattern = str(fault["ctx"]["pattern"])
         for written, marks in _MARKS.items():
             if written in pattern:
-                return f"may hold letters, digits and {marks} only, and begins with a letter or digit"
+                return f"may hold letters, digits and {marks} only, and starts with a letter or digit"
     return fault["msg"].removeprefix("Value error, ")

@@ -79,7 +79,7 @@ class Keyring:
         """
         cipher = self._ciphers.get(key_id)
         if cipher is None:
-            named = key_id if _KEY_ID.fullmatch(key_id) else "of no valid name"
+            named = key_id if _KEY_ID.fullmatch(key_id) else "of an invalid name"
             held = ", ".join(self._ciphers)
             raise PayloadKeyUnknown(f"encrypted under the key {named}, which is not among this machine's keys ({held})")
         if len(encrypted) < NONCE_BYTES + TAG_BYTES:
@@ -158,7 +158,7 @@ def parse_keyring(
         key_id, colon, encoded = entry.partition(":")
         if not colon or not _KEY_ID.fullmatch(key_id):
             raise SettingsInvalid(
-                f"{source}: entry {place} is not ID:BASE64, the id of up to 32 letters, digits, . _ -"
+                f"{source}: entry {place} is not ID:BASE64, the ID of up to 32 letters, digits, . _ -"
             )
         try:
             key = base64.b64decode(encoded, validate=True)

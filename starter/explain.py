@@ -117,7 +117,7 @@ def _tries(step: Step) -> Sequence[str]:
     if step["attempts"] == 1:
         return []
     before = step["attempt_before"]
-    return [f"attempts  {step['attempts']}; the one before ended as {before['kind']}: {before['message']}"]
+    return [f"attempts  {step['attempts']}; the previous one failed as {before['kind']}: {before['message']}"]
 
 
 def _job(step: Step) -> list[str]:
@@ -135,4 +135,4 @@ def _response_lines(step: Step) -> list[str]:
 
 
 def _end_lines(step: Step) -> list[str]:
-    return ["ended: " + ", ".join(str(step[name]) for name in ("status", "reason", "explanation") if step.get(name))]
+    return ["outcome: " + ", ".join(str(step[name]) for name in ("status", "reason", "explanation") if step.get(name))]

@@ -23,7 +23,7 @@ inventory_format = click.option(
 access_keys = click.option(
     "--access-keys",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="AWS: the output of `aws iam list-access-keys` for the users of the report, which holds no key ids.",
+    help="AWS: the output of `aws iam list-access-keys` for the users of the report, which has no key IDs.",
 )
 azure_application = click.option("--account", "account_id", help="Azure: the application that the listing belongs to.")
 observed = click.option(

@@ -126,7 +126,10 @@ def rotate(
     except KeyboardInterrupt:
         from keyturn.rotations.outcomes import TimedOut
 
-        click.echo("\nleft: what was begun goes on; the same command, or `keyturn watch ID`, follows it", err=True)
+        click.echo(
+            "\nstopped waiting; a started rotation continues: follow it with `keyturn watch ID`",
+            err=True,
+        )
         attached, outcome = None, TimedOut()
     if as_json:
         click.echo(json.dumps(as_object(workflow_id, outcome, attached=attached)))
@@ -139,9 +142,9 @@ def rotate(
 @click.argument("workflow_id")
 @_as_json
 def status(workflow_id: str, as_json: bool) -> None:
-    """Say what a rotation is at, or how it ended. Ends with the outcome's exit status; 0 while it runs.
+    """Show the status of a rotation, or its outcome. Exit status: that of the outcome; 0 while it runs.
 
-    An id may be written with the names of account and key, or as Temporal's UI shows it.
+    The ID may hold the names of account and key, or be written as Temporal's UI shows it.
 
     \b
     Example:

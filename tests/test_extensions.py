@@ -141,7 +141,7 @@ async def test_a_rotation_goes_through_a_provider_a_source_a_channel_a_target_an
             {"x": "example_provider:PROVIDER", "y": "example_provider:PROVIDER"},
             "which is taken",
         ),
-        ({"x": "example_source:SOURCE"}, "is a Source, and must be a Provider"),
+        ({"x": "example_source:SOURCE"}, "is a Source, not a Provider"),
         ({"x": "nowhere:PROVIDER"}, "cannot be imported: ModuleNotFoundError"),
     ],
 )

@@ -147,7 +147,7 @@ class NamedEndpoints:
             if variable is not None and not variables.get(variable):
                 yield f"{variable} is not set: {setting} of [endpoints.{name}] names it, and KEYTURN_ROUTES asks {name}"
             elif variable is not None and not is_one_word(variables[variable]):
-                yield f"{variable}: must be the key alone, without blanks or line ends"
+                yield f"{variable}: must be the key alone, without spaces or line breaks"
 
     def build(self, name: str, variables: Mapping[str, str]) -> Endpoint:
         """Return an endpoint that has no faults."""
@@ -206,7 +206,7 @@ def own_endpoints(variables: Mapping[str, str]) -> tuple[dict[str, OwnEndpoint],
     for name, provider in load_providers().items():
         url, key = variables.get(provider.url_variable), variables.get(provider.key_variable)
         if key and not is_one_word(key):
-            faults.append(f"{provider.key_variable}: must be the key alone, without blanks or line ends")
+            faults.append(f"{provider.key_variable}: must be the key alone, without spaces or line breaks")
         try:
             found[name] = OwnEndpoint(
                 provider, http_url(url) if url else provider.base_url, SecretStr(key) if key else None

@@ -45,7 +45,7 @@ def _redis(value: SecretStr) -> SecretStr:
 
 def _build(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
-        raise ValueError("is not a build id of up to 64 letters, digits, . _ -, such as a git commit")
+        raise ValueError("is not a build ID of up to 64 letters, digits, . _ -, such as a git commit")
     return value
 
 

@@ -35,7 +35,7 @@ class Waiting:
     async def for_person(self, status: RotationStatus) -> Answer | None:
         """Wait for a response until `status.until`; None if none came. The search attribute shows the wait."""
         if status.until is None:
-            raise ValueError("a question to a person has an end")
+            raise ValueError("a wait for an operator or approver needs a deadline")
         self.status, self._answer = status, None
         kind = {"awaiting_approval": APPROVAL, "disagreement": DISAGREEMENT}.get(status.phase, status.kind)
         workflow.upsert_search_attributes([PARKED.value_set(kind or "unforeseen")])

@@ -242,7 +242,7 @@ class _Page:
 
     async def _start(self, item: Mapping[str, Any], request: ModelTask) -> None:
         if not isinstance(request, RotationRequest):
-            raise TypeError("only a rotation can be begun")
+            raise TypeError("only a rotation can be started")
         workflow_id = await self._judge.rotations.start(request)
         begun = {"ordinal": item["ordinal"], "outcome": "started", "workflow_id": workflow_id}
         await self._judge.store.store_verdicts(self._run.run_id, [begun], over=["eligible"])

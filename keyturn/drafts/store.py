@@ -95,7 +95,7 @@ class DraftStore:
             await connection.execute(delete(drafts).where(_drafts.draft_id.in_(old)))
             generation = (await connection.execute(claim.returning(_drafts.generation))).scalar_one_or_none()
             if generation is None:
-                raise DraftTakenOver("a later attempt writes this draft, or it has ended")
+                raise DraftTakenOver("a later attempt writes this draft, or it is closed")
             await _insert_state(connection, draft_id, "started", attempt)
         return Writer(draft_id, run_id, attempt, generation)
 
@@ -167,7 +167,7 @@ class DraftStore:
         statement = update(drafts).where(mine, _drafts.state.not_in(ENDED)).values(values)
         async with transaction(self._engine, whole=new_state is not None) as connection:
             if (await connection.execute(statement)).rowcount == 0:
-                raise DraftTakenOver("a later attempt writes this draft, or it has ended")
+                raise DraftTakenOver("a later attempt writes this draft, or it is closed")
             if new_state is not None:
                 await _insert_state(connection, writer.draft_id, new_state, writer.attempt)
 

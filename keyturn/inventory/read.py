@@ -66,7 +66,7 @@ def recognise_source(file: Path) -> str:
         "(docs/reference/inventories.md has the formats)"
     )
     found = ", ".join(f"{name[:40]!a}" for name in names[:4])
-    raise InventoryInvalid(f"{file} {looked_for}. It begins with {found}", without_quotes=f"{file} {looked_for}")
+    raise InventoryInvalid(f"{file} {looked_for}. It starts with {found}", without_quotes=f"{file} {looked_for}")
 
 
 def _holds_table(file: Path, table: Table) -> bool:

@@ -66,7 +66,7 @@ def idle_if_expired(ends: object, origin: Origin) -> Idle | None:
 
 
 _HINTS = {
-    "string_pattern_mismatch": "may hold letters, digits and . _ : / @ + = , - only, and begins with a letter or digit",
+    "string_pattern_mismatch": "may hold letters, digits and . _ : / @ + = , - only, and starts with a letter or digit",
     "timezone_aware": "needs a time zone, such as 2026-11-21T09:00:00Z",
     "string_type": "is missing",
 }

@@ -58,7 +58,7 @@ def read_files(files: Iterable[Path]) -> tuple[list[PolicyLine], list[Fault]]:
             where = f"{file}:{numbers[place]}" if place < len(numbers) else str(file)
             if line.id in first:
                 hint = (
-                    " Give yours another id, or set KEYTURN_POLICY_SHIPPED=off." if _is_shipped(first[line.id]) else ""
+                    " Give yours another ID, or set KEYTURN_POLICY_SHIPPED=off." if _is_shipped(first[line.id]) else ""
                 )
                 message = f"{line.id} is defined twice: first in {first[line.id]}. Remove one of them.{hint}"
                 faults.append(Fault(str(file), numbers[place] if place < len(numbers) else None, line.id, message))

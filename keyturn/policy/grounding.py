@@ -172,7 +172,7 @@ def read_answer(proposed: ProposedDecision, support: Support) -> Answer | Reject
         return Rejection(reason="window_not_an_integer", explanation="The rotation window is not a whole number.")
     cited: JsonValue = proposed.source_line_ids
     if not isinstance(cited, list) or not all(isinstance(line_id, str) for line_id in cited):
-        return Rejection(reason="unknown_source", explanation="The cited policy lines are not a list of ids.")
+        return Rejection(reason="unknown_source", explanation="The cited policy lines are not a list of IDs.")
     ids = frozenset(str(line_id) for line_id in cited)
     if not ids <= {one.line.id for one in support.readings}:
         return Rejection(reason="unknown_source", explanation="A cited policy line was not among those supplied.")

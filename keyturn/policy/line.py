@@ -62,7 +62,7 @@ class InProse(Contract):
     """The line states its condition in words only. Code cannot judge it: see `docs/reference/policy-format.md`."""
 
     when: Literal["prose"] = Field(
-        description="The condition stands in the wording only. A model may propose that it holds, with verbatim "
+        description="The condition is in the wording only. A model may propose that it holds, with verbatim "
         "quotes of wording and evidence; a person decides."
     )
 
@@ -81,7 +81,7 @@ class PolicySource(Contract):
 
     benchmark: str = Field(min_length=1, max_length=200, description="The document's name.")
     release: str = Field(min_length=1, max_length=40, description="Its release or version.")
-    id: str = Field(min_length=1, max_length=40, description="The line's id in that release.")
+    id: str = Field(min_length=1, max_length=40, description="The line's ID in that release.")
 
 
 class PolicyLine(Contract):
@@ -96,7 +96,7 @@ class PolicyLine(Contract):
     )
     due: Literal["within_window", "at_once"] = Field(
         default="within_window",
-        description="within_window: `window_days` after the moment at which the line began to apply. at_once: a day "
+        description="within_window: `window_days` after the moment at which the line started to apply. at_once: a day "
         "after the decision, for a line whose window is a limit on the key's age or disuse, already passed.",
     )
     rule: Rule = Field(description="The condition, as a table with `when`.")

@@ -41,7 +41,7 @@ def _redundant(lines: Sequence[PolicyLine]) -> Iterator[Remark]:
             continue
         reported.add(one.id)
         yield Remark(
-            "redundant", (one.id, other.id), f"wherever {one.id} holds, {other.id} holds too and asks for as much"
+            "redundant", (one.id, other.id), f"wherever {one.id} holds, {other.id} holds too and demands as much"
         )
 
 

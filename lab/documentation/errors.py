@@ -15,8 +15,8 @@ LEAD = """\
 Each failure that Keyturn foresees is a class with a `kind`: commands print it, problem details and the jobs API have it, and it is the error type in Temporal's history.
 A message repeats no question, prompt, answer or secret.
 
-*Retried* says whether the same attempt is worth repeating without anyone's doing.
-*Parks* says whether a rotation waits for the person who fixes it, instead of ending.
+*Retried* says whether the same attempt is repeated by itself.
+*Parks* says whether a rotation waits for an operator who fixes the error, instead of failing.
 """
 
 

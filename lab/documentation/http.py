@@ -18,12 +18,12 @@ from keyturn.workers import jobs_api
 Schema = Mapping[str, Any]
 
 DESK = """\
-`keyturn desk` serves it, and serves the same description as `/openapi.json`.
-A caller is signed in by a bearer token or by a proxy's header.
+`keyturn desk` serves this API, and the same description as `/openapi.json`.
+A caller signs in by a bearer token or by a proxy's header.
 A refusal is a problem document (RFC 9457) with a `kind` and a hint:
 """
 JOBS = """\
-`keyturn jobs serve` serves it to those who carry jobs out.
+`keyturn jobs serve` serves this API to the workers that execute jobs.
 A caller is `TENANT/NAME` with a bearer token of `KEYTURN_JOBS_TOKENS`, and sees its tenant's jobs only.
 A refusal has `error` and `message`: 401, 404 `unknown_job`, 409 `stale_claim`, `job_closed` or `state_refused`, 413, 422 `invalid`, 503.
 """
@@ -147,7 +147,7 @@ def _job_route(method: str, path: str, body: type[BaseModel] | None) -> str:
         if path.endswith("claim"):
             parts.append(_fields(ClaimedJob))
     else:
-        parts.append("Answers 200 while the process lives.")
+        parts.append("Answers 200 while the process runs.")
     return "\n\n".join(parts)
 
 

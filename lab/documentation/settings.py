@@ -21,7 +21,7 @@ from keyturn.workers.settings import LocalSettings, Settings
 
 # By the process that reads them.
 MODELS: dict[str, tuple[type[BaseSettings], str]] = {
-    "Worker": (Settings, "`keyturn worker` reads them at start, and names every fault at once."),
+    "Worker": (Settings, "`keyturn worker` reads them at start, and reports every fault at once."),
     "Executor": (ExecutorSettings, "`keyturn executor` also reads the settings that are common to all processes."),
     "Support desk": (DeskSettings, "`keyturn desk` also reads the settings that are common to all processes."),
     "Jobs API": (JobsSettings, "`keyturn jobs serve` also reads the settings that are common to all processes."),
@@ -51,8 +51,8 @@ LIMITS = {Ge: ("≥", "ge"), Gt: (">", "gt"), Le: ("≤", "le"), Lt: ("<", "lt")
 def settings_page() -> str:
     """Return the page of every setting, with its default, its limits and what it means."""
     parts = [
-        "Settings are environment variables, or lines of a file `.env` in the current folder; the environment counts first.\n"
-        "A variable that is set to nothing is not set.\n"
+        "Settings are environment variables, or lines of a file `.env` in the current folder; the environment takes precedence.\n"
+        "A variable with an empty value is not set.\n"
         "A process checks all its settings when it starts, and repeats no secret in a message.",
         f"## Common to all processes\n\n{COMMON}\n\n{_settings_section(LocalSettings, of=None)}",
     ]
@@ -67,13 +67,13 @@ def settings_page() -> str:
             f"## Notification channel `{name}`\n\nA worker reads them.\n\n{_settings_section(channel.settings, of=None)}"
         )
     parts += [
-        "## Commands\n\nEvery command takes them in place of its options.\n\n"
+        "## Commands\n\nEvery command reads them if the option is not given.\n\n"
         + "\n\n".join(_entry(*setting) for setting in CALLER),
         "## Settings of others\n\n"
-        "Temporal is found by Temporal's own environment configuration: `TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`, "
+        "Temporal's own environment configuration says where Temporal is: `TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`, "
         "`TEMPORAL_API_KEY`, `TEMPORAL_TLS_CLIENT_CERT_PATH`, `TEMPORAL_TLS_CLIENT_KEY_PATH`, or a profile of a file by "
         "`TEMPORAL_PROFILE` and `TEMPORAL_CONFIG_FILE`.\n"
-        "The executor finds region, endpoint and credentials as AWS's own tools do.\n"
+        "The executor reads region, endpoint and credentials as AWS's own tools do.\n"
         "Traces go where OpenTelemetry's own variables say, such as `OTEL_EXPORTER_OTLP_ENDPOINT`.",
     ]
     return page("Settings", *parts)

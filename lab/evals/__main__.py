@@ -49,7 +49,7 @@ AT_ONCE = 8  # with a provider; calls at once: enough to be done in minutes, few
 
 
 @click.command()
-@click.option("--accept", is_flag=True, help="Make this run's figures the accepted ones of its route.")
+@click.option("--accept", is_flag=True, help="Accept this run's figures for its route.")
 @click.option("--task", type=click.Choice(sorted(load_tasks())), help="Filter cases by task.")
 @click.option(
     "--results", default=FOLDER / "results.json", type=click.Path(path_type=Path), help="File for the results."
@@ -61,7 +61,7 @@ AT_ONCE = 8  # with a provider; calls at once: enough to be done in minutes, few
     help="File of the accepted figures.",
 )
 @click.option("--local", is_flag=True, help="Ask the 135M model that `make eval-local` installs.")
-@click.option("--verbose", is_flag=True, help="Name every case whose answer was not the expected one.")
+@click.option("--verbose", is_flag=True, help="Print every case with an unexpected answer.")
 def main(accept: bool, task: str | None, results: Path, accepted: Path, local: bool, verbose: bool) -> None:
     """Ask every case of a route and compare with the last accepted result."""
     configure_logging("json", level=40)  # errors only: the table is the output

@@ -42,11 +42,11 @@ from keyturn.lab.proof.world import World, ask_simulator, world
 # What each control does wrong is met by this fault, and shows in this claim: few rotations suffice, and must.
 CAUGHT_BY = {
     "check_then_insert": ("freeze", "no rotation has two jobs"),
-    "do_nothing_returning": ("kill_after_claim", "the job that is told is there"),
-    "no_fencing": ("freeze_and_stop", "what ends without a job has none"),
-    "trusting_gate": ("wrong_window", "what must come of it has come"),
-    "one_sided_gate": ("wrong_no", "what must come of it has come"),
-    "cited_lines_only": ("laxer_line", "what must come of it has come"),
+    "do_nothing_returning": ("kill_after_claim", "the reported job exists"),
+    "no_fencing": ("freeze_and_stop", "an operation without a job has none"),
+    "trusting_gate": ("wrong_window", "each fault has its required outcome"),
+    "one_sided_gate": ("wrong_no", "each fault has its required outcome"),
+    "cited_lines_only": ("laxer_line", "each fault has its required outcome"),
     "own_retrier": ("server_error", "no call is unrecorded"),
 }
 CONTROL_ROTATIONS = 6
@@ -69,11 +69,11 @@ CALM_AT_ONCE = 12  # so that no call is late for want of a processor
 @click.option("--only", help=f"One fault, or one control: {', '.join(CONTROLS)}.")
 @click.option("--time-limit", type=float, help="Seconds after which no further operation is started.")
 @click.option("--database", type=click.Choice(["postgresql", "sqlite", "both"]), default="both", show_default=True)
-@click.option("--soak", "soak_minutes", type=float, help="Minutes of a steady load instead: does anything drift?")
-@click.option("--plot", type=click.Path(path_type=Path), help="A file for a picture, SVG: the times, by fault.")
+@click.option("--soak", "soak_minutes", type=float, help="Minutes of a steady load instead, to detect drift.")
+@click.option("--plot", type=click.Path(path_type=Path), help="File for an SVG picture of the times by fault.")
 @click.option("--page", type=click.Path(path_type=Path, exists=True), help="Page whose table is updated with this run.")
-@click.option("--controls/--no-controls", default=True, show_default=True, help="Whether the controls run too.")
-@click.option("--results", type=click.Path(path_type=Path), help="A file for the results, as JSON.")
+@click.option("--controls/--no-controls", default=True, show_default=True, help="Whether negative controls run too.")
+@click.option("--results", type=click.Path(path_type=Path), help="File for the results, as JSON.")
 def prove(
     faults: int,
     seed: int,
@@ -86,11 +86,11 @@ def prove(
     controls: bool,
     results: Path | None,
 ) -> None:
-    """Prove that rotations make exactly one job each, whatever happens; and that the proof would see it if not.
+    """Prove that each rotation creates exactly one job, whatever fails; and that the proof would detect it if not.
 
-    Starts the real stack in throw-away folders, asks for rotations, approvals, drafts and runs under faults, and holds
-    what came of each against the database, the ledger and the provider's own log. It needs the servers that a checkout
-    of Keyturn installs.
+    Starts the real stack in temporary folders, asks for rotations, approvals, drafts and runs under faults, and checks
+    each result against the database, the ledger and the provider's own log. It needs the servers that a checkout of
+    Keyturn installs.
 
     \b
     Example:
@@ -157,9 +157,9 @@ async def _prove(
         found = violations(seen + calm, facts, exact=False) + strays(seen + calm, facts)
         off = violations(calm, facts, exact=True)
         if here.disk is None:
-            click.echo("a full disk was not tried: no small file system could be mounted here (that needs root)")
+            click.echo("a full disk was not tried: mounting a small file system needs root")
         if not here.hosts:
-            click.echo("hosts were not cut off: no network namespaces could be made here (that needs root)")
+            click.echo("hosts were not cut off: creating network namespaces needs root")
         took = f"{time.monotonic() - began:.0f} s"
         click.echo(f"\n{len(seen):,} operations on {database} in {took}, seed {seed}")
         figures = survivals(here, seen + calm, found, database)
@@ -172,7 +172,7 @@ async def _prove(
     not_done = f"{len(here.failed)} failed" + "".join(f"; {one}" for one in here.failed[:STORIES])
     return figures, [
         row(f"all on {database}", not found, f"{said}; {len(found)} violations"),
-        row(f"what was to befall the stack on {database} has", not here.failed, not_done),
+        row(f"every planned fault struck the stack on {database}", not here.failed, not_done),
         row(f"ledger and provider agree on {database}", not off, told),
     ]
 

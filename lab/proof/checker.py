@@ -154,8 +154,8 @@ def strays(seen: Sequence[OperationRecord], facts: Facts) -> list[Violation]:
     """Return what there is that belongs to none of all the operations: jobs, and workflows that did not end."""
     known = {account for one in seen for account in one.operation.accounts}
     nobodys = sorted(set(facts.jobs) - known)
-    found = [Violation("a job was asked for by somebody", None, account) for account in nobodys]
-    return found + [Violation("every workflow ends", None, workflow) for workflow in sorted(facts.running)]
+    found = [Violation("every job was asked for", None, account) for account in nobodys]
+    return found + [Violation("every workflow closes", None, workflow) for workflow in sorted(facts.running)]
 
 
 Claims = list[tuple[str, bool, str]]
@@ -164,9 +164,9 @@ Claims = list[tuple[str, bool, str]]
 def _of_jobs(one: OperationRecord, jobs: list[Mapping[str, Any]], facts: Facts) -> Claims:
     kind, outcome, ids = one.operation.kind, one.outcome, [job["job_id"] for job in jobs]
     told: Claims = [
-        ("every rotation ends", outcome is not None, "it was under way when the proof ended"),
+        ("every rotation closes", outcome is not None, "it was under way when the proof ended"),
         ("no rotation has two jobs", len(ids) <= 1, f"jobs {ids}"),
-        ("what fails has no job", not one.contradicted, "it was told as failed, and the job was there"),
+        ("what fails has no job", not one.contradicted, "it was reported as failed, and the job exists"),
     ]
     for name, rows in (("audit row", facts.audits), ("message to its executor", facts.messages)):
         counts = [rows[job] for job in ids]
@@ -174,24 +174,26 @@ def _of_jobs(one: OperationRecord, jobs: list[Mapping[str, Any]], facts: Facts) 
     for job in jobs:
         if kind.asked == "bulk":
             ended = facts.told[job["job_id"]]
-            said = "it did not end" if ended is None else ended.status
-            told.append(("a run's rotation tells of its job", isinstance(ended, JobCreated), said))
+            said = "it did not complete" if ended is None else ended.status
+            told.append(("a run's rotation names its job", isinstance(ended, JobCreated), said))
             told += _reported_claims(ended, job) if isinstance(ended, JobCreated) else []
     if isinstance(outcome, JobCreated):
-        told.append(("the job that is told is there", [outcome.job_id] == ids, f"{outcome.job_id}, not {ids}"))
+        told.append(("the reported job exists", [outcome.job_id] == ids, f"{outcome.job_id}, not {ids}"))
         told += [claim for job in jobs for claim in _reported_claims(outcome, job)]
     elif outcome is not None and kind.asked != "bulk":
-        told.append(("what ends without a job has none", not ids, f"{one.said}, and jobs {ids}"))
+        told.append(("an operation without a job has none", not ids, f"{one.said}, and jobs {ids}"))
     if outcome is not None and kind.expected != "either":  # a cancellation may come when the job is made
-        told.append(("what must come of it has come", bool(ids) == (kind.expected == "job"), f"{one.said}, jobs {ids}"))
+        told.append(
+            ("each fault has its required outcome", bool(ids) == (kind.expected == "job"), f"{one.said}, jobs {ids}")
+        )
     if outcome is not None and kind.asked in {"rotation", "approval"} and kind.expected == "no_job":
         told.append(("it is rejected, and does not just fail", one.said == "rejected", one.said))
     if outcome is not None and kind.asked == "approval":
         word = "denied" if kind.expected == "no_job" else "approved"
         written = facts.events[one.workflow_id][word] if one.workflow_id in facts.events else 0
         approvers = [job["approved_by"] for job in jobs]
-        told.append(("an approver's word is written down once", written == 1, f"{written} times {word}"))
-        told.append(("its approver stands in the job", all(name == APPROVER for name in approvers), f"{approvers}"))
+        told.append(("an approver's decision is recorded once", written == 1, f"{written} times {word}"))
+        told.append(("the job names its approver", all(name == APPROVER for name in approvers), f"{approvers}"))
     return told
 
 
@@ -208,7 +210,7 @@ def _reported_claims(outcome: JobCreated, job: Mapping[str, Any]) -> Claims:
         "key_id": "key_01",
     }
     other = [name for name, value in verdict.items() if job[name] != value]
-    return [("a job says what its grounded verdict says", not other, f"another {', '.join(other)}")]
+    return [("a job equals its grounded verdict", not other, f"another {', '.join(other)}")]
 
 
 def _of_draft(one: OperationRecord, facts: Facts, exact: bool) -> Claims:
@@ -216,19 +218,23 @@ def _of_draft(one: OperationRecord, facts: Facts, exact: bool) -> Claims:
     if written is None:
         return []  # it has not ended, which is reported
     if draft is None:
-        return [("a draft is kept for a week", False, "there is none")]
+        return [("a draft is stored for a week", False, "there is none")]
     state = {WorkflowExecutionStatus.CANCELED: "cancelled", WorkflowExecutionStatus.FAILED: "failed"}
     ends = "completed" if isinstance(written, DraftResult) else state.get(written, "another way")
     same = not isinstance(written, DraftResult) or (draft.text, draft.approved) == (written.text, written.approved)
     return [
-        ("a draft ends once", facts.endings[one.workflow_id] == 1, f"{facts.endings[one.workflow_id]} endings"),
+        ("a draft is closed once", facts.endings[one.workflow_id] == 1, f"{facts.endings[one.workflow_id]} endings"),
         (
-            "a draft's readers are told what its history says",
+            "a draft's readers see the result in its history",
             draft.state == ends and same,
             f"{draft.state}, not {ends}",
         ),
         ("undisturbed, a draft is written", not exact or isinstance(written, DraftResult), ends),
-        ("what nobody stops is not cancelled", ends != "cancelled" or one.operation.fault == "draft_stopped", ends),
+        (
+            "no draft is cancelled that no user stopped",
+            ends != "cancelled" or one.operation.fault == "draft_stopped",
+            ends,
+        ),
     ]
 
 
@@ -238,10 +244,16 @@ def _of_calls(one: OperationRecord, facts: Facts, exact: bool) -> Claims:
 
     asked, recorded = count(facts.asked), count(facts.recorded)
     said, paid = count(facts.said), count(facts.paid)
-    told = [("nothing is paid for that was not said", paid <= said, f"{paid} tokens in the ledger, {said} said")]
+    told = [
+        (
+            "nothing is paid for that the provider did not answer",
+            paid <= said,
+            f"{paid} tokens in the ledger, {said} said",
+        )
+    ]
     if exact and not one.operation.fault.startswith("kill"):
         told += [
             ("no call is unrecorded", recorded == asked, f"{recorded} requests in the ledger, {asked} at the provider"),
-            ("what was said is paid for", paid == said, f"{paid} tokens in the ledger, {said} said"),
+            ("every answer is paid for", paid == said, f"{paid} tokens in the ledger, {said} said"),
         ]
     return told

@@ -65,7 +65,7 @@ async def one_operation(world: World, client: Client, seen: OperationRecord) -> 
         async with asyncio.timeout(RUN_TIMEOUT_SECONDS if seen.operation.kind.asked == "bulk" else TIMEOUT_SECONDS):
             await _ASKED[seen.operation.kind.asked](world, client, seen)
     except TimeoutError:
-        seen.say("unknown: it did not end")
+        seen.say("unknown: it did not complete")
     except Exception as error:  # a separate violation: the others are followed to their ends all the same
         seen.say(f"unknown: {error!r}")
     seen.ended = time.time()

@@ -108,14 +108,14 @@ def survivals(
     for name in sorted({one.name for one in here.befell}):
         times = [one for one in here.befell if one.name == name]
         took = [min((end - one.at for end in ends if end > one.at), default=0.0) for one in times]
-        what = "beside the others; the time until any operation ended"
+        what = "beside the others; the time until any operation completed"
         figures.append(Survival(name, what, database, len(times), 0, None, took, True))
     return figures
 
 
 def print_table(figures: Sequence[Survival]) -> None:
     """Print how each fault was survived."""
-    click.echo(f"{'fault':24} {'times':>5}  {'jobs':>5}  {'p50 s':>6} {'max s':>6}  holds; seconds from fault to end")
+    click.echo(f"{'fault':24} {'times':>5}  {'jobs':>5}  {'p50 s':>6} {'max s':>6}  holds; seconds since the fault")
     for one in figures:
         jobs = "" if one.jobs is None else one.jobs
         times = f"{one.p50:6.1f} {one.most:6.1f}"

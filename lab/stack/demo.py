@@ -35,9 +35,9 @@ async def show(stack: Stack, say: Say) -> bool:
     say("2. The same request again")
     asked = await _calls(stack)
     second = await _rotate(stack, request)
-    say(f"   asked     nobody: the same workflow answers ({await _calls(stack) - asked} model calls)")
+    say(f"   asked     no model: the same workflow answers ({await _calls(stack) - asked} model calls)")
     _print_job(say, second)
-    say("   and in a new run, as if Temporal had forgotten the first:")
+    say("   and in a new run, as if the first were past its retention:")
     anew = await stack.client.start_workflow(
         RotationWorkflow.run,
         request,
@@ -50,7 +50,7 @@ async def show(stack: Stack, say: Say) -> bool:
     third = await outcome_of(anew)
     _print_job(say, third)
     if isinstance(third, JobCreated):
-        say(f"   asked     {'nobody: the cached response was taken' if third.call.cache_hit else third.call.model}")
+        say(f"   asked     {'no model: a cached response' if third.call.cache_hit else third.call.model}")
 
     say("3. The model claims a window of 90 days for P-7.")
     await _set_fault(stack, {"name": "wrong_window", "days": 90, "account": "acct_10235"})
@@ -120,7 +120,7 @@ def _print_call(say: Say, call: CallRecord) -> None:
 
 def _print_job(say: Say, outcome: RotationOutcome) -> None:
     if isinstance(outcome, JobCreated):
-        state = "created" if outcome.created else "there already (created=False)"
+        state = "created" if outcome.created else "existed already (created=False)"
         due = f", due {outcome.due:%Y-%m-%d}" if outcome.due else ""
         say(f"   job       {outcome.job_id} {state}{due}")
     else:

@@ -179,7 +179,7 @@ async def _serving(name: str, address: str, environment: dict[str, str], folder:
                     break
                 await asyncio.sleep(0.05)
         if process.returncode is not None:
-            raise StackNotStarted(f"the {name} ended at once: {folder / f'{name}.log'} says why")
+            raise StackNotStarted(f"the {name} exited at once: {folder / f'{name}.log'} says why")
         yield f"http://{address}"
 
 

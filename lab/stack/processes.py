@@ -19,7 +19,7 @@ class StackNotStarted(KeyturnError):
     """A part of the embedded stack did not come up."""
 
     kind = "stack_not_started"
-    hint = "Look at what it wrote above; `make` installs everything that the stack needs."
+    hint = "See its output above; `make` installs everything that the stack needs."
 
 
 def free_port() -> int:

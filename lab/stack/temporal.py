@@ -79,7 +79,7 @@ async def _ready(process: asyncio.subprocess.Process, address: str, keyring: Key
             return await connect(address, keyring=keyring)
         except TemporalUnreachable as error:
             if process.returncode is not None:
-                raise StackNotStarted(f"Temporal's dev server ended with status {process.returncode}") from None
+                raise StackNotStarted(f"Temporal's dev server exited with status {process.returncode}") from None
             if asyncio.get_running_loop().time() > deadline:
                 raise StackNotStarted(
                     f"Temporal's dev server is not ready after {START_SECONDS:g} s: {error}"

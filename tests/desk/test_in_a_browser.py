@@ -55,7 +55,7 @@ async def test_a_question_becomes_a_draft_that_is_stopped_an_approval_and_a_job(
         await ask(page, account)
         await expect(page.locator("#state")).to_contain_text("awaiting approval")
         await expect(page.locator("#state")).to_contain_text("Stale service-account keys must rotate within 30 days.")
-        await shows(page, "Approving is for the role approver.")
+        await shows(page, "To approve it, you need the role approver.")
         faults += await serious_faults(page)
 
         await page.get_by_role("button", name="Draft a reply").click()

@@ -487,7 +487,7 @@ async def test_a_dry_run_shows_each_step_and_changes_nothing(
         KeyRotationOrder(job_id=job_id, cloud_account=ACCOUNT, grace=timedelta(days=3), overlap=timedelta(hours=12))
     )
     assert plan[0].startswith(f"record the keys of {user}: {old}, last used never")
-    assert [step for step in plan if "12 hours" in step or "3 days, to end before" in step] != []
+    assert [step for step in plan if "12 hours" in step or "3 days, to finish before" in step] != []
     assert len(plan) == 9
     assert set(network.calls) == {"ListAccessKeys", "GetAccessKeyLastUsed", "GetCallerIdentity"}
     assert await told_of(engine, job_id) == before

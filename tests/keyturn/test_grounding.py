@@ -265,7 +265,7 @@ def test_a_policy_that_changed_before_the_job_refuses_the_order(catalogue: Catal
 
 def test_a_policy_version_that_is_gone_refuses_the_order(catalogue: Catalogue) -> None:
     """A decision under version 1 creates nothing under version 2."""
-    with pytest.raises(UnknownPolicyLine, match="P-7@1 was asked for, but this catalogue holds P-7@2"):
+    with pytest.raises(UnknownPolicyLine, match="P-7@1 was asked for, but this catalogue has P-7@2"):
         confirm(order(), changed_catalogue(catalogue, version=2))
 
 

@@ -199,7 +199,7 @@ def test_what_is_none_of_the_formats_is_refused_with_what_was_looked_for_and_fou
     file.write_text("key;owner\n1;luna\n")
     with pytest.raises(InventoryInvalid, match=r"no header .*with account_id and key_id") as refused:
         rows_of(file)
-    assert "It begins with 'key', 'owner'" in str(refused.value)
+    assert "It starts with 'key', 'owner'" in str(refused.value)
     assert "owner" not in refused.value.without_quotes
 
 

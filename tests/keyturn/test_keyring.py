@@ -62,7 +62,9 @@ def test_keys_rotate() -> None:
     assert (old_id, new_id) == ("older", "newer")
     assert during.decrypt(old_id, old, PLACE) == b"from before"
     assert after.decrypt(new_id, new, PLACE) == b"from now on"
-    with pytest.raises(PayloadKeyUnknown, match=r"under the key older, which is not among those held here \(newer\)"):
+    with pytest.raises(
+        PayloadKeyUnknown, match=r"under the key older, which is not among this machine's keys \(newer\)"
+    ):
         after.decrypt(old_id, old, PLACE)
 
 
@@ -90,9 +92,9 @@ def test_names_become_pseudonyms_that_stay() -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("", "holds no payload key"),
-        (PSEUDONYMS, "holds no payload key"),
-        (NEWER, "holds no key 'pseudonym'"),
+        ("", "has no payload key"),
+        (PSEUDONYMS, "has no payload key"),
+        (NEWER, "has no key 'pseudonym'"),
         (f"{NEWER},{NEWER},{PSEUDONYMS}", "the key newer is listed twice"),
         (f"nonsense,{PSEUDONYMS}", "entry 1 is not ID:BASE64"),
         (f"{NEWER}\nwith space:AAAA\n{PSEUDONYMS}", "entry 2 is not ID:BASE64"),

@@ -147,7 +147,7 @@ async def test_a_stated_wait_is_taken_along(
 @pytest.mark.parametrize(
     ("fault", "timeouts", "told"),
     [
-        ("slow", Timeouts(connect=5, first_byte=0.2, total=5), r"nothing of an answer within 0\.2 s"),
+        ("slow", Timeouts(connect=5, first_byte=0.2, total=5), r"no byte of an answer within 0\.2 s"),
         ("slow", Timeouts(connect=5, first_byte=5, total=0.2), r"no complete answer within 0\.2 s"),
         ("trickle", Timeouts(connect=5, first_byte=2, total=0.3), r"no complete answer within 0\.3 s"),
     ],

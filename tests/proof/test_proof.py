@@ -73,7 +73,7 @@ async def test_a_violation_is_told_with_the_whole_story(tmp_path: Path, capsys: 
         facts = await facts_of(here.database, requests, here.keyring, await here.client(), seen)
         found = violations(seen, facts, exact=False)
         assert [one.claim for one in found] == [
-            "what must come of it has come",
+            "each fault has its required outcome",
             "it is rejected, and does not just fail",
         ]
         await print_stories(here, found, 7, "sqlite")
@@ -81,12 +81,12 @@ async def test_a_violation_is_told_with_the_whole_story(tmp_path: Path, capsys: 
         job, running = "acct_nobodys", replace(facts, running={"rotation:1"})
         unknown = replace(running, jobs={**facts.jobs, job: []})
         assert [one.claim for one in strays(seen, unknown)] == [
-            "a job was asked for by somebody",
-            "every workflow ends",
+            "every job was asked for",
+            "every workflow closes",
         ]
     told = capsys.readouterr().err
     for step in (
-        "VIOLATION: what must come of it has come: job_created, jobs",
+        "VIOLATION: each fault has its required outcome: job_created, jobs",
         "seen      invoke: start",
         "seen      ok: job_created",
         "history   workflow_execution_started",

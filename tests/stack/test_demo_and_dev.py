@@ -29,7 +29,7 @@ async def test_the_demo_shows_four_rotations_and_ends_by_itself(tmp_path: Path) 
         'P-7@1: "Stale service-account keys must rotate within 30 days."',
         "eligible, window 30 days",
         "(0 model calls)",
-        "there already (created=False)",
+        "existed already (created=False)",
         "rejected, unsupported_window",
         "openai, simulator-1: provider_unavailable, so the next one",
         "Jobs in the database: 2",

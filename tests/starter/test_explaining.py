@@ -90,5 +90,7 @@ async def test_without_the_key_nothing_is_explained(temporal: Client, sqlite_sto
     async with worker_on(temporal, queue, Script(ELIGIBLE), sqlite_store):
         await rotate(temporal, asked, task_queue=queue, wait_seconds=30)
     stranger = await connect(temporal.service_client.config.target_host, keyring=ring(OLDER))
-    with pytest.raises(PayloadKeyUnknown, match="encrypted under the key newer, which is not among those held here"):
+    with pytest.raises(
+        PayloadKeyUnknown, match="encrypted under the key newer, which is not among this machine's keys"
+    ):
         await story_of(stranger, id_of(asked))

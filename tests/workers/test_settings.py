@@ -105,7 +105,7 @@ def test_faults_between_settings_are_told_with_the_others(monkeypatch: pytest.Mo
     ("url", "keys", "fault"),
     [
         ("http://tickets.example/jobs", SIGNS, "KEYTURN_WEBHOOK_URL: must use https"),
-        ("https://u:hunter2@tickets.example/", SIGNS, "KEYTURN_WEBHOOK_URL: may hold neither a password"),
+        ("https://u:hunter2@tickets.example/", SIGNS, "KEYTURN_WEBHOOK_URL: must have neither a password"),
         ("tickets.example", SIGNS, "KEYTURN_WEBHOOK_URL: "),
         (
             "https://tickets.example/jobs",
@@ -159,7 +159,7 @@ def test_an_unknown_model_is_told_at_start_and_a_rate_card_makes_it_known(
 ) -> None:
     """A misspelt model never fails in mid-request; a new one is one line in a file."""
     given(monkeypatch, KEYTURN_ROUTES="openai:gpt-5-mimi")
-    with pytest.raises(SettingsInvalid, match="openai has no model 'gpt-5-mimi' that is known here"):
+    with pytest.raises(SettingsInvalid, match="openai has no known model 'gpt-5-mimi'"):
         load_settings()
     card = tmp_path / "rates.toml"
     card.write_text('[models."gpt-5-mimi"]\n')

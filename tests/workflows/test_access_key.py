@@ -532,7 +532,7 @@ async def test_a_dry_run_by_command_shows_the_steps_of_each_job_and_why_another_
     assert process.returncode == 0
     assert f"{sound}\n  1. record the keys of {user}: {old}" in told
     assert f"9. close {sound} as done" in told
-    assert f"{gone}  would not be begun: the job's key is not among the user's keys" in told
+    assert f"{gone}  would not start: the job's key is not among the user's keys" in told
     assert [await state_of(engine, job_id) for job_id in (sound, gone)] == ["open", "open"]
     assert set(network.calls) <= {"ListAccessKeys", "GetAccessKeyLastUsed", "GetCallerIdentity"}
 

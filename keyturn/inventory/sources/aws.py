@@ -218,8 +218,8 @@ def _refuse(_line: int, _row: Mapping[str, Any], _inventory: Inventory, _origin:
 
 SOURCE = Source(
     "aws",
-    exports="the IAM credential report, as a CSV or as `aws iam get-credential-report` answers it; with the output of "
-    "`aws iam list-access-keys` as `--access-keys` for the ids of keys",
+    exports="the IAM credential report, as a CSV or as `aws iam get-credential-report` prints it; with the output of "
+    "`aws iam list-access-keys` as `--access-keys` for the IDs of keys",
     entries=Entries(_lists_keys, "AccessKeyId (AWS)", _refuse),
     table=Table(
         columns=COLUMNS,
