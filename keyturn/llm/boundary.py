@@ -264,9 +264,8 @@ class ModelBoundary:
         if isinstance(verdict, Rejection):
             call.status, call.failure = "invalid_output", verdict.reason
         elif not await self._cache.store(keys[place], pack(completion), task.cache_for):
-            raise JobStoreUnavailable(
-                "an answer of a batch could not be cached"
-            )  # else it would be asked and paid again
+            # Else it would be asked and paid again.
+            raise JobStoreUnavailable("an answer of a batch could not be cached")
         record = self._record_of(call, request, attempt=1)
         cost = None if record.cost_usd is None else record.cost_usd * price
         self._record(record.model_copy(update={"cost_usd": cost, "latency_ms": 0.0, "first_byte_ms": None}))

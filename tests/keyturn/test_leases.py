@@ -169,7 +169,7 @@ async def test_states_follow_each_other(store: JobStore, claims: JobLeases) -> N
     made = await make(store)
     job = await claimed(claims)
     await claims.heartbeat(made, tenant_id="default", token=job.token, lease=MINUTE, state="grace")
-    with pytest.raises(StateRefused, match="rotating does not follow"):
+    with pytest.raises(StateRefused, match="rotating cannot follow"):
         await claims.heartbeat(made, tenant_id="default", token=job.token, lease=MINUTE, state="rotating")
 
 

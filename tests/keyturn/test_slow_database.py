@@ -167,7 +167,6 @@ async def test_an_answer_of_a_batch_that_could_not_be_kept_is_not_told_as_taken(
     sqlite_engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would be asked for once more, at the whole price."""
-    monkeypatch.setattr("keyturn.database.TRANSACTION_SECONDS", 0.1)
     records: list[Any] = []
     cache = SqlCache(sqlite_engine)
     boundary = ModelBoundary(
@@ -175,8 +174,10 @@ async def test_an_answer_of_a_batch_that_could_not_be_kept_is_not_told_as_taken(
     )
     answer = Completion(ELIGIBLE, "complete", "stop", "m-1", Usage(250, 40))
     async with sqlite_engine.connect():
-        with pytest.raises(JobStoreUnavailable, match="could not be cached"):
-            await boundary.take(request(), answer, Script.name, Script.model, Decimal("0.5"))
+        with monkeypatch.context() as hurried:
+            hurried.setattr("keyturn.database.TRANSACTION_SECONDS", 0.1)
+            with pytest.raises(JobStoreUnavailable, match="could not be cached"):
+                await boundary.take(request(), answer, Script.name, Script.model, Decimal("0.5"))
     assert records == []
     assert await boundary.take(request(), answer, Script.name, Script.model, Decimal("0.5"))
     assert len(records) == 1

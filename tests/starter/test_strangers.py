@@ -64,7 +64,7 @@ async def test_a_rotation_that_somebody_leaves_goes_on_and_is_told(terminal: Ter
     out, err = await process.communicate()
     assert process.returncode == 4, err
     assert json.loads(out)["status"] == "timeout"
-    assert b"goes on" in err
+    assert b"continues" in err
     assert b"Abort" not in err
 
 
