@@ -18,6 +18,9 @@ install: .venv/.installed ## prepare .venv (every other target does so by itself
 .venv/.installed: pyproject.toml uv.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Keyturn needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	@# An archive, or a git without links (core.symlinks=false), leaves them out.
+	@for part in activities application desk lab starter workers workflows; do \
+	  test -d keyturn/$$part || { rm -f keyturn/$$part && ln -s ../$$part keyturn/$$part; }; done
 	@if command -v uv >/dev/null 2>&1; then \
 	  UV_PROJECT_ENVIRONMENT=.venv uv sync --quiet --locked --inexact --python $(PYTHON); \
 	else \
