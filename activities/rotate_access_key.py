@@ -1,6 +1,8 @@
 """The steps of rotating an access key, one activity each; each may be repeated."""
 
+from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
 from temporalio import activity
 
@@ -14,6 +16,22 @@ class RotateAccessKey:
 
     def __init__(self, steps: RotationSteps) -> None:
         self._steps = steps
+
+    @property
+    def activities(self) -> list[Callable[..., Any]]:
+        """All of them, as a worker registers them."""
+        return [
+            self.claim_job,
+            self.record_keys,
+            self.create_key,
+            self.verify_key,
+            self.prolong_claim,
+            self.deactivate_key,
+            self.delete_key,
+            self.close_job,
+            self.refuse_job,
+            self.roll_back_key,
+        ]
 
     @activity.defn
     async def claim_job(self, order: KeyRotationOrder) -> ClaimedJob:

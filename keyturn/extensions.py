@@ -7,11 +7,16 @@ fork: https://packaging.python.org/en/latest/specifications/entry-points/.
 
 import importlib
 import pkgutil
+import re
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Protocol, TypeVar
 
 from keyturn.errors import ExtensionInvalid
+
+# A name stands in settings (`NAME:MODEL`, `NAME:PLACE`), metrics and records: no mark of theirs may be in it.
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
+_RESERVED = {"rule"}  # records say so where no model was asked
 
 
 class Named(Protocol):
@@ -36,7 +41,8 @@ def load_objects(package: ModuleType, attribute: str, kind: type[N], group: str)
         group: the entry points that other distributions add theirs by, such as `keyturn.providers`.
 
     Raises:
-        ExtensionInvalid: one cannot be imported, is no object of the kind, or has a name that is taken.
+        ExtensionInvalid: one cannot be imported, is no object of the kind, or has a name that is taken
+            or that cannot be one.
     """
     found: dict[str, N] = {}
     for module in pkgutil.iter_modules(package.__path__):
@@ -61,6 +67,11 @@ def _load(point: EntryPoint) -> object:
 def _add(found: dict[str, N], one: object, kind: type[N], where: str) -> None:
     if not isinstance(one, kind):
         raise ExtensionInvalid(f"{where}, is a {type(one).__name__}, not a {kind.__name__}")
+    if not _NAME.fullmatch(one.name) or one.name in _RESERVED:
+        raise ExtensionInvalid(
+            f"{where}, has the name {one.name[:48]!a}: a name is up to 32 of a-z, 0-9 and -, a letter first, "
+            f"and none of {', '.join(sorted(_RESERVED))}"
+        )
     if one.name in found:
         raise ExtensionInvalid(f"{where}, has the name {one.name!r}, which is taken")
     found[one.name] = one

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Run the core's tests with each Python that is named, in an environment of its own. `make matrix`.
 set -euo pipefail
+# Behind a company's proxy the certificates that count are the system's; uv would bring its own.
+export UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS:-1}
 cd "$(dirname "$0")/.."
 uv=$(command -v uv || echo .venv/bin/uv)
 failed=()

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Build, check and tag the version that pyproject.toml names; nothing is pushed or published. `make release`.
 set -euo pipefail
+# Behind a company's proxy the certificates that count are the system's; uv would bring its own.
+export UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS:-1}
 cd "$(dirname "$0")/.."
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 uv=$(command -v uv || echo .venv/bin/uv)

@@ -14,6 +14,7 @@ import click
 from keyturn.application.outcomes import fate_of
 from keyturn.application.stories import Step, story_of
 from keyturn.console import printable
+from keyturn.moments import in_utc
 
 
 @click.command()
@@ -54,7 +55,7 @@ def _lines(step: Step) -> list[str]:
         "ended": _end_lines,
     }
     first, *others = fields[step["step"]](step)
-    return [f"\n{step['at']}  {first}", *(f"  {line}" for line in others)]
+    return [f"\n{in_utc(step['at'])}  {first}", *(f"  {line}" for line in others)]
 
 
 def _request_lines(step: Step) -> list[str]:

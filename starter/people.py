@@ -57,7 +57,7 @@ def parked(tenant: str | None, kind: str | None, limit: int, as_json: bool) -> N
         click.echo(json.dumps({"waiting": rows}))
         return
     for row in rows:
-        click.echo(f"{row['since'][:16]}Z  {row['kind']:24}  {row['workflow_id']}")
+        click.echo(f"{in_utc(row['since'])}  {row['kind']:24}  {row['workflow_id']}")
     if not rows:
         click.echo("no rotation waits", err=True)
 

@@ -34,6 +34,7 @@ from keyturn.console import signed_in_user
 from keyturn.contracts import ShortIdentifier
 from keyturn.errors import InvalidRequest, KeyturnError
 from keyturn.faults import faults_of
+from keyturn.moments import in_utc
 from keyturn.options import InventoryFormat
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.starter.policy_options import policy_options
@@ -203,9 +204,9 @@ def list_(tenant: str, as_json: bool) -> None:
         click.echo(json.dumps({"schedules": rows}))
         return
     for row in rows:
-        state = "paused" if row["paused"] else f"next {str(row['next'])[:16]}Z"
-        last = "never run" if row["last"] is None else f"{str(row['last'])[:16]}Z {row['last_ended'] or 'running'}"
-        click.echo(f"{row['name']:24}  {state:22}  {last:26}  {row['about']}")
+        state = "paused" if row["paused"] else f"next {in_utc(str(row['next']))}"
+        last = "never run" if row["last"] is None else f"{in_utc(str(row['last']))} {row['last_ended'] or 'running'}"
+        click.echo(f"{row['name']:24}  {state:25}  {last:29}  {row['about']}")
         if row["note"]:
             click.echo(f"{'':24}  {row['note']}")
         if row["last_ended"] not in {None, "done"}:

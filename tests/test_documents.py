@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import tomllib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,16 @@ def test_images_are_pinned_and_lasting_services_have_health_checks(compose: Any)
     dockerfile = (ROOT / "Dockerfile").read_text()
     for image in re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE):
         assert re.search(r":\d+\.\d+\.\d+", image), image
+
+
+def test_the_wheel_holds_one_package_which_reaches_every_part_of_the_program_by_a_link() -> None:
+    """A part without one would be left out of it; a second package would lie beside other people's."""
+    packages = {folder.parent for folder in ROOT.glob("*/__init__.py")}
+    parts = {folder.name for folder in packages} - {"keyturn", "tests", "benchmarks", "examples"}
+    links = {link.name: link.resolve() for link in (ROOT / "keyturn").iterdir() if link.is_symlink()}
+    assert links == {part: ROOT / part for part in parts}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["keyturn"]
 
 
 def test_nothing_private_gets_into_an_image() -> None:

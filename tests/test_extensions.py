@@ -19,6 +19,7 @@ from keyturn.workers.monitoring import served
 from tests.support.estates import LINE
 from tests.support.terminal import KEYTURN, lunas
 
+CHECK = ("inventory", "check", "--json")
 EXTENSION = Path(__file__).parents[1] / "examples" / "extension"
 GRANTED = json.dumps({"decision": "eligible", "rotation_window_days": 90, "source_line_ids": [LINE]})
 
@@ -143,12 +144,17 @@ async def test_a_rotation_goes_through_a_provider_a_source_a_channel_a_target_an
         ),
         ({"x": "example_source:SOURCE"}, "is a Source, not a Provider"),
         ({"x": "nowhere:PROVIDER"}, "cannot be imported: ModuleNotFoundError"),
+        ({"x": "misnamed:RULE"}, "has the name 'rule': a name is"),
+        ({"x": "misnamed:MARKED"}, "has the name 'a:b': a name is"),
     ],
 )
 async def test_an_extension_that_cannot_be_used_is_named_with_its_distribution(
     points: dict[str, str], fault: str, tmp_path: Path
 ) -> None:
     """Before anything starts: a worker without a provider that its operator installed would ask another one."""
+    misnamed = "from dataclasses import replace; from example_provider import PROVIDER\n"
+    misnamed += "RULE, MARKED = replace(PROVIDER, name='rule'), replace(PROVIDER, name='a:b')\n"
+    (tmp_path / "misnamed.py").write_text(misnamed)
     environment = {
         "PATH": "/usr/bin",
         "PYTHONPATH": f"{EXTENSION}:{installed(tmp_path, {'keyturn.providers': points})}",
@@ -160,3 +166,14 @@ async def test_an_extension_that_cannot_be_used_is_named_with_its_distribution(
     assert "keyturn-example-extension registers in keyturn.providers" in err
     assert "Fix or uninstall that distribution" in err
     assert "Traceback" not in err
+
+
+async def test_the_format_that_is_named_has_the_first_look_at_an_entry(packages: str, tmp_path: Path) -> None:
+    """An entry may have the members of several sources: a badge with a `name` looks like Google's."""
+    file = tmp_path / "badges.json"
+    file.write_text('[{"robot": "r", "badge": "b", "name": "of the robot", "since": "2020-01-01T00:00:00Z"}]')
+    environment = {"PATH": "/usr/bin", "PYTHONPATH": packages}
+    status, out, err = await run(
+        environment, tmp_path, "inventory", "check", str(file), "--format", "example", "--json"
+    )
+    assert (status, json.loads(out)["counts"]) == (0, {"to_ask": 1}), err

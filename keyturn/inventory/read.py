@@ -126,11 +126,14 @@ def _keys_of_entries(inventory: Inventory, entries: Iterator[Entry]) -> Iterator
 
 
 def _keys_of(line: int, row: Mapping[str, Any], inventory: Inventory, origin: Origin) -> Iterator[Row]:
-    readers = [source.entries for source in load_sources().values() if source.entries is not None]
+    sources = load_sources()
+    # A format that was named has the first look: an entry may carry the members of several sources.
+    named = [sources[inventory.format]] if inventory.format is not None else []
+    readers = [source.entries for source in (*named, *sources.values()) if source.entries is not None]
     for entries in readers:
         if entries.knows(row):
             return entries.keys_of(line, row, inventory, origin)
-    *others, last = [entries.looked_for for entries in readers]
+    *others, last = dict.fromkeys(entries.looked_for for entries in readers)
     raise RowFault(f"has no known format: it has neither {', '.join(others)}, nor {last}")
 
 

@@ -40,7 +40,7 @@ class ClaimedJob(Contract):
 
 
 class JobMessage(Contract):
-    """What a receiver is told of a new job: the `data` of its CloudEvent. Fields are added, never changed."""
+    """What a receiver is sent of a new job: the `data` of its CloudEvent. Fields are added, never changed."""
 
     job_id: ShortIdentifier
     tenant_id: ShortIdentifier

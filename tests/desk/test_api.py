@@ -77,6 +77,16 @@ async def test_a_question_is_answered_and_its_job_has_its_story(
         assert (await luna.get("/api/v1/costs")).json() == {"costs": []}, "this worker keeps no ledger"
 
 
+async def test_a_request_that_cannot_be_asked_is_refused_by_the_names_of_its_fields(here: Place) -> None:
+    """The command line calls the same fault `--observed`; whoever sends JSON has no options."""
+    async with here.open() as url, asking("luna", url) as luna:
+        refused = await luna.post(
+            "/api/v1/rotations", json=question() | {"observed_at": "2150-01-01T00:00:00Z"}, headers=key()
+        )
+    assert told(refused) == (422, "invalid_request")
+    assert refused.json()["detail"] == "observed_at: lies in the future: evidence is what was seen"
+
+
 async def test_a_request_that_is_sent_again_is_carried_out_once(here: Place) -> None:
     """The same key and request are answered alike; another request, no key, or one under way are refused by name."""
     async with here.open() as url, asking("luna", url) as luna, asking("omar", url) as omar:

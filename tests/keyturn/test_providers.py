@@ -1,5 +1,6 @@
 """Each provider's adapter in its own wire format, over real HTTP, against the simulator."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from keyturn.llm.endpoint import Timeouts
 from keyturn.llm.errors import (
@@ -21,13 +23,14 @@ from keyturn.llm.errors import (
     UnexpectedStatus,
     UnreadableResponse,
 )
-from keyturn.llm.http import http_client
+from keyturn.llm.http import HttpModelClient, http_client
+from keyturn.llm.keys import FixedKey
 from keyturn.llm.wire import Completion
 from keyturn.policy.catalogue import Catalogue
 from keyturn.tasks.decide_rotation import TASK
 from keyturn.tasks.definition import Prompt
 from keyturn.tasks.registry import load_tasks
-from tests.support.boundaries import WIRES, on_simulator
+from tests.support.boundaries import WIRES, endpoint, on_simulator
 from tests.support.cases import GOLDEN_TIME, QUESTION, facts, request
 from tests.support.simulated import SimulatorControl
 
@@ -165,6 +168,25 @@ async def test_a_slow_answer_is_a_named_timeout(
     await simulator.fail(fault, seconds=20)
     with pytest.raises(ProviderTimeout, match=told):
         await ask(http, simulator, wire, prompt_for(catalogue), timeouts)
+
+
+class LateKey(FixedKey):
+    """A key that comes after some time, as one of a command does."""
+
+    async def current(self) -> SecretStr:
+        await asyncio.sleep(0.2)
+        return await super().current()
+
+
+async def test_a_timeout_names_what_the_caller_gave_and_not_what_a_late_key_left_of_it(
+    http: httpx.AsyncClient, simulator: SimulatorControl, catalogue: Catalogue
+) -> None:
+    await simulator.fail("slow", seconds=20)
+    late = endpoint("openai", f"{simulator.address}/v1", key=LateKey(SecretStr("k")))
+    with pytest.raises(ProviderTimeout, match=r"no complete answer within 0\.5 s"):
+        await HttpModelClient(http, late, "simulator-1").complete(
+            prompt_for(catalogue), timeouts=Timeouts(connect=5, first_byte=5, total=0.5), trace_id="t"
+        )
 
 
 async def test_a_closed_port_is_a_named_failure(http: httpx.AsyncClient, catalogue: Catalogue) -> None:

@@ -94,6 +94,22 @@ async def test_an_estate_is_judged_watched_and_reported_by_command(
     assert "5 of 13 needed no model" in (await keyturn("report", again["run"])).out
 
 
+async def test_what_an_inventory_says_is_text_in_the_report_and_never_markup(keyturn: Keyturn, tmp_path: Path) -> None:
+    """A reject's reason repeats the name of an unknown column, which whoever wrote the inventory chose."""
+    hostile = "<img src=x onerror=alert(1)>"
+    rows = [{"account_id": f"acct_{tmp_path.name.replace('[', '_')}", "key_id": "k", "age_days": 1}]
+    rows.append(rows[0] | {"key_id": "k2", hostile: "x"})
+    file = tmp_path / "keys.jsonl"
+    file.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
+    ran = json.loads((await keyturn("bulk", file, "--policy", LINE, "--json")).out)
+    assert ran["outcomes"] == {"nothing_due": 1, "bad_row": 1}
+    page = tmp_path / "report.html"
+    assert (await keyturn("report", ran["run"], "--html", page)).status == 0
+    html = page.read_text()
+    assert hostile not in html
+    assert "&lt;img src=x onerror=alert(1)&gt;" in html
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

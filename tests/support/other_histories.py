@@ -240,19 +240,7 @@ async def _executed(
     client: Client, steps: Steps, ends: str, people: Callable[[Handle], Awaitable[object]] | None = None
 ) -> WorkflowHistory:
     rotate, queue = RotateAccessKey(steps), f"histories-{uuid.uuid4().hex}"
-    activities: list[Callable[..., Any]] = [
-        rotate.claim_job,
-        rotate.record_keys,
-        rotate.create_key,
-        rotate.verify_key,
-        rotate.prolong_claim,
-        rotate.deactivate_key,
-        rotate.delete_key,
-        rotate.close_job,
-        rotate.refuse_job,
-        rotate.roll_back_key,
-    ]
-    async with Worker(client, task_queue=queue, workflows=[RotateAccessKeyWorkflow], activities=activities):
+    async with Worker(client, task_queue=queue, workflows=[RotateAccessKeyWorkflow], activities=rotate.activities):
         handle = await client.start_workflow(RotateAccessKeyWorkflow.run, ORDER, id=uuid.uuid4().hex, task_queue=queue)
         if people is not None:
             await people(handle)

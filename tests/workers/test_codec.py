@@ -171,6 +171,8 @@ async def test_a_session_decodes_for_its_browser_and_only_from_the_ui(codec: htt
     """Signed in by the page; the cookie is no script's, of this site, and worth nothing elsewhere."""
     wrong = await codec.post("/session", data={"token": "wrong"})
     assert (wrong.status_code, "set-cookie" in wrong.headers) == (401, False)
+    pages = [wrong.text, (await codec.get("/")).text]
+    assert ["No operator has this token." in page for page in pages] == [True, False]
     signed_in = await codec.post("/session", data={"token": OMAR})
     assert signed_in.status_code == 200
     cookie = signed_in.headers["set-cookie"]

@@ -18,7 +18,15 @@ from keyturn.database import open_database
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import job_audit, rotation_jobs
 from keyturn.llm.http import HttpModelClient, http_client
-from keyturn.rotations.outcomes import JobCreated, LimitedUntil, NotEligible, NotSpecified, Rejected, WaitingForPerson
+from keyturn.rotations.outcomes import (
+    JobCreated,
+    LimitedUntil,
+    NotEligible,
+    NotSpecified,
+    Rejected,
+    TimedOut,
+    WaitingForPerson,
+)
 from tests.support.boundaries import guarded, on_simulator
 from tests.support.cases import NOW, QUESTION, facts, request
 from tests.support.proxies import Fault, LossyProxy
@@ -66,6 +74,17 @@ async def test_200_starts_at_once_make_one_workflow_and_one_job(
     assert sum(not attached for attached, _ in ends) == 1
     assert len(await store.jobs(tenant_id="default", limit=10)) == 1
     assert len(await simulator.requests()) == 1
+
+
+async def test_a_caller_who_does_not_wait_still_learns_that_the_rotation_was_started(
+    temporal: Client, queue: str
+) -> None:
+    """A start takes its milliseconds: to report it as failed would have it asked for twice."""
+    asked = request()
+    for attached in (False, True):
+        answered = await rotate(temporal, asked, task_queue=queue, wait_seconds=0)
+        assert answered == (attached, TimedOut())
+    await temporal.get_workflow_handle(id_of(asked)).terminate()
 
 
 async def test_an_exhausted_quota_costs_exactly_one_request(
