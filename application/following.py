@@ -13,6 +13,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from keyturn.application.encryption import names_of, reader_of
 from keyturn.application.outcomes import fate_of
 from keyturn.application.rotations import Handle, waiting_for, waits_for
+from keyturn.console import counted
 from keyturn.errors import KeyturnError
 from keyturn.moments import in_utc
 from keyturn.rotations.contracts import Assessment
@@ -73,7 +74,9 @@ async def progress_of(handle: Handle) -> list[str] | WaitingForPerson | None:
     task = description.raw_description.pending_workflow_task
     if task.attempt > 1:
         # Such as a worker without the key that the starter encrypted with: nothing is lost, and it cannot continue.
-        lines.append(f"workers have failed {task.attempt - 1} attempts at it: `keyturn doctor` and their log say why")
+        lines.append(
+            f"workers have failed {counted(task.attempt - 1, 'attempt')} at it: `keyturn doctor` and their log say why"
+        )
     if not lines:
         limited = await waiting_for(handle)
         if isinstance(limited, LimitedUntil):

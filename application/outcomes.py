@@ -156,7 +156,7 @@ def _decision(decision: GroundedDecision) -> dict[str, Any]:
 
 def _decision_lines(decision: GroundedDecision, due: datetime | None = None) -> list[str]:
     lines = ", ".join(str(line) for line in decision.source_lines) or "no policy line"
-    window = f", window {decision.rotation_window_days} days" if decision.rotation_window_days else ""
+    window = f", window {days_in_words(decision.rotation_window_days)}" if decision.rotation_window_days else ""
     return [f"{decision.decision.replace('_', ' ')} under {lines}{window}{due_of(decision, due)}"]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from keyturn.application.outcomes import fate_of
+from keyturn.application.outcomes import days_in_words, fate_of
 from keyturn.application.stories import Step, story_of
 from keyturn.console import printable
 from keyturn.moments import in_utc
@@ -104,7 +104,7 @@ def _decision_lines(step: Step) -> list[str]:
 def _support_lines(label: str, decision: Mapping[str, Any]) -> list[str]:
     bears = ", ".join(f"{line['id']}@{line['version']}" for line in decision["source_lines"]) or "no line"
     cited = ", ".join(f"{line['id']}@{line['version']}" for line in decision["cited_lines"]) or "none"
-    window = f", window {decision['rotation_window_days']} days" if decision["rotation_window_days"] else ""
+    window = f", window {days_in_words(decision['rotation_window_days'])}" if decision["rotation_window_days"] else ""
     return [
         f"{label}{decision['decision']} under {bears}{window}, by {decision['basis'].replace('_', ' ')}",
         f"because   {decision['explanation']}",

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from keyturn.console import counted
 from keyturn.starter.inventory_options import (
     WITHOUT_KEY_IDS,
     access_keys,
@@ -82,7 +83,9 @@ def check(file: Path, policies: tuple[str, ...], as_json: bool, rejects: Path | 
         for name, count in sorted(counts.items(), key=lambda item: -item[1]):
             click.echo(f"  {count:>9,}  {outcome_in_words(name, count)}")
     if ageless:
-        click.echo(f"{ageless:,} keys have no known age: no policy line on age can be decided for them", err=True)
+        click.echo(
+            f"{counted(ageless, 'key')} without a known age: no policy line on age can be decided there", err=True
+        )
     if form == "aws" and read_as.access_keys is None:
         click.echo(WITHOUT_KEY_IDS, err=True)
     print_rejects(rejected)

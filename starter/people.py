@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from keyturn.application.outcomes import days_in_words
 from keyturn.console import signed_in_user
 from keyturn.contracts import Contract
 from keyturn.moments import in_utc
@@ -235,7 +236,7 @@ def _status_lines(status: RotationStatus, wordings: Sequence[str]) -> list[str]:
     from keyturn.policy.quotes import evidence_in_words
 
     binding = ", ".join(str(line) for line in decision.source_lines)
-    window = f", window {decision.rotation_window_days} days" if decision.rotation_window_days else ""
+    window = f", window {days_in_words(decision.rotation_window_days)}" if decision.rotation_window_days else ""
     facts = status.credential
     return [
         f"rotate     {status.key_id} of {status.account_id}",

@@ -12,6 +12,7 @@ from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, GetSyste
 from keyturn.application.connection import connect, map_refusals
 from keyturn.application.namespace import missing_search_attributes
 from keyturn.application.versioning import builds
+from keyturn.console import counted
 from keyturn.database import open_database
 from keyturn.errors import JobStoreUnavailable, KeyturnError
 from keyturn.key_use import LIMIT, REPLACE, KeyUse, keys_to_replace
@@ -134,7 +135,8 @@ async def _temporal() -> str:
         missing = await missing_search_attributes(client)
         known = await builds(client)
     polling = len(described.pollers)
-    state = f"server {server.server_version}, namespace {client.namespace}, {polling} workers polled {queue} recently"
+    workers = counted(polling, "worker")
+    state = f"server {server.server_version}, namespace {client.namespace}, {workers} polled {queue} recently"
     if not polling:
         raise NoWorker(state)
     if known and not any(build.current for build in known):

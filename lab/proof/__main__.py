@@ -115,9 +115,9 @@ def prove(
                 continue
             share = faults // len(kinds) + (faults % len(kinds) if number == 0 else 0)
             limit = None if time_limit is None else time_limit / len(kinds)
-            told = asyncio.run(_prove(plan(share, seed + number, kind, only=only), seed + number, kind, limit, only))
-            figures += told[0]
-            rows += told[1]
+            outcome = asyncio.run(_prove(plan(share, seed + number, kind, only=only), seed + number, kind, limit, only))
+            figures += outcome[0]
+            rows += outcome[1]
         chosen = CONTROLS if controls and only is None else [one for one in CONTROLS if one == only]
         rows = [*(figure.row for figure in figures), *rows, *(asyncio.run(_run_control(one)) for one in chosen)]
         drawn = picture_of(figures)
@@ -141,7 +141,7 @@ async def _prove(
         befalling = asyncio.create_task(chaos(here))
         until = None if limit is None else began + limit
         try:
-            seen = await drive(here, operations, until=until, told=partial(_progress, len(operations)))
+            seen = await drive(here, operations, until=until, report=partial(_progress, len(operations)))
         finally:
             befalling.cancel()
             await asyncio.gather(befalling, return_exceptions=True)
@@ -165,15 +165,15 @@ async def _prove(
         figures = survivals(here, seen + calm, found, database)
         print_table(figures)
         await print_stories(here, found, seed, database)
-        told = f"{len(calm)} operations, each under one fault of the provider or frozen; {len(off)} violations"
-        click.echo(f"requests and tokens in the ledger are those of the provider: {told}")
+        agreed = f"{len(calm)} operations, each under one fault of the provider or frozen; {len(off)} violations"
+        click.echo(f"requests and tokens in the ledger are those of the provider: {agreed}")
         await print_stories(here, off, seed, database)
     said = f"{len(seen)} operations in {took}, seed {seed}, and {len(here.befell)} faults beside them"
     not_done = f"{len(here.failed)} failed" + "".join(f"; {one}" for one in here.failed[:STORIES])
     return figures, [
         row(f"all on {database}", not found, f"{said}; {len(found)} violations"),
         row(f"every planned fault struck the stack on {database}", not here.failed, not_done),
-        row(f"ledger and provider agree on {database}", not off, told),
+        row(f"ledger and provider agree on {database}", not off, agreed),
     ]
 
 

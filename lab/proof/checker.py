@@ -50,7 +50,9 @@ class Facts:
     audits: Counter[str]  # of "created", by job
     messages: Counter[str]  # in the outbox, by job
     events: Mapping[str, Counter[str]]  # in the audit trail, by workflow
-    told: Mapping[str, RotationOutcome | None]  # by the workflows of a run's rotations, by job; None: it did not end
+    reported: Mapping[
+        str, RotationOutcome | None
+    ]  # by the workflows of a run's rotations, by job; None: it did not end
     running: Collection[str]  # workflows that have not ended
     asked: Counter[str]  # requests that the simulator had, by trace
     bent: Mapping[str, float]  # when the first of them met a fault, by trace
@@ -107,9 +109,9 @@ async def facts_of(
             bent.setdefault(one["trace_id"], one["at"])
     of_runs = {account for one in seen if one.operation.kind.asked == "bulk" for account in one.operation.accounts}
     by_run = [job for account in of_runs for job in jobs.get(account, [])]
-    told = {job["job_id"]: await _outcome(client, job["idempotency_key"]) for job in by_run}
+    reported = {job["job_id"]: await _outcome(client, job["idempotency_key"]) for job in by_run}
     running = await _running(client)
-    return Facts(jobs, audits, messages, events, told, running, asked, bent, recorded, said, paid, written, endings)
+    return Facts(jobs, audits, messages, events, reported, running, asked, bent, recorded, said, paid, written, endings)
 
 
 async def _outcome(client: Client, workflow_id: str) -> RotationOutcome | None:
@@ -141,12 +143,12 @@ def violations(seen: Sequence[OperationRecord], facts: Facts, *, exact: bool) ->
     """
     found: list[Violation] = []
     for one in seen:
-        told = _of_calls(one, facts, exact)
+        claims = _of_calls(one, facts, exact)
         if one.operation.kind.asked == "draft":
-            told += _of_draft(one, facts, exact)
+            claims += _of_draft(one, facts, exact)
         for account in one.operation.accounts:
-            told += _of_jobs(one, facts.jobs.get(account, []), facts)
-        found += [Violation(claim, one, what) for claim, holds, what in told if not holds]
+            claims += _of_jobs(one, facts.jobs.get(account, []), facts)
+        found += [Violation(claim, one, what) for claim, holds, what in claims if not holds]
     return found
 
 
@@ -163,38 +165,38 @@ Claims = list[tuple[str, bool, str]]
 
 def _of_jobs(one: OperationRecord, jobs: list[Mapping[str, Any]], facts: Facts) -> Claims:
     kind, outcome, ids = one.operation.kind, one.outcome, [job["job_id"] for job in jobs]
-    told: Claims = [
+    claims: Claims = [
         ("every rotation closes", outcome is not None, "it was under way when the proof ended"),
         ("no rotation has two jobs", len(ids) <= 1, f"jobs {ids}"),
         ("what fails has no job", not one.contradicted, "it was reported as failed, and the job exists"),
     ]
     for name, rows in (("audit row", facts.audits), ("message to its executor", facts.messages)):
         counts = [rows[job] for job in ids]
-        told.append((f"each job has one {name}", all(count == 1 for count in counts), f"{counts} rows"))
+        claims.append((f"each job has one {name}", all(count == 1 for count in counts), f"{counts} rows"))
     for job in jobs:
         if kind.asked == "bulk":
-            ended = facts.told[job["job_id"]]
+            ended = facts.reported[job["job_id"]]
             said = "it did not complete" if ended is None else ended.status
-            told.append(("a run's rotation names its job", isinstance(ended, JobCreated), said))
-            told += _reported_claims(ended, job) if isinstance(ended, JobCreated) else []
+            claims.append(("a run's rotation names its job", isinstance(ended, JobCreated), said))
+            claims += _reported_claims(ended, job) if isinstance(ended, JobCreated) else []
     if isinstance(outcome, JobCreated):
-        told.append(("the reported job exists", [outcome.job_id] == ids, f"{outcome.job_id}, not {ids}"))
-        told += [claim for job in jobs for claim in _reported_claims(outcome, job)]
+        claims.append(("the reported job exists", [outcome.job_id] == ids, f"{outcome.job_id}, not {ids}"))
+        claims += [claim for job in jobs for claim in _reported_claims(outcome, job)]
     elif outcome is not None and kind.asked != "bulk":
-        told.append(("an operation without a job has none", not ids, f"{one.said}, and jobs {ids}"))
+        claims.append(("an operation without a job has none", not ids, f"{one.said}, and jobs {ids}"))
     if outcome is not None and kind.expected != "either":  # a cancellation may come when the job is made
-        told.append(
+        claims.append(
             ("each fault has its required outcome", bool(ids) == (kind.expected == "job"), f"{one.said}, jobs {ids}")
         )
     if outcome is not None and kind.asked in {"rotation", "approval"} and kind.expected == "no_job":
-        told.append(("it is rejected, and does not just fail", one.said == "rejected", one.said))
+        claims.append(("it is rejected, and does not just fail", one.said == "rejected", one.said))
     if outcome is not None and kind.asked == "approval":
         word = "denied" if kind.expected == "no_job" else "approved"
         written = facts.events[one.workflow_id][word] if one.workflow_id in facts.events else 0
         approvers = [job["approved_by"] for job in jobs]
-        told.append(("an approver's decision is recorded once", written == 1, f"{written} times {word}"))
-        told.append(("the job names its approver", all(name == APPROVER for name in approvers), f"{approvers}"))
-    return told
+        claims.append(("an approver's decision is recorded once", written == 1, f"{written} times {word}"))
+        claims.append(("the job names its approver", all(name == APPROVER for name in approvers), f"{approvers}"))
+    return claims
 
 
 def _reported_claims(outcome: JobCreated, job: Mapping[str, Any]) -> Claims:
@@ -244,7 +246,7 @@ def _of_calls(one: OperationRecord, facts: Facts, exact: bool) -> Claims:
 
     asked, recorded = count(facts.asked), count(facts.recorded)
     said, paid = count(facts.said), count(facts.paid)
-    told = [
+    claims = [
         (
             "nothing is paid for that the provider did not answer",
             paid <= said,
@@ -252,8 +254,8 @@ def _of_calls(one: OperationRecord, facts: Facts, exact: bool) -> Claims:
         )
     ]
     if exact and not one.operation.fault.startswith("kill"):
-        told += [
+        claims += [
             ("no call is unrecorded", recorded == asked, f"{recorded} requests in the ledger, {asked} at the provider"),
             ("every answer is paid for", paid == said, f"{paid} tokens in the ledger, {said} said"),
         ]
-    return told
+    return claims

@@ -32,7 +32,7 @@ async def drive(
     *,
     at_once: int = AT_ONCE,
     until: float | None = None,
-    told: Callable[[int], None] = lambda _ended: None,
+    report: Callable[[int], None] = lambda _ended: None,
 ) -> list[OperationRecord]:
     """Ask for every operation until the moment `until`; returns what was seen of those that were asked for.
 
@@ -41,7 +41,7 @@ async def drive(
         operations: what to ask for.
         at_once: how many are in progress.
         until: the moment, by the monotonic clock, after which no more are started.
-        told: called with how many have ended, whenever one has.
+        report: called with how many have ended, whenever one has.
     """
     turns, client = asyncio.Semaphore(at_once), await world.client()
     seen: list[OperationRecord] = []
@@ -53,7 +53,7 @@ async def drive(
             now = OperationRecord(operation, began=time.time())
             seen.append(now)
             await one_operation(world, client, now)
-            told(sum(bool(one.ended) for one in seen))
+            report(sum(bool(one.ended) for one in seen))
 
     await asyncio.gather(*map(one, operations))
     return seen

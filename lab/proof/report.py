@@ -172,8 +172,8 @@ async def _history(here: World, workflow_id: str) -> Steps:
 
 async def _requests(here: World, one: OperationRecord) -> Steps:
     requests: Any = await ask_simulator(here.simulator, "GET", "/control/requests")
-    mine = [told for told in requests if told["trace_id"] in one.operation.traces]
-    return [(told["at"], f"{told['provider']} {told['fault']} {told['status']}") for told in mine]
+    mine = [request for request in requests if request["trace_id"] in one.operation.traces]
+    return [(request["at"], f"{request['provider']} {request['fault']} {request['status']}") for request in mine]
 
 
 async def _stored_rows(here: World, one: OperationRecord) -> Steps:
@@ -188,7 +188,7 @@ async def _stored_rows(here: World, one: OperationRecord) -> Steps:
     try:
         async with engine.connect() as connection:
             queries: tuple[Select[Any], ...] = (jobs, drafts, calls)
-            return [(at.timestamp(), told) for query in queries for at, told in await connection.execute(query)]
+            return [(at.timestamp(), event) for query in queries for at, event in await connection.execute(query)]
     finally:
         await engine.dispose()
 

@@ -45,7 +45,7 @@ async def test_a_parked_rotation_ends_on_its_build_while_new_ones_start_on_the_n
         with pytest.raises(NoBuild, match="none of the builds b1 takes rotations"):
             await _state()
         await promote(server, "b1")
-        assert "1 workers polled" in await _state()
+        assert "1 worker polled" in await _state()
         handle = (await start_or_attach(server, request(), task_queue=queue)).handle
         await Place(server, handle, "", queue).digest_at("parked")
         async with worker_on(server, queue, new, sqlite_store, build_id="b2"):
