@@ -244,14 +244,20 @@ def _expect_a_pooler(connection: Any, _record: Any) -> None:
         driver.prepare_threshold = None
 
 
+# synchronous: NORMAL may lose a commit at a power cut, and then the job would be made twice.
+_SQLITE_SETTINGS = f"""
+PRAGMA busy_timeout={SQLITE_BUSY_MILLISECONDS};
+PRAGMA journal_mode=WAL;
+PRAGMA synchronous=FULL;
+PRAGMA foreign_keys=ON;
+"""
+
+
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # the driver opens no transaction itself; `_begin_immediate` does
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")  # NORMAL may lose a commit at a power cut, and then the job twice
-    cursor.execute(f"PRAGMA busy_timeout={SQLITE_BUSY_MILLISECONDS}")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.close()
+    # As one script, which ends each of its statements. A new file is locked until the change to WAL has ended, and a
+    # caller that was cancelled before it had would keep the lock as long as its error.
+    connection.run_async(lambda driver: driver.executescript(_SQLITE_SETTINGS))
 
 
 def _roll_back(connection: Any, _record: object, _error: BaseException | None) -> None:
