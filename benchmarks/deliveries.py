@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 from pydantic import SecretStr
 from sqlalchemy.engine import URL
 from temporalio.client import Client
@@ -23,7 +24,6 @@ from keyturn.lab.stack.temporal import dev_server
 from keyturn.llm.http import http_client
 from keyturn.notifications.webhook import Webhook
 from keyturn.workers.deliveries import ReceiverDeliveries
-from keyturn.workers.monitoring import served
 from keyturn.workflows.delivery import DeliveryWorkflow
 from tests.support.cases import facts, order
 
@@ -67,7 +67,8 @@ async def _both(postgresql: URL) -> AsyncIterator[tuple[Client, JobStore]]:
     receiver = web.Application()
     receiver.router.add_post("/jobs", take)
     async with AsyncExitStack() as parts:
-        url = await parts.enter_async_context(served(receiver, "127.0.0.1:0"))
+        server = await parts.enter_async_context(TestServer(receiver))
+        url = str(server.make_url("")).rstrip("/")
         client = await parts.enter_async_context(dev_server())
         engine = open_database(postgresql)
         parts.push_async_callback(engine.dispose)

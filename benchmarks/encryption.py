@@ -22,8 +22,8 @@ from keyturn.database import database_url, open_database
 from keyturn.jobs.store import JobStore
 from keyturn.keyring import new_keyring_text, parse_keyring
 from keyturn.lab.stack.temporal import dev_server
+from keyturn.web.serving import served
 from keyturn.workers.codec import CodecServer
-from keyturn.workers.monitoring import served
 from keyturn.workers.schema import migrate
 from keyturn.workflows.rotation import RotationWorkflow
 from tests.support.cases import request
@@ -97,7 +97,10 @@ async def _codec(rounds: int) -> Result:
     headers = {"Authorization": f"Bearer {TOKEN}", "X-Namespace": "default"}
     decode: list[float] = []
     bare: list[float] = []
-    async with served(server.application(), "127.0.0.1:0") as url, aiohttp.ClientSession(headers=headers) as http:
+    async with (
+        served(server.application(), "127.0.0.1:0", setting="KEYTURN_CODEC_ADDRESS") as url,
+        aiohttp.ClientSession(headers=headers) as http,
+    ):
 
         async def one_decode() -> None:
             async with http.post(f"{url}/decode", json=body) as answer:

@@ -13,10 +13,10 @@ from benchmarks.results import Result, compared
 from keyturn.database import open_database
 from keyturn.desk.app import desk_application
 from keyturn.desk.desk import Desk
-from keyturn.desk.serving import served
 from keyturn.desk.settings import DeskSettings
 from keyturn.lab.stack.temporal import dev_server
 from keyturn.policy.catalogue import load_catalogue
+from keyturn.web.serving import served
 from tests.support.keys import KEYRING
 
 PEERS = 200
@@ -92,4 +92,4 @@ async def _desk(url: URL) -> AsyncIterator[str]:
         )
         desk = Desk(client, engine, KEYRING, load_catalogue(), tenant="default", task_queue="bench")
         application = desk_application(desk, engine, settings, KEYRING)
-        yield await parts.enter_async_context(served(application, settings.address))
+        yield await parts.enter_async_context(served(application, settings.address, setting="KEYTURN_DESK_ADDRESS"))

@@ -18,7 +18,6 @@ from keyturn.desk.desk import Desk
 from keyturn.desk.events import place_of, with_comments
 from keyturn.desk.idempotency import Idempotency
 from keyturn.desk.people import Person
-from keyturn.desk.problems import Problem, Refused
 from keyturn.desk.roles import AnyPerson, Asker, Decider, Operator, expect_decider
 from keyturn.desk.schemas import (
     Ask,
@@ -34,10 +33,10 @@ from keyturn.desk.schemas import (
     plain,
 )
 from keyturn.desk.settings import DeskSettings
+from keyturn.web.problems import Refused, describe_problems
 
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"description": what, "content": {"application/problem+json": {"schema": Problem.model_json_schema()}}}
-    for status, what in {
+PROBLEMS = describe_problems(
+    {
         400: "The Idempotency-Key is missing or invalid, or the body is not JSON.",
         401: "The caller is not signed in.",
         403: "The user lacks the role, or a page of another site sent the request.",
@@ -48,8 +47,8 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         422: "The request is not valid.",
         429: "Too many requests, or too many streams.",
         503: "Temporal, the database or a worker does not answer.",
-    }.items()
-}
+    }
+)
 # One person has some pages open; a script that follows more is no person's page.
 STREAMS_A_PERSON = 300
 

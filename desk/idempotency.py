@@ -16,10 +16,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.database import transaction
-from keyturn.desk.problems import Refused
 from keyturn.desk.tables import desk_requests
 from keyturn.errors import JobStoreUnavailable
 from keyturn.keyring import EncryptedTexts, Keyring
+from keyturn.web.problems import Refused
 
 RETENTION = timedelta(days=1)  # a request that is sent again a day later is a new one
 # A desk that died while executing one leaves its row: after this long the request may be sent again. What it started

@@ -17,13 +17,14 @@ from keyturn.application.stories import last_request
 from keyturn.desk.api import begin_draft
 from keyturn.desk.desk import Desk
 from keyturn.desk.idempotency import Idempotency
-from keyturn.desk.people import ACTING_AS, SESSION, SESSION_SECONDS, Person, SignIn
-from keyturn.desk.problems import TITLES, Refused
+from keyturn.desk.people import ACTING_AS, SESSION, Person, SignIn
 from keyturn.desk.roles import AnyPerson, Asker, Decider, Operator, expect_decider
 from keyturn.desk.schemas import in_path, plain
 from keyturn.desk.settings import ROLES, DeskSettings
 from keyturn.errors import KeyturnError
 from keyturn.moments import in_utc
+from keyturn.web.problems import TITLES, Refused
+from keyturn.web.sessions import SESSION_SECONDS
 
 _FOLDER = Path(__file__).parent
 _KNOWN = {"yes": True, "no": False}

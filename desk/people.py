@@ -1,13 +1,9 @@
 """Who sends a request, by a proxy's header, a bearer token or the session that it started; and what they may do."""
 
-import hashlib
-import hmac
 import ipaddress
-import secrets
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 from urllib.parse import unquote
 
 from pydantic import TypeAdapter, ValidationError
@@ -15,17 +11,16 @@ from starlette.requests import Request
 
 from keyturn.console import signed_in_user
 from keyturn.contracts import Identifier
-from keyturn.desk.problems import Refused
 from keyturn.desk.sessions import SessionRevocations
 from keyturn.desk.settings import ROLES, DeskSettings, Role, parse_networks, parse_roles
-from keyturn.keyring import EncryptedTexts, Keyring
-from keyturn.payload_errors import PayloadError
+from keyturn.keyring import Keyring
 from keyturn.people import same_form
-from keyturn.tokens import Tokens, parse_tokens
+from keyturn.tokens import Tokens, is_bearer, parse_tokens
+from keyturn.web.problems import Refused
+from keyturn.web.sessions import Session, Sessions
 
 SESSION = "keyturn_desk"
 ACTING_AS = "keyturn_desk_acting_as"  # in development, where no one signs in
-SESSION_SECONDS = 12 * 3600  # a working day: the next one starts with the token again
 _NAME: TypeAdapter[str] = TypeAdapter(Identifier)
 
 
@@ -59,7 +54,9 @@ class SignIn:
         self._roles: Mapping[str, frozenset[Role]] = {
             same_form(name): roles for name, roles in parse_roles(settings.roles_text).items()
         }
-        self._sessions = EncryptedTexts(keyring, "keyturn-desk-session-v2")
+        # Bound to the tenant: another one's desk cannot open it.
+        purpose, place = "keyturn-desk-session-v3", f"session\0{settings.tenant}"
+        self._sessions = None if self._tokens is None else Sessions(keyring, self._tokens, purpose=purpose, place=place)
         self._ended = ended
 
     @property
@@ -82,47 +79,26 @@ class SignIn:
             return Person(by_proxy, self._roles_of(by_proxy), "proxy")
         if self._tokens is None:
             return None
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer":
-            caller = self._tokens.owner_of(token.strip())
+        if is_bearer(request.headers):
+            caller = self._tokens.bearer(request.headers)
             return None if caller is None else Person(caller, self._roles_of(caller), "token")
-        known = await self._in_session(request.cookies.get(SESSION, ""))
-        return None if known is None else Person(known, self._roles_of(known), "session")
+        session = self._session(request)
+        if session is None or await self._ended.has_ended(session.id):
+            return None
+        return Person(session.name, self._roles_of(session.name), "session")
 
     def session_for(self, token: str) -> str | None:
         """Return the cookie of a session that a token starts; None if the token is unknown."""
-        name = None if self._tokens is None else self._tokens.owner_of(token)
-        if name is None:
-            return None
-        content = f"{int(time.time()) + SESSION_SECONDS} {secrets.token_hex(16)} {_mark(token.encode())} {name}"
-        return self._sessions.encrypt(self._place, content)
+        return None if self._sessions is None else self._sessions.start(token)
 
     async def end_session(self, request: Request) -> None:
         """End the session of a request everywhere: a copy of its cookie is worth nothing from now on."""
-        session = self._read(request.cookies.get(SESSION, ""))
+        session = self._session(request)
         if session is not None:
             await self._ended.end(session.id)
 
-    async def _in_session(self, cookie: str) -> str | None:
-        session = self._read(cookie)
-        if session is None or session.until <= time.time() or self._tokens is None:
-            return None
-        # Whose token was replaced, or taken away, is signed out.
-        if not hmac.compare_digest(_mark(self._tokens[session.name]), session.token_mark):
-            return None
-        return None if await self._ended.has_ended(session.id) else session.name
-
-    def _read(self, cookie: str) -> "_Session | None":
-        try:
-            until, session_id, token_mark, name = self._sessions.decrypt(self._place, cookie).split(" ", 3)
-            return _Session(int(until), session_id, token_mark, name)
-        except (PayloadError, ValueError):
-            return None
-
-    @property
-    def _place(self) -> str:
-        """What a session is bound to: another tenant's desk cannot open it."""
-        return f"session\0{self._settings.tenant}"
+    def _session(self, request: Request) -> Session | None:
+        return None if self._sessions is None else self._sessions.read(request.cookies.get(SESSION, ""))
 
     def _name_by_proxy(self, request: Request) -> str | None:
         header = self._settings.identity_header
@@ -144,18 +120,6 @@ class SignIn:
 
     def _roles_of(self, name: str) -> frozenset[Role]:
         return self._roles.get(same_form(name), self._roles.get("*", frozenset()))
-
-
-class _Session(NamedTuple):
-    until: int
-    id: str
-    token_mark: str
-    name: str
-
-
-def _mark(token: bytes) -> str:
-    """Return what distinguishes two tokens, and reveals nothing of either."""
-    return hashlib.sha256(b"keyturn-desk-token\0" + token).hexdigest()[:32]
 
 
 def _name(value: str) -> str | None:

@@ -6,7 +6,7 @@ from fastapi import Depends, Request
 
 from keyturn.desk.desk import Desk
 from keyturn.desk.people import Person
-from keyturn.desk.problems import Refused
+from keyturn.web.problems import Refused
 
 
 def current_person(request: Request) -> Person:

@@ -11,12 +11,11 @@ from pydantic_settings import BaseSettings
 from keyturn.contracts import ShortIdentifier
 from keyturn.errors import SettingsInvalid
 from keyturn.people import doubles
-from keyturn.settings import SETTINGS_FROM_ENVIRONMENT, field_faults, host_and_port
+from keyturn.settings import SETTINGS_FROM_ENVIRONMENT, Network, field_faults, host_and_port
 from keyturn.tokens import parse_tokens
 
 Role = Literal["asker", "approver", "operator"]
 ROLES: tuple[Role, ...] = ("asker", "approver", "operator")
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def _tokens(value: SecretStr) -> SecretStr:

@@ -95,6 +95,6 @@ class JobsClient:
 def _refusal_of(answer: httpx.Response) -> tuple[str, str]:
     try:
         problem = answer.json()
-        return str(problem["error"]), str(problem["message"])[:300]
+        return str(problem["kind"]), str(problem["detail"])[:300]
     except (ValueError, KeyError, TypeError):
         return "unforeseen", f"the jobs server answered {answer.status_code}"

@@ -1,11 +1,13 @@
 """What every group of settings shares: where they are read from, how values are checked, how faults are named."""
 
+from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Any
 
 import httpx
 from pydantic import AfterValidator, SecretStr, ValidationError
 from pydantic_settings import SettingsConfigDict
 
+Network = IPv4Network | IPv6Network
 # Names of fields are not accepted as variables: `MODEL` or `DATABASE` may mean something else on a machine. A variable
 # that is set to nothing is not set: compose files write them so.
 SETTINGS_FROM_ENVIRONMENT = SettingsConfigDict(

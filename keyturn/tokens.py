@@ -31,8 +31,13 @@ class Tokens:
 
     def bearer(self, headers: Mapping[str, str]) -> str | None:
         """Return who sent a request, by its Authorization header."""
-        scheme, _, token = headers.get("Authorization", "").partition(" ")
-        return self.owner_of(token.strip()) if scheme.lower() == "bearer" else None
+        token = headers.get("Authorization", "").partition(" ")[2]
+        return self.owner_of(token.strip()) if is_bearer(headers) else None
+
+
+def is_bearer(headers: Mapping[str, str]) -> bool:
+    """Return whether a request brings a bearer token (RFC 6750), known or not."""
+    return headers.get("Authorization", "").partition(" ")[0].lower() == "bearer"
 
 
 def parse_tokens(value: str) -> Mapping[str, SecretStr]:

@@ -18,8 +18,8 @@ def codec() -> None:
     Example:
       KEYTURN_CODEC_TOKENS=luna:$(openssl rand -hex 24) keyturn codec
     """
+    from keyturn.web.serving import served
     from keyturn.workers.codec import CodecServer
-    from keyturn.workers.monitoring import served
     from keyturn.workers.settings import load_local_settings
     from keyturn.workers.telemetry import configure_logging
 

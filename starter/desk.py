@@ -35,9 +35,9 @@ def desk() -> None:
       KEYTURN_DESK_TOKENS=luna:$(openssl rand -hex 24) KEYTURN_DESK_ROLES="luna=asker" keyturn desk
     """
     from keyturn.desk.app import desk_application
-    from keyturn.desk.serving import served
     from keyturn.desk.settings import load_desk_settings, parse_networks
     from keyturn.keyring import keyring_from_environment
+    from keyturn.web.serving import served
     from keyturn.workers.settings import load_local_settings
     from keyturn.workers.telemetry import configure_logging
 
@@ -49,7 +49,9 @@ def desk() -> None:
         stop = asyncio.Event()
         for name in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(name, stop.set)
-        async with served(application, settings.address, proxies=parse_networks(settings.proxies)) as url:
+        async with served(
+            application, settings.address, setting="KEYTURN_DESK_ADDRESS", proxies=parse_networks(settings.proxies)
+        ) as url:
             click.echo(f"the desk serves on {url}", err=True)
             await stop.wait()
 

@@ -191,8 +191,8 @@ def serve() -> None:
       KEYTURN_JOBS_TOKENS=default/rotator:$(openssl rand -hex 24) keyturn jobs serve
     """
     from keyturn.jobs.leases import JobLeases
-    from keyturn.workers.jobs_api import JobsApi
-    from keyturn.workers.monitoring import served
+    from keyturn.web.serving import served
+    from keyturn.workers.jobs_api import jobs_application
     from keyturn.workers.settings import load_local_settings
     from keyturn.workers.telemetry import configure_logging
 
@@ -203,8 +203,8 @@ def serve() -> None:
         stop = asyncio.Event()
         for name in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(name, stop.set)
-        api = JobsApi(JobLeases(engine), parse_tokens(settings.tokens.get_secret_value()))
-        async with served(api.application(), settings.address, setting="KEYTURN_JOBS_ADDRESS"):
+        application = jobs_application(JobLeases(engine), parse_tokens(settings.tokens.get_secret_value()))
+        async with served(application, settings.address, setting="KEYTURN_JOBS_ADDRESS"):
             await stop.wait()
 
     with_database(run, pool_size=16)

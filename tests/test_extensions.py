@@ -15,8 +15,8 @@ from aiohttp import web
 
 from keyturn.lab.stack.embedded import Stack
 from keyturn.lab.stack.processes import child
-from keyturn.workers.monitoring import served
 from tests.support.estates import LINE
+from tests.support.servers import fake_server
 from tests.support.terminal import KEYTURN, lunas
 
 CHECK = ("inventory", "check", "--json")
@@ -56,7 +56,7 @@ async def example_provider() -> AsyncIterator[tuple[str, list[dict[str, Any]]]]:
 
     application = web.Application()
     application.router.add_post("/answer", answer)
-    async with served(application, "127.0.0.1:0") as url:
+    async with fake_server(application) as url:
         yield url, asked
 
 

@@ -228,8 +228,8 @@ def test_whatever_becomes_of_a_sample_it_is_read_or_refused_by_name(
 
 async def test_the_codec_server_answers_whatever_it_is_sent() -> None:
     """With clear text or a named refusal, and never with another error."""
+    from keyturn.web.serving import served
     from keyturn.workers.codec import CodecServer
-    from keyturn.workers.monitoring import served
 
     operator = "luna_token_of_the_tests_0123456789abcdef"
     sample = (CORPORA / "codec" / "decode.json").read_bytes()

@@ -11,20 +11,20 @@ is logged, with a digest of each ciphertext, by which it is found in a history; 
 """
 
 import hashlib
-import hmac
 import json
-import re
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import structlog
-from aiohttp import web
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import SecretStr
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
 from temporalio.api.common.v1 import Payload, Payloads
 
 from keyturn.application.encryption import ENCODING, KEY_ID, EncryptionCodec
@@ -32,11 +32,13 @@ from keyturn.foreign_json import read_json
 from keyturn.keyring import Keyring
 from keyturn.payload_errors import PayloadError
 from keyturn.tokens import Tokens
-from keyturn.workers.http import Handler, Refused, answer_request
+from keyturn.web.applications import plain_application
+from keyturn.web.guard import Guard, host_of
+from keyturn.web.problems import Refused, refuse_with_problem
+from keyturn.web.sessions import SESSION_SECONDS, Sessions
 
 _log = structlog.get_logger("keyturn.codec")
 COOKIE = "keyturn_codec"
-SESSION_SECONDS = 12 * 3600  # a working day: the next one starts with the token again
 # The UI sends the payloads of an event or of a page of history: some kB. 8 MiB are four of the largest payloads.
 MAX_BODY_BYTES = 8 * 1024 * 1024
 MAX_PAYLOADS = 2_000
@@ -71,48 +73,55 @@ class CodecServer:
     ) -> None:
         self._keyring = keyring
         self._tokens = Tokens(tokens)
+        self._sessions = Sessions(keyring, self._tokens, purpose="keyturn-codec-session-v1", place="codec")
         self._origins = origins
         self._hosts = hosts
         self._secure = all(origin.startswith("https://") for origin in origins) and bool(origins)
 
-    def application(self) -> web.Application:
-        """Return the aiohttp application that serves them."""
-        application = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._answer])
-        application.router.add_post("/decode", self._decode)
-        application.router.add_options("/decode", self._preflight)
-        application.router.add_post("/encode", self._encode)
-        application.router.add_get("/", self._page)
-        application.router.add_post("/session", self._sign_in)
-        application.router.add_get("/healthz", self._healthz)
-        return application
+    def application(self) -> ASGIApp:
+        """Return the application that serves them."""
+        app = plain_application(
+            [
+                Route("/decode", self._decode, methods=["POST"]),
+                Route("/decode", self._preflight, methods=["OPTIONS"]),
+                Route("/encode", self._encode, methods=["POST"]),
+                Route("/", self._page),
+                Route("/session", self._sign_in, methods=["POST"]),
+            ]
+        )
+        return Guard(
+            app,
+            check=self._expect_host,
+            refuse=refuse_with_problem,
+            headers=self._cors_headers,
+            max_body_bytes=MAX_BODY_BYTES,
+        )
 
-    @web.middleware
-    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        async def expect_host(request: web.Request) -> web.StreamResponse:
-            if request.path != "/healthz" and _without_port(request.host) not in self._hosts:
-                raise Refused(
-                    421, "unknown_host", "this server does not answer under that name: see KEYTURN_CODEC_HOSTS"
-                )
-            return await handler(request)
+    async def _expect_host(self, request: Request) -> None:
+        if host_of(request).strip("[]") not in self._hosts:
+            detail = "this server does not answer under that name: see KEYTURN_CODEC_HOSTS"
+            raise Refused(421, "unknown_host", detail)
 
-        response = await answer_request(request, expect_host, max_bytes=MAX_BODY_BYTES)
-        response.headers["Vary"] = "Origin"
+    def _cors_headers(self, request: Request) -> Mapping[str, str]:
         origin = request.headers.get("Origin")
-        if origin in self._origins:
-            response.headers["Access-Control-Allow-Origin"] = origin
-            response.headers["Access-Control-Allow-Credentials"] = "true"
-        return response
+        if origin is None or origin not in self._origins:
+            return {"Vary": "Origin"}
+        return {
+            "Vary": "Origin",
+            "Access-Control-Allow-Origin": origin,
+            "Access-Control-Allow-Credentials": "true",
+        }
 
-    async def _preflight(self, request: web.Request) -> web.Response:
+    async def _preflight(self, request: Request) -> Response:
         self._expect_origin(request)
         allowed = {
             "Access-Control-Allow-Methods": "POST",
             "Access-Control-Allow-Headers": "Content-Type, X-Namespace, Authorization, Caller-Type",
             "Access-Control-Max-Age": "600",
         }
-        return web.Response(status=204, headers=allowed)
+        return Response(status_code=204, headers=allowed)
 
-    async def _decode(self, request: web.Request) -> web.Response:
+    async def _decode(self, request: Request) -> Response:
         """Answer what was decrypted, or why not.
 
         Temporal's command line retries after any refusal, until its deadline, and prints that: it is answered, with
@@ -123,14 +132,16 @@ class CodecServer:
         except Refused as refused:
             if not request.headers.get("User-Agent", "").startswith("Go-http-client/"):
                 raise
-            _log.warning("request_refused", status=refused.status, path=request.path, remote=request.remote)
+            _log.warning(
+                "request_refused", status=refused.status, kind=refused.kind, route="/decode", remote=_remote(request)
+            )
             said = Payload(metadata={"encoding": b"json/plain"}, data=json.dumps(f"Not decrypted: {refused}.").encode())
             payloads = (await _payloads_of(request)).payloads
-            return web.json_response(
+            return JSONResponse(
                 MessageToDict(Payloads(payloads=[said if _is_encrypted(one) else one for one in payloads]))
             )
 
-    async def _decrypt(self, request: web.Request) -> web.Response:
+    async def _decrypt(self, request: Request) -> Response:
         operator = self._operator(request)
         namespace = request.headers.get("X-Namespace", "")
         if not namespace or len(namespace) > 1_000:
@@ -149,94 +160,79 @@ class CodecServer:
             by=operator.by,
             namespace=namespace,
             origin=request.headers.get("Origin"),
-            remote=request.remote,
+            remote=_remote(request),
             payloads=len(encrypted),
             key_ids=sorted({one.metadata[KEY_ID].decode("ascii", errors="replace") for one in encrypted}),
             what=[hashlib.sha256(one.data).hexdigest()[:16] for one in encrypted[:_LOGGED_DIGESTS]],
         )
-        return web.json_response(MessageToDict(Payloads(payloads=opened)))
+        return JSONResponse(MessageToDict(Payloads(payloads=opened)))
 
-    async def _encode(self, request: web.Request) -> web.Response:
+    async def _encode(self, request: Request) -> Response:
         self._operator(request)
         # Temporal's command line sends what it starts, signals, updates or queries with, even if that is nothing.
         if not (await _payloads_of(request)).payloads:
-            return web.json_response({"payloads": []})
+            return JSONResponse({"payloads": []})
         raise Refused(
             403,
             "nothing_is_encrypted_here",
             "this server decrypts payloads and encrypts none: start rotations and send decisions with `keyturn`",
         )
 
-    def _expect_origin(self, request: web.Request) -> None:
+    def _expect_origin(self, request: Request) -> None:
         origin = request.headers.get("Origin")
         if origin is not None and origin not in self._origins:
             raise Refused(403, "origin_not_allowed", "pages of this origin are not allowed: see KEYTURN_CODEC_ORIGINS")
 
-    def _operator(self, request: web.Request) -> Operator:
+    def _operator(self, request: Request) -> Operator:
         """Return who asks; raises Refused."""
         self._expect_origin(request)
         if name := self._tokens.bearer(request.headers):
             return Operator(name, "bearer")
         # A cookie comes by itself: it counts only from a page of an allowed origin.
-        if request.headers.get("Origin") and (name := self._session_of(request.cookies.get(COOKIE, ""))):
-            return Operator(name, "cookie")
+        if request.headers.get("Origin") and (session := self._sessions.read(request.cookies.get(COOKIE, ""))):
+            return Operator(session.name, "cookie")
         raise Refused(
             401,
             "not_signed_in",
             "no operator has this token: send one (--codec-auth), or sign in on this server's page",
         )
 
-    def _session_of(self, cookie: str) -> str | None:
-        name, _, rest = cookie.rpartition(".")[0].partition(".")
-        known = self._tokens[name]
-        whole = hmac.compare_digest(_session(name, rest, known).encode(), cookie.encode())
-        return name if known and whole and rest.isdigit() and int(rest) > time.time() else None
-
-    async def _page(self, _request: web.Request) -> web.Response:
+    async def _page(self, _request: Request) -> Response:
         return _html("codec_sign_in.html")
 
-    async def _sign_in(self, request: web.Request) -> web.Response:
+    async def _sign_in(self, request: Request) -> Response:
         if request.headers.get("Sec-Fetch-Site") not in {None, "same-origin", "none"}:
             raise Refused(403, "origin_not_allowed", "sign in on this server's own page")
-        given = (await request.post()).get("token", "")
-        name = self._tokens.owner_of(given.strip()) if isinstance(given, str) else None
-        if name is None:
+        given = (await request.form()).get("token", "")
+        token = given.strip() if isinstance(given, str) else ""
+        cookie = self._sessions.start(token)
+        if cookie is None:
             return _html("codec_sign_in.html", status=401, refused=True)
-        _log.info("codec_signed_in", operator=name, remote=request.remote)
+        _log.info("codec_signed_in", operator=self._tokens.owner_of(token), remote=_remote(request))
         response = _html("codec_signed_in.html")
-        until = str(int(time.time()) + SESSION_SECONDS)
         response.set_cookie(
             COOKIE,
-            _session(name, until, self._tokens[name]),
+            cookie,
             max_age=SESSION_SECONDS,
             httponly=True,
             secure=self._secure,
             # The UI is another origin of the same site (a port, a subdomain); no other site's page sends it along.
-            samesite="Strict",
+            samesite="strict",
         )
         return response
 
-    async def _healthz(self, _request: web.Request) -> web.Response:
-        return web.json_response({"status": "ok"})
 
-
-def _session(name: str, until: str, token: bytes) -> str:
-    """A cookie that its operator's token vouches for: when the token is taken away, so are its sessions."""
-    proof = hmac.new(hashlib.sha256(b"keyturn-session\0" + token).digest(), f"{name}.{until}".encode(), hashlib.sha256)
-    return f"{name}.{until}.{proof.hexdigest()}"
-
-
-def _without_port(host: str) -> str:
-    return re.sub(r":\d+$", "", host).strip("[]").lower()
+def _remote(request: Request) -> str:
+    return request.client.host if request.client else ""
 
 
 def _is_encrypted(payload: Payload) -> bool:
     return payload.metadata.get("encoding") == ENCODING
 
 
-async def _payloads_of(request: web.Request) -> Payloads:
+async def _payloads_of(request: Request) -> Payloads:
     try:
-        body: Any = read_json(await request.read())
+        body: Any = read_json(await request.body())
         if not isinstance(body, dict):
             raise TypeError
         # protobuf fails within itself on half a surrogate pair in a name; no UTF-8 has one: this raises a ValueError.
@@ -254,7 +250,7 @@ def _templates() -> Environment:
     return Environment(loader=PackageLoader("keyturn.workers"), autoescape=True, undefined=StrictUndefined)
 
 
-def _html(template: str, *, status: int = 200, refused: bool = False) -> web.Response:
+def _html(template: str, *, status: int = 200, refused: bool = False) -> Response:
     text = _templates().get_template(template).render(refused=refused)
     policy = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'"
-    return web.Response(text=text, status=status, content_type="text/html", headers={"Content-Security-Policy": policy})
+    return HTMLResponse(text, status, {"Content-Security-Policy": policy})

@@ -9,7 +9,6 @@ from datetime import timedelta
 from typing import Annotated, Literal
 
 import structlog
-from aiohttp import web
 from prometheus_client import CollectorRegistry
 from pydantic import AfterValidator, Field, ValidationError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -37,14 +36,15 @@ from keyturn.jobs.executor import SecretTarget
 from keyturn.jobs.leases import JobLeases
 from keyturn.settings import field_faults, host_and_port
 from keyturn.targets import load_targets
-from keyturn.workers.http import where
+from keyturn.web.applications import open_server
+from keyturn.web.problems import where
+from keyturn.web.serving import served
 from keyturn.workers.metrics import ExecutorMetrics
 from keyturn.workers.monitoring import (
-    add_health,
-    add_metrics,
     free_loopback_port,
+    metrics_route,
+    readiness_route,
     sdk_metrics,
-    served,
     temporal_answers,
 )
 from keyturn.workers.schema import check_schema
@@ -296,10 +296,11 @@ async def run_executor(settings: ExecutorSettings) -> None:
         client = await connect()
         await parts.enter_async_context(executor(client, steps, settings, account))
         if settings.monitoring_address is not None:
-            application = web.Application()
-            add_metrics(application, registry, sdk_port)
-            add_health(application, {"database": answers(engine), "temporal": temporal_answers(client)})
-            await parts.enter_async_context(served(application, settings.monitoring_address))
+            checks = {"database": answers(engine), "temporal": temporal_answers(client)}
+            application = open_server([metrics_route(registry, sdk_port), readiness_route(checks)])
+            await parts.enter_async_context(
+                served(application, settings.monitoring_address, setting="KEYTURN_MONITORING_ADDRESS")
+            )
         executions = Executions(client, settings, account)
         metrics = ExecutorMetrics(registry)
         looking = look_for_jobs(

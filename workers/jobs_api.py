@@ -4,148 +4,148 @@ POST /jobs/claim            {"lease_seconds": 300}                              
 POST /jobs/{id}/heartbeat   {"token": 7, "lease_seconds": 300, "state": "rotating", "evidence": {...}}
 POST /jobs/{id}/complete    {"token": 7, "evidence": {...}}
 POST /jobs/{id}/fail        {"token": 7, "reason": "..."}
-GET  /healthz
+GET  /openapi.json, /healthz
 
-A caller is TENANT/NAME with its own bearer token; it sees its tenant's jobs only. A refusal has "error" and
-"message": 404 unknown_job, 409 stale_claim, job_closed or state_refused, 422 invalid, 503 job_store_unavailable.
+A caller is TENANT/NAME with its own bearer token; it sees its tenant's jobs only. Refusals are problem details
+(RFC 9457), with a `kind`: 404 unknown_job, 409 stale_claim, job_closed or state_refused, 422 invalid, and others.
 """
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple
 
-from aiohttp import web
-from pydantic import Field, SecretStr, ValidationError
+from fastapi import APIRouter, Depends, Path, Response
+from pydantic import Field, SecretStr
+from starlette.requests import Request
+from starlette.types import ASGIApp
 
 from keyturn.contracts import Contract, Reason
-from keyturn.errors import JobError, JobStoreUnavailable
 from keyturn.jobs.contracts import ClaimedJob, Evidence
-from keyturn.jobs.errors import JobClosed, StaleClaim, StateRefused, UnknownJob
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.states import ProgressState
 from keyturn.tokens import Tokens
-from keyturn.workers.http import Handler, Refused, answer_request
+from keyturn.web.applications import described_application, no_headers
+from keyturn.web.guard import Guard
+from keyturn.web.problems import Refused, describe_problems, refuse_with_problem
 
 MAX_BODY_BYTES = 64 * 1024  # evidence of 16 entries has some kB
 MAX_EVIDENCE = 16
-_STATUS: Mapping[type[JobError], int] = {
-    UnknownJob: 404,
-    StaleClaim: 409,
-    JobClosed: 409,
-    StateRefused: 409,
-    JobStoreUnavailable: 503,
-}
+DESCRIPTION = "/openapi.json"
+PROBLEMS = describe_problems(
+    {
+        400: "The body is not JSON.",
+        401: "No caller has this token.",
+        404: "This tenant has no such job.",
+        409: "The claim is over, the job is closed, or the states' order does not allow this one.",
+        413: "The body is too large.",
+        422: "The body is not valid.",
+        503: "The database does not answer.",
+    }
+)
 # Five minutes outlast a slow step of a rotation; an executor that needs longer asks for it, or sends heartbeats.
-_Lease = Annotated[float, Field(ge=1, le=86_400)]
-_Evidence = Annotated[Evidence, Field(max_length=MAX_EVIDENCE)]
+Lease = Annotated[float, Field(ge=1, le=86_400, description="For how many seconds the claim lasts, from now.")]
+ClaimToken = Annotated[int, Field(ge=0, description="The `token` of the claim, as the claimed job has it.")]
+JobEvidence = Annotated[
+    Evidence, Field(max_length=MAX_EVIDENCE, description="Names and figures for the audit trail; never a secret.")
+]
 
 
-class _Claim(Contract):
-    lease_seconds: _Lease = 300
+class Claim(Contract):
+    """A request for the most urgent job that is free."""
+
+    lease_seconds: Lease = 300
 
 
-class _Heartbeat(Contract):
-    token: int = Field(ge=0)
-    lease_seconds: _Lease = 300
-    state: ProgressState | None = None
-    evidence: _Evidence = Field(default_factory=dict)
+class Heartbeat(Contract):
+    """A sign that the job is being worked on: it prolongs the claim."""
+
+    token: ClaimToken
+    lease_seconds: Lease = 300
+    state: Annotated[ProgressState | None, Field(description="How far the job is; states come in their order.")] = None
+    evidence: JobEvidence = Field(default_factory=dict)
 
 
-class _Complete(Contract):
-    token: int = Field(ge=0)
-    evidence: _Evidence = Field(default_factory=dict)
+class Completion(Contract):
+    """The end of a job that is done."""
+
+    token: ClaimToken
+    evidence: JobEvidence = Field(default_factory=dict)
 
 
-class _Fail(Contract):
-    token: int = Field(ge=0)
-    reason: Reason
+class Failure(Contract):
+    """The end of a job that failed."""
+
+    token: ClaimToken
+    reason: Annotated[Reason, Field(description="One line for the audit trail.")]
 
 
-B = TypeVar("B", bound=Contract)
+class Caller(NamedTuple):
+    """Who asks: a tenant's worker."""
+
+    tenant: str
+    owner: str
 
 
-class JobsApi:
-    """The handlers, on `claims`; `tokens` are of callers named TENANT/NAME."""
+def _caller(request: Request) -> Caller:
+    caller: Caller = request.state.caller
+    return caller
 
-    def __init__(self, claims: JobLeases, tokens: Mapping[str, SecretStr]) -> None:
-        self._claims = claims
-        self._tokens = Tokens(tokens)
 
-    def application(self) -> web.Application:
-        """Return the aiohttp application that serves them."""
-        application = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._answer])
-        application.router.add_post("/jobs/claim", self._claim)
-        application.router.add_post("/jobs/{job_id}/heartbeat", self._heartbeat)
-        application.router.add_post("/jobs/{job_id}/complete", self._complete)
-        application.router.add_post("/jobs/{job_id}/fail", self._fail)
-        application.router.add_get("/healthz", self._healthz)
-        return application
+_Caller = Annotated[Caller, Depends(_caller)]
+_JobId = Annotated[str, Path(description="The id of a claimed job.")]
 
-    @web.middleware
-    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        async def map_job_errors(request: web.Request) -> web.StreamResponse:
-            try:
-                return await handler(request)
-            except JobError as error:
-                raise Refused(_STATUS.get(type(error), 500), error.kind, str(error)) from None
 
-        return await answer_request(request, map_job_errors, max_bytes=MAX_BODY_BYTES)
+def jobs_application(claims: JobLeases, tokens: Mapping[str, SecretStr]) -> ASGIApp:
+    """Return the application that serves `claims`; `tokens` are of callers named TENANT/NAME."""
+    known = Tokens(tokens)
 
-    async def _claim(self, request: web.Request) -> web.Response:
-        tenant, owner = self._caller(request)
-        body = await _body(request, _Claim)
-        lease = timedelta(seconds=body.lease_seconds)
-        job = await self._claims.claim_next(tenant_id=tenant, owner=owner, lease=lease)
-        return web.Response(status=204) if job is None else _job_response(job)
-
-    async def _heartbeat(self, request: web.Request) -> web.Response:
-        tenant, _ = self._caller(request)
-        said = await _body(request, _Heartbeat)
-        return _job_response(
-            await self._claims.heartbeat(
-                request.match_info["job_id"],
-                tenant_id=tenant,
-                token=said.token,
-                lease=timedelta(seconds=said.lease_seconds),
-                state=said.state,
-                evidence=said.evidence,
-            )
-        )
-
-    async def _complete(self, request: web.Request) -> web.Response:
-        tenant, _ = self._caller(request)
-        said = await _body(request, _Complete)
-        job_id = request.match_info["job_id"]
-        return _job_response(
-            await self._claims.complete(job_id, tenant_id=tenant, token=said.token, evidence=said.evidence)
-        )
-
-    async def _fail(self, request: web.Request) -> web.Response:
-        tenant, _ = self._caller(request)
-        said = await _body(request, _Fail)
-        job_id = request.match_info["job_id"]
-        return _job_response(await self._claims.fail(job_id, tenant_id=tenant, token=said.token, reason=said.reason))
-
-    async def _healthz(self, _request: web.Request) -> web.Response:
-        return web.json_response({"status": "ok"})
-
-    def _caller(self, request: web.Request) -> tuple[str, str]:
-        name = self._tokens.bearer(request.headers)
+    async def check(request: Request) -> None:
+        # It takes JSON alone, which `curl -d` calls a form.
+        others = [(name, value) for name, value in request.scope["headers"] if name != b"content-type"]
+        request.scope["headers"] = [*others, (b"content-type", b"application/json")]
+        if request.url.path == DESCRIPTION:
+            return
+        name = known.bearer(request.headers)
         if name is None:
-            raise Refused(401, "not_signed_in", "send a bearer token that KEYTURN_JOBS_TOKENS names")
-        tenant, _, owner = name.partition("/")
-        return tenant, owner
+            raise Refused(401, "not_signed_in", "no caller has this token", hint="Send one of KEYTURN_JOBS_TOKENS.")
+        request.state.caller = Caller(*name.split("/", 1))
+
+    app = described_application("Keyturn's jobs", "Claim rotation jobs, report on them, close them.")
+    app.include_router(jobs_router(claims))
+    return Guard(app, check=check, refuse=refuse_with_problem, headers=no_headers, max_body_bytes=MAX_BODY_BYTES)
 
 
-async def _body(request: web.Request, kind: type[B]) -> B:
-    try:
-        return kind.model_validate_json(await request.read() or b"{}")
-    except ValidationError as error:
-        fault = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part)[:64] for part in fault["loc"]) or "the body"
-        raise Refused(422, "invalid", f"{where}: {fault['msg'][:200]}") from None
+def jobs_router(claims: JobLeases) -> APIRouter:
+    """Return the routes."""
+    router = APIRouter(prefix="/jobs", responses=PROBLEMS)
 
+    @router.post("/claim", response_model=ClaimedJob, responses={204: {"description": "No job is free."}})
+    async def claim(caller: _Caller, body: Claim | None = None) -> Any:
+        """Claim the most urgent job that is free."""
+        lease = timedelta(seconds=(body or Claim()).lease_seconds)
+        job = await claims.claim_next(tenant_id=caller.tenant, owner=caller.owner, lease=lease)
+        return Response(status_code=204) if job is None else job
 
-def _job_response(job: ClaimedJob) -> web.Response:
-    body: Any = job.model_dump_json()
-    return web.Response(text=body, content_type="application/json")
+    @router.post("/{job_id}/heartbeat")
+    async def heartbeat(caller: _Caller, job_id: _JobId, body: Heartbeat) -> ClaimedJob:
+        """Prolong the claim, and say how far the job is."""
+        return await claims.heartbeat(
+            job_id,
+            tenant_id=caller.tenant,
+            token=body.token,
+            lease=timedelta(seconds=body.lease_seconds),
+            state=body.state,
+            evidence=body.evidence,
+        )
+
+    @router.post("/{job_id}/complete")
+    async def complete(caller: _Caller, job_id: _JobId, body: Completion) -> ClaimedJob:
+        """Close the job as done. The same claim may do so again."""
+        return await claims.complete(job_id, tenant_id=caller.tenant, token=body.token, evidence=body.evidence)
+
+    @router.post("/{job_id}/fail")
+    async def fail(caller: _Caller, job_id: _JobId, body: Failure) -> ClaimedJob:
+        """Close the job as failed. The same claim may do so again."""
+        return await claims.fail(job_id, tenant_id=caller.tenant, token=body.token, reason=body.reason)
+
+    return router

@@ -12,8 +12,9 @@ from temporalio.service import RPCError
 
 from keyturn.application.connection import connect, map_refusals
 from keyturn.application.versioning import builds
+from keyturn.web.serving import served
 from keyturn.workers import tracing
-from keyturn.workers.monitoring import free_loopback_port, sdk_metrics, served
+from keyturn.workers.monitoring import free_loopback_port, sdk_metrics
 from keyturn.workers.schema import check_schema
 from keyturn.workers.settings import Settings, load_settings
 from keyturn.workers.telemetry import configure_logging
@@ -53,7 +54,9 @@ async def run_worker(settings: Settings) -> None:
         wired = await parts.enter_async_context(open_boundary(settings))
         if settings.monitoring_address is not None:
             monitoring = wired.monitoring(client, sdk_port=sdk_port)
-            await parts.enter_async_context(served(monitoring.application(), settings.monitoring_address))
+            await parts.enter_async_context(
+                served(monitoring.application(), settings.monitoring_address, setting="KEYTURN_MONITORING_ADDRESS")
+            )
         await parts.enter_async_context(await parts.enter_async_context(open_worker(client, wired)))
         _log.info(
             "worker_started",

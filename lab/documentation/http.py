@@ -1,21 +1,20 @@
-"""The reference of HTTP, from the desk's OpenAPI document and the contracts of the jobs API."""
+"""The reference of HTTP, from the OpenAPI documents of the desk and of the jobs API."""
 
 import inspect
 import json
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-from fastapi import FastAPI
-from pydantic import BaseModel
-
-from keyturn.desk.api import PROBLEMS, api
+from keyturn.desk.api import PROBLEMS as DESK_PROBLEMS
+from keyturn.desk.api import api
 from keyturn.desk.settings import DeskSettings
-from keyturn.jobs.contracts import ClaimedJob
 from keyturn.lab.documentation.markdown import cell, code, page, table
-from keyturn.workers import jobs_api
+from keyturn.web.applications import described_application
+from keyturn.workers.jobs_api import PROBLEMS as JOBS_PROBLEMS
+from keyturn.workers.jobs_api import jobs_router
 
 Schema = Mapping[str, Any]
+NOTHING = cast(Any, None)  # what the routes would ask: they are described, and not called
 
 DESK = """\
 `keyturn desk` serves this API, and the same description as `/openapi.json`.
@@ -25,34 +24,43 @@ A refusal is a problem document (RFC 9457) with a `kind` and a hint:
 JOBS = """\
 `keyturn jobs serve` serves this API to the workers that execute jobs.
 A caller is `TENANT/NAME` with a bearer token of `KEYTURN_JOBS_TOKENS`, and sees its tenant's jobs only.
-A refusal has `error` and `message`: 401, 404 `unknown_job`, 409 `stale_claim`, `job_closed` or `state_refused`, 413, 422 `invalid`, 503.
+It describes itself as `/openapi.json`.
+A refusal is a problem document whose `kind` is `unknown_job`, `stale_claim`, `job_closed`, `state_refused`, `invalid`, `not_signed_in`, `too_large` or `job_store_unavailable`:
 """
 
 
 def desk_document() -> dict[str, Any]:
     """Return the desk's OpenAPI document. Its routes are described before anything is asked, so nothing is connected."""
-    app = FastAPI(title="Keyturn's desk", version="1")
-    nothing = cast(Any, None)
-    app.include_router(api(nothing, DeskSettings.model_construct(), nothing))
+    app = described_application("Keyturn's desk", "")
+    app.include_router(api(NOTHING, DeskSettings.model_construct(), NOTHING))
+    return app.openapi()
+
+
+def jobs_document() -> dict[str, Any]:
+    """Return the OpenAPI document of the jobs API."""
+    app = described_application("Keyturn's jobs", "")
+    app.include_router(jobs_router(NOTHING))
     return app.openapi()
 
 
 def http_page() -> str:
     """Return the page of both interfaces."""
-    document = desk_document()
-    schemas: Mapping[str, Schema] = document["components"]["schemas"]
-    problems = table(
-        ("status", "meaning"), ([code(status), cell(one["description"])] for status, one in PROBLEMS.items())
-    )
-    parts = [f"## Desk API\n\n{DESK.strip()}\n\n{problems}"]
+    desk = _interface("desk API", DESK, DESK_PROBLEMS, desk_document())
+    jobs = _interface("jobs API", JOBS, JOBS_PROBLEMS, jobs_document())
+    return page("HTTP interfaces", *desk, *jobs)
+
+
+def _interface(name: str, introduction: str, problems: Mapping[int | str, Any], document: Schema) -> Iterator[str]:
+    meanings = ([code(status), cell(one["description"])] for status, one in problems.items())
+    title = name[0].upper() + name[1:]
+    yield f"## {title}\n\n{introduction.strip()}\n\n{table(('status', 'meaning'), meanings)}"
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            parts.append(_operation(f"{method.upper()} {path}", operation))
-    parts.append("### Bodies of the desk API")
-    parts += [_body(name, schema) for name, schema in sorted(schemas.items()) if name not in GENERAL]
-    parts.append(f"## Jobs API\n\n{JOBS.strip()}")
-    parts += [_job_route(*route) for route in _job_routes()]
-    return page("HTTP interfaces", *parts)
+            yield _operation(f"{method.upper()} {path}", operation)
+    yield f"### Bodies of the {name}"
+    for body, schema in sorted(document["components"]["schemas"].items()):
+        if body not in GENERAL:
+            yield _body(body, schema)
 
 
 # FastAPI's own, of faults that the desk answers with a problem document instead.
@@ -126,41 +134,3 @@ LIMITS = {
     "exclusiveMaximum": "< {}",
     "maxLength": "of at most {} characters",
 }
-
-
-# The jobs API has no OpenAPI document yet; then it goes the desk's way.
-def _job_routes() -> Iterator[tuple[str, str, type[BaseModel] | None]]:
-    application = jobs_api.JobsApi(cast(Any, None), {}).application()
-    for route in application.router.routes():
-        path = route.resource.canonical if route.resource is not None else ""
-        if route.method == "HEAD":
-            continue
-        named = re.search(r"_body\(request, (\w+)\)", inspect.getsource(route.handler))
-        yield route.method, path, getattr(jobs_api, named[1]) if named else None
-
-
-def _job_route(method: str, path: str, body: type[BaseModel] | None) -> str:
-    parts = [f"### `{method} {path}`"]
-    if body is not None:
-        parts.append(_fields(body))
-        parts.append("Answers 200 with the job" + (", or 204 if no job is free." if path.endswith("claim") else "."))
-        if path.endswith("claim"):
-            parts.append(_fields(ClaimedJob))
-    else:
-        parts.append("Answers 200 while the process runs.")
-    return "\n\n".join(parts)
-
-
-def _fields(model: type[BaseModel]) -> str:
-    schema = model.model_json_schema()
-    definitions = schema.get("$defs", {})
-    required = set(schema.get("required", ()))
-
-    def resolve(one: Schema) -> Schema:
-        return definitions[one["$ref"].rpartition("/")[2]] if "$ref" in one else one
-
-    rows = (
-        [code(name), "required" if name in required else _default(one), _type(resolve(one))]
-        for name, one in schema["properties"].items()
-    )
-    return table(("field", "default", "type"), rows)

@@ -158,7 +158,7 @@ async def test_an_address_that_is_no_text_or_no_path_is_refused_as_such(here: Pl
 
 
 async def test_a_body_that_never_comes_is_not_waited_for(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("keyturn.desk.guard.BODY_SECONDS", 0.2)
+    monkeypatch.setattr("keyturn.web.guard.BODY_SECONDS", 0.2)
     async with here.served() as url:
         host, _, port = url.partition("//")[2].rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
@@ -262,8 +262,8 @@ async def test_what_nobody_foresaw_is_told_without_a_word_of_it(
     with structlog.testing.capture_logs() as logged:
         async with here.served() as url, asking("luna", url) as luna:
             answered = await luna.get(path, params={"account_id": "acct_1"})
-    assert (answered.status_code, "the desk failed" in answered.text, "acct_1" in answered.text) == (500, True, False)
-    (told,) = (entry for entry in logged if entry["event"] == "unforeseen")
+    assert (answered.status_code, "the server failed" in answered.text, "acct_1" in answered.text) == (500, True, False)
+    (told,) = (entry for entry in logged if entry["event"] == "request_failed")
     assert (told["route"], told["error"]) == (path, "RuntimeError")
     assert told["where"].startswith("test_network.py:")
     assert "acct_1" not in str(logged)
@@ -289,7 +289,7 @@ async def test_while_temporal_is_away_it_says_so_within_seconds(
             assert seen.json()["status"] == "running"
             await server.aclose()
             monkeypatch.setattr(
-                "keyturn.desk.guard.UPDATE_TIMEOUT", timedelta(seconds=1)
+                "keyturn.desk.app.UPDATE_TIMEOUT", timedelta(seconds=1)
             )  # a busy server needed more so far
             again = key()
             answers = await asyncio.gather(
@@ -318,7 +318,7 @@ async def test_a_request_that_is_too_late_is_answered_and_may_be_sent_again(
     here: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also if its work, when stopped, ends with an answer of its own."""
-    monkeypatch.setattr("keyturn.desk.guard.UPDATE_TIMEOUT", timedelta(seconds=-2.5))
+    monkeypatch.setattr("keyturn.desk.app.UPDATE_TIMEOUT", timedelta(seconds=-2.5))
     stopped = 0
 
     async def slow(*_: object, **__: object) -> None:

@@ -23,8 +23,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import rotation_jobs
-from keyturn.workers.monitoring import served
 from tests.support.cases import order
+from tests.support.servers import fake_server
 
 ACCOUNT = "123456789012"
 REGION = "eu-central-1"
@@ -136,7 +136,7 @@ class Network:
         application = web.Application(client_max_size=2**20)
         async with httpx.AsyncClient(base_url=self.aws.address, trust_env=False, timeout=20) as self._http:
             application.router.add_route("*", "/{path:.*}", self._pass)
-            async with served(application, "127.0.0.1:0") as address:
+            async with fake_server(application) as address:
                 self.address = address
                 yield address
 

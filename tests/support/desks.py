@@ -18,7 +18,6 @@ from keyturn.calls import CallRecord
 from keyturn.database import open_database
 from keyturn.desk.app import desk_application
 from keyturn.desk.desk import Desk
-from keyturn.desk.serving import served
 from keyturn.desk.settings import DeskSettings
 from keyturn.drafts.store import DraftStore
 from keyturn.drafts.writing import DraftWriting
@@ -26,6 +25,7 @@ from keyturn.jobs.store import JobStore
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.http import http_client
 from keyturn.policy.catalogue import Catalogue
+from keyturn.web.serving import served
 from keyturn.workflows.draft import DraftWorkflow
 from keyturn.workflows.rotation import RotationWorkflow
 from tests.support.boundaries import guarded, on_simulator
@@ -80,7 +80,7 @@ class Place:
         }
         configured = DeskSettings(**{name: value for name, value in (settings | changed).items() if value is not None})
         application = desk_application(self.desk, self.engine, configured, KEYRING)
-        async with served(application, configured.address) as url:
+        async with served(application, configured.address, setting="KEYTURN_DESK_ADDRESS") as url:
             yield url
 
     @asynccontextmanager

@@ -7,10 +7,14 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from aiohttp import web
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 
-from keyturn.workers.http import Handler, answer_request
-from keyturn.workers.monitoring import served
+from keyturn.web.applications import no_headers, plain_application
+from keyturn.web.guard import Guard
+from keyturn.web.problems import refuse_with_problem
+from keyturn.web.serving import served
 
 SECRET = "hunter2hunter2"  # pragma: allowlist secret
 WHOLE = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -27,26 +31,21 @@ MALFORMED = {
 
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
-    application = web.Application()
-
-    async def failing(_request: web.Request) -> web.Response:
+    async def failing(_request: Request) -> Response:
         raise RuntimeError(SECRET)
 
-    async def fine(_request: web.Request) -> web.Response:
-        return web.Response(text="ok")
+    async def fine(_request: Request) -> Response:
+        return PlainTextResponse("ok")
 
-    async def taking(request: web.Request) -> web.Response:
-        return web.Response(text=str(len(await request.read())))
+    async def taking(request: Request) -> Response:
+        return PlainTextResponse(str(len(await request.body())))
 
-    @web.middleware
-    async def named(request: web.Request, handler: Handler) -> web.StreamResponse:
-        return await answer_request(request, handler, max_bytes=1_000)
+    async def check(_request: Request) -> None:
+        """Let every request pass."""
 
-    application.middlewares.append(named)
-    application.router.add_post("/takes", taking)
-    application.router.add_get("/fails", failing)
-    application.router.add_get("/", fine)
-    async with served(application, "127.0.0.1:0") as url:
+    app = plain_application([Route("/takes", taking, methods=["POST"]), Route("/fails", failing), Route("/", fine)])
+    guarded = Guard(app, check=check, refuse=refuse_with_problem, headers=no_headers, max_body_bytes=1_000)
+    async with served(guarded, "127.0.0.1:0", setting="KEYTURN_JOBS_ADDRESS") as url:
         yield int(url.rpartition(":")[2])
 
 
@@ -91,14 +90,14 @@ async def test_an_unforeseen_failure_is_logged_by_kind_and_place_alone(
 async def test_a_request_that_never_comes_whole_loses_its_connection(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("keyturn.workers.connections.HEAD_SECONDS", 0.2)
+    monkeypatch.setattr("keyturn.web.connections.HEAD_SECONDS", 0.2)
     assert await told(port, b"GET / HTTP/1.1\r\nHost: x\r\nX-Half: ") == b""
     assert await told(port, b"") == b""
     assert (await told(port, WHOLE.replace(b"Connection: close\r\n", b"") + b"GET / HT")).count(b"HTTP/1.1 200") == 1
 
 
 async def test_a_body_that_never_comes_is_waited_for_some_seconds(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("keyturn.workers.http.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("keyturn.web.guard.BODY_SECONDS", 0.2)
     answer = await told(port, b"POST /takes HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
     assert b" 408 " in answer
     assert b"too_slow" in answer
@@ -118,7 +117,7 @@ async def test_who_goes_away_before_the_answer_is_no_failure_in_the_log(
 async def test_one_peer_holds_no_more_of_a_small_server_than_its_share(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("keyturn.workers.connections.PER_PEER", 5)
+    monkeypatch.setattr("keyturn.web.connections.PER_PEER", 5)
     held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
     assert await told(port, WHOLE) == b""
     for _, writer in held:
@@ -132,7 +131,7 @@ async def test_one_peer_holds_no_more_of_a_small_server_than_its_share(
 async def test_a_desks_connection_that_sends_nothing_or_half_a_second_head_is_ended(
     quiet_desk: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("keyturn.workers.connections.HEAD_SECONDS", 0.3)
+    monkeypatch.setattr("keyturn.web.connections.HEAD_SECONDS", 0.3)
     port = int(quiet_desk.rpartition(":")[2])
     assert await told(port, b"") == b""
     kept = WHOLE.replace(b"Connection: close\r\n", b"")
@@ -148,14 +147,13 @@ async def test_a_desks_connection_that_sends_nothing_or_half_a_second_head_is_en
 @pytest.fixture
 async def quiet_desk() -> AsyncIterator[str]:
     """The desk's server around an application that answers at once."""
-    from keyturn.desk.serving import served as desk_served
 
     async def application(scope: object, receive: object, send: object) -> None:
         assert callable(send)
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"ok"})
 
-    async with desk_served(application, "127.0.0.1:0") as url:
+    async with served(application, "127.0.0.1:0", setting="KEYTURN_DESK_ADDRESS") as url:
         yield url
 
 
@@ -163,8 +161,8 @@ async def test_half_sent_heads_are_ended_and_one_peer_holds_no_more_than_its_sha
     quiet_desk: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A byte now and then prolongs nothing; a whole request is answered meanwhile."""
-    monkeypatch.setattr("keyturn.workers.connections.HEAD_SECONDS", 0.5)
-    monkeypatch.setattr("keyturn.workers.connections.PER_PEER", 20)
+    monkeypatch.setattr("keyturn.web.connections.HEAD_SECONDS", 0.5)
+    monkeypatch.setattr("keyturn.web.connections.PER_PEER", 20)
     port = int(quiet_desk.rpartition(":")[2])
     half = [await asyncio.open_connection("127.0.0.1", port) for _ in range(19)]
     begun = time.monotonic()
@@ -187,7 +185,7 @@ async def test_half_sent_heads_are_ended_and_one_peer_holds_no_more_than_its_sha
 async def test_beyond_its_share_a_peers_connections_are_closed_at_once(
     quiet_desk: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("keyturn.workers.connections.PER_PEER", 5)
+    monkeypatch.setattr("keyturn.web.connections.PER_PEER", 5)
     port = int(quiet_desk.rpartition(":")[2])
     held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
     assert await told(port, WHOLE) == b""

@@ -27,6 +27,7 @@ from keyturn.workers.live import ask_endpoints
 from keyturn.workers.settings import Settings, load_settings
 from keyturn.workers.tracing import provider_names
 from keyturn.workers.wiring import provider_of
+from tests.support.servers import fake_server
 
 SOON = Timeouts(connect=5, first_byte=5, total=5)
 PROMPT = Prompt("t@1", "system", '{"a":', "1}", "schema", {"type": "object"}, 16)
@@ -231,13 +232,8 @@ async def serving(answer: Handler) -> AsyncIterator[tuple[str, list[web.Request]
 
     application = web.Application()
     application.router.add_post("/v1/chat/completions", handle)
-    runner = web.AppRunner(application, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1", seen
-    finally:
-        await runner.cleanup()
+    async with fake_server(application) as url:
+        yield f"{url}/v1", seen
 
 
 async def answers(_request: web.Request, _body: dict[str, Any]) -> web.Response:

@@ -23,9 +23,9 @@ from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import rotation_jobs
 from keyturn.lab.stack.processes import child
-from keyturn.workers.jobs_api import MAX_BODY_BYTES, JobsApi
+from keyturn.web.serving import served
+from keyturn.workers.jobs_api import MAX_BODY_BYTES, jobs_application
 from keyturn.workers.jobs_settings import load_jobs_settings
-from keyturn.workers.monitoring import served
 from tests.support.cases import facts, order
 
 ROTATOR, OTHER = "rotator_token_of_the_tests_0123456789ab", "other_token_of_the_tests_0123456789abcd"
@@ -51,7 +51,7 @@ class Api:
 @pytest.fixture
 async def api(engine: AsyncEngine) -> AsyncIterator[Api]:
     tokens = {"default/rotator": SecretStr(ROTATOR), "other/rotator": SecretStr(OTHER)}
-    application = JobsApi(JobLeases(engine), tokens).application()
+    application = jobs_application(JobLeases(engine), tokens)
     async with served(application, "127.0.0.1:0", setting="KEYTURN_JOBS_ADDRESS") as url:
         yield Api(url, JobStore(engine), engine)
 
@@ -113,12 +113,12 @@ async def test_another_tenants_worker_sees_nothing(api: Api) -> None:
     [
         ("/jobs/claim", {}, b"{}", 401, "not_signed_in"),
         ("/jobs/claim", {"Authorization": "Bearer wrong"}, b"{}", 401, "not_signed_in"),
-        ("/jobs/claim", None, b"not json", 422, "invalid"),
+        ("/jobs/claim", None, b"not json", 400, "invalid"),
         ("/jobs/claim", None, b'{"lease_seconds": 0}', 422, "invalid"),
         ("/jobs/claim", None, b'{"lease_seconds": 1e9}', 422, "invalid"),
         ("/jobs/claim", None, b'{"lease_seconds": "NaN"}', 422, "invalid"),
         ("/jobs/claim", None, b'{"owner": "somebody else"}', 422, "invalid"),
-        ("/jobs/claim", None, b"[" * 60_000, 422, "invalid"),
+        ("/jobs/claim", None, b"[" * 60_000, 400, "invalid"),
         ("/jobs/claim", None, b"x" * (MAX_BODY_BYTES + 1), 413, "too_large"),
         ("/jobs/claim", None, b"x" * 10_000_000, 413, "too_large"),
         ("/jobs/job_none/complete", None, b'{"token": 1}', 404, "unknown_job"),
@@ -141,10 +141,41 @@ async def test_bad_requests_are_refused_by_name_and_change_nothing(
     sent = {"Authorization": f"Bearer {ROTATOR}"} if headers is None else headers
     async with httpx.AsyncClient(base_url=api.url, trust_env=False) as http:
         answer = await http.post(path, content=content, headers=sent)
-    assert (answer.status_code, answer.json()["error"]) == (status, kind)
+    assert (answer.status_code, answer.json()["kind"]) == (status, kind)
     assert "DROP" not in answer.text.replace("job '; DROP TABLE", "")
     job, rows = await JobLeases(api.engine).show(made, tenant_id="default")
     assert (job["status"], len(rows)) == ("open", 1)
+
+
+async def test_a_shell_script_may_send_json_as_a_form_and_a_refusal_is_a_problem_document(api: Api) -> None:
+    """`curl -d` calls any body a form."""
+    made = await api.make()
+    as_form = {"Authorization": f"Bearer {ROTATOR}", "Content-Type": "application/x-www-form-urlencoded"}
+    async with httpx.AsyncClient(base_url=api.url, trust_env=False) as http:
+        claimed = await http.post("/jobs/claim", content=b'{"lease_seconds": 60}', headers=as_form)
+        assert (claimed.status_code, claimed.json()["job_id"]) == (200, made)
+        assert (await http.post("/jobs/claim", headers=as_form)).status_code == 204
+        refused = await http.post(f"/jobs/{made}/complete", content=b'{"token": 99}', headers=as_form)
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert (refused.json()["status"], refused.json()["kind"], refused.json()["title"]) == (
+            409,
+            "stale_claim",
+            "Conflict",
+        )
+
+
+async def test_the_interface_describes_itself_to_whom_it_does_not_know(api: Api) -> None:
+    """OpenAPI names every route and its refusals, and no job."""
+    async with httpx.AsyncClient(base_url=api.url, trust_env=False) as http:
+        document = (await http.get("/openapi.json")).json()
+    assert set(document["paths"]) == {
+        "/jobs/claim",
+        "/jobs/{job_id}/heartbeat",
+        "/jobs/{job_id}/complete",
+        "/jobs/{job_id}/fail",
+    }
+    for operations in document["paths"].values():
+        assert {"200", "401", "409", "422", "503"} <= set(operations["post"]["responses"])
 
 
 async def test_a_server_that_is_away_is_a_named_passing_failure() -> None:
@@ -155,7 +186,7 @@ async def test_a_server_that_is_away_is_a_named_passing_failure() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "status"), [(b"<html>", 502), (b"[]", 500), (b'{"error": "x"}', 409), (b"", 404), (b"{}", 200)]
+    ("body", "status"), [(b"<html>", 502), (b"[]", 500), (b'{"kind": "x"}', 409), (b"", 404), (b"{}", 200)]
 )
 async def test_whatever_answers_is_an_error_of_ours(body: bytes, status: int) -> None:
     """A proxy's page, an empty body, another service's JSON."""

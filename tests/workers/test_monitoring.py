@@ -23,11 +23,13 @@ from keyturn.errors import SettingsInvalid
 from keyturn.lab.stack.embedded import worker_environment
 from keyturn.lab.stack.processes import child, free_port
 from keyturn.rotations.outcomes import JobCreated
+from keyturn.web.serving import served
 from keyturn.workers.metrics import ALERTED, CallMetrics, percentile
-from keyturn.workers.monitoring import Monitoring, served
+from keyturn.workers.monitoring import Monitoring
 from keyturn.workers.settings import PLACEHOLDER_KEY
 from tests.keyturn.test_ledger import call
 from tests.support.cases import request
+from tests.support.servers import fake_server
 from tests.support.simulated import SimulatorControl
 
 
@@ -60,7 +62,7 @@ class Watched:
 async def watched() -> AsyncIterator[tuple[Watched, httpx.AsyncClient]]:
     made = Watched()
     async with (
-        served(made.monitoring.application(), "127.0.0.1:0") as url,
+        served(made.monitoring.application(), "127.0.0.1:0", setting="KEYTURN_MONITORING_ADDRESS") as url,
         httpx.AsyncClient(base_url=url, trust_env=False) as http,
     ):
         yield made, http
@@ -143,9 +145,11 @@ async def test_prometheus_is_told_of_every_call(watched: tuple[Watched, httpx.As
 
 async def test_a_taken_address_is_told() -> None:
     """By its setting's name."""
-    async with served(Watched().monitoring.application(), "127.0.0.1:0") as url:
+    async with served(Watched().monitoring.application(), "127.0.0.1:0", setting="KEYTURN_MONITORING_ADDRESS") as url:
         with pytest.raises(SettingsInvalid, match="KEYTURN_MONITORING_ADDRESS: cannot listen on"):
-            async with served(Watched().monitoring.application(), url.removeprefix("http://")):
+            async with served(
+                Watched().monitoring.application(), url.removeprefix("http://"), setting="KEYTURN_MONITORING_ADDRESS"
+            ):
                 pass
 
 
@@ -263,7 +267,7 @@ async def test_a_running_worker_sends_traces_of_its_calls_without_their_content(
     settings = worker_environment(temporal.service_client.config.target_host, url, simulator.address, keys=keys)
     queue, planted = f"test-{uuid.uuid4().hex}", "Luna's private words 4711"
     log = tmp_path / "worker.log"
-    async with served(collector, "127.0.0.1:0") as endpoint:
+    async with fake_server(collector) as endpoint:
         settings |= {
             "KEYTURN_TASK_QUEUE": queue,
             "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,

@@ -43,12 +43,12 @@ from keyturn.notifications.webhook import Webhook, verify
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.rotations.outcomes import JobCreated
 from keyturn.workers.deliveries import DeliveryStarts, ReceiverDeliveries, sweep
-from keyturn.workers.monitoring import served
 from keyturn.workflows.delivery import DeliveryWorkflow, delivery_id
 from keyturn.workflows.identity import rotation_ids_of
 from keyturn.workflows.rotation import RotationWorkflow
 from tests.support.boundaries import guarded
 from tests.support.cases import facts, order, request
+from tests.support.servers import fake_server
 from tests.support.simulated import SimulatorControl
 from tests.support.workers_for_tests import ELIGIBLE, Script
 
@@ -87,7 +87,7 @@ class Receiver:
     async def served(self) -> AsyncIterator[str]:
         application = web.Application()
         application.router.add_post("/jobs", self.take)
-        async with served(application, "127.0.0.1:0") as url:
+        async with fake_server(application) as url:
             yield f"{url}/jobs"
 
 

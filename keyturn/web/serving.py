@@ -1,22 +1,37 @@
-"""Serve the desk over HTTP."""
+"""Serve an ASGI application over HTTP."""
 
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
+import structlog
 from starlette.types import ASGIApp
 
-from keyturn.desk.settings import Network
 from keyturn.errors import SettingsInvalid
+from keyturn.settings import Network
+
+_log = structlog.get_logger("keyturn.http")
 
 
 @asynccontextmanager
-async def served(application: ASGIApp, address: str, *, proxies: Sequence[Network] = ()) -> AsyncIterator[str]:
-    """Serve on `address` (HOST:PORT; port 0 takes any free one) and yield the URL; raises SettingsInvalid."""
+async def served(
+    application: ASGIApp, address: str, *, setting: str, proxies: Sequence[Network] = ()
+) -> AsyncIterator[str]:
+    """Serve on `address` (HOST:PORT; port 0 takes any free one) and yield the URL.
+
+    Args:
+        application: what answers.
+        address: where to listen.
+        setting: the setting that names the address, for the error.
+        proxies: the networks whose peers may open as many connections as they like.
+
+    Raises:
+        SettingsInvalid: the address is taken; the message names `setting`.
+    """
     import uvicorn
 
-    from keyturn.desk.connections import protocol_for
+    from keyturn.web.connections import protocol_for
 
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
@@ -28,7 +43,7 @@ async def served(application: ASGIApp, address: str, *, proxies: Sequence[Networ
         listening.bind((host, int(port)))
     except OSError as error:
         listening.close()
-        raise SettingsInvalid(f"KEYTURN_DESK_ADDRESS: cannot listen on {address}: {error.strerror}") from None
+        raise SettingsInvalid(f"{setting}: cannot listen on {address}: {error.strerror}") from None
     config = uvicorn.Config(
         application,
         http=protocol_for(proxies),
@@ -48,7 +63,9 @@ async def served(application: ASGIApp, address: str, *, proxies: Sequence[Networ
         while not server.started and not serving.done():  # noqa: ASYNC110 - it has no event for it
             await asyncio.sleep(0.01)
         bound = listening.getsockname()
-        yield f"http://{f'[{bound[0]}]' if ':' in bound[0] else bound[0]}:{bound[1]}"
+        url = f"http://{f'[{bound[0]}]' if ':' in bound[0] else bound[0]}:{bound[1]}"
+        _log.info("serving", url=url, setting=setting)
+        yield url
     finally:
         server.should_exit = True
         with suppress(asyncio.CancelledError):
