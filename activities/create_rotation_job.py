@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from temporalio import activity
 
@@ -57,6 +57,11 @@ class CreateRotationJob:
         self._announcements = announcements
         self._rotation_ids = rotation_ids
         self._date_of = date_of
+
+    @property
+    def activities(self) -> list[Callable[..., Any]]:
+        """All of them, as a worker registers them."""
+        return [self.create_rotation_job]
 
     @activity.defn
     async def create_rotation_job(self, order: JobOrder) -> RotationJob:

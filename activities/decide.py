@@ -1,7 +1,8 @@
 """`decide`: the read-only step. It may run any number of times."""
 
+from collections.abc import Callable
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from temporalio import activity
 
@@ -22,6 +23,11 @@ class Decide:
 
     def __init__(self, decider: Decider) -> None:
         self._decider = decider
+
+    @property
+    def activities(self) -> list[Callable[..., Any]]:
+        """All of them, as a worker registers them."""
+        return [self.decide]
 
     @activity.defn
     async def decide(self, request: RotationRequest) -> Assessment:

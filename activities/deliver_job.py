@@ -1,6 +1,7 @@
 """`deliver_job` sends a job to its receiver once; `give_up_delivery` abandons it, when no attempt succeeded."""
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from temporalio import activity
 
@@ -25,6 +26,11 @@ class DeliverJob:
 
     def __init__(self, deliveries: Deliveries) -> None:
         self._deliveries = deliveries
+
+    @property
+    def activities(self) -> list[Callable[..., Any]]:
+        """All of them, as a worker registers them."""
+        return [self.deliver_job, self.give_up_delivery]
 
     @activity.defn
     async def deliver_job(self, delivery: Delivery) -> str:

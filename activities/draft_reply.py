@@ -1,6 +1,7 @@
 """`draft_reply`: write a draft while it is read. Its one effect is the draft's own row: no action follows from it."""
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from temporalio import activity
 
@@ -29,6 +30,11 @@ class DraftReply:
 
     def __init__(self, drafts: Drafts) -> None:
         self._drafts = drafts
+
+    @property
+    def activities(self) -> list[Callable[..., Any]]:
+        """All of them, as a worker registers them."""
+        return [self.draft_reply, self.end_draft]
 
     @activity.defn
     async def draft_reply(self, request: DraftRequest) -> DraftResult:

@@ -1,7 +1,8 @@
 """The activities of a bulk run: load its items, judge a page of them, look up its rotations' status, end it."""
 
+from collections.abc import Callable
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from temporalio import activity
 
@@ -53,6 +54,11 @@ class JudgePage:
 
     def __init__(self, runs: BulkRuns) -> None:
         self._runs = runs
+
+    @property
+    def activities(self) -> list[Callable[..., Any]]:
+        """All of them, as a worker registers them."""
+        return [self.load_run, self.submit_batch, self.collect_batch, self.judge_page, self.settle_run, self.end_run]
 
     @activity.defn
     async def load_run(self, order: BulkOrder) -> RunProgress:

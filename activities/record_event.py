@@ -1,6 +1,7 @@
 """`record_event`: writes a user's or operator's action on a rotation into the audit trail once."""
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from temporalio import activity
 
@@ -21,6 +22,11 @@ class RecordEvent:
 
     def __init__(self, trail: AuditTrail) -> None:
         self._trail = trail
+
+    @property
+    def activities(self) -> list[Callable[..., Any]]:
+        """All of them, as a worker registers them."""
+        return [self.record_event]
 
     @activity.defn
     async def record_event(self, event: RotationEvent) -> None:

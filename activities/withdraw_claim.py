@@ -1,6 +1,7 @@
 """`withdraw_claim`: withdraws a rotation's claim before it ends without a job, so that no late attempt creates one."""
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from temporalio import activity
 
@@ -24,6 +25,11 @@ class WithdrawClaim:
     def __init__(self, claims: ClaimWithdrawals, *, date_of: DateOfJob | None = None) -> None:
         self._claims = claims
         self._date_of = date_of
+
+    @property
+    def activities(self) -> list[Callable[..., Any]]:
+        """All of them, as a worker registers them."""
+        return [self.withdraw_claim]
 
     @activity.defn
     async def withdraw_claim(self, order: JobOrder) -> RotationJob | None:

@@ -80,7 +80,7 @@ async def _both(postgresql: URL) -> AsyncIterator[tuple[Client, JobStore]]:
                 client,
                 task_queue=QUEUE,
                 workflows=[DeliveryWorkflow, BareDelivery],
-                activities=[deliver.deliver_job, deliver.give_up_delivery, first],
+                activities=[*deliver.activities, first],
             )
         )
         await asyncio.sleep(0)

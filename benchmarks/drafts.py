@@ -123,7 +123,7 @@ async def _side_by_side(client: Client, url: URL, drafts: int) -> list[Result]:
         client,
         task_queue=queue,
         workflows=[DraftWorkflow, StreamedDraft],
-        activities=[ours.draft_reply, ours.end_draft, publish_pieces],
+        activities=[*ours.activities, publish_pieces],
     )
     async with worker:
         for _ in range(drafts):

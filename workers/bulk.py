@@ -36,6 +36,7 @@ from keyturn.rotations.contracts import RotationRequest
 from keyturn.rotations.outcomes import CompletedOutcome
 from keyturn.workflows.bulk import BULK_QUEUE, DUE_QUEUE
 from keyturn.workflows.identity import workflow_id_of
+from keyturn.workflows.registry import OF_DUE_QUEUE
 from keyturn.workflows.rotation import RotationWorkflow
 from keyturn.workflows.visibility import DISAGREEMENT, PARKED, attributes_at_start
 
@@ -273,18 +274,10 @@ async def bulk_workers(
         keys_per_second: asked about, by all workers together; None for no limit.
         deployment: the build of this worker.
     """
-    judge = JudgePage(runs)
     pages = Worker(
         client,
         task_queue=task_queue + BULK_QUEUE,
-        activities=[
-            judge.load_run,
-            judge.submit_batch,
-            judge.collect_batch,
-            judge.judge_page,
-            judge.settle_run,
-            judge.end_run,
-        ],
+        activities=JudgePage(runs).activities,
         max_concurrent_activities=pages_at_once,
         # For all workers together: the server enforces it.
         max_task_queue_activities_per_second=None if keys_per_second is None else keys_per_second / PAGE_SIZE,
@@ -292,7 +285,7 @@ async def bulk_workers(
     due = Worker(
         client,
         task_queue=task_queue + DUE_QUEUE,
-        workflows=[RotationWorkflow],
+        workflows=OF_DUE_QUEUE,
         activities=rotation,
         max_concurrent_workflow_tasks=DUE_AT_ONCE,
         max_concurrent_activities=DUE_AT_ONCE,

@@ -50,6 +50,7 @@ from keyturn.workers.monitoring import (
 from keyturn.workers.schema import check_schema
 from keyturn.workers.settings import LocalSettings
 from keyturn.workflows.access_key import RotateAccessKeyWorkflow, execution_id
+from keyturn.workflows.registry import OF_EXECUTORS
 from keyturn.workflows.visibility import TENANT
 
 _log = structlog.get_logger("keyturn.executors")
@@ -249,7 +250,7 @@ async def executor(
     async with Worker(
         client,
         task_queue=settings.queue(cloud_account),
-        workflows=[RotateAccessKeyWorkflow],
+        workflows=OF_EXECUTORS,
         activities=rotate.activities,
         max_concurrent_activities=STEPS_AT_ONCE,
         # A step that has started may complete: it is seconds.

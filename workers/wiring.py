@@ -61,11 +61,8 @@ from keyturn.workers.metrics import CallMetrics, JobMetrics
 from keyturn.workers.monitoring import Monitoring, temporal_answers
 from keyturn.workers.settings import Settings
 from keyturn.workers.tracing import provider_names, span_recorder
-from keyturn.workflows.bulk import BulkWorkflow
-from keyturn.workflows.delivery import DeliveryWorkflow
-from keyturn.workflows.draft import DraftWorkflow
 from keyturn.workflows.identity import rotation_ids_of
-from keyturn.workflows.rotation import RotationWorkflow
+from keyturn.workflows.registry import OF_DELIVERIES, OF_WORKERS
 
 _log = structlog.get_logger("keyturn.worker")
 
@@ -186,27 +183,25 @@ async def open_worker(
         starts = DeliveryStarts(client, wired.settings.task_queue)
         await abandon_old_deliveries(outbox)
         deliver = DeliverJob(ReceiverDeliveries(outbox, wired.receivers))
-        activities += [deliver.deliver_job, deliver.give_up_delivery]
+        activities += deliver.activities
     rotation: list[Callable[..., Any]] = [
-        Decide(wired.boundary).decide,
-        CreateRotationJob(
+        *Decide(wired.boundary).activities,
+        *CreateRotationJob(
             claims(store),
             wired.catalogue,
             starts,
             rotation_ids=partial(rotation_ids_of, names=names_of(client)),
             date_of=store.date_of,
-        ).create_rotation_job,
-        WithdrawClaim(store, date_of=store.date_of).withdraw_claim,
-        RecordEvent(store).record_event,
+        ).activities,
+        *WithdrawClaim(store, date_of=store.date_of).activities,
+        *RecordEvent(store).activities,
     ]
     drafts = DraftReply(DraftWriting(DraftStore(wired.engine, wired.settings.keyring), wired.boundary))
-    activities += [*rotation, drafts.draft_reply, drafts.end_draft]
+    activities += [*rotation, *drafts.activities]
     # In development every worker may continue every rotation: an edit of the code leaves no parked one behind.
     deployment = None if build_id is None else pinned_to(build_id)
     sweeping = None if starts is None else asyncio.create_task(sweep(outbox, starts))
-    workflows: list[type] = [RotationWorkflow, BulkWorkflow, DraftWorkflow] + (
-        [] if starts is None else [DeliveryWorkflow]
-    )
+    workflows = OF_WORKERS if starts is None else (*OF_WORKERS, *OF_DELIVERIES)
     async with AsyncExitStack() as parts:
         if sweeping is not None:
             parts.callback(sweeping.cancel)

@@ -62,7 +62,7 @@ class Place:
                 self.client,
                 task_queue=self.queue,
                 workflows=[RotationWorkflow, DraftWorkflow],
-                activities=[*rotation, drafts.draft_reply, drafts.end_draft],
+                activities=[*rotation, *drafts.activities],
                 max_heartbeat_throttle_interval=timedelta(seconds=BEAT_SECONDS),
             ):
                 yield

@@ -74,7 +74,7 @@ class Desk:
                 self.client,
                 task_queue=self.queue,
                 workflows=[DraftWorkflow],
-                activities=[drafts.draft_reply, drafts.end_draft],
+                activities=drafts.activities,
                 max_heartbeat_throttle_interval=timedelta(seconds=BEAT_SECONDS),
             ):
                 yield

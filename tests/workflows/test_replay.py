@@ -9,11 +9,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
-from keyturn.workflows.access_key import RotateAccessKeyWorkflow
-from keyturn.workflows.bulk import BulkWorkflow
-from keyturn.workflows.delivery import DeliveryWorkflow
-from keyturn.workflows.draft import DraftWorkflow
-from keyturn.workflows.rotation import RotationWorkflow
+from keyturn.workflows.registry import WORKFLOWS
 from tests.support.other_histories import CASES as OTHER_CASES
 from tests.support.record_histories import (
     CASES,
@@ -55,7 +51,7 @@ docs/how-to/run-in-production.md says more.
 async def test_a_recorded_history_replays_in_the_sandbox(file: Path) -> None:
     """A running workflow continues with newly deployed code. If this fails, guard the change by patched()."""
     replayer = Replayer(
-        workflows=[RotationWorkflow, BulkWorkflow, DeliveryWorkflow, DraftWorkflow, RotateAccessKeyWorkflow],
+        workflows=WORKFLOWS,
         workflow_runner=SandboxedWorkflowRunner(),
         data_converter=pydantic_data_converter,
     )

@@ -1,0 +1,21 @@
+"""Every class of activities. What is in an instance's `activities`, a worker registers."""
+
+from keyturn.activities.create_rotation_job import CreateRotationJob
+from keyturn.activities.decide import Decide
+from keyturn.activities.deliver_job import DeliverJob
+from keyturn.activities.draft_reply import DraftReply
+from keyturn.activities.judge_page import JudgePage
+from keyturn.activities.record_event import RecordEvent
+from keyturn.activities.rotate_access_key import RotateAccessKey
+from keyturn.activities.withdraw_claim import WithdrawClaim
+
+ACTIVITIES = (
+    Decide,
+    CreateRotationJob,
+    WithdrawClaim,
+    RecordEvent,
+    DraftReply,
+    DeliverJob,
+    JudgePage,
+    RotateAccessKey,
+)
