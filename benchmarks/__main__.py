@@ -18,9 +18,9 @@ from benchmarks import (
     encryption,
     gate,
     half_open,
-    imports,
     outage,
     scale,
+    starts,
     workflows,
 )
 from benchmarks.results import Result, report
@@ -47,7 +47,7 @@ async def main() -> None:
         postgresql = database_url(server.get_uri())
         migrate(postgresql)
         parts: dict[str, Callable[[], Awaitable[list[Result]]]] = {
-            "imports": lambda: asyncio.to_thread(imports.measure, rounds=3 if quick else 9),
+            "starts": lambda: starts.measure(rounds=3 if quick else 9),
             "boundary": lambda: boundary.measure(
                 rounds=2 if quick else 5, one_by_one=100 if quick else 200, at_once=512
             ),

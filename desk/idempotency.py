@@ -12,10 +12,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from keyturn.database import transaction
+from keyturn.database import insert_of, transaction
 from keyturn.desk.tables import desk_requests
 from keyturn.errors import JobStoreUnavailable
 from keyturn.keyring import EncryptedTexts, Keyring
@@ -35,7 +34,7 @@ class Idempotency:
 
     def __init__(self, engine: AsyncEngine, keyring: Keyring) -> None:
         self._engine = engine
-        self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
+        self._insert = insert_of(engine)
         self._encryption = EncryptedTexts(keyring, "keyturn-desk-answer-v1")
 
     async def once(

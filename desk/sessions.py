@@ -4,10 +4,9 @@ import hashlib
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from keyturn.database import transaction
+from keyturn.database import insert_of, transaction
 from keyturn.desk.tables import desk_ended_sessions as table
 
 # Twice as long as a session lasts: clocks differ, and a row that is there too long does no harm.
@@ -19,7 +18,7 @@ class SessionRevocations:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
+        self._insert = insert_of(engine)
 
     async def end(self, session_id: str) -> None:
         """Remember that a session has ended; any number of times."""

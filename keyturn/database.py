@@ -17,6 +17,7 @@ from sqlalchemy import (
     Integer,
     MetaData,
     String,
+    Table,
     TypeDecorator,
     event,
     func,
@@ -166,6 +167,17 @@ def open_database(url: URL, *, pool_size: int = 16) -> AsyncEngine:
     event.listen(engine.sync_engine, "begin", _begin_immediate)
     event.listen(engine.sync_engine, "invalidate", _roll_back)
     return engine
+
+
+def insert_of(engine: AsyncEngine) -> Callable[[Table], Any]:
+    """Return the `insert` of the engine's database, which knows ON CONFLICT."""
+    if engine.dialect.name == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert
+
+        return insert
+    from sqlalchemy.dialects.sqlite import insert as insert_into_sqlite
+
+    return insert_into_sqlite
 
 
 @asynccontextmanager

@@ -8,10 +8,9 @@ not counted: the warning comes at half of the limit, which covers them many time
 from collections.abc import Mapping
 
 from sqlalchemy import BigInteger, Column, String, Table, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from keyturn.database import metadata, transaction
+from keyturn.database import insert_of, metadata, transaction
 
 LIMIT = 2**32
 WARN_AT = 2**31
@@ -34,7 +33,7 @@ class KeyUse:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
+        self._insert = insert_of(engine)
 
     async def add(self, counted: Mapping[str, int]) -> Mapping[str, int]:
         """Add what a process counted, by key id; returns the totals."""

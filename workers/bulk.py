@@ -17,6 +17,7 @@ from keyturn.activities.judge_page import JudgePage
 from keyturn.application.connection import TemporalUnreachable
 from keyturn.application.encryption import names_of
 from keyturn.application.runs import BULK_PRIORITY
+from keyturn.application.versioning import UNPINNED
 from keyturn.bulk.contracts import BulkOrder, BulkPage, BulkSource, PageResult, RunProgress, RunResult
 from keyturn.bulk.load import digest_of, items_of, load, scan_items
 from keyturn.bulk.offline import OfflineRuns
@@ -257,7 +258,7 @@ async def bulk_workers(
     *,
     pages_at_once: int,
     keys_per_second: float | None,
-    deployment: WorkerDeploymentConfig | None = None,
+    deployment: WorkerDeploymentConfig,
 ) -> AsyncIterator[None]:
     """Run the workers of pages, and of the rotations that runs start, each on its own task queue.
 
@@ -279,6 +280,7 @@ async def bulk_workers(
         task_queue=task_queue + BULK_QUEUE,
         activities=JudgePage(runs).activities,
         max_concurrent_activities=pages_at_once,
+        deployment_config=UNPINNED,  # a page needs no workflow: any worker may judge it
         # For all workers together: the server enforces it.
         max_task_queue_activities_per_second=None if keys_per_second is None else keys_per_second / PAGE_SIZE,
     )

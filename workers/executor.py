@@ -25,6 +25,7 @@ from temporalio.worker import Worker
 
 from keyturn.activities.rotate_access_key import RotateAccessKey
 from keyturn.application.connection import connect
+from keyturn.application.versioning import UNPINNED
 from keyturn.contracts import CredentialKind, ShortIdentifier
 from keyturn.database import answers, open_database
 from keyturn.errors import KeyturnError, SettingsInvalid
@@ -252,6 +253,7 @@ async def executor(
         task_queue=settings.queue(cloud_account),
         workflows=OF_EXECUTORS,
         activities=rotate.activities,
+        deployment_config=UNPINNED,
         max_concurrent_activities=STEPS_AT_ONCE,
         # A step that has started may complete: it is seconds.
         graceful_shutdown_timeout=timedelta(seconds=30),

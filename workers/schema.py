@@ -3,12 +3,7 @@
 import sqlite3
 from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -29,7 +24,13 @@ def migrate(url: URL) -> tuple[str | None, str | None]:
         JobStoreUnavailable: the database cannot be reached or written; JobStoreRefused, if it does not let us.
         SchemaNotCurrent: its schema is unknown to this release, so it belongs to a newer one.
     """
-    config = _config()
+    # A worker's start only compares revisions, and need not import it.
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
     try:
         if url.get_backend_name() == "sqlite" and url.database:
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +52,6 @@ def check_schema(url: URL) -> str:
     """Return the schema's revision; raises SchemaNotCurrent or JobStoreUnavailable if a worker must not start on it."""
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
         raise SchemaNotCurrent(f"there is no database at {url.database}")
-    head = ScriptDirectory.from_config(_config()).get_current_head()
     try:
         with _engine(url).connect() as connection:
             revision = _revision(connection)
@@ -59,15 +59,9 @@ def check_schema(url: URL) -> str:
     except SQLAlchemyError as error:
         refused = map_driver_error(error)
         raise type(refused)(f"the schema cannot be read: {_reason(error)}") from None
-    if revision is None or revision != head:
-        raise SchemaNotCurrent(f"the schema is at {revision or 'nothing'}, this program needs {head}")
+    if revision is None or revision != migrations.HEAD:
+        raise SchemaNotCurrent(f"the schema is at {revision or 'nothing'}, this program needs {migrations.HEAD}")
     return revision
-
-
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
-    return config
 
 
 def _engine(url: URL, *, writes: bool = False) -> Engine:
@@ -100,7 +94,10 @@ def _expect_writable(connection: Connection) -> None:
 
 
 def _revision(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return revision
 
 
 def _reason(error: Exception) -> str:

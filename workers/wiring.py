@@ -24,7 +24,7 @@ from keyturn.activities.draft_reply import BEAT_SECONDS, DraftReply
 from keyturn.activities.record_event import RecordEvent
 from keyturn.activities.withdraw_claim import WithdrawClaim
 from keyturn.application.encryption import names_of
-from keyturn.application.versioning import pinned_to
+from keyturn.application.versioning import UNPINNED, pinned_to
 from keyturn.bulk.offline import OfflineRuns
 from keyturn.bulk.pages import BulkJudge
 from keyturn.bulk.store import BulkStore
@@ -199,7 +199,7 @@ async def open_worker(
     drafts = DraftReply(DraftWriting(DraftStore(wired.engine, wired.settings.keyring), wired.boundary))
     activities += [*rotation, *drafts.activities]
     # In development every worker may continue every rotation: an edit of the code leaves no parked one behind.
-    deployment = None if build_id is None else pinned_to(build_id)
+    deployment = UNPINNED if build_id is None else pinned_to(build_id)
     sweeping = None if starts is None else asyncio.create_task(sweep(outbox, starts))
     workflows = OF_WORKERS if starts is None else (*OF_WORKERS, *OF_DELIVERIES)
     async with AsyncExitStack() as parts:
@@ -224,7 +224,7 @@ def _runs(
     client: Client,
     wired: WorkerContext,
     rotation: Sequence[Callable[..., Any]],
-    deployment: WorkerDeploymentConfig | None,
+    deployment: WorkerDeploymentConfig,
 ) -> AbstractAsyncContextManager[None]:
     store, encryption = BulkStore(wired.engine), run_encryption(wired.settings.keyring)
     rotations = RunRotations(client, wired.settings.task_queue)

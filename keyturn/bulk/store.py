@@ -7,14 +7,13 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Select, bindparam, case, delete, func, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.bulk.contracts import RunProgress
 from keyturn.bulk.errors import UnknownRun
 from keyturn.bulk.tables import bulk_batches, bulk_items, bulk_runs
 from keyturn.contracts import PolicyRef
-from keyturn.database import transaction
+from keyturn.database import insert_of, transaction
 from keyturn.jobs.store import WITHDRAWN
 from keyturn.jobs.tables import rotation_jobs
 
@@ -50,7 +49,7 @@ class BulkStore:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
+        self._insert = insert_of(engine)
 
     async def open(self, run: Run) -> Run:
         """Write a run down, unless it is there; returns it as it is there.

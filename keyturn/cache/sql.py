@@ -6,12 +6,11 @@ from typing import Any
 
 import structlog
 from sqlalchemy import Executable, bindparam, delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.cache.key import CacheKey
 from keyturn.cache.tables import response_cache as table
-from keyturn.database import transaction, within
+from keyturn.database import insert_of, transaction, within
 from keyturn.errors import JobStoreUnavailable
 
 _log = structlog.get_logger("keyturn.cache")
@@ -28,7 +27,7 @@ class SqlCache:
         self._find = select(table.c.digest, table.c.answer).where(
             table.c.digest.in_(bindparam("digests", expanding=True)), table.c.expires_at > bindparam("now")
         )
-        insert = (postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert)(table)
+        insert = insert_of(engine)(table)
         self._insert = insert.on_conflict_do_update(
             index_elements=["digest"],
             set_={column.name: insert.excluded[column.name] for column in table.c if column.name != "digest"},

@@ -10,10 +10,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, delete, insert, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from keyturn.database import moment_from_now, transaction
+from keyturn.database import insert_of, moment_from_now, transaction
 from keyturn.drafts.contracts import DraftEnd, DraftEnding, DraftState
 from keyturn.drafts.errors import DraftTakenOver, UnknownDraft
 from keyturn.drafts.tables import draft_states, drafts
@@ -63,7 +62,7 @@ class DraftStore:
 
     def __init__(self, engine: AsyncEngine, keyring: Keyring) -> None:
         self._engine = engine
-        self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
+        self._insert = insert_of(engine)
         self._encryption = EncryptedTexts(keyring, "keyturn-draft-v1")
         # By the database's clock: a worker whose own is wrong would forget drafts at once, and their fence with them.
         on_postgresql = engine.dialect.name == "postgresql"

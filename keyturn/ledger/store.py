@@ -7,12 +7,11 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from sqlalchemy import Column, ColumnElement, Select, String, case, cast, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.call_errors import LedgerUnavailable
 from keyturn.calls import CallRecord
-from keyturn.database import transaction, within
+from keyturn.database import insert_of, transaction, within
 from keyturn.errors import JobStoreUnavailable
 from keyturn.ledger.tables import call_records as table
 
@@ -28,7 +27,7 @@ class LedgerStore:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
+        self._insert = insert_of(engine)
 
     async def write(self, calls: Sequence[tuple[str, CallRecord]]) -> None:
         """Write records under ids of the caller's; one that is there already is left as it is.

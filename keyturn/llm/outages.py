@@ -15,23 +15,24 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
-
-import structlog
+from typing import Any, TypeVar
 
 from keyturn.errors import KeyturnError
 from keyturn.llm.errors import ProviderTimeout, ProviderUnavailable
 
-_log = structlog.get_logger("keyturn.llm")
 # As many as no bad minute of a sound provider brings in a row; at 64 calls at once they come within one call's time.
 FAILURES_TO_OPEN = 5
 # An outage lasts minutes: a probe each quarter of one, with jitter, then each minute, finds its end soon enough.
 OPEN_SECONDS, LONGEST_SECONDS = 15.0, 60.0
 
 P = TypeVar("P")
-
-
 Name = tuple[str, str]  # of an endpoint and its model
+
+
+def _log() -> Any:
+    import structlog  # a tenth of the boundary's import, for what a provider's outage alone needs
+
+    return structlog.get_logger("keyturn.llm")
 
 
 @dataclass
@@ -83,7 +84,7 @@ class Outages:
         circuit = self._circuits.pop(name, None)
         if circuit is not None and circuit.open_until is not None:
             self._news[name] = (0.0, self._clock())
-            _log.info("provider_circuit_closed", provider=name[0], model=name[1])
+            _log().info("provider_circuit_closed", provider=name[0], model=name[1])
 
     def record_failure(self, name: Name, error: KeyturnError) -> None:
         """Count a failure that says that the provider is down; any other one is an answer of its kind."""
@@ -100,7 +101,7 @@ class Outages:
         seconds = circuit.seconds * (0.75 + self._jitter() / 2)
         circuit.open_until, circuit.is_probed = self._clock() + seconds, False
         self._news[name] = (seconds, self._clock())
-        _log.warning("provider_circuit_open", provider=name[0], model=name[1], because=error.kind)
+        _log().warning("provider_circuit_open", provider=name[0], model=name[1], because=error.kind)
 
     def is_down(self, name: Name) -> bool:
         """Return True if a provider has failed, and has not answered since."""
@@ -124,11 +125,11 @@ class Outages:
         circuit = self._circuits.setdefault(name, _Circuit())
         if circuit.open_until is None:
             circuit.failures = FAILURES_TO_OPEN
-            _log.warning("provider_circuit_open", provider=name[0], model=name[1], because="told_by_another_worker")
+            _log().warning("provider_circuit_open", provider=name[0], model=name[1], because="told_by_another_worker")
         circuit.open_until = max(circuit.open_until or 0.0, self._clock() + seconds)
 
     def learn_closed(self, name: Name) -> None:
         """Close a circuit that another worker closed: the provider answers."""
         if self.is_down(name):
             del self._circuits[name]
-            _log.info("provider_circuit_closed", provider=name[0], model=name[1])
+            _log().info("provider_circuit_closed", provider=name[0], model=name[1])

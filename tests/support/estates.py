@@ -17,6 +17,7 @@ from temporalio.worker import Worker
 
 from keyturn.application.encryption import names_of
 from keyturn.application.runs import Handle, start_run
+from keyturn.application.versioning import UNPINNED
 from keyturn.bulk.contracts import BulkOrder, BulkSource
 from keyturn.bulk.offline import OfflineRuns
 from keyturn.bulk.pages import BulkJudge
@@ -170,6 +171,7 @@ class BulkPlace:
                 rotation,
                 pages_at_once=pages_at_once,
                 keys_per_second=keys_per_second,
+                deployment=UNPINNED,
             ),
             people,
         ):

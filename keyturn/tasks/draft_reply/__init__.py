@@ -13,7 +13,6 @@ from keyturn.policy.line import PolicyLine
 from keyturn.private_data import holds_private_data
 from keyturn.rotations.decisions import Rejection
 from keyturn.tasks.definition import Section, Task, policy_section, prompts_beside
-from keyturn.tasks.wording import days_named, fit_text, leads_elsewhere
 
 MAX_DRAFT_CHARACTERS = 2_000  # a reply that a support agent reads through before sending it
 
@@ -51,7 +50,9 @@ def judge(
     proposed: str, request: DraftRequest, lines: Sequence[PolicyLine], _at: datetime | None = None
 ) -> Draft | Rejection:
     """Return the draft if it promises nothing, has nothing private, and names no line or figure but the policy's."""
-    text = fit_text(proposed, MAX_DRAFT_CHARACTERS)
+    from keyturn.tasks import wording  # its patterns take 60 ms to compile: not at a worker's start
+
+    text = wording.fit_text(proposed, MAX_DRAFT_CHARACTERS)
     if isinstance(text, Rejection):
         return text
     return _fault_of(text, request, lines) or Draft(text=text)
@@ -59,11 +60,13 @@ def judge(
 
 def _fault_of(text: str, request: DraftRequest, lines: Sequence[PolicyLine]) -> Rejection | None:
     """Why a text that may be shown is not the reply to this request; None if it is."""
+    from keyturn.tasks import wording  # its patterns take 60 ms to compile: not at a worker's start
+
     # A service account's own name may look like a mail address; the policy's wording may have a link. Nothing else may.
     own = [*(line.wording for line in lines), *(line.id for line in lines)]
     if "://" not in request.account_id:
         own.append(request.account_id)
-    elsewhere = leads_elsewhere(_without(text, own))
+    elsewhere = wording.leads_elsewhere(_without(text, own))
     if elsewhere is not None:
         return Rejection(reason=elsewhere, explanation=_ELSEWHERE[elsewhere])
     if request.waits_for_person and not _WAITS.search(text):
@@ -74,7 +77,7 @@ def _fault_of(text: str, request: DraftRequest, lines: Sequence[PolicyLine]) -> 
         )
     if _lines_cited(text) - {line.id for line in lines} - {request.account_id}:
         return Rejection(reason="unknown_source", explanation="The draft names a policy line that was not given.")
-    if days_named(text) - days_supported(lines, request.rotation_window_days):
+    if wording.days_named(text) - days_supported(lines, request.rotation_window_days):
         return Rejection(
             reason="unsupported_figure", explanation="The draft states a number of days that was not given."
         )
@@ -137,9 +140,11 @@ def _states_decision(text: str) -> bool:
 
 def days_supported(lines: Sequence[PolicyLine], *others: int | None) -> set[float]:
     """Return the numbers of days that a text about `lines` may name: their windows, rules and wording."""
+    from keyturn.tasks import wording  # its patterns take 60 ms to compile: not at a worker's start
+
     days: set[float] = {number for number in others if number is not None}
     for line in lines:
-        days |= days_named(line.wording)
+        days |= wording.days_named(line.wording)
         days |= {number for number in (line.window_days, getattr(line.rule, "days", None)) if number is not None}
     return days
 

@@ -11,7 +11,6 @@ from keyturn.contracts import MAX_QUESTION_CHARACTERS, Contract, ModelTask, Shor
 from keyturn.policy.line import PolicyLine
 from keyturn.rotations.decisions import Rejection
 from keyturn.tasks.definition import Section, Task, answer_schema, prompts_beside
-from keyturn.tasks.wording import fit_text
 
 Category = Literal["key_rotation", "access", "billing", "incident", "other"]  # the names of the routing teams
 Priority = Literal["low", "medium", "high"]
@@ -52,10 +51,12 @@ def judge(
     proposed: ProposedTicket, request: TicketRequest, _lines: Sequence[PolicyLine], _at: datetime | None = None
 ) -> Ticket | Rejection:
     """Return the ticket if its values are allowed, its priority supported, and its summary fit to be stored."""
+    from keyturn.tasks import wording  # its patterns take 60 ms to compile: not at a worker's start
+
     categories: dict[JsonValue, Category] = {name: name for name in get_args(Category)}
     priorities: dict[JsonValue, Priority] = {name: name for name in get_args(Priority)}
     # A customer may write of what they did, and a ticket repeats it.
-    summary = fit_text(proposed.summary, MAX_SUMMARY_CHARACTERS, may_mention_actions=True)
+    summary = wording.fit_text(proposed.summary, MAX_SUMMARY_CHARACTERS, may_mention_actions=True)
     category = categories.get(proposed.category) if isinstance(proposed.category, str) else None
     priority = priorities.get(proposed.priority) if isinstance(proposed.priority, str) else None
     if category is None or priority is None:

@@ -12,7 +12,6 @@ from keyturn.policy.line import PolicyLine
 from keyturn.rotations.decisions import Rejection
 from keyturn.tasks.definition import Section, Task, answer_schema, policy_section, prompts_beside
 from keyturn.tasks.draft_reply import days_supported
-from keyturn.tasks.wording import days_named, fit_text
 
 MAX_SUMMARY_CHARACTERS = 1_200
 
@@ -49,7 +48,9 @@ def judge(
     _at: datetime | None = None,
 ) -> PolicySummary | Rejection:
     """Return the summary if it covers every line, cites no other, and names no number of days that they do not."""
-    summary, ids = fit_text(proposed.summary, MAX_SUMMARY_CHARACTERS), proposed.source_line_ids
+    from keyturn.tasks import wording  # its patterns take 60 ms to compile: not at a worker's start
+
+    summary, ids = wording.fit_text(proposed.summary, MAX_SUMMARY_CHARACTERS), proposed.source_line_ids
     if isinstance(summary, Rejection):
         return summary
     if not isinstance(ids, list):
@@ -59,7 +60,7 @@ def judge(
         return Rejection(reason="unknown_source", explanation="A cited policy line was not among those supplied.")
     if set(supplied) - {str(line_id) for line_id in ids}:
         return Rejection(reason="missing_source", explanation="The summary leaves out a policy line.")
-    if days_named(summary) - days_supported(lines):
+    if wording.days_named(summary) - days_supported(lines):
         return Rejection(
             reason="unsupported_figure", explanation="The summary states a number of days that was not given."
         )

@@ -11,7 +11,6 @@ from keyturn.contracts import AccountId, Contract, ModelTask, ShortIdentifier
 from keyturn.policy.line import PolicyLine
 from keyturn.rotations.decisions import Rejection
 from keyturn.tasks.definition import Section, Task, answer_schema, policy_section, prompts_beside
-from keyturn.tasks.wording import fit_text
 
 MAX_SUMMARY_CHARACTERS = 800  # about eight lines: what a reviewer reads of one account
 MAX_RECORDS = 200  # with 500 characters each, some 40,000 tokens: inside every current model's window
@@ -55,7 +54,9 @@ def judge(
     proposed: ProposedScanSummary, request: ScanRequest, _lines: Sequence[PolicyLine], _at: datetime | None = None
 ) -> ScanSummary | Rejection:
     """Return the summary if each record it names is in the scan and its text is fit to be shown."""
-    summary, ids = fit_text(proposed.summary, MAX_SUMMARY_CHARACTERS), proposed.record_ids
+    from keyturn.tasks import wording  # its patterns take 60 ms to compile: not at a worker's start
+
+    summary, ids = wording.fit_text(proposed.summary, MAX_SUMMARY_CHARACTERS), proposed.record_ids
     if isinstance(summary, Rejection):
         return summary
     if not isinstance(proposed.needs_attention, bool):
