@@ -60,18 +60,18 @@ async def _first_texts(client: Client, url: URL, simulator: SimulatorControl, dr
             path = (await luna.post("/api/v1/drafts", json=QUESTION, headers=key())).headers["location"]
             seen = await _first_event(luna, f"{path}/events")
             if number >= 3:  # warm
-                page.append((seen - await _told_at(simulator)) * 1000)
+                page.append((seen - await _sent_at(simulator)) * 1000)
             request = DraftRequest(account_id="acct_1", question="May it?", policy_lines=(P7,), trace_id="t")
             prompt = TASK.prompt(request, load_catalogue().resolve(request.policy_lines))
             moments: list[float] = []
 
-            def told(_text: str, moments: list[float] = moments) -> None:
+            def shown(_text: str, moments: list[float] = moments) -> None:
                 moments.append(time.time())
 
             timeouts = Timeouts(connect=5, first_byte=5, total=9)
-            await on_simulator(http, simulator).complete(prompt, timeouts=timeouts, trace_id="t", on_text=told)
+            await on_simulator(http, simulator).complete(prompt, timeouts=timeouts, trace_id="t", on_text=shown)
             if number >= 3:
-                direct.append((moments[0] - await _told_at(simulator)) * 1000)
+                direct.append((moments[0] - await _sent_at(simulator)) * 1000)
     await place.engine.dispose()
     late = _at(page, 0.95)
     directly = f"reading the simulator directly p50 {_at(direct, 0.5):.1f}, p95 {_at(direct, 0.95):.1f}"
@@ -88,7 +88,7 @@ async def _first_event(http: httpx.AsyncClient, path: str) -> float:
     raise AssertionError("the draft had no text")
 
 
-async def _told_at(simulator: SimulatorControl) -> float:
+async def _sent_at(simulator: SimulatorControl) -> float:
     moment: float = (await simulator.requests())[-1]["first_text_at"]
     return moment
 
@@ -133,10 +133,10 @@ async def _side_by_side(client: Client, url: URL, drafts: int) -> list[Result]:
             rows[1] += stream
     await engine.dispose()
     lags = [_at(row, 0.5) for row in rows]
-    told = f"p50 {lags[0]:.0f} against {lags[1]:.0f} ms, p95 {_at(rows[0], 0.95):.0f} against {_at(rows[1], 0.95):.0f}"
+    shown = f"p50 {lags[0]:.0f} against {lags[1]:.0f} ms, p95 {_at(rows[0], 0.95):.0f} against {_at(rows[1], 0.95):.0f}"
     return [
         Result(
-            "lag of a draft's text, by its row against a workflow stream", round(lags[0] / lags[1], 3), "-", True, told
+            "lag of a draft's text, by its row against a workflow stream", round(lags[0] / lags[1], 3), "-", True, shown
         ),
         Result(
             "history events of a draft, by its row against a workflow stream",

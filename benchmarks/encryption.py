@@ -79,11 +79,11 @@ async def _both() -> AsyncIterator[tuple[Run, Run, Callable[[], Awaitable[tuple[
             return run
 
         async def sizes() -> tuple[float, float]:
-            told = []
+            bytes_sent = []
             for name, client in (("encrypted", encrypted), ("plain", plain)):
                 history = await client.get_workflow_handle(str(await run_on(client, name)())).fetch_history()
-                told.append(float(sum(event.ByteSize() for event in history.events)))
-            return told[0], told[1]
+                bytes_sent.append(float(sum(event.ByteSize() for event in history.events)))
+            return bytes_sent[0], bytes_sent[1]
 
         yield run_on(encrypted, "encrypted"), run_on(plain, "plain"), sizes
 

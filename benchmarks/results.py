@@ -58,15 +58,15 @@ def _spread(series: Sequence[float]) -> str:
 
 def fallen(results: Sequence[Result], accepted: Mapping[str, float]) -> list[str]:
     """Return what each ratio fell to that is more than a fifth worse than the accepted one."""
-    told = []
+    worse = []
     for result in results:
         before = accepted.get(result.name)
         if before is None or not before or not result.ratio or result.target[0] not in "<>":
             continue
         now = result.ratio / before if result.target[0] == ">" else before / result.ratio
         if now < MAY_FALL_TO:
-            told.append(f"{result.name}: {result.ratio:.3f}, and {before:.3f} was accepted")
-    return told
+            worse.append(f"{result.name}: {result.ratio:.3f}, and {before:.3f} was accepted")
+    return worse
 
 
 def report(results: Sequence[Result], *, accept: bool, keep_others: bool = False) -> bool:

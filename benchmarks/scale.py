@@ -80,18 +80,18 @@ def _judged(folder: Path, environment: Mapping[str, str], turn: int, keys: int, 
     file.write_text(file.read_text().replace("acct_", f"a{turn}_"))  # no other estate's keys: each is asked about
     command = [str(program("keyturn")), "bulk", str(file), "--policy", LINE, "--name", name]
     began = time.perf_counter()
-    told = subprocess.run([sys.executable, "-c", PEAK, *command], env=environment, capture_output=True, check=False)
+    ended = subprocess.run([sys.executable, "-c", PEAK, *command], env=environment, capture_output=True, check=False)
     took = time.perf_counter() - began
     expected = f"{keys // 10:,} jobs created"
-    if told.returncode or expected not in told.stderr.decode():
-        raise AssertionError(f"the run of {keys:,} ended otherwise: {told.stderr.decode()[-300:]}")
+    if ended.returncode or expected not in ended.stderr.decode():
+        raise AssertionError(f"the run of {keys:,} ended otherwise: {ended.stderr.decode()[-300:]}")
     found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{worker}/status").read_text())
     assert found is not None
     return Measured(
         keys=keys,
         keys_a_second=keys / took,
         worker=int(found[1]) / 1024,
-        starter=int(told.stdout.split()[-1]) / 1024,
+        starter=int(ended.stdout.split()[-1]) / 1024,
         rows_a_second=rows_a_second(folder / "report.csv", keys, rounds=3),
     )
 

@@ -32,7 +32,7 @@ from keyturn.lab.stack.temporal import dev_server
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.workers.schema import migrate
 from tests.support.keys import KEYRING, KEYS_TEXT
-from tests.support.privacy import leaks_of, leaks_of_ledger, planted_in, told_by_temporal
+from tests.support.privacy import leaks_of, leaks_of_ledger, planted_in, stored_by_temporal
 from tests.support.simulated import SimulatorControl
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ async def temporal() -> AsyncIterator[Client]:
     """A client of a real dev server, in memory, its payloads encrypted: it is searched for leaks when all is done."""
     async with dev_server(keyring=KEYRING) as client:
         yield client
-        assert planted_in(await told_by_temporal(client)) == []
+        assert planted_in(await stored_by_temporal(client)) == []
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ def row(name: str, ratio: float, target: str) -> Result:
     return Result(name, ratio, target, True, "")
 
 
-def test_a_ratio_that_fell_by_more_than_a_fifth_is_told() -> None:
+def test_a_ratio_that_fell_by_more_than_a_fifth_is_reported() -> None:
     """In the direction in which it is promised; what is not promised cannot fall, and a new row has nothing to."""
     accepted = {"speed": 1.0, "memory": 1.0, "look": 1.0}
     fell = [row("speed", 0.79, ">= 0.5"), row("memory", 1.26, "<= 2"), row("look", 0.1, "-"), row("new", 0.1, ">= 1")]

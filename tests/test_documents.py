@@ -318,7 +318,7 @@ def test_keyturn_and_temporal_have_roles_of_their_own_and_reach_nothing_of_each_
 
 def test_the_readmes_figures_are_those_of_the_bench() -> None:
     """Each line of its table is a row of the results, to the digit."""
-    told = {
+    meanings = {
         "latency p50, one at a time": "workflow latency p50, PostgreSQL",
         "the same on SQLite": "workflow latency p50, SQLite",
         "workflows a second, 50 at once": "workflows/s at 50, PostgreSQL",
@@ -346,9 +346,9 @@ def test_the_readmes_figures_are_those_of_the_bench() -> None:
     table = (ROOT / "README.md").read_text().partition("## What it costs")[2]
     rows = {row["name"]: row for row in json.loads((ROOT / "benchmarks" / "results.json").read_text())}
     lines = re.findall(r"^\| ([^|]+) \| ([0-9.]+) \| ([<>=]+ [0-9.]+) \| (holds|misses) \|$", table, re.MULTILINE)
-    assert {line[0] for line in lines} == set(told)
+    assert {line[0] for line in lines} == set(meanings)
     for name, ratio, target, holds in lines:
-        row = rows[told[name]]
+        row = rows[meanings[name]]
         assert (float(ratio), target, holds) == (row["ratio"], row["target"], "holds" if row["holds"] else "misses"), (
             name
         )

@@ -111,12 +111,12 @@ def replying(data: bytes, kind: str) -> httpx.AsyncClient:
         if asked.url.path.startswith("/v1/batches/"):  # where its answers are
             return httpx.Response(200, json={"id": "b", "status": "completed", "output_file_id": "f"})
         if "/batches/" in asked.url.path and not asked.url.path.endswith("/results"):
-            told = {
+            completion = {
                 "id": "b",
                 "processing_status": "ended",
                 "results_url": "http://provider/v1/messages/batches/b/results",
             }
-            return httpx.Response(200, json=told)
+            return httpx.Response(200, json=completion)
         return httpx.Response(200, headers={"content-type": kind}, stream=httpx.ByteStream(data))
 
     return httpx.AsyncClient(transport=httpx.MockTransport(answer))

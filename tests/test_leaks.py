@@ -29,7 +29,7 @@ from keyturn.rotations.outcomes import RotationOutcome
 from keyturn.workers.settings import PLACEHOLDER_KEY
 from tests.support.cases import NOW, P7
 from tests.support.keys import KEYS_TEXT, NEWER, ring
-from tests.support.privacy import told_by_temporal
+from tests.support.privacy import stored_by_temporal
 from tests.support.record_histories import Place
 from tests.support.simulated import SimulatorControl
 from tests.support.workers_for_tests import ELIGIBLE, Script, worker_on
@@ -58,7 +58,7 @@ P9 = PolicyRef(id="P-9", version=1)
 
 
 @dataclass(frozen=True)
-class Told:
+class Traces:
     """Everything that was stored or sent, by where."""
 
     temporal: str
@@ -164,7 +164,7 @@ def _note(ends: set[str], outcome: RotationOutcome) -> None:
     ends.add(getattr(outcome, "reason", None) or getattr(outcome, "kind", None) or outcome.status)
 
 
-async def all_that_was_told(client: Client, monitoring: str, log: Path, database: URL) -> Told:
+async def all_traces(client: Client, monitoring: str, log: Path, database: URL) -> Traces:
     reader, writer = await asyncio.open_connection(*monitoring.split(":"))
     writer.write(f"GET /metrics HTTP/1.1\r\nAuthorization: Bearer {BEARER}\rx\r\n\r\n".encode())
     refused = (await reader.read()).decode()
@@ -173,8 +173,8 @@ async def all_that_was_told(client: Client, monitoring: str, log: Path, database
         metrics = refused + "".join(
             [(await http.get(f"http://{monitoring}/{page}")).text for page in ("metrics", "status")]
         )
-    return Told(
-        temporal=await told_by_temporal(client),
+    return Traces(
+        temporal=await stored_by_temporal(client),
         log=log.read_text(errors="replace"),
         metrics=metrics,
         ledger=_rows(database, "call_records"),
@@ -196,13 +196,13 @@ def _rows(database: URL, *tables: str) -> str:
         engine.dispose()
 
 
-def leaks(told: Told) -> list[str]:
+def leaks(traces: Traces) -> list[str]:
     """Return what is readable and must not be, by its place."""
     nowhere = (*WORDS, PLACEHOLDER_KEY, ANSWER, BEARER)
     reasons = (REASON, "Planted reason")  # a reader of the audit must know them
     return [
         f"{place}: {secret}"
-        for place, content in vars(told).items()
+        for place, content in vars(traces).items()
         for secret in ((*nowhere, *NAMES) if place in {"temporal", "metrics"} else nowhere)
         if secret in content and not (place == "rows" and secret in reasons)
     ]
@@ -215,7 +215,7 @@ async def test_after_every_end_only_ciphertext_is_left(
     keyring = ring(NEWER, account_names="pseudonym")
     async with world(tmp_path, database, simulator, keyring) as (client, monitoring, log):
         ends = await every_end(client, simulator)
-        told = await all_that_was_told(client, monitoring, log, database)
+        traces = await all_traces(client, monitoring, log, database)
     assert ends >= {
         "job_created",
         "unsupported_window",
@@ -230,16 +230,16 @@ async def test_after_every_end_only_ciphertext_is_left(
     }
     # What was searched is really what was stored: the readable parts of it are there.
     for part in ("RotationWorkflow", "quota_exhausted", "KeyturnParked", "P-9@1", "create_rotation_job", "~"):
-        assert part in told.temporal
-    assert told.log.count('"model_call"') >= 12
-    assert "keyturn_call_duration_seconds_count" in told.metrics
-    assert told.ledger.count("\n") >= 12
-    assert told.kept
-    assert "malformed_request" in told.metrics
-    assert REASON in told.rows
-    assert "disagreement" in told.rows
-    assert "disagreement" in told.temporal
-    assert leaks(told) == []
+        assert part in traces.temporal
+    assert traces.log.count('"model_call"') >= 12
+    assert "keyturn_call_duration_seconds_count" in traces.metrics
+    assert traces.ledger.count("\n") >= 12
+    assert traces.kept
+    assert "malformed_request" in traces.metrics
+    assert REASON in traces.rows
+    assert "disagreement" in traces.rows
+    assert "disagreement" in traces.temporal
+    assert leaks(traces) == []
 
 
 async def test_the_search_finds_what_is_not_encrypted(sqlite_store: JobStore) -> None:
@@ -247,14 +247,14 @@ async def test_the_search_finds_what_is_not_encrypted(sqlite_store: JobStore) ->
     async with dev_server() as client, worker_on(client, "keyturn", Script(ELIGIBLE), sqlite_store):
         _, outcome = await rotate(client, asked(), task_queue="keyturn", wait_seconds=60)
         assert outcome.status == "job_created"
-        temporal = await told_by_temporal(client)
-    found = leaks(Told(temporal, "", "", "", "", ""))
+        temporal = await stored_by_temporal(client)
+    found = leaks(Traces(temporal, "", "", "", "", ""))
     assert {f"temporal: {secret}" for secret in (QUESTION, ANSWER, ACCOUNT, KEY, USER)} <= set(found)
 
 
 @pytest.mark.parametrize("place", ["temporal", "log", "metrics", "ledger", "kept", "rows"])
-def test_a_leak_is_told_with_its_place(place: str) -> None:
+def test_a_leak_is_reported_with_its_place(place: str) -> None:
     """Wherever it is."""
     sound = dict.fromkeys(("temporal", "log", "metrics", "ledger", "kept", "rows"), "nothing")
-    assert leaks(Told(**sound)) == []
-    assert f"{place}: {QUESTION}" in leaks(Told(**sound | {place: f"before {QUESTION} after"}))
+    assert leaks(Traces(**sound)) == []
+    assert f"{place}: {QUESTION}" in leaks(Traces(**sound | {place: f"before {QUESTION} after"}))

@@ -125,7 +125,9 @@ class Outages:
         circuit = self._circuits.setdefault(name, _Circuit())
         if circuit.open_until is None:
             circuit.failures = FAILURES_TO_OPEN
-            _log().warning("provider_circuit_open", provider=name[0], model=name[1], because="told_by_another_worker")
+            _log().warning(
+                "provider_circuit_open", provider=name[0], model=name[1], because="reported_by_another_worker"
+            )
         circuit.open_until = max(circuit.open_until or 0.0, self._clock() + seconds)
 
     def learn_closed(self, name: Name) -> None:

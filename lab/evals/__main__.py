@@ -128,8 +128,8 @@ async def _evaluate(
     if verbose:
         for case, verdict, _ in ends:
             if isinstance(verdict, KeyturnError | Rejection | Disagreement) or not is_right(case, verdict):
-                told = getattr(verdict, "reason", None) or getattr(verdict, "kind", None) or "another answer"
-                click.echo(f"  {case.id}: {told}", err=True)
+                outcome = getattr(verdict, "reason", None) or getattr(verdict, "kind", None) or "another answer"
+                click.echo(f"  {case.id}: {outcome}", err=True)
     return settings.routes_text, rows
 
 
@@ -194,9 +194,9 @@ async def _count_caught(cases: Sequence[Case], catalogue: Catalogue) -> list[dic
             "ratio": round(caught[harm] / asked[harm], 4),
             "reach": ">= 1",
             "holds": caught[harm] == asked[harm] > 0,
-            "detail": f"{caught[harm]} of {asked[harm]} answers of a careless model {told}",
+            "detail": f"{caught[harm]} of {asked[harm]} answers of a careless model {outcome}",
         }
-        for harm, name, told in (
+        for harm, name, outcome in (
             ("yes", "unsupported answers caught", "that would have made a job"),
             ("no", "wrong noes caught", "that say no against the evidence, or to what is not known"),
             ("lines", "omitted lines caught", "that leave out the line that binds"),

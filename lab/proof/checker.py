@@ -76,9 +76,9 @@ async def facts_of(
     async with engine.connect() as connection:
         jobs: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
         created = select(job_audit.c.job_id, job_audit.c.detail).where(job_audit.c.event == "created")
-        told_at_first = (await connection.execute(created)).all()
-        audits = Counter(job_id for job_id, _ in told_at_first)
-        approvers = {job_id: detail.get("approved_by") for job_id, detail in told_at_first}
+        created_events = (await connection.execute(created)).all()
+        audits = Counter(job_id for job_id, _ in created_events)
+        approvers = {job_id: detail.get("approved_by") for job_id, detail in created_events}
         for row in (await connection.execute(select(rotation_jobs))).mappings():
             if row["status"] != WITHDRAWN:
                 jobs[row["account_id"]].append({**row, "approved_by": approvers.get(row["job_id"])})

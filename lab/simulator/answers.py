@@ -124,14 +124,14 @@ def _draft(document: Document) -> str:
         return f"Thank you for asking about {document.get('account_id')}. Your question waits for a review."
     if not decision:
         return f"Thank you for asking about {document.get('account_id')}. We are looking at your question."
-    told = {
+    sentence = {
         "eligible": f"may be rotated under {lines}",
         "not_eligible": f"does not need to be rotated under {lines}",
         "not_specified": f"is not covered by {lines} as far as we know",
     }[decision["decision"]]
     window = decision.get("rotation_window_days")
     within = f" The policy's window is {window} days." if window else ""
-    return f"Thank you for asking. The key of {document.get('account_id')} {told}.{within}{_MORE}"
+    return f"Thank you for asking. The key of {document.get('account_id')} {sentence}.{within}{_MORE}"
 
 
 # Long enough for a stream to be watched.

@@ -149,15 +149,20 @@ class Batches:
                 "created_at": moment,
                 "results_url": f"/v1/messages/batches/{batch.id}/results" if batch.ended else None,
             }
-        told: Entry = {"id": batch.id, "object": "batch", "metadata": batch.metadata, "created_at": int(batch.made)}
-        told |= {"status": batch.plan.end if batch.ended else "in_progress"}
+        described: Entry = {
+            "id": batch.id,
+            "object": "batch",
+            "metadata": batch.metadata,
+            "created_at": int(batch.made),
+        }
+        described |= {"status": batch.plan.end if batch.ended else "in_progress"}
         if batch.ended and batch.plan.end in {"completed", "expired"}:
             lines = self._lines(batch, _openai_line)
             for name, chosen in (("output_file_id", True), ("error_file_id", False)):
                 kept = [line for line in lines if (line["error"] is None) is chosen]
-                told[name] = f"file-{name[:3]}-{batch.id}" if kept else None
+                described[name] = f"file-{name[:3]}-{batch.id}" if kept else None
                 self._files[f"file-{name[:3]}-{batch.id}"] = "".join(json.dumps(line) + "\n" for line in kept).encode()
-        return told
+        return described
 
     def _lines(self, batch: Batch, line: Callable[[str, Entry | None, str], Entry]) -> list[Entry]:
         """The results of a batch, last first: no client may rely on an order."""

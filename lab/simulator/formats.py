@@ -187,7 +187,7 @@ def _stream_anthropic(
         ("content_block_stop", {"type": "content_block_stop", "index": 0}),
         ("content_block_start", {"type": "content_block_start", "index": 1, "content_block": blocks["text"]}),
     ]
-    told: list[Event] = [
+    parts: list[Event] = [
         (
             "content_block_delta",
             {"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": piece}},
@@ -201,7 +201,7 @@ def _stream_anthropic(
         ("message_delta", {"type": "message_delta", "delta": ended, "usage": usage}),
         ("message_stop", {"type": "message_stop"}),
     ]
-    return first, told, last
+    return first, parts, last
 
 
 _ANTHROPIC_ERRORS = {
@@ -247,14 +247,14 @@ def _write_gemini(request_id: str, model: str, said: PlainAnswer) -> dict[str, A
         "thoughtsTokenCount": 0,
     }
     usage["totalTokenCount"] = said.input_tokens + said.output_tokens
-    told = {"usageMetadata": usage, "modelVersion": model, "responseId": request_id}
+    common = {"usageMetadata": usage, "modelVersion": model, "responseId": request_id}
     if said.ending == "filtered":
-        return told | {"promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}}
+        return common | {"promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}}
     ends = {"truncated": "MAX_TOKENS", "context_window": "MAX_TOKENS", "refused": "SAFETY"}
     parts = [{"text": "Let me look at the rules.", "thought": True}, {"text": said.text}]
     content = {"role": "model", "parts": [] if said.ending == "refused" else parts}
     finish = ends.get(said.ending, "STOP")
-    return told | {"candidates": [{"index": 0, "content": content, "finishReason": finish}]}
+    return common | {"candidates": [{"index": 0, "content": content, "finishReason": finish}]}
 
 
 def _stream_gemini(
@@ -263,11 +263,11 @@ def _stream_gemini(
     whole = _write_gemini(request_id, model, said)
     if "candidates" not in whole:
         return [(None, whole)], [], []
-    told = {name: whole[name] for name in ("modelVersion", "responseId")}
+    common = {name: whole[name] for name in ("modelVersion", "responseId")}
     thought = {"text": "Let me look at the rules.", "thought": True}
 
     def piece(part: dict[str, Any]) -> Event:
-        return None, told | {"candidates": [{"index": 0, "content": {"role": "model", "parts": [part]}}]}
+        return None, common | {"candidates": [{"index": 0, "content": {"role": "model", "parts": [part]}}]}
 
     end = whole | {"candidates": [{"index": 0, "finishReason": whole["candidates"][0]["finishReason"]}]}
     return [piece(thought)], [piece({"text": text}) for text in pieces], [(None, end)]

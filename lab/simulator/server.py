@@ -225,8 +225,8 @@ async def _pause(request: web.Request, seconds: float) -> None:
 
 
 def _event(name: str | None, data: Any) -> bytes:
-    told = data if isinstance(data, str) else json.dumps(data)
-    return (f"event: {name}\n" if name else "").encode() + f"data: {told}\n\n".encode()
+    line = data if isinstance(data, str) else json.dumps(data)
+    return (f"event: {name}\n" if name else "").encode() + f"data: {line}\n\n".encode()
 
 
 def _shared_length(one: str, other: str) -> int:

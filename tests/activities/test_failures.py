@@ -48,11 +48,11 @@ def test_every_error_says_whether_to_retry_and_what_mends_it(kind: type[KeyturnE
     """Type, retryability and the outcome for a person come from the class alone."""
     error = kind("something", retry_at=LATER) if kind is TokenLimitReached else kind("something")
     with time_machine.travel(NOW, tick=False):
-        told = application_error(error, attempt=1, remaining=timedelta(seconds=60))
-    assert told.type == kind.kind
-    assert told.non_retryable is not kind.retryable
-    assert (told.next_retry_delay is not None) is kind.retryable
-    assert told.details[0] == Failed(
+        failure = application_error(error, attempt=1, remaining=timedelta(seconds=60))
+    assert failure.type == kind.kind
+    assert failure.non_retryable is not kind.retryable
+    assert (failure.next_retry_delay is not None) is kind.retryable
+    assert failure.details[0] == Failed(
         kind=kind.kind,
         next_step=kind.next_step,
         hint=error.hint,
@@ -60,7 +60,7 @@ def test_every_error_says_whether_to_retry_and_what_mends_it(kind: type[KeyturnE
         retry_in=600 if kind is TokenLimitReached else None,
         parks=kind.parks,
     )
-    assert (told.category is ApplicationErrorCategory.BENIGN) is kind.retryable
+    assert (failure.category is ApplicationErrorCategory.BENIGN) is kind.retryable
 
 
 def test_every_kind_is_its_own() -> None:
@@ -83,7 +83,7 @@ def test_what_may_be_tried_for_a_day_is_tried_some_hundred_times() -> None:
 def test_the_wait_of_a_provider_is_clamped_to_the_deadline() -> None:
     """Retry-After beyond what is left would end the activity instead of repeating it."""
     error: ProviderError = RateLimited("x", retry_after=timedelta(hours=1))
-    told = application_error(error, attempt=1, remaining=timedelta(seconds=20))
-    assert told.next_retry_delay == timedelta(seconds=20)
+    failure = application_error(error, attempt=1, remaining=timedelta(seconds=20))
+    assert failure.next_retry_delay == timedelta(seconds=20)
     late = application_error(error, attempt=1, remaining=timedelta(seconds=-3))
     assert late.next_retry_delay == timedelta(0)

@@ -36,7 +36,7 @@ async def with_approvals(temporal: Client, sqlite: URL, simulator: SimulatorCont
         yield made
 
 
-def told(response: httpx.Response) -> tuple[int, str]:
+def refusal_of(response: httpx.Response) -> tuple[int, str]:
     """Status and name of a refusal, which is a problem detail and repeats nothing that was sent."""
     assert response.headers["content-type"] == "application/problem+json", response.text
     problem = response.json()
@@ -83,7 +83,7 @@ async def test_a_request_that_cannot_be_asked_is_refused_by_the_names_of_its_fie
         refused = await luna.post(
             "/api/v1/rotations", json=question() | {"observed_at": "2150-01-01T00:00:00Z"}, headers=key()
         )
-    assert told(refused) == (422, "invalid_request")
+    assert refusal_of(refused) == (422, "invalid_request")
     assert refused.json()["detail"] == "observed_at: lies in the future: evidence is what was seen"
 
 
@@ -95,18 +95,18 @@ async def test_a_request_that_is_sent_again_is_carried_out_once(here: Place) -> 
         assert first.json() == second.json()
         assert first.headers["location"] == second.headers["location"]
         other = await luna.post("/api/v1/rotations", json=question(), headers=once)
-        assert told(other) == (422, "idempotency_key_reused")
+        assert refusal_of(other) == (422, "idempotency_key_reused")
         for missing in ({}, {"idempotency-key": ""}, {"idempotency-key": "k" * 300}):
             without = await luna.post("/api/v1/rotations", json=asked, headers=missing)
-            assert told(without) == (400, "idempotency_key_missing")
-        assert told(await omar.post("/api/v1/rotations", json=asked, headers=once)) == (403, "role_missing")
+            assert refusal_of(without) == (400, "idempotency_key_missing")
+        assert refusal_of(await omar.post("/api/v1/rotations", json=asked, headers=once)) == (403, "role_missing")
         await here.simulator.fail("slow", seconds=2)
         slow, again = question(), key()
         under_way = asyncio.create_task(luna.post("/api/v1/rotations", json=slow, headers=again))
         while not await here.simulator.requests() or (await here.simulator.requests())[-1]["fault"] != "slow":
             await asyncio.sleep(0.02)
         beside = await luna.post("/api/v1/rotations", json=slow, headers=again)
-        assert told(beside) == (409, "still_under_way")
+        assert refusal_of(beside) == (409, "still_under_way")
         assert beside.headers["retry-after"] == "1"
         assert (await under_way).status_code == 202
         assert (await luna.post("/api/v1/rotations", json=slow, headers=again)).json() == (await under_way).json()
@@ -136,13 +136,16 @@ async def test_a_key_is_kept_for_a_day_and_what_a_dead_desk_left_is_done_by_the_
         once, asked = key(), question()
         first = await luna.post("/api/v1/rotations", json=asked, headers=once)
         await left_behind()
-        assert told(await luna.post("/api/v1/rotations", json=asked, headers=once)) == (409, "still_under_way")
+        assert refusal_of(await luna.post("/api/v1/rotations", json=asked, headers=once)) == (409, "still_under_way")
         await began(seconds=91)
         taken_over = await luna.post("/api/v1/rotations", json=asked, headers=once)
         assert taken_over.json() == first.json() | {"attached": True}, "the same Idempotency-Key finds what was started"
         await began(hours=23)
         other = question()
-        assert told(await luna.post("/api/v1/rotations", json=other, headers=once)) == (422, "idempotency_key_reused")
+        assert refusal_of(await luna.post("/api/v1/rotations", json=other, headers=once)) == (
+            422,
+            "idempotency_key_reused",
+        )
         await began(hours=25)
         assert (await luna.post("/api/v1/rotations", json=other, headers=once)).status_code == 202
 
@@ -178,14 +181,14 @@ async def test_a_decision_is_approved_by_whoever_is_signed_in_and_not_by_the_ask
         listed = (await omar.get("/api/v1/rotations", params={"waiting": True})).json()["rotations"]
         assert [row["workflow_id"] for row in listed] == [waits["workflow_id"]]
         path, digest = f"/api/v1/rotations/{waits['workflow_id']}", {"digest": waits["digest"]}
-        assert told(await vera.post(f"{path}/approve", json=digest)) == (403, "role_missing")
+        assert refusal_of(await vera.post(f"{path}/approve", json=digest)) == (403, "role_missing")
         own = await luna.post(f"{path}/approve", json=digest)
-        assert told(own) == (409, "answer_refused")
+        assert refusal_of(own) == (409, "answer_refused")
         assert "own_request" in own.json()["detail"]
-        assert told(await omar.post(f"{path}/approve", json=digest | {"approver": "vera"})) == (422, "invalid")
-        assert told(await omar.post(f"{path}/approve", json={"digest": "v1:other"})) == (422, "invalid")
+        assert refusal_of(await omar.post(f"{path}/approve", json=digest | {"approver": "vera"})) == (422, "invalid")
+        assert refusal_of(await omar.post(f"{path}/approve", json={"digest": "v1:other"})) == (422, "invalid")
         stale = {"digest": "v1:" + "0" * 64}
-        assert told(await omar.post(f"{path}/approve", json=stale)) == (409, "answer_refused")
+        assert refusal_of(await omar.post(f"{path}/approve", json=stale)) == (409, "answer_refused")
         assert (await omar.post(f"{path}/approve", json=digest)).status_code == 204
         async with asyncio.timeout(20):
             while (now := (await luna.get(path)).json())["status"] != "job_created":
@@ -198,7 +201,7 @@ async def test_a_decision_is_approved_by_whoever_is_signed_in_and_not_by_the_ask
             while (await luna.get(path)).json()["status"] != "rejected":
                 await asyncio.sleep(0.05)
     drafted = await with_approvals.desk._draft_request("vera", {"workflow_id": denied["workflow_id"], "trace_id": "t"})
-    assert drafted.decision is None, "what was denied is not told as decided"
+    assert drafted.decision is None, "what was denied is not shown as decided"
 
 
 async def test_a_parked_rotation_is_resumed_or_abandoned_by_an_operator(here: Place) -> None:
@@ -207,7 +210,7 @@ async def test_a_parked_rotation_is_resumed_or_abandoned_by_an_operator(here: Pl
         parked = [(await luna.post("/api/v1/rotations", json=question(), headers=key())).json() for _ in range(2)]
         assert {one["status"] for one in parked} == {"parked"}
         first, second = (f"/api/v1/rotations/{one['workflow_id']}" for one in parked)
-        assert told(await luna.post(f"{first}/resume")) == (403, "role_missing")
+        assert refusal_of(await luna.post(f"{first}/resume")) == (403, "role_missing")
         assert (await omar.post(f"{second}/abandon", json={"reason": "closed"})).status_code == 204
         await here.simulator.reset()
         assert (await omar.post(f"{first}/resume")).status_code == 204
@@ -215,10 +218,10 @@ async def test_a_parked_rotation_is_resumed_or_abandoned_by_an_operator(here: Pl
             while (await luna.get(first)).json()["status"] != "job_created":
                 await asyncio.sleep(0.05)
         assert (await luna.get(second)).json()["status"] == "failed"
-        assert told(await omar.post(f"{first}/resume")) == (409, "answer_refused")
+        assert refusal_of(await omar.post(f"{first}/resume")) == (409, "answer_refused")
 
 
-async def test_a_draft_is_told_as_it_is_written_and_a_reader_comes_back_without_a_gap(here: Place) -> None:
+async def test_a_draft_is_shown_as_it_is_written_and_a_reader_comes_back_without_a_gap(here: Place) -> None:
     """By the id of the last event: nothing is lost, nothing is repeated; the draft reports the rotation's decision."""
     async with here.open() as url, asking("luna", url) as luna:
         asked = question()
@@ -244,7 +247,7 @@ async def test_a_draft_is_told_as_it_is_written_and_a_reader_comes_back_without_
             assert text_of(again) in {draft["text"], ""}
         async with here.engine.begin() as connection:  # a week later; Temporal keeps its history for longer
             await connection.execute(delete(drafts))
-        assert told(await luna.get(path)) == (404, "unknown_draft")
+        assert refusal_of(await luna.get(path)) == (404, "unknown_draft")
 
 
 async def test_two_hundred_readers_lose_and_repeat_nothing(here: Place) -> None:
@@ -298,7 +301,7 @@ async def test_readers_wait_while_the_database_or_temporal_is_away(
     assert looks == before + 1
 
 
-async def test_a_draft_is_stopped_and_one_that_no_worker_begins_is_told(here: Place) -> None:
+async def test_a_draft_is_stopped_and_one_that_no_worker_begins_is_reported(here: Place) -> None:
     """A reader gets the end either way."""
     body = {"account_id": "acct_1", "question": "May it?", "policy_lines": ["P-7"]}
     async with here.served() as url, asking("luna", url) as luna:
@@ -335,13 +338,13 @@ async def test_what_is_not_there_or_another_tenants_is_not_found(here: Place, te
                 f"{draft}/events",
                 f"/api/v1/jobs/{mine['job_id']}",
             ):
-                status, _ = told(await they.get(path))
+                status, _ = refusal_of(await they.get(path))
                 assert status == 404, path
-            assert told(await they.post(f"/api/v1/rotations/{mine['workflow_id']}/resume"))[0] == 404
+            assert refusal_of(await they.post(f"/api/v1/rotations/{mine['workflow_id']}/resume"))[0] == 404
         for path in ("/api/v1/rotations/none", "/api/v1/drafts/none", "/api/v1/jobs/none", "/api/v1/none"):
-            assert told(await omar.get(path))[0] == 404
-        assert told(await luna.post("/api/v1/drafts", json={"workflow_id": "none"}, headers=key()))[0] == 404
-        assert told(await luna.post("/api/v1/drafts", json={}, headers=key())) == (422, "invalid")
+            assert refusal_of(await omar.get(path))[0] == 404
+        assert refusal_of(await luna.post("/api/v1/drafts", json={"workflow_id": "none"}, headers=key()))[0] == 404
+        assert refusal_of(await luna.post("/api/v1/drafts", json={}, headers=key())) == (422, "invalid")
 
 
 @pytest.mark.parametrize(
@@ -363,10 +366,10 @@ async def test_what_cannot_be_asked_is_said_without_repeating_it(
 ) -> None:
     async with here.served() as url, asking("luna", url) as luna:
         refused = await luna.post("/api/v1/rotations", json=question(**changed), headers=key())
-        assert told(refused)[0] == status
+        assert refusal_of(refused)[0] == status
         assert "=cmd()" not in refused.text
         assert "xxxxx" not in refused.text
         broken = await luna.post(
             "/api/v1/rotations", content=b"{", headers=key() | {"content-type": "application/json"}
         )
-        assert told(broken)[0] == 400
+        assert refusal_of(broken)[0] == 400

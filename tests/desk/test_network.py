@@ -250,7 +250,7 @@ async def test_in_development_one_acts_as_anybody(here: Place) -> None:
 
 
 @pytest.mark.parametrize("path", ["/api/v1/jobs", "/"])
-async def test_what_nobody_foresaw_is_told_without_a_word_of_it(
+async def test_what_nobody_foresaw_is_reported_without_a_word_of_it(
     here: Place, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     """The answer says that it failed; where it failed stands in the log, without a name out of its path or message."""
@@ -263,9 +263,9 @@ async def test_what_nobody_foresaw_is_told_without_a_word_of_it(
         async with here.served() as url, asking("luna", url) as luna:
             answered = await luna.get(path, params={"account_id": "acct_1"})
     assert (answered.status_code, "the server failed" in answered.text, "acct_1" in answered.text) == (500, True, False)
-    (told,) = (entry for entry in logged if entry["event"] == "request_failed")
-    assert (told["route"], told["error"]) == (path, "RuntimeError")
-    assert told["where"].startswith("test_network.py:")
+    (failure,) = (entry for entry in logged if entry["event"] == "request_failed")
+    assert (failure["route"], failure["error"]) == (path, "RuntimeError")
+    assert failure["where"].startswith("test_network.py:")
     assert "acct_1" not in str(logged)
 
 

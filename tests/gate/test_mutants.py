@@ -27,7 +27,7 @@ PROSE = line(
     window_days=3,
     decide="person",
 )
-TOLD = "HR reports that the owner has left the company."
+NOTES = "HR reports that the owner has left the company."
 
 
 def found_by_comparison() -> Iterator[str]:
@@ -74,21 +74,21 @@ def found_by_orders() -> Iterator[str]:
         yield "a line that changed passes"
     if not _passes(order, Catalogue(lines)):
         yield "a sound order is refused"
-    told = request(credential=facts(key_id="k", notes=TOLD), policy_lines=(PROSE.ref,))
+    with_notes = request(credential=facts(key_id="k", notes=NOTES), policy_lines=(PROSE.ref,))
     for wording, evidence in (
         ("must be", "owner"),
         ("Keys of people who have", "the owner has moved"),
         ("left", "left"),
     ):
         quote = {"line_id": "X-1", "wording": wording, "evidence": evidence}
-        if isinstance(_quoted(told, quote), GroundedDecision):
+        if isinstance(_quoted(with_notes, quote), GroundedDecision):
             yield f"{quote} passes"
     sound = {
         "line_id": "X-1",
         "wording": "people who have left the company",
         "evidence": "the owner has left the company",
     }
-    verdict = _quoted(told, sound)
+    verdict = _quoted(with_notes, sound)
     if not isinstance(verdict, GroundedDecision) or not verdict.needs_approval:
         yield "sound quotes do not lead to a person"
 

@@ -94,7 +94,7 @@ async def rotated(steps: AccessKeyRotation, job_id: str) -> AccessKeyState:
     return rotation
 
 
-async def told_of(engine: AsyncEngine, job_id: str) -> list[dict[str, Any]]:
+async def audit_details(engine: AsyncEngine, job_id: str) -> list[dict[str, Any]]:
     _, trail = await JobLeases(engine).show(job_id, tenant_id="default")
     return [dict(row["detail"]) for row in trail]
 
@@ -121,9 +121,9 @@ async def test_a_key_is_rotated_with_its_evidence(
     assert [state for at, state in enumerate(states) if states[at - 1 : at] != [state]] == [
         "created", "claimed", "rotating", "verifying", "grace", "done",
     ]  # fmt: skip
-    told = [dict(row["detail"]) for row in trail]
-    assert {"aws_account": ACCOUNT, "iam_user": user, "keys_before": old} in told
-    assert {"old_key_id": old, "new_key_id": rotation.new_key_id} in told
+    details = [dict(row["detail"]) for row in trail]
+    assert {"aws_account": ACCOUNT, "iam_user": user, "keys_before": old} in details
+    assert {"old_key_id": old, "new_key_id": rotation.new_key_id} in details
     assert all(row["actor"] == f"execute:{job_id}" for row in trail[1:])
     assert rotation.new_key_id is not None
     async with engine.connect() as connection:
@@ -275,7 +275,7 @@ async def test_what_cannot_be_rotated_is_refused_before_anything_is_changed(
     with pytest.raises(expected):
         await steps.plan(KeyRotationOrder(job_id=job_id, cloud_account=ACCOUNT))
     await steps.refuse(job, str(caught.value))
-    assert (await told_of(engine, job_id))[-1] == {"reason": str(caught.value)}
+    assert (await audit_details(engine, job_id))[-1] == {"reason": str(caught.value)}
 
 
 ELSEWHERE = "999999999999"
@@ -482,7 +482,7 @@ async def test_a_dry_run_shows_each_step_and_changes_nothing(
 ) -> None:
     user, old = aws.user()
     job_id = await job_for(store, engine, user, old)
-    before = await told_of(engine, job_id)
+    before = await audit_details(engine, job_id)
     plan = await steps.plan(
         KeyRotationOrder(job_id=job_id, cloud_account=ACCOUNT, grace=timedelta(days=3), overlap=timedelta(hours=12))
     )
@@ -490,7 +490,7 @@ async def test_a_dry_run_shows_each_step_and_changes_nothing(
     assert [step for step in plan if "12 hours" in step or "3 days, to finish before" in step] != []
     assert len(plan) == 9
     assert set(network.calls) == {"ListAccessKeys", "GetAccessKeyLastUsed", "GetCallerIdentity"}
-    assert await told_of(engine, job_id) == before
+    assert await audit_details(engine, job_id) == before
 
 
 async def test_a_refusal_of_aws_is_named_by_its_code_alone(aws: Aws, network: Network, engine: AsyncEngine) -> None:

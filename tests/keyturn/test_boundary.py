@@ -166,7 +166,7 @@ async def test_what_a_person_must_mend_is_not_hidden_behind_the_next_provider(
     assert isinstance(ended, Rejection) or ended is said
 
 
-async def test_when_nobody_answers_the_first_error_counts_and_all_are_told(catalogue: Catalogue) -> None:
+async def test_when_nobody_answers_the_first_error_counts_and_all_are_reported(catalogue: Catalogue) -> None:
     """The last error must not hide the real one."""
     wait = timedelta(seconds=9)
     first = Scripted(ProviderUnavailable("answered 503", retry_after=wait), "first")

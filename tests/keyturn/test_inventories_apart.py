@@ -21,7 +21,7 @@ from tests.support.cases import NOW
 FIELD = Path(__file__).parents[1] / "corpora" / "estates"
 
 
-def told(reading: Callable[[], Iterator[Any]]) -> list[Any]:
+def rows_of(reading: Callable[[], Iterator[Any]]) -> list[Any]:
     """All rows, and the refusal behind them if there is one."""
     rows: list[Any] = []
     try:
@@ -34,7 +34,7 @@ def told(reading: Callable[[], Iterator[Any]]) -> list[Any]:
 @pytest.mark.parametrize("name", ["report-300.json", "paths.csv", "pandas.csv", "nested-secret.json", "not-there.csv"])
 def test_a_child_reads_what_this_process_reads(name: str) -> None:
     inventory = Inventory(FIELD / name, observed_at=NOW, account_id="a")
-    assert told(lambda: read_apart(inventory)) == told(lambda: read(inventory))
+    assert rows_of(lambda: read_apart(inventory)) == rows_of(lambda: read(inventory))
 
 
 @pytest.mark.parametrize(
@@ -56,14 +56,14 @@ def test_bad_rows_and_refusals_come_through_as_they_are(content: str, tmp_path: 
     file = tmp_path / "inventory"
     file.write_text(content)
     inventory = Inventory(file, observed_at=NOW)
-    assert told(lambda: read_apart(inventory)) == told(lambda: read(inventory))
+    assert rows_of(lambda: read_apart(inventory)) == rows_of(lambda: read(inventory))
 
 
 def test_scans_are_read_apart_too(tmp_path: Path) -> None:
     file = tmp_path / "scans.jsonl"
     record = {"record_id": "r-1", "text": "the key was used from an unknown address"}
     file.write_text(json.dumps({"account_id": "a", "records": [record]}) + "\nnonsense\n")
-    assert told(lambda: read_scans_apart(file)) == told(lambda: read_scans(file))
+    assert rows_of(lambda: read_scans_apart(file)) == rows_of(lambda: read_scans(file))
 
 
 def test_a_child_that_is_killed_is_a_refusal(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_child_that_is_killed_is_a_refusal(tmp_path: Path) -> None:
     file = tmp_path / "inventory"
     os.mkfifo(file)
     seen: list[Any] = []
-    reader = threading.Thread(target=lambda: seen.extend(told(lambda: read_apart(Inventory(file)))))
+    reader = threading.Thread(target=lambda: seen.extend(rows_of(lambda: read_apart(Inventory(file)))))
     reader.start()
     with file.open("w"):
         os.kill(_child(), signal.SIGSEGV)
@@ -82,7 +82,7 @@ def test_a_child_that_is_killed_is_a_refusal(tmp_path: Path) -> None:
 def test_a_child_that_says_nothing_is_given_up(tmp_path: Path) -> None:
     file = tmp_path / "inventory"
     os.mkfifo(file)
-    assert told(lambda: read_apart(Inventory(file), silent_seconds=0.5))[0][0].endswith("after 0.5 s without a row")
+    assert rows_of(lambda: read_apart(Inventory(file), silent_seconds=0.5))[0][0].endswith("after 0.5 s without a row")
     assert _children() == []
 
 
@@ -90,9 +90,9 @@ def test_a_child_has_so_much_memory_and_no_more(tmp_path: Path) -> None:
     file = tmp_path / "inventory"
     row = {"account_id": "a", "key_id": 7, "notes": "x" * 900_000}
     file.write_text("\n".join(json.dumps(row) for _ in range(20)))
-    *_, (refusal, _) = told(lambda: read_apart(Inventory(file), memory_bytes=1 << 20))
+    *_, (refusal, _) = rows_of(lambda: read_apart(Inventory(file), memory_bytes=1 << 20))
     assert "needs more than 0.0 GB of memory" in refusal or "the process that read it stopped" in refusal
-    assert len(told(lambda: read_apart(Inventory(file)))) == 20
+    assert len(rows_of(lambda: read_apart(Inventory(file)))) == 20
 
 
 def test_rows_that_nobody_wants_any_more_end_the_child() -> None:
@@ -106,7 +106,7 @@ def test_a_child_is_given_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("KEYTURN_PAYLOAD_KEYS", "secret-of-ours")
     file = tmp_path / "inventory"
     os.mkfifo(file)
-    reader = threading.Thread(target=lambda: told(lambda: read_apart(Inventory(file), silent_seconds=5)))
+    reader = threading.Thread(target=lambda: rows_of(lambda: read_apart(Inventory(file), silent_seconds=5)))
     reader.start()
     with file.open("w"):
         child = _child()
@@ -161,5 +161,5 @@ def test_a_date_beyond_the_calendar_is_a_bad_row(tmp_path: Path) -> None:
     file = tmp_path / "report.csv"
     good = "b,arn:aws:iam::1:user/b,true,2026-01-01T00:00:00+00:00,false,N/A\n"
     file.write_text(f"{header}a,arn:aws:iam::1:user/a,true,0001-01-01T00:00:00+14:00,false,N/A\n{good}")
-    rows = told(lambda: read(Inventory(file, observed_at=NOW)))
+    rows = rows_of(lambda: read(Inventory(file, observed_at=NOW)))
     assert [type(row).__name__ for row in rows] == ["BadRow", "InventoryKey"]

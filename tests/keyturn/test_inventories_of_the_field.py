@@ -152,7 +152,7 @@ def test_more_of_the_same_kinds(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["@odata.nextLink", "next_page_token", "skipToken"])
-def test_a_page_of_several_is_told(name: str, tmp_path: Path) -> None:
+def test_a_page_of_several_is_reported(name: str, tmp_path: Path) -> None:
     """Who reads one page judges a part of the estate, and thinks that it was all."""
     file = tmp_path / "page.json"
     file.write_text(json.dumps({"value": [{"keyId": "k", "appId": "a"}], name: "https://graph.example/next"}))
@@ -215,9 +215,9 @@ def test_no_reject_holds_a_secret_under_any_name_at_any_depth(name: str, depth: 
     rejects = Rejects(tmp_path / "rejects.jsonl")
     rejects.add(BadRow(1, "is none", {"keyId": "k", **secret, "notes": "password=made-up-secret-1234"}))
     rejects.close()
-    told = (tmp_path / "rejects.jsonl").read_text()
-    assert "made-up-secret" not in told
-    assert '"keyId": "k"' in told
+    rejected = (tmp_path / "rejects.jsonl").read_text()
+    assert "made-up-secret" not in rejected
+    assert '"keyId": "k"' in rejected
 
 
 HOSTILE = {

@@ -165,13 +165,13 @@ def test_a_report_that_a_real_service_makes_is_read(aws: "Aws", written: Callabl
         ("true,2026-01-01T00:00:00Z", "has 19 cells, and the header 22"),
     ],
 )
-def test_a_bad_row_is_told_by_line_and_reason_and_the_good_ones_go_on(
+def test_a_bad_row_is_reported_by_line_and_reason_and_the_good_ones_go_on(
     written: Callable[..., Path], slot: str, reason: str
 ) -> None:
     good = report_row("svc", "true,2026-01-01T00:00:00Z,N/A,N/A,N/A")
     file = written("\n".join([HEADER, good, report_row("bad", slot), good.replace("svc", "svc2")]))
-    ((line, told),) = bad_of(file)
-    assert (line, told[: len(reason)]) == (3, reason)
+    ((line, message),) = bad_of(file)
+    assert (line, message[: len(reason)]) == (3, reason)
     assert len([row for row in read(Inventory(file, observed_at=NOW)) if isinstance(row, InventoryKey)]) == 2
 
 
@@ -280,8 +280,8 @@ def test_a_hostile_row_is_a_reject_that_repeats_nothing(
     written: Callable[..., Path], row: dict[str, Any], reason: str
 ) -> None:
     """Control and bidi characters, formulas, objects, foreign digits, what is too long or missing."""
-    ((line, told),) = bad_of(written(json.dumps(row) + "\n"))
-    assert (line, told[: len(reason)]) == (1, reason)
+    ((line, message),) = bad_of(written(json.dumps(row) + "\n"))
+    assert (line, message[: len(reason)]) == (1, reason)
 
 
 def test_lines_that_are_no_rows_are_rejects_and_the_rest_is_read(written: Callable[..., Path]) -> None:

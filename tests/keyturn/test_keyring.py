@@ -103,7 +103,7 @@ def test_names_become_pseudonyms_that_stay() -> None:
     ],
     ids=["empty", "no payload key", "no pseudonym", "twice", "nonsense", "a space", "short", "not base64"],
 )
-def test_a_keyring_that_cannot_be_used_is_told_by_its_fault_and_not_by_its_keys(text: str, fault: str) -> None:
+def test_a_keyring_that_cannot_be_used_is_reported_by_its_fault_and_not_by_its_keys(text: str, fault: str) -> None:
     """By commas or lines, with comments."""
     with pytest.raises(SettingsInvalid, match=fault) as caught:
         parse_keyring(text, source="KEYTURN_PAYLOAD_KEYS")
@@ -113,9 +113,9 @@ def test_a_keyring_that_cannot_be_used_is_told_by_its_fault_and_not_by_its_keys(
 
 def test_lines_and_comments_are_read_as_commas_are() -> None:
     """A file may say what a key is for."""
-    told = parse_keyring(f"# since August\n{NEWER}\n\n{OLDER}\n{PSEUDONYMS}\n", source="x")
-    assert list(told.check_values) == ["newer", "older"]
-    assert told.check_values == ring(NEWER, OLDER).check_values
+    parsed = parse_keyring(f"# since August\n{NEWER}\n\n{OLDER}\n{PSEUDONYMS}\n", source="x")
+    assert list(parsed.check_values) == ["newer", "older"]
+    assert parsed.check_values == ring(NEWER, OLDER).check_values
 
 
 def test_production_needs_keys_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

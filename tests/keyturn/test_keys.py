@@ -156,7 +156,7 @@ async def test_a_command_gives_the_key_and_sees_no_secret_of_ours(monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "reason"),
     [
         ("import sys; print('token-1'); sys.stderr.write('token-2'); sys.exit(3)", "exited with status 3"),
         ("print()", "gave no key"),
@@ -164,9 +164,9 @@ async def test_a_command_gives_the_key_and_sees_no_secret_of_ours(monkeypatch: p
         ("import time; print('token-1', flush=True); time.sleep(60)", "did not finish within 1 s"),
     ],
 )
-async def test_a_command_that_gives_no_key_is_named_and_what_it_wrote_is_not(code: str, told: str) -> None:
+async def test_a_command_that_gives_no_key_is_named_and_what_it_wrote_is_not(code: str, reason: str) -> None:
     began = time.monotonic()
-    with pytest.raises(ProviderKeyUnavailable, match=told) as refused:
+    with pytest.raises(ProviderKeyUnavailable, match=reason) as refused:
         await command_key([sys.executable, "-c", code], seconds=1).current()
     assert "token-" not in str(refused.value)
     assert time.monotonic() - began < 10

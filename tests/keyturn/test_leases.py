@@ -279,7 +279,7 @@ async def test_50_claimers_killed_at_random_complete_each_job_once(database: URL
             await engine.dispose()
 
 
-async def test_what_is_told_on_the_way_is_in_the_audit_although_the_state_stays(
+async def test_what_is_reported_on_the_way_is_in_the_audit_although_the_state_stays(
     store: JobStore, claims: JobLeases
 ) -> None:
     """A heartbeat with evidence writes a row under the state that the job is in; one without writes none."""

@@ -142,7 +142,7 @@ async def test_nothing_is_lost_while_the_database_is_away(monkeypatch: pytest.Mo
     assert [event["event"] for event in events] == ["ledger_unavailable", "ledger_unavailable"]
 
 
-async def test_a_database_that_never_comes_back_costs_bounded_memory_and_is_told(events: list[Any]) -> None:
+async def test_a_database_that_never_comes_back_costs_bounded_memory_and_is_reported(events: list[Any]) -> None:
     """The oldest rows go first; the log has all of them."""
     store: Any = Away(times=10**9)
     recording = Recorder(store)

@@ -97,7 +97,7 @@ async def test_a_fleet_counts_together_and_each_alone_while_redis_is_away(redis:
         await limit.close()
 
 
-async def test_the_time_that_is_told_is_when_the_tokens_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_time_that_is_shown_is_when_the_tokens_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """At that time they do, and half a minute before they do not, whatever was used in this window and the last."""
     import time
 
@@ -215,7 +215,7 @@ async def test_a_cache_that_is_away_is_a_miss() -> None:
         await away.store(key("a"), "x", HOUR)
 
 
-async def test_a_ledger_that_is_away_is_told_by_its_name() -> None:
+async def test_a_ledger_that_is_away_is_reported_by_its_name() -> None:
     """A cap on a user's day cannot be enforced without it: the call waits for it, and fails by name."""
     ledger = LedgerStore(open_database(URL.create("postgresql+psycopg", host="127.0.0.1", port=9)))
     with pytest.raises(LedgerUnavailable, match="the ledger did not answer"):

@@ -50,7 +50,7 @@ SECOND = GOOD.replace("# Ours.\n", "\n").replace("OWN-1", "OWN-2")
         (GOOD.replace("version = 1", "version = 1\nversion = 2"), None, None, "cannot be read as TOML"),
     ],
 )
-def test_each_fault_is_told_by_file_line_number_and_name_and_nothing_is_loaded(
+def test_each_fault_is_reported_by_file_line_number_and_name_and_nothing_is_loaded(
     tmp_path: Path, text: str, place: int | None, named: str | None, said: str
 ) -> None:
     file = tmp_path / "ours.toml"
@@ -64,7 +64,7 @@ def test_each_fault_is_told_by_file_line_number_and_name_and_nothing_is_loaded(
     assert place is None or f"ours.toml:{place}:" in str(caught.value)
 
 
-def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:
     file = tmp_path / "ours.toml"
     file.write_text(GOOD.replace("version = 1", "version = 0") + SECOND.replace("window_days = 14", "window_days = 0"))
     (tmp_path / "second.toml").write_text("[[line]")
@@ -164,8 +164,8 @@ def test_a_change_of_window_or_approvers_is_shown(
     changed: dict[str, object], aspect: str, before: str, after: str
 ) -> None:
     old, new = line("A", OLDER, window_days=14), line("A", OLDER, **{"window_days": 14} | changed)
-    told = {(one.aspect, one.before, one.after) for one in smallest_examples([old], [new])}
-    assert (aspect, before, after) in told
+    examples = {(one.aspect, one.before, one.after) for one in smallest_examples([old], [new])}
+    assert (aspect, before, after) in examples
 
 
 def test_what_changes_nothing_has_no_example() -> None:

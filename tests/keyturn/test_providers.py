@@ -123,7 +123,7 @@ async def test_each_failure_is_named_and_costs_one_request(
         ("content_filter", "filtered"),
     ],
 )
-async def test_how_an_answer_ended_is_told_in_our_terms(
+async def test_how_an_answer_ended_is_reported_in_our_terms(
     http: httpx.AsyncClient, simulator: SimulatorControl, catalogue: Catalogue, wire: str, fault: str, finish: str
 ) -> None:
     """length, max_tokens, model_context_window_exceeded, MAX_TOKENS, refusals and filters."""
@@ -148,7 +148,7 @@ async def test_a_stated_wait_is_taken_along(
 
 @wires
 @pytest.mark.parametrize(
-    ("fault", "timeouts", "told"),
+    ("fault", "timeouts", "reason"),
     [
         ("slow", Timeouts(connect=5, first_byte=0.2, total=5), r"no byte of an answer within 0\.2 s"),
         ("slow", Timeouts(connect=5, first_byte=5, total=0.2), r"no complete answer within 0\.2 s"),
@@ -162,11 +162,11 @@ async def test_a_slow_answer_is_a_named_timeout(
     wire: str,
     fault: str,
     timeouts: Timeouts,
-    told: str,
+    reason: str,
 ) -> None:
     """The waits for the first byte and for the last are distinguished, and each closes the connection."""
     await simulator.fail(fault, seconds=20)
-    with pytest.raises(ProviderTimeout, match=told):
+    with pytest.raises(ProviderTimeout, match=reason):
         await ask(http, simulator, wire, prompt_for(catalogue), timeouts)
 
 

@@ -184,8 +184,8 @@ async def test_the_prompt_tells_facts_as_finely_as_they_are_judged(catalogue: Ca
     for step in (timedelta(0), timedelta(microseconds=1), timedelta(milliseconds=43)):
         key = facts(kind="access_key", age_days=None, last_rotated_at=NOW - edge - step)
         prompt = TASK.prompt(request(credential=key, policy_lines=(line.ref,)), [line])
-        told = f'"age_seconds":{(edge + step).total_seconds():.6f}'.rstrip("0").rstrip(".")
-        assert told in prompt.user
+        written = f'"age_seconds":{(edge + step).total_seconds():.6f}'.rstrip("0").rstrip(".")
+        assert written in prompt.user
     assert '"approval":"none"' in prompt.user
 
 

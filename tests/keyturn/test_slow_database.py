@@ -167,7 +167,7 @@ async def test_verdicts_that_could_not_be_written_are_written_with_the_next(
     assert place.provider.calls == 12, "nothing was asked twice"
 
 
-async def test_an_answer_of_a_batch_that_could_not_be_kept_is_not_told_as_taken(
+async def test_an_answer_of_a_batch_that_could_not_be_kept_is_not_recorded_as_taken(
     sqlite_engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would be asked for once more, at the whole price."""

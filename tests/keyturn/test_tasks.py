@@ -275,7 +275,7 @@ def test_high_needs_a_fact_of_our_own_systems(known: dict[str, Any], accepted: b
         ("acct_10234 under P-7", False),
     ],
 )
-def test_card_numbers_are_told_by_their_check_digit_and_secrets_by_their_form(text: str, private: bool) -> None:
+def test_card_numbers_are_recognised_by_their_check_digit_and_secrets_by_their_form(text: str, private: bool) -> None:
     """Neither passes into a stored text; order numbers do."""
     assert holds_private_data(text) is private
 

@@ -49,10 +49,10 @@ async def test_date_lines_priority_and_approval_of_the_open_job_become_the_stric
     assert (row["rotation_window_days"], row["priority"]) == (1, 1)
     assert (row["policy_lines"], row["rotate_by"]) == (["EXPOSED@1", "P-7@1"], stricter().decision.rotate_by)
     _, trail = await JobLeases(engine).show(first.job_id, tenant_id="default")
-    told = trail[-1]
-    assert (told["event"], told["actor"], told["detail"]["approved_by"]) == ("tightened", "noor", "omar")
+    result = trail[-1]
+    assert (result["event"], result["actor"], result["detail"]["approved_by"]) == ("tightened", "noor", "omar")
     assert lax.decision.rotate_by is not None
-    assert told["detail"]["rotate_by_before"] == lax.decision.rotate_by.isoformat()
+    assert result["detail"]["rotate_by_before"] == lax.decision.rotate_by.isoformat()
     async with engine.connect() as connection:
         messages = [dict(one) for one in (await connection.execute(select(outbox))).mappings()]
     assert [one["topic"] for one in messages] == ["rotation_job.created", "rotation_job.tightened"]
@@ -111,10 +111,10 @@ async def test_a_job_that_is_being_carried_out_is_tightened_and_its_claim_stands
     leases = JobLeases(engine)
     claimed = await leases.claim(first.job_id, tenant_id="default", owner="bot", lease=timedelta(minutes=5))
     assert (await store.create_once(stricter(), idempotency_key=STRICT, fence=2)).tightened
-    told = await leases.heartbeat(
+    result = await leases.heartbeat(
         first.job_id, tenant_id="default", token=claimed.token, lease=timedelta(minutes=5), state="rotating"
     )
-    assert (told.rotation_window_days, told.priority, told.token) == (1, "urgent", claimed.token)
+    assert (result.rotation_window_days, result.priority, result.token) == (1, "urgent", claimed.token)
 
 
 async def test_twenty_stricter_decisions_at_once_tighten_it_once_each_key(database: URL) -> None:

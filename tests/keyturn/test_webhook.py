@@ -59,11 +59,11 @@ async def test_a_receiver_gets_a_signed_cloudevent_with_the_jobs_key() -> None:
 
     assert await sent(take) == "taken"
     [request] = seen
-    told = json.loads(request.content)
-    assert (told["specversion"], told["type"]) == ("1.0", "dev.keyturn.rotation_job.created")
-    assert told["id"] == told["subject"] == request.headers["Idempotency-Key"] == told["data"]["job_id"]
+    sent_body = json.loads(request.content)
+    assert (sent_body["specversion"], sent_body["type"]) == ("1.0", "dev.keyturn.rotation_job.created")
+    assert sent_body["id"] == sent_body["subject"] == request.headers["Idempotency-Key"] == sent_body["data"]["job_id"]
     assert request.headers["Content-Type"] == "application/cloudevents+json"
-    assert JobMessage.model_validate(told["data"]).key_id
+    assert JobMessage.model_validate(sent_body["data"]).key_id
     assert request.headers["webhook-id"] == request.headers["Idempotency-Key"]
     moment = float(request.headers["webhook-timestamp"])
     for keys in ({"new": NEW}, {"old": OLD}, {"old": OLD, "unknown": NEW}):
@@ -314,10 +314,10 @@ async def test_over_tls_the_certificate_is_that_of_the_name_and_the_connection_g
 ) -> None:
     """A receiver on https, by its name; with another name's certificate it is sent nothing."""
     certificate, key = _certificate(tmp_path, "receiver.test")
-    told: list[bytes] = []
+    sent_body: list[bytes] = []
 
     async def take(received: web.Request) -> web.Response:
-        told.append(await received.read())
+        sent_body.append(await received.read())
         assert received.host == f"receiver.test:{port}"
         return web.Response()
 
@@ -339,7 +339,7 @@ async def test_over_tls_the_certificate_is_that_of_the_name_and_the_connection_g
         assert await Webhook(http, f"https://receiver.test:{port}/jobs", {"new": NEW}).send(message()) == "taken"
         with pytest.raises(ReceiverUnavailable):
             await Webhook(http, f"https://other.test:{port}/jobs", {"new": NEW}).send(message())
-    assert len(told) == 1
+    assert len(sent_body) == 1
     await runner.cleanup()
 
 

@@ -49,22 +49,22 @@ async def test_each_fault_is_survived_with_exactly_one_job(tmp_path: Path, datab
     """Every kind of fault, with whole processes killed, stopped and cut off beside them."""
     picture = tmp_path / "proof.svg"
     options = ("--faults", "60", "--database", database, "--no-controls", "--plot", str(picture))
-    status, told, rows = await proved(tmp_path / "proof.json", *options)
-    assert status == 0, told
+    status, printed, rows = await proved(tmp_path / "proof.json", *options)
+    assert status == 0, printed
     here = {name for name, kind in KINDS.items() if kind.on in {None, database}}
-    told_of = {str(row["name"]).removesuffix(f" on {database}") for row in rows}
-    assert told_of >= here | {"all", "ledger and provider agree"}
+    reported = {str(row["name"]).removesuffix(f" on {database}") for row in rows}
+    assert reported >= here | {"all", "ledger and provider agree"}
     assert [row["name"] for row in rows if ": 0" in str(row["detail"])] == [], "each is met"
     assert picture.read_text().count("<rect") == sum("; p50 " in str(row["detail"]) for row in rows)
 
 
 async def test_a_naive_way_is_caught(tmp_path: Path) -> None:
     """The one that is caught soonest; `make prove` has all of them."""
-    status, told, (row,) = await proved(tmp_path / "proof.json", "--only", "trusting_gate")
-    assert (status, row["holds"]) == (0, True), told
+    status, printed, (row,) = await proved(tmp_path / "proof.json", "--only", "trusting_gate")
+    assert (status, row["holds"]) == (0, True), printed
 
 
-async def test_a_violation_is_told_with_the_whole_story(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_violation_is_reported_with_the_whole_story(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What was asked and seen, what every part wrote down, and how to run just that again."""
     url = f"sqlite:///{tmp_path / 'keyturn.db'}"
     async with world(tmp_path, url, control="trusting_gate", chance=Random(0)) as here:
@@ -84,7 +84,7 @@ async def test_a_violation_is_told_with_the_whole_story(tmp_path: Path, capsys: 
             "every job was asked for",
             "every workflow closes",
         ]
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     for step in (
         "VIOLATION: each fault has its required outcome: job_created, jobs",
         "seen      invoke: start",
@@ -96,7 +96,7 @@ async def test_a_violation_is_told_with_the_whole_story(tmp_path: Path, capsys: 
         "database  call openai ",
         "again, just that: keyturn prove --faults 20 --only wrong_window --database sqlite --seed 7",
     ):
-        assert step in told, told
+        assert step in printed, printed
 
 
 def test_a_frozen_claim_that_never_wakes_up_does_not_hold(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ async def test_the_simulator_refuses_a_fault_that_it_does_not_know(simulator: Si
         await simulator.fail("slow", sconds=3)
 
 
-def test_a_missing_program_is_told_with_its_mend() -> None:
+def test_a_missing_program_is_reported_with_its_hint() -> None:
     """A demo without the embedded servers prints what to run."""
     from keyturn.lab.stack.processes import program
 

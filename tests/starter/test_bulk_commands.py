@@ -18,23 +18,23 @@ from tests.support.warm import run_warm
 HEADER = "account_id,key_id,kind,age_days,active\n"
 
 
-class Told(NamedTuple):
+class Ended(NamedTuple):
     status: int
     out: str
     err: str
 
 
-Keyturn = Callable[..., Awaitable[Told]]
+Keyturn = Callable[..., Awaitable[Ended]]
 
 
 @pytest.fixture
 def keyturn(stack: Stack, tmp_path: Path, warm: Path) -> Keyturn:
     environment = lunas(stack)
 
-    async def run(*arguments: str | Path) -> Told:
+    async def run(*arguments: str | Path) -> Ended:
         words = [str(argument) for argument in arguments]
         ended = await asyncio.to_thread(run_warm, warm, words, environment=environment, folder=tmp_path)
-        return Told(ended.returncode, ended.stdout, ended.stderr)
+        return Ended(ended.returncode, ended.stdout, ended.stderr)
 
     return run
 
@@ -52,12 +52,12 @@ def inventory(tmp_path: Path) -> Path:
 
 async def test_an_inventory_is_looked_at_before_anything_is_asked(keyturn: Keyturn, inventory: Path) -> None:
     """What is in it, how much a policy line decides, and which rows cannot be used: those are written beside it."""
-    told = await keyturn("inventory", "check", inventory, "--policy", LINE)
-    assert told.status == 1
-    assert "csv, 13 keys and rows" in told.out
-    assert "6  to ask" in told.out
-    assert "4  inside every window" in told.out
-    assert "2 rows cannot be used: " in told.err
+    printed = await keyturn("inventory", "check", inventory, "--policy", LINE)
+    assert printed.status == 1
+    assert "csv, 13 keys and rows" in printed.out
+    assert "6  to ask" in printed.out
+    assert "4  inside every window" in printed.out
+    assert "2 rows cannot be used: " in printed.err
     rejects = list(csv.DictReader((inventory.parent / "keys.rejects.csv").open()))
     assert [row["keyturn_line"] for row in rejects] == ["13", "14"]
     assert [row["keyturn_reason"].split(":")[0] for row in rejects] == ["account_id", "age_days"]
@@ -69,10 +69,10 @@ async def test_an_estate_is_judged_watched_and_reported_by_command(
     keyturn: Keyturn, inventory: Path, tmp_path: Path
 ) -> None:
     """And the same command again asks nothing: it finds that all is done."""
-    told = await keyturn("bulk", inventory, "--policy", LINE)
-    assert told.status == 0, told.err
-    assert "6/6 asked" in told.err
-    assert "6 jobs created, 5 nothing due, 2 bad rows" in told.err.splitlines()[-1]
+    printed = await keyturn("bulk", inventory, "--policy", LINE)
+    assert printed.status == 0, printed.err
+    assert "6/6 asked" in printed.err
+    assert "6 jobs created, 5 nothing due, 2 bad rows" in printed.err.splitlines()[-1]
     again = json.loads((await keyturn("bulk", inventory, "--policy", LINE, "--json")).out)
     assert again["outcomes"] == {"job_created": 6, "nothing_due": 5, "bad_row": 2}
     watched = await keyturn("watch", again["workflow_id"])
@@ -128,9 +128,9 @@ async def test_what_cannot_be_run_is_said_before_anything_is_begun(
 ) -> None:
     """Without a traceback, and no run is left behind."""
     before = (await keyturn("runs", "--json")).out
-    told = await keyturn("bulk", inventory, *arguments)
+    printed = await keyturn("bulk", inventory, *arguments)
     status = 1 if "--format" in arguments else 2  # what is wrong with the file is seen when it is read
-    assert (told.status, message in told.err, "Traceback" in told.err) == (status, True, False), told.err
+    assert (printed.status, message in printed.err, "Traceback" in printed.err) == (status, True, False), printed.err
     if "--format" not in arguments:
         assert (await keyturn("runs", "--json")).out == before
 
@@ -142,18 +142,18 @@ async def test_a_name_belongs_to_one_inventory_and_what_is_asked_of_it(keyturn: 
     assert (await keyturn(*nothing_due)).status == 0
     assert (await keyturn(*nothing_due)).status == 0
     for other in (("--always-ask",), ("--policy", LINE)):
-        told = await keyturn(*nothing_due, *other)
-        assert (told.status, f"{name} is a run of another inventory" in told.err) == (2, True), told.err
+        printed = await keyturn(*nothing_due, *other)
+        assert (printed.status, f"{name} is a run of another inventory" in printed.err) == (2, True), printed.err
     inventory.write_text(HEADER + "acct_other,key_1,access_key,1,\n")
-    told = await keyturn(*nothing_due)
-    assert (told.status, f"{name} is a run of another inventory" in told.err) == (2, True), told.err
+    printed = await keyturn(*nothing_due)
+    assert (printed.status, f"{name} is a run of another inventory" in printed.err) == (2, True), printed.err
 
 
-async def test_a_run_that_is_not_there_is_told(keyturn: Keyturn) -> None:
+async def test_a_run_that_is_not_there_is_reported(keyturn: Keyturn) -> None:
     for arguments in (("report", "run-none"), ("runs", "pause", "run-none"), ("watch", "bulk:default:run-none")):
-        told = await keyturn(*arguments)
-        assert (told.status, "Traceback" in told.err) == (1, False), told.err
-        assert told.err.strip()
+        printed = await keyturn(*arguments)
+        assert (printed.status, "Traceback" in printed.err) == (1, False), printed.err
+        assert printed.err.strip()
 
 
 async def test_a_schedule_judges_the_newest_inventory_when_it_fires(
@@ -190,7 +190,7 @@ async def test_a_schedule_judges_the_newest_inventory_when_it_fires(
     assert (gone.status, "there is no schedule" in gone.err) == (1, True)
 
 
-async def test_a_scheduled_run_that_failed_is_told_by_its_schedule(keyturn: Keyturn, tmp_path: Path) -> None:
+async def test_a_scheduled_run_that_failed_is_reported_by_its_schedule(keyturn: Keyturn, tmp_path: Path) -> None:
     """It is no run of `keyturn runs`: its inventory could not be read."""
     (tmp_path / "inventories").mkdir()
     create = ("schedule", "create", "empty", "--inventory", tmp_path / "inventories", "--cron", "0 3 * * *")
@@ -224,8 +224,8 @@ async def test_a_schedule_that_could_not_run_is_refused(
     keyturn: Keyturn, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     name, *rest = arguments
-    told = await keyturn("schedule", "create", name, "--inventory", tmp_path, *rest)
-    assert (told.status, message in told.err, "Traceback" in told.err) == (2, True, False), told.err
+    printed = await keyturn("schedule", "create", name, "--inventory", tmp_path, *rest)
+    assert (printed.status, message in printed.err, "Traceback" in printed.err) == (2, True, False), printed.err
 
 
 async def test_the_summaries_of_a_scan_are_read_by_the_report(keyturn: Keyturn, tmp_path: Path) -> None:
@@ -236,8 +236,8 @@ async def test_the_summaries_of_a_scan_are_read_by_the_report(keyturn: Keyturn, 
     ]
     file = tmp_path / "scan.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
-    told = await keyturn("bulk", file, "--task", "summarize_scan", "--name", f"scan-{tmp_path.name[-1]}", "--json")
-    assert told.status == 0, told.err
+    printed = await keyturn("bulk", file, "--task", "summarize_scan", "--name", f"scan-{tmp_path.name[-1]}", "--json")
+    assert printed.status == 0, printed.err
     lines, page, table = tmp_path / "scan_out.jsonl", tmp_path / "scan.html", tmp_path / "scan.csv"
     reported = await keyturn("report", f"scan-{tmp_path.name[-1]}", "--json", lines, "--html", page, "--csv", table)
     assert reported.status == 0, reported.err
@@ -255,21 +255,21 @@ async def test_a_run_in_which_rule_and_model_disagree_ends_with_a_status_of_its_
     no = '{"decision": "not_eligible", "rotation_window_days": null, "source_line_ids": []}'
     account = f"acct_{inventory.parent.name}_3".replace("[", "_").replace("]", "_")
     await simulated.fail("says", content=no, times=None, account=account)
-    told = await keyturn("bulk", inventory, "--policy", LINE, "--json")
-    assert told.status == 5, told.err
-    assert json.loads(told.out)["outcomes"]["disagreement"] == 1
-    assert "rule and model disagree on 1 key that is due" in told.err
+    printed = await keyturn("bulk", inventory, "--policy", LINE, "--json")
+    assert printed.status == 5, printed.err
+    assert json.loads(printed.out)["outcomes"]["disagreement"] == 1
+    assert "rule and model disagree on 1 key that is due" in printed.err
     waiting = await keyturn("parked", "--kind", "disagreement", "--json")
     assert len(json.loads(waiting.out)["waiting"]) >= 1
-    shown = (await keyturn("report", json.loads(told.out)["run"])).out.splitlines()
+    shown = (await keyturn("report", json.loads(printed.out)["run"])).out.splitlines()
     assert shown[0].split() == ["1", "disagreement"]
 
 
 async def test_a_run_by_rule_is_marked_so_and_costs_nothing(keyturn: Keyturn, inventory: Path) -> None:
     """No call to any provider, and the ledger says by whom it was decided."""
-    told = await keyturn("bulk", inventory, "--policy", LINE, "--by-rule", "--json")
-    assert told.status == 0, told.err
-    outcome = json.loads(told.out)
+    printed = await keyturn("bulk", inventory, "--policy", LINE, "--by-rule", "--json")
+    assert printed.status == 0, printed.err
+    outcome = json.loads(printed.out)
     assert outcome["outcomes"]["job_created"] == 6
     assert float(outcome["cost_usd"]) == 0
     both = await keyturn("bulk", inventory, "--policy", LINE, "--by-rule", "--always-ask")

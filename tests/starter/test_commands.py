@@ -64,7 +64,7 @@ def terminal(stack: Stack, tmp_path: Path, warm: Path) -> Terminal:
     return Terminal(environment, tmp_path, warm)
 
 
-def told(process: subprocess.CompletedProcess[str]) -> Any:
+def json_of(process: subprocess.CompletedProcess[str]) -> Any:
     """The one JSON object on standard output."""
     lines = process.stdout.splitlines()
     assert len(lines) == 1, process
@@ -78,23 +78,23 @@ async def test_rotate_creates_the_job_and_the_same_command_attaches(
     first = await terminal.rotate("--stale", key="key_first")
     second = await terminal.rotate("--stale", key="key_first")
     assert (first.returncode, second.returncode) == (0, 0), first.stderr
-    one, two = told(first), told(second)
+    one, two = json_of(first), json_of(second)
     assert re.fullmatch(r"rotate:default:~[0-9a-f]{20}:~[0-9a-f]{20}:P-7@1", one["workflow_id"])
     by_name = await terminal.run("status", "rotate:default:acct_10234:key_first:P-7@1", "--json")
-    assert (told(by_name)["workflow_id"], told(by_name)["job_id"]) == (one["workflow_id"], one["job_id"])
+    assert (json_of(by_name)["workflow_id"], json_of(by_name)["job_id"]) == (one["workflow_id"], one["job_id"])
     assert (one["status"], one["decision"], one["created"], one["attached"]) == ("job_created", "eligible", True, False)
     assert (two["job_id"], two["attached"]) == (one["job_id"], True)
     jobs = await terminal.run("jobs", "--json", "--limit", "1000")
-    assert [job["job_id"] for job in told(jobs)["jobs"]].count(one["job_id"]) == 1
+    assert [job["job_id"] for job in json_of(jobs)["jobs"]].count(one["job_id"]) == 1
 
 
 async def test_status_and_watch_tell_how_it_ended(terminal: Terminal, simulated: SimulatorControl) -> None:
     """Later, from another terminal, by the workflow's id."""
     key = f"key_{uuid.uuid4().hex[:8]}"
-    made = told(await terminal.rotate("--stale", key=key))
+    made = json_of(await terminal.rotate("--stale", key=key))
     status = await terminal.run("status", made["workflow_id"], "--json")
     watched = await terminal.run("watch", made["workflow_id"])
-    assert told(status)["job_id"] == made["job_id"]
+    assert json_of(status)["job_id"] == made["job_id"]
     assert status.returncode == watched.returncode == 0
     assert "decide: grounded, eligible" in watched.stdout
     assert f"create_rotation_job: {made['job_id']}, created" in watched.stdout
@@ -106,17 +106,17 @@ async def test_a_deadline_that_passes_is_a_named_state(terminal: Terminal, simul
     key = f"key_{uuid.uuid4().hex[:8]}"
     early = await terminal.rotate("--stale", "--wait", "2", key=key)
     assert early.returncode == 4
-    assert told(early) == {
-        "workflow_id": told(early)["workflow_id"],
+    assert json_of(early) == {
+        "workflow_id": json_of(early)["workflow_id"],
         "status": "timeout",
         "attached": False,
         "next_step": "show_retry_option",
     }
-    running = await terminal.run("status", told(early)["workflow_id"], "--json")
+    running = await terminal.run("status", json_of(early)["workflow_id"], "--json")
     late = await terminal.rotate("--stale", "--wait", "30", key=key)
-    assert told(running)["status"] == "running"
-    assert "decide: attempt 1" in told(running)["progress"]
-    assert (told(late)["status"], told(late)["attached"]) == ("job_created", True)
+    assert json_of(running)["status"] == "running"
+    assert "decide: attempt 1" in json_of(running)["progress"]
+    assert (json_of(late)["status"], json_of(late)["attached"]) == ("job_created", True)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ async def test_each_end_has_its_status_its_reason_and_its_exit_status(
     await simulated.fail(fault)
     ended = await terminal.rotate("--stale")
     assert ended.returncode == code
-    outcome = told(ended)
+    outcome = json_of(ended)
     assert (outcome["status"], outcome["reason"], outcome["next_step"]) == (status, reason, next_step)
     assert outcome["explanation"]
 
@@ -145,10 +145,10 @@ async def test_a_parked_rotation_is_listed_resumed_and_gets_its_job(
     """The quota is raised, one command resumes, and the same `rotate` finds the job."""
     key = f"key_{uuid.uuid4().hex[:8]}"
     await simulated.fail("quota")
-    parked = told(await terminal.rotate("--stale", key=key))
-    told_again = await terminal.run("status", parked["workflow_id"])
-    assert told_again.returncode == 5
-    assert "parked: quota_exhausted, until" in told_again.stdout
+    parked = json_of(await terminal.rotate("--stale", key=key))
+    second = await terminal.run("status", parked["workflow_id"])
+    assert second.returncode == 5
+    assert "parked: quota_exhausted, until" in second.stdout
     async with asyncio.timeout(20):
         while parked["workflow_id"] not in (listed := (await terminal.run("parked")).stdout):
             await asyncio.sleep(0.1)
@@ -156,7 +156,7 @@ async def test_a_parked_rotation_is_listed_resumed_and_gets_its_job(
     # By the names of account and key, as a person knows it.
     resumed = await terminal.run("resume", f"rotate:default:acct_10234:{key}:P-7@1", "--user", "omar")
     assert resumed.returncode == 0, resumed.stderr
-    job = told(await terminal.rotate("--stale", key=key))
+    job = json_of(await terminal.rotate("--stale", key=key))
     assert (job["status"], job["attached"]) == ("job_created", True)
     twice = await terminal.run("resume", parked["workflow_id"])
     assert (twice.returncode, "closed already" in twice.stderr) == (1, True)
@@ -173,7 +173,7 @@ async def test_a_job_is_claimed_completed_failed_and_shown_by_command(
     of_tenant = ("--tenant", tenant)
     for number in range(3):
         await terminal.rotate("--stale", *of_tenant, key=f"key_{number}")
-    claimed = [told(await terminal.run("jobs", "claim", *of_tenant, "--user", "rotator")) for _ in range(3)]
+    claimed = [json_of(await terminal.run("jobs", "claim", *of_tenant, "--user", "rotator")) for _ in range(3)]
     none = await terminal.run("jobs", "claim", *of_tenant)
     assert (none.returncode, "no free job" in none.stderr) == (1, True)
     first, second, third = (job["job_id"] for job in claimed)
@@ -195,9 +195,9 @@ async def test_a_job_is_claimed_completed_failed_and_shown_by_command(
     story = (await terminal.run("jobs", "show", first, *of_tenant)).stdout
     for line in ("done", "rotate key_", "claimed", "rotator", "new_key_id=AKIA1"):
         assert line in story
-    listed = told(await terminal.run("jobs", *of_tenant, "--json"))["jobs"]
+    listed = json_of(await terminal.run("jobs", *of_tenant, "--json"))["jobs"]
     assert sorted(job["status"] for job in listed) == ["cancelled", "done", "failed"]
-    assert told(await terminal.run("jobs", *of_tenant, "--overdue", "--json")) == {"jobs": []}
+    assert json_of(await terminal.run("jobs", *of_tenant, "--overdue", "--json")) == {"jobs": []}
     unknown = await terminal.run("jobs", "show", first)  # of another tenant
     assert (unknown.returncode, "there is no job" in unknown.stderr) == (1, True)
 
@@ -207,12 +207,12 @@ async def test_dead_letters_are_listed_and_sent_again_by_command(
 ) -> None:
     """Abandoned while its receiver refused; sent again, its workflow starts."""
     tenant = f"t{uuid.uuid4().hex[:8]}"
-    made = told(await terminal.rotate("--stale", "--tenant", tenant))
+    made = json_of(await terminal.rotate("--stale", "--tenant", tenant))
     assert "no dead letter" in (await terminal.run("deliveries", "--tenant", tenant)).stderr
     engine = open_database(database_url(stack.database))
     await Outbox(engine).mark_dead(made["job_id"], failure="receiver_refused")
     await engine.dispose()
-    [dead] = told(await terminal.run("deliveries", "--tenant", tenant, "--json"))["dead_letters"]
+    [dead] = json_of(await terminal.run("deliveries", "--tenant", tenant, "--json"))["dead_letters"]
     assert (dead["job_id"], dead["failure"]) == (made["job_id"], "receiver_refused")
     unknown = await terminal.run("deliveries", "resend", "job_none", "--tenant", tenant)
     assert (unknown.returncode, "job_none has no dead letter" in unknown.stderr) == (1, True)
@@ -229,21 +229,21 @@ async def test_a_whole_outage_is_resumed_by_one_command(terminal: Terminal, simu
     tenant = f"t{uuid.uuid4().hex[:8]}"
     await simulated.fail("quota", times=2)
     keys = [f"key_{uuid.uuid4().hex[:8]}" for _ in range(2)]
-    ids = [told(await terminal.rotate("--stale", "--tenant", tenant, key=key))["workflow_id"] for key in keys]
+    ids = [json_of(await terminal.rotate("--stale", "--tenant", tenant, key=key))["workflow_id"] for key in keys]
     async with asyncio.timeout(20):
-        while len(told(await terminal.run("parked", "--tenant", tenant, "--json"))["waiting"]) < 2:
+        while len(json_of(await terminal.run("parked", "--tenant", tenant, "--json"))["waiting"]) < 2:
             await asyncio.sleep(0.1)
     wrong = await terminal.run("resume", "--all")
     assert (wrong.returncode, "--kind" in wrong.stderr) == (2, True)
     await simulated.fail("quota")
     one_left = await terminal.run("resume", "--all", "--kind", "quota_exhausted", "--tenant", tenant)
     assert "resumed 2 of 2" in one_left.stdout
-    ends = [told(await terminal.rotate("--stale", "--tenant", tenant, key=key)) for key in keys]
+    ends = [json_of(await terminal.rotate("--stale", "--tenant", tenant, key=key)) for key in keys]
     assert sorted(end["status"] for end in ends) == ["job_created", "parked"]
     still = ids[[end["status"] for end in ends].index("parked")]
     ended = await terminal.run("abandon", still, "--reason", "not this week", "--user", "omar")
     assert ended.returncode == 0, ended.stderr
-    assert told(await terminal.run("status", still, "--json"))["reason"] == "abandoned"
+    assert json_of(await terminal.run("status", still, "--json"))["reason"] == "abandoned"
     assert "not this week" in (await terminal.run("audit", still, "--tenant", tenant)).stdout
 
 
@@ -269,7 +269,7 @@ async def test_an_approval_is_given_for_what_was_shown(
         assert "--digest" in bad.stderr
         assert "Traceback" not in bad.stderr
         waiting = await terminal.run("status", workflow_id, "--json")
-        assert told(waiting)["approvers"] == ["omar", "priya"]
+        assert json_of(waiting)["approvers"] == ["omar", "priya"]
         approved = await terminal.run("approve", workflow_id, "--digest", digest, "--user", "omar")
         assert approved.returncode == 0, approved.stderr
         assert isinstance(await outcome_of(rotation.handle), JobCreated)
@@ -282,9 +282,9 @@ async def test_a_no_is_an_accomplished_outcome(terminal: Terminal, simulated: Si
     """Status 0: the question was answered. What to do about it stands in next_step."""
     no = await terminal.rotate("--not-stale")
     silence = await terminal.rotate()
-    assert (no.returncode, told(no)["status"]) == (0, "not_eligible")
-    assert (silence.returncode, told(silence)["status"]) == (0, "not_specified")
-    assert told(silence)["next_step"] == "add_evidence_or_policy"
+    assert (no.returncode, json_of(no)["status"]) == (0, "not_eligible")
+    assert (silence.returncode, json_of(silence)["status"]) == (0, "not_specified")
+    assert json_of(silence)["next_step"] == "add_evidence_or_policy"
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ async def test_a_no_is_an_accomplished_outcome(terminal: Terminal, simulated: Si
         (("--observed", "9999-12-31T00:00:00Z"), "--observed: lies outside the years"),
     ],
 )
-async def test_bad_input_is_told_in_one_line_and_starts_nothing(
+async def test_bad_input_is_reported_in_one_line_and_starts_nothing(
     terminal: Terminal, simulated: SimulatorControl, arguments: tuple[str, ...], fault: str
 ) -> None:
     """Status 2, the option by name, what it may be, and no traceback."""
@@ -319,7 +319,7 @@ async def test_bad_input_is_told_in_one_line_and_starts_nothing(
     assert ended.returncode == 2
     assert fault in ended.stderr
     assert "Traceback" not in ended.stderr
-    assert told(ended)["status"] == "failed"
+    assert json_of(ended)["status"] == "failed"
     assert await simulated.requests() == []
 
 
@@ -344,13 +344,13 @@ async def test_without_temporal_the_command_says_what_to_start(terminal: Termina
     ):
         ended = await terminal.rotate("--stale", "--wait", "2", TEMPORAL_ADDRESS=address)
         assert ended.returncode == 1
-        assert told(ended)["reason"] == "temporal_unreachable"
+        assert json_of(ended)["reason"] == "temporal_unreachable"
         assert f"no Temporal server reached at {address}: {reason}" in ended.stderr
         assert "make dev" in ended.stderr
     silent.close()
 
 
-async def test_an_unknown_namespace_is_told_by_every_command(terminal: Terminal) -> None:
+async def test_an_unknown_namespace_is_reported_by_every_command(terminal: Terminal) -> None:
     """The server's own no, with what to check; also by a worker, which does not continue polling for nothing."""
     elsewhere = {"TEMPORAL_NAMESPACE": "nowhere"}
     settings = {"OPENAI_API_KEY": "key_for_tests", "KEYTURN_ROUTES": "openai:gpt-5-mini"}
@@ -370,7 +370,7 @@ async def test_an_unknown_namespace_is_told_by_every_command(terminal: Terminal)
     assert "Namespace nowhere is not found" in doctor.stdout
 
 
-async def test_an_unknown_workflow_is_told_without_a_traceback(terminal: Terminal) -> None:
+async def test_an_unknown_workflow_is_reported_without_a_traceback(terminal: Terminal) -> None:
     """For status and watch."""
     for command in ("status", "watch"):
         ended = await terminal.run(command, "rotate:default:none:none:P-7@1")
@@ -425,7 +425,7 @@ async def test_every_command_reads_the_same_dotenv_file(terminal: Terminal, tmp_
     (tmp_path / ".env").write_text("KEYTURN_TASK_QUEUE=nobody-polls-this\nKEYTURN_TENANT=acme\n")
     waiting = await terminal.rotate("--stale", "--wait", "2")
     assert waiting.returncode == 4
-    assert told(waiting)["workflow_id"].startswith("rotate:acme:")
+    assert json_of(waiting)["workflow_id"].startswith("rotate:acme:")
     assert "nobody-polls-this" in (await terminal.run("doctor")).stdout
     assert (await terminal.rotate("--stale", KEYTURN_TASK_QUEUE="keyturn")).returncode == 0
 
@@ -443,7 +443,7 @@ async def test_json_is_printed_for_every_foreseen_failure(terminal: Terminal) ->
     """Also by `jobs`, whose database may be away."""
     ended = await terminal.run("jobs", "--json", DATABASE_URL="sqlite:///absent.db")
     assert ended.returncode == 1
-    assert told(ended)["reason"] == "schema_not_current"
+    assert json_of(ended)["reason"] == "schema_not_current"
 
 
 @pytest.mark.parametrize(
@@ -550,7 +550,7 @@ async def test_calls_and_costs_are_read_from_the_ledger(terminal: Terminal, simu
     assert (await terminal.rotate("--stale", "--trace-id", trace, "--user", "luna")).returncode == 0
     async with asyncio.timeout(10):
         while True:
-            found = told(await terminal.run("calls", "--trace-id", trace, "--json"))["calls"]
+            found = json_of(await terminal.run("calls", "--trace-id", trace, "--json"))["calls"]
             if found:
                 break
     [call] = found
@@ -560,7 +560,7 @@ async def test_calls_and_costs_are_read_from_the_ledger(terminal: Terminal, simu
     assert "decide_rotation  anthropic:simulator-1  ok" in line
     assert "$0.00" in line
     for by in ("task", "model", "user", "day"):
-        summed = told(await terminal.run("costs", "--by", by, "--json"))
+        summed = json_of(await terminal.run("costs", "--by", by, "--json"))
         assert float(summed["total_usd"]) > 0
         assert sum(row["calls"] for row in summed["costs"]) >= 1
     assert "luna" in (await terminal.run("costs", "--by", "user")).stdout
@@ -608,4 +608,4 @@ async def test_any_task_can_be_asked_once_from_a_terminal(
         )
         rejected = await terminal.run("ask", task, stdin=changed.replace("paid", "payed"), **settings)
         assert rejected.returncode == 3, rejected.stderr
-        assert told(rejected)["verdict"]["reason"] == "malformed_answer"
+        assert json_of(rejected)["verdict"]["reason"] == "malformed_answer"

@@ -25,7 +25,7 @@ from tests.support.record_histories import Place
 from tests.support.workers_for_tests import ELIGIBLE, Script, with_approval, worker_on
 
 
-async def test_an_accepted_answer_is_told_word_for_word(temporal: Client, sqlite_store: JobStore) -> None:
+async def test_an_accepted_answer_is_reported_word_for_word(temporal: Client, sqlite_store: JobStore) -> None:
     """The prompt is the one that the task's files make of the request, and the answer is what the model said."""
     queue, asked = f"test-{uuid.uuid4().hex}", request()
     async with worker_on(temporal, queue, Script(ProviderUnavailable("away"), ELIGIBLE), sqlite_store):
@@ -44,11 +44,17 @@ async def test_an_accepted_answer_is_told_word_for_word(temporal: Client, sqlite
     assert decided["attempt_before"]["message"] == "away"
     assert (job["job_id"], ended["status"]) == (outcome.job_id, "job_created")
     shown = "\n".join(line for step in steps for line in _lines(step))
-    for told in (QUESTION, ELIGIBLE, "accepted: eligible under P-7@1, window 30 days", "attempts  2", outcome.job_id):
-        assert told in shown
+    for expected in (
+        QUESTION,
+        ELIGIBLE,
+        "accepted: eligible under P-7@1, window 30 days",
+        "attempts  2",
+        outcome.job_id,
+    ):
+        assert expected in shown
 
 
-async def test_a_rejected_answer_is_told_with_the_reason(temporal: Client, sqlite_store: JobStore) -> None:
+async def test_a_rejected_answer_is_reported_with_the_reason(temporal: Client, sqlite_store: JobStore) -> None:
     """What the model claimed, and what the policy says instead."""
     queue, asked, wrong = f"test-{uuid.uuid4().hex}", request(), ELIGIBLE.replace("30", "90")
     async with worker_on(temporal, queue, Script(wrong), sqlite_store):
@@ -60,7 +66,7 @@ async def test_a_rejected_answer_is_told_with_the_reason(temporal: Client, sqlit
     assert "rejected, unsupported_window: The binding policy (P-7@1) states a window of 30 days" in shown
 
 
-async def test_people_and_failures_are_told_too(temporal: Client, sqlite_store: JobStore) -> None:
+async def test_people_and_failures_are_reported_too(temporal: Client, sqlite_store: JobStore) -> None:
     """A quota that was used up, who resumed, who approved."""
     queue, asked = f"test-{uuid.uuid4().hex}", request(user_id="luna")
     script = Script(QuotaExhausted("the quota is used up"), ELIGIBLE)
@@ -75,8 +81,13 @@ async def test_people_and_failures_are_told_too(temporal: Client, sqlite_store: 
     _, steps = await story_of(temporal, id_of(asked))
     assert [step["step"] for step in steps] == ["asked", "failed", "word", "decided", "word", "job", "ended"]
     shown = "\n".join(line for step in steps for line in _lines(step))
-    for told in ("decide failed, quota_exhausted: ", "the quota is used up", "resume  operator=noor", "approver=omar"):
-        assert told in shown
+    for expected in (
+        "decide failed, quota_exhausted: ",
+        "the quota is used up",
+        "resume  operator=noor",
+        "approver=omar",
+    ):
+        assert expected in shown
 
 
 def test_an_answer_cannot_write_to_the_terminal_that_shows_it() -> None:

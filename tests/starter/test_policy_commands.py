@@ -25,23 +25,23 @@ def own(tmp_path: Path) -> Path:
 
 
 def test_the_lines_of_this_machine_are_listed_with_their_digest(own: Path) -> None:
-    told = keyturn("list", "--policy-dir", own)
-    assert told.exit_code == 0
-    assert "OWN-1@1" in told.output
-    assert "P-7@1" in told.output
-    assert "age > 60 whole days" in told.output
-    assert told.output.splitlines()[-1].startswith("digest v1:")
+    printed = keyturn("list", "--policy-dir", own)
+    assert printed.exit_code == 0
+    assert "OWN-1@1" in printed.output
+    assert "P-7@1" in printed.output
+    assert "age > 60 whole days" in printed.output
+    assert printed.output.splitlines()[-1].startswith("digest v1:")
     alone = json.loads(keyturn("list", "--policy-dir", own, "--shipped-lines", "off", "--json").output)
     assert [line["id"] for line in alone["lines"]] == ["OWN-1", "OWN-2"]
 
 
 def test_one_line_is_shown_with_all_that_code_reads_in_it() -> None:
-    told = keyturn("show", "P-7").output
-    assert "Stale service-account keys must rotate within 30 days." in told
-    assert "window 30 days" in told
+    printed = keyturn("show", "P-7").output
+    assert "Stale service-account keys must rotate within 30 days." in printed
+    assert "window 30 days" in printed
 
 
-def test_files_are_checked_by_line_number_and_remarks_are_told(own: Path) -> None:
+def test_files_are_checked_by_line_number_and_remarks_are_reported(own: Path) -> None:
     sound = keyturn("check", own)
     assert sound.exit_code == 0
     assert "OWN-1, OWN-2: redundant" in sound.output
@@ -53,7 +53,7 @@ def test_files_are_checked_by_line_number_and_remarks_are_told(own: Path) -> Non
     assert json.loads(keyturn("check", own, "--json").stdout)["faults"][0]["line_number"] == 7
 
 
-def test_a_change_is_told_line_by_line_and_counted_on_an_inventory(own: Path, tmp_path: Path) -> None:
+def test_a_change_is_reported_line_by_line_and_counted_on_an_inventory(own: Path, tmp_path: Path) -> None:
     """How many keys of the estate change, in what, and which."""
     newer = tmp_path / "newer"
     newer.mkdir()
@@ -61,8 +61,8 @@ def test_a_change_is_told_line_by_line_and_counted_on_an_inventory(own: Path, tm
     inventory = tmp_path / "keys.csv"
     rows = [f"acct_{age},key_{age},access_key,{age}" for age in (10, 61, 75, 90, 91, 400)]
     inventory.write_text("account_id,key_id,kind,age_days\n" + "\n".join(rows) + "\n")
-    told = json.loads(keyturn("diff", own, newer, "--inventory", inventory, "--json").output)["changes"]
-    by_name = {change["lines"]: change for change in told}
+    printed = json.loads(keyturn("diff", own, newer, "--inventory", inventory, "--json").output)["changes"]
+    by_name = {change["lines"]: change for change in printed}
     assert set(by_name) == {"OWN-1 changed", "OWN-2 removed"}
     counted = by_name["OWN-1 changed"]["inventory"]
     assert (counted["keys"], counted["by_aspect"]["decision"]) == (6, 3)
@@ -81,9 +81,9 @@ def test_the_schema_is_the_published_one() -> None:
 
 @pytest.mark.parametrize("arguments", [("show", "P-8"), ("check", "."), ("diff", ".", ".")])
 def test_a_users_mistake_ends_in_one_message(arguments: tuple[str, ...], tmp_path: Path) -> None:
-    told = CliRunner().invoke(cli, ["policy", *(str(tmp_path) if one == "." else one for one in arguments)])
-    assert told.exit_code != 0
-    assert "Traceback" not in told.output
+    printed = CliRunner().invoke(cli, ["policy", *(str(tmp_path) if one == "." else one for one in arguments)])
+    assert printed.exit_code != 0
+    assert "Traceback" not in printed.output
 
 
 def test_the_page_of_the_format_has_the_fields_of_the_code() -> None:

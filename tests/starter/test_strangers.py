@@ -15,7 +15,7 @@ from keyturn.inventory.errors import InventoryInvalid
 from keyturn.inventory.rejects import Rejects
 from keyturn.inventory.rows import BadRow
 from keyturn.keyring import keyring_from_environment, new_key_line, parse_keyring
-from tests.starter.test_commands import Terminal, terminal, told  # noqa: F401 - terminal is a fixture
+from tests.starter.test_commands import Terminal, json_of, terminal  # noqa: F401 - terminal is a fixture
 from tests.support.simulated import SimulatorControl
 
 
@@ -32,12 +32,12 @@ KEYTURN = f"{sys.executable} -m keyturn.starter"
 
 async def test_an_option_in_front_of_a_subcommand_is_refused(terminal: Terminal, simulated: SimulatorControl) -> None:  # noqa: F811
     """It would count for the list alone: `jobs --tenant other cancel` cancelled a job of this tenant."""
-    job_id = told(await terminal.rotate("--stale"))["job_id"]
+    job_id = json_of(await terminal.rotate("--stale"))["job_id"]
     for words in (f"jobs cancel --reason x {job_id}", "runs pause r", "deliveries resend --all"):
         group, *rest = words.split()
         refused = await terminal.run(group, "--tenant", "other", *rest)
         assert (refused.returncode, "belongs after the subcommand" in refused.stderr) == (2, True), refused.stderr
-    assert told(await terminal.run("jobs", "show", job_id, "--json"))["job"]["status"] != "cancelled"
+    assert json_of(await terminal.run("jobs", "show", job_id, "--json"))["job"]["status"] != "cancelled"
 
 
 async def test_evidence_is_refused_where_some_of_it_would_be_lost(terminal: Terminal) -> None:  # noqa: F811
@@ -45,7 +45,7 @@ async def test_evidence_is_refused_where_some_of_it_would_be_lost(terminal: Term
     assert (twice.returncode, "given twice" in twice.stderr) == (2, True)
 
 
-async def test_a_rotation_that_somebody_leaves_goes_on_and_is_told(terminal: Terminal) -> None:  # noqa: F811
+async def test_a_rotation_that_somebody_leaves_goes_on_and_is_reported(terminal: Terminal) -> None:  # noqa: F811
     """Ctrl-C without a worker: one object, the status of a timeout, and no word of an abortion."""
     options = ("--account", "a", "--key-id", f"k{uuid.uuid4().hex[:8]}", "--policy", "P-7", "--question", "May it?")
     queue = ("--task-queue", f"nobody-{uuid.uuid4().hex}", "--wait", "60", "--json")

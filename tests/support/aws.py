@@ -155,9 +155,9 @@ class Network:
         headers = [(name, value) for name, value in request.headers.items() if name.lower() != "content-length"]
         answer = web.Response()
         if not (lost and self.how == "request_lost"):
-            told = await self._http.request(request.method, request.rel_url.raw_path, content=body, headers=headers)
-            kept = {name: told.headers[name] for name in ("content-type",) if name in told.headers}
-            answer = web.Response(status=told.status_code, body=told.content, headers=kept)
+            answered = await self._http.request(request.method, request.rel_url.raw_path, content=body, headers=headers)
+            kept = {name: answered.headers[name] for name in ("content-type",) if name in answered.headers}
+            answer = web.Response(status=answered.status_code, body=answered.content, headers=kept)
             self.after_each()
         if lost and self.how == "answer_lost":
             await self._held(frozen)

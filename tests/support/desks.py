@@ -123,8 +123,8 @@ def key() -> dict[str, str]:
 async def events_of(http: httpx.AsyncClient, path: str, **headers: str) -> list[tuple[str, str, dict[str, Any]]]:
     """The events of a stream until it ends: id, name and data."""
     found, name, place = [], "", ""
-    told = httpx.Headers(headers, encoding="latin-1")
-    async with http.stream("GET", path, headers=told) as response:
+    sent = httpx.Headers(headers, encoding="latin-1")
+    async with http.stream("GET", path, headers=sent) as response:
         response.raise_for_status()
         async for line in response.aiter_lines():
             kind, _, value = line.partition(": ")

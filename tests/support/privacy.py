@@ -24,26 +24,26 @@ PLANTED = (
 )
 
 
-def planted_in(told: str) -> list[str]:
-    """Return what was planted and stands in `told`."""
-    return [secret for secret in PLANTED if secret in told]
+def planted_in(texts: str) -> list[str]:
+    """Return what was planted and is in `texts`."""
+    return [secret for secret in PLANTED if secret in texts]
 
 
-async def told_by_temporal(client: Client) -> str:
+async def stored_by_temporal(client: Client) -> str:
     """Return everything that the server stores of the namespace's workflows, as any reader with access has it.
 
     Payloads are taken as bytes and as text, so that neither form can hide in the other.
     """
     raw = await Client.connect(client.service_client.config.target_host, namespace=client.namespace)
-    told: list[str] = []
+    texts: list[str] = []
     async for row in raw.list_workflows():
-        told.append(str(row.raw_info) + row.raw_info.SerializeToString().decode("latin-1"))
+        texts.append(str(row.raw_info) + row.raw_info.SerializeToString().decode("latin-1"))
         handle = raw.get_workflow_handle(row.id, run_id=row.run_id)
         described = (await handle.describe()).raw_description
-        told.append(str(described) + described.SerializeToString().decode("latin-1"))
+        texts.append(str(described) + described.SerializeToString().decode("latin-1"))
         history = await handle.fetch_history()
-        told.extend(str(event) + event.SerializeToString().decode("latin-1") for event in history.events)
-    return "\n".join(told)
+        texts.extend(str(event) + event.SerializeToString().decode("latin-1") for event in history.events)
+    return "\n".join(texts)
 
 
 def leaks_of(folder: Path) -> Iterator[str]:

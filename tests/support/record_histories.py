@@ -183,7 +183,7 @@ async def run(name: str, case: Case, client: Client, store: JobStore) -> Workflo
 
 def commands_of(history: WorkflowHistory) -> list[str]:
     """What the workflow commanded Temporal, in its order: the part of a history that its code must repeat."""
-    return [told for event in history.events if (told := _command(event)) is not None]
+    return [command for event in history.events if (command := _command(event)) is not None]
 
 
 def _command(event: Any) -> str | None:

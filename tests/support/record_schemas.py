@@ -31,9 +31,9 @@ CONDITIONS = (
 
 def schema() -> dict[str, Any]:
     """The JSON schema of a message's `data`. A receiver passes over fields that it does not know: more may come."""
-    told = JobMessage.model_json_schema(mode="serialization")
-    told.pop("additionalProperties", None)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA, **told}
+    described = JobMessage.model_json_schema(mode="serialization")
+    described.pop("additionalProperties", None)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA, **described}
 
 
 def tables() -> dict[str, str]:

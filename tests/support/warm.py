@@ -35,9 +35,9 @@ def run_warm(
         try:
             os.pwrite(files[0], stdin.encode(), 0)
             asked = json.dumps([arguments, environment, str(folder)]).encode()
-            told = struct.pack("!I", len(asked)) + asked
-            socket.send_fds(command, [told[:1]], files)
-            command.sendall(told[1:])
+            frame = struct.pack("!I", len(asked)) + asked
+            socket.send_fds(command, [frame[:1]], files)
+            command.sendall(frame[1:])
             status = os.waitstatus_to_exitcode(struct.unpack("!i", command.recv(4))[0])
             out, err = (os.pread(file, os.fstat(file).st_size, 0).decode() for file in files[1:])
         finally:
@@ -46,7 +46,7 @@ def run_warm(
     return subprocess.CompletedProcess(arguments, status, out, err)
 
 
-def _told(connection: socket.socket) -> None:
+def _answer(connection: socket.socket) -> None:
     """Take one command, run it in a separate process, and report how that ended."""
     first, files, *_ = socket.recv_fds(connection, 1, 3)
     with connection.makefile("rb") as stream:
@@ -88,7 +88,7 @@ def serve(address: str) -> None:
                 listening.close()
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 try:
-                    _told(connection)
+                    _answer(connection)
                 finally:
                     os._exit(0)
             connection.close()

@@ -49,7 +49,7 @@ async def port() -> AsyncIterator[int]:
         yield int(url.rpartition(":")[2])
 
 
-async def told(port: int, sent: bytes) -> bytes:
+async def answer_to(port: int, sent: bytes) -> bytes:
     """What the server answers until it closes the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
@@ -67,7 +67,7 @@ async def test_a_malformed_request_is_answered_and_logged_without_a_byte_of_it(
     port: int, sent: bytes, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    answer = await told(port, sent)
+    answer = await answer_to(port, sent)
     assert answer.startswith((b"HTTP/1.0 400", b"HTTP/1.1 400"))
     assert b"malformed_request" in answer
     out = capsys.readouterr()
@@ -79,7 +79,7 @@ async def test_a_malformed_request_is_answered_and_logged_without_a_byte_of_it(
 async def test_an_unforeseen_failure_is_logged_by_kind_and_place_alone(
     port: int, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answer = await told(port, b"GET /fails HTTP/1.1\r\nHost: x\r\n\r\n")
+    answer = await answer_to(port, b"GET /fails HTTP/1.1\r\nHost: x\r\n\r\n")
     assert b" 500 " in answer
     out = capsys.readouterr()
     assert "RuntimeError" in out.out + out.err + caplog.text
@@ -91,14 +91,16 @@ async def test_a_request_that_never_comes_whole_loses_its_connection(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("keyturn.web.connections.HEAD_SECONDS", 0.2)
-    assert await told(port, b"GET / HTTP/1.1\r\nHost: x\r\nX-Half: ") == b""
-    assert await told(port, b"") == b""
-    assert (await told(port, WHOLE.replace(b"Connection: close\r\n", b"") + b"GET / HT")).count(b"HTTP/1.1 200") == 1
+    assert await answer_to(port, b"GET / HTTP/1.1\r\nHost: x\r\nX-Half: ") == b""
+    assert await answer_to(port, b"") == b""
+    assert (await answer_to(port, WHOLE.replace(b"Connection: close\r\n", b"") + b"GET / HT")).count(
+        b"HTTP/1.1 200"
+    ) == 1
 
 
 async def test_a_body_that_never_comes_is_waited_for_some_seconds(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("keyturn.web.guard.BODY_SECONDS", 0.2)
-    answer = await told(port, b"POST /takes HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
+    answer = await answer_to(port, b"POST /takes HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
     assert b" 408 " in answer
     assert b"too_slow" in answer
 
@@ -110,7 +112,7 @@ async def test_who_goes_away_before_the_answer_is_no_failure_in_the_log(
     writer.write(b"POST /takes HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
     await writer.drain()
     writer.transport.abort()
-    assert (await told(port, WHOLE)).startswith(b"HTTP/1.1 200")
+    assert (await answer_to(port, WHOLE)).startswith(b"HTTP/1.1 200")
     assert "request_failed" not in capsys.readouterr().out
 
 
@@ -119,12 +121,12 @@ async def test_one_peer_holds_no_more_of_a_small_server_than_its_share(
 ) -> None:
     monkeypatch.setattr("keyturn.web.connections.PER_PEER", 5)
     held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
-    assert await told(port, WHOLE) == b""
+    assert await answer_to(port, WHOLE) == b""
     for _, writer in held:
         writer.close()
         await writer.wait_closed()
     async with asyncio.timeout(10):
-        while not (await told(port, WHOLE)).startswith(b"HTTP/1.1 200"):
+        while not (await answer_to(port, WHOLE)).startswith(b"HTTP/1.1 200"):
             await asyncio.sleep(0.02)
 
 
@@ -133,7 +135,7 @@ async def test_a_desks_connection_that_sends_nothing_or_half_a_second_head_is_en
 ) -> None:
     monkeypatch.setattr("keyturn.web.connections.HEAD_SECONDS", 0.3)
     port = int(quiet_desk.rpartition(":")[2])
-    assert await told(port, b"") == b""
+    assert await answer_to(port, b"") == b""
     kept = WHOLE.replace(b"Connection: close\r\n", b"")
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(kept)
@@ -168,8 +170,8 @@ async def test_half_sent_heads_are_ended_and_one_peer_holds_no_more_than_its_sha
     begun = time.monotonic()
     for _, writer in half:
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nX-Half: ")
-    assert (await told(port, WHOLE)).startswith(b"HTTP/1.1 200")
-    more = [asyncio.create_task(told(port, WHOLE)) for _ in range(10)]
+    assert (await answer_to(port, WHOLE)).startswith(b"HTTP/1.1 200")
+    more = [asyncio.create_task(answer_to(port, WHOLE)) for _ in range(10)]
     for _, writer in half:
         writer.write(b"x")
     for reader, writer in half:
@@ -179,7 +181,7 @@ async def test_half_sent_heads_are_ended_and_one_peer_holds_no_more_than_its_sha
         writer.close()
     assert time.monotonic() - begun < 5
     await asyncio.gather(*more)
-    assert (await told(port, WHOLE)).startswith(b"HTTP/1.1 200")
+    assert (await answer_to(port, WHOLE)).startswith(b"HTTP/1.1 200")
 
 
 async def test_beyond_its_share_a_peers_connections_are_closed_at_once(
@@ -188,12 +190,12 @@ async def test_beyond_its_share_a_peers_connections_are_closed_at_once(
     monkeypatch.setattr("keyturn.web.connections.PER_PEER", 5)
     port = int(quiet_desk.rpartition(":")[2])
     held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
-    assert await told(port, WHOLE) == b""
+    assert await answer_to(port, WHOLE) == b""
     for _, writer in held:
         writer.close()
         await writer.wait_closed()
     async with asyncio.timeout(10):
-        while not (await told(port, WHOLE)).startswith(b"HTTP/1.1 200"):
+        while not (await answer_to(port, WHOLE)).startswith(b"HTTP/1.1 200"):
             await asyncio.sleep(0.02)
 
 

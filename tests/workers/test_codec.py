@@ -47,8 +47,8 @@ async def codec() -> AsyncIterator[httpx.AsyncClient]:
 
 async def body(*payloads: Payload, key: str = NEWER, namespace: str = "default") -> dict[str, Any]:
     encrypted = await EncryptionCodec(ring(key), namespace).encode(payloads or (PLAIN,))
-    told: dict[str, Any] = MessageToDict(Payloads(payloads=encrypted))
-    return told
+    printed: dict[str, Any] = MessageToDict(Payloads(payloads=encrypted))
+    return printed
 
 
 async def test_an_operator_gets_clear_text_and_it_is_logged_who_did(codec: httpx.AsyncClient) -> None:
@@ -203,7 +203,7 @@ async def test_a_session_decodes_for_its_browser_and_only_from_the_ui(codec: htt
         (f"lu na:{LUNA}", "is not NAME:TOKEN"),
     ],
 )
-def test_tokens_that_cannot_be_used_are_told_without_them(tokens: str, fault: str) -> None:
+def test_tokens_that_cannot_be_used_are_reported_without_them(tokens: str, fault: str) -> None:
     """At start."""
     with pytest.raises(ValueError, match=fault) as caught:
         parse_tokens(tokens)
@@ -216,12 +216,12 @@ def test_the_servers_settings_are_checked_at_start(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("KEYTURN_CODEC_ORIGINS", "https://temporal.example.com/path")
     with pytest.raises(SettingsInvalid) as caught:
         load_codec_settings()
-    for told in (
+    for printed in (
         "KEYTURN_CODEC_ADDRESS: is not HOST:PORT",
         "KEYTURN_CODEC_ORIGINS: holds",
         "KEYTURN_CODEC_TOKENS is not",
     ):
-        assert told in str(caught.value)
+        assert printed in str(caught.value)
     assert parse_origins(f"{UI}/, https://t.example.com") == {UI, "https://t.example.com"}
 
 
@@ -257,10 +257,10 @@ async def test_temporals_command_line_shows_what_it_may_and_says_why_not(
                 stderr=asyncio.subprocess.STDOUT,
             )
             async with asyncio.timeout(9):  # its own deadline is ten seconds
-                told = (await process.communicate())[0].decode()
+                printed = (await process.communicate())[0].decode()
             if words is None:
-                assert process.returncode == 0, told
-                assert "binary/encrypted" not in told
+                assert process.returncode == 0, printed
+                assert "binary/encrypted" not in printed
             else:
-                assert words in told
-                assert asked.question not in told
+                assert words in printed
+                assert asked.question not in printed

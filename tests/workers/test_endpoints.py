@@ -141,7 +141,7 @@ def test_the_documented_file_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "told"),
+    ("table", "expected"),
     [
         ('[endpoints.openai]\nformat = "openai"\nurl = "https://h/v1"\nkey_env = "K"', "has settings of its own"),
         ('[endpoints.A_b]\nformat = "openai"\nurl = "https://h/v1"\nkey_env = "K"', "is no name"),
@@ -195,16 +195,16 @@ def test_the_documented_file_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ('[endpoints.b]\nformat = "compatible"\nurl = "https://h"', "there is no endpoint 'a'; endpoints: anthropic,"),
     ],
 )
-def test_a_fault_in_the_file_is_told_by_its_place_and_repeats_no_secret(
-    monkeypatch: pytest.MonkeyPatch, table: str, told: str
+def test_a_fault_in_the_file_is_reported_by_its_place_and_repeats_no_secret(
+    monkeypatch: pytest.MonkeyPatch, table: str, expected: str
 ) -> None:
     with pytest.raises(SettingsInvalid) as refused:
         settings_of(monkeypatch, table, "a:m")
-    assert told in str(refused.value)
+    assert expected in str(refused.value)
     assert "hunter2" not in str(refused.value)
 
 
-def test_every_fault_of_a_file_is_told_at_once_and_a_file_that_is_not_there_is_named(
+def test_every_fault_of_a_file_is_reported_at_once_and_a_file_that_is_not_there_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.raises(SettingsInvalid) as refused:
@@ -345,7 +345,7 @@ async def _live(monkeypatch: pytest.MonkeyPatch, url: str, more: str = "", **var
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "told"),
+    ("status", "body", "expected"),
     [
         (401, {"error": {"code": "invalid_api_key", "message": "x"}}, "the key is refused"),
         (403, {"error": {"code": "permission_denied", "message": "x"}}, "the key is refused"),
@@ -375,7 +375,7 @@ async def _live(monkeypatch: pytest.MonkeyPatch, url: str, more: str = "", **var
     ],
 )
 async def test_a_live_check_tells_key_address_and_model_apart(
-    monkeypatch: pytest.MonkeyPatch, status: int, body: Any, told: str
+    monkeypatch: pytest.MonkeyPatch, status: int, body: Any, expected: str
 ) -> None:
     async def answer(_request: web.Request, _body: dict[str, Any]) -> web.Response:
         return (
@@ -384,7 +384,7 @@ async def test_a_live_check_tells_key_address_and_model_apart(
 
     async with serving(answer) as (url, seen):
         state, hint = await _live(monkeypatch, url)
-    assert state.startswith(told)
+    assert state.startswith(expected)
     assert hint
     assert len(seen) == 1
 

@@ -79,8 +79,8 @@ def test_the_first_refused_call_is_an_increase_and_every_alerted_kind_begins_at_
     made.metrics.observe(
         call(provider="openai", model="m", asked_model="m", status="failed", failure="quota_exhausted")
     )
-    told = made.registry.get_sample_value("keyturn_call_failures_total", by | {"kind": "quota_exhausted"})
-    assert told == 1
+    shown = made.registry.get_sample_value("keyturn_call_failures_total", by | {"kind": "quota_exhausted"})
+    assert shown == 1
     alerts = (Path(__file__).parents[2] / "deploy" / "prometheus" / "alerts.yml").read_text()
     named = {kind for kinds in re.findall(r'kind=~?"([a-z_|]+)"', alerts) for kind in kinds.split("|")}
     assert named == set(ALERTED)
@@ -107,9 +107,15 @@ async def test_status_says_degraded_when_p95_is_over_the_limit(watched: tuple[Wa
         made.metrics.observe(call(latency_ms=float(number + 1)))
     made.metrics.observe(call(latency_ms=0.1, cache_hit=True))
     made.metrics.observe(call(latency_ms=90_000.0, status="cancelled"))
-    told = (await http.get("/status")).json()
-    assert (told["status"], told["calls"], told["p50_ms"], told["p95_ms"], told["p99_ms"]) == ("ok", 100, 50, 95, 99)
-    assert told["environment"] == "development"
+    shown = (await http.get("/status")).json()
+    assert (shown["status"], shown["calls"], shown["p50_ms"], shown["p95_ms"], shown["p99_ms"]) == (
+        "ok",
+        100,
+        50,
+        95,
+        99,
+    )
+    assert shown["environment"] == "development"
     for _ in range(10):
         made.metrics.observe(call(latency_ms=3_000.0))
     assert (await http.get("/status")).json()["status"] == "degraded"
@@ -126,7 +132,7 @@ async def test_prometheus_is_told_of_every_call(watched: tuple[Watched, httpx.As
     text = (await http.get("/metrics")).text
     by = {"task": "decide_rotation", "provider": "openai", "model": "m-1"}
     passed_by = {"task": "decide_rotation", "provider": "anthropic", "model": "c-1", "kind": "provider_overloaded"}
-    told: list[tuple[str, dict[str, str], float]] = [
+    shown: list[tuple[str, dict[str, str], float]] = [
         ("keyturn_call_duration_seconds_count", by | {"status": "ok", "cache": "miss"}, 2),
         ("keyturn_call_duration_seconds_count", by | {"status": "ok", "cache": "hit"}, 1),
         ("keyturn_call_tokens_total", by | {"kind": "cached"}, 40),
@@ -138,12 +144,12 @@ async def test_prometheus_is_told_of_every_call(watched: tuple[Watched, httpx.As
         ("keyturn_cache_hits_total", {"task": "decide_rotation"}, 1),
         ("keyturn_spend_today_usd", {}, 1.25),
     ]
-    for name, labels, value in told:
+    for name, labels, value in shown:
         assert made.registry.get_sample_value(name, labels) == value, name
         assert name in text
 
 
-async def test_a_taken_address_is_told() -> None:
+async def test_a_taken_address_is_reported() -> None:
     """By its setting's name."""
     async with served(Watched().monitoring.application(), "127.0.0.1:0", setting="KEYTURN_MONITORING_ADDRESS") as url:
         with pytest.raises(SettingsInvalid, match="KEYTURN_MONITORING_ADDRESS: cannot listen on"):

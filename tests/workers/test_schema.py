@@ -50,7 +50,7 @@ def test_an_absent_sqlite_file_is_not_made_by_looking(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unreachable_database_is_told_without_its_password(tmp_path: Path) -> None:
+def test_an_unreachable_database_is_reported_without_its_password(tmp_path: Path) -> None:
     """By both commands."""
     url = database_url("postgresql://someone:hunter2@127.0.0.1:9/none")
     for look in (check_schema, migrate):
@@ -80,9 +80,9 @@ def test_of_processes_that_migrate_at_once_one_works_and_the_others_wait(
     script = "from keyturn.database import database_url; from workers.schema import migrate; "
     command = [sys.executable, "-c", f"{script}print(migrate(database_url({address!r})))"]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(6)]
-    told = [process.communicate(timeout=90) for process in processes]
-    assert [process.returncode for process in processes] == [0] * 6, told
-    assert sum(out.startswith("(None,") for out, _ in told) == 1
+    outputs = [process.communicate(timeout=90) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 6, outputs
+    assert sum(out.startswith("(None,") for out, _ in outputs) == 1
     check_schema(database_url(address))
 
 
@@ -122,7 +122,9 @@ async def test_a_database_that_does_not_let_us_is_no_database_that_is_away(stran
         await engine.dispose()
 
 
-async def test_a_value_that_the_database_will_not_keep_is_told_by_name_and_not_tried_again(engine: AsyncEngine) -> None:
+async def test_a_value_that_the_database_will_not_keep_is_reported_by_name_and_not_tried_again(
+    engine: AsyncEngine,
+) -> None:
     with pytest.raises(ValueRefused) as caught:
         async with transaction(engine) as connection:
             await connection.execute(

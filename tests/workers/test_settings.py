@@ -49,7 +49,7 @@ def test_a_secret_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert SECRET not in str(caught.value)
 
 
-def test_every_fault_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_fault_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """One start, one message, a line a fault."""
     monkeypatch.setenv("OPENAI_BASE_URL", "api.openai.com")
     monkeypatch.setenv("KEYTURN_LOG_FORMAT", "loud")
@@ -77,7 +77,7 @@ def test_every_way_of_naming_postgresql_gets_our_driver(monkeypatch: pytest.Monk
     assert load_settings().database_url.drivername == "postgresql+psycopg"
 
 
-def test_faults_between_settings_are_told_with_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faults_between_settings_are_reported_with_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each route's provider needs its key; production refuses what is for trying out."""
     monkeypatch.setenv("KEYTURN_ENVIRONMENT", "production")
     monkeypatch.setenv(
@@ -88,7 +88,7 @@ def test_faults_between_settings_are_told_with_the_others(monkeypatch: pytest.Mo
     monkeypatch.setenv("KEYTURN_LOG_FORMAT", "loud")
     with pytest.raises(SettingsInvalid) as caught:
         load_settings()
-    told = str(caught.value)
+    message = str(caught.value)
     for fault in (
         "KEYTURN_LOG_FORMAT: ",
         "ANTHROPIC_API_KEY is not set: KEYTURN_ROUTES asks anthropic",
@@ -98,7 +98,7 @@ def test_faults_between_settings_are_told_with_the_others(monkeypatch: pytest.Mo
         "KEYTURN_ROUTES: names the simulator's model",
         "DATABASE_URL: production refuses SQLite",
     ):
-        assert fault in told
+        assert fault in message
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_a_sound_production_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings().environment == "production"
 
 
-def test_an_unknown_model_is_told_at_start_and_a_rate_card_makes_it_known(
+def test_an_unknown_model_is_reported_at_start_and_a_rate_card_makes_it_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A misspelt model never fails in mid-request; a new one is one line in a file."""
@@ -180,7 +180,7 @@ def test_an_unknown_model_is_told_at_start_and_a_rate_card_makes_it_known(
         (" , ", "names no model"),
     ],
 )
-def test_a_route_that_leads_nowhere_is_told(monkeypatch: pytest.MonkeyPatch, routes: str, fault: str) -> None:
+def test_a_route_that_leads_nowhere_is_reported(monkeypatch: pytest.MonkeyPatch, routes: str, fault: str) -> None:
     """Unknown tasks, providers, and what is no route at all."""
     given(monkeypatch, KEYTURN_ROUTES=routes)
     with pytest.raises(SettingsInvalid, match=fault):
@@ -230,7 +230,7 @@ def test_a_faulty_rate_card_is_refused_by_name(tmp_path: Path, text: str) -> Non
 
 
 @pytest.mark.parametrize("url", [f"redis://:{SECRET}/x@host:6379", "redis://host:abc", "http://host", f"{SECRET}"])
-def test_a_redis_url_that_cannot_be_used_is_told_without_its_password(
+def test_a_redis_url_that_cannot_be_used_is_reported_without_its_password(
     monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
     """At start, by the setting's name."""
@@ -240,7 +240,7 @@ def test_a_redis_url_that_cannot_be_used_is_told_without_its_password(
     assert SECRET not in str(caught.value)
 
 
-def test_a_setting_by_its_name_of_before_is_told_with_its_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_setting_by_its_name_of_before_is_reported_with_its_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else it would be ignored in silence."""
     given(monkeypatch, KEYTURN_ANSWER_CACHE="off")
     with pytest.raises(SettingsInvalid, match="KEYTURN_ANSWER_CACHE is now KEYTURN_RESPONSE_CACHE"):

@@ -132,7 +132,7 @@ async def test_at_the_limit_of_two_keys_the_job_is_closed_and_says_so(
     assert await state_of(engine, job_id) == "failed"
 
 
-async def test_what_blocks_a_step_is_told_and_it_goes_on_when_that_is_mended(
+async def test_what_blocks_a_step_is_reported_and_it_goes_on_when_that_is_removed(
     temporal: Client, aws: Aws, network: Network, engine: AsyncEngine
 ) -> None:
     """A key that was created by hand: the rotation waits, is listed as parked, and an operator lets it retry."""
@@ -440,11 +440,11 @@ async def test_an_executor_serves_its_figures_and_the_sdks(
         httpx.AsyncClient(base_url=f"http://{address}", trust_env=False) as http,
         asyncio.timeout(60),
     ):
-        told = ""
-        while 'keyturn_executor_looks_total{result="ok"} 1.0' not in told or "\ntemporal_" not in told:
+        printed = ""
+        while 'keyturn_executor_looks_total{result="ok"} 1.0' not in printed or "\ntemporal_" not in printed:
             await asyncio.sleep(0.2)
             with suppress(httpx.TransportError):
-                told = (await http.get("/metrics")).text
+                printed = (await http.get("/metrics")).text
         assert (await http.get("/readyz")).json()["status"] == "ready"
 
 
@@ -503,10 +503,10 @@ async def test_an_executor_that_is_killed_beside_a_call_to_aws_leaves_one_new_ke
         outcome = await handle.result()
     assert (outcome.status, aws.keys(user)) == ("done", {outcome.new_key_id: "Active"})
     assert aws.stored(f"keyturn/{user}") == outcome.new_key_id
-    told = log.read_text()
+    printed = log.read_text()
     assert outcome.new_key_id is not None
-    assert aws.secret_of(user, outcome.new_key_id) not in told
-    assert not re.search("Traceback", told)
+    assert aws.secret_of(user, outcome.new_key_id) not in printed
+    assert not re.search("Traceback", printed)
 
 
 async def test_a_dry_run_by_command_shows_the_steps_of_each_job_and_why_another_would_not_be_begun(
@@ -528,11 +528,11 @@ async def test_a_dry_run_by_command_shows_the_steps_of_each_job_and_why_another_
         env=environment,
         stdout=asyncio.subprocess.PIPE,
     )
-    told = (await process.communicate())[0].decode()
+    printed = (await process.communicate())[0].decode()
     assert process.returncode == 0
-    assert f"{sound}\n  1. record the keys of {user}: {old}" in told
-    assert f"9. close {sound} as done" in told
-    assert f"{gone}  would not start: the job's key is not among the user's keys" in told
+    assert f"{sound}\n  1. record the keys of {user}: {old}" in printed
+    assert f"9. close {sound} as done" in printed
+    assert f"{gone}  would not start: the job's key is not among the user's keys" in printed
     assert [await state_of(engine, job_id) for job_id in (sound, gone)] == ["open", "open"]
     assert set(network.calls) <= {"ListAccessKeys", "GetAccessKeyLastUsed", "GetCallerIdentity"}
 
@@ -549,7 +549,7 @@ def test_an_executor_of_production_keeps_no_secret_in_a_file(monkeypatch: pytest
     monkeypatch.setenv("KEYTURN_EXECUTOR_GRACE_HOURS", "-1")
     with pytest.raises(SettingsInvalid) as caught:
         load_executor_settings()
-    told = str(caught.value)
+    printed = str(caught.value)
     for name in ("KEYTURN_EXECUTOR_SECRETS", "KEYTURN_EXECUTOR_SECRET_NAME", "KEYTURN_EXECUTOR_GRACE_HOURS"):
-        assert f"{name}: " in told
-    assert "hunter2" not in told
+        assert f"{name}: " in printed
+    assert "hunter2" not in printed

@@ -566,7 +566,7 @@ async def test_a_cap_of_keys_a_second_holds_a_run(
     assert took > 2  # at once it takes less than a second
 
 
-async def test_a_page_that_cannot_be_judged_waits_for_a_person_and_a_run_that_was_ended_is_told(
+async def test_a_page_that_cannot_be_judged_waits_for_a_person_and_a_run_that_was_ended_is_reported(
     temporal: Client, queue: str, sqlite: URL, run_id: str, tmp_path: Path
 ) -> None:
     """The question is encrypted under a key that this worker does not hold: nothing is asked, and nothing is lost."""

@@ -281,8 +281,8 @@ async def test_a_worker_delivers_where_its_settings_say(
     [(name, secret)] = KEYS.items()
     log = tmp_path / "worker.log"
     async with receiver.served() as address:
-        told = {"KEYTURN_WEBHOOK_URL": address, "KEYTURN_WEBHOOK_KEYS": f"{name}:{secret.get_secret_value()}"}
-        async with child([sys.executable, "-m", "keyturn.workers"], environment=environment | told, log=log):
+        of_webhook = {"KEYTURN_WEBHOOK_URL": address, "KEYTURN_WEBHOOK_KEYS": f"{name}:{secret.get_secret_value()}"}
+        async with child([sys.executable, "-m", "keyturn.workers"], environment=environment | of_webhook, log=log):
             _, outcome = await rotate(temporal, request(), task_queue=queue, wait_seconds=60)
             assert isinstance(outcome, JobCreated)
             handle = temporal.get_workflow_handle(delivery_id(outcome.job_id), result_type=str)

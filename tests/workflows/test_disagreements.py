@@ -75,11 +75,11 @@ async def test_the_screen_says_at_once_that_rule_and_model_disagree(temporal: Cl
         _, outcome = await rotate(temporal, here.asked, task_queue=here.queue, wait_seconds=30)
         assert isinstance(outcome, WaitingForPerson)
         assert (outcome.status, exit_status(outcome)) == ("disagreement", 5)
-        told, lines = as_object("id", outcome), "\n".join(as_lines("id", outcome))
-        assert [one["decision"] for one in told["readings"]] == ["not_eligible", "not_eligible"]
+        printed, lines = as_object("id", outcome), "\n".join(as_lines("id", outcome))
+        assert [one["decision"] for one in printed["readings"]] == ["not_eligible", "not_eligible"]
         assert "by rule: eligible under P-7@1" in lines
         assert "by model: scripted m-1 said not eligible (contradicts_evidence)" in lines
-        digest = str(told["digest"])
+        digest = str(printed["digest"])
         await answer(here.handle, "deny", Denial(approver="omar", digest=digest, reason="retired already"))
         ended = await outcome_of(here.handle)
         assert isinstance(ended, Rejected)

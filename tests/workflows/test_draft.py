@@ -48,8 +48,8 @@ from tests.support.simulated import SimulatorControl
 
 def asked(**changed: Any) -> DraftRequest:
     fields = {"account_id": "acct_1", "policy_lines": (P7,), "question": "May it?", "decision": "eligible"}
-    told = {"rotation_window_days": 30, "trace_id": f"trace_{uuid.uuid4().hex}", "user_id": "luna", "max_retries": 0}
-    return DraftRequest(**fields | told | changed)
+    given = {"rotation_window_days": 30, "trace_id": f"trace_{uuid.uuid4().hex}", "user_id": "luna", "max_retries": 0}
+    return DraftRequest(**fields | given | changed)
 
 
 class Desk:

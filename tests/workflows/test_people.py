@@ -142,7 +142,7 @@ async def test_asking_for_a_parked_rotation_says_at_once_what_it_waits_for(
 async def test_a_word_that_no_worker_takes_in_time_may_still_be_taken(
     temporal: Client, sqlite_store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The caller is not told that nothing changed: a worker that comes later finds it."""
+    """The caller does not learn that nothing changed: a worker that comes later finds it."""
     async with desk(temporal, Script(QuotaExhausted("x")), sqlite_store) as here:
         await here.at("parked")
     # Long enough for the server to have it, on a machine that has other work, too.
@@ -227,13 +227,13 @@ async def test_a_cancellation_that_comes_when_the_job_is_made_does_not_unsay_it(
         """The real store; its trail records persons' actions only once it may."""
 
         def __init__(self) -> None:
-            self.told = asyncio.Event()
+            self.withdrawn = asyncio.Event()
 
         async def create_once(self, order: JobOrder, *, idempotency_key: str, fence: int) -> RotationJob:
             return await sqlite_store.create_once(order, idempotency_key=idempotency_key, fence=fence)
 
         async def record_event(self, *arguments: Any, **named: Any) -> None:
-            await self.told.wait()
+            await self.withdrawn.wait()
             await sqlite_store.record_event(*arguments, **named)
 
     claims = SlowTrail()
@@ -245,7 +245,7 @@ async def test_a_cancellation_that_comes_when_the_job_is_made_does_not_unsay_it(
         async with asyncio.timeout(20):
             while not await _was_cancelled(here.handle):
                 await asyncio.sleep(0.02)
-        claims.told.set()
+        claims.withdrawn.set()
         assert isinstance(await outcome_of(here.handle), JobCreated)
         assert await trail(sqlite_store, here) == [("parked", "keyturn"), ("resumed", OMAR), ("created", "luna")]
 

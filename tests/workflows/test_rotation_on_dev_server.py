@@ -309,10 +309,10 @@ async def test_who_is_over_the_token_limit_is_told_until_when_and_is_let_in_then
     limit = Limit(times=1, wait=timedelta(seconds=3))
     async with worker_on(temporal, queue, provider, sqlite_store, guard=guarded(tokens=limit)):
         asked = request()
-        _, told = await rotate(temporal, asked, task_queue=queue, wait_seconds=1)
+        _, limited = await rotate(temporal, asked, task_queue=queue, wait_seconds=1)
         attached, outcome = await rotate(temporal, asked, task_queue=queue, wait_seconds=30)
-    assert isinstance(told, LimitedUntil)
-    assert abs(told.retry_at - limit.until) < timedelta(seconds=1)
-    assert exit_status(told) == 4
+    assert isinstance(limited, LimitedUntil)
+    assert abs(limited.retry_at - limit.until) < timedelta(seconds=1)
+    assert exit_status(limited) == 4
     assert attached
     assert isinstance(outcome, JobCreated)
