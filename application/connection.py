@@ -12,7 +12,8 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from keyturn.application.encryption import encryption_plugin
 from keyturn.errors import KeyturnError
-from keyturn.keyring import Keyring, keyring_from_environment
+from keyturn.keyring import Keyring
+from keyturn.keyring_files import keyring_from_environment
 
 
 class TemporalUnreachable(KeyturnError):

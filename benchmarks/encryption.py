@@ -20,7 +20,7 @@ from keyturn.application.encryption import EncryptionCodec, names_of
 from keyturn.application.requests import id_of
 from keyturn.database import database_url, open_database
 from keyturn.jobs.store import JobStore
-from keyturn.keyring import new_keyring_text, parse_keyring
+from keyturn.keyring_files import new_keyring_text, parse_keyring
 from keyturn.lab.stack.temporal import dev_server
 from keyturn.web.serving import served
 from keyturn.workers.codec import CodecServer

@@ -25,7 +25,7 @@ from keyturn.cache.sql import SqlCache
 from keyturn.calls import CallRecord
 from keyturn.database import database_url, open_database
 from keyturn.jobs.store import JobStore
-from keyturn.keyring import new_keyring_text, parse_keyring
+from keyturn.keyring_files import new_keyring_text, parse_keyring
 from keyturn.lab.stack.embedded import simulator_process
 from keyturn.lab.stack.temporal import dev_server
 from keyturn.ledger.prices import RateCard

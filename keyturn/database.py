@@ -3,24 +3,17 @@
 import asyncio
 import contextlib
 import re
-import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from sqlalchemy import (
     BigInteger,
-    ColumnElement,
-    DateTime,
-    Dialect,
     Integer,
     MetaData,
     String,
     Table,
-    TypeDecorator,
     event,
-    func,
     make_url,
     text,
 )
@@ -29,7 +22,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from keyturn.errors import DatabaseReadOnly, JobStoreRefused, JobStoreUnavailable, SettingsInvalid, ValueRefused
+from keyturn.database_errors import map_driver_error
+from keyturn.errors import SettingsInvalid
 
 # How long one SQLite writer waits for another process's lock. Longer than any of our transactions, shorter than the
 # activity's start-to-close timeout, so that a stuck lock is reported and not cut off.
@@ -56,44 +50,6 @@ metadata = MetaData(
 # As long as an ARN with IAM's longest path. SQLite stores texts of any length; a figure would rebuild its tables.
 account_name = String(640).with_variant(String(256), "sqlite")
 row_id = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only for INTEGER
-
-
-class Moment(TypeDecorator[datetime]):
-    """A moment in UTC. SQLite stores no time zone, so what it returns is given its own again."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """To the database: in UTC, whatever zone it came in."""
-        return None if value is None else value.astimezone(UTC)
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """From the database: with UTC as its zone."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-# As SQLAlchemy writes a moment on SQLite, so that they compare as text; strftime knows milliseconds.
-_SQLITE_MOMENT = "%Y-%m-%d %H:%M:%f000"
-
-
-def moment_from_now(span: timedelta | ColumnElement[Any], *, on_postgresql: bool) -> ColumnElement[Any]:
-    """Return the moment so long from now, by the database's clock: a process's own may be days off.
-
-    Args:
-        span: how long; or a parameter for it, whose value is what `span_of` returns.
-        on_postgresql: whether the statement is for PostgreSQL; else it is for SQLite.
-    """
-    if on_postgresql:
-        return func.now() + span
-    return func.strftime(_SQLITE_MOMENT, "now", span_of(span, False) if isinstance(span, timedelta) else span)
-
-
-def span_of(span: timedelta | None, on_postgresql: bool) -> timedelta | str | None:
-    """Return a span as `moment_from_now` takes it for a parameter."""
-    return span if on_postgresql or span is None else f"{span.total_seconds():+.3f} seconds"
 
 
 def database_url(value: str) -> URL:
@@ -193,41 +149,6 @@ async def transaction(engine: AsyncEngine, *, whole: bool = False) -> AsyncItera
             yield connection
     except (DBAPIError, PoolTimeout, OSError) as error:  # asyncio's TimeoutError is an OSError
         raise map_driver_error(error) from error
-
-
-# SQLSTATE (https://www.postgresql.org/docs/current/errcodes-appendix.html): what no second try fixes. A read-only
-# transaction (25006) is a server that has just become a standby, and a unique value (23505) a race: those pass.
-_NOT_ALLOWED = {"28000", "28P01", "3D000", "42501", "42P01", "42703", "3F000"}
-_NOT_STORED = {"23502", "23514"}
-# When a connection is refused, there is no code, and libpq's words are the server's.
-_NOT_LET_IN = re.compile(
-    r"FATAL:.*(?:authentication failed|does not exist|permission denied|no pg_hba.conf entry)", re.DOTALL
-)
-# libpq's words where target_session_attrs asks for a primary, and none of the hosts is one.
-_NO_PRIMARY = re.compile(r"session is read-only|server is in hot standby mode")
-_SQLITE_NOT_ALLOWED = re.compile(r"readonly|unable to open|not a database|malformed|no such (?:table|column)")
-_SQLITE_NOT_STORED = re.compile(r"NOT NULL|CHECK constraint|datatype mismatch|too big")
-
-
-def map_driver_error(error: Exception) -> JobStoreUnavailable:
-    """Return our error for a driver's error. The message repeats the driver's text only where that names no value."""
-    own = getattr(error, "orig", None) or error
-    state = getattr(own, "sqlstate", None) or ""
-    said = str(own)
-    of_sqlite = isinstance(own, sqlite3.Error)
-    if state in _NOT_ALLOWED or _NOT_LET_IN.search(said) or (of_sqlite and _SQLITE_NOT_ALLOWED.search(said)):
-        return JobStoreRefused(f"the database refuses: {_first_line(said)}")
-    if state.startswith("22") or state in _NOT_STORED or (of_sqlite and _SQLITE_NOT_STORED.search(said)):
-        return ValueRefused(f"the database refuses a value: {state or type(own).__name__}")
-    if state == "25006" or _NO_PRIMARY.search(said):  # it passes during a failover, and never at a replica
-        return DatabaseReadOnly("the database is read-only: a replica, or a failover is under way")
-    # SQLite's own messages name tables and no values: that it is locked, or the disk full.
-    cause = _first_line(said) if isinstance(own, sqlite3.OperationalError) else type(error).__name__
-    return JobStoreUnavailable(f"the database did not answer: {cause}")
-
-
-def _first_line(said: str) -> str:
-    return (said.strip().splitlines() or [""])[0][:200]
 
 
 def answers(engine: AsyncEngine) -> Callable[[], Coroutine[Any, Any, None]]:

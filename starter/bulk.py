@@ -155,9 +155,9 @@ def _source(file: Path, *, task: str, policies: tuple[str, ...], user_id: str, g
 
 async def _load(engine: "AsyncEngine", source: BulkSource, order: BulkOrder, rejected: Any, digest: str) -> "Run":
     from keyturn.bulk.store import BulkStore
-    from keyturn.keyring import keyring_from_environment
+    from keyturn.keyring_files import keyring_from_environment
     from keyturn.workers.bulk import load_source, run_encryption
-    from keyturn.workers.settings import load_local_settings
+    from keyturn.workers.local_settings import load_local_settings
     from keyturn.workflows.bulk import bulk_id
 
     catalogue = load_local_settings().load_catalogue()
@@ -197,7 +197,7 @@ def _run(order: BulkOrder, *, watch: bool, asks: int, as_json: bool) -> dict[str
     from keyturn.application.connection import connect, map_refusals
     from keyturn.application.runs import follow, start_run
     from keyturn.progress import show_progress
-    from keyturn.workers.settings import load_local_settings
+    from keyturn.workers.local_settings import load_local_settings
 
     async def run() -> dict[str, Any]:
         with map_refusals():

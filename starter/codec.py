@@ -5,7 +5,7 @@ import signal
 
 import click
 
-from keyturn.keyring import keyring_from_environment, new_key_line, new_keyring_text
+from keyturn.keyring_files import keyring_from_environment, new_key_line, new_keyring_text
 from keyturn.tokens import parse_tokens
 from keyturn.workers.codec_settings import load_codec_settings, parse_hosts, parse_origins
 
@@ -20,7 +20,7 @@ def codec() -> None:
     """
     from keyturn.web.serving import served
     from keyturn.workers.codec import CodecServer
-    from keyturn.workers.settings import load_local_settings
+    from keyturn.workers.local_settings import load_local_settings
     from keyturn.workers.telemetry import configure_logging
 
     settings, keyring = load_codec_settings(), keyring_from_environment()

@@ -13,8 +13,8 @@ T = TypeVar("T")
 def with_database(work: Callable[["AsyncEngine"], Awaitable[T]], *, pool_size: int = 1) -> T:
     """Return what `work` does with the database of DATABASE_URL, whose schema must be current."""
     from keyturn.database import open_database
+    from keyturn.workers.local_settings import load_database_url
     from keyturn.workers.schema import check_schema
-    from keyturn.workers.settings import load_database_url
 
     async def run() -> T:
         engine = open_database(url, pool_size=pool_size)

@@ -54,7 +54,7 @@ def resend(job_id: str | None, tenant: str, everything: bool) -> None:
         from keyturn.application.connection import connect, map_refusals
         from keyturn.jobs.outbox import Outbox
         from keyturn.workers.deliveries import DeliveryStarts
-        from keyturn.workers.settings import load_local_settings
+        from keyturn.workers.local_settings import load_local_settings
 
         wanted = [row["job_id"] for row in await _dead(engine, tenant) if everything or row["job_id"] == job_id]
         if not wanted and not everything:

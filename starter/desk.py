@@ -36,9 +36,9 @@ def desk() -> None:
     """
     from keyturn.desk.app import desk_application
     from keyturn.desk.settings import load_desk_settings, parse_networks
-    from keyturn.keyring import keyring_from_environment
+    from keyturn.keyring_files import keyring_from_environment
     from keyturn.web.serving import served
-    from keyturn.workers.settings import load_local_settings
+    from keyturn.workers.local_settings import load_local_settings
     from keyturn.workers.telemetry import configure_logging
 
     settings = load_desk_settings()
@@ -180,9 +180,9 @@ def _with_desk(tenant: str, work: "Callable[[Desk, Any], Awaitable[T]]") -> T:
     from keyturn.application.connection import connect, map_refusals
     from keyturn.database import open_database
     from keyturn.desk.desk import Desk
-    from keyturn.keyring import keyring_from_environment
+    from keyturn.keyring_files import keyring_from_environment
+    from keyturn.workers.local_settings import load_local_settings
     from keyturn.workers.schema import check_schema
-    from keyturn.workers.settings import load_local_settings
 
     settings, keyring = load_local_settings(), keyring_from_environment()
     catalogue = settings.load_catalogue()

@@ -21,8 +21,9 @@ def executor(dry_run: bool) -> None:
       keyturn executor --dry-run
       AWS_PROFILE=rotator keyturn executor
     """
-    from keyturn.workers.executor import load_executor_settings, plans, run_executor
-    from keyturn.workers.settings import load_local_settings
+    from keyturn.workers.executor import plans, run_executor
+    from keyturn.workers.executor_settings import load_executor_settings
+    from keyturn.workers.local_settings import load_local_settings
     from keyturn.workers.telemetry import configure_logging
 
     settings = load_executor_settings()

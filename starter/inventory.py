@@ -56,7 +56,7 @@ def check(file: Path, policies: tuple[str, ...], as_json: bool, rejects: Path | 
     from keyturn.inventory.read import read, recognise_source
     from keyturn.inventory.rejects import Rejects
     from keyturn.progress import outcome_in_words
-    from keyturn.workers.settings import load_local_settings
+    from keyturn.workers.local_settings import load_local_settings
 
     read_as = _inventory(file, given)
     catalogue = load_local_settings().load_catalogue() if policies else None

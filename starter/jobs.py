@@ -193,7 +193,7 @@ def serve() -> None:
     from keyturn.jobs.leases import JobLeases
     from keyturn.web.serving import served
     from keyturn.workers.jobs_api import jobs_application
-    from keyturn.workers.settings import load_local_settings
+    from keyturn.workers.local_settings import load_local_settings
     from keyturn.workers.telemetry import configure_logging
 
     settings = load_jobs_settings()

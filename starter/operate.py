@@ -33,7 +33,7 @@ def migrate() -> None:
       DATABASE_URL=postgresql://keyturn@db/keyturn keyturn migrate
     """
     from keyturn.workers import schema
-    from keyturn.workers.settings import load_database_url
+    from keyturn.workers.local_settings import load_database_url
 
     before, after = schema.migrate(load_database_url())
     click.echo(
@@ -82,7 +82,7 @@ def audit(workflow_id: str, tenant: ShortIdentifier, as_json: bool) -> None:
       keyturn audit rotate:default:acct_10234:key_01:P-7@1
     """
     from keyturn.jobs.store import JobStore
-    from keyturn.keyring import keyring_from_environment
+    from keyturn.keyring_files import keyring_from_environment
     from keyturn.starter.database import with_database
     from keyturn.workflows.identity import stored_id
 

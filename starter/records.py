@@ -129,7 +129,7 @@ def clear(task: str | None, prompt_version: str | None, catalogue_version: str |
     """
     from keyturn.cache.sql import SqlCache
     from keyturn.database import open_database
-    from keyturn.workers.settings import load_local_settings
+    from keyturn.workers.local_settings import load_local_settings
 
     async def forget() -> int:
         settings = load_local_settings()
@@ -191,7 +191,7 @@ def ask(task: str, file: Path) -> None:
 def _from_ledger(read: Callable[[Any], Awaitable[T]]) -> T:
     from keyturn.database import open_database
     from keyturn.ledger.store import LedgerStore
-    from keyturn.workers.settings import load_database_url
+    from keyturn.workers.local_settings import load_database_url
 
     async def run() -> T:
         engine = open_database(load_database_url(), pool_size=1)
@@ -205,8 +205,8 @@ def _from_ledger(read: Callable[[Any], Awaitable[T]]) -> T:
 
 
 def _check_schema() -> None:
+    from keyturn.workers.local_settings import load_database_url
     from keyturn.workers.schema import check_schema
-    from keyturn.workers.settings import load_database_url
 
     check_schema(load_database_url())
 

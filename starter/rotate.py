@@ -92,7 +92,7 @@ def rotate(
         --question "May the stale key be rotated?" --wait 20 --json
     """
     from keyturn.application.requests import build_request, id_of
-    from keyturn.keyring import keyring_from_environment
+    from keyturn.keyring_files import keyring_from_environment
     from keyturn.policy.catalogue import load_catalogue
 
     if math.isnan(wait_seconds):

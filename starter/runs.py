@@ -128,10 +128,10 @@ async def _report(
     from keyturn.bulk.report import Figures, items_of_run
     from keyturn.bulk.report_page import page_of
     from keyturn.bulk.store import BulkStore
-    from keyturn.keyring import keyring_from_environment
+    from keyturn.keyring_files import keyring_from_environment
     from keyturn.progress import outcome_in_words
     from keyturn.workers.bulk import run_encryption
-    from keyturn.workers.settings import load_local_settings
+    from keyturn.workers.local_settings import load_local_settings
 
     store, decrypt = BulkStore(engine), run_encryption(keyring_from_environment()).decrypt
     run = await store.run(run_id, tenant_id=tenant)

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
-import keyturn.keyring
+import keyturn.keyring_files
 from keyturn.application.encryption import encryption_converter
 from keyturn.application.namespace import add_search_attributes
 from keyturn.database import database_url, open_database
@@ -53,7 +53,7 @@ _SETTINGS = (
 for _name in [name for name in os.environ if name.startswith(_SETTINGS)]:
     del os.environ[_name]
 # Nor the keys that `make dev` keeps here: a test that leaned on them would fail in a fresh clone.
-keyturn.keyring.DEVELOPMENT_FILE = Path("tests/nobody/.keyturn/payload_keys")
+keyturn.keyring_files.DEVELOPMENT_FILE = Path("tests/nobody/.keyturn/payload_keys")
 
 
 @pytest.hookimpl(wrapper=True)

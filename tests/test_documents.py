@@ -24,7 +24,7 @@ from keyturn.lab.documentation.settings import setting_descriptions
 from keyturn.lab.stack.embedded import Stack
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.workers.codec_settings import CodecSettings
-from keyturn.workers.executor import ExecutorSettings
+from keyturn.workers.executor_settings import ExecutorSettings
 from keyturn.workers.jobs_settings import JobsSettings
 from keyturn.workers.settings import settings_variables
 

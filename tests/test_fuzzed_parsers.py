@@ -32,7 +32,7 @@ from keyturn.errors import KeyturnError
 from keyturn.inventory.read import read
 from keyturn.inventory.scans import read_scans
 from keyturn.inventory.source import Inventory
-from keyturn.keyring import parse_keyring
+from keyturn.keyring_files import parse_keyring
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.endpoint import Timeouts
 from keyturn.llm.http import HttpModelClient
@@ -44,7 +44,7 @@ from keyturn.policy.catalogue import load_catalogue
 from keyturn.settings import host_and_port
 from keyturn.tasks.registry import load_tasks
 from keyturn.tokens import parse_tokens
-from keyturn.workers.settings import read_rate_card
+from keyturn.workers.rate_card import read_rate_card
 from tests.support.boundaries import WIRES, endpoint, guarded
 from tests.support.cases import request
 from tests.support.keys import KEYRING, KEYS_TEXT

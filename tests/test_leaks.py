@@ -26,7 +26,7 @@ from keyturn.lab.stack.processes import child, free_port
 from keyturn.lab.stack.temporal import dev_server
 from keyturn.rotations.contracts import Abandonment, Approval, Denial, Resumption, RotationRequest
 from keyturn.rotations.outcomes import RotationOutcome
-from keyturn.workers.settings import PLACEHOLDER_KEY
+from keyturn.workers.settings_faults import PLACEHOLDER_KEY
 from tests.support.cases import NOW, P7
 from tests.support.keys import KEYS_TEXT, NEWER, ring
 from tests.support.privacy import stored_by_temporal

@@ -8,15 +8,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
-from temporalio.common import Priority, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.client import Client
 from temporalio.worker import Worker, WorkerDeploymentConfig
 
 from keyturn.activities.judge_page import JudgePage
-from keyturn.application.connection import TemporalUnreachable
-from keyturn.application.encryption import names_of
-from keyturn.application.runs import BULK_PRIORITY
 from keyturn.application.versioning import UNPINNED
 from keyturn.bulk.contracts import BulkOrder, BulkPage, BulkSource, PageResult, RunProgress, RunResult
 from keyturn.bulk.load import digest_of, items_of, load, scan_items
@@ -33,13 +28,8 @@ from keyturn.inventory.source import Inventory, Row
 from keyturn.keyring import EncryptedTexts, Keyring
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.line import digest_of_lines
-from keyturn.rotations.contracts import RotationRequest
-from keyturn.rotations.outcomes import CompletedOutcome
 from keyturn.workflows.bulk import BULK_QUEUE, DUE_QUEUE
-from keyturn.workflows.identity import workflow_id_of
 from keyturn.workflows.registry import OF_DUE_QUEUE
-from keyturn.workflows.rotation import RotationWorkflow
-from keyturn.workflows.visibility import DISAGREEMENT, PARKED, attributes_at_start
 
 # Rotations of a run that are worked on at once: measured, a person's rotation beside a run then takes some two times as
 # long as alone, and three to five times if a run's rotations come all at once.
@@ -51,60 +41,6 @@ PAGE_SIZE = BulkOrder.model_fields["page_size"].default
 def run_encryption(keyring: Keyring) -> EncryptedTexts:
     """Return what encrypts the texts of runs; each opens only in its own run."""
     return EncryptedTexts(keyring, "keyturn-run-v1")
-
-
-class RunRotations:
-    """Starts the rotations that a run finds due, on their own queue beside `task_queue`."""
-
-    def __init__(self, client: Client, task_queue: str) -> None:
-        self._client = client
-        self._task_queue = task_queue + DUE_QUEUE
-        self._names = names_of(client)
-
-    async def start(self, request: RotationRequest) -> str:
-        """Start a rotation, unless it runs; returns its workflow id."""
-        key, lines = request.credential.key_id, request.policy_lines
-        workflow_id = workflow_id_of(request.tenant_id, request.account_id, key, lines, self._names)
-        try:
-            await self._client.start_workflow(
-                RotationWorkflow.run,
-                request,
-                id=workflow_id,
-                task_queue=self._task_queue,
-                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                # What it answered before was on other evidence; and if it created its job, it finds that again.
-                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-                search_attributes=attributes_at_start(request, self._names),
-                static_summary=f"rotation under {', '.join(str(line) for line in lines)}",
-                priority=Priority(priority_key=BULK_PRIORITY, fairness_key=request.tenant_id),
-            )
-        except RPCError as error:
-            raise TemporalUnreachable(f"the rotation was not started: {error.status.name.lower()}") from None
-        return workflow_id
-
-    async def look(self, workflow_id: str) -> str | None:
-        """Return how a rotation ended, `waiting` or `disagreement` if it waits for a person, None if it is in progress.
-
-        A rotation that Temporal has forgotten created no job, or its row would have been found: it is `failed`.
-        """
-        handle: WorkflowHandle[RotationWorkflow, CompletedOutcome]
-        handle = self._client.get_workflow_handle_for(RotationWorkflow.run, workflow_id)
-        try:
-            description = await handle.describe()
-            if description.status is WorkflowExecutionStatus.RUNNING:
-                kind = description.typed_search_attributes.get(PARKED)
-                return kind if kind in {None, DISAGREEMENT} else "waiting"
-            if description.status is WorkflowExecutionStatus.COMPLETED:
-                return (await handle.result()).status
-        except WorkflowFailureError:
-            return "failed"
-        except RPCError as error:
-            if error.status is RPCStatusCode.NOT_FOUND:
-                return "failed"
-            raise TemporalUnreachable(
-                f"the status of a rotation could not be read: {error.status.name.lower()}"
-            ) from None
-        return "failed"
 
 
 class BulkRunActivities:

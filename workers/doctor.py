@@ -16,10 +16,11 @@ from keyturn.console import counted
 from keyturn.database import open_database
 from keyturn.errors import JobStoreUnavailable, KeyturnError
 from keyturn.key_use import LIMIT, REPLACE, KeyUse, keys_to_replace
-from keyturn.keyring import keyring_from_environment
+from keyturn.keyring_files import keyring_from_environment
 from keyturn.workers.live import Finding, ask_endpoints
+from keyturn.workers.local_settings import load_database_url, load_local_settings
 from keyturn.workers.schema import check_schema
-from keyturn.workers.settings import Settings, load_database_url, load_local_settings, load_settings
+from keyturn.workers.settings import Settings, load_settings
 
 
 async def examine(*, live: bool = False) -> list[Finding]:

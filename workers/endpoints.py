@@ -12,12 +12,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, Va
 
 from keyturn.errors import SettingsInvalid
 from keyturn.ledger.prices import Rate, price_lists
-from keyturn.llm.boundary import RULE
+from keyturn.llm.bodies import OPTIONAL_FIELDS
 from keyturn.llm.endpoint import Endpoint
-from keyturn.llm.http import OPTIONAL_FIELDS
 from keyturn.llm.keys import FixedKey, KeySource, command_key, file_key
 from keyturn.llm.provider import Provider
 from keyturn.llm.providers import load_providers
+from keyturn.llm.records import RULE
 from keyturn.settings import http_url, is_one_word
 
 # Records, metrics and the cache name an endpoint so.

@@ -6,11 +6,9 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
-from typing import Annotated, Literal
 
 import structlog
 from prometheus_client import CollectorRegistry
-from pydantic import AfterValidator, Field, ValidationError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import (
@@ -26,20 +24,18 @@ from temporalio.worker import Worker
 from keyturn.activities.rotate_access_key import RotateAccessKey
 from keyturn.application.connection import connect
 from keyturn.application.versioning import UNPINNED
-from keyturn.contracts import CredentialKind, ShortIdentifier
+from keyturn.contracts import CredentialKind
 from keyturn.database import answers, open_database
 from keyturn.errors import KeyturnError, SettingsInvalid
 from keyturn.execution.contracts import ExecutorSteps, KeyRotationOrder, KeyRotationOutcome
 from keyturn.execution.errors import AnotherAccount, ExecutorError
 from keyturn.executors import load_executors
 from keyturn.jobs.errors import UnknownJob
-from keyturn.jobs.executor import SecretTarget
 from keyturn.jobs.leases import JobLeases
-from keyturn.settings import field_faults, host_and_port
-from keyturn.targets import load_targets
 from keyturn.web.applications import open_server
 from keyturn.web.problems import where
 from keyturn.web.serving import served
+from keyturn.workers.executor_settings import ExecutorSettings
 from keyturn.workers.metrics import ExecutorMetrics
 from keyturn.workers.monitoring import (
     free_loopback_port,
@@ -49,7 +45,6 @@ from keyturn.workers.monitoring import (
     temporal_answers,
 )
 from keyturn.workers.schema import check_schema
-from keyturn.workers.settings import LocalSettings
 from keyturn.workflows.access_key import RotateAccessKeyWorkflow, execution_id
 from keyturn.workflows.registry import OF_EXECUTORS
 from keyturn.workflows.visibility import TENANT
@@ -59,105 +54,6 @@ LOOK_SECONDS = 30.0  # a rotation takes days: its first half minute delays no on
 LOOK_AT_ONCE = 100  # of the most urgent jobs; the next ones at the next look
 LEFT_SECONDS = 3_600.0  # a key does not change its account; an hour, for a user that is made after its job
 STEPS_AT_ONCE = 8  # IAM throttles an account far below what a worker could ask
-
-
-def _target(value: str) -> str:
-    name, _, place = value.partition(":")
-    target = load_targets().get(name)
-    if target is None or bool(place) != bool(target.place):
-        raise ValueError(f"is none of {', '.join(one.usage for one in load_targets().values())}")
-    return value
-
-
-def _executor(value: str) -> str:
-    if value not in load_executors():
-        raise ValueError(f"is none of {', '.join(load_executors())}")
-    return value
-
-
-def _expect_template(value: str) -> str:
-    if value.count("{user}") != 1 or value.replace("{user}", "").strip("abcdefghijklmnopqrstuvwxyz0123456789/_+=.@-"):
-        raise ValueError("must have letters, digits and /_+=.@- only, with {user} once, such as keyturn/{user}")
-    return value
-
-
-class ExecutorSettings(LocalSettings):
-    """The executor's settings; those of its cloud are read by that one's library."""
-
-    environment: Literal["development", "production"] = Field(
-        default="development", alias="KEYTURN_ENVIRONMENT", description="Production refuses secrets in files."
-    )
-    tenant: ShortIdentifier = Field(
-        default="default", alias="KEYTURN_TENANT", description="The tenant whose jobs the executor executes."
-    )
-    executor: Annotated[str, AfterValidator(_executor)] = Field(
-        default="aws", alias="KEYTURN_EXECUTOR", description="The executor: the cloud whose keys it rotates."
-    )
-    secrets: Annotated[str, AfterValidator(_target)] = Field(
-        default="secretsmanager",
-        alias="KEYTURN_EXECUTOR_SECRETS",
-        description="The secret target: secretsmanager, or file:FOLDER in development.",
-    )
-    secret_name: Annotated[str, AfterValidator(_expect_template)] = Field(
-        default="keyturn/{user}",
-        alias="KEYTURN_EXECUTOR_SECRET_NAME",
-        description="The name under which a secret is stored, with {user} in it once.",
-    )
-    monitoring_address: Annotated[str, AfterValidator(host_and_port)] | None = Field(
-        default=None, alias="KEYTURN_MONITORING_ADDRESS", description="HOST:PORT for /metrics, /healthz and /readyz."
-    )
-    # A day: most programs read their secrets anew with a daily restart or sooner.
-    overlap_hours: float = Field(
-        default=24,
-        alias="KEYTURN_EXECUTOR_OVERLAP_HOURS",
-        ge=0,
-        le=2_160,
-        description="The hours for which both keys work.",
-    )
-    # A week includes what runs only on one of its days.
-    grace_hours: float = Field(
-        default=168,
-        alias="KEYTURN_EXECUTOR_GRACE_HOURS",
-        ge=0,
-        le=2_160,
-        description="The hours for which the old key is inactive before it is deleted.",
-    )
-
-    @property
-    def kind(self) -> CredentialKind:
-        """The kind of credential whose jobs are executed."""
-        return load_executors()[self.executor].kind
-
-    @property
-    def target(self) -> SecretTarget:
-        """Where new secrets go."""
-        return load_targets()[self.secrets.partition(":")[0]]
-
-    def queue(self, cloud_account: str) -> str:
-        """Return its own task queue: no other worker has this AWS account's credentials."""
-        return f"{self.task_queue}-executor-{cloud_account}"
-
-    def order(self, job_id: str, cloud_account: str) -> KeyRotationOrder:
-        """Return the order to carry a job out in an AWS account."""
-        return KeyRotationOrder(
-            job_id=job_id,
-            tenant_id=self.tenant,
-            cloud_account=cloud_account,
-            overlap=timedelta(hours=self.overlap_hours),
-            grace=timedelta(hours=self.grace_hours),
-        )
-
-
-def load_executor_settings() -> ExecutorSettings:
-    """Return the settings; raises SettingsInvalid with every fault, and no value of any."""
-    try:
-        settings = ExecutorSettings()
-    except ValidationError as error:
-        raise SettingsInvalid("\n".join(field_faults(error))) from None
-    if settings.environment == "production" and not settings.target.for_production:
-        fit = ", ".join(target.usage for target in load_targets().values() if target.for_production)
-        raise SettingsInvalid(f"KEYTURN_EXECUTOR_SECRETS: production refuses {settings.target.usage}: use {fit}")
-    return settings
 
 
 class Executions:

@@ -14,11 +14,12 @@ from keyturn.application.connection import connect, map_refusals
 from keyturn.application.versioning import builds
 from keyturn.web.serving import served
 from keyturn.workers import tracing
+from keyturn.workers.builds import build_id_of
 from keyturn.workers.monitoring import free_loopback_port, sdk_metrics
 from keyturn.workers.schema import check_schema
 from keyturn.workers.settings import Settings, load_settings
 from keyturn.workers.telemetry import configure_logging
-from keyturn.workers.wiring import build_id_of, open_boundary, open_worker
+from keyturn.workers.wiring import open_boundary, open_worker
 
 _log = structlog.get_logger("keyturn.worker")
 

@@ -8,7 +8,8 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from keyturn import migrations
-from keyturn.database import CLIENT, map_driver_error
+from keyturn.database import CLIENT
+from keyturn.database_errors import map_driver_error
 from keyturn.errors import DatabaseReadOnly, SchemaNotCurrent
 
 # The lock by which one process migrates and the others wait: any number that no other program in the database takes.

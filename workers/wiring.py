@@ -1,14 +1,11 @@
 """The composition root: the only place that names concrete classes."""
 
 import asyncio
-import contextlib
-import subprocess
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -34,13 +31,11 @@ from keyturn.calls import CallRecord
 from keyturn.database import answers, open_database
 from keyturn.drafts.store import DraftStore
 from keyturn.drafts.writing import DraftWriting
-from keyturn.errors import JobStoreUnavailable
 from keyturn.jobs.channel import Receiver
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.store import JobStore
-from keyturn.key_use import LIMIT, REPLACE, KeyUse, keys_to_replace
-from keyturn.keyring import Keyring
+from keyturn.key_use import KeyUse
 from keyturn.ledger.recorder import recorder
 from keyturn.ledger.records import keyed_fingerprint, log_call
 from keyturn.ledger.spending import DailySpend
@@ -55,12 +50,15 @@ from keyturn.llm.routing import Target
 from keyturn.llm.wire import Usage
 from keyturn.policy.catalogue import Catalogue
 from keyturn.tasks.registry import load_tasks
-from keyturn.workers.bulk import BulkRunActivities, RunRotations, bulk_workers, run_encryption
+from keyturn.workers.builds import build_id_of
+from keyturn.workers.bulk import BulkRunActivities, bulk_workers, run_encryption
 from keyturn.workers.deliveries import DeliveryStarts, ReceiverDeliveries, abandon_old_deliveries, open_receivers, sweep
 from keyturn.workers.metrics import CallMetrics, JobMetrics
 from keyturn.workers.monitoring import Monitoring, temporal_answers
+from keyturn.workers.run_rotations import RunRotations
 from keyturn.workers.settings import Settings
 from keyturn.workers.tracing import provider_names, span_recorder
+from keyturn.workers.upkeep import count_encryptions, count_jobs, forget_expired
 from keyturn.workflows.identity import rotation_ids_of
 from keyturn.workflows.registry import OF_DELIVERIES, OF_WORKERS
 
@@ -68,8 +66,6 @@ _log = structlog.get_logger("keyturn.worker")
 
 # A deployment that stops a worker lets its calls end: 30 s outlast the default call (20 s and 5 s of margin).
 GRACEFUL_SHUTDOWN = timedelta(seconds=30)
-# A process that is killed loses a minute of a count that is compared with four thousand million.
-KEY_USE_SECONDS = 60.0
 
 Claims = Callable[[JobStore], JobClaims]
 
@@ -123,9 +119,9 @@ async def open_boundary(settings: Settings) -> AsyncIterator[WorkerContext]:
         ledger = await parts.enter_async_context(recorder(store))
         spend = DailySpend(settings.daily_spend_alert_usd, lambda since: store.total_spent(since=since))
         registry = CollectorRegistry()
-        counting = _count_jobs(JobLeases(engine), JobMetrics(registry))
-        key_use = _count_encryptions(settings.keyring, KeyUse(engine))
-        for background in (spend.watch(), _forget_expired(SqlCache(engine)), counting, key_use):
+        counting = count_jobs(JobLeases(engine), JobMetrics(registry))
+        key_use = count_encryptions(settings.keyring, KeyUse(engine))
+        for background in (spend.watch(), forget_expired(SqlCache(engine)), counting, key_use):
             parts.callback(asyncio.create_task(background).cancel)
         metrics = CallMetrics(registry, spent_today=lambda: float(spend.today_usd))
         for task in load_tasks():
@@ -246,24 +242,6 @@ def _runs(
     )
 
 
-def build_id_of(settings: Settings) -> str | None:
-    """Return the build that a worker's rotations are pinned to: as it is set or, in production, as git has it."""
-    return settings.build_id or (_git_commit() if settings.environment == "production" else None)
-
-
-def _git_commit() -> str | None:
-    """The commit of the checkout that this program runs from; None if it is installed elsewhere, or edited."""
-    folder = Path(__file__).resolve().parents[1]  # through the link keyturn/workers
-    if not (folder / ".git").exists():
-        return None
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        described = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return None if described.endswith("-dirty") else described
-
-
 def provider_of(settings: Settings, http: Any, target: Target) -> HttpModelClient:
     """Return what asks a target of a route."""
     endpoint = settings.endpoints[target.provider]
@@ -283,36 +261,6 @@ def _batches(settings: Settings, http: Any) -> dict[str, BatchClient]:
             if endpoint.takes_batches and batches is not None and task not in found:
                 found[task] = batches(http, endpoint, target.model)
     return found
-
-
-async def _forget_expired(cache: SqlCache) -> None:
-    """Delete expired cached responses, now and once an hour: a table does not forget by itself."""
-    while True:
-        with contextlib.suppress(JobStoreUnavailable):  # again in an hour; a lookup ignores them anyway
-            await cache.clear(expired_only=True)
-        await asyncio.sleep(3_600)
-
-
-async def _count_encryptions(keyring: Keyring, use: KeyUse) -> None:
-    """Write down how often each payload key has encrypted, once a minute, and say when one must be replaced."""
-    while True:
-        counted = keyring.take_encryptions()
-        try:
-            totals = await use.add(counted)
-        except JobStoreUnavailable:
-            keyring.give_back_encryptions(counted)
-        else:
-            for key_id in keys_to_replace(totals):
-                _log.warning("payload_key_worn", key_id=key_id, encryptions=totals[key_id], limit=LIMIT, hint=REPLACE)
-        await asyncio.sleep(KEY_USE_SECONDS)
-
-
-async def _count_jobs(leases: JobLeases, metrics: JobMetrics) -> None:
-    """Count open and overdue jobs, now and every half minute: what is due by the day need not be known sooner."""
-    while True:
-        with contextlib.suppress(JobStoreUnavailable):  # the figures stay as they are until the database answers again
-            metrics.show(await leases.count())
-        await asyncio.sleep(30)
 
 
 async def _guard(settings: Settings, store: LedgerStore, parts: AsyncExitStack) -> Guard:

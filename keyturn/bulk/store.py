@@ -14,7 +14,7 @@ from keyturn.bulk.errors import UnknownRun
 from keyturn.bulk.tables import bulk_batches, bulk_items, bulk_runs
 from keyturn.contracts import PolicyRef
 from keyturn.database import insert_of, transaction
-from keyturn.jobs.store import WITHDRAWN
+from keyturn.jobs.rows import WITHDRAWN
 from keyturn.jobs.tables import rotation_jobs
 
 PICO = 10**12

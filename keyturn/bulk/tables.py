@@ -2,7 +2,8 @@
 
 from sqlalchemy import JSON, BigInteger, Column, ForeignKey, Index, Integer, String, Table, Text, text
 
-from keyturn.database import Moment, account_name, metadata
+from keyturn.database import account_name, metadata
+from keyturn.database_moments import Moment
 
 bulk_runs = Table(
     "bulk_runs",

@@ -2,7 +2,8 @@
 
 from sqlalchemy import Column, String, Table, Text
 
-from keyturn.database import Moment, metadata
+from keyturn.database import metadata
+from keyturn.database_moments import Moment
 
 response_cache = Table(
     "response_cache",

@@ -12,7 +12,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, delete, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from keyturn.database import insert_of, moment_from_now, transaction
+from keyturn.database import insert_of, transaction
+from keyturn.database_moments import moment_from_now
 from keyturn.drafts.contracts import DraftEnd, DraftEnding, DraftState
 from keyturn.drafts.errors import DraftTakenOver, UnknownDraft
 from keyturn.drafts.tables import draft_states, drafts

@@ -2,7 +2,8 @@
 
 from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, String, Table, Text
 
-from keyturn.database import Moment, account_name, metadata, row_id
+from keyturn.database import account_name, metadata, row_id
+from keyturn.database_moments import Moment
 
 drafts = Table(
     "drafts",

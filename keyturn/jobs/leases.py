@@ -29,7 +29,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from keyturn.contracts import CredentialKind
-from keyturn.database import moment_from_now, span_of, transaction
+from keyturn.database import transaction
+from keyturn.database_moments import moment_from_now, span_of
 from keyturn.jobs.contracts import ClaimedJob, Evidence
 from keyturn.jobs.errors import JobClosed, JobHeld, StaleClaim, StateRefused, UnknownJob
 from keyturn.jobs.states import CLOSED, FOLLOWS, OPEN, ProgressState

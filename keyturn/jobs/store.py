@@ -14,16 +14,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import (
-    CTE,
-    JSON,
-    BigInteger,
     ScalarSelect,
     Select,
-    String,
-    bindparam,
     func,
     insert,
-    literal,
     select,
     update,
 )
@@ -34,18 +28,32 @@ from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 from keyturn.canonical import digest_of
 from keyturn.database import transaction
 from keyturn.errors import JobStoreUnavailable
-from keyturn.jobs.contracts import JobMessage
 from keyturn.jobs.errors import IdempotencyConflict, OpenJobExists, StaleAttempt
 from keyturn.jobs.outbox import TIGHTENED_TOPIC, TOPIC
+from keyturn.jobs.rows import (
+    INSERT_ALL_AT_ONCE,
+    INSERT_JOB_SQLITE,
+    MERGED,
+    REVIVE_ALL_AT_ONCE,
+    REVIVE_JOB,
+    WITHDRAWN,
+    approval_of,
+    are_two_keys,
+    asks_for_the_same,
+    audit_row,
+    gives_id,
+    is_stricter,
+    job_row,
+    message_payload,
+    moment_in_words,
+    stricter_columns,
+)
 from keyturn.jobs.states import CLOSED, OPEN
-from keyturn.jobs.tables import NORMAL, URGENT, audit_of, job_audit, outbox, rotation_events, rotation_jobs
+from keyturn.jobs.tables import URGENT, job_audit, outbox, rotation_events, rotation_jobs
 from keyturn.rotations.contracts import JobOrder, RotationEvent
 from keyturn.rotations.outcomes import RotationJob
 
 _jobs = rotation_jobs.c
-
-# States of a key that created no job: its claim was withdrawn, or its decision joined another job.
-WITHDRAWN, MERGED = "withdrawn", "merged"
 
 
 def fingerprint_of(order: JobOrder) -> str:
@@ -91,7 +99,7 @@ class JobStore:
                 else changed. An open job that is laxer is tightened, and returned.
             JobStoreUnavailable: the database did not answer. Whether it committed is unknown: call again.
         """
-        row = _row_of(order, idempotency_key, fingerprint_of(order))
+        row = job_row(order, idempotency_key, fingerprint_of(order))
         try:
             return await self._create(row, fence)
         except _AnotherKey:  # made in the same second: each is known by its id alone
@@ -124,7 +132,7 @@ class JobStore:
             event = "idempotency_conflict" if conflict else "duplicate_refused"
             detail = {"idempotency_key": idempotency_key, "fingerprint": fingerprint}
             async with transaction(self._engine) as connection:
-                await connection.execute(insert(job_audit).inline(), _audit(row, event, detail) | {"job_id": holder})
+                await connection.execute(insert(job_audit).inline(), audit_row(row, event, detail) | {"job_id": holder})
                 if not conflict:
                     await self._note_name(connection, row, holder)
         # Raised outside the transaction, so that the audit row stays.
@@ -235,13 +243,13 @@ class JobStore:
 
     async def _insert(self, connection: AsyncConnection, row: Mapping[str, Any]) -> bool:
         """Insert job, audit row and outbox row; False, and nothing is written, if a unique index refuses the job."""
-        return await self._write(connection, row, row, _INSERT_ALL_AT_ONCE, _INSERT_JOB_SQLITE)
+        return await self._write(connection, row, row, INSERT_ALL_AT_ONCE, INSERT_JOB_SQLITE)
 
     async def _revive(self, connection: AsyncConnection, row: dict[str, Any], job_id: str, fence: int) -> bool:
         """Create the job of a claim that was withdrawn before this attempt started; False, and no change, if after."""
         named = {f"set_{name}": value for name, value in row.items()}
         named |= {"this_tenant": row["tenant_id"], "this_key": row["idempotency_key"], "this_fence": fence}
-        return await self._write(connection, row | {"job_id": job_id}, named, _REVIVE_ALL_AT_ONCE, _REVIVE_JOB)
+        return await self._write(connection, row | {"job_id": job_id}, named, REVIVE_ALL_AT_ONCE, REVIVE_JOB)
 
     async def _write(
         self,
@@ -251,8 +259,13 @@ class JobStore:
         at_once: Select[tuple[str]],
         job_alone: ReturningInsert[tuple[str]] | ReturningUpdate[tuple[str]],
     ) -> bool:
-        audit = _audit(row, "created", {"decision_digest": row["decision_digest"]} | _approval_of(row))
-        message = {"job_id": row["job_id"], "topic": TOPIC, "payload": _payload(row), "created_at": row["created_at"]}
+        audit = audit_row(row, "created", {"decision_digest": row["decision_digest"]} | approval_of(row))
+        message = {
+            "job_id": row["job_id"],
+            "topic": TOPIC,
+            "payload": message_payload(row),
+            "created_at": row["created_at"],
+        }
         if self._on_postgresql:
             whole = dict(parameters) | {f"audit_{name}": value for name, value in audit.items()}
             whole |= {f"outbox_{name}": value for name, value in message.items()}
@@ -281,19 +294,19 @@ class JobStore:
             open_job = select(rotation_jobs).where(_jobs.job_id == job_id, _jobs.status.in_(OPEN)).with_for_update()
             found = (await connection.execute(open_job)).mappings().first()
             held = {} if found is None else dict(found)
-            if held and _are_two_keys(row, held["key_id"]):
+            if held and are_two_keys(row, held["key_id"]):
                 raise _AnotherKey  # it was given its id since it was found
-            tightens = bool(held) and (_is_stricter(row, held) or _gives_id(row, held))
-            if not held or not (tightens or _asks_for_the_same(row, held)):
+            tightens = bool(held) and (is_stricter(row, held) or gives_id(row, held))
+            if not held or not (tightens or asks_for_the_same(row, held)):
                 return None
             if not await self._merge_key(connection, row, job_id, fence, tightens=tightens):
                 raise StaleAttempt("the order was withdrawn or executed by another attempt since this attempt started")
             if not tightens:
                 known = {"idempotency_key": row["idempotency_key"], "key_id": row["key_id"]}
-                audit = _audit(row, "found_by_other_name", known) | {"job_id": job_id}
+                audit = audit_row(row, "found_by_other_name", known) | {"job_id": job_id}
                 await connection.execute(insert(job_audit).inline(), audit)
                 return RotationJob(job_id=job_id, created=False)
-            changed = _stricter_columns(row, held)
+            changed = stricter_columns(row, held)
             await connection.execute(update(rotation_jobs).where(_jobs.job_id == job_id).values(changed))
             now = row["created_at"]
             detail = {
@@ -301,12 +314,14 @@ class JobStore:
                 "decision_digest": row["decision_digest"],
                 "key_id": changed["key_id"],
                 "policy_lines": ", ".join(row["policy_lines"]),
-                "rotate_by_before": _moment(held["rotate_by"]),
-                "rotate_by": _moment(changed["rotate_by"]),
+                "rotate_by_before": moment_in_words(held["rotate_by"]),
+                "rotate_by": moment_in_words(changed["rotate_by"]),
                 "priority": "urgent" if changed["priority"] == URGENT else "normal",
-            } | _approval_of(row)
-            await connection.execute(insert(job_audit).inline(), _audit(row, "tightened", detail) | {"job_id": job_id})
-            payload = _payload({**row, **held, **changed, "approved_by": row["approved_by"]})
+            } | approval_of(row)
+            await connection.execute(
+                insert(job_audit).inline(), audit_row(row, "tightened", detail) | {"job_id": job_id}
+            )
+            payload = message_payload({**row, **held, **changed, "approved_by": row["approved_by"]})
             message = {"job_id": job_id, "topic": TIGHTENED_TOPIC, "payload": payload, "created_at": now}
             await connection.execute(insert(outbox).inline(), message)
             return RotationJob(job_id=job_id, created=False, tightened=True)
@@ -353,7 +368,7 @@ class JobStore:
         found = (await connection.execute(query)).mappings().first()
         if found is None:
             return None
-        if _are_two_keys(row, found["key_id"]):
+        if are_two_keys(row, found["key_id"]):
             raise _AnotherKey
         job_id: str = found["job_id"]
         return job_id
@@ -374,150 +389,11 @@ class JobStore:
         await connection.execute(statement.values(name_by_creation=row["name_by_creation"]))
 
 
-def _row_of(order: JobOrder, idempotency_key: str, fingerprint: str) -> dict[str, Any]:
-    return {
-        "job_id": f"job_{uuid.uuid4().hex}",
-        "tenant_id": order.tenant_id,
-        "idempotency_key": idempotency_key,
-        "fingerprint": fingerprint,
-        "status": "open",
-        "account_id": order.account_id,
-        "key_id": order.credential.key_id,
-        "name_by_creation": order.credential.name_by_creation,
-        "credential_kind": order.credential.kind,
-        "policy_lines": [str(ref) for ref in order.decision.source_lines],
-        "rotation_window_days": order.decision.rotation_window_days,
-        "decision_digest": order.decision.digest,
-        "requested_by": order.user_id,
-        "trace_id": order.trace_id,
-        "created_at": datetime.now(UTC),
-        "rotate_by": order.decision.rotate_by,
-        "priority": URGENT if order.credential.compromised else NORMAL,
-        "approved_by": None if order.approval is None else order.approval.approver,
-    }
-
-
 def _merged_job(key: Mapping[str, Any]) -> RotationJob:
     return RotationJob(job_id=key["merged_into"], created=False, tightened=key["decision_digest"] is not None)
-
-
-def _is_stricter(row: Mapping[str, Any], held: Mapping[str, Any]) -> bool:
-    """Whether a decision wants the rotation sooner, or before others, than the open job does."""
-    if row["priority"] < held["priority"]:
-        return True
-    wanted, date = row["rotate_by"], held["rotate_by"]
-    return wanted is not None and (date is None or wanted < date)
-
-
-def _are_two_keys(row: Mapping[str, Any], key_id: str | None) -> bool:
-    """Whether a job's key and an ordered one have two ids of their own, and only share the second of their creation."""
-    name = row["name_by_creation"]
-    return name is not None and key_id not in {row["key_id"], name} and row["key_id"] != name
-
-
-def _gives_id(row: Mapping[str, Any], held: Mapping[str, Any]) -> bool:
-    """Whether a decision has the id of a key that the open, unclaimed job knows by its creation time alone."""
-    is_unnamed = held["key_id"] == held["name_by_creation"] != row["key_id"]
-    return is_unnamed and held["status"] in {"open", "delivered"}
-
-
-def _asks_for_the_same(row: Mapping[str, Any], held: Mapping[str, Any]) -> bool:
-    """Whether a decision asks for the open job by the key's other name, under policy lines that the job has already."""
-    return row["key_id"] != held["key_id"] and {*row["policy_lines"]} <= {*(held["policy_lines"] or ())}
-
-
-def _stricter_columns(row: Mapping[str, Any], held: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of the open job under both decisions, the stricter of each."""
-    return {
-        "rotate_by": _least(row["rotate_by"], held["rotate_by"]),
-        "rotation_window_days": _least(row["rotation_window_days"], held["rotation_window_days"]),
-        "priority": min(row["priority"], held["priority"]),
-        "policy_lines": sorted({*(held["policy_lines"] or ()), *row["policy_lines"]}),
-        "decision_digest": row["decision_digest"] if _is_stricter(row, held) else held["decision_digest"],
-        "key_id": row["key_id"] if _gives_id(row, held) else held["key_id"],
-    }
-
-
-def _least(one: Any, other: Any) -> Any:
-    return other if one is None else one if other is None else min(one, other)
-
-
-def _moment(value: datetime | None) -> str:
-    return "none" if value is None else value.isoformat()
 
 
 def _job_of_key(tenant_id: str, key: str) -> ScalarSelect[str]:
     """The job that a key made, or that its decision tightened."""
     found = select(func.coalesce(_jobs.merged_into, _jobs.job_id))
     return found.where(_jobs.tenant_id == tenant_id, _jobs.idempotency_key == key).scalar_subquery()
-
-
-def _approval_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {} if row["approved_by"] is None else {"approved_by": row["approved_by"]}
-
-
-def _audit(row: Mapping[str, Any], event: str, detail: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "job_id": row["job_id"],
-        "at": row["created_at"],
-        "event": event,
-        "actor": row["requested_by"],
-        "detail": dict(detail),
-    }
-
-
-def _payload(row: Mapping[str, Any]) -> dict[str, Any]:
-    fields = {
-        name: value.isoformat() if isinstance(value, datetime) else value
-        for name, value in row.items()
-        if name in JobMessage.model_fields
-    }
-    return fields | {"priority": "urgent" if row["priority"] == URGENT else "normal"}
-
-
-def _all_at_once(job: CTE) -> Select[tuple[str]]:
-    """PostgreSQL: the three rows in one statement, which is one transaction and one round trip.
-
-    With BEGIN, three statements and COMMIT it costs five round trips, 1.6 times as long one at a time (docs/adr/0004).
-    """
-    message = insert(outbox).from_select(
-        ["job_id", "topic", "payload", "created_at"],
-        select(
-            job.c.job_id,
-            literal(TOPIC, String),
-            bindparam("outbox_payload", type_=JSON),
-            bindparam("outbox_created_at", type_=outbox.c.created_at.type),
-        ),
-    )
-    return select(job.c.job_id).add_cte(audit_of(job), message.cte("message"))
-
-
-_LATER = {"fence", "merged_into", "lease_token", "lease_owner", "lease_until", "closed_at"}
-_COLUMNS = [column for column in rotation_jobs.c if column.name not in _LATER]
-_VALUES = {column.name: bindparam(column.name, type_=column.type) for column in _COLUMNS}
-_INSERT_ALL_AT_ONCE = _all_at_once(
-    postgresql.insert(rotation_jobs)
-    .values(_VALUES)
-    .on_conflict_do_nothing()
-    .returning(rotation_jobs.c.job_id)
-    .cte("job")
-)
-# SQLite has no inserts in a WITH clause, so there it is three statements in one immediate transaction.
-_INSERT_JOB_SQLITE = (
-    sqlite.insert(rotation_jobs).values(_VALUES).on_conflict_do_nothing().returning(rotation_jobs.c.job_id)
-)
-_UNCHANGED = {"job_id", "tenant_id", "idempotency_key"}
-_REVIVE_JOB = (
-    update(rotation_jobs)
-    .where(
-        rotation_jobs.c.tenant_id == bindparam("this_tenant", type_=String),
-        rotation_jobs.c.idempotency_key == bindparam("this_key", type_=String),
-        rotation_jobs.c.status == WITHDRAWN,
-        rotation_jobs.c.fence < bindparam("this_fence", type_=BigInteger),
-    )
-    # Parameters with other names: those named as columns would be set too, the key's among them.
-    .values({name: bindparam(f"set_{name}", type_=one.type) for name, one in _VALUES.items() if name not in _UNCHANGED})
-    .values(fence=None)
-    .returning(rotation_jobs.c.job_id)
-)
-_REVIVE_ALL_AT_ONCE = _all_at_once(_REVIVE_JOB.cte("job"))

@@ -17,7 +17,8 @@ from sqlalchemy import (
     text,
 )
 
-from keyturn.database import Moment, account_name, metadata, row_id
+from keyturn.database import account_name, metadata, row_id
+from keyturn.database_moments import Moment
 from keyturn.jobs.states import IS_OPEN
 
 URGENT, NORMAL = 1, 3

@@ -16,7 +16,8 @@ from sqlalchemy import (
     TypeDecorator,
 )
 
-from keyturn.database import Moment, metadata
+from keyturn.database import metadata
+from keyturn.database_moments import Moment
 
 _PICO = Decimal(10) ** 12
 

@@ -6,7 +6,7 @@ It owns what must be the same for every call: prompt version, route, deadline, l
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from keyturn.cache.key import CacheKey
-from keyturn.calls import CallRecord, CallStatus, Exchange, FailedAttempt
+from keyturn.calls import CallRecord, Exchange
 from keyturn.contracts import MAX_ANSWER_CHARACTERS, ModelTask
 from keyturn.errors import JobStoreUnavailable, KeyturnError, SettingsInvalid
 from keyturn.llm.cache import ResponseCache, cache_key, pack, unpack
@@ -22,8 +22,9 @@ from keyturn.llm.errors import ProviderTimeout
 from keyturn.llm.estimate import estimate_input
 from keyturn.llm.guard import Guard
 from keyturn.llm.outages import Outages
+from keyturn.llm.records import Call, record_of_call, record_of_rule
 from keyturn.llm.routing import LEAST_SECONDS, ModelClient, RouteFailed, ask_in_turn, route_of
-from keyturn.llm.wire import Completion, OnText, Usage, parse_answer
+from keyturn.llm.wire import Completion, OnText, parse_answer
 from keyturn.people import same_form
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.errors import PolicyDiffers
@@ -34,11 +35,6 @@ from keyturn.rotations.decisions import Rejection
 from keyturn.tasks.definition import Prompt, Reading, Task
 from keyturn.tasks.errors import UnknownTask
 from keyturn.tasks.registry import load_tasks
-
-_NOTHING_USED = Usage(0, 0, 0)  # of a cache hit: no provider was asked, so none counted tokens
-
-
-RULE = "rule"  # in place of a provider's name, in the record of what was decided by rule
 
 
 @dataclass(frozen=True)
@@ -53,22 +49,6 @@ class JudgedAnswer:
     exchange: Exchange | None
     proposed: object = None
     first: "JudgedAnswer | None" = None
-
-
-@dataclass
-class _Call:
-    """What is known of a call so far; becomes its record however it ends."""
-
-    provider: ModelClient
-    seconds: float  # in which it must have ended
-    prompt: Prompt | None = None
-    completion: Completion | None = None
-    passed_over: tuple[FailedAttempt, ...] = ()
-    cache_hit: bool = False
-    status: CallStatus = "failed"
-    failure: str | None = None
-    began: float = field(default_factory=time.perf_counter)
-    called_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 class ModelBoundary:
@@ -199,15 +179,15 @@ class ModelBoundary:
         on_text: OnText | None = None,
     ) -> JudgedAnswer:
         """Make one recorded call, or answer from the cache unless `fresh`; see `answer` for what it raises."""
-        call = _Call(provider=route[0], seconds=request.timeout_seconds if seconds is None else seconds)
+        call = Call(provider=route[0], seconds=request.timeout_seconds if seconds is None else seconds)
         try:
             verdict, exchange, proposed = await self._judge(call, task, request, route, at, fresh, on_text)
         except RouteFailed as failed:
             call.passed_over = failed.passed_over
-            _mark_failed(call, failed.error)
+            call.fail(failed.error)
             raise failed.error from None
         except KeyturnError as error:
-            _mark_failed(call, error)
+            call.fail(error)
             raise
         except asyncio.CancelledError:
             call.status = "cancelled"
@@ -259,7 +239,7 @@ class ModelBoundary:
         keys = self._keys(task, prompt, route)
         if await self._cache.find(keys) is not None:
             return True  # taken before
-        call = _Call(route[place], request.timeout_seconds, prompt=prompt, completion=completion, status="ok")
+        call = Call(route[place], request.timeout_seconds, prompt=prompt, completion=completion, status="ok")
         verdict, _ = _verdict(task, completion, request, lines, at)
         if isinstance(verdict, Rejection):
             call.status, call.failure = "invalid_output", verdict.reason
@@ -273,7 +253,7 @@ class ModelBoundary:
 
     async def _judge(
         self,
-        call: _Call,
+        call: Call,
         task: Task[Any, Any, Any],
         request: ModelTask,
         route: Sequence[ModelClient],
@@ -313,7 +293,7 @@ class ModelBoundary:
         return [cache_key(task.name, prompt, version, provider.name, provider.model) for provider in route]
 
     async def _find_cached(
-        self, call: _Call, keys: Sequence[CacheKey], route: Sequence[ModelClient]
+        self, call: Call, keys: Sequence[CacheKey], route: Sequence[ModelClient]
     ) -> Completion | None:
         """The answer that any provider of the route gave before: after a fallback, the first one may be back."""
         found = await self._cache.find(keys) if self._cache is not None and keys else None
@@ -325,7 +305,7 @@ class ModelBoundary:
 
     async def _ask(
         self,
-        call: _Call,
+        call: Call,
         task: Task[Any, Any, Any],
         request: ModelTask,
         prompt: Prompt,
@@ -370,62 +350,23 @@ class ModelBoundary:
         return asked.completion
 
     def _record_rule(self, request: ModelTask, attempt: int, began: float) -> CallRecord:
-        """Record what was decided by rule as a call without a provider and without a cost."""
-        record = CallRecord(
-            trace_id=request.trace_id,
-            tenant_id=request.tenant_id,
-            user_id=request.user_id,
-            task=request.task,
-            provider=RULE,
-            model="policy",
-            prompt_version=request.prompt_version,
+        """Record what was decided by rule."""
+        record = record_of_rule(
+            request,
+            attempt,
             catalogue_version=self._catalogue.version,
-            attempt=attempt,
-            status="ok",
-            latency_ms=round((time.perf_counter() - began) * 1000, 2),
-            input_tokens=0,
-            cached_tokens=0,
-            output_tokens=0,
-            cost_usd=Decimal(0),
-            called_at=self._clock(),
+            latency_ms=(time.perf_counter() - began) * 1000,
+            at=self._clock(),
         )
         self._record(record)
         return record
 
-    def _record_of(self, call: _Call, request: ModelTask, attempt: int) -> CallRecord:
-        provider, completion = call.provider, call.completion
-        usage = Usage() if completion is None else completion.usage
-        cost: Decimal | None = None
-        if call.cache_hit:
-            usage, cost = _NOTHING_USED, Decimal(0)
-        elif completion is not None:
-            cost = self._guard.prices.cost_usd(provider.name, completion.model, usage, asked=provider.model)
-        fingerprint = self._fingerprint(call.prompt.user) if self._fingerprint and call.prompt else None
-        return CallRecord(
-            trace_id=request.trace_id,
-            tenant_id=request.tenant_id,
-            user_id=request.user_id,
-            task=request.task,
-            provider=provider.name,
-            model=completion.model if completion else provider.model,
-            asked_model=provider.model,
-            prompt_version=request.prompt_version,
-            catalogue_version=self._catalogue.version,
-            attempt=attempt,
-            status=call.status,
-            failure=call.failure,
-            latency_ms=round((time.perf_counter() - call.began) * 1000, 2),
-            first_byte_ms=_round(completion.first_byte_ms) if completion and not call.cache_hit else None,
-            input_tokens=usage.input_tokens,
-            cached_tokens=usage.cached_tokens,
-            output_tokens=usage.output_tokens,
-            finish_reason=completion.finish_reason if completion else None,
-            cost_usd=cost,
-            cache_hit=call.cache_hit,
-            request_id=completion.request_id if completion and not call.cache_hit else None,
-            fingerprint=fingerprint,
-            passed_over=call.passed_over,
-            called_at=call.called_at,
+    def _record_of(self, call: Call, request: ModelTask, attempt: int) -> CallRecord:
+        prompt = call.prompt
+        fingerprint = self._fingerprint(prompt.user) if self._fingerprint and prompt else None
+        version = self._catalogue.version
+        return record_of_call(
+            call, request, attempt, prices=self._guard.prices, catalogue_version=version, fingerprint=fingerprint
         )
 
 
@@ -450,12 +391,3 @@ def _reading(judged: JudgedAnswer) -> Reading:
 
 def _asks_for_no_model(request: ModelTask) -> bool:
     return isinstance(request, RotationRequest) and request.decide_by == "rule"
-
-
-def _mark_failed(call: _Call, error: KeyturnError) -> None:
-    call.status = "timeout" if isinstance(error, ProviderTimeout) else "failed"
-    call.failure = error.kind
-
-
-def _round(milliseconds: float | None) -> float | None:
-    return None if milliseconds is None else round(milliseconds, 2)

@@ -5,7 +5,6 @@ This client never retries, because Temporal repeats attempts and two retriers mu
 
 import asyncio
 import json
-import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -15,10 +14,10 @@ from typing import Any
 
 import httpx
 import structlog
-from pydantic import JsonValue, SecretStr
+from pydantic import SecretStr
 
 from keyturn.errors import KeyturnError
-from keyturn.foreign_json import read_json
+from keyturn.llm.bodies import MAX_BODY_BYTES, decode_json, expect_uncompressed, read_body, recordable, refused_fields
 from keyturn.llm.classify import error_for, error_in
 from keyturn.llm.endpoint import LEAST_SECONDS_TO_ASK, Endpoint, Timeouts
 from keyturn.llm.errors import (
@@ -36,12 +35,7 @@ from keyturn.llm.streams import Bounded, events_of
 from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.tasks.definition import Prompt
 
-# 1 MiB is 30 times what the longest answer of any task makes: what is larger is no answer, and is not read to its end.
-MAX_BODY_BYTES = 1 << 20
-# A thousand times the largest context window: what is larger is no count, and would make a price of it that is none.
-MOST_TOKENS = 1_000_000_000
 _log = structlog.get_logger("keyturn.llm")
-_NAME = re.compile(r"[A-Za-z0-9._:/@+=-]*")
 
 
 class HttpModelClient:
@@ -207,7 +201,7 @@ class HttpModelClient:
                         answer = await self._pieces(response, on_text, on_first_byte)
                     else:
                         on_first_byte()
-                        answer = _decode(await _body(response))
+                        answer = decode_json(await read_body(response))
                     return response, answer, first_byte_ms
                 finally:
                     await response.aclose()
@@ -227,7 +221,7 @@ class HttpModelClient:
 
     async def _pieces(self, response: httpx.Response, on_text: OnText, on_first_byte: Callable[[], None]) -> Any:
         """Return the whole of an answer that comes in pieces; `on_first_byte` is called with the first of its text."""
-        _expect_uncompressed(response)
+        expect_uncompressed(response)
         if isinstance(response.stream, httpx.AsyncByteStream):
             response.stream = Bounded(response.stream, MAX_BODY_BYTES)
         fold, text = self._wire.fold(), ""
@@ -282,89 +276,3 @@ async def http_client(
         trust_env=trust_env,
     ) as client:
         yield client
-
-
-def _expect_uncompressed(response: httpx.Response) -> None:
-    if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
-        raise UnreadableResponse("the answer is compressed, which the request did not accept")
-
-
-def _decode(body: bytes) -> Any:
-    try:
-        return read_json(body)
-    except ValueError:
-        return None
-
-
-async def _body(response: httpx.Response) -> bytes:
-    _expect_uncompressed(response)
-    body = bytearray()
-    async for chunk in response.aiter_raw():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise UnreadableResponse("the answer is larger than 1 MiB")
-    return bytes(body)
-
-
-# Fields that some servers refuse: Mistral `stream_options`, older ones `response_format` with a schema, those before
-# OpenAI's reasoning models `max_completion_tokens`, and those models `max_tokens`.
-OPTIONAL_FIELDS = (
-    "stream_options",
-    "prompt_cache_key",
-    "store",
-    "max_completion_tokens",
-    "max_tokens",
-    "strict",
-    "json_schema",
-    "json_object",
-    "response_format",
-)
-
-
-# What a refusal says of a field that the server does not know. One that is too large, or does not fit into the window,
-# says something else, and the field must stay: without its limit an answer would cost what it likes.
-_NOT_TAKEN = re.compile(
-    r"unsupported|not supported|does(?: not|n't) support|unknown|unrecognized|unexpected|not permitted|not allowed"
-    r"|forbidden|extra[_ ](?:inputs|fields|forbidden)|not (?:available|implemented)"
-    r"|invalid (?:parameter|argument|field)",
-    re.IGNORECASE,
-)
-
-
-def refused_fields(body: Any, payload: Mapping[str, JsonValue]) -> set[str]:
-    """Return the field of `payload` that a refusal says the server does not take; none, if it says something else.
-
-    OpenAI and Azure name it in `param`, FastAPI's servers in `loc`, others in their message. Nothing else of the body
-    is looked at: it may repeat what was asked.
-    """
-    error = error_in(body) or {}
-    details = body.get("detail") if isinstance(body, dict) else None
-    details = [one for one in details if isinstance(one, dict)] if isinstance(details, list) else []
-    message = str(error.get("message") or "")[:500]
-    said = " ".join(
-        [message, str(error.get("code")), *(f"{one.get('type')} {one.get('msg')}"[:200] for one in details)]
-    )
-    if _NOT_TAKEN.search(said) is None:
-        return set()
-    where = [str(part) for one in details if isinstance(one.get("loc"), list) for part in one["loc"]]
-    param = error.get("param")
-    mentioned = param if isinstance(param, str) and param else " ".join(where) or message
-    # `max_tokens is not supported, use max_completion_tokens`: the one that was sent is meant.
-    sent = json.dumps({name: value for name, value in payload.items() if name != "messages"})
-    names = [name for name in OPTIONAL_FIELDS if re.search(rf"\b{name}\b", mentioned) and f'"{name}"' in sent]
-    return set(names[:1])
-
-
-def recordable(text: Any, longest: int = 64) -> str:
-    """Return a name as it may be recorded; empty if `text` is none.
-
-    Model, finish reason and request id are the provider's to choose, and they reach logs, ledger and history: what has
-    a blank or another letter than names have could be a sentence of the prompt, and is not taken.
-    """
-    return text if isinstance(text, str) and len(text) <= longest and _NAME.fullmatch(text) else ""
-
-
-def count(usage: Any, name: str) -> int | None:
-    """Return a token count as a provider wrote it; None for anything but a whole number of at most a milliard."""
-    value = usage.get(name) if isinstance(usage, dict) else None
-    return value if type(value) is int and 0 <= value <= MOST_TOKENS else None

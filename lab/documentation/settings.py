@@ -15,9 +15,10 @@ from keyturn.lab.documentation.markdown import code, escape, page
 from keyturn.llm.providers import load_providers
 from keyturn.notifications import load_channels
 from keyturn.workers.codec_settings import CodecSettings
-from keyturn.workers.executor import ExecutorSettings
+from keyturn.workers.executor_settings import ExecutorSettings
 from keyturn.workers.jobs_settings import JobsSettings
-from keyturn.workers.settings import LocalSettings, Settings
+from keyturn.workers.local_settings import LocalSettings
+from keyturn.workers.settings import Settings
 
 # By the process that reads them.
 MODELS: dict[str, tuple[type[BaseSettings], str]] = {

@@ -21,7 +21,7 @@ from keyturn.database import open_database
 from keyturn.drafts.contracts import DraftResult
 from keyturn.drafts.store import ENDED, Draft, DraftStore
 from keyturn.drafts.tables import draft_states, drafts
-from keyturn.jobs.store import WITHDRAWN
+from keyturn.jobs.rows import WITHDRAWN
 from keyturn.jobs.tables import job_audit, outbox, rotation_events, rotation_jobs
 from keyturn.keyring import Keyring
 from keyturn.lab.proof.operation_record import OperationRecord

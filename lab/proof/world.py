@@ -5,10 +5,11 @@ import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -18,9 +19,10 @@ from temporalio.client import Client
 
 from keyturn.application.connection import TemporalUnreachable, connect
 from keyturn.database import database_url, open_database, transaction
-from keyturn.jobs.store import WITHDRAWN
+from keyturn.jobs.rows import WITHDRAWN
 from keyturn.jobs.tables import rotation_jobs
-from keyturn.keyring import Keyring, load_keyring, write_keys
+from keyturn.keyring import Keyring
+from keyturn.keyring_files import load_keyring, write_keys
 from keyturn.lab.proof.cable import Cable
 from keyturn.lab.proof.database import PostgreSQL
 from keyturn.lab.proof.hosts import Host, hosts
@@ -28,11 +30,13 @@ from keyturn.lab.proof.operation_record import Incident
 from keyturn.lab.proof.plan import STRICTER_LINE
 from keyturn.lab.proof.worker import CLOCKS_DAYS
 from keyturn.lab.stack.embedded import simulator_process, worker_environment
-from keyturn.lab.stack.processes import child, free_port
+from keyturn.lab.stack.processes import StackNotStarted, child, free_port
 from keyturn.lab.stack.temporal import dev_server_command
 from keyturn.workers.schema import migrate
 
 WORKERS = 2
+# Starts in a row that end by themselves: a minute, longer than a database is away here.
+STARTS_IN_VAIN = 30
 LINE_TO_APPROVE = "PROOF-1"
 APPROVER = "omar"
 NEEDS_APPROVAL = f"""
@@ -163,8 +167,12 @@ class World:
     async def supervise(
         self, name: str, command: Callable[[], list[str | Path]], environment: dict[str, str] | None
     ) -> None:
-        """Run a process, and start it again whenever it has ended, until cancelled."""
-        while True:
+        """Run a process, and start it again whenever it has ended, until cancelled; raises StackNotStarted.
+
+        One that ends by itself time after time cannot start: no fault that we make lasts so long.
+        """
+        in_vain = 0
+        while in_vain < STARTS_IN_VAIN:
             try:
                 async with child(command(), environment=environment, log=self.folder / f"{name}.log") as process:
                     self.processes[name] = process
@@ -173,9 +181,13 @@ class World:
                     finally:
                         if process.returncode is None:
                             process.kill()
+                    # Killed by us, it has a negative status.
+                    in_vain = in_vain + 1 if process.returncode and process.returncode > 0 else 0
             except OSError as error:
                 self.failed.append(f"{name} did not start: {error!r}")
             await asyncio.sleep(0.2)  # one that cannot start takes no whole core
+        printed = (self.folder / f"{name}.log").read_text(errors="replace").strip().splitlines()
+        raise StackNotStarted(f"{name} does not start: {printed[-1][:300] if printed else 'it printed nothing'}")
 
 
 @asynccontextmanager
@@ -231,19 +243,42 @@ async def world(folder: Path, database: str, *, control: str | None, chance: ran
             host = places[number].prefix if places else ()
             return [*host, *command, *([control] if control else [])]
 
-        watched = [asyncio.create_task(made.supervise("temporal", lambda: server, None))]
-        parts.push_async_callback(_cancel_all, watched)
+        watch = await parts.enter_async_context(_watched())
+        watch(made.supervise("temporal", lambda: server, None))
         await made.client()
         for number in range(WORKERS):
-            watching = made.supervise(f"worker_{number}", partial(worker, number), environment)
-            watched.append(asyncio.create_task(watching))
+            watch(made.supervise(f"worker_{number}", partial(worker, number), environment))
         yield made
 
 
-async def _cancel_all(tasks: list["asyncio.Task[None]"]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+@asynccontextmanager
+async def _watched() -> AsyncIterator[Callable[[Coroutine[Any, Any, None]], None]]:
+    """Yield what runs a supervisor beside the body; one that fails ends the body with its error."""
+    tasks: list[asyncio.Task[None]] = []
+    owner = asyncio.current_task()
+    failed: list[BaseException] = []
+
+    def end_body(task: "asyncio.Task[None]") -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and owner is not None:
+            failed.append(error)
+            owner.cancel()
+
+    def watch(supervisor: Coroutine[Any, Any, None]) -> None:
+        tasks.append(asyncio.create_task(supervisor))
+        tasks[-1].add_done_callback(end_body)
+
+    try:
+        yield watch
+    except asyncio.CancelledError:
+        if failed and owner is not None:
+            owner.uncancel()
+            raise failed[0] from None
+        raise
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def ask_simulator(address: str, method: str, path: str, body: object = None) -> object:

@@ -15,12 +15,13 @@ import httpx
 from temporalio.client import Client
 
 from keyturn.database import database_url
-from keyturn.keyring import DEVELOPMENT_FILE, Keyring, load_keyring, write_keys
+from keyturn.keyring import Keyring
+from keyturn.keyring_files import DEVELOPMENT_FILE, load_keyring, write_keys
 from keyturn.lab.stack.processes import StackNotStarted, child, free_port
 from keyturn.lab.stack.temporal import START_SECONDS, dev_server
 from keyturn.llm.providers import load_providers
 from keyturn.workers.schema import migrate
-from keyturn.workers.settings import PLACEHOLDER_KEY
+from keyturn.workers.settings_faults import PLACEHOLDER_KEY
 from keyturn.workflows.identity import stored_id
 
 SIMULATED_MODEL = "simulator-1"

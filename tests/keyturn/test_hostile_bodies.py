@@ -14,9 +14,10 @@ from pydantic import SecretStr
 
 from keyturn.calls import CallRecord
 from keyturn.errors import KeyturnError
+from keyturn.llm.bodies import MAX_BODY_BYTES
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.errors import ProviderError
-from keyturn.llm.http import MAX_BODY_BYTES, HttpModelClient, http_client
+from keyturn.llm.http import HttpModelClient, http_client
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.rotations.decisions import GroundedDecision, Rejection
 from tests.support.boundaries import WIRES, endpoint, guarded

@@ -5,7 +5,7 @@ import asyncio
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.key_use import LIMIT, WARN_AT, KeyUse, keys_to_replace
-from keyturn.keyring import new_keyring_text, parse_keyring
+from keyturn.keyring_files import new_keyring_text, parse_keyring
 
 
 async def test_counts_of_many_workers_add_up(engine: AsyncEngine) -> None:

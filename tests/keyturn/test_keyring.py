@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyturn.errors import KeyturnError, SettingsInvalid
-from keyturn.keyring import (
-    PSEUDONYM,
+from keyturn.keyring import PSEUDONYM
+from keyturn.keyring_files import (
     keyring_from_environment,
     load_keyring,
     new_key_line,
@@ -136,7 +136,7 @@ def test_development_makes_its_keys_once_for_a_worker_and_never_for_a_starter(
 ) -> None:
     """Readable by their owner alone; a starter says where it looked."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("keyturn.keyring.DEVELOPMENT_FILE", Path(".keyturn/payload_keys"))  # see conftest.py
+    monkeypatch.setattr("keyturn.keyring_files.DEVELOPMENT_FILE", Path(".keyturn/payload_keys"))  # see conftest.py
     with pytest.raises(SettingsInvalid, match=r"there is no .keyturn/payload_keys here"):
         keyring_from_environment()
     assert list(tmp_path.iterdir()) == []

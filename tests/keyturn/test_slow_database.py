@@ -34,7 +34,7 @@ from keyturn.ledger.store import LedgerStore, midnight
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.wire import Completion, Usage
 from keyturn.policy.catalogue import load_catalogue
-from keyturn.workers.bulk import RunRotations
+from keyturn.workers.run_rotations import RunRotations
 from tests.keyturn.test_ledger import call
 from tests.support.boundaries import guarded
 from tests.support.cases import NOW, request

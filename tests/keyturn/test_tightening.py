@@ -15,7 +15,7 @@ from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import outbox, rotation_jobs
-from keyturn.notifications.webhook import event_id
+from keyturn.notifications.webhook.signing import event_id
 from keyturn.rotations.contracts import Approval, JobOrder
 from keyturn.rotations.outcomes import RotationJob
 from tests.support.cases import facts, order

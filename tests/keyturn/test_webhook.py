@@ -25,9 +25,11 @@ from standardwebhooks import WebhookVerificationError
 from keyturn.jobs.contracts import JobMessage
 from keyturn.jobs.errors import ReceiverConflict, ReceiverRefused, ReceiverUnavailable
 from keyturn.jobs.outbox import Message
-from keyturn.jobs.store import _payload, _row_of
+from keyturn.jobs.rows import job_row, message_payload
 from keyturn.llm.http import http_client
-from keyturn.notifications.webhook import Webhook, envelope, fault_of_target, signature, verify
+from keyturn.notifications.webhook import Webhook
+from keyturn.notifications.webhook.destinations import fault_of_target
+from keyturn.notifications.webhook.signing import envelope, signature, verify
 from tests.support.cases import order
 from tests.support.record_schemas import FILE, schema
 
@@ -37,7 +39,7 @@ Answer = Callable[[httpx.Request], httpx.Response]
 
 
 def message() -> Message:
-    payload = _payload(_row_of(order(), "rotate:default:~a:~b:P-7@1", "v1:" + "0" * 64))
+    payload = message_payload(job_row(order(), "rotate:default:~a:~b:P-7@1", "v1:" + "0" * 64))
     created = datetime(2026, 11, 21, 9, tzinfo=UTC)
     return Message(1, payload["job_id"], "default", "rotation_job.created", payload, created, None, None)
 

@@ -24,7 +24,12 @@ from keyturn.lab.proof.world import ask_simulator, world
 async def proved(results: Path, *options: str) -> tuple[int, str, list[dict[str, object]]]:
     command = [sys.executable, "-m", "keyturn.lab.proof", "--results", str(results), *options]
     process = await asyncio.create_subprocess_exec(*command, stdout=-1, stderr=asyncio.subprocess.STDOUT)
-    out, _ = await process.communicate()
+    try:
+        out, _ = await process.communicate()
+    finally:
+        if process.returncode is None:  # the test was given up: what the proof has started ends with it
+            process.terminate()
+            await process.wait()
     return process.returncode or 0, out.decode(), json.loads(results.read_text())
 
 

@@ -14,7 +14,7 @@ from keyturn.errors import InvalidRequest, SettingsInvalid
 from keyturn.inventory.errors import InventoryInvalid
 from keyturn.inventory.rejects import Rejects
 from keyturn.inventory.rows import BadRow
-from keyturn.keyring import keyring_from_environment, new_key_line, parse_keyring
+from keyturn.keyring_files import keyring_from_environment, new_key_line, parse_keyring
 from tests.starter.test_commands import Terminal, json_of, terminal  # noqa: F401 - terminal is a fixture
 from tests.support.simulated import SimulatorControl
 

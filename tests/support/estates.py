@@ -36,8 +36,9 @@ from keyturn.llm.providers import price_lists_of_providers
 from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.tasks.definition import Prompt
-from keyturn.workers.bulk import BulkRunActivities, RunRotations, bulk_workers, load_source, run_encryption
-from keyturn.workers.settings import read_rate_card
+from keyturn.workers.bulk import BulkRunActivities, bulk_workers, load_source, run_encryption
+from keyturn.workers.rate_card import read_rate_card
+from keyturn.workers.run_rotations import RunRotations
 from keyturn.workflows.bulk import BulkWorkflow, bulk_id
 from keyturn.workflows.rotation import RotationWorkflow
 from tests.support.boundaries import guarded

@@ -1,6 +1,7 @@
 """The keyring of the suite. Names of accounts stay plain in it, so that tests may name workflows by them."""
 
-from keyturn.keyring import PSEUDONYM, AccountNames, Keyring, new_key_line, parse_keyring
+from keyturn.keyring import PSEUDONYM, AccountNames, Keyring
+from keyturn.keyring_files import new_key_line, parse_keyring
 
 OLDER, NEWER = new_key_line("older"), new_key_line("newer")
 PSEUDONYMS = new_key_line(PSEUDONYM)

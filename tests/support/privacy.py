@@ -7,7 +7,7 @@ from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.engine import URL
 from temporalio.client import Client
 
-from keyturn.workers.settings import PLACEHOLDER_KEY
+from keyturn.workers.settings_faults import PLACEHOLDER_KEY
 from tests.support.cases import QUESTION
 
 PLANTED = (

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from keyturn.jobs.contracts import JobMessage
-from keyturn.notifications.webhook import SCHEMA
+from keyturn.notifications.webhook.signing import SCHEMA
 from keyturn.policy import line
 from keyturn.policy.files import PolicyFile
 

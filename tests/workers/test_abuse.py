@@ -22,8 +22,8 @@ MALFORMED = {
     "a stray carriage return": f"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {SECRET}\rx\r\n\r\n".encode(),
     "no HTTP at all": f"{SECRET} is the token\r\n\r\n".encode(),
     "bytes that are no UTF-8": f"GET /\xff\xfe{SECRET} HTTP/1.1\r\nHost: x\r\n\r\n".encode("latin-1"),
-    "an absolute URI that is none": f"GET http://[::1{SECRET} HTTP/1.1\r\nHost: x\r\n\r\n".encode(),
-    "an asterisk": f"GET * HTTP/1.1\r\nHost: x\r\nX: {SECRET}\r\n\r\n".encode(),
+    "an absolute URI": f"GET http://[::1{SECRET} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode(),
+    "an asterisk": f"GET * HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX: {SECRET}\r\n\r\n".encode(),
     "a header without a colon": f"GET / HTTP/1.1\r\nHost: x\r\n{SECRET}\r\n\r\n".encode(),
     "two lengths": f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: {SECRET}\r\n\r\n".encode(),
 }
@@ -79,7 +79,7 @@ async def test_a_malformed_request_is_answered_and_logged_without_a_byte_of_it(
 async def test_an_unforeseen_failure_is_logged_by_kind_and_place_alone(
     port: int, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answer = await answer_to(port, b"GET /fails HTTP/1.1\r\nHost: x\r\n\r\n")
+    answer = await answer_to(port, b"GET /fails HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     assert b" 500 " in answer
     out = capsys.readouterr()
     assert "RuntimeError" in out.out + out.err + caplog.text

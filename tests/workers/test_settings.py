@@ -11,7 +11,9 @@ from keyturn.llm.routing import Target, parse_routes, route_of
 from keyturn.llm.wire import Usage
 from keyturn.notifications.webhook import WebhookSettings
 from keyturn.tasks.registry import load_tasks
-from keyturn.workers.settings import PLACEHOLDER_KEY, load_settings, read_rate_card
+from keyturn.workers.rate_card import read_rate_card
+from keyturn.workers.settings import load_settings
+from keyturn.workers.settings_faults import PLACEHOLDER_KEY
 from tests.support.keys import KEYS_TEXT
 
 SECRET = "sk-very-secret-4711"

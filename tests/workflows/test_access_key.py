@@ -35,7 +35,8 @@ from keyturn.jobs.store import JobStore
 from keyturn.lab.stack.processes import child, free_port
 from keyturn.rotations.contracts import Abandonment, Resumption
 from keyturn.targets.secretsmanager.store import SecretsManager
-from keyturn.workers.executor import Executions, ExecutorSettings, executor, load_executor_settings, look_for_jobs
+from keyturn.workers.executor import Executions, executor, look_for_jobs
+from keyturn.workers.executor_settings import ExecutorSettings, load_executor_settings
 from keyturn.workers.metrics import ExecutorMetrics
 from keyturn.workflows.access_key import LEAST_WAIT, MARGIN, RotateAccessKeyWorkflow, execution_id, waits
 from tests.support.aws import ACCOUNT, Aws, Network, job_for

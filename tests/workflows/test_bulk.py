@@ -39,7 +39,7 @@ from keyturn.bulk.tables import bulk_items
 from keyturn.call_errors import ContextWindowExceeded
 from keyturn.database import open_database
 from keyturn.inventory.errors import InventoryInvalid, InventoryRefused
-from keyturn.keyring import new_keyring_text, parse_keyring
+from keyturn.keyring_files import new_keyring_text, parse_keyring
 from keyturn.llm.errors import ProviderUnavailable, QuotaExhausted
 from keyturn.payload_errors import PayloadError
 from keyturn.rotations.contracts import Abandonment, Denial, Resumption

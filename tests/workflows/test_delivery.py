@@ -39,7 +39,8 @@ from keyturn.lab.stack.embedded import worker_environment
 from keyturn.lab.stack.processes import child
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.http import http_client
-from keyturn.notifications.webhook import Webhook, verify
+from keyturn.notifications.webhook import Webhook
+from keyturn.notifications.webhook.signing import verify
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.rotations.outcomes import JobCreated
 from keyturn.workers.deliveries import DeliveryStarts, ReceiverDeliveries, sweep

@@ -32,7 +32,7 @@ from keyturn.drafts.tables import drafts
 from keyturn.drafts.writing import DraftWriting
 from keyturn.errors import JobStoreUnavailable
 from keyturn.jobs.tables import rotation_jobs
-from keyturn.keyring import new_keyring_text, parse_keyring
+from keyturn.keyring_files import new_keyring_text, parse_keyring
 from keyturn.lab.stack.embedded import worker_environment
 from keyturn.lab.stack.processes import child
 from keyturn.llm.boundary import ModelBoundary

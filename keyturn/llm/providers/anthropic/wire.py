@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from keyturn.llm.bodies import count, recordable
 from keyturn.llm.errors import UnreadableResponse
-from keyturn.llm.http import count, recordable
 from keyturn.llm.provider import WireFormat
 from keyturn.llm.providers.anthropic.errors import ERRORS, codes_of
 from keyturn.llm.providers.anthropic.stream import AnthropicFold

@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 from pydantic import JsonValue
 
+from keyturn.llm.bodies import count, recordable
 from keyturn.llm.errors import UnreadableResponse
-from keyturn.llm.http import count, recordable
 from keyturn.llm.provider import WireFormat
 from keyturn.llm.providers.gemini.errors import ERRORS, codes_of
 from keyturn.llm.providers.gemini.stream import GeminiFold

@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from keyturn.llm.bodies import count, recordable
 from keyturn.llm.classify import COMMON, common_codes, error_for
 from keyturn.llm.errors import UnreadableResponse
-from keyturn.llm.http import count, recordable
 from keyturn.llm.provider import WireFormat
 from keyturn.llm.providers.openai.stream import OpenAiFold
 from keyturn.llm.streams import texts_in

@@ -10,11 +10,6 @@ every receiver's library verifies: `webhook-id` is the idempotency key, `webhook
 
 import asyncio
 import base64
-import binascii
-import contextlib
-import hashlib
-import hmac
-import ipaddress
 import re
 import socket
 import time
@@ -22,95 +17,26 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Annotated, Literal
-from urllib.parse import quote
 
 import httpx
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings
 
-from keyturn.canonical import canonical_json
 from keyturn.errors import SettingsInvalid
 from keyturn.foreign_json import read_json
 from keyturn.jobs.channel import Channel, Receiver
 from keyturn.jobs.errors import ReceiverConflict, ReceiverRefused, ReceiverUnavailable
-from keyturn.jobs.outbox import TOPIC, Message
+from keyturn.jobs.outbox import Message
 from keyturn.llm.http import http_client
+from keyturn.notifications.webhook.destinations import fault_of_target
+from keyturn.notifications.webhook.signing import envelope, event_id, signature
 from keyturn.settings import SETTINGS_FROM_ENVIRONMENT, http_url
 from keyturn.tokens import parse_tokens
 
-ID, TIMESTAMP, SIGNATURE = "webhook-id", "webhook-timestamp", "webhook-signature"
 IDEMPOTENCY_KEY = "Idempotency-Key"
 # A receiver writes a row and answers; what takes ten seconds is sent again, with the same key.
 SEND_SECONDS = 10.0
 MAX_ANSWER_BYTES = 64 * 1024  # only a 409's body is read, and it names a job
-TOLERANCE_SECONDS = 300  # how old a signature may be when it is verified: the clocks of two sites, and a slow way
-SCHEMA = "https://keyturn.dev/schemas/rotation_job.created.json"
-
-
-def envelope(message: Message) -> bytes:
-    """Return the body: the same bytes for the same message, whenever it is sent."""
-    return canonical_json(
-        {
-            "specversion": "1.0",
-            "id": event_id(message),
-            "type": f"dev.keyturn.{message.topic}",
-            "source": f"/keyturn/{quote(message.tenant_id, safe='')}",
-            "subject": message.job_id,
-            "time": message.created_at.isoformat(),
-            "datacontenttype": "application/json",
-            "dataschema": SCHEMA,
-            "data": dict(message.payload),
-        }
-    ).encode()
-
-
-def event_id(message: Message) -> str:
-    """Return the id of a message, the same however often it is sent."""
-    return message.job_id if message.topic == TOPIC else f"{message.job_id}.{message.outbox_id}"
-
-
-def signature(key: str, body: bytes, keys: Mapping[str, SecretStr], *, now: float) -> dict[str, str]:
-    """Return the headers by which a receiver knows who sent this, and when.
-
-    Args:
-        key: the event's id.
-        body: what is sent, byte for byte.
-        keys: secrets by their id. One that is written `whsec_BASE64` is read so; of any other the receiver's is
-            `whsec_` and the Base64 of it.
-        now: in seconds since 1970.
-    """
-    moment = str(int(now))
-    proofs = " ".join(_proof(key, moment, body, secret) for secret in keys.values())
-    return {ID: key, TIMESTAMP: moment, SIGNATURE: proofs}
-
-
-def verify(headers: Mapping[str, str], body: bytes, keys: Mapping[str, SecretStr], *, now: float) -> bool:
-    """Whether a receiver may believe a message: signed by one of `keys`, not too long ago. For receivers and tests.
-
-    Args:
-        headers: as they were received, looked up by small letters.
-        body: as it was received, byte for byte.
-        keys: secrets by their id.
-        now: in seconds since 1970.
-    """
-    key, moment, proofs = (headers.get(name, "") for name in (ID, TIMESTAMP, SIGNATURE))
-    # Fifteen digits of ASCII: a superscript is a digit to Python, and a thousand of them no number that it reads.
-    if re.fullmatch("[0-9]{1,15}", moment) is None or abs(now - int(moment)) > TOLERANCE_SECONDS:
-        return False
-    if not key.isascii() or not proofs.isascii():  # neither was ever sent
-        return False
-    expected = [_proof(key, moment, body, secret) for secret in keys.values()]
-    return any(hmac.compare_digest(one, given) for one in expected for given in proofs.split(" "))
-
-
-def _proof(key: str, moment: str, body: bytes, secret: SecretStr) -> str:
-    text = secret.get_secret_value()
-    raw = text.encode()
-    if text.startswith("whsec_"):
-        with contextlib.suppress(binascii.Error):
-            raw = base64.b64decode(text.removeprefix("whsec_"), validate=True)
-    signed = f"{key}.{moment}.".encode() + body
-    return f"v1,{base64.b64encode(hmac.new(raw, signed, hashlib.sha256).digest()).decode()}"
 
 
 class Webhook:
@@ -180,52 +106,6 @@ class Webhook:
             if fault is not None:
                 raise ReceiverRefused(fault)
         return addresses[0]
-
-
-# Refused whatever the settings allow: what no receiver has, and what turns into another address on its way.
-_NEVER = tuple(
-    ipaddress.ip_network(network)
-    for network in (
-        "0.0.0.0/8",  # this host, as many systems read it
-        "255.255.255.255/32",  # broadcast
-        "169.254.0.0/16",  # link-local: AWS, Azure, GCP and others answer 169.254.169.254 with credentials
-        "100.100.100.200/32",  # Alibaba Cloud's metadata
-        "168.63.129.16/32",  # Azure's platform, from within a virtual network
-        "192.88.99.0/24",  # 6to4's relays (RFC 7526)
-        "192.0.0.192/32",  # Oracle Cloud's metadata
-        "::/96",  # IPv4-compatible (RFC 4291 2.5.5.1, deprecated), but for loopback
-        "::ffff:0:0:0/96",  # IPv4-translated (RFC 2765)
-        "64:ff9b::/96",  # NAT64 (RFC 6052): an IPv4 address in disguise
-        "64:ff9b:1::/48",  # NAT64 of one's own network (RFC 8215)
-        "2001::/32",  # Teredo (RFC 4380)
-        "2002::/16",  # 6to4 (RFC 3056)
-        "fd00:ec2::/32",  # AWS's metadata over IPv6 is fd00:ec2::254
-        "fd20:ce::/32",  # GCP's metadata over IPv6 is fd20:ce::254
-        "fe80::/10",  # link-local
-        "fec0::/10",  # site-local (RFC 3879, deprecated)
-        "ff00::/8",  # multicast
-    )
-)
-
-
-_HANDED_OUT = ipaddress.ip_network("2000::/3")
-
-
-def fault_of_target(scheme: str, address: str, *, allow_private: bool) -> str | None:
-    """Return why `address` may not be asked by `scheme`; None if it may."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    ip = getattr(ip, "ipv4_mapped", None) or ip
-    if ip.is_loopback:
-        return None
-    if any(ip in network for network in _NEVER if network.version == ip.version):
-        return f"the receiver's address {ip} is always refused: it leads to a cloud's metadata, or into another network"
-    if scheme != "https":
-        return "the receiver must use https, or http on loopback"
-    # Of IPv6, only 2000::/3 is handed out (IANA, IPv6 Global Unicast Address Assignments).
-    public = ip.is_global and not ip.is_multicast and (ip.version == 4 or ip in _HANDED_OUT)
-    if not public and not (allow_private and ip.is_private and not ip.is_link_local):
-        return f"the receiver's address {ip} is not a public one: KEYTURN_WEBHOOK_PRIVATE=allow permits private ranges"
-    return None
 
 
 async def _read_body(answer: httpx.Response) -> bytes:

@@ -1,0 +1,24 @@
+"""Which build a worker is of."""
+
+import subprocess
+from pathlib import Path
+
+from keyturn.workers.settings import Settings
+
+
+def build_id_of(settings: Settings) -> str | None:
+    """Return the build that a worker's rotations are pinned to: as it is set or, in production, as git has it."""
+    return settings.build_id or (_git_commit() if settings.environment == "production" else None)
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout that this program runs from; None if it is installed elsewhere, or edited."""
+    folder = Path(__file__).resolve().parents[1]  # through the link keyturn/workers
+    if not (folder / ".git").exists():
+        return None
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        described = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return None if described.endswith("-dirty") else described

@@ -1,0 +1,69 @@
+"""Starts the rotations that a run finds due, and looks up how they ended."""
+
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
+from temporalio.common import Priority, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.service import RPCError, RPCStatusCode
+
+from keyturn.application.connection import TemporalUnreachable
+from keyturn.application.encryption import names_of
+from keyturn.application.runs import BULK_PRIORITY
+from keyturn.rotations.contracts import RotationRequest
+from keyturn.rotations.outcomes import CompletedOutcome
+from keyturn.workflows.bulk import DUE_QUEUE
+from keyturn.workflows.identity import workflow_id_of
+from keyturn.workflows.rotation import RotationWorkflow
+from keyturn.workflows.visibility import DISAGREEMENT, PARKED, attributes_at_start
+
+
+class RunRotations:
+    """Starts the rotations that a run finds due, on their own queue beside `task_queue`."""
+
+    def __init__(self, client: Client, task_queue: str) -> None:
+        self._client = client
+        self._task_queue = task_queue + DUE_QUEUE
+        self._names = names_of(client)
+
+    async def start(self, request: RotationRequest) -> str:
+        """Start a rotation, unless it runs; returns its workflow id."""
+        key, lines = request.credential.key_id, request.policy_lines
+        workflow_id = workflow_id_of(request.tenant_id, request.account_id, key, lines, self._names)
+        try:
+            await self._client.start_workflow(
+                RotationWorkflow.run,
+                request,
+                id=workflow_id,
+                task_queue=self._task_queue,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                # What it answered before was on other evidence; and if it created its job, it finds that again.
+                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+                search_attributes=attributes_at_start(request, self._names),
+                static_summary=f"rotation under {', '.join(str(line) for line in lines)}",
+                priority=Priority(priority_key=BULK_PRIORITY, fairness_key=request.tenant_id),
+            )
+        except RPCError as error:
+            raise TemporalUnreachable(f"the rotation was not started: {error.status.name.lower()}") from None
+        return workflow_id
+
+    async def look(self, workflow_id: str) -> str | None:
+        """Return how a rotation ended, `waiting` or `disagreement` if it waits for a person, None if it is in progress.
+
+        A rotation that Temporal has forgotten created no job, or its row would have been found: it is `failed`.
+        """
+        handle: WorkflowHandle[RotationWorkflow, CompletedOutcome]
+        handle = self._client.get_workflow_handle_for(RotationWorkflow.run, workflow_id)
+        try:
+            description = await handle.describe()
+            if description.status is WorkflowExecutionStatus.RUNNING:
+                kind = description.typed_search_attributes.get(PARKED)
+                return kind if kind in {None, DISAGREEMENT} else "waiting"
+            if description.status is WorkflowExecutionStatus.COMPLETED:
+                return (await handle.result()).status
+        except WorkflowFailureError:
+            return "failed"
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return "failed"
+            raise TemporalUnreachable(
+                f"the status of a rotation could not be read: {error.status.name.lower()}"
+            ) from None
+        return "failed"
