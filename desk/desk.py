@@ -173,7 +173,7 @@ class Desk:
         Raises:
             NoSuchWorkflow, InvalidRequest, UnknownPolicyLine: it cannot be written.
         """
-        request = await self._draft_request(user, asked)
+        request = await self.draft_request(user, asked)
         try:
             await start_draft(self.client, draft_id, request, task_queue=self._task_queue)
         except WorkflowAlreadyStartedError:
@@ -299,7 +299,8 @@ class Desk:
             created_at=description.start_time,
         )
 
-    async def _draft_request(self, user: str, asked: Mapping[str, Any]) -> DraftRequest:
+    async def draft_request(self, user: str, asked: Mapping[str, Any]) -> DraftRequest:
+        """Return what a draft is asked for: of a rotation, with its decision, or of a question alone."""
         common = {"user_id": user, "tenant_id": self.tenant, "trace_id": asked["trace_id"]}
         workflow_id = asked.get("workflow_id")
         if not workflow_id:

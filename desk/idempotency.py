@@ -63,12 +63,12 @@ class Idempotency:
             status, answer = await do(digest)
         except BaseException:
             with suppress(JobStoreUnavailable):  # it may be sent again a little later, then
-                await self._change(delete(desk_requests).where(_columns.key_digest == digest))
+                await self.change(delete(desk_requests).where(_columns.key_digest == digest))
             raise
         encrypted = self._encryption.encrypt(digest, json.dumps(answer))
         done = update(desk_requests).where(_columns.key_digest == digest).values(status=status, answer=encrypted)
         with suppress(JobStoreUnavailable):  # sent again, it is executed again, and finds by its ids what it started
-            await self._change(done)
+            await self.change(done)
         return status, answer
 
     async def _claim(self, digest: str, fingerprint: str) -> bool:
@@ -96,7 +96,8 @@ class Idempotency:
             raise Refused(409, "still_under_way", detail, hint="Send it again.", headers={"Retry-After": "1"})
         return row.status, json.loads(self._encryption.decrypt(digest, row.answer))
 
-    async def _change(self, statement: Any) -> None:
+    async def change(self, statement: Any) -> None:
+        """Write to the table of requests; raises JobStoreUnavailable."""
         async with transaction(self._engine) as connection:
             await connection.execute(statement)
 

@@ -42,10 +42,11 @@ def explain(workflow_id: str, run_id: str | None, as_json: bool) -> None:
         return
     click.echo(f"workflow {stored}")
     for step in steps:
-        click.echo("\n".join(map(printable, _lines(step))))
+        click.echo("\n".join(map(printable, story_lines(step))))
 
 
-def _lines(step: Step) -> list[str]:
+def story_lines(step: Step) -> list[str]:
+    """Return the lines that show a step."""
     fields = {
         "asked": _request_lines,
         "decided": _decision_lines,

@@ -39,7 +39,7 @@ async def examine(*, live: bool = False) -> list[Finding]:
     findings.append(await _examine("policy", _policy))
     findings.append(await _examine("payload keys", _keys))
     findings.append(await _examine("database", _database))
-    findings.append(await _examine("temporal", _temporal))
+    findings.append(await _examine("temporal", temporal_state))
     return findings
 
 
@@ -121,7 +121,8 @@ async def _providers(settings: Settings, redis_url: SecretStr) -> str:
     return "no worker reports one as down"
 
 
-async def _temporal() -> str:
+async def temporal_state() -> str:
+    """Return what is there of Temporal: its address, the namespace, the workers that poll."""
     client = await connect()
     queue = load_local_settings().task_queue
     with map_refusals():

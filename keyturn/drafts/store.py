@@ -96,7 +96,7 @@ class DraftStore:
             generation = (await connection.execute(claim.returning(_drafts.generation))).scalar_one_or_none()
             if generation is None:
                 raise DraftTakenOver("a later attempt writes this draft, or it is closed")
-            await _insert_state(connection, draft_id, "started", attempt)
+            await insert_state(connection, draft_id, "started", attempt)
         return Writer(draft_id, run_id, attempt, generation)
 
     async def anew(self, writer: Writer) -> Writer:
@@ -135,7 +135,7 @@ class DraftStore:
         async with transaction(self._engine, whole=True) as connection:
             attempt = (await connection.execute(statement.returning(_drafts.attempt))).scalar_one_or_none()
             if attempt is not None:
-                await _insert_state(connection, end.draft_id, end.state, attempt)
+                await insert_state(connection, end.draft_id, end.state, attempt)
 
     async def look(self, seen: Mapping[str, int]) -> list[Draft]:
         """Return those of some drafts that changed, given the revision of each that was seen; 0 for none."""
@@ -169,7 +169,7 @@ class DraftStore:
             if (await connection.execute(statement)).rowcount == 0:
                 raise DraftTakenOver("a later attempt writes this draft, or it is closed")
             if new_state is not None:
-                await _insert_state(connection, writer.draft_id, new_state, writer.attempt)
+                await insert_state(connection, writer.draft_id, new_state, writer.attempt)
 
     async def _drafts(self, which: ColumnElement[bool]) -> list[Draft]:
         query = select(*(_drafts[field.name] for field in fields(Draft))).where(which)
@@ -180,6 +180,7 @@ class DraftStore:
         return [Draft(**row) for row in rows]
 
 
-async def _insert_state(connection: AsyncConnection, draft_id: str, state: DraftState, attempt: int) -> None:
+async def insert_state(connection: AsyncConnection, draft_id: str, state: DraftState, attempt: int) -> None:
+    """Add a state to a draft's trail."""
     row = {"draft_id": draft_id, "state": state, "attempt": attempt, "at": datetime.now(UTC)}
     await connection.execute(insert(draft_states).values(row))

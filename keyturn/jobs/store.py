@@ -126,7 +126,7 @@ class JobStore:
                 if now is not None and now["status"] != WITHDRAWN:  # another attempt was quicker
                     return RotationJob(job_id=now["job_id"], created=False)
                 raise StaleAttempt("the order was withdrawn since this attempt started")
-        if holder is not None and not conflict and (joined := await self._join(row, holder, fence)) is not None:
+        if holder is not None and not conflict and (joined := await self.join_open_job(row, holder, fence)) is not None:
             return joined
         if holder is not None:
             event = "idempotency_conflict" if conflict else "duplicate_refused"
@@ -282,7 +282,7 @@ class JobStore:
         row = (await connection.execute(query)).mappings().first()
         return None if row is None else dict(row)
 
-    async def _join(self, row: Mapping[str, Any], job_id: str, fence: int) -> RotationJob | None:
+    async def join_open_job(self, row: Mapping[str, Any], job_id: str, fence: int) -> RotationJob | None:
         """Let a decision that is stricter, or knows the key's id, govern the credential's open job.
 
         One that asks for the same under the key's other name finds the job. None, and nothing changed, for any other.

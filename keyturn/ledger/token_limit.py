@@ -66,10 +66,10 @@ class SlidingTokenLimit:
             raise CostCapExceeded(
                 f"the call may take {tokens:,} tokens, and KEYTURN_TOKENS_PER_USER_HOUR allows {self._tokens:,}"
             )
-        storage, taken = await self._hit(user, tokens)
+        storage, taken = await self.hit(user, tokens)
         if taken:
             return storage
-        wait = timedelta(seconds=math.ceil(await self._wait(storage, user, tokens)))
+        wait = timedelta(seconds=math.ceil(await self.wait(storage, user, tokens)))
         message = (
             f"the user's {self._tokens:,} tokens of this hour are used up; {tokens:,} more fit in {wait.seconds} s"
         )
@@ -95,7 +95,7 @@ class SlidingTokenLimit:
         if self._pool is not None:
             await self._pool.aclose()
 
-    async def _hit(self, user: str, tokens: int) -> tuple[Storage, bool]:
+    async def hit(self, user: str, tokens: int) -> tuple[Storage, bool]:
         """Count `tokens`; returns who counted, and whether they fit."""
         if self._shared is not None:
             try:
@@ -106,7 +106,7 @@ class SlidingTokenLimit:
                 _log.warning("shared_token_limit_unavailable", cause=type(error).__name__)
         return self._own, await SlidingWindowCounterRateLimiter(self._own).hit(self._item, user, cost=tokens)
 
-    async def _wait(self, storage: Storage, user: str, tokens: int) -> float:
+    async def wait(self, storage: Storage, user: str, tokens: int) -> float:
         """Seconds until `tokens` fit, if no other call takes any meanwhile; the window's own reset time is another one.
 
         The count is the current window's and the share of the previous one that still lies within the last hour.

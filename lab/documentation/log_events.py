@@ -34,13 +34,53 @@ class Event:
 def log_events_page() -> str:
     """Return the page of every event, by name."""
     rows = (
-        [code(event.name), _list(event.levels), _list(event.loggers), ", ".join(map(code, event.fields))]
+        [
+            code(event.name),
+            _list(event.levels),
+            MEANINGS.get(event.name, ""),
+            _list(event.loggers),
+            ", ".join(map(code, event.fields)),
+        ]
         for event in sorted(events(), key=lambda event: event.name)
     )
     return page("Log events", LEAD.strip(), table(HEAD, rows))
 
 
-HEAD = ("event", "level", "logger", "fields")
+HEAD = ("event", "level", "meaning", "logger", "fields")
+MEANINGS = {
+    "build_not_current": "The worker polls, and new rotations start on another build.",
+    "cache_unavailable": "Redis did not answer: a lookup counts as a miss.",
+    "codec_signed_in": "An operator signed in on the codec server's page.",
+    "daily_spend_over": "The day's cost has passed the alert's threshold; once a day.",
+    "daily_spend_unknown": "The day's cost could not be read.",
+    "deliveries_set_aside": "Messages of before a channel was switched on became dead letters.",
+    "delivery_not_started": "Temporal did not start a job's delivery; the next sweep starts it.",
+    "executor_started": "The executor polls and looks for jobs.",
+    "executor_stopped": "The executor has stopped; its steps had ended.",
+    "executor_stopping": "The executor takes nothing new, and lets its steps end.",
+    "job_left": "A job is left to another executor, or to a person.",
+    "job_not_looked_at": "A job could not be checked; it is looked at again.",
+    "jobs_not_looked_for": "Temporal or the database did not answer; the executor looks again.",
+    "ledger_rows_lost": "Records of calls were not written, and no more of them can be kept in memory.",
+    "ledger_unavailable": "Records of calls wait in memory until the database answers.",
+    "model_call": "A call ended: its record, without question and answer.",
+    "no_build_id": "In production without a build, rotations do not stay with the code that started them.",
+    "outages_not_shared": "Redis did not answer: the worker knows of its own outages alone.",
+    "payload_key_worn": "A payload key has encrypted so often that it is to be replaced.",
+    "payloads_decoded": "An operator decrypted payloads: who, of which namespace, and their digests.",
+    "price_unknown": "A model of a route has no price: its cost is unknown, and no cap applies.",
+    "provider_circuit_closed": "A provider answers again, and is asked in its turn.",
+    "provider_circuit_open": "A provider has failed several times, and is asked last for a while.",
+    "provider_field_refused": "A compatible server refused an optional field, which is left out from now on.",
+    "provider_key_not_renewed": "A provider's key could not be renewed; the old one is used until it ends.",
+    "request_failed": "A server of ours failed unexpectedly; `where` is the file and line.",
+    "request_refused": "A server of ours refused a request.",
+    "serving": "A server of ours listens.",
+    "shared_token_limit_unavailable": "Redis did not answer: the worker counts tokens on its own.",
+    "worker_started": "The worker polls.",
+    "worker_stopped": "The worker has stopped; its calls had ended.",
+    "worker_stopping": "The worker takes nothing new, and lets its calls end.",
+}
 
 
 def events() -> list[Event]:
@@ -77,8 +117,10 @@ def _loggers(tree: ast.Module) -> Iterator[str]:
 
 
 def _levels(function: ast.expr) -> set[str]:
-    if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name) and function.value.id == "_log":
-        return {function.attr.replace("exception", "error")} & LEVELS
+    if isinstance(function, ast.Attribute):
+        logger = function.value.func if isinstance(function.value, ast.Call) else function.value  # `_log` or `_log()`
+        if isinstance(logger, ast.Name) and logger.id == "_log":
+            return {function.attr.replace("exception", "error")} & LEVELS
     # `event = _log.info if ... else _log.warning`
     return {"info", "warning"} if isinstance(function, ast.Name) and function.id == "event" else set()
 

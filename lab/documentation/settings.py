@@ -95,7 +95,9 @@ def _of_providers() -> Iterator[tuple[str, str, str, str]]:
         needed = "The" if provider.needs_key else "If its server wants one, the"
         yield provider.key_variable, f"{needed} API key of the provider `{name}`.", "secret", "not set"
         default = "not set" if provider.base_url is None else code(provider.base_url)
-        yield provider.url_variable, f"The base URL of the provider `{name}`.", "URL", default
+        below = provider.wire.path("MODEL")
+        meaning = f"The base URL of the provider `{name}`; requests go to `{below}` below it."
+        yield provider.url_variable, meaning, "URL", default
 
 
 def _settings_section(model: type[BaseSettings], *, of: type[BaseSettings] | None) -> str:

@@ -184,8 +184,12 @@ def fault_of(account: str) -> str:
 
 
 def plan(count: int, seed: int, database: Database, *, only: str | None = None) -> list[Operation]:
-    """Return `count` operations in an order that `seed` gives; each fault is among them, if there is room for all."""
+    """Return `count` operations in an order that `seed` gives; each fault is among them, if there is room for all.
+
+    Where there is not, those of providers are left out first: no database makes them different.
+    """
     here = [name for name, kind in KINDS.items() if kind.on in {None, database}]
+    here.sort(key=lambda name: KINDS[name].by == "provider")
     chance, names = random.Random(seed), [only] if only else here
     weights = [1 if name in SELDOM else 2 if "kill" in name else 8 for name in names]
     drawn = names[:count] + chance.choices(names, weights, k=max(0, count - len(names)))

@@ -200,7 +200,7 @@ async def test_a_decision_is_approved_by_whoever_is_signed_in_and_not_by_the_ask
         async with asyncio.timeout(20):
             while (await luna.get(path)).json()["status"] != "rejected":
                 await asyncio.sleep(0.05)
-    drafted = await with_approvals.desk._draft_request("vera", {"workflow_id": denied["workflow_id"], "trace_id": "t"})
+    drafted = await with_approvals.desk.draft_request("vera", {"workflow_id": denied["workflow_id"], "trace_id": "t"})
     assert drafted.decision is None, "what was denied is not shown as decided"
 
 

@@ -354,7 +354,7 @@ async def test_an_answer_that_cannot_be_remembered_is_given_all_the_same(
     async def refused(_digest: str) -> tuple[int, dict[str, str]]:
         raise InvalidRequest("no")
 
-    monkeypatch.setattr(once, "_change", away)
+    monkeypatch.setattr(once, "change", away)
     assert await once.once("a", whose=("t",), request={}, do=done) == (202, {"workflow_id": "w"})
     with pytest.raises(InvalidRequest):
         await once.once("b", whose=("t",), request={}, do=refused)

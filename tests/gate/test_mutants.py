@@ -54,15 +54,15 @@ def found_by_orders() -> Iterator[str]:
         line("P-7", {"when": "stale"}, applies_to=["service_account_key"], approval="required", approvers=["omar"])
     ]
     asked = request(user_id="luna", credential=facts(key_id="k"))
-    order = _order(asked, lines, approver="omar")
+    order = order_of_answer(asked, lines, approver="omar")
     changed = {"stale": True, "age_days": 13, "key_id": "k"}
     tampered = {
         "another tenant": order.model_copy(update={"tenant_id": "other"}),
         "other evidence": order.model_copy(update={"credential": facts(**changed)}),
         "another basis": order.model_copy(update={"decision": order.decision.model_copy(update={"basis": "rule"})}),
         "no approval": order.model_copy(update={"approval": None}),
-        "the requester's own approval": _order(asked, lines, approver="luna"),
-        "a stranger's approval": _order(asked, lines, approver="mallory"),
+        "the requester's own approval": order_of_answer(asked, lines, approver="luna"),
+        "a stranger's approval": order_of_answer(asked, lines, approver="mallory"),
         "an approval of another decision": order.model_copy(
             update={"approval": Approval(approver="omar", digest=f"v1:{'0' * 64}")}
         ),
@@ -93,7 +93,7 @@ def found_by_orders() -> Iterator[str]:
         yield "sound quotes do not lead to a person"
 
 
-def _order(asked: RotationRequest, lines: list[PolicyLine], *, approver: str) -> JobOrder:
+def order_of_answer(asked: RotationRequest, lines: list[PolicyLine], *, approver: str) -> JobOrder:
     proposed = ProposedDecision(decision="eligible", rotation_window_days=30, source_line_ids=["P-7"])
     decision = grounding.ground(proposed, asked, lines)
     if not isinstance(decision, GroundedDecision):

@@ -100,14 +100,14 @@ async def test_a_job_that_gets_its_id_while_another_key_of_that_second_looks_at_
 ) -> None:
     """The other key's order was merged into it, and that key, perhaps a compromised one, was never rotated."""
     first = await created(store, BY_CREATION)
-    join = store._join
+    join = store.join_open_job
 
     async def meanwhile(*given: Any) -> Any:
-        monkeypatch.setattr(store, "_join", join)
+        monkeypatch.setattr(store, "join_open_job", join)
         assert (await created(store, OTHER)).job_id == first.job_id
         return await join(*given)
 
-    monkeypatch.setattr(store, "_join", meanwhile)
+    monkeypatch.setattr(store, "join_open_job", meanwhile)
     mine = await created(store, AKIA)
     assert (mine.created, mine.job_id != first.job_id) == (True, True)
     assert await keys_of_jobs(store) == sorted([AKIA, OTHER])

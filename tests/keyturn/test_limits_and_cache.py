@@ -111,13 +111,13 @@ async def test_the_time_that_is_shown_is_when_the_tokens_fit(monkeypatch: pytest
         clock[0] = begin + 3_600 + 1_800
         if second:
             await limit.reserve(USER, second)
-        storage, taken = await limit._hit(USER, wanted)
+        storage, taken = await limit.hit(USER, wanted)
         assert not taken, "the case is one that has to wait"
-        wait = await limit._wait(storage, USER, wanted)
+        wait = await limit.wait(storage, USER, wanted)
         clock[0] += wait - 30
-        assert not (await limit._hit(USER, wanted))[1]
+        assert not (await limit.hit(USER, wanted))[1]
         clock[0] += 31
-        assert (await limit._hit(USER, wanted))[1]
+        assert (await limit.hit(USER, wanted))[1]
         monkeypatch.undo()
 
 
@@ -325,7 +325,7 @@ async def test_only_what_was_used_is_taken_from_the_limit(catalogue: Catalogue) 
     async def left() -> int:
         taken = 0
         for size in (10_000, 1_000, 100, 10, 1):
-            while (await limit._hit("default/luna", size))[1]:
+            while (await limit.hit("default/luna", size))[1]:
                 taken += size
         await limit.give_back(None, "default/luna", taken)
         return taken

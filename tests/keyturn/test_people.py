@@ -8,7 +8,7 @@ from keyturn.policy.errors import ApprovalInvalid
 from keyturn.policy.grounding import confirm
 from keyturn.rotations.contracts import Approval
 from tests.gate.partition import line
-from tests.gate.test_mutants import _order
+from tests.gate.test_mutants import order_of_answer
 from tests.support.cases import facts, request
 
 
@@ -30,7 +30,7 @@ def test_whoever_asked_with_a_capital_letter_cannot_approve_without_it(asker: st
     lines = [
         line("P-7", {"when": "stale"}, applies_to=["service_account_key"], approval="required", approvers=["omar"])
     ]
-    ordered = _order(request(user_id=asker, credential=facts(key_id="k")), lines, approver="omar")
+    ordered = order_of_answer(request(user_id=asker, credential=facts(key_id="k")), lines, approver="omar")
     with pytest.raises(ApprovalInvalid):
         confirm(ordered, Catalogue(lines))
     written = Approval(approver="OMAR", digest=ordered.decision.digest)

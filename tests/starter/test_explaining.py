@@ -17,7 +17,7 @@ from keyturn.payload_errors import PayloadKeyUnknown
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.rotations.contracts import Approval, Resumption
 from keyturn.rotations.outcomes import JobCreated, Rejected
-from keyturn.starter.explain import _lines
+from keyturn.starter.explain import story_lines
 from keyturn.tasks.registry import load_tasks
 from tests.support.cases import QUESTION, request
 from tests.support.keys import OLDER, ring
@@ -43,7 +43,7 @@ async def test_an_accepted_answer_is_reported_word_for_word(temporal: Client, sq
     assert (decided["attempts"], decided["attempt_before"]["kind"]) == (2, "provider_unavailable")
     assert decided["attempt_before"]["message"] == "away"
     assert (job["job_id"], ended["status"]) == (outcome.job_id, "job_created")
-    shown = "\n".join(line for step in steps for line in _lines(step))
+    shown = "\n".join(line for step in steps for line in story_lines(step))
     for expected in (
         QUESTION,
         ELIGIBLE,
@@ -61,7 +61,7 @@ async def test_a_rejected_answer_is_reported_with_the_reason(temporal: Client, s
         _, outcome = await rotate(temporal, asked, task_queue=queue, wait_seconds=30)
     assert isinstance(outcome, Rejected)
     _, steps = await story_of(temporal, id_of(asked))
-    shown = "\n".join(line for step in steps for line in _lines(step))
+    shown = "\n".join(line for step in steps for line in story_lines(step))
     assert wrong in shown
     assert "rejected, unsupported_window: The binding policy (P-7@1) states a window of 30 days" in shown
 
@@ -80,7 +80,7 @@ async def test_people_and_failures_are_reported_too(temporal: Client, sqlite_sto
         await outcome_of(handle)
     _, steps = await story_of(temporal, id_of(asked))
     assert [step["step"] for step in steps] == ["asked", "failed", "word", "decided", "word", "job", "ended"]
-    shown = "\n".join(line for step in steps for line in _lines(step))
+    shown = "\n".join(line for step in steps for line in story_lines(step))
     for expected in (
         "decide failed, quota_exhausted: ",
         "the quota is used up",

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
+import aiohttp
 import boto3
-import httpx
 from aiohttp import web
 from botocore.config import Config
 from moto.iam.models import iam_backends
@@ -20,6 +20,7 @@ from moto.secretsmanager.models import secretsmanager_backends
 from moto.server import ThreadedMotoServer
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
+from yarl import URL
 
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import rotation_jobs
@@ -134,7 +135,7 @@ class Network:
     @asynccontextmanager
     async def served(self) -> AsyncIterator[str]:
         application = web.Application(client_max_size=2**20)
-        async with httpx.AsyncClient(base_url=self.aws.address, trust_env=False, timeout=20) as self._http:
+        async with aiohttp.ClientSession(auto_decompress=False) as self._http:
             application.router.add_route("*", "/{path:.*}", self._pass)
             async with fake_server(application) as address:
                 self.address = address
@@ -155,9 +156,13 @@ class Network:
         headers = [(name, value) for name, value in request.headers.items() if name.lower() != "content-length"]
         answer = web.Response()
         if not (lost and self.how == "request_lost"):
-            answered = await self._http.request(request.method, request.rel_url.raw_path, content=body, headers=headers)
-            kept = {name: answered.headers[name] for name in ("content-type",) if name in answered.headers}
-            answer = web.Response(status=answered.status_code, body=answered.content, headers=kept)
+            url = URL(self.aws.address + request.rel_url.raw_path, encoded=True)
+            asked = self._http.request(
+                request.method, url, data=body, headers=headers, skip_auto_headers=("Accept", "Accept-Encoding")
+            )
+            async with asked as answered:
+                kept = {name: answered.headers[name] for name in ("content-type",) if name in answered.headers}
+                answer = web.Response(status=answered.status, body=await answered.read(), headers=kept)
             self.after_each()
         if lost and self.how == "answer_lost":
             await self._held(frozen)

@@ -302,7 +302,7 @@ async def test_a_state_and_its_place_in_the_trail_are_written_together(
     ]
     for step in steps:
         with monkeypatch.context() as now:
-            now.setattr("keyturn.drafts.store._insert_state", away)
+            now.setattr("keyturn.drafts.store.insert_state", away)
             with pytest.raises(JobStoreUnavailable):
                 await step()
         await step()

@@ -15,8 +15,7 @@ from keyturn.lab.stack.temporal import dev_server
 from keyturn.llm.errors import QuotaExhausted
 from keyturn.rotations.contracts import Resumption
 from keyturn.rotations.outcomes import JobCreated
-from keyturn.workers.doctor import NoBuild, NoWorker
-from keyturn.workers.doctor import _temporal as temporal_state
+from keyturn.workers.doctor import NoBuild, NoWorker, temporal_state
 from tests.support.cases import request
 from tests.support.keys import KEYRING, KEYS_TEXT
 from tests.support.record_histories import Place
