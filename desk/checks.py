@@ -55,8 +55,8 @@ class Checks:
     def headers(self, request: Request) -> Mapping[str, str]:
         """Return the headers of an answer."""
         headers = dict(HEADERS)
-        if request.url.path.startswith("/static/"):
-            headers["Cache-Control"] = "no-cache"  # asked for again by its ETag
+        if not request.url.path.startswith("/static/"):
+            headers["Cache-Control"] = "no-store"
         if self._settings.environment == "production":
             headers["Strict-Transport-Security"] = "max-age=31536000"
         return headers

@@ -105,8 +105,9 @@ class CodecServer:
     def _cors_headers(self, request: Request) -> Mapping[str, str]:
         origin = request.headers.get("Origin")
         if origin is None or origin not in self._origins:
-            return {"Vary": "Origin"}
+            return {"Cache-Control": "no-store", "Vary": "Origin"}
         return {
+            "Cache-Control": "no-store",
             "Vary": "Origin",
             "Access-Control-Allow-Origin": origin,
             "Access-Control-Allow-Credentials": "true",

@@ -24,7 +24,7 @@ from keyturn.jobs.contracts import ClaimedJob, Evidence
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.states import ProgressState
 from keyturn.tokens import Tokens
-from keyturn.web.applications import described_application, no_headers
+from keyturn.web.applications import described_application, unstored
 from keyturn.web.guard import Guard
 from keyturn.web.problems import Refused, describe_problems, refuse_with_problem
 
@@ -112,7 +112,7 @@ def jobs_application(claims: JobLeases, tokens: Mapping[str, SecretStr]) -> ASGI
 
     app = described_application("Keyturn's jobs", "Claim rotation jobs, report on them, close them.")
     app.include_router(jobs_router(claims))
-    return Guard(app, check=check, refuse=refuse_with_problem, headers=no_headers, max_body_bytes=MAX_BODY_BYTES)
+    return Guard(app, check=check, refuse=refuse_with_problem, headers=unstored, max_body_bytes=MAX_BODY_BYTES)
 
 
 def jobs_router(claims: JobLeases) -> APIRouter:

@@ -4,6 +4,7 @@ What fails for good waits for an operator, or for the fault to be fixed, and is 
 started is left half done in silence. An operator may roll back until the old key is deleted. No secret is ever here.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -127,11 +128,14 @@ class RotateAccessKeyWorkflow:
             raise ApplicationError("the workflow's input is not an order", type="invalid_request")
         self._order = order
         try:
-            return await self._to_an_end()
+            outcome = await self._to_an_end()
         except _Superseded as superseded:  # on the way back, too
-            return self._outcome("superseded", str(superseded))
-        finally:
+            outcome = self._outcome("superseded", str(superseded))
+        except (Exception, asyncio.CancelledError):  # and not where a worker that stops drops the workflow
             self._at("ended")
+            raise
+        self._at("ended")
+        return outcome
 
     async def _to_an_end(self) -> KeyRotationOutcome:
         try:

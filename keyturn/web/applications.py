@@ -60,12 +60,12 @@ async def _nothing_to_check(_request: Request) -> None:
     """Let every request pass."""
 
 
-def no_headers(_request: Request) -> Mapping[str, str]:
-    """Return nothing beyond what every answer carries."""
-    return {}
+def unstored(_request: Request) -> Mapping[str, str]:
+    """Return the headers of answers that no one may store."""
+    return {"Cache-Control": "no-store"}
 
 
 def open_server(routes: Sequence[BaseRoute]) -> ASGIApp:
     """Return the guarded application of `routes` that anyone may ask who reaches it; it takes no bodies."""
     app = plain_application(routes)
-    return Guard(app, check=_nothing_to_check, refuse=refuse_with_problem, headers=no_headers, max_body_bytes=0)
+    return Guard(app, check=_nothing_to_check, refuse=refuse_with_problem, headers=unstored, max_body_bytes=0)

@@ -89,7 +89,7 @@ class Guard:
     def _with_headers(self, request: Request, send: Send) -> Send:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **self._headers(request)}
+                headers = {"X-Content-Type-Options": "nosniff", **self._headers(request)}
                 MutableHeaders(scope=message).update(headers)
             await send(message)
 

@@ -29,6 +29,7 @@ async def sign_in(page: Page, url: str, name: str) -> None:
     await page.fill("#token", TOKENS[name])
     await page.keyboard.press("Enter")
     await expect(page.locator(".who")).to_contain_text(name)
+    await page.wait_for_load_state()  # its styles, too
 
 
 async def ask(page: Page, account: str, *, question: str = "May the stale key be rotated?") -> None:

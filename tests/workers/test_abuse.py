@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from keyturn.web.applications import no_headers, plain_application
+from keyturn.web.applications import plain_application, unstored
 from keyturn.web.guard import Guard
 from keyturn.web.problems import refuse_with_problem
 from keyturn.web.serving import served
@@ -44,7 +44,7 @@ async def port() -> AsyncIterator[int]:
         """Let every request pass."""
 
     app = plain_application([Route("/takes", taking, methods=["POST"]), Route("/fails", failing), Route("/", fine)])
-    guarded = Guard(app, check=check, refuse=refuse_with_problem, headers=no_headers, max_body_bytes=1_000)
+    guarded = Guard(app, check=check, refuse=refuse_with_problem, headers=unstored, max_body_bytes=1_000)
     async with served(guarded, "127.0.0.1:0", setting="KEYTURN_JOBS_ADDRESS") as url:
         yield int(url.rpartition(":")[2])
 
