@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import re
+import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -190,7 +192,21 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # the driver opens no transaction itself; `_begin_immediate` does
     # As one script, which ends each of its statements. A new file is locked until the change to WAL has ended, and a
     # caller that was cancelled before it had would keep the lock as long as its error.
-    connection.run_async(lambda driver: driver.executescript(_SQLITE_SETTINGS))
+    connection.run_async(_run_settings)
+
+
+async def _run_settings(driver: Any) -> None:
+    """Prepare a connection. SQLite lets no one wait who turns a new file to WAL while another one writes to it."""
+    last = time.monotonic() + SQLITE_BUSY_MILLISECONDS / 1000
+    while True:
+        try:
+            await driver.executescript(_SQLITE_SETTINGS)
+        except sqlite3.OperationalError:
+            if time.monotonic() > last:
+                raise
+            await asyncio.sleep(0.01)  # of the milliseconds that a write takes
+        else:
+            return
 
 
 def _roll_back(connection: Any, _record: object, _error: BaseException | None) -> None:

@@ -103,10 +103,7 @@ def _needs_a_server(item: pytest.Item) -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a server; order the files by how long they take, as far as that matters.
-
-    `--no-loadscope-reorder` keeps that order.
-    """
+    """Mark what needs a server; begin with the files that take longest, so that nothing long is left to the end."""
     for item in items:
         if _needs_a_server(item):
             item.add_marker("integration")

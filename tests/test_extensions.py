@@ -117,7 +117,9 @@ async def test_a_rotation_goes_through_a_provider_a_source_a_channel_a_target_an
                 return messages.exists()
 
             await until(delivered)
-            (message,) = [json.loads(line) for line in messages.read_text().splitlines()]
+            sent = [json.loads(line) for line in messages.read_text().splitlines()]
+            assert len(sent) == 1, sent
+            (message,) = sent
             assert message["topic"] == "rotation_job.created"
             status, out, _ = await run(environment, tmp_path, "executor", "--dry-run")
             assert (status, "create a file" in out) == (0, True)

@@ -216,6 +216,29 @@ async def test_a_write_that_is_cancelled_at_any_of_its_steps_leaves_sqlite_unloc
     assert len(held) > 5, "the driver takes more steps than these"
 
 
+async def test_a_new_sqlite_file_may_be_opened_while_another_process_writes_to_it(
+    tmp_path: Path, migrated_sqlite: Path
+) -> None:
+    """SQLite lets no one wait who would turn a file to WAL meanwhile: it says at once that it is locked."""
+    file = tmp_path / "keyturn.db"
+    shutil.copyfile(migrated_sqlite, file)
+    engine = open_database(database_url(f"sqlite:///{file}"))
+
+    async def read() -> None:
+        async with transaction(engine) as connection:
+            await connection.execute(text("SELECT 1"))
+
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("UPDATE alembic_version SET version_num = version_num")
+        reading = asyncio.create_task(read())
+        await asyncio.sleep(0.2)
+        assert not reading.done()
+        other.execute("COMMIT")
+        await reading
+    await engine.dispose()
+
+
 @contextmanager
 def _cancelled_at_step(number: int, task: "asyncio.Task[None]") -> Iterator[None]:
     """Cancel `task` while SQLite's thread does the step of this number: the driver logs when it begins one."""
