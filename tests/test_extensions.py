@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from sqlalchemy.engine import URL
 
 from keyturn.lab.stack.embedded import Stack
 from keyturn.lab.stack.processes import child
@@ -80,7 +81,7 @@ async def until(done: Any, *, seconds: float = 90) -> None:
 
 
 async def test_a_rotation_goes_through_a_provider_a_source_a_channel_a_target_and_an_executor_from_outside(
-    stack: Stack, packages: str, tmp_path: Path
+    stack: Stack, packages: str, sqlite: URL, tmp_path: Path
 ) -> None:
     executor: list[str | Path] = [KEYTURN, "executor"]
     cloud, messages, secrets = tmp_path / "cloud", tmp_path / "messages.jsonl", tmp_path / "secrets.json"
@@ -95,6 +96,8 @@ async def test_a_rotation_goes_through_a_provider_a_source_a_channel_a_target_an
     async with example_provider() as (url, asked):
         environment = lunas(stack) | {
             "PYTHONPATH": packages,
+            # Its own: of a database of others, its worker would send their messages, too.
+            "DATABASE_URL": f"sqlite:///{sqlite.database}",
             "KEYTURN_TASK_QUEUE": f"extensions-{tmp_path.name}",
             "KEYTURN_TENANT": "extended",
             "KEYTURN_ROUTES": "example:m-1",
