@@ -50,6 +50,7 @@ async def served(
         ws="none",  # where websockets happens to be installed, a connection would leave our protocol by an upgrade
         lifespan="off",
         log_config=None,
+        log_level="warning",  # that it serves, we say ourselves
         access_log=False,
         proxy_headers=False,  # whose header is believed is the desk's own decision
         server_header=False,
