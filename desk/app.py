@@ -45,4 +45,5 @@ def desk_application(desk: Desk, engine: AsyncEngine, settings: DeskSettings, ke
         max_body_bytes=MAX_BODY_BYTES,
         # What a question waits for its outcome, or a person's word for a worker; and what the rest takes.
         answer_seconds=max(settings.wait_seconds, UPDATE_TIMEOUT.total_seconds()) + 3,
+        late_hint="Send it again: the same Idempotency-Key finds what was started.",
     )

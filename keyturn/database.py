@@ -201,8 +201,8 @@ async def _run_settings(driver: Any) -> None:
     while True:
         try:
             await driver.executescript(_SQLITE_SETTINGS)
-        except sqlite3.OperationalError:
-            if time.monotonic() > last:
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > last:
                 raise
             await asyncio.sleep(0.01)  # of the milliseconds that a write takes
         else:

@@ -53,7 +53,7 @@ _SETTINGS = (
 for _name in [name for name in os.environ if name.startswith(_SETTINGS)]:
     del os.environ[_name]
 # Nor the keys that `make dev` keeps here: a test that leaned on them would fail in a fresh clone.
-keyturn.keyring_files.DEVELOPMENT_FILE = Path("tests/nobody/.keyturn/payload_keys")
+keyturn.keyring_files.DEVELOPMENT_FILE = Path("tests/absent/.keyturn/payload_keys")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -107,7 +107,8 @@ def jobs_application(claims: JobLeases, tokens: Mapping[str, SecretStr]) -> ASGI
             return
         name = known.bearer(request.headers)
         if name is None:
-            raise Refused(401, "not_signed_in", "no caller has this token", hint="Send one of KEYTURN_JOBS_TOKENS.")
+            hint, scheme = "Send one of KEYTURN_JOBS_TOKENS.", {"WWW-Authenticate": "Bearer"}
+            raise Refused(401, "not_signed_in", "no caller has this token", hint=hint, headers=scheme)
         request.state.caller = Caller(*name.split("/", 1))
 
     app = described_application("Keyturn's jobs", "Claim rotation jobs, report on them, close them.")

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Any
@@ -20,6 +20,9 @@ _log = structlog.get_logger("keyturn.http")
 HEAD_SECONDS = 10.0
 # Of 2,000 at the desk: a browser opens six, a stream each page included; an office of two hundred readers is one peer.
 PER_PEER = 500
+
+
+_MALFORMED = Refused(400, "malformed_request", "the HTTP request cannot be read")
 
 
 class Peers:
@@ -84,19 +87,8 @@ def protocol_for(proxies: Sequence[Network]) -> type[H11Protocol]:
 
         def send_400_response(self, msg: str) -> None:
             """Answer what is no HTTP, without a byte of it: it may be a token with a stray carriage return."""
-            refused = Refused(400, "malformed_request", "the HTTP request cannot be read")
-            _log.warning("request_refused", status=refused.status, kind=refused.kind, remote=self._peer)
-            body = json.dumps(problem_of(refused)).encode()
-            head = h11.Response(
-                status_code=400,
-                headers=[
-                    (b"content-type", PROBLEM_TYPE.encode()),
-                    (b"content-length", str(len(body)).encode()),
-                    (b"connection", b"close"),
-                ],
-                reason=HTTPStatus(400).phrase.encode(),
-            )
-            for event in (head, h11.Data(data=body), h11.EndOfMessage()):
+            _log.warning("request_refused", status=_MALFORMED.status, kind=_MALFORMED.kind, remote=self._peer)
+            for event in _malformed_answer():
                 self.transport.write(self.conn.send(event) or b"")
             self.transport.close()
 
@@ -110,3 +102,15 @@ def protocol_for(proxies: Sequence[Network]) -> type[H11Protocol]:
                 self._late = None
 
     return Bounded
+
+
+def _malformed_answer() -> Iterator[h11.Event]:
+    body = json.dumps(problem_of(_MALFORMED)).encode()
+    headers = [
+        (b"content-type", PROBLEM_TYPE.encode()),
+        (b"content-length", str(len(body)).encode()),
+        (b"connection", b"close"),
+    ]
+    yield h11.Response(status_code=400, headers=headers, reason=HTTPStatus(400).phrase.encode())
+    yield h11.Data(data=body)
+    yield h11.EndOfMessage()

@@ -27,6 +27,7 @@ class Guard:
         headers: what every answer carries.
         max_body_bytes: how long a body may be.
         answer_seconds: how long `app` may take until its answer starts; a stream may go on.
+        late_hint: what to do when it took longer.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Guard:
         headers: Callable[[Request], Mapping[str, str]],
         max_body_bytes: int,
         answer_seconds: float = ANSWER_SECONDS,
+        late_hint: str = "Send it again.",
     ) -> None:
         self._app = app
         self._check = check
@@ -45,6 +47,7 @@ class Guard:
         self._headers = headers
         self._max_body_bytes = max_body_bytes
         self._answer_seconds = answer_seconds
+        self._late_hint = late_hint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -81,9 +84,8 @@ class Guard:
         except TimeoutError:
             if not too_late.expired():
                 raise
-            detail = f"Temporal or the database did not answer within {self._answer_seconds:g} s"
-            hint = "Send it again: the same Idempotency-Key finds what was started."
-            refused = Refused(503, "too_late", detail, hint=hint, headers={"Retry-After": "5"})
+            detail = f"there was no answer within {self._answer_seconds:g} s"
+            refused = Refused(503, "too_late", detail, hint=self._late_hint, headers={"Retry-After": "5"})
             await self._refuse(request, refused)(request.scope, receive, send)
 
     def _with_headers(self, request: Request, send: Send) -> Send:

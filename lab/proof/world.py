@@ -165,14 +165,19 @@ class World:
             await self.postgresql.heal()
 
     async def supervise(
-        self, name: str, command: Callable[[], list[str | Path]], environment: dict[str, str] | None
+        self,
+        name: str,
+        command: Callable[[], list[str | Path]],
+        environment: dict[str, str] | None,
+        *,
+        starts_in_vain: int = STARTS_IN_VAIN,
     ) -> None:
         """Run a process, and start it again whenever it has ended, until cancelled; raises StackNotStarted.
 
         One that ends by itself time after time cannot start: no fault that we make lasts so long.
         """
         in_vain = 0
-        while in_vain < STARTS_IN_VAIN:
+        while in_vain < starts_in_vain:
             try:
                 async with child(command(), environment=environment, log=self.folder / f"{name}.log") as process:
                     self.processes[name] = process

@@ -78,7 +78,7 @@ async def test_a_question_is_answered_and_its_job_has_its_story(
 
 
 async def test_a_request_that_cannot_be_asked_is_refused_by_the_names_of_its_fields(here: Place) -> None:
-    """The command line calls the same fault `--observed`; whoever sends JSON has no options."""
+    """The command line calls the same fault `--observed`; a caller that sends JSON has no options."""
     async with here.open() as url, asking("luna", url) as luna:
         refused = await luna.post(
             "/api/v1/rotations", json=question() | {"observed_at": "2150-01-01T00:00:00Z"}, headers=key()

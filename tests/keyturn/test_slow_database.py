@@ -5,6 +5,7 @@ import itertools
 import logging
 import shutil
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
@@ -23,11 +24,11 @@ from keyturn.bulk.contracts import BulkPage
 from keyturn.bulk.pages import BulkJudge
 from keyturn.cache.key import CacheKey
 from keyturn.cache.sql import SqlCache
-from keyturn.database import database_url, open_database, transaction
+from keyturn.database import SQLITE_BUSY_MILLISECONDS, database_url, open_database, transaction
 from keyturn.drafts.errors import DraftTakenOver
 from keyturn.drafts.store import DraftStore
 from keyturn.drafts.writing import DraftWriting
-from keyturn.errors import JobStoreUnavailable
+from keyturn.errors import JobStoreRefused, JobStoreUnavailable
 from keyturn.jobs.tables import rotation_events
 from keyturn.ledger.recorder import recorder
 from keyturn.ledger.store import LedgerStore, midnight
@@ -236,6 +237,19 @@ async def test_a_new_sqlite_file_may_be_opened_while_another_process_writes_to_i
         assert not reading.done()
         other.execute("COMMIT")
         await reading
+    await engine.dispose()
+
+
+async def test_a_sqlite_file_that_cannot_be_written_is_refused_at_once(tmp_path: Path, migrated_sqlite: Path) -> None:
+    """Only another one's write is waited for."""
+    file = tmp_path / "keyturn.db"
+    shutil.copyfile(migrated_sqlite, file)
+    engine = open_database(database_url(f"sqlite:///file:{file}?mode=ro&uri=true"))
+    began = time.monotonic()
+    with pytest.raises(JobStoreRefused):
+        async with transaction(engine) as connection:
+            await connection.execute(text("SELECT 1"))
+    assert time.monotonic() - began < SQLITE_BUSY_MILLISECONDS / 1000 / 2
     await engine.dispose()
 
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 
 from keyturn.lab.proof.checker import facts_of, strays, violations
 from keyturn.lab.proof.driver import drive
@@ -18,7 +19,9 @@ from keyturn.lab.proof.page import rewrite
 from keyturn.lab.proof.plan import CALM, KINDS, Operation, fault_of, plan
 from keyturn.lab.proof.report import print_stories, survivals
 from keyturn.lab.proof.soak import MAY_GROW, SoakResult, picture, soak_rows
-from keyturn.lab.proof.world import ask_simulator, world
+from keyturn.lab.proof.world import World, ask_simulator, world
+from keyturn.lab.stack.processes import StackNotStarted
+from tests.support.keys import KEYRING
 
 
 async def proved(results: Path, *options: str) -> tuple[int, str, list[dict[str, object]]]:
@@ -46,6 +49,14 @@ def test_a_seed_plans_the_same_faults_again_and_each_is_met() -> None:
     assert both
     assert all((one.kind.by, KINDS[one.also].by) == ("worker", "provider") for one in both)
     assert any(one.also for one in plan(20, 7, "sqlite", only="answer_lost")), "one alone meets others, too"
+
+
+async def test_a_part_that_cannot_start_ends_the_proof_by_what_it_printed(tmp_path: Path) -> None:
+    """It would be started again for ever."""
+    made = World(tmp_path, make_url("sqlite:///x"), "", KEYRING, {}, Random(1))
+    command: list[str | Path] = [sys.executable, "-c", "raise SystemExit('no such module')"]
+    with pytest.raises(StackNotStarted, match="worker_0 does not start: no such module"):
+        await made.supervise("worker_0", lambda: command, None, starts_in_vain=2)
 
 
 @pytest.mark.timeout(480)  # two minutes; a machine that has other work, too, may take twice as long

@@ -95,7 +95,7 @@ async def test_an_estate_is_judged_watched_and_reported_by_command(
 
 
 async def test_what_an_inventory_says_is_text_in_the_report_and_never_markup(keyturn: Keyturn, tmp_path: Path) -> None:
-    """A reject's reason repeats the name of an unknown column, which whoever wrote the inventory chose."""
+    """A reject's reason repeats the name of an unknown column, which the inventory's author chose."""
     hostile = "<img src=x onerror=alert(1)>"
     rows = [{"account_id": f"acct_{tmp_path.name.replace('[', '_')}", "key_id": "k", "age_days": 1}]
     rows.append(rows[0] | {"key_id": "k2", hostile: "x"})
