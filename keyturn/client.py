@@ -15,6 +15,7 @@ from typing import Any, Self
 import httpx
 from pydantic import SecretStr
 
+from keyturn.authorities import public_authorities
 from keyturn.errors import InvalidRequest, JobError, JobStoreUnavailable
 from keyturn.jobs.contracts import ClaimedJob
 from keyturn.jobs.errors import JobClosed, StaleClaim, StateRefused, UnknownJob
@@ -36,7 +37,12 @@ class JobsClient:
     def __init__(self, url: str, token: SecretStr, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
         headers = {"Authorization": f"Bearer {token.get_secret_value()}"}
         self._http = httpx.AsyncClient(
-            base_url=url, headers=headers, timeout=TIMEOUT_SECONDS, transport=transport, trust_env=False
+            base_url=url,
+            headers=headers,
+            timeout=TIMEOUT_SECONDS,
+            transport=transport,
+            verify=public_authorities(),
+            trust_env=False,
         )
 
     async def __aenter__(self) -> Self:

@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import psycopg
 import pytest
 from hypothesis import settings
@@ -27,6 +26,7 @@ from keyturn.application.namespace import add_search_attributes
 from keyturn.database import database_url, open_database
 from keyturn.jobs.store import JobStore
 from keyturn.lab.stack.embedded import Ports, Stack, embedded_stack, simulator_process
+from keyturn.lab.stack.loopback import loopback_client
 from keyturn.lab.stack.processes import program
 from keyturn.lab.stack.temporal import dev_server
 from keyturn.policy.catalogue import Catalogue, load_catalogue
@@ -169,12 +169,11 @@ async def simulator_address() -> AsyncIterator[str]:
 
 @pytest.fixture
 async def simulator(simulator_address: str) -> AsyncIterator[SimulatorControl]:
-    """The simulator's control, with no fault set and no request logged."""
-    async with httpx.AsyncClient(base_url=simulator_address, trust_env=False) as http:
+    """The simulator's control, with no fault set and no request logged: whoever wants it so resets it."""
+    async with loopback_client(simulator_address) as http:
         control = SimulatorControl(http, simulator_address)
         await control.reset()
         yield control
-        await control.reset()
 
 
 @pytest.fixture(scope="session")
@@ -313,7 +312,7 @@ def aws() -> "Iterator[Aws]":
 @pytest.fixture
 async def simulated(stack: Stack) -> AsyncIterator[SimulatorControl]:
     """The simulator of the whole stack, without a fault before and after."""
-    async with httpx.AsyncClient(base_url=stack.simulator, trust_env=False) as http:
+    async with loopback_client(stack.simulator) as http:
         control = SimulatorControl(http, stack.simulator)
         await control.reset()
         yield control

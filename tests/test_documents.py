@@ -12,7 +12,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 
@@ -22,6 +21,7 @@ from keyturn.lab.documentation.log_events import MEANINGS, ROOMS, events
 from keyturn.lab.documentation.pages import PAGES
 from keyturn.lab.documentation.settings import setting_descriptions
 from keyturn.lab.stack.embedded import Stack
+from keyturn.lab.stack.loopback import loopback_client
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.workers.codec_settings import CodecSettings
 from keyturn.workers.executor_settings import ExecutorSettings
@@ -56,7 +56,7 @@ async def run_examples(text: str, stack: Stack, folder: Path, **settings: str) -
         command = command.replace(":default:", f":{settings.get('KEYTURN_TENANT', 'default')}:")
         if command.startswith("curl "):  # the program itself need not be there
             [(address, body)] = re.findall(r"(http\S+) -d '(.*)'", command)
-            async with httpx.AsyncClient(trust_env=False) as http:
+            async with loopback_client() as http:
                 (await http.post(address, content=body)).raise_for_status()
         if not command.startswith("keyturn ") or command == "keyturn worker":
             continue

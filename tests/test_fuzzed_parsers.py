@@ -33,6 +33,7 @@ from keyturn.inventory.read import read
 from keyturn.inventory.scans import read_scans
 from keyturn.inventory.source import Inventory
 from keyturn.keyring_files import parse_keyring
+from keyturn.lab.stack.loopback import loopback_client
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.endpoint import Timeouts
 from keyturn.llm.http import HttpModelClient
@@ -238,7 +239,7 @@ async def test_the_codec_server_answers_whatever_it_is_sent() -> None:
     loop = asyncio.get_running_loop()
     async with (
         served(server.application(), "127.0.0.1:0", setting="KEYTURN_CODEC_ADDRESS") as url,
-        httpx.AsyncClient(base_url=url, trust_env=False, headers=headers) as http,
+        loopback_client(url, headers=headers) as http,
     ):
 
         @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import pytest
 from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.engine import URL
@@ -22,6 +21,7 @@ from keyturn.jobs.store import JobStore
 from keyturn.keyring import Keyring
 from keyturn.lab.proof.plan import WRONG_NO
 from keyturn.lab.stack.embedded import worker_environment
+from keyturn.lab.stack.loopback import loopback_client
 from keyturn.lab.stack.processes import child, free_port
 from keyturn.lab.stack.temporal import dev_server
 from keyturn.rotations.contracts import Abandonment, Approval, Denial, Resumption, RotationRequest
@@ -169,7 +169,7 @@ async def all_traces(client: Client, monitoring: str, log: Path, database: URL) 
     writer.write(f"GET /metrics HTTP/1.1\r\nAuthorization: Bearer {BEARER}\rx\r\n\r\n".encode())
     refused = (await reader.read()).decode()
     writer.close()
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with loopback_client() as http:
         metrics = refused + "".join(
             [(await http.get(f"http://{monitoring}/{page}")).text for page in ("metrics", "status")]
         )

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
 from sqlalchemy import func, select, text
 from sqlalchemy.engine import URL
 from temporalio.client import Client
@@ -30,6 +29,7 @@ from keyturn.lab.proof.operation_record import Incident
 from keyturn.lab.proof.plan import STRICTER_LINE
 from keyturn.lab.proof.worker import CLOCKS_DAYS
 from keyturn.lab.stack.embedded import simulator_process, worker_environment
+from keyturn.lab.stack.loopback import loopback_client
 from keyturn.lab.stack.processes import StackNotStarted, child, free_port
 from keyturn.lab.stack.temporal import dev_server_command
 from keyturn.workers.schema import migrate
@@ -288,7 +288,7 @@ async def _watched() -> AsyncIterator[Callable[[Coroutine[Any, Any, None]], None
 
 async def ask_simulator(address: str, method: str, path: str, body: object = None) -> object:
     """Ask the simulator's control."""
-    async with httpx.AsyncClient(base_url=address, trust_env=False, timeout=30) as http:
+    async with loopback_client(address, timeout=30) as http:
         answer = await http.request(method, path, json=body)
         answer.raise_for_status()
         return answer.json() if answer.content else None

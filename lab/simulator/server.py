@@ -11,6 +11,7 @@ GET    /control/requests      each model request: {"at", "provider", "model", "a
 DELETE /control/requests      forget them
 PUT    /control/keys          the API keys that are taken, as a list; null takes any
 PUT    /control/pace          seconds between two pieces of a stream, a number (0.02 by default)
+DELETE /control               all as at the start: no faults, requests, keys, or pace of its own
 GET    /healthz               200 when it serves
 
 It answers for models called `simulator-...` only, so that no production setting can mistake it for a provider.
@@ -60,6 +61,7 @@ class Simulator:
         router.add_post("/v1/messages", lambda request: self._model(ANTHROPIC, request))
         router.add_post("/v1beta/models/{model}:generateContent", lambda request: self._model(GEMINI, request))
         router.add_post("/v1beta/models/{model}:streamGenerateContent", lambda request: self._model(GEMINI, request))
+        router.add_delete("/control", self._reset)
         router.add_put("/control/pace", self._set_pace)
         router.add_post("/control/faults", self._add_fault)
         router.add_delete("/control/faults", self._clear_faults)
@@ -192,6 +194,13 @@ class Simulator:
     async def _set_keys(self, request: web.Request) -> web.Response:
         keys = json.loads(await request.read())
         self.keys = None if keys is None else set(keys)
+        return web.Response(status=204)
+
+    async def _reset(self, _request: web.Request) -> web.Response:
+        self.faults.clear()
+        self.requests.clear()
+        self.batches.clear()
+        self.keys, self.pace = None, PACE_SECONDS
         return web.Response(status=204)
 
     async def _healthz(self, _request: web.Request) -> web.Response:

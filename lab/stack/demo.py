@@ -4,7 +4,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import httpx
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 
 from keyturn.application.requests import build_request, id_of
@@ -13,6 +12,7 @@ from keyturn.calls import CallRecord
 from keyturn.database import database_url, open_database
 from keyturn.jobs.store import JobStore
 from keyturn.lab.stack.embedded import Stack
+from keyturn.lab.stack.loopback import loopback_client
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.rotations.contracts import RotationRequest
 from keyturn.rotations.outcomes import JobCreated, Rejected, RotationOutcome
@@ -128,12 +128,12 @@ def _print_job(say: Say, outcome: RotationOutcome) -> None:
 
 
 async def _set_fault(stack: Stack, fault: dict[str, Any]) -> None:
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with loopback_client() as http:
         (await http.post(f"{stack.simulator}/control/faults", json=fault)).raise_for_status()
 
 
 async def _calls(stack: Stack) -> int:
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with loopback_client() as http:
         return len((await http.get(f"{stack.simulator}/control/requests")).json())
 
 

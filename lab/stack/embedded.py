@@ -17,6 +17,7 @@ from temporalio.client import Client
 from keyturn.database import database_url
 from keyturn.keyring import Keyring
 from keyturn.keyring_files import DEVELOPMENT_FILE, load_keyring, write_keys
+from keyturn.lab.stack.loopback import loopback_client
 from keyturn.lab.stack.processes import StackNotStarted, child, free_port
 from keyturn.lab.stack.temporal import START_SECONDS, dev_server
 from keyturn.llm.providers import load_providers
@@ -173,7 +174,7 @@ async def _serving(name: str, address: str, environment: dict[str, str], folder:
     """Yield the address of a command that serves, when it answers."""
     command = [sys.executable, "-m", "keyturn.starter", name]
     async with child(command, environment=environment, folder=folder, log=folder / f"{name}.log") as process:
-        async with asyncio.timeout(START_SECONDS), httpx.AsyncClient(trust_env=False) as http:
+        async with asyncio.timeout(START_SECONDS), loopback_client() as http:
             while process.returncode is None:
                 with suppress(httpx.HTTPError):
                     (await http.get(f"http://{address}/healthz")).raise_for_status()

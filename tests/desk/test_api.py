@@ -20,6 +20,7 @@ from keyturn.desk.tables import desk_requests
 from keyturn.drafts.errors import UnknownDraft
 from keyturn.drafts.tables import drafts
 from keyturn.errors import JobStoreUnavailable
+from keyturn.lab.stack.loopback import loopback_client
 from tests.support.desks import Place, asking, events_of, key, place, question, text_of
 from tests.support.simulated import SimulatorControl
 
@@ -257,7 +258,7 @@ async def test_two_hundred_readers_lose_and_repeat_nothing(here: Place) -> None:
         body = {"account_id": "acct_1", "question": "May it?", "policy_lines": ["P-7"]}
         path = (await luna.post("/api/v1/drafts", json=body, headers=key())).headers["location"]
         limits = httpx.Limits(max_connections=250)
-        async with httpx.AsyncClient(base_url=url, headers=luna.headers, limits=limits, timeout=60) as readers:
+        async with loopback_client(url, headers=luna.headers, limits=limits, timeout=60) as readers:
             seen = await asyncio.gather(*(events_of(readers, f"{path}/events") for _ in range(200)))
         draft = (await luna.get(path)).json()
         assert draft["state"] == "completed"

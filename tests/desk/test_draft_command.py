@@ -6,10 +6,10 @@ import signal
 import uuid
 from pathlib import Path
 
-import httpx
 import pytest
 
 from keyturn.lab.stack.embedded import Stack
+from keyturn.lab.stack.loopback import loopback_client
 from tests.support.terminal import KEYTURN, lunas
 
 ASKED = ("--account", "acct_10234", "--policy", "P-7", "--question", "May it?")
@@ -28,7 +28,7 @@ def catches(pid: int, one: signal.Signals) -> bool:
 
 
 async def pace(stack: Stack, seconds: float) -> None:
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with loopback_client() as http:
         (await http.put(f"{stack.simulator}/control/pace", content=str(seconds))).raise_for_status()
 
 
@@ -54,7 +54,7 @@ async def test_ctrl_c_stops_a_draft_and_closes_the_providers_connection(stack: S
         await pace(stack, 0.02)
     assert (process.returncode, err.decode().strip()) == (1, "cancelled")
     assert len(out) < 200
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with loopback_client() as http:
         assert "closed_at" in (await http.get(f"{stack.simulator}/control/requests")).json()[-1]
 
 

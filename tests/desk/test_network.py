@@ -17,6 +17,7 @@ from keyturn.database import open_database
 from keyturn.desk.idempotency import Idempotency
 from keyturn.desk.settings import DeskSettings, load_desk_settings
 from keyturn.errors import InvalidRequest, JobStoreUnavailable, SettingsInvalid
+from keyturn.lab.stack.loopback import loopback_client
 from keyturn.lab.stack.temporal import dev_server
 from tests.support.desks import TOKENS, Place, asking, events_of, key, place, question
 from tests.support.keys import KEYRING
@@ -30,7 +31,7 @@ async def here(temporal: Client, sqlite: URL, simulator: SimulatorControl) -> As
 
 
 def plain(url: str, **headers: str) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=url, trust_env=False, headers=headers)
+    return loopback_client(url, headers=headers)
 
 
 async def test_nobody_gets_in_without_a_token_and_every_answer_is_guarded(here: Place) -> None:

@@ -7,10 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
-
 from keyturn.lab.evals.cases import load_cases
 from keyturn.lab.stack.embedded import simulator_process, worker_environment
+from keyturn.lab.stack.loopback import loopback_client
 from keyturn.policy.catalogue import Catalogue
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +44,7 @@ async def test_the_simulators_answers_are_as_good_as_those_accepted_last(tmp_pat
 async def test_a_worse_model_fails_the_run_and_makes_no_job(tmp_path: Path) -> None:
     """A provider that says 90 days to everything: accuracy falls, every such answer is rejected."""
     async with simulator_process() as address:
-        async with httpx.AsyncClient(base_url=address, trust_env=False) as http:
+        async with loopback_client(address) as http:
             fault = {"name": "wrong_window", "days": 7, "times": None}
             (await http.post("/control/faults", json=fault)).raise_for_status()
         url = f"sqlite:///{tmp_path}/keyturn.db"

@@ -1,5 +1,6 @@
 """Rotating an access key, step by step, against moto's IAM and Secrets Manager over a network that loses answers."""
 
+import functools
 import json
 import os
 import stat
@@ -55,9 +56,15 @@ def steps(aws: Aws, network: Network, engine: AsyncEngine) -> AccessKeyRotation:
 
 
 def steps_on(aws: Aws, network: Network, engine: AsyncEngine, secrets: SecretStore | None = None) -> AccessKeyRotation:
-    settings = aws.settings(network.address)
-    secrets = secrets or SecretsManager(**settings)
-    return AccessKeyRotation(AwsAccessKeys(**settings), secrets, JobLeases(engine), secret_name="keyturn/{user}")
+    keys, manager = clients_on(aws, network.address)
+    return AccessKeyRotation(keys, secrets or manager, JobLeases(engine), secret_name="keyturn/{user}")
+
+
+@functools.cache
+def clients_on(aws: Aws, address: str) -> tuple[AwsAccessKeys, SecretsManager]:
+    """What calls AWS there. It remembers nothing of a call, and making it costs as much as a whole rotation."""
+    settings = aws.settings(address)
+    return AwsAccessKeys(**settings), SecretsManager(**settings)
 
 
 async def patiently(step: Callable[[], Awaitable[T]]) -> T:

@@ -7,6 +7,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from keyturn.lab.stack.loopback import loopback_client
 from keyturn.llm.batches import BatchClient
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.errors import AuthenticationFailed, ProviderUnavailable, UnexpectedStatus
@@ -24,7 +25,7 @@ LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 
 @pytest.fixture
 async def http() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+    async with loopback_client(timeout=20) as client:
         yield client
 
 

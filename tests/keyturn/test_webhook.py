@@ -26,6 +26,7 @@ from keyturn.jobs.contracts import JobMessage
 from keyturn.jobs.errors import ReceiverConflict, ReceiverRefused, ReceiverUnavailable
 from keyturn.jobs.outbox import Message
 from keyturn.jobs.rows import job_row, message_payload
+from keyturn.lab.stack.loopback import loopback_client
 from keyturn.llm.http import http_client
 from keyturn.notifications.webhook import Webhook
 from keyturn.notifications.webhook.destinations import fault_of_target
@@ -300,7 +301,7 @@ async def test_a_name_that_points_to_a_private_address_is_refused(monkeypatch: p
 
 async def test_silence_is_a_passing_failure() -> None:
     """No server at the address, or a connection that drops."""
-    async with httpx.AsyncClient() as http:
+    async with loopback_client() as http:
         with pytest.raises(ReceiverUnavailable):
             await Webhook(http, "http://127.0.0.1:9/", {"new": NEW}).send(message())
 

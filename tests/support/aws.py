@@ -1,6 +1,7 @@
 """AWS for the tests: moto's server, which checks signatures, behind a network that loses chosen calls."""
 
 import asyncio
+import functools
 import json
 import os
 import urllib.request
@@ -35,7 +36,7 @@ _create_everything = json.dumps(
 )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Aws:
     """One AWS account. `address` is moto itself, which loses nothing."""
 
@@ -43,10 +44,10 @@ class Aws:
     key_id: str
     secret: str
 
-    def client(self, service: str, *, address: str | None = None) -> Any:
-        return boto3.client(
-            service, **self.settings(address or self.address), config=Config(retries={"mode": "standard"})
-        )
+    @functools.cache  # noqa: B019 - one account a process; making a client of IAM costs as much as twenty calls
+    def client(self, service: str) -> Any:
+        """A client of ours, for what a test prepares and looks at."""
+        return boto3.client(service, **self.settings(), config=Config(retries={"mode": "standard"}))
 
     def settings(self, address: str | None = None) -> dict[str, Any]:
         """The arguments of boto3's clients, as the environment gives them to a real executor."""

@@ -22,6 +22,7 @@ from keyturn.desk.settings import DeskSettings
 from keyturn.drafts.store import DraftStore
 from keyturn.drafts.writing import DraftWriting
 from keyturn.jobs.store import JobStore
+from keyturn.lab.stack.loopback import loopback_client
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.http import http_client
 from keyturn.policy.catalogue import Catalogue
@@ -106,7 +107,7 @@ async def place(client: Client, url: URL, simulator: SimulatorControl, **approva
 def asking(name: str, url: str) -> httpx.AsyncClient:
     """A client of the desk's JSON that is signed in as `name`."""
     headers = {"authorization": f"Bearer {TOKENS[name]}"}
-    return httpx.AsyncClient(base_url=url, headers=headers, trust_env=False, timeout=30)
+    return loopback_client(url, headers=headers, timeout=30)
 
 
 def question(**changed: Any) -> dict[str, Any]:

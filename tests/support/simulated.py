@@ -14,10 +14,8 @@ class SimulatorControl:
         self.address = address
 
     async def reset(self) -> None:
-        await self._http.delete("/control/faults")
-        await self._http.delete("/control/requests")
-        await self.take_keys(None)
-        await self.pace(0.02)
+        """Let the simulator be as at its start."""
+        (await self._http.delete("/control")).raise_for_status()
 
     async def pace(self, seconds: float) -> None:
         """Let so many seconds pass between two pieces of a stream."""

@@ -5,12 +5,12 @@ import logging
 import time
 from collections.abc import AsyncIterator
 
-import httpx
 import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from keyturn.lab.stack.loopback import loopback_client
 from keyturn.web.applications import plain_application, unstored
 from keyturn.web.guard import Guard
 from keyturn.web.problems import refuse_with_problem
@@ -202,7 +202,7 @@ async def test_beyond_its_share_a_peers_connections_are_closed_at_once(
 async def test_a_kept_connection_is_answered_at_once(quiet_desk: str) -> None:
     """Nagle's algorithm and a delayed acknowledgement together cost each answer 40 ms."""
     times = []
-    async with httpx.AsyncClient(base_url=quiet_desk, trust_env=False) as http:
+    async with loopback_client(quiet_desk) as http:
         for _ in range(10):
             begun = time.monotonic()
             await http.get("/")

@@ -19,6 +19,7 @@ from keyturn.application.encryption import EncryptionCodec
 from keyturn.application.rotations import start_or_attach
 from keyturn.errors import SettingsInvalid
 from keyturn.jobs.store import JobStore
+from keyturn.lab.stack.loopback import loopback_client
 from keyturn.lab.stack.processes import program
 from keyturn.tokens import parse_tokens
 from keyturn.web.serving import served
@@ -40,7 +41,7 @@ async def codec() -> AsyncIterator[httpx.AsyncClient]:
     server = CodecServer(ring(NEWER), tokens, frozenset({UI}))
     async with (
         served(server.application(), "127.0.0.1:0", setting="KEYTURN_CODEC_ADDRESS") as url,
-        httpx.AsyncClient(base_url=url, trust_env=False) as http,
+        loopback_client(url) as http,
     ):
         yield http
 

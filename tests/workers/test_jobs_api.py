@@ -22,6 +22,7 @@ from keyturn.jobs.errors import JobClosed, StaleClaim, StateRefused, UnknownJob
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import rotation_jobs
+from keyturn.lab.stack.loopback import loopback_client
 from keyturn.lab.stack.processes import child
 from keyturn.web.serving import served
 from keyturn.workers.jobs_api import MAX_BODY_BYTES, jobs_application
@@ -139,7 +140,7 @@ async def test_bad_requests_are_refused_by_name_and_change_nothing(
     """The job that is there is still there to be claimed, and nothing of the request is repeated."""
     made = await api.make()
     sent = {"Authorization": f"Bearer {ROTATOR}"} if headers is None else headers
-    async with httpx.AsyncClient(base_url=api.url, trust_env=False) as http:
+    async with loopback_client(api.url) as http:
         answer = await http.post(path, content=content, headers=sent)
     assert (answer.status_code, answer.json()["kind"]) == (status, kind)
     assert "DROP" not in answer.text.replace("job '; DROP TABLE", "")
@@ -151,7 +152,7 @@ async def test_a_shell_script_may_send_json_as_a_form_and_a_refusal_is_a_problem
     """`curl -d` calls any body a form."""
     made = await api.make()
     as_form = {"Authorization": f"Bearer {ROTATOR}", "Content-Type": "application/x-www-form-urlencoded"}
-    async with httpx.AsyncClient(base_url=api.url, trust_env=False) as http:
+    async with loopback_client(api.url) as http:
         claimed = await http.post("/jobs/claim", content=b'{"lease_seconds": 60}', headers=as_form)
         assert (claimed.status_code, claimed.json()["job_id"]) == (200, made)
         assert (await http.post("/jobs/claim", headers=as_form)).status_code == 204
@@ -166,7 +167,7 @@ async def test_a_shell_script_may_send_json_as_a_form_and_a_refusal_is_a_problem
 
 async def test_the_interface_describes_itself_to_whom_it_does_not_know(api: Api) -> None:
     """OpenAPI names every route and its refusals, and no job."""
-    async with httpx.AsyncClient(base_url=api.url, trust_env=False) as http:
+    async with loopback_client(api.url) as http:
         document = (await http.get("/openapi.json")).json()
     assert set(document["paths"]) == {
         "/jobs/claim",

@@ -21,6 +21,7 @@ from keyturn.application.rotations import rotate
 from keyturn.calls import FailedAttempt
 from keyturn.errors import SettingsInvalid
 from keyturn.lab.stack.embedded import worker_environment
+from keyturn.lab.stack.loopback import loopback_client
 from keyturn.lab.stack.processes import child, free_port
 from keyturn.rotations.outcomes import JobCreated
 from keyturn.web.serving import served
@@ -63,7 +64,7 @@ async def watched() -> AsyncIterator[tuple[Watched, httpx.AsyncClient]]:
     made = Watched()
     async with (
         served(made.monitoring.application(), "127.0.0.1:0", setting="KEYTURN_MONITORING_ADDRESS") as url,
-        httpx.AsyncClient(base_url=url, trust_env=False) as http,
+        loopback_client(url) as http,
     ):
         yield made, http
 
@@ -245,7 +246,7 @@ async def test_a_running_worker_serves_its_own_metrics_and_the_sdks(
         _, outcome = await rotate(temporal, request(question=planted), task_queue=queue, wait_seconds=60)
         assert isinstance(outcome, JobCreated)
         assert outcome.call.fingerprint is not None
-        async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False) as http:
+        async with loopback_client(f"http://{address}") as http:
             assert (await http.get("/readyz")).status_code == 200
             metrics = (await http.get("/metrics")).text
             status = (await http.get("/status")).json()

@@ -32,6 +32,7 @@ from keyturn.executors.aws.iam import AccessKey, AwsAccessKeys
 from keyturn.executors.aws.steps import AccessKeyRotation
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
+from keyturn.lab.stack.loopback import loopback_client
 from keyturn.lab.stack.processes import child, free_port
 from keyturn.rotations.contracts import Abandonment, Resumption
 from keyturn.targets.secretsmanager.store import SecretsManager
@@ -438,7 +439,7 @@ async def test_an_executor_serves_its_figures_and_the_sdks(
     command: list[str | Path] = [Path(sys.executable).parent / "keyturn", "executor"]
     async with (
         child(command, environment=environment, log=tmp_path / "executor.log"),
-        httpx.AsyncClient(base_url=f"http://{address}", trust_env=False) as http,
+        loopback_client(f"http://{address}") as http,
         asyncio.timeout(60),
     ):
         printed = ""

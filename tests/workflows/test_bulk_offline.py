@@ -3,12 +3,12 @@
 from decimal import Decimal
 from pathlib import Path
 
-import httpx
 import pytest
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 
+from keyturn.lab.stack.loopback import loopback_client
 from keyturn.llm.http import HttpModelClient
 from keyturn.llm.providers.anthropic.batches import AnthropicBatches
 from keyturn.llm.providers.openai.batches import OpenAiBatches
@@ -22,7 +22,7 @@ def offline_place(
     request: pytest.FixtureRequest, temporal: Client, queue: str, engine: AsyncEngine, simulator: SimulatorControl
 ) -> BulkPlace:
     """A place that asks the simulator, at once and by batches."""
-    http, key = httpx.AsyncClient(trust_env=False, timeout=20), SecretStr("any")
+    http, key = loopback_client(timeout=20), SecretStr("any")
     base = f"{simulator.address}/v1" if request.param == "openai" else simulator.address
     batches = OpenAiBatches if request.param == "openai" else AnthropicBatches
     provider = HttpModelClient(http, endpoint(request.param, base, key=key), "simulator-1")

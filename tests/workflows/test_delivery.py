@@ -14,7 +14,6 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
-import httpx
 import pytest
 from aiohttp import web
 from pydantic import SecretStr
@@ -36,6 +35,7 @@ from keyturn.jobs.outbox import Message, Outbox
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import job_audit, outbox, rotation_jobs
 from keyturn.lab.stack.embedded import worker_environment
+from keyturn.lab.stack.loopback import loopback_client
 from keyturn.lab.stack.processes import child
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.http import http_client
@@ -186,7 +186,7 @@ async def test_messages_of_one_credential_come_in_their_order(
     await JobLeases(engine).cancel(first, tenant_id="default", actor="omar", reason="x")
     second = await make(store, "key_1")
     async with receiver.served() as url, deliverer(temporal, queue, engine, url) as starts:
-        async with httpx.AsyncClient() as http:
+        async with loopback_client() as http:
             deliveries = ReceiverDeliveries(Outbox(engine), {"webhook": Webhook(http, url, KEYS)})
             with pytest.raises(EarlierDelivery):
                 await deliveries.deliver(second)
