@@ -145,9 +145,10 @@ async def calls_of_a_rotation(aws: Aws, network: Network, store: JobStore, engin
     return list(network.calls)
 
 
-# A lost request leaves less behind than a lost answer: the fourth is for `make prove-executor`.
-LOSSES = [("answer_lost", AGAIN), ("answer_lost", ANEW), ("request_lost", AGAIN)]
-LOSSES += [("request_lost", ANEW)] if os.environ.get("PROOF_KILLS") else []
+LOSSES = [("answer_lost", AGAIN), ("answer_lost", ANEW), ("request_lost", AGAIN), ("request_lost", ANEW)]
+# Of a call that only looks, a lost request leaves what a lost answer leaves. `make prove-executor` loses each in each way.
+LOOKS = ("Get", "List", "Describe")
+EACH_WAY = bool(os.environ.get("PROOF_KILLS"))
 
 
 @pytest.mark.parametrize(("how", "after"), LOSSES)
@@ -160,7 +161,9 @@ async def test_whichever_call_to_aws_is_lost_there_is_one_new_working_key_and_no
     """
     calls = await calls_of_a_rotation(aws, network, store, engine)
     assert {"ListAccessKeys", "CreateAccessKey", "UpdateAccessKey", "DeleteAccessKey", "PutSecretValue"} < set(calls)
-    for lost in range(1, len(calls) + 1):
+    for lost, call in enumerate(calls, start=1):
+        if call.startswith(LOOKS) and (how, after) != LOSSES[0] and not EACH_WAY:
+            continue
         user, old = aws.user()
         job_id = await job_for(store, engine, user, old)
         network.calls.clear()
@@ -173,8 +176,8 @@ async def test_whichever_call_to_aws_is_lost_there_is_one_new_working_key_and_no
             steps = steps_on(aws, network, engine)
         rotation = await rotated(steps, job_id)
         assert len(network.calls) > lost, "the loss was reached"
-        assert aws.keys(user) == {rotation.new_key_id: "Active"}, calls[lost - 1]
-        assert aws.stored(f"keyturn/{user}") == rotation.new_key_id, calls[lost - 1]
+        assert aws.keys(user) == {rotation.new_key_id: "Active"}, call
+        assert aws.stored(f"keyturn/{user}") == rotation.new_key_id, call
         job, _ = await JobLeases(engine).show(job_id, tenant_id="default")
         assert job["status"] == "done"
 
