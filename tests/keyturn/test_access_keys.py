@@ -146,7 +146,7 @@ async def calls_of_a_rotation(aws: Aws, network: Network, store: JobStore, engin
 
 
 LOSSES = [("answer_lost", AGAIN), ("answer_lost", ANEW), ("request_lost", AGAIN), ("request_lost", ANEW)]
-# Of a call that only looks, a lost request leaves what a lost answer leaves. `make prove-executor` loses each in each way.
+# Of a call that only looks, a lost request leaves what a lost answer leaves: `make prove-executor` loses those, too.
 LOOKS = ("Get", "List", "Describe")
 EACH_WAY = bool(os.environ.get("PROOF_KILLS"))
 
