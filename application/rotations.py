@@ -41,7 +41,7 @@ from keyturn.rotations.outcomes import (
     WaitingForPerson,
 )
 from keyturn.workflows.rotation import RotationWorkflow
-from keyturn.workflows.visibility import APPROVAL, DISAGREEMENT, PARKED, attributes_at_start
+from keyturn.workflows.visibility import APPROVAL, DISAGREEMENT, PARKED, attributes_at_start, memo_at_start
 
 _OUTCOME: TypeAdapter[RotationOutcome] = TypeAdapter(RotationOutcome)
 # The caller's timeout has passed already: a worker that is there answers in milliseconds.
@@ -221,6 +221,7 @@ async def _start(client: Client, request: RotationRequest, task_queue: str, reus
         id=id_of(request, names_of(client)),
         task_queue=task_queue,
         search_attributes=attributes_at_start(request, names_of(client)),
+        memo=memo_at_start(request),
         id_reuse_policy=reuse,
         # While one runs, its start fails and the caller attaches: USE_EXISTING would not say who started it.
         id_conflict_policy=WorkflowIDConflictPolicy.FAIL,

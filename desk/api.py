@@ -14,23 +14,32 @@ from fastapi import APIRouter, Header, Path, Query
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel
 
+from keyturn.desk.decisions import Choice, decide_together
 from keyturn.desk.desk import Desk
 from keyturn.desk.events import place_of, with_comments
+from keyturn.desk.filters import CallQuery, JobQuery, RotationQuery
 from keyturn.desk.idempotency import Idempotency
 from keyturn.desk.people import Person
 from keyturn.desk.roles import AnyPerson, Asker, Decider, Operator, expect_decider
 from keyturn.desk.schemas import (
     Ask,
     AskDraft,
+    CallList,
+    CostList,
     DecisionDigest,
+    DecisionList,
+    Decisions,
     DenialReason,
     DraftStatus,
+    JobList,
+    JobWithAudit,
     Line,
+    LineList,
     Rotation,
+    RotationList,
     Why,
     draft_status,
     in_path,
-    plain,
 )
 from keyturn.desk.settings import DeskSettings
 from keyturn.web.problems import Refused, describe_problems
@@ -92,13 +101,18 @@ def _add_rotations(router: APIRouter, desk: Desk, settings: DeskSettings, once: 
 
         return await once(person, "ask", key, body, do)
 
-    @router.get("/rotations", response_model=dict[str, list[dict[str, str]]])
-    async def rotations(
-        person: AnyPerson,
-        waiting: Annotated[bool, Query(description="Only rotations that wait for an operator or approver.")] = False,
-    ) -> Any:
-        """List rotations, newest first; or those that wait for an operator or approver, oldest first."""
-        return {"rotations": await (desk.waiting() if waiting else desk.recent())}
+    @router.get("/rotations", response_model=RotationList)
+    async def rotations(person: AnyPerson, query: Annotated[RotationQuery, Query()]) -> Any:
+        """List rotations, 50 a page: open ones first, then those that closed last."""
+        page = await desk.lists.rotations(query.chosen(), after=query.after)
+        return {"rotations": page.rows, "after": page.after}
+
+    @router.post("/decisions", response_model=DecisionList)
+    async def decisions(person: Decider, body: Decisions) -> Any:
+        """Approve or deny up to 50 pending decisions. Each has its own result; what refuses one leaves the others."""
+        choices = [Choice(one.workflow_id, one.digest) for one in body.choices]
+        results = await decide_together(desk, person, choices, decision=body.decision, reason=body.reason or "")
+        return {"results": [{"workflow_id": one.workflow_id, "problem": one.problem} for one in results]}
 
     @router.post("/rotations/{workflow_id:path}/resume", status_code=204)
     async def resume(person: Operator, workflow_id: WorkflowId) -> None:
@@ -184,23 +198,30 @@ def _add_drafts(router: APIRouter, desk: Desk, once: Once) -> None:
 
 
 def _add_records(router: APIRouter, desk: Desk) -> None:
-    @router.get("/jobs", response_model=dict[str, list[dict[str, Any]]])
-    async def jobs(person: AnyPerson, limit: Annotated[int, Query(ge=1, le=200)] = 25) -> Any:
-        """List rotation jobs, newest first."""
-        return {"jobs": [plain(row) for row in await desk.jobs(limit=limit)]}
+    @router.get("/jobs", response_model=JobList)
+    async def jobs(person: AnyPerson, query: Annotated[JobQuery, Query()]) -> Any:
+        """List rotation jobs, 50 a page."""
+        page = await desk.lists.jobs(query.chosen(), order_by=query.order_by, after=query.after)
+        return {"jobs": page.rows, "after": page.after}
 
-    @router.get("/jobs/{job_id}", response_model=dict[str, Any])
+    @router.get("/jobs/{job_id}", response_model=JobWithAudit)
     async def job(person: AnyPerson, job_id: Annotated[str, Path(max_length=64)]) -> Any:
         """Return a job and its audit trail."""
         row, trail = await desk.job(job_id)
-        return {"job": plain(row), "audit": [plain(one) for one in trail]}
+        return {"job": row, "audit": trail}
 
-    @router.get("/costs", response_model=dict[str, list[dict[str, Any]]])
+    @router.get("/calls", response_model=CallList)
+    async def calls(person: AnyPerson, query: Annotated[CallQuery, Query()]) -> Any:
+        """List model calls, newest first, 50 a page."""
+        page = await desk.lists.calls(status=query.status, task=query.task, after=query.after)
+        return {"calls": page.rows, "after": page.after}
+
+    @router.get("/costs", response_model=CostList)
     async def costs(person: AnyPerson) -> Any:
         """Return the cost of model calls since midnight (UTC), by task."""
-        return {"costs": [plain(row) for row in await desk.costs_today()]}
+        return {"costs": await desk.lists.costs_today()}
 
-    @router.get("/policy-lines", response_model=dict[str, list[Line]])
+    @router.get("/policy-lines", response_model=LineList)
     async def lines(person: AnyPerson) -> Any:
         """List the policy lines."""
         return {"policy_lines": [line.model_dump(include=set(Line.model_fields)) for line in desk.catalogue]}

@@ -10,8 +10,10 @@ from keyturn.desk.api import api
 from keyturn.desk.checks import MAX_BODY_BYTES, Checks
 from keyturn.desk.desk import Desk
 from keyturn.desk.idempotency import Idempotency
+from keyturn.desk.list_pages import ListPages
 from keyturn.desk.pages import Pages
 from keyturn.desk.people import SignIn
+from keyturn.desk.rendering import Rendering
 from keyturn.desk.sessions import SessionRevocations
 from keyturn.desk.settings import DeskSettings
 from keyturn.keyring import Keyring
@@ -24,7 +26,8 @@ def desk_application(desk: Desk, engine: AsyncEngine, settings: DeskSettings, ke
     """Return the ASGI application that serves `desk` to those whom `settings` let in."""
     sign_in = SignIn(settings, keyring, SessionRevocations(engine))
     idempotency = Idempotency(engine, keyring)
-    pages = Pages(desk, settings, sign_in, idempotency)
+    rendering = Rendering(sign_in)
+    pages = Pages(desk, settings, sign_in, idempotency, rendering)
 
     def refuse(request: Request, refused: Refused) -> Response:
         if request.url.path.startswith(("/api/", "/openapi.json")):
@@ -35,6 +38,7 @@ def desk_application(desk: Desk, engine: AsyncEngine, settings: DeskSettings, ke
         "Keyturn's desk", "May this key be rotated? Ask, watch the reply being drafted, stop it, approve.", refuse
     )
     app.include_router(api(desk, settings, idempotency))
+    ListPages(desk, rendering).add_to(app)
     pages.add_to(app)
     checks = Checks(settings, sign_in)
     return Guard(

@@ -17,11 +17,11 @@ from keyturn.application.drafts import start_draft, stop_draft
 from keyturn.application.encryption import names_of
 from keyturn.application.following import NoSuchWorkflow, describe_workflow
 from keyturn.application.outcomes import as_object
-from keyturn.application.parked import waiting_rotations
 from keyturn.application.requests import build_request, id_of
 from keyturn.application.rotations import outcome_of, rotate, waiting_for, waits_for
 from keyturn.application.stories import last_request, story_of
 from keyturn.contracts import Contract, NameProof
+from keyturn.desk.lists import Lists
 from keyturn.drafts.errors import UnknownDraft
 from keyturn.drafts.reading import DraftReading
 from keyturn.drafts.store import Draft, DraftStore
@@ -29,15 +29,14 @@ from keyturn.errors import InvalidRequest, JobStoreUnavailable
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.keyring import Keyring
-from keyturn.ledger.store import LedgerStore, midnight
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.line import PolicyLine
 from keyturn.rotations.contracts import Abandonment, Approval, Denial, Resumption, RotationRequest
 from keyturn.rotations.decisions import GroundedDecision
 from keyturn.tasks.draft_reply import DraftRequest
+from keyturn.workflows.identity import stored_id
 from keyturn.workflows.visibility import TENANT
 
-LISTED = 25  # as many as a person looks through; the command line lists the rest
 DECIDED = frozenset({"job_created", "not_eligible", "not_specified"})  # the ends of which a decision may be reported
 # A draft whose row did not come is looked for at the server so often: no worker may be there, or it was stopped first.
 LOOK_SECONDS = 1.0
@@ -79,9 +78,10 @@ class Desk:
         self.catalogue = catalogue
         self.tenant = tenant
         self._task_queue = task_queue
-        self._jobs, self._leases, self._ledger = JobStore(engine), JobLeases(engine), LedgerStore(engine)
+        self._jobs, self._leases = JobStore(engine), JobLeases(engine)
         self._drafts = DraftStore(engine, keyring)
         self._reading = DraftReading(self._drafts)
+        self.lists = Lists(client, engine, tenant=tenant)
         self._looking: dict[str, asyncio.Task[Draft]] = {}
 
     async def ask(
@@ -119,25 +119,6 @@ class Desk:
         handle, _ = await self._mine(workflow_id)
         _, steps = await story_of(self.client, handle.id)
         return [{name: value for name, value in step.items() if name != "exchange"} for step in steps]
-
-    async def waiting(self) -> list[dict[str, str]]:
-        """Return the rotations that wait for a person, oldest first."""
-        types = ["RotationWorkflow"]
-        found = waiting_rotations(self.client, tenant=self.tenant, kind=None, limit=LISTED, types=types)
-        return [row async for row in found]
-
-    async def recent(self) -> list[dict[str, str]]:
-        """Return the newest rotations: `workflow_id`, `status` of the workflow, `since`."""
-        query = f"WorkflowType = 'RotationWorkflow' AND {TENANT.name} = '{self.tenant}'"
-        found = self.client.list_workflows(query, limit=LISTED, page_size=LISTED)
-        return [
-            {
-                "workflow_id": row.id,
-                "status": row.status.name.lower() if row.status else "unknown",
-                "since": row.start_time.isoformat(timespec="seconds"),
-            }
-            async for row in found
-        ]
 
     async def say(self, workflow_id: str, update: str, word: Contract) -> None:
         """Give a person's word to a rotation; raises NoSuchWorkflow, AnswerRefused, NoWorkerAnswers."""
@@ -230,17 +211,14 @@ class Desk:
         """Return the states that a draft went through."""
         return await self._drafts.trail(draft_id)
 
-    async def jobs(self, *, limit: int = LISTED) -> Sequence[Row]:
-        """Return the newest rotation jobs."""
-        return await self._jobs.jobs(tenant_id=self.tenant, limit=limit)
-
     async def job(self, job_id: str) -> tuple[Row, Sequence[Row]]:
         """Return a job and its audit trail; raises UnknownJob."""
         return await self._leases.show(job_id, tenant_id=self.tenant)
 
-    async def costs_today(self) -> Sequence[Row]:
-        """Return what model calls have cost since midnight (UTC), by task."""
-        return await self._ledger.costs("task", since=midnight(datetime.now(UTC)), tenant_id=self.tenant)
+    async def audit(self, workflow_id: str) -> Sequence[Row]:
+        """Return what people and the program did to a rotation and its job, oldest first."""
+        stored = stored_id(workflow_id, names_of(self.client))
+        return await self._jobs.events(tenant_id=self.tenant, workflow_id=stored)
 
     def lines_of(self, refs: Sequence[str]) -> list[PolicyLine]:
         """Return the policy lines that `ID@VERSION` name, as far as this catalogue has them."""

@@ -1,59 +1,67 @@
 """The desk as pages: forms and links that work by themselves, and a script that updates them."""
 
 import uuid
-from collections.abc import Mapping
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Annotated, Any
-from urllib.parse import quote
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, get_args
+from urllib.parse import quote, urlsplit
 
 from fastapi import FastAPI, Form, Request
-from fastapi.responses import HTMLResponse, RedirectResponse, Response
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from fastapi.responses import RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from keyturn.application.outcomes import days_in_words
+from keyturn.application.next_steps import execution_status, next_for_job, next_for_rotation
 from keyturn.application.stories import last_request
+from keyturn.contracts import CredentialKind
 from keyturn.desk.api import begin_draft
 from keyturn.desk.desk import Desk
 from keyturn.desk.idempotency import Idempotency
-from keyturn.desk.people import ACTING_AS, SESSION, Person, SignIn
+from keyturn.desk.people import ACTING_AS, SESSION, SignIn
+from keyturn.desk.rendering import STATIC, Rendering
 from keyturn.desk.roles import AnyPerson, Asker, Decider, Operator, expect_decider
 from keyturn.desk.schemas import in_path, plain
-from keyturn.desk.settings import ROLES, DeskSettings
-from keyturn.errors import KeyturnError
-from keyturn.moments import in_utc
+from keyturn.desk.settings import DeskSettings
+from keyturn.errors import InvalidRequest, KeyturnError
 from keyturn.web.problems import TITLES, Refused
 from keyturn.web.sessions import SESSION_SECONDS
 
-_FOLDER = Path(__file__).parent
-_KNOWN = {"yes": True, "no": False}
+_KNOWN = {"yes": True, "no": False, "": None}
+_YES_OR_NO = ("stale", "compromised", "never_used")
+_DAYS = ("last_rotated_at", "last_used_at")
+# The fields of the form; what is wrong with anything else stands above it.
+_FIELDS = frozenset(
+    {
+        "account_id",
+        "key_id",
+        "kind",
+        "policy_lines",
+        "question",
+        "age_days",
+        "last_rotated_at",
+        "last_used_at",
+        *_YES_OR_NO,
+    }
+)
 Text = Annotated[str, Form()]
+Day = Annotated[str, Form(pattern=r"^(\d{4}-\d{2}-\d{2})?$")]
 Flag = Annotated[str, Form(pattern="^(yes|no|)$")]
 
 
 class Pages:
     """The pages, on `desk`."""
 
-    def __init__(self, desk: Desk, settings: DeskSettings, sign_in: SignIn, idempotency: Idempotency) -> None:
+    def __init__(
+        self, desk: Desk, settings: DeskSettings, sign_in: SignIn, idempotency: Idempotency, rendering: Rendering
+    ) -> None:
         self._desk = desk
         self._settings = settings
         self._sign_in = sign_in
         self._idempotency = idempotency
-        self._templates = Environment(
-            loader=PackageLoader("keyturn.desk"),
-            autoescape=select_autoescape(),
-            undefined=StrictUndefined,
-            trim_blocks=True,
-        )
-        self._templates.filters |= {"id_in_path": in_path, "moment": _moment, "days": days_in_words}
+        self._render = rendering.page
 
     def add_to(self, app: FastAPI) -> None:
         """Add the pages to an application."""
-        app.mount("/static", StaticFiles(directory=_FOLDER / "static"))
+        app.mount("/static", StaticFiles(directory=STATIC))
         routes: dict[str, tuple[str, Any]] = {
-            "/": ("GET", self._home),
-            "/ask": ("POST", self._ask),
             "/rotations/{workflow_id:path}/state": ("GET", self._rotation_state),
             "/rotations/{workflow_id:path}/resume": ("POST", self._resume),
             "/rotations/{workflow_id:path}/abandon": ("POST", self._abandon),
@@ -69,38 +77,44 @@ class Pages:
             "/sign-out": ("POST", self._end_session),
             "/act-as": ("POST", self._act_as),
         }
+        app.add_api_route("/ask", self._ask_page, methods=["GET"], include_in_schema=False, response_model=None)
+        app.add_api_route("/ask", self._ask, methods=["POST"], include_in_schema=False, response_model=None)
         for path, (method, handler) in routes.items():
             app.add_api_route(path, handler, methods=[method], include_in_schema=False, response_model=None)
 
     def refusal_page(self, request: Request, refused: Refused) -> Response:
         """Return the page of a refusal; a caller who is not signed in is asked to sign in."""
         if refused.status == 401 and self._sign_in.by_token and request.method == "GET":
-            return RedirectResponse("/sign-in", status_code=303)
+            here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+            back = "" if here == "/" else f"?next={quote(here, safe='')}"
+            return RedirectResponse(f"/sign-in{back}", status_code=303)
         title = TITLES.get(refused.status, "Refused")
         fields = {"title": title, "detail": str(refused), "hint": refused.hint}
-        page = self._page(request, "refused.html", **fields)
-        page.status_code = refused.status
+        page = self._render(request, "refused.html", status=refused.status, **fields)
         page.headers.update(refused.headers)
         return page
 
     # -- asking and looking -------------------------------------------------------------------------------------------
 
-    async def _home(self, request: Request, person: AnyPerson) -> Response:
-        return await self._home_with(request, {}, None)
+    async def _ask_page(self, request: Request, person: AnyPerson) -> Response:
+        return self._ask_page_with(request, {}, ())
 
-    async def _home_with(self, request: Request, given: Mapping[str, Any], fault: str | None) -> Response:
-        """The page with what was typed into its form, and what is wrong with it."""
-        return self._page(
+    def _ask_page_with(
+        self, request: Request, given: Mapping[str, Any], faults: Sequence[tuple[str, str]], status: int = 200
+    ) -> Response:
+        """The page with what was typed into its form, and what is wrong with which field."""
+        faults = [(_field_of(name, reason), reason) for name, reason in faults]
+        fields = {name for name, _ in faults} & _FIELDS
+        return self._render(
             request,
-            "home.html",
+            "ask.html",
+            status=status,
             given=given,
-            fault=fault,
+            faults={name: reason for name, reason in faults if name in fields},
+            others=[f"{name}: {reason}" if name else reason for name, reason in faults if name not in fields],
             lines=list(self._desk.catalogue),
+            kinds=get_args(CredentialKind),
             key=str(uuid.uuid4()),
-            waiting=await self._desk.waiting(),
-            recent=await self._desk.recent(),
-            jobs=[plain(row) for row in await self._desk.jobs(limit=10)],
-            costs=await self._desk.costs_today(),
         )
 
     async def _ask(
@@ -115,12 +129,18 @@ class Pages:
         kind: Text = "service_account_key",
         stale: Flag = "",
         compromised: Flag = "",
+        never_used: Flag = "",
         age_days: Annotated[str, Form(pattern=r"^\d{0,5}$")] = "",
+        last_rotated_at: Day = "",
+        last_used_at: Day = "",
     ) -> Response:
-        given: dict[str, Any] = {"account_id": account_id.strip(), "key_id": key_id.strip(), "question": question}
-        given |= {"policy_lines": policy_lines, "kind": kind, "stale": _KNOWN.get(stale)}
-        given |= {"compromised": _KNOWN.get(compromised), "age_days": int(age_days) if age_days else None}
-        asked = {name: value for name, value in given.items() if value is not None}
+        typed: dict[str, Any] = {"account_id": account_id.strip(), "key_id": key_id.strip(), "question": question}
+        typed |= {"policy_lines": policy_lines, "kind": kind, "age_days": age_days}
+        typed |= {"stale": stale, "compromised": compromised, "never_used": never_used}
+        typed |= {"last_rotated_at": last_rotated_at, "last_used_at": last_used_at}
+        asked = typed | {name: _KNOWN[typed[name]] for name in _YES_OR_NO}
+        asked |= {name: f"{typed[name]}T00:00:00Z" for name in _DAYS if typed[name]}
+        asked = {name: value for name, value in asked.items() if value is not None and value != ""}
 
         async def do(_digest: str) -> tuple[int, dict[str, Any]]:
             wait = self._settings.wait_seconds
@@ -131,10 +151,8 @@ class Pages:
         try:
             _, answer = await self._idempotency.once(key, whose=whose, request=asked, do=do)
         except KeyturnError as error:  # nothing that was typed is lost by it
-            refused = Refused.of(error)
-            page = await self._home_with(request, given | {"stale": stale, "compromised": compromised}, str(refused))
-            page.status_code = refused.status
-            return page
+            faults = error.faults if isinstance(error, InvalidRequest) and error.faults else [("", str(error))]
+            return self._ask_page_with(request, typed, faults, Refused.of(error).status)
         return RedirectResponse(f"/rotations/{in_path(answer['workflow_id'])}", status_code=303)
 
     async def _rotation(self, request: Request, person: AnyPerson, workflow_id: str) -> Response:
@@ -142,24 +160,46 @@ class Pages:
         asked = last_request(steps)
         fields = await self._state_of(workflow_id)
         ui = self._settings.temporal_ui
-        link = (
-            None
-            if ui is None
-            else f"{ui}/namespaces/{self._desk.client.namespace}/workflows/{quote(workflow_id, safe='')}"
-        )
-        return self._page(
-            request, "rotation.html", asked=asked, steps=steps, link=link, key=str(uuid.uuid4()), **fields
+        path = f"/namespaces/{self._desk.client.namespace}/workflows/{quote(workflow_id, safe='')}"
+        return self._render(
+            request,
+            "rotation.html",
+            asked=asked,
+            evidence=evidence_rows(asked["credential"]) if asked else [],
+            supplied=self._desk.lines_of([f"{one['id']}@{one['version']}" for one in asked["policy_lines"]])
+            if asked
+            else [],
+            steps=steps,
+            audit=[plain(row) for row in await self._desk.audit(workflow_id)],
+            link=None if ui is None else ui + path,
+            key=str(uuid.uuid4()),
+            **fields,
         )
 
     async def _rotation_state(self, request: Request, person: AnyPerson, workflow_id: str) -> Response:
         """The part of a rotation's page that changes, for the script."""
-        return self._page(request, "_state.html", **await self._state_of(workflow_id))
+        return self._render(request, "_state.html", **await self._state_of(workflow_id))
 
     async def _state_of(self, workflow_id: str) -> dict[str, Any]:
         fields = await self._desk.rotation(workflow_id)
         lines = self._desk.lines_of(fields.get("policy_lines", []))
         settled = fields["status"] not in {"running", "rate_limited", "parked", "awaiting_approval", "disagreement"}
-        return {"rotation": fields, "lines": lines, "settled": settled, "workflow_id": fields["workflow_id"]}
+        job = None
+        if fields.get("job_id"):
+            job, _ = await self._desk.job(fields["job_id"])
+        then = next_for_rotation(fields) if job is None else await self._next_for(job)
+        return {
+            "rotation": fields,
+            "lines": lines,
+            "settled": settled,
+            "workflow_id": fields["workflow_id"],
+            "job": None if job is None else plain(job),
+            "then": then,
+        }
+
+    async def _next_for(self, job: Mapping[str, Any]) -> str:
+        ours = job["status"] in {"claimed", "rotating", "verifying", "grace"}
+        return next_for_job(job, await execution_status(self._desk.client, job["job_id"]) if ours else None)
 
     async def _resume(self, person: Operator, workflow_id: str) -> Response:
         await self._desk.resume(person.name, workflow_id)
@@ -193,7 +233,7 @@ class Pages:
     async def _show_draft(self, request: Request, person: AnyPerson, draft_id: str, rotation: str = "") -> Response:
         draft = await self._desk.find_draft(draft_id)
         trail = [plain(row) for row in await self._desk.draft_trail(draft_id)]
-        return self._page(request, "draft.html", draft=draft, trail=trail, rotation=rotation[:1_000])
+        return self._render(request, "draft.html", draft=draft, trail=trail, rotation=rotation[:1_000])
 
     async def _stop(self, person: Asker, draft_id: str, rotation: Text = "") -> Response:
         await self._desk.stop(draft_id)
@@ -202,20 +242,30 @@ class Pages:
 
     async def _job(self, request: Request, person: AnyPerson, job_id: str) -> Response:
         job, trail = await self._desk.job(job_id)
-        return self._page(request, "job.html", job=plain(job), trail=[plain(row) for row in trail])
+        return self._render(
+            request,
+            "job.html",
+            job=plain(job),
+            lines=self._desk.lines_of(job["policy_lines"] or []),
+            trail=[plain(row) for row in trail],
+            then=await self._next_for(job),
+        )
 
     # -- who is there -------------------------------------------------------------------------------------------------
 
-    async def _sign_in_page(self, request: Request) -> Response:
-        return self._page(request, "sign_in.html", refused=False)
+    async def _sign_in_page(self, request: Request, next: str = "") -> Response:  # noqa: A002 - the query's own name
+        return self._render(request, "sign_in.html", refused=False, back=_path_here(next))
 
-    async def _start_session(self, request: Request, token: Text) -> Response:
+    async def _start_session(
+        self,
+        request: Request,
+        token: Text,
+        next: Text = "",  # noqa: A002 - the field's own name
+    ) -> Response:
         cookie = self._sign_in.session_for(token.strip())
         if cookie is None:
-            page = self._page(request, "sign_in.html", refused=True)
-            page.status_code = 403
-            return page
-        leaving = RedirectResponse("/", status_code=303)
+            return self._render(request, "sign_in.html", status=403, refused=True, back=_path_here(next))
+        leaving = RedirectResponse(_path_here(next) or "/", status_code=303)
         # Behind a proxy that speaks TLS it may serve on loopback too.
         secure = self._settings.environment == "production" or not self._settings.on_loopback
         leaving.set_cookie(
@@ -236,16 +286,28 @@ class Pages:
         leaving.set_cookie(ACTING_AS, quote(name[:128], safe="@._-+="), httponly=True, samesite="strict", path="/")
         return leaving
 
-    def _page(self, request: Request, template: str, **values: Any) -> HTMLResponse:
-        person: Person | None = getattr(request.state, "person", None)
-        common = {"person": person, "roles": ROLES, "now": datetime.now(UTC), "by_token": self._sign_in.by_token}
-        return HTMLResponse(self._templates.get_template(template).render(**common, **values))
-
 
 def _back_to(workflow_id: str) -> Response:
     return RedirectResponse(f"/rotations/{in_path(workflow_id)}", status_code=303)
 
 
-def _moment(value: Any) -> str:
-    moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
-    return in_utc(moment)
+def _path_here(address: str) -> str:
+    """Return an address if it is a path of this desk, and nothing otherwise: it may come from anyone."""
+    parts = urlsplit(address)
+    is_path = (
+        address.startswith("/") and not address.startswith(("//", "/\\")) and not parts.scheme and not parts.netloc
+    )
+    return address if is_path and address.isprintable() and "\\" not in address and len(address) <= 2_000 else ""
+
+
+def evidence_rows(credential: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return what is known of a key, name by name, for a table; `key_id` is the page's title."""
+    known = {name: value for name, value in credential.items() if value is not None and name != "key_id"}
+    return [(name, "yes" if value is True else "no" if value is False else value) for name, value in known.items()]
+
+
+def _field_of(name: str, reason: str) -> str:
+    """Return the form's field that a fault is about; the name as it is where there is none."""
+    field = name.rpartition(".")[2]
+    beginning = reason.partition(" ")[0]  # of a fault of several fields, such as `last_used_at is later than ...`
+    return field if field in _FIELDS else beginning if beginning in _FIELDS else name

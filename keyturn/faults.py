@@ -10,12 +10,13 @@ _MARKS = {"._:/@+=,-": ". _ : / @ + = , -", "._@+=-": ". _ @ + = -"}
 def faults_of(error: ValidationError) -> list[tuple[str, str]]:
     """Return each fault as the path of its field (empty: several fields together) and the reason, in their order."""
     return [
-        (".".join(str(part) for part in fault["loc"]), _reason(fault))
+        (".".join(str(part) for part in fault["loc"]), reason_of(fault))
         for fault in error.errors(include_input=False, include_url=False)
     ]
 
 
-def _reason(fault: ErrorDetails) -> str:
+def reason_of(fault: ErrorDetails) -> str:
+    """Return what is wrong, without the value."""
     if fault["type"] == "timezone_aware":
         return "needs a time zone, such as 2026-11-21T09:00:00Z"
     if fault["type"] == "string_pattern_mismatch":
@@ -23,4 +24,6 @@ def _reason(fault: ErrorDetails) -> str:
         for written, marks in _MARKS.items():
             if written in pattern:
                 return f"may hold letters, digits and {marks} only, and starts with a letter or digit"
+    if fault["type"] == "extra_forbidden":
+        return "is not known here"
     return fault["msg"].removeprefix("Value error, ")

@@ -1,4 +1,4 @@
-"""The written form of a moment: in UTC, to the second, as RFC 3339 has it."""
+"""The written forms of a moment: in UTC, to the second, as RFC 3339 has it; and how long ago it was."""
 
 from datetime import UTC, datetime
 
@@ -7,3 +7,16 @@ def in_utc(moment: datetime | str) -> str:
     """Return a moment, or one in ISO 8601, as commands, pages and errors write it, such as 2026-11-27 09:00:00Z."""
     moment = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
+
+
+def relative_to(now: datetime, moment: datetime | str) -> str:
+    """Return how far a moment is from `now` in its largest whole unit, such as `3 hours ago` or `in 20 days`."""
+    moment = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
+    seconds = (moment - now).total_seconds()
+    size = abs(seconds)
+    for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        count = int(size // length)
+        if count:
+            span = f"{count:,} {unit}{'' if count == 1 else 's'}"
+            return f"{span} ago" if seconds < 0 else f"in {span}"
+    return "just now" if seconds <= 0 else "within a minute"

@@ -12,7 +12,7 @@ from keyturn.rotations.outcomes import CompletedOutcome
 from keyturn.workflows.bulk import DUE_QUEUE
 from keyturn.workflows.identity import workflow_id_of
 from keyturn.workflows.rotation import RotationWorkflow
-from keyturn.workflows.visibility import DISAGREEMENT, PARKED, attributes_at_start
+from keyturn.workflows.visibility import DISAGREEMENT, PARKED, attributes_at_start, memo_at_start
 
 
 class RunRotations:
@@ -37,6 +37,7 @@ class RunRotations:
                 # What it answered before was on other evidence; and if it created its job, it finds that again.
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
                 search_attributes=attributes_at_start(request, self._names),
+                memo=memo_at_start(request),
                 static_summary=f"rotation under {', '.join(str(line) for line in lines)}",
                 priority=Priority(priority_key=BULK_PRIORITY, fairness_key=request.tenant_id),
             )

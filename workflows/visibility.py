@@ -1,4 +1,6 @@
-"""The search attributes of a rotation: an operator's filters. They stay readable, so they contain no private text.
+"""The search attributes and the memo of a rotation: what a list filters by, and what it shows.
+
+Search attributes stay readable, so they contain no private text. The memo is encrypted as every payload is.
 
 `KeyturnOutcome` is set only where a rotation ends without a job: a completed one without it created its job. An upsert
 is a billable action and an event of history, and the ordinary path has none to spare (docs/adr/0012).
@@ -10,7 +12,7 @@ from typing import Any
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
 
-from keyturn.rotations.contracts import RotationRequest
+from keyturn.rotations.contracts import RotationRequest, RotationSubject
 from keyturn.workflows.identity import MAX_ID, Names, shorten
 
 TENANT = SearchAttributeKey.for_keyword("KeyturnTenant")
@@ -19,6 +21,8 @@ POLICY_LINES = SearchAttributeKey.for_keyword_list("KeyturnPolicyLines")
 OUTCOME = SearchAttributeKey.for_keyword("KeyturnOutcome")
 PARKED = SearchAttributeKey.for_keyword("KeyturnParked")
 APPROVAL, DISAGREEMENT = "approval", "disagreement"
+# Memo fields: a RotationSubject, set at the start, and the RotationStatus of one that waits for a person.
+SUBJECT, WAITING = "subject", "waiting"
 
 # What each contains, for the documentation. The namespace's set-up uses this list.
 SEARCH_ATTRIBUTES: Mapping[SearchAttributeKey[Any], str] = {
@@ -45,3 +49,14 @@ def attributes_at_start(request: RotationRequest, names: Names) -> TypedSearchAt
             SearchAttributePair(POLICY_LINES, [str(line) for line in request.policy_lines]),
         ]
     )
+
+
+def memo_at_start(request: RotationRequest) -> Mapping[str, RotationSubject]:
+    """Return what a list shows of a rotation; set at the start, it costs no action."""
+    subject = RotationSubject(
+        account_id=request.account_id,
+        key_id=request.credential.key_id,
+        kind=request.credential.kind,
+        requested_by=request.user_id,
+    )
+    return {SUBJECT: subject}

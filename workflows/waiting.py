@@ -20,7 +20,7 @@ with workflow.unsafe.imports_passed_through():
         RotationRequest,
         RotationStatus,
     )
-    from keyturn.workflows.visibility import APPROVAL, DISAGREEMENT, PARKED
+    from keyturn.workflows.visibility import APPROVAL, DISAGREEMENT, PARKED, WAITING
 
 Answer = Resumption | Abandonment | Approval | Denial | RotationRequest
 
@@ -33,12 +33,13 @@ class Waiting:
         self._answer: Answer | None = None
 
     async def for_person(self, status: RotationStatus) -> Answer | None:
-        """Wait for a response until `status.until`; None if none came. The search attribute shows the wait."""
+        """Wait for a response until `status.until`; None if none came. Search attribute and memo show the wait."""
         if status.until is None:
             raise ValueError("a wait for an operator or approver needs a deadline")
         self.status, self._answer = status, None
         kind = {"awaiting_approval": APPROVAL, "disagreement": DISAGREEMENT}.get(status.phase, status.kind)
         workflow.upsert_search_attributes([PARKED.value_set(kind or "unforeseen")])
+        workflow.upsert_memo({WAITING: status})
         with suppress(TimeoutError):
             await workflow.wait_condition(
                 lambda: self._answer is not None,

@@ -69,3 +69,44 @@ for (const section of document.querySelectorAll("[data-draft][data-ended=no]")) 
     if (answer === null || answer.status >= 400) state.textContent = "the draft could not be stopped: try again";
   });
 }
+
+// The form of a question shows the fields that the chosen line's condition reads, and the kinds that it covers.
+const lines = document.querySelector("#policy_lines");
+if (lines !== null) {
+  const kind = document.querySelector("#kind");
+  const show = () => {
+    const { when, kinds } = lines.selectedOptions[0].dataset;
+    for (const field of document.querySelectorAll("[data-needs]")) {
+      const control = field.querySelector("input, select");
+      field.hidden = !field.dataset.needs.split(" ").includes(when) && control.value === "" && when !== "prose";
+    }
+    const covered = kinds.split(" ");
+    if (!covered.includes(kind.value)) kind.value = covered[0];
+  };
+  lines.addEventListener("change", show);
+  show();
+}
+
+// One checkbox for all on the page.
+const all = document.querySelector("#select-all");
+if (all !== null) {
+  all.hidden = false;
+  all.addEventListener("change", () => {
+    for (const box of document.querySelectorAll("input[name=choice]")) box.checked = all.checked;
+  });
+}
+
+// The keyboard: `g` and a letter go to a room, `/` to the first filter, `?` lists them. Nothing while a field is typed in.
+let going = false;
+document.addEventListener("keydown", (event) => {
+  const typing = event.target.closest("input, select, textarea, dialog") !== null;
+  if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+  const room = going ? document.querySelector(`nav a[data-key="${CSS.escape(event.key)}"]`) : null;
+  going = event.key === "g" && !going;
+  if (room !== null) room.click();
+  else if (event.key === "?") document.querySelector("#keys").showModal();
+  else if (event.key === "/") {
+    event.preventDefault();
+    document.querySelector(".filters input, .filters select")?.focus();
+  }
+});

@@ -6,12 +6,13 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal
 
-from sqlalchemy import Column, ColumnElement, Select, String, case, cast, func, select
+from sqlalchemy import Column, ColumnElement, Select, String, and_, case, cast, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.call_errors import LedgerUnavailable
 from keyturn.calls import CallRecord
 from keyturn.database import insert_of, transaction, within
+from keyturn.database_cursors import cursor_at, read_cursor
 from keyturn.errors import JobStoreUnavailable
 from keyturn.ledger.tables import call_records as table
 
@@ -53,10 +54,32 @@ class LedgerStore:
         for name, value in wanted.items():
             if value is not None:
                 query = query.where(table.c[name] == value)
-        return [
-            {name.replace("cost_picodollars", "cost_usd"): value for name, value in row.items()}
-            for row in await self._rows(query)
-        ]
+        return [_with_cost(row) for row in await self._rows(query)]
+
+    async def page(
+        self, *, tenant_id: str, task: str | None, status: str | None, limit: int, after: str | None
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """Return a page of a tenant's records, newest first, and the cursor of the next; raises InvalidRequest.
+
+        Args:
+            tenant_id: whose.
+            task: of this task; None for all.
+            status: of this status; None for all.
+            limit: at most so many.
+            after: the cursor of the page before.
+        """
+        query = select(table).where(table.c.tenant_id == tenant_id)
+        query = query.order_by(table.c.called_at.desc(), table.c.call_id).limit(limit + 1)
+        for column, value in ((table.c.task, task), (table.c.status, status)):
+            if value is not None:
+                query = query.where(column == value)
+        if after is not None:
+            moment, call_id = read_cursor(after)
+            same = and_(table.c.called_at == moment, table.c.call_id > call_id)
+            query = query.where(or_(table.c.called_at < moment, same))
+        rows = [_with_cost(row) for row in await self._rows(query)]
+        last = rows[limit - 1] if len(rows) > limit else None
+        return rows[:limit], None if last is None else cursor_at(last["called_at"], last["call_id"])
 
     async def costs(
         self, by: CostsBy, *, since: datetime, until: datetime | None = None, tenant_id: str | None = None
@@ -130,6 +153,10 @@ class LedgerStore:
     async def _rows(self, query: Select[Any]) -> Sequence[Mapping[str, Any]]:
         async with transaction(self._engine) as connection:
             return [dict(row) for row in (await connection.execute(query)).mappings()]
+
+
+def _with_cost(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.replace("cost_picodollars", "cost_usd"): value for name, value in row.items()}
 
 
 def _known_cost(cost: Decimal | None, unpriced: int) -> Decimal | None:

@@ -12,6 +12,7 @@ from keyturn.contracts import (
     AccountId,
     Contract,
     CredentialFacts,
+    CredentialKind,
     Digest,
     Identifier,
     ModelTask,
@@ -123,6 +124,15 @@ class RotationStatus(Contract):
     readings: tuple[ModelReading, ...] = ()
     # The evidence that the decision is about: who approves it reads it.
     credential: CredentialFacts | None = None
+
+
+class RotationSubject(Contract):
+    """What a rotation is about, for lists: a list has no request, and an id may hold pseudonyms."""
+
+    account_id: AccountId
+    key_id: Identifier
+    kind: CredentialKind
+    requested_by: Identifier
 
 
 class RotationEvent(Contract):

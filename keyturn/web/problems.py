@@ -8,6 +8,7 @@ from typing import Any
 
 import structlog
 from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -19,6 +20,7 @@ from keyturn.application.following import NoSuchWorkflow
 from keyturn.bulk.errors import UnknownRun
 from keyturn.drafts.errors import DraftError, UnknownDraft
 from keyturn.errors import InvalidRequest, JobStoreRefused, JobStoreUnavailable, KeyturnError, ValueRefused
+from keyturn.faults import reason_of
 from keyturn.inventory.errors import InventoryError
 from keyturn.jobs.errors import JobClosed, StaleClaim, StateRefused, UnknownJob
 from keyturn.payload_errors import PayloadError
@@ -167,13 +169,12 @@ def _route(request: Request) -> str:
     return getattr(request.scope.get("route"), "path", "")
 
 
-def refused_field(fault: Mapping[str, Any]) -> Refused:
+def refused_field(fault: ErrorDetails) -> Refused:
     """Return what is wrong with a request: the place and the rule, but not the value, which may be private."""
-    place = ".".join(str(part)[:64] for part in fault["loc"] if part != "body") or "the body"
+    place = ".".join(str(part)[:64] for part in fault["loc"] if part not in {"body", "query"}) or "the body"
     if fault["type"] == "json_invalid":
         return Refused(400, "invalid", f"{place}: is no JSON", hint="See /openapi.json.")
-    message = str(fault["msg"]).removeprefix("Value error, ")[:200]
-    return Refused(422, "invalid", f"{place}: {message}", hint="See /openapi.json.")
+    return Refused(422, "invalid", f"{place}: {reason_of(fault)[:200]}", hint="See /openapi.json.")
 
 
 def where(error: BaseException) -> str | None:

@@ -179,7 +179,7 @@ async def test_a_decision_is_approved_by_whoever_is_signed_in_and_not_by_the_ask
     ):
         waits = (await luna.post("/api/v1/rotations", json=question(), headers=key())).json()
         assert (waits["status"], waits["approvers"]) == ("awaiting_approval", ["luna", "omar"])
-        listed = (await omar.get("/api/v1/rotations", params={"waiting": True})).json()["rotations"]
+        listed = (await omar.get("/api/v1/rotations", params={"state": "awaiting_approval"})).json()["rotations"]
         assert [row["workflow_id"] for row in listed] == [waits["workflow_id"]]
         path, digest = f"/api/v1/rotations/{waits['workflow_id']}", {"digest": waits["digest"]}
         assert refusal_of(await vera.post(f"{path}/approve", json=digest)) == (403, "role_missing")

@@ -3,13 +3,14 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
-from urllib.parse import unquote
+from urllib.parse import unquote, urljoin
 
 import pytest
 from playwright.async_api import Page, expect
 from sqlalchemy.engine import URL
 from temporalio.client import Client
 
+from keyturn.application.rotation_lists import RotationFilter
 from tests.support.browser import CHROMIUM, browser, serious_faults, shows
 from tests.support.desks import TOKENS, Place, place
 from tests.support.simulated import SimulatorControl
@@ -33,6 +34,7 @@ async def sign_in(page: Page, url: str, name: str) -> None:
 
 
 async def ask(page: Page, account: str, *, question: str = "May the stale key be rotated?") -> None:
+    await page.goto(urljoin(page.url, "/ask"))
     await page.fill("#account_id", account)
     await page.fill("#key_id", "key_01")
     await page.select_option("#stale", "yes")
@@ -72,7 +74,8 @@ async def test_a_question_becomes_a_draft_that_is_stopped_an_approval_and_a_job(
 
         await page.get_by_role("button", name="Sign out").click()
         await sign_in(page, url, "omar")
-        await page.locator("#waiting a").click()
+        await page.goto(url + "/approvals")
+        await page.locator(".list a").click()
         await page.get_by_role("button", name="Approve exactly this").click()
         await expect(page.locator("#state")).to_contain_text("job created")
         await shows(page, "approved by omar")
@@ -100,7 +103,7 @@ async def test_hostile_text_in_every_field_is_only_text(here: Place) -> None:
         await shows(page, HOSTILE)
         assert await page.locator("img").count() == 0
         for field in ("#account_id", "#key_id"):
-            await page.goto(url)
+            await page.goto(url + "/ask")
             await page.fill("#account_id", "acct_1")
             await page.fill("#key_id", "key_1")
             await page.fill(field, HOSTILE)
@@ -109,7 +112,8 @@ async def test_hostile_text_in_every_field_is_only_text(here: Place) -> None:
             assert await page.input_value(field) == HOSTILE, "what was typed is not lost"
         await page.get_by_role("button", name="Sign out").click()
         await sign_in(page, url, "omar")
-        await page.locator("#waiting a").click()
+        await page.goto(url + "/approvals")
+        await page.locator(".list a").click()
         await page.fill("#deny-reason", HOSTILE)
         await page.get_by_role("button", name="Deny").click()
         await expect(page.locator("#state")).to_contain_text("approval denied")
@@ -129,6 +133,13 @@ async def test_by_keyboard_alone_on_a_phone_in_the_dark(here: Place) -> None:
         assert await serious_faults(page) == []
         await page.keyboard.press("Tab")
         assert await page.evaluate("document.activeElement.className") == "skip"
+        await page.keyboard.press("Escape")
+        await page.evaluate("document.activeElement.blur()")
+        await page.keyboard.press("?")
+        await expect(page.locator("#keys")).to_be_visible()
+        await page.keyboard.press("Escape")
+        await page.keyboard.type("gn")
+        await page.wait_for_url("**/ask")
         await page.focus("#account_id")
         await page.keyboard.type(f"acct_{uuid.uuid4().hex[:8]}")
         await page.keyboard.press("Tab")
@@ -138,8 +149,10 @@ async def test_by_keyboard_alone_on_a_phone_in_the_dark(here: Place) -> None:
         await page.keyboard.type("yes")
         assert await page.input_value("#stale") == "yes"
         assert "none" not in await page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
-        for _ in range(4):
+        await page.keyboard.press("Tab")
+        while await page.evaluate("document.activeElement.id") != "question":
             await page.keyboard.press("Tab")
+        await page.keyboard.press("Tab")
         await page.keyboard.press("Enter")
         await page.wait_for_url("**/rotations/**")
         await expect(page.locator("#state")).to_contain_text("awaiting approval")
@@ -170,7 +183,10 @@ async def test_whoever_waits_for_an_approval_sees_it_given(here: Place) -> None:
         await sign_in(page, url, "luna")
         await ask(page, f"acct_{uuid.uuid4().hex[:8]}")
         await expect(page.locator("#state")).to_contain_text("awaiting approval")
-        ((waits,), digest) = await here.desk.waiting(), await page.inner_text("#state code")
+        ((waits,), digest) = (
+            (await here.desk.lists.approvals(RotationFilter())).rows,
+            await page.inner_text("#state code"),
+        )
         await here.desk.approve("omar", waits["workflow_id"], digest)
         await expect(page.locator("#state")).to_contain_text("approved by omar")
 

@@ -5,6 +5,8 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from html import unescape
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -39,7 +41,8 @@ async def test_nobody_gets_in_without_a_token_and_every_answer_is_guarded(here: 
     async with here.served() as url, plain(url) as nobody:
         for path in ("/", "/jobs/x", "/rotations/x", "/drafts/x"):
             leaving = await nobody.get(path)
-            assert (leaving.status_code, leaving.headers["location"]) == (303, "/sign-in")
+            back = "" if path == "/" else f"?next={quote(path, safe='')}"
+            assert (leaving.status_code, leaving.headers["location"]) == (303, f"/sign-in{back}")
         for path in ("/api/v1/jobs", "/api/v1/rotations", "/api/v1/drafts/x/events"):
             assert (await nobody.get(path)).status_code == 401
         wrong = await nobody.get("/api/v1/jobs", headers={"authorization": "Bearer " + "x" * 40})
@@ -51,6 +54,28 @@ async def test_nobody_gets_in_without_a_token_and_every_answer_is_guarded(here: 
             assert (headers["x-content-type-options"], headers["x-frame-options"]) == ("nosniff", "DENY")
         assert (await nobody.get("/sign-in")).headers["cache-control"] == "no-store"
         assert (await nobody.get("/healthz", headers={"host": "10.1.2.3:8404"})).json() == {"status": "ok"}
+
+
+async def test_signing_in_returns_to_where_one_was_and_nowhere_else(here: Place) -> None:
+    """The page that asked for it, with its filters; never another site, however it is written."""
+    async with here.served() as url, plain(url) as browser:
+        asked = (await browser.get("/jobs?state=open&line=P-7")).headers["location"]
+        form = unescape((await browser.get(asked)).text)
+        assert 'name="next" value="/jobs?state=open&line=P-7"' in form
+        for place, back in (
+            ("/jobs?state=open&line=P-7", "/jobs?state=open&line=P-7"),
+            ("", "/"),
+            ("https://evil.example/", "/"),
+            ("//evil.example/", "/"),
+            ("/\\evil.example/", "/"),
+            ("/jobs\r\nx: y", "/"),
+            ("javascript:alert(1)", "/"),
+        ):
+            signed_in = await browser.post("/session", data={"token": TOKENS["luna"], "next": place})
+            assert (signed_in.status_code, signed_in.headers["location"]) == (303, back), place
+            leading = await browser.get("/sign-in", params={"next": place})
+            assert "evil" not in leading.text
+            assert "javascript:" not in leading.text
 
 
 async def test_a_browser_signs_in_with_a_token_and_out_again(here: Place) -> None:
@@ -256,10 +281,11 @@ async def test_what_nobody_foresaw_is_reported_without_a_word_of_it(
 ) -> None:
     """The answer says that it failed; where it failed stands in the log, without a name out of its path or message."""
 
-    async def fails(**_: object) -> None:
+    async def fails(*_: object, **__: object) -> None:
         raise RuntimeError("the account acct_1 of luna")
 
-    monkeypatch.setattr(here.desk, "jobs", fails)
+    monkeypatch.setattr(here.desk.lists, "jobs", fails)
+    monkeypatch.setattr(here.desk.lists, "overview", fails)
     with structlog.testing.capture_logs() as logged:
         async with here.served() as url, asking("luna", url) as luna:
             answered = await luna.get(path, params={"account_id": "acct_1"})

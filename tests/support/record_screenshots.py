@@ -53,9 +53,9 @@ async def take() -> None:
 async def _of_people(stack: Stack, page: Page) -> None:
     engine = open_database(database_url(stack.database))
     store, queue = JobStore(engine), "screenshots"
-    script = Script(QuotaExhausted("x"), QuotaExhausted("x"), ELIGIBLE)
+    script = Script(QuotaExhausted("x"), QuotaExhausted("x"), ELIGIBLE, ELIGIBLE)
     async with worker_on(stack.client, queue, script, store, catalogue=with_approval()):
-        for number, phase in enumerate(("parked", "parked", "awaiting_approval")):
+        for number, phase in enumerate(("parked", "parked", "awaiting_approval", "awaiting_approval")):
             asked = request(credential=facts(key_id=f"key_{number}"), account_id=f"acct_1024{number}", user_id="luna")
             handle = (await start_or_attach(stack.client, asked, task_queue=queue)).handle
             await Place(stack.client, handle, asked.credential.key_id, queue).digest_at(phase)
@@ -70,13 +70,25 @@ async def _of_people(stack: Stack, page: Page) -> None:
         await until(page, "document.querySelectorAll('iframe').length > 2")  # the UI shows Markdown in separate frames
         await asyncio.sleep(2)  # and they have no sign of being painted
         await page.screenshot(path=FOLDER / "approval.png")
+        await _of_approvals(str(stack.desk), page)
         await handle.terminate()
     await engine.dispose()
 
 
-async def _of_the_desk(url: str, page: Page) -> None:
+async def _of_approvals(url: str, page: Page) -> None:
     await page.set_viewport_size({"width": 1100, "height": 720})
     await page.goto(url)
+    await page.fill("#act-as", "omar")
+    await page.get_by_role("button", name="Change").click()
+    await page.goto(f"{url}/approvals")
+    await page.check("#select-all")
+    await page.screenshot(path=FOLDER / "desk-approvals.png")
+    await page.set_viewport_size({"width": 1400, "height": 960})
+
+
+async def _of_the_desk(url: str, page: Page) -> None:
+    await page.set_viewport_size({"width": 1100, "height": 720})
+    await page.goto(f"{url}/ask")
     for field, value in (("account_id", "acct_10234"), ("key_id", "key_9b1d"), ("age_days", "40")):
         await page.fill(f"#{field}", value)
     await page.select_option("#stale", "yes")

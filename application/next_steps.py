@@ -1,0 +1,77 @@
+"""What happens next to a rotation or a job, and when, in a sentence for whoever looks at it."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowQueryFailedError
+from temporalio.service import RPCError
+
+from keyturn.execution.contracts import KeyRotationStatus
+from keyturn.jobs.states import OPEN
+from keyturn.moments import in_utc
+from keyturn.workflows.access_key import RotateAccessKeyWorkflow, execution_id
+
+QUERY_TIMEOUT = timedelta(seconds=2)  # a worker answers in milliseconds; without one, a page waits no longer
+
+_OF_JOB: Mapping[str, str] = {
+    "open": "It is delivered to its receivers, and an executor claims it.",
+    "delivered": "An executor claims it.",
+    "claimed": "Its executor creates the new key.",
+    "rotating": "Its executor creates the new key, and stores it where its users read it.",
+    "verifying": "Its executor checks that the new key works.",
+    "grace": "The new key is in use. The old key is removed when its waiting time is over.",
+    "done": "Nothing: the new key is in use, and the old one is gone.",
+    "failed": "Nothing by itself: ask again once the reason in the audit trail is fixed.",
+    "cancelled": "Nothing: it was cancelled.",
+    "purged": "Nothing: its retention has ended, and only its tombstone is left.",
+}
+_OF_ROTATION: Mapping[str, str] = {
+    "running": "A worker decides it, in some seconds.",
+    "rate_limited": "It continues by itself at {retry_at}.",
+    "parked": "It waits for an operator until {until}, and then fails; it may be asked for again.",
+    "awaiting_approval": "It waits for an approver until {until}, and then ends without a job.",
+    "disagreement": "It waits for an approver until {until}, and then ends without a job.",
+    "not_specified": "Nothing by itself: ask again with more evidence, or under another policy line.",
+    "not_eligible": "Nothing: the key needs no rotation yet.",
+    "rejected": "Nothing by itself: look at the reason, and ask again.",
+}
+_OF_STEP: Mapping[str, str] = {
+    "overlap": "Both keys work until {until}; then the old key is deactivated.",
+    "grace": "The old key is deactivated, and is deleted at {until}.",
+}
+
+
+async def execution_status(client: Client, job_id: str) -> KeyRotationStatus | None:
+    """Return what Keyturn's own executor is at with a job; None if it has not started it, or does not answer."""
+    handle = client.get_workflow_handle_for(RotateAccessKeyWorkflow.run, execution_id(job_id))
+    try:
+        if (await handle.describe(rpc_timeout=QUERY_TIMEOUT)).status is not WorkflowExecutionStatus.RUNNING:
+            return None
+        return await handle.query(RotateAccessKeyWorkflow.status, rpc_timeout=QUERY_TIMEOUT)
+    except (RPCError, WorkflowQueryFailedError):
+        return None
+
+
+def next_for_job(job: Mapping[str, Any], status: KeyRotationStatus | None) -> str:
+    """Return what happens next to a job.
+
+    Args:
+        job: its row.
+        status: what our own executor is at with it, if that is known.
+    """
+    if status is not None and job["status"] in OPEN:
+        until = "" if status.until is None else in_utc(status.until)
+        if status.blocked is not None:
+            again = f" It tries again at {until}." if until else ""
+            return f"Blocked: {status.blocked.replace('_', ' ')}. {status.hint or ''}{again}"
+        if status.step in _OF_STEP and until:
+            return _OF_STEP[status.step].format(until=until)
+    return _OF_JOB.get(job["status"], "")
+
+
+def next_for_rotation(fields: Mapping[str, Any]) -> str:
+    """Return what happens next to a rotation without a job, by its fields as `outcomes.as_object` has them."""
+    moments = {name: in_utc(fields[name]) for name in ("until", "retry_at") if fields.get(name)}
+    sentence = _OF_ROTATION.get(fields["status"], "Nothing by itself: fix the cause, and ask again.")
+    return sentence.format(until=moments.get("until", "its time is over"), retry_at=moments.get("retry_at", "then"))

@@ -1,0 +1,60 @@
+"""Many approvals or denials at once: each for the decision that its approver saw, each with its own answer."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from keyturn.desk.desk import Desk
+from keyturn.desk.people import Person
+from keyturn.desk.roles import expect_decider
+from keyturn.errors import KeyturnError
+from keyturn.web.problems import Refused
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A rotation, and the digest of its decision as the approver saw it."""
+
+    workflow_id: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class DecisionResult:
+    """What became of one choice; `problem` is None if the decision was taken."""
+
+    workflow_id: str
+    problem: str | None
+
+
+async def decide_together(
+    desk: Desk,
+    person: Person,
+    choices: Sequence[Choice],
+    *,
+    decision: Literal["approve", "deny"],
+    reason: str,
+) -> Sequence[DecisionResult]:
+    """Approve or deny each of `choices`; what refuses one leaves the others.
+
+    Args:
+        desk: of the tenant.
+        person: who decides.
+        choices: on what; all at once, so that a missing worker is waited for once.
+        decision: what.
+        reason: of a denial, for the audit trail.
+    """
+
+    async def decide(choice: Choice) -> DecisionResult:
+        try:
+            await expect_decider(desk, person, choice.workflow_id)
+            if decision == "approve":
+                await desk.approve(person.name, choice.workflow_id, choice.digest, proved_by=person.by)
+            else:
+                await desk.deny(person.name, choice.workflow_id, choice.digest, reason, proved_by=person.by)
+        except (KeyturnError, Refused) as error:
+            return DecisionResult(choice.workflow_id, str(error))
+        return DecisionResult(choice.workflow_id, None)
+
+    return await asyncio.gather(*map(decide, choices))

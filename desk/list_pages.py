@@ -1,0 +1,132 @@
+"""The pages that list and count: the overview, approvals, rotations, jobs, runs and calls."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI, Form, Query, Request
+from fastapi.responses import Response
+
+from keyturn.application.rotation_lists import STATES, TO_DECIDE
+from keyturn.desk.decisions import Choice, decide_together
+from keyturn.desk.desk import Desk
+from keyturn.desk.filters import CallQuery, JobQuery, RotationQuery, more_of
+from keyturn.desk.lists import LISTED
+from keyturn.desk.people import Person
+from keyturn.desk.rendering import Rendering
+from keyturn.desk.roles import AnyPerson, Decider
+from keyturn.jobs.states import CLOSED, OPEN
+from keyturn.people import is_among
+from keyturn.web.problems import Refused
+
+# The outcomes of items that are due by the gate.
+RUN_DUE = ("job_created", "started", "eligible", "waiting", "disagreement")
+
+
+class ListPages:
+    """The pages, on `desk`."""
+
+    def __init__(self, desk: Desk, rendering: Rendering) -> None:
+        self._desk = desk
+        self._render = rendering.page
+
+    def add_to(self, app: FastAPI) -> None:
+        """Add the pages to an application."""
+        routes: dict[str, tuple[str, Any]] = {
+            "/": ("GET", self._overview),
+            "/approvals": ("GET", self._approvals),
+            "/approvals/decide": ("POST", self._decide),
+            "/rotations": ("GET", self._rotations),
+            "/jobs": ("GET", self._jobs),
+            "/runs": ("GET", self._runs),
+            "/calls": ("GET", self._calls),
+        }
+        for path, (method, handler) in routes.items():
+            app.add_api_route(path, handler, methods=[method], include_in_schema=False, response_model=None)
+
+    async def _overview(self, request: Request, person: AnyPerson) -> Response:
+        overview = await self._desk.lists.overview()
+        chart = [_share_due(row) for row in reversed(overview.runs) if row["ended_at"] is not None]
+        return self._render(request, "overview.html", overview=overview, open_states=OPEN, chart=chart)
+
+    async def _approvals(
+        self, request: Request, person: AnyPerson, query: Annotated[RotationQuery, Query()]
+    ) -> Response:
+        page = await self._desk.lists.approvals(query.chosen(), after=query.after)
+        rows = [{**row, "own": _is_own(row, person.name), "may_decide": _may_decide(row, person)} for row in page.rows]
+        return self._render(
+            request,
+            "approvals.html",
+            rows=rows,
+            query=query,
+            states=TO_DECIDE,
+            lines=[str(line.ref) for line in self._desk.catalogue],
+            more=more_of(query, page.after),
+        )
+
+    async def _decide(
+        self,
+        request: Request,
+        person: Decider,
+        decision: Annotated[Literal["approve", "deny"], Form()],
+        choice: Annotated[list[str], Form(max_length=LISTED)] = [],  # noqa: B006 - FastAPI copies it
+        reason: Annotated[str, Form(max_length=500)] = "",
+    ) -> Response:
+        if not choice:
+            raise Refused(422, "nothing_selected", "no rotation is selected", hint="Go back, and select some.")
+        if decision == "deny" and not reason.strip():
+            raise Refused(422, "reason_missing", "a denial needs a reason", hint="Go back, and state one.")
+        pairs = [one.partition(" ") for one in choice]
+        choices = [Choice(workflow_id=workflow_id, digest=digest) for digest, _, workflow_id in pairs]
+        results = await decide_together(self._desk, person, choices, decision=decision, reason=reason.strip())
+        taken = sum(one.problem is None for one in results)
+        return self._render(request, "decided.html", decision=decision, results=results, taken=taken)
+
+    async def _rotations(
+        self, request: Request, person: AnyPerson, query: Annotated[RotationQuery, Query()]
+    ) -> Response:
+        page = await self._desk.lists.rotations(query.chosen(), after=query.after)
+        return self._render(
+            request,
+            "rotations.html",
+            rows=page.rows,
+            query=query,
+            states=list(STATES),
+            lines=[str(line.ref) for line in self._desk.catalogue],
+            more=more_of(query, page.after),
+        )
+
+    async def _jobs(self, request: Request, person: AnyPerson, query: Annotated[JobQuery, Query()]) -> Response:
+        page = await self._desk.lists.jobs(query.chosen(), order_by=query.order_by, after=query.after)
+        states = ["open", "closed", *OPEN[1:], *CLOSED]
+        lines = [str(line.ref) for line in self._desk.catalogue]
+        more = more_of(query, page.after)
+        return self._render(request, "jobs.html", rows=page.rows, query=query, states=states, lines=lines, more=more)
+
+    async def _runs(self, request: Request, person: AnyPerson) -> Response:
+        page = await self._desk.lists.runs()
+        return self._render(request, "runs.html", rows=page.rows)
+
+    async def _calls(self, request: Request, person: AnyPerson, query: Annotated[CallQuery, Query()]) -> Response:
+        page = await self._desk.lists.calls(status=query.status, task=query.task, after=query.after)
+        costs = await self._desk.lists.costs_today()
+        more = more_of(query, page.after)
+        return self._render(request, "calls.html", rows=page.rows, query=query, costs=costs, more=more)
+
+
+def _is_own(row: Mapping[str, Any], name: str) -> bool:
+    return is_among(name, row["asked_by"])
+
+
+def _may_decide(row: Mapping[str, Any], person: Person) -> bool:
+    """Whether this person's decision is taken; the workflow has the last word."""
+    if row["digest"] is None or _is_own(row, person.name):
+        return False
+    if row["any_operator"]:
+        return bool({"operator", "approver"} & person.roles)
+    return "approver" in person.roles and is_among(person.name, row["approvers"])
+
+
+def _share_due(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's bar: how many of its items were due, of all."""
+    due = sum(row["progress"].outcomes.get(name, 0) for name in RUN_DUE)
+    return {"run_id": row["run_id"], "at": row["created_at"], "due": due, "total": row["progress"].total}

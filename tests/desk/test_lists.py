@@ -1,0 +1,265 @@
+"""What the desk lists and counts: by name, filtered, a page at a time; and what is decided together."""
+
+import asyncio
+import re
+import uuid
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from html import unescape
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import update
+from sqlalchemy.engine import URL
+from temporalio.client import Client
+
+from keyturn.application.rotation_lists import RotationFilter, count_waiting
+from keyturn.desk.lists import Lists
+from keyturn.jobs.tables import rotation_jobs
+from tests.support.desks import Place, asking, key, place, question
+from tests.support.simulated import SimulatorControl
+
+
+@pytest.fixture
+async def here(temporal: Client, sqlite: URL, simulator: SimulatorControl) -> AsyncIterator[Place]:
+    async with place(temporal, sqlite, simulator) as made:
+        yield made
+
+
+@pytest.fixture
+async def with_approvals(temporal: Client, sqlite: URL, simulator: SimulatorControl) -> AsyncIterator[Place]:
+    async with place(temporal, sqlite, simulator, approvers=("omar", "luna")) as made:
+        yield made
+
+
+async def asked(luna: httpx.AsyncClient, **changed: Any) -> dict[str, Any]:
+    answered = await luna.post("/api/v1/rotations", json=question(**changed), headers=key())
+    body: dict[str, Any] = answered.json()
+    return body
+
+
+def text_of_page(response: httpx.Response) -> str:
+    """What a reader sees of a page, in one line."""
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", response.text)).split())
+
+
+async def test_rotations_are_listed_by_name_with_state_due_date_and_job(here: Place) -> None:
+    """Never a bare pseudonym to somebody who may read the name, and not the state of a workflow but of the key."""
+    async with here.open() as url, asking("luna", url) as luna:
+        due = await asked(luna, account_id="acct_of_billing", key_id="key_7f3a")
+        fresh = await asked(luna, account_id="acct_of_sales", key_id="key_22", stale=False)
+        listed = (await luna.get("/api/v1/rotations")).json()["rotations"]
+        found = {row["workflow_id"]: row for row in listed}
+        first, second = found[due["workflow_id"]], found[fresh["workflow_id"]]
+        assert (first["account_id"], first["key_id"], first["requested_by"]) == ("acct_of_billing", "key_7f3a", "luna")
+        assert (first["state"], first["job_id"], first["job_state"]) == ("job_created", due["job_id"], "open")
+        assert datetime.fromisoformat(first["rotate_by"]) > datetime.now(UTC)
+        assert (second["state"], second["job_id"], second["rotate_by"]) == ("not_eligible", None, None)
+        page = text_of_page(await luna.get("/rotations"))
+        assert "key_7f3a of acct_of_billing job created P-7@1 in 29 days luna" in page
+        overview = text_of_page(await luna.get("/"))
+        assert "0 overdue 1 open job 0 to approve 0 parked 0 in progress" in overview
+        assert "P-7@1 1 0" in overview
+
+
+async def test_a_rotations_names_are_encrypted_where_the_list_finds_them(here: Place) -> None:
+    """The memo is as unreadable at the server as the history."""
+    async with here.open() as url, asking("luna", url) as luna:
+        one = await asked(luna, account_id="acct_of_billing", key_id="key_7f3a")
+        description = await here.client.get_workflow_handle(one["workflow_id"]).describe()
+        (payload,) = description.raw_info.memo.fields.values()
+        assert payload.metadata["encoding"] == b"binary/encrypted"
+        assert b"billing" not in payload.data
+
+
+FILTERS: list[tuple[dict[str, Any], set[str]]] = [
+    ({"state": "job_created"}, {"key_1"}),
+    ({"state": ["not_eligible", "job_created"]}, {"key_1", "key_2"}),
+    ({"state": "rejected"}, {"key_3"}),
+    ({"account_id": "acct_a"}, {"key_1", "key_2"}),
+    ({"account_id": "acct_a", "key_id": "key_2"}, {"key_2"}),
+    ({"account_id": "acct_none"}, set()),
+    ({"line": "P-7@1"}, {"key_1", "key_2", "key_3"}),
+    ({"line": "P-7@2"}, set()),
+    ({"older_than_days": "1"}, set()),
+    ({"older_than_days": "0", "state": ""}, {"key_1", "key_2", "key_3"}),
+]
+
+
+async def test_each_filter_finds_what_it_names(here: Place) -> None:
+    """For programs and on the page alike; a field of the form that was left empty is no filter."""
+    async with here.open() as url, asking("luna", url) as luna:
+        await asked(luna, account_id="acct_a", key_id="key_1")
+        await asked(luna, account_id="acct_a", key_id="key_2", stale=False)
+        await here.simulator.fail("wrong_window", times=2)
+        await asked(luna, account_id="acct_b", key_id="key_3")
+        for filters, keys in FILTERS:
+            rows = (await luna.get("/api/v1/rotations", params=filters)).json()["rotations"]
+            assert {row["key_id"] for row in rows} == keys, filters
+            page = text_of_page(await luna.get("/rotations", params=filters))
+            assert {name for name in ("key_1", "key_2", "key_3") if f"{name} of" in page} == keys, filters
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("/rotations?stat=open", "stat"),
+        ("/rotations?state=done", "state"),
+        ("/rotations?key_id=key_1", "account"),
+        ("/rotations?account_id=a%27b", "account_id: may hold letters"),
+        ("/rotations?line=a%27b", "quotation marks"),
+        ("/rotations?after=nonsense", "first page"),
+        ("/rotations?after=bm9uc2Vuc2U=", "first page"),
+        ("/jobs?owner=luna", "owner"),
+        ("/jobs?after=bm9uc2Vuc2U=", "first page"),
+        ("/jobs?after=WyIxIiwgMV0=", "first page"),
+        ("/calls?after=%FF", "first page"),
+        ("/calls?limit=5", "limit"),
+    ],
+)
+async def test_a_filter_that_is_not_there_is_refused_by_name(here: Place, path: str, problem: str) -> None:
+    """A list that ignored it would show what nobody asked for."""
+    async with here.served() as url, asking("luna", url) as luna:
+        answered = await luna.get(f"/api/v1{path}")
+        assert (answered.status_code, problem in answered.json()["detail"]) == (422, True), answered.text
+        page = await luna.get(path)
+        assert (page.status_code, problem in page.text) == (422, True)
+
+
+async def test_a_list_goes_on_page_by_page_without_repeating_or_missing_any(here: Place) -> None:
+    """Of rotations and of jobs, by date and by age; the page links to the next one and keeps its filters."""
+    here.desk.lists = Lists(here.client, here.engine, tenant=here.tenant, page_size=2)
+    async with here.open() as url, asking("luna", url) as luna:
+        made = {(await asked(luna, key_id=f"key_{number}"))["job_id"] for number in range(5)}
+        for path, name in (
+            ("/rotations?line=P-7%401", "rotations"),
+            ("/jobs?order_by=due", "jobs"),
+            ("/jobs?", "jobs"),
+        ):
+            found: list[str] = []
+            address, pages = f"/api/v1{path}", 0
+            while True:
+                body = (await luna.get(address)).json()
+                found += [row["job_id"] for row in body[name]]
+                pages += 1
+                if body["after"] is None:
+                    break
+                address = f"/api/v1{path}&after={body['after']}"
+                assert pages < 9
+            assert (sorted(found), pages >= 3) == (sorted(made), True)
+        page = await luna.get("/jobs?line=P-7&order_by=due")
+        assert "2 shown, and there are more." in text_of_page(page)
+        (following,) = re.findall(r'rel="next" href="([^"]+)"', page.text)
+        assert "line=P-7" in following
+        assert "2 shown" in text_of_page(await luna.get(unescape(following)))
+
+
+async def test_jobs_are_sorted_by_date_and_the_overdue_are_counted(here: Place) -> None:
+    """By how many days, on the list, in the JSON and on the overview."""
+    async with here.open() as url, asking("luna", url) as luna:
+        jobs = [(await asked(luna, key_id=f"key_{number}"))["job_id"] for number in range(3)]
+        async with here.engine.begin() as connection:
+            for job_id, days in zip(jobs, (5, -12, -3), strict=True):
+                late = update(rotation_jobs).where(rotation_jobs.c.job_id == job_id)
+                await connection.execute(late.values(rotate_by=datetime.now(UTC) + timedelta(days=days, hours=1)))
+        rows = (await luna.get("/api/v1/jobs", params={"order_by": "due"})).json()["jobs"]
+        assert [row["job_id"] for row in rows] == [jobs[1], jobs[2], jobs[0]]
+        assert [row["overdue_by_days"] for row in rows] == [11, 2, None]
+        late_rows = (await luna.get("/api/v1/jobs", params={"overdue": True, "line": "P-7"})).json()["jobs"]
+        assert {row["job_id"] for row in late_rows} == {jobs[1], jobs[2]}
+        assert (await luna.get("/api/v1/jobs", params={"line": "P"})).json()["jobs"] == []
+        assert "key_1 of" in (page := text_of_page(await luna.get("/jobs?overdue=true")))
+        assert "overdue by 11 days" in page
+        overview = text_of_page(await luna.get("/"))
+        assert "2 overdue 3 open jobs" in overview
+        assert "P-7@1 3 2" in overview
+
+
+async def test_many_are_approved_together_and_what_refuses_one_leaves_the_others(with_approvals: Place) -> None:
+    """Each for the digest that its approver saw; nobody's own, and none that has changed since."""
+    roles = "luna=asker+approver; omar=approver; vera=asker"
+    async with (
+        with_approvals.open(KEYTURN_DESK_ROLES=roles) as url,
+        asking("luna", url) as luna,
+        asking("omar", url) as omar,
+        asking("vera", url) as vera,
+    ):
+        waits = [await asked(one, key_id=f"key_{number}") for number, one in enumerate((luna, vera, vera, vera))]
+        page = await luna.get("/approvals")
+        choices = re.findall(r'name="choice" value="([^"]+)"', page.text)
+        assert len(choices) == 3, "not one's own"
+        assert "you asked" in page.text
+        stale = f"v1:{'0' * 64} {waits[1]['workflow_id']}"
+        kept = [one for one in choices if waits[1]["workflow_id"] not in one]
+        decided = await luna.post("/approvals/decide", data={"decision": "approve", "choice": [*kept, stale]})
+        assert "2 of 3 approved" in text_of_page(decided)
+        assert "stale_digest" in decided.text
+        nothing = await luna.post("/approvals/decide", data={"decision": "approve"})
+        assert (nothing.status_code, "no rotation is selected" in nothing.text) == (422, True)
+        unsaid = await luna.post("/approvals/decide", data={"decision": "deny", "choice": kept})
+        assert (unsaid.status_code, "needs a reason" in unsaid.text) == (422, True)
+        body: dict[str, Any] = {"decision": "deny", "reason": "frozen until Monday"}
+        body["choices"] = [{"workflow_id": one["workflow_id"], "digest": one["digest"]} for one in waits[:2]]
+        results = (await omar.post("/api/v1/decisions", json=body)).json()["results"]
+        assert [one["problem"] for one in results] == [None, None]
+        assert (await vera.post("/api/v1/decisions", json=body)).status_code == 403
+        refused = await omar.post("/api/v1/decisions", json=body | {"reason": None})
+        assert refused.status_code == 422
+        async with asyncio.timeout(20):
+            while (await omar.get("/api/v1/rotations", params={"state": "awaiting_approval"})).json()["rotations"]:
+                await asyncio.sleep(0.05)
+        trail = text_of_page(await omar.get(f"/rotations/{waits[1]['workflow_id']}"))
+        assert "denied by omar" in trail
+        assert "frozen until Monday" in trail
+
+
+async def test_what_waits_is_listed_with_its_decision_while_no_worker_runs(with_approvals: Place) -> None:
+    """The list is read from the server alone: an approver sees what waits, for how long, and what it is due."""
+    async with with_approvals.served() as url, asking("omar", url) as omar:
+        async with with_approvals.working(), asking("luna", url) as luna:
+            waits = await asked(luna, key_id="key_7f3a", account_id="acct_of_billing")
+        page = text_of_page(await omar.get("/approvals"))
+        assert "key_7f3a of acct_of_billing eligible under P-7@1 in 29 days agrees luna" in page
+        (row,) = (await omar.get("/api/v1/rotations", params={"state": "awaiting_approval"})).json()["rotations"]
+        assert (row["digest"], row["approvers"]) == (waits["digest"], ["luna", "omar"])
+        assert "1 to approve" in text_of_page(await omar.get("/"))
+        later = datetime.now(UTC) + timedelta(days=2)
+        counts = await count_waiting(with_approvals.client, tenant=with_approvals.tenant, now=later)
+        assert counts["awaiting_approval"] == (1, 1, 0)
+        assert (await with_approvals.desk.lists.approvals(RotationFilter())).rows
+
+
+async def test_what_is_wrong_with_a_field_stands_at_it_and_what_was_typed_stays(here: Place) -> None:
+    """Also what belongs to the line that was chosen: when the key was last used."""
+    form = {"account_id": "acct_1", "key_id": "key_1", "policy_lines": "P-7", "question": "May it?", "stale": "yes"}
+    form |= {"key": str(uuid.uuid4()), "last_used_at": "2199-01-02", "age_days": "40"}
+    async with here.open() as url, asking("luna", url) as luna:
+        answered = await luna.post("/ask", data=form)
+        assert answered.status_code == 422
+        assert re.search(r'id="last_used_at"[^>]*value="2199-01-02"[^>]*aria-invalid="true"', answered.text)
+        assert re.search(r'<p class="fault" id="fault-last_used_at">[^<]+</p>', answered.text)
+        assert 'value="acct_1"' in answered.text
+        right = await luna.post("/ask", data=form | {"last_used_at": "2026-01-02", "key": str(uuid.uuid4())})
+        assert right.status_code == 303
+        page = text_of_page(await luna.get(right.headers["location"]))
+        assert "last used at 2026-01-02 00:00:00Z" in page
+
+
+async def test_a_rotations_page_says_what_holds_what_was_read_and_what_comes_next(here: Place) -> None:
+    """Evidence with its source, the wording beside what holds, rule and model side by side, the audit, the job."""
+    async with here.open(KEYTURN_TEMPORAL_UI="http://127.0.0.1:8233") as url, asking("luna", url) as luna:
+        one = await asked(luna, account_id="acct_of_billing", key_id="key_7f3a", source="iam-export-2026-11")
+        page = text_of_page(await luna.get(f"/rotations/{one['workflow_id']}"))
+        for shown in (
+            "key_7f3a of acct_of_billing",
+            "Next: It is delivered to its receivers, and an executor claims it.",
+            "source iam-export-2026-11",
+            "P-7@1 holds Stale service-account keys must rotate within 30 days.",
+            "By rule eligible under P-7@1",
+            "By openai simulator-1 eligible, citing P-7@1",
+            "created by luna",
+        ):
+            assert shown in page, (shown, page)
+        job = text_of_page(await luna.get(f"/jobs/{one['job_id']}"))
+        assert "key_7f3a, as it was decided" in job
