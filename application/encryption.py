@@ -10,6 +10,7 @@ refused as `payload_moved`. Temporal's serialization context gives the workflow 
 no part of it: a run that is reset or continued reads its own payloads.
 """
 
+import base64
 import re
 from collections.abc import Sequence
 from typing import Self
@@ -28,7 +29,7 @@ from temporalio.converter import (
 from temporalio.plugin import SimplePlugin
 
 from keyturn.application.unreadable import ContractPayloadConverter, unreadable_payload
-from keyturn.keyring import Keyring
+from keyturn.keyring import EncryptedTexts, Keyring
 from keyturn.payload_errors import PayloadError, PayloadMoved, PayloadNotAuthentic, PayloadNotEncrypted, PayloadTooLarge
 from keyturn.workflows.identity import Names, plain
 
@@ -166,3 +167,25 @@ def names_of(client: Client) -> Names:
     """Return how this client's installation writes account and key names: its keyring knows."""
     codec = client.data_converter.payload_codec
     return codec.keyring.name_of if isinstance(codec, EncryptionCodec) else plain
+
+
+def list_cursor(client: Client, token: bytes) -> str:
+    """Return the server's token of a list's next page as a caller is given it: only ours is sent back to the server."""
+    encrypted = _cursors_of(client).encrypt("list", base64.b64encode(token).decode())
+    return base64.urlsafe_b64encode(encrypted.encode()).decode()
+
+
+def read_list_cursor(client: Client, cursor: str) -> bytes:
+    """Return the server's token in a cursor; raises PayloadError where it is none of ours."""
+    try:
+        encrypted = base64.b64decode(cursor, altchars=b"-_", validate=True).decode()
+    except ValueError:
+        raise PayloadNotAuthentic("a cursor was changed") from None
+    return base64.b64decode(_cursors_of(client).decrypt("list", encrypted))
+
+
+def _cursors_of(client: Client) -> EncryptedTexts:
+    codec = client.data_converter.payload_codec
+    if not isinstance(codec, EncryptionCodec):
+        raise TypeError("a list is read by a client with payload keys")
+    return EncryptedTexts(codec.keyring, "keyturn-list-cursor-v1")

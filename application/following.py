@@ -65,12 +65,7 @@ async def progress_of(handle: Handle) -> list[str] | WaitingForPerson | None:
     waiting = await waiting_for(handle, kind=kind) if kind is not None else None
     if isinstance(waiting, WaitingForPerson):
         return waiting
-    lines = []
-    for pending in description.raw_description.pending_activities:
-        line = f"{pending.activity_type.name}: attempt {pending.attempt}"
-        if pending.HasField("last_failure"):
-            line += f", last failure {pending.last_failure.application_failure_info.type or 'timeout'}"
-        lines.append(line)
+    lines = pending_attempts(description)
     task = description.raw_description.pending_workflow_task
     if task.attempt > 1:
         # Such as a worker without the key that the starter encrypted with: nothing is lost, and it cannot continue.
@@ -82,6 +77,17 @@ async def progress_of(handle: Handle) -> list[str] | WaitingForPerson | None:
         if isinstance(limited, LimitedUntil):
             lines.append(f"rate limited until {in_utc(limited.retry_at)}")
     return lines or ["waiting for a worker"]
+
+
+def pending_attempts(description: WorkflowExecutionDescription) -> list[str]:
+    """Return a line for each activity of a workflow that is not complete: its attempt and its last failure."""
+    lines = []
+    for pending in description.raw_description.pending_activities:
+        line = f"{pending.activity_type.name}: attempt {pending.attempt}"
+        if pending.HasField("last_failure"):
+            line += f", last failure {pending.last_failure.application_failure_info.type or 'timeout'}"
+        lines.append(line)
+    return lines
 
 
 async def steps_of(client: Client, handle: Handle) -> AsyncIterator[str]:

@@ -1,10 +1,12 @@
-"""What a Temporal namespace must know before rotations run in it: the search attributes."""
+"""What rotations need of a Temporal namespace: its search attributes, and workers that poll."""
 
 from collections.abc import Iterable
 from typing import Any
 
-from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.enums.v1 import IndexedValueType, TaskQueueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client
 from temporalio.common import SearchAttributeKey
 
@@ -26,3 +28,15 @@ async def add_search_attributes(client: Client, keys: Iterable[SearchAttributeKe
         await client.operator_service.add_search_attributes(
             AddSearchAttributesRequest(namespace=client.namespace, search_attributes=wanted)
         )
+
+
+async def count_pollers(client: Client, task_queue: str) -> int:
+    """Return how many workers have polled a task queue in the last minutes."""
+    described = await client.workflow_service.describe_task_queue(
+        DescribeTaskQueueRequest(
+            namespace=client.namespace,
+            task_queue=TaskQueue(name=task_queue),
+            task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+        )
+    )
+    return len(described.pollers)

@@ -1,7 +1,7 @@
 """What waits for a person, found by its search attribute; and an answer to all of a kind."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from temporalio.client import Client
 
@@ -33,19 +33,38 @@ async def waiting_rotations(
 
 
 async def resume_all(
-    client: Client, resumption: Resumption, *, kind: str, tenant: str | None, at_once: int
+    client: Client,
+    resumption: Resumption,
+    *,
+    kind: str,
+    tenant: str | None,
+    at_once: int,
+    on_progress: Callable[[int, int], None],
 ) -> tuple[int, list[str]]:
-    """Resume every rotation that is parked for `kind`; returns how many were, and a line for each that refused."""
-    turns = asyncio.Semaphore(at_once)
+    """Resume every rotation that is parked for `kind`; returns how many were, and a line for each that refused.
+
+    Args:
+        client: a connected client.
+        resumption: by whom.
+        kind: what the rotations wait for.
+        tenant: whose; None for all.
+        at_once: how many Updates are under way at once.
+        on_progress: is called after each with how many are done, and of how many.
+    """
+    turns, done = asyncio.Semaphore(at_once), 0
 
     async def one(workflow_id: str) -> str | None:
+        nonlocal done
         async with turns:
             handle: Handle = client.get_workflow_handle_for(RotationWorkflow.run, workflow_id)
+            refused = None
             try:
                 await answer(handle, "resume", resumption)
             except (AnswerRefused, NoWorkerAnswers) as error:
-                return f"{workflow_id}: {error}"
-            return None
+                refused = f"{workflow_id}: {error}"
+            done += 1
+            on_progress(done, len(found))
+            return refused
 
     found = [
         row["workflow_id"] async for row in waiting_rotations(client, tenant=tenant, kind=kind, limit=MOST_WAITING)

@@ -53,6 +53,10 @@ def build_request(
         )
     except ValidationError as error:
         raise InvalidRequest(faults=faults_of(error)) from None
+    if not any(request.credential.kind in line.applies_to for line in lines):
+        kinds = " or ".join(sorted({kind for line in lines for kind in line.applies_to}))
+        named = ", ".join(line.id for line in lines)
+        raise InvalidRequest(faults=[("kind", f"{named} covers no {request.credential.kind}: state {kinds}")])
     if observed_in_future(request.credential, datetime.now(UTC)):
         raise InvalidRequest(faults=[("observed_at", "lies in the future: evidence is what was seen")])
     if len(id_of(request)) > MAX_WORKFLOW_ID:

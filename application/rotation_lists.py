@@ -1,18 +1,16 @@
 """Lists of rotations, a page at a time: found by search attributes, shown by their memos."""
 
 import asyncio
-import base64
-import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
 from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus
-from temporalio.service import RPCError, RPCStatusCode
 
-from keyturn.application.encryption import names_of
+from keyturn.application.encryption import list_cursor, names_of, read_list_cursor
 from keyturn.errors import InvalidRequest, KeyturnError
+from keyturn.payload_errors import PayloadError
 from keyturn.rotations.contracts import RotationStatus, RotationSubject
 from keyturn.workflows.identity import MAX_ID, shorten, workflow_id_of
 from keyturn.workflows.visibility import (
@@ -106,19 +104,15 @@ async def list_rotations(
     Raises:
         InvalidRequest: a condition or the cursor cannot be used.
     """
-    found = client.list_workflows(
-        _query(client, chosen, tenant), page_size=limit, next_page_token=_token_of(after) if after else None
-    )
     try:
-        await found.fetch_next_page()
-    except RPCError as error:
-        # What a server makes of a cursor that is not its own depends on its store.
-        if after is not None and error.status in {RPCStatusCode.INVALID_ARGUMENT, RPCStatusCode.UNKNOWN}:
-            raise InvalidRequest("the list cannot be continued from there: start at its first page") from None
-        raise
+        token = read_list_cursor(client, after) if after else None
+    except PayloadError:  # and not the server's refusal: what it makes of a wrong token depends on its store
+        raise InvalidRequest("the list cannot be continued from there: start at its first page") from None
+    found = client.list_workflows(_query(client, chosen, tenant), page_size=limit, next_page_token=token)
+    await found.fetch_next_page()
     rows = await asyncio.gather(*map(_listed, found.current_page or ()))
-    token = found.next_page_token
-    return RotationPage(rows, base64.urlsafe_b64encode(token).decode() if token else None)
+    following = found.next_page_token
+    return RotationPage(rows, list_cursor(client, following) if following else None)
 
 
 async def count_rotations(client: Client, chosen: RotationFilter, *, tenant: str) -> int:
@@ -158,13 +152,6 @@ def _quoted(value: str) -> str:
     if any(letter in value for letter in "'\"\\`") or not value.isprintable() or len(value) > MAX_ID:
         raise InvalidRequest("a filter holds no quotation marks or backslashes, and 255 characters at most")
     return f"'{value}'"
-
-
-def _token_of(after: str) -> bytes:
-    try:
-        return base64.b64decode(after, altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        raise InvalidRequest("the list cannot be continued from there: start at its first page") from None
 
 
 async def _listed(row: WorkflowExecution) -> ListedRotation:

@@ -1,7 +1,8 @@
 """Bulk runs from the outside: start one or attach to it, follow it, pause, resume or cancel it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from datetime import timedelta
 
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle, WorkflowQueryFailedError
 from temporalio.common import (
@@ -22,15 +23,9 @@ from keyturn.workflows.visibility import TENANT
 # Single rotations before bulk runs: the server hands out tasks of a lower number first; 3 is its default.
 BULK_PRIORITY = 5
 LOOK_SECONDS = 0.5
+# A worker answers in milliseconds, one that replays a long history in seconds.
+QUERY_TIMEOUT = timedelta(seconds=10)
 Handle = WorkflowHandle[BulkWorkflow, BulkOutcome]
-
-
-class RunWaits(KeyturnError):
-    """No worker answers how far the run is."""
-
-    kind = "run_waits_for_worker"
-    next_step = "retry_with_backoff"
-    hint = "Start a worker with `keyturn worker`: the run waits for one, and loses nothing."
 
 
 class RunStopped(KeyturnError):
@@ -61,23 +56,40 @@ def handle_of_run(client: Client, workflow_id: str) -> Handle:
     return client.get_workflow_handle_for(BulkWorkflow.run, workflow_id)
 
 
-async def follow(handle: Handle, *, every: float = LOOK_SECONDS) -> AsyncIterator[BulkStatus]:
-    """Yield what a run is at, again and again until it has ended.
+# What is said while a run's status is not known. None of it ends the run, nor the command that follows it.
+NO_WORKER = "no worker answers: the run waits for one (`keyturn worker`), and loses nothing"
+NO_SERVER = "Temporal does not answer: the run is safe, and this command continues when it does"
+_WAITS: Mapping[RPCStatusCode, str] = {
+    RPCStatusCode.CANCELLED: NO_WORKER,
+    RPCStatusCode.DEADLINE_EXCEEDED: NO_WORKER,
+    RPCStatusCode.FAILED_PRECONDITION: NO_WORKER,
+    RPCStatusCode.UNAVAILABLE: NO_SERVER,
+}
+
+
+async def follow(handle: Handle, *, every: float = LOOK_SECONDS) -> AsyncIterator[BulkStatus | str]:
+    """Yield what a run is at, again and again until it has ended; or, while nobody answers that, what is waited for.
+
+    A worker or server that restarts meanwhile is waited for.
+
+    Args:
+        handle: of the run.
+        every: seconds between two looks.
 
     Raises:
         UnknownRun: there is no such workflow.
         RunStopped: it did not end by itself.
-        RunWaits: no worker answers.
     """
     while True:
         try:
-            progress = await handle.query(BulkWorkflow.status)
+            progress = await handle.query(BulkWorkflow.status, rpc_timeout=QUERY_TIMEOUT)
             yield progress
             if progress.phase == "ended":
                 return
-            status = (await handle.describe()).status  # one that was continued as new is running under the same id
+            # One that was continued as new is running under the same id.
+            status = (await handle.describe(rpc_timeout=QUERY_TIMEOUT)).status
             if status is WorkflowExecutionStatus.COMPLETED:
-                yield await handle.query(BulkWorkflow.status)
+                yield await handle.query(BulkWorkflow.status, rpc_timeout=QUERY_TIMEOUT)
                 return
             if status is not WorkflowExecutionStatus.RUNNING:
                 raise RunStopped(f"the run stopped: {'unknown' if status is None else status.name.lower()}")
@@ -85,12 +97,8 @@ async def follow(handle: Handle, *, every: float = LOOK_SECONDS) -> AsyncIterato
             pass  # its first task has not been worked on yet
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
-                raise UnknownRun("this namespace has no such run") from None
-            if error.status in {
-                RPCStatusCode.CANCELLED,
-                RPCStatusCode.DEADLINE_EXCEEDED,
-                RPCStatusCode.FAILED_PRECONDITION,
-            }:
-                raise RunWaits("no worker answers how far the run is") from None
-            raise
+                raise UnknownRun(f"this namespace has no run {handle.id[:200]}") from None
+            if error.status not in _WAITS:
+                raise
+            yield _WAITS[error.status]
         await asyncio.sleep(every)

@@ -19,24 +19,20 @@ from keyturn.desk.desk import Desk
 from keyturn.desk.events import place_of, with_comments
 from keyturn.desk.filters import CallQuery, JobQuery, RotationQuery
 from keyturn.desk.idempotency import Idempotency
+from keyturn.desk.list_schemas import CallList, CostList, JobList, JobWithAudit, RotationList
 from keyturn.desk.people import Person
 from keyturn.desk.roles import AnyPerson, Asker, Decider, Operator, expect_decider
 from keyturn.desk.schemas import (
     Ask,
     AskDraft,
-    CallList,
-    CostList,
     DecisionDigest,
     DecisionList,
     Decisions,
     DenialReason,
     DraftStatus,
-    JobList,
-    JobWithAudit,
     Line,
     LineList,
     Rotation,
-    RotationList,
     Why,
     draft_status,
     in_path,

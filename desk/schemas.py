@@ -8,7 +8,6 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from keyturn.application.rotation_lists import RotationState
 from keyturn.contracts import (
     MAX_QUESTION_CHARACTERS,
     AccountId,
@@ -113,130 +112,6 @@ class LineList(BaseModel):
     """The policy lines of the desk's catalogue."""
 
     policy_lines: list[Line]
-
-
-class RotationRow(BaseModel):
-    """A rotation in a list. Names are null where they cannot be decrypted here."""
-
-    workflow_id: str
-    state: RotationState
-    reason: str | None = Field(description="What a parked rotation waits for.")
-    account_id: str | None
-    key_id: str | None
-    credential_kind: str | None
-    requested_by: str | None
-    policy_lines: list[str]
-    started_at: datetime
-    closed_at: datetime | None
-    rotate_by: datetime | None = Field(description="The date of its job, or of the decision that waits.")
-    overdue_by_days: int | None = Field(description="Whole days past that date; null if it is not overdue.")
-    job_id: str | None
-    job_state: str | None
-    digest: str | None = Field(description="The digest of the decision that waits: an approval names it.")
-    approvers: list[str]
-    any_operator: bool
-    waits_since: datetime | None
-    waits_until: datetime | None
-
-
-class _List(BaseModel):
-    after: str | None = Field(description="The cursor of the next page; null at the end.")
-
-
-class RotationList(_List):
-    """A page of rotations."""
-
-    rotations: list[RotationRow]
-
-
-class JobRow(BaseModel):
-    """A rotation job."""
-
-    job_id: str
-    status: str
-    account_id: str | None
-    key_id: str | None
-    credential_kind: str | None
-    policy_lines: list[str] | None
-    requested_by: str | None
-    trace_id: str | None
-    decision_digest: str | None
-    rotation_window_days: int | None
-    created_at: datetime
-    rotate_by: datetime | None
-    closed_at: datetime | None
-    lease_owner: str | None
-    lease_until: datetime | None
-    priority: int = Field(description="1: urgent, the key is compromised; 3: normal.")
-    overdue_by_days: int | None = None
-
-
-class JobList(_List):
-    """A page of jobs."""
-
-    jobs: list[JobRow]
-
-
-class AuditRow(BaseModel):
-    """An event of a job's audit trail."""
-
-    at: datetime
-    event: str
-    actor: str
-    detail: dict[str, Any]
-
-
-class JobWithAudit(BaseModel):
-    """A job and its audit trail, oldest first."""
-
-    job: JobRow
-    audit: list[AuditRow]
-
-
-class CallRow(BaseModel):
-    """A model call."""
-
-    call_id: str
-    called_at: datetime
-    trace_id: str
-    user_id: str
-    task: str
-    provider: str
-    model: str
-    attempt: int
-    status: str
-    failure: str | None
-    latency_ms: float
-    input_tokens: int | None
-    output_tokens: int | None
-    cost_usd: Decimal | None
-    cache_hit: bool
-
-
-class CallList(_List):
-    """A page of model calls."""
-
-    calls: list[CallRow]
-
-
-class CostRow(BaseModel):
-    """What a task's model calls have cost."""
-
-    task: str
-    calls: int
-    input_tokens: int
-    cached_tokens: int
-    output_tokens: int
-    cache_hits: int
-    not_ok: int
-    unpriced: int = Field(description="Answered calls of unknown price: cost_usd leaves them out.")
-    cost_usd: Decimal | None
-
-
-class CostList(BaseModel):
-    """Costs by task."""
-
-    costs: list[CostRow]
 
 
 class DecisionChoice(_Body):

@@ -6,16 +6,17 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from dotenv import load_dotenv
 
 from keyturn.errors import InvalidRequest, KeyturnError, SettingsInvalid
 from keyturn.policy.errors import UnknownPolicyLine
 
+T = TypeVar("T")
 # Python looks for garbage after 700 new objects. What a worker imports are a million, none of them garbage, through
 # which it looked some hundred times: a quarter of the processor time of its start.
 GARBAGE_AFTER_OBJECTS = 50_000
@@ -96,3 +97,11 @@ def signed_in_user() -> str:
 def counted(count: int, thing: str) -> str:
     """Return a count with its noun: `1 remark`, `2,000 remarks`."""
     return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
+
+
+def cut(rows: Sequence[T], limit: int) -> Sequence[T]:
+    """Return at most `limit` of `rows`, which are one more if there are more; and say so on standard error, then."""
+    if len(rows) <= limit:
+        return rows
+    sys.stderr.write(f"{limit:,} shown, and there are more: --limit shows them\n")
+    return rows[:limit]

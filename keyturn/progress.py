@@ -1,5 +1,6 @@
 """A bulk run's progress as a line of text."""
 
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
@@ -14,6 +15,7 @@ _SAID = {
 }
 # The outcomes that are nouns; the others, such as `not eligible`, have no plural.
 _PLURALS = {"job_created": "jobs created", "disagreement": "disagreements", "bad_row": "bad rows"}
+_CLEAR = "\r\x1b[2K"  # to the start of the line, and erase it: ECMA-48, EL
 PRINT_EVERY = 10.0  # seconds between lines in a log; a terminal's line is written anew each time
 
 
@@ -34,23 +36,32 @@ class Pace:
 
 
 async def show_progress(
-    statuses: AsyncIterator[BulkStatus], *, show: Callable[[str, bool], None], live: bool, quiet: bool = False
+    statuses: AsyncIterator[BulkStatus | str], *, show: Callable[[str, bool], None], live: bool, quiet: bool = False
 ) -> BulkStatus | None:
     """Print a run's progress until it ends; returns its last status.
 
     Args:
-        statuses: of the run, as they come.
+        statuses: of the run, as they come; a text says what it waits for while its status is not known.
         show: prints a text; its second argument says whether a new line follows.
         live: whether one line is written over and over, as in a terminal.
         quiet: print nothing.
     """
-    pace, last, printed_at = Pace(), None, -PRINT_EVERY
-    async for last in statuses:
+    pace, last, printed_at, paused = Pace(), None, -PRINT_EVERY, None
+    async for status in statuses:
         now = time.monotonic()
-        line = line_of(last, pace.per_second(now, last.progress.asked))
+        if isinstance(status, str):
+            line, ended = status, False
+        else:
+            last, ended = status, status.phase == "ended"
+            if last.paused != paused and last.paused is not None and not quiet:
+                hint = f" {last.hint}" if last.hint else ""
+                show(f"{_CLEAR if live else ''}paused: {last.paused.replace('_', ' ')}.{hint}", True)
+            paused = last.paused
+            rate = pace.per_second(now, last.progress.asked)
+            line = line_of(last, rate, width=shutil.get_terminal_size().columns - 1 if live else None)
         if live and not quiet:
-            show(f"\r\x1b[2K{line}", False)
-        elif not quiet and (now - printed_at >= PRINT_EVERY or last.phase == "ended"):
+            show(f"{_CLEAR}{line}", False)
+        elif not quiet and (now - printed_at >= PRINT_EVERY or ended):
             show(line, True)
             printed_at = now
     if live and not quiet:
@@ -58,23 +69,38 @@ async def show_progress(
     return last
 
 
-def line_of(status: BulkStatus, pace: float | None) -> str:
-    """Return one line: bar, counts, rate, time left, cost, and what it waits for."""
+def line_of(status: BulkStatus, pace: float | None, *, width: int | None = None) -> str:
+    """Return one line: bar, counts, rate, time left, cost, and what it waits for.
+
+    Args:
+        status: of the run.
+        pace: items a second, if that is known.
+        width: the most characters; what matters least is left out until it fits. None for no limit.
+    """
     progress = status.progress
     share = progress.asked / progress.asks if progress.asks else 1.0
     filled = round(share * BAR)
-    parts = [f"[{'#' * filled}{'.' * (BAR - filled)}] {progress.asked:,}/{progress.asks:,} asked"]
+    waits = [_SAID[status.phase]] if status.phase in _SAID else []
+    waits += [f"paused: {status.paused.replace('_', ' ')}"] if status.paused else []
+    waits += ["cancelled"] if status.cancelled else []
+    rate = left = ""
     if status.phase == "judging" and pace:
-        left = timedelta(seconds=round((progress.asks - progress.asked) / pace))
-        parts.append(f"{pace:,.0f}/s, {left} left")
-    if status.phase in _SAID:
-        parts.append(_SAID[status.phase])
-    if status.paused:
-        parts.append(f"paused: {status.paused}")
-    if status.cancelled:
-        parts.append("cancelled")
-    parts.append(f"${progress.cost_usd:,.4f}")
-    return "  ".join([*parts, summary_of(progress)])
+        rate, left = f"{pace:,.0f}/s", f"{timedelta(seconds=round((progress.asks - progress.asked) / pace))} left"
+    # In their order on the line; the number says in which order they are left out, 0 never.
+    parts = [
+        (2, f"[{'#' * filled}{'.' * (BAR - filled)}]"),
+        (0, f"{progress.asked:,}/{progress.asks:,} asked"),
+        (3, rate),
+        (5, left),
+        (0, "  ".join(waits)),
+        (4, f"${progress.cost_usd:,.4f}"),
+        (1, summary_of(progress)),
+    ]
+    for left_out in range(6):
+        line = "  ".join(text for order, text in parts if text and (order == 0 or order > left_out))
+        if width is None or len(line) <= width:
+            return line
+    return line[:width]
 
 
 def summary_of(progress: RunProgress) -> str:

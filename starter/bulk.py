@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keyturn.bulk.contracts import BulkOrder, BulkSource
+from keyturn.bulk.contracts import BulkOrder, BulkSource, RunProgress
 from keyturn.console import signed_in_user
 from keyturn.errors import InvalidRequest
 from keyturn.starter.database import with_database
@@ -121,6 +121,8 @@ def bulk(
         click.echo(json.dumps({"run": run_id, "workflow_id": f"bulk:{tenant}:{run_id}"} | outcome))
     elif detach:
         click.echo(f"bulk:{tenant}:{run_id}")
+    else:
+        _print_end(run_id, outcome)
     disagreements = outcome.get("outcomes", {}).get("disagreement", 0)
     if disagreements:
         those = "1 key that is due" if disagreements == 1 else f"{disagreements:,} keys that are due"
@@ -130,6 +132,17 @@ def bulk(
             err=True,
         )
         raise click.exceptions.Exit(WAITS_FOR_A_PERSON)
+
+
+def _print_end(run_id: str, outcome: dict[str, Any]) -> None:
+    """Print what became of a run that was followed to its end, and what to do with it."""
+    from keyturn.progress import summary_of
+
+    if not outcome:
+        return
+    progress = RunProgress.model_validate({name: outcome[name] for name in RunProgress.model_fields})
+    click.echo(f"{outcome['status']}: {summary_of(progress)}; the calls cost ${progress.cost_usd:,.4f}", err=True)
+    click.echo(f"next: keyturn report {run_id} --html report.html", err=True)
 
 
 def _source(file: Path, *, task: str, policies: tuple[str, ...], user_id: str, given: dict[str, Any]) -> BulkSource:
@@ -205,7 +218,10 @@ def _run(order: BulkOrder, *, watch: bool, asks: int, as_json: bool) -> dict[str
             if not watch:
                 return {"asks": asks}
             last = await show_progress(follow(handle), show=_to_error, live=sys.stderr.isatty(), quiet=as_json)
-            return {} if last is None else last.progress.model_dump(mode="json") | {"phase": last.phase}
+            if last is None:
+                return {}
+            status = "cancelled" if last.cancelled else "done" if last.phase == "ended" else last.phase
+            return last.progress.model_dump(mode="json") | {"phase": last.phase, "status": status}
 
     try:
         return asyncio.run(run())

@@ -24,8 +24,10 @@ GROUPS: dict[str, dict[str, Command]] = {
             "rotate",
             "Ask whether a key may be rotated, and create its one job if so.",
         ),
-        "status": ("keyturn.starter.rotate", "status", "Show the status of a rotation, or its outcome."),
-        "watch": ("keyturn.starter.rotate", "watch", "Follow a rotation step by step until it completes."),
+        "list": ("keyturn.starter.listing", "list_rotations", "List rotations by state, account, key or policy line."),
+        "status": ("keyturn.starter.follow", "status", "Show the status of a rotation, run, job or draft."),
+        "watch": ("keyturn.starter.follow", "watch", "Follow a rotation, run, job or draft until it completes."),
+        "cancel": ("keyturn.starter.follow", "cancel", "Cancel a rotation, run, job or draft."),
         "explain": (
             "keyturn.starter.explain",
             "explain",

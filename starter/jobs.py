@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from pydantic import TypeAdapter, ValidationError
 
-from keyturn.console import printable, signed_in_user
+from keyturn.console import cut, printable, signed_in_user
 from keyturn.contracts import Identifier, Reason
 from keyturn.errors import InvalidRequest
 from keyturn.jobs.contracts import ClaimedJob, Evidence
@@ -70,10 +70,10 @@ def jobs(context: click.Context, tenant: str, limit: int, overdue: bool, as_json
 
     async def rows(engine: "AsyncEngine") -> list[dict[str, Any]]:
         if overdue:
-            return [dict(row) for row in await JobLeases(engine).overdue(tenant_id=tenant, limit=limit)]
-        return [dict(row) for row in await JobStore(engine).jobs(tenant_id=tenant, limit=limit)]
+            return [dict(row) for row in await JobLeases(engine).overdue(tenant_id=tenant, limit=limit + 1)]
+        return [dict(row) for row in await JobStore(engine).jobs(tenant_id=tenant, limit=limit + 1)]
 
-    found = with_database(rows)
+    found = cut(with_database(rows), limit)
     if as_json:
         click.echo(json.dumps({"jobs": found}, default=lambda moment: moment.isoformat()))
         return

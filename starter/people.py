@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from keyturn.application.outcomes import days_in_words
-from keyturn.console import signed_in_user
+from keyturn.console import cut, signed_in_user
 from keyturn.contracts import Contract
 from keyturn.moments import in_utc
 from keyturn.policy.errors import CatalogueInvalid
@@ -22,6 +22,7 @@ _user = click.option("--user", "user_id", envvar="KEYTURN_USER", help="Your user
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output.")
 _DECIDED = ("RotationWorkflow",)
 _EXECUTION = (*_DECIDED, "RotateAccessKeyWorkflow")
+_PRINT_EVERY = 200  # of a log's lines: some seconds
 _RESUMED_AT_ONCE = 20  # updates at once: a worker accepts one in milliseconds
 
 
@@ -50,10 +51,10 @@ def parked(tenant: str | None, kind: str | None, limit: int, as_json: bool) -> N
 
     async def run() -> list[dict[str, str]]:
         with map_refusals():
-            found = waiting_rotations(await connect(), tenant=tenant, kind=kind, limit=limit)
+            found = waiting_rotations(await connect(), tenant=tenant, kind=kind, limit=limit + 1)
             return [row async for row in found]
 
-    rows = asyncio.run(run())
+    rows = cut(asyncio.run(run()), limit)
     if as_json:
         click.echo(json.dumps({"waiting": rows}))
         return
@@ -94,7 +95,12 @@ def resume(
     async def run() -> tuple[int, list[str]]:
         with map_refusals():
             return await resume_all(
-                await connect(), resumption, kind=str(kind), tenant=tenant, at_once=_RESUMED_AT_ONCE
+                await connect(),
+                resumption,
+                kind=str(kind),
+                tenant=tenant,
+                at_once=_RESUMED_AT_ONCE,
+                on_progress=_print_resumed,
             )
 
     resumed, refused = asyncio.run(run())
@@ -103,6 +109,14 @@ def resume(
         click.echo(line, err=True)
     if refused:
         raise click.exceptions.Exit(1)
+
+
+def _print_resumed(done: int, of: int) -> None:
+    """Print how far `resume --all` is: on one line of a terminal, and now and then in a log."""
+    if sys.stderr.isatty():
+        click.echo(f"\r{done:,} of {of:,} answered", err=True, nl=done == of)
+    elif done % _PRINT_EVERY == 0:
+        click.echo(f"{done:,} of {of:,} answered", err=True)
 
 
 @click.command()

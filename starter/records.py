@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from keyturn.console import counted
+from keyturn.console import counted, cut
 from keyturn.errors import InvalidRequest
 from keyturn.moments import in_utc
 
@@ -46,11 +46,11 @@ def calls(
 
     async def read(store: Any) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = await store.calls(
-            limit=limit, tenant_id=tenant, task=task, status=status, trace_id=trace_id
+            limit=limit + 1, tenant_id=tenant, task=task, status=status, trace_id=trace_id
         )
         return found
 
-    found = _from_ledger(read)
+    found = cut(_from_ledger(read), limit)
     if as_json:
         click.echo(json.dumps({"calls": found}, default=_plain))
         return

@@ -1,4 +1,4 @@
-"""The commands that talk to Temporal alone: `rotate`, `status`, `watch`."""
+"""`keyturn rotate`."""
 
 import asyncio
 import json
@@ -106,23 +106,27 @@ def rotate(
             request = build_request(catalogue, policy=policy, facts=facts, fields=given)
         keyring = keyring_from_environment()
     except KeyturnError as error:
-        _end_before_start(error, None, as_json=as_json)
+        end_before_start(error, None, as_json=as_json)
     from keyturn.application.connection import CONNECT_SECONDS, connect, map_refusals
+    from keyturn.application.notes import notes_on
     from keyturn.application.outcomes import as_object, exit_status
     from keyturn.application.rotations import rotate as start_and_wait
 
-    async def run() -> tuple[bool, Any]:
+    async def run() -> tuple[bool, Any, list[str]]:
         began = time.monotonic()
         client = await connect(keyring=keyring, timeout_seconds=min(wait_seconds, CONNECT_SECONDS))
         left = max(wait_seconds - (time.monotonic() - began), 0.0)
         with map_refusals():
-            return await start_and_wait(client, request, task_queue=task_queue, wait_seconds=left, again=again)
+            attached, outcome = await start_and_wait(
+                client, request, task_queue=task_queue, wait_seconds=left, again=again
+            )
+            return attached, outcome, await notes_on(client, request, outcome, task_queue=task_queue)
 
     workflow_id = id_of(request, keyring.name_of)
     try:
-        attached, outcome = asyncio.run(run())
+        attached, outcome, notes = asyncio.run(run())
     except KeyturnError as error:
-        _end_before_start(error, workflow_id, as_json=as_json)
+        end_before_start(error, workflow_id, as_json=as_json)
     except KeyboardInterrupt:
         from keyturn.rotations.outcomes import TimedOut
 
@@ -130,106 +134,14 @@ def rotate(
             "\nstopped waiting; a started rotation continues: follow it with `keyturn watch ID`",
             err=True,
         )
-        attached, outcome = None, TimedOut()
+        attached, outcome, notes = None, TimedOut(), []
+    for note in notes:
+        click.echo(note, err=True)
     if as_json:
         click.echo(json.dumps(as_object(workflow_id, outcome, attached=attached)))
     else:
-        _print_outcome(workflow_id, outcome)
+        print_outcome(workflow_id, outcome)
     raise click.exceptions.Exit(exit_status(outcome))
-
-
-@click.command()
-@click.argument("workflow_id")
-@_as_json
-def status(workflow_id: str, as_json: bool) -> None:
-    """Show the status of a rotation, or its outcome. Exit status: that of the outcome; 0 while it runs.
-
-    The ID may hold the names of account and key, or be written as Temporal's UI shows it.
-
-    \b
-    Example:
-      keyturn status rotate:default:acct_10234:key_01:P-7@1
-    """
-    from keyturn.application.connection import connect, map_refusals
-    from keyturn.application.following import handle_of, progress_of
-    from keyturn.application.outcomes import as_object, exit_status
-    from keyturn.application.rotations import outcome_of
-
-    async def run() -> tuple[str, list[str] | None, Any]:
-        with map_refusals():
-            handle = await handle_of(await connect(), workflow_id)
-            progress = await progress_of(handle)
-            if isinstance(progress, list):
-                return handle.id, progress, None
-            return handle.id, None, progress or await outcome_of(handle)
-
-    try:
-        workflow_id, progress, outcome = asyncio.run(run())
-    except KeyturnError as error:
-        _end_before_start(error, workflow_id, as_json=as_json)
-    if progress is not None:
-        running = {"workflow_id": workflow_id, "status": "running", "progress": progress}
-        click.echo(json.dumps(running) if as_json else "\n".join(["running", *progress]))
-        return
-    if as_json:
-        click.echo(json.dumps(as_object(workflow_id, outcome)))
-    else:
-        _print_outcome(workflow_id, outcome)
-    raise click.exceptions.Exit(exit_status(outcome))
-
-
-@click.command()
-@click.argument("workflow_id")
-def watch(workflow_id: str) -> None:
-    """Follow a rotation or a bulk run until it completes. Ctrl-C stops watching, and nothing else.
-
-    \b
-    Example:
-      keyturn watch rotate:default:acct_10234:key_01:P-7@1
-      keyturn watch bulk:default:run-0f3c9a7d5e1b2c44
-    """
-    from keyturn.application.connection import connect, map_refusals
-    from keyturn.application.following import handle_of, steps_of
-    from keyturn.application.outcomes import exit_status
-    from keyturn.application.rotations import outcome_of
-
-    if workflow_id.startswith("bulk:"):
-        _watch_run(workflow_id)
-        return
-
-    async def run() -> Any:
-        with map_refusals():
-            client = await connect()
-            handle = await handle_of(client, workflow_id)
-            async for step in steps_of(client, handle):
-                click.echo(step)
-            return await outcome_of(handle)
-
-    try:
-        outcome = asyncio.run(run())
-    except KeyboardInterrupt:
-        click.echo("stopped watching; the rotation continues", err=True)
-        raise click.exceptions.Exit(0) from None
-    _print_outcome(workflow_id, outcome)
-    raise click.exceptions.Exit(exit_status(outcome))
-
-
-def _watch_run(workflow_id: str) -> None:
-    from keyturn.application.connection import connect, map_refusals
-    from keyturn.application.runs import follow, handle_of_run
-    from keyturn.progress import show_progress
-
-    async def run() -> None:
-        with map_refusals():
-            statuses = follow(handle_of_run(await connect(), workflow_id))
-            await show_progress(
-                statuses, show=lambda text, newline: click.echo(text, nl=newline), live=sys.stdout.isatty()
-            )
-
-    try:
-        asyncio.run(run())
-    except KeyboardInterrupt:
-        click.echo("\nstopped watching; the run continues", err=True)
 
 
 _FACTS = (
@@ -246,14 +158,15 @@ _FACTS = (
 )
 
 
-def _print_outcome(workflow_id: str, outcome: Any) -> None:
+def print_outcome(workflow_id: str, outcome: Any) -> None:
+    """Print an outcome as lines."""
     from keyturn.application.outcomes import as_lines
 
     first, *others = as_lines(workflow_id, outcome)
     click.echo("\n".join([first, *(f"  {line}" for line in others)]))
 
 
-def _end_before_start(error: KeyturnError, workflow_id: str | None, *, as_json: bool) -> NoReturn:
+def end_before_start(error: KeyturnError, workflow_id: str | None, *, as_json: bool) -> NoReturn:
     """Exit with the error printed: on standard error, and as the one JSON object if that was asked for."""
     from keyturn.application.outcomes import EXIT_FAILED, EXIT_USAGE
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keyturn.console import signed_in_user
+from keyturn.console import cut, signed_in_user
 from keyturn.moments import in_utc
 from keyturn.rotations.contracts import Abandonment, Resumption
 from keyturn.starter.database import with_database
@@ -39,7 +39,7 @@ def runs(context: click.Context, tenant: str, limit: int, as_json: bool) -> None
     """
     if not lists(context):
         return
-    rows = with_database(lambda engine: _load_runs(engine, tenant, limit))
+    rows = cut(with_database(lambda engine: _load_runs(engine, tenant, limit + 1)), limit)
     if as_json:
         click.echo(json.dumps({"runs": rows}, default=str))
         return

@@ -24,7 +24,6 @@ LONGER = {
     "workers/endpoints.py": "one table of the endpoints' file, with each fault by its place",
     "workers/codec.py": "one server: who may decrypt, and what is logged of it",
     "starter/schedules.py": "the commands of one group, with their options",
-    "starter/rotate.py": "the commands of one group, with their options",
     "starter/people.py": "the commands of one group, with their options",
     "starter/policy.py": "the commands of one group, with their options",
 }

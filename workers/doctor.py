@@ -5,12 +5,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from pydantic import SecretStr
-from temporalio.api.enums.v1 import TaskQueueType
-from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, GetSystemInfoRequest
+from temporalio.api.workflowservice.v1 import GetSystemInfoRequest
 
 from keyturn.application.connection import connect, map_refusals
-from keyturn.application.namespace import missing_search_attributes
+from keyturn.application.namespace import count_pollers, missing_search_attributes
 from keyturn.application.versioning import builds
 from keyturn.console import counted
 from keyturn.database import open_database
@@ -127,16 +125,9 @@ async def temporal_state() -> str:
     queue = load_local_settings().task_queue
     with map_refusals():
         server = await client.workflow_service.get_system_info(GetSystemInfoRequest())
-        described = await client.workflow_service.describe_task_queue(
-            DescribeTaskQueueRequest(
-                namespace=client.namespace,
-                task_queue=TaskQueue(name=queue),
-                task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
-            )
-        )
+        polling = await count_pollers(client, queue)
         missing = await missing_search_attributes(client)
         known = await builds(client)
-    polling = len(described.pollers)
     workers = counted(polling, "worker")
     state = f"server {server.server_version}, namespace {client.namespace}, {workers} polled {queue} recently"
     if not polling:

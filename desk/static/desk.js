@@ -99,7 +99,7 @@ if (all !== null) {
 // The keyboard: `g` and a letter go to a room, `/` to the first filter, `?` lists them. Nothing while a field is typed in.
 let going = false;
 document.addEventListener("keydown", (event) => {
-  const typing = event.target.closest("input, select, textarea, dialog") !== null;
+  const typing = event.target.closest("input, select, textarea, dialog[open]") !== null;
   if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
   const room = going ? document.querySelector(`nav a[data-key="${CSS.escape(event.key)}"]`) : null;
   going = event.key === "g" && !going;

@@ -138,6 +138,7 @@ async def test_by_keyboard_alone_on_a_phone_in_the_dark(here: Place) -> None:
         await page.keyboard.press("?")
         await expect(page.locator("#keys")).to_be_visible()
         await page.keyboard.press("Escape")
+        await expect(page.locator("#keys")).to_be_hidden()
         await page.keyboard.type("gn")
         await page.wait_for_url("**/ask")
         await page.focus("#account_id")

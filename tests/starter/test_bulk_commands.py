@@ -72,11 +72,17 @@ async def test_an_estate_is_judged_watched_and_reported_by_command(
     printed = await keyturn("bulk", inventory, "--policy", LINE)
     assert printed.status == 0, printed.err
     assert "6/6 asked" in printed.err
-    assert "6 jobs created, 5 nothing due, 2 bad rows" in printed.err.splitlines()[-1]
+    *_, end, following = printed.err.splitlines()
+    assert end.startswith("done: 6 jobs created, 5 nothing due, 2 bad rows; the calls cost $0.0")
     again = json.loads((await keyturn("bulk", inventory, "--policy", LINE, "--json")).out)
     assert again["outcomes"] == {"job_created": 6, "nothing_due": 5, "bad_row": 2}
-    watched = await keyturn("watch", again["workflow_id"])
-    assert (watched.status, "6/6 asked" in watched.out) == (0, True)
+    assert following == f"next: keyturn report {again['run']} --html report.html"
+    for name in (again["run"], again["workflow_id"]):  # both are printed
+        watched = await keyturn("watch", name)
+        assert (watched.status, "6/6 asked" in watched.out) == (0, True)
+        looked = await keyturn("status", name)
+        assert (looked.status, looked.out.splitlines()[0]) == (0, "run done")
+        assert "13 items: 6 jobs created, 5 nothing due, 2 bad rows" in looked.out
     listed = json.loads((await keyturn("runs", "--json")).out)["runs"]
     assert (listed[0]["run_id"], listed[0]["ended"], "question" in listed[0]) == (again["run"], "done", False)
 

@@ -100,6 +100,60 @@ async def test_status_and_watch_tell_how_it_ended(terminal: Terminal, simulated:
     assert f"create_rotation_job: {made['job_id']}, created" in watched.stdout
 
 
+async def test_rotations_are_listed_by_name_and_filtered(terminal: Terminal, simulated: SimulatorControl) -> None:
+    """In aligned columns, as JSON, and with a word where there is more than is shown."""
+    account = f"acct_{uuid.uuid4().hex[:8]}"
+    asked = ("--account", account, "--policy", "P-7", "--question", "May it be rotated?", "--json")
+    for number, facts in enumerate((("--stale",), ("--stale",), ("--not-stale",))):
+        await terminal.run("rotate", *asked, "--key-id", f"key_{number}", *facts)
+    listed = await terminal.run("list", "--account", account)
+    header, *rows = listed.stdout.splitlines()
+    assert header.split() == ["STATE", "KEY", "ACCOUNT", "POLICY", "ASKED", "BY", "ASKED", "ID"]
+    assert len({row.index(account) for row in [*rows]}) == 1, "aligned"
+    assert {row[: header.index("ACCOUNT")].strip() for row in rows} == {
+        "job created    key_0".replace("    ", " " * (header.index("KEY") - len("job created"))),
+        "job created    key_1".replace("    ", " " * (header.index("KEY") - len("job created"))),
+        "not eligible   key_2".replace("   ", " " * (header.index("KEY") - len("not eligible"))),
+    }
+    some = json_of(await terminal.run("list", "--account", account, "--state", "job_created", "--json"))
+    assert ({row["key_id"] for row in some["rotations"]}, some["more"]) == ({"key_0", "key_1"}, False)
+    cut = await terminal.run("list", "--account", account, "--limit", "2")
+    assert "2 shown, and there are more" in cut.stderr
+    none = await terminal.run("list", "--account", "acct_of_nobody")
+    assert (none.returncode, none.stdout, "matches" in none.stderr) == (0, "", True)
+    wrong = await terminal.run("list", "--key-id", "key_1")
+    assert (wrong.returncode, "account" in wrong.stderr, "Traceback" in wrong.stderr) == (2, True, False)
+
+
+async def test_status_watch_and_cancel_take_every_id_that_is_printed(
+    terminal: Terminal, simulated: SimulatorControl
+) -> None:
+    """A job's, a draft's, a delivery's; an unknown one of each kind is said to be unknown."""
+    made = json_of(await terminal.rotate("--stale"))
+    shown = await terminal.run("status", made["job_id"])
+    assert (shown.returncode, shown.stdout.split()[0]) == (0, made["job_id"])
+    cancelled = await terminal.run("cancel", made["job_id"], "--reason", "asked by mistake")
+    assert cancelled.returncode == 0, cancelled.stderr
+    watched = await terminal.run("watch", made["job_id"])
+    assert (watched.returncode, watched.stdout.splitlines()[-1]) == (0, "job cancelled")
+    assert "asked by mistake" in watched.stdout
+    await simulated.fail("slow", seconds=30, times=None)
+    key = f"key_{uuid.uuid4().hex[:8]}"
+    early = json_of(await terminal.rotate("--stale", "--wait", "2", key=key))
+    stopped = await terminal.run("cancel", early["workflow_id"], "--reason", "no longer needed")
+    assert stopped.returncode == 0, stopped.stderr
+    ended = await terminal.run("watch", early["workflow_id"])
+    assert (ended.returncode, "failed: workflow_cancelled" in ended.stdout) == (1, True)
+    for unknown in ("rotate:default:a:b:P-7@1", "run-none", "bulk:default:none", "execute:job_none", "draft:x:y"):
+        for command in (("status",), ("watch",), ("cancel", "--reason", "x")):
+            said = await terminal.run(command[0], unknown, *command[1:])
+            assert said.returncode != 0
+            assert ("Traceback" in said.stderr, bool(said.stderr.strip())) == (False, True), said
+    for job in ("status", "watch"):
+        said = await terminal.run(job, "job_none")
+        assert (said.returncode, "no job job_none" in said.stderr) == (1, True)
+
+
 async def test_a_deadline_that_passes_is_a_named_state(terminal: Terminal, simulated: SimulatorControl) -> None:
     """--wait 2 returns in time with the workflow's id; the same command later attaches and gets the job."""
     await simulated.fail("slow", seconds=10)

@@ -76,7 +76,7 @@ def sqlite_place(temporal: Client, queue: str, sqlite_engine: AsyncEngine) -> Bu
 async def until(handle: Handle, state: Callable[[BulkStatus], bool]) -> BulkStatus:
     async with asyncio.timeout(60):
         async for status in follow(handle, every=0.02):
-            if state(status):
+            if isinstance(status, BulkStatus) and state(status):
                 return status
     raise AssertionError("it ended before")
 

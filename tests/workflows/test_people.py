@@ -272,7 +272,16 @@ async def test_a_whole_outage_is_resumed_by_its_kind(temporal: Client, sqlite_st
         oldest = [row["workflow_id"] async for row in waiting_rotations(temporal, tenant=tenant, kind=None, limit=3)]
         assert oldest == [handle.id for handle in handles[:3]], "who has waited longest comes first, and is not cut off"
         resumption = Resumption(operator=OMAR)
-        resumed, refused = await resume_all(temporal, resumption, kind="quota_exhausted", tenant=tenant, at_once=5)
+        seen: list[tuple[int, int]] = []
+        resumed, refused = await resume_all(
+            temporal,
+            resumption,
+            kind="quota_exhausted",
+            tenant=tenant,
+            at_once=5,
+            on_progress=lambda done, of: seen.append((done, of)),
+        )
+        assert [done for done, _ in seen] == list(range(1, resumed + len(refused) + 1))
         assert (resumed, refused) == (12, [])
         outcomes = [await outcome_of(handle) for handle in handles]
         assert all(isinstance(outcome, JobCreated) for outcome in outcomes)

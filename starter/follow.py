@@ -1,0 +1,241 @@
+"""`keyturn status`, `watch` and `cancel`, for every ID that Keyturn prints."""
+
+import asyncio
+import json
+import sys
+from typing import Any
+
+import click
+
+from keyturn.console import signed_in_user
+from keyturn.errors import KeyturnError
+from keyturn.rotations.contracts import Abandonment
+from keyturn.starter.faults import validate
+from keyturn.starter.rotate import end_before_start, print_outcome
+from keyturn.workflows.visibility import APPROVAL, DISAGREEMENT, PARKED
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output.")
+_tenant = click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Tenant ID.")
+CHANGE_SECONDS = 2.0  # how late a change of a job is seen: it waits for minutes or days
+
+
+@click.command()
+@click.argument("some_id", metavar="ID")
+@_tenant
+@_as_json
+@click.pass_context
+def status(context: click.Context, some_id: str, tenant: str, as_json: bool) -> None:
+    """Show what a rotation, run, job, execution, delivery or draft is at. Exit status: a rotation's outcome's.
+
+    ID is any that Keyturn prints. A rotation's may hold the names of account and key, or be as Temporal's UI shows it.
+
+    \b
+    Example:
+      keyturn status rotate:default:acct_10234:key_01:P-7@1
+      keyturn status run-0f3c9a7d5e1b2c44
+    """
+    from keyturn.application.any_id import find_id, summary_of_any
+    from keyturn.application.connection import connect, map_refusals
+
+    found = find_id(some_id, tenant=tenant)
+    if found.kind == "rotation":
+        _rotation_status(some_id, as_json=as_json)
+        return
+    if found.kind == "job":
+        from keyturn.starter.jobs import show
+
+        context.invoke(show, job_id=some_id, tenant=tenant, as_json=as_json)
+        return
+
+    async def run() -> Any:
+        with map_refusals():
+            return await summary_of_any(await connect(), found)
+
+    try:
+        summary = asyncio.run(run())
+    except KeyturnError as error:
+        end_before_start(error, found.workflow_id, as_json=as_json)
+    if as_json:
+        output = {"workflow_id": found.workflow_id, "kind": found.kind, "status": summary.state}
+        click.echo(json.dumps(output | {"progress": list(summary.lines)}))
+        return
+    click.echo("\n".join([f"{found.kind} {summary.state}", *(f"  {line}" for line in summary.lines)]))
+
+
+def _rotation_status(workflow_id: str, *, as_json: bool) -> None:
+    from keyturn.application.connection import connect, map_refusals
+    from keyturn.application.following import handle_of, progress_of
+    from keyturn.application.outcomes import as_object, exit_status
+    from keyturn.application.rotations import outcome_of
+
+    async def run() -> tuple[str, list[str] | None, Any]:
+        with map_refusals():
+            handle = await handle_of(await connect(), workflow_id)
+            progress = await progress_of(handle)
+            if isinstance(progress, list):
+                return handle.id, progress, None
+            return handle.id, None, progress or await outcome_of(handle)
+
+    try:
+        workflow_id, progress, outcome = asyncio.run(run())
+    except KeyturnError as error:
+        end_before_start(error, workflow_id, as_json=as_json)
+    if progress is not None:
+        running = {"workflow_id": workflow_id, "status": "running", "progress": progress}
+        click.echo(json.dumps(running) if as_json else "\n".join(["running", *progress]))
+        return
+    if as_json:
+        click.echo(json.dumps(as_object(workflow_id, outcome)))
+    else:
+        print_outcome(workflow_id, outcome)
+    raise click.exceptions.Exit(exit_status(outcome))
+
+
+@click.command()
+@click.argument("some_id", metavar="ID")
+@_tenant
+def watch(some_id: str, tenant: str) -> None:
+    """Follow a rotation, run, job, execution, delivery or draft until it completes. Ctrl-C stops watching only.
+
+    \b
+    Example:
+      keyturn watch rotate:default:acct_10234:key_01:P-7@1
+      keyturn watch run-0f3c9a7d5e1b2c44
+    """
+    from keyturn.application.any_id import find_id
+
+    found = find_id(some_id, tenant=tenant)
+    try:
+        if found.kind == "rotation":
+            outcome = asyncio.run(_watch_rotation(some_id))
+        elif found.kind == "run":
+            asyncio.run(_watch_run(found.workflow_id))
+        elif found.kind == "job":
+            _watch_job(some_id, tenant)
+        else:
+            asyncio.run(_watch_steps(found))
+    except KeyboardInterrupt:
+        click.echo(f"\nstopped watching; the {found.kind} continues", err=True)
+        raise click.exceptions.Exit(0) from None
+    if found.kind == "rotation":
+        from keyturn.application.outcomes import exit_status
+
+        print_outcome(some_id, outcome)
+        raise click.exceptions.Exit(exit_status(outcome))
+
+
+async def _watch_rotation(workflow_id: str) -> Any:
+    from keyturn.application.connection import connect, map_refusals
+    from keyturn.application.following import handle_of, steps_of
+    from keyturn.application.rotations import outcome_of
+
+    with map_refusals():
+        client = await connect()
+        handle = await handle_of(client, workflow_id)
+        async for step in steps_of(client, handle):
+            click.echo(step)
+        return await outcome_of(handle)
+
+
+async def _watch_run(workflow_id: str) -> None:
+    from keyturn.application.connection import connect, map_refusals
+    from keyturn.application.runs import follow, handle_of_run
+    from keyturn.progress import show_progress
+
+    with map_refusals():
+        statuses = follow(handle_of_run(await connect(), workflow_id))
+        await show_progress(statuses, show=lambda text, newline: click.echo(text, nl=newline), live=sys.stdout.isatty())
+
+
+async def _watch_steps(found: Any) -> None:
+    from keyturn.application.any_id import handle_of_any, summary_of_any
+    from keyturn.application.connection import connect, map_refusals
+    from keyturn.application.following import steps_of
+
+    with map_refusals():
+        client = await connect()
+        handle, _ = await handle_of_any(client, found)
+        async for step in steps_of(client, handle):
+            click.echo(step)
+        summary = await summary_of_any(client, found)
+    click.echo("\n".join([f"{found.kind} {summary.state}", *(f"  {line}" for line in summary.lines)]))
+
+
+def _watch_job(job_id: str, tenant: str) -> None:
+    from keyturn.console import printable
+    from keyturn.jobs.leases import JobLeases
+    from keyturn.jobs.states import OPEN
+    from keyturn.moments import in_utc
+    from keyturn.starter.database import with_database
+
+    async def follow(engine: Any) -> None:
+        leases, seen = JobLeases(engine), 0
+        while True:
+            job, trail = await leases.show(job_id, tenant_id=tenant)
+            for row in trail[seen:]:
+                detail = "  ".join(f"{name}={value}" for name, value in row["detail"].items())
+                click.echo(printable(f"{in_utc(row['at'])}  {row['event']:16}  {row['actor']:16}  {detail}".rstrip()))
+            seen = len(trail)
+            if job["status"] not in OPEN:
+                click.echo(f"job {job['status']}")
+                return
+            await asyncio.sleep(CHANGE_SECONDS)
+
+    with_database(follow)
+
+
+@click.command()
+@click.argument("some_id", metavar="ID")
+@click.option("--reason", required=True, help="Reason, one line, for the audit trail.")
+@click.option("--user", "user_id", envvar="KEYTURN_USER", help="Your user name.  [default: the signed-in user]")
+@_tenant
+@click.pass_context
+def cancel(context: click.Context, some_id: str, reason: str, user_id: str | None, tenant: str) -> None:
+    """Cancel a rotation, run, job or draft. What it has created already stays, and is named by `keyturn status ID`.
+
+    \b
+    Example:
+      keyturn cancel run-0f3c9a7d5e1b2c44 --reason "wrong inventory"
+    """
+    from keyturn.application.any_id import find_id
+
+    found = find_id(some_id, tenant=tenant)
+    instruction = validate(lambda: Abandonment(operator=user_id or signed_in_user(), reason=reason))
+    if found.kind == "job":
+        from keyturn.starter.jobs import cancel as cancel_job
+
+        context.invoke(cancel_job, job_id=some_id, tenant=tenant, reason=reason, actor=instruction.operator)
+        return
+    if found.kind in {"execution", "delivery"}:
+        job_id = some_id.partition(":")[2]
+        raise click.UsageError(
+            f"an {found.kind} is not cancelled by itself: `keyturn cancel {job_id} --reason WHY` cancels its job, and "
+            f"`keyturn rollback {job_id} --reason WHY` restores the old key"
+            if found.kind == "execution"
+            else f"a delivery is not cancelled by itself: `keyturn cancel {job_id} --reason WHY` cancels its job"
+        )
+    asyncio.run(_cancel(found, instruction))
+    click.echo(f"cancelling {found.kind} {some_id}; `keyturn status {some_id}` shows how it ends")
+
+
+async def _cancel(found: Any, instruction: Abandonment) -> None:
+    from keyturn.application.answers import answer
+    from keyturn.application.any_id import handle_of_any
+    from keyturn.application.connection import connect, map_refusals
+    from keyturn.application.following import describe_workflow
+
+    with map_refusals():
+        client = await connect()
+        if found.kind == "rotation":
+            handle, description = await describe_workflow(client, found.workflow_id)
+            is_parked = description.typed_search_attributes.get(PARKED) not in {None, APPROVAL, DISAGREEMENT}
+            if is_parked:  # an operator's reason is in its audit trail, then
+                await answer(handle, "abandon", instruction)
+            else:
+                await handle.cancel()
+            return
+        other, _ = await handle_of_any(client, found)
+        if found.kind == "run":
+            await answer(other, "cancel", instruction)
+        else:
+            await other.cancel()
