@@ -1,6 +1,7 @@
 """The commands that bring their own servers: `demo` and `dev`."""
 
 import asyncio
+import os
 import signal
 import tempfile
 from collections.abc import Coroutine
@@ -9,7 +10,9 @@ from typing import Any, TypeVar
 
 import click
 
-from keyturn.lab.stack.embedded import Ports, Stack, embedded_stack
+from keyturn.database import database_url
+from keyturn.errors import SettingsInvalid
+from keyturn.lab.stack.embedded import Ports, Stack, embedded_stack, locked
 
 T = TypeVar("T")
 
@@ -48,14 +51,20 @@ def dev(
 ) -> None:
     """Run the embedded stack until Ctrl-C. The next start resumes from its stored state.
 
+    Worker, desk and codec server read your settings, also from .env, as in production; the stack brings Temporal, the
+    simulator and, without DATABASE_URL, a database. A port of 0 takes a free one.
+
     \b
     Example:
       keyturn dev
     """
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
+    if os.environ.get("KEYTURN_ENVIRONMENT") == "production":
+        raise SettingsInvalid("KEYTURN_ENVIRONMENT is production, and the embedded stack is for development")
     ports = Ports(port, ui_port, simulator_port, codec_port, desk_port)
-    asyncio.run(_until_signal(_dev(folder, ports, simulated=not real_model)))
+    with locked(folder):
+        asyncio.run(_until_signal(_dev(folder, ports, simulated=not real_model)))
 
 
 async def _demo(folder: Path) -> bool:
@@ -72,7 +81,14 @@ async def _demo(folder: Path) -> bool:
 
 async def _dev(folder: Path, ports: Ports, *, simulated: bool) -> None:
     running = embedded_stack(
-        folder, ports=ports, keep=True, worker_log=None, simulated=simulated, codec=True, desk=True
+        folder,
+        ports=ports,
+        keep=True,
+        worker_log=None,
+        simulated=simulated,
+        codec=True,
+        desk=True,
+        own_settings=True,
     )
     async with running as stack:
         _print_addresses(stack, folder, default_port=ports.temporal == 7233, simulated=simulated)
@@ -82,17 +98,24 @@ async def _dev(folder: Path, ports: Ports, *, simulated: bool) -> None:
 
 
 def _print_addresses(stack: Stack, folder: Path, *, default_port: bool, simulated: bool) -> None:
+    """Print where everything is, and what another terminal needs to reach it."""
     prefix = "" if default_port else f"TEMPORAL_ADDRESS={stack.address} "
     if folder != Path(".keyturn").absolute():
-        prefix += f"KEYTURN_PAYLOAD_KEYS_FILE={stack.keys} "
+        prefix += "" if stack.keys is None else f"KEYTURN_PAYLOAD_KEYS_FILE={stack.keys} "
+        prefix += "" if os.environ.get("DATABASE_URL") else f"DATABASE_URL={stack.database} "
     click.echo(f"Desk          {stack.desk} (ask, watch a reply being drafted, approve)")
-    click.echo(f"Temporal UI   {stack.ui}\nTemporal      {stack.address}\nDatabase      {stack.database}")
+    click.echo(f"Temporal UI   {stack.ui}\nTemporal      {stack.address}")
+    click.echo(f"Database      {database_url(stack.database).render_as_string(hide_password=True)}")
     click.echo(
-        f"Codec server  {stack.codec} (the UI shows ciphertext until you sign in there, with the token in\n"
-        f"              {folder / 'codec_token'}, and tick `Include cross-origin credentials` in the UI's codec dialog)"
+        f"Codec server  {stack.codec}: the UI shows ciphertext until you sign in there with the token in "
+        f"{folder / 'codec_token'}, and tick `Include cross-origin credentials` in the UI's codec dialog"
     )
     if simulated:
         click.echo(f"Simulator     {stack.simulator} (make it fail: POST /control/faults)")
+        if os.environ.get("KEYTURN_ROUTES"):
+            click.echo("Model         the simulator answers, not KEYTURN_ROUTES: --real-model asks those")
+    else:
+        click.echo(f"Model         {os.environ.get('KEYTURN_ROUTES', '')}")
     click.echo(
         "\nIn another terminal:\n"
         f"  {prefix}.venv/bin/keyturn rotate --account acct_10234 --key-id key_01 --policy P-7 --stale \\\n"

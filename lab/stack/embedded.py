@@ -1,12 +1,14 @@
 """The whole stack on loopback: Temporal's dev server with UI, the codec server, the simulator, SQLite, one worker."""
 
 import asyncio
+import dataclasses
+import fcntl
 import os
 import secrets
 import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -16,7 +18,7 @@ from temporalio.client import Client
 
 from keyturn.database import database_url
 from keyturn.keyring import Keyring
-from keyturn.keyring_files import DEVELOPMENT_FILE, load_keyring, write_keys
+from keyturn.keyring_files import DEVELOPMENT_FILE, keyring_from_environment, load_keyring, write_keys
 from keyturn.lab.stack.loopback import loopback_client
 from keyturn.lab.stack.processes import StackNotStarted, child, free_port
 from keyturn.lab.stack.temporal import START_SECONDS, dev_server
@@ -52,7 +54,7 @@ class Stack:
     ui: str
     simulator: str
     database: str
-    keys: Path
+    keys: Path | None
     keyring: Keyring
     codec: str | None
     desk: str | None
@@ -74,6 +76,7 @@ async def embedded_stack(
     simulated: bool = True,
     codec: bool = False,
     desk: bool = False,
+    own_settings: bool = False,
 ) -> AsyncIterator[Stack]:
     """Yield the stack when its servers are up and its worker is started; stop all of it, the worker first, afterwards.
 
@@ -85,22 +88,33 @@ async def embedded_stack(
         simulated: False asks the provider that this process's environment names.
         codec: whether a codec server shows the UI clear text; its operator's token is in `folder`, `codec_token`.
         desk: whether the support desk is served.
+        own_settings: whether worker, desk and codec server read the caller's settings, database and payload keys, in
+            the caller's folder, as in production; else they see none of them.
 
     Raises:
         StackNotStarted: a part did not come up; what had come up is stopped.
     """
-    for port in (ports.temporal, ports.ui, ports.simulator, ports.codec, ports.desk):
-        _expect_free(port)
+    for name, port in dataclasses.asdict(ports).items():
+        _expect_free(name, port)
     ui_port = ports.ui or free_port()
     database = f"sqlite:///{folder / 'keyturn.db'}"
-    keys = folder / DEVELOPMENT_FILE.name
-    if not keys.exists():
+    keys: Path | None = folder / DEVELOPMENT_FILE.name
+    if own_settings:
+        database = os.environ.get("DATABASE_URL") or database
+        if os.environ.get("KEYTURN_PAYLOAD_KEYS") or os.environ.get("KEYTURN_PAYLOAD_KEYS_FILE"):
+            keys = None
+    if keys is not None and not keys.exists():
         write_keys(keys)
-    keyring = load_keyring(text=None, file=keys, development=True)
+    keyring = keyring_from_environment() if keys is None else load_keyring(text=None, file=keys, development=True)
+    where = Path.cwd() if own_settings else folder
+    environment_of = own_environment if own_settings else worker_environment
     async with AsyncExitStack() as parts:
         decoder = None
         if codec:
-            serving = codec_process(ports.codec or free_port(), folder, keys=keys, ui_port=ui_port)
+            around = own_environment("", database, None, keys=keys) if own_settings else {}
+            serving = codec_process(
+                ports.codec or free_port(), folder, keys=keys, ui_port=ui_port, where=where, around=around
+            )
             decoder = await parts.enter_async_context(serving)
         client = await parts.enter_async_context(
             dev_server(
@@ -118,15 +132,16 @@ async def embedded_stack(
         worker = await parts.enter_async_context(
             child(
                 [sys.executable, "-m", "keyturn.workers"],
-                environment=worker_environment(address, database, simulator if simulated else None, keys=keys),
-                folder=folder,
+                environment=environment_of(address, database, simulator if simulated else None, keys=keys),
+                folder=where,
                 log=worker_log,
             )
         )
         ui, page = f"http://127.0.0.1:{ui_port}", None
         if desk:
-            environment = worker_environment(address, database, simulator, keys=keys) | {"KEYTURN_TEMPORAL_UI": ui}
-            page = await parts.enter_async_context(desk_process(ports.desk or free_port(), folder, environment))
+            environment = environment_of(address, database, simulator, keys=keys) | {"KEYTURN_TEMPORAL_UI": ui}
+            serving = desk_process(ports.desk or free_port(), folder, environment, where=where)
+            page = await parts.enter_async_context(serving)
         yield Stack(client, address, ui, simulator, database, keys, keyring, decoder, page, worker)
 
 
@@ -144,36 +159,54 @@ async def simulator_process(port: int = 0) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def codec_process(port: int, folder: Path, *, keys: Path, ui_port: int) -> AsyncIterator[str]:
-    """Yield the address of a codec server for the UI at `ui_port`; stop it afterwards. Raises StackNotStarted."""
+async def codec_process(
+    port: int, folder: Path, *, keys: Path | None, ui_port: int, where: Path, around: Mapping[str, str]
+) -> AsyncIterator[str]:
+    """Yield the address of a codec server for the UI at `ui_port`; stop it afterwards. Raises StackNotStarted.
+
+    Args:
+        port: on loopback.
+        folder: where its token and its log are.
+        keys: the file of its payload keys; None leaves them to `around`.
+        ui_port: of the UI that may ask it.
+        where: the folder that it runs in.
+        around: further variables, such as the caller's settings.
+    """
     token = folder / "codec_token"
     if not token.exists():
         token.touch(mode=0o600)
         token.write_text(secrets.token_urlsafe(32))
     address = f"127.0.0.1:{port}"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)} | {
-        "KEYTURN_PAYLOAD_KEYS_FILE": str(keys),
+    bare = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    mine = {} if keys is None else {"KEYTURN_PAYLOAD_KEYS_FILE": str(keys)}
+    environment = {**bare, **around, **mine} | {
         "KEYTURN_CODEC_ADDRESS": address,
         "KEYTURN_CODEC_ORIGINS": f"http://127.0.0.1:{ui_port},http://localhost:{ui_port}",
         "KEYTURN_CODEC_TOKENS": f"operator:{token.read_text().strip()}",
     }
-    async with _serving("codec", address, environment, folder) as url:
+    async with _serving("codec", address, environment, folder, where) as url:
         yield url
 
 
 @asynccontextmanager
-async def desk_process(port: int, folder: Path, environment: dict[str, str]) -> AsyncIterator[str]:
-    """Yield the address of a support desk on `port`; stop it afterwards. Raises StackNotStarted."""
+async def desk_process(
+    port: int, folder: Path, environment: dict[str, str], *, where: Path | None = None
+) -> AsyncIterator[str]:
+    """Yield the address of a support desk on `port`, in `where`; stop it afterwards. Raises StackNotStarted."""
     address = f"127.0.0.1:{port}"
-    async with _serving("desk", address, environment | {"KEYTURN_DESK_ADDRESS": address}, folder) as url:
+    async with _serving(
+        "desk", address, environment | {"KEYTURN_DESK_ADDRESS": address}, folder, where or folder
+    ) as url:
         yield url
 
 
 @asynccontextmanager
-async def _serving(name: str, address: str, environment: dict[str, str], folder: Path) -> AsyncIterator[str]:
-    """Yield the address of a command that serves, when it answers."""
+async def _serving(
+    name: str, address: str, environment: dict[str, str], folder: Path, where: Path
+) -> AsyncIterator[str]:
+    """Yield the address of a command that serves, in `where`, when it answers; its log is in `folder`."""
     command = [sys.executable, "-m", "keyturn.starter", name]
-    async with child(command, environment=environment, folder=folder, log=folder / f"{name}.log") as process:
+    async with child(command, environment=environment, folder=where, log=folder / f"{name}.log") as process:
         async with asyncio.timeout(START_SECONDS), loopback_client() as http:
             while process.returncode is None:
                 with suppress(httpx.HTTPError):
@@ -185,8 +218,22 @@ async def _serving(name: str, address: str, environment: dict[str, str], folder:
         yield f"http://{address}"
 
 
+def own_environment(address: str, database: str, simulator: str | None, *, keys: Path | None) -> dict[str, str]:
+    """Return the caller's own variables, for a worker, desk or codec server on this stack; see `worker_environment`.
+
+    Where the stack has a server of its own (Temporal; the simulator, unless a provider is asked), it is used.
+    """
+    theirs = {name: value for name, value in os.environ.items() if not name.startswith("TEMPORAL_")}
+    ours = {"TEMPORAL_ADDRESS": address, "DATABASE_URL": database}
+    if keys is not None:
+        ours["KEYTURN_PAYLOAD_KEYS_FILE"] = str(keys)
+    if "KEYTURN_INVENTORY_ROOT" not in theirs:  # the stack is the user's own, and so are the files that they schedule
+        ours["KEYTURN_INVENTORY_ROOT"] = "/"
+    return theirs | ours | ({} if simulator is None else _simulated_providers(simulator))
+
+
 def worker_environment(address: str, database: str, simulator: str | None, *, keys: Path | None) -> dict[str, str]:
-    """Return the variables of a worker on this stack.
+    """Return the variables of a worker on this stack, with none of the caller's settings but a provider's.
 
     Args:
         address: Temporal's address.
@@ -194,33 +241,48 @@ def worker_environment(address: str, database: str, simulator: str | None, *, ke
         simulator: the simulator's address; None leaves the caller's own provider settings.
         keys: the file of its payload keys; None leaves it to the default.
     """
-    # The stack is the user's own, and so are the files that they schedule.
+    if simulator is None:
+        return own_environment(address, database, None, keys=keys)
     ours = {"TEMPORAL_ADDRESS": address, "DATABASE_URL": database, "KEYTURN_INVENTORY_ROOT": "/"}
     if keys is not None:
         ours["KEYTURN_PAYLOAD_KEYS_FILE"] = str(keys)
-    if simulator is None:
-        theirs = {name: value for name, value in os.environ.items() if not name.startswith("TEMPORAL_")}
-        for name in ("KEYTURN_POLICY_DIR", "KEYTURN_RATE_CARD"):  # the worker runs in another folder
-            if name in theirs:
-                theirs[name] = str(Path(theirs[name]).absolute())
-        theirs.pop("KEYTURN_PAYLOAD_KEYS", None)
-        return theirs | ours
+    real = {name for one in load_providers().values() for name in (one.key_variable, one.url_variable)}
+    others = {name: value for name, value in os.environ.items() if not name.startswith(_OURS) and name not in real}
+    return others | ours | _simulated_providers(simulator)
+
+
+def _simulated_providers(simulator: str) -> dict[str, str]:
+    """Return the variables by which the simulator is asked in the place of each provider."""
+    providers = load_providers()
     simulated = {
         "KEYTURN_ROUTES": ", ".join(f"{name}:{SIMULATED_MODEL}" for name in _SIMULATED),
         "KEYTURN_RATE_CARD": str(Path(__file__).parent / "rates.toml"),
     }
-    providers = load_providers()
     for name, path in _SIMULATED.items():
         simulated |= {providers[name].key_variable: PLACEHOLDER_KEY, providers[name].url_variable: simulator + path}
-    real = {name for one in providers.values() for name in (one.key_variable, one.url_variable)}
-    others = {name: value for name, value in os.environ.items() if not name.startswith(_OURS) and name not in real}
-    return others | ours | simulated
+    return simulated
 
 
-def _expect_free(port: int) -> None:
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock: two stacks on one state would overwrite each other's; raises StackNotStarted."""
+    with (folder / "lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StackNotStarted(
+                f"another `keyturn dev` runs on {folder}: stop that one, or name another --folder"
+            ) from None
+        yield
+
+
+def _expect_free(name: str, port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            raise StackNotStarted(f"port {port} is taken: stop what listens there, or choose another port") from None
+            option = "--port" if name == "temporal" else f"--{name}-port"
+            raise StackNotStarted(
+                f"port {port} is taken: stop what listens there, or choose another by {option} (0 takes a free one)"
+            ) from None

@@ -1,6 +1,7 @@
 """The two commands that bring their own servers."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -12,6 +13,16 @@ import pytest
 from keyturn.lab.stack.processes import StackNotStarted, child, free_port
 from tests.support.simulated import SimulatorControl
 
+OWN_LINE = """
+[[line]]
+id = "OWN-1"
+version = 1
+wording = "Stale keys of our own must rotate within 20 days."
+applies_to = ["service_account_key"]
+window_days = 20
+rule = { when = "stale" }
+source = { benchmark = "Ours", release = "1", id = "1" }
+"""
 BARE = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG"}}
 
 
@@ -42,7 +53,13 @@ async def test_the_demo_shows_four_rotations_and_ends_by_itself(tmp_path: Path) 
 
 
 async def test_dev_stays_until_ctrl_c_and_stops_cleanly(tmp_path: Path) -> None:
-    """It serves on the ports it names, refuses to start twice on them, keeps its state, and leaves no process."""
+    """It reads the settings of `.env` as production does, refuses to start twice, and leaves no process.
+
+    A policy folder of one's own, named from the current folder, counts for its worker as for every command.
+    """
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "own.toml").write_text(OWN_LINE)
+    (tmp_path / ".env").write_text("KEYTURN_POLICY_DIR=policies\nKEYTURN_TENANT=platform\n")
     ports = [free_port() for _ in range(5)]
     names = ("--port", "--ui-port", "--simulator-port", "--codec-port", "--desk-port")
     command = [sys.executable, "-m", "keyturn.starter", "dev", "--folder", str(tmp_path / "state")]
@@ -53,15 +70,31 @@ async def test_dev_stays_until_ctrl_c_and_stops_cleanly(tmp_path: Path) -> None:
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stderr is not None
+    printed = b""
     for stream, awaited in ((process.stdout, b"Ctrl-C"), (process.stderr, b"worker_started")):
         line = b""
         while awaited not in line:
             line = await asyncio.wait_for(stream.readline(), 60)
             assert line, await process.communicate()
-    twice = await asyncio.create_subprocess_exec(*command, env=BARE, stderr=asyncio.subprocess.PIPE)
-    _, refusal = await asyncio.wait_for(twice.communicate(), 30)
-    assert twice.returncode == 1
-    assert f"port {ports[0]} is taken".encode() in refusal
+            printed += line
+    second = dict(re.findall(r"([A-Z_]+)=(\S+) ", printed.decode()))
+    assert set(second) == {"TEMPORAL_ADDRESS", "KEYTURN_PAYLOAD_KEYS_FILE", "DATABASE_URL"}
+    asked = ("--account", "acct_1", "--key-id", "key_1", "--policy", "OWN-1", "--stale", "--question", "May it?")
+    rotated = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "keyturn.starter", "rotate", *asked, "--wait", "60", "--json",
+        env=BARE | second, cwd=tmp_path, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, _ = await asyncio.wait_for(rotated.communicate(), 90)
+    assert (json.loads(out)["status"], json.loads(out)["policy_lines"]) == ("job_created", ["OWN-1@1"])
+    elsewhere = [*command]
+    elsewhere[elsewhere.index("--folder") + 1] = str(tmp_path / "other")
+    for again, said in (
+        (command, f"another `keyturn dev` runs on {tmp_path / 'state'}"),
+        (elsewhere, f"port {ports[0]} is taken: stop what listens there, or choose another by --port (0 takes"),
+    ):
+        twice = await asyncio.create_subprocess_exec(*again, env=BARE, stderr=asyncio.subprocess.PIPE)
+        _, refusal = await asyncio.wait_for(twice.communicate(), 30)
+        assert (twice.returncode, said in refusal.decode()) == (1, True), refusal
     process.send_signal(signal.SIGINT)
     _, err = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode == 0, err.decode()
