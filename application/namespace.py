@@ -30,8 +30,8 @@ async def add_search_attributes(client: Client, keys: Iterable[SearchAttributeKe
         )
 
 
-async def count_pollers(client: Client, task_queue: str) -> int:
-    """Return how many workers have polled a task queue in the last minutes."""
+async def pollers(client: Client, task_queue: str) -> list[str]:
+    """Return the identities of the workers that have polled a task queue in the last minutes."""
     described = await client.workflow_service.describe_task_queue(
         DescribeTaskQueueRequest(
             namespace=client.namespace,
@@ -39,4 +39,4 @@ async def count_pollers(client: Client, task_queue: str) -> int:
             task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
         )
     )
-    return len(described.pollers)
+    return [one.identity for one in described.pollers]

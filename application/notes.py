@@ -5,7 +5,7 @@ from contextlib import suppress
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from keyturn.application.namespace import count_pollers
+from keyturn.application.namespace import pollers
 from keyturn.policy.grounding import request_digest
 from keyturn.rotations.contracts import RotationRequest
 from keyturn.rotations.outcomes import JobCreated, RotationOutcome, TimedOut
@@ -24,6 +24,6 @@ async def notes_on(client: Client, request: RotationRequest, outcome: RotationOu
         return ["the key has its job already: what is stated of it now was not considered"]
     if isinstance(outcome, TimedOut):
         with suppress(RPCError):
-            if not await count_pollers(client, task_queue):
+            if not await pollers(client, task_queue):
                 return [f"no worker has polled the task queue {task_queue}: start one with `keyturn worker`"]
     return []

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from typing import Any
 
 import click
@@ -104,20 +105,33 @@ def audit(workflow_id: str, tenant: ShortIdentifier, as_json: bool) -> None:
 @click.option(
     "--live",
     is_flag=True,
-    help="Also ask each endpoint and model of KEYTURN_ROUTES for one short answer, and print its cost.",
+    help="Also ask what lies outside: each endpoint and model of a worker for one short answer, whose cost is printed; "
+    "an executor's cloud, whose its credentials are.",
 )
-def doctor(live: bool) -> None:
-    """Check everything that a rotation needs, one line each, with a hint for each fault.
+@click.option(
+    "--for",
+    "role",
+    type=click.Choice(["starter", "worker", "desk", "executor"]),
+    help="Who would run with this environment.",
+)
+def doctor(role: str | None, live: bool) -> None:
+    """Check everything that a worker, a starter, a desk or an executor needs, a line each, with a hint for each fault.
 
-    Exit status 0 if no check fails, 1 otherwise.
+    Without --for it is a worker where KEYTURN_ROUTES is set, and a starter elsewhere. Exit status 0 if no check
+    fails, 1 otherwise.
 
     \b
     Example:
       keyturn doctor --live
+      keyturn doctor --for desk
     """
+    from keyturn.desk.settings import DeskSettings
     from keyturn.workers.doctor import examine
 
-    findings = asyncio.run(examine(live=live))
+    chosen: Any = role or ("worker" if os.environ.get("KEYTURN_ROUTES") else "starter")
+    findings = asyncio.run(examine(chosen, desk=DeskSettings, live=live))
+    if role is None and chosen == "starter":
+        click.echo("checked as a starter: KEYTURN_ROUTES is not set; `--for worker` checks a worker", err=True)
     for finding in findings:
         mark = click.style("ok  ", fg="green") if finding.hint is None else click.style("FAIL", fg="red")
         click.echo(f"{mark}  {finding.what}: {finding.state}" + (f" -> {finding.hint}" if finding.hint else ""))

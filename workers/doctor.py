@@ -1,82 +1,186 @@
-"""`doctor`: is everything there that a rotation needs?"""
+"""`keyturn doctor`: what a worker, a starter, a desk or an executor would find, looked at before one runs."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import difflib
+import os
+import stat
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
 
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
+from pydantic_settings import BaseSettings
 from temporalio.api.workflowservice.v1 import GetSystemInfoRequest
 
 from keyturn.application.connection import connect, map_refusals
-from keyturn.application.namespace import count_pollers, missing_search_attributes
+from keyturn.application.namespace import missing_search_attributes, pollers
 from keyturn.application.versioning import builds
+from keyturn.application.worker_identity import checks_of, differences, read_identity
 from keyturn.console import counted
 from keyturn.database import open_database
-from keyturn.errors import JobStoreUnavailable, KeyturnError
+from keyturn.errors import JobStoreUnavailable, KeyturnError, SettingsInvalid
+from keyturn.jobs.executor import Executor
 from keyturn.key_use import LIMIT, REPLACE, KeyUse, keys_to_replace
 from keyturn.keyring_files import keyring_from_environment
+from keyturn.llm.providers import load_providers
+from keyturn.settings import field_faults
 from keyturn.workers.live import Finding, ask_endpoints
 from keyturn.workers.local_settings import load_database_url, load_local_settings
 from keyturn.workers.schema import check_schema
 from keyturn.workers.settings import Settings, load_settings
 
+Role = Literal["starter", "worker", "desk", "executor"]
+ROLES: tuple[Role, ...] = get_args(Role)
+Look = Callable[[], Awaitable[str]]
+# A misspelt name is close to a real one; KEYTURN_USER and the like of other tools are not.
+LIKENESS = 0.8
 
-async def examine(*, live: bool = False) -> list[Finding]:
-    """Look at settings, policy, keys, database and Temporal, each on its own, so that one fault hides no other.
+
+async def examine(role: Role, *, desk: type[BaseSettings], live: bool = False) -> list[Finding]:
+    """Look at what a role needs, each thing on its own, so that one fault hides no other.
 
     Args:
-        live: whether each endpoint and model of the routes is asked once, which costs a little.
+        role: who would run with this environment.
+        desk: the desk's settings, which sit above the workers.
+        live: whether what lies outside is asked as well: each endpoint and model of a worker's routes, which costs a
+            little, and the cloud of an executor.
     """
-    findings = _settings()
-    if all(finding.hint is None for finding in findings):
-        settings = load_settings()
-        if settings.redis_url is not None:
-            findings.append(await _examine("providers", partial(_providers, settings, settings.redis_url)))
-        if live:
-            findings += await ask_endpoints(settings)
-    findings.append(await _examine("policy", _policy))
-    findings.append(await _examine("payload keys", _keys))
-    findings.append(await _examine("database", _database))
-    findings.append(await _examine("temporal", temporal_state))
-    return findings
+    findings: list[Finding] = []
+    if role == "worker":
+        findings += await _worker_settings(live=live)
+    elif role == "desk":
+        findings += _desk_settings(desk)
+    elif role == "executor":
+        findings += await _executor_settings(live=live)
+    looks: dict[str, Look] = {"names of settings": partial(_names, desk), "files": _files}
+    if role != "executor":
+        looks |= {"policy": _policy}
+    looks |= {"payload keys": partial(_keys, with_database=role != "starter")}
+    if role != "starter":
+        looks |= {"database": _database}
+    looks |= {"temporal": temporal_state}
+    if role != "executor":
+        looks |= {"workers": _agreement}
+    return findings + [await _examine(what, look) for what, look in looks.items()]
 
 
-def _settings() -> list[Finding]:
+async def _worker_settings(*, live: bool) -> list[Finding]:
     try:
         settings = load_settings()
     except KeyturnError as error:
-        hint = f"{error.hint} `keyturn worker` needs it; `rotate`, `status` and `watch` do not."
+        hint = f"{error.hint} Only a worker needs it: `keyturn doctor --for starter` leaves it out."
         return [Finding("setting", line, hint) for line in str(error).splitlines()]
     routes = "; ".join(f"{task} -> {', '.join(map(str, route))}" for task, route in settings.routes.items())
     keyless = sorted(name for name in settings.endpoints if not settings.has_key(name))
-    keys = f"no key for {', '.join(keyless)}" if keyless else "keys are set"
     channels = ", ".join(settings.channels) or "no channel, so created jobs are read from the database or the jobs API"
-    return [
+    findings = [
+        Finding("settings", f"{settings.environment}, {routes}"),
         Finding(
-            "settings",
-            f"{settings.environment}, {routes}, {keys}; `doctor --live` asks whether the providers accept them",
+            "provider keys",
+            f"no key for {', '.join(keyless)}" if keyless else "set; `doctor --live` asks whether they are accepted",
+            'Set the key that the endpoint names; an endpoint that needs none says `auth = "none"`.'
+            if keyless
+            else None,
         ),
         Finding("notifications", channels),
     ]
+    if settings.redis_url is not None:
+        findings.append(await _examine("providers", partial(_providers, settings, settings.redis_url)))
+    return findings + (await ask_endpoints(settings) if live else [])
 
 
-async def _examine(what: str, look: Callable[[], Awaitable[str]]) -> Finding:
+def _desk_settings(desk: type[BaseSettings]) -> list[Finding]:
+    try:
+        settings: Any = desk()
+    except ValidationError as error:
+        return [Finding("setting", fault, SettingsInvalid.hint) for fault in field_faults(error)]
+    who = "no one has to sign in" if settings.open_to_all else "people sign in"
+    return [Finding("settings", f"{settings.environment}, tenant {settings.tenant}, {settings.address}, {who}")]
+
+
+async def _executor_settings(*, live: bool) -> list[Finding]:
+    from keyturn.executors import load_executors
+    from keyturn.workers.executor_settings import load_executor_settings
+
+    try:
+        settings = load_executor_settings()
+    except KeyturnError as error:
+        return [Finding("setting", line, error.hint) for line in str(error).splitlines()]
+    state = f"{settings.environment}, {settings.executor}, secrets to {settings.secrets} as {settings.secret_name}"
+    findings = [Finding("settings", state)]
+    if live:
+        executor = load_executors()[settings.executor]
+        findings.append(await _examine("cloud", partial(_cloud, executor)))
+    return findings
+
+
+async def _cloud(executor: Executor) -> str:
+    if executor.account is None:
+        return f"the executor {executor.name} does not say whose its credentials are"
+    try:
+        return f"these credentials are of the account {await executor.account()}"
+    except ModuleNotFoundError:
+        raise SettingsInvalid(f"the executor {executor.name} needs the extra {executor.extra}") from None
+
+
+async def _examine(what: str, look: Look) -> Finding:
     try:
         return Finding(what, await look())
     except KeyturnError as error:
         return Finding(what, str(error), error.hint)
 
 
+async def _names(desk: type[BaseSettings]) -> str:
+    known = known_variables(desk)
+    wrong = sorted(name for name in os.environ if name.startswith("KEYTURN_") and name not in known)
+    misspelt = {name: near[0] for name in wrong if (near := difflib.get_close_matches(name, known, 1, LIKENESS))}
+    if misspelt:
+        raise NameMisspelt(", ".join(f"{name} is read by nothing; {near} is" for name, near in misspelt.items()))
+    return f"nothing reads {', '.join(wrong)}" if wrong else "each KEYTURN_ variable is read by something"
+
+
+def known_variables(desk: type[BaseSettings]) -> set[str]:
+    """Return the names of all variables that some part of Keyturn reads."""
+    from keyturn.notifications import load_channels
+    from keyturn.workers.codec_settings import CodecSettings
+    from keyturn.workers.executor_settings import ExecutorSettings
+    from keyturn.workers.jobs_settings import JobsSettings
+
+    classes: Sequence[type[BaseSettings]] = (Settings, desk, ExecutorSettings, JobsSettings, CodecSettings)
+    classes = [*classes, *(channel.settings for channel in load_channels().values())]
+    names = {field.alias for one in classes for field in one.model_fields.values() if field.alias}
+    providers = load_providers().values()
+    return names | {name for one in providers for name in (one.key_variable, one.url_variable)} | set(OF_COMMANDS)
+
+
+# Variables that options of commands read.
+OF_COMMANDS = ("KEYTURN_USER", "KEYTURN_TENANT")
+
+
+async def _files() -> str:
+    """Whether others can read what holds secrets: the files that variables name, and `.env`."""
+    named = [
+        Path(value) for name, value in os.environ.items() if name.startswith("KEYTURN_") and name.endswith("_FILE")
+    ]
+    secret = [file for file in (Path(".env"), *named) if file.is_file()]
+    open_to_others = [str(file) for file in secret if stat.S_IMODE(file.stat().st_mode) & 0o077]
+    if open_to_others:
+        raise FileOpen(f"others can read {', '.join(open_to_others)}")
+    return f"{', '.join(map(str, secret))}: only you can read it" if secret else "no file with secrets is used"
+
+
 async def _policy() -> str:
     catalogue = load_local_settings().load_catalogue()
-    return f"{len(list(catalogue))} lines, digest {catalogue.version}; workers, starters and desks need the same digest"
+    return f"{len(list(catalogue))} lines, digest {catalogue.version}"
 
 
-async def _keys() -> str:
+async def _keys(*, with_database: bool) -> str:
     keyring = keyring_from_environment()
     held = ", ".join(f"{key_id} ({value})" for key_id, value in keyring.check_values.items())
-    await _expect_usable_keys()
-    return f"{held}; workers and starters need the same keys, and the first one encrypts"
+    if with_database:
+        await _expect_usable_keys()
+    return f"{held}; the first one encrypts"
 
 
 async def _expect_usable_keys() -> None:
@@ -98,6 +202,8 @@ async def _expect_usable_keys() -> None:
 
 async def _database() -> str:
     url = load_database_url()
+    if url.get_backend_name() == "sqlite" and os.environ.get("KEYTURN_ENVIRONMENT") == "production":
+        raise SqliteInProduction(f"DATABASE_URL is {url.database}")
     return f"{url.get_backend_name()} {url.database}, schema {check_schema(url)} is current"
 
 
@@ -120,15 +226,15 @@ async def _providers(settings: Settings, redis_url: SecretStr) -> str:
 
 
 async def temporal_state() -> str:
-    """Return what is there of Temporal: its address, the namespace, the workers that poll."""
+    """Return what is there of Temporal: the server, the namespace, its search attributes, the workers' builds."""
     client = await connect()
-    queue = load_local_settings().task_queue
     with map_refusals():
         server = await client.workflow_service.get_system_info(GetSystemInfoRequest())
-        polling = await count_pollers(client, queue)
         missing = await missing_search_attributes(client)
         known = await builds(client)
+        polling = len(await pollers(client, load_local_settings().task_queue))
     workers = counted(polling, "worker")
+    queue = load_local_settings().task_queue
     state = f"server {server.server_version}, namespace {client.namespace}, {workers} polled {queue} recently"
     if not polling:
         raise NoWorker(state)
@@ -137,6 +243,58 @@ async def temporal_state() -> str:
     if missing:
         raise AttributesMissing(f"{state}; search attributes are missing: {', '.join(key.name for key in missing)}")
     return state
+
+
+async def _agreement() -> str:
+    """Whether the running workers have the payload keys and policy lines of this machine, by their check values."""
+    client = await connect()
+    settings = load_local_settings()
+    ours = checks_of(keyring_from_environment(), settings.load_catalogue().version)
+    with map_refusals():
+        found = [read_identity(one) for one in await pollers(client, settings.task_queue)]
+    theirs = [one for one in found if one is not None]
+    apart = differences(ours, theirs)
+    if apart:
+        raise WorkersDiffer("; ".join(apart))
+    unknown = (
+        f"; {counted(len(found) - len(theirs), 'worker')} of an older build does not say"
+        if len(found) > len(theirs)
+        else ""
+    )
+    if not theirs:
+        return f"none that says what it has{unknown}"
+    return f"{counted(len(theirs), 'worker')} with the same payload keys and policy lines{unknown}"
+
+
+class WorkersDiffer(KeyturnError):
+    """Running workers have other payload keys or policy lines than this machine."""
+
+    kind = "workers_differ"
+    hint = (
+        "Give both the same KEYTURN_PAYLOAD_KEYS or KEYTURN_PAYLOAD_KEYS_FILE, KEYTURN_ACCOUNT_NAMES, "
+        "KEYTURN_POLICY_DIR and KEYTURN_POLICY_SHIPPED, and restart the worker."
+    )
+
+
+class NameMisspelt(KeyturnError):
+    """A variable's name is nearly that of a setting, and is read by nothing."""
+
+    kind = "setting_misspelt"
+    hint = "Rename it; docs/reference/settings.md lists all settings."
+
+
+class FileOpen(KeyturnError):
+    """A file that holds secrets can be read by other users of this machine."""
+
+    kind = "secrets_readable"
+    hint = "Run `chmod 600` on it."
+
+
+class SqliteInProduction(KeyturnError):
+    """Production's database is a SQLite file, which one machine alone can open."""
+
+    kind = "sqlite_in_production"
+    hint = "Set DATABASE_URL to a PostgreSQL; a worker refuses SQLite in production."
 
 
 class RedisAway(KeyturnError):

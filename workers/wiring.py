@@ -22,6 +22,7 @@ from keyturn.activities.record_event import RecordEvent
 from keyturn.activities.withdraw_claim import WithdrawClaim
 from keyturn.application.encryption import names_of
 from keyturn.application.versioning import UNPINNED, pinned_to
+from keyturn.application.worker_identity import checks_of, identity_of
 from keyturn.bulk.offline import OfflineRuns
 from keyturn.bulk.pages import BulkJudge
 from keyturn.bulk.store import BulkStore
@@ -213,6 +214,7 @@ async def open_worker(
             # A stopped draft's cancellation comes with the answer to a heartbeat: the default sends one in 30 s.
             max_heartbeat_throttle_interval=timedelta(seconds=BEAT_SECONDS),
             deployment_config=deployment,
+            identity=identity_of(checks_of(wired.settings.keyring, wired.catalogue.version)),
         )
 
 

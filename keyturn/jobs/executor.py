@@ -1,6 +1,6 @@
 """An executor executes rotation jobs at one cloud; a secret target stores the new secrets."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from keyturn.contracts import CredentialKind
@@ -43,9 +43,11 @@ class Executor:
         open: makes the steps, of the jobs, the secret store and the secret's name, with `{user}` in place of the
             key's user. It may import a library that is an extra's, as a target's `open` may.
         extra: the extra of Keyturn that brings its library; empty if it needs none.
+        account: asks the cloud whose its credentials are, for `keyturn doctor`; None if it cannot say.
     """
 
     name: str
     kind: CredentialKind
     open: Callable[[JobLeases, SecretStore, str], ExecutorSteps]
     extra: str = ""
+    account: Callable[[], Awaitable[str]] | None = None

@@ -438,8 +438,10 @@ async def test_doctor_says_line_by_line_what_is_missing(terminal: Terminal, stac
     well = await terminal.run("doctor", OPENAI_API_KEY="key_for_tests", KEYTURN_ROUTES="openai:gpt-5-mini")
     assert well.returncode == 0, well.stdout
     assert all(line.startswith("ok") for line in well.stdout.splitlines())
+    assert "1 worker with the same payload keys and policy lines" in well.stdout
     assert "key_for_tests" not in well.stdout
-    ill = await terminal.run("doctor", DATABASE_URL="sqlite:///absent.db", TEMPORAL_ADDRESS="127.0.0.1:9")
+    as_worker = ("doctor", "--for", "worker")
+    ill = await terminal.run(*as_worker, DATABASE_URL="sqlite:///absent.db", TEMPORAL_ADDRESS="127.0.0.1:9")
     assert ill.returncode == 1
     for fault in ("KEYTURN_ROUTES is not set", "keyturn migrate", "127.0.0.1:9"):
         assert fault in ill.stdout
@@ -447,6 +449,73 @@ async def test_doctor_says_line_by_line_what_is_missing(terminal: Terminal, stac
     elsewhere = await terminal.run("doctor", KEYTURN_POLICY_DIR="/absent", KEYTURN_TASK_QUEUE="nobody-polls-this")
     assert "no policy files (*.toml) in /absent" in elsewhere.stdout
     assert "0 workers polled nobody-polls-this" in elsewhere.stdout
+
+
+async def test_doctor_looks_at_what_each_role_needs(terminal: Terminal, stack: Stack, tmp_path: Path) -> None:
+    """A starter beside `make dev` needs no provider, a desk its tokens, an executor its cloud; each says so."""
+    starter = await terminal.run("doctor")
+    assert (starter.returncode, "FAIL" in starter.stdout) == (0, False), starter.stdout
+    assert "checked as a starter: KEYTURN_ROUTES is not set" in starter.stderr
+    desk = await terminal.run("doctor", "--for", "desk", KEYTURN_DESK_ADDRESS="10.1.2.3:80")
+    assert (desk.returncode, "no user would have to sign in" in desk.stdout) == (1, True)
+    executor = await terminal.run("doctor", "--for", "executor", KEYTURN_EXECUTOR_SECRETS="nowhere")
+    assert (executor.returncode, "KEYTURN_EXECUTOR_SECRETS is none of" in executor.stdout) == (1, True)
+    well = await terminal.run("doctor", "--for", "executor")
+    assert (well.returncode, "aws, secrets to secretsmanager as keyturn/{user}" in well.stdout) == (0, True)
+
+
+async def test_doctor_sees_what_keeps_this_machine_and_the_workers_apart(terminal: Terminal, tmp_path: Path) -> None:
+    """Other payload keys or policy lines than the running worker's: by check values, and without a secret."""
+    made = await terminal.run("keys", "new")
+    keys = tmp_path / "other_keys"
+    keys.write_text(made.stdout)
+    keys.chmod(0o600)
+    others = await terminal.run("doctor", KEYTURN_PAYLOAD_KEYS_FILE=str(keys))
+    assert others.returncode == 1
+    assert "a worker does not have the payload key that encrypts here" in others.stdout
+    assert "a worker writes account and key names otherwise" in others.stdout
+    assert made.stdout.split(":")[1].strip() not in others.stdout
+    lines = await terminal.run("doctor", KEYTURN_POLICY_SHIPPED="off", KEYTURN_POLICY_DIR=str(own_policies(tmp_path)))
+    assert (lines.returncode, "a worker has other policy lines" in lines.stdout) == (1, True), lines.stdout
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        (
+            {"KEYTURN_PAYLOAD_KEY_FILE": "x"},
+            "KEYTURN_PAYLOAD_KEY_FILE is read by nothing; KEYTURN_PAYLOAD_KEYS_FILE is",
+        ),
+        ({"KEYTURN_POLICYDIR": "/p"}, "KEYTURN_POLICYDIR is read by nothing; KEYTURN_POLICY_DIR is"),
+        ({"KEYTURN_ENVIRONMENT": "production"}, "set DATABASE_URL to a PostgreSQL"),
+    ],
+)
+async def test_doctor_names_what_an_operator_overlooks(
+    terminal: Terminal, variables: dict[str, str], said: str
+) -> None:
+    """A name that nothing reads, SQLite in production: neither raises an error by itself."""
+    looked = await terminal.run("doctor", "--for", "desk", **variables)
+    assert (looked.returncode, said.lower() in looked.stdout.lower()) == (1, True), looked.stdout
+
+
+async def test_doctor_finds_a_file_of_secrets_that_others_can_read(terminal: Terminal) -> None:
+    """Keys and `.env` alike."""
+    (terminal.folder / ".env").write_text("OPENAI_API_KEY=key_for_tests\n")
+    (terminal.folder / ".env").chmod(0o644)
+    looked = await terminal.run("doctor")
+    assert (looked.returncode, "others can read .env -> Run `chmod 600` on it." in looked.stdout) == (1, True)
+    assert "key_for_tests" not in looked.stdout
+
+
+def own_policies(folder: Path) -> Path:
+    """A folder with one policy line."""
+    (folder / "policies").mkdir()
+    (folder / "policies" / "own.toml").write_text(
+        '[[line]]\nid = "OWN-1"\nversion = 1\nwording = "Stale keys must rotate within 20 days."\n'
+        'applies_to = ["service_account_key"]\nwindow_days = 20\nrule = { when = "stale" }\n'
+        'source = { benchmark = "Ours", release = "1", id = "1" }\n'
+    )
+    return folder / "policies"
 
 
 async def test_doctor_asks_each_endpoint_once_and_says_which_the_fleet_passes_over(

@@ -12,4 +12,10 @@ def _open(leases: JobLeases, secrets: SecretStore, secret_name: str) -> Executor
     return AccessKeyRotation(AwsAccessKeys(), secrets, leases, secret_name=secret_name)
 
 
-EXECUTOR = Executor("aws", kind="access_key", open=_open, extra="aws")
+async def _account() -> str:
+    from keyturn.executors.aws.iam import AwsAccessKeys
+
+    return await AwsAccessKeys().account()
+
+
+EXECUTOR = Executor("aws", kind="access_key", open=_open, extra="aws", account=_account)
