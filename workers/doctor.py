@@ -1,12 +1,9 @@
 """`keyturn doctor`: what a worker, a starter, a desk or an executor would find, looked at before one runs."""
 
 import asyncio
-import difflib
 import os
-import stat
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import SecretStr, ValidationError
@@ -21,10 +18,20 @@ from keyturn.console import counted
 from keyturn.database import open_database
 from keyturn.errors import JobStoreUnavailable, KeyturnError, SettingsInvalid
 from keyturn.jobs.executor import Executor
-from keyturn.key_use import LIMIT, REPLACE, KeyUse, keys_to_replace
+from keyturn.key_use import LIMIT, KeyUse, keys_to_replace
 from keyturn.keyring_files import keyring_from_environment
-from keyturn.llm.providers import load_providers
 from keyturn.settings import field_faults
+from keyturn.workers.doctor_environment import files_of_secrets, names_of_settings
+from keyturn.workers.doctor_errors import (
+    AttributesMissing,
+    KeyWorn,
+    NoBuild,
+    NoWorker,
+    ProvidersDown,
+    RedisAway,
+    SqliteInProduction,
+    WorkersDiffer,
+)
 from keyturn.workers.live import Finding, ask_endpoints
 from keyturn.workers.local_settings import load_database_url, load_local_settings
 from keyturn.workers.schema import check_schema
@@ -33,8 +40,6 @@ from keyturn.workers.settings import Settings, load_settings
 Role = Literal["starter", "worker", "desk", "executor"]
 ROLES: tuple[Role, ...] = get_args(Role)
 Look = Callable[[], Awaitable[str]]
-# A misspelt name is close to a real one; KEYTURN_USER and the like of other tools are not.
-LIKENESS = 0.8
 
 
 async def examine(role: Role, *, desk: type[BaseSettings], live: bool = False) -> list[Finding]:
@@ -53,7 +58,7 @@ async def examine(role: Role, *, desk: type[BaseSettings], live: bool = False) -
         findings += _desk_settings(desk)
     elif role == "executor":
         findings += await _executor_settings(live=live)
-    looks: dict[str, Look] = {"names of settings": partial(_names, desk), "files": _files}
+    looks: dict[str, Look] = {"names of settings": partial(names_of_settings, desk), "files": files_of_secrets}
     if role != "executor":
         looks |= {"policy": _policy}
     looks |= {"payload keys": partial(_keys, with_database=role != "starter")}
@@ -129,45 +134,6 @@ async def _examine(what: str, look: Look) -> Finding:
         return Finding(what, await look())
     except KeyturnError as error:
         return Finding(what, str(error), error.hint)
-
-
-async def _names(desk: type[BaseSettings]) -> str:
-    known = known_variables(desk)
-    wrong = sorted(name for name in os.environ if name.startswith("KEYTURN_") and name not in known)
-    misspelt = {name: near[0] for name in wrong if (near := difflib.get_close_matches(name, known, 1, LIKENESS))}
-    if misspelt:
-        raise NameMisspelt(", ".join(f"{name} is read by nothing; {near} is" for name, near in misspelt.items()))
-    return f"nothing reads {', '.join(wrong)}" if wrong else "each KEYTURN_ variable is read by something"
-
-
-def known_variables(desk: type[BaseSettings]) -> set[str]:
-    """Return the names of all variables that some part of Keyturn reads."""
-    from keyturn.notifications import load_channels
-    from keyturn.workers.codec_settings import CodecSettings
-    from keyturn.workers.executor_settings import ExecutorSettings
-    from keyturn.workers.jobs_settings import JobsSettings
-
-    classes: Sequence[type[BaseSettings]] = (Settings, desk, ExecutorSettings, JobsSettings, CodecSettings)
-    classes = [*classes, *(channel.settings for channel in load_channels().values())]
-    names = {field.alias for one in classes for field in one.model_fields.values() if field.alias}
-    providers = load_providers().values()
-    return names | {name for one in providers for name in (one.key_variable, one.url_variable)} | set(OF_COMMANDS)
-
-
-# Variables that options of commands read.
-OF_COMMANDS = ("KEYTURN_USER", "KEYTURN_TENANT")
-
-
-async def _files() -> str:
-    """Whether others can read what holds secrets: the files that variables name, and `.env`."""
-    named = [
-        Path(value) for name, value in os.environ.items() if name.startswith("KEYTURN_") and name.endswith("_FILE")
-    ]
-    secret = [file for file in (Path(".env"), *named) if file.is_file()]
-    open_to_others = [str(file) for file in secret if stat.S_IMODE(file.stat().st_mode) & 0o077]
-    if open_to_others:
-        raise FileOpen(f"others can read {', '.join(open_to_others)}")
-    return f"{', '.join(map(str, secret))}: only you can read it" if secret else "no file with secrets is used"
 
 
 async def _policy() -> str:
@@ -264,76 +230,3 @@ async def _agreement() -> str:
     if not theirs:
         return f"none that says what it has{unknown}"
     return f"{counted(len(theirs), 'worker')} with the same payload keys and policy lines{unknown}"
-
-
-class WorkersDiffer(KeyturnError):
-    """Running workers have other payload keys or policy lines than this machine."""
-
-    kind = "workers_differ"
-    hint = (
-        "Give both the same KEYTURN_PAYLOAD_KEYS or KEYTURN_PAYLOAD_KEYS_FILE, KEYTURN_ACCOUNT_NAMES, "
-        "KEYTURN_POLICY_DIR and KEYTURN_POLICY_SHIPPED, and restart the worker."
-    )
-
-
-class NameMisspelt(KeyturnError):
-    """A variable's name is nearly that of a setting, and is read by nothing."""
-
-    kind = "setting_misspelt"
-    hint = "Rename it; docs/reference/settings.md lists all settings."
-
-
-class FileOpen(KeyturnError):
-    """A file that holds secrets can be read by other users of this machine."""
-
-    kind = "secrets_readable"
-    hint = "Run `chmod 600` on it."
-
-
-class SqliteInProduction(KeyturnError):
-    """Production's database is a SQLite file, which one machine alone can open."""
-
-    kind = "sqlite_in_production"
-    hint = "Set DATABASE_URL to a PostgreSQL; a worker refuses SQLite in production."
-
-
-class RedisAway(KeyturnError):
-    """Redis did not answer. Each worker counts tokens and detects outages on its own, and finds no cached responses."""
-
-    kind = "redis_away"
-    hint = "Bring back the Redis that KEYTURN_REDIS_URL names; rotations continue without it."
-
-
-class ProvidersDown(KeyturnError):
-    """Some providers of the routes failed several times in a row."""
-
-    kind = "providers_down"
-    hint = "Look at their status pages, or ask them with `keyturn doctor --live`; workers retry them by themselves."
-
-
-class AttributesMissing(KeyturnError):
-    """The namespace lacks search attributes, and would refuse every start."""
-
-    kind = "search_attributes_missing"
-    hint = "Run `keyturn namespace` once."
-
-
-class KeyWorn(KeyturnError):
-    """A payload key has encrypted half as often as AES-GCM allows."""
-
-    kind = "payload_key_worn"
-    hint = REPLACE
-
-
-class NoBuild(KeyturnError):
-    """No build is current: a worker with a build ID takes no new rotation until its build is promoted."""
-
-    kind = "no_current_build"
-    hint = "Run `keyturn deployment promote BUILD`; rotations wait until then."
-
-
-class NoWorker(KeyturnError):
-    """No worker polls the task queue."""
-
-    kind = "no_worker"
-    hint = "Run `keyturn worker`; workflows wait until then."

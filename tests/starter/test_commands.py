@@ -433,8 +433,9 @@ async def test_an_unknown_workflow_is_reported_without_a_traceback(terminal: Ter
         assert "Traceback" not in ended.stderr
 
 
-async def test_doctor_says_line_by_line_what_is_missing(terminal: Terminal, stack: Stack) -> None:
+async def test_doctor_says_line_by_line_what_is_missing(terminal: Terminal, simulated: SimulatorControl) -> None:
     """All well: status 0. A fault: its line says what fixes it, and the others are still looked at."""
+    await terminal.rotate("--stale")  # the worker polls, from then on
     well = await terminal.run("doctor", OPENAI_API_KEY="key_for_tests", KEYTURN_ROUTES="openai:gpt-5-mini")
     assert well.returncode == 0, well.stdout
     assert all(line.startswith("ok") for line in well.stdout.splitlines())
@@ -451,8 +452,9 @@ async def test_doctor_says_line_by_line_what_is_missing(terminal: Terminal, stac
     assert "0 workers polled nobody-polls-this" in elsewhere.stdout
 
 
-async def test_doctor_looks_at_what_each_role_needs(terminal: Terminal, stack: Stack, tmp_path: Path) -> None:
+async def test_doctor_looks_at_what_each_role_needs(terminal: Terminal, simulated: SimulatorControl) -> None:
     """A starter beside `make dev` needs no provider, a desk its tokens, an executor its cloud; each says so."""
+    await terminal.rotate("--stale")
     starter = await terminal.run("doctor")
     assert (starter.returncode, "FAIL" in starter.stdout) == (0, False), starter.stdout
     assert "checked as a starter: KEYTURN_ROUTES is not set" in starter.stderr
@@ -464,8 +466,11 @@ async def test_doctor_looks_at_what_each_role_needs(terminal: Terminal, stack: S
     assert (well.returncode, "aws, secrets to secretsmanager as keyturn/{user}" in well.stdout) == (0, True)
 
 
-async def test_doctor_sees_what_keeps_this_machine_and_the_workers_apart(terminal: Terminal, tmp_path: Path) -> None:
+async def test_doctor_sees_what_keeps_this_machine_and_the_workers_apart(
+    terminal: Terminal, simulated: SimulatorControl, tmp_path: Path
+) -> None:
     """Other payload keys or policy lines than the running worker's: by check values, and without a secret."""
+    await terminal.rotate("--stale")
     made = await terminal.run("keys", "new")
     keys = tmp_path / "other_keys"
     keys.write_text(made.stdout)

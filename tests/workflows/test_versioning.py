@@ -15,7 +15,8 @@ from keyturn.lab.stack.temporal import dev_server
 from keyturn.llm.errors import QuotaExhausted
 from keyturn.rotations.contracts import Resumption
 from keyturn.rotations.outcomes import JobCreated
-from keyturn.workers.doctor import NoBuild, NoWorker, temporal_state
+from keyturn.workers.doctor import temporal_state
+from keyturn.workers.doctor_errors import NoBuild, NoWorker
 from tests.support.cases import request
 from tests.support.keys import KEYRING, KEYS_TEXT
 from tests.support.record_histories import Place

@@ -1,0 +1,56 @@
+"""What `keyturn doctor` looks at in the environment: names that nothing reads, files that others can read."""
+
+import difflib
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic_settings import BaseSettings
+
+from keyturn.llm.providers import load_providers
+from keyturn.workers.doctor_errors import FileOpen, NameMisspelt
+from keyturn.workers.settings import Settings
+
+# A misspelt name is close to a real one; those of other tools are not.
+LIKENESS = 0.8
+
+
+async def names_of_settings(desk: type[BaseSettings]) -> str:
+    """Say whether each KEYTURN_ variable is read by something; raises NameMisspelt."""
+    known = known_variables(desk)
+    wrong = sorted(name for name in os.environ if name.startswith("KEYTURN_") and name not in known)
+    misspelt = {name: near[0] for name in wrong if (near := difflib.get_close_matches(name, known, 1, LIKENESS))}
+    if misspelt:
+        raise NameMisspelt(", ".join(f"{name} is read by nothing; {near} is" for name, near in misspelt.items()))
+    return f"nothing reads {', '.join(wrong)}" if wrong else "each KEYTURN_ variable is read by something"
+
+
+def known_variables(desk: type[BaseSettings]) -> set[str]:
+    """Return the names of all variables that some part of Keyturn reads."""
+    from keyturn.notifications import load_channels
+    from keyturn.workers.codec_settings import CodecSettings
+    from keyturn.workers.executor_settings import ExecutorSettings
+    from keyturn.workers.jobs_settings import JobsSettings
+
+    classes: Sequence[type[BaseSettings]] = (Settings, desk, ExecutorSettings, JobsSettings, CodecSettings)
+    classes = [*classes, *(channel.settings for channel in load_channels().values())]
+    names = {field.alias for one in classes for field in one.model_fields.values() if field.alias}
+    providers = load_providers().values()
+    return names | {name for one in providers for name in (one.key_variable, one.url_variable)} | set(OF_COMMANDS)
+
+
+# Variables that options of commands read.
+OF_COMMANDS = ("KEYTURN_USER", "KEYTURN_TENANT")
+
+
+async def files_of_secrets() -> str:
+    """Say whether others can read what holds secrets: `.env`, and the files that variables name; raises FileOpen."""
+    named = [
+        Path(value) for name, value in os.environ.items() if name.startswith("KEYTURN_") and name.endswith("_FILE")
+    ]
+    secret = [file for file in (Path(".env"), *named) if file.is_file()]
+    open_to_others = [str(file) for file in secret if stat.S_IMODE(file.stat().st_mode) & 0o077]
+    if open_to_others:
+        raise FileOpen(f"others can read {', '.join(open_to_others)}")
+    return f"{', '.join(map(str, secret))}: only you can read it" if secret else "no file with secrets is used"
