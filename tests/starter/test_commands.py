@@ -461,7 +461,7 @@ async def test_doctor_looks_at_what_each_role_needs(terminal: Terminal, simulate
     desk = await terminal.run("doctor", "--for", "desk", KEYTURN_DESK_ADDRESS="10.1.2.3:80")
     assert (desk.returncode, "no user would have to sign in" in desk.stdout) == (1, True)
     executor = await terminal.run("doctor", "--for", "executor", KEYTURN_EXECUTOR_SECRETS="nowhere")
-    assert (executor.returncode, "KEYTURN_EXECUTOR_SECRETS is none of" in executor.stdout) == (1, True)
+    assert (executor.returncode, "KEYTURN_EXECUTOR_SECRETS: is none of" in executor.stdout) == (1, True)
     well = await terminal.run("doctor", "--for", "executor")
     assert (well.returncode, "aws, secrets to secretsmanager as keyturn/{user}" in well.stdout) == (0, True)
 
