@@ -8,24 +8,12 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowQueryFail
 from temporalio.service import RPCError
 
 from keyturn.execution.contracts import KeyRotationStatus
-from keyturn.jobs.states import OPEN
+from keyturn.jobs.states import NEXT, OPEN
 from keyturn.moments import in_utc
 from keyturn.workflows.access_key import RotateAccessKeyWorkflow, execution_id
 
 QUERY_TIMEOUT = timedelta(seconds=2)  # a worker answers in milliseconds; without one, a page waits no longer
 
-_OF_JOB: Mapping[str, str] = {
-    "open": "It is delivered to its receivers, and an executor claims it.",
-    "delivered": "An executor claims it.",
-    "claimed": "Its executor creates the new key.",
-    "rotating": "Its executor creates the new key, and stores it where its users read it.",
-    "verifying": "Its executor checks that the new key works.",
-    "grace": "The new key is in use. The old key is removed when its waiting time is over.",
-    "done": "Nothing: the new key is in use, and the old one is gone.",
-    "failed": "Nothing by itself: ask again once the reason in the audit trail is fixed.",
-    "cancelled": "Nothing: it was cancelled.",
-    "purged": "Nothing: its retention has ended, and only its tombstone is left.",
-}
 _OF_ROTATION: Mapping[str, str] = {
     "running": "A worker decides it, in some seconds.",
     "rate_limited": "It continues by itself at {retry_at}.",
@@ -67,7 +55,7 @@ def next_for_job(job: Mapping[str, Any], status: KeyRotationStatus | None) -> st
             return f"Blocked: {status.blocked.replace('_', ' ')}. {status.hint or ''}{again}"
         if status.step in _OF_STEP and until:
             return _OF_STEP[status.step].format(until=until)
-    return _OF_JOB.get(job["status"], "")
+    return NEXT.get(job["status"], "")
 
 
 def next_for_rotation(fields: Mapping[str, Any]) -> str:

@@ -44,7 +44,7 @@ GROUPS: dict[str, dict[str, Command]] = {
             "schedule",
             "Judge an inventory on a schedule: create, list, pause or delete one.",
         ),
-        "report": ("keyturn.starter.runs", "report", "Report on a bulk run, as a page, CSV or JSON."),
+        "report": ("keyturn.starter.report", "report", "Report on a bulk run: a page, PDF, CSV, JSON or SARIF."),
         "inventory": ("keyturn.starter.inventory", "inventory", "Check an inventory before a bulk run."),
         "policy": (
             "keyturn.starter.policy",

@@ -3,37 +3,52 @@
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from pydantic import BaseModel, Field
+
 from keyturn.bulk.store import PICO, BulkStore, Run
 from keyturn.contracts import CredentialFacts
+from keyturn.jobs.listing import JobListing
 from keyturn.tasks.summarize_scan import ScanSummary
 
 PAGE_OF_ITEMS = 1_000
-COLUMNS = (
-    "line",
-    "account_id",
-    "key_id",
-    "kind",
-    "age_days",
-    "decided_by",
-    "outcome",
-    "reason",
-    "explanation",
-    "policy_lines",
-    "window_days",
-    "rotate_by",
-    "workflow_id",
-    "job_id",
-    "model",
-    "cost_usd",
-    "judged_at",
-    "observed_at",
-    "source",
-    "trace_id",
-    "record_ids",
-)
+
+
+class ReportRow(BaseModel):
+    """A row of a run's report: one key, or one row of the inventory that could not be used."""
+
+    line: int = Field(description="Line of the inventory.")
+    account_id: str | None
+    key_id: str | None
+    kind: str | None = Field(description="Kind of the credential.")
+    age_days: int | None = Field(description="Whole days since it was created or last rotated, when it was observed.")
+    decided_by: str | None = Field(description="`rule` or `model`; null if it was not decided.")
+    outcome: str | None = Field(
+        description="What became of it, such as job_created, nothing_due, disagreement, bad_row."
+    )
+    reason: str | None
+    explanation: str | None
+    policy_lines: list[str] | None = Field(description="The policy lines under which it is due, as ID@VERSION.")
+    window_days: int | None
+    rotate_by: datetime | None = Field(description="The date by which it must be rotated.")
+    workflow_id: str | None = Field(description="Workflow ID of its rotation.")
+    job_id: str | None
+    model: str | None = Field(description="The model that answered.")
+    cost_usd: Decimal | None = Field(description="Cost of its model calls, in US dollars.")
+    judged_at: datetime | None
+    observed_at: datetime | None = Field(description="When the evidence was observed.")
+    source: str | None = Field(description="What observed it.")
+    trace_id: str | None = Field(description="By which `keyturn calls --trace` finds its model calls.")
+    record_ids: list[str] | None = Field(description="Of a scan: the records that the summary is of.")
+    idle_days: int | None = Field(description="Whole days since it was last used, when it was observed.")
+    compromised: bool | None
+    job_state: str | None = Field(description="State of its job when the report was written.")
+
+
+COLUMNS = tuple(ReportRow.model_fields)
 _SUMMARISED = {"attention", "summarized"}
 
 
@@ -43,33 +58,23 @@ class Figures:
 
     outcomes: Counter[str] = field(default_factory=Counter)
     decided_by: Counter[str] = field(default_factory=Counter)
-    reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
-    by_line: dict[str, Counter[str]] = field(default_factory=dict)
-    ages: Counter[int] = field(default_factory=Counter)  # whole days
-    ages_with_job: Counter[int] = field(default_factory=Counter)
     cost_usd: Decimal = Decimal(0)
 
     def add(self, item: Mapping[str, Any]) -> None:
         """Count one item, as `items_of_run` yields it."""
-        outcome = item["outcome"] or "not_asked"
-        self.outcomes[outcome] += 1
+        self.outcomes[item["outcome"] or "not_asked"] += 1
         self.decided_by[item["decided_by"] or "nobody"] += 1
-        if item["reason"] or outcome == "bad_row":
-            self.reasons[outcome, in_words(item["reason"]) if item["reason"] else item["explanation"] or ""] += 1
-        for line in item["policy_lines"] or ():
-            self.by_line.setdefault(line, Counter())[outcome] += 1
-        if item["age_days"] is not None:
-            self.ages[item["age_days"]] += 1
-            if item["job_id"]:
-                self.ages_with_job[item["age_days"]] += 1
         self.cost_usd += item["cost_usd"] or Decimal(0)
 
 
-async def items_of_run(store: BulkStore, run: Run, decrypt: Callable[[str, str], str]) -> AsyncIterator[dict[str, Any]]:
+async def items_of_run(
+    store: BulkStore, run: Run, decrypt: Callable[[str, str], str], *, jobs: JobListing
+) -> AsyncIterator[dict[str, Any]]:
     """Yield each item of a run under the names of COLUMNS.
 
     Args:
         store: of the runs.
+        jobs: of the same database.
         run: which.
         decrypt: opens a run's encrypted text: the summaries of a scan.
 
@@ -80,12 +85,16 @@ async def items_of_run(store: BulkStore, run: Run, decrypt: Callable[[str, str],
     after = 0
     while items := await store.items(run.run_id, after=after, limit=PAGE_OF_ITEMS):
         after = items[-1]["ordinal"]
+        states = await jobs.states_of([item["job_id"] for item in items if item["job_id"]])
         for item in items:
             facts = None if item["facts"] is None else CredentialFacts.model_validate(item["facts"])
             cost = item["cost_picodollars"]
             yield {name: item.get(name) for name in COLUMNS} | {
                 "kind": None if facts is None else facts.kind,
                 "age_days": None if facts is None or facts.age is None else facts.age.days,
+                "idle_days": None if facts is None or facts.unused_for is None else facts.unused_for.days,
+                "compromised": None if facts is None else facts.compromised,
+                "job_state": states.get(item["job_id"] or ""),
                 "observed_at": None if facts is None else facts.observed_at,
                 "source": None if facts is None else facts.source,
                 "cost_usd": None if cost is None else Decimal(cost) / PICO,

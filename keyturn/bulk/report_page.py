@@ -1,140 +1,155 @@
-"""The report of a run as one self-contained page that an auditor can keep."""
+"""The report of a run as one self-contained page: for the manager, the one who acts, and the auditor who keeps it."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+from itertools import groupby
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from keyturn.bulk.report import Figures, in_words, items_of_run
-from keyturn.bulk.store import BulkStore, Run
+from keyturn.bulk.comparison import Comparison
+from keyturn.bulk.findings import SEVERITIES, Finding, Findings, limits_of
+from keyturn.bulk.store import Run
+from keyturn.contracts import PolicyRef
 from keyturn.moments import in_utc
 from keyturn.policy.line import PolicyLine
 
-# A page of a hundred thousand rows opens in no browser; the whole is in the CSV and JSON forms.
-ROWS_SHOWN = 5_000
+# Of each severity. A row is some 400 bytes: the page stays under 2 MB and opens at once. The files have all of them.
+ROWS_SHOWN = 500
+OPEN_ROWS = 20  # of a group, before the rest is folded
 BINS = 24
+TITLES = {
+    "compromised": "Compromised",
+    "overdue": "Overdue",
+    "disagreement": "Rule and model disagree",
+    "due": "Due",
+    "attention": "Summaries that need attention",
+    "undecided": "Not decided",
+    "unusable": "Rows that could not be used",
+}
+_QUANTITIES = {"age": "Age of the keys in days", "unused": "Days since the keys were last used"}
 
 
-async def page_of(store: BulkStore, run: Run, lines: list[PolicyLine], decrypt: Callable[[str, str], str]) -> str:
+def render_page(
+    run: Run,
+    findings: Findings,
+    *,
+    facts: Sequence[tuple[str, str]],
+    comparison: Comparison | None = None,
+) -> str:
     """Return the report as one HTML page without anything from elsewhere.
 
-    Keys on which rule and model disagree come first. Then, in the inventory's order: jobs, what waits, rejections,
-    failures, and rows that could not be used. Keys for which nothing is due are only counted.
+    Args:
+        run: the run.
+        findings: of all its items.
+        facts: how it was made, a name and a value each: files, digests, model, prompt, code, people.
+        comparison: with an earlier run, if one was named.
     """
-    figures, left_out = Figures(), 0
-    rows: list[tuple[str, ...]] = []
-    first: list[
-        tuple[str, ...]
-    ] = []  # what no reader may overlook: keys that are due by rule, and that a model would leave
-    async for item in items_of_run(store, run, decrypt):
-        figures.add(item)
-        if item["outcome"] in _QUIET:
-            continue
-        if item["outcome"] == "disagreement":
-            first.append(_row(item))
-        elif len(rows) < ROWS_SHOWN:
-            rows.append(_row(item))
-        else:
-            left_out += 1
+    groups = [
+        (severity, TITLES[severity], findings.counts[severity], _by_line(list(found), findings.lines))
+        for severity, found in groupby(findings.worst, key=lambda one: one.severity)
+    ]
+    shown = sum(len(rows) for *_, lines in groups for _, _, rows in lines)
     return (
         _templates()
         .get_template("report.html")
         .render(
             run=run,
-            lines=lines,
+            findings=findings,
+            summary=summary_of(findings, comparison),
+            severities=SEVERITIES,
+            titles=TITLES,
+            groups=groups,
+            left_out=sum(findings.counts.values()) - shown,
+            open_rows=OPEN_ROWS,
+            charts=[
+                (title, Markup(_chart(findings, quantity)))  # noqa: S704 - numbers and fixed words
+                for quantity, title in _QUANTITIES.items()
+                if limits_of(findings.lines, quantity) and findings.measured.get(quantity)
+            ],
+            facts=facts,
+            comparison=comparison,
             written=in_utc(datetime.now(UTC)),
-            tiles=_tiles(figures),
-            plot=Markup(_plot(figures, lines)),  # noqa: S704 - numbers and fixed words
-            outcomes=(("outcome", "keys"), _counts(figures.outcomes)),
-            decided=(("decided by", "keys"), _counts(figures.decided_by)),
-            policies=(
-                ("policy line cited", "outcome", "keys"),
-                [
-                    (line, in_words(name), f"{n:,}")
-                    for line, by in sorted(figures.by_line.items())
-                    for name, n in by.items()
-                ],
-            ),
-            reasons=(
-                ("outcome", "reason", "keys"),
-                [(in_words(outcome), why, f"{n:,}") for (outcome, why), n in figures.reasons.most_common(100)],
-            ),
-            rows=first + rows,
-            left_out=left_out,
         )
     )
 
 
+def summary_of(findings: Findings, comparison: Comparison | None) -> str:
+    """Return the run in some sentences for somebody who decides, and reads no table."""
+    counts, total = findings.counts, findings.total
+    due = sum(counts[name] for name in ("compromised", "overdue", "disagreement", "due"))
+    sentences = [f"Of {total:,} {_plural(total, 'key')} in the inventory, {due:,} must be rotated."]
+    if counts["compromised"]:
+        sentences.append(f"{counts['compromised']:,} {_are(counts['compromised'])} compromised.")
+    if counts["overdue"]:
+        longest = f"{findings.longest_overdue:,} {_plural(findings.longest_overdue, 'day')}"
+        sentences.append(f"{counts['overdue']:,} {_are(counts['overdue'])} past the date, the longest by {longest}.")
+    jobs = findings.figures.outcomes["job_created"]
+    sentences.append(f"{jobs:,} {_plural(jobs, 'job')} {'was' if jobs == 1 else 'were'} created.")
+    waiting = findings.figures.outcomes["waiting"] + findings.figures.outcomes["disagreement"]
+    if waiting:
+        sentences.append(f"{waiting:,} {'waits' if waiting == 1 else 'wait'} for a person's decision.")
+    open_ones = counts["undecided"] + counts["unusable"]
+    if open_ones:
+        sentences.append(f"{open_ones:,} could not be decided or read.")
+    if comparison is not None:
+        sentences.append(
+            f"Since run {comparison.run_id}, {len(comparison.new):,} {_are(len(comparison.new))} new, "
+            f"{len(comparison.gone):,} gone, and {comparison.still_open:,} still due."
+        )
+    return " ".join(sentences)
+
+
 @cache
 def _templates() -> Environment:
-    return Environment(loader=PackageLoader("keyturn.bulk"), autoescape=True, undefined=StrictUndefined)
-
-
-def _counts(counter: Counter[str]) -> list[tuple[str, str]]:
-    return [(in_words(name), f"{n:,}") for name, n in counter.most_common()]
-
-
-_QUIET = {"nothing_due", "not_eligible", "summarized"}
-
-
-def _tiles(figures: Figures) -> list[tuple[str, str]]:
-    total = sum(figures.outcomes.values())
-    by_rule = figures.decided_by["rule"]
-    return [
-        ("keys and rows", f"{total:,}"),
-        ("jobs", f"{figures.outcomes['job_created']:,}"),
-        ("needed no model", f"{by_rule / total:.0%}" if total else "-"),
-        ("disagreements of rule and model", f"{figures.outcomes['disagreement']:,}"),
-        ("wait for an approver", f"{figures.outcomes['waiting']:,}"),
-        ("rows not used", f"{figures.outcomes['bad_row']:,}"),
-        ("cost of calls", f"${figures.cost_usd:,.4f}"),
-    ]
-
-
-def _row(item: Mapping[str, Any]) -> tuple[str, ...]:
-    due = f"{item['rotate_by']:%Y-%m-%d}" if item["rotate_by"] else ""
-    age = "" if item["age_days"] is None else str(item["age_days"])
-    why = item["explanation"] or in_words(item["reason"] or "")
-    seen = "" if item["observed_at"] is None else f"{item['source']}, {in_utc(item['observed_at'])}"
-    return (
-        str(item["line"]),
-        item["account_id"] or "",
-        item["key_id"] or "",
-        age,
-        in_words(item["outcome"] or "not_asked"),
-        ", ".join(item["policy_lines"] or ()),
-        due,
-        item["job_id"] or "",
-        why,
-        " ".join(part for part in (seen, item["trace_id"] or "") if part),
+    return Environment(
+        loader=PackageLoader("keyturn.bulk"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 
-def _plot(figures: Figures, lines: list[PolicyLine]) -> str:
-    """Ages of keys as bars, those with a job darker, and each line's window as a rule across them."""
-    if not figures.ages:
-        return "<p>No key of this run has a known age.</p>"
-    windows = sorted({line.window_days for line in lines if line.window_days})
-    longest = max([*figures.ages, *windows]) + 1
+def _plural(count: int, noun: str) -> str:
+    return noun if count == 1 else f"{noun}s"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def _by_line(found: list[Finding], lines: Sequence[PolicyLine]) -> list[tuple[str, str, list[Finding]]]:
+    """Return findings of one severity by the lines under which they are due: lines, wordings and findings."""
+    wordings = {str(line.ref): line.wording for line in lines}
+    groups: dict[tuple[str, ...], list[Finding]] = {}
+    for one in found:
+        groups.setdefault(one.policy_lines, []).append(one)
+    return [(", ".join(refs), " ".join(wordings.get(ref, "") for ref in refs), rows) for refs, rows in groups.items()]
+
+
+def _chart(findings: Findings, quantity: str) -> str:
+    """What a line measures as bars, keys that are due darker, and what each line allows as a rule across them."""
+    measured, due = findings.measured[quantity], findings.due_of.get(quantity, Counter())
+    limits = limits_of(findings.lines, quantity)
+    longest = max([*measured, *limits]) + 1
     width = max(1, -(-longest // BINS))
     bins = [
         (
-            sum(figures.ages[day] for day in range(at * width, (at + 1) * width)),
-            sum(figures.ages_with_job[day] for day in range(at * width, (at + 1) * width)),
+            sum(measured[day] for day in range(at * width, (at + 1) * width)),
+            sum(due[day] for day in range(at * width, (at + 1) * width)),
         )
         for at in range(-(-longest // width))
     ]
     most = max(count for count, _ in bins) or 1
     left, bottom, high, step = 56, 210, 180, 760 / len(bins)
     parts = [f"<line x1='{left}' y1='{bottom}' x2='{left + 760}' y2='{bottom}' class='axis'/>"]
-    for at, (count, with_job) in enumerate(bins):
-        for number, kind in ((count, "bar"), (with_job, "bar job")):
+    for at, (count, of_these) in enumerate(bins):
+        for number, kind in ((count, "bar"), (of_these, "bar due")):
             tall = high * number / most
-            title = f"{at * width} to {(at + 1) * width - 1} days: {count:,} keys, {with_job:,} with a job"
+            title = f"{at * width} to {(at + 1) * width - 1} days: {count:,} keys, {of_these:,} due"
             parts.append(
                 f"<rect class='{kind}' x='{left + at * step + 1:.1f}' y='{bottom - tall:.1f}' "
                 f"width='{max(step - 2, 1):.1f}' height='{tall:.1f}'><title>{title}</title></rect>"
@@ -145,12 +160,43 @@ def _plot(figures: Figures, lines: list[PolicyLine]) -> str:
         f"<text class='left' x='{left - 8}' y='{bottom - high * share + 4:.1f}'>{round(most * share):,}</text>"
         for share in (0, 0.5, 1)
     ]
-    for window in windows:
-        x = left + window / width * step
-        parts.append(f"<line class='window' x1='{x:.1f}' y1='14' x2='{x:.1f}' y2='{bottom}'/>")
-        parts.append(f"<text class='window' x='{x + 4:.1f}' y='24'>{window} days</text>")
+    for limit in limits:
+        x = left + limit / width * step
+        parts.append(f"<line class='limit' x1='{x:.1f}' y1='14' x2='{x:.1f}' y2='{bottom}'/>")
+        parts.append(f"<text class='limit' x='{x + 4:.1f}' y='24'>{limit} days</text>")
+    title = _QUANTITIES[quantity]
     parts.append(
-        f"<text x='{left + 380}' y='{bottom + 38}' class='mid'>age of the key in days, when it was observed</text>"
+        f"<text x='{left + 380}' y='{bottom + 38}' class='mid'>{title.lower()}, when they were observed</text>"
     )
-    label = "Ages of keys: how many keys there are of each age, how many of them have a job, and the windows"
+    label = f"{title}: how many keys there are of each, how many of them are due, and what the policy lines allow"
     return f"<svg viewBox='0 0 840 256' role='img' aria-label='{label}'>{''.join(parts)}</svg>"
+
+
+def method_of(run: Run, findings: Findings, *, prompt_version: str, code_version: str) -> list[tuple[str, str]]:
+    """Return how a run was made, a name and a value each.
+
+    Args:
+        run: the run.
+        findings: of all its items.
+        prompt_version: of the prompt that a model was asked by.
+        code_version: Keyturn's.
+    """
+    models = ", ".join(f"{name} ({count:,})" for name, count in findings.models.most_common()) or "none was asked"
+    by_rule = findings.figures.decided_by["rule"]
+    refs: Sequence[PolicyRef] = run.policy_lines
+    return [
+        ("Run", run.run_id),
+        ("Inventory", run.source),
+        ("Digest of inventory and question", run.source_digest),
+        ("Policy lines", ", ".join(map(str, refs)) or "none"),
+        ("Digest of the policy lines", run.policy_digest or "not recorded"),
+        ("Decided by", "rule alone" if run.decide_by == "rule" else "rule and model, which must agree"),
+        ("Decided without a model", f"{by_rule:,} of {findings.total:,}"),
+        ("Models", models),
+        ("Prompt", prompt_version),
+        ("Cost of the calls", f"${findings.figures.cost_usd:,.4f}"),
+        ("Ordered by", f"{run.requested_by}, tenant {run.tenant_id}"),
+        ("Ordered", in_utc(run.created_at) if run.created_at else "not recorded"),
+        ("Completed", in_utc(run.ended_at) if run.ended_at else "not yet"),
+        ("Program", f"Keyturn {code_version}"),
+    ]

@@ -42,6 +42,8 @@ class Run:
     workflow_id: str  # of the workflow that carries it out
     loaded: bool
     asks: int
+    created_at: datetime | None = None
+    ended_at: datetime | None = None
 
 
 class BulkStore:
@@ -104,6 +106,8 @@ class BulkStore:
             workflow_id=row["workflow_id"],
             loaded=row["loaded_at"] is not None,
             asks=row["asks"] or 0,
+            created_at=row["created_at"],
+            ended_at=row["ended_at"],
         )
 
     async def runs(self, *, tenant_id: str, limit: int) -> Sequence[Mapping[str, Any]]:

@@ -122,6 +122,11 @@ class JobListing:
         jobs = {row["job_id"]: row for row in await self._rows(query)}
         return {key: jobs[job_id] for key, job_id in found.items() if job_id in jobs}
 
+    async def states_of(self, job_ids: Sequence[str]) -> Mapping[str, str]:
+        """Return the states of jobs, by their IDs."""
+        query = select(_jobs.job_id, _jobs.status).where(_jobs.job_id.in_(job_ids))
+        return {row["job_id"]: row["status"] for row in await self._rows(query)}
+
     async def _rows(self, query: Select[Any]) -> list[dict[str, Any]]:
         async with transaction(self._engine) as connection:
             return [dict(row) for row in (await connection.execute(query)).mappings()]

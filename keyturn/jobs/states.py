@@ -23,3 +23,17 @@ FOLLOWS: Mapping[str, frozenset[str]] = {
     "grace": frozenset({"grace", *CLOSED}),
     **dict.fromkeys(CLOSED, frozenset[str]()),
 }
+
+# What happens next to a job, for whoever looks at it.
+NEXT: Mapping[str, str] = {
+    "open": "It is delivered to its receivers, and an executor claims it.",
+    "delivered": "An executor claims it.",
+    "claimed": "Its executor creates the new key.",
+    "rotating": "Its executor creates the new key, and stores it where its users read it.",
+    "verifying": "Its executor checks that the new key works.",
+    "grace": "The new key is in use. The old key is removed when its waiting time is over.",
+    "done": "Nothing: the new key is in use, and the old one is gone.",
+    "failed": "Nothing by itself: ask again once the reason in the audit trail is fixed.",
+    "cancelled": "Nothing: it was cancelled.",
+    "purged": "Nothing: its retention has ended, and only its tombstone is left.",
+}

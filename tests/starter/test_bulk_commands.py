@@ -3,14 +3,17 @@
 import asyncio
 import csv
 import json
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 
 from keyturn.lab.stack.embedded import Stack
 from tests.support.estates import LINE
+from tests.support.record_schemas import REPORT_FILE
 from tests.support.simulated import SimulatorControl
 from tests.support.terminal import lunas
 from tests.support.warm import run_warm
@@ -90,13 +93,32 @@ async def test_an_estate_is_judged_watched_and_reported_by_command(
     reported = await keyturn("report", again["run"], "--html", page, "--csv", table, "--json", lines)
     assert reported.status == 0, reported.err
     html = page.read_text()
-    for expected in ("Ensure access keys are rotated every 90 days or less.", "<svg", "inside every window", "job_"):
-        assert expected in html
+    for expected in (
+        "Of 13 keys in the inventory, 6 must be rotated. ",
+        "6 jobs were created. 2 could not be decided or read.",
+        "Ensure access keys are rotated every 90 days or less.",
+        "<svg",
+        "inside every window",
+        "job_",
+        "It is delivered to its receivers, and an executor claims it.",
+        "simulator-1 (6)",
+        "rotation_decision@2",
+        "Keyturn 0.",
+    ):
+        assert expected in html, expected
     for foreign in ("<script", "http://", "https://", "src=", "=cmd()"):
         assert foreign not in html
     rows = list(csv.DictReader(table.open()))
     assert (len(rows), len({row["job_id"] for row in rows if row["job_id"]})) == (13, 6)
-    assert len(lines.read_text().splitlines()) == 13
+    written = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert len(written) == 13
+    for row in written:
+        jsonschema.validate(row, json.loads(REPORT_FILE.read_text()))
+    sarif = tmp_path / "r.sarif"
+    assert (await keyturn("report", again["run"], "--sarif", sarif)).status == 0
+    (analysed,) = json.loads(sarif.read_text())["runs"]
+    assert {one["ruleId"] for one in analysed["results"]} <= {one["id"] for one in analysed["tool"]["driver"]["rules"]}
+    assert Counter(one["level"] for one in analysed["results"]) == {"warning": 6, "note": 2}
     assert "5 of 13 needed no model" in (await keyturn("report", again["run"])).out
 
 
@@ -182,7 +204,7 @@ async def test_a_schedule_judges_the_newest_inventory_when_it_fires(
             if str(run.get("run_id", "")).startswith(f"{name}-20") and run["ended"]:
                 break
     assert (run["ended"], run["source"].endswith("today.csv")) == ("done", True)
-    assert "6  jobs created" in (await keyturn("report", run["run_id"])).out
+    assert "6 jobs were created" in (await keyturn("report", run["run_id"])).out
     assert (await keyturn("watch", run["workflow_id"])).status == 0
     (listed,) = json.loads((await keyturn("schedule", "list", "--json")).out)["schedules"]
     assert (listed["last_workflow_id"], listed["last_ended"]) == (run["workflow_id"], "done")
@@ -268,7 +290,7 @@ async def test_a_run_in_which_rule_and_model_disagree_ends_with_a_status_of_its_
     waiting = await keyturn("parked", "--kind", "disagreement", "--json")
     assert len(json.loads(waiting.out)["waiting"]) >= 1
     shown = (await keyturn("report", json.loads(printed.out)["run"])).out.splitlines()
-    assert shown[0].split() == ["1", "disagreement"]
+    assert shown[1].split() == ["1", "rule", "and", "model", "disagree"]
 
 
 async def test_a_run_by_rule_is_marked_so_and_costs_nothing(keyturn: Keyturn, inventory: Path) -> None:

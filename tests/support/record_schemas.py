@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from keyturn.bulk.report import ReportRow
 from keyturn.jobs.contracts import JobMessage
 from keyturn.notifications.webhook.signing import SCHEMA
 from keyturn.policy import line
@@ -18,6 +19,7 @@ from keyturn.policy.files import PolicyFile
 DOCS = Path(__file__).parents[2] / "docs"
 FILE = DOCS / "schemas" / "rotation_job.created.json"
 POLICY_FILE = DOCS / "schemas" / "policy.json"
+REPORT_FILE = DOCS / "schemas" / "report_row.json"
 POLICY_PAGE = DOCS / "reference" / "policy-format.md"
 CONDITIONS = (
     line.WhenStale,
@@ -65,7 +67,14 @@ def _table(model: type[BaseModel]) -> str:
     return "\n".join(rows)
 
 
+def report_schema() -> dict[str, Any]:
+    """The JSON schema of a line of `keyturn report --json`."""
+    described = ReportRow.model_json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **described}
+
+
 if __name__ == "__main__":
+    REPORT_FILE.write_text(json.dumps(report_schema(), indent=2) + "\n")
     FILE.write_text(json.dumps(schema(), indent=2) + "\n")
     POLICY_FILE.write_text(json.dumps(PolicyFile.model_json_schema(), indent=2) + "\n")
     POLICY_PAGE.write_text(rewritten(POLICY_PAGE.read_text()))

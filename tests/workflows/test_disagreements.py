@@ -1,7 +1,7 @@
 """A key that is due never ends quietly: a model's no against the evidence is asked again, and then a person decides."""
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ from keyturn.application.answers import AnswerRefused, answer
 from keyturn.application.outcomes import as_lines, as_object, exit_status
 from keyturn.application.requests import id_of
 from keyturn.application.rotations import outcome_of, rotate
-from keyturn.bulk.report_page import page_of
+from keyturn.bulk.findings import Findings
+from keyturn.bulk.report import items_of_run
 from keyturn.contracts import CredentialFacts
+from keyturn.jobs.listing import JobListing
 from keyturn.jobs.store import JobStore
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.rotations.contracts import Approval, Denial
@@ -148,10 +150,11 @@ async def test_in_a_run_such_keys_are_an_outcome_of_their_own_and_come_first_in_
         outcome = await (await started(place, run_id)).result()
         assert outcome.progress.outcomes == {"disagreement": 2, "job_created": 2, "not_specified": 36}
         run = await place.store.run(run_id, tenant_id=place.tenant)
-        page = await page_of(place.store, run, [place.catalogue.current(LINE)], place.encryption.decrypt)
-        rows = page[page.index("<tbody><tr><td>1</td>") :]
-        assert "disagreement" in rows[: rows.index("</tr>")]
-        assert "disagreements of rule and model" in page
+        findings = Findings([place.catalogue.current(LINE)], datetime.now(UTC), most=100)
+        jobs = JobListing(sqlite_engine)
+        async for item in items_of_run(place.store, run, place.encryption.decrypt, jobs=jobs):
+            findings.add(item)
+        assert [one.severity for one in findings.worst[:3]] == ["disagreement", "disagreement", "due"]
         waiting = await place.store.started_items(run_id, "disagreement", after=0, limit=10)
         for row in waiting:
             handle = temporal.get_workflow_handle(row["workflow_id"])

@@ -1,0 +1,190 @@
+"""What a run has found, by severity: what a report shows first, and what other tools are given."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, get_args
+
+from keyturn.bulk.report import Figures
+from keyturn.jobs.states import CLOSED, NEXT
+from keyturn.policy.line import PolicyLine, WhenOlder, WhenUnused
+
+Severity = Literal["compromised", "overdue", "disagreement", "due", "attention", "undecided", "unusable"]
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+# The outcomes of keys that are due by the gate.
+DUE = frozenset({"eligible", "started", "job_created", "waiting", "disagreement"})
+_UNDECIDED = frozenset({"failed", "rejected", "not_specified", "not_asked"})
+_NEXT: Mapping[str, str] = {
+    "eligible": "Its rotation starts when the run continues.",
+    "started": "Its rotation is in progress.",
+    "waiting": "It waits for an approver or operator: keyturn parked.",
+    "disagreement": "An approver reads rule and model beside the wording: keyturn approve or keyturn deny.",
+    "failed": "Run the same `keyturn bulk` again: it asks about what is open.",
+    "not_asked": "Run the same `keyturn bulk` again: it asks about what is open.",
+    "rejected": "The model's answer could not be proved: ask again, or let a person decide.",
+    "not_specified": "Policy and evidence do not decide it: add what is not known of the key.",
+    "attention": "Read the summary, and decide what to do with the account.",
+    "bad_row": "Correct the row in the inventory, and judge it again.",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A key that somebody should know of.
+
+    `overdue_days` is by how many whole days its date has passed, None if it has not, or its job is closed.
+    """
+
+    severity: Severity
+    line: int  # of the inventory
+    account_id: str | None
+    key_id: str | None
+    policy_lines: tuple[str, ...]
+    rotate_by: datetime | None
+    overdue_days: int | None
+    evidence: str
+    done: str
+    following: str
+
+    @property
+    def order(self) -> tuple[int, int, float, int]:
+        """The worst first: by severity, days overdue, date, and place in the inventory."""
+        due = self.rotate_by.timestamp() if self.rotate_by is not None else float("inf")
+        return SEVERITIES.index(self.severity), -(self.overdue_days or 0), due, self.line
+
+
+def finding_of(item: Mapping[str, Any], now: datetime) -> Finding | None:
+    """Return what is found of an item, as `items_of_run` yields it; None if nothing needs a look."""
+    outcome = item["outcome"] or "not_asked"
+    job_state = item["job_state"]
+    is_open = outcome in DUE and job_state not in {*CLOSED, "purged"}
+    overdue = (now - item["rotate_by"]).days if is_open and item["rotate_by"] and item["rotate_by"] < now else None
+    severity = _severity(item, outcome, overdue)
+    if severity is None:
+        return None
+    done = f"job {item['job_id']} {job_state or ''}".strip() if item["job_id"] else outcome.replace("_", " ")
+    following = NEXT.get(job_state or "", "") if item["job_id"] else _NEXT.get(outcome, "")
+    return Finding(
+        severity=severity,
+        line=item["line"],
+        account_id=item["account_id"],
+        key_id=item["key_id"],
+        policy_lines=tuple(item["policy_lines"] or ()),
+        rotate_by=item["rotate_by"],
+        overdue_days=overdue,
+        evidence=_evidence(item),
+        done=done,
+        following=following,
+    )
+
+
+def _severity(item: Mapping[str, Any], outcome: str, overdue: int | None) -> Severity | None:
+    if outcome in DUE:
+        if item["compromised"]:
+            return "compromised"
+        if outcome == "disagreement":
+            return "disagreement"
+        return "overdue" if overdue is not None else "due"
+    if outcome in _UNDECIDED:
+        return "undecided"
+    others: Mapping[str, Severity] = {"bad_row": "unusable", "attention": "attention"}
+    return others.get(outcome)
+
+
+def _evidence(item: Mapping[str, Any]) -> str:
+    parts = [item["explanation"] or (item["reason"] or "").replace("_", " ")] if item["outcome"] not in DUE else []
+    parts += [f"{item['age_days']:,} days old"] if item["age_days"] is not None else []
+    parts += [f"unused for {item['idle_days']:,} days"] if item["idle_days"] is not None else []
+    parts += ["exposed"] if item["compromised"] else []
+    parts += [f"seen by {item['source']} on {item['observed_at']:%Y-%m-%d}"] if item["observed_at"] else []
+    return "; ".join(part for part in parts if part)
+
+
+@dataclass
+class LineCounts:
+    """How many items a policy line covers, and what became of them under it. The four add up to all items."""
+
+    due: int = 0
+    not_due: int = 0
+    undecided: int = 0
+    not_covered: int = 0  # of another kind, or no usable row
+
+
+@dataclass
+class Findings:
+    """The findings of a run, the worst of each severity, and its counts; filled item by item.
+
+    Args:
+        lines: the policy lines of the run.
+        now: by when something is overdue.
+        most: how many findings of each severity are stored; the worst are.
+    """
+
+    lines: Sequence[PolicyLine]
+    now: datetime
+    most: int
+    figures: Figures = field(default_factory=Figures)
+    counts: Counter[Severity] = field(default_factory=Counter)
+    by_line: dict[str, LineCounts] = field(default_factory=dict)
+    quiet: Counter[tuple[str, str]] = field(default_factory=Counter)  # what needs no look, by outcome and reason
+    measured: dict[str, Counter[int]] = field(default_factory=dict)  # whole days, by what a line measures
+    due_of: dict[str, Counter[int]] = field(default_factory=dict)
+    models: Counter[str] = field(default_factory=Counter)
+    longest_overdue: int = 0
+    _found: dict[Severity, list[Finding]] = field(default_factory=dict)
+
+    def add(self, item: Mapping[str, Any]) -> Finding | None:
+        """Count an item; returns what is found of it."""
+        self.figures.add(item)
+        outcome = item["outcome"] or "not_asked"
+        finding = finding_of(item, self.now)
+        if item["model"]:
+            self.models[item["model"]] += 1
+        for line in self.lines:
+            self._count_line(line, item, outcome)
+        for quantity, days in (("age", item["age_days"]), ("unused", item["idle_days"])):
+            if days is not None:
+                self.measured.setdefault(quantity, Counter())[days] += 1
+                if outcome in DUE:
+                    self.due_of.setdefault(quantity, Counter())[days] += 1
+        if finding is None:
+            self.quiet[outcome, item["reason"] or ""] += 1
+            return None
+        self.counts[finding.severity] += 1
+        self.longest_overdue = max(self.longest_overdue, finding.overdue_days or 0)
+        found = self._found.setdefault(finding.severity, [])
+        found.append(finding)
+        if len(found) >= 2 * self.most:  # memory does not grow with the run
+            self._found[finding.severity] = self._worst_of(finding.severity)
+        return finding
+
+    @property
+    def worst(self) -> list[Finding]:
+        """The worst findings of each severity, the worst first."""
+        return [one for severity in SEVERITIES for one in self._worst_of(severity)]
+
+    @property
+    def total(self) -> int:
+        """All items."""
+        return sum(self.figures.outcomes.values())
+
+    def _worst_of(self, severity: Severity) -> list[Finding]:
+        return sorted(self._found.get(severity, ()), key=lambda one: one.order)[: self.most]
+
+    def _count_line(self, line: PolicyLine, item: Mapping[str, Any], outcome: str) -> None:
+        counts = self.by_line.setdefault(str(line.ref), LineCounts())
+        if item["kind"] not in line.applies_to:
+            counts.not_covered += 1
+        elif str(line.ref) in (item["policy_lines"] or ()) and outcome in DUE:
+            counts.due += 1
+        elif outcome in _UNDECIDED:
+            counts.undecided += 1
+        else:
+            counts.not_due += 1
+
+
+def limits_of(lines: Sequence[PolicyLine], quantity: str) -> list[int]:
+    """Return the numbers of days that lines allow of what they measure: `age` or `unused`."""
+    kind = WhenOlder if quantity == "age" else WhenUnused
+    return sorted({line.rule.days for line in lines if isinstance(line.rule, kind)})

@@ -1,0 +1,236 @@
+"""The report of a run: what comes first, what adds up, and what it weighs."""
+
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keyturn.bulk.comparison import compare
+from keyturn.bulk.findings import Finding, Findings, finding_of
+from keyturn.bulk.report import COLUMNS, ReportRow
+from keyturn.bulk.report_page import ROWS_SHOWN, method_of, render_page, summary_of
+from keyturn.bulk.sarif import WITHOUT_LINE, write_sarif
+from keyturn.bulk.store import Run
+from keyturn.policy.catalogue import Catalogue
+from keyturn.policy.line import PolicyLine
+from tests.support.record_schemas import REPORT_FILE, report_schema
+
+NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
+LINE = "CIS-AWS-4.0-1.14"
+
+
+def item(number: int = 1, **changed: Any) -> dict[str, Any]:
+    """A row of a report: a key that is due, with its job."""
+    row: dict[str, Any] = {}
+    row |= dict.fromkeys(COLUMNS)
+    row |= {
+        "line": number,
+        "account_id": f"acct_{number:05d}",
+        "key_id": f"AKIA{number:012d}",
+        "kind": "access_key",
+        "age_days": 120,
+        "decided_by": "model",
+        "outcome": "job_created",
+        "policy_lines": [f"{LINE}@1"],
+        "rotate_by": NOW + timedelta(days=1),
+        "job_id": f"job_{number:032d}",
+        "job_state": "open",
+        "observed_at": NOW - timedelta(days=1),
+        "source": "aws",
+        "model": "simulator-1",
+        "cost_usd": Decimal("0.001"),
+    }
+    return row | changed
+
+
+def quiet(number: int = 1, **changed: Any) -> dict[str, Any]:
+    """A key for which nothing is due."""
+    nothing: dict[str, Any] = {
+        "outcome": "nothing_due",
+        "reason": "inside_every_window",
+        "policy_lines": None,
+        "rotate_by": None,
+    }
+    nothing |= {
+        "job_id": None,
+        "job_state": None,
+        "age_days": 10,
+        "decided_by": "rule",
+        "model": None,
+        "cost_usd": None,
+    }
+    return item(number, **nothing | changed)
+
+
+@pytest.fixture
+def lines(catalogue: Catalogue) -> list[PolicyLine]:
+    return [catalogue.current(LINE), catalogue.current("P-7")]
+
+
+def run_of(lines: list[PolicyLine]) -> Run:
+    refs = tuple(line.ref for line in lines)
+    return Run(
+        "run-1", "default", "decide_rotation", "/estate/keys.csv", "sha256:ab", refs, None, "luna", "rule_and_model",
+        "v1:cd", "bulk:default:run-1", loaded=True, asks=6, created_at=NOW, ended_at=NOW + timedelta(minutes=3),
+    )  # fmt: skip
+
+
+def findings_of(lines: list[PolicyLine], items: Iterator[dict[str, Any]] | list[dict[str, Any]]) -> Findings:
+    findings = Findings(lines, NOW, most=ROWS_SHOWN)
+    for one in items:
+        findings.add(one)
+    return findings
+
+
+def test_the_worst_comes_first_whatever_the_order_of_the_file(lines: list[PolicyLine]) -> None:
+    """Compromised before overdue, the longest overdue before the others; what is done has no overdue days any more."""
+    late = NOW - timedelta(days=40)
+    findings = findings_of(
+        lines,
+        [
+            item(1),
+            item(2, rotate_by=NOW - timedelta(days=3)),
+            quiet(3),
+            item(4, rotate_by=late),
+            item(5, outcome="disagreement", job_id=None, job_state=None),
+            item(6, compromised=True),
+            item(7, rotate_by=late, job_state="done"),
+            item(8, outcome="bad_row", kind=None, key_id=None, policy_lines=None, rotate_by=None, job_id=None),
+            item(9, outcome="rejected", policy_lines=None, rotate_by=None, job_id=None, job_state=None),
+        ],
+    )
+    assert [(one.severity, one.line, one.overdue_days) for one in findings.worst] == [
+        ("compromised", 6, None),
+        ("overdue", 4, 40),
+        ("overdue", 2, 3),
+        ("disagreement", 5, None),
+        ("due", 7, None),
+        ("due", 1, None),
+        ("undecided", 9, None),
+        ("unusable", 8, None),
+    ]
+    assert summary_of(findings, None) == (
+        "Of 9 keys in the inventory, 6 must be rotated. 1 is compromised. 2 are past the date, the longest by 40 days. "
+        "5 jobs were created. 1 waits for a person's decision. 2 could not be decided or read."
+    )
+
+
+def test_each_lines_counts_add_up_to_the_inventory(lines: list[PolicyLine]) -> None:
+    """Due, not due, not decided and not covered, under each line."""
+    findings = findings_of(
+        lines,
+        [
+            item(1),
+            quiet(2),
+            quiet(3, kind="service_account_key"),
+            item(4, outcome="bad_row", kind=None),
+            item(5, outcome="rejected", policy_lines=None),
+        ],
+    )
+    totals = {ref: (one.due, one.not_due, one.undecided, one.not_covered) for ref, one in findings.by_line.items()}
+    assert totals == {f"{LINE}@1": (1, 1, 1, 2), "P-7@1": (0, 1, 0, 4)}
+    assert {sum(counts) for counts in totals.values()} == {findings.total}
+
+
+@pytest.mark.parametrize(
+    ("changed", "done", "following"),
+    [
+        ({}, "job job_1 open", "an executor claims it"),
+        ({"job_state": "grace"}, "job job_1 grace", "The old key is removed"),
+        ({"job_state": "done"}, "job job_1 done", "the old one is gone"),
+        ({"outcome": "waiting", "job_id": None, "job_state": None}, "waiting", "keyturn parked"),
+        ({"outcome": "disagreement", "job_id": None, "job_state": None}, "disagreement", "keyturn approve"),
+        ({"outcome": None, "job_id": None, "job_state": None}, "not asked", "it asks about what is open"),
+    ],
+)
+def test_each_finding_says_what_was_done_and_what_is_next(changed: dict[str, Any], done: str, following: str) -> None:
+    found = finding_of(item(1, job_id="job_1") | changed, NOW)
+    assert isinstance(found, Finding)
+    assert (found.done, following in found.following) == (done, True)
+    assert "120 days old" in found.evidence
+    assert "seen by aws on 2026-11-26" in found.evidence
+
+
+def test_a_page_of_fifty_thousand_keys_is_under_two_megabytes_and_says_what_it_leaves_out(
+    lines: list[PolicyLine],
+) -> None:
+    """The worst are on it; the rest is in the files."""
+    items = (item(n, rotate_by=NOW - timedelta(days=n % 97)) if n % 5 else quiet(n) for n in range(1, 50_001))
+    findings = findings_of(lines, items)
+    began = time.process_time()
+    page = render_page(run_of(lines), findings, facts=[])
+    assert len(page.encode()) < 2_000_000
+    assert time.process_time() - began < 10
+    assert f"{40_000 - 500 - 412:,} further findings" in page
+    assert page.count("overdue by 96 days") > 400, "those of the longest come first"
+    assert f"Due: {findings.counts['due']}" in page, "none hides another"
+    assert "Of 50,000 keys in the inventory, 40,000 must be rotated." in page
+
+
+def test_the_page_names_the_method_and_shows_what_each_line_measures(lines: list[PolicyLine]) -> None:
+    """Files and policies by digest, model, prompt, code and people; a chart of age for a line on age alone."""
+    findings = findings_of(lines, [item(1), quiet(2)])
+    facts = method_of(run_of(lines), findings, prompt_version="rotation_decision@2", code_version="0.1.0")
+    page = unescape(render_page(run_of(lines), findings, facts=facts))
+    for shown in ("/estate/keys.csv", "sha256:ab", "v1:cd", "simulator-1 (1)", "rotation_decision@2", "Keyturn 0.1.0"):
+        assert shown in page
+    assert "luna, tenant default" in page
+    assert "Ensure access keys are rotated every 90 days or less." in page
+    assert "Age of the keys in days" in page
+    assert "Days since the keys were last used" not in page
+    assert "90 days</text>" in page, "the limit of the line, and not its window"
+
+
+def test_what_an_exporter_wrote_is_text(lines: list[PolicyLine]) -> None:
+    hostile = '"><script>alert(1)</script>'
+    page = render_page(run_of(lines), findings_of(lines, [item(1, account_id=hostile, source=hostile)]), facts=[])
+    assert "<script" not in page
+
+
+def test_two_runs_are_compared_by_key(lines: list[PolicyLine]) -> None:
+    """New, gone and still due; on the page, too."""
+    earlier, now = {("a", "1"), ("a", "2"), ("b", "1")}, {("a", "2"), ("c", "9")}
+    comparison = compare("run-0", earlier, now)
+    assert (comparison.new, comparison.gone, comparison.still_open) == ((("c", "9"),), (("a", "1"), ("b", "1")), 1)
+    page = render_page(run_of(lines), findings_of(lines, [item(1)]), facts=[], comparison=comparison)
+    assert "Since run run-0, 1 is new, 2 gone, and 1 still due." in page
+    assert "<li>9 of c</li>" in page
+
+
+async def test_findings_are_written_as_sarif_with_stable_fingerprints(lines: list[PolicyLine]) -> None:
+    """Severity as level, the policy line as rule, the row as location; the same in a later run."""
+    found = [finding_of(one, NOW) for one in (item(1, compromised=True), item(2), item(3, outcome="bad_row"))]
+
+    async def coming() -> AsyncIterator[Finding]:
+        for one in found:
+            assert one is not None
+            yield one
+
+    async def written() -> dict[str, Any]:
+        parts: list[str] = []
+        await write_sarif(coming(), run_of(lines), lines, parts.append, version="0.1.0")
+        read: dict[str, Any] = json.loads("".join(parts))
+        return read
+
+    first, second = await written(), await written()
+    assert (first["version"], first) == ("2.1.0", second)
+    (run,) = first["runs"]
+    assert [one["level"] for one in run["results"]] == ["error", "warning", "note"]
+    assert [one["ruleId"] for one in run["results"]] == [f"{LINE}@1", f"{LINE}@1", f"{LINE}@1"]
+    assert {one["id"] for one in run["tool"]["driver"]["rules"]} == {f"{LINE}@1", "P-7@1", WITHOUT_LINE}
+    (place,) = run["results"][1]["locations"]
+    assert place["physicalLocation"]["region"] == {"startLine": 2}
+    assert len({one["partialFingerprints"]["keyturn/v1"] for one in run["results"]}) == 3
+
+
+def test_the_published_schema_of_a_row_is_the_codes() -> None:
+    """`make schemas` writes it."""
+    assert json.loads(REPORT_FILE.read_text()) == report_schema()
+    assert set(ReportRow.model_fields) == set(COLUMNS)
+    assert Path(REPORT_FILE).name == "report_row.json"
