@@ -19,6 +19,7 @@ from benchmarks import (
     gate,
     half_open,
     outage,
+    pages,
     scale,
     starts,
     workflows,
@@ -64,6 +65,13 @@ async def main() -> None:
             ),
             "drafts": lambda: drafts.measure(postgresql, drafts=15 if quick else 40),
             "scale": lambda: scale.measure(postgresql, sizes=(1_000, 3_000) if quick else (1_000, 10_000, 50_000)),
+            "pages": lambda: pages.measure(
+                postgresql,
+                rotations=1_000 if quick else 10_000,
+                waiting=200 if quick else 2_000,
+                keys=5_000 if quick else 50_000,
+                rounds=5 if quick else 15,
+            ),
             "outage": lambda: outage.measure(rounds=2 if quick else 7, calls=50 if quick else 200),
             "half_open": lambda: half_open.measure(postgresql, rounds=2 if quick else 7, reads=50 if quick else 300),
             "encryption": lambda: encryption.measure(

@@ -10,8 +10,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Query
+from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query
 from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 
 from keyturn.desk.decisions import Choice, decide_together
@@ -57,6 +58,9 @@ PROBLEMS = describe_problems(
 # One person has some pages open; a script that follows more is no person's page.
 STREAMS_A_PERSON = 300
 
+# For the description alone: who sends a request was found before, by a token, a session or a proxy's header.
+BEARER = HTTPBearer(auto_error=False, description="A token of KEYTURN_DESK_TOKENS; behind a proxy, the proxy's header.")
+
 Once = Callable[[Person, str, str | None, BaseModel, Any], Awaitable[JSONResponse]]
 WorkflowId = Annotated[str, Path(max_length=1_000, description="Workflow ID of the rotation.")]
 DraftId = Annotated[str, Path(max_length=256)]
@@ -68,7 +72,13 @@ Key = Annotated[
 
 def api(desk: Desk, settings: DeskSettings, idempotency: Idempotency) -> APIRouter:
     """Return the routes."""
-    router = APIRouter(prefix="/api/v1", responses=PROBLEMS, default_response_class=JSONResponse)
+    router = APIRouter(
+        prefix="/api/v1",
+        responses=PROBLEMS,
+        default_response_class=JSONResponse,
+        dependencies=[Depends(BEARER)],
+        generate_unique_id_function=lambda route: route.name,  # what a generated client calls it
+    )
 
     async def once(person: Person, operation: str, key: str | None, body: BaseModel, do: Any) -> JSONResponse:
         asked = body.model_dump(mode="json")
@@ -233,3 +243,19 @@ async def begin_draft(desk: Desk, person: Person, digest: str, asked: Mapping[st
     draft_id = f"draft:{desk.tenant}:{digest[:32]}"
     await desk.draft(person.name, draft_id, dict(asked) | {"trace_id": f"trace_{uuid.uuid4().hex}"})
     return draft_id
+
+
+def describe_keys_as_required(app: FastAPI) -> None:
+    """Have the description say that an `Idempotency-Key` is required: its absence is refused by us, and by name."""
+    describe = app.openapi
+
+    def description() -> dict[str, Any]:
+        described = describe()
+        for methods in described["paths"].values():
+            for operation in methods.values():
+                for parameter in operation.get("parameters", ()):
+                    if parameter["name"] == "Idempotency-Key":
+                        parameter |= {"required": True, "schema": {"type": "string", "maxLength": 1_000}}
+        return described
+
+    app.openapi = description  # type: ignore[method-assign]

@@ -6,7 +6,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from keyturn.application.answers import UPDATE_TIMEOUT
-from keyturn.desk.api import api
+from keyturn.desk.api import api, describe_keys_as_required
 from keyturn.desk.checks import MAX_BODY_BYTES, Checks
 from keyturn.desk.desk import Desk
 from keyturn.desk.idempotency import Idempotency
@@ -38,6 +38,7 @@ def desk_application(desk: Desk, engine: AsyncEngine, settings: DeskSettings, ke
         "Keyturn's desk", "May this key be rotated? Ask, watch the reply being drafted, stop it, approve.", refuse
     )
     app.include_router(api(desk, settings, idempotency))
+    describe_keys_as_required(app)
     ListPages(desk, rendering).add_to(app)
     pages.add_to(app)
     checks = Checks(settings, sign_in)

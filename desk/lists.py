@@ -18,6 +18,7 @@ from keyturn.application.rotation_lists import (
     count_waiting,
     list_rotations,
 )
+from keyturn.bulk.contracts import RunProgress
 from keyturn.bulk.store import BulkStore
 from keyturn.jobs.listing import JobFilter, JobListing, JobOrderBy
 from keyturn.jobs.states import OPEN
@@ -120,10 +121,14 @@ class Lists:
         return Page([{**row, "overdue_by_days": _overdue_days(row, now)} for row in page.rows], page.after)
 
     async def runs(self) -> Page:
-        """Return the newest runs, newest first, each with its `progress`."""
+        """Return the newest runs, newest first, each with its `progress`: as it is, or as it was at its end."""
         rows = await self._runs.runs(tenant_id=self._tenant, limit=RUNS_LISTED)
-        progress = await asyncio.gather(*(self._runs.progress(row["run_id"]) for row in rows))
-        return Page([{**row, "progress": one} for row, one in zip(rows, progress, strict=True)])
+        return Page([{**row, "progress": await self._progress_of(row)} for row in rows])
+
+    async def _progress_of(self, row: Row) -> RunProgress:
+        if row["figures"] is not None:
+            return RunProgress.model_validate(row["figures"])
+        return await self._runs.progress(row["run_id"])
 
     async def calls(self, *, status: str | None, task: str | None, after: str | None = None) -> Page:
         """Return a page of model calls, newest first; raises InvalidRequest."""

@@ -9,6 +9,7 @@ import os
 from pydantic import SecretStr
 
 from keyturn.client import JobsClient
+from keyturn.contracts import CredentialKind
 from keyturn.errors import JobStoreUnavailable
 from keyturn.jobs.contracts import ClaimedJob
 from keyturn.jobs.errors import JobClosed, StaleClaim
@@ -17,8 +18,22 @@ LEASE_SECONDS = 60  # a rotation here takes seconds; if this process dies, anoth
 IDLE_SECONDS = float(os.environ.get("IDLE_SECONDS", "5"))
 
 
+# What this worker can rotate. It claims nothing else: a job that nobody can execute stays for whoever can.
+KIND: CredentialKind = "service_account_key"
+
+
+class CannotRotate(Exception):
+    """This worker does not know how to rotate the credential; the reason closes the job, and a person sees it."""
+
+
 async def rotate(job: ClaimedJob) -> dict[str, str]:
-    """Rotate the credential: put your own system's call here. It may be called again, so begin by looking."""
+    """Rotate the credential: put your own system's call here. It may be called again, so begin by looking.
+
+    Raises:
+        CannotRotate: it is no credential of ours.
+    """
+    if job.credential_kind != KIND:
+        raise CannotRotate(f"this worker rotates a {KIND} and no {job.credential_kind}")
     await asyncio.sleep(0)
     return {"rotated_key": job.key_id, "by": "examples/worker.py"}
 
@@ -30,6 +45,9 @@ async def carry_out(jobs: JobsClient, job: ClaimedJob) -> None:
         evidence = await rotate(job)
         await jobs.complete(job, evidence=evidence)
         print(f"done {job.job_id}", flush=True)
+    except CannotRotate as refused:
+        await jobs.fail(job, reason=str(refused))
+        print(f"refused {job.job_id}: {refused}", flush=True)
     except (StaleClaim, JobClosed) as over:
         print(f"left {job.job_id}: {over}", flush=True)
 
@@ -40,7 +58,7 @@ async def main() -> None:
     async with JobsClient(os.environ.get("KEYTURN_JOBS_URL", "http://127.0.0.1:8403"), token) as jobs:
         while True:
             try:
-                job = await jobs.claim(lease_seconds=LEASE_SECONDS)
+                job = await jobs.claim(lease_seconds=LEASE_SECONDS, kind=KIND)
                 if job is not None:
                     await carry_out(jobs, job)
                     continue

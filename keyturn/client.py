@@ -16,6 +16,7 @@ import httpx
 from pydantic import SecretStr
 
 from keyturn.authorities import public_authorities
+from keyturn.contracts import CredentialKind
 from keyturn.errors import InvalidRequest, JobError, JobStoreUnavailable
 from keyturn.jobs.contracts import ClaimedJob
 from keyturn.jobs.errors import JobClosed, StaleClaim, StateRefused, UnknownJob
@@ -53,9 +54,17 @@ class JobsClient:
     ) -> None:
         await self._http.aclose()
 
-    async def claim(self, *, lease_seconds: float = 300) -> ClaimedJob | None:
-        """Claim the most urgent job for so long, from a second to a day; None if none is free."""
-        return await self._post("/jobs/claim", {"lease_seconds": lease_seconds})
+    async def claim(
+        self, *, lease_seconds: float = 300, kind: CredentialKind | None = None, account_id: str | None = None
+    ) -> ClaimedJob | None:
+        """Claim the most urgent job for so long, from a second to a day; None if none is free.
+
+        Args:
+            lease_seconds: how long, unless a heartbeat prolongs it.
+            kind: only a job for this kind of credential; None for any.
+            account_id: only a job of this account; None for any.
+        """
+        return await self._post("/jobs/claim", {"lease_seconds": lease_seconds, "kind": kind, "account_id": account_id})
 
     async def heartbeat(
         self,

@@ -81,7 +81,7 @@ async def _load_runs(engine: "AsyncEngine", tenant: str, limit: int) -> list[dic
     from keyturn.bulk.store import BulkStore
 
     rows = await BulkStore(engine).runs(tenant_id=tenant, limit=limit)
-    return [{name: value for name, value in row.items() if name != "question"} for row in rows]
+    return [{name: value for name, value in row.items() if name not in {"question", "figures"}} for row in rows]
 
 
 def _update_run(run_id: str, tenant: str, update: str, abandonment: Any) -> None:

@@ -15,11 +15,12 @@ from datetime import timedelta
 from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Depends, Path, Response
+from fastapi.security import HTTPBearer
 from pydantic import Field, SecretStr
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
-from keyturn.contracts import Contract, Reason
+from keyturn.contracts import AccountId, Contract, CredentialKind, Reason
 from keyturn.jobs.contracts import ClaimedJob, Evidence
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.states import ProgressState
@@ -51,9 +52,11 @@ JobEvidence = Annotated[
 
 
 class Claim(Contract):
-    """A request for the most urgent job that is free."""
+    """A request for the most urgent job that is free; of a kind and an account, if they are named."""
 
     lease_seconds: Lease = 300
+    kind: Annotated[CredentialKind | None, Field(description="Only a job for this kind of credential.")] = None
+    account_id: Annotated[AccountId | None, Field(description="Only a job of this account.")] = None
 
 
 class Heartbeat(Contract):
@@ -118,13 +121,26 @@ def jobs_application(claims: JobLeases, tokens: Mapping[str, SecretStr]) -> ASGI
 
 def jobs_router(claims: JobLeases) -> APIRouter:
     """Return the routes."""
-    router = APIRouter(prefix="/jobs", responses=PROBLEMS)
+    # For the description alone: `check` has found the caller by then.
+    bearer = HTTPBearer(auto_error=False, description="A token of KEYTURN_JOBS_TOKENS.")
+    router = APIRouter(
+        prefix="/jobs",
+        responses=PROBLEMS,
+        dependencies=[Depends(bearer)],
+        generate_unique_id_function=lambda route: route.name,
+    )
 
     @router.post("/claim", response_model=ClaimedJob, responses={204: {"description": "No job is free."}})
     async def claim(caller: _Caller, body: Claim | None = None) -> Any:
         """Claim the most urgent job that is free."""
-        lease = timedelta(seconds=(body or Claim()).lease_seconds)
-        job = await claims.claim_next(tenant_id=caller.tenant, owner=caller.owner, lease=lease)
+        wanted = body or Claim()
+        job = await claims.claim_next(
+            tenant_id=caller.tenant,
+            owner=caller.owner,
+            lease=timedelta(seconds=wanted.lease_seconds),
+            kind=wanted.kind,
+            account_id=wanted.account_id,
+        )
         return Response(status_code=204) if job is None else job
 
     @router.post("/{job_id}/heartbeat")

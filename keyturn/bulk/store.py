@@ -186,8 +186,10 @@ class BulkStore:
         return await self._rows(query)
 
     async def close_run(self, run_id: str, status: str) -> None:
-        """Say that a run has ended, and how."""
-        changed = update(bulk_runs).where(_runs.run_id == run_id).values(ended_at=datetime.now(UTC), ended=status)
+        """Say that a run has ended, how, and what has become of its items."""
+        figures = (await self.progress(run_id)).model_dump(mode="json")
+        values = {"ended_at": datetime.now(UTC), "ended": status, "figures": figures}
+        changed = update(bulk_runs).where(_runs.run_id == run_id).values(values)
         async with transaction(self._engine) as connection:
             await connection.execute(changed)
 

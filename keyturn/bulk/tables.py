@@ -25,6 +25,8 @@ bulk_runs = Table(
     Column("asks", Integer),
     Column("ended_at", Moment),
     Column("ended", String(16)),
+    # A RunProgress, as it was at the end.
+    Column("figures", JSON),
 )
 Index("ix_bulk_runs_tenant", bulk_runs.c.tenant_id, bulk_runs.c.created_at)
 

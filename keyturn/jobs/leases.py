@@ -49,18 +49,29 @@ class JobLeases:
         self._on_postgresql = engine.dialect.name == "postgresql"
         self._statements = _statements(self._on_postgresql)
 
-    async def claim_next(self, *, tenant_id: str, owner: str, lease: timedelta) -> ClaimedJob | None:
+    async def claim_next(
+        self,
+        *,
+        tenant_id: str,
+        owner: str,
+        lease: timedelta,
+        kind: CredentialKind | None = None,
+        account_id: str | None = None,
+    ) -> ClaimedJob | None:
         """Claim the tenant's most urgent job without a holder; None if there is none.
 
         Args:
             tenant_id: whose jobs.
             owner: the claiming executor, for the audit trail.
             lease: for how long, from a second to a day; `heartbeat` prolongs it.
+            kind: only a job for this kind of credential; None for any.
+            account_id: only a job of this account; None for any.
 
         Raises:
             JobStoreUnavailable: the database did not answer. If it committed, the job is free again after the lease.
         """
         parameters = {"this_tenant": tenant_id, "this_owner": owner, "this_lease": self._span(lease)}
+        parameters |= {"this_kind": kind, "this_account": account_id}
         row = await self._change(self._statements.claim_next, parameters, "claimed", owner, _lease_parameters(lease))
         return None if row is None else _claimed_job(row)
 
@@ -266,6 +277,12 @@ def _free(on_postgresql: bool) -> ColumnElement[bool]:
     return and_(_mine(), or_(_jobs.lease_until.is_(None), _jobs.lease_until < now))
 
 
+def _wanted() -> ColumnElement[bool]:
+    """What a claimer can execute: a kind and an account, where it names them."""
+    kind, account = (bindparam(name, type_=String) for name in ("this_kind", "this_account"))
+    return and_(or_(kind.is_(None), _jobs.credential_kind == kind), or_(account.is_(None), _jobs.account_id == account))
+
+
 def _until(on_postgresql: bool) -> ColumnElement[Any]:
     """The end of a lease that starts now; none, if it has no length."""
     lease = bindparam("this_lease", type_=Interval() if on_postgresql else String())
@@ -331,7 +348,7 @@ def _statements(on_postgresql: bool) -> _Statements:
         return _Change(alone, select(changed).add_cte(audit_of(changed)))
 
     free = _free(on_postgresql)
-    following = _urgent(select(_jobs.job_id).where(free)).limit(1)
+    following = _urgent(select(_jobs.job_id).where(free, _wanted())).limit(1)
     if on_postgresql:
         following = following.with_for_update(skip_locked=True)
     mine = _mine() & (_jobs.lease_owner == bindparam("this_owner", type_=String))

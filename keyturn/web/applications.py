@@ -1,7 +1,7 @@
 """Applications whose every error is answered by problem details (RFC 9457)."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -11,7 +11,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from keyturn.web.guard import HEALTH, Guard
-from keyturn.web.problems import Refuse, Refused, exception_handlers, refuse_with_problem, refused_field
+from keyturn.web.problems import Problem, Refuse, Refused, exception_handlers, refuse_with_problem, refused_field
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -53,6 +53,14 @@ def described_application(title: str, summary: str, refuse: Refuse = refuse_with
         | {RequestValidationError: respond_invalid, 400: respond_unreadable},
     )
     app.add_route(HEALTH, healthz, include_in_schema=False)
+    describe = app.openapi
+
+    def description() -> dict[str, Any]:
+        described = describe()
+        described["components"]["schemas"].setdefault("Problem", Problem.model_json_schema())
+        return described
+
+    app.openapi = description  # type: ignore[method-assign]
     return app
 
 

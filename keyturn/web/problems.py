@@ -109,7 +109,8 @@ def problem_of(refused: Refused) -> dict[str, Any]:
 
 def describe_problems(meanings: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
     """Return refusals by status, with what each means, as OpenAPI describes responses."""
-    content = {PROBLEM_TYPE: {"schema": Problem.model_json_schema()}}
+    # By reference: a generator of clients makes one class of it, and not one for each route and status.
+    content = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {status: {"description": meaning, "content": content} for status, meaning in meanings.items()}
 
 
