@@ -32,8 +32,16 @@ def known_variables(desk: type[BaseSettings]) -> set[str]:
     from keyturn.workers.codec_settings import CodecSettings
     from keyturn.workers.executor_settings import ExecutorSettings
     from keyturn.workers.jobs_settings import JobsSettings
+    from keyturn.workers.retention_settings import RetentionSettings
 
-    classes: Sequence[type[BaseSettings]] = (Settings, desk, ExecutorSettings, JobsSettings, CodecSettings)
+    classes: Sequence[type[BaseSettings]] = (
+        Settings,
+        RetentionSettings,
+        desk,
+        ExecutorSettings,
+        JobsSettings,
+        CodecSettings,
+    )
     classes = [*classes, *(channel.settings for channel in load_channels().values())]
     names = {field.alias for one in classes for field in one.model_fields.values() if field.alias}
     providers = load_providers().values()
@@ -41,7 +49,7 @@ def known_variables(desk: type[BaseSettings]) -> set[str]:
 
 
 # Variables that options of commands read.
-OF_COMMANDS = ("KEYTURN_USER", "KEYTURN_TENANT")
+OF_COMMANDS = ("KEYTURN_USER", "KEYTURN_TENANT", "KEYTURN_EXPORT_KEY")
 
 
 async def files_of_secrets() -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from datetime import UTC, datetime
 
 import structlog
 
@@ -10,6 +11,7 @@ from keyturn.errors import JobStoreUnavailable
 from keyturn.jobs.leases import JobLeases
 from keyturn.key_use import LIMIT, REPLACE, KeyUse, keys_to_replace
 from keyturn.keyring import Keyring
+from keyturn.retention import Retention, RetentionStore
 from keyturn.workers.metrics import JobMetrics
 
 _log = structlog.get_logger("keyturn.worker")
@@ -38,6 +40,16 @@ async def count_encryptions(keyring: Keyring, use: KeyUse) -> None:
             for key_id in keys_to_replace(totals):
                 _log.warning("payload_key_worn", key_id=key_id, encryptions=totals[key_id], limit=LIMIT, hint=REPLACE)
         await asyncio.sleep(KEY_USE_SECONDS)
+
+
+async def delete_expired(store: RetentionStore, retention: Retention) -> None:
+    """Delete what is older than its retention, now and once a day."""
+    while True:
+        with contextlib.suppress(JobStoreUnavailable):  # again tomorrow
+            deleted = await store.delete(retention.limits(datetime.now(UTC)))
+            if any(deleted.values()):
+                _log.info("records_deleted", deleted=dict(deleted))
+        await asyncio.sleep(86_400)
 
 
 async def count_jobs(leases: JobLeases, metrics: JobMetrics) -> None:

@@ -50,16 +50,18 @@ from keyturn.llm.outages import Outages
 from keyturn.llm.routing import Target
 from keyturn.llm.wire import Usage
 from keyturn.policy.catalogue import Catalogue
+from keyturn.retention import RetentionStore
 from keyturn.tasks.registry import load_tasks
 from keyturn.workers.builds import build_id_of
 from keyturn.workers.bulk import BulkRunActivities, bulk_workers, run_encryption
 from keyturn.workers.deliveries import DeliveryStarts, ReceiverDeliveries, abandon_old_deliveries, open_receivers, sweep
 from keyturn.workers.metrics import CallMetrics, JobMetrics
 from keyturn.workers.monitoring import Monitoring, temporal_answers
+from keyturn.workers.retention_settings import load_retention_settings
 from keyturn.workers.run_rotations import RunRotations
 from keyturn.workers.settings import Settings
 from keyturn.workers.tracing import provider_names, span_recorder
-from keyturn.workers.upkeep import count_encryptions, count_jobs, forget_expired
+from keyturn.workers.upkeep import count_encryptions, count_jobs, delete_expired, forget_expired
 from keyturn.workflows.identity import rotation_ids_of
 from keyturn.workflows.registry import OF_DELIVERIES, OF_WORKERS
 
@@ -122,7 +124,11 @@ async def open_boundary(settings: Settings) -> AsyncIterator[WorkerContext]:
         registry = CollectorRegistry()
         counting = count_jobs(JobLeases(engine), JobMetrics(registry))
         key_use = count_encryptions(settings.keyring, KeyUse(engine))
-        for background in (spend.watch(), forget_expired(SqlCache(engine)), counting, key_use):
+        backgrounds = [spend.watch(), forget_expired(SqlCache(engine)), counting, key_use]
+        retained = load_retention_settings()
+        if retained.retention == "on":
+            backgrounds.append(delete_expired(RetentionStore(engine), retained.limits()))
+        for background in backgrounds:
             parts.callback(asyncio.create_task(background).cancel)
         metrics = CallMetrics(registry, spent_today=lambda: float(spend.today_usd))
         for task in load_tasks():

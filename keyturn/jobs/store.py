@@ -48,7 +48,7 @@ from keyturn.jobs.rows import (
     moment_in_words,
     stricter_columns,
 )
-from keyturn.jobs.states import CLOSED, OPEN
+from keyturn.jobs.states import OPEN
 from keyturn.jobs.tables import URGENT, job_audit, outbox, rotation_events, rotation_jobs
 from keyturn.rotations.contracts import JobOrder, RotationEvent
 from keyturn.rotations.outcomes import RotationJob
@@ -220,26 +220,6 @@ class JobStore:
         )
         async with transaction(self._engine) as connection:
             return [dict(row) for row in (await connection.execute(query)).mappings()]
-
-    async def purge_closed(self, *, before: datetime) -> int:
-        """Empty closed jobs made before `before`, with their audit and outbox rows; returns how many.
-
-        The row stays with its idempotency key (and so the ids in it) and fingerprint: the tombstone that still refuses
-        a second job.
-        """
-        old = (rotation_jobs.c.status.in_(CLOSED), rotation_jobs.c.created_at < before)
-        keep = {"job_id", "tenant_id", "idempotency_key", "fingerprint", "status", "created_at", "fence", "lease_token"}
-        keep |= {"priority", "merged_into"}
-        emptied: dict[str, Any] = {column.name: None for column in rotation_jobs.c if column.name not in keep}
-        async with transaction(self._engine) as connection:
-            ids = select(rotation_jobs.c.job_id).where(*old)
-            # Children first: should the process die in between on a database without BEGIN, the next run continues.
-            await connection.execute(update(outbox).where(outbox.c.job_id.in_(ids)).values(payload={}))
-            await connection.execute(
-                update(job_audit).where(job_audit.c.job_id.in_(ids)).values(actor="purged", detail={})
-            )
-            done = await connection.execute(update(rotation_jobs).where(*old).values(status="purged", **emptied))
-            return done.rowcount
 
     async def _insert(self, connection: AsyncConnection, row: Mapping[str, Any]) -> bool:
         """Insert job, audit row and outbox row; False, and nothing is written, if a unique index refuses the job."""

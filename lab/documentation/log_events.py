@@ -66,6 +66,7 @@ MEANINGS = {
     "model_call": "A call ended: its record, without question and answer.",
     "no_build_id": "In production without a build, rotations do not stay with the code that started them.",
     "outages_not_shared": "Redis did not answer: the worker knows of its own outages alone.",
+    "records_deleted": "Records older than their retention were deleted, once a day.",
     "payload_key_worn": "A payload key has encrypted so often that it is to be replaced.",
     "payloads_decoded": "An operator decrypted payloads: who, of which namespace, and their digests.",
     "price_unknown": "A model of a route has no price: its cost is unknown, and no cap applies.",

@@ -18,11 +18,13 @@ from keyturn.workers.codec_settings import CodecSettings
 from keyturn.workers.executor_settings import ExecutorSettings
 from keyturn.workers.jobs_settings import JobsSettings
 from keyturn.workers.local_settings import LocalSettings
+from keyturn.workers.retention_settings import RetentionSettings
 from keyturn.workers.settings import Settings
 
 # By the process that reads them.
 MODELS: dict[str, tuple[type[BaseSettings], str]] = {
     "Worker": (Settings, "`keyturn worker` reads them at start, and reports every fault at once."),
+    "Retention": (RetentionSettings, "Workers and `keyturn retention` read them."),
     "Executor": (ExecutorSettings, "`keyturn executor` also reads the settings that are common to all processes."),
     "Support desk": (DeskSettings, "`keyturn desk` also reads the settings that are common to all processes."),
     "Jobs API": (JobsSettings, "`keyturn jobs serve` also reads the settings that are common to all processes."),

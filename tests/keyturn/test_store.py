@@ -178,24 +178,6 @@ async def test_tenants_do_not_see_each_other(store: JobStore) -> None:
     assert [job["job_id"] for job in await store.jobs(tenant_id="default", limit=10)] == [ours.job_id]
 
 
-async def test_a_purged_job_still_refuses_a_second_one(store: JobStore, engine: AsyncEngine) -> None:
-    """Purging empties the row of users and accounts and leaves the tombstone of its key."""
-    ordered = order(credential=facts(key_id="key_1"), user_id="luna")
-    first = await store.create_once(ordered, idempotency_key=KEY, fence=1)
-    tomorrow = datetime.now(UTC) + timedelta(days=1)
-    assert await store.purge_closed(before=tomorrow) == 0  # an open job is never purged
-    async with engine.begin() as connection:
-        await connection.execute(update(rotation_jobs).values(status="done"))
-    assert await store.purge_closed(before=tomorrow) == 1
-    [row] = await store.jobs(tenant_id="default", limit=10)
-    assert row["status"] == "purged"
-    assert "luna" not in str(row)
-    assert "acct_10234" not in str({**row, "idempotency_key": None})
-    again = await store.create_once(ordered, idempotency_key=KEY, fence=1)
-    assert again == RotationJob(job_id=first.job_id, created=False)
-    assert (await counts(engine))[0] == 1
-
-
 async def test_times_come_back_in_utc(store: JobStore) -> None:
     """Also from SQLite, which keeps no time zone."""
     ordered = order(credential=facts(key_id="key_1"))

@@ -737,3 +737,38 @@ async def test_any_task_can_be_asked_once_from_a_terminal(
         rejected = await terminal.run("ask", task, stdin=changed.replace("paid", "payed"), **settings)
         assert rejected.returncode == 3, rejected.stderr
         assert json_of(rejected)["verdict"]["reason"] == "malformed_answer"
+
+
+async def test_records_are_counted_before_they_are_deleted(terminal: Terminal, simulated: SimulatorControl) -> None:
+    """Each kind with its days; nothing goes without being asked for, and a wrong setting is named."""
+    await terminal.rotate("--stale")
+    counted = await terminal.run("retention", KEYTURN_RETAIN_RUNS_DAYS="0")
+    assert counted.returncode == 0, counted.stderr
+    assert [line.split()[0] for line in counted.stdout.splitlines()] == ["calls", "events", "jobs", "runs"]
+    assert "stored for 400 days" in counted.stdout
+    assert "runs      stored for ever" in counted.stdout
+    assert json_of(await terminal.run("retention", "--delete", "--json"))["deleted"]["jobs"] == 0
+    wrong = await terminal.run("retention", KEYTURN_RETAIN_CALLS_DAYS="-1")
+    assert (wrong.returncode, "KEYTURN_RETAIN_CALLS_DAYS" in wrong.stderr) == (1, True)
+
+
+async def test_the_audit_trail_is_exported_and_verified_by_command(
+    terminal: Terminal, simulated: SimulatorControl
+) -> None:
+    """With a key of its own; a file that was changed is refused, and says where."""
+    made = json_of(await terminal.rotate("--stale"))
+    printed = (await terminal.run("export", "key")).stdout
+    signing = printed.splitlines()[0].partition("=")[2]
+    public = printed.splitlines()[1].rpartition(" ")[2]
+    unset = await terminal.run("export", "audit", "audit.jsonl")
+    assert (unset.returncode, "KEYTURN_EXPORT_KEY is not set" in unset.stderr) == (1, True)
+    written = await terminal.run("export", "audit", "audit.jsonl", KEYTURN_EXPORT_KEY=signing)
+    assert written.returncode == 0, written.stderr
+    file = terminal.folder / "audit.jsonl"
+    assert made["job_id"] in file.read_text()
+    assert signing not in file.read_text() + written.stderr
+    valid = await terminal.run("export", "verify", "audit.jsonl", "--public-key", public)
+    assert (valid.returncode, valid.stdout.startswith("valid: ")) == (0, True)
+    file.write_text(file.read_text().replace('"created"', '"approved"', 1))
+    changed = await terminal.run("export", "verify", "audit.jsonl")
+    assert (changed.returncode, "was changed, left out or moved" in changed.stderr) == (1, True)

@@ -1,0 +1,112 @@
+"""How long records are stored: what is older than its retention is deleted, a batch at a time.
+
+A closed job is emptied and not deleted: its row is the tombstone that refuses a second job for its key.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal, get_args
+
+from sqlalchemy import ColumnElement, Table, delete, func, select, update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from keyturn.bulk.tables import bulk_batches, bulk_items, bulk_runs
+from keyturn.database import transaction
+from keyturn.jobs.states import CLOSED
+from keyturn.jobs.tables import job_audit, outbox, rotation_events, rotation_jobs
+from keyturn.ledger.tables import call_records
+
+RecordKind = Literal["calls", "events", "jobs", "runs"]
+RECORD_KINDS: tuple[RecordKind, ...] = get_args(RecordKind)
+BATCH = 2_000  # rows a transaction: some 100 ms, in which no other waits for long
+# What a purged job keeps: that it was there, and what refuses another one.
+_TOMBSTONE = {
+    "job_id", "tenant_id", "idempotency_key", "fingerprint", "status", "created_at", "closed_at", "fence",
+    "lease_token", "priority", "merged_into",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Retention:
+    """How many days records of each kind are stored; None for ever.
+
+    Args:
+        calls: model calls, from the call.
+        events: what happened to rotations (parked, approved, denied), from the event.
+        jobs: closed jobs with their audit trails and messages, from their end.
+        runs: bulk runs with their items, from their end.
+    """
+
+    calls: int | None = None
+    events: int | None = None
+    jobs: int | None = None
+    runs: int | None = None
+
+    def limits(self, now: datetime) -> Mapping[RecordKind, datetime]:
+        """Return before when records of each kind are expired; kinds that are stored for ever are left out."""
+        days = {kind: getattr(self, kind) for kind in RECORD_KINDS}
+        return {kind: now - timedelta(days=count) for kind, count in days.items() if count is not None}
+
+
+class RetentionStore:
+    """The records in the database behind `engine`. Everything raises JobStoreUnavailable if that does not answer."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def count(self, limits: Mapping[RecordKind, datetime]) -> Mapping[RecordKind, int]:
+        """Return how many records of each kind are older than its limit."""
+        found: dict[RecordKind, int] = {}
+        async with transaction(self._engine) as connection:
+            for kind, before in limits.items():
+                table, expired = _expired(kind, before)
+                query = select(func.count()).select_from(table).where(expired)
+                found[kind] = int((await connection.execute(query)).scalar_one())
+        return found
+
+    async def delete(self, limits: Mapping[RecordKind, datetime]) -> Mapping[RecordKind, int]:
+        """Delete what is older than its limit, and empty closed jobs; returns how many records of each kind."""
+        return {kind: await self._delete_all(kind, before) for kind, before in limits.items()}
+
+    async def _delete_all(self, kind: RecordKind, before: datetime) -> int:
+        total = 0
+        while deleted := await self._delete_batch(kind, before):
+            total += deleted
+        return total
+
+    async def _delete_batch(self, kind: RecordKind, before: datetime) -> int:
+        table, expired = _expired(kind, before)
+        (key,) = table.primary_key
+        async with transaction(self._engine, whole=True) as connection:
+            rows = await connection.execute(select(key).where(expired).limit(BATCH if kind != "runs" else 1))
+            ids = [row[0] for row in rows]
+            if not ids:
+                return 0
+            if kind == "jobs":
+                await connection.execute(update(outbox).where(outbox.c.job_id.in_(ids)).values(payload={}))
+                await connection.execute(
+                    update(job_audit).where(job_audit.c.job_id.in_(ids)).values(actor="purged", detail={})
+                )
+                emptied = {column.name: None for column in rotation_jobs.c if column.name not in _TOMBSTONE}
+                changed = update(rotation_jobs).where(rotation_jobs.c.job_id.in_(ids))
+                await connection.execute(changed.values(status="purged", **emptied))
+                return len(ids)
+            if kind == "runs":  # one at a time: its items may be a hundred thousand
+                for part in (bulk_items, bulk_batches):
+                    await connection.execute(delete(part).where(part.c.run_id.in_(ids)))
+            await connection.execute(delete(table).where(key.in_(ids)))
+        return len(ids)
+
+
+def _expired(kind: RecordKind, before: datetime) -> tuple[Table, ColumnElement[bool]]:
+    match kind:
+        case "calls":
+            return call_records, call_records.c.called_at < before
+        case "events":
+            return rotation_events, rotation_events.c.at < before
+        case "jobs":
+            closed = rotation_jobs.c.status.in_(CLOSED) & (rotation_jobs.c.closed_at < before)
+            return rotation_jobs, closed
+        case "runs":
+            return bulk_runs, bulk_runs.c.ended_at < before

@@ -1,0 +1,54 @@
+"""How long records are stored, from the environment."""
+
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings
+
+from keyturn.errors import SettingsInvalid
+from keyturn.retention import Retention
+from keyturn.settings import SETTINGS_FROM_ENVIRONMENT, field_faults
+
+# A year that an audit looks at, and the month in which it does so.
+DEFAULT_DAYS = 400
+
+
+def _days(kind: str, what: str) -> int:
+    default: int = Field(
+        default=DEFAULT_DAYS,
+        ge=0,
+        le=36_500,
+        alias=f"KEYTURN_RETAIN_{kind}_DAYS",
+        description=f"Days that {what}; 0 for ever.",
+    )
+    return default
+
+
+class RetentionSettings(BaseSettings):
+    """How long records are stored. The field's alias is the variable's name."""
+
+    model_config = SETTINGS_FROM_ENVIRONMENT
+
+    retention: Literal["on", "off"] = Field(
+        default="off",
+        alias="KEYTURN_RETENTION",
+        description="Whether workers delete expired records once a day; `keyturn retention --delete` does so by hand.",
+    )
+    calls: int = _days("CALLS", "model calls are stored")
+    events: int = _days("EVENTS", "what happened to rotations (parked, approved, denied) is stored")
+    jobs: int = _days("JOBS", "closed jobs with their audit trails are stored; a tombstone stays")
+    runs: int = _days("RUNS", "bulk runs with their items are stored after they ended")
+
+    def limits(self) -> Retention:
+        """Return the retention; a kind of 0 days is stored for ever."""
+        return Retention(
+            calls=self.calls or None, events=self.events or None, jobs=self.jobs or None, runs=self.runs or None
+        )
+
+
+def load_retention_settings() -> RetentionSettings:
+    """Return the settings; raises SettingsInvalid with every fault."""
+    try:
+        return RetentionSettings()
+    except ValidationError as error:
+        raise SettingsInvalid("\n".join(field_faults(error))) from None
