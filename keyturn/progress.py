@@ -14,7 +14,13 @@ _SAID = {
     "settling": "waiting for rotations",
 }
 # The outcomes that are nouns; the others, such as `not eligible`, have no plural.
-_PLURALS = {"job_created": "jobs created", "disagreement": "disagreements", "bad_row": "bad rows"}
+_PLURALS = {
+    "job_created": "jobs created",
+    "disagreement": "disagreements",
+    "bad_row": "bad rows",
+    "job_exists": "already have a job",
+}
+_SINGULARS = {"job_exists": "already has a job"}
 _CLEAR = "\r\x1b[2K"  # to the start of the line, and erase it: ECMA-48, EL
 PRINT_EVERY = 10.0  # seconds between lines in a log; a terminal's line is written anew each time
 
@@ -111,4 +117,4 @@ def summary_of(progress: RunProgress) -> str:
 
 def outcome_in_words(name: str, count: int) -> str:
     """Return an outcome's name as it stands behind its count: `1 job created`, `3 jobs created`."""
-    return (_PLURALS.get(name) if count != 1 else None) or name.replace("_", " ")
+    return (_SINGULARS if count == 1 else _PLURALS).get(name, name.replace("_", " "))

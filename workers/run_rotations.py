@@ -6,9 +6,12 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from keyturn.application.connection import TemporalUnreachable
 from keyturn.application.encryption import names_of
+from keyturn.application.rotations import outcome_of
 from keyturn.application.runs import BULK_PRIORITY
+from keyturn.bulk.pages import RotationEnd
+from keyturn.jobs.errors import OpenJobExists
 from keyturn.rotations.contracts import RotationRequest
-from keyturn.rotations.outcomes import CompletedOutcome
+from keyturn.rotations.outcomes import CompletedOutcome, Failed
 from keyturn.workflows.bulk import DUE_QUEUE
 from keyturn.workflows.identity import workflow_id_of
 from keyturn.workflows.rotation import RotationWorkflow
@@ -45,7 +48,7 @@ class RunRotations:
             raise TemporalUnreachable(f"the rotation was not started: {error.status.name.lower()}") from None
         return workflow_id
 
-    async def look(self, workflow_id: str) -> str | None:
+    async def look(self, workflow_id: str) -> RotationEnd | None:
         """Return how a rotation ended, `waiting` or `disagreement` if it waits for a person, None if it is in progress.
 
         A rotation that Temporal has forgotten created no job, or its row would have been found: it is `failed`.
@@ -56,15 +59,19 @@ class RunRotations:
             description = await handle.describe()
             if description.status is WorkflowExecutionStatus.RUNNING:
                 kind = description.typed_search_attributes.get(PARKED)
-                return kind if kind in {None, DISAGREEMENT} else "waiting"
-            if description.status is WorkflowExecutionStatus.COMPLETED:
-                return (await handle.result()).status
+                return None if kind is None else RotationEnd(kind if kind == DISAGREEMENT else "waiting")
+            if description.status is not WorkflowExecutionStatus.COMPLETED:
+                outcome = await outcome_of(handle)
+                if isinstance(outcome, Failed):
+                    exists = outcome.kind == OpenJobExists.kind
+                    return RotationEnd("job_exists" if exists else "failed", outcome.kind, outcome.hint)
+                return RotationEnd("failed", outcome.status)
+            return RotationEnd((await handle.result()).status)
         except WorkflowFailureError:
-            return "failed"
+            return RotationEnd("failed")
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
-                return "failed"
+                return RotationEnd("failed")
             raise TemporalUnreachable(
                 f"the status of a rotation could not be read: {error.status.name.lower()}"
             ) from None
-        return "failed"

@@ -9,15 +9,17 @@ from typing import Any, Literal, get_args
 from keyturn.bulk.report import Figures
 from keyturn.jobs.states import CLOSED, NEXT
 from keyturn.policy.line import PolicyLine, WhenOlder, WhenUnused
+from keyturn.progress import outcome_in_words
 
 Severity = Literal["compromised", "overdue", "disagreement", "due", "attention", "undecided", "unusable"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 # The outcomes of keys that are due by the gate.
-DUE = frozenset({"eligible", "started", "job_created", "waiting", "disagreement"})
+DUE = frozenset({"eligible", "started", "job_created", "waiting", "disagreement", "job_exists"})
 _UNDECIDED = frozenset({"failed", "rejected", "not_specified", "not_asked"})
 _NEXT: Mapping[str, str] = {
     "eligible": "Its rotation starts when the run continues.",
     "started": "Its rotation is in progress.",
+    "job_exists": "Its job under another policy line goes on.",
     "waiting": "It waits for an approver or operator: keyturn parked.",
     "disagreement": "An approver reads rule and model beside the wording: keyturn approve or keyturn deny.",
     "failed": "Run the same `keyturn bulk` again: it asks about what is open.",
@@ -63,7 +65,7 @@ def finding_of(item: Mapping[str, Any], now: datetime) -> Finding | None:
     severity = _severity(item, outcome, overdue)
     if severity is None:
         return None
-    done = f"job {item['job_id']} {job_state or ''}".strip() if item["job_id"] else outcome.replace("_", " ")
+    done = f"job {item['job_id']} {job_state or ''}".strip() if item["job_id"] else outcome_in_words(outcome, 1)
     following = NEXT.get(job_state or "", "") if item["job_id"] else _NEXT.get(outcome, "")
     return Finding(
         severity=severity,
@@ -93,7 +95,8 @@ def _severity(item: Mapping[str, Any], outcome: str, overdue: int | None) -> Sev
 
 
 def _evidence(item: Mapping[str, Any]) -> str:
-    parts = [item["explanation"] or (item["reason"] or "").replace("_", " ")] if item["outcome"] not in DUE else []
+    says = item["outcome"] not in DUE or item["outcome"] == "job_exists"
+    parts = [item["explanation"] or (item["reason"] or "").replace("_", " ")] if says else []
     parts += [f"{item['age_days']:,} days old"] if item["age_days"] is not None else []
     parts += [f"unused for {item['idle_days']:,} days"] if item["idle_days"] is not None else []
     parts += ["exposed"] if item["compromised"] else []

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from keyturn.bulk.contracts import BulkPage, PageResult, RunResult
 from keyturn.bulk.store import OPEN, PICO, WAITING, BulkStore, Run
@@ -65,6 +65,14 @@ class Encryption(Protocol):
     def decrypt(self, run_id: str, encrypted: str) -> str: ...  # noqa: D102
 
 
+class RotationEnd(NamedTuple):
+    """What became of a rotation that a run started: an outcome of items, and why."""
+
+    outcome: str
+    reason: str | None = None
+    explanation: str | None = None
+
+
 class Rotations(Protocol):
     """Starts rotations and looks up their status."""
 
@@ -72,7 +80,7 @@ class Rotations(Protocol):
         """Start the rotation of `request`, unless it runs; returns its workflow id. Raises a KeyturnError."""
         ...
 
-    async def look(self, workflow_id: str) -> str | None:
+    async def look(self, workflow_id: str) -> RotationEnd | None:
         """Return how a rotation ended, one of WAITING if it waits for a person, None if it is in progress."""
         ...
 
@@ -132,14 +140,16 @@ class BulkJudge:
             after = rows[-1]["ordinal"]
             turns = asyncio.Semaphore(LOOKED_AT_ONCE)
 
-            async def look(row: Mapping[str, Any], turns: asyncio.Semaphore = turns) -> tuple[int, str | None]:
+            async def look(row: Mapping[str, Any], turns: asyncio.Semaphore = turns) -> tuple[int, RotationEnd | None]:
                 async with turns:
                     return row["ordinal"], await self.rotations.look(row["workflow_id"])
 
             looked = await asyncio.gather(*map(look, rows))
             # A rotation that created its job is found by the job's row, now or with the next look.
-            same = {None, "job_created", outcome}
-            ended = [{"ordinal": at, "outcome": result} for at, result in looked if result not in same]
+            same = {"job_created", outcome}
+            ended = [
+                {"ordinal": at, **end._asdict()} for at, end in looked if end is not None and end.outcome not in same
+            ]
             await self.store.store_verdicts(run_id, ended, over=[outcome])
             left += len(looked) - len(ended)
         return left

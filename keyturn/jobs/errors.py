@@ -22,10 +22,14 @@ class OrderOfAnother(JobError):
 
 
 class OpenJobExists(JobError):
-    """The credential already has an open rotation job."""
+    """The credential already has an open rotation job; the hint names it."""
 
     kind = "open_job_exists"
     hint = "Look at it with `keyturn jobs`: this credential's rotation is already under way."
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"the credential already has the open job {job_id}")
+        self.hint = f"The key already has the job {job_id}: `keyturn status {job_id}` shows what it is at."
 
 
 class UnknownJob(JobError):

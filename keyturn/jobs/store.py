@@ -139,7 +139,7 @@ class JobStore:
         if conflict:
             raise IdempotencyConflict(f"the idempotency key already created {holder} for another order")
         if holder is not None:
-            raise OpenJobExists(f"the credential already has the open job {holder}")
+            raise OpenJobExists(holder)
         # The job that stood in the way was closed between our two statements: the next attempt will find the way free.
         raise JobStoreUnavailable("the credential's job was being closed at this moment")
 

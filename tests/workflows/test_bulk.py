@@ -39,9 +39,11 @@ from keyturn.bulk.tables import bulk_items
 from keyturn.call_errors import ContextWindowExceeded
 from keyturn.database import open_database
 from keyturn.inventory.errors import InventoryInvalid, InventoryRefused
+from keyturn.jobs.store import JobStore
 from keyturn.keyring_files import new_keyring_text, parse_keyring
 from keyturn.llm.errors import ProviderUnavailable, QuotaExhausted
 from keyturn.payload_errors import PayloadError
+from keyturn.progress import summary_of
 from keyturn.rotations.contracts import Abandonment, Denial, Resumption
 from keyturn.workers.bulk import run_encryption
 from keyturn.workflows.bulk import (
@@ -56,6 +58,7 @@ from keyturn.workflows.bulk import (
     next_look,
 )
 from keyturn.workflows.rotation import RotationWorkflow
+from tests.support.cases import facts, order
 from tests.support.estates import LINE, NOW, BulkPlace, Judge, bulk_place, due, estate, jobs_of, started
 from tests.support.keys import KEYRING
 
@@ -115,6 +118,28 @@ async def test_each_key_that_is_due_gets_its_one_job_and_no_other_does(
     assert "May it be rotated?" not in str(run) + str(await place.store.items(run_id, after=0, limit=100))
     paid = [record.cost_usd or Decimal(0) for record in place.records]
     assert outcome.progress.cost_usd == sum(paid, Decimal(0))
+
+
+async def test_a_key_that_has_its_job_under_another_line_is_no_failure(
+    sqlite_place: BulkPlace, sqlite_engine: AsyncEngine, run_id: str, tmp_path: Path
+) -> None:
+    """The item names the job; and the same run again asks nothing about it, which would only cost."""
+    place = sqlite_place
+    urgent = order(tenant_id=place.tenant, account_id="acct_000000", credential=facts(key_id="key_000000"))
+    decision = urgent.decision.model_copy(update={"rotate_by": datetime.now(UTC) - timedelta(days=30)})
+    urgent = urgent.model_copy(update={"decision": decision})
+    held = await JobStore(sqlite_engine).create_once(urgent, idempotency_key="another-line", fence=1)
+    await place.load(estate(tmp_path / "keys.jsonl", keys=20), run_id)
+    async with place.working():
+        outcome = await (await started(place, run_id)).result()
+        assert outcome.progress.outcomes == {"job_exists": 1, "job_created": 1, "not_specified": 18}
+        asked = place.provider.calls
+        await (await started(place, run_id)).result()
+        assert place.provider.calls == asked
+    (item, *_) = await place.store.items(run_id, after=0, limit=1)
+    assert (item["outcome"], item["reason"]) == ("job_exists", "open_job_exists")
+    assert f"`keyturn status {held.job_id}`" in item["explanation"]
+    assert "1 already has a job" in summary_of(outcome.progress)
 
 
 async def test_what_the_evidence_settles_is_not_asked_unless_one_says_so(
