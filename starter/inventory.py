@@ -63,25 +63,31 @@ def check(file: Path, policies: tuple[str, ...], as_json: bool, rejects: Path | 
     lines = [] if catalogue is None else [catalogue.current(line_id) for line_id in dict.fromkeys(policies)]
     rejected = Rejects(rejects or rejects_beside(file))
     counts: dict[str, int] = {}
-    ageless = 0
+    ageless, sample = 0, None
     with closing(rejected):
         for item in items_of(read(read_as), lines, always_ask=not lines, reject=rejected.add):
             facts = item.get("facts") or {"age_days": 0}
             ageless += not {"age_days", "last_rotated_at"} & facts.keys()
             outcome = item["outcome"] if item["outcome"] == "bad_row" else (item["reason"] or "to_ask")
             counts[outcome] = counts.get(outcome, 0) + 1
+            if sample is None and item["outcome"] is None:
+                sample = item
     form = read_as.format or recognise_source(file)
+    asks = counts.get("to_ask", 0) if lines else None
+    cost = None if not asks else _cost(lines, sample, asks)
     if as_json:
         click.echo(
             json.dumps(
                 {"file": str(file), "format": form, "rows": sum(counts.values()), "counts": counts}
-                | {"without_age": ageless}
+                | {"without_age": ageless, "asks": asks, "most_usd": None if cost is None else str(cost[0])}
             )
         )
     else:
         click.echo(f"{file}: {form}, {sum(counts.values()):,} keys and rows")
         for name, count in sorted(counts.items(), key=lambda item: -item[1]):
             click.echo(f"  {count:>9,}  {outcome_in_words(name, count)}")
+        if asks is not None:
+            click.echo(f"a run asks a model about {counted(asks, 'key')}{'' if cost is None else cost[1]}")
     if ageless:
         click.echo(
             f"{counted(ageless, 'key')} without a known age: no policy line on age can be decided there", err=True
@@ -91,6 +97,25 @@ def check(file: Path, policies: tuple[str, ...], as_json: bool, rejects: Path | 
     print_rejects(rejected)
     if rejected.count:
         raise click.exceptions.Exit(1)
+
+
+def _cost(lines: Any, sample: Any, asks: int) -> tuple[Any, str] | None:
+    """Return the most that a run costs, and how that is said; None where no model is configured here."""
+    from keyturn.contracts import CredentialFacts
+    from keyturn.errors import SettingsInvalid
+    from keyturn.workers.estimates import estimate_run
+    from keyturn.workers.settings import load_settings
+
+    try:
+        settings = load_settings()
+    except SettingsInvalid:
+        click.echo("no estimate of the cost: KEYTURN_ROUTES and its keys are not set here", err=True)
+        return None
+    facts = CredentialFacts.model_validate(sample["facts"])
+    found = estimate_run(settings, lines, account_id=sample["account_id"], facts=facts, asks=asks)
+    if found.usd is None:
+        return None, f", at a price that is not known of {found.model}"
+    return found.usd, f", at most ${found.usd:,.2f} with {found.model}"
 
 
 def _inventory(file: Path, given: dict[str, Any]) -> Any:

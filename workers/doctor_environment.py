@@ -8,9 +8,8 @@ from pathlib import Path
 
 from pydantic_settings import BaseSettings
 
-from keyturn.llm.providers import load_providers
 from keyturn.workers.doctor_errors import FileOpen, NameMisspelt
-from keyturn.workers.settings import Settings
+from keyturn.workers.settings import settings_variables
 
 # A misspelt name is close to a real one; those of other tools are not.
 LIKENESS = 0.8
@@ -28,24 +27,14 @@ async def names_of_settings(desk: type[BaseSettings]) -> str:
 
 def known_variables(desk: type[BaseSettings]) -> set[str]:
     """Return the names of all variables that some part of Keyturn reads."""
-    from keyturn.notifications import load_channels
     from keyturn.workers.codec_settings import CodecSettings
     from keyturn.workers.executor_settings import ExecutorSettings
     from keyturn.workers.jobs_settings import JobsSettings
     from keyturn.workers.retention_settings import RetentionSettings
 
-    classes: Sequence[type[BaseSettings]] = (
-        Settings,
-        RetentionSettings,
-        desk,
-        ExecutorSettings,
-        JobsSettings,
-        CodecSettings,
-    )
-    classes = [*classes, *(channel.settings for channel in load_channels().values())]
-    names = {field.alias for one in classes for field in one.model_fields.values() if field.alias}
-    providers = load_providers().values()
-    return names | {name for one in providers for name in (one.key_variable, one.url_variable)} | set(OF_COMMANDS)
+    classes: Sequence[type[BaseSettings]] = (RetentionSettings, desk, ExecutorSettings, JobsSettings, CodecSettings)
+    names = {str(field.alias) for one in classes for field in one.model_fields.values()}
+    return names | settings_variables() | set(OF_COMMANDS)
 
 
 # Variables that options of commands read.

@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import json
+import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -66,6 +67,20 @@ async def test_an_inventory_is_looked_at_before_anything_is_asked(keyturn: Keytu
     assert [row["keyturn_reason"].split(":")[0] for row in rejects] == ["account_id", "age_days"]
     as_json = await keyturn("inventory", "check", inventory, "--json")
     assert json.loads(as_json.out)["counts"] == {"to_ask": 11, "bad_row": 2}
+    assert "a run asks a model about 6 keys" in printed.out
+    assert "no estimate of the cost: KEYTURN_ROUTES and its keys are not set here" in printed.err
+
+
+async def test_what_a_run_would_cost_is_said_before_it_is_started(
+    stack: Stack, inventory: Path, tmp_path: Path, warm: Path
+) -> None:
+    """An upper bound, by the first model of the route; what the run then costs is less."""
+    environment = lunas(stack) | {"KEYTURN_ROUTES": "openai:gpt-5-mini", "OPENAI_API_KEY": "key_for_tests"}
+    words = ["inventory", "check", str(inventory), "--policy", LINE]
+    shown = await asyncio.to_thread(run_warm, warm, words, environment=environment, folder=tmp_path)
+    found = re.search(r"a run asks a model about 6 keys, at most \$(\d+\.\d\d) with openai:gpt-5-mini", shown.stdout)
+    assert found, shown.stdout + shown.stderr
+    assert 0 < float(found[1]) < 1
 
 
 async def test_an_estate_is_judged_watched_and_reported_by_command(
