@@ -1,4 +1,4 @@
-"""Many approvals or denials at once: each for the decision that its approver saw, each with its own answer."""
+"""Many rotations at once: approved, denied or resumed, each with its own answer."""
 
 import asyncio
 from collections.abc import Sequence
@@ -26,6 +26,19 @@ class DecisionResult:
 
     workflow_id: str
     problem: str | None
+
+
+async def resume_together(desk: Desk, person: Person, workflow_ids: Sequence[str]) -> Sequence[DecisionResult]:
+    """Resume each of several parked rotations; what refuses one leaves the others."""
+
+    async def resume(workflow_id: str) -> DecisionResult:
+        try:
+            await desk.resume(person.name, workflow_id)
+        except KeyturnError as error:
+            return DecisionResult(workflow_id, str(error))
+        return DecisionResult(workflow_id, None)
+
+    return await asyncio.gather(*map(resume, workflow_ids))
 
 
 async def decide_together(

@@ -7,13 +7,13 @@ from fastapi import FastAPI, Form, Query, Request
 from fastapi.responses import Response
 
 from keyturn.application.rotation_lists import STATES, TO_DECIDE
-from keyturn.desk.decisions import Choice, decide_together
+from keyturn.desk.decisions import Choice, decide_together, resume_together
 from keyturn.desk.desk import Desk
 from keyturn.desk.filters import CallQuery, JobQuery, RotationQuery, more_of
 from keyturn.desk.lists import LISTED
 from keyturn.desk.people import Person
 from keyturn.desk.rendering import Rendering
-from keyturn.desk.roles import AnyPerson, Decider
+from keyturn.desk.roles import AnyPerson, Decider, Operator
 from keyturn.jobs.states import CLOSED, OPEN
 from keyturn.people import is_among
 from keyturn.web.problems import Refused
@@ -36,6 +36,7 @@ class ListPages:
             "/approvals": ("GET", self._approvals),
             "/approvals/decide": ("POST", self._decide),
             "/rotations": ("GET", self._rotations),
+            "/rotations/resume": ("POST", self._resume),
             "/jobs": ("GET", self._jobs),
             "/runs": ("GET", self._runs),
             "/calls": ("GET", self._calls),
@@ -80,6 +81,18 @@ class ListPages:
         results = await decide_together(self._desk, person, choices, decision=decision, reason=reason.strip())
         taken = sum(one.problem is None for one in results)
         return self._render(request, "decided.html", decision=decision, results=results, taken=taken)
+
+    async def _resume(
+        self,
+        request: Request,
+        person: Operator,
+        choice: Annotated[list[str], Form(max_length=LISTED)] = [],  # noqa: B006 - FastAPI copies it
+    ) -> Response:
+        if not choice:
+            raise Refused(422, "nothing_selected", "no rotation is selected", hint="Go back, and select some.")
+        results = await resume_together(self._desk, person, choice)
+        taken = sum(one.problem is None for one in results)
+        return self._render(request, "decided.html", decision="resume", results=results, taken=taken)
 
     async def _rotations(
         self, request: Request, person: AnyPerson, query: Annotated[RotationQuery, Query()]

@@ -87,6 +87,24 @@ if (lines !== null) {
   show();
 }
 
+// Copies an approved draft: one that is not approved is to be read, and not to be sent.
+const copy = document.querySelector("#copy");
+if (copy !== null) {
+  const isApproved = () => document.querySelector("#draft-state").textContent.startsWith("completed: approved");
+  const show = () => { copy.hidden = !isApproved(); };
+  new MutationObserver(show).observe(document.querySelector("#draft-state"), { childList: true, characterData: true, subtree: true });
+  show();
+  copy.addEventListener("click", async () => {
+    const done = document.querySelector("#copied");
+    try {
+      await navigator.clipboard.writeText(document.querySelector("#draft-text").textContent);
+      done.textContent = "copied";
+    } catch {
+      done.textContent = "this browser does not copy: select the text";
+    }
+  });
+}
+
 // One checkbox for all on the page.
 const all = document.querySelector("#select-all");
 if (all !== null) {

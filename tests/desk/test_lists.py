@@ -263,3 +263,24 @@ async def test_a_rotations_page_says_what_holds_what_was_read_and_what_comes_nex
             assert shown in page, (shown, page)
         job = text_of_page(await luna.get(f"/jobs/{one['job_id']}"))
         assert "key_7f3a, as it was decided" in job
+
+
+async def test_parked_rotations_are_resumed_together_by_an_operator(here: Place) -> None:
+    """After an outage: selected on the list, each with its own answer; nobody else is offered it."""
+    await here.simulator.fail("quota", times=None)
+    roles = "luna=asker; omar=operator"
+    async with here.open(KEYTURN_DESK_ROLES=roles) as url, asking("luna", url) as luna, asking("omar", url) as omar:
+        parked = [await asked(luna, key_id=f"key_{number}") for number in range(3)]
+        assert {one["status"] for one in parked} == {"parked"}
+        page = await omar.get("/rotations?state=parked")
+        assert "parked quota exhausted" in text_of_page(page)
+        choices = re.findall(r'name="choice" value="([^"]+)"', page.text)
+        assert sorted(choices) == sorted(one["workflow_id"] for one in parked)
+        assert "choice" not in (await luna.get("/rotations?state=parked")).text
+        assert (await luna.post("/rotations/resume", data={"choice": choices})).status_code == 403
+        await here.simulator.reset()
+        resumed = await omar.post("/rotations/resume", data={"choice": [*choices, "rotate:none:a:k:P-7@1"]})
+        assert "3 of 4 resumed" in text_of_page(resumed)
+        async with asyncio.timeout(20):
+            while len((await luna.get("/api/v1/rotations", params={"state": "job_created"})).json()["rotations"]) < 3:
+                await asyncio.sleep(0.05)
