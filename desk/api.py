@@ -4,42 +4,35 @@ A caller is signed in by a proxy's header or a bearer token. What starts somethi
 are problem details (RFC 9457).
 """
 
-import uuid
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi import APIRouter, Depends, FastAPI, Path, Query
+from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 
 from keyturn.desk.decisions import Choice, decide_together
 from keyturn.desk.desk import Desk
-from keyturn.desk.events import place_of, with_comments
+from keyturn.desk.drafts_api import add_drafts
 from keyturn.desk.filters import CallQuery, JobQuery, RotationQuery
-from keyturn.desk.idempotency import Idempotency
+from keyturn.desk.idempotency import Idempotency, Key, Once
 from keyturn.desk.list_schemas import CallList, CostList, JobList, JobWithAudit, RotationList
 from keyturn.desk.people import Person
 from keyturn.desk.roles import AnyPerson, Asker, Decider, Operator, expect_decider
 from keyturn.desk.schemas import (
     Ask,
-    AskDraft,
     DecisionDigest,
     DecisionList,
     Decisions,
     DenialReason,
-    DraftStatus,
     Line,
     LineList,
     Rotation,
     Why,
-    draft_status,
     in_path,
 )
 from keyturn.desk.settings import DeskSettings
-from keyturn.web.problems import Refused, describe_problems
+from keyturn.web.problems import describe_problems
 
 PROBLEMS = describe_problems(
     {
@@ -55,19 +48,10 @@ PROBLEMS = describe_problems(
         503: "Temporal, the database or a worker does not answer.",
     }
 )
-# One person has some pages open; a script that follows more is no person's page.
-STREAMS_A_PERSON = 300
-
 # For the description alone: who sends a request was found before, by a token, a session or a proxy's header.
 BEARER = HTTPBearer(auto_error=False, description="A token of KEYTURN_DESK_TOKENS; behind a proxy, the proxy's header.")
 
-Once = Callable[[Person, str, str | None, BaseModel, Any], Awaitable[JSONResponse]]
 WorkflowId = Annotated[str, Path(max_length=1_000, description="Workflow ID of the rotation.")]
-DraftId = Annotated[str, Path(max_length=256)]
-Key = Annotated[
-    str | None,
-    Header(alias="Idempotency-Key", description="A new UUID for each new request; required.", max_length=1_000),
-]
 
 
 def api(desk: Desk, settings: DeskSettings, idempotency: Idempotency) -> APIRouter:
@@ -88,7 +72,7 @@ def api(desk: Desk, settings: DeskSettings, idempotency: Idempotency) -> APIRout
         return JSONResponse(answer, status_code=status, headers=location)
 
     _add_rotations(router, desk, settings, once)
-    _add_drafts(router, desk, once)
+    add_drafts(router, desk, once)
     _add_records(router, desk)
     return router
 
@@ -148,61 +132,6 @@ def _add_rotations(router: APIRouter, desk: Desk, settings: DeskSettings, once: 
         return await desk.rotation(workflow_id)
 
 
-def _add_drafts(router: APIRouter, desk: Desk, once: Once) -> None:
-    streams: Counter[str] = Counter()
-
-    @router.post("/drafts", status_code=202, response_model=DraftStatus)
-    async def draft(person: Asker, body: AskDraft, key: Key = None) -> JSONResponse:
-        """Start a draft; `/drafts/{draft_id}/events` streams it as it is written."""
-
-        async def do(digest: str) -> tuple[int, dict[str, Any]]:
-            draft_id = await begin_draft(desk, person, digest, body.model_dump(exclude_none=True))
-            reply = draft_status(await desk.find_draft(draft_id)).model_dump(mode="json")
-            return 202, reply | {"location": f"/api/v1/drafts/{in_path(draft_id)}"}
-
-        return await once(person, "draft", key, body, do)
-
-    @router.get("/drafts/{draft_id}", response_model=DraftStatus)
-    async def find_draft(person: AnyPerson, draft_id: DraftId) -> Any:
-        """Return the current text and state of a draft."""
-        return draft_status(await desk.find_draft(draft_id))
-
-    @router.post("/drafts/{draft_id}/stop", status_code=204)
-    async def stop(person: Asker, draft_id: DraftId) -> None:
-        """Stop a draft and close the provider's connection. A closed draft does not change."""
-        await desk.stop(draft_id)
-
-    @router.get(
-        "/drafts/{draft_id}/events",
-        response_class=StreamingResponse,
-        responses={200: {"description": "Server-sent events: text, reset, end.", "content": {"text/event-stream": {}}}},
-    )
-    async def events(
-        person: AnyPerson,
-        draft_id: DraftId,
-        last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", max_length=64)] = None,
-    ) -> StreamingResponse:
-        """Stream a draft as it is written: `text` appends to it, `reset` empties it, `end` carries its outcome.
-
-        A client that reconnects with `Last-Event-ID` gets what it has missed.
-        """
-        await desk.share_draft(draft_id)
-        if streams[person.name] >= STREAMS_A_PERSON:
-            raise Refused(429, "too_many_streams", f"{person.name} already follows {STREAMS_A_PERSON} drafts")
-        generation, length = place_of(last_event_id)
-
-        async def reply() -> AsyncIterator[str]:
-            streams[person.name] += 1
-            try:
-                async with aclosing(desk.follow(draft_id, generation=generation, length=length)) as changes:
-                    async for chunk in with_comments(changes):
-                        yield chunk
-            finally:
-                streams[person.name] -= 1
-
-        return StreamingResponse(reply(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
-
-
 def _add_records(router: APIRouter, desk: Desk) -> None:
     @router.get("/jobs", response_model=JobList)
     async def jobs(person: AnyPerson, query: Annotated[JobQuery, Query()]) -> Any:
@@ -231,18 +160,6 @@ def _add_records(router: APIRouter, desk: Desk) -> None:
     async def lines(person: AnyPerson) -> Any:
         """List the policy lines."""
         return {"policy_lines": [line.model_dump(include=set(Line.model_fields)) for line in desk.catalogue]}
-
-
-async def begin_draft(desk: Desk, person: Person, digest: str, asked: Mapping[str, Any]) -> str:
-    """Start the draft that belongs to a request's digest; returns its id. Sent again, it is the same draft."""
-    missing = [name for name in ("account_id", "question", "policy_lines") if not asked.get(name)]
-    if missing and not asked.get("workflow_id"):
-        raise Refused(
-            422, "invalid", f"{missing[0]}: is required, or workflow_id", hint="State the question, or name a rotation."
-        )
-    draft_id = f"draft:{desk.tenant}:{digest[:32]}"
-    await desk.draft(person.name, draft_id, dict(asked) | {"trace_id": f"trace_{uuid.uuid4().hex}"})
-    return draft_id
 
 
 def describe_keys_as_required(app: FastAPI) -> None:

@@ -9,12 +9,16 @@ import json
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 
+from fastapi import Header
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.database import insert_of, transaction
+from keyturn.desk.people import Person
 from keyturn.desk.tables import desk_requests
 from keyturn.errors import JobStoreUnavailable
 from keyturn.keyring import EncryptedTexts, Keyring
@@ -27,6 +31,12 @@ UNDER_WAY_FOR = timedelta(seconds=90)
 MAX_KEY_CHARACTERS = 255
 _columns = desk_requests.c
 Answer = tuple[int, dict[str, Any]]
+Key = Annotated[
+    str | None,
+    Header(alias="Idempotency-Key", description="A new UUID for each new request; required.", max_length=1_000),
+]
+# Executes a request of a person once, by its operation, key, body, and what it does.
+Once = Callable[[Person, str, str | None, BaseModel, Any], Awaitable[JSONResponse]]
 
 
 class Idempotency:

@@ -12,8 +12,8 @@ from starlette.staticfiles import StaticFiles
 from keyturn.application.next_steps import execution_status, next_for_job, next_for_rotation
 from keyturn.application.stories import last_request
 from keyturn.contracts import CredentialKind
-from keyturn.desk.api import begin_draft
 from keyturn.desk.desk import Desk
+from keyturn.desk.drafts_api import begin_draft
 from keyturn.desk.idempotency import Idempotency
 from keyturn.desk.people import ACTING_AS, SESSION, SignIn
 from keyturn.desk.rendering import STATIC, Rendering

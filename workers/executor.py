@@ -41,7 +41,7 @@ from keyturn.workers.monitoring import (
     free_loopback_port,
     metrics_route,
     readiness_route,
-    sdk_metrics,
+    sdk_runtime,
     temporal_answers,
 )
 from keyturn.workers.schema import check_schema
@@ -191,7 +191,7 @@ async def run_executor(settings: ExecutorSettings) -> None:
         registry, sdk_port = CollectorRegistry(), None
         if settings.monitoring_address is not None:
             sdk_port = free_loopback_port()
-            Runtime.set_default(sdk_metrics(sdk_port))
+        Runtime.set_default(sdk_runtime(sdk_port), error_if_already_set=False)
         client = await connect()
         await parts.enter_async_context(executor(client, steps, settings, account))
         if settings.monitoring_address is not None:

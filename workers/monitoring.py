@@ -9,6 +9,7 @@ They show names and figures only, no question and no key; still, bind them where
 """
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
@@ -24,7 +25,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 from temporalio.client import Client
-from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
+from temporalio.runtime import (
+    LogForwardingConfig,
+    LoggingConfig,
+    PrometheusConfig,
+    Runtime,
+    TelemetryConfig,
+    TelemetryFilter,
+)
 
 from keyturn.database import within
 from keyturn.web.applications import open_server
@@ -41,9 +49,19 @@ def temporal_answers(client: Client) -> Check:
     return partial(client.service_client.check_health, timeout=timedelta(seconds=CHECK_SECONDS))
 
 
-def sdk_metrics(port: int) -> Runtime:
-    """Return a runtime whose SDK serves its own metrics on a loopback port; set it before the first client connects."""
-    return Runtime(telemetry=TelemetryConfig(metrics=PrometheusConfig(bind_address=f"127.0.0.1:{port}")))
+def sdk_runtime(port: int | None) -> Runtime:
+    """Return a runtime whose SDK logs as this process does; set it before the first client connects.
+
+    By default the SDK's core writes lines of text to standard error, which are no JSON.
+
+    Args:
+        port: of loopback, where the SDK serves its own metrics; None for no metrics.
+    """
+    core = logging.getLogger("temporalio.core")
+    forwarded = LogForwardingConfig(core, append_target_to_name=False, prepend_target_on_message=False)
+    logs = LoggingConfig(TelemetryFilter(core_level="WARN", other_level="ERROR"), forwarding=forwarded)
+    metrics = None if port is None else PrometheusConfig(bind_address=f"127.0.0.1:{port}")
+    return Runtime(telemetry=TelemetryConfig(logging=logs, metrics=metrics))
 
 
 def free_loopback_port() -> int:

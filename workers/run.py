@@ -15,7 +15,7 @@ from keyturn.application.versioning import builds
 from keyturn.web.serving import served
 from keyturn.workers import tracing
 from keyturn.workers.builds import build_id_of
-from keyturn.workers.monitoring import free_loopback_port, sdk_metrics
+from keyturn.workers.monitoring import free_loopback_port, sdk_runtime
 from keyturn.workers.schema import check_schema
 from keyturn.workers.settings import Settings, load_settings
 from keyturn.workers.telemetry import configure_logging
@@ -47,7 +47,7 @@ async def run_worker(settings: Settings) -> None:
     sdk_port = None
     if settings.monitoring_address is not None:
         sdk_port = free_loopback_port()
-        Runtime.set_default(sdk_metrics(sdk_port))
+    Runtime.set_default(sdk_runtime(sdk_port), error_if_already_set=False)
     client = await connect(keyring=settings.keyring, plugins=tracing.temporal_plugins())
     with map_refusals():  # a worker that polls a namespace that is not there would only log of it
         await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=client.namespace))

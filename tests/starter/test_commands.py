@@ -662,7 +662,15 @@ async def test_no_question_and_no_key_reaches_the_workers_log(
             await simulated.fail(fault, times=None)
         await terminal.rotate("--stale", "--question", planted, "--retries", "1")
         await simulated.reset()
+    # Of an attempt that ends after its rotation was cancelled, the SDK's core logs by itself.
+    await simulated.fail("slow", seconds=3)
+    slow = json_of(await terminal.rotate("--stale", "--question", planted, "--wait", "1"))
+    assert (await terminal.run("cancel", slow["workflow_id"], "--reason", "no longer needed")).returncode == 0
+    assert (await terminal.run("watch", slow["workflow_id"])).returncode == 1
     log = Path(stack.database.removeprefix("sqlite:///")).parent / "worker.log"
+    async with asyncio.timeout(30):
+        while "Activity not found on completion" not in log.read_text():
+            await asyncio.sleep(0.1)
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     calls = [line for line in lines if line["event"] == "model_call"]
     assert {call["status"] for call in calls} >= {"ok", "failed", "invalid_output"}
