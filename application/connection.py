@@ -3,11 +3,13 @@
 import asyncio
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 
 from temporalio.client import Client, Plugin
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
+from temporalio.runtime import Runtime, TelemetryConfig
 from temporalio.service import RPCError, RPCStatusCode
 
 from keyturn.application.encryption import encryption_plugin
@@ -57,6 +59,16 @@ def map_rpc_error(error: RPCError) -> KeyturnError:
 CONNECT_SECONDS = 10.0
 
 
+@cache
+def _silence_core() -> None:
+    """Have the SDK's core log nothing, unless this process has said where that goes, as a worker has.
+
+    By default it writes each retry of a call to standard error, in the middle of what a command shows.
+    """
+    with suppress(RuntimeError):  # there is a runtime: a worker's, or that of an earlier client
+        Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=None)))
+
+
 async def connect(
     address: str | None = None,
     *,
@@ -90,6 +102,7 @@ async def connect(
         # The first line alone: below it the faulty line of the file is quoted, which may contain the API key.
         reason = str(error).splitlines()[0][:200]
         raise TemporalUnreachable(f"Temporal's configuration cannot be read: {reason}") from None
+    _silence_core()
     target = options.setdefault("target_host", "localhost:7233")
     if keyring is not None:
         plugins = [encryption_plugin(keyring, options.get("namespace", "default")), *plugins]

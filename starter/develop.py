@@ -105,11 +105,11 @@ def _print_addresses(stack: Stack, folder: Path, *, default_port: bool, simulate
         prefix += "" if os.environ.get("DATABASE_URL") else f"DATABASE_URL={stack.database} "
     click.echo(f"Desk          {stack.desk} (ask, watch a reply being drafted, approve)")
     click.echo(f"Temporal UI   {stack.ui}\nTemporal      {stack.address}")
-    click.echo(f"Database      {database_url(stack.database).render_as_string(hide_password=True)}")
-    click.echo(
-        f"Codec server  {stack.codec}: the UI shows ciphertext until you sign in there with the token in "
-        f"{folder / 'codec_token'}, and tick `Include cross-origin credentials` in the UI's codec dialog"
-    )
+    url = database_url(stack.database)
+    click.echo(f"Database      {url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)}")
+    token = folder / "codec_token"
+    shown = token.relative_to(Path.cwd()) if token.is_relative_to(Path.cwd()) else token
+    click.echo(f"Codec server  {stack.codec} (sign in with {shown}: until then the UI shows ciphertext)")
     if simulated:
         click.echo(f"Simulator     {stack.simulator} (make it fail: POST /control/faults)")
         if os.environ.get("KEYTURN_ROUTES"):
