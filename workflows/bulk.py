@@ -7,6 +7,7 @@ are workflows of their own, which continue whatever becomes of the run.
 import asyncio
 from contextlib import suppress
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any, TypedDict
 
 from pydantic import ValidationError
@@ -27,6 +28,7 @@ with workflow.unsafe.imports_passed_through():
         PageResult,
         RunProgress,
     )
+    from keyturn.bulk.errors import MaxUsdReached
     from keyturn.payload_errors import PayloadMoved
     from keyturn.rotations.contracts import Abandonment, Resumption
     from keyturn.workflows.options import record_options
@@ -85,6 +87,8 @@ class BulkWorkflow:
         self._resumed = 0
         self._paused = order.paused if isinstance(order, BulkOrder) else None
         self._hint: str | None = None
+        self._budgets: dict[int, Decimal] = {}  # of the running pages, where the run has a limit of cost
+        self._near_limit = False  # from then on one page runs after another, with all that is left
         self._phase: BulkStatus = self._status("loading")
 
     @workflow.run
@@ -164,7 +168,8 @@ class BulkWorkflow:
             if self._paused is not None and not running:
                 await self._wait_while_paused()
                 continue
-            if self._may_start() and waiting and len(running) < self._order.pages_at_once:
+            at_once = 1 if self._near_limit else self._order.pages_at_once
+            if self._may_start() and waiting and len(running) < at_once:
                 long = self._history_is_long() and not self._counted  # a page that was stopped is finished first
                 if long and not running:
                     workflow.continue_as_new(
@@ -194,6 +199,7 @@ class BulkWorkflow:
             tenant_id=self._order.tenant_id,
             first=page * size + 1,
             last=min((page + 1) * size, asks),
+            max_usd=self._take_budget(page),
         )
         resumed = self._resumed
         try:
@@ -205,15 +211,29 @@ class BulkWorkflow:
                 raise
             # A page that cannot be judged at all, such as one whose texts cannot be decrypted, waits for an operator.
             judged = PageResult(progress=self._counted.get(page, RunProgress()), stopped=_kind_of(error))
+        self._budgets.pop(page, None)
         self._count(page, judged.progress)
+        limit = self._order.max_usd
         if judged.stopped is not None:
             waiting.insert(0, page)
-            if resumed == self._resumed:  # else what stopped it was fixed while it ran
+            if judged.stopped == MaxUsdReached.kind and not self._near_limit:
+                self._near_limit = True  # its share is used up, and others may have some left
+            elif resumed == self._resumed:  # else what stopped it was fixed while it ran
                 self._paused, self._hint = self._paused or judged.stopped, judged.hint
-        elif self._order.max_usd is not None and self._progress.cost_usd >= self._order.max_usd:
-            self._paused = self._paused or "max_usd_reached"
-            self._hint = "Resume the run without a limit, or cancel it."
-            self._order = self._order.model_copy(update={"max_usd": None})
+        elif limit is not None and self._progress.cost_usd >= limit:
+            self._paused, self._hint = self._paused or MaxUsdReached.kind, MaxUsdReached.hint
+        if self._paused == MaxUsdReached.kind:
+            self._order, self._near_limit = self._order.model_copy(update={"max_usd": None}), False
+
+    def _take_budget(self, page: int) -> Decimal | None:
+        """Return what a page's calls may cost: its share of what is left, beside what it has cost already."""
+        limit = self._order.max_usd
+        if limit is None:
+            return None
+        left = limit - self._progress.cost_usd - sum(self._budgets.values(), Decimal(0))
+        free = 1 if self._near_limit else self._order.pages_at_once - len(self._budgets)
+        self._budgets[page] = max(left, Decimal(0)) / max(free, 1)
+        return self._counted.get(page, RunProgress()).cost_usd + self._budgets[page]
 
     def _count(self, page: int, judged: RunProgress) -> None:
         """Add a page to what is known, or what is new of one that was judged before."""

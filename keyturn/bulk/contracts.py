@@ -89,6 +89,8 @@ class BulkPage(Contract):
     tenant_id: ShortIdentifier
     first: int = Field(ge=1)
     last: int = Field(ge=1)
+    # What its calls may have cost, those of earlier attempts included; None for no limit.
+    max_usd: Decimal | None = None
 
 
 class OfflineBatch(Contract):

@@ -9,3 +9,10 @@ class UnknownRun(KeyturnError):
     kind = "unknown_run"
     next_step = "fail_and_fix_request"
     hint = "Look for it with `keyturn runs`."
+
+
+class MaxUsdReached(KeyturnError):
+    """The calls of a run have cost what its limit allows; nothing more was asked."""
+
+    kind = "max_usd_reached"
+    hint = "Resume the run without a limit, or cancel it."

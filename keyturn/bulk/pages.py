@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple, Protocol
 
 from keyturn.bulk.contracts import BulkPage, PageResult, RunResult
+from keyturn.bulk.errors import MaxUsdReached
 from keyturn.bulk.store import OPEN, PICO, WAITING, BulkStore, Run
 from keyturn.calls import CallRecord
 from keyturn.contracts import CredentialFacts, ModelTask
@@ -28,7 +29,7 @@ from keyturn.tasks.summarize_scan import ScanRequest
 FAILURES_IN_A_ROW = 20
 # What no other item could escape stops the run at once. Another refusal may be one item's own, such as a scan that is
 # too long for the model: it is that item's failure, and stops the run when it comes twenty times in a row.
-_STOPS_AT_ONCE = (QuotaExhausted, AuthenticationFailed, PolicyError, PayloadError)
+_STOPS_AT_ONCE = (QuotaExhausted, AuthenticationFailed, PolicyError, PayloadError, MaxUsdReached)
 # Written together: a verdict that is lost with a killed worker is found in the cache of answers.
 WRITTEN_AT_ONCE = 10
 # Calls at once for a page. With two pages at once it keeps a provider busy, and leaves the worker time for others.
@@ -116,7 +117,11 @@ class BulkJudge:
             KeyturnError: a passing failure left items open, and it is not the last attempt; or the database is away.
         """
         run = await self.store.run(page.run_id, tenant_id=page.tenant_id)
-        judging = _Page(self, run, attempt, at)
+        budget = None
+        if page.max_usd is not None:
+            before = await self.store.progress(page.run_id, first=page.first, last=page.last)
+            budget = _Budget(page.max_usd - before.cost_usd)
+        judging = _Page(self, run, attempt, at, budget)
         stopped = await judging.all(await self.store.open_items(page.run_id, page.first, page.last), last_attempt)
         progress = await self.store.progress(page.run_id, first=page.first, last=page.last)
         kind, hint = (None, None) if stopped is None else (stopped.kind, stopped.hint)
@@ -171,10 +176,38 @@ def request_of(run: Run, item: Mapping[str, Any], encryption: Encryption) -> Mod
     )
 
 
+class _Budget:
+    """What the calls of a page may cost. Until one has ended, only one is made: nobody knows yet what they cost."""
+
+    def __init__(self, usd: Decimal) -> None:
+        self._left = usd
+        self._running = 0
+        self._dearest: Decimal | None = None
+        self._changed = asyncio.Condition()
+
+    async def admit(self) -> bool:
+        """Wait until a further call may be made; False if it would go over the limit by more than itself."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._dearest is not None or self._running == 0)
+            if self._left - (self._dearest or Decimal(0)) * self._running <= 0:
+                return False
+            self._running += 1
+            return True
+
+    async def close(self, usd: Decimal) -> None:
+        """Count a call that has ended."""
+        async with self._changed:
+            self._running -= 1
+            self._left -= usd
+            self._dearest = max(self._dearest or Decimal(0), usd)
+            self._changed.notify_all()
+
+
 class _Page:
     """One attempt at a page."""
 
-    def __init__(self, judge: BulkJudge, run: Run, attempt: int, at: datetime | None) -> None:
+    def __init__(self, judge: BulkJudge, run: Run, attempt: int, at: datetime | None, budget: _Budget | None) -> None:
+        self._budget = budget
         self._judge = judge
         self._run = run
         self._attempt = attempt
@@ -220,8 +253,13 @@ class _Page:
         if item["outcome"] == "eligible":  # the verdict was written, and then we were killed
             await self._start(item, request)
             return
+        if self._budget is not None and not await self._budget.admit():
+            self._stopped = self._stopped or MaxUsdReached("the run has cost what its limit allows")
+            return
+        spent = Decimal(0)
         try:
             judged = await self._judge.decider.answer(request, self._attempt, at=self._at)
+            spent = sum((one.call.cost_usd or Decimal(0) for one in (judged, judged.first) if one), Decimal(0))
         except KeyturnError as error:
             if isinstance(error, _STOPS_AT_ONCE):  # this item stays open
                 self._stopped = error
@@ -230,6 +268,9 @@ class _Page:
             if len(self._streak) >= FAILURES_IN_A_ROW:
                 self._stopped = self._stopped or error
             return
+        finally:
+            if self._budget is not None:
+                await self._budget.close(spent)
         if self._stopped is None:
             self._failed += self._streak
             self._streak = []

@@ -315,7 +315,21 @@ async def test_a_limit_of_cost_pauses_the_run(sqlite_place: BulkPlace, run_id: s
         status = await until(handle, lambda now: now.phase == "paused")
         if status.progress.cost_usd == 0:
             pytest.fail("the scripted model has no price: the limit could not be reached")
-        assert (status.paused, status.progress.asked) == ("max_usd_reached", 10)
+        assert (status.paused, status.progress.asked) == ("max_usd_reached", 1)
+        await answer(handle, "resume", OMAR)
+        assert (await handle.result()).progress.asked == 60
+
+
+async def test_a_limit_of_cost_holds_to_within_one_call(sqlite_place: BulkPlace, run_id: str, tmp_path: Path) -> None:
+    """With several pages and many calls at once; what the limit allows is used."""
+    place = sqlite_place
+    await place.load(estate(tmp_path / "keys.jsonl", keys=60), run_id)
+    each, limit = Decimal("0.00098"), Decimal("0.03")  # a call, and some thirty of the sixty
+    async with place.working():
+        handle = await started(place, run_id, pages_at_once=3, max_usd=limit)
+        status = await until(handle, lambda now: now.phase == "paused")
+        assert status.paused == "max_usd_reached"
+        assert limit - each < status.progress.cost_usd <= limit + each, (limit, each)
         await answer(handle, "resume", OMAR)
         assert (await handle.result()).progress.asked == 60
 
