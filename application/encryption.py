@@ -169,19 +169,19 @@ def names_of(client: Client) -> Names:
     return codec.keyring.name_of if isinstance(codec, EncryptionCodec) else plain
 
 
-def list_cursor(client: Client, token: bytes) -> str:
-    """Return the server's token of a list's next page as a caller is given it: only ours is sent back to the server."""
-    encrypted = _cursors_of(client).encrypt("list", base64.b64encode(token).decode())
+def list_cursor(client: Client, token: bytes, *, of: str) -> str:
+    """Return the server's token of a list's next page as a caller is given it; it continues the list `of` alone."""
+    encrypted = _cursors_of(client).encrypt(of, base64.b64encode(token).decode())
     return base64.urlsafe_b64encode(encrypted.encode()).decode()
 
 
-def read_list_cursor(client: Client, cursor: str) -> bytes:
-    """Return the server's token in a cursor; raises PayloadError where it is none of ours."""
+def read_list_cursor(client: Client, cursor: str, *, of: str) -> bytes:
+    """Return the server's token in a cursor of the list `of`; raises PayloadError where it is none of ours."""
     try:
         encrypted = base64.b64decode(cursor, altchars=b"-_", validate=True).decode()
     except ValueError:
         raise PayloadNotAuthentic("a cursor was changed") from None
-    return base64.b64decode(_cursors_of(client).decrypt("list", encrypted))
+    return base64.b64decode(_cursors_of(client).decrypt(of, encrypted))
 
 
 def _cursors_of(client: Client) -> EncryptedTexts:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -104,15 +104,17 @@ async def list_rotations(
     Raises:
         InvalidRequest: a condition or the cursor cannot be used.
     """
+    # By its conditions; a list by age moves with the clock, and is the same list.
+    of = _query(client, replace(chosen, started_before=None), tenant)
     try:
-        token = read_list_cursor(client, after) if after else None
+        token = read_list_cursor(client, after, of=of) if after else None
     except PayloadError:  # and not the server's refusal: what it makes of a wrong token depends on its store
         raise InvalidRequest("the list cannot be continued from there: start at its first page") from None
     found = client.list_workflows(_query(client, chosen, tenant), page_size=limit, next_page_token=token)
     await found.fetch_next_page()
     rows = await asyncio.gather(*map(_listed, found.current_page or ()))
     following = found.next_page_token
-    return RotationPage(rows, list_cursor(client, following) if following else None)
+    return RotationPage(rows, list_cursor(client, following, of=of) if following else None)
 
 
 async def count_rotations(client: Client, chosen: RotationFilter, *, tenant: str) -> int:

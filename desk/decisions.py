@@ -5,11 +5,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import ValidationError
+from temporalio.service import RPCError
+
+from keyturn.application.connection import map_rpc_error
 from keyturn.desk.desk import Desk
 from keyturn.desk.people import Person
 from keyturn.desk.roles import expect_decider
 from keyturn.errors import KeyturnError
 from keyturn.web.problems import Refused
+
+# What refuses one choice. None of it may hide that others were taken.
+_REFUSALS = (KeyturnError, Refused, RPCError, ValidationError)
+
+
+def _problem_of(error: Exception) -> str:
+    if isinstance(error, RPCError):
+        return str(map_rpc_error(error))
+    return "the choice is not valid" if isinstance(error, ValidationError) else str(error)
 
 
 @dataclass(frozen=True)
@@ -34,8 +47,8 @@ async def resume_together(desk: Desk, person: Person, workflow_ids: Sequence[str
     async def resume(workflow_id: str) -> DecisionResult:
         try:
             await desk.resume(person.name, workflow_id)
-        except KeyturnError as error:
-            return DecisionResult(workflow_id, str(error))
+        except _REFUSALS as error:
+            return DecisionResult(workflow_id, _problem_of(error))
         return DecisionResult(workflow_id, None)
 
     return await asyncio.gather(*map(resume, workflow_ids))
@@ -66,8 +79,8 @@ async def decide_together(
                 await desk.approve(person.name, choice.workflow_id, choice.digest, proved_by=person.by)
             else:
                 await desk.deny(person.name, choice.workflow_id, choice.digest, reason, proved_by=person.by)
-        except (KeyturnError, Refused) as error:
-            return DecisionResult(choice.workflow_id, str(error))
+        except _REFUSALS as error:
+            return DecisionResult(choice.workflow_id, _problem_of(error))
         return DecisionResult(choice.workflow_id, None)
 
     return await asyncio.gather(*map(decide, choices))

@@ -305,9 +305,13 @@ class Desk:
 
     async def _mine(self, workflow_id: str) -> tuple[WorkflowHandle[Any, Any], WorkflowExecutionDescription]:
         """A rotation of this tenant, as the server describes it; raises NoSuchWorkflow."""
-        handle, description = await describe_workflow(self.client, workflow_id)
+        unknown = NoSuchWorkflow(f"no workflow has the ID {workflow_id[:200]}")
+        try:
+            handle, description = await describe_workflow(self.client, workflow_id)
+        except NoSuchWorkflow:  # of what kind another tenant's workflow is, is not said
+            raise unknown from None
         if description.typed_search_attributes.get(TENANT) != self.tenant:
-            raise NoSuchWorkflow(f"no workflow has the ID {workflow_id[:200]}")
+            raise unknown
         return handle, description
 
 

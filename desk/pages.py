@@ -293,7 +293,10 @@ def _back_to(workflow_id: str) -> Response:
 
 def _path_here(address: str) -> str:
     """Return an address if it is a path of this desk, and nothing otherwise: it may come from anyone."""
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return ""
     is_path = (
         address.startswith("/") and not address.startswith(("//", "/\\")) and not parts.scheme and not parts.netloc
     )

@@ -3,7 +3,10 @@
 The first line is a header, the last one has the signature; between them is a line an event, oldest first. Each
 line holds the SHA-256 of the line before it, byte by byte, so that none can be changed, left out or moved; the last
 one holds the number of events and is signed with Ed25519 (RFC 8032), so that none can be cut off. The header of the
-next export may name the hash of this last line: then the exports are one chain.
+next export may name the hash of this last line: then the exports are one chain, if it starts where this one ends.
+
+An event may be written a day after it happened, where the database was away: an export is complete only if it ends
+before that.
 """
 
 import base64
@@ -12,20 +15,17 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from sqlalchemy import String, cast, literal, or_, select, union_all
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from keyturn.database import transaction
 from keyturn.errors import InvalidRequest, KeyturnError
-from keyturn.jobs.tables import job_audit, rotation_events, rotation_jobs
 
 FORMAT = "keyturn-audit-v1"
-PAGE = 1_000
+# `record_event` is tried for a day (workflows/options.py), and a clock may be wrong by some minutes.
+SETTLED_AFTER = timedelta(hours=26)
 
 
 class ExportInvalid(KeyturnError):
@@ -38,12 +38,24 @@ class ExportInvalid(KeyturnError):
 
 @dataclass(frozen=True)
 class Verified:
-    """What a valid export holds."""
+    """What a valid export holds. `complete` is False if events of its time may have been written after it."""
 
     tenant_id: str
     events: int
+    since: str | None
+    until: str
+    complete: bool
     previous: str | None  # the end of the export before it, if it names one
     end: str  # the hash of its last line, by which the next one names it
+
+    def expect_continues(self, before: "Verified") -> None:
+        """Raise ExportInvalid unless this export goes on where `before` ends."""
+        if self.previous != before.end:
+            raise ExportInvalid("it does not continue that export: it names another one, or none")
+        if self.tenant_id != before.tenant_id:
+            raise ExportInvalid("it does not continue that export: it is of another tenant")
+        if self.since != before.until or not before.complete:
+            raise ExportInvalid("it does not continue that export: there is a time between them that is in neither")
 
 
 def new_signing_key() -> tuple[str, str]:
@@ -65,59 +77,6 @@ def public_key_of(key: Ed25519PrivateKey) -> str:
     return base64.b64encode(key.public_key().public_bytes_raw()).decode()
 
 
-async def events_of(
-    engine: AsyncEngine, *, tenant_id: str, since: datetime | None, until: datetime
-) -> AsyncIterator[dict[str, Any]]:
-    """Yield what happened to a tenant's rotations and jobs, oldest first; raises JobStoreUnavailable.
-
-    Args:
-        engine: the database.
-        tenant_id: whose.
-        since: from then on; None from the first on.
-        until: before then.
-    """
-    on_the_way = select(
-        rotation_events.c.at,
-        rotation_events.c.event_id.label("event_id"),
-        literal("rotation").label("of"),
-        rotation_events.c.workflow_id.label("id"),
-        rotation_events.c.event,
-        rotation_events.c.actor,
-        rotation_events.c.detail,
-    ).where(rotation_events.c.tenant_id == tenant_id)
-    of_jobs = (
-        select(
-            job_audit.c.at,
-            cast(job_audit.c.audit_id, String).label("event_id"),
-            literal("job").label("of"),
-            job_audit.c.job_id.label("id"),
-            job_audit.c.event,
-            job_audit.c.actor,
-            job_audit.c.detail,
-        )
-        .join(rotation_jobs, rotation_jobs.c.job_id == job_audit.c.job_id)
-        .where(rotation_jobs.c.tenant_id == tenant_id)
-    )
-    both = union_all(on_the_way, of_jobs).subquery()
-    query = select(both).where(both.c.at < until).order_by(both.c.at, both.c.of, both.c.event_id).limit(PAGE)
-    if since is not None:
-        query = query.where(both.c.at >= since)
-    last: Mapping[str, Any] | None = None
-    while True:
-        following = query
-        if last is not None:
-            same = both.c.at == last["at"]
-            later_id = (both.c.of == last["of"]) & (both.c.event_id > last["event_id"])
-            following = query.where(or_(both.c.at > last["at"], same & ((both.c.of > last["of"]) | later_id)))
-        async with transaction(engine) as connection:
-            rows = [dict(row) for row in (await connection.execute(following)).mappings()]
-        for row in rows:
-            yield {**row, "at": row["at"].isoformat()}
-        if len(rows) < PAGE:
-            return
-        last = rows[-1]
-
-
 async def write_export(
     events: AsyncIterator[Mapping[str, Any]],
     write: Callable[[str], Any],
@@ -136,11 +95,13 @@ async def write_export(
         key: signs it.
         tenant_id: whose events they are.
         since: from when on; None from the first on.
-        until: before when.
+        until: before when; an export that ends later than SETTLED_AFTER ago is not complete.
         previous: the end of the export before it, to make one chain of both.
     """
-    header = {"format": FORMAT, "tenant_id": tenant_id, "since": since.isoformat() if since else None}
-    header |= {"until": until.isoformat(), "written_at": datetime.now(UTC).isoformat(), "previous": previous}
+    now = datetime.now(UTC)
+    header: dict[str, Any] = {"format": FORMAT, "tenant_id": tenant_id, "since": since.isoformat() if since else None}
+    header |= {"until": until.isoformat(), "written_at": now.isoformat(), "previous": previous}
+    header |= {"complete": until <= now - SETTLED_AFTER}
     line = json.dumps(header, sort_keys=True)
     write(line + "\n")
     count, chained = 0, _hash(line)
@@ -154,50 +115,80 @@ async def write_export(
     return count
 
 
-def verify_export(lines: Iterable[str], *, public_key: str | None = None) -> Verified:
-    """Return what an export holds, if nothing of it was changed, left out, moved or cut off.
+def verify_export(lines: Iterable[bytes], *, public_key: str | None = None) -> Verified:
+    """Return what an export holds, if nothing of it was changed, left out, moved or cut off, byte by byte.
 
     Args:
-        lines: of the file.
+        lines: of the file, each with its end of line.
         public_key: whose signature it must have, in base64; None takes the key that the file names.
 
     Raises:
         ExportInvalid: it does not hold; the message names the line.
     """
     header: dict[str, Any] | None = None
-    chained, events, number, last = "", 0, 0, None
+    chained, events, number = "", 0, 0
+    last: dict[str, Any] | None = None
     for number, raw in enumerate(lines, 1):
-        line = raw.rstrip("\n")
         if last is not None:
             raise ExportInvalid(f"line {number}: it follows the signed last line")
+        if not raw.endswith(b"\n") or b"\r" in raw or not raw.isascii():
+            raise ExportInvalid(f"line {number}: it was cut off, or written anew by another program")
+        line = raw[:-1].decode("ascii")
         one = _object(line, number)
         if header is None:
-            if one.get("format") != FORMAT:
-                raise ExportInvalid("line 1: it is no export of Keyturn's audit trail")
-            header = one
+            header = _expect_header(one)
         elif one.get("chain") != chained:
             raise ExportInvalid(f"line {number}: a line before it was changed, left out or moved")
         elif "signature" in one:
             last = one
+            if line != json.dumps(one, sort_keys=True) or set(one) != _LAST:
+                raise ExportInvalid(f"line {number}: the signed last line was written anew")
         else:
             events += 1
         chained = _hash(line)
     if header is None or last is None:
         raise ExportInvalid(f"line {number + 1}: the file is cut off, it has no signed last line")
     _expect_signed(last, events, public_key)
-    return Verified(str(header["tenant_id"]), events, header.get("previous"), chained)
+    return Verified(
+        tenant_id=header["tenant_id"],
+        events=events,
+        since=header["since"],
+        until=header["until"],
+        complete=header["complete"],
+        previous=header["previous"],
+        end=chained,
+    )
+
+
+_LAST = {"chain", "events", "public_key", "signature"}
+_HEADER: Mapping[str, type | tuple[type, ...]] = {
+    "tenant_id": str,
+    "since": (str, type(None)),
+    "until": str,
+    "previous": (str, type(None)),
+    "complete": bool,
+}
+
+
+def _expect_header(one: dict[str, Any]) -> dict[str, Any]:
+    if one.get("format") != FORMAT or not all(isinstance(one.get(name), kind) for name, kind in _HEADER.items()):
+        raise ExportInvalid("line 1: it is no export of Keyturn's audit trail")
+    return one
 
 
 def _expect_signed(last: Mapping[str, Any], events: int, public_key: str | None) -> None:
-    if last.get("events") != events:
-        raise ExportInvalid(f"the signature is of {last.get('events')} events, and the file has {events}")
-    named = str(last.get("public_key"))
+    if last["events"] != events:
+        raise ExportInvalid(f"the signature is of {last['events']} events, and the file has {events}")
+    named, signature = str(last["public_key"]), str(last["signature"])
     if public_key is not None and named != public_key.strip():
         raise ExportInvalid("it is signed by another key than the one named")
     signed = {name: value for name, value in last.items() if name != "signature"}
     try:
         key = Ed25519PublicKey.from_public_bytes(base64.b64decode(named, validate=True))
-        key.verify(base64.b64decode(str(last["signature"]), validate=True), json.dumps(signed, sort_keys=True).encode())
+        decoded = base64.b64decode(signature, validate=True)
+        if base64.b64encode(decoded).decode() != signature:  # unused bits of the last character
+            raise ValueError
+        key.verify(decoded, json.dumps(signed, sort_keys=True).encode())
     except (InvalidSignature, binascii.Error, ValueError):
         raise ExportInvalid("its signature is not valid") from None
 

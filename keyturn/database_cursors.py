@@ -17,6 +17,8 @@ def read_cursor(after: str) -> tuple[datetime, str]:
     """Return the moment and the id in a cursor; raises InvalidRequest if it is none."""
     try:
         moment, row_id = json.loads(base64.b64decode(after, altchars=b"-_", validate=True))
-        return datetime.fromisoformat(moment).astimezone(UTC), str(row_id)[:64]
+        if not (isinstance(row_id, str) and row_id.isascii() and row_id.isprintable() and len(row_id) <= 64):
+            raise ValueError
+        return datetime.fromisoformat(moment).astimezone(UTC), row_id
     except (binascii.Error, ValueError, TypeError, OverflowError, RecursionError):
         raise InvalidRequest("the list cannot be continued from there: start at its first page") from None

@@ -5,15 +5,15 @@ A closed job is emptied and not deleted: its row is the tombstone that refuses a
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Literal, get_args
 
-from sqlalchemy import ColumnElement, Table, delete, func, select, update
+from sqlalchemy import ColumnElement, Table, delete, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.bulk.tables import bulk_batches, bulk_items, bulk_runs
 from keyturn.database import transaction
-from keyturn.jobs.states import CLOSED
+from keyturn.jobs.states import CLOSED, OPEN
 from keyturn.jobs.tables import job_audit, outbox, rotation_events, rotation_jobs
 from keyturn.ledger.tables import call_records
 
@@ -79,12 +79,18 @@ class RetentionStore:
         table, expired = _expired(kind, before)
         (key,) = table.primary_key
         async with transaction(self._engine, whole=True) as connection:
-            rows = await connection.execute(select(key).where(expired).limit(BATCH if kind != "runs" else 1))
+            # Locked: a run that somebody resumes meanwhile is resumed before or after, never half deleted.
+            found = select(key).where(expired).limit(BATCH if kind != "runs" else 1).with_for_update()
+            rows = await connection.execute(found)
             ids = [row[0] for row in rows]
             if not ids:
                 return 0
             if kind == "jobs":
-                await connection.execute(update(outbox).where(outbox.c.job_id.in_(ids)).values(payload={}))
+                messages = update(outbox).where(outbox.c.job_id.in_(ids))
+                await connection.execute(messages.values(payload={}))
+                # A message without a payload cannot be delivered: no sweep may start it again.
+                waiting = messages.where(outbox.c.delivered_at.is_(None), outbox.c.dead_at.is_(None))
+                await connection.execute(waiting.values(dead_at=datetime.now(UTC), failure="purged"))
                 await connection.execute(
                     update(job_audit).where(job_audit.c.job_id.in_(ids)).values(actor="purged", detail={})
                 )
@@ -104,7 +110,13 @@ def _expired(kind: RecordKind, before: datetime) -> tuple[Table, ColumnElement[b
         case "calls":
             return call_records, call_records.c.called_at < before
         case "events":
-            return rotation_events, rotation_events.c.at < before
+            # The trail of a job that is still open is complete, however old its approval is.
+            job = exists().where(
+                rotation_jobs.c.tenant_id == rotation_events.c.tenant_id,
+                rotation_jobs.c.idempotency_key == rotation_events.c.workflow_id,
+                rotation_jobs.c.status.in_(OPEN),
+            )
+            return rotation_events, (rotation_events.c.at < before) & ~job
         case "jobs":
             closed = rotation_jobs.c.status.in_(CLOSED) & (rotation_jobs.c.closed_at < before)
             return rotation_jobs, closed

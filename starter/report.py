@@ -182,10 +182,12 @@ def print_pdf(page: str, file: Path) -> None:
             f"--user-data-dir={folder}/profile",
         ]
         command += ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium refuses its sandbox to root
-        command += [f"--print-to-pdf={file.absolute()}", written.as_uri()]
+        printed = Path(folder) / "report.pdf"
+        command += [f"--print-to-pdf={printed}", written.as_uri()]
         try:
             done = subprocess.run(command, capture_output=True, timeout=PRINT_SECONDS, check=False)  # noqa: S603 - ours
         except subprocess.TimeoutExpired:
             raise NoBrowser(f"{browser} did not print within {PRINT_SECONDS:g} s") from None
-        if done.returncode or not file.exists():
+        if done.returncode or not printed.exists():
             raise NoBrowser(f"{browser} did not print: status {done.returncode}")
+        shutil.copyfile(printed, file)

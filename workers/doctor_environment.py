@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic_settings import BaseSettings
 
-from keyturn.workers.doctor_errors import FileOpen, NameMisspelt
+from keyturn.workers.doctor_errors import FileOpen, FileUnreadable, NameMisspelt
 from keyturn.workers.settings import settings_variables
 
 # A misspelt name is close to a real one; those of other tools are not.
@@ -43,11 +43,19 @@ OF_COMMANDS = ("KEYTURN_USER", "KEYTURN_TENANT", "KEYTURN_EXPORT_KEY")
 
 async def files_of_secrets() -> str:
     """Say whether others can read what holds secrets: `.env`, and the files that variables name; raises FileOpen."""
-    named = [
-        Path(value) for name, value in os.environ.items() if name.startswith("KEYTURN_") and name.endswith("_FILE")
-    ]
-    secret = [file for file in (Path(".env"), *named) if file.is_file()]
-    open_to_others = [str(file) for file in secret if stat.S_IMODE(file.stat().st_mode) & 0o077]
+    named = sorted(name for name in os.environ if name.startswith("KEYTURN_") and name.endswith("_FILE"))
+    files = {".env": Path(".env")} | {name: Path(os.environ[name]) for name in named}
+    closed: list[str] = []
+    open_to_others: list[str] = []
+    unreadable: list[str] = []
+    for name, file in files.items():  # named by its variable: its value may be a key that was pasted there
+        try:
+            if file.is_file():
+                (open_to_others if stat.S_IMODE(file.stat().st_mode) & 0o077 else closed).append(name)
+        except (OSError, ValueError):
+            unreadable.append(name)
     if open_to_others:
-        raise FileOpen(f"others can read {', '.join(open_to_others)}")
-    return f"{', '.join(map(str, secret))}: only you can read it" if secret else "no file with secrets is used"
+        raise FileOpen(f"others can read the file of {', '.join(open_to_others)}")
+    if unreadable:
+        raise FileUnreadable(f"{', '.join(unreadable)} does not name a file that can be looked at")
+    return f"only you can read that of {', '.join(closed)}" if closed else "no file with secrets is used"

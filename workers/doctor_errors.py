@@ -28,6 +28,13 @@ class FileOpen(KeyturnError):
     hint = "Run `chmod 600` on it."
 
 
+class FileUnreadable(KeyturnError):
+    """A variable that names a file of secrets names none, or one in a folder that may not be entered."""
+
+    kind = "secrets_unreadable"
+    hint = "Set it to the path of a file; the secret itself goes into the variable without _FILE."
+
+
 class SqliteInProduction(KeyturnError):
     """Production's database is a SQLite file, which one machine alone can open."""
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from keyturn.bulk.findings import Finding, Severity
 from keyturn.bulk.store import Run
@@ -65,7 +66,7 @@ def result_of(one: Finding, run: Run) -> dict[str, Any]:
         "locations": [
             {
                 "physicalLocation": {
-                    "artifactLocation": {"uri": run.source.rpartition("/")[2]},
+                    "artifactLocation": {"uri": quote(run.source.rpartition("/")[2])},
                     "region": {"startLine": max(one.line, 1)},
                 }
             }

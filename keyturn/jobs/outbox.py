@@ -95,8 +95,9 @@ class Outbox:
             await connection.execute(update(outbox).where(outbox.c.job_id == job_id).values(dead_at=None, failure=None))
 
     async def dead_letters(self, *, tenant_id: str, limit: int) -> Sequence[Mapping[str, Any]]:
-        """Return the dead letters, the oldest first."""
-        query = _of_jobs().where(outbox.c.dead_at.is_not(None), rotation_jobs.c.tenant_id == tenant_id).limit(limit)
+        """Return the dead letters, the oldest first; those of purged jobs cannot be resent and are left out."""
+        query = _of_jobs().where(outbox.c.dead_at.is_not(None), rotation_jobs.c.tenant_id == tenant_id)
+        query = query.where(rotation_jobs.c.status != "purged").limit(limit)
         async with transaction(self._engine) as connection:
             return [dict(row) for row in (await connection.execute(query)).mappings()]
 

@@ -173,7 +173,7 @@ async def codec_process(
         around: further variables, such as the caller's settings.
     """
     token = folder / "codec_token"
-    if not token.exists():
+    if not token.exists() or not token.read_text().strip():  # a start that was killed may have left it empty
         token.touch(mode=0o600)
         token.write_text(secrets.token_urlsafe(32))
     address = f"127.0.0.1:{port}"

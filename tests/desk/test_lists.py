@@ -114,6 +114,10 @@ async def test_each_filter_finds_what_it_names(here: Place) -> None:
         ("/jobs?owner=luna", "owner"),
         ("/jobs?after=bm9uc2Vuc2U=", "first page"),
         ("/jobs?after=WyIxIiwgMV0=", "first page"),
+        (
+            "/jobs?after=WyIyMDI2LTExLTAxVDAwOjAwOjAwKzAwOjAwIiwgImFcdTAwMDBiIl0=",
+            "first page",
+        ),  # a zero character, which PostgreSQL cannot take
         ("/calls?after=%FF", "first page"),
         ("/calls?limit=5", "limit"),
     ],
@@ -195,6 +199,9 @@ async def test_many_are_approved_together_and_what_refuses_one_leaves_the_others
         decided = await luna.post("/approvals/decide", data={"decision": "approve", "choice": [*kept, stale]})
         assert "2 of 3 approved" in text_of_page(decided)
         assert "stale_digest" in decided.text
+        absent = kept[0].split()[0] + " no-such-rotation"
+        alone = text_of_page(await luna.post("/approvals/decide", data={"decision": "approve", "choice": absent}))
+        assert ("0 of 1 approved" in alone, "no-such-rotation" in alone) == (True, True)
         nothing = await luna.post("/approvals/decide", data={"decision": "approve"})
         assert (nothing.status_code, "no rotation is selected" in nothing.text) == (422, True)
         unsaid = await luna.post("/approvals/decide", data={"decision": "deny", "choice": kept})

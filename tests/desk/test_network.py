@@ -70,6 +70,7 @@ async def test_signing_in_returns_to_where_one_was_and_nowhere_else(here: Place)
             ("/\\evil.example/", "/"),
             ("/jobs\r\nx: y", "/"),
             ("javascript:alert(1)", "/"),
+            ("//[", "/"),
         ):
             signed_in = await browser.post("/session", data={"token": TOKENS["luna"], "next": place})
             assert (signed_in.status_code, signed_in.headers["location"]) == (303, back), place

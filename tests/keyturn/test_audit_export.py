@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-import keyturn.audit_export as export_module
+import keyturn.jobs.audit as audit_module
 from keyturn.audit_export import (
     ExportInvalid,
-    events_of,
     new_signing_key,
     public_key_of,
     read_signing_key,
@@ -20,6 +19,7 @@ from keyturn.audit_export import (
     write_export,
 )
 from keyturn.errors import InvalidRequest
+from keyturn.jobs.audit import events_of
 from keyturn.jobs.store import JobStore
 from keyturn.rotations.contracts import RotationEvent
 from tests.support.cases import facts, order
@@ -28,16 +28,26 @@ NOW = datetime.now(UTC)
 SIGNING = read_signing_key(new_signing_key()[0])
 
 
-async def exported(events: list[dict[str, Any]], *, previous: str | None = None) -> list[str]:
+OLD = NOW - timedelta(days=30)
+
+
+async def exported(
+    events: list[dict[str, Any]],
+    *,
+    previous: str | None = None,
+    since: datetime | None = None,
+    until: datetime = OLD,
+    tenant_id: str = "default",
+) -> list[bytes]:
     async def coming() -> AsyncIterator[dict[str, Any]]:
         for event in events:
             yield event
 
     parts: list[str] = []
     await write_export(
-        coming(), parts.append, key=SIGNING, tenant_id="default", since=None, until=NOW, previous=previous
+        coming(), parts.append, key=SIGNING, tenant_id=tenant_id, since=since, until=until, previous=previous
     )
-    return "".join(parts).splitlines(keepends=True)
+    return "".join(parts).encode().splitlines(keepends=True)
 
 
 EVENTS = [{"at": f"2026-11-0{day}", "event": "approved", "actor": "omar", "detail": {"n": day}} for day in range(1, 6)]
@@ -45,22 +55,50 @@ EVENTS = [{"at": f"2026-11-0{day}", "event": "approved", "actor": "omar", "detai
 
 async def test_an_export_is_verified_and_the_next_one_continues_it() -> None:
     """By whoever has the public key; two files are one chain."""
-    first = await exported(EVENTS)
-    found = verify_export(first, public_key=public_key_of(SIGNING))
-    assert (found.tenant_id, found.events, found.previous) == ("default", 5, None)
-    second = verify_export(await exported(EVENTS[:1], previous=found.end))
-    assert (second.events, second.previous) == (1, found.end)
+    first = verify_export(await exported(EVENTS), public_key=public_key_of(SIGNING))
+    assert (first.tenant_id, first.events, first.previous, first.complete) == ("default", 5, None, True)
+    following = await exported(EVENTS[:1], previous=first.end, since=OLD, until=OLD + timedelta(days=1))
+    second = verify_export(following)
+    assert (second.events, second.previous) == (1, first.end)
+    second.expect_continues(first)
     assert verify_export(await exported([])).events == 0
 
 
-def _replaced(lines: list[str]) -> list[str]:
-    return [line.replace('"omar"', '"luna"') if '"n": 3' in line else line for line in lines]
+async def test_a_chain_has_no_gap_no_other_tenant_and_no_end_that_was_too_early() -> None:
+    """Each would leave events in no file, although both files hold."""
+    first = verify_export(await exported(EVENTS))
+    later, after = OLD + timedelta(days=1), {"previous": first.end, "until": OLD + timedelta(days=9)}
+    for changed, said in (
+        ({"since": later}, "a time between them"),
+        ({"since": OLD, "tenant_id": "other"}, "another tenant"),
+        ({"since": OLD, "previous": None}, "names another one, or none"),
+    ):
+        given: dict[str, Any] = after | changed
+        with pytest.raises(ExportInvalid, match=said):
+            verify_export(await exported([], **given)).expect_continues(first)
+    recent = verify_export(await exported(EVENTS, until=NOW))
+    assert not recent.complete, "an event may be written a day after it happened"
+    with pytest.raises(ExportInvalid, match="a time between them"):
+        verify_export(await exported([], previous=recent.end, since=NOW)).expect_continues(recent)
 
 
-def _signed_by_another(lines: list[str]) -> list[str]:
-    other = read_signing_key(new_signing_key()[0])
-    last = json.loads(lines[-1])
-    return [*lines[:-1], json.dumps(last | {"public_key": public_key_of(other)}) + "\n"]
+def _replaced(lines: list[bytes]) -> list[bytes]:
+    return [line.replace(b'"omar"', b'"luna"') if b'"n": 3' in line else line for line in lines]
+
+
+def _last(lines: list[bytes], **changed: Any) -> list[bytes]:
+    return [*lines[:-1], json.dumps(json.loads(lines[-1]) | changed, sort_keys=True).encode() + b"\n"]
+
+
+def _other_bits(lines: list[bytes]) -> list[bytes]:
+    """The same signature in other characters: the last one before the padding has bits that mean nothing."""
+    signature = json.loads(lines[-1])["signature"]
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    other = letters[letters.index(signature[-3]) ^ 1]
+    return _last(lines, signature=f"{signature[:-3]}{other}==")
+
+
+OTHER = public_key_of(read_signing_key(new_signing_key()[0]))
 
 
 @pytest.mark.parametrize(
@@ -72,19 +110,29 @@ def _signed_by_another(lines: list[str]) -> list[str]:
         (lambda lines: lines[:-1], "the file is cut off"),
         (lambda lines: lines[:3], "the file is cut off"),
         (lambda lines: [*lines, lines[2]], "it follows the signed last line"),
+        (lambda lines: [*lines, b"\n"], "it follows the signed last line"),
         (lambda lines: lines[1:], "it is no export"),
-        (lambda lines: [*lines[:2], "not json\n"], "line 3: it is no JSON"),
-        (lambda lines: ["[" * 100_000], "line 1: it is no JSON"),
-        (lambda lines: ["[]"], "line 1: it is no JSON object"),
+        (lambda lines: [*lines[:2], b"not json\n"], "line 3: it is no JSON"),
+        (lambda lines: [b"[" * 100_000 + b"\n"], "line 1: it is no JSON"),
+        (lambda lines: [b"[]\n"], "line 1: it is no JSON object"),
         (lambda _lines: [], "line 1: the file is cut off"),
-        (_signed_by_another, "its signature is not valid"),
-        (lambda lines: [*lines[:-1], lines[-1].replace('"events": 5', '"events": 4')], "signature is of 4 events"),
+        (lambda lines: [line.replace(b"\n", b"\r\n") for line in lines], "written anew by another program"),
+        (lambda lines: [*lines[:-1], lines[-1].rstrip(b"\n")], "it was cut off"),
+        (lambda lines: [*lines[:-1], lines[-1].replace(b"{", '{"é": 1, '.encode())], "written anew by another program"),
+        (lambda lines: [*lines[:-1], lines[-1].replace(b"{", b'{"events": 99, ')], "last line was written anew"),
+        (lambda lines: [*lines[:-1], lines[-1].replace(b": ", b":  ")], "last line was written anew"),
+        (lambda lines: _last(lines, more=1), "last line was written anew"),
+        (lambda lines: _last(lines, events=4), "signature is of 4 events"),
+        (lambda lines: _last(lines, public_key=OTHER), "its signature is not valid"),
+        (lambda lines: _last(lines, public_key=5, signature=None), "its signature is not valid"),
+        (_other_bits, "its signature is not valid"),
+        (lambda lines: [lines[0].replace(b'"tenant_id"', b'"tenant"'), *lines[1:]], "it is no export"),
     ],
 )
 async def test_whatever_is_changed_is_found_and_its_line_named(
-    change: Callable[[list[str]], list[str]], said: str
+    change: Callable[[list[bytes]], list[bytes]], said: str
 ) -> None:
-    """Changed, left out, moved, cut off, continued, signed by somebody else."""
+    """Changed, left out, moved, cut off, continued, written anew, signed by somebody else."""
     with pytest.raises(ExportInvalid, match=said):
         verify_export(change(await exported(EVENTS)))
 
@@ -99,7 +147,7 @@ async def test_what_happened_to_rotations_and_jobs_is_in_its_order_page_by_page(
     store: JobStore, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of one tenant, between two moments; events of the same moment are neither lost nor doubled."""
-    monkeypatch.setattr(export_module, "PAGE", 3)
+    monkeypatch.setattr(audit_module, "PAGE", 3)
     moments = [NOW - timedelta(hours=hours) for hours in (5, 5, 5, 5, 4, 3, 3)]
     for number, at in enumerate(moments):
         event = RotationEvent(tenant_id="default", event=f"event_{number}", actor="omar", at=at)

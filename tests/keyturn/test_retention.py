@@ -60,7 +60,9 @@ async def test_a_purged_job_still_refuses_a_second_one(store: JobStore, engine: 
     async with engine.connect() as connection:
         trail = (await connection.execute(select(job_audit).where(job_audit.c.job_id == job_id))).mappings().all()
     assert {(row["actor"], str(row["detail"])) for row in trail} == {("purged", "{}")}
-    assert await Outbox(engine).dead_letters(tenant_id="default", limit=10) == []
+    outbox = Outbox(engine)
+    assert await outbox.dead_letters(tenant_id="default", limit=10) == []
+    assert job_id not in await outbox.waiting(older_than=-timedelta(days=1), limit=10), "no sweep starts it again"
     again = await store.create_once(order(credential=facts(key_id="key_1")), idempotency_key=KEY, fence=1)
     assert again == RotationJob(job_id=job_id, created=False)
     assert (await records.delete(YEAR.limits(NOW)))["jobs"] == 0, "once"
@@ -90,6 +92,20 @@ async def test_old_calls_events_and_runs_are_deleted_and_young_ones_stay(
     assert (await rows_of(engine, bulk_runs), await rows_of(engine, bulk_items)) == (2, 10)
     assert len(await LedgerStore(engine).calls(limit=10)) == 1
     assert len(await store.events(tenant_id="default", workflow_id=KEY)) == 1
+
+
+async def test_the_trail_of_an_open_job_stays_whole(store: JobStore, engine: AsyncEngine) -> None:
+    """A job may be open for longer than events are stored: who approved it is still asked."""
+    at = NOW - timedelta(days=400)
+    for workflow_id, who in ((KEY, "omar"), (KEY.replace("key_1", "key_2"), "lena")):
+        event = RotationEvent(tenant_id="default", event="approved", actor=who, at=at)
+        await store.record_event(event, workflow_id=workflow_id, event_id=uuid.uuid4().hex)
+    await store.create_once(order(), idempotency_key=KEY, fence=1)
+    await job_closed(engine, store, days_ago=10, key_id="key_2")
+    records = RetentionStore(engine)
+    assert (await records.delete(Retention(events=365).limits(NOW)))["events"] == 1
+    stored = await store.events(tenant_id="default", workflow_id=KEY)
+    assert [event["actor"] for event in stored if event["event"] == "approved"] == ["omar"]
 
 
 async def test_what_is_stored_for_ever_is_not_looked_at(engine: AsyncEngine) -> None:

@@ -508,8 +508,19 @@ async def test_doctor_finds_a_file_of_secrets_that_others_can_read(terminal: Ter
     (terminal.folder / ".env").write_text("OPENAI_API_KEY=key_for_tests\n")
     (terminal.folder / ".env").chmod(0o644)
     looked = await terminal.run("doctor")
-    assert (looked.returncode, "others can read .env -> Run `chmod 600` on it." in looked.stdout) == (1, True)
+    assert (looked.returncode, "others can read the file of .env -> Run `chmod 600` on it." in looked.stdout) == (
+        1,
+        True,
+    )
     assert "key_for_tests" not in looked.stdout
+
+
+async def test_doctor_never_prints_a_secret_that_was_pasted_where_a_path_belongs(terminal: Terminal) -> None:
+    """The variable is named, and its value is not: it may be the key itself."""
+    pasted = "key_" + "4f" * 3000  # longer than a path may be
+    looked = await terminal.run("doctor", KEYTURN_DESK_TOKENS_FILE=pasted)
+    assert "KEYTURN_DESK_TOKENS_FILE does not name a file" in " ".join(looked.stdout.split()), looked.stdout
+    assert pasted[:40] not in looked.stdout + looked.stderr
 
 
 def own_policies(folder: Path) -> Path:
@@ -770,10 +781,26 @@ async def test_the_audit_trail_is_exported_and_verified_by_command(
     public = printed.splitlines()[1].rpartition(" ")[2]
     unset = await terminal.run("export", "audit", "audit.jsonl")
     assert (unset.returncode, "KEYTURN_EXPORT_KEY is not set" in unset.stderr) == (1, True)
-    written = await terminal.run("export", "audit", "audit.jsonl", KEYTURN_EXPORT_KEY=signing)
+    for wrong, said in (
+        (("--since", "2026-12-01", "--until", "2026-11-01"), "--since: it is not before --until"),
+        (("--until", "2199-01-01"), "may still be written; see --recent"),
+    ):
+        refused = await terminal.run("export", "audit", "audit.jsonl", *wrong, KEYTURN_EXPORT_KEY=signing)
+        assert (refused.returncode, said in refused.stderr) == (2, True), refused.stderr
+    written = await terminal.run("export", "audit", "audit.jsonl", "--recent", KEYTURN_EXPORT_KEY=signing)
     assert written.returncode == 0, written.stderr
+    again = await terminal.run("export", "audit", "audit.jsonl", "--recent", KEYTURN_EXPORT_KEY=signing)
+    assert (again.returncode, "never written over" in again.stderr) == (2, True)
     file = terminal.folder / "audit.jsonl"
     assert made["job_id"] in file.read_text()
+    assert file.stat().st_mode & 0o077 == 0
+    months = [(f"audit-{month}.jsonl", f"2026-0{month}-01", f"2026-0{month + 1}-01") for month in (1, 2)]
+    for number, (name, since, until) in enumerate(months):
+        chained = ("--previous", months[0][0]) if number else ("--since", since)
+        exported = ("export", "audit", name, "--until", until, *chained)
+        assert (await terminal.run(*exported, KEYTURN_EXPORT_KEY=signing)).returncode == 0
+    chain = await terminal.run("export", "verify", months[1][0], "--public-key", public, "--previous", months[0][0])
+    assert (chain.returncode, "2026-02-01" in chain.stdout) == (0, True), chain.stderr
     assert signing not in file.read_text() + written.stderr
     valid = await terminal.run("export", "verify", "audit.jsonl", "--public-key", public)
     assert (valid.returncode, valid.stdout.startswith("valid: ")) == (0, True)
