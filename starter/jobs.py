@@ -17,6 +17,7 @@ from keyturn.errors import InvalidRequest
 from keyturn.jobs.contracts import ClaimedJob, Evidence
 from keyturn.moments import in_utc
 from keyturn.starter.database import with_database
+from keyturn.starter.lost_jobs import lost
 from keyturn.tokens import parse_tokens
 from keyturn.workers.jobs_settings import load_jobs_settings
 
@@ -83,6 +84,9 @@ def jobs(context: click.Context, tenant: str, limit: int, overdue: bool, as_json
         )
     if not found:
         click.echo(f"no {'overdue ' if overdue else ''}jobs of tenant {tenant}", err=True)
+
+
+jobs.add_command(lost)
 
 
 @jobs.command()

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import delete
 
 from keyturn.application.requests import id_of
 from keyturn.application.rotations import outcome_of, start_or_attach
 from keyturn.database import database_url, open_database
 from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.store import JobStore
+from keyturn.jobs.tables import job_audit, outbox, rotation_jobs
 from keyturn.lab.stack.embedded import Stack
 from keyturn.llm.errors import ProviderTimeout
 from keyturn.llm.outages import FAILURES_TO_OPEN, Outages
@@ -431,6 +433,38 @@ async def test_an_unknown_workflow_is_reported_without_a_traceback(terminal: Ter
         assert ended.returncode == 1
         assert "no workflow has the ID" in ended.stderr
         assert "Traceback" not in ended.stderr
+
+
+async def test_jobs_that_a_restored_database_lacks_are_found_and_created_once_more(
+    terminal: Terminal, stack: Stack, simulated: SimulatorControl
+) -> None:
+    """Asking again finds the completed rotation and creates nothing: it is reset to the step that creates the job."""
+    tenant = f"lost-{uuid.uuid4().hex[:8]}"
+    made = json_of(await terminal.rotate("--stale", KEYTURN_TENANT=tenant))
+    kept = json_of(await terminal.rotate("--stale", KEYTURN_TENANT=tenant))
+    whole = await terminal.run("jobs", "lost", "--tenant", tenant)
+    assert (whole.returncode, "that created a job has it" in whole.stderr) == (0, True), whole
+    await forget_job(stack, made["job_id"])
+    missing = await terminal.run("jobs", "lost", "--tenant", tenant)
+    assert (missing.returncode, made["workflow_id"] in missing.stdout) == (1, True), missing
+    assert kept["workflow_id"] not in missing.stdout
+    assert "keyturn jobs lost --recreate" in missing.stderr
+    reset = json_of(await terminal.run("jobs", "lost", "--tenant", tenant, "--recreate", "--json"))
+    assert [row["workflow_id"] for row in reset["lost"]] == [made["workflow_id"]]
+    async with asyncio.timeout(30):
+        while (await terminal.run("jobs", "lost", "--tenant", tenant)).returncode:
+            await asyncio.sleep(0.2)
+    rows = json_of(await terminal.run("jobs", "--tenant", tenant, "--json"))["jobs"]
+    assert sorted(row["idempotency_key"] for row in rows) == sorted([made["workflow_id"], kept["workflow_id"]])
+
+
+async def forget_job(stack: Stack, job_id: str) -> None:
+    """Have the database be what it was before a job."""
+    engine = open_database(database_url(stack.database))
+    async with engine.begin() as connection:
+        for table in (job_audit, outbox, rotation_jobs):
+            await connection.execute(delete(table).where(table.c.job_id == job_id))
+    await engine.dispose()
 
 
 async def test_doctor_says_line_by_line_what_is_missing(terminal: Terminal, simulated: SimulatorControl) -> None:

@@ -23,6 +23,7 @@ from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.lab.stack.processes import free_port
 from keyturn.workers.schema import check_schema, migrate
+from tests.support.backups import AFTER, BEFORE, create_job, expect_as_it_was
 from tests.support.cases import order
 
 _INSTALLED = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
@@ -140,6 +141,19 @@ async def test_jobs_are_made_over_tls_by_a_role_that_owns_its_database_and_no_mo
     made = await JobStore(engine).create_once(order(), idempotency_key="tls", fence=1)
     assert made.created
     await engine.dispose()
+
+
+@needs_it
+async def test_a_database_is_restored_from_pg_dump_by_the_role_that_owns_it(primary: Cluster, folder: Path) -> None:
+    """As the documents write it, into an empty database of the same owner."""
+    job_id, _ = await create_job(primary.url(), BEFORE)
+    server = ("-h", "127.0.0.1", "-p", str(primary.port), "-U", OWNER)
+    primary.run("pg_dump", *server, "--format=custom", "--file", folder / "keyturn.dump", "keyturn")
+    await create_job(primary.url(), AFTER)
+    primary.sql(f"CREATE DATABASE restored OWNER {OWNER}")
+    restore = ("--exit-on-error", "--no-owner", "--dbname", "restored", folder / "keyturn.dump")
+    primary.run("pg_restore", *server, *restore)
+    await expect_as_it_was(primary.url().set(database="restored"), job_id)
 
 
 @needs_it
