@@ -168,7 +168,7 @@ class BulkWorkflow:
             if self._paused is not None and not running:
                 await self._wait_while_paused()
                 continue
-            at_once = 1 if self._near_limit else self._order.pages_at_once
+            at_once = 1 if self._runs_alone() else self._order.pages_at_once
             if self._may_start() and waiting and len(running) < at_once:
                 long = self._history_is_long() and not self._counted  # a page that was stopped is finished first
                 if long and not running:
@@ -200,6 +200,8 @@ class BulkWorkflow:
             first=page * size + 1,
             last=min((page + 1) * size, asks),
             max_usd=self._take_budget(page),
+            call_usd=self._progress.cost_usd / self._progress.asked if self._progress.asked else None,
+            may_exceed=self._runs_alone(),
         )
         resumed = self._resumed
         try:
@@ -216,7 +218,7 @@ class BulkWorkflow:
         limit = self._order.max_usd
         if judged.stopped is not None:
             waiting.insert(0, page)
-            if judged.stopped == MaxUsdReached.kind and not self._near_limit:
+            if judged.stopped == MaxUsdReached.kind and not asked.may_exceed:
                 self._near_limit = True  # its share is used up, and others may have some left
             elif resumed == self._resumed:  # else what stopped it was fixed while it ran
                 self._paused, self._hint = self._paused or judged.stopped, judged.hint
@@ -225,13 +227,17 @@ class BulkWorkflow:
         if self._paused == MaxUsdReached.kind:
             self._order, self._near_limit = self._order.model_copy(update={"max_usd": None}), False
 
+    def _runs_alone(self) -> bool:
+        """Whether one page runs after another: near a limit of cost, and while nobody knows what a call costs."""
+        return self._near_limit or (self._order.max_usd is not None and self._progress.cost_usd == 0)
+
     def _take_budget(self, page: int) -> Decimal | None:
         """Return what a page's calls may cost: its share of what is left, beside what it has cost already."""
         limit = self._order.max_usd
         if limit is None:
             return None
         left = limit - self._progress.cost_usd - sum(self._budgets.values(), Decimal(0))
-        free = 1 if self._near_limit else self._order.pages_at_once - len(self._budgets)
+        free = 1 if self._runs_alone() else self._order.pages_at_once - len(self._budgets)
         self._budgets[page] = max(left, Decimal(0)) / max(free, 1)
         return self._counted.get(page, RunProgress()).cost_usd + self._budgets[page]
 

@@ -91,6 +91,10 @@ class BulkPage(Contract):
     last: int = Field(ge=1)
     # What its calls may have cost, those of earlier attempts included; None for no limit.
     max_usd: Decimal | None = None
+    # What a call of this run has cost on average; None while none has.
+    call_usd: Decimal | None = None
+    # Whether its last call may go over the limit: for the one page that runs alone, with all that is left.
+    may_exceed: bool = False
 
 
 class OfflineBatch(Contract):

@@ -120,7 +120,7 @@ class BulkJudge:
         budget = None
         if page.max_usd is not None:
             before = await self.store.progress(page.run_id, first=page.first, last=page.last)
-            budget = _Budget(page.max_usd - before.cost_usd)
+            budget = _Budget(page.max_usd - before.cost_usd, page.call_usd, may_exceed=page.may_exceed)
         judging = _Page(self, run, attempt, at, budget)
         stopped = await judging.all(await self.store.open_items(page.run_id, page.first, page.last), last_attempt)
         progress = await self.store.progress(page.run_id, first=page.first, last=page.last)
@@ -177,19 +177,21 @@ def request_of(run: Run, item: Mapping[str, Any], encryption: Encryption) -> Mod
 
 
 class _Budget:
-    """What the calls of a page may cost. Until one has ended, only one is made: nobody knows yet what they cost."""
+    """What the calls of a page may cost. While nobody knows what a call costs, only one is made at a time."""
 
-    def __init__(self, usd: Decimal) -> None:
+    def __init__(self, usd: Decimal, call_usd: Decimal | None, *, may_exceed: bool) -> None:
         self._left = usd
+        self._may_exceed = may_exceed
         self._running = 0
-        self._dearest: Decimal | None = None
+        self._dearest = call_usd or Decimal(0)
         self._changed = asyncio.Condition()
 
     async def admit(self) -> bool:
-        """Wait until a further call may be made; False if it would go over the limit by more than itself."""
+        """Wait until a further call may be made; False if it would go over, or by more than itself where it may."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self._dearest is not None or self._running == 0)
-            if self._left - (self._dearest or Decimal(0)) * self._running <= 0:
+            await self._changed.wait_for(lambda: self._dearest or self._running == 0)
+            left = self._left - self._dearest * self._running
+            if left <= 0 or (left < self._dearest and not self._may_exceed):
                 return False
             self._running += 1
             return True
@@ -199,7 +201,7 @@ class _Budget:
         async with self._changed:
             self._running -= 1
             self._left -= usd
-            self._dearest = max(self._dearest or Decimal(0), usd)
+            self._dearest = max(self._dearest, usd)
             self._changed.notify_all()
 
 

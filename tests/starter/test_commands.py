@@ -755,8 +755,9 @@ async def test_cached_responses_are_cleared_by_command(terminal: Terminal) -> No
     assert none.stdout == "0 cached responses cleared\n"
     some = await terminal.run("cache", "clear", "--prompt-version", "rotation_decision@2")
     assert int(some.stdout.split()[0]) >= 1
-    await terminal.run("cache", "clear")  # other tasks' answers, of tests before this one
-    assert (await terminal.run("cache", "clear")).stdout == "0 cached responses cleared\n"
+    async with asyncio.timeout(60):  # the workflows that earlier tests left running on this stack may cache some more
+        while (await terminal.run("cache", "clear")).stdout != "0 cached responses cleared\n":
+            pass
 
 
 @pytest.mark.parametrize(
