@@ -7,7 +7,7 @@ export UV_SYSTEM_CERTS ?= 1
 # Compiled once: the tests start some hundreds of processes, and each would compile all that it imports, in four seconds.
 export UV_COMPILE_BYTECODE ?= 1
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help install demo dev test unit check docs format bench bench-compare prove soak fuzz audit prove-gate prove-delivery prove-executor prove-bulk eval eval-local golden histories schemas screenshots matrix release clean
+.PHONY: help install demo dev test unit check docs format bench bench-compare prove soak fuzz audit prove-gate prove-delivery prove-executor prove-consumers prove-bulk eval eval-local golden histories schemas screenshots matrix release clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -49,7 +49,7 @@ check: install ## format, lint, words, types, imports, secrets
 	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	@# TPL010 wants ApplicationError only; workflows/access_key.py leaves its steps by exceptions that it catches itself.
+	@# TPL010 wants ApplicationError only; workflows/rotate_key.py leaves its steps by exceptions that it catches itself.
 	$(BIN)/temporalint --ignore TPL010 workflows activities
 	@# 3: a known placeholder is on another line now, and the baseline is updated.
 	$(BIN)/detect-secrets-hook --baseline .secrets.baseline $$(git ls-files) || [ $$? -eq 3 ]
@@ -75,8 +75,11 @@ prove-delivery: install ## deliver 2,000 jobs over a network that loses a third 
 	PROOF_JOBS=2000 $(BIN)/pytest -q --timeout=0 tests/workflows/test_delivery.py -k loses_a_third
 
 prove-executor: install ## kill the executor -9 beside each call that changes something at AWS (some minutes)
-	PROOF_KILLS=all $(BIN)/pytest -q --timeout=0 tests/workflows/test_access_key.py tests/keyturn/test_access_keys.py \
+	PROOF_KILLS=all $(BIN)/pytest -q --timeout=0 tests/workflows/test_rotate_key.py tests/keyturn/test_key_rotation.py \
 	  -k "is_killed or is_lost"
+
+prove-consumers: install ## rotate 10,000 keys of four clouds while programs log in with them and everything fails (about an hour)
+	PROOF_ROTATIONS=$(or $(ROTATIONS),10000) $(BIN)/pytest -q -n0 -s --timeout=0 tests/proof/test_consumers.py
 
 prove-bulk: install ## judge 10,000 keys while worker, server and starter are killed -9 in turn (some minutes)
 	PROOF_KEYS=10000 $(BIN)/pytest -q --timeout=0 tests/workflows/test_bulk_killed.py

@@ -6,7 +6,7 @@ from keyturn.activities.deliver_job import DeliverJob
 from keyturn.activities.draft_reply import DraftReply
 from keyturn.activities.judge_page import JudgePage
 from keyturn.activities.record_event import RecordEvent
-from keyturn.activities.rotate_access_key import RotateAccessKey
+from keyturn.activities.rotate_key import RotateKey
 from keyturn.activities.withdraw_claim import WithdrawClaim
 
 ACTIVITIES = (
@@ -17,5 +17,5 @@ ACTIVITIES = (
     DraftReply,
     DeliverJob,
     JudgePage,
-    RotateAccessKey,
+    RotateKey,
 )

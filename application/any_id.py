@@ -21,14 +21,14 @@ from keyturn.console import counted
 from keyturn.execution.contracts import KeyRotationOutcome, KeyRotationStatus
 from keyturn.moments import in_utc
 from keyturn.progress import line_of, summary_of
-from keyturn.workflows.access_key import RotateAccessKeyWorkflow
 from keyturn.workflows.bulk import BulkWorkflow, bulk_id
+from keyturn.workflows.rotate_key import RotateKeyWorkflow
 
 IdKind = Literal["rotation", "run", "job", "execution", "delivery", "draft"]
 _PREFIXES: dict[str, IdKind] = {"bulk:": "run", "execute:": "execution", "deliver:": "delivery", "draft:": "draft"}
 _TYPES = {
     "run": "BulkWorkflow",
-    "execution": "RotateAccessKeyWorkflow",
+    "execution": "RotateKeyWorkflow",
     "delivery": "DeliveryWorkflow",
     "draft": "DraftWorkflow",
 }
@@ -106,10 +106,10 @@ async def _run_summary(client: Client, workflow_id: str, *, running: bool) -> Su
 
 
 async def _execution_summary(client: Client, workflow_id: str, *, running: bool) -> Summary:
-    handle = client.get_workflow_handle_for(RotateAccessKeyWorkflow.run, workflow_id)
+    handle = client.get_workflow_handle_for(RotateKeyWorkflow.run, workflow_id)
     if running:
         try:
-            at: KeyRotationStatus = await handle.query(RotateAccessKeyWorkflow.status, rpc_timeout=QUERY_TIMEOUT)
+            at: KeyRotationStatus = await handle.query(RotateKeyWorkflow.status, rpc_timeout=QUERY_TIMEOUT)
         except (RPCError, WorkflowQueryFailedError):
             return Summary("running", ("no executor answers: start one with `keyturn executor`",), True)
         lines = [f"old key {at.old_key_id}, new key {at.new_key_id or 'not created yet'}"] if at.old_key_id else []

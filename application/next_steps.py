@@ -10,7 +10,7 @@ from temporalio.service import RPCError
 from keyturn.execution.contracts import KeyRotationStatus
 from keyturn.jobs.states import NEXT, OPEN
 from keyturn.moments import in_utc
-from keyturn.workflows.access_key import RotateAccessKeyWorkflow, execution_id
+from keyturn.workflows.rotate_key import RotateKeyWorkflow, execution_id
 
 QUERY_TIMEOUT = timedelta(seconds=2)  # a worker answers in milliseconds; without one, a page waits no longer
 
@@ -32,11 +32,11 @@ _OF_STEP: Mapping[str, str] = {
 
 async def execution_status(client: Client, job_id: str) -> KeyRotationStatus | None:
     """Return what Keyturn's own executor is at with a job; None if it has not started it, or does not answer."""
-    handle = client.get_workflow_handle_for(RotateAccessKeyWorkflow.run, execution_id(job_id))
+    handle = client.get_workflow_handle_for(RotateKeyWorkflow.run, execution_id(job_id))
     try:
         if (await handle.describe(rpc_timeout=QUERY_TIMEOUT)).status is not WorkflowExecutionStatus.RUNNING:
             return None
-        return await handle.query(RotateAccessKeyWorkflow.status, rpc_timeout=QUERY_TIMEOUT)
+        return await handle.query(RotateKeyWorkflow.status, rpc_timeout=QUERY_TIMEOUT)
     except (RPCError, WorkflowQueryFailedError):
         return None
 

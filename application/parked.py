@@ -12,7 +12,9 @@ from keyturn.rotations.contracts import Resumption
 from keyturn.workflows.rotation import RotationWorkflow
 from keyturn.workflows.visibility import PARKED, TENANT
 
-WAITING_TYPES = ("RotationWorkflow", "RotateAccessKeyWorkflow")
+WAITING_TYPES = ("RotationWorkflow", "RotateKeyWorkflow")
+# Waits of a key's rotation that are what they should be: no one has to fix anything yet.
+WAITS = ("frozen", "old_key_in_use", "new_key_not_seen", "consumers_not_moved", "key_use_unknown")
 MOST_WAITING = 100_000  # read to find the oldest of them: twice the largest estate, in some seconds
 
 
@@ -30,6 +32,16 @@ async def waiting_rotations(
     found = [(row.start_time, row.id, waits_for(row) or "unforeseen") async for row in rows]
     for since, workflow_id, kept in sorted(found)[:limit]:
         yield {"workflow_id": workflow_id, "kind": kept, "since": since.isoformat()}
+
+
+async def count_blocked(client: Client, *, task_queue: str) -> int:
+    """Return how many rotations of keys on an executor's task queue wait for a person or a fault to be fixed.
+
+    A freeze is none: nothing is wrong with what it holds up.
+    """
+    query = f"WorkflowType = 'RotateKeyWorkflow' AND ExecutionStatus = 'Running' AND TaskQueue = '{task_queue}'"
+    query += f" AND {PARKED.name} IS NOT NULL AND {PARKED.name} NOT IN ({', '.join(map(repr, WAITS))})"
+    return (await client.count_workflows(query)).count
 
 
 async def resume_all(

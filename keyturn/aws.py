@@ -8,7 +8,7 @@ import asyncio
 import functools
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import boto3
 from botocore.config import Config
@@ -21,7 +21,7 @@ from botocore.exceptions import (
     NoRegionError,
 )
 
-from keyturn.execution.errors import AwsRefused, AwsUnavailable, KeyLimit, SecretLeaving, UserGone
+from keyturn.execution.errors import CloudRefused, CloudUnavailable, KeyLimit, SecretLeaving, UserGone
 
 T = TypeVar("T")
 # IAM answers in tenths of a second: after 10 s no answer will come. A retry of boto3's own would hide a lost one.
@@ -54,43 +54,63 @@ _making = threading.Lock()
 _session = functools.cache(boto3.session.Session)
 
 
-def client_of(service: str, settings: dict[str, Any]) -> Any:
-    """Return boto3's client of a service; raises AwsRefused."""
+def client_of(service: str, settings: dict[str, Any], session: boto3.session.Session | None = None) -> Any:
+    """Return boto3's client of a service, of the environment's session unless another is given; raises CloudRefused."""
     try:
         with _making:
-            return _session().client(service, **settings)
+            return (session or _session()).client(service, **settings)
     except (BotoCoreError, ValueError) as error:
-        raise AwsRefused(f"no client of {service}: {_type_name(error)}") from None
+        raise CloudRefused(f"no client of {service}: {_type_name(error)}") from None
 
 
 async def ask(call: Callable[[], T], *, passing: set[str] | None = None, absent: str | None = None) -> T:
     """Make one call in a thread; raises by name what went wrong, and repeats no text of AWS's but its error code."""
+    return await asyncio.to_thread(ask_now, call, passing=passing, absent=absent)
+
+
+def ask_now(call: Callable[[], T], *, passing: set[str] | None = None, absent: str | None = None) -> T:
+    """Make one call; raises as `ask`, and outside of `except`: botocore's error has the request with its body."""
+    found: T | None = None
+    failure: Exception | None = None
     try:
-        return await asyncio.to_thread(call)
-    except ClientError as error:
-        code = str(error.response.get("Error", {}).get("Code", "unknown"))[:64]
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        operation = error.operation_name
-        if code in {"ResourceNotFoundException", "NoSuchEntity"} and absent is not None:
-            raise Absent(absent) from None
-        if code == "NoSuchEntity" and operation in {"ListAccessKeys", "CreateAccessKey"}:
-            raise UserGone(f"{operation}: the user does not exist any more") from None
-        if code == "NoSuchEntity":  # the key, or its user: the next attempt lists them, and sees which
-            raise AwsUnavailable(f"{operation}: the key was deleted since it was listed") from None
-        if code == "InvalidRequestException" and "delet" in str(error.response.get("Error", {}).get("Message")):
-            raise SecretLeaving(f"{operation}: a secret of this name is scheduled for deletion") from None
-        if code in _PASSING | (passing or set()) or status >= 500 or status == 429:
-            raise AwsUnavailable(f"{operation}: {code}") from None
-        if code == "LimitExceeded" and operation == "CreateAccessKey":
-            raise KeyLimit("the user has two access keys") from None
-        raise AwsRefused(f"{operation}: {code}") from None
-    except (NoCredentialsError, NoRegionError) as error:
-        raise AwsRefused(_type_name(error)) from None
-    except (HTTPClientError, ConnectionError) as error:
-        raise AwsUnavailable(f"no answer: {_type_name(error)}") from None
-    except BotoCoreError as error:
-        raise AwsRefused(_type_name(error)) from None
+        found = call()
+    except BaseException as error:
+        failure = _failure_of(error, passing or set(), absent)
+    if failure is not None:
+        raise failure
+    return cast("T", found)
 
 
-def _type_name(error: Exception) -> str:
+def _failure_of(error: BaseException, passing: set[str], absent: str | None) -> Exception:
+    if isinstance(error, ClientError):
+        return _refusal_of(error, passing, absent)
+    if isinstance(error, NoCredentialsError | NoRegionError):
+        return CloudRefused(_type_name(error))
+    if isinstance(error, HTTPClientError | ConnectionError):
+        return CloudUnavailable(f"no answer: {_type_name(error)}")
+    if isinstance(error, BotoCoreError):
+        return CloudRefused(_type_name(error))
+    raise error
+
+
+def _refusal_of(error: ClientError, passing: set[str], absent: str | None) -> Exception:  # noqa: PLR0911 - a table
+    code = str(error.response.get("Error", {}).get("Code", "unknown"))[:64]
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    operation = error.operation_name
+    if code in {"ResourceNotFoundException", "NoSuchEntity"} and absent is not None:
+        return Absent(absent)
+    if code == "NoSuchEntity" and operation in {"ListAccessKeys", "CreateAccessKey"}:
+        return UserGone(f"{operation}: the user does not exist any more")
+    if code == "NoSuchEntity":  # the key, or its user: the next attempt lists them, and sees which
+        return CloudUnavailable(f"{operation}: the key was deleted since it was listed")
+    if code == "InvalidRequestException" and "delet" in str(error.response.get("Error", {}).get("Message")):
+        return SecretLeaving(f"{operation}: a secret of this name is scheduled for deletion")
+    if code in _PASSING | passing or status >= 500 or status == 429:
+        return CloudUnavailable(f"{operation}: {code}")
+    if code == "LimitExceeded" and operation == "CreateAccessKey":
+        return KeyLimit("the user has two access keys")
+    return CloudRefused(f"{operation}: {code}")
+
+
+def _type_name(error: BaseException) -> str:
     return type(error).__name__  # its text may name an endpoint with a password, or repeat what was sent

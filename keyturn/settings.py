@@ -2,6 +2,7 @@
 
 from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import httpx
 from pydantic import AfterValidator, SecretStr, ValidationError
@@ -13,6 +14,7 @@ Network = IPv4Network | IPv6Network
 SETTINGS_FROM_ENVIRONMENT = SettingsConfigDict(
     extra="ignore", frozen=True, hide_input_in_errors=True, env_ignore_empty=True, case_sensitive=True
 )
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 # What each required setting is for, said where it is missing.
 _HINTS = {
     "KEYTURN_ROUTES": "the models to ask, such as openai:gpt-5-mini, anthropic:claude-haiku-4-5",
@@ -24,7 +26,8 @@ def http_url(value: str) -> str:
     """Return `value` if it is a URL without a password and a query; raises ValueError."""
     try:
         url = httpx.URL(value)
-    except httpx.InvalidURL:
+        urlsplit(value)  # which refuses a bracket without the other one
+    except (httpx.InvalidURL, ValueError):
         raise ValueError("is not a URL") from None
     if url.scheme not in {"http", "https"} or not url.host:
         raise ValueError("must begin with http:// or https:// and name a host")
@@ -33,6 +36,14 @@ def http_url(value: str) -> str:
     if any(letter.isspace() for letter in value) or (url.port or 0) > 65_535:
         raise ValueError("is not a URL: it holds a blank, or a port above 65535")
     return value
+
+
+def secure_url(value: str) -> str:
+    """Return the URL of a server that gets a credential, without a slash at its end; raises ValueError."""
+    url = httpx.URL(http_url(value))
+    if url.scheme != "https" and url.host not in _LOOPBACK:
+        raise ValueError("must use https, or http on loopback")
+    return value.rstrip("/")
 
 
 def host_and_port(value: str) -> str:

@@ -66,8 +66,13 @@ GROUPS: dict[str, dict[str, Command]] = {
     },
     "Jobs": {
         "jobs": ("keyturn.starter.jobs", "jobs", "List, claim and complete rotation jobs."),
-        "executor": ("keyturn.starter.executor", "executor", "Run the executor: it rotates AWS access keys."),
-        "rollback": ("keyturn.starter.people", "rollback", "Restore the old access key while it still exists."),
+        "executor": ("keyturn.starter.executor", "executor", "Run an executor: it rotates the keys of one cloud."),
+        "targets": ("keyturn.starter.targets", "targets", "Check where new secrets go."),
+        "freeze": ("keyturn.starter.freezes", "freeze", "Freeze rotations: no key is changed until it ends."),
+        "thaw": ("keyturn.starter.freezes", "thaw", "End a freeze, or all."),
+        "freezes": ("keyturn.starter.freezes", "freezes", "List the freezes that hold now."),
+        "advance": ("keyturn.starter.people", "advance", "End a job's wait: nothing needs the old key any more."),
+        "rollback": ("keyturn.starter.people", "rollback", "Restore the old key while it still exists."),
         "deliveries": ("keyturn.starter.deliveries", "deliveries", "List dead letters, and resend them."),
     },
     "Records": {

@@ -1,4 +1,4 @@
-"""The command `executor`: carry jobs for AWS access keys out."""
+"""The command `executor`: execute rotation jobs at one cloud."""
 
 import asyncio
 
@@ -10,11 +10,10 @@ from keyturn.errors import KeyturnError
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Show each step of every unclaimed job, change nothing, and exit.")
 def executor(dry_run: bool) -> None:
-    """Rotate AWS access keys until Ctrl-C: each job once, step by step.
+    """Rotate the keys of one cloud until Ctrl-C: each job once, step by step.
 
-    docs/how-to/rotate-aws-access-keys.md says more.
-
-    AWS credentials and region come from where AWS's own tools find them.
+    KEYTURN_EXECUTOR names the cloud; docs/how-to/rotate-keys.md says more. Credentials come from where the cloud's own
+    tools find them.
 
     \b
     Example:
@@ -45,4 +44,4 @@ def executor(dry_run: bool) -> None:
         return shown
 
     if not asyncio.run(show()):
-        click.echo(f"tenant {settings.tenant} has no free job for an access key", err=True)
+        click.echo(f"tenant {settings.tenant} has no free job for this executor", err=True)

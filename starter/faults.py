@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from keyturn.errors import InvalidRequest
 from keyturn.faults import faults_of
@@ -56,3 +56,18 @@ def _option(field: str) -> str:
     first, *rest = field.split(".")
     name = rest[-1] if first == "credential" and rest else first
     return _OPTIONS.get(name, f"--{name.removesuffix('_at').replace('_', '-')}")
+
+
+def validate_as(kind: Any, value: Any, option: str) -> Any:
+    """Return an option's value as a contract's type wants it; raises InvalidRequest, which names the option.
+
+    Args:
+        kind: the type, such as `Reason`.
+        value: what was given.
+        option: its name in the command, such as `--reason`.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        fault = error.errors(include_input=False)[0]["msg"]
+        raise InvalidRequest(f"{option}: is not a plain line of text: {fault[:200]}") from None

@@ -1,15 +1,12 @@
 """The commands about rotation jobs: `jobs` lists them, and its subcommands carry them out, show, and close them."""
 
-import asyncio
 import json
 import math
-import signal
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from pydantic import TypeAdapter, ValidationError
 
 from keyturn.console import cut, printable, signed_in_user
 from keyturn.contracts import Identifier, Reason
@@ -17,9 +14,9 @@ from keyturn.errors import InvalidRequest
 from keyturn.jobs.contracts import ClaimedJob, Evidence
 from keyturn.moments import in_utc
 from keyturn.starter.database import with_database
+from keyturn.starter.faults import validate_as
+from keyturn.starter.jobs_server import serve
 from keyturn.starter.lost_jobs import lost
-from keyturn.tokens import parse_tokens
-from keyturn.workers.jobs_settings import load_jobs_settings
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -87,6 +84,7 @@ def jobs(context: click.Context, tenant: str, limit: int, overdue: bool, as_json
 
 
 jobs.add_command(lost)
+jobs.add_command(serve)
 
 
 @jobs.command()
@@ -134,7 +132,7 @@ def claim(tenant: str, owner: str | None, lease_seconds: float) -> None:
 
     if math.isnan(lease_seconds):
         raise click.BadParameter("not a number of seconds", param_hint="--lease")
-    lease, who = timedelta(seconds=lease_seconds), _validate(Identifier, owner or signed_in_user(), "--user")
+    lease, who = timedelta(seconds=lease_seconds), validate_as(Identifier, owner or signed_in_user(), "--user")
     if who.startswith("execute:"):  # by that name an executor knows what it wrote itself into a job's trail
         raise click.BadParameter("names that start with execute: are reserved for executors", param_hint="--user")
     job = with_database(lambda engine: JobLeases(engine).claim_next(tenant_id=tenant, owner=who, lease=lease))
@@ -156,7 +154,7 @@ def complete(job_id: str, tenant: str, token: int, evidence: tuple[str, ...]) ->
     pairs = [_pair(entry) for entry in evidence]
     if len(dict(pairs)) < len(pairs):
         raise InvalidRequest("--evidence: a name is given twice; nothing was written")
-    output = _validate(Evidence, dict(pairs), "--evidence")
+    output = validate_as(Evidence, dict(pairs), "--evidence")
     _run_and_print(lambda engine: JobLeases(engine).complete(job_id, tenant_id=tenant, token=token, evidence=output))
 
 
@@ -169,8 +167,27 @@ def fail(job_id: str, tenant: str, token: int, reason: str) -> None:
     """Close a claimed job as failed; you may ask for the rotation again."""
     from keyturn.jobs.leases import JobLeases
 
-    why = _validate(Reason, reason, "--reason")
+    why = validate_as(Reason, reason, "--reason")
     _run_and_print(lambda engine: JobLeases(engine).fail(job_id, tenant_id=tenant, token=token, reason=why))
+
+
+@jobs.command()
+@_tenant
+@click.option("--key-id", required=True, help="ID of the key that the consumer uses now.")
+@click.option("--user", "actor", envvar="KEYTURN_USER", help="Your user name.  [default: the signed-in user]")
+@click.argument("job_id")
+@click.argument("consumer")
+def moved(job_id: str, consumer: str, tenant: str, key_id: str, actor: str | None) -> None:
+    """Report that a consumer uses the new key: the old one may go once all have."""
+    from keyturn.jobs.consumers import report_moved
+
+    who, name = (
+        validate_as(Identifier, actor or signed_in_user(), "--user"),
+        validate_as(Identifier, consumer, "CONSUMER"),
+    )
+    reported = {"tenant_id": tenant, "consumer": name, "key_id": key_id, "by": who}
+    with_database(lambda engine: report_moved(engine, job_id, **reported))
+    click.echo(f"{job_id}  {name} uses {key_id}")
 
 
 @jobs.command()
@@ -182,36 +199,8 @@ def cancel(job_id: str, tenant: str, reason: str, actor: str | None) -> None:
     """Cancel an open job, claimed or not; later reports of its claim are refused."""
     from keyturn.jobs.leases import JobLeases
 
-    who, why = _validate(Identifier, actor or signed_in_user(), "--user"), _validate(Reason, reason, "--reason")
+    who, why = validate_as(Identifier, actor or signed_in_user(), "--user"), validate_as(Reason, reason, "--reason")
     _run_and_print(lambda engine: JobLeases(engine).cancel(job_id, tenant_id=tenant, actor=who, reason=why))
-
-
-@jobs.command()
-def serve() -> None:
-    """Serve the jobs' HTTP interface until Ctrl-C, for the callers that KEYTURN_JOBS_TOKENS names.
-
-    \b
-    Example:
-      KEYTURN_JOBS_TOKENS=default/rotator:$(openssl rand -hex 24) keyturn jobs serve
-    """
-    from keyturn.jobs.leases import JobLeases
-    from keyturn.web.serving import served
-    from keyturn.workers.jobs_api import jobs_application
-    from keyturn.workers.local_settings import load_local_settings
-    from keyturn.workers.telemetry import configure_logging
-
-    settings = load_jobs_settings()
-    configure_logging(load_local_settings().log_format)
-
-    async def run(engine: "AsyncEngine") -> None:
-        stop = asyncio.Event()
-        for name in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(name, stop.set)
-        application = jobs_application(JobLeases(engine), parse_tokens(settings.tokens.get_secret_value()))
-        async with served(application, settings.address, setting="KEYTURN_JOBS_ADDRESS"):
-            await stop.wait()
-
-    with_database(run, pool_size=16)
 
 
 def _run_and_print(work: Callable[["AsyncEngine"], Awaitable[ClaimedJob]]) -> None:
@@ -224,15 +213,6 @@ def _pair(entry: str) -> tuple[str, str]:
     if not equals:
         raise InvalidRequest("--evidence: is not NAME=VALUE")
     return name, value
-
-
-def _validate(kind: Any, value: Any, option: str) -> Any:
-    """Return `value` as the contracts want it; raises InvalidRequest, which names the option."""
-    try:
-        return TypeAdapter(kind).validate_python(value)
-    except ValidationError as error:
-        fault = error.errors(include_input=False)[0]["msg"]
-        raise InvalidRequest(f"{option}: is not a plain line of text: {fault[:200]}") from None
 
 
 def _due(row: Any) -> str:

@@ -21,7 +21,7 @@ from keyturn.starter.policy_options import policy_options
 _user = click.option("--user", "user_id", envvar="KEYTURN_USER", help="Your user name.  [default: the signed-in user]")
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output.")
 _DECIDED = ("RotationWorkflow",)
-_EXECUTION = (*_DECIDED, "RotateAccessKeyWorkflow")
+_EXECUTION = (*_DECIDED, "RotateKeyWorkflow")
 _PRINT_EVERY = 200  # of a log's lines: some seconds
 _RESUMED_AT_ONCE = 20  # updates at once: a worker accepts one in milliseconds
 
@@ -198,17 +198,37 @@ def deny(workflow_id: str, reason: str, digest: str | None, user_id: str | None)
 @click.option("--reason", required=True, help="Reason, one line, for the audit trail.")
 @_user
 def rollback(job_id: str, reason: str, user_id: str | None) -> None:
-    """Restore the old access key of a job that the executor runs, and close the job as failed.
+    """Restore the old key of a job that the executor runs, and close the job as failed.
 
     \b
     Example:
       keyturn rollback job_0f3c... --reason "the old importer still uses it"
     """
-    from keyturn.workflows.access_key import execution_id
+    from keyturn.workflows.rotate_key import execution_id
 
     abandonment = validate(lambda: Abandonment(operator=user_id or signed_in_user(), reason=reason))
     _answer(execution_id(job_id), "roll_back", abandonment)
     click.echo(f"rolling {job_id} back; `keyturn jobs show {job_id}` shows its progress")
+
+
+@click.command()
+@click.argument("job_id")
+@click.option("--reason", required=True, help="Reason, one line, for the audit trail.")
+@_user
+def advance(job_id: str, reason: str, user_id: str | None) -> None:
+    """End the wait of a job that the executor runs: nothing needs the old key any more, or it is compromised.
+
+    A key that is in use is never cut off by this, and no minimum is cut short but that of a compromised key.
+
+    \b
+    Example:
+      keyturn advance job_0f3c... --reason "its last consumer was switched off in June"
+    """
+    from keyturn.workflows.rotate_key import execution_id
+
+    instruction = validate(lambda: Abandonment(operator=user_id or signed_in_user(), reason=reason))
+    _answer(execution_id(job_id), "advance", instruction)
+    click.echo(f"{job_id} continues; `keyturn jobs show {job_id}` shows its progress")
 
 
 def _answer(workflow_id: str, update: str, argument: Contract) -> None:
@@ -217,7 +237,7 @@ def _answer(workflow_id: str, update: str, argument: Contract) -> None:
     from keyturn.application.following import handle_of
 
     # A rotation is approved or denied; one whose job is executed is resumed or rolled back.
-    types = _EXECUTION if update in {"resume", "roll_back"} else _DECIDED
+    types = _EXECUTION if update in {"resume", "roll_back", "advance"} else _DECIDED
 
     async def run() -> None:
         with map_refusals():

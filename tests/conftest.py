@@ -69,7 +69,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 # A file that takes a minute or more starts first: at the end the other processes would wait for it.
 LONGEST_FIRST = (
-    *("proof/test_proof.py", "workflows/test_bulk.py", "starter/test_commands.py", "keyturn/test_access_keys.py"),
+    *("proof/test_proof.py", "workflows/test_bulk.py", "starter/test_commands.py", "keyturn/test_key_rotation.py"),
     *("workflows/test_bulk_killed.py", "workflows/test_access_key.py", "workflows/test_draft.py"),
 )
 
@@ -84,7 +84,7 @@ ROOMS_OF_SERVERS = (
     *("desk", "evals", "gate", "proof", "stack", "starter", "workers", "workflows"),
     *("test_benchmarks", "test_documents", "test_fuzzed_parsers", "test_leaks", "test_privacy"),
     *(
-        "keyturn/test_access_keys",
+        "keyturn/test_key_rotation",
         "keyturn/test_hostile_bodies",
         "keyturn/test_inventories_apart",
         "keyturn/test_leases",

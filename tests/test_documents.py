@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic_settings import BaseSettings
 
 from keyturn.desk.settings import DeskSettings
 from keyturn.lab.documentation.errors import every_error
 from keyturn.lab.documentation.log_events import MEANINGS, ROOMS, events
 from keyturn.lab.documentation.pages import PAGES
-from keyturn.lab.documentation.settings import setting_descriptions
+from keyturn.lab.documentation.settings import cloud_settings, setting_descriptions
 from keyturn.lab.stack.embedded import Stack
 from keyturn.lab.stack.loopback import loopback_client
 from keyturn.policy.catalogue import load_catalogue
@@ -190,11 +191,8 @@ def test_each_test_that_the_threats_are_held_against_exists() -> None:
 def test_every_setting_is_in_the_example_file_and_no_other() -> None:
     """.env.example is the list of settings."""
     listed = set(re.findall(r"^#?([A-Z][A-Z0-9_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
-    settings = settings_variables() | {
-        field.alias
-        for model in (CodecSettings, JobsSettings, ExecutorSettings, DeskSettings)
-        for field in model.model_fields.values()
-    }
+    models: list[type[BaseSettings]] = [CodecSettings, JobsSettings, ExecutorSettings, DeskSettings, *cloud_settings()]
+    settings = settings_variables() | {field.alias for model in models for field in model.model_fields.values()}
     passwords = {"POSTGRES_PASSWORD", "KEYTURN_DB_PASSWORD", "TEMPORAL_DB_PASSWORD", "GRAFANA_PASSWORD"}
     assert listed == settings | passwords | {"KEYTURN_TENANT", "KEYTURN_USER"}
 

@@ -85,8 +85,8 @@ async def test_a_rotation_goes_through_a_provider_a_source_a_channel_a_target_an
 ) -> None:
     executor: list[str | Path] = [KEYTURN, "executor"]
     cloud, messages, secrets = tmp_path / "cloud", tmp_path / "messages.jsonl", tmp_path / "secrets.json"
-    cloud.mkdir()
-    (cloud / "badge_1").touch()
+    (cloud / "robot_1").mkdir(parents=True)
+    (cloud / "robot_1" / "badge_1").touch()
     inventory = tmp_path / "badges.json"
     robots = [
         {"robot": "robot_1", "badge": "badge_1", "since": "2020-01-01T00:00:00Z"},
@@ -106,7 +106,8 @@ async def test_a_rotation_goes_through_a_provider_a_source_a_channel_a_target_an
             "EXAMPLE_CHANNEL_FILE": str(messages),
             "KEYTURN_EXECUTOR": "example",
             "EXAMPLE_CLOUD": str(cloud),
-            "KEYTURN_EXECUTOR_SECRETS": f"example:{secrets}",
+            "EXAMPLE_SECRETS": str(secrets),
+            "KEYTURN_EXECUTOR_TARGETS": "example:badges/{user}",
             "KEYTURN_EXECUTOR_OVERLAP_HOURS": "0",
             "KEYTURN_EXECUTOR_GRACE_HOURS": "0",
         }
@@ -125,7 +126,7 @@ async def test_a_rotation_goes_through_a_provider_a_source_a_channel_a_target_an
             (message,) = sent
             assert message["topic"] == "rotation_job.created"
             status, out, _ = await run(environment, tmp_path, "executor", "--dry-run")
-            assert (status, "create a file" in out) == (0, True)
+            assert (status, "store its secret in example:badges/robot_1" in out) == (0, True)
             async with child(executor, environment=environment, folder=tmp_path, log=tmp_path / "e.log"):
 
                 async def done() -> bool:
@@ -135,9 +136,9 @@ async def test_a_rotation_goes_through_a_provider_a_source_a_channel_a_target_an
                     )
 
                 await until(done)
-    (badge,) = cloud.iterdir()
+    (badge,) = (cloud / "robot_1").iterdir()
     assert badge.name != "badge_1"
-    assert [entry[0] for entry in json.loads(secrets.read_text())["keyturn/robot_1"]] == [badge.name]
+    assert [entry[0] for entry in json.loads(secrets.read_text())["badges/robot_1"]] == [badge.name]
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ MOST_LINES = 250
 LONGER = {
     "workflows/rotation.py": "one workflow, from the decision to its job: its steps are read, and replayed, as one",
     "workflows/bulk.py": "one workflow: pages, pauses and its end change the same state",
-    "workflows/access_key.py": "one workflow: each step of a key's rotation and what undoes it",
-    "keyturn/executors/aws/steps.py": "nine steps on one key, each of which looks first at what the others left",
+    "workflows/rotate_key.py": "one workflow: each step of a key's rotation and what undoes it",
+    "keyturn/execution/steps.py": "nine steps on one key, each of which looks first at what the others left",
     "keyturn/jobs/store.py": "everything that may create, join or withdraw a job, under one set of fences",
     "keyturn/jobs/leases.py": "everything that may change a claimed job, under one token",
     "keyturn/llm/boundary.py": "the one way to a model: order, limits, judgement, cache and record of a call",

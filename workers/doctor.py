@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import SecretStr, ValidationError
@@ -17,7 +18,7 @@ from keyturn.application.worker_identity import checks_of, differences, read_ide
 from keyturn.console import counted
 from keyturn.database import open_database
 from keyturn.errors import JobStoreUnavailable, KeyturnError, SettingsInvalid
-from keyturn.jobs.executor import Executor
+from keyturn.execution.mapping import load_key_map
 from keyturn.key_use import LIMIT, KeyUse, keys_to_replace
 from keyturn.keyring_files import keyring_from_environment
 from keyturn.settings import field_faults
@@ -32,6 +33,7 @@ from keyturn.workers.doctor_errors import (
     SqliteInProduction,
     WorkersDiffer,
 )
+from keyturn.workers.executor_settings import ExecutorSettings, load_executor_settings
 from keyturn.workers.live import Finding, ask_endpoints
 from keyturn.workers.local_settings import load_database_url, load_local_settings
 from keyturn.workers.schema import check_schema
@@ -105,28 +107,28 @@ def _desk_settings(desk: type[BaseSettings]) -> list[Finding]:
 
 
 async def _executor_settings(*, live: bool) -> list[Finding]:
-    from keyturn.executors import load_executors
-    from keyturn.workers.executor_settings import load_executor_settings
-
     try:
         settings = load_executor_settings()
     except KeyturnError as error:
         return [Finding("setting", line, error.hint) for line in str(error).splitlines()]
-    state = f"{settings.environment}, {settings.executor}, secrets to {settings.secrets} as {settings.secret_name}"
-    findings = [Finding("settings", state)]
+    mapped = "" if settings.key_map is None else f", and by {settings.key_map}"
+    where = " ".join(settings.default_targets) or "no target but by the key map"
+    state = f"{settings.environment}, {settings.executor}, secrets to {where}{mapped}"
+    findings = [Finding("settings", state), await _examine("key map", partial(_key_map, settings.key_map))]
     if live:
-        executor = load_executors()[settings.executor]
-        findings.append(await _examine("cloud", partial(_cloud, executor)))
+        findings.append(await _examine("cloud", partial(_cloud, settings)))
     return findings
 
 
-async def _cloud(executor: Executor) -> str:
-    if executor.account is None:
-        return f"the executor {executor.name} does not say whose its credentials are"
-    try:
-        return f"these credentials are of the account {await executor.account()}"
-    except ModuleNotFoundError:
-        raise SettingsInvalid(f"the executor {executor.name} needs the extra {executor.extra}") from None
+async def _key_map(file: Path | None) -> str:
+    return f"{counted(len(list(load_key_map(file))), 'key')} mapped" if file else "every key goes to the same targets"
+
+
+async def _cloud(settings: ExecutorSettings) -> str:
+    from keyturn.workers.executor_accounts import open_keys
+
+    found = [await keys.account() for keys in await asyncio.to_thread(open_keys, settings)]
+    return f"these credentials are of the account {', '.join(found)}"
 
 
 async def _examine(what: str, look: Look) -> Finding:

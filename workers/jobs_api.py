@@ -4,6 +4,7 @@ POST /jobs/claim            {"lease_seconds": 300}                              
 POST /jobs/{id}/heartbeat   {"token": 7, "lease_seconds": 300, "state": "rotating", "evidence": {...}}
 POST /jobs/{id}/complete    {"token": 7, "evidence": {...}}
 POST /jobs/{id}/fail        {"token": 7, "reason": "..."}
+POST /jobs/{id}/consumers/{name}  {"key_id": "AKIA..."}                             204
 GET  /openapi.json, /healthz
 
 A caller is TENANT/NAME with its own bearer token; it sees its tenant's jobs only. Refusals are problem details
@@ -20,7 +21,8 @@ from pydantic import Field, SecretStr
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
-from keyturn.contracts import AccountId, Contract, CredentialKind, Reason
+from keyturn.contracts import AccountId, Contract, CredentialKind, Identifier, Reason, ShortIdentifier
+from keyturn.jobs.consumers import report_moved
 from keyturn.jobs.contracts import ClaimedJob, Evidence
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.states import ProgressState
@@ -36,6 +38,7 @@ PROBLEMS = describe_problems(
     {
         400: "The body is not JSON.",
         401: "No caller has this token.",
+        403: "The token is a consumer's, which reports for itself alone.",
         404: "This tenant has no such job.",
         409: "The claim is over, the job is closed, or the states' order does not allow this one.",
         413: "The body is too large.",
@@ -82,11 +85,18 @@ class Failure(Contract):
     reason: Annotated[Reason, Field(description="One line for the audit trail.")]
 
 
+class Moved(Contract):
+    """A consumer's report that it uses a job's new key."""
+
+    key_id: Annotated[Identifier, Field(description="The ID of the key that the consumer uses now; never its secret.")]
+
+
 class Caller(NamedTuple):
-    """Who asks: a tenant's worker."""
+    """Who asks: a tenant's worker, or a consumer of keys, which reports for itself alone."""
 
     tenant: str
     owner: str
+    is_consumer: bool = False
 
 
 def _caller(request: Request) -> Caller:
@@ -98,9 +108,11 @@ _Caller = Annotated[Caller, Depends(_caller)]
 _JobId = Annotated[str, Path(description="The id of a claimed job.")]
 
 
-def jobs_application(claims: JobLeases, tokens: Mapping[str, SecretStr]) -> ASGIApp:
-    """Return the application that serves `claims`; `tokens` are of callers named TENANT/NAME."""
-    known = Tokens(tokens)
+def jobs_application(
+    claims: JobLeases, tokens: Mapping[str, SecretStr], consumers: Mapping[str, SecretStr] | None = None
+) -> ASGIApp:
+    """Return the application that serves `claims`; `tokens` are of workers and `consumers` of keys, as TENANT/NAME."""
+    known, reporters = Tokens(tokens), Tokens(consumers or {})
 
     async def check(request: Request) -> None:
         # It takes JSON alone, which `curl -d` calls a form.
@@ -108,11 +120,16 @@ def jobs_application(claims: JobLeases, tokens: Mapping[str, SecretStr]) -> ASGI
         request.scope["headers"] = [*others, (b"content-type", b"application/json")]
         if request.url.path == DESCRIPTION:
             return
-        name = known.bearer(request.headers)
+        worker, consumer = known.bearer(request.headers), reporters.bearer(request.headers)
+        name = worker or consumer
         if name is None:
             hint, scheme = "Send one of KEYTURN_JOBS_TOKENS.", {"WWW-Authenticate": "Bearer"}
             raise Refused(401, "not_signed_in", "no caller has this token", hint=hint, headers=scheme)
-        request.state.caller = Caller(*name.split("/", 1))
+        tenant, own = name.split("/", 1)
+        if worker is None and not request.url.path.endswith(f"/consumers/{own}"):
+            hint = "Claim and close jobs with one of KEYTURN_JOBS_TOKENS."
+            raise Refused(403, "reports_for_itself_alone", f"this token reports for the consumer {own}", hint=hint)
+        request.state.caller = Caller(tenant, own, is_consumer=worker is None)
 
     app = described_application("Keyturn's jobs", "Claim rotation jobs, report on them, close them.")
     app.include_router(jobs_router(claims))
@@ -159,6 +176,12 @@ def jobs_router(claims: JobLeases) -> APIRouter:
     async def complete(caller: _Caller, job_id: _JobId, body: Completion) -> ClaimedJob:
         """Close the job as done. The same claim may do so again."""
         return await claims.complete(job_id, tenant_id=caller.tenant, token=body.token, evidence=body.evidence)
+
+    @router.post("/{job_id}/consumers/{consumer}", status_code=204)
+    async def report_consumer(caller: _Caller, job_id: _JobId, consumer: ShortIdentifier, body: Moved) -> None:
+        """Report that a consumer uses the job's new key. The old key may go once all declared consumers have."""
+        reported = {"tenant_id": caller.tenant, "consumer": consumer, "key_id": body.key_id, "by": caller.owner}
+        await report_moved(claims.engine, job_id, **reported)
 
     @router.post("/{job_id}/fail")
     async def fail(caller: _Caller, job_id: _JobId, body: Failure) -> ClaimedJob:

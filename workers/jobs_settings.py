@@ -11,7 +11,7 @@ from keyturn.tokens import parse_tokens
 
 
 def _callers(value: SecretStr) -> SecretStr:
-    for name in parse_tokens(value.get_secret_value()):
+    for name in parse_tokens(value.get_secret_value()) if value.get_secret_value() else ():
         tenant, slash, owner = name.partition("/")
         if not tenant or not slash or not owner:
             raise ValueError(f"{name} is not TENANT/NAME")
@@ -29,6 +29,11 @@ class JobsSettings(BaseSettings):
     tokens: Annotated[SecretStr, AfterValidator(_callers)] = Field(
         alias="KEYTURN_JOBS_TOKENS",
         description="Who may claim jobs: TENANT/NAME:TOKEN, by commas, each token of 32 characters or more.",
+    )
+    consumers: Annotated[SecretStr, AfterValidator(_callers)] = Field(
+        default=SecretStr(""),
+        alias="KEYTURN_CONSUMER_TOKENS",
+        description="Consumers of keys, which may only report that they use a new one: TENANT/NAME:TOKEN, by commas.",
     )
 
 

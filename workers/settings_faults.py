@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 PLACEHOLDER_KEY = "dev_key_not_a_real_secret"
 SIMULATED_MODELS = "simulator-"  # the simulator answers for models of this name only, so no setting can hide it
 # Settings by their former names, which are reported for one release.
-_RENAMED = {"KEYTURN_ANSWER_CACHE": "KEYTURN_RESPONSE_CACHE"}
+_RENAMED = {
+    "KEYTURN_ANSWER_CACHE": "KEYTURN_RESPONSE_CACHE",
+    "KEYTURN_EXECUTOR_SECRETS": "KEYTURN_EXECUTOR_TARGETS",
+    "KEYTURN_EXECUTOR_SECRET_NAME": "KEYTURN_EXECUTOR_TARGETS",
+}
 
 
 def faults_of_channels() -> Iterator[str]:

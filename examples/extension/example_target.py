@@ -1,6 +1,7 @@
-"""A secret target: one JSON file, as KEYTURN_EXECUTOR_SECRETS=example:FILE names it. To try out: it has no lock."""
+"""A secret target: the JSON file that EXAMPLE_SECRETS names. To try out: it has no lock."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,32 +11,33 @@ from keyturn.jobs.executor import SecretTarget
 
 
 class OneFile:
-    """Secrets by name, each a list of key id and secret, the current one last."""
+    """Secrets by name, each a list of version and secret, the current one last."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
 
-    async def put(self, name: str, key_id: str, secret: SecretStr) -> None:
-        """Make this the current secret, keeping those before."""
-        kept = self._read()
-        if [entry[0] for entry in kept.get(name, [])][-1:] != [key_id]:
-            kept.setdefault(name, []).append([key_id, secret.get_secret_value()])
-            self._file.write_text(json.dumps(kept), encoding="utf-8")
+    async def put(self, name: str, secret: SecretStr, *, version: str) -> None:
+        """Make this the current secret, keeping those before; the same version twice changes nothing."""
+        content = self._read()
+        if [entry[0] for entry in content.get(name, [])][-1:] != [version]:
+            content.setdefault(name, []).append([version, secret.get_secret_value()])
+            self._file.write_text(json.dumps(content), encoding="utf-8")
 
-    async def current(self, name: str) -> tuple[str, SecretStr] | None:
-        """Return the current key id and secret; None if there is none."""
+    async def current(self, name: str) -> SecretStr | None:
+        """Return the current secret; None if there is none."""
         entries = self._read().get(name)
-        return (entries[-1][0], SecretStr(entries[-1][1])) if entries else None
+        return SecretStr(entries[-1][1]) if entries else None
 
-    async def restore(self, name: str, *, instead_of: str) -> None:
+    async def restore(self, name: str) -> None:
         """Make the one before current again."""
-        kept = self._read()
-        if kept.get(name) and kept[name][-1][0] == instead_of:
-            kept[name].pop()
-            self._file.write_text(json.dumps(kept), encoding="utf-8")
+        content = self._read()
+        content[name].pop()
+        self._file.write_text(json.dumps(content), encoding="utf-8")
 
     def _read(self) -> dict[str, Any]:
         return dict(json.loads(self._file.read_text(encoding="utf-8"))) if self._file.exists() else {}
 
 
-TARGET = SecretTarget("example", open=lambda place: OneFile(Path(place)), place="FILE", for_production=False)
+TARGET = SecretTarget(
+    "example", path="NAME", open=lambda: OneFile(Path(os.environ["EXAMPLE_SECRETS"])), for_production=False
+)

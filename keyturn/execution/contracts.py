@@ -1,35 +1,53 @@
-"""Executing a rotation job: its steps at one cloud account, and the store that its new secret goes to."""
+"""Executing a rotation job: its order, its state between steps, and how it ends."""
 
-from collections.abc import Sequence
-from datetime import datetime, timedelta
-from typing import Annotated, Literal, Protocol
+from datetime import timedelta
+from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field, SecretStr
+from pydantic import AwareDatetime, Field
 
-from keyturn.contracts import Contract, Identifier, ShortIdentifier
-from keyturn.jobs.contracts import ClaimedJob
+from keyturn.contracts import ONE_LINE, Contract, Identifier, ShortIdentifier
 
+MAX_WAIT = timedelta(days=90)  # longer than a quarter, no one remembers what the old key was
+MAX_TARGETS = 16
+MAX_CONSUMERS = 32
+# A target and what it calls the secret: `secretsmanager:keyturn/svc-pay`.
+TargetPath = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*:[!-~]{1,400}$", max_length=440)]
 # An AWS account's number, a project's or a subscription's id.
 CloudAccount = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9:._-]{0,127}$")]
 
 
-class KeyRotationOrder(Contract):
-    """Which job's access key is to be rotated, and how long the old key stays.
+class KeyWaits(Contract):
+    """How long a rotation waits at least, and what must be seen before the old key goes.
 
-    `overlap` is how long both keys work, for the new secret to be read; `grace` is how long the old one is inactive
-    and can be brought back. Both shrink where the job's date is nearer.
+    Attributes:
+        overlap: both keys work for at least so long, for the new secret to be read.
+        grace: the old key is inactive for at least so long before it is deleted, and can be activated again.
+        quiet: the old key was not used for so long when it is deactivated.
+        idle: a key that was not used for so long has no consumer: none need be seen to use the new one.
+        check_every: how often is looked whether the old key is used. Three calls a key: an hour is far below limits.
+        cut_short_by: the policy line on compromised keys that made the waits shorter; None if none did.
     """
+
+    overlap: timedelta = Field(default=timedelta(days=1), ge=timedelta(0), le=MAX_WAIT)
+    grace: timedelta = Field(default=timedelta(days=7), ge=timedelta(0), le=MAX_WAIT)
+    quiet: timedelta = Field(default=timedelta(days=1), ge=timedelta(0), le=MAX_WAIT)
+    idle: timedelta = Field(default=timedelta(days=90), ge=timedelta(0), le=timedelta(days=3_650))
+    check_every: timedelta = Field(default=timedelta(hours=1), ge=timedelta(seconds=1), le=timedelta(hours=12))
+    cut_short_by: ShortIdentifier | None = None
+
+
+class KeyRotationOrder(Contract):
+    """Which job's key is to be rotated, in which cloud account, with which waits unless its line or mapping says."""
 
     job_id: ShortIdentifier
     tenant_id: ShortIdentifier = "default"
     # Whose executor: a step on any other account changes nothing.
     cloud_account: CloudAccount
-    overlap: timedelta = Field(default=timedelta(days=1), ge=timedelta(0), le=timedelta(days=90))
-    grace: timedelta = Field(default=timedelta(days=7), ge=timedelta(0), le=timedelta(days=90))
+    waits: KeyWaits = KeyWaits()
 
 
-class AccessKeyState(Contract):
-    """The state of an access key's rotation, as each step gets it. `token` proves the claim on the job."""
+class KeyState(Contract):
+    """The state of a key's rotation, as each step gets it. `token` proves the claim on the job."""
 
     job_id: ShortIdentifier
     tenant_id: ShortIdentifier
@@ -38,8 +56,36 @@ class AccessKeyState(Contract):
     user: Identifier
     old_key_id: Identifier
     keys_before: tuple[Identifier, ...] = Field(max_length=16)
+    # Where the new secret goes, the first of them readable; and who must have moved to it.
+    targets: tuple[TargetPath, ...] = Field(min_length=1, max_length=MAX_TARGETS)
+    consumers: tuple[ShortIdentifier, ...] = Field(default=(), max_length=MAX_CONSUMERS)
+    waits: KeyWaits
+    recorded_at: AwareDatetime
+    rotate_by: AwareDatetime | None = None
+    # Only what is compromised may be cut short by a person.
+    is_compromised: bool = False
     new_key_id: Identifier | None = None
+    verified_at: AwareDatetime | None = None
     deactivated_at: AwareDatetime | None = None
+
+
+class KeyUse(Contract):
+    """What the provider knows of a key's use. `is_known` is False where it cannot say: that is no proof of anything."""
+
+    last_used_at: AwareDatetime | None = None
+    by: tuple[Annotated[str, Field(max_length=200, pattern=ONE_LINE)], ...] = Field(default=(), max_length=16)
+    is_known: bool = True
+
+
+# Why an old key must stay.
+NeedKind = Literal["old_key_in_use", "new_key_not_seen", "consumers_not_moved", "key_use_unknown"]
+
+
+class Need(Contract):
+    """Why the old key must stay, and what shows it: who uses it, or who has not moved."""
+
+    kind: NeedKind
+    by: tuple[Annotated[str, Field(max_length=200)], ...] = Field(default=(), max_length=16)
 
 
 class KeyRotationOutcome(Contract):
@@ -66,87 +112,11 @@ class KeyRotationStatus(Contract):
     since: AwareDatetime
     until: AwareDatetime | None = None
     blocked: str | None = Field(default=None, max_length=64)
+    # Who uses the old key, or has not moved to the new one.
+    blocked_by: tuple[str, ...] = Field(default=(), max_length=32)
+    # When the waits end at the earliest, if that is after the job's date: they are never shortened for it.
+    late_until: AwareDatetime | None = None
     hint: str | None = Field(default=None, max_length=500)
     user: Identifier | None = None
     old_key_id: Identifier | None = None
     new_key_id: Identifier | None = None
-
-
-class SecretStore(Protocol):
-    """Where the new secret goes, for the programs that use it. A secret is only ever in here and in a step's memory."""
-
-    async def put(self, name: str, key_id: str, secret: SecretStr) -> None:
-        """Make this the current secret of `name`, keeping the one before; again with the same key, nothing happens."""
-        ...
-
-    async def current(self, name: str) -> tuple[str, SecretStr] | None:
-        """Return the current key id and secret; None if there is none."""
-        ...
-
-    async def restore(self, name: str, *, instead_of: str) -> None:
-        """Make the one before current again, if the current one is of `instead_of`; forget it if it was the first."""
-        ...
-
-
-class RotationSteps(Protocol):
-    """The steps of rotating a key at one cloud account. Each looks at what is there first, and may be repeated.
-
-    Each raises a KeyturnError: a retryable one is tried again, one that `parks` waits for a person, and any other
-    ends the rotation, which then goes back to the old key.
-    """
-
-    async def claim(self, order: KeyRotationOrder) -> ClaimedJob:
-        """Claim the job."""
-        ...
-
-    async def record(self, job: ClaimedJob) -> AccessKeyState:
-        """Write down which keys there are."""
-        ...
-
-    async def create(self, rotation: AccessKeyState) -> str:
-        """Create the new key and store its secret; returns its id."""
-        ...
-
-    async def verify(self, rotation: AccessKeyState) -> None:
-        """Show that the new key works."""
-        ...
-
-    async def prolong(self, rotation: AccessKeyState) -> None:
-        """Prolong the claim."""
-        ...
-
-    async def deactivate(self, rotation: AccessKeyState) -> datetime:
-        """Deactivate the old key; returns when."""
-        ...
-
-    async def delete(self, rotation: AccessKeyState) -> None:
-        """Delete the old key."""
-        ...
-
-    async def close(self, rotation: AccessKeyState) -> None:
-        """Close the job as done."""
-        ...
-
-    async def refuse(self, job: ClaimedJob, reason: str) -> None:
-        """Close the job as failed, nothing having been changed."""
-        ...
-
-    async def roll_back(self, rotation: AccessKeyState, reason: str) -> None:
-        """Go back to the old key, and close the job as failed."""
-        ...
-
-
-class ExecutorSteps(RotationSteps, Protocol):
-    """The steps, and what an executor asks before it starts any. Each raises a KeyturnError."""
-
-    async def account(self) -> str:
-        """Return the id of the cloud account that the credentials belong to now."""
-        ...
-
-    async def expect_own(self, order: KeyRotationOrder) -> None:
-        """Look whether a job is this account's to execute; raises AnotherAccount if it is not. Changes nothing."""
-        ...
-
-    async def plan(self, order: KeyRotationOrder) -> Sequence[str]:
-        """Return what would be done, a line a step, having looked at everything and changed nothing."""
-        ...

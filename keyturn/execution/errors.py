@@ -13,37 +13,37 @@ class ExecutorError(KeyturnError):
     next_step = "fail_and_fix_request"
 
 
-class AwsUnavailable(ExecutorError):
-    """AWS did not answer, throttles the call, or is not consistent yet."""
+class CloudUnavailable(ExecutorError):
+    """The cloud or a secret store did not answer, throttles the call, or is not consistent yet."""
 
-    kind = "aws_unavailable"
+    kind = "cloud_unavailable"
     # IAM becomes consistent within seconds, as a rule, and an outage lasts minutes.
     longest_wait: ClassVar[timedelta] = timedelta(minutes=1)
     retryable = True
     next_step = "retry_with_backoff"
-    hint = "The executor retries by itself; if that does not help, look at AWS's health page."
+    hint = "The executor retries by itself; if that does not help, look at the provider's health page."
 
 
-class AwsRefused(ExecutorError):
-    """AWS does not allow the call, or credentials or a region are missing."""
+class CloudRefused(ExecutorError):
+    """The cloud or a secret store does not allow the call, or credentials are missing."""
 
-    kind = "aws_refused"
+    kind = "cloud_refused"
     parks = True
     hint = (
-        "Give the executor its rights (docs/how-to/rotate-aws-access-keys.md) and AWS's own settings; "
+        "Give the executor its rights (docs/how-to/rotate-keys.md) and the cloud's own settings; "
         "then `keyturn resume execute:JOB_ID`."
     )
 
 
-class SecretNotKept(ExecutorError):
+class SecretNotStored(ExecutorError):
     """The secret target could not store or return a secret."""
 
-    kind = "secret_not_kept"
+    kind = "secret_not_stored"
     parks = True
-    hint = "Look at the folder of KEYTURN_EXECUTOR_SECRETS: the executor's user alone may have access."
+    hint = "Look at the target that the message names; `keyturn targets check` tries each. The old key stays active."
 
 
-class SecretLeaving(SecretNotKept):
+class SecretLeaving(SecretNotStored):
     """The secret is scheduled for deletion: the store takes nothing under its name until it is restored or deleted."""
 
     kind = "secret_scheduled_for_deletion"
@@ -53,40 +53,65 @@ class SecretLeaving(SecretNotKept):
     )
 
 
+class KeyMapInvalid(ExecutorError):
+    """The key map cannot be used: nothing is started by it."""
+
+    kind = "key_map_invalid"
+    hint = "Fix the file of KEYTURN_KEY_MAP; `keyturn targets check` reads it."
+
+
+class MappedTwice(ExecutorError):
+    """Two tables of the key map name the key: nothing was created."""
+
+    kind = "mapped_twice"
+    parks = True
+    hint = "Leave one table for the key in the file of KEYTURN_KEY_MAP, restart the executor, and resume."
+
+
+class TargetUnusable(ExecutorError):
+    """A target of the key is unknown here, cannot be read back where it must, or is refused in production."""
+
+    kind = "target_unusable"
+    parks = True
+    hint = "Fix the key's targets (KEYTURN_KEY_MAP, KEYTURN_EXECUTOR_TARGETS): `keyturn targets check` tries each."
+
+
 class AccountMismatch(ExecutorError):
-    """The job's account is not an IAM user of the AWS account that the executor's credentials belong to."""
+    """The job's account names no user of the cloud account that the executor's credentials belong to."""
 
     kind = "account_mismatch"
-    hint = "Name the IAM user, or its ARN, as the account."
+    hint = "Name the user as the cloud does: an IAM user or its ARN, a service account's email address."
 
 
 class AnotherAccount(ExecutorError):
-    """Nothing shows that the job's key is of the executor's AWS account: it is left to that account's executor."""
+    """Nothing shows that the job's key is of the executor's cloud account: it is left to that account's executor."""
 
     kind = "another_account"
     next_step = "fail_and_fix_request"
-    hint = "Run an executor with credentials of the key's own AWS account; or name the IAM user by its ARN."
+    hint = (
+        "Run an executor with credentials of the key's own cloud account; or name the user in full, with its account."
+    )
 
 
 class KeyNotFound(ExecutorError):
-    """The job's key is no active access key of the user."""
+    """The job's key is no active key of the user."""
 
     kind = "key_not_found"
     hint = "Look at the user's keys: it was rotated, deactivated or deleted by hand since the job was created."
 
 
 class UserGone(KeyNotFound):
-    """The IAM user was deleted since the job was created, and its keys with it: there is nothing to do."""
+    """The user was deleted since the job was created, and its keys with it: there is nothing to do."""
 
     kind = "user_gone"
     hint = "Nothing to do: the user has no key to rotate, and the job is closed as failed."
 
 
 class KeyLimit(ExecutorError):
-    """The user already has two access keys, which is AWS's limit: no new one can be created."""
+    """The user already has as many keys as the cloud allows: no new one can be created."""
 
     kind = "key_limit"
-    hint = "Delete the user's other key if nothing needs it; then ask for the rotation again."
+    hint = "Delete a key of the user that nothing needs; then ask for the rotation again."
 
 
 class ForeignKey(ExecutorError):
@@ -110,7 +135,7 @@ class OldKeyInUse(ExecutorError):
 
     kind = "old_key_in_use"
     parks = True
-    hint = "Find what uses it, by its last use. Deactivate it again and resume; or `keyturn rollback JOB_ID`."
+    hint = "Move what uses it to the new secret, then `keyturn resume`; or `keyturn rollback JOB_ID`."
 
 
 class RollbackImpossible(ExecutorError):
@@ -118,3 +143,18 @@ class RollbackImpossible(ExecutorError):
 
     kind = "rollback_impossible"
     hint = "The old key is deleted; use the new one."
+
+
+class CalendarInvalid(ExecutorError):
+    """The calendar of changes cannot be used: nothing is started by it."""
+
+    kind = "calendar_invalid"
+    hint = "Fix the file of KEYTURN_CALENDAR (docs/how-to/rotate-keys.md has an example)."
+
+
+class Frozen(ExecutorError):
+    """Rotations are frozen, by a person or a calendar: nothing is changed until that ends. A rollback is never."""
+
+    kind = "frozen"
+    parks = True
+    hint = "`keyturn freezes` shows by whom and until when; `keyturn thaw` ends it."

@@ -45,7 +45,7 @@ class JobLeases:
     """Claims on the jobs in the database behind `engine`."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+        self._engine = self.engine = engine
         self._on_postgresql = engine.dialect.name == "postgresql"
         self._statements = _statements(self._on_postgresql)
 
@@ -73,7 +73,7 @@ class JobLeases:
         parameters = {"this_tenant": tenant_id, "this_owner": owner, "this_lease": self._span(lease)}
         parameters |= {"this_kind": kind, "this_account": account_id}
         row = await self._change(self._statements.claim_next, parameters, "claimed", owner, _lease_parameters(lease))
-        return None if row is None else _claimed_job(row)
+        return None if row is None else claimed_job(row)
 
     async def claim(self, job_id: str, *, tenant_id: str, owner: str, lease: timedelta) -> ClaimedJob:
         """Claim one job without another holder. Its own holder may claim it again: the token grows each time.
@@ -90,7 +90,7 @@ class JobLeases:
         }
         row = await self._change(self._statements.claim_this, parameters, "claimed", owner, _lease_parameters(lease))
         if row is not None:
-            return _claimed_job(row)
+            return claimed_job(row)
         job, _ = await self.show(job_id, tenant_id=tenant_id)
         if job["status"] in CLOSED:
             raise JobClosed(f"{job_id} is {job['status']} already")
@@ -190,7 +190,7 @@ class JobLeases:
         if found is None:
             raise UnknownJob(f"there is no job {job_id[:64]} of this tenant")
         if token == found["lease_token"] and state in CLOSED and found["status"] == state:
-            return _claimed_job(found)  # said again: its answer was lost
+            return claimed_job(found)  # said again: its answer was lost
         if found["status"] not in OPEN:
             raise JobClosed(f"{job_id} is {found['status']} already")
         # A job without a claim has the token 0, which no claim has.
@@ -209,7 +209,7 @@ class JobLeases:
         row = await self._change(self._statements.say, parameters, event, who, evidence)
         if row is None:
             return await self._say(job_id, tenant_id, token, state=state, evidence=evidence, lease=lease, actor=actor)
-        return _claimed_job(row)
+        return claimed_job(row)
 
     def _span(self, lease: timedelta | None) -> timedelta | str | None:
         return span_of(None if lease is None else clamp_lease(lease), self._on_postgresql)
@@ -242,7 +242,8 @@ def clamp_lease(lease: timedelta) -> timedelta:
     return min(max(lease, MIN_LEASE), MAX_LEASE)
 
 
-def _claimed_job(row: Mapping[str, Any]) -> ClaimedJob:
+def claimed_job(row: Mapping[str, Any]) -> ClaimedJob:
+    """Return a row of a job as its executor sees it."""
     return ClaimedJob(
         job_id=row["job_id"],
         tenant_id=row["tenant_id"],

@@ -11,7 +11,7 @@ from keyturn.database import transaction
 from keyturn.jobs.errors import UnknownDelivery
 from keyturn.jobs.tables import audit_of, job_audit, outbox, rotation_jobs
 
-TOPIC, TIGHTENED_TOPIC = "rotation_job.created", "rotation_job.tightened"
+TOPIC, TIGHTENED_TOPIC, BLOCKED_TOPIC = "rotation_job.created", "rotation_job.tightened", "rotation_job.blocked"
 MAX_ID = 2**62  # above every row's number, in a column of 64 bits
 
 
@@ -51,6 +51,16 @@ class Outbox:
             raise UnknownDelivery(f"the job {job_id[:64]} has no message")
         names = ("outbox_id", "job_id", "tenant_id", "topic", "payload", "created_at", "delivered_at", "waits_for")
         return Message(**{name: row[name] for name in names}, delivered_by=row["delivered_by"] or {})
+
+    async def add(self, job_id: str, *, topic: str, **more: Any) -> None:
+        """Write one more message of a job: what the first one said, and `more`. A sweep finds and delivers it."""
+        first = select(outbox.c.payload).where(outbox.c.job_id == job_id).order_by(outbox.c.outbox_id).limit(1)
+        async with transaction(self._engine, whole=True) as connection:
+            payload = (await connection.execute(first)).scalar_one_or_none()
+            if not payload:
+                return  # purged, or of a database that was restored: no one has heard of the job itself
+            message = {"job_id": job_id, "topic": topic, "payload": {**payload, **more}}
+            await connection.execute(insert(outbox), message | {"created_at": datetime.now(UTC)})
 
     async def note_answers(self, message: Message, answers: Mapping[str, str]) -> None:
         """Write by which channels a message has come through, and how it was answered, while others are left."""

@@ -5,6 +5,7 @@ from alembic import context
 import keyturn.bulk.tables
 import keyturn.cache.tables
 import keyturn.drafts.tables
+import keyturn.freezes.tables
 import keyturn.jobs.tables
 import keyturn.key_use
 import keyturn.ledger.tables  # noqa: F401 - each describes its own tables on the one metadata

@@ -118,6 +118,20 @@ class PolicyLine(Contract):
     approvers: tuple[Identifier, ...] = Field(
         default=(), max_length=MAX_APPROVERS, description="Who may approve, by the names that KEYTURN_USER has."
     )
+    overlap_hours: float | None = Field(
+        default=None,
+        ge=0,
+        le=2_160,
+        description="Hours for which both keys work at least, before an executor deactivates the old one; left out for "
+        "the executor's own setting.",
+    )
+    grace_hours: float | None = Field(
+        default=None,
+        ge=0,
+        le=2_160,
+        description="Hours for which the old key is inactive at least, before an executor deletes it; left out for "
+        "the executor's own setting.",
+    )
     source: PolicySource = Field(description="Where the line comes from.")
 
     @model_validator(mode="after")
@@ -150,7 +164,9 @@ def digest_of_line(line: PolicyLine) -> str:
         return known[1]
     if len(_DIGESTS) >= MAX_DIGESTS:
         _DIGESTS.clear()
-    digest = digest_of(line.model_dump(mode="json"))
+    # How an executor waits is no part of what is decided: a line that says nothing of it is the line it always was.
+    unsaid = {name for name in ("overlap_hours", "grace_hours") if getattr(line, name) is None}
+    digest = digest_of(line.model_dump(mode="json", exclude=unsaid))
     _DIGESTS[id(line)] = line, digest
     return digest
 

@@ -48,6 +48,7 @@ def log_events_page() -> str:
 
 HEAD = ("event", "level", "meaning", "logger", "fields")
 MEANINGS = {
+    "account_unreachable": "A cloud account of the executor cannot be asked yet; it is tried again, and the others work.",
     "build_not_current": "The worker polls, and new rotations start on another build.",
     "cache_unavailable": "Redis did not answer: a lookup counts as a miss.",
     "codec_signed_in": "An operator signed in on the codec server's page.",
@@ -60,6 +61,7 @@ MEANINGS = {
     "executor_stopping": "The executor takes nothing new, and lets its steps end.",
     "job_left": "A job is left to another executor, or to a person.",
     "job_not_looked_at": "A job could not be checked; it is looked at again.",
+    "jobs_held_back": "A limit of the executor holds so many jobs back until others are done.",
     "jobs_not_looked_for": "Temporal or the database did not answer; the executor looks again.",
     "ledger_rows_lost": "Records of calls were not written, and no more of them can be kept in memory.",
     "ledger_unavailable": "Records of calls wait in memory until the database answers.",

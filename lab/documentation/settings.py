@@ -1,6 +1,6 @@
 """The reference of settings, from the pydantic models that read them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -11,9 +11,12 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 from keyturn.desk.settings import DeskSettings
+from keyturn.executors import load_executors
+from keyturn.jobs.executor import Executor, SecretTarget
 from keyturn.lab.documentation.markdown import code, escape, page
 from keyturn.llm.providers import load_providers
 from keyturn.notifications import load_channels
+from keyturn.targets import load_targets
 from keyturn.workers.codec_settings import CodecSettings
 from keyturn.workers.executor_settings import ExecutorSettings
 from keyturn.workers.jobs_settings import JobsSettings
@@ -69,6 +72,8 @@ def settings_page() -> str:
         parts.append(
             f"## Notification channel `{name}`\n\nA worker reads them.\n\n{_settings_section(channel.settings, of=None)}"
         )
+    for model, of in cloud_settings().items():
+        parts.append(f"## {of}\n\n{_settings_section(model, of=None)}")
     parts += [
         "## Commands\n\nEvery command reads them if the option is not given.\n\n"
         + "\n\n".join(_entry(*setting) for setting in CALLER),
@@ -76,7 +81,7 @@ def settings_page() -> str:
         "Temporal's own environment configuration says where Temporal is: `TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`, "
         "`TEMPORAL_API_KEY`, `TEMPORAL_TLS_CLIENT_CERT_PATH`, `TEMPORAL_TLS_CLIENT_KEY_PATH`, or a profile of a file by "
         "`TEMPORAL_PROFILE` and `TEMPORAL_CONFIG_FILE`.\n"
-        "The executor reads region, endpoint and credentials as AWS's own tools do.\n"
+        "Executors and targets read credentials, regions and projects as the tools of AWS, Google and Microsoft do.\n"
         "Traces go where OpenTelemetry's own variables say, such as `OTEL_EXPORTER_OTLP_ENDPOINT`.",
     ]
     return page("Settings", *parts)
@@ -86,9 +91,23 @@ def setting_descriptions() -> dict[str, str]:
     """Return what is said of each setting, by its name; an empty text where nothing is."""
     models: list[type[BaseSettings]] = [LocalSettings, *(model for model, _ in MODELS.values())]
     models += [channel.settings for channel in load_channels().values()]
+    models += cloud_settings()
     fields = [field for model in models for field in model.model_fields.values()]
     providers = {name: meaning for name, meaning, _, _ in _of_providers()}
     return {str(field.alias): _meaning(field) for field in fields} | providers
+
+
+def cloud_settings() -> Mapping[type[BaseSettings], str]:
+    """Return the settings of executors and targets, each once, with the heading that says whose they are."""
+    of: dict[type[BaseSettings], list[str]] = {}
+    registered: list[tuple[str, Executor | SecretTarget]] = [
+        *((f"Executor `{name}`", one) for name, one in load_executors().items()),
+        *((f"target `{name}`", one) for name, one in load_targets().items()),
+    ]
+    for heading, one in registered:
+        if one.settings is not None:
+            of.setdefault(one.settings(), []).append(heading)
+    return {model: ", ".join(names)[:1].upper() + ", ".join(names)[1:] for model, names in of.items()}
 
 
 def _of_providers() -> Iterator[tuple[str, str, str, str]]:

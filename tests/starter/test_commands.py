@@ -494,10 +494,10 @@ async def test_doctor_looks_at_what_each_role_needs(terminal: Terminal, simulate
     assert "checked as a starter: KEYTURN_ROUTES is not set" in starter.stderr
     desk = await terminal.run("doctor", "--for", "desk", KEYTURN_DESK_ADDRESS="10.1.2.3:80")
     assert (desk.returncode, "no user would have to sign in" in desk.stdout) == (1, True)
-    executor = await terminal.run("doctor", "--for", "executor", KEYTURN_EXECUTOR_SECRETS="nowhere")
-    assert (executor.returncode, "KEYTURN_EXECUTOR_SECRETS: is none of" in executor.stdout) == (1, True)
+    executor = await terminal.run("doctor", "--for", "executor", KEYTURN_EXECUTOR_TARGETS="nowhere:{user}")
+    assert (executor.returncode, "KEYTURN_EXECUTOR_TARGETS: is none of" in executor.stdout) == (1, True)
     well = await terminal.run("doctor", "--for", "executor")
-    assert (well.returncode, "aws, secrets to secretsmanager as keyturn/{user}" in well.stdout) == (0, True)
+    assert (well.returncode, "aws, secrets to secretsmanager:keyturn/{user}" in well.stdout) == (0, True)
 
 
 async def test_doctor_sees_what_keeps_this_machine_and_the_workers_apart(
@@ -842,3 +842,42 @@ async def test_the_audit_trail_is_exported_and_verified_by_command(
     file.write_text(file.read_text().replace('"created"', '"approved"', 1))
     changed = await terminal.run("export", "verify", "audit.jsonl")
     assert (changed.returncode, "was changed, left out or moved" in changed.stderr) == (1, True)
+
+
+async def test_targets_are_checked_before_a_rotation_needs_them(terminal: Terminal, tmp_path: Path) -> None:
+    """Each table of the key map, with what its targets answer; a target that cannot come first is named."""
+    secrets = tmp_path / "secrets"
+    file = tmp_path / "keys.toml"
+    file.write_text(
+        f'[[key]]\naccount = "svc-pay"\nowner = "payments"\ntargets = ["file:{secrets}/pay"]\n'
+        f'[[key]]\naccount = "ci-*"\ntargets = ["file:{secrets}/{{user}}"]\n'
+    )
+    sound = await terminal.run("targets", "check", KEYTURN_KEY_MAP=str(file))
+    assert sound.returncode == 0, sound.stdout + sound.stderr
+    assert f"[[key]] 1  svc-pay  owner payments\n  file:{secrets}/pay: holds no secret yet" in sound.stdout
+    assert f"file:{secrets}/{{user}}: differs by user, and is not asked" in sound.stdout
+    assert "other keys  no target: they are not rotated" in sound.stdout
+    assert "[[key]] 1  svc-pay: names no key of a job of this month" in sound.stdout
+    file.write_text('[[key]]\naccount = "svc-x"\ntargets = ["github:acme/x/KEY"]\n')
+    faulty = await terminal.run("targets", "check", KEYTURN_KEY_MAP=str(file), GITHUB_TOKEN="t" * 40)
+    assert (faulty.returncode, "cannot be read back: name a target first that can" in faulty.stdout) == (1, True)
+    file.write_text('[[key]]\naccount = "svc-x"\ntarget = "vault:a/b"\n')
+    wrong = await terminal.run("targets", "check", KEYTURN_KEY_MAP=str(file))
+    assert (wrong.returncode, "[[key]] 1: target" in wrong.stderr) == (1, True)
+
+
+async def test_rotations_are_frozen_and_thawed_by_command(terminal: Terminal) -> None:
+    """Those of a tenant of its own: the other tests' executors go on."""
+    tenant = f"tenant-{uuid.uuid4().hex[:8]}"
+    one = await terminal.run("freeze", "--reason", "incident 4711", "--hours", "4", KEYTURN_TENANT=tenant)
+    assert (one.returncode, f"rotations of tenant {tenant} are frozen until 2" in one.stdout) == (0, True)
+    two = await terminal.run("freeze", "--reason", "audit", "--cloud-account", "1" * 12, KEYTURN_TENANT=tenant)
+    listed = json_of(await terminal.run("freezes", "--json", KEYTURN_TENANT=tenant))["freezes"]
+    assert [row["reason"] for row in listed] == ["incident 4711", "audit"]
+    ended = await terminal.run("thaw", two.stdout.split()[0], KEYTURN_TENANT=tenant)
+    assert (ended.returncode, ended.stdout) == (0, "1 freeze ended\n")
+    assert (await terminal.run("thaw", KEYTURN_TENANT=tenant)).stdout == "1 freeze ended\n"
+    none = await terminal.run("thaw", KEYTURN_TENANT=tenant)
+    assert (none.returncode, none.stdout) == (1, "0 freezes ended\n")
+    refused = await terminal.run("freeze", "--reason", "two\nlines", KEYTURN_TENANT=tenant)
+    assert (refused.returncode, "--reason" in refused.stderr) == (2, True)

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
+from urllib.parse import parse_qsl
 
 import aiohttp
 import boto3
@@ -128,6 +129,10 @@ class Network:
     lose: int | None = None  # counted from 1
     how: Loss = "answer_lost"
     after_each: Callable[[], None] = lambda: None
+    # Of operations that moto has not, or not so: what makes their answers, None for a refusal.
+    answers: dict[str, Callable[[], Any]] = field(default_factory=lambda: {"LookupEvents": lambda: {"Events": []}})
+    # What was last asked of each operation.
+    forms: dict[str, Any] = field(default_factory=dict)
     # The next call of this operation is not answered until `thaw`; `reached` is set when it is there.
     freeze: str | None = None
     reached: asyncio.Event = field(default_factory=asyncio.Event)
@@ -145,6 +150,11 @@ class Network:
     async def _pass(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         self.calls.append(_operation(request, body))
+        self.forms[self.calls[-1]] = _form_of(request, body)
+        if self.calls[-1] in self.answers:
+            made = self.answers[self.calls[-1]]()
+            refused = {"__type": "AccessDeniedException"}
+            return web.json_response(refused if made is None else made, status=400 if made is None else 200)
         frozen = self.calls[-1] == self.freeze
         if frozen:
             self.freeze = None
@@ -179,8 +189,14 @@ class Network:
 def _operation(request: web.Request, body: bytes) -> str:
     target = request.headers.get("X-Amz-Target", "")
     if target:
-        return target.partition(".")[2]
+        return target.rpartition(".")[2]
     return next(part.removeprefix("Action=") for part in body.decode().split("&") if part.startswith("Action="))
+
+
+def _form_of(request: web.Request, body: bytes) -> Any:
+    if request.headers.get("X-Amz-Target"):
+        return json.loads(body or b"{}")
+    return dict(parse_qsl(body.decode()))
 
 
 async def job_for(

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,7 +12,7 @@ from temporalio.worker import Worker
 from keyturn.activities.deliver_job import DeliverJob
 from keyturn.activities.draft_reply import BEAT_SECONDS, DraftReply
 from keyturn.activities.judge_page import JudgePage
-from keyturn.activities.rotate_access_key import RotateAccessKey
+from keyturn.activities.rotate_key import RotateKey
 from keyturn.application.answers import answer
 from keyturn.bulk.contracts import (
     BatchResult,
@@ -24,23 +24,24 @@ from keyturn.bulk.contracts import (
     RunResult,
 )
 from keyturn.drafts.contracts import DraftEnd, DraftResult
-from keyturn.execution.contracts import AccessKeyState, KeyRotationOrder, KeyRotationOutcome
-from keyturn.execution.errors import ForeignKey, KeyLimit
+from keyturn.execution.contracts import KeyRotationOrder, KeyRotationOutcome, KeyState, KeyWaits, Need
+from keyturn.execution.errors import ForeignKey, Frozen, KeyLimit
 from keyturn.jobs.contracts import ClaimedJob, Delivery
 from keyturn.jobs.errors import ReceiverRefused, StaleClaim
 from keyturn.llm.errors import QuotaExhausted
 from keyturn.rotations.contracts import Abandonment, Resumption
 from keyturn.tasks.draft_reply import DraftRequest
-from keyturn.workflows.access_key import RotateAccessKeyWorkflow
 from keyturn.workflows.bulk import BULK_QUEUE, BulkWorkflow
 from keyturn.workflows.delivery import DeliveryWorkflow
 from keyturn.workflows.draft import DraftWorkflow
+from keyturn.workflows.rotate_key import RotateKeyWorkflow
 from tests.keyturn.test_ledger import call
 from tests.support.cases import NOW, P7
 
-ORDER = KeyRotationOrder(
-    job_id="job_1", cloud_account="123456789012", overlap=timedelta(hours=1), grace=timedelta(days=3)
-)
+WAITS = KeyWaits(overlap=timedelta(hours=1), grace=timedelta(days=3))
+ORDER = KeyRotationOrder(job_id="job_1", cloud_account="123456789012", waits=WAITS)
+# Time is skipped while a result is awaited, and not while a person's answer is.
+AT_ONCE = ORDER.model_copy(update={"waits": KeyWaits(overlap=timedelta(0), grace=timedelta(0))})
 
 
 class Receiver:
@@ -58,15 +59,19 @@ class Receiver:
 
 
 class Steps:
-    """Each step succeeds, but those that `fails` names fail first."""
+    """Each step succeeds, but those that `fails` names fail first; `needs` and `uses` are what looks find, in turn."""
 
-    def __init__(self, **fails: BaseException) -> None:
+    def __init__(self, *, needs: Sequence[Need] = (), uses: Sequence[Need] = (), **fails: BaseException) -> None:
+        self._found = {"needs": list(needs), "uses": list(uses)}
         self._fails = fails
         self._token = 0
 
     def _may(self, step: str) -> None:
         if step in self._fails:
             raise self._fails.pop(step)
+
+    def _next(self, look: str) -> Need | None:
+        return self._found[look].pop(0) if self._found[look] else None
 
     async def claim(self, order: KeyRotationOrder) -> ClaimedJob:
         self._token += 1
@@ -80,9 +85,9 @@ class Steps:
             token=self._token,
         )
 
-    async def record(self, job: ClaimedJob) -> AccessKeyState:
+    async def record(self, order: KeyRotationOrder, job: ClaimedJob) -> KeyState:
         self._may("record")
-        return AccessKeyState(
+        return KeyState(
             job_id=job.job_id,
             tenant_id=job.tenant_id,
             token=job.token,
@@ -90,27 +95,45 @@ class Steps:
             user="svc",
             old_key_id="AKIA1",
             keys_before=("AKIA1",),
+            targets=("file:secrets/svc",),
+            waits=order.waits,
+            recorded_at=NOW,
         )
 
-    async def create(self, rotation: AccessKeyState) -> str:
+    async def create(self, rotation: KeyState) -> str:
         self._may("create")
         return "AKIA2"
 
-    async def verify(self, rotation: AccessKeyState) -> None:
+    async def verify(self, rotation: KeyState) -> datetime:
         self._may("verify")
-
-    async def prolong(self, rotation: AccessKeyState) -> None: ...
-
-    async def deactivate(self, rotation: AccessKeyState) -> datetime:
         return NOW
 
-    async def delete(self, rotation: AccessKeyState) -> None: ...
+    async def expect_thawed(self, rotation: KeyState) -> None:
+        self._may("thaw")
 
-    async def close(self, rotation: AccessKeyState) -> None: ...
+    async def needs(self, rotation: KeyState, *, now: datetime) -> Need | None:
+        return self._next("needs")
+
+    async def uses_since(self, rotation: KeyState) -> Need | None:
+        return self._next("uses")
+
+    async def report_blocked(self, rotation: KeyState, need: Need) -> None: ...
+
+    async def record_advance(self, rotation: KeyState, operator: str, reason: str) -> None: ...
+
+    async def prolong(self, rotation: KeyState) -> None: ...
+
+    async def deactivate(self, rotation: KeyState) -> datetime:
+        self._may("deactivate")
+        return NOW
+
+    async def delete(self, rotation: KeyState) -> None: ...
+
+    async def close(self, rotation: KeyState) -> None: ...
 
     async def refuse(self, job: ClaimedJob, reason: str) -> None: ...
 
-    async def roll_back(self, rotation: AccessKeyState, reason: str) -> None: ...
+    async def roll_back(self, rotation: KeyState, reason: str) -> None: ...
 
 
 class Runs:
@@ -233,15 +256,19 @@ async def _drafted(client: Client, writer: Writer) -> WorkflowHistory:
         return await handle.fetch_history()
 
 
-Handle = WorkflowHandle[RotateAccessKeyWorkflow, KeyRotationOutcome]
+Handle = WorkflowHandle[RotateKeyWorkflow, KeyRotationOutcome]
 
 
 async def _executed(
-    client: Client, steps: Steps, ends: str, people: Callable[[Handle], Awaitable[object]] | None = None
+    client: Client,
+    steps: Steps,
+    ends: str,
+    people: Callable[[Handle], Awaitable[object]] | None = None,
+    order: KeyRotationOrder = ORDER,
 ) -> WorkflowHistory:
-    rotate, queue = RotateAccessKey(steps), f"histories-{uuid.uuid4().hex}"
-    async with Worker(client, task_queue=queue, workflows=[RotateAccessKeyWorkflow], activities=rotate.activities):
-        handle = await client.start_workflow(RotateAccessKeyWorkflow.run, ORDER, id=uuid.uuid4().hex, task_queue=queue)
+    rotate, queue = RotateKey(steps), f"histories-{uuid.uuid4().hex}"
+    async with Worker(client, task_queue=queue, workflows=[RotateKeyWorkflow], activities=rotate.activities):
+        handle = await client.start_workflow(RotateKeyWorkflow.run, order, id=uuid.uuid4().hex, task_queue=queue)
         if people is not None:
             await people(handle)
         outcome = await handle.result()
@@ -252,17 +279,27 @@ async def _executed(
 
 async def _resume(handle: Handle) -> None:
     async with asyncio.timeout(20):
-        while (await handle.query(RotateAccessKeyWorkflow.status)).blocked is None:
+        while (await handle.query(RotateKeyWorkflow.status)).blocked is None:
             await asyncio.sleep(0.02)
     await answer(handle, "resume", Resumption(operator="omar"))
 
 
 async def _roll_back(handle: Handle) -> None:
     async with asyncio.timeout(20):
-        while (await handle.query(RotateAccessKeyWorkflow.status)).blocked is None:
+        while (await handle.query(RotateKeyWorkflow.status)).blocked is None:
             await asyncio.sleep(0.02)
     await answer(handle, "roll_back", Abandonment(operator="omar", reason="closed"))
 
+
+async def _advance(handle: Handle) -> None:
+    async with asyncio.timeout(20):
+        while (await handle.query(RotateKeyWorkflow.status)).blocked is None:
+            await asyncio.sleep(0.02)
+    await answer(handle, "advance", Abandonment(operator="omar", reason="nothing uses it"))
+
+
+_IN_USE = Need(kind="old_key_in_use", by=("203.0.113.7",))
+_NOT_SEEN = Need(kind="new_key_not_seen")
 
 # All on the server that skips time: by their names, how each came to its end.
 CASES: Mapping[str, Callable[[Client], Awaitable[WorkflowHistory]]] = {
@@ -274,6 +311,14 @@ CASES: Mapping[str, Callable[[Client], Awaitable[WorkflowHistory]]] = {
     "key_rotated": lambda client: _executed(client, Steps(), "done"),
     "key_rotated_after_a_stale_claim": lambda client: _executed(client, Steps(verify=StaleClaim("x")), "done"),
     "key_rotated_when_resumed": lambda client: _executed(client, Steps(create=ForeignKey("x")), "done", _resume),
+    "key_rotated_when_its_consumer_moved": lambda client: _executed(client, Steps(needs=[_IN_USE, _NOT_SEEN]), "done"),
+    "key_rotated_when_advanced": lambda client: _executed(
+        client, Steps(needs=[_NOT_SEEN] * 99), "done", _advance, AT_ONCE
+    ),
+    "key_rotated_after_its_old_key_was_used": lambda client: _executed(
+        client, Steps(uses=[_IN_USE]), "done", _resume, AT_ONCE
+    ),
+    "key_rotated_after_a_freeze": lambda client: _executed(client, Steps(deactivate=Frozen("x")), "done"),
     "key_not_rotated_at_the_limit": lambda client: _executed(client, Steps(record=KeyLimit("x")), "failed"),
     "run_done": lambda client: _run(client, Runs(), "done"),
     "run_offline": lambda client: _run(client, Runs(), "done", offline=True),

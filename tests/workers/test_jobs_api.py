@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.client import JobsClient
 from keyturn.errors import JobStoreUnavailable, SettingsInvalid
+from keyturn.jobs.consumers import consumers_moved
 from keyturn.jobs.contracts import ClaimedJob
 from keyturn.jobs.errors import JobClosed, StaleClaim, StateRefused, UnknownJob
 from keyturn.jobs.leases import JobLeases
@@ -32,6 +33,7 @@ from keyturn.workers.jobs_settings import load_jobs_settings
 from tests.support.cases import facts, order
 
 ROTATOR, OTHER = "rotator_token_of_the_tests_0123456789ab", "other_token_of_the_tests_0123456789abcd"
+CONSUMER = "consumer_token_of_the_tests_0123456789"
 EXAMPLE = Path(__file__).parents[2] / "examples" / "worker.py"
 
 
@@ -56,7 +58,7 @@ class Api:
 @pytest.fixture
 async def api(engine: AsyncEngine) -> AsyncIterator[Api]:
     tokens = {"default/rotator": SecretStr(ROTATOR), "other/rotator": SecretStr(OTHER)}
-    application = jobs_application(JobLeases(engine), tokens)
+    application = jobs_application(JobLeases(engine), tokens, {"default/pay-api": SecretStr(CONSUMER)})
     async with served(application, "127.0.0.1:0", setting="KEYTURN_JOBS_ADDRESS") as url:
         yield Api(url, JobStore(engine), engine)
 
@@ -130,6 +132,54 @@ async def test_a_slow_worker_is_told_that_its_claim_is_over(api: Api) -> None:
         await jobs.heartbeat(quick, state="grace")
         with pytest.raises(StateRefused):
             await jobs.heartbeat(quick, state="rotating")
+
+
+async def executed(api: Api) -> str:
+    """A job whose executor has created the key AKIA2."""
+    made = await api.make()
+    leases = JobLeases(api.engine)
+    owned: dict[str, Any] = {"tenant_id": "default", "lease": timedelta(minutes=5)}
+    job = await leases.claim(made, owner=f"execute:{made}", **owned)
+    await leases.heartbeat(made, token=job.token, state="rotating", evidence={"new_key_id": "AKIA2"}, **owned)
+    return made
+
+
+async def test_a_consumer_reports_that_it_uses_the_new_key(api: Api) -> None:
+    """Again, nothing changes; the trail has who reported it."""
+    made = await executed(api)
+    async with loopback_client(api.url) as http:
+        for token in (CONSUMER, CONSUMER, ROTATOR):
+            headers = {"Authorization": f"Bearer {token}"}
+            reported = await http.post(f"/jobs/{made}/consumers/pay-api", json={"key_id": "AKIA2"}, headers=headers)
+            assert reported.status_code == 204, reported.text
+    _, trail = await JobLeases(api.engine).show(made, tenant_id="default")
+    assert consumers_moved(trail, "AKIA2") == {"pay-api"}
+    moved = [(row["actor"], dict(row["detail"])) for row in trail if row["event"] == "consumer_moved"]
+    assert moved == [("pay-api", {"consumer": "pay-api", "key_id": "AKIA2"})]
+
+
+@pytest.mark.parametrize(
+    ("token", "path", "body", "status", "kind"),
+    [
+        (CONSUMER, "consumers/other-api", '{"key_id": "AKIA2"}', 403, "reports_for_itself_alone"),
+        (CONSUMER, "complete", '{"token": 1}', 403, "reports_for_itself_alone"),
+        (OTHER, "consumers/pay-api", '{"key_id": "AKIA2"}', 404, "unknown_job"),
+        (CONSUMER, "consumers/pay-api", '{"key_id": "AKIA1"}', 409, "state_refused"),
+        (CONSUMER, "consumers/pay-api", '{"key_id": ""}', 422, "invalid"),
+        (CONSUMER, "consumers/pay-api", "{}", 422, "invalid"),
+        ("x" * 40, "consumers/pay-api", '{"key_id": "AKIA2"}', 401, "not_signed_in"),
+    ],
+)
+async def test_a_consumer_reports_nothing_else(
+    api: Api, token: str, path: str, body: str, status: int, kind: str
+) -> None:
+    made = await executed(api)
+    headers = {"Authorization": f"Bearer {token}"}
+    async with loopback_client(api.url) as http:
+        refused = await http.post(f"/jobs/{made}/{path}", content=body, headers=headers)
+    assert (refused.status_code, refused.json()["kind"]) == (status, kind), refused.text
+    _, trail = await JobLeases(api.engine).show(made, tenant_id="default")
+    assert consumers_moved(trail, "AKIA2") == set()
 
 
 async def test_another_tenants_worker_sees_nothing(api: Api) -> None:
@@ -208,9 +258,12 @@ async def test_the_interface_describes_itself_to_whom_it_does_not_know(api: Api)
         "/jobs/{job_id}/heartbeat",
         "/jobs/{job_id}/complete",
         "/jobs/{job_id}/fail",
+        "/jobs/{job_id}/consumers/{consumer}",
     }
     for operations in document["paths"].values():
-        assert {"200", "401", "409", "422", "503"} <= set(operations["post"]["responses"])
+        responses = set(operations["post"]["responses"])
+        assert {"401", "409", "422", "503"} <= responses
+        assert {"200", "204"} & responses
 
 
 async def test_a_server_that_is_away_is_a_named_passing_failure() -> None:

@@ -1,21 +1,23 @@
 """AWS: IAM access keys, by the credentials and the region that AWS's own tools find."""
 
-from keyturn.execution.contracts import ExecutorSteps, SecretStore
+from collections.abc import Sequence
+
+from pydantic_settings import BaseSettings
+
+from keyturn.execution.protocols import CloudKeys
 from keyturn.jobs.executor import Executor
-from keyturn.jobs.leases import JobLeases
 
 
-def _open(leases: JobLeases, secrets: SecretStore, secret_name: str) -> ExecutorSteps:
-    from keyturn.executors.aws.iam import AwsAccessKeys
-    from keyturn.executors.aws.steps import AccessKeyRotation
+def _open() -> Sequence[CloudKeys]:
+    from keyturn.executors.aws.accounts import open_accounts
 
-    return AccessKeyRotation(AwsAccessKeys(), secrets, leases, secret_name=secret_name)
-
-
-async def _account() -> str:
-    from keyturn.executors.aws.iam import AwsAccessKeys
-
-    return await AwsAccessKeys().account()
+    return open_accounts()
 
 
-EXECUTOR = Executor("aws", kind="access_key", open=_open, extra="aws", account=_account)
+def _settings() -> type[BaseSettings]:
+    from keyturn.executors.aws.accounts import AwsAccountSettings
+
+    return AwsAccountSettings
+
+
+EXECUTOR = Executor("aws", kind="access_key", open=_open, settings=_settings, extra="aws")

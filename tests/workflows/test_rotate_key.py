@@ -14,9 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import boto3
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry
+from sqlalchemy import select, update
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client, WorkflowHandle
@@ -26,24 +28,33 @@ from keyturn.application.answers import AnswerRefused, answer
 from keyturn.application.parked import waiting_rotations
 from keyturn.database import open_database
 from keyturn.errors import SettingsInvalid
-from keyturn.execution.contracts import KeyRotationOrder, KeyRotationOutcome, KeyRotationStatus
-from keyturn.execution.errors import AwsUnavailable
-from keyturn.executors.aws.iam import AccessKey, AwsAccessKeys
-from keyturn.executors.aws.steps import AccessKeyRotation
+from keyturn.execution.contracts import KeyRotationOrder, KeyRotationOutcome, KeyRotationStatus, KeyWaits
+from keyturn.execution.errors import CloudUnavailable
+from keyturn.execution.mapping import KeyMap, KeyMapping
+from keyturn.execution.protocols import CloudKey
+from keyturn.execution.steps import KeyRotation
+from keyturn.execution.targets import OpenTarget, SecretTargets
+from keyturn.executors.aws.iam import AwsAccessKeys
+from keyturn.jobs.consumers import report_moved
+from keyturn.jobs.errors import JobClosed, StateRefused
 from keyturn.jobs.leases import JobLeases
+from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.store import JobStore
+from keyturn.jobs.tables import URGENT, outbox, rotation_jobs
 from keyturn.lab.stack.loopback import loopback_client
 from keyturn.lab.stack.processes import child, free_port
 from keyturn.rotations.contracts import Abandonment, Resumption
 from keyturn.targets.secretsmanager.store import SecretsManager
-from keyturn.workers.executor import Executions, executor, look_for_jobs
+from keyturn.workers.executor import executor
+from keyturn.workers.executor_looks import Executions, look_for_jobs
 from keyturn.workers.executor_settings import ExecutorSettings, load_executor_settings
 from keyturn.workers.metrics import ExecutorMetrics
-from keyturn.workflows.access_key import LEAST_WAIT, MARGIN, RotateAccessKeyWorkflow, execution_id, waits
+from keyturn.workflows.rotate_key import RotateKeyWorkflow, execution_id
 from tests.support.aws import ACCOUNT, Aws, Network, job_for
 
+ADVANCE = Abandonment(operator="luna", reason="its last consumer was switched off")
 ROLL_BACK = Abandonment(operator="luna", reason="the importer broke")
-Handle = WorkflowHandle[RotateAccessKeyWorkflow, KeyRotationOutcome]
+Handle = WorkflowHandle[RotateKeyWorkflow, KeyRotationOutcome]
 
 
 @pytest.fixture
@@ -53,24 +64,34 @@ async def engine(sqlite: URL) -> AsyncIterator[AsyncEngine]:
     await engine.dispose()
 
 
-def steps_on(aws: Aws, network: Network, engine: AsyncEngine) -> AccessKeyRotation:
+def steps_on(
+    aws: Aws, network: Network, engine: AsyncEngine, keys: type[AwsAccessKeys] = AwsAccessKeys, **more: Any
+) -> KeyRotation:
     arguments = aws.settings(network.address)
-    secrets, name = SecretsManager(**arguments), ExecutorSettings().secret_name
-    return AccessKeyRotation(AwsAccessKeys(**arguments), secrets, JobLeases(engine), secret_name=name)
+    targets = SecretTargets({"secretsmanager": lambda: OpenTarget(SecretsManager(**arguments), reads_back=True)})
+    defaults: dict[str, Any] = {
+        "default_targets": ["secretsmanager:keyturn/{user}"],
+        "own_use_within": timedelta(0),
+        "known_every": timedelta(0),
+    }
+    more = defaults | more
+    return KeyRotation(keys(**arguments), targets, JobLeases(engine), Outbox(engine), **more)
 
 
 @asynccontextmanager
-async def executing(client: Client, aws: Aws, network: Network, engine: AsyncEngine) -> AsyncIterator[Executions]:
+async def executing(
+    client: Client, aws: Aws, network: Network, engine: AsyncEngine, **more: Any
+) -> AsyncIterator[Executions]:
     """The executor as it is wired, on a separate queue."""
     settings = ExecutorSettings().model_copy(update={"task_queue": f"test-{uuid.uuid4().hex}"})
-    async with executor(client, steps_on(aws, network, engine), settings, ACCOUNT):
+    async with executor(client, steps_on(aws, network, engine, **more), settings, ACCOUNT):
         yield Executions(client, settings, ACCOUNT)
 
 
 async def until(handle: Handle, state: Callable[[KeyRotationStatus], bool]) -> KeyRotationStatus:
     async with asyncio.timeout(60):
         while True:
-            status = await handle.query(RotateAccessKeyWorkflow.status)
+            status = await handle.query(RotateKeyWorkflow.status)
             if state(status):
                 return status
             await asyncio.sleep(0.05)
@@ -88,10 +109,10 @@ async def test_a_job_is_carried_out_over_days_and_no_secret_is_told_to_temporal(
     user, old = aws.user()
     job_id = await job_for(JobStore(engine), engine, user, old)
     async with executing(skipping.client, aws, network, engine) as executions:
-        before = await skipping.get_current_time()
         handle = await executions.start(job_id)
         outcome = await handle.result()
-        took = await skipping.get_current_time() - before
+        last = (await handle.fetch_history()).events[-1].event_time.ToDatetime(UTC)
+        took = last - (await handle.describe()).start_time
     assert (outcome.status, outcome.user, outcome.old_key_id) == ("done", user, old)
     assert outcome.new_key_id is not None
     assert aws.keys(user) == {outcome.new_key_id: "Active"}
@@ -104,22 +125,6 @@ async def test_a_job_is_carried_out_over_days_and_no_secret_is_told_to_temporal(
     assert aws.secret_of(user, outcome.new_key_id) not in opened
 
 
-def test_the_waits_end_inside_the_window_where_they_can() -> None:
-    """As ordered if there is time; less in proportion if not; an hour each when it is late anyway."""
-    now = datetime(2026, 11, 21, tzinfo=UTC)
-    order = KeyRotationOrder(job_id="job_1", cloud_account=ACCOUNT)
-    day, week = timedelta(days=1), timedelta(days=7)
-    assert waits(order, now=now, rotate_by=None) == (day, week)
-    assert waits(order, now=now, rotate_by=now + timedelta(days=30)) == (day, week)
-    overlap, grace = waits(order, now=now, rotate_by=now + timedelta(days=4) + MARGIN)
-    assert (overlap, grace) == (day / 2, week / 2)
-    assert now + overlap + grace == now + timedelta(days=4)
-    for late in (now - timedelta(days=100), now, now + MARGIN):
-        assert waits(order, now=now, rotate_by=late) == (LEAST_WAIT, LEAST_WAIT)
-    hasty = KeyRotationOrder(job_id="job_1", cloud_account=ACCOUNT, overlap=timedelta(0), grace=timedelta(seconds=5))
-    assert waits(hasty, now=now, rotate_by=now) == (timedelta(0), timedelta(seconds=5))
-
-
 async def test_at_the_limit_of_two_keys_the_job_is_closed_and_says_so(
     skipping: WorkflowEnvironment, aws: Aws, network: Network, engine: AsyncEngine
 ) -> None:
@@ -130,7 +135,7 @@ async def test_at_the_limit_of_two_keys_the_job_is_closed_and_says_so(
     async with executing(skipping.client, aws, network, engine) as executions:
         outcome = await (await executions.start(job_id)).result()
     assert (outcome.status, aws.keys(user)) == ("failed", before)
-    assert "two access keys" in str(outcome.reason)
+    assert "the user has 2 keys" in str(outcome.reason)
     assert await state_of(engine, job_id) == "failed"
 
 
@@ -230,7 +235,7 @@ async def test_jobs_are_found_and_each_is_begun_once(
         )
         task = asyncio.create_task(looking)
         for job_id in made:
-            handle: Handle = temporal.get_workflow_handle_for(RotateAccessKeyWorkflow.run, execution_id(job_id))
+            handle: Handle = temporal.get_workflow_handle_for(RotateKeyWorkflow.run, execution_id(job_id))
             async with asyncio.timeout(30):
                 while await state_of(engine, job_id) == "open":
                     await asyncio.sleep(0.02)
@@ -247,8 +252,8 @@ class OfAnotherAccount(AwsAccessKeys):
     async def account(self) -> str:
         return "999999999999"
 
-    async def listed(self, user: str) -> list[AccessKey]:
-        return [AccessKey("AKIAELSEWHERE0000000", True, datetime.now(UTC))]
+    async def list_keys(self, user: str) -> list[CloudKey]:
+        return [CloudKey("AKIAELSEWHERE0000000", True, datetime.now(UTC))]
 
 
 async def test_of_two_executors_each_carries_out_its_own_accounts_jobs_and_leaves_the_others(
@@ -266,10 +271,7 @@ async def test_of_two_executors_each_carries_out_its_own_accounts_jobs_and_leave
     ]
     settings = ExecutorSettings().model_copy(update={"task_queue": f"test-{uuid.uuid4().hex}"})
     leases, steps = JobLeases(engine), steps_on(aws, network, engine)
-    arguments = aws.settings(network.address)
-    elsewhere = AccessKeyRotation(
-        OfAnotherAccount(**arguments), SecretsManager(**arguments), leases, secret_name="keyturn/{user}"
-    )
+    elsewhere = steps_on(aws, network, engine, OfAnotherAccount)
     async with (
         executor(temporal, steps, settings, ACCOUNT),
         executor(temporal, elsewhere, settings, "999999999999"),
@@ -277,7 +279,7 @@ async def test_of_two_executors_each_carries_out_its_own_accounts_jobs_and_leave
         here = Executions(temporal, settings, ACCOUNT)
         task = asyncio.create_task(look_for_jobs(leases, here, steps, tenant_id="default", every=0.01))
         for job_id in (own, own_arn):
-            handle: Handle = temporal.get_workflow_handle_for(RotateAccessKeyWorkflow.run, execution_id(job_id))
+            handle: Handle = temporal.get_workflow_handle_for(RotateKeyWorkflow.run, execution_id(job_id))
             async with asyncio.timeout(30):
                 while await state_of(engine, job_id) == "open":
                     await asyncio.sleep(0.02)
@@ -287,7 +289,7 @@ async def test_of_two_executors_each_carries_out_its_own_accounts_jobs_and_leave
         there = Executions(temporal, settings, "999999999999")
         for job_id in (own, own_arn):  # even if it is started by mistake
             wrong: Handle = await temporal.start_workflow(
-                RotateAccessKeyWorkflow.run,
+                RotateKeyWorkflow.run,
                 there.order(job_id),
                 id=f"mistake:{job_id}",
                 task_queue=settings.queue("999999999999"),
@@ -302,7 +304,7 @@ async def test_what_runs_already_takes_no_place_of_another_job(
     temporal: Client, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a hundred rotations that are blocked before their claim, none hides the job behind them."""
-    monkeypatch.setattr("keyturn.workers.executor.LOOK_AT_ONCE", 1)
+    monkeypatch.setattr("keyturn.workers.executor_looks.LOOK_AT_ONCE", 1)
     blocked, behind = [await job_for(JobStore(engine), engine, f"u-{n}", f"AKIA{n:016}") for n in (1, 2)]
     settings = ExecutorSettings().model_copy(update={"task_queue": f"test-{uuid.uuid4().hex}"})
     executions, registry = Executions(temporal, settings, ACCOUNT), CollectorRegistry()
@@ -319,7 +321,7 @@ async def test_what_runs_already_takes_no_place_of_another_job(
     looking = look_for_jobs(
         JobLeases(engine),
         executions,
-        cast(AccessKeyRotation, Steps()),
+        cast(KeyRotation, Steps()),
         tenant_id="default",
         every=0.01,
         metrics=ExecutorMetrics(registry),
@@ -349,19 +351,234 @@ async def test_a_blocked_step_keeps_its_claim_for_as_long_as_that_takes(
         await until(handle, lambda now: now.step == "overlap")
         [new] = [key for key in aws.keys(user) if key != old]
         aws.client("iam").update_access_key(UserName=user, AccessKeyId=new, Status="Inactive")
-        await skipping.sleep(timedelta(days=4))
+        await skipping.sleep(timedelta(days=1))
         blocked = await until(handle, lambda now: now.blocked is not None)
         assert blocked.blocked == "new_key_missing"
+        await skipping.sleep(timedelta(days=3))
         history = (await handle.fetch_history()).events
         steps = [
             event.activity_task_scheduled_event_attributes.activity_type.name
             for event in history
             if event.HasField("activity_task_scheduled_event_attributes")
         ]
-        since_blocked = steps[steps.index("deactivate_key") :]
-        assert since_blocked.count("prolong_claim") >= 3
+        assert steps.count("hold_claim") >= 3
+        job, _ = await JobLeases(engine).show(job_id, tenant_id="default")
+        assert job["lease_until"] > datetime.now(UTC) + timedelta(hours=20), "prolonged while it was blocked"
         aws.client("iam").update_access_key(UserName=user, AccessKeyId=new, Status="Active")
         assert (await handle.result()).status == "done"
+
+
+# -- waits that protect, and what must be seen before the old key goes -----------------------------------------------
+
+
+async def use(aws: Aws, key_id: str, user: str) -> None:
+    """What a consumer does: it signs a call with the key."""
+    own = {"aws_access_key_id": key_id, "aws_secret_access_key": aws.secret_of(user, key_id)}
+    await asyncio.to_thread(boto3.client("sts", **aws.settings() | own).get_caller_identity)
+
+
+def quick(executions: Executions, job_id: str, **more: Any) -> KeyRotationOrder:
+    """Waits of a second, on the real server: those of days are tried on the one that skips time."""
+    none, second = timedelta(0), timedelta(seconds=1)
+    waits = KeyWaits(**{"overlap": none, "grace": none, "quiet": none, "check_every": second} | more)
+    return executions.order(job_id).model_copy(update={"waits": waits})
+
+
+async def start(client: Client, executions: Executions, order: KeyRotationOrder) -> Handle:
+    settings = executions.settings
+    return await client.start_workflow(
+        RotateKeyWorkflow.run, order, id=execution_id(order.job_id), task_queue=settings.queue(ACCOUNT)
+    )
+
+
+async def messages_of(engine: AsyncEngine, job_id: str) -> list[tuple[str, Any]]:
+    async with engine.connect() as connection:
+        rows = await connection.execute(select(outbox).where(outbox.c.job_id == job_id).order_by(outbox.c.outbox_id))
+        return [(row["topic"], row["payload"].get("blocked")) for row in rows.mappings()]
+
+
+async def trail_of(engine: AsyncEngine, job_id: str) -> list[dict[str, Any]]:
+    _, trail = await JobLeases(engine).show(job_id, tenant_id="default")
+    return [dict(row["detail"]) for row in trail]
+
+
+async def test_a_job_past_its_date_waits_as_long_as_any_other_and_says_that_it_is_late(
+    skipping: WorkflowEnvironment, aws: Aws, network: Network, engine: AsyncEngine
+) -> None:
+    """A key over a limit of age is overdue when its job is created: haste would cut its consumers off."""
+    user, old = aws.user()
+    job_id = await job_for(JobStore(engine), engine, user, old, due_in=-timedelta(days=100))
+    async with executing(skipping.client, aws, network, engine) as executions:
+        handle = await executions.start(job_id)
+        status = await until(handle, lambda now: now.step == "overlap")
+        assert status.late_until is not None
+        assert status.late_until > datetime.now(UTC) + timedelta(days=7, hours=23)
+        await handle.result()
+        events = (await handle.fetch_history()).events
+    moments = {
+        event.activity_task_scheduled_event_attributes.activity_type.name: event.event_time.ToDatetime(UTC)
+        for event in events
+        if event.HasField("activity_task_scheduled_event_attributes")
+    }
+    assert moments["deactivate_key"] - moments["verify_key"] >= timedelta(days=1)
+    assert moments["delete_key"] - moments["deactivate_key"] >= timedelta(days=7)
+    assert [row for row in await trail_of(engine, job_id) if "late_until" in row] != []
+    # Eight days of waiting, and an hourly look at the old key's use for seven of them.
+    assert len(events) < 10 * 8
+
+
+@pytest.mark.parametrize("ends", ["thaw", "roll_back"])
+async def test_a_freeze_holds_every_change_up_and_no_rollback(
+    temporal: Client, aws: Aws, network: Network, engine: AsyncEngine, ends: str
+) -> None:
+    """Before a key is created, and before the old one is deactivated."""
+    frozen = {"before": True, "after": False}
+
+    async def freezes(tenant_id: str, cloud_account: str) -> str | None:
+        assert (tenant_id, cloud_account) == ("default", ACCOUNT)
+        created = len(aws.keys(user)) > 1
+        return "incident 4711" if frozen["after" if created else "before"] else None
+
+    user, old = aws.user()
+    job_id = await job_for(JobStore(engine), engine, user, old)
+    async with executing(temporal, aws, network, engine, freezes=freezes) as executions:
+        handle = await start(temporal, executions, quick(executions, job_id))
+        blocked = await until(handle, lambda now: now.blocked is not None)
+        assert (blocked.step, blocked.blocked) == ("create_key", "frozen")
+        assert "incident 4711" in str(blocked.hint)
+        assert list(aws.keys(user)) == [old]
+        frozen |= {"before": False, "after": True}
+        with suppress(AnswerRefused):  # it has looked again by itself
+            await answer(handle, "resume", Resumption(operator="luna"))
+        blocked = await until(handle, lambda now: now.step == "deactivate_key" and now.blocked is not None)
+        assert (len(aws.keys(user)), aws.keys(user)[old]) == (2, "Active")
+        if ends == "roll_back":
+            await answer(handle, "roll_back", ROLL_BACK)
+            assert (await handle.result()).status == "rolled_back"
+            assert aws.keys(user) == {old: "Active"}
+            return
+        frozen["after"] = False
+        with suppress(AnswerRefused):
+            await answer(handle, "resume", Resumption(operator="luna"))
+        assert (await handle.result()).status == "done"
+        assert old not in aws.keys(user)
+
+
+async def test_an_old_key_in_use_stays_and_its_users_are_named_until_it_is_quiet(
+    temporal: Client, aws: Aws, network: Network, engine: AsyncEngine
+) -> None:
+    """The receivers of jobs hear of it once; then the rotation continues by itself."""
+    user, old = aws.user()
+    await use(aws, old, user)
+    job_id = await job_for(JobStore(engine), engine, user, old)
+    async with executing(temporal, aws, network, engine) as executions:
+        handle = await start(temporal, executions, quick(executions, job_id, quiet=timedelta(seconds=6)))
+        blocked = await until(handle, lambda now: now.blocked is not None)
+        assert (blocked.step, blocked.blocked) == ("overlap", "old_key_in_use")
+        assert blocked.blocked_by == ("sts in eu-central-1",)
+        with pytest.raises(AnswerRefused, match="old_key_in_use"):
+            await answer(handle, "advance", ADVANCE)
+        assert aws.keys(user)[old] == "Active"
+        [new] = [key for key in aws.keys(user) if key != old]
+        await use(aws, new, user)
+        assert (await handle.result()).status == "done"
+    assert aws.keys(user) == {new: "Active"}
+    about = {"kind": "old_key_in_use", "by": ["sts in eu-central-1"]}
+    assert await messages_of(engine, job_id) == [("rotation_job.created", None), ("rotation_job.blocked", about)]
+
+
+async def test_a_new_key_that_no_one_uses_holds_the_old_one_until_an_operator_says_why_it_may_go(
+    temporal: Client, aws: Aws, network: Network, engine: AsyncEngine
+) -> None:
+    """The old one was in use last month: somewhere its consumer is."""
+    user, old = aws.user()
+    await use(aws, old, user)
+    job_id = await job_for(JobStore(engine), engine, user, old)
+    async with executing(temporal, aws, network, engine) as executions:
+        handle = await start(temporal, executions, quick(executions, job_id))
+        blocked = await until(handle, lambda now: now.blocked is not None)
+        assert (blocked.blocked, aws.keys(user)[old]) == ("new_key_not_seen", "Active")
+        assert "keyturn advance" in str(blocked.hint)
+        await answer(handle, "advance", ADVANCE)
+        assert (await handle.result()).status == "done"
+    assert {"wait_ended_by": "luna", "reason": "its last consumer was switched off"} in await trail_of(engine, job_id)
+
+
+async def test_declared_consumers_report_the_new_key_before_the_old_one_goes(
+    temporal: Client, aws: Aws, network: Network, engine: AsyncEngine
+) -> None:
+    """Each by name; a report of another key counts for nothing."""
+    user, old = aws.user()
+    job_id = await job_for(JobStore(engine), engine, user, old)
+    key_map = KeyMap([KeyMapping(account=user, consumers=("pay-api", "pay-batch"))])
+    reported: dict[str, Any] = {"tenant_id": "default", "by": "default/pay"}
+    async with executing(temporal, aws, network, engine, key_map=key_map) as executions:
+        handle = await start(temporal, executions, quick(executions, job_id))
+        blocked = await until(handle, lambda now: now.blocked is not None)
+        assert (blocked.blocked, blocked.blocked_by) == ("consumers_not_moved", ("pay-api", "pay-batch"))
+        [new] = [key for key in aws.keys(user) if key != old]
+        with pytest.raises(StateRefused):
+            await report_moved(engine, job_id, consumer="pay-api", key_id=old, **reported)
+        await report_moved(engine, job_id, consumer="pay-api", key_id=new, **reported)
+        await report_moved(engine, job_id, consumer="pay-api", key_id=new, **reported)
+        await asyncio.sleep(1.5)  # more than a look: one of the two is not enough
+        assert aws.keys(user)[old] == "Active"
+        await report_moved(engine, job_id, consumer="pay-batch", key_id=new, **reported)
+        assert (await handle.result()).status == "done"
+        with pytest.raises(JobClosed):
+            await report_moved(engine, job_id, consumer="pay-batch", key_id=new, **reported)
+
+
+@pytest.mark.parametrize("how", ["used", "activated by hand"])
+async def test_a_use_after_the_deactivation_brings_the_old_key_back_and_waits_for_an_operator(
+    temporal: Client, aws: Aws, network: Network, engine: AsyncEngine, how: str
+) -> None:
+    """Within one look; resumed, the key is deactivated anew and goes."""
+    user, old = aws.user()
+    job_id = await job_for(JobStore(engine), engine, user, old)
+    async with executing(temporal, aws, network, engine, used_since=timedelta(0)) as executions:
+        handle = await start(temporal, executions, quick(executions, job_id, grace=timedelta(seconds=4)))
+        await until(handle, lambda now: now.step == "grace")
+        await asyncio.sleep(1.1)  # AWS dates a use by the second
+        if how == "used":
+            await use(aws, old, user)  # moto lets an inactive key sign; for AWS it is the time that counts
+        else:
+            aws.client("iam").update_access_key(UserName=user, AccessKeyId=old, Status="Active")
+        blocked = await until(handle, lambda now: now.blocked is not None)
+        assert (blocked.step, blocked.blocked, aws.keys(user)[old]) == ("grace", "old_key_in_use", "Active")
+        assert [topic for topic, _ in await messages_of(engine, job_id)][1:] == ["rotation_job.blocked"]
+        if how == "used":  # what used it moves to the new key
+            await use(aws, str(blocked.new_key_id), user)
+        await answer(handle, "resume", Resumption(operator="luna"))
+        assert (await handle.result()).status == "done"
+        assert old not in aws.keys(user)
+
+
+@pytest.mark.parametrize("compromised", [True, False])
+async def test_only_the_waits_of_a_compromised_key_are_cut_short_by_a_person(
+    temporal: Client, aws: Aws, network: Network, engine: AsyncEngine, compromised: bool
+) -> None:
+    """And the audit trail says by whom, and why."""
+    user, old = aws.user()
+    job_id = await job_for(JobStore(engine), engine, user, old)
+    if compromised:
+        async with engine.begin() as connection:
+            await connection.execute(update(rotation_jobs).values(priority=URGENT))
+    async with executing(temporal, aws, network, engine) as executions:
+        handle = await executions.start(job_id)
+        await until(handle, lambda now: now.step == "overlap")
+        if not compromised:
+            with pytest.raises(AnswerRefused, match="wait_protects"):
+                await answer(handle, "advance", ADVANCE)
+            await handle.terminate()
+            return
+        await answer(handle, "advance", ADVANCE)
+        await until(handle, lambda now: now.step == "grace")
+        await answer(handle, "advance", ADVANCE)
+        assert (await handle.result()).status == "done"
+    assert aws.keys(user).keys() != {old}
+    ended = [row for row in await trail_of(engine, job_id) if "wait_ended_by" in row]
+    assert len(ended) == 2
 
 
 def _delete_user(aws: Aws, user: str) -> None:
@@ -399,8 +616,8 @@ async def test_a_key_that_vanishes_between_a_look_and_a_call_is_looked_for_again
     user, old = aws.user()
     keys = AwsAccessKeys(**aws.settings())
     aws.client("iam").delete_access_key(UserName=user, AccessKeyId=old)
-    with pytest.raises(AwsUnavailable, match="deleted since it was listed"):
-        await keys.set_active(user, old, active=False)
+    with pytest.raises(CloudUnavailable, match="deleted since it was listed"):
+        await keys.set_active(user, old, is_active=False)
     assert await keys.list_keys(user) == []
 
 
@@ -483,7 +700,7 @@ async def test_an_executor_that_is_killed_beside_a_call_to_aws_leaves_one_new_ke
         "PATH": str(Path(sys.executable).parent),
     }
     command: list[str | Path] = [Path(sys.executable).parent / "keyturn", "executor"]
-    handle: Handle = temporal.get_workflow_handle_for(RotateAccessKeyWorkflow.run, execution_id(job_id))
+    handle: Handle = temporal.get_workflow_handle_for(RotateKeyWorkflow.run, execution_id(job_id))
     network.after_each = partial(_expect_one_that_works, aws, user, old)
     reached = asyncio.Event()
 
@@ -536,22 +753,22 @@ async def test_a_dry_run_by_command_shows_the_steps_of_each_job_and_why_another_
     assert f"9. close {sound} as done" in printed
     assert f"{gone}  would not start: the job's key is not among the user's keys" in printed
     assert [await state_of(engine, job_id) for job_id in (sound, gone)] == ["open", "open"]
-    assert set(network.calls) <= {"ListAccessKeys", "GetAccessKeyLastUsed", "GetCallerIdentity"}
+    assert set(network.calls) <= {"ListAccessKeys", "GetAccessKeyLastUsed", "GetCallerIdentity", "GetSecretValue"}
 
 
 def test_an_executor_of_production_keeps_no_secret_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """And each wrong setting is named, without its value."""
-    monkeypatch.setenv("KEYTURN_EXECUTOR_SECRETS", "file:/tmp/secrets")
-    assert load_executor_settings().secrets == "file:/tmp/secrets"
+    monkeypatch.setenv("KEYTURN_EXECUTOR_TARGETS", "file:/tmp/secrets/{user}")
+    assert load_executor_settings().targets == "file:/tmp/secrets/{user}"
     monkeypatch.setenv("KEYTURN_ENVIRONMENT", "production")
-    with pytest.raises(SettingsInvalid, match="KEYTURN_EXECUTOR_SECRETS: production refuses file:FOLDER"):
+    with pytest.raises(SettingsInvalid, match="KEYTURN_EXECUTOR_TARGETS: production refuses file:FOLDER/NAME"):
         load_executor_settings()
-    monkeypatch.setenv("KEYTURN_EXECUTOR_SECRETS", "vault:hunter2")
-    monkeypatch.setenv("KEYTURN_EXECUTOR_SECRET_NAME", "keyturn/static")
+    monkeypatch.setenv("KEYTURN_EXECUTOR_TARGETS", "nowhere:hunter2/{user}")
+    monkeypatch.setenv("KEYTURN_EXECUTOR_QUIET_HOURS", "soon")
     monkeypatch.setenv("KEYTURN_EXECUTOR_GRACE_HOURS", "-1")
     with pytest.raises(SettingsInvalid) as caught:
         load_executor_settings()
     printed = str(caught.value)
-    for name in ("KEYTURN_EXECUTOR_SECRETS", "KEYTURN_EXECUTOR_SECRET_NAME", "KEYTURN_EXECUTOR_GRACE_HOURS"):
+    for name in ("KEYTURN_EXECUTOR_TARGETS", "KEYTURN_EXECUTOR_QUIET_HOURS", "KEYTURN_EXECUTOR_GRACE_HOURS"):
         assert f"{name}: " in printed
     assert "hunter2" not in printed

@@ -1,5 +1,6 @@
 """Rotating an access key, step by step, against moto's IAM and Secrets Manager over a network that loses answers."""
 
+import asyncio
 import functools
 import json
 import os
@@ -10,30 +11,37 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import boto3
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.database import open_database
-from keyturn.execution.contracts import AccessKeyState, KeyRotationOrder, SecretStore
+from keyturn.execution.contracts import KeyRotationOrder, KeyState, KeyWaits
 from keyturn.execution.errors import (
     AccountMismatch,
     AnotherAccount,
-    AwsRefused,
-    AwsUnavailable,
+    CloudRefused,
+    CloudUnavailable,
     ForeignKey,
     KeyLimit,
     KeyNotFound,
+    MappedTwice,
     NewKeyMissing,
     OldKeyInUse,
     RollbackImpossible,
-    SecretNotKept,
+    SecretNotStored,
+    TargetUnusable,
 )
+from keyturn.execution.mapping import KeyMap, KeyMapping
+from keyturn.execution.protocols import SecretStore
+from keyturn.execution.steps import KeyRotation, _in_a_name
+from keyturn.execution.targets import OpenTarget, SecretTargets
 from keyturn.executors.aws.iam import AwsAccessKeys
-from keyturn.executors.aws.steps import AccessKeyRotation
 from keyturn.jobs.errors import JobClosed, JobHeld, StaleClaim
 from keyturn.jobs.leases import JobLeases
+from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.store import JobStore
 from keyturn.targets.file import SecretFiles
 from keyturn.targets.secretsmanager.store import SecretsManager
@@ -51,13 +59,27 @@ async def engine(sqlite: Any) -> AsyncIterator[AsyncEngine]:
 
 
 @pytest.fixture
-def steps(aws: Aws, network: Network, engine: AsyncEngine) -> AccessKeyRotation:
+def steps(aws: Aws, network: Network, engine: AsyncEngine) -> KeyRotation:
     return steps_on(aws, network, engine)
 
 
-def steps_on(aws: Aws, network: Network, engine: AsyncEngine, secrets: SecretStore | None = None) -> AccessKeyRotation:
+def steps_on(
+    aws: Aws, network: Network, engine: AsyncEngine, secrets: SecretStore | None = None, **more: Any
+) -> KeyRotation:
     keys, manager = clients_on(aws, network.address)
-    return AccessKeyRotation(keys, secrets or manager, JobLeases(engine), secret_name="keyturn/{user}")
+    targets = SecretTargets(
+        {
+            "secretsmanager": lambda: OpenTarget(secrets or manager, reads_back=True),
+            "file": lambda: OpenTarget(SecretFiles(), reads_back=True),
+        }
+    )
+    defaults: dict[str, Any] = {"default_targets": ["secretsmanager:keyturn/{user}"], "known_every": timedelta(0)}
+    more = defaults | more
+    return KeyRotation(keys, targets, JobLeases(engine), Outbox(engine), **more)
+
+
+def order_of(job_id: str, **more: Any) -> KeyRotationOrder:
+    return KeyRotationOrder(job_id=job_id, cloud_account=ACCOUNT, **more)
 
 
 @functools.cache
@@ -67,34 +89,40 @@ def clients_on(aws: Aws, address: str) -> tuple[AwsAccessKeys, SecretsManager]:
     return AwsAccessKeys(**settings), SecretsManager(**settings)
 
 
+async def used(aws: Aws, key_id: str, secret: str) -> None:
+    """What a consumer of a key does with it."""
+    pair = {"aws_access_key_id": key_id, "aws_secret_access_key": secret}
+    await asyncio.to_thread(boto3.client("sts", **aws.settings() | pair).get_caller_identity)
+
+
 async def patiently(step: Callable[[], Awaitable[T]]) -> T:
     """As Temporal does: what passes is tried again."""
     for _ in range(5):
         try:
             return await step()
-        except AwsUnavailable:
+        except CloudUnavailable:
             continue
     return await step()
 
 
-async def begun(steps: AccessKeyRotation, job_id: str) -> AccessKeyState:
-    job = await patiently(lambda: steps.claim(KeyRotationOrder(job_id=job_id, cloud_account=ACCOUNT)))
-    return await patiently(lambda: steps.record(job))
+async def begun(steps: KeyRotation, job_id: str) -> KeyState:
+    job = await patiently(lambda: steps.claim(order_of(job_id)))
+    return await patiently(lambda: steps.record(order_of(job_id), job))
 
 
-async def created(steps: AccessKeyRotation, rotation: AccessKeyState) -> AccessKeyState:
+async def created(steps: KeyRotation, rotation: KeyState) -> KeyState:
     made = await patiently(lambda: steps.create(rotation))
     rotation = rotation.model_copy(update={"new_key_id": made})
-    await patiently(lambda: steps.verify(rotation))
-    return rotation
+    verified = await patiently(lambda: steps.verify(rotation))
+    return rotation.model_copy(update={"verified_at": verified})
 
 
-async def deactivated(steps: AccessKeyRotation, rotation: AccessKeyState) -> AccessKeyState:
+async def deactivated(steps: KeyRotation, rotation: KeyState) -> KeyState:
     moment = await patiently(lambda: steps.deactivate(rotation))
     return rotation.model_copy(update={"deactivated_at": moment})
 
 
-async def rotated(steps: AccessKeyRotation, job_id: str) -> AccessKeyState:
+async def rotated(steps: KeyRotation, job_id: str) -> KeyState:
     rotation = await deactivated(steps, await created(steps, await begun(steps, job_id)))
     await patiently(lambda: steps.delete(rotation))
     await patiently(lambda: steps.close(rotation))
@@ -114,7 +142,7 @@ def expect_a_working_key(aws: Aws, user: str, old: str) -> None:
 
 
 async def test_a_key_is_rotated_with_its_evidence(
-    aws: Aws, steps: AccessKeyRotation, store: JobStore, engine: AsyncEngine
+    aws: Aws, steps: KeyRotation, store: JobStore, engine: AsyncEngine
 ) -> None:
     """One new working key, its secret stored, the old key gone; the job records each step, and never the secret."""
     user, old = aws.user()
@@ -129,7 +157,9 @@ async def test_a_key_is_rotated_with_its_evidence(
         "created", "claimed", "rotating", "verifying", "grace", "done",
     ]  # fmt: skip
     details = [dict(row["detail"]) for row in trail]
-    assert {"aws_account": ACCOUNT, "iam_user": user, "keys_before": old} in details
+    recorded = {"cloud_account": ACCOUNT, "user": user, "old_key_id": old, "keys_before": old}
+    recorded |= {"target_01": f"secretsmanager:keyturn/{user}", "overlap": "24 hours", "grace": "7 days"}
+    assert recorded in details
     assert {"old_key_id": old, "new_key_id": rotation.new_key_id} in details
     assert all(row["actor"] == f"execute:{job_id}" for row in trail[1:])
     assert rotation.new_key_id is not None
@@ -171,7 +201,7 @@ async def test_whichever_call_to_aws_is_lost_there_is_one_new_working_key_and_no
         network.after_each = partial(expect_a_working_key, aws, user, old)
         steps = steps_on(aws, network, engine)
         if after == ANEW:
-            with pytest.raises(AwsUnavailable):
+            with pytest.raises(CloudUnavailable):
                 await rotated_at_once(steps, job_id)
             steps = steps_on(aws, network, engine)
         rotation = await rotated(steps, job_id)
@@ -182,9 +212,9 @@ async def test_whichever_call_to_aws_is_lost_there_is_one_new_working_key_and_no
         assert job["status"] == "done"
 
 
-async def rotated_at_once(steps: AccessKeyRotation, job_id: str) -> None:
+async def rotated_at_once(steps: KeyRotation, job_id: str) -> None:
     """Without patience: the first failure ends it."""
-    rotation = await steps.record(await steps.claim(KeyRotationOrder(job_id=job_id, cloud_account=ACCOUNT)))
+    rotation = await steps.record(order_of(job_id), await steps.claim(order_of(job_id)))
     rotation = rotation.model_copy(update={"new_key_id": await steps.create(rotation)})
     await steps.verify(rotation)
     rotation = rotation.model_copy(update={"deactivated_at": await steps.deactivate(rotation)})
@@ -218,7 +248,7 @@ async def test_whichever_call_of_a_rollback_is_lost_the_old_key_works_again_and_
 
 
 async def test_a_rollback_brings_the_secret_before_back(
-    aws: Aws, steps: AccessKeyRotation, store: JobStore, engine: AsyncEngine
+    aws: Aws, steps: KeyRotation, store: JobStore, engine: AsyncEngine
 ) -> None:
     """Rotated once, then a second time and back: the first new key's secret is the stored one again."""
     user, old = aws.user()
@@ -232,7 +262,7 @@ async def test_a_rollback_brings_the_secret_before_back(
 
 
 async def test_a_rollback_before_there_is_a_key_changes_nothing_at_aws(
-    aws: Aws, network: Network, steps: AccessKeyRotation, store: JobStore, engine: AsyncEngine
+    aws: Aws, network: Network, steps: KeyRotation, store: JobStore, engine: AsyncEngine
 ) -> None:
     """Only the job is closed."""
     user, old = aws.user()
@@ -244,7 +274,7 @@ async def test_a_rollback_before_there_is_a_key_changes_nothing_at_aws(
 
 
 async def test_after_the_old_key_is_deleted_there_is_no_way_back(
-    aws: Aws, steps: AccessKeyRotation, store: JobStore, engine: AsyncEngine
+    aws: Aws, steps: KeyRotation, store: JobStore, engine: AsyncEngine
 ) -> None:
     user, old = aws.user()
     rotation = await deactivated(
@@ -258,7 +288,7 @@ async def test_after_the_old_key_is_deleted_there_is_no_way_back(
 
 @pytest.mark.parametrize("case", ["two keys", "another key", "an inactive key", "no user", "root"])
 async def test_what_cannot_be_rotated_is_refused_before_anything_is_changed(
-    aws: Aws, network: Network, steps: AccessKeyRotation, store: JobStore, engine: AsyncEngine, case: str
+    aws: Aws, network: Network, steps: KeyRotation, store: JobStore, engine: AsyncEngine, case: str
 ) -> None:
     """At the limit of two keys; a key that is not the user's, or inactive; another account; an unknown user."""
     user, old = aws.user()
@@ -277,13 +307,13 @@ async def test_what_cannot_be_rotated_is_refused_before_anything_is_changed(
         account, expected = f"arn:aws:iam::{ACCOUNT}:root", AccountMismatch
     before = aws.keys(user)
     job_id = await job_for(store, engine, account, key)
-    job = await steps.claim(KeyRotationOrder(job_id=job_id, cloud_account=ACCOUNT))
+    job = await steps.claim(order_of(job_id))
     with pytest.raises(expected) as caught:
-        await steps.record(job)
+        await steps.record(order_of(job_id), job)
     assert aws.keys(user) == before
     assert set(network.calls) <= {"ListAccessKeys", "GetCallerIdentity"}
     with pytest.raises(expected):
-        await steps.plan(KeyRotationOrder(job_id=job_id, cloud_account=ACCOUNT))
+        await steps.plan(order_of(job_id))
     await steps.refuse(job, str(caught.value))
     assert (await audit_details(engine, job_id))[-1] == {"reason": str(caught.value)}
 
@@ -295,7 +325,7 @@ ELSEWHERE = "999999999999"
     "case", ["an ARN of it", "its root", "a user of the same name", "a user that is not here", "no AWS name at all"]
 )
 async def test_a_job_of_another_account_is_left_for_its_own_executor(
-    aws: Aws, network: Network, steps: AccessKeyRotation, store: JobStore, engine: AsyncEngine, case: str
+    aws: Aws, network: Network, steps: KeyRotation, store: JobStore, engine: AsyncEngine, case: str
 ) -> None:
     """Neither claimed nor closed: users of one name are in many accounts, and a key is in one."""
     user, old = aws.user()
@@ -308,7 +338,7 @@ async def test_a_job_of_another_account_is_left_for_its_own_executor(
     }[case]
     job_id = await job_for(store, engine, account, key)
     with pytest.raises(AnotherAccount):
-        await steps.claim(KeyRotationOrder(job_id=job_id, cloud_account=ACCOUNT))
+        await steps.claim(order_of(job_id))
     job, _ = await JobLeases(engine).show(job_id, tenant_id="default")
     assert (job["status"], job["lease_owner"]) == ("open", None)
     assert await JobLeases(engine).free(tenant_id="default", kind="access_key", limit=10) == [job_id]
@@ -316,7 +346,7 @@ async def test_a_job_of_another_account_is_left_for_its_own_executor(
 
 
 async def test_a_step_changes_nothing_with_another_accounts_credentials(
-    aws: Aws, network: Network, steps: AccessKeyRotation, store: JobStore, engine: AsyncEngine
+    aws: Aws, network: Network, steps: KeyRotation, store: JobStore, engine: AsyncEngine
 ) -> None:
     """As when a profile is edited under a running executor, or a queue is shared by mistake."""
     user, old = aws.user()
@@ -335,7 +365,7 @@ async def test_a_step_changes_nothing_with_another_accounts_credentials(
     assert set(network.calls[calls:]) == {"GetCallerIdentity"}
 
 
-async def test_an_arn_names_its_user(aws: Aws, steps: AccessKeyRotation, store: JobStore, engine: AsyncEngine) -> None:
+async def test_an_arn_names_its_user(aws: Aws, steps: KeyRotation, store: JobStore, engine: AsyncEngine) -> None:
     """With a path before the name, as AWS's own lists have it."""
     user, old = aws.user()
     rotation = await begun(steps, await job_for(store, engine, f"arn:aws:iam::{ACCOUNT}:user/teams/pay/{user}", old))
@@ -344,7 +374,7 @@ async def test_an_arn_names_its_user(aws: Aws, steps: AccessKeyRotation, store: 
 
 @pytest.mark.parametrize("when", ["before we began to create", "after, but it is used", "and its maker calls it ours"])
 async def test_a_key_that_somebody_else_made_is_never_touched(
-    aws: Aws, network: Network, steps: AccessKeyRotation, store: JobStore, engine: AsyncEngine, when: str
+    aws: Aws, network: Network, steps: KeyRotation, store: JobStore, engine: AsyncEngine, when: str
 ) -> None:
     """Made by hand while the rotation was on its way: it stops, and says so."""
     user, old = aws.user()
@@ -353,20 +383,23 @@ async def test_a_key_that_somebody_else_made_is_never_touched(
         leases = JobLeases(engine)
         said: dict[str, Any] = {"tenant_id": "default", "lease": timedelta(minutes=1)}
         token = (await leases.claim(job_id, owner="mallory", **said)).token
-        evidence = {"iam_user": user, "keys_before": old, "step": "create_access_key"}
+        evidence = {"user": user, "keys_before": old, "step": "create_key"}
         await leases.heartbeat(job_id, token=token, state=None, evidence=evidence, **said)
         async with engine.begin() as connection:  # a minute later
             await connection.execute(text("UPDATE rotation_jobs SET lease_until = created_at"))
     rotation = await begun(steps, job_id)
     if when == "after, but it is used":
         network.calls.clear()
-        network.lose, network.how = 4, "request_lost"  # whose credentials, ListAccessKeys, GetSecretValue, this one
-        with pytest.raises(AwsUnavailable):
+        network.lose, network.how = (
+            5,
+            "request_lost",
+        )  # whose credentials, ListAccessKeys, GetSecretValue twice, this one
+        with pytest.raises(CloudUnavailable):
             await steps.create(rotation)
         assert network.calls[-1] == "CreateAccessKey"
     made = aws.client("iam").create_access_key(UserName=user)["AccessKey"]
     if when == "after, but it is used":
-        await AwsAccessKeys(**aws.settings()).signs(made["AccessKeyId"], SecretStr(made["SecretAccessKey"]))
+        await used(aws, made["AccessKeyId"], made["SecretAccessKey"])
     for step in (steps.create, steps.create):
         with pytest.raises(ForeignKey):
             await step(rotation)
@@ -375,21 +408,21 @@ async def test_a_key_that_somebody_else_made_is_never_touched(
 
 
 async def test_an_attempt_that_wakes_up_beside_another_one_stores_no_secret_of_its_own(
-    aws: Aws, steps: AccessKeyRotation, store: JobStore, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+    aws: Aws, steps: KeyRotation, store: JobStore, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its key was taken for lost and deleted meanwhile: the stored secret is that of the key that is there."""
     user, old = aws.user()
     rotation = await begun(steps, await job_for(store, engine, user, old))
     create, others = AwsAccessKeys.create, []
 
-    async def freezes(self: AwsAccessKeys, user_name: str) -> tuple[str, SecretStr]:
-        made = await create(self, user_name)
+    async def freezes(self: AwsAccessKeys, user_name: str, *, job_id: str) -> tuple[str, SecretStr]:
+        made = await create(self, user_name, job_id=job_id)
         monkeypatch.setattr(AwsAccessKeys, "create", create)
         others.append(await steps.create(rotation))
         return made
 
     monkeypatch.setattr(AwsAccessKeys, "create", freezes)
-    with pytest.raises(AwsUnavailable):
+    with pytest.raises(CloudUnavailable):
         await steps.create(rotation)
     assert aws.keys(user) == {old: "Active", others[0]: "Active"}
     assert aws.stored(f"keyturn/{user}") == others[0]
@@ -397,7 +430,7 @@ async def test_an_attempt_that_wakes_up_beside_another_one_stores_no_secret_of_i
 
 
 async def test_the_old_key_stays_while_the_new_one_does_not_work(
-    aws: Aws, steps: AccessKeyRotation, store: JobStore, engine: AsyncEngine
+    aws: Aws, steps: KeyRotation, store: JobStore, engine: AsyncEngine
 ) -> None:
     """Deactivated or deleted by another, or another secret stored in its place: the old key is not touched."""
     user, old = aws.user()
@@ -423,7 +456,7 @@ async def test_the_old_key_stays_while_the_new_one_does_not_work(
 
 @pytest.mark.parametrize("how", ["it was used", "it was activated"])
 async def test_an_old_key_that_is_still_needed_is_not_deleted(
-    aws: Aws, steps: AccessKeyRotation, store: JobStore, engine: AsyncEngine, how: str
+    aws: Aws, steps: KeyRotation, store: JobStore, engine: AsyncEngine, how: str
 ) -> None:
     """Used after it was deactivated, or activated by another: something needs it, and an operator must look."""
     user, old = aws.user()
@@ -432,7 +465,7 @@ async def test_an_old_key_that_is_still_needed_is_not_deleted(
         steps, await created(steps, await begun(steps, await job_for(store, engine, user, old)))
     )
     if how == "it was used":  # moto lets an inactive key sign; for AWS it is the time that counts
-        await AwsAccessKeys(**aws.settings()).signs(old, SecretStr(secret))
+        await used(aws, old, secret)
         rotation = rotation.model_copy(update={"deactivated_at": datetime.now(UTC) - timedelta(hours=2)})
     else:
         aws.client("iam").update_access_key(UserName=user, AccessKeyId=old, Status="Active")
@@ -442,13 +475,13 @@ async def test_an_old_key_that_is_still_needed_is_not_deleted(
 
 
 async def test_a_step_that_was_frozen_changes_nothing_after_the_job_was_claimed_anew(
-    aws: Aws, network: Network, steps: AccessKeyRotation, store: JobStore, engine: AsyncEngine
+    aws: Aws, network: Network, steps: KeyRotation, store: JobStore, engine: AsyncEngine
 ) -> None:
     """A rollback claims the job anew: the deactivation that wakes up then finds its claim too old."""
     user, old = aws.user()
     job_id = await job_for(store, engine, user, old)
     rotation = await created(steps, await begun(steps, job_id))
-    anew = await steps.claim(KeyRotationOrder(job_id=job_id, cloud_account=ACCOUNT))
+    anew = await steps.claim(order_of(job_id))
     assert anew.token == rotation.token + 1
     network.calls.clear()
     for step in (steps.deactivate, steps.create, steps.prolong):
@@ -462,18 +495,18 @@ async def test_a_step_that_was_frozen_changes_nothing_after_the_job_was_claimed_
 
 
 async def test_a_job_that_somebody_else_holds_is_left_alone(
-    aws: Aws, steps: AccessKeyRotation, store: JobStore, engine: AsyncEngine
+    aws: Aws, steps: KeyRotation, store: JobStore, engine: AsyncEngine
 ) -> None:
     user, old = aws.user()
     job_id = await job_for(store, engine, user, old)
     leases = JobLeases(engine)
     await leases.claim(job_id, tenant_id="default", owner="a pipeline", lease=timedelta(hours=1))
     with pytest.raises(JobHeld):
-        await steps.claim(KeyRotationOrder(job_id=job_id, cloud_account=ACCOUNT))
+        await steps.claim(order_of(job_id))
     assert await leases.free(tenant_id="default", kind="access_key", limit=10) == []
     await leases.cancel(job_id, tenant_id="default", actor="luna", reason="not needed")
     with pytest.raises(JobClosed):
-        await steps.claim(KeyRotationOrder(job_id=job_id, cloud_account=ACCOUNT))
+        await steps.claim(order_of(job_id))
 
 
 async def test_only_free_jobs_for_access_keys_are_listed_the_most_urgent_first(
@@ -488,32 +521,33 @@ async def test_only_free_jobs_for_access_keys_are_listed_the_most_urgent_first(
 
 
 async def test_a_dry_run_shows_each_step_and_changes_nothing(
-    aws: Aws, network: Network, steps: AccessKeyRotation, store: JobStore, engine: AsyncEngine
+    aws: Aws, network: Network, steps: KeyRotation, store: JobStore, engine: AsyncEngine
 ) -> None:
     user, old = aws.user()
     job_id = await job_for(store, engine, user, old)
     before = await audit_details(engine, job_id)
-    plan = await steps.plan(
-        KeyRotationOrder(job_id=job_id, cloud_account=ACCOUNT, grace=timedelta(days=3), overlap=timedelta(hours=12))
-    )
+    waits = KeyWaits(grace=timedelta(days=3), overlap=timedelta(hours=12))
+    plan = await steps.plan(order_of(job_id, waits=waits))
     assert plan[0].startswith(f"record the keys of {user}: {old}, last used never")
-    assert [step for step in plan if "12 hours" in step or "3 days, to finish before" in step] != []
+    assert "let both keys work for 12 hours, until the new one is seen in use" in plan[4]
+    assert "wait for 3 days" in plan[6]
+    assert "as done: before its date" in plan[8]
     assert len(plan) == 9
-    assert set(network.calls) == {"ListAccessKeys", "GetAccessKeyLastUsed", "GetCallerIdentity"}
+    assert set(network.calls) == {"ListAccessKeys", "GetAccessKeyLastUsed", "GetCallerIdentity", "GetSecretValue"}
     assert await audit_details(engine, job_id) == before
 
 
 async def test_a_refusal_of_aws_is_named_by_its_code_alone(aws: Aws, network: Network, engine: AsyncEngine) -> None:
     """Wrong credentials, no region, no server at the address: what to do is said, and nothing of what was sent."""
     wrong = AwsAccessKeys(**aws.settings(network.address) | {"aws_secret_access_key": "hunter2"})
-    with pytest.raises(AwsRefused) as refused:
+    with pytest.raises(CloudRefused) as refused:
         await wrong.list_keys("svc")
     assert str(refused.value) == "ListAccessKeys: SignatureDoesNotMatch"
     nobody = AwsAccessKeys(**aws.settings("http://127.0.0.1:9"))
-    with pytest.raises(AwsUnavailable) as silent:
+    with pytest.raises(CloudUnavailable) as silent:
         await nobody.list_keys("svc")
     assert str(silent.value) == "no answer: EndpointConnectionError"
-    with pytest.raises(AwsRefused, match="NoRegionError"):
+    with pytest.raises(CloudRefused, match="NoRegionError"):
         SecretsManager(**aws.settings() | {"region_name": None})
 
 
@@ -523,14 +557,14 @@ async def test_a_key_whose_secret_could_not_be_stored_is_an_orphan_and_its_secre
     """The store fails just after the key was created: the error names the store, and the key is an orphan."""
 
     class Full(SecretsManager):
-        async def put(self, name: str, key_id: str, secret: SecretStr) -> None:
-            raise SecretNotKept("the store is full")
+        async def put(self, name: str, secret: SecretStr, *, version: str) -> None:
+            raise SecretNotStored("the store is full")
 
     user, old = aws.user()
     steps = steps_on(aws, network, engine, Full(**aws.settings(network.address)))
     rotation = await begun(steps, await job_for(store, engine, user, old))
     for _ in range(3):
-        with pytest.raises(SecretNotKept) as caught:
+        with pytest.raises(SecretNotStored) as caught:
             await steps.create(rotation)
         lost = next(key for key in aws.keys(user) if key != old)
         secret = aws.secret_of(user, lost)
@@ -542,33 +576,121 @@ async def test_a_key_whose_secret_could_not_be_stored_is_an_orphan_and_its_secre
 
 
 async def test_a_secret_in_a_file_is_readable_by_its_owner_alone_and_replaced_as_a_whole(tmp_path: Path) -> None:
-    files = SecretFiles(tmp_path / "secrets")
-    await files.put("keyturn/svc", "AKIA1", SecretStr("one"))
-    await files.put("keyturn/svc", "AKIA2", SecretStr("two"))
-    await files.put("keyturn/svc", "AKIA2", SecretStr("two"))  # said again: the one before stays AKIA1
-    (file,) = (tmp_path / "secrets").iterdir()
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
-    current = await files.current("keyturn/svc")
+    files, name = SecretFiles(), str(tmp_path / "secrets" / "svc")
+    await files.put(name, SecretStr("one"), version="AKIA1")
+    await files.put(name, SecretStr("two"), version="AKIA2")
+    await files.put(name, SecretStr("two"), version="AKIA2")  # again: the one before stays that of AKIA1
+    for file in (tmp_path / "secrets").iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == 0o700
+    assert await text_in(files, name) == "two"
+    await files.restore(name)
+    await files.restore(name)
+    assert await text_in(files, name) == "one"
+    await files.put(name + "-first", SecretStr("one"), version="AKIA1")
+    await files.restore(name + "-first")
+    assert await files.current(name + "-first") is None
+
+
+async def text_in(files: SecretFiles, name: str) -> str:
+    current = await files.current(name)
     assert current is not None
-    assert (current[0], current[1].get_secret_value()) == ("AKIA2", "two")
-    await files.restore("keyturn/svc", instead_of="AKIA9")  # not the current one: nothing to undo
-    await files.restore("keyturn/svc", instead_of="AKIA2")
-    await files.restore("keyturn/svc", instead_of="AKIA2")
-    back = await files.current("keyturn/svc")
-    assert back is not None
-    assert back[0] == "AKIA1"
-    await files.restore("keyturn/svc", instead_of="AKIA1")
-    assert await files.current("keyturn/svc") is None
+    return current.get_secret_value()
 
 
 async def test_a_folder_that_is_open_to_others_takes_no_secret(tmp_path: Path) -> None:
     folder = tmp_path / "open"
     folder.mkdir(mode=0o755)
-    with pytest.raises(SecretNotKept, match="chmod 700"):
-        await SecretFiles(folder).put("keyturn/svc", "AKIA1", SecretStr("one"))
+    with pytest.raises(SecretNotStored, match="chmod 700"):
+        await SecretFiles().put(str(folder / "svc"), SecretStr("one"), version="AKIA1")
     assert list(folder.iterdir()) == []
     folder.chmod(0o700)
-    (folder / "keyturn_svc.json").write_text("not json")
-    with pytest.raises(SecretNotKept, match="cannot be read"):
-        await SecretFiles(folder).current("keyturn/svc")
+    (folder / "svc").mkdir()
+    with pytest.raises(SecretNotStored, match="cannot be read"):
+        await SecretFiles().current(str(folder / "svc"))
+
+
+def mapped(*tables: dict[str, Any]) -> KeyMap:
+    return KeyMap([KeyMapping.model_validate(table) for table in tables])
+
+
+async def test_a_mapped_key_goes_to_its_own_targets_and_each_is_filled(
+    aws: Aws, network: Network, store: JobStore, engine: AsyncEngine, tmp_path: Path
+) -> None:
+    """In order; and a rollback brings each back."""
+    user, old = aws.user()
+    secret = {"AccessKeyId": old, "SecretAccessKey": aws.secret_of(user, old)}
+    copy = tmp_path / "secrets" / "copy"
+    await SecretFiles().put(str(copy), SecretStr(json.dumps(secret)), version=old)
+    paths = [f"secretsmanager:prod/{user}", f"file:{copy}"]
+    await SecretsManager(**aws.settings()).put(f"prod/{user}", SecretStr(json.dumps(secret)), version=old)
+    key_map = mapped({"account": user, "targets": paths, "consumers": ["pay-api"], "overlap_hours": 1})
+    steps = steps_on(aws, network, engine, key_map=key_map)
+    rotation = await created(steps, await begun(steps, await job_for(store, engine, user, old)))
+    assert (rotation.targets, rotation.consumers) == (tuple(paths), ("pay-api",))
+    assert rotation.waits.overlap == timedelta(hours=1)
+    assert aws.stored(f"prod/{user}") == rotation.new_key_id == json.loads(copy.read_text())["AccessKeyId"]
+    await steps.roll_back(rotation, "a test")
+    assert aws.stored(f"prod/{user}") == old == json.loads(copy.read_text())["AccessKeyId"]
+    assert aws.keys(user) == {old: "Active"}
+
+
+async def test_of_two_tables_for_an_account_the_one_counts_whose_target_holds_the_key(
+    aws: Aws, network: Network, store: JobStore, engine: AsyncEngine, tmp_path: Path
+) -> None:
+    """None or both: nothing is created, and both tables are named."""
+    user, old = aws.user()
+    one, two = (tmp_path / "secrets" / name for name in ("one", "two"))
+    key_map = mapped({"account": user, "targets": [f"file:{one}"]}, {"account": user, "targets": [f"file:{two}"]})
+    steps = steps_on(aws, network, engine, key_map=key_map)
+    job_id = await job_for(store, engine, user, old)
+    with pytest.raises(MappedTwice, match="tables 1 and 2 name the job's key, and neither holds it now"):
+        await begun(steps, job_id)
+    secret = SecretStr(json.dumps({"AccessKeyId": old, "SecretAccessKey": "x"}))
+    await SecretFiles().put(str(two), secret, version=old)
+    rotation = await begun(steps, job_id)
+    assert rotation.targets == (f"file:{two}",)
+    await SecretFiles().put(str(one), secret, version=old)
+    with pytest.raises(MappedTwice, match="both hold it"):  # no key was created yet: the map is read anew
+        await begun(steps, job_id)
+    one.unlink()
+    rotation = await created(steps, await begun(steps, job_id))
+    again = await begun(steps, job_id)  # by now, no target holds the old key
+    assert (again.targets, again.keys_before) == (rotation.targets, (old,))
+
+
+async def test_a_key_that_no_table_names_is_refused_where_there_is_no_target_for_others(
+    aws: Aws, network: Network, store: JobStore, engine: AsyncEngine
+) -> None:
+    user, old = aws.user()
+    job_id = await job_for(store, engine, user, old)
+    steps = steps_on(aws, network, engine, default_targets=[], key_map=mapped({"account": "another"}))
+    with pytest.raises(TargetUnusable, match="the key has no target"):
+        await begun(steps, job_id)
+    assert aws.keys(user) == {old: "Active"}
+
+
+async def test_a_target_that_holds_another_active_key_of_the_user_is_not_written_over(
+    aws: Aws, network: Network, store: JobStore, engine: AsyncEngine
+) -> None:
+    """A user with two keys, both rotated into one place, would cut one of its programs off."""
+    user, old = aws.user()
+    other = aws.client("iam").create_access_key(UserName=user)["AccessKey"]
+    secret = {"AccessKeyId": other["AccessKeyId"], "SecretAccessKey": other["SecretAccessKey"]}
+    await SecretsManager(**aws.settings()).put(f"keyturn/{user}", SecretStr(json.dumps(secret)), version="1")
+    keys, _ = clients_on(aws, network.address)
+    keys.most_keys = 3
+    try:
+        with pytest.raises(TargetUnusable, match="holds another active key of the user"):
+            await begun(steps_on(aws, network, engine), await job_for(store, engine, user, old))
+    finally:
+        keys.most_keys = 2
+    assert set(aws.keys(user)) == {old, other["AccessKeyId"]}
+
+
+def test_no_two_users_share_a_name_in_a_target() -> None:
+    names = ["svc", "a@b.example", "a_40b.example", "a/b", "a_2Fb", "..", ".hidden", "_2Ehidden", "ä", "a\\b"]
+    made = [_in_a_name(name) for name in names]
+    assert len(set(made)) == len(names)
+    assert all(not {"/", "\\"} & set(name) and not name.startswith(".") for name in made)
+    assert made[:2] == ["svc", "a@b.example"]

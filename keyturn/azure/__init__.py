@@ -1,0 +1,1 @@
+"""What Entra and Key Vault share: calls of Microsoft's cloud, and where it is. It needs the extra `azure`."""

@@ -1,0 +1,656 @@
+"""Rotating a key: each step looks at what is there, does what is missing, and may be repeated, at any cloud.
+
+What makes that safe:
+
+- Before a key is created, the IDs of the user's keys are written into the job's audit trail, and then that one is
+  about to be created. A key that is neither on that list nor in the first target is one whose answer was lost: its
+  secret is lost too, and only such a key, created since and never used, is deleted as an orphan.
+- Each step proves its claim on the job before it changes anything at the cloud; a rollback claims the job anew first,
+  so that a step which was frozen and wakes up is refused.
+- The secret goes from the cloud's answer into the targets within one step, once the cloud knows its key. It is never
+  returned, logged or raised.
+- The old key is deactivated when the new one was seen in use, or its consumers have reported it, and the old one is
+  quiet; it is activated again as soon as something is seen to use it.
+"""
+
+import asyncio
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pydantic import SecretStr
+
+from keyturn.execution.contracts import KeyRotationOrder, KeyState, KeyUse, KeyWaits, Need
+from keyturn.execution.errors import (
+    AccountMismatch,
+    AnotherAccount,
+    CloudUnavailable,
+    ForeignKey,
+    Frozen,
+    KeyLimit,
+    KeyNotFound,
+    MappedTwice,
+    NewKeyMissing,
+    OldKeyInUse,
+    RollbackImpossible,
+    TargetUnusable,
+    UserGone,
+)
+from keyturn.execution.mapping import KeyMap, KeyMapping, KeyNames
+from keyturn.execution.plans import evidence_of, plan_of, use_in_words
+from keyturn.execution.protocols import CloudKey, CloudKeys
+from keyturn.execution.targets import SecretTargets
+from keyturn.execution.waits import need_of, waits_of
+from keyturn.jobs.consumers import consumers_moved
+from keyturn.jobs.contracts import ClaimedJob, Evidence
+from keyturn.jobs.errors import StateRefused
+from keyturn.jobs.leases import JobLeases, claimed_job
+from keyturn.jobs.outbox import BLOCKED_TOPIC, Outbox
+from keyturn.jobs.states import ProgressState
+from keyturn.moments import in_utc
+from keyturn.policy.line import PolicyLine
+
+# As long as a lease may be. The workflow prolongs it at least twice as often while it waits.
+LEASE = timedelta(hours=24)
+# Providers date a use within minutes; one that was in progress when the key was deactivated is none after.
+USE_IS_DATED_WITHIN = timedelta(minutes=5)
+# AWS knows a new key within seconds, Google within a minute or more. A step has three minutes.
+KNOWN_WITHIN = timedelta(seconds=90)
+CLOCKS_AGREE_WITHIN = timedelta(minutes=5)  # this machine's and the cloud's: signatures are refused beyond that anyway
+
+# From the names of policy lines in a job to the lines that this process has of them.
+LinesOf = Callable[[Sequence[str]], Iterable[PolicyLine]]
+# From a tenant and a cloud account to why nothing may be changed there now; None if it may.
+Freezes = Callable[[str, str], Awaitable[str | None]]
+
+
+class KeyRotation:
+    """The steps, at one cloud account.
+
+    Args:
+        keys: the cloud's keys.
+        targets: where new secrets can go.
+        leases: the jobs.
+        outbox: where messages to the receivers of jobs are written.
+        default_targets: where a key's secret goes that the key map does not name; `{user}` stands for the user.
+        key_map: where the others' go.
+        freezes: says why nothing may be changed in an account now; None if nothing ever forbids it.
+        lines_of: the policy lines of a job, for what they say on waits.
+        own_use_within: how long after our own verification the provider may still date that use.
+        used_since: how long after the deactivation a use may be dated that was in progress before it.
+        known_every: how long between two uses of a new key that the cloud does not know yet.
+    """
+
+    def __init__(
+        self,
+        keys: CloudKeys,
+        targets: SecretTargets,
+        leases: JobLeases,
+        outbox: Outbox,
+        *,
+        default_targets: Sequence[str],
+        key_map: KeyMap | None = None,
+        freezes: Freezes | None = None,
+        lines_of: LinesOf = lambda names: (),
+        own_use_within: timedelta = USE_IS_DATED_WITHIN,
+        used_since: timedelta = USE_IS_DATED_WITHIN,
+        known_every: timedelta = timedelta(seconds=1),
+    ) -> None:
+        self._keys = keys
+        self._targets = targets
+        self._leases = leases
+        self._outbox = outbox
+        self._default_targets = tuple(default_targets)
+        self._key_map = key_map or KeyMap()
+        self._freezes = freezes
+        self._lines_of = lines_of
+        self._own_use_within = own_use_within
+        self._used_since = used_since
+        self._known_every = known_every
+
+    async def account(self) -> str:
+        """Return the cloud account that the credentials belong to now."""
+        return await self._keys.account()
+
+    async def expect_own(self, order: KeyRotationOrder) -> None:
+        """Check whether this account's executor may execute a job; nothing is changed.
+
+        It is if its account ID names this account, if an earlier run of it was here, or, where it is a bare user name,
+        if that user has the job's key here: users of the same name are in many accounts, a key is in one.
+
+        Raises:
+            AnotherAccount: it is another one's, or nothing shows that it is not.
+            CloudUnavailable, CloudRefused, JobError: that could not be found out.
+        """
+        own = await self._expect_account(order.cloud_account)
+        job, trail = await self._leases.show(order.job_id, tenant_id=order.tenant_id)
+        if (account := _account_in(row for row in trail if row["actor"] == _owner(order.job_id))) is not None:
+            if account != own:
+                raise AnotherAccount(f"the job was started in the account {account}, and these credentials are {own}'s")
+            return
+        named = self._keys.account_named_in(job["account_id"])
+        if named is not None:
+            if named != own:
+                raise AnotherAccount(f"the job's user is of the account {named}, and these credentials of {own}")
+            return
+        try:
+            user = self._keys.user_of(job["account_id"], own)
+            here = _find(await self._keys.list_keys(user), job["key_id"]) is not None
+        except (AccountMismatch, UserGone):  # of this account: another one may have a user of this name
+            here = False
+        if not here:
+            raise AnotherAccount(f"the job's key is not among the user's keys in the account {own}")
+
+    async def claim(self, order: KeyRotationOrder) -> ClaimedJob:
+        """Claim the job for its workflow; earlier claims of it count no more. Raises what `expect_own` does."""
+        await self.expect_own(order)
+        owner, tenant_id = _owner(order.job_id), order.tenant_id
+        return await self._leases.claim(order.job_id, tenant_id=tenant_id, owner=owner, lease=LEASE)
+
+    async def record(self, order: KeyRotationOrder, job: ClaimedJob) -> KeyState:
+        """Write the user's keys and their targets into the audit trail, unless an earlier run of this job has.
+
+        Raises:
+            AccountMismatch, KeyNotFound, KeyLimit: the key cannot be rotated; nothing was changed.
+            MappedTwice, TargetUnusable: nothing was changed; a person fixes the key map.
+            CloudUnavailable, CloudRefused, JobError: the list or the job could not be read.
+        """
+        trail = await self._trail_of(job.job_id, job.tenant_id)
+        own = await self._keys.account()
+        if (account := _account_in(trail)) not in {None, own}:
+            raise AnotherAccount(f"the job was started in the account {account}, and these credentials are {own}'s")
+        user = self._keys.user_of(job.account_id, own)
+        now = datetime.now(UTC)
+        recorded = _recorded(trail)
+        if recorded is not None:
+            old, before, targets = recorded
+            # By what the first target holds, several tables could not be distinguished any more.
+            tables = self._tables_of(job, user, own)
+            mapping = next((one for one in tables if self._targets_of(user, one)[:1] == targets[:1]), None)
+            self._targets.expect_usable(targets)
+            waits = self._waits_of(order, job, mapping)
+        else:
+            present = await self._keys.list_keys(user)
+            old = self._expect_rotatable(job.key_id, present).key_id
+            before = tuple(key.key_id for key in present)
+            mapping = await self._mapping_of(job, user, own, old)
+            targets = self._targets_of(user, mapping)
+            self._targets.expect_usable(targets)
+            await self._expect_own_target(targets, old, present)
+            waits = self._waits_of(order, job, mapping)
+            evidence = {"cloud_account": own, "user": user, "old_key_id": old, "keys_before": ",".join(before)}
+            evidence |= {f"target_{number:02}": path for number, path in enumerate(targets, 1)}
+            evidence |= evidence_of(waits, rotate_by=job.rotate_by, now=now)
+            await self._leases.heartbeat(
+                job.job_id, tenant_id=job.tenant_id, token=job.token, lease=LEASE, state="rotating", evidence=evidence
+            )
+        return KeyState(
+            job_id=job.job_id,
+            tenant_id=job.tenant_id,
+            token=job.token,
+            cloud_account=own,
+            user=user,
+            old_key_id=old,
+            keys_before=before,
+            targets=targets,
+            consumers=() if mapping is None else mapping.consumers,
+            waits=waits,
+            recorded_at=now,
+            rotate_by=job.rotate_by,
+            is_compromised=job.priority == "urgent",
+        )
+
+    async def create(self, rotation: KeyState) -> str:
+        """Create the new key and store its secret; returns its ID. Deletes first what an earlier attempt lost.
+
+        Raises:
+            ForeignKey: there is a key that this rotation did not create; it was not touched.
+            Frozen: nothing may be changed now.
+            CloudUnavailable, CloudRefused, SecretNotStored, JobError: call again; nothing is created twice.
+        """
+        await self._expect_account(rotation.cloud_account)
+        await self.expect_thawed(rotation)
+        extra = await self._beside(rotation)
+        stored = await self._targets.current(rotation.targets)
+        stored_of = None if stored is None else self._keys.key_in(stored)
+        for key in extra:
+            if stored is not None and stored_of == key.key_id:
+                await self._targets.copy(rotation.targets, stored, version=key.key_id)
+                return await self._record_created(rotation, key.key_id)
+        orphans = await self._orphans(rotation, extra)
+        await self._expect_lists_to_be_whole(rotation, orphans)
+        for key in orphans:
+            await self._say(rotation, evidence={"deleting_orphan": key.key_id})
+            await self._keys.delete(rotation.user, key.key_id)
+        await self._targets.expect_reachable(rotation.targets)
+        try_id = uuid.uuid4().hex
+        await self._say(rotation, evidence={"step": "create_key", "try": try_id})
+        try:
+            key_id, secret = await self._keys.create(rotation.user, job_id=rotation.job_id)
+        except KeyLimit:
+            # The list had room: the cloud has not listed the key yet whose answer was lost.
+            raise CloudUnavailable("the list of keys is not consistent yet") from None
+        # From here on it is known as ours, whatever uses it.
+        await self._say(rotation, evidence={"created_key": key_id})
+        # A consumer that reads the target at once must not get a key that the cloud does not know everywhere yet.
+        await self._await_known(rotation.user, secret)
+        # An attempt that froze here and wakes up beside another one would store the secret of a key that is deleted.
+        tries = [row["detail"].get("try") for row in await self._trail_of(rotation.job_id, rotation.tenant_id)]
+        if [one for one in tries if one][-1:] != [try_id]:
+            raise CloudUnavailable("a later attempt creates the key")
+        await self._targets.put(rotation.targets, secret, version=key_id)
+        return await self._record_created(rotation, key_id)
+
+    async def verify(self, rotation: KeyState) -> datetime:
+        """Use the stored secret as its consumers will, having read it back from every target; returns when.
+
+        Raises:
+            NewKeyMissing: the first target holds another secret, or the key is another user's.
+            SecretNotStored: another target does not hold it.
+            CloudUnavailable: the cloud does not know the new key yet, or did not answer.
+        """
+        await self._expect_account(rotation.cloud_account)
+        known_as = await self._expect_signature(rotation)
+        evidence = {"verified": _of(rotation.new_key_id), "known_as": known_as[:500]}
+        await self._say(rotation, state="verifying", evidence=evidence)
+        return datetime.now(UTC)
+
+    async def expect_thawed(self, rotation: KeyState) -> None:
+        """Check that nothing forbids a change now; raises Frozen. A rollback is never held up by it."""
+        if self._freezes is None:
+            return
+        reason = await self._freezes(rotation.tenant_id, rotation.cloud_account)
+        if reason is not None:
+            raise Frozen(f"rotations are frozen: {reason}"[:500])
+
+    async def prolong(self, rotation: KeyState) -> None:
+        """Prolong the claim on the job while the workflow waits; raises a JobError."""
+        await self._say(rotation)
+
+    async def needs(self, rotation: KeyState, *, now: datetime) -> Need | None:
+        """Return why the old key must stay active; None if nothing is known to need it any more.
+
+        Raises:
+            NewKeyMissing: the new key is not there, or inactive.
+            CloudUnavailable, CloudRefused, JobError: that could not be found out.
+        """
+        await self._expect_account(rotation.cloud_account)
+        await self._say(rotation)
+        present = await self._keys.list_keys(rotation.user)
+        self._expect_new_key(rotation, present)
+        if _find(present, rotation.old_key_id) is None:
+            return None  # deleted by hand
+        _, trail = await self._leases.show(rotation.job_id, tenant_id=rotation.tenant_id)
+        moved = consumers_moved(trail, _of(rotation.new_key_id))
+        return need_of(
+            rotation,
+            old=await self._keys.use_of(rotation.user, rotation.old_key_id),
+            new=await self._keys.use_of(rotation.user, _of(rotation.new_key_id)),
+            missing=[name for name in rotation.consumers if name not in moved],
+            own_use_within=self._own_use_within,
+            now=now,
+        )
+
+    async def deactivate(self, rotation: KeyState) -> datetime:
+        """Deactivate the old key, once more shown that the new one works; returns when.
+
+        Raises:
+            NewKeyMissing, SecretNotStored: the new key does not work; the old one was not touched.
+            Frozen: nothing may be changed now.
+            CloudUnavailable, CloudRefused, JobError: call again.
+        """
+        await self._expect_account(rotation.cloud_account)
+        await self.expect_thawed(rotation)
+        await self._say(rotation)
+        present = await self._keys.list_keys(rotation.user)
+        self._expect_new_key(rotation, present)
+        await self._expect_signature(rotation)
+        old = _find(present, rotation.old_key_id)
+        used = None if old is None else await self._keys.use_of(rotation.user, rotation.old_key_id)
+        await self._say(rotation)  # again: what was asked in between took its time
+        if old is not None and old.is_active:
+            await self._keys.set_active(rotation.user, rotation.old_key_id, False)
+        now = datetime.now(UTC)
+        evidence = {"deactivated": rotation.old_key_id, "last_used": use_in_words(used)}
+        await self._say(rotation, state="grace", evidence=evidence)
+        return now
+
+    async def uses_since(self, rotation: KeyState) -> Need | None:
+        """Return who has used the old key since it was deactivated, having activated it again; None if no one.
+
+        Raises:
+            CloudUnavailable, CloudRefused, JobError: call again.
+        """
+        await self._expect_account(rotation.cloud_account)
+        await self._say(rotation)
+        old = _find(await self._keys.list_keys(rotation.user), rotation.old_key_id)
+        if old is None:
+            return None
+        use = await self._keys.use_of(rotation.user, rotation.old_key_id)
+        if old.is_active and self._is_activated_by_hand(rotation, old):
+            return Need(kind="old_key_in_use", by=("activated by hand",))
+        if not self._is_used_since(use, rotation.deactivated_at):
+            return None
+        await self._say(rotation, evidence={"activating": rotation.old_key_id, "used_by": ", ".join(use.by)[:500]})
+        await self._keys.set_active(rotation.user, rotation.old_key_id, True)
+        return Need(kind="old_key_in_use", by=use.by)
+
+    async def delete(self, rotation: KeyState) -> None:
+        """Delete the old key, which nothing has used since it was deactivated, and keys whose answer was lost.
+
+        Raises:
+            OldKeyInUse: it was used or activated since; it was not deleted.
+            NewKeyMissing: the new key is not there; the old one was not deleted.
+            Frozen: nothing may be changed now.
+            CloudUnavailable, CloudRefused, JobError: call again.
+        """
+        await self._expect_account(rotation.cloud_account)
+        await self.expect_thawed(rotation)
+        await self._say(rotation)
+        present = await self._keys.list_keys(rotation.user)
+        self._expect_new_key(rotation, present)
+        old = _find(present, rotation.old_key_id)
+        if old is not None:
+            if old.is_active and self._is_activated_by_hand(rotation, old):
+                raise OldKeyInUse("the old key is active again: it was activated by hand")
+            use = await self._keys.use_of(rotation.user, rotation.old_key_id)
+            if use.last_used_at is not None and self._is_used_since(use, rotation.deactivated_at):
+                raise OldKeyInUse(f"the old key was used at {in_utc(use.last_used_at)}, after it was deactivated")
+            await self._say(rotation)
+            await self._keys.delete(rotation.user, rotation.old_key_id)
+        # A list that was not consistent when the key was created may have hidden one that was created before it.
+        left = [key for key in present if key.key_id not in {*rotation.keys_before, rotation.new_key_id}]
+        for key in await self._keys_created_here(rotation, left):
+            await self._say(rotation, evidence={"deleting_orphan": key.key_id})
+            await self._keys.delete(rotation.user, key.key_id)
+        await self._say(rotation, evidence={"deleted": rotation.old_key_id})
+
+    async def close(self, rotation: KeyState) -> None:
+        """Close the job as done, with its evidence; raises a JobError."""
+        evidence = {"old_key_id": rotation.old_key_id, "new_key_id": _of(rotation.new_key_id)}
+        await self._leases.complete(
+            rotation.job_id, tenant_id=rotation.tenant_id, token=rotation.token, evidence=evidence
+        )
+
+    async def refuse(self, job: ClaimedJob, reason: str) -> None:
+        """Close the job as failed, nothing having been changed at the cloud; raises a JobError."""
+        await self._leases.fail(job.job_id, tenant_id=job.tenant_id, token=job.token, reason=reason)
+
+    async def report_blocked(self, rotation: KeyState, need: Need) -> None:
+        """Write who needs the old key into the audit trail, and send it to the receivers of jobs; raises a JobError."""
+        await self._say(rotation, evidence={"blocked": need.kind, "by": ", ".join(need.by)[:500]})
+        await self._outbox.add(rotation.job_id, topic=BLOCKED_TOPIC, blocked=need.model_dump(mode="json"))
+
+    async def record_advance(self, rotation: KeyState, operator: str, reason: str) -> None:
+        """Write into the audit trail who ended a wait, and why; raises a JobError."""
+        await self._say(rotation, evidence={"wait_ended_by": operator, "reason": reason[:500]})
+
+    async def roll_back(self, rotation: KeyState, reason: str) -> None:
+        """Go back to the old key, and close the job as failed: first the old works again, then the new one goes.
+
+        Raises:
+            RollbackImpossible: the old key is deleted; nothing was changed.
+            CloudUnavailable, CloudRefused, SecretNotStored, JobError: call again.
+        """
+        await self._expect_account(rotation.cloud_account)
+        present = await self._keys.list_keys(rotation.user)
+        old = _find(present, rotation.old_key_id)
+        if old is None:
+            raise RollbackImpossible("the old key is deleted")
+        await self._say(rotation)
+        if not old.is_active:
+            await self._keys.set_active(rotation.user, rotation.old_key_id, True)
+            await self._say(rotation, evidence={"activated": rotation.old_key_id})
+        ours = await self._keys_created_here(
+            rotation, [key for key in present if key.key_id not in rotation.keys_before]
+        )
+        for key in ours:
+            left = await self._targets.restore(rotation.targets, self._is_of(key.key_id), version=key.key_id)
+            still = {"still_in": " ".join(left)[:500]} if left else {}
+            await self._say(rotation, evidence={"deleting": key.key_id} | still)
+            await self._keys.delete(rotation.user, key.key_id)
+        await self._leases.fail(rotation.job_id, tenant_id=rotation.tenant_id, token=rotation.token, reason=reason)
+
+    async def plan(self, order: KeyRotationOrder) -> Sequence[str]:
+        """Return what would be done and when, having looked at everything and changed nothing.
+
+        Raises:
+            AnotherAccount, AccountMismatch, KeyNotFound, KeyLimit, MappedTwice, TargetUnusable, CloudUnavailable,
+                CloudRefused, JobError: it would not be started.
+        """
+        await self.expect_own(order)
+        row, _ = await self._leases.show(order.job_id, tenant_id=order.tenant_id)
+        job = claimed_job(row)
+        user = self._keys.user_of(job.account_id, order.cloud_account)
+        present = await self._keys.list_keys(user)
+        old = self._expect_rotatable(job.key_id, present)
+        mapping = await self._mapping_of(job, user, order.cloud_account, old.key_id)
+        targets = self._targets_of(user, mapping)
+        self._targets.expect_usable(targets)
+        await self._expect_own_target(targets, old.key_id, present)
+        waits = self._waits_of(order, job, mapping)
+        used = await self._keys.use_of(user, old.key_id)
+        consumers = () if mapping is None else mapping.consumers
+        return plan_of(
+            job, user=user, used=used, targets=targets, consumers=consumers, waits=waits, now=datetime.now(UTC)
+        )
+
+    # -- what the steps share -----------------------------------------------------------------------------------------
+
+    async def _say(
+        self,
+        rotation: KeyState,
+        *,
+        state: ProgressState | None = None,
+        evidence: Evidence | None = None,
+    ) -> None:
+        """Prove the claim, prolong it, and record the step. Raises StaleClaim if another holder has claimed the job."""
+        words: dict[str, Any] = {
+            "tenant_id": rotation.tenant_id,
+            "token": rotation.token,
+            "lease": LEASE,
+            "evidence": evidence,
+        }
+        try:
+            await self._leases.heartbeat(rotation.job_id, state=state, **words)
+        except StateRefused:  # an earlier run of this job came further: its state stays
+            await self._leases.heartbeat(rotation.job_id, state=None, **words)
+
+    async def _trail_of(self, job_id: str, tenant_id: str) -> Sequence[Mapping[str, Any]]:
+        """What the executor itself wrote of a job: others may claim it, and what they write is no proof of a key."""
+        _, trail = await self._leases.show(job_id, tenant_id=tenant_id)
+        return [row for row in trail if row["actor"] == _owner(job_id)]
+
+    async def _expect_account(self, account: str) -> str:
+        """Return the credentials' account; raises AnotherAccount if it is not `account`.
+
+        Asked each time: credentials are found anew as they expire, and a profile may be edited under a running process.
+        """
+        own = await self._keys.account()
+        if own != account:
+            raise AnotherAccount(f"the step is of the account {account}, and these credentials of {own}")
+        return own
+
+    def _expect_rotatable(self, key_id: str, present: Sequence[CloudKey]) -> CloudKey:
+        key = _find(present, key_id)
+        if key is None:
+            raise KeyNotFound("the job's key is not among the user's keys")
+        if not key.is_active:
+            raise KeyNotFound("the job's key is inactive: nothing can use it")
+        if len(present) >= self._keys.most_keys:
+            raise KeyLimit(f"the user has {len(present)} keys, so no new one can be created")
+        return key
+
+    def _tables_of(self, job: ClaimedJob, user: str, own: str) -> Sequence[KeyMapping]:
+        return self._key_map.find_all(KeyNames(frozenset({job.account_id, user}), job.key_id, own))
+
+    async def _mapping_of(self, job: ClaimedJob, user: str, own: str, key_id: str) -> KeyMapping | None:
+        """Return the key's table: of several, the one whose first target holds the key. Raises MappedTwice."""
+        found = self._tables_of(job, user, own)
+        if len(found) > 1:
+            holds = [one for one in found if await self._holds(self._targets_of(user, one), key_id)]
+            if len(holds) != 1:
+                tables = self._key_map.numbers(found)
+                which = "neither holds it" if not holds else "both hold it"
+                raise MappedTwice(f"the key map's {tables} name the job's key, and {which} now")
+            return holds[0]
+        return found[0] if found else None
+
+    async def _holds(self, targets: Sequence[str], key_id: str) -> bool:
+        self._targets.expect_usable(targets)
+        stored = await self._targets.current(targets)
+        return stored is not None and self._keys.key_in(stored) == key_id
+
+    async def _expect_own_target(self, targets: Sequence[str], key_id: str, present: Sequence[CloudKey]) -> None:
+        """Check that the first target does not hold the secret of another key of the user, which something reads."""
+        stored = await self._targets.current(targets)
+        held = None if stored is None else self._keys.key_in(stored)
+        if held != key_id and held is not None and (other := _find(present, held)) is not None and other.is_active:
+            raise TargetUnusable(f"{targets[0]} holds another active key of the user: give each key a table of its own")
+
+    def _targets_of(self, user: str, mapping: KeyMapping | None) -> tuple[str, ...]:
+        paths = self._default_targets if mapping is None or not mapping.targets else mapping.targets
+        return tuple(path.replace("{user}", _in_a_name(user)) for path in paths)
+
+    def _waits_of(self, order: KeyRotationOrder, job: ClaimedJob, mapping: KeyMapping | None) -> KeyWaits:
+        lines = self._lines_of(job.policy_lines)
+        return waits_of(order.waits, lines=lines, mapping=mapping, is_compromised=job.priority == "urgent")
+
+    async def _await_known(self, user: str, secret: SecretStr) -> None:
+        """Use a new secret until the cloud knows its key; raises CloudUnavailable if that takes too long."""
+        end = time.monotonic() + KNOWN_WITHIN.total_seconds()
+        while True:
+            try:
+                await self._keys.verify(user, secret)
+            except CloudUnavailable:
+                if time.monotonic() > end:
+                    raise
+                await asyncio.sleep(self._known_every.total_seconds())
+            else:
+                return
+
+    async def _record_created(self, rotation: KeyState, key_id: str) -> str:
+        await self._say(rotation, evidence={"new_key_id": key_id, "stored_in": " ".join(rotation.targets)[:500]})
+        return key_id
+
+    async def _beside(self, rotation: KeyState) -> list[CloudKey]:
+        return [key for key in await self._keys.list_keys(rotation.user) if key.key_id not in rotation.keys_before]
+
+    async def _orphans(self, rotation: KeyState, extra: Sequence[CloudKey]) -> Sequence[CloudKey]:
+        """Of the keys beside the recorded ones, those that we made and lost; raises ForeignKey if another is there."""
+        ours = await self._keys_created_here(rotation, extra)
+        if len(ours) < len(extra):
+            raise ForeignKey("the user has a key beside the old one that this rotation did not create")
+        return ours
+
+    async def _keys_created_here(self, rotation: KeyState, extra: Sequence[CloudKey]) -> list[CloudKey]:
+        """Those that the trail or their label names as ours, or that were created since our first try and never used.
+
+        A key of which the cloud cannot say whether it was used is not ours by its date alone.
+        """
+        if not extra:
+            return []
+        trail = await self._trail_of(rotation.job_id, rotation.tenant_id)
+        named = {row["detail"].get(name) for row in trail for name in ("created_key", "new_key_id")}
+        started = _tries(trail)
+        ours = []
+        for key in extra:
+            if key.key_id in named or key.job_id == rotation.job_id:
+                ours.append(key)
+            elif key.job_id is None and started and key.created_at >= min(started) - CLOCKS_AGREE_WITHIN:
+                use = await self._keys.use_of(rotation.user, key.key_id)
+                if use.is_known and use.last_used_at is None:
+                    ours.append(key)
+        return ours
+
+    async def _expect_lists_to_be_whole(self, rotation: KeyState, orphans: Sequence[CloudKey]) -> None:
+        """Wait before another key is created until the one of an earlier try would be listed, if there is one."""
+        tries = _tries(await self._trail_of(rotation.job_id, rotation.tenant_id))
+        if tries and not orphans and datetime.now(UTC) < max(tries) + self._keys.visible_within:
+            raise CloudUnavailable("an earlier attempt may have created a key that is not listed yet")
+
+    def _is_activated_by_hand(self, rotation: KeyState, old: CloudKey) -> bool:
+        """Whether another has activated the old key, which we deactivated; a list may be older than that."""
+        since = rotation.deactivated_at
+        if not (self._keys.has_inactive_state and old.is_active and since is not None):
+            return False
+        return datetime.now(UTC) >= since + self._keys.visible_within
+
+    def _is_used_since(self, use: KeyUse, moment: datetime | None) -> bool:
+        return use.last_used_at is not None and moment is not None and use.last_used_at > moment + self._used_since
+
+    def _expect_new_key(self, rotation: KeyState, present: Sequence[CloudKey]) -> None:
+        new = _find(present, _of(rotation.new_key_id))
+        verified = rotation.verified_at
+        if new is None and verified is not None and datetime.now(UTC) < verified + self._keys.visible_within:
+            raise CloudUnavailable("the new key is not listed yet")
+        if new is None or not new.is_active:
+            raise NewKeyMissing("the new key is " + ("deleted" if new is None else "inactive"))
+
+    async def _expect_signature(self, rotation: KeyState) -> str:
+        stored = await self._targets.current(rotation.targets)
+        if stored is None:
+            raise NewKeyMissing(f"{rotation.targets[0]} has no secret")
+        if self._keys.key_in(stored) != rotation.new_key_id:
+            raise NewKeyMissing(f"the secret in {rotation.targets[0]} is not the new key's")
+        await self._targets.expect_current(rotation.targets, self._is_of(_of(rotation.new_key_id)))
+        return await self._keys.verify(rotation.user, stored)
+
+    def _is_of(self, key_id: str) -> Callable[[SecretStr], bool]:
+        return lambda secret: self._keys.key_in(secret) == key_id
+
+
+def _owner(job_id: str) -> str:
+    return f"execute:{job_id}"
+
+
+def _find(keys: Sequence[CloudKey], key_id: str) -> CloudKey | None:
+    """The key of this ID; where none has it, the one that is also called so."""
+    by_id = (key for key in keys if key.key_id == key_id)
+    return next(by_id, None) or next((key for key in keys if key_id in key.aliases), None)
+
+
+def _in_a_name(user: str) -> str:
+    """The user as a target may have it in a name, no two users alike: letters, digits and _+=@.- stay.
+
+    What else there is becomes `_XX`, the hexadecimal code of each byte; so does a dot that starts the name, which hides
+    a file or leaves its folder, and an underscore that would read as such a code.
+    """
+    return re.sub(r"^\.|_(?=[0-9A-F]{2})|[^A-Za-z0-9_+=.@-]", lambda found: _coded(found[0]), user)
+
+
+def _coded(text: str) -> str:
+    return "".join(f"_{byte:02X}" for byte in text.encode())
+
+
+def _tries(trail: Iterable[Mapping[str, Any]]) -> list[datetime]:
+    return [row["at"] for row in trail if row["detail"].get("step") == "create_key"]
+
+
+def _account_in(trail: Iterable[Mapping[str, Any]]) -> str | None:
+    return next((str(row["detail"]["cloud_account"]) for row in trail if "cloud_account" in row["detail"]), None)
+
+
+def _recorded(trail: Sequence[Mapping[str, Any]]) -> tuple[str, tuple[str, ...], tuple[str, ...]] | None:
+    """The old key, all keys, and the targets that the run has written down which was the first to create a key.
+
+    None while no run has: then a changed key map, or another key of the user, counts for the next one.
+    """
+    found = None
+    for row in trail:
+        detail = row["detail"]
+        if detail.get("step") == "create_key":
+            return found
+        if "keys_before" in detail:
+            targets = [str(detail[name]) for name in sorted(detail) if name.startswith("target_")]
+            found = str(detail["old_key_id"]), tuple(str(detail["keys_before"]).split(",")), tuple(targets)
+    return None
+
+
+def _of(key_id: str | None) -> str:
+    if key_id is None:
+        raise NewKeyMissing("no new key was created yet")
+    return key_id

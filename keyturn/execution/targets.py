@@ -1,0 +1,172 @@
+"""The targets of one rotation: the new secret in each, in order, each read back where that can be done."""
+
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from pydantic import SecretStr
+
+from keyturn.errors import KeyturnError
+from keyturn.execution.contracts import TargetPath
+from keyturn.execution.errors import CloudUnavailable, SecretNotStored, TargetUnusable
+from keyturn.execution.protocols import SecretStore
+
+MAX_PATH = 440  # what a state of a rotation has room for
+Check = Callable[[str], None]
+
+
+class OpenTarget(NamedTuple):
+    """A target's store, whether what it holds can be read back, and what checks its paths (raises TargetUnusable)."""
+
+    store: SecretStore
+    reads_back: bool
+    check: Check | None = None
+
+
+@runtime_checkable
+class FinishesRestores(Protocol):
+    """A store whose `restore` has more than one effect, such as a restart of what reads the secret."""
+
+    async def finish_restore(self, name: str) -> None:
+        """Do what an earlier `restore` of this name has left undone; nothing if there was none."""
+        ...
+
+
+class SecretTargets:
+    """Every target that this process can write to, opened when it is first used.
+
+    Args:
+        openers: by the targets' names. Each raises a KeyturnError, or ModuleNotFoundError for a missing extra.
+    """
+
+    def __init__(self, openers: Mapping[str, Callable[[], OpenTarget]]) -> None:
+        self._openers = openers
+        self._open: dict[str, OpenTarget] = {}
+
+    def expect_usable(self, paths: Sequence[TargetPath]) -> None:
+        """Check that each path is one of its target, and the first can be read back; raises TargetUnusable."""
+        if not paths:
+            raise TargetUnusable("the key has no target")
+        for path in paths:
+            target = self._target(path)
+            if len(path) > MAX_PATH:
+                raise TargetUnusable(f"{path[:80]}... is longer than {MAX_PATH} characters")
+            if target.check is not None:
+                target.check(_name(path))
+        if not self._target(paths[0]).reads_back:
+            raise TargetUnusable(f"{paths[0]} cannot be read back: name a target first that can")
+
+    async def expect_reachable(self, paths: Sequence[TargetPath]) -> None:
+        """Read every target that can be read, before a key is created whose secret would have nowhere to go."""
+        for path in paths:
+            target = self._target(path)
+            if target.reads_back:
+                await target.store.current(_name(path))
+
+    async def look(self, path: TargetPath) -> str:
+        """Return in words what a target holds now, having read it; raises a KeyturnError."""
+        target = self._target(path)
+        if not target.reads_back:
+            return "cannot be read back, by its nature; it is filled from the key's first target"
+        return "holds a secret" if await target.store.current(_name(path)) is not None else "holds no secret yet"
+
+    async def current(self, paths: Sequence[TargetPath]) -> SecretStr | None:
+        """Return the current secret of the first target, which the others are filled from; None if there is none."""
+        return await self._target(paths[0]).store.current(_name(paths[0]))
+
+    async def put(self, paths: Sequence[TargetPath], secret: SecretStr, *, version: str) -> None:
+        """Store a secret in every target, the first one first.
+
+        Raises:
+            SecretNotStored: it names the targets that failed for good, and those that have it.
+            CloudUnavailable: one failed for now; nothing is lost by repeating this.
+        """
+        await self._target(paths[0]).store.put(_name(paths[0]), secret, version=version)
+        await self.copy(paths, secret, version=version)
+
+    async def copy(self, paths: Sequence[TargetPath], secret: SecretStr, *, version: str) -> None:
+        """Store the first target's secret in every other one. Raises as `put`."""
+        failed: dict[str, str] = {}
+        passing = True
+        for path in paths[1:]:
+            try:
+                await self._target(path).store.put(_name(path), secret, version=version)
+            except KeyturnError as error:
+                failed[path], passing = str(error), passing and error.retryable
+            except Exception as error:
+                failed[path], passing = type(error).__name__, False
+        if not failed:
+            return
+        stored = [path for path in paths if path not in failed]
+        text = f"{_first(failed.values())}: not stored in {_listed(failed)}, but in {_listed(stored)}"
+        raise CloudUnavailable(text) if passing else SecretNotStored(text)
+
+    async def expect_current(self, paths: Sequence[TargetPath], is_ours: Callable[[SecretStr], bool]) -> SecretStr:
+        """Return the first target's secret, once every target that can be read holds it; raises SecretNotStored."""
+        first: SecretStr | None = None
+        for path in paths:
+            target = self._target(path)
+            if not target.reads_back:
+                continue
+            secret = await target.store.current(_name(path))
+            if secret is None or not is_ours(secret) or (first is not None and not _is_same(first, secret)):
+                raise SecretNotStored(f"{path} does not hold the new key's secret")
+            first = first or secret
+        if first is None:
+            raise SecretNotStored(f"{paths[0]} cannot be read back")
+        return first
+
+    async def restore(
+        self, paths: Sequence[TargetPath], is_ours: Callable[[SecretStr], bool], *, version: str
+    ) -> Sequence[TargetPath]:
+        """Make the secret before current again wherever the current one is ours; a copy takes the first target's.
+
+        Returns the targets that still hold our secret: those that cannot be read, where there was none before.
+        """
+        left: list[TargetPath] = []
+        before: SecretStr | None = None
+        for path in paths:
+            target, name = self._target(path), _name(path)
+            if target.reads_back:
+                now = await target.store.current(name)
+                if now is not None and is_ours(now):
+                    await target.store.restore(name)
+                elif isinstance(target.store, FinishesRestores):
+                    await target.store.finish_restore(name)
+                before = before or await self.current(paths)
+            elif before is not None:
+                await target.store.put(name, before, version=f"before-{version}")
+            else:
+                left.append(path)
+        return left
+
+    def _target(self, path: TargetPath) -> OpenTarget:
+        kind = path.partition(":")[0]
+        if kind not in self._open:
+            if kind not in self._openers:
+                known = ", ".join(sorted(self._openers))
+                raise TargetUnusable(f"{kind} is no target of this executor: there are {known}")
+            self._open[kind] = self._openers[kind]()
+        return self._open[kind]
+
+
+def _name(path: TargetPath) -> str:
+    return path.partition(":")[2]
+
+
+def _first(texts: Iterable[str]) -> str:
+    return next(iter(texts))[:160]
+
+
+def _listed(paths: Collection[str]) -> str:
+    text = ", ".join(path[:60] for path in list(paths)[:3])
+    return text + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+
+
+def _is_same(one: SecretStr, other: SecretStr) -> bool:
+    """Whether two texts are the same, as JSON if both are: a target may write an object in its own layout."""
+    texts = one.get_secret_value(), other.get_secret_value()
+    try:
+        return texts[0] == texts[1] or bool(json.loads(texts[0]) == json.loads(texts[1]))
+    except ValueError:
+        return False

@@ -1,0 +1,242 @@
+"""Service-account keys by Google's IAM API, their use by Policy Analyzer, and their test at the token endpoint.
+
+Formats and limits: https://docs.cloud.google.com/iam/docs/reference/rest/v1/projects.serviceAccounts.keys.
+The settings are those of `keyturn.gcp.settings`; the credentials those of `keyturn.gcp.api`.
+"""
+
+import asyncio
+import base64
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import quote
+
+import google.auth.crypt
+import google.auth.jwt
+from pydantic import SecretStr
+
+from keyturn.execution.contracts import KeyUse
+from keyturn.execution.errors import (
+    AccountMismatch,
+    CloudRefused,
+    CloudUnavailable,
+    KeyLimit,
+    NewKeyMissing,
+    UserGone,
+)
+from keyturn.execution.protocols import CloudKey
+from keyturn.executors.gcp.activity import UNKNOWN, moment_in, use_in
+from keyturn.executors.gcp.names import key_id_in, read_account
+from keyturn.gcp.api import GoogleCloud
+from keyturn.gcp.replies import Reply
+
+_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"  # RFC 7523
+_AUDIENCE = "https://oauth2.googleapis.com/token"  # of the assertion, by whatever address it is sent
+_TEST_SCOPE = "https://www.googleapis.com/auth/userinfo.email"  # the token is thrown away: the least that one can be of
+_ASSERTION_LIVES = 300  # s: it is used at once, by clocks that agree within five minutes
+# An attempt whose answer was lost is repeated within minutes; later a key beside the old one is looked at by a person.
+_JUST_CREATED = timedelta(hours=1)
+
+
+class GcpServiceAccountKeys:
+    """The keys of one project's service accounts. The user is an email address, or a unique ID."""
+
+    most_keys = 10
+    # Reads are eventually consistent: Google documents 60 s and more, and its own tests allow for 7 minutes beyond.
+    visible_within = timedelta(minutes=8)
+    has_inactive_state = True
+
+    def __init__(self, google_cloud: GoogleCloud | None = None) -> None:
+        self._google = google_cloud or GoogleCloud()
+
+    async def account(self) -> str:
+        """Return the ID of the project that is worked on."""
+        return await self._google.project()
+
+    def account_named_in(self, account_id: str) -> str | None:
+        """Return the project's ID in an account ID; None for default accounts, whose keys decide, and other names."""
+        name = read_account(account_id)
+        return None if name is None else name.project
+
+    def user_of(self, account_id: str, own: str) -> str:
+        """Return the email address or unique ID in an account ID of the project `own`; raises AccountMismatch."""
+        name = read_account(account_id)
+        if name is None or name.project not in {None, own}:
+            raise AccountMismatch(f"the job's account is no service account of the project {own}")
+        return name.user
+
+    async def list_keys(self, user: str) -> list[CloudKey]:
+        """Return the keys that people manage, oldest first; raises UserGone. One that has expired is inactive."""
+        return sorted(map(_key_of, await self._entries(user)), key=lambda key: key.created_at)
+
+    async def create(self, user: str, *, job_id: str) -> tuple[str, SecretStr]:
+        """Create a key; returns its ID and its key file's JSON, which GOOGLE_APPLICATION_CREDENTIALS may name.
+
+        A key has no room for a job's ID at its creation.
+
+        Raises:
+            KeyLimit: there are ten keys, by the list or by Google, which refuses an eleventh with a bare 400.
+            CloudRefused: a right is missing, or an organization policy forbids keys: its constraint is named.
+        """
+        if len(await self._entries(user)) >= self.most_keys:
+            raise KeyLimit(f"the service account has {self.most_keys} keys")
+        url = await self._url(user, "")
+        reply = await self._google.ask("keys.create", "POST", url, json={}, expected=frozenset({400}))
+        if reply.status == 400:
+            if reply.code == "FAILED_PRECONDITION" and not reply.constraint:
+                raise KeyLimit(f"{reply.in_words('keys.create')}, as at the limit of {self.most_keys} keys")
+            raise CloudRefused(reply.in_words("keys.create"))
+        key_id = key_id_in(reply.text("name"))
+        secret = _decoded(reply.text("privateKeyData"))
+        if secret is None or self.key_in(secret) != key_id:
+            raise CloudUnavailable("keys.create: the answer holds no key file")
+        return key_id, secret
+
+    def key_in(self, secret: SecretStr) -> str | None:
+        """Return the key's ID in a key file."""
+        file = _key_file(secret)
+        return None if file is None else str(file["private_key_id"])
+
+    async def verify(self, user: str, secret: SecretStr) -> str:
+        """Exchange an assertion that the key signs for an access token; returns the account's email address.
+
+        That proves it: the endpoint looks the key up by its ID among those of the address that the assertion is by. To
+        ask whose the token is would only return that address, and send the token to one more place.
+
+        Raises:
+            NewKeyMissing: the secret is no key file, or another account's.
+            CloudUnavailable: Google does not know the key, or not yet, which it answers with invalid_grant for both.
+        """
+        file = _key_file(secret)
+        if file is None:
+            raise NewKeyMissing("the stored secret is no key file of a service account")
+        if user not in (file["client_email"], file.get("client_id")):
+            raise NewKeyMissing("the stored key is another service account's")
+        assertion = await asyncio.to_thread(_signed_by, file)
+        if assertion is None:
+            raise NewKeyMissing("the stored key cannot sign")
+        form = {"grant_type": _GRANT, "assertion": assertion}
+        reply = await self._google.exchange(form, expected=frozenset({400}))
+        if reply.status == 400:
+            passes = reply.code == "invalid_grant"
+            raise (CloudUnavailable if passes else CloudRefused)(reply.in_words("token"))
+        reply.text("access_token")
+        return str(file["client_email"])
+
+    async def use_of(self, user: str, key_id: str) -> KeyUse:
+        """Return what Policy Analyzer knows of a key's use, see `keyturn.executors.gcp.activity`.
+
+        It is unknown where the API is off, a right is missing, or the key has no observation yet. But the newest key,
+        created within the last hour by these very credentials, is known to be unused: nothing has observed it, and
+        where its answer was lost, no one has its secret.
+        """
+        entries = await self._entries(user)
+        entry = next((one for one in entries if key_id_in(str(one.get("name"))) == key_id_in(key_id)), None)
+        if entry is None:
+            return UNKNOWN
+        key, now = _key_of(entry), datetime.now(UTC)
+        newer = [other for other in map(_key_of, entries) if other.created_at > key.created_at]
+        reply = await self._activities(str(entry["name"]))
+        if reply.status != 200:
+            return UNKNOWN
+        for activity in reply.entries("activities"):
+            if key_id_in(str(activity.get("fullResourceName"))) == key.key_id:
+                gives_way = key.is_active and any(other.is_active for other in newer)
+                return use_in(activity, created_at=key.created_at, gives_way=gives_way, now=now)
+        if newer or now - key.created_at > _JUST_CREATED or not await self._is_creator(entry):
+            return UNKNOWN
+        return KeyUse()
+
+    async def set_active(self, user: str, key_id: str, is_active: bool) -> None:
+        """Enable or disable a key: a disabled one gets no access token, and those that it got live on for an hour."""
+        verb = "enable" if is_active else "disable"
+        url = await self._url(user, f"/{quote(key_id_in(key_id))}:{verb}")
+        reply = await self._google.ask(f"keys.{verb}", "POST", url, json={}, expected=frozenset({404}))
+        if reply.status == 404:  # the next attempt lists the keys, and sees
+            raise CloudUnavailable(f"keys.{verb}: the key was deleted since it was listed, or is not known yet")
+
+    async def delete(self, user: str, key_id: str) -> None:
+        """Delete a key for ever."""
+        url = await self._url(user, f"/{quote(key_id_in(key_id))}")
+        reply = await self._google.ask("keys.delete", "DELETE", url, expected=frozenset({400, 404}))
+        if reply.status < 300:
+            return
+        if reply.status == 400 and reply.code != "FAILED_PRECONDITION":
+            raise CloudRefused(reply.in_words("keys.delete"))
+        # Both are answered for a key that is gone, the 400 by google/create-service-account#21, and a 404 also for one
+        # that is not known everywhere yet: the list decides.
+        with contextlib.suppress(UserGone):
+            if any(key.key_id == key_id_in(key_id) for key in await self.list_keys(user)):
+                raise CloudUnavailable(reply.in_words("keys.delete"))
+
+    async def _entries(self, user: str) -> Sequence[Mapping[str, Any]]:
+        url = await self._url(user, "")
+        params = {"keyTypes": "USER_MANAGED"}  # Google rotates its own
+        reply = await self._google.ask("keys.list", "GET", url, params=params, expected=frozenset({404}))
+        if reply.status == 404:
+            raise UserGone("keys.list: the service account does not exist")
+        return [entry for entry in reply.entries("keys") if entry.get("keyType") != "SYSTEM_MANAGED"]
+
+    async def _activities(self, name: str) -> Reply:
+        activities = "locations/global/activityTypes/serviceAccountKeyLastAuthentication/activities:query"
+        url = f"{self._google.settings.analyzer_url}/v1/projects/{await self._project()}/{activities}"
+        params = {"filter": f'activities.full_resource_name="//iam.googleapis.com/{name}"'}
+        return await self._google.ask("activities.query", "GET", url, params=params, expected=frozenset({403, 404}))
+
+    async def _is_creator(self, entry: Mapping[str, Any]) -> bool:
+        creator = entry.get("creator")
+        identity = await self._google.identity()
+        return identity is not None and creator in {identity, f"serviceAccount:{identity}"}
+
+    async def _project(self) -> str:
+        return quote(await self._google.project(), safe=":")  # example.com:project, as Google writes it
+
+    async def _url(self, user: str, rest: str) -> str:
+        # With `-` in place of the project, an account that is gone would be answered with 403 instead of 404.
+        account = f"projects/{await self._project()}/serviceAccounts/{quote(user, safe='@')}"
+        return f"{self._google.settings.iam_url}/v1/{account}/keys{rest}"
+
+
+def _key_of(entry: Mapping[str, Any]) -> CloudKey:
+    created_at, expires_at = moment_in(entry, "validAfterTime"), moment_in(entry, "validBeforeTime")
+    if created_at is None:
+        raise CloudUnavailable("keys.list: a key has no validAfterTime")
+    has_expired = expires_at is not None and expires_at <= datetime.now(UTC)
+    name = str(entry.get("name"))
+    is_active = entry.get("disabled") is not True and not has_expired
+    aliases = (name, f"//iam.googleapis.com/{name}")  # as inventories of Google Cloud write it
+    return CloudKey(key_id_in(name), is_active, created_at, aliases=aliases)
+
+
+def _decoded(data: str) -> SecretStr | None:
+    try:
+        return SecretStr(base64.b64decode(data, validate=True).decode())
+    except ValueError:
+        return None
+
+
+def _key_file(secret: SecretStr) -> Mapping[str, Any] | None:
+    """Return the fields of a key file; None for a secret that we did not write: it stays as the version before."""
+    try:
+        file = json.loads(secret.get_secret_value())
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(file, dict) or file.get("type") != "service_account":
+        return None
+    texts = (file.get("private_key_id"), file.get("private_key"), file.get("client_email"))
+    return file if all(isinstance(text, str) and text for text in texts) else None
+
+
+def _signed_by(file: Mapping[str, Any]) -> str | None:
+    """Return an assertion by a key file (https://developers.google.com/identity/protocols/oauth2/service-account)."""
+    now = int(datetime.now(UTC).timestamp())
+    claims: dict[str, Any] = {"iss": file["client_email"], "scope": _TEST_SCOPE, "aud": _AUDIENCE}
+    try:
+        signer = google.auth.crypt.RSASigner.from_service_account_info(file)  # type: ignore[no-untyped-call]
+        claims |= {"iat": now, "exp": now + _ASSERTION_LIVES}
+        signed: bytes = google.auth.jwt.encode(signer, claims)  # type: ignore[no-untyped-call]
+    except Exception:  # whatever a foreign text makes of cryptography: its message may repeat it
+        return None
+    return signed.decode()

@@ -1,0 +1,1 @@
+"""Freezes and maintenance windows: when no rotation may change anything."""

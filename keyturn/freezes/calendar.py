@@ -1,0 +1,156 @@
+"""The calendar of changes: windows in which rotations may change something, and freezes in which they may not.
+
+    zone = "Europe/Berlin"
+
+    [[window]]
+    days = ["mon", "tue", "wed", "thu"]
+    from = "20:00"
+    to = "04:00"
+
+    [[freeze]]
+    from = 2026-12-18T18:00:00
+    to = 2027-01-04T06:00:00
+    reason = "end of the year"
+
+Times are of `zone`, its summer time included. A window that ends before it starts ends on the next day. Without a
+window, every time is one.
+"""
+
+import tomllib
+from collections.abc import Iterator
+from datetime import datetime, time, timedelta
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+
+from keyturn.contracts import ONE_LINE, Contract
+from keyturn.execution.errors import CalendarInvalid
+from keyturn.settings import field_faults
+
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+
+def _zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError("is no time zone of the IANA database, such as Europe/Berlin or UTC") from None
+    return name
+
+
+def _time(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            return time.fromisoformat(value)
+        except ValueError:
+            raise ValueError("write it as 20:00") from None
+    if isinstance(value, time):
+        return value
+    raise ValueError("write it as 20:00")
+
+
+def _local(value: object) -> object:
+    if not isinstance(value, datetime) or value.tzinfo is not None:
+        raise ValueError("write it as 2026-12-18T18:00:00, without quotes and offset: it is of the calendar's zone")
+    return value
+
+
+class Window(Contract):
+    """A time of the week in which rotations may change something."""
+
+    days: tuple[Day, ...] = Field(default=DAYS, min_length=1)
+    start: Annotated[time, BeforeValidator(_time)] = Field(alias="from")
+    end: Annotated[time, BeforeValidator(_time)] = Field(alias="to")
+
+    @model_validator(mode="after")
+    def _has_a_length(self) -> Self:
+        if self.start == self.end:
+            raise ValueError("from and to are the same: leave the window out for a whole day")
+        return self
+
+    def holds(self, moment: datetime) -> bool:
+        """Whether a local moment is in it."""
+        today, yesterday = DAYS[moment.weekday()], DAYS[moment.weekday() - 1]
+        at = moment.time()
+        if self.start < self.end:
+            return today in self.days and self.start <= at < self.end
+        return (today in self.days and at >= self.start) or (yesterday in self.days and at < self.end)
+
+
+class CalendarFreeze(Contract):
+    """A time in which no rotation changes anything."""
+
+    start: Annotated[datetime, BeforeValidator(_local)] = Field(alias="from")
+    end: Annotated[datetime, BeforeValidator(_local)] = Field(alias="to")
+    reason: str = Field(default="a freeze of the calendar", max_length=200, pattern=ONE_LINE)
+
+    @model_validator(mode="after")
+    def _ends_later(self) -> Self:
+        if self.end <= self.start:
+            raise ValueError("it ends before it starts")
+        return self
+
+
+class Calendar(Contract):
+    """When rotations may change something; an empty one allows every time."""
+
+    zone: Annotated[str, AfterValidator(_zone)] = "UTC"
+    window: tuple[Window, ...] = Field(default=(), max_length=50)
+    freeze: tuple[CalendarFreeze, ...] = Field(default=(), max_length=500)
+
+    def reason_to_wait(self, now: datetime) -> str | None:
+        """Return why nothing may be changed at a moment; None if it may."""
+        local = now.astimezone(ZoneInfo(self.zone)).replace(tzinfo=None)
+        for freeze in self.freeze:
+            if freeze.start <= local < freeze.end:
+                return f"{freeze.reason}, until {freeze.end:%Y-%m-%d %H:%M} {self.zone}"
+        if self.window and not any(window.holds(local) for window in self.window):
+            opens = next(self._openings(now), None)
+            when = "" if opens is None else f": the next one starts at {opens:%Y-%m-%d %H:%M} {self.zone}"
+            return f"it is outside of the maintenance windows{when}"
+        return None
+
+    def _openings(self, now: datetime) -> Iterator[datetime]:
+        """The starts of windows within the next week, by local time, the next one first."""
+        local = now.astimezone(ZoneInfo(self.zone)).replace(tzinfo=None)
+        starts = [
+            datetime.combine(local.date() + timedelta(days=ahead), window.start)
+            for ahead in range(8)
+            for window in self.window
+            if DAYS[(local.weekday() + ahead) % 7] in window.days
+        ]
+        return iter(sorted(start for start in starts if start > local))
+
+
+def load_calendar(file: Path | None) -> Calendar:
+    """Return the calendar of a file, an empty one for None; raises CalendarInvalid with every fault."""
+    if file is None:
+        return Calendar()
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise CalendarInvalid(f"{file} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise CalendarInvalid(f"{file} is not TOML: {error}") from None
+    faults: list[str] = []
+    for name, model in (("window", Window), ("freeze", CalendarFreeze)):
+        tables = content.get(name, [])
+        if not isinstance(tables, list):
+            raise CalendarInvalid(f"{file}: write [[{name}]], with two brackets")
+        for number, table in enumerate(tables, 1):
+            try:
+                model.model_validate(table)
+            except ValidationError as error:
+                faults += [f"{file}, [[{name}]] {number}: {fault}" for fault in field_faults(error)]
+    if faults:
+        raise CalendarInvalid("\n".join(faults[:20]))
+    try:
+        calendar = Calendar.model_validate(content)
+    except ValidationError as error:
+        raise CalendarInvalid("\n".join(f"{file}: {fault}" for fault in field_faults(error)[:20])) from None
+    if not calendar.window and not calendar.freeze:
+        raise CalendarInvalid(f"{file} has neither a [[window]] nor a [[freeze]]")
+    return calendar

@@ -1,0 +1,43 @@
+"""Where Google's APIs are."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import BaseSettings
+
+from keyturn.errors import SettingsInvalid
+from keyturn.settings import SETTINGS_FROM_ENVIRONMENT, field_faults, secure_url
+
+Url = Annotated[str, AfterValidator(secure_url)]
+
+
+class GcpSettings(BaseSettings):
+    """Where Google's APIs are: private endpoints and sovereign clouds have other names. The alias is the variable."""
+
+    model_config = SETTINGS_FROM_ENVIRONMENT
+
+    iam_url: Url = Field(default="https://iam.googleapis.com", alias="KEYTURN_GCP_IAM_URL", description="The IAM API.")
+    analyzer_url: Url = Field(
+        default="https://policyanalyzer.googleapis.com",
+        alias="KEYTURN_GCP_POLICY_ANALYZER_URL",
+        description="The Policy Analyzer API, which says when a key was last used.",
+    )
+    token_url: Url = Field(
+        default="https://oauth2.googleapis.com/token",
+        alias="KEYTURN_GCP_TOKEN_URL",
+        description="The OAuth 2.0 token endpoint that a new key is verified with.",
+    )
+    secrets_url: Url = Field(
+        default="https://secretmanager.googleapis.com",
+        alias="KEYTURN_GCP_SECRETS_URL",
+        description="The Secret Manager API.",
+    )
+
+
+def gcp_settings() -> GcpSettings:
+    """Return the settings of the environment; raises SettingsInvalid."""
+    try:
+        return GcpSettings()
+    except ValidationError as error:
+        faults = field_faults(error)
+    raise SettingsInvalid("\n".join(faults))

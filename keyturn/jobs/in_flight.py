@@ -1,0 +1,38 @@
+"""The jobs that an executor's limits count."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+from sqlalchemy import or_, select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from keyturn.contracts import CredentialKind
+from keyturn.database import transaction
+from keyturn.jobs.states import OPEN
+from keyturn.jobs.tables import URGENT, rotation_jobs
+
+# A canary of last week still shows that an owner's consumers follow; one of last year does not.
+CLOSED_SINCE = timedelta(days=30)
+
+
+class JobRow(NamedTuple):
+    """A job as the limits see it."""
+
+    job_id: str
+    account_id: str
+    key_id: str
+    state: str
+    closed_at: datetime | None
+    is_urgent: bool
+
+
+async def recent_jobs(engine: AsyncEngine, *, tenant_id: str, kind: CredentialKind) -> Sequence[JobRow]:
+    """Return a tenant's open jobs of a kind, and those closed within a month; raises JobStoreUnavailable."""
+    jobs = rotation_jobs.c
+    lately = or_(jobs.status.in_(OPEN), jobs.closed_at > datetime.now(UTC) - CLOSED_SINCE)
+    query = select(
+        jobs.job_id, jobs.account_id, jobs.key_id, jobs.status, jobs.closed_at, jobs.priority == URGENT
+    ).where(jobs.tenant_id == tenant_id, jobs.credential_kind == kind, lately)
+    async with transaction(engine) as connection:
+        return [JobRow._make((*row[:5], bool(row[5]))) for row in await connection.execute(query)]

@@ -1,0 +1,236 @@
+"""The API server of a cluster: where it is, who asks, one request a call, and what went wrong by name.
+
+Sources: kubernetes.io/docs/tasks/run-application/access-api-from-pod, kubernetes.io/docs/reference/using-api
+(api-concepts, server-side-apply), and the Status object of apimachinery's meta/v1.
+"""
+
+import asyncio
+import json
+import os
+import re
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+from pydantic import AfterValidator, Field
+from pydantic_settings import BaseSettings
+
+from keyturn.authorities import public_authorities
+from keyturn.execution.errors import CloudRefused, CloudUnavailable
+from keyturn.execution.rest import settings_from_environment
+from keyturn.foreign_json import read_json
+from keyturn.settings import SETTINGS_FROM_ENVIRONMENT, secure_url
+
+MANAGER = "keyturn"
+_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+# An API server that is up accepts at once, and answers a call on one object in tenths of a second: its own limit for
+# one write is etcd's 7 s, so after 10 s no answer will come.
+_CONNECT_SECONDS, _CALL_SECONDS = 5.0, 10.0
+# A header cannot hold more; a token is base64url with dots (RFC 7519), or any word of visible characters.
+_TOKEN = re.compile(r"[!-~]{1,16384}")
+_WORD = re.compile(r"[A-Za-z]{1,64}")
+_MANAGER_IN = re.compile(r'conflict with "([ -~]{1,128}?)"')
+# What passes by itself: a timeout of the server's, throttling.
+_PASSING = {408, 429}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where an API server is, and who asks.
+
+    Attributes:
+        url: https, or http on loopback.
+        token_file: the bearer token; it is read for each call, because the kubelet replaces it every hour.
+        authority_file: the certificate authority of the server; None for the public ones. It is read once.
+    """
+
+    url: str
+    token_file: Path
+    authority_file: Path | None
+
+
+class KubernetesSettings(BaseSettings):
+    """Which cluster, and by which token, outside of a pod."""
+
+    model_config = SETTINGS_FROM_ENVIRONMENT
+
+    url: Annotated[str, AfterValidator(secure_url)] | None = Field(
+        default=None,
+        alias="KEYTURN_KUBERNETES_URL",
+        description="The API server, https://HOST:PORT; the cluster that the executor's pod runs in if not set.",
+    )
+    token_file: Path | None = Field(
+        default=None,
+        alias="KEYTURN_KUBERNETES_TOKEN_FILE",
+        description="The file of a service account's bearer token; the pod's own if not set. It is read for each call.",
+    )
+    authorities: Path | None = Field(
+        default=None,
+        alias="KEYTURN_KUBERNETES_CA_FILE",
+        description="The PEM file of the authority of the server's certificate; the pod's own in a pod.",
+    )
+
+
+def cluster_of_environment() -> Cluster:
+    """Return the cluster that the environment names, or the one that this pod runs in; raises CloudRefused."""
+    settings = settings_from_environment(KubernetesSettings)
+    host = os.environ.get("KUBERNETES_SERVICE_HOST", "")
+    if settings.url is None and host:
+        port = os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+        url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+        return Cluster(url, settings.token_file or _ACCOUNT / "token", settings.authorities or _ACCOUNT / "ca.crt")
+    if settings.url is None or settings.token_file is None:
+        raise CloudRefused("no cluster: set KEYTURN_KUBERNETES_URL and KEYTURN_KUBERNETES_TOKEN_FILE, or run in a pod")
+    return Cluster(settings.url, settings.token_file, settings.authorities)
+
+
+class ClusterApi:
+    """One API server, asked once a call."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._http: httpx.AsyncClient | None = None
+
+    async def get(self, url: str) -> dict[str, Any] | None:
+        """Return an object; None if there is none. Raises CloudUnavailable, CloudRefused."""
+        return await self._ask("GET", url)
+
+    async def apply(self, url: str, intent: dict[str, Any], *, force: bool = False) -> None:
+        """Apply our fields of an object, which is created if there is none: those left out are removed.
+
+        Args:
+            url: the object's.
+            intent: all fields that are to be ours; with `resourceVersion`, only if the object is still of that one.
+            force: whether fields of other managers are taken: only where each such manager is ourselves.
+
+        Raises:
+            CloudRefused: another manager owns one of the fields, the right is missing, or the object is invalid.
+            CloudUnavailable: no answer, or the object has changed since it was read.
+        """
+        query = {"fieldManager": MANAGER} | ({"force": "true"} if force else {})
+        if await self._ask("PATCH", url, query=query, body=intent, kind="application/apply-patch+yaml") is None:
+            raise CloudUnavailable(f"{_of(url)} was deleted since it was read")
+
+    async def merge(self, url: str, change: dict[str, Any]) -> None:
+        """Change some fields of an object that exists; raises CloudRefused, CloudUnavailable."""
+        kind = "application/merge-patch+json"
+        if await self._ask("PATCH", url, query={"fieldManager": MANAGER}, body=change, kind=kind) is None:
+            raise CloudRefused(f"{_of(url)} does not exist")
+
+    async def _ask(
+        self,
+        method: str,
+        url: str,
+        *,
+        query: dict[str, str] | None = None,
+        body: dict[str, Any] | None = None,
+        kind: str = "application/json",
+    ) -> dict[str, Any] | None:
+        headers = {"Authorization": f"Bearer {self._token()}", "Accept": "application/json", "Content-Type": kind}
+        content = None if body is None else json.dumps(body).encode()
+        client = self._client()
+        problem, is_untrusted = "", False
+        try:
+            async with asyncio.timeout(_CALL_SECONDS):
+                answer = await client.request(method, url, params=query, content=content, headers=headers)
+        except (httpx.HTTPError, httpx.StreamError, OSError) as error:  # TimeoutError is an OSError
+            problem, is_untrusted = type(error).__name__, _is_of_a_certificate(error)
+        # Outside of `except`: httpx's errors hold the request, with its token and its body.
+        if is_untrusted:
+            self._http = None  # the authority may be replaced: the next call reads it anew
+            await client.aclose()
+            raise CloudRefused(f"{method} {_of(url)}: the server's certificate is not of KEYTURN_KUBERNETES_CA_FILE")
+        if problem:
+            raise CloudUnavailable(f"{method} {_of(url)}: no answer ({problem})")
+        return _read(method, url, answer)
+
+    def _client(self) -> httpx.AsyncClient:
+        if self._http is None:
+            self._http = httpx.AsyncClient(
+                base_url=self._cluster.url,
+                timeout=httpx.Timeout(_CALL_SECONDS, connect=_CONNECT_SECONDS),
+                verify=self._authorities(),
+                follow_redirects=False,  # the token is for this server only
+                # Proxies of the environment, as kubectl takes them; never for a plain call on loopback.
+                trust_env=self._cluster.url.startswith("https:"),
+            )
+        return self._http
+
+    def _authorities(self) -> ssl.SSLContext:
+        file = self._cluster.authority_file
+        if file is None:
+            return public_authorities()
+        try:
+            return ssl.create_default_context(cafile=str(file))
+        except OSError:  # ssl.SSLError is one
+            raise CloudRefused(f"{file} is no certificate authority that can be read") from None
+
+    def _token(self) -> str:
+        try:
+            # ASCII with every other byte visible as one that no token has: no error would quote the file.
+            token = self._cluster.token_file.read_text(encoding="ascii", errors="replace").strip()
+        except OSError:
+            token = ""
+        if not _TOKEN.fullmatch(token):
+            raise CloudRefused(f"{self._cluster.token_file} is no token that can be read")
+        return token
+
+
+def _read(method: str, url: str, answer: httpx.Response) -> dict[str, Any] | None:
+    """Return the object of an answer; None if there is none. Raises CloudUnavailable, CloudRefused."""
+    status, found = answer.status_code, _object_in(answer)
+    if answer.is_success:
+        if found is None or found.get("kind") in {None, "Status"}:
+            raise CloudUnavailable(f"{method} {_of(url)}: {status} with an answer that is none of an API server")
+        return found
+    said = found if found is not None and found.get("kind") == "Status" else {}
+    reason = str(said.get("reason", ""))
+    text = f"{method} {_of(url)}: {status} {reason if _WORD.fullmatch(reason) else ''}".rstrip()
+    if status == 404 and reason == "NotFound" and _names(said, url):
+        return None
+    if status == 409:
+        managers = _managers_in(said)
+        if not managers:
+            raise CloudUnavailable(f"{text}: it has changed since it was read")
+        raise CloudRefused(f"{text}: {', '.join(managers)} manages a field that Keyturn would write")
+    if status in _PASSING or status >= 500:
+        raise CloudUnavailable(text)
+    raise CloudRefused(text)
+
+
+def _object_in(answer: httpx.Response) -> dict[str, Any] | None:
+    try:
+        found = read_json(answer.content)
+    except ValueError:  # which holds the answer: nothing is raised from here
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _names(said: dict[str, Any], url: str) -> bool:
+    """Whether the Status is about the object of the URL: a namespace that is missing is another one."""
+    details = said.get("details")
+    return isinstance(details, dict) and [details.get("kind"), details.get("name")] == url.split("/")[-2:]
+
+
+def _is_of_a_certificate(error: BaseException | None) -> bool:
+    """Whether a connection failed because of the server's certificate, which no repetition changes."""
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _managers_in(said: dict[str, Any]) -> list[str]:
+    """Return who owns the fields of a conflict (`FieldManagerConflict`), each once; none if it is of another kind."""
+    details = said.get("details")
+    causes = details.get("causes") if isinstance(details, dict) else None
+    messages = [str(cause.get("message", "")) for cause in causes or () if isinstance(cause, dict)]
+    found = [name[1][:64] for message in messages if (name := _MANAGER_IN.search(message))]
+    return list(dict.fromkeys(found))[:4]
+
+
+def _of(url: str) -> str:
+    """Return an object's URL as people write it: `secrets prod/pay`."""
+    namespace, plural, name = url.split("/")[-3:]
+    return f"{plural} {namespace}/{name}"

@@ -1,0 +1,90 @@
+"""`keyturn targets`: where new secrets go, checked before a rotation needs it."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import click
+
+from keyturn.errors import KeyturnError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from keyturn.execution.mapping import KeyMap
+    from keyturn.execution.targets import SecretTargets
+    from keyturn.workers.executor_settings import ExecutorSettings
+
+
+@click.group()
+def targets() -> None:
+    """Check where new secrets go: the key map, and each target in it.
+
+    \b
+    Example:
+      KEYTURN_KEY_MAP=keys.toml keyturn targets check
+    """
+
+
+@targets.command()
+def check() -> None:
+    """Read the key map, and ask each target for what it holds now; exit status 1 if anything is wrong.
+
+    Nothing is written, so that a right to write is not proved. No secret is printed.
+    """
+    from keyturn.execution.mapping import load_key_map
+    from keyturn.starter.database import with_database
+    from keyturn.workers.executor_accounts import open_targets
+    from keyturn.workers.executor_settings import load_executor_settings
+
+    settings = load_executor_settings()
+    key_map = load_key_map(settings.key_map)
+    tables = [
+        (f"[[key]] {number}  {one.account}  owner {one.owner or '-'}", one.targets or tuple(settings.default_targets))
+        for number, one in enumerate(key_map, 1)
+    ]
+    if settings.default_targets:
+        tables.append(("other keys" if tables else "every key", tuple(settings.default_targets)))
+    faults = asyncio.run(_look(tables, open_targets(settings)))
+    if not settings.default_targets:
+        click.echo("other keys  no target: they are not rotated")
+    with_database(lambda engine: _print_unnamed(engine, key_map, settings))
+    if faults:
+        raise click.exceptions.Exit(1)
+
+
+async def _look(tables: "Sequence[tuple[str, Sequence[str]]]", opened: "SecretTargets") -> int:
+    """Print what each target answers; returns the number of faults."""
+    faults = 0
+    for heading, paths in tables:
+        click.echo(heading)
+        try:
+            opened.expect_usable([path.replace("{user}", "user") for path in paths])
+        except KeyturnError as error:
+            faults += 1
+            click.echo(f"  fault: {error}. {error.hint}")
+            continue
+        for path in paths:
+            if "{user}" in path:
+                click.echo(f"  {path}: differs by user, and is not asked")
+                continue
+            try:
+                click.echo(f"  {path}: {await opened.look(path)}")
+            except KeyturnError as error:
+                faults += 1
+                click.echo(f"  {path}: {error}. {error.hint}")
+    return faults
+
+
+async def _print_unnamed(engine: "AsyncEngine", key_map: "KeyMap", settings: "ExecutorSettings") -> None:
+    """Print the tables that name no key of a job: a slip, or a key that nothing has asked about yet."""
+    from keyturn.execution.mapping import KeyNames
+    from keyturn.jobs.in_flight import recent_jobs
+
+    rows = await recent_jobs(engine, tenant_id=settings.tenant, kind=settings.kind)
+    # A user's name in an ARN or another full name stands behind its last slash.
+    keys = [(frozenset({row.account_id, row.account_id.rpartition("/")[2]}), row.key_id) for row in rows]
+    for number, mapping in enumerate(key_map, 1):
+        if not any(mapping.names(KeyNames(*key, mapping.cloud_account)) for key in keys):
+            click.echo(f"[[key]] {number}  {mapping.account}: names no key of a job of this month")
