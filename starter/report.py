@@ -56,9 +56,15 @@ class NoBrowser(KeyturnError):
 @click.option("--csv", "table", type=_file, help="Write every row as CSV.")
 @click.option("--json", "lines", type=_file, help="Write every row as JSON Lines (docs/schemas/report_row.json).")
 @click.option("--sarif", type=_file, help="Write the findings as SARIF 2.1.0.")
+@click.option(
+    "--key-map",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    envvar="KEYTURN_KEY_MAP",
+    help="File that names the keys' owners.",
+)
 @click.option("--since", metavar="RUN_ID", help="Compare with an earlier run: what is new, gone and still due.")
 @for_tenant
-def report(run_id: str, tenant: str, since: str | None, **files: Path | None) -> None:
+def report(run_id: str, tenant: str, since: str | None, key_map: Path | None, **files: Path | None) -> None:
     """Report on a bulk run: what must be done, what was done, and what is next; what was looked at; and how.
 
     Without a file, the figures are printed. A report may be written while the run continues.
@@ -69,18 +75,21 @@ def report(run_id: str, tenant: str, since: str | None, **files: Path | None) ->
       keyturn report run-0f3c9a7d5e1b2c44 --since run-9c1d2e3f4a5b6c7d --pdf report.pdf
     """
     wanted = Files(**files)
-    with_database(lambda engine: _report(engine, run_id, tenant, since, wanted))
+    with_database(lambda engine: _report(engine, run_id, tenant, since, key_map, wanted))
     for file in files.values():
         if file is not None:
             click.echo(f"written to {file}", err=True)
 
 
-async def _report(engine: "AsyncEngine", run_id: str, tenant: str, since: str | None, files: Files) -> None:
+async def _report(
+    engine: "AsyncEngine", run_id: str, tenant: str, since: str | None, key_map: Path | None, files: Files
+) -> None:
     from keyturn.bulk.comparison import compare, due_keys
     from keyturn.bulk.findings import Findings
     from keyturn.bulk.report import items_of_run
     from keyturn.bulk.report_page import ROWS_SHOWN, method_of, render_page
     from keyturn.bulk.store import BulkStore
+    from keyturn.execution.mapping import load_key_map
     from keyturn.jobs.listing import JobListing
     from keyturn.keyring_files import keyring_from_environment
     from keyturn.policy.errors import UnknownPolicyLine
@@ -98,7 +107,7 @@ async def _report(engine: "AsyncEngine", run_id: str, tenant: str, since: str | 
     except UnknownPolicyLine as error:  # the figures are stored; only wordings are missing here
         click.echo(f"{error}: the report has no wording of what is not there", err=True)
         judged = [line for line in catalogue if line.ref in run.policy_lines]
-    findings = Findings(judged, datetime.now(UTC), most=ROWS_SHOWN)
+    findings = Findings(judged, datetime.now(UTC), most=ROWS_SHOWN, owner_of=load_key_map(key_map).owner_of)
     comparison = None
     if since is not None:
         earlier = await store.run(since, tenant_id=tenant)

@@ -79,12 +79,11 @@ async def _look(tables: "Sequence[tuple[str, Sequence[str]]]", opened: "SecretTa
 
 async def _print_unnamed(engine: "AsyncEngine", key_map: "KeyMap", settings: "ExecutorSettings") -> None:
     """Print the tables that name no key of a job: a slip, or a key that nothing has asked about yet."""
-    from keyturn.execution.mapping import KeyNames
+    from keyturn.execution.mapping import KeyNames, names_of
     from keyturn.jobs.in_flight import recent_jobs
 
     rows = await recent_jobs(engine, tenant_id=settings.tenant, kind=settings.kind)
-    # A user's name in an ARN or another full name stands behind its last slash.
-    keys = [(frozenset({row.account_id, row.account_id.rpartition("/")[2]}), row.key_id) for row in rows]
+    keys = [(names_of(row.account_id), row.key_id) for row in rows]
     for number, mapping in enumerate(key_map, 1):
         if not any(mapping.names(KeyNames(*key, mapping.cloud_account)) for key in keys):
             click.echo(f"[[key]] {number}  {mapping.account}: names no key of a job of this month")

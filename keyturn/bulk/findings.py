@@ -1,12 +1,13 @@
 """What a run has found, by severity: what a report shows first, and what other tools are given."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, get_args
 
 from keyturn.bulk.report import Figures
+from keyturn.contracts import CredentialKind
 from keyturn.jobs.states import CLOSED, NEXT
 from keyturn.policy.line import PolicyLine, WhenOlder, WhenUnused
 from keyturn.progress import outcome_in_words
@@ -48,6 +49,7 @@ class Finding:
     evidence: str
     done: str
     following: str
+    owner: str | None = None
 
     @property
     def order(self) -> tuple[int, int, float, int]:
@@ -78,6 +80,7 @@ def finding_of(item: Mapping[str, Any], now: datetime) -> Finding | None:
         evidence=_evidence(item),
         done=done,
         following=following,
+        owner=item.get("owner"),
     )
 
 
@@ -122,11 +125,15 @@ class Findings:
         lines: the policy lines of the run.
         now: by when something is overdue.
         most: how many findings of each severity are stored; the worst are.
+        owner_of: who owns a key, by its account and its ID; None if nobody has said.
     """
 
     lines: Sequence[PolicyLine]
     now: datetime
     most: int
+    owner_of: Callable[[str, str], str | None] = lambda account_id, key_id: None
+    due_by_kind: Counter[CredentialKind] = field(default_factory=Counter)
+    due_by_owner: Counter[str] = field(default_factory=Counter)
     figures: Figures = field(default_factory=Figures)
     counts: Counter[Severity] = field(default_factory=Counter)
     by_line: dict[str, LineCounts] = field(default_factory=dict)
@@ -137,10 +144,14 @@ class Findings:
     longest_overdue: int = 0
     _found: dict[Severity, list[Finding]] = field(default_factory=dict)
 
-    def add(self, item: Mapping[str, Any]) -> Finding | None:
-        """Count an item; returns what is found of it."""
+    def add(self, item: dict[str, Any]) -> Finding | None:
+        """Count an item, and write its `owner` into it; returns what is found of it."""
         self.figures.add(item)
         outcome = item["outcome"] or "not_asked"
+        item["owner"] = self.owner_of(item["account_id"] or "", item["key_id"] or "")
+        if outcome in DUE:
+            self.due_by_kind[item["kind"]] += 1
+            self.due_by_owner[item["owner"] or ""] += 1
         finding = finding_of(item, self.now)
         if item["model"]:
             self.models[item["model"]] += 1

@@ -13,6 +13,7 @@ from keyturn.bulk.comparison import Comparison
 from keyturn.bulk.findings import SEVERITIES, Finding, Findings, limits_of
 from keyturn.bulk.store import Run
 from keyturn.contracts import PolicyRef
+from keyturn.keyless import KEYLESS
 from keyturn.moments import in_utc
 from keyturn.policy.line import PolicyLine
 
@@ -69,6 +70,8 @@ def render_page(
                 for quantity, title in _QUANTITIES.items()
                 if limits_of(findings.lines, quantity) and findings.measured.get(quantity)
             ],
+            owners=findings.due_by_owner.most_common() if set(findings.due_by_owner) - {""} else [],
+            keyless=[(KEYLESS[kind], count) for kind, count in findings.due_by_kind.most_common()],
             facts=facts,
             comparison=comparison,
             written=in_utc(datetime.now(UTC)),

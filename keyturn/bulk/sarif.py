@@ -76,6 +76,7 @@ def result_of(one: Finding, run: Run) -> dict[str, Any]:
             "severity": one.severity,
             "account_id": one.account_id,
             "key_id": one.key_id,
+            "owner": one.owner,
             "policy_lines": list(one.policy_lines),
             "rotate_by": one.rotate_by.isoformat() if one.rotate_by else None,
             "overdue_days": one.overdue_days,

@@ -113,9 +113,23 @@ class KeyMap:
             raise MappedTwice(f"the key map's {self.numbers(found)} both name the job's key")
         return found[0] if found else None
 
+    def owner_of(self, account_id: str, key_id: str) -> str | None:
+        """Return who owns a key, by its names in an inventory or a job; None if no table says."""
+        accounts = names_of(account_id)
+        numbers = {*self._patterns, *(number for name in accounts for number in self._named.get(name, ()))}
+        for mapping in (self._mappings[number] for number in sorted(numbers)):
+            if mapping.owner and mapping.names(KeyNames(accounts, key_id, mapping.cloud_account)):
+                return mapping.owner
+        return None
+
     def numbers(self, mappings: Sequence[KeyMapping]) -> str:
         """Return which tables these are, for a message."""
         return "tables " + " and ".join(str(self._mappings.index(one) + 1) for one in mappings[:2])
+
+
+def names_of(account_id: str) -> frozenset[str]:
+    """Return what a key map may call an account, without asking its cloud: an ARN ends in its user's name."""
+    return frozenset({account_id, account_id.rpartition("/")[2]})
 
 
 def load_key_map(file: Path | None) -> KeyMap:

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 
 from keyturn.execution.contracts import KeyUse, KeyWaits, Need, NeedKind
 from keyturn.jobs.contracts import ClaimedJob, Evidence
+from keyturn.keyless import KEYLESS
 from keyturn.moments import in_utc
 
 _HINTS: Mapping[NeedKind, str] = {
@@ -75,6 +76,7 @@ def plan_of(
         f"wait for {in_words(waits.grace)}{short}; activate it again if anything uses it",
         f"delete {job.key_id}, at {in_utc(deleted)} at the earliest",
         f"close {job.job_id} as done: {ends}",
+        f"consider instead: {KEYLESS[job.credential_kind]}",
     )
 
 
