@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from keyturn.aws import ONE_TRY, Absent, ask, client_of
+from keyturn.execution.errors import SecretNotStored
 
 
 class SecretsManager:
@@ -14,8 +15,13 @@ class SecretsManager:
         self._client = client_of("secretsmanager", {"config": ONE_TRY} | settings)
 
     async def put(self, name: str, secret: SecretStr, *, version: str) -> None:
-        """Make this the current secret of `name`."""
-        await self._put(name, _token(version), secret.get_secret_value())
+        """Make this the current secret of `name`; the same version twice changes nothing.
+
+        AWS ignores such a repeat. Others that speak its API move AWSPREVIOUS with it, and lose the one before.
+        """
+        token, text = _token(version), secret.get_secret_value()
+        if await self._value(name, "AWSCURRENT") != (token, text):
+            await self._put(name, token, text)
 
     async def current(self, name: str) -> SecretStr | None:
         """Return the current secret."""
@@ -27,9 +33,12 @@ class SecretsManager:
         now, before = await self._value(name, "AWSCURRENT"), await self._value(name, "AWSPREVIOUS")
         if before is not None and now is not None:
             await self._put(name, _token(f"instead-of-{now[0]}"), before[1])
-        else:
-            # It was the first, and its key is about to be deleted: nothing is left to recover.
-            await ask(lambda: self._client.delete_secret(SecretId=name, ForceDeleteWithoutRecovery=True))
+            return
+        described = await ask(lambda: self._client.describe_secret(SecretId=name))
+        if len(described.get("VersionIdsToStages") or {}) > 1:
+            raise SecretNotStored("the secret has no version AWSPREVIOUS to go back to")
+        # It was the first, and its key is about to be deleted: nothing is left to recover.
+        await ask(lambda: self._client.delete_secret(SecretId=name, ForceDeleteWithoutRecovery=True))
 
     async def _put(self, name: str, token: str, text: str) -> None:
         arguments = {"ClientRequestToken": token, "SecretString": text}
