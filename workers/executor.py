@@ -38,6 +38,8 @@ from keyturn.workers.schema import check_schema
 from keyturn.workflows.registry import OF_EXECUTORS
 
 _log = structlog.get_logger("keyturn.executors")
+# A rotation waits for weeks, and is replayed in milliseconds when it goes on: memory is for those that do something.
+CACHED = 50
 STEPS_AT_ONCE = 8  # IAM throttles an account far below what a worker could ask
 
 
@@ -54,6 +56,7 @@ async def executor(
         activities=rotate.activities,
         deployment_config=UNPINNED,
         max_concurrent_activities=STEPS_AT_ONCE,
+        max_cached_workflows=CACHED,
         # A step that has started may complete: it is seconds.
         graceful_shutdown_timeout=timedelta(seconds=30),
     ) as worker:

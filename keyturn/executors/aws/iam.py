@@ -41,13 +41,23 @@ class AwsAccessKeys:
     def __init__(self, session: boto3.session.Session | None = None, **settings: Any) -> None:
         self._settings = {"config": ONE_TRY} | settings
         self._session = session
+        self._asked_of: str | None = None  # the access key that `_account` is of
+        self._account = ""
         self._trails: dict[str, Any] = {}  # clients of CloudTrail, by region
         self._iam = client_of("iam", self._settings, session)
         self._sts = client_of("sts", self._settings, session)
 
     async def account(self) -> str:
-        """Return the number of the AWS account that the credentials belong to."""
-        return str((await ask(self._sts.get_caller_identity))["Account"])
+        """Return the number of the AWS account that the credentials belong to now; STS is asked once for each of them.
+
+        Credentials are renewed, and may then be others; of one access key, the account is the same for ever.
+        """
+        credentials = self._sts._get_credentials()
+        frozen = None if credentials is None else await ask(credentials.get_frozen_credentials)
+        if frozen is None or frozen.access_key != self._asked_of:
+            self._account = str((await ask(self._sts.get_caller_identity))["Account"])
+            self._asked_of = None if frozen is None else frozen.access_key
+        return self._account
 
     def account_named_in(self, account_id: str) -> str | None:
         """Return the account's number in an ARN, whatever it is of; None for a bare user name."""
