@@ -81,6 +81,7 @@ class KeyRotation:
         lines_of: the policy lines of a job, for what they say on waits.
         own_use_within: how long after our own verification the provider may still date that use.
         used_since: how long after the deactivation a use may be dated that was in progress before it.
+        known_within: how long a step waits until the cloud knows a new key.
         known_every: how long between two uses of a new key that the cloud does not know yet.
     """
 
@@ -97,6 +98,7 @@ class KeyRotation:
         lines_of: LinesOf = lambda names: (),
         own_use_within: timedelta = USE_IS_DATED_WITHIN,
         used_since: timedelta = USE_IS_DATED_WITHIN,
+        known_within: timedelta = KNOWN_WITHIN,
         known_every: timedelta = timedelta(seconds=1),
     ) -> None:
         self._keys = keys
@@ -109,6 +111,7 @@ class KeyRotation:
         self._lines_of = lines_of
         self._own_use_within = own_use_within
         self._used_since = used_since
+        self._known_within = known_within
         self._known_every = known_every
 
     async def account(self) -> str:
@@ -521,7 +524,7 @@ class KeyRotation:
 
     async def _await_known(self, user: str, secret: SecretStr) -> None:
         """Use a new secret until the cloud knows its key; raises CloudUnavailable if that takes too long."""
-        end = time.monotonic() + KNOWN_WITHIN.total_seconds()
+        end = time.monotonic() + self._known_within.total_seconds()
         while True:
             try:
                 await self._keys.verify(user, secret)

@@ -81,7 +81,12 @@ class Cloud:
         """The steps of a process that remembers nothing of any other."""
         targets = SecretTargets({"keyvault": lambda: OpenTarget(self.vault, reads_back=True)})
         return KeyRotation(
-            self.keys, targets, JobLeases(engine), Outbox(engine), default_targets=("keyvault:pay/{user}",)
+            self.keys,
+            targets,
+            JobLeases(engine),
+            Outbox(engine),
+            default_targets=("keyvault:pay/{user}",),
+            known_every=timedelta(0),
         )
 
     def stored(self, application: Application) -> str | None:

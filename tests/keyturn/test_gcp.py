@@ -579,7 +579,8 @@ class Rotation:
 def rotation(lab: Lab, sqlite_store: JobStore, sqlite_engine: AsyncEngine) -> Rotation:
     targets = SecretTargets({"gcpsecrets": lambda: OpenTarget(lab.secrets, reads_back=True)})
     leases, outbox = JobLeases(sqlite_engine), Outbox(sqlite_engine)
-    steps = KeyRotation(lab.keys, targets, leases, outbox, default_targets=[f"gcpsecrets:{SECRET}"])
+    paths = [f"gcpsecrets:{SECRET}"]
+    steps = KeyRotation(lab.keys, targets, leases, outbox, default_targets=paths, known_every=timedelta(0))
     return Rotation(lab, steps, sqlite_store, sqlite_engine)
 
 

@@ -75,6 +75,7 @@ def steps_on(
         }
     )
     defaults: dict[str, Any] = {"default_targets": ["secretsmanager:keyturn/{user}"], "known_every": timedelta(0)}
+    defaults["known_within"] = timedelta(seconds=1)
     more = defaults | more
     return KeyRotation(keys, targets, JobLeases(engine), Outbox(engine), **more)
 
