@@ -20,6 +20,7 @@ from botocore.exceptions import (
     NoCredentialsError,
     NoRegionError,
 )
+from botocore.parsers import ResponseParserError
 
 from keyturn.execution.errors import CloudRefused, CloudUnavailable, KeyLimit, SecretLeaving, UserGone
 
@@ -78,7 +79,14 @@ def ask_now(call: Callable[[], T], *, passing: set[str] | None = None, absent: s
         failure = _failure_of(error, passing or set(), absent)
     if failure is not None:
         raise failure
-    return cast("T", found)
+    return cast("T", _Answer(found) if isinstance(found, dict) else found)
+
+
+class _Answer(dict[str, Any]):
+    """An answer of AWS's. Of half a body of JSON, boto3 makes one without its fields."""
+
+    def __missing__(self, name: str) -> Any:
+        raise CloudUnavailable(f"the answer is not whole: it has no {name}")
 
 
 def _failure_of(error: BaseException, passing: set[str], absent: str | None) -> Exception:
@@ -86,7 +94,8 @@ def _failure_of(error: BaseException, passing: set[str], absent: str | None) -> 
         return _refusal_of(error, passing, absent)
     if isinstance(error, NoCredentialsError | NoRegionError):
         return CloudRefused(_type_name(error))
-    if isinstance(error, HTTPClientError | ConnectionError):
+    # A KeyError: a page that is XML, too, and is none of AWS's answers.
+    if isinstance(error, HTTPClientError | ConnectionError | ResponseParserError | KeyError):
         return CloudUnavailable(f"no answer: {_type_name(error)}")
     if isinstance(error, BotoCoreError):
         return CloudRefused(_type_name(error))

@@ -219,10 +219,12 @@ class KeyRotation:
         extra = await self._beside(rotation)
         stored = await self._targets.current(rotation.targets)
         stored_of = None if stored is None else self._keys.key_in(stored)
-        for key in extra:
-            if stored is not None and stored_of == key.key_id:
-                await self._targets.copy(rotation.targets, stored, version=key.key_id)
-                return await self._record_created(rotation, key.key_id)
+        trail = await self._trail_of(rotation.job_id, rotation.tenant_id)
+        # What an earlier attempt created and stored is read by consumers already, even if no list shows it yet.
+        ours = {*(key.key_id for key in extra), *_made(trail)}
+        if stored is not None and stored_of is not None and stored_of in ours:
+            await self._targets.copy(rotation.targets, stored, version=stored_of)
+            return await self._record_created(rotation, stored_of)
         orphans = await self._orphans(rotation, extra)
         await self._expect_lists_to_be_whole(rotation, orphans)
         for key in orphans:
@@ -571,7 +573,8 @@ class KeyRotation:
 
     async def _expect_lists_to_be_whole(self, rotation: KeyState, orphans: Sequence[CloudKey]) -> None:
         """Wait before another key is created until the one of an earlier try would be listed, if there is one."""
-        tries = _tries(await self._trail_of(rotation.job_id, rotation.tenant_id))
+        trail = await self._trail_of(rotation.job_id, rotation.tenant_id)
+        tries = [*_tries(trail), *(row["at"] for row in trail if "created_key" in row["detail"])]
         if tries and not orphans and datetime.now(UTC) < max(tries) + self._keys.visible_within:
             raise CloudUnavailable("an earlier attempt may have created a key that is not listed yet")
 
@@ -631,6 +634,12 @@ def _coded(text: str) -> str:
 
 def _tries(trail: Iterable[Mapping[str, Any]]) -> list[datetime]:
     return [row["at"] for row in trail if row["detail"].get("step") == "create_key"]
+
+
+def _made(trail: Sequence[Mapping[str, Any]]) -> set[str]:
+    """The keys that the trail says were created and not deleted since."""
+    deleted = {row["detail"].get("deleting_orphan") for row in trail}
+    return {str(row["detail"]["created_key"]) for row in trail if "created_key" in row["detail"]} - deleted
 
 
 def _account_in(trail: Iterable[Mapping[str, Any]]) -> str | None:

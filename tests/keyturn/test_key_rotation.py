@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import boto3
 import pytest
+from aiohttp import web
 from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -46,6 +47,7 @@ from keyturn.jobs.store import JobStore
 from keyturn.targets.file import SecretFiles
 from keyturn.targets.secretsmanager.store import SecretsManager
 from tests.support.aws import ACCOUNT, Aws, Loss, Network, job_for
+from tests.support.servers import fake_server
 
 T = TypeVar("T")
 AGAIN, ANEW = "the step is tried again", "everything begins anew"
@@ -549,6 +551,26 @@ async def test_a_refusal_of_aws_is_named_by_its_code_alone(aws: Aws, network: Ne
     assert str(silent.value) == "no answer: EndpointConnectionError"
     with pytest.raises(CloudRefused, match="NoRegionError"):
         SecretsManager(**aws.settings() | {"region_name": None})
+
+
+@pytest.mark.parametrize("body", ["<html>sign in</html>", '{"Version', "<GetCaller", "{}"])
+async def test_an_answer_that_is_not_whole_passes(body: str) -> None:
+    """Half a body, or a proxy's page with 200: the call is tried again, and its text is in no error."""
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(text=body, content_type="text/xml")
+
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", answer)
+    async with fake_server(application) as address:
+        own = {"aws_access_key_id": "AKIAIOSFODNN7EXAMPLE", "aws_secret_access_key": "x" * 40}
+        settings = {"endpoint_url": address, "region_name": "eu-central-1"} | own
+        keys, store = AwsAccessKeys(**settings), SecretsManager(**settings)
+        for call in (keys.account, partial(keys.list_keys, "svc"), partial(keys.create, "svc", job_id="job_1")):
+            with pytest.raises(CloudUnavailable, match=r"no answer|not whole"):
+                await call()
+        with pytest.raises(CloudUnavailable, match="the answer is not whole"):
+            await store.current("keyturn/svc")
 
 
 async def test_a_key_whose_secret_could_not_be_stored_is_an_orphan_and_its_secret_in_no_error(
