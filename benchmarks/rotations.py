@@ -37,7 +37,7 @@ from keyturn.workers.executor import CACHED
 from keyturn.workers.schema import migrate
 from keyturn.workflows.rotate_key import RotateKeyWorkflow
 from tests.support.aws import Network, aws_account
-from tests.support.cases import order
+from tests.support.key_rotations import create_job
 from tests.support.other_histories import Steps
 from tests.support.record_histories import skipping_server
 from tests.support.servers import fake_server
@@ -184,13 +184,9 @@ async def _rotate(keys: CloudKeys, account: str, user: str, key_id: str, folder:
     targets = SecretTargets({"file": lambda: OpenTarget(SecretFiles(), reads_back=True)})
     paths = [f"file:{folder}/secrets/{uuid.uuid4().hex}"]
     steps = KeyRotation(keys, targets, JobLeases(engine), Outbox(engine), default_targets=paths)
-    ordered = order(account_id=user)
-    credential = ordered.credential.model_copy(update={"key_id": key_id, "kind": "access_key"})
-    made = await JobStore(engine).create_once(
-        ordered.model_copy(update={"credential": credential}), idempotency_key=uuid.uuid4().hex, fence=1
-    )
+    job_id = await create_job(JobStore(engine), user, key_id, kind="access_key")
     before = count()
-    wanted = KeyRotationOrder(job_id=made.job_id, cloud_account=account)
+    wanted = KeyRotationOrder(job_id=job_id, cloud_account=account)
     rotation = await steps.record(wanted, await steps.claim(wanted))
     rotation = rotation.model_copy(update={"new_key_id": await steps.create(rotation)})
     rotation = rotation.model_copy(update={"verified_at": await steps.verify(rotation)})

@@ -79,7 +79,7 @@ class RetentionStore:
         table, expired = _expired(kind, before)
         (key,) = table.primary_key
         async with transaction(self._engine, whole=True) as connection:
-            # Locked: a run that somebody resumes meanwhile is resumed before or after, never half deleted.
+            # Locked: a run that an operator resumes meanwhile is resumed before or after, never half deleted.
             found = select(key).where(expired).limit(BATCH if kind != "runs" else 1).with_for_update()
             rows = await connection.execute(found)
             ids = [row[0] for row in rows]

@@ -1,6 +1,7 @@
-"""`keyturn freeze`, `thaw` and `freezes`: hold every rotation up, at once, and let it continue."""
+"""`keyturn freeze`, `thaw` and `freezes`: stop the changes of every rotation at once, and let them continue."""
 
 import json
+import math
 from datetime import UTC, datetime, timedelta
 
 import click
@@ -18,14 +19,14 @@ MOST_HOURS = 8_760  # a year: a longer freeze is a decision to rotate nothing
 
 @click.command()
 @_tenant
-@click.option("--reason", required=True, help="Reason, one line, for whoever is held up.")
+@click.option("--reason", required=True, help="Reason, one line, for the operators of delayed rotations.")
 @click.option("--cloud-account", help="Only rotations in this cloud account.")
 @click.option(
     "--hours", type=click.FloatRange(min=0, min_open=True, max=MOST_HOURS), help="Hours after which it ends by itself."
 )
 @_user
 def freeze(tenant: str, reason: str, cloud_account: str | None, hours: float | None, user: str | None) -> None:
-    """Freeze rotations: no key is created, deactivated or deleted until it ends. A rollback is never held up.
+    """Freeze rotations: no key is created, deactivated or deleted until it ends. A rollback is never delayed.
 
     Executors notice it before their next change. Decisions and jobs are created as before.
 
@@ -36,6 +37,8 @@ def freeze(tenant: str, reason: str, cloud_account: str | None, hours: float | N
     from keyturn.freezes.store import FreezeStore
 
     who, why = validate_as(Identifier, user or signed_in_user(), "--user"), validate_as(Reason, reason, "--reason")
+    if hours is not None and math.isnan(hours):
+        raise click.BadParameter("not a number of hours", param_hint="--hours")
     until = None if hours is None else datetime.now(UTC) + timedelta(hours=hours)
     named = {"tenant_id": tenant, "by": who, "reason": why, "cloud_account": cloud_account, "until": until}
     freeze_id = with_database(lambda engine: FreezeStore(engine).start(**named))

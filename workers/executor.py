@@ -40,14 +40,14 @@ from keyturn.workflows.registry import OF_EXECUTORS
 _log = structlog.get_logger("keyturn.executors")
 # A rotation waits for weeks, and is replayed in milliseconds when it goes on: memory is for those that do something.
 CACHED = 50
-STEPS_AT_ONCE = 8  # IAM throttles an account far below what a worker could ask
+STEPS_AT_ONCE = 8  # the clouds throttle an account far below what a worker could ask
 
 
 @asynccontextmanager
 async def executor(
     client: Client, steps: ExecutorSteps, settings: ExecutorSettings, cloud_account: str
 ) -> AsyncIterator[Worker]:
-    """Yield the worker that carries the jobs of an AWS account out by `steps`, running."""
+    """Yield the running worker that executes the jobs of a cloud account by `steps`."""
     rotate = RotateKey(steps)
     async with Worker(
         client,
@@ -128,7 +128,7 @@ async def _serve(
             tenant_id=settings.tenant,
             kind=settings.kind,
             metrics=metrics,
-            admit=admission_of(client, engine, settings, one.keys, account),
+            admit=admission_of(client, engine, settings, one, account),
         )
 
 

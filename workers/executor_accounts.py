@@ -62,10 +62,11 @@ def open_targets(settings: ExecutorSettings) -> SecretTargets:
 
 
 class Account(NamedTuple):
-    """One cloud account of an executor."""
+    """One cloud account of an executor, with the key map of all of them."""
 
     keys: CloudKeys
     steps: ExecutorSteps
+    key_map: KeyMap
 
 
 def open_accounts(engine: AsyncEngine, settings: ExecutorSettings) -> Sequence[Account]:
@@ -98,7 +99,7 @@ def open_accounts(engine: AsyncEngine, settings: ExecutorSettings) -> Sequence[A
     opened = open_keys(settings)
     if len(opened) > 1:
         _expect_accounts_named(key_map, opened[0])
-    return [Account(keys, steps_of(keys)) for keys in opened]
+    return [Account(keys, steps_of(keys), key_map) for keys in opened]
 
 
 def _expect_accounts_named(key_map: KeyMap, keys: CloudKeys) -> None:
@@ -112,10 +113,10 @@ def _expect_accounts_named(key_map: KeyMap, keys: CloudKeys) -> None:
 
 
 def admission_of(
-    client: Client, engine: AsyncEngine, settings: ExecutorSettings, keys: CloudKeys, cloud_account: str
+    client: Client, engine: AsyncEngine, settings: ExecutorSettings, account: Account, cloud_account: str
 ) -> Admit:
     """Return what makes the admission of each look: the limits, with what is in flight in the account then."""
-    key_map, defaults = load_key_map(settings.key_map), settings.default_targets
+    keys, key_map, defaults = account.keys, account.key_map, settings.default_targets
 
     def group_of(job: JobRow) -> Group:
         try:

@@ -37,7 +37,7 @@ LEFT_SECONDS = 3_600.0  # a key does not change its account; an hour, for a user
 
 
 class Executions:
-    """Starts the workflows that carry jobs out in one AWS account: one a job at a time."""
+    """Starts the workflows that execute the jobs of one cloud account: one a job at a time."""
 
     def __init__(self, client: Client, settings: ExecutorSettings, cloud_account: str) -> None:
         self._client = client
@@ -45,7 +45,7 @@ class Executions:
         self._cloud_account = cloud_account
 
     def order(self, job_id: str) -> KeyRotationOrder:
-        """Return the order to carry a job out here."""
+        """Return the order to execute a job here."""
         return self.settings.order(job_id, self._cloud_account)
 
     async def start(self, job_id: str) -> WorkflowHandle[RotateKeyWorkflow, KeyRotationOutcome]:

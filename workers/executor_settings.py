@@ -69,7 +69,7 @@ class ExecutorSettings(LocalSettings):
         alias="KEYTURN_CALENDAR",
         description="The file of maintenance windows and freezes: outside of the windows nothing is changed.",
     )
-    # Each is a choice of how much may break at once, before somebody has looked.
+    # Each is a choice of how much may break at once, before an operator has looked.
     most: int = Field(
         default=1_000,
         alias="KEYTURN_EXECUTOR_MOST",
@@ -169,7 +169,7 @@ class ExecutorSettings(LocalSettings):
         return load_executors()[self.executor].kind
 
     def queue(self, cloud_account: str) -> str:
-        """Return its own task queue: no other worker has this AWS account's credentials."""
+        """Return its own task queue: no other worker has this cloud account's credentials."""
         return f"{self.task_queue}-executor-{cloud_account}"
 
     def order(self, job_id: str, cloud_account: str) -> KeyRotationOrder:

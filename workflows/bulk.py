@@ -228,7 +228,7 @@ class BulkWorkflow:
             self._order, self._near_limit = self._order.model_copy(update={"max_usd": None}), False
 
     def _runs_alone(self) -> bool:
-        """Whether one page runs after another: near a limit of cost, and while nobody knows what a call costs."""
+        """Whether one page runs after another: near a limit of cost, and while the cost of a call is unknown."""
         return self._near_limit or (self._order.max_usd is not None and self._progress.cost_usd == 0)
 
     def _take_budget(self, page: int) -> Decimal | None:

@@ -38,17 +38,17 @@ STEP_HEARTBEAT = timedelta(seconds=20)
 # After so long without success a step counts as blocked: a person can see it, and it is tried seldom.
 STEP_WITHIN = timedelta(minutes=30)
 STEP_CEILING = timedelta(minutes=1)
-# A blocked step is retried by itself after an hour, then two, and so on up to a day: it resumes once the fault in AWS
-# is fixed, without an operator's signal, and a month costs some 50 attempts.
+# A blocked step is retried by itself after an hour, then two, and so on up to a day: it resumes once the fault is
+# fixed, without an operator's signal, and a month costs some 50 attempts.
 BLOCKED_AT_FIRST, BLOCKED_AT_LAST = timedelta(hours=1), timedelta(days=1)
 # A wait for consumers has no end of its own: so long is one activity of it, which keeps each within a few events a day.
 WATCH_FOR = timedelta(days=1)
 
 # Another holder closed the job or executes it.
 _NOT_OURS = {"job_held", "job_closed", "unknown_job", "another_account"}
-# Before anything was changed, these fail the job: it cannot be executed as it stands.
 # At any step: where there is no user, there are no keys, neither the old one nor the new.
 _GONE = "user_gone"
+# Before anything was changed, these fail the job: it cannot be executed as it stands.
 _CANNOT_START = {"account_mismatch", "key_not_found", "key_limit"}
 # What an operator may end a wait for, who knows more than the provider does. A key that is in use is none of it.
 _MAY_BE_ADVANCED = {"new_key_not_seen", "key_use_unknown", "consumers_not_moved"}
@@ -75,7 +75,7 @@ def step_options() -> StepOptions:
 
 
 def execution_id(job_id: str) -> str:
-    """Return the id of the workflow that carries a job out."""
+    """Return the ID of the workflow that executes a job."""
     return f"execute:{job_id}"
 
 
@@ -110,7 +110,7 @@ class _Gone(_CannotStart):
 
 @workflow.defn(failure_exception_types=[ValidationError, PayloadMoved])
 class RotateKeyWorkflow:
-    """Rotate the access key of one job. It completes with how that ended; what blocks it is in `status`."""
+    """Rotate the key of one job. It completes with how that ended; what blocks it is in `status`."""
 
     def __init__(self) -> None:
         self._resumed = 0
@@ -220,7 +220,7 @@ class RotateKeyWorkflow:
                 check = partial(_do, RotateKey.await_grace, self._current_keys(), workflow.now())
                 need = await self._step("grace", check)
         await self._report(need)
-        # Whoever used it came back after it was quiet: only an operator knows whether that has ended.
+        # A consumer came back after the key was quiet: only an operator knows whether that has ended.
         await self._wait_while_blocked("grace", need.kind, USED_IN_GRACE, None, need=need)
         return False
 
@@ -328,7 +328,7 @@ class RotateKeyWorkflow:
         workflow.upsert_search_attributes([PARKED.value_unset()])
 
     async def _await_thaw(self, name: str, why: str) -> None:
-        """Wait until changes are allowed again; a rollback is not held up by a freeze."""
+        """Wait until changes are allowed again; a freeze never delays a rollback."""
         self._at(name, blocked="frozen", hint=why)
         workflow.upsert_search_attributes([PARKED.value_set("frozen")])
         try:

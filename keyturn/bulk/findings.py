@@ -125,7 +125,7 @@ class Findings:
         lines: the policy lines of the run.
         now: by when something is overdue.
         most: how many findings of each severity are stored; the worst are.
-        owner_of: who owns a key, by its account and its ID; None if nobody has said.
+        owner_of: who owns a key, by its account and its ID; None if it is unknown.
     """
 
     lines: Sequence[PolicyLine]

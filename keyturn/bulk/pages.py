@@ -177,7 +177,7 @@ def request_of(run: Run, item: Mapping[str, Any], encryption: Encryption) -> Mod
 
 
 class _Budget:
-    """What the calls of a page may cost. While nobody knows what a call costs, only one is made at a time."""
+    """What the calls of a page may cost. While the cost of a call is unknown, only one is made at a time."""
 
     def __init__(self, usd: Decimal, call_usd: Decimal | None, *, may_exceed: bool) -> None:
         self._left = usd

@@ -89,7 +89,7 @@ class Need(Contract):
 
 
 class KeyRotationOutcome(Contract):
-    """How the rotation of an access key ended.
+    """How the rotation of a key ended.
 
     `superseded`: another holder closed the job or executes it; nothing was touched since that was known.
     """
@@ -103,7 +103,7 @@ class KeyRotationOutcome(Contract):
 
 
 class KeyRotationStatus(Contract):
-    """What the rotation of an access key is at; `blocked` is the kind of the failure that it waits with.
+    """What the rotation of a key is at; `blocked` is the kind of the failure that it waits with.
 
     `until` is when it resumes, or retries, by itself.
     """

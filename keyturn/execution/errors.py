@@ -17,7 +17,7 @@ class CloudUnavailable(ExecutorError):
     """The cloud or a secret store did not answer, throttles the call, or is not consistent yet."""
 
     kind = "cloud_unavailable"
-    # IAM becomes consistent within seconds, as a rule, and an outage lasts minutes.
+    # A cloud becomes consistent within seconds or some minutes, and an outage lasts minutes.
     longest_wait: ClassVar[timedelta] = timedelta(minutes=1)
     retryable = True
     next_step = "retry_with_backoff"

@@ -14,7 +14,6 @@ that names none or two, the rotation is refused before anything is created: whic
 """
 
 import re
-import tomllib
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -26,6 +25,7 @@ from keyturn.contracts import Contract, ShortIdentifier
 from keyturn.execution.contracts import MAX_CONSUMERS, MAX_TARGETS, CloudAccount, TargetPath
 from keyturn.execution.errors import KeyMapInvalid, MappedTwice
 from keyturn.settings import field_faults
+from keyturn.toml_files import read_toml
 
 _BRACES = re.compile(r"\{[^{}]*\}?|\}")
 Hours = Annotated[float, Field(ge=0, le=2_160, strict=True)]
@@ -103,8 +103,7 @@ class KeyMap:
 
     def find_all(self, key: KeyNames) -> Sequence[KeyMapping]:
         """Return the tables about a key: more than one where an account has several keys, each with its own target."""
-        numbers = {*self._patterns, *(number for name in key.accounts for number in self._named.get(name, ()))}
-        return [self._mappings[number] for number in sorted(numbers) if self._mappings[number].names(key)]
+        return [one for one in self._candidates(key.accounts) if one.names(key)]
 
     def find(self, key: KeyNames) -> KeyMapping | None:
         """Return the one table about a key; None if there is none. Raises MappedTwice."""
@@ -116,11 +115,15 @@ class KeyMap:
     def owner_of(self, account_id: str, key_id: str) -> str | None:
         """Return who owns a key, by its names in an inventory or a job; None if no table says."""
         accounts = names_of(account_id)
-        numbers = {*self._patterns, *(number for name in accounts for number in self._named.get(name, ()))}
-        for mapping in (self._mappings[number] for number in sorted(numbers)):
+        for mapping in self._candidates(accounts):
             if mapping.owner and mapping.names(KeyNames(accounts, key_id, mapping.cloud_account)):
                 return mapping.owner
         return None
+
+    def _candidates(self, accounts: frozenset[str]) -> Iterator[KeyMapping]:
+        """The tables that may be about an account, in the order of the file."""
+        numbers = {*self._patterns, *(number for name in accounts for number in self._named.get(name, ()))}
+        return (self._mappings[number] for number in sorted(numbers))
 
     def numbers(self, mappings: Sequence[KeyMapping]) -> str:
         """Return which tables these are, for a message."""
@@ -136,12 +139,7 @@ def load_key_map(file: Path | None) -> KeyMap:
     """Return the key map of a file, an empty one for None; raises KeyMapInvalid with every fault."""
     if file is None:
         return KeyMap()
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise KeyMapInvalid(f"{file} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise KeyMapInvalid(f"{file} is not TOML: {error}") from None
+    content = read_toml(file, KeyMapInvalid)
     unknown = sorted(set(content) - {"key"})
     tables = content.get("key")
     if unknown or not isinstance(tables, list) or not tables:

@@ -63,6 +63,8 @@ CLOCKS_AGREE_WITHIN = timedelta(minutes=5)  # this machine's and the cloud's: si
 
 # From the names of policy lines in a job to the lines that this process has of them.
 LinesOf = Callable[[Sequence[str]], Iterable[PolicyLine]]
+# What the executor itself wrote of a job, oldest first.
+Trail = Sequence[Mapping[str, Any]]
 # From a tenant and a cloud account to why nothing may be changed there now; None if it may.
 Freezes = Callable[[str, str], Awaitable[str | None]]
 
@@ -216,6 +218,9 @@ class KeyRotation:
         """
         await self._expect_account(rotation.cloud_account)
         await self.expect_thawed(rotation)
+        # Written before anything is looked at: an earlier attempt that froze and wakes up finds it, and stores nothing.
+        try_id = uuid.uuid4().hex
+        await self._say(rotation, evidence={"try": try_id})
         extra = await self._beside(rotation)
         stored = await self._targets.current(rotation.targets)
         stored_of = None if stored is None else self._keys.key_in(stored)
@@ -225,14 +230,13 @@ class KeyRotation:
         if stored is not None and stored_of is not None and stored_of in ours:
             await self._targets.copy(rotation.targets, stored, version=stored_of)
             return await self._record_created(rotation, stored_of)
-        orphans = await self._orphans(rotation, extra)
-        await self._expect_lists_to_be_whole(rotation, orphans)
+        orphans = await self._orphans(rotation, extra, trail)
+        self._expect_lists_to_be_whole(trail, orphans)
         for key in orphans:
             await self._say(rotation, evidence={"deleting_orphan": key.key_id})
             await self._keys.delete(rotation.user, key.key_id)
         await self._targets.expect_reachable(rotation.targets)
-        try_id = uuid.uuid4().hex
-        await self._say(rotation, evidence={"step": "create_key", "try": try_id})
+        await self._say(rotation, evidence={"step": "create_key"})
         try:
             key_id, secret = await self._keys.create(rotation.user, job_id=rotation.job_id)
         except KeyLimit:
@@ -242,7 +246,7 @@ class KeyRotation:
         await self._say(rotation, evidence={"created_key": key_id})
         # A consumer that reads the target at once must not get a key that the cloud does not know everywhere yet.
         await self._await_known(rotation.user, secret)
-        # An attempt that froze here and wakes up beside another one would store the secret of a key that is deleted.
+        # Another attempt has taken this one's key for lost, and deletes it.
         tries = [row["detail"].get("try") for row in await self._trail_of(rotation.job_id, rotation.tenant_id)]
         if [one for one in tries if one][-1:] != [try_id]:
             raise CloudUnavailable("a later attempt creates the key")
@@ -368,7 +372,8 @@ class KeyRotation:
             await self._keys.delete(rotation.user, rotation.old_key_id)
         # A list that was not consistent when the key was created may have hidden one that was created before it.
         left = [key for key in present if key.key_id not in {*rotation.keys_before, rotation.new_key_id}]
-        for key in await self._keys_created_here(rotation, left):
+        trail = await self._trail_of(rotation.job_id, rotation.tenant_id)
+        for key in await self._keys_created_here(rotation, left, trail):
             await self._say(rotation, evidence={"deleting_orphan": key.key_id})
             await self._keys.delete(rotation.user, key.key_id)
         await self._say(rotation, evidence={"deleted": rotation.old_key_id})
@@ -409,9 +414,9 @@ class KeyRotation:
         if not old.is_active:
             await self._keys.set_active(rotation.user, rotation.old_key_id, True)
             await self._say(rotation, evidence={"activated": rotation.old_key_id})
-        ours = await self._keys_created_here(
-            rotation, [key for key in present if key.key_id not in rotation.keys_before]
-        )
+        trail = await self._trail_of(rotation.job_id, rotation.tenant_id)
+        beside = [key for key in present if key.key_id not in rotation.keys_before]
+        ours = await self._keys_created_here(rotation, beside, trail)
         for key in ours:
             left = await self._targets.restore(rotation.targets, self._is_of(key.key_id), version=key.key_id)
             still = {"still_in": " ".join(left)[:500]} if left else {}
@@ -464,7 +469,7 @@ class KeyRotation:
         except StateRefused:  # an earlier run of this job came further: its state stays
             await self._leases.heartbeat(rotation.job_id, state=None, **words)
 
-    async def _trail_of(self, job_id: str, tenant_id: str) -> Sequence[Mapping[str, Any]]:
+    async def _trail_of(self, job_id: str, tenant_id: str) -> Trail:
         """What the executor itself wrote of a job: others may claim it, and what they write is no proof of a key."""
         _, trail = await self._leases.show(job_id, tenant_id=tenant_id)
         return [row for row in trail if row["actor"] == _owner(job_id)]
@@ -544,21 +549,18 @@ class KeyRotation:
     async def _beside(self, rotation: KeyState) -> list[CloudKey]:
         return [key for key in await self._keys.list_keys(rotation.user) if key.key_id not in rotation.keys_before]
 
-    async def _orphans(self, rotation: KeyState, extra: Sequence[CloudKey]) -> Sequence[CloudKey]:
-        """Of the keys beside the recorded ones, those that we made and lost; raises ForeignKey if another is there."""
-        ours = await self._keys_created_here(rotation, extra)
+    async def _orphans(self, rotation: KeyState, extra: Sequence[CloudKey], trail: Trail) -> Sequence[CloudKey]:
+        """Of the keys beside the recorded ones, those that we created and lost; raises ForeignKey for any other."""
+        ours = await self._keys_created_here(rotation, extra, trail)
         if len(ours) < len(extra):
             raise ForeignKey("the user has a key beside the old one that this rotation did not create")
         return ours
 
-    async def _keys_created_here(self, rotation: KeyState, extra: Sequence[CloudKey]) -> list[CloudKey]:
+    async def _keys_created_here(self, rotation: KeyState, extra: Sequence[CloudKey], trail: Trail) -> list[CloudKey]:
         """Those that the trail or their label names as ours, or that were created since our first try and never used.
 
         A key of which the cloud cannot say whether it was used is not ours by its date alone.
         """
-        if not extra:
-            return []
-        trail = await self._trail_of(rotation.job_id, rotation.tenant_id)
         named = {row["detail"].get(name) for row in trail for name in ("created_key", "new_key_id")}
         started = _tries(trail)
         ours = []
@@ -571,9 +573,8 @@ class KeyRotation:
                     ours.append(key)
         return ours
 
-    async def _expect_lists_to_be_whole(self, rotation: KeyState, orphans: Sequence[CloudKey]) -> None:
+    def _expect_lists_to_be_whole(self, trail: Trail, orphans: Sequence[CloudKey]) -> None:
         """Wait before another key is created until the one of an earlier try would be listed, if there is one."""
-        trail = await self._trail_of(rotation.job_id, rotation.tenant_id)
         tries = [*_tries(trail), *(row["at"] for row in trail if "created_key" in row["detail"])]
         if tries and not orphans and datetime.now(UTC) < max(tries) + self._keys.visible_within:
             raise CloudUnavailable("an earlier attempt may have created a key that is not listed yet")
@@ -632,11 +633,11 @@ def _coded(text: str) -> str:
     return "".join(f"_{byte:02X}" for byte in text.encode())
 
 
-def _tries(trail: Iterable[Mapping[str, Any]]) -> list[datetime]:
+def _tries(trail: Trail) -> list[datetime]:
     return [row["at"] for row in trail if row["detail"].get("step") == "create_key"]
 
 
-def _made(trail: Sequence[Mapping[str, Any]]) -> set[str]:
+def _made(trail: Trail) -> set[str]:
     """The keys that the trail says were created and not deleted since."""
     deleted = {row["detail"].get("deleting_orphan") for row in trail}
     return {str(row["detail"]["created_key"]) for row in trail if "created_key" in row["detail"]} - deleted
@@ -646,7 +647,7 @@ def _account_in(trail: Iterable[Mapping[str, Any]]) -> str | None:
     return next((str(row["detail"]["cloud_account"]) for row in trail if "cloud_account" in row["detail"]), None)
 
 
-def _recorded(trail: Sequence[Mapping[str, Any]]) -> tuple[str, tuple[str, ...], tuple[str, ...]] | None:
+def _recorded(trail: Trail) -> tuple[str, tuple[str, ...], tuple[str, ...]] | None:
     """The old key, all keys, and the targets that the run has written down which was the first to create a key.
 
     None while no run has: then a changed key map, or another key of the user, counts for the next one.

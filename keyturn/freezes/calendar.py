@@ -16,7 +16,6 @@ Times are of `zone`, its summer time included. A window that ends before it star
 window, every time is one.
 """
 
-import tomllib
 from collections.abc import Iterator
 from datetime import datetime, time, timedelta
 from pathlib import Path
@@ -28,6 +27,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 from keyturn.contracts import ONE_LINE, Contract
 from keyturn.execution.errors import CalendarInvalid
 from keyturn.settings import field_faults
+from keyturn.toml_files import read_toml
 
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -46,10 +46,10 @@ def _time(value: object) -> object:
         try:
             return time.fromisoformat(value)
         except ValueError:
-            raise ValueError("write it as 20:00") from None
+            raise ValueError("write a time of day as 20:00, and midnight as 00:00") from None
     if isinstance(value, time):
         return value
-    raise ValueError("write it as 20:00")
+    raise ValueError("write a time of day as 20:00, and midnight as 00:00")
 
 
 def _local(value: object) -> object:
@@ -129,12 +129,7 @@ def load_calendar(file: Path | None) -> Calendar:
     """Return the calendar of a file, an empty one for None; raises CalendarInvalid with every fault."""
     if file is None:
         return Calendar()
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise CalendarInvalid(f"{file} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise CalendarInvalid(f"{file} is not TOML: {error}") from None
+    content = read_toml(file, CalendarInvalid)
     faults: list[str] = []
     for name, model in (("window", Window), ("freeze", CalendarFreeze)):
         tables = content.get(name, [])

@@ -26,7 +26,7 @@ class FreezeStore:
         Args:
             tenant_id: whose rotations.
             by: who freezes them.
-            reason: one line, for whoever is held up.
+            reason: one line, for the operators of delayed rotations.
             cloud_account: the account; None for all.
             until: when it ends by itself; None if it does not.
         """

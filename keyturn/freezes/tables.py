@@ -15,7 +15,7 @@ freezes = Table(
     Column("reason", String(500), nullable=False),
     Column("started_by", String(256), nullable=False),
     Column("started_at", Moment, nullable=False),
-    # None: until somebody thaws it.
+    # None: until an operator thaws it.
     Column("until", Moment),
     Column("ended_by", String(256)),
     Column("ended_at", Moment),

@@ -46,10 +46,13 @@ from keyturn.jobs.store import JobStore
 from keyturn.lab.simulator.entra import Entra, How
 from keyturn.lab.simulator.entra_directory import Application
 from keyturn.targets.keyvault import TARGET, KeyVault
-from tests.support.cases import order
+from tests.support import key_rotations
+from tests.support.key_rotations import create_job
 from tests.support.servers import fake_server
 
 T = TypeVar("T")
+patiently = partial(key_rotations.patiently, tries=9)  # replicas take their time
+job_for = partial(create_job, kind="service_account_key")
 NO_WAITS = KeyWaits(overlap=timedelta(0), grace=timedelta(0), quiet=timedelta(0))
 ONE = SecretStr('{"clientSecret": "eins \\u00fc\\n"}')
 TWO = SecretStr('{"clientSecret": "zwei"}')
@@ -106,24 +109,6 @@ async def cloud() -> AsyncIterator[Cloud]:
         yield cloud
         await cloud.keys.close()
         await cloud.vault.close()
-
-
-async def job_for(store: JobStore, account_id: str, key_id: str) -> str:
-    """A job that orders the rotation of a client secret."""
-    ordered = order(account_id=account_id)
-    credential = ordered.credential.model_copy(update={"key_id": key_id, "kind": "service_account_key"})
-    ordered = ordered.model_copy(update={"credential": credential})
-    return (await store.create_once(ordered, idempotency_key=f"rotate:{uuid.uuid4().hex}", fence=1)).job_id
-
-
-async def patiently(step: Callable[[], Awaitable[T]]) -> T:
-    """As Temporal does: what passes is tried again."""
-    for _ in range(8):
-        try:
-            return await step()
-        except CloudUnavailable:
-            continue
-    return await step()
 
 
 async def recorded(cloud: Cloud, steps: KeyRotation, job_id: str) -> KeyState:

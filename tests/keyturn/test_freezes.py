@@ -79,7 +79,8 @@ def test_a_calendar_of_freezes_alone_allows_every_other_time(tmp_path: Path) -> 
         ("", "has neither a"),
         ("zone = 'Mars/Olympus'\n[[window]]\nfrom='20:00'\nto='21:00'", "is no time zone of the IANA database"),
         ("[[window]]\nfrom='20:00'\nto='20:00'", "from and to are the same"),
-        ("[[window]]\nfrom='8pm'\nto='21:00'", "write it as 20:00"),
+        ("[[window]]\nfrom='8pm'\nto='21:00'", "write a time of day as 20:00"),
+        ("[[window]]\nfrom='20:00'\nto='24:00'", "midnight as 00:00"),
         ("[[window]]\ndays=['monday']\nfrom='20:00'\nto='21:00'", r"\[\[window\]\] 1: days: Input should be 'mon'"),
         ("[[window]]\ndays=[]\nfrom='20:00'\nto='21:00'", r"\[\[window\]\] 1: days"),
         ("[window]\nfrom='20:00'\nto='21:00'", "with two brackets"),
@@ -92,6 +93,27 @@ def test_a_calendar_of_freezes_alone_allows_every_other_time(tmp_path: Path) -> 
 def test_a_calendar_that_cannot_be_right_is_refused(tmp_path: Path, text: str, fault: str) -> None:
     with pytest.raises(CalendarInvalid, match=fault):
         load(tmp_path, text)
+
+
+def test_a_window_may_end_at_midnight(tmp_path: Path) -> None:
+    calendar = load(tmp_path, "[[window]]\nfrom='20:00'\nto='00:00'")
+    day = datetime(2026, 11, 30, tzinfo=UTC)
+    open_at = [hour for hour in range(24) if calendar.reason_to_wait(day + timedelta(hours=hour)) is None]
+    assert open_at == [20, 21, 22, 23]
+
+
+@pytest.mark.parametrize(("encoding", "is_read"), [("utf-8-sig", True), ("utf-16", False), ("cp1252", False)])
+def test_a_calendar_that_an_editor_of_windows_has_saved_is_read_or_named(
+    tmp_path: Path, encoding: str, is_read: bool
+) -> None:
+    file = tmp_path / "calendar.toml"
+    text = "[[freeze]]\r\nfrom = 2026-12-21T00:00:00\r\nto = 2026-12-22T00:00:00\r\nreason = 'Jahresübergang'\r\n"
+    file.write_bytes(text.encode(encoding))
+    if is_read:
+        assert load_calendar(file).freeze[0].reason == "Jahresübergang"
+    else:
+        with pytest.raises(CalendarInvalid, match="is not UTF-8: save it with this encoding"):
+            load_calendar(file)
 
 
 async def test_a_freeze_holds_its_tenant_or_one_account_until_it_ends(engine: AsyncEngine) -> None:

@@ -4,10 +4,10 @@ import json
 import subprocess
 import sys
 import traceback
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -43,10 +43,11 @@ from keyturn.lab.simulator.gcp import PROJECT, FaultName, GcpSimulator
 from keyturn.lab.simulator.gcp_answers import MESSAGE
 from keyturn.lab.simulator.gcp_secrets import Version
 from keyturn.targets.gcpsecrets import TARGET, GcpSecrets
-from tests.support.cases import order
+from tests.support import key_rotations
 from tests.support.servers import fake_server
 
 T = TypeVar("T")
+patiently = partial(key_rotations.patiently, tries=9)  # replicas take their time
 USER = f"svc-pay@{PROJECT}.iam.gserviceaccount.com"
 SECRET = f"projects/{PROJECT}/secrets/svc-pay"
 PASSING: list[FaultName] = ["request_lost", "answer_lost", "half_body", "rate_limit", "unavailable", "html"]
@@ -95,16 +96,6 @@ async def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
         google = GoogleCloud()
         yield Lab(simulator, google, GcpServiceAccountKeys(google), GcpSecrets(google))
         await google.close()
-
-
-async def patiently(step: Callable[[], Awaitable[T]]) -> T:
-    """As Temporal does: what passes is tried again."""
-    for _ in range(8):
-        try:
-            return await step()
-        except CloudUnavailable:
-            continue
-    return await step()
 
 
 def expect_silence(error: BaseException, *secrets: str) -> None:
@@ -546,10 +537,7 @@ class Rotation:
     engine: AsyncEngine
 
     async def job_for(self, key_id: str, account_id: str = USER) -> str:
-        ordered = order(account_id=account_id)
-        credential = ordered.credential.model_copy(update={"key_id": key_id, "kind": "service_account_key"})
-        ordered = ordered.model_copy(update={"credential": credential})
-        return (await self.store.create_once(ordered, idempotency_key=f"rotate:{uuid.uuid4().hex}", fence=1)).job_id
+        return await key_rotations.create_job(self.store, account_id, key_id, kind="service_account_key")
 
     async def start(self, old: str) -> KeyState:
         ordered = KeyRotationOrder(job_id=await self.job_for(old), cloud_account=PROJECT)

@@ -5,7 +5,7 @@ import functools
 import json
 import os
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -47,6 +47,7 @@ from keyturn.jobs.store import JobStore
 from keyturn.targets.file import SecretFiles
 from keyturn.targets.secretsmanager.store import SecretsManager
 from tests.support.aws import ACCOUNT, Aws, Loss, Network, job_for
+from tests.support.key_rotations import patiently
 from tests.support.servers import fake_server
 
 T = TypeVar("T")
@@ -97,16 +98,6 @@ async def used(aws: Aws, key_id: str, secret: str) -> None:
     """What a consumer of a key does with it."""
     pair = {"aws_access_key_id": key_id, "aws_secret_access_key": secret}
     await asyncio.to_thread(boto3.client("sts", **aws.settings() | pair).get_caller_identity)
-
-
-async def patiently(step: Callable[[], Awaitable[T]]) -> T:
-    """As Temporal does: what passes is tried again."""
-    for _ in range(5):
-        try:
-            return await step()
-        except CloudUnavailable:
-            continue
-    return await step()
 
 
 async def begun(steps: KeyRotation, job_id: str) -> KeyState:
@@ -408,26 +399,61 @@ async def test_a_key_that_somebody_else_made_is_never_touched(
     assert aws.keys(user) == {old: "Active", made["AccessKeyId"]: "Active"}
 
 
+@pytest.mark.parametrize("call", ["create", "verify"])
 async def test_an_attempt_that_wakes_up_beside_another_one_stores_no_secret_of_its_own(
-    aws: Aws, steps: KeyRotation, store: JobStore, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+    aws: Aws, steps: KeyRotation, store: JobStore, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     """Its key was taken for lost and deleted meanwhile: the stored secret is that of the key that is there."""
     user, old = aws.user()
     rotation = await begun(steps, await job_for(store, engine, user, old))
-    create, others = AwsAccessKeys.create, []
+    work, others = getattr(AwsAccessKeys, call), []
 
-    async def freezes(self: AwsAccessKeys, user_name: str, *, job_id: str) -> tuple[str, SecretStr]:
-        made = await create(self, user_name, job_id=job_id)
-        monkeypatch.setattr(AwsAccessKeys, "create", create)
+    async def freezes(self: AwsAccessKeys, *arguments: Any, **more: Any) -> Any:
+        done = await work(self, *arguments, **more)
+        monkeypatch.setattr(AwsAccessKeys, call, work)
         others.append(await steps.create(rotation))
-        return made
+        return done
 
-    monkeypatch.setattr(AwsAccessKeys, "create", freezes)
+    monkeypatch.setattr(AwsAccessKeys, call, freezes)
     with pytest.raises(CloudUnavailable):
         await steps.create(rotation)
     assert aws.keys(user) == {old: "Active", others[0]: "Active"}
     assert aws.stored(f"keyturn/{user}") == others[0]
     assert await steps.create(rotation) == others[0]
+
+
+async def test_an_attempt_that_wakes_up_while_another_one_looks_stores_no_secret_of_its_own(
+    aws: Aws, steps: KeyRotation, store: JobStore, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one has seen that its key is not stored, and is about to delete it."""
+    user, old = aws.user()
+    rotation = await begun(steps, await job_for(store, engine, user, old))
+    verify, has_looked, may_go_on = AwsAccessKeys.verify, asyncio.Event(), asyncio.Event()
+    current = SecretsManager.current
+
+    async def looks(self: SecretsManager, name: str) -> SecretStr | None:
+        found = await current(self, name)
+        has_looked.set()
+        await may_go_on.wait()
+        return found
+
+    async def freezes(self: AwsAccessKeys, user_name: str, secret: SecretStr) -> str:
+        known_as = await verify(self, user_name, secret)
+        monkeypatch.setattr(AwsAccessKeys, "verify", verify)
+        monkeypatch.setattr(SecretsManager, "current", looks)
+        others.append(asyncio.create_task(steps.create(rotation)))
+        await has_looked.wait()
+        monkeypatch.setattr(SecretsManager, "current", current)
+        return known_as
+
+    others: list[asyncio.Task[str]] = []
+    monkeypatch.setattr(AwsAccessKeys, "verify", freezes)
+    with pytest.raises(CloudUnavailable, match="a later attempt creates the key"):
+        await steps.create(rotation)
+    may_go_on.set()
+    new = await others[0]
+    assert aws.keys(user) == {old: "Active", new: "Active"}
+    assert aws.stored(f"keyturn/{user}") == new
 
 
 async def test_the_old_key_stays_while_the_new_one_does_not_work(

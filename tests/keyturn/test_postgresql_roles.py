@@ -7,7 +7,7 @@ import json
 import os
 import traceback
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -49,9 +49,10 @@ from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.store import JobStore
 from keyturn.targets.file import SecretFiles
-from tests.support.cases import order
+from tests.support.key_rotations import create_job, patiently
 
 T = TypeVar("T")
+job_for = partial(create_job, kind="system_account_password")
 Loss = Literal["request", "answer"]
 AT_ONCE = KeyWaits(overlap=timedelta(0), grace=timedelta(0), quiet=timedelta(0))
 PREFIX = "kt"  # of the roles that the server lets in by password only
@@ -169,24 +170,6 @@ def steps_on(keys: CloudKeys, engine: AsyncEngine, secrets: Path) -> KeyRotation
     paths = [f"file:{secrets}/{{user}}"]
     own = timedelta(0)
     return KeyRotation(keys, targets, JobLeases(engine), Outbox(engine), default_targets=paths, own_use_within=own)
-
-
-async def job_for(store: JobStore, account: str, key_id: str) -> str:
-    """A job that orders the rotation of a role's password."""
-    ordered = order(account_id=account)
-    credential = ordered.credential.model_copy(update={"key_id": key_id, "kind": "system_account_password"})
-    ordered = ordered.model_copy(update={"credential": credential})
-    return (await store.create_once(ordered, idempotency_key=f"rotate:{uuid.uuid4().hex}", fence=1)).job_id
-
-
-async def patiently(step: Callable[[], Awaitable[T]]) -> T:
-    """As Temporal does: what passes is tried again."""
-    for _ in range(5):
-        try:
-            return await step()
-        except CloudUnavailable:
-            continue
-    return await step()
 
 
 async def recorded(steps: KeyRotation, job_id: str) -> KeyState:

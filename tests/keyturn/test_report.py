@@ -135,7 +135,7 @@ def test_findings_name_their_owner_and_what_would_need_no_key(lines: list[Policy
     page = render_page(run_of(lines), findings, facts=[])
     assert '<td data-label="Owner">payments</td>' in page
     assert "<tr><td>shipping</td><td>2</td></tr>" in page
-    assert "<tr><td>nobody is named</td><td>1</td></tr>" in page
+    assert "<tr><td>no owner is named</td><td>1</td></tr>" in page
     assert f"<li>4 due: {KEYLESS['access_key']}</li>" in page
     assert "Owner" not in render_page(run_of(lines), findings_of(lines, [item(1)]), facts=[])
 

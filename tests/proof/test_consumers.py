@@ -29,6 +29,7 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError
 
 from keyturn.application.answers import AnswerRefused, NoWorkerAnswers, answer
+from keyturn.contracts import CredentialKind
 from keyturn.database import open_database
 from keyturn.execution.contracts import KeyRotationOrder, KeyRotationOutcome, KeyWaits
 from keyturn.jobs.leases import JobLeases
@@ -47,10 +48,10 @@ from keyturn.targets.keyvault import KeyVault
 from keyturn.workers.executor_settings import ExecutorSettings
 from keyturn.workflows.rotate_key import RotateKeyWorkflow, execution_id
 from tests.support.aws import ACCOUNT, Aws
-from tests.support.cases import order
 from tests.support.consumers import ConsumedKey, World, consume, reports_of
 from tests.support.executor_under_fire import token_for
 from tests.support.faulty_proxy import FaultyProxy
+from tests.support.key_rotations import create_job
 from tests.support.servers import fake_server
 
 ROTATIONS = int(os.environ.get("PROOF_ROTATIONS", "8"))
@@ -63,7 +64,12 @@ KILL_EVERY = (
 SEED = 20261127
 TOKEN = "token-of-the-executor-in-a-proof-0123456789"
 CLOUDS = ("aws", "gcp", "entra", "postgresql")
-KINDS = {"aws": "access_key", "gcp": "service_account_key", "entra": "service_account_key"}
+KINDS: dict[str, CredentialKind] = {
+    "aws": "access_key",
+    "gcp": "service_account_key",
+    "entra": "service_account_key",
+    "postgresql": "system_account_password",
+}
 # A day of waiting is some seconds here. A consumer that reads seldom does so within less than the quiet time... and it
 # logs in so often that the old key is not quiet while it is used.
 WAITS = KeyWaits(
@@ -249,11 +255,7 @@ async def executors(fire: Fire, environment: dict[str, str], log: Path, *, kills
 
 async def rotate(fire: Fire, key: ConsumedKey, client: Client, engine: AsyncEngine, settings: ExecutorSettings) -> Any:
     """Rotate one key while its consumers log in; returns how that ended."""
-    ordered = order(account_id=key.account_id)
-    kind = KINDS.get(key.cloud, "system_account_password")
-    credential = ordered.credential.model_copy(update={"key_id": key.key_id, "kind": kind})
-    ordered = ordered.model_copy(update={"credential": credential})
-    made = await JobStore(engine).create_once(ordered, idempotency_key=f"rotate:{key.user}", fence=1)
+    job_id = await create_job(JobStore(engine), key.account_id, key.key_id, kind=KINDS[key.cloud])
     chance = random.Random(f"{SEED}{key.user}")
     slow = 3.0 if key.cloud == "postgresql" else 0.7
     consumers = [
@@ -265,7 +267,7 @@ async def rotate(fire: Fire, key: ConsumedKey, client: Client, engine: AsyncEngi
                 path,
                 reads_every=reads,
                 logs_in_every=slow,
-                report=reports_of(engine, made.job_id, name) if key.is_declared else None,
+                report=reports_of(engine, job_id, name) if key.is_declared else None,
                 chance=chance,
             )
         )
@@ -276,13 +278,13 @@ async def rotate(fire: Fire, key: ConsumedKey, client: Client, engine: AsyncEngi
         account = fire.environment[f"ACCOUNT_{key.cloud}"]
         handle = await client.start_workflow(
             RotateKeyWorkflow.run,
-            KeyRotationOrder(job_id=made.job_id, cloud_account=account, waits=WAITS),
-            id=execution_id(made.job_id),
+            KeyRotationOrder(job_id=job_id, cloud_account=account, waits=WAITS),
+            id=execution_id(job_id),
             task_queue=settings.queue(account),
         )
         outcome = await _follow(fire, handle)
         await asyncio.sleep(slow + SELDOM)  # the one that reads seldom has read by then
-        return made.job_id, outcome
+        return job_id, outcome
     finally:
         for one in consumers:
             if one.done() and not one.cancelled() and one.exception() is not None:

@@ -879,5 +879,6 @@ async def test_rotations_are_frozen_and_thawed_by_command(terminal: Terminal) ->
     assert (await terminal.run("thaw", KEYTURN_TENANT=tenant)).stdout == "1 freeze ended\n"
     none = await terminal.run("thaw", KEYTURN_TENANT=tenant)
     assert (none.returncode, none.stdout) == (1, "0 freezes ended\n")
-    refused = await terminal.run("freeze", "--reason", "two\nlines", KEYTURN_TENANT=tenant)
-    assert (refused.returncode, "--reason" in refused.stderr) == (2, True)
+    for option in (["--reason", "two\nlines"], ["--reason", "x", "--hours", "nan"], ["--reason", "x", "--hours", "0"]):
+        refused = await terminal.run("freeze", *option, KEYTURN_TENANT=tenant)
+        assert (refused.returncode, option[-2] in refused.stderr) == (2, True)

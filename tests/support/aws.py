@@ -26,7 +26,7 @@ from yarl import URL
 
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import rotation_jobs
-from tests.support.cases import order
+from tests.support.key_rotations import create_job
 from tests.support.servers import fake_server
 
 ACCOUNT = "123456789012"
@@ -203,12 +203,9 @@ async def job_for(
     store: JobStore, engine: AsyncEngine, user: str, key_id: str, *, due_in: timedelta = timedelta(days=20)
 ) -> str:
     """A job that orders the rotation of an access key."""
-    ordered = order(account_id=user)
-    credential = ordered.credential.model_copy(update={"key_id": key_id, "kind": "access_key"})
-    ordered = ordered.model_copy(update={"credential": credential})
-    made = await store.create_once(ordered, idempotency_key=f"rotate:{uuid.uuid4().hex}", fence=1)
+    job_id = await create_job(store, user, key_id, kind="access_key")
     async with engine.begin() as connection:
         due = datetime.now(UTC) + due_in
-        changed = update(rotation_jobs).where(rotation_jobs.c.job_id == made.job_id).values(rotate_by=due)
+        changed = update(rotation_jobs).where(rotation_jobs.c.job_id == job_id).values(rotate_by=due)
         await connection.execute(changed)
-    return made.job_id
+    return job_id
