@@ -9,6 +9,7 @@ from keyturn.application.answers import AnswerRefused, NoWorkerAnswers, answer
 from keyturn.application.rotations import Handle, waits_for
 from keyturn.errors import InvalidRequest
 from keyturn.rotations.contracts import Resumption
+from keyturn.workflows.rotate_key import execution_id
 from keyturn.workflows.rotation import RotationWorkflow
 from keyturn.workflows.visibility import PARKED, TENANT
 
@@ -34,14 +35,15 @@ async def waiting_rotations(
         yield {"workflow_id": workflow_id, "kind": kept, "since": since.isoformat()}
 
 
-async def count_blocked(client: Client, *, task_queue: str) -> int:
-    """Return how many rotations of keys on an executor's task queue wait for a person or a fault to be fixed.
+async def blocked_jobs(client: Client, *, task_queue: str) -> set[str]:
+    """Return the jobs on an executor's task queue whose rotations wait for an operator or for a fault to be fixed.
 
-    A freeze is none: nothing is wrong with what it holds up.
+    One that is frozen, or whose consumers have not moved yet, is none: nothing is wrong with it.
     """
     query = f"WorkflowType = 'RotateKeyWorkflow' AND ExecutionStatus = 'Running' AND TaskQueue = '{task_queue}'"
     query += f" AND {PARKED.name} IS NOT NULL AND {PARKED.name} NOT IN ({', '.join(map(repr, WAITS))})"
-    return (await client.count_workflows(query)).count
+    found = client.list_workflows(query, limit=MOST_WAITING)
+    return {row.id.removeprefix(execution_id("")) async for row in found}
 
 
 async def resume_all(

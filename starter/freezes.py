@@ -20,7 +20,10 @@ MOST_HOURS = 8_760  # a year: a longer freeze is a decision to rotate nothing
 @click.command()
 @_tenant
 @click.option("--reason", required=True, help="Reason, one line, for the operators of delayed rotations.")
-@click.option("--cloud-account", help="Only rotations in this cloud account.")
+@click.option(
+    "--cloud-account",
+    help="Only rotations in this cloud account, as `keyturn jobs show` has it: a number, project or tenant.",
+)
 @click.option(
     "--hours", type=click.FloatRange(min=0, min_open=True, max=MOST_HOURS), help="Hours after which it ends by itself."
 )
@@ -34,11 +37,14 @@ def freeze(tenant: str, reason: str, cloud_account: str | None, hours: float | N
     Example:
       keyturn freeze --reason "incident 4711" --hours 4
     """
+    from keyturn.execution.contracts import CloudAccount
     from keyturn.freezes.store import FreezeStore
 
     who, why = validate_as(Identifier, user or signed_in_user(), "--user"), validate_as(Reason, reason, "--reason")
     if hours is not None and math.isnan(hours):
         raise click.BadParameter("not a number of hours", param_hint="--hours")
+    if cloud_account is not None:
+        validate_as(CloudAccount, cloud_account, "--cloud-account")
     until = None if hours is None else datetime.now(UTC) + timedelta(hours=hours)
     named = {"tenant_id": tenant, "by": who, "reason": why, "cloud_account": cloud_account, "until": until}
     freeze_id = with_database(lambda engine: FreezeStore(engine).start(**named))

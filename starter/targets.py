@@ -60,14 +60,14 @@ async def _look(tables: "Sequence[tuple[str, Sequence[str]]]", opened: "SecretTa
     for heading, paths in tables:
         click.echo(heading)
         try:
-            opened.expect_usable([path.replace("{user}", "user") for path in paths])
+            opened.expect_usable([path.replace("{user}", "user").replace("{account}", "account") for path in paths])
         except KeyturnError as error:
             faults += 1
             click.echo(f"  fault: {error}. {error.hint}")
             continue
         for path in paths:
-            if "{user}" in path:
-                click.echo(f"  {path}: differs by user, and is not asked")
+            if "{" in path:
+                click.echo(f"  {path}: differs by user or account, and is not asked")
                 continue
             try:
                 click.echo(f"  {path}: {await opened.look(path)}")

@@ -3,14 +3,15 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 
-from keyturn.application.parked import count_blocked
+from keyturn.application.parked import blocked_jobs
 from keyturn.errors import SettingsInvalid
-from keyturn.execution.errors import AccountMismatch, KeyMapInvalid, TargetUnusable
+from keyturn.execution.errors import AccountMismatch, KeyMapInvalid, PolicyLineMissing, TargetUnusable
 from keyturn.execution.limits import Admission, Admit, Group, target_names
 from keyturn.execution.mapping import KeyMap, KeyNames, load_key_map
 from keyturn.execution.protocols import CloudKeys, ExecutorSteps
@@ -23,6 +24,9 @@ from keyturn.jobs.executor import SecretTarget
 from keyturn.jobs.in_flight import JobRow, recent_jobs
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.outbox import Outbox
+from keyturn.policy.catalogue import Catalogue
+from keyturn.policy.errors import UnknownPolicyLine
+from keyturn.policy.line import PolicyLine
 from keyturn.targets import load_targets
 from keyturn.workers.executor_settings import ExecutorSettings
 
@@ -93,19 +97,33 @@ def open_accounts(engine: AsyncEngine, settings: ExecutorSettings) -> Sequence[A
             default_targets=settings.default_targets,
             key_map=key_map,
             freezes=frozen,
-            lines_of=lambda names: [line for line in catalogue if str(line.ref) in names],
+            lines_of=partial(lines_of_job, catalogue),
         )
 
     opened = open_keys(settings)
     if len(opened) > 1:
         _expect_accounts_named(key_map, opened[0])
+        if unnamed := [path for path in settings.default_targets if "{account}" not in path]:
+            raise SettingsInvalid(
+                f"KEYTURN_EXECUTOR_TARGETS: {unnamed[0]} has no {{account}}: with several cloud accounts, users of one "
+                "name would share a secret"
+            )
     return [Account(keys, steps_of(keys), key_map) for keys in opened]
+
+
+def lines_of_job(catalogue: Catalogue, names: Sequence[str]) -> Sequence[PolicyLine]:
+    """Return the lines of a job, each in the version that is current now; raises PolicyLineMissing."""
+    try:
+        return [catalogue.current(name.partition("@")[0]) for name in names]
+    except UnknownPolicyLine as error:
+        raise PolicyLineMissing(str(error)[:300]) from None
 
 
 def _expect_accounts_named(key_map: KeyMap, keys: CloudKeys) -> None:
     """Check that each table says of which cloud account it is: users of one name are in many. Raises KeyMapInvalid."""
     for number, mapping in enumerate(key_map, 1):
-        if mapping.cloud_account is None and keys.account_named_in(mapping.account) is None:
+        named = mapping.cloud_account or keys.account_named_in(mapping.account) or "*"
+        if "*" in named:
             raise KeyMapInvalid(
                 f"[[key]] {number}, {mapping.account}: the executor has several cloud accounts, and a user of this "
                 "name may be in each: add its cloud_account"
@@ -132,7 +150,7 @@ def admission_of(
     async def admit() -> Admission:
         rows = await recent_jobs(engine, tenant_id=settings.tenant, kind=settings.kind)
         own = [row for row in rows if keys.account_named_in(row.account_id) in {None, cloud_account}]
-        blocked = await count_blocked(client, task_queue=settings.queue(cloud_account))
+        blocked = await blocked_jobs(client, task_queue=settings.queue(cloud_account))
         return Admission(settings.blast_radius, own, group_of, blocked=blocked, now=datetime.now(UTC))
 
     return admit

@@ -28,7 +28,7 @@ def _targets(value: str) -> str:
         target = load_targets().get(name)
         if target is None or not place:
             raise ValueError(f"is none of {', '.join(one.usage for one in load_targets().values())}")
-        if place.count("{user}") != 1 or not _PLACE.fullmatch(place.replace("{user}", "")):
+        if place.count("{user}") != 1 or not _PLACE.fullmatch(place.replace("{user}", "").replace("{account}", "")):
             raise ValueError("must have {user} once in each target: each user's key has a secret of its own")
     if not paths:
         raise ValueError("names no target")
@@ -56,8 +56,9 @@ class ExecutorSettings(LocalSettings):
     targets: Annotated[str, AfterValidator(_targets)] | None = Field(
         default=None,
         alias="KEYTURN_EXECUTOR_TARGETS",
-        description="The targets of keys that the key map does not name, by spaces, with {user} once in each. Without "
-        f"it, such a key is not rotated; without a key map, either, every key goes to {DEFAULT_TARGET}.",
+        description="The targets of keys that the key map does not name, by spaces, with {user} once in each, and "
+        "{account} for several cloud accounts. Without it, such a key is not rotated; without a key map, either, every "
+        f"key goes to {DEFAULT_TARGET}.",
     )
     key_map: Path | None = Field(
         default=None,

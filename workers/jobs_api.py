@@ -104,7 +104,20 @@ def _caller(request: Request) -> Caller:
     return caller
 
 
+def _worker(request: Request) -> Caller:
+    caller = _caller(request)
+    if caller.is_consumer:
+        raise _reports_for_itself(caller)
+    return caller
+
+
+def _reports_for_itself(caller: Caller) -> Refused:
+    hint = "Claim and close jobs with one of KEYTURN_JOBS_TOKENS."
+    return Refused(403, "reports_for_itself_alone", f"this token reports for the consumer {caller.owner}", hint=hint)
+
+
 _Caller = Annotated[Caller, Depends(_caller)]
+_Worker = Annotated[Caller, Depends(_worker)]
 _JobId = Annotated[str, Path(description="The id of a claimed job.")]
 
 
@@ -126,9 +139,6 @@ def jobs_application(
             hint, scheme = "Send one of KEYTURN_JOBS_TOKENS.", {"WWW-Authenticate": "Bearer"}
             raise Refused(401, "not_signed_in", "no caller has this token", hint=hint, headers=scheme)
         tenant, own = name.split("/", 1)
-        if worker is None and not request.url.path.endswith(f"/consumers/{own}"):
-            hint = "Claim and close jobs with one of KEYTURN_JOBS_TOKENS."
-            raise Refused(403, "reports_for_itself_alone", f"this token reports for the consumer {own}", hint=hint)
         request.state.caller = Caller(tenant, own, is_consumer=worker is None)
 
     app = described_application("Keyturn's jobs", "Claim rotation jobs, report on them, close them.")
@@ -148,7 +158,7 @@ def jobs_router(claims: JobLeases) -> APIRouter:
     )
 
     @router.post("/claim", response_model=ClaimedJob, responses={204: {"description": "No job is free."}})
-    async def claim(caller: _Caller, body: Claim | None = None) -> Any:
+    async def claim(caller: _Worker, body: Claim | None = None) -> Any:
         """Claim the most urgent job that is free."""
         wanted = body or Claim()
         job = await claims.claim_next(
@@ -161,7 +171,7 @@ def jobs_router(claims: JobLeases) -> APIRouter:
         return Response(status_code=204) if job is None else job
 
     @router.post("/{job_id}/heartbeat")
-    async def heartbeat(caller: _Caller, job_id: _JobId, body: Heartbeat) -> ClaimedJob:
+    async def heartbeat(caller: _Worker, job_id: _JobId, body: Heartbeat) -> ClaimedJob:
         """Prolong the claim, and say how far the job is."""
         return await claims.heartbeat(
             job_id,
@@ -173,18 +183,20 @@ def jobs_router(claims: JobLeases) -> APIRouter:
         )
 
     @router.post("/{job_id}/complete")
-    async def complete(caller: _Caller, job_id: _JobId, body: Completion) -> ClaimedJob:
+    async def complete(caller: _Worker, job_id: _JobId, body: Completion) -> ClaimedJob:
         """Close the job as done. The same claim may do so again."""
         return await claims.complete(job_id, tenant_id=caller.tenant, token=body.token, evidence=body.evidence)
 
     @router.post("/{job_id}/consumers/{consumer}", status_code=204)
     async def report_consumer(caller: _Caller, job_id: _JobId, consumer: ShortIdentifier, body: Moved) -> None:
         """Report that a consumer uses the job's new key. The old key may go once all declared consumers have."""
+        if caller.is_consumer and consumer != caller.owner:
+            raise _reports_for_itself(caller)
         reported = {"tenant_id": caller.tenant, "consumer": consumer, "key_id": body.key_id, "by": caller.owner}
         await report_moved(claims.engine, job_id, **reported)
 
     @router.post("/{job_id}/fail")
-    async def fail(caller: _Caller, job_id: _JobId, body: Failure) -> ClaimedJob:
+    async def fail(caller: _Worker, job_id: _JobId, body: Failure) -> ClaimedJob:
         """Close the job as failed. The same claim may do so again."""
         return await claims.fail(job_id, tenant_id=caller.tenant, token=body.token, reason=body.reason)
 

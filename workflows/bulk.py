@@ -28,7 +28,7 @@ with workflow.unsafe.imports_passed_through():
         PageResult,
         RunProgress,
     )
-    from keyturn.bulk.errors import MaxUsdReached
+    from keyturn.bulk.errors import MaxUsdReached, PriceUnknown
     from keyturn.payload_errors import PayloadMoved
     from keyturn.rotations.contracts import Abandonment, Resumption
     from keyturn.workflows.options import record_options
@@ -88,6 +88,7 @@ class BulkWorkflow:
         self._paused = order.paused if isinstance(order, BulkOrder) else None
         self._hint: str | None = None
         self._budgets: dict[int, Decimal] = {}  # of the running pages, where the run has a limit of cost
+        self._dearest_usd: Decimal | None = None
         self._near_limit = False  # from then on one page runs after another, with all that is left
         self._phase: BulkStatus = self._status("loading")
 
@@ -200,7 +201,7 @@ class BulkWorkflow:
             first=page * size + 1,
             last=min((page + 1) * size, asks),
             max_usd=self._take_budget(page),
-            call_usd=self._progress.cost_usd / self._progress.asked if self._progress.asked else None,
+            dearest_usd=self._dearest_usd,
             may_exceed=self._runs_alone(),
         )
         resumed = self._resumed
@@ -214,6 +215,8 @@ class BulkWorkflow:
             # A page that cannot be judged at all, such as one whose texts cannot be decrypted, waits for an operator.
             judged = PageResult(progress=self._counted.get(page, RunProgress()), stopped=_kind_of(error))
         self._budgets.pop(page, None)
+        if judged.dearest_usd is not None:
+            self._dearest_usd = max(self._dearest_usd or Decimal(0), judged.dearest_usd)
         self._count(page, judged.progress)
         limit = self._order.max_usd
         if judged.stopped is not None:
@@ -224,12 +227,12 @@ class BulkWorkflow:
                 self._paused, self._hint = self._paused or judged.stopped, judged.hint
         elif limit is not None and self._progress.cost_usd >= limit:
             self._paused, self._hint = self._paused or MaxUsdReached.kind, MaxUsdReached.hint
-        if self._paused == MaxUsdReached.kind:
+        if self._paused in {MaxUsdReached.kind, PriceUnknown.kind}:
             self._order, self._near_limit = self._order.model_copy(update={"max_usd": None}), False
 
     def _runs_alone(self) -> bool:
         """Whether one page runs after another: near a limit of cost, and while the cost of a call is unknown."""
-        return self._near_limit or (self._order.max_usd is not None and self._progress.cost_usd == 0)
+        return self._near_limit or (self._order.max_usd is not None and self._dearest_usd is None)
 
     def _take_budget(self, page: int) -> Decimal | None:
         """Return what a page's calls may cost: its share of what is left, beside what it has cost already."""

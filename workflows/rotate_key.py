@@ -51,6 +51,8 @@ _GONE = "user_gone"
 # Before anything was changed, these fail the job: it cannot be executed as it stands.
 _CANNOT_START = {"account_mismatch", "key_not_found", "key_limit"}
 # What an operator may end a wait for, who knows more than the provider does. A key that is in use is none of it.
+# A rotation that waits with this has cut a consumer off for a moment: it counts as a failure, other waits do not.
+USED_AGAIN = "old_key_used_again"
 _MAY_BE_ADVANCED = {"new_key_not_seen", "key_use_unknown", "consumers_not_moved"}
 
 
@@ -150,17 +152,25 @@ class RotateKeyWorkflow:
         self._claim = await self._step("claim_job", lambda: _do(RotateKey.claim_job, self._order))
         self._state = await self._step("record_keys", self._record)
         new = await self._step("create_key", lambda: _do(RotateKey.create_key, self._current_keys()))
-        self._state = self._current_keys().model_copy(update={"new_key_id": new})
+        self._update(new_key_id=new)
         verified = await self._step("verify_key", lambda: _do(RotateKey.verify_key, self._current_keys()))
-        self._state = self._current_keys().model_copy(update={"verified_at": verified})
+        self._update(verified_at=verified)
         end = workflow.now() + self._current_keys().waits.overlap
         while True:
-            await self._await_consumers(end)
-            since = await self._step("deactivate_key", lambda: _do(RotateKey.deactivate_key, self._current_keys()))
-            # It was verified once more: only a later use of the new key is a consumer's.
-            self._state = self._current_keys().model_copy(update={"deactivated_at": since, "verified_at": since})
+            if self._current_keys().deactivated_at is None:  # by an earlier run of the job
+                await self._await_consumers(end)
+                try:
+                    since = await self._step(
+                        "deactivate_key", lambda: _do(RotateKey.deactivate_key, self._current_keys())
+                    )
+                except _UsedAgain:
+                    end = workflow.now()
+                    continue
+                # It was verified once more: only a later use of the new key is a consumer's.
+                self._update(deactivated_at=since, verified_at=since)
             if await self._is_unused():
                 break
+            self._update(deactivated_at=None)
             end = workflow.now()
         await self._step("close_job", lambda: _do(RotateKey.close_job, self._current_keys()))
         return self._outcome("done")
@@ -175,6 +185,7 @@ class RotateKeyWorkflow:
     async def _await_consumers(self, end: datetime) -> None:
         """Wait until `end` at least, and until nothing needs the old key any more, or an operator says so."""
         self._need = None
+        self._advance = None
         while True:
             left = (end if self._need is None else workflow.now()) - workflow.now()
             try:
@@ -195,9 +206,7 @@ class RotateKeyWorkflow:
         if self._need is not None:
             workflow.upsert_search_attributes([PARKED.value_unset()])
         self._need = None
-        if (advance := self._advance) is not None:
-            await self._step("record_advance", lambda: _do(RotateKey.record_advance, self._current_keys(), advance))
-            self._advance = None
+        await self._record_advance()
 
     async def _is_unused(self) -> bool:
         """Wait for the grace to end, and delete the old key; False if it was used and works again."""
@@ -207,9 +216,7 @@ class RotateKeyWorkflow:
             need = await self._step(
                 "grace", lambda: self._watch(RotateKey.await_grace, end, left=end - workflow.now()), until=end
             )
-        if (advance := self._advance) is not None:
-            await self._step("record_advance", lambda: _do(RotateKey.record_advance, self._current_keys(), advance))
-            self._advance = None
+        await self._record_advance()
         while need is None:
             self._last_step = True
             try:
@@ -221,8 +228,15 @@ class RotateKeyWorkflow:
                 need = await self._step("grace", check)
         await self._report(need)
         # A consumer came back after the key was quiet: only an operator knows whether that has ended.
-        await self._wait_while_blocked("grace", need.kind, USED_IN_GRACE, None, need=need)
+        await self._wait_while_blocked("grace", USED_AGAIN, USED_IN_GRACE, None, need=need)
         return False
+
+    async def _record_advance(self) -> None:
+        """Write down that an operator has ended the wait, if one has."""
+        if (advance := self._advance) is not None:
+            self._update(was_advanced=True)
+            await self._step("record_advance", lambda: _do(RotateKey.record_advance, self._current_keys(), advance))
+            self._advance = None
 
     async def _watch(self, wait: Any, *arguments: Any, left: timedelta) -> Any:
         """Return what a waiting activity returns; an operator's instruction ends it."""
@@ -305,7 +319,7 @@ class RotateKeyWorkflow:
                 if kind == "frozen" and self._state is not None:
                     await self._await_thaw(name, _message_of(cause))
                     continue
-                if name == "delete_key" and kind == "old_key_in_use":
+                if name in {"deactivate_key", "delete_key"} and kind == "old_key_in_use":
                     raise _UsedAgain from None
                 if name == "roll_back_key" and kind == "rollback_impossible":
                     raise _Superseded(kind) from None
@@ -375,6 +389,9 @@ class RotateKeyWorkflow:
         if self._rollback is not None:
             raise _RollBack
 
+    def _update(self, **changes: Any) -> None:
+        self._state = self._current_keys().model_copy(update=changes)
+
     def _current_claim(self) -> ClaimedJob:
         if self._claim is None:
             raise ValueError("the job is not claimed")
@@ -433,7 +450,9 @@ class RotateKeyWorkflow:
             raise refusal("not_waiting", f"the rotation does not wait: its step is {at}")
         if self._advance is not None:
             raise refusal("not_waiting", "the wait was ended already")
-        if self._status.blocked == "old_key_in_use":
+        if self._status.blocked == USED_AGAIN:
+            raise refusal(USED_AGAIN, "the old key was used and works again: resume, or roll back")
+        if self._status.blocked == "old_key_in_use" and not self._state.is_compromised:
             raise refusal("old_key_in_use", "the old key is in use: move its users first, or roll back")
         if not self._state.is_compromised and self._status.blocked not in _MAY_BE_ADVANCED:
             raise refusal("wait_protects", "only the waits of a compromised key may be cut short")

@@ -91,8 +91,8 @@ class BulkPage(Contract):
     last: int = Field(ge=1)
     # What its calls may have cost, those of earlier attempts included; None for no limit.
     max_usd: Decimal | None = None
-    # What a call of this run has cost on average; None while none has.
-    call_usd: Decimal | None = None
+    # What the dearest call of this run has cost; None while it is unknown what a call costs.
+    dearest_usd: Decimal | None = None
     # Whether its last call may go over the limit: for the one page that runs alone, with all that is left.
     may_exceed: bool = False
 
@@ -120,6 +120,8 @@ class PageResult(Contract):
     progress: RunProgress
     stopped: str | None = Field(default=None, max_length=64)
     hint: str | None = Field(default=None, max_length=500)
+    # What its dearest call has cost, or that of the pages before; None if none was made under a limit of cost.
+    dearest_usd: Decimal | None = None
 
 
 class RunResult(Contract):

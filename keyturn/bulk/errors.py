@@ -11,6 +11,13 @@ class UnknownRun(KeyturnError):
     hint = "Look for it with `keyturn runs`."
 
 
+class PriceUnknown(KeyturnError):
+    """A run has a limit of cost, and a model that answered has no price: the limit cannot be kept."""
+
+    kind = "price_unknown"
+    hint = "Resume the run without a limit, or cancel it, give the model a price (KEYTURN_RATE_CARD), and start anew."
+
+
 class MaxUsdReached(KeyturnError):
     """The calls of a run have cost what its limit allows; nothing more was asked."""
 

@@ -13,12 +13,13 @@ from decimal import Decimal
 from typing import Any, NamedTuple, Protocol
 
 from keyturn.bulk.contracts import BulkPage, PageResult, RunResult
-from keyturn.bulk.errors import MaxUsdReached
+from keyturn.bulk.errors import MaxUsdReached, PriceUnknown
 from keyturn.bulk.store import OPEN, PICO, WAITING, BulkStore, Run
 from keyturn.calls import CallRecord
 from keyturn.contracts import CredentialFacts, ModelTask
 from keyturn.errors import KeyturnError
 from keyturn.llm.errors import AuthenticationFailed, QuotaExhausted
+from keyturn.llm.records import RULE
 from keyturn.payload_errors import PayloadError
 from keyturn.policy.errors import PolicyError
 from keyturn.rotations.contracts import RotationRequest
@@ -29,7 +30,7 @@ from keyturn.tasks.summarize_scan import ScanRequest
 FAILURES_IN_A_ROW = 20
 # What no other item could escape stops the run at once. Another refusal may be one item's own, such as a scan that is
 # too long for the model: it is that item's failure, and stops the run when it comes twenty times in a row.
-_STOPS_AT_ONCE = (QuotaExhausted, AuthenticationFailed, PolicyError, PayloadError, MaxUsdReached)
+_STOPS_AT_ONCE = (QuotaExhausted, AuthenticationFailed, PolicyError, PayloadError, MaxUsdReached, PriceUnknown)
 # Written together: a verdict that is lost with a killed worker is found in the cache of answers.
 WRITTEN_AT_ONCE = 10
 # Calls at once for a page. With two pages at once it keeps a provider busy, and leaves the worker time for others.
@@ -120,12 +121,13 @@ class BulkJudge:
         budget = None
         if page.max_usd is not None:
             before = await self.store.progress(page.run_id, first=page.first, last=page.last)
-            budget = _Budget(page.max_usd - before.cost_usd, page.call_usd, may_exceed=page.may_exceed)
+            budget = _Budget(page.max_usd - before.cost_usd, page.dearest_usd, may_exceed=page.may_exceed)
         judging = _Page(self, run, attempt, at, budget)
         stopped = await judging.all(await self.store.open_items(page.run_id, page.first, page.last), last_attempt)
         progress = await self.store.progress(page.run_id, first=page.first, last=page.last)
         kind, hint = (None, None) if stopped is None else (stopped.kind, stopped.hint)
-        return PageResult(progress=progress, stopped=kind, hint=hint)
+        dearest = None if budget is None else budget.dearest
+        return PageResult(progress=progress, stopped=kind, hint=hint, dearest_usd=dearest)
 
     async def update_outcomes(self, run_id: str, *, tenant_id: str) -> RunResult:
         """Look up the status of the rotations that were started; returns how many are in progress.
@@ -179,29 +181,32 @@ def request_of(run: Run, item: Mapping[str, Any], encryption: Encryption) -> Mod
 class _Budget:
     """What the calls of a page may cost. While the cost of a call is unknown, only one is made at a time."""
 
-    def __init__(self, usd: Decimal, call_usd: Decimal | None, *, may_exceed: bool) -> None:
+    def __init__(self, usd: Decimal, dearest: Decimal | None, *, may_exceed: bool) -> None:
+        self.dearest = dearest
         self._left = usd
         self._may_exceed = may_exceed
         self._running = 0
-        self._dearest = call_usd or Decimal(0)
         self._changed = asyncio.Condition()
 
     async def admit(self) -> bool:
         """Wait until a further call may be made; False if it would go over, or by more than itself where it may."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self._dearest or self._running == 0)
-            left = self._left - self._dearest * self._running
-            if left <= 0 or (left < self._dearest and not self._may_exceed):
+            await self._changed.wait_for(lambda: self.dearest is not None or self._running == 0)
+            dearest = self.dearest or Decimal(0)
+            left = self._left - dearest * self._running
+            if left <= 0 or (left < dearest and not self._may_exceed):
                 return False
             self._running += 1
             return True
 
-    async def close(self, usd: Decimal) -> None:
-        """Count a call that has ended."""
+    async def close(self, calls: Sequence[CallRecord]) -> None:
+        """Count what an answer has cost; one from the cache, or by rule, teaches nothing about the cost of a call."""
+        usd = sum((call.cost_usd or Decimal(0) for call in calls), Decimal(0))
         async with self._changed:
             self._running -= 1
             self._left -= usd
-            self._dearest = max(self._dearest, usd)
+            if any(not call.cache_hit and call.provider != RULE for call in calls):
+                self.dearest = max(self.dearest or Decimal(0), usd)
             self._changed.notify_all()
 
 
@@ -258,10 +263,10 @@ class _Page:
         if self._budget is not None and not await self._budget.admit():
             self._stopped = self._stopped or MaxUsdReached("the run has cost what its limit allows")
             return
-        spent = Decimal(0)
+        calls: list[CallRecord] = []
         try:
             judged = await self._judge.decider.answer(request, self._attempt, at=self._at)
-            spent = sum((one.call.cost_usd or Decimal(0) for one in (judged, judged.first) if one), Decimal(0))
+            calls = [one.call for one in (judged, judged.first) if one is not None]
         except KeyturnError as error:
             if isinstance(error, _STOPS_AT_ONCE):  # this item stays open
                 self._stopped = error
@@ -272,7 +277,9 @@ class _Page:
             return
         finally:
             if self._budget is not None:
-                await self._budget.close(spent)
+                await self._budget.close(calls)
+        if self._budget is not None and any(call.cost_usd is None for call in calls):
+            self._stopped = self._stopped or PriceUnknown(f"the price of {judged.call.model} is unknown")
         if self._stopped is None:
             self._failed += self._streak
             self._streak = []

@@ -65,8 +65,15 @@ class KeyState(Contract):
     # Only what is compromised may be cut short by a person.
     is_compromised: bool = False
     new_key_id: Identifier | None = None
+    # A person has ended a wait of a compromised key.
+    was_advanced: bool = False
     verified_at: AwareDatetime | None = None
     deactivated_at: AwareDatetime | None = None
+
+    @property
+    def goes_regardless(self) -> bool:
+        """Whether a use of the old key is no reason to leave it: it is compromised, and a line or a person said so."""
+        return self.is_compromised and (self.was_advanced or self.waits.cut_short_by is not None)
 
 
 class KeyUse(Contract):

@@ -68,6 +68,14 @@ class MappedTwice(ExecutorError):
     hint = "Leave one table for the key in the file of KEYTURN_KEY_MAP, restart the executor, and resume."
 
 
+class PolicyLineMissing(ExecutorError):
+    """The executor does not have a policy line of the job, which may say how long is waited: nothing was created."""
+
+    kind = "policy_line_missing"
+    parks = True
+    hint = "Give the executor the policy files of the workers (KEYTURN_POLICY_DIR), restart it, and resume."
+
+
 class TargetUnusable(ExecutorError):
     """A target of the key is unknown here, cannot be read back where it must, or is refused in production."""
 

@@ -1,7 +1,7 @@
 """How many rotations may run at once, so that a mistake in one reaches few consumers. Pure."""
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -51,7 +51,7 @@ class Admission:
         limits: the limits.
         jobs: the account's jobs that are open, and those that were closed lately.
         group_of: what a job belongs to.
-        blocked: how many rotations are blocked now.
+        blocked: the jobs whose rotations are blocked now, such as one whose old key was used after its deactivation.
         now: the present moment.
     """
 
@@ -61,13 +61,13 @@ class Admission:
         jobs: Iterable[JobRow],
         group_of: Callable[[JobRow], Group],
         *,
-        blocked: int,
+        blocked: Collection[str],
         now: datetime,
     ) -> None:
         self._limits = limits
         self._group_of = group_of
         self._in_flight = 0
-        self._failures = blocked
+        self._failures = len(blocked)
         self._open: Counter[str] = Counter()
         self._of_owner: Counter[str] = Counter()
         self._proven: Counter[str] = Counter()
@@ -75,7 +75,7 @@ class Admission:
         self._jobs = {job.job_id: job for job in jobs}
         for job in self._jobs.values():
             group = group_of(job)
-            self._proven[group.owner] += job.state in _PROVEN
+            self._proven[group.owner] += job.state in _PROVEN and job.job_id not in blocked
             if job.state == "failed" and job.closed_at is not None and job.closed_at > now - FAILURES_COUNT_FOR:
                 self._failures += 1
             if job.closed_at is None:
@@ -95,10 +95,10 @@ class Admission:
 
     def _reason(self, group: Group, *, is_urgent: bool) -> str | None:  # noqa: PLR0911 - a limit each
         limits = self._limits
-        if self._in_flight >= limits.most:
-            return f"{self._in_flight} rotations of the account are in flight"
         if is_urgent:  # what is compromised harms more each hour than what a rotation may break
             return None
+        if self._in_flight >= limits.most:
+            return f"{self._in_flight} rotations of the account are in flight"
         if limits.stop_after_failures and self._failures >= limits.stop_after_failures:
             return f"{self._failures} rotations failed or are blocked: resume, roll back or fix them first"
         running = self._of_owner[group.owner]

@@ -72,8 +72,8 @@ class KeyMapping(Contract):
         for target in self.targets:
             if "*" in self.account and target.count("{user}") != 1:
                 raise ValueError(f"{target}: a table for many accounts has {{user}} once in each target")
-            if set(_BRACES.findall(target)) - {"{user}"}:
-                raise ValueError(f"{target}: only {{user}} is replaced")
+            if set(_BRACES.findall(target)) - {"{user}", "{account}"}:
+                raise ValueError(f"{target}: only {{user}} and {{account}} are replaced")
         return self
 
     def names(self, key: KeyNames) -> bool:

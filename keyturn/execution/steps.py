@@ -19,7 +19,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import SecretStr
 
@@ -27,6 +27,7 @@ from keyturn.execution.contracts import KeyRotationOrder, KeyState, KeyUse, KeyW
 from keyturn.execution.errors import (
     AccountMismatch,
     AnotherAccount,
+    CloudRefused,
     CloudUnavailable,
     ForeignKey,
     Frozen,
@@ -43,10 +44,10 @@ from keyturn.execution.mapping import KeyMap, KeyMapping, KeyNames
 from keyturn.execution.plans import evidence_of, plan_of, use_in_words
 from keyturn.execution.protocols import CloudKey, CloudKeys
 from keyturn.execution.targets import SecretTargets
-from keyturn.execution.waits import need_of, waits_of
+from keyturn.execution.waits import is_in_use, need_of, waits_of
 from keyturn.jobs.consumers import consumers_moved
 from keyturn.jobs.contracts import ClaimedJob, Evidence
-from keyturn.jobs.errors import StateRefused
+from keyturn.jobs.errors import JobClosed, StaleClaim, StateRefused
 from keyturn.jobs.leases import JobLeases, claimed_job
 from keyturn.jobs.outbox import BLOCKED_TOPIC, Outbox
 from keyturn.jobs.states import ProgressState
@@ -171,23 +172,23 @@ class KeyRotation:
         now = datetime.now(UTC)
         recorded = _recorded(trail)
         if recorded is not None:
-            old, before, targets = recorded
-            # By what the first target holds, several tables could not be distinguished any more.
-            tables = self._tables_of(job, user, own)
-            mapping = next((one for one in tables if self._targets_of(user, one)[:1] == targets[:1]), None)
+            # What the key map says now may be something else, and the consumers have been asked for by what it said.
+            old, before, targets, consumers, waits = recorded
             self._targets.expect_usable(targets)
-            waits = self._waits_of(order, job, mapping)
         else:
             present = await self._keys.list_keys(user)
             old = self._expect_rotatable(job.key_id, present).key_id
             before = tuple(key.key_id for key in present)
             mapping = await self._mapping_of(job, user, own, old)
-            targets = self._targets_of(user, mapping)
+            targets = self._targets_of(user, mapping, own)
             self._targets.expect_usable(targets)
             await self._expect_own_target(targets, old, present)
             waits = self._waits_of(order, job, mapping)
+            consumers = () if mapping is None else mapping.consumers
             evidence = {"cloud_account": own, "user": user, "old_key_id": old, "keys_before": ",".join(before)}
             evidence |= {f"target_{number:02}": path for number, path in enumerate(targets, 1)}
+            evidence |= {f"consumer_{number:02}": name for number, name in enumerate(consumers, 1)}
+            evidence |= {"waits": waits.model_dump_json()}
             evidence |= evidence_of(waits, rotate_by=job.rotate_by, now=now)
             await self._leases.heartbeat(
                 job.job_id, tenant_id=job.tenant_id, token=job.token, lease=LEASE, state="rotating", evidence=evidence
@@ -201,8 +202,9 @@ class KeyRotation:
             old_key_id=old,
             keys_before=before,
             targets=targets,
-            consumers=() if mapping is None else mapping.consumers,
+            consumers=consumers,
             waits=waits,
+            deactivated_at=_deactivated_at(trail),
             recorded_at=now,
             rotate_by=job.rotate_by,
             is_compromised=job.priority == "urgent",
@@ -228,6 +230,7 @@ class KeyRotation:
         # What an earlier attempt created and stored is read by consumers already, even if no list shows it yet.
         ours = {*(key.key_id for key in extra), *_made(trail)}
         if stored is not None and stored_of is not None and stored_of in ours:
+            await self._say(rotation)
             await self._targets.copy(rotation.targets, stored, version=stored_of)
             return await self._record_created(rotation, stored_of)
         orphans = await self._orphans(rotation, extra, trail)
@@ -239,7 +242,10 @@ class KeyRotation:
         await self._say(rotation, evidence={"step": "create_key"})
         try:
             key_id, secret = await self._keys.create(rotation.user, job_id=rotation.job_id)
-        except KeyLimit:
+        except (KeyLimit, CloudRefused) as refused:
+            await self._say(rotation, evidence={"step": "key_not_created"})  # no key of another's is taken for this one
+            if isinstance(refused, CloudRefused):
+                raise
             # The list had room: the cloud has not listed the key yet whose answer was lost.
             raise CloudUnavailable("the list of keys is not consistent yet") from None
         # From here on it is known as ours, whatever uses it.
@@ -250,8 +256,15 @@ class KeyRotation:
         tries = [row["detail"].get("try") for row in await self._trail_of(rotation.job_id, rotation.tenant_id)]
         if [one for one in tries if one][-1:] != [try_id]:
             raise CloudUnavailable("a later attempt creates the key")
+        await self._say(rotation)
         await self._targets.put(rotation.targets, secret, version=key_id)
-        return await self._record_created(rotation, key_id)
+        try:
+            return await self._record_created(rotation, key_id)
+        except (StaleClaim, JobClosed):
+            # The claim was lost while the secret was on its way: consumers must not get that of a key that is deleted.
+            if _find(await self._keys.list_keys(rotation.user), key_id) is None:
+                await self._targets.restore(rotation.targets, self._is_of(key_id), version=key_id)
+            raise
 
     async def verify(self, rotation: KeyState) -> datetime:
         """Use the stored secret as its consumers will, having read it back from every target; returns when.
@@ -308,6 +321,7 @@ class KeyRotation:
 
         Raises:
             NewKeyMissing, SecretNotStored: the new key does not work; the old one was not touched.
+            OldKeyInUse: it is used again; it was not touched.
             Frozen: nothing may be changed now.
             CloudUnavailable, CloudRefused, JobError: call again.
         """
@@ -319,12 +333,20 @@ class KeyRotation:
         await self._expect_signature(rotation)
         old = _find(present, rotation.old_key_id)
         used = None if old is None else await self._keys.use_of(rotation.user, rotation.old_key_id)
+        if used is not None and is_in_use(rotation, used, now=datetime.now(UTC)):
+            raise OldKeyInUse(f"the old key was used at {use_in_words(used)}"[:500])  # since it was found to be quiet
         await self._say(rotation)  # again: what was asked in between took its time
-        if old is not None and old.is_active:
+        is_ours = old is not None and old.is_active
+        if is_ours:
             await self._keys.set_active(rotation.user, rotation.old_key_id, False)
         now = datetime.now(UTC)
         evidence = {"deactivated": rotation.old_key_id, "last_used": use_in_words(used)}
-        await self._say(rotation, state="grace", evidence=evidence)
+        try:
+            await self._say(rotation, state="grace", evidence=evidence)
+        except (StaleClaim, JobClosed):  # such as a rollback, which found it active
+            if is_ours:
+                await self._keys.set_active(rotation.user, rotation.old_key_id, True)
+            raise
         return now
 
     async def uses_since(self, rotation: KeyState) -> Need | None:
@@ -338,6 +360,8 @@ class KeyRotation:
         old = _find(await self._keys.list_keys(rotation.user), rotation.old_key_id)
         if old is None:
             return None
+        if rotation.goes_regardless:
+            return None  # who uses it may be who it was leaked to
         use = await self._keys.use_of(rotation.user, rotation.old_key_id)
         if old.is_active and self._is_activated_by_hand(rotation, old):
             return Need(kind="old_key_in_use", by=("activated by hand",))
@@ -366,7 +390,8 @@ class KeyRotation:
             if old.is_active and self._is_activated_by_hand(rotation, old):
                 raise OldKeyInUse("the old key is active again: it was activated by hand")
             use = await self._keys.use_of(rotation.user, rotation.old_key_id)
-            if use.last_used_at is not None and self._is_used_since(use, rotation.deactivated_at):
+            is_used = not rotation.goes_regardless and self._is_used_since(use, rotation.deactivated_at)
+            if use.last_used_at is not None and is_used:
                 raise OldKeyInUse(f"the old key was used at {in_utc(use.last_used_at)}, after it was deactivated")
             await self._say(rotation)
             await self._keys.delete(rotation.user, rotation.old_key_id)
@@ -416,12 +441,13 @@ class KeyRotation:
             await self._say(rotation, evidence={"activated": rotation.old_key_id})
         trail = await self._trail_of(rotation.job_id, rotation.tenant_id)
         beside = [key for key in present if key.key_id not in rotation.keys_before]
-        ours = await self._keys_created_here(rotation, beside, trail)
-        for key in ours:
-            left = await self._targets.restore(rotation.targets, self._is_of(key.key_id), version=key.key_id)
+        listed = [key.key_id for key in await self._keys_created_here(rotation, beside, trail)]
+        # One that no list shows, or that was deleted by hand, may be in the targets all the same.
+        for key_id in dict.fromkeys([*listed, *sorted(_made(trail))]):
+            left = await self._targets.restore(rotation.targets, self._is_of(key_id), version=key_id)
             still = {"still_in": " ".join(left)[:500]} if left else {}
-            await self._say(rotation, evidence={"deleting": key.key_id} | still)
-            await self._keys.delete(rotation.user, key.key_id)
+            await self._say(rotation, evidence={"deleting": key_id} | still)
+            await self._keys.delete(rotation.user, key_id)
         await self._leases.fail(rotation.job_id, tenant_id=rotation.tenant_id, token=rotation.token, reason=reason)
 
     async def plan(self, order: KeyRotationOrder) -> Sequence[str]:
@@ -438,7 +464,7 @@ class KeyRotation:
         present = await self._keys.list_keys(user)
         old = self._expect_rotatable(job.key_id, present)
         mapping = await self._mapping_of(job, user, order.cloud_account, old.key_id)
-        targets = self._targets_of(user, mapping)
+        targets = self._targets_of(user, mapping, order.cloud_account)
         self._targets.expect_usable(targets)
         await self._expect_own_target(targets, old.key_id, present)
         waits = self._waits_of(order, job, mapping)
@@ -501,7 +527,7 @@ class KeyRotation:
         """Return the key's table: of several, the one whose first target holds the key. Raises MappedTwice."""
         found = self._tables_of(job, user, own)
         if len(found) > 1:
-            holds = [one for one in found if await self._holds(self._targets_of(user, one), key_id)]
+            holds = [one for one in found if await self._holds(self._targets_of(user, one, own), key_id)]
             if len(holds) != 1:
                 tables = self._key_map.numbers(found)
                 which = "neither holds it" if not holds else "both hold it"
@@ -515,15 +541,23 @@ class KeyRotation:
         return stored is not None and self._keys.key_in(stored) == key_id
 
     async def _expect_own_target(self, targets: Sequence[str], key_id: str, present: Sequence[CloudKey]) -> None:
-        """Check that the first target does not hold the secret of another key of the user, which something reads."""
+        """Check that the first target does not hold the secret of another key, which something may read."""
         stored = await self._targets.current(targets)
         held = None if stored is None else self._keys.key_in(stored)
-        if held != key_id and held is not None and (other := _find(present, held)) is not None and other.is_active:
+        if held is None or held == key_id:
+            return
+        other = _find(present, held)
+        if other is None:
+            raise TargetUnusable(
+                f"{targets[0]} holds a key that is none of this user's: correct the path, or remove it"
+            )
+        if other.is_active:
             raise TargetUnusable(f"{targets[0]} holds another active key of the user: give each key a table of its own")
 
-    def _targets_of(self, user: str, mapping: KeyMapping | None) -> tuple[str, ...]:
+    def _targets_of(self, user: str, mapping: KeyMapping | None, account: str) -> tuple[str, ...]:
         paths = self._default_targets if mapping is None or not mapping.targets else mapping.targets
-        return tuple(path.replace("{user}", _in_a_name(user)) for path in paths)
+        names = {"{user}": _in_a_name(user), "{account}": _in_a_name(account)}
+        return tuple(re.sub(r"\{user\}|\{account\}", lambda found: names[found[0]], path) for path in paths)
 
     def _waits_of(self, order: KeyRotationOrder, job: ClaimedJob, mapping: KeyMapping | None) -> KeyWaits:
         lines = self._lines_of(job.policy_lines)
@@ -557,17 +591,18 @@ class KeyRotation:
         return ours
 
     async def _keys_created_here(self, rotation: KeyState, extra: Sequence[CloudKey], trail: Trail) -> list[CloudKey]:
-        """Those that the trail or their label names as ours, or that were created since our first try and never used.
+        """Those that the trail or their label names as ours, or that were created at an unanswered try and never used.
 
         A key of which the cloud cannot say whether it was used is not ours by its date alone.
         """
-        named = {row["detail"].get(name) for row in trail for name in ("created_key", "new_key_id")}
-        started = _tries(trail)
+        names = ("created_key", "new_key_id", "deleting_orphan")
+        named = {row["detail"].get(name) for row in trail for name in names}
+        unanswered = _unanswered(trail)
         ours = []
         for key in extra:
             if key.key_id in named or key.job_id == rotation.job_id:
                 ours.append(key)
-            elif key.job_id is None and started and key.created_at >= min(started) - CLOCKS_AGREE_WITHIN:
+            elif key.job_id is None and any(abs(key.created_at - at) <= CLOCKS_AGREE_WITHIN for at in unanswered):
                 use = await self._keys.use_of(rotation.user, key.key_id)
                 if use.is_known and use.last_used_at is None:
                     ours.append(key)
@@ -575,7 +610,7 @@ class KeyRotation:
 
     def _expect_lists_to_be_whole(self, trail: Trail, orphans: Sequence[CloudKey]) -> None:
         """Wait before another key is created until the one of an earlier try would be listed, if there is one."""
-        tries = [*_tries(trail), *(row["at"] for row in trail if "created_key" in row["detail"])]
+        tries = [*_unanswered(trail), *(row["at"] for row in trail if "created_key" in row["detail"])]
         if tries and not orphans and datetime.now(UTC) < max(tries) + self._keys.visible_within:
             raise CloudUnavailable("an earlier attempt may have created a key that is not listed yet")
 
@@ -633,8 +668,18 @@ def _coded(text: str) -> str:
     return "".join(f"_{byte:02X}" for byte in text.encode())
 
 
-def _tries(trail: Trail) -> list[datetime]:
-    return [row["at"] for row in trail if row["detail"].get("step") == "create_key"]
+def _unanswered(trail: Trail) -> list[datetime]:
+    """When a key was asked for without an answer: it may have been created, and its secret is lost."""
+    found: list[datetime] = []
+    for row in trail:
+        detail = row["detail"]
+        if detail.get("step") == "create_key":
+            found.append(row["at"])
+        elif found and (detail.get("step") == "key_not_created" or "created_key" in detail):
+            found.pop()
+        elif found and "deleting_orphan" in detail:
+            found.pop(0)
+    return found
 
 
 def _made(trail: Trail) -> set[str]:
@@ -643,12 +688,31 @@ def _made(trail: Trail) -> set[str]:
     return {str(row["detail"]["created_key"]) for row in trail if "created_key" in row["detail"]} - deleted
 
 
+def _deactivated_at(trail: Trail) -> datetime | None:
+    """When an earlier run has deactivated the old key, if it was not activated since."""
+    found = None
+    for row in trail:
+        if "deactivated" in row["detail"]:
+            found = row["at"]
+        elif {"activating", "activated"} & set(row["detail"]):
+            found = None
+    return found
+
+
 def _account_in(trail: Iterable[Mapping[str, Any]]) -> str | None:
     return next((str(row["detail"]["cloud_account"]) for row in trail if "cloud_account" in row["detail"]), None)
 
 
-def _recorded(trail: Trail) -> tuple[str, tuple[str, ...], tuple[str, ...]] | None:
-    """The old key, all keys, and the targets that the run has written down which was the first to create a key.
+class _Record(NamedTuple):
+    old: str
+    before: tuple[str, ...]
+    targets: tuple[str, ...]
+    consumers: tuple[str, ...]
+    waits: KeyWaits
+
+
+def _recorded(trail: Trail) -> _Record | None:
+    """What the run has written down which was the first to create a key.
 
     None while no run has: then a changed key map, or another key of the user, counts for the next one.
     """
@@ -658,8 +722,14 @@ def _recorded(trail: Trail) -> tuple[str, tuple[str, ...], tuple[str, ...]] | No
         if detail.get("step") == "create_key":
             return found
         if "keys_before" in detail:
-            targets = [str(detail[name]) for name in sorted(detail) if name.startswith("target_")]
-            found = str(detail["old_key_id"]), tuple(str(detail["keys_before"]).split(",")), tuple(targets)
+            targets, consumers = (
+                tuple(str(detail[name]) for name in sorted(detail) if name.startswith(kind))
+                for kind in ("target_", "consumer_")
+            )
+            waits = KeyWaits.model_validate_json(str(detail["waits"]))
+            found = _Record(
+                str(detail["old_key_id"]), tuple(str(detail["keys_before"]).split(",")), targets, consumers, waits
+            )
     return None
 
 

@@ -57,12 +57,12 @@ def need_of(
         own_use_within: how long after our verification the provider may date it.
         now: by the clock that the waits are measured by.
     """
+    if is_in_use(rotation, old, now=now):  # before what an operator may end: a use is a fact
+        return Need(kind="old_key_in_use", by=old.by)
     if missing:
         return Need(kind="consumers_not_moved", by=tuple(missing[:16]))
     if not old.is_known:
         return None if rotation.consumers else Need(kind="key_use_unknown")
-    if old.last_used_at is not None and old.last_used_at > now - rotation.waits.quiet:
-        return Need(kind="old_key_in_use", by=old.by)
     # Each consumer has said that it moved; or there is none, for as long as anyone knows.
     is_idle = old.last_used_at is None or old.last_used_at < rotation.recorded_at - rotation.waits.idle
     if rotation.consumers or is_idle:
@@ -71,6 +71,13 @@ def need_of(
     if verified is not None and new.last_used_at is not None and new.last_used_at > verified + own_use_within:
         return None
     return Need(kind="new_key_not_seen")
+
+
+def is_in_use(rotation: KeyState, old: KeyUse, *, now: datetime) -> bool:
+    """Return whether the old key was used within the time for which it must be quiet."""
+    if rotation.goes_regardless or not old.is_known or old.last_used_at is None:
+        return False
+    return old.last_used_at > now - rotation.waits.quiet
 
 
 def _hours(hours: float | None, default: timedelta) -> timedelta:

@@ -17,6 +17,7 @@ window, every time is one.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime, time, timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -43,11 +44,9 @@ def _zone(name: str) -> str:
 
 def _time(value: object) -> object:
     if isinstance(value, str):
-        try:
-            return time.fromisoformat(value)
-        except ValueError:
-            raise ValueError("write a time of day as 20:00, and midnight as 00:00") from None
-    if isinstance(value, time):
+        with suppress(ValueError):
+            value = time.fromisoformat(value)
+    if isinstance(value, time) and value.tzinfo is None:
         return value
     raise ValueError("write a time of day as 20:00, and midnight as 00:00")
 

@@ -22,7 +22,7 @@ def job(number: int, *, owner: str = "payments", state: str = "open", urgent: bo
     return JobRow(f"job_{number}", owner, f"AKIA{number}", state, closed, urgent)
 
 
-def admission(jobs: list[JobRow], *, blocked: int = 0, **limits: Any) -> Admission:
+def admission(jobs: list[JobRow], *, blocked: tuple[str, ...] = (), **limits: Any) -> Admission:
     return Admission(
         BlastRadius(**WIDE | limits),
         jobs,
@@ -65,17 +65,23 @@ def test_a_canary_of_each_owner_goes_first() -> None:
 def test_failures_and_blocks_stop_new_rotations() -> None:
     jobs = [job(0, state="failed"), job(1, state="failed"), job(2)]
     assert admitted(jobs, stop_after_failures=3) == 1
-    assert admitted(jobs, stop_after_failures=3, blocked=1) == 0
+    assert admitted(jobs, stop_after_failures=3, blocked=("job_9",)) == 0
     assert admitted(jobs, stop_after_failures=2) == 0
     old = job(0, state="failed")._replace(closed_at=NOW - timedelta(days=2))
     assert admitted([old, jobs[1], jobs[2]], stop_after_failures=2) == 1
 
 
-def test_a_compromised_key_is_held_up_by_the_accounts_limit_alone() -> None:
+def test_a_canary_whose_old_key_was_used_after_its_deactivation_shows_nothing() -> None:
+    jobs = [job(0, state="grace"), job(1), job(2)]
+    assert admitted(jobs, canaries=1) == 2
+    assert admitted(jobs, canaries=1, blocked=("job_0",)) == 0
+
+
+def test_a_compromised_key_is_delayed_by_no_limit() -> None:
     others = [job(0, state="failed"), job(1, state="verifying")]
     urgent = job(2, urgent=True)
     assert admitted([*others, urgent], canaries=1, most_per_owner=1, stop_after_failures=1) == 1
-    assert admitted([*others, urgent], most=1) == 0
+    assert admitted([*others, urgent], most=1) == 1
 
 
 def test_the_reason_names_the_limit() -> None:

@@ -81,6 +81,7 @@ def test_a_calendar_of_freezes_alone_allows_every_other_time(tmp_path: Path) -> 
         ("[[window]]\nfrom='20:00'\nto='20:00'", "from and to are the same"),
         ("[[window]]\nfrom='8pm'\nto='21:00'", "write a time of day as 20:00"),
         ("[[window]]\nfrom='20:00'\nto='24:00'", "midnight as 00:00"),
+        ("[[window]]\nfrom='20:00Z'\nto='21:00'", "write a time of day as 20:00"),
         ("[[window]]\ndays=['monday']\nfrom='20:00'\nto='21:00'", r"\[\[window\]\] 1: days: Input should be 'mon'"),
         ("[[window]]\ndays=[]\nfrom='20:00'\nto='21:00'", r"\[\[window\]\] 1: days"),
         ("[window]\nfrom='20:00'\nto='21:00'", "with two brackets"),

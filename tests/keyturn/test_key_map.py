@@ -64,7 +64,7 @@ def test_an_account_with_two_keys_has_a_table_for_each(tmp_path: Path) -> None:
         ("[[key]]\naccount = 'svc'\ntargets = ['vault:a/b', 'vault:a/b']", "targets has an entry twice"),
         ("[[key]]\naccount = 'svc'\nconsumers = ['a', 'a']", "consumers has an entry twice"),
         ("[[key]]\naccount = '*'\ntargets = ['vault:a/b']", "a table for many accounts has {user} once in each"),
-        ("[[key]]\naccount = 'svc'\ntargets = ['vault:a/{name}']", "only {user} is replaced"),
+        ("[[key]]\naccount = 'svc'\ntargets = ['vault:a/{name}']", "only {user} and {account} are replaced"),
         ("[[key]]\naccount = 'svc'\noverlap_hours = -1", r"\[\[key\]\] 1: overlap_hours"),
         ("[[key]]\naccount = 'svc'\n[[key]]\naccount = 'svc'", "names the same key as .* 1 does"),
         (

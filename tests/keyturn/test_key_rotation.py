@@ -154,7 +154,7 @@ async def test_a_key_is_rotated_with_its_evidence(
     details = [dict(row["detail"]) for row in trail]
     recorded = {"cloud_account": ACCOUNT, "user": user, "old_key_id": old, "keys_before": old}
     recorded |= {"target_01": f"secretsmanager:keyturn/{user}", "overlap": "24 hours", "grace": "7 days"}
-    assert recorded in details
+    assert recorded | {"waits": KeyWaits().model_dump_json()} in details
     assert {"old_key_id": old, "new_key_id": rotation.new_key_id} in details
     assert all(row["actor"] == f"execute:{job_id}" for row in trail[1:])
     assert rotation.new_key_id is not None

@@ -855,7 +855,7 @@ async def test_targets_are_checked_before_a_rotation_needs_them(terminal: Termin
     sound = await terminal.run("targets", "check", KEYTURN_KEY_MAP=str(file))
     assert sound.returncode == 0, sound.stdout + sound.stderr
     assert f"[[key]] 1  svc-pay  owner payments\n  file:{secrets}/pay: holds no secret yet" in sound.stdout
-    assert f"file:{secrets}/{{user}}: differs by user, and is not asked" in sound.stdout
+    assert f"file:{secrets}/{{user}}: differs by user or account, and is not asked" in sound.stdout
     assert "other keys  no target: they are not rotated" in sound.stdout
     assert "[[key]] 1  svc-pay: names no key of a job of this month" in sound.stdout
     file.write_text('[[key]]\naccount = "svc-x"\ntargets = ["github:acme/x/KEY"]\n')
@@ -879,6 +879,11 @@ async def test_rotations_are_frozen_and_thawed_by_command(terminal: Terminal) ->
     assert (await terminal.run("thaw", KEYTURN_TENANT=tenant)).stdout == "1 freeze ended\n"
     none = await terminal.run("thaw", KEYTURN_TENANT=tenant)
     assert (none.returncode, none.stdout) == (1, "0 freezes ended\n")
-    for option in (["--reason", "two\nlines"], ["--reason", "x", "--hours", "nan"], ["--reason", "x", "--hours", "0"]):
+    for option in (
+        ["--reason", "two\nlines"],
+        ["--reason", "x", "--cloud-account", ""],
+        ["--reason", "x", "--hours", "nan"],
+        ["--reason", "x", "--hours", "0"],
+    ):
         refused = await terminal.run("freeze", *option, KEYTURN_TENANT=tenant)
         assert (refused.returncode, option[-2] in refused.stderr) == (2, True)

@@ -41,7 +41,10 @@ from keyturn.database import open_database
 from keyturn.inventory.errors import InventoryInvalid, InventoryRefused
 from keyturn.jobs.store import JobStore
 from keyturn.keyring_files import new_keyring_text, parse_keyring
+from keyturn.ledger.prices import RateCard
+from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.errors import ProviderUnavailable, QuotaExhausted
+from keyturn.llm.guard import Guard
 from keyturn.payload_errors import PayloadError
 from keyturn.progress import summary_of
 from keyturn.rotations.contracts import Abandonment, Denial, Resumption
@@ -332,6 +335,46 @@ async def test_a_limit_of_cost_holds_to_within_one_call(sqlite_place: BulkPlace,
         assert limit - each < status.progress.cost_usd <= limit + each, (limit, each)
         await answer(handle, "resume", OMAR)
         assert (await handle.result()).progress.asked == 60
+
+
+async def test_a_limit_of_cost_pauses_a_run_whose_model_has_no_price(
+    sqlite_place: BulkPlace, run_id: str, tmp_path: Path
+) -> None:
+    """At the first answer: the limit could not be kept. Resumed, the run goes on without one."""
+    place = sqlite_place
+    place.boundary = ModelBoundary(
+        {"*": [place.provider]}, place.catalogue, guard=Guard(RateCard({})), record=place.records.append
+    )
+    await place.load(estate(tmp_path / "keys.jsonl", keys=60), run_id)
+    async with place.working():
+        handle = await started(place, run_id, pages_at_once=3, max_usd=Decimal("0.03"))
+        status = await until(handle, lambda now: now.phase == "paused")
+        assert (status.paused, status.progress.asked) == ("price_unknown", 1)
+        assert status.hint is not None
+        assert "KEYTURN_RATE_CARD" in status.hint
+        await answer(handle, "resume", OMAR)
+        assert (await handle.result()).progress.asked == 60
+
+
+async def test_answers_from_the_cache_do_not_make_a_call_look_cheap(
+    sqlite_place: BulkPlace, run_id: str, tmp_path: Path
+) -> None:
+    """Most of the run is cached at no cost: the limit is measured by the dearest call, and not by the average."""
+    place = sqlite_place
+    await place.load(estate(tmp_path / "first.jsonl", keys=50), f"{run_id}-first")
+    file = estate(tmp_path / "all.jsonl", keys=100)
+    await place.load(file, run_id)
+    each = Decimal("0.00098")
+    async with place.working():
+        await (await started(place, f"{run_id}-first")).result()
+        limit = each * 10
+        handle = await started(place, run_id, pages_at_once=3, max_usd=limit)
+        status = await until(handle, lambda now: now.phase == "paused")
+        assert status.paused == "max_usd_reached"
+        assert limit - each < status.progress.cost_usd <= limit + each, (limit, each)
+        await answer(handle, "resume", OMAR)
+        assert (await handle.result()).progress.asked == 100
+    assert place.provider.calls == 100
 
 
 async def test_a_long_run_goes_on_under_new_histories(sqlite_place: BulkPlace, run_id: str, tmp_path: Path) -> None:

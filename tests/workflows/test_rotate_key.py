@@ -25,7 +25,7 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.testing import WorkflowEnvironment
 
 from keyturn.application.answers import AnswerRefused, answer
-from keyturn.application.parked import waiting_rotations
+from keyturn.application.parked import blocked_jobs, waiting_rotations
 from keyturn.database import open_database
 from keyturn.errors import SettingsInvalid
 from keyturn.execution.contracts import KeyRotationOrder, KeyRotationOutcome, KeyRotationStatus, KeyWaits
@@ -427,11 +427,11 @@ async def test_a_job_past_its_date_waits_as_long_as_any_other_and_says_that_it_i
     assert len(events) < 10 * 8
 
 
-@pytest.mark.parametrize("ends", ["thaw", "roll_back"])
+@pytest.mark.parametrize("ends", ["thaw", "thaw after a use", "roll_back"])
 async def test_a_freeze_holds_every_change_up_and_no_rollback(
     temporal: Client, aws: Aws, network: Network, engine: AsyncEngine, ends: str
 ) -> None:
-    """Before a key is created, and before the old one is deactivated."""
+    """Before a key is created, and before the old one is deactivated, which waits again if it was used meanwhile."""
     frozen = {"before": True, "after": False}
 
     async def freezes(tenant_id: str, cloud_account: str) -> str | None:
@@ -442,7 +442,7 @@ async def test_a_freeze_holds_every_change_up_and_no_rollback(
     user, old = aws.user()
     job_id = await job_for(JobStore(engine), engine, user, old)
     async with executing(temporal, aws, network, engine, freezes=freezes) as executions:
-        handle = await start(temporal, executions, quick(executions, job_id))
+        handle = await start(temporal, executions, quick(executions, job_id, quiet=timedelta(seconds=6)))
         blocked = await until(handle, lambda now: now.blocked is not None)
         assert (blocked.step, blocked.blocked) == ("create_key", "frozen")
         assert "incident 4711" in str(blocked.hint)
@@ -457,9 +457,15 @@ async def test_a_freeze_holds_every_change_up_and_no_rollback(
             assert (await handle.result()).status == "rolled_back"
             assert aws.keys(user) == {old: "Active"}
             return
+        if ends == "thaw after a use":
+            await use(aws, old, user)
         frozen["after"] = False
         with suppress(AnswerRefused):
             await answer(handle, "resume", Resumption(operator="luna"))
+        if ends == "thaw after a use":
+            blocked = await until(handle, lambda now: now.blocked == "old_key_in_use")
+            assert (blocked.step, aws.keys(user)[old]) == ("overlap", "Active")
+            await use(aws, str(blocked.new_key_id), user)
         assert (await handle.result()).status == "done"
         assert old not in aws.keys(user)
 
@@ -545,7 +551,8 @@ async def test_a_use_after_the_deactivation_brings_the_old_key_back_and_waits_fo
         else:
             aws.client("iam").update_access_key(UserName=user, AccessKeyId=old, Status="Active")
         blocked = await until(handle, lambda now: now.blocked is not None)
-        assert (blocked.step, blocked.blocked, aws.keys(user)[old]) == ("grace", "old_key_in_use", "Active")
+        assert (blocked.step, blocked.blocked, aws.keys(user)[old]) == ("grace", "old_key_used_again", "Active")
+        assert await blocked_jobs(temporal, task_queue=executions.settings.queue(ACCOUNT)) == {job_id}
         assert [topic for topic, _ in await messages_of(engine, job_id)][1:] == ["rotation_job.blocked"]
         if how == "used":  # what used it moves to the new key
             await use(aws, str(blocked.new_key_id), user)
