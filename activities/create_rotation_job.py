@@ -13,8 +13,23 @@ from keyturn.policy.grounding import confirm
 from keyturn.rotations.contracts import JobOrder
 from keyturn.rotations.outcomes import RotationJob
 
-# From a job's id to its date; None if it has none.
-DateOfJob = Callable[[str], Awaitable[datetime | None]]
+
+class JobState(Protocol):
+    """What a job is at, and its date."""
+
+    @property
+    def state(self) -> str:
+        """Its state."""
+        ...
+
+    @property
+    def rotate_by(self) -> datetime | None:
+        """Its date; None if it has none."""
+        ...
+
+
+# From a job's ID to its state; None if there is no such job.
+StateOfJob = Callable[[str], Awaitable[JobState | None]]
 
 
 class JobClaims(Protocol):
@@ -37,7 +52,7 @@ class CreateRotationJob:
     """The activity `create_rotation_job`: checks the digest against `catalogue`, then claims the job in `claims`.
 
     `rotation_ids` gives the workflow ids that an order belongs to: one that comes from another workflow is refused.
-    `date_of` looks up the date of a job that was there already; without it, the order's date is reported for the job's.
+    `state_of` looks up a job that was there already; without it, the order's date is reported for the job's.
 
     Where jobs are delivered, `announcements` starts it right after the commit. Should that fail, or this process end
     before it, the sweeper finds the message in the outbox.
@@ -50,13 +65,13 @@ class CreateRotationJob:
         announcements: JobAnnouncements | None = None,
         *,
         rotation_ids: Callable[[JobOrder], Collection[str]],
-        date_of: DateOfJob | None = None,
+        state_of: StateOfJob | None = None,
     ) -> None:
         self._claims = claims
         self._catalogue = catalogue
         self._announcements = announcements
         self._rotation_ids = rotation_ids
-        self._date_of = date_of
+        self._state_of = state_of
 
     @property
     def activities(self) -> list[Callable[..., Any]]:
@@ -75,16 +90,19 @@ class CreateRotationJob:
             confirm(order, self._catalogue)
             job = await self._claims.create_once(order, idempotency_key=key, fence=fence)
             if not job.created:
-                job = await with_stored_date(job, order, self._date_of)
+                job = await with_stored_state(job, order, self._state_of)
         if self._announcements is not None:
             await self._announcements.announce(job.job_id)
         return job
 
 
-async def with_stored_date(job: RotationJob, order: JobOrder, date_of: DateOfJob | None) -> RotationJob:
-    """Return a job that was there already with its own date, where the order has another one."""
-    date = None if date_of is None else await date_of(job.job_id)
-    return job if date in {None, order.decision.rotate_by} else job.model_copy(update={"rotate_by": date})
+async def with_stored_state(job: RotationJob, order: JobOrder, state_of: StateOfJob | None) -> RotationJob:
+    """Return a job that was there already with its state, and with its own date, where the order has another one."""
+    found = None if state_of is None else await state_of(job.job_id)
+    if found is None:
+        return job
+    date = None if found.rotate_by == order.decision.rotate_by else found.rotate_by
+    return job.model_copy(update={"state": found.state, "rotate_by": date})
 
 
 def _expect_own(order: JobOrder, workflow_id: str, own: Collection[str]) -> None:

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from temporalio import activity
 
-from keyturn.activities.create_rotation_job import DateOfJob, claim_of, with_stored_date
+from keyturn.activities.create_rotation_job import StateOfJob, claim_of, with_stored_state
 from keyturn.activities.failures import map_errors
 from keyturn.rotations.contracts import JobOrder
 from keyturn.rotations.outcomes import RotationJob
@@ -20,11 +20,11 @@ class ClaimWithdrawals(Protocol):
 
 
 class WithdrawClaim:
-    """The activity `withdraw_claim`, on `claims`; for `date_of` see `CreateRotationJob`."""
+    """The activity `withdraw_claim`, on `claims`; for `state_of` see `CreateRotationJob`."""
 
-    def __init__(self, claims: ClaimWithdrawals, *, date_of: DateOfJob | None = None) -> None:
+    def __init__(self, claims: ClaimWithdrawals, *, state_of: StateOfJob | None = None) -> None:
         self._claims = claims
-        self._date_of = date_of
+        self._state_of = state_of
 
     @property
     def activities(self) -> list[Callable[..., Any]]:
@@ -37,4 +37,4 @@ class WithdrawClaim:
         with map_errors():
             key, fence = claim_of(activity.info())
             job = await self._claims.withdraw(order, idempotency_key=key, fence=fence)
-            return None if job is None else await with_stored_date(job, order, self._date_of)
+            return None if job is None else await with_stored_state(job, order, self._state_of)

@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Any
 
+from keyturn.jobs.states import ENDED_WITHOUT_ROTATION
 from keyturn.moments import in_utc
 from keyturn.rotations.decisions import GroundedDecision, ModelReading
 from keyturn.rotations.outcomes import (
@@ -31,6 +32,8 @@ _EXIT = {
 
 def exit_status(outcome: RotationOutcome) -> int:
     """Return the command's exit status: 0 for an accomplished outcome, one each for the others."""
+    if isinstance(outcome, JobCreated) and outcome.job_state in ENDED_WITHOUT_ROTATION:
+        return EXIT_FAILED
     return _EXIT.get(outcome.status, EXIT_DONE)
 
 
@@ -42,7 +45,7 @@ def as_object(workflow_id: str | None, outcome: RotationOutcome, *, attached: bo
     match outcome:
         case JobCreated():
             fields |= {"job_id": outcome.job_id, "created": outcome.created, "approved_by": outcome.approved_by}
-            fields |= {"tightened": outcome.tightened}
+            fields |= {"tightened": outcome.tightened, "job_state": outcome.job_state}
             fields |= _decision(outcome.decision)
             fields["rotate_by"] = outcome.due.isoformat() if outcome.due else None
         case NotEligible():
@@ -82,9 +85,7 @@ def as_lines(workflow_id: str, outcome: RotationOutcome) -> list[str]:
     """Return an outcome as short lines for a person."""
     match outcome:
         case JobCreated():
-            first = fate_of(created=outcome.created, tightened=outcome.tightened)
-            approved = f", approved by {outcome.approved_by}" if outcome.approved_by else ""
-            lines = [f"job {outcome.job_id} ({first}{approved})", *_decision_lines(outcome.decision, outcome.due)]
+            lines = [*_job_lines(outcome), *_decision_lines(outcome.decision, outcome.due)]
         case NotEligible():
             lines = ["not eligible: the policy requires no rotation; no job", *_decision_lines(outcome.decision)]
         case NotSpecified():
@@ -111,6 +112,18 @@ def as_lines(workflow_id: str, outcome: RotationOutcome) -> list[str]:
                 "the same command attaches to it or asks again: neither creates a second job",
             ]
     return [*lines, f"workflow {workflow_id}"]
+
+
+def _job_lines(outcome: JobCreated) -> list[str]:
+    if outcome.job_state in ENDED_WITHOUT_ROTATION:
+        return [
+            f"job {outcome.job_id} {outcome.job_state}: nothing rotates the key any more",
+            f"see why: keyturn status {outcome.job_id}; then ask with --again, which creates another job",
+        ]
+    first = fate_of(created=outcome.created, tightened=outcome.tightened)
+    approved = f", approved by {outcome.approved_by}" if outcome.approved_by else ""
+    state = f", {outcome.job_state}" if outcome.job_state else ""
+    return [f"job {outcome.job_id} ({first}{state}{approved})"]
 
 
 def _waiting(workflow_id: str, outcome: WaitingForPerson) -> list[str]:

@@ -68,14 +68,17 @@ async def start_or_attach(
     A running one is always attached to (if it waits for a person while this request has other evidence, it is decided
     anew on that); so is one that created the job, or that answered the same question on the same evidence. One that
     failed is started again; so is one whose answer was given for other evidence: a key that was fresh last month may be
-    stale now. None of this can create a second job: the job's row is claimed by the workflow id.
+    stale now. None of this can create a second job: the job's row is claimed by the workflow id, and only one that
+    failed or was cancelled gives way to another one, if that is asked for.
 
     Args:
         client: a connected client.
         request: what to ask.
         task_queue: where workers poll.
-        again: start anew although the same question was answered, unless it runs or created the job.
+        again: start anew although the same question was answered, unless it runs; a job that failed or was cancelled
+            is replaced.
     """
+    request = request.model_copy(update={"again": again or request.again})
     try:
         # Once one has closed, only a failed one may be repeated without a look at what it answered.
         handle = await _start(client, request, task_queue, WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY)
@@ -88,8 +91,7 @@ async def start_or_attach(
     if description.status is not WorkflowExecutionStatus.COMPLETED:
         return Rotation(earlier, attached=True)
     answered = await earlier.result()
-    asked_anew = again or _is_for_other_evidence(answered, request)
-    if isinstance(answered, JobCreated) or not asked_anew:
+    if not (request.again or _is_for_other_evidence(answered, request)):
         return Rotation(earlier, attached=True)
     try:
         handle = await _start(client, request, task_queue, WorkflowIDReusePolicy.ALLOW_DUPLICATE)

@@ -33,6 +33,7 @@ from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.line import PolicyLine
 from keyturn.rotations.contracts import Abandonment, Approval, Denial, Resumption, RotationRequest
 from keyturn.rotations.decisions import GroundedDecision
+from keyturn.rotations.outcomes import JobCreated
 from keyturn.tasks.draft_reply import DraftRequest
 from keyturn.workflows.identity import stored_id
 from keyturn.workflows.visibility import TENANT
@@ -95,11 +96,14 @@ class Desk:
         """
         request = self.request_of(user, asked, proved_by=proved_by)
         attached, outcome = await rotate(self.client, request, task_queue=self._task_queue, wait_seconds=wait_seconds)
+        if attached and isinstance(outcome, JobCreated):
+            found = await self._jobs.state_of(outcome.job_id)
+            outcome = outcome.model_copy(update={"job_state": None if found is None else found.state})
         return as_object(id_of(request, names_of(self.client)), outcome, attached=attached)
 
     def request_of(self, user: str, asked: Mapping[str, Any], *, proved_by: NameProof = "stated") -> RotationRequest:
         """Return the request that a form or a body makes; raises InvalidRequest, UnknownPolicyLine."""
-        fields = {name: asked.get(name) for name in ("account_id", "question", "trace_id")}
+        fields = {name: asked.get(name) for name in ("account_id", "question", "trace_id", "again")}
         facts = {"observed_at": datetime.now(UTC)}
         facts |= {name: value for name, value in asked.items() if name not in {*fields, "policy_lines"}}
         fields |= {"user_id": user, "tenant_id": self.tenant, "user_proved_by": proved_by}

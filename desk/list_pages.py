@@ -19,7 +19,7 @@ from keyturn.people import is_among
 from keyturn.web.problems import Refused
 
 # The outcomes of items that are due by the gate.
-RUN_DUE = ("job_created", "started", "eligible", "waiting", "disagreement", "job_exists")
+RUN_DUE = ("job_created", "started", "eligible", "waiting", "disagreement", "job_exists", "job_failed")
 
 
 class ListPages:

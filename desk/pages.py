@@ -133,13 +133,15 @@ class Pages:
         age_days: Annotated[str, Form(pattern=r"^\d{0,5}$")] = "",
         last_rotated_at: Day = "",
         last_used_at: Day = "",
+        again: Flag = "",
     ) -> Response:
         typed: dict[str, Any] = {"account_id": account_id.strip(), "key_id": key_id.strip(), "question": question}
         typed |= {"policy_lines": policy_lines, "kind": kind, "age_days": age_days}
         typed |= {"stale": stale, "compromised": compromised, "never_used": never_used}
-        typed |= {"last_rotated_at": last_rotated_at, "last_used_at": last_used_at}
+        typed |= {"last_rotated_at": last_rotated_at, "last_used_at": last_used_at, "again": again}
         asked = typed | {name: _KNOWN[typed[name]] for name in _YES_OR_NO}
         asked |= {name: f"{typed[name]}T00:00:00Z" for name in _DAYS if typed[name]}
+        asked["again"] = again == "yes"
         asked = {name: value for name, value in asked.items() if value is not None and value != ""}
 
         async def do(_digest: str) -> tuple[int, dict[str, Any]]:

@@ -45,6 +45,9 @@ class Ask(_Body):
         default=None, description="Time at which the evidence was observed; now if left out."
     )
     source: Identifier | None = None
+    again: bool = Field(
+        default=False, description="Ask although it was answered; a job that failed or was cancelled gets a successor."
+    )
 
 
 class DecisionDigest(_Body):

@@ -19,8 +19,9 @@ _PLURALS = {
     "disagreement": "disagreements",
     "bad_row": "bad rows",
     "job_exists": "already have a job",
+    "job_failed": "have a failed job",
 }
-_SINGULARS = {"job_exists": "already has a job"}
+_SINGULARS = {"job_exists": "already has a job", "job_failed": "has a failed job"}
 _CLEAR = "\r\x1b[2K"  # to the start of the line, and erase it: ECMA-48, EL
 PRINT_EVERY = 10.0  # seconds between lines in a log; a terminal's line is written anew each time
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from keyturn.bulk.contracts import BulkOrder, BulkSource, RunProgress
-from keyturn.console import signed_in_user
+from keyturn.console import counted, signed_in_user
 from keyturn.errors import InvalidRequest
 from keyturn.starter.database import with_database
 from keyturn.starter.faults import validate
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from keyturn.bulk.store import Run
 
 
-WAITS_FOR_A_PERSON = 5  # the exit status, as `keyturn rotate` has it
+FAILED, WAITS_FOR_A_PERSON = 1, 5  # exit statuses, as `keyturn rotate` has them
 
 
 def _dollars(text: str) -> Decimal:
@@ -67,6 +67,11 @@ def _dollars(text: str) -> Decimal:
     "--by-rule",
     is_flag=True,
     help="Decide the lines that code can read by rule, without a model and at no cost; the record says so.",
+)
+@click.option(
+    "--again",
+    is_flag=True,
+    help="Give keys whose job failed or was cancelled another one. To do so a second time, add --name.",
 )
 @click.option(
     "--offline", is_flag=True, help="Use the provider's batch endpoint first: answers within a day, at half the price."
@@ -123,6 +128,13 @@ def bulk(
         click.echo(f"bulk:{tenant}:{run_id}")
     else:
         _print_end(run_id, outcome)
+    failed = outcome.get("outcomes", {}).get("job_failed", 0)
+    if failed:
+        click.echo(
+            f"{counted(failed, 'due key')} will not be rotated, as the job failed or was cancelled: keyturn report "
+            f"{run_id} says which; the same command with --again gives each another job",
+            err=True,
+        )
     disagreements = outcome.get("outcomes", {}).get("disagreement", 0)
     if disagreements:
         those = "1 key that is due" if disagreements == 1 else f"{disagreements:,} keys that are due"
@@ -132,6 +144,8 @@ def bulk(
             err=True,
         )
         raise click.exceptions.Exit(WAITS_FOR_A_PERSON)
+    if failed:
+        raise click.exceptions.Exit(FAILED)
 
 
 def _print_end(run_id: str, outcome: dict[str, Any]) -> None:
@@ -159,6 +173,7 @@ def _source(file: Path, *, task: str, policies: tuple[str, ...], user_id: str, g
             observed_at=moment_of(given["observed_at"]),
             always_ask=given["always_ask"],
             by_rule=given["by_rule"],
+            again=given["again"],
             user_id=user_id,
         ),
         whole="policies",

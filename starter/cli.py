@@ -199,7 +199,7 @@ def cli() -> None:
     \b
     Exit status:
       0  completed: job_created, not_eligible or not_specified
-      1  failed
+      1  failed; also job_created, where that job failed or was cancelled
       2  wrong usage
       3  rejected: the evidence does not support the model's answer
       4  timeout, or rate limited

@@ -3,8 +3,10 @@
 import asyncio
 import json
 import math
+import os
 import sys
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,6 +16,7 @@ import click
 from keyturn.console import signed_in_user
 from keyturn.errors import InvalidRequest, KeyturnError
 from keyturn.policy.errors import UnknownPolicyLine
+from keyturn.starter.database import with_database
 from keyturn.starter.faults import naming_options
 from keyturn.starter.policy_options import policy_options
 
@@ -65,7 +68,11 @@ _task_queue = click.option(
     show_default=True,
     help="Seconds to wait for the outcome. The workflow continues after that.",
 )
-@click.option("--again", is_flag=True, help="Ask again, even if the same question on the same evidence was answered.")
+@click.option(
+    "--again",
+    is_flag=True,
+    help="Ask again, even if the same question was answered; a job that failed or was cancelled gets a successor.",
+)
 @policy_options
 @_task_queue
 @_as_json
@@ -84,7 +91,8 @@ def rotate(
 ) -> None:
     """Ask whether a key may be rotated; if policy and evidence support it, create its one rotation job.
 
-    The same command again attaches to the same rotation: it never creates a second job.
+    The same command again attaches to the same rotation: it never creates a second job. Where the key's job failed or
+    was cancelled, --again creates another one.
 
     \b
     Example:
@@ -135,6 +143,8 @@ def rotate(
             err=True,
         )
         attached, outcome, notes = None, TimedOut(), []
+    if attached:
+        outcome = with_job_state(outcome)
     for note in notes:
         click.echo(note, err=True)
     if as_json:
@@ -156,6 +166,20 @@ _FACTS = (
     "notes",
     "source",
 )
+
+
+def with_job_state(outcome: Any) -> Any:
+    """Return an outcome with the present state of its job, where DATABASE_URL says where that is."""
+    from keyturn.jobs.store import JobStore
+    from keyturn.rotations.outcomes import JobCreated
+
+    if not isinstance(outcome, JobCreated) or not os.environ.get("DATABASE_URL"):
+        return outcome
+    with suppress(KeyturnError):  # the outcome is worth more than this
+        found = with_database(lambda engine: JobStore(engine).state_of(outcome.job_id))
+        if found is not None:
+            return outcome.model_copy(update={"job_state": found.state})
+    return outcome
 
 
 def print_outcome(workflow_id: str, outcome: Any) -> None:

@@ -87,6 +87,7 @@ def schedule() -> None:
 @click.option(
     "--by-rule", is_flag=True, help="Decide the lines that code can read by rule, without a model and at no cost."
 )
+@click.option("--again", is_flag=True, help="Each time, give keys whose job failed or was cancelled another one.")
 @policy_options
 @click.option(
     "--task-queue", envvar="KEYTURN_TASK_QUEUE", default="keyturn", show_default=True, help="Task queue of the workers."
@@ -107,6 +108,7 @@ def create(
     always_ask: bool,
     offline: bool,
     by_rule: bool,
+    again: bool,
     policy_dir: Path | None,
     shipped: bool,
     task_queue: str,
@@ -135,6 +137,7 @@ def create(
                 "account_id": account_id,
                 "always_ask": always_ask,
                 "by_rule": by_rule,
+                "again": again,
                 "user_id": user_id or signed_in_user(),
             }
         )

@@ -160,6 +160,7 @@ async def load_source(
         decide_by="rule" if source.by_rule else "rule_and_model",
         policy_digest=digest_of_lines(lines) if lines else None,
         workflow_id=workflow_id,
+        again=source.again,
         loaded=False,
         asks=0,
     )

@@ -10,8 +10,9 @@ from keyturn.application.rotations import outcome_of
 from keyturn.application.runs import BULK_PRIORITY
 from keyturn.bulk.pages import RotationEnd
 from keyturn.jobs.errors import OpenJobExists
+from keyturn.jobs.states import ENDED_WITHOUT_ROTATION
 from keyturn.rotations.contracts import RotationRequest
-from keyturn.rotations.outcomes import CompletedOutcome, Failed
+from keyturn.rotations.outcomes import CompletedOutcome, Failed, JobCreated
 from keyturn.workflows.bulk import DUE_QUEUE
 from keyturn.workflows.identity import workflow_id_of
 from keyturn.workflows.rotation import RotationWorkflow
@@ -66,7 +67,7 @@ class RunRotations:
                     exists = outcome.kind == OpenJobExists.kind
                     return RotationEnd("job_exists" if exists else "failed", outcome.kind, outcome.hint)
                 return RotationEnd("failed", outcome.status)
-            return RotationEnd((await handle.result()).status)
+            return _end_of(await handle.result())
         except WorkflowFailureError:
             return RotationEnd("failed")
         except RPCError as error:
@@ -75,3 +76,10 @@ class RunRotations:
             raise TemporalUnreachable(
                 f"the status of a rotation could not be read: {error.status.name.lower()}"
             ) from None
+
+
+def _end_of(outcome: CompletedOutcome) -> RotationEnd:
+    if not isinstance(outcome, JobCreated):
+        return RotationEnd(outcome.status)
+    has_failed = outcome.job_state in ENDED_WITHOUT_ROTATION
+    return RotationEnd("job_failed" if has_failed else "job_created", job_id=outcome.job_id)

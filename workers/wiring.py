@@ -194,9 +194,9 @@ async def open_worker(
             wired.catalogue,
             starts,
             rotation_ids=partial(rotation_ids_of, names=names_of(client)),
-            date_of=store.date_of,
+            state_of=store.state_of,
         ).activities,
-        *WithdrawClaim(store, date_of=store.date_of).activities,
+        *WithdrawClaim(store, state_of=store.state_of).activities,
         *RecordEvent(store).activities,
     ]
     drafts = DraftReply(DraftWriting(DraftStore(wired.engine, wired.settings.keyring), wired.boundary))

@@ -246,6 +246,7 @@ class RotationWorkflow:
             decision=decision,
             approval=approval,
             trace_id=self._request.trace_id,
+            replaces_before=workflow.info().workflow_start_time if self._request.again else None,
         )
         job = await self._create_job(order)
         if job is None:
@@ -257,6 +258,7 @@ class RotationWorkflow:
             created=job.created,
             tightened=job.tightened,
             rotate_by=job.rotate_by,
+            job_state=job.state,
             approved_by=None if approval is None else approval.approver,
             call=assessment.call,
             request_digest=assessment.request_digest,

@@ -45,6 +45,8 @@ class BulkSource(Contract):
     always_ask: bool = False
     # Decide lines that code can read without a model.
     by_rule: bool = False
+    # Give keys whose job failed or was cancelled another one.
+    again: bool = False
     user_id: Identifier = "unknown"
 
     @model_validator(mode="after")

@@ -8,14 +8,14 @@ from typing import Any, Literal, get_args
 
 from keyturn.bulk.report import Figures
 from keyturn.contracts import CredentialKind
-from keyturn.jobs.states import CLOSED, NEXT
+from keyturn.jobs.states import NEXT
 from keyturn.policy.line import PolicyLine, WhenOlder, WhenUnused
 from keyturn.progress import outcome_in_words
 
 Severity = Literal["compromised", "overdue", "disagreement", "due", "attention", "undecided", "unusable"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 # The outcomes of keys that are due by the gate.
-DUE = frozenset({"eligible", "started", "job_created", "waiting", "disagreement", "job_exists"})
+DUE = frozenset({"eligible", "started", "job_created", "waiting", "disagreement", "job_exists", "job_failed"})
 _UNDECIDED = frozenset({"failed", "rejected", "not_specified", "not_asked"})
 _NEXT: Mapping[str, str] = {
     "eligible": "Its rotation starts when the run continues.",
@@ -62,7 +62,7 @@ def finding_of(item: Mapping[str, Any], now: datetime) -> Finding | None:
     """Return what is found of an item, as `items_of_run` yields it; None if nothing needs a look."""
     outcome = item["outcome"] or "not_asked"
     job_state = item["job_state"]
-    is_open = outcome in DUE and job_state not in {*CLOSED, "purged"}
+    is_open = outcome in DUE and job_state not in {"done", "purged"}
     overdue = (now - item["rotate_by"]).days if is_open and item["rotate_by"] and item["rotate_by"] < now else None
     severity = _severity(item, outcome, overdue)
     if severity is None:

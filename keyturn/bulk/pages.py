@@ -73,6 +73,7 @@ class RotationEnd(NamedTuple):
     outcome: str
     reason: str | None = None
     explanation: str | None = None
+    job_id: str | None = None
 
 
 class Rotations(Protocol):
@@ -152,10 +153,8 @@ class BulkJudge:
                     return row["ordinal"], await self.rotations.look(row["workflow_id"])
 
             looked = await asyncio.gather(*map(look, rows))
-            # A rotation that created its job is found by the job's row, now or with the next look.
-            same = {"job_created", outcome}
             ended = [
-                {"ordinal": at, **end._asdict()} for at, end in looked if end is not None and end.outcome not in same
+                {"ordinal": at, **end._asdict()} for at, end in looked if end is not None and end.outcome != outcome
             ]
             await self.store.store_verdicts(run_id, ended, over=[outcome])
             left += len(looked) - len(ended)
@@ -173,6 +172,7 @@ def request_of(run: Run, item: Mapping[str, Any], encryption: Encryption) -> Mod
         question="" if run.question is None else encryption.decrypt(run.run_id, run.question),
         credential=CredentialFacts.model_validate(item["facts"]),
         decide_by=run.decide_by,
+        again=run.again,
         policy_digest=run.policy_digest,
         **whose,
     )

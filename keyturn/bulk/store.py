@@ -15,6 +15,7 @@ from keyturn.bulk.tables import bulk_batches, bulk_items, bulk_runs
 from keyturn.contracts import PolicyRef
 from keyturn.database import insert_of, transaction
 from keyturn.jobs.rows import WITHDRAWN
+from keyturn.jobs.states import ENDED_WITHOUT_ROTATION
 from keyturn.jobs.tables import rotation_jobs
 
 PICO = 10**12
@@ -40,6 +41,7 @@ class Run:
     decide_by: Literal["rule_and_model", "rule"]
     policy_digest: str | None  # of the lines as the loading process had them
     workflow_id: str  # of the workflow that carries it out
+    again: bool
     loaded: bool
     asks: int
     created_at: datetime | None = None
@@ -72,6 +74,7 @@ class BulkStore:
             "requested_by": run.requested_by,
             "decide_by": run.decide_by,
             "policy_digest": run.policy_digest,
+            "again": run.again,
             "workflow_id": run.workflow_id,
             "created_at": datetime.now(UTC),
         }
@@ -104,6 +107,7 @@ class BulkStore:
             decide_by=row["decide_by"],
             policy_digest=row["policy_digest"],
             workflow_id=row["workflow_id"],
+            again=row["again"],
             loaded=row["loaded_at"] is not None,
             asks=row["asks"] or 0,
             created_at=row["created_at"],
@@ -157,23 +161,32 @@ class BulkStore:
             await connection.execute(statement, values)
 
     async def update_job_outcomes(self, run_id: str, *, tenant_id: str) -> None:
-        """Find the jobs that the run's rotations made since."""
-        job = (
-            select(func.coalesce(rotation_jobs.c.merged_into, rotation_jobs.c.job_id))
+        """Find the jobs that the run's rotations made since, or found; raises UnknownRun.
+
+        One that has failed counts as such, unless the run asks again: then it is waited for its successor.
+        """
+        again = (await self.run(run_id, tenant_id=tenant_id)).again
+        claim, held = rotation_jobs.alias(), rotation_jobs.alias()
+        found = (
+            select(held.c.job_id)
+            .join(claim, held.c.job_id == func.coalesce(claim.c.merged_into, claim.c.job_id))
             .where(
-                rotation_jobs.c.tenant_id == tenant_id,
-                rotation_jobs.c.idempotency_key == _items.workflow_id,
-                rotation_jobs.c.status != WITHDRAWN,
+                claim.c.tenant_id == tenant_id,
+                claim.c.idempotency_key == _items.workflow_id,
+                claim.c.status != WITHDRAWN,
             )
-            .scalar_subquery()
         )
-        statement = (
-            update(bulk_items)
-            .where(_items.run_id == run_id, _items.outcome.in_(["started", *WAITING]), job.is_not(None))
-            .values(outcome="job_created", job_id=job)
-        )
+        has_ended = held.c.status.in_(ENDED_WITHOUT_ROTATION)
+        outcomes = {"job_created": found.where(~has_ended)} | ({} if again else {"job_failed": found.where(has_ended)})
         async with transaction(self._engine) as connection:
-            await connection.execute(statement)
+            for outcome, jobs in outcomes.items():
+                job = jobs.scalar_subquery()
+                statement = (
+                    update(bulk_items)
+                    .where(_items.run_id == run_id, _items.outcome.in_(["started", *WAITING]), job.is_not(None))
+                    .values(outcome=outcome, job_id=job)
+                )
+                await connection.execute(statement)
 
     async def started_items(self, run_id: str, outcome: str, *, after: int, limit: int) -> Sequence[Mapping[str, Any]]:
         """Return rotations of which no end is known, `started` or one of WAITING, after an ordinal."""

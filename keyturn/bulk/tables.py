@@ -1,6 +1,6 @@
 """The tables of bulk runs. `keyturn/migrations/` creates them; a test compares both."""
 
-from sqlalchemy import JSON, BigInteger, Column, ForeignKey, Index, Integer, String, Table, Text, text
+from sqlalchemy import JSON, BigInteger, Boolean, Column, ForeignKey, Index, Integer, String, Table, Text, false, text
 
 from keyturn.database import account_name, metadata
 from keyturn.database_moments import Moment
@@ -18,6 +18,8 @@ bulk_runs = Table(
     Column("requested_by", String(256), nullable=False),
     Column("decide_by", String(16), nullable=False, server_default="rule_and_model"),
     Column("policy_digest", String(70)),
+    # Whether keys whose job failed or was cancelled get another one.
+    Column("again", Boolean, nullable=False, server_default=false()),
     Column("workflow_id", String(1000), nullable=False),
     Column("created_at", Moment, nullable=False),
     # When every row was written: from then on it may be judged.

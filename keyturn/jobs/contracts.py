@@ -57,6 +57,8 @@ class JobMessage(Contract):
     created_at: AwareDatetime
     rotate_by: AwareDatetime | None
     priority: JobPriority = "normal"
+    # The job that failed or was cancelled, if this one was asked for in its place.
+    replaces: ShortIdentifier | None = None
 
 
 class Delivery(Contract):

@@ -28,7 +28,7 @@ from keyturn.rotations.contracts import JobOrder
 WITHDRAWN, MERGED = "withdrawn", "merged"
 
 
-def job_row(order: JobOrder, idempotency_key: str, fingerprint: str) -> dict[str, Any]:
+def job_row(order: JobOrder, idempotency_key: str, fingerprint: str, fence: int) -> dict[str, Any]:
     """Return the row of a new job."""
     return {
         "job_id": f"job_{uuid.uuid4().hex}",
@@ -49,6 +49,7 @@ def job_row(order: JobOrder, idempotency_key: str, fingerprint: str) -> dict[str
         "rotate_by": order.decision.rotate_by,
         "priority": URGENT if order.credential.compromised else NORMAL,
         "approved_by": None if order.approval is None else order.approval.approver,
+        "fence": fence,
     }
 
 
@@ -141,7 +142,7 @@ def _all_at_once(job: CTE) -> Select[tuple[str]]:
     return select(job.c.job_id).add_cte(audit_of(job), message.cte("message"))
 
 
-_LATER = {"fence", "merged_into", "lease_token", "lease_owner", "lease_until", "closed_at"}
+_LATER = {"merged_into", "lease_token", "lease_owner", "lease_until", "closed_at"}
 
 
 _COLUMNS = [column for column in rotation_jobs.c if column.name not in _LATER]
@@ -178,7 +179,7 @@ REVIVE_JOB = (
     )
     # Parameters with other names: those named as columns would be set too, the key's among them.
     .values({name: bindparam(f"set_{name}", type_=one.type) for name, one in _VALUES.items() if name not in _UNCHANGED})
-    .values(fence=None)
+    .values(merged_into=None)
     .returning(rotation_jobs.c.job_id)
 )
 

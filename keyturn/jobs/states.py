@@ -8,6 +8,10 @@ JobState = Literal["open", "delivered", "claimed", "rotating", "verifying", "gra
 ProgressState = Literal["rotating", "verifying", "grace"]
 
 CLOSED = ("done", "failed", "cancelled")
+# Nothing rotates the key of such a job any more: who asks again gets another one.
+ENDED_WITHOUT_ROTATION = ("failed", "cancelled")
+# Of a purged job it is not known any more how it ended.
+REPLACEABLE = (*ENDED_WITHOUT_ROTATION, "purged")
 OPEN = tuple(state for state in get_args(JobState) if state not in CLOSED)
 # As SQL: the partial indexes of the table must say the same as the migration that made them.
 IS_OPEN = f"status IN ({', '.join(repr(state) for state in OPEN)})"
@@ -33,7 +37,7 @@ NEXT: Mapping[str, str] = {
     "verifying": "Its executor checks that the new key works.",
     "grace": "The new key is in use. The old key is removed when its waiting time is over.",
     "done": "Nothing: the new key is in use, and the old one is gone.",
-    "failed": "Nothing by itself: ask again once the reason in the audit trail is fixed.",
-    "cancelled": "Nothing: it was cancelled.",
+    "failed": "Nothing by itself: fix the reason in the audit trail, then ask with --again for another job.",
+    "cancelled": "Nothing: it was cancelled. Asking with --again creates another job.",
     "purged": "Nothing: its retention has ended, and only its tombstone is left.",
 }

@@ -6,14 +6,19 @@ insert wins, and the others find that row. It is never deleted, so the key refus
 A rotation that ends without its job withdraws its claim first: `withdraw` puts a row of status `withdrawn` where the
 job would be, with a fence. An attempt that was frozen and wakes up later (it timed out, but cannot be stopped)
 finds that row and changes nothing. A later attempt, whose fence is higher, turns the row into the job.
+
+A job that failed or was cancelled gets a successor if somebody asks again (`JobOrder.replaces_before`): its row gives
+the key to a withdrawn claim, whose fence is the moment at which the asking run started. Only attempts of that run, or
+of a later one, may turn it into a job; and that job is later than this moment, so that none of them replaces it again.
 """
 
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
+    ColumnElement,
     ScalarSelect,
     Select,
     func,
@@ -48,7 +53,7 @@ from keyturn.jobs.rows import (
     moment_in_words,
     stricter_columns,
 )
-from keyturn.jobs.states import OPEN
+from keyturn.jobs.states import OPEN, REPLACEABLE
 from keyturn.jobs.tables import URGENT, job_audit, outbox, rotation_events, rotation_jobs
 from keyturn.rotations.contracts import JobOrder, RotationEvent
 from keyturn.rotations.outcomes import RotationJob
@@ -72,6 +77,13 @@ def fingerprint_of(order: JobOrder) -> str:
     )
 
 
+class StoredState(NamedTuple):
+    """What a job is at, and its date; None if it has none, or was purged."""
+
+    state: str
+    rotate_by: datetime | None
+
+
 class _AnotherKey(Exception):
     """Another key of the account was made in the same second, and has an open job."""
 
@@ -90,7 +102,8 @@ class JobStore:
         Args:
             order: what the job is for.
             idempotency_key: the workflow's id.
-            fence: a number that grows from attempt to attempt, whichever run they belong to.
+            fence: when the attempt was scheduled, in microseconds by the server: it grows from attempt to attempt,
+                whichever run they belong to.
 
         Raises:
             StaleAttempt: the claim was withdrawn after this attempt started; nothing changed.
@@ -99,7 +112,9 @@ class JobStore:
                 else changed. An open job that is laxer is tightened, and returned.
             JobStoreUnavailable: the database did not answer. Whether it committed is unknown: call again.
         """
-        row = job_row(order, idempotency_key, fingerprint_of(order))
+        row = job_row(order, idempotency_key, fingerprint_of(order), fence)
+        if order.replaces_before is not None:
+            await self._free_key(row, order.replaces_before)
         try:
             return await self._create(row, fence)
         except _AnotherKey:  # made in the same second: each is known by its id alone
@@ -120,7 +135,7 @@ class JobStore:
             if existing is not None and holder is None:
                 if existing["status"] != WITHDRAWN:
                     return RotationJob(job_id=existing["job_id"], created=False)
-                if await self._revive(connection, row, existing["job_id"], fence):
+                if await self._revive(connection, row, existing, fence):
                     return RotationJob(job_id=existing["job_id"], created=True)
                 now = await self._by_key(connection, row["tenant_id"], idempotency_key)
                 if now is not None and now["status"] != WITHDRAWN:  # another attempt was quicker
@@ -153,6 +168,8 @@ class JobStore:
             JobStoreUnavailable: the database did not answer; call again.
         """
         fingerprint = fingerprint_of(order)
+        if order.replaces_before is not None:
+            await self._free_key(job_row(order, idempotency_key, fingerprint, fence), order.replaces_before)
         statement = self._upsert(rotation_jobs).values(
             job_id=f"job_{uuid.uuid4().hex}",
             tenant_id=order.tenant_id,
@@ -203,12 +220,12 @@ class JobStore:
             rows += [dict(row) for row in (await connection.execute(of_the_job)).mappings()]
         return sorted(rows, key=lambda row: row["at"])
 
-    async def date_of(self, job_id: str) -> datetime | None:
-        """Return the date of a job; None if it has none, or was purged. Raises JobStoreUnavailable."""
-        query = select(_jobs.rotate_by).where(_jobs.job_id == job_id)
+    async def state_of(self, job_id: str) -> StoredState | None:
+        """Return a job's state and date; None if there is no such job. Raises JobStoreUnavailable."""
+        query = select(_jobs.status, _jobs.rotate_by).where(_jobs.job_id == job_id)
         async with transaction(self._engine) as connection:
-            date: datetime | None = (await connection.execute(query)).scalar_one_or_none()
-            return date
+            row = (await connection.execute(query)).first()
+            return None if row is None else StoredState(row[0], row[1])
 
     async def jobs(self, *, tenant_id: str, limit: int) -> Sequence[Mapping[str, Any]]:
         """Return the newest `limit` jobs of one tenant, newest first."""
@@ -225,11 +242,34 @@ class JobStore:
         """Insert job, audit row and outbox row; False, and nothing is written, if a unique index refuses the job."""
         return await self._write(connection, row, row, INSERT_ALL_AT_ONCE, INSERT_JOB_SQLITE)
 
-    async def _revive(self, connection: AsyncConnection, row: dict[str, Any], job_id: str, fence: int) -> bool:
+    async def _revive(
+        self, connection: AsyncConnection, row: dict[str, Any], claim: Mapping[str, Any], fence: int
+    ) -> bool:
         """Create the job of a claim that was withdrawn before this attempt started; False, and no change, if after."""
         named = {f"set_{name}": value for name, value in row.items()}
         named |= {"this_tenant": row["tenant_id"], "this_key": row["idempotency_key"], "this_fence": fence}
-        return await self._write(connection, row | {"job_id": job_id}, named, REVIVE_ALL_AT_ONCE, REVIVE_JOB)
+        row = row | {"job_id": claim["job_id"], "replaces": claim["merged_into"]}
+        return await self._write(connection, row, named, REVIVE_ALL_AT_ONCE, REVIVE_JOB)
+
+    async def _free_key(self, row: Mapping[str, Any], before: datetime) -> None:
+        """Put a withdrawn claim in the place of a job that failed or was cancelled; no other is changed."""
+        moment = int(before.timestamp() * 1_000_000)
+        ended = (
+            update(rotation_jobs)
+            .where(*_is_replaceable(row, moment))
+            .values(idempotency_key=_jobs.job_id)  # a key that no workflow has
+            .returning(func.coalesce(_jobs.merged_into, _jobs.job_id))
+        )
+        async with transaction(self._engine, whole=True) as connection:
+            replaced = (await connection.execute(ended)).scalar_one_or_none()
+            if replaced is None:
+                return
+            claim = {name: row[name] for name in ("tenant_id", "idempotency_key", "fingerprint", "created_at")}
+            claim |= {"job_id": f"job_{uuid.uuid4().hex}", "status": WITHDRAWN}
+            # No attempt from before `before` may turn it into a job.
+            await connection.execute(insert(rotation_jobs).values(**claim, fence=moment, merged_into=replaced))
+            audit = audit_row(row, "asked_again", {"idempotency_key": row["idempotency_key"]}) | {"job_id": replaced}
+            await connection.execute(insert(job_audit).inline(), audit)
 
     async def _write(
         self,
@@ -239,13 +279,13 @@ class JobStore:
         at_once: Select[tuple[str]],
         job_alone: ReturningInsert[tuple[str]] | ReturningUpdate[tuple[str]],
     ) -> bool:
-        audit = audit_row(row, "created", {"decision_digest": row["decision_digest"]} | approval_of(row))
-        message = {
-            "job_id": row["job_id"],
-            "topic": TOPIC,
-            "payload": message_payload(row),
-            "created_at": row["created_at"],
-        }
+        replaces = row.get("replaces")
+        successor = {} if replaces is None else {"replaces": replaces}
+        audit = audit_row(row, "created", {"decision_digest": row["decision_digest"]} | approval_of(row) | successor)
+        payload = message_payload(row)
+        if replaces is not None:  # a receiver that remembers keys has seen this one with the job before
+            payload["idempotency_key"] += f":after:{replaces}"
+        message = {"job_id": row["job_id"], "topic": TOPIC, "payload": payload, "created_at": row["created_at"]}
         if self._on_postgresql:
             whole = dict(parameters) | {f"audit_{name}": value for name, value in audit.items()}
             whole |= {f"outbox_{name}": value for name, value in message.items()}
@@ -318,11 +358,12 @@ class JobStore:
             "status": MERGED,
             "merged_into": job_id,
             "decision_digest": row["decision_digest"] if tightens else None,
+            "fence": fence,
         }
         statement = self._upsert(rotation_jobs).values({name: row[name] for name in names} | mark)
         statement = statement.on_conflict_do_update(
             index_elements=["tenant_id", "idempotency_key"],
-            set_=mark | {"fence": None},
+            set_=mark,
             where=(_jobs.status == WITHDRAWN) & (_jobs.fence < fence),
         )
         return (await connection.execute(statement.returning(_jobs.job_id))).first() is not None
@@ -367,6 +408,17 @@ class JobStore:
         unnamed = (_jobs.job_id == job_id, _jobs.key_id == row["key_id"], _jobs.name_by_creation.is_(None))
         statement = update(rotation_jobs).where(*unnamed, ~taken.exists())
         await connection.execute(statement.values(name_by_creation=row["name_by_creation"]))
+
+
+def _is_replaceable(row: Mapping[str, Any], moment: int) -> Sequence[ColumnElement[bool]]:
+    """Whether the job of a row's key has ended without a rotation, and was ordered before a moment (microseconds)."""
+    held = rotation_jobs.alias()
+    ended = select(held.c.job_id).where(held.c.job_id == _jobs.merged_into, held.c.status.in_(REPLACEABLE))
+    return [
+        *(_jobs[name] == row[name] for name in ("tenant_id", "idempotency_key", "fingerprint")),
+        _jobs.status.in_(REPLACEABLE) | ((_jobs.status == MERGED) & ended.exists()),
+        func.coalesce(_jobs.fence, 0) < moment,  # 0: a job from before fences were kept
+    ]
 
 
 def _merged_job(key: Mapping[str, Any]) -> RotationJob:

@@ -46,9 +46,10 @@ rotation_jobs = Table(
     Column("rotate_by", Moment),
     # Which is executed first: 1 before 3, as Temporal counts. A compromised key is 1.
     Column("priority", Integer, nullable=False, server_default=str(NORMAL)),
-    # Of a claim whose decision tightened another job instead: that job.
+    # Of a claim whose decision tightened another job instead: that job. Of a withdrawn one: the job that it replaces.
     Column("merged_into", String(64)),
-    # Of a withdrawn claim: an attempt that started no later than this may not write any more.
+    # Of a withdrawn claim: an attempt that started no later than this may not write any more. Of a job: when the
+    # attempt that created it was scheduled. Both in microseconds, by the Temporal server's clock.
     Column("fence", BigInteger),
     # Who executes it, until when, and the fencing token that grows with each claim: an older one is refused.
     Column("lease_token", BigInteger, nullable=False, server_default="0"),

@@ -39,6 +39,8 @@ class RotationRequest(ModelTask):
     credential: CredentialFacts
     # `rule`: lines that code can read are decided without a model. It is an operator's choice for a bulk run.
     decide_by: Literal["rule_and_model", "rule"] = "rule_and_model"
+    # A job of this rotation that failed or was cancelled before it started gets a successor.
+    again: bool = False
     user_proved_by: NameProof = "stated"
 
     @model_validator(mode="after")
@@ -162,3 +164,5 @@ class JobOrder(Contract):
     decision: GroundedDecision
     approval: Approval | None = None
     trace_id: ShortIdentifier
+    # A job of this rotation that was ordered before, and failed or was cancelled, is replaced; None replaces none.
+    replaces_before: AwareDatetime | None = None

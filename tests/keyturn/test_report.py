@@ -79,7 +79,8 @@ def run_of(lines: list[PolicyLine]) -> Run:
     refs = tuple(line.ref for line in lines)
     return Run(
         "run-1", "default", "decide_rotation", "/estate/keys.csv", "sha256:ab", refs, None, "luna", "rule_and_model",
-        "v1:cd", "bulk:default:run-1", loaded=True, asks=6, created_at=NOW, ended_at=NOW + timedelta(minutes=3),
+        "v1:cd", "bulk:default:run-1",
+        again=False, loaded=True, asks=6, created_at=NOW, ended_at=NOW + timedelta(minutes=3),
     )  # fmt: skip
 
 

@@ -40,7 +40,7 @@ Answer = Callable[[httpx.Request], httpx.Response]
 
 
 def message() -> Message:
-    payload = message_payload(job_row(order(), "rotate:default:~a:~b:P-7@1", "v1:" + "0" * 64))
+    payload = message_payload(job_row(order(), "rotate:default:~a:~b:P-7@1", "v1:" + "0" * 64, 1))
     created = datetime(2026, 11, 21, 9, tzinfo=UTC)
     return Message(1, payload["job_id"], "default", "rotation_job.created", payload, created, None, None)
 

@@ -90,6 +90,25 @@ async def test_rotate_creates_the_job_and_the_same_command_attaches(
     assert [job["job_id"] for job in json_of(jobs)["jobs"]].count(one["job_id"]) == 1
 
 
+async def test_a_key_whose_job_was_cancelled_gets_another_one_by_again(
+    terminal: Terminal, simulated: SimulatorControl
+) -> None:
+    """The same command says that nothing rotates the key, and what to do; --again does it."""
+    key = f"key_{uuid.uuid4().hex[:8]}"
+    first = json_of(await terminal.rotate("--stale", key=key))
+    await terminal.run("jobs", "cancel", first["job_id"], "--reason", "wrong week")
+    same = await terminal.rotate("--stale", key=key)
+    found = json_of(same)
+    assert (same.returncode, found["job_id"], found["job_state"]) == (1, first["job_id"], "cancelled")
+    again = await terminal.rotate("--stale", "--again", key=key)
+    new = json_of(again)
+    assert (again.returncode, new["created"], new["job_id"] != first["job_id"]) == (0, True, True)
+    after = await terminal.rotate("--stale", key=key)
+    assert (after.returncode, json_of(after)["job_id"], json_of(after)["job_state"]) == (0, new["job_id"], "open")
+    shown = await terminal.run("jobs", "show", new["job_id"])
+    assert first["job_id"] in shown.stdout, "what it replaces"
+
+
 async def test_status_and_watch_tell_how_it_ended(terminal: Terminal, simulated: SimulatorControl) -> None:
     """Later, from another terminal, by the workflow's id."""
     key = f"key_{uuid.uuid4().hex[:8]}"

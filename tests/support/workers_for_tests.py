@@ -17,6 +17,7 @@ from keyturn.application.encryption import names_of
 from keyturn.application.versioning import pinned_to
 from keyturn.call_errors import TokenLimitReached
 from keyturn.calls import CallRecord
+from keyturn.jobs.store import JobStore
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.endpoint import Timeouts
 from keyturn.llm.guard import Guard
@@ -124,9 +125,11 @@ def rotation_activities(
     boundary: ModelBoundary, claims: Claims, catalogue: Catalogue, names: Names = plain
 ) -> list[Callable[..., Any]]:
     """The activities of a rotation, as a worker has them."""
+    state_of = claims.state_of if isinstance(claims, JobStore) else None
+    own = partial(rotation_ids_of, names=names)
     return [
         Decide(boundary).decide,
-        CreateRotationJob(claims, catalogue, rotation_ids=partial(rotation_ids_of, names=names)).create_rotation_job,
-        WithdrawClaim(claims).withdraw_claim,
+        CreateRotationJob(claims, catalogue, rotation_ids=own, state_of=state_of).create_rotation_job,
+        WithdrawClaim(claims, state_of=state_of).withdraw_claim,
         RecordEvent(claims).record_event,
     ]

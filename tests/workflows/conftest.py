@@ -3,6 +3,10 @@
 import uuid
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.client import Client
+
+from tests.support.estates import BulkPlace, Judge, bulk_place
 
 
 @pytest.fixture(autouse=True)
@@ -22,3 +26,9 @@ def queue() -> str:
 def run_id() -> str:
     """A bulk run of this test's own."""
     return f"run-{uuid.uuid4().hex[:16]}"
+
+
+@pytest.fixture
+def sqlite_place(temporal: Client, queue: str, sqlite_engine: AsyncEngine) -> BulkPlace:
+    """Where the database makes no difference."""
+    return bulk_place(temporal, queue, sqlite_engine, Judge())

@@ -73,12 +73,6 @@ def place(temporal: Client, queue: str, engine: AsyncEngine) -> BulkPlace:
     return bulk_place(temporal, queue, engine, Judge())
 
 
-@pytest.fixture
-def sqlite_place(temporal: Client, queue: str, sqlite_engine: AsyncEngine) -> BulkPlace:
-    """Where the database makes no difference."""
-    return bulk_place(temporal, queue, sqlite_engine, Judge())
-
-
 async def until(handle: Handle, state: Callable[[BulkStatus], bool]) -> BulkStatus:
     async with asyncio.timeout(60):
         async for status in follow(handle, every=0.02):

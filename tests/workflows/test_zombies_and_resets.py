@@ -259,8 +259,8 @@ async def test_a_rotation_that_is_decided_again_reports_the_date_of_the_job_that
     [own] = rotation_ids_of(first)
     environment, catalogue = ActivityEnvironment(), load_catalogue()
     environment.info = dataclasses.replace(environment.info, workflow_id=own)
-    creates = CreateRotationJob(store, catalogue, rotation_ids=rotation_ids_of, date_of=store.date_of)
-    withdraws = WithdrawClaim(store, date_of=store.date_of)
+    creates = CreateRotationJob(store, catalogue, rotation_ids=rotation_ids_of, state_of=store.state_of)
+    withdraws = WithdrawClaim(store, state_of=store.state_of)
     made = await environment.run(creates.create_rotation_job, first)
     assert (made.created, made.rotate_by) == (True, None)
     for again in (
