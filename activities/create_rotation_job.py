@@ -89,20 +89,21 @@ class CreateRotationJob:
             _expect_own(order, key, self._rotation_ids(order))
             confirm(order, self._catalogue)
             job = await self._claims.create_once(order, idempotency_key=key, fence=fence)
-            if not job.created:
-                job = await with_stored_state(job, order, self._state_of)
+            job = await with_stored_state(job, order, self._state_of)
         if self._announcements is not None:
             await self._announcements.announce(job.job_id)
         return job
 
 
 async def with_stored_state(job: RotationJob, order: JobOrder, state_of: StateOfJob | None) -> RotationJob:
-    """Return a job that was there already with its state, and with its own date, where the order has another one."""
+    """Return a job with its state; one that was there already with its own date, where the order has another one."""
+    if job.created:
+        return job.model_copy(update={"job_state": "open"})
     found = None if state_of is None else await state_of(job.job_id)
     if found is None:
         return job
     date = None if found.rotate_by == order.decision.rotate_by else found.rotate_by
-    return job.model_copy(update={"state": found.state, "rotate_by": date})
+    return job.model_copy(update={"job_state": found.state, "rotate_by": date})
 
 
 def _expect_own(order: JobOrder, workflow_id: str, own: Collection[str]) -> None:

@@ -88,6 +88,7 @@ async def summary_of_any(client: Client, found: FoundId) -> Summary:
 
 
 async def _run_summary(client: Client, workflow_id: str, *, running: bool) -> Summary:
+    handle: WorkflowHandle[BulkWorkflow, BulkOutcome]
     handle = client.get_workflow_handle_for(BulkWorkflow.run, workflow_id)
     if running:
         try:
@@ -106,6 +107,7 @@ async def _run_summary(client: Client, workflow_id: str, *, running: bool) -> Su
 
 
 async def _execution_summary(client: Client, workflow_id: str, *, running: bool) -> Summary:
+    handle: WorkflowHandle[RotateKeyWorkflow, KeyRotationOutcome]
     handle = client.get_workflow_handle_for(RotateKeyWorkflow.run, workflow_id)
     if running:
         try:

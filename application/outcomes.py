@@ -122,7 +122,7 @@ def _job_lines(outcome: JobCreated) -> list[str]:
         ]
     first = fate_of(created=outcome.created, tightened=outcome.tightened)
     approved = f", approved by {outcome.approved_by}" if outcome.approved_by else ""
-    state = f", {outcome.job_state}" if outcome.job_state else ""
+    state = f", {outcome.job_state}" if outcome.job_state and not outcome.created else ""
     return [f"job {outcome.job_id} ({first}{state}{approved})"]
 
 

@@ -258,7 +258,7 @@ class RotationWorkflow:
             created=job.created,
             tightened=job.tightened,
             rotate_by=job.rotate_by,
-            job_state=job.state,
+            job_state=job.job_state,
             approved_by=None if approval is None else approval.approver,
             call=assessment.call,
             request_digest=assessment.request_digest,

@@ -15,14 +15,14 @@ class RotationJob(Contract):
 
     `tightened`: the credential had an open job under another key, and this decision, which is stricter, now governs it.
     `rotate_by`: the job's date, where it is another than the order's: a rotation that is decided a second time, on the
-    same evidence and a later day, does not move the date of the job that it has. `state` is the job's, if it was there.
+    same evidence and a later day, does not move the date of the job that it has. `job_state` is the job's.
     """
 
     job_id: ShortIdentifier
     created: bool
     tightened: bool = False
     rotate_by: AwareDatetime | None = None
-    state: str | None = Field(default=None, max_length=16)
+    job_state: str | None = Field(default=None, max_length=16)
 
 
 class JobCreated(Contract):

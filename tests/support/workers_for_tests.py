@@ -125,7 +125,7 @@ def rotation_activities(
     boundary: ModelBoundary, claims: Claims, catalogue: Catalogue, names: Names = plain
 ) -> list[Callable[..., Any]]:
     """The activities of a rotation, as a worker has them."""
-    state_of = claims.state_of if isinstance(claims, JobStore) else None
+    state_of = claims.state_of if type(claims) is JobStore else None
     own = partial(rotation_ids_of, names=names)
     return [
         Decide(boundary).decide,

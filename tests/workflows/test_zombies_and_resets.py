@@ -59,7 +59,7 @@ async def test_an_attempt_from_after_a_withdrawal_makes_the_job_once(store: JobS
     again = await store.create_once(ordered, idempotency_key=KEY, fence=22)
     assert (made.created, again) == (True, RotationJob(job_id=made.job_id, created=False))
     [job] = await store.jobs(tenant_id="default", limit=10)
-    assert (job["status"], job["account_id"], job["fence"]) == ("open", "acct_10234", None)
+    assert (job["status"], job["account_id"], job["fence"]) == ("open", "acct_10234", 21)
     [created] = await store.events(tenant_id="default", workflow_id=KEY)
     assert created["event"] == "created"
 
