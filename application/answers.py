@@ -10,6 +10,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from keyturn.contracts import Contract
 from keyturn.errors import KeyturnError
+from keyturn.execution.contracts import EXECUTION
 from keyturn.rotations.contracts import Instruction
 
 InstructionT = TypeVar("InstructionT", bound=Instruction)
@@ -33,6 +34,16 @@ class NoWorkerAnswers(KeyturnError):
     hint = "Whether it was accepted is not known: see `keyturn status ID`. If it was not, start `keyturn worker`."
 
 
+class NoExecutorAnswers(NoWorkerAnswers):
+    """No executor confirmed the Update in time: one that starts later may still accept it."""
+
+    kind = "no_executor_answers"
+    hint = (
+        "Whether it was accepted is not known: see `keyturn jobs show JOB_ID`. If it was not, start the `keyturn "
+        "executor` of its cloud account."
+    )
+
+
 async def answer(handle: WorkflowHandle[Any, Any], update: str, argument: Contract) -> None:
     """Send a person's answer to a workflow.
 
@@ -43,8 +54,10 @@ async def answer(handle: WorkflowHandle[Any, Any], update: str, argument: Contra
 
     Raises:
         AnswerRefused: its validator refused it, by the name in the message; or the rotation has ended.
-        NoWorkerAnswers: no worker answered within ten seconds whether it was accepted.
+        NoWorkerAnswers: no worker answered within ten seconds whether it was accepted; of an execution, no executor.
     """
+    is_execution = handle.id.startswith(EXECUTION)
+    silence, who = (NoExecutorAnswers, "executor") if is_execution else (NoWorkerAnswers, "worker")
     try:
         async with asyncio.timeout(UPDATE_TIMEOUT.total_seconds()):
             if isinstance(argument, Instruction):
@@ -55,12 +68,12 @@ async def answer(handle: WorkflowHandle[Any, Any], update: str, argument: Contra
         kind = cause.type if isinstance(cause, ApplicationError) and cause.type else "unforeseen"
         raise AnswerRefused(f"{update} refused, {kind}: {_message_of(cause)}") from None
     except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
-        raise NoWorkerAnswers(f"no worker answered the {update} within {UPDATE_TIMEOUT.total_seconds():g} s") from None
+        raise silence(f"no {who} answered the {update} within {UPDATE_TIMEOUT.total_seconds():g} s") from None
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
             raise AnswerRefused(f"{update} refused, ended: it is closed already") from None
         if error.status in {RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED}:
-            raise NoWorkerAnswers(f"no worker answered the {update} in time") from None
+            raise silence(f"no {who} answered the {update} in time") from None
         raise
 
 

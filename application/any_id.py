@@ -18,14 +18,14 @@ from keyturn.application.rotations import QUERY_TIMEOUT
 from keyturn.application.runs import NO_WORKER
 from keyturn.bulk.contracts import BulkOutcome, BulkStatus
 from keyturn.console import counted
-from keyturn.execution.contracts import KeyRotationOutcome, KeyRotationStatus
+from keyturn.execution.contracts import EXECUTION, KeyRotationOutcome, KeyRotationStatus
 from keyturn.moments import in_utc
 from keyturn.progress import line_of, summary_of
 from keyturn.workflows.bulk import BulkWorkflow, bulk_id
 from keyturn.workflows.rotate_key import RotateKeyWorkflow
 
 IdKind = Literal["rotation", "run", "job", "execution", "delivery", "draft"]
-_PREFIXES: dict[str, IdKind] = {"bulk:": "run", "execute:": "execution", "deliver:": "delivery", "draft:": "draft"}
+_PREFIXES: dict[str, IdKind] = {"bulk:": "run", EXECUTION: "execution", "deliver:": "delivery", "draft:": "draft"}
 _TYPES = {
     "run": "BulkWorkflow",
     "execution": "RotateKeyWorkflow",
@@ -115,7 +115,10 @@ async def _execution_summary(client: Client, workflow_id: str, *, running: bool)
         except (RPCError, WorkflowQueryFailedError):
             return Summary("running", ("no executor answers: start one with `keyturn executor`",), True)
         lines = [f"old key {at.old_key_id}, new key {at.new_key_id or 'not created yet'}"] if at.old_key_id else []
-        lines += [f"blocked: {at.blocked}. {at.hint or ''}".strip()] if at.blocked else []
+        if at.blocked:
+            lines.append(f"blocked: {at.blocked}" + (f": {at.because}" if at.because else ""))
+        lines += [f"by {', '.join(at.blocked_by)}"] if at.blocked_by else []
+        lines += [at.hint] if at.hint else []
         lines += [f"until {in_utc(at.until)}"] if at.until else []
         return Summary(at.step.replace("_", " "), tuple(lines), True)
     try:

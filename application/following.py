@@ -15,6 +15,7 @@ from keyturn.application.outcomes import fate_of
 from keyturn.application.rotations import Handle, waiting_for, waits_for
 from keyturn.console import counted
 from keyturn.errors import KeyturnError
+from keyturn.execution.contracts import EXECUTION
 from keyturn.moments import in_utc
 from keyturn.rotations.contracts import Assessment
 from keyturn.rotations.decisions import GroundedDecision, Rejection
@@ -29,6 +30,13 @@ class NoSuchWorkflow(KeyturnError):
 
     kind = "no_such_workflow"
     hint = "Check the ID and TEMPORAL_NAMESPACE; `keyturn jobs` still lists the jobs of expired ones."
+
+
+class NotTaken(NoSuchWorkflow):
+    """No executor has taken the job yet, or its execution is past its retention."""
+
+    kind = "not_taken"
+    hint = "`keyturn jobs show JOB_ID` has its state; `keyturn executor --dry-run` says what is done with open ones."
 
 
 async def handle_of(client: Client, workflow_id: str, *, types: Sequence[str] = ("RotationWorkflow",)) -> Handle:
@@ -49,6 +57,8 @@ async def describe_workflow(
         description = await handle.describe()
     except RPCError as error:
         if error.status in {RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT}:
+            if workflow_id.startswith(EXECUTION):
+                raise NotTaken(f"no executor of ours has taken {workflow_id.removeprefix(EXECUTION)[:200]}") from None
             raise NoSuchWorkflow(f"no workflow has the ID {workflow_id[:200]}") from None
         raise
     if description.workflow_type not in types:

@@ -52,7 +52,9 @@ def next_for_job(job: Mapping[str, Any], status: KeyRotationStatus | None) -> st
         until = "" if status.until is None else in_utc(status.until)
         if status.blocked is not None:
             again = f" It tries again at {until}." if until else ""
-            return f"Blocked: {status.blocked.replace('_', ' ')}. {status.hint or ''}{again}"
+            why = f": {status.because}" if status.because else ""
+            by = f" by {', '.join(status.blocked_by)}" if status.blocked_by else ""
+            return f"Blocked: {status.blocked.replace('_', ' ')}{by}{why}. {status.hint or ''}{again}"
         if status.step in _OF_STEP and until:
             return _OF_STEP[status.step].format(until=until)
     return NEXT.get(job["status"], "")

@@ -7,7 +7,7 @@ was lost is for the caller to find out, which looks at what is there before it a
 import asyncio
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
 import boto3
@@ -19,10 +19,19 @@ from botocore.exceptions import (
     HTTPClientError,
     NoCredentialsError,
     NoRegionError,
+    PartialCredentialsError,
+    ProfileNotFound,
 )
 from botocore.parsers import ResponseParserError
 
-from keyturn.execution.errors import CloudRefused, CloudUnavailable, KeyLimit, SecretLeaving, UserGone
+from keyturn.execution.errors import (
+    CloudRefused,
+    CloudUnavailable,
+    CredentialsMissing,
+    KeyLimit,
+    SecretLeaving,
+    UserGone,
+)
 
 T = TypeVar("T")
 # IAM answers in tenths of a second: after 10 s no answer will come. A retry of boto3's own would hide a lost one.
@@ -60,7 +69,9 @@ def client_of(service: str, settings: dict[str, Any], session: boto3.session.Ses
     try:
         with _making:
             return (session or _session()).client(service, **settings)
-    except (BotoCoreError, ValueError) as error:
+    except BotoCoreError as error:
+        raise _failure_of(error, set(), None) from None
+    except ValueError as error:
         raise CloudRefused(f"no client of {service}: {_type_name(error)}") from None
 
 
@@ -92,11 +103,13 @@ class _Answer(dict[str, Any]):
 def _failure_of(error: BaseException, passing: set[str], absent: str | None) -> Exception:
     if isinstance(error, ClientError):
         return _refusal_of(error, passing, absent)
-    if isinstance(error, NoCredentialsError | NoRegionError):
-        return CloudRefused(_type_name(error))
+    if isinstance(error, NoCredentialsError | PartialCredentialsError | ProfileNotFound):
+        return CredentialsMissing("AWS finds no credentials here")
+    if isinstance(error, NoRegionError):
+        return CredentialsMissing("no AWS region is set (AWS_REGION, or the profile's)")
     # A KeyError: a page that is XML, too, and is none of AWS's answers.
     if isinstance(error, HTTPClientError | ConnectionError | ResponseParserError | KeyError):
-        return CloudUnavailable(f"no answer: {_type_name(error)}")
+        return CloudUnavailable(f"no answer of AWS: {_in_words(error)}")
     if isinstance(error, BotoCoreError):
         return CloudRefused(_type_name(error))
     raise error
@@ -119,6 +132,20 @@ def _refusal_of(error: ClientError, passing: set[str], absent: str | None) -> Ex
     if code == "LimitExceeded" and operation == "CreateAccessKey":
         return KeyLimit("the user has two access keys")
     return CloudRefused(f"{operation}: {code}")
+
+
+_WORDS: Mapping[str, str] = {
+    "EndpointConnectionError": "its address cannot be reached",
+    "ConnectTimeoutError": "its address did not answer in time",
+    "ReadTimeoutError": "it did not answer in time",
+    "ConnectionClosedError": "the connection was closed",
+    "SSLError": "its certificate is not trusted",
+    "ProxyConnectionError": "the proxy cannot be reached",
+}
+
+
+def _in_words(error: BaseException) -> str:
+    return _WORDS.get(_type_name(error), _type_name(error))
 
 
 def _type_name(error: BaseException) -> str:

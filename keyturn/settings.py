@@ -1,5 +1,6 @@
 """What every group of settings shares: where they are read from, how values are checked, how faults are named."""
 
+from collections.abc import Callable, Iterator
 from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -20,6 +21,18 @@ _HINTS = {
     "KEYTURN_ROUTES": "the models to ask, such as openai:gpt-5-mini, anthropic:claude-haiku-4-5",
     "KEYTURN_CODEC_TOKENS": "who may decrypt, such as luna:TOKEN, each token of 32 characters or more",
 }
+
+# Settings by their former names, which are reported for one release.
+_RENAMED = {
+    "KEYTURN_ANSWER_CACHE": "KEYTURN_RESPONSE_CACHE",
+    "KEYTURN_EXECUTOR_SECRETS": "KEYTURN_EXECUTOR_TARGETS",
+    "KEYTURN_EXECUTOR_SECRET_NAME": "KEYTURN_EXECUTOR_TARGETS",
+}
+
+
+def faults_of_names(given: Callable[[str], str]) -> Iterator[str]:
+    """Yield the settings that are given by a former name."""
+    yield from (f"{old} is now {new}: rename it" for old, new in _RENAMED.items() if given(old))
 
 
 def http_url(value: str) -> str:

@@ -64,6 +64,8 @@ def thaw(tenant: str, user: str | None, freeze_id: str | None) -> None:
     ended = with_database(lambda engine: FreezeStore(engine).end(tenant_id=tenant, by=who, freeze_id=freeze_id))
     click.echo(f"{counted(ended, 'freeze')} ended")
     if not ended:
+        which = f" with the ID {freeze_id}" if freeze_id else ""
+        click.echo(f"tenant {tenant} has no freeze{which} that holds now: keyturn freezes lists them", err=True)
         raise click.exceptions.Exit(1)
 
 

@@ -196,11 +196,25 @@ def moved(job_id: str, consumer: str, tenant: str, key_id: str, actor: str | Non
 @click.option("--user", "actor", envvar="KEYTURN_USER", help="Your user name.  [default: the signed-in user]")
 @click.argument("job_id")
 def cancel(job_id: str, tenant: str, reason: str, actor: str | None) -> None:
-    """Cancel an open job, claimed or not; later reports of its claim are refused."""
+    """Cancel an open job, claimed or not; later reports of its claim are refused.
+
+    An executor that has begun changes nothing any more: a key that it created stays. `keyturn rollback` restores the
+    old key and deletes the new one.
+    """
     from keyturn.jobs.leases import JobLeases
 
     who, why = validate_as(Identifier, actor or signed_in_user(), "--user"), validate_as(Reason, reason, "--reason")
-    _run_and_print(lambda engine: JobLeases(engine).cancel(job_id, tenant_id=tenant, actor=who, reason=why))
+    named = {"tenant_id": tenant, "actor": who, "reason": why}
+
+    async def work(engine: "AsyncEngine") -> tuple[ClaimedJob, Any]:
+        cancelled = await JobLeases(engine).cancel(job_id, **named)
+        return cancelled, await JobLeases(engine).show(job_id, tenant_id=tenant)
+
+    job, (_, trail) = with_database(work)
+    click.echo(f"{job.job_id}  {job.state}")
+    created = [str(row["detail"]["created_key"]) for row in trail if "created_key" in row["detail"]]
+    if created:
+        click.echo(f"its executor had created {created[-1]}: both keys stay as they are now", err=True)
 
 
 def _run_and_print(work: Callable[["AsyncEngine"], Awaitable[ClaimedJob]]) -> None:

@@ -29,9 +29,11 @@ def targets() -> None:
 
 @targets.command()
 def check() -> None:
-    """Read the key map, and ask each target for what it holds now; exit status 1 if anything is wrong.
+    """Read the key map, ask each target for what it holds now, and compare both with the open jobs; exit status 1 if
+    anything is wrong.
 
-    Nothing is written, so that a right to write is not proved. No secret is printed.
+    Open jobs are compared as the executor would take them, with the cloud's credentials of this terminal. Nothing is
+    written, so that a right to write is not proved. No secret is printed.
     """
     from keyturn.execution.mapping import load_key_map
     from keyturn.starter.database import with_database
@@ -50,6 +52,7 @@ def check() -> None:
     if not settings.default_targets:
         click.echo("other keys  no target: they are not rotated")
     with_database(lambda engine: _print_unnamed(engine, key_map, settings))
+    faults += asyncio.run(_compare_with_jobs(key_map, settings))
     if faults:
         raise click.exceptions.Exit(1)
 
@@ -67,13 +70,43 @@ async def _look(tables: "Sequence[tuple[str, Sequence[str]]]", opened: "SecretTa
             continue
         for path in paths:
             if "{" in path:
-                click.echo(f"  {path}: differs by user or account, and is not asked")
+                click.echo(f"  {path}: differs by user or account: asked for open jobs alone")
                 continue
             try:
                 click.echo(f"  {path}: {await opened.look(path)}")
             except KeyturnError as error:
                 faults += 1
                 click.echo(f"  {path}: {error}. {error.hint}")
+    return faults
+
+
+async def _compare_with_jobs(key_map: "KeyMap", settings: "ExecutorSettings") -> int:
+    """Print why the executor would not start an open job, or would start none at all; returns the number of faults."""
+    from keyturn.errors import SettingsInvalid
+    from keyturn.execution.errors import AnotherAccount, KeyMapInvalid
+    from keyturn.workers.executor import cloud_accounts, plans
+
+    faults = compared = 0
+    try:
+        own = await cloud_accounts(settings)
+        for number, mapping in enumerate(key_map, 1):
+            if mapping.cloud_account not in {None, *own}:
+                served = ", ".join(own)
+                click.echo(f"[[key]] {number}  {mapping.account}: is of {mapping.cloud_account}; this is {served}")
+        async for job_id, plan in plans(settings):
+            if isinstance(plan, AnotherAccount):
+                continue
+            compared += 1
+            if isinstance(plan, KeyturnError):
+                faults += 1
+                click.echo(f"{job_id}  would not start: {plan}. {plan.hint}")
+    except (KeyMapInvalid, SettingsInvalid) as error:
+        click.echo(f"the executor would not start: {error}. {error.hint}")
+        return 1
+    except KeyturnError as error:
+        click.echo(f"open jobs  not compared: {error}. {error.hint}")
+        return faults
+    click.echo(f"open jobs  {compared} compared, {faults} would not start")
     return faults
 
 

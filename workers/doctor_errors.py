@@ -18,7 +18,7 @@ class NameMisspelt(KeyturnError):
     """A variable's name is nearly that of a setting, and is read by nothing."""
 
     kind = "setting_misspelt"
-    hint = "Rename it; docs/reference/settings.md lists all settings."
+    hint = "Rename it; .env.example lists all settings."
 
 
 class FileOpen(KeyturnError):

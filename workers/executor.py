@@ -151,6 +151,13 @@ async def plans(settings: ExecutorSettings) -> AsyncIterator[tuple[str, Sequence
             yield job_id, await _plan_of(job_id, accounts, settings)
 
 
+async def cloud_accounts(settings: ExecutorSettings) -> Sequence[str]:
+    """Return the cloud accounts that an executor with these settings would serve; raises as `run_executor`."""
+    async with AsyncExitStack() as parts:
+        engine = await _database(settings, parts)
+        return [await one.steps.account() for one in await asyncio.to_thread(open_accounts, engine, settings)]
+
+
 async def _plan_of(
     job_id: str, accounts: Sequence[tuple[ExecutorSteps, str]], settings: ExecutorSettings
 ) -> Sequence[str] | KeyturnError:

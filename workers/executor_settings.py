@@ -1,5 +1,6 @@
 """The settings of an executor, from the environment."""
 
+import os
 import re
 from collections.abc import Sequence
 from datetime import timedelta
@@ -13,7 +14,7 @@ from keyturn.errors import SettingsInvalid
 from keyturn.execution.contracts import KeyRotationOrder, KeyWaits
 from keyturn.execution.limits import BlastRadius
 from keyturn.executors import load_executors
-from keyturn.settings import field_faults, host_and_port
+from keyturn.settings import faults_of_names, field_faults, host_and_port
 from keyturn.targets import load_targets
 from keyturn.workers.local_settings import LocalSettings
 
@@ -196,10 +197,13 @@ class ExecutorSettings(LocalSettings):
 
 def load_executor_settings() -> ExecutorSettings:
     """Return the settings; raises SettingsInvalid with every fault, and no value of any."""
+    faults = [*faults_of_names(lambda name: os.environ.get(name, ""))]
     try:
         settings = ExecutorSettings()
     except ValidationError as error:
-        raise SettingsInvalid("\n".join(field_faults(error))) from None
+        raise SettingsInvalid("\n".join([*faults, *field_faults(error)])) from None
+    if faults:
+        raise SettingsInvalid("\n".join(faults))
     known = load_targets()
     used = [known[path.partition(":")[0]] for path in settings.default_targets]
     refused = [target.usage for target in used if not target.for_production]

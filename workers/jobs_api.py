@@ -8,7 +8,8 @@ POST /jobs/{id}/consumers/{name}  {"key_id": "AKIA..."}                         
 GET  /openapi.json, /healthz
 
 A caller is TENANT/NAME with its own bearer token; it sees its tenant's jobs only. Refusals are problem details
-(RFC 9457), with a `kind`: 404 unknown_job, 409 stale_claim, job_closed or state_refused, 422 invalid, and others.
+(RFC 9457), with a `kind`: 404 unknown_job, 409 stale_claim, job_closed, state_refused
+or another_new_key, 422 invalid or unknown_consumer, and others.
 """
 
 from collections.abc import Mapping

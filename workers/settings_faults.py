@@ -11,7 +11,7 @@ from keyturn.errors import SettingsInvalid
 from keyturn.llm.providers import load_providers
 from keyturn.llm.routing import Target, parse_routes
 from keyturn.notifications import load_channels
-from keyturn.settings import field_faults
+from keyturn.settings import faults_of_names, field_faults
 from keyturn.tasks.registry import load_tasks
 from keyturn.workers.endpoints import NamedEndpoints, read_endpoints
 
@@ -21,12 +21,6 @@ if TYPE_CHECKING:
 # Written into examples and used by the embedded stack: who runs production with it forgot to set the real one.
 PLACEHOLDER_KEY = "dev_key_not_a_real_secret"
 SIMULATED_MODELS = "simulator-"  # the simulator answers for models of this name only, so no setting can hide it
-# Settings by their former names, which are reported for one release.
-_RENAMED = {
-    "KEYTURN_ANSWER_CACHE": "KEYTURN_RESPONSE_CACHE",
-    "KEYTURN_EXECUTOR_SECRETS": "KEYTURN_EXECUTOR_TARGETS",
-    "KEYTURN_EXECUTOR_SECRET_NAME": "KEYTURN_EXECUTOR_TARGETS",
-}
 
 
 def faults_of_channels() -> Iterator[str]:
@@ -40,7 +34,7 @@ def faults_of_channels() -> Iterator[str]:
 
 def faults_across(given: Callable[[str], str]) -> Iterator[str]:
     """Faults that lie between settings, found although others may be wrong too."""
-    yield from (f"{old} is now {new}: rename it" for old, new in _RENAMED.items() if given(old))
+    yield from faults_of_names(given)
     named = NamedEndpoints()
     try:
         if given("KEYTURN_ENDPOINTS"):

@@ -20,7 +20,14 @@ from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_
 with workflow.unsafe.imports_passed_through():
     from keyturn.activities.rotate_key import NOT_YET, RotateKey
     from keyturn.backoff import BASE
-    from keyturn.execution.contracts import KeyRotationOrder, KeyRotationOutcome, KeyRotationStatus, KeyState, Need
+    from keyturn.execution.contracts import (
+        EXECUTION,
+        KeyRotationOrder,
+        KeyRotationOutcome,
+        KeyRotationStatus,
+        KeyState,
+        Need,
+    )
     from keyturn.execution.plans import USED_IN_GRACE, hint_for, late_until
     from keyturn.jobs.contracts import ClaimedJob
     from keyturn.moments import in_utc
@@ -78,7 +85,7 @@ def step_options() -> StepOptions:
 
 def execution_id(job_id: str) -> str:
     """Return the ID of the workflow that executes a job."""
-    return f"execute:{job_id}"
+    return EXECUTION + job_id
 
 
 def watch_options(left: timedelta) -> StepOptions:
@@ -323,17 +330,24 @@ class RotateKeyWorkflow:
                     raise _UsedAgain from None
                 if name == "roll_back_key" and kind == "rollback_impossible":
                     raise _Superseded(kind) from None
-                await self._wait_while_blocked(name, kind, _hint_of(cause), wait)
+                await self._wait_while_blocked(name, kind, _hint_of(cause), wait, because=_message_of(cause))
                 wait = min(wait * 2, BLOCKED_AT_LAST)
 
     async def _wait_while_blocked(
-        self, name: str, kind: str, hint: str | None, wait: timedelta | None, *, need: Need | None = None
+        self,
+        name: str,
+        kind: str,
+        hint: str | None,
+        wait: timedelta | None,
+        *,
+        need: Need | None = None,
+        because: str | None = None,
     ) -> None:
         """Wait for a person, or until it is time to try again; None: for a person alone."""
         resumed = self._resumed
         end = None if wait is None else workflow.now() + wait
         by = () if need is None else need.by
-        self._at(name, until=end, blocked=kind, hint=hint, blocked_by=by)
+        self._at(name, until=end, blocked=kind, because=because, hint=hint, blocked_by=by)
         workflow.upsert_search_attributes([PARKED.value_set(kind)])
         while end is None or workflow.now() < end:
             left = WATCH_FOR if end is None else end - workflow.now()

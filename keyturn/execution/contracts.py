@@ -8,6 +8,7 @@ from pydantic import AwareDatetime, Field
 from keyturn.contracts import ONE_LINE, Contract, Identifier, ShortIdentifier
 
 MAX_WAIT = timedelta(days=90)  # longer than a quarter, no one remembers what the old key was
+EXECUTION = "execute:"  # starts the ID of the workflow that executes a job, which is also the owner of its claim
 MAX_TARGETS = 16
 MAX_CONSUMERS = 32
 # A target and what it calls the secret: `secretsmanager:keyturn/svc-pay`.
@@ -23,7 +24,8 @@ class KeyWaits(Contract):
         overlap: both keys work for at least so long, for the new secret to be read.
         grace: the old key is inactive for at least so long before it is deleted, and can be activated again.
         quiet: the old key was not used for so long when it is deactivated.
-        idle: a key that was not used for so long has no consumer: none need be seen to use the new one.
+        idle: a key that was not used for so long, and is no younger, has no consumer: none need be seen to use the new
+            one.
         check_every: how often is looked whether the old key is used. Three calls a key: an hour is far below limits.
         cut_short_by: the policy line on compromised keys that made the waits shorter; None if none did.
     """
@@ -61,6 +63,8 @@ class KeyState(Contract):
     consumers: tuple[ShortIdentifier, ...] = Field(default=(), max_length=MAX_CONSUMERS)
     waits: KeyWaits
     recorded_at: AwareDatetime
+    # None where the cloud does not say it any more.
+    old_created_at: AwareDatetime | None = None
     rotate_by: AwareDatetime | None = None
     # Only what is compromised may be cut short by a person.
     is_compromised: bool = False
@@ -119,6 +123,8 @@ class KeyRotationStatus(Contract):
     since: AwareDatetime
     until: AwareDatetime | None = None
     blocked: str | None = Field(default=None, max_length=64)
+    # What was wrong, in words; None where `blocked_by` and `hint` say all.
+    because: str | None = Field(default=None, max_length=500)
     # Who uses the old key, or has not moved to the new one.
     blocked_by: tuple[str, ...] = Field(default=(), max_length=32)
     # When the waits end at the earliest, if that is after the job's date: they are never shortened for it.

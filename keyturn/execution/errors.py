@@ -35,6 +35,16 @@ class CloudRefused(ExecutorError):
     )
 
 
+class CredentialsMissing(CloudRefused):
+    """The executor has no credentials of the cloud, or does not know where it is."""
+
+    kind = "credentials_missing"
+    hint = (
+        "Give this process what the cloud's own tools use, such as AWS_PROFILE and AWS_REGION. A rotation that waits: "
+        "restart its executor, then `keyturn resume execute:JOB_ID`."
+    )
+
+
 class SecretNotStored(ExecutorError):
     """The secret target could not store or return a secret."""
 

@@ -27,6 +27,7 @@ from keyturn.execution.errors import KeyMapInvalid, MappedTwice
 from keyturn.settings import field_faults
 from keyturn.toml_files import read_toml
 
+_PARTS = re.compile("[:/]")  # of a resource's name, such as `arn:aws:iam::123456789012:user/svc-pay`
 _BRACES = re.compile(r"\{[^{}]*\}?|\}")
 Hours = Annotated[float, Field(ge=0, le=2_160, strict=True)]
 
@@ -43,7 +44,8 @@ class KeyMapping(Contract):
     """A table of the key map.
 
     Attributes:
-        account: the key's account as jobs have it, or the user's name; `*` stands for any characters.
+        account: the key's account as jobs have it, the user's name, or its resource name in the cloud, such as an ARN;
+            `*` stands for any characters.
         cloud_account: only in this cloud account: a user's name is in many.
         key_id: only this key of the account; None for each.
         owner: the team that owns the key, for lists, reports and messages.
@@ -80,8 +82,19 @@ class KeyMapping(Contract):
         """Whether this table is about a key."""
         if self.key_id not in {None, key.key_id} or self.cloud_account not in {None, key.cloud_account}:
             return False
-        pattern = _escape(self.account)
-        return any(name == self.account or ("*" in pattern and fnmatchcase(name, pattern)) for name in key.accounts)
+        if "*" in self.account:
+            pattern = _escape(self.account)
+            return any(fnmatchcase(name, pattern) for name in key.accounts)
+        return self.account in key.accounts or self._names_resource(key)
+
+    def _names_resource(self, key: KeyNames) -> bool:
+        """Whether this table has the whole name of what a job calls by its last part alone, in the cloud account."""
+        *whole, last = _PARTS.split(self.account)
+        if not whole or last not in key.accounts:
+            return False
+        if key.cloud_account is None:  # as in an inventory: a name alone may be of any account, a whole one is exact
+            return not any(_PARTS.search(name) for name in key.accounts)
+        return key.cloud_account in whole
 
 
 class KeyMap:
@@ -96,7 +109,8 @@ class KeyMap:
             if "*" in mapping.account:
                 self._patterns.append(number)
             else:
-                self._named.setdefault(mapping.account, []).append(number)
+                for name in {mapping.account, _PARTS.split(mapping.account)[-1]}:
+                    self._named.setdefault(name, []).append(number)
 
     def __iter__(self) -> Iterator[KeyMapping]:
         return iter(self._mappings)

@@ -19,11 +19,11 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from pydantic import SecretStr
 
-from keyturn.execution.contracts import KeyRotationOrder, KeyState, KeyUse, KeyWaits, Need
+from keyturn.execution.contracts import EXECUTION, KeyRotationOrder, KeyState, KeyUse, KeyWaits, Need
 from keyturn.execution.errors import (
     AccountMismatch,
     AnotherAccount,
@@ -44,8 +44,8 @@ from keyturn.execution.mapping import KeyMap, KeyMapping, KeyNames
 from keyturn.execution.plans import evidence_of, plan_of, use_in_words
 from keyturn.execution.protocols import CloudKey, CloudKeys
 from keyturn.execution.targets import SecretTargets
-from keyturn.execution.waits import is_in_use, need_of, waits_of
-from keyturn.jobs.consumers import consumers_moved
+from keyturn.execution.waits import is_idle, is_in_use, need_of, waits_of
+from keyturn.jobs.consumers import CONSUMER, consumers_moved
 from keyturn.jobs.contracts import ClaimedJob, Evidence
 from keyturn.jobs.errors import JobClosed, StaleClaim, StateRefused
 from keyturn.jobs.leases import JobLeases, claimed_job
@@ -170,45 +170,50 @@ class KeyRotation:
             raise AnotherAccount(f"the job was started in the account {account}, and these credentials are {own}'s")
         user = self._keys.user_of(job.account_id, own)
         now = datetime.now(UTC)
-        recorded = _recorded(trail)
-        if recorded is not None:
-            # What the key map says now may be something else, and the consumers have been asked for by what it said.
-            old, before, targets, consumers, waits = recorded
-            self._targets.expect_usable(targets)
-        else:
-            present = await self._keys.list_keys(user)
-            old = self._expect_rotatable(job.key_id, present).key_id
-            before = tuple(key.key_id for key in present)
-            mapping = await self._mapping_of(job, user, own, old)
-            targets = self._targets_of(user, mapping, own)
-            self._targets.expect_usable(targets)
-            await self._expect_own_target(targets, old, present)
-            waits = self._waits_of(order, job, mapping)
-            consumers = () if mapping is None else mapping.consumers
-            evidence = {"cloud_account": own, "user": user, "old_key_id": old, "keys_before": ",".join(before)}
-            evidence |= {f"target_{number:02}": path for number, path in enumerate(targets, 1)}
-            evidence |= {f"consumer_{number:02}": name for number, name in enumerate(consumers, 1)}
-            evidence |= {"waits": waits.model_dump_json()}
-            evidence |= evidence_of(waits, rotate_by=job.rotate_by, now=now)
-            await self._leases.heartbeat(
-                job.job_id, tenant_id=job.tenant_id, token=job.token, lease=LEASE, state="rotating", evidence=evidence
-            )
+        # What the key map says now may be something else, and the consumers have been asked for by what it said.
+        recorded = _recorded(trail) or await self._record_anew(order, job, user, own, now)
+        self._targets.expect_usable(recorded.targets)
         return KeyState(
             job_id=job.job_id,
             tenant_id=job.tenant_id,
             token=job.token,
             cloud_account=own,
             user=user,
-            old_key_id=old,
-            keys_before=before,
-            targets=targets,
-            consumers=consumers,
-            waits=waits,
+            old_key_id=recorded.old,
+            old_created_at=recorded.created_at,
+            keys_before=recorded.before,
+            targets=recorded.targets,
+            consumers=recorded.consumers,
+            waits=recorded.waits,
             deactivated_at=_deactivated_at(trail),
             recorded_at=now,
             rotate_by=job.rotate_by,
             is_compromised=job.priority == "urgent",
         )
+
+    async def _record_anew(
+        self, order: KeyRotationOrder, job: ClaimedJob, user: str, own: str, now: datetime
+    ) -> "_Record":
+        present = await self._keys.list_keys(user)
+        old = self._expect_rotatable(job.key_id, present)
+        mapping = await self._mapping_of(job, user, own, old.key_id)
+        targets = self._targets_of(user, mapping, own)
+        self._targets.expect_usable(targets)
+        await self._expect_own_target(targets, old.key_id, present)
+        record = _Record(
+            old=old.key_id,
+            created_at=old.created_at,
+            before=tuple(key.key_id for key in present),
+            targets=targets,
+            consumers=() if mapping is None else mapping.consumers,
+            waits=self._waits_of(order, job, mapping),
+        )
+        evidence = {"cloud_account": own, "user": user} | record.as_evidence()
+        evidence |= evidence_of(record.waits, rotate_by=job.rotate_by, now=now)
+        await self._leases.heartbeat(
+            job.job_id, tenant_id=job.tenant_id, token=job.token, lease=LEASE, state="rotating", evidence=evidence
+        )
+        return record
 
     async def create(self, rotation: KeyState) -> str:
         """Create the new key and store its secret; returns its ID. Deletes first what an earlier attempt lost.
@@ -470,8 +475,16 @@ class KeyRotation:
         waits = self._waits_of(order, job, mapping)
         used = await self._keys.use_of(user, old.key_id)
         consumers = () if mapping is None else mapping.consumers
+        now = datetime.now(UTC)
         return plan_of(
-            job, user=user, used=used, targets=targets, consumers=consumers, waits=waits, now=datetime.now(UTC)
+            job,
+            user=user,
+            used=used,
+            targets=targets,
+            consumers=consumers,
+            waits=waits,
+            is_idle=not consumers and is_idle(waits, used, old.created_at, at=now),
+            now=now,
         )
 
     # -- what the steps share -----------------------------------------------------------------------------------------
@@ -646,7 +659,7 @@ class KeyRotation:
 
 
 def _owner(job_id: str) -> str:
-    return f"execute:{job_id}"
+    return EXECUTION + job_id
 
 
 def _find(keys: Sequence[CloudKey], key_id: str) -> CloudKey | None:
@@ -704,11 +717,35 @@ def _account_in(trail: Iterable[Mapping[str, Any]]) -> str | None:
 
 
 class _Record(NamedTuple):
+    """What a run writes down before it changes anything, and what every later run of the job goes by."""
+
     old: str
+    created_at: datetime
     before: tuple[str, ...]
     targets: tuple[str, ...]
     consumers: tuple[str, ...]
     waits: KeyWaits
+
+    def as_evidence(self) -> Evidence:
+        evidence = {"old_key_id": self.old, "old_created_at": self.created_at.isoformat()}
+        evidence |= {"keys_before": ",".join(self.before), "waits": self.waits.model_dump_json()}
+        evidence |= {f"target_{number:02}": path for number, path in enumerate(self.targets, 1)}
+        return evidence | {f"{CONSUMER}{number:02}": name for number, name in enumerate(self.consumers, 1)}
+
+    @classmethod
+    def of_evidence(cls, detail: Evidence) -> Self:
+        targets, consumers = (
+            tuple(str(detail[name]) for name in sorted(detail) if name.startswith(kind))
+            for kind in ("target_", CONSUMER)
+        )
+        return cls(
+            old=str(detail["old_key_id"]),
+            created_at=datetime.fromisoformat(str(detail["old_created_at"])),
+            before=tuple(str(detail["keys_before"]).split(",")),
+            targets=targets,
+            consumers=consumers,
+            waits=KeyWaits.model_validate_json(str(detail["waits"])),
+        )
 
 
 def _recorded(trail: Trail) -> _Record | None:
@@ -722,14 +759,7 @@ def _recorded(trail: Trail) -> _Record | None:
         if detail.get("step") == "create_key":
             return found
         if "keys_before" in detail:
-            targets, consumers = (
-                tuple(str(detail[name]) for name in sorted(detail) if name.startswith(kind))
-                for kind in ("target_", "consumer_")
-            )
-            waits = KeyWaits.model_validate_json(str(detail["waits"]))
-            found = _Record(
-                str(detail["old_key_id"]), tuple(str(detail["keys_before"]).split(",")), targets, consumers, waits
-            )
+            found = _Record.of_evidence(detail)
     return None
 
 

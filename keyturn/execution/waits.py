@@ -64,13 +64,18 @@ def need_of(
     if not old.is_known:
         return None if rotation.consumers else Need(kind="key_use_unknown")
     # Each consumer has said that it moved; or there is none, for as long as anyone knows.
-    is_idle = old.last_used_at is None or old.last_used_at < rotation.recorded_at - rotation.waits.idle
-    if rotation.consumers or is_idle:
+    if rotation.consumers or is_idle(rotation.waits, old, rotation.old_created_at, at=rotation.recorded_at):
         return None
     verified = rotation.verified_at
     if verified is not None and new.last_used_at is not None and new.last_used_at > verified + own_use_within:
         return None
     return Need(kind="new_key_not_seen")
+
+
+def is_idle(waits: KeyWaits, old: KeyUse, created_at: datetime | None, *, at: datetime) -> bool:
+    """Return whether a key was not used for so long that nothing uses it: its age, if it was never used."""
+    last = old.last_used_at or created_at
+    return old.is_known and last is not None and last < at - waits.idle
 
 
 def is_in_use(rotation: KeyState, old: KeyUse, *, now: datetime) -> bool:

@@ -8,12 +8,13 @@ from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.database import transaction
-from keyturn.jobs.errors import JobClosed, StateRefused
+from keyturn.jobs.errors import AnotherNewKey, JobClosed, UnknownConsumer
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.states import CLOSED
 from keyturn.jobs.tables import job_audit
 
 MOVED = "consumer_moved"
+CONSUMER = "consumer_"  # starts the names of an audit row's fields, in which the executor writes the declared consumers
 
 
 async def report_moved(
@@ -31,13 +32,18 @@ async def report_moved(
 
     Raises:
         UnknownJob, JobClosed: there is nothing to wait for.
-        StateRefused: the job has no new key yet, or another one.
+        AnotherNewKey: the job has no new key yet, or another one.
+        UnknownConsumer: the job does not wait for a consumer of this name.
     """
     job, trail = await JobLeases(engine).show(job_id, tenant_id=tenant_id)
     if job["status"] in CLOSED:
         raise JobClosed(f"{job_id} is {job['status']} already")
     if key_id not in {row["detail"].get("new_key_id") for row in trail if row["actor"] == f"execute:{job_id}"}:
-        raise StateRefused(f"{job_id}: its rotation has not created the key that {consumer} reports")
+        raise AnotherNewKey(f"{job_id}: its rotation has not created the key that {consumer} reports")
+    declared = {value for row in trail for name, value in row["detail"].items() if name.startswith(CONSUMER)}
+    if consumer not in declared:
+        others = f"waits for {', '.join(map(str, sorted(declared)))}" if declared else "waits for no consumer"
+        raise UnknownConsumer(f"{job_id} {others}, and not for {consumer}"[:500])
     if consumer in consumers_moved(trail, key_id):
         return
     row = {"job_id": job_id, "at": datetime.now(UTC), "event": MOVED, "actor": by}

@@ -72,6 +72,22 @@ class StateRefused(JobError):
     hint = "Report states in their order: rotating, verifying, grace; then complete or fail."
 
 
+class AnotherNewKey(JobError):
+    """A consumer reports a key that is not the new key of the job's rotation."""
+
+    kind = "another_new_key"
+    next_step = "fail_and_fix_request"
+    hint = "Report the `new_key_id` that `keyturn jobs show JOB_ID` has, once the key is created."
+
+
+class UnknownConsumer(JobError):
+    """A consumer of this name is not declared in the key map for the job's key: nothing waits for it."""
+
+    kind = "unknown_consumer"
+    next_step = "fail_and_fix_request"
+    hint = "Report under the name that the key map has. One that is added to the map counts for later rotations."
+
+
 class StaleAttempt(JobError):
     """This attempt came too late: its order was withdrawn or executed by another attempt."""
 

@@ -22,7 +22,7 @@ from keyturn.drafts.errors import DraftError, UnknownDraft
 from keyturn.errors import InvalidRequest, JobStoreRefused, JobStoreUnavailable, KeyturnError, ValueRefused
 from keyturn.faults import reason_of
 from keyturn.inventory.errors import InventoryError
-from keyturn.jobs.errors import JobClosed, StaleClaim, StateRefused, UnknownJob
+from keyturn.jobs.errors import AnotherNewKey, JobClosed, StaleClaim, StateRefused, UnknownConsumer, UnknownJob
 from keyturn.payload_errors import PayloadError
 from keyturn.policy.errors import PolicyError
 
@@ -37,6 +37,8 @@ _STATUS: Mapping[type[KeyturnError], int] = {
     JobClosed: 409,
     StaleClaim: 409,
     StateRefused: 409,
+    AnotherNewKey: 409,
+    UnknownConsumer: 422,
     InvalidRequest: 422,
     PolicyError: 422,
     InventoryError: 422,

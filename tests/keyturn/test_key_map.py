@@ -6,7 +6,7 @@ import pytest
 
 from keyturn.execution.contracts import KeyWaits
 from keyturn.execution.errors import KeyMapInvalid, MappedTwice
-from keyturn.execution.mapping import KeyMap, KeyMapping, KeyNames, load_key_map
+from keyturn.execution.mapping import KeyMap, KeyMapping, KeyNames, load_key_map, names_of
 from keyturn.execution.waits import waits_of
 
 ARN = "arn:aws:iam::123456789012:user/svc-pay"
@@ -33,6 +33,30 @@ def test_a_key_is_named_by_its_account_its_user_its_id_or_a_pattern() -> None:
     assert not names(account="svc-pay", cloud_account="210987654321")
     assert not names(account="svc-[p]ay")  # no other sign than * stands for others
     assert not names(account="svc-pa?")
+
+
+@pytest.mark.parametrize(
+    ("whole", "cloud_account", "job", "is_named"),
+    [
+        (ARN, "123456789012", "svc-pay", True),
+        (ARN, "210987654321", "svc-pay", False),
+        (ARN, "123456789012", "pay", False),
+        ("arn:aws:iam::123456789012:user/apps/svc-pay", "123456789012", "svc-pay", True),
+        ("tenants/t-1/applications/app-1", "t-1", "app-1", True),
+        ("7301234567890123456/app", "7301234567890123456", "app", True),
+        (ARN, None, "svc-pay", True),
+        (ARN, None, "arn:aws:iam::210987654321:user/svc-pay", False),
+    ],
+)
+def test_a_table_with_a_whole_name_is_about_the_job_that_has_its_last_part_alone(
+    tmp_path: Path, whole: str, cloud_account: str | None, job: str, is_named: bool
+) -> None:
+    """The executor knows its account; an inventory may not, and then a whole name of another account is another key."""
+    key_map = load(tmp_path, f"[[key]]\naccount = '{whole}'\nowner = 'payments'\n")
+    key = KeyNames(names_of(job), "AKIA1", cloud_account)
+    assert (key_map.find(key) is not None) == is_named
+    if cloud_account is None:
+        assert (key_map.owner_of(job, "AKIA1") == "payments") == is_named
 
 
 def test_an_account_with_two_keys_has_a_table_for_each(tmp_path: Path) -> None:

@@ -863,6 +863,20 @@ async def test_the_audit_trail_is_exported_and_verified_by_command(
     assert (changed.returncode, "was changed, left out or moved" in changed.stderr) == (1, True)
 
 
+async def test_an_execution_that_no_executor_has_taken_is_named_as_such(terminal: Terminal) -> None:
+    """The ID is right, and there is nothing yet to roll back or to advance."""
+    for command in (
+        ("status", "execute:job_1"),
+        ("rollback", "job_1", "--reason", "x"),
+        ("advance", "job_1", "--reason", "x"),
+        ("resume", "execute:job_1"),
+    ):
+        refused = await terminal.run(*command)
+        assert refused.returncode == 1
+        assert "no executor of ours has taken job_1" in refused.stderr
+        assert "keyturn jobs show" in refused.stderr
+
+
 async def test_targets_are_checked_before_a_rotation_needs_them(terminal: Terminal, tmp_path: Path) -> None:
     """Each table of the key map, with what its targets answer; a target that cannot come first is named."""
     secrets = tmp_path / "secrets"
@@ -874,7 +888,7 @@ async def test_targets_are_checked_before_a_rotation_needs_them(terminal: Termin
     sound = await terminal.run("targets", "check", KEYTURN_KEY_MAP=str(file))
     assert sound.returncode == 0, sound.stdout + sound.stderr
     assert f"[[key]] 1  svc-pay  owner payments\n  file:{secrets}/pay: holds no secret yet" in sound.stdout
-    assert f"file:{secrets}/{{user}}: differs by user or account, and is not asked" in sound.stdout
+    assert f"file:{secrets}/{{user}}: differs by user or account: asked for open jobs alone" in sound.stdout
     assert "other keys  no target: they are not rotated" in sound.stdout
     assert "[[key]] 1  svc-pay: names no key of a job of this month" in sound.stdout
     file.write_text('[[key]]\naccount = "svc-x"\ntargets = ["github:acme/x/KEY"]\n')

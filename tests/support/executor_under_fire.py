@@ -43,6 +43,9 @@ class RetiresByTime(KeyRotation):
     async def uses_since(self, rotation: KeyState) -> Need | None:
         return None
 
+    async def deactivate(self, rotation: KeyState) -> datetime:
+        return await super().deactivate(rotation.model_copy(update={"is_compromised": True, "was_advanced": True}))
+
     async def delete(self, rotation: KeyState) -> None:
         await self._keys.delete(rotation.user, rotation.old_key_id)
 

@@ -140,7 +140,8 @@ async def executed(api: Api) -> str:
     leases = JobLeases(api.engine)
     owned: dict[str, Any] = {"tenant_id": "default", "lease": timedelta(minutes=5)}
     job = await leases.claim(made, owner=f"execute:{made}", **owned)
-    await leases.heartbeat(made, token=job.token, state="rotating", evidence={"new_key_id": "AKIA2"}, **owned)
+    evidence = {"consumer_01": "pay-api", "new_key_id": "AKIA2"}
+    await leases.heartbeat(made, token=job.token, state="rotating", evidence=evidence, **owned)
     return made
 
 
@@ -164,7 +165,7 @@ async def test_a_consumer_reports_that_it_uses_the_new_key(api: Api) -> None:
         (CONSUMER, "consumers/other-api", '{"key_id": "AKIA2"}', 403, "reports_for_itself_alone"),
         (CONSUMER, "complete", '{"token": 1}', 403, "reports_for_itself_alone"),
         (OTHER, "consumers/pay-api", '{"key_id": "AKIA2"}', 404, "unknown_job"),
-        (CONSUMER, "consumers/pay-api", '{"key_id": "AKIA1"}', 409, "state_refused"),
+        (CONSUMER, "consumers/pay-api", '{"key_id": "AKIA1"}', 409, "another_new_key"),
         (CONSUMER, "consumers/pay-api", '{"key_id": ""}', 422, "invalid"),
         (CONSUMER, "consumers/pay-api", "{}", 422, "invalid"),
         ("x" * 40, "consumers/pay-api", '{"key_id": "AKIA2"}', 401, "not_signed_in"),

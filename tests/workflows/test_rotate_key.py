@@ -36,7 +36,7 @@ from keyturn.execution.steps import KeyRotation
 from keyturn.execution.targets import OpenTarget, SecretTargets
 from keyturn.executors.aws.iam import AwsAccessKeys
 from keyturn.jobs.consumers import report_moved
-from keyturn.jobs.errors import JobClosed, StateRefused
+from keyturn.jobs.errors import AnotherNewKey, JobClosed, UnknownConsumer
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.store import JobStore
@@ -523,8 +523,10 @@ async def test_declared_consumers_report_the_new_key_before_the_old_one_goes(
         blocked = await until(handle, lambda now: now.blocked is not None)
         assert (blocked.blocked, blocked.blocked_by) == ("consumers_not_moved", ("pay-api", "pay-batch"))
         [new] = [key for key in aws.keys(user) if key != old]
-        with pytest.raises(StateRefused):
+        with pytest.raises(AnotherNewKey):
             await report_moved(engine, job_id, consumer="pay-api", key_id=old, **reported)
+        with pytest.raises(UnknownConsumer, match="waits for pay-api, pay-batch, and not for pay-bath"):
+            await report_moved(engine, job_id, consumer="pay-bath", key_id=new, **reported)
         await report_moved(engine, job_id, consumer="pay-api", key_id=new, **reported)
         await report_moved(engine, job_id, consumer="pay-api", key_id=new, **reported)
         await asyncio.sleep(1.5)  # more than a look: one of the two is not enough
@@ -761,6 +763,48 @@ async def test_a_dry_run_by_command_shows_the_steps_of_each_job_and_why_another_
     assert f"{gone}  would not start: the job's key is not among the user's keys" in printed
     assert [await state_of(engine, job_id) for job_id in (sound, gone)] == ["open", "open"]
     assert set(network.calls) <= {"ListAccessKeys", "GetAccessKeyLastUsed", "GetCallerIdentity", "GetSecretValue"}
+
+
+async def test_a_key_map_is_compared_with_the_open_jobs_as_the_executor_would_take_them(
+    aws: Aws, network: Network, engine: AsyncEngine, sqlite: URL, tmp_path: Path
+) -> None:
+    """A map that reads well, and with which the executor would refuse the job: two tables for its key."""
+    user, old = aws.user()
+    job_id = await job_for(JobStore(engine), engine, user, old)
+    tables = f'[[key]]\naccount = "{user}"\ntargets = ["secretsmanager:{user}/a"]\n'
+    file = tmp_path / "keys.toml"
+    file.write_text(tables)
+    environment = {
+        **aws.environment(network.address),
+        "DATABASE_URL": sqlite.set(drivername="sqlite").render_as_string(),
+        "PATH": str(Path(sys.executable).parent),
+        "KEYTURN_KEY_MAP": str(file),
+    }
+
+    async def check(**more: str) -> tuple[int | None, str]:
+        process = await asyncio.create_subprocess_exec(
+            Path(sys.executable).parent / "keyturn",
+            "targets",
+            "check",
+            env=environment | more,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        printed = (await process.communicate())[0].decode()
+        return process.returncode, printed
+
+    status, printed = await check()
+    assert (status, "open jobs  1 compared, 0 would not start" in printed) == (0, True), printed
+    file.write_text(tables + tables.replace("/a", "/b") + '[[key]]\naccount = "x"\ncloud_account = "999999999999"\n')
+    status, printed = await check(KEYTURN_EXECUTOR_TARGETS="secretsmanager:{user}")
+    assert (status, f"{job_id}  would not start: the key map's tables 1 and 2" in printed) == (1, True), printed
+    assert f"[[key]] 3  x: is of 999999999999; this is {ACCOUNT}" in printed
+    assert await state_of(engine, job_id) == "open"
+
+
+def test_a_setting_by_its_former_name_is_refused_and_not_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEYTURN_EXECUTOR_SECRETS", "vault")
+    with pytest.raises(SettingsInvalid, match="KEYTURN_EXECUTOR_SECRETS is now KEYTURN_EXECUTOR_TARGETS: rename it"):
+        load_executor_settings()
 
 
 def test_an_executor_of_production_keeps_no_secret_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
