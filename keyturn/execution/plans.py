@@ -57,8 +57,12 @@ def plan_of(
 ) -> Sequence[str]:
     """Return the steps of a job that is started now, a sentence each, with the times that it will use."""
     deactivated, deleted = now + waits.overlap, now + waits.overlap + waits.grace
-    seen = f"{', '.join(consumers)} have reported it, and " if consumers else "the new one is seen in use, and "
-    idle = f"; it was idle for {in_words(waits.idle)}: no use of the new one is waited for" if is_idle else ""
+    idle, seen = (
+        "",
+        f"{', '.join(consumers)} have reported it, and " if consumers else "the new one is seen in use, and ",
+    )
+    if is_idle:
+        seen, idle = "", f"; it was idle for {in_words(waits.idle)}: no use of the new one is waited for"
     short = f" (cut short by {waits.cut_short_by})" if waits.cut_short_by else ""
     late = late_until(waits, rotate_by=job.rotate_by, now=now)
     if late is not None and job.rotate_by is not None:
@@ -70,7 +74,7 @@ def plan_of(
         "create a second key",
         f"store its secret in {', '.join(targets)}",
         f"read it back, and use it as {user}",
-        f"let both keys work for {in_words(waits.overlap)}{short}, until {'' if is_idle else seen}the old one was not used for "
+        f"let both keys work for {in_words(waits.overlap)}{short}, until {seen}the old one was not used for "
         f"{in_words(waits.quiet)}{idle}",
         f"deactivate {job.key_id}, at {in_utc(deactivated)} at the earliest",
         f"wait for {in_words(waits.grace)}{short}; activate it again if anything uses it",

@@ -558,15 +558,15 @@ async def test_a_dry_run_shows_each_step_and_changes_nothing(
     plan = await steps.plan(order_of(job_id, waits=waits))
     assert plan[0].startswith(f"record the keys of {user}: {old}, last used never")
     assert "let both keys work for 12 hours, until the old one was not used for 24 hours; it was idle" in plan[4]
-    await used(aws, old, aws.secret_of(user, old))
-    in_use = await steps.plan(order_of(job_id, waits=waits))
-    assert "let both keys work for 12 hours, until the new one is seen in use, and the old one was not" in in_use[4]
     assert "wait for 3 days" in plan[6]
     assert "as done: before its date" in plan[8]
     assert "OIDC federation" in plan[9]
     assert len(plan) == 10
     assert set(network.calls) == {"ListAccessKeys", "GetAccessKeyLastUsed", "GetCallerIdentity", "GetSecretValue"}
     assert await audit_details(engine, job_id) == before
+    await used(aws, old, aws.secret_of(user, old))
+    in_use = await steps.plan(order_of(job_id, waits=waits))
+    assert "let both keys work for 12 hours, until the new one is seen in use, and the old one was not" in in_use[4]
 
 
 async def test_a_refusal_of_aws_is_named_by_its_code_alone(aws: Aws, network: Network, engine: AsyncEngine) -> None:
