@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import tomllib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -86,7 +87,9 @@ async def test_a_rotation_goes_through_a_provider_a_source_a_channel_a_target_an
     executor: list[str | Path] = [KEYTURN, "executor"]
     cloud, messages, secrets = tmp_path / "cloud", tmp_path / "messages.jsonl", tmp_path / "secrets.json"
     (cloud / "robot_1").mkdir(parents=True)
-    (cloud / "robot_1" / "badge_1").touch()
+    old = cloud / "robot_1" / "badge_1"
+    old.touch()
+    os.utime(old, times=(1_577_836_800, 1_577_836_800))  # as the inventory says: the beginning of 2020
     inventory = tmp_path / "badges.json"
     robots = [
         {"robot": "robot_1", "badge": "badge_1", "since": "2020-01-01T00:00:00Z"},

@@ -338,7 +338,7 @@ async def test_a_removed_secret_that_replicas_still_list_is_not_taken_for_one_th
     """A second removal is answered 400: while the list has the secret it is tried again, and then it is done."""
     application = cloud.directory.application()
     key_id = only_key_of(application)
-    cloud.directory.next_lingers_for = 2
+    cloud.directory.next_lingers_for = 1
     await cloud.keys.delete(application.app_id, key_id)
     with pytest.raises(CloudUnavailable, match="not consistent yet"):
         await cloud.keys.delete(application.app_id, key_id)

@@ -8,6 +8,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -38,6 +39,8 @@ _TEST_SCOPE = "https://www.googleapis.com/auth/userinfo.email"  # the token is t
 _ASSERTION_LIVES = 300  # s: it is used at once, by clocks that agree within five minutes
 # An attempt whose answer was lost is repeated within minutes; later a key beside the old one is looked at by a person.
 _JUST_CREATED = timedelta(hours=1)
+# A step lists the keys, and then asks for the use of some: so long it goes by that list.
+_LISTED_FOR = 5.0
 
 
 class GcpServiceAccountKeys:
@@ -50,6 +53,7 @@ class GcpServiceAccountKeys:
 
     def __init__(self, google_cloud: GoogleCloud | None = None) -> None:
         self._google = google_cloud or GoogleCloud()
+        self._listed: tuple[str, float, Sequence[Mapping[str, Any]]] = ("", 0.0, ())
 
     async def account(self) -> str:
         """Return the ID of the project that is worked on."""
@@ -77,11 +81,10 @@ class GcpServiceAccountKeys:
         A key has no room for a job's ID at its creation.
 
         Raises:
-            KeyLimit: there are ten keys, by the list or by Google, which refuses an eleventh with a bare 400.
+            KeyLimit: there are ten keys: Google refuses an eleventh with a bare 400.
             CloudRefused: a right is missing, or an organization policy forbids keys: its constraint is named.
         """
-        if len(await self._entries(user)) >= self.most_keys:
-            raise KeyLimit(f"the service account has {self.most_keys} keys")
+        self._listed = ("", 0.0, ())
         url = await self._url(user, "")
         reply = await self._google.ask("keys.create", "POST", url, json={}, expected=frozenset({400}))
         if reply.status == 400:
@@ -132,7 +135,9 @@ class GcpServiceAccountKeys:
         created within the last hour by these very credentials, is known to be unused: nothing has observed it, and
         where its answer was lost, no one has its secret.
         """
-        entries = await self._entries(user)
+        whose, at, entries = self._listed
+        if whose != user or time.monotonic() > at + _LISTED_FOR:
+            entries = await self._entries(user)
         entry = next((one for one in entries if key_id_in(str(one.get("name"))) == key_id_in(key_id)), None)
         if entry is None:
             return UNKNOWN
@@ -151,6 +156,7 @@ class GcpServiceAccountKeys:
 
     async def set_active(self, user: str, key_id: str, is_active: bool) -> None:
         """Enable or disable a key: a disabled one gets no access token, and those that it got live on for an hour."""
+        self._listed = ("", 0.0, ())
         verb = "enable" if is_active else "disable"
         url = await self._url(user, f"/{quote(key_id_in(key_id))}:{verb}")
         reply = await self._google.ask(f"keys.{verb}", "POST", url, json={}, expected=frozenset({404}))
@@ -177,7 +183,9 @@ class GcpServiceAccountKeys:
         reply = await self._google.ask("keys.list", "GET", url, params=params, expected=frozenset({404}))
         if reply.status == 404:
             raise UserGone("keys.list: the service account does not exist")
-        return [entry for entry in reply.entries("keys") if entry.get("keyType") != "SYSTEM_MANAGED"]
+        entries = [entry for entry in reply.entries("keys") if entry.get("keyType") != "SYSTEM_MANAGED"]
+        self._listed = (user, time.monotonic(), entries)
+        return entries
 
     async def _activities(self, name: str) -> Reply:
         activities = "locations/global/activityTypes/serviceAccountKeyLastAuthentication/activities:query"
