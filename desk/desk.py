@@ -26,6 +26,7 @@ from keyturn.drafts.errors import UnknownDraft
 from keyturn.drafts.reading import DraftReading
 from keyturn.drafts.store import Draft, DraftStore
 from keyturn.errors import InvalidRequest, JobStoreUnavailable
+from keyturn.execution.mapping import KeyMap
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.keyring import Keyring
@@ -63,6 +64,7 @@ class Desk:
         catalogue: the policy lines.
         tenant: whose desk it is.
         task_queue: where workers poll.
+        key_map: who owns which key; None if nobody wrote it down.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Desk:
         *,
         tenant: str,
         task_queue: str,
+        key_map: KeyMap | None = None,
     ) -> None:
         self.client = client
         self.catalogue = catalogue
@@ -82,7 +85,8 @@ class Desk:
         self._jobs, self._leases = JobStore(engine), JobLeases(engine)
         self._drafts = DraftStore(engine, keyring)
         self._reading = DraftReading(self._drafts)
-        self.lists = Lists(client, engine, tenant=tenant)
+        self.key_map = key_map or KeyMap()
+        self.lists = Lists(client, engine, tenant=tenant, key_map=self.key_map)
         self._looking: dict[str, asyncio.Task[Draft]] = {}
 
     async def ask(

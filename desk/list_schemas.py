@@ -18,6 +18,7 @@ class RotationRow(BaseModel):
     account_id: str | None
     key_id: str | None
     credential_kind: str | None
+    owner: str | None = Field(default=None, description="The team that owns the key, by the key map.")
     requested_by: str | None
     policy_lines: list[str]
     started_at: datetime
@@ -51,6 +52,7 @@ class JobRow(BaseModel):
     account_id: str | None
     key_id: str | None
     credential_kind: str | None
+    owner: str | None = Field(default=None, description="The team that owns the key, by the key map.")
     policy_lines: list[str] | None
     requested_by: str | None
     trace_id: str | None

@@ -20,6 +20,7 @@ from keyturn.application.rotation_lists import (
 )
 from keyturn.bulk.contracts import RunProgress
 from keyturn.bulk.store import BulkStore
+from keyturn.execution.mapping import KeyMap
 from keyturn.jobs.listing import JobFilter, JobListing, JobOrderBy
 from keyturn.jobs.states import OPEN
 from keyturn.ledger.store import LedgerStore, midnight
@@ -61,11 +62,15 @@ class Lists:
         client: a connected client, with the keys that encrypt payloads.
         engine: the database.
         tenant: whose they are.
+        key_map: who owns which key.
         page_size: the most rows of a page.
     """
 
-    def __init__(self, client: Client, engine: AsyncEngine, *, tenant: str, page_size: int = LISTED) -> None:
+    def __init__(
+        self, client: Client, engine: AsyncEngine, *, tenant: str, key_map: KeyMap, page_size: int = LISTED
+    ) -> None:
         self._client = client
+        self._key_map = key_map
         self._tenant = tenant
         self._page_size = page_size
         self._jobs, self._runs, self._ledger = JobListing(engine), BulkStore(engine), LedgerStore(engine)
@@ -105,7 +110,8 @@ class Lists:
         page = await list_rotations(self._client, chosen, tenant=self._tenant, limit=self._page_size, after=after)
         created = [row.workflow_id for row in page.rows if row.state == "job_created"]
         jobs = await self._jobs.jobs_of_rotations(created, tenant_id=self._tenant) if created else {}
-        return Page([rotation_row(row, jobs.get(row.workflow_id)) for row in page.rows], page.after)
+        rows = [rotation_row(row, jobs.get(row.workflow_id)) for row in page.rows]
+        return Page(list(map(self._with_owner, rows)), page.after)
 
     async def approvals(self, chosen: RotationFilter, *, after: str | None = None) -> Page:
         """Return a page of the rotations that an approver decides on; raises InvalidRequest."""
@@ -118,7 +124,12 @@ class Lists:
         page = await self._jobs.page(
             chosen, tenant_id=self._tenant, order_by=order_by, limit=self._page_size, after=after
         )
-        return Page([{**row, "overdue_by_days": _overdue_days(row, now)} for row in page.rows], page.after)
+        rows = [{**row, "overdue_by_days": _overdue_days(row, now)} for row in page.rows]
+        return Page(list(map(self._with_owner, rows)), page.after)
+
+    def _with_owner(self, row: Row) -> Row:
+        account, key = row["account_id"], row["key_id"]
+        return {**row, "owner": self._key_map.owner_of(account, key) if account and key else None}
 
     async def runs(self) -> Page:
         """Return the newest runs, newest first, each with its `progress`: as it is, or as it was at its end."""

@@ -5,6 +5,7 @@ import json
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -55,7 +56,7 @@ def desk() -> None:
             click.echo(f"the desk serves on {url}", err=True)
             await stop.wait()
 
-    _with_desk(settings.tenant, run)
+    _with_desk(settings.tenant, run, key_map=settings.key_map)
 
 
 @click.command()
@@ -175,17 +176,18 @@ async def _print_draft(desk: "Desk", draft_id: str, *, quiet: bool) -> dict[str,
     return shown
 
 
-def _with_desk(tenant: str, work: "Callable[[Desk, Any], Awaitable[T]]") -> T:
+def _with_desk(tenant: str, work: "Callable[[Desk, Any], Awaitable[T]]", *, key_map: Path | None = None) -> T:
     """Return what `work` does with a desk on the environment's Temporal, database and policies."""
     from keyturn.application.connection import connect, map_refusals
     from keyturn.database import open_database
     from keyturn.desk.desk import Desk
+    from keyturn.execution.mapping import load_key_map
     from keyturn.keyring_files import keyring_from_environment
     from keyturn.workers.local_settings import load_local_settings
     from keyturn.workers.schema import check_schema
 
     settings, keyring = load_local_settings(), keyring_from_environment()
-    catalogue = settings.load_catalogue()
+    catalogue, owners = settings.load_catalogue(), load_key_map(key_map)
     check_schema(settings.database_url)
 
     async def run() -> T:
@@ -193,7 +195,8 @@ def _with_desk(tenant: str, work: "Callable[[Desk, Any], Awaitable[T]]") -> T:
         try:
             with map_refusals():
                 client = await connect(keyring=keyring)
-                desk = Desk(client, engine, keyring, catalogue, tenant=tenant, task_queue=settings.task_queue)
+                named = {"tenant": tenant, "task_queue": settings.task_queue}
+                desk = Desk(client, engine, keyring, catalogue, **named, key_map=owners)
                 return await work(desk, engine)
         finally:
             await engine.dispose()

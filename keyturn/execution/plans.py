@@ -14,7 +14,7 @@ _HINTS: Mapping[NeedKind, str] = {
     "new_key_not_seen": "Check that its consumers read the new secret. If nothing uses this key any more: "
     "`keyturn advance JOB_ID --reason ...`.",
     "consumers_not_moved": "Each consumer reports the new key's ID (POST /jobs/JOB_ID/consumers/NAME, or `keyturn jobs "
-    "moved`). If one is gone: `keyturn advance JOB_ID --reason ...`.",
+    "moved`), and each rollout completes. If one is gone: `keyturn advance JOB_ID --reason ...`.",
     "key_use_unknown": "Give the executor the right to read when keys are used, or declare the key's consumers in the "
     "key map. If nothing uses the old key: `keyturn advance JOB_ID --reason ...`.",
 }

@@ -312,11 +312,13 @@ class KeyRotation:
             return None  # deleted by hand
         _, trail = await self._leases.show(rotation.job_id, tenant_id=rotation.tenant_id)
         moved = consumers_moved(trail, _of(rotation.new_key_id))
+        rollouts = await self._targets.unfinished_rollouts(rotation.targets)
         return need_of(
             rotation,
             old=await self._keys.use_of(rotation.user, rotation.old_key_id),
             new=await self._keys.use_of(rotation.user, _of(rotation.new_key_id)),
-            missing=[name for name in rotation.consumers if name not in moved],
+            missing=[*(name for name in rotation.consumers if name not in moved), *(rollouts or ())],
+            is_watched=rollouts is not None,
             own_use_within=self._own_use_within,
             now=now,
         )

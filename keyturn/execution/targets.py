@@ -32,6 +32,15 @@ class FinishesRestores(Protocol):
         ...
 
 
+@runtime_checkable
+class RestartsConsumers(Protocol):
+    """A store that restarts what reads its secrets, and knows when that runs with the current one."""
+
+    async def unfinished_rollouts(self, name: str) -> Sequence[str] | None:
+        """Return a line for each that may still run with the secret before; None if the name restarts nothing."""
+        ...
+
+
 class SecretTargets:
     """Every target that this process can write to, opened when it is first used.
 
@@ -115,6 +124,19 @@ class SecretTargets:
         if first is None:
             raise SecretNotStored(f"{paths[0]} cannot be read back")
         return first
+
+    async def unfinished_rollouts(self, paths: Sequence[TargetPath]) -> Sequence[str] | None:
+        """Return a line for each program that a target restarts and that may still run with the secret before.
+
+        None if the targets restart nothing. Raises as the target.
+        """
+        found: list[str] | None = None
+        for path in paths:
+            store = self._target(path).store
+            left = await store.unfinished_rollouts(_name(path)) if isinstance(store, RestartsConsumers) else None
+            if left is not None:
+                found = [*(found or []), *left]
+        return found
 
     async def restore(
         self, paths: Sequence[TargetPath], is_ours: Callable[[SecretStr], bool], *, version: str

@@ -45,7 +45,14 @@ def waits_of(
 
 
 def need_of(
-    rotation: KeyState, *, old: KeyUse, new: KeyUse, missing: Sequence[str], own_use_within: timedelta, now: datetime
+    rotation: KeyState,
+    *,
+    old: KeyUse,
+    new: KeyUse,
+    missing: Sequence[str],
+    is_watched: bool = False,
+    own_use_within: timedelta,
+    now: datetime,
 ) -> Need | None:
     """Return why the old key must stay active; None if everything that is known says that nothing needs it.
 
@@ -53,18 +60,23 @@ def need_of(
         rotation: with its new key verified.
         old: the old key's use.
         new: the new key's use, our own verification included.
-        missing: the declared consumers that have not reported the new key.
+        missing: the declared consumers that have not reported the new key, and the rollouts that are not complete.
+        is_watched: whether a target restarts what reads the key, so that its rollouts show who has moved.
         own_use_within: how long after our verification the provider may date it.
         now: by the clock that the waits are measured by.
     """
     if is_in_use(rotation, old, now=now):  # before what an operator may end: a use is a fact
         return Need(kind="old_key_in_use", by=old.by)
     if missing:
-        return Need(kind="consumers_not_moved", by=tuple(missing[:16]))
+        return Need(kind="consumers_not_moved", by=tuple(one[:200] for one in missing[:16]))
     if not old.is_known:
-        return None if rotation.consumers else Need(kind="key_use_unknown")
+        return None if rotation.consumers or is_watched else Need(kind="key_use_unknown")
     # Each consumer has said that it moved; or there is none, for as long as anyone knows.
-    if rotation.consumers or is_idle(rotation.waits, old, rotation.old_created_at, at=rotation.recorded_at):
+    if (
+        rotation.consumers
+        or is_watched
+        or is_idle(rotation.waits, old, rotation.old_created_at, at=rotation.recorded_at)
+    ):
         return None
     verified = rotation.verified_at
     if verified is not None and new.last_used_at is not None and new.last_used_at > verified + own_use_within:

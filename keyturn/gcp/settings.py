@@ -1,5 +1,6 @@
 """Where Google's APIs are."""
 
+import re
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, ValidationError
@@ -11,11 +12,28 @@ from keyturn.settings import SETTINGS_FROM_ENVIRONMENT, field_faults, secure_url
 Url = Annotated[str, AfterValidator(secure_url)]
 
 
+# https://docs.cloud.google.com/resource-manager/docs/creating-managing-projects; those of a domain have it in front.
+_PROJECT_ID = re.compile(r"(?:[a-z0-9.-]{1,63}:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")
+
+
+def _project_ids(value: str) -> str:
+    named = value.split()
+    if not named or len(set(named)) < len(named) or not all(map(_PROJECT_ID.fullmatch, named)):
+        raise ValueError("must be project IDs by spaces, each once, and no numbers or names")
+    return " ".join(named)
+
+
 class GcpSettings(BaseSettings):
     """Where Google's APIs are: private endpoints and sovereign clouds have other names. The alias is the variable."""
 
     model_config = SETTINGS_FROM_ENVIRONMENT
 
+    projects: Annotated[str, AfterValidator(_project_ids)] | None = Field(
+        default=None,
+        alias="KEYTURN_GCP_PROJECTS",
+        description="The IDs of the projects whose service accounts' keys are rotated, by spaces; the credentials' own "
+        "if not set.",
+    )
     iam_url: Url = Field(default="https://iam.googleapis.com", alias="KEYTURN_GCP_IAM_URL", description="The IAM API.")
     analyzer_url: Url = Field(
         default="https://policyanalyzer.googleapis.com",

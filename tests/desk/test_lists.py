@@ -16,6 +16,7 @@ from temporalio.client import Client
 
 from keyturn.application.rotation_lists import RotationFilter, count_waiting
 from keyturn.desk.lists import Lists
+from keyturn.execution.mapping import KeyMap, KeyMapping
 from keyturn.jobs.tables import rotation_jobs
 from tests.support.desks import Place, asking, key, place, question
 from tests.support.simulated import SimulatorControl
@@ -133,7 +134,7 @@ async def test_a_filter_that_is_not_there_is_refused_by_name(here: Place, path: 
 
 async def test_a_list_goes_on_page_by_page_without_repeating_or_missing_any(here: Place) -> None:
     """Of rotations and of jobs, by date and by age; the page links to the next one and keeps its filters."""
-    here.desk.lists = Lists(here.client, here.engine, tenant=here.tenant, page_size=2)
+    here.desk.lists = Lists(here.client, here.engine, tenant=here.tenant, key_map=KeyMap(), page_size=2)
     async with here.open() as url, asking("luna", url) as luna:
         made = {(await asked(luna, key_id=f"key_{number}"))["job_id"] for number in range(5)}
         for path, name in (
@@ -178,6 +179,19 @@ async def test_jobs_are_sorted_by_date_and_the_overdue_are_counted(here: Place) 
         overview = text_of_page(await luna.get("/"))
         assert "2 overdue 3 open jobs" in overview
         assert "P-7@1 3 2" in overview
+
+
+async def test_lists_name_the_owner_of_each_key(here: Place) -> None:
+    """By the key map; a key that no table names has none."""
+    tables = [KeyMapping(account="svc-pay", owner="payments"), KeyMapping(account="svc-x", key_id="key_9", owner="x")]
+    here.desk.lists = Lists(here.client, here.engine, tenant=here.tenant, key_map=KeyMap(tables))
+    async with here.open() as url, asking("luna", url) as luna:
+        for account in ("svc-pay", "svc-x"):
+            await asked(luna, account_id=account, key_id="key_1")
+        for name in ("jobs", "rotations"):
+            rows = (await luna.get(f"/api/v1/{name}")).json()[name]
+            assert {row["account_id"]: row["owner"] for row in rows} == {"svc-pay": "payments", "svc-x": None}
+            assert "payments" in text_of_page(await luna.get(f"/{name}"))
 
 
 async def test_many_are_approved_together_and_what_refuses_one_leaves_the_others(with_approvals: Place) -> None:

@@ -36,6 +36,7 @@ from keyturn.executors.gcp import EXECUTOR
 from keyturn.executors.gcp.activity import use_in
 from keyturn.executors.gcp.keys import GcpServiceAccountKeys
 from keyturn.gcp.api import GoogleCloud
+from keyturn.gcp.settings import gcp_settings
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.store import JobStore
@@ -438,6 +439,32 @@ async def test_a_key_that_these_credentials_have_just_created_is_known_to_be_unu
     assert not (await use_of(key_id)).is_known
     by_another = iam.create_key(USER)
     assert not (await use_of(by_another)).is_known
+
+
+# -- many projects ----------------------------------------------------------------------------------------------------
+
+
+async def test_each_project_has_its_own_keys_by_one_set_of_credentials(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same name in two projects is two accounts; a job is its own project's."""
+    monkeypatch.setenv("KEYTURN_GCP_PROJECTS", f"{PROJECT} other-project")
+    here, there = EXECUTOR.open()
+    assert [await here.account(), await there.account()] == [PROJECT, "other-project"]
+    key_id = lab.old_key()
+    assert [key.key_id for key in await here.list_keys(USER)] == [key_id]
+    assert here.user_of(USER, PROJECT) == USER
+    with pytest.raises(AccountMismatch):
+        there.user_of(USER, "other-project")
+    with pytest.raises(UserGone):
+        await there.list_keys(USER.replace(PROJECT, "other-project"))
+
+
+@pytest.mark.parametrize("value", ["123456789012", "My-Project", "lab-one lab-one", "a", " "])
+def test_a_project_that_cannot_be_one_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("KEYTURN_GCP_PROJECTS", value)
+    with pytest.raises(SettingsInvalid, match="KEYTURN_GCP_PROJECTS"):
+        gcp_settings()
 
 
 # -- Secret Manager ---------------------------------------------------------------------------------------------------

@@ -559,17 +559,19 @@ async def test_a_rollout_is_complete_when_every_pod_is_new(
     cluster: Cluster, store: KubernetesSecrets, kind: str, name: str
 ) -> None:
     path = f"{NAME}?restart={kind}/{name}"
-    assert await store.rollout_complete(path) is None, "there is no Secret yet"
+    assert await store.unfinished_rollouts(path) is None, "there is no Secret yet"
     await store.put(path, pair(1), version="AKIA1")
-    assert await store.rollout_complete(path) is False, "the controller has not seen it"
+    assert await store.unfinished_rollouts(path), "the controller has not seen it"
     cluster.roll_out(f"{kind}s", "prod", name)
-    assert await store.rollout_complete(path) is True
-    assert await store.rollout_complete(NAME) is None, "no workload is named"
+    assert await store.unfinished_rollouts(path) == []
+    assert await store.unfinished_rollouts(NAME) is None, "no workload is named"
     await store.put(path, pair(2), version="AKIA2")
-    assert await store.rollout_complete(path) is False
+    assert await store.unfinished_rollouts(path)
     cluster.roll_out(f"{kind}s", "prod", name)
     cluster.body(f"{kind}s", "prod", name)["spec"]["template"]["metadata"].pop("annotations")
-    assert await store.rollout_complete(path) is False, "the template was put back"
+    assert await store.unfinished_rollouts(path), "the template was put back"
+    del cluster.objects[f"{kind}s", "prod", name]
+    assert await store.unfinished_rollouts(path) == [f"prod: {kind}/{name} does not exist"]
 
 
 @pytest.mark.parametrize(
@@ -608,7 +610,6 @@ async def test_a_rollout_says_what_it_waits_for(
     body["spec"] |= spec if kind == "deployment" else {"updateStrategy": spec}
     found = await store.unfinished_rollouts(path)
     assert found is not None
-    assert await store.rollout_complete(path) is (reason is None)
     assert (not found) if reason is None else (reason in found[0] and f"{kind}/{name}" in found[0])
 
 
@@ -617,7 +618,7 @@ async def test_a_workload_without_pods_is_complete(cluster: Cluster, store: Kube
     for plural, name in (("deployments", "api"), ("statefulsets", "db")):
         cluster.body(plural, "prod", name)["spec"]["replicas"] = 0
         cluster.roll_out(plural, "prod", name, pods=0)
-    assert await store.rollout_complete(RESTARTING) is True
+    assert await store.unfinished_rollouts(RESTARTING) == []
 
 
 # -- where the cluster is ---------------------------------------------------------------------------------------------

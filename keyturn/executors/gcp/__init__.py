@@ -1,4 +1,4 @@
-"""Google Cloud: service-account keys, by the credentials and the project that Google's own tools find."""
+"""Google Cloud: service-account keys of one or many projects, by the credentials that Google's own tools find."""
 
 from collections.abc import Sequence
 
@@ -10,8 +10,11 @@ from keyturn.jobs.executor import Executor
 
 def _open() -> Sequence[CloudKeys]:
     from keyturn.executors.gcp.keys import GcpServiceAccountKeys
+    from keyturn.gcp.api import GoogleCloud
 
-    return [GcpServiceAccountKeys()]
+    google = GoogleCloud()  # one set of credentials, whose account has its roles in each project
+    named = (google.settings.projects or "").split()
+    return [GcpServiceAccountKeys(google, project) for project in named] or [GcpServiceAccountKeys(google)]
 
 
 def _settings() -> type[BaseSettings]:

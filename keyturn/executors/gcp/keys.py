@@ -44,20 +44,26 @@ _LISTED_FOR = 5.0
 
 
 class GcpServiceAccountKeys:
-    """The keys of one project's service accounts. The user is an email address, or a unique ID."""
+    """The keys of one project's service accounts. The user is an email address, or a unique ID.
+
+    Args:
+        google_cloud: the APIs; None for those of the environment.
+        project: the project's ID; None for the credentials' own.
+    """
 
     most_keys = 10
     # Reads are eventually consistent: Google documents 60 s and more, and its own tests allow for 7 minutes beyond.
     visible_within = timedelta(minutes=8)
     has_inactive_state = True
 
-    def __init__(self, google_cloud: GoogleCloud | None = None) -> None:
+    def __init__(self, google_cloud: GoogleCloud | None = None, project: str | None = None) -> None:
         self._google = google_cloud or GoogleCloud()
+        self._own = project
         self._listed: tuple[str, float, Sequence[Mapping[str, Any]]] = ("", 0.0, ())
 
     async def account(self) -> str:
         """Return the ID of the project that is worked on."""
-        return await self._google.project()
+        return self._own or await self._google.project()
 
     def account_named_in(self, account_id: str) -> str | None:
         """Return the project's ID in an account ID; None for default accounts, whose keys decide, and other names."""
@@ -199,7 +205,7 @@ class GcpServiceAccountKeys:
         return identity is not None and creator in {identity, f"serviceAccount:{identity}"}
 
     async def _project(self) -> str:
-        return quote(await self._google.project(), safe=":")  # example.com:project, as Google writes it
+        return quote(await self.account(), safe=":")  # example.com:project, as Google writes it
 
     async def _url(self, user: str, rest: str) -> str:
         # With `-` in place of the project, an account that is gone would be answered with 403 instead of 404.

@@ -104,20 +104,14 @@ class KubernetesSecrets:
         if version is not None:
             await self._restart(await self._workloads(path), version)
 
-    async def rollout_complete(self, name: str) -> bool | None:
-        """Return whether every workload of the name runs only pods that were started for the current secret.
+    async def unfinished_rollouts(self, name: str) -> Sequence[str] | None:
+        """Return a line for each workload that may still run a pod that was started for an earlier secret.
 
         None if that cannot be said: the name restarts nothing, or the Secret is not Keyturn's. A paused Deployment,
-        `OnDelete` and a partition of a StatefulSet complete only when a person acts: `unfinished_rollouts` says so.
-        """
-        left = await self.unfinished_rollouts(name)
-        return None if left is None else not left
-
-    async def unfinished_rollouts(self, name: str) -> Sequence[str] | None:
-        """Return a line for each workload that may still run a pod with the secret before; None as above.
+        `OnDelete` and a partition of a StatefulSet complete only when a person acts, and their lines say so.
 
         Raises:
-            CloudRefused: a workload does not exist, or a right is missing.
+            CloudRefused: a right is missing.
             TargetUnusable, CloudUnavailable: as `put`.
         """
         path = parse_path(name)
@@ -125,8 +119,12 @@ class KubernetesSecrets:
         version = None if live is None else _notes(live).get(VERSION)
         if version is None:
             return None
-        reasons = [unfinished(workload, one, version) for workload, one in await self._workloads(path)]
-        return [reason for reason in reasons if reason is not None]
+        lines = []
+        for workload in path.workloads:
+            found = await self._api.get(workload.url)
+            why = f"{workload} does not exist" if found is None else unfinished(workload, found, version)
+            lines += [] if why is None else [f"{path.namespace}: {why}"]
+        return lines
 
     async def _replace(self, path: SecretPath, live: Live, wanted: Entries, version: str) -> None:
         """Write the secret into a Secret that exists, unless it is there, having stored the one before."""

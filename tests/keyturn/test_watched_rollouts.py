@@ -1,0 +1,65 @@
+"""Programs that a target restarts: they have moved when their rollout is complete, and the old key stays until then."""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from keyturn.database import open_database
+from keyturn.execution.contracts import KeyUse
+from keyturn.jobs.store import JobStore
+from tests.keyturn.test_interrupted_steps import OLD, Cloud, Rotation, Versions
+from tests.support.aws import job_for
+
+
+class Restarting(Versions):
+    """A store whose programs are restarted; `left` are those that still run with the secret before."""
+
+    left: Sequence[str] | None = ("prod: deployment/pay-api: 1 of 3 pods are new, 2 old ones are left",)
+
+    async def unfinished_rollouts(self, name: str) -> Sequence[str] | None:
+        return self.left
+
+
+@pytest.fixture
+async def engine(sqlite: Any) -> AsyncIterator[AsyncEngine]:
+    engine = open_database(sqlite)
+    yield engine
+    await engine.dispose()
+
+
+async def test_the_old_key_waits_for_a_rollout_and_for_nothing_else(
+    engine: AsyncEngine, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its cloud does not say when a key is used, and no consumer is declared: the complete rollout says enough."""
+    job_id, pods = await job_for(store, engine, "svc-pay", OLD), Restarting(OLD)
+    rotation = Rotation(job_id, engine, Cloud(), {"vault": Versions(OLD), "kubernetes": pods})
+    state = await rotation.create(await rotation.begin())
+
+    async def unknown(user: str, key_id: str) -> KeyUse:
+        return KeyUse(is_known=False)
+
+    monkeypatch.setattr(rotation.cloud, "use_of", unknown)
+    need = await rotation.steps.needs(state, now=datetime.now(UTC))
+    assert need is not None
+    assert (need.kind, need.by) == ("consumers_not_moved", tuple(Restarting.left or ()))
+    pods.left = ()
+    assert await rotation.steps.needs(state, now=datetime.now(UTC)) is None
+    pods.left = None
+    unwatched = await rotation.steps.needs(state, now=datetime.now(UTC))
+    assert unwatched is not None
+    assert unwatched.kind == "key_use_unknown"
+
+
+async def test_a_complete_rollout_hides_no_use_of_the_old_key(engine: AsyncEngine, store: JobStore) -> None:
+    """Another program reads the same secret, and is not restarted."""
+    job_id, pods = await job_for(store, engine, "svc-pay", OLD), Restarting(OLD)
+    rotation = Rotation(job_id, engine, Cloud(), {"kubernetes": pods})
+    state = await rotation.create(await rotation.begin())
+    pods.left = ()
+    rotation.cloud.used[OLD] = datetime.now(UTC) - timedelta(hours=1)
+    need = await rotation.steps.needs(state, now=datetime.now(UTC))
+    assert need is not None
+    assert need.kind == "old_key_in_use"
