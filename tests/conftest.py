@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
@@ -117,7 +117,10 @@ def pytest_collection_finish() -> None:
 
 
 # The same examples each time: new ones are for `make fuzz`, and not for a developer who changes something else.
-settings.register_profile("suite", derandomize="FUZZ_EXAMPLES" not in os.environ)
+# How long an example takes says more of what else the machine does than of the example.
+settings.register_profile(
+    "suite", derandomize="FUZZ_EXAMPLES" not in os.environ, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("suite")
 
 

@@ -100,6 +100,8 @@ async def test_a_key_whose_job_was_cancelled_gets_another_one_by_again(
     same = await terminal.rotate("--stale", key=key)
     found = json_of(same)
     assert (same.returncode, found["job_id"], found["job_state"]) == (1, first["job_id"], "cancelled")
+    status = await terminal.run("status", first["workflow_id"])
+    assert (status.returncode, "cancelled: nothing rotates the key any more" in status.stdout) == (1, True)
     again = await terminal.rotate("--stale", "--again", key=key)
     new = json_of(again)
     assert (again.returncode, new["created"], new["job_id"] != first["job_id"]) == (0, True, True)

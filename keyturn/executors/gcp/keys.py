@@ -5,17 +5,13 @@ The settings are those of `keyturn.gcp.settings`; the credentials those of `keyt
 """
 
 import asyncio
-import base64
 import contextlib
-import json
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
-import google.auth.crypt
-import google.auth.jwt
 from pydantic import SecretStr
 
 from keyturn.execution.contracts import KeyUse
@@ -29,14 +25,12 @@ from keyturn.execution.errors import (
 )
 from keyturn.execution.protocols import CloudKey
 from keyturn.executors.gcp.activity import UNKNOWN, moment_in, use_in
+from keyturn.executors.gcp.key_files import decoded, key_file, signed_by
 from keyturn.executors.gcp.names import key_id_in, read_account
 from keyturn.gcp.api import GoogleCloud
 from keyturn.gcp.replies import Reply
 
 _GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"  # RFC 7523
-_AUDIENCE = "https://oauth2.googleapis.com/token"  # of the assertion, by whatever address it is sent
-_TEST_SCOPE = "https://www.googleapis.com/auth/userinfo.email"  # the token is thrown away: the least that one can be of
-_ASSERTION_LIVES = 300  # s: it is used at once, by clocks that agree within five minutes
 # An attempt whose answer was lost is repeated within minutes; later a key beside the old one is looked at by a person.
 _JUST_CREATED = timedelta(hours=1)
 # A step lists the keys, and then asks for the use of some: so long it goes by that list.
@@ -98,14 +92,14 @@ class GcpServiceAccountKeys:
                 raise KeyLimit(f"{reply.in_words('keys.create')}, as at the limit of {self.most_keys} keys")
             raise CloudRefused(reply.in_words("keys.create"))
         key_id = key_id_in(reply.text("name"))
-        secret = _decoded(reply.text("privateKeyData"))
+        secret = decoded(reply.text("privateKeyData"))
         if secret is None or self.key_in(secret) != key_id:
             raise CloudUnavailable("keys.create: the answer holds no key file")
         return key_id, secret
 
     def key_in(self, secret: SecretStr) -> str | None:
         """Return the key's ID in a key file."""
-        file = _key_file(secret)
+        file = key_file(secret)
         return None if file is None else str(file["private_key_id"])
 
     async def verify(self, user: str, secret: SecretStr) -> str:
@@ -118,12 +112,12 @@ class GcpServiceAccountKeys:
             NewKeyMissing: the secret is no key file, or another account's.
             CloudUnavailable: Google does not know the key, or not yet, which it answers with invalid_grant for both.
         """
-        file = _key_file(secret)
+        file = key_file(secret)
         if file is None:
             raise NewKeyMissing("the stored secret is no key file of a service account")
         if user not in (file["client_email"], file.get("client_id")):
             raise NewKeyMissing("the stored key is another service account's")
-        assertion = await asyncio.to_thread(_signed_by, file)
+        assertion = await asyncio.to_thread(signed_by, file)
         if assertion is None:
             raise NewKeyMissing("the stored key cannot sign")
         form = {"grant_type": _GRANT, "assertion": assertion}
@@ -222,35 +216,3 @@ def _key_of(entry: Mapping[str, Any]) -> CloudKey:
     is_active = entry.get("disabled") is not True and not has_expired
     aliases = (name, f"//iam.googleapis.com/{name}")  # as inventories of Google Cloud write it
     return CloudKey(key_id_in(name), is_active, created_at, aliases=aliases)
-
-
-def _decoded(data: str) -> SecretStr | None:
-    try:
-        return SecretStr(base64.b64decode(data, validate=True).decode())
-    except ValueError:
-        return None
-
-
-def _key_file(secret: SecretStr) -> Mapping[str, Any] | None:
-    """Return the fields of a key file; None for a secret that we did not write: it stays as the version before."""
-    try:
-        file = json.loads(secret.get_secret_value())
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(file, dict) or file.get("type") != "service_account":
-        return None
-    texts = (file.get("private_key_id"), file.get("private_key"), file.get("client_email"))
-    return file if all(isinstance(text, str) and text for text in texts) else None
-
-
-def _signed_by(file: Mapping[str, Any]) -> str | None:
-    """Return an assertion by a key file (https://developers.google.com/identity/protocols/oauth2/service-account)."""
-    now = int(datetime.now(UTC).timestamp())
-    claims: dict[str, Any] = {"iss": file["client_email"], "scope": _TEST_SCOPE, "aud": _AUDIENCE}
-    try:
-        signer = google.auth.crypt.RSASigner.from_service_account_info(file)  # type: ignore[no-untyped-call]
-        claims |= {"iat": now, "exp": now + _ASSERTION_LIVES}
-        signed: bytes = google.auth.jwt.encode(signer, claims)  # type: ignore[no-untyped-call]
-    except Exception:  # whatever a foreign text makes of cryptography: its message may repeat it
-        return None
-    return signed.decode()
