@@ -32,10 +32,10 @@ class NoSuchWorkflow(KeyturnError):
     hint = "Check the ID and TEMPORAL_NAMESPACE; `keyturn jobs` still lists the jobs of expired ones."
 
 
-class NotTaken(NoSuchWorkflow):
-    """No executor has taken the job yet, or its execution is past its retention."""
+class ExecutionNotStarted(NoSuchWorkflow):
+    """No executor has started the job yet, or its execution is past its retention."""
 
-    kind = "not_taken"
+    kind = "execution_not_started"
     hint = "`keyturn jobs show JOB_ID` has its state; `keyturn executor --dry-run` says what is done with open ones."
 
 
@@ -58,7 +58,8 @@ async def describe_workflow(
     except RPCError as error:
         if error.status in {RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT}:
             if workflow_id.startswith(EXECUTION):
-                raise NotTaken(f"no executor of ours has taken {workflow_id.removeprefix(EXECUTION)[:200]}") from None
+                job_id = workflow_id.removeprefix(EXECUTION)[:200]
+                raise ExecutionNotStarted(f"no executor of ours has started {job_id}") from None
             raise NoSuchWorkflow(f"no workflow has the ID {workflow_id[:200]}") from None
         raise
     if description.workflow_type not in types:

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from keyturn.jobs.states import ENDED_WITHOUT_ROTATION
+from keyturn.jobs.states import CLOSED, ENDED_WITHOUT_ROTATION
 from keyturn.moments import in_utc
 from keyturn.rotations.decisions import GroundedDecision, ModelReading
 from keyturn.rotations.outcomes import (
@@ -28,6 +28,16 @@ _EXIT = {
     "disagreement": EXIT_WAITING,
     "failed": EXIT_FAILED,
 }
+
+
+def with_job_state(outcome: RotationOutcome, state: str | None) -> RotationOutcome:
+    """Return an outcome with the present state of its job; None if that is not known.
+
+    What history has is the state of then: only one that a job never leaves still counts.
+    """
+    if not isinstance(outcome, JobCreated) or (state is None and outcome.job_state in CLOSED):
+        return outcome
+    return outcome.model_copy(update={"job_state": state})
 
 
 def exit_status(outcome: RotationOutcome) -> int:

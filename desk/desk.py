@@ -16,7 +16,7 @@ from keyturn.application.answers import answer
 from keyturn.application.drafts import start_draft, stop_draft
 from keyturn.application.encryption import names_of
 from keyturn.application.following import NoSuchWorkflow, describe_workflow
-from keyturn.application.outcomes import as_object
+from keyturn.application.outcomes import as_object, with_job_state
 from keyturn.application.requests import build_request, id_of
 from keyturn.application.rotations import outcome_of, rotate, waiting_for, waits_for
 from keyturn.application.stories import last_request, story_of
@@ -34,7 +34,7 @@ from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.line import PolicyLine
 from keyturn.rotations.contracts import Abandonment, Approval, Denial, Resumption, RotationRequest
 from keyturn.rotations.decisions import GroundedDecision
-from keyturn.rotations.outcomes import JobCreated
+from keyturn.rotations.outcomes import JobCreated, RotationOutcome
 from keyturn.tasks.draft_reply import DraftRequest
 from keyturn.workflows.identity import stored_id
 from keyturn.workflows.visibility import TENANT
@@ -64,7 +64,7 @@ class Desk:
         catalogue: the policy lines.
         tenant: whose desk it is.
         task_queue: where workers poll.
-        key_map: who owns which key; None if nobody wrote it down.
+        key_map: the owner of each key, for lists; None if there is no key map.
     """
 
     def __init__(
@@ -100,10 +100,12 @@ class Desk:
         """
         request = self.request_of(user, asked, proved_by=proved_by)
         attached, outcome = await rotate(self.client, request, task_queue=self._task_queue, wait_seconds=wait_seconds)
-        if attached and isinstance(outcome, JobCreated):
-            found = await self._jobs.state_of(outcome.job_id)
-            outcome = outcome.model_copy(update={"job_state": None if found is None else found.state})
+        outcome = await self._with_job(outcome) if attached else outcome
         return as_object(id_of(request, names_of(self.client)), outcome, attached=attached)
+
+    async def _with_job(self, outcome: RotationOutcome) -> RotationOutcome:
+        found = await self._jobs.state_of(outcome.job_id) if isinstance(outcome, JobCreated) else None
+        return with_job_state(outcome, None if found is None else found.state)
 
     def request_of(self, user: str, asked: Mapping[str, Any], *, proved_by: NameProof = "stated") -> RotationRequest:
         """Return the request that a form or a body makes; raises InvalidRequest, UnknownPolicyLine."""
@@ -120,7 +122,7 @@ class Desk:
             kind = waits_for(description)
             known = as_object(handle.id, await waiting_for(handle, kind=kind))
             return known | ({"status": "running"} if known["status"] == "timeout" else {})
-        return as_object(handle.id, await outcome_of(handle))
+        return as_object(handle.id, await self._with_job(await outcome_of(handle)))
 
     async def story(self, workflow_id: str) -> list[dict[str, Any]]:
         """Return a rotation's steps, from its history, without what was sent to a model and what it said."""

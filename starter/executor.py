@@ -33,14 +33,15 @@ def executor(dry_run: bool) -> None:
 
     async def show() -> int:
         shown = 0
-        async for job_id, plan in plans(settings):
-            shown += 1
-            if isinstance(plan, KeyturnError):
-                click.echo(f"{job_id}  would not start: {plan}. {plan.hint}")
-                continue
-            click.echo(job_id)
-            for number, step in enumerate(plan, 1):
-                click.echo(f"  {number}. {step}")
+        async with plans(settings) as planned:
+            async for job_id, plan in planned.jobs:
+                shown += 1
+                if isinstance(plan, KeyturnError):
+                    click.echo(f"{job_id}  would not start: {plan}. {plan.hint}")
+                    continue
+                click.echo(job_id)
+                for number, step in enumerate(plan, 1):
+                    click.echo(f"  {number}. {step}")
         return shown
 
     if not asyncio.run(show()):

@@ -11,7 +11,7 @@ from keyturn.console import signed_in_user
 from keyturn.errors import KeyturnError
 from keyturn.rotations.contracts import Abandonment
 from keyturn.starter.faults import validate
-from keyturn.starter.rotate import end_before_start, print_outcome, with_job_state
+from keyturn.starter.rotate import end_before_start, look_up_job, print_outcome
 from keyturn.workflows.visibility import APPROVAL, DISAGREEMENT, PARKED
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output.")
@@ -84,7 +84,7 @@ def _rotation_status(workflow_id: str, *, as_json: bool) -> None:
         running = {"workflow_id": workflow_id, "status": "running", "progress": progress}
         click.echo(json.dumps(running) if as_json else "\n".join(["running", *progress]))
         return
-    outcome = with_job_state(outcome)
+    outcome = look_up_job(outcome)
     if as_json:
         click.echo(json.dumps(as_object(workflow_id, outcome)))
     else:
@@ -121,7 +121,7 @@ def watch(some_id: str, tenant: str) -> None:
     if found.kind == "rotation":
         from keyturn.application.outcomes import exit_status
 
-        outcome = with_job_state(outcome)
+        outcome = look_up_job(outcome)
         print_outcome(some_id, outcome)
         raise click.exceptions.Exit(exit_status(outcome))
 

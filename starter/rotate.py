@@ -3,7 +3,6 @@
 import asyncio
 import json
 import math
-import os
 import sys
 import time
 from contextlib import suppress
@@ -144,7 +143,7 @@ def rotate(
         )
         attached, outcome, notes = None, TimedOut(), []
     if attached:
-        outcome = with_job_state(outcome)
+        outcome = look_up_job(outcome)
     for note in notes:
         click.echo(note, err=True)
     if as_json:
@@ -168,17 +167,20 @@ _FACTS = (
 )
 
 
-def with_job_state(outcome: Any) -> Any:
-    """Return an outcome with the present state of its job, where DATABASE_URL says where that is."""
+def look_up_job(outcome: Any) -> Any:
+    """Return an outcome with the present state of its job; where the database does not say it, print what to do."""
+    from keyturn.application.outcomes import with_job_state
     from keyturn.jobs.store import JobStore
     from keyturn.rotations.outcomes import JobCreated
 
-    if not isinstance(outcome, JobCreated) or not os.environ.get("DATABASE_URL"):
+    if not isinstance(outcome, JobCreated):
         return outcome
+    found = None
     with suppress(KeyturnError):  # the outcome is worth more than this
         found = with_database(lambda engine: JobStore(engine).state_of(outcome.job_id))
-        if found is not None:
-            return outcome.model_copy(update={"job_state": found.state})
+    outcome = with_job_state(outcome, None if found is None else found.state)
+    if isinstance(outcome, JobCreated) and outcome.job_state is None:
+        click.echo(f"this database does not have the job; where it is: keyturn status {outcome.job_id}", err=True)
     return outcome
 
 

@@ -32,7 +32,7 @@ def check() -> None:
     """Read the key map, ask each target for what it holds now, and compare both with the open jobs; exit status 1 if
     anything is wrong.
 
-    Open jobs are compared as the executor would take them, with the cloud's credentials of this terminal. Nothing is
+    Open jobs are compared as the executor would start them, with the cloud's credentials of this terminal. Nothing is
     written, so that a right to write is not proved. No secret is printed.
     """
     from keyturn.execution.mapping import load_key_map
@@ -84,22 +84,22 @@ async def _compare_with_jobs(key_map: "KeyMap", settings: "ExecutorSettings") ->
     """Print why the executor would not start an open job, or would start none at all; returns the number of faults."""
     from keyturn.errors import SettingsInvalid
     from keyturn.execution.errors import AnotherAccount, KeyMapInvalid
-    from keyturn.workers.executor import cloud_accounts, plans
+    from keyturn.workers.executor import plans
 
     faults = compared = 0
     try:
-        own = await cloud_accounts(settings)
-        for number, mapping in enumerate(key_map, 1):
-            if mapping.cloud_account not in {None, *own}:
-                served = ", ".join(own)
-                click.echo(f"[[key]] {number}  {mapping.account}: is of {mapping.cloud_account}; this is {served}")
-        async for job_id, plan in plans(settings):
-            if isinstance(plan, AnotherAccount):
-                continue
-            compared += 1
-            if isinstance(plan, KeyturnError):
-                faults += 1
-                click.echo(f"{job_id}  would not start: {plan}. {plan.hint}")
+        async with plans(settings) as planned:
+            for number, mapping in enumerate(key_map, 1):
+                if mapping.cloud_account not in {None, *planned.accounts}:
+                    served = ", ".join(planned.accounts)
+                    click.echo(f"[[key]] {number}  {mapping.account}: is of {mapping.cloud_account}; this is {served}")
+            async for job_id, plan in planned.jobs:
+                if isinstance(plan, AnotherAccount):
+                    continue
+                compared += 1
+                if isinstance(plan, KeyturnError):
+                    faults += 1
+                    click.echo(f"{job_id}  would not start: {plan}. {plan.hint}")
     except (KeyMapInvalid, SettingsInvalid) as error:
         click.echo(f"the executor would not start: {error}. {error.hint}")
         return 1

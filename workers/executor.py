@@ -6,6 +6,7 @@ import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
+from typing import NamedTuple
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -153,24 +154,26 @@ async def _stop(task: "asyncio.Task[None]") -> None:
         await task
 
 
-async def plans(settings: ExecutorSettings) -> AsyncIterator[tuple[str, Sequence[str] | KeyturnError]]:
-    """Yield each job without a holder with what executing it would do, or why it would not be started.
+class Plans(NamedTuple):
+    """What an executor would do: in which cloud accounts, and for each job without a holder its steps, or why none."""
 
-    Nothing is changed anywhere. Raises as `run_executor`.
-    """
+    accounts: Sequence[str]
+    jobs: AsyncIterator[tuple[str, Sequence[str] | KeyturnError]]
+
+
+@asynccontextmanager
+async def plans(settings: ExecutorSettings) -> AsyncIterator[Plans]:
+    """Yield what an executor with these settings would do. Nothing is changed anywhere. Raises as `run_executor`."""
     async with AsyncExitStack() as parts:
         engine = await _database(settings, parts)
         opened = await asyncio.to_thread(open_accounts, engine, settings)
         accounts = [(one.steps, await one.steps.account()) for one in opened]
-        async for job_id in free_jobs(JobLeases(engine), settings.tenant, settings.kind):
-            yield job_id, await _plan_of(job_id, accounts, settings)
 
+        async def jobs() -> AsyncIterator[tuple[str, Sequence[str] | KeyturnError]]:
+            async for job_id in free_jobs(JobLeases(engine), settings.tenant, settings.kind):
+                yield job_id, await _plan_of(job_id, accounts, settings)
 
-async def cloud_accounts(settings: ExecutorSettings) -> Sequence[str]:
-    """Return the cloud accounts that an executor with these settings would serve; raises as `run_executor`."""
-    async with AsyncExitStack() as parts:
-        engine = await _database(settings, parts)
-        return [await one.steps.account() for one in await asyncio.to_thread(open_accounts, engine, settings)]
+        yield Plans([account for _, account in accounts], jobs())
 
 
 async def _plan_of(

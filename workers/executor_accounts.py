@@ -114,7 +114,7 @@ def open_accounts(engine: AsyncEngine, settings: ExecutorSettings) -> Sequence[A
 def lines_of_job(catalogue: Catalogue, names: Sequence[str]) -> Sequence[PolicyLine]:
     """Return the lines of a job, each in the version that is current now; raises PolicyLineMissing."""
     try:
-        return [catalogue.current(name.partition("@")[0]) for name in names]
+        return [catalogue.current(name.rpartition("@")[0]) for name in names]
     except UnknownPolicyLine as error:
         raise PolicyLineMissing(str(error)[:300]) from None
 

@@ -57,9 +57,9 @@ _NOT_OURS = {"job_held", "job_closed", "unknown_job", "another_account"}
 _GONE = "user_gone"
 # Before anything was changed, these fail the job: it cannot be executed as it stands.
 _CANNOT_START = {"account_mismatch", "key_not_found", "key_limit"}
-# What an operator may end a wait for, who knows more than the provider does. A key that is in use is none of it.
 # A rotation that waits with this has cut a consumer off for a moment: it counts as a failure, other waits do not.
 USED_AGAIN = "old_key_used_again"
+# What an operator may end a wait for, who knows more than the provider does. A key that is in use is none of it.
 _MAY_BE_ADVANCED = {"new_key_not_seen", "key_use_unknown", "consumers_not_moved"}
 
 

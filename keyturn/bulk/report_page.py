@@ -91,6 +91,9 @@ def summary_of(findings: Findings, comparison: Comparison | None) -> str:
         sentences.append(f"{counts['overdue']:,} {_are(counts['overdue'])} past the date, the longest by {longest}.")
     jobs = findings.figures.outcomes["job_created"]
     sentences.append(f"{jobs:,} {_plural(jobs, 'job')} {'was' if jobs == 1 else 'were'} created.")
+    if failed := findings.figures.outcomes["job_failed"]:
+        have = "has" if failed == 1 else "have"
+        sentences.append(f"{failed:,} {have} a job that failed or was cancelled: ask again.")
     waiting = findings.figures.outcomes["waiting"] + findings.figures.outcomes["disagreement"]
     if waiting:
         sentences.append(f"{waiting:,} {'waits' if waiting == 1 else 'wait'} for a person's decision.")

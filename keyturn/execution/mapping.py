@@ -94,7 +94,7 @@ class KeyMapping(Contract):
             return False
         if key.cloud_account is None:  # as in an inventory: a name alone may be of any account, a whole one is exact
             return not any(_PARTS.search(name) for name in key.accounts)
-        return key.cloud_account in whole
+        return f":{key.cloud_account}:" in f":{self.account.replace('/', ':')}"
 
 
 class KeyMap:

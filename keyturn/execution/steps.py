@@ -171,8 +171,10 @@ class KeyRotation:
         user = self._keys.user_of(job.account_id, own)
         now = datetime.now(UTC)
         # What the key map says now may be something else, and the consumers have been asked for by what it said.
-        recorded = _recorded(trail) or await self._record_anew(order, job, user, own, now)
-        self._targets.expect_usable(recorded.targets)
+        if (recorded := _recorded(trail)) is None:
+            recorded = await self._record_anew(order, job, user, own, now)
+        else:
+            self._targets.expect_usable(recorded.targets)
         return KeyState(
             job_id=job.job_id,
             tenant_id=job.tenant_id,
@@ -455,6 +457,8 @@ class KeyRotation:
             still = {"still_in": " ".join(left)[:500]} if left else {}
             await self._say(rotation, evidence={"deleting": key_id} | still)
             await self._keys.delete(rotation.user, key_id)
+            # An attempt to create it that wakes up meanwhile, with the same claim, stores it once more.
+            await self._targets.restore(rotation.targets, self._is_of(key_id), version=key_id)
         await self._leases.fail(rotation.job_id, tenant_id=rotation.tenant_id, token=rotation.token, reason=reason)
 
     async def plan(self, order: KeyRotationOrder) -> Sequence[str]:

@@ -7,7 +7,7 @@ A rotation that ends without its job withdraws its claim first: `withdraw` puts 
 job would be, with a fence. An attempt that was frozen and wakes up later (it timed out, but cannot be stopped)
 finds that row and changes nothing. A later attempt, whose fence is higher, turns the row into the job.
 
-A job that failed or was cancelled gets a successor if somebody asks again (`JobOrder.replaces_before`): its row gives
+A job that failed or was cancelled gets a successor if a caller asks again (`JobOrder.replaces_before`): its row gives
 the key to a withdrawn claim, whose fence is the moment at which the asking run started. Only attempts of that run, or
 of a later one, may turn it into a job; and that job is later than this moment, so that none of them replaces it again.
 """

@@ -64,6 +64,12 @@ async def test_a_question_is_answered_and_its_job_has_its_story(
         assert found.json() == {name: value for name, value in answered.json().items() if name != "attached"}
         jobs = (await luna.get("/api/v1/jobs")).json()["jobs"]
         assert [job["job_id"] for job in jobs] == [answered.json()["job_id"]]
+        await here.desk._leases.cancel(jobs[0]["job_id"], tenant_id=here.tenant, actor="omar", reason="wrong week")
+        now = (await luna.get(answered.headers["location"])).json()
+        assert (answered.json()["job_state"], now["job_state"]) == ("open", "cancelled"), "and not what history has"
+        again = (await luna.post("/api/v1/rotations", json=question() | {"again": True}, headers=key())).json()
+        assert (again["job_state"], again["job_id"] == now["job_id"]) == ("open", False)
+        jobs = (await luna.get("/api/v1/jobs")).json()["jobs"]
         _, steps = await story_of(temporal, answered.json()["workflow_id"])
         exchange = next(step["exchange"] for step in steps if step["step"] == "decided")
         page = unescape((await luna.get(f"/rotations/{answered.json()['workflow_id']}")).text)

@@ -1,7 +1,7 @@
 """Steps that something comes between: a process that is frozen and wakes up, a person's hand, a changed key map."""
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -10,7 +10,6 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from keyturn.database import open_database
 from keyturn.execution.contracts import KeyRotationOrder, KeyState, KeyUse
 from keyturn.execution.errors import CloudRefused, CloudUnavailable, ForeignKey, KeyLimit, OldKeyInUse, TargetUnusable
 from keyturn.execution.mapping import KeyMap, KeyMapping
@@ -81,6 +80,7 @@ class Cloud:
         self.keys[key_id] = self.keys[key_id]._replace(is_active=is_active)
 
     async def delete(self, user: str, key_id: str) -> None:
+        await self._arrive("delete")
         self.keys.pop(key_id, None)
 
 
@@ -141,16 +141,9 @@ class Rotation:
 
 
 @pytest.fixture
-async def engine(sqlite: Any) -> AsyncIterator[AsyncEngine]:
-    engine = open_database(sqlite)
-    yield engine
-    await engine.dispose()
-
-
-@pytest.fixture
-async def rotation(engine: AsyncEngine, store: JobStore) -> Rotation:
-    job_id = await job_for(store, engine, "svc-pay", OLD)
-    return Rotation(job_id, engine, Cloud(), {"vault": Versions(OLD), "secretsmanager": Versions(OLD)})
+async def rotation(sqlite_engine: AsyncEngine, sqlite_store: JobStore) -> Rotation:
+    job_id = await job_for(sqlite_store, sqlite_engine, "svc-pay", OLD)
+    return Rotation(job_id, sqlite_engine, Cloud(), {"vault": Versions(OLD), "secretsmanager": Versions(OLD)})
 
 
 @pytest.mark.parametrize("at", ["the verification of the new key", "the write to the first target"])
@@ -168,6 +161,19 @@ async def test_an_attempt_that_wakes_up_after_a_rollback_leaves_no_deleted_key_i
         rotation.stores["vault"].before_put.append(frozen)
     with pytest.raises((StaleClaim, JobClosed)):
         await rotation.steps.create(state)
+    assert list(rotation.cloud.keys) == [OLD]
+    assert [await rotation.stored(name) for name in rotation.stores] == [OLD, OLD]
+
+
+async def test_a_secret_that_is_stored_while_its_key_is_rolled_back_is_taken_out_again(rotation: Rotation) -> None:
+    """Within one workflow both have the same claim: the attempt to create the key is not refused yet."""
+    state = await rotation.create(await rotation.begin())
+
+    async def stored_late() -> None:
+        await rotation.stores["vault"].put("", secret_of(str(state.new_key_id)), version="")
+
+    rotation.cloud.before["delete"] = stored_late
+    await rotation.steps.roll_back(state, "rolled back")
     assert list(rotation.cloud.keys) == [OLD]
     assert [await rotation.stored(name) for name in rotation.stores] == [OLD, OLD]
 
@@ -257,10 +263,12 @@ async def test_a_stored_key_that_no_list_shows_is_taken_up_by_the_next_attempt(r
     assert set(rotation.cloud.keys) == {OLD, made}
 
 
-async def test_a_target_that_holds_another_users_key_is_not_written_over(engine: AsyncEngine, store: JobStore) -> None:
+async def test_a_target_that_holds_another_users_key_is_not_written_over(
+    sqlite_engine: AsyncEngine, sqlite_store: JobStore
+) -> None:
     """Users of one name in two accounts, or a wrong path: something reads that key."""
-    job_id = await job_for(store, engine, "svc-pay", OLD)
-    rotation = Rotation(job_id, engine, Cloud(), {"vault": Versions("AKIAOTHERS")})
+    job_id = await job_for(sqlite_store, sqlite_engine, "svc-pay", OLD)
+    rotation = Rotation(job_id, sqlite_engine, Cloud(), {"vault": Versions("AKIAOTHERS")})
     with pytest.raises(TargetUnusable, match="none of this user's"):
         await rotation.begin()
     assert list(rotation.cloud.keys) == [OLD]

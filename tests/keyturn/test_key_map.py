@@ -44,6 +44,8 @@ def test_a_key_is_named_by_its_account_its_user_its_id_or_a_pattern() -> None:
         ("arn:aws:iam::123456789012:user/apps/svc-pay", "123456789012", "svc-pay", True),
         ("tenants/t-1/applications/app-1", "t-1", "app-1", True),
         ("7301234567890123456/app", "7301234567890123456", "app", True),
+        ("projects/example.com:lab/serviceAccounts/1", "example.com:lab", "1", True),
+        ("projects/lab/serviceAccounts/1", "la", "1", False),
         (ARN, None, "svc-pay", True),
         (ARN, None, "arn:aws:iam::210987654321:user/svc-pay", False),
     ],

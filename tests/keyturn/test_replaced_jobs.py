@@ -1,4 +1,4 @@
-"""A job that failed or was cancelled gives way to another one, if somebody asks again; any other never does."""
+"""A job that failed or was cancelled gives way to another one, if a caller asks again; any other never does."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta

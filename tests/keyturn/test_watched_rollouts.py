@@ -1,13 +1,11 @@
 """Programs that a target restarts: they have moved when their rollout is complete, and the old key stays until then."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from keyturn.database import open_database
 from keyturn.execution.contracts import KeyUse
 from keyturn.jobs.store import JobStore
 from tests.keyturn.test_interrupted_steps import OLD, Cloud, Rotation, Versions
@@ -23,19 +21,12 @@ class Restarting(Versions):
         return self.left
 
 
-@pytest.fixture
-async def engine(sqlite: Any) -> AsyncIterator[AsyncEngine]:
-    engine = open_database(sqlite)
-    yield engine
-    await engine.dispose()
-
-
 async def test_the_old_key_waits_for_a_rollout_and_for_nothing_else(
-    engine: AsyncEngine, store: JobStore, monkeypatch: pytest.MonkeyPatch
+    sqlite_engine: AsyncEngine, sqlite_store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its cloud does not say when a key is used, and no consumer is declared: the complete rollout says enough."""
-    job_id, pods = await job_for(store, engine, "svc-pay", OLD), Restarting(OLD)
-    rotation = Rotation(job_id, engine, Cloud(), {"vault": Versions(OLD), "kubernetes": pods})
+    job_id, pods = await job_for(sqlite_store, sqlite_engine, "svc-pay", OLD), Restarting(OLD)
+    rotation = Rotation(job_id, sqlite_engine, Cloud(), {"vault": Versions(OLD), "kubernetes": pods})
     state = await rotation.create(await rotation.begin())
 
     async def unknown(user: str, key_id: str) -> KeyUse:
@@ -53,10 +44,12 @@ async def test_the_old_key_waits_for_a_rollout_and_for_nothing_else(
     assert unwatched.kind == "key_use_unknown"
 
 
-async def test_a_complete_rollout_hides_no_use_of_the_old_key(engine: AsyncEngine, store: JobStore) -> None:
+async def test_a_complete_rollout_hides_no_use_of_the_old_key(
+    sqlite_engine: AsyncEngine, sqlite_store: JobStore
+) -> None:
     """Another program reads the same secret, and is not restarted."""
-    job_id, pods = await job_for(store, engine, "svc-pay", OLD), Restarting(OLD)
-    rotation = Rotation(job_id, engine, Cloud(), {"kubernetes": pods})
+    job_id, pods = await job_for(sqlite_store, sqlite_engine, "svc-pay", OLD), Restarting(OLD)
+    rotation = Rotation(job_id, sqlite_engine, Cloud(), {"kubernetes": pods})
     state = await rotation.create(await rotation.begin())
     pods.left = ()
     rotation.cloud.used[OLD] = datetime.now(UTC) - timedelta(hours=1)

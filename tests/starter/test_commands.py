@@ -102,6 +102,9 @@ async def test_a_key_whose_job_was_cancelled_gets_another_one_by_again(
     assert (same.returncode, found["job_id"], found["job_state"]) == (1, first["job_id"], "cancelled")
     status = await terminal.run("status", first["workflow_id"])
     assert (status.returncode, "cancelled: nothing rotates the key any more" in status.stdout) == (1, True)
+    elsewhere = await terminal.run("status", first["workflow_id"], "--json", DATABASE_URL="sqlite:///elsewhere.db")
+    assert json_of(elsewhere)["job_state"] is None, "what history has is the state of then"
+    assert f"keyturn status {first['job_id']}" in elsewhere.stderr
     again = await terminal.rotate("--stale", "--again", key=key)
     new = json_of(again)
     assert (again.returncode, new["created"], new["job_id"] != first["job_id"]) == (0, True, True)
@@ -865,7 +868,7 @@ async def test_the_audit_trail_is_exported_and_verified_by_command(
     assert (changed.returncode, "was changed, left out or moved" in changed.stderr) == (1, True)
 
 
-async def test_an_execution_that_no_executor_has_taken_is_named_as_such(terminal: Terminal) -> None:
+async def test_an_execution_that_no_executor_has_started_is_named_as_such(terminal: Terminal) -> None:
     """The ID is right, and there is nothing yet to roll back or to advance."""
     for command in (
         ("status", "execute:job_1"),
@@ -875,7 +878,7 @@ async def test_an_execution_that_no_executor_has_taken_is_named_as_such(terminal
     ):
         refused = await terminal.run(*command)
         assert refused.returncode == 1
-        assert "no executor of ours has taken job_1" in refused.stderr
+        assert "no executor of ours has started job_1" in refused.stderr
         assert "keyturn jobs show" in refused.stderr
 
 
