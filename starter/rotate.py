@@ -180,7 +180,7 @@ def look_up_job(outcome: Any) -> Any:
         found = with_database(lambda engine: JobStore(engine).state_of(outcome.job_id))
     outcome = with_job_state(outcome, None if found is None else found.state)
     if isinstance(outcome, JobCreated) and outcome.job_state is None:
-        click.echo(f"this database does not have the job; where it is: keyturn status {outcome.job_id}", err=True)
+        click.echo(f"the state of the job was not found: keyturn status {outcome.job_id} shows it", err=True)
     return outcome
 
 
