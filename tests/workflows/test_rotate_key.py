@@ -415,16 +415,18 @@ async def test_a_job_past_its_date_waits_as_long_as_any_other_and_says_that_it_i
         assert status.late_until > datetime.now(UTC) + timedelta(days=7, hours=23)
         await handle.result()
         events = (await handle.fetch_history()).events
-    moments = {
-        event.activity_task_scheduled_event_attributes.activity_type.name: event.event_time.ToDatetime(UTC)
+    scheduled = [
+        (event.activity_task_scheduled_event_attributes.activity_type.name, event.event_time.ToDatetime(UTC))
         for event in events
         if event.HasField("activity_task_scheduled_event_attributes")
-    }
+    ]
+    moments = dict(scheduled)
     assert moments["deactivate_key"] - moments["verify_key"] >= timedelta(days=1)
     assert moments["delete_key"] - moments["deactivate_key"] >= timedelta(days=7)
     assert [row for row in await trail_of(engine, job_id) if "late_until" in row] != []
-    # Eight days of waiting, and an hourly look at the old key's use for seven of them.
-    assert len(events) < 10 * 8
+    # Eight days of waiting, and an hourly look at the old key's use for seven of them: each wait is one activity.
+    # (The number of workflow tasks also depends on how busy the machine is.)
+    assert len(scheduled) == len(moments)
 
 
 @pytest.mark.parametrize("ends", ["thaw", "thaw after a use", "roll_back"])
