@@ -53,6 +53,7 @@ class CreateRotationJob:
 
     `rotation_ids` gives the workflow ids that an order belongs to: one that comes from another workflow is refused.
     `state_of` looks up a job that was there already; without it, the order's date is reported for the job's.
+    `owner_of` says who owns a key, by its account, its id, and its owner by the inventory.
 
     Where jobs are delivered, `announcements` starts it right after the commit. Should that fail, or this process end
     before it, the sweeper finds the message in the outbox.
@@ -66,12 +67,14 @@ class CreateRotationJob:
         *,
         rotation_ids: Callable[[JobOrder], Collection[str]],
         state_of: StateOfJob | None = None,
+        owner_of: Callable[[str, str, str | None], str | None] = lambda account_id, key_id, recorded: recorded,
     ) -> None:
         self._claims = claims
         self._catalogue = catalogue
         self._announcements = announcements
         self._rotation_ids = rotation_ids
         self._state_of = state_of
+        self._owner_of = owner_of
 
     @property
     def activities(self) -> list[Callable[..., Any]]:
@@ -88,6 +91,8 @@ class CreateRotationJob:
             key, fence = claim_of(activity.info())
             _expect_own(order, key, self._rotation_ids(order))
             confirm(order, self._catalogue)
+            owner = self._owner_of(order.account_id, order.credential.key_id, order.owner)
+            order = order.model_copy(update={"owner": owner})
             job = await self._claims.create_once(order, idempotency_key=key, fence=fence)
             job = await with_stored_state(job, order, self._state_of)
         if self._announcements is not None:

@@ -26,10 +26,10 @@ from keyturn.drafts.errors import UnknownDraft
 from keyturn.drafts.reading import DraftReading
 from keyturn.drafts.store import Draft, DraftStore
 from keyturn.errors import InvalidRequest, JobStoreUnavailable
-from keyturn.execution.mapping import KeyMap
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.keyring import Keyring
+from keyturn.owners import Owners
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.line import PolicyLine
 from keyturn.rotations.contracts import Abandonment, Approval, Denial, Resumption, RotationRequest
@@ -64,7 +64,7 @@ class Desk:
         catalogue: the policy lines.
         tenant: whose desk it is.
         task_queue: where workers poll.
-        key_map: the owner of each key, for lists; None if there is no key map.
+        owners: who owns which key, for lists; None if none is known.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Desk:
         *,
         tenant: str,
         task_queue: str,
-        key_map: KeyMap | None = None,
+        owners: Owners | None = None,
     ) -> None:
         self.client = client
         self.catalogue = catalogue
@@ -85,8 +85,8 @@ class Desk:
         self._jobs, self._leases = JobStore(engine), JobLeases(engine)
         self._drafts = DraftStore(engine, keyring)
         self._reading = DraftReading(self._drafts)
-        self.key_map = key_map or KeyMap()
-        self.lists = Lists(client, engine, tenant=tenant, key_map=self.key_map)
+        self.owners = owners or Owners()
+        self.lists = Lists(client, engine, tenant=tenant, owners=self.owners)
         self._looking: dict[str, asyncio.Task[Draft]] = {}
 
     async def ask(

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from keyturn.application.rotation_lists import RotationFilter, RotationState
-from keyturn.contracts import AccountId, Identifier
+from keyturn.contracts import AccountId, Identifier, Owner
 from keyturn.jobs.listing import JobFilter, JobOrderBy
 from keyturn.jobs.states import JobState
 
@@ -70,12 +70,20 @@ class JobQuery(_Query):
         default=None, max_length=140, description="Under this policy line: an ID, or ID@VERSION."
     )
     overdue: bool = Field(default=False, description="Only open jobs past their date.")
+    owner: Annotated[Owner | None, Empty] = Field(
+        default=None, description="Of this owner when they were created; `unowned` for those without one."
+    )
     order_by: JobOrderBy = Field(default="newest", description="The newest job first, or the earliest date.")
 
     def chosen(self) -> JobFilter:
         """Return the conditions."""
         return JobFilter(
-            state=self.state, account_id=self.account_id, key_id=self.key_id, line=self.line, overdue=self.overdue
+            state=self.state,
+            account_id=self.account_id,
+            key_id=self.key_id,
+            line=self.line,
+            overdue=self.overdue,
+            owner=self.owner,
         )
 
 

@@ -18,7 +18,7 @@ class RotationRow(BaseModel):
     account_id: str | None
     key_id: str | None
     credential_kind: str | None
-    owner: str | None = Field(default=None, description="The team that owns the key, by the key map.")
+    owner: str | None = Field(default=None, description="Who owns the key; null if no one is known to.")
     requested_by: str | None
     policy_lines: list[str]
     started_at: datetime
@@ -52,7 +52,7 @@ class JobRow(BaseModel):
     account_id: str | None
     key_id: str | None
     credential_kind: str | None
-    owner: str | None = Field(default=None, description="The team that owns the key, by the key map.")
+    owner: str | None = Field(default=None, description="Who owns the key; null if no one is known to.")
     policy_lines: list[str] | None
     requested_by: str | None
     trace_id: str | None

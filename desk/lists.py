@@ -20,10 +20,10 @@ from keyturn.application.rotation_lists import (
 )
 from keyturn.bulk.contracts import RunProgress
 from keyturn.bulk.store import BulkStore
-from keyturn.execution.mapping import KeyMap
 from keyturn.jobs.listing import JobFilter, JobListing, JobOrderBy
 from keyturn.jobs.states import OPEN
 from keyturn.ledger.store import LedgerStore, midnight
+from keyturn.owners import Owners
 
 LISTED = 50  # as many as a person looks through at once; the next page has the rest
 RUNS_LISTED = 12  # as many as a chart shows side by side
@@ -62,15 +62,15 @@ class Lists:
         client: a connected client, with the keys that encrypt payloads.
         engine: the database.
         tenant: whose they are.
-        key_map: who owns which key.
+        owners: who owns which key.
         page_size: the most rows of a page.
     """
 
     def __init__(
-        self, client: Client, engine: AsyncEngine, *, tenant: str, key_map: KeyMap, page_size: int = LISTED
+        self, client: Client, engine: AsyncEngine, *, tenant: str, owners: Owners, page_size: int = LISTED
     ) -> None:
         self._client = client
-        self._key_map = key_map
+        self._owners = owners
         self._tenant = tenant
         self._page_size = page_size
         self._jobs, self._runs, self._ledger = JobListing(engine), BulkStore(engine), LedgerStore(engine)
@@ -129,7 +129,8 @@ class Lists:
 
     def _with_owner(self, row: Row) -> Row:
         account, key = row["account_id"], row["key_id"]
-        return {**row, "owner": self._key_map.owner_of(account, key) if account and key else None}
+        recorded = row.get("owner")
+        return {**row, "owner": self._owners.owner_of(account, key, recorded) if account and key else recorded}
 
     async def runs(self) -> Page:
         """Return the newest runs, newest first, each with its `progress`: as it is, or as it was at its end."""
@@ -168,6 +169,7 @@ def rotation_row(row: ListedRotation, job: Row | None = None) -> dict[str, Any]:
         "key_id": row.subject.key_id if row.subject else None,
         "credential_kind": row.subject.kind if row.subject else None,
         "requested_by": row.subject.requested_by if row.subject else None,
+        "owner": row.subject.owner if row.subject else None,
         "policy_lines": list(row.policy_lines),
         "started_at": row.started_at,
         "closed_at": row.closed_at,

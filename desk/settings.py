@@ -3,7 +3,6 @@
 import ipaddress
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
@@ -85,9 +84,6 @@ class DeskSettings(BaseSettings):
     )
     tenant: ShortIdentifier = Field(
         default="default", alias="KEYTURN_TENANT", description="The tenant that the desk serves."
-    )
-    key_map: Path | None = Field(
-        default=None, alias="KEYTURN_KEY_MAP", description="The key map, for the owners of keys in lists."
     )
     temporal_ui: Annotated[str, AfterValidator(_ui)] | None = Field(
         default=None,

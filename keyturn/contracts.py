@@ -41,6 +41,10 @@ AccountId = Annotated[
 Idle = Literal["inactive", "system_managed", "expired"]
 ShortIdentifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+=-]*$", max_length=64)]
 
+# A team, a person's address, or a group as code hosts write it, such as org/team.
+Owner = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+=/-]*$", max_length=64)]
+UNOWNED = "unowned"  # in filters and counts: that no one is known to own a key
+
 
 def _refuse_bool(value: object) -> object:
     """Refuse what pydantic would take for one day, or none: `true` is no number of days."""

@@ -5,7 +5,6 @@ import json
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -56,7 +55,7 @@ def desk() -> None:
             click.echo(f"the desk serves on {url}", err=True)
             await stop.wait()
 
-    _with_desk(settings.tenant, run, key_map=settings.key_map)
+    _with_desk(settings.tenant, run)
 
 
 @click.command()
@@ -176,18 +175,18 @@ async def _print_draft(desk: "Desk", draft_id: str, *, quiet: bool) -> dict[str,
     return shown
 
 
-def _with_desk(tenant: str, work: "Callable[[Desk, Any], Awaitable[T]]", *, key_map: Path | None = None) -> T:
+def _with_desk(tenant: str, work: "Callable[[Desk, Any], Awaitable[T]]") -> T:
     """Return what `work` does with a desk on the environment's Temporal, database and policies."""
     from keyturn.application.connection import connect, map_refusals
     from keyturn.database import open_database
     from keyturn.desk.desk import Desk
-    from keyturn.execution.mapping import load_key_map
     from keyturn.keyring_files import keyring_from_environment
+    from keyturn.owners import load_owners
     from keyturn.workers.local_settings import load_local_settings
     from keyturn.workers.schema import check_schema
 
     settings, keyring = load_local_settings(), keyring_from_environment()
-    catalogue, owners = settings.load_catalogue(), load_key_map(key_map)
+    catalogue, owners = settings.load_catalogue(), load_owners()
     check_schema(settings.database_url)
 
     async def run() -> T:
@@ -196,7 +195,7 @@ def _with_desk(tenant: str, work: "Callable[[Desk, Any], Awaitable[T]]", *, key_
             with map_refusals():
                 client = await connect(keyring=keyring)
                 named = {"tenant": tenant, "task_queue": settings.task_queue}
-                desk = Desk(client, engine, keyring, catalogue, **named, key_map=owners)
+                desk = Desk(client, engine, keyring, catalogue, **named, owners=owners)
                 return await work(desk, engine)
         finally:
             await engine.dispose()

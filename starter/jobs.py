@@ -4,12 +4,12 @@ import json
 import math
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
 from keyturn.console import cut, printable, signed_in_user
-from keyturn.contracts import Identifier, Reason
+from keyturn.contracts import UNOWNED, Identifier, Reason
 from keyturn.errors import InvalidRequest
 from keyturn.jobs.contracts import ClaimedJob, Evidence
 from keyturn.moments import in_utc
@@ -50,9 +50,10 @@ def lists(context: click.Context) -> bool:
     help="Maximum number of rows, newest first.",
 )
 @click.option("--overdue", is_flag=True, help="Show only open jobs past their due date, the longest overdue first.")
+@click.option("--owner", help="Filter by owner, as it was when the job was created; `unowned` for those without one.")
 @_as_json
 @click.pass_context
-def jobs(context: click.Context, tenant: str, limit: int, overdue: bool, as_json: bool) -> None:
+def jobs(context: click.Context, tenant: str, limit: int, overdue: bool, owner: str | None, as_json: bool) -> None:
     """List rotation jobs, newest first; or claim and close them by a subcommand.
 
     \b
@@ -63,13 +64,13 @@ def jobs(context: click.Context, tenant: str, limit: int, overdue: bool, as_json
     """
     if not lists(context):
         return
-    from keyturn.jobs.leases import JobLeases
-    from keyturn.jobs.store import JobStore
+    from keyturn.jobs.listing import JobFilter, JobListing
 
     async def rows(engine: "AsyncEngine") -> list[dict[str, Any]]:
-        if overdue:
-            return [dict(row) for row in await JobLeases(engine).overdue(tenant_id=tenant, limit=limit + 1)]
-        return [dict(row) for row in await JobStore(engine).jobs(tenant_id=tenant, limit=limit + 1)]
+        chosen = JobFilter(overdue=overdue, owner=owner)
+        order_by: Literal["due", "newest"] = "due" if overdue else "newest"
+        page = await JobListing(engine).page(chosen, tenant_id=tenant, order_by=order_by, limit=limit + 1)
+        return [dict(row) for row in page.rows]
 
     found = cut(with_database(rows), limit)
     if as_json:
@@ -78,6 +79,7 @@ def jobs(context: click.Context, tenant: str, limit: int, overdue: bool, as_json
     for row in found:
         click.echo(
             f"{row['job_id']}  {row['status']:9}  {_due(row)}  {row['account_id']}  {row['key_id']}  {_under(row)}"
+            f"  {row['owner'] or UNOWNED}"
         )
     if not found:
         click.echo(f"no {'overdue ' if overdue else ''}jobs of tenant {tenant}", err=True)

@@ -89,6 +89,7 @@ def _as_object(row: ListedRotation) -> dict[str, Any]:
         "account_id": row.subject.account_id if row.subject else None,
         "key_id": row.subject.key_id if row.subject else None,
         "requested_by": row.subject.requested_by if row.subject else None,
+        "owner": row.subject.owner if row.subject else None,
         "policy_lines": list(row.policy_lines),
         "started_at": row.started_at.isoformat(),
         "closed_at": row.closed_at.isoformat() if row.closed_at else None,

@@ -59,8 +59,7 @@ class NoBrowser(KeyturnError):
 @click.option(
     "--key-map",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    envvar="KEYTURN_KEY_MAP",
-    help="File that names the keys' owners.",
+    help="Key map that names the keys' owners.  [default: KEYTURN_KEY_MAP, then KEYTURN_OWNERS]",
 )
 @click.option("--since", metavar="RUN_ID", help="Compare with an earlier run: what is new, gone and still due.")
 @for_tenant
@@ -92,6 +91,7 @@ async def _report(
     from keyturn.execution.mapping import load_key_map
     from keyturn.jobs.listing import JobListing
     from keyturn.keyring_files import keyring_from_environment
+    from keyturn.owners import Owners, load_owners
     from keyturn.policy.errors import UnknownPolicyLine
     from keyturn.rotations.contracts import RotationRequest
     from keyturn.workers.bulk import run_encryption
@@ -107,7 +107,8 @@ async def _report(
     except UnknownPolicyLine as error:  # the figures are stored; only wordings are missing here
         click.echo(f"{error}: the report has no wording of what is not there", err=True)
         judged = [line for line in catalogue if line.ref in run.policy_lines]
-    findings = Findings(judged, datetime.now(UTC), most=ROWS_SHOWN, owner_of=load_key_map(key_map).owner_of)
+    owners = load_owners() if key_map is None else Owners(load_key_map(key_map))
+    findings = Findings(judged, datetime.now(UTC), most=ROWS_SHOWN, owner_of=owners.owner_of)
     comparison = None
     if since is not None:
         earlier = await store.run(since, tenant_id=tenant)

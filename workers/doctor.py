@@ -21,6 +21,7 @@ from keyturn.errors import JobStoreUnavailable, KeyturnError, SettingsInvalid
 from keyturn.execution.mapping import load_key_map
 from keyturn.key_use import LIMIT, KeyUse, keys_to_replace
 from keyturn.keyring_files import keyring_from_environment
+from keyturn.owners import OwnerSettings, load_owners
 from keyturn.settings import field_faults
 from keyturn.workers.doctor_environment import files_of_secrets, names_of_settings
 from keyturn.workers.doctor_errors import (
@@ -62,7 +63,7 @@ async def examine(role: Role, *, desk: type[BaseSettings], live: bool = False) -
         findings += await _executor_settings(live=live)
     looks: dict[str, Look] = {"names of settings": partial(names_of_settings, desk), "files": files_of_secrets}
     if role != "executor":
-        looks |= {"policy": _policy}
+        looks |= {"policy": _policy, "owners": _owners}
     looks |= {"payload keys": partial(_keys, with_database=role != "starter")}
     if role != "starter":
         looks |= {"database": _database}
@@ -122,6 +123,13 @@ async def _executor_settings(*, live: bool) -> list[Finding]:
 
 async def _key_map(file: Path | None) -> str:
     return f"{counted(len(list(load_key_map(file))), 'key')} mapped" if file else "every key goes to the same targets"
+
+
+async def _owners() -> str:
+    settings = OwnerSettings()
+    load_owners(settings)
+    named = [f"{name} of {file}" for name, file in (("tables", settings.key_map), ("lines", settings.owners)) if file]
+    return f"by {' and '.join(named)}" if named else "no file names owners: every key counts as unowned"
 
 
 async def _cloud(settings: ExecutorSettings) -> str:

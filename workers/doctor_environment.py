@@ -27,12 +27,20 @@ async def names_of_settings(desk: type[BaseSettings]) -> str:
 
 def known_variables(desk: type[BaseSettings]) -> set[str]:
     """Return the names of all variables that some part of Keyturn reads."""
+    from keyturn.owners import OwnerSettings
     from keyturn.workers.codec_settings import CodecSettings
     from keyturn.workers.executor_settings import ExecutorSettings
     from keyturn.workers.jobs_settings import JobsSettings
     from keyturn.workers.retention_settings import RetentionSettings
 
-    classes: Sequence[type[BaseSettings]] = (RetentionSettings, desk, ExecutorSettings, JobsSettings, CodecSettings)
+    classes: Sequence[type[BaseSettings]] = (
+        RetentionSettings,
+        OwnerSettings,
+        desk,
+        ExecutorSettings,
+        JobsSettings,
+        CodecSettings,
+    )
     names = {str(field.alias) for one in classes for field in one.model_fields.values()}
     return names | settings_variables() | set(OF_COMMANDS)
 

@@ -20,6 +20,7 @@ from keyturn.llm.endpoint import Endpoint
 from keyturn.llm.providers import load_providers, price_lists_of_providers
 from keyturn.llm.routing import Target, parse_routes
 from keyturn.notifications import load_channels
+from keyturn.owners import OwnerSettings
 from keyturn.settings import Key, field_faults, host_and_port
 from keyturn.tasks.registry import load_tasks
 from keyturn.workers.endpoints import NamedEndpoints, OwnEndpoint, own_endpoints, read_endpoints
@@ -206,7 +207,11 @@ class Settings(LocalSettings):
 
 def settings_variables() -> set[str]:
     """Return the name of every environment variable that a worker reads as a setting of Keyturn's."""
-    groups: list[type[BaseSettings]] = [Settings, *(channel.settings for channel in load_channels().values())]
+    groups: list[type[BaseSettings]] = [
+        Settings,
+        OwnerSettings,
+        *(channel.settings for channel in load_channels().values()),
+    ]
     named = {str(field.alias) for group in groups for field in group.model_fields.values()}
     return named | {name for one in load_providers().values() for name in (one.key_variable, one.url_variable)}
 

@@ -49,6 +49,7 @@ from keyturn.llm.http import HttpModelClient, http_client
 from keyturn.llm.outages import Outages
 from keyturn.llm.routing import Target
 from keyturn.llm.wire import Usage
+from keyturn.owners import Owners, load_owners
 from keyturn.policy.catalogue import Catalogue
 from keyturn.retention import RetentionStore
 from keyturn.tasks.registry import load_tasks
@@ -90,6 +91,7 @@ class WorkerContext:
     spend: DailySpend
     receivers: Mapping[str, Receiver]  # of the notification channels that are on
     outages: Outages
+    owners: Owners
 
     def monitoring(self, client: Client, *, sdk_port: int | None) -> Monitoring:
         """Return what a worker publishes of itself for programs."""
@@ -112,7 +114,7 @@ class WorkerContext:
 @asynccontextmanager
 async def open_boundary(settings: Settings) -> AsyncIterator[WorkerContext]:
     """Yield the model boundary, ready to be asked; close its resources afterwards, the last records written."""
-    catalogue = settings.load_catalogue()
+    catalogue, owners = settings.load_catalogue(), load_owners()
     _warn_of_unpriced(settings)
     async with AsyncExitStack() as parts:
         engine = open_database(settings.database_url)
@@ -161,9 +163,19 @@ async def open_boundary(settings: Settings) -> AsyncIterator[WorkerContext]:
         )
         boundary, bulk_boundary = asked(guard=guard), asked(guard=guard.without_token_limit())
         receivers = await parts.enter_async_context(open_receivers(settings))
-        batches = _batches(settings, http)
         yield WorkerContext(
-            settings, boundary, bulk_boundary, batches, catalogue, engine, registry, metrics, spend, receivers, outages
+            settings=settings,
+            boundary=boundary,
+            bulk_boundary=bulk_boundary,
+            batches=_batches(settings, http),
+            catalogue=catalogue,
+            engine=engine,
+            registry=registry,
+            metrics=metrics,
+            spend=spend,
+            receivers=receivers,
+            outages=outages,
+            owners=owners,
         )
 
 
@@ -195,6 +207,7 @@ async def open_worker(
             starts,
             rotation_ids=partial(rotation_ids_of, names=names_of(client)),
             state_of=store.state_of,
+            owner_of=wired.owners.owner_of,
         ).activities,
         *WithdrawClaim(store, state_of=store.state_of).activities,
         *RecordEvent(store).activities,

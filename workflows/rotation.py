@@ -246,6 +246,7 @@ class RotationWorkflow:
             decision=decision,
             approval=approval,
             trace_id=self._request.trace_id,
+            owner=self._request.owner,
             replaces_before=workflow.info().workflow_start_time if self._request.again else None,
         )
         job = await self._create_job(order)

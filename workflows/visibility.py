@@ -58,5 +58,6 @@ def memo_at_start(request: RotationRequest) -> Mapping[str, RotationSubject]:
         key_id=request.credential.key_id,
         kind=request.credential.kind,
         requested_by=request.user_id,
+        owner=request.owner,
     )
     return {SUBJECT: subject}

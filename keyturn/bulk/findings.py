@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Literal, get_args
 
 from keyturn.bulk.report import Figures
-from keyturn.contracts import CredentialKind
+from keyturn.contracts import UNOWNED, CredentialKind
 from keyturn.jobs.states import NEXT
 from keyturn.policy.line import PolicyLine, WhenOlder, WhenUnused
 from keyturn.progress import outcome_in_words
@@ -125,15 +125,16 @@ class Findings:
         lines: the policy lines of the run.
         now: by when something is overdue.
         most: how many findings of each severity are stored; the worst are.
-        owner_of: who owns a key, by its account and its ID; None if it is unknown.
+        owner_of: who owns a key, by its account, its ID, and its owner by the inventory; None if no one is known to.
     """
 
     lines: Sequence[PolicyLine]
     now: datetime
     most: int
-    owner_of: Callable[[str, str], str | None] = lambda account_id, key_id: None
+    owner_of: Callable[[str, str, str | None], str | None] = lambda account_id, key_id, recorded: recorded
     due_by_kind: Counter[CredentialKind] = field(default_factory=Counter)
     due_by_owner: Counter[str] = field(default_factory=Counter)
+    owned_by: Counter[str] = field(default_factory=Counter)  # every key, due or not
     figures: Figures = field(default_factory=Figures)
     counts: Counter[Severity] = field(default_factory=Counter)
     by_line: dict[str, LineCounts] = field(default_factory=dict)
@@ -148,10 +149,12 @@ class Findings:
         """Count an item, and write its `owner` into it; returns what is found of it."""
         self.figures.add(item)
         outcome = item["outcome"] or "not_asked"
-        item["owner"] = self.owner_of(item["account_id"] or "", item["key_id"] or "")
+        item["owner"] = self.owner_of(item["account_id"] or "", item["key_id"] or "", item.get("owner"))
+        if outcome != "bad_row":
+            self.owned_by[item["owner"] or UNOWNED] += 1
         if outcome in DUE:
             self.due_by_kind[item["kind"]] += 1
-            self.due_by_owner[item["owner"] or ""] += 1
+            self.due_by_owner[item["owner"] or UNOWNED] += 1
         finding = finding_of(item, self.now)
         if item["model"]:
             self.models[item["model"]] += 1
@@ -172,6 +175,11 @@ class Findings:
         if len(found) >= 2 * self.most:  # memory does not grow with the run
             self._found[finding.severity] = self._worst_of(finding.severity)
         return finding
+
+    @property
+    def unowned(self) -> int:
+        """How many keys no one owns; 0 if no owner of any key is known."""
+        return self.owned_by[UNOWNED] if set(self.owned_by) - {UNOWNED} else 0
 
     @property
     def worst(self) -> list[Finding]:

@@ -94,6 +94,7 @@ def items_of(
             "line": row.line,
             "account_id": row.account_id,
             "key_id": row.facts.key_id,
+            "owner": row.owner,
             "facts": row.facts.model_dump(mode="json", exclude_none=True),
             "decided_by": None if why is None else "rule",
             "outcome": None if why is None else why.outcome,
@@ -116,7 +117,18 @@ def scan_items(
         yield {"ordinal": ordinal, "ask": ask, "line": row.line, "account_id": row.account_id, "content": content}
 
 
-_COLUMNS = ("ask", "account_id", "key_id", "facts", "content", "decided_by", "outcome", "reason", "explanation")
+_COLUMNS = (
+    "ask",
+    "account_id",
+    "key_id",
+    "owner",
+    "facts",
+    "content",
+    "decided_by",
+    "outcome",
+    "reason",
+    "explanation",
+)
 
 
 async def load(

@@ -173,6 +173,7 @@ def request_of(run: Run, item: Mapping[str, Any], encryption: Encryption) -> Mod
         credential=CredentialFacts.model_validate(item["facts"]),
         decide_by=run.decide_by,
         again=run.again,
+        owner=item["owner"],
         policy_digest=run.policy_digest,
         **whose,
     )

@@ -46,7 +46,7 @@ class ReportRow(BaseModel):
     idle_days: int | None = Field(description="Whole days since it was last used, when it was observed.")
     compromised: bool | None
     job_state: str | None = Field(description="State of its job when the report was written.")
-    owner: str | None = Field(default=None, description="Who owns the key, by the key map.")
+    owner: str | None = Field(default=None, description="Who owns the key; null if no one is known to.")
 
 
 COLUMNS = tuple(ReportRow.model_fields)

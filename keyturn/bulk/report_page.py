@@ -12,7 +12,7 @@ from markupsafe import Markup
 from keyturn.bulk.comparison import Comparison
 from keyturn.bulk.findings import SEVERITIES, Finding, Findings, limits_of
 from keyturn.bulk.store import Run
-from keyturn.contracts import PolicyRef
+from keyturn.contracts import UNOWNED, PolicyRef
 from keyturn.keyless import KEYLESS
 from keyturn.moments import in_utc
 from keyturn.policy.line import PolicyLine
@@ -70,7 +70,7 @@ def render_page(
                 for quantity, title in _QUANTITIES.items()
                 if limits_of(findings.lines, quantity) and findings.measured.get(quantity)
             ],
-            owners=findings.due_by_owner.most_common() if set(findings.due_by_owner) - {""} else [],
+            owners=findings.due_by_owner.most_common() if set(findings.owned_by) - {UNOWNED} else [],
             keyless=[(KEYLESS[kind], count) for kind, count in findings.due_by_kind.most_common()],
             facts=facts,
             comparison=comparison,
@@ -100,6 +100,8 @@ def summary_of(findings: Findings, comparison: Comparison | None) -> str:
     open_ones = counts["undecided"] + counts["unusable"]
     if open_ones:
         sentences.append(f"{open_ones:,} could not be decided or read.")
+    if unowned := findings.unowned:
+        sentences.append(f"{unowned:,} {'has' if unowned == 1 else 'have'} no owner.")
     if comparison is not None:
         sentences.append(
             f"Since run {comparison.run_id}, {len(comparison.new):,} {_are(len(comparison.new))} new, "

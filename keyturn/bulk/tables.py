@@ -42,6 +42,7 @@ bulk_items = Table(
     Column("line", Integer, nullable=False),
     Column("account_id", account_name),
     Column("key_id", String(256)),
+    Column("owner", String(64)),  # by the inventory
     Column("facts", JSON),
     Column("content", Text),  # what a task beside rotations is asked about; encrypted
     Column("decided_by", String(16)),

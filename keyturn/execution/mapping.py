@@ -21,7 +21,7 @@ from typing import Annotated, NamedTuple, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from keyturn.contracts import Contract, ShortIdentifier
+from keyturn.contracts import Contract, Owner, ShortIdentifier
 from keyturn.execution.contracts import MAX_CONSUMERS, MAX_TARGETS, CloudAccount, TargetPath
 from keyturn.execution.errors import KeyMapInvalid, MappedTwice
 from keyturn.settings import field_faults
@@ -59,7 +59,7 @@ class KeyMapping(Contract):
     account: str = Field(pattern=r"^[!-~]{1,640}$")
     cloud_account: CloudAccount | None = None
     key_id: str | None = Field(default=None, pattern=r"^[!-~]{1,256}$")
-    owner: ShortIdentifier | None = None
+    owner: Owner | None = None
     targets: tuple[TargetPath, ...] = Field(default=(), max_length=MAX_TARGETS)
     consumers: tuple[ShortIdentifier, ...] = Field(default=(), max_length=MAX_CONSUMERS)
     overlap_hours: Hours | None = None

@@ -10,7 +10,7 @@ from keyturn.inventory.rows import InventoryKey, Origin, RowFault, key_of
 # What a fixed file of rejects carries along.
 NOTES = ("keyturn_line", "keyturn_reason")
 _FACTS = tuple(name for name in CredentialFacts.model_fields if name != "kind")
-COLUMNS = ("account_id", "kind", *_FACTS, "active")
+COLUMNS = ("account_id", "kind", *_FACTS, "active", "owner")
 _YES, _NO = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no"}
 _TRUTHS = {"stale", "compromised", "never_used", "active"}
 # What spreadsheets and pandas write for a gap.
@@ -30,8 +30,9 @@ def plain_key(line: int, row: Mapping[str, Any], origin: Origin) -> InventoryKey
         raise RowFault(f"kind: is none of {', '.join(get_args(CredentialKind))}")
     active = row.get("active")
     idle: Idle | None = "inactive" if not _is_gap(active) and not _truth("active", active) else None
-    account = row.get("account_id")
-    return key_of(line, None if _is_gap(account) else account, idle=idle, **facts)
+    account, owner = (None if _is_gap(row.get(name)) else row.get(name) for name in ("account_id", "owner"))
+    owner = owner.strip().removeprefix("@") if isinstance(owner, str) else owner
+    return key_of(line, account, idle=idle, owner=owner, **facts)
 
 
 def _is_gap(value: object) -> bool:

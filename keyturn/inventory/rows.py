@@ -7,16 +7,20 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from keyturn.contracts import AccountId, CredentialFacts, Idle
+from keyturn.contracts import AccountId, CredentialFacts, Idle, Owner
 
 
 class InventoryKey(NamedTuple):
-    """One key. `line` is its place, counted from 1; `idle` says why nothing need be decided of it, if so."""
+    """One key. `line` is its place, counted from 1; `idle` says why nothing need be decided of it, if so.
+
+    `owner` is who owns it by the inventory; None if that does not say.
+    """
 
     line: int
     account_id: str
     facts: CredentialFacts
     idle: Idle | None = None
+    owner: str | None = None
 
 
 class BadRow(NamedTuple):
@@ -40,13 +44,16 @@ class Origin:
 
 
 _account = TypeAdapter(AccountId)
+_owner = TypeAdapter(Owner)
 
 
-def key_of(line: int, account_id: object, *, idle: Idle | None = None, **facts: Any) -> InventoryKey:
+def key_of(
+    line: int, account_id: object, *, idle: Idle | None = None, owner: object = None, **facts: Any
+) -> InventoryKey:
     """Return a row's key; raises RowFault if its account or a fact of it cannot be used."""
     try:
         # Validated as they come, in one pass: this runs for each of some hundred thousand rows.
-        return InventoryKey(line, _account.validate_python(account_id), CredentialFacts(**facts), idle)
+        account, known = _account.validate_python(account_id), CredentialFacts(**facts)
     except ValidationError as error:
         fault = error.errors(include_input=False, include_url=False)[0]
         name = ".".join(str(part) for part in fault["loc"]) or (
@@ -54,6 +61,14 @@ def key_of(line: int, account_id: object, *, idle: Idle | None = None, **facts: 
         )
         message = _HINTS.get(fault["type"], fault["msg"].removeprefix("Value error, "))
         raise RowFault(f"{name}: {message}" if name else message) from None
+    return InventoryKey(line, account, known, idle, None if owner is None else _checked_owner(owner))
+
+
+def _checked_owner(owner: object) -> str:
+    try:
+        return _owner.validate_python(owner)
+    except ValidationError:
+        raise RowFault("owner: may hold letters, digits and . _ @ + = / - only, 64 at most") from None
 
 
 def idle_if_expired(ends: object, origin: Origin) -> Idle | None:

@@ -11,6 +11,7 @@ from keyturn.contracts import (
     CredentialKind,
     Digest,
     Identifier,
+    Owner,
     ShortIdentifier,
 )
 from keyturn.rotations.contracts import JobPriority
@@ -57,6 +58,7 @@ class JobMessage(Contract):
     created_at: AwareDatetime
     rotate_by: AwareDatetime | None
     priority: JobPriority = "normal"
+    owner: Owner | None = None
     # The job that failed or was cancelled, if this one was asked for in its place.
     replaces: ShortIdentifier | None = None
 

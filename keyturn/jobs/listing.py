@@ -9,6 +9,7 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Select, String, and_, case, cast, func, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from keyturn.contracts import UNOWNED
 from keyturn.database import transaction
 from keyturn.database_cursors import cursor_at, read_cursor
 from keyturn.jobs.rows import MERGED, WITHDRAWN
@@ -31,6 +32,7 @@ class JobFilter:
         key_id: of this key.
         line: under this policy line: an ID, or ID@VERSION.
         overdue: whether only open jobs past their date are listed.
+        owner: of this owner, when they were created; `unowned` for those that no one owned.
     """
 
     state: JobState | Literal["open", "closed"] | None = None
@@ -38,6 +40,7 @@ class JobFilter:
     key_id: str | None = None
     line: str | None = None
     overdue: bool = False
+    owner: str | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,8 @@ def _conditions(chosen: JobFilter, tenant_id: str, now: datetime) -> list[Column
         found.append(cast(_jobs.policy_lines, String).contains(beginning, autoescape=True))
     if chosen.overdue:
         found.append(_is_overdue(now))
+    if chosen.owner is not None:
+        found.append(_jobs.owner.is_(None) if chosen.owner == UNOWNED else _jobs.owner == chosen.owner)
     return found
 
 

@@ -37,6 +37,7 @@ rotation_jobs = Table(
     # What an access key is called where an export has no key ids (CredentialFacts.name_by_creation).
     Column("name_by_creation", String(64)),
     Column("credential_kind", String(32)),
+    Column("owner", String(64)),  # when the job was created
     Column("policy_lines", JSON),
     Column("rotation_window_days", Integer),
     Column("decision_digest", String(70)),

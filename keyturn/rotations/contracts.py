@@ -17,6 +17,7 @@ from keyturn.contracts import (
     Identifier,
     ModelTask,
     NameProof,
+    Owner,
     PolicyRef,
     Reason,
     ShortIdentifier,
@@ -41,6 +42,8 @@ class RotationRequest(ModelTask):
     decide_by: Literal["rule_and_model", "rule"] = "rule_and_model"
     # A job of this rotation that failed or was cancelled before it started gets a successor.
     again: bool = False
+    # Who owns the key by the inventory that it came from, where that says so.
+    owner: Owner | None = None
     user_proved_by: NameProof = "stated"
 
     @model_validator(mode="after")
@@ -135,6 +138,7 @@ class RotationSubject(Contract):
     key_id: Identifier
     kind: CredentialKind
     requested_by: Identifier
+    owner: Owner | None = None
 
 
 class RotationEvent(Contract):
@@ -164,5 +168,6 @@ class JobOrder(Contract):
     decision: GroundedDecision
     approval: Approval | None = None
     trace_id: ShortIdentifier
+    owner: Owner | None = None
     # A job of this rotation that was ordered before, and failed or was cancelled, is replaced; None replaces none.
     replaces_before: AwareDatetime | None = None

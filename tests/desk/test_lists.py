@@ -18,6 +18,7 @@ from keyturn.application.rotation_lists import RotationFilter, count_waiting
 from keyturn.desk.lists import Lists
 from keyturn.execution.mapping import KeyMap, KeyMapping
 from keyturn.jobs.tables import rotation_jobs
+from keyturn.owners import Owners
 from tests.support.desks import Place, asking, key, place, question
 from tests.support.simulated import SimulatorControl
 
@@ -112,7 +113,7 @@ async def test_each_filter_finds_what_it_names(here: Place) -> None:
         ("/rotations?line=a%27b", "quotation marks"),
         ("/rotations?after=nonsense", "first page"),
         ("/rotations?after=bm9uc2Vuc2U=", "first page"),
-        ("/jobs?owner=luna", "owner"),
+        ("/jobs?team=luna", "team"),
         ("/jobs?after=bm9uc2Vuc2U=", "first page"),
         ("/jobs?after=WyIxIiwgMV0=", "first page"),
         (
@@ -134,7 +135,7 @@ async def test_a_filter_that_is_not_there_is_refused_by_name(here: Place, path: 
 
 async def test_a_list_goes_on_page_by_page_without_repeating_or_missing_any(here: Place) -> None:
     """Of rotations and of jobs, by date and by age; the page links to the next one and keeps its filters."""
-    here.desk.lists = Lists(here.client, here.engine, tenant=here.tenant, key_map=KeyMap(), page_size=2)
+    here.desk.lists = Lists(here.client, here.engine, tenant=here.tenant, owners=Owners(), page_size=2)
     async with here.open() as url, asking("luna", url) as luna:
         made = {(await asked(luna, key_id=f"key_{number}"))["job_id"] for number in range(5)}
         for path, name in (
@@ -184,7 +185,7 @@ async def test_jobs_are_sorted_by_date_and_the_overdue_are_counted(here: Place) 
 async def test_lists_name_the_owner_of_each_key(here: Place) -> None:
     """By the key map; a key that no table names has none."""
     tables = [KeyMapping(account="svc-pay", owner="payments"), KeyMapping(account="svc-x", key_id="key_9", owner="x")]
-    here.desk.lists = Lists(here.client, here.engine, tenant=here.tenant, key_map=KeyMap(tables))
+    here.desk.lists = Lists(here.client, here.engine, tenant=here.tenant, owners=Owners(KeyMap(tables)))
     async with here.open() as url, asking("luna", url) as luna:
         for account in ("svc-pay", "svc-x"):
             await asked(luna, account_id=account, key_id="key_1")

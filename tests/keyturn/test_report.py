@@ -19,6 +19,7 @@ from keyturn.bulk.sarif import WITHOUT_LINE, write_sarif
 from keyturn.bulk.store import Run
 from keyturn.execution.mapping import KeyMap, KeyMapping
 from keyturn.keyless import KEYLESS
+from keyturn.owners import Owners
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.line import PolicyLine
 from tests.support.record_schemas import REPORT_FILE, report_schema
@@ -127,7 +128,8 @@ def test_the_worst_comes_first_whatever_the_order_of_the_file(lines: list[Policy
 def test_findings_name_their_owner_and_what_would_need_no_key(lines: list[PolicyLine]) -> None:
     """By the key map; where it names no one, the page has no column for owners."""
     tables = [{"account": "acct_00001", "owner": "payments"}, {"account": "acct_0000*", "owner": "shipping"}]
-    owners = KeyMap([KeyMapping.model_validate(table | {"targets": ["vault:secret/{user}"]}) for table in tables])
+    mappings = [KeyMapping.model_validate(table | {"targets": ["vault:secret/{user}"]}) for table in tables]
+    owners = Owners(KeyMap(mappings))
     findings = Findings(lines, NOW, most=ROWS_SHOWN, owner_of=owners.owner_of)
     rows = [item(1), item(2), item(3), item(12345), quiet(4)]
     for row in rows:
@@ -136,8 +138,9 @@ def test_findings_name_their_owner_and_what_would_need_no_key(lines: list[Policy
     page = render_page(run_of(lines), findings, facts=[])
     assert '<td data-label="Owner">payments</td>' in page
     assert "<tr><td>shipping</td><td>2</td></tr>" in page
-    assert "<tr><td>no owner is named</td><td>1</td></tr>" in page
+    assert "<tr><td>unowned</td><td>1</td></tr>" in page
     assert f"<li>4 due: {KEYLESS['access_key']}</li>" in page
+    assert "1 has no owner." in page
     assert "Owner" not in render_page(run_of(lines), findings_of(lines, [item(1)]), facts=[])
 
 
