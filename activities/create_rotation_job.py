@@ -6,12 +6,14 @@ from typing import Any, Protocol
 
 from temporalio import activity
 
+from keyturn.activities.decide import WaiverOf, no_waiver
 from keyturn.activities.failures import map_errors
 from keyturn.jobs.errors import OrderOfAnother
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.grounding import confirm
 from keyturn.rotations.contracts import JobOrder
 from keyturn.rotations.outcomes import RotationJob
+from keyturn.waivers.errors import KeyWaived
 
 
 class JobState(Protocol):
@@ -53,6 +55,7 @@ class CreateRotationJob:
 
     `rotation_ids` gives the workflow ids that an order belongs to: one that comes from another workflow is refused.
     `state_of` looks up a job that was there already; without it, the order's date is reported for the job's.
+    `waiver_of` looks up what exempts the key by now.
     `owner_of` says who owns a key, by its account, its id, and its owner by the inventory.
 
     Where jobs are delivered, `announcements` starts it right after the commit. Should that fail, or this process end
@@ -68,6 +71,7 @@ class CreateRotationJob:
         rotation_ids: Callable[[JobOrder], Collection[str]],
         state_of: StateOfJob | None = None,
         owner_of: Callable[[str, str, str | None], str | None] = lambda account_id, key_id, recorded: recorded,
+        waiver_of: WaiverOf = no_waiver,
     ) -> None:
         self._claims = claims
         self._catalogue = catalogue
@@ -75,6 +79,7 @@ class CreateRotationJob:
         self._rotation_ids = rotation_ids
         self._state_of = state_of
         self._owner_of = owner_of
+        self._waiver_of = waiver_of
 
     @property
     def activities(self) -> list[Callable[..., Any]]:
@@ -91,6 +96,8 @@ class CreateRotationJob:
             key, fence = claim_of(activity.info())
             _expect_own(order, key, self._rotation_ids(order))
             confirm(order, self._catalogue)
+            if (waiver := await self._waiver_of(order, order.decision)) is not None:
+                raise KeyWaived(f"{waiver.waiver_id} exempts the key since it was decided")
             owner = self._owner_of(order.account_id, order.credential.key_id, order.owner)
             order = order.model_copy(update={"owner": owner})
             job = await self._claims.create_once(order, idempotency_key=key, fence=fence)

@@ -22,6 +22,7 @@ _OF_ROTATION: Mapping[str, str] = {
     "disagreement": "It waits for an approver until {until}, and then ends without a job.",
     "not_specified": "Nothing by itself: ask again with more evidence, or under another policy line.",
     "not_eligible": "Nothing: the key needs no rotation yet.",
+    "waived": "Nothing until the waiver ends: then it is due again, and may be asked for.",
     "rejected": "Nothing by itself: look at the reason, and ask again.",
 }
 _OF_STEP: Mapping[str, str] = {

@@ -15,6 +15,7 @@ from keyturn.rotations.outcomes import (
     Rejected,
     RotationOutcome,
     WaitingForPerson,
+    Waived,
 )
 
 # Documented in README and `keyturn --help`: scripts branch on them.
@@ -62,6 +63,9 @@ def as_object(workflow_id: str | None, outcome: RotationOutcome, *, attached: bo
             fields |= _decision(outcome.decision) | {"next_step": "none"}
         case NotSpecified():
             fields |= _decision(outcome.decision) | {"next_step": "add_evidence_or_policy"}
+        case Waived():
+            fields |= _decision(outcome.decision) | {"waiver": outcome.waiver.model_dump(mode="json")}
+            fields |= {"next_step": "none"}
         case Rejected():
             fields |= {
                 "reason": outcome.reason,
@@ -81,7 +85,7 @@ def as_object(workflow_id: str | None, outcome: RotationOutcome, *, attached: bo
             fields |= {"retry_at": outcome.retry_at.isoformat(), "next_step": outcome.next_step}
         case _:
             fields |= {"next_step": outcome.next_step}
-    if isinstance(outcome, JobCreated | NotEligible | NotSpecified | Rejected):
+    if isinstance(outcome, JobCreated | NotEligible | NotSpecified | Waived | Rejected):
         fields["call"] = outcome.call.model_dump(mode="json", exclude={"task", "failure"})
     return fields
 
@@ -104,6 +108,10 @@ def as_lines(workflow_id: str, outcome: RotationOutcome) -> list[str]:
                 *_because(outcome.decision),
                 "state what is known of the key (--stale, --age-days, --last-rotated, ...) or name another --policy",
             ]
+        case Waived():
+            waiver = outcome.waiver
+            lines = [f"waived until {in_utc(waiver.until)} by {waiver.granted_by}; no job", waiver.reason]
+            lines += [*_decision_lines(outcome.decision), f"{waiver.waiver_id}: keyturn waivers"]
         case Rejected():
             lines = [f"rejected: {outcome.reason}; no job", outcome.explanation]
         case Failed():

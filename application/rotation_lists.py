@@ -27,7 +27,7 @@ from keyturn.workflows.visibility import (
 
 RotationState = Literal[
     "running", "awaiting_approval", "disagreement", "parked", "job_created", "not_eligible", "not_specified",
-    "rejected", "failed",
+    "waived", "rejected", "failed",
 ]  # fmt: skip
 _RUNNING, _COMPLETED = "ExecutionStatus = 'Running'", "ExecutionStatus = 'Completed'"
 _WAITS = f"{_RUNNING} AND {PARKED.name} IS NOT NULL"
@@ -40,6 +40,7 @@ STATES: Mapping[RotationState, str] = {
     "job_created": f"{_COMPLETED} AND {OUTCOME.name} IS NULL",
     "not_eligible": f"{OUTCOME.name} = 'not_eligible'",
     "not_specified": f"{OUTCOME.name} = 'not_specified'",
+    "waived": f"{OUTCOME.name} = 'waived'",
     "rejected": f"{OUTCOME.name} = 'rejected'",
     "failed": "ExecutionStatus IN ('Failed', 'Terminated', 'Canceled', 'TimedOut')",
 }

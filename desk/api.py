@@ -32,6 +32,7 @@ from keyturn.desk.schemas import (
     in_path,
 )
 from keyturn.desk.settings import DeskSettings
+from keyturn.desk.waivers import add_waivers
 from keyturn.web.problems import describe_problems
 
 PROBLEMS = describe_problems(
@@ -73,6 +74,7 @@ def api(desk: Desk, settings: DeskSettings, idempotency: Idempotency) -> APIRout
 
     _add_rotations(router, desk, settings, once)
     add_drafts(router, desk, once)
+    add_waivers(router, desk)
     _add_records(router, desk)
     return router
 

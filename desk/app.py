@@ -16,6 +16,7 @@ from keyturn.desk.people import SignIn
 from keyturn.desk.rendering import Rendering
 from keyturn.desk.sessions import SessionRevocations
 from keyturn.desk.settings import DeskSettings
+from keyturn.desk.waivers import WaiverPages
 from keyturn.keyring import Keyring
 from keyturn.web.applications import described_application
 from keyturn.web.guard import Guard
@@ -40,6 +41,7 @@ def desk_application(desk: Desk, engine: AsyncEngine, settings: DeskSettings, ke
     app.include_router(api(desk, settings, idempotency))
     describe_keys_as_required(app)
     ListPages(desk, rendering).add_to(app)
+    WaiverPages(desk, rendering).add_to(app)
     pages.add_to(app)
     checks = Checks(settings, sign_in)
     return Guard(

@@ -36,6 +36,9 @@ from keyturn.rotations.contracts import Abandonment, Approval, Denial, Resumptio
 from keyturn.rotations.decisions import GroundedDecision
 from keyturn.rotations.outcomes import JobCreated, RotationOutcome
 from keyturn.tasks.draft_reply import DraftRequest
+from keyturn.waivers.contracts import Waiver
+from keyturn.waivers.granting import new_waiver
+from keyturn.waivers.store import WaiverStore
 from keyturn.workflows.identity import stored_id
 from keyturn.workflows.visibility import TENANT
 
@@ -86,6 +89,7 @@ class Desk:
         self._drafts = DraftStore(engine, keyring)
         self._reading = DraftReading(self._drafts)
         self.owners = owners or Owners()
+        self.waivers = WaiverStore(engine)
         self.lists = Lists(client, engine, tenant=tenant, owners=self.owners)
         self._looking: dict[str, asyncio.Task[Draft]] = {}
 
@@ -129,6 +133,12 @@ class Desk:
         handle, _ = await self._mine(workflow_id)
         _, steps = await story_of(self.client, handle.id)
         return [{name: value for name, value in step.items() if name != "exchange"} for step in steps]
+
+    async def grant_waiver(self, user: str, **fields: Any) -> Waiver:
+        """Exempt keys from rotation, by an approver; raises InvalidRequest, WaiverRefused, UnknownPolicyLine."""
+        waiver = new_waiver(self.catalogue, {**fields, "tenant_id": self.tenant, "granted_by": user})
+        await self.waivers.add(waiver)
+        return waiver
 
     async def say(self, workflow_id: str, update: str, word: Contract) -> None:
         """Give a person's word to a rotation; raises NoSuchWorkflow, AnswerRefused, NoWorkerAnswers."""

@@ -35,7 +35,7 @@ class RotationQuery(_Query):
     """Which rotations are listed: open ones first, then those that closed last."""
 
     state: Annotated[list[RotationState], BeforeValidator(_without_empty)] = Field(
-        default_factory=list, max_length=9, description="Of these states; of all if left out."
+        default_factory=list, max_length=10, description="Of these states; of all if left out."
     )
     account_id: Annotated[AccountId | None, Empty] = None
     key_id: Annotated[Identifier | None, Empty] = Field(default=None, description="Of this key; it needs account_id.")

@@ -1,11 +1,12 @@
 """Who may do what: the dependencies of every route."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
 from keyturn.desk.desk import Desk
 from keyturn.desk.people import Person
+from keyturn.desk.settings import Role
 from keyturn.web.problems import Refused
 
 
@@ -18,7 +19,7 @@ def current_person(request: Request) -> Person:
     return person
 
 
-def _with_role(role: Literal["asker", "operator"]) -> Any:
+def _with_role(role: Role) -> Any:
     def person_with_role(person: Annotated[Person, Depends(current_person)]) -> Person:
         person.expect(role)
         return person
@@ -40,6 +41,7 @@ async def expect_decider(desk: Desk, person: Person, workflow_id: str) -> None:
 
 
 AnyPerson = Annotated[Person, Depends(current_person)]
+Approver = Annotated[Person, Depends(_with_role("approver"))]
 Asker = Annotated[Person, Depends(_with_role("asker"))]
 Decider = Annotated[Person, Depends(_decider)]
 Operator = Annotated[Person, Depends(_with_role("operator"))]

@@ -23,11 +23,13 @@ from keyturn.drafts.contracts import DraftState
 from keyturn.drafts.store import Draft
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
+    """The body of a request: an unknown field is refused."""
+
     model_config = ConfigDict(extra="forbid")
 
 
-class Ask(_Body):
+class Ask(Body):
     """May this key be rotated under these policy lines? Facts that are not known are left out."""
 
     account_id: AccountId
@@ -50,7 +52,7 @@ class Ask(_Body):
     )
 
 
-class DecisionDigest(_Body):
+class DecisionDigest(Body):
     """The digest of the decision that the approver saw."""
 
     digest: Digest
@@ -62,13 +64,13 @@ class DenialReason(DecisionDigest):
     reason: Reason
 
 
-class Why(_Body):
+class Why(Body):
     """The reason, one line, for the audit trail."""
 
     reason: Reason
 
 
-class AskDraft(_Body):
+class AskDraft(Body):
     """A draft of a reply: to a rotation's asker, or to any question about an account."""
 
     workflow_id: str | None = Field(default=None, min_length=1, max_length=1_000)
@@ -84,8 +86,8 @@ class Rotation(BaseModel):
 
     workflow_id: str
     status: Literal[
-        "job_created", "not_eligible", "not_specified", "rejected", "failed", "timeout", "running", "rate_limited",
-        "parked", "awaiting_approval", "disagreement",
+        "job_created", "not_eligible", "not_specified", "waived", "rejected", "failed", "timeout", "running",
+        "rate_limited", "parked", "awaiting_approval", "disagreement",
     ]  # fmt: skip
 
 
@@ -117,14 +119,14 @@ class LineList(BaseModel):
     policy_lines: list[Line]
 
 
-class DecisionChoice(_Body):
+class DecisionChoice(Body):
     """A rotation, and the digest of its decision as the approver saw it."""
 
     workflow_id: str = Field(min_length=1, max_length=1_000)
     digest: Digest
 
 
-class Decisions(_Body):
+class Decisions(Body):
     """One decision on several rotations."""
 
     decision: Literal["approve", "deny"]

@@ -1,6 +1,6 @@
 """The written forms of a moment: in UTC, to the second, as RFC 3339 has it; and how long ago it was."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time
 
 
 def in_utc(moment: datetime | str) -> str:
@@ -20,3 +20,17 @@ def relative_to(now: datetime, moment: datetime | str) -> str:
             span = f"{count:,} {unit}{'' if count == 1 else 's'}"
             return f"{span} ago" if seconds < 0 else f"in {span}"
     return "just now" if seconds <= 0 else "within a minute"
+
+
+def last_moment(text: str) -> datetime:
+    """Return the end of a span by what a person wrote: the end of a day, or a time; in UTC unless it says otherwise.
+
+    Raises ValueError with what to write.
+    """
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise ValueError("write a day such as 2027-01-31, or a time such as 2027-01-31T18:00:00Z") from None
+    if len(text.strip()) <= len("2027-01-31"):
+        moment = datetime.combine(moment.date(), time.max)
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

@@ -73,6 +73,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "freezes": ("keyturn.starter.freezes", "freezes", "List the freezes that hold now."),
         "advance": ("keyturn.starter.people", "advance", "End a job's wait: nothing needs the old key any more."),
         "rollback": ("keyturn.starter.people", "rollback", "Restore the old key while it still exists."),
+        "waivers": ("keyturn.starter.waivers", "waivers", "List, grant and end exemptions from rotation."),
         "deliveries": ("keyturn.starter.deliveries", "deliveries", "List dead letters, and resend them."),
     },
     "Records": {
@@ -198,7 +199,7 @@ def cli() -> None:
 
     \b
     Exit status:
-      0  completed: job_created, not_eligible or not_specified
+      0  completed: job_created, not_eligible, not_specified or waived
       1  failed; also job_created, where that job failed or was cancelled
       2  wrong usage
       3  rejected: the evidence does not support the model's answer

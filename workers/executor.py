@@ -22,12 +22,16 @@ from keyturn.database import answers, open_database
 from keyturn.errors import KeyturnError
 from keyturn.execution.errors import AnotherAccount
 from keyturn.execution.protocols import ExecutorSteps
+from keyturn.jobs.in_flight import recent_jobs
 from keyturn.jobs.leases import JobLeases
+from keyturn.owners import load_owners
+from keyturn.waivers.errors import JobWaived
 from keyturn.web.applications import open_server
 from keyturn.web.serving import served
-from keyturn.workers.executor_accounts import Account, admission_of, open_accounts
+from keyturn.workers.executor_accounts import Account, admission_of, open_accounts, waived_because
 from keyturn.workers.executor_looks import LOOK_SECONDS, Executions, free_jobs, look_for_jobs
 from keyturn.workers.executor_settings import ExecutorSettings
+from keyturn.workers.executor_waivers import WaivedJobs
 from keyturn.workers.metrics import ExecutorMetrics
 from keyturn.workers.monitoring import (
     free_loopback_port,
@@ -135,7 +139,7 @@ async def _serve(
             tenant_id=settings.tenant,
             kind=settings.kind,
             metrics=metrics,
-            admit=admission_of(client, engine, settings, one, account),
+            admit=admission_of(client, engine, settings, one, account, waived=waived_jobs(engine, settings).among),
         )
 
 
@@ -168,10 +172,15 @@ async def plans(settings: ExecutorSettings) -> AsyncIterator[Plans]:
         engine = await _database(settings, parts)
         opened = await asyncio.to_thread(open_accounts, engine, settings)
         accounts = [(one.steps, await one.steps.account()) for one in opened]
+        rows = await recent_jobs(engine, tenant_id=settings.tenant, kind=settings.kind)
+        waived = await waived_jobs(engine, settings).among(rows)
 
         async def jobs() -> AsyncIterator[tuple[str, Sequence[str] | KeyturnError]]:
             async for job_id in free_jobs(JobLeases(engine), settings.tenant, settings.kind):
-                yield job_id, await _plan_of(job_id, accounts, settings)
+                if job_id in waived:
+                    yield job_id, JobWaived(waived_because(waived[job_id]))
+                else:
+                    yield job_id, await _plan_of(job_id, accounts, settings)
 
         yield Plans([account for _, account in accounts], jobs())
 
@@ -189,6 +198,11 @@ async def _plan_of(
         except KeyturnError as error:
             return error
     return left
+
+
+def waived_jobs(engine: AsyncEngine, settings: ExecutorSettings) -> WaivedJobs:
+    """Return what looks up the waivers of an executor's jobs."""
+    return WaivedJobs(engine, load_owners(), settings.load_catalogue(), tenant_id=settings.tenant)
 
 
 async def _database(settings: ExecutorSettings, parts: AsyncExitStack) -> AsyncEngine:

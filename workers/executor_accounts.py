@@ -1,6 +1,6 @@
 """What an executor has of each cloud account: its keys, its targets, its key map, its freezes and its limits."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -24,10 +24,13 @@ from keyturn.jobs.executor import SecretTarget
 from keyturn.jobs.in_flight import JobRow, recent_jobs
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.outbox import Outbox
+from keyturn.moments import in_utc
+from keyturn.owners import load_owners
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.errors import UnknownPolicyLine
 from keyturn.policy.line import PolicyLine
 from keyturn.targets import load_targets
+from keyturn.waivers.contracts import AppliedWaiver
 from keyturn.workers.executor_settings import ExecutorSettings
 
 
@@ -111,6 +114,15 @@ def open_accounts(engine: AsyncEngine, settings: ExecutorSettings) -> Sequence[A
     return [Account(keys, steps_of(keys), key_map) for keys in opened]
 
 
+# Which of some jobs are waived.
+WaivedAmong = Callable[[Sequence[JobRow]], Awaitable[Mapping[str, AppliedWaiver]]]
+
+
+def waived_because(waiver: AppliedWaiver) -> str:
+    """Return why a waived job is left alone."""
+    return f"{waiver.waiver_id} of {waiver.granted_by} exempts the key until {in_utc(waiver.until)}"
+
+
 def lines_of_job(catalogue: Catalogue, names: Sequence[str]) -> Sequence[PolicyLine]:
     """Return the lines of a job, each in the version that is current now; raises PolicyLineMissing."""
     try:
@@ -131,10 +143,17 @@ def _expect_accounts_named(key_map: KeyMap, keys: CloudKeys) -> None:
 
 
 def admission_of(
-    client: Client, engine: AsyncEngine, settings: ExecutorSettings, account: Account, cloud_account: str
+    client: Client,
+    engine: AsyncEngine,
+    settings: ExecutorSettings,
+    account: Account,
+    cloud_account: str,
+    *,
+    waived: WaivedAmong,
 ) -> Admit:
     """Return what makes the admission of each look: the limits, with what is in flight in the account then."""
     keys, key_map, defaults = account.keys, account.key_map, settings.default_targets
+    owners = load_owners()
 
     def group_of(job: JobRow) -> Group:
         try:
@@ -143,7 +162,9 @@ def admission_of(
             user = job.account_id
         tables = key_map.find_all(KeyNames(frozenset({job.account_id, user}), job.key_id, cloud_account))
         mapping = tables[0] if tables else None  # of several, all are of the account's owner
-        owner = None if mapping is None else mapping.owner
+        owner = (mapping.owner if mapping is not None else None) or owners.owner_of(
+            job.account_id, job.key_id, job.owner
+        )
         paths = defaults if mapping is None or not mapping.targets else mapping.targets
         return Group(owner or f"the account {cloud_account}", target_names(paths))
 
@@ -151,7 +172,8 @@ def admission_of(
         rows = await recent_jobs(engine, tenant_id=settings.tenant, kind=settings.kind)
         own = [row for row in rows if keys.account_named_in(row.account_id) in {None, cloud_account}]
         blocked = await blocked_jobs(client, task_queue=settings.queue(cloud_account))
-        return Admission(settings.blast_radius, own, group_of, blocked=blocked, now=datetime.now(UTC))
+        exempt = {job_id: waived_because(waiver) for job_id, waiver in (await waived(own)).items()}
+        return Admission(settings.blast_radius, own, group_of, blocked=blocked, now=datetime.now(UTC), waived=exempt)
 
     return admit
 

@@ -11,8 +11,9 @@ from keyturn.application.runs import BULK_PRIORITY
 from keyturn.bulk.pages import RotationEnd
 from keyturn.jobs.errors import OpenJobExists
 from keyturn.jobs.states import ENDED_WITHOUT_ROTATION
+from keyturn.moments import in_utc
 from keyturn.rotations.contracts import RotationRequest
-from keyturn.rotations.outcomes import CompletedOutcome, Failed, JobCreated
+from keyturn.rotations.outcomes import CompletedOutcome, Failed, JobCreated, Waived
 from keyturn.workflows.bulk import DUE_QUEUE
 from keyturn.workflows.identity import workflow_id_of
 from keyturn.workflows.rotation import RotationWorkflow
@@ -79,6 +80,10 @@ class RunRotations:
 
 
 def _end_of(outcome: CompletedOutcome) -> RotationEnd:
+    if isinstance(outcome, Waived):
+        waiver = outcome.waiver
+        why = f"waived until {in_utc(waiver.until)} by {waiver.granted_by}: {waiver.reason}"
+        return RotationEnd("waived", waiver.waiver_id, why[:1000])
     if not isinstance(outcome, JobCreated):
         return RotationEnd(outcome.status)
     has_failed = outcome.job_state in ENDED_WITHOUT_ROTATION

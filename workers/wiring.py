@@ -15,7 +15,7 @@ from temporalio.client import Client
 from temporalio.worker import Worker, WorkerDeploymentConfig
 
 from keyturn.activities.create_rotation_job import CreateRotationJob, JobClaims
-from keyturn.activities.decide import Decide
+from keyturn.activities.decide import Decide, WaiverOf
 from keyturn.activities.deliver_job import DeliverJob
 from keyturn.activities.draft_reply import BEAT_SECONDS, DraftReply
 from keyturn.activities.record_event import RecordEvent
@@ -52,7 +52,11 @@ from keyturn.llm.wire import Usage
 from keyturn.owners import Owners, load_owners
 from keyturn.policy.catalogue import Catalogue
 from keyturn.retention import RetentionStore
+from keyturn.rotations.contracts import JobOrder, RotationRequest
+from keyturn.rotations.decisions import GroundedDecision
 from keyturn.tasks.registry import load_tasks
+from keyturn.waivers.contracts import AppliedWaiver
+from keyturn.waivers.store import WaiverBook, WaiverStore
 from keyturn.workers.builds import build_id_of
 from keyturn.workers.bulk import BulkRunActivities, bulk_workers, run_encryption
 from keyturn.workers.deliveries import DeliveryStarts, ReceiverDeliveries, abandon_old_deliveries, open_receivers, sweep
@@ -199,8 +203,9 @@ async def open_worker(
         await abandon_old_deliveries(outbox)
         deliver = DeliverJob(ReceiverDeliveries(outbox, wired.receivers))
         activities += deliver.activities
+    waiver_of = look_up_waivers(WaiverBook(WaiverStore(wired.engine), wired.owners), wired.catalogue)
     rotation: list[Callable[..., Any]] = [
-        *Decide(wired.boundary).activities,
+        *Decide(wired.boundary, waiver_of).activities,
         *CreateRotationJob(
             claims(store),
             wired.catalogue,
@@ -208,6 +213,7 @@ async def open_worker(
             rotation_ids=partial(rotation_ids_of, names=names_of(client)),
             state_of=store.state_of,
             owner_of=wired.owners.owner_of,
+            waiver_of=waiver_of,
         ).activities,
         *WithdrawClaim(store, state_of=store.state_of).activities,
         *RecordEvent(store).activities,
@@ -235,6 +241,22 @@ async def open_worker(
             deployment_config=deployment,
             identity=identity_of(checks_of(wired.settings.keyring, wired.catalogue.version)),
         )
+
+
+def look_up_waivers(book: WaiverBook, catalogue: Catalogue) -> WaiverOf:
+    """Return what looks up the waiver of a due key under its binding lines."""
+
+    async def waiver_of(subject: RotationRequest | JobOrder, decision: GroundedDecision) -> AppliedWaiver | None:
+        return await book.find(
+            catalogue.resolve(decision.source_lines),
+            tenant_id=subject.tenant_id,
+            account_id=subject.account_id,
+            key_id=subject.credential.key_id,
+            recorded_owner=subject.owner,
+            compromised=bool(subject.credential.compromised),
+        )
+
+    return waiver_of
 
 
 def _runs(

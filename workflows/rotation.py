@@ -46,6 +46,7 @@ with workflow.unsafe.imports_passed_through():
         Rejected,
         RotationJob,
         TimedOut,
+        Waived,
     )
     from keyturn.workflows.ending import to_its_end
     from keyturn.workflows.options import (
@@ -227,7 +228,9 @@ class RotationWorkflow:
             return _rejected_outcome(assessment, verdict)
         readings = verdict.readings if isinstance(verdict, Disagreement) else ()
         decision = verdict.supported if isinstance(verdict, Disagreement) else verdict
-        if decision.decision != "eligible":
+        if decision.decision != "eligible" or assessment.waiver is not None:
+            if assessment.waiver is not None:
+                self._note("waived", assessment.waiver.granted_by, waiver=assessment.waiver.waiver_id)
             return _without_job(assessment, decision)
         approval = None
         if decision.needs_approval:
@@ -441,8 +444,9 @@ class RotationWorkflow:
         self._events.append(written)
 
 
-# What is decided again: policy or evidence differ from the verdict's by now, or the approval is no longer valid.
-_DECIDED_ANEW = frozenset({"digest_mismatch", "approval_invalid"})
+# What is decided again: policy or evidence differ from the verdict's by now, the approval is no longer valid, or a
+# waiver was granted since.
+_DECIDED_ANEW = frozenset({"digest_mismatch", "approval_invalid", "key_waived"})
 _ANSWER_TO_ANOTHER = Failed(
     kind="answer_to_another_request",
     next_step="fail_and_inspect",
@@ -467,7 +471,11 @@ _TO_DECIDE = Failed(
 
 def _without_job(assessment: Assessment, decision: GroundedDecision) -> CompletedOutcome:
     """Return the outcome of a decision that allows no rotation."""
-    call, digest = assessment.call, assessment.request_digest
+    call, digest, waiver = assessment.call, assessment.request_digest, assessment.waiver
+    if waiver is not None:
+        lines, until = _join_refs(decision.source_lines), in_utc(waiver.until)
+        workflow.set_current_details(f"**Eligible** under {lines}, and **waived** until {until}: no job.")
+        return Waived(decision=decision, waiver=waiver, call=call, request_digest=digest)
     if decision.decision == "not_eligible":
         workflow.set_current_details("**Not eligible**: no job.")
         return NotEligible(decision=decision, call=call, request_digest=digest)

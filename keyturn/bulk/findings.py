@@ -12,7 +12,7 @@ from keyturn.jobs.states import NEXT
 from keyturn.policy.line import PolicyLine, WhenOlder, WhenUnused
 from keyturn.progress import outcome_in_words
 
-Severity = Literal["compromised", "overdue", "disagreement", "due", "attention", "undecided", "unusable"]
+Severity = Literal["compromised", "overdue", "disagreement", "due", "waived", "attention", "undecided", "unusable"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 # The outcomes of keys that are due by the gate.
 DUE = frozenset({"eligible", "started", "job_created", "waiting", "disagreement", "job_exists", "job_failed"})
@@ -27,6 +27,7 @@ _NEXT: Mapping[str, str] = {
     "not_asked": "Run the same `keyturn bulk` again: it asks about what is open.",
     "rejected": "The model's answer could not be proved: ask again, or let a person decide.",
     "not_specified": "Policy and evidence do not decide it: add what is not known of the key.",
+    "waived": "It is due again when its waiver ends: keyturn waivers.",
     "attention": "Read the summary, and decide what to do with the account.",
     "bad_row": "Correct the row in the inventory, and judge it again.",
 }
@@ -93,7 +94,7 @@ def _severity(item: Mapping[str, Any], outcome: str, overdue: int | None) -> Sev
         return "overdue" if overdue is not None else "due"
     if outcome in _UNDECIDED:
         return "undecided"
-    others: Mapping[str, Severity] = {"bad_row": "unusable", "attention": "attention"}
+    others: Mapping[str, Severity] = {"bad_row": "unusable", "attention": "attention", "waived": "waived"}
     return others.get(outcome)
 
 
@@ -109,11 +110,12 @@ def _evidence(item: Mapping[str, Any]) -> str:
 
 @dataclass
 class LineCounts:
-    """How many items a policy line covers, and what became of them under it. The four add up to all items."""
+    """How many items a policy line covers, and what became of them under it. The five add up to all items."""
 
     due: int = 0
     not_due: int = 0
     undecided: int = 0
+    waived: int = 0
     not_covered: int = 0  # of another kind, or no usable row
 
 
@@ -200,6 +202,8 @@ class Findings:
             counts.not_covered += 1
         elif str(line.ref) in (item["policy_lines"] or ()) and outcome in DUE:
             counts.due += 1
+        elif str(line.ref) in (item["policy_lines"] or ()) and outcome == "waived":
+            counts.waived += 1
         elif outcome in _UNDECIDED:
             counts.undecided += 1
         else:

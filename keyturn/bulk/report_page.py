@@ -26,6 +26,7 @@ TITLES = {
     "overdue": "Overdue",
     "disagreement": "Rule and model disagree",
     "due": "Due",
+    "waived": "Due, and waived",
     "attention": "Summaries that need attention",
     "undecided": "Not decided",
     "unusable": "Rows that could not be used",
@@ -94,6 +95,8 @@ def summary_of(findings: Findings, comparison: Comparison | None) -> str:
     if failed := findings.figures.outcomes["job_failed"]:
         have = "has" if failed == 1 else "have"
         sentences.append(f"{failed:,} {have} a job that failed or was cancelled: ask again.")
+    if waived := counts["waived"]:
+        sentences.append(f"{waived:,} {_are(waived)} due and exempt by a waiver.")
     waiting = findings.figures.outcomes["waiting"] + findings.figures.outcomes["disagreement"]
     if waiting:
         sentences.append(f"{waiting:,} {'waits' if waiting == 1 else 'wait'} for a person's decision.")

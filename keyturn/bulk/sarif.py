@@ -20,6 +20,7 @@ _LEVELS: Mapping[Severity, str] = {
     "overdue": "error",
     "disagreement": "error",
     "due": "warning",
+    "waived": "note",
     "attention": "warning",
     "undecided": "note",
     "unusable": "note",

@@ -1,7 +1,7 @@
 """How many rotations may run at once, so that a mistake in one reaches few consumers. Pure."""
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -51,6 +51,7 @@ class Admission:
         limits: the limits.
         jobs: the account's jobs that are open, and those that were closed lately.
         group_of: what a job belongs to.
+        waived: why jobs are left alone whose keys are exempt, by job ID.
         blocked: the jobs whose rotations are blocked now, such as one whose old key was used after its deactivation.
         now: the present moment.
     """
@@ -63,7 +64,9 @@ class Admission:
         *,
         blocked: Collection[str],
         now: datetime,
+        waived: Mapping[str, str] | None = None,
     ) -> None:
+        self._waived = waived or {}
         self._limits = limits
         self._group_of = group_of
         self._in_flight = 0
@@ -88,6 +91,8 @@ class Admission:
         job = self._jobs.get(job_id)
         if job is None:
             return "it was created since the others were counted"
+        if job_id in self._waived:
+            return self._waived[job_id]
         reason = self._reason(self._group_of(job), is_urgent=job.is_urgent)
         if reason is None:
             self._add(self._group_of(job))

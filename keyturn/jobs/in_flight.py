@@ -25,6 +25,8 @@ class JobRow(NamedTuple):
     state: str
     closed_at: datetime | None
     is_urgent: bool
+    policy_lines: tuple[str, ...] = ()
+    owner: str | None = None
 
 
 async def recent_jobs(engine: AsyncEngine, *, tenant_id: str, kind: CredentialKind) -> Sequence[JobRow]:
@@ -32,7 +34,9 @@ async def recent_jobs(engine: AsyncEngine, *, tenant_id: str, kind: CredentialKi
     jobs = rotation_jobs.c
     lately = or_(jobs.status.in_(OPEN), jobs.closed_at > datetime.now(UTC) - CLOSED_SINCE)
     query = select(
-        jobs.job_id, jobs.account_id, jobs.key_id, jobs.status, jobs.closed_at, jobs.priority == URGENT
+        *(jobs.job_id, jobs.account_id, jobs.key_id, jobs.status, jobs.closed_at),
+        *(jobs.priority == URGENT, jobs.policy_lines, jobs.owner),
     ).where(jobs.tenant_id == tenant_id, jobs.credential_kind == kind, lately)
     async with transaction(engine) as connection:
-        return [JobRow._make((*row[:5], bool(row[5]))) for row in await connection.execute(query)]
+        rows = await connection.execute(query)
+        return [JobRow._make((*row[:5], bool(row[5]), tuple(row[6] or ()), row[7])) for row in rows]

@@ -132,6 +132,12 @@ class PolicyLine(Contract):
         description="Hours for which the old key is inactive at least, before an executor deletes it; left out for "
         "the executor's own setting.",
     )
+    waiver_days: int | None = Field(
+        default=None,
+        ge=0,
+        le=3_650,
+        description="Days for which a waiver may exempt a key from this line at most; 0 allows none, left out 365.",
+    )
     source: PolicySource = Field(description="Where the line comes from.")
 
     @model_validator(mode="after")
@@ -164,8 +170,9 @@ def digest_of_line(line: PolicyLine) -> str:
         return known[1]
     if len(_DIGESTS) >= MAX_DIGESTS:
         _DIGESTS.clear()
-    # How an executor waits is no part of what is decided: a line that says nothing of it is the line it always was.
-    unsaid = {name for name in ("overlap_hours", "grace_hours") if getattr(line, name) is None}
+    # How an executor waits, and what is exempt, is no part of what is decided: a line that says nothing of it is the
+    # line it always was.
+    unsaid = {name for name in ("overlap_hours", "grace_hours", "waiver_days") if getattr(line, name) is None}
     digest = digest_of(line.model_dump(mode="json", exclude=unsaid))
     _DIGESTS[id(line)] = line, digest
     return digest

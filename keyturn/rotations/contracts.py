@@ -25,6 +25,7 @@ from keyturn.contracts import (
 )
 from keyturn.private_data import holds_private_data
 from keyturn.rotations.decisions import Disagreement, GroundedDecision, ModelReading, Rejection
+from keyturn.waivers.contracts import AppliedWaiver
 
 
 class RotationRequest(ModelTask):
@@ -62,6 +63,8 @@ class Assessment(Contract):
     request_digest: Digest
     call: CallRecord
     exchange: Exchange | None = None
+    # What exempts the key, if it is due and exempt.
+    waiver: AppliedWaiver | None = None
     # Where the answer contradicted the evidence, and another one was asked for.
     first_call: CallRecord | None = None
     first_exchange: Exchange | None = None

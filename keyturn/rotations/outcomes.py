@@ -8,6 +8,7 @@ from pydantic import AwareDatetime, Field
 from keyturn.calls import CallRecord
 from keyturn.contracts import Contract, Digest, Identifier, ShortIdentifier
 from keyturn.rotations.decisions import GroundedDecision, ModelReading, RejectionReason
+from keyturn.waivers.contracts import AppliedWaiver
 
 
 class RotationJob(Contract):
@@ -63,6 +64,16 @@ class NotSpecified(Contract):
     call: CallRecord
 
 
+class Waived(Contract):
+    """The key is due, and a waiver exempts it until a date: no job."""
+
+    status: Literal["waived"] = "waived"
+    decision: GroundedDecision
+    waiver: AppliedWaiver
+    request_digest: Digest
+    call: CallRecord
+
+
 class Rejected(Contract):
     """The model's answer is not supported by the evidence; nothing was done."""
 
@@ -114,10 +125,10 @@ class Failed(Contract):
     parks: bool = False
 
 
-CompletedOutcome = Annotated[JobCreated | NotEligible | NotSpecified | Rejected, Field(discriminator="status")]
+CompletedOutcome = Annotated[JobCreated | NotEligible | NotSpecified | Waived | Rejected, Field(discriminator="status")]
 
 
 RotationOutcome = Annotated[
-    JobCreated | NotEligible | NotSpecified | Rejected | TimedOut | LimitedUntil | WaitingForPerson | Failed,
+    JobCreated | NotEligible | NotSpecified | Waived | Rejected | TimedOut | LimitedUntil | WaitingForPerson | Failed,
     Field(discriminator="status"),
 ]

@@ -25,6 +25,7 @@ from keyturn.inventory.errors import InventoryError
 from keyturn.jobs.errors import AnotherNewKey, JobClosed, StaleClaim, StateRefused, UnknownConsumer, UnknownJob
 from keyturn.payload_errors import PayloadError
 from keyturn.policy.errors import PolicyError
+from keyturn.waivers.errors import UnknownWaiver, WaiverRefused
 
 _log = structlog.get_logger("keyturn.http")
 PROBLEM_TYPE = "application/problem+json"
@@ -32,6 +33,7 @@ _STATUS: Mapping[type[KeyturnError], int] = {
     NoSuchWorkflow: 404,
     UnknownDraft: 404,
     UnknownJob: 404,
+    UnknownWaiver: 404,
     AnswerRefused: 409,
     DraftError: 409,
     JobClosed: 409,
@@ -43,6 +45,7 @@ _STATUS: Mapping[type[KeyturnError], int] = {
     PolicyError: 422,
     InventoryError: 422,
     UnknownRun: 422,
+    WaiverRefused: 422,
     JobStoreRefused: 500,
     ValueRefused: 500,
     JobStoreUnavailable: 503,

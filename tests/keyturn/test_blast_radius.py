@@ -22,13 +22,16 @@ def job(number: int, *, owner: str = "payments", state: str = "open", urgent: bo
     return JobRow(f"job_{number}", owner, f"AKIA{number}", state, closed, urgent)
 
 
-def admission(jobs: list[JobRow], *, blocked: tuple[str, ...] = (), **limits: Any) -> Admission:
+def admission(
+    jobs: list[JobRow], *, blocked: tuple[str, ...] = (), waived: dict[str, str] | None = None, **limits: Any
+) -> Admission:
     return Admission(
         BlastRadius(**WIDE | limits),
         jobs,
         lambda row: Group(row.account_id, ("vault",)),
         blocked=blocked,
         now=NOW,
+        waived=waived,
     )
 
 
@@ -45,6 +48,13 @@ def test_each_limit_holds_jobs_back() -> None:
     assert admitted(jobs, most_per_target=9) == 9
     assert admitted(jobs, most_percent=10) == 4
     assert admitted(jobs[:3], most_percent=10) == 1, "of few, one may always be rotated"
+
+
+def test_a_waived_job_is_left_alone_and_takes_no_place() -> None:
+    jobs = [job(0), job(1)]
+    looked = admission(jobs, most=1, waived={"job_0": "waiver_1 of omar exempts the key"})
+    assert looked.refuse("job_0") == "waiver_1 of omar exempts the key"
+    assert looked.refuse("job_1") is None
 
 
 def test_what_is_in_flight_counts() -> None:

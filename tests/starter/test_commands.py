@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import uuid
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -902,6 +903,30 @@ async def test_targets_are_checked_before_a_rotation_needs_them(terminal: Termin
     file.write_text('[[key]]\naccount = "svc-x"\ntarget = "vault:a/b"\n')
     wrong = await terminal.run("targets", "check", KEYTURN_KEY_MAP=str(file))
     assert (wrong.returncode, "[[key]] 1: target" in wrong.stderr) == (1, True)
+
+
+async def test_keys_are_exempt_by_command_until_a_day(terminal: Terminal) -> None:
+    """What was granted is listed, and ended; a job that is there already is named."""
+    tenant = f"tenant-{uuid.uuid4().hex[:8]}"
+    asked = ["--account", "svc-legacy-1", "--key-id", "key_01", "--policy", "P-7", "--stale", "--question", "May it?"]
+    job = json_of(await terminal.run("rotate", *asked, "--json", KEYTURN_TENANT=tenant))["job_id"]
+    until = f"{datetime.now(UTC) + timedelta(days=3):%Y-%m-%d}"
+    given = ["--account", "svc-legacy-*", "--until", until, "--reason", "vendor replaces it", "--user", "omar"]
+    granted = await terminal.run("waivers", "grant", *given, KEYTURN_TENANT=tenant)
+    assert f"account svc-legacy-*, until {until} 23:59:59Z" in granted.stdout
+    assert f"closes them: {job}" in granted.stderr
+    listed = await terminal.run("waivers", KEYTURN_TENANT=tenant)
+    assert "by omar: vendor replaces it  ends in 3 days" in listed.stdout
+    waiver_id = granted.stdout.split()[0]
+    assert (
+        json_of(await terminal.run("waivers", "--json", KEYTURN_TENANT=tenant))["waivers"][0]["waiver_id"] == waiver_id
+    )
+    assert (await terminal.run("waivers", "end", waiver_id, KEYTURN_TENANT=tenant)).returncode == 0
+    none = await terminal.run("waivers", "end", waiver_id, KEYTURN_TENANT=tenant)
+    assert (none.returncode, f"no waiver {waiver_id} holds" in none.stderr) == (1, True)
+    for option, says in (("--until=soon", "2027-01-31"), ("--until=2020-01-01", "is past"), ("--owner=omar", "owns")):
+        refused = await terminal.run("waivers", "grant", *given, option, KEYTURN_TENANT=tenant)
+        assert (refused.returncode in {1, 2}, says in refused.stderr) == (True, True), refused.stderr
 
 
 async def test_rotations_are_frozen_and_thawed_by_command(terminal: Terminal) -> None:

@@ -25,8 +25,11 @@ from keyturn.jobs.store import JobStore
 from keyturn.lab.stack.loopback import loopback_client
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.http import http_client
+from keyturn.owners import Owners
 from keyturn.policy.catalogue import Catalogue
+from keyturn.waivers.store import WaiverBook, WaiverStore
 from keyturn.web.serving import served
+from keyturn.workers.wiring import look_up_waivers
 from keyturn.workflows.draft import DraftWorkflow
 from keyturn.workflows.rotation import RotationWorkflow
 from tests.support.boundaries import guarded, on_simulator
@@ -58,7 +61,10 @@ class Place:
             provider = on_simulator(http, self.simulator)
             boundary = ModelBoundary({"*": [provider]}, self.catalogue, guard=guarded(), record=self.records.append)
             drafts = DraftReply(DraftWriting(DraftStore(self.engine, KEYRING), boundary))
-            rotation = rotation_activities(boundary, JobStore(self.engine), self.catalogue, names_of(self.client))
+            waiver_of = look_up_waivers(WaiverBook(WaiverStore(self.engine), Owners()), self.catalogue)
+            rotation = rotation_activities(
+                boundary, JobStore(self.engine), self.catalogue, names_of(self.client), waiver_of
+            )
             async with Worker(
                 self.client,
                 task_queue=self.queue,

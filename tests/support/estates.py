@@ -34,11 +34,14 @@ from keyturn.llm.endpoint import Timeouts
 from keyturn.llm.guard import Guard
 from keyturn.llm.providers import price_lists_of_providers
 from keyturn.llm.wire import Completion, OnText, Usage
+from keyturn.owners import Owners
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.tasks.definition import Prompt
+from keyturn.waivers.store import WaiverBook, WaiverStore
 from keyturn.workers.bulk import BulkRunActivities, bulk_workers, load_source, run_encryption
 from keyturn.workers.rate_card import read_rate_card
 from keyturn.workers.run_rotations import RunRotations
+from keyturn.workers.wiring import look_up_waivers
 from keyturn.workflows.bulk import BulkWorkflow, bulk_id
 from keyturn.workflows.rotation import RotationWorkflow
 from tests.support.boundaries import guarded
@@ -160,7 +163,10 @@ class BulkPlace:
         from tests.support.workers_for_tests import rotation_activities
 
         runs = self.runs(inventory_root=Path("/"))
-        rotation = rotation_activities(self.boundary, JobStore(self.engine), self.catalogue, names_of(self.client))
+        waiver_of = look_up_waivers(WaiverBook(WaiverStore(self.engine), Owners()), self.catalogue)
+        rotation = rotation_activities(
+            self.boundary, JobStore(self.engine), self.catalogue, names_of(self.client), waiver_of
+        )
         people = Worker(
             self.client, task_queue=self.queue, workflows=[RotationWorkflow, BulkWorkflow], activities=rotation
         )

@@ -10,7 +10,7 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 from keyturn.activities.create_rotation_job import CreateRotationJob, JobClaims
-from keyturn.activities.decide import Decide
+from keyturn.activities.decide import Decide, WaiverOf, no_waiver
 from keyturn.activities.record_event import AuditTrail, RecordEvent
 from keyturn.activities.withdraw_claim import ClaimWithdrawals, WithdrawClaim
 from keyturn.application.encryption import names_of
@@ -106,6 +106,7 @@ async def worker_on(
     records: list[CallRecord] | None = None,
     guard: Guard | None = None,
     build_id: str | None = None,
+    waiver_of: WaiverOf = no_waiver,
 ) -> AsyncIterator[Worker]:
     """Run the real workflow and activities on `provider` and `claims`, sandbox on."""
     catalogue = catalogue or load_catalogue()
@@ -115,21 +116,27 @@ async def worker_on(
         client,
         task_queue=task_queue,
         workflows=[RotationWorkflow],
-        activities=rotation_activities(boundary, claims, catalogue, names_of(client)),
+        activities=rotation_activities(boundary, claims, catalogue, names_of(client), waiver_of),
         deployment_config=None if build_id is None else pinned_to(build_id),
     ) as worker:
         yield worker
 
 
 def rotation_activities(
-    boundary: ModelBoundary, claims: Claims, catalogue: Catalogue, names: Names = plain
+    boundary: ModelBoundary,
+    claims: Claims,
+    catalogue: Catalogue,
+    names: Names = plain,
+    waiver_of: WaiverOf = no_waiver,
 ) -> list[Callable[..., Any]]:
     """The activities of a rotation, as a worker has them."""
     state_of = claims.state_of if type(claims) is JobStore else None
     own = partial(rotation_ids_of, names=names)
     return [
-        Decide(boundary).decide,
-        CreateRotationJob(claims, catalogue, rotation_ids=own, state_of=state_of).create_rotation_job,
+        Decide(boundary, waiver_of).decide,
+        CreateRotationJob(
+            claims, catalogue, rotation_ids=own, state_of=state_of, waiver_of=waiver_of
+        ).create_rotation_job,
         WithdrawClaim(claims, state_of=state_of).withdraw_claim,
         RecordEvent(claims).record_event,
     ]

@@ -1,0 +1,59 @@
+"""Granting a waiver: what is checked before one is written."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pydantic import ValidationError
+
+from keyturn.errors import InvalidRequest
+from keyturn.faults import faults_of
+from keyturn.people import is_among
+from keyturn.policy.catalogue import Catalogue
+from keyturn.policy.line import PolicyLine
+from keyturn.waivers.contracts import Waiver
+from keyturn.waivers.errors import WaiverRefused
+from keyturn.waivers.rules import MOST_DAYS, ends_for, most_days
+
+
+def new_waiver(catalogue: Catalogue, fields: Mapping[str, Any], *, now: datetime | None = None) -> Waiver:
+    """Return a waiver that may be granted.
+
+    Args:
+        catalogue: the policy lines, which say who may exempt keys from them, and for how long.
+        fields: of `Waiver`, by its names, but for its ID and when it is granted.
+        now: when it is granted; None for the present moment.
+
+    Raises:
+        InvalidRequest: a field cannot be used.
+        WaiverRefused: it has ended already, lasts too long, or its approver may not grant it.
+        UnknownPolicyLine: there is no such line.
+    """
+    now = now or datetime.now(UTC)
+    try:
+        waiver = Waiver.model_validate({"waiver_id": f"waiver_{uuid.uuid4().hex[:12]}", "granted_at": now, **fields})
+    except ValidationError as error:
+        raise InvalidRequest(faults=faults_of(error)) from None
+    line = None if waiver.line is None else catalogue.current(waiver.line)
+    if waiver.until <= now:
+        raise WaiverRefused(f"it would have ended: {waiver.until:%Y-%m-%d} is past")
+    most = MOST_DAYS if line is None else most_days(line)
+    if waiver.until > now + timedelta(days=most, hours=1):  # a date that was counted on a clock that runs ahead
+        longest = f"{(now + timedelta(days=most)):%Y-%m-%d}"
+        about = "a waiver" if line is None else f"a waiver of {line.id}"
+        raise WaiverRefused(
+            f"{about} lasts {most} days at most, until {longest}" if most else f"{about} is not allowed"
+        )
+    if waiver.owner is not None and is_among(waiver.granted_by, [waiver.owner]):
+        raise WaiverRefused(f"{waiver.granted_by} owns the keys: someone else must exempt them")
+    if line is not None and line.approvers and not is_among(waiver.granted_by, line.approvers):
+        raise WaiverRefused(
+            f"{waiver.granted_by} is no approver of {line.id}: {', '.join(line.approvers)} may grant it"
+        )
+    return waiver
+
+
+def ends_earlier(waiver: Waiver, catalogue: Catalogue) -> Sequence[PolicyLine]:
+    """Return the lines for which a waiver ends before its date, because they allow less."""
+    return [line for line in catalogue if waiver.line in {None, line.id} and ends_for(waiver, line) < waiver.until]

@@ -1,0 +1,81 @@
+"""When a waiver exempts a key. Pure.
+
+A key that is due under several policy lines is exempt only if each of them is waived: a waiver of one line says nothing
+of the others. A line may limit how long its waivers last (`waiver_days`); a longer one ends for that line when its
+limit is reached. Approvers cannot exempt keys that they own themselves.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+
+from keyturn.execution.mapping import names_of
+from keyturn.people import is_among
+from keyturn.policy.line import PolicyLine
+from keyturn.waivers.contracts import AppliedWaiver, Waiver
+
+# Where a line says nothing of its waivers: an exception that no one has looked at for a year is a policy of its own.
+MOST_DAYS = 365
+
+
+def most_days(line: PolicyLine) -> int:
+    """Return how many days a waiver of a line lasts at most."""
+    return MOST_DAYS if line.waiver_days is None else line.waiver_days
+
+
+def ends_for(waiver: Waiver, line: PolicyLine) -> datetime:
+    """Return when a waiver ends for keys that are due under a line."""
+    return min(waiver.until, waiver.granted_at + timedelta(days=most_days(line)))
+
+
+def covers(waiver: Waiver, *, account_id: str, key_id: str, owner: str | None, compromised: bool) -> bool:
+    """Whether a waiver is about a key, whatever line it is due under, and at whatever time."""
+    if waiver.key_id not in {None, key_id} or (compromised and not waiver.covers_compromised):
+        return False
+    if waiver.owner is not None and waiver.owner != owner:
+        return False
+    if owner is not None and is_among(waiver.granted_by, [owner]):
+        return False
+    if waiver.account is None:
+        return True
+    pattern = re.compile(".*".join(map(re.escape, waiver.account.split("*"))))
+    return any(pattern.fullmatch(name) for name in names_of(account_id))
+
+
+def find_waiver(
+    waivers: Iterable[Waiver],
+    lines: Sequence[PolicyLine],
+    *,
+    account_id: str,
+    key_id: str,
+    owner: str | None,
+    compromised: bool,
+    now: datetime,
+) -> AppliedWaiver | None:
+    """Return what exempts a key that is due under `lines`, all of which bind; None if it must be rotated.
+
+    Args:
+        waivers: those that were granted, and not ended by hand.
+        lines: the binding lines.
+        account_id: the key's account.
+        key_id: the key's ID.
+        owner: who owns it; None if no one is known to.
+        compromised: whether it was exposed.
+        now: the present moment.
+    """
+    about = [
+        one
+        for one in waivers
+        if covers(one, account_id=account_id, key_id=key_id, owner=owner, compromised=compromised)
+    ]
+    applied: list[tuple[datetime, Waiver]] = []
+    for line in lines:
+        of_line = [(ends_for(one, line), one) for one in about if one.line in {None, line.id}]
+        longest = max(of_line, key=lambda pair: pair[0], default=None)
+        if longest is None or longest[0] <= now:
+            return None
+        applied.append(longest)
+    if not applied:
+        return None
+    until, first = min(applied, key=lambda pair: pair[0])
+    return AppliedWaiver(waiver_id=first.waiver_id, granted_by=first.granted_by, reason=first.reason, until=until)

@@ -1,0 +1,150 @@
+"""`keyturn waivers`: exempt keys from rotation until a date, list what is exempt, and end an exemption."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from keyturn.console import counted, printable, signed_in_user
+from keyturn.contracts import Identifier
+from keyturn.moments import in_utc, last_moment
+from keyturn.starter.database import with_database
+from keyturn.starter.faults import naming_options, validate_as
+from keyturn.starter.jobs import lists
+from keyturn.starter.policy_options import policy_options
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from keyturn.waivers.contracts import Waiver
+
+_tenant = click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Tenant ID.")
+_user = click.option("--user", envvar="KEYTURN_USER", help="Your user name.  [default: the signed-in user]")
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output.")
+SOON_DAYS = 14  # within which a waiver's end is pointed out: two weeks to renew it, or to plan the rotation
+
+
+@click.group(invoke_without_command=True)
+@_tenant
+@_as_json
+@click.pass_context
+def waivers(context: click.Context, tenant: str, as_json: bool) -> None:
+    """List the waivers that hold now, the one that ends first first; or grant and end them by a subcommand.
+
+    A waived key is judged as before, and gets no job while its waiver holds.
+
+    \b
+    Example:
+      keyturn waivers
+      keyturn waivers grant --account svc-legacy-* --policy P-7 --until 2027-01-31 --reason "vendor replaces it"
+    """
+    if not lists(context):
+        return
+    from keyturn.waivers.store import WaiverStore
+
+    found = with_database(lambda engine: WaiverStore(engine).active(tenant_id=tenant))
+    if as_json:
+        click.echo(json.dumps({"waivers": [one.model_dump(mode="json") for one in found]}))
+        return
+    now = datetime.now(UTC)
+    for one in found:
+        days = (one.until - now).days
+        soon = f"  ends in {counted(days, 'day')}" if days < SOON_DAYS else ""
+        line = f"{one.waiver_id}  until {in_utc(one.until)}  {one.scope}  by {one.granted_by}: {one.reason}{soon}"
+        click.echo(printable(line))
+    if not found:
+        click.echo(f"no waiver of tenant {tenant} holds", err=True)
+
+
+@waivers.command()
+@_tenant
+@click.option("--account", help="Pattern of accounts, such as svc-legacy-*; * stands for any characters.")
+@click.option("--key-id", help="Key ID.")
+@click.option("--owner", help="Owner of the keys.")
+@click.option("--policy", "line", help="Policy line, such as P-7; without it, under every line.")
+@click.option("--until", required=True, help="Last day, such as 2027-01-31, or a time; in UTC.")
+@click.option("--reason", required=True, help="Reason, one line, for reports and auditors.")
+@click.option("--compromised-too", "covers_compromised", is_flag=True, help="Exempt keys that were exposed, too.")
+@_user
+@policy_options
+def grant(tenant: str, until: str, user: str | None, policy_dir: Path | None, shipped: bool, **given: Any) -> None:
+    """Exempt keys from rotation until a date. At least one of --account, --key-id, --owner and --policy is needed.
+
+    You may not exempt keys that you own. A policy line says who may grant its waivers (approvers) and for how long
+    (waiver_days, 365 if it does not). A compromised key stays due unless --compromised-too is given.
+
+    \b
+    Example:
+      keyturn waivers grant --owner payments --policy P-7 --until 2027-01-31 --reason "freeze until the audit"
+    """
+    from keyturn.policy.catalogue import load_catalogue
+    from keyturn.waivers.granting import ends_earlier, new_waiver
+    from keyturn.waivers.rules import ends_for
+    from keyturn.waivers.store import WaiverStore
+
+    try:
+        ends = last_moment(until)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--until") from None
+    with naming_options():
+        catalogue = load_catalogue(policy_dir, shipped=shipped)
+        by = {"tenant_id": tenant, "granted_by": user or signed_in_user()}
+        waiver = new_waiver(catalogue, {**by, "until": ends, **given})
+
+    async def write(engine: "AsyncEngine") -> "list[str]":
+        await WaiverStore(engine).add(waiver)
+        return await _open_jobs(engine, waiver)
+
+    jobs = with_database(write)
+    click.echo(printable(f"{waiver.waiver_id}  {waiver.scope}, until {in_utc(waiver.until)}"))
+    for line in ends_earlier(waiver, catalogue):
+        click.echo(f"for {line.id} it ends at {in_utc(ends_for(waiver, line))}: the line allows no longer", err=True)
+    if jobs:
+        names = ", ".join(jobs[:5]) + (" ..." if len(jobs) > 5 else "")
+        click.echo(
+            f"{counted(len(jobs), 'open job')} of such keys: no executor starts them now; what has started goes on, "
+            f"and `keyturn jobs cancel` closes them: {names}",
+            err=True,
+        )
+
+
+@waivers.command()
+@_tenant
+@_user
+@click.argument("waiver_id")
+def end(waiver_id: str, tenant: str, user: str | None) -> None:
+    """End a waiver before its date. Its keys are due again at the next question or run."""
+    from keyturn.waivers.store import WaiverStore
+
+    who = validate_as(Identifier, user or signed_in_user(), "--user")
+    with_database(lambda engine: WaiverStore(engine).end(waiver_id, tenant_id=tenant, by=who))
+    click.echo(f"{printable(waiver_id)} ended")
+
+
+async def _open_jobs(engine: "AsyncEngine", waiver: "Waiver") -> list[str]:
+    """Return the open jobs of the keys that a waiver is about."""
+    from keyturn.jobs.listing import JobFilter, JobListing
+    from keyturn.jobs.tables import URGENT
+    from keyturn.owners import load_owners
+    from keyturn.waivers.rules import covers
+
+    owners, listing, found = load_owners(), JobListing(engine), list[str]()
+    after = None
+    while True:
+        page = await listing.page(
+            JobFilter(state="open", line=waiver.line),
+            tenant_id=waiver.tenant_id,
+            order_by="due",
+            limit=500,
+            after=after,
+        )
+        for row in page.rows:
+            owner = owners.owner_of(row["account_id"], row["key_id"], row["owner"])
+            about = {"account_id": row["account_id"], "key_id": row["key_id"], "owner": owner}
+            if covers(waiver, **about, compromised=row["priority"] == URGENT):
+                found.append(row["job_id"])
+        after = page.after
+        if after is None:
+            return found

@@ -1,0 +1,220 @@
+"""Waivers: which key is exempt, under which lines, until when, and who may say so."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from keyturn.database import open_database
+from keyturn.errors import InvalidRequest
+from keyturn.execution.mapping import KeyMap, KeyMapping
+from keyturn.jobs.in_flight import JobRow
+from keyturn.owners import Owners
+from keyturn.policy.catalogue import Catalogue, load_catalogue
+from keyturn.policy.errors import UnknownPolicyLine
+from keyturn.policy.line import PolicyLine, digest_of_line
+from keyturn.waivers.contracts import AppliedWaiver, Waiver
+from keyturn.waivers.errors import UnknownWaiver, WaiverRefused
+from keyturn.waivers.granting import ends_earlier, new_waiver
+from keyturn.waivers.rules import find_waiver
+from keyturn.waivers.store import WaiverBook, WaiverStore
+from keyturn.workers.executor_waivers import WaivedJobs
+
+NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
+CATALOGUE = load_catalogue()
+P7 = CATALOGUE.current("P-7")
+KEY: dict[str, Any] = {"account_id": "svc-pay-3", "key_id": "key_01", "owner": "payments", "compromised": False}
+
+
+def line(name: str, **changed: Any) -> PolicyLine:
+    return P7.model_copy(update={"id": name} | changed)
+
+
+def waiver(number: int = 1, **changed: Any) -> Waiver:
+    fields: dict[str, Any] = {
+        "waiver_id": f"waiver_{number}",
+        "tenant_id": "default",
+        "account": "svc-pay-*",
+        "reason": "the vendor replaces it",
+        "granted_by": "omar",
+        "granted_at": NOW - timedelta(days=10),
+        "until": NOW + timedelta(days=20),
+    }
+    return Waiver.model_validate(fields | changed)
+
+
+def found(*waivers: Waiver, lines: tuple[PolicyLine, ...] = (P7,), **key: Any) -> str | None:
+    applied = find_waiver(waivers, lines, now=NOW, **KEY | key)
+    return None if applied is None else applied.waiver_id
+
+
+@pytest.mark.parametrize(
+    ("scope", "covered"),
+    [
+        ({"account": "svc-pay-*"}, True),
+        ({"account": "svc-*-3"}, True),
+        ({"account": "svc-pay"}, False),
+        ({"account": "*"}, True),
+        ({"account": None, "key_id": "key_01"}, True),
+        ({"account": None, "key_id": "key_02"}, False),
+        ({"account": "svc-pay-*", "key_id": "key_02"}, False),
+        ({"account": None, "owner": "payments"}, True),
+        ({"account": None, "owner": "shipping"}, False),
+        ({"account": None, "line": "P-7"}, True),
+        ({"account": None, "line": "P-8"}, False),
+        ({"until": NOW}, False),
+        ({"until": NOW + timedelta(seconds=1)}, True),
+    ],
+)
+def test_a_waiver_covers_what_it_names_until_it_ends(scope: dict[str, Any], covered: bool) -> None:
+    assert (found(waiver(**scope)) is not None) is covered
+
+
+def test_an_arn_is_covered_by_its_last_part_as_in_a_key_map() -> None:
+    arn = "arn:aws:iam::123456789012:user/svc-pay-3"
+    assert found(waiver(), account_id=arn) == "waiver_1"
+    assert found(waiver(account="arn:aws:iam::123456789012:*"), account_id=arn) == "waiver_1"
+
+
+def test_each_line_under_which_a_key_is_due_must_be_waived() -> None:
+    """A waiver of one line says nothing of the others; together they may cover all."""
+    due = (line("P-7"), line("P-8"))
+    assert found(waiver(line="P-7"), lines=due) is None
+    both = waiver(1, line="P-7"), waiver(2, line="P-8", until=NOW + timedelta(days=3))
+    assert found(*both, lines=due) == "waiver_2"  # the one that ends first
+    assert found(waiver(), lines=due) == "waiver_1"
+
+
+def test_a_line_limits_how_long_its_waivers_last() -> None:
+    """A longer one ends for this line when the limit is reached; 0 allows none."""
+    assert found(waiver(), lines=(line("P-7", waiver_days=11),)) == "waiver_1"
+    assert found(waiver(), lines=(line("P-7", waiver_days=10),)) is None
+    assert found(waiver(), lines=(line("P-7", waiver_days=0),)) is None
+    assert found(waiver(until=NOW + timedelta(days=3_000), granted_at=NOW - timedelta(days=365))) is None
+
+
+def test_a_compromised_key_is_exempt_only_if_the_waiver_says_so() -> None:
+    assert found(waiver(), compromised=True) is None
+    assert found(waiver(covers_compromised=True), compromised=True) == "waiver_1"
+
+
+def test_no_one_exempts_keys_of_their_own() -> None:
+    """However either name is written."""
+    assert found(waiver(granted_by="Payments")) is None
+    assert found(waiver(granted_by="Payments"), owner="shipping") == "waiver_1"
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"until": NOW - timedelta(days=1)}, "would have ended"),
+        ({"until": NOW + timedelta(days=400)}, "365 days at most, until 2027-11-27"),
+        ({"line": "SHORT", "until": NOW + timedelta(days=31)}, "a waiver of SHORT lasts 30 days"),
+        ({"line": "NEVER", "until": NOW + timedelta(days=1)}, "a waiver of NEVER is not allowed"),
+        ({"owner": "omar"}, "omar owns the keys"),
+        ({"line": "APPROVED"}, "omar is no approver of APPROVED: priya may grant it"),
+    ],
+)
+def test_what_may_not_be_granted_is_refused_with_the_reason(changed: dict[str, Any], says: str) -> None:
+    lines = [
+        line("SHORT", waiver_days=30),
+        line("NEVER", waiver_days=0),
+        line("APPROVED", approval="required", approvers=("priya",)),
+    ]
+    given = waiver().model_dump(exclude={"waiver_id", "granted_at"}) | changed
+    with pytest.raises(WaiverRefused, match=says):
+        new_waiver(Catalogue(lines), given, now=NOW)
+
+
+def test_a_waiver_that_names_nothing_or_has_no_end_is_refused_by_field() -> None:
+    """It would be for every key, or for ever; and a reason with a secret in it would be stored in plain text."""
+    given = waiver().model_dump(exclude={"waiver_id", "granted_at"})
+    for changed, says in (
+        ({"account": None}, "names an account, a key, an owner or a policy line"),
+        ({"until": None}, "until"),
+        ({"reason": " "}, "reason"),
+        ({"reason": "by the key ghp_" + "a1B2" * 9}, "reason"),
+        ({"until": datetime(2026, 12, 24)}, "time zone"),  # noqa: DTZ001 - what is refused
+    ):
+        with pytest.raises(InvalidRequest, match=says):
+            new_waiver(CATALOGUE, given | changed, now=NOW)
+    with pytest.raises(UnknownPolicyLine):
+        new_waiver(CATALOGUE, given | {"line": "P-777"}, now=NOW)
+
+
+def test_the_lines_that_end_a_waiver_earlier_are_named() -> None:
+    lines = [line("SHORT", waiver_days=15), line("LONG")]
+    assert [one.id for one in ends_earlier(waiver(), Catalogue(lines))] == ["SHORT"]
+
+
+def test_a_line_that_says_nothing_of_waivers_is_the_line_it_always_was() -> None:
+    """Its digest is in approvals and decisions that were made before."""
+    assert digest_of_line(line("P-7")) == digest_of_line(line("P-7", waiver_days=None))
+    assert digest_of_line(line("P-7")) != digest_of_line(line("P-7", waiver_days=30))
+
+
+@pytest.fixture
+async def engine(sqlite: URL) -> AsyncIterator[AsyncEngine]:
+    engine = open_database(sqlite)
+    yield engine
+    await engine.dispose()
+
+
+def holding(**changed: Any) -> Waiver:
+    now = datetime.now(UTC)
+    return waiver(**{"granted_at": now, "until": now + timedelta(days=5)} | changed)
+
+
+async def test_a_waiver_holds_until_it_ends_and_stays_on_record(engine: AsyncEngine) -> None:
+    store = WaiverStore(engine)
+    await store.add(holding())
+    await store.add(holding(waiver_id="waiver_past", until=datetime.now(UTC) - timedelta(seconds=1)))
+    assert [one.waiver_id for one in await store.active(tenant_id="default")] == ["waiver_1"]
+    assert await store.active(tenant_id="another") == []
+    for wrong in ("waiver_9", "waiver_past"):
+        with pytest.raises(UnknownWaiver):
+            await store.end(wrong, tenant_id="default", by="omar")
+    with pytest.raises(UnknownWaiver):
+        await store.end("waiver_1", tenant_id="another", by="omar")
+    await store.end("waiver_1", tenant_id="default", by="priya")
+    assert await store.active(tenant_id="default") == []
+    rows = await store.history(tenant_id="default", limit=10)
+    assert {row["waiver_id"]: row["ended_by"] for row in rows} == {"waiver_1": "priya", "waiver_past": None}
+
+
+async def test_a_process_knows_the_owner_of_the_key(engine: AsyncEngine) -> None:
+    """By the key map first, so that nobody is exempt by an inventory's old owner."""
+    await WaiverStore(engine).add(holding(account=None, owner="payments"))
+    owners = Owners(KeyMap([KeyMapping(account="svc-moved", owner="shipping")]))
+    book = WaiverBook(WaiverStore(engine), owners)
+
+    async def waived(account_id: str) -> AppliedWaiver | None:
+        return await book.find(
+            [P7],
+            tenant_id="default",
+            account_id=account_id,
+            key_id="key_01",
+            recorded_owner="payments",
+            compromised=False,
+        )
+
+    assert (await waived("svc-stays")) is not None
+    assert (await waived("svc-moved")) is None
+
+
+async def test_an_executor_leaves_open_jobs_of_waived_keys_alone(engine: AsyncEngine) -> None:
+    """Those that were created before; a compromised key's goes on, and a job of a line that is gone waits for it."""
+    await WaiverStore(engine).add(holding())
+    rows = [
+        JobRow("job_1", "svc-pay-3", "key_01", "open", None, False, ("P-7@1",), None),
+        JobRow("job_2", "svc-pay-4", "key_02", "open", None, True, ("P-7@1",), None),
+        JobRow("job_3", "svc-other", "key_03", "open", None, False, ("P-7@1",), None),
+        JobRow("job_4", "svc-pay-5", "key_04", "open", None, False, ("P-gone@1",), None),
+        JobRow("job_5", "svc-pay-6", "key_05", "done", NOW, False, ("P-7@1",), None),
+    ]
+    waived = WaivedJobs(engine, Owners(), CATALOGUE, tenant_id="default")
+    assert list(await waived.among(rows)) == ["job_1"]
+    assert await WaivedJobs(engine, Owners(), CATALOGUE, tenant_id="another").among(rows) == {}
