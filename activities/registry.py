@@ -3,6 +3,7 @@
 from keyturn.activities.create_rotation_job import CreateRotationJob
 from keyturn.activities.decide import Decide
 from keyturn.activities.deliver_job import DeliverJob
+from keyturn.activities.deliver_notices import DeliverNotices
 from keyturn.activities.draft_reply import DraftReply
 from keyturn.activities.judge_page import JudgePage
 from keyturn.activities.record_event import RecordEvent
@@ -16,6 +17,7 @@ ACTIVITIES = (
     RecordEvent,
     DraftReply,
     DeliverJob,
+    DeliverNotices,
     JudgePage,
     RotateKey,
 )

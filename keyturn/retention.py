@@ -16,8 +16,9 @@ from keyturn.database import transaction
 from keyturn.jobs.states import CLOSED, OPEN
 from keyturn.jobs.tables import job_audit, outbox, rotation_events, rotation_jobs
 from keyturn.ledger.tables import call_records
+from keyturn.notices.tables import notice_sends, notices
 
-RecordKind = Literal["calls", "events", "jobs", "runs"]
+RecordKind = Literal["calls", "events", "jobs", "runs", "notices"]
 RECORD_KINDS: tuple[RecordKind, ...] = get_args(RecordKind)
 BATCH = 2_000  # rows a transaction: some 100 ms, in which no other waits for long
 # What a purged job keeps: that it was there, and what refuses another one.
@@ -36,12 +37,14 @@ class Retention:
         events: what happened to rotations (parked, approved, denied), from the event.
         jobs: closed jobs with their audit trails and messages, from their end.
         runs: bulk runs with their items, from their end.
+        notices: notices to people, from their event; those that still wait stay.
     """
 
     calls: int | None = None
     events: int | None = None
     jobs: int | None = None
     runs: int | None = None
+    notices: int | None = None
 
     def limits(self, now: datetime) -> Mapping[RecordKind, datetime]:
         """Return before when records of each kind are expired; kinds that are stored for ever are left out."""
@@ -101,6 +104,8 @@ class RetentionStore:
             if kind == "runs":  # one at a time: its items may be a hundred thousand
                 for part in (bulk_items, bulk_batches):
                     await connection.execute(delete(part).where(part.c.run_id.in_(ids)))
+            if kind == "notices":
+                await connection.execute(delete(notice_sends).where(notice_sends.c.notice_id.in_(ids)))
             await connection.execute(delete(table).where(key.in_(ids)))
         return len(ids)
 
@@ -122,3 +127,10 @@ def _expired(kind: RecordKind, before: datetime) -> tuple[Table, ColumnElement[b
             return rotation_jobs, closed
         case "runs":
             return bulk_runs, bulk_runs.c.ended_at < before
+        case "notices":
+            waits = exists().where(
+                notice_sends.c.notice_id == notices.c.notice_id,
+                notice_sends.c.sent_at.is_(None),
+                notice_sends.c.dead_at.is_(None),
+            )
+            return notices, (notices.c.created_at < before) & notices.c.routed_at.is_not(None) & ~waits

@@ -74,6 +74,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "advance": ("keyturn.starter.people", "advance", "End a job's wait: nothing needs the old key any more."),
         "rollback": ("keyturn.starter.people", "rollback", "Restore the old key while it still exists."),
         "waivers": ("keyturn.starter.waivers", "waivers", "List, grant and end exemptions from rotation."),
+        "notify": ("keyturn.starter.notify", "notify", "Preview and test the notices to people."),
         "deliveries": ("keyturn.starter.deliveries", "deliveries", "List dead letters, and resend them."),
     },
     "Records": {

@@ -36,40 +36,59 @@ def deliveries(context: click.Context, tenant: str, as_json: bool) -> None:
         click.echo(json.dumps({"dead_letters": rows}, default=lambda moment: moment.isoformat()))
         return
     for row in rows:
-        click.echo(f"{row['job_id']}  dead since {in_utc(row['dead_at'])}  {row['failure']}")
+        about = row["job_id"] if "job_id" in row else f"{row['message_id']}  {row['destination']}"
+        click.echo(f"{about}  dead since {in_utc(row['dead_at'])}  {row['failure']}")
     if not rows:
         click.echo(f"tenant {tenant} has no dead letter", err=True)
 
 
 @deliveries.command()
 @_tenant
-@click.argument("job_id", required=False)
+@click.argument("letter_id", metavar="[ID]", required=False)
 @click.option("--all", "everything", is_flag=True, help="Resend every dead letter.")
-def resend(job_id: str | None, tenant: str, everything: bool) -> None:
-    """Resend a dead letter, or all of them, under the same idempotency key, so that the receiver counts it once."""
-    if everything == (job_id is not None):
-        raise click.UsageError("name one job, or --all")
+def resend(letter_id: str | None, tenant: str, everything: bool) -> None:
+    """Resend a dead letter, or all of them, under the same idempotency key, so that the receiver counts it once.
+
+    ID is a job's, or that of a message of notices.
+    """
+    if everything == (letter_id is not None):
+        raise click.UsageError("name one job or message, or --all")
 
     async def run(engine: "AsyncEngine") -> int:
         from keyturn.application.connection import connect, map_refusals
         from keyturn.jobs.outbox import Outbox
+        from keyturn.notices.store import NoticeStore
         from keyturn.workers.deliveries import DeliveryStarts
         from keyturn.workers.local_settings import load_local_settings
+        from keyturn.workers.notices import NoticeStarts
 
-        wanted = [row["job_id"] for row in await _dead(engine, tenant) if everything or row["job_id"] == job_id]
+        wanted = [row for row in await _dead(engine, tenant) if everything or _id_of(row) == letter_id]
         if not wanted and not everything:
-            raise UnknownDelivery(f"{str(job_id)[:64]} has no dead letter")
+            raise UnknownDelivery(f"{str(letter_id)[:64]} has no dead letter")
         with map_refusals():
-            starts = DeliveryStarts(await connect(), load_local_settings().task_queue)
-            for one in wanted:
-                await Outbox(engine).revive(one)
-                await starts.start(one)
+            client, task_queue = await connect(), load_local_settings().task_queue
+            jobs, notices = DeliveryStarts(client, task_queue), NoticeStarts(client, task_queue)
+            for row in wanted:
+                if "job_id" in row:
+                    await Outbox(engine).revive(row["job_id"])
+                    await jobs.start(row["job_id"])
+                else:
+                    await NoticeStore(engine).revive(row["message_id"])
+                    await notices.start(row["message_id"])
         return len(wanted)
 
     click.echo(f"resending {counted(with_database(run), 'message')}")
 
 
-async def _dead(engine: "AsyncEngine", tenant: str) -> list[dict[str, Any]]:
-    from keyturn.jobs.outbox import Outbox
+def _id_of(row: dict[str, Any]) -> str:
+    return str(row["job_id"] if "job_id" in row else row["message_id"])
 
-    return [dict(row) for row in await Outbox(engine).dead_letters(tenant_id=tenant, limit=10_000)]
+
+async def _dead(engine: "AsyncEngine", tenant: str) -> list[dict[str, Any]]:
+    """Return the dead letters: of jobs, then of notices."""
+    from keyturn.jobs.outbox import Outbox
+    from keyturn.notices.store import NoticeStore
+
+    of_jobs = await Outbox(engine).dead_letters(tenant_id=tenant, limit=10_000)
+    of_notices = await NoticeStore(engine).dead_letters(tenant_id=tenant, limit=10_000)
+    return [dict(row) for row in (*of_jobs, *of_notices)]

@@ -22,7 +22,7 @@ def retention(deletes: bool, as_json: bool) -> None:
       KEYTURN_RETAIN_CALLS_DAYS=90 keyturn retention
       keyturn retention --delete
     """
-    from keyturn.retention import RetentionStore
+    from keyturn.retention import RECORD_KINDS, RetentionStore
     from keyturn.workers.retention_settings import load_retention_settings
 
     days = load_retention_settings().limits()
@@ -33,7 +33,7 @@ def retention(deletes: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"deleted" if deletes else "expired": found}))
         return
-    for kind in ("calls", "events", "jobs", "runs"):
+    for kind in RECORD_KINDS:
         stored = getattr(days, kind)
         if stored is None:
             click.echo(f"{kind:8}  stored for ever")

@@ -132,4 +132,5 @@ async def open_receivers(settings: Settings) -> AsyncIterator[Mapping[str, Recei
         yield {
             name: await parts.enter_async_context(channel.open(own, settings.max_concurrent_activities))
             for name, (channel, own) in settings.channels.items()
+            if channel.open is not None
         }

@@ -4,7 +4,6 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import SecretStr, ValidationError
@@ -18,10 +17,8 @@ from keyturn.application.worker_identity import checks_of, differences, read_ide
 from keyturn.console import counted
 from keyturn.database import open_database
 from keyturn.errors import JobStoreUnavailable, KeyturnError, SettingsInvalid
-from keyturn.execution.mapping import load_key_map
 from keyturn.key_use import LIMIT, KeyUse, keys_to_replace
 from keyturn.keyring_files import keyring_from_environment
-from keyturn.owners import OwnerSettings, load_owners
 from keyturn.settings import field_faults
 from keyturn.workers.doctor_environment import files_of_secrets, names_of_settings
 from keyturn.workers.doctor_errors import (
@@ -34,7 +31,8 @@ from keyturn.workers.doctor_errors import (
     SqliteInProduction,
     WorkersDiffer,
 )
-from keyturn.workers.executor_settings import ExecutorSettings, load_executor_settings
+from keyturn.workers.doctor_looks import cloud_look, key_map_look, notices_look, owners_look
+from keyturn.workers.executor_settings import load_executor_settings
 from keyturn.workers.live import Finding, ask_endpoints
 from keyturn.workers.local_settings import load_database_url, load_local_settings
 from keyturn.workers.schema import check_schema
@@ -63,7 +61,7 @@ async def examine(role: Role, *, desk: type[BaseSettings], live: bool = False) -
         findings += await _executor_settings(live=live)
     looks: dict[str, Look] = {"names of settings": partial(names_of_settings, desk), "files": files_of_secrets}
     if role != "executor":
-        looks |= {"policy": _policy, "owners": _owners}
+        looks |= {"policy": _policy, "owners": owners_look}
     looks |= {"payload keys": partial(_keys, with_database=role != "starter")}
     if role != "starter":
         looks |= {"database": _database}
@@ -92,6 +90,7 @@ async def _worker_settings(*, live: bool) -> list[Finding]:
             else None,
         ),
         Finding("notifications", channels),
+        await _examine("notices", partial(notices_look, settings)),
     ]
     if settings.redis_url is not None:
         findings.append(await _examine("providers", partial(_providers, settings, settings.redis_url)))
@@ -115,28 +114,10 @@ async def _executor_settings(*, live: bool) -> list[Finding]:
     mapped = "" if settings.key_map is None else f", and by {settings.key_map}"
     where = " ".join(settings.default_targets) or "no target but by the key map"
     state = f"{settings.environment}, {settings.executor}, secrets to {where}{mapped}"
-    findings = [Finding("settings", state), await _examine("key map", partial(_key_map, settings.key_map))]
+    findings = [Finding("settings", state), await _examine("key map", partial(key_map_look, settings.key_map))]
     if live:
-        findings.append(await _examine("cloud", partial(_cloud, settings)))
+        findings.append(await _examine("cloud", partial(cloud_look, settings)))
     return findings
-
-
-async def _key_map(file: Path | None) -> str:
-    return f"{counted(len(list(load_key_map(file))), 'key')} mapped" if file else "every key goes to the same targets"
-
-
-async def _owners() -> str:
-    settings = OwnerSettings()
-    load_owners(settings)
-    named = [f"{name} of {file}" for name, file in (("tables", settings.key_map), ("lines", settings.owners)) if file]
-    return f"by {' and '.join(named)}" if named else "no file names owners: every key counts as unowned"
-
-
-async def _cloud(settings: ExecutorSettings) -> str:
-    from keyturn.workers.executor_accounts import open_keys
-
-    found = [await keys.account() for keys in await asyncio.to_thread(open_keys, settings)]
-    return f"these credentials are of the account {', '.join(found)}"
 
 
 async def _examine(what: str, look: Look) -> Finding:

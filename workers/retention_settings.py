@@ -38,11 +38,16 @@ class RetentionSettings(BaseSettings):
     events: int = _days("EVENTS", "what happened to rotations (parked, approved, denied) is stored")
     jobs: int = _days("JOBS", "closed jobs with their audit trails are stored; a tombstone stays")
     runs: int = _days("RUNS", "bulk runs with their items are stored after they ended")
+    notices: int = _days("NOTICES", "notices to people are stored")
 
     def limits(self) -> Retention:
         """Return the retention; a kind of 0 days is stored for ever."""
         return Retention(
-            calls=self.calls or None, events=self.events or None, jobs=self.jobs or None, runs=self.runs or None
+            calls=self.calls or None,
+            events=self.events or None,
+            jobs=self.jobs or None,
+            runs=self.runs or None,
+            notices=self.notices or None,
         )
 
 

@@ -19,6 +19,7 @@ from keyturn.ledger.prices import RateCard
 from keyturn.llm.endpoint import Endpoint
 from keyturn.llm.providers import load_providers, price_lists_of_providers
 from keyturn.llm.routing import Target, parse_routes
+from keyturn.notices.routing import NotifySettings
 from keyturn.notifications import load_channels
 from keyturn.owners import OwnerSettings
 from keyturn.settings import Key, field_faults, host_and_port
@@ -176,8 +177,7 @@ class Settings(LocalSettings):
     @cached_property
     def channels(self) -> Mapping[str, tuple[AnyChannel, BaseSettings]]:
         """The notification channels that are switched on, with their settings, by name."""
-        found = {name: (channel, channel.settings()) for name, channel in load_channels().items()}
-        return {name: (channel, settings) for name, (channel, settings) in found.items() if channel.is_on(settings)}
+        return channels_that_are_on()
 
     @cached_property
     def keyring(self) -> Keyring:
@@ -205,11 +205,18 @@ class Settings(LocalSettings):
         )
 
 
+def channels_that_are_on() -> Mapping[str, tuple[AnyChannel, BaseSettings]]:
+    """Return the channels that the environment switches on, with their settings; raises ValidationError."""
+    found = {name: (channel, channel.settings()) for name, channel in load_channels().items()}
+    return {name: (channel, settings) for name, (channel, settings) in found.items() if channel.is_on(settings)}
+
+
 def settings_variables() -> set[str]:
     """Return the name of every environment variable that a worker reads as a setting of Keyturn's."""
     groups: list[type[BaseSettings]] = [
         Settings,
         OwnerSettings,
+        NotifySettings,
         *(channel.settings for channel in load_channels().values()),
     ]
     named = {str(field.alias) for group in groups for field in group.model_fields.values()}

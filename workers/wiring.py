@@ -17,6 +17,7 @@ from temporalio.worker import Worker, WorkerDeploymentConfig
 from keyturn.activities.create_rotation_job import CreateRotationJob, JobClaims
 from keyturn.activities.decide import Decide, WaiverOf
 from keyturn.activities.deliver_job import DeliverJob
+from keyturn.activities.deliver_notices import DeliverNotices
 from keyturn.activities.draft_reply import BEAT_SECONDS, DraftReply
 from keyturn.activities.record_event import RecordEvent
 from keyturn.activities.withdraw_claim import WithdrawClaim
@@ -49,6 +50,7 @@ from keyturn.llm.http import HttpModelClient, http_client
 from keyturn.llm.outages import Outages
 from keyturn.llm.routing import Target
 from keyturn.llm.wire import Usage
+from keyturn.notices.store import NoticeStore
 from keyturn.owners import Owners, load_owners
 from keyturn.policy.catalogue import Catalogue
 from keyturn.retention import RetentionStore
@@ -62,13 +64,14 @@ from keyturn.workers.bulk import BulkRunActivities, bulk_workers, run_encryption
 from keyturn.workers.deliveries import DeliveryStarts, ReceiverDeliveries, abandon_old_deliveries, open_receivers, sweep
 from keyturn.workers.metrics import CallMetrics, JobMetrics
 from keyturn.workers.monitoring import Monitoring, temporal_answers
+from keyturn.workers.notices import NoticeStarts, Notifications, PostOffice, SentNotices, open_notifications
 from keyturn.workers.retention_settings import load_retention_settings
 from keyturn.workers.run_rotations import RunRotations
 from keyturn.workers.settings import Settings
 from keyturn.workers.tracing import provider_names, span_recorder
 from keyturn.workers.upkeep import count_encryptions, count_jobs, delete_expired, forget_expired
 from keyturn.workflows.identity import rotation_ids_of
-from keyturn.workflows.registry import OF_DELIVERIES, OF_WORKERS
+from keyturn.workflows.registry import OF_DELIVERIES, OF_NOTICES, OF_WORKERS
 
 _log = structlog.get_logger("keyturn.worker")
 
@@ -96,6 +99,7 @@ class WorkerContext:
     receivers: Mapping[str, Receiver]  # of the notification channels that are on
     outages: Outages
     owners: Owners
+    notifications: Notifications | None  # None if there are no routes
 
     def monitoring(self, client: Client, *, sdk_port: int | None) -> Monitoring:
         """Return what a worker publishes of itself for programs."""
@@ -180,6 +184,9 @@ async def open_boundary(settings: Settings) -> AsyncIterator[WorkerContext]:
             receivers=receivers,
             outages=outages,
             owners=owners,
+            notifications=await parts.enter_async_context(
+                open_notifications(settings.channels, most_at_once=settings.max_concurrent_activities)
+            ),
         )
 
 
@@ -203,6 +210,10 @@ async def open_worker(
         await abandon_old_deliveries(outbox)
         deliver = DeliverJob(ReceiverDeliveries(outbox, wired.receivers))
         activities += deliver.activities
+    office: PostOffice | None = None
+    if wired.notifications is not None:
+        activities += DeliverNotices(SentNotices(NoticeStore(wired.engine), wired.notifications)).activities
+        office = await _post_office(client, wired, wired.notifications)
     waiver_of = look_up_waivers(WaiverBook(WaiverStore(wired.engine), wired.owners), wired.catalogue)
     rotation: list[Callable[..., Any]] = [
         *Decide(wired.boundary, waiver_of).activities,
@@ -223,10 +234,12 @@ async def open_worker(
     # In development every worker may continue every rotation: an edit of the code leaves no parked one behind.
     deployment = UNPINNED if build_id is None else pinned_to(build_id)
     sweeping = None if starts is None else asyncio.create_task(sweep(outbox, starts))
-    workflows = OF_WORKERS if starts is None else (*OF_WORKERS, *OF_DELIVERIES)
+    workflows = (*OF_WORKERS, *(OF_DELIVERIES if starts else ()), *(OF_NOTICES if office else ()))
     async with AsyncExitStack() as parts:
         if sweeping is not None:
             parts.callback(sweeping.cancel)
+        if office is not None:
+            parts.callback(asyncio.create_task(office.run()).cancel)
         if wired.settings.bulk_pages:
             await parts.enter_async_context(_runs(client, wired, rotation, deployment))
         yield Worker(
@@ -241,6 +254,19 @@ async def open_worker(
             deployment_config=deployment,
             identity=identity_of(checks_of(wired.settings.keyring, wired.catalogue.version)),
         )
+
+
+async def _post_office(client: Client, wired: WorkerContext, notifications: Notifications) -> PostOffice:
+    limit = wired.settings.daily_spend_alert_usd
+    office = PostOffice(
+        wired.engine,
+        wired.owners,
+        notifications,
+        NoticeStarts(client, wired.settings.task_queue),
+        spent=lambda: None if limit is None else (wired.spend.today_usd, limit),
+    )
+    await office.start()
+    return office
 
 
 def look_up_waivers(book: WaiverBook, catalogue: Catalogue) -> WaiverOf:

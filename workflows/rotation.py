@@ -332,7 +332,7 @@ class RotationWorkflow:
         """Wait until `failed` is fixed or other evidence comes; return that, or how the workflow ends."""
         until = workflow.now() + PARKED_FOR
         workflow.set_current_details(f"**Parked**: {failed.kind}, until {in_utc(until)}. {failed.hint}")
-        self._note("parked", KEYTURN, kind=failed.kind)
+        self._note("parked", KEYTURN, kind=failed.kind, until=until.isoformat())
         answer = await self._wait_for_response("parked", until, failed)
         match answer:
             case RotationRequest():
@@ -368,7 +368,8 @@ class RotationWorkflow:
         )
         if readings:
             self._note("disagreement", KEYTURN, digest=decision.digest, readings=by_models)
-        self._note("approval_requested", self._request.user_id, digest=decision.digest)
+        waits = {"until": until.isoformat(), "approvers": approvers[:500]}
+        self._note("approval_requested", self._request.user_id, digest=decision.digest, **waits)
         asked = _TO_DECIDE if readings else _TO_APPROVE
         answer = await self._wait_for_response(
             "disagreement" if readings else "awaiting_approval", until, asked, decision, readings
@@ -435,8 +436,16 @@ class RotationWorkflow:
 
     def _note(self, event: str, actor: str, **detail: str) -> None:
         """Record an event without waiting for it: a database that is down is a reason to be parked, too."""
+        asked = self._request
         entry = RotationEvent(
-            tenant_id=self._request.tenant_id, event=event, actor=actor, at=workflow.now(), detail=detail
+            tenant_id=asked.tenant_id,
+            event=event,
+            actor=actor,
+            at=workflow.now(),
+            detail=detail,
+            account_id=asked.account_id,
+            key_id=asked.credential.key_id,
+            owner=asked.owner,
         )
         written = workflow.start_activity_method(
             RecordEvent.record_event, entry, summary=f"audit: {event}", **record_options()

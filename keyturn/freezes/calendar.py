@@ -34,7 +34,8 @@ Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
-def _zone(name: str) -> str:
+def zone_name(name: str) -> str:
+    """Return the name of a time zone; raises ValueError if there is none of it."""
     try:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -51,6 +52,9 @@ def _time(value: object) -> object:
     raise ValueError("write a time of day as 20:00, and midnight as 00:00")
 
 
+ClockTime = Annotated[time, BeforeValidator(_time)]  # of a day, without a zone
+
+
 def _local(value: object) -> object:
     if not isinstance(value, datetime) or value.tzinfo is not None:
         raise ValueError("write it as 2026-12-18T18:00:00, without quotes and offset: it is of the calendar's zone")
@@ -61,8 +65,8 @@ class Window(Contract):
     """A time of the week in which rotations may change something."""
 
     days: tuple[Day, ...] = Field(default=DAYS, min_length=1)
-    start: Annotated[time, BeforeValidator(_time)] = Field(alias="from")
-    end: Annotated[time, BeforeValidator(_time)] = Field(alias="to")
+    start: ClockTime = Field(alias="from")
+    end: ClockTime = Field(alias="to")
 
     @model_validator(mode="after")
     def _has_a_length(self) -> Self:
@@ -96,7 +100,7 @@ class CalendarFreeze(Contract):
 class Calendar(Contract):
     """When rotations may change something; an empty one allows every time."""
 
-    zone: Annotated[str, AfterValidator(_zone)] = "UTC"
+    zone: Annotated[str, AfterValidator(zone_name)] = "UTC"
     window: tuple[Window, ...] = Field(default=(), max_length=50)
     freeze: tuple[CalendarFreeze, ...] = Field(default=(), max_length=500)
 

@@ -1,4 +1,7 @@
-"""A notification channel: a way by which the messages of rotation jobs reach the systems that wait for them."""
+"""A notification channel: a way by which messages reach those who wait for them.
+
+Receivers of jobs are systems: each job's message, at once. Notices are for people: by routes, in digests.
+"""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -8,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from pydantic_settings import BaseSettings
 
 from keyturn.jobs.outbox import Message
+from keyturn.notices.channel import Addresses, Notifier
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -35,13 +39,20 @@ class Channel(Generic[S]):
         name: unique; audit rows and dead letters name it.
         settings: its settings: pydantic-settings, each field's alias the name of its environment variable.
         is_on: whether its settings switch it on.
-        open: makes its receiver, for as long as the worker runs, of its settings and the most messages sent at once.
+        open: makes its receiver of jobs' messages, for as long as the worker runs, of its settings and the most
+            messages sent at once; None if it sends none.
+        notify: makes what sends notices to people, likewise; None if it sends none.
+        addresses: the addresses that its settings name, which routes use as NAME:ADDRESS; None if it takes any.
+        alone: whether each notice is a message of its own, as where it opens an incident.
     """
 
     name: str
     settings: type[S]
     is_on: Callable[[S], bool]
-    open: Callable[[S, int], AbstractAsyncContextManager[Receiver]]
+    open: Callable[[S, int], AbstractAsyncContextManager[Receiver]] | None = None
+    notify: Callable[[S, int], AbstractAsyncContextManager[Notifier]] | None = None
+    addresses: Callable[[S], Addresses] = lambda _settings: ("",)
+    alone: bool = False
 
 
 AnyChannel = Channel[Any]

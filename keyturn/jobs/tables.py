@@ -144,5 +144,9 @@ rotation_events = Table(
     Column("event", String(64), nullable=False),
     Column("actor", String(256), nullable=False),
     Column("detail", JSON, nullable=False),
+    Column("account_id", account_name),
+    Column("key_id", String(256)),
+    Column("owner", String(64)),
 )
+Index("ix_rotation_events_at", rotation_events.c.at)
 Index("ix_rotation_events_workflow", rotation_events.c.tenant_id, rotation_events.c.workflow_id, rotation_events.c.at)

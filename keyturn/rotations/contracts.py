@@ -152,6 +152,10 @@ class RotationEvent(Contract):
     actor: Identifier
     at: AwareDatetime
     detail: dict[str, str] = Field(default_factory=dict, max_length=8)
+    # What the rotation is about, for those who are notified of it.
+    account_id: AccountId | None = None
+    key_id: Identifier | None = None
+    owner: Owner | None = None
 
 
 JobPriority = Literal["urgent", "normal"]  # urgent: the key is compromised, and its job comes before all others

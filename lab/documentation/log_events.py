@@ -55,6 +55,7 @@ MEANINGS = {
     "daily_spend_over": "The day's cost has passed the alert's threshold; once a day.",
     "daily_spend_unknown": "The day's cost could not be read.",
     "deliveries_set_aside": "Messages of before a channel was switched on became dead letters.",
+    "notices_not_sent": "The database or Temporal did not answer: notices are looked for again in ten seconds.",
     "delivery_not_started": "Temporal did not start a job's delivery; the next sweep starts it.",
     "executor_started": "The executor polls and looks for jobs.",
     "executor_stopped": "The executor has stopped; its steps had ended.",

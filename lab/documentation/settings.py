@@ -15,6 +15,7 @@ from keyturn.executors import load_executors
 from keyturn.jobs.executor import Executor, SecretTarget
 from keyturn.lab.documentation.markdown import code, escape, page
 from keyturn.llm.providers import load_providers
+from keyturn.notices.routing import NotifySettings
 from keyturn.notifications import load_channels
 from keyturn.owners import OwnerSettings
 from keyturn.targets import load_targets
@@ -30,6 +31,7 @@ MODELS: dict[str, tuple[type[BaseSettings], str]] = {
     "Worker": (Settings, "`keyturn worker` reads them at start, and reports every fault at once."),
     "Retention": (RetentionSettings, "Workers and `keyturn retention` read them."),
     "Owners of keys": (OwnerSettings, "Workers, the desk and `keyturn report` read them."),
+    "Notices": (NotifySettings, "Workers and `keyturn notify` read them."),
     "Executor": (ExecutorSettings, "`keyturn executor` also reads the settings that are common to all processes."),
     "Support desk": (DeskSettings, "`keyturn desk` also reads the settings that are common to all processes."),
     "Jobs API": (JobsSettings, "`keyturn jobs serve` also reads the settings that are common to all processes."),

@@ -12,12 +12,14 @@ from pydantic import BaseModel
 
 from keyturn.bulk.report import ReportRow
 from keyturn.jobs.contracts import JobMessage
-from keyturn.notifications.webhook.signing import SCHEMA
+from keyturn.notices.contracts import Notice
+from keyturn.notifications.webhook.signing import NOTICE_SCHEMA, SCHEMA
 from keyturn.policy import line
 from keyturn.policy.files import PolicyFile
 
 DOCS = Path(__file__).parents[2] / "docs"
 FILE = DOCS / "schemas" / "rotation_job.created.json"
+NOTICE_FILE = DOCS / "schemas" / "notice.json"
 POLICY_FILE = DOCS / "schemas" / "policy.json"
 REPORT_FILE = DOCS / "schemas" / "report_row.json"
 POLICY_PAGE = DOCS / "reference" / "policy-format.md"
@@ -36,6 +38,13 @@ def schema() -> dict[str, Any]:
     described = JobMessage.model_json_schema(mode="serialization")
     described.pop("additionalProperties", None)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA, **described}
+
+
+def notice_schema() -> dict[str, Any]:
+    """The JSON schema of a notice's `data`."""
+    described = Notice.model_json_schema(mode="serialization")
+    described.pop("additionalProperties", None)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": NOTICE_SCHEMA, **described}
 
 
 def tables() -> dict[str, str]:
@@ -75,6 +84,7 @@ def report_schema() -> dict[str, Any]:
 
 if __name__ == "__main__":
     REPORT_FILE.write_text(json.dumps(report_schema(), indent=2) + "\n")
+    NOTICE_FILE.write_text(json.dumps(notice_schema(), indent=2) + "\n")
     FILE.write_text(json.dumps(schema(), indent=2) + "\n")
     POLICY_FILE.write_text(json.dumps(PolicyFile.model_json_schema(), indent=2) + "\n")
     POLICY_PAGE.write_text(rewritten(POLICY_PAGE.read_text()))

@@ -24,11 +24,13 @@ from pydantic_settings import BaseSettings
 
 from keyturn.errors import SettingsInvalid
 from keyturn.foreign_json import read_json
-from keyturn.jobs.channel import Channel, Receiver
+from keyturn.jobs.channel import Channel
 from keyturn.jobs.errors import ReceiverConflict, ReceiverRefused, ReceiverUnavailable
 from keyturn.jobs.outbox import Message
 from keyturn.llm.http import http_client
+from keyturn.notices.channel import Notifier
 from keyturn.notifications.webhook.destinations import fault_of_target
+from keyturn.notifications.webhook.notices import NoticeWebhook
 from keyturn.notifications.webhook.signing import envelope, event_id, signature
 from keyturn.settings import SETTINGS_FROM_ENVIRONMENT, http_url
 from keyturn.tokens import parse_tokens
@@ -64,7 +66,15 @@ class Webhook:
             ReceiverUnavailable: no answer, or one that asks for patience; send it again.
             ReceiverConflict, ReceiverRefused: a person must look at it.
         """
-        body, key = envelope(message), event_id(message)
+        return await self.post(envelope(message), event_id(message))
+
+    async def post(self, body: bytes, key: str) -> str:
+        """Send an event's body under its idempotency key once; see `send`."""
+        answer, answer_body = await self._post(body, key)
+        return _classify(answer, answer_body, key)
+
+    async def _post(self, body: bytes, key: str) -> tuple[httpx.Response, bytes]:
+        """Send a body once; returns the answer, and its body if that may name a conflict."""
         address = await self._address()
         headers = {
             "Host": self._url.netloc.decode(),
@@ -89,7 +99,7 @@ class Webhook:
                     await answer.aclose()
         except (httpx.HTTPError, OSError) as error:  # asyncio's TimeoutError is an OSError
             raise ReceiverUnavailable(f"the receiver did not answer: {type(error).__name__}") from None
-        return _classify(answer, answer_body, message)
+        return answer, answer_body
 
     async def _address(self) -> str:
         """Return the address to connect to; raises ReceiverRefused for one that may not be asked."""
@@ -117,11 +127,11 @@ async def _read_body(answer: httpx.Response) -> bytes:
     return answer_body
 
 
-def _classify(answer: httpx.Response, answer_body: bytes, message: Message) -> str:
+def _classify(answer: httpx.Response, answer_body: bytes, key: str) -> str:
     status = answer.status_code
     if 200 <= status < 300:
         return "taken"
-    if status == 409 and _names_this_message(answer_body, message):
+    if status == 409 and _names_this_message(answer_body, key):
         return "known"
     wait = _retry_after(answer.headers)
     if status in {408, 423, 425, 429} or status >= 500 or (status == 409 and (wait or _is_under_way(answer_body))):
@@ -144,14 +154,14 @@ def _is_under_way(answer_body: bytes) -> bool:
     return _UNDER_WAY.search(answer_body) is not None
 
 
-def _names_this_message(answer_body: bytes, message: Message) -> bool:
+def _names_this_message(answer_body: bytes, key: str) -> bool:
     """Whether a conflict names what was sent: the event, or the job that a first message is of."""
     try:
         body = read_json(answer_body)
     except ValueError:
         return False
     named = [body.get("job_id"), body.get("id")] if isinstance(body, dict) else []
-    return any(name == event_id(message) for name in named)
+    return any(name == key for name in named)
 
 
 def _retry_after(headers: httpx.Headers) -> timedelta | None:
@@ -214,7 +224,7 @@ class WebhookSettings(BaseSettings):
 
 
 @asynccontextmanager
-async def _open(settings: WebhookSettings, most_at_once: int) -> AsyncIterator[Receiver]:
+async def _open(settings: WebhookSettings, most_at_once: int) -> AsyncIterator[Webhook]:
     if settings.url is None or settings.keys is None:
         raise SettingsInvalid("KEYTURN_WEBHOOK_URL is not set")
     keys = parse_tokens(settings.keys.get_secret_value())
@@ -223,4 +233,17 @@ async def _open(settings: WebhookSettings, most_at_once: int) -> AsyncIterator[R
         yield Webhook(http, settings.url, keys, allow_private=settings.private == "allow")
 
 
-CHANNEL = Channel("webhook", WebhookSettings, is_on=lambda settings: settings.url is not None, open=_open)
+@asynccontextmanager
+async def _notify(settings: WebhookSettings, most_at_once: int) -> AsyncIterator[Notifier]:
+    async with _open(settings, most_at_once) as webhook:
+        yield NoticeWebhook(webhook)
+
+
+CHANNEL = Channel(
+    "webhook",
+    WebhookSettings,
+    is_on=lambda settings: settings.url is not None,
+    open=_open,
+    notify=_notify,
+    alone=True,
+)

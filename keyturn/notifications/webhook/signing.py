@@ -13,10 +13,12 @@ from pydantic import SecretStr
 
 from keyturn.canonical import canonical_json
 from keyturn.jobs.outbox import TOPIC, Message
+from keyturn.notices.contracts import Notice
 
 ID, TIMESTAMP, SIGNATURE = "webhook-id", "webhook-timestamp", "webhook-signature"
 TOLERANCE_SECONDS = 300  # how old a signature may be when it is verified: the clocks of two sites, and a slow way
 SCHEMA = "https://keyturn.dev/schemas/rotation_job.created.json"
+NOTICE_SCHEMA = "https://keyturn.dev/schemas/notice.json"
 
 
 def envelope(message: Message) -> bytes:
@@ -32,6 +34,23 @@ def envelope(message: Message) -> bytes:
             "datacontenttype": "application/json",
             "dataschema": SCHEMA,
             "data": dict(message.payload),
+        }
+    ).encode()
+
+
+def notice_envelope(notice: Notice) -> bytes:
+    """Return the body of a notice: the same bytes for the same notice, whenever it is sent."""
+    return canonical_json(
+        {
+            "specversion": "1.0",
+            "id": notice.event_id,
+            "type": f"dev.keyturn.{notice.topic}",
+            "source": f"/keyturn/{quote(notice.tenant_id, safe='')}",
+            "subject": notice.job_id or notice.workflow_id or notice.run_id or notice.event_id,
+            "time": notice.at.isoformat(),
+            "datacontenttype": "application/json",
+            "dataschema": NOTICE_SCHEMA,
+            "data": notice.model_dump(mode="json", exclude_none=True),
         }
     ).encode()
 

@@ -1,0 +1,129 @@
+"""One request to a service that takes notices, and its answer classified: for channels that speak HTTP."""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import httpx
+from pydantic import SecretStr
+
+from keyturn.jobs.errors import ReceiverRefused, ReceiverUnavailable
+from keyturn.settings import is_one_word
+
+SEND_SECONDS = 15.0  # a chat's or tracker's API answers in one; one that takes longer is asked again
+MAX_ANSWER_BYTES = 64 * 1024
+_PASSING = {408, 423, 425, 429}
+
+
+class Answer:
+    """What a service answered: its status, and its body if it was JSON."""
+
+    def __init__(self, status: int, body: Any) -> None:
+        self.status = status
+        self.body = body
+
+
+async def call(
+    http: httpx.AsyncClient,
+    method: str,
+    url: str,
+    *,
+    service: str,
+    json: Any = None,
+    headers: Mapping[str, str] | None = None,
+    accepts: frozenset[int] = frozenset(),
+) -> Answer:
+    """Send one request; returns the answer if it is 2xx or one of `accepts`.
+
+    Args:
+        http: a client that follows no redirect.
+        method: of HTTP.
+        url: whole; it may be a secret, and is repeated nowhere.
+        service: its name, for messages.
+        json: the body.
+        headers: beside those of the body.
+        accepts: statuses beside 2xx that the caller reads itself.
+
+    Raises:
+        ReceiverUnavailable: no answer, or one that asks for patience.
+        ReceiverRefused: any other one: the same request would be refused again.
+    """
+    try:
+        async with asyncio.timeout(SEND_SECONDS):
+            response = await http.request(method, url, json=json, headers=dict(headers or {}))
+    except (httpx.HTTPError, OSError) as error:  # asyncio's TimeoutError is an OSError
+        raise ReceiverUnavailable(f"{service} did not answer: {type(error).__name__}") from None
+    status = response.status_code
+    if 200 <= status < 300 or status in accepts:
+        return Answer(status, _json_of(response))
+    if status in _PASSING or status >= 500:
+        raise ReceiverUnavailable(f"{service} answered {status}", retry_after=retry_after(response.headers))
+    raise ReceiverRefused(f"{service} answered {status}")
+
+
+def retry_after(headers: Mapping[str, str]) -> timedelta | None:
+    """Return Retry-After in seconds, a day at most; a date is ignored, for it depends on the receiver's clock."""
+    value = headers.get("retry-after", "")
+    if re.fullmatch("[0-9]{1,9}", value) is None:
+        return timedelta(days=1) if re.fullmatch("[0-9]+", value) else None
+    return timedelta(seconds=min(int(value), 86_400))
+
+
+def _json_of(response: httpx.Response) -> Any:
+    if len(response.content) > MAX_ANSWER_BYTES:
+        return None
+    try:
+        return response.json()
+    except ValueError:
+        return None
+
+
+def split_named(value: str, *, what: str = "SECRET") -> dict[str, str]:
+    """Return what a list of NAME:SECRET names, by commas; raises ValueError, which repeats no secret."""
+    found: dict[str, str] = {}
+    for entry in filter(None, (entry.strip() for entry in value.split(","))):
+        name, colon, secret = entry.partition(":")
+        if not colon or not re.fullmatch("[a-z0-9][a-z0-9._-]{0,63}", name):
+            raise ValueError(f"is not NAME:{what}, NAME:{what}, a name of small letters, digits and . _ -")
+        if name in found:
+            raise ValueError(f"{name} is listed twice")
+        if not secret or not is_one_word(secret) or " " in secret:
+            raise ValueError(f"what {name} stands for is empty, or holds a blank")
+        found[name] = secret
+    if not found:
+        raise ValueError(f"is not NAME:{what}, NAME:{what}")
+    return found
+
+
+def named_urls(value: SecretStr) -> SecretStr:
+    """Return a list of NAME:URL, by commas; raises ValueError with what is wrong, and no URL: each is a secret."""
+    for name, text in split_named(value.get_secret_value(), what="URL").items():
+        if text.startswith("//"):
+            raise ValueError("is not NAME:URL, NAME:URL: a name comes before each URL")
+        try:
+            url = httpx.URL(text)
+        except httpx.InvalidURL:
+            raise ValueError(f"what {name} stands for is no URL") from None
+        if url.scheme != "https" and not (url.scheme == "http" and url.host in {"localhost", "127.0.0.1", "::1"}):
+            raise ValueError(f"the URL of {name} must use https, or http on loopback")
+    return value
+
+
+def named_keys(value: SecretStr) -> SecretStr:
+    """Return a list of NAME:KEY, by commas; raises ValueError with what is wrong, and no key."""
+    split_named(value.get_secret_value(), what="KEY")
+    return value
+
+
+def addresses_of(value: SecretStr | None) -> Mapping[str, str]:
+    """Return what a list of NAME:SECRET names, by name; empty if it is not set."""
+    return {} if value is None else split_named(value.get_secret_value())
+
+
+def address_in(named: Mapping[str, str], address: str, *, setting: str) -> str:
+    """Return what an address stands for; raises ReceiverRefused for one that the setting does not name."""
+    if address not in named:
+        raise ReceiverRefused(f"{setting} does not name {address or 'an address'}")
+    return named[address]

@@ -1,0 +1,106 @@
+"""Which row of an audit trail is a notice, and which. Pure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from keyturn.jobs.tables import URGENT
+from keyturn.notices.contracts import Notice, Severity, Topic
+
+# Events of rotations that people hear of, with the topic and severity of each.
+ROTATION_EVENTS: Mapping[str, tuple[Topic, Severity]] = {
+    "approval_requested": ("approval.waits", "warning"),
+    "disagreement": ("decision.disagreement", "warning"),
+    "parked": ("rotation.parked", "warning"),
+}
+_OF_STATES: Mapping[str, tuple[Topic, Severity]] = {
+    "created": ("job.created", "info"),
+    "tightened": ("job.tightened", "info"),
+    "cancelled": ("job.cancelled", "info"),
+    "done": ("rotation.done", "info"),
+    "failed": ("rotation.failed", "urgent"),
+}
+# What of a row's detail a notice repeats, and under which name. Everything else stays in the trail.
+_FACTS = {
+    "approvers": "approvers",
+    "until": "until",
+    "kind": "kind",
+    "readings": "readings",
+    "reason": "reason",
+    "overlap": "overlap",
+    "grace": "grace",
+    "late_until": "late_until",
+    "blocked": "blocked",
+    "by": "by",
+    "used_by": "users",
+    "new_key_id": "new_key",
+    "last_used": "last_used",
+}
+
+
+def notice_of_job_event(row: Mapping[str, Any]) -> Notice | None:
+    """Return the notice of a row of a job's audit trail, joined with its job; None if people need not hear of it."""
+    detail, event = row["detail"], row["event"]
+    found = _OF_STATES.get(event) or _of_progress(event, detail)
+    if found is None or not row["account_id"]:  # of a purged job nothing is left to say
+        return None
+    topic, severity = found
+    if topic == "job.created" and row["priority"] == URGENT:
+        severity = "urgent"
+    facts = _facts_of(detail)
+    if topic == "job.cancelled":
+        facts["cancelled_by"] = str(row["actor"])[:500]
+    return Notice(
+        event_id=f"job-{row['audit_id']}",
+        topic=topic,
+        severity=severity,
+        tenant_id=row["tenant_id"],
+        at=row["at"],
+        owner=row["owner"],
+        account_id=row["account_id"],
+        key_id=row["key_id"],
+        policy_lines=tuple(row["policy_lines"] or ())[:16],
+        job_id=row["job_id"],
+        rotate_by=row["rotate_by"],
+        facts=facts,
+    )
+
+
+def _of_progress(event: str, detail: Mapping[str, Any]) -> tuple[Topic, Severity] | None:
+    """What an executor reports under the state that the job is in, by what it says."""
+    if "cloud_account" in detail and event == "rotating":
+        return "rotation.began", "info"
+    if "blocked" in detail:
+        return "rotation.blocked", "warning"
+    if "activating" in detail:
+        return "old_key.activated", "urgent"
+    if "deactivated" in detail:
+        return "old_key.deactivated", "info"
+    return None
+
+
+def notice_of_event(row: Mapping[str, Any]) -> Notice | None:
+    """Return the notice of an event of a rotation on its way to a job; None if people need not hear of it."""
+    found = ROTATION_EVENTS.get(row["event"])
+    if found is None:
+        return None
+    topic, severity = found
+    return Notice(
+        event_id=f"rotation-{row['event_id']}",
+        topic=topic,
+        severity=severity,
+        tenant_id=row["tenant_id"],
+        at=row["at"],
+        owner=row["owner"],
+        account_id=row["account_id"],
+        key_id=row["key_id"],
+        workflow_id=row["workflow_id"],
+        facts=_facts_of(row["detail"]),
+    )
+
+
+def _facts_of(detail: Mapping[str, Any]) -> dict[str, str]:
+    return {_FACTS[name]: _in_one_line(value) for name, value in detail.items() if name in _FACTS and value}
+
+
+def _in_one_line(value: object) -> str:
+    return "".join(letter if letter.isprintable() else " " for letter in str(value))[:500]

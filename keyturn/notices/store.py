@@ -1,0 +1,195 @@
+"""Notices in the database: written once, routed once, grouped into messages, sent until they came through."""
+
+import uuid
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, func, select, update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from keyturn.database import insert_of, transaction
+from keyturn.notices.contracts import SHOWN, Notice, NoticeMessage
+from keyturn.notices.errors import UnknownMessage
+from keyturn.notices.routing import Send
+from keyturn.notices.tables import notice_sends, notices
+
+AT_ONCE = 500  # rows a transaction: some ten milliseconds, in which no one else waits for long
+_MOST_GROUPED = 5_000  # of the notices that share a message; the next message takes the others
+_sends, _notices = notice_sends.c, notices.c
+_WAITS = and_(_sends.sent_at.is_(None), _sends.dead_at.is_(None))
+
+
+class _Pairs:
+    """A send, and an earlier one to the same destination that is about the same key."""
+
+    own_table, other_table = notice_sends.alias("own"), notice_sends.alias("other")
+    own_notices, other_notices = notices.alias("own_notice"), notices.alias("other_notice")
+    own, other = own_table.c, other_table.c
+
+
+def _behind_others(shown: ColumnElement[Any] = _Pairs.own.message_id) -> Select[Any]:
+    """The messages that wait for an earlier one: who hears that a rotation is done has heard that it began."""
+    own, other, mine, theirs = _Pairs.own, _Pairs.other, _Pairs.own_notices.c, _Pairs.other_notices.c
+    return (
+        select(shown)
+        .select_from(_Pairs.own_table)
+        .join(_Pairs.own_notices, mine.notice_id == own.notice_id)
+        .join(
+            _Pairs.other_notices,
+            and_(
+                theirs.tenant_id == mine.tenant_id, theirs.account_id == mine.account_id, theirs.key_id == mine.key_id
+            ),
+        )
+        .join(_Pairs.other_table, other.notice_id == theirs.notice_id)
+        .where(
+            other.destination == own.destination,
+            other.send_id < own.send_id,
+            other.message_id != own.message_id,
+            *(one.is_(None) for one in (own.sent_at, own.dead_at, other.sent_at, other.dead_at)),
+        )
+    )
+
+
+class NoticeStore:
+    """The notices in the database behind `engine`. Everything raises JobStoreUnavailable if that does not answer."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._insert = insert_of(engine)
+
+    async def add(self, found: Sequence[Notice]) -> None:
+        """Write notices; those that are there already stay as they are."""
+        now = datetime.now(UTC)
+        statement = self._insert(notices).on_conflict_do_nothing(index_elements=["tenant_id", "event_id"])
+        for start in range(0, len(found), AT_ONCE):
+            rows = [
+                {
+                    "tenant_id": one.tenant_id,
+                    "event_id": one.event_id,
+                    "topic": one.topic,
+                    "owner": one.owner,
+                    "account_id": one.account_id,
+                    "key_id": one.key_id,
+                    "content": one.model_dump(mode="json", exclude_none=True),
+                    "created_at": now,
+                }
+                for one in found[start : start + AT_ONCE]
+            ]
+            async with transaction(self._engine, whole=True) as connection:
+                await connection.execute(statement, rows)
+
+    async def route(self, sends_of: Callable[[Notice], Sequence[Send]]) -> int:
+        """Write where notices go that were not routed yet, the oldest first; returns how many there were."""
+        unrouted = select(_notices.notice_id, _notices.content).where(_notices.routed_at.is_(None))
+        unrouted = unrouted.order_by(_notices.notice_id).limit(AT_ONCE)
+        if self._engine.dialect.name == "postgresql":  # another worker routes others meanwhile
+            unrouted = unrouted.with_for_update(skip_locked=True)
+        async with transaction(self._engine, whole=True) as connection:
+            found = (await connection.execute(unrouted)).all()
+            rows = [
+                {"notice_id": notice_id, **send._asdict()}
+                for notice_id, content in found
+                for send in sends_of(Notice.model_validate(content))
+            ]
+            if rows:
+                await connection.execute(self._insert(notice_sends).on_conflict_do_nothing(), rows)
+            if found:
+                these = _notices.notice_id.in_([notice_id for notice_id, _ in found])
+                await connection.execute(update(notices).where(these).values(routed_at=datetime.now(UTC)))
+        return len(found)
+
+    async def group(self, now: datetime) -> int:
+        """Put what is due into messages, one for each destination and group; returns how many messages were made."""
+        due = and_(_WAITS, _sends.message_id.is_(None), _sends.due_at <= now)
+        groups = select(_sends.destination, _sends.grouped_by).where(due).distinct().limit(AT_ONCE)
+        async with transaction(self._engine) as connection:
+            found = (await connection.execute(groups)).all()
+        made = 0
+        for destination, grouped_by in found:
+            of_group = and_(due, _sends.destination == destination, _sends.grouped_by == grouped_by)
+            members = select(_sends.send_id).where(of_group).order_by(_sends.send_id).limit(_MOST_GROUPED)
+            # Compared again where it is written: what another worker took first is not taken twice.
+            taken = (
+                update(notice_sends)
+                .where(_sends.send_id.in_(members), _sends.message_id.is_(None))
+                .values(message_id=f"notice_{uuid.uuid4().hex}")
+            )
+            async with transaction(self._engine) as connection:
+                made += (await connection.execute(taken)).rowcount > 0
+        return made
+
+    async def pending(self, *, limit: int) -> Sequence[str]:
+        """Return the messages that may be sent now, the oldest first: without those that wait for an earlier one."""
+        query = (
+            select(_sends.message_id)
+            .where(_WAITS, _sends.message_id.is_not(None), _sends.message_id.not_in(_behind_others()))
+            .group_by(_sends.message_id)
+            .order_by(func.min(_sends.send_id))
+            .limit(limit)
+        )
+        async with transaction(self._engine) as connection:
+            return [str(message_id) for message_id in (await connection.execute(query)).scalars()]
+
+    async def message(self, message_id: str) -> NoticeMessage:
+        """Return a message, and which earlier one about a key of its own must come first; raises UnknownMessage."""
+        members = (
+            select(_sends.send_id, _sends.destination, _sends.sent_at, _notices.topic, _notices.content)
+            .join(notices, _notices.notice_id == _sends.notice_id)
+            .where(_sends.message_id == message_id)
+            .order_by(_sends.send_id)
+        )
+        async with transaction(self._engine) as connection:
+            rows = (await connection.execute(members)).mappings().all()
+            if not rows:
+                raise UnknownMessage(f"there is no message {message_id[:64]}")
+            earlier = _behind_others(_Pairs.other.message_id).where(_Pairs.own.message_id == message_id).limit(1)
+            waits_for = (await connection.execute(earlier)).scalar_one_or_none()
+        return NoticeMessage(
+            message_id=message_id,
+            destination=rows[0]["destination"],
+            notices=tuple(Notice.model_validate(row["content"]) for row in rows[-SHOWN:]),
+            total=len(rows),
+            by_topic=Counter(row["topic"] for row in rows),
+            waits_for=waits_for,
+            is_sent=all(row["sent_at"] is not None for row in rows),
+        )
+
+    async def mark_sent(self, message_id: str) -> None:
+        """Write that a message came through."""
+        await self._change(message_id, sent_at=datetime.now(UTC), dead_at=None, failure=None)
+
+    async def mark_dead(self, message_id: str, *, failure: str) -> None:
+        """Record that a message was abandoned, and why; an operator resends it."""
+        await self._change(message_id, dead_at=datetime.now(UTC), failure=failure)
+
+    async def revive(self, message_id: str) -> None:
+        """Let an abandoned message be delivered again."""
+        this = and_(_sends.message_id == message_id, _sends.sent_at.is_(None))
+        async with transaction(self._engine) as connection:
+            await connection.execute(update(notice_sends).where(this).values(dead_at=None, failure=None))
+
+    async def _change(self, message_id: str, **values: Any) -> None:
+        this = and_(_sends.message_id == message_id, _sends.sent_at.is_(None))
+        async with transaction(self._engine) as connection:
+            await connection.execute(update(notice_sends).where(this).values(**values))
+
+    async def dead_letters(self, *, tenant_id: str, limit: int) -> Sequence[Mapping[str, Any]]:
+        """Return the abandoned messages of a tenant, the oldest first, each with its destination and failure."""
+        query = (
+            select(
+                _sends.message_id,
+                _sends.destination,
+                func.max(_sends.failure).label("failure"),
+                func.min(_sends.dead_at).label("dead_at"),
+                func.count().label("notices"),
+            )
+            .join(notices, _notices.notice_id == _sends.notice_id)
+            .where(_sends.dead_at.is_not(None), _notices.tenant_id == tenant_id)
+            .group_by(_sends.message_id, _sends.destination)
+            .order_by(func.min(_sends.send_id))
+            .limit(limit)
+        )
+        async with transaction(self._engine) as connection:
+            return [dict(row) for row in (await connection.execute(query)).mappings()]

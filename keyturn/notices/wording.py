@@ -1,0 +1,111 @@
+"""What notices say, in plain text: each channel puts it into its own form."""
+
+from collections.abc import Mapping
+from urllib.parse import quote
+
+from keyturn.contracts import UNOWNED
+from keyturn.moments import in_utc
+from keyturn.notices.contracts import Notice, NoticeMessage, Topic
+
+# Of one, of several: as they stand behind a number.
+HEADLINES: Mapping[Topic, tuple[str, str]] = {
+    "approval.waits": ("decision waits for an approval", "decisions wait for an approval"),
+    "approval.expires": ("approval expires within a day", "approvals expire within a day"),
+    "decision.disagreement": ("rule and model disagree on a due key", "due keys on which rule and model disagree"),
+    "rotation.parked": ("rotation is parked", "rotations are parked"),
+    "job.created": ("key must be rotated", "keys must be rotated"),
+    "job.tightened": ("job has an earlier date", "jobs have an earlier date"),
+    "job.due_soon": ("job is due soon", "jobs are due soon"),
+    "job.overdue": ("job is overdue", "jobs are overdue"),
+    "job.cancelled": ("job was cancelled", "jobs were cancelled"),
+    "rotation.began": ("rotation began", "rotations began"),
+    "rotation.blocked": ("rotation waits: the old key is still needed", "rotations wait: old keys are still needed"),
+    "old_key.deactivated": ("old key was deactivated", "old keys were deactivated"),
+    "old_key.activated": (
+        "old key was used after its deactivation, and is active again",
+        "old keys were used after their deactivation, and are active again",
+    ),
+    "rotation.done": ("rotation is done", "rotations are done"),
+    "rotation.failed": ("rotation failed", "rotations failed"),
+    "run.finished": ("bulk run finished", "bulk runs finished"),
+    "waiver.ends": ("waiver ends soon", "waivers end soon"),
+    "spend.over": ("limit of a day's cost is passed", "limits of a day's cost are passed"),
+}
+# What a fact is, where its name alone does not say it.
+_FACTS = {
+    "approvers": "to be decided by",
+    "by": "by",
+    "cancelled_by": "by",
+    "days": "overdue by days",
+    "new_key": "the new key is",
+    "overlap_until": "both keys work until",
+    "grace_until": "the old key is deleted after",
+    "reason": "because of",
+    "scope": "exempt",
+    "until": "until",
+    "users": "used by",
+}
+
+
+def headline(message: NoticeMessage) -> str:
+    """Return what a message is about, in one line."""
+    counts = sorted(message.by_topic.items(), key=lambda item: (-item[1], item[0]))
+    parts = [_counted(count, topic) for topic, count in counts]
+    owners = {notice.owner or UNOWNED for notice in message.notices if notice.key_id}
+    of = f" ({owners.pop()})" if len(owners) == 1 else ""
+    return ", ".join(parts[:3]) + (f" and {len(parts) - 3} more kinds" if len(parts) > 3 else "") + of
+
+
+def sentence(notice: Notice) -> str:
+    """Return what happened, to which key, and what it adds."""
+    one, _ = HEADLINES[notice.topic]
+    about = f": {notice.key_id} of {notice.account_id}" if notice.key_id else ""
+    parts = [f"{one[0].upper()}{one[1:]}{about}"]
+    parts += [f"under {', '.join(notice.policy_lines)}"] if notice.policy_lines else []
+    parts += [f"due {notice.rotate_by:%Y-%m-%d}"] if notice.rotate_by else []
+    for name, value in notice.facts.items():
+        parts.append(f"{_FACTS.get(name, name.replace('_', ' '))} {_as_read(value)}")
+    return ", ".join(parts) + "."
+
+
+def link(notice: Notice, desk: str | None) -> str | None:
+    """Return the desk's page of what a notice is about; None without a desk. It decides nothing: a person signs in."""
+    if desk is None:
+        return None
+    base = desk.rstrip("/")
+    if notice.job_id is not None:
+        return f"{base}/jobs/{quote(notice.job_id, safe='')}"
+    if notice.workflow_id is not None:
+        return f"{base}/rotations/{quote(notice.workflow_id, safe='')}"
+    return f"{base}/{'waivers' if notice.topic == 'waiver.ends' else 'runs' if notice.run_id else ''}".rstrip("/")
+
+
+def left_out(message: NoticeMessage) -> str | None:
+    """Return what a digest does not name one by one; None if it names all."""
+    hidden = message.total - len(message.notices)
+    return f"and {hidden:,} more" if hidden > 0 else None
+
+
+def as_text(message: NoticeMessage, desk: str | None) -> str:
+    """Return a message as plain text, for channels without a form of their own."""
+    lines = [headline(message), ""]
+    for notice in message.notices:
+        lines.append(f"- {in_utc(notice.at)}  {sentence(notice)}")
+        if (url := link(notice, desk)) is not None:
+            lines.append(f"  {url}")
+    if (more := left_out(message)) is not None:
+        lines += ["", more]
+    return "\n".join(lines) + "\n"
+
+
+def _counted(count: int, topic: str) -> str:
+    one, several = next((words for name, words in HEADLINES.items() if name == topic), (topic, topic))
+    return f"1 {one}" if count == 1 else f"{count:,} {several}"
+
+
+def _as_read(value: str) -> str:
+    """A moment as people read it; anything else as it is."""
+    try:
+        return in_utc(value) if len(value) > len("2026-11-27") and value[4:5] == "-" else value
+    except ValueError:
+        return value

@@ -1,0 +1,89 @@
+"""Slack: notices by incoming webhooks, in Block Kit (https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks).
+
+An incoming webhook knows no idempotency key: where its answer was lost, a message may stand twice in the channel.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+import httpx
+from pydantic import AfterValidator, Field, SecretStr
+from pydantic_settings import BaseSettings
+
+from keyturn.jobs.channel import Channel
+from keyturn.llm.http import http_client
+from keyturn.notices.channel import Notifier
+from keyturn.notices.contracts import Notice, NoticeMessage
+from keyturn.notices.http import address_in, addresses_of, call, named_urls
+from keyturn.notices.wording import headline, left_out, link, sentence
+from keyturn.settings import SETTINGS_FROM_ENVIRONMENT
+
+# https://docs.slack.dev/reference/block-kit/blocks: a header has 150 letters, a section's text 3,000, a message 50
+# blocks; and beyond some 11,000 letters in all, Slack answers msg_blocks_too_long (slackapi/bolt-js#2509).
+MAX_HEADER, MAX_SECTION = 150, 480
+_MARKS = {"urgent": ":rotating_light: ", "warning": ":warning: ", "info": ""}
+SETTING = "KEYTURN_SLACK_WEBHOOKS"
+
+
+class Slack:
+    """The channels behind incoming webhooks, by the names that settings give them."""
+
+    def __init__(self, http: httpx.AsyncClient, webhooks: Mapping[str, str]) -> None:
+        self._http = http
+        self._webhooks = webhooks
+
+    async def send(self, address: str, message: NoticeMessage, *, desk: str | None) -> str:
+        """Send `message` once; see `Notifier`."""
+        url = address_in(self._webhooks, address, setting=SETTING)
+        await call(self._http, "POST", url, service="Slack", json=self.preview(address, message, desk=desk))
+        return "taken"
+
+    def preview(self, address: str, message: NoticeMessage, *, desk: str | None) -> Mapping[str, Any]:
+        """Return the body."""
+        title = headline(message)
+        blocks: list[dict[str, Any]] = [
+            {"type": "header", "text": {"type": "plain_text", "text": title[:MAX_HEADER]}},
+            *({"type": "section", "text": {"type": "mrkdwn", "text": _section(one, desk)}} for one in message.notices),
+        ]
+        if (more := left_out(message)) is not None:
+            blocks.append({"type": "context", "elements": [{"type": "plain_text", "text": more}]})
+        return {"text": escape(title), "blocks": blocks}
+
+
+def escape(text: str) -> str:
+    """Return text in which nothing is a mention or a link (https://docs.slack.dev/messaging/formatting-message-text)."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _section(notice: Notice, desk: str | None) -> str:
+    said = f"{_MARKS[notice.severity]}{escape(sentence(notice)[:MAX_SECTION])}"
+    url = link(notice, desk)
+    return said if url is None else f"{said} <{url}|Open>"
+
+
+class SlackSettings(BaseSettings):
+    """Slack's incoming webhooks."""
+
+    model_config = SETTINGS_FROM_ENVIRONMENT
+
+    webhooks: Annotated[SecretStr, AfterValidator(named_urls)] | None = Field(
+        default=None,
+        alias="KEYTURN_SLACK_WEBHOOKS",
+        description="Slack's incoming webhooks: NAME:URL, by commas; routes name them as slack:NAME.",
+    )
+
+
+@asynccontextmanager
+async def _open(settings: SlackSettings, most_at_once: int) -> AsyncIterator[Notifier]:
+    async with http_client(most_at_once) as http:
+        yield Slack(http, addresses_of(settings.webhooks))
+
+
+CHANNEL = Channel(
+    "slack",
+    SlackSettings,
+    is_on=lambda settings: settings.webhooks is not None,
+    notify=_open,
+    addresses=lambda settings: addresses_of(settings.webhooks),
+)

@@ -1,0 +1,396 @@
+"""Notices: what becomes one, where it goes and when, and that it is written and sent once."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from sqlalchemy import insert, select, update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from keyturn.bulk.tables import bulk_runs
+from keyturn.jobs.leases import JobLeases
+from keyturn.jobs.store import JobStore
+from keyturn.jobs.tables import job_audit, rotation_jobs
+from keyturn.notices.contracts import Notice, Topic
+from keyturn.notices.errors import RoutesInvalid, UnknownMessage
+from keyturn.notices.readings import notice_of_job_event
+from keyturn.notices.routing import Routes, Send, faults_of_destinations, load_routes
+from keyturn.notices.samples import message_of, sample, samples
+from keyturn.notices.sources import NoticeSources
+from keyturn.notices.store import NoticeStore
+from keyturn.notices.tables import notice_sends, notices
+from keyturn.notices.wording import HEADLINES, as_text, headline, link, sentence
+from keyturn.owners import Owners
+from keyturn.retention import RetentionStore
+from keyturn.rotations.contracts import RotationEvent
+from keyturn.waivers.contracts import Waiver
+from keyturn.waivers.store import WaiverStore
+from tests.support.cases import facts, order
+
+NOW = datetime(2026, 11, 27, 12, 7, tzinfo=UTC)  # a Friday
+DESK = "https://desk.example.org"
+
+
+def routes(*tables: dict[str, Any], **more: Any) -> Routes:
+    return Routes.model_validate({"route": list(tables), **more})
+
+
+def ways(found: Routes, notice: Notice, now: datetime = NOW, **more: Any) -> dict[str, datetime]:
+    return {send.destination: send.due_at for send in found.sends(notice, now, **more)}
+
+
+# -- routing ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("table", "takes"),
+    [
+        ({}, True),
+        ({"owners": ["payments"]}, True),
+        ({"owners": ["shipping"]}, False),
+        ({"owners": ["unowned"]}, False),
+        ({"topics": ["job.overdue"]}, True),
+        ({"topics": ["job.*"]}, True),
+        ({"topics": ["rotation.*", "approval.*"]}, False),
+        ({"severities": ["urgent"]}, False),
+        ({"severities": ["warning", "urgent"]}, True),
+        ({"tenants": ["another"]}, False),
+    ],
+)
+def test_a_notice_goes_by_the_routes_that_match(table: dict[str, Any], takes: bool) -> None:
+    assert (ways(routes({"to": ["slack:a"], **table}), sample("job.overdue")) != {}) is takes
+
+
+def test_keys_without_an_owner_have_a_route_of_their_own() -> None:
+    found = routes({"to": ["slack:platform"], "owners": ["unowned"]})
+    assert ways(found, sample("job.overdue", owner=None)) != {}
+
+
+def test_a_notice_goes_to_each_destination_once_by_the_earliest_of_its_routes() -> None:
+    found = routes({"to": ["slack:a", "smtp:x@y.z"], "digest_minutes": 60}, {"to": ["slack:a"], "digest_minutes": 0})
+    assert ways(found, sample("job.created")) == {"slack:a": NOW, "smtp:x@y.z": datetime(2026, 11, 27, 13, tzinfo=UTC)}
+
+
+def test_an_owners_notices_of_a_window_are_due_together_and_urgent_ones_at_once() -> None:
+    found = routes({"to": ["slack:a"], "digest_minutes": 30})
+    quarter = datetime(2026, 11, 27, 12, 30, tzinfo=UTC)
+    for minute in (0, 1, 29):
+        assert ways(found, sample("job.created"), NOW.replace(minute=minute)) == {"slack:a": quarter}
+    urgent = sample("old_key.activated")
+    assert ways(found, urgent) == {"slack:a": NOW}
+    assert ways(found, sample("job.created"), alone={"slack"}) == {"slack:a": NOW}
+    [one], [other] = (
+        found.sends(sample("job.created", number=1), NOW),
+        found.sends(sample("job.overdue", number=2), NOW),
+    )
+    assert one.grouped_by == other.grouped_by != found.sends(urgent, NOW)[0].grouped_by
+    assert one.grouped_by != found.sends(sample("job.created", owner="shipping"), NOW)[0].grouped_by
+
+
+@pytest.mark.parametrize(
+    ("clock", "ends"),
+    [
+        ("2026-11-27T19:59:00", None),
+        ("2026-11-27T20:00:00", "2026-11-28T07:00:00"),
+        ("2026-11-28T00:30:00", "2026-11-28T07:00:00"),
+        ("2026-11-28T06:59:00", "2026-11-28T07:00:00"),
+        ("2026-11-28T07:00:00", None),
+        ("2026-03-28T23:00:00", "2026-03-29T07:00:00"),  # the night in which Berlin's clocks go forward
+        ("2026-10-24T23:00:00", "2026-10-25T07:00:00"),  # and back
+    ],
+)
+def test_in_quiet_hours_notices_wait_until_these_end_on_the_clock_of_their_zone(clock: str, ends: str | None) -> None:
+    berlin = ZoneInfo("Europe/Berlin")
+    table = {"to": ["slack:a"], "digest_minutes": 0, "quiet": {"from": "20:00", "to": "07:00"}}
+    found = routes(table, zone="Europe/Berlin")
+    now = datetime.fromisoformat(clock).replace(tzinfo=berlin).astimezone(UTC)
+    expected = now if ends is None else datetime.fromisoformat(ends).replace(tzinfo=berlin).astimezone(UTC)
+    assert ways(found, sample("job.created"), now) == {"slack:a": expected}
+    assert ways(found, sample("old_key.activated"), now) == {"slack:a": now}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "route"),
+        ("[[route]]\nto = []", "to"),
+        ('[[route]]\nto = ["slack:a"]\ntopics = ["job.finished"]', "names no topic"),
+        ('[[route]]\nto = ["Slack a"]', "to"),
+        ('[[route]]\nto = ["slack:a"]\nquiet = { from = "20:00", to = "20:00" }', "are the same"),
+        ('[[route]]\nto = ["slack:a"]\nquiet = { from = "25:00", to = "20:00" }', "write a time of day"),
+        ('[[route]]\nto = ["slack:a"]\ndigest_minutes = 2000', "1440"),
+        ('[[route]]\nto = ["slack:a"]\nowner = ["payments"]', r"\[\[route\]\] 1, owner: is not known here"),
+        ('zone = "Mars/Olympus"\n[[route]]\nto = ["slack:a"]', "time zone"),
+        ('desk = "desk.example.org"\n[[route]]\nto = ["slack:a"]', "http"),
+        ("[[route]\n", "is not TOML"),
+    ],
+)
+def test_a_file_of_routes_that_cannot_be_used_is_refused_with_the_place(text: str, says: str, tmp_path: Path) -> None:
+    file = tmp_path / "notify.toml"
+    file.write_text(text)
+    with pytest.raises(RoutesInvalid, match=says):
+        load_routes(file)
+
+
+def test_a_destination_that_leads_nowhere_is_named() -> None:
+    """An owner who never hears of anything would be worse than a worker that does not start."""
+    found = routes({"to": ["slack:a", "slack:b", "teams:x", "smtp:x@y.z", "webhook"]})
+    faults = faults_of_destinations(found, {"slack": {"a"}, "smtp": None, "webhook": ("",)})
+    assert faults == [
+        "slack:b: the settings of slack name a",
+        "teams:x: the channel teams is not set up here; slack, smtp, webhook is",
+    ]
+
+
+# -- wording ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_topic_has_its_words() -> None:
+    for notice in samples():
+        assert sentence(notice).endswith(".")
+        assert headline(message_of([notice], "slack:a")).startswith(f"1 {HEADLINES[notice.topic][0]}")
+
+
+def test_a_digest_says_how_many_of_each_and_names_some() -> None:
+    many = [sample("job.created", number=number) for number in range(800)] + [sample("job.overdue", number=900)]
+    message = message_of(many, "slack:payments")
+    assert headline(message) == "800 keys must be rotated, 1 job is overdue (payments)"
+    text = as_text(message, DESK)
+    assert text.count("\n- ") == 20
+    assert "and 781 more" in text
+    assert f"{DESK}/jobs/job_sample_900" in text
+
+
+def test_links_lead_to_the_page_of_exactly_what_a_notice_is_about() -> None:
+    by_topic: dict[Topic, str] = {
+        "approval.waits": "/rotations/rotation%3Adefault%3Asample-1",
+        "job.overdue": "/jobs/job_sample_1",
+        "run.finished": "/runs",
+        "waiver.ends": "/waivers",
+        "spend.over": "",
+    }
+    for topic, path in by_topic.items():
+        assert link(sample(topic), f"{DESK}/") == DESK + path
+    assert link(sample("job.overdue"), None) is None
+
+
+# -- what becomes a notice --------------------------------------------------------------------------------------------
+
+JOB_ROW: dict[str, Any] = {
+    "audit_id": 7, "tenant_id": "default", "at": NOW, "owner": "payments", "account_id": "acct_1", "key_id": "key_1",
+    "policy_lines": ["P-7@1"], "job_id": "job_1", "rotate_by": NOW, "priority": 3, "actor": "omar",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("event", "detail", "topic", "severity"),
+    [
+        ("created", {"decision_digest": "v1:0"}, "job.created", "info"),
+        ("tightened", {}, "job.tightened", "info"),
+        ("rotating", {"cloud_account": "1", "user": "x", "overlap": "24 hours"}, "rotation.began", "info"),
+        ("rotating", {"try": "1"}, None, None),
+        ("verifying", {"verified": "k"}, None, None),
+        ("grace", {"deactivated": "k", "last_used": "never"}, "old_key.deactivated", "info"),
+        ("grace", {"activating": "k", "used_by": "role/x"}, "old_key.activated", "urgent"),
+        ("verifying", {"blocked": "old_key_in_use", "by": "role/x"}, "rotation.blocked", "warning"),
+        ("done", {}, "rotation.done", "info"),
+        ("failed", {"reason": "rolled back"}, "rotation.failed", "urgent"),
+        ("cancelled", {"reason": "not ours"}, "job.cancelled", "info"),
+        ("claimed", {}, None, None),
+        ("delivered", {"answer": "taken"}, None, None),
+    ],
+)
+def test_events_of_a_job_become_notices(
+    event: str, detail: dict[str, str], topic: str | None, severity: str | None
+) -> None:
+    """Names and dates: no evidence, and nothing of a trail that is for auditors."""
+    found = notice_of_job_event(JOB_ROW | {"event": event, "detail": detail})
+    assert (found and found.topic, found and found.severity) == (topic, severity)
+    if found is not None:
+        assert "decision_digest" not in found.facts
+        assert (found.event_id, found.owner) == ("job-7", "payments")
+
+
+def test_a_compromised_keys_job_is_urgent_and_a_purged_one_says_nothing() -> None:
+    urgent = notice_of_job_event(JOB_ROW | {"event": "created", "detail": {}, "priority": 1})
+    assert urgent is not None
+    assert urgent.severity == "urgent"
+    assert notice_of_job_event(JOB_ROW | {"event": "created", "detail": {}, "account_id": None}) is None
+
+
+@pytest.fixture
+async def sources(engine: AsyncEngine) -> NoticeSources:
+    found = NoticeSources(engine, Owners())
+    await found.start(datetime.now(UTC))
+    return found
+
+
+async def topics(engine: AsyncEngine) -> list[str]:
+    async with engine.connect() as connection:
+        return list((await connection.execute(select(notices.c.topic).order_by(notices.c.topic))).scalars())
+
+
+async def made(store: JobStore, number: int, **changed: Any) -> str:
+    ordered = order(credential=facts(key_id=f"key_{number}")).model_copy(update={"owner": "payments", **changed})
+    return (await store.create_once(ordered, idempotency_key=f"r:{number}", fence=1)).job_id
+
+
+async def test_what_happens_to_a_job_is_found_once_however_often_and_by_however_many_it_is_looked_for(
+    engine: AsyncEngine, store: JobStore, sources: NoticeSources
+) -> None:
+    job_id = await made(store, 1)
+    claims, held = JobLeases(engine), NoticeStore(engine)
+    claim = await claims.claim(job_id, tenant_id="default", owner="execute:x", lease=timedelta(minutes=1))
+    await claims.fail(job_id, tenant_id="default", token=claim.token, reason="rolled back")
+    await asyncio.gather(*(sources.gather(held, datetime.now(UTC)) for _ in range(3)))
+    await sources.gather(held, datetime.now(UTC) + timedelta(minutes=5))
+    await made(store, 2)
+    await sources.gather(held, datetime.now(UTC) + timedelta(minutes=6))
+    assert await topics(engine) == ["job.created", "job.created", "rotation.failed"]
+
+
+async def test_what_happened_before_anyone_was_to_hear_of_it_is_no_notice(engine: AsyncEngine, store: JobStore) -> None:
+    await made(store, 1)
+    sources, held = NoticeSources(engine, Owners()), NoticeStore(engine)
+    await sources.start(datetime.now(UTC))
+    await sources.start(datetime.now(UTC) + timedelta(hours=1))  # another worker, later: the first one's place counts
+    await made(store, 2)
+    await sources.gather(held, datetime.now(UTC))
+    assert await topics(engine) == ["job.created"]
+
+
+async def test_a_row_that_is_written_late_under_a_lower_number_is_found(
+    engine: AsyncEngine, store: JobStore, sources: NoticeSources
+) -> None:
+    """A transaction that took its number first may commit last."""
+    job_id, held = await made(store, 1), NoticeStore(engine)
+    async with engine.begin() as connection:
+        row = {"job_id": job_id, "at": datetime.now(UTC), "event": "done", "actor": "x", "detail": {}}
+        await connection.execute(insert(job_audit).values(audit_id=1_000, **row))
+    await sources.gather(held, datetime.now(UTC))
+    async with engine.begin() as connection:
+        await connection.execute(insert(job_audit).values(audit_id=999, **row | {"event": "cancelled"}))
+    await sources.gather(held, datetime.now(UTC))
+    assert await topics(engine) == ["job.cancelled", "job.created", "rotation.done"]
+
+
+async def test_what_waits_for_a_person_is_found_with_its_key_and_again_before_it_expires(
+    engine: AsyncEngine, store: JobStore, sources: NoticeSources
+) -> None:
+    held, now = NoticeStore(engine), datetime.now(UTC)
+    for number, hours in enumerate((160, 20, 20)):
+        detail = {"until": (now + timedelta(hours=hours)).isoformat(), "approvers": "omar, priya"}
+        event = RotationEvent(
+            tenant_id="default", event="approval_requested", actor="luna", at=now, detail=detail,
+            account_id="acct_1", key_id=f"key_{number}", owner="payments",
+        )  # fmt: skip
+        await store.record_event(event, workflow_id=f"w-{number}", event_id=f"e-{number}")
+    approved = RotationEvent(tenant_id="default", event="approved", actor="omar", at=now + timedelta(seconds=1))
+    await store.record_event(approved, workflow_id="w-2", event_id="e-9")
+    for _ in range(2):
+        await sources.gather(held, now + timedelta(seconds=2))
+    assert await topics(engine) == ["approval.expires"] + 3 * ["approval.waits"]
+    async with engine.connect() as connection:
+        [again] = (
+            await connection.execute(select(notices.c.content).where(notices.c.topic == "approval.expires"))
+        ).scalars()
+    assert (again["key_id"], again["facts"]["approvers"]) == ("key_1", "omar, priya")
+
+
+async def test_dates_that_come_and_pass_are_found_once(
+    engine: AsyncEngine, store: JobStore, sources: NoticeSources
+) -> None:
+    """Due soon (not a job that was just announced), overdue, a waiver that ends, a run that has ended."""
+    held, now = NoticeStore(engine), datetime.now(UTC)
+    jobs = [await made(store, number) for number in range(4)]
+    dates = [(2, 9), (-3, 9), (2, 0), (30, 9)]
+    async with engine.begin() as connection:
+        for job_id, (due, old) in zip(jobs, dates, strict=True):
+            values = {"rotate_by": now + timedelta(days=due), "created_at": now - timedelta(days=old)}
+            await connection.execute(update(rotation_jobs).where(rotation_jobs.c.job_id == job_id).values(**values))
+        run: dict[str, Any] = {"run_id": "run-1", "tenant_id": "default", "task": "decide_rotation", "source": "x.csv"}
+        run |= {"source_digest": "d", "policy_lines": ["P-7@1"], "requested_by": "luna", "workflow_id": "w"}
+        ended = {"created_at": now, "ended_at": now + timedelta(seconds=1), "ended": "done"}
+        await connection.execute(insert(bulk_runs), run | ended | {"figures": {"total": 5, "outcomes": {"waived": 5}}})
+    for days in (3, 30):
+        waiver = Waiver(
+            waiver_id=f"waiver_{days}", tenant_id="default", account="a", reason="r", granted_by="omar",
+            granted_at=now, until=now + timedelta(days=days),
+        )  # fmt: skip
+        await WaiverStore(engine).add(waiver)
+    for _ in range(2):
+        await sources.gather(held, now + timedelta(seconds=2))
+    assert await topics(engine) == 4 * ["job.created"] + ["job.due_soon", "job.overdue", "run.finished", "waiver.ends"]
+
+
+# -- sending once -----------------------------------------------------------------------------------------------------
+
+
+def to(*destinations: str, group: str = "g", minutes: float = 0) -> Any:
+    due = datetime.now(UTC) + timedelta(minutes=minutes)
+    return lambda notice: [Send(one, due, group) for one in destinations]
+
+
+async def test_notices_of_a_group_share_one_message_whoever_groups_them(engine: AsyncEngine) -> None:
+    held = NoticeStore(engine)
+    for _ in range(2):
+        await held.add([sample("job.created", number=number, at=NOW) for number in range(1_200)])
+    assert sum(await asyncio.gather(*(held.route(to("slack:a", "smtp:x@y.z")) for _ in range(4)))) > 0
+    while await held.route(to("slack:a", "smtp:x@y.z")):
+        pass
+    await asyncio.gather(*(held.group(datetime.now(UTC)) for _ in range(4)))
+    await held.group(datetime.now(UTC))
+    found = [await held.message(one) for one in await held.pending(limit=10)]
+    assert sorted(one.destination for one in found) == ["slack:a", "smtp:x@y.z"]
+    assert [one.total for one in found] == [1_200, 1_200]
+    async with engine.connect() as connection:
+        sends = (await connection.execute(select(notice_sends.c.send_id))).all()
+    assert len(sends) == 2 * found[0].total
+
+
+async def test_what_is_not_due_waits(engine: AsyncEngine) -> None:
+    held = NoticeStore(engine)
+    await held.add([sample("job.created")])
+    await held.route(to("slack:a", minutes=15))
+    assert await held.group(datetime.now(UTC)) == 0
+    assert await held.group(datetime.now(UTC) + timedelta(minutes=16)) == 1
+
+
+async def test_messages_about_one_key_come_in_their_order_and_others_do_not_wait(engine: AsyncEngine) -> None:
+    held, started = NoticeStore(engine), datetime.now(UTC)
+    for topic, number, group in (("rotation.began", 1, "a"), ("rotation.done", 1, "b"), ("rotation.done", 2, "c")):
+        await held.add([sample(topic, number=number, at=started)])  # type: ignore[arg-type]
+        await held.route(to("slack:a", group=group))
+        await held.group(datetime.now(UTC))
+    first, third = await held.pending(limit=10)
+    async with engine.connect() as connection:
+        by_send = select(notice_sends.c.message_id).order_by(notice_sends.c.send_id)
+        second = (await connection.execute(by_send)).scalars().all()[1]
+    assert [(await held.message(one)).waits_for for one in (first, second, third)] == [None, first, None]
+    await held.mark_dead(first, failure="receiver_refused")
+    assert (await held.message(second)).waits_for is None
+    [dead] = await held.dead_letters(tenant_id="default", limit=10)
+    assert (dead["message_id"], dead["destination"], dead["failure"]) == (first, "slack:a", "receiver_refused")
+    await held.revive(first)
+    assert (await held.message(second)).waits_for == first
+    await held.mark_sent(first)
+    assert (await held.message(first)).is_sent
+    assert await held.pending(limit=10) == [second, third]
+    with pytest.raises(UnknownMessage):
+        await held.message("notice_0")
+
+
+async def test_old_notices_are_forgotten_unless_they_still_wait(engine: AsyncEngine) -> None:
+    held = NoticeStore(engine)
+    await held.add([sample("job.created", number=1), sample("job.overdue", number=2)])
+    await held.route(lambda notice: to("slack:a")(notice) if notice.topic == "job.created" else [])
+    retention, later = RetentionStore(engine), datetime.now(UTC) + timedelta(days=1)
+    assert await retention.count({"notices": later}) == await retention.delete({"notices": later}) == {"notices": 1}
+    await held.group(datetime.now(UTC))
+    [waits] = await held.pending(limit=10)
+    await held.mark_sent(waits)
+    assert await retention.delete({"notices": later}) == {"notices": 1}
+    assert await topics(engine) == []

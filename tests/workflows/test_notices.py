@@ -1,0 +1,257 @@
+"""Notices on a real server: each event reaches each channel once in effect, whatever is lost on the way."""
+
+import asyncio
+import random
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from aiohttp import web
+from pydantic import SecretStr
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.client import Client
+from temporalio.worker import Worker
+
+from keyturn.activities.deliver_notices import DeliverNotices
+from keyturn.application.rotations import rotate
+from keyturn.jobs.leases import JobLeases
+from keyturn.jobs.store import JobStore
+from keyturn.llm.http import http_client
+from keyturn.notices.channel import Notifier
+from keyturn.notices.routing import Routes
+from keyturn.notices.store import NoticeStore
+from keyturn.notices.tables import notices
+from keyturn.notifications.pagerduty import PagerDuty
+from keyturn.notifications.slack import Slack
+from keyturn.notifications.webhook import Webhook
+from keyturn.notifications.webhook.notices import NoticeWebhook
+from keyturn.notifications.webhook.signing import verify
+from keyturn.owners import Owners
+from keyturn.rotations.outcomes import WaitingForPerson
+from keyturn.workers.notices import NoticeStarts, Notifications, PostOffice, SentNotices
+from keyturn.workflows.delivery import NoticeWorkflow
+from tests.support.cases import facts, order, request
+from tests.support.servers import fake_server
+from tests.support.workers_for_tests import ELIGIBLE, Script, with_approval, worker_on
+
+KEYS = {"tests": SecretStr("webhook_secret_of_the_tests_0123456789ab")}
+
+
+class World:
+    """Receivers that lose answers: a webhook that knows its events, incidents by their key, and a chat."""
+
+    def __init__(self, *, loses: float = 0.0, seed: int = 7) -> None:
+        self.random = random.Random(seed)
+        self.loses = loses
+        self.events: dict[str, Any] = {}
+        self.order: list[tuple[str, str]] = []
+        self.incidents: dict[str, list[str]] = {}
+        self.chat: list[Any] = []
+        self.refuses = False
+
+    async def hook(self, http: web.Request) -> web.StreamResponse:
+        body = await http.read()
+        assert verify(http.headers, body, KEYS, now=_now())
+        event = await http.json()
+        if event["id"] not in self.events:
+            self.events[event["id"]] = event
+            self.order.append((event["data"].get("key_id", ""), event["type"]))
+        return self.answered(http)
+
+    async def pager(self, http: web.Request) -> web.StreamResponse:
+        body = await http.json()
+        if "event_action" in body:
+            self.incidents.setdefault(body["dedup_key"], []).append(body["event_action"])
+        return self.answered(http)
+
+    async def slack(self, http: web.Request) -> web.StreamResponse:
+        if self.refuses:
+            return web.Response(status=404, text="no_service")
+        self.chat.append(await http.json())
+        return web.Response(text="ok")
+
+    def answered(self, http: web.Request) -> web.StreamResponse:
+        if self.random.random() < self.loses:
+            assert http.transport is not None
+            http.transport.abort()
+        return web.Response(status=202)
+
+
+def _now() -> float:
+    import time
+
+    return time.time()
+
+
+@asynccontextmanager
+async def notifying(
+    client: Client, engine: AsyncEngine, world: World, *tables: dict[str, Any]
+) -> AsyncIterator[PostOffice]:
+    """A worker for notices, and what looks for them."""
+    queue = f"test-{uuid.uuid4().hex}"
+    application = web.Application()
+    application.router.add_post("/hook", world.hook)
+    application.router.add_post("/v2/enqueue", world.pager)
+    application.router.add_post("/v2/change/enqueue", world.pager)
+    application.router.add_post("/slack", world.slack)
+    async with fake_server(application) as url, http_client(50) as http:
+        notifiers: dict[str, Notifier] = {
+            "webhook": NoticeWebhook(Webhook(http, f"{url}/hook", KEYS)),
+            "pagerduty": PagerDuty(http, {"security": "key"}, url),
+            "slack": Slack(http, {"payments": f"{url}/slack"}),
+        }
+        routes = Routes.model_validate({"route": list(tables)})
+        notifications = Notifications(routes, notifiers, frozenset({"webhook", "pagerduty"}))
+        deliver = DeliverNotices(SentNotices(NoticeStore(engine), notifications))
+        office = PostOffice(engine, Owners(), notifications, NoticeStarts(client, queue))
+        await office.start()
+        async with Worker(client, task_queue=queue, workflows=[NoticeWorkflow], activities=deliver.activities):
+            yield office
+
+
+async def settled(office: PostOffice, engine: AsyncEngine, *, seconds: float = 60) -> None:
+    """Look until no message waits to be sent."""
+    async with asyncio.timeout(seconds):
+        while True:
+            await office.look()
+            if not await NoticeStore(engine).pending(limit=1):
+                return
+            await asyncio.sleep(0.1)
+
+
+async def rotated(engine: AsyncEngine, store: JobStore, number: int) -> None:
+    """A job, from its creation to its end, as an executor reports it."""
+    job = await store.create_once(
+        order(credential=facts(key_id=f"key_{number}")).model_copy(update={"owner": "payments"}),
+        idempotency_key=f"r:{number}",
+        fence=1,
+    )
+    leases, span = JobLeases(engine), timedelta(minutes=1)
+    claim = await leases.claim(job.job_id, tenant_id="default", owner="execute:x", lease=span)
+    said: list[tuple[Any, dict[str, str]]] = [
+        ("rotating", {"cloud_account": "123456789012", "overlap": "24 hours"}),
+        ("verifying", {"blocked": "old_key_in_use", "by": "role/pay"}),
+        ("grace", {"deactivated": f"key_{number}"}),
+    ]
+    for state, evidence in said:
+        words: dict[str, Any] = {"tenant_id": "default", "token": claim.token}
+        await leases.heartbeat(job.job_id, lease=span, state=state, evidence=evidence, **words)
+    await leases.complete(job.job_id, tenant_id="default", token=claim.token)
+
+
+async def test_over_a_network_that_loses_a_third_of_the_answers_each_event_has_its_effect_once(
+    temporal: Client, engine: AsyncEngine, store: JobStore
+) -> None:
+    """At a webhook by its idempotency key, in an incident by its own; in the order of each key; a digest an owner."""
+    world = World(loses=1 / 3)
+    tables: list[dict[str, Any]] = [
+        {"to": ["webhook", "pagerduty:security"]},
+        {"to": ["slack:payments"], "owners": ["payments"], "digest_minutes": 0},
+    ]
+    async with notifying(temporal, engine, world, *tables) as office:
+        await asyncio.gather(*(rotated(engine, store, number) for number in range(6)))
+        await asyncio.gather(*(office.look() for _ in range(3)))
+        await settled(office, engine)
+    wanted = ["job.created", "rotation.began", "rotation.blocked", "old_key.deactivated", "rotation.done"]
+    assert Counter(kind for _, kind in world.order) == {f"dev.keyturn.{topic}": 6 for topic in wanted}
+    for number in range(6):
+        assert [kind for key, kind in world.order if key == f"key_{number}"] == [f"dev.keyturn.{one}" for one in wanted]
+    assert len(world.incidents) == 6
+    for actions in world.incidents.values():
+        assert actions[0] == "trigger"
+        assert actions[-1] == "resolve"
+    named = [block for body in world.chat for block in body["blocks"] if block["type"] == "header"]
+    assert len(named) <= 3, "each look makes one digest an owner"
+
+
+async def test_800_new_jobs_are_one_message_an_owner(temporal: Client, engine: AsyncEngine, store: JobStore) -> None:
+    world = World()
+    async with notifying(temporal, engine, world, {"to": ["slack:payments"], "digest_minutes": 0}) as office:
+        for start in range(0, 800, 50):
+            await asyncio.gather(
+                *(
+                    store.create_once(
+                        order(credential=facts(key_id=f"key_{number}")).model_copy(update={"owner": "payments"}),
+                        idempotency_key=f"r:{number}",
+                        fence=1,
+                    )
+                    for number in range(start, start + 50)
+                )
+            )
+        await settled(office, engine)
+    [body] = world.chat
+    assert body["text"] == "800 keys must be rotated (payments)"
+
+
+async def test_what_does_not_come_through_is_a_dead_letter_and_is_resent(
+    temporal: Client, engine: AsyncEngine, store: JobStore
+) -> None:
+    world, held = World(), NoticeStore(engine)
+    world.refuses = True
+    async with notifying(temporal, engine, world, {"to": ["slack:payments"], "digest_minutes": 0}) as office:
+        await rotated(engine, store, 1)
+        await settled(office, engine)
+        [dead] = await held.dead_letters(tenant_id="default", limit=10)
+        assert (dead["destination"], dead["failure"], world.chat) == ("slack:payments", "receiver_refused", [])
+        world.refuses = False
+        await held.revive(dead["message_id"])
+        await settled(office, engine)
+        assert await held.dead_letters(tenant_id="default", limit=10) == []
+    assert len(world.chat) == 1
+
+
+async def test_an_approver_hears_of_a_decision_with_key_date_and_who_may_decide(
+    temporal: Client, engine: AsyncEngine, store: JobStore
+) -> None:
+    """And of nothing that the question or the evidence says."""
+    world, queue = World(), f"test-{uuid.uuid4().hex}"
+    asked = request(question="May the very stale key of Mrs Example be rotated?", owner="payments")
+    async with (
+        notifying(temporal, engine, world, {"to": ["webhook"], "topics": ["approval.*"]}) as office,
+        worker_on(temporal, queue, Script(ELIGIBLE), store, catalogue=with_approval()),
+    ):
+        _, outcome = await rotate(temporal, asked, task_queue=queue, wait_seconds=10)
+        assert isinstance(outcome, WaitingForPerson)
+        async with asyncio.timeout(30):
+            while not world.events:
+                await office.look()
+                await asyncio.sleep(0.1)
+    [event] = world.events.values()
+    said = event["data"]
+    assert (said["topic"], said["owner"], said["account_id"], said["key_id"]) == (
+        "approval.waits", "payments", asked.account_id, asked.credential.key_id,
+    )  # fmt: skip
+    assert said["facts"]["approvers"] == "omar, priya"
+    assert "Mrs Example" not in str(event)
+    async with engine.connect() as connection:
+        stored = (await connection.execute(select(notices.c.content))).scalars().all()
+    assert "Mrs Example" not in str(stored)
+
+
+@pytest.mark.parametrize("killed", [True, False])
+async def test_a_message_whose_start_was_lost_is_started_at_the_next_look(
+    temporal: Client, engine: AsyncEngine, store: JobStore, killed: bool
+) -> None:
+    """Of a worker that died right after it had grouped it, too."""
+    world = World()
+    async with notifying(temporal, engine, world, {"to": ["slack:payments"], "digest_minutes": 0}) as office:
+        await rotated(engine, store, 1)
+        starts = office._starts
+
+        class Lost:
+            async def start(self, message_id: str) -> None:
+                if not killed:  # the start arrives, and its answer does not
+                    await starts.start(message_id)
+                raise TimeoutError
+
+        office._starts = Lost()  # type: ignore[assignment]
+        with pytest.raises(TimeoutError):
+            await office.look()
+        office._starts = starts
+        await settled(office, engine)
+    assert len(world.chat) == 1
