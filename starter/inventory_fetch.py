@@ -59,6 +59,8 @@ def fetch(source: str, out: Path, allow_missing: bool, expect_fewer: bool, resta
     click.echo(f"sha256 {made.sha256}")
     for name, reason in made.missing.items():
         click.echo(f"missing: {name}: {reason}", err=True)
+    for note, times in made.notes.items():
+        click.echo(f"note: {note} ({counted(times, fetcher.part)})", err=True)
     if made.younger:
         click.echo(f"{counted(made.younger, 'key')} left out: created since the fetch was started", err=True)
     if made.unusable_owners:

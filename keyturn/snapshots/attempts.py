@@ -4,7 +4,7 @@ It only reads: whether an answer was lost makes no difference.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from datetime import timedelta
 from typing import TypeVar
 
@@ -32,3 +32,13 @@ async def repeated(call: Callable[[], Awaitable[T]], *, attempts: int = ATTEMPTS
             delay = retry_delay(attempt, retry_after=asked, remaining=None)
         await asyncio.sleep(delay.total_seconds())
         attempt += 1
+
+
+async def all_of(calls: Iterable[Coroutine[None, None, T]]) -> list[T]:
+    """Return what each returns; raises the first failure, and leaves none of the others running behind it."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(call) for call in calls]
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]

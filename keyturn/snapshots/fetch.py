@@ -8,7 +8,9 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from keyturn.errors import KeyturnError, SettingsInvalid
+from keyturn.execution.errors import CloudRefused, CredentialsMissing
 from keyturn.settings import field_faults
+from keyturn.snapshots.attempts import all_of
 from keyturn.snapshots.errors import CursorInvalid, SnapshotIncomplete
 from keyturn.snapshots.fetcher import Cloud, Fetcher, Part
 from keyturn.snapshots.parts import PartsFolder, Plan, StoredPage, dumped, is_resumable, now, plan_of
@@ -89,7 +91,13 @@ async def _planned(
             report(f"resuming the fetch of {before.started_at:%Y-%m-%d %H:%M:%S} UTC")
             return before
         report("what was read before has other settings, or is over a day old: everything is read again")
-    plan = wanted.model_copy(update={"parts": tuple(await cloud.parts())})
+    try:
+        listed = tuple(await cloud.parts())
+    except CloudRefused as error:
+        if isinstance(error, CredentialsMissing):
+            raise
+        raise SnapshotIncomplete(f"the {fetcher.part}s could not be listed: {error}") from None
+    plan = wanted.model_copy(update={"parts": listed})
     parts.start(plan)
     return plan
 
@@ -111,12 +119,8 @@ async def _read_all(
                 done += 1
                 report(f"{done:,} of {len(plan.parts):,}")
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(read(number, part)) for number, part in enumerate(plan.parts, 1)]
-    except ExceptionGroup as failed:  # no failure of a cloud: a disk that is full
-        raise failed.exceptions[0] from None
-    found = [task.result() for task in tasks]
+    # What is raised is no failure of a cloud: a disk that is full.
+    found = await all_of(read(number, part) for number, part in enumerate(plan.parts, 1))
     pages = [page for one in found if not isinstance(one, _Failure) for page in one]
     return pages, [one for one in found if isinstance(one, _Failure)]
 

@@ -47,6 +47,7 @@ class StoredPage(NamedTuple):
     next_cursor: str
     younger: int
     unusable_owners: int
+    notes: tuple[str, ...]
 
     def lines(self) -> Iterator[bytes]:
         """Yield the rows, a line each."""
@@ -62,6 +63,11 @@ class _Head(BaseModel):
     rows: int
     younger: int
     unusable_owners: int
+    notes: tuple[str, ...]
+
+    def page(self, file: Path) -> StoredPage:
+        """Return the page in a file with this head."""
+        return StoredPage(file, self.rows, self.next_cursor, self.younger, self.unusable_owners, self.notes)
 
 
 class PartsFolder:
@@ -111,22 +117,23 @@ class PartsFolder:
             return None
         if (head.part, head.cursor) != (part.name, cursor):
             return None
-        return StoredPage(file, head.rows, head.next_cursor, head.younger, head.unusable_owners)
+        return head.page(file)
 
     def store(self, number: int, page: int, part: Part, cursor: str, read: Page) -> StoredPage:
         """Store a page of the part with this number."""
-        lines, counts = read.rows.lines(), (read.rows.younger, read.rows.unusable_owners)
+        lines = read.rows.lines()
         head = _Head(
             part=part.name,
             cursor=cursor,
             next_cursor=read.next_cursor,
             rows=len(lines),
-            younger=counts[0],
-            unusable_owners=counts[1],
+            younger=read.rows.younger,
+            unusable_owners=read.rows.unusable_owners,
+            notes=tuple(read.rows.notes),
         )
         file = self._file(number, page)
         write_whole(file, (f"{line}\n".encode() for line in (head.model_dump_json(), *lines)), mode=0o600)
-        return StoredPage(file, len(lines), read.next_cursor, *counts)
+        return head.page(file)
 
     def _file(self, number: int, page: int) -> Path:
         return self.folder / f"{number:05d}-{page:05d}.jsonl"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
@@ -29,6 +30,7 @@ class Manifest(BaseModel):
         observed_at: the snapshot's own time, which is the time at which the fetch was first started.
         younger: keys that were created since, and are left out.
         unusable_owners: keys whose owner rows cannot hold, and which have none here.
+        notes: what else could not be read, and of how many parts or pages.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -43,6 +45,7 @@ class Manifest(BaseModel):
     finished_at: datetime
     younger: int
     unusable_owners: int
+    notes: Mapping[str, int]
     keyturn: str
 
 
@@ -79,6 +82,7 @@ def publish(
         finished_at=finished_at,
         younger=sum(page.younger for page in pages),
         unusable_owners=sum(page.unusable_owners for page in pages),
+        notes=Counter(note for page in pages for note in page.notes),
         keyturn=version("keyturn"),
     )
     text = json.dumps(made.model_dump(mode="json"), indent=2)

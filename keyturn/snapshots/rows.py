@@ -23,6 +23,7 @@ class Rows:
     Attributes:
         younger: how many keys were created since `observed_at`.
         unusable_owners: how many keys have an owner that rows cannot hold.
+        notes: what else could not be read, in words for a person.
     """
 
     def __init__(self, observed_at: datetime, source: str, owner: str = "") -> None:
@@ -32,6 +33,7 @@ class Rows:
         self._rows: list[dict[str, Any]] = []
         self.younger = 0
         self.unusable_owners = 0
+        self.notes: list[str] = []
 
     def add(
         self,

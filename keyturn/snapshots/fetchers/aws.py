@@ -25,7 +25,7 @@ from pydantic_settings import BaseSettings
 from keyturn.execution.errors import CloudRefused, CloudUnavailable, UserGone
 from keyturn.inventory.rows import RowFault
 from keyturn.inventory.sources.aws import ROOT, USE_IS_KNOWN_SINCE, report_moment
-from keyturn.snapshots.attempts import repeated
+from keyturn.snapshots.attempts import all_of, repeated
 from keyturn.snapshots.fetcher import Fetcher, Page, Part
 from keyturn.snapshots.rows import Rows, owner_in, tags_of
 
@@ -77,7 +77,8 @@ class AwsCloud:
     async def read(self, part: Part, cursor: str, observed_at: datetime) -> Page:
         """Return all keys of an account."""
         iam = await asyncio.to_thread(self._client, part.name)
-        (keys, made_at), owners = await asyncio.gather(_report(iam), _owners(iam))
+        keys, made_at = await _report(iam)
+        owners = await _owners(iam) if keys else {}
         if any(key.arn.split(":")[4:5] != [part.name] for key in keys):
             raise CloudRefused("the credentials are of another account than when this fetch was started")
         rows, users = Rows(observed_at, SOURCE), dict[str, list[_Key]]()
@@ -95,7 +96,7 @@ class AwsCloud:
             for entry in listed:
                 _add_listed(rows, entry, reported, made_at, owners.get(user, ""))
 
-        await asyncio.gather(*(add(user, reported) for user, reported in users.items()))
+        await all_of(add(user, reported) for user, reported in users.items())
         return Page(rows)
 
     async def close(self) -> None:
