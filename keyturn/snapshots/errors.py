@@ -15,8 +15,9 @@ class SnapshotIncomplete(SnapshotError):
 
     kind = "snapshot_incomplete"
     hint = (
-        "Give the rights that docs/how-to/fetch-an-inventory.md lists, then run the same command again: it reads only "
-        "what is missing. With --allow-missing the snapshot is written without, and its manifest names what is missing."
+        "Give the rights that docs/how-to/fetch-an-inventory.md lists, or wait until the cloud answers; then run the "
+        "same command again: it reads only what is missing. With --allow-missing the snapshot is written without it, "
+        "and its manifest names it."
     )
 
 

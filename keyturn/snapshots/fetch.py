@@ -23,6 +23,7 @@ PARTS_AT_ONCE = 8
 THREADS = 4 * PARTS_AT_ONCE
 # A listing that loses its place again and again changes faster than it is read.
 RESTARTS_A_PART = 3
+LINES = 20  # of progress: a cluster may have thousands of namespaces
 NAMED_PARTS = 50  # in a message; the rest is counted
 
 Report = Callable[[str], None]
@@ -117,7 +118,8 @@ async def _read_all(
                 return _Failure(part.name, str(error))
             finally:
                 done += 1
-                report(f"{done:,} of {len(plan.parts):,}")
+                if done % max(len(plan.parts) // LINES, 1) == 0:
+                    report(f"{done:,} of {len(plan.parts):,} read")
 
     # What is raised is no failure of a cloud: a disk that is full.
     found = await all_of(read(number, part) for number, part in enumerate(plan.parts, 1))

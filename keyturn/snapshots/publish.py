@@ -16,7 +16,7 @@ from keyturn.snapshots.errors import SnapshotEmpty, SnapshotSmaller
 from keyturn.snapshots.parts import Plan, StoredPage
 
 # Of the last snapshot's keys; what rotates or closes in a day is far below, and an account that is missing above.
-MAY_SHRINK_TO = 0.8
+MAY_SHRINK_TO = 4, 5
 
 
 class Manifest(BaseModel):
@@ -67,7 +67,8 @@ def publish(
     keys, before = sum(page.rows for page in pages), _keys_in(out)
     if keys == 0:
         raise SnapshotEmpty(f"no key was found in {len(plan.parts) - len(missing):,} of {len(plan.parts):,} parts")
-    if keys < before * MAY_SHRINK_TO and not expect_fewer:
+    kept, of = MAY_SHRINK_TO
+    if keys * of < before * kept and not expect_fewer:
         raise SnapshotSmaller(f"{keys:,} keys were found, and the last snapshot {out} has {before:,}: it is unchanged")
     digest = hashlib.sha256()
     remove_unfinished(out.parent, out.name)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from keyturn.inventory.places import newest
 from keyturn.inventory.read import read
 from keyturn.inventory.rows import InventoryKey
 from keyturn.inventory.source import Inventory
@@ -71,6 +72,7 @@ async def test_the_keys_of_many_accounts_become_one_file_that_inventories_are_re
     manifest = json.loads((tmp_path / "keys.jsonl.json").read_text())
     assert manifest["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest() == made.sha256
     assert (manifest["keys"], manifest["parts"], manifest["missing"]) == (300, 5, {})
+    assert newest(tmp_path) == out  # of a folder, the manifest is not taken for the newest inventory
     rows = list(read(Inventory(out)))
     assert len(rows) == 300
     assert all(isinstance(row, InventoryKey) for row in rows)

@@ -130,7 +130,7 @@ def session_in(number: str, chosen: AwsAccountSettings, **settings: Any) -> boto
     )
     inner = botocore.session.get_session()
     # AWS's description of a service takes a tenth of a second to read: once, and not for each account.
-    inner.register_component("data_loader", _loader())
+    inner.register_component("data_loader", _loader(inner.get_config_variable("data_path")))
     inner._credentials = DeferredRefreshableCredentials(method="assume-role", refresh_using=fetcher.fetch_credentials)
     return boto3.session.Session(botocore_session=inner, region_name=source.region_name)
 
