@@ -1,5 +1,6 @@
 """Files that are there whole or not at all, whatever kills the process or the machine."""
 
+import glob
 import os
 import secrets
 from collections.abc import Iterable
@@ -28,7 +29,10 @@ def write_whole(file: Path, pieces: Iterable[bytes], *, mode: int = 0o666) -> No
         os.close(folder)
 
 
-def remove_unfinished(folder: Path, name: str = "") -> None:
-    """Remove what killed processes left of a file, or of every file in a folder."""
-    for left in folder.glob(f"{_UNFINISHED}*{name}"):
-        left.unlink(missing_ok=True)
+def remove_unfinished(folder: Path, *names: str) -> None:
+    """Remove what killed processes left of these files; of every file in the folder, if none is named."""
+    digits = "[0-9a-f]" * 8
+    patterns = [f"{_UNFINISHED}{digits}-{glob.escape(name)}" for name in names] or [f"{_UNFINISHED}*"]
+    for pattern in patterns:
+        for left in folder.glob(pattern):
+            left.unlink(missing_ok=True)

@@ -38,6 +38,13 @@ class SnapshotEmpty(SnapshotError):
     hint = "Look at which accounts, projects or namespaces are read, and by whose rights; then fetch with --restart."
 
 
+class AnotherSnapshot(SnapshotError):
+    """The file is the snapshot of another cloud, which would be lost."""
+
+    kind = "another_snapshot"
+    hint = "Give another --out: each cloud has a snapshot of its own."
+
+
 class FetchRunning(SnapshotError):
     """Another process is fetching the same snapshot."""
 

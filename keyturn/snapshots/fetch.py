@@ -14,7 +14,7 @@ from keyturn.snapshots.attempts import all_of
 from keyturn.snapshots.errors import CursorInvalid, SnapshotIncomplete
 from keyturn.snapshots.fetcher import Cloud, Fetcher, Part
 from keyturn.snapshots.parts import PartsFolder, Plan, StoredPage, dumped, is_resumable, now, plan_of
-from keyturn.snapshots.publish import Manifest, publish
+from keyturn.snapshots.publish import Manifest, expect_same_source, publish
 
 # Clouds limit calls by account or project, so parts do not slow each other down; a machine of two cores keeps up with
 # the answers of some 16 calls at once, two of each part.
@@ -57,9 +57,11 @@ async def fetch_snapshot(
 
     Raises:
         SnapshotIncomplete, SnapshotEmpty, SnapshotSmaller: nothing was written, and what was read is kept.
+        AnotherSnapshot: the file that is there is of another cloud.
         FetchRunning: another process is at it.
         KeyturnError: the parts cannot be listed.
     """
+    expect_same_source(out, fetcher.name)
     settings = _settings_of(fetcher)
     cloud, parts = fetcher.open(), PartsFolder(out)
     try:

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from keyturn.snapshots.disk import remove_unfinished, write_whole
-from keyturn.snapshots.errors import SnapshotEmpty, SnapshotSmaller
+from keyturn.snapshots.errors import AnotherSnapshot, SnapshotEmpty, SnapshotSmaller
 from keyturn.snapshots.parts import Plan, StoredPage
 
 # Of the last snapshot's keys; what rotates or closes in a day is far below, and an account that is missing above.
@@ -71,7 +71,7 @@ def publish(
     if keys * of < before * kept and not expect_fewer:
         raise SnapshotSmaller(f"{keys:,} keys were found, and the last snapshot {out} has {before:,}: it is unchanged")
     digest = hashlib.sha256()
-    remove_unfinished(out.parent, out.name)
+    remove_unfinished(out.parent, out.name, manifest_of(out).name)
     write_whole(out, _digested(pages, digest))
     made = Manifest(
         source=plan.source,
@@ -89,6 +89,17 @@ def publish(
     text = json.dumps(made.model_dump(mode="json"), indent=2)
     write_whole(manifest_of(out), [f"{text}\n".encode()])
     return made
+
+
+def expect_same_source(out: Path, source: str) -> None:
+    """Raise AnotherSnapshot if the file that is there is one of another cloud, by its manifest."""
+    try:
+        found = json.loads(manifest_of(out).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return
+    before = found.get("source") if isinstance(found, dict) else None
+    if out.exists() and before != source and isinstance(before, str):
+        raise AnotherSnapshot(f"{out} is a snapshot of {before[:32]!a}, and not of {source}")
 
 
 def manifest_of(out: Path) -> Path:

@@ -57,7 +57,7 @@ class AwsEstate:
         seconds: how long each answer takes.
         external_id: what AssumeRole requires.
         denied: operations that are refused, each with the account's number.
-        throttled: of each account's calls, every so-manieth is throttled once; 0 for none.
+        throttled: every so-manieth call is throttled; 0 for none.
         root: what the reports say of root's keys.
         users_a_page: at most, of GetAccountAuthorizationDetails.
         on_call: called with the number of each call, counted from 1, before it is answered.
@@ -108,8 +108,11 @@ class AwsEstate:
         self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)
         try:
-            self.on_call(self.calls.total())
+            number = self.calls.total()
+            self.on_call(number)
             await asyncio.sleep(self.seconds)
+            if self.throttled and number % self.throttled == 0:
+                return _error(400, "Throttling")
             return self._answer(action, form, request.headers.get("Authorization", ""))
         finally:
             self._at_once -= 1
@@ -123,8 +126,6 @@ class AwsEstate:
             return _error(403, "InvalidClientTokenId")
         if (action, account.number) in self.denied:
             return _error(403, "AccessDenied")
-        if self.throttled and self.calls.total() % self.throttled == 0:
-            return _error(400, "Throttling")
         return self._do(action, account, form)
 
     def _do(self, action: str, account: Account, form: dict[str, str]) -> web.Response:
@@ -149,7 +150,8 @@ class AwsEstate:
         body = f"<Credentials>{credentials}</Credentials><AssumedRoleUser>{user}</AssumedRoleUser>"
         return _result("AssumeRole", body, space="https://sts.amazonaws.com/doc/2011-06-15/")
 
-    def _report(self, account: Account) -> str:
+    def report(self, account: Account) -> str:
+        """Return an account's credential report."""
         text = io.StringIO()
         table = csv.DictWriter(text, HEADER, restval="N/A", lineterminator="\n")
         table.writeheader()
@@ -163,7 +165,10 @@ class AwsEstate:
                 row[f"access_key_{slot}_last_rotated"] = key.created_at.isoformat()
                 row[f"access_key_{slot}_last_used_date"] = "N/A" if key.used_at is None else key.used_at.isoformat()
             table.writerow(row)
-        content = base64.b64encode(text.getvalue().encode()).decode()
+        return text.getvalue()
+
+    def _report(self, account: Account) -> str:
+        content = base64.b64encode(self.report(account).encode()).decode()
         made = f"<GeneratedTime>{self.made_at:%Y-%m-%dT%H:%M:%SZ}</GeneratedTime>"
         return f"<Content>{content}</Content><ReportFormat>text/csv</ReportFormat>{made}"
 

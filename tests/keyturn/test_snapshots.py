@@ -20,7 +20,7 @@ from keyturn.inventory.rows import InventoryKey
 from keyturn.inventory.source import Inventory
 from keyturn.lab.simulator.aws_iam import AwsEstate
 from keyturn.snapshots import attempts
-from keyturn.snapshots.errors import FetchRunning, SnapshotEmpty, SnapshotIncomplete, SnapshotSmaller
+from keyturn.snapshots.errors import AnotherSnapshot, FetchRunning, SnapshotEmpty, SnapshotIncomplete, SnapshotSmaller
 from keyturn.snapshots.fetch import fetch_snapshot
 from keyturn.snapshots.fetchers import load_fetchers
 from keyturn.snapshots.parts import PartsFolder, now
@@ -268,3 +268,37 @@ async def test_a_key_of_root_is_in_the_snapshot_by_its_creation(
     assert [row["key_id"] for row in rows if row["account_id"] == "arn:aws:iam::000000000003:root"] == [
         "access_key.20260201T000000Z"
     ]
+
+
+@pytest.mark.usefixtures("estate")
+async def test_the_snapshot_of_another_cloud_is_not_replaced(tmp_path: Path) -> None:
+    """Two clouds that were given one file would each lose the other's keys."""
+    out, manifest = tmp_path / "keys.jsonl", tmp_path / "keys.jsonl.json"
+    await fetched(out)
+    before = out.read_bytes()
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"source": "gcp"}))
+    with pytest.raises(AnotherSnapshot, match="is a snapshot of 'gcp', and not of aws"):
+        await fetched(out)
+    assert out.read_bytes() == before
+    manifest.write_text("no JSON")
+    assert (await fetched(out)).keys == 300
+
+
+@pytest.mark.usefixtures("estate")
+async def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    """Another snapshot in the folder may be being written."""
+    left, other = tmp_path / ".unfinished-0123abcd-keys.jsonl", tmp_path / ".unfinished-0123abcd-old-keys.jsonl"
+    left.touch()
+    other.touch()
+    await fetched(tmp_path / "keys.jsonl")
+    assert sorted(file.name for file in tmp_path.iterdir()) == [other.name, "keys.jsonl", "keys.jsonl.json"]
+
+
+async def test_a_report_that_is_cut_off_is_no_report(
+    estate: AwsEstate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user whose row is half there would look as if it had no key."""
+    whole = estate.report
+    monkeypatch.setattr(estate, "report", lambda account: whole(account)[:-150])
+    with pytest.raises(SnapshotIncomplete, match="the report cannot be read"):
+        await fetched(tmp_path / "keys.jsonl")

@@ -127,7 +127,7 @@ async def _report(iam: Any) -> tuple[list[_Key], datetime]:
     try:
         text = found["Content"].decode()
         return [key for row in csv.DictReader(io.StringIO(text)) for key in _keys_in(row)], found["GeneratedTime"]
-    except (UnicodeDecodeError, KeyError, RowFault):
+    except (UnicodeDecodeError, KeyError, AttributeError, TypeError, RowFault):  # a row that is too short has None
         raise CloudRefused("GetCredentialReport: the report cannot be read") from None
 
 

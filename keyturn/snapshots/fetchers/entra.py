@@ -141,13 +141,13 @@ class EntraCloud:
 def _listed(reply: Reply) -> tuple[list[Mapping[str, Any]], str]:
     """Return the entries of a page, and the link to the next, which is empty behind the last."""
     body = reply.expect(200)
-    return [one for one in body["value"] if isinstance(one, dict)], str(body.get("@odata.nextLink") or "")
+    return _dicts(body["value"]), str(body.get("@odata.nextLink") or "")
 
 
 def _add(rows: Rows, application: Mapping[str, Any], uses: Mapping[str, datetime], observed_at: datetime) -> None:
     from keyturn.executors.entra.forms import moment_of
 
-    for secret in application.get("passwordCredentials") or ():
+    for secret in _dicts(application.get("passwordCredentials")):
         expires_at, key_id = moment_of(secret.get("endDateTime")), str(secret.get("keyId"))
         rows.add(
             str(application.get("appId")),
@@ -161,9 +161,12 @@ def _add(rows: Rows, application: Mapping[str, Any], uses: Mapping[str, datetime
 
 def _owner_of(application: Mapping[str, Any]) -> str:
     tagged = owner_in(dict(_tags_in(application.get("tags"))))
-    owners = application.get("owners")
-    names = [one.get("userPrincipalName") for one in owners or () if isinstance(one, dict)]
+    names = [one.get("userPrincipalName") for one in _dicts(application.get("owners"))]
     return tagged or min((name for name in names if isinstance(name, str)), default="")
+
+
+def _dicts(value: object) -> list[Mapping[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def _tags_in(tags: object) -> Iterator[tuple[str, str]]:

@@ -92,7 +92,8 @@ def _owner_of(metadata: Mapping[str, Any]) -> str:
 
 def _metadata_in(page: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     items = page.get("items")
-    found = [item.get("metadata") for item in items or () if isinstance(item, dict)]
+    listed = items if isinstance(items, list) else []
+    found = [item.get("metadata") for item in listed if isinstance(item, dict)]
     return [metadata for metadata in found if isinstance(metadata, dict) and metadata.get("name")]
 
 
