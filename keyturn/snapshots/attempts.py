@@ -19,15 +19,20 @@ ATTEMPTS = 10
 LONGEST_WAIT = timedelta(minutes=5)
 
 
-async def repeated(call: Callable[[], Awaitable[T]], *, attempts: int = ATTEMPTS) -> T:
-    """Return what a call returns; raises what it raises that does not pass, and CloudUnavailable once it lasts."""
-    attempt = 1
+async def repeated(call: Callable[[], Awaitable[T]], *, attempts: int | None = None) -> T:
+    """Return what a call returns; raises what it raises that does not pass, and CloudUnavailable once it lasts.
+
+    Args:
+        call: makes the call.
+        attempts: at most; None for ATTEMPTS.
+    """
+    attempt, most = 1, attempts or ATTEMPTS
     while True:
         try:
             return await call()
         except CloudUnavailable as error:
             asked = error.throttled_for
-            if attempt == attempts or (asked is not None and asked > LONGEST_WAIT):
+            if attempt == most or (asked is not None and asked > LONGEST_WAIT):
                 raise
             delay = retry_delay(attempt, retry_after=asked, remaining=None)
         await asyncio.sleep(delay.total_seconds())

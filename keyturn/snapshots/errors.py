@@ -52,6 +52,13 @@ class FetchRunning(SnapshotError):
     hint = "Wait until it has finished, or give another --out."
 
 
+class CloudAnswerInvalid(SnapshotError):
+    """A cloud's answer has another form than its documents say: nothing of the part is used."""
+
+    kind = "cloud_answer_invalid"
+    hint = "Look for a proxy in between; report it as a bug if there is none. --allow-missing leaves the part out."
+
+
 class CursorInvalid(SnapshotError):
     """The cloud does not take the place of a page any more: its listing is read again from its first page."""
 

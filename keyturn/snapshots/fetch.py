@@ -11,8 +11,8 @@ from keyturn.errors import KeyturnError, SettingsInvalid
 from keyturn.execution.errors import CloudRefused, CredentialsMissing
 from keyturn.settings import field_faults
 from keyturn.snapshots.attempts import all_of
-from keyturn.snapshots.errors import CursorInvalid, SnapshotIncomplete
-from keyturn.snapshots.fetcher import Cloud, Fetcher, Part
+from keyturn.snapshots.errors import CloudAnswerInvalid, CursorInvalid, SnapshotIncomplete
+from keyturn.snapshots.fetcher import Cloud, Fetcher, Page, Part
 from keyturn.snapshots.parts import PartsFolder, Plan, StoredPage, dumped, is_resumable, now, plan_of
 from keyturn.snapshots.publish import Manifest, expect_same_source, publish
 
@@ -138,7 +138,7 @@ async def _read_part(cloud: Cloud, parts: PartsFolder, plan: Plan, number: int, 
             # What follows on the disk is of a listing that this one does not continue.
             read_here = True
             try:
-                read = await cloud.read(part, cursor, plan.started_at)
+                read = await _read_page(cloud, part, cursor, plan)
             except CursorInvalid:
                 restarts += 1
                 if restarts > RESTARTS_A_PART:
@@ -147,9 +147,21 @@ async def _read_part(cloud: Cloud, parts: PartsFolder, plan: Plan, number: int, 
                 continue
             stored = parts.store(number, len(pages) + 1, part, cursor, read)
         pages.append(stored)
+        if cursor and stored.next_cursor == cursor:
+            raise CloudAnswerInvalid("a page leads to itself")
         cursor = stored.next_cursor
         if not cursor:
             return pages
+
+
+async def _read_page(cloud: Cloud, part: Part, cursor: str, plan: Plan) -> Page:
+    fault = ""
+    try:
+        return await cloud.read(part, cursor, plan.started_at)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # One answer that is no answer is not to end the fetch of all others. Its text may be the answer's own.
+        fault = type(error).__name__
+    raise CloudAnswerInvalid(f"an answer cannot be read ({fault})")
 
 
 def _settings_of(fetcher: Fetcher) -> str:

@@ -38,6 +38,7 @@ class Key:
     created_at: datetime
     creator: str
     disabled: bool = False
+    disable_reason: str = ""  # such as SERVICE_ACCOUNT_KEY_DISABLE_REASON_EXPOSED
     expires_at: str = "9999-12-31T23:59:59Z"
     hidden: int = 0
     unknown: int = 0
@@ -135,9 +136,10 @@ class Iam:
         entry: dict[str, Any] = {"name": f"projects/{self.project}/serviceAccounts/{email}/keys/{key_id}"}
         entry |= {"validAfterTime": f"{key.created_at:%Y-%m-%dT%H:%M:%SZ}", "validBeforeTime": key.expires_at}
         entry |= {"keyAlgorithm": "KEY_ALG_RSA_2048", "keyOrigin": "GOOGLE_PROVIDED", "keyType": "USER_MANAGED"}
-        return (
-            entry | ({"creator": key.creator} if self.names_creators else {}) | fields_if(key.disabled, disabled=True)
+        entry |= fields_if(key.disabled, disabled=True) | fields_if(
+            bool(key.disable_reason), disableReason=key.disable_reason
         )
+        return entry | ({"creator": key.creator} if self.names_creators else {})
 
     def _list(self, words: dict[str, str], sent: dict[str, Any], _caller: str) -> dict[str, Any]:
         email, keys = self._account(words)

@@ -91,6 +91,7 @@ async def test_use_and_state_of_a_key_are_as_google_knows_them(
     iam.observe(user, never, ended=today)
     iam.observe(user, stale, ended=today - timedelta(days=20), used_on=today - timedelta(days=40))
     iam.accounts[user][disabled].disabled = True
+    iam.accounts[user][disabled].disable_reason = "SERVICE_ACCOUNT_KEY_DISABLE_REASON_EXPOSED"
     iam.accounts[user][expired].expires_at = "2026-01-01T00:00:00Z"
     made, found = await fetched(tmp_path)
     facts = {key_id: row.facts for key_id, row in found.items()}
@@ -100,6 +101,7 @@ async def test_use_and_state_of_a_key_are_as_google_knows_them(
     assert [facts[one].never_used for one in (used, never, unknown, stale)] == [False, True, False, False]
     assert facts[never].last_used_at is facts[unknown].last_used_at is facts[stale].last_used_at is None
     idle = {key_id: row.idle for key_id, row in found.items() if row.idle}
+    assert [key_id for key_id, one in facts.items() if one.compromised] == [disabled]
     assert idle == dict.fromkeys((disabled, expired, asleep), "inactive")
 
 

@@ -1,5 +1,10 @@
 """Snapshots of Kubernetes: tokens of service accounts by their metadata, and never a token."""
 
+import asyncio
+import json
+import os
+import signal
+import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -135,3 +140,33 @@ async def test_a_token_without_an_account_is_left_out_and_said_to_be(cluster: Cl
     made, found = await fetched(tmp_path)
     assert "orphan" not in found
     assert dict(made.notes) == {"a secret of the type of tokens is of no service account, and is left out": 1}
+
+
+async def test_a_fetch_that_is_killed_is_resumed_at_the_time_at_which_it_was_started(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed with SIGKILL as the second namespace is asked for; the same bytes as of one that ran through then."""
+    out, pids = tmp_path / "keys.jsonl", list[int]()
+    cluster.namespaces |= {f"team-{number}" for number in range(20)}
+    for number in range(20):
+        cluster.add_token(f"team-{number}", "runner", "runner", labels={}, created_at=CREATED)
+
+    def kill(call: str) -> None:
+        if call == "GET secrets team-7" and pids:
+            os.kill(pids.pop(), signal.SIGKILL)
+
+    cluster.on_call = kill
+    command = [sys.executable, "-m", "keyturn.starter", "inventory", "fetch", "--from", "kubernetes", "--out", str(out)]
+    process = await asyncio.create_subprocess_exec(*command, cwd=tmp_path)
+    pids.append(process.pid)
+    assert await process.wait() == -signal.SIGKILL
+    read_before = cluster.calls.count("GET secrets prod")
+    await asyncio.sleep(1.1)  # another second than that of the start
+    process = await asyncio.create_subprocess_exec(*command, cwd=tmp_path)
+    assert await process.wait() == 0
+    assert cluster.calls.count("GET secrets prod") == read_before > 0
+    resumed = out.read_bytes()
+    manifest = json.loads((tmp_path / "keys.jsonl.json").read_text())
+    monkeypatch.setattr("keyturn.snapshots.fetch.now", lambda: datetime.fromisoformat(manifest["observed_at"]))
+    made, _ = await fetched(tmp_path)
+    assert (made.keys, out.read_bytes()) == (26, resumed)
