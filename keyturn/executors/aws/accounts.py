@@ -116,7 +116,7 @@ def session_in(number: str, chosen: AwsAccountSettings, **settings: Any) -> boto
     Not for two threads at once, as clients are not either.
     """
     own = {name: value for name, value in settings.items() if name in _CREDENTIALS or name == "region_name"}
-    source = boto3.session.Session(**own)
+    source = boto3.session.Session(botocore_session=_light_session(), **own)
     arguments: dict[str, Any] = {"RoleSessionName": chosen.session_name, "DurationSeconds": SESSION_SECONDS}
     if chosen.external_id is not None:
         arguments["ExternalId"] = chosen.external_id.get_secret_value()
@@ -128,11 +128,16 @@ def session_in(number: str, chosen: AwsAccountSettings, **settings: Any) -> boto
         role_arn=f"arn:{partition}:iam::{number}:role/{chosen.role}",
         extra_args=arguments,
     )
-    inner = botocore.session.get_session()
-    # AWS's description of a service takes a tenth of a second to read: once, and not for each account.
-    inner.register_component("data_loader", _loader(inner.get_config_variable("data_path")))
+    inner = _light_session()
     inner._credentials = DeferredRefreshableCredentials(method="assume-role", refresh_using=fetcher.fetch_credentials)
     return boto3.session.Session(botocore_session=inner, region_name=source.region_name)
+
+
+def _light_session() -> Any:
+    """Return a session of botocore's that reads AWS's descriptions of services, a tenth of a second each, only once."""
+    session = botocore.session.get_session()
+    session.register_component("data_loader", _loader(session.get_config_variable("data_path")))
+    return session
 
 
 _loader = functools.cache(botocore.loaders.create_loader)
