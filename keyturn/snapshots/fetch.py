@@ -1,6 +1,7 @@
 """Fetch a snapshot: read the parts that are missing, some at once, and put all of them together."""
 
 import asyncio
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +9,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from keyturn.errors import KeyturnError, SettingsInvalid
-from keyturn.execution.errors import CloudRefused, CredentialsMissing
+from keyturn.execution.errors import CloudRefused, CloudUnavailable, CredentialsMissing
 from keyturn.settings import field_faults
 from keyturn.snapshots.attempts import all_of
 from keyturn.snapshots.errors import CloudAnswerInvalid, CursorInvalid, SnapshotIncomplete
@@ -25,6 +26,7 @@ THREADS = 4 * PARTS_AT_ONCE
 RESTARTS_A_PART = 3
 LINES = 20  # of progress: a cluster may have thousands of namespaces
 NAMED_PARTS = 50  # in a message; the rest is counted
+_NAME = re.compile(r"[!-~]{1,256}")  # as every cloud's accounts, projects, tenants and namespaces are called
 
 Report = Callable[[str], None]
 
@@ -95,11 +97,13 @@ async def _planned(
             return before
         report("what was read before has other settings, or is over a day old: everything is read again")
     try:
-        listed = tuple(await cloud.parts())
-    except CloudRefused as error:
+        listed = tuple(dict.fromkeys(await cloud.parts()))  # a listing that changes may have one on two pages
+    except (CloudRefused, CloudUnavailable) as error:
         if isinstance(error, CredentialsMissing):
             raise
         raise SnapshotIncomplete(f"the {fetcher.part}s could not be listed: {error}") from None
+    if not all(_NAME.fullmatch(part.name) for part in listed):
+        raise CloudAnswerInvalid(f"a {fetcher.part} has a name that no terminal may show")
     plan = wanted.model_copy(update={"parts": listed})
     parts.start(plan)
     return plan

@@ -17,7 +17,7 @@ from keyturn.inventory.rows import InventoryKey
 from keyturn.inventory.source import Inventory
 from keyturn.lab.simulator.kubernetes import Cluster
 from keyturn.snapshots import attempts
-from keyturn.snapshots.errors import SnapshotIncomplete
+from keyturn.snapshots.errors import CloudAnswerInvalid, SnapshotIncomplete
 from keyturn.snapshots.fetch import fetch_snapshot
 from keyturn.snapshots.fetchers import kubernetes, load_fetchers
 from keyturn.snapshots.publish import Manifest
@@ -170,3 +170,9 @@ async def test_a_fetch_that_is_killed_is_resumed_at_the_time_at_which_it_was_sta
     monkeypatch.setattr("keyturn.snapshots.fetch.now", lambda: datetime.fromisoformat(manifest["observed_at"]))
     made, _ = await fetched(tmp_path)
     assert (made.keys, out.read_bytes()) == (26, resumed)
+
+
+async def test_a_name_that_would_write_on_a_terminal_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.namespaces.add("\x1b[2J")
+    with pytest.raises(CloudAnswerInvalid, match="a namespace has a name that no terminal may show"):
+        await fetched(tmp_path)
