@@ -16,6 +16,7 @@ from benchmarks import (
     deliveries,
     drafts,
     encryption,
+    fetches,
     gate,
     half_open,
     outage,
@@ -67,6 +68,7 @@ async def main() -> None:
             "drafts": lambda: drafts.measure(postgresql, drafts=15 if quick else 40),
             "scale": lambda: scale.measure(postgresql, sizes=(1_000, 3_000) if quick else (1_000, 10_000, 50_000)),
             "rotations": lambda: rotations.measure(waiting=200 if quick else 1_000),
+            "fetches": lambda: fetches.measure(accounts=8 if quick else 40, keys=2_000 if quick else 50_000),
             "pages": lambda: pages.measure(
                 postgresql,
                 rotations=1_000 if quick else 10_000,

@@ -60,14 +60,14 @@ class Absent(Exception):
 
 # Reading AWS's description of a service takes a third of a second; a session caches it. Making clients is not safe in
 # two threads at once, using them is.
-_making = threading.Lock()
+MAKING = threading.Lock()
 _session = functools.cache(boto3.session.Session)
 
 
 def client_of(service: str, settings: dict[str, Any], session: boto3.session.Session | None = None) -> Any:
     """Return boto3's client of a service, of the environment's session unless another is given; raises CloudRefused."""
     try:
-        with _making:
+        with MAKING:
             return (session or _session()).client(service, **settings)
     except BotoCoreError as error:
         raise _failure_of(error, set(), None) from None

@@ -1,8 +1,9 @@
 """When to retry: full jitter, the provider's Retry-After, and never past the deadline. Pure."""
 
 import random
-from collections.abc import Callable
-from datetime import timedelta
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 
 # 1 s, 2 s, 4 s, ... as ceilings; a provider's brief outage rarely lasts longer than the third.
 BASE = timedelta(seconds=1)
@@ -39,3 +40,20 @@ def retry_delay(
     if remaining is not None:
         delay = min(delay, remaining)
     return max(delay, timedelta(0))
+
+
+def wait_asked_for(headers: Mapping[str, str]) -> timedelta | None:
+    """Return the wait of a Retry-After, in seconds or as a date (RFC 9110, 10.2.3); None if there is none.
+
+    Args:
+        headers: of the answer, by names in any case as HTTP clients have them.
+    """
+    value = headers.get("retry-after", "").strip()
+    if value.isascii() and value.isdigit():
+        return timedelta(seconds=min(int(value[:9]), 86_400))  # over a day is a day: no one waits for either
+    try:
+        moment = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return None
+    moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    return max(moment - datetime.now(UTC), timedelta(0))

@@ -45,7 +45,7 @@ GROUPS: dict[str, dict[str, Command]] = {
             "Judge an inventory on a schedule: create, list, pause or delete one.",
         ),
         "report": ("keyturn.starter.report", "report", "Report on a bulk run: a page, PDF, CSV, JSON or SARIF."),
-        "inventory": ("keyturn.starter.inventory", "inventory", "Check an inventory before a bulk run."),
+        "inventory": ("keyturn.starter.inventory", "inventory", "Fetch an inventory from a cloud, or check one."),
         "policy": (
             "keyturn.starter.policy",
             "policy",

@@ -1,4 +1,4 @@
-"""`keyturn inventory check`."""
+"""`keyturn inventory`: check one; `fetch` has a file of its own."""
 
 import json
 from contextlib import closing
@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from keyturn.console import counted
+from keyturn.starter.inventory_fetch import fetch
 from keyturn.starter.inventory_options import (
     WITHOUT_KEY_IDS,
     access_keys,
@@ -25,7 +26,10 @@ from keyturn.starter.inventory_options import (
 
 @click.group()
 def inventory() -> None:
-    """Check an inventory before a bulk run."""
+    """Fetch an inventory from a cloud, and check one before a bulk run."""
+
+
+inventory.add_command(fetch)
 
 
 @inventory.command()

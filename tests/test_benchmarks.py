@@ -1,5 +1,8 @@
 """What `make bench` makes of its figures."""
 
+import pytest
+
+from benchmarks import fetches
 from benchmarks.results import Result, compared, fallen
 
 
@@ -20,3 +23,11 @@ def test_series_are_compared_round_by_round() -> None:
     """The median of the ratios, and not the ratio of the medians."""
     result = compared("x", [1.0, 20.0, 3.0], [2.0, 20.0, 4.0], unit="s", at="least", target=0.7)
     assert (result.ratio, result.holds) == (0.75, True)
+
+
+@pytest.mark.alone
+async def test_a_fetch_takes_the_time_that_the_apis_take() -> None:
+    """A short form of the row: 2,000 keys, of which the start of the process is a part; and killed twice, no less."""
+    speed, same = await fetches.measure(accounts=8, keys=2_000)
+    assert speed.ratio < 2, speed.detail
+    assert same.holds, same.detail

@@ -144,6 +144,19 @@ async def test_a_rotation_goes_through_a_provider_a_source_a_channel_a_target_an
     assert [entry[0] for entry in json.loads(secrets.read_text())["badges/robot_1"]] == [badge.name]
 
 
+async def test_an_inventory_is_fetched_by_a_fetcher_from_outside(packages: str, tmp_path: Path) -> None:
+    """Named as Keyturn's own are, in `--from` and its help."""
+    for name in ("robot_1/badge_1", "robot_2/badge_2"):
+        (tmp_path / "cloud" / name).parent.mkdir(parents=True)
+        (tmp_path / "cloud" / name).touch()
+        os.utime(tmp_path / "cloud" / name, times=(1_577_836_800, 1_577_836_800))
+    environment = os.environ | {"PYTHONPATH": packages, "EXAMPLE_CLOUD": str(tmp_path / "cloud")}
+    command = ["inventory", "fetch", "--from", "example", "--out", "keys.jsonl"]
+    status, out, err = await run(environment, tmp_path, *command)
+    assert (status, out.splitlines()[0]) == (0, "keys.jsonl: 2 keys of 2 users"), err
+    assert "example" in (await run(environment, tmp_path, "inventory", "fetch", "--help"))[1]
+
+
 @pytest.mark.parametrize(
     ("points", "fault"),
     [

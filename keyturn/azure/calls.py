@@ -8,12 +8,14 @@ import asyncio
 import functools
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import httpx
 from pydantic import SecretStr
 
 from keyturn.authorities import public_authorities
+from keyturn.backoff import wait_asked_for
 from keyturn.errors import SettingsInvalid
 from keyturn.execution.errors import CloudRefused, CloudUnavailable
 from keyturn.foreign_json import read_json
@@ -31,11 +33,12 @@ _PASSING_SIGN_INS = {"AADSTS90006", "AADSTS90033"}
 
 
 class Reply(NamedTuple):
-    """An answer of whatever status; `body` is None where it has no JSON."""
+    """An answer of whatever status; `body` is None if it has no JSON, `throttled_for` if it has no Retry-After."""
 
     operation: str
     status: int
     body: Any
+    throttled_for: timedelta | None = None
 
     @property
     def code(self) -> str:
@@ -57,7 +60,7 @@ class Reply(NamedTuple):
         if self.status in statuses:
             return self.body
         if self.status in _PASSING or self.status >= 500:
-            raise CloudUnavailable(text)
+            raise CloudUnavailable(text, throttled_for=self.throttled_for)
         raise CloudRefused(text)
 
     def unreadable(self) -> CloudUnavailable:
@@ -70,10 +73,12 @@ class AzureCalls:
 
     Args:
         token: gives the access tokens.
+        most_bytes: of an answer; what is longer is none.
     """
 
-    def __init__(self, token: TokenProvider) -> None:
+    def __init__(self, token: TokenProvider, most_bytes: int = MAX_ANSWER_BYTES) -> None:
         self.token = token
+        self._most_bytes = most_bytes
         self._http: httpx.AsyncClient | None = None
 
     async def ask(
@@ -98,19 +103,20 @@ class AzureCalls:
             CloudRefused: the executor has no credentials.
         """
         headers = {} if scope is None else {"Authorization": f"Bearer {(await self.token(scope)).get_secret_value()}"}
-        status, content = 0, b""
+        status, content, throttled_for = 0, b"", None
         try:
             async with (
                 asyncio.timeout(CALL_SECONDS),
                 self._client().stream(method, url, params=params, json=json, data=form, headers=headers) as answer,
             ):
-                status, content = answer.status_code, await _read(answer)
+                status, content = answer.status_code, await _read(answer, self._most_bytes)
+                throttled_for = wait_asked_for(answer.headers)
             fault = None
         except (httpx.HTTPError, TimeoutError) as error:
             fault = type(error).__name__
         if fault is not None:  # raised out here: httpx's error refers to the request, and so to the secret in it
             raise CloudUnavailable(f"{operation}: no answer ({fault})")
-        return Reply(operation, status, _json(content))
+        return Reply(operation, status, _json(content), throttled_for)
 
     async def close(self) -> None:
         """Close the connection; the next request opens another one."""
@@ -160,11 +166,11 @@ def default_tokens() -> TokenProvider:
     return token
 
 
-async def _read(answer: httpx.Response) -> bytes:
+async def _read(answer: httpx.Response, most_bytes: int) -> bytes:
     content = b""
     async for piece in answer.aiter_bytes():
         content += piece
-        if len(content) > MAX_ANSWER_BYTES:
+        if len(content) > most_bytes:
             return b""
     return content
 

@@ -14,7 +14,10 @@ class ExecutorError(KeyturnError):
 
 
 class CloudUnavailable(ExecutorError):
-    """The cloud or a secret store did not answer, throttles the call, or is not consistent yet."""
+    """The cloud or a secret store did not answer, throttles the call, or is not consistent yet.
+
+    `throttled_for` is the wait that it asks for by Retry-After; None if it asks for none.
+    """
 
     kind = "cloud_unavailable"
     # A cloud becomes consistent within seconds or some minutes, and an outage lasts minutes.
@@ -22,6 +25,10 @@ class CloudUnavailable(ExecutorError):
     retryable = True
     next_step = "retry_with_backoff"
     hint = "The executor retries by itself; if that does not help, look at the provider's health page."
+
+    def __init__(self, message: str, *, throttled_for: timedelta | None = None) -> None:
+        super().__init__(message)
+        self.throttled_for = throttled_for
 
 
 class CloudRefused(ExecutorError):

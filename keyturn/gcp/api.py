@@ -20,6 +20,7 @@ from google.auth.exceptions import GoogleAuthError, TransportError
 from google.auth.transport.requests import Request
 
 from keyturn.authorities import public_authorities
+from keyturn.backoff import wait_asked_for
 from keyturn.execution.errors import CloudRefused, CloudUnavailable
 from keyturn.gcp.replies import Reply, expect_success, read_reply
 from keyturn.gcp.settings import GcpSettings, gcp_settings
@@ -108,7 +109,7 @@ class GoogleCloud:
         # Outside of the handler: httpx's errors refer to the request, and that to secrets.
         if failure:
             raise CloudUnavailable(f"{call}: no answer: {failure}")
-        return read_reply(call, response.status_code, response.content)
+        return read_reply(call, response.status_code, response.content, wait_asked_for(response.headers))
 
     async def _credentials(self) -> tuple[google.auth.credentials.Credentials, str | None]:
         if self._found is None:

@@ -34,6 +34,18 @@ class GcpSettings(BaseSettings):
         description="The IDs of the projects whose service accounts' keys are rotated, by spaces; the credentials' own "
         "if not set.",
     )
+    scope: str | None = Field(
+        default=None,
+        alias="KEYTURN_GCP_SCOPE",
+        pattern=r"^(?:folders|organizations)/[0-9]{1,20}$",
+        description="The folder or organization, such as `organizations/123`, whose projects `keyturn inventory fetch` "
+        "reads, by Cloud Asset Inventory; KEYTURN_GCP_PROJECTS if not set.",
+    )
+    asset_url: Url = Field(
+        default="https://cloudasset.googleapis.com",
+        alias="KEYTURN_GCP_ASSET_URL",
+        description="The Cloud Asset API, which lists the projects of KEYTURN_GCP_SCOPE.",
+    )
     iam_url: Url = Field(default="https://iam.googleapis.com", alias="KEYTURN_GCP_IAM_URL", description="The IAM API.")
     analyzer_url: Url = Field(
         default="https://policyanalyzer.googleapis.com",

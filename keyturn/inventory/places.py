@@ -55,10 +55,14 @@ def _below(path: str | Path, root: Path) -> Path:
 
 
 def newest(path: Path) -> Path:
-    """Return `path`, or the file in it that was written last; raises InventoryInvalid, OSError."""
+    """Return `path`, or the file in it that was written last; raises InventoryInvalid, OSError.
+
+    The manifest beside a snapshot, which is written right after it, is no inventory.
+    """
     if not path.is_dir():
         return path
     files = [entry for entry in path.iterdir() if entry.is_file() and not entry.name.startswith(".")]
+    files = [entry for entry in files if entry.suffix != ".json" or entry.with_suffix("") not in files]
     if not files:
         raise InventoryInvalid(f"{path} holds no file")
     return max(files, key=lambda entry: (entry.stat().st_mtime, entry.name))

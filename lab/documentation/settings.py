@@ -18,6 +18,8 @@ from keyturn.llm.providers import load_providers
 from keyturn.notices.routing import NotifySettings
 from keyturn.notifications import load_channels
 from keyturn.owners import OwnerSettings
+from keyturn.snapshots.fetcher import Fetcher
+from keyturn.snapshots.fetchers import load_fetchers
 from keyturn.targets import load_targets
 from keyturn.workers.codec_settings import CodecSettings
 from keyturn.workers.executor_settings import ExecutorSettings
@@ -102,11 +104,12 @@ def setting_descriptions() -> dict[str, str]:
 
 
 def cloud_settings() -> Mapping[type[BaseSettings], str]:
-    """Return the settings of executors and targets, each once, with the heading that says whose they are."""
+    """Return the settings of executors, targets and fetchers, each once, with the heading that says whose they are."""
     of: dict[type[BaseSettings], list[str]] = {}
-    registered: list[tuple[str, Executor | SecretTarget]] = [
+    registered: list[tuple[str, Executor | SecretTarget | Fetcher]] = [
         *((f"Executor `{name}`", one) for name, one in load_executors().items()),
         *((f"target `{name}`", one) for name, one in load_targets().items()),
+        *((f"fetcher `{name}`", one) for name, one in load_fetchers().items()),
     ]
     for heading, one in registered:
         if one.settings is not None:

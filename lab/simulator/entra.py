@@ -1,5 +1,6 @@
 """Microsoft's cloud on loopback, as far as rotating client secrets needs it: one tenant and any number of vaults.
 
+GET       /v1.0/applications                                        Graph: a page of applications with their secrets
 GET       /v1.0/applications/ID, /v1.0/applications(appId='ID')     Graph: an application and its secrets
 POST      .../addPassword, .../removePassword                       Graph: create and remove a secret
 GET       /beta/reports/appCredentialSignInActivities               Graph: sign-ins by secret
@@ -97,9 +98,8 @@ class Entra:
             tenant, form = found[1], dict(parse_qsl(body.decode()))
             return "token", lambda: self.directory.sign_in(tenant, form)
         sent = json.loads(body) if body else {}
-        if path == "/beta/reports/appCredentialSignInActivities":
-            query = request.query.get("$filter", "")
-            return "report", self._guarded(request, "graph", lambda: self.directory.report(query))
+        if path in {"/v1.0/applications", "/beta/reports/appCredentialSignInActivities"}:
+            return self._route_listing(request)
         if (found := _APPLICATION.fullmatch(path)) is not None:
             application = self.directory.find(found[1], found[2])
             operation = found[3] or "application"
@@ -109,6 +109,14 @@ class Entra:
         if (found := _SECRET.fullmatch(path)) is not None:
             return self._route_secret(request, f"{found[1]}/{found[2]}", found[3], sent)
         return "unknown", lambda: error_answer(404, "ResourceNotFound")
+
+    def _route_listing(self, request: web.Request) -> tuple[str, Handle]:
+        query, url = request.query, f"{request.scheme}://{request.host}{request.path}"
+        if request.path == "/v1.0/applications":
+            return "applications", self._guarded(request, "graph", lambda: self.directory.list_page(query, url))
+        if "$filter" in query:
+            return "report", self._guarded(request, "graph", lambda: self.directory.report(query["$filter"]))
+        return "report", self._guarded(request, "graph", lambda: self.directory.report_page(query, url))
 
     def _route_secret(self, request: web.Request, place: str, version: str | None, sent: Any) -> tuple[str, Handle]:
         named = {"PUT": "set", "PATCH": "update"}

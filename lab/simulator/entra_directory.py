@@ -35,12 +35,17 @@ class Password:
 
 @dataclass
 class Application:
-    """An application with its client secrets, oldest first, and those removed ones that a replica still lists."""
+    """An application with its client secrets, oldest first, and those removed ones that a replica still lists.
+
+    `owners` are the users that own it, by their principal names.
+    """
 
     object_id: str
     app_id: str
     passwords: dict[str, Password] = field(default_factory=dict)
     lingering: dict[str, tuple[Password, int]] = field(default_factory=dict)
+    owners: list[str] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list)
 
 
 class Directory:
@@ -117,6 +122,31 @@ class Directory:
         new.works, self.next_works = self.next_works, []
         return web.json_response(_credential(new, secret=new.secret))
 
+    def list_page(self, query: Mapping[str, str], url: str) -> web.Response:
+        """Answer a page of the applications, by the size that `$top` asks for, with a link to the next."""
+        token = query.get("$skiptoken", "0")
+        if not token.isdecimal():
+            return error_answer(400, "Directory_ExpiredPageToken")
+        shown = [
+            {
+                "id": one.object_id,
+                "appId": one.app_id,
+                "tags": one.tags,
+                "passwordCredentials": self._listed(one),
+                "owners": [{"@odata.type": "#microsoft.graph.user", "userPrincipalName": name} for name in one.owners],
+            }
+            for one in self.applications.values()
+        ]
+        return _page(shown, int(query.get("$top", "100")), int(token), url, f"$top={query.get('$top', '100')}")
+
+    def report_page(self, query: Mapping[str, str], url: str) -> web.Response:
+        """Answer a page of the whole report of sign-ins by credential."""
+        rows = [
+            {"keyId": key_id, "signInActivity": {"lastSignInDateTime": _text(moment)}}
+            for key_id, moment in self.sign_ins.items()
+        ]
+        return _page(rows, 100, int(query.get("$skiptoken", "0")), url, "")
+
     def report(self, query: str) -> web.Response:
         """Answer the report of sign-ins by credential, filtered by one secret's ID."""
         named = re.fullmatch(r"keyId eq '([0-9a-f-]{36})'", query)
@@ -153,6 +183,11 @@ class Directory:
             self.sign_ins[found[0].key_id] = datetime.now(UTC)
         token = secrets.token_urlsafe(30)
         return web.json_response({"token_type": "Bearer", "expires_in": 3599, "access_token": token})
+
+
+def _page(entries: list[dict[str, Any]], size: int, start: int, url: str, query: str) -> web.Response:
+    link = {"@odata.nextLink": f"{url}?{query}&$skiptoken={start + size}"} if start + size < len(entries) else {}
+    return web.json_response({"value": entries[start : start + size]} | link)
 
 
 def _credential(password: Password, *, secret: str | None) -> dict[str, Any]:

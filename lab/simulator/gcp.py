@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from aiohttp import web
 
-from keyturn.lab.simulator.gcp_answers import Refused, decoded
+from keyturn.lab.simulator.gcp_answers import Refused, decoded, fields_if, page_of
 from keyturn.lab.simulator.gcp_iam import Iam
 from keyturn.lab.simulator.gcp_secrets import SecretManager
 
@@ -26,6 +26,8 @@ _SECRETS = r"/v1/projects/(?P<project>[^/]+)/secrets"
 _SECRET = _SECRETS + r"/(?P<secret>[^/:]+)"
 _VERSION = _SECRET + r"/versions/(?P<version>\d+)"
 _ROUTES: dict[str, tuple[str, str]] = {
+    "assets.search": ("GET", r"/v1/(?P<scope>(?:folders|organizations)/\d+):searchAllResources"),
+    "accounts.list": ("GET", r"/v1/projects/(?P<project>[^/]+)/serviceAccounts"),
     "keys.list": ("GET", _KEYS),
     "keys.create": ("POST", _KEYS),
     "keys.disable": ("POST", _KEY + ":disable"),
@@ -46,18 +48,24 @@ _ROUTES: dict[str, tuple[str, str]] = {
 
 @dataclass
 class GcpSimulator:
-    """One project, its APIs, and what goes wrong with them.
+    """One project and others beside it, their APIs, and what goes wrong with them.
 
     Attributes:
         iam: its service accounts; the executor's own is one of them.
         secret_manager: its secrets.
-        denied: the calls that the executor has no right to.
+        others: the service accounts of other projects, by the projects' IDs.
+        labels: of projects that have some.
+        closing: the projects that are to be deleted.
+        denied: the calls that the executor has no right to; `CALL PROJECT` for one project's alone.
         faults: each a call's name and what goes wrong with the next one of it.
         calls: the names of the calls so far.
     """
 
     iam: Iam = field(default_factory=lambda: Iam(PROJECT))
     secret_manager: SecretManager = field(default_factory=SecretManager)
+    others: dict[str, Iam] = field(default_factory=dict)
+    labels: dict[str, dict[str, str]] = field(default_factory=dict)
+    closing: set[str] = field(default_factory=set)
     denied: set[str] = field(default_factory=set)
     faults: list[tuple[str, FaultName]] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
@@ -113,13 +121,30 @@ class GcpSimulator:
         kind, _, token = request.headers.get("Authorization", "").partition(" ")
         if kind != "Bearer" or token not in self.iam.tokens:
             raise Refused(401, "UNAUTHENTICATED")
-        if words.get("project") != self.iam.project:
-            raise Refused(404, "NOT_FOUND")
-        if call in self.denied:
+        if call in self.denied or f"{call} {words.get('project')}" in self.denied:
             raise Refused(403, "PERMISSION_DENIED", {"reason": "IAM_PERMISSION_DENIED"})
-        handlers = self.iam.handlers() | self.secret_manager.handlers()
+        if call == "assets.search":
+            return self._search(dict(request.query))
+        iam = ({self.iam.project: self.iam} | self.others).get(words.get("project", ""))
+        if iam is None:
+            raise Refused(404, "NOT_FOUND")
+        handlers = iam.handlers() | (self.secret_manager.handlers() if iam is self.iam else {})
         sent = json.loads(body) if body else {}
         return handlers[call](words, sent | dict(request.query), self.iam.tokens[token])
+
+    def _search(self, sent: dict[str, str]) -> dict[str, Any]:
+        """Answer as Cloud Asset Inventory does of projects."""
+        shown = [
+            {
+                "name": f"//cloudresourcemanager.googleapis.com/projects/{project}",
+                "assetType": "cloudresourcemanager.googleapis.com/Project",
+                "state": "DELETE_REQUESTED" if project in self.closing else "ACTIVE",
+                "additionalAttributes": {"projectId": project},
+            }
+            | fields_if(project in self.labels, labels=self.labels.get(project))
+            for project in (self.iam.project, *self.others)
+        ]
+        return page_of("results", shown, sent, most=500)
 
 
 def _error(refused: Refused, **headers: str) -> web.Response:

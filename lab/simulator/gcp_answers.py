@@ -32,3 +32,11 @@ def decoded(part: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def page_of(name: str, entries: list[dict[str, Any]], sent: Mapping[str, Any], *, most: int) -> dict[str, Any]:
+    """Return a page of a listing (https://google.aip.dev/158): of the size that is asked for, and at most `most`."""
+    size, start = min(int(sent.get("pageSize", most)), most), int(sent.get("pageToken", "0"))
+    shown = entries[start : start + size]
+    more = start + size < len(entries)
+    return fields_if(bool(shown), **{name: shown}) | fields_if(more, nextPageToken=str(start + size))

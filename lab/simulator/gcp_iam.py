@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from keyturn.lab.simulator.gcp_answers import MESSAGE, Handler, Refused, decoded, fields_if
+from keyturn.lab.simulator.gcp_answers import MESSAGE, Handler, Refused, decoded, fields_if, page_of
 
 AUDIENCE = "https://oauth2.googleapis.com/token"
 MOST_KEYS = 10
@@ -38,6 +38,7 @@ class Key:
     created_at: datetime
     creator: str
     disabled: bool = False
+    disable_reason: str = ""  # such as SERVICE_ACCOUNT_KEY_DISABLE_REASON_EXPOSED
     expires_at: str = "9999-12-31T23:59:59Z"
     hidden: int = 0
     unknown: int = 0
@@ -51,6 +52,7 @@ class Iam:
         project: its ID.
         accounts: the accounts and their keys.
         activities: what Policy Analyzer has observed, by the keys' IDs.
+        disabled_accounts: the email addresses of accounts that are disabled, whose keys work as little.
         constraints: of organization policies that forbid to create a key.
         names_creators: whether a key says who created it.
         hides_for: how many reads do not show a key that is created from now on.
@@ -61,6 +63,7 @@ class Iam:
     project: str
     accounts: dict[str, dict[str, Key]] = field(default_factory=dict)
     activities: dict[str, dict[str, Any]] = field(default_factory=dict)
+    disabled_accounts: set[str] = field(default_factory=set)
     constraints: set[str] = field(default_factory=set)
     names_creators: bool = True
     hides_for: int = 0
@@ -71,6 +74,7 @@ class Iam:
     def handlers(self) -> dict[str, Handler]:
         """Return what answers each call."""
         return {
+            "accounts.list": self._list_accounts,
             "keys.list": self._list,
             "keys.create": self._create,
             "keys.disable": functools.partial(self._set_disabled, True),
@@ -132,9 +136,10 @@ class Iam:
         entry: dict[str, Any] = {"name": f"projects/{self.project}/serviceAccounts/{email}/keys/{key_id}"}
         entry |= {"validAfterTime": f"{key.created_at:%Y-%m-%dT%H:%M:%SZ}", "validBeforeTime": key.expires_at}
         entry |= {"keyAlgorithm": "KEY_ALG_RSA_2048", "keyOrigin": "GOOGLE_PROVIDED", "keyType": "USER_MANAGED"}
-        return (
-            entry | ({"creator": key.creator} if self.names_creators else {}) | fields_if(key.disabled, disabled=True)
+        entry |= fields_if(key.disabled, disabled=True) | fields_if(
+            bool(key.disable_reason), disableReason=key.disable_reason
         )
+        return entry | ({"creator": key.creator} if self.names_creators else {})
 
     def _list(self, words: dict[str, str], sent: dict[str, Any], _caller: str) -> dict[str, Any]:
         email, keys = self._account(words)
@@ -142,6 +147,14 @@ class Iam:
         for key in keys.values():
             key.hidden = max(0, key.hidden - 1)
         return fields_if(bool(shown) and sent.get("keyTypes") == "USER_MANAGED", keys=shown)
+
+    def _list_accounts(self, _words: dict[str, str], sent: dict[str, Any], _caller: str) -> dict[str, Any]:
+        shown = [
+            {"name": f"projects/{self.project}/serviceAccounts/{email}", "email": email, "uniqueId": _unique_id(email)}
+            | fields_if(email in self.disabled_accounts, disabled=True)
+            for email in self.accounts
+        ]
+        return page_of("accounts", shown, sent, most=100)
 
     def _create(self, words: dict[str, str], _sent: dict[str, Any], caller: str) -> dict[str, Any]:
         email, keys = self._account(words)
@@ -183,6 +196,8 @@ class Iam:
         }
 
     def _query(self, _words: dict[str, str], sent: dict[str, Any], _caller: str) -> dict[str, Any]:
+        if "filter" not in sent:
+            return page_of("activities", list(self.activities.values()), sent, most=1_000)
         asked = re.fullmatch(r'activities\.full_resource_name ?= ?"(//[^"]+)"', sent["filter"])
         if asked is None:
             raise Refused(400, "INVALID_ARGUMENT")

@@ -1,5 +1,6 @@
 """The part of a Kubernetes API server that writing a Secret and restarting a workload meets. No real one was called.
 
+GET        /api/v1/namespaces, /api/v1/namespaces/NS/secrets (kubernetes_lists.py)
 GET, PATCH /api/v1/namespaces/NS/secrets/NAME
 GET, PATCH /apis/apps/v1/namespaces/NS/{deployments,statefulsets,daemonsets}/NAME
 
@@ -20,6 +21,7 @@ from typing import Any
 
 from aiohttp import web
 
+from keyturn.lab.simulator.kubernetes_lists import listed
 from keyturn.lab.simulator.kubernetes_objects import Refusal, Stored, applied, merged, new_object
 
 Key = tuple[str, str, str]  # plural, namespace, name
@@ -43,6 +45,9 @@ class Cluster:
     Attributes:
         forbidden: rights that the caller lacks, as (verb, plural, name).
         faults: (name, the call that it meets, such as `PATCH secrets prod/pay`), each for one call.
+        labels: what else the metadata of a namespace has.
+        lists_whole_objects: whether the server does not know how to list metadata alone.
+        oldest_version: of which a list can still be continued.
         on_call: called with each call before it has any effect, as others act at the same time.
     """
 
@@ -53,6 +58,9 @@ class Cluster:
     faults: list[tuple[str, str]] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
     on_call: Callable[[str], None] = lambda call: None
+    labels: dict[str, dict[str, Any]] = field(default_factory=dict)
+    lists_whole_objects: bool = False
+    oldest_version: int = 0
     elsewhere: str = "http://127.0.0.1:9"
     _versions: int = 100
 
@@ -62,6 +70,8 @@ class Cluster:
         for prefix, plurals in (("/api/v1", "secrets"), ("/apis/apps/v1", "deployments|statefulsets|daemonsets")):
             path = prefix + f"/namespaces/{{namespace}}/{{plural:{plurals}}}/{{name}}"
             application.router.add_route("*", path, self._serve)
+        application.router.add_get("/api/v1/{plural:namespaces}", self._serve)
+        application.router.add_get("/api/v1/namespaces/{namespace}/{plural:secrets}", self._serve)
         return application
 
     # -- what a test does beside the API ------------------------------------------------------------------------------
@@ -122,11 +132,12 @@ class Cluster:
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         where = request.match_info
-        call = f"{request.method} {where['plural']} {where['namespace']}/{where['name']}"
+        place = f"{where['namespace']}/{where['name']}" if "name" in where else where.get("namespace", "")
+        call = f"{request.method} {where['plural']} {place}".rstrip()
         self.calls.append(call)
         self.on_call(call)
-        place = next((at for at, (_, met) in enumerate(self.faults) if call == met), None)
-        fault = "" if place is None else self.faults.pop(place)[0]
+        at_fault = next((at for at, (_, met) in enumerate(self.faults) if call == met), None)
+        fault = "" if at_fault is None else self.faults.pop(at_fault)[0]
         if fault == "request_lost":
             return _dropped(request)
         if fault == "hang":
@@ -156,9 +167,11 @@ class Cluster:
         return web.json_response(Refusal(503, "ServiceUnavailable", "apiserver not ready").body, status=503)
 
     def _answer(self, request: web.Request, sent: bytes) -> tuple[dict[str, Any], int]:
-        namespace, plural, name = (request.match_info[one] for one in ("namespace", "plural", "name"))
         if request.headers.get("Authorization") != f"Bearer {self.token}":
             raise Refusal(401, "Unauthorized", "Unauthorized")
+        if "name" not in request.match_info:
+            return self._list(request), 200
+        namespace, plural, name = (request.match_info[one] for one in ("namespace", "plural", "name"))
         self._expect_right({"GET": "get", "PATCH": "patch"}.get(request.method, "other"), plural, name)
         stored = self.objects.get((plural, namespace, name))
         if request.method == "GET":
@@ -174,6 +187,25 @@ class Cluster:
         if stored is None:
             raise Refusal(404, "NotFound", f'{plural} "{name}" not found', name=name, kind=plural)
         return self._store((plural, namespace, name), merged(stored, json.loads(sent), manager)).shown(), 200
+
+    def _list(self, request: web.Request) -> dict[str, Any]:
+        plural, namespace = request.match_info["plural"], request.match_info.get("namespace", "")
+        self._expect_right("list", plural, namespace)
+        bodies = [stored.body for key, stored in sorted(self.objects.items()) if key[:2] == (plural, namespace)]
+        if plural == "namespaces":
+            bodies = [{"metadata": {"name": name, **self.labels.get(name, {})}} for name in sorted(self.namespaces)]
+        accept = "" if self.lists_whole_objects else request.headers.get("Accept", "")
+        kind = {"secrets": "Secret", "namespaces": "Namespace"}[plural]  # pragma: allowlist secret
+        return listed(bodies, request.query, accept, kind=kind, version=self._versions, oldest=self.oldest_version)
+
+    def add_token(self, namespace: str, name: str, account: str, *, labels: dict[str, str], created_at: str) -> None:
+        """Create a secret with a token of a service account, as the token controller does."""
+        metadata = {"creationTimestamp": created_at, "labels": labels}
+        metadata |= {"annotations": {"kubernetes.io/service-account.name": account}} if account else {}
+        self.write(namespace, name, {"token": f"token-of-{account}"}, manager="kube-controller-manager")
+        body = self.objects["secrets", namespace, name].body
+        body["metadata"] |= metadata
+        body["type"] = "kubernetes.io/service-account-token"
 
     def _apply(self, key: Key, intent: dict[str, Any], manager: str, force: bool) -> tuple[dict[str, Any], int]:
         plural, namespace, name = key

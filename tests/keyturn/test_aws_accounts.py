@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import boto3
 import pytest
@@ -12,6 +13,7 @@ from keyturn.errors import SettingsInvalid
 from keyturn.execution.errors import CloudRefused
 from keyturn.executors.aws.accounts import AwsAccountSettings, open_accounts
 from keyturn.executors.aws.iam import AwsAccessKeys
+from keyturn.snapshots.fetchers.aws import AwsCloud
 from tests.support.aws import ACCOUNT, Aws, Network
 
 ONE, TWO = "111111111111", "222222222222"
@@ -143,3 +145,47 @@ async def test_what_uses_a_key_is_named_by_cloudtrail(aws: Aws, network: Network
     ]
     network.answers["LookupEvents"] = lambda: None  # it may not be read
     assert (await keys.use_of(user, key_id)).by == ("sts in eu-central-1",)
+
+
+@pytest.mark.usefixtures("roles")
+async def test_the_keys_of_each_account_are_fetched_by_its_role(
+    aws: Aws, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With moto's report, lists and tags; one call of a user that has keys, and none of one that has not."""
+    monkeypatch.setenv("KEYTURN_AWS_ACCOUNTS", f"{TWO} {ONE}")
+    monkeypatch.setenv("KEYTURN_AWS_ROLE", "rotator")
+    expected = {}
+    for account in (ONE, TWO):
+        backend = iam_backends[account]["aws"]
+        for name in ("fetched-1", "fetched-2", "keyless"):
+            backend.create_user("us-east-1", name, tags=[{"Key": "TEAM", "Value": "Payments Team"}])
+        keys = [backend.create_access_key(name) for name in ("fetched-1", "fetched-1", "fetched-2")]
+        backend.update_access_key("fetched-2", keys[2].access_key_id, "Inactive")
+        expected[account] = {key.access_key_id for key in keys}
+    cloud = AwsCloud(**aws.settings(network.address))
+    parts = await cloud.parts()
+    assert [part.name for part in parts] == [ONE, TWO]
+    for part in parts:
+        page = await cloud.read(part, "", datetime.now(UTC))
+        rows = [json.loads(line) for line in page.rows.lines() if "fetched-" in line]
+        assert {row["key_id"] for row in rows} == expected[part.name]
+        assert {row["account_id"] for row in rows} == {
+            f"arn:aws:iam::{part.name}:user/fetched-{number}" for number in (1, 2)
+        }
+        assert {row["owner"] for row in rows} == {"Payments-Team"}
+        assert [row["active"] for row in rows if "active" in row] == [False]
+    asked = {network.calls.count(name) for name in ("GetAccountAuthorizationDetails", "GetCredentialReport")}
+    assert asked == {2}
+    assert "keyless" not in str(network.forms["ListAccessKeys"])
+
+
+async def test_without_a_list_the_keys_of_the_own_account_are_fetched(aws: Aws) -> None:
+    """A fetch that is resumed by the credentials of another account is refused."""
+    user, key_id = aws.user()
+    cloud = AwsCloud(**aws.settings())
+    (part,) = await cloud.parts()
+    assert part.name == ACCOUNT
+    rows = (await cloud.read(part, "", datetime.now(UTC))).rows.lines()
+    assert any(json.loads(row)["key_id"] == key_id and user in row for row in rows)
+    with pytest.raises(CloudRefused, match="another account"):
+        await cloud.read(part._replace(name=ONE), "", datetime.now(UTC))

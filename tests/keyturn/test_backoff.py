@@ -1,11 +1,12 @@
 """When to try again."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyturn.backoff import CEILING, retry_delay
+from keyturn.backoff import CEILING, retry_delay, wait_asked_for
 
 seconds = st.floats(min_value=-1e6, max_value=1e6, allow_nan=False).map(lambda s: timedelta(seconds=s))
 
@@ -39,3 +40,17 @@ def test_a_stated_wait_is_waited_for_in_full() -> None:
     assert min(delays) >= wait
     assert max(delays) <= wait + CEILING
     assert len(delays) > 1
+
+
+def test_a_retry_after_is_read_in_seconds_and_as_a_date() -> None:
+    """What is neither asks for nothing; more than a day is a day."""
+    assert wait_asked_for({"retry-after": "17"}) == timedelta(seconds=17)
+    assert wait_asked_for({"retry-after": "9" * 5_000}) == timedelta(days=1)
+    in_a_minute = wait_asked_for(
+        {"retry-after": format_datetime(datetime.now(UTC) + timedelta(minutes=1), usegmt=True)}
+    )
+    assert in_a_minute is not None
+    assert timedelta(seconds=55) < in_a_minute <= timedelta(minutes=1)
+    assert wait_asked_for({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == timedelta(0)
+    assert [wait_asked_for({"retry-after": text}) for text in ("", "soon", "-3", "1.5", "\u0663")] == [None] * 5
+    assert wait_asked_for({}) is None

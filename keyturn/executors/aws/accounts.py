@@ -1,4 +1,4 @@
-"""Many AWS accounts by one executor: a role in each, assumed with a session name and an external ID.
+"""Many AWS accounts by one process: a role in each, assumed with a session name and an external ID.
 
 Which accounts: KEYTURN_AWS_ACCOUNTS, their numbers by spaces, or `organization` for every active one that Organizations
 lists. Without it, the one account of the executor's own credentials.
@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import boto3
+import botocore.loaders
 import botocore.session
 from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
@@ -71,14 +72,28 @@ def open_accounts(**settings: Any) -> Sequence[AwsAccessKeys]:
         SettingsInvalid: a setting cannot be used.
         CloudRefused, CloudUnavailable: Organizations did not list the accounts.
     """
-    try:
-        chosen = AwsAccountSettings()
-    except ValidationError as error:
-        raise SettingsInvalid("\n".join(field_faults(error))) from None
+    chosen = aws_account_settings()
     if not chosen.accounts:
         return [AwsAccessKeys(**settings)]
-    numbers = list(_active_accounts(settings)) if chosen.accounts == ORGANIZATION else chosen.accounts.split()
-    return [AwsAccessKeys(session=_session_in(number, chosen, settings), **_plain(settings)) for number in numbers]
+    numbers = account_numbers(chosen, **settings)
+    return [
+        AwsAccessKeys(session=session_in(number, chosen, **settings), **without_credentials(settings))
+        for number in numbers
+    ]
+
+
+def aws_account_settings() -> AwsAccountSettings:
+    """Return the settings of the environment; raises SettingsInvalid."""
+    try:
+        return AwsAccountSettings()
+    except ValidationError as error:
+        faults = field_faults(error)
+    raise SettingsInvalid("\n".join(faults))
+
+
+def account_numbers(chosen: AwsAccountSettings, **settings: Any) -> list[str]:
+    """Return the numbers of the accounts that are named, or that Organizations lists; raises as `open_accounts`."""
+    return list(_active_accounts(settings)) if chosen.accounts == ORGANIZATION else chosen.accounts.split()
 
 
 def _active_accounts(settings: dict[str, Any]) -> Iterator[str]:
@@ -95,26 +110,39 @@ def _active_accounts(settings: dict[str, Any]) -> Iterator[str]:
             return
 
 
-def _session_in(number: str, chosen: AwsAccountSettings, settings: dict[str, Any]) -> boto3.session.Session:
-    """Return a session whose credentials are those of the role in an account, renewed by themselves."""
+def session_in(number: str, chosen: AwsAccountSettings, **settings: Any) -> boto3.session.Session:
+    """Return a session whose credentials are those of the role in an account, renewed by themselves.
+
+    Not for two threads at once, as clients are not either.
+    """
     own = {name: value for name, value in settings.items() if name in _CREDENTIALS or name == "region_name"}
-    source = boto3.session.Session(**own)
+    source = boto3.session.Session(botocore_session=_light_session(), **own)
     arguments: dict[str, Any] = {"RoleSessionName": chosen.session_name, "DurationSeconds": SESSION_SECONDS}
     if chosen.external_id is not None:
         arguments["ExternalId"] = chosen.external_id.get_secret_value()
     partition = source.get_partition_for_region(source.region_name) if source.region_name else "aws"
-    sts = functools.partial(source.client, config=ONE_TRY, **_plain(settings))
+    sts = functools.partial(source.client, config=ONE_TRY, **without_credentials(settings))
     fetcher = AssumeRoleCredentialFetcher(
         client_creator=sts,
         source_credentials=source.get_credentials(),
         role_arn=f"arn:{partition}:iam::{number}:role/{chosen.role}",
         extra_args=arguments,
     )
-    inner = botocore.session.get_session()
+    inner = _light_session()
     inner._credentials = DeferredRefreshableCredentials(method="assume-role", refresh_using=fetcher.fetch_credentials)
     return boto3.session.Session(botocore_session=inner, region_name=source.region_name)
 
 
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of clients without the executor's own credentials."""
+def _light_session() -> Any:
+    """Return a session of botocore's that reads AWS's descriptions of services, a tenth of a second each, only once."""
+    session = botocore.session.get_session()
+    session.register_component("data_loader", _loader(session.get_config_variable("data_path")))
+    return session
+
+
+_loader = functools.cache(botocore.loaders.create_loader)
+
+
+def without_credentials(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of clients without the process's own credentials: a role's are used in their place."""
     return {name: value for name, value in settings.items() if name not in _CREDENTIALS}

@@ -36,8 +36,8 @@ def key_of(entry: Mapping[str, Any]) -> CloudKey:
     """Return the key of a passwordCredential; `hint`, the first letters of the secret, is not read."""
     label = _LABEL.fullmatch(str(entry.get("displayName")))
     # Graph has no time of creation. Without a start it counts as old, and is never taken for one of ours by its date.
-    created = _moment(entry.get("startDateTime")) or datetime(1970, 1, 1, tzinfo=UTC)
-    expires = _moment(entry.get("endDateTime"))
+    created = moment_of(entry.get("startDateTime")) or datetime(1970, 1, 1, tzinfo=UTC)
+    expires = moment_of(entry.get("endDateTime"))
     is_active = expires is None or expires > datetime.now(UTC)
     return CloudKey(str(entry.get("keyId")), is_active, created, None if label is None else label[1])
 
@@ -57,7 +57,7 @@ def use_in(body: Any, key_id: str) -> KeyUse:
         if row.get("keyId") != key_id:
             continue
         activity = row.get("signInActivity")
-        moment = _moment(activity.get("lastSignInDateTime")) if isinstance(activity, dict) else None
+        moment = moment_of(activity.get("lastSignInDateTime")) if isinstance(activity, dict) else None
         if moment is None:
             return UNKNOWN_USE
         uses.append((moment, row.get("resourceId")))
@@ -92,7 +92,8 @@ def is_guid(value: Any) -> bool:
     return isinstance(value, str) and _WHOLE_GUID.fullmatch(value) is not None
 
 
-def _moment(text: Any) -> datetime | None:
+def moment_of(text: Any) -> datetime | None:
+    """Return a moment as Graph writes it; None for anything else."""
     try:
         moment = datetime.fromisoformat(text)
     except (TypeError, ValueError):

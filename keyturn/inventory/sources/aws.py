@@ -41,7 +41,7 @@ def read_key_ids(file: Path) -> dict[tuple[str, str], str]:
     try:
         for entry in entries_of(file):
             row = {} if isinstance(entry, BadRow) else entry[1]
-            moment = _moment("CreateDate", str(row["CreateDate"]))
+            moment = report_moment("CreateDate", str(row["CreateDate"]))
             if moment is not None:
                 key_id, of = str(row["AccessKeyId"]), (str(row.get("UserName", ROOT)), _second(moment))
                 # Two keys of one user and second cannot be distinguished: neither is joined.
@@ -76,12 +76,12 @@ class _CredentialReport:
         seen: set[str] = set()
         for slot, active_at, rotated_at, used_at in self._slots:
             active = _truth(f"access_key_{slot}_active", row[active_at])
-            made = _moment(f"access_key_{slot}_last_rotated", row[rotated_at])
+            made = report_moment(f"access_key_{slot}_last_rotated", row[rotated_at])
             if made is None:
                 if active:
                     raise RowFault(f"access_key_{slot}_last_rotated: an active key has a date")
                 continue  # there is no key in this slot
-            used = None if used_at is None else _moment(f"access_key_{slot}_last_used_date", row[used_at])
+            used = None if used_at is None else report_moment(f"access_key_{slot}_last_used_date", row[used_at])
             name = self._id(row[self._user], slot, made)
             if name in seen:
                 raise RowFault("two access keys were created in one second: give --access-keys")
@@ -125,7 +125,8 @@ def _truth(name: str, value: str) -> bool:
     raise RowFault(f"{name}: is neither true nor false")
 
 
-def _moment(name: str, value: str) -> datetime | None:
+def report_moment(name: str, value: str) -> datetime | None:
+    """Return a moment of a credential report; None if it has none. Raises RowFault, which calls it `name`."""
     if value in _NO_VALUE:
         return None
     try:

@@ -41,8 +41,7 @@ def _key_of(line: int, row: Mapping[str, Any], origin: Origin) -> InventoryKey:
     if not known:
         raise RowFault("name: is not projects/P/serviceAccounts/E/keys/K")
     name = next((one for one in known if "@" in one[1]), known[0])
-    marks = f"{fields.get('disableReason', '')} {fields.get('extendedStatus', '')}"
-    exposed = any(reason in marks for reason in _EXPOSED)
+    exposed = is_exposed(fields)
     by_google = fields.get("keyType") == "SYSTEM_MANAGED"
     idle: Idle | None = "system_managed" if by_google else "inactive" if fields.get("disabled") is True else None
     return key_of(
@@ -57,6 +56,12 @@ def _key_of(line: int, row: Mapping[str, Any], origin: Origin) -> InventoryKey:
         observed_at=origin.observed_at,
         source=origin.source,
     )
+
+
+def is_exposed(key: Mapping[str, Any]) -> bool:
+    """Return whether Google has found a key in public, by what its API says of the key."""
+    marks = f"{key.get('disableReason', '')} {key.get('extendedStatus', '')}"
+    return any(reason in marks for reason in _EXPOSED)
 
 
 SOURCE = Source(

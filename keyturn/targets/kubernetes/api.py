@@ -9,6 +9,7 @@ import json
 import os
 import re
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,20 +21,18 @@ from pydantic_settings import BaseSettings
 from keyturn.authorities import public_authorities
 from keyturn.execution.errors import CloudRefused, CloudUnavailable
 from keyturn.execution.rest import settings_from_environment
-from keyturn.foreign_json import read_json
 from keyturn.settings import SETTINGS_FROM_ENVIRONMENT, secure_url
+from keyturn.targets.kubernetes.answers import name_of, read_answer, read_listing
 
 MANAGER = "keyturn"
+# kubernetes.io/docs/reference/using-api/api-concepts, alternate representations: secrets without their data.
+METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 # An API server that is up accepts at once, and answers a call on one object in tenths of a second: its own limit for
 # one write is etcd's 7 s, so after 10 s no answer will come.
 _CONNECT_SECONDS, _CALL_SECONDS = 5.0, 10.0
 # A header cannot hold more; a token is base64url with dots (RFC 7519), or any word of visible characters.
 _TOKEN = re.compile(r"[!-~]{1,16384}")
-_WORD = re.compile(r"[A-Za-z]{1,64}")
-_MANAGER_IN = re.compile(r'conflict with "([ -~]{1,128}?)"')
-# What passes by itself: a timeout of the server's, throttling.
-_PASSING = {408, 429}
 
 
 @dataclass(frozen=True)
@@ -97,6 +96,23 @@ class ClusterApi:
         """Return an object; None if there is none. Raises CloudUnavailable, CloudRefused."""
         return await self._ask("GET", url)
 
+    async def list_metadata(self, url: str, query: dict[str, str]) -> dict[str, Any] | None:
+        """Return a page of the objects' metadata, and nothing of what is in them.
+
+        None if the page's `continue` has expired: the server forgets it after some minutes.
+
+        Raises:
+            CloudUnavailable: no answer, or a fault that passes by itself.
+            CloudRefused: the right `list` is missing, or the server answers with whole objects.
+        """
+        return await self._ask("GET", url, query=query, accept=METADATA_ONLY, read=read_listing)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._http is not None:
+            await self._http.aclose()
+            self._http = None
+
     async def apply(self, url: str, intent: dict[str, Any], *, force: bool = False) -> None:
         """Apply our fields of an object, which is created if there is none: those left out are removed.
 
@@ -111,13 +127,13 @@ class ClusterApi:
         """
         query = {"fieldManager": MANAGER} | ({"force": "true"} if force else {})
         if await self._ask("PATCH", url, query=query, body=intent, kind="application/apply-patch+yaml") is None:
-            raise CloudUnavailable(f"{_of(url)} was deleted since it was read")
+            raise CloudUnavailable(f"{name_of(url)} was deleted since it was read")
 
     async def merge(self, url: str, change: dict[str, Any]) -> None:
         """Change some fields of an object that exists; raises CloudRefused, CloudUnavailable."""
         kind = "application/merge-patch+json"
         if await self._ask("PATCH", url, query={"fieldManager": MANAGER}, body=change, kind=kind) is None:
-            raise CloudRefused(f"{_of(url)} does not exist")
+            raise CloudRefused(f"{name_of(url)} does not exist")
 
     async def _ask(
         self,
@@ -127,8 +143,10 @@ class ClusterApi:
         query: dict[str, str] | None = None,
         body: dict[str, Any] | None = None,
         kind: str = "application/json",
+        accept: str = "application/json",
+        read: Callable[[str, str, httpx.Response], dict[str, Any] | None] = read_answer,
     ) -> dict[str, Any] | None:
-        headers = {"Authorization": f"Bearer {self._token()}", "Accept": "application/json", "Content-Type": kind}
+        headers = {"Authorization": f"Bearer {self._token()}", "Accept": accept, "Content-Type": kind}
         content = None if body is None else json.dumps(body).encode()
         client = self._client()
         problem, is_untrusted = "", False
@@ -141,10 +159,11 @@ class ClusterApi:
         if is_untrusted:
             self._http = None  # the authority may be replaced: the next call reads it anew
             await client.aclose()
-            raise CloudRefused(f"{method} {_of(url)}: the server's certificate is not of KEYTURN_KUBERNETES_CA_FILE")
+            text = "the server's certificate is not of KEYTURN_KUBERNETES_CA_FILE"
+            raise CloudRefused(f"{method} {name_of(url)}: {text}")
         if problem:
-            raise CloudUnavailable(f"{method} {_of(url)}: no answer ({problem})")
-        return _read(method, url, answer)
+            raise CloudUnavailable(f"{method} {name_of(url)}: no answer ({problem})")
+        return read(method, url, answer)
 
     def _client(self) -> httpx.AsyncClient:
         if self._http is None:
@@ -178,59 +197,8 @@ class ClusterApi:
         return token
 
 
-def _read(method: str, url: str, answer: httpx.Response) -> dict[str, Any] | None:
-    """Return the object of an answer; None if there is none. Raises CloudUnavailable, CloudRefused."""
-    status, found = answer.status_code, _object_in(answer)
-    if answer.is_success:
-        if found is None or found.get("kind") in {None, "Status"}:
-            raise CloudUnavailable(f"{method} {_of(url)}: {status} with an answer that is none of an API server")
-        return found
-    said = found if found is not None and found.get("kind") == "Status" else {}
-    reason = str(said.get("reason", ""))
-    text = f"{method} {_of(url)}: {status} {reason if _WORD.fullmatch(reason) else ''}".rstrip()
-    if status == 404 and reason == "NotFound" and _names(said, url):
-        return None
-    if status == 409:
-        managers = _managers_in(said)
-        if not managers:
-            raise CloudUnavailable(f"{text}: it has changed since it was read")
-        raise CloudRefused(f"{text}: {', '.join(managers)} manages a field that Keyturn would write")
-    if status in _PASSING or status >= 500:
-        raise CloudUnavailable(text)
-    raise CloudRefused(text)
-
-
-def _object_in(answer: httpx.Response) -> dict[str, Any] | None:
-    try:
-        found = read_json(answer.content)
-    except ValueError:  # which holds the answer: nothing is raised from here
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _names(said: dict[str, Any], url: str) -> bool:
-    """Whether the Status is about the object of the URL: a namespace that is missing is another one."""
-    details = said.get("details")
-    return isinstance(details, dict) and [details.get("kind"), details.get("name")] == url.split("/")[-2:]
-
-
 def _is_of_a_certificate(error: BaseException | None) -> bool:
     """Whether a connection failed because of the server's certificate, which no repetition changes."""
     while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
         error = error.__cause__ or error.__context__
     return error is not None
-
-
-def _managers_in(said: dict[str, Any]) -> list[str]:
-    """Return who owns the fields of a conflict (`FieldManagerConflict`), each once; none if it is of another kind."""
-    details = said.get("details")
-    causes = details.get("causes") if isinstance(details, dict) else None
-    messages = [str(cause.get("message", "")) for cause in causes or () if isinstance(cause, dict)]
-    found = [name[1][:64] for message in messages if (name := _MANAGER_IN.search(message))]
-    return list(dict.fromkeys(found))[:4]
-
-
-def _of(url: str) -> str:
-    """Return an object's URL as people write it: `secrets prod/pay`."""
-    namespace, plural, name = url.split("/")[-3:]
-    return f"{plural} {namespace}/{name}"
