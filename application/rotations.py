@@ -48,6 +48,7 @@ _OUTCOME: TypeAdapter[RotationOutcome] = TypeAdapter(RotationOutcome)
 QUERY_TIMEOUT = timedelta(seconds=2)
 # A start takes milliseconds, and some seconds at a busy server: a caller in a hurry should not ask for it twice.
 LEAST_START_SECONDS = 5.0
+EXPOSED_PRIORITY = 1  # of 1 to 5; what says nothing has 3
 LOOK_SECONDS = 1.0  # how late a user at a terminal sees that the rotation waits for a person
 Handle = WorkflowHandle[RotationWorkflow, CompletedOutcome]
 
@@ -227,7 +228,10 @@ async def _start(client: Client, request: RotationRequest, task_queue: str, reus
         id_reuse_policy=reuse,
         # While one runs, its start fails and the caller attaches: USE_EXISTING would not say who started it.
         id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
-        priority=Priority(fairness_key=request.tenant_id),  # tenants side by side, before runs (application/runs.py)
+        # Tenants side by side, before runs (application/runs.py); an exposed key before everything.
+        priority=Priority(
+            priority_key=EXPOSED_PRIORITY if request.credential.compromised else None, fairness_key=request.tenant_id
+        ),
         static_summary=f"rotate {request.credential.key_id} of {request.account_id}?",
         static_details=f"Under {lines}. Asked by {request.user_id}, trace `{request.trace_id}`.",
     )

@@ -25,6 +25,8 @@ from keyturn.desk.schemas import (
     DecisionList,
     Decisions,
     DenialReason,
+    ExposedKey,
+    ExposedKeys,
     Line,
     LineList,
     Rotation,
@@ -92,6 +94,13 @@ def _add_rotations(router: APIRouter, desk: Desk, settings: DeskSettings, once: 
             return 202, reply | {"location": f"/api/v1/rotations/{in_path(reply['workflow_id'])}"}
 
         return await once(person, "ask", key, body, do)
+
+    @router.post("/compromised", status_code=202, response_model=ExposedKeys)
+    async def compromised(person: Asker, body: ExposedKey) -> Any:
+        """Report that a key was exposed: it is marked, and its rotation begins at once. Said again, it is done once."""
+        found = await desk.exposed.keys_of(body.key_id, body.account_id, body.kind)
+        said = [await desk.exposed.report(one, source=body.source, reported_by=person.name) for one in found]
+        return {"rotations": [reported for reported, _ in said]}
 
     @router.get("/rotations", response_model=RotationList)
     async def rotations(person: AnyPerson, query: Annotated[RotationQuery, Query()]) -> Any:

@@ -15,6 +15,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from keyturn.application.answers import answer
 from keyturn.application.drafts import start_draft, stop_draft
 from keyturn.application.encryption import names_of
+from keyturn.application.exposures import ExposedKeys
 from keyturn.application.following import NoSuchWorkflow, describe_workflow
 from keyturn.application.outcomes import as_object, with_job_state
 from keyturn.application.requests import build_request, id_of
@@ -26,6 +27,7 @@ from keyturn.drafts.errors import UnknownDraft
 from keyturn.drafts.reading import DraftReading
 from keyturn.drafts.store import Draft, DraftStore
 from keyturn.errors import InvalidRequest, JobStoreUnavailable
+from keyturn.exposures.store import ExposureStore
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.keyring import Keyring
@@ -90,6 +92,7 @@ class Desk:
         self._reading = DraftReading(self._drafts)
         self.owners = owners or Owners()
         self.waivers = WaiverStore(engine)
+        self.exposed = ExposedKeys(client, catalogue, ExposureStore(engine), tenant=tenant, task_queue=task_queue)
         self.lists = Lists(client, engine, tenant=tenant, owners=self.owners)
         self._looking: dict[str, asyncio.Task[Draft]] = {}
 

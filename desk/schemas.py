@@ -21,6 +21,7 @@ from keyturn.contracts import (
 )
 from keyturn.drafts.contracts import DraftState
 from keyturn.drafts.store import Draft
+from keyturn.exposures.contracts import ReportedKey
 
 
 class Body(BaseModel):
@@ -68,6 +69,21 @@ class Why(Body):
     """The reason, one line, for the audit trail."""
 
     reason: Reason
+
+
+class ExposedKey(Body):
+    """A key that was exposed. Its account and kind are needed only where no inventory and no job knows the key."""
+
+    key_id: Identifier
+    account_id: AccountId | None = None
+    kind: CredentialKind | None = None
+    source: ShortIdentifier = Field(default="reported", description="What found it, such as github or gitleaks.")
+
+
+class ExposedKeys(BaseModel):
+    """The rotations that began for a reported key: one for each account that has a key of this ID."""
+
+    rotations: list[ReportedKey]
 
 
 class AskDraft(Body):

@@ -36,6 +36,10 @@ GROUPS: dict[str, dict[str, Command]] = {
         "draft": ("keyturn.starter.desk", "draft", "Draft a reply and show it as it is written."),
         "ask": ("keyturn.starter.records", "ask", "Ask a model one task, once, without a workflow."),
     },
+    "Exposed keys": {
+        "compromised": ("keyturn.starter.compromised", "compromised", "Report an exposed key, and rotate it at once."),
+        "leaks": ("keyturn.starter.compromised", "leaks", "Serve the webhook for leak reports."),
+    },
     "Inventory": {
         "bulk": ("keyturn.starter.bulk", "bulk", "Judge every key of an inventory."),
         "runs": ("keyturn.starter.runs", "runs", "List bulk runs; pause, resume or cancel one."),

@@ -19,7 +19,7 @@ from keyturn.starter.database import with_database
 from keyturn.starter.faults import naming_options
 from keyturn.starter.policy_options import policy_options
 
-_KINDS = ["service_account_key", "access_key", "user_password", "system_account_password"]
+KINDS = ["service_account_key", "access_key", "user_password", "system_account_password"]
 _as_json = click.option(
     "--json",
     "as_json",
@@ -36,7 +36,7 @@ _task_queue = click.option(
 @click.option("--key-id", required=True, help="ID of the key at its provider. A rotated key has a new ID.")
 @click.option("--policy", required=True, multiple=True, help="Policy line to judge under, such as P-7; repeatable.")
 @click.option("--question", required=True, help="The asker's question; - reads it from standard input.")
-@click.option("--kind", type=click.Choice(_KINDS), help="Kind of credential.  [default: service_account_key]")
+@click.option("--kind", type=click.Choice(KINDS), help="Kind of credential.  [default: service_account_key]")
 @click.option("--stale/--not-stale", default=None, help="Whether the key is stale; unknown if neither is given.")
 @click.option(
     "--compromised/--not-compromised", default=None, help="Whether the key was exposed; unknown if neither is given."

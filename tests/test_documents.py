@@ -27,6 +27,7 @@ from keyturn.policy.catalogue import load_catalogue
 from keyturn.workers.codec_settings import CodecSettings
 from keyturn.workers.executor_settings import ExecutorSettings
 from keyturn.workers.jobs_settings import JobsSettings
+from keyturn.workers.leaks_settings import LeaksSettings
 from keyturn.workers.settings import settings_variables
 
 ROOT = Path(__file__).parents[1]
@@ -191,7 +192,8 @@ def test_each_test_that_the_threats_are_held_against_exists() -> None:
 def test_every_setting_is_in_the_example_file_and_no_other() -> None:
     """.env.example is the list of settings."""
     listed = set(re.findall(r"^#?([A-Z][A-Z0-9_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
-    models: list[type[BaseSettings]] = [CodecSettings, JobsSettings, ExecutorSettings, DeskSettings, *cloud_settings()]
+    of_processes = (CodecSettings, JobsSettings, ExecutorSettings, DeskSettings, LeaksSettings)
+    models: list[type[BaseSettings]] = [*of_processes, *cloud_settings()]
     settings = settings_variables() | {field.alias for model in models for field in model.model_fields.values()}
     passwords = {"POSTGRES_PASSWORD", "KEYTURN_DB_PASSWORD", "TEMPORAL_DB_PASSWORD", "GRAFANA_PASSWORD"}
     assert listed == settings | passwords | {"KEYTURN_TENANT", "KEYTURN_USER"}
@@ -252,7 +254,13 @@ def test_every_setting_of_the_example_file_reaches_the_containers(compose: Any) 
 @pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose is not installed")
 @pytest.mark.parametrize(
     "profile",
-    [(), *(("--profile", name) for name in ("simulator", "cli", "monitoring", "desk", "codec", "jobs", "executor"))],
+    [
+        (),
+        *(
+            ("--profile", name)
+            for name in ("simulator", "cli", "monitoring", "desk", "codec", "jobs", "leaks", "executor")
+        ),
+    ],
 )
 def test_a_compose_tool_accepts_the_file(profile: tuple[str, ...]) -> None:
     """`config` resolves it, and refuses to without the password."""

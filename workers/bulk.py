@@ -18,6 +18,7 @@ from keyturn.bulk.load import digest_of, items_of, load, scan_items
 from keyturn.bulk.offline import OfflineRuns
 from keyturn.bulk.pages import BulkJudge
 from keyturn.bulk.store import BulkStore, Run
+from keyturn.exposures.store import ExposureStore
 from keyturn.inventory.errors import InventoryInvalid
 from keyturn.inventory.isolation import read_apart, read_scans_apart
 from keyturn.inventory.places import file_below, newest
@@ -182,6 +183,7 @@ async def load_source(
             by_rule=source.by_rule,
             reject=reject,
             at=at,
+            exposed=await ExposureStore(store.engine).exposed(tenant_id=tenant_id),
         )
     return await load(store, run, items, on_progress=on_progress)
 

@@ -31,6 +31,7 @@ def known_variables(desk: type[BaseSettings]) -> set[str]:
     from keyturn.workers.codec_settings import CodecSettings
     from keyturn.workers.executor_settings import ExecutorSettings
     from keyturn.workers.jobs_settings import JobsSettings
+    from keyturn.workers.leaks_settings import LeaksSettings
     from keyturn.workers.retention_settings import RetentionSettings
 
     classes: Sequence[type[BaseSettings]] = (
@@ -40,6 +41,7 @@ def known_variables(desk: type[BaseSettings]) -> set[str]:
         ExecutorSettings,
         JobsSettings,
         CodecSettings,
+        LeaksSettings,
     )
     names = {str(field.alias) for one in classes for field in one.model_fields.values()}
     return names | settings_variables() | set(OF_COMMANDS)

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -56,6 +56,7 @@ def items_of(
     reject: Callable[[BadRow], None],
     by_rule: bool = False,
     at: datetime | None = None,
+    exposed: Mapping[tuple[str, str], str] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield the columns of each item of an inventory; each bad row and each key that is listed twice is rejected.
 
@@ -66,6 +67,7 @@ def items_of(
         reject: is called with each row that was not used.
         by_rule: whether what code can read is decided without a model.
         at: when it is decided; None for now.
+        exposed: the keys that were reported as exposed, by account and ID: they are, whatever the inventory says.
     """
     at = at or datetime.now(UTC)
     seen: set[int] = set()  # hashes: some 80 bytes a key
@@ -85,6 +87,8 @@ def items_of(
             reject(row)
             yield {"ordinal": ordinal, "line": row.line, "outcome": "bad_row", "explanation": row.reason[:1000]}
             continue
+        if exposed and (row.account_id, row.facts.key_id) in exposed:
+            row = row._replace(facts=row.facts.model_copy(update={"compromised": True}))  # noqa: PLW2901
         why = None if always_ask else apply_rules(row.facts, lines, idle=row.idle, at=at, by_rule=by_rule)
         if why is None:
             ask += 1

@@ -52,7 +52,7 @@ class BulkStore:
     """Bulk runs in the database behind `engine`. Everything raises JobStoreUnavailable if that does not answer."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+        self.engine = engine
         self._insert = insert_of(engine)
 
     async def open(self, run: Run) -> Run:
@@ -78,11 +78,11 @@ class BulkStore:
             "workflow_id": run.workflow_id,
             "created_at": datetime.now(UTC),
         }
-        async with transaction(self._engine) as connection:
+        async with transaction(self.engine) as connection:
             await connection.execute(self._insert(bulk_runs).on_conflict_do_nothing(), row)
         there = await self.run(run.run_id, tenant_id=run.tenant_id)
         if not there.loaded and there.source_digest != run.source_digest:
-            async with transaction(self._engine, whole=True) as connection:
+            async with transaction(self.engine, whole=True) as connection:
                 await connection.execute(delete(bulk_items).where(_items.run_id == run.run_id))
                 changed = update(bulk_runs).where(_runs.run_id == run.run_id).values(source_digest=run.source_digest)
                 await connection.execute(changed)
@@ -91,7 +91,7 @@ class BulkStore:
     async def run(self, run_id: str, *, tenant_id: str) -> Run:
         """Return a run; raises UnknownRun."""
         query = select(bulk_runs).where(_runs.run_id == run_id, _runs.tenant_id == tenant_id)
-        async with transaction(self._engine) as connection:
+        async with transaction(self.engine) as connection:
             row = (await connection.execute(query)).mappings().first()
         if row is None:
             raise UnknownRun(f"this tenant has no run {run_id[:64]}")
@@ -122,13 +122,13 @@ class BulkStore:
     async def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write items; those that are there already stay as they are."""
         statement = self._insert(bulk_items).on_conflict_do_nothing(index_elements=["run_id", "ordinal"])
-        async with transaction(self._engine, whole=True) as connection:
+        async with transaction(self.engine, whole=True) as connection:
             await connection.execute(statement, [dict(row) for row in rows])
 
     async def mark_loaded(self, run_id: str, *, asks: int) -> None:
         """Say that every item is there, and how many a model is asked about."""
         changed = update(bulk_runs).where(_runs.run_id == run_id).values(loaded_at=datetime.now(UTC), asks=asks)
-        async with transaction(self._engine) as connection:
+        async with transaction(self.engine) as connection:
             await connection.execute(changed)
 
     async def open_items(self, run_id: str, first: int, last: int) -> Sequence[Mapping[str, Any]]:
@@ -157,7 +157,7 @@ class BulkStore:
             .values({name: bindparam(f"set_{name}") for name in names})
         )
         values = [{f"set_{name}": row[name] for name in names} | {"this_ordinal": row["ordinal"]} for row in rows]
-        async with transaction(self._engine, whole=True) as connection:
+        async with transaction(self.engine, whole=True) as connection:
             await connection.execute(statement, values)
 
     async def update_job_outcomes(self, run_id: str, *, tenant_id: str) -> None:
@@ -178,7 +178,7 @@ class BulkStore:
         )
         has_ended = held.c.status.in_(ENDED_WITHOUT_ROTATION)
         outcomes = {"job_created": found.where(~has_ended)} | ({} if again else {"job_failed": found.where(has_ended)})
-        async with transaction(self._engine) as connection:
+        async with transaction(self.engine) as connection:
             for outcome, jobs in outcomes.items():
                 job = jobs.scalar_subquery()
                 statement = (
@@ -203,7 +203,7 @@ class BulkStore:
         figures = (await self.progress(run_id)).model_dump(mode="json")
         values = {"ended_at": datetime.now(UTC), "ended": status, "figures": figures}
         changed = update(bulk_runs).where(_runs.run_id == run_id).values(values)
-        async with transaction(self._engine) as connection:
+        async with transaction(self.engine) as connection:
             await connection.execute(changed)
 
     async def progress(self, run_id: str, *, first: int = 0, last: int | None = None) -> RunProgress:
@@ -218,7 +218,7 @@ class BulkStore:
         if last is not None:
             asked_there = _items.ask.between(first, last)
             query = query.where(asked_there if first else asked_there | _items.ask.is_(None))
-        async with transaction(self._engine) as connection:
+        async with transaction(self.engine) as connection:
             rows = (await connection.execute(query.group_by(_items.outcome))).all()
         return RunProgress(
             total=sum(row[1] for row in rows),
@@ -248,13 +248,13 @@ class BulkStore:
         """Write down that a batch is about to be submitted."""
         row = {"run_id": run_id, "number": number, "provider": provider, "model": model, "requests": requests}
         statement = self._insert(bulk_batches).on_conflict_do_nothing()
-        async with transaction(self._engine) as connection:
+        async with transaction(self.engine) as connection:
             await connection.execute(statement, row | {"intended_at": datetime.now(UTC)})
 
     async def note_batch(self, run_id: str, number: int, **columns: Any) -> None:
         """Write down a batch's id, or that it has ended."""
         changed = update(bulk_batches).where(_batches.run_id == run_id, _batches.number == number).values(**columns)
-        async with transaction(self._engine) as connection:
+        async with transaction(self.engine) as connection:
             await connection.execute(changed)
 
     async def known_batches(self, provider: str) -> set[str]:
@@ -263,7 +263,7 @@ class BulkStore:
         return {row["batch_id"] for row in await self._rows(query)}
 
     async def _rows(self, query: Select[Any]) -> Sequence[Mapping[str, Any]]:
-        async with transaction(self._engine) as connection:
+        async with transaction(self.engine) as connection:
             return [dict(row) for row in (await connection.execute(query)).mappings()]
 
 

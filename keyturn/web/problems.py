@@ -20,6 +20,7 @@ from keyturn.application.following import NoSuchWorkflow
 from keyturn.bulk.errors import UnknownRun
 from keyturn.drafts.errors import DraftError, UnknownDraft
 from keyturn.errors import InvalidRequest, JobStoreRefused, JobStoreUnavailable, KeyturnError, ValueRefused
+from keyturn.exposures.errors import NoExposureLine, PublicKeysUnavailable, ReportForged, UnknownKey
 from keyturn.faults import reason_of
 from keyturn.inventory.errors import InventoryError
 from keyturn.jobs.errors import AnotherNewKey, JobClosed, StaleClaim, StateRefused, UnknownConsumer, UnknownJob
@@ -34,6 +35,8 @@ _STATUS: Mapping[type[KeyturnError], int] = {
     UnknownDraft: 404,
     UnknownJob: 404,
     UnknownWaiver: 404,
+    UnknownKey: 404,
+    ReportForged: 401,
     AnswerRefused: 409,
     DraftError: 409,
     JobClosed: 409,
@@ -46,6 +49,8 @@ _STATUS: Mapping[type[KeyturnError], int] = {
     InventoryError: 422,
     UnknownRun: 422,
     WaiverRefused: 422,
+    NoExposureLine: 422,
+    PublicKeysUnavailable: 503,
     JobStoreRefused: 500,
     ValueRefused: 500,
     JobStoreUnavailable: 503,

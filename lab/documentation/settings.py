@@ -24,6 +24,7 @@ from keyturn.targets import load_targets
 from keyturn.workers.codec_settings import CodecSettings
 from keyturn.workers.executor_settings import ExecutorSettings
 from keyturn.workers.jobs_settings import JobsSettings
+from keyturn.workers.leaks_settings import LeaksSettings
 from keyturn.workers.local_settings import LocalSettings
 from keyturn.workers.retention_settings import RetentionSettings
 from keyturn.workers.settings import Settings
@@ -37,6 +38,7 @@ MODELS: dict[str, tuple[type[BaseSettings], str]] = {
     "Executor": (ExecutorSettings, "`keyturn executor` also reads the settings that are common to all processes."),
     "Support desk": (DeskSettings, "`keyturn desk` also reads the settings that are common to all processes."),
     "Jobs API": (JobsSettings, "`keyturn jobs serve` also reads the settings that are common to all processes."),
+    "Leak reports": (LeaksSettings, "`keyturn leaks` also reads the settings that are common to all processes."),
     "Codec server": (CodecSettings, "`keyturn codec` also reads the payload keys."),
 }
 COMMON = "Workers, the executor, the servers, and the commands that reach the database or Temporal read those of them that they need."

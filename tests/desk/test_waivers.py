@@ -66,6 +66,21 @@ async def test_what_cannot_be_granted_is_said_and_nothing_typed_is_lost(
             assert 'value="svc-legacy-*"' in refused.text
 
 
+async def test_an_exposed_key_is_reported_by_the_json_api(here: Place) -> None:
+    """Asked for as any rotation is: by an asker."""
+    async with here.open(roles=ROLES) as url, asking("luna", url) as luna, asking("omar", url) as omar:
+        given = {"key_id": "key_exposed", "account_id": "svc-pay", "source": "gitleaks"}
+        assert (await omar.post("/api/v1/compromised", json=given)).status_code == 403
+        unknown = await luna.post("/api/v1/compromised", json={"key_id": "key_exposed"})
+        assert (unknown.status_code, unknown.json()["kind"]) == (404, "unknown_key")
+        began = await luna.post("/api/v1/compromised", json=given)
+        assert began.status_code == 202
+        [rotation] = began.json()["rotations"]
+        assert (rotation["is_new"], rotation["policy_lines"]) == (True, ["P-EXPOSED@1"])
+        state = (await luna.get(f"/api/v1/rotations/{rotation['workflow_id']}")).json()
+        assert state["status"] in {"running", "job_created", "rejected"}
+
+
 async def test_the_json_api_grants_and_ends_by_the_same_rules(here: Place) -> None:
     async with here.served(roles=ROLES) as url, asking("omar", url) as omar:
         given = {"owner": "payments", "until": f"{UNTIL}T00:00:00Z", "reason": "a freeze"}

@@ -905,6 +905,23 @@ async def test_targets_are_checked_before_a_rotation_needs_them(terminal: Termin
     assert (wrong.returncode, "[[key]] 1: target" in wrong.stderr) == (1, True)
 
 
+async def test_an_exposed_key_is_reported_by_command_and_rotated_at_once(terminal: Terminal) -> None:
+    """By what jobs know of it; what nothing knows needs its account, and is then rotated, too."""
+    tenant = f"tenant-{uuid.uuid4().hex[:8]}"
+    key_id = f"key_{uuid.uuid4().hex[:12]}"
+    unknown = await terminal.run("compromised", key_id, KEYTURN_TENANT=tenant)
+    assert (unknown.returncode, "--account" in unknown.stderr) == (1, True)
+    given = ["--account", "svc-pay", "--kind", "access_key", "--source", "gitleaks", "--by-rule", "--user", "luna"]
+    first = await terminal.run("compromised", key_id, *given, KEYTURN_TENANT=tenant)
+    assert (first.returncode, first.stdout.startswith("job job_")) == (0, True), first.stderr
+    again = json_of(await terminal.run("compromised", key_id, "--by-rule", "--json", KEYTURN_TENANT=tenant))
+    assert again["rotations"][0]["job_id"] == first.stdout.split()[1]
+    listed = await terminal.run("compromised", KEYTURN_TENANT=tenant)
+    assert f"{key_id}  svc-pay  found by gitleaks, reported by luna at 2" in listed.stdout
+    shown = json_of(await terminal.run("jobs", "--json", KEYTURN_TENANT=tenant))["jobs"]
+    assert [job["priority"] for job in shown] == [1]
+
+
 async def test_keys_are_exempt_by_command_until_a_day(terminal: Terminal) -> None:
     """What was granted is listed, and ended; a job that is there already is named."""
     tenant = f"tenant-{uuid.uuid4().hex[:8]}"

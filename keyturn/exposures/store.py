@@ -1,0 +1,63 @@
+"""Exposed keys in the database, and where a key is known from."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from keyturn.bulk.tables import bulk_items, bulk_runs
+from keyturn.database import insert_of, transaction
+from keyturn.exposures.contracts import Exposure, KnownKey
+from keyturn.exposures.tables import exposures
+from keyturn.jobs.tables import rotation_jobs
+
+# The newest runs know the keys that there are; a key of an older one is gone, or was rotated.
+RUNS_LOOKED_AT = 10
+
+
+class ExposureStore:
+    """The exposed keys in the database behind `engine`. Everything raises JobStoreUnavailable."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._insert = insert_of(engine)
+
+    async def add(self, exposure: Exposure) -> bool:
+        """Write that a key was exposed; returns False if that was known: the first report stays."""
+        statement = self._insert(exposures).values(**exposure.model_dump()).on_conflict_do_nothing()
+        async with transaction(self._engine) as connection:
+            return (await connection.execute(statement.returning(exposures.c.key_id))).first() is not None
+
+    async def exposed(self, *, tenant_id: str) -> Mapping[tuple[str, str], str]:
+        """Return the exposed keys of a tenant as account and key ID, each with what found it."""
+        query = select(exposures.c.account_id, exposures.c.key_id, exposures.c.source)
+        async with transaction(self._engine) as connection:
+            rows = await connection.execute(query.where(exposures.c.tenant_id == tenant_id))
+            return {(account, key): source for account, key, source in rows}
+
+    async def listed(self, *, tenant_id: str, limit: int) -> Sequence[Mapping[str, Any]]:
+        """Return the keys that were reported last, newest first."""
+        query = select(exposures).where(exposures.c.tenant_id == tenant_id)
+        query = query.order_by(exposures.c.reported_at.desc(), exposures.c.key_id).limit(limit)
+        async with transaction(self._engine) as connection:
+            return [dict(row) for row in (await connection.execute(query)).mappings()]
+
+    async def find_key(self, key_id: str, *, tenant_id: str) -> Sequence[KnownKey]:
+        """Return the keys of that ID that the newest inventories or the jobs know: several accounts may have one."""
+        newest = select(bulk_runs.c.run_id).where(bulk_runs.c.tenant_id == tenant_id)
+        newest = newest.order_by(bulk_runs.c.created_at.desc()).limit(RUNS_LOOKED_AT)
+        items = select(bulk_items.c.account_id, bulk_items.c.facts, bulk_items.c.owner).where(
+            bulk_items.c.run_id.in_(newest), bulk_items.c.key_id == key_id
+        )
+        jobs = rotation_jobs.c
+        of_jobs = select(jobs.account_id, jobs.credential_kind, jobs.owner).where(
+            jobs.tenant_id == tenant_id, jobs.key_id == key_id, jobs.account_id.is_not(None)
+        )
+        async with transaction(self._engine) as connection:
+            found = [
+                KnownKey(row[0], key_id, (row[1] or {}).get("kind", "service_account_key"), row[2])
+                for row in await connection.execute(items)
+            ]
+            found += [KnownKey(row[0], key_id, row[1], row[2]) for row in await connection.execute(of_jobs)]
+        return list({one.account_id: one for one in reversed(found)}.values())

@@ -1,0 +1,130 @@
+"""The webhook for reports of exposed keys.
+
+POST /github-secret-scanning   a JSON array of matches, signed; see `keyturn.exposures.github`
+GET  /healthz
+
+Anyone may send it: what counts is the signature over the raw body. A report that is sent again marks the same keys, and
+finds the same rotations.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import structlog
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from keyturn.application.exposures import ExposedKeys
+from keyturn.exposures.contracts import KnownKey
+from keyturn.exposures.errors import NoExposureLine, PublicKeysUnavailable, ReportForged, UnknownKey
+from keyturn.exposures.github import IDENTIFIER, SIGNATURE, Match, read_keys, read_report, verify
+from keyturn.web.applications import plain_application, unstored
+from keyturn.web.guard import Guard
+from keyturn.web.problems import refuse_with_problem
+
+_log = structlog.get_logger("keyturn.leaks")
+PATH = "/github-secret-scanning"
+MAX_BODY_BYTES = 4 * 1024 * 1024  # a thousand matches, each of a key file of some 2 KB
+REPORTER = "secret-scanning"
+# GitHub waits for some ten seconds; twenty starts at once take a thousand matches in that time.
+STARTED_AT_ONCE = 20
+FETCH_SECONDS = 5.0
+# An identifier that is not known is looked up again, but not for each forged report.
+LOOKED_UP_EVERY = 60.0
+
+
+class PublicKeys:
+    """The public keys of a URL or a file, looked up again when they are old or an identifier is not among them.
+
+    Args:
+        place: the URL, or the path.
+        http: asks the URL.
+        known_for: how long they are used without another look.
+    """
+
+    def __init__(self, place: str, http: httpx.AsyncClient, *, known_for: timedelta) -> None:
+        self._place, self._http = place, http
+        self._known_for = known_for.total_seconds()
+        self._keys: Mapping[str, EllipticCurvePublicKey] = {}
+        self._looked_at = float("-inf")
+        self._looking = asyncio.Lock()
+
+    async def find(self, identifier: str) -> EllipticCurvePublicKey:
+        """Return the key of an identifier; raises ReportForged if there is none, PublicKeysUnavailable."""
+        async with self._looking:
+            age = time.monotonic() - self._looked_at
+            if age > self._known_for or (identifier not in self._keys and age > LOOKED_UP_EVERY):
+                self._keys = read_keys(await self._read())
+                self._looked_at = time.monotonic()
+        if identifier not in self._keys:
+            raise ReportForged("the report is signed by a key that is not known")
+        return self._keys[identifier]
+
+    async def _read(self) -> bytes:
+        if "://" not in self._place:
+            try:
+                return await asyncio.to_thread(Path(self._place).read_bytes)
+            except OSError as error:
+                raise PublicKeysUnavailable(f"the file of public keys cannot be read: {error.strerror}") from None
+        try:
+            async with asyncio.timeout(FETCH_SECONDS):
+                answer = await self._http.get(self._place)
+        except (httpx.HTTPError, OSError) as error:
+            raise PublicKeysUnavailable(f"the public keys were not read: {type(error).__name__}") from None
+        if answer.status_code != 200:
+            raise PublicKeysUnavailable(f"the public keys were not read: status {answer.status_code}")
+        return answer.content
+
+
+def leaks_application(reports: ExposedKeys, keys: PublicKeys) -> ASGIApp:
+    """Return the application that takes reports and begins the rotations of the keys that they name."""
+
+    async def take(request: Request) -> Response:
+        body = await request.body()
+        key = await keys.find(request.headers.get(IDENTIFIER, ""))
+        verify(body, request.headers.get(SIGNATURE, ""), key)
+        matches = read_report(body)
+        turns = asyncio.Semaphore(STARTED_AT_ONCE)
+
+        async def one(match: Match) -> bool:
+            async with turns:
+                return await _report(reports, match)
+
+        known = await asyncio.gather(*map(one, matches))
+        _log.warning("leaks_reported", matches=len(matches), known=sum(known))
+        answer = [
+            match.answer("true_positive" if is_known else "false_positive")
+            for match, is_known in zip(matches, known, strict=True)
+        ]
+        return JSONResponse(answer)
+
+    app = plain_application([Route(PATH, take, methods=["POST"])])
+    return Guard(app, check=_open, refuse=refuse_with_problem, headers=unstored, max_body_bytes=MAX_BODY_BYTES)
+
+
+async def _open(_request: Request) -> None:
+    """Let every request in: its signature says whether it is taken."""
+
+
+async def _report(reports: ExposedKeys, match: Match) -> bool:
+    """Report the keys of a match; returns whether one of them is known. What passes by itself is raised."""
+    is_known = False
+    for key_id in match.key_ids():
+        try:
+            found: Sequence[KnownKey] = await reports.keys_of(key_id, None, None)
+        except UnknownKey:
+            continue
+        is_known = True
+        for key in found:
+            try:
+                await reports.report(key, source="github", reported_by=REPORTER)
+            except NoExposureLine as error:  # the mark stays, and the next run counts it
+                _log.error("leak_without_policy_line", because=str(error), hint=error.hint)
+    return is_known
