@@ -35,7 +35,7 @@ from keyturn.contracts import ShortIdentifier
 from keyturn.errors import InvalidRequest, KeyturnError
 from keyturn.faults import faults_of
 from keyturn.moments import in_utc
-from keyturn.options import InventoryFormat
+from keyturn.options import FetcherName, InventoryFormat
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.starter.policy_options import policy_options
 from keyturn.workflows.bulk import BulkWorkflow, bulk_id
@@ -67,7 +67,13 @@ def schedule() -> None:
 
 @schedule.command()
 @click.argument("name")
-@click.option("--inventory", "path", required=True, help="File, or directory whose newest file is read, on the worker.")
+@click.option(
+    "--inventory",
+    "path",
+    required=True,
+    help="File, or directory whose newest file is read, on the worker; with --fetch, the directory of snapshots.",
+)
+@click.option("--fetch", type=FetcherName(), help="Cloud that is read each time, into a snapshot of the run.")
 @click.option("--cron", required=True, help="Cron expression of five fields, in UTC unless --time-zone is given.")
 @click.option("--time-zone", default="UTC", show_default=True, help="Time zone of --cron, such as Europe/Berlin.")
 @click.option("--policy", "policies", multiple=True, help="A policy line to judge under; repeatable.")
@@ -97,6 +103,7 @@ def schedule() -> None:
 def create(
     name: str,
     path: str,
+    fetch: str | None,
     cron: str,
     time_zone: str,
     policies: tuple[str, ...],
@@ -129,6 +136,7 @@ def create(
         source = BulkSource.model_validate(
             {
                 "path": path,
+                "fetch": fetch,
                 "task": task,
                 "policies": policies,
                 "question": question if task == "decide_rotation" else "",
@@ -163,7 +171,7 @@ def create(
             policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=CATCH_UP),
         )
         # Not as its note: who pauses or resumes it writes another one.
-        about = {"about": f"{path}, {', '.join(policies) or task}"}
+        about = {"about": f"{fetch or path}, {', '.join(policies) or task}"}
         try:
             await client.create_schedule(_id(tenant, name), wanted, memo=about)
         except ScheduleAlreadyRunningError:

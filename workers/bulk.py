@@ -29,6 +29,7 @@ from keyturn.inventory.source import Inventory, Row
 from keyturn.keyring import EncryptedTexts, Keyring
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.line import digest_of_lines
+from keyturn.workers.bulk_fetch import fetch_for_run
 from keyturn.workflows.bulk import BULK_QUEUE, DUE_QUEUE
 from keyturn.workflows.registry import OF_DUE_QUEUE
 
@@ -67,7 +68,11 @@ class BulkRunActivities:
 
     async def load(self, order: BulkOrder, *, workflow_id: str, at: datetime) -> RunProgress:
         """Read the run's inventory, if it has a source, and return what there is."""
-        if order.source is not None:
+        if order.source is not None and order.source.fetch is not None:
+            kept = await fetch_for_run(order.source.fetch, order.source.path, order.run_id, self._root)
+            fetched = order.source.model_copy(update={"path": str(kept), "format": "jsonl"})
+            await self._load(order, fetched, workflow_id, at)
+        elif order.source is not None:
             places = {
                 name: str(await asyncio.to_thread(file_below, path, self._root))
                 for name in ("path", "access_keys")

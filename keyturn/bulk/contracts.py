@@ -30,7 +30,10 @@ class RunProgress(Contract):
 
 
 class BulkSource(Contract):
-    """An inventory on a disk, and what to ask about it. Of a directory, the newest file is read."""
+    """An inventory on a disk, and what to ask about it. Of a directory, the newest file is read.
+
+    With `fetch`, a cloud is read first, into a snapshot of the run in the directory.
+    """
 
     path: str = Field(min_length=1, max_length=1_000)
     task: Literal["decide_rotation", "summarize_scan"] = "decide_rotation"
@@ -39,6 +42,7 @@ class BulkSource(Contract):
         default="", max_length=MAX_QUESTION_CHARACTERS
     )
     format: ShortIdentifier | None = None  # a source's name; None recognises it
+    fetch: ShortIdentifier | None = None  # a fetcher's name
     access_keys: str | None = Field(default=None, max_length=1_000)
     account_id: AccountId | None = None
     observed_at: AwareDatetime | None = None
