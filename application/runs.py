@@ -1,10 +1,17 @@
 """Bulk runs from the outside: start one or attach to it, follow it, pause, resume or cancel it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from datetime import timedelta
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle, WorkflowQueryFailedError
+from temporalio.client import (
+    Client,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+    WorkflowHandle,
+    WorkflowQueryFailedError,
+)
 from temporalio.common import (
     Priority,
     SearchAttributePair,
@@ -12,6 +19,7 @@ from temporalio.common import (
     WorkflowIDConflictPolicy,
     WorkflowIDReusePolicy,
 )
+from temporalio.exceptions import ActivityError, ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from keyturn.bulk.contracts import BulkOrder, BulkOutcome, BulkStatus
@@ -102,3 +110,44 @@ async def follow(handle: Handle, *, every: float = LOOK_SECONDS) -> AsyncIterato
                 raise
             yield _WAITS[error.status]
         await asyncio.sleep(every)
+
+
+async def end_of_run(run: Handle) -> str | None:
+    """Return how a run ended: None while it runs; the kind of its failure, if it failed. Raises RPCError."""
+    try:
+        if (await run.describe()).status is WorkflowExecutionStatus.RUNNING:
+            return None
+        return (await run.result()).status
+    except WorkflowFailureError as error:
+        step = error.cause
+        why = step.cause if isinstance(step, ActivityError) else step
+        return why.type or "failed" if isinstance(why, ApplicationError) else type(why).__name__
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return "past Temporal's retention"
+        raise
+
+
+@dataclass(frozen=True)
+class FailedRun:
+    """A run whose workflow did not complete: no report says so, for it may not even have read its inventory."""
+
+    workflow_id: str
+    first_run_id: str
+    tenant: str
+    closed_at: datetime
+    failure: str
+
+
+async def failed_runs(client: Client, *, since: datetime) -> Sequence[FailedRun]:
+    """Return the runs that failed, timed out or were terminated since a moment; raises RPCError."""
+    ended = "ExecutionStatus IN ('Failed', 'TimedOut', 'Terminated')"
+    query = f"WorkflowType = 'BulkWorkflow' AND {ended} AND CloseTime > '{since.isoformat()}'"
+    found = []
+    async for row in client.list_workflows(query):
+        handle = client.get_workflow_handle_for(BulkWorkflow.run, row.id, run_id=row.run_id)
+        failure = await end_of_run(handle)
+        tenant = row.typed_search_attributes.get(TENANT) or "default"
+        closed = row.close_time or since
+        found.append(FailedRun(row.id, row.run_id, tenant, closed, failure or "failed"))
+    return found

@@ -20,15 +20,12 @@ from temporalio.client import (
     ScheduleOverlapPolicy,
     SchedulePolicy,
     ScheduleSpec,
-    WorkflowExecutionStatus,
-    WorkflowFailureError,
 )
 from temporalio.common import Priority, SearchAttributePair, TypedSearchAttributes
-from temporalio.exceptions import ActivityError, ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from keyturn.application.connection import connect, map_refusals
-from keyturn.application.runs import BULK_PRIORITY, Handle, handle_of_run
+from keyturn.application.runs import BULK_PRIORITY, end_of_run, handle_of_run
 from keyturn.bulk.contracts import BulkOrder, BulkSource
 from keyturn.console import signed_in_user
 from keyturn.contracts import ShortIdentifier
@@ -274,23 +271,8 @@ async def _last_run(client: Client, info: ScheduleInfo) -> dict[str, str | None]
     return {
         "last": newest.started_at.isoformat(),
         "last_workflow_id": handle.id,
-        "last_ended": await _outcome_of(handle),
+        "last_ended": await end_of_run(handle),
     }
-
-
-async def _outcome_of(run: Handle) -> str | None:
-    try:
-        if (await run.describe()).status is WorkflowExecutionStatus.RUNNING:
-            return None
-        return (await run.result()).status
-    except WorkflowFailureError as error:
-        step = error.cause
-        why = step.cause if isinstance(step, ActivityError) else step
-        return why.type or "failed" if isinstance(why, ApplicationError) else type(why).__name__
-    except RPCError as error:
-        if error.status is RPCStatusCode.NOT_FOUND:
-            return "past Temporal's retention"
-        raise
 
 
 def _id(tenant: str, name: str) -> str:

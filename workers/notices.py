@@ -5,13 +5,13 @@ message; a message is delivered by one workflow.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -19,6 +19,7 @@ from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.service import RPCError
 
+from keyturn.application.runs import FailedRun
 from keyturn.errors import JobStoreUnavailable, SettingsInvalid
 from keyturn.jobs.channel import AnyChannel
 from keyturn.jobs.errors import EarlierDelivery
@@ -38,6 +39,8 @@ _log = structlog.get_logger("keyturn.worker")
 LOOK_SECONDS = 10.0
 START_AT_ONCE = 200  # workflows a look: some seconds of a server's time, and the oldest come first
 START_SECONDS = 2.0
+# A list of the server's; visibility may lag behind by some minutes where it is a store of its own.
+RUNS_EVERY, RUNS_OVERLAP = timedelta(minutes=1), timedelta(minutes=15)
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,27 @@ class NoticeStarts:
         )
 
 
+class FailedRuns(Protocol):
+    """Finds runs that did not complete."""
+
+    def __call__(self, *, since: datetime) -> Awaitable[Sequence[FailedRun]]:
+        """Return those that failed since a moment; raises RPCError."""
+        ...
+
+
+def _notice_of(run: FailedRun) -> Notice:
+    run_id = run.workflow_id.rpartition(":")[2]
+    return Notice(
+        event_id=f"run-failed-{run.first_run_id}",
+        topic="run.failed",
+        severity="warning",
+        tenant_id=run.tenant,
+        at=run.closed_at,
+        run_id=run_id[:64],
+        facts={"reason": run.failure.replace("_", " ")[:500]},
+    )
+
+
 class PostOffice:
     """Brings what has happened on its way to people.
 
@@ -148,6 +172,7 @@ class PostOffice:
         owners: who owns which key.
         notifications: where notices go.
         starts: starts deliveries.
+        failed_runs: returns the runs that failed since a moment; raises RPCError.
         spent: what the day's model calls have cost, and the limit that is reported; None for no limit.
     """
 
@@ -158,22 +183,26 @@ class PostOffice:
         notifications: Notifications,
         starts: NoticeStarts,
         *,
+        failed_runs: FailedRuns | None = None,
         spent: Callable[[], tuple[Decimal, Decimal] | None] = lambda: None,
     ) -> None:
         self._store, self._sources = NoticeStore(engine), NoticeSources(engine, owners)
         self._sends_of = partial(notifications.routes.sends, alone=notifications.alone)
-        self._starts, self._spent = starts, spent
+        self._starts, self._spent, self._failed_runs = starts, spent, failed_runs
+        self._looked_for_runs_at: datetime | None = None
         self._reported: date | None = None
+        self._started_at = datetime.now(UTC)
 
     async def start(self) -> None:
         """Note where the trails end now, unless that was noted before; raises JobStoreUnavailable."""
-        await self._sources.start(datetime.now(UTC))
+        self._started_at = await self._sources.start(datetime.now(UTC))
 
     async def look(self) -> None:
         """Find, route, group and send what there is once; raises JobStoreUnavailable, RPCError, TimeoutError."""
         now = datetime.now(UTC)
         await self._sources.gather(self._store, now)
         await self._report_spending(now)
+        await self._report_failed_runs(now)
         while await self._store.route(lambda notice: self._sends_of(notice, now)):
             pass
         await self._store.group(now)
@@ -189,6 +218,15 @@ class PostOffice:
             except (JobStoreUnavailable, RPCError, TimeoutError) as error:
                 _log.warning("notices_not_sent", cause=type(error).__name__)
             await asyncio.sleep(every)
+
+    async def _report_failed_runs(self, now: datetime) -> None:
+        """Runs that ended without a word: their workflow failed, perhaps before it had read an inventory."""
+        since = self._looked_for_runs_at
+        if self._failed_runs is None or (since is not None and now - since < RUNS_EVERY):
+            return
+        found = await self._failed_runs(since=max(self._started_at, (since or self._started_at) - RUNS_OVERLAP))
+        await self._store.add([_notice_of(run) for run in found])
+        self._looked_for_runs_at = now
 
     async def _report_spending(self, now: datetime) -> None:
         spent = self._spent()

@@ -24,6 +24,7 @@ Topic = Literal[
     "rotation.done",
     "rotation.failed",
     "run.finished",
+    "run.failed",
     "waiver.ends",
     "spend.over",
 ]

@@ -39,8 +39,11 @@ class NoticeSources:
         self._owners = owners
         self._dates = DateSources(engine, self._owned)
 
-    async def start(self, now: datetime) -> None:
-        """Note where each trail ends now, unless that was noted before; raises JobStoreUnavailable."""
+    async def start(self, now: datetime) -> datetime:
+        """Note where each trail ends now, unless that was noted before; returns since when anyone is notified.
+
+        Raises JobStoreUnavailable.
+        """
         statement = insert_of(self._engine)(notice_cursors).on_conflict_do_nothing()
         async with transaction(self._engine) as connection:
             last = (await connection.execute(select(func.max(_audit.audit_id)))).scalar_one_or_none() or 0
@@ -50,6 +53,8 @@ class NoticeSources:
                 {"source": "tables", "after_id": 0, "since": now},
             ]
             await connection.execute(statement, rows)
+        since: datetime = (await self._cursor("tables"))["since"]
+        return since
 
     async def gather(self, store: NoticeStore, now: datetime) -> int:
         """Add the notices of everything that has happened; returns how many were found. Raises JobStoreUnavailable.

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,11 +16,13 @@ from aiohttp import web
 from pydantic import SecretStr
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowFailureError
 from temporalio.worker import Worker
 
 from keyturn.activities.deliver_notices import DeliverNotices
 from keyturn.application.rotations import rotate
+from keyturn.application.runs import failed_runs
+from keyturn.bulk.contracts import BulkSource
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.llm.http import http_client
@@ -36,6 +40,7 @@ from keyturn.rotations.outcomes import WaitingForPerson
 from keyturn.workers.notices import NoticeStarts, Notifications, PostOffice, SentNotices
 from keyturn.workflows.delivery import NoticeWorkflow
 from tests.support.cases import facts, order, request
+from tests.support.estates import LINE, Judge, bulk_place, started
 from tests.support.servers import fake_server
 from tests.support.workers_for_tests import ELIGIBLE, Script, with_approval, worker_on
 
@@ -231,6 +236,28 @@ async def test_an_approver_hears_of_a_decision_with_key_date_and_who_may_decide(
     async with engine.connect() as connection:
         stored = (await connection.execute(select(notices.c.content))).scalars().all()
     assert "Mrs Example" not in str(stored)
+
+
+async def test_a_run_that_failed_is_reported_though_nothing_is_on_record(
+    temporal: Client, sqlite_engine: AsyncEngine, tmp_path: Path
+) -> None:
+    """Such as a scheduled one whose inventory is not there: no row of a run was written."""
+    world, place = World(), bulk_place(temporal, f"test-{uuid.uuid4().hex}", sqlite_engine, Judge())
+    source = BulkSource(path=str(tmp_path / "absent"), policies=(LINE,), question="May it be rotated?")
+    async with notifying(temporal, sqlite_engine, world, {"to": ["webhook"], "topics": ["run.failed"]}) as office:
+        office._failed_runs = partial(failed_runs, temporal)
+        async with place.working():
+            with pytest.raises(WorkflowFailureError):
+                await (await started(place, f"nightly-{uuid.uuid4().hex[:8]}", source=source)).result()
+        async with asyncio.timeout(30):
+            while not [one for one in world.events.values() if one["data"]["tenant_id"] == place.tenant]:
+                office._looked_for_runs_at = None
+                await office.look()
+                await asyncio.sleep(0.1)
+        await office.look()
+    [event] = [one for one in world.events.values() if one["data"]["tenant_id"] == place.tenant]
+    assert event["data"]["facts"] == {"reason": "inventory invalid"}
+    assert event["data"]["run_id"].startswith("nightly-")
 
 
 @pytest.mark.parametrize("killed", [True, False])
