@@ -5,7 +5,7 @@ import json
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import click
 from pydantic import TypeAdapter, ValidationError
@@ -80,7 +80,7 @@ def schedule() -> None:
 @click.option(
     "--task", type=click.Choice(["decide_rotation", "summarize_scan"]), default="decide_rotation", show_default=True
 )
-@click.option("--format", "form", type=InventoryFormat(), help="Format of the file.  [default: detected]")
+@click.option("--format", type=InventoryFormat(), help="Format of the file.  [default: detected]")
 @click.option("--access-keys", help="AWS: the output of `aws iam list-access-keys`, on the worker.")
 @click.option("--account", "account_id", help="Azure: the application that the listing belongs to.")
 @click.option("--always-ask", is_flag=True, help="Ask the model about every key, even one that is decided by rule.")
@@ -99,25 +99,15 @@ def schedule() -> None:
 @_user
 def create(
     name: str,
-    path: str,
-    fetch: str | None,
     cron: str,
     time_zone: str,
-    policies: tuple[str, ...],
-    question: str,
-    task: str,
-    form: str | None,
-    access_keys: str | None,
-    account_id: str | None,
-    always_ask: bool,
     offline: bool,
-    by_rule: bool,
-    again: bool,
     policy_dir: Path | None,
     shipped: bool,
     task_queue: str,
     tenant: str,
     user_id: str | None,
+    **source: Any,
 ) -> None:
     """Create a schedule: each time it fires, a bulk run judges what the inventory then holds.
 
@@ -126,31 +116,9 @@ def create(
       keyturn schedule create nightly --inventory /inventories --cron "0 3 * * *" --policy CIS-AWS-4.0-1.14
     """
     catalogue = load_catalogue(policy_dir, shipped=shipped)
-    for line_id in policies:
+    for line_id in source["policies"]:
         catalogue.current(line_id)
-    try:
-        TypeAdapter(ShortIdentifier).validate_python(name)
-        source = BulkSource.model_validate(
-            {
-                "path": path,
-                "fetch": fetch,
-                "task": task,
-                "policies": policies,
-                "question": question if task == "decide_rotation" else "",
-                "format": form,
-                "access_keys": access_keys,
-                "account_id": account_id,
-                "always_ask": always_ask,
-                "by_rule": by_rule,
-                "again": again,
-                "user_id": user_id or signed_in_user(),
-            }
-        )
-        order = BulkOrder(run_id=name, tenant_id=tenant, source=source, offline=offline)
-    except ValidationError as error:
-        raise InvalidRequest(faults=[(field or "the schedule", reason) for field, reason in faults_of(error)]) from None
-    if len(name) > LONGEST_NAME:
-        raise InvalidRequest(f"the name has more than {LONGEST_NAME} characters")
+    order = _order_of(name, {**source, "user_id": user_id or signed_in_user()}, tenant=tenant, offline=offline)
 
     async def run(client: Client) -> None:
         action = ScheduleActionStartWorkflow(
@@ -168,7 +136,7 @@ def create(
             policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=CATCH_UP),
         )
         # Not as its note: who pauses or resumes it writes another one.
-        about = {"about": f"{fetch or path}, {', '.join(policies) or task}"}
+        about = {"about": f"{source['fetch'] or source['path']}, {', '.join(source['policies']) or source['task']}"}
         try:
             await client.create_schedule(_id(tenant, name), wanted, memo=about)
         except ScheduleAlreadyRunningError:
@@ -259,6 +227,19 @@ def delete(name: str, tenant: str) -> None:
     """Delete a schedule; its runs stay."""
     _with_schedule(tenant, name, lambda handle: handle.delete())
     click.echo(f"deleted {name}")
+
+
+def _order_of(name: str, source: dict[str, Any], *, tenant: str, offline: bool) -> BulkOrder:
+    """Return the order of a schedule's runs; raises InvalidRequest, whose faults name the options."""
+    if len(name) > LONGEST_NAME:
+        raise InvalidRequest(f"the name has more than {LONGEST_NAME} characters")
+    question = source["question"] if source["task"] == "decide_rotation" else ""
+    try:
+        TypeAdapter(ShortIdentifier).validate_python(name)
+        read = BulkSource.model_validate(source | {"question": question})
+        return BulkOrder(run_id=name, tenant_id=tenant, source=read, offline=offline)
+    except ValidationError as error:
+        raise InvalidRequest(faults=[(field or "the schedule", reason) for field, reason in faults_of(error)]) from None
 
 
 async def _last_run(client: Client, info: ScheduleInfo) -> dict[str, str | None]:

@@ -145,15 +145,8 @@ async def open_boundary(settings: Settings) -> AsyncIterator[WorkerContext]:
         for task in load_tasks():
             for target in _targets(settings, task):
                 metrics.expect(task, target.provider, target.model)
-        observers: list[Callable[[CallRecord], None]] = [log_call, ledger.record, metrics.observe, spend.add]
         trace = span_recorder(provider_names(settings.endpoints))
-        if trace is not None:
-            observers.append(trace)
-
-        def record(call: CallRecord) -> None:
-            for take in observers:
-                take(call)
-
+        record = _observed_by(log_call, ledger.record, metrics.observe, spend.add, *([] if trace is None else [trace]))
         key = settings.fingerprint_key
         guard = await _guard(settings, store, parts)
         outages = Outages()  # runs know what single calls find out
@@ -215,21 +208,7 @@ async def open_worker(
     if wired.notifications is not None:
         activities += DeliverNotices(SentNotices(NoticeStore(wired.engine), wired.notifications)).activities
         office = await _post_office(client, wired, wired.notifications)
-    waiver_of = look_up_waivers(WaiverBook(WaiverStore(wired.engine), wired.owners), wired.catalogue)
-    rotation: list[Callable[..., Any]] = [
-        *Decide(wired.boundary, waiver_of).activities,
-        *CreateRotationJob(
-            claims(store),
-            wired.catalogue,
-            starts,
-            rotation_ids=partial(rotation_ids_of, names=names_of(client)),
-            state_of=store.state_of,
-            owner_of=wired.owners.owner_of,
-            waiver_of=waiver_of,
-        ).activities,
-        *WithdrawClaim(store, state_of=store.state_of).activities,
-        *RecordEvent(store).activities,
-    ]
+    rotation = _rotation_activities(client, wired, claims(store), store, starts)
     drafts = DraftReply(DraftWriting(DraftStore(wired.engine, wired.settings.keyring), wired.boundary))
     activities += [*rotation, *drafts.activities]
     # In development every worker may continue every rotation: an edit of the code leaves no parked one behind.
@@ -255,6 +234,26 @@ async def open_worker(
             deployment_config=deployment,
             identity=identity_of(checks_of(wired.settings.keyring, wired.catalogue.version)),
         )
+
+
+def _rotation_activities(
+    client: Client, wired: WorkerContext, claims: JobClaims, store: JobStore, starts: DeliveryStarts | None
+) -> list[Callable[..., Any]]:
+    waiver_of = look_up_waivers(WaiverBook(WaiverStore(wired.engine), wired.owners), wired.catalogue)
+    return [
+        *Decide(wired.boundary, waiver_of).activities,
+        *CreateRotationJob(
+            claims,
+            wired.catalogue,
+            starts,
+            rotation_ids=partial(rotation_ids_of, names=names_of(client)),
+            state_of=store.state_of,
+            owner_of=wired.owners.owner_of,
+            waiver_of=waiver_of,
+        ).activities,
+        *WithdrawClaim(store, state_of=store.state_of).activities,
+        *RecordEvent(store).activities,
+    ]
 
 
 async def _post_office(client: Client, wired: WorkerContext, notifications: Notifications) -> PostOffice:
@@ -285,6 +284,16 @@ def look_up_waivers(book: WaiverBook, catalogue: Catalogue) -> WaiverOf:
         )
 
     return waiver_of
+
+
+def _observed_by(*observers: Callable[[CallRecord], None]) -> Callable[[CallRecord], None]:
+    """Return what gives each record of a call to every observer."""
+
+    def record(call: CallRecord) -> None:
+        for take in observers:
+            take(call)
+
+    return record
 
 
 def _runs(
