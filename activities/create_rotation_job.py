@@ -11,7 +11,7 @@ from keyturn.activities.failures import map_errors
 from keyturn.jobs.errors import OrderOfAnother
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.grounding import confirm
-from keyturn.rotations.contracts import JobOrder
+from keyturn.rotations.contracts import JobOrder, RotationRequest
 from keyturn.rotations.outcomes import RotationJob
 from keyturn.waivers.errors import KeyWaived
 
@@ -28,6 +28,15 @@ class JobState(Protocol):
     def rotate_by(self) -> datetime | None:
         """Its date; None if it has none."""
         ...
+
+
+# Returns who owns the key of an order or a question, and who does by the inventory; raises a KeyturnError.
+OwnersOf = Callable[[JobOrder | RotationRequest], Awaitable[tuple[str | None, str | None]]]
+
+
+async def recorded_alone(order: JobOrder | RotationRequest) -> tuple[str | None, str | None]:
+    """Look nothing up: the owner is the inventory's."""
+    return order.owner, order.owner
 
 
 # From a job's ID to its state; None if there is no such job.
@@ -56,7 +65,7 @@ class CreateRotationJob:
     `rotation_ids` gives the workflow ids that an order belongs to: one that comes from another workflow is refused.
     `state_of` looks up a job that was there already; without it, the order's date is reported for the job's.
     `waiver_of` looks up what exempts the key by now.
-    `owner_of` says who owns a key, by its account, its id, and its owner by the inventory.
+    `owners_of` says who owns an order's key, and who does by the inventory.
 
     Where jobs are delivered, `announcements` starts it right after the commit. Should that fail, or this process end
     before it, the sweeper finds the message in the outbox.
@@ -70,7 +79,7 @@ class CreateRotationJob:
         *,
         rotation_ids: Callable[[JobOrder], Collection[str]],
         state_of: StateOfJob | None = None,
-        owner_of: Callable[[str, str, str | None], str | None] = lambda account_id, key_id, recorded: recorded,
+        owners_of: OwnersOf = recorded_alone,
         waiver_of: WaiverOf = no_waiver,
     ) -> None:
         self._claims = claims
@@ -78,7 +87,7 @@ class CreateRotationJob:
         self._announcements = announcements
         self._rotation_ids = rotation_ids
         self._state_of = state_of
-        self._owner_of = owner_of
+        self._owners_of = owners_of
         self._waiver_of = waiver_of
 
     @property
@@ -98,8 +107,8 @@ class CreateRotationJob:
             confirm(order, self._catalogue)
             if (waiver := await self._waiver_of(order, order.decision)) is not None:
                 raise KeyWaived(f"{waiver.waiver_id} exempts the key since it was decided")
-            owner = self._owner_of(order.account_id, order.credential.key_id, order.owner)
-            order = order.model_copy(update={"owner": owner})
+            owner, recorded = await self._owners_of(order)
+            order = order.model_copy(update={"owner": owner, "recorded_owner": recorded})
             job = await self._claims.create_once(order, idempotency_key=key, fence=fence)
             job = await with_stored_state(job, order, self._state_of)
         if self._announcements is not None:

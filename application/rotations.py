@@ -39,6 +39,7 @@ from keyturn.rotations.outcomes import (
     RotationOutcome,
     TimedOut,
     WaitingForPerson,
+    Waived,
 )
 from keyturn.workflows.rotation import RotationWorkflow
 from keyturn.workflows.visibility import APPROVAL, DISAGREEMENT, PARKED, attributes_at_start, memo_at_start
@@ -48,7 +49,6 @@ _OUTCOME: TypeAdapter[RotationOutcome] = TypeAdapter(RotationOutcome)
 QUERY_TIMEOUT = timedelta(seconds=2)
 # A start takes milliseconds, and some seconds at a busy server: a caller in a hurry should not ask for it twice.
 LEAST_START_SECONDS = 5.0
-EXPOSED_PRIORITY = 1  # of 1 to 5; what says nothing has 3
 LOOK_SECONDS = 1.0  # how late a user at a terminal sees that the rotation waits for a person
 Handle = WorkflowHandle[RotationWorkflow, CompletedOutcome]
 
@@ -213,7 +213,8 @@ def _is_for_other_evidence(outcome: RotationOutcome, request: RotationRequest) -
     """Whether a completed answer was given for other facts. One that created the job is final, whatever was asked."""
     if isinstance(outcome, JobCreated | TimedOut | LimitedUntil | WaitingForPerson | Failed):
         return False
-    return outcome.request_digest != request_digest(request)
+    # A waiver may have ended since: it is looked up again.
+    return isinstance(outcome, Waived) or outcome.request_digest != request_digest(request)
 
 
 async def _start(client: Client, request: RotationRequest, task_queue: str, reuse: WorkflowIDReusePolicy) -> Handle:
@@ -228,10 +229,8 @@ async def _start(client: Client, request: RotationRequest, task_queue: str, reus
         id_reuse_policy=reuse,
         # While one runs, its start fails and the caller attaches: USE_EXISTING would not say who started it.
         id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
-        # Tenants side by side, before runs (application/runs.py); an exposed key before everything.
-        priority=Priority(
-            priority_key=EXPOSED_PRIORITY if request.credential.compromised else None, fairness_key=request.tenant_id
-        ),
+        # Tenants side by side, before runs (application/runs.py); an exposed key, of priority 1, before everything.
+        priority=Priority(1 if request.credential.compromised else None, fairness_key=request.tenant_id),
         static_summary=f"rotate {request.credential.key_id} of {request.account_id}?",
         static_details=f"Under {lines}. Asked by {request.user_id}, trace `{request.trace_id}`.",
     )

@@ -27,7 +27,8 @@ from keyturn.notifications.slack import Slack
 from keyturn.notifications.webhook import Webhook
 from keyturn.notifications.webhook.notices import NoticeWebhook
 from keyturn.owners import Owners
-from keyturn.workers.notices import LOOK_SECONDS, NoticeStarts, Notifications, PostOffice, SentNotices
+from keyturn.workers.notice_deliveries import NoticeStarts, SentNotices
+from keyturn.workers.notices import LOOK_SECONDS, Notifications, PostOffice
 from keyturn.workflows.delivery import NoticeWorkflow
 from tests.support.estates import Judge, bulk_place
 from tests.support.keys import KEYRING
@@ -76,7 +77,7 @@ async def _notifying(client: Client, engine: AsyncEngine, sent: list[int], to: s
             "webhook": NoticeWebhook(Webhook(http, f"{url}/hook", SECRET)),
         }
         routes = Routes.model_validate({"route": [{"to": [to], "digest_minutes": 0}]})
-        notifications = Notifications(routes, notifiers, frozenset({"webhook"}))
+        notifications = Notifications(routes, notifiers, alone=frozenset({"webhook"}))
         office = PostOffice(engine, Owners(), notifications, NoticeStarts(client, queue))
         await office.start()
         deliver = DeliverNotices(SentNotices(NoticeStore(engine), notifications))

@@ -129,8 +129,8 @@ class Lists:
 
     def _with_owner(self, row: Row) -> Row:
         account, key = row["account_id"], row["key_id"]
-        recorded = row.get("owner")
-        return {**row, "owner": self._owners.owner_of(account, key, recorded) if account and key else recorded}
+        recorded = row["recorded_owner"] if "recorded_owner" in row else row["owner"]
+        return {**row, "owner": self._owners.owner_of(account, key, recorded) if account and key else None}
 
     async def runs(self) -> Page:
         """Return the newest runs, newest first, each with its `progress`: as it is, or as it was at its end."""

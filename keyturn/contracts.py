@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from keyturn.people import same_form
 from keyturn.private_data import holds_private_data, holds_secret
 
 MAX_QUESTION_CHARACTERS = 4_000  # a support question; it also limits the prompt to far below any model's context window
@@ -41,9 +42,28 @@ AccountId = Annotated[
 Idle = Literal["inactive", "system_managed", "expired"]
 ShortIdentifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+=-]*$", max_length=64)]
 
-# A team, a person's address, or a group as code hosts write it, such as org/team.
-Owner = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+=/-]*$", max_length=64)]
 UNOWNED = "unowned"  # in filters and counts: that no one is known to own a key
+
+
+def _without_at(name: object) -> object:
+    """Return a name as code hosts write it, such as `@org/team`, without its mark."""
+    return name.strip().removeprefix("@") if isinstance(name, str) else name
+
+
+def _is_a_name(name: str) -> str:
+    if same_form(name) == UNOWNED:
+        raise ValueError(f"{UNOWNED} is no owner: leave the owner out of keys that no one owns")
+    return name
+
+
+# A team, a person's address, or a group as code hosts write it, such as org/team.
+Owner = Annotated[
+    str,
+    BeforeValidator(_without_at),
+    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+=/-]*$", max_length=64),
+]
+# ... where a key gets its owner, and not where owners are looked for.
+OwnerName = Annotated[Owner, AfterValidator(_is_a_name)]
 
 
 def _refuse_bool(value: object) -> object:

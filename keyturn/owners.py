@@ -3,8 +3,8 @@
 The first that says so: the key map's table of the key (`owner`, see `keyturn.execution.mapping`); the inventory, in
 its column `owner`; the file of KEYTURN_OWNERS. A key that none of them names is unowned, and a report says so.
 
-The file has a pattern and an owner a line, as a CODEOWNERS file does; the last line that matches counts, and a pattern
-without an owner takes the owner away:
+The file has a pattern of accounts and an owner a line. As in a CODEOWNERS file, the last line that matches counts, and
+a pattern without an owner takes the owner away:
 
     # account, its resource name or the last part of it    owner
     *                                                      platform
@@ -14,19 +14,21 @@ without an owner takes the owner away:
 """
 
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings
 
-from keyturn.contracts import UNOWNED, Owner
+from keyturn.contracts import OwnerName
 from keyturn.errors import KeyturnError
 from keyturn.execution.mapping import KeyMap, load_key_map, names_of
+from keyturn.patterns import Pattern
 from keyturn.settings import SETTINGS_FROM_ENVIRONMENT
 
-_owner = TypeAdapter(Owner)
+_owner = TypeAdapter(OwnerName)
 
 
 class OwnersInvalid(KeyturnError):
@@ -40,7 +42,7 @@ class OwnersInvalid(KeyturnError):
 class OwnerRule(NamedTuple):
     """A line of the file: the accounts that it is about, and who owns their keys; None for no one."""
 
-    accounts: re.Pattern[str]
+    accounts: Pattern
     owner: str | None
 
 
@@ -54,7 +56,12 @@ class Owners:
 
     def __init__(self, key_map: KeyMap | None = None, rules: Sequence[OwnerRule] = ()) -> None:
         self._key_map = key_map or KeyMap()
-        self._rules = tuple(reversed(rules))
+        self._rules = tuple(rules)
+        # Of thousands of lines, an account is compared with those that begin as it does.
+        self._by_prefix: dict[str, list[int]] = defaultdict(list)
+        for number, rule in enumerate(self._rules):
+            self._by_prefix[rule.accounts.text if rule.accounts.is_exact else rule.accounts.prefix].append(number)
+        self._lengths = sorted({len(prefix) for prefix in self._by_prefix})
 
     def owner_of(self, account_id: str, key_id: str, recorded: str | None = None) -> str | None:
         """Return who owns a key; None if it is unowned.
@@ -67,11 +74,15 @@ class Owners:
         mapped = self._key_map.owner_of(account_id, key_id) or recorded
         if mapped:
             return mapped
-        names = names_of(account_id)
-        for rule in self._rules:
-            if any(rule.accounts.fullmatch(name) for name in names):
-                return rule.owner
-        return None
+        last = max(self._matching(account_id), default=None)
+        return None if last is None else self._rules[last].owner
+
+    def _matching(self, account_id: str) -> Iterator[int]:
+        for name in names_of(account_id):
+            for length in self._lengths:
+                for number in self._by_prefix.get(name[:length], ()):
+                    if self._rules[number].accounts.matches(name):
+                        yield number
 
 
 class OwnerSettings(BaseSettings):
@@ -105,7 +116,7 @@ def read_rules(file: Path) -> list[OwnerRule]:
         raise OwnersInvalid(f"{file} is not UTF-8: save it with this encoding (PowerShell: -Encoding utf8)") from None
     rules, faults = list[OwnerRule](), list[str]()
     for number, line in enumerate(text.splitlines(), 1):
-        words = line.partition("#")[0].split()
+        words = re.split(r"(?:^|\s)#", line, maxsplit=1)[0].split()  # a comment begins a word, as in CODEOWNERS
         if not words:
             continue
         try:
@@ -123,12 +134,15 @@ def _rule(words: Sequence[str]) -> OwnerRule:
     pattern, *owners = words
     if len(owners) > 1:
         raise ValueError("names several owners: one team answers for a key")
+    if pattern[0] in "/![^" or "**" in pattern:
+        raise ValueError("a pattern is of accounts: no path, negation or section as in a file of code owners")
     if not re.fullmatch("[!-~]{1,640}", pattern):
         raise ValueError("the pattern holds characters that no account has")
     try:
-        owner = _owner.validate_python(owners[0].removeprefix("@")) if owners else None
-    except ValidationError:
+        owner = _owner.validate_python(owners[0]) if owners else None
+    except ValidationError as error:
+        said = error.errors(include_input=False, include_url=False)[0]
+        if said["type"] == "value_error":
+            raise ValueError(said["msg"].removeprefix("Value error, ")) from None
         raise ValueError("an owner has letters, digits and . _ @ + = / - only, 64 at most") from None
-    if owner == UNOWNED:
-        raise ValueError(f"leave the owner out to say that no one owns such keys: {UNOWNED} is no name of a team")
-    return OwnerRule(re.compile(".*".join(map(re.escape, pattern.split("*")))), owner)
+    return OwnerRule(Pattern(pattern), owner)

@@ -60,7 +60,7 @@ def resend(letter_id: str | None, tenant: str, everything: bool) -> None:
         from keyturn.notices.store import NoticeStore
         from keyturn.workers.deliveries import DeliveryStarts
         from keyturn.workers.local_settings import load_local_settings
-        from keyturn.workers.notices import NoticeStarts
+        from keyturn.workers.notice_deliveries import NoticeStarts
 
         wanted = [row for row in await _dead(engine, tenant) if everything or _id_of(row) == letter_id]
         if not wanted and not everything:

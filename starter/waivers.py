@@ -18,6 +18,7 @@ from keyturn.starter.policy_options import policy_options
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from keyturn.owners import Owners
     from keyturn.waivers.contracts import Waiver
 
 _tenant = click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Tenant ID.")
@@ -79,9 +80,9 @@ def grant(tenant: str, until: str, user: str | None, policy_dir: Path | None, sh
     Example:
       keyturn waivers grant --owner payments --policy P-7 --until 2027-01-31 --reason "freeze until the audit"
     """
+    from keyturn.owners import load_owners
     from keyturn.policy.catalogue import load_catalogue
-    from keyturn.waivers.granting import ends_earlier, new_waiver
-    from keyturn.waivers.rules import ends_for
+    from keyturn.waivers.granting import exceptions_of, new_waiver
     from keyturn.waivers.store import WaiverStore
 
     try:
@@ -93,14 +94,16 @@ def grant(tenant: str, until: str, user: str | None, policy_dir: Path | None, sh
         by = {"tenant_id": tenant, "granted_by": user or signed_in_user()}
         waiver = new_waiver(catalogue, {**by, "until": ends, **given})
 
+    owners = load_owners()  # what is wrong with their files is said before anything is written
+
     async def write(engine: "AsyncEngine") -> "list[str]":
         await WaiverStore(engine).add(waiver)
-        return await _open_jobs(engine, waiver)
+        return await _open_jobs(engine, waiver, owners)
 
     jobs = with_database(write)
     click.echo(printable(f"{waiver.waiver_id}  {waiver.scope}, until {in_utc(waiver.until)}"))
-    for line in ends_earlier(waiver, catalogue):
-        click.echo(f"for {line.id} it ends at {in_utc(ends_for(waiver, line))}: the line allows no longer", err=True)
+    for exception in exceptions_of(waiver, catalogue):
+        click.echo(exception, err=True)
     if jobs:
         names = ", ".join(jobs[:5]) + (" ..." if len(jobs) > 5 else "")
         click.echo(
@@ -123,14 +126,13 @@ def end(waiver_id: str, tenant: str, user: str | None) -> None:
     click.echo(f"{printable(waiver_id)} ended")
 
 
-async def _open_jobs(engine: "AsyncEngine", waiver: "Waiver") -> list[str]:
+async def _open_jobs(engine: "AsyncEngine", waiver: "Waiver", owners: "Owners") -> list[str]:
     """Return the open jobs of the keys that a waiver is about."""
     from keyturn.jobs.listing import JobFilter, JobListing
     from keyturn.jobs.tables import URGENT
-    from keyturn.owners import load_owners
     from keyturn.waivers.rules import covers
 
-    owners, listing, found = load_owners(), JobListing(engine), list[str]()
+    listing, found = JobListing(engine), list[str]()
     after = None
     while True:
         page = await listing.page(
@@ -141,7 +143,7 @@ async def _open_jobs(engine: "AsyncEngine", waiver: "Waiver") -> list[str]:
             after=after,
         )
         for row in page.rows:
-            owner = owners.owner_of(row["account_id"], row["key_id"], row["owner"])
+            owner = owners.owner_of(row["account_id"], row["key_id"], row["recorded_owner"])
             about = {"account_id": row["account_id"], "key_id": row["key_id"], "owner": owner}
             if covers(waiver, **about, compromised=row["priority"] == URGENT):
                 found.append(row["job_id"])

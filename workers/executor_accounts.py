@@ -163,7 +163,7 @@ def admission_of(
         tables = key_map.find_all(KeyNames(frozenset({job.account_id, user}), job.key_id, cloud_account))
         mapping = tables[0] if tables else None  # of several, all are of the account's owner
         owner = (mapping.owner if mapping is not None else None) or owners.owner_of(
-            job.account_id, job.key_id, job.owner
+            job.account_id, job.key_id, job.recorded_owner
         )
         paths = defaults if mapping is None or not mapping.targets else mapping.targets
         return Group(owner or f"the account {cloud_account}", target_names(paths))

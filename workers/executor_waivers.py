@@ -45,6 +45,6 @@ class WaivedJobs:
             tenant_id=self._tenant_id,
             account_id=row.account_id,
             key_id=row.key_id,
-            recorded_owner=row.owner,
+            recorded_owner=row.recorded_owner,
             compromised=row.is_urgent,
         )

@@ -5,7 +5,7 @@ message; a message is delivered by one workflow.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -15,29 +15,28 @@ from typing import Any, Protocol
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
-from temporalio.client import Client
-from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.service import RPCError
 
 from keyturn.application.runs import FailedRun
 from keyturn.errors import JobStoreUnavailable, SettingsInvalid
 from keyturn.jobs.channel import AnyChannel
-from keyturn.jobs.errors import EarlierDelivery
 from keyturn.notices.channel import Notifier
-from keyturn.notices.contracts import Notice, NoticeDelivery
+from keyturn.notices.contracts import Notice
 from keyturn.notices.errors import RoutesInvalid
 from keyturn.notices.routing import NotifySettings, Routes, faults_of_destinations, load_routes
 from keyturn.notices.sources import NoticeSources
 from keyturn.notices.store import NoticeStore
 from keyturn.owners import Owners
+from keyturn.policy.line import PolicyLine
+from keyturn.web.problems import where
 from keyturn.workers.settings import channels_that_are_on
 from keyturn.workers.settings_faults import faults_of_channels
-from keyturn.workflows.delivery import NoticeWorkflow, notice_delivery_id
 
 _log = structlog.get_logger("keyturn.worker")
 # An approver hears of a decision within a quarter of a minute; a look is some indexed queries.
 LOOK_SECONDS = 10.0
 START_AT_ONCE = 200  # workflows a look: some seconds of a server's time, and the oldest come first
+STARTS_A_DESTINATION = 50  # so that one with many messages leaves room for the others
 START_SECONDS = 2.0
 # A list of the server's; visibility may lag behind by some minutes where it is a store of its own.
 RUNS_EVERY, RUNS_OVERLAP = timedelta(minutes=1), timedelta(minutes=15)
@@ -51,11 +50,13 @@ class Notifications:
         routes: which notices go where.
         notifiers: by the names of their channels.
         alone: the channels that take one notice a message.
+        closing: the channels that must hear how a job ends.
     """
 
     routes: Routes
     notifiers: Mapping[str, Notifier]
-    alone: frozenset[str]
+    alone: frozenset[str] = frozenset()
+    closing: frozenset[str] = frozenset()
 
 
 Channels = Mapping[str, tuple[AnyChannel, Any]]
@@ -82,7 +83,11 @@ async def open_notifications(channels: Channels, *, most_at_once: int) -> AsyncI
         return
     routes = load_routes(file)
     on = {name: pair for name, pair in channels.items() if pair[0].notify is not None}
-    faults = faults_of_destinations(routes, {name: channel.addresses(own) for name, (channel, own) in on.items()})
+    faults = faults_of_destinations(
+        routes,
+        {name: channel.addresses(own) for name, (channel, own) in on.items()},
+        lambda name, address: on[name][0].fault_of(address),
+    )
     if faults:
         raise RoutesInvalid("\n".join(f"{file}, {fault}" for fault in faults))
     named = {destination.partition(":")[0] for destination in routes.destinations}
@@ -92,55 +97,20 @@ async def open_notifications(channels: Channels, *, most_at_once: int) -> AsyncI
             for name, (channel, own) in on.items()
             if name in named and channel.notify is not None
         }
-        yield Notifications(routes, notifiers, frozenset(name for name in named if on[name][0].alone))
+        yield Notifications(
+            routes,
+            notifiers,
+            alone=frozenset(name for name in named if on[name][0].alone),
+            closing=frozenset(name for name in named if on[name][0].closes),
+        )
 
 
-class SentNotices:
-    """Sends messages of notices by the channels of their destinations."""
-
-    def __init__(self, store: NoticeStore, notifications: Notifications) -> None:
-        self._store = store
-        self._notifications = notifications
-
-    async def deliver(self, message_id: str) -> str:
-        """Send a message, after earlier ones about the same key; returns the answer, `known` if it was sent."""
-        message = await self._store.message(message_id)
-        if message.is_sent:
-            return "known"
-        if message.waits_for is not None:
-            raise EarlierDelivery(f"the message {message.waits_for} must be delivered first")
-        name, _, address = message.destination.partition(":")
-        notifier = self._notifications.notifiers.get(name)
-        if notifier is None:
-            raise RoutesInvalid(f"the channel {name} is not set up here any more")
-        answer = await notifier.send(address, message, desk=self._notifications.routes.desk)
-        await self._store.mark_sent(message_id)
-        return answer
-
-    async def give_up(self, message_id: str, *, failure: str) -> None:
-        """Put a message among the dead letters."""
-        await self._store.mark_dead(message_id, failure=failure)
-
-
-class NoticeStarts:
-    """Starts the workflows that deliver messages of notices: one a message, however often it is asked to."""
-
-    def __init__(self, client: Client, task_queue: str) -> None:
-        self._client = client
-        self._task_queue = task_queue
+class Starts(Protocol):
+    """Starts the deliveries of messages."""
 
     async def start(self, message_id: str) -> None:
-        """Start the workflow of a message, unless it runs; raises RPCError."""
-        await self._client.start_workflow(
-            NoticeWorkflow.run,
-            NoticeDelivery(message_id=message_id),
-            id=notice_delivery_id(message_id),
-            task_queue=self._task_queue,
-            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            # One that ended while its message waits was terminated, or an operator resends a dead letter.
-            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-            static_summary=f"notify {message_id}",
-        )
+        """Start the delivery of a message, unless it runs; raises RPCError."""
+        ...
 
 
 class FailedRuns(Protocol):
@@ -173,6 +143,7 @@ class PostOffice:
         notifications: where notices go.
         starts: starts deliveries.
         failed_runs: returns the runs that failed since a moment; raises RPCError.
+        lines: the policy lines, which limit waivers.
         spent: what the day's model calls have cost, and the limit that is reported; None for no limit.
     """
 
@@ -181,13 +152,14 @@ class PostOffice:
         engine: AsyncEngine,
         owners: Owners,
         notifications: Notifications,
-        starts: NoticeStarts,
+        starts: Starts,
         *,
         failed_runs: FailedRuns | None = None,
         spent: Callable[[], tuple[Decimal, Decimal] | None] = lambda: None,
+        lines: Iterable[PolicyLine] = (),
     ) -> None:
-        self._store, self._sources = NoticeStore(engine), NoticeSources(engine, owners)
-        self._sends_of = partial(notifications.routes.sends, alone=notifications.alone)
+        self._store, self._sources = NoticeStore(engine), NoticeSources(engine, owners, lines)
+        self._sends_of = partial(notifications.routes.sends, alone=notifications.alone, closing=notifications.closing)
         self._starts, self._spent, self._failed_runs = starts, spent, failed_runs
         self._looked_for_runs_at: datetime | None = None
         self._reported: date | None = None
@@ -206,9 +178,10 @@ class PostOffice:
         while await self._store.route(lambda notice: self._sends_of(notice, now)):
             pass
         await self._store.group(now)
-        for message_id in await self._store.pending(limit=START_AT_ONCE):
+        for message_id in await self._store.pending(now, limit=START_AT_ONCE, of_each=STARTS_A_DESTINATION):
             async with asyncio.timeout(START_SECONDS):
                 await self._starts.start(message_id)
+            await self._store.mark_started(message_id, now)
 
     async def run(self, *, every: float = LOOK_SECONDS) -> None:
         """Look again and again, for ever; what fails is tried at the next look."""
@@ -217,6 +190,8 @@ class PostOffice:
                 await self.look()
             except (JobStoreUnavailable, RPCError, TimeoutError) as error:
                 _log.warning("notices_not_sent", cause=type(error).__name__)
+            except Exception as error:  # whatever it is, the next look may be better off; it must not end in silence
+                _log.error("notices_not_sent", cause=type(error).__name__, failed_at=where(error))
             await asyncio.sleep(every)
 
     async def _report_failed_runs(self, now: datetime) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.worker import Worker, WorkerDeploymentConfig
 
-from keyturn.activities.create_rotation_job import CreateRotationJob, JobClaims
+from keyturn.activities.create_rotation_job import CreateRotationJob, JobClaims, OwnersOf
 from keyturn.activities.decide import Decide, WaiverOf
 from keyturn.activities.deliver_job import DeliverJob
 from keyturn.activities.deliver_notices import DeliverNotices
@@ -26,6 +26,7 @@ from keyturn.application.runs import failed_runs
 from keyturn.application.versioning import UNPINNED, pinned_to
 from keyturn.application.worker_identity import checks_of, identity_of
 from keyturn.bulk.offline import OfflineRuns
+from keyturn.bulk.owned import recorded_owner
 from keyturn.bulk.pages import BulkJudge
 from keyturn.bulk.store import BulkStore
 from keyturn.cache.encrypted import EncryptedCache
@@ -65,7 +66,8 @@ from keyturn.workers.bulk import BulkRunActivities, bulk_workers, run_encryption
 from keyturn.workers.deliveries import DeliveryStarts, ReceiverDeliveries, abandon_old_deliveries, open_receivers, sweep
 from keyturn.workers.metrics import CallMetrics, JobMetrics
 from keyturn.workers.monitoring import Monitoring, temporal_answers
-from keyturn.workers.notices import NoticeStarts, Notifications, PostOffice, SentNotices, open_notifications
+from keyturn.workers.notice_deliveries import NoticeStarts, SentNotices
+from keyturn.workers.notices import Notifications, PostOffice, open_notifications
 from keyturn.workers.retention_settings import load_retention_settings
 from keyturn.workers.run_rotations import RunRotations
 from keyturn.workers.settings import Settings
@@ -239,7 +241,8 @@ async def open_worker(
 def _rotation_activities(
     client: Client, wired: WorkerContext, claims: JobClaims, store: JobStore, starts: DeliveryStarts | None
 ) -> list[Callable[..., Any]]:
-    waiver_of = look_up_waivers(WaiverBook(WaiverStore(wired.engine), wired.owners), wired.catalogue)
+    owners_of = look_up_owners(wired.engine, wired.owners)
+    waiver_of = look_up_waivers(WaiverBook(WaiverStore(wired.engine), wired.owners), wired.catalogue, owners_of)
     return [
         *Decide(wired.boundary, waiver_of).activities,
         *CreateRotationJob(
@@ -248,7 +251,7 @@ def _rotation_activities(
             starts,
             rotation_ids=partial(rotation_ids_of, names=names_of(client)),
             state_of=store.state_of,
-            owner_of=wired.owners.owner_of,
+            owners_of=owners_of,
             waiver_of=waiver_of,
         ).activities,
         *WithdrawClaim(store, state_of=store.state_of).activities,
@@ -264,22 +267,41 @@ async def _post_office(client: Client, wired: WorkerContext, notifications: Noti
         notifications,
         NoticeStarts(client, wired.settings.task_queue),
         failed_runs=partial(failed_runs, client),
+        lines=wired.catalogue,
         spent=lambda: None if limit is None else (wired.spend.today_usd, limit),
     )
     await office.start()
     return office
 
 
-def look_up_waivers(book: WaiverBook, catalogue: Catalogue) -> WaiverOf:
+def look_up_owners(engine: AsyncEngine, owners: Owners) -> OwnersOf:
+    """Return what says who owns the key of an order or a question; a person's question does not say it itself."""
+
+    async def owners_of(subject: RotationRequest | JobOrder) -> tuple[str | None, str | None]:
+        account, key, recorded = subject.account_id, subject.credential.key_id, subject.owner
+        known = owners.owner_of(account, key, recorded)
+        if known is None:
+            named = {"tenant_id": subject.tenant_id, "account_id": account, "key_id": key}
+            recorded = await recorded_owner(engine, **named)
+            known = owners.owner_of(account, key, recorded)
+        return known, recorded
+
+    return owners_of
+
+
+def look_up_waivers(book: WaiverBook, catalogue: Catalogue, owners_of: OwnersOf) -> WaiverOf:
     """Return what looks up the waiver of a due key under its binding lines."""
 
     async def waiver_of(subject: RotationRequest | JobOrder, decision: GroundedDecision) -> AppliedWaiver | None:
+        if not await book.active(subject.tenant_id):
+            return None
+        _, recorded = await owners_of(subject)
         return await book.find(
             catalogue.resolve(decision.source_lines),
             tenant_id=subject.tenant_id,
             account_id=subject.account_id,
             key_id=subject.credential.key_id,
-            recorded_owner=subject.owner,
+            recorded_owner=recorded,
             compromised=bool(subject.credential.compromised),
         )
 

@@ -59,6 +59,15 @@ bulk_items = Table(
     Column("judged_at", Moment),
 )
 Index("ix_bulk_items_ask", bulk_items.c.run_id, bulk_items.c.ask)
+# Whose a key is, by the inventories that said so.
+_OWNED = text("owner IS NOT NULL")
+Index(
+    "ix_bulk_items_owned",
+    bulk_items.c.account_id,
+    bulk_items.c.key_id,
+    sqlite_where=_OWNED,
+    postgresql_where=_OWNED,
+)
 _STARTED = text("outcome = 'started'")
 Index(
     "ix_bulk_items_started",

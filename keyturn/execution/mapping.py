@@ -15,15 +15,15 @@ that names none or two, the rotation is refused before anything is created: whic
 
 import re
 from collections.abc import Iterator, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, NamedTuple, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from keyturn.contracts import Contract, Owner, ShortIdentifier
+from keyturn.contracts import Contract, OwnerName, ShortIdentifier
 from keyturn.execution.contracts import MAX_CONSUMERS, MAX_TARGETS, CloudAccount, TargetPath
 from keyturn.execution.errors import KeyMapInvalid, MappedTwice
+from keyturn.patterns import Pattern
 from keyturn.settings import field_faults
 from keyturn.toml_files import read_toml
 
@@ -59,7 +59,7 @@ class KeyMapping(Contract):
     account: str = Field(pattern=r"^[!-~]{1,640}$")
     cloud_account: CloudAccount | None = None
     key_id: str | None = Field(default=None, pattern=r"^[!-~]{1,256}$")
-    owner: Owner | None = None
+    owner: OwnerName | None = None
     targets: tuple[TargetPath, ...] = Field(default=(), max_length=MAX_TARGETS)
     consumers: tuple[ShortIdentifier, ...] = Field(default=(), max_length=MAX_CONSUMERS)
     overlap_hours: Hours | None = None
@@ -83,8 +83,7 @@ class KeyMapping(Contract):
         if self.key_id not in {None, key.key_id} or self.cloud_account not in {None, key.cloud_account}:
             return False
         if "*" in self.account:
-            pattern = _escape(self.account)
-            return any(fnmatchcase(name, pattern) for name in key.accounts)
+            return any(Pattern(self.account).matches(name) for name in key.accounts)
         return self.account in key.accounts or self._names_resource(key)
 
     def _names_resource(self, key: KeyNames) -> bool:
@@ -177,8 +176,3 @@ def load_key_map(file: Path | None) -> KeyMap:
     if faults:
         raise KeyMapInvalid("\n".join(faults[:20]))
     return KeyMap(mappings)
-
-
-def _escape(pattern: str) -> str:
-    """Leave `*` its meaning alone: `?` and `[` may stand in names."""
-    return pattern.replace("[", "[[]").replace("?", "[?]")

@@ -31,7 +31,6 @@ def plain_key(line: int, row: Mapping[str, Any], origin: Origin) -> InventoryKey
     active = row.get("active")
     idle: Idle | None = "inactive" if not _is_gap(active) and not _truth("active", active) else None
     account, owner = (None if _is_gap(row.get(name)) else row.get(name) for name in ("account_id", "owner"))
-    owner = owner.strip().removeprefix("@") if isinstance(owner, str) else owner
     return key_of(line, account, idle=idle, owner=owner, **facts)
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from keyturn.contracts import AccountId, CredentialFacts, Idle, Owner
+from keyturn.contracts import AccountId, CredentialFacts, Idle, OwnerName
 
 
 class InventoryKey(NamedTuple):
@@ -44,7 +44,7 @@ class Origin:
 
 
 _account = TypeAdapter(AccountId)
-_owner = TypeAdapter(Owner)
+_owner = TypeAdapter(OwnerName)
 
 
 def key_of(

@@ -44,6 +44,8 @@ class Channel(Generic[S]):
         notify: makes what sends notices to people, likewise; None if it sends none.
         addresses: the addresses that its settings name, which routes use as NAME:ADDRESS; None if it takes any.
         alone: whether each notice is a message of its own, as where it opens an incident.
+        closes: whether it closes what it opened for a job, and so must hear how the job ends.
+        fault_of: returns what is wrong with an address, of a channel that takes any; None if nothing is.
     """
 
     name: str
@@ -53,6 +55,8 @@ class Channel(Generic[S]):
     notify: Callable[[S, int], AbstractAsyncContextManager[Notifier]] | None = None
     addresses: Callable[[S], Addresses] = lambda _settings: ("",)
     alone: bool = False
+    closes: bool = False
+    fault_of: Callable[[str], str | None] = lambda _address: None
 
 
 AnyChannel = Channel[Any]

@@ -113,7 +113,9 @@ class ReceiverUnavailable(DeliveryError):
     longest_wait: ClassVar[timedelta] = timedelta(minutes=5)
     retryable = True
     next_step = "retry_with_backoff"
-    hint = "Make the receiver at KEYTURN_WEBHOOK_URL answer; then `keyturn deliveries resend`."
+    hint = (
+        "It is sent again for a day: make the receiver answer. `keyturn deliveries resend` sends a dead letter again."
+    )
 
 
 class EarlierDelivery(DeliveryError):
@@ -136,7 +138,7 @@ class ReceiverRefused(DeliveryError):
     """The receiver refuses this message, or its address is not allowed."""
 
     kind = "receiver_refused"
-    hint = "Check KEYTURN_WEBHOOK_URL and its keys; then `keyturn deliveries resend`."
+    hint = "Check its channel's settings: address, secrets, rights. `keyturn deliveries resend` resends a dead letter."
 
 
 class UnknownDelivery(DeliveryError):

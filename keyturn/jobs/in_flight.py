@@ -26,7 +26,7 @@ class JobRow(NamedTuple):
     closed_at: datetime | None
     is_urgent: bool
     policy_lines: tuple[str, ...] = ()
-    owner: str | None = None
+    recorded_owner: str | None = None
 
 
 async def recent_jobs(engine: AsyncEngine, *, tenant_id: str, kind: CredentialKind) -> Sequence[JobRow]:
@@ -35,7 +35,7 @@ async def recent_jobs(engine: AsyncEngine, *, tenant_id: str, kind: CredentialKi
     lately = or_(jobs.status.in_(OPEN), jobs.closed_at > datetime.now(UTC) - CLOSED_SINCE)
     query = select(
         *(jobs.job_id, jobs.account_id, jobs.key_id, jobs.status, jobs.closed_at),
-        *(jobs.priority == URGENT, jobs.policy_lines, jobs.owner),
+        *(jobs.priority == URGENT, jobs.policy_lines, jobs.recorded_owner),
     ).where(jobs.tenant_id == tenant_id, jobs.credential_kind == kind, lately)
     async with transaction(engine) as connection:
         rows = await connection.execute(query)

@@ -41,6 +41,7 @@ def job_row(order: JobOrder, idempotency_key: str, fingerprint: str, fence: int)
         "name_by_creation": order.credential.name_by_creation,
         "credential_kind": order.credential.kind,
         "owner": order.owner,
+        "recorded_owner": order.recorded_owner,
         "policy_lines": [str(ref) for ref in order.decision.source_lines],
         "rotation_window_days": order.decision.rotation_window_days,
         "decision_digest": order.decision.digest,

@@ -200,7 +200,7 @@ class JobStore:
             JobStoreUnavailable: the database did not answer; call again.
         """
         statement = self._upsert(rotation_events).values(
-            event_id=event_id, workflow_id=workflow_id, **event.model_dump()
+            event_id=event_id, workflow_id=workflow_id, recorded_at=datetime.now(UTC), **event.model_dump()
         )
         async with transaction(self._engine) as connection:
             await connection.execute(statement.on_conflict_do_nothing(index_elements=["event_id"]))

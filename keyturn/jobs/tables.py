@@ -38,6 +38,7 @@ rotation_jobs = Table(
     Column("name_by_creation", String(64)),
     Column("credential_kind", String(32)),
     Column("owner", String(64)),  # when the job was created
+    Column("recorded_owner", String(64)),  # by the inventory, if that said so
     Column("policy_lines", JSON),
     Column("rotation_window_days", Integer),
     Column("decision_digest", String(70)),
@@ -147,6 +148,8 @@ rotation_events = Table(
     Column("account_id", account_name),
     Column("key_id", String(256)),
     Column("owner", String(64)),
+    # When it was written, which may be a day after `at`: the database was away.
+    Column("recorded_at", Moment),
 )
-Index("ix_rotation_events_at", rotation_events.c.at)
+Index("ix_rotation_events_recorded_at", rotation_events.c.recorded_at)
 Index("ix_rotation_events_workflow", rotation_events.c.tenant_id, rotation_events.c.workflow_id, rotation_events.c.at)

@@ -29,6 +29,8 @@ Topic = Literal[
     "spend.over",
 ]
 TOPICS: tuple[Topic, ...] = get_args(Topic)
+# How a job ends well: what was opened for it may be closed.
+CLOSING: frozenset[Topic] = frozenset({"rotation.done", "job.cancelled"})
 Severity = Literal["info", "warning", "urgent"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 Fact = Annotated[str, StringConstraints(max_length=500, pattern=ONE_LINE)]

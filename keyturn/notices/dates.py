@@ -18,8 +18,11 @@ from keyturn.jobs.tables import URGENT, rotation_events, rotation_jobs
 from keyturn.notices.contracts import Notice, Severity, Topic
 from keyturn.notices.readings import notice_of_event
 from keyturn.notices.tables import notices
+from keyturn.owners import Owners
+from keyturn.policy.line import PolicyLine
 from keyturn.progress import summary_of
 from keyturn.waivers.contracts import Waiver
+from keyturn.waivers.rules import ends_for, find_waiver, may_exempt_from
 from keyturn.waivers.tables import waivers
 
 PAGE = 1_000
@@ -38,12 +41,22 @@ class DateSources:
 
     Args:
         engine: the database.
+        owners: who owns which key.
         owned: returns a row with the owner that its key has now.
+        lines: the policy lines, which limit waivers.
     """
 
-    def __init__(self, engine: AsyncEngine, owned: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        owners: Owners,
+        owned: Callable[[Mapping[str, Any]], dict[str, Any]],
+        lines: Sequence[PolicyLine],
+    ) -> None:
         self._engine = engine
+        self._owners = owners
         self._owned = owned
+        self._lines = {line.id: line for line in lines}
 
     async def find(self, now: datetime, *, began: datetime) -> Sequence[Notice]:
         """Return the notices that were not written yet; raises JobStoreUnavailable.
@@ -75,7 +88,10 @@ class DateSources:
             .limit(PAGE)
         )
         found = []
+        exempt = await self._active_waivers()
         for row in map(self._owned, await self._rows(query)):
+            if self._is_waived(row, exempt, now):
+                continue
             days = (now - row["rotate_by"]).days
             facts = {"state": row["status"]} | ({"days": str(days)} if name == "overdue" and days else {})
             severity: Severity = "warning" if name == "overdue" else "info"
@@ -84,35 +100,48 @@ class DateSources:
             found.append(_job_notice(row, f"{name}-{row['job_id']}", topic, severity, now, facts))
         return found
 
+    async def _active_waivers(self) -> Sequence[Waiver]:
+        query = select(waivers).where(waivers.c.ended_at.is_(None))
+        return [
+            Waiver.model_validate({name: row[name] for name in Waiver.model_fields}) for row in await self._rows(query)
+        ]
+
+    def _is_waived(self, row: Mapping[str, Any], exempt: Sequence[Waiver], now: datetime) -> bool:
+        """Whether an approver has exempted a job's key: its owner need not be warned of it."""
+        own = [one for one in exempt if one.tenant_id == row["tenant_id"] and one.until > now]
+        lines = [self._lines.get(name.rpartition("@")[0]) for name in row["policy_lines"] or ()]
+        known = [line for line in lines if line is not None]
+        if not own or len(known) < len(lines):
+            return False
+        key = {"account_id": row["account_id"], "key_id": row["key_id"], "owner": row["owner"]}
+        return find_waiver(own, known, **key, compromised=row["priority"] == URGENT, now=now) is not None
+
     async def _waivers(self, now: datetime) -> list[Notice]:
-        soon = literal(now + WAIVER_ENDS, waivers.c.until.type)
-        event_id = literal("waiver-").concat(waivers.c.waiver_id)
-        query = (
-            select(waivers)
-            .where(waivers.c.ended_at.is_(None), waivers.c.until > literal(now, waivers.c.until.type))
-            .where(waivers.c.until <= soon, not_noticed(event_id, waivers.c.tenant_id))
-            .limit(PAGE)
-        )
+        """Of waivers that end within a week, also by a line's limit; not of those that were granted for a few days."""
         found = []
-        for row in await self._rows(query):
-            waiver = Waiver.model_validate({name: row[name] for name in Waiver.model_fields})
-            found.append(
-                Notice(
-                    event_id=f"waiver-{waiver.waiver_id}",
-                    topic="waiver.ends",
-                    severity="warning",
-                    tenant_id=waiver.tenant_id,
-                    at=now,
-                    owner=waiver.owner,
-                    facts={
-                        "scope": waiver.scope[:500],
-                        "until": waiver.until.isoformat(),
-                        "by": waiver.granted_by,
-                        "waiver": waiver.waiver_id,
-                    },
-                )
-            )
+        for waiver in await self._active_waivers():
+            of_lines = [line for line in self._lines.values() if may_exempt_from(waiver, line)]
+            ends = {ends_for(waiver, line): line.id for line in of_lines if ends_for(waiver, line) < waiver.until}
+            for end, line_id in {waiver.until: waiver.line, **ends}.items():
+                if now < end <= now + WAIVER_ENDS and waiver.granted_at < now - HEARD_OF:
+                    found.append(self._notice_of(waiver, end, line_id, now))
         return found
+
+    def _notice_of(self, waiver: Waiver, end: datetime, line_id: str | None, now: datetime) -> Notice:
+        one_key = waiver.account is not None and "*" not in waiver.account
+        owner = self._owners.owner_of(str(waiver.account), waiver.key_id or "") if one_key else None
+        facts = {"scope": waiver.scope[:500], "until": end.isoformat(), "granted_by": waiver.granted_by}
+        if line_id is not None and end != waiver.until:
+            facts["line"] = line_id
+        return Notice(
+            event_id=f"waiver-{waiver.waiver_id}-{end:%Y%m%d}",
+            topic="waiver.ends",
+            severity="warning",
+            tenant_id=waiver.tenant_id,
+            at=now,
+            owner=waiver.owner or owner,
+            facts=facts | {"waiver": waiver.waiver_id},
+        )
 
     async def _approvals(self, now: datetime) -> list[Notice]:
         """Of decisions that wait, those whose wait ends within a day."""
@@ -132,6 +161,7 @@ class DateSources:
             select(rotation_events)
             .where(_events.event == "approval_requested", _events.at >= now - timedelta(days=30), ~answered)
             .where(not_noticed(literal("expires-").concat(_events.event_id), _events.tenant_id))
+            .order_by(_events.at)  # what was asked first ends first
             .limit(PAGE)
         )
         found = []

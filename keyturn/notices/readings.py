@@ -8,8 +8,7 @@ from keyturn.notices.contracts import Notice, Severity, Topic
 
 # Events of rotations that people hear of, with the topic and severity of each.
 ROTATION_EVENTS: Mapping[str, tuple[Topic, Severity]] = {
-    "approval_requested": ("approval.waits", "warning"),
-    "disagreement": ("decision.disagreement", "warning"),
+    "approval_requested": ("approval.waits", "warning"),  # also of a disagreement, which has `readings`
     "parked": ("rotation.parked", "warning"),
 }
 _OF_STATES: Mapping[str, tuple[Topic, Severity]] = {
@@ -44,9 +43,11 @@ def notice_of_job_event(row: Mapping[str, Any]) -> Notice | None:
     if found is None or not row["account_id"]:  # of a purged job nothing is left to say
         return None
     topic, severity = found
-    if topic == "job.created" and row["priority"] == URGENT:
-        severity = "urgent"
     facts = _facts_of(detail)
+    if (topic == "job.created" and row["priority"] == URGENT) or (
+        topic == "job.tightened" and detail.get("priority") == "urgent"
+    ):
+        severity, facts = "urgent", facts | {"exposed": "yes"}
     if topic == "job.cancelled":
         facts["cancelled_by"] = str(row["actor"])[:500]
     return Notice(
@@ -84,6 +85,8 @@ def notice_of_event(row: Mapping[str, Any]) -> Notice | None:
     if found is None:
         return None
     topic, severity = found
+    if row["detail"].get("readings"):
+        topic = "decision.disagreement"
     return Notice(
         event_id=f"rotation-{row['event_id']}",
         topic=topic,

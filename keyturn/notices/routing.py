@@ -19,7 +19,7 @@ digest collects an owner's notices of so many minutes in one message; in quiet h
 is urgent waits for neither; what is due at the same moment still shares an owner's message.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -32,8 +32,9 @@ from pydantic_settings import BaseSettings
 from keyturn.contracts import UNOWNED, Contract, Owner, ShortIdentifier
 from keyturn.faults import faults_of
 from keyturn.freezes.calendar import ClockTime, zone_name
-from keyturn.notices.contracts import TOPICS, Notice, Severity
+from keyturn.notices.contracts import CLOSING, TOPICS, Notice, Severity
 from keyturn.notices.errors import RoutesInvalid
+from keyturn.people import is_among
 from keyturn.settings import SETTINGS_FROM_ENVIRONMENT, http_url
 from keyturn.toml_files import read_toml
 
@@ -99,18 +100,25 @@ class Route(Contract):
     def takes(self, notice: Notice) -> bool:
         """Whether a notice goes by this route."""
         return (
-            (self.owners is None or (notice.owner or UNOWNED) in self.owners)
+            self.is_of(notice)
             and (self.topics is None or any(fnmatchcase(notice.topic, one) for one in self.topics))
             and (self.severities is None or notice.severity in self.severities)
-            and (self.tenants is None or notice.tenant_id in self.tenants)
         )
 
-    def due(self, notice: Notice, now: datetime, zone: ZoneInfo) -> datetime:
-        """Return when a notice goes, by UTC."""
+    def is_of(self, notice: Notice) -> bool:
+        """Whether a notice is of this route's owners and tenants."""
+        return (self.tenants is None or notice.tenant_id in self.tenants) and (
+            self.owners is None or is_among(notice.owner or UNOWNED, self.owners)
+        )
+
+    def due(self, notice: Notice, now: datetime, zone: ZoneInfo, *, alone: bool) -> datetime:
+        """Return when a notice goes, by UTC; `alone` if it shares no message, and so waits for no digest."""
         if notice.severity == "urgent":
             return now
         moment = now
-        if self.digest_minutes:  # the end of the window that the moment lies in: all of the window go together
+        if (
+            self.digest_minutes and not alone
+        ):  # the end of the window that the moment lies in: all of the window go together
             length = self.digest_minutes * 60
             moment = datetime.fromtimestamp((int(now.timestamp()) // length + 1) * length, UTC)
         if self.quiet is not None:
@@ -124,6 +132,7 @@ class Send(NamedTuple):
     destination: str
     due_at: datetime
     grouped_by: str
+    is_urgent: bool
 
 
 class Routes(Contract):
@@ -139,19 +148,24 @@ class Routes(Contract):
     zone: Annotated[str, AfterValidator(zone_name)] = "UTC"
     route: tuple[Route, ...] = Field(min_length=1, max_length=1_000)
 
-    def sends(self, notice: Notice, now: datetime, *, alone: Collection[str] = ()) -> Sequence[Send]:
+    def sends(
+        self, notice: Notice, now: datetime, *, alone: Collection[str] = (), closing: Collection[str] = ()
+    ) -> Sequence[Send]:
         """Return where and when a notice goes: once to each destination, by the earliest of its routes.
 
         Args:
             notice: what is to be sent.
             now: the present moment.
             alone: the channels that take one notice a message, such as those that open an issue for each job.
+            closing: the channels that close what they opened for a job: how a job ends goes there by each route of its
+                owner, whatever topics and severities the route asks for.
         """
         zone, found = ZoneInfo(self.zone), dict[str, datetime]()
         for route in self.route:
-            if route.takes(notice):
-                for destination in route.to:
-                    due = now if destination.partition(":")[0] in alone else route.due(notice, now, zone)
+            for destination in route.to:
+                channel = destination.partition(":")[0]
+                if route.takes(notice) or (channel in closing and notice.topic in CLOSING and route.is_of(notice)):
+                    due = route.due(notice, now, zone, alone=channel in alone)
                     found[destination] = min(due, found.get(destination, due))
         return [
             Send(
@@ -160,6 +174,7 @@ class Routes(Contract):
                 notice.event_id
                 if destination.partition(":")[0] in alone
                 else f"{notice.tenant_id} {notice.owner or UNOWNED}{' urgent' if notice.severity == 'urgent' else ''}",
+                notice.severity == "urgent",
             )
             for destination, due in found.items()
         ]
@@ -201,12 +216,17 @@ def _place(field: str) -> str:
     return ", ".join([f"[[route]] {int(number) + 1}", *inner[:1]])
 
 
-def faults_of_destinations(routes: Routes, addresses: Mapping[str, Collection[str] | None]) -> Sequence[str]:
+def faults_of_destinations(
+    routes: Routes,
+    addresses: Mapping[str, Collection[str] | None],
+    fault_of: Callable[[str, str], str | None] = lambda channel, address: None,
+) -> Sequence[str]:
     """Return what is wrong with the destinations of routes.
 
     Args:
         routes: the routes.
         addresses: of each channel that is on, the addresses that its settings name; None if it takes any.
+        fault_of: returns what is wrong with an address of a channel that takes any.
     """
     faults = []
     for destination in routes.destinations:
@@ -219,4 +239,6 @@ def faults_of_destinations(routes: Routes, addresses: Mapping[str, Collection[st
         if known is not None and address not in known:
             names = ", ".join(sorted(known)) or "no address"
             faults.append(f"{destination}: the settings of {channel} name {names}")
+        elif (fault := fault_of(channel, address)) is not None:
+            faults.append(f"{destination}: {fault}")
     return faults

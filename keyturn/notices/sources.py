@@ -5,10 +5,13 @@ of its number, so rows of the last two minutes are looked at again. What was fou
 Nothing from before the first look becomes a notice: whoever sets up a channel today hears nothing of last year.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import takewhile
 from typing import Any
 
+import structlog
+from pydantic import ValidationError
 from sqlalchemy import func, literal, select, true
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -20,7 +23,9 @@ from keyturn.notices.readings import ROTATION_EVENTS, notice_of_event, notice_of
 from keyturn.notices.store import NoticeStore
 from keyturn.notices.tables import notice_cursors
 from keyturn.owners import Owners
+from keyturn.policy.line import PolicyLine
 
+_log = structlog.get_logger("keyturn.notices")
 # No transaction is open for so long, and no two machines' clocks differ by so much.
 OVERLAP = timedelta(minutes=2)
 _jobs, _audit, _events = rotation_jobs.c, job_audit.c, rotation_events.c
@@ -32,12 +37,13 @@ class NoticeSources:
     Args:
         engine: the database.
         owners: who owns which key.
+        lines: the policy lines, which limit waivers.
     """
 
-    def __init__(self, engine: AsyncEngine, owners: Owners) -> None:
+    def __init__(self, engine: AsyncEngine, owners: Owners, lines: Iterable[PolicyLine] = ()) -> None:
         self._engine = engine
         self._owners = owners
-        self._dates = DateSources(engine, self._owned)
+        self._dates = DateSources(engine, owners, self._owned, tuple(lines))
 
     async def start(self, now: datetime) -> datetime:
         """Note where each trail ends now, unless that was noted before; returns since when anyone is notified.
@@ -61,15 +67,7 @@ class NoticeSources:
 
         A trail's cursor moves after its notices were added: who is killed in between adds them again, in vain.
         """
-        count = 0
-        while True:
-            found, settled, is_more = await self._of_jobs(now)
-            await store.add(found)
-            if settled is not None:
-                await self._move("jobs", after_id=settled)
-            count += len(found)
-            if not is_more:
-                break
+        count = await self._gather_jobs(store, now)
         found, until = await self._of_rotations(now)
         await store.add(found)
         await self._move("rotations", since=until)
@@ -77,41 +75,68 @@ class NoticeSources:
         await store.add(dated)
         return count + len(found) + len(dated)
 
-    async def _of_jobs(self, now: datetime) -> tuple[Sequence[Notice], int | None, bool]:
-        """Return notices of a page of the jobs' trail, up to which row it is whole, and whether there is more."""
-        cursor = await self._cursor("jobs")
-        shown = (_jobs.tenant_id, _jobs.account_id, _jobs.key_id, _jobs.policy_lines, _jobs.rotate_by, _jobs.owner)
+    async def _gather_jobs(self, store: NoticeStore, now: datetime) -> int:
+        """Read the jobs' trail page by page to its end; what is young is read again at the next look."""
+        cursor, count = await self._cursor("jobs"), 0
+        after, settled = cursor["after_id"], True
+        while True:
+            rows = await self._page_of_jobs(after, cursor["since"])
+            found = self._readable(notice_of_job_event, rows)
+            await store.add(found)
+            count += len(found)
+            # Up to the first row that is young: one with a lower number may still be written.
+            old = list(takewhile(lambda row: row["at"] < now - OVERLAP, rows)) if settled else []
+            if old:
+                await self._move("jobs", after_id=old[-1]["audit_id"])
+            settled = len(old) == len(rows)
+            if len(rows) < PAGE:
+                return count
+            after = rows[-1]["audit_id"]
+
+    async def _page_of_jobs(self, after: int, since: datetime) -> list[dict[str, Any]]:
+        shown = (_jobs.tenant_id, _jobs.account_id, _jobs.key_id, _jobs.policy_lines, _jobs.rotate_by)
         query = (
-            select(job_audit, *shown, _jobs.priority)
+            select(job_audit, *shown, _jobs.recorded_owner, _jobs.priority)
             .join(rotation_jobs, _jobs.job_id == _audit.job_id)
-            .where(_audit.audit_id > cursor["after_id"], _audit.at >= cursor["since"] - OVERLAP)
+            .where(_audit.audit_id > after, _audit.at >= since - OVERLAP)
             .order_by(_audit.audit_id)
             .limit(PAGE)
         )
-        rows = await self._rows(query)
-        found = [notice for row in rows if (notice := notice_of_job_event(self._owned(row))) is not None]
-        settled = [row["audit_id"] for row in rows if row["at"] < now - OVERLAP]
-        is_more = len(rows) == PAGE == len(settled)
-        return found, max(settled, default=None), is_more
+        return await self._rows(query)
 
     async def _of_rotations(self, now: datetime) -> tuple[Sequence[Notice], datetime]:
-        """Return notices of what waits for a person, and until when the trail was read."""
+        """Return notices of what waits for a person, and until when the trail was read, by when it was written."""
         cursor = await self._cursor("rotations")
         query = (
             select(rotation_events)
-            .where(_events.at >= cursor["since"] - OVERLAP, _events.event.in_(ROTATION_EVENTS))
+            .where(_events.recorded_at >= cursor["since"] - OVERLAP, _events.event.in_(ROTATION_EVENTS))
             .where(not_noticed(literal("rotation-").concat(_events.event_id), _events.tenant_id))
-            .order_by(_events.at)
+            .order_by(_events.recorded_at)
             .limit(PAGE)
         )
         rows = await self._rows(query)
-        found = [notice for row in rows if (notice := notice_of_event(self._owned(row))) is not None]
-        return found, now if len(rows) < PAGE else rows[-1]["at"]
+        found = self._readable(notice_of_event, rows)
+        return found, now if len(rows) < PAGE else rows[-1]["recorded_at"]
+
+    def _readable(
+        self, read: Callable[[Mapping[str, Any]], Notice | None], rows: Sequence[Mapping[str, Any]]
+    ) -> list[Notice]:
+        """Return the notices of rows; a row that none can hold is left out, and does not hold up the others."""
+        found = []
+        for row in rows:
+            try:
+                notice = read(self._owned(row))
+            except ValidationError as error:
+                _log.error("notice_unreadable", cause=type(error).__name__)
+                continue
+            found += [] if notice is None else [notice]
+        return found
 
     def _owned(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """A row with the owner that the key has now."""
         account, key = row["account_id"], row["key_id"]
-        owner = self._owners.owner_of(account, key, row["owner"]) if account and key else row["owner"]
+        recorded = row["recorded_owner"] if "recorded_owner" in row else row["owner"]
+        owner = self._owners.owner_of(account, key, recorded) if account and key else recorded
         return {**row, "owner": owner}
 
     async def _cursor(self, source: str) -> Mapping[str, Any]:

@@ -3,10 +3,12 @@
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, select, update
+import structlog
+from pydantic import ValidationError
+from sqlalchemy import and_, case, func, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.database import insert_of, transaction
@@ -15,41 +17,53 @@ from keyturn.notices.errors import UnknownMessage
 from keyturn.notices.routing import Send
 from keyturn.notices.tables import notice_sends, notices
 
+_log = structlog.get_logger("keyturn.notices")
 AT_ONCE = 500  # rows a transaction: some ten milliseconds, in which no one else waits for long
+RESTARTED_AFTER = timedelta(minutes=10)  # a delivery that was terminated by hand is started again then
 _MOST_GROUPED = 5_000  # of the notices that share a message; the next message takes the others
 _sends, _notices = notice_sends.c, notices.c
 _WAITS = and_(_sends.sent_at.is_(None), _sends.dead_at.is_(None))
 
 
-class _Pairs:
-    """A send, and an earlier one to the same destination that is about the same key."""
+def _behind_others() -> Any:
+    """Messages that wait for an earlier one to the same destination about one of their keys, with that one.
 
-    own_table, other_table = notice_sends.alias("own"), notice_sends.alias("other")
-    own_notices, other_notices = notices.alias("own_notice"), notices.alias("other_notice")
-    own, other = own_table.c, other_table.c
-
-
-def _behind_others(shown: ColumnElement[Any] = _Pairs.own.message_id) -> Select[Any]:
-    """The messages that wait for an earlier one: who hears that a rotation is done has heard that it began."""
-    own, other, mine, theirs = _Pairs.own, _Pairs.other, _Pairs.own_notices.c, _Pairs.other_notices.c
-    return (
-        select(shown)
-        .select_from(_Pairs.own_table)
-        .join(_Pairs.own_notices, mine.notice_id == own.notice_id)
-        .join(
-            _Pairs.other_notices,
-            and_(
-                theirs.tenant_id == mine.tenant_id, theirs.account_id == mine.account_id, theirs.key_id == mine.key_id
-            ),
-        )
-        .join(_Pairs.other_table, other.notice_id == theirs.notice_id)
-        .where(
-            other.destination == own.destination,
-            other.send_id < own.send_id,
-            other.message_id != own.message_id,
-            *(one.is_(None) for one in (own.sent_at, own.dead_at, other.sent_at, other.dead_at)),
-        )
+    Who hears that a rotation is done has heard that it began. Whole messages are compared, by the first notice of each:
+    two that share several keys would otherwise wait for each other for ever.
+    """
+    waits = and_(_WAITS, _sends.message_id.is_not(None))
+    firsts = (
+        select(_sends.message_id, _sends.destination, func.min(_sends.notice_id).label("first"))
+        .where(waits)
+        .group_by(_sends.message_id, _sends.destination)
     )
+    own, other = firsts.subquery("own"), firsts.subquery("other")
+    mine, theirs = notice_sends.alias("mine"), notice_sends.alias("theirs")
+    my_notice, their_notice = notices.alias("my_notice"), notices.alias("their_notice")
+    same_key = and_(
+        their_notice.c.tenant_id == my_notice.c.tenant_id,
+        their_notice.c.account_id == my_notice.c.account_id,
+        their_notice.c.key_id == my_notice.c.key_id,
+    )
+    return (
+        select(own.c.message_id, other.c.message_id.label("waits_for"))
+        .select_from(own)
+        .join(mine, mine.c.message_id == own.c.message_id)
+        .join(my_notice, my_notice.c.notice_id == mine.c.notice_id)
+        .join(their_notice, same_key)
+        .join(theirs, theirs.c.notice_id == their_notice.c.notice_id)
+        .join(other, and_(other.c.message_id == theirs.c.message_id, other.c.destination == own.c.destination))
+        .where(other.c.first < own.c.first)
+    )
+
+
+def _sends_of(content: Any, sends_of: Callable[[Notice], Sequence[Send]]) -> Sequence[Send]:
+    """Return where a stored notice goes; one that cannot be read, of another release, goes nowhere."""
+    try:
+        return sends_of(Notice.model_validate(content))
+    except ValidationError as error:
+        _log.error("notice_unreadable", cause=type(error).__name__)
+        return ()
 
 
 class NoticeStore:
@@ -91,7 +105,7 @@ class NoticeStore:
             rows = [
                 {"notice_id": notice_id, **send._asdict()}
                 for notice_id, content in found
-                for send in sends_of(Notice.model_validate(content))
+                for send in _sends_of(content, sends_of)
             ]
             if rows:
                 await connection.execute(self._insert(notice_sends).on_conflict_do_nothing(), rows)
@@ -120,31 +134,60 @@ class NoticeStore:
                 made += (await connection.execute(taken)).rowcount > 0
         return made
 
-    async def pending(self, *, limit: int) -> Sequence[str]:
-        """Return the messages that may be sent now, the oldest first: without those that wait for an earlier one."""
+    async def pending(self, now: datetime, *, limit: int, of_each: int) -> Sequence[str]:
+        """Return the messages whose delivery is to be started, urgent ones first, then the oldest.
+
+        Left out are those that wait for an earlier one, and those that were started lately: their deliveries run.
+
+        Args:
+            now: the present moment.
+            limit: at most so many.
+            of_each: at most so many of one destination, so that one that is down does not hold up the others.
+        """
+        behind = select(_behind_others().subquery("behind").c.message_id)
+        idle = or_(
+            _sends.started_at.is_(None), _sends.started_at < literal(now - RESTARTED_AFTER, _sends.started_at.type)
+        )
+        waiting = (
+            select(
+                _sends.message_id,
+                _sends.destination,
+                func.max(case((_sends.is_urgent, 1), else_=0)).label("urgent"),
+                func.min(_sends.notice_id).label("first"),
+            )
+            .where(_WAITS, _sends.message_id.is_not(None), idle, _sends.message_id.not_in(behind))
+            .group_by(_sends.message_id, _sends.destination)
+        ).subquery()
+        order = (waiting.c.urgent.desc(), waiting.c.first)
+        place = func.row_number().over(partition_by=waiting.c.destination, order_by=order).label("place")
+        ranked = select(waiting.c.message_id, waiting.c.urgent, waiting.c.first, place).subquery()
         query = (
-            select(_sends.message_id)
-            .where(_WAITS, _sends.message_id.is_not(None), _sends.message_id.not_in(_behind_others()))
-            .group_by(_sends.message_id)
-            .order_by(func.min(_sends.send_id))
+            select(ranked.c.message_id)
+            .where(ranked.c.place <= of_each)
+            .order_by(ranked.c.urgent.desc(), ranked.c.first)
             .limit(limit)
         )
         async with transaction(self._engine) as connection:
             return [str(message_id) for message_id in (await connection.execute(query)).scalars()]
 
+    async def mark_started(self, message_id: str, now: datetime) -> None:
+        """Write that the delivery of a message was started."""
+        await self._change(message_id, started_at=now)
+
     async def message(self, message_id: str) -> NoticeMessage:
         """Return a message, and which earlier one about a key of its own must come first; raises UnknownMessage."""
         members = (
-            select(_sends.send_id, _sends.destination, _sends.sent_at, _notices.topic, _notices.content)
+            select(_sends.destination, _sends.sent_at, _notices.topic, _notices.content)
             .join(notices, _notices.notice_id == _sends.notice_id)
             .where(_sends.message_id == message_id)
-            .order_by(_sends.send_id)
+            .order_by(_sends.notice_id)
         )
         async with transaction(self._engine) as connection:
             rows = (await connection.execute(members)).mappings().all()
             if not rows:
                 raise UnknownMessage(f"there is no message {message_id[:64]}")
-            earlier = _behind_others(_Pairs.other.message_id).where(_Pairs.own.message_id == message_id).limit(1)
+            behind = _behind_others().subquery()
+            earlier = select(behind.c.waits_for).where(behind.c.message_id == message_id).limit(1)
             waits_for = (await connection.execute(earlier)).scalar_one_or_none()
         return NoticeMessage(
             message_id=message_id,
@@ -168,7 +211,9 @@ class NoticeStore:
         """Let an abandoned message be delivered again."""
         this = and_(_sends.message_id == message_id, _sends.sent_at.is_(None))
         async with transaction(self._engine) as connection:
-            await connection.execute(update(notice_sends).where(this).values(dead_at=None, failure=None))
+            await connection.execute(
+                update(notice_sends).where(this).values(dead_at=None, failure=None, started_at=None)
+            )
 
     async def _change(self, message_id: str, **values: Any) -> None:
         this = and_(_sends.message_id == message_id, _sends.sent_at.is_(None))

@@ -1,6 +1,18 @@
 """The tables of notices: the events, where each goes, and how far the sources were read."""
 
-from sqlalchemy import JSON, BigInteger, Column, ForeignKey, Index, String, Table, UniqueConstraint, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    String,
+    Table,
+    UniqueConstraint,
+    false,
+    text,
+)
 
 from keyturn.database import account_name, metadata, row_id
 from keyturn.database_moments import Moment
@@ -35,9 +47,12 @@ notice_sends = Table(
     Column("destination", String(200), nullable=False),
     # What may share its message: an owner's digest of a window, or the notice alone.
     Column("grouped_by", String(250), nullable=False),
+    Column("is_urgent", Boolean, nullable=False, server_default=false()),
     Column("due_at", Moment, nullable=False),
     # The message that it goes with, once it is due.
     Column("message_id", String(64), index=True),
+    # When its delivery was started last: one that runs for a day is not started at each look.
+    Column("started_at", Moment),
     Column("sent_at", Moment),
     # Abandoned: an operator must look at it. `failure` is the error's kind.
     Column("dead_at", Moment),

@@ -36,8 +36,8 @@ HEADLINES: Mapping[Topic, tuple[str, str]] = {
 _FACTS = {
     "approvers": "to be decided by",
     "by": "by",
-    "cancelled_by": "by",
-    "days": "overdue by days",
+    "cancelled_by": "cancelled by",
+    "ended": "which is",
     "new_key": "the new key is",
     "overlap_until": "both keys work until",
     "grace_until": "the old key is deleted after",
@@ -64,9 +64,18 @@ def sentence(notice: Notice) -> str:
     parts = [f"{one[0].upper()}{one[1:]}{about}"]
     parts += [f"under {', '.join(notice.policy_lines)}"] if notice.policy_lines else []
     parts += [f"due {notice.rotate_by:%Y-%m-%d}"] if notice.rotate_by else []
-    for name, value in notice.facts.items():
-        parts.append(f"{_FACTS.get(name, name.replace('_', ' '))} {_as_read(value)}")
+    parts += [_fact(name, value) for name, value in notice.facts.items()]
     return ", ".join(parts) + "."
+
+
+def _fact(name: str, value: str) -> str:
+    if name == "days":
+        return f"overdue by {value} day{'' if value == '1' else 's'}"
+    if name == "exposed":
+        return "the key was exposed"
+    if name.endswith("_usd"):
+        return f"{name.removesuffix('_usd').replace('_', ' ')} ${value}"
+    return f"{_FACTS.get(name, name.replace('_', ' '))} {_as_read(value)}"
 
 
 def link(notice: Notice, desk: str | None) -> str | None:

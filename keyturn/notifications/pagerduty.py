@@ -1,7 +1,8 @@
-"""PagerDuty: incidents for what is urgent or needs a person, change events for the rest (Events API v2).
+"""PagerDuty: incidents for jobs that need a person, change events for the rest (Events API v2).
 
-https://developer.pagerduty.com/docs/events-api-v2-overview. An incident is opened once for a job or rotation, by its
-`dedup_key`, however often it is sent, and resolved when the rotation is done. Change events page no one.
+https://developer.pagerduty.com/docs/events-api-v2-overview. An incident is opened once for a job, by its `dedup_key`,
+however often it is sent, and resolved when the job is done or cancelled. What no job's end closes is a change event,
+which pages no one.
 """
 
 import hashlib
@@ -16,14 +17,13 @@ from pydantic_settings import BaseSettings
 from keyturn.jobs.channel import Channel
 from keyturn.llm.http import http_client
 from keyturn.notices.channel import Notifier
-from keyturn.notices.contracts import Notice, NoticeMessage
+from keyturn.notices.contracts import CLOSING, Notice, NoticeMessage
 from keyturn.notices.http import address_in, addresses_of, call, named_keys
 from keyturn.notices.wording import link, sentence
 from keyturn.settings import SETTINGS_FROM_ENVIRONMENT, secure_url
 
 MAX_SUMMARY, MAX_DEDUP_KEY = 1_024, 255  # of the API
 _SEVERITIES = {"urgent": "critical", "warning": "warning", "info": "info"}
-_RESOLVING = {"rotation.done", "job.cancelled"}
 SETTING = "KEYTURN_PAGERDUTY_KEYS"
 Action = Literal["trigger", "resolve", "change"]
 
@@ -53,10 +53,10 @@ class PagerDuty:
 def _requests(notice: Notice, desk: str | None) -> list[tuple[str, dict[str, Any]]]:
     summary = sentence(notice)[:MAX_SUMMARY]
     links = [{"href": url, "text": "Keyturn's desk"}] if (url := link(notice, desk)) is not None else []
-    if notice.topic in _RESOLVING:  # of an incident that was never opened, PagerDuty ignores it
-        resolve = {"event_action": "resolve", "dedup_key": dedup_key(notice)}
-        return [("/v2/enqueue", resolve), *_change(notice, summary, links)]
-    if notice.severity == "info":
+    if notice.topic in CLOSING:  # of an incident that was never opened, PagerDuty ignores it
+        return [("/v2/enqueue", {"event_action": "resolve", "dedup_key": dedup_key(notice)})]
+    # An incident that nothing resolves would stay open: only a job's end closes one.
+    if notice.severity == "info" or notice.job_id is None:
         return _change(notice, summary, links)
     payload = {
         "summary": summary,
@@ -77,8 +77,8 @@ def _change(notice: Notice, summary: str, links: list[dict[str, str]]) -> list[t
 
 
 def dedup_key(notice: Notice) -> str:
-    """Return what names the incident: the job, the rotation that waits, or the event itself."""
-    about = notice.job_id or notice.workflow_id or notice.event_id
+    """Return what names the incident: the job."""
+    about = notice.job_id or notice.event_id
     key = f"keyturn/{notice.tenant_id}/{about}"
     return key if len(key) <= MAX_DEDUP_KEY else f"keyturn/{hashlib.sha256(key.encode()).hexdigest()}"
 
@@ -114,4 +114,5 @@ CHANNEL = Channel(
     notify=_open,
     addresses=lambda settings: addresses_of(settings.keys),
     alone=True,
+    closes=True,
 )

@@ -3,6 +3,7 @@
 An incoming webhook knows no idempotency key: where its answer was lost, a message may stand twice in the channel.
 """
 
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -19,10 +20,10 @@ from keyturn.notices.http import address_in, addresses_of, call, named_urls
 from keyturn.notices.wording import headline, left_out, link, sentence
 from keyturn.settings import SETTINGS_FROM_ENVIRONMENT
 
-# https://docs.slack.dev/reference/block-kit/blocks: a header has 150 letters, a section's text 3,000, a message 50
-# blocks; and beyond some 11,000 letters in all, Slack answers msg_blocks_too_long (slackapi/bolt-js#2509).
-MAX_HEADER, MAX_SECTION = 150, 480
-_MARKS = {"urgent": ":rotating_light: ", "warning": ":warning: ", "info": ""}
+# https://docs.slack.dev/reference/block-kit/blocks: a header has 150 letters, a message 50 blocks; and beyond some
+# 11,000 letters in all, Slack answers msg_blocks_too_long (slackapi/bolt-js#2509).
+MAX_HEADER, MAX_SENTENCE, MAX_LETTERS = 150, 600, 10_000
+_EMOJI = {"urgent": "rotating_light", "warning": "warning"}
 SETTING = "KEYTURN_SLACK_WEBHOOKS"
 
 
@@ -40,15 +41,23 @@ class Slack:
         return "taken"
 
     def preview(self, address: str, message: NoticeMessage, *, desk: str | None) -> Mapping[str, Any]:
-        """Return the body."""
-        title = headline(message)
-        blocks: list[dict[str, Any]] = [
-            {"type": "header", "text": {"type": "plain_text", "text": title[:MAX_HEADER]}},
-            *({"type": "section", "text": {"type": "mrkdwn", "text": _section(one, desk)}} for one in message.notices),
-        ]
-        if (more := left_out(message)) is not None:
-            blocks.append({"type": "context", "elements": [{"type": "plain_text", "text": more}]})
-        return {"text": escape(title), "blocks": blocks}
+        """Return the body; of one that would be too large, the last notices are only counted."""
+        body = _body(message, desk)
+        if len(json.dumps(body, ensure_ascii=False)) <= MAX_LETTERS or len(message.notices) <= 1:
+            return body
+        shorter = message._replace(notices=message.notices[: len(message.notices) // 2])
+        return self.preview(address, shorter, desk=desk)
+
+
+def _body(message: NoticeMessage, desk: str | None) -> dict[str, Any]:
+    title = headline(message)
+    blocks: list[dict[str, Any]] = [
+        {"type": "header", "text": {"type": "plain_text", "text": title[:MAX_HEADER], "emoji": False}},
+        *(_block(one, desk) for one in message.notices),
+    ]
+    if (more := left_out(message)) is not None:
+        blocks.append({"type": "context", "elements": [{"type": "plain_text", "text": more}]})
+    return {"text": escape(title), "blocks": blocks}
 
 
 def escape(text: str) -> str:
@@ -56,10 +65,14 @@ def escape(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _section(notice: Notice, desk: str | None) -> str:
-    said = f"{_MARKS[notice.severity]}{escape(sentence(notice)[:MAX_SECTION])}"
-    url = link(notice, desk)
-    return said if url is None else f"{said} <{url}|Open>"
+def _block(notice: Notice, desk: str | None) -> dict[str, Any]:
+    """Rich text, whose text is only text: nothing in a name or reason mentions anyone, links or formats."""
+    emoji = _EMOJI.get(notice.severity)
+    parts: list[dict[str, Any]] = [] if emoji is None else [{"type": "emoji", "name": emoji}]
+    parts.append({"type": "text", "text": f" {sentence(notice)[:MAX_SENTENCE]} "})
+    if (url := link(notice, desk)) is not None:
+        parts.append({"type": "link", "url": url, "text": "Open"})
+    return {"type": "rich_text", "elements": [{"type": "rich_text_section", "elements": parts}]}
 
 
 class SlackSettings(BaseSettings):

@@ -40,7 +40,7 @@ class Mail:
 
         host = self._url.hostname or ""
         try:
-            await aiosmtplib.send(
+            refused, _ = await aiosmtplib.send(
                 self._mail(address, message, desk),
                 hostname=host,
                 port=self._url.port or (465 if self._url.scheme == "smtps" else 587),
@@ -58,6 +58,8 @@ class Mail:
             raise _classify(error.code) from None
         except (aiosmtplib.SMTPException, OSError) as error:
             raise ReceiverUnavailable(f"the mail server did not answer: {type(error).__name__}") from None
+        if refused:  # of several recipients, some; the message has one
+            raise _classify(max(code for code, _ in refused.values()))
         return "taken"
 
     def preview(self, address: str, message: NoticeMessage, *, desk: str | None) -> Mapping[str, Any]:
@@ -108,6 +110,14 @@ def _address(value: str) -> str:
     return value
 
 
+def _fault_of(address: str) -> str | None:
+    try:
+        _address(address)
+    except ValueError:
+        return "write one address, as smtp:team@example.org"
+    return None
+
+
 class SmtpSettings(BaseSettings):
     """The mail server."""
 
@@ -143,4 +153,5 @@ CHANNEL = Channel(
     is_on=lambda settings: settings.url is not None,
     notify=_open,
     addresses=lambda _settings: None,
+    fault_of=_fault_of,
 )

@@ -72,7 +72,8 @@ def _envelope(message: NoticeMessage, desk: str | None) -> dict[str, Any]:
 
 def escape(text: str) -> str:
     """Return text in which nothing is Markdown, of which a TextBlock knows a part."""
-    return "".join(f"\\{letter}" if letter in "\\`*_[]()#" else letter for letter in text)
+    plain = text.replace("&", "&amp;").replace("<", "&lt;").replace("://", ":\u200b//")  # no address becomes a link
+    return "".join(f"\\{letter}" if letter in "\\`*_~![]()#" else letter for letter in plain)
 
 
 class TeamsSettings(BaseSettings):

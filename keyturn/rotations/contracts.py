@@ -175,6 +175,8 @@ class JobOrder(Contract):
     decision: GroundedDecision
     approval: Approval | None = None
     trace_id: ShortIdentifier
+    # By the inventory; who owns the key when its job is created is looked up then.
     owner: Owner | None = None
+    recorded_owner: Owner | None = None
     # A job of this rotation that was ordered before, and failed or was cancelled, is replaced; None replaces none.
     replaces_before: AwareDatetime | None = None

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from keyturn.contracts import UNOWNED
+from keyturn.people import same_form
+
 # Whose a key is, by the tags and labels that most estates use; the first that is there counts.
 OWNER_TAGS = ("owner", "team")
 # As rows of inventories take it: a team, an address, or a group as code hosts write it.
@@ -81,19 +84,27 @@ class Rows:
 
     def _owner_of(self, own: str) -> str | None:
         for named in filter(None, (own, self._owner)):
-            # "Payments Team" is how people write a tag, and Payments-Team how the rest of the estate can name it.
-            owner = re.sub(r"\s+", "-", named.strip()).removeprefix("@")
-            if _OWNER.fullmatch(owner):
+            owner = _written(named)
+            if _is_owner(owner):
                 return owner
             self.unusable_owners += 1
-            return None
         return None
+
+
+def _written(owner: str) -> str:
+    """Return a tag as rows have it: "Payments Team" is how people write it, Payments-Team what the estate can name."""
+    return re.sub(r"\s+", "-", owner.strip()).removeprefix("@")
+
+
+def _is_owner(name: str) -> bool:
+    return _OWNER.fullmatch(name) is not None and same_form(name) != UNOWNED
 
 
 def owner_in(tags: Mapping[str, Any]) -> str:
     """Return the owner that tags, labels or annotations name; empty if none does."""
     named = {str(name).lower(): value for name, value in tags.items()}
-    return next((str(named[tag]) for tag in OWNER_TAGS if isinstance(named.get(tag), str) and named[tag].strip()), "")
+    found = [str(named[tag]) for tag in OWNER_TAGS if isinstance(named.get(tag), str) and named[tag].strip()]
+    return next((one for one in found if _is_owner(_written(one))), found[0] if found else "")
 
 
 def tags_of(pairs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -2,19 +2,19 @@
 
 import uuid
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
 from pydantic import ValidationError
 
 from keyturn.errors import InvalidRequest
 from keyturn.faults import faults_of
+from keyturn.moments import in_utc
 from keyturn.people import is_among
 from keyturn.policy.catalogue import Catalogue
-from keyturn.policy.line import PolicyLine
 from keyturn.waivers.contracts import Waiver
 from keyturn.waivers.errors import WaiverRefused
-from keyturn.waivers.rules import MOST_DAYS, ends_for, most_days
+from keyturn.waivers.rules import MOST_DAYS, ends_for, may_exempt_from, most_days
 
 
 def new_waiver(catalogue: Catalogue, fields: Mapping[str, Any], *, now: datetime | None = None) -> Waiver:
@@ -39,7 +39,8 @@ def new_waiver(catalogue: Catalogue, fields: Mapping[str, Any], *, now: datetime
     if waiver.until <= now:
         raise WaiverRefused(f"it would have ended: {waiver.until:%Y-%m-%d} is past")
     most = MOST_DAYS if line is None else most_days(line)
-    if waiver.until > now + timedelta(days=most, hours=1):  # a date that was counted on a clock that runs ahead
+    # The whole last day, as the message names it.
+    if waiver.until > datetime.combine((now + timedelta(days=most)).date(), time.max, UTC) or not most:
         longest = f"{(now + timedelta(days=most)):%Y-%m-%d}"
         about = "a waiver" if line is None else f"a waiver of {line.id}"
         raise WaiverRefused(
@@ -54,6 +55,14 @@ def new_waiver(catalogue: Catalogue, fields: Mapping[str, Any], *, now: datetime
     return waiver
 
 
-def ends_earlier(waiver: Waiver, catalogue: Catalogue) -> Sequence[PolicyLine]:
-    """Return the lines for which a waiver ends before its date, because they allow less."""
-    return [line for line in catalogue if waiver.line in {None, line.id} and ends_for(waiver, line) < waiver.until]
+def exceptions_of(waiver: Waiver, catalogue: Catalogue) -> Sequence[str]:
+    """Return for which lines a waiver counts less than it says, in words: they allow no longer, or other approvers."""
+    found = []
+    for line in catalogue:
+        if waiver.line not in {None, line.id}:
+            continue
+        if not may_exempt_from(waiver, line):
+            found.append(f"for {line.id} it does not count: {', '.join(line.approvers)} may grant it")
+        elif (ends := ends_for(waiver, line)) < waiver.until:
+            found.append(f"for {line.id} it ends at {in_utc(ends)}: the line allows no longer")
+    return found

@@ -1,16 +1,17 @@
 """When a waiver exempts a key. Pure.
 
 A key that is due under several policy lines is exempt only if each of them is waived: a waiver of one line says nothing
-of the others. A line may limit how long its waivers last (`waiver_days`); a longer one ends for that line when its
-limit is reached. Approvers cannot exempt keys that they own themselves.
+of the others. A line that names approvers is waived by them alone, whatever else a waiver is about. A line may limit
+how long its waivers last (`waiver_days`); a longer one ends for that line with the day on which its limit is reached.
+Approvers cannot exempt keys that they own themselves.
 """
 
-import re
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 
 from keyturn.execution.mapping import names_of
-from keyturn.people import is_among
+from keyturn.patterns import Pattern
+from keyturn.people import is_among, same_form
 from keyturn.policy.line import PolicyLine
 from keyturn.waivers.contracts import AppliedWaiver, Waiver
 
@@ -25,21 +26,27 @@ def most_days(line: PolicyLine) -> int:
 
 def ends_for(waiver: Waiver, line: PolicyLine) -> datetime:
     """Return when a waiver ends for keys that are due under a line."""
-    return min(waiver.until, waiver.granted_at + timedelta(days=most_days(line)))
+    limit = waiver.granted_at + timedelta(days=most_days(line))
+    return min(waiver.until, datetime.combine(limit.date(), time.max, UTC) if most_days(line) else waiver.granted_at)
 
 
 def covers(waiver: Waiver, *, account_id: str, key_id: str, owner: str | None, compromised: bool) -> bool:
     """Whether a waiver is about a key, whatever line it is due under, and at whatever time."""
     if waiver.key_id not in {None, key_id} or (compromised and not waiver.covers_compromised):
         return False
-    if waiver.owner is not None and waiver.owner != owner:
+    if waiver.owner is not None and (owner is None or same_form(waiver.owner) != same_form(owner)):
         return False
     if owner is not None and is_among(waiver.granted_by, [owner]):
         return False
     if waiver.account is None:
         return True
-    pattern = re.compile(".*".join(map(re.escape, waiver.account.split("*"))))
-    return any(pattern.fullmatch(name) for name in names_of(account_id))
+    return any(Pattern(waiver.account).matches(name) for name in names_of(account_id))
+
+
+def may_exempt_from(waiver: Waiver, line: PolicyLine) -> bool:
+    """Whether a waiver counts for keys that are due under a line: a line with approvers is waived by them alone."""
+    about = waiver.line in {None, line.id}
+    return about and (not line.approvers or is_among(waiver.granted_by, line.approvers))
 
 
 def find_waiver(
@@ -70,7 +77,7 @@ def find_waiver(
     ]
     applied: list[tuple[datetime, Waiver]] = []
     for line in lines:
-        of_line = [(ends_for(one, line), one) for one in about if one.line in {None, line.id}]
+        of_line = [(ends_for(one, line), one) for one in about if may_exempt_from(one, line)]
         longest = max(of_line, key=lambda pair: pair[0], default=None)
         if longest is None or longest[0] <= now:
             return None

@@ -57,6 +57,7 @@ MEANINGS = {
     "deliveries_set_aside": "Messages of before a channel was switched on became dead letters.",
     "leaks_reported": "A signed report of exposed keys was taken: how many matches it has, and how many keys are known.",
     "leak_without_policy_line": "A reported key is marked, and no policy line covers it: nothing rotates it.",
+    "notice_unreadable": "A row or a stored notice cannot be read as one: it is left out, and the others go on.",
     "notices_not_sent": "The database or Temporal did not answer: notices are looked for again in ten seconds.",
     "delivery_not_started": "Temporal did not start a job's delivery; the next sweep starts it.",
     "executor_started": "The executor polls and looks for jobs.",

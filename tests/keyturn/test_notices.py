@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from keyturn.bulk.tables import bulk_runs
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
-from keyturn.jobs.tables import job_audit, rotation_jobs
+from keyturn.jobs.tables import job_audit, rotation_events, rotation_jobs
 from keyturn.notices.contracts import Notice, Topic
 from keyturn.notices.errors import RoutesInvalid, UnknownMessage
 from keyturn.notices.readings import notice_of_job_event
@@ -23,7 +23,9 @@ from keyturn.notices.sources import NoticeSources
 from keyturn.notices.store import NoticeStore
 from keyturn.notices.tables import notice_sends, notices
 from keyturn.notices.wording import HEADLINES, as_text, headline, link, sentence
-from keyturn.owners import Owners
+from keyturn.owners import OwnerRule, Owners
+from keyturn.patterns import Pattern
+from keyturn.policy.catalogue import load_catalogue
 from keyturn.retention import RetentionStore
 from keyturn.rotations.contracts import RotationEvent
 from keyturn.waivers.contracts import Waiver
@@ -82,6 +84,7 @@ def test_an_owners_notices_of_a_window_are_due_together_and_urgent_ones_at_once(
     urgent = sample("old_key.activated")
     assert ways(found, urgent) == {"slack:a": NOW}
     assert ways(found, sample("job.created"), alone={"slack"}) == {"slack:a": NOW}
+    assert ways(routes({"to": ["slack:a"], "owners": ["@Payments"]}), sample("job.created")) != {}
     [one], [other] = (
         found.sends(sample("job.created", number=1), NOW),
         found.sends(sample("job.overdue", number=2), NOW),
@@ -110,6 +113,16 @@ def test_in_quiet_hours_notices_wait_until_these_end_on_the_clock_of_their_zone(
     expected = now if ends is None else datetime.fromisoformat(ends).replace(tzinfo=berlin).astimezone(UTC)
     assert ways(found, sample("job.created"), now) == {"slack:a": expected}
     assert ways(found, sample("old_key.activated"), now) == {"slack:a": now}
+    assert ways(found, sample("job.created"), now, alone={"slack"}) == {"slack:a": expected}
+
+
+def test_what_was_opened_for_a_job_hears_how_the_job_ends() -> None:
+    """Whatever the route asks for: an incident would stay open for ever. Of the route's owners alone."""
+    table = {"to": ["pagerduty:x", "slack:a"], "severities": ["urgent"], "owners": ["payments"]}
+    for topic in ("rotation.done", "job.cancelled"):
+        assert list(ways(routes(table), sample(topic), closing={"pagerduty"})) == ["pagerduty:x"]
+        assert ways(routes(table), sample(topic, owner="other"), closing={"pagerduty"}) == {}
+    assert ways(routes(table), sample("rotation.began"), closing={"pagerduty"}) == {}
 
 
 @pytest.mark.parametrize(
@@ -215,6 +228,10 @@ def test_events_of_a_job_become_notices(
 
 
 def test_a_compromised_keys_job_is_urgent_and_a_purged_one_says_nothing() -> None:
+    """Also of a key that had a job already."""
+    exposed = notice_of_job_event(JOB_ROW | {"event": "tightened", "detail": {"priority": "urgent"}})
+    assert exposed is not None
+    assert (exposed.severity, "the key was exposed" in sentence(exposed)) == ("urgent", True)
     urgent = notice_of_job_event(JOB_ROW | {"event": "created", "detail": {}, "priority": 1})
     assert urgent is not None
     assert urgent.severity == "urgent"
@@ -277,6 +294,94 @@ async def test_a_row_that_is_written_late_under_a_lower_number_is_found(
     assert await topics(engine) == ["job.cancelled", "job.created", "rotation.done"]
 
 
+async def test_an_event_that_is_written_a_day_late_is_found(
+    engine: AsyncEngine, store: JobStore, sources: NoticeSources
+) -> None:
+    """The database was away, or no worker was there: just then, people must hear of it."""
+    held, now = NoticeStore(engine), datetime.now(UTC)
+    await sources.gather(held, now + timedelta(minutes=30))
+    event = RotationEvent(
+        tenant_id="default", event="parked", actor="keyturn", at=now - timedelta(hours=20), detail={"kind": "x"},
+        account_id="acct_1", key_id="key_1",
+    )  # fmt: skip
+    await store.record_event(event, workflow_id="w", event_id="e")
+    async with engine.begin() as connection:
+        late = update(rotation_events).values(recorded_at=now + timedelta(minutes=31))
+        await connection.execute(late)
+    await sources.gather(held, now + timedelta(minutes=32))
+    assert await topics(engine) == ["rotation.parked"]
+
+
+async def test_a_thousand_young_rows_do_not_hold_up_what_comes_after_them(
+    engine: AsyncEngine, store: JobStore, sources: NoticeSources
+) -> None:
+    job_id, held, now = await made(store, 1), NoticeStore(engine), datetime.now(UTC)
+    row = {"job_id": job_id, "at": now, "event": "claimed", "actor": "x", "detail": {}}
+    async with engine.begin() as connection:
+        await connection.execute(insert(job_audit), [row] * 2_100)
+        await connection.execute(insert(job_audit), row | {"event": "failed"})
+    await sources.gather(held, now)
+    assert await topics(engine) == ["job.created", "rotation.failed"]
+
+
+async def test_a_row_that_no_notice_can_hold_is_left_out_and_the_others_go_on(
+    engine: AsyncEngine, store: JobStore, sources: NoticeSources
+) -> None:
+    held = NoticeStore(engine)
+    first, _ = await made(store, 1), await made(store, 2)
+    async with engine.begin() as connection:
+        await connection.execute(
+            update(rotation_jobs).where(rotation_jobs.c.job_id == first).values(recorded_owner="no owner at all")
+        )
+    await sources.gather(held, datetime.now(UTC))
+    assert await topics(engine) == ["job.created"]
+    async with engine.begin() as connection:
+        await connection.execute(update(notices).values(content={"of": "another release"}))
+    assert await held.route(to("slack:a")) == 1
+    assert await held.route(to("slack:a")) == 0
+
+
+async def test_the_owner_of_today_hears_of_it(engine: AsyncEngine, store: JobStore) -> None:
+    """Whoever owned the key when its job was created, unless an inventory said so."""
+    rules = [OwnerRule(Pattern("*"), "platform")]
+    sources = NoticeSources(engine, Owners(None, rules))
+    await sources.start(datetime.now(UTC))
+    await made(store, 1, owner="payments")
+    await made(store, 2, owner="payments", recorded_owner="payments")
+    await sources.gather(NoticeStore(engine), datetime.now(UTC))
+    async with engine.connect() as connection:
+        owners = (await connection.execute(select(notices.c.owner).order_by(notices.c.key_id))).scalars().all()
+    assert owners == ["platform", "payments"]
+
+
+async def test_a_waiver_that_a_line_ends_earlier_is_announced_before_that(engine: AsyncEngine, store: JobStore) -> None:
+    """To the owner of the one account that it names; and an exempt job is not called overdue."""
+    now = datetime.now(UTC)
+    line = load_catalogue().current("P-7").model_copy(update={"waiver_days": 30})
+    rules = [OwnerRule(Pattern("acct_*"), "payments")]
+    sources = NoticeSources(engine, Owners(None, rules), [line])
+    await sources.start(now)
+    waiver = Waiver(
+        waiver_id="waiver_1", tenant_id="default", account="acct_10234", reason="r", granted_by="omar",
+        granted_at=now - timedelta(days=28), until=now + timedelta(days=200),
+    )  # fmt: skip
+    short = waiver.model_copy(update={"waiver_id": "waiver_2", "account": "x", "granted_at": now})
+    for one in (waiver, short.model_copy(update={"until": now + timedelta(days=2)})):
+        await WaiverStore(engine).add(one)
+    job_id = await made(store, 1)
+    async with engine.begin() as connection:
+        late = update(rotation_jobs).where(rotation_jobs.c.job_id == job_id)
+        await connection.execute(late.values(rotate_by=now - timedelta(days=3)))
+    await sources.gather(NoticeStore(engine), now)
+    async with engine.connect() as connection:
+        found = (await connection.execute(select(notices.c.topic, notices.c.owner, notices.c.content))).all()
+    assert sorted((topic, owner) for topic, owner, _ in found) == [
+        ("job.created", "payments"),
+        ("waiver.ends", "payments"),
+    ]
+    assert next(content for topic, _, content in found if topic == "waiver.ends")["facts"]["line"] == "P-7"
+
+
 async def test_what_waits_for_a_person_is_found_with_its_key_and_again_before_it_expires(
     engine: AsyncEngine, store: JobStore, sources: NoticeSources
 ) -> None:
@@ -318,7 +423,7 @@ async def test_dates_that_come_and_pass_are_found_once(
     for days in (3, 30):
         waiver = Waiver(
             waiver_id=f"waiver_{days}", tenant_id="default", account="a", reason="r", granted_by="omar",
-            granted_at=now, until=now + timedelta(days=days),
+            granted_at=now - timedelta(days=2), until=now + timedelta(days=days),
         )  # fmt: skip
         await WaiverStore(engine).add(waiver)
     for _ in range(2):
@@ -331,7 +436,7 @@ async def test_dates_that_come_and_pass_are_found_once(
 
 def to(*destinations: str, group: str = "g", minutes: float = 0) -> Any:
     due = datetime.now(UTC) + timedelta(minutes=minutes)
-    return lambda notice: [Send(one, due, group) for one in destinations]
+    return lambda notice: [Send(one, due, group, notice.severity == "urgent") for one in destinations]
 
 
 async def test_notices_of_a_group_share_one_message_whoever_groups_them(engine: AsyncEngine) -> None:
@@ -343,7 +448,7 @@ async def test_notices_of_a_group_share_one_message_whoever_groups_them(engine: 
         pass
     await asyncio.gather(*(held.group(datetime.now(UTC)) for _ in range(4)))
     await held.group(datetime.now(UTC))
-    found = [await held.message(one) for one in await held.pending(limit=10)]
+    found = [await held.message(one) for one in await held.pending(datetime.now(UTC), limit=10, of_each=10)]
     assert sorted(one.destination for one in found) == ["slack:a", "smtp:x@y.z"]
     assert [one.total for one in found] == [1_200, 1_200]
     async with engine.connect() as connection:
@@ -365,7 +470,7 @@ async def test_messages_about_one_key_come_in_their_order_and_others_do_not_wait
         await held.add([sample(topic, number=number, at=started)])  # type: ignore[arg-type]
         await held.route(to("slack:a", group=group))
         await held.group(datetime.now(UTC))
-    first, third = await held.pending(limit=10)
+    first, third = await held.pending(datetime.now(UTC), limit=10, of_each=10)
     async with engine.connect() as connection:
         by_send = select(notice_sends.c.message_id).order_by(notice_sends.c.send_id)
         second = (await connection.execute(by_send)).scalars().all()[1]
@@ -378,9 +483,48 @@ async def test_messages_about_one_key_come_in_their_order_and_others_do_not_wait
     assert (await held.message(second)).waits_for == first
     await held.mark_sent(first)
     assert (await held.message(first)).is_sent
-    assert await held.pending(limit=10) == [second, third]
+    assert await held.pending(datetime.now(UTC), limit=10, of_each=10) == [second, third]
     with pytest.raises(UnknownMessage):
         await held.message("notice_0")
+
+
+async def test_messages_that_share_keys_never_wait_for_each_other(engine: AsyncEngine) -> None:
+    """Two groups with the same two keys in opposite order: one goes first, and then the other."""
+    held = NoticeStore(engine)
+    kinds: list[tuple[Topic, int]] = [
+        ("rotation.failed", 1),
+        ("job.created", 2),
+        ("job.created", 1),
+        ("rotation.failed", 2),
+    ]
+    await held.add([sample(topic, number=number) for topic, number in kinds])
+    due = datetime.now(UTC)
+    await held.route(lambda notice: [Send("slack:a", due, notice.severity, notice.severity == "urgent")])
+    await held.group(datetime.now(UTC))
+    [first] = await held.pending(datetime.now(UTC), limit=10, of_each=10)
+    await held.mark_sent(first)
+    [second] = await held.pending(datetime.now(UTC), limit=10, of_each=10)
+    assert second != first
+
+
+async def test_a_destination_that_is_down_leaves_room_for_others_and_urgent_ones_go_first(engine: AsyncEngine) -> None:
+    """And a delivery that runs is not started at each look, but after a while: it may have been terminated."""
+    held, now = NoticeStore(engine), datetime.now(UTC)
+    await held.add([sample("job.created", number=number) for number in range(120)])
+    await held.route(lambda notice: [Send("webhook", now, notice.event_id, is_urgent=False)])
+    await held.add([sample("rotation.failed", number=900), sample("job.overdue", number=901)])
+    await held.route(lambda notice: [Send("slack:a", now, notice.event_id, notice.severity == "urgent")])
+    await held.group(now)
+    await held.group(now)
+    found = [await held.message(one) for one in await held.pending(now, limit=60, of_each=50)]
+    assert [one.destination for one in found].count("slack:a") == 2
+    assert (found[0].destination, found[0].notices[0].severity) == ("slack:a", "urgent")
+    for one in found:
+        await held.mark_started(one.message_id, now)
+    later = [await held.message(one) for one in await held.pending(now, limit=60, of_each=50)]
+    assert not {one.message_id for one in found} & {one.message_id for one in later}
+    again = await held.pending(now + timedelta(minutes=11), limit=500, of_each=500)
+    assert {one.message_id for one in found} <= set(again)
 
 
 async def test_old_notices_are_forgotten_unless_they_still_wait(engine: AsyncEngine) -> None:
@@ -390,7 +534,7 @@ async def test_old_notices_are_forgotten_unless_they_still_wait(engine: AsyncEng
     retention, later = RetentionStore(engine), datetime.now(UTC) + timedelta(days=1)
     assert await retention.count({"notices": later}) == await retention.delete({"notices": later}) == {"notices": 1}
     await held.group(datetime.now(UTC))
-    [waits] = await held.pending(limit=10)
+    [waits] = await held.pending(datetime.now(UTC), limit=10, of_each=10)
     await held.mark_sent(waits)
     assert await retention.delete({"notices": later}) == {"notices": 1}
     assert await topics(engine) == []

@@ -1,5 +1,6 @@
 """Waivers: which key is exempt, under which lines, until when, and who may say so."""
 
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,7 +19,7 @@ from keyturn.policy.errors import UnknownPolicyLine
 from keyturn.policy.line import PolicyLine, digest_of_line
 from keyturn.waivers.contracts import AppliedWaiver, Waiver
 from keyturn.waivers.errors import UnknownWaiver, WaiverRefused
-from keyturn.waivers.granting import ends_earlier, new_waiver
+from keyturn.waivers.granting import exceptions_of, new_waiver
 from keyturn.waivers.rules import find_waiver
 from keyturn.waivers.store import WaiverBook, WaiverStore
 from keyturn.workers.executor_waivers import WaivedJobs
@@ -90,10 +91,10 @@ def test_each_line_under_which_a_key_is_due_must_be_waived() -> None:
 
 def test_a_line_limits_how_long_its_waivers_last() -> None:
     """A longer one ends for this line when the limit is reached; 0 allows none."""
-    assert found(waiver(), lines=(line("P-7", waiver_days=11),)) == "waiver_1"
-    assert found(waiver(), lines=(line("P-7", waiver_days=10),)) is None
+    assert found(waiver(), lines=(line("P-7", waiver_days=10),)) == "waiver_1"
+    assert found(waiver(), lines=(line("P-7", waiver_days=9),)) is None
     assert found(waiver(), lines=(line("P-7", waiver_days=0),)) is None
-    assert found(waiver(until=NOW + timedelta(days=3_000), granted_at=NOW - timedelta(days=365))) is None
+    assert found(waiver(until=NOW + timedelta(days=3_000), granted_at=NOW - timedelta(days=366))) is None
 
 
 def test_a_compromised_key_is_exempt_only_if_the_waiver_says_so() -> None:
@@ -145,9 +146,36 @@ def test_a_waiver_that_names_nothing_or_has_no_end_is_refused_by_field() -> None
         new_waiver(CATALOGUE, given | {"line": "P-777"}, now=NOW)
 
 
-def test_the_lines_that_end_a_waiver_earlier_are_named() -> None:
-    lines = [line("SHORT", waiver_days=15), line("LONG")]
-    assert [one.id for one in ends_earlier(waiver(), Catalogue(lines))] == ["SHORT"]
+def test_the_lines_for_which_a_waiver_counts_less_are_named() -> None:
+    lines = [line("SHORT", waiver_days=15), line("LONG"), line("THEIRS", approval="required", approvers=("priya",))]
+    assert exceptions_of(waiver(), Catalogue(lines)) == [
+        "for SHORT it ends at 2026-12-02 23:59:59Z: the line allows no longer",
+        "for THEIRS it does not count: priya may grant it",
+    ]
+
+
+def test_a_waiver_without_a_line_does_not_exempt_from_a_line_that_others_approve() -> None:
+    """Else anyone could exempt everything by naming no line; and approvers that change later count, too."""
+    theirs = line("P-7", approval="required", approvers=("priya",))
+    for scope in ({}, {"account": None, "owner": "payments"}, {"line": "P-7"}):
+        assert found(waiver(**scope), lines=(theirs,)) is None
+        assert found(waiver(granted_by="Priya", **scope), lines=(theirs,)) == "waiver_1"
+
+
+def test_the_last_day_that_a_refusal_names_is_taken() -> None:
+    given = waiver().model_dump(exclude={"waiver_id", "granted_at"})
+    last = {"until": datetime(2027, 11, 27, 23, 59, 59, tzinfo=UTC)}
+    assert new_waiver(CATALOGUE, given | last, now=NOW).until == last["until"]
+    with pytest.raises(WaiverRefused, match="until 2027-11-27"):
+        new_waiver(CATALOGUE, given | {"until": datetime(2027, 11, 28, tzinfo=UTC)}, now=NOW)
+
+
+def test_a_pattern_of_many_stars_is_compared_at_once() -> None:
+    """A regular expression would take minutes, and a worker would stand still."""
+    began = time.monotonic()
+    assert found(waiver(account="*a" * 300 + "*b"), account_id="a" * 600) is None
+    assert found(waiver(account="*a" * 300 + "*"), account_id="a" * 600) == "waiver_1"
+    assert time.monotonic() - began < 1
 
 
 def test_a_line_that_says_nothing_of_waivers_is_the_line_it_always_was() -> None:

@@ -29,7 +29,7 @@ from keyturn.owners import Owners
 from keyturn.policy.catalogue import Catalogue
 from keyturn.waivers.store import WaiverBook, WaiverStore
 from keyturn.web.serving import served
-from keyturn.workers.wiring import look_up_waivers
+from keyturn.workers.wiring import look_up_owners, look_up_waivers
 from keyturn.workflows.draft import DraftWorkflow
 from keyturn.workflows.rotation import RotationWorkflow
 from tests.support.boundaries import guarded, on_simulator
@@ -61,7 +61,9 @@ class Place:
             provider = on_simulator(http, self.simulator)
             boundary = ModelBoundary({"*": [provider]}, self.catalogue, guard=guarded(), record=self.records.append)
             drafts = DraftReply(DraftWriting(DraftStore(self.engine, KEYRING), boundary))
-            waiver_of = look_up_waivers(WaiverBook(WaiverStore(self.engine), Owners()), self.catalogue)
+            waiver_of = look_up_waivers(
+                WaiverBook(WaiverStore(self.engine), Owners()), self.catalogue, look_up_owners(self.engine, Owners())
+            )
             rotation = rotation_activities(
                 boundary, JobStore(self.engine), self.catalogue, names_of(self.client), waiver_of
             )

@@ -41,7 +41,7 @@ from keyturn.waivers.store import WaiverBook, WaiverStore
 from keyturn.workers.bulk import BulkRunActivities, bulk_workers, load_source, run_encryption
 from keyturn.workers.rate_card import read_rate_card
 from keyturn.workers.run_rotations import RunRotations
-from keyturn.workers.wiring import look_up_waivers
+from keyturn.workers.wiring import look_up_owners, look_up_waivers
 from keyturn.workflows.bulk import BulkWorkflow, bulk_id
 from keyturn.workflows.rotation import RotationWorkflow
 from tests.support.boundaries import guarded
@@ -163,7 +163,9 @@ class BulkPlace:
         from tests.support.workers_for_tests import rotation_activities
 
         runs = self.runs(inventory_root=Path("/"))
-        waiver_of = look_up_waivers(WaiverBook(WaiverStore(self.engine), Owners()), self.catalogue)
+        waiver_of = look_up_waivers(
+            WaiverBook(WaiverStore(self.engine), Owners()), self.catalogue, look_up_owners(self.engine, Owners())
+        )
         rotation = rotation_activities(
             self.boundary, JobStore(self.engine), self.catalogue, names_of(self.client), waiver_of
         )

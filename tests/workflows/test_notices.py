@@ -29,15 +29,17 @@ from keyturn.llm.http import http_client
 from keyturn.notices.channel import Notifier
 from keyturn.notices.routing import Routes
 from keyturn.notices.store import NoticeStore
-from keyturn.notices.tables import notices
+from keyturn.notices.tables import notice_sends, notices
 from keyturn.notifications.pagerduty import PagerDuty
 from keyturn.notifications.slack import Slack
 from keyturn.notifications.webhook import Webhook
 from keyturn.notifications.webhook.notices import NoticeWebhook
 from keyturn.notifications.webhook.signing import verify
 from keyturn.owners import Owners
+from keyturn.rotations.contracts import JobOrder
 from keyturn.rotations.outcomes import WaitingForPerson
-from keyturn.workers.notices import NoticeStarts, Notifications, PostOffice, SentNotices
+from keyturn.workers.notice_deliveries import NoticeStarts, SentNotices
+from keyturn.workers.notices import Notifications, PostOffice
 from keyturn.workflows.delivery import NoticeWorkflow
 from tests.support.cases import facts, order, request
 from tests.support.estates import LINE, Judge, bulk_place, started
@@ -111,7 +113,9 @@ async def notifying(
             "slack": Slack(http, {"payments": f"{url}/slack"}),
         }
         routes = Routes.model_validate({"route": list(tables)})
-        notifications = Notifications(routes, notifiers, frozenset({"webhook", "pagerduty"}))
+        notifications = Notifications(
+            routes, notifiers, alone=frozenset({"webhook", "pagerduty"}), closing=frozenset({"pagerduty"})
+        )
         deliver = DeliverNotices(SentNotices(NoticeStore(engine), notifications))
         office = PostOffice(engine, Owners(), notifications, NoticeStarts(client, queue))
         await office.start()
@@ -124,15 +128,25 @@ async def settled(office: PostOffice, engine: AsyncEngine, *, seconds: float = 6
     async with asyncio.timeout(seconds):
         while True:
             await office.look()
-            if not await NoticeStore(engine).pending(limit=1):
-                return
+            async with engine.connect() as connection:
+                left = select(notice_sends.c.send_id).where(
+                    notice_sends.c.sent_at.is_(None), notice_sends.c.dead_at.is_(None)
+                )
+                if not (await connection.execute(left)).first():
+                    return
             await asyncio.sleep(0.1)
+
+
+def owned(number: int) -> JobOrder:
+    """An order for a key that the inventory's owner has."""
+    ordered = order(credential=facts(key_id=f"key_{number}"))
+    return ordered.model_copy(update={"recorded_owner": "payments"})
 
 
 async def rotated(engine: AsyncEngine, store: JobStore, number: int) -> None:
     """A job, from its creation to its end, as an executor reports it."""
     job = await store.create_once(
-        order(credential=facts(key_id=f"key_{number}")).model_copy(update={"owner": "payments"}),
+        owned(number),
         idempotency_key=f"r:{number}",
         fence=1,
     )
@@ -181,7 +195,9 @@ async def test_800_new_jobs_are_one_message_an_owner(temporal: Client, engine: A
             await asyncio.gather(
                 *(
                     store.create_once(
-                        order(credential=facts(key_id=f"key_{number}")).model_copy(update={"owner": "payments"}),
+                        order(credential=facts(key_id=f"key_{number}")).model_copy(
+                            update={"recorded_owner": "payments"}
+                        ),
                         idempotency_key=f"r:{number}",
                         fence=1,
                     )
@@ -276,7 +292,7 @@ async def test_a_message_whose_start_was_lost_is_started_at_the_next_look(
                     await starts.start(message_id)
                 raise TimeoutError
 
-        office._starts = Lost()  # type: ignore[assignment]
+        office._starts = Lost()
         with pytest.raises(TimeoutError):
             await office.look()
         office._starts = starts

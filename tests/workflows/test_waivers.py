@@ -21,7 +21,7 @@ from keyturn.rotations.outcomes import JobCreated, Waived
 from keyturn.waivers.contracts import AppliedWaiver
 from keyturn.waivers.granting import new_waiver
 from keyturn.waivers.store import WaiverBook, WaiverStore
-from keyturn.workers.wiring import look_up_waivers
+from keyturn.workers.wiring import look_up_owners, look_up_waivers
 from tests.support.cases import request
 from tests.support.estates import BulkPlace, estate, started
 from tests.support.workers_for_tests import ELIGIBLE, Script, worker_on
@@ -48,7 +48,7 @@ async def test_a_waived_key_is_decided_and_gets_its_job_when_the_waiver_has_ende
     queue, asked = f"test-{uuid.uuid4().hex}", request()
     waiver_id = await granted(sqlite_engine)
     waivers = WaiverStore(sqlite_engine)
-    fresh = look_up_waivers(WaiverBook(waivers, Owners()), CATALOGUE)
+    fresh = look_up_waivers(WaiverBook(waivers, Owners()), CATALOGUE, look_up_owners(sqlite_engine, Owners()))
     script = Script(ELIGIBLE)
     async with worker_on(temporal, queue, script, sqlite_store, waiver_of=fresh):
         _, outcome = await rotate(temporal, asked, task_queue=queue, wait_seconds=30)
@@ -64,9 +64,9 @@ async def test_a_waived_key_is_decided_and_gets_its_job_when_the_waiver_has_ende
     events = await sqlite_store.events(tenant_id="default", workflow_id=id_of(asked, names_of(temporal)))
     assert [(row["event"], row["actor"]) for row in events] == [("waived", "omar")]
     await waivers.end(waiver_id, tenant_id="default", by="omar")
-    fresh = look_up_waivers(WaiverBook(waivers, Owners()), CATALOGUE)
+    fresh = look_up_waivers(WaiverBook(waivers, Owners()), CATALOGUE, look_up_owners(sqlite_engine, Owners()))
     async with worker_on(temporal, queue, Script(ELIGIBLE), sqlite_store, waiver_of=fresh):
-        _, after = await rotate(temporal, asked, task_queue=queue, wait_seconds=30, again=True)
+        _, after = await rotate(temporal, asked, task_queue=queue, wait_seconds=30)
     assert isinstance(after, JobCreated)
     assert len(await sqlite_store.jobs(tenant_id="default", limit=10)) == 1
 

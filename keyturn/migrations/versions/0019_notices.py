@@ -17,9 +17,10 @@ def upgrade() -> None:
         sa.Column("account_id", account_name),
         sa.Column("key_id", sa.String(256)),
         sa.Column("owner", sa.String(64)),
+        sa.Column("recorded_at", Moment),
     ):
         op.add_column("rotation_events", column)
-    op.create_index("ix_rotation_events_at", "rotation_events", ["at"])
+    op.create_index("ix_rotation_events_recorded_at", "rotation_events", ["recorded_at"])
     op.create_table(
         "notices",
         sa.Column("notice_id", row_id, primary_key=True, autoincrement=True),
@@ -43,8 +44,10 @@ def upgrade() -> None:
         sa.Column("notice_id", sa.BigInteger, sa.ForeignKey("notices.notice_id"), nullable=False),
         sa.Column("destination", sa.String(200), nullable=False),
         sa.Column("grouped_by", sa.String(250), nullable=False),
+        sa.Column("is_urgent", sa.Boolean, nullable=False, server_default=sa.false()),
         sa.Column("due_at", Moment, nullable=False),
         sa.Column("message_id", sa.String(64)),
+        sa.Column("started_at", Moment),
         sa.Column("sent_at", Moment),
         sa.Column("dead_at", Moment),
         sa.Column("failure", sa.String(64)),
@@ -70,6 +73,6 @@ def upgrade() -> None:
 def downgrade() -> None:
     for table in ("notice_cursors", "notice_sends", "notices"):
         op.drop_table(table)
-    op.drop_index("ix_rotation_events_at", "rotation_events")
-    for column in ("owner", "key_id", "account_id"):
+    op.drop_index("ix_rotation_events_recorded_at", "rotation_events")
+    for column in ("recorded_at", "owner", "key_id", "account_id"):
         op.drop_column("rotation_events", column)
