@@ -37,13 +37,10 @@ def labels(context: click.Context, tenant: str, as_json: bool) -> None:
     """
     if not lists(context):
         return
-    from keyturn.keyring_files import keyring_from_environment
-    from keyturn.labels.store import LabelStore
-
-    keyring = keyring_from_environment()
+    from keyturn.labels.store import LabelCounts
 
     async def read(engine: "AsyncEngine") -> "tuple[list[dict[str, Any]], list[str]]":
-        store = LabelStore(engine, keyring)
+        store = LabelCounts(engine)
         rows = [dict(row) for row in await store.counts(tenant_id=tenant)]
         return rows, list(await store.gone(tenant_id=tenant, limit=GONE_SHOWN))
 
@@ -66,7 +63,10 @@ def labels(context: click.Context, tenant: str, as_json: bool) -> None:
 @_tenant
 @_as_json
 def collect(tenant: str, as_json: bool) -> None:
-    """Collect what people decided and is no case yet, as workers do; histories that were gone are looked at again."""
+    """Collect what people decided and is no case yet, as workers do.
+
+    Histories that were gone are looked at again, and cases of older payload keys are encrypted under the newest one.
+    """
     from keyturn.application.connection import connect, map_refusals
     from keyturn.keyring_files import keyring_from_environment
     from keyturn.labels.sources import LabelSources
@@ -84,7 +84,8 @@ def collect(tenant: str, as_json: bool) -> None:
 
     found = with_database(run)
     if as_json:
-        click.echo(json.dumps({"collected": found.cases, "gone": found.gone, "unreadable": found.unreadable}))
+        output = {"collected": found.cases, "gone": found.gone, "unreadable": found.unreadable}
+        click.echo(json.dumps(output | {"renewed": found.renewed}))
         return
     for label, count in sorted(found.cases.items()):
         click.echo(f"{label}  {counted(count, 'new case')}")
@@ -94,5 +95,7 @@ def collect(tenant: str, as_json: bool) -> None:
         if ids:
             histories = "1 history is" if len(ids) == 1 else f"{len(ids):,} histories are"
             click.echo(f"{histories} {why}", err=True)
+    if found.renewed:
+        click.echo(f"{counted(found.renewed, 'case')} encrypted anew, under the newest key", err=True)
     if not found.cases:
         click.echo("no new case", err=True)

@@ -38,11 +38,24 @@ class Collected:
         cases: how many were written, by label.
         gone: workflow IDs whose histories have expired.
         unreadable: workflow IDs whose histories the keys here do not open; they are looked at again.
+        renewed: how many cases of an older key are under the newest one now.
     """
 
     cases: Counter[str] = field(default_factory=Counter)
     gone: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    renewed: int = 0
+
+    def log(self) -> None:
+        """Log it, if there was anything."""
+        if self.cases or self.gone or self.unreadable or self.renewed:
+            _log.info(
+                "labels_collected",
+                cases=dict(self.cases),
+                gone=len(self.gone),
+                unreadable=len(self.unreadable),
+                renewed=self.renewed,
+            )
 
 
 class LabelCollector:
@@ -65,6 +78,8 @@ class LabelCollector:
     ) -> Collected:
         """Write a case for each answer that has none yet; what was written stays, whatever happens to the rest.
 
+        A look at all of them also encrypts older cases under the newest key.
+
         Args:
             back: how far; None for as long as cases are stored.
             tenant_id: whose; None for every tenant's.
@@ -76,6 +91,8 @@ class LabelCollector:
         found = Collected()
         for answer in await self._sources.uncollected(since=self._since(back), tenant_id=tenant_id, gone_too=gone_too):
             await self._collect_one(answer, found)
+        if back is None:  # not at each look: it reads the start of each case
+            found.renewed = await self._store.renew(tenant_id=tenant_id)
         return found
 
     async def run(self, *, every: float = LOOK_SECONDS) -> None:
@@ -88,9 +105,7 @@ class LabelCollector:
                 _log.warning("labels_not_collected", cause=type(error).__name__)
             else:
                 back = LOOK_BACK
-                if found.cases or found.gone or found.unreadable:
-                    counts = {"gone": len(found.gone), "unreadable": len(found.unreadable)}
-                    _log.info("labels_collected", cases=dict(found.cases), **counts)
+                found.log()
             await asyncio.sleep(every)
 
     async def _collect_one(self, answer: PersonsAnswer, found: Collected) -> None:

@@ -1,9 +1,9 @@
 """How high a rate may be, given what was counted: the upper bound of Clopper and Pearson.
 
-Clopper and Pearson (Biometrika 26, 1934, 404-413) give an exact interval: whatever the true rate is, at least 95 of 100
-such bounds lie above it. Wilson's, which is closed, covers on average only, and too seldom where a rate is near 0
-(Brown, Cai and DasGupta, Statistical Science 16, 2001, 101-133): there a release gate asks. The bound is one-sided,
-because the gate asks one question: it is the p at which so few faults, or fewer, come once in twenty times.
+Clopper and Pearson (Biometrika 26, 1934, 404-413) give an exact bound: whatever the true rate is, at least 95 of 100
+such bounds lie above it. Wilson's, which is closed, holds so often on average only (Thulin, 2013, arXiv:1303.1288), and
+less often where a release gate asks: with 1,000 cases and a rate of 0.27%, in 93.3 of 100. The bound is one-sided,
+because the gate asks one question: it is the rate at which so few faults, or fewer, come once in twenty times.
 """
 
 import math

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, exists, literal, select
+from sqlalchemy import ColumnElement, exists, literal, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.database import transaction
@@ -15,6 +15,7 @@ from keyturn.labels.tables import labelled_cases
 
 # Rows of a look, oldest first: the next look takes the others. A history is read for each, in some milliseconds.
 MOST_AT_ONCE = 5_000
+MAX_REASON = 500  # as a case has it; executors of others may write more
 _events, _audit, _jobs = rotation_events.c, job_audit.c, rotation_jobs.c
 
 
@@ -64,7 +65,7 @@ class LabelSources:
         query = (
             select(job_audit, _jobs.tenant_id, _jobs.idempotency_key)
             .join(rotation_jobs, _jobs.job_id == _audit.job_id)
-            .where(_audit.at >= since, _audit.event == "failed")
+            .where(_audit.at >= since, _audit.event == literal_column("'failed'"))  # of the partial index
             .where(_is_no_case(event_id, _jobs.tenant_id, gone_too))
             .order_by(_audit.at)
             .limit(MOST_AT_ONCE)
@@ -81,7 +82,7 @@ class LabelSources:
                 kind="rolled_back",
                 by=_operator(reason) or row["actor"],
                 at=row["at"],
-                reason=reason,
+                reason=reason[:MAX_REASON],
                 job_id=row["job_id"],
             )
             for row, reason in ((row, str(row["detail"].get("reason", ""))) for row in rows)

@@ -4,23 +4,50 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.database import insert_of, transaction
 from keyturn.keyring import EncryptedTexts, Keyring
 from keyturn.labels.contracts import LabelledCase, PersonsAnswer
 from keyturn.labels.tables import labelled_cases
+from keyturn.payload_errors import PayloadError
 
 _cases = labelled_cases.c
 PAGE = 500  # cases a query: some 5 kB each
 
 
-class LabelStore:
+class LabelCounts:
+    """How many cases there are behind `engine`: no key is needed for that. Everything raises JobStoreUnavailable."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def counts(self, *, tenant_id: str) -> Sequence[Mapping[str, Any]]:
+        """Return how many cases there are by label, source and lines, with the oldest and newest label of each.
+
+        Those without `policy_lines` are of histories that were gone.
+        """
+        groups = (_cases.policy_lines, _cases.label, _cases.source)
+        at = _cases.labelled_at
+        figures = (func.count().label("cases"), func.min(at).label("oldest"), func.max(at).label("newest"))
+        query = select(*groups, *figures).where(_cases.tenant_id == tenant_id).group_by(*groups).order_by(*groups)
+        async with transaction(self._engine) as connection:
+            return [dict(row) for row in (await connection.execute(query)).mappings()]
+
+    async def gone(self, *, tenant_id: str, limit: int) -> Sequence[str]:
+        """Return the workflow IDs of labels whose histories were gone, newest first."""
+        query = select(_cases.workflow_id).where(_cases.tenant_id == tenant_id, _cases.content.is_(None))
+        async with transaction(self._engine) as connection:
+            ids = await connection.execute(query.order_by(_cases.labelled_at.desc()).limit(limit))
+            return list(ids.scalars())
+
+
+class LabelStore(LabelCounts):
     """The labelled cases behind `engine`, encrypted by `keyring`. Everything raises JobStoreUnavailable."""
 
     def __init__(self, engine: AsyncEngine, keyring: Keyring) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._insert = insert_of(engine)
         self._encryption = EncryptedTexts(keyring, "keyturn-label-v1")
 
@@ -55,24 +82,31 @@ class LabelStore:
             before = rows[-1]["labelled_at"], rows[-1]["case_id"]
         return list(found.values())[:limit]
 
-    async def counts(self, *, tenant_id: str) -> Sequence[Mapping[str, Any]]:
-        """Return how many cases there are by label, source and lines, with the oldest and newest label of each.
+    async def renew(self, *, tenant_id: str | None = None) -> int:
+        """Encrypt under the newest key what an older one encrypted, so that that one can be retired; returns how many.
 
-        Those without `policy_lines` are of histories that were gone.
+        What the keys here do not open stays as it is.
         """
-        groups = (_cases.policy_lines, _cases.label, _cases.source)
-        at = _cases.labelled_at
-        figures = (func.count().label("cases"), func.min(at).label("oldest"), func.max(at).label("newest"))
-        query = select(*groups, *figures).where(_cases.tenant_id == tenant_id).group_by(*groups).order_by(*groups)
-        async with transaction(self._engine) as connection:
-            return [dict(row) for row in (await connection.execute(query)).mappings()]
+        query = select(labelled_cases).where(~_cases.content.startswith(self._encryption.newest, autoescape=True))
+        if tenant_id is not None:
+            query = query.where(_cases.tenant_id == tenant_id)
+        after = count = 0
+        while rows := await self._rows(query.where(_cases.case_id > after).order_by(_cases.case_id).limit(PAGE)):
+            for row in rows:
+                count += await self._renew_one(row)
+            after = rows[-1]["case_id"]
+        return count
 
-    async def gone(self, *, tenant_id: str, limit: int) -> Sequence[str]:
-        """Return the workflow IDs of labels whose histories were gone, newest first."""
-        query = select(_cases.workflow_id).where(_cases.tenant_id == tenant_id, _cases.content.is_(None))
+    async def _renew_one(self, row: Mapping[str, Any]) -> int:
+        place, content = _place(row), row["content"]
+        try:
+            renewed = self._encryption.encrypt(place, self._encryption.decrypt(place, content))
+        except PayloadError:
+            return 0
+        same = (_cases.case_id == row["case_id"], _cases.content == content)
         async with transaction(self._engine) as connection:
-            ids = await connection.execute(query.order_by(_cases.labelled_at.desc()).limit(limit))
-            return list(ids.scalars())
+            done = await connection.execute(update(labelled_cases).where(*same).values(content=renewed))
+        return done.rowcount
 
     async def _page(self, tenant_id: str, before: tuple[datetime, int] | None) -> list[dict[str, Any]]:
         query = select(labelled_cases).where(_cases.tenant_id == tenant_id, _cases.content.is_not(None))
@@ -80,7 +114,9 @@ class LabelStore:
             at, case_id = before
             same = (_cases.labelled_at == at) & (_cases.case_id < case_id)
             query = query.where((_cases.labelled_at < at) | same)
-        query = query.order_by(_cases.labelled_at.desc(), _cases.case_id.desc()).limit(PAGE)
+        return await self._rows(query.order_by(_cases.labelled_at.desc(), _cases.case_id.desc()).limit(PAGE))
+
+    async def _rows(self, query: Any) -> list[dict[str, Any]]:
         async with transaction(self._engine) as connection:
             return [dict(row) for row in (await connection.execute(query)).mappings()]
 

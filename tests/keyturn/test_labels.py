@@ -91,6 +91,18 @@ async def test_a_row_that_was_copied_or_changed_does_not_open(engine: AsyncEngin
         await store.cases(tenant_id=changed.get("tenant_id", "default"))
 
 
+async def test_a_payload_key_can_be_retired_once_its_cases_are_under_the_newest(engine: AsyncEngine) -> None:
+    """What the keys here do not open stays as it is."""
+    case, other = labelled(), labelled()
+    await LabelStore(engine, ring(OLDER)).add(case)
+    await LabelStore(engine, ring(NEWER, OLDER)).add(other)
+    assert await LabelStore(engine, ring(NEWER)).renew() == 0
+    assert await LabelStore(engine, ring(NEWER, OLDER)).renew(tenant_id="other") == 0
+    assert await LabelStore(engine, ring(NEWER, OLDER)).renew() == 1
+    found = await LabelStore(engine, ring(NEWER)).cases(tenant_id="default")
+    assert {one.event_id for one in found} == {case.event_id, other.event_id}
+
+
 async def test_of_one_decision_the_last_label_counts(engine: AsyncEngine) -> None:
     """What was approved, and rolled back later, was not right."""
     store, approved = LabelStore(engine, KEYRING), labelled()
@@ -155,6 +167,18 @@ def test_so_few_faults_or_fewer_come_once_in_twenty_times_at_the_bound() -> None
             tail = math.fsum(math.comb(of, k) * rate**k * (1 - rate) ** (of - k) for k in range(count + 1))
             assert tail == pytest.approx(0.05, abs=1e-9)
     assert upper_bound(40_000, 100_000) == pytest.approx(0.402552, abs=2e-5)
+
+
+def test_the_bound_lies_above_the_rate_as_often_as_it_says_and_wilsons_does_not() -> None:
+    """Whatever the rate: of a thousand cases, for those that a release gate asks about."""
+    of = 1_000
+    bounds = [upper_bound(count, of) for count in range(30)]
+    for rate in (0.0005, 0.001, 0.00271, 0.003, 0.005):
+        chances = [math.comb(of, k) * rate**k * (1 - rate) ** (of - k) for k in range(30)]
+        assert sum(chance for chance, bound in zip(chances, bounds, strict=True) if bound < rate) <= 0.05
+    z_squared = 1.6448536**2
+    wilson = z_squared / (of + z_squared)  # for no fault
+    assert 1 - (1 - 1.0001 * wilson) ** of == pytest.approx(0.933, abs=5e-4)
 
 
 def test_how_many_cases_a_requirement_takes_is_known() -> None:

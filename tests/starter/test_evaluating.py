@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from keyturn.application.answers import answer
-from keyturn.application.rotations import outcome_of, status_of
+from keyturn.application.rotations import Handle, outcome_of, status_of
 from keyturn.lab.proof.plan import WRONG_NO
 from keyturn.lab.stack.embedded import Stack, worker_environment
 from keyturn.rotations.contracts import Approval, Denial
@@ -45,7 +45,7 @@ class Office:
         asked = json_of(await self.terminal.rotate("--stale", key=key, **self.settings))
         await self.simulated.reset()
         assert asked["status"] == "disagreement", asked
-        handle = self.stack.client.get_workflow_handle_for(RotationWorkflow.run, asked["workflow_id"])
+        handle: Handle = self.stack.client.get_workflow_handle_for(RotationWorkflow.run, asked["workflow_id"])
         status = await status_of(handle)
         assert status is not None
         assert status.decision is not None
@@ -77,7 +77,7 @@ async def test_a_candidate_is_held_against_what_people_decided(office: Office, t
     """What would change, by pseudonyms; the bounds; the gate both ways; and no job, no rotation, no cached answer."""
     yes, no = await office.settle("approve"), await office.settle("deny")
     collected = json_of(await office.run("labels", "collect", "--json"))
-    assert collected == {"collected": {"eligible": 1, "not_eligible": 1}, "gone": [], "unreadable": []}
+    assert collected == {"collected": {"eligible": 1, "not_eligible": 1}, "gone": [], "unreadable": [], "renewed": 0}
     [first, second] = json_of(await office.run("labels", "--json"))["labels"]
     assert (first["policy_lines"], first["label"], first["source"]) == ("P-7", "eligible", "disagreement")
     assert second["label"] == "not_eligible"

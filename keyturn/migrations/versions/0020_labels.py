@@ -28,7 +28,10 @@ def upgrade() -> None:
         sa.UniqueConstraint("tenant_id", "event_id", name="uq_labelled_cases_event"),
     )
     op.create_index("ix_labelled_cases_at", "labelled_cases", ["tenant_id", "labelled_at"])
+    failed = sa.text("event = 'failed'")
+    op.create_index("ix_job_audit_failed", "job_audit", ["at"], sqlite_where=failed, postgresql_where=failed)
 
 
 def downgrade() -> None:
+    op.drop_index("ix_job_audit_failed", "job_audit")
     op.drop_table("labelled_cases")
