@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 CHANGES_SHOWN = 50  # a screen; --json has all of them
 COLUMNS = (
-    *("lines", "cases", "right", "wrong yes (at most)", "wrong no (at most)", "disagree"),
-    *("job", "person", "nothing", "cost", "p50", "p95"),
+    *("lines", "cases", "right", "wrong yes (at most)", "wrong jobs (at most)", "wrong no (at most)"),
+    *("disagree", "job", "person", "nothing", "cost", "p50", "p95"),
 )
 
 
@@ -35,8 +35,8 @@ COLUMNS = (
     "--require",
     "requirements",
     multiple=True,
-    help='NAME<=NUMBER that must hold, such as "wrong_yes<=0.001"; repeatable. Names: wrong_yes, wrong_no, '
-    "disagreements (upper 95% bounds of the rates), cost_usd, p95_seconds.",
+    help='NAME<=NUMBER that must hold, such as "wrong_yes<=0.001"; repeatable. Names: wrong_yes, wrong_jobs, '
+    "wrong_no, disagreements (upper 95% bounds of the rates), cost_usd, p95_seconds.",
 )
 @click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Tenant ID.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output.")
@@ -112,7 +112,7 @@ def _row(one: "Figures") -> tuple[str, ...]:
     would_be = (f"{one.consequences.get(what, 0):,}" for what in ("job", "person", "nothing"))
     cost = "unknown" if one.cost_usd is None else f"${one.cost_usd:.4f}"
     times = ("-" if (took := one.percentile(share)) is None else f"{took:.2f} s" for share in (0.5, 0.95))
-    rates = (_share(one.wrong_yes), _share(one.wrong_no), f"{one.disagreements.count:,}")
+    rates = (*map(_share, (one.wrong_yes, one.wrong_jobs, one.wrong_no)), f"{one.disagreements.count:,}")
     return (one.name, f"{one.cases:,}", f"{one.right:,}", *rates, *would_be, cost, *times)
 
 

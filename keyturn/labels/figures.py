@@ -9,7 +9,7 @@ from typing import Any
 
 from keyturn.labels.bounds import upper_bound
 from keyturn.labels.replay import Replayed
-from keyturn.labels.verdicts import consequence_of, is_wrong_no, is_wrong_yes, kind_of
+from keyturn.labels.verdicts import consequence_of, is_wrong_job, is_wrong_no, is_wrong_yes, kind_of
 from keyturn.policy.errors import UnknownPolicyLine
 from keyturn.rotations.decisions import Disagreement, GroundedDecision, Rejection
 
@@ -42,6 +42,7 @@ class Figures:
         cases: how many were answered.
         right: how many verdicts agree with the label.
         wrong_yes: accepted yes, of the cases that people denied or rolled back.
+        wrong_jobs: of the same cases, those wrong yes that would have been a job without a person.
         wrong_no: no accepted yes, of the cases that people approved.
         disagreements: models against the rule, of all.
         readings: the models' own wrong yes and wrong no, before the gate.
@@ -53,6 +54,7 @@ class Figures:
     name: str
     cases: int
     wrong_yes: Share
+    wrong_jobs: Share
     wrong_no: Share
     disagreements: Share
     readings: tuple[int, int]
@@ -76,6 +78,7 @@ class Figures:
             "cases": self.cases,
             "right": self.right,
             "wrong_yes": self.wrong_yes.as_object(),
+            "wrong_jobs": self.wrong_jobs.as_object(),
             "wrong_no": self.wrong_no.as_object(),
             "disagreements": self.disagreements.as_object(),
             "model_wrong_yes": self.readings[0],
@@ -102,6 +105,7 @@ def figures_of(name: str, replayed: Sequence[Replayed]) -> Figures:
     """Return the figures of those cases that were answered."""
     pairs = [(one, one.judged.verdict) for one in replayed if one.judged is not None]
     due = sum(one.case.is_due for one, _ in pairs)
+    not_due = len(pairs) - due
     costs = [call.cost_usd for one, _ in pairs for call in one.calls]
     priced = [cost for cost in costs if cost is not None]
     took = sorted(sum(call.latency_ms for call in one.calls) / 1000 for one, _ in pairs)
@@ -109,7 +113,8 @@ def figures_of(name: str, replayed: Sequence[Replayed]) -> Figures:
     return Figures(
         name=name,
         cases=len(pairs),
-        wrong_yes=Share(sum(is_wrong_yes(said, due=one.case.is_due) for one, said in pairs), len(pairs) - due),
+        wrong_yes=Share(sum(is_wrong_yes(said, due=one.case.is_due) for one, said in pairs), not_due),
+        wrong_jobs=Share(sum(is_wrong_job(said, due=one.case.is_due) for one, said in pairs), not_due),
         wrong_no=Share(sum(is_wrong_no(said, due=one.case.is_due) for one, said in pairs), due),
         disagreements=Share(sum(isinstance(said, Disagreement) for _, said in pairs), len(pairs)),
         readings=(said_yes.count(False), due - said_yes.count(True)),

@@ -10,10 +10,11 @@ from keyturn.labels.bounds import cases_needed
 from keyturn.labels.errors import RequirementUnreadable
 from keyturn.labels.figures import Figures, Share
 
-Figure = Literal["wrong_yes", "wrong_no", "disagreements", "cost_usd", "p95_seconds"]
+Figure = Literal["wrong_yes", "wrong_jobs", "wrong_no", "disagreements", "cost_usd", "p95_seconds"]
 _FORM = re.compile(r"\s*([a-z][a-z0-9_]*)\s*<=\s*([0-9]{1,9}(?:\.[0-9]{1,9})?|\.[0-9]{1,9})\s*", re.ASCII)
 _RATES: Mapping[str, Callable[[Figures], Share]] = {
     "wrong_yes": lambda figures: figures.wrong_yes,
+    "wrong_jobs": lambda figures: figures.wrong_jobs,
     "wrong_no": lambda figures: figures.wrong_no,
     "disagreements": lambda figures: figures.disagreements,
 }

@@ -36,6 +36,11 @@ def is_wrong_yes(verdict: object, *, due: bool) -> bool:
     return not due and kind_of(verdict) == "eligible"
 
 
+def is_wrong_job(verdict: object, *, due: bool) -> bool:
+    """Return True for a wrong yes on which no person would have decided."""
+    return is_wrong_yes(verdict, due=due) and consequence_of(verdict) == "job"
+
+
 def is_wrong_no(verdict: object, *, due: bool) -> bool:
     """Return True if a key that is to be rotated got no accepted yes: a no, a rejected answer or a disagreement."""
     return due and kind_of(verdict) != "eligible"

@@ -216,7 +216,7 @@ async def test_verdicts_are_counted_against_the_labels_with_what_would_have_happ
     total = figures_of("all", yes)
     assert (total.cases, total.right) == (3, 1)
     assert (total.wrong_yes.count, total.wrong_yes.of) == (2, 2)
-    assert (total.wrong_no.count, total.wrong_no.of) == (0, 1)
+    assert (total.wrong_jobs, total.wrong_no.count, total.wrong_no.of) == (total.wrong_yes, 0, 1)
     assert (total.readings, total.consequences) == ((2, 0), {"job": 3})
     no = await replayed([labelled(), labelled("not_eligible")], NO)
     total = figures_of("all", no)
@@ -232,18 +232,19 @@ async def test_verdicts_are_counted_against_the_labels_with_what_would_have_happ
 
 async def test_a_candidate_policy_is_asked_under_its_own_lines() -> None:
     """Other windows and approvals are changes; a line that it does not have is no answer, and is counted."""
-    cases = [labelled(), labelled(disagreed=True)]
+    cases = [labelled(), labelled("not_eligible", disagreed=True), labelled()]
     tighter = with_approval(window_days=7)
     found = await replayed(cases, ELIGIBLE.replace("30", "7"), catalogue=tighter)
-    assert [one.is_other_policy for one in found] == [True, True]
+    assert [one.is_other_policy for one in found] == [True, True, True]
     assert {(one.then, one.now) for one in changes_of(found)} == {
         ("eligible within 30 days", "eligible within 7 days"),
         ("disagreement", "eligible within 7 days"),
     }
-    assert figures_of("all", found).consequences == {"person": 2}
+    total = figures_of("all", found)
+    assert (total.consequences, total.wrong_yes.count, total.wrong_jobs.count) == ({"person": 3}, 1, 0)
     without = Catalogue(line for line in load_catalogue() if line.id != "P-7")
     lost = await replayed(cases, ELIGIBLE, catalogue=without)
-    assert (unasked_of(lost), unanswered_of(lost), figures_by_line(lost)[-1].cases) == (2, {}, 0)
+    assert (unasked_of(lost), unanswered_of(lost), figures_by_line(lost)[-1].cases) == (3, {}, 0)
 
 
 async def test_what_fails_for_a_moment_is_asked_once_more_and_what_fails_for_good_is_counted() -> None:
@@ -285,7 +286,7 @@ async def test_a_requirement_is_compared_with_the_bound_and_not_with_the_rate() 
 def test_without_a_case_no_rate_is_bounded() -> None:
     """A gate that passes on nothing is none."""
     total = figures_of("all", [])
-    for text in ("wrong_yes<=0.999", "wrong_no<=0.5", "p95_seconds<=60"):
+    for text in ("wrong_yes<=0.999", "wrong_jobs<=0.999", "wrong_no<=0.5", "p95_seconds<=60"):
         assert parse_requirement(text).unmet(total)
 
 

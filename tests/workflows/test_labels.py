@@ -1,12 +1,16 @@
 """What people decide about real rotations becomes labelled cases, once, whatever happens to the collector."""
 
 import asyncio
+import sys
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select, update
+from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
@@ -14,11 +18,14 @@ from temporalio.service import RPCError, RPCStatusCode
 from keyturn.application.answers import answer
 from keyturn.application.connection import connect
 from keyturn.application.rotations import outcome_of
+from keyturn.database import open_database
 from keyturn.execution.contracts import ROLLED_BACK
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import rotation_events
 from keyturn.keyring import Keyring
+from keyturn.lab.stack.embedded import worker_environment
+from keyturn.lab.stack.processes import child
 from keyturn.labels.contracts import LabelledCase
 from keyturn.labels.sources import LabelSources
 from keyturn.labels.store import LabelStore
@@ -29,6 +36,7 @@ from keyturn.rotations.outcomes import JobCreated
 from keyturn.workers.labels import LabelCollector
 from tests.support.keys import KEYRING, OLDER, ring
 from tests.support.labels import NO
+from tests.support.simulated import SimulatorControl
 from tests.support.workers_for_tests import ELIGIBLE, Script, with_approval
 from tests.workflows.test_disagreements import lost
 from tests.workflows.test_people import Desk, desk
@@ -230,6 +238,28 @@ async def test_a_silent_server_is_a_reason_to_look_again(
             await asyncio.sleep(0.01)
     looking.cancel()
     assert await rows_of(sqlite_engine) == 1
+
+
+@pytest.mark.parametrize("setting", ["on", "off"])
+async def test_a_worker_collects_when_it_starts_unless_that_is_switched_off(
+    temporal: Client, simulator: SimulatorControl, sqlite: URL, tmp_path: Path, keys: Path, setting: str
+) -> None:
+    """What was decided while no worker ran is not lost, as long as its history is there."""
+    engine, log = open_database(sqlite), tmp_path / "worker.log"
+    try:
+        async with answered(temporal, JobStore(engine), "deny"):
+            pass
+        address, url = temporal.service_client.config.target_host, sqlite.render_as_string(hide_password=False)
+        environment = worker_environment(address, url, simulator.address, keys=keys)
+        environment |= {"KEYTURN_TASK_QUEUE": f"test-{uuid.uuid4().hex}", "KEYTURN_LABELS": setting}
+        environment |= {"KEYTURN_ACCOUNT_NAMES": "plain", "KEYTURN_LOG_FORMAT": "json"}
+        async with child([sys.executable, "-m", "keyturn.workers"], environment=environment, log=log):
+            async with asyncio.timeout(30):
+                while "worker_started" not in log.read_text() or (setting == "on" and not await rows_of(engine)):
+                    await asyncio.sleep(0.1)
+        assert [case.label for case in await cases_of(engine)] == (["not_eligible"] if setting == "on" else [])
+    finally:
+        await engine.dispose()
 
 
 async def _move(engine: AsyncEngine, before: str, after: str) -> None:
