@@ -13,6 +13,7 @@ from keyturn.rotations.decisions import Disagreement, GroundedDecision
 
 # Runs of one rotation that are looked through for a job's: it was asked again since the job was created.
 _MOST_RUNS = 20
+_UPDATES = {"approved": "approve", "denied": "deny"}
 
 
 async def case_of(client: Client, answer: PersonsAnswer) -> LabelledCase | None:
@@ -53,7 +54,7 @@ async def _steps(client: Client, workflow_id: str, run_id: str | None) -> Sequen
 
 
 def _case_in(steps: Sequence[Step], answer: PersonsAnswer) -> LabelledCase | None:
-    """Return the case, if the decision that the answer is about is among the steps, with the question before it."""
+    """Return the case, if the answer and what it is about are among the steps: the last decision before it."""
     request: Step | None = None
     decided: Step | None = None
     for step in steps:
@@ -61,11 +62,23 @@ def _case_in(steps: Sequence[Step], answer: PersonsAnswer) -> LabelledCase | Non
             request = step["request"]
         elif step["step"] == "decided":
             decided = step
-            if answer.digest is not None and _digest_of(step) == answer.digest:
-                return _case(request, step, answer)
-        elif step["step"] == "job" and answer.job_id is not None and step["job_id"] == answer.job_id:
-            return None if decided is None else _case(request, decided, answer)
+        elif decided is not None and _is_answer(step, decided, answer):
+            return _case(request, decided, answer)
     return None
+
+
+def _is_answer(step: Step, decided: Step, answer: PersonsAnswer) -> bool:
+    """Return True for the person's Update about the decision, or the job that was rolled back.
+
+    The Update is encrypted, and the row of the audit trail is not: who can only write to the database gives no label.
+    """
+    if answer.job_id is not None:
+        return bool(step["step"] == "job" and step["job_id"] == answer.job_id)
+    said = step.get("said")
+    if step["step"] != "word" or step["name"] != _UPDATES.get(answer.kind) or not isinstance(said, dict):
+        return False
+    agrees = (said.get("digest"), said.get("approver")) == (answer.digest, answer.by)
+    return agrees and said.get("reason") == answer.reason and _digest_of(decided) == answer.digest
 
 
 def _digest_of(step: Step) -> str | None:

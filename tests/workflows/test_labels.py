@@ -187,6 +187,19 @@ async def test_a_history_that_is_gone_is_named_counted_and_looked_at_again_when_
     assert [case.request for case in await cases_of(engine)] == [here.asked]
 
 
+@pytest.mark.parametrize("forged", [{"event": "approved"}, {"actor": "luna"}, {"detail": {"digest": f"v1:{'0' * 64}"}}])
+async def test_who_can_only_write_to_the_database_gives_no_label(
+    temporal: Client, sqlite_engine: AsyncEngine, sqlite_store: JobStore, forged: dict[str, object]
+) -> None:
+    """Not by a row of another answer, of another person, or about another decision than the encrypted history has."""
+    async with answered(temporal, sqlite_store, "deny") as here:
+        pass
+    async with sqlite_engine.begin() as connection:
+        await connection.execute(update(rotation_events).where(rotation_events.c.event == "denied").values(forged))
+    assert (await collector(temporal, sqlite_engine).collect()).gone == [here.handle.id]
+    assert await cases_of(sqlite_engine) == []
+
+
 async def test_what_the_keys_here_do_not_open_waits_for_those_that_do(
     temporal: Client, sqlite_engine: AsyncEngine, sqlite_store: JobStore
 ) -> None:
