@@ -1,7 +1,7 @@
 """`keyturn eval`: a model, prompt or policy against what people decided, before it decides anything itself."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,7 @@ from keyturn.starter.database import with_database
 from keyturn.starter.policy_options import policy_options
 
 if TYPE_CHECKING:
-    from keyturn.labels.figures import Figures, Share
-    from keyturn.labels.replay import Replayed
+    from keyturn.labels.figures import Change, Evaluation, Figures, Share
 
 CHANGES_SHOWN = 50  # a screen; --json has all of them
 COLUMNS = (
@@ -60,8 +59,8 @@ def evaluate(
       keyturn eval --from-labels --route openai:gpt-5-mini --require "wrong_yes<=0.001"
       keyturn eval --from-labels --policy-dir proposed/ --max-usd 2
     """
-    from keyturn.labels.figures import changes_of, figures_by_line, unanswered_of, unasked_of
-    from keyturn.labels.requirements import parse_requirement
+    from keyturn.labels.figures import evaluation_of
+    from keyturn.labels.requirements import parse_requirement, unmet_of
     from keyturn.policy.catalogue import load_catalogue
     from keyturn.workers.evaluation import load_candidate, replay_labels
     from keyturn.workers.telemetry import configure_logging
@@ -70,27 +69,15 @@ def evaluate(
     settings, catalogue = load_candidate(route), load_catalogue(policy_dir, shipped=shipped)
     configure_logging(settings.log_format, level=40)  # errors only: the table is the output
     replayed = with_database(lambda engine: replay_labels(engine, settings, catalogue, tenant_id=tenant, **given))
-    figures, unanswered = figures_by_line(replayed), unanswered_of(replayed)
-    unmet = [why for one in wanted if (why := one.unmet(figures[-1]))]
-    if wanted and (unanswered or not figures[-1].cases):
-        unmet.append(f"no requirement holds: {_without_answer(unanswered)}")
-    changes = [vars(change) for change in changes_of(replayed)]
+    found = evaluation_of(replayed)
+    unmet = unmet_of(wanted, found)
     if as_json:
-        output = {
-            "route": settings.routes_text,
-            "figures": [row.as_object() for row in figures],
-            "changes": changes,
-            "other_policy": _other_policy(replayed),
-            "unasked": unasked_of(replayed),
-            "unanswered": unanswered,
-            "requirements": [str(one) for one in wanted],
-            "unmet": unmet,
-        }
-        click.echo(json.dumps(output))
+        asked = {"route": settings.routes_text, "requirements": [str(one) for one in wanted], "unmet": unmet}
+        click.echo(json.dumps({**asked, **found.as_object()}))
     else:
-        _print_table(figures)
-        _print_changes(changes)
-        _print_notes(replayed, figures[-1], unanswered)
+        _print_table(found.figures)
+        _print_changes(found.changes)
+        _print_notes(found)
     for why in unmet:
         click.echo(why, err=True)
     if unmet:
@@ -120,34 +107,21 @@ def _share(share: "Share") -> str:
     return f"{share.count:,} of {share.of:,} ({share.at_most:.2%})"
 
 
-def _print_changes(changes: Sequence[Mapping[str, Any]]) -> None:
+def _print_changes(changes: "Sequence[Change]") -> None:
     click.echo(f"\n{counted(len(changes), 'case')} would be decided otherwise" + (":" if changes else ""))
-    for change in changes[:CHANGES_SHOWN]:
-        label = change["label"].replace("_", " ")
-        click.echo(f"{change['workflow_id']}  {change['then']} -> {change['now']}  (a person said: {label})")
+    for one in changes[:CHANGES_SHOWN]:
+        label = one.label.replace("_", " ")
+        click.echo(f"{one.workflow_id}  {one.then} -> {one.now}  (a person said: {label})")
     if len(changes) > CHANGES_SHOWN:
         click.echo(f"{CHANGES_SHOWN} shown: --json has all", err=True)
 
 
-def _print_notes(replayed: "Sequence[Replayed]", total: "Figures", unanswered: Mapping[str, int]) -> None:
-    from keyturn.labels.figures import unasked_of
-
-    yes, no = total.readings
+def _print_notes(found: "Evaluation") -> None:
+    yes, no = found.total.readings
     click.echo(f"before the gate, the model's own wrong yes: {yes:,}, wrong no: {no:,}", err=True)
-    if other := _other_policy(replayed):
-        click.echo(f"{counted(other, 'case')} under other wording than then", err=True)
-    if unasked := unasked_of(replayed):
-        click.echo(f"{counted(unasked, 'case')} not asked: this policy does not have their lines", err=True)
-    if unanswered:
-        click.echo(_without_answer(unanswered), err=True)
-
-
-def _other_policy(replayed: "Sequence[Replayed]") -> int:
-    return sum(one.is_other_policy for one in replayed)
-
-
-def _without_answer(unanswered: Mapping[str, int]) -> str:
-    if not unanswered:
-        return "no case was answered"
-    kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(unanswered.items()))
-    return f"{counted(sum(unanswered.values()), 'case')} without an answer: {kinds}"
+    if found.other_policy:
+        click.echo(f"{counted(found.other_policy, 'case')} under other wording than then", err=True)
+    if found.unasked:
+        click.echo(f"{counted(found.unasked, 'case')} not asked: this policy does not have their lines", err=True)
+    if found.unanswered:
+        click.echo(found.without_answer, err=True)

@@ -101,6 +101,55 @@ class Change:
     now: str
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """All that a replay says of a candidate.
+
+    Attributes:
+        figures: those of each set of policy lines, and those of all cases last.
+        changes: the cases that it decides otherwise.
+        other_policy: how many cases it was asked under other wording than then.
+        unasked: how many could not be asked: its policy does not have their lines.
+        unanswered: how many have no answer, by the kind of the failure.
+    """
+
+    figures: Sequence[Figures]
+    changes: Sequence[Change]
+    other_policy: int
+    unasked: int
+    unanswered: Mapping[str, int]
+
+    @property
+    def total(self) -> Figures:
+        """The figures of all cases."""
+        return self.figures[-1]
+
+    @property
+    def without_answer(self) -> str:
+        """How many cases have no answer, and why, in words."""
+        if not self.unanswered:
+            return "no case was answered"
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(self.unanswered.items()))
+        count = sum(self.unanswered.values())
+        return f"{count:,} {'case' if count == 1 else 'cases'} without an answer: {kinds}"
+
+    def as_object(self) -> Mapping[str, Any]:
+        """Return it for JSON."""
+        rows = {"figures": [row.as_object() for row in self.figures], "changes": [vars(one) for one in self.changes]}
+        return rows | {name: getattr(self, name) for name in ("other_policy", "unasked", "unanswered")}
+
+
+def evaluation_of(replayed: Sequence[Replayed]) -> Evaluation:
+    """Return all that a replay says."""
+    return Evaluation(
+        figures=figures_by_line(replayed),
+        changes=changes_of(replayed),
+        other_policy=sum(one.is_other_policy for one in replayed),
+        unasked=unasked_of(replayed),
+        unanswered=unanswered_of(replayed),
+    )
+
+
 def figures_of(name: str, replayed: Sequence[Replayed]) -> Figures:
     """Return the figures of those cases that were answered."""
     pairs = [(one, one.judged.verdict) for one in replayed if one.judged is not None]

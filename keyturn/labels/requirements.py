@@ -1,14 +1,14 @@
 """What a release requires of a candidate: NAME<=NUMBER, compared with the bound of a rate and not with the rate."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal, get_args
 
 from keyturn.labels.bounds import cases_needed
 from keyturn.labels.errors import RequirementUnreadable
-from keyturn.labels.figures import Figures, Share
+from keyturn.labels.figures import Evaluation, Figures, Share
 
 Figure = Literal["wrong_yes", "wrong_jobs", "wrong_no", "disagreements", "cost_usd", "p95_seconds"]
 _FORM = re.compile(r"\s*([a-z][a-z0-9_]*)\s*<=\s*([0-9]{1,9}(?:\.[0-9]{1,9})?|\.[0-9]{1,9})\s*", re.ASCII)
@@ -58,6 +58,14 @@ def parse_requirement(text: str) -> Requirement:
     if found[1] not in names:
         raise RequirementUnreadable(f"there is no figure {found[1][:48]!r}; figures: {', '.join(names)}")
     return Requirement(found[1], Decimal(found[2]))
+
+
+def unmet_of(wanted: Sequence[Requirement], found: Evaluation) -> list[str]:
+    """Return why requirements do not hold, a sentence each: none does where a case has no answer, or none is there."""
+    unmet = [why for one in wanted if (why := one.unmet(found.total))]
+    if wanted and (found.unanswered or not found.total.cases):
+        unmet.append(f"no requirement holds: {found.without_answer}")
+    return unmet
 
 
 def _measured(name: str, figures: Figures) -> Decimal | None:
