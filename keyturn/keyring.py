@@ -51,7 +51,7 @@ class Keyring:
         accepts_plain: bool = False,
     ) -> None:
         self._ciphers = {key_id: AESGCM(key) for key_id, key in keys}
-        self._newest = keys[0][0]
+        self.newest = keys[0][0]
         self._pseudonym_key = pseudonym_key
         self._account_names = account_names
         self._encryptions: Counter[str] = Counter()
@@ -62,8 +62,8 @@ class Keyring:
     def encrypt(self, plain: bytes, bound_to: bytes) -> tuple[str, bytes]:
         """Return the id of the key that was used, and the encrypted bytes, which open only with the same `bound_to`."""
         nonce = os.urandom(NONCE_BYTES)
-        self._encryptions[self._newest] += 1
-        return self._newest, nonce + self._ciphers[self._newest].encrypt(nonce, plain, bound_to)
+        self._encryptions[self.newest] += 1
+        return self.newest, nonce + self._ciphers[self.newest].encrypt(nonce, plain, bound_to)
 
     def decrypt(self, key_id: str, encrypted: bytes, bound_to: bytes) -> bytes:
         """Return what was encrypted.
@@ -129,6 +129,11 @@ class EncryptedTexts:
             return self._keyring.decrypt(key_id, base64.b64decode(text, validate=True), self._bound_to(place)).decode()
         except (binascii.Error, ValueError):
             raise PayloadNotAuthentic("an encrypted text was changed") from None
+
+    @property
+    def newest(self) -> str:
+        """How each text starts that is encrypted under the newest key."""
+        return f"{self._keyring.newest}:"
 
     def _bound_to(self, place: str) -> bytes:
         return f"{self._purpose}\0{place}".encode()

@@ -15,10 +15,11 @@ from keyturn.bulk.tables import bulk_batches, bulk_items, bulk_runs
 from keyturn.database import transaction
 from keyturn.jobs.states import CLOSED, OPEN
 from keyturn.jobs.tables import job_audit, outbox, rotation_events, rotation_jobs
+from keyturn.labels.tables import labelled_cases
 from keyturn.ledger.tables import call_records
 from keyturn.notices.tables import notice_sends, notices
 
-RecordKind = Literal["calls", "events", "jobs", "runs", "notices"]
+RecordKind = Literal["calls", "events", "jobs", "runs", "notices", "labels"]
 RECORD_KINDS: tuple[RecordKind, ...] = get_args(RecordKind)
 BATCH = 2_000  # rows a transaction: some 100 ms, in which no other waits for long
 # What a purged job keeps: that it was there, and what refuses another one.
@@ -38,6 +39,7 @@ class Retention:
         jobs: closed jobs with their audit trails and messages, from their end.
         runs: bulk runs with their items, from their end.
         notices: notices to people, from their event; those that still wait stay.
+        labels: labelled cases, from the person's answer.
     """
 
     calls: int | None = None
@@ -45,6 +47,7 @@ class Retention:
     jobs: int | None = None
     runs: int | None = None
     notices: int | None = None
+    labels: int | None = None
 
     def limits(self, now: datetime) -> Mapping[RecordKind, datetime]:
         """Return before when records of each kind are expired; kinds that are stored for ever are left out."""
@@ -134,3 +137,5 @@ def _expired(kind: RecordKind, before: datetime) -> tuple[Table, ColumnElement[b
                 notice_sends.c.dead_at.is_(None),
             )
             return notices, (notices.c.created_at < before) & notices.c.routed_at.is_not(None) & ~waits
+        case "labels":
+            return labelled_cases, labelled_cases.c.labelled_at < before

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 FAILED, WAITS_FOR_A_PERSON = 1, 5  # exit statuses, as `keyturn rotate` has them
 
 
-def _dollars(text: str) -> Decimal:
+def dollars(text: str) -> Decimal:
+    """Return an amount that a person wrote; raises ValueError."""
     try:
         return Decimal(text)
     except InvalidOperation:
@@ -76,7 +77,7 @@ def _dollars(text: str) -> Decimal:
 @click.option(
     "--offline", is_flag=True, help="Use the provider's batch endpoint first: answers within a day, at half the price."
 )
-@click.option("--max-usd", type=_dollars, help="Pause when the model calls have cost this much, in US dollars.")
+@click.option("--max-usd", type=dollars, help="Pause when the model calls have cost this much, in US dollars.")
 @click.option(
     "--name", help="Name of the run.  [default: derived from the file and the options, so that no run starts twice]"
 )

@@ -86,6 +86,8 @@ GROUPS: dict[str, dict[str, Command]] = {
         "calls": ("keyturn.starter.records", "calls", "List model calls, newest first."),
         "costs": ("keyturn.starter.records", "costs", "Sum the cost of model calls by task, model, user or day."),
         "cache": ("keyturn.starter.records", "cache", "Clear cached responses."),
+        "labels": ("keyturn.starter.labels", "labels", "Count labelled cases: what people approved and denied."),
+        "eval": ("keyturn.starter.evaluate", "evaluate", "Hold a model, prompt or policy against labelled cases."),
         "retention": ("keyturn.starter.retention", "retention", "Count or delete records that have expired."),
         "export": ("keyturn.starter.export", "export", "Export the audit trail, signed and chained, and verify it."),
     },

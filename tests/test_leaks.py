@@ -17,6 +17,7 @@ from temporalio.client import Client
 from keyturn.application.answers import answer
 from keyturn.application.rotations import Handle, outcome_of, rotate, start_or_attach
 from keyturn.contracts import CredentialFacts, PolicyRef
+from keyturn.database import open_database
 from keyturn.jobs.store import JobStore
 from keyturn.keyring import Keyring
 from keyturn.lab.proof.plan import WRONG_NO
@@ -24,8 +25,11 @@ from keyturn.lab.stack.embedded import worker_environment
 from keyturn.lab.stack.loopback import loopback_client
 from keyturn.lab.stack.processes import child, free_port
 from keyturn.lab.stack.temporal import dev_server
+from keyturn.labels.sources import LabelSources
+from keyturn.labels.store import LabelStore
 from keyturn.rotations.contracts import Abandonment, Approval, Denial, Resumption, RotationRequest
 from keyturn.rotations.outcomes import RotationOutcome
+from keyturn.workers.labels import LabelCollector
 from keyturn.workers.settings_faults import PLACEHOLDER_KEY
 from tests.support.cases import NOW, P7
 from tests.support.keys import KEYS_TEXT, NEWER, ring
@@ -66,6 +70,7 @@ class Traces:
     metrics: str
     ledger: str
     kept: str
+    labels: str
     rows: str  # of every table: whose reasons they are is there, and no question, no evidence in words, no answer
 
 
@@ -160,6 +165,15 @@ async def every_end(client: Client, simulator: SimulatorControl) -> set[str]:
     return ends
 
 
+async def collect_labels(client: Client, database: URL, keyring: Keyring) -> None:
+    """Store what people decided as labelled cases, as the worker does every ten minutes."""
+    engine = open_database(database)
+    try:
+        await LabelCollector(client, LabelSources(engine), LabelStore(engine, keyring), days=None).collect()
+    finally:
+        await engine.dispose()
+
+
 def _note(ends: set[str], outcome: RotationOutcome) -> None:
     ends.add(getattr(outcome, "reason", None) or getattr(outcome, "kind", None) or outcome.status)
 
@@ -179,6 +193,7 @@ async def all_traces(client: Client, monitoring: str, log: Path, database: URL) 
         metrics=metrics,
         ledger=_rows(database, "call_records"),
         kept=_rows(database, "response_cache"),
+        labels=_rows(database, "labelled_cases"),
         rows=_rows(database),
     )
 
@@ -203,7 +218,7 @@ def leaks(traces: Traces) -> list[str]:
     return [
         f"{place}: {secret}"
         for place, content in vars(traces).items()
-        for secret in ((*nowhere, *NAMES) if place in {"temporal", "metrics"} else nowhere)
+        for secret in ((*nowhere, *NAMES) if place in {"temporal", "metrics", "labels"} else nowhere)
         if secret in content and not (place == "rows" and secret in reasons)
     ]
 
@@ -211,10 +226,11 @@ def leaks(traces: Traces) -> list[str]:
 async def test_after_every_end_only_ciphertext_is_left(
     database: URL, simulator: SimulatorControl, tmp_path: Path
 ) -> None:
-    """Histories, visibility, logs, metrics, ledger and response cache hold no question, answer, reason, name or key."""
+    """No question, answer, reason, name or key is in what is stored, listed, logged or counted."""
     keyring = ring(NEWER, account_names="pseudonym")
     async with world(tmp_path, database, simulator, keyring) as (client, monitoring, log):
         ends = await every_end(client, simulator)
+        await collect_labels(client, database, keyring)
         traces = await all_traces(client, monitoring, log, database)
     assert ends >= {
         "job_created",
@@ -235,6 +251,8 @@ async def test_after_every_end_only_ciphertext_is_left(
     assert "keyturn_call_duration_seconds_count" in traces.metrics
     assert traces.ledger.count("\n") >= 12
     assert traces.kept
+    assert traces.labels.count("P-9@1") == 2
+    assert "disagreement" in traces.labels
     assert "malformed_request" in traces.metrics
     assert REASON in traces.rows
     assert "disagreement" in traces.rows
@@ -248,13 +266,13 @@ async def test_the_search_finds_what_is_not_encrypted(sqlite_store: JobStore) ->
         _, outcome = await rotate(client, asked(), task_queue="keyturn", wait_seconds=60)
         assert outcome.status == "job_created"
         temporal = await stored_by_temporal(client)
-    found = leaks(Traces(temporal, "", "", "", "", ""))
+    found = leaks(Traces(temporal, "", "", "", "", "", ""))
     assert {f"temporal: {secret}" for secret in (QUESTION, ANSWER, ACCOUNT, KEY, USER)} <= set(found)
 
 
-@pytest.mark.parametrize("place", ["temporal", "log", "metrics", "ledger", "kept", "rows"])
+@pytest.mark.parametrize("place", ["temporal", "log", "metrics", "ledger", "kept", "labels", "rows"])
 def test_a_leak_is_reported_with_its_place(place: str) -> None:
     """Wherever it is."""
-    sound = dict.fromkeys(("temporal", "log", "metrics", "ledger", "kept", "rows"), "nothing")
+    sound = dict.fromkeys(("temporal", "log", "metrics", "ledger", "kept", "labels", "rows"), "nothing")
     assert leaks(Traces(**sound)) == []
     assert f"{place}: {QUESTION}" in leaks(Traces(**sound | {place: f"before {QUESTION} after"}))

@@ -39,6 +39,12 @@ class RetentionSettings(BaseSettings):
     jobs: int = _days("JOBS", "closed jobs with their audit trails are stored; a tombstone stays")
     runs: int = _days("RUNS", "bulk runs with their items are stored after they ended")
     notices: int = _days("NOTICES", "notices to people are stored")
+    labels: int = _days("LABELS", "labelled cases are stored, encrypted, after a person's answer")
+    collect_labels: Literal["on", "off"] = Field(
+        default="on",
+        alias="KEYTURN_LABELS",
+        description="Whether workers store what people approved, denied and rolled back as labelled cases, encrypted.",
+    )
 
     def limits(self) -> Retention:
         """Return the retention; a kind of 0 days is stored for ever."""
@@ -48,6 +54,7 @@ class RetentionSettings(BaseSettings):
             jobs=self.jobs or None,
             runs=self.runs or None,
             notices=self.notices or None,
+            labels=self.labels or None,
         )
 
 

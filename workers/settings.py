@@ -27,6 +27,7 @@ from keyturn.tasks.registry import load_tasks
 from keyturn.workers.endpoints import NamedEndpoints, OwnEndpoint, own_endpoints, read_endpoints
 from keyturn.workers.local_settings import LocalSettings
 from keyturn.workers.rate_card import read_rate_card
+from keyturn.workers.retention_settings import RetentionSettings
 from keyturn.workers.settings_faults import faults_across, faults_of_channels, faults_of_values, setting_names
 
 
@@ -217,6 +218,7 @@ def settings_variables() -> set[str]:
         Settings,
         OwnerSettings,
         NotifySettings,
+        RetentionSettings,
         *(channel.settings for channel in load_channels().values()),
     ]
     named = {str(field.alias) for group in groups for field in group.model_fields.values()}

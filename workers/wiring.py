@@ -40,6 +40,8 @@ from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.store import JobStore
 from keyturn.key_use import KeyUse
+from keyturn.labels.sources import LabelSources
+from keyturn.labels.store import LabelStore
 from keyturn.ledger.recorder import recorder
 from keyturn.ledger.records import keyed_fingerprint, log_call
 from keyturn.ledger.spending import DailySpend
@@ -64,6 +66,7 @@ from keyturn.waivers.store import WaiverBook, WaiverStore
 from keyturn.workers.builds import build_id_of
 from keyturn.workers.bulk import BulkRunActivities, bulk_workers, run_encryption
 from keyturn.workers.deliveries import DeliveryStarts, ReceiverDeliveries, abandon_old_deliveries, open_receivers, sweep
+from keyturn.workers.labels import LabelCollector
 from keyturn.workers.metrics import CallMetrics, JobMetrics
 from keyturn.workers.monitoring import Monitoring, temporal_answers
 from keyturn.workers.notice_deliveries import NoticeStarts, SentNotices
@@ -161,7 +164,7 @@ async def open_boundary(settings: Settings) -> AsyncIterator[WorkerContext]:
             {task: [provider_of(settings, http, target) for target in route] for task, route in routes.items()},
             catalogue,
             record=record,
-            cache=await _cache(settings, engine, parts),
+            cache=await open_cache(settings, engine, parts),
             fingerprint=None if key is None else keyed_fingerprint(key.get_secret_value().encode()),
             outages=outages,
         )
@@ -222,6 +225,8 @@ async def open_worker(
             parts.callback(sweeping.cancel)
         if office is not None:
             parts.callback(asyncio.create_task(office.run()).cancel)
+        if (collector := _collector(client, wired)) is not None:
+            parts.callback(asyncio.create_task(collector.run()).cancel)
         if wired.settings.bulk_pages:
             await parts.enter_async_context(_runs(client, wired, rotation, deployment))
         yield Worker(
@@ -287,6 +292,14 @@ def look_up_owners(engine: AsyncEngine, owners: Owners) -> OwnersOf:
         return known, recorded
 
     return owners_of
+
+
+def _collector(client: Client, wired: WorkerContext) -> LabelCollector | None:
+    retained = load_retention_settings()
+    if retained.collect_labels == "off":
+        return None
+    store = LabelStore(wired.engine, wired.settings.keyring)
+    return LabelCollector(client, LabelSources(wired.engine), store, days=retained.limits().labels)
 
 
 def look_up_waivers(book: WaiverBook, catalogue: Catalogue, owners_of: OwnersOf) -> WaiverOf:
@@ -384,7 +397,8 @@ async def _guard(settings: Settings, store: LedgerStore, parts: AsyncExitStack) 
     )
 
 
-async def _cache(settings: Settings, engine: AsyncEngine, parts: AsyncExitStack) -> ResponseCache | None:
+async def open_cache(settings: Settings, engine: AsyncEngine, parts: AsyncExitStack) -> ResponseCache | None:
+    """Return the response cache, None where it is off; `parts` closes it."""
     if settings.response_cache == "off":
         return None
     if settings.redis_url is None:

@@ -22,6 +22,7 @@ with workflow.unsafe.imports_passed_through():
     from keyturn.backoff import BASE
     from keyturn.execution.contracts import (
         EXECUTION,
+        ROLLED_BACK,
         KeyRotationOrder,
         KeyRotationOutcome,
         KeyRotationStatus,
@@ -268,7 +269,7 @@ class RotateKeyWorkflow:
         asked = self._rollback
         if asked is None:
             raise ValueError("no operator asked to roll back")
-        reason = f"rolled back by {asked.operator}: {asked.reason}"[:500]
+        reason = f"{ROLLED_BACK}{asked.operator}: {asked.reason}"[:500]
         self._rollback = None  # it is in progress: from here on, only what blocks it can wait
         self._last_step = True
         # A new claim, so that a step that was frozen and wakes up changes nothing any more.

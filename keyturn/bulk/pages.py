@@ -18,8 +18,8 @@ from keyturn.bulk.store import OPEN, PICO, WAITING, BulkStore, Run
 from keyturn.calls import CallRecord
 from keyturn.contracts import CredentialFacts, ModelTask
 from keyturn.errors import KeyturnError
+from keyturn.llm.budget import Budget
 from keyturn.llm.errors import AuthenticationFailed, QuotaExhausted
-from keyturn.llm.records import RULE
 from keyturn.payload_errors import PayloadError
 from keyturn.policy.errors import PolicyError
 from keyturn.rotations.contracts import RotationRequest
@@ -122,7 +122,7 @@ class BulkJudge:
         budget = None
         if page.max_usd is not None:
             before = await self.store.progress(page.run_id, first=page.first, last=page.last)
-            budget = _Budget(page.max_usd - before.cost_usd, page.dearest_usd, may_exceed=page.may_exceed)
+            budget = Budget(page.max_usd - before.cost_usd, page.dearest_usd, may_exceed=page.may_exceed)
         judging = _Page(self, run, attempt, at, budget)
         stopped = await judging.all(await self.store.open_items(page.run_id, page.first, page.last), last_attempt)
         progress = await self.store.progress(page.run_id, first=page.first, last=page.last)
@@ -179,42 +179,10 @@ def request_of(run: Run, item: Mapping[str, Any], encryption: Encryption) -> Mod
     )
 
 
-class _Budget:
-    """What the calls of a page may cost. While the cost of a call is unknown, only one is made at a time."""
-
-    def __init__(self, usd: Decimal, dearest: Decimal | None, *, may_exceed: bool) -> None:
-        self.dearest = dearest
-        self._left = usd
-        self._may_exceed = may_exceed
-        self._running = 0
-        self._changed = asyncio.Condition()
-
-    async def admit(self) -> bool:
-        """Wait until a further call may be made; False if it would go over, or by more than itself where it may."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: self.dearest is not None or self._running == 0)
-            dearest = self.dearest or Decimal(0)
-            left = self._left - dearest * self._running
-            if left <= 0 or (left < dearest and not self._may_exceed):
-                return False
-            self._running += 1
-            return True
-
-    async def close(self, calls: Sequence[CallRecord]) -> None:
-        """Count what an answer has cost; one from the cache, or by rule, teaches nothing about the cost of a call."""
-        usd = sum((call.cost_usd or Decimal(0) for call in calls), Decimal(0))
-        async with self._changed:
-            self._running -= 1
-            self._left -= usd
-            if any(not call.cache_hit and call.provider != RULE for call in calls):
-                self.dearest = max(self.dearest or Decimal(0), usd)
-            self._changed.notify_all()
-
-
 class _Page:
     """One attempt at a page."""
 
-    def __init__(self, judge: BulkJudge, run: Run, attempt: int, at: datetime | None, budget: _Budget | None) -> None:
+    def __init__(self, judge: BulkJudge, run: Run, attempt: int, at: datetime | None, budget: Budget | None) -> None:
         self._budget = budget
         self._judge = judge
         self._run = run

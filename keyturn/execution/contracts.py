@@ -9,6 +9,7 @@ from keyturn.contracts import ONE_LINE, Contract, Identifier, ShortIdentifier
 
 MAX_WAIT = timedelta(days=90)  # longer than a quarter, no one remembers what the old key was
 EXECUTION = "execute:"  # starts the ID of the workflow that executes a job, which is also the owner of its claim
+ROLLED_BACK = "rolled back by "  # starts the reason of a job that an operator rolled back
 MAX_TARGETS = 16
 MAX_CONSUMERS = 32
 # A target and what it calls the secret: `secretsmanager:keyturn/svc-pay`.

@@ -100,6 +100,13 @@ job_audit = Table(
     Column("actor", String(256), nullable=False),
     Column("detail", JSON, nullable=False),
 )
+# Few: what is looked for among them, such as rollbacks, is found without reading the whole trail.
+Index(
+    "ix_job_audit_failed",
+    job_audit.c.at,
+    sqlite_where=text("event = 'failed'"),
+    postgresql_where=text("event = 'failed'"),
+)
 
 
 def audit_of(changed: CTE) -> CTE:

@@ -8,6 +8,7 @@ import keyturn.drafts.tables
 import keyturn.freezes.tables
 import keyturn.jobs.tables
 import keyturn.key_use
+import keyturn.labels.tables
 import keyturn.ledger.tables  # noqa: F401 - each describes its own tables on the one metadata
 from keyturn.database import metadata
 

@@ -67,6 +67,8 @@ MEANINGS = {
     "job_not_looked_at": "A job could not be checked; it is looked at again.",
     "jobs_held_back": "A limit of the executor holds so many jobs back until others are done.",
     "jobs_not_looked_for": "Temporal or the database did not answer; the executor looks again.",
+    "labels_collected": "What people decided became labelled cases, or its history was gone or not opened by the keys.",
+    "labels_not_collected": "The database or Temporal did not answer: labels are collected ten minutes later.",
     "ledger_rows_lost": "Records of calls were not written, and no more of them can be kept in memory.",
     "ledger_unavailable": "Records of calls wait in memory until the database answers.",
     "model_call": "A call ended: its record, without question and answer.",

@@ -28,6 +28,7 @@ from keyturn.lab.evals.careless import NOES, Careless, wrong_answers
 from keyturn.lab.evals.cases import Case, is_right, load_cases
 from keyturn.lab.stack.embedded import simulator_process, worker_environment
 from keyturn.lab.stack.processes import child
+from keyturn.labels.verdicts import is_wrong_yes, kind_of
 from keyturn.ledger.prices import RateCard
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.guard import Guard
@@ -207,9 +208,7 @@ async def _count_caught(cases: Sequence[Case], catalogue: Catalogue) -> list[dic
 def _wrong_jobs(ends: Sequence[tuple[Case, Any, CallRecord | None]]) -> dict[str, Any]:
     """How many decisions of this route would have created a job that the case does not support: an unsupported yes."""
     wrong = [
-        case.id
-        for case, verdict, _ in ends
-        if getattr(verdict, "decision", None) == "eligible" and case.expect.get("decision") != "eligible"
+        case.id for case, verdict, _ in ends if is_wrong_yes(verdict, due=case.expect.get("decision") == "eligible")
     ]
     return {
         "name": "wrong jobs",
@@ -223,7 +222,7 @@ def _wrong_jobs(ends: Sequence[tuple[Case, Any, CallRecord | None]]) -> dict[str
 def _count_missed(ends: Sequence[tuple[Case, Any, CallRecord | None]]) -> dict[str, Any]:
     """How many keys that are due ended quietly: accepted with a no. One that waits for a person is not missed."""
     due = [(case, verdict) for case, verdict, _ in ends if case.expect.get("decision") == "eligible"]
-    missed = [case.id for case, verdict in due if getattr(verdict, "decision", "eligible") in {*NOES}]
+    missed = [case.id for case, verdict in due if kind_of(verdict) in {*NOES}]
     waiting = sum(isinstance(verdict, Disagreement) for _, verdict in due)
     return {
         "name": "missed due keys",

@@ -115,11 +115,11 @@ async def test_what_is_stored_for_ever_is_not_looked_at(engine: AsyncEngine) -> 
 
 def test_the_settings_are_days_and_zero_is_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """A year and a month by default, and nothing is deleted by a worker unless that is switched on."""
-    assert load_retention_settings().limits() == Retention(400, 400, 400, 400, 400)
+    assert load_retention_settings().limits() == Retention(400, 400, 400, 400, 400, 400)
     assert load_retention_settings().retention == "off"
     monkeypatch.setenv("KEYTURN_RETAIN_CALLS_DAYS", "30")
     monkeypatch.setenv("KEYTURN_RETAIN_JOBS_DAYS", "0")
-    assert load_retention_settings().limits() == Retention(30, 400, None, 400, 400)
+    assert load_retention_settings().limits() == Retention(30, 400, None, 400, 400, 400)
     monkeypatch.setenv("KEYTURN_RETAIN_RUNS_DAYS", "a year")
     with pytest.raises(SettingsInvalid, match="KEYTURN_RETAIN_RUNS_DAYS"):
         load_retention_settings()

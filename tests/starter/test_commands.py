@@ -823,7 +823,9 @@ async def test_records_are_counted_before_they_are_deleted(terminal: Terminal, s
     await terminal.rotate("--stale")
     counted = await terminal.run("retention", KEYTURN_RETAIN_RUNS_DAYS="0")
     assert counted.returncode == 0, counted.stderr
-    assert [line.split()[0] for line in counted.stdout.splitlines()] == ["calls", "events", "jobs", "runs", "notices"]
+    assert [line.split()[0] for line in counted.stdout.splitlines()] == [
+        *("calls", "events", "jobs", "runs", "notices", "labels"),
+    ]
     assert "stored for 400 days" in counted.stdout
     assert "runs      stored for ever" in counted.stdout
     assert json_of(await terminal.run("retention", "--delete", "--json"))["deleted"]["jobs"] == 0

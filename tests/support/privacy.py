@@ -56,14 +56,13 @@ def leaks_of(folder: Path) -> Iterator[str]:
 
 
 def leaks_of_ledger(url: URL) -> Iterator[str]:
-    """Yield each row of `call_records` that holds what was planted."""
+    """Yield each call record and labelled case that holds what was planted."""
     engine = create_engine(url.set(drivername="sqlite" if "sqlite" in url.drivername else "postgresql+psycopg"))
     try:
         with engine.connect() as connection:
-            if "call_records" not in inspect(connection).get_table_names():
-                return
-            for row in connection.execute(text("SELECT * FROM call_records")):
-                for secret in planted_in(str(row)):
-                    yield f"{url.database}, call_records: {secret}"
+            for table in {"call_records", "labelled_cases"} & {*inspect(connection).get_table_names()}:
+                for row in connection.execute(text(f"SELECT * FROM {table}")):
+                    for secret in planted_in(str(row)):
+                        yield f"{url.database}, {table}: {secret}"
     finally:
         engine.dispose()
