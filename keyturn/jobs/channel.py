@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from pydantic_settings import BaseSettings
 
 from keyturn.jobs.outbox import Message
-from keyturn.notices.channel import Addresses, Notifier
+from keyturn.notices.channel import Addresses, Notifier, NotifierContext
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -41,7 +41,7 @@ class Channel(Generic[S]):
         is_on: whether its settings switch it on.
         open: makes its receiver of jobs' messages, for as long as the worker runs, of its settings and the most
             messages sent at once; None if it sends none.
-        notify: makes what sends notices to people, likewise; None if it sends none.
+        notify: makes what sends notices to people, of its settings and what the worker gives it; None if it sends none.
         addresses: the addresses that its settings name, which routes use as NAME:ADDRESS; None if it takes any.
         alone: whether each notice is a message of its own, as where it opens an incident.
     """
@@ -50,7 +50,7 @@ class Channel(Generic[S]):
     settings: type[S]
     is_on: Callable[[S], bool]
     open: Callable[[S, int], AbstractAsyncContextManager[Receiver]] | None = None
-    notify: Callable[[S, int], AbstractAsyncContextManager[Notifier]] | None = None
+    notify: Callable[[S, NotifierContext], AbstractAsyncContextManager[Notifier]] | None = None
     addresses: Callable[[S], Addresses] = lambda _settings: ("",)
     alone: bool = False
 
