@@ -115,6 +115,11 @@ class ReceiverUnavailable(DeliveryError):
     next_step = "retry_with_backoff"
     hint = "Make the receiver at KEYTURN_WEBHOOK_URL answer; then `keyturn deliveries resend`."
 
+    def __init__(self, message: str, *, retry_after: timedelta | None = None, took_nothing: bool = False) -> None:
+        """Say what happened; `took_nothing` if it is known that the receiver took nothing."""
+        super().__init__(message, retry_after=retry_after)
+        self.took_nothing = took_nothing
+
 
 class EarlierDelivery(DeliveryError):
     """An earlier message of the same credential has not been delivered yet."""
