@@ -113,7 +113,9 @@ class ReceiverUnavailable(DeliveryError):
     longest_wait: ClassVar[timedelta] = timedelta(minutes=5)
     retryable = True
     next_step = "retry_with_backoff"
-    hint = "Make the receiver at KEYTURN_WEBHOOK_URL answer; then `keyturn deliveries resend`."
+    hint = (
+        "Make the receiver answer (KEYTURN_WEBHOOK_URL, or its channel's settings); then `keyturn deliveries resend`."
+    )
 
     def __init__(self, message: str, *, retry_after: timedelta | None = None, took_nothing: bool = False) -> None:
         """Say what happened; `took_nothing` if it is known that the receiver took nothing."""
@@ -141,7 +143,7 @@ class ReceiverRefused(DeliveryError):
     """The receiver refuses this message, or its address is not allowed."""
 
     kind = "receiver_refused"
-    hint = "Check KEYTURN_WEBHOOK_URL and its keys; then `keyturn deliveries resend`."
+    hint = "Check KEYTURN_WEBHOOK_URL and its keys, or the channel's settings; then `keyturn deliveries resend`."
 
 
 class UnknownDelivery(DeliveryError):

@@ -29,6 +29,7 @@ from keyturn.settings import SETTINGS_FROM_ENVIRONMENT, Key, secure_url
 # The search shows most changes "within seconds", some after minutes. A comment is in its issue at once: half a minute
 # is for a request that is still under way when its connection breaks.
 LAGS = Lags(issue=timedelta(minutes=4), note=timedelta(seconds=30))
+LABEL = "keyturn"  # of every issue; the other one says what it is about
 COMMENTS_A_PAGE = 100  # the most that Jira returns
 # Of a page of comments, each of which may have 32,767 letters, as a document of many nodes.
 MAX_COMMENTS_BYTES = 16 * 1024 * 1024
@@ -51,7 +52,7 @@ class Jira:
         body = {"jql": jql, "fields": ["labels"], "maxResults": 10}
         found = await self._call("POST", "/search/jql", body)
         try:
-            known = [str(one["id"]) for one in found["issues"] if about in one["fields"]["labels"]]
+            known = [str(one["id"]) for one in found["issues"] if {LABEL, about} <= set(one["fields"]["labels"])]
         except (KeyError, TypeError):
             raise ReceiverUnavailable("Jira answered a search with something else") from None
         return known[0] if known else None
@@ -104,7 +105,7 @@ class Jira:
             "issuetype": {"name": self._issue_type},
             "summary": text.title,
             "description": document(text),
-            "labels": ["keyturn", about],
+            "labels": [LABEL, about],
         }
         return {"fields": fields}
 

@@ -1,11 +1,12 @@
 """ServiceNow: an incident for each job, opened once, with its work notes, and resolved with it (Table API).
 
-https://www.servicenow.com/docs/r/api-reference/rest-apis/c_TableAPI.html. An incident has its job as `correlation_id`,
-which is looked up before one is created; the table is exact, so a lost answer is found out by the next attempt.
+https://www.servicenow.com/docs/r/api-reference/rest-apis/c_TableAPI.html. An incident's `correlation_id` names its job,
+and is looked up before one is created; the table is exact, so a lost answer is found out by the next attempt.
 Encoded queries are separated by `^`, and one that names no field of the table returns every row: what is looked up
 holds no `^`, and what comes back is compared.
 """
 
+import hashlib
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -53,7 +54,7 @@ class ServiceNow:
 
     async def find(self, address: str, about: str) -> str | None:
         """Return the oldest incident with the correlation ID of `about`."""
-        wanted = _correlation_id(about)
+        wanted = _correlation_id(address, about)
         query = f"correlation_id={wanted}^ORDERBYsys_created_on"
         rows = await self._rows("incident", query, "sys_id,correlation_id")
         known = [str(row["sys_id"]) for row in rows if row.get("correlation_id") == wanted and row.get("sys_id")]
@@ -96,7 +97,7 @@ class ServiceNow:
         return {
             "short_description": text.title,
             "description": written(text),
-            "correlation_id": _correlation_id(about),
+            "correlation_id": _correlation_id(address, about),
             "correlation_display": "Keyturn",
         }
 
@@ -138,8 +139,10 @@ class ServiceNow:
         return answer.body.get("result") if isinstance(answer.body, Mapping) else None
 
 
-def _correlation_id(about: str) -> str:
-    return f"keyturn:{about}"
+def _correlation_id(address: str, about: str) -> str:
+    """Of each group that a job's notices go to another one: a group must not find the incident of another group."""
+    group = "" if address == ANY_GROUP else f":{hashlib.sha256(address.encode()).hexdigest()[:12]}"
+    return f"keyturn:{about}{group}"
 
 
 def written(text: IssueText) -> str:

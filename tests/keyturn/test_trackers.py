@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,6 +22,7 @@ from keyturn.lab.simulator.jira import JiraSimulator
 from keyturn.lab.simulator.rest_faults import FAULTS
 from keyturn.lab.simulator.servicenow import ServiceNowSimulator
 from keyturn.llm.http import http_client
+from keyturn.notices.channel import NotifierContext
 from keyturn.notices.contracts import TOPICS, Notice, Topic
 from keyturn.notices.errors import IssueGone
 from keyturn.notices.issue_store import MOST_REMEMBERED, Issue, IssueStore
@@ -30,6 +32,7 @@ from keyturn.notices.tables import notice_issues
 from keyturn.notifications.jira import Jira, JiraSettings
 from keyturn.notifications.servicenow import ServiceNow, ServiceNowSettings
 from keyturn.retention import RetentionStore
+from keyturn.workers.notices import channels_of_environment, open_notifications
 from tests.support.cases import order
 from tests.support.servers import fake_server
 
@@ -78,7 +81,7 @@ class Site:
                 for one in self.simulator.issues.values()
             }
         return {
-            row["correlation_id"].removeprefix("keyturn:"): (
+            row["correlation_id"].split(":")[1]: (
                 row["description"],
                 self.simulator.notes[sys_id],
                 self.simulator.resolved.get(sys_id, 0),
@@ -420,6 +423,20 @@ async def test_groups_of_servicenow_are_looked_up_by_name_and_an_unknown_one_is_
         assert groups == [None, "a" * 32, "a" * 32]
 
 
+async def test_each_group_has_an_incident_of_a_job(engine: AsyncEngine) -> None:
+    """Where routes lead to several, none finds the incident of another one."""
+    async with site("servicenow", engine) as there:
+        for address in ("default", "Service%20Desk"):
+            there.address = address
+            there.fault(2, "answer_lost")
+            for notice in story():
+                await there.deliver(notice)
+        rows = list(there.simulator.incidents.values())
+        assert [row.get("assignment_group") for row in rows] == [None, "a" * 32]
+        assert len({row["correlation_id"] for row in rows}) == 2
+        assert [len(notes) for notes in there.simulator.notes.values()] == [2, 2]
+
+
 async def test_what_servicenows_user_may_not_do_is_named(engine: AsyncEngine) -> None:
     async with site("servicenow", engine) as there:
         await there.send(story()[0])
@@ -510,8 +527,25 @@ def test_settings_that_cannot_be_used_are_refused_and_no_secret_is_repeated(
     assert "T0KEN" not in str(refused.value)
 
 
-@pytest.mark.parametrize(("settings", "given"), [(JiraSettings, JIRA), (ServiceNowSettings, NOW)])
-def test_settings_of_a_tracker_are_taken(settings: Any, given: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    assert "T0KEN" not in repr(settings())
+async def test_a_tracker_is_set_up_by_its_settings_and_named_by_a_route(
+    sqlite_engine: AsyncEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a worker and `keyturn notify` open it, with the account that the settings name."""
+    jira, now = JiraSimulator(account=("a@b.c", "T0KEN")), ServiceNowSimulator(account=("keyturn", "T0KEN"))
+    routes = tmp_path / "routes.toml"
+    routes.write_text('[[route]]\nto = ["jira:OPS", "servicenow:default"]\n')
+    async with fake_server(jira.application()) as of_jira, fake_server(now.application()) as of_now:
+        urls = {"KEYTURN_JIRA_URL": f"{of_jira}/", "KEYTURN_SERVICENOW_URL": of_now, "KEYTURN_NOTIFY": str(routes)}
+        for name, value in {**JIRA, **NOW, **urls}.items():
+            monkeypatch.setenv(name, value)
+        context = NotifierContext(2, sqlite_engine)
+        async with open_notifications(channels_of_environment(), context) as found:
+            assert found is not None
+            assert found.alone == {"jira", "servicenow"}
+            for destination in found.routes.destinations:
+                name, _, address = destination.partition(":")
+                for notice in story():
+                    await found.notifiers[name].send(address, message_of([notice], destination), desk=None)
+        assert "T0KEN" not in repr([settings() for settings in (JiraSettings, ServiceNowSettings)])
+    assert [len(one.moves) for one in jira.issues.values()] == [1]
+    assert list(now.resolved.values()) == [1]
