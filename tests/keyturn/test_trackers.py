@@ -15,6 +15,8 @@ from pydantic import ValidationError
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+import keyturn.notices.issues as issues_module
+from keyturn.errors import JobStoreUnavailable, KeyturnError
 from keyturn.jobs.errors import DeliveryError, ReceiverRefused, ReceiverUnavailable
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import rotation_jobs
@@ -52,7 +54,7 @@ class Site:
     simulator: Any
     notifier: IssueNotifier
     address: str
-    retries: list[DeliveryError] = field(default_factory=list)
+    retries: list[KeyturnError] = field(default_factory=list)
 
     async def send(self, *notices: Notice, desk: str | None = DESK) -> None:
         message = message_of(notices, f"{self.kind}:{self.address}")
@@ -63,9 +65,10 @@ class Site:
         for _ in range(most):
             try:
                 return await self.send(notice)
-            except DeliveryError as error:
+            except (DeliveryError, JobStoreUnavailable) as error:
                 self.retries.append(error)
-                await asyncio.sleep(min((error.retry_after or timedelta(0)).total_seconds(), 0.2))
+                wait: timedelta = getattr(error, "retry_after", None) or timedelta(0)
+                await asyncio.sleep(min(wait.total_seconds(), 0.2))
         raise AssertionError(f"not delivered after {most} attempts: {self.retries[-1]}")
 
     @property
@@ -206,6 +209,64 @@ async def test_two_faults_in_a_row_write_nothing_twice(kind: str, sqlite_engine:
                             await asyncio.sleep((error.retry_after or timedelta(0)).total_seconds())
                 expect_whole(there, story(number))
         assert there.count == number
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_whichever_write_to_the_database_fails_the_story_is_told_once(
+    kind: str, sqlite_engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before its effect or after it: as if the worker was killed there."""
+    change, writes, fails = IssueStore._change, 0, (0, "")
+
+    async def fail(store: IssueStore, issue: Issue, **values: Any) -> Issue:
+        nonlocal writes
+        writes += 1
+        if fails == (writes, "before"):
+            raise JobStoreUnavailable("away")
+        changed = await change(store, issue, **values)
+        if fails == (writes, "after"):
+            raise JobStoreUnavailable("away")
+        return changed
+
+    monkeypatch.setattr(IssueStore, "_change", fail)
+    async with site(kind, sqlite_engine) as there:
+        for notice in story(0):
+            await there.deliver(notice)
+        cases = 0
+        for write in range(1, writes + 1):
+            for when in ("before", "after"):
+                cases, writes, fails = cases + 1, 0, (write, when)
+                for notice in story(cases):
+                    await there.deliver(notice)
+                expect_whole(there, story(cases))
+        assert cases == 16
+        assert there.count == cases + 1
+        assert sum(isinstance(error, JobStoreUnavailable) for error in there.retries) == cases
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_an_attempt_ends_before_the_activity_does_and_the_next_one_resumes(
+    kind: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tracker that takes an issue and answers too late has one issue all the same."""
+    async with site(kind, engine) as there:
+        opened, lags = there.notifier._tracker.open, Lags(timedelta(milliseconds=700), LAGS.note)
+        there.notifier._lags = lags
+
+        async def open_slowly(*words: Any) -> str:
+            await opened(*words)
+            await asyncio.sleep(60)
+            raise AssertionError
+
+        monkeypatch.setattr(issues_module, "SEND_WITHIN", 0.5)
+        monkeypatch.setattr(there.notifier._tracker, "open", open_slowly)
+        with pytest.raises(ReceiverUnavailable, match="in time"):
+            await there.send(story()[0])
+        monkeypatch.undo()
+        for notice in story():
+            await there.deliver(notice)
+        assert there.count == 1
+        expect_whole(there, story())
 
 
 @pytest.mark.parametrize("kind", KINDS)
