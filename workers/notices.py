@@ -5,7 +5,7 @@ message; a message is delivered by one workflow.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -80,6 +80,7 @@ async def open_notifications(channels: Channels, context: NotifierContext) -> As
     routes = load_routes(file)
     on = {name: pair for name, pair in channels.items() if pair[0].notify is not None}
     faults = faults_of_destinations(routes, {name: channel.addresses(own) for name, (channel, own) in on.items()})
+    faults = [*faults, *_faults_of_addresses(routes, on)]
     if faults:
         raise RoutesInvalid("\n".join(f"{file}, {fault}" for fault in faults))
     named = {destination.partition(":")[0] for destination in routes.destinations}
@@ -90,6 +91,14 @@ async def open_notifications(channels: Channels, context: NotifierContext) -> As
             if name in named and channel.notify is not None
         }
         yield Notifications(routes, notifiers, frozenset(name for name in named if on[name][0].alone))
+
+
+def _faults_of_addresses(routes: Routes, on: Channels) -> Iterator[str]:
+    """Yield what is wrong with addresses that no settings name: each of their messages would be a dead letter."""
+    for destination in routes.destinations:
+        name, _, address = destination.partition(":")
+        if name in on and (fault := on[name][0].fault_of(address)) is not None:
+            yield f"{destination}: {fault}"
 
 
 class SentNotices:

@@ -43,6 +43,7 @@ class Channel(Generic[S]):
             messages sent at once; None if it sends none.
         notify: makes what sends notices to people, of its settings and what the worker gives it; None if it sends none.
         addresses: the addresses that its settings name, which routes use as NAME:ADDRESS; None if it takes any.
+        fault_of: what is wrong with an address, where the settings name none; None if nothing is.
         alone: whether each notice is a message of its own, as where it opens an incident.
     """
 
@@ -52,6 +53,7 @@ class Channel(Generic[S]):
     open: Callable[[S, int], AbstractAsyncContextManager[Receiver]] | None = None
     notify: Callable[[S, NotifierContext], AbstractAsyncContextManager[Notifier]] | None = None
     addresses: Callable[[S], Addresses] = lambda _settings: ("",)
+    fault_of: Callable[[str], str | None] = lambda _address: None
     alone: bool = False
 
 

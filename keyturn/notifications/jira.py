@@ -130,9 +130,14 @@ class Jira:
         return answer.body
 
 
+def fault_of_project(address: str) -> str | None:
+    """Return what is wrong with an address; None if it can be a project's key."""
+    return None if _PROJECT.fullmatch(address) else "names no project: it is jira:PROJECTKEY, such as jira:OPS"
+
+
 def _project(address: str) -> str:
-    if not _PROJECT.fullmatch(address):
-        raise ReceiverRefused("the destination names no project: it is jira:PROJECTKEY, such as jira:OPS")
+    if (fault := fault_of_project(address)) is not None:  # by a route that another worker has read
+        raise ReceiverRefused(f"the destination {fault}")
     return address
 
 
@@ -215,5 +220,6 @@ CHANNEL = Channel(
     is_on=lambda settings: settings.url is not None,
     notify=_open,
     addresses=lambda _settings: None,
+    fault_of=fault_of_project,
     alone=True,
 )

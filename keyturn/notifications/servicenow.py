@@ -106,8 +106,8 @@ class ServiceNow:
         name = unquote(address)
         if name == ANY_GROUP or _SYS_ID.fullmatch(name):
             return None if name == ANY_GROUP else name
-        if not _GROUP.fullmatch(name) or name.startswith("javascript:"):  # which an encoded query would evaluate
-            raise ReceiverRefused("the destination names no group: it is servicenow:GROUP, or servicenow:default")
+        if (fault := fault_of_group(address)) is not None:  # by a route that another worker has read
+            raise ReceiverRefused(f"the destination {fault}")
         if name not in self._groups:
             rows = await self._rows("sys_user_group", f"name={name}", "sys_id,name")
             known = [str(row["sys_id"]) for row in rows if row.get("name") == name and row.get("sys_id")]
@@ -137,6 +137,14 @@ class ServiceNow:
         if answer.status == 404:
             raise IssueGone("ServiceNow does not know the incident any more, or does not show it")
         return answer.body.get("result") if isinstance(answer.body, Mapping) else None
+
+
+def fault_of_group(address: str) -> str | None:
+    """Return what is wrong with an address; None if it can be a group's name or ID."""
+    name = unquote(address)
+    if _GROUP.fullmatch(name) and not name.startswith("javascript:"):  # which an encoded query would evaluate
+        return None
+    return "names no group: it is servicenow:GROUP, or servicenow:default"
 
 
 def _correlation_id(address: str, about: str) -> str:
@@ -201,5 +209,6 @@ CHANNEL = Channel(
     is_on=lambda settings: settings.url is not None,
     notify=_open,
     addresses=lambda _settings: None,
+    fault_of=fault_of_group,
     alone=True,
 )

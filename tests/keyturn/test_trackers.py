@@ -26,7 +26,7 @@ from keyturn.lab.simulator.servicenow import ServiceNowSimulator
 from keyturn.llm.http import http_client
 from keyturn.notices.channel import NotifierContext
 from keyturn.notices.contracts import TOPICS, Notice, Topic
-from keyturn.notices.errors import IssueGone
+from keyturn.notices.errors import IssueGone, RoutesInvalid
 from keyturn.notices.issue_store import MOST_REMEMBERED, Issue, IssueStore
 from keyturn.notices.issues import IssueNotifier, Lags, about_of, text_of
 from keyturn.notices.samples import message_of, sample, samples
@@ -608,5 +608,14 @@ async def test_a_tracker_is_set_up_by_its_settings_and_named_by_a_route(
                 for notice in story():
                     await found.notifiers[name].send(address, message_of([notice], destination), desk=None)
         assert "T0KEN" not in repr([settings() for settings in (JiraSettings, ServiceNowSettings)])
+        routes.write_text(
+            '[[route]]\nto = ["jira:ops", "jira", "servicenow", "servicenow:a^b", "servicenow:javascript:x"]\n'
+        )
+        with pytest.raises(RoutesInvalid) as refused:
+            async with open_notifications(channels_of_environment(), context):
+                pass
+        assert [line.partition(", ")[2].split(" names no ")[0] for line in str(refused.value).splitlines()] == [
+            "jira:", "jira:ops:", "servicenow:", "servicenow:a^b:", "servicenow:javascript:x:",
+        ]  # fmt: skip
     assert [len(one.moves) for one in jira.issues.values()] == [1]
     assert list(now.resolved.values()) == [1]
