@@ -17,7 +17,7 @@ from keyturn.jobs.states import CLOSED, OPEN
 from keyturn.jobs.tables import job_audit, outbox, rotation_events, rotation_jobs
 from keyturn.labels.tables import labelled_cases
 from keyturn.ledger.tables import call_records
-from keyturn.notices.tables import notice_sends, notices
+from keyturn.notices.tables import notice_issues, notice_sends, notices
 
 RecordKind = Literal["calls", "events", "jobs", "runs", "notices", "labels"]
 RECORD_KINDS: tuple[RecordKind, ...] = get_args(RecordKind)
@@ -38,7 +38,8 @@ class Retention:
         events: what happened to rotations (parked, approved, denied), from the event.
         jobs: closed jobs with their audit trails and messages, from their end.
         runs: bulk runs with their items, from their end.
-        notices: notices to people, from their event; those that still wait stay.
+        notices: notices to people, from their event, and which issues of trackers they are in; those that still wait
+            stay.
         labels: labelled cases, from the person's answer.
     """
 
@@ -79,7 +80,20 @@ class RetentionStore:
         total = 0
         while deleted := await self._delete_batch(kind, before):
             total += deleted
+        if kind == "notices":
+            await self._forget_issues(before)
         return total
+
+    async def _forget_issues(self, before: datetime) -> None:
+        """Delete what is known of trackers' issues, but for those of open jobs: the next notice of one needs it."""
+        issues = notice_issues.c
+        is_open = exists().where(rotation_jobs.c.job_id == issues.job_id, rotation_jobs.c.status.in_(OPEN))
+        expired = select(issues.row_id).where(issues.changed_at < before, ~is_open).limit(BATCH)
+        deleted = BATCH
+        while deleted == BATCH:
+            async with transaction(self._engine) as connection:
+                gone = await connection.execute(delete(notice_issues).where(issues.row_id.in_(expired)))
+                deleted = gone.rowcount
 
     async def _delete_batch(self, kind: RecordKind, before: datetime) -> int:
         table, expired = _expired(kind, before)

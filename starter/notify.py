@@ -88,13 +88,20 @@ def _wanted(found: "Notifications", to: str | None) -> list[str]:
 
 
 def _with_notifications(work: Any) -> None:
+    from keyturn.database import open_database
+    from keyturn.notices.channel import NotifierContext
     from keyturn.notices.errors import RoutesInvalid
+    from keyturn.workers.local_settings import load_database_url
     from keyturn.workers.notices import channels_of_environment, open_notifications
 
     async def run() -> None:
-        async with open_notifications(channels_of_environment(), most_at_once=1) as found:
-            if found is None:
-                raise RoutesInvalid("KEYTURN_NOTIFY is not set: no one is notified")
-            await work(found)
+        engine = open_database(load_database_url(), pool_size=1)  # connected to by trackers alone, when they send
+        try:
+            async with open_notifications(channels_of_environment(), NotifierContext(1, engine)) as found:
+                if found is None:
+                    raise RoutesInvalid("KEYTURN_NOTIFY is not set: no one is notified")
+                await work(found)
+        finally:
+            await engine.dispose()
 
     asyncio.run(run())

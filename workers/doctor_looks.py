@@ -4,7 +4,9 @@ import asyncio
 from pathlib import Path
 
 from keyturn.console import counted
+from keyturn.database import open_database
 from keyturn.execution.mapping import load_key_map
+from keyturn.notices.channel import NotifierContext
 from keyturn.owners import OwnerSettings, load_owners
 from keyturn.workers.executor_settings import ExecutorSettings
 from keyturn.workers.notices import open_notifications
@@ -18,10 +20,14 @@ async def key_map_look(file: Path | None) -> str:
 
 async def notices_look(settings: Settings) -> str:
     """Say where notices go; raises RoutesInvalid."""
-    async with open_notifications(settings.channels, most_at_once=1) as found:
-        if found is None:
-            return "KEYTURN_NOTIFY is not set: no one is notified"
-        return f"{counted(len(found.routes.route), 'route')} to {', '.join(found.routes.destinations)}"
+    engine = open_database(settings.database_url, pool_size=1)  # which nothing here connects to
+    try:
+        async with open_notifications(settings.channels, NotifierContext(1, engine)) as found:
+            if found is None:
+                return "KEYTURN_NOTIFY is not set: no one is notified"
+            return f"{counted(len(found.routes.route), 'route')} to {', '.join(found.routes.destinations)}"
+    finally:
+        await engine.dispose()
 
 
 async def owners_look() -> str:

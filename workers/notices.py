@@ -20,7 +20,7 @@ from temporalio.service import RPCError
 from keyturn.application.runs import FailedRun
 from keyturn.errors import JobStoreUnavailable, SettingsInvalid
 from keyturn.jobs.channel import AnyChannel
-from keyturn.notices.channel import Notifier
+from keyturn.notices.channel import Notifier, NotifierContext
 from keyturn.notices.contracts import Notice
 from keyturn.notices.errors import RoutesInvalid
 from keyturn.notices.routing import NotifySettings, Routes, faults_of_destinations, load_routes
@@ -70,12 +70,12 @@ def channels_of_environment() -> Channels:
 
 
 @asynccontextmanager
-async def open_notifications(channels: Channels, *, most_at_once: int) -> AsyncIterator[Notifications | None]:
+async def open_notifications(channels: Channels, context: NotifierContext) -> AsyncIterator[Notifications | None]:
     """Yield what KEYTURN_NOTIFY sets up, None if it is not set; raises RoutesInvalid, with every fault.
 
     Args:
         channels: those that are on, with their settings.
-        most_at_once: messages at once.
+        context: what each channel is given.
     """
     file = NotifySettings().routes
     if file is None:
@@ -93,7 +93,7 @@ async def open_notifications(channels: Channels, *, most_at_once: int) -> AsyncI
     named = {destination.partition(":")[0] for destination in routes.destinations}
     async with AsyncExitStack() as parts:
         notifiers = {
-            name: await parts.enter_async_context(channel.notify(own, most_at_once))
+            name: await parts.enter_async_context(channel.notify(own, context))
             for name, (channel, own) in on.items()
             if name in named and channel.notify is not None
         }

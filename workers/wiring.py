@@ -54,6 +54,7 @@ from keyturn.llm.http import HttpModelClient, http_client
 from keyturn.llm.outages import Outages
 from keyturn.llm.routing import Target
 from keyturn.llm.wire import Usage
+from keyturn.notices.channel import NotifierContext
 from keyturn.notices.store import NoticeStore
 from keyturn.owners import Owners, load_owners
 from keyturn.policy.catalogue import Catalogue
@@ -184,7 +185,7 @@ async def open_boundary(settings: Settings) -> AsyncIterator[WorkerContext]:
             outages=outages,
             owners=owners,
             notifications=await parts.enter_async_context(
-                open_notifications(settings.channels, most_at_once=settings.max_concurrent_activities)
+                open_notifications(settings.channels, NotifierContext(settings.max_concurrent_activities, engine))
             ),
         )
 

@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from pydantic_settings import BaseSettings
 
 from keyturn.jobs.outbox import Message
-from keyturn.notices.channel import Addresses, Notifier
+from keyturn.notices.channel import Addresses, Notifier, NotifierContext
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -41,22 +41,22 @@ class Channel(Generic[S]):
         is_on: whether its settings switch it on.
         open: makes its receiver of jobs' messages, for as long as the worker runs, of its settings and the most
             messages sent at once; None if it sends none.
-        notify: makes what sends notices to people, likewise; None if it sends none.
+        notify: makes what sends notices to people, of its settings and what the worker gives it; None if it sends none.
         addresses: the addresses that its settings name, which routes use as NAME:ADDRESS; None if it takes any.
+        fault_of: what is wrong with an address, where the settings name none; None if nothing is.
         alone: whether each notice is a message of its own, as where it opens an incident.
         closes: whether it closes what it opened for a job, and so must hear how the job ends.
-        fault_of: returns what is wrong with an address, of a channel that takes any; None if nothing is.
     """
 
     name: str
     settings: type[S]
     is_on: Callable[[S], bool]
     open: Callable[[S, int], AbstractAsyncContextManager[Receiver]] | None = None
-    notify: Callable[[S, int], AbstractAsyncContextManager[Notifier]] | None = None
+    notify: Callable[[S, NotifierContext], AbstractAsyncContextManager[Notifier]] | None = None
     addresses: Callable[[S], Addresses] = lambda _settings: ("",)
+    fault_of: Callable[[str], str | None] = lambda _address: None
     alone: bool = False
     closes: bool = False
-    fault_of: Callable[[str], str | None] = lambda _address: None
 
 
 AnyChannel = Channel[Any]

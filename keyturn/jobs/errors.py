@@ -117,6 +117,11 @@ class ReceiverUnavailable(DeliveryError):
         "It is sent again for a day: make the receiver answer. `keyturn deliveries resend` sends a dead letter again."
     )
 
+    def __init__(self, message: str, *, retry_after: timedelta | None = None, took_nothing: bool = False) -> None:
+        """Say what happened; `took_nothing` if it is known that the receiver took nothing."""
+        super().__init__(message, retry_after=retry_after)
+        self.took_nothing = took_nothing
+
 
 class EarlierDelivery(DeliveryError):
     """An earlier message of the same credential has not been delivered yet."""

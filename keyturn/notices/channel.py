@@ -1,9 +1,23 @@
 """How a notification channel sends notices to people: the part of its `CHANNEL` that this feature needs."""
 
 from collections.abc import Collection, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.notices.contracts import NoticeMessage
+
+
+class NotifierContext(NamedTuple):
+    """What a worker gives a channel that sends notices, beside its settings.
+
+    Attributes:
+        most_at_once: the most messages sent at once.
+        engine: the database, for a channel that must remember what it wrote; connected when it is used.
+    """
+
+    most_at_once: int
+    engine: AsyncEngine
 
 
 class Notifier(Protocol):

@@ -12,6 +12,15 @@ class RoutesInvalid(KeyturnError):
     hint = "Fix the file of KEYTURN_NOTIFY; `keyturn notify test` sends a notice by each of its routes."
 
 
+class IssueGone(DeliveryError):
+    """The tracker does not know the issue any more: it was deleted, or is hidden from Keyturn's user."""
+
+    kind = "issue_gone"
+    retryable = True
+    next_step = "retry_with_backoff"
+    hint = "The next attempt opens another issue for the job; if one is there, let Keyturn's user see it."
+
+
 class UnknownMessage(DeliveryError):
     """There is no message of this ID, or its retention has ended."""
 

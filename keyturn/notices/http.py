@@ -15,6 +15,7 @@ from keyturn.settings import is_one_word
 SEND_SECONDS = 15.0  # a chat's or tracker's API answers in one; one that takes longer is asked again
 MAX_ANSWER_BYTES = 64 * 1024
 _PASSING = {408, 423, 425, 429}
+_REFUSING = {423, 425, 429}  # by which a server says that it did nothing; after a 408 or 5xx no one knows
 
 
 class Answer:
@@ -34,6 +35,7 @@ async def call(
     json: Any = None,
     headers: Mapping[str, str] | None = None,
     accepts: frozenset[int] = frozenset(),
+    most_bytes: int = MAX_ANSWER_BYTES,
 ) -> Answer:
     """Send one request; returns the answer if it is 2xx or one of `accepts`.
 
@@ -45,21 +47,29 @@ async def call(
         json: the body.
         headers: beside those of the body.
         accepts: statuses beside 2xx that the caller reads itself.
+        most_bytes: of a body that is read; the body of a longer answer is None.
 
     Raises:
         ReceiverUnavailable: no answer, or one that asks for patience.
         ReceiverRefused: any other one: the same request would be refused again.
     """
+    from aiohttp import ClientConnectorError, ClientError  # with the first request: most commands send none
+
     try:
         async with asyncio.timeout(SEND_SECONDS):
             response = await http.request(method, url, json=json, headers=dict(headers or {}))
-    except (httpx.HTTPError, OSError) as error:  # asyncio's TimeoutError is an OSError
-        raise ReceiverUnavailable(f"{service} did not answer: {type(error).__name__}") from None
+    # asyncio's TimeoutError is an OSError; an answer that is no HTTP is aiohttp's own error, which httpx does not map.
+    except (httpx.HTTPError, OSError, ClientError) as error:
+        # Then no byte has left. httpx's own class does not tell: a connection that breaks has the same one.
+        never_connected = isinstance(error.__cause__, ClientConnectorError)
+        said = f"{service} did not answer: {type(error).__name__}"
+        raise ReceiverUnavailable(said, took_nothing=never_connected) from None
     status = response.status_code
     if 200 <= status < 300 or status in accepts:
-        return Answer(status, _json_of(response))
+        return Answer(status, _json_of(response, most_bytes))
     if status in _PASSING or status >= 500:
-        raise ReceiverUnavailable(f"{service} answered {status}", retry_after=retry_after(response.headers))
+        wait = retry_after(response.headers)
+        raise ReceiverUnavailable(f"{service} answered {status}", retry_after=wait, took_nothing=status in _REFUSING)
     raise ReceiverRefused(f"{service} answered {status}")
 
 
@@ -71,8 +81,8 @@ def retry_after(headers: Mapping[str, str]) -> timedelta | None:
     return timedelta(seconds=min(int(value), 86_400))
 
 
-def _json_of(response: httpx.Response) -> Any:
-    if len(response.content) > MAX_ANSWER_BYTES:
+def _json_of(response: httpx.Response, most_bytes: int) -> Any:
+    if len(response.content) > most_bytes:
         return None
     try:
         return response.json()
@@ -114,6 +124,13 @@ def named_urls(value: SecretStr) -> SecretStr:
 def named_keys(value: SecretStr) -> SecretStr:
     """Return a list of NAME:KEY, by commas; raises ValueError with what is wrong, and no key."""
     split_named(value.get_secret_value(), what="KEY")
+    return value
+
+
+def basic_user(value: str) -> str:
+    """Return a user's name if Basic authentication can carry it (RFC 7617, 2); raises ValueError."""
+    if not is_one_word(value) or ":" in value:
+        raise ValueError("must be the user's name alone, without a colon or a line break")
     return value
 
 

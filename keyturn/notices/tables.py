@@ -1,4 +1,4 @@
-"""The tables of notices: the events, where each goes, and how far the sources were read."""
+"""The tables of notices: the events, where each goes, the issues in trackers, and how far the sources were read."""
 
 from sqlalchemy import (
     JSON,
@@ -7,6 +7,7 @@ from sqlalchemy import (
     Column,
     ForeignKey,
     Index,
+    Integer,
     String,
     Table,
     UniqueConstraint,
@@ -67,6 +68,31 @@ Index(
     sqlite_where=_PENDING,
     postgresql_where=_PENDING,
 )
+
+# What a tracker has: an issue for each job, or whatever else notices are about.
+notice_issues = Table(
+    "notice_issues",
+    metadata,
+    Column("row_id", row_id, primary_key=True, autoincrement=True),
+    Column("tenant_id", String(64), nullable=False),
+    Column("destination", String(200), nullable=False),
+    # What the tracker finds the issue by: its label or correlation ID.
+    Column("about", String(100), nullable=False),
+    # The job, if it is about one: its row is kept as long as the job is open.
+    Column("job_id", String(64)),
+    # When its creation was last begun, before the request; NULL once it is known that no request may have created it.
+    Column("intended_at", Moment),
+    # The tracker's own ID of it; NULL as long as no answer has named it.
+    Column("issue_id", String(64)),
+    # Requests that write which were begun: an answer is recorded by whoever began the last one.
+    Column("attempts", Integer, nullable=False),
+    # By the event of each notice, and by `close`: when its request was begun, or null once the issue has it.
+    Column("written", JSON, nullable=False),
+    Column("changed_at", Moment, nullable=False),
+    UniqueConstraint("tenant_id", "destination", "about", name="uq_notice_issues_about"),
+)
+# Expired rows are found by it.
+Index("ix_notice_issues_changed_at", notice_issues.c.changed_at)
 
 # How far a source was read: what lies before has its notices.
 notice_cursors = Table(

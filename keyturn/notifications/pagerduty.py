@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings
 
 from keyturn.jobs.channel import Channel
 from keyturn.llm.http import http_client
-from keyturn.notices.channel import Notifier
+from keyturn.notices.channel import Notifier, NotifierContext
 from keyturn.notices.contracts import CLOSING, Notice, NoticeMessage
 from keyturn.notices.http import address_in, addresses_of, call, named_keys
 from keyturn.notices.wording import link, sentence
@@ -102,8 +102,8 @@ class PagerDutySettings(BaseSettings):
 
 
 @asynccontextmanager
-async def _open(settings: PagerDutySettings, most_at_once: int) -> AsyncIterator[Notifier]:
-    async with http_client(most_at_once) as http:
+async def _open(settings: PagerDutySettings, context: NotifierContext) -> AsyncIterator[Notifier]:
+    async with http_client(context.most_at_once) as http:
         yield PagerDuty(http, addresses_of(settings.keys), settings.url)
 
 

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings
 
 from keyturn.jobs.channel import Channel
 from keyturn.llm.http import http_client
-from keyturn.notices.channel import Notifier
+from keyturn.notices.channel import Notifier, NotifierContext
 from keyturn.notices.contracts import Notice, NoticeMessage
 from keyturn.notices.http import address_in, addresses_of, call, named_urls
 from keyturn.notices.wording import headline, left_out, link, sentence
@@ -88,8 +88,8 @@ class SlackSettings(BaseSettings):
 
 
 @asynccontextmanager
-async def _open(settings: SlackSettings, most_at_once: int) -> AsyncIterator[Notifier]:
-    async with http_client(most_at_once) as http:
+async def _open(settings: SlackSettings, context: NotifierContext) -> AsyncIterator[Notifier]:
+    async with http_client(context.most_at_once) as http:
         yield Slack(http, addresses_of(settings.webhooks))
 
 

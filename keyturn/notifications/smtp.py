@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings
 from keyturn.errors import SettingsInvalid
 from keyturn.jobs.channel import Channel
 from keyturn.jobs.errors import ReceiverRefused, ReceiverUnavailable
-from keyturn.notices.channel import Notifier
+from keyturn.notices.channel import Notifier, NotifierContext
 from keyturn.notices.contracts import NoticeMessage
 from keyturn.notices.wording import as_text, headline
 from keyturn.settings import SETTINGS_FROM_ENVIRONMENT
@@ -141,7 +141,7 @@ class SmtpSettings(BaseSettings):
 
 
 @asynccontextmanager
-async def _open(settings: SmtpSettings, _most_at_once: int) -> AsyncIterator[Notifier]:
+async def _open(settings: SmtpSettings, _context: NotifierContext) -> AsyncIterator[Notifier]:
     if settings.url is None or settings.sender is None:
         raise SettingsInvalid("KEYTURN_SMTP_URL is not set")
     yield Mail(settings.url.get_secret_value(), settings.sender)

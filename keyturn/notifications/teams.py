@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings
 
 from keyturn.jobs.channel import Channel
 from keyturn.llm.http import http_client
-from keyturn.notices.channel import Notifier
+from keyturn.notices.channel import Notifier, NotifierContext
 from keyturn.notices.contracts import NoticeMessage
 from keyturn.notices.http import address_in, addresses_of, call, named_urls
 from keyturn.notices.wording import headline, left_out, link, sentence
@@ -89,8 +89,8 @@ class TeamsSettings(BaseSettings):
 
 
 @asynccontextmanager
-async def _open(settings: TeamsSettings, most_at_once: int) -> AsyncIterator[Notifier]:
-    async with http_client(most_at_once) as http:
+async def _open(settings: TeamsSettings, context: NotifierContext) -> AsyncIterator[Notifier]:
+    async with http_client(context.most_at_once) as http:
         yield Teams(http, addresses_of(settings.webhooks))
 
 

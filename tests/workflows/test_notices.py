@@ -1,6 +1,7 @@
 """Notices on a real server: each event reaches each channel once in effect, whatever is lost on the way."""
 
 import asyncio
+import json
 import random
 import uuid
 from collections import Counter
@@ -11,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from aiohttp import web
 from pydantic import SecretStr
@@ -25,12 +27,17 @@ from keyturn.application.runs import failed_runs
 from keyturn.bulk.contracts import BulkSource
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
+from keyturn.lab.simulator.jira import JiraSimulator
+from keyturn.lab.simulator.servicenow import ServiceNowSimulator
 from keyturn.llm.http import http_client
 from keyturn.notices.channel import Notifier
+from keyturn.notices.issues import IssueNotifier, Lags
 from keyturn.notices.routing import Routes
 from keyturn.notices.store import NoticeStore
 from keyturn.notices.tables import notice_sends, notices
+from keyturn.notifications.jira import Jira
 from keyturn.notifications.pagerduty import PagerDuty
+from keyturn.notifications.servicenow import ServiceNow
 from keyturn.notifications.slack import Slack
 from keyturn.notifications.webhook import Webhook
 from keyturn.notifications.webhook.notices import NoticeWebhook
@@ -100,7 +107,6 @@ async def notifying(
     client: Client, engine: AsyncEngine, world: World, *tables: dict[str, Any]
 ) -> AsyncIterator[PostOffice]:
     """A worker for notices, and what looks for them."""
-    queue = f"test-{uuid.uuid4().hex}"
     application = web.Application()
     application.router.add_post("/hook", world.hook)
     application.router.add_post("/v2/enqueue", world.pager)
@@ -116,11 +122,35 @@ async def notifying(
         notifications = Notifications(
             routes, notifiers, alone=frozenset({"webhook", "pagerduty"}), closing=frozenset({"pagerduty"})
         )
-        deliver = DeliverNotices(SentNotices(NoticeStore(engine), notifications))
-        office = PostOffice(engine, Owners(), notifications, NoticeStarts(client, queue))
-        await office.start()
-        async with Worker(client, task_queue=queue, workflows=[NoticeWorkflow], activities=deliver.activities):
+        async with working(client, engine, notifications) as office:
             yield office
+
+
+@asynccontextmanager
+async def working(client: Client, engine: AsyncEngine, notifications: Notifications) -> AsyncIterator[PostOffice]:
+    """A worker that delivers by these channels, and what looks for notices."""
+    queue = f"test-{uuid.uuid4().hex}"
+    deliver = DeliverNotices(SentNotices(NoticeStore(engine), notifications))
+    office = PostOffice(engine, Owners(), notifications, NoticeStarts(client, queue))
+    await office.start()
+    async with Worker(client, task_queue=queue, workflows=[NoticeWorkflow], activities=deliver.activities):
+        yield office
+
+
+def losing(simulator: Any, world: World) -> web.Application:
+    """A simulator's application that loses answers as `world` does."""
+    application: web.Application = simulator.application()
+
+    @web.middleware
+    async def lose(request: web.Request, handler: Any) -> web.StreamResponse:
+        answer: web.StreamResponse = await handler(request)
+        if world.random.random() < world.loses:
+            assert request.transport is not None
+            request.transport.abort()
+        return answer
+
+    application.middlewares.insert(0, lose)
+    return application
 
 
 async def settled(office: PostOffice, engine: AsyncEngine, *, seconds: float = 60) -> None:
@@ -186,6 +216,45 @@ async def test_over_a_network_that_loses_a_third_of_the_answers_each_event_has_i
         assert actions[-1] == "resolve"
     named = [block for body in world.chat for block in body["blocks"] if block["type"] == "header"]
     assert len(named) <= 3, "each look makes one digest an owner"
+
+
+async def test_over_such_a_network_each_job_has_one_issue_with_each_event_once(
+    temporal: Client, engine: AsyncEngine, store: JobStore
+) -> None:
+    """In trackers that know no idempotency key; opened, noted and closed in the order of events."""
+    world, jira, service_now = World(loses=1 / 3), JiraSimulator(lag=0.2), ServiceNowSimulator()
+    lags = Lags(issue=timedelta(seconds=0.4), note=timedelta(seconds=0.05))
+    table = {"to": ["jira:OPS", "servicenow:default"]}
+    async with (
+        fake_server(losing(jira, world)) as of_jira,
+        fake_server(losing(service_now, world)) as of_service_now,
+        http_client(50) as http,
+        http_client(50) as http_of_service_now,
+    ):
+        http.auth = httpx.BasicAuth(*jira.account)
+        http_of_service_now.auth = httpx.BasicAuth(*service_now.account)
+        now = ServiceNow(http_of_service_now, of_service_now, close_code="Solution provided")
+        notifiers: dict[str, Notifier] = {
+            "jira": IssueNotifier("jira", Jira(http, of_jira), engine, lags),
+            "servicenow": IssueNotifier("servicenow", now, engine, lags),
+        }
+        routes = Routes.model_validate({"route": [table]})
+        notifications = Notifications(routes, notifiers, frozenset(notifiers))
+        async with working(temporal, engine, notifications) as office:
+            await asyncio.gather(*(rotated(engine, store, number) for number in range(2)))
+            await settled(office, engine, seconds=120)
+    wanted = ["Rotation began", "Rotation waits", "Old key was deactivated", "Rotation is done"]
+    assert sorted(one.fields["summary"] for one in jira.issues.values()) == [
+        f"Rotate key_{number} of acct_10234" for number in range(2)
+    ]
+    assert len(service_now.incidents) == 2
+    notes = [[json.dumps(body) for body in one.comments] for one in jira.issues.values()]
+    for written in [*notes, *(list(one) for one in service_now.notes.values())]:
+        assert len(written) == len(wanted)
+        for said, note in zip(wanted, written, strict=True):
+            assert said in note
+    assert [one.moves for one in jira.issues.values()] == [["Won't Do"]] * 2
+    assert list(service_now.resolved.values()) == [1] * 2
 
 
 async def test_800_new_jobs_are_one_message_an_owner(temporal: Client, engine: AsyncEngine, store: JobStore) -> None:

@@ -7,7 +7,7 @@ from keyturn.database import account_name
 from keyturn.database_moments import Moment
 
 revision = "0022"
-down_revision = "0020"
+down_revision = "0021"
 branch_labels = None
 depends_on = None
 

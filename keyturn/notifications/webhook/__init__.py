@@ -28,7 +28,7 @@ from keyturn.jobs.channel import Channel
 from keyturn.jobs.errors import ReceiverConflict, ReceiverRefused, ReceiverUnavailable
 from keyturn.jobs.outbox import Message
 from keyturn.llm.http import http_client
-from keyturn.notices.channel import Notifier
+from keyturn.notices.channel import Notifier, NotifierContext
 from keyturn.notifications.webhook.destinations import fault_of_target
 from keyturn.notifications.webhook.notices import NoticeWebhook
 from keyturn.notifications.webhook.signing import envelope, event_id, signature
@@ -234,8 +234,8 @@ async def _open(settings: WebhookSettings, most_at_once: int) -> AsyncIterator[W
 
 
 @asynccontextmanager
-async def _notify(settings: WebhookSettings, most_at_once: int) -> AsyncIterator[Notifier]:
-    async with _open(settings, most_at_once) as webhook:
+async def _notify(settings: WebhookSettings, context: NotifierContext) -> AsyncIterator[Notifier]:
+    async with _open(settings, context.most_at_once) as webhook:
         yield NoticeWebhook(webhook)
 
 
