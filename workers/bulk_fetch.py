@@ -6,6 +6,7 @@ from pathlib import Path
 
 from keyturn.errors import SettingsInvalid
 from keyturn.inventory.errors import InventoryInvalid, InventoryRefused
+from keyturn.snapshots.disk import written
 from keyturn.snapshots.fetch import fetch_snapshot
 from keyturn.snapshots.fetchers import load_fetchers
 
@@ -60,8 +61,9 @@ def _folder_below(folder: str, root: Path | None) -> Path:
 
 def _keep(newest: Path, kept: Path) -> None:
     """Let the run have the snapshot under a name of its own: the next fetch replaces the newest one by a rename."""
-    kept.parent.mkdir(exist_ok=True)
     unfinished = kept.with_suffix(".link")
-    unfinished.unlink(missing_ok=True)
-    os.link(newest, unfinished)
-    unfinished.replace(kept)
+    with written(kept):
+        kept.parent.mkdir(exist_ok=True)
+        unfinished.unlink(missing_ok=True)
+        os.link(newest, unfinished)
+        unfinished.replace(kept)

@@ -27,7 +27,7 @@ class SnapshotSmaller(SnapshotError):
     kind = "snapshot_smaller"
     hint = (
         "Find out why: an account that left the list, a right that was taken away. If the figure is right, run the "
-        "command again with --expect-fewer: nothing is read twice. If it is wrong, --restart reads everything again."
+        "command again with --expect-fewer: nothing is read twice. Without it, everything is read again."
     )
 
 
@@ -35,7 +35,17 @@ class SnapshotEmpty(SnapshotError):
     """The inventory has no key at all: an empty snapshot would let every key look rotated."""
 
     kind = "snapshot_empty"
-    hint = "Look at which accounts, projects or namespaces are read, and by whose rights; then fetch with --restart."
+    hint = "Look at which accounts, projects or namespaces are read, and by whose rights; then run the command again."
+
+
+class SnapshotUnwritable(SnapshotError):
+    """The snapshot, or what was read of it, cannot be written: the last snapshot is unchanged."""
+
+    kind = "snapshot_unwritable"
+    hint = (
+        "Make room on the disk, or give the right to write in the folder of --out; then run the same command again: "
+        "it reads only what is missing."
+    )
 
 
 class AnotherSnapshot(SnapshotError):

@@ -12,7 +12,14 @@ from keyturn.errors import KeyturnError, SettingsInvalid
 from keyturn.execution.errors import CloudRefused, CloudUnavailable, CredentialsMissing
 from keyturn.settings import field_faults
 from keyturn.snapshots.attempts import all_of
-from keyturn.snapshots.errors import CloudAnswerInvalid, CursorInvalid, SnapshotIncomplete
+from keyturn.snapshots.errors import (
+    CloudAnswerInvalid,
+    CursorInvalid,
+    SnapshotEmpty,
+    SnapshotIncomplete,
+    SnapshotSmaller,
+    SnapshotUnwritable,
+)
 from keyturn.snapshots.fetcher import Cloud, Fetcher, Page, Part
 from keyturn.snapshots.parts import PartsFolder, Plan, StoredPage, dumped, is_resumable, now, plan_of
 from keyturn.snapshots.publish import Manifest, expect_same_source, publish
@@ -58,7 +65,10 @@ async def fetch_snapshot(
         report: gets lines for the user.
 
     Raises:
-        SnapshotIncomplete, SnapshotEmpty, SnapshotSmaller: nothing was written, and what was read is kept.
+        SnapshotIncomplete: nothing was written, and what was read is kept for the next attempt.
+        SnapshotSmaller: nothing was written, and what was read is kept for one that expects fewer.
+        SnapshotEmpty: nothing was written.
+        SnapshotUnwritable: the disk is full, or the folder may not be written.
         AnotherSnapshot: the file that is there is of another cloud.
         FetchRunning: another process is at it.
         KeyturnError: the parts cannot be listed.
@@ -67,18 +77,13 @@ async def fetch_snapshot(
     settings = _settings_of(fetcher)
     cloud, parts = fetcher.open(), PartsFolder(out)
     try:
-        plan = await _planned(fetcher, settings, cloud, parts, restart=restart, report=report)
+        plan = await _planned(
+            fetcher, settings, cloud, parts, restart=restart, expect_fewer=expect_fewer, report=report
+        )
         pages, failures = await _read_all(cloud, parts, plan, report)
         if failures and not allow_missing:
             raise SnapshotIncomplete(_in_words(fetcher, plan, failures))
-        made = publish(
-            out,
-            plan,
-            pages,
-            {failure.part: failure.reason for failure in failures},
-            finished_at=now().replace(microsecond=0),
-            expect_fewer=expect_fewer,
-        )
+        made = _published(out, plan, pages, failures, parts, expect_fewer=expect_fewer)
         parts.remove()
     finally:
         parts.close()
@@ -86,16 +91,47 @@ async def fetch_snapshot(
     return made
 
 
+def _published(
+    out: Path,
+    plan: Plan,
+    pages: list[StoredPage],
+    failures: list[_Failure],
+    parts: PartsFolder,
+    *,
+    expect_fewer: bool,
+) -> Manifest:
+    missing = {failure.part: failure.reason for failure in failures}
+    finished_at = now().replace(microsecond=0)
+    try:
+        return publish(out, plan, pages, missing, finished_at=finished_at, expect_fewer=expect_fewer)
+    except SnapshotSmaller:
+        parts.refuse(plan)
+        raise
+    except SnapshotEmpty:
+        parts.remove()
+        raise
+
+
 async def _planned(
-    fetcher: Fetcher, settings: str, cloud: Cloud, parts: PartsFolder, *, restart: bool, report: Report
+    fetcher: Fetcher,
+    settings: str,
+    cloud: Cloud,
+    parts: PartsFolder,
+    *,
+    restart: bool,
+    expect_fewer: bool,
+    report: Report,
 ) -> Plan:
     """Return the plan of the fetch that is resumed, or a new one."""
     before, wanted = parts.plan(), plan_of(fetcher.name, settings, (), now())
     if before is not None and not restart:
-        if is_resumable(before, wanted):
+        if before.refused and not expect_fewer:
+            report("what was read before had far fewer keys: everything is read again (--expect-fewer accepts it)")
+        elif is_resumable(before, wanted):
             report(f"resuming the fetch of {before.started_at:%Y-%m-%d %H:%M:%S} UTC")
             return before
-        report("what was read before has other settings, or is over a day old: everything is read again")
+        else:
+            report("what was read before has other settings, or is over 12 hours old: everything is read again")
     try:
         listed = tuple(dict.fromkeys(await cloud.parts()))  # a listing that changes may have one on two pages
     except (CloudRefused, CloudUnavailable) as error:
@@ -120,6 +156,8 @@ async def _read_all(
         async with at_once:
             try:
                 return await _read_part(cloud, parts, plan, number, part)
+            except SnapshotUnwritable:
+                raise
             except KeyturnError as error:
                 return _Failure(part.name, str(error))
             finally:
@@ -127,7 +165,7 @@ async def _read_all(
                 if done % max(len(plan.parts) // LINES, 1) == 0:
                     report(f"{done:,} of {len(plan.parts):,} read")
 
-    # What is raised is no failure of a cloud: a disk that is full.
+    # What is raised is no failure of a cloud: a disk that is full ends the fetch.
     found = await all_of(read(number, part) for number, part in enumerate(plan.parts, 1))
     pages = [page for one in found if not isinstance(one, _Failure) for page in one]
     return pages, [one for one in found if isinstance(one, _Failure)]

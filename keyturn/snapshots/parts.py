@@ -15,19 +15,21 @@ from typing import NamedTuple
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
-from keyturn.snapshots.disk import remove_unfinished, write_whole
+from keyturn.snapshots.disk import remove_unfinished, write_whole, written
 from keyturn.snapshots.errors import FetchRunning
 from keyturn.snapshots.fetcher import Page, Part
 
 VERSION = 1
-# A snapshot has one time: what was read a day later would be evidence of another.
-RESUMED_WITHIN = timedelta(days=1)
+# A snapshot has one time: what was read much later would be evidence of another. Below a day, so that a fetch of each
+# night never takes over what the night before has read.
+RESUMED_WITHIN = timedelta(hours=12)
 
 
 class Plan(BaseModel):
     """What a fetch reads, fixed at its start; a resumed one reads the same.
 
-    `settings` is a digest of the settings that chose the parts: with others, the plan is not resumed.
+    `settings` is a digest of the settings that chose the parts: with others, the plan is not resumed. `refused` says
+    that all was read, and has far fewer keys than the snapshot before: only who expects that goes on with it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -37,6 +39,7 @@ class Plan(BaseModel):
     settings: str
     started_at: AwareDatetime
     parts: tuple[Part, ...]
+    refused: bool = False
 
 
 class StoredPage(NamedTuple):
@@ -75,8 +78,9 @@ class PartsFolder:
 
     def __init__(self, snapshot: Path) -> None:
         self.folder = snapshot.with_name(f"{snapshot.name}.parts")
-        self.folder.mkdir(mode=0o700, exist_ok=True)
-        self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        with written(self.folder):
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+            self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel gives it back when the process dies
         except OSError:
@@ -105,6 +109,13 @@ class PartsFolder:
         (self.folder / "plan.json").unlink(missing_ok=True)  # first: pages without a plan are of none
         for page in self.folder.glob("*.jsonl"):
             page.unlink()
+        self._write(plan)
+
+    def refuse(self, plan: Plan) -> None:
+        """Keep what was read for whoever expects fewer keys, and for no one else."""
+        self._write(plan.model_copy(update={"refused": True}))
+
+    def _write(self, plan: Plan) -> None:
         write_whole(self.folder / "plan.json", [plan.model_dump_json().encode()], mode=0o600)
 
     def stored(self, number: int, page: int, part: Part, cursor: str) -> StoredPage | None:
@@ -146,7 +157,7 @@ def plan_of(source: str, settings: str, parts: Sequence[Part], started_at: datet
 
 
 def is_resumable(plan: Plan, wanted: Plan) -> bool:
-    """Return whether a plan is of the same source and settings, and of the last day."""
+    """Return whether a plan is of the same source and settings, and young enough."""
     age = wanted.started_at - plan.started_at
     same = (plan.source, plan.settings) == (wanted.source, wanted.settings)
     return same and timedelta(0) <= age <= RESUMED_WITHIN

@@ -1,6 +1,7 @@
 """Snapshots: an inventory that is fetched in parts, by a process that is killed, throttled and refused."""
 
 import asyncio
+import errno
 import hashlib
 import json
 import os
@@ -20,7 +21,14 @@ from keyturn.inventory.rows import InventoryKey
 from keyturn.inventory.source import Inventory
 from keyturn.lab.simulator.aws_iam import AwsEstate
 from keyturn.snapshots import attempts
-from keyturn.snapshots.errors import AnotherSnapshot, FetchRunning, SnapshotEmpty, SnapshotIncomplete, SnapshotSmaller
+from keyturn.snapshots.errors import (
+    AnotherSnapshot,
+    FetchRunning,
+    SnapshotEmpty,
+    SnapshotIncomplete,
+    SnapshotSmaller,
+    SnapshotUnwritable,
+)
 from keyturn.snapshots.fetch import fetch_snapshot
 from keyturn.snapshots.fetchers import load_fetchers
 from keyturn.snapshots.parts import PartsFolder, now
@@ -186,8 +194,53 @@ async def test_a_snapshot_that_lost_a_fifth_of_its_keys_stops_with_both_figures(
     assert not estate.calls
 
 
+async def test_what_was_refused_for_its_few_keys_is_not_taken_over_by_the_next_fetch(
+    estate: AwsEstate, tmp_path: Path
+) -> None:
+    """That of the next night: it reads what is there by then."""
+    out = tmp_path / "keys.jsonl"
+    await fetched(out)
+    users = [dict(estate.accounts[number].users) for number in ("000000000001", "000000000002")]
+    for number in ("000000000001", "000000000002"):
+        estate.accounts[number].users.clear()
+    for _ in range(2):
+        with pytest.raises(SnapshotSmaller):
+            await fetched(out)
+    for number, before in zip(("000000000001", "000000000002"), users, strict=True):
+        estate.accounts[number].users.update(before)
+    assert (await fetched(out)).keys == 300
+
+
+async def test_a_disk_that_is_full_ends_the_fetch_and_what_was_read_is_kept(
+    estate: AwsEstate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no fault of an account, which --allow-missing would leave out."""
+    out = tmp_path / "keys.jsonl"
+    synced, room = os.fsync, [3]
+
+    def full(file: int) -> None:
+        room[0] -= 1
+        if room[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        synced(file)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(SnapshotUnwritable, match="No space left on device"):
+            await fetched(out, allow_missing=True)
+    assert not out.exists()
+    estate.calls.clear()
+    assert (await fetched(out)).keys == 300
+
+
+@pytest.mark.usefixtures("estate")
+async def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SnapshotUnwritable, match=r"missing/keys\.jsonl\.parts cannot be written: No such file"):
+        await fetched(tmp_path / "missing" / "keys.jsonl")
+
+
 async def test_an_estate_without_a_key_is_an_error(estate: AwsEstate, tmp_path: Path) -> None:
-    """Whatever flags are given; what was wrong is read again with --restart."""
+    """Whatever flags are given; the next fetch reads everything again."""
     users = {number: dict(account.users) for number, account in estate.accounts.items()}
     for account in estate.accounts.values():
         account.users.clear()
@@ -195,9 +248,7 @@ async def test_an_estate_without_a_key_is_an_error(estate: AwsEstate, tmp_path: 
         await fetched(tmp_path / "keys.jsonl", expect_fewer=True, allow_missing=True)
     for number, account in estate.accounts.items():
         account.users.update(users[number])
-    with pytest.raises(SnapshotEmpty):  # resumed: everything was read
-        await fetched(tmp_path / "keys.jsonl")
-    assert (await fetched(tmp_path / "keys.jsonl", restart=True)).keys == 300
+    assert (await fetched(tmp_path / "keys.jsonl")).keys == 300
 
 
 @pytest.mark.usefixtures("estate")
