@@ -28,6 +28,7 @@ from keyturn.drafts.reading import DraftReading
 from keyturn.drafts.store import Draft, DraftStore
 from keyturn.errors import InvalidRequest, JobStoreUnavailable
 from keyturn.exposures.store import ExposureStore
+from keyturn.jobs.in_flight import as_row
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.keyring import Keyring
@@ -40,6 +41,7 @@ from keyturn.rotations.outcomes import JobCreated, RotationOutcome
 from keyturn.tasks.draft_reply import DraftRequest
 from keyturn.waivers.contracts import Waiver
 from keyturn.waivers.granting import new_waiver
+from keyturn.waivers.jobs import WaivedJobs
 from keyturn.waivers.store import WaiverStore
 from keyturn.workflows.identity import stored_id
 from keyturn.workflows.visibility import TENANT
@@ -91,7 +93,9 @@ class Desk:
         self._drafts = DraftStore(engine, keyring)
         self._reading = DraftReading(self._drafts)
         self.owners = owners or Owners()
+        self.engine = engine
         self.waivers = WaiverStore(engine)
+        self._waived = WaivedJobs(engine, self.owners, catalogue, tenant_id=tenant)
         self.exposed = ExposedKeys(client, catalogue, ExposureStore(engine), tenant=tenant, task_queue=task_queue)
         self.lists = Lists(client, engine, tenant=tenant, owners=self.owners)
         self._looking: dict[str, asyncio.Task[Draft]] = {}
@@ -237,6 +241,10 @@ class Desk:
     async def job(self, job_id: str) -> tuple[Row, Sequence[Row]]:
         """Return a job and its audit trail; raises UnknownJob."""
         return await self._leases.show(job_id, tenant_id=self.tenant)
+
+    async def held_back(self, job: Row) -> str | None:
+        """Return the waiver, in words, for which no executor starts a job; None if there is none."""
+        return await self._waived.holds_back(as_row(job))
 
     async def audit(self, workflow_id: str) -> Sequence[Row]:
         """Return what people and the program did to a rotation and its job, oldest first."""

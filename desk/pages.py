@@ -200,6 +200,8 @@ class Pages:
         }
 
     async def _next_for(self, job: Mapping[str, Any]) -> str:
+        if (waived := await self._desk.held_back(job)) is not None:
+            return f"Nothing until the waiver ends: {waived}."
         ours = job["status"] in {"claimed", "rotating", "verifying", "grace"}
         return next_for_job(job, await execution_status(self._desk.client, job["job_id"]) if ours else None)
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Form, Path, Request
+from fastapi import APIRouter, FastAPI, Form, Path, Query, Request
 from fastapi.responses import RedirectResponse, Response
 from pydantic import AwareDatetime, BaseModel, Field
 
@@ -14,8 +14,11 @@ from keyturn.desk.schemas import Body
 from keyturn.errors import InvalidRequest, KeyturnError
 from keyturn.moments import last_moment
 from keyturn.waivers.contracts import AccountPattern, Waiver
+from keyturn.waivers.granting import exceptions_of
+from keyturn.waivers.jobs import open_jobs_of
 from keyturn.web.problems import Refused
 
+NAMED_JOBS = 20  # on the page; the list of jobs has them all
 WaiverId = Annotated[str, Path(max_length=64, description="Waiver ID.")]
 
 
@@ -70,18 +73,31 @@ class WaiverPages:
         for path, handler in posts.items():
             app.add_api_route(path, handler, methods=["POST"], include_in_schema=False, response_model=None)
 
-    async def _list(self, request: Request, person: AnyPerson) -> Response:
-        return await self._page(request, {}, [])
+    async def _list(
+        self, request: Request, person: AnyPerson, granted: Annotated[str, Query(max_length=64)] = ""
+    ) -> Response:
+        return await self._page(request, {}, [], granted=granted)
 
     async def _page(
-        self, request: Request, typed: dict[str, Any], faults: list[tuple[str, str]], status: int = 200
+        self,
+        request: Request,
+        typed: dict[str, Any],
+        faults: list[tuple[str, str]],
+        *,
+        status: int = 200,
+        granted: str = "",
     ) -> Response:
         rows = await self._desk.waivers.active(tenant_id=self._desk.tenant)
+        new = next((row for row in rows if row.waiver_id == granted), None)
         return self._render(
             request,
             "waivers.html",
             status=status,
             rows=rows,
+            granted=new,
+            exceptions=exceptions_of(new, self._desk.catalogue) if new else (),
+            jobs=await open_jobs_of(new, self._desk.engine, self._desk.owners) if new else (),
+            NAMED=NAMED_JOBS,
             typed=typed,
             faults=dict(faults),
             lines=[line.id for line in self._desk.catalogue],
@@ -107,11 +123,12 @@ class WaiverPages:
                 ends = last_moment(until)
             except ValueError as error:
                 raise InvalidRequest(faults=[("until", str(error))]) from None
-            await self._desk.grant_waiver(person.name, **asked | {"until": ends}, covers_compromised=covers_compromised)
+            fields = asked | {"until": ends, "covers_compromised": covers_compromised}
+            waiver = await self._desk.grant_waiver(person.name, **fields)
         except KeyturnError as error:  # nothing that was typed is lost by it
             faults = error.faults if isinstance(error, InvalidRequest) and error.faults else [("", str(error))]
-            return await self._page(request, typed, list(faults), Refused.of(error).status)
-        return RedirectResponse("/waivers", status_code=303)
+            return await self._page(request, typed, list(faults), status=Refused.of(error).status)
+        return RedirectResponse(f"/waivers?granted={waiver.waiver_id}", status_code=303)
 
     async def _end(
         self, request: Request, person: Approver, waiver_id: Annotated[str, Form(max_length=64)]

@@ -2,8 +2,9 @@
 
 import json
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
@@ -17,6 +18,7 @@ from keyturn.starter.database import with_database
 from keyturn.starter.faults import validate_as
 from keyturn.starter.jobs_server import serve
 from keyturn.starter.lost_jobs import lost
+from keyturn.starter.policy_options import policy_options
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -93,14 +95,25 @@ jobs.add_command(serve)
 @_tenant
 @click.argument("job_id")
 @_as_json
-def show(job_id: str, tenant: str, as_json: bool) -> None:
-    """Show a job: its order, its status, and its audit trail."""
+@policy_options
+def show(job_id: str, tenant: str, as_json: bool, policy_dir: Path | None, shipped: bool) -> None:
+    """Show a job: its order, its status, the waiver that holds it back, and its audit trail."""
+    from keyturn.jobs.in_flight import as_row
     from keyturn.jobs.leases import JobLeases
     from keyturn.jobs.tables import NORMAL
+    from keyturn.owners import load_owners
+    from keyturn.policy.catalogue import load_catalogue
+    from keyturn.waivers.jobs import WaivedJobs
 
-    job, trail = with_database(lambda engine: JobLeases(engine).show(job_id, tenant_id=tenant))
+    owners, catalogue = load_owners(), load_catalogue(policy_dir, shipped=shipped)
+
+    async def find(engine: "AsyncEngine") -> tuple[Mapping[str, Any], Sequence[Mapping[str, Any]], str | None]:
+        job, trail = await JobLeases(engine).show(job_id, tenant_id=tenant)
+        return job, trail, await WaivedJobs(engine, owners, catalogue, tenant_id=tenant).holds_back(as_row(job))
+
+    job, trail, waived = with_database(find)
     if as_json:
-        output = {"job": dict(job), "audit": [dict(row) for row in trail]}
+        output = {"job": dict(job), "audit": [dict(row) for row in trail], "waived": waived}
         click.echo(json.dumps(output, default=lambda moment: moment.isoformat()))
         return
     urgent = "  urgent" if job["priority"] < NORMAL else ""
@@ -110,6 +123,8 @@ def show(job_id: str, tenant: str, as_json: bool) -> None:
         held = "claimed" if job["lease_until"] > datetime.now(UTC) else "was claimed"
         until = in_utc(job["lease_until"])
         click.echo(f"  {held} by {job['lease_owner']} until {until}, claim {job['lease_token']}")
+    if waived:
+        click.echo(printable(f"  no executor starts it: {waived}"))
     for row in trail:
         detail = "  ".join(f"{name}={value}" for name, value in row["detail"].items())
         click.echo(printable(f"  {in_utc(row['at'])}  {row['event']:16}  {row['actor']:16}  {detail}"))

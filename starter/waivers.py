@@ -18,8 +18,6 @@ from keyturn.starter.policy_options import policy_options
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from keyturn.owners import Owners
-    from keyturn.waivers.contracts import Waiver
 
 _tenant = click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Tenant ID.")
 _user = click.option("--user", envvar="KEYTURN_USER", help="Your user name.  [default: the signed-in user]")
@@ -83,6 +81,7 @@ def grant(tenant: str, until: str, user: str | None, policy_dir: Path | None, sh
     from keyturn.owners import load_owners
     from keyturn.policy.catalogue import load_catalogue
     from keyturn.waivers.granting import exceptions_of, new_waiver
+    from keyturn.waivers.jobs import open_jobs_of
     from keyturn.waivers.store import WaiverStore
 
     try:
@@ -98,7 +97,7 @@ def grant(tenant: str, until: str, user: str | None, policy_dir: Path | None, sh
 
     async def write(engine: "AsyncEngine") -> "list[str]":
         await WaiverStore(engine).add(waiver)
-        return await _open_jobs(engine, waiver, owners)
+        return await open_jobs_of(waiver, engine, owners)
 
     jobs = with_database(write)
     click.echo(printable(f"{waiver.waiver_id}  {waiver.scope}, until {in_utc(waiver.until)}"))
@@ -124,29 +123,3 @@ def end(waiver_id: str, tenant: str, user: str | None) -> None:
     who = validate_as(Identifier, user or signed_in_user(), "--user")
     with_database(lambda engine: WaiverStore(engine).end(waiver_id, tenant_id=tenant, by=who))
     click.echo(f"{printable(waiver_id)} ended")
-
-
-async def _open_jobs(engine: "AsyncEngine", waiver: "Waiver", owners: "Owners") -> list[str]:
-    """Return the open jobs of the keys that a waiver is about."""
-    from keyturn.jobs.listing import JobFilter, JobListing
-    from keyturn.jobs.tables import URGENT
-    from keyturn.waivers.rules import covers
-
-    listing, found = JobListing(engine), list[str]()
-    after = None
-    while True:
-        page = await listing.page(
-            JobFilter(state="open", line=waiver.line),
-            tenant_id=waiver.tenant_id,
-            order_by="due",
-            limit=500,
-            after=after,
-        )
-        for row in page.rows:
-            owner = owners.owner_of(row["account_id"], row["key_id"], row["recorded_owner"])
-            about = {"account_id": row["account_id"], "key_id": row["key_id"], "owner": owner}
-            if covers(waiver, **about, compromised=row["priority"] == URGENT):
-                found.append(row["job_id"])
-        after = page.after
-        if after is None:
-            return found

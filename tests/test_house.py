@@ -25,6 +25,7 @@ LONGER = {
     "workers/codec.py": "one server: who may decrypt, and what is logged of it",
     "starter/schedules.py": "the commands of one group, with their options",
     "starter/people.py": "the commands of one group, with their options",
+    "starter/jobs.py": "the commands of one group, with their options",
     "starter/policy.py": "the commands of one group, with their options",
 }
 FOLDERS = ("activities", "application", "desk", "keyturn", "starter", "workers", "workflows")

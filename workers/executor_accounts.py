@@ -11,8 +11,9 @@ from temporalio.client import Client
 
 from keyturn.application.parked import blocked_jobs
 from keyturn.errors import SettingsInvalid
-from keyturn.execution.errors import AccountMismatch, KeyMapInvalid, PolicyLineMissing, TargetUnusable
+from keyturn.execution.errors import AccountMismatch, KeyMapInvalid, TargetUnusable
 from keyturn.execution.limits import Admission, Admit, Group, target_names
+from keyturn.execution.lines import lines_of_job
 from keyturn.execution.mapping import KeyMap, KeyNames, load_key_map
 from keyturn.execution.protocols import CloudKeys, ExecutorSteps
 from keyturn.execution.steps import KeyRotation
@@ -24,13 +25,10 @@ from keyturn.jobs.executor import SecretTarget
 from keyturn.jobs.in_flight import JobRow, recent_jobs
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.outbox import Outbox
-from keyturn.moments import in_utc
 from keyturn.owners import load_owners
-from keyturn.policy.catalogue import Catalogue
-from keyturn.policy.errors import UnknownPolicyLine
-from keyturn.policy.line import PolicyLine
 from keyturn.targets import load_targets
 from keyturn.waivers.contracts import AppliedWaiver
+from keyturn.waivers.jobs import waived_because
 from keyturn.workers.executor_settings import ExecutorSettings
 
 
@@ -116,19 +114,6 @@ def open_accounts(engine: AsyncEngine, settings: ExecutorSettings) -> Sequence[A
 
 # Which of some jobs are waived.
 WaivedAmong = Callable[[Sequence[JobRow]], Awaitable[Mapping[str, AppliedWaiver]]]
-
-
-def waived_because(waiver: AppliedWaiver) -> str:
-    """Return why a waived job is left alone."""
-    return f"{waiver.waiver_id} of {waiver.granted_by} exempts the key until {in_utc(waiver.until)}"
-
-
-def lines_of_job(catalogue: Catalogue, names: Sequence[str]) -> Sequence[PolicyLine]:
-    """Return the lines of a job, each in the version that is current now; raises PolicyLineMissing."""
-    try:
-        return [catalogue.current(name.rpartition("@")[0]) for name in names]
-    except UnknownPolicyLine as error:
-        raise PolicyLineMissing(str(error)[:300]) from None
 
 
 def _expect_accounts_named(key_map: KeyMap, keys: CloudKeys) -> None:

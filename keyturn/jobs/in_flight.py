@@ -1,8 +1,8 @@
 """The jobs that an executor's limits count."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -27,6 +27,20 @@ class JobRow(NamedTuple):
     is_urgent: bool
     policy_lines: tuple[str, ...] = ()
     recorded_owner: str | None = None
+
+
+def as_row(job: Mapping[str, Any]) -> JobRow:
+    """Return a job's whole row in this short form."""
+    return JobRow(
+        job["job_id"],
+        job["account_id"],
+        job["key_id"],
+        job["status"],
+        job["closed_at"],
+        job["priority"] == URGENT,
+        tuple(job["policy_lines"] or ()),
+        job["recorded_owner"],
+    )
 
 
 async def recent_jobs(engine: AsyncEngine, *, tenant_id: str, kind: CredentialKind) -> Sequence[JobRow]:

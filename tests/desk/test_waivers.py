@@ -42,6 +42,21 @@ async def test_an_approver_exempts_keys_and_ends_the_exemption(here: Place) -> N
         assert "No waiver holds." in text_of_page(await luna.get("/waivers"))
 
 
+async def test_whoever_grants_a_waiver_is_told_of_the_open_jobs(here: Place) -> None:
+    """And the job's page says what it waits for."""
+    async with here.open(roles=ROLES) as url, asking("luna", url) as luna, asking("omar", url) as omar:
+        made = await asked(luna, account_id="svc-legacy-7")
+        assert made["status"] == "job_created"
+        given = {"account": "svc-legacy-*", "until": UNTIL, "reason": "the vendor replaces it"}
+        granted = await omar.post("/waivers", data=given, follow_redirects=True)
+        text = text_of_page(granted)
+        assert f"exempts account svc-legacy-* until {UNTIL}" in text
+        assert "There is 1 open job of such keys: no executor starts it now" in text
+        assert f'href="/jobs/{made["job_id"]}"' in granted.text
+        job = text_of_page(await luna.get(f"/jobs/{made['job_id']}"))
+        assert "Next: Nothing until the waiver ends" in job
+
+
 @pytest.mark.parametrize(
     ("changed", "says"),
     [

@@ -20,9 +20,9 @@ from keyturn.policy.line import PolicyLine, digest_of_line
 from keyturn.waivers.contracts import AppliedWaiver, Waiver
 from keyturn.waivers.errors import UnknownWaiver, WaiverRefused
 from keyturn.waivers.granting import exceptions_of, new_waiver
+from keyturn.waivers.jobs import WaivedJobs
 from keyturn.waivers.rules import find_waiver
 from keyturn.waivers.store import WaiverBook, WaiverStore
-from keyturn.workers.executor_waivers import WaivedJobs
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 CATALOGUE = load_catalogue()
@@ -246,3 +246,6 @@ async def test_an_executor_leaves_open_jobs_of_waived_keys_alone(engine: AsyncEn
     waived = WaivedJobs(engine, Owners(), CATALOGUE, tenant_id="default")
     assert list(await waived.among(rows)) == ["job_1"]
     assert await WaivedJobs(engine, Owners(), CATALOGUE, tenant_id="another").among(rows) == {}
+    assert "exempts the key until" in str(await waived.holds_back(rows[0]))
+    started = rows[0]._replace(state="rotating")
+    assert [await waived.holds_back(row) for row in (started, *rows[1:])] == [None] * 5

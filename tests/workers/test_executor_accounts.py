@@ -8,10 +8,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.errors import SettingsInvalid
 from keyturn.execution.errors import KeyMapInvalid, PolicyLineMissing
+from keyturn.execution.lines import lines_of_job
 from keyturn.execution.protocols import CloudKeys
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.workers import executor_accounts
-from keyturn.workers.executor_accounts import lines_of_job, open_accounts
+from keyturn.workers.executor_accounts import open_accounts
 from keyturn.workers.executor_settings import ExecutorSettings
 
 

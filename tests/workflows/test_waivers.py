@@ -1,5 +1,6 @@
 """A waived key is judged all the same, recorded as waived, and gets no job while its waiver holds."""
 
+import json
 import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,7 +23,7 @@ from keyturn.waivers.contracts import AppliedWaiver
 from keyturn.waivers.granting import new_waiver
 from keyturn.waivers.store import WaiverBook, WaiverStore
 from keyturn.workers.wiring import look_up_owners, look_up_waivers
-from tests.support.cases import request
+from tests.support.cases import facts, order, request
 from tests.support.estates import BulkPlace, estate, started
 from tests.support.workers_for_tests import ELIGIBLE, Script, worker_on
 
@@ -89,6 +90,26 @@ async def test_a_waiver_that_is_granted_after_the_decision_still_prevents_the_jo
     assert isinstance(outcome, Waived)
     assert looks == ["RotationRequest", "JobOrder", "RotationRequest"]
     assert await sqlite_store.jobs(tenant_id="default", limit=10) == []
+
+
+async def test_the_owner_of_an_inventory_is_waived_for_questions_by_hand_too(
+    sqlite_place: BulkPlace, sqlite_engine: AsyncEngine, run_id: str, tmp_path: Path
+) -> None:
+    """A person's question names no owner: the newest run that knows one does."""
+    place = sqlite_place
+    line = json.loads(estate(tmp_path / "keys.jsonl", keys=1).read_text())
+    (tmp_path / "owned.jsonl").write_text(json.dumps(line | {"owner": "payments"}) + "\n")
+    await granted(sqlite_engine, tenant_id=place.tenant, account=None, owner="payments")
+    await place.load(tmp_path / "owned.jsonl", run_id)
+    waiver_of = look_up_waivers(
+        WaiverBook(WaiverStore(sqlite_engine), Owners()), CATALOGUE, look_up_owners(sqlite_engine, Owners())
+    )
+    asked = order(
+        tenant_id=place.tenant, account_id=line["account_id"], credential=facts(key_id=line["key_id"], stale=True)
+    )
+    assert (await waiver_of(asked, asked.decision)) is not None
+    another = order(tenant_id=place.tenant, account_id="another")
+    assert (await waiver_of(another, another.decision)) is None
 
 
 async def test_a_run_counts_waived_keys_and_says_until_when(
