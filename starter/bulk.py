@@ -129,14 +129,19 @@ def bulk(
         click.echo(f"bulk:{tenant}:{run_id}")
     else:
         _print_end(run_id, outcome)
-    failed = outcome.get("outcomes", {}).get("job_failed", 0)
+    _end_by_what_is_left(run_id, outcome.get("outcomes", {}))
+
+
+def _end_by_what_is_left(run_id: str, outcomes: dict[str, int]) -> None:
+    """Say what people must look at, and end by the exit status of it; return if it is nothing."""
+    failed = outcomes.get("job_failed", 0)
     if failed:
         click.echo(
             f"{counted(failed, 'due key')} will not be rotated, as the job failed or was cancelled: keyturn report "
             f"{run_id} says which; the same command with --again gives each another job",
             err=True,
         )
-    disagreements = outcome.get("outcomes", {}).get("disagreement", 0)
+    disagreements = outcomes.get("disagreement", 0)
     if disagreements:
         those = "1 key that is due" if disagreements == 1 else f"{disagreements:,} keys that are due"
         click.echo(
@@ -199,7 +204,7 @@ async def _load(engine: "AsyncEngine", source: BulkSource, order: BulkOrder, rej
         BulkStore(engine),
         catalogue,
         encryption,
-        on_progress=_counter(),
+        on_progress=_print_count,
         reject=rejected.add,
         digest=digest,
     )
@@ -214,12 +219,9 @@ def _to_error(text: str, newline: bool) -> None:
     click.echo(text, err=True, nl=newline)
 
 
-def _counter() -> Any:
-    def print_count(count: int) -> None:
-        if sys.stderr.isatty():
-            click.echo(f"\r{count:,} rows read", err=True, nl=False)
-
-    return print_count
+def _print_count(count: int) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"\r{count:,} rows read", err=True, nl=False)
 
 
 def _run(order: BulkOrder, *, watch: bool, asks: int, as_json: bool) -> dict[str, Any]:

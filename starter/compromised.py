@@ -20,6 +20,9 @@ from keyturn.starter.rotate import KINDS, print_outcome
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from keyturn.application.exposures import ExposedKeys
+    from keyturn.exposures.contracts import KnownKey
+
 _tenant = click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Tenant ID.")
 _task_queue = click.option(
     "--task-queue", envvar="KEYTURN_TASK_QUEUE", default="keyturn", show_default=True, help="Task queue of the workers."
@@ -87,9 +90,7 @@ def compromised(
     async def run(engine: "AsyncEngine") -> list[tuple[str, Any]]:
         from keyturn.application.connection import connect, map_refusals
         from keyturn.application.exposures import ExposedKeys
-        from keyturn.application.rotations import wait_for_outcome
         from keyturn.exposures.store import ExposureStore
-        from keyturn.rotations.outcomes import TimedOut
 
         with map_refusals():
             reports = ExposedKeys(
@@ -100,15 +101,8 @@ def compromised(
                 task_queue=task_queue,
                 decide_by="rule" if by_rule else "rule_and_model",
             )
-            outcomes: list[tuple[str, Any]] = []
-            for one in await reports.keys_of(key, account, kind):
-                reported, rotation = await reports.report(one, source=found_by, reported_by=who)
-                try:
-                    async with asyncio.timeout(wait_seconds):
-                        outcomes.append((reported.workflow_id, await wait_for_outcome(rotation.handle)))
-                except TimeoutError:
-                    outcomes.append((reported.workflow_id, TimedOut()))
-            return outcomes
+            keys = await reports.keys_of(key, account, kind)
+            return [await _outcome(reports, one, found_by, who, wait_seconds) for one in keys]
 
     from keyturn.application.outcomes import as_object, exit_status
 
@@ -119,6 +113,20 @@ def compromised(
         for workflow_id, outcome in outcomes:
             print_outcome(workflow_id, outcome)
     raise click.exceptions.Exit(max(exit_status(outcome) for _, outcome in outcomes))
+
+
+async def _outcome(
+    reports: "ExposedKeys", key: "KnownKey", source: str, reported_by: str, wait_seconds: float
+) -> tuple[str, Any]:
+    from keyturn.application.rotations import wait_for_outcome
+    from keyturn.rotations.outcomes import TimedOut
+
+    reported, rotation = await reports.report(key, source=source, reported_by=reported_by)
+    try:
+        async with asyncio.timeout(wait_seconds):
+            return reported.workflow_id, await wait_for_outcome(rotation.handle)
+    except TimeoutError:
+        return reported.workflow_id, TimedOut()
 
 
 def _list(tenant: str, *, as_json: bool) -> None:

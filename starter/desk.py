@@ -103,40 +103,45 @@ def draft(
         draft_id = new_draft_id(tenant)
         with naming_options():
             await desk.draft(user_id or signed_in_user(), draft_id, asked)
-        shown = asyncio.ensure_future(_print_draft(desk, draft_id, quiet=as_json))
-        stops: list[asyncio.Future[bool]] = []
-
-        def stop() -> None:  # not as KeyboardInterrupt: its end is still to be printed
-            if stops:  # asked again: this user does not wait for the end
-                shown.cancel()
-            stops.append(asyncio.ensure_future(_stop(desk, draft_id)))
-            # No worker may be there to end it: then it is not waited for.
-            asyncio.get_running_loop().call_later(END_SECONDS, shown.cancel)
-
-        for name in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(name, stop)
-        try:
-            return await shown
-        except asyncio.CancelledError:
-            done, _ = await asyncio.wait(stops, timeout=STOP_SECONDS)
-            reached = any(one.result() for one in done)
-            word = (
-                "was asked to stop; whether it did is not known"
-                if reached
-                else "may continue: the request to stop did not reach it"
-            )
-            click.echo(f"\n{draft_id} {word}", err=True)
-            raise click.exceptions.Exit(EXIT_FAILED) from None
-        finally:
-            for one in stops:
-                one.cancel()
-            await asyncio.gather(*stops, return_exceptions=True)
+        return await _follow(desk, draft_id, quiet=as_json)
 
     shown = _with_desk(tenant, run)
     if as_json:
         click.echo(json.dumps(shown))
     good = shown["state"] == "completed" and shown["approved"]
     raise click.exceptions.Exit(0 if good else EXIT_UNAPPROVED if shown["state"] == "completed" else EXIT_FAILED)
+
+
+async def _follow(desk: "Desk", draft_id: str, *, quiet: bool) -> dict[str, Any]:
+    """Print a draft as it is written, until its end; a signal has it stopped."""
+    shown = asyncio.ensure_future(_print_draft(desk, draft_id, quiet=quiet))
+    stops: list[asyncio.Future[bool]] = []
+
+    def stop() -> None:  # not as KeyboardInterrupt: its end is still to be printed
+        if stops:  # asked again: this user does not wait for the end
+            shown.cancel()
+        stops.append(asyncio.ensure_future(_stop(desk, draft_id)))
+        # No worker may be there to end it: then it is not waited for.
+        asyncio.get_running_loop().call_later(END_SECONDS, shown.cancel)
+
+    for name in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(name, stop)
+    try:
+        return await shown
+    except asyncio.CancelledError:
+        done, _ = await asyncio.wait(stops, timeout=STOP_SECONDS)
+        reached = any(one.result() for one in done)
+        word = (
+            "was asked to stop; whether it did is not known"
+            if reached
+            else "may continue: the request to stop did not reach it"
+        )
+        click.echo(f"\n{draft_id} {word}", err=True)
+        raise click.exceptions.Exit(EXIT_FAILED) from None
+    finally:
+        for one in stops:
+            one.cancel()
+        await asyncio.gather(*stops, return_exceptions=True)
 
 
 async def _stop(desk: "Desk", draft_id: str) -> bool:

@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -18,6 +18,10 @@ from keyturn.policy.errors import UnknownPolicyLine
 from keyturn.starter.database import with_database
 from keyturn.starter.faults import naming_options
 from keyturn.starter.policy_options import policy_options
+
+if TYPE_CHECKING:
+    from keyturn.keyring import Keyring
+    from keyturn.rotations.contracts import RotationRequest
 
 KINDS = ["service_account_key", "access_key", "user_password", "system_account_password"]
 _as_json = click.option(
@@ -114,24 +118,11 @@ def rotate(
         keyring = keyring_from_environment()
     except KeyturnError as error:
         end_before_start(error, None, as_json=as_json)
-    from keyturn.application.connection import CONNECT_SECONDS, connect, map_refusals
-    from keyturn.application.notes import notes_on
     from keyturn.application.outcomes import as_object, exit_status
-    from keyturn.application.rotations import rotate as start_and_wait
-
-    async def run() -> tuple[bool, Any, list[str]]:
-        began = time.monotonic()
-        client = await connect(keyring=keyring, timeout_seconds=min(wait_seconds, CONNECT_SECONDS))
-        left = max(wait_seconds - (time.monotonic() - began), 0.0)
-        with map_refusals():
-            attached, outcome = await start_and_wait(
-                client, request, task_queue=task_queue, wait_seconds=left, again=again
-            )
-            return attached, outcome, await notes_on(client, request, outcome, task_queue=task_queue)
 
     workflow_id = id_of(request, keyring.name_of)
     try:
-        attached, outcome, notes = asyncio.run(run())
+        attached, outcome, notes = asyncio.run(_start_and_wait(request, keyring, task_queue, wait_seconds, again=again))
     except KeyturnError as error:
         end_before_start(error, workflow_id, as_json=as_json)
     except KeyboardInterrupt:
@@ -151,6 +142,24 @@ def rotate(
     else:
         print_outcome(workflow_id, outcome)
     raise click.exceptions.Exit(exit_status(outcome))
+
+
+async def _start_and_wait(
+    request: "RotationRequest", keyring: "Keyring", task_queue: str, wait_seconds: float, *, again: bool
+) -> tuple[bool, Any, list[str]]:
+    """Return whether the rotation was there before, its outcome, and notes for the user."""
+    from keyturn.application.connection import CONNECT_SECONDS, connect, map_refusals
+    from keyturn.application.notes import notes_on
+    from keyturn.application.rotations import rotate as start_or_attach
+
+    began = time.monotonic()
+    client = await connect(keyring=keyring, timeout_seconds=min(wait_seconds, CONNECT_SECONDS))
+    left = max(wait_seconds - (time.monotonic() - began), 0.0)
+    with map_refusals():
+        attached, outcome = await start_or_attach(
+            client, request, task_queue=task_queue, wait_seconds=left, again=again
+        )
+        return attached, outcome, await notes_on(client, request, outcome, task_queue=task_queue)
 
 
 _FACTS = (

@@ -170,19 +170,11 @@ async def load_source(
         loaded=False,
         asks=0,
     )
-    items: Iterator[dict[str, Any]]
     if source.task == "summarize_scan":
         items = scan_items(reading.scans(file), encrypt=lambda text: encryption.encrypt(run_id, text), reject=reject)
     else:
-        inventory = Inventory(
-            file=file,
-            format=source.format,
-            observed_at=source.observed_at,
-            account_id=source.account_id,
-            access_keys=None if source.access_keys is None else Path(source.access_keys),
-        )
         items = items_of(
-            reading.inventory(inventory),
+            reading.inventory(_inventory(source, file)),
             lines,
             always_ask=source.always_ask,
             by_rule=source.by_rule,
@@ -191,6 +183,16 @@ async def load_source(
             exposed=await ExposureStore(store.engine).exposed(tenant_id=tenant_id),
         )
     return await load(store, run, items, on_progress=on_progress)
+
+
+def _inventory(source: BulkSource, file: Path) -> Inventory:
+    return Inventory(
+        file=file,
+        format=source.format,
+        observed_at=source.observed_at,
+        account_id=source.account_id,
+        access_keys=None if source.access_keys is None else Path(source.access_keys),
+    )
 
 
 @asynccontextmanager

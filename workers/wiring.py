@@ -1,7 +1,7 @@
 """The composition root: the only place that names concrete classes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -139,13 +139,7 @@ async def open_boundary(settings: Settings) -> AsyncIterator[WorkerContext]:
         ledger = await parts.enter_async_context(recorder(store))
         spend = DailySpend(settings.daily_spend_alert_usd, lambda since: store.total_spent(since=since))
         registry = CollectorRegistry()
-        counting = count_jobs(JobLeases(engine), JobMetrics(registry))
-        key_use = count_encryptions(settings.keyring, KeyUse(engine))
-        backgrounds = [spend.watch(), forget_expired(SqlCache(engine)), counting, key_use]
-        retained = load_retention_settings()
-        if retained.retention == "on":
-            backgrounds.append(delete_expired(RetentionStore(engine), retained.limits()))
-        for background in backgrounds:
+        for background in (spend.watch(), *_backgrounds(settings, engine, registry)):
             parts.callback(asyncio.create_task(background).cancel)
         metrics = CallMetrics(registry, spent_today=lambda: float(spend.today_usd))
         for task in load_tasks():
@@ -188,6 +182,18 @@ async def open_boundary(settings: Settings) -> AsyncIterator[WorkerContext]:
                 open_notifications(settings.channels, NotifierContext(settings.max_concurrent_activities, engine))
             ),
         )
+
+
+def _backgrounds(
+    settings: Settings, engine: AsyncEngine, registry: CollectorRegistry
+) -> Iterator[Coroutine[Any, Any, None]]:
+    """Yield what a worker does beside its tasks, as long as it runs."""
+    yield forget_expired(SqlCache(engine))
+    yield count_jobs(JobLeases(engine), JobMetrics(registry))
+    yield count_encryptions(settings.keyring, KeyUse(engine))
+    retained = load_retention_settings()
+    if retained.retention == "on":
+        yield delete_expired(RetentionStore(engine), retained.limits())
 
 
 @asynccontextmanager
