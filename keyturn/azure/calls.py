@@ -33,12 +33,12 @@ _PASSING_SIGN_INS = {"AADSTS90006", "AADSTS90033"}
 
 
 class Reply(NamedTuple):
-    """An answer of whatever status; `body` is None if it has no JSON, `throttled_for` if it has no Retry-After."""
+    """An answer of whatever status; `body` is None if it has no JSON, `retry_after` if it has no Retry-After."""
 
     operation: str
     status: int
     body: Any
-    throttled_for: timedelta | None = None
+    retry_after: timedelta | None = None
 
     @property
     def code(self) -> str:
@@ -60,7 +60,7 @@ class Reply(NamedTuple):
         if self.status in statuses:
             return self.body
         if self.status in _PASSING or self.status >= 500:
-            raise CloudUnavailable(text, throttled_for=self.throttled_for)
+            raise CloudUnavailable(text, retry_after=self.retry_after)
         raise CloudRefused(text)
 
     def unreadable(self) -> CloudUnavailable:
@@ -103,20 +103,20 @@ class AzureCalls:
             CloudRefused: the executor has no credentials.
         """
         headers = {} if scope is None else {"Authorization": f"Bearer {(await self.token(scope)).get_secret_value()}"}
-        status, content, throttled_for = 0, b"", None
+        status, content, retry_after = 0, b"", None
         try:
             async with (
                 asyncio.timeout(CALL_SECONDS),
                 self._client().stream(method, url, params=params, json=json, data=form, headers=headers) as answer,
             ):
                 status, content = answer.status_code, await _read(answer, self._most_bytes)
-                throttled_for = wait_asked_for(answer.headers)
+                retry_after = wait_asked_for(answer.headers)
             fault = None
         except (httpx.HTTPError, TimeoutError) as error:
             fault = type(error).__name__
         if fault is not None:  # raised out here: httpx's error refers to the request, and so to the secret in it
             raise CloudUnavailable(f"{operation}: no answer ({fault})")
-        return Reply(operation, status, _json(content), throttled_for)
+        return Reply(operation, status, _json(content), retry_after)
 
     async def close(self) -> None:
         """Close the connection; the next request opens another one."""

@@ -16,7 +16,7 @@ class ExecutorError(KeyturnError):
 class CloudUnavailable(ExecutorError):
     """The cloud or a secret store did not answer, throttles the call, or is not consistent yet.
 
-    `throttled_for` is the wait that it asks for by Retry-After; None if it asks for none.
+    `retry_after` is the wait that it asks for, which is waited for in full; None if it asks for none.
     """
 
     kind = "cloud_unavailable"
@@ -26,9 +26,9 @@ class CloudUnavailable(ExecutorError):
     next_step = "retry_with_backoff"
     hint = "The executor retries by itself; if that does not help, look at the provider's health page."
 
-    def __init__(self, message: str, *, throttled_for: timedelta | None = None) -> None:
+    def __init__(self, message: str, *, retry_after: timedelta | None = None) -> None:
         super().__init__(message)
-        self.throttled_for = throttled_for
+        self.retry_after = retry_after
 
 
 class CloudRefused(ExecutorError):

@@ -7,7 +7,9 @@ request, whose headers and body have the credential and the secret.
 
 import asyncio
 import ssl
+import time
 from collections.abc import Callable, Collection, Mapping
+from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
 import httpx
@@ -15,6 +17,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
 from keyturn.authorities import public_authorities
+from keyturn.backoff import wait_asked_for
 from keyturn.execution.errors import CloudRefused, CloudUnavailable
 from keyturn.foreign_json import read_json
 from keyturn.settings import field_faults
@@ -22,6 +25,8 @@ from keyturn.settings import field_faults
 S = TypeVar("S", bound=BaseSettings)
 CONNECT_SECONDS = 5.0  # a TCP and a TLS handshake over three continents take one
 CALL_SECONDS = 10.0  # these APIs answer in tenths of a second: after 10 s no answer will come
+LONGEST_WINDOW = timedelta(hours=1)  # of GitHub's primary limit; a time beyond it is of a clock that is wrong
+WITHOUT_A_WORD = timedelta(minutes=1)
 MAX_ANSWER_BYTES = 1 << 20  # a Vault secret may have 1 MiB by its default; every other answer is smaller
 
 
@@ -43,6 +48,25 @@ class Answer(NamedTuple):
 def is_passing(answer: Answer) -> bool:
     """Whether a failure passes by itself at every vendor: throttling, a timeout, or a fault of the server's own."""
     return answer.status in {408, 429} or answer.status >= 500
+
+
+def wait_of(answer: Answer) -> timedelta | None:
+    """Return how long the vendor asks to wait before another request; None if it asks for nothing.
+
+    By Retry-After, or else, where no request is left, by the end of the window as GitHub (x-ratelimit-reset) and GitLab
+    (ratelimit-reset) say it, in seconds since 1970. A limit without either asks for a minute, as GitHub's documentation
+    of secondary limits does.
+    """
+    if answer.status not in {403, 429, 503}:
+        return None
+    if (asked := wait_asked_for(answer.headers)) is not None:
+        return asked
+    for prefix in ("x-ratelimit", "ratelimit"):
+        reset = answer.headers.get(f"{prefix}-reset", "")
+        if answer.headers.get(f"{prefix}-remaining") == "0" and reset.isascii() and reset.isdigit():
+            left = float(reset[:12]) - time.time()
+            return timedelta(seconds=min(max(left, 0.0), LONGEST_WINDOW.total_seconds()))
+    return None if answer.status == 503 else WITHOUT_A_WORD
 
 
 class RestApi:
@@ -106,7 +130,7 @@ class RestApi:
         if answer.status in accept:
             return answer
         if self._passing(answer):
-            raise CloudUnavailable(f"{self._vendor} answered {answer.status}")
+            raise CloudUnavailable(f"{self._vendor} answered {answer.status}", retry_after=wait_of(answer))
         raise CloudRefused(f"{self._vendor} answered {answer.status} to {method}{_hint(answer.status)}")
 
     async def close(self) -> None:

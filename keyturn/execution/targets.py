@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from pydantic import SecretStr
@@ -96,19 +97,21 @@ class SecretTargets:
     async def copy(self, paths: Sequence[TargetPath], secret: SecretStr, *, version: str) -> None:
         """Store the first target's secret in every other one. Raises as `put`."""
         failed: dict[str, str] = {}
-        passing = True
+        passing, waits = True, list[timedelta]()
         for path in paths[1:]:
             try:
                 await self._target(path).store.put(_name(path), secret, version=version)
             except KeyturnError as error:
                 failed[path], passing = str(error), passing and error.retryable
+                if isinstance(error, CloudUnavailable) and error.retry_after is not None:
+                    waits.append(error.retry_after)
             except Exception as error:
                 failed[path], passing = type(error).__name__, False
         if not failed:
             return
         stored = [path for path in paths if path not in failed]
         text = f"{_first(failed.values())}: not stored in {_listed(failed)}, but in {_listed(stored)}"
-        raise CloudUnavailable(text) if passing else SecretNotStored(text)
+        raise CloudUnavailable(text, retry_after=max(waits, default=None)) if passing else SecretNotStored(text)
 
     async def expect_current(self, paths: Sequence[TargetPath], is_ours: Callable[[SecretStr], bool]) -> SecretStr:
         """Return the first target's secret, once every target that can be read holds it; raises SecretNotStored."""

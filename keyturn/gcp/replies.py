@@ -28,7 +28,7 @@ class Reply:
         code: an error's status word, such as NOT_FOUND or invalid_grant; empty if there is none.
         reason: what ErrorInfo says, more exact than the code, such as SERVICE_DISABLED; empty if there is none.
         constraint: the constraint of an organization policy that refused the call; empty if none did.
-        throttled_for: the wait of its Retry-After; None if there is none.
+        retry_after: the wait of its Retry-After; None if there is none.
     """
 
     status: int
@@ -36,7 +36,7 @@ class Reply:
     code: str = ""
     reason: str = ""
     constraint: str = ""
-    throttled_for: timedelta | None = None
+    retry_after: timedelta | None = None
 
     def text(self, name: str) -> str:
         """Return a field of the body; raises CloudUnavailable if it is missing."""
@@ -56,7 +56,7 @@ class Reply:
         return f"{call}: {' '.join(word for word in words if word)}"
 
 
-def read_reply(call: str, status: int, content: bytes, throttled_for: timedelta | None = None) -> Reply:
+def read_reply(call: str, status: int, content: bytes, retry_after: timedelta | None = None) -> Reply:
     """Return an answer by its parts; raises CloudUnavailable if one without an error is no JSON object."""
     try:
         body = json.loads(content) if content.strip() else {}
@@ -70,9 +70,9 @@ def read_reply(call: str, status: int, content: bytes, throttled_for: timedelta 
     # is neither is a proxy's page: its status says enough.
     error = body.get("error") if isinstance(body, dict) else None
     if not isinstance(error, dict):
-        return Reply(status, {}, _code_word(error), throttled_for=throttled_for)
+        return Reply(status, {}, _code_word(error), retry_after=retry_after)
     reason, constraint = _details_of(error)
-    return Reply(status, {}, _code_word(error.get("status")), reason, constraint, throttled_for)
+    return Reply(status, {}, _code_word(error.get("status")), reason, constraint, retry_after)
 
 
 def expect_success(call: str, reply: Reply, expected: frozenset[int]) -> Reply:
@@ -86,7 +86,7 @@ def expect_success(call: str, reply: Reply, expected: frozenset[int]) -> Reply:
     if not throttled and (reply.status < 300 or reply.status in expected):
         return reply
     if throttled or reply.status >= 500 or reply.status in _PASSING_STATUS:
-        raise CloudUnavailable(reply.in_words(call), throttled_for=reply.throttled_for)
+        raise CloudUnavailable(reply.in_words(call), retry_after=reply.retry_after)
     raise CloudRefused(reply.in_words(call))
 
 

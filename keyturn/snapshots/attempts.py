@@ -31,7 +31,7 @@ async def repeated(call: Callable[[], Awaitable[T]], *, attempts: int | None = N
         try:
             return await call()
         except CloudUnavailable as error:
-            asked = error.throttled_for
+            asked = error.retry_after
             if attempt == most or (asked is not None and asked > LONGEST_WAIT):
                 raise
             delay = retry_delay(attempt, retry_after=asked, remaining=None)

@@ -13,6 +13,7 @@ import keyturn
 from keyturn.activities.failures import application_error
 from keyturn.call_errors import TokenLimitReached
 from keyturn.errors import JobStoreUnavailable, KeyturnError
+from keyturn.execution.errors import CloudUnavailable
 from keyturn.llm.errors import ProviderError, RateLimited
 from keyturn.rotations.outcomes import Failed
 from tests.support.cases import NOW
@@ -78,6 +79,13 @@ def test_what_may_be_tried_for_a_day_is_tried_some_hundred_times() -> None:
     )
     assert timedelta(minutes=4) < sum(day, timedelta(0)) / 200 < timedelta(minutes=6)
     assert max(soon) <= timedelta(seconds=30)
+
+
+def test_an_executor_waits_as_long_as_a_cloud_asks() -> None:
+    """And its own jitter on top, so that many jobs do not come back in step."""
+    error = CloudUnavailable("GitHub answered 403", retry_after=timedelta(minutes=20))
+    waits = [application_error(error, attempt=3, remaining=None).next_retry_delay or timedelta(0) for _ in range(50)]
+    assert timedelta(minutes=20) <= min(waits) < max(waits) <= timedelta(minutes=20, seconds=4)
 
 
 def test_the_wait_of_a_provider_is_clamped_to_the_deadline() -> None:

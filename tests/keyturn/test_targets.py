@@ -9,16 +9,19 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+import time_machine
 from aiohttp import web
 from pydantic import SecretStr
 
 from keyturn.execution.errors import CloudRefused, CloudUnavailable, SecretNotStored, TargetUnusable
 from keyturn.execution.protocols import SecretStore
+from keyturn.execution.rest import Answer, wait_of
 from keyturn.execution.targets import OpenTarget, SecretTargets
 from keyturn.lab.simulator.github import GitHubSimulator, Secret
 from keyturn.lab.simulator.gitlab import GitLabSimulator, Variable
@@ -727,6 +730,32 @@ async def test_a_rate_limit_passes_and_a_missing_right_does_not(
 ) -> None:
     github[0].limited = (headers, message)
     await failing(bench_of_github.store.put(bench_of_github.name, NEW, version="1"), kind)
+
+
+@pytest.mark.parametrize(
+    ("headers", "minutes"),
+    [
+        ({"Retry-After": "60", "x-ratelimit-remaining": "0", "x-ratelimit-reset": "1795860000"}, 1),
+        ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": "1795858800"}, 20),
+        ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": "1795857000"}, 0),
+        ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": "9999999999"}, 60),
+        ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": "soon"}, 1),
+        ({"x-ratelimit-remaining": "12", "x-ratelimit-reset": "1795858800"}, 1),
+        ({"ratelimit-remaining": "0", "ratelimit-reset": "1795857900"}, 5),
+        ({}, 1),
+    ],
+)
+@time_machine.travel(datetime(2026, 11, 28, 9, 20, tzinfo=UTC), tick=False)  # 1795857600
+def test_a_limit_says_how_long_to_wait(headers: dict[str, str], minutes: int) -> None:
+    """As GitHub and GitLab document it: Retry-After first, then the end of the window, then a minute."""
+    for status in (403, 429):
+        assert wait_of(Answer(status, httpx.Headers(headers), None)) == timedelta(minutes=minutes)
+
+
+def test_a_failure_that_is_no_limit_asks_for_no_wait() -> None:
+    assert wait_of(Answer(503, httpx.Headers({}), None)) is None
+    assert wait_of(Answer(503, httpx.Headers({"retry-after": "5"}), None)) == timedelta(seconds=5)
+    assert wait_of(Answer(500, httpx.Headers({"retry-after": "5"}), None)) is None
 
 
 async def test_an_absent_place_and_a_wrong_token_are_refused(github: tuple[GitHubSimulator, str]) -> None:

@@ -120,7 +120,7 @@ async def _report(iam: Any) -> tuple[list[_Key], datetime]:
     async def once() -> Any:
         state = (await ask(iam.generate_credential_report, passing={"LimitExceeded"}))["State"]
         if state != "COMPLETE":  # STARTED or INPROGRESS
-            raise CloudUnavailable("GenerateCredentialReport: it is not complete", throttled_for=REPORT_SECONDS)
+            raise CloudUnavailable("GenerateCredentialReport: it is not complete", retry_after=REPORT_SECONDS)
         return await ask(iam.get_credential_report, passing=_REPORT_STATES)
 
     found = await repeated(once, attempts=REPORT_ATTEMPTS)

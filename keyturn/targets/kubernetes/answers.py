@@ -36,7 +36,7 @@ def read_answer(method: str, url: str, answer: httpx.Response) -> dict[str, Any]
             raise CloudUnavailable(f"{text}: it has changed since it was read")
         raise CloudRefused(f"{text}: {', '.join(managers)} manages a field that Keyturn would write")
     if status in _PASSING or status >= 500:
-        raise CloudUnavailable(text, throttled_for=wait_asked_for(answer.headers))
+        raise CloudUnavailable(text, retry_after=wait_asked_for(answer.headers))
     raise CloudRefused(text)
 
 
