@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 from temporalio.client import (
     Client,
@@ -25,8 +26,8 @@ from temporalio.service import RPCError, RPCStatusCode
 from keyturn.bulk.contracts import BulkOrder, BulkOutcome, BulkStatus
 from keyturn.bulk.errors import UnknownRun
 from keyturn.errors import KeyturnError
-from keyturn.workflows.bulk import BulkWorkflow, bulk_id
-from keyturn.workflows.visibility import TENANT
+from keyturn.workflows.bulk import BY_HAND, BulkWorkflow, bulk_id
+from keyturn.workflows.visibility import PARKED, TENANT
 
 # Single rotations before bulk runs: the server hands out tasks of a lower number first; 3 is its default.
 BULK_PRIORITY = 5
@@ -129,18 +130,42 @@ async def end_of_run(run: Handle) -> str | None:
 
 
 @dataclass(frozen=True)
-class FailedRun:
-    """A run whose workflow did not complete: no report says so, for it may not even have read its inventory."""
+class TroubledRun:
+    """A run that someone must look at, and of which no report says so.
+
+    Attributes:
+        execution_id: Temporal's run ID of the workflow.
+        state: `failed` if its workflow did not complete, perhaps before it had read its inventory; `paused` if it waits
+            for someone to resume it.
+        at: when it failed, or when it was found paused.
+        reason: the kind of the failure, or of what paused it.
+    """
 
     workflow_id: str
-    first_run_id: str
+    execution_id: str
     tenant: str
-    closed_at: datetime
-    failure: str
+    state: Literal["failed", "paused"]
+    at: datetime
+    reason: str
 
 
-async def failed_runs(client: Client, *, since: datetime) -> Sequence[FailedRun]:
-    """Return the runs that failed, timed out or were terminated since a moment; raises RPCError."""
+async def runs_in_trouble(client: Client, *, since: datetime) -> Sequence[TroubledRun]:
+    """Return the runs that failed since a moment, and those that are paused, but not by hand; raises RPCError."""
+    return [*await _failed(client, since), *await _paused(client)]
+
+
+async def _paused(client: Client) -> Sequence[TroubledRun]:
+    query = f"WorkflowType = 'BulkWorkflow' AND ExecutionStatus = 'Running' AND {PARKED.name} IS NOT NULL"
+    now, found = datetime.now(UTC), []
+    async for row in client.list_workflows(query):
+        reason = row.typed_search_attributes.get(PARKED)
+        if reason is not None and reason != BY_HAND:
+            tenant = row.typed_search_attributes.get(TENANT) or "default"
+            found.append(TroubledRun(row.id, row.run_id, tenant, "paused", now, reason))
+    return found
+
+
+async def _failed(client: Client, since: datetime) -> Sequence[TroubledRun]:
     ended = "ExecutionStatus IN ('Failed', 'TimedOut', 'Terminated')"
     query = f"WorkflowType = 'BulkWorkflow' AND {ended} AND CloseTime > '{since.isoformat()}'"
     found = []
@@ -149,5 +174,5 @@ async def failed_runs(client: Client, *, since: datetime) -> Sequence[FailedRun]
         failure = await end_of_run(handle)
         tenant = row.typed_search_attributes.get(TENANT) or "default"
         closed = row.close_time or since
-        found.append(FailedRun(row.id, row.run_id, tenant, closed, failure or "failed"))
+        found.append(TroubledRun(row.id, row.run_id, tenant, "failed", closed, failure or "failed"))
     return found

@@ -17,7 +17,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.service import RPCError
 
-from keyturn.application.runs import FailedRun
+from keyturn.application.runs import TroubledRun
 from keyturn.errors import JobStoreUnavailable, SettingsInvalid
 from keyturn.jobs.channel import AnyChannel
 from keyturn.notices.channel import Notifier, NotifierContext
@@ -113,24 +113,28 @@ class Starts(Protocol):
         ...
 
 
-class FailedRuns(Protocol):
-    """Finds runs that did not complete."""
+class TroubledRuns(Protocol):
+    """Finds runs that someone must look at."""
 
-    def __call__(self, *, since: datetime) -> Awaitable[Sequence[FailedRun]]:
-        """Return those that failed since a moment; raises RPCError."""
+    def __call__(self, *, since: datetime) -> Awaitable[Sequence[TroubledRun]]:
+        """Return those that failed since a moment, and those that are paused; raises RPCError."""
         ...
 
 
-def _notice_of(run: FailedRun) -> Notice:
+def _notice_of(run: TroubledRun) -> Notice:
     run_id = run.workflow_id.rpartition(":")[2]
+    failed = run.state == "failed"
+    # A run that stays paused is said again each day.
+    event = f"run-failed-{run.execution_id}" if failed else f"run-paused-{run.execution_id}-{run.at:%Y-%m-%d}"
+    facts = {"reason": run.reason.replace("_", " ")[:500]}
     return Notice(
-        event_id=f"run-failed-{run.first_run_id}",
-        topic="run.failed",
+        event_id=event,
+        topic="run.failed" if failed else "run.paused",
         severity="warning",
         tenant_id=run.tenant,
-        at=run.closed_at,
+        at=run.at,
         run_id=run_id[:64],
-        facts={"reason": run.failure.replace("_", " ")[:500]},
+        facts=facts if failed else facts | {"continue_by": f"keyturn resume {run.workflow_id}"[:500]},
     )
 
 
@@ -142,7 +146,7 @@ class PostOffice:
         owners: who owns which key.
         notifications: where notices go.
         starts: starts deliveries.
-        failed_runs: returns the runs that failed since a moment; raises RPCError.
+        troubled_runs: returns the runs that failed since a moment, and those that are paused; raises RPCError.
         lines: the policy lines, which limit waivers.
         spent: what the day's model calls have cost, and the limit that is reported; None for no limit.
     """
@@ -154,13 +158,13 @@ class PostOffice:
         notifications: Notifications,
         starts: Starts,
         *,
-        failed_runs: FailedRuns | None = None,
+        troubled_runs: TroubledRuns | None = None,
         spent: Callable[[], tuple[Decimal, Decimal] | None] = lambda: None,
         lines: Iterable[PolicyLine] = (),
     ) -> None:
         self._store, self._sources = NoticeStore(engine), NoticeSources(engine, owners, lines)
         self._sends_of = partial(notifications.routes.sends, alone=notifications.alone, closing=notifications.closing)
-        self._starts, self._spent, self._failed_runs = starts, spent, failed_runs
+        self._starts, self._spent, self._troubled_runs = starts, spent, troubled_runs
         self._looked_for_runs_at: datetime | None = None
         self._reported: date | None = None
         self._started_at = datetime.now(UTC)
@@ -174,7 +178,7 @@ class PostOffice:
         now = datetime.now(UTC)
         await self._sources.gather(self._store, now)
         await self._report_spending(now)
-        await self._report_failed_runs(now)
+        await self._report_troubled_runs(now)
         while await self._store.route(lambda notice: self._sends_of(notice, now)):
             pass
         await self._store.group(now)
@@ -194,12 +198,12 @@ class PostOffice:
                 _log.error("notices_not_sent", cause=type(error).__name__, failed_at=where(error))
             await asyncio.sleep(every)
 
-    async def _report_failed_runs(self, now: datetime) -> None:
-        """Runs that ended without a word: their workflow failed, perhaps before it had read an inventory."""
+    async def _report_troubled_runs(self, now: datetime) -> None:
+        """Runs that no record speaks of: their workflow failed, perhaps before an inventory was read, or is paused."""
         since = self._looked_for_runs_at
-        if self._failed_runs is None or (since is not None and now - since < RUNS_EVERY):
+        if self._troubled_runs is None or (since is not None and now - since < RUNS_EVERY):
             return
-        found = await self._failed_runs(since=max(self._started_at, (since or self._started_at) - RUNS_OVERLAP))
+        found = await self._troubled_runs(since=max(self._started_at, (since or self._started_at) - RUNS_OVERLAP))
         await self._store.add([_notice_of(run) for run in found])
         self._looked_for_runs_at = now
 

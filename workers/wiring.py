@@ -22,7 +22,7 @@ from keyturn.activities.draft_reply import BEAT_SECONDS, DraftReply
 from keyturn.activities.record_event import RecordEvent
 from keyturn.activities.withdraw_claim import WithdrawClaim
 from keyturn.application.encryption import names_of
-from keyturn.application.runs import failed_runs
+from keyturn.application.runs import runs_in_trouble
 from keyturn.application.versioning import UNPINNED, pinned_to
 from keyturn.application.worker_identity import checks_of, identity_of
 from keyturn.bulk.offline import OfflineRuns
@@ -278,7 +278,7 @@ async def _post_office(client: Client, wired: WorkerContext, notifications: Noti
         wired.owners,
         notifications,
         NoticeStarts(client, wired.settings.task_queue),
-        failed_runs=partial(failed_runs, client),
+        troubled_runs=partial(runs_in_trouble, client),
         lines=wired.catalogue,
         spent=lambda: None if limit is None else (wired.spend.today_usd, limit),
     )

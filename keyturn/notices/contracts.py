@@ -25,6 +25,7 @@ Topic = Literal[
     "rotation.failed",
     "run.finished",
     "run.failed",
+    "run.paused",
     "waiver.ends",
     "spend.over",
 ]

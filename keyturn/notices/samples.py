@@ -16,11 +16,12 @@ _SEVERITIES: dict[Topic, Severity] = {
     "rotation.failed": "urgent",
     "old_key.activated": "urgent",
     "run.failed": "warning",
+    "run.paused": "warning",
     "waiver.ends": "warning",
     "spend.over": "warning",
 }
 _WITHOUT_JOB = {"approval.waits", "approval.expires", "decision.disagreement", "rotation.parked"}
-_WITHOUT_KEY = {"run.finished", "run.failed", "waiver.ends", "spend.over"}
+_WITHOUT_KEY = {"run.finished", "run.failed", "run.paused", "waiver.ends", "spend.over"}
 
 
 def sample(topic: Topic, *, number: int = 1, owner: str | None = "payments", at: datetime | None = None) -> Notice:
@@ -39,7 +40,7 @@ def sample(topic: Topic, *, number: int = 1, owner: str | None = "payments", at:
         policy_lines=("P-7@1",) if of_key else (),
         job_id=f"job_sample_{number}" if of_job else None,
         workflow_id=f"rotation:default:sample-{number}" if topic in _WITHOUT_JOB else None,
-        run_id="run-sample" if topic in {"run.finished", "run.failed"} else None,
+        run_id="run-sample" if topic in {"run.finished", "run.failed", "run.paused"} else None,
         rotate_by=at + timedelta(days=3) if of_job else None,
         facts={"sample": "this is a test of Keyturn's notices; no key is concerned"},
     )

@@ -29,6 +29,7 @@ HEADLINES: Mapping[Topic, tuple[str, str]] = {
     "rotation.failed": ("rotation failed", "rotations failed"),
     "run.finished": ("bulk run finished", "bulk runs finished"),
     "run.failed": ("bulk run failed", "bulk runs failed"),
+    "run.paused": ("bulk run is paused", "bulk runs are paused"),
     "waiver.ends": ("waiver ends soon", "waivers end soon"),
     "spend.over": ("limit of a day's cost is passed", "limits of a day's cost are passed"),
 }

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from temporalio.worker import Worker
 
 from keyturn.activities.deliver_notices import DeliverNotices
 from keyturn.application.rotations import rotate
-from keyturn.application.runs import failed_runs
+from keyturn.application.runs import runs_in_trouble
 from keyturn.bulk.contracts import BulkSource
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
@@ -49,7 +50,7 @@ from keyturn.workers.notice_deliveries import NoticeStarts, SentNotices
 from keyturn.workers.notices import Notifications, PostOffice
 from keyturn.workflows.delivery import NoticeWorkflow
 from tests.support.cases import facts, order, request
-from tests.support.estates import LINE, Judge, bulk_place, started
+from tests.support.estates import LINE, Judge, bulk_place, estate, started
 from tests.support.servers import fake_server
 from tests.support.workers_for_tests import ELIGIBLE, Script, with_approval, worker_on
 
@@ -330,7 +331,7 @@ async def test_a_run_that_failed_is_reported_though_nothing_is_on_record(
     world, place = World(), bulk_place(temporal, f"test-{uuid.uuid4().hex}", sqlite_engine, Judge())
     source = BulkSource(path=str(tmp_path / "absent"), policies=(LINE,), question="May it be rotated?")
     async with notifying(temporal, sqlite_engine, world, {"to": ["webhook"], "topics": ["run.failed"]}) as office:
-        office._failed_runs = partial(failed_runs, temporal)
+        office._troubled_runs = partial(runs_in_trouble, temporal)
         async with place.working():
             with pytest.raises(WorkflowFailureError):
                 await (await started(place, f"nightly-{uuid.uuid4().hex[:8]}", source=source)).result()
@@ -343,6 +344,41 @@ async def test_a_run_that_failed_is_reported_though_nothing_is_on_record(
     [event] = [one for one in world.events.values() if one["data"]["tenant_id"] == place.tenant]
     assert event["data"]["facts"] == {"reason": "inventory invalid"}
     assert event["data"]["run_id"].startswith("nightly-")
+
+
+async def test_a_run_that_is_paused_is_reported_once_a_day_unless_a_person_paused_it(
+    temporal: Client, sqlite_engine: AsyncEngine, tmp_path: Path
+) -> None:
+    """The notice says by which command it goes on."""
+    world, place = World(), bulk_place(temporal, f"test-{uuid.uuid4().hex}", sqlite_engine, Judge())
+    limited, by_hand = (f"{word}-{uuid.uuid4().hex[:8]}" for word in ("limited", "by-hand"))
+    await place.load(estate(tmp_path / "keys.jsonl", keys=4), limited)
+    await place.load(estate(tmp_path / "keys.jsonl", keys=4), by_hand)
+    async with (
+        notifying(temporal, sqlite_engine, world, {"to": ["webhook"], "topics": ["run.paused"]}) as office,
+        place.working(),
+    ):
+        office._troubled_runs = partial(runs_in_trouble, temporal)
+        runs = [
+            await started(place, limited, max_usd=Decimal("0.000001")),
+            await started(place, by_hand, paused="by_hand"),
+        ]
+        async with asyncio.timeout(30):
+            while not [one for one in world.events.values() if one["data"]["tenant_id"] == place.tenant]:
+                office._looked_for_runs_at = None
+                await office.look()
+                await asyncio.sleep(0.1)
+        for _ in range(2):
+            office._looked_for_runs_at = None
+            await office.look()
+        await settled(office, sqlite_engine)
+        for run in runs:
+            await run.terminate()
+    [event] = [one for one in world.events.values() if one["data"]["tenant_id"] == place.tenant]
+    assert event["data"]["run_id"] == limited
+    assert event["data"]["facts"] == {
+        "reason": "max usd reached", "continue_by": f"keyturn resume bulk:{place.tenant}:{limited}",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("killed", [True, False])
