@@ -70,7 +70,7 @@ async def main() -> None:
             "scale": lambda: scale.measure(postgresql, sizes=(1_000, 3_000) if quick else (1_000, 10_000, 50_000)),
             "rotations": lambda: rotations.measure(waiting=200 if quick else 1_000),
             "fetches": lambda: fetches.measure(accounts=8 if quick else 40, keys=2_000 if quick else 50_000),
-            "notices": lambda: notices.measure(postgresql, rounds=2 if quick else 7, keys=1_000 if quick else 4_000),
+            "notices": lambda: notices.measure(postgresql, rounds=2 if quick else 6, keys=1_000 if quick else 4_000),
             "pages": lambda: pages.measure(
                 postgresql,
                 rotations=1_000 if quick else 10_000,

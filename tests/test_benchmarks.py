@@ -21,8 +21,17 @@ def test_a_ratio_that_fell_by_more_than_a_fifth_is_reported() -> None:
 
 def test_series_are_compared_round_by_round() -> None:
     """The median of the ratios, and not the ratio of the medians."""
-    result = compared("x", [1.0, 20.0, 3.0], [2.0, 20.0, 4.0], unit="s", at="least", target=0.7)
+    result = compared("x", [1.0, 20.0, 3.0], [2.0, 20.0, 4.0], unit="s", at="least", target=0.6)
     assert (result.ratio, result.holds) == (0.75, True)
+
+
+def test_a_target_that_the_spread_straddles_does_not_hold() -> None:
+    """The middle half of the rounds: a single round that was disturbed says nothing."""
+    ones = [1.0] * 5
+    assert compared("x", [0.9, 1.0, 1.01, 1.02, 9.0], ones, unit="s", target=1.05).holds
+    assert not compared("x", [0.9, 1.0, 1.01, 1.2, 1.2], ones, unit="s", target=1.05).holds
+    assert not compared("x", [0.9, 0.9, 1.01, 1.2, 1.2], ones, unit="s", at="least", target=1.0).holds
+    assert compared("x", [1.0], [1.0], unit="s", target=1.05).holds
 
 
 @pytest.mark.alone
