@@ -84,7 +84,9 @@ class Recorder:
 
     async def run(self) -> None:
         """Write batches until cancelled."""
-        while True:
+        # A driver that is cancelled while it connects may raise its own error instead, which would be waited out here.
+        this = asyncio.current_task()
+        while this is None or not this.cancelling():
             await self._some.wait()
             await asyncio.sleep(BATCH_SECONDS)
             self._some.clear()

@@ -129,6 +129,29 @@ class Away:
         self.rows += [record.trace_id for _, record in calls]
 
 
+async def test_a_driver_that_hides_its_cancellation_does_not_keep_a_worker_from_stopping() -> None:
+    """It raises an error of its own, as if the database were away."""
+
+    class Hiding(Away):
+        async def write(self, calls: list[tuple[str, CallRecord]]) -> None:
+            if self.times > 0:
+                began.set()
+                try:
+                    await asyncio.sleep(60)
+                except asyncio.CancelledError:
+                    self.times = 0
+                    raise OperationalError("INSERT", {}, Exception("gone")) from None
+            await super().write(calls)
+
+    began, store = asyncio.Event(), Hiding(times=1)
+    away: Any = store
+    async with asyncio.timeout(20):
+        async with recorder(away) as recording:
+            recording.record(call(trace_id="kept"))
+            await began.wait()
+    assert store.rows == ["kept"]
+
+
 async def test_nothing_is_lost_while_the_database_is_away(monkeypatch: pytest.MonkeyPatch, events: list[Any]) -> None:
     """It is logged, and written when the database is back."""
     monkeypatch.setattr("keyturn.ledger.recorder.RETRY_SECONDS", 0.01)
