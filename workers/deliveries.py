@@ -11,6 +11,7 @@ from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.service import RPCError
 
+from keyturn.background import is_cancelled
 from keyturn.errors import JobStoreUnavailable, KeyturnError
 from keyturn.jobs.channel import Receiver
 from keyturn.jobs.contracts import Delivery
@@ -118,7 +119,7 @@ async def abandon_old_deliveries(outbox: Outbox) -> None:
 
 async def sweep(outbox: Outbox, starts: DeliveryStarts, *, every: float = SWEEP_SECONDS) -> None:
     """Start the deliveries of messages that wait for longer than it takes to announce one, for ever."""
-    while True:
+    while not is_cancelled():
         with contextlib.suppress(JobStoreUnavailable):
             for job_id in await outbox.waiting(older_than=SWEEP_AFTER, limit=SWEEP_AT_ONCE):
                 await starts.announce(job_id)

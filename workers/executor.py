@@ -18,6 +18,7 @@ from temporalio.worker import Worker
 from keyturn.activities.rotate_key import RotateKey
 from keyturn.application.connection import connect
 from keyturn.application.versioning import UNPINNED
+from keyturn.background import is_cancelled
 from keyturn.database import answers, open_database
 from keyturn.errors import KeyturnError
 from keyturn.execution.errors import AnotherAccount
@@ -147,7 +148,7 @@ async def collect_garbage(every: float = COLLECT_EVERY) -> None:
     """Free what workflows have left behind, each so many seconds, for ever."""
     gc.collect()
     gc.freeze()  # what is here now stays: it need not be looked through each time
-    while True:
+    while not is_cancelled():
         await asyncio.sleep(every)
         gc.collect()
 

@@ -17,6 +17,7 @@ from temporalio.common import (
 )
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
+from keyturn.background import is_cancelled
 from keyturn.contracts import CredentialKind
 from keyturn.execution.contracts import KeyRotationOrder, KeyRotationOutcome
 from keyturn.execution.errors import AnotherAccount, ExecutorError
@@ -88,7 +89,7 @@ async def look_for_jobs(
     """
     metrics = metrics or ExecutorMetrics(CollectorRegistry())
     left: dict[str, float] = {}  # jobs of other accounts, and until when they are not looked at again
-    while True:
+    while not is_cancelled():
         now = time.monotonic()
         left = {job_id: until for job_id, until in left.items() if until > now}
         try:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import structlog
 
+from keyturn.background import is_cancelled
 from keyturn.cache.sql import SqlCache
 from keyturn.errors import JobStoreUnavailable
 from keyturn.jobs.leases import JobLeases
@@ -22,7 +23,7 @@ KEY_USE_SECONDS = 60.0
 
 async def forget_expired(cache: SqlCache) -> None:
     """Delete expired cached responses, now and once an hour: a table does not forget by itself."""
-    while True:
+    while not is_cancelled():
         with contextlib.suppress(JobStoreUnavailable):  # again in an hour; a lookup ignores them anyway
             await cache.clear(expired_only=True)
         await asyncio.sleep(3_600)
@@ -30,7 +31,7 @@ async def forget_expired(cache: SqlCache) -> None:
 
 async def count_encryptions(keyring: Keyring, use: KeyUse) -> None:
     """Write down how often each payload key has encrypted, once a minute, and say when one must be replaced."""
-    while True:
+    while not is_cancelled():
         counted = keyring.take_encryptions()
         try:
             totals = await use.add(counted)
@@ -44,7 +45,7 @@ async def count_encryptions(keyring: Keyring, use: KeyUse) -> None:
 
 async def delete_expired(store: RetentionStore, retention: Retention) -> None:
     """Delete what is older than its retention, now and once a day."""
-    while True:
+    while not is_cancelled():
         with contextlib.suppress(JobStoreUnavailable):  # again tomorrow
             deleted = await store.delete(retention.limits(datetime.now(UTC)))
             if any(deleted.values()):
@@ -54,7 +55,7 @@ async def delete_expired(store: RetentionStore, retention: Retention) -> None:
 
 async def count_jobs(leases: JobLeases, metrics: JobMetrics) -> None:
     """Count open and overdue jobs, now and every half minute: what is due by the day need not be known sooner."""
-    while True:
+    while not is_cancelled():
         with contextlib.suppress(JobStoreUnavailable):  # the figures stay as they are until the database answers again
             metrics.show(await leases.count())
         await asyncio.sleep(30)

@@ -9,6 +9,7 @@ import structlog
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from keyturn.background import is_cancelled
 from keyturn.calls import CallRecord
 from keyturn.ledger.store import LedgerStore
 
@@ -84,9 +85,7 @@ class Recorder:
 
     async def run(self) -> None:
         """Write batches until cancelled."""
-        # A driver that is cancelled while it connects may raise its own error instead, which would be waited out here.
-        this = asyncio.current_task()
-        while this is None or not this.cancelling():
+        while not is_cancelled():
             await self._some.wait()
             await asyncio.sleep(BATCH_SECONDS)
             self._some.clear()

@@ -7,6 +7,7 @@ from decimal import Decimal
 
 import structlog
 
+from keyturn.background import is_cancelled
 from keyturn.calls import CallRecord
 from keyturn.errors import JobStoreUnavailable
 from keyturn.ledger.store import midnight
@@ -45,7 +46,7 @@ class DailySpend:
 
     async def watch(self) -> None:
         """Refresh once a minute until cancelled; while the database is away, one's own calls are counted on."""
-        while True:
+        while not is_cancelled():
             try:
                 await self.refresh()
             except JobStoreUnavailable as error:

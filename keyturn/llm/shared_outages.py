@@ -9,6 +9,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from keyturn.background import is_cancelled
 from keyturn.llm.outages import Name, Outages
 
 _log = structlog.get_logger("keyturn.llm")
@@ -57,7 +58,7 @@ class SharedOutages:
 
     async def watch(self) -> None:
         """Publish and learn once a second, for ever."""
-        while True:
+        while not is_cancelled():
             await self.exchange()
             await asyncio.sleep(EXCHANGE_EVERY_SECONDS)
 
