@@ -3,8 +3,9 @@
 Each query leaves out what has a notice already.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import count
 from typing import Any
 
 from sqlalchemy import ColumnElement, String, and_, cast, literal, select
@@ -23,7 +24,7 @@ from keyturn.policy.line import PolicyLine
 from keyturn.progress import summary_of
 from keyturn.waivers.contracts import Waiver
 from keyturn.waivers.rules import ends_for, find_waiver, may_exempt_from
-from keyturn.waivers.tables import waivers
+from keyturn.waivers.store import WaiverStore
 
 PAGE = 1_000
 DUE_SOON = timedelta(days=3)  # of which the owner has at least one working day
@@ -56,6 +57,7 @@ class DateSources:
         self._engine = engine
         self._owners = owners
         self._owned = owned
+        self._exempt = WaiverStore(engine)
         self._lines = {line.id: line for line in lines}
 
     async def find(self, now: datetime, *, began: datetime) -> Sequence[Notice]:
@@ -65,31 +67,34 @@ class DateSources:
             now: the present moment.
             began: since when anyone is notified.
         """
-        due = _jobs.rotate_by
-        late = await self._jobs_due("overdue", now, due < literal(now, due.type))
+        due, exempt = _jobs.rotate_by, await self._exempt.active(tenant_id=None)
+        late = await self._jobs_due("overdue", now, exempt, due < literal(now, due.type))
         soon = await self._jobs_due(
             "due_soon",
             now,
+            exempt,
             and_(
                 due < literal(now + DUE_SOON, due.type),
                 due >= literal(now, due.type),
                 _jobs.created_at < literal(now - HEARD_OF, due.type),
             ),
         )
-        return [*late, *soon, *await self._waivers(now), *await self._approvals(now), *await self._runs(began, now)]
+        return [*late, *soon, *self._waivers(exempt, now), *await self._approvals(now), *await self._runs(began, now)]
 
-    async def _jobs_due(self, name: str, now: datetime, when: ColumnElement[bool]) -> list[Notice]:
+    async def _jobs_due(
+        self, name: str, now: datetime, exempt: Sequence[Waiver], when: ColumnElement[bool]
+    ) -> list[Notice]:
         topic: Topic = "job.overdue" if name == "overdue" else "job.due_soon"
         event_id = literal(f"{name}-").concat(_jobs.job_id)
         query = (
             select(rotation_jobs)
             .where(_jobs.status.in_(OPEN), when, not_noticed(event_id, _jobs.tenant_id))
-            .order_by(_jobs.rotate_by)
-            .limit(PAGE)
+            .order_by(_jobs.rotate_by, _jobs.job_id)
         )
-        found = []
-        exempt = await self._active_waivers()
-        for row in map(self._owned, await self._rows(query)):
+        found = list[Notice]()
+        async for row in self._paged(query):
+            if len(found) == PAGE:
+                break  # the next look finds the others
             if self._is_waived(row, exempt, now):
                 continue
             days = (now - row["rotate_by"]).days
@@ -100,15 +105,9 @@ class DateSources:
             found.append(_job_notice(row, f"{name}-{row['job_id']}", topic, severity, now, facts))
         return found
 
-    async def _active_waivers(self) -> Sequence[Waiver]:
-        query = select(waivers).where(waivers.c.ended_at.is_(None))
-        return [
-            Waiver.model_validate({name: row[name] for name in Waiver.model_fields}) for row in await self._rows(query)
-        ]
-
     def _is_waived(self, row: Mapping[str, Any], exempt: Sequence[Waiver], now: datetime) -> bool:
         """Whether an approver has exempted a job's key: its owner need not be warned of it."""
-        own = [one for one in exempt if one.tenant_id == row["tenant_id"] and one.until > now]
+        own = [one for one in exempt if one.tenant_id == row["tenant_id"]]
         lines = [self._lines.get(name.rpartition("@")[0]) for name in row["policy_lines"] or ()]
         known = [line for line in lines if line is not None]
         if not own or len(known) < len(lines):
@@ -116,10 +115,10 @@ class DateSources:
         key = {"account_id": row["account_id"], "key_id": row["key_id"], "owner": row["owner"]}
         return find_waiver(own, known, **key, compromised=row["priority"] == URGENT, now=now) is not None
 
-    async def _waivers(self, now: datetime) -> list[Notice]:
+    def _waivers(self, exempt: Sequence[Waiver], now: datetime) -> list[Notice]:
         """Of waivers that end within a week, also by a line's limit; not of those that were granted for a few days."""
         found = []
-        for waiver in await self._active_waivers():
+        for waiver in exempt:
             of_lines = [line for line in self._lines.values() if may_exempt_from(waiver, line)]
             ends = {ends_for(waiver, line): line.id for line in of_lines if ends_for(waiver, line) < waiver.until}
             for end, line_id in {waiver.until: waiver.line, **ends}.items():
@@ -161,11 +160,12 @@ class DateSources:
             select(rotation_events)
             .where(_events.event == "approval_requested", _events.at >= now - timedelta(days=30), ~answered)
             .where(not_noticed(literal("expires-").concat(_events.event_id), _events.tenant_id))
-            .order_by(_events.at)  # what was asked first ends first
-            .limit(PAGE)
+            .order_by(_events.at, _events.event_id)
         )
-        found = []
-        for row in map(self._owned, await self._rows(query)):
+        found = list[Notice]()
+        async for row in self._paged(query):
+            if len(found) == PAGE:
+                break
             until = row["detail"].get("until")
             ends = None if until is None else datetime.fromisoformat(until)
             if ends is None or not now < ends <= now + APPROVAL_ENDS:
@@ -208,6 +208,15 @@ class DateSources:
                 )
             )
         return found
+
+    async def _paged(self, query: Any) -> AsyncIterator[dict[str, Any]]:
+        """Yield all rows of an ordered query, with their owners: those of which nothing is said hide no others."""
+        for page in count():
+            rows = await self._rows(query.limit(PAGE).offset(page * PAGE))
+            for row in rows:
+                yield self._owned(row)
+            if len(rows) < PAGE:
+                return
 
     async def _rows(self, query: Any) -> list[dict[str, Any]]:
         async with transaction(self._engine) as connection:

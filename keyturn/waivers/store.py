@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, select, true, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.database import transaction
@@ -42,11 +42,12 @@ class WaiverStore:
         if not done.rowcount:
             raise UnknownWaiver(f"no waiver {waiver_id[:64]} holds")
 
-    async def active(self, *, tenant_id: str) -> Sequence[Waiver]:
-        """Return the waivers that hold now, the one that ends first first."""
+    async def active(self, *, tenant_id: str | None) -> Sequence[Waiver]:
+        """Return the waivers that hold now, the one that ends first first; of all tenants, if `tenant_id` is None."""
+        whose = true() if tenant_id is None else waivers.c.tenant_id == tenant_id
         query = (
             select(waivers)
-            .where(waivers.c.tenant_id == tenant_id, waivers.c.ended_at.is_(None), waivers.c.until > datetime.now(UTC))
+            .where(whose, waivers.c.ended_at.is_(None), waivers.c.until > datetime.now(UTC))
             .order_by(waivers.c.until, waivers.c.waiver_id)
         )
         async with transaction(self._engine) as connection:

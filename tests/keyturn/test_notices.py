@@ -382,6 +382,36 @@ async def test_a_waiver_that_a_line_ends_earlier_is_announced_before_that(engine
     assert next(content for topic, _, content in found if topic == "waiver.ends")["facts"]["line"] == "P-7"
 
 
+async def test_waived_jobs_and_old_waits_hide_no_others(
+    engine: AsyncEngine, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many of them come first."""
+    monkeypatch.setattr("keyturn.notices.dates.PAGE", 2)
+    held, now = NoticeStore(engine), datetime.now(UTC)
+    sources = NoticeSources(engine, Owners(), load_catalogue())
+    await sources.start(now)
+    waiver = Waiver(
+        waiver_id="waiver_1", tenant_id="default", account="acct_10234", reason="r", granted_by="omar",
+        granted_at=now, until=now + timedelta(days=20),
+    )  # fmt: skip
+    await WaiverStore(engine).add(waiver)
+    for number in range(6):
+        exempt = number < 5
+        job_id = await made(store, number, account_id="acct_10234" if exempt else "acct_9")
+        async with engine.begin() as connection:
+            late = update(rotation_jobs).where(rotation_jobs.c.job_id == job_id)
+            await connection.execute(late.values(rotate_by=now - timedelta(days=9 - number)))
+        until = (now + timedelta(hours=200 if exempt else 20)).isoformat()
+        event = RotationEvent(
+            tenant_id="default", event="approval_requested", actor="luna", at=now + timedelta(seconds=number),
+            detail={"until": until}, account_id="acct_1", key_id=f"key_{number}",
+        )  # fmt: skip
+        await store.record_event(event, workflow_id=f"w-{number}", event_id=f"e-{number}")
+    await sources.gather(held, now + timedelta(seconds=20))
+    found = await topics(engine)
+    assert (found.count("job.overdue"), found.count("approval.expires")) == (1, 1)
+
+
 async def test_what_waits_for_a_person_is_found_with_its_key_and_again_before_it_expires(
     engine: AsyncEngine, store: JobStore, sources: NoticeSources
 ) -> None:
