@@ -11,6 +11,7 @@ BASE = timedelta(seconds=1)
 CEILING = timedelta(seconds=30)
 # What may be tried for a day is tried some 300 times, and not 6,000.
 LONG_CEILING = timedelta(minutes=10)
+LONGEST_WAIT = timedelta(days=1)  # that is asked for: a longer one is a mistake, and no one waits for either
 
 
 def retry_delay(
@@ -43,17 +44,18 @@ def retry_delay(
 
 
 def wait_asked_for(headers: Mapping[str, str]) -> timedelta | None:
-    """Return the wait of a Retry-After, in seconds or as a date (RFC 9110, 10.2.3); None if there is none.
+    """Return the wait of a Retry-After, in seconds or as a date (RFC 9110, 10.2.3), a day at most; None without one.
 
     Args:
         headers: of the answer, by names in any case as HTTP clients have them.
     """
     value = headers.get("retry-after", "").strip()
     if value.isascii() and value.isdigit():
-        return timedelta(seconds=min(int(value[:9]), 86_400))  # over a day is a day: no one waits for either
+        digits = value.lstrip("0")
+        return timedelta(seconds=min(int(digits or "0"), 86_400)) if len(digits) < 6 else LONGEST_WAIT
     try:
         moment = parsedate_to_datetime(value)
     except (ValueError, OverflowError):
         return None
     moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-    return max(moment - datetime.now(UTC), timedelta(0))
+    return min(max(moment - datetime.now(UTC), timedelta(0)), LONGEST_WAIT)

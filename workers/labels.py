@@ -15,9 +15,10 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from keyturn.application.labels import case_of
+from keyturn.background import is_cancelled
 from keyturn.errors import JobStoreUnavailable
 from keyturn.labels.contracts import PersonsAnswer
-from keyturn.labels.sources import LabelSources
+from keyturn.labels.sources import MOST_AT_ONCE, LabelSources
 from keyturn.labels.store import LabelStore
 from keyturn.payload_errors import PayloadError
 
@@ -39,12 +40,14 @@ class Collected:
         gone: workflow IDs whose histories have expired.
         unreadable: workflow IDs whose histories the keys here do not open; they are looked at again.
         renewed: how many cases of an older key are under the newest one now.
+        looked_at: how many answers were found.
     """
 
     cases: Counter[str] = field(default_factory=Counter)
     gone: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     renewed: int = 0
+    looked_at: int = 0
 
     def log(self) -> None:
         """Log it, if there was anything."""
@@ -89,7 +92,9 @@ class LabelCollector:
             JobStoreUnavailable, RPCError: collect again.
         """
         found = Collected()
-        for answer in await self._sources.uncollected(since=self._since(back), tenant_id=tenant_id, gone_too=gone_too):
+        answers = await self._sources.uncollected(since=self._since(back), tenant_id=tenant_id, gone_too=gone_too)
+        found.looked_at = len(answers)
+        for answer in answers:
             await self._collect_one(answer, found)
         if back is None:  # not at each look: it reads the start of each case
             found.renewed = await self._store.renew(tenant_id=tenant_id)
@@ -98,13 +103,14 @@ class LabelCollector:
     async def run(self, *, every: float = LOOK_SECONDS) -> None:
         """Look again and again, for ever; what fails is tried at the next look."""
         back: timedelta | None = None
-        while True:
+        while not is_cancelled():
             try:
                 found = await self.collect(back=back)
             except (JobStoreUnavailable, RPCError) as error:
                 _log.warning("labels_not_collected", cause=type(error).__name__)
             else:
-                back = LOOK_BACK
+                # What one look could not hold is older than what the next one would go back to.
+                back = LOOK_BACK if found.looked_at < MOST_AT_ONCE else back
                 found.log()
             await asyncio.sleep(every)
 

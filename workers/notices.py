@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.service import RPCError
 
 from keyturn.application.runs import TroubledRun
+from keyturn.background import is_cancelled
 from keyturn.errors import JobStoreUnavailable, SettingsInvalid
 from keyturn.jobs.channel import AnyChannel
 from keyturn.notices.channel import Notifier, NotifierContext
@@ -189,7 +190,7 @@ class PostOffice:
 
     async def run(self, *, every: float = LOOK_SECONDS) -> None:
         """Look again and again, for ever; what fails is tried at the next look."""
-        while True:
+        while not is_cancelled():
             try:
                 await self.look()
             except (JobStoreUnavailable, RPCError, TimeoutError) as error:

@@ -3,12 +3,12 @@
 import asyncio
 import re
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any
 
 import httpx
 from pydantic import SecretStr
 
+from keyturn.backoff import wait_asked_for
 from keyturn.jobs.errors import ReceiverRefused, ReceiverUnavailable
 from keyturn.settings import is_one_word
 
@@ -68,17 +68,9 @@ async def call(
     if 200 <= status < 300 or status in accepts:
         return Answer(status, _json_of(response, most_bytes))
     if status in _PASSING or status >= 500:
-        wait = retry_after(response.headers)
+        wait = wait_asked_for(response.headers)
         raise ReceiverUnavailable(f"{service} answered {status}", retry_after=wait, took_nothing=status in _REFUSING)
     raise ReceiverRefused(f"{service} answered {status}")
-
-
-def retry_after(headers: Mapping[str, str]) -> timedelta | None:
-    """Return Retry-After in seconds, a day at most; a date is ignored, for it depends on the receiver's clock."""
-    value = headers.get("retry-after", "")
-    if re.fullmatch("[0-9]{1,9}", value) is None:
-        return timedelta(days=1) if re.fullmatch("[0-9]+", value) else None
-    return timedelta(seconds=min(int(value), 86_400))
 
 
 def _json_of(response: httpx.Response, most_bytes: int) -> Any:

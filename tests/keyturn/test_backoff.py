@@ -54,3 +54,6 @@ def test_a_retry_after_is_read_in_seconds_and_as_a_date() -> None:
     assert wait_asked_for({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == timedelta(0)
     assert [wait_asked_for({"retry-after": text}) for text in ("", "soon", "-3", "1.5", "\u0663")] == [None] * 5
     assert wait_asked_for({}) is None
+    assert wait_asked_for({"retry-after": "0" * 20 + "7"}) == timedelta(seconds=7)
+    assert wait_asked_for({"retry-after": "86401"}) == timedelta(days=1)
+    assert wait_asked_for({"retry-after": "Wed, 21 Oct 2099 07:28:00 GMT"}) == timedelta(days=1)

@@ -15,13 +15,13 @@ import socket
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from typing import Annotated, Literal
 
 import httpx
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings
 
+from keyturn.backoff import wait_asked_for
 from keyturn.errors import SettingsInvalid
 from keyturn.foreign_json import read_json
 from keyturn.jobs.channel import Channel
@@ -133,7 +133,7 @@ def _classify(answer: httpx.Response, answer_body: bytes, key: str) -> str:
         return "taken"
     if status == 409 and _names_this_message(answer_body, key):
         return "known"
-    wait = _retry_after(answer.headers)
+    wait = wait_asked_for(answer.headers)
     if status in {408, 423, 425, 429} or status >= 500 or (status == 409 and (wait or _is_under_way(answer_body))):
         raise ReceiverUnavailable(f"the receiver answered {status}", retry_after=wait)
     if status in {409, 422}:
@@ -162,14 +162,6 @@ def _names_this_message(answer_body: bytes, key: str) -> bool:
         return False
     named = [body.get("job_id"), body.get("id")] if isinstance(body, dict) else []
     return any(name == key for name in named)
-
-
-def _retry_after(headers: httpx.Headers) -> timedelta | None:
-    """Return Retry-After in seconds; a date is ignored, for it depends on the receiver's clock."""
-    value = headers.get("retry-after", "")
-    if re.fullmatch("[0-9]+", value) is None:
-        return None
-    return timedelta(seconds=min(int(value[-9:]) if not value[:-9].strip("0") else 86_400, 86_400))
 
 
 def _receiver_url(value: str) -> str:
