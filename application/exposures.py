@@ -68,10 +68,19 @@ class ExposedKeys:
             raise UnknownKey("no inventory and no job of this tenant names the key")
         return known
 
-    async def report(self, key: KnownKey, *, source: str, reported_by: str) -> tuple[ReportedKey, Rotation]:
+    async def report(
+        self, key: KnownKey, *, source: str, reported_by: str, replaces_jobs: bool = True
+    ) -> tuple[ReportedKey, Rotation]:
         """Mark a key as exposed, and begin its rotation; returns what became of it, and the rotation.
 
         Said again, it is done once: the same rotation is found, and its one job.
+
+        Args:
+            key: the key.
+            source: what found it.
+            reported_by: who reports it.
+            replaces_jobs: whether a job that failed or was cancelled since the first report is replaced. That of an
+                earlier time always is.
 
         Raises:
             NoExposureLine: no policy line covers it; the mark stays, and a later run counts it.
@@ -92,8 +101,8 @@ class ExposedKeys:
         if not lines:
             raise NoExposureLine(f"no policy line covers an exposed {key.kind.replace('_', ' ')}")
         request = self._request(key, lines, exposure)
-        # Again: a job of an earlier exposure that failed must not stand in the way.
-        rotation = await start_or_attach(self.client, request, task_queue=self._task_queue, again=True)
+        again = is_new or replaces_jobs
+        rotation = await start_or_attach(self.client, request, task_queue=self._task_queue, again=again)
         reported = ReportedKey(
             account_id=key.account_id,
             key_id=key.key_id,

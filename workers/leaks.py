@@ -22,9 +22,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from keyturn.application.exposures import ExposedKeys
+from keyturn.errors import InvalidRequest
 from keyturn.exposures.contracts import KnownKey
 from keyturn.exposures.errors import NoExposureLine, PublicKeysUnavailable, ReportForged, UnknownKey
 from keyturn.exposures.github import IDENTIFIER, SIGNATURE, Match, read_keys, read_report, verify
+from keyturn.snapshots.attempts import all_of
 from keyturn.web.applications import plain_application, unstored
 from keyturn.web.guard import Guard
 from keyturn.web.problems import refuse_with_problem
@@ -38,6 +40,9 @@ STARTED_AT_ONCE = 20
 FETCH_SECONDS = 5.0
 # An identifier that is not known is looked up again, but not for each forged report.
 LOOKED_UP_EVERY = 60.0
+# Keys are changed some times a year: while their list cannot be read, the old ones still say who signed.
+KEPT_SECONDS = 86_400.0
+MAX_KEYS_BYTES = 1024 * 1024  # GitHub's list has some kilobytes
 
 
 class PublicKeys:
@@ -53,19 +58,39 @@ class PublicKeys:
         self._place, self._http = place, http
         self._known_for = known_for.total_seconds()
         self._keys: Mapping[str, EllipticCurvePublicKey] = {}
-        self._looked_at = float("-inf")
+        self._read_at = self._tried_at = float("-inf")
+        self._failure: PublicKeysUnavailable | None = None
         self._looking = asyncio.Lock()
 
     async def find(self, identifier: str) -> EllipticCurvePublicKey:
         """Return the key of an identifier; raises ReportForged if there is none, PublicKeysUnavailable."""
+        known = self._keys.get(identifier)
+        if known is not None and self._age() <= self._known_for:
+            return known  # without the lock: whoever sends forged reports does not hold up the others
         async with self._looking:
-            age = time.monotonic() - self._looked_at
-            if age > self._known_for or (identifier not in self._keys and age > LOOKED_UP_EVERY):
-                self._keys = read_keys(await self._read())
-                self._looked_at = time.monotonic()
-        if identifier not in self._keys:
+            known, age = self._keys.get(identifier), self._age()
+            tried = time.monotonic() - self._tried_at
+            if (known is None or age > self._known_for) and (not self._keys or tried > LOOKED_UP_EVERY):
+                await self._look()
+        known = self._keys.get(identifier)
+        if self._failure is not None and (known is None or self._age() > self._known_for + KEPT_SECONDS):
+            raise self._failure
+        if known is None:
             raise ReportForged("the report is signed by a key that is not known")
-        return self._keys[identifier]
+        return known
+
+    def _age(self) -> float:
+        return time.monotonic() - self._read_at
+
+    async def _look(self) -> None:
+        self._tried_at = time.monotonic()
+        try:
+            self._keys = read_keys(await self._read())
+        except PublicKeysUnavailable as error:
+            _log.warning("public_keys_not_read", because=str(error), hint=error.hint)
+            self._failure = error
+        else:
+            self._failure, self._read_at = None, time.monotonic()
 
     async def _read(self) -> bytes:
         if "://" not in self._place:
@@ -74,13 +99,17 @@ class PublicKeys:
             except OSError as error:
                 raise PublicKeysUnavailable(f"the file of public keys cannot be read: {error.strerror}") from None
         try:
-            async with asyncio.timeout(FETCH_SECONDS):
-                answer = await self._http.get(self._place)
+            async with asyncio.timeout(FETCH_SECONDS), self._http.stream("GET", self._place) as answer:
+                if answer.status_code != 200:
+                    raise PublicKeysUnavailable(f"the public keys were not read: status {answer.status_code}")
+                text = b""
+                async for chunk in answer.aiter_bytes():
+                    text += chunk
+                    if len(text) > MAX_KEYS_BYTES:
+                        raise PublicKeysUnavailable("the public keys were not read: the answer is too long")
+                return text
         except (httpx.HTTPError, OSError) as error:
             raise PublicKeysUnavailable(f"the public keys were not read: {type(error).__name__}") from None
-        if answer.status_code != 200:
-            raise PublicKeysUnavailable(f"the public keys were not read: status {answer.status_code}")
-        return answer.content
 
 
 def leaks_application(reports: ExposedKeys, keys: PublicKeys) -> ASGIApp:
@@ -97,7 +126,7 @@ def leaks_application(reports: ExposedKeys, keys: PublicKeys) -> ASGIApp:
             async with turns:
                 return await _report(reports, match)
 
-        known = await asyncio.gather(*map(one, matches))
+        known = await all_of(map(one, matches))
         _log.warning("leaks_reported", matches=len(matches), known=sum(known))
         answer = [
             match.answer("true_positive" if is_known else "false_positive")
@@ -124,7 +153,10 @@ async def _report(reports: ExposedKeys, match: Match) -> bool:
         is_known = True
         for key in found:
             try:
-                await reports.report(key, source="github", reported_by=REPORTER)
+                # Signatures name no time: a report that is copied brings no job back that an operator has cancelled.
+                await reports.report(key, source="github", reported_by=REPORTER, replaces_jobs=False)
             except NoExposureLine as error:  # the mark stays, and the next run counts it
                 _log.error("leak_without_policy_line", because=str(error), hint=error.hint)
+            except InvalidRequest as error:  # of this key alone: the others must begin
+                _log.error("leak_not_reported", because=str(error), hint=error.hint)
     return is_known

@@ -26,6 +26,7 @@ from keyturn.exposures.errors import PublicKeysUnavailable, ReportForged
 
 IDENTIFIER, SIGNATURE = "github-public-key-identifier", "github-public-key-signature"
 MAX_MATCHES = 1_000  # of one report; each begins a rotation or is answered as unknown
+MAX_KEY_IDS = 10  # of one match, which is one secret; a file of credentials has a match for each
 # An AWS access key's ID (four letters of a long-term key, and sixteen); a Google key file's own name of its key.
 _AWS_KEY = re.compile(r"(?<![A-Z0-9])AKIA[A-Z0-9]{16}(?![A-Z0-9])")
 _GOOGLE_KEY = re.compile(r'"private_key_id"\s*:\s*"([0-9a-f]{40})"')
@@ -48,7 +49,7 @@ class Match(BaseModel):
         """Return the IDs of the keys that the match is about; of a secret without an ID, none."""
         text = self.token.get_secret_value()
         named = [] if self.key_id is None else [self.key_id]
-        return list(dict.fromkeys([*named, *_AWS_KEY.findall(text), *_GOOGLE_KEY.findall(text)]))
+        return list(dict.fromkeys([*named, *_AWS_KEY.findall(text), *_GOOGLE_KEY.findall(text)]))[:MAX_KEY_IDS]
 
     def answer(self, label: Label) -> Mapping[str, str]:
         """Return what GitHub is answered of the match: its token by its hash alone."""

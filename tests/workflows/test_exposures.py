@@ -21,7 +21,7 @@ from temporalio.client import Client
 from keyturn.application.exposures import ExposedKeys
 from keyturn.application.rotations import wait_for_outcome
 from keyturn.exposures.contracts import KnownKey
-from keyturn.exposures.errors import NoExposureLine, UnknownKey
+from keyturn.exposures.errors import NoExposureLine, PublicKeysUnavailable, UnknownKey
 from keyturn.exposures.store import ExposureStore
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
@@ -153,6 +153,71 @@ async def test_the_webhook_takes_a_signed_report_and_answers_by_hash(
     assert "wJalrXUtnFEMI" not in answer.text + caplog.text
     [row] = await ExposureStore(sqlite_engine).listed(tenant_id="default", limit=10)
     assert "wJalrXUtnFEMI" not in str(row)
+
+
+async def test_a_copied_report_brings_no_cancelled_job_back(
+    temporal: Client, sqlite_store: JobStore, sqlite_engine: AsyncEngine, tmp_path: Path
+) -> None:
+    """Its signature names no time. A person who says it again replaces the job."""
+
+    class Known(ExposureStore):
+        async def find_key(self, key_id: str, *, tenant_id: str) -> list[KnownKey]:
+            return [KnownKey("svc-new", key_id, "access_key")]
+
+    queue = f"test-{uuid.uuid4().hex}"
+    said = ExposedKeys(temporal, CATALOGUE, Known(sqlite_engine), tenant=f"t-{queue[-8:]}", task_queue=queue)
+    report = signed(json.dumps([{"token": KEY, "type": "aws"}]).encode())
+    async with webhook(said, tmp_path) as http, worker_on(temporal, queue, Script(*[SAID] * 3), sqlite_store):
+
+        async def states() -> list[str]:
+            handle = temporal.get_workflow_handle(f"rotate:{said.tenant}:svc-new:{KEY}:P-EXPOSED@1")
+            await handle.result()
+            return sorted(job["status"] for job in await sqlite_store.jobs(tenant_id=said.tenant, limit=10))
+
+        assert (await http.post(PATH, **report)).status_code == 200
+        assert await states() == ["open"]
+        [job] = await sqlite_store.jobs(tenant_id=said.tenant, limit=10)
+        await JobLeases(sqlite_engine).cancel(job["job_id"], tenant_id=said.tenant, actor="omar", reason="a test key")
+        assert (await http.post(PATH, **report)).status_code == 200
+        assert await states() == ["cancelled"]
+        await said.report(KnownKey("svc-new", KEY, "access_key"), source="github", reported_by="omar")
+        assert await states() == ["cancelled", "open"]
+
+
+async def test_forged_reports_do_not_hold_up_those_whose_key_is_known() -> None:
+    """While the list cannot be read, and of each forged one no look is made; old keys count for another day."""
+    looks, hangs = 0, asyncio.Event()
+
+    class Host(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            nonlocal looks
+            looks += 1
+            if looks > 1:
+                await hangs.wait()
+                raise httpx.ConnectError("down")
+            public = SIGNER.public_key().public_bytes(
+                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+            )
+            return httpx.Response(200, json={"public_keys": [{"key_identifier": "ours", "key": public.decode()}]})
+
+    async with httpx.AsyncClient(transport=Host()) as http:
+        keys = PublicKeys("https://keys.example", http, known_for=timedelta(hours=1))
+        assert await keys.find("ours")
+        keys._tried_at -= 100
+        forged = [asyncio.create_task(keys.find("theirs")) for _ in range(20)]
+        await asyncio.sleep(0)
+        async with asyncio.timeout(2):
+            assert await keys.find("ours")
+        hangs.set()
+        assert {type(error) for error in await asyncio.gather(*forged, return_exceptions=True)} == {
+            PublicKeysUnavailable
+        }
+        assert looks == 2
+        keys._read_at -= 3_601
+        assert await keys.find("ours")
+        keys._read_at -= 86_400
+        with pytest.raises(PublicKeysUnavailable):
+            await keys.find("ours")
 
 
 async def test_a_forged_or_unsigned_report_changes_nothing(
