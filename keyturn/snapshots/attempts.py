@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from keyturn.backoff import retry_delay
 from keyturn.execution.errors import CloudUnavailable
+from keyturn.snapshots.errors import CloudAnswerInvalid
 
 T = TypeVar("T")
 # Ceilings of 1, 2, 4, 8, 16 and then 30 s: two minutes on average, as throttling and a failover last. What lasts longer
@@ -37,6 +38,20 @@ async def repeated(call: Callable[[], Awaitable[T]], *, attempts: int | None = N
             delay = retry_delay(attempt, retry_after=asked, remaining=None)
         await asyncio.sleep(delay.total_seconds())
         attempt += 1
+
+
+class Places:
+    """The places of a listing's pages: one that leads to an earlier one would never end."""
+
+    def __init__(self) -> None:
+        self._passed: set[str] = set()
+
+    def pass_by(self, place: str) -> str:
+        """Return the place of the next page; raises CloudAnswerInvalid if it was passed before."""
+        if place in self._passed:
+            raise CloudAnswerInvalid("a page leads to itself, or to an earlier one")
+        self._passed.add(place)
+        return place
 
 
 async def all_of(calls: Iterable[Coroutine[None, None, T]]) -> list[T]:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from keyturn.errors import KeyturnError, SettingsInvalid
 from keyturn.execution.errors import CloudRefused, CloudUnavailable, CredentialsMissing
 from keyturn.settings import field_faults
-from keyturn.snapshots.attempts import all_of
+from keyturn.snapshots.attempts import Places, all_of
 from keyturn.snapshots.errors import (
     CloudAnswerInvalid,
     CursorInvalid,
@@ -173,7 +173,7 @@ async def _read_all(
 
 async def _read_part(cloud: Cloud, parts: PartsFolder, plan: Plan, number: int, part: Part) -> list[StoredPage]:
     pages: list[StoredPage] = []
-    cursor, restarts, read_here = "", 0, False
+    cursor, restarts, read_here, places = "", 0, False, Places()
     while True:
         stored = None if read_here else parts.stored(number, len(pages) + 1, part, cursor)
         if stored is None:
@@ -185,15 +185,13 @@ async def _read_part(cloud: Cloud, parts: PartsFolder, plan: Plan, number: int, 
                 restarts += 1
                 if restarts > RESTARTS_A_PART:
                     raise
-                pages, cursor = [], ""
+                pages, cursor, places = [], "", Places()
                 continue
             stored = parts.store(number, len(pages) + 1, part, cursor, read)
         pages.append(stored)
-        if cursor and stored.next_cursor == cursor:
-            raise CloudAnswerInvalid("a page leads to itself")
-        cursor = stored.next_cursor
-        if not cursor:
+        if not stored.next_cursor:
             return pages
+        cursor = places.pass_by(stored.next_cursor)
 
 
 async def _read_page(cloud: Cloud, part: Part, cursor: str, plan: Plan) -> Page:

@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,11 @@ from keyturn.snapshots.errors import (
     SnapshotUnwritable,
 )
 from keyturn.snapshots.fetch import fetch_snapshot
+from keyturn.snapshots.fetcher import Page, Part
 from keyturn.snapshots.fetchers import load_fetchers
 from keyturn.snapshots.parts import PartsFolder, now
 from keyturn.snapshots.publish import Manifest
+from keyturn.snapshots.rows import Rows
 from tests.support.servers import fake_server
 
 
@@ -192,6 +195,23 @@ async def test_a_snapshot_that_lost_a_fifth_of_its_keys_stops_with_both_figures(
     estate.calls.clear()
     assert (await fetched(out, expect_fewer=True)).keys == 180
     assert not estate.calls
+
+
+async def test_a_part_whose_pages_lead_in_a_circle_is_named(tmp_path: Path) -> None:
+    """It would be read until the disk is full."""
+
+    class Circle:
+        async def parts(self) -> list[Part]:
+            return [Part("account")]
+
+        async def read(self, part: Part, cursor: str, observed_at: datetime) -> Page:
+            return Page(Rows(observed_at, "test", ""), "b" if cursor == "a" else "a")
+
+        async def close(self) -> None: ...
+
+    fetcher = replace(load_fetchers()["aws"], open=Circle)
+    with pytest.raises(SnapshotIncomplete, match="a page leads to itself, or to an earlier one"):
+        await fetch_snapshot(fetcher, tmp_path / "keys.jsonl")
 
 
 async def test_what_was_refused_for_its_few_keys_is_not_taken_over_by_the_next_fetch(

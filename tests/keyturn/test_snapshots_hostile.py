@@ -3,6 +3,7 @@
 import contextlib
 import json
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from keyturn.errors import KeyturnError
 from keyturn.gcp.replies import Reply as GoogleReply
 from keyturn.inventory.rows import RowFault
 from keyturn.snapshots import attempts
+from keyturn.snapshots.errors import CloudAnswerInvalid
 from keyturn.snapshots.fetch import _read_page
 from keyturn.snapshots.fetcher import Cloud, Part
 from keyturn.snapshots.fetchers.aws import _keys_in
@@ -110,4 +112,49 @@ REPORT = [
 def test_a_strange_report_is_refused(row: dict[str, Any]) -> None:
     """By one of the failures that the reader of reports gives a name to."""
     with contextlib.suppress(AttributeError, KeyError, TypeError, RowFault):
-        list(_keys_in(row))
+        for key in _keys_in(row):
+            assert (key.user, key.arn) == (row["user"], row["arn"])
+
+
+CIRCLE: dict[str, Any] = {"value": [], "items": [], "metadata": {}, "keys": [], "accounts": [], "activities": []}
+
+
+async def test_pages_that_lead_in_a_circle_are_refused(
+    bodies: tuple[list[Cloud], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether to itself, or to an earlier one: each would be read for ever."""
+    (entra, gcp, kubernetes), _ = bodies
+    asked = 0
+
+    def body(*links: str) -> dict[str, Any]:
+        nonlocal asked
+        asked += 1
+        assert asked < 20, "it does not end"
+        at = links[asked % len(links)]
+        return CIRCLE | {"metadata": {"continue": at}, "nextPageToken": at, "@odata.nextLink": at}
+
+    for places in (("a",), ("a", "b"), ("a", "b", "c")):
+        links = [f"{entra._settings.graph_url}/beta/{place}" for place in places]  # type: ignore[attr-defined]
+
+        async def graph(operation: str, *_: Any, links: Any = links, **__: Any) -> GraphReply:
+            return GraphReply(operation, 200, body(*links))
+
+        async def google(*_: Any, places: Any = places, **__: Any) -> GoogleReply:
+            return GoogleReply(200, body(*places))
+
+        async def cluster(*_: Any, places: Any = places) -> dict[str, Any]:
+            return body(*places)
+
+        monkeypatch.setattr(entra._calls, "ask", graph)  # type: ignore[attr-defined]
+        monkeypatch.setattr(gcp._google, "ask", google)  # type: ignore[attr-defined]
+        monkeypatch.setattr(kubernetes._api, "list_metadata", cluster)  # type: ignore[attr-defined]
+        readings: list[Any] = [entra._read_report, partial(_listed_of, gcp), kubernetes.parts]  # type: ignore[attr-defined]
+        for reading in readings:
+            asked = 0
+            with pytest.raises(CloudAnswerInvalid, match="leads to itself, or to an earlier one"):
+                await reading()
+
+
+async def _listed_of(gcp: Any) -> None:
+    async for _ in gcp._pages("keys.list", "https://x", {}):
+        pass

@@ -25,7 +25,7 @@ from pydantic_settings import BaseSettings
 from keyturn.execution.errors import CloudRefused, CloudUnavailable, UserGone
 from keyturn.inventory.rows import RowFault
 from keyturn.inventory.sources.aws import ROOT, USE_IS_KNOWN_SINCE, report_moment
-from keyturn.snapshots.attempts import all_of, repeated
+from keyturn.snapshots.attempts import Places, all_of, repeated
 from keyturn.snapshots.fetcher import Fetcher, Page, Part
 from keyturn.snapshots.rows import Rows, owner_in, tags_of
 
@@ -148,13 +148,14 @@ async def _owners(iam: Any) -> dict[str, str]:
 
     found: dict[str, str] = {}
     asked: dict[str, Any] = {"Filter": ["User"], "MaxItems": USERS_A_PAGE}
+    places = Places()
     while True:
         get = functools.partial(iam.get_account_authorization_details, **asked)
         page = await repeated(functools.partial(ask, get))
         found |= {user["UserName"]: owner_in(tags_of(user.get("Tags", ()))) for user in page["UserDetailList"]}
         if not page.get("IsTruncated"):
             return found
-        asked["Marker"] = page["Marker"]
+        asked["Marker"] = places.pass_by(page["Marker"])
 
 
 async def _listed(iam: Any, user: str) -> list[Mapping[str, Any]]:
@@ -163,6 +164,7 @@ async def _listed(iam: Any, user: str) -> list[Mapping[str, Any]]:
 
     found: list[Mapping[str, Any]] = []
     asked: dict[str, Any] = {"UserName": user}
+    places = Places()
     while True:
         try:
             page = await repeated(functools.partial(ask, functools.partial(iam.list_access_keys, **asked)))
@@ -171,7 +173,7 @@ async def _listed(iam: Any, user: str) -> list[Mapping[str, Any]]:
         found += page["AccessKeyMetadata"]
         if not page.get("IsTruncated"):
             return found
-        asked["Marker"] = page["Marker"]
+        asked["Marker"] = places.pass_by(page["Marker"])
 
 
 def _add_listed(rows: Rows, entry: Mapping[str, Any], reported: Sequence[_Key], made_at: datetime, owner: str) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_settings import BaseSettings
 
 from keyturn.execution.errors import CloudRefused
-from keyturn.snapshots.attempts import repeated
+from keyturn.snapshots.attempts import Places, repeated
 from keyturn.snapshots.errors import CursorInvalid
 from keyturn.snapshots.fetcher import Fetcher, Page, Part
 from keyturn.snapshots.rows import OWNER_TAGS, Rows, owner_in
@@ -106,8 +106,9 @@ class EntraCloud:
 
         found: dict[str, datetime] = {}
         link = f"{self._settings.graph_url}/beta/reports/appCredentialSignInActivities"
+        places = Places()
         while link:
-            self._expect_own(link)
+            self._expect_own(places.pass_by(link))
             reply = await self._ask("sign-in report", link, None)
             if reply.status in _NO_REPORT:
                 self._notes.append(f"the last use of secrets is not known: sign-in report: {reply.status} {reply.code}")

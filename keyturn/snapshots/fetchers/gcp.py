@@ -18,9 +18,9 @@ from urllib.parse import quote
 
 from pydantic_settings import BaseSettings
 
-from keyturn.execution.errors import CloudRefused, CloudUnavailable
+from keyturn.execution.errors import CloudUnavailable
 from keyturn.inventory.sources.gcloud import is_exposed
-from keyturn.snapshots.attempts import all_of, repeated
+from keyturn.snapshots.attempts import Places, all_of, repeated
 from keyturn.snapshots.fetcher import Fetcher, Page, Part
 from keyturn.snapshots.rows import Rows, owner_in
 
@@ -107,16 +107,14 @@ class GcpCloud:
     async def _pages(
         self, call: str, url: str, params: Mapping[str, str], *, expected: frozenset[int] = _NOTHING
     ) -> AsyncIterator[Reply]:
-        token = ""
+        token, places = "", Places()
         while True:
             reply = await self._ask(call, url, {**params} | ({"pageToken": token} if token else {}), expected=expected)
             yield reply
             following = str(reply.body.get("nextPageToken") or "")
             if not following:
                 return
-            if following == token:
-                raise CloudRefused(f"{call}: a page leads to itself")
-            token = following
+            token = places.pass_by(following)
 
     async def _ask(self, call: str, url: str, params: Mapping[str, str], *, expected: frozenset[int]) -> Reply:
         return await repeated(lambda: self._google.ask(call, "GET", url, params=params, expected=expected))

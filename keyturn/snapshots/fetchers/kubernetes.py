@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from pydantic_settings import BaseSettings
 
-from keyturn.snapshots.attempts import repeated
+from keyturn.snapshots.attempts import Places, repeated
 from keyturn.snapshots.errors import CursorInvalid
 from keyturn.snapshots.fetcher import Fetcher, Page, Part
 from keyturn.snapshots.rows import Rows, owner_in
@@ -41,13 +41,14 @@ class KubernetesCloud:
     async def parts(self) -> Sequence[Part]:
         """Return the namespaces."""
         found: list[Part] = []
-        query: dict[str, str] = {}
+        query, places = dict[str, str](), Places()
         while True:
             page = await self._page("/api/v1/namespaces", query)
             found += [Part(str(metadata["name"]), _owner_of(metadata)) for metadata in _metadata_in(page)]
-            query = {"continue": _continue_in(page)}
-            if not query["continue"]:
+            following = _continue_in(page)
+            if not following:
                 return sorted(found)
+            query = {"continue": places.pass_by(following)}
 
     async def read(self, part: Part, cursor: str, observed_at: datetime) -> Page:
         """Return a page of the tokens in a namespace."""
