@@ -4,7 +4,7 @@ import asyncio
 
 
 def is_cancelled() -> bool:
-    """Return whether the running task was told to end: for the head of a loop that goes on after errors.
+    """Return whether the running task was cancelled: for the head of a loop that goes on after errors.
 
     A cancellation may be hidden: `asyncio.wait_for` of Python 3.11 may return where it is cancelled
     (https://github.com/python/cpython/issues/86296), and a driver may raise an error of its own. Such a loop would go

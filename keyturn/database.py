@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import (
     BigInteger,
+    Executable,
     Integer,
     MetaData,
     String,
@@ -151,6 +152,12 @@ async def transaction(engine: AsyncEngine, *, whole: bool = False) -> AsyncItera
             yield connection
     except (DBAPIError, PoolTimeout, OSError) as error:  # asyncio's TimeoutError is an OSError
         raise map_driver_error(error) from error
+
+
+async def rows_of(engine: AsyncEngine, query: Executable) -> list[dict[str, Any]]:
+    """Return the rows of a query; raises as `transaction`."""
+    async with transaction(engine) as connection:
+        return [dict(row) for row in (await connection.execute(query)).mappings()]
 
 
 def answers(engine: AsyncEngine) -> Callable[[], Coroutine[Any, Any, None]]:

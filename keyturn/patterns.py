@@ -4,6 +4,7 @@ A regular expression of many stars takes exponential time where it does not matc
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 
 class Pattern:
@@ -38,3 +39,9 @@ class Pattern:
                 return False
             at = found + len(part)
         return True
+
+
+@lru_cache(maxsize=16_384)
+def pattern_of(text: str) -> Pattern:
+    """Return a pattern that was read before as it is: waivers are compared with every key of a run."""
+    return Pattern(text)

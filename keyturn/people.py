@@ -2,11 +2,13 @@
 
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
 
 # What an address or a name may end with and still be the same one to a reader.
 _TRAILING = " .,:;/@+=-_"
 
 
+@lru_cache(maxsize=65_536)  # of a run's owners and a book's approvers, each compared for every key
 def same_form(name: str) -> str:
     """Return the form in which names are compared: width, case and trailing marks make no difference."""
     return unicodedata.normalize("NFKC", name).casefold().rstrip(_TRAILING) or name

@@ -6,14 +6,14 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Select, bindparam, case, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, bindparam, case, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.bulk.contracts import RunProgress
 from keyturn.bulk.errors import UnknownRun
 from keyturn.bulk.tables import bulk_batches, bulk_items, bulk_runs
 from keyturn.contracts import PolicyRef
-from keyturn.database import insert_of, transaction
+from keyturn.database import insert_of, rows_of, transaction
 from keyturn.jobs.rows import WITHDRAWN
 from keyturn.jobs.states import ENDED_WITHOUT_ROTATION
 from keyturn.jobs.tables import rotation_jobs
@@ -117,7 +117,7 @@ class BulkStore:
     async def runs(self, *, tenant_id: str, limit: int) -> Sequence[Mapping[str, Any]]:
         """Return the newest runs, newest first."""
         query = select(bulk_runs).where(_runs.tenant_id == tenant_id).order_by(_runs.created_at.desc()).limit(limit)
-        return await self._rows(query)
+        return await rows_of(self.engine, query)
 
     async def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write items; those that are there already stay as they are."""
@@ -139,7 +139,7 @@ class BulkStore:
             .where(_with_outcome([*OPEN, "eligible"]))
             .order_by(_items.ask)
         )
-        return await self._rows(query)
+        return await rows_of(self.engine, query)
 
     async def store_verdicts(
         self, run_id: str, rows: Sequence[Mapping[str, Any]], *, over: Sequence[str | None]
@@ -196,7 +196,7 @@ class BulkStore:
             .order_by(_items.ordinal)
             .limit(limit)
         )
-        return await self._rows(query)
+        return await rows_of(self.engine, query)
 
     async def close_run(self, run_id: str, status: str) -> None:
         """Say that a run has ended, how, and what has become of its items."""
@@ -236,12 +236,12 @@ class BulkStore:
             .order_by(_items.ordinal)
             .limit(limit)
         )
-        return await self._rows(query)
+        return await rows_of(self.engine, query)
 
     async def batch(self, run_id: str, number: int) -> Mapping[str, Any] | None:
         """Return what is known of a batch; None if it was not about to be submitted yet."""
         query = select(bulk_batches).where(_batches.run_id == run_id, _batches.number == number)
-        rows = await self._rows(query)
+        rows = await rows_of(self.engine, query)
         return rows[0] if rows else None
 
     async def intend(self, run_id: str, number: int, *, provider: str, model: str, requests: int) -> None:
@@ -260,11 +260,7 @@ class BulkStore:
     async def known_batches(self, provider: str) -> set[str]:
         """Return the ids of all batches that were submitted to a provider."""
         query = select(_batches.batch_id).where(_batches.provider == provider, _batches.batch_id.is_not(None))
-        return {row["batch_id"] for row in await self._rows(query)}
-
-    async def _rows(self, query: Select[Any]) -> Sequence[Mapping[str, Any]]:
-        async with transaction(self.engine) as connection:
-            return [dict(row) for row in (await connection.execute(query)).mappings()]
+        return {row["batch_id"] for row in await rows_of(self.engine, query)}
 
 
 def _with_outcome(outcomes: Sequence[str | None]) -> ColumnElement[bool]:

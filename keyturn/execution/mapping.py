@@ -15,6 +15,7 @@ that names none or two, the rotation is refused before anything is created: whic
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, NamedTuple, Self
 
@@ -143,6 +144,7 @@ class KeyMap:
         return "tables " + " and ".join(str(self._mappings.index(one) + 1) for one in mappings[:2])
 
 
+@lru_cache(maxsize=65_536)  # asked for by each waiver and rule that is compared with an account
 def names_of(account_id: str) -> frozenset[str]:
     """Return what a key map may call an account, without asking its cloud: an ARN ends in its user's name."""
     return frozenset({account_id, account_id.rpartition("/")[2]})

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Select, String, and_, case, cast, func, literal, or_, select
+from sqlalchemy import ColumnElement, String, and_, case, cast, func, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.contracts import UNOWNED
-from keyturn.database import transaction
+from keyturn.database import rows_of
 from keyturn.database_cursors import cursor_at, read_cursor
 from keyturn.jobs.rows import MERGED, WITHDRAWN
 from keyturn.jobs.states import CLOSED, OPEN, JobState
@@ -92,7 +92,7 @@ class JobListing:
             bound = literal(moment, _jobs.created_at.type)
             later = column > bound if order_by == "due" else column < bound
             query = query.where(or_(later, and_(column == bound, _jobs.job_id > job_id)))
-        rows = await self._rows(query)
+        rows = await rows_of(self._engine, query)
         if len(rows) <= limit:
             return JobPage(rows, None)
         last = rows[limit - 1]
@@ -110,7 +110,7 @@ class JobListing:
         )
         return [
             JobCount(row["status"], tuple(json.loads(row["lines"] or "null") or ()), bool(row["overdue"]), row["jobs"])
-            for row in await self._rows(query)
+            for row in await rows_of(self._engine, query)
         ]
 
     async def jobs_of_rotations(
@@ -120,19 +120,15 @@ class JobListing:
         keys = select(_jobs.idempotency_key, func.coalesce(_jobs.merged_into, _jobs.job_id).label("job_id")).where(
             _jobs.tenant_id == tenant_id, _jobs.idempotency_key.in_(workflow_ids), _jobs.status != WITHDRAWN
         )
-        found = {row["idempotency_key"]: row["job_id"] for row in await self._rows(keys)}
+        found = {row["idempotency_key"]: row["job_id"] for row in await rows_of(self._engine, keys)}
         query = select(rotation_jobs).where(_jobs.tenant_id == tenant_id, _jobs.job_id.in_(set(found.values())))
-        jobs = {row["job_id"]: row for row in await self._rows(query)}
+        jobs = {row["job_id"]: row for row in await rows_of(self._engine, query)}
         return {key: jobs[job_id] for key, job_id in found.items() if job_id in jobs}
 
     async def states_of(self, job_ids: Sequence[str]) -> Mapping[str, str]:
         """Return the states of jobs, by their IDs."""
         query = select(_jobs.job_id, _jobs.status).where(_jobs.job_id.in_(job_ids))
-        return {row["job_id"]: row["status"] for row in await self._rows(query)}
-
-    async def _rows(self, query: Select[Any]) -> list[dict[str, Any]]:
-        async with transaction(self._engine) as connection:
-            return [dict(row) for row in (await connection.execute(query)).mappings()]
+        return {row["job_id"]: row["status"] for row in await rows_of(self._engine, query)}
 
 
 def _conditions(chosen: JobFilter, tenant_id: str, now: datetime) -> list[ColumnElement[bool]]:

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, exists, literal, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from keyturn.database import transaction
+from keyturn.database import rows_of
 from keyturn.execution.contracts import ROLLED_BACK
 from keyturn.jobs.tables import job_audit, rotation_events, rotation_jobs
 from keyturn.labels.contracts import PersonsAnswer
@@ -56,7 +56,7 @@ class LabelSources:
                 digest=row["detail"].get("digest"),
                 reason=row["detail"].get("reason"),
             )
-            for row in await self._rows(query)
+            for row in await rows_of(self._engine, query)
         ]
 
     async def _rollbacks(self, since: datetime, tenant_id: str | None, gone_too: bool) -> list[PersonsAnswer]:
@@ -72,7 +72,7 @@ class LabelSources:
         )
         if tenant_id is not None:
             query = query.where(_jobs.tenant_id == tenant_id)
-        rows = await self._rows(query)
+        rows = await rows_of(self._engine, query)
         restored = await self._restored([row["job_id"] for row in rows])
         return [
             PersonsAnswer(
@@ -93,12 +93,8 @@ class LabelSources:
         """Return those of some jobs whose old key was activated again, because a consumer still needed it."""
         if not job_ids:
             return set()
-        rows = await self._rows(select(_audit.job_id, _audit.detail).where(_audit.job_id.in_(job_ids)))
+        rows = await rows_of(self._engine, select(_audit.job_id, _audit.detail).where(_audit.job_id.in_(job_ids)))
         return {row["job_id"] for row in rows if "activated" in row["detail"]}
-
-    async def _rows(self, query: Any) -> list[dict[str, Any]]:
-        async with transaction(self._engine) as connection:
-            return [dict(row) for row in (await connection.execute(query)).mappings()]
 
 
 def _operator(reason: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from keyturn.database import insert_of, transaction
+from keyturn.database import insert_of, rows_of, transaction
 from keyturn.keyring import EncryptedTexts, Keyring
 from keyturn.labels.contracts import LabelledCase, PersonsAnswer
 from keyturn.labels.tables import labelled_cases
@@ -91,7 +91,9 @@ class LabelStore(LabelCounts):
         if tenant_id is not None:
             query = query.where(_cases.tenant_id == tenant_id)
         after = count = 0
-        while rows := await self._rows(query.where(_cases.case_id > after).order_by(_cases.case_id).limit(PAGE)):
+        while rows := await rows_of(
+            self._engine, query.where(_cases.case_id > after).order_by(_cases.case_id).limit(PAGE)
+        ):
             for row in rows:
                 count += await self._renew_one(row)
             after = rows[-1]["case_id"]
@@ -114,11 +116,7 @@ class LabelStore(LabelCounts):
             at, case_id = before
             same = (_cases.labelled_at == at) & (_cases.case_id < case_id)
             query = query.where((_cases.labelled_at < at) | same)
-        return await self._rows(query.order_by(_cases.labelled_at.desc(), _cases.case_id.desc()).limit(PAGE))
-
-    async def _rows(self, query: Any) -> list[dict[str, Any]]:
-        async with transaction(self._engine) as connection:
-            return [dict(row) for row in (await connection.execute(query)).mappings()]
+        return await rows_of(self._engine, query.order_by(_cases.labelled_at.desc(), _cases.case_id.desc()).limit(PAGE))
 
     def _open(self, row: Mapping[str, Any]) -> LabelledCase:
         return LabelledCase.model_validate_json(self._encryption.decrypt(_place(row), row["content"]))

@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal
 
-from sqlalchemy import Column, ColumnElement, Select, String, and_, case, cast, func, or_, select
+from sqlalchemy import Column, ColumnElement, String, and_, case, cast, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.call_errors import LedgerUnavailable
 from keyturn.calls import CallRecord
-from keyturn.database import insert_of, transaction, within
+from keyturn.database import insert_of, rows_of, within
 from keyturn.database_cursors import cursor_at, read_cursor
 from keyturn.errors import JobStoreUnavailable
 from keyturn.ledger.tables import call_records as table
@@ -54,7 +54,7 @@ class LedgerStore:
         for name, value in wanted.items():
             if value is not None:
                 query = query.where(table.c[name] == value)
-        return [_with_cost(row) for row in await self._rows(query)]
+        return [_with_cost(row) for row in await rows_of(self._engine, query)]
 
     async def page(
         self, *, tenant_id: str, task: str | None, status: str | None, limit: int, after: str | None
@@ -77,7 +77,7 @@ class LedgerStore:
             moment, call_id = read_cursor(after)
             same = and_(table.c.called_at == moment, table.c.call_id > call_id)
             query = query.where(or_(table.c.called_at < moment, same))
-        rows = [_with_cost(row) for row in await self._rows(query)]
+        rows = [_with_cost(row) for row in await rows_of(self._engine, query)]
         last = rows[limit - 1] if len(rows) > limit else None
         return rows[:limit], None if last is None else cursor_at(last["called_at"], last["call_id"])
 
@@ -119,7 +119,7 @@ class LedgerStore:
                 **{name: int(row[name] or 0) for name in whole},
                 "cost_usd": _known_cost(row["cost_usd"], row["unpriced"]),
             }
-            for row in await self._rows(query)
+            for row in await rows_of(self._engine, query)
         ]
 
     async def total_spent(
@@ -131,7 +131,7 @@ class LedgerStore:
             query = query.where(table.c.tenant_id == tenant_id)
         if user_id is not None:
             query = query.where(table.c.user_id == user_id)
-        [row] = await self._rows(query)
+        [row] = await rows_of(self._engine, query)
         spent: Decimal | None = row["cost"]
         return spent or Decimal(0)
 
@@ -149,10 +149,6 @@ class LedgerStore:
         if self._engine.dialect.name == "postgresql":
             return func.to_char(func.timezone("UTC", table.c.called_at), "YYYY-MM-DD")
         return func.substr(cast(table.c.called_at, String), 1, 10)
-
-    async def _rows(self, query: Select[Any]) -> Sequence[Mapping[str, Any]]:
-        async with transaction(self._engine) as connection:
-            return [dict(row) for row in (await connection.execute(query)).mappings()]
 
 
 def _with_cost(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Each query leaves out what has a notice already.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import count
@@ -13,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.bulk.contracts import RunProgress
 from keyturn.bulk.tables import bulk_runs
-from keyturn.database import transaction
+from keyturn.database import rows_of
 from keyturn.jobs.states import OPEN
 from keyturn.jobs.tables import URGENT, rotation_events, rotation_jobs
 from keyturn.notices.contracts import Notice, Severity, Topic
@@ -186,7 +187,7 @@ class DateSources:
             .limit(PAGE)
         )
         found = []
-        for row in await self._rows(query):
+        for row in await rows_of(self._engine, query):
             progress = RunProgress.model_validate(row["figures"] or {})
             facts = {
                 "ended": row["ended"] or "done",
@@ -212,15 +213,12 @@ class DateSources:
     async def _paged(self, query: Any) -> AsyncIterator[dict[str, Any]]:
         """Yield all rows of an ordered query, with their owners: those of which nothing is said hide no others."""
         for page in count():
-            rows = await self._rows(query.limit(PAGE).offset(page * PAGE))
+            rows = await rows_of(self._engine, query.limit(PAGE).offset(page * PAGE))
             for row in rows:
+                await asyncio.sleep(0)  # its reader compares it with every waiver, and others must go on meanwhile
                 yield self._owned(row)
             if len(rows) < PAGE:
                 return
-
-    async def _rows(self, query: Any) -> list[dict[str, Any]]:
-        async with transaction(self._engine) as connection:
-            return [dict(row) for row in (await connection.execute(query)).mappings()]
 
 
 def not_noticed(event_id: ColumnElement[Any], tenant_id: ColumnElement[Any]) -> ColumnElement[bool]:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from sqlalchemy import func, literal, select, true
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from keyturn.database import insert_of, transaction
+from keyturn.database import insert_of, rows_of, transaction
 from keyturn.jobs.tables import job_audit, rotation_events, rotation_jobs
 from keyturn.notices.contracts import Notice
 from keyturn.notices.dates import PAGE, DateSources, not_noticed
@@ -102,7 +102,7 @@ class NoticeSources:
             .order_by(_audit.audit_id)
             .limit(PAGE)
         )
-        return await self._rows(query)
+        return await rows_of(self._engine, query)
 
     async def _of_rotations(self, now: datetime) -> tuple[Sequence[Notice], datetime]:
         """Return notices of what waits for a person, and until when the trail was read, by when it was written."""
@@ -114,7 +114,7 @@ class NoticeSources:
             .order_by(_events.recorded_at)
             .limit(PAGE)
         )
-        rows = await self._rows(query)
+        rows = await rows_of(self._engine, query)
         found = self._readable(notice_of_event, rows)
         return found, now if len(rows) < PAGE else rows[-1]["recorded_at"]
 
@@ -141,14 +141,10 @@ class NoticeSources:
 
     async def _cursor(self, source: str) -> Mapping[str, Any]:
         query = select(notice_cursors).where(notice_cursors.c.source == source)
-        return (await self._rows(query))[0]
+        return (await rows_of(self._engine, query))[0]
 
     async def _move(self, source: str, **values: Any) -> None:
         this = notice_cursors.c.source == source
         ahead = true() if "since" in values else notice_cursors.c.after_id < values["after_id"]
         async with transaction(self._engine) as connection:
             await connection.execute(notice_cursors.update().where(this, ahead).values(**values))
-
-    async def _rows(self, query: Any) -> list[dict[str, Any]]:
-        async with transaction(self._engine) as connection:
-            return [dict(row) for row in (await connection.execute(query)).mappings()]

@@ -1,5 +1,6 @@
 """Jobs of keys that were waived after they were created: no executor starts them, and people learn why."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -39,8 +40,12 @@ class WaivedJobs:
         """Return the waivers of those jobs that have one, by job ID; raises JobStoreUnavailable."""
         if not await self._book.active(self._tenant_id):
             return {}
-        found = {row.job_id: await self._waiver_of(row) for row in rows if row.closed_at is None}
-        return {job_id: waiver for job_id, waiver in found.items() if waiver is not None}
+        found = dict[str, AppliedWaiver]()
+        for row in rows:
+            await asyncio.sleep(0)  # many jobs and many waivers take seconds, in which others must go on
+            if row.closed_at is None and (waiver := await self._waiver_of(row)) is not None:
+                found[row.job_id] = waiver
+        return found
 
     async def holds_back(self, row: JobRow) -> str | None:
         """Return why a job that no executor has started is left alone; None if it is not."""

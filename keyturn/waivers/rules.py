@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, time, timedelta
 
 from keyturn.execution.mapping import names_of
-from keyturn.patterns import Pattern
+from keyturn.patterns import pattern_of
 from keyturn.people import is_among, same_form
 from keyturn.policy.line import PolicyLine
 from keyturn.waivers.contracts import AppliedWaiver, Waiver
@@ -36,11 +36,11 @@ def covers(waiver: Waiver, *, account_id: str, key_id: str, owner: str | None, c
         return False
     if waiver.owner is not None and (owner is None or same_form(waiver.owner) != same_form(owner)):
         return False
-    if owner is not None and is_among(waiver.granted_by, [owner]):
-        return False
-    if waiver.account is None:
-        return True
-    return any(Pattern(waiver.account).matches(name) for name in names_of(account_id))
+    if waiver.account is not None:
+        pattern = pattern_of(waiver.account)
+        if not any(pattern.matches(name) for name in names_of(account_id)):
+            return False
+    return owner is None or same_form(waiver.granted_by) != same_form(owner)
 
 
 def may_exempt_from(waiver: Waiver, line: PolicyLine) -> bool:
