@@ -15,7 +15,7 @@ from temporalio.service import RPCError
 
 from keyturn.application.following import describe_workflow, pending_attempts
 from keyturn.application.rotations import QUERY_TIMEOUT
-from keyturn.application.runs import NO_WORKER
+from keyturn.application.runs import NO_WORKER, stopped_by
 from keyturn.bulk.contracts import BulkOutcome, BulkStatus
 from keyturn.console import counted
 from keyturn.execution.contracts import EXECUTION, KeyRotationOutcome, KeyRotationStatus
@@ -100,8 +100,9 @@ async def _run_summary(client: Client, workflow_id: str, *, running: bool) -> Su
         return Summary(state, (line_of(status, None), *hint), True)
     try:
         outcome: BulkOutcome = await handle.result()
-    except WorkflowFailureError:
-        return Summary("failed", ("the same `keyturn bulk` resumes what is open",), False)
+    except WorkflowFailureError as error:
+        stopped = stopped_by(error)
+        return Summary("failed", (str(stopped), stopped.hint), False)
     figures = f"{counted(outcome.progress.total, 'item')}: {summary_of(outcome.progress)}"
     return Summary(outcome.status, (figures, f"${outcome.progress.cost_usd:,.4f} for model calls"), False)
 

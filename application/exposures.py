@@ -63,7 +63,7 @@ class ExposedKeys:
         known = await self.exposures.find_key(key_id, tenant_id=self.tenant)
         if account_id is not None:
             of_account = [one for one in known if one.account_id == account_id]
-            return of_account or [KnownKey(account_id, key_id, kind or "service_account_key")]
+            return of_account or [KnownKey(account_id, key_id, kind or kind_of(key_id))]
         if not known:
             raise UnknownKey("no inventory and no job of this tenant names the key")
         return known
@@ -128,6 +128,11 @@ class ExposedKeys:
                 "owner": key.owner,
             },
         )
+
+
+def kind_of(key_id: str) -> CredentialKind:
+    """Return the kind that an ID itself shows: AWS's access keys of users begin with AKIA (IAM User Guide)."""
+    return "access_key" if key_id.startswith("AKIA") and len(key_id) == 20 else "service_account_key"
 
 
 def lines_of(catalogue: Catalogue, kind: CredentialKind) -> Sequence[PolicyLine]:

@@ -44,6 +44,13 @@ class RunStopped(KeyturnError):
     next_step = "fail_and_inspect"
     hint = "Look at it in the Temporal UI; the same `keyturn bulk` resumes what is open."
 
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        if hint is not None:
+            self.hint = (
+                f"{hint}\nThen a scheduled run starts anew by `keyturn schedule trigger`, another by `keyturn bulk`."
+            )
+
 
 async def start_run(client: Client, order: BulkOrder, *, task_queue: str) -> Handle:
     """Start a run's workflow, or attach to the one that runs; one that ended continues with what is open."""
@@ -101,7 +108,7 @@ async def follow(handle: Handle, *, every: float = LOOK_SECONDS) -> AsyncIterato
                 yield await handle.query(BulkWorkflow.status, rpc_timeout=QUERY_TIMEOUT)
                 return
             if status is not WorkflowExecutionStatus.RUNNING:
-                raise RunStopped(f"the run stopped: {'unknown' if status is None else status.name.lower()}")
+                raise await _stopped(handle, "unknown" if status is None else status.name.lower())
         except WorkflowQueryFailedError:
             pass  # its first task has not been worked on yet
         except RPCError as error:
@@ -113,6 +120,29 @@ async def follow(handle: Handle, *, every: float = LOOK_SECONDS) -> AsyncIterato
         await asyncio.sleep(every)
 
 
+async def _stopped(run: Handle, status: str) -> RunStopped:
+    """Return the error of a run that did not complete."""
+    try:
+        await run.result(rpc_timeout=QUERY_TIMEOUT)
+    except WorkflowFailureError as error:
+        return stopped_by(error, status)
+    return RunStopped(f"the run stopped: {status}")
+
+
+def stopped_by(error: WorkflowFailureError, status: str = "failed") -> RunStopped:
+    """Return what a run's failure says, with its own hint; it repeats no evidence and no question."""
+    why = _failure_of(error)
+    if not isinstance(why, ApplicationError) or not why.type:
+        return RunStopped(f"the run stopped: {status}")
+    said = next(iter(why.details), None)
+    hint = said.get("hint") if isinstance(said, dict) else None
+    return RunStopped(f"the run {status}: {why.type}: {why.message}", hint=hint)
+
+
+def _failure_of(error: WorkflowFailureError) -> BaseException | None:
+    return error.cause.cause if isinstance(error.cause, ActivityError) else error.cause
+
+
 async def end_of_run(run: Handle) -> str | None:
     """Return how a run ended: None while it runs; the kind of its failure, if it failed. Raises RPCError."""
     try:
@@ -120,8 +150,7 @@ async def end_of_run(run: Handle) -> str | None:
             return None
         return (await run.result()).status
     except WorkflowFailureError as error:
-        step = error.cause
-        why = step.cause if isinstance(step, ActivityError) else step
+        why = _failure_of(error)
         return why.type or "failed" if isinstance(why, ApplicationError) else type(why).__name__
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:

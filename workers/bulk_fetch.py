@@ -5,8 +5,9 @@ import os
 from pathlib import Path
 
 from keyturn.errors import SettingsInvalid
-from keyturn.inventory.errors import InventoryInvalid, InventoryRefused
+from keyturn.inventory.errors import InventoryRefused
 from keyturn.snapshots.disk import written
+from keyturn.snapshots.errors import SnapshotUnwritable
 from keyturn.snapshots.fetch import fetch_snapshot
 from keyturn.snapshots.fetchers import load_fetchers
 
@@ -26,7 +27,8 @@ async def fetch_for_run(cloud: str, folder: str, run_id: str, root: Path | None)
         root: the folder below which this worker reads; None if it reads none.
 
     Raises:
-        InventoryRefused, InventoryInvalid: the folder is not below the root, or not there.
+        InventoryRefused: the folder is not below the root.
+        SnapshotUnwritable: it is not there, or cannot be written.
         SettingsInvalid: this worker has no such fetcher, or lacks its extra.
         KeyturnError: the cloud was not read as a whole, or has far fewer keys than the last time.
     """
@@ -55,7 +57,7 @@ def _folder_below(folder: str, root: Path | None) -> Path:
     if real != above and above not in real.parents:
         raise InventoryRefused(f"the folder of snapshots is not below KEYTURN_INVENTORY_ROOT ({root})")
     if not real.is_dir():
-        raise InventoryInvalid("the folder of snapshots is not there: create it on the workers' machine")
+        raise SnapshotUnwritable("the schedule's folder of snapshots is not there on the workers' machine")
     return real
 
 

@@ -47,8 +47,9 @@ class CredentialsMissing(CloudRefused):
 
     kind = "credentials_missing"
     hint = (
-        "Give this process what the cloud's own tools use, such as AWS_PROFILE and AWS_REGION. A rotation that waits: "
-        "restart its executor, then `keyturn resume execute:JOB_ID`."
+        "Give this process what the cloud's own tools use, such as AWS_PROFILE and AWS_REGION, "
+        "GOOGLE_APPLICATION_CREDENTIALS or AZURE_CLIENT_ID. If a rotation waits for its executor: restart that, then "
+        "`keyturn resume execute:JOB_ID`."
     )
 
 

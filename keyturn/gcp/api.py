@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 import google.auth
 import google.auth.credentials
 import httpx
-from google.auth.exceptions import GoogleAuthError, TransportError
+from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, TransportError
 from google.auth.transport.requests import Request
 
 from keyturn.authorities import public_authorities
 from keyturn.backoff import wait_asked_for
-from keyturn.execution.errors import CloudRefused, CloudUnavailable
+from keyturn.execution.errors import CloudRefused, CloudUnavailable, CredentialsMissing
 from keyturn.gcp.replies import Reply, expect_success, read_reply
 from keyturn.gcp.settings import GcpSettings, gcp_settings
 
@@ -137,6 +137,8 @@ async def _in_thread(call: Callable[[], T]) -> T:
     try:
         async with asyncio.timeout(CALL_SECONDS):
             return await asyncio.to_thread(call)
+    except DefaultCredentialsError:  # there are none, or the file that is named cannot be used
+        raise CredentialsMissing("Google finds no credentials here: DefaultCredentialsError") from None
     except GoogleAuthError as error:
         failure, passes = type(error).__name__, error.retryable or isinstance(error, TransportError)
     except TimeoutError as error:

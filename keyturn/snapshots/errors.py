@@ -43,7 +43,7 @@ class SnapshotUnwritable(SnapshotError):
 
     kind = "snapshot_unwritable"
     hint = (
-        "Make room on the disk, or give the right to write in the folder of --out; then run the same command again: "
+        "Create the folder, give the right to write in it, or make room on the disk; then run the same command again: "
         "it reads only what is missing."
     )
 

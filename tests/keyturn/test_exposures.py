@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from keyturn.application.exposures import kind_of, lines_of
 from keyturn.bulk.load import items_of
 from keyturn.bulk.tables import bulk_items, bulk_runs
 from keyturn.errors import InvalidRequest
@@ -22,7 +23,7 @@ from keyturn.exposures.github import Match, read_keys, read_report, verify
 from keyturn.exposures.store import ExposureStore
 from keyturn.inventory.rows import InventoryKey
 from keyturn.jobs.store import JobStore
-from keyturn.policy.catalogue import load_catalogue
+from keyturn.policy.catalogue import Catalogue, load_catalogue
 from tests.support.cases import facts, order
 
 # The example of GitHub's own documentation of the partner programme, signed by the test key that it publishes.
@@ -85,6 +86,18 @@ def test_keys_of_another_curve_or_kind_are_not_used() -> None:
 )
 def test_only_ids_of_keys_are_taken_from_what_was_found(token: str, ids: list[str]) -> None:
     assert Match(token=token, type="t").key_ids() == ids
+
+
+def test_a_line_for_exposed_keys_of_another_kind_is_not_named() -> None:
+    line = load_catalogue().current("P-EXPOSED")
+    other = Catalogue([line.model_copy(update={"applies_to": ("user_password",)})])
+    assert (lines_of(other, "access_key"), len(lines_of(other, "user_password"))) == ([], 1)
+
+
+def test_an_access_keys_id_shows_its_kind() -> None:
+    """Where neither an inventory nor a person says it."""
+    assert kind_of(AWS_KEY) == "access_key"
+    assert {kind_of(one) for one in ("AKIA", "key_01", "akiaiosfodnn7example")} == {"service_account_key"}
 
 
 def test_a_scanner_of_ones_own_may_name_the_key() -> None:

@@ -11,9 +11,9 @@ from temporalio.client import Client
 
 from keyturn.bulk.contracts import BulkOrder, BulkSource
 from keyturn.errors import SettingsInvalid
-from keyturn.inventory.errors import InventoryInvalid, InventoryRefused
+from keyturn.inventory.errors import InventoryRefused
 from keyturn.lab.simulator.aws_iam import AwsEstate
-from keyturn.snapshots.errors import SnapshotSmaller
+from keyturn.snapshots.errors import SnapshotSmaller, SnapshotUnwritable
 from keyturn.workers.bulk_fetch import fetch_for_run
 from tests.keyturn.test_snapshots import estate
 from tests.support.estates import LINE, Judge, bulk_place
@@ -56,7 +56,7 @@ async def test_a_schedules_maker_chooses_no_place_of_the_workers_machine(tmp_pat
     for folder, where in ((str(outside), root), (str(root / "link"), root), (str(inside), None)):
         with pytest.raises(InventoryRefused):
             await fetch_for_run("aws", folder, "r", where)
-    with pytest.raises(InventoryInvalid, match="create it"):
+    with pytest.raises(SnapshotUnwritable, match="is not there on the workers' machine"):
         await fetch_for_run("aws", str(root / "absent"), "r", root)
     with pytest.raises(SettingsInvalid, match="there is no fetcher mars: aws, entra"):
         await fetch_for_run("mars", str(inside), "r", root)

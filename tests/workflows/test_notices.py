@@ -24,7 +24,7 @@ from temporalio.worker import Worker
 
 from keyturn.activities.deliver_notices import DeliverNotices
 from keyturn.application.rotations import rotate
-from keyturn.application.runs import runs_in_trouble
+from keyturn.application.runs import RunStopped, follow, runs_in_trouble
 from keyturn.bulk.contracts import BulkSource
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
@@ -333,8 +333,13 @@ async def test_a_run_that_failed_is_reported_though_nothing_is_on_record(
     async with notifying(temporal, sqlite_engine, world, {"to": ["webhook"], "topics": ["run.failed"]}) as office:
         office._troubled_runs = partial(runs_in_trouble, temporal)
         async with place.working():
+            run = await started(place, f"nightly-{uuid.uuid4().hex[:8]}", source=source)
             with pytest.raises(WorkflowFailureError):
-                await (await started(place, f"nightly-{uuid.uuid4().hex[:8]}", source=source)).result()
+                await run.result()
+            with pytest.raises(RunStopped, match="the run failed: inventory_invalid: .*cannot be read") as stopped:
+                async for _ in follow(run):
+                    pass
+            assert "keyturn schedule trigger" in stopped.value.hint
         async with asyncio.timeout(30):
             while not [one for one in world.events.values() if one["data"]["tenant_id"] == place.tenant]:
                 office._looked_for_runs_at = None
