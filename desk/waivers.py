@@ -95,7 +95,7 @@ class WaiverPages:
             status=status,
             rows=rows,
             granted=new,
-            exceptions=exceptions_of(new, self._desk.catalogue) if new else (),
+            exceptions=exceptions_of(new, self._desk.catalogue, self._desk.owners) if new else (),
             jobs=await open_jobs_of(new, self._desk.engine, self._desk.owners) if new else (),
             NAMED=NAMED_JOBS,
             typed=typed,

@@ -63,6 +63,11 @@ class Owners:
             self._by_prefix[rule.accounts.text if rule.accounts.is_exact else rule.accounts.prefix].append(number)
         self._lengths = sorted({len(prefix) for prefix in self._by_prefix})
 
+    @property
+    def names(self) -> frozenset[str]:
+        """All owners that the two files name; inventories may name others."""
+        return frozenset(one.owner for one in (*self._key_map, *self._rules) if one.owner)
+
     def owner_of(self, account_id: str, key_id: str, recorded: str | None = None) -> str | None:
         """Return who owns a key; None if it is unowned.
 
@@ -123,8 +128,8 @@ def read_rules(file: Path) -> list[OwnerRule]:
             rules.append(_rule(words))
         except ValueError as error:
             faults.append(f"{file}, line {number}: {error}")
-    if not rules and not faults:
-        faults = [f"{file} names no owner"]
+    if not faults and all(rule.owner is None for rule in rules):
+        faults = [f"{file} names no owner: a line is a pattern of accounts, a blank, and one owner"]
     if faults:
         raise OwnersInvalid("\n".join(faults[:20]))
     return rules
@@ -134,8 +139,8 @@ def _rule(words: Sequence[str]) -> OwnerRule:
     pattern, *owners = words
     if len(owners) > 1:
         raise ValueError("names several owners: one team answers for a key")
-    if pattern[0] in "/![^" or "**" in pattern:
-        raise ValueError("a pattern is of accounts: no path, negation or section as in a file of code owners")
+    if pattern[0] in "/!^" or "[" in pattern or "**" in pattern:
+        raise ValueError("a pattern is of accounts: no path, negation, section or class of characters")
     if not re.fullmatch("[!-~]{1,640}", pattern):
         raise ValueError("the pattern holds characters that no account has")
     try:

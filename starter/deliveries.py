@@ -1,6 +1,7 @@
 """The commands about messages that could not be delivered: `deliveries` lists them, `deliveries resend` sends again."""
 
 import json
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +15,7 @@ from keyturn.starter.jobs import lists
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+USUAL = timedelta(minutes=1)  # within which a message is sent, where everything answers
 _tenant = click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Tenant ID.")
 
 
@@ -22,7 +24,7 @@ _tenant = click.option("--tenant", envvar="KEYTURN_TENANT", default="default", s
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output.")
 @click.pass_context
 def deliveries(context: click.Context, tenant: str, as_json: bool) -> None:
-    """List dead letters, oldest first, each with its last failure.
+    """List dead letters, oldest first, each with its last failure; and where notices wait for a receiver.
 
     \b
     Example:
@@ -31,10 +33,15 @@ def deliveries(context: click.Context, tenant: str, as_json: bool) -> None:
     """
     if not lists(context):
         return
-    rows = with_database(lambda engine: _dead(engine, tenant))
+    rows, waiting = with_database(lambda engine: _dead_and_waiting(engine, tenant))
     if as_json:
-        click.echo(json.dumps({"dead_letters": rows}, default=lambda moment: moment.isoformat()))
+        found = {"dead_letters": rows, "waiting": waiting}
+        click.echo(json.dumps(found, default=lambda moment: moment.isoformat()))
         return
+    for row in waiting:
+        number, verb = counted(row["messages"], "message"), "waits" if row["messages"] == 1 else "wait"
+        because = "the receiver did not take it yet, or no worker sends; it is tried for a day"
+        click.echo(f"{number} to {row['destination']} {verb} since {in_utc(row['since'])}: {because}", err=True)
     for row in rows:
         about = row["job_id"] if "job_id" in row else f"{row['message_id']}  {row['destination']}"
         click.echo(f"{about}  dead since {in_utc(row['dead_at'])}  {row['failure']}")
@@ -82,6 +89,13 @@ def resend(letter_id: str | None, tenant: str, everything: bool) -> None:
 
 def _id_of(row: dict[str, Any]) -> str:
     return str(row["job_id"] if "job_id" in row else row["message_id"])
+
+
+async def _dead_and_waiting(engine: "AsyncEngine", tenant: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    from keyturn.notices.store import NoticeStore
+
+    waiting = await NoticeStore(engine).waiting(tenant_id=tenant, older_than=USUAL)
+    return await _dead(engine, tenant), [dict(row) for row in waiting]
 
 
 async def _dead(engine: "AsyncEngine", tenant: str) -> list[dict[str, Any]]:

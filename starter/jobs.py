@@ -84,7 +84,8 @@ def jobs(context: click.Context, tenant: str, limit: int, overdue: bool, owner: 
             f"  {row['owner'] or UNOWNED}"
         )
     if not found:
-        click.echo(f"no {'overdue ' if overdue else ''}jobs of tenant {tenant}", err=True)
+        whose = "" if owner is None else f" whose owner is {printable(owner)} (as it is written, capitals included)"
+        click.echo(f"no {'overdue ' if overdue else ''}jobs of tenant {tenant}{whose}", err=True)
 
 
 jobs.add_command(lost)

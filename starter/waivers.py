@@ -37,7 +37,7 @@ def waivers(context: click.Context, tenant: str, as_json: bool) -> None:
     \b
     Example:
       keyturn waivers
-      keyturn waivers grant --account svc-legacy-* --policy P-7 --until 2027-01-31 --reason "vendor replaces it"
+      keyturn waivers grant --account 'svc-legacy-*' --policy P-7 --until 2027-01-31 --reason "vendor replaces it"
     """
     if not lists(context):
         return
@@ -101,7 +101,7 @@ def grant(tenant: str, until: str, user: str | None, policy_dir: Path | None, sh
 
     jobs = with_database(write)
     click.echo(printable(f"{waiver.waiver_id}  {waiver.scope}, until {in_utc(waiver.until)}"))
-    for exception in exceptions_of(waiver, catalogue):
+    for exception in exceptions_of(waiver, catalogue, owners):
         click.echo(exception, err=True)
     if jobs:
         names = ", ".join(jobs[:5]) + (" ..." if len(jobs) > 5 else "")

@@ -4,10 +4,12 @@ import asyncio
 from pathlib import Path
 
 from keyturn.console import counted
+from keyturn.contracts import UNOWNED
 from keyturn.database import open_database
 from keyturn.execution.mapping import load_key_map
 from keyturn.notices.channel import NotifierContext
 from keyturn.owners import OwnerSettings, load_owners
+from keyturn.people import is_among
 from keyturn.workers.executor_settings import ExecutorSettings
 from keyturn.workers.notices import open_notifications
 from keyturn.workers.settings import Settings
@@ -25,7 +27,12 @@ async def notices_look(settings: Settings) -> str:
         async with open_notifications(settings.channels, NotifierContext(1, engine)) as found:
             if found is None:
                 return "KEYTURN_NOTIFY is not set: no one is notified"
-            return f"{counted(len(found.routes.route), 'route')} to {', '.join(found.routes.destinations)}"
+            said = f"{counted(len(found.routes.route), 'route')} to {', '.join(found.routes.destinations)}"
+            owners = load_owners().names
+            routed = {owner for route in found.routes.route for owner in route.owners or ()} - {UNOWNED}
+            strange = sorted(one for one in routed if not is_among(one, owners)) if owners else []
+            unnamed = f"; no file names the owner {', '.join(strange)}: only an inventory can" if strange else ""
+            return said + unnamed
     finally:
         await engine.dispose()
 

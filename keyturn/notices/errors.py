@@ -9,7 +9,10 @@ class RoutesInvalid(KeyturnError):
 
     kind = "routes_invalid"
     next_step = "fail_and_fix_request"
-    hint = "Fix the file of KEYTURN_NOTIFY; `keyturn notify test` sends a notice by each of its routes."
+    hint = (
+        "Fix the file of KEYTURN_NOTIFY, or the channels' settings (docs/how-to/notify.md); `keyturn notify test` "
+        "sends a notice by each of its routes."
+    )
 
 
 class IssueGone(DeliveryError):

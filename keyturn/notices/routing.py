@@ -232,8 +232,9 @@ def faults_of_destinations(
     for destination in routes.destinations:
         channel, _, address = destination.partition(":")
         if channel not in addresses:
-            on = ", ".join(sorted(addresses)) or "none"
-            faults.append(f"{destination}: the channel {channel} is not set up here; {on} is")
+            on = f", and {', '.join(sorted(addresses))} is" if addresses else ""
+            settings = f"its settings KEYTURN_{channel.upper()}_*"
+            faults.append(f"{destination}: the channel {channel} is not set up here by {settings}{on}")
             continue
         known = addresses[channel]
         if known is not None and address not in known:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from sqlalchemy import and_, case, func, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from keyturn.database import insert_of, transaction
+from keyturn.database import insert_of, rows_of, transaction
 from keyturn.notices.contracts import SHOWN, Notice, NoticeMessage
 from keyturn.notices.errors import UnknownMessage
 from keyturn.notices.routing import Send
@@ -118,11 +118,9 @@ class NoticeStore:
         """Put what is due into messages, one for each destination and group; returns how many messages were made."""
         due = and_(_WAITS, _sends.message_id.is_(None), _sends.due_at <= now)
         groups = select(_sends.destination, _sends.grouped_by).where(due).distinct().limit(AT_ONCE)
-        async with transaction(self._engine) as connection:
-            found = (await connection.execute(groups)).all()
         made = 0
-        for destination, grouped_by in found:
-            of_group = and_(due, _sends.destination == destination, _sends.grouped_by == grouped_by)
+        for row in await rows_of(self._engine, groups):
+            of_group = and_(due, _sends.destination == row["destination"], _sends.grouped_by == row["grouped_by"])
             members = select(_sends.send_id).where(of_group).order_by(_sends.send_id).limit(_MOST_GROUPED)
             # Compared again where it is written: what another worker took first is not taken twice.
             taken = (
@@ -167,8 +165,7 @@ class NoticeStore:
             .order_by(ranked.c.urgent.desc(), ranked.c.first)
             .limit(limit)
         )
-        async with transaction(self._engine) as connection:
-            return [str(message_id) for message_id in (await connection.execute(query)).scalars()]
+        return [str(row["message_id"]) for row in await rows_of(self._engine, query)]
 
     async def mark_started(self, message_id: str, now: datetime) -> None:
         """Write that the delivery of a message was started."""
@@ -209,16 +206,28 @@ class NoticeStore:
 
     async def revive(self, message_id: str) -> None:
         """Let an abandoned message be delivered again."""
-        this = and_(_sends.message_id == message_id, _sends.sent_at.is_(None))
-        async with transaction(self._engine) as connection:
-            await connection.execute(
-                update(notice_sends).where(this).values(dead_at=None, failure=None, started_at=None)
-            )
+        await self._change(message_id, dead_at=None, failure=None, started_at=None)
 
     async def _change(self, message_id: str, **values: Any) -> None:
         this = and_(_sends.message_id == message_id, _sends.sent_at.is_(None))
         async with transaction(self._engine) as connection:
             await connection.execute(update(notice_sends).where(this).values(**values))
+
+    async def waiting(self, *, tenant_id: str, older_than: timedelta) -> Sequence[Mapping[str, Any]]:
+        """Return the destinations whose messages wait for longer, each with how many, and since when."""
+        query = (
+            select(
+                _sends.destination,
+                func.count(_sends.message_id.distinct()).label("messages"),
+                func.min(_sends.due_at).label("since"),
+            )
+            .join(notices, _notices.notice_id == _sends.notice_id)
+            .where(_WAITS, _sends.message_id.is_not(None), _notices.tenant_id == tenant_id)
+            .where(_sends.due_at < literal(datetime.now(UTC) - older_than, _sends.due_at.type))
+            .group_by(_sends.destination)
+            .order_by(_sends.destination)
+        )
+        return await rows_of(self._engine, query)
 
     async def dead_letters(self, *, tenant_id: str, limit: int) -> Sequence[Mapping[str, Any]]:
         """Return the abandoned messages of a tenant, the oldest first, each with its destination and failure."""
@@ -236,5 +245,4 @@ class NoticeStore:
             .order_by(func.min(_sends.send_id))
             .limit(limit)
         )
-        async with transaction(self._engine) as connection:
-            return [dict(row) for row in (await connection.execute(query)).mappings()]
+        return await rows_of(self._engine, query)

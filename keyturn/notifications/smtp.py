@@ -56,8 +56,11 @@ class Mail:
             raise _classify(max((one.code for one in error.recipients), default=550)) from None
         except aiosmtplib.SMTPResponseException as error:
             raise _classify(error.code) from None
-        except (aiosmtplib.SMTPException, OSError) as error:
+        except OSError as error:  # aiosmtplib's own of connections are OSErrors
             raise ReceiverUnavailable(f"the mail server did not answer: {type(error).__name__}") from None
+        except aiosmtplib.SMTPException:
+            said = "the mail server does not offer what KEYTURN_SMTP_URL needs: encryption (STARTTLS), or a sign-in"
+            raise ReceiverUnavailable(said) from None
         if refused:  # of several recipients, some; the message has one
             raise _classify(max(code for code, _ in refused.values()))
         return "taken"

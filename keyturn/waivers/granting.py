@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from keyturn.errors import InvalidRequest
 from keyturn.faults import faults_of
 from keyturn.moments import in_utc
+from keyturn.owners import Owners
 from keyturn.people import is_among
 from keyturn.policy.catalogue import Catalogue
 from keyturn.waivers.contracts import Waiver
@@ -55,9 +56,17 @@ def new_waiver(catalogue: Catalogue, fields: Mapping[str, Any], *, now: datetime
     return waiver
 
 
-def exceptions_of(waiver: Waiver, catalogue: Catalogue) -> Sequence[str]:
-    """Return for which lines a waiver counts less than it says, in words: they allow no longer, or other approvers."""
+def exceptions_of(waiver: Waiver, catalogue: Catalogue, owners: Owners) -> Sequence[str]:
+    """Return where a waiver counts less than it says, in words.
+
+    For lines that allow no longer, or name other approvers; for keys of the approver's own; and where no file names the
+    owner that it is about.
+    """
     found = []
+    if is_among(waiver.granted_by, owners.names):
+        found.append(f"for keys that {waiver.granted_by} owns it does not count: someone else must exempt them")
+    if waiver.owner is not None and owners.names and not is_among(waiver.owner, owners.names):
+        found.append(f"no file names the owner {waiver.owner}: it counts only for keys of which an inventory says so")
     for line in catalogue:
         if waiver.line not in {None, line.id}:
             continue
