@@ -88,6 +88,14 @@ def test_an_executor_waits_as_long_as_a_cloud_asks() -> None:
     assert timedelta(minutes=20) <= min(waits) < max(waits) <= timedelta(minutes=20, seconds=4)
 
 
+def test_a_cloud_that_says_nothing_is_asked_again_within_a_minute() -> None:
+    """However long it is away: a key that is half rotated does not wait for minutes."""
+    day = timedelta(days=1)
+    error = CloudUnavailable("no answer")
+    waits = [application_error(error, attempt=20, remaining=day).next_retry_delay or day for _ in range(200)]
+    assert timedelta(seconds=50) < max(waits) <= timedelta(minutes=1)
+
+
 def test_the_wait_of_a_provider_is_clamped_to_the_deadline() -> None:
     """Retry-After beyond what is left would end the activity instead of repeating it."""
     error: ProviderError = RateLimited("x", retry_after=timedelta(hours=1))

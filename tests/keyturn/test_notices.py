@@ -91,6 +91,20 @@ def test_an_owners_notices_of_a_window_are_due_together_and_urgent_ones_at_once(
     )
     assert one.grouped_by == other.grouped_by != found.sends(urgent, NOW)[0].grouped_by
     assert one.grouped_by != found.sends(sample("job.created", owner="shipping"), NOW)[0].grouped_by
+    elsewhere = sample("job.created").model_copy(update={"tenant_id": "other"})
+    assert one.grouped_by != found.sends(elsewhere, NOW)[0].grouped_by
+
+
+def test_of_two_routes_to_one_destination_the_one_that_sends_earlier_counts() -> None:
+    tables = {"to": ["slack:a"], "digest_minutes": 0}, {"to": ["slack:a"], "digest_minutes": 60}
+    for order_of_tables in (tables, tables[::-1]):
+        assert ways(routes(*order_of_tables), sample("job.created")) == {"slack:a": NOW}
+
+
+def test_a_digest_that_ends_in_quiet_hours_waits_until_these_end() -> None:
+    table = {"to": ["slack:a"], "digest_minutes": 60, "quiet": {"from": "20:00", "to": "07:00"}}
+    at = datetime(2026, 11, 27, 19, 50, tzinfo=UTC)
+    assert ways(routes(table), sample("job.created"), at) == {"slack:a": datetime(2026, 11, 28, 7, tzinfo=UTC)}
 
 
 @pytest.mark.parametrize(
@@ -154,7 +168,7 @@ def test_a_destination_that_leads_nowhere_is_named() -> None:
     faults = faults_of_destinations(found, {"slack": {"a"}, "smtp": None, "webhook": ("",)})
     assert faults == [
         "slack:b: the settings of slack name a",
-        "teams:x: the channel teams is not set up here; slack, smtp, webhook is",
+        "teams:x: the channel teams is not set up here by its settings KEYTURN_TEAMS_*, and slack, smtp, webhook is",
     ]
 
 

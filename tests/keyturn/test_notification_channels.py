@@ -283,6 +283,39 @@ async def test_a_mail_server_that_is_away_is_asked_again_and_one_without_encrypt
 
 
 @pytest.mark.parametrize(
+    ("url", "tls", "start_tls", "port"),
+    [
+        ("smtp://mail.example.org", False, True, 587),
+        ("smtps://mail.example.org", True, None, 465),
+        ("smtp://127.0.0.1:25", False, None, 25),
+    ],
+)
+async def test_mail_leaves_this_machine_encrypted_only(
+    url: str, tls: bool, start_tls: bool | None, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that offers no encryption is not told a password either."""
+    asked: dict[str, Any] = {}
+
+    async def send(_mail: Any, **words: Any) -> tuple[dict[str, Any], str]:
+        asked.update(words)
+        return {}, "ok"
+
+    monkeypatch.setattr("aiosmtplib.send", send)
+    message = message_of([sample("job.created")], "smtp:team@example.org")
+    await Mail(url, "k@example.org").send("team@example.org", message, desk=None)
+    assert (asked["use_tls"], asked["start_tls"], asked["port"]) == (tls, start_tls, port)
+
+
+async def test_a_mail_server_without_a_sign_in_is_said_to_be_so() -> None:
+    message = message_of([sample("job.created")], "smtp:team@example.org")
+    async with mail_server() as (mail, box):
+        signed_in = Mail(f"smtp://user:word@127.0.0.1:{mail._url.port}", "k@example.org")
+        with pytest.raises(ReceiverUnavailable, match="does not offer what KEYTURN_SMTP_URL needs"):
+            await signed_in.send("team@example.org", message, desk=None)
+        assert box.mails == []
+
+
+@pytest.mark.parametrize(
     ("settings", "given", "says"),
     [
         (SlackSettings, {"KEYTURN_SLACK_WEBHOOKS": "https://hooks.slack.com/services/T/B/x"}, "NAME:URL"),

@@ -24,6 +24,7 @@ from keyturn.lab.simulator.aws_iam import AwsEstate
 from keyturn.snapshots import attempts
 from keyturn.snapshots.errors import (
     AnotherSnapshot,
+    CursorInvalid,
     FetchRunning,
     SnapshotEmpty,
     SnapshotIncomplete,
@@ -195,6 +196,35 @@ async def test_a_snapshot_that_lost_a_fifth_of_its_keys_stops_with_both_figures(
     estate.calls.clear()
     assert (await fetched(out, expect_fewer=True)).keys == 180
     assert not estate.calls
+
+
+async def test_a_stored_page_counts_only_at_the_place_that_it_was_read_from(tmp_path: Path) -> None:
+    """What follows on the disk may be of a listing that another attempt began."""
+    parts, part, moment = PartsFolder(tmp_path / "keys.jsonl"), Part("account"), now()
+    parts.store(1, 2, part, "x", Page(Rows(moment, "test", ""), ""))
+    assert parts.stored(1, 2, part, "x") is not None
+    assert parts.stored(1, 2, part, "y") is None
+    assert parts.stored(1, 2, Part("another"), "x") is None
+    parts.close()
+
+
+async def test_a_listing_that_always_loses_its_place_is_given_up(tmp_path: Path) -> None:
+    reads = 0
+
+    class Lost:
+        async def parts(self) -> list[Part]:
+            return [Part("account")]
+
+        async def read(self, part: Part, cursor: str, observed_at: datetime) -> Page:
+            nonlocal reads
+            reads += 1
+            raise CursorInvalid("the listing has expired")
+
+        async def close(self) -> None: ...
+
+    with pytest.raises(SnapshotIncomplete, match="the listing has expired"):
+        await fetch_snapshot(replace(load_fetchers()["aws"], open=Lost), tmp_path / "keys.jsonl")
+    assert reads == 4
 
 
 async def test_a_part_whose_pages_lead_in_a_circle_is_named(tmp_path: Path) -> None:

@@ -114,6 +114,15 @@ def test_a_strange_report_is_refused(row: dict[str, Any]) -> None:
     with contextlib.suppress(AttributeError, KeyError, TypeError, RowFault):
         for key in _keys_in(row):
             assert (key.user, key.arn) == (row["user"], row["arn"])
+            assert key.created_at.tzinfo is not None
+
+
+def test_a_report_of_awss_form_yields_its_key() -> None:
+    made = "2026-02-01T10:00:00Z"
+    row = dict.fromkeys(REPORT, "N/A") | {"user": "u", "arn": "arn:aws:iam::1:user/u"}
+    row |= {"access_key_1_active": "true", "access_key_1_last_rotated": made, "access_key_2_active": "false"}
+    [key] = _keys_in(row)
+    assert (key.user, key.created_at.isoformat(), key.is_active) == ("u", "2026-02-01T10:00:00+00:00", True)
 
 
 CIRCLE: dict[str, Any] = {"value": [], "items": [], "metadata": {}, "keys": [], "accounts": [], "activities": []}

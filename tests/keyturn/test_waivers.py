@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -13,16 +14,20 @@ from keyturn.database import open_database
 from keyturn.errors import InvalidRequest
 from keyturn.execution.mapping import KeyMap, KeyMapping
 from keyturn.jobs.in_flight import JobRow
-from keyturn.owners import Owners
+from keyturn.jobs.store import JobStore
+from keyturn.jobs.tables import URGENT, rotation_jobs
+from keyturn.owners import OwnerRule, Owners
+from keyturn.patterns import Pattern
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.policy.errors import UnknownPolicyLine
 from keyturn.policy.line import PolicyLine, digest_of_line
 from keyturn.waivers.contracts import AppliedWaiver, Waiver
 from keyturn.waivers.errors import UnknownWaiver, WaiverRefused
 from keyturn.waivers.granting import exceptions_of, new_waiver
-from keyturn.waivers.jobs import WaivedJobs
+from keyturn.waivers.jobs import WaivedJobs, open_jobs_of
 from keyturn.waivers.rules import find_waiver
 from keyturn.waivers.store import WaiverBook, WaiverStore
+from tests.support.cases import facts, order
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 CATALOGUE = load_catalogue()
@@ -94,6 +99,7 @@ def test_a_line_limits_how_long_its_waivers_last() -> None:
     assert found(waiver(), lines=(line("P-7", waiver_days=10),)) == "waiver_1"
     assert found(waiver(), lines=(line("P-7", waiver_days=9),)) is None
     assert found(waiver(), lines=(line("P-7", waiver_days=0),)) is None
+    assert found(waiver(granted_at=NOW), lines=(line("P-7", waiver_days=0),)) is None
     assert found(waiver(until=NOW + timedelta(days=3_000), granted_at=NOW - timedelta(days=366))) is None
 
 
@@ -148,7 +154,7 @@ def test_a_waiver_that_names_nothing_or_has_no_end_is_refused_by_field() -> None
 
 def test_the_lines_for_which_a_waiver_counts_less_are_named() -> None:
     lines = [line("SHORT", waiver_days=15), line("LONG"), line("THEIRS", approval="required", approvers=("priya",))]
-    assert exceptions_of(waiver(), Catalogue(lines)) == [
+    assert exceptions_of(waiver(), Catalogue(lines), Owners()) == [
         "for SHORT it ends at 2026-12-02 23:59:59Z: the line allows no longer",
         "for THEIRS it does not count: priya may grant it",
     ]
@@ -231,6 +237,32 @@ async def test_a_process_knows_the_owner_of_the_key(engine: AsyncEngine) -> None
 
     assert (await waived("svc-stays")) is not None
     assert (await waived("svc-moved")) is None
+
+
+async def test_open_jobs_of_a_waiver_are_those_that_it_is_about(
+    engine: AsyncEngine, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many pages of jobs there are; a compromised key's job goes on."""
+    monkeypatch.setattr("keyturn.waivers.jobs.PAGE", 1)
+    made = {}
+    for number, account in enumerate(("svc-pay-1", "svc-other", "svc-pay-2", "svc-pay-3")):
+        ordered = order(account_id=account, credential=facts(key_id=f"key_{number}"))
+        made[account] = (await store.create_once(ordered, idempotency_key=f"r:{number}", fence=1)).job_id
+    async with engine.begin() as connection:
+        exposed = update(rotation_jobs).where(rotation_jobs.c.job_id == made["svc-pay-2"])
+        await connection.execute(exposed.values(priority=URGENT))
+    found = await open_jobs_of(waiver(account="svc-pay-*"), engine, Owners())
+    assert sorted(found) == sorted([made["svc-pay-1"], made["svc-pay-3"]])
+
+
+def test_whoever_owns_keys_and_a_misspelt_owner_are_pointed_out() -> None:
+    """The waiver may cover other keys, and an inventory may name the owner: it is granted."""
+    owners = Owners(None, [OwnerRule(Pattern("svc-pay-*"), "payments")])
+    [own] = exceptions_of(waiver(account="svc-pay-*", owner=None, granted_by="Payments"), Catalogue([]), owners)
+    assert own.startswith("for keys that Payments owns it does not count")
+    [strange] = exceptions_of(waiver(owner="paymnets"), Catalogue([]), owners)
+    assert strange.startswith("no file names the owner paymnets")
+    assert exceptions_of(waiver(owner="Payments"), Catalogue([]), owners) == []
 
 
 async def test_an_executor_leaves_open_jobs_of_waived_keys_alone(engine: AsyncEngine) -> None:
