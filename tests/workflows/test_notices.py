@@ -336,7 +336,7 @@ async def test_a_run_that_failed_is_reported_though_nothing_is_on_record(
             run = await started(place, f"nightly-{uuid.uuid4().hex[:8]}", source=source)
             with pytest.raises(WorkflowFailureError):
                 await run.result()
-            with pytest.raises(RunStopped, match="the run failed: inventory_invalid: .*cannot be read") as stopped:
+            with pytest.raises(RunStopped, match=r"the run failed: inventory_invalid: .*cannot be read") as stopped:
                 async for _ in follow(run):
                     pass
             assert "keyturn schedule trigger" in stopped.value.hint
