@@ -293,7 +293,7 @@ async def test_a_mail_server_that_is_away_is_asked_again_and_one_without_encrypt
 async def test_mail_leaves_this_machine_encrypted_only(
     url: str, tls: bool, start_tls: bool | None, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that offers no encryption is not told a password either."""
+    """A server that offers no encryption gets no password either."""
     asked: dict[str, Any] = {}
 
     async def send(_mail: Any, **words: Any) -> tuple[dict[str, Any], str]:
