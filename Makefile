@@ -37,7 +37,7 @@ dev: install ## run the embedded stack until Ctrl-C
 	@$(BIN)/keyturn dev
 
 test: install ## run every test, real servers included
-	$(BIN)/pytest -n 4 --dist worksteal -m "not alone"
+	$(BIN)/pytest -n 6 --dist worksteal -m "not alone"
 	$(BIN)/pytest -m alone
 
 unit: install ## run the tests of the core, without a server (half a minute)

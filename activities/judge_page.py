@@ -1,6 +1,8 @@
 """The activities of a bulk run: load its items, judge a page of them, look up its rotations' status, end it."""
 
+import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -20,6 +22,9 @@ from keyturn.bulk.contracts import (
 # A page is asked about this often: passing failures pass within it, and what is left is written down as failed.
 PAGE_ATTEMPTS = 3
 
+# A paused run's page stops with the answer to a heartbeat.
+HALT_SECONDS = 2.0
+
 
 class BulkRuns(Protocol):
     """Executes bulk runs. Each method raises a KeyturnError."""
@@ -36,8 +41,10 @@ class BulkRuns(Protocol):
         """Store its answers in the response cache, if it has them."""
         ...
 
-    async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime) -> PageResult:
-        """Judge what is open of a page."""
+    async def judge(
+        self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime, stop: asyncio.Event
+    ) -> PageResult:
+        """Judge what is open of a page; once `stop` is set, nothing more of it is asked."""
         ...
 
     async def update_outcomes(self, run_id: str, *, tenant_id: str) -> RunResult:
@@ -83,10 +90,23 @@ class JudgePage:
     @activity.defn
     async def judge_page(self, page: BulkPage) -> PageResult:
         """Ask about each open item of a page, and start the rotations that are due."""
-        async with heartbeating():
+        async with heartbeating(every=HALT_SECONDS):
             info = activity.info()
-            last, at = info.attempt >= PAGE_ATTEMPTS, info.current_attempt_scheduled_time
-            return await self._runs.judge(page, attempt=info.attempt, last_attempt=last, at=at)
+            last, at, stop = info.attempt >= PAGE_ATTEMPTS, info.current_attempt_scheduled_time, asyncio.Event()
+            judging = asyncio.ensure_future(
+                self._runs.judge(page, attempt=info.attempt, last_attempt=last, at=at, stop=stop)
+            )
+            try:
+                return await asyncio.shield(judging)
+            except asyncio.CancelledError:
+                details = activity.cancellation_details()
+                if details is None or not details.cancel_requested:  # the worker stops, or another has the page
+                    judging.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await judging
+                    raise
+                stop.set()  # the run was paused: calls under way are paid for, and their verdicts are written
+                return await judging
 
     @activity.defn
     async def settle_run(self, order: BulkOrder) -> RunResult:

@@ -4,14 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from temporalio.client import Client
 from temporalio.worker import Worker, WorkerDeploymentConfig
 
-from keyturn.activities.judge_page import JudgePage
+from keyturn.activities.judge_page import HALT_SECONDS, JudgePage
 from keyturn.application.versioning import UNPINNED
 from keyturn.bulk.contracts import BulkOrder, BulkPage, BulkSource, PageResult, RunProgress, RunResult
 from keyturn.bulk.load import digest_of, items_of, load, scan_items
@@ -30,13 +30,13 @@ from keyturn.keyring import EncryptedTexts, Keyring
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.line import digest_of_lines
 from keyturn.workers.bulk_fetch import fetch_for_run
+from keyturn.workers.people_first import PeoplesWork, tuner
 from keyturn.workflows.bulk import BULK_QUEUE, DUE_QUEUE
 from keyturn.workflows.registry import OF_DUE_QUEUE
 
-# Rotations of a run that are worked on at once: measured, a person's rotation beside a run then takes some two times as
-# long as alone, and three to five times if a run's rotations come all at once.
-DUE_AT_ONCE = 2
-DUE_CACHED = 50
+# Of a run's rotations, at once: measured, fewer leave the process idle, and more only wait for it. One that is not
+# cached is read again from its history; each one in memory takes 100 kB.
+DUE_TASKS, DUE_STEPS, DUE_CACHED = 6, 12, 200
 PAGE_SIZE = BulkOrder.model_fields["page_size"].default
 
 
@@ -102,9 +102,11 @@ class BulkRunActivities:
         except InventoryInvalid as error:
             raise InventoryInvalid(error.without_quotes) from None
 
-    async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime) -> PageResult:
-        """Judge what is open of a page."""
-        return await self._judge.judge(page, attempt=attempt, last_attempt=last_attempt, at=at)
+    async def judge(
+        self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime, stop: asyncio.Event
+    ) -> PageResult:
+        """Judge what is open of a page; once `stop` is set, nothing more of it is asked."""
+        return await self._judge.judge(page, attempt=attempt, last_attempt=last_attempt, at=at, stop=stop)
 
     async def update_outcomes(self, run_id: str, *, tenant_id: str) -> RunResult:
         """Look up the rotations' status."""
@@ -205,12 +207,12 @@ async def bulk_workers(
     pages_at_once: int,
     keys_per_second: float | None,
     deployment: WorkerDeploymentConfig,
+    people: PeoplesWork,
 ) -> AsyncIterator[None]:
     """Run the workers of pages, and of the rotations that runs start, each on its own task queue.
 
-    Separate queues keep a run from taking the slots of single rotations: a run's work waits in line at the
-    server, a little of it at once, while a user's rotation finds this process free. A rate limit of the queue of
-    pages is not passed by: what a worker is handed eagerly, with its own workflow task, is never of another queue.
+    Separate queues keep a run from taking the slots of single rotations. A rate limit of the queue of pages is not
+    passed by: what a worker is handed eagerly, with its own workflow task, is never of another queue.
 
     Args:
         client: a connected client.
@@ -220,12 +222,15 @@ async def bulk_workers(
         pages_at_once: in this worker.
         keys_per_second: asked about, by all workers together; None for no limit.
         deployment: the build of this worker.
+        people: what people wait for in this worker: they go first.
     """
     pages = Worker(
         client,
         task_queue=task_queue + BULK_QUEUE,
         activities=JudgePage(runs).activities,
         max_concurrent_activities=pages_at_once,
+        # By default a heartbeat is sent in 16 s.
+        max_heartbeat_throttle_interval=timedelta(seconds=HALT_SECONDS),
         deployment_config=UNPINNED,  # a page needs no workflow: any worker may judge it
         # For all workers together: the server enforces it.
         max_task_queue_activities_per_second=None if keys_per_second is None else keys_per_second / PAGE_SIZE,
@@ -235,12 +240,9 @@ async def bulk_workers(
         task_queue=task_queue + DUE_QUEUE,
         workflows=OF_DUE_QUEUE,
         activities=rotation,
-        max_concurrent_workflow_tasks=DUE_AT_ONCE,
-        max_concurrent_activities=DUE_AT_ONCE,
-        max_concurrent_workflow_task_polls=DUE_AT_ONCE,
+        tuner=tuner(people, tasks=DUE_TASKS, steps=DUE_STEPS),
+        max_concurrent_workflow_task_polls=2,
         max_concurrent_activity_task_polls=1,
-        # A run starts rotations faster than they complete, and each one in memory takes 100 kB: measured, a worker
-        # grew by 150 MiB. One that is not cached is read again from its history of some events.
         max_cached_workflows=DUE_CACHED,
         deployment_config=deployment,
     )

@@ -123,9 +123,10 @@ class Settings(LocalSettings):
         description="The limit on concurrent activities of one worker.",
     )
 
-    # Pages of bulk runs at once in one worker, eight calls each: 16 calls leave three quarters of the slots to users.
+    # Eight pages of 50 keys are twice as many questions as a worker asks at once (keyturn/llm/load.py): while some
+    # pages begin or end, the others keep the provider busy.
     bulk_pages: int = Field(
-        default=2,
+        default=8,
         alias="KEYTURN_BULK_PAGES",
         ge=0,
         le=64,

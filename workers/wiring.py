@@ -27,7 +27,7 @@ from keyturn.application.versioning import UNPINNED, pinned_to
 from keyturn.application.worker_identity import checks_of, identity_of
 from keyturn.bulk.offline import OfflineRuns
 from keyturn.bulk.owned import recorded_owner
-from keyturn.bulk.pages import BulkJudge
+from keyturn.bulk.pages import BulkJudge, Turns
 from keyturn.bulk.store import BulkStore
 from keyturn.cache.encrypted import EncryptedCache
 from keyturn.cache.sql import SqlCache
@@ -51,6 +51,7 @@ from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.cache import ResponseCache
 from keyturn.llm.guard import Guard
 from keyturn.llm.http import HttpModelClient, http_client
+from keyturn.llm.load import MOST_CALLS
 from keyturn.llm.outages import Outages
 from keyturn.llm.routing import Target
 from keyturn.llm.wire import Usage
@@ -72,6 +73,14 @@ from keyturn.workers.metrics import CallMetrics, JobMetrics
 from keyturn.workers.monitoring import Monitoring, temporal_answers
 from keyturn.workers.notice_deliveries import NoticeStarts, SentNotices
 from keyturn.workers.notices import Notifications, PostOffice, open_notifications
+from keyturn.workers.people_first import (
+    BETWEEN_QUESTIONS,
+    OF_PEOPLE,
+    NotesPeople,
+    Pace,
+    PeoplesWork,
+    TurnsBesidePeople,
+)
 from keyturn.workers.retention_settings import load_retention_settings
 from keyturn.workers.run_rotations import RunRotations
 from keyturn.workers.settings import Settings
@@ -134,7 +143,7 @@ async def open_boundary(settings: Settings) -> AsyncIterator[WorkerContext]:
     async with AsyncExitStack() as parts:
         engine = open_database(settings.database_url)
         parts.push_async_callback(engine.dispose)
-        http = await parts.enter_async_context(http_client(settings.max_concurrent_activities))
+        http = await parts.enter_async_context(http_client(settings.max_concurrent_activities + int(MOST_CALLS)))
         store = LedgerStore(engine)
         ledger = await parts.enter_async_context(recorder(store))
         spend = DailySpend(settings.daily_spend_alert_usd, lambda since: store.total_spent(since=since))
@@ -227,6 +236,7 @@ async def open_worker(
     deployment = UNPINNED if build_id is None else pinned_to(build_id)
     sweeping = None if starts is None else asyncio.create_task(sweep(outbox, starts))
     workflows = (*OF_WORKERS, *(OF_DELIVERIES if starts else ()), *(OF_NOTICES if office else ()))
+    people = PeoplesWork()
     async with AsyncExitStack() as parts:
         if sweeping is not None:
             parts.callback(sweeping.cancel)
@@ -235,7 +245,7 @@ async def open_worker(
         if (collector := _collector(client, wired)) is not None:
             parts.callback(asyncio.create_task(collector.run()).cancel)
         if wired.settings.bulk_pages:
-            await parts.enter_async_context(_runs(client, wired, rotation, deployment))
+            await parts.enter_async_context(_runs(client, wired, rotation, deployment, people))
         yield Worker(
             client,
             task_queue=wired.settings.task_queue,
@@ -246,6 +256,7 @@ async def open_worker(
             # A stopped draft's cancellation comes with the answer to a heartbeat: the default sends one in 30 s.
             max_heartbeat_throttle_interval=timedelta(seconds=BEAT_SECONDS),
             deployment_config=deployment,
+            interceptors=[NotesPeople(people, OF_PEOPLE)],
             identity=identity_of(checks_of(wired.settings.keyring, wired.catalogue.version)),
         )
 
@@ -343,6 +354,7 @@ def _runs(
     wired: WorkerContext,
     rotation: Sequence[Callable[..., Any]],
     deployment: WorkerDeploymentConfig,
+    people: PeoplesWork,
 ) -> AbstractAsyncContextManager[None]:
     store, encryption = BulkStore(wired.engine), run_encryption(wired.settings.keyring)
     rotations = RunRotations(client, wired.settings.task_queue)
@@ -351,7 +363,7 @@ def _runs(
         wired.settings.task_queue,
         BulkRunActivities(
             store,
-            BulkJudge(store, wired.bulk_boundary, rotations, encryption),
+            BulkJudge(store, wired.bulk_boundary, rotations, encryption, _turns(wired, people)),
             OfflineRuns(store, wired.bulk_boundary, wired.batches, encryption),
             wired.catalogue,
             encryption,
@@ -361,6 +373,7 @@ def _runs(
         pages_at_once=wired.settings.bulk_pages,
         keys_per_second=wired.settings.bulk_keys_per_second,
         deployment=deployment,
+        people=people,
     )
 
 
@@ -368,6 +381,17 @@ def provider_of(settings: Settings, http: Any, target: Target) -> HttpModelClien
     """Return what asks a target of a route."""
     endpoint = settings.endpoints[target.provider]
     return HttpModelClient(http, endpoint, target.model, passes_quota_on=target.passes_quota_on)
+
+
+def _turns(wired: WorkerContext, people: PeoplesWork) -> Callable[[str], Turns]:
+    """Return what gives the turns at the endpoint that is asked first for a task now."""
+    pace = Pace(people, BETWEEN_QUESTIONS)
+
+    def turns_of(task: str) -> Turns:
+        first = wired.outages.in_order(_targets(wired.settings, task), lambda target: target[:2])[0]
+        return TurnsBesidePeople(wired.settings.endpoints[first.provider].load, pace)
+
+    return turns_of
 
 
 def _targets(settings: Settings, task: str) -> Sequence[Target]:
@@ -424,7 +448,8 @@ async def _share(settings: Settings, outages: Outages, parts: AsyncExitStack) ->
     from keyturn.llm.shared_outages import SharedOutages
 
     names = [target[:2] for target in settings.targets]
-    shared = SharedOutages(outages, settings.redis_url.get_secret_value(), names)
+    loads = {name: settings.endpoints[name].load for name, _ in names}
+    shared = SharedOutages(outages, settings.redis_url.get_secret_value(), names, loads)
     parts.push_async_callback(shared.close)
     await shared.exchange()
     parts.callback(asyncio.create_task(shared.watch()).cancel)

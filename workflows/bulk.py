@@ -19,6 +19,7 @@ with workflow.unsafe.imports_passed_through():
     from keyturn.activities.judge_page import JudgePage
     from keyturn.backoff import BASE, CEILING
     from keyturn.bulk.contracts import (
+        HALTED,
         BatchResult,
         BulkOrder,
         BulkOutcome,
@@ -44,9 +45,9 @@ PAGE_HEARTBEAT = timedelta(seconds=20)
 LOAD_START_TO_CLOSE = timedelta(minutes=30)
 # A page that no worker judges in a day waits for workers that are not coming.
 PAGE_WITHIN = timedelta(days=1)
-# How often the rotations in progress are looked at: soon for a small run; then so that a run waits no more than a
+# How often the rotations in progress are looked at: each second at first; then so that a run waits no more than a
 # tenth longer; and at last seldom. A look is 11 events, and a history may have 51,200: a day of looks must fit.
-LOOK_FIRST, LOOK_SOON, LOOK_LAST = timedelta(seconds=1), timedelta(seconds=10), timedelta(minutes=1)
+LOOK_FIRST, LOOK_LAST = timedelta(seconds=1), timedelta(minutes=1)
 # The rest waits for operators or an absent database: a day, then the run completes and `keyturn report` looks again.
 FOLLOW_WITHIN = timedelta(days=1)
 BY_HAND = "by_hand"
@@ -83,6 +84,8 @@ class BulkWorkflow:
         self._order = order
         self._progress = RunProgress()
         self._counted: dict[int, RunProgress] = {}
+        self._pages: dict[int, workflow.ActivityHandle[PageResult]] = {}  # those that are judged now
+        self._halted: set[int] = set()  # of these, those that are to ask nothing more
         self._cancelled: str | None = None
         self._resumed = 0
         self._paused = order.paused if isinstance(order, BulkOrder) else None
@@ -186,6 +189,12 @@ class BulkWorkflow:
             for task in done:
                 task.result()
 
+    def _halt_pages(self) -> None:
+        """Let the pages ask nothing more; calls under way end, and the pages are judged again."""
+        for page, judging in self._pages.items():
+            self._halted.add(page)
+            judging.cancel()
+
     def _may_start(self) -> bool:
         return self._paused is None and self._cancelled is None
 
@@ -206,14 +215,24 @@ class BulkWorkflow:
         )
         resumed = self._resumed
         try:
-            judged: PageResult = await workflow.execute_activity_method(
-                JudgePage.judge_page, asked, summary=f"items {asked.first} to {asked.last}", **self._page_options()
+            self._pages[page] = workflow.start_activity_method(
+                JudgePage.judge_page,
+                asked,
+                summary=f"items {asked.first} to {asked.last}",
+                cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+                **self._page_options(),
             )
+            judged: PageResult = await self._pages[page]
         except ActivityError as error:
-            if is_cancelled_exception(error):
+            is_halted = is_cancelled_exception(error)
+            if is_halted and page not in self._halted:
                 raise
-            # A page that cannot be judged at all, such as one whose texts cannot be decrypted, waits for an operator.
-            judged = PageResult(progress=self._counted.get(page, RunProgress()), stopped=_kind_of(error))
+            # No worker had begun it when the run was halted; or it cannot be judged at all, such as one whose texts
+            # cannot be decrypted, and waits for an operator.
+            stopped = HALTED if is_halted else _kind_of(error)
+            judged = PageResult(progress=self._counted.get(page, RunProgress()), stopped=stopped)
+        del self._pages[page]
+        self._halted.discard(page)
         self._budgets.pop(page, None)
         if judged.dearest_usd is not None:
             self._dearest_usd = max(self._dearest_usd or Decimal(0), judged.dearest_usd)
@@ -223,7 +242,7 @@ class BulkWorkflow:
             waiting.insert(0, page)
             if judged.stopped == MaxUsdReached.kind and not asked.may_exceed:
                 self._near_limit = True  # its share is used up, and others may have some left
-            elif resumed == self._resumed:  # else what stopped it was fixed while it ran
+            elif judged.stopped != HALTED and resumed == self._resumed:  # else what stopped it was fixed while it ran
                 self._paused, self._hint = self._paused or judged.stopped, judged.hint
         elif limit is not None and self._progress.cost_usd >= limit:
             self._paused, self._hint = self._paused or MaxUsdReached.kind, MaxUsdReached.hint
@@ -267,7 +286,7 @@ class BulkWorkflow:
 
     async def _follow_rotations(self) -> None:
         self._at("settling")
-        began, wait = workflow.now(), LOOK_FIRST
+        began = workflow.now()
         while True:
             found = await workflow.execute_activity_method(JudgePage.settle_run, self._order, **self._page_options())
             self._progress = found.progress
@@ -275,8 +294,7 @@ class BulkWorkflow:
             passed = workflow.now() - began
             if not found.left or passed >= FOLLOW_WITHIN:
                 return
-            await workflow.sleep(wait, summary="rotations are under way")
-            wait = next_look(wait, passed)
+            await workflow.sleep(next_look(passed), summary="rotations are under way")
 
     def _page_options(self) -> PageOptions:
         return {
@@ -312,8 +330,9 @@ class BulkWorkflow:
 
     @workflow.update
     def pause(self, instruction: Resumption) -> None:
-        """Start no further page; those that run may complete."""
+        """Ask nothing more: calls that are under way end."""
         self._paused, self._hint = BY_HAND, None
+        self._halt_pages()
 
     @pause.validator
     def _may_pause(self, instruction: Resumption) -> None:
@@ -335,8 +354,9 @@ class BulkWorkflow:
 
     @workflow.update
     def cancel(self, instruction: Abandonment) -> None:
-        """Let the running pages complete, start no other, and complete once the started rotations have completed."""
+        """Ask nothing more, and complete once the started rotations have completed."""
         self._cancelled = instruction.operator
+        self._halt_pages()
 
     @cancel.validator
     def _may_cancel(self, instruction: Abandonment) -> None:
@@ -345,9 +365,9 @@ class BulkWorkflow:
             raise refusal("not_running", f"nothing is left to cancel: the run's phase is {self._phase.phase}")
 
 
-def next_look(wait: timedelta, passed: timedelta) -> timedelta:
-    """Return how long to wait before the next look at rotations, after `wait` and when `passed` is since the first."""
-    return max(min(wait * 2, LOOK_SOON), min(passed / 10, LOOK_LAST))
+def next_look(passed: timedelta) -> timedelta:
+    """Return how long to wait before the next look at rotations, when `passed` is since the first one."""
+    return max(LOOK_FIRST, min(passed / 10, LOOK_LAST))
 
 
 def next_batch_look(wait: timedelta, left: int) -> timedelta:

@@ -76,7 +76,8 @@ class BulkOrder(Contract):
     tenant_id: ShortIdentifier = "default"
     # 50 keys a page: one activity's cost is spread thin, and a killed worker loses at most some calls of one page.
     page_size: int = Field(default=50, ge=1, le=500)
-    pages_at_once: int = Field(default=2, ge=1, le=64)
+    # For a fleet of two workers as they are by default; how many calls are made at once is each worker's to find out.
+    pages_at_once: int = Field(default=16, ge=1, le=64)
     # A page needs some seven events: this limits a history to about a tenth of what the server warns of.
     events_a_history: int = Field(default=1_000, ge=50, le=5_000)
     max_usd: Decimal | None = Field(default=None, gt=0)
@@ -120,8 +121,12 @@ class BatchResult(Contract):
     accepted: int = Field(default=0, ge=0)
 
 
+# What stops a page when its run is paused or cancelled.
+HALTED = "halted"
+
+
 class PageResult(Contract):
-    """The result of a page. `stopped` is the kind of the failure that stops the run; its items are left open."""
+    """The result of a page. `stopped` is HALTED, or the kind of the failure that stops the run; its items stay open."""
 
     progress: RunProgress
     stopped: str | None = Field(default=None, max_length=64)

@@ -7,12 +7,13 @@ its own id, so that starting it twice is starting it once.
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-from keyturn.bulk.contracts import BulkPage, PageResult, RunResult
+from keyturn.bulk.contracts import HALTED, BulkPage, PageResult, RunResult
 from keyturn.bulk.errors import MaxUsdReached, PriceUnknown
 from keyturn.bulk.store import OPEN, PICO, WAITING, BulkStore, Run
 from keyturn.calls import CallRecord
@@ -33,8 +34,6 @@ FAILURES_IN_A_ROW = 20
 _STOPS_AT_ONCE = (QuotaExhausted, AuthenticationFailed, PolicyError, PayloadError, MaxUsdReached, PriceUnknown)
 # Written together: a verdict that is lost with a killed worker is found in the cache of answers.
 WRITTEN_AT_ONCE = 10
-# Calls at once for a page. With two pages at once it keeps a provider busy, and leaves the worker time for others.
-ASKED_AT_ONCE = 8
 LOOKED_AT_ONCE = 20
 LOOKED_UP_AT_ONCE = 500
 
@@ -58,6 +57,12 @@ class Decider(Protocol):
     async def answer(  # noqa: D102
         self, request: ModelTask, attempt: int = 1, *, at: datetime | None = None
     ) -> JudgedAnswer: ...
+
+
+class Turns(Protocol):
+    """Says how many calls a provider takes at once; see `keyturn.llm.load.EndpointLoad`."""
+
+    async def take_turn(self) -> Callable[[], None]: ...  # noqa: D102
 
 
 class Encryption(Protocol):
@@ -96,16 +101,31 @@ class BulkJudge:
         decider: whom to ask.
         rotations: where due rotations are started.
         encryption: of the run's texts.
+        turns_of: from a task to the turns of whoever is asked for it.
     """
 
-    def __init__(self, store: BulkStore, decider: Decider, rotations: Rotations, encryption: Encryption) -> None:
+    def __init__(
+        self,
+        store: BulkStore,
+        decider: Decider,
+        rotations: Rotations,
+        encryption: Encryption,
+        turns_of: Callable[[str], Turns],
+    ) -> None:
+        self.turns_of = turns_of
         self.store = store
         self.decider = decider
         self.rotations = rotations
         self.encryption = encryption
 
     async def judge(
-        self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime | None = None
+        self,
+        page: BulkPage,
+        *,
+        attempt: int,
+        last_attempt: bool,
+        at: datetime | None = None,
+        stop: asyncio.Event | None = None,
     ) -> PageResult:
         """Judge what is open of a page; returns what became of the page.
 
@@ -114,6 +134,7 @@ class BulkJudge:
             attempt: counted from 1, for the records.
             last_attempt: whether items that a passing failure left open are now written down as failed.
             at: when it is decided; None for now.
+            stop: once it is set, nothing more is asked; what is under way ends.
 
         Raises:
             KeyturnError: a passing failure left items open, and it is not the last attempt; or the database is away.
@@ -123,10 +144,12 @@ class BulkJudge:
         if page.max_usd is not None:
             before = await self.store.progress(page.run_id, first=page.first, last=page.last)
             budget = Budget(page.max_usd - before.cost_usd, page.dearest_usd, may_exceed=page.may_exceed)
-        judging = _Page(self, run, attempt, at, budget)
+        judging = _Page(self, run, attempt, at, budget, stop or asyncio.Event())
         stopped = await judging.all(await self.store.open_items(page.run_id, page.first, page.last), last_attempt)
         progress = await self.store.progress(page.run_id, first=page.first, last=page.last)
         kind, hint = (None, None) if stopped is None else (stopped.kind, stopped.hint)
+        if kind is None and stop is not None and stop.is_set():
+            kind = HALTED
         dearest = None if budget is None else budget.dearest
         return PageResult(progress=progress, stopped=kind, hint=hint, dearest_usd=dearest)
 
@@ -135,7 +158,12 @@ class BulkJudge:
 
         Those that waited for a person at the last look are looked up once more, when no other is left.
         """
-        await self.store.update_job_outcomes(run_id, tenant_id=tenant_id)
+        found = await self.store.update_job_outcomes(run_id, tenant_id=tenant_id)
+        if found:
+            # While jobs come, those that end without one can wait: Temporal is asked about each of them.
+            progress = await self.store.progress(run_id)
+            if left := progress.outcomes.get("started", 0):
+                return RunResult(progress=progress, left=left)
         left = await self._record_outcomes(run_id, "started")
         for outcome in () if left else WAITING:
             await self._record_outcomes(run_id, outcome)
@@ -182,7 +210,16 @@ def request_of(run: Run, item: Mapping[str, Any], encryption: Encryption) -> Mod
 class _Page:
     """One attempt at a page."""
 
-    def __init__(self, judge: BulkJudge, run: Run, attempt: int, at: datetime | None, budget: Budget | None) -> None:
+    def __init__(
+        self,
+        judge: BulkJudge,
+        run: Run,
+        attempt: int,
+        at: datetime | None,
+        budget: Budget | None,
+        stop: asyncio.Event,
+    ) -> None:
+        self._stop = stop
         self._budget = budget
         self._judge = judge
         self._run = run
@@ -196,42 +233,66 @@ class _Page:
         self._writing = asyncio.Lock()
 
     async def all(self, items: Sequence[Mapping[str, Any]], last_attempt: bool) -> KeyturnError | None:
-        turns = asyncio.Semaphore(ASKED_AT_ONCE)
-
-        async def one(item: Mapping[str, Any]) -> None:
-            async with turns:
-                if self._stopped is None and self._broken is None:
-                    try:
-                        await self._ask(item)
-                    except KeyturnError as error:  # calls in progress are paid for, and end
-                        self._broken = self._broken or error
-
         try:
             async with asyncio.TaskGroup() as group:
                 for item in items:
-                    group.create_task(one(item))
+                    end_turn = await self._take_turn()
+                    if end_turn is None:
+                        break
+                    # A task that is cancelled before it begins does not end its turn itself.
+                    group.create_task(self._one(item, end_turn)).add_done_callback(partial(_end, end_turn))
         finally:
             await self._write()
         if self._broken is not None:
             raise self._broken
         passing = next((error for _, error in [*self._failed, *self._streak] if error.retryable), None)
         quota = isinstance(self._stopped, _STOPS_AT_ONCE)
-        if passing is not None and not last_attempt and not quota:
+        stays_open = quota or self._stop.is_set()  # what is judged again is not written down as failed
+        if passing is not None and not last_attempt and not stays_open:
             raise passing
         if self._stopped is None:  # what failed is not the whole world's fault: it is written down as failed
             self._failed += self._streak
-        failures = [_failure(item, error) for item, error in self._failed if not (quota and error.retryable)]
+        failures = [_failure(item, error) for item, error in self._failed if not (stays_open and error.retryable)]
         await self._judge.store.store_verdicts(self._run.run_id, failures, over=OPEN)
         return self._stopped
 
-    async def _ask(self, item: Mapping[str, Any]) -> None:
-        request = request_of(self._run, item, self._judge.encryption)
-        if item["outcome"] == "eligible":  # the verdict was written, and then we were killed
-            await self._start(item, request)
-            return
+    async def _take_turn(self) -> Callable[[], None] | None:
+        """Wait for a turn; None if nothing more is to be asked."""
+        taking = asyncio.ensure_future(self._judge.turns_of(self._run.task).take_turn())
+        stopping = asyncio.ensure_future(self._stop.wait())
+        taken = None
+        try:
+            await asyncio.wait({taking, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if taking.done() and self._stopped is None and self._broken is None and not self._stop.is_set():
+                taken = taking.result()
+        finally:
+            stopping.cancel()
+            taking.cancel()
+            if taken is None:
+                taking.add_done_callback(_give_back)
+        return taken
+
+    async def _one(self, item: Mapping[str, Any], end_turn: Callable[[], None]) -> None:
+        try:
+            request = request_of(self._run, item, self._judge.encryption)
+            # What was eligible is written already: whoever asked was killed before it started the rotation.
+            row = None if item["outcome"] == "eligible" else await self._ask(item, request)
+            end_turn()
+            if row is not None:
+                self._verdicts.append(row)
+            if (item if row is None else row)["outcome"] == "eligible":
+                await self._write()
+                await self._start(item, request)
+            elif len(self._verdicts) >= WRITTEN_AT_ONCE:
+                await self._write()
+        except KeyturnError as error:  # calls in progress are paid for, and end
+            self._broken = self._broken or error
+
+    async def _ask(self, item: Mapping[str, Any], request: ModelTask) -> dict[str, Any] | None:
+        """Return the row of an item's verdict; None if there is none."""
         if self._budget is not None and not await self._budget.admit():
             self._stopped = self._stopped or MaxUsdReached("the run has cost what its limit allows")
-            return
+            return None
         calls: list[CallRecord] = []
         try:
             judged = await self._judge.decider.answer(request, self._attempt, at=self._at)
@@ -239,11 +300,11 @@ class _Page:
         except KeyturnError as error:
             if isinstance(error, _STOPS_AT_ONCE):  # this item stays open
                 self._stopped = error
-                return
+                return None
             self._streak.append((item, error))
             if len(self._streak) >= FAILURES_IN_A_ROW:
                 self._stopped = self._stopped or error
-            return
+            return None
         finally:
             if self._budget is not None:
                 await self._budget.close(calls)
@@ -252,13 +313,7 @@ class _Page:
         if self._stopped is None:
             self._failed += self._streak
             self._streak = []
-        row = self._row(item, judged)
-        self._verdicts.append(row)
-        if row["outcome"] == "eligible":
-            await self._write()
-            await self._start(item, request)
-        elif len(self._verdicts) >= WRITTEN_AT_ONCE:
-            await self._write()
+        return self._row(item, judged)
 
     async def _write(self) -> None:
         async with self._writing:  # a rotation is started only once its verdict is written, by whichever task
@@ -297,6 +352,15 @@ class _Page:
             return row | {"rotate_by": verdict.rotate_by}
         encrypted = self._judge.encryption.encrypt(self._run.run_id, verdict.model_dump_json())
         return row | {"outcome": "attention" if verdict.needs_attention else "summarized", "content": encrypted}
+
+
+def _give_back(taking: "asyncio.Future[Callable[[], None]]") -> None:
+    if not taking.cancelled():
+        taking.result()()
+
+
+def _end(end_turn: Callable[[], None], _task: asyncio.Task[None]) -> None:
+    end_turn()
 
 
 def _failure(item: Mapping[str, Any], error: KeyturnError) -> dict[str, Any]:

@@ -160,8 +160,8 @@ class BulkStore:
         async with transaction(self.engine, whole=True) as connection:
             await connection.execute(statement, values)
 
-    async def update_job_outcomes(self, run_id: str, *, tenant_id: str) -> None:
-        """Find the jobs that the run's rotations made since, or found; raises UnknownRun.
+    async def update_job_outcomes(self, run_id: str, *, tenant_id: str) -> int:
+        """Find the jobs that the run's rotations made since, or found; returns how many. Raises UnknownRun.
 
         One that has failed counts as such, unless the run asks again: then it is waited for its successor.
         """
@@ -178,6 +178,7 @@ class BulkStore:
         )
         has_ended = held.c.status.in_(ENDED_WITHOUT_ROTATION)
         outcomes = {"job_created": found.where(~has_ended)} | ({} if again else {"job_failed": found.where(has_ended)})
+        changed = 0
         async with transaction(self.engine) as connection:
             for outcome, jobs in outcomes.items():
                 job = jobs.scalar_subquery()
@@ -186,7 +187,8 @@ class BulkStore:
                     .where(_items.run_id == run_id, _items.outcome.in_(["started", *WAITING]), job.is_not(None))
                     .values(outcome=outcome, job_id=job)
                 )
-                await connection.execute(statement)
+                changed += (await connection.execute(statement)).rowcount
+        return changed
 
     async def started_items(self, run_id: str, outcome: str, *, after: int, limit: int) -> Sequence[Mapping[str, Any]]:
         """Return rotations of which no end is known, `started` or one of WAITING, after an ordinal."""

@@ -8,6 +8,7 @@ import httpx
 from pydantic import SecretStr
 
 from keyturn.llm.keys import KeySource
+from keyturn.llm.load import EndpointLoad
 from keyturn.llm.provider import Provider, WireFormat
 
 
@@ -41,6 +42,7 @@ class Endpoint:
         takes_batches: whether it has the provider's batches.
         learned: fields that it refused, by model; they are left out from then on, as long as the process lives.
         slots: the semaphore of `calls_at_once`.
+        load: how many calls it takes, as far as this worker has found out.
     """
 
     name: str
@@ -55,10 +57,12 @@ class Endpoint:
     takes_batches: bool = False
     learned: dict[str, set[str]] = field(default_factory=dict)
     slots: asyncio.Semaphore | None = field(init=False, default=None)
+    load: EndpointLoad = field(init=False, default_factory=EndpointLoad)
 
     def __post_init__(self) -> None:
         if self.calls_at_once is not None:
             object.__setattr__(self, "slots", asyncio.Semaphore(self.calls_at_once))
+            object.__setattr__(self, "load", EndpointLoad(most=self.calls_at_once))
 
     @property
     def wire(self) -> WireFormat:

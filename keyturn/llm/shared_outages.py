@@ -1,15 +1,18 @@
-"""What a fleet's workers share, by Redis, of providers that are down: one finds out, and the others know."""
+"""What a fleet's workers share, by Redis, of providers that are down or full: one finds out, and the others know."""
 
 import asyncio
 import random
 import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from keyturn.background import is_cancelled
+from keyturn.llm.load import EndpointLoad
 from keyturn.llm.outages import Name, Outages
 
 _log = structlog.get_logger("keyturn.llm")
@@ -23,7 +26,9 @@ EARLY_SECONDS = 1.0
 # Long enough for each worker to read it, short enough for no later outage to be taken for over.
 CLOSED_SECONDS = 5.0
 OPEN, CLOSED = "open", "closed"
-_PREFIX = "keyturn:outage"
+_PREFIX, _PREFIX_OF_FULL = "keyturn:outage", "keyturn:full"
+# A no is news for as long as every worker needs to read it once.
+FULL_SECONDS = 3.0
 
 
 class SharedOutages:
@@ -33,6 +38,7 @@ class SharedOutages:
         outages: this worker's.
         url: of Redis.
         names: whom the routes ask.
+        loads: what is known of how much each endpoint takes, by its name.
         clock: in seconds.
         jitter: a number from 0 to 1.
     """
@@ -42,12 +48,16 @@ class SharedOutages:
         outages: Outages,
         url: str,
         names: Iterable[Name],
+        loads: Mapping[str, EndpointLoad] | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._outages = outages
         self._names = tuple(names)
+        self._loads = dict(loads or {})
+        self._heard: dict[str, str] = {}  # the last no of each endpoint
+        self._me = uuid.uuid4().hex
         self._clock = clock
         self._jitter = jitter
         self._ends: dict[Name, float] = {}  # of names that stood in Redis when it was last looked at
@@ -69,6 +79,7 @@ class SharedOutages:
             async with asyncio.timeout(REDIS_SECONDS):
                 await self._send()
                 known = await look_up(self._redis, self._names)
+                await self._share_loads()
         except (RedisError, OSError, TimeoutError) as error:
             _log.warning("outages_not_shared", cause=type(error).__name__)
             return
@@ -92,6 +103,27 @@ class SharedOutages:
             await pipeline.execute()
         # Found out again while it was sent: that is sent with the next exchange.
         self._unsent = {name: value for name, value in self._unsent.items() if sent.get(name) != value}
+
+    async def _share_loads(self) -> None:
+        """Let all workers ask less of an endpoint that has refused one of them."""
+        if not self._loads:
+            return
+        refused = {name: seconds for name, load in self._loads.items() if (seconds := load.take_no()) is not None}
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for name in self._loads:
+                pipeline.get(_key_of_full(name))
+            found = await pipeline.execute()
+            for name, seconds in refused.items():
+                news = f"{self._me}:{uuid.uuid4().hex}:{seconds:.3f}"
+                pipeline.set(_key_of_full(name), news, px=int(FULL_SECONDS * 1000))
+            await pipeline.execute()
+        for name, news in zip(self._loads, found, strict=True):
+            if news is not None and news != self._heard.get(name):
+                self._heard[name] = news
+                by, _, seconds = news.rpartition(":")
+                with suppress(ValueError):  # not written by a worker
+                    if not by.startswith(self._me):
+                        self._loads[name].learn_no(float(seconds))
 
     def _learn(self, known: Mapping[Name, tuple[str, float]]) -> None:
         now = self._clock()
@@ -123,6 +155,10 @@ async def look_up(redis: Redis, names: Iterable[Name]) -> dict[Name, tuple[str, 
 async def remaining(redis: Redis, names: Iterable[Name]) -> dict[Name, float]:
     """Return for how many seconds each circuit is open that is; raises RedisError."""
     return {name: left for name, (state, left) in (await look_up(redis, names)).items() if state == OPEN}
+
+
+def _key_of_full(endpoint: str) -> str:
+    return f"{_PREFIX_OF_FULL}:{endpoint}"
 
 
 def _key(name: Name) -> str:

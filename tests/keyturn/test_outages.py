@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import cast
 
 import pytest
@@ -18,6 +19,7 @@ from keyturn.llm.errors import (
     QuotaExhausted,
     RateLimited,
 )
+from keyturn.llm.load import AFTER_A_NO, FIRST_LIMIT, EndpointLoad
 from keyturn.llm.outages import FAILURES_TO_OPEN, LONGEST_SECONDS, OPEN_SECONDS, Outages
 from keyturn.llm.routing import RouteFailed, ask_in_turn
 from keyturn.llm.shared_outages import SharedOutages
@@ -306,3 +308,19 @@ async def test_what_this_worker_lacks_says_nothing_of_a_provider(outages: Outage
         outages.record_failure(("first", "m-1"), DOWN)
     await ask()
     assert outages.open_now() == ["first:m-1"]
+
+
+async def test_where_an_endpoint_refuses_one_worker_the_others_ask_less_of_it_too(redis: str, clock: Clock) -> None:
+    loads = [EndpointLoad(clock=clock) for _ in range(2)]
+    fleet = [SharedOutages(Outages(), redis, ROUTE, {"openai": load}, clock=clock) for load in loads]
+    loads[0].turns = loads[1].turns = 16
+    with pytest.raises(RateLimited), loads[0].call():
+        raise RateLimited("429", retry_after=timedelta(seconds=5))
+    for _ in range(2):
+        for shared in fleet:
+            await shared.exchange()
+    assert [load.limit for load in loads] == pytest.approx([FIRST_LIMIT * AFTER_A_NO] * 2)
+    loads[0].turns = loads[1].turns = 0
+    assert [load.seconds_to_wait() for load in loads] == pytest.approx([5, 5], abs=0.01)
+    for shared in fleet:
+        await shared.close()

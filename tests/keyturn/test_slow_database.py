@@ -156,7 +156,13 @@ async def test_verdicts_that_could_not_be_written_are_written_with_the_next(
         await judged(*given, **named)
 
     monkeypatch.setattr(place.store, "store_verdicts", sometimes)
-    judge = BulkJudge(place.store, place.boundary, RunRotations(temporal, "nobody"), place.encryption)
+    judge = BulkJudge(
+        place.store,
+        place.boundary,
+        RunRotations(temporal, "nobody"),
+        place.encryption,
+        lambda _: place.load_of_provider,
+    )
     page = BulkPage(run_id="run-1", tenant_id=place.tenant, first=1, last=12)
     with pytest.raises(JobStoreUnavailable):
         await judge.judge(page, attempt=1, last_attempt=False)

@@ -32,6 +32,7 @@ from keyturn.llm.batches import BatchClient
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.endpoint import Timeouts
 from keyturn.llm.guard import Guard
+from keyturn.llm.load import EndpointLoad
 from keyturn.llm.providers import price_lists_of_providers
 from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.owners import Owners
@@ -39,6 +40,14 @@ from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.tasks.definition import Prompt
 from keyturn.waivers.store import WaiverBook, WaiverStore
 from keyturn.workers.bulk import BulkRunActivities, bulk_workers, load_source, run_encryption
+from keyturn.workers.people_first import (
+    BETWEEN_QUESTIONS,
+    OF_PEOPLE,
+    NotesPeople,
+    Pace,
+    PeoplesWork,
+    TurnsBesidePeople,
+)
 from keyturn.workers.rate_card import read_rate_card
 from keyturn.workers.run_rotations import RunRotations
 from keyturn.workers.wiring import look_up_owners, look_up_waivers
@@ -77,6 +86,7 @@ class Judge:
     passes_quota_on = False
 
     def __init__(self, fails: Callable[[int], BaseException | None] = lambda _number: None) -> None:
+        self.load = EndpointLoad()
         self.asked: Counter[str] = Counter()
         self.calls = 0
         self.fails = fails
@@ -84,6 +94,10 @@ class Judge:
     async def complete(
         self, prompt: Prompt, *, timeouts: Timeouts, trace_id: str, on_text: OnText | None = None
     ) -> Completion:
+        with self.load.call():
+            return self._answer(prompt)
+
+    def _answer(self, prompt: Prompt) -> Completion:
         self.calls += 1
         failure = self.fails(self.calls)
         if failure is not None:
@@ -117,6 +131,7 @@ class BulkPlace:
         self.encryption = run_encryption(KEYRING)
         self.tenant = f"t-{uuid.uuid4().hex[:12]}"  # the server is shared, and the same keys mean the same rotation
         self.records: list[CallRecord] = []
+        self.load_of_provider = getattr(provider, "load", None) or EndpointLoad()
         self.batches: dict[str, BatchClient] = {}
         self.boundary = ModelBoundary(
             {"*": [provider]}, catalogue, guard=guarded(), record=self.records.append, cache=SqlCache(engine)
@@ -150,9 +165,16 @@ class BulkPlace:
         )
         return run.asks
 
-    def runs(self, *, inventory_root: Path | None) -> BulkRunActivities:
+    def runs(self, *, inventory_root: Path | None, people: PeoplesWork | None = None) -> BulkRunActivities:
         """What the worker's activities do."""
-        judge = BulkJudge(self.store, self.boundary, RunRotations(self.client, self.queue), self.encryption)
+        pace = Pace(people or PeoplesWork(), BETWEEN_QUESTIONS)
+        judge = BulkJudge(
+            self.store,
+            self.boundary,
+            RunRotations(self.client, self.queue),
+            self.encryption,
+            lambda _: TurnsBesidePeople(self.load_of_provider, pace),
+        )
         offline = OfflineRuns(self.store, self.boundary, self.batches, self.encryption)
         return BulkRunActivities(
             self.store, judge, offline, self.catalogue, self.encryption, inventory_root=inventory_root
@@ -162,7 +184,8 @@ class BulkPlace:
     async def working(self, *, pages_at_once: int = 2, keys_per_second: float | None = None) -> AsyncIterator[None]:
         from tests.support.workers_for_tests import rotation_activities
 
-        runs = self.runs(inventory_root=Path("/"))
+        work = PeoplesWork()
+        runs = self.runs(inventory_root=Path("/"), people=work)
         waiver_of = look_up_waivers(
             WaiverBook(WaiverStore(self.engine), Owners()), self.catalogue, look_up_owners(self.engine, Owners())
         )
@@ -170,7 +193,11 @@ class BulkPlace:
             self.boundary, JobStore(self.engine), self.catalogue, names_of(self.client), waiver_of
         )
         people = Worker(
-            self.client, task_queue=self.queue, workflows=[RotationWorkflow, BulkWorkflow], activities=rotation
+            self.client,
+            task_queue=self.queue,
+            workflows=[RotationWorkflow, BulkWorkflow],
+            activities=rotation,
+            interceptors=[NotesPeople(work, OF_PEOPLE)],
         )
         async with (
             bulk_workers(
@@ -181,6 +208,7 @@ class BulkPlace:
                 pages_at_once=pages_at_once,
                 keys_per_second=keys_per_second,
                 deployment=UNPINNED,
+                people=work,
             ),
             people,
         ):

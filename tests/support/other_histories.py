@@ -152,7 +152,9 @@ class Runs:
         self._looks += 1
         return BatchResult(running=self._looks == 1)
 
-    async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime) -> PageResult:
+    async def judge(
+        self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime, stop: asyncio.Event
+    ) -> PageResult:
         if page.first == 11 and self._stops is not None:
             stopped, self._stops = self._stops, None
             return PageResult(progress=RunProgress(total=10, asks=10, asked=4), stopped=stopped, hint="fix it")

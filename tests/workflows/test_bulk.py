@@ -43,11 +43,14 @@ from keyturn.jobs.store import JobStore
 from keyturn.keyring_files import new_keyring_text, parse_keyring
 from keyturn.ledger.prices import RateCard
 from keyturn.llm.boundary import ModelBoundary
+from keyturn.llm.endpoint import Timeouts
 from keyturn.llm.errors import ProviderUnavailable, QuotaExhausted
 from keyturn.llm.guard import Guard
+from keyturn.llm.wire import Completion, OnText
 from keyturn.payload_errors import PayloadError
 from keyturn.progress import summary_of
 from keyturn.rotations.contracts import Abandonment, Denial, Resumption
+from keyturn.tasks.definition import Prompt
 from keyturn.workers.bulk import run_encryption
 from keyturn.workflows.bulk import (
     BATCH_LOOK_FIRST,
@@ -55,7 +58,6 @@ from keyturn.workflows.bulk import (
     BULK_QUEUE,
     FOLLOW_WITHIN,
     LOOK_FIRST,
-    LOOK_SOON,
     BulkWorkflow,
     next_batch_look,
     next_look,
@@ -85,8 +87,8 @@ def test_a_runs_looks_fit_into_a_history_and_nobody_waits_much_longer_for_them()
     """A day of looks at rotations, or 26 hours at any number of batches; Temporal ends a history of 51,200 events."""
     passed, wait, looks = timedelta(0), LOOK_FIRST, 0
     while passed < FOLLOW_WITHIN:
-        assert wait <= max(passed / 10, LOOK_SOON)
-        passed, wait, looks = passed + wait, next_look(wait, passed + wait), looks + 1
+        assert wait <= max(passed / 10, LOOK_FIRST)
+        passed, wait, looks = passed + wait, next_look(passed + wait), looks + 1
     assert looks * 11 < 51_200 / 2, "the run's pages are in it, too"
     for left in (1, 10, 1_000):
         passed, wait, looks = timedelta(0), BATCH_LOOK_FIRST, 0
@@ -181,25 +183,61 @@ async def test_a_run_that_is_begun_again_asks_nothing_twice(
     assert await jobs_of(engine) == due(200)
 
 
-async def test_a_run_is_paused_and_goes_on_by_hand(sqlite_place: BulkPlace, run_id: str, tmp_path: Path) -> None:
-    """While it is paused no key is asked about; what was being asked ends."""
-    place = sqlite_place
-    await place.load(estate(tmp_path / "keys.jsonl", keys=200), run_id)
+class SlowJudge(Judge):
+    """One that needs half a second for an answer."""
+
+    async def complete(
+        self, prompt: Prompt, *, timeouts: Timeouts, trace_id: str, on_text: OnText | None = None
+    ) -> Completion:
+        with self.load.call():
+            answer = self._answer(prompt)
+            await asyncio.sleep(0.5)
+            return answer
+
+
+@pytest.mark.parametrize("page_size", [300, 10])
+async def test_a_run_is_paused_and_goes_on_by_hand(
+    temporal: Client, queue: str, sqlite_engine: AsyncEngine, run_id: str, tmp_path: Path, page_size: int
+) -> None:
+    """While it is paused no key is asked about, also of a page that has begun; what was being asked ends, and counts.
+
+    Small pages wait in line for the worker when the run is paused: none of them begins.
+    """
+    provider = SlowJudge()
+    place = bulk_place(temporal, queue, sqlite_engine, provider)
+    await place.load(estate(tmp_path / "keys.jsonl", keys=300, due=lambda number: False), run_id)
     async with place.working():
-        handle = await started(place, run_id)
-        await until(handle, lambda now: now.progress.asked > 0)
+        handle = await started(place, run_id, page_size=page_size)
+        while not provider.calls:
+            await asyncio.sleep(0.05)
         await answer(handle, "pause", OMAR)
         with pytest.raises(AnswerRefused, match="not_running"):
             await answer(handle, "pause", OMAR)
         status = await until(handle, lambda now: now.phase == "paused")
         asked = -1
-        while asked != place.provider.calls:  # what was being asked ends
-            asked = place.provider.calls
+        while asked != provider.calls:  # what was being asked ends
+            asked = provider.calls
             await asyncio.sleep(0.5)  # nothing to wait for: that nothing happens is the point
-        assert asked < 200, "two pages of four"
+        assert asked < 300
         assert status.paused == "by_hand"
         await answer(handle, "resume", OMAR)
-        assert (await handle.result()).progress.asked == 200
+        assert (await handle.result()).progress.outcomes == {"not_specified": 300}
+    assert set(provider.asked.values()) == {1}, "nothing that was paid is asked again"
+
+
+async def test_a_run_that_is_resumed_before_its_pages_have_stopped_goes_on(
+    temporal: Client, queue: str, sqlite_engine: AsyncEngine, run_id: str, tmp_path: Path
+) -> None:
+    provider = SlowJudge()
+    place = bulk_place(temporal, queue, sqlite_engine, provider)
+    await place.load(estate(tmp_path / "keys.jsonl", keys=100, due=lambda number: False), run_id)
+    async with place.working(pages_at_once=1):
+        handle = await started(place, run_id, page_size=50)
+        while not provider.calls:
+            await asyncio.sleep(0.05)
+        await answer(handle, "pause", OMAR)
+        await answer(handle, "resume", OMAR)
+        assert (await handle.result()).progress.outcomes == {"not_specified": 100}
 
 
 async def test_a_quota_that_is_used_up_pauses_the_run_at_once(
@@ -400,7 +438,9 @@ class Stopping:
         self.fixed = order.next_page > 0
         return RunProgress(total=120, asks=120, asked=10 * order.next_page)
 
-    async def judge(self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime) -> PageResult:
+    async def judge(
+        self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime, stop: asyncio.Event
+    ) -> PageResult:
         number = page.first // 10
         if number in {8, 9} and not self.fixed:
             if number == 9:

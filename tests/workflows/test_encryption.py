@@ -114,6 +114,15 @@ async def test_a_payload_that_temporal_would_never_take_is_refused_before_it_is_
         await codec().encode([Payload(data=b"x" * (MAX_PAYLOAD_BYTES + 1))])
 
 
+@pytest.mark.parametrize(("data", "is_read"), [(b'"ACTIVITY_ID_NOT_STARTED"', True), (b'"ACTIVITY_ID_STARTED"', False)])
+async def test_of_plain_payloads_only_the_servers_own_word_is_read(data: bytes, is_read: bool) -> None:
+    """It stands in the history of an activity that was cancelled before a worker had begun it."""
+    (opened,) = await EncryptionCodec(KEYRING, "default").decode(
+        [Payload(metadata={"encoding": b"json/plain"}, data=data)]
+    )
+    assert (opened.data == data) == is_read
+
+
 async def test_development_reads_plain_payloads_too() -> None:
     """So that a command-line tool may be used there; production does not."""
     assert await codec(accepts_plain=True).decode([PLAIN]) == [PLAIN]

@@ -1,0 +1,309 @@
+"""How many calls an endpoint takes at once is found out: it rises until somebody says no, and falls at once then."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from aiohttp import web
+from pydantic import SecretStr
+
+from keyturn.errors import KeyturnError
+from keyturn.llm.endpoint import Timeouts
+from keyturn.llm.errors import AuthenticationFailed, ProviderOverloaded, ProviderTimeout, RateLimited
+from keyturn.llm.http import HttpModelClient, http_client
+from keyturn.llm.load import AFTER_A_NO, FIRST_LIMIT, LONGEST_HOLD, MOST_CALLS, EndpointLoad
+from keyturn.llm.rate_limits import RateLimit, rate_limits_in
+from keyturn.tasks.definition import Prompt
+from tests.support.boundaries import endpoint
+from tests.support.servers import fake_server
+
+NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def load(clock: Clock) -> EndpointLoad:
+    return EndpointLoad(clock=clock)
+
+
+async def take(load: EndpointLoad, clock: Clock, number: int) -> list[Callable[[], None]]:
+    """Take as many turns as are given, letting time pass between the starts."""
+    ends: list[Callable[[], None]] = []
+    while len(ends) < number:
+        wait = load.seconds_to_wait()
+        if wait >= 1.0:
+            break
+        clock.now += wait
+        ends.append(await load.take_turn())
+    return ends
+
+
+def refuse(load: EndpointLoad, error: KeyturnError) -> None:
+    with pytest.raises(type(error)), load.call():
+        raise error
+
+
+async def test_no_more_turns_are_given_than_the_limit_and_an_ended_one_is_given_again(
+    load: EndpointLoad, clock: Clock
+) -> None:
+    ends = await take(load, clock, 100)
+    assert len(ends) == FIRST_LIMIT
+    ends[0]()
+    ends[0]()  # once more, to no effect
+    assert len(await take(load, clock, 100)) == 1
+
+
+async def test_the_first_turns_do_not_start_in_one_burst(load: EndpointLoad, clock: Clock) -> None:
+    await take(load, clock, int(FIRST_LIMIT))
+    assert 0.4 < clock.now - 1_000 < 0.6
+
+
+@pytest.mark.parametrize("error", [RateLimited("429"), ProviderOverloaded("529"), ProviderTimeout("late")])
+async def test_a_no_lowers_the_limit_at_once_and_only_once_for_all_calls_under_way(
+    load: EndpointLoad, clock: Clock, error: KeyturnError
+) -> None:
+    await take(load, clock, 100)
+    first, second = load.call(), load.call()
+    for call in (first, second):
+        call.__enter__()
+    clock.now += 1
+    for call in (first, second):
+        assert not call.__exit__(type(error), error, None), "the error goes on"
+        assert load.limit == pytest.approx(FIRST_LIMIT * AFTER_A_NO)
+
+
+async def test_what_says_nothing_of_load_lowers_nothing(load: EndpointLoad) -> None:
+    refuse(load, AuthenticationFailed("401"))
+    assert (load.limit, load.seconds_to_wait()) == (FIRST_LIMIT, 0)
+
+
+async def test_after_a_no_the_limit_returns_to_where_it_was_and_later_passes_it(
+    load: EndpointLoad, clock: Clock
+) -> None:
+    load.limit = 100.0
+    load.turns = 100
+    refuse(load, RateLimited("429"))
+    seen = []
+    for _ in range(60):
+        clock.now += 1
+        load.seconds_to_wait()
+        seen.append(load.limit)
+    assert seen == sorted(seen)
+    assert 70 < seen[0] < 80
+    assert 99 < seen[14] < 101, "back after 14 s"
+    assert 100 < seen[19] < 105, "slowly past it"
+    assert seen[-1] == MOST_CALLS, "and then fast"
+
+
+async def test_a_limit_is_at_least_one_call(load: EndpointLoad, clock: Clock) -> None:
+    for _ in range(50):
+        refuse(load, RateLimited("429"))
+        clock.now += 0.001
+    assert load.limit == 1
+    clock.now += LONGEST_HOLD
+    assert len(await take(load, clock, 10)) == 1
+
+
+@pytest.mark.parametrize(("asked", "held"), [(5.0, 5.0), (0.0, 0.0), (3_600.0, LONGEST_HOLD)])
+async def test_new_turns_wait_as_long_as_the_provider_asks_for_and_half_a_minute_at_most(
+    load: EndpointLoad, asked: float, held: float
+) -> None:
+    refuse(load, RateLimited("429", retry_after=timedelta(seconds=asked)))
+    assert load.seconds_to_wait() == pytest.approx(held)
+
+
+async def test_a_person_is_counted_and_waits_for_nobody(load: EndpointLoad, clock: Clock) -> None:
+    load.limit = 2.0
+    with load.call(), load.call():
+        assert load.seconds_to_wait() == 1.0, "background work waits"
+        with load.call():
+            pass
+    assert load.seconds_to_wait() == 0
+
+
+async def test_a_latency_that_doubles_is_a_no(load: EndpointLoad, clock: Clock) -> None:
+    limits = []
+    for seconds in (0.5, 3.0):
+        for _ in range(400):
+            load.turns = int(load.limit)
+            async with load._line:
+                with load.call():
+                    clock.now += seconds / 400
+                    clock.now += seconds
+        limits.append(load.limit)
+    assert limits[0] == MOST_CALLS
+    assert limits[1] < MOST_CALLS
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        # OpenAI's guide on rate limits.
+        (
+            {
+                "x-ratelimit-limit-requests": "60",
+                "x-ratelimit-remaining-requests": "59",
+                "x-ratelimit-reset-requests": "1s",
+                "x-ratelimit-limit-tokens": "150000",
+                "x-ratelimit-remaining-tokens": "149984",
+                "x-ratelimit-reset-tokens": "6m0s",
+            },
+            [RateLimit("requests", 60, 59, 1, False), RateLimit("tokens", 150_000, 149_984, 360, True)],
+        ),
+        # OpenAI in the field, and Groq's documentation.
+        (
+            {
+                "X-RateLimit-Limit-Requests": "5000",
+                "X-RateLimit-Remaining-Requests": "4999",
+                "X-RateLimit-Reset-Requests": "12ms",
+                "x-ratelimit-remaining-tokens_usage_based": "159976",
+            },
+            [RateLimit("requests", 5_000, 4_999, 0.012, False)],
+        ),
+        (
+            {
+                "x-ratelimit-limit-requests": "14400",
+                "x-ratelimit-remaining-requests": "14370",
+                "x-ratelimit-reset-requests": "2m59.56s",
+            },
+            [RateLimit("requests", 14_400, 14_370, 179.56, False)],
+        ),
+        # Anthropic's API reference.
+        (
+            {
+                "anthropic-ratelimit-requests-limit": "4000",
+                "anthropic-ratelimit-requests-remaining": "3201",
+                "anthropic-ratelimit-requests-reset": "2026-11-27T12:00:30Z",
+                "anthropic-ratelimit-input-tokens-limit": "400000",
+                "anthropic-ratelimit-input-tokens-remaining": "0",
+                "anthropic-ratelimit-input-tokens-reset": "2026-11-27T11:59:59Z",
+            },
+            [RateLimit("requests", 4_000, 3_201, 30, False), RateLimit("input-tokens", 400_000, 0, 0, True)],
+        ),
+        # Azure OpenAI: no end, or seconds, or -1 for what it does not know.
+        (
+            {"x-ratelimit-remaining-requests": "19", "x-ratelimit-remaining-tokens": "-1"},
+            [RateLimit("requests", 0, 19, 60, False)],
+        ),
+        (
+            {"x-ratelimit-limit-tokens": "-1", "x-ratelimit-remaining-tokens": "-1", "x-ratelimit-reset-tokens": "0"},
+            [],
+        ),
+        # LiteLLM in front of OpenAI; OpenRouter, in milliseconds since 1970.
+        (
+            {"llm_provider-x-ratelimit-remaining-requests": "3", "llm_provider-x-ratelimit-reset-requests": "20"},
+            [RateLimit("requests", 0, 3, 20, False)],
+        ),
+        (
+            {
+                "X-RateLimit-Limit": "20",
+                "X-RateLimit-Remaining": "0",
+                "X-RateLimit-Reset": str(int((NOW + timedelta(seconds=9)).timestamp() * 1000)),
+            },
+            [RateLimit("requests", 20, 0, 9, False)],
+        ),
+        # What is in no documented form says nothing.
+        ({"x-ratelimit-remaining-requests": "nan", "x-ratelimit-reset-requests": "1s"}, []),
+        ({"x-ratelimit-remaining-requests": "5", "x-ratelimit-reset-requests": "soon"}, []),
+        ({"x-ratelimit-remaining-requests": "5", "x-ratelimit-reset-requests": "2026-11-27T12:00:30"}, []),
+        ({"x-ratelimit-remaining-requests": "9" * 5_000}, []),
+        ({"x-ratelimit-remaining-requests": "5", "x-ratelimit-reset-requests": "1d" * 400}, []),
+        ({"retry-after": "5", "content-type": "application/json"}, []),
+    ],
+)
+def test_the_rate_limits_that_providers_state_are_read(headers: dict[str, str], expected: list[RateLimit]) -> None:
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    found = list(rate_limits_in(raw, now=NOW))
+    if headers.get("x-ratelimit-reset-requests") == "1d" * 400:
+        assert [rate.seconds for rate in found] == [86_400]
+        return
+    assert [rate._replace(seconds=round(rate.seconds, 6)) for rate in found] == expected
+
+
+async def test_what_is_left_of_a_rate_limit_is_spread_until_it_is_whole_again(load: EndpointLoad, clock: Clock) -> None:
+    stated = {"limit": "1000", "remaining": "500", "reset": "30s"}
+    load.read([(f"x-ratelimit-{name}-requests".encode(), value.encode()) for name, value in stated.items()])
+    await load.take_turn()
+    assert load.seconds_to_wait() < 0.1, "half of it is left"
+    stated |= {"remaining": "10"}
+    load.read([(f"x-ratelimit-{name}-requests".encode(), value.encode()) for name, value in stated.items()])
+    clock.now += 1
+    await load.take_turn()
+    assert load.seconds_to_wait() == pytest.approx(29 / 10)
+
+
+async def test_tokens_that_are_left_count_as_the_calls_that_they_are_enough_for(
+    load: EndpointLoad, clock: Clock
+) -> None:
+    load.count_tokens(300)
+    stated = {"limit": "100000", "remaining": "1500", "reset": "40"}
+    load.read([(f"x-ratelimit-{name}-tokens".encode(), value.encode()) for name, value in stated.items()])
+    await load.take_turn()
+    assert load.seconds_to_wait() == pytest.approx(40 / 5)
+
+
+class Provider:
+    """A server that takes some calls at once and refuses the others with a 429, as a gateway does."""
+
+    def __init__(self, at_once: int, seconds: float) -> None:
+        self.at_once = at_once
+        self.seconds = seconds
+        self.calls = self.refused = self.under_way = self.most = 0
+
+    async def answer(self, request: web.Request) -> web.Response:
+        await request.read()
+        self.calls += 1
+        if self.under_way >= self.at_once:
+            self.refused += 1
+            return web.json_response({"error": {"code": "rate_limit_exceeded"}}, status=429)
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        try:
+            await asyncio.sleep(self.seconds)
+        finally:
+            self.under_way -= 1
+        said = {"choices": [{"message": {"content": "{}"}, "finish_reason": "stop"}], "model": "m"}
+        return web.json_response(said)
+
+
+@pytest.mark.alone
+async def test_a_provider_is_kept_busy_and_refuses_hardly_a_call() -> None:
+    """It takes 40 calls at once of 0.2 s each, which nobody said."""
+    provider = Provider(40, 0.2)
+    application = web.Application()
+    application.router.add_post("/{path:.*}", provider.answer)
+    prompt = Prompt("v", "s", "u", "", "n", {}, 10)
+    async with fake_server(application) as url, http_client(300) as http:
+        client = HttpModelClient(http, endpoint("openai", url, key=SecretStr("k")), "m")
+        limits = Timeouts(connect=5, first_byte=20, total=20)
+
+        async def one(end_turn: Callable[[], None]) -> None:
+            try:
+                with suppress(RateLimited):
+                    await client.complete(prompt, timeouts=limits, trace_id="t")
+            finally:
+                end_turn()
+
+        began = time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(1_500):
+                group.create_task(one(await client.load.take_turn()))
+        seconds = time.monotonic() - began
+    assert provider.most == 40
+    assert provider.refused <= 0.01 * provider.calls
+    assert seconds <= 1.5 * 1_500 / 40 * 0.2

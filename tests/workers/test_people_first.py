@@ -1,0 +1,83 @@
+"""A run's work begins in steps while people wait, and as fast as it can otherwise."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from keyturn.workers.people_first import BETWEEN_TASKS, LINGERS_SECONDS, Pace, PeoplesWork, Slots, TurnsBesidePeople
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Time that passes by sleeping, at once."""
+    clock = Clock()
+
+    async def sleep(seconds: float) -> None:
+        clock.now += seconds
+
+    monkeypatch.setattr("keyturn.workers.people_first.asyncio.sleep", sleep)
+    return clock
+
+
+async def test_work_begins_in_steps_while_a_person_waits_and_a_moment_longer(clock: Clock) -> None:
+    people = PeoplesWork(clock)
+    pace = Pace(people, 0.5, clock)
+
+    async def seconds_of(works: int) -> float:
+        began = clock.now
+        for _ in range(works):
+            await pace.wait()
+        return clock.now - began
+
+    assert await seconds_of(100) == 0
+    with people.one(), people.one():
+        assert await seconds_of(10) == pytest.approx(5)
+    assert people.is_under_way
+    assert 0 < await seconds_of(100) <= LINGERS_SECONDS + 0.5, "whoever has asked may ask again"
+    assert not people.is_under_way
+
+
+async def test_turns_at_an_endpoint_are_paced_too(clock: Clock) -> None:
+    class Turns:
+        async def take_turn(self) -> Any:
+            return lambda: None
+
+    people = PeoplesWork(clock)
+    turns = TurnsBesidePeople(Turns(), Pace(people, 0.5, clock))
+    with people.one():
+        for _ in range(3):
+            (await turns.take_turn())()
+    assert clock.now == pytest.approx(101)
+
+
+async def test_a_run_has_so_many_slots_and_one_that_is_given_back_is_given_to_who_waits() -> None:
+    context: Any = None
+    slots = Slots(PeoplesWork(), 2)
+    await slots.reserve_slot(context)
+    assert slots.try_reserve_slot(context) is not None
+    assert slots.try_reserve_slot(context) is None
+    waiting = asyncio.create_task(slots.reserve_slot(context))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    await asyncio.to_thread(slots.release_slot, context)  # as the SDK does, in a thread of its own
+    await asyncio.wait_for(waiting, 5)
+
+
+async def test_nothing_of_a_run_follows_at_once_while_a_person_waits() -> None:
+    people = PeoplesWork()
+    slots, context = Slots(people, 2), None
+    with people.one():
+        assert slots.try_reserve_slot(context) is None  # type: ignore[arg-type]
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        for _ in range(2):
+            await slots.reserve_slot(context)  # type: ignore[arg-type]
+        assert loop.time() - began >= BETWEEN_TASKS / 2
