@@ -4,8 +4,10 @@ import asyncio
 import logging
 import os
 import platform
+import signal
 import sys
 import tempfile
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -53,18 +55,18 @@ async def main() -> None:
         parts: dict[str, Callable[[], Awaitable[list[Result]]]] = {
             "starts": lambda: starts.measure(rounds=3 if quick else 9),
             "boundary": lambda: boundary.measure(
-                rounds=2 if quick else 5, one_by_one=100 if quick else 200, at_once=512
+                rounds=2 if quick else 6, one_by_one=100 if quick else 200, at_once=512
             ),
             "gate": lambda: asyncio.to_thread(gate.measure, rounds=3 if quick else 9),
-            "claims": lambda: claims.measure(postgresql, rounds=2 if quick else 5, inserts=400 if quick else 1_000),
+            "claims": lambda: claims.measure(postgresql, rounds=2 if quick else 6, inserts=400 if quick else 1_000),
             "workflows": lambda: workflows.measure(
-                postgresql, rounds=2 if quick else 5, one_by_one=40 if quick else 100, at_once=200 if quick else 400
+                postgresql, rounds=2 if quick else 6, one_by_one=40 if quick else 100, at_once=200 if quick else 400
             ),
             "deliveries": lambda: deliveries.measure(
                 postgresql, rounds=2 if quick else 7, at_once=200 if quick else 400
             ),
             "bulk": lambda: bulk.measure(
-                postgresql, rounds=2 if quick else 5, keys=1_000, more=2_000 if quick else 10_000
+                postgresql, rounds=2 if quick else 6, keys=1_000, more=2_000 if quick else 10_000
             ),
             "drafts": lambda: drafts.measure(postgresql, drafts=15 if quick else 40),
             "scale": lambda: scale.measure(postgresql, sizes=(1_000, 3_000) if quick else (1_000, 10_000, 50_000)),
@@ -88,7 +90,9 @@ async def main() -> None:
         results: list[Result] = []
         for name, measure in parts.items():
             if only in {None, "", name}:
+                began = time.monotonic()
                 results += await measure()
+                print(f"{name} took {time.monotonic() - began:.0f} s", flush=True)
         server.cleanup()
     print(f"\nmeasured on {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     accept = bool(os.environ.get("ACCEPT"))
@@ -97,4 +101,6 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    # A run that is stopped ends its servers: by default Python would end at once and leave them.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     asyncio.run(main())

@@ -1,6 +1,7 @@
 """What a benchmark reports: a ratio of two things measured side by side, and whether it reaches what we promised."""
 
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -10,6 +11,7 @@ from typing import Literal, NamedTuple
 FILE = Path(__file__).parent / "results.json"
 PLOT = Path(__file__).parent / "results.svg"
 BAR_AT, BAR, NAME_CHARACTERS = 430, 240, 68
+SURE, UNCLEAR = 0.95, "unclear"
 # Rounds of the same code differ by a tenth; a fall of a fifth is the code's.
 MAY_FALL_TO = 0.8
 
@@ -35,7 +37,7 @@ def compared(
 ) -> Result:
     """Return the result of two series taken in turn, as the median of their ratios round by round.
 
-    It holds if the whole middle half of the ratios does: a target that the spread straddles does not.
+    It holds if the whole 95% interval of the median does; a target that the interval straddles is unclear.
 
     Args:
         name: what is compared.
@@ -46,15 +48,32 @@ def compared(
         target: what we promise; None where we promise nothing and only measure.
     """
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-    low, ratio, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+    ratio, (low, high, confidence) = statistics.median(ratios), interval_of_median(ratios)
     detail = (
         f"{_spread(ours)} against {_spread(theirs)} {unit}; ratios {min(ratios):.2f}-{max(ratios):.2f}, "
-        f"the middle half {low:.2f}-{high:.2f}"
+        f"the median's {confidence:.0%} interval {low:.2f}-{high:.2f}"
     )
     if target is None:
         return Result(name, round(ratio, 3), "-", True, detail)
-    holds = high <= target if at == "most" else low >= target
+    holds, fails = (high <= target, low > target) if at == "most" else (low >= target, high < target)
+    detail = detail if holds or fails else f"{UNCLEAR}: {detail}"
     return Result(name, round(ratio, 3), f"{'<=' if at == 'most' else '>='} {target:g}", holds, detail)
+
+
+def interval_of_median(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the narrowest interval of order statistics that has the median with 95%, and how sure it is.
+
+    By the sign test, which assumes nothing of the distribution; of fewer than six values even all are less sure.
+    Source: H. A. David, H. N. Nagaraja, Order Statistics, section 7.1.
+    """
+    ordered, count = sorted(values), len(values)
+
+    def confidence(left_out: int) -> float:
+        below = sum(math.comb(count, k) for k in range(left_out + 1))
+        return float(1 - 2 * below / 2**count)
+
+    left_out = max((k for k in range((count + 1) // 2) if confidence(k) >= SURE), default=0)
+    return ordered[left_out], ordered[-1 - left_out], max(confidence(left_out), 0.0)
 
 
 def _spread(series: Sequence[float]) -> str:
@@ -83,10 +102,10 @@ def report(results: Sequence[Result], *, accept: bool, keep_others: bool = False
         keep_others: whether rows stay there that are not among these.
     """
     width = max(len(result.name) for result in results)
-    print(f"\n{'':{width}}  {'ratio':>7}  {'target':>8}  holds  detail")
+    print(f"\n{'':{width}}  {'ratio':>7}  {'target':>8}  {'holds':7}  detail")
     for result in results:
-        holds = "yes" if result.holds else "NO"
-        print(f"{result.name:{width}}  {result.ratio:7.3f}  {result.target:>8}  {holds:5}  {result.detail}")
+        holds = "yes" if result.holds else UNCLEAR if result.detail.startswith(UNCLEAR) else "NO"
+        print(f"{result.name:{width}}  {result.ratio:7.3f}  {result.target:>8}  {holds:7}  {result.detail}")
     before = {row["name"]: row for row in json.loads(FILE.read_text())} if FILE.exists() else {}
     fell = fallen(results, {name: row["ratio"] for name, row in before.items()})
     for line in fell:
@@ -113,7 +132,7 @@ def picture(results: Sequence[Result]) -> str:
     for row, result in enumerate(promised):
         limit, y = float(result.target[2:]), row * 20
         used = result.ratio / limit if result.target[0] == "<" else limit / max(result.ratio, 1e-9)
-        colour = "#059669" if result.holds else "#dc2626"
+        colour = "#059669" if result.holds else "#d97706" if result.detail.startswith(UNCLEAR) else "#dc2626"
         parts += [
             f"<text x='{BAR_AT - 8}' y='{y + 14}' text-anchor='end'>{escape(shortened(result.name))}</text>",
             f"<rect x='{BAR_AT}' y='{y + 4}' width='{min(used, 1.5) * BAR:.0f}' height='12' fill='{colour}'/>",

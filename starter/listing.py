@@ -9,6 +9,7 @@ from typing import Any, get_args
 import click
 
 from keyturn.application.rotation_lists import ListedRotation, RotationFilter, RotationState
+from keyturn.contracts import UNOWNED
 from keyturn.moments import relative_to
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output.")
@@ -99,10 +100,10 @@ def _as_object(row: ListedRotation) -> dict[str, Any]:
 def _table(rows: Sequence[ListedRotation]) -> list[str]:
     """Return the lines of a table, its columns as wide as they need to be."""
     now = datetime.now(UTC)
-    cells = [("STATE", "KEY", "ACCOUNT", "POLICY", "ASKED BY", "ASKED", "ID")] if rows else []
+    cells = [("STATE", "KEY", "ACCOUNT", "OWNER", "POLICY", "ASKED BY", "ASKED", "ID")] if rows else []
     for row in rows:
         subject = row.subject
-        names = (subject.key_id, subject.account_id) if subject else ("?", "?")
+        names = (subject.key_id, subject.account_id, subject.owner or UNOWNED) if subject else ("?", "?", "?")
         asked_by = subject.requested_by if subject else "?"
         state = row.state.replace("_", " ") + (f" ({row.reason})" if row.state == "parked" else "")
         asked = relative_to(now, row.started_at)

@@ -1,9 +1,11 @@
 """What `make bench` makes of its figures."""
 
+from typing import Any
+
 import pytest
 
 from benchmarks import fetches
-from benchmarks.results import Result, compared, fallen
+from benchmarks.results import Result, compared, fallen, interval_of_median
 
 
 def row(name: str, ratio: float, target: str) -> Result:
@@ -21,17 +23,31 @@ def test_a_ratio_that_fell_by_more_than_a_fifth_is_reported() -> None:
 
 def test_series_are_compared_round_by_round() -> None:
     """The median of the ratios, and not the ratio of the medians."""
-    result = compared("x", [1.0, 20.0, 3.0], [2.0, 20.0, 4.0], unit="s", at="least", target=0.6)
+    result = compared("x", [1.0, 20.0, 3.0], [2.0, 20.0, 4.0], unit="s", at="least", target=0.5)
     assert (result.ratio, result.holds) == (0.75, True)
 
 
-def test_a_target_that_the_spread_straddles_does_not_hold() -> None:
-    """The middle half of the rounds: a single round that was disturbed says nothing."""
-    ones = [1.0] * 5
-    assert compared("x", [0.9, 1.0, 1.01, 1.02, 9.0], ones, unit="s", target=1.05).holds
-    assert not compared("x", [0.9, 1.0, 1.01, 1.2, 1.2], ones, unit="s", target=1.05).holds
-    assert not compared("x", [0.9, 0.9, 1.01, 1.2, 1.2], ones, unit="s", at="least", target=1.0).holds
-    assert compared("x", [1.0], [1.0], unit="s", target=1.05).holds
+def test_a_target_that_the_spread_straddles_is_unclear_and_does_not_hold() -> None:
+    def compare(ratios: list[float], **more: Any) -> tuple[bool, bool]:
+        result = compared("x", ratios, [1.0] * len(ratios), unit="s", **{"target": 1.05} | more)
+        return result.holds, result.detail.startswith("unclear")
+
+    assert compare([0.9, 1.0, 1.01, 1.02, 1.03, 1.04]) == (True, False)
+    assert compare([0.9, 1.0, 1.01, 1.02, 1.03, 9.0]) == (False, True)
+    assert compare([1.06, 1.1, 1.1, 1.2, 1.2, 9.0]) == (False, False)
+    assert compare([0.9, 1.0, 1.0, 1.0, 1.0, 1.0], at="least", target=1.0) == (False, True)
+    nine = [0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 9.0]
+    assert compare(nine) == (True, False), "of nine, a single round that was disturbed says nothing"
+
+
+@pytest.mark.parametrize(
+    ("count", "left_out", "sure"), [(1, 0, 0.0), (5, 0, 0.9375), (6, 0, 0.96875), (9, 1, 0.9609375), (20, 5, 0.9586)]
+)
+def test_the_interval_of_a_median_is_that_of_the_tables(count: int, left_out: int, sure: float) -> None:
+    """David and Nagaraja, section 7.1; for 20 values from the 6th to the 15th."""
+    low, high, confidence = interval_of_median([float(number) for number in range(count)])
+    assert (low, high) == (left_out, count - 1 - left_out)
+    assert confidence == pytest.approx(sure, abs=1e-4)
 
 
 @pytest.mark.alone

@@ -246,6 +246,8 @@ class BulkWorkflow:
                 self._paused, self._hint = self._paused or judged.stopped, judged.hint
         elif limit is not None and self._progress.cost_usd >= limit:
             self._paused, self._hint = self._paused or MaxUsdReached.kind, MaxUsdReached.hint
+        if self._paused is not None:
+            self._halt_pages()  # what stopped one would stop the others, after some calls of each
         if self._paused in {MaxUsdReached.kind, PriceUnknown.kind}:
             self._order, self._near_limit = self._order.model_copy(update={"max_usd": None}), False
 

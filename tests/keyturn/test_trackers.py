@@ -271,8 +271,11 @@ async def test_an_attempt_ends_before_the_activity_does_and_the_next_one_resumes
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_deliveries_that_overlap_open_one_issue(kind: str, engine: AsyncEngine) -> None:
-    """As when an attempt timed out at the server, and its worker still runs."""
-    async with site(kind, engine) as there:
+    """As when an attempt timed out at the server, and its worker still runs.
+
+    The lags are longer than a busy machine takes for a request, as they are longer than any request is waited for.
+    """
+    async with site(kind, engine, lags=Lags(timedelta(seconds=1), timedelta(seconds=1))) as there:
         for notice in story():
             await asyncio.gather(*(there.deliver(notice) for _ in range(4)))
         assert there.count == 1
