@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import httpx
 from pydantic import BaseModel, SecretStr
 
 from keyturn.calls import CallRecord
@@ -77,7 +78,10 @@ async def keyturn(base_url: str, folder: Path) -> AsyncIterator[Ask]:
 @asynccontextmanager
 async def raw(base_url: str, _folder: Path) -> AsyncIterator[Ask]:
     """Httpx on the same transport, the same body, json.loads, and nothing else: what a script does."""
-    async with http_client(64) as http:
+    from httpx_aiohttp import AiohttpTransport
+
+    transport = AiohttpTransport(limits=httpx.Limits(max_connections=64, max_keepalive_connections=64))
+    async with httpx.AsyncClient(transport=transport) as http:
         body = payload(MODEL, PROMPT)
 
         async def ask() -> object:

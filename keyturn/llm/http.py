@@ -260,6 +260,29 @@ class HttpModelClient:
         return error_for(status, body, headers, table=self._wire.errors, codes_of=self._wire.codes_of)
 
 
+class _NoCookies(httpx.Cookies):
+    """Takes and sends none: no API here needs one, a tenant's would reach others, and reading them takes time."""
+
+    def extract_cookies(self, response: httpx.Response) -> None:
+        """Take none."""
+
+    def set_cookie_header(self, request: httpx.Request) -> None:
+        """Send none."""
+
+
+class _Client(httpx.AsyncClient):
+    @property
+    def cookies(self) -> httpx.Cookies:
+        return _NO_COOKIES
+
+    @cookies.setter
+    def cookies(self, cookies: object) -> None:
+        raise TypeError("this client takes no cookies")
+
+
+_NO_COOKIES = _NoCookies()
+
+
 @asynccontextmanager
 async def http_client(
     max_connections: int, *, trust_env: bool = True, verify: ssl.SSLContext | None = None
@@ -275,9 +298,9 @@ async def http_client(
 
     limits = httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections)
     transport = AiohttpTransport(limits=limits, verify=verify or public_authorities())
-    async with httpx.AsyncClient(
+    async with _Client(
         transport=transport,
-        timeout=None,  # noqa: S113 - each caller bounds the whole
+        timeout=None,  # each caller bounds the whole
         follow_redirects=False,
         trust_env=trust_env,
     ) as client:
