@@ -59,7 +59,7 @@ async def _runs(client: Client, url: URL, folder: Path, *, rounds: int, keys: in
     engine = open_database(url)
     place = bulk_place(client, f"bench-{uuid.uuid4().hex}", engine, Judge())
     ours, theirs, larger, events = [], [], [], 0.0
-    async with place.working():
+    async with place.working(pages_at_once=8):
         await _judged(place, folder, 100)
         for _ in range(rounds):
             rate, events = await _judged(place, folder, keys)

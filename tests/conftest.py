@@ -3,9 +3,11 @@
 import gc
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import uuid
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import suppress
@@ -54,6 +56,12 @@ for _name in [name for name in os.environ if name.startswith(_SETTINGS)]:
     del os.environ[_name]
 # Nor the keys that `make dev` keeps here: a test that leaned on them would fail in a fresh clone.
 keyturn.keyring_files.DEVELOPMENT_FILE = Path("tests/absent/.keyturn/payload_keys")
+
+
+def pytest_configure() -> None:
+    """A run that is stopped ends its servers, as after Ctrl-C: by default SIGTERM would leave them behind."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

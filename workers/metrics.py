@@ -64,6 +64,12 @@ class CallMetrics:
             ("provider", "model"),
             registry=registry,
         )
+        self._limits = Gauge(
+            "keyturn_provider_calls_limit",
+            "Calls that this worker makes at once for bulk runs, as many as the provider takes.",
+            ("provider", "model"),
+            registry=registry,
+        )
         Gauge(
             "keyturn_spend_today_usd", "Cost of all workers' calls since midnight UTC.", registry=registry
         ).set_function(spent_today)
@@ -79,6 +85,10 @@ class CallMetrics:
     def watch_circuit(self, provider: str, model: str, is_down: Callable[[], bool]) -> None:
         """Show whether a provider is down, as it is when the figures are read."""
         self._circuits.labels(provider, model).set_function(lambda: float(is_down()))
+
+    def watch_limit(self, provider: str, model: str, limit: Callable[[], float]) -> None:
+        """Show how many calls are made at once, as it is when the figures are read."""
+        self._limits.labels(provider, model).set_function(limit)
 
     def observe(self, call: CallRecord) -> None:
         """Count one call."""

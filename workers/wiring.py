@@ -162,6 +162,8 @@ async def open_boundary(settings: Settings) -> AsyncIterator[WorkerContext]:
         await _share(settings, outages, parts)
         for target in settings.targets:
             metrics.watch_circuit(target.provider, target.model, partial(outages.is_down, target[:2]))
+            load = settings.endpoints[target.provider].load_of(target.model)
+            metrics.watch_limit(target.provider, target.model, partial(getattr, load, "limit"))
         routes = settings.routes
         asked = partial(
             ModelBoundary,
@@ -389,7 +391,8 @@ def _turns(wired: WorkerContext, people: PeoplesWork) -> Callable[[str], Turns]:
 
     def turns_of(task: str) -> Turns:
         first = wired.outages.in_order(_targets(wired.settings, task), lambda target: target[:2])[0]
-        return TurnsBesidePeople(wired.settings.endpoints[first.provider].load, pace)
+        load = wired.settings.endpoints[first.provider].load_of(first.model)
+        return TurnsBesidePeople(load, pace)
 
     return turns_of
 
@@ -448,7 +451,7 @@ async def _share(settings: Settings, outages: Outages, parts: AsyncExitStack) ->
     from keyturn.llm.shared_outages import SharedOutages
 
     names = [target[:2] for target in settings.targets]
-    loads = {name: settings.endpoints[name].load for name, _ in names}
+    loads = {name: settings.endpoints[name[0]].load_of(name[1]) for name in names}
     shared = SharedOutages(outages, settings.redis_url.get_secret_value(), names, loads)
     parts.push_async_callback(shared.close)
     await shared.exchange()

@@ -38,8 +38,9 @@ with workflow.unsafe.imports_passed_through():
 
 BULK_QUEUE = "-bulk"  # pages have a task queue of their own, beside the worker's
 DUE_QUEUE = "-due"  # and so have the rotations that a run starts
-# 500 keys of 20 s each, eight at once, and their rotations; a page of 50 with a quick model takes seconds.
-PAGE_START_TO_CLOSE = timedelta(minutes=30)
+# A page of 50 keys of 20 s each, beside seven others at an endpoint that takes one call at once: 2.2 hours. A worker
+# that is gone is noticed by its heartbeats.
+PAGE_START_TO_CLOSE = timedelta(hours=3)
 PAGE_HEARTBEAT = timedelta(seconds=20)
 # A million rows are read in a minute or two.
 LOAD_START_TO_CLOSE = timedelta(minutes=30)

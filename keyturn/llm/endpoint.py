@@ -8,7 +8,7 @@ import httpx
 from pydantic import SecretStr
 
 from keyturn.llm.keys import KeySource
-from keyturn.llm.load import EndpointLoad
+from keyturn.llm.load import MOST_CALLS, EndpointLoad
 from keyturn.llm.provider import Provider, WireFormat
 
 
@@ -42,7 +42,7 @@ class Endpoint:
         takes_batches: whether it has the provider's batches.
         learned: fields that it refused, by model; they are left out from then on, as long as the process lives.
         slots: the semaphore of `calls_at_once`.
-        load: how many calls it takes, as far as this worker has found out.
+        loads: how many calls each model takes, as far as this worker has found out.
     """
 
     name: str
@@ -57,12 +57,11 @@ class Endpoint:
     takes_batches: bool = False
     learned: dict[str, set[str]] = field(default_factory=dict)
     slots: asyncio.Semaphore | None = field(init=False, default=None)
-    load: EndpointLoad = field(init=False, default_factory=EndpointLoad)
+    loads: dict[str, EndpointLoad] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.calls_at_once is not None:
             object.__setattr__(self, "slots", asyncio.Semaphore(self.calls_at_once))
-            object.__setattr__(self, "load", EndpointLoad(most=self.calls_at_once))
 
     @property
     def wire(self) -> WireFormat:
@@ -81,6 +80,12 @@ class Endpoint:
         carried = {name: before + key.get_secret_value()} if key.get_secret_value() else {}
         own = {name: value.get_secret_value() for name, value in self.headers.items()}
         return {"user-agent": "keyturn", **self.wire.headers, **carried, **own}
+
+    def load_of(self, model: str) -> EndpointLoad:
+        """Return how many calls a model takes: providers limit each model by itself."""
+        if model not in self.loads:
+            self.loads[model] = EndpointLoad(most=self.calls_at_once or MOST_CALLS)
+        return self.loads[model]
 
     def unsupported_fields(self, model: str) -> set[str]:
         """Return the fields that it rejects in requests to a model; a client that learns of one adds it."""

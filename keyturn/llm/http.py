@@ -59,7 +59,7 @@ class HttpModelClient:
         self._headers_key: SecretStr | None = None
         self._headers: tuple[list[tuple[str, str]], list[tuple[str, str]]] = ([], [])
         self._unsupported = endpoint.unsupported_fields(model)
-        self.load = endpoint.load
+        self.load = endpoint.load_of(model)
         self.name = endpoint.name
         self.model = model
         self.passes_quota_on = passes_quota_on

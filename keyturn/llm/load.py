@@ -40,6 +40,8 @@ ROUNDS_KEPT = 32
 # A hold without a stated end: as long as a server's first Retry-After mostly is, doubled with each no, up to what a
 # limit by the minute needs.
 HOLD_SECONDS, LONGEST_HOLD = 0.5, 30.0
+# Of a limit by the minute, the last call may have to wait for the whole of it.
+LONGEST_SPREAD = 60.0
 # A share of a rate limit below which calls are spread, and its least size for calls that are under way.
 NEARLY_USED = 0.05
 
@@ -149,7 +151,9 @@ class EndpointLoad:
     def _spread(self) -> float:
         """The seconds between the starts of two calls."""
         even = self._latency / self.limit / (SPREAD_FIRST if self._is_first else SPREAD_LATER)
-        return max([even, *(self._seconds_a_call(*known) for known in self._rates.values())])
+        stated = [self._seconds_a_call(*known) for known in self._rates.values()]
+        # Of a day's limit the rest would last for hours, in silence: it is rather used up, and the run told so.
+        return max([even, *(seconds for seconds in stated if seconds <= LONGEST_SPREAD)])
 
     def _seconds_a_call(self, at: float, rate: RateLimit, since: float) -> float:
         """How far apart calls are so that what is left of a rate limit lasts until it is whole again."""

@@ -38,7 +38,7 @@ class SharedOutages:
         outages: this worker's.
         url: of Redis.
         names: whom the routes ask.
-        loads: what is known of how much each endpoint takes, by its name.
+        loads: what is known of how much each of them takes.
         clock: in seconds.
         jitter: a number from 0 to 1.
     """
@@ -48,7 +48,7 @@ class SharedOutages:
         outages: Outages,
         url: str,
         names: Iterable[Name],
-        loads: Mapping[str, EndpointLoad] | None = None,
+        loads: Mapping[Name, EndpointLoad] | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
@@ -56,7 +56,7 @@ class SharedOutages:
         self._outages = outages
         self._names = tuple(names)
         self._loads = dict(loads or {})
-        self._heard: dict[str, str] = {}  # the last no of each endpoint
+        self._heard: dict[Name, str] = {}  # the last no of each
         self._me = uuid.uuid4().hex
         self._clock = clock
         self._jitter = jitter
@@ -111,11 +111,11 @@ class SharedOutages:
         refused = {name: seconds for name, load in self._loads.items() if (seconds := load.take_no()) is not None}
         async with self._redis.pipeline(transaction=False) as pipeline:
             for name in self._loads:
-                pipeline.get(_key_of_full(name))
+                pipeline.get(_key(name, _PREFIX_OF_FULL))
             found = await pipeline.execute()
             for name, seconds in refused.items():
                 news = f"{self._me}:{uuid.uuid4().hex}:{seconds:.3f}"
-                pipeline.set(_key_of_full(name), news, px=int(FULL_SECONDS * 1000))
+                pipeline.set(_key(name, _PREFIX_OF_FULL), news, px=int(FULL_SECONDS * 1000))
             await pipeline.execute()
         for name, news in zip(self._loads, found, strict=True):
             if news is not None and news != self._heard.get(name):
@@ -157,9 +157,5 @@ async def remaining(redis: Redis, names: Iterable[Name]) -> dict[Name, float]:
     return {name: left for name, (state, left) in (await look_up(redis, names)).items() if state == OPEN}
 
 
-def _key_of_full(endpoint: str) -> str:
-    return f"{_PREFIX_OF_FULL}:{endpoint}"
-
-
-def _key(name: Name) -> str:
-    return ":".join((_PREFIX, *name))
+def _key(name: Name, prefix: str = _PREFIX) -> str:
+    return ":".join((prefix, *name))

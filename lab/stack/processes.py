@@ -13,6 +13,14 @@ from typing import IO
 from keyturn.errors import KeyturnError
 
 STOP_SECONDS = 10.0  # what a child gets to end by itself before it is killed
+# Runs a program that ends with us even if we are killed: else a server would stay, and the next start would put a
+# second one on its files. PR_SET_PDEATHSIG (1) of prctl(2) outlasts exec; who died before it was set shows by getppid.
+_TIED = """import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(143)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
 
 
 class StackNotStarted(KeyturnError):
@@ -59,7 +67,7 @@ async def child(
     file: IO[bytes] | None = log.open("ab") if log is not None else None
     try:
         process = await asyncio.create_subprocess_exec(
-            *map(str, command),
+            *_tied(command),
             env=dict(os.environ if environment is None else environment),
             cwd=folder,
             stdin=asyncio.subprocess.DEVNULL,
@@ -74,6 +82,14 @@ async def child(
     finally:
         if file is not None:
             file.close()
+
+
+def _tied(command: Sequence[str | Path]) -> list[str]:
+    """Return the command that runs `command` for as long as this process lives; only Linux can do so."""
+    plain = [str(part) for part in command]
+    if sys.platform != "linux":
+        return plain
+    return [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), *plain]
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

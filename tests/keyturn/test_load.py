@@ -257,6 +257,17 @@ async def test_tokens_that_are_left_count_as_the_calls_that_they_are_enough_for(
     assert load.seconds_to_wait() == pytest.approx(40 / 5)
 
 
+@pytest.mark.parametrize(("reset", "waits"), [("60s", 60.0), ("6h0m0s", 0.0)])
+async def test_what_is_left_of_a_days_limit_is_used_up_and_not_spread_over_hours_in_silence(
+    load: EndpointLoad, clock: Clock, reset: str, waits: float
+) -> None:
+    """The provider's refusals then pause the run, which says why."""
+    stated = {"limit": "14400", "remaining": "0", "reset": reset}
+    load.read([(f"x-ratelimit-{name}-requests".encode(), value.encode()) for name, value in stated.items()])
+    await load.take_turn()
+    assert load.seconds_to_wait() == pytest.approx(waits, abs=0.1)
+
+
 class Provider:
     """A server that takes some calls at once and refuses the others with a 429, as a gateway does."""
 

@@ -312,7 +312,7 @@ async def test_what_this_worker_lacks_says_nothing_of_a_provider(outages: Outage
 
 async def test_where_an_endpoint_refuses_one_worker_the_others_ask_less_of_it_too(redis: str, clock: Clock) -> None:
     loads = [EndpointLoad(clock=clock) for _ in range(2)]
-    fleet = [SharedOutages(Outages(), redis, ROUTE, {"openai": load}, clock=clock) for load in loads]
+    fleet = [SharedOutages(Outages(), redis, ROUTE, {FIRST: load}, clock=clock) for load in loads]
     loads[0].turns = loads[1].turns = 16
     with pytest.raises(RateLimited), loads[0].call():
         raise RateLimited("429", retry_after=timedelta(seconds=5))

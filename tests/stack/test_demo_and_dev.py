@@ -134,3 +134,26 @@ def test_a_missing_program_is_reported_with_its_hint() -> None:
 
     with pytest.raises(StackNotStarted, match="make install"):
         program("no-such-program")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a program with its parent")
+async def test_what_was_started_ends_even_if_we_are_killed() -> None:
+    """A server that stayed would write to the same files as the next start's."""
+    program = (
+        "import asyncio, sys\n"
+        "from keyturn.lab.stack.processes import child\n"
+        "async def main():\n"
+        "    async with child([sys.executable, '-c', 'import time; time.sleep(300)']) as process:\n"
+        "        print(process.pid, flush=True)\n"
+        "        await asyncio.sleep(300)\n"
+        "asyncio.run(main())\n"
+    )
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE)
+    assert parent.stdout is not None
+    pid = int(await asyncio.wait_for(parent.stdout.readline(), 30))
+    await asyncio.sleep(0.5)  # so that it has begun: before that, it ends by noticing that it is an orphan
+    parent.kill()
+    await parent.wait()
+    async with asyncio.timeout(10):
+        while (stat := Path(f"/proc/{pid}/stat")).exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
+            await asyncio.sleep(0.05)
