@@ -346,6 +346,11 @@ def test_the_readmes_figures_are_those_of_the_bench() -> None:
         ),
         "calls a second at 64, against LiteLLM": "calls/s at 64, call / litellm, provider at 0 ms",
         "calls a second at 64, against the OpenAI SDK's parse": "calls/s at 64, call / openai, provider at 0 ms",
+        "keys a second of a run, a tenth due, against a rotation workflow each": "bulk keys/s, 1,000 keys, a tenth due",
+        "due keys a second of a run, a provider of a second against an instant one": (
+            "due keys/s, a provider of 1 s against instant"
+        ),
+        "a person's rotation beside a run against idle, p50": "a person's rotation beside a run against idle, p50",
         "import of the boundary, seconds": "import of the boundary, seconds",
         "`keyturn --help`, seconds": "keyturn --help, seconds",
     }

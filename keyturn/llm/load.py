@@ -152,7 +152,7 @@ class EndpointLoad:
         """The seconds between the starts of two calls."""
         even = self._latency / self.limit / (SPREAD_FIRST if self._is_first else SPREAD_LATER)
         stated = [self._seconds_a_call(*known) for known in self._rates.values()]
-        # Of a day's limit the rest would last for hours, in silence: it is rather used up, and the run told so.
+        # Of a day's limit the rest would last for hours, in silence: it is used up, and the run says so.
         return max([even, *(seconds for seconds in stated if seconds <= LONGEST_SPREAD)])
 
     def _seconds_a_call(self, at: float, rate: RateLimit, since: float) -> float:
