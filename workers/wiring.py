@@ -143,7 +143,7 @@ async def open_boundary(settings: Settings) -> AsyncIterator[WorkerContext]:
     async with AsyncExitStack() as parts:
         engine = open_database(settings.database_url)
         parts.push_async_callback(engine.dispose)
-        http = await parts.enter_async_context(http_client(settings.max_concurrent_activities + int(MOST_CALLS)))
+        http = await parts.enter_async_context(http_client(_most_connections(settings)))
         store = LedgerStore(engine)
         ledger = await parts.enter_async_context(recorder(store))
         spend = DailySpend(settings.daily_spend_alert_usd, lambda since: store.total_spent(since=since))
@@ -383,6 +383,11 @@ def provider_of(settings: Settings, http: Any, target: Target) -> HttpModelClien
     """Return what asks a target of a route."""
     endpoint = settings.endpoints[target.provider]
     return HttpModelClient(http, endpoint, target.model, passes_quota_on=target.passes_quota_on)
+
+
+def _most_connections(settings: Settings) -> int:
+    """Return as many as there can be calls: whoever waited for a connection would take the wait for the provider's."""
+    return settings.max_concurrent_activities + int(MOST_CALLS) * len({target[:2] for target in settings.targets})
 
 
 def _turns(wired: WorkerContext, people: PeoplesWork) -> Callable[[str], Turns]:

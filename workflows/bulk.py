@@ -5,6 +5,7 @@ are workflows of their own, which continue whatever becomes of the run.
 """
 
 import asyncio
+from bisect import insort
 from contextlib import suppress
 from datetime import timedelta
 from decimal import Decimal
@@ -175,11 +176,12 @@ class BulkWorkflow:
                 continue
             at_once = 1 if self._runs_alone() else self._order.pages_at_once
             if self._may_start() and waiting and len(running) < at_once:
-                long = self._history_is_long() and not self._counted  # a page that was stopped is finished first
+                # A page that was stopped is finished first: the next history counts from one page on.
+                is_whole = not self._counted and len(waiting) == pages - waiting[0]
+                long = self._history_is_long() and is_whole
                 if long and not running:
                     workflow.continue_as_new(
-                        # Pages that were stopped are put back in front, and not in their order.
-                        self._order.model_copy(update={"next_page": min(waiting), "source": None, "offline": False})
+                        self._order.model_copy(update={"next_page": waiting[0], "source": None, "offline": False})
                     )
                 if not long:  # else what runs ends first
                     page = waiting.pop(0)
@@ -225,12 +227,11 @@ class BulkWorkflow:
             )
             judged: PageResult = await self._pages[page]
         except ActivityError as error:
-            is_halted = is_cancelled_exception(error)
-            if is_halted and page not in self._halted:
+            if is_cancelled_exception(error) and page not in self._halted:
                 raise
-            # No worker had begun it when the run was halted; or it cannot be judged at all, such as one whose texts
-            # cannot be decrypted, and waits for an operator.
-            stopped = HALTED if is_halted else _kind_of(error)
+            # No worker had begun it when the run was halted, or the worker is gone; or it cannot be judged at all, such
+            # as one whose texts cannot be decrypted, and waits for an operator.
+            stopped = HALTED if page in self._halted else _kind_of(error)
             judged = PageResult(progress=self._counted.get(page, RunProgress()), stopped=stopped)
         del self._pages[page]
         self._halted.discard(page)
@@ -240,10 +241,13 @@ class BulkWorkflow:
         self._count(page, judged.progress)
         limit = self._order.max_usd
         if judged.stopped is not None:
-            waiting.insert(0, page)
+            if not 0 < judged.progress.asks <= judged.progress.asked:  # else nothing is left of it
+                insort(waiting, page)
             if judged.stopped == MaxUsdReached.kind and not asked.may_exceed:
                 self._near_limit = True  # its share is used up, and others may have some left
-            elif judged.stopped != HALTED and resumed == self._resumed:  # else what stopped it was fixed while it ran
+            elif (
+                judged.stopped != HALTED and resumed == self._resumed and self._cancelled is None
+            ):  # else what stopped it was fixed while it ran
                 self._paused, self._hint = self._paused or judged.stopped, judged.hint
         elif limit is not None and self._progress.cost_usd >= limit:
             self._paused, self._hint = self._paused or MaxUsdReached.kind, MaxUsdReached.hint

@@ -35,6 +35,8 @@ _STOPS_AT_ONCE = (QuotaExhausted, AuthenticationFailed, PolicyError, PayloadErro
 # Written together: a verdict that is lost with a killed worker is found in the cache of answers.
 WRITTEN_AT_ONCE = 10
 LOOKED_AT_ONCE = 20
+# A page that waits for a turn, perhaps for half a minute, notices this soon that another of its calls has stopped it.
+LOOK_UP_SECONDS = 1.0
 LOOKED_UP_AT_ONCE = 500
 
 
@@ -148,7 +150,7 @@ class BulkJudge:
         stopped = await judging.all(await self.store.open_items(page.run_id, page.first, page.last), last_attempt)
         progress = await self.store.progress(page.run_id, first=page.first, last=page.last)
         kind, hint = (None, None) if stopped is None else (stopped.kind, stopped.hint)
-        if kind is None and stop is not None and stop.is_set():
+        if kind is None and stop is not None and stop.is_set() and progress.asked < progress.asks:
             kind = HALTED
         dearest = None if budget is None else budget.dearest
         return PageResult(progress=progress, stopped=kind, hint=hint, dearest_usd=dearest)
@@ -262,8 +264,9 @@ class _Page:
         stopping = asyncio.ensure_future(self._stop.wait())
         taken = None
         try:
-            await asyncio.wait({taking, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if taking.done() and self._stopped is None and self._broken is None and not self._stop.is_set():
+            while not (taking.done() or self._is_over()):
+                await asyncio.wait({taking, stopping}, timeout=LOOK_UP_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if not self._is_over():
                 taken = taking.result()
         finally:
             stopping.cancel()
@@ -271,6 +274,10 @@ class _Page:
             if taken is None:
                 taking.add_done_callback(_give_back)
         return taken
+
+    def _is_over(self) -> bool:
+        """Whether nothing more of the page is to be asked."""
+        return self._stopped is not None or self._broken is not None or self._stop.is_set()
 
     async def _one(self, item: Mapping[str, Any], end_turn: Callable[[], None]) -> None:
         try:
@@ -293,10 +300,15 @@ class _Page:
         if self._budget is not None and not await self._budget.admit():
             self._stopped = self._stopped or MaxUsdReached("the run has cost what its limit allows")
             return None
+        if self._budget is not None and self._is_over():  # while it waited for the cost of the first call
+            await self._budget.close([])
+            return None
         calls: list[CallRecord] = []
         try:
             judged = await self._judge.decider.answer(request, self._attempt, at=self._at)
             calls = [one.call for one in (judged, judged.first) if one is not None]
+            if self._budget is not None and any(call.cost_usd is None for call in calls):
+                self._stopped = self._stopped or PriceUnknown(f"the price of {judged.call.model} is unknown")
         except KeyturnError as error:
             if isinstance(error, _STOPS_AT_ONCE):  # this item stays open
                 self._stopped = error
@@ -308,8 +320,6 @@ class _Page:
         finally:
             if self._budget is not None:
                 await self._budget.close(calls)
-        if self._budget is not None and any(call.cost_usd is None for call in calls):
-            self._stopped = self._stopped or PriceUnknown(f"the price of {judged.call.model} is unknown")
         if self._stopped is None:
             self._failed += self._streak
             self._streak = []

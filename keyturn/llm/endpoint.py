@@ -82,10 +82,11 @@ class Endpoint:
         return {"user-agent": "keyturn", **self.wire.headers, **carried, **own}
 
     def load_of(self, model: str) -> EndpointLoad:
-        """Return how many calls a model takes: providers limit each model by itself."""
-        if model not in self.loads:
-            self.loads[model] = EndpointLoad(most=self.calls_at_once or MOST_CALLS)
-        return self.loads[model]
+        """Return how many calls a model takes: providers limit each by itself, and `calls_at_once` all together."""
+        of = model if self.calls_at_once is None else ""
+        if of not in self.loads:
+            self.loads[of] = EndpointLoad(most=self.calls_at_once or MOST_CALLS)
+        return self.loads[of]
 
     def unsupported_fields(self, model: str) -> set[str]:
         """Return the fields that it rejects in requests to a model; a client that learns of one adds it."""

@@ -13,6 +13,7 @@ Calls of background work (bulk runs) take turns here; people's calls are counted
 """
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -33,10 +34,13 @@ AFTER_A_NO, GROWTH = 0.7, 0.01
 SPREAD_FIRST, SPREAD_LATER = 2.0, 1.25
 # What a call takes until the first one has been measured: the first ones are then half a second apart in all.
 FIRST_LATENCY = 1.0
-# Twice the best latency, and more than a busy machine adds, says that calls wait in line at the other end.
+# Twice a good latency, and more than a busy machine adds, says that calls wait in line at the other end.
 SLOWER, SLOWER_SECONDS = 2.0, 0.05
-# Medians of rounds, the last ones of which the best counts: a model that has become slower is not held against it long.
-ROUNDS_KEPT = 32
+# Medians of rounds, of the last of which the lower quartile is a good one: a model that has become slower is not held
+# against it long. Latencies of one model differ by a factor of three; the median of 32 calls of it hardly doubles.
+ROUNDS_KEPT, LEAST_ROUND = 32, 32
+# Workers are refused together and hear of each other's refusal a second or two later: it is the same one.
+SAME_NO_SECONDS = 3.0
 # A hold without a stated end: as long as a server's first Retry-After mostly is, doubled with each no, up to what a
 # limit by the minute needs.
 HOLD_SECONDS, LONGEST_HOLD = 0.5, 30.0
@@ -61,7 +65,8 @@ class EndpointLoad:
         self.calls = 0  # under way, whoever asked
         self.turns = 0  # of background work
         self._is_first = True  # before the first no
-        self._no_at = self._grows_from = self._accepted_at = clock()
+        self._no_at = -math.inf
+        self._grows_from = self._accepted_at = clock()
         self._no_limit = self.limit
         self._held_until, self._hold = 0.0, HOLD_SECONDS
         self._next_start = 0.0
@@ -145,8 +150,10 @@ class EndpointLoad:
 
     def learn_no(self, seconds: float) -> None:
         """Lower the limit for a no that another worker was given, and hold for so many seconds more."""
-        self._refuse(self._clock(), seconds)
-        self._news = None  # it is known already
+        now = self._clock()
+        if now - self._no_at > SAME_NO_SECONDS and now >= self._held_until:
+            self._lower(now, self.limit)
+        self._keep_held(now, seconds)
 
     def _spread(self) -> float:
         """The seconds between the starts of two calls."""
@@ -166,18 +173,21 @@ class EndpointLoad:
 
     def _refuse(self, began: float, retry_after: float | None) -> None:
         now = self._clock()
-        if began < self._no_at:  # it had started before the limit was lowered
-            if retry_after is not None:
-                self._held_until = max(self._held_until, now + min(retry_after, LONGEST_HOLD))
-            return
-        self._lower(now)
-        self._held_until = now + min(self._hold if retry_after is None else retry_after, LONGEST_HOLD)
-        self._hold = min(self._hold * 2, LONGEST_HOLD)
-        self._news = self._held_until - now
-        self._grows_from = self._accepted_at = self._held_until
+        # It had started before the limit was lowered; or it is a person's, which started while others were held.
+        is_known = began < self._no_at or now < self._held_until
+        if not is_known:
+            self._lower(now, min(self.limit, max(self.calls, self.turns)))
+            retry_after = self._hold if retry_after is None else retry_after
+            self._hold = min(self._hold * 2, LONGEST_HOLD)
+        self._keep_held(now, retry_after or 0.0)
+        self._news = None if is_known else self._held_until - now
 
-    def _lower(self, now: float) -> None:
-        self.limit = max(min(self.limit, max(self.calls, self.turns)) * AFTER_A_NO, 1.0)
+    def _keep_held(self, now: float, seconds: float) -> None:
+        self._held_until = max(self._held_until, now + min(seconds, LONGEST_HOLD))
+        self._grows_from = self._accepted_at = max(self._grows_from, self._held_until)
+
+    def _lower(self, now: float, tried: float) -> None:
+        self.limit = max(tried * AFTER_A_NO, 1.0)
         self._no_limit, self._is_first = self.limit / AFTER_A_NO, False
         self._no_at = self._grows_from = self._accepted_at = now
 
@@ -200,12 +210,12 @@ class EndpointLoad:
         self._latency = self._latency + (seconds - self._latency) / 8 if self._is_measured else seconds
         self._is_measured = True
         self._round.append(seconds)
-        if len(self._round) >= self.limit:
+        if len(self._round) >= max(self.limit, LEAST_ROUND):
             self._end_round(now, is_full)
 
     def _end_round(self, now: float, is_full: bool) -> None:
         typical, self._round = median(self._round), []
         self._rounds.append(typical)
-        best = min(self._rounds)
-        if is_full and typical > max(best * SLOWER, best + SLOWER_SECONDS):
-            self._lower(now)
+        good = sorted(self._rounds)[len(self._rounds) // 4]
+        if is_full and typical > max(good * SLOWER, good + SLOWER_SECONDS):
+            self._lower(now, min(self.limit, max(self.calls, self.turns)))

@@ -10,10 +10,11 @@ limit of requests, whose end is a moment in milliseconds since 1970.
 import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
 _NAME = re.compile(
-    r"^(?:llm_provider-)?(?:"
+    r"^(?P<behind>llm_provider-)?(?:"
     r"x-ratelimit-(?P<part>limit|remaining|reset)(?:-(?P<of>requests|tokens))?"
     r"|anthropic-ratelimit-(?P<their_of>requests|tokens|input-tokens|output-tokens)-(?P<their_part>limit|remaining|reset)"
     r")$"
@@ -45,26 +46,38 @@ def rate_limits_in(headers: Iterable[tuple[bytes, bytes]], *, now: datetime | No
 
     Args:
         headers: names and values as they came.
-        now: the time that a moment is counted from; None for now.
+        now: the time that a moment is counted from; None for that of the answer's Date, or else this machine's.
     """
     stated: dict[str, dict[str, str]] = {}
+    date = b""
     for name, value in headers:
         if b"ratelimit" not in name.lower():
+            date = value if name.lower() == b"date" else date
             continue
         found = _NAME.match(name.decode("ascii", "replace").lower())
         if found is not None:
-            of = found["of"] or found["their_of"] or "requests"
+            # A proxy's own limits stand beside those that it repeats.
+            of = (found["behind"] or "") + (found["of"] or found["their_of"] or "requests")
             stated.setdefault(of, {})[found["part"] or found["their_part"]] = value.decode("ascii", "replace").strip()
     for of, parts in stated.items():
         remaining, limit = _number(parts.get("remaining")), _number(parts.get("limit"))
-        seconds = _A_MINUTE if "reset" not in parts else _seconds(parts["reset"], now or datetime.now(UTC))
+        seconds = _A_MINUTE if "reset" not in parts else _seconds(parts["reset"], now or _stated_time(date))
         if remaining is not None and seconds is not None:
-            yield RateLimit(of, limit or 0.0, remaining, min(seconds, _LONGEST), of != "requests")
+            yield RateLimit(of, limit or 0.0, remaining, min(seconds, _LONGEST), not of.endswith("requests"))
 
 
 def _number(text: str | None) -> float | None:
     # Only plain decimals: float() would also take "nan" and "inf", and -1 is "unknown".
     return float(text) if text is not None and _NUMBER.fullmatch(text) else None
+
+
+def _stated_time(date: bytes) -> datetime:
+    """The time by the clock that stated the moments, where it says it: this machine's may be minutes off."""
+    try:
+        moment = parsedate_to_datetime(date.decode("ascii"))
+    except (ValueError, OverflowError):
+        return datetime.now(UTC)
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def _seconds(text: str, now: datetime) -> float | None:

@@ -1,6 +1,7 @@
 """What a fleet's workers share, by Redis, of providers that are down or full: one finds out, and the others know."""
 
 import asyncio
+import math
 import random
 import time
 import uuid
@@ -122,8 +123,9 @@ class SharedOutages:
                 self._heard[name] = news
                 by, _, seconds = news.rpartition(":")
                 with suppress(ValueError):  # not written by a worker
-                    if not by.startswith(self._me):
-                        self._loads[name].learn_no(float(seconds))
+                    held = float(seconds)
+                    if not by.startswith(self._me) and 0 <= held < math.inf:
+                        self._loads[name].learn_no(held)
 
     def _learn(self, known: Mapping[Name, tuple[str, float]]) -> None:
         now = self._clock()

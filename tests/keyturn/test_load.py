@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from random import Random
 
 import pytest
 from aiohttp import web
@@ -113,9 +114,8 @@ async def test_after_a_no_the_limit_returns_to_where_it_was_and_later_passes_it(
 async def test_a_limit_is_at_least_one_call(load: EndpointLoad, clock: Clock) -> None:
     for _ in range(50):
         refuse(load, RateLimited("429"))
-        clock.now += 0.001
+        clock.now += load.seconds_to_wait()
     assert load.limit == 1
-    clock.now += LONGEST_HOLD
     assert len(await take(load, clock, 10)) == 1
 
 
@@ -125,6 +125,33 @@ async def test_new_turns_wait_as_long_as_the_provider_asks_for_and_half_a_minute
 ) -> None:
     refuse(load, RateLimited("429", retry_after=timedelta(seconds=asked)))
     assert load.seconds_to_wait() == pytest.approx(held)
+
+
+async def test_a_refusal_while_others_are_held_neither_shortens_the_hold_nor_lowers_the_limit_again(
+    load: EndpointLoad, clock: Clock
+) -> None:
+    """A person's call is not held, and may be refused or time out meanwhile; and other workers tell of the same one."""
+    load.turns = 16
+    refuse(load, RateLimited("429", retry_after=timedelta(seconds=30)))
+    lowered, load.turns = load.limit, 0
+    clock.now += 1
+    refuse(load, ProviderTimeout("late"))
+    refuse(load, RateLimited("429"))
+    load.learn_no(2.0)
+    assert load.limit == lowered
+    assert load.seconds_to_wait() == pytest.approx(29)
+
+
+async def test_latencies_that_differ_as_those_of_models_do_are_no_refusal_of_a_few_calls_at_once() -> None:
+    """Two calls at once, of a median of a second, most of them between a third and three."""
+    clock, chance = Clock(), Random(3)
+    load = EndpointLoad(clock=clock, most=2)
+    for _ in range(3_000):
+        load.turns = 2
+        async with load._line:
+            with load.call():
+                clock.now += chance.lognormvariate(0, 0.6)
+    assert load.limit == 2
 
 
 async def test_a_person_is_counted_and_waits_for_nobody(load: EndpointLoad, clock: Clock) -> None:
@@ -207,7 +234,7 @@ async def test_a_latency_that_doubles_is_a_no(load: EndpointLoad, clock: Clock) 
         # LiteLLM in front of OpenAI; OpenRouter, in milliseconds since 1970.
         (
             {"llm_provider-x-ratelimit-remaining-requests": "3", "llm_provider-x-ratelimit-reset-requests": "20"},
-            [RateLimit("requests", 0, 3, 20, False)],
+            [RateLimit("llm_provider-requests", 0, 3, 20, False)],
         ),
         (
             {
@@ -216,6 +243,19 @@ async def test_a_latency_that_doubles_is_a_no(load: EndpointLoad, clock: Clock) 
                 "X-RateLimit-Reset": str(int((NOW + timedelta(seconds=9)).timestamp() * 1000)),
             },
             [RateLimit("requests", 20, 0, 9, False)],
+        ),
+        # A proxy's own limit beside the one that it repeats; moments by the clock of whoever states them.
+        (
+            {
+                "x-ratelimit-remaining-requests": "0",
+                "x-ratelimit-reset-requests": "30s",
+                "llm_provider-x-ratelimit-remaining-requests": "9999",
+                "llm_provider-x-ratelimit-reset-requests": "10ms",
+            },
+            [
+                RateLimit("requests", 0, 0, 30, False),
+                RateLimit("llm_provider-requests", 0, 9_999, 0.01, False),
+            ],
         ),
         # What is in no documented form says nothing.
         ({"x-ratelimit-remaining-requests": "nan", "x-ratelimit-reset-requests": "1s"}, []),
@@ -233,6 +273,17 @@ def test_the_rate_limits_that_providers_state_are_read(headers: dict[str, str], 
         assert [rate.seconds for rate in found] == [86_400]
         return
     assert [rate._replace(seconds=round(rate.seconds, 6)) for rate in found] == expected
+
+
+def test_a_moment_is_counted_from_the_answers_own_date() -> None:
+    """By this machine's clock, which may be minutes off, the limit would be whole already."""
+    date = "Fri, 01 Jan 2021 00:00:00 GMT"
+    stated = {"remaining": "1", "reset": "2021-01-01T00:00:30Z"}
+    headers = [(f"anthropic-ratelimit-requests-{name}".encode(), value.encode()) for name, value in stated.items()]
+    (rate,) = rate_limits_in([*headers, (b"Date", date.encode())])
+    assert rate.seconds == 30
+    (rate,) = rate_limits_in([*headers, (b"date", b"yesterday")])
+    assert rate.seconds == 0
 
 
 async def test_what_is_left_of_a_rate_limit_is_spread_until_it_is_whole_again(load: EndpointLoad, clock: Clock) -> None:

@@ -135,7 +135,7 @@ async def test_rotations_are_listed_by_name_and_filtered(terminal: Terminal, sim
         await terminal.run("rotate", *asked, "--key-id", f"key_{number}", *facts)
     listed = await terminal.run("list", "--account", account)
     header, *rows = listed.stdout.splitlines()
-    assert header.split() == ["STATE", "KEY", "ACCOUNT", "POLICY", "ASKED", "BY", "ASKED", "ID"]
+    assert header.split() == ["STATE", "KEY", "ACCOUNT", "OWNER", "POLICY", "ASKED", "BY", "ASKED", "ID"]
     assert len({row.index(account) for row in [*rows]}) == 1, "aligned"
     assert {row[: header.index("ACCOUNT")].strip() for row in rows} == {
         "job created    key_0".replace("    ", " " * (header.index("KEY") - len("job created"))),

@@ -225,6 +225,27 @@ async def test_a_run_is_paused_and_goes_on_by_hand(
     assert set(provider.asked.values()) == {1}, "nothing that was paid is asked again"
 
 
+async def test_what_a_halted_page_has_asked_counts_once(
+    temporal: Client, queue: str, sqlite_engine: AsyncEngine, run_id: str, tmp_path: Path
+) -> None:
+    """All of its keys were under way when the run was paused: nothing of it is left, and it is not judged again."""
+    provider = SlowJudge()
+    place = bulk_place(temporal, queue, sqlite_engine, provider)
+    place.price_of_simulator()
+    await place.load(estate(tmp_path / "keys.jsonl", keys=40, due=lambda number: False), run_id)
+    async with place.working():
+        handle = await started(place, run_id, page_size=10)
+        while provider.calls < 10:
+            await asyncio.sleep(0.02)
+        await answer(handle, "pause", OMAR)
+        status = await until(handle, lambda now: now.phase == "paused")
+        assert status.progress.asked == sum(status.progress.outcomes.values()) <= 40
+        await answer(handle, "resume", OMAR)
+        judged = await until(handle, lambda now: now.phase in {"settling", "ended"})
+        assert (judged.progress.asked, judged.progress.outcomes) == (40, {"not_specified": 40})
+        await handle.result()
+
+
 async def test_a_run_that_is_resumed_before_its_pages_have_stopped_goes_on(
     temporal: Client, queue: str, sqlite_engine: AsyncEngine, run_id: str, tmp_path: Path
 ) -> None:
