@@ -1,18 +1,21 @@
 """Reporting an exposed key: it is marked, and its rotation begins before all others."""
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
+from pydantic import ValidationError
 from temporalio.client import Client
 
 from keyturn.application.encryption import names_of
 from keyturn.application.requests import build_request, id_of
 from keyturn.application.rotations import Rotation, start_or_attach
 from keyturn.contracts import MAX_POLICY_LINES, CredentialKind
+from keyturn.errors import InvalidRequest
 from keyturn.exposures.contracts import Exposure, KnownKey, ReportedKey
 from keyturn.exposures.errors import NoExposureLine, UnknownKey
+from keyturn.faults import faults_of
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.line import PolicyLine, WhenCompromised
 from keyturn.rotations.contracts import RotationRequest
@@ -25,6 +28,10 @@ class Exposures(Protocol):
 
     async def add(self, exposure: Exposure) -> bool:
         """Write that a key was exposed; returns False if that was known. Raises a KeyturnError."""
+        ...
+
+    async def listed(self, *, tenant_id: str, limit: int) -> Sequence[Mapping[str, Any]]:
+        """Return the keys that were reported last, newest first. Raises a KeyturnError."""
         ...
 
     async def find_key(self, key_id: str, *, tenant_id: str) -> Sequence[KnownKey]:
@@ -89,18 +96,21 @@ class ExposedKeys:
         """
         lines = lines_of(self.catalogue, key.kind)
         now = datetime.now(UTC)
-        exposure = Exposure(
-            tenant_id=self.tenant,
-            account_id=key.account_id,
-            key_id=key.key_id,
-            source=source,
-            reported_by=reported_by,
-            reported_at=now,
-        )
+        try:
+            exposure = Exposure(
+                tenant_id=self.tenant,
+                account_id=key.account_id,
+                key_id=key.key_id,
+                source=source,
+                reported_by=reported_by,
+                reported_at=now,
+            )
+        except ValidationError as error:  # such as the secret itself in the place of its ID
+            raise InvalidRequest(faults=faults_of(error)) from None
+        request = self._request(key, lines, exposure) if lines else None
         is_new = await self.exposures.add(exposure)
-        if not lines:
+        if request is None:
             raise NoExposureLine(f"no policy line covers an exposed {key.kind.replace('_', ' ')}")
-        request = self._request(key, lines, exposure)
         again = is_new or replaces_jobs
         rotation = await start_or_attach(self.client, request, task_queue=self._task_queue, again=again)
         reported = ReportedKey(

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from keyturn.desk.decisions import Choice, decide_together
 from keyturn.desk.desk import Desk
 from keyturn.desk.drafts_api import add_drafts
+from keyturn.desk.exposures import add_exposures
 from keyturn.desk.filters import CallQuery, JobQuery, RotationQuery
 from keyturn.desk.idempotency import Idempotency, Key, Once
 from keyturn.desk.list_schemas import CallList, CostList, JobList, JobWithAudit, RotationList
@@ -25,8 +26,6 @@ from keyturn.desk.schemas import (
     DecisionList,
     Decisions,
     DenialReason,
-    ExposedKey,
-    ExposedKeys,
     Line,
     LineList,
     Rotation,
@@ -77,6 +76,7 @@ def api(desk: Desk, settings: DeskSettings, idempotency: Idempotency) -> APIRout
     _add_rotations(router, desk, settings, once)
     add_drafts(router, desk, once)
     add_waivers(router, desk)
+    add_exposures(router, desk)
     _add_records(router, desk)
     return router
 
@@ -94,13 +94,6 @@ def _add_rotations(router: APIRouter, desk: Desk, settings: DeskSettings, once: 
             return 202, reply | {"location": f"/api/v1/rotations/{in_path(reply['workflow_id'])}"}
 
         return await once(person, "ask", key, body, do)
-
-    @router.post("/compromised", status_code=202, response_model=ExposedKeys)
-    async def compromised(person: Asker, body: ExposedKey) -> Any:
-        """Report that a key was exposed: it is marked, and its rotation begins at once. Said again, it is done once."""
-        found = await desk.exposed.keys_of(body.key_id, body.account_id, body.kind)
-        said = [await desk.exposed.report(one, source=body.source, reported_by=person.name) for one in found]
-        return {"rotations": [reported for reported, _ in said]}
 
     @router.get("/rotations", response_model=RotationList)
     async def rotations(person: AnyPerson, query: Annotated[RotationQuery, Query()]) -> Any:

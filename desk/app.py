@@ -9,6 +9,7 @@ from keyturn.application.answers import UPDATE_TIMEOUT
 from keyturn.desk.api import api, describe_keys_as_required
 from keyturn.desk.checks import MAX_BODY_BYTES, Checks
 from keyturn.desk.desk import Desk
+from keyturn.desk.exposures import ExposurePages
 from keyturn.desk.idempotency import Idempotency
 from keyturn.desk.list_pages import ListPages
 from keyturn.desk.pages import Pages
@@ -42,6 +43,7 @@ def desk_application(desk: Desk, engine: AsyncEngine, settings: DeskSettings, ke
     describe_keys_as_required(app)
     ListPages(desk, rendering).add_to(app)
     WaiverPages(desk, rendering).add_to(app)
+    ExposurePages(desk, rendering).add_to(app)
     pages.add_to(app)
     checks = Checks(settings, sign_in)
     return Guard(

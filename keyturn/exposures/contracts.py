@@ -1,10 +1,10 @@
 """A report that a key was exposed, and the key that it is about."""
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
-from pydantic import AwareDatetime, Field
+from pydantic import AfterValidator, AwareDatetime, Field
 
-from keyturn.contracts import AccountId, Contract, CredentialKind, Identifier, ShortIdentifier
+from keyturn.contracts import AccountId, Contract, CredentialKind, Identifier, ShortIdentifier, expect_no_secret
 
 
 class Exposure(Contract):
@@ -17,9 +17,9 @@ class Exposure(Contract):
     """
 
     tenant_id: ShortIdentifier
-    account_id: AccountId
-    key_id: Identifier
-    source: ShortIdentifier
+    account_id: Annotated[AccountId, AfterValidator(expect_no_secret)]
+    key_id: Annotated[Identifier, AfterValidator(expect_no_secret)]
+    source: Annotated[ShortIdentifier, AfterValidator(expect_no_secret)]
     reported_by: Identifier
     reported_at: AwareDatetime
 

@@ -200,3 +200,21 @@ async def test_a_slow_decision_completes_on_the_page_by_itself(here: Place) -> N
         await ask(page, f"acct_{uuid.uuid4().hex[:8]}")
         await expect(page.locator("#state")).to_contain_text("This page updates by itself")
         await expect(page.locator("#state")).to_contain_text("awaiting approval")
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+async def test_an_exposed_key_is_reported_by_form_and_listed(here: Place, width: int) -> None:
+    async with here.open() as url, browser(viewport={"width": width, "height": 900}) as page:
+        await sign_in(page, url, "luna")
+        await page.goto(urljoin(url, "/exposed"))
+        await page.fill("#key_id", "key_of_nobody")
+        await page.fill("#source", "gitleaks")
+        await page.get_by_role("button", name="Report").click()
+        await shows(page, "no inventory and no job of this tenant names the key")
+        await page.fill("#account_id", f"acct_{uuid.uuid4().hex[:10]}")
+        await page.get_by_role("button", name="Report").click()
+        await page.wait_for_url("**/rotations/**")
+        await page.goto(urljoin(url, "/exposed"))
+        await shows(page, "gitleaks")
+        assert await serious_faults(page) == []
+        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
