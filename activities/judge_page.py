@@ -105,7 +105,7 @@ class JudgePage:
                     with suppress(asyncio.CancelledError):
                         await judging
                     raise
-                stop.set()  # the run was paused: calls under way are paid for, and their verdicts are written
+                stop.set()  # the run was paused or cancelled: calls in flight are paid for, and their verdicts written
                 return await judging
 
     @activity.defn

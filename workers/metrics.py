@@ -65,7 +65,7 @@ class CallMetrics:
             registry=registry,
         )
         self._limits = Gauge(
-            "keyturn_provider_calls_limit",
+            "keyturn_provider_concurrency_limit",
             "Calls that this worker makes at once for bulk runs, as many as the provider takes.",
             ("provider", "model"),
             registry=registry,

@@ -26,7 +26,7 @@ from temporalio.worker import (
     WorkerTuner,
 )
 
-from keyturn.bulk.pages import Turns
+from keyturn.bulk.pages import Permits
 
 # A rotation is several tasks with some milliseconds between them, and whoever has asked asks again.
 LINGERS_SECONDS = 1.0
@@ -161,17 +161,17 @@ class Slots(CustomSlotSupplier):
             return SlotPermit()
 
 
-class TurnsBesidePeople:
-    """The turns at an endpoint, further apart while people wait."""
+class PacedPermits:
+    """Permits for calls, further apart while people wait."""
 
-    def __init__(self, turns: Turns, pace: Pace) -> None:
-        self._turns = turns
+    def __init__(self, permits: Permits, pace: Pace) -> None:
+        self._permits = permits
         self._pace = pace
 
-    async def take_turn(self) -> Callable[[], None]:
-        """Wait for a turn; returns what ends it."""
+    async def acquire(self) -> Callable[[], None]:
+        """Wait for a permit; returns what releases it."""
         await self._pace.wait()
-        return await self._turns.take_turn()
+        return await self._permits.acquire()
 
 
 def tuner(work: PeoplesWork, *, tasks: int, steps: int) -> WorkerTuner:

@@ -123,8 +123,8 @@ class Settings(LocalSettings):
         description="The limit on concurrent activities of one worker.",
     )
 
-    # Eight pages of 50 keys are twice as many questions as a worker asks at once (keyturn/llm/load.py): while some
-    # pages begin or end, the others keep the provider busy.
+    # Eight pages of 50 keys are twice as many questions as a worker asks at once (keyturn/llm/concurrency.py): while
+    # some pages begin or end, the others keep the provider busy.
     bulk_pages: int = Field(
         default=8,
         alias="KEYTURN_BULK_PAGES",

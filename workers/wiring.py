@@ -27,7 +27,7 @@ from keyturn.application.versioning import UNPINNED, pinned_to
 from keyturn.application.worker_identity import checks_of, identity_of
 from keyturn.bulk.offline import OfflineRuns
 from keyturn.bulk.owned import recorded_owner
-from keyturn.bulk.pages import BulkJudge, Turns
+from keyturn.bulk.pages import BulkJudge, Permits
 from keyturn.bulk.store import BulkStore
 from keyturn.cache.encrypted import EncryptedCache
 from keyturn.cache.sql import SqlCache
@@ -49,9 +49,9 @@ from keyturn.ledger.store import LedgerStore
 from keyturn.llm.batches import BatchClient
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.cache import ResponseCache
+from keyturn.llm.concurrency import MOST_CALLS
 from keyturn.llm.guard import Guard
 from keyturn.llm.http import HttpModelClient, http_client
-from keyturn.llm.load import MOST_CALLS
 from keyturn.llm.outages import Outages
 from keyturn.llm.routing import Target
 from keyturn.llm.wire import Usage
@@ -78,8 +78,8 @@ from keyturn.workers.people_first import (
     OF_PEOPLE,
     NotesPeople,
     Pace,
+    PacedPermits,
     PeoplesWork,
-    TurnsBesidePeople,
 )
 from keyturn.workers.retention_settings import load_retention_settings
 from keyturn.workers.run_rotations import RunRotations
@@ -162,8 +162,8 @@ async def open_boundary(settings: Settings) -> AsyncIterator[WorkerContext]:
         await _share(settings, outages, parts)
         for target in settings.targets:
             metrics.watch_circuit(target.provider, target.model, partial(outages.is_down, target[:2]))
-            load = settings.endpoints[target.provider].load_of(target.model)
-            metrics.watch_limit(target.provider, target.model, partial(getattr, load, "limit"))
+            limit = settings.endpoints[target.provider].limit_of(target.model)
+            metrics.watch_limit(target.provider, target.model, partial(getattr, limit, "limit"))
         routes = settings.routes
         asked = partial(
             ModelBoundary,
@@ -365,7 +365,7 @@ def _runs(
         wired.settings.task_queue,
         BulkRunActivities(
             store,
-            BulkJudge(store, wired.bulk_boundary, rotations, encryption, _turns(wired, people)),
+            BulkJudge(store, wired.bulk_boundary, rotations, encryption, _permits(wired, people)),
             OfflineRuns(store, wired.bulk_boundary, wired.batches, encryption),
             wired.catalogue,
             encryption,
@@ -386,20 +386,20 @@ def provider_of(settings: Settings, http: Any, target: Target) -> HttpModelClien
 
 
 def _most_connections(settings: Settings) -> int:
-    """Return as many as there can be calls: whoever waited for a connection would take the wait for the provider's."""
+    """Return as many as there can be calls: waiting for a connection would count as the provider's time."""
     return settings.max_concurrent_activities + int(MOST_CALLS) * len({target[:2] for target in settings.targets})
 
 
-def _turns(wired: WorkerContext, people: PeoplesWork) -> Callable[[str], Turns]:
-    """Return what gives the turns at the endpoint that is asked first for a task now."""
+def _permits(wired: WorkerContext, people: PeoplesWork) -> Callable[[str], Permits]:
+    """Return what gives the permits of the model that is asked first for a task now."""
     pace = Pace(people, BETWEEN_QUESTIONS)
 
-    def turns_of(task: str) -> Turns:
+    def permits_of(task: str) -> Permits:
         first = wired.outages.in_order(_targets(wired.settings, task), lambda target: target[:2])[0]
-        load = wired.settings.endpoints[first.provider].load_of(first.model)
-        return TurnsBesidePeople(load, pace)
+        limit = wired.settings.endpoints[first.provider].limit_of(first.model)
+        return PacedPermits(limit, pace)
 
-    return turns_of
+    return permits_of
 
 
 def _targets(settings: Settings, task: str) -> Sequence[Target]:
@@ -456,8 +456,8 @@ async def _share(settings: Settings, outages: Outages, parts: AsyncExitStack) ->
     from keyturn.llm.shared_outages import SharedOutages
 
     names = [target[:2] for target in settings.targets]
-    loads = {name: settings.endpoints[name[0]].load_of(name[1]) for name in names}
-    shared = SharedOutages(outages, settings.redis_url.get_secret_value(), names, loads)
+    limits = {name: settings.endpoints[name[0]].limit_of(name[1]) for name in names}
+    shared = SharedOutages(outages, settings.redis_url.get_secret_value(), names, limits)
     parts.push_async_callback(shared.close)
     await shared.exchange()
     parts.callback(asyncio.create_task(shared.watch()).cancel)

@@ -245,9 +245,8 @@ class BulkWorkflow:
                 insort(waiting, page)
             if judged.stopped == MaxUsdReached.kind and not asked.may_exceed:
                 self._near_limit = True  # its share is used up, and others may have some left
-            elif (
-                judged.stopped != HALTED and resumed == self._resumed and self._cancelled is None
-            ):  # else what stopped it was fixed while it ran
+            elif judged.stopped != HALTED and resumed == self._resumed and self._cancelled is None:
+                # Else the run is over, or what stopped the page was fixed while it ran.
                 self._paused, self._hint = self._paused or judged.stopped, judged.hint
         elif limit is not None and self._progress.cost_usd >= limit:
             self._paused, self._hint = self._paused or MaxUsdReached.kind, MaxUsdReached.hint

@@ -121,7 +121,7 @@ class BatchResult(Contract):
     accepted: int = Field(default=0, ge=0)
 
 
-# What stops a page when its run is paused or cancelled.
+# What stops a page when its run is paused or cancelled. The page may be whole all the same.
 HALTED = "halted"
 
 

@@ -35,7 +35,7 @@ _STOPS_AT_ONCE = (QuotaExhausted, AuthenticationFailed, PolicyError, PayloadErro
 # Written together: a verdict that is lost with a killed worker is found in the cache of answers.
 WRITTEN_AT_ONCE = 10
 LOOKED_AT_ONCE = 20
-# A page that waits for a turn, perhaps for half a minute, notices this soon that another of its calls has stopped it.
+# A page that waits for a permit, perhaps for half a minute, notices this soon that another of its calls has stopped it.
 LOOK_UP_SECONDS = 1.0
 LOOKED_UP_AT_ONCE = 500
 
@@ -61,10 +61,10 @@ class Decider(Protocol):
     ) -> JudgedAnswer: ...
 
 
-class Turns(Protocol):
-    """Says how many calls a provider takes at once; see `keyturn.llm.load.EndpointLoad`."""
+class Permits(Protocol):
+    """Limits how many calls are made at once; see `keyturn.llm.concurrency.ConcurrencyLimit`."""
 
-    async def take_turn(self) -> Callable[[], None]: ...  # noqa: D102
+    async def acquire(self) -> Callable[[], None]: ...  # noqa: D102
 
 
 class Encryption(Protocol):
@@ -103,7 +103,7 @@ class BulkJudge:
         decider: whom to ask.
         rotations: where due rotations are started.
         encryption: of the run's texts.
-        turns_of: from a task to the turns of whoever is asked for it.
+        permits_of: from a task to the permits of the model that is asked for it.
     """
 
     def __init__(
@@ -112,9 +112,9 @@ class BulkJudge:
         decider: Decider,
         rotations: Rotations,
         encryption: Encryption,
-        turns_of: Callable[[str], Turns],
+        permits_of: Callable[[str], Permits],
     ) -> None:
-        self.turns_of = turns_of
+        self.permits_of = permits_of
         self.store = store
         self.decider = decider
         self.rotations = rotations
@@ -150,7 +150,7 @@ class BulkJudge:
         stopped = await judging.all(await self.store.open_items(page.run_id, page.first, page.last), last_attempt)
         progress = await self.store.progress(page.run_id, first=page.first, last=page.last)
         kind, hint = (None, None) if stopped is None else (stopped.kind, stopped.hint)
-        if kind is None and stop is not None and stop.is_set() and progress.asked < progress.asks:
+        if kind is None and stop is not None and stop.is_set():
             kind = HALTED
         dearest = None if budget is None else budget.dearest
         return PageResult(progress=progress, stopped=kind, hint=hint, dearest_usd=dearest)
@@ -238,11 +238,11 @@ class _Page:
         try:
             async with asyncio.TaskGroup() as group:
                 for item in items:
-                    end_turn = await self._take_turn()
-                    if end_turn is None:
+                    release = await self._acquire()
+                    if release is None:
                         break
-                    # A task that is cancelled before it begins does not end its turn itself.
-                    group.create_task(self._one(item, end_turn)).add_done_callback(partial(_end, end_turn))
+                    # A task that is cancelled before it begins does not release its permit itself.
+                    group.create_task(self._one(item, release)).add_done_callback(partial(_release, release))
         finally:
             await self._write()
         if self._broken is not None:
@@ -258,9 +258,9 @@ class _Page:
         await self._judge.store.store_verdicts(self._run.run_id, failures, over=OPEN)
         return self._stopped
 
-    async def _take_turn(self) -> Callable[[], None] | None:
-        """Wait for a turn; None if nothing more is to be asked."""
-        taking = asyncio.ensure_future(self._judge.turns_of(self._run.task).take_turn())
+    async def _acquire(self) -> Callable[[], None] | None:
+        """Wait for a permit; returns what releases it, or None if nothing more is to be asked."""
+        taking = asyncio.ensure_future(self._judge.permits_of(self._run.task).acquire())
         stopping = asyncio.ensure_future(self._stop.wait())
         taken = None
         try:
@@ -272,19 +272,19 @@ class _Page:
             stopping.cancel()
             taking.cancel()
             if taken is None:
-                taking.add_done_callback(_give_back)
+                taking.add_done_callback(_release_if_acquired)
         return taken
 
     def _is_over(self) -> bool:
         """Whether nothing more of the page is to be asked."""
         return self._stopped is not None or self._broken is not None or self._stop.is_set()
 
-    async def _one(self, item: Mapping[str, Any], end_turn: Callable[[], None]) -> None:
+    async def _one(self, item: Mapping[str, Any], release: Callable[[], None]) -> None:
         try:
             request = request_of(self._run, item, self._judge.encryption)
-            # What was eligible is written already: whoever asked was killed before it started the rotation.
+            # An eligible one has its verdict: the worker was killed before it started the rotation.
             row = None if item["outcome"] == "eligible" else await self._ask(item, request)
-            end_turn()
+            release()
             if row is not None:
                 self._verdicts.append(row)
             if (item if row is None else row)["outcome"] == "eligible":
@@ -364,13 +364,13 @@ class _Page:
         return row | {"outcome": "attention" if verdict.needs_attention else "summarized", "content": encrypted}
 
 
-def _give_back(taking: "asyncio.Future[Callable[[], None]]") -> None:
+def _release_if_acquired(taking: "asyncio.Future[Callable[[], None]]") -> None:
     if not taking.cancelled():
         taking.result()()
 
 
-def _end(end_turn: Callable[[], None], _task: asyncio.Task[None]) -> None:
-    end_turn()
+def _release(release: Callable[[], None], _task: asyncio.Task[None]) -> None:
+    release()
 
 
 def _failure(item: Mapping[str, Any], error: KeyturnError) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import httpx
 from pydantic import SecretStr
 
+from keyturn.llm.concurrency import MOST_CALLS, ConcurrencyLimit
 from keyturn.llm.keys import KeySource
-from keyturn.llm.load import MOST_CALLS, EndpointLoad
 from keyturn.llm.provider import Provider, WireFormat
 
 
@@ -42,7 +42,7 @@ class Endpoint:
         takes_batches: whether it has the provider's batches.
         learned: fields that it refused, by model; they are left out from then on, as long as the process lives.
         slots: the semaphore of `calls_at_once`.
-        loads: how many calls each model takes, as far as this worker has found out.
+        limits: the concurrency limit of each model, as far as this worker has found it.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Endpoint:
     takes_batches: bool = False
     learned: dict[str, set[str]] = field(default_factory=dict)
     slots: asyncio.Semaphore | None = field(init=False, default=None)
-    loads: dict[str, EndpointLoad] = field(init=False, default_factory=dict)
+    limits: dict[str, ConcurrencyLimit] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.calls_at_once is not None:
@@ -81,12 +81,12 @@ class Endpoint:
         own = {name: value.get_secret_value() for name, value in self.headers.items()}
         return {"user-agent": "keyturn", **self.wire.headers, **carried, **own}
 
-    def load_of(self, model: str) -> EndpointLoad:
-        """Return how many calls a model takes: providers limit each by itself, and `calls_at_once` all together."""
+    def limit_of(self, model: str) -> ConcurrencyLimit:
+        """Return the concurrency limit of a model: providers limit each by itself, and `calls_at_once` all together."""
         of = model if self.calls_at_once is None else ""
-        if of not in self.loads:
-            self.loads[of] = EndpointLoad(most=self.calls_at_once or MOST_CALLS)
-        return self.loads[of]
+        if of not in self.limits:
+            self.limits[of] = ConcurrencyLimit(most=self.calls_at_once or MOST_CALLS)
+        return self.limits[of]
 
     def unsupported_fields(self, model: str) -> set[str]:
         """Return the fields that it rejects in requests to a model; a client that learns of one adds it."""

@@ -59,7 +59,7 @@ class HttpModelClient:
         self._headers_key: SecretStr | None = None
         self._headers: tuple[list[tuple[str, str]], list[tuple[str, str]]] = ([], [])
         self._unsupported = endpoint.unsupported_fields(model)
-        self.load = endpoint.load_of(model)
+        self.concurrency = endpoint.limit_of(model)
         self.name = endpoint.name
         self.model = model
         self.passes_quota_on = passes_quota_on
@@ -92,7 +92,7 @@ class HttpModelClient:
                     raise EndpointBusy(f"the deadline passed after {waited:.3g} s of waiting for a free call or a key")
                 limits = replace(timeouts, first_byte=first_byte, total=max(deadline - time.monotonic(), 0.0))
                 try:
-                    with self.load.call():
+                    with self.concurrency.call():
                         return await self._request(prompt, timeouts, limits, key, trace_id, on_text)
                 except PromptFiltered:  # an answer of its kind, as others give it with a 200
                     return Completion("", "filtered", "content_filter", self.model, Usage())
@@ -182,7 +182,7 @@ class HttpModelClient:
             raise failure
         completion = self._wire.completion(answer, self.model)
         if (tokens := completion.usage.total) is not None:
-            self.load.count_tokens(tokens)
+            self.concurrency.count_tokens(tokens)
         request_id = recordable(response.headers.get(self._wire.request_id, "")) or completion.request_id
         return replace(completion, request_id=request_id, first_byte_ms=first_byte_ms)
 
@@ -201,7 +201,7 @@ class HttpModelClient:
         try:
             async with asyncio.timeout(limits.total), first:
                 response = await self._client.send(request, stream=True)
-                self.load.read(response.headers.raw)
+                self.concurrency.read(response.headers.raw)
                 try:
                     if response.status_code == 200 and on_text is not None:
                         answer = await self._pieces(response, on_text, on_first_byte)

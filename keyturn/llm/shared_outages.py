@@ -1,4 +1,4 @@
-"""What a fleet's workers share, by Redis, of providers that are down or full: one finds out, and the others know."""
+"""What a fleet's workers share, by Redis, of providers that are down or refuse calls: what one finds out, all know."""
 
 import asyncio
 import math
@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from keyturn.background import is_cancelled
-from keyturn.llm.load import EndpointLoad
+from keyturn.llm.concurrency import ConcurrencyLimit
 from keyturn.llm.outages import Name, Outages
 
 _log = structlog.get_logger("keyturn.llm")
@@ -27,9 +27,9 @@ EARLY_SECONDS = 1.0
 # Long enough for each worker to read it, short enough for no later outage to be taken for over.
 CLOSED_SECONDS = 5.0
 OPEN, CLOSED = "open", "closed"
-_PREFIX, _PREFIX_OF_FULL = "keyturn:outage", "keyturn:full"
-# A no is news for as long as every worker needs to read it once.
-FULL_SECONDS = 3.0
+_PREFIX, _PREFIX_OF_REFUSALS = "keyturn:outage", "keyturn:refused"
+# Long enough for each worker to read it once.
+REFUSAL_SECONDS = 3.0
 
 
 class SharedOutages:
@@ -39,7 +39,7 @@ class SharedOutages:
         outages: this worker's.
         url: of Redis.
         names: whom the routes ask.
-        loads: what is known of how much each of them takes.
+        limits: the concurrency limit of each of them.
         clock: in seconds.
         jitter: a number from 0 to 1.
     """
@@ -49,15 +49,15 @@ class SharedOutages:
         outages: Outages,
         url: str,
         names: Iterable[Name],
-        loads: Mapping[Name, EndpointLoad] | None = None,
+        limits: Mapping[Name, ConcurrencyLimit] | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._outages = outages
         self._names = tuple(names)
-        self._loads = dict(loads or {})
-        self._heard: dict[Name, str] = {}  # the last no of each
+        self._limits = dict(limits or {})
+        self._heard: dict[Name, str] = {}  # the last refusal of each
         self._me = uuid.uuid4().hex
         self._clock = clock
         self._jitter = jitter
@@ -80,7 +80,7 @@ class SharedOutages:
             async with asyncio.timeout(REDIS_SECONDS):
                 await self._send()
                 known = await look_up(self._redis, self._names)
-                await self._share_loads()
+                await self._share_refusals()
         except (RedisError, OSError, TimeoutError) as error:
             _log.warning("outages_not_shared", cause=type(error).__name__)
             return
@@ -105,27 +105,29 @@ class SharedOutages:
         # Found out again while it was sent: that is sent with the next exchange.
         self._unsent = {name: value for name, value in self._unsent.items() if sent.get(name) != value}
 
-    async def _share_loads(self) -> None:
+    async def _share_refusals(self) -> None:
         """Let all workers ask less of an endpoint that has refused one of them."""
-        if not self._loads:
+        if not self._limits:
             return
-        refused = {name: seconds for name, load in self._loads.items() if (seconds := load.take_no()) is not None}
+        refusals = {name: limit.take_refusal() for name, limit in self._limits.items()}
         async with self._redis.pipeline(transaction=False) as pipeline:
-            for name in self._loads:
-                pipeline.get(_key(name, _PREFIX_OF_FULL))
+            for name in self._limits:
+                pipeline.get(_key(name, _PREFIX_OF_REFUSALS))
             found = await pipeline.execute()
-            for name, seconds in refused.items():
+            for name, seconds in refusals.items():
+                if seconds is None:
+                    continue
                 news = f"{self._me}:{uuid.uuid4().hex}:{seconds:.3f}"
-                pipeline.set(_key(name, _PREFIX_OF_FULL), news, px=int(FULL_SECONDS * 1000))
+                pipeline.set(_key(name, _PREFIX_OF_REFUSALS), news, px=int(REFUSAL_SECONDS * 1000))
             await pipeline.execute()
-        for name, news in zip(self._loads, found, strict=True):
+        for name, news in zip(self._limits, found, strict=True):
             if news is not None and news != self._heard.get(name):
                 self._heard[name] = news
                 by, _, seconds = news.rpartition(":")
                 with suppress(ValueError):  # not written by a worker
                     held = float(seconds)
                     if not by.startswith(self._me) and 0 <= held < math.inf:
-                        self._loads[name].learn_no(held)
+                        self._limits[name].learn_refusal(held)
 
     def _learn(self, known: Mapping[Name, tuple[str, float]]) -> None:
         now = self._clock()

@@ -23,13 +23,15 @@ if os.getppid() != int(sys.argv[1]):
 os.execvp(sys.argv[2], sys.argv[2:])
 """
 
-# Reads until the pipe's other end is gone, with whoever held it: then it ends PostgreSQL (SIGQUIT: at once) and removes
-# its files, if they are still there.
+# Reads until the pipe closes, which it does when the process that holds its other end exits. Then it stops PostgreSQL
+# (SIGQUIT: an immediate shutdown) and removes its files, if they are still there.
 _LAST = """import os, shutil, signal, sys, time
 sys.stdin.read()
 data, folder = sys.argv[1:]
 try:
     pid = int(open(os.path.join(data, "postmaster.pid")).readline())
+    if b"postgres" not in open(f"/proc/{pid}/cmdline", "rb").read():  # another has the number of one that was killed
+        raise ValueError
     os.kill(pid, signal.SIGQUIT)
     for _ in range(100):
         os.kill(pid, 0)
@@ -124,7 +126,7 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
 def ends_with_us(data: Path, folder: Path) -> Iterator[None]:
     """End the PostgreSQL on `data` and remove `folder` when this process goes, even if it is killed.
 
-    It runs as a daemon: it is nobody's child, and would stay for ever.
+    It runs as a daemon, and does not end with the process that started it.
     """
     command = [sys.executable, "-I", "-S", "-c", _LAST, str(data), str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):  # noqa: S603 - our own program

@@ -8,6 +8,7 @@ from typing import cast
 import pytest
 from redis.asyncio import Redis
 
+from keyturn.llm.concurrency import AFTER_REFUSAL, FIRST_LIMIT, ConcurrencyLimit
 from keyturn.llm.endpoint import Timeouts
 from keyturn.llm.errors import (
     AuthenticationFailed,
@@ -19,28 +20,21 @@ from keyturn.llm.errors import (
     QuotaExhausted,
     RateLimited,
 )
-from keyturn.llm.load import AFTER_A_NO, FIRST_LIMIT, EndpointLoad
 from keyturn.llm.outages import FAILURES_TO_OPEN, LONGEST_SECONDS, OPEN_SECONDS, Outages
 from keyturn.llm.routing import RouteFailed, ask_in_turn
 from keyturn.llm.shared_outages import SharedOutages
 from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.tasks.definition import Prompt
+from tests.support.clocks import Clock
 
 FIRST, SECOND = ("openai", "m-1"), ("anthropic", "m-2")
 ROUTE = (FIRST, SECOND)
 DOWN = ProviderTimeout("silent")
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(0.0)
 
 
 @pytest.fixture
@@ -311,16 +305,27 @@ async def test_what_this_worker_lacks_says_nothing_of_a_provider(outages: Outage
 
 
 async def test_where_an_endpoint_refuses_one_worker_the_others_ask_less_of_it_too(redis: str, clock: Clock) -> None:
-    loads = [EndpointLoad(clock=clock) for _ in range(2)]
+    loads = [ConcurrencyLimit(clock=clock) for _ in range(2)]
     fleet = [SharedOutages(Outages(), redis, ROUTE, {FIRST: load}, clock=clock) for load in loads]
-    loads[0].turns = loads[1].turns = 16
+    loads[0].permits = loads[1].permits = 16
     with pytest.raises(RateLimited), loads[0].call():
         raise RateLimited("429", retry_after=timedelta(seconds=5))
     for _ in range(2):
         for shared in fleet:
             await shared.exchange()
-    assert [load.limit for load in loads] == pytest.approx([FIRST_LIMIT * AFTER_A_NO] * 2)
-    loads[0].turns = loads[1].turns = 0
+    assert [load.limit for load in loads] == pytest.approx([FIRST_LIMIT * AFTER_REFUSAL] * 2)
+    loads[0].permits = loads[1].permits = 0
     assert [load.seconds_to_wait() for load in loads] == pytest.approx([5, 5], abs=0.01)
     for shared in fleet:
         await shared.close()
+
+
+@pytest.mark.parametrize("written", ["nan", "x:y:nan", "x:y:inf", "x:y:-1", "x:y:soon", ""])
+async def test_what_no_worker_has_written_into_redis_changes_no_limit(redis: str, clock: Clock, written: str) -> None:
+    limit = ConcurrencyLimit(clock=clock)
+    shared = SharedOutages(Outages(), redis, ROUTE, {FIRST: limit}, clock=clock)
+    async with Redis.from_url(redis) as client:
+        await client.set("keyturn:refused:openai:m-1", written)
+    await shared.exchange()
+    await shared.close()
+    assert (limit.limit, limit.seconds_to_wait()) == (FIRST_LIMIT, 0)

@@ -161,7 +161,7 @@ async def test_verdicts_that_could_not_be_written_are_written_with_the_next(
         place.boundary,
         RunRotations(temporal, "nobody"),
         place.encryption,
-        lambda _: place.load_of_provider,
+        lambda _: place.permits,
     )
     page = BulkPage(run_id="run-1", tenant_id=place.tenant, first=1, last=12)
     with pytest.raises(JobStoreUnavailable):

@@ -30,9 +30,9 @@ from keyturn.lab import stack
 from keyturn.ledger.prices import RateCard
 from keyturn.llm.batches import BatchClient
 from keyturn.llm.boundary import ModelBoundary
+from keyturn.llm.concurrency import ConcurrencyLimit
 from keyturn.llm.endpoint import Timeouts
 from keyturn.llm.guard import Guard
-from keyturn.llm.load import EndpointLoad
 from keyturn.llm.providers import price_lists_of_providers
 from keyturn.llm.wire import Completion, OnText, Usage
 from keyturn.owners import Owners
@@ -45,8 +45,8 @@ from keyturn.workers.people_first import (
     OF_PEOPLE,
     NotesPeople,
     Pace,
+    PacedPermits,
     PeoplesWork,
-    TurnsBesidePeople,
 )
 from keyturn.workers.rate_card import read_rate_card
 from keyturn.workers.run_rotations import RunRotations
@@ -86,7 +86,7 @@ class Judge:
     passes_quota_on = False
 
     def __init__(self, fails: Callable[[int], BaseException | None] = lambda _number: None) -> None:
-        self.load = EndpointLoad()
+        self.concurrency = ConcurrencyLimit()
         self.asked: Counter[str] = Counter()
         self.calls = 0
         self.fails = fails
@@ -94,7 +94,7 @@ class Judge:
     async def complete(
         self, prompt: Prompt, *, timeouts: Timeouts, trace_id: str, on_text: OnText | None = None
     ) -> Completion:
-        with self.load.call():
+        with self.concurrency.call():
             return self._answer(prompt)
 
     def _answer(self, prompt: Prompt) -> Completion:
@@ -131,7 +131,7 @@ class BulkPlace:
         self.encryption = run_encryption(KEYRING)
         self.tenant = f"t-{uuid.uuid4().hex[:12]}"  # the server is shared, and the same keys mean the same rotation
         self.records: list[CallRecord] = []
-        self.load_of_provider = getattr(provider, "load", None) or EndpointLoad()
+        self.permits = getattr(provider, "concurrency", None) or ConcurrencyLimit()
         self.batches: dict[str, BatchClient] = {}
         self.boundary = ModelBoundary(
             {"*": [provider]}, catalogue, guard=guarded(), record=self.records.append, cache=SqlCache(engine)
@@ -173,7 +173,7 @@ class BulkPlace:
             self.boundary,
             RunRotations(self.client, self.queue),
             self.encryption,
-            lambda _: TurnsBesidePeople(self.load_of_provider, pace),
+            lambda _: PacedPermits(self.permits, pace),
         )
         offline = OfflineRuns(self.store, self.boundary, self.batches, self.encryption)
         return BulkRunActivities(

@@ -5,14 +5,8 @@ from typing import Any
 
 import pytest
 
-from keyturn.workers.people_first import BETWEEN_TASKS, LINGERS_SECONDS, Pace, PeoplesWork, Slots, TurnsBesidePeople
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from keyturn.workers.people_first import BETWEEN_TASKS, LINGERS_SECONDS, Pace, PacedPermits, PeoplesWork, Slots
+from tests.support.clocks import Clock
 
 
 @pytest.fixture
@@ -45,17 +39,17 @@ async def test_work_begins_in_steps_while_a_person_waits_and_a_moment_longer(clo
     assert not people.is_under_way
 
 
-async def test_turns_at_an_endpoint_are_paced_too(clock: Clock) -> None:
-    class Turns:
-        async def take_turn(self) -> Any:
+async def test_permits_for_calls_are_paced_too(clock: Clock) -> None:
+    class Permits:
+        async def acquire(self) -> Any:
             return lambda: None
 
     people = PeoplesWork(clock)
-    turns = TurnsBesidePeople(Turns(), Pace(people, 0.5, clock))
+    turns = PacedPermits(Permits(), Pace(people, 0.5, clock))
     with people.one():
         for _ in range(3):
-            (await turns.take_turn())()
-    assert clock.now == pytest.approx(101)
+            (await turns.acquire())()
+    assert clock.now == pytest.approx(1_001)
 
 
 async def test_a_run_has_so_many_slots_and_one_that_is_given_back_is_given_to_who_waits() -> None:

@@ -34,6 +34,7 @@ from keyturn.bulk.contracts import (
 )
 from keyturn.bulk.errors import UnknownRun
 from keyturn.bulk.load import digest_of
+from keyturn.bulk.pages import BulkJudge
 from keyturn.bulk.store import OPEN
 from keyturn.bulk.tables import bulk_items
 from keyturn.call_errors import ContextWindowExceeded
@@ -189,10 +190,9 @@ class SlowJudge(Judge):
     async def complete(
         self, prompt: Prompt, *, timeouts: Timeouts, trace_id: str, on_text: OnText | None = None
     ) -> Completion:
-        with self.load.call():
-            answer = self._answer(prompt)
+        with self.concurrency.call():
             await asyncio.sleep(0.5)
-            return answer
+            return self._answer(prompt)
 
 
 @pytest.mark.parametrize("page_size", [300, 10])
@@ -246,6 +246,50 @@ async def test_what_a_halted_page_has_asked_counts_once(
         await handle.result()
 
 
+async def test_where_no_price_is_known_one_call_is_made_and_those_that_wait_for_its_cost_are_not(
+    temporal: Client, queue: str, sqlite_engine: AsyncEngine, run_id: str, tmp_path: Path
+) -> None:
+    provider = SlowJudge()
+    place = bulk_place(temporal, queue, sqlite_engine, provider)
+    place.boundary = ModelBoundary(
+        {"*": [provider]}, place.catalogue, guard=Guard(RateCard({})), record=place.records.append
+    )
+    await place.load(estate(tmp_path / "keys.jsonl", keys=40, due=lambda number: False), run_id)
+    async with place.working():
+        handle = await started(place, run_id, page_size=40, max_usd=Decimal(5))
+        status = await until(handle, lambda now: now.phase == "paused")
+    assert (status.paused, provider.calls) == ("price_unknown", 1)
+
+
+async def test_while_jobs_come_temporal_is_not_asked_about_each_rotation(
+    sqlite_place: BulkPlace, run_id: str, tmp_path: Path
+) -> None:
+    """It is once none has come since the last look: a rotation that ended without a job is found then."""
+    looked: list[str] = []
+
+    class Rotations:
+        async def start(self, request: Any) -> str:
+            raise AssertionError
+
+        async def look(self, workflow_id: str) -> None:
+            looked.append(workflow_id)
+
+    place = sqlite_place
+    await place.load(estate(tmp_path / "keys.jsonl", keys=3, due=lambda _number: True), run_id)
+    begun = [{"ordinal": number, "outcome": "started", "workflow_id": f"w-{number}"} for number in (1, 2, 3)]
+    await place.store.store_verdicts(run_id, begun, over=OPEN)
+    judge = BulkJudge(place.store, place.boundary, Rotations(), place.encryption, lambda _task: place.permits)
+    found = iter([1, 0])
+
+    async def update(_run_id: str, *, tenant_id: str) -> int:
+        return next(found)
+
+    place.store.update_job_outcomes = update  # type: ignore[assignment, method-assign]
+    for expected in ([], ["w-1", "w-2", "w-3"]):
+        result = await judge.update_outcomes(run_id, tenant_id=place.tenant)
+        assert (result.left, sorted(looked)) == (3, expected)
+
+
 async def test_a_run_that_is_resumed_before_its_pages_have_stopped_goes_on(
     temporal: Client, queue: str, sqlite_engine: AsyncEngine, run_id: str, tmp_path: Path
 ) -> None:
@@ -266,7 +310,7 @@ async def test_a_quota_that_is_used_up_pauses_the_run_at_once(
 ) -> None:
     """Instead of asking the rest: calls that were under way, and then none. Resumed, it asks what was left open."""
     exhausted = True
-    provider = Judge(lambda number: QuotaExhausted("no money") if exhausted and number > 25 else None)
+    provider = SlowJudge(lambda number: QuotaExhausted("no money") if exhausted and number > 25 else None)
     place = bulk_place(temporal, queue, sqlite_engine, provider)
     await place.load(estate(tmp_path / "keys.jsonl", keys=300), run_id)
     async with place.working():

@@ -1,9 +1,9 @@
-"""How many calls an endpoint takes at once is found out: it rises until somebody says no, and falls at once then."""
+"""The concurrency limit of a model rises until the provider refuses a call, and falls at once then."""
 
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from random import Random
 
@@ -12,24 +12,18 @@ from aiohttp import web
 from pydantic import SecretStr
 
 from keyturn.errors import KeyturnError
+from keyturn.llm.concurrency import AFTER_REFUSAL, FIRST_LIMIT, LONGEST_HOLD, MOST_CALLS, ConcurrencyLimit
 from keyturn.llm.endpoint import Timeouts
 from keyturn.llm.errors import AuthenticationFailed, ProviderOverloaded, ProviderTimeout, RateLimited
 from keyturn.llm.http import HttpModelClient, http_client
-from keyturn.llm.load import AFTER_A_NO, FIRST_LIMIT, LONGEST_HOLD, MOST_CALLS, EndpointLoad
 from keyturn.llm.rate_limits import RateLimit, rate_limits_in
 from keyturn.tasks.definition import Prompt
 from tests.support.boundaries import endpoint
+from tests.support.clocks import Clock
 from tests.support.servers import fake_server
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now
+PROMPT = Prompt("v", "s", "u", "", "n", {}, 10)
 
 
 @pytest.fixture
@@ -38,72 +32,72 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def load(clock: Clock) -> EndpointLoad:
-    return EndpointLoad(clock=clock)
+def limit(clock: Clock) -> ConcurrencyLimit:
+    return ConcurrencyLimit(clock=clock)
 
 
-async def take(load: EndpointLoad, clock: Clock, number: int) -> list[Callable[[], None]]:
-    """Take as many turns as are given, letting time pass between the starts."""
+async def take(limit: ConcurrencyLimit, clock: Clock, number: int) -> list[Callable[[], None]]:
+    """Take as many permits as are given, letting time pass between the starts."""
     ends: list[Callable[[], None]] = []
     while len(ends) < number:
-        wait = load.seconds_to_wait()
+        wait = limit.seconds_to_wait()
         if wait >= 1.0:
             break
         clock.now += wait
-        ends.append(await load.take_turn())
+        ends.append(await limit.acquire())
     return ends
 
 
-def refuse(load: EndpointLoad, error: KeyturnError) -> None:
-    with pytest.raises(type(error)), load.call():
+def refuse(limit: ConcurrencyLimit, error: KeyturnError) -> None:
+    with pytest.raises(type(error)), limit.call():
         raise error
 
 
-async def test_no_more_turns_are_given_than_the_limit_and_an_ended_one_is_given_again(
-    load: EndpointLoad, clock: Clock
+async def test_no_more_permits_are_given_than_the_limit_and_a_released_one_is_given_again(
+    limit: ConcurrencyLimit, clock: Clock
 ) -> None:
-    ends = await take(load, clock, 100)
-    assert len(ends) == FIRST_LIMIT
-    ends[0]()
-    ends[0]()  # once more, to no effect
-    assert len(await take(load, clock, 100)) == 1
+    releases = await take(limit, clock, 100)
+    assert len(releases) == FIRST_LIMIT
+    releases[0]()
+    releases[0]()  # a second time, to no effect
+    assert len(await take(limit, clock, 100)) == 1
 
 
-async def test_the_first_turns_do_not_start_in_one_burst(load: EndpointLoad, clock: Clock) -> None:
-    await take(load, clock, int(FIRST_LIMIT))
+async def test_the_first_calls_do_not_start_in_one_burst(limit: ConcurrencyLimit, clock: Clock) -> None:
+    await take(limit, clock, int(FIRST_LIMIT))
     assert 0.4 < clock.now - 1_000 < 0.6
 
 
 @pytest.mark.parametrize("error", [RateLimited("429"), ProviderOverloaded("529"), ProviderTimeout("late")])
-async def test_a_no_lowers_the_limit_at_once_and_only_once_for_all_calls_under_way(
-    load: EndpointLoad, clock: Clock, error: KeyturnError
+async def test_a_refusal_lowers_the_limit_at_once_and_only_once_for_all_calls_under_way(
+    limit: ConcurrencyLimit, clock: Clock, error: KeyturnError
 ) -> None:
-    await take(load, clock, 100)
-    first, second = load.call(), load.call()
+    await take(limit, clock, 100)
+    first, second = limit.call(), limit.call()
     for call in (first, second):
         call.__enter__()
     clock.now += 1
     for call in (first, second):
         assert not call.__exit__(type(error), error, None), "the error goes on"
-        assert load.limit == pytest.approx(FIRST_LIMIT * AFTER_A_NO)
+        assert limit.limit == pytest.approx(FIRST_LIMIT * AFTER_REFUSAL)
 
 
-async def test_what_says_nothing_of_load_lowers_nothing(load: EndpointLoad) -> None:
-    refuse(load, AuthenticationFailed("401"))
-    assert (load.limit, load.seconds_to_wait()) == (FIRST_LIMIT, 0)
+async def test_a_failure_that_is_not_about_load_lowers_nothing(limit: ConcurrencyLimit) -> None:
+    refuse(limit, AuthenticationFailed("401"))
+    assert (limit.limit, limit.seconds_to_wait()) == (FIRST_LIMIT, 0)
 
 
-async def test_after_a_no_the_limit_returns_to_where_it_was_and_later_passes_it(
-    load: EndpointLoad, clock: Clock
+async def test_after_a_refusal_the_limit_returns_to_where_it_was_and_later_passes_it(
+    limit: ConcurrencyLimit, clock: Clock
 ) -> None:
-    load.limit = 100.0
-    load.turns = 100
-    refuse(load, RateLimited("429"))
+    limit.limit = 100.0
+    limit.permits = 100
+    refuse(limit, RateLimited("429"))
     seen = []
     for _ in range(60):
         clock.now += 1
-        load.seconds_to_wait()
-        seen.append(load.limit)
+        limit.seconds_to_wait()
+        seen.append(limit.limit)
     assert seen == sorted(seen)
     assert 70 < seen[0] < 80
     assert 99 < seen[14] < 101, "back after 14 s"
@@ -111,68 +105,68 @@ async def test_after_a_no_the_limit_returns_to_where_it_was_and_later_passes_it(
     assert seen[-1] == MOST_CALLS, "and then fast"
 
 
-async def test_a_limit_is_at_least_one_call(load: EndpointLoad, clock: Clock) -> None:
+async def test_a_limit_is_at_least_one_call(limit: ConcurrencyLimit, clock: Clock) -> None:
     for _ in range(50):
-        refuse(load, RateLimited("429"))
-        clock.now += load.seconds_to_wait()
-    assert load.limit == 1
-    assert len(await take(load, clock, 10)) == 1
+        refuse(limit, RateLimited("429"))
+        clock.now += limit.seconds_to_wait()
+    assert limit.limit == 1
+    assert len(await take(limit, clock, 10)) == 1
 
 
 @pytest.mark.parametrize(("asked", "held"), [(5.0, 5.0), (0.0, 0.0), (3_600.0, LONGEST_HOLD)])
-async def test_new_turns_wait_as_long_as_the_provider_asks_for_and_half_a_minute_at_most(
-    load: EndpointLoad, asked: float, held: float
+async def test_new_calls_wait_as_long_as_the_provider_asks_for_and_half_a_minute_at_most(
+    limit: ConcurrencyLimit, asked: float, held: float
 ) -> None:
-    refuse(load, RateLimited("429", retry_after=timedelta(seconds=asked)))
-    assert load.seconds_to_wait() == pytest.approx(held)
+    refuse(limit, RateLimited("429", retry_after=timedelta(seconds=asked)))
+    assert limit.seconds_to_wait() == pytest.approx(held)
 
 
 async def test_a_refusal_while_others_are_held_neither_shortens_the_hold_nor_lowers_the_limit_again(
-    load: EndpointLoad, clock: Clock
+    limit: ConcurrencyLimit, clock: Clock
 ) -> None:
     """A person's call is not held, and may be refused or time out meanwhile; and other workers tell of the same one."""
-    load.turns = 16
-    refuse(load, RateLimited("429", retry_after=timedelta(seconds=30)))
-    lowered, load.turns = load.limit, 0
+    limit.permits = 16
+    refuse(limit, RateLimited("429", retry_after=timedelta(seconds=30)))
+    lowered, limit.permits = limit.limit, 0
     clock.now += 1
-    refuse(load, ProviderTimeout("late"))
-    refuse(load, RateLimited("429"))
-    load.learn_no(2.0)
-    assert load.limit == lowered
-    assert load.seconds_to_wait() == pytest.approx(29)
+    refuse(limit, ProviderTimeout("late"))
+    refuse(limit, RateLimited("429"))
+    limit.learn_refusal(2.0)
+    assert limit.limit == lowered
+    assert limit.seconds_to_wait() == pytest.approx(29)
 
 
 async def test_latencies_that_differ_as_those_of_models_do_are_no_refusal_of_a_few_calls_at_once() -> None:
     """Two calls at once, of a median of a second, most of them between a third and three."""
     clock, chance = Clock(), Random(3)
-    load = EndpointLoad(clock=clock, most=2)
+    limit = ConcurrencyLimit(clock=clock, most=2)
     for _ in range(3_000):
-        load.turns = 2
-        async with load._line:
-            with load.call():
+        limit.permits = 2
+        async with limit._line:
+            with limit.call():
                 clock.now += chance.lognormvariate(0, 0.6)
-    assert load.limit == 2
+    assert limit.limit == 2
 
 
-async def test_a_person_is_counted_and_waits_for_nobody(load: EndpointLoad, clock: Clock) -> None:
-    load.limit = 2.0
-    with load.call(), load.call():
-        assert load.seconds_to_wait() == 1.0, "background work waits"
-        with load.call():
+async def test_a_person_is_counted_and_waits_for_nobody(limit: ConcurrencyLimit, clock: Clock) -> None:
+    limit.limit = 2.0
+    with limit.call(), limit.call():
+        assert limit.seconds_to_wait() == 1.0, "background work waits"
+        with limit.call():
             pass
-    assert load.seconds_to_wait() == 0
+    assert limit.seconds_to_wait() == 0
 
 
-async def test_a_latency_that_doubles_is_a_no(load: EndpointLoad, clock: Clock) -> None:
+async def test_a_latency_that_doubles_is_a_refusal(limit: ConcurrencyLimit, clock: Clock) -> None:
     limits = []
     for seconds in (0.5, 3.0):
         for _ in range(400):
-            load.turns = int(load.limit)
-            async with load._line:
-                with load.call():
+            limit.permits = int(limit.limit)
+            async with limit._line:
+                with limit.call():
                     clock.now += seconds / 400
                     clock.now += seconds
-        limits.append(load.limit)
+        limits.append(limit.limit)
     assert limits[0] == MOST_CALLS
     assert limits[1] < MOST_CALLS
 
@@ -244,7 +238,7 @@ async def test_a_latency_that_doubles_is_a_no(load: EndpointLoad, clock: Clock) 
             },
             [RateLimit("requests", 20, 0, 9, False)],
         ),
-        # A proxy's own limit beside the one that it repeats; moments by the clock of whoever states them.
+        # A proxy's own limit beside the one that it repeats; moments by the clock of the server that states them.
         (
             {
                 "x-ratelimit-remaining-requests": "0",
@@ -286,37 +280,39 @@ def test_a_moment_is_counted_from_the_answers_own_date() -> None:
     assert rate.seconds == 0
 
 
-async def test_what_is_left_of_a_rate_limit_is_spread_until_it_is_whole_again(load: EndpointLoad, clock: Clock) -> None:
+async def test_what_is_left_of_a_rate_limit_is_spread_until_it_is_whole_again(
+    limit: ConcurrencyLimit, clock: Clock
+) -> None:
     stated = {"limit": "1000", "remaining": "500", "reset": "30s"}
-    load.read([(f"x-ratelimit-{name}-requests".encode(), value.encode()) for name, value in stated.items()])
-    await load.take_turn()
-    assert load.seconds_to_wait() < 0.1, "half of it is left"
+    limit.read([(f"x-ratelimit-{name}-requests".encode(), value.encode()) for name, value in stated.items()])
+    await limit.acquire()
+    assert limit.seconds_to_wait() < 0.1, "half of it is left"
     stated |= {"remaining": "10"}
-    load.read([(f"x-ratelimit-{name}-requests".encode(), value.encode()) for name, value in stated.items()])
+    limit.read([(f"x-ratelimit-{name}-requests".encode(), value.encode()) for name, value in stated.items()])
     clock.now += 1
-    await load.take_turn()
-    assert load.seconds_to_wait() == pytest.approx(29 / 10)
+    await limit.acquire()
+    assert limit.seconds_to_wait() == pytest.approx(29 / 10)
 
 
 async def test_tokens_that_are_left_count_as_the_calls_that_they_are_enough_for(
-    load: EndpointLoad, clock: Clock
+    limit: ConcurrencyLimit, clock: Clock
 ) -> None:
-    load.count_tokens(300)
+    limit.count_tokens(300)
     stated = {"limit": "100000", "remaining": "1500", "reset": "40"}
-    load.read([(f"x-ratelimit-{name}-tokens".encode(), value.encode()) for name, value in stated.items()])
-    await load.take_turn()
-    assert load.seconds_to_wait() == pytest.approx(40 / 5)
+    limit.read([(f"x-ratelimit-{name}-tokens".encode(), value.encode()) for name, value in stated.items()])
+    await limit.acquire()
+    assert limit.seconds_to_wait() == pytest.approx(40 / 5)
 
 
 @pytest.mark.parametrize(("reset", "waits"), [("60s", 60.0), ("6h0m0s", 0.0)])
 async def test_what_is_left_of_a_days_limit_is_used_up_and_not_spread_over_hours_in_silence(
-    load: EndpointLoad, clock: Clock, reset: str, waits: float
+    limit: ConcurrencyLimit, clock: Clock, reset: str, waits: float
 ) -> None:
     """The provider's refusals then pause the run, which says why."""
     stated = {"limit": "14400", "remaining": "0", "reset": reset}
-    load.read([(f"x-ratelimit-{name}-requests".encode(), value.encode()) for name, value in stated.items()])
-    await load.take_turn()
-    assert load.seconds_to_wait() == pytest.approx(waits, abs=0.1)
+    limit.read([(f"x-ratelimit-{name}-requests".encode(), value.encode()) for name, value in stated.items()])
+    await limit.acquire()
+    assert limit.seconds_to_wait() == pytest.approx(waits, abs=0.1)
 
 
 class Provider:
@@ -345,27 +341,90 @@ class Provider:
 
 @pytest.mark.alone
 async def test_a_provider_is_kept_busy_and_refuses_hardly_a_call() -> None:
-    """It takes 40 calls at once of 0.2 s each, which nobody said."""
+    """It takes 40 calls at once of 0.2 s each, and states no limit."""
     provider = Provider(40, 0.2)
     application = web.Application()
     application.router.add_post("/{path:.*}", provider.answer)
-    prompt = Prompt("v", "s", "u", "", "n", {}, 10)
     async with fake_server(application) as url, http_client(300) as http:
         client = HttpModelClient(http, endpoint("openai", url, key=SecretStr("k")), "m")
         limits = Timeouts(connect=5, first_byte=20, total=20)
 
-        async def one(end_turn: Callable[[], None]) -> None:
+        async def one(release: Callable[[], None]) -> None:
             try:
                 with suppress(RateLimited):
-                    await client.complete(prompt, timeouts=limits, trace_id="t")
+                    await client.complete(PROMPT, timeouts=limits, trace_id="t")
             finally:
-                end_turn()
+                release()
 
         began = time.monotonic()
         async with asyncio.TaskGroup() as group:
             for _ in range(1_500):
-                group.create_task(one(await client.load.take_turn()))
+                group.create_task(one(await client.concurrency.acquire()))
         seconds = time.monotonic() - began
     assert provider.most == 40
     assert provider.refused <= 0.01 * provider.calls
     assert seconds <= 1.5 * 1_500 / 40 * 0.2
+
+
+async def test_a_limit_that_is_not_used_does_not_grow(limit: ConcurrencyLimit, clock: Clock) -> None:
+    """Neither before the first refusal nor after it: an answer to one call says nothing of sixteen."""
+    for _ in range(50):
+        with limit.call():
+            clock.now += 1
+    assert limit.limit == FIRST_LIMIT
+    limit.permits = 16
+    refuse(limit, RateLimited("429"))
+    limit.permits = 0
+    clock.now += 5
+    for _ in range(200):
+        with limit.call():
+            clock.now += 1
+    assert limit.seconds_to_wait() == 0
+    assert limit.limit < FIRST_LIMIT
+
+
+async def test_calls_since_the_last_answer_count_against_what_that_answer_left(
+    limit: ConcurrencyLimit, clock: Clock
+) -> None:
+    """The provider has counted them; its next answer says so only when it comes."""
+    limit.limit = 100.0
+    stated = {"limit": "10", "remaining": "8", "reset": "40s"}
+    limit.read([(f"x-ratelimit-{name}-requests".encode(), value.encode()) for name, value in stated.items()])
+    with ExitStack() as calls:
+        for _ in range(4):
+            calls.enter_context(limit.call())
+        await limit.acquire()
+        assert limit.seconds_to_wait() == pytest.approx(40 / 4)
+
+
+def test_each_model_of_an_endpoint_has_its_limit_and_calls_at_once_is_one_for_all() -> None:
+    own = endpoint("openai", "http://p", key=SecretStr("k"))
+    assert own.limit_of("a") is own.limit_of("a") is not own.limit_of("b")
+    server = endpoint("openai", "http://p", key=SecretStr("k"), calls_at_once=2)
+    assert server.limit_of("a") is server.limit_of("b")
+    assert server.limit_of("a").limit == 2
+
+
+async def test_a_client_learns_from_answers_and_keeps_no_cookie_of_them() -> None:
+    """A tenant's cookie would be sent with the calls of others."""
+    cookies = []
+
+    async def answer(request: web.Request) -> web.Response:
+        cookies.append(request.headers.get("cookie"))
+        said = {
+            "choices": [{"message": {"content": "{}"}, "finish_reason": "stop"}],
+            "model": "m",
+            "usage": {"prompt_tokens": 200, "completion_tokens": 100},
+        }
+        left = {"x-ratelimit-limit-tokens": "100000", "x-ratelimit-remaining-tokens": "1500"}
+        return web.json_response(said, headers=left | {"set-cookie": "session=of-one-tenant; Path=/"})
+
+    application = web.Application()
+    application.router.add_post("/{path:.*}", answer)
+    async with fake_server(application) as url, http_client(2) as http:
+        client = HttpModelClient(http, endpoint("openai", url, key=SecretStr("k")), "m")
+        for _ in range(2):
+            await client.complete(PROMPT, timeouts=Timeouts(connect=5, first_byte=20, total=20), trace_id="t")
+        await client.concurrency.acquire()
+        assert client.concurrency.seconds_to_wait() == pytest.approx(60 / 5, abs=1), "1,500 tokens are five calls"
+        assert (cookies, list(http.cookies.items())) == ([None, None], [])

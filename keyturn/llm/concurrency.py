@@ -1,15 +1,15 @@
-"""How many calls an endpoint takes at once: found out by asking it, and lowered at once when it says no.
+"""The concurrency limit of a model: how many calls are made at once. It is found by calling, and falls when refused.
 
-What providers allow differs by a thousand times between accounts and changes by the minute, so no number is configured.
-Calls of background work (bulk runs) take turns here; people's calls are counted, and wait for nobody.
+What providers allow differs by a factor of a thousand between accounts and changes by the minute, so no number is
+configured. Calls of bulk runs wait for a permit here; people's calls are counted, and never wait.
 
-- A 429, an overload, a timeout or a latency that doubles is a no: the limit falls to 0.7 of what was under way, once
-  for all calls that had started by then. It then follows CUBIC (RFC 9438, sections 4.2 and 4.6): fast back to
-  nearly where the no came, slowly past it, and faster again where no further one comes. It grows by time and not by
-  calls, because a rate limit must not be tried a hundred times a second by calls that take ten milliseconds.
-- Before the first no it doubles with each round of calls, as TCP's slow start does.
-- The rate limits that a provider states with its answers (`keyturn.llm.rate_limits`) are never run into: near
-  the end of one, what is left is spread over the time until it is whole again.
+- A refusal is a 429, an overload, a failure, a timeout, or a latency that has doubled. It lowers the limit to 0.7 of
+  the calls in flight, once for all calls that had started by then. It then follows CUBIC (RFC 9438, sections 4.2 and
+  4.6): fast back to where the refusal came, slowly past it, and faster again where no further one comes. It grows by
+  time and not by calls, because a rate limit must not be tried a hundred times a second by calls of ten milliseconds.
+- Before the first refusal it doubles with each round of calls, as TCP's slow start does.
+- Near the end of a rate limit that the provider states with its answers (`keyturn.llm.rate_limits`), what is left is
+  spread over the time until it is whole again.
 """
 
 import asyncio
@@ -27,9 +27,9 @@ from keyturn.llm.rate_limits import RateLimit, rate_limits_in
 FIRST_LIMIT = 16.0
 # Of one worker: past it, two cores do nothing but their own work on the answers (make bench).
 MOST_CALLS = 200.0
-# RFC 9438: what is left of the limit after a no, and how fast it grows again, for limits up to some hundreds: from a
-# no at 100 it is back there after 14 s, and tries 110 after another 10 s.
-AFTER_A_NO, GROWTH = 0.7, 0.01
+# RFC 9438: what is left of the limit after a refusal, and how fast it grows again, for limits up to some hundreds: from
+# a refusal at 100 it is back there after 14 s, and tries 110 after another 10 s.
+AFTER_REFUSAL, GROWTH = 0.7, 0.01
 # Calls do not start in bursts: a round of them is spread over its latency, with room for the limit to double.
 SPREAD_FIRST, SPREAD_LATER = 2.0, 1.25
 # What a call takes until the first one has been measured: the first ones are then half a second apart in all.
@@ -40,18 +40,18 @@ SLOWER, SLOWER_SECONDS = 2.0, 0.05
 # against it long. Latencies of one model differ by a factor of three; the median of 32 calls of it hardly doubles.
 ROUNDS_KEPT, LEAST_ROUND = 32, 32
 # Workers are refused together and hear of each other's refusal a second or two later: it is the same one.
-SAME_NO_SECONDS = 3.0
-# A hold without a stated end: as long as a server's first Retry-After mostly is, doubled with each no, up to what a
-# limit by the minute needs.
+SAME_REFUSAL_SECONDS = 3.0
+# A hold without a stated end: as long as a server's first Retry-After mostly is, doubled with each refusal, up to
+# what a limit by the minute needs.
 HOLD_SECONDS, LONGEST_HOLD = 0.5, 30.0
 # Of a limit by the minute, the last call may have to wait for the whole of it.
 LONGEST_SPREAD = 60.0
-# A share of a rate limit below which calls are spread, and its least size for calls that are under way.
+# The share of a rate limit below which calls are spread.
 NEARLY_USED = 0.05
 
 
-class EndpointLoad:
-    """The calls of one worker to one endpoint.
+class ConcurrencyLimit:
+    """The calls of one worker to one model of an endpoint.
 
     Args:
         clock: in seconds.
@@ -62,12 +62,12 @@ class EndpointLoad:
         self._clock = clock
         self._most = most
         self.limit = min(FIRST_LIMIT, most)
-        self.calls = 0  # under way, whoever asked
-        self.turns = 0  # of background work
-        self._is_first = True  # before the first no
-        self._no_at = -math.inf
+        self.calls = 0  # in flight, a person's or a run's
+        self.permits = 0  # of bulk runs
+        self._is_first = True  # before the first refusal
+        self._refused_at = -math.inf
         self._grows_from = self._accepted_at = clock()
-        self._no_limit = self.limit
+        self._refused_limit = self.limit
         self._held_until, self._hold = 0.0, HOLD_SECONDS
         self._next_start = 0.0
         self._news: float | None = None
@@ -111,10 +111,10 @@ class EndpointLoad:
         """Note how many tokens a call has taken."""
         self._tokens = tokens if not self._tokens else self._tokens + (tokens - self._tokens) / 16
 
-    async def take_turn(self) -> Callable[[], None]:
-        """Wait until background work may make one more call, in the order of asking; returns what ends the turn.
+    async def acquire(self) -> Callable[[], None]:
+        """Wait until a bulk run may make one more call, first come, first served; returns what releases the permit.
 
-        What ends it may be called again, to no effect: once when the call is made, and once whatever happened.
+        Releasing it a second time has no effect.
         """
         async with self._line:
             while (wait := self.seconds_to_wait()) > 0:
@@ -122,36 +122,36 @@ class EndpointLoad:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(wait):
                         await self._changed.wait()
-            self.turns += 1
+            self.permits += 1
             self._next_start = max(self._clock(), self._next_start) + self._spread()
-        is_over = False
+        is_released = False
 
-        def end() -> None:
-            nonlocal is_over
-            self.turns -= 0 if is_over else 1
-            is_over = True
+        def release() -> None:
+            nonlocal is_released
+            self.permits -= 0 if is_released else 1
+            is_released = True
             self._changed.set()
 
-        return end
+        return release
 
     def seconds_to_wait(self) -> float:
-        """Return for how many seconds background work waits, at most, before it looks again; 0 if it may ask now."""
+        """Return after how many seconds, at the latest, a permit may be free; 0 if one is free now."""
         now = self._clock()
         if not self._is_first:
             self.limit = self._cubic(now)
-        if max(self.turns, self.calls) >= max(int(self.limit), 1):
+        if max(self.permits, self.calls) >= max(int(self.limit), 1):
             return 1.0  # a call that ends says so
         return max(self._held_until - now, self._next_start - now, 0.0)
 
-    def take_no(self) -> float | None:
-        """Return for how many seconds calls are held since a no that came since the last time; None if none came."""
+    def take_refusal(self) -> float | None:
+        """Return for how many seconds calls are held by a refusal since the last time; None if there was none."""
         news, self._news = self._news, None
         return news
 
-    def learn_no(self, seconds: float) -> None:
-        """Lower the limit for a no that another worker was given, and hold for so many seconds more."""
+    def learn_refusal(self, seconds: float) -> None:
+        """Lower the limit for a refusal that another worker got, and hold calls for so many seconds."""
         now = self._clock()
-        if now - self._no_at > SAME_NO_SECONDS and now >= self._held_until:
+        if now - self._refused_at > SAME_REFUSAL_SECONDS and now >= self._held_until:
             self._lower(now, self.limit)
         self._keep_held(now, seconds)
 
@@ -174,9 +174,9 @@ class EndpointLoad:
     def _refuse(self, began: float, retry_after: float | None) -> None:
         now = self._clock()
         # It had started before the limit was lowered; or it is a person's, which started while others were held.
-        is_known = began < self._no_at or now < self._held_until
+        is_known = began < self._refused_at or now < self._held_until
         if not is_known:
-            self._lower(now, min(self.limit, max(self.calls, self.turns)))
+            self._lower(now, min(self.limit, max(self.calls, self.permits)))
             retry_after = self._hold if retry_after is None else retry_after
             self._hold = min(self._hold * 2, LONGEST_HOLD)
         self._keep_held(now, retry_after or 0.0)
@@ -187,20 +187,20 @@ class EndpointLoad:
         self._grows_from = self._accepted_at = max(self._grows_from, self._held_until)
 
     def _lower(self, now: float, tried: float) -> None:
-        self.limit = max(tried * AFTER_A_NO, 1.0)
-        self._no_limit, self._is_first = self.limit / AFTER_A_NO, False
-        self._no_at = self._grows_from = self._accepted_at = now
+        self.limit = max(tried * AFTER_REFUSAL, 1.0)
+        self._refused_limit, self._is_first = self.limit / AFTER_REFUSAL, False
+        self._refused_at = self._grows_from = self._accepted_at = now
 
     def _cubic(self, now: float) -> float:
-        back: float = (self._no_limit * (1 - AFTER_A_NO) / GROWTH) ** (1 / 3)
-        return min(max(self._no_limit + GROWTH * (max(now - self._grows_from, 0.0) - back) ** 3, 1.0), self._most)
+        back: float = (self._refused_limit * (1 - AFTER_REFUSAL) / GROWTH) ** (1 / 3)
+        return min(max(self._refused_limit + GROWTH * (max(now - self._grows_from, 0.0) - back) ** 3, 1.0), self._most)
 
     def _accept(self, began: float) -> None:
         now = self._clock()
-        if began > self._no_at:
+        if began > self._refused_at:
             self._hold = HOLD_SECONDS
-        # Somebody waits, and for no other reason: a limit that is not tried says nothing (RFC 9438, section 5.8).
-        is_full = self._line.locked() and max(self.turns, self.calls) >= self.limit / 2
+        # A limit that is not used is not tested by this answer (RFC 9438, section 5.8).
+        is_full = self._line.locked() and max(self.permits, self.calls) >= self.limit / 2
         if self._is_first and is_full:
             self.limit = min(self.limit + 1, self._most)
         if not is_full:
@@ -218,4 +218,4 @@ class EndpointLoad:
         self._rounds.append(typical)
         good = sorted(self._rounds)[len(self._rounds) // 4]
         if is_full and typical > max(good * SLOWER, good + SLOWER_SECONDS):
-            self._lower(now, min(self.limit, max(self.calls, self.turns)))
+            self._lower(now, min(self.limit, max(self.calls, self.permits)))
