@@ -4,8 +4,8 @@ import asyncio
 import os
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -18,11 +18,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.worker import Worker
 
-from keyturn.activities.judge_page import JudgePage
+from keyturn.activities.judge_page import HALT_SECONDS, JudgePage
 from keyturn.application.answers import AnswerRefused, answer
 from keyturn.application.parked import waiting_rotations
 from keyturn.application.runs import Handle, RunStopped, follow, start_run
 from keyturn.bulk.contracts import (
+    HALTED,
     BulkOrder,
     BulkOutcome,
     BulkPage,
@@ -45,7 +46,7 @@ from keyturn.keyring_files import new_keyring_text, parse_keyring
 from keyturn.ledger.prices import RateCard
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.llm.endpoint import Timeouts
-from keyturn.llm.errors import ProviderUnavailable, QuotaExhausted
+from keyturn.llm.errors import ProviderUnavailable, QuotaExhausted, RateLimited
 from keyturn.llm.guard import Guard
 from keyturn.llm.wire import Completion, OnText
 from keyturn.payload_errors import PayloadError
@@ -53,6 +54,7 @@ from keyturn.progress import summary_of
 from keyturn.rotations.contracts import Abandonment, Denial, Resumption
 from keyturn.tasks.definition import Prompt
 from keyturn.workers.bulk import run_encryption
+from keyturn.workers.run_rotations import RunRotations
 from keyturn.workflows.bulk import (
     BATCH_LOOK_FIRST,
     BATCH_WITHIN,
@@ -69,6 +71,7 @@ from tests.support.estates import LINE, NOW, BulkPlace, Judge, bulk_place, due, 
 from tests.support.keys import KEYRING
 
 OMAR = Resumption(operator="omar")
+LUNCH = Abandonment(operator="omar", reason="lunch")
 
 
 @pytest.fixture
@@ -171,7 +174,7 @@ async def test_a_run_that_is_begun_again_asks_nothing_twice(
     async with place.working():
         handle = await started(place, run_id, pages_at_once=1)
         await until(handle, lambda now: now.progress.asked >= 30)
-        await answer(handle, "cancel", Abandonment(operator="omar", reason="lunch"))
+        await answer(handle, "cancel", LUNCH)
         first = await handle.result()
         assert first.status == "cancelled"
         assert 30 <= first.progress.asked < 200
@@ -187,10 +190,13 @@ async def test_a_run_that_is_begun_again_asks_nothing_twice(
 class SlowJudge(Judge):
     """One that needs half a second for an answer."""
 
+    begun = 0  # calls that were made, whether or not their answer was waited for
+
     async def complete(
         self, prompt: Prompt, *, timeouts: Timeouts, trace_id: str, on_text: OnText | None = None
     ) -> Completion:
         with self.concurrency.call():
+            self.begun += 1
             await asyncio.sleep(0.5)
             return self._answer(prompt)
 
@@ -222,28 +228,7 @@ async def test_a_run_is_paused_and_goes_on_by_hand(
         assert status.paused == "by_hand"
         await answer(handle, "resume", OMAR)
         assert (await handle.result()).progress.outcomes == {"not_specified": 300}
-    assert set(provider.asked.values()) == {1}, "nothing that was paid is asked again"
-
-
-async def test_what_a_halted_page_has_asked_counts_once(
-    temporal: Client, queue: str, sqlite_engine: AsyncEngine, run_id: str, tmp_path: Path
-) -> None:
-    """All of its keys were under way when the run was paused: nothing of it is left, and it is not judged again."""
-    provider = SlowJudge()
-    place = bulk_place(temporal, queue, sqlite_engine, provider)
-    place.price_of_simulator()
-    await place.load(estate(tmp_path / "keys.jsonl", keys=40, due=lambda number: False), run_id)
-    async with place.working():
-        handle = await started(place, run_id, page_size=10)
-        while provider.calls < 10:
-            await asyncio.sleep(0.02)
-        await answer(handle, "pause", OMAR)
-        status = await until(handle, lambda now: now.phase == "paused")
-        assert status.progress.asked == sum(status.progress.outcomes.values()) <= 40
-        await answer(handle, "resume", OMAR)
-        judged = await until(handle, lambda now: now.phase in {"settling", "ended"})
-        assert (judged.progress.asked, judged.progress.outcomes) == (40, {"not_specified": 40})
-        await handle.result()
+    assert (provider.begun, set(provider.asked.values())) == (300, {1}), "nothing that was paid is asked again"
 
 
 async def test_where_no_price_is_known_one_call_is_made_and_those_that_wait_for_its_cost_are_not(
@@ -548,6 +533,104 @@ async def test_pages_that_were_stopped_are_in_the_next_history_too(temporal: Cli
         outcome = await handle.result()
     assert outcome.progress.asked == 120
     assert sorted(runs.judged) == list(range(12))
+
+
+class Halting(Stopping):
+    """Executes a run whose first page asks until it is halted; `then` is what it returns, and what follows fails."""
+
+    def __init__(self, then: PageResult) -> None:
+        super().__init__()
+        self.then = then
+        self.begun = asyncio.Event()
+
+    async def judge(
+        self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime, stop: asyncio.Event
+    ) -> PageResult:
+        self.judged.append(page.first)
+        if self.begun.is_set():
+            raise PayloadError("its key is not here")
+        self.begun.set()
+        await stop.wait()
+        return self.then
+
+
+@asynccontextmanager
+async def halting(client: Client, queue: str, run_id: str, then: PageResult) -> AsyncIterator[tuple[Handle, Any]]:
+    runs: Any = Halting(then)
+    pages = JudgePage(runs)
+    activities: list[Callable[..., Any]] = [pages.load_run, pages.judge_page, pages.settle_run, pages.end_run]
+    async with (
+        Worker(client, task_queue=queue, workflows=[BulkWorkflow]),
+        Worker(
+            client,
+            task_queue=queue + BULK_QUEUE,
+            activities=activities,
+            max_heartbeat_throttle_interval=timedelta(seconds=HALT_SECONDS),
+        ),
+        asyncio.timeout(60),
+    ):
+        order = BulkOrder(run_id=run_id, page_size=10, pages_at_once=1)
+        handle = await start_run(client, order, task_queue=queue)
+        await runs.begun.wait()
+        yield handle, runs
+
+
+async def test_a_halted_page_of_which_nothing_is_left_counts_once(temporal: Client, queue: str, run_id: str) -> None:
+    """All of its keys were being asked about when the run was paused: it is not judged again."""
+    progress = RunProgress(total=10, asks=10, asked=10, outcomes={"not_specified": 10})
+    async with halting(temporal, queue, run_id, PageResult(progress=progress, stopped=HALTED)) as (handle, runs):
+        await answer(handle, "pause", OMAR)
+        await until(handle, lambda now: now.phase == "paused")
+        await answer(handle, "resume", OMAR)
+        status = await until(handle, lambda now: now.phase == "paused")
+        assert (status.progress.asked, runs.judged[:2]) == (10, [1, 11])
+        await answer(handle, "cancel", LUNCH)
+        await handle.result()
+
+
+async def test_a_page_that_fails_after_it_was_halted_pauses_the_run(temporal: Client, queue: str, run_id: str) -> None:
+    """It was halted once; what it does after the run was resumed is its own."""
+    progress = RunProgress(total=10, asks=10, asked=4)
+    async with halting(temporal, queue, run_id, PageResult(progress=progress, stopped=HALTED)) as (handle, _):
+        await answer(handle, "pause", OMAR)
+        assert (await until(handle, lambda now: now.phase == "paused")).paused == "by_hand"
+        await answer(handle, "resume", OMAR)
+        assert (await until(handle, lambda now: now.phase == "paused")).paused == PayloadError.kind
+        await answer(handle, "cancel", LUNCH)
+        await handle.result()
+
+
+async def test_a_cancelled_run_is_not_paused_by_what_its_pages_met_at_last(
+    temporal: Client, queue: str, run_id: str
+) -> None:
+    progress = RunProgress(total=10, asks=10, asked=4)
+    async with halting(temporal, queue, run_id, PageResult(progress=progress, stopped="quota_exhausted")) as (
+        handle,
+        _,
+    ):
+        await answer(handle, "cancel", LUNCH)
+        assert (await handle.result()).status == "cancelled"
+        status = await handle.query(BulkWorkflow.status)
+    assert (status.paused, status.cancelled) == (None, True)
+
+
+async def test_what_fails_while_a_page_is_halted_stays_open(
+    temporal: Client, queue: str, sqlite_engine: AsyncEngine, run_id: str, tmp_path: Path
+) -> None:
+    """Even at the last attempt: the page is judged again when the run is resumed."""
+    stop = asyncio.Event()
+
+    def fails(_number: int) -> BaseException:
+        stop.set()
+        return RateLimited("429")
+
+    place = bulk_place(temporal, queue, sqlite_engine, Judge(fails))
+    await place.load(estate(tmp_path / "keys.jsonl", keys=10, due=lambda number: False), run_id)
+    rotations = RunRotations(temporal, "nobody")
+    judge = BulkJudge(place.store, place.boundary, rotations, place.encryption, lambda _task: place.permits)
+    page = BulkPage(run_id=run_id, tenant_id=place.tenant, first=1, last=10)
+    halted = await judge.judge(page, attempt=3, last_attempt=True, stop=stop)
+    assert (halted.stopped, halted.progress.asked) == (HALTED, 0)
 
 
 async def test_keys_that_wait_for_a_person_do_not_hold_the_run(
