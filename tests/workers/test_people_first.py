@@ -1,11 +1,23 @@
 """A run's work begins in steps while people wait, and as fast as it can otherwise."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from temporalio.testing import ActivityEnvironment
+from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput
 
-from keyturn.workers.people_first import BETWEEN_TASKS, LINGERS_SECONDS, Pace, PacedPermits, PeoplesWork, Slots
+from keyturn.workers.people_first import (
+    BETWEEN_TASKS,
+    LINGERS_SECONDS,
+    OF_PEOPLE,
+    NotesPeople,
+    Pace,
+    PacedPermits,
+    PeoplesWork,
+    Slots,
+)
 from tests.support.clocks import Clock
 
 
@@ -75,3 +87,26 @@ async def test_nothing_of_a_run_follows_at_once_while_a_person_waits() -> None:
         for _ in range(2):
             await slots.reserve_slot(context)  # type: ignore[arg-type]
         assert loop.time() - began >= BETWEEN_TASKS / 2
+
+
+@pytest.mark.parametrize(
+    ("name", "is_noted"), [("decide", True), ("create_rotation_job", True), ("deliver_job", False)]
+)
+async def test_what_a_person_waits_for_is_noted_and_a_delivery_is_not(name: str, is_noted: bool) -> None:
+    people, noted = PeoplesWork(), []
+
+    class Activity(ActivityInboundInterceptor):
+        def __init__(self) -> None:
+            pass
+
+        async def execute_activity(self, _input: ExecuteActivityInput) -> str:
+            noted.append(people.is_under_way)
+            return "done"
+
+    environment = ActivityEnvironment()
+    environment.info = replace(environment.info, activity_type=name)
+    given = ExecuteActivityInput(fn=lambda: None, args=(), executor=None, headers={})
+    intercepted = NotesPeople(people, OF_PEOPLE).intercept_activity(Activity())
+    assert await environment.run(intercepted.execute_activity, given) == "done"
+    assert noted == [is_noted]
+    assert people.is_under_way == is_noted, "and a moment longer"
