@@ -8,12 +8,19 @@ what it is and the id of its workflow (`workflow:ID`, `activity/TYPE:ID`); data 
 Namespace and context are associated data: a payload that is copied to another workflow, or to another purpose, is
 refused as `payload_moved`. Temporal's serialization context gives the workflow and purpose of a payload. Run ids are
 no part of it: a run that is reset or continued reads its own payloads.
+
+What is encrypted is the payload, or that payload compressed (`encoding` = `binary/zlib-1`) where this is shorter. So
+the length of a ciphertext says a little of its content. That is no oracle for secrets: no payload holds one, and who
+states a part of a payload, its asker, may read the rest of it.
 """
 
 import base64
 import re
+import zlib
 from collections.abc import Sequence
-from typing import Self
+from functools import cache
+from importlib.resources import files
+from typing import Any, Self
 
 from temporalio.api.common.v1 import Payload
 from temporalio.client import Client
@@ -34,6 +41,11 @@ from keyturn.payload_errors import PayloadError, PayloadMoved, PayloadNotAuthent
 from keyturn.workflows.identity import Names, plain
 
 ENCODING = b"binary/encrypted"
+# The form of a compressed payload: zlib's, with a preset dictionary (RFC 1950) of what nearly all of them share, the
+# contracts' field names and the prompt. A history needs the dictionary that it was written with: none is ever changed,
+# a better one gets another number.
+_COMPRESSED = b"binary/zlib-1"
+_DICTIONARY = "payload_dictionary_1.txt"
 KEY_ID = "encryption-key-id"
 CONTEXT = "encryption-context"
 # A schedule writes its input under a prefix, to which the server adds the time of each run. Only a bulk run is started
@@ -99,7 +111,9 @@ class EncryptionCodec(PayloadCodec, WithSerializationContext):
             raise PayloadMoved("a payload was copied: it belongs to another workflow or purpose")
         plain = self.keyring.decrypt(key_id, payload.data, self._bound_to(stated))
         try:
-            return Payload.FromString(plain)
+            return _decompressed(Payload.FromString(plain))
+        except PayloadTooLarge:
+            raise
         except Exception:  # protobuf's own DecodeError differs between its implementations
             raise PayloadNotAuthentic(f"encrypted under the key {key_id}, but its content is no payload") from None
 
@@ -108,12 +122,48 @@ class EncryptionCodec(PayloadCodec, WithSerializationContext):
         if len(plain) > MAX_PAYLOAD_BYTES:
             raise PayloadTooLarge(f"a payload has {len(plain):,} bytes, and the limit is {MAX_PAYLOAD_BYTES:,}")
         context = self._context or ""
-        key_id, encrypted = self.keyring.encrypt(plain, self._bound_to(context))
+        key_id, encrypted = self.keyring.encrypt(_compressed(plain), self._bound_to(context))
         metadata = {"encoding": ENCODING, KEY_ID: key_id.encode(), CONTEXT: context.encode()}
         return Payload(metadata=metadata, data=encrypted)
 
     def _bound_to(self, context: str) -> bytes:
         return f"keyturn-payload-v2\0{self._namespace}\0{context}".encode()
+
+
+@cache
+def _dictionary() -> bytes:
+    return files("keyturn.application").joinpath(_DICTIONARY).read_bytes()
+
+
+@cache
+def _new_compression() -> Any:  # zlib names no type of it
+    return zlib.compressobj(zdict=_dictionary())
+
+
+def _compressed(payload: bytes) -> bytes:
+    """Return a serialized payload in the shorter of its two forms."""
+    stream = _new_compression().copy()  # which is faster than to read the dictionary again
+    data = stream.compress(payload) + stream.flush()
+    inner = Payload(metadata={"encoding": _COMPRESSED}, data=data).SerializeToString()
+    return min(payload, inner, key=len)
+
+
+def _decompressed(payload: Payload) -> Payload:
+    """Return the payload that a compressed one holds, any other one as it is.
+
+    Raises PayloadTooLarge where it would be larger than any that is encrypted here, whatever the compressed size.
+    """
+    if payload.metadata.get("encoding") != _COMPRESSED:
+        return payload
+    stream = zlib.decompressobj(zdict=_dictionary())
+    plain = stream.decompress(payload.data, MAX_PAYLOAD_BYTES + 1)
+    if len(plain) > MAX_PAYLOAD_BYTES:
+        raise PayloadTooLarge(
+            f"a payload has more bytes than the limit, {MAX_PAYLOAD_BYTES:,}, once it is decompressed"
+        )
+    if not stream.eof:
+        raise ValueError("it ends too early")
+    return Payload.FromString(plain)
 
 
 def _context_text(context: SerializationContext) -> str | None:

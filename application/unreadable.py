@@ -6,6 +6,7 @@ update is refused, a result raises for the caller, and a workflow whose own inpu
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from temporalio.api.common.v1 import Payload
@@ -50,12 +51,17 @@ class _UnreadableConverter(EncodingPayloadConverter):
         raise _BY_KIND.get(kind, PayloadError)(message)
 
 
+@cache
+def _converters() -> dict[bytes, EncodingPayloadConverter]:
+    return {**PydanticPayloadConverter().converters, ENCODING.encode(): _UnreadableConverter()}
+
+
 class ContractPayloadConverter(PydanticPayloadConverter):
     """The converter of pydantic contracts, which raises a payload's refusal as it is."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.converters = {**self.converters, ENCODING.encode(): _UnreadableConverter()}
+        # The SDK makes one for each payload's context, and all are alike: they share what takes long to make.
+        self.converters = _converters()
 
     def from_payloads(self, payloads: Sequence[Payload], type_hints: list[type] | None = None) -> list[Any]:
         """Return the values of `payloads`; raises PayloadError for one that could not be opened."""

@@ -1,7 +1,9 @@
 """Temporal holds ciphertext: on a real server, for the client, the worker and the replayer, as keys come and go."""
 
 import asyncio
+import base64
 import uuid
+import zlib
 from typing import Any
 
 import pytest
@@ -112,6 +114,54 @@ async def test_a_payload_that_temporal_would_never_take_is_refused_before_it_is_
     """The server's own refusal would be retried for ever."""
     with pytest.raises(PayloadTooLarge, match="the limit is"):
         await codec().encode([Payload(data=b"x" * (MAX_PAYLOAD_BYTES + 1))])
+
+
+async def test_a_payload_with_repeated_words_is_encrypted_in_fewer_bytes() -> None:
+    """The prompts and policy lines of a history are of this kind."""
+    long = Payload(metadata={"encoding": b"json/plain"}, data=b'"' + b"the same words again. " * 200 + b'"')
+    [encrypted] = await codec().encode([long])
+    assert len(encrypted.data) < len(long.data) / 10
+    assert await codec().decode([encrypted]) == [long]
+
+
+def encrypted_as_it_is(payload: Payload) -> Payload:
+    """Encrypted without a compression of ours: as an earlier release did, or another holder of the key might."""
+    key_id, data = ring(NEWER).encrypt(payload.SerializeToString(), b"keyturn-payload-v2\0default\0")
+    return Payload(metadata={"encoding": ENCODING, KEY_ID: key_id.encode(), CONTEXT: b""}, data=data)
+
+
+def compressed(data: bytes) -> Payload:
+    return Payload(metadata={"encoding": b"binary/zlib-1"}, data=data)
+
+
+async def test_a_payload_that_was_compressed_by_an_earlier_release_is_read() -> None:
+    """Were the dictionary of a form changed, no history in that form could be read any more."""
+    recorded = base64.b64decode(b"eLtJzNMq4xLj4gD6OB/UDRDiygI6SR+Y+DLzhLyrKcmfoLYp0H5wnoutBQC3FiJK")
+    proposal = b'{"decision":"eligible","rotation_window_days":30,"source_line_ids":["P-7"]}'
+    opened = codec().decrypt_payload(encrypted_as_it_is(compressed(recorded)))
+    assert opened == Payload(metadata={"encoding": b"json/plain"}, data=proposal)
+
+
+async def test_a_payload_that_was_encrypted_without_compression_is_read() -> None:
+    """As those of histories from before payloads were compressed."""
+    assert codec().decrypt_payload(encrypted_as_it_is(PLAIN)) == PLAIN
+
+
+@pytest.mark.parametrize(
+    ("inner", "error"),
+    [
+        (compressed(zlib.compress(b"x" * 50_000_000)), PayloadTooLarge),
+        (compressed(zlib.compress(PLAIN.SerializeToString())[:-3]), PayloadNotAuthentic),
+        (compressed(b"no stream"), PayloadNotAuthentic),
+        (compressed(zlib.compress(b"\xff" * 9)), PayloadNotAuthentic),
+        (compressed(b""), PayloadNotAuthentic),
+    ],
+    ids=["50 MB in 50 kB", "cut", "no stream", "no payload", "empty"],
+)
+async def test_a_compressed_payload_that_cannot_be_read_is_refused_by_its_name(inner: Payload, error: Any) -> None:
+    """However large it would become."""
+    with pytest.raises(error):
+        codec().decrypt_payload(encrypted_as_it_is(inner))
 
 
 @pytest.mark.parametrize(("data", "is_read"), [(b'"ACTIVITY_ID_NOT_STARTED"', True), (b'"ACTIVITY_ID_STARTED"', False)])
