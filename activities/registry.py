@@ -1,5 +1,6 @@
 """Every class of activities. What is in an instance's `activities`, a worker registers."""
 
+from keyturn.activities.check_readiness import CheckReadiness
 from keyturn.activities.create_rotation_job import CreateRotationJob
 from keyturn.activities.decide import Decide
 from keyturn.activities.deliver_job import DeliverJob
@@ -20,4 +21,5 @@ ACTIVITIES = (
     DeliverNotices,
     JudgePage,
     RotateKey,
+    CheckReadiness,
 )

@@ -5,7 +5,9 @@ docs/how-to/run-in-production.md says how builds are promoted, drained and rolle
 """
 
 import asyncio
+import os
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -13,31 +15,43 @@ from temporalio.api.enums.v1 import VersionDrainageStatus
 from temporalio.api.workflowservice.v1 import (
     DescribeWorkerDeploymentRequest,
     SetWorkerDeploymentCurrentVersionRequest,
+    SetWorkerDeploymentRampingVersionRequest,
 )
 from temporalio.client import Client
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import WorkerDeploymentConfig
 
-DEPLOYMENT = "keyturn"
+# Set by Temporal's Worker Controller on Kubernetes, which names deployment and builds itself
+# (https://github.com/temporalio/temporal-worker-controller).
+DEPLOYMENT_VARIABLE, BUILD_VARIABLE = "TEMPORAL_DEPLOYMENT_NAME", "TEMPORAL_WORKER_BUILD_ID"
 # A worker that has just started polls its task queues one after the other, and the server knows of each a moment later.
 QUEUES_KNOWN_WITHIN = 15.0
 
 
 @dataclass(frozen=True)
 class Build:
-    """One build of the deployment: whether new rotations start on it, and whether old ones still run there."""
+    """One build of the deployment: whether new rotations start on it, and whether old ones still run there.
+
+    `share` is the percentage of the new rotations that start on it while it is tried beside the current build.
+    """
 
     build_id: str
     current: bool
     drainage: str
     created_at: datetime
+    share: float | None = None
+
+
+def deployment_name() -> str:
+    """Return the name of the deployment that the builds are of: `keyturn`, or the controller's."""
+    return os.environ.get(DEPLOYMENT_VARIABLE) or "keyturn"
 
 
 def pinned_to(build_id: str) -> WorkerDeploymentConfig:
     """Return the configuration that makes a worker one of `build_id`, whose rotations stay with it."""
     return WorkerDeploymentConfig(
-        version=WorkerDeploymentVersion(deployment_name=DEPLOYMENT, build_id=build_id),
+        version=WorkerDeploymentVersion(deployment_name=deployment_name(), build_id=build_id),
         use_worker_versioning=True,
         default_versioning_behavior=VersioningBehavior.PINNED,
     )
@@ -46,13 +60,13 @@ def pinned_to(build_id: str) -> WorkerDeploymentConfig:
 # A worker whose rotations any other worker may continue. Named, because the SDK would read the code of every imported
 # module to make a name of its own: a tenth of a worker's start.
 UNPINNED = WorkerDeploymentConfig(
-    version=WorkerDeploymentVersion(deployment_name=DEPLOYMENT, build_id="unpinned"), use_worker_versioning=False
+    version=WorkerDeploymentVersion(deployment_name="keyturn", build_id="unpinned"), use_worker_versioning=False
 )
 
 
 async def builds(client: Client) -> list[Build]:
     """Return the builds that the namespace knows, the newest first; empty if no worker has a build id."""
-    request = DescribeWorkerDeploymentRequest(namespace=client.namespace, deployment_name=DEPLOYMENT)
+    request = DescribeWorkerDeploymentRequest(namespace=client.namespace, deployment_name=deployment_name())
     try:
         described = await client.workflow_service.describe_worker_deployment(request)
     except RPCError as error:
@@ -60,13 +74,15 @@ async def builds(client: Client) -> list[Build]:
             return []
         raise
     info = described.worker_deployment_info
-    current = info.routing_config.current_deployment_version.build_id
+    routing = info.routing_config
+    current, tried = routing.current_deployment_version.build_id, routing.ramping_deployment_version.build_id
     found = [
         Build(
             summary.deployment_version.build_id,
             summary.deployment_version.build_id == current,
             VersionDrainageStatus.Name(summary.drainage_info.status).removeprefix("VERSION_DRAINAGE_STATUS_").lower(),
             summary.create_time.ToDatetime(UTC),
+            routing.ramping_version_percentage if tried == summary.deployment_version.build_id else None,
         )
         for summary in info.version_summaries
     ]
@@ -80,12 +96,34 @@ async def promote(client: Client, build_id: str) -> None:
         RPCError: the server does not know the build, or its workers do not poll all the task queues of the current one.
     """
     wanted = SetWorkerDeploymentCurrentVersionRequest(
-        namespace=client.namespace, deployment_name=DEPLOYMENT, build_id=build_id, identity=client.identity
+        namespace=client.namespace, deployment_name=deployment_name(), build_id=build_id, identity=client.identity
     )
+    await _once_polled(lambda: client.workflow_service.set_worker_deployment_current_version(wanted))
+
+
+async def ramp(client: Client, build_id: str, percentage: float) -> None:
+    """Let `percentage` of the new rotations start on `build_id`, and the others on the current build.
+
+    0 ends it: all start on the current build again. `promote` ends it, too.
+
+    Raises:
+        RPCError: see `promote`.
+    """
+    wanted = SetWorkerDeploymentRampingVersionRequest(
+        namespace=client.namespace,
+        deployment_name=deployment_name(),
+        build_id=build_id if percentage else "",
+        percentage=percentage,
+        identity=client.identity,
+    )
+    await _once_polled(lambda: client.workflow_service.set_worker_deployment_ramping_version(wanted))
+
+
+async def _once_polled(change: Callable[[], Awaitable[object]]) -> None:
     until = time.monotonic() + QUEUES_KNOWN_WITHIN
     while True:
         try:
-            await client.workflow_service.set_worker_deployment_current_version(wanted)
+            await change()
             return
         except RPCError as error:
             if "missing active task queues" not in error.message or time.monotonic() > until:

@@ -1,11 +1,16 @@
 """The commands about builds of the worker: which there are, and which one new rotations start on."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import click
 
 from keyturn.errors import KeyturnError
 from keyturn.moments import in_utc
+
+if TYPE_CHECKING:
+    from temporalio.client import Client  # it takes long to import, and help needs none of it
 
 
 class UnknownBuild(KeyturnError):
@@ -18,7 +23,7 @@ class UnknownBuild(KeyturnError):
 
 @click.group()
 def deployment() -> None:
-    """Show the workers' builds, and promote one (docs/how-to/run-in-production.md)."""
+    """Show the workers' builds, try one on a share, and promote it (docs/how-to/run-in-production.md)."""
 
 
 @deployment.command()
@@ -39,6 +44,8 @@ def show() -> None:
     found = asyncio.run(run())
     for build in found:
         state = "current" if build.current else build.drainage.replace("unspecified", "not promoted")
+        if build.share is not None:
+            state = f"takes {build.share:g}% of the new rotations"
         click.echo(f"{build.build_id:24}  {in_utc(build.created_at)}  {state}")
     if not found:
         click.echo("no worker has a build ID: every worker takes every rotation", err=True)
@@ -53,16 +60,39 @@ def promote(build_id: str) -> None:
     Example:
       keyturn deployment promote 3f2a9c1d4e5b
     """
-    from keyturn.application.connection import connect, map_refusals
-    from keyturn.application.versioning import builds
     from keyturn.application.versioning import promote as make_current
 
-    async def run() -> None:
-        with map_refusals():
-            client = await connect()
-            if build_id not in {build.build_id for build in await builds(client)}:
-                raise UnknownBuild(f"no worker of the build {build_id[:64]} has polled this namespace")
-            await make_current(client, build_id)
-
-    asyncio.run(run())
+    asyncio.run(_change(build_id, make_current))
     click.echo(f"{build_id} is current: new rotations start on it")
+
+
+@deployment.command()
+@click.argument("build_id")
+@click.argument("percentage", type=click.FloatRange(0, 100))
+def ramp(build_id: str, percentage: float) -> None:
+    """Start PERCENTAGE of the new rotations on the workers of BUILD_ID, the others on the current build; 0 ends that.
+
+    Which rotation goes where depends on its ID: one that is asked for again goes to the same build.
+
+    \b
+    Example:
+      keyturn deployment ramp 3f2a9c1d4e5b 10
+    """
+    from keyturn.application.versioning import ramp as let_take
+
+    asyncio.run(_change(build_id, lambda client, build: let_take(client, build, percentage)))
+    if percentage:
+        click.echo(f"{build_id} takes {percentage:g}% of the new rotations; `keyturn deployment promote` gives it all")
+    else:
+        click.echo(f"{build_id} takes no more new rotations than it was given: all start on the current build")
+
+
+async def _change(build_id: str, change: "Callable[[Client, str], Awaitable[None]]") -> None:
+    from keyturn.application.connection import connect, map_refusals
+    from keyturn.application.versioning import builds
+
+    with map_refusals():
+        client = await connect()
+        if build_id not in {build.build_id for build in await builds(client)}:
+            raise UnknownBuild(f"no worker of the build {build_id[:64]} has polled this namespace")
+        await change(client, build_id)

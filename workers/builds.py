@@ -1,14 +1,17 @@
 """Which build a worker is of."""
 
+import os
 import subprocess
 from pathlib import Path
 
+from keyturn.application.versioning import BUILD_VARIABLE
 from keyturn.workers.settings import Settings
 
 
 def build_id_of(settings: Settings) -> str | None:
-    """Return the build that a worker's rotations are pinned to: as it is set or, in production, as git has it."""
-    return settings.build_id or (_git_commit() if settings.environment == "production" else None)
+    """Return the build that a worker's rotations are pinned to: the controller's, the set one, in production git's."""
+    given = os.environ.get(BUILD_VARIABLE) or settings.build_id
+    return given or (_git_commit() if settings.environment == "production" else None)
 
 
 def _git_commit() -> str | None:

@@ -1,7 +1,7 @@
 """The composition root: the only place that names concrete classes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.worker import Worker, WorkerDeploymentConfig
 
+from keyturn.activities.check_readiness import CheckReadiness
 from keyturn.activities.create_rotation_job import CreateRotationJob, JobClaims, OwnersOf
 from keyturn.activities.decide import Decide, WaiverOf
 from keyturn.activities.deliver_job import DeliverJob
@@ -83,6 +84,7 @@ from keyturn.workers.people_first import (
 )
 from keyturn.workers.retention_settings import load_retention_settings
 from keyturn.workers.run_rotations import RunRotations
+from keyturn.workers.schema import check_schema
 from keyturn.workers.settings import Settings
 from keyturn.workers.tracing import provider_names, span_recorder
 from keyturn.workers.upkeep import count_encryptions, count_jobs, delete_expired, forget_expired
@@ -221,7 +223,7 @@ async def open_worker(
     build_id = build_id_of(wired.settings)
     store, outbox = JobStore(wired.engine), Outbox(wired.engine)
     starts: DeliveryStarts | None = None
-    activities: list[Callable[..., Any]] = []
+    activities: list[Callable[..., Any]] = CheckReadiness(_readiness(wired)).activities
     if wired.receivers:
         starts = DeliveryStarts(client, wired.settings.task_queue)
         await abandon_old_deliveries(outbox)
@@ -261,6 +263,12 @@ async def open_worker(
             interceptors=[NotesPeople(people, OF_PEOPLE)],
             identity=identity_of(checks_of(wired.settings.keyring, wired.catalogue.version)),
         )
+
+
+def _readiness(wired: WorkerContext) -> Mapping[str, Callable[[], Awaitable[object]]]:
+    """Return what a build must have before it takes rotations; its policy was read when the worker started."""
+    url = wired.settings.database_url
+    return {"database": answers(wired.engine), "schema": lambda: asyncio.to_thread(check_schema, url)}
 
 
 def _rotation_activities(

@@ -2,9 +2,10 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+from click.testing import CliRunner
 from temporalio.client import Client
 
 from keyturn.application.answers import answer
@@ -15,6 +16,7 @@ from keyturn.lab.stack.temporal import dev_server
 from keyturn.llm.errors import QuotaExhausted
 from keyturn.rotations.contracts import Resumption
 from keyturn.rotations.outcomes import JobCreated
+from keyturn.starter.deployment import deployment
 from keyturn.workers.doctor import temporal_state
 from keyturn.workers.doctor_errors import NoBuild, NoWorker
 from tests.support.cases import request
@@ -62,6 +64,52 @@ async def test_a_parked_rotation_ends_on_its_build_while_new_ones_start_on_the_n
             now = {build.build_id: (build.current, build.drainage) for build in await builds(server)}
             assert now["b2"][0]
             assert now["b1"] in {(False, "draining"), (False, "drained")}
+
+
+async def test_a_build_is_tried_on_a_share_of_the_rotations_and_given_up(
+    server: Client, sqlite_store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the commands, as an operator does: some of many start on it, then all, and after 0 none."""
+    queue = f"test-{uuid.uuid4().hex}"
+    monkeypatch.setenv("TEMPORAL_ADDRESS", server.service_client.config.target_host)
+    monkeypatch.setenv("KEYTURN_PAYLOAD_KEYS", KEYS_TEXT.replace("\n", ","))
+    old, new = Script(ELIGIBLE), Script(ELIGIBLE)
+
+    async def command(*arguments: str) -> str:
+        done = await asyncio.to_thread(CliRunner().invoke, deployment, arguments)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    async def ask(count: int) -> tuple[int, int]:
+        before = old.calls, new.calls
+        await asyncio.gather(*(rotate(server, request(), task_queue=queue, wait_seconds=30) for _ in range(count)))
+        return old.calls - before[0], new.calls - before[1]
+
+    async with worker_on(server, queue, old, sqlite_store, build_id="b1"):
+        await _known(server, "b1")
+        await promote(server, "b1")
+        async with worker_on(server, queue, new, sqlite_store, build_id="b2"):
+            await _known(server, "b2")
+            assert "takes 50% of the new rotations" in await command("ramp", "b2", "50")
+            assert "takes 50% of the new rotations" in await command("show")
+            on_old, on_new = await ask(24)
+            assert on_old > 0  # a chance of one in 2^23 that one of them takes all
+            assert on_new > 0
+            await command("ramp", "b2", "100")
+            assert await _settled(ask) == (0, 1)
+            assert "all start on the current build" in await command("ramp", "b2", "0")
+            assert await _settled(ask, expected=(1, 0)) == (1, 0)
+            assert "takes" not in await command("show")
+
+
+async def _settled(
+    ask: Callable[[int], Awaitable[tuple[int, int]]], *, expected: tuple[int, int] = (0, 1)
+) -> tuple[int, int]:
+    """What one rotation does, when the task queues know of a change: some moments after it was made."""
+    async with asyncio.timeout(20):
+        while (seen := await ask(1)) != expected:
+            pass
+    return seen
 
 
 async def _state() -> str:
