@@ -1,0 +1,202 @@
+"""The Helm chart: every part is accepted by Kubernetes' own schemas, and every setting of `.env.example` reaches it.
+
+Helm is built by `make tools`, which needs Go: without it these tests are skipped.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from keyturn.workflows.registry import OF_WORKERS
+
+ROOT = Path(__file__).resolve().parents[1]
+CHART = ROOT / "deploy" / "helm" / "keyturn"
+EXAMPLE = ROOT / "deploy" / "helm" / "example.yaml"
+BUILT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "keyturn" / "tools" / "helm"
+HELM = shutil.which("helm") or (str(BUILT) if BUILT.exists() else None)
+needs_helm = pytest.mark.skipif(HELM is None, reason="helm is not installed (make tools)")
+COMPONENTS = ("worker", "executor", "desk", "jobs", "codec", "leaks")
+# Of compose's own containers, and of a person's shell.
+NOT_OF_COMPONENTS = {"GRAFANA_PASSWORD", "KEYTURN_DB_PASSWORD", "POSTGRES_PASSWORD", "TEMPORAL_DB_PASSWORD"}
+
+
+def helm(*arguments: str, values: Mapping[str, Any] = {}) -> subprocess.CompletedProcess[str]:
+    assert HELM is not None
+    return subprocess.run(
+        # One that `go install` built takes the cluster for a very old one.
+        [HELM, *arguments, "--kube-version", "1.31.0", "--values", str(EXAMPLE), "--values", "-"],
+        input=yaml.safe_dump(dict(values)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def rendered(values: Mapping[str, Any] = {}) -> list[dict[str, Any]]:
+    done = helm("template", "r", str(CHART), values=values)
+    assert done.returncode == 0, done.stderr
+    return [one for one in yaml.safe_load_all(done.stdout) if one]
+
+
+def named(resources: list[dict[str, Any]], kind: str, component: str) -> dict[str, Any]:
+    [found] = [one for one in resources if one["kind"] == kind and one["metadata"]["name"] == f"r-keyturn-{component}"]
+    return found
+
+
+def environment_of(resource: dict[str, Any], resources: list[dict[str, Any]]) -> dict[str, Any]:
+    [container] = resource["spec"]["template"]["spec"]["containers"]
+    found: dict[str, Any] = {}
+    for source in container.get("envFrom", ()):
+        name = source["configMapRef"]["name"].removeprefix("r-keyturn-")
+        found |= named(resources, "ConfigMap", name)["data"]
+    return found | {one["name"]: one.get("value", one.get("valueFrom")) for one in container["env"]}
+
+
+def pods(resources: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    return [
+        (one["metadata"]["name"], one["spec"]["template"]["spec"])
+        for one in resources
+        if one["kind"] in {"Deployment", "Job", "WorkerDeployment"}
+    ]
+
+
+@needs_helm
+def test_every_part_fits_kubernetes_schemas() -> None:
+    """With everything on; the parts of operators have no schema there."""
+    kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="not installed (make tools)")
+    resources = rendered({"worker": {"autoscaling": {"by": "cpu"}}})
+    kinds = {one["kind"] for one in resources}
+    assert kinds > {"Deployment", "Job", "Service", "ConfigMap", "PodDisruptionBudget", "NetworkPolicy"}
+    assert kinds > {"HorizontalPodAutoscaler", "ServiceAccount"}
+    of_operators = {"ServiceMonitor", "PrometheusRule", "ScaledObject", "WorkerDeployment"}
+    for one in resources:
+        if one["kind"] not in of_operators:
+            kubernetes_validate.validate(one, "1.31", strict=True)
+
+
+@needs_helm
+def test_no_process_is_root_or_writes_but_to_its_tmp() -> None:
+    """Every pod, the jobs of an upgrade included."""
+    found = pods(rendered())
+    assert len(found) == len(COMPONENTS) + 2
+    for name, pod in found:
+        assert pod["securityContext"]["runAsNonRoot"], name
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        assert pod["automountServiceAccountToken"] is False, name
+        [container] = pod["containers"]
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }, name
+        writable = [one["mountPath"] for one in container["volumeMounts"] if not one.get("readOnly")]
+        assert writable == ["/tmp"], name
+
+
+@needs_helm
+def test_every_variable_of_the_example_reaches_every_component() -> None:
+    """As a setting or as a secret, however it is named."""
+    text = (ROOT / ".env.example").read_text()
+    variables = sorted(set(re.findall(r"^#? ?([A-Z][A-Z0-9_]+)=", text, re.MULTILINE)) - NOT_OF_COMPONENTS)
+    assert len(variables) > 120
+    kept_as_secrets = yaml.safe_load(EXAMPLE.read_text())["secrets"].keys() | {"ANTHROPIC_API_KEY", "GEMINI_API_KEY"}
+    resources = rendered(
+        {
+            "settings": {name: "x" for name in variables if name not in kept_as_secrets},
+            "secrets": {name: {"secret": "s", "key": "k", "components": None} for name in kept_as_secrets},
+        }
+    )
+    for component in COMPONENTS:
+        environment = environment_of(named(resources, "Deployment", component), resources)
+        assert set(variables) <= set(environment), component
+        for name in kept_as_secrets:
+            assert "secretKeyRef" in environment[name], (component, name)
+
+
+@needs_helm
+def test_a_secret_reaches_its_components_alone() -> None:
+    """The desk has no provider's key, and the codec server no database."""
+    resources = rendered()
+    having = {
+        name: [one for one in COMPONENTS if name in environment_of(named(resources, "Deployment", one), resources)]
+        for name in ("OPENAI_API_KEY", "DATABASE_URL", "KEYTURN_DESK_TOKENS")
+    }
+    assert having["OPENAI_API_KEY"] == ["worker"]
+    assert having["DATABASE_URL"] == ["worker", "executor", "desk", "jobs", "leaks"]
+    assert having["KEYTURN_DESK_TOKENS"] == ["desk"]
+
+
+@needs_helm
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"image": {"repository": ""}}, "image.repository: build Keyturn's image"),
+        ({"settings": {"KEYTURN_ROUTES": ""}}, "settings.KEYTURN_ROUTES is not set"),
+        ({"secrets": {"KEYTURN_PAYLOAD_KEYS": None}}, "secrets.KEYTURN_PAYLOAD_KEYS is not set"),
+        ({"settings": {"DATABASE_URL": "postgresql://user:secret@host/db"}}, "settings"),
+        ({"settings": {"openai_api_key": "x"}}, "openai_api_key"),
+        ({"secrets": {"OPENAI_API_KEY": {"secret": "s", "key": "k", "components": ["wroker"]}}}, "components"),
+        ({"replicas": 3}, "replicas"),
+        ({"worker": {"kind": "controller"}}, "worker.controller.connection"),
+        ({"worker": {"controller": {"steps": [{"rampPercentage": 100, "pauseDuration": "5m"}]}}}, "rampPercentage"),
+    ],
+    ids=["image", "routes", "keys", "a secret as a setting", "a name", "a component", "a value", "connection", "steps"],
+)
+def test_what_an_installation_lacks_is_said_before_it_is_made(values: dict[str, Any], said: str) -> None:
+    """And never with the value of a secret."""
+    done = helm("template", "r", str(CHART), values=values)
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert "user:secret" not in done.stderr
+
+
+@needs_helm
+def test_the_controller_rolls_a_build_out_in_steps_behind_a_gate() -> None:
+    """The gate is a workflow that workers have; the rest of the pod is the plain Deployment's."""
+    plain = rendered()
+    resources = rendered({"worker": {"kind": "controller", "controller": {"connection": "temporal"}}})
+    deployment = named(resources, "WorkerDeployment", "worker")
+    assert deployment["spec"]["rollout"]["steps"][0] == {"rampPercentage": 10, "pauseDuration": "5m"}
+    assert deployment["spec"]["rollout"]["gate"]["workflowType"] in {one.__name__ for one in OF_WORKERS}
+    assert deployment["spec"]["template"] == named(plain, "Deployment", "worker")["spec"]["template"]
+    assert not [one for one in resources if one["kind"] == "Deployment" and "worker" in one["metadata"]["name"]]
+
+
+@needs_helm
+def test_what_scales_a_worker_sets_how_many_there_are() -> None:
+    """A number of ours beside it would take its decision back with each upgrade."""
+    resources = rendered({"worker": {"autoscaling": {"by": "keda", "maxReplicas": 5}}})
+    assert "replicas" not in named(resources, "Deployment", "worker")["spec"]
+    [scaler] = [one for one in resources if one["kind"] == "ScaledObject"]
+    assert scaler["spec"]["maxReplicaCount"] == 5
+    assert scaler["spec"]["triggers"][0]["metadata"]["taskQueue"] == "keyturn"
+
+
+@needs_helm
+def test_the_alerts_are_those_of_the_monitoring() -> None:
+    """The chart has no copy of them."""
+    [rule] = [one for one in rendered() if one["kind"] == "PrometheusRule"]
+    assert rule["spec"] == yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yml").read_text())
+
+
+@needs_helm
+def test_figures_and_pages_are_for_the_peers_that_are_named() -> None:
+    """A pod that serves none of them is reached by no one."""
+    resources = rendered()
+    policies = {one["metadata"]["name"]: one["spec"] for one in resources if one["kind"] == "NetworkPolicy"}
+    of_clients = policies["r-keyturn-desk"]["ingress"][0]["from"]
+    assert of_clients[0]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "ingress"}
+    of_figures = policies["r-keyturn-worker"]["ingress"][0]["from"]
+    assert of_figures[0]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "monitoring"}
+    closed = rendered({"networkPolicy": {"clients": None}})
+    assert {one["metadata"]["name"]: one["spec"] for one in closed if one["kind"] == "NetworkPolicy"}["r-keyturn-desk"][
+        "ingress"
+    ] == []
