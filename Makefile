@@ -2,12 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
+TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/keyturn/tools
 # Behind a company's proxy the certificates that count are the system's; uv would bring its own.
 export UV_SYSTEM_CERTS ?= 1
 # Compiled once: the tests start some hundreds of processes, and each would compile all that it imports, in four seconds.
 export UV_COMPILE_BYTECODE ?= 1
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help install demo dev test unit check docs format bench bench-compare prove soak fuzz audit prove-gate prove-delivery prove-executor prove-consumers prove-bulk eval eval-local golden histories schemas screenshots matrix release clean
+.PHONY: help install demo dev test unit check docs format bench bench-compare prove soak fuzz audit prove-gate prove-delivery prove-executor prove-consumers prove-bulk cluster cluster-test tools eval eval-local golden histories schemas screenshots matrix release clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -51,6 +52,13 @@ check: install ## format, lint, words, types, imports, secrets
 	$(BIN)/lint-imports --no-logo
 	@# TPL010 wants ApplicationError only; workflows/rotate_key.py leaves its steps by exceptions that it catches itself.
 	$(BIN)/temporalint --ignore TPL010 workflows activities
+	@# What Go built (`make tools`), or the machine has.
+	@export PATH="$(TOOLS):$$PATH"; cd deploy/prometheus && \
+	  if command -v promtool >/dev/null; then promtool check rules alerts.yml && promtool test rules alerts_test.yml; \
+	  else echo "promtool is not installed: the alerts were not tested (make tools)"; fi
+	@export PATH="$(TOOLS):$$PATH"; \
+	  if command -v helm >/dev/null; then helm lint --quiet --strict --kube-version 1.31.0 --values deploy/helm/example.yaml deploy/helm/keyturn; \
+	  else echo "helm is not installed: the chart was not checked (make tools)"; fi
 	@# 3: a known placeholder is on another line now, and the baseline is updated.
 	$(BIN)/detect-secrets-hook --baseline .secrets.baseline $$(git ls-files) || [ $$? -eq 3 ]
 
@@ -83,6 +91,17 @@ prove-consumers: install ## rotate 10,000 keys of four clouds while programs log
 
 prove-bulk: install ## judge 10,000 keys while worker, server and starter are killed -9 in turn (some minutes)
 	PROOF_KEYS=10000 $(BIN)/pytest -q --timeout=0 tests/workflows/test_bulk_killed.py
+
+cluster: install ## run Temporal's production server as a cluster, with PostgreSQL and TLS, until Ctrl-C (needs Go)
+	$(BIN)/python -m keyturn.lab.cluster
+
+cluster-test: install ## run the tests of workflows on such a cluster (needs Go; some minutes, and the first build)
+	$(BIN)/pytest -q -n0 --cluster tests
+
+tools: install ## install what checks deploy/: promtool and helm, built by Go outside the checkout, and Kubernetes' schemas
+	lab/tools.sh "$(TOOLS)"
+	UV=$$(command -v uv || echo $(BIN)/uv); \
+	  UV_PROJECT_ENVIRONMENT=.venv $$UV sync --quiet --locked --inexact --group chart --python $(BIN)/python
 
 prove: install ## run operations under FAULTS faults (1,000), and the negative controls that must be caught (some minutes)
 	$(BIN)/keyturn prove --faults $(or $(FAULTS),1000) --results docs/proof.json --page docs/proof.md --plot docs/proof.svg $(PROVE)

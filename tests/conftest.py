@@ -10,7 +10,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import AsyncIterator, Generator, Iterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +23,12 @@ from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
 import keyturn.keyring_files
+from keyturn.application.connection import connect
 from keyturn.application.encryption import encryption_converter
 from keyturn.application.namespace import add_search_attributes
 from keyturn.database import database_url, open_database
 from keyturn.jobs.store import JobStore
+from keyturn.lab.cluster.servers import cluster
 from keyturn.lab.stack.embedded import Ports, Stack, embedded_stack, simulator_process
 from keyturn.lab.stack.loopback import loopback_client
 from keyturn.lab.stack.processes import ends_with_us, program
@@ -58,6 +60,12 @@ for _name in [name for name in os.environ if name.startswith(_SETTINGS)]:
 keyturn.keyring_files.DEVELOPMENT_FILE = Path("tests/absent/.keyturn/payload_keys")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--cluster", action="store_true", help="Run the tests of workflows on Temporal's production server (needs Go)."
+    )
+
+
 def pytest_configure() -> None:
     """A run that is stopped ends its servers, as after Ctrl-C: by default SIGTERM would leave them behind."""
     if threading.current_thread() is threading.main_thread():
@@ -87,6 +95,9 @@ LONGEST_FIRST = (
 )
 
 
+# What the development server alone does; the rest runs on a cluster, too (`make cluster-test`).
+NOT_ON_A_CLUSTER: dict[str, str] = {}
+
 # Starts another server: Temporal's, PostgreSQL, Redis, the simulator, AWS's double, the embedded stack.
 SERVERS = {
     *("temporal", "skipping", "simulator_address", "simulator", "simulated"),
@@ -115,8 +126,14 @@ def _needs_a_server(item: pytest.Item) -> bool:
     return in_room or bool(SERVERS & ({*getattr(item, "fixturenames", ())} | given))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what needs a server; begin with the files that take longest, so that nothing long is left to the end."""
+    if config.getoption("--cluster"):
+        items[:] = [item for item in items if "temporal" in getattr(item, "fixturenames", ())]
+        for item in items:
+            for test, reason in NOT_ON_A_CLUSTER.items():
+                if item.nodeid.startswith(test):
+                    item.add_marker(pytest.mark.skip(reason=reason))
     for item in items:
         if _needs_a_server(item):
             item.add_marker("integration")
@@ -150,11 +167,21 @@ def catalogue() -> Catalogue:
 
 
 @pytest.fixture(scope="session")
-async def temporal() -> AsyncIterator[Client]:
-    """A client of a real dev server, in memory, its payloads encrypted: it is searched for leaks when all is done."""
-    async with dev_server(keyring=KEYRING) as client:
+async def temporal(request: pytest.FixtureRequest) -> AsyncIterator[Client]:
+    """A client of a real dev server, in memory, its payloads encrypted: it is searched for leaks when all is done.
+
+    With `--cluster` it is a client of a cluster of Temporal's production server.
+    """
+    server = _cluster() if request.config.getoption("--cluster") else dev_server(keyring=KEYRING)
+    async with server as client:
         yield client
         assert planted_in(await stored_by_temporal(client)) == []
+
+
+@asynccontextmanager
+async def _cluster() -> AsyncIterator[Client]:
+    async with cluster() as running:
+        yield await connect(running.address, keyring=KEYRING)
 
 
 @pytest.fixture

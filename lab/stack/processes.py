@@ -73,6 +73,7 @@ async def child(
     folder: Path | None = None,
     log: Path | None = None,
     stdout: int | None = None,
+    stop_signal: signal.Signals = signal.SIGTERM,
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run `command` in a new session, so that a Ctrl-C reaches it through us and in our order.
 
@@ -82,6 +83,7 @@ async def child(
         folder: where it runs.
         log: the file that takes its output; None for ours.
         stdout: where its standard output goes instead.
+        stop_signal: what asks it to end.
     """
     file: IO[bytes] | None = log.open("ab") if log is not None else None
     try:
@@ -97,7 +99,7 @@ async def child(
         try:
             yield process
         finally:
-            await _stop(process)
+            await _stop(process, stop_signal)
     finally:
         if file is not None:
             file.close()
@@ -111,9 +113,9 @@ def _tied(command: Sequence[str | Path]) -> list[str]:
     return [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), *plain]
 
 
-async def _stop(process: asyncio.subprocess.Process) -> None:
+async def _stop(process: asyncio.subprocess.Process, stop_signal: signal.Signals) -> None:
     with suppress(ProcessLookupError):
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(stop_signal)
     try:
         await asyncio.wait_for(process.wait(), STOP_SECONDS)
     except TimeoutError:

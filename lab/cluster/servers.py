@@ -1,0 +1,255 @@
+"""A cluster of Temporal's production server: two frontends, two histories, two matchings, a worker, PostgreSQL.
+
+Each process has an address of its own on loopback (127.0.0.0/8 is all this machine's, on Linux), as hosts have. What
+`deploy/` has for production is what sets it up: the roles, the schemas, the namespace, the dynamic configuration.
+"""
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from keyturn.lab.cluster.certificates import SERVER_NAME, Certificates, write_certificates
+from keyturn.lab.cluster.configuration import FRONTEND_PORT, PORTS, write_configuration
+from keyturn.lab.cluster.entrance import entrance
+from keyturn.lab.cluster.postgresql import PORT, create_roles, postgresql_on, run_script
+from keyturn.lab.cluster.programs import Programs, build_programs
+from keyturn.lab.stack.processes import StackNotStarted, child, program
+from keyturn.workflows.visibility import ACCOUNT
+
+# By host: its service, and the last part of its address.
+SERVICES = {
+    "frontend-1": ("frontend", 1),
+    "frontend-2": ("frontend", 2),
+    "history-1": ("history", 3),
+    "history-2": ("history", 4),
+    "matching-1": ("matching", 5),
+    "matching-2": ("matching", 6),
+    "worker-1": ("worker", 7),
+}
+_DATABASE = 9
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+# A host joins the others in some seconds, and has its shards a moment later.
+START_SECONDS = 90.0
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A hundredth of loopback that no other cluster uses."""
+
+    prefix: str
+
+    def ip(self, last: int) -> str:
+        return f"{self.prefix}.{last}"
+
+
+class Cluster:
+    """A cluster that runs.
+
+    Attributes:
+        address: a plain address on loopback that stands before all frontends, and shows the client's certificate.
+        environment: the variables by which a program reaches a frontend itself, with certificates.
+        database: the URL of Keyturn's own database.
+        folder: of logs and certificates.
+    """
+
+    def __init__(
+        self, folder: Path, network: _Network, programs: Programs, certificates: Certificates, password: str
+    ) -> None:
+        self.folder = folder
+        self.address = ""
+        self._network = network
+        self._programs = programs
+        self._certificates = certificates
+        self._hosts: dict[str, AsyncExitStack] = {}
+        self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self.database = f"postgresql://keyturn:{password}@{self.ip_of_database}:{PORT}/keyturn"
+
+    @property
+    def ip_of_database(self) -> str:
+        """Where PostgreSQL listens."""
+        return self._network.ip(_DATABASE)
+
+    @property
+    def frontends(self) -> list[str]:
+        """The IPs of the frontends."""
+        return [self.ip_of(name) for name, (service, _) in SERVICES.items() if service == "frontend"]
+
+    def ip_of(self, name: str) -> str:
+        """Return where a host listens."""
+        return self._network.ip(SERVICES[name][1])
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """The variables of Temporal's SDK and command line for the first frontend."""
+        client = self._certificates.client
+        return {
+            "TEMPORAL_ADDRESS": f"{self.frontends[0]}:{FRONTEND_PORT}",
+            "TEMPORAL_TLS": "true",
+            "TEMPORAL_TLS_SERVER_CA_CERT_PATH": str(self._certificates.authority),
+            "TEMPORAL_TLS_SERVER_NAME": SERVER_NAME,
+            "TEMPORAL_TLS_CLIENT_CERT_PATH": str(client.certificate),
+            "TEMPORAL_TLS_CLIENT_KEY_PATH": str(client.key),
+        }
+
+    async def start(self, name: str, programs: Programs | None = None) -> None:
+        """Start a host, by `programs` of another version if given, until it answers; raises StackNotStarted."""
+        service, _ = SERVICES[name]
+        command: list[str | Path] = [(programs or self._programs).server, "--config-file", self._configuration(name)]
+        command += ["--allow-no-auth", "start", "--service", service]
+        async with AsyncExitStack() as running:
+            process = await running.enter_async_context(child(command, log=self.folder / f"{name}.log"))
+            await self._expect_port(name, process)
+            self._processes[name] = process
+            self._hosts[name] = running.pop_all()
+
+    async def stop(self, name: str) -> None:
+        """Ask a host to end, as a deployment does, and wait until it has."""
+        del self._processes[name]
+        await self._hosts.pop(name).aclose()
+
+    async def kill(self, name: str) -> None:
+        """End a host at once (kill -9)."""
+        with suppress(ProcessLookupError):
+            self._processes[name].kill()
+        await self.stop(name)
+
+    def freeze(self, name: str, *, thaw: bool = False) -> None:
+        """Halt a host, which then answers nothing while its connections stay open; or let it go on."""
+        self._processes[name].send_signal(signal.SIGCONT if thaw else signal.SIGSTOP)
+
+    async def close(self) -> None:
+        """Stop what runs."""
+        for name in list(self._hosts):
+            await self.stop(name)
+
+    def _configuration(self, name: str) -> Path:
+        return self.folder / f"{name}.yaml"
+
+    async def _expect_port(self, name: str, process: asyncio.subprocess.Process) -> None:
+        calls, _ = PORTS[SERVICES[name][0]]
+        if SERVICES[name][0] == "worker":
+            return  # it serves no calls
+        async with _within(f"{name} did not start: see {self.folder / name}.log"):
+            while True:
+                with suppress(OSError):
+                    _, writer = await asyncio.open_connection(self.ip_of(name), calls)
+                    writer.close()
+                    return
+                if process.returncode is not None:
+                    last = (self.folder / f"{name}.log").read_text(errors="replace").strip().splitlines()[-1:]
+                    raise StackNotStarted(f"{name} ended with status {process.returncode}: {''.join(last)[:500]}")
+                await asyncio.sleep(0.1)
+
+
+@asynccontextmanager
+async def cluster(programs: Programs | None = None) -> AsyncIterator[Cluster]:
+    """Yield a cluster with a namespace that Keyturn can use; raises StackNotStarted. Its files end with it."""
+    if sys.platform != "linux":
+        raise StackNotStarted("a cluster needs Linux, where each of its processes has an address on loopback")
+    if not DEPLOY.is_dir():
+        raise StackNotStarted("a cluster is set up by the scripts in deploy/: run it in a checkout")
+    built = await asyncio.to_thread(build_programs) if programs is None else programs
+    with tempfile.TemporaryDirectory(prefix="keyturn-cluster-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        os.chmod(folder, 0o711)  # noqa: S103 - PostgreSQL's files in it are another user's, if we are root
+        async with _cluster_in(Path(folder), built) as running:
+            yield running
+
+
+@asynccontextmanager
+async def _cluster_in(folder: Path, programs: Programs) -> AsyncIterator[Cluster]:
+    network = _free_network()
+    passwords = {role: secrets.token_urlsafe(24) for role in ("keyturn", "temporal")}
+    addresses = [network.ip(last) for _, last in SERVICES.values()]
+    certificates = write_certificates(folder / "certificates", addresses)
+    made = Cluster(folder, network, programs, certificates, passwords["keyturn"])
+    async with AsyncExitStack() as parts:
+        database = made.ip_of_database
+        await parts.enter_async_context(postgresql_on(database, folder / "postgresql", folder / "postgresql.log"))
+        await create_roles(database, DEPLOY / "postgresql" / "roles.sh", passwords)
+        await _bring_schemas(folder, programs, database, passwords["temporal"])
+        for name in SERVICES:
+            write_configuration(
+                folder / f"{name}.yaml",
+                ip=made.ip_of(name),
+                frontend=made.frontends[0],
+                database=database,
+                password=passwords["temporal"],
+                certificates=certificates,
+                dynamic=DEPLOY / "temporal" / "dynamicconfig.yaml",
+                archive=folder / "archive",
+            )
+        parts.push_async_callback(made.close)
+        # The first one writes the cluster's own record; of several that do so at once, all but one would end.
+        first, *others = SERVICES
+        await made.start(first)
+        await asyncio.gather(*(made.start(name) for name in others))
+        await _make_namespace(made)
+        made.address = await parts.enter_async_context(entrance(made.frontends, certificates))
+        yield made
+
+
+async def _bring_schemas(folder: Path, programs: Programs, database: str, password: str) -> None:
+    tools = folder / "tools"
+    tools.mkdir()
+    (tools / "temporal-sql-tool").symlink_to(programs.sql_tool)
+    environment = {
+        "PATH": f"{tools}:{os.environ.get('PATH', os.defpath)}",
+        "SQL_HOST": database,
+        "SQL_PORT": str(PORT),
+        "SQL_USER": "temporal",
+        "SQL_PASSWORD": password,
+    }
+    await run_script(["/bin/sh", str(DEPLOY / "temporal" / "schema.sh")], environment)
+
+
+async def _make_namespace(made: Cluster) -> None:
+    """Make the namespace as production does, and wait until all frontends know it."""
+    path = f"{program('temporal').parent}:{os.environ.get('PATH', os.defpath)}"
+    environment = {"PATH": path, "HOME": str(made.folder), **made.environment}
+    await run_script(["/bin/sh", str(DEPLOY / "temporal" / "namespace.sh")], environment)
+    await _until("`keyturn namespace` failed", [str(program("keyturn")), "namespace"], environment)
+    # Each frontend reads the namespace anew every few seconds, and refuses until then what it has not heard of.
+    listed = [str(program("temporal")), "workflow", "list", "--query", f"{ACCOUNT.name}='none'"]
+    for ip in made.frontends:
+        address = {"TEMPORAL_ADDRESS": f"{ip}:{FRONTEND_PORT}"}
+        await _until(f"the frontend {ip} does not know the search attributes", listed, {**environment, **address})
+
+
+async def _until(fault: str, command: list[str], environment: Mapping[str, str]) -> None:
+    """Run a command until it succeeds."""
+    said: StackNotStarted | None = None
+    async with _within(fault):
+        while True:
+            try:
+                return await run_script(command, environment)
+            except StackNotStarted as error:
+                said = error
+            await asyncio.sleep(1)
+    raise said or StackNotStarted(fault)
+
+
+@asynccontextmanager
+async def _within(fault: str) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(START_SECONDS):
+            yield
+    except TimeoutError:
+        raise StackNotStarted(f"{fault} (within {START_SECONDS:g} s)") from None
+
+
+def _free_network() -> _Network:
+    """Return addresses of loopback where no one has the frontend's port yet."""
+    for _ in range(50):
+        network = _Network(f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(250) + 1}")
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((network.ip(1), FRONTEND_PORT))
+            return network
+    raise StackNotStarted("no addresses of 127.0.0.0/8 are free here")
