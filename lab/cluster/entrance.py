@@ -33,14 +33,7 @@ async def entrance(frontends: Sequence[str], certificates: Certificates) -> Asyn
                     break
             else:
                 return
-            try:
-                async with asyncio.TaskGroup() as both:
-                    both.create_task(_copy(reader, theirs[1]))
-                    both.create_task(_copy(theirs[0], writer))
-            finally:
-                theirs[1].transport.abort()
-        except (OSError, ExceptionGroup):
-            pass  # an end broke off: so does the other
+            await _join((reader, writer), theirs)
         finally:
             writer.transport.abort()
 
@@ -49,6 +42,38 @@ async def entrance(frontends: Sequence[str], certificates: Certificates) -> Asyn
         yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
+
+
+@asynccontextmanager
+async def forwarded(ip: str, port: int, to: str) -> AsyncIterator[None]:
+    """Pass connections to `ip` on to the host `to`, as where an address moves to another host."""
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            theirs = await asyncio.open_connection(to, port)
+            await _join((reader, writer), theirs)
+        writer.transport.abort()
+
+    server = await asyncio.start_server(pass_on, ip, port)
+    try:
+        yield
+    finally:
+        server.close()
+
+
+Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def _join(ours: Ends, theirs: Ends) -> None:
+    """Pass on what either end says, until one of them is gone; so is the other, then."""
+    try:
+        async with asyncio.TaskGroup() as both:
+            both.create_task(_copy(ours[0], theirs[1]))
+            both.create_task(_copy(theirs[0], ours[1]))
+    except ExceptionGroup:
+        pass
+    finally:
+        theirs[1].transport.abort()
 
 
 async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:

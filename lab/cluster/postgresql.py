@@ -19,24 +19,47 @@ _USER = "postgres"  # of the machine; Debian's package makes it
 ADMINISTRATOR = "postgres"
 START_SECONDS = 30.0  # it starts in a second; a loaded machine may take some
 # Only loopback reaches it; the administrator is the lab's own, and the other two roles have passwords.
-_ACCESS = f"host all {ADMINISTRATOR} 127.0.0.0/8 trust\nhost all all 127.0.0.0/8 scram-sha-256\n"
+_ACCESS = f"host all,replication {ADMINISTRATOR} 127.0.0.0/8 trust\nhost all all 127.0.0.0/8 scram-sha-256\n"
 # Two databases of Temporal with some hundred connections of seven servers, and Keyturn's workers.
 _SETTINGS = {"max_connections": 400, "shared_buffers": "256MB", "password_encryption": "scram-sha-256"}
 
 
 @asynccontextmanager
-async def postgresql_on(ip: str, data: Path, log: Path, *, settings: Mapping[str, object] = {}) -> AsyncIterator[None]:
+async def postgresql_on(ip: str, data: Path, log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run PostgreSQL at `ip` on the files in `data`, which are made where there are none; raises StackNotStarted."""
     folder = programs_of_postgresql()
     if await asyncio.to_thread(_make_folder, data):
         await _initialize(folder, data)
     command: list[str | Path] = [*_as_its_user(), folder / "postgres", "-D", data, "-h", ip, "-k", "", "-p", str(PORT)]
-    for name, value in {**_SETTINGS, **settings}.items():
+    for name, value in _SETTINGS.items():
         command += ["-c", f"{name}={value}"]
     # SIGTERM would wait for its clients to leave.
     async with child(command, log=log, stop_signal=signal.SIGINT) as process:
         await _ready(process, folder / "pg_isready", ip)
-        yield
+        yield process
+
+
+async def copy_postgresql(ip: str, data: Path) -> None:
+    """Make in `data` the files of a standby of the server at `ip`, whose log it then follows."""
+    await asyncio.to_thread(_make_folder, data)
+    command = [*_as_its_user(), str(programs_of_postgresql() / "pg_basebackup"), "--pgdata", str(data), "--host", ip]
+    command += ["--port", str(PORT), "--username", ADMINISTRATOR, "--write-recovery-conf", "--checkpoint=fast"]
+    await run_script([*command, "--wal-method=stream", "--no-sync"], os.environ)
+
+
+async def promote_postgresql(data: Path) -> None:
+    """Make the standby with its files in `data` the primary, and wait until it takes writes."""
+    command = [*_as_its_user(), str(programs_of_postgresql() / "pg_ctl"), "promote", "--pgdata", str(data)]
+    await run_script(command, os.environ)
+
+
+async def ask_postgresql(ip: str, *statements: str) -> None:
+    """Run statements as the administrator of the server at `ip`."""
+    command = [str(programs_of_postgresql() / "psql"), "--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1"]
+    command += ["--host", ip, "--port", str(PORT), "--username", ADMINISTRATOR, "--dbname", "postgres"]
+    for statement in statements:
+        command += ["--command", statement]
+    await run_script(command, os.environ)
 
 
 def programs_of_postgresql() -> Path:

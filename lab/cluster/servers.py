@@ -18,8 +18,16 @@ from pathlib import Path
 
 from keyturn.lab.cluster.certificates import SERVER_NAME, Certificates, write_certificates
 from keyturn.lab.cluster.configuration import FRONTEND_PORT, PORTS, write_configuration
-from keyturn.lab.cluster.entrance import entrance
-from keyturn.lab.cluster.postgresql import PORT, create_roles, postgresql_on, run_script
+from keyturn.lab.cluster.entrance import entrance, forwarded
+from keyturn.lab.cluster.postgresql import (
+    PORT,
+    ask_postgresql,
+    copy_postgresql,
+    create_roles,
+    postgresql_on,
+    promote_postgresql,
+    run_script,
+)
 from keyturn.lab.cluster.programs import Programs, build_programs
 from keyturn.lab.stack.processes import StackNotStarted, child, program
 from keyturn.workflows.visibility import ACCOUNT
@@ -34,7 +42,8 @@ SERVICES = {
     "matching-2": ("matching", 6),
     "worker-1": ("worker", 7),
 }
-_DATABASE = 9
+DATABASE, STANDBY = "postgresql", "standby"
+STARTS_OF_A_DATABASE = 5
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 # A host joins the others in some seconds, and has its shards a moment later.
 START_SECONDS = 90.0
@@ -57,25 +66,34 @@ class Cluster:
         address: a plain address on loopback that stands before all frontends, and shows the client's certificate.
         environment: the variables by which a program reaches a frontend itself, with certificates.
         database: the URL of Keyturn's own database.
+        changing: is held by who takes a host away, so that no two do so with the same one.
         folder: of logs and certificates.
+        programs: what its hosts are started by.
     """
 
     def __init__(
-        self, folder: Path, network: _Network, programs: Programs, certificates: Certificates, password: str
+        self,
+        folder: Path,
+        network: _Network,
+        programs: Programs,
+        certificates: Certificates,
+        passwords: Mapping[str, str],
     ) -> None:
         self.folder = folder
         self.address = ""
         self._network = network
-        self._programs = programs
+        self.programs = programs
         self._certificates = certificates
+        self._passwords = passwords
+        self.changing = asyncio.Lock()
         self._hosts: dict[str, AsyncExitStack] = {}
         self._processes: dict[str, asyncio.subprocess.Process] = {}
-        self.database = f"postgresql://keyturn:{password}@{self.ip_of_database}:{PORT}/keyturn"
+        self.database = f"postgresql://keyturn:{passwords['keyturn']}@{self.ip_of_database}:{PORT}/keyturn"
 
     @property
     def ip_of_database(self) -> str:
-        """Where PostgreSQL listens."""
-        return self._network.ip(_DATABASE)
+        """Where PostgreSQL is reached."""
+        return self.ip_of(DATABASE)
 
     @property
     def frontends(self) -> list[str]:
@@ -84,7 +102,7 @@ class Cluster:
 
     def ip_of(self, name: str) -> str:
         """Return where a host listens."""
-        return self._network.ip(SERVICES[name][1])
+        return self._network.ip({DATABASE: 9, STANDBY: 10}.get(name) or SERVICES[name][1])
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -102,7 +120,7 @@ class Cluster:
     async def start(self, name: str, programs: Programs | None = None) -> None:
         """Start a host, by `programs` of another version if given, until it answers; raises StackNotStarted."""
         service, _ = SERVICES[name]
-        command: list[str | Path] = [(programs or self._programs).server, "--config-file", self._configuration(name)]
+        command: list[str | Path] = [(programs or self.programs).server, "--config-file", self._configuration(name)]
         command += ["--allow-no-auth", "start", "--service", service]
         async with AsyncExitStack() as running:
             process = await running.enter_async_context(child(command, log=self.folder / f"{name}.log"))
@@ -110,9 +128,61 @@ class Cluster:
             self._processes[name] = process
             self._hosts[name] = running.pop_all()
 
+    async def start_database(self, name: str = DATABASE) -> None:
+        """Start PostgreSQL, or its standby; raises StackNotStarted."""
+        left = STARTS_OF_A_DATABASE
+        while name not in self._hosts:
+            left -= 1
+            try:
+                async with AsyncExitStack() as running:
+                    server = postgresql_on(self.ip_of(name), self.folder / name, self.folder / f"{name}.log")
+                    self._processes[name] = await running.enter_async_context(server)
+                    self._hosts[name] = running.pop_all()
+            except StackNotStarted:  # the killed one's children may still have its memory
+                if not left:
+                    raise
+                await asyncio.sleep(0.5)
+
+    async def bring_schemas(self, programs: Programs) -> None:
+        """Bring the databases to the schemas of `programs`, which older servers bear; raises StackNotStarted."""
+        tools = self.folder / f"tools-{programs.version}"
+        tools.mkdir(exist_ok=True)
+        if not (tools / "temporal-sql-tool").exists():
+            (tools / "temporal-sql-tool").symlink_to(programs.sql_tool)
+        environment = {
+            "PATH": f"{tools}:{os.environ.get('PATH', os.defpath)}",
+            "SQL_HOST": self.ip_of_database,
+            "SQL_PORT": str(PORT),
+            "SQL_USER": "temporal",
+            "SQL_PASSWORD": self._passwords["temporal"],
+        }
+        await run_script(["/bin/sh", str(DEPLOY / "temporal" / "schema.sh")], environment)
+
+    async def add_standby(self) -> None:
+        """Have a standby follow PostgreSQL's log; a commit from now on is on both, or has not happened."""
+        await copy_postgresql(self.ip_of(DATABASE), self.folder / STANDBY)
+        await self.start_database(STANDBY)
+        synchronous = "ALTER SYSTEM SET synchronous_standby_names = '*'"
+        await ask_postgresql(self.ip_of(DATABASE), synchronous, "SELECT pg_reload_conf()")
+
+    async def fail_over(self) -> None:
+        """Kill PostgreSQL for good; its standby is the primary from then on, and has its address."""
+        await self.kill(DATABASE)
+        await promote_postgresql(self.folder / STANDBY)
+        alone = "ALTER SYSTEM SET synchronous_standby_names = ''"
+        await ask_postgresql(self.ip_of(STANDBY), alone, "SELECT pg_reload_conf()")
+        self._hosts[DATABASE] = AsyncExitStack()
+        moved = forwarded(self.ip_of(DATABASE), PORT, self.ip_of(STANDBY))
+        await self._hosts[DATABASE].enter_async_context(moved)
+
+    @property
+    def primary(self) -> str:
+        """The name of the database's host that takes writes."""
+        return DATABASE if DATABASE in self._processes else STANDBY
+
     async def stop(self, name: str) -> None:
         """Ask a host to end, as a deployment does, and wait until it has."""
-        del self._processes[name]
+        self._processes.pop(name, None)
         await self._hosts.pop(name).aclose()
 
     async def kill(self, name: str) -> None:
@@ -126,8 +196,8 @@ class Cluster:
         self._processes[name].send_signal(signal.SIGCONT if thaw else signal.SIGSTOP)
 
     async def close(self) -> None:
-        """Stop what runs."""
-        for name in list(self._hosts):
+        """Stop what runs, the last started first."""
+        for name in reversed(list(self._hosts)):
             await self.stop(name)
 
     def _configuration(self, name: str) -> Path:
@@ -169,12 +239,13 @@ async def _cluster_in(folder: Path, programs: Programs) -> AsyncIterator[Cluster
     passwords = {role: secrets.token_urlsafe(24) for role in ("keyturn", "temporal")}
     addresses = [network.ip(last) for _, last in SERVICES.values()]
     certificates = write_certificates(folder / "certificates", addresses)
-    made = Cluster(folder, network, programs, certificates, passwords["keyturn"])
+    made = Cluster(folder, network, programs, certificates, passwords)
     async with AsyncExitStack() as parts:
         database = made.ip_of_database
-        await parts.enter_async_context(postgresql_on(database, folder / "postgresql", folder / "postgresql.log"))
+        parts.push_async_callback(made.close)
+        await made.start_database()
         await create_roles(database, DEPLOY / "postgresql" / "roles.sh", passwords)
-        await _bring_schemas(folder, programs, database, passwords["temporal"])
+        await made.bring_schemas(programs)
         for name in SERVICES:
             write_configuration(
                 folder / f"{name}.yaml",
@@ -186,7 +257,6 @@ async def _cluster_in(folder: Path, programs: Programs) -> AsyncIterator[Cluster
                 dynamic=DEPLOY / "temporal" / "dynamicconfig.yaml",
                 archive=folder / "archive",
             )
-        parts.push_async_callback(made.close)
         # The first one writes the cluster's own record; of several that do so at once, all but one would end.
         first, *others = SERVICES
         await made.start(first)
@@ -194,20 +264,6 @@ async def _cluster_in(folder: Path, programs: Programs) -> AsyncIterator[Cluster
         await _make_namespace(made)
         made.address = await parts.enter_async_context(entrance(made.frontends, certificates))
         yield made
-
-
-async def _bring_schemas(folder: Path, programs: Programs, database: str, password: str) -> None:
-    tools = folder / "tools"
-    tools.mkdir()
-    (tools / "temporal-sql-tool").symlink_to(programs.sql_tool)
-    environment = {
-        "PATH": f"{tools}:{os.environ.get('PATH', os.defpath)}",
-        "SQL_HOST": database,
-        "SQL_PORT": str(PORT),
-        "SQL_USER": "temporal",
-        "SQL_PASSWORD": password,
-    }
-    await run_script(["/bin/sh", str(DEPLOY / "temporal" / "schema.sh")], environment)
 
 
 async def _make_namespace(made: Cluster) -> None:

@@ -16,8 +16,11 @@ import click
 from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 
 from keyturn.console import run_and_leave
+from keyturn.database import database_url
+from keyturn.lab.cluster.servers import cluster as production_cluster
 from keyturn.lab.proof.chaos import chaos
 from keyturn.lab.proof.checker import Facts, facts_of, strays, violations
+from keyturn.lab.proof.cluster import deploy, faults_of, first_build
 from keyturn.lab.proof.database import postgresql, small_disk
 from keyturn.lab.proof.driver import drive
 from keyturn.lab.proof.operation_record import OperationRecord
@@ -38,6 +41,7 @@ from keyturn.lab.proof.report import (
 from keyturn.lab.proof.soak import picture, soak, soak_rows
 from keyturn.lab.proof.worker import CONTROLS, FROZEN_SECONDS
 from keyturn.lab.proof.world import World, ask_simulator, world
+from keyturn.lab.stack.pooler import Mode, pooled
 
 # What each control does wrong is met by this fault, and shows in this claim: few rotations suffice, and must.
 CAUGHT_BY = {
@@ -69,6 +73,11 @@ CALM_AT_ONCE = 12  # so that no call is late for want of a processor
 @click.option("--only", help=f"One fault, or one control: {', '.join(CONTROLS)}.")
 @click.option("--time-limit", type=float, help="Seconds after which no further operation is started.")
 @click.option("--database", type=click.Choice(["postgresql", "sqlite", "both"]), default="both", show_default=True)
+@click.option(
+    "--cluster",
+    type=click.Choice(["session", "transaction"]),
+    help="Use a cluster of Temporal's production server, behind PgBouncer in this mode (needs Go).",
+)
 @click.option("--soak", "soak_minutes", type=float, help="Minutes of a steady load instead, to detect drift.")
 @click.option("--plot", type=click.Path(path_type=Path), help="File for an SVG picture of the times by fault.")
 @click.option("--page", type=click.Path(path_type=Path, exists=True), help="Page whose table is updated with this run.")
@@ -80,6 +89,7 @@ def prove(
     only: str | None,
     time_limit: float | None,
     database: str,
+    cluster: Mode | None,
     soak_minutes: float | None,
     plot: Path | None,
     page: Path | None,
@@ -110,12 +120,15 @@ def prove(
     else:
         figures, rows = [], []
         kinds: Sequence[Any] = ["postgresql", "sqlite"] if database == "both" else [database]
+        if cluster is not None:
+            kinds = ["postgresql"]
         for number, kind in enumerate(kinds):
             if only in CONTROLS or (only is not None and KINDS[only].on not in {None, kind}):
                 continue
             share = faults // len(kinds) + (faults % len(kinds) if number == 0 else 0)
             limit = None if time_limit is None else time_limit / len(kinds)
-            outcome = asyncio.run(_prove(plan(share, seed + number, kind, only=only), seed + number, kind, limit, only))
+            planned = plan(share, seed + number, kind, only=only)
+            outcome = asyncio.run(_prove(planned, seed + number, kind, limit, only, cluster))
             figures += outcome[0]
             rows += outcome[1]
         chosen = CONTROLS if controls and only is None else [one for one in CONTROLS if one == only]
@@ -123,6 +136,8 @@ def prove(
         drawn = picture_of(figures)
     failed = [row for row in rows if not row["holds"]]
     click.echo(f"\n{'everything holds' if not failed else f'{len(failed)} do not hold'}")
+    for broken in failed:
+        click.echo(f"  {broken['name']}: {broken['detail']}")
     if results is not None:
         results.write_text(json.dumps(rows, indent=2) + "\n")
         click.echo(f"written to {results}")
@@ -134,17 +149,26 @@ def prove(
 
 
 async def _prove(
-    operations: Sequence[Operation], seed: int, database: Database, limit: float | None, only: str | None
+    operations: Sequence[Operation],
+    seed: int,
+    database: Database,
+    limit: float | None,
+    only: str | None,
+    cluster: Mode | None = None,
 ) -> tuple[list[Survival], list[Row]]:
     began = time.monotonic()
-    async with _a_world(database, control=None, chance=random.Random(seed)) as here:
-        befalling = asyncio.create_task(chaos(here))
+    async with _a_world(database, control=None, chance=random.Random(seed), cluster=cluster) as here:
+        befalling = [asyncio.create_task(chaos(here, None if here.cluster is None else faults_of(here.cluster)))]
+        if here.cluster is not None:
+            await first_build(here)
+            befalling.append(asyncio.create_task(deploy(here, here.cluster)))
         until = None if limit is None else began + limit
         try:
             seen = await drive(here, operations, until=until, report=partial(_progress, len(operations)))
         finally:
-            befalling.cancel()
-            await asyncio.gather(befalling, return_exceptions=True)
+            for one in befalling:
+                one.cancel()
+            await asyncio.gather(*befalling, return_exceptions=True)
         await here.wait_for_thaw(FROZEN_SECONDS)
         await here.heal_database()
         faults = [only] if only in IN_CALM else IN_CALM
@@ -156,9 +180,9 @@ async def _prove(
         record_fault_times(here, seen + calm, facts)
         found = violations(seen + calm, facts, exact=False) + strays(seen + calm, facts)
         off = violations(calm, facts, exact=True)
-        if here.disk is None:
+        if here.disk is None and cluster is None:
             click.echo("a full disk was not tried: mounting a small file system needs root")
-        if not here.hosts:
+        if not here.hosts and cluster is None:
             click.echo("hosts were not cut off: creating network namespaces needs root")
         took = f"{time.monotonic() - began:.0f} s"
         click.echo(f"\n{len(seen):,} operations on {database} in {took}, seed {seed}")
@@ -218,11 +242,19 @@ async def _facts(here: World, seen: Sequence[OperationRecord]) -> Facts:
 
 
 @asynccontextmanager
-async def _a_world(database: Database, *, control: str | None, chance: random.Random) -> AsyncIterator[World]:
+async def _a_world(
+    database: Database, *, control: str | None, chance: random.Random, cluster: Mode | None = None
+) -> AsyncIterator[World]:
     with tempfile.TemporaryDirectory(prefix="keyturn-proof-", dir="/tmp", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         folder.chmod(0o755)  # PostgreSQL runs as another user
         async with AsyncExitStack() as parts:
+            if cluster is not None:
+                running = await parts.enter_async_context(production_cluster())
+                pooler = await parts.enter_async_context(pooled(database_url(running.database), cluster))
+                made = world(folder, running.database, control=None, chance=chance, cluster=running, pooler=pooler)
+                yield await parts.enter_async_context(made)
+                return
             disk = None if control else parts.enter_context(small_disk(folder / "disk"))
             place, server = disk or folder, None
             url = f"sqlite:///{place / 'keyturn.db'}"

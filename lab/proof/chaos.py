@@ -79,17 +79,23 @@ ANYWHERE: Mapping[str, Befall] = {
 }
 WITH_A_DISK: Mapping[str, Befall] = {"fill_disk": _fill_disk}
 WITH_HOSTS: Mapping[str, Befall] = {"cut_off_host": _cut_off_host}
-WITH_POSTGRESQL: Mapping[str, Befall] = {
+WITH_CABLE: Mapping[str, Befall] = {
     "pull_database": _pull_database,
     "mute_database": _mute_database,
     "strand_database": _strand_database,
-    "kill_postgresql": _kill_postgresql,
 }
+WITH_POSTGRESQL: Mapping[str, Befall] = {"kill_postgresql": _kill_postgresql}
 
 
-async def chaos(here: World) -> None:
-    """Let things happen until cancelled; what could not be brought about is written down, and the next one comes."""
+async def chaos(here: World, more: Mapping[str, Befall] | None = None) -> None:
+    """Let things happen until cancelled; what could not be brought about is written down, and the next one comes.
+
+    `more` is what befalls a cluster, in place of what befalls the development server.
+    """
     may = dict(ANYWHERE)
+    if more is not None:
+        may = {name: fault for name, fault in may.items() if not name.endswith("_server")} | dict(more)
+    may |= WITH_CABLE if "database" in here.cables else {}
     may |= WITH_A_DISK if here.disk is not None else {}
     may |= WITH_HOSTS if here.hosts else {}
     may |= WITH_POSTGRESQL if here.postgresql is not None else {}

@@ -22,6 +22,7 @@ from keyturn.jobs.rows import WITHDRAWN
 from keyturn.jobs.tables import rotation_jobs
 from keyturn.keyring import Keyring
 from keyturn.keyring_files import load_keyring, write_keys
+from keyturn.lab.cluster.servers import Cluster
 from keyturn.lab.proof.cable import Cable
 from keyturn.lab.proof.database import PostgreSQL
 from keyturn.lab.proof.hosts import Host, hosts
@@ -35,6 +36,7 @@ from keyturn.lab.stack.temporal import dev_server_command
 from keyturn.workers.schema import migrate
 
 WORKERS = 2
+BUILDS = ("b1", "b2")  # of the workers, on a cluster
 # Starts in a row that end by themselves: a minute, longer than a database is away here.
 STARTS_IN_VAIN = 30
 LINE_TO_APPROVE = "PROOF-1"
@@ -88,6 +90,7 @@ class World:
         self.disk: Path | None = None  # a small separate one, where one may be mounted
         self.hosts: list[Host] = []  # the workers' and then the server's, where they may be made
         self.postgresql: PostgreSQL | None = None
+        self.cluster: Cluster | None = None  # of Temporal's production server, in place of the development server
         self.processes: dict[str, asyncio.subprocess.Process] = {}
 
     @property
@@ -196,7 +199,15 @@ class World:
 
 
 @asynccontextmanager
-async def world(folder: Path, database: str, *, control: str | None, chance: random.Random) -> AsyncIterator[World]:
+async def world(
+    folder: Path,
+    database: str,
+    *,
+    control: str | None,
+    chance: random.Random,
+    cluster: Cluster | None = None,
+    pooler: URL | None = None,
+) -> AsyncIterator[World]:
     """Yield a world whose parts are up: servers, and two workers, each on a separate host where that may be.
 
     Args:
@@ -204,31 +215,35 @@ async def world(folder: Path, database: str, *, control: str | None, chance: ran
         database: the URL of an empty database; PostgreSQL's is reached through a cable.
         control: the control that the workers are, if any; then they have one host, and its clock is right.
         chance: what befalls it.
+        cluster: of Temporal's production server, with the database in it; then all workers are on this host, each of
+            another build.
+        pooler: where the workers reach the database, if by another address.
     """
     keys = folder / "payload_keys"
     write_keys(keys)
     keyring = load_keyring(text=None, file=keys, development=True)
     port = free_port()
     async with AsyncExitStack() as parts:
-        places = [] if control else parts.enter_context(hosts(WORKERS + 1))
+        places = [] if control or cluster else parts.enter_context(hosts(WORKERS + 1))
         outside = places[0].outside if places else "127.0.0.1"
         servers = places[WORKERS] if places else None
         ip = servers.address if servers is not None else "127.0.0.1"
+        if cluster is not None:
+            ip, _, at = cluster.address.rpartition(":")
+            port = int(at)
         cables = {"temporal": await parts.enter_async_context(Cable(ip, port).open(outside))}
         url = database_url(database)
         await asyncio.to_thread(migrate, url)
         seen_by_workers = database
         if url.get_backend_name() == "postgresql":
-            socket = f"{url.query['host']}/.s.PGSQL.{url.port or 5432}"
-            cables["database"] = await parts.enter_async_context(Cable("", 0, path=socket).open(outside))
-            host, _, to = cables["database"].address.rpartition(":")
-            through = url.set(drivername="postgresql", host=host, port=int(to), query={})
-            seen_by_workers = through.render_as_string(hide_password=False)
+            cables["database"] = await parts.enter_async_context(_cable_to(pooler or url).open(outside))
+            seen_by_workers = _through(cables["database"], pooler or url)
         simulator = await parts.enter_async_context(simulator_process())
         there = urlsplit(simulator)
         cables["provider"] = await parts.enter_async_context(Cable("127.0.0.1", there.port or 80).open(outside))
         made = World(folder, url, simulator, keyring, cables, chance)
         made.hosts = places
+        made.cluster = cluster
         made.policies.mkdir()
         (made.policies / "proof.toml").write_text(NEEDS_APPROVAL)
         # Its parts reach each other by 127.0.0.1, and the workers it by its address.
@@ -249,11 +264,27 @@ async def world(folder: Path, database: str, *, control: str | None, chance: ran
             return [*host, *command, *([control] if control else [])]
 
         watch = await parts.enter_async_context(_watched())
-        watch(made.supervise("temporal", lambda: server, None))
+        if cluster is None:
+            watch(made.supervise("temporal", lambda: server, None))
         await made.client()
         for number in range(WORKERS):
-            watch(made.supervise(f"worker_{number}", partial(worker, number), environment))
+            build = {"KEYTURN_BUILD_ID": BUILDS[number]} if cluster is not None else {}
+            watch(made.supervise(f"worker_{number}", partial(worker, number), environment | build))
         yield made
+
+
+def _cable_to(database: URL) -> Cable:
+    """Return a cable to PostgreSQL, by TCP or its Unix socket."""
+    port = database.port or 5432
+    path = None if database.host else f"{database.query['host']}/.s.PGSQL.{port}"
+    return Cable(database.host or "", port, path=path)
+
+
+def _through(cable: Cable, database: URL) -> str:
+    """Return the URL of a database behind a cable."""
+    host, _, port = cable.address.rpartition(":")
+    through = database.set(drivername="postgresql", host=host, port=int(port), query={})
+    return through.render_as_string(hide_password=False)
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""The cluster of Temporal's production server, as far as it can be tested without one (`make cluster-test` runs one)."""
+"""A cluster of Temporal's production server, as far as it can be tested without one (see `make cluster-test`)."""
 
 import asyncio
 import ssl
@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from keyturn.lab.cluster import programs
 from keyturn.lab.cluster.certificates import SERVER_NAME, write_certificates
 from keyturn.lab.cluster.programs import VERSION, build_programs
 from keyturn.lab.stack.processes import StackNotStarted
@@ -26,7 +25,7 @@ def test_its_server_is_the_one_of_the_containers() -> None:
 def test_without_go_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """And nothing is half built."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(programs.shutil, "which", lambda _name: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(StackNotStarted, match="Go is not installed here"):
         build_programs()
 
@@ -34,7 +33,7 @@ def test_without_go_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp
 def test_what_was_built_is_not_built_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Also where Go is gone meanwhile."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(programs.shutil, "which", lambda _name: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
     folder = tmp_path / "keyturn" / f"temporal-server-{VERSION}"
     folder.mkdir(parents=True)
     for name in ("server", "sql"):

@@ -1,66 +1,29 @@
 """Behind PgBouncer, as Debian ships it, in both of its modes: where a connection is another one in each transaction."""
 
 import asyncio
-import os
-import pwd
-import shutil
-import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import uuid
 from datetime import timedelta
 from pathlib import Path
 
-import psycopg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 from temporalio.client import Client
 
-from keyturn.database import database_url, open_database, transaction
+from keyturn.database import open_database, transaction
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
-from keyturn.lab.stack.processes import child, free_port
+from keyturn.lab.stack.pooler import PGBOUNCER, Mode, pooled
 from keyturn.workers.schema import check_schema
 from tests.support.cases import order
 from tests.support.estates import Judge, bulk_place, estate, started
 
-PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 needs_it = pytest.mark.skipif(PGBOUNCER is None, reason="PgBouncer is not installed (apt install pgbouncer)")
-
-
-@asynccontextmanager
-async def pooled(database: URL, mode: str) -> AsyncIterator[URL]:
-    """The URL of the database behind PgBouncer, which has fewer connections than its clients in transactions."""
-    server = psycopg.conninfo.conninfo_to_dict(database.set(drivername="postgresql").render_as_string())
-    port = free_port()
-    with tempfile.TemporaryDirectory(prefix="keyturn-pgb-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        os.chmod(folder, 0o777)
-        settings = Path(folder) / "pgbouncer.ini"
-        settings.write_text(
-            f"[databases]\n* = host={server['host']} user=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
-            f"listen_port = {port}\nauth_type = any\npool_mode = {mode}\nunix_socket_dir =\n"
-            f"default_pool_size = {3 if mode == 'transaction' else 20}\n"
-        )
-        command: list[str | Path] = [str(PGBOUNCER), str(settings)]
-        if os.getuid() == 0:  # it will not run as root, and PostgreSQL's socket is its own user's
-            command[1:1] = ["-u", pwd.getpwuid(os.stat(str(server["host"])).st_uid).pw_name]
-        async with child(command, log=Path(folder) / "pgbouncer.log"):
-            address = database_url(f"postgresql://postgres@127.0.0.1:{port}/{database.database}")
-            async with asyncio.timeout(20):
-                while True:
-                    try:
-                        _, writer = await asyncio.open_connection("127.0.0.1", port)
-                    except OSError:
-                        await asyncio.sleep(0.05)
-                    else:
-                        writer.close()
-                        break
-            yield address
 
 
 @needs_it
 @pytest.mark.parametrize("mode", ["transaction", "session"])
-async def test_jobs_are_made_and_carried_out_through_a_pooler(postgresql: URL, mode: str) -> None:
+async def test_jobs_are_made_and_carried_out_through_a_pooler(postgresql: URL, mode: Mode) -> None:
     """A hundred at once, in 16 client connections over three of the server's."""
     async with pooled(postgresql, mode) as url:
         assert check_schema(url)
@@ -81,7 +44,7 @@ async def test_a_run_of_an_inventory_is_judged_through_a_pooler(
 ) -> None:
     async with pooled(postgresql, "transaction") as url:
         engine = open_database(url)
-        place = bulk_place(temporal, f"test-{os.getpid()}-pooler", engine, Judge())
+        place = bulk_place(temporal, f"test-{uuid.uuid4().hex}", engine, Judge())
         file = estate(tmp_path / "keys.jsonl", keys=200)
         asks = await place.load(file, "pooled")
         items = await place.store.items("pooled", after=0, limit=1_000)
