@@ -15,6 +15,7 @@ from benchmarks import (
     boundary,
     bulk,
     claims,
+    cluster,
     deliveries,
     drafts,
     encryption,
@@ -65,6 +66,9 @@ async def main() -> None:
             "claims": lambda: claims.measure(postgresql, rounds=2 if quick else 6, inserts=400 if quick else 1_000),
             "workflows": lambda: workflows.measure(
                 postgresql, rounds=2 if quick else 6, one_by_one=40 if quick else 100, at_once=200 if quick else 400
+            ),
+            "cluster": lambda: cluster.measure(
+                rounds=2 if quick else 6, one_by_one=40 if quick else 60, at_once=100 if quick else 300
             ),
             "deliveries": lambda: deliveries.measure(
                 postgresql, rounds=2 if quick else 7, at_once=200 if quick else 400

@@ -178,10 +178,12 @@ class BulkWorkflow:
             if self._may_start() and waiting and len(running) < at_once:
                 # A page that was stopped is finished first: the next history counts from one page on.
                 is_whole = not self._counted and len(waiting) == pages - waiting[0]
-                long = self._history_is_long() and is_whole
+                long = is_whole and (self._history_is_long() or self._has_new_build(waiting[0]))
                 if long and not running:
                     workflow.continue_as_new(
-                        self._order.model_copy(update={"next_page": waiting[0], "source": None, "offline": False})
+                        self._order.model_copy(update={"next_page": waiting[0], "source": None, "offline": False}),
+                        # A run of days would hold its build as long: its next history starts on the current one.
+                        initial_versioning_behavior=workflow.ContinueAsNewVersioningBehavior.AUTO_UPGRADE,
                     )
                 if not long:  # else what runs ends first
                     page = waiting.pop(0)
@@ -204,6 +206,11 @@ class BulkWorkflow:
     def _history_is_long(self) -> bool:
         info = workflow.info()
         return info.is_continue_as_new_suggested() or info.get_current_history_length() > self._order.events_a_history
+
+    def _has_new_build(self, next_page: int) -> bool:
+        """Whether another build is current, and this history has judged something: else two builds could alternate."""
+        changed = workflow.info().is_target_worker_deployment_version_changed()
+        return changed and next_page > self._order.next_page
 
     async def _judge(self, page: int, waiting: list[int]) -> None:
         size, asks = self._order.page_size, self._progress.asks

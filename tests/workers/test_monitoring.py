@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from aiohttp import web
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 from sqlalchemy.engine import URL
 from temporalio.client import Client
 
@@ -23,13 +23,14 @@ from keyturn.errors import SettingsInvalid
 from keyturn.lab.stack.embedded import worker_environment
 from keyturn.lab.stack.loopback import loopback_client
 from keyturn.lab.stack.processes import child, free_port
-from keyturn.rotations.outcomes import JobCreated
+from keyturn.rotations.outcomes import JobCreated, TimedOut
 from keyturn.web.serving import served
-from keyturn.workers.metrics import ALERTED, CallMetrics, percentile
+from keyturn.workers.metrics import ALERTED, CallMetrics, ExecutorMetrics, JobMetrics, percentile
 from keyturn.workers.monitoring import Monitoring
 from keyturn.workers.settings_faults import PLACEHOLDER_KEY
 from tests.keyturn.test_ledger import call
 from tests.support.cases import request
+from tests.support.promtool import expect_accepted, needs_promtool, queries_of_the_dashboard, unanswered
 from tests.support.servers import fake_server
 from tests.support.simulated import SimulatorControl
 
@@ -256,6 +257,67 @@ async def test_a_running_worker_serves_its_own_metrics_and_the_sdks(
     assert (status["status"], status["calls"], status["environment"]) == ("ok", 1, "development")
     for secret in (planted, PLACEHOLDER_KEY, "a_fingerprint_key_of_tests"):
         assert secret not in metrics + str(status) + log.read_text()
+
+
+def every_figure() -> str:
+    """What a worker and an executor serve that have met everything."""
+    registry = CollectorRegistry()
+    metrics = CallMetrics(registry, spent_today=lambda: 1.0)
+    metrics.expect("decide_rotation", "openai", "m-1")
+    metrics.watch_circuit("openai", "m-1", lambda: False)
+    metrics.watch_limit("openai", "m-1", lambda: 4.0)
+    passed = FailedAttempt(provider="groq", model="m-2", failure="overloaded")
+    for changed in (
+        {"first_byte_ms": 4.0, "finish_reason": "stop", "passed_over": (passed,)},
+        {"cache_hit": True},
+        {"status": "failed", "failure": "quota_exhausted", "cost_usd": None},
+        {"finish_reason": "stop", "cost_usd": None},
+    ):
+        metrics.observe(call(**changed))
+    JobMetrics(registry).show({})
+    executor = ExecutorMetrics(registry)
+    executor.count_look("ok")
+    executor.jobs("started")
+    return generate_latest(registry).decode()
+
+
+@needs_promtool
+def test_prometheus_accepts_every_figure() -> None:
+    """By its own linter: names, units, help."""
+    expect_accepted(every_figure())
+
+
+@needs_promtool
+def test_every_panel_of_the_dashboard_has_an_answer(tmp_path: Path) -> None:
+    """Asked by Prometheus' own engine; the SDK's figures are asked of a running worker."""
+    queries = [one for one in queries_of_the_dashboard() if "temporal_" not in one]
+    assert len(queries) > 10
+    assert unanswered(queries, every_figure(), tmp_path) == []
+    assert unanswered(["sum(keyturn_call_failures_total{kind='never'})"], every_figure(), tmp_path) != []
+
+
+@needs_promtool
+async def test_every_panel_of_the_sdks_figures_has_an_answer(
+    temporal: Client, simulator: SimulatorControl, sqlite: URL, tmp_path: Path, keys: Path
+) -> None:
+    """From a worker that has seen a workflow complete, and one fail."""
+    address = f"127.0.0.1:{free_port()}"
+    url = sqlite.render_as_string(hide_password=False)
+    settings = worker_environment(temporal.service_client.config.target_host, url, simulator.address, keys=keys)
+    queue = f"test-{uuid.uuid4().hex}"
+    settings |= {"KEYTURN_TASK_QUEUE": queue, "KEYTURN_MONITORING_ADDRESS": address}
+    async with child([sys.executable, "-m", "keyturn.workers"], environment=settings, log=tmp_path / "worker.log"):
+        _, outcome = await rotate(temporal, request(), task_queue=queue, wait_seconds=60)
+        assert isinstance(outcome, JobCreated)
+        await simulator.fail("slow", times=None, seconds=30)
+        late = request(timeout_seconds=1, max_retries=0, account_id="acct_too_late")
+        _, outcome = await rotate(temporal, late, task_queue=queue, wait_seconds=60)
+        assert isinstance(outcome, TimedOut)
+        async with loopback_client(f"http://{address}") as http:
+            figures = (await http.get("/metrics")).text
+    queries = [one for one in queries_of_the_dashboard() if "temporal_" in one]
+    assert len(queries) >= 3
+    assert unanswered(queries, figures, tmp_path) == []
 
 
 async def test_a_running_worker_sends_traces_of_its_calls_without_their_content(

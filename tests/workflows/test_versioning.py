@@ -3,14 +3,20 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime
+from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowExecutionDescription
+from temporalio.worker import Worker
 
+from keyturn.activities.judge_page import JudgePage
 from keyturn.application.answers import answer
 from keyturn.application.rotations import outcome_of, rotate, start_or_attach
-from keyturn.application.versioning import builds, promote
+from keyturn.application.runs import start_run
+from keyturn.application.versioning import builds, pinned_to, promote
+from keyturn.bulk.contracts import BulkOrder, BulkPage, PageResult, RunProgress, RunResult
 from keyturn.jobs.store import JobStore
 from keyturn.lab.stack.temporal import dev_server
 from keyturn.llm.errors import QuotaExhausted
@@ -19,6 +25,7 @@ from keyturn.rotations.outcomes import JobCreated
 from keyturn.starter.deployment import deployment
 from keyturn.workers.doctor import temporal_state
 from keyturn.workers.doctor_errors import NoBuild, NoWorker
+from keyturn.workflows.bulk import BULK_QUEUE, BulkWorkflow
 from tests.support.cases import request
 from tests.support.keys import KEYRING, KEYS_TEXT
 from tests.support.record_histories import Place
@@ -100,6 +107,68 @@ async def test_a_build_is_tried_on_a_share_of_the_rotations_and_given_up(
             assert "all start on the current build" in await command("ramp", "b2", "0")
             assert await _settled(ask, expected=(1, 0)) == (1, 0)
             assert "takes" not in await command("show")
+
+
+class Pages:
+    """Executes a run of twelve pages; from the fourth on, it waits until it may go on."""
+
+    def __init__(self) -> None:
+        self.judged: list[int] = []
+        self.reached, self.goes_on = asyncio.Event(), asyncio.Event()
+
+    async def load(self, order: BulkOrder, *, workflow_id: str, at: datetime) -> RunProgress:
+        return RunProgress(total=120, asks=120, asked=10 * order.next_page)
+
+    async def judge(
+        self, page: BulkPage, *, attempt: int, last_attempt: bool, at: datetime, stop: asyncio.Event
+    ) -> PageResult:
+        if page.first > 30:
+            self.reached.set()
+            await self.goes_on.wait()
+        self.judged.append(page.first)
+        return PageResult(progress=RunProgress(total=10, asks=10, asked=10))
+
+    async def update_outcomes(self, run_id: str, *, tenant_id: str) -> RunResult:
+        return RunResult(progress=RunProgress(total=120, asks=120, asked=10 * len(self.judged)), left=0)
+
+    async def end(self, run_id: str, status: str) -> None: ...
+
+
+async def test_a_long_run_moves_to_the_build_that_was_promoted_meanwhile(server: Client) -> None:
+    """It would hold the old build for days: what is left of it is judged under a new history, each page once."""
+    queue, runs = f"test-{uuid.uuid4().hex}", Pages()
+    pages = JudgePage(cast(Any, runs))
+    activities: list[Any] = [pages.load_run, pages.judge_page, pages.settle_run, pages.end_run]
+
+    def build(name: str) -> Worker:
+        return Worker(server, task_queue=queue, workflows=[BulkWorkflow], deployment_config=pinned_to(name))
+
+    async with (
+        Worker(server, task_queue=queue + BULK_QUEUE, activities=activities),
+        build("b2"),
+        asyncio.timeout(60),
+    ):
+        async with build("b1"):
+            await _known(server, "b1")
+            await promote(server, "b1")
+            order = BulkOrder(run_id="long", page_size=10, pages_at_once=1)
+            handle = await start_run(server, order, task_queue=queue)
+            await runs.reached.wait()
+            first = await handle.describe()
+            await _known(server, "b2")
+            await promote(server, "b2")
+            runs.goes_on.set()
+            while (await handle.describe()).run_id == first.run_id:
+                await asyncio.sleep(0.05)
+        # The old build is gone.
+        await handle.result()
+    assert [_build_of(one) for one in (first, await handle.describe())] == ["b1", "b2"]
+    assert sorted(runs.judged) == list(range(1, 121, 10))
+
+
+def _build_of(described: WorkflowExecutionDescription) -> str:
+    info = described.raw_description.workflow_execution_info
+    return info.versioning_info.deployment_version.build_id
 
 
 async def _settled(
