@@ -51,6 +51,7 @@ with workflow.unsafe.imports_passed_through():
     from keyturn.workflows.ending import to_its_end
     from keyturn.workflows.options import (
         APPROVAL_WITHIN,
+        DATABASE_WAITS,
         LIMIT_JITTER_SECONDS,
         MAX_DECISIONS,
         MAX_LIMIT_WAITS,
@@ -179,7 +180,7 @@ class RotationWorkflow:
     # -- deciding ---------------------------------------------------------------------------------------------------
 
     async def _decide(self) -> Assessment:
-        limit_waits = 0
+        limit_waits, database_waits = 0, list(DATABASE_WAITS)
         while True:
             lines = _join_refs(self._request.policy_lines)
             self._waiting.status = RotationStatus(phase="deciding", request_digest=request_digest(self._request))
@@ -203,7 +204,10 @@ class RotationWorkflow:
                 wait = failed.retry_in
                 until = failed.retry_at if wait is None else workflow.now() + timedelta(seconds=wait)
                 await self._wait_until(until)
+            elif isinstance(failed, Failed) and failed.kind in _DATABASE_IS_AWAY and database_waits:
+                await self._wait_for_database(database_waits.pop(0))
             elif isinstance(failed, Failed) and failed.parks:
+                database_waits = list(DATABASE_WAITS)
                 ended = await self._park(failed)
                 if isinstance(ended, Failed):
                     raise _failure(ended)
@@ -218,6 +222,13 @@ class RotationWorkflow:
         # Those who wait for the same limit do not come back in step.
         wait += workflow.random().uniform(0, min(wait, LIMIT_JITTER_SECONDS))
         await workflow.sleep(wait, summary="wait for the user's token limit")
+
+    async def _wait_for_database(self, wait: timedelta) -> None:
+        seconds = wait.total_seconds()
+        workflow.set_current_details(f"**The database is away**: it is tried again in {seconds:g} s, by itself.")
+        # Those who wait for the same database do not come back in step.
+        seconds += workflow.random().uniform(0, min(seconds, LIMIT_JITTER_SECONDS))
+        await workflow.sleep(seconds, summary="wait for the database")
 
     # -- acting -----------------------------------------------------------------------------------------------------
 
@@ -455,6 +466,8 @@ class RotationWorkflow:
         self._events.append(written)
 
 
+# What ends by itself, in a minute or two, where the database fails over.
+_DATABASE_IS_AWAY = frozenset({"job_store_unavailable", "database_read_only"})
 # What is decided again: policy or evidence differ from the verdict's by now, the approval is no longer valid, or a
 # waiver was granted since.
 _DECIDED_ANEW = frozenset({"digest_mismatch", "approval_invalid", "key_waived"})

@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.service import RPCError
 
+from keyturn.application.answers import answer
 from keyturn.application.runs import start_run
 from keyturn.bulk.contracts import BulkOrder, BulkSource
 from keyturn.bulk.store import BulkStore
@@ -15,8 +17,23 @@ from keyturn.errors import KeyturnError
 from keyturn.lab.proof.operation_record import OperationRecord
 from keyturn.lab.proof.world import World
 from keyturn.policy.catalogue import load_catalogue
+from keyturn.rotations.contracts import Resumption
 from keyturn.workers.bulk import load_source, run_encryption
-from keyturn.workflows.bulk import bulk_id
+from keyturn.workflows.bulk import DUE_QUEUE, bulk_id
+from keyturn.workflows.options import TASK_QUEUE
+from keyturn.workflows.visibility import PARKED
+
+_DUE = TASK_QUEUE + DUE_QUEUE
+
+
+async def _resume_parked(client: Client, seen: OperationRecord) -> None:
+    """Resume the rotations of runs that wait for an operator: the database was away for longer than they try."""
+    with suppress(KeyturnError, RPCError):
+        async for row in client.list_workflows(f"TaskQueue = '{_DUE}' AND {PARKED.name} IS NOT NULL"):
+            handle = client.get_workflow_handle(row.id, run_id=row.run_id)
+            with suppress(KeyturnError):  # it goes on already, or no worker answers at this moment
+                await answer(handle, "resume", Resumption(operator="prover"))
+                seen.say("ok: resumed a rotation of a run")
 
 
 async def run_bulk(world: World, client: Client, seen: OperationRecord) -> None:
@@ -59,6 +76,7 @@ async def run_bulk(world: World, client: Client, seen: OperationRecord) -> None:
             if counted.get("job_created") == len(operation.accounts):
                 seen.outcome, seen.jobs = outcome, len(operation.accounts)
                 return
+            await _resume_parked(client, seen)
             await asyncio.sleep(0.2)
     finally:
         await engine.dispose()

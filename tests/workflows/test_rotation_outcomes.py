@@ -10,13 +10,14 @@ import pytest
 from temporalio.api.enums.v1 import EventType
 from temporalio.testing import WorkflowEnvironment
 
+from keyturn.application.answers import answer
 from keyturn.application.requests import id_of
 from keyturn.application.rotations import outcome_of, start_or_attach, waiting_for
 from keyturn.errors import JobStoreUnavailable
 from keyturn.jobs.store import JobStore
 from keyturn.llm.errors import ProviderTimeout, ProviderUnavailable, RateLimited
 from keyturn.policy.catalogue import Catalogue
-from keyturn.rotations.contracts import JobOrder, RotationEvent
+from keyturn.rotations.contracts import JobOrder, Resumption, RotationEvent
 from keyturn.rotations.outcomes import (
     Failed,
     JobCreated,
@@ -27,6 +28,7 @@ from keyturn.rotations.outcomes import (
     RotationJob,
     RotationOutcome,
     TimedOut,
+    WaitingForPerson,
 )
 from keyturn.workflows.options import MAX_DECISIONS, MAX_LIMIT_WAITS
 from tests.support.boundaries import guarded
@@ -185,6 +187,49 @@ async def test_a_database_that_comes_back_still_gets_the_job(skipping: WorkflowE
     outcome, _ = await run(skipping, script, claims)
     assert isinstance(outcome, JobCreated)
     assert (script.calls, claims.calls) == (1, 9)
+
+
+class AwayForWaivers:
+    """A database that does not answer so often, when it is asked whether the key is exempt."""
+
+    def __init__(self, times: int) -> None:
+        self.left, self.asked = times, 0
+
+    async def __call__(self, *_: Any) -> None:
+        self.asked += 1
+        if self.left:
+            self.left -= 1
+            raise JobStoreUnavailable("it fails over")
+
+
+async def test_a_database_that_fails_over_while_it_is_decided_needs_no_person(
+    skipping: WorkflowEnvironment, sqlite_store: JobStore
+) -> None:
+    """Three attempts are over in a minute; a failover may take two, and nobody should resume every rotation by hand."""
+    queue, away = f"test-{uuid.uuid4().hex}", AwayForWaivers(7)
+    async with worker_on(skipping.client, queue, Script(ELIGIBLE), sqlite_store, waiver_of=away):
+        rotation = await start_or_attach(skipping.client, request(), task_queue=queue)
+        assert isinstance(await outcome_of(rotation.handle), JobCreated)
+        history = await rotation.handle.fetch_history()
+    assert away.asked == 7 + 2  # decided at the eighth, and asked once more when the job is made
+    assert not any(e.HasField("upsert_workflow_search_attributes_event_attributes") for e in history.events)
+
+
+async def test_a_database_that_is_away_for_longer_waits_for_a_person(
+    skipping: WorkflowEnvironment, sqlite_store: JobStore
+) -> None:
+    """After six minutes, in which no more than twelve calls were made; resumed, it tries as often again."""
+    queue, away = f"test-{uuid.uuid4().hex}", AwayForWaivers(12 + 4)
+    async with worker_on(skipping.client, queue, Script(ELIGIBLE), sqlite_store, waiver_of=away):
+        rotation = await start_or_attach(skipping.client, request(), task_queue=queue)
+        with skipping.auto_time_skipping_disabled():
+            await skipping.sleep(timedelta(minutes=10))
+            waits = await waiting_for(rotation.handle)
+            assert isinstance(waits, WaitingForPerson)
+            assert waits.kind == "job_store_unavailable"
+            assert away.asked == 12
+            await answer(rotation.handle, "resume", Resumption(operator="omar"))
+        assert isinstance(await outcome_of(rotation.handle), JobCreated)
 
 
 async def test_a_database_that_stays_away_is_a_named_failure(skipping: WorkflowEnvironment) -> None:
