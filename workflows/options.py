@@ -27,8 +27,8 @@ MAX_LIMIT_WAITS = 5
 LIMIT_JITTER_SECONDS = 10.0  # a crowd of 64 calls of some seconds is through a worker in about as long
 
 
-# A database that fails over, or is started anew, is back in a minute or two; `decide` tries it for less, because each of
-# its attempts may be billed. It is tried again after each of these waits, six minutes in all; then a person should know.
+# A database that fails over is back in a minute or two; `decide` tries it for less, because each of its attempts may be
+# billed. It is tried again after each of these waits, six minutes in all; then a person should know.
 DATABASE_WAITS = (timedelta(seconds=30), timedelta(seconds=60), timedelta(seconds=120))
 
 # How often policy or evidence may change while one rotation is decided: more is not a change but a fault.
