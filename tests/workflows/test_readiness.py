@@ -38,12 +38,14 @@ async def gate(client: Client, **checks: object) -> None:
     queue = f"test-{uuid.uuid4().hex}"
     activities = CheckReadiness(checks).activities  # type: ignore[arg-type]
     async with Worker(client, task_queue=queue, workflows=[ReadinessWorkflow], activities=activities):
-        await client.execute_workflow(ReadinessWorkflow.run, id=f"gate:{queue}", task_queue=queue)
+        await client.execute_workflow(ReadinessWorkflow.__name__, id=f"gate:{queue}", task_queue=queue)
 
 
 async def test_a_worker_as_it_is_run_passes(stack: Stack) -> None:
     """With its database, its schema and the sandbox."""
-    await stack.client.execute_workflow(ReadinessWorkflow.run, id=f"gate:{uuid.uuid4().hex}", task_queue=TASK_QUEUE)
+    await stack.client.execute_workflow(
+        ReadinessWorkflow.__name__, id=f"gate:{uuid.uuid4().hex}", task_queue=TASK_QUEUE
+    )
 
 
 async def test_a_database_that_is_away_for_a_moment_is_waited_for(skipping: WorkflowEnvironment) -> None:
