@@ -68,7 +68,7 @@ async def main() -> None:
                 postgresql, rounds=2 if quick else 6, one_by_one=40 if quick else 100, at_once=200 if quick else 400
             ),
             "cluster": lambda: cluster.measure(
-                rounds=2 if quick else 6, one_by_one=40 if quick else 60, at_once=100 if quick else 300
+                rounds=2 if quick else 6, one_by_one=20 if quick else 40, at_once=100 if quick else 200
             ),
             "deliveries": lambda: deliveries.measure(
                 postgresql, rounds=2 if quick else 7, at_once=200 if quick else 400

@@ -14,7 +14,6 @@ from benchmarks.results import Result, compared
 from benchmarks.workflows import both, compare, latencies_of, rate_of
 from keyturn.application.connection import connect
 from keyturn.application.encryption import names_of
-from keyturn.application.namespace import pollers
 from keyturn.application.requests import id_of
 from keyturn.database import database_url
 from keyturn.keyring_files import load_keyring, write_keys
@@ -65,7 +64,8 @@ async def _workers(running: Cluster, rounds: int, at_once: int) -> list[Result]:
             for number in range(rounds):
                 for count, rate in rates.items():
                     queue = f"{QUEUE}-{number}-{count}"
-                    rate.append(await _rate(client, count, settings | {"KEYTURN_TASK_QUEUE": queue}, at_once))
+                    its = settings | {"KEYTURN_TASK_QUEUE": queue}
+                    rate.append(await _rate(client, count, its, at_once, Path(folder) / queue))
     said = ", ".join(f"{count}: {statistics.median(rate):.1f}" for count, rate in rates.items())
     print(f"rotations a second by worker processes: {said}")
     return [
@@ -74,7 +74,7 @@ async def _workers(running: Cluster, rounds: int, at_once: int) -> list[Result]:
     ]
 
 
-async def _rate(client: Client, workers: int, settings: dict[str, str], count: int) -> float:
+async def _rate(client: Client, workers: int, settings: dict[str, str], count: int, log: Path) -> float:
     queue, names = settings["KEYTURN_TASK_QUEUE"], names_of(client)
 
     async def one() -> None:
@@ -84,9 +84,9 @@ async def _rate(client: Client, workers: int, settings: dict[str, str], count: i
     async with AsyncExitStack() as parts:
         for _ in range(workers):
             command = [sys.executable, "-m", "keyturn.workers"]
-            await parts.enter_async_context(child(command, environment=settings, log=Path("/dev/null")))
+            await parts.enter_async_context(child(command, environment=settings, log=log))
         async with asyncio.timeout(60):
-            while len(await pollers(client, queue)) < workers:
+            while log.read_text().count("worker_started") < workers:
                 await asyncio.sleep(0.2)
         await rate_of(one, 50, 50)  # warm
         return await rate_of(one, count, 50)

@@ -1,9 +1,8 @@
 """The configuration of one process of a cluster, as Temporal's server reads it (its module's `config/docker.yaml`)."""
 
+import json
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from keyturn.lab.cluster.certificates import SERVER_NAME, Certificates
 from keyturn.lab.cluster.postgresql import PORT
@@ -42,7 +41,8 @@ def write_configuration(
     """
     file.touch(mode=0o600)
     file.write_text(
-        yaml.safe_dump(
+        # Which YAML is, too.
+        json.dumps(
             {
                 "log": {"stdout": True, "level": "warn"},
                 "persistence": {
