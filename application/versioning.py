@@ -90,7 +90,7 @@ async def builds(client: Client) -> list[Build]:
 
 
 async def promote(client: Client, build_id: str) -> None:
-    """Let new rotations start on `build_id`; those that run stay where they are.
+    """Let new rotations start on `build_id`, all of them; those that run stay where they are.
 
     Raises:
         RPCError: the server does not know the build, or its workers do not poll all the task queues of the current one.
@@ -99,12 +99,15 @@ async def promote(client: Client, build_id: str) -> None:
         namespace=client.namespace, deployment_name=deployment_name(), build_id=build_id, identity=client.identity
     )
     await _once_polled(lambda: client.workflow_service.set_worker_deployment_current_version(wanted))
+    # The server ends a ramp only if it was this build's: a broken one would keep its share after a rollback.
+    if any(build.share is not None for build in await builds(client) if build.build_id != build_id):
+        await ramp(client, build_id, 0)
 
 
 async def ramp(client: Client, build_id: str, percentage: float) -> None:
     """Let `percentage` of the new rotations start on `build_id`, and the others on the current build.
 
-    0 ends it: all start on the current build again. `promote` ends it, too.
+    0 ends it, whichever build has a share: all start on the current build again. `promote` ends it, too.
 
     Raises:
         RPCError: see `promote`.

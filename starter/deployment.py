@@ -21,6 +21,14 @@ class UnknownBuild(KeyturnError):
     hint = "Start a worker of this build first, with KEYTURN_BUILD_ID set; `keyturn deployment show` lists the builds."
 
 
+class NotTried(KeyturnError):
+    """A ramp is to end that there is not."""
+
+    kind = "build_not_tried"
+    next_step = "fail_and_fix_request"
+    hint = "`keyturn deployment show` says which build takes a share; `promote` gives one build all."
+
+
 @click.group()
 def deployment() -> None:
     """Show the workers' builds, try one on a share, and promote it (docs/how-to/run-in-production.md)."""
@@ -80,7 +88,16 @@ def ramp(build_id: str, percentage: float) -> None:
     """
     from keyturn.application.versioning import ramp as let_take
 
-    asyncio.run(_change(build_id, lambda client, build: let_take(client, build, percentage)))
+    async def change(client: "Client", build: str) -> None:
+        from keyturn.application.versioning import builds
+
+        shares = {one.build_id: one.share for one in await builds(client)}
+        if not percentage and shares.get(build) is None:
+            tried = next((name for name, share in shares.items() if share is not None), "none")
+            raise NotTried(f"{build[:64]} takes no share that 0 would end; the build that takes one: {tried}")
+        await let_take(client, build, percentage)
+
+    asyncio.run(_change(build_id, change))
     if percentage:
         click.echo(f"{build_id} takes {percentage:g}% of the new rotations; `keyturn deployment promote` gives it all")
     else:

@@ -3,6 +3,7 @@
 Helm is built by `make tools`, which needs Go: without it these tests are skipped.
 """
 
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from keyturn.policy.catalogue import load_catalogue
 from keyturn.workflows.registry import OF_WORKERS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -107,7 +109,11 @@ def test_every_variable_of_the_example_reaches_every_component() -> None:
     text = (ROOT / ".env.example").read_text()
     variables = sorted(set(re.findall(r"^#? ?([A-Z][A-Z0-9_]+)=", text, re.MULTILINE)) - NOT_OF_COMPONENTS)
     assert len(variables) > 120
-    kept_as_secrets = yaml.safe_load(EXAMPLE.read_text())["secrets"].keys() | {"ANTHROPIC_API_KEY", "GEMINI_API_KEY"}
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    secret = schema["definitions"]["settings"]["propertyNames"]["allOf"][1]["not"]["pattern"]
+    kept_as_secrets = {name for name in variables if re.search(secret, name)}
+    assert {"KEYTURN_PAYLOAD_KEYS", "KEYTURN_DESK_TOKENS", "KEYTURN_REDIS_URL"} <= kept_as_secrets
+    assert not {"KEYTURN_TOKENS_PER_USER_HOUR", "KEYTURN_PAYLOAD_KEYS_FILE", "VAULT_TOKEN_FILE"} & kept_as_secrets
     resources = rendered(
         {
             "settings": {name: "x" for name in variables if name not in kept_as_secrets},
@@ -141,14 +147,28 @@ def test_a_secret_reaches_its_components_alone() -> None:
         ({"image": {"repository": ""}}, "image.repository: build Keyturn's image"),
         ({"settings": {"KEYTURN_ROUTES": ""}}, "settings.KEYTURN_ROUTES is not set"),
         ({"secrets": {"KEYTURN_PAYLOAD_KEYS": None}}, "secrets.KEYTURN_PAYLOAD_KEYS is not set"),
-        ({"settings": {"DATABASE_URL": "postgresql://user:secret@host/db"}}, "settings"),
-        ({"settings": {"openai_api_key": "x"}}, "openai_api_key"),
+        ({"settings": {"DATABASE_URL": "postgresql://user:secret@host/db"}}, "DATABASE_URL"),
+        ({"worker": {"settings": {"OPENAI_API_KEY": "user:secret"}}}, "OPENAI_API_KEY"),
+        ({"secrets": {"KEYTURN_JOBS_TOKENS": None}}, "jobs is enabled and needs KEYTURN_JOBS_TOKENS"),
+        ({"settings": {"lower_case": "x"}}, "lower_case"),
         ({"secrets": {"OPENAI_API_KEY": {"secret": "s", "key": "k", "components": ["wroker"]}}}, "components"),
         ({"replicas": 3}, "replicas"),
         ({"worker": {"kind": "controller"}}, "worker.controller.connection"),
         ({"worker": {"controller": {"steps": [{"rampPercentage": 100, "pauseDuration": "5m"}]}}}, "rampPercentage"),
     ],
-    ids=["image", "routes", "keys", "a secret as a setting", "a name", "a component", "a value", "connection", "steps"],
+    ids=[
+        "image",
+        "routes",
+        "keys",
+        "a secret as a setting",
+        "a secret of one",
+        "tokens",
+        "a name",
+        "a component",
+        "a value",
+        "connection",
+        "steps",
+    ],
 )
 def test_what_an_installation_lacks_is_said_before_it_is_made(values: dict[str, Any], said: str) -> None:
     """And never with the value of a secret."""
@@ -166,7 +186,10 @@ def test_the_controller_rolls_a_build_out_in_steps_behind_a_gate() -> None:
     deployment = named(resources, "WorkerDeployment", "worker")
     assert deployment["spec"]["rollout"]["steps"][0] == {"rampPercentage": 10, "pauseDuration": "5m"}
     assert deployment["spec"]["rollout"]["gate"]["workflowType"] in {one.__name__ for one in OF_WORKERS}
-    assert deployment["spec"]["template"] == named(plain, "Deployment", "worker")["spec"]["template"]
+    pod = named(plain, "Deployment", "worker")["spec"]["template"]
+    # Pods of a plain Deployment continue each other's rotations; the controller's keep to the build that it gives them.
+    pod["spec"]["containers"][0]["env"].remove({"name": "KEYTURN_BUILD_ID", "value": ""})
+    assert deployment["spec"]["template"] == pod
     assert not [one for one in resources if one["kind"] == "Deployment" and "worker" in one["metadata"]["name"]]
 
 
@@ -178,6 +201,42 @@ def test_what_scales_a_worker_sets_how_many_there_are() -> None:
     [scaler] = [one for one in resources if one["kind"] == "ScaledObject"]
     assert scaler["spec"]["maxReplicaCount"] == 5
     assert scaler["spec"]["triggers"][0]["metadata"]["taskQueue"] == "keyturn"
+
+
+@needs_helm
+def test_numbers_are_what_they_were() -> None:
+    """Helm reads a million as 1e+06, which no setting is."""
+    resources = rendered({"settings": {"KEYTURN_TOKENS_PER_USER_HOUR": 1_000_000, "KEYTURN_USD_PER_CALL": 0.05}})
+    data = named(resources, "ConfigMap", "settings")["data"]
+    assert (data["KEYTURN_TOKENS_PER_USER_HOUR"], data["KEYTURN_USD_PER_CALL"]) == ("1000000", "0.05")
+
+
+@needs_helm
+def test_the_clouds_identity_is_for_those_that_call_the_cloud() -> None:
+    """A page that strangers reach has no role that rotates keys."""
+    role = {"eks.amazonaws.com/role-arn": "arn:aws:iam::123456789012:role/rotator"}
+    resources = rendered({"serviceAccount": {"annotations": role}})
+    accounts = {one["metadata"]["name"]: one["metadata"] for one in resources if one["kind"] == "ServiceAccount"}
+    having = {name for name, metadata in accounts.items() if metadata.get("annotations") == role}
+    for component in COMPONENTS:
+        account = named(resources, "Deployment", component)["spec"]["template"]["spec"]["serviceAccountName"]
+        assert account in accounts
+        assert (account in having) == (component in {"worker", "executor"}), component
+
+
+@needs_helm
+def test_a_file_of_secrets_reaches_its_components_alone() -> None:
+    """Payload keys in a file are not mounted beside the jobs API."""
+    files = {"keys": {"secret": "s", "mountPath": "/secrets/keys", "components": ["worker", "namespace"]}}
+    having = [name for name, pod in pods(rendered({"secretFiles": files})) if "/secrets/keys" in str(pod)]
+    assert having == ["r-keyturn-worker", "r-keyturn-namespace"]
+
+
+def test_the_policy_of_the_example_is_one(tmp_path: Path) -> None:
+    """Who starts from it has workers that start."""
+    for name, text in yaml.safe_load(EXAMPLE.read_text())["policy"].items():
+        (tmp_path / name).write_text(text)
+    assert "OWN-1" in {line.id for line in load_catalogue(tmp_path)}
 
 
 @needs_helm

@@ -204,7 +204,7 @@ class RotationWorkflow:
                 wait = failed.retry_in
                 until = failed.retry_at if wait is None else workflow.now() + timedelta(seconds=wait)
                 await self._wait_until(until)
-            elif isinstance(failed, Failed) and failed.kind in _DATABASE_IS_AWAY and database_waits:
+            elif self._waits_for_database(failed) and database_waits:
                 await self._wait_for_database(database_waits.pop(0))
             elif isinstance(failed, Failed) and failed.parks:
                 database_waits = list(DATABASE_WAITS)
@@ -222,6 +222,11 @@ class RotationWorkflow:
         # Those who wait for the same limit do not come back in step.
         wait += workflow.random().uniform(0, min(wait, LIMIT_JITTER_SECONDS))
         await workflow.sleep(wait, summary="wait for the user's token limit")
+
+    def _waits_for_database(self, failed: Failed | TimedOut) -> bool:
+        """Whether the database may be back by itself. Rotations from before this was waited for go on as they began."""
+        is_away = isinstance(failed, Failed) and failed.kind in _DATABASE_IS_AWAY
+        return is_away and workflow.patched("waits-for-database")
 
     async def _wait_for_database(self, wait: timedelta) -> None:
         seconds = wait.total_seconds()

@@ -212,7 +212,7 @@ async def test_a_database_that_fails_over_while_it_is_decided_needs_no_person(
         assert isinstance(await outcome_of(rotation.handle), JobCreated)
         history = await rotation.handle.fetch_history()
     assert away.asked == 7 + 2  # decided at the eighth, and asked once more when the job is made
-    assert not any(e.HasField("upsert_workflow_search_attributes_event_attributes") for e in history.events)
+    assert not any(e.HasField("workflow_properties_modified_event_attributes") for e in history.events)
 
 
 async def test_a_database_that_is_away_for_longer_waits_for_a_person(

@@ -22,7 +22,7 @@ from keyturn.lab.stack.temporal import dev_server
 from keyturn.llm.errors import QuotaExhausted
 from keyturn.rotations.contracts import Resumption
 from keyturn.rotations.outcomes import JobCreated
-from keyturn.starter.deployment import deployment
+from keyturn.starter.deployment import NotTried, deployment
 from keyturn.workers.doctor import temporal_state
 from keyturn.workers.doctor_errors import NoBuild, NoWorker
 from keyturn.workflows.bulk import BULK_QUEUE, BulkWorkflow
@@ -106,6 +106,12 @@ async def test_a_build_is_tried_on_a_share_of_the_rotations_and_given_up(
             assert await _settled(ask) == (0, 1)
             assert "all start on the current build" in await command("ramp", "b2", "0")
             assert await _settled(ask, expected=(1, 0)) == (1, 0)
+            assert "takes" not in await command("show")
+            refused = await asyncio.to_thread(CliRunner().invoke, deployment, ["ramp", "b1", "0"])
+            assert isinstance(refused.exception, NotTried)
+            # Rolled back by promoting the build that is current: the broken one keeps no share.
+            await command("ramp", "b2", "50")
+            await command("promote", "b1")
             assert "takes" not in await command("show")
 
 

@@ -30,12 +30,17 @@ codec: {port: 8402, setting: KEYTURN_CODEC_ADDRESS, live: /healthz, ready: /heal
 leaks: {port: 8405, setting: KEYTURN_LEAKS_ADDRESS, live: /healthz, ready: /healthz, serves: clients, grace: 30}
 {{- end -}}
 
+{{/* A value as an environment has it: YAML's numbers are floats here, and a million would be 1e+06. */}}
+{{- define "keyturn.text" -}}
+{{- if and (kindIs "float64" .) (eq (floor .) .) -}}{{ int64 . }}{{- else -}}{{ toString . }}{{- end -}}
+{{- end -}}
+
 {{/* The environment of one component: (dict "root" $ "component" NAME "own" SETTINGS). */}}
 {{- define "keyturn.environment" -}}
 env:
   {{- range $name, $value := .own }}
   {{- if ne (toString $value) "" }}
-  - {name: {{ $name }}, value: {{ $value | toString | quote }}}
+  - {name: {{ $name }}, value: {{ include "keyturn.text" $value | quote }}}
   {{- end }}
   {{- end }}
   {{- $component := .component }}
@@ -64,17 +69,24 @@ securityContext:
   seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
+{{/* Who gets a file: (dict "root" $ "component" NAME). */}}
 {{- define "keyturn.mounts" -}}
+{{- $component := .component -}}
 - {name: tmp, mountPath: /tmp}
-{{- range $name, $of := .Values.secretFiles }}
+{{- range $name, $of := .root.Values.secretFiles }}
+{{- if or (not $of.components) (has $component $of.components) }}
 - {name: {{ $name }}, mountPath: {{ $of.mountPath | quote }}, readOnly: true}
+{{- end }}
 {{- end }}
 {{- end -}}
 
 {{- define "keyturn.volumes" -}}
+{{- $component := .component -}}
 - {name: tmp, emptyDir: {}}
-{{- range $name, $of := .Values.secretFiles }}
+{{- range $name, $of := .root.Values.secretFiles }}
+{{- if or (not $of.components) (has $component $of.components) }}
 - {name: {{ $name }}, secret: {secretName: {{ $of.secret | quote }}, defaultMode: 0440}}
+{{- end }}
 {{- end }}
 {{- end -}}
 
@@ -90,7 +102,10 @@ metadata:
     {{- toYaml . | nindent 4 }}
     {{- end }}
 spec:
-  serviceAccountName: {{ include "keyturn.serviceAccount" .root }}
+  # The cloud's identity is for those that call the cloud, and not for pods that strangers reach.
+  serviceAccountName: {{ if has .component (list "worker" "executor") }}{{ include "keyturn.serviceAccount" .root }}{{ else }}{{ include "keyturn.name" .root }}-pages{{ end }}
+  # Kubernetes' own variables for each Service would look like misspelt settings.
+  enableServiceLinks: false
   automountServiceAccountToken: {{ .of.automountServiceAccountToken | default false }}
   terminationGracePeriodSeconds: {{ .made.grace }}
   {{- include "keyturn.podSecurity" .root | nindent 2 }}
@@ -108,7 +123,12 @@ spec:
       envFrom:
         - configMapRef: {name: {{ include "keyturn.name" .root }}-settings}
       {{- $own := merge (dict .made.setting (printf "0.0.0.0:%v" .made.port)) (.of.settings | default dict) }}
+      {{- $pinned := or (eq (.of.kind | default "") "controller") (index .root.Values.settings "KEYTURN_BUILD_ID") (index $own "KEYTURN_BUILD_ID") }}
       {{- include "keyturn.environment" (dict "root" .root "component" .component "own" $own) | nindent 6 }}
+        {{- if and (eq .component "worker") (not $pinned) }}
+        # The image's build is not meant: pods of another build would be gone before its rotations have ended.
+        - {name: KEYTURN_BUILD_ID, value: ""}
+        {{- end }}
       {{- include "keyturn.containerSecurity" .root | nindent 6 }}
       # A worker imports and connects for some seconds. A process that answers nothing for a minute is started anew; one
       # that cannot reach Temporal or the database is not, which would help neither.
@@ -120,7 +140,7 @@ spec:
         {{- toYaml . | nindent 8 }}
       {{- end }}
       volumeMounts:
-        {{- include "keyturn.mounts" .root | nindent 8 }}
+        {{- include "keyturn.mounts" . | nindent 8 }}
         {{- range $name, $data := dict "policy" .root.Values.policy "files" .root.Values.files }}
         {{- if $data }}
         - {name: {{ $name }}, mountPath: /config/{{ $name }}, readOnly: true}
@@ -130,7 +150,7 @@ spec:
         {{- toYaml . | nindent 8 }}
         {{- end }}
   volumes:
-    {{- include "keyturn.volumes" .root | nindent 4 }}
+    {{- include "keyturn.volumes" . | nindent 4 }}
     {{- range $name, $data := dict "policy" .root.Values.policy "files" .root.Values.files }}
     {{- if $data }}
     - {name: {{ $name }}, configMap: {name: {{ include "keyturn.name" $.root }}-{{ $name }}}}
@@ -170,6 +190,7 @@ spec:
         app.kubernetes.io/component: {{ .component }}
     spec:
       restartPolicy: OnFailure
+      enableServiceLinks: false
       automountServiceAccountToken: false
       {{- include "keyturn.podSecurity" .root | nindent 6 }}
       {{- with .root.Values.image.pullSecrets }}
@@ -189,7 +210,7 @@ spec:
             {{- toYaml . | nindent 12 }}
           {{- end }}
           volumeMounts:
-            {{- include "keyturn.mounts" .root | nindent 12 }}
+            {{- include "keyturn.mounts" . | nindent 12 }}
       volumes:
-        {{- include "keyturn.volumes" .root | nindent 8 }}
+        {{- include "keyturn.volumes" . | nindent 8 }}
 {{- end -}}
