@@ -34,7 +34,7 @@ def helm(*arguments: str, values: Mapping[str, Any] = {}) -> subprocess.Complete
     return subprocess.run(
         # One that `go install` built takes the cluster for a very old one.
         [HELM, *arguments, "--kube-version", "1.31.0", "--values", str(EXAMPLE), "--values", "-"],
-        input=yaml.safe_dump(dict(values)),
+        input=json.dumps(dict(values)),  # which YAML is, and which leaves no text without quotes
         capture_output=True,
         text=True,
         timeout=60,
@@ -93,6 +93,7 @@ def test_no_process_is_root_or_writes_but_to_its_tmp() -> None:
         assert pod["securityContext"]["runAsNonRoot"], name
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
         assert pod["automountServiceAccountToken"] is False, name
+        assert pod["enableServiceLinks"] is False, name  # its variables would look like misspelt settings
         [container] = pod["containers"]
         assert container["securityContext"] == {
             "allowPrivilegeEscalation": False,
@@ -151,6 +152,7 @@ def test_a_secret_reaches_its_components_alone() -> None:
         ({"worker": {"settings": {"OPENAI_API_KEY": "user:secret"}}}, "OPENAI_API_KEY"),
         ({"secrets": {"KEYTURN_JOBS_TOKENS": None}}, "jobs is enabled and needs KEYTURN_JOBS_TOKENS"),
         ({"settings": {"lower_case": "x"}}, "lower_case"),
+        ({"settings": {"KEYTURN_BUILD_ID": 42798}}, "KEYTURN_BUILD_ID"),
         ({"secrets": {"OPENAI_API_KEY": {"secret": "s", "key": "k", "components": ["wroker"]}}}, "components"),
         ({"replicas": 3}, "replicas"),
         ({"worker": {"kind": "controller"}}, "worker.controller.connection"),
@@ -164,6 +166,7 @@ def test_a_secret_reaches_its_components_alone() -> None:
         "a secret of one",
         "tokens",
         "a name",
+        "octal",
         "a component",
         "a value",
         "connection",
@@ -204,11 +207,22 @@ def test_what_scales_a_worker_sets_how_many_there_are() -> None:
 
 
 @needs_helm
-def test_numbers_are_what_they_were() -> None:
-    """Helm reads a million as 1e+06, which no setting is."""
-    resources = rendered({"settings": {"KEYTURN_TOKENS_PER_USER_HOUR": 1_000_000, "KEYTURN_USD_PER_CALL": 0.05}})
-    data = named(resources, "ConfigMap", "settings")["data"]
-    assert (data["KEYTURN_TOKENS_PER_USER_HOUR"], data["KEYTURN_USD_PER_CALL"]) == ("1000000", "0.05")
+@pytest.mark.parametrize(
+    ("name", "given", "text"),
+    [
+        ("KEYTURN_TOKENS_PER_USER_HOUR", 1_000_000, "1000000"),
+        ("KEYTURN_USD_PER_CALL", 0.05, "0.05"),
+        ("KEYTURN_LABELS", False, "off"),
+        ("KEYTURN_RETENTION", True, "on"),
+        ("TEMPORAL_TLS", True, "true"),
+        ("KEYTURN_AWS_ACCOUNTS", "012345678901", "012345678901"),
+    ],
+    ids=["a million", "a part", "off", "on", "of Temporal", "an account"],
+)
+def test_a_value_means_what_was_written(name: str, given: object, text: str) -> None:
+    """YAML has its own ideas: a million is 1e+06 to Helm, and `off` is false, which no setting is."""
+    resources = rendered({"settings": {name: given}})
+    assert named(resources, "ConfigMap", "settings")["data"][name] == text
 
 
 @needs_helm

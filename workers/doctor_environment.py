@@ -61,11 +61,14 @@ async def files_of_secrets() -> str:
     for name, file in files.items():  # named by its variable: its value may be a key that was pasted there
         try:
             if file.is_file():
-                (open_to_others if stat.S_IMODE(file.stat().st_mode) & 0o077 else closed).append(name)
+                found = file.stat()
+                # Another owner, such as root of a file that Kubernetes mounts, cares for its own.
+                is_open = found.st_uid == os.getuid() and stat.S_IMODE(found.st_mode) & 0o077
+                (open_to_others if is_open else closed).append(name)
         except (OSError, ValueError):
             unreadable.append(name)
     if open_to_others:
         raise FileOpen(f"others can read the file of {', '.join(open_to_others)}")
     if unreadable:
         raise FileUnreadable(f"{', '.join(unreadable)} does not name a file that can be looked at")
-    return f"only you can read that of {', '.join(closed)}" if closed else "no file with secrets is used"
+    return f"none of yours that others can read: {', '.join(closed)}" if closed else "no file with secrets is used"

@@ -32,4 +32,4 @@ if __name__ == "__main__":
     try:
         asyncio.run(_run())
     except StackNotStarted as error:
-        sys.exit(f"{error}\n{error.hint}")
+        sys.exit(f"Error: {error}")  # which says what to do; the hint is about the embedded stack

@@ -62,25 +62,12 @@ def write_configuration(
                     name: {"rpc": {"grpcPort": calls, "membershipPort": membership, "bindOnIP": ip}}
                     for name, (calls, membership) in PORTS.items()
                 },
-                "clusterMetadata": {
-                    "enableGlobalNamespace": False,
-                    "failoverVersionIncrement": 10,
-                    "masterClusterName": "active",
-                    "currentClusterName": "active",
-                    "clusterInformation": {
-                        "active": {
-                            "enabled": True,
-                            "initialFailoverVersion": 1,
-                            "rpcName": "frontend",
-                            "rpcAddress": f"{frontend}:{FRONTEND_PORT}",
-                        }
-                    },
-                },
+                "clusterMetadata": _only_cluster(frontend),
                 "archival": {"history": _archival(), "visibility": _archival()},
                 "namespaceDefaults": {
                     "archival": {
-                        "history": {"state": "disabled", "URI": f"file://{archive}/history"},
-                        "visibility": {"state": "disabled", "URI": f"file://{archive}/visibility"},
+                        kind: {"state": "disabled", "URI": f"file://{archive}/{kind}"}
+                        for kind in ("history", "visibility")
                     }
                 },
                 "publicClient": {"hostPort": f"{frontend}:{FRONTEND_PORT}"},
@@ -88,6 +75,23 @@ def write_configuration(
             }
         )
     )
+
+
+def _only_cluster(frontend: str) -> dict[str, Any]:
+    return {
+        "enableGlobalNamespace": False,
+        "failoverVersionIncrement": 10,
+        "masterClusterName": "active",
+        "currentClusterName": "active",
+        "clusterInformation": {
+            "active": {
+                "enabled": True,
+                "initialFailoverVersion": 1,
+                "rpcName": "frontend",
+                "rpcAddress": f"{frontend}:{FRONTEND_PORT}",
+            }
+        },
+    }
 
 
 def _store(database: str, password: str, name: str) -> dict[str, Any]:

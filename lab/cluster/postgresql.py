@@ -18,18 +18,25 @@ _PROGRAMS = ("initdb", "pg_isready", "postgres", "psql")
 _USER = "postgres"  # of the machine; Debian's package makes it
 ADMINISTRATOR = "postgres"
 START_SECONDS = 30.0  # it starts in a second; a loaded machine may take some
-# Only loopback reaches it; the administrator is the lab's own, and the other two roles have passwords.
-_ACCESS = f"host all,replication {ADMINISTRATOR} 127.0.0.0/8 trust\nhost all all 127.0.0.0/8 scram-sha-256\n"
+# Every local user reaches loopback: each role has a password, above all the one that may run programs.
+_ACCESS = f"host replication {ADMINISTRATOR} 127.0.0.0/8 scram-sha-256\nhost all all 127.0.0.0/8 scram-sha-256\n"
 # Two databases of Temporal with some hundred connections of seven servers, and Keyturn's workers.
 _SETTINGS = {"max_connections": 400, "shared_buffers": "256MB", "password_encryption": "scram-sha-256"}
 
 
 @asynccontextmanager
-async def postgresql_on(ip: str, data: Path, log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run PostgreSQL at `ip` on the files in `data`, which are made where there are none; raises StackNotStarted."""
+async def postgresql_on(ip: str, data: Path, log: Path, *, password: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run PostgreSQL at `ip`; raises StackNotStarted.
+
+    Args:
+        ip: where it listens.
+        data: the folder of its files, which are created where there are none.
+        log: the file that takes its output.
+        password: of the administrator.
+    """
     folder = programs_of_postgresql()
     if await asyncio.to_thread(_make_folder, data):
-        await _initialize(folder, data)
+        await _initialize(folder, data, password)
     command: list[str | Path] = [*_as_its_user(), folder / "postgres", "-D", data, "-h", ip, "-k", "", "-p", str(PORT)]
     for name, value in _SETTINGS.items():
         command += ["-c", f"{name}={value}"]
@@ -39,12 +46,12 @@ async def postgresql_on(ip: str, data: Path, log: Path) -> AsyncIterator[asyncio
         yield process
 
 
-async def copy_postgresql(ip: str, data: Path) -> None:
+async def copy_postgresql(ip: str, data: Path, *, password: str) -> None:
     """Make in `data` the files of a standby of the server at `ip`, whose log it then follows."""
     await asyncio.to_thread(_make_folder, data)
     command = [*_as_its_user(), str(programs_of_postgresql() / "pg_basebackup"), "--pgdata", str(data), "--host", ip]
     command += ["--port", str(PORT), "--username", ADMINISTRATOR, "--write-recovery-conf", "--checkpoint=fast"]
-    await run_script([*command, "--wal-method=stream", "--no-sync"], os.environ)
+    await run_script([*command, "--wal-method=stream", "--no-sync"], {**os.environ, "PGPASSWORD": password})
 
 
 async def promote_postgresql(data: Path) -> None:
@@ -53,13 +60,13 @@ async def promote_postgresql(data: Path) -> None:
     await run_script(command, os.environ)
 
 
-async def ask_postgresql(ip: str, *statements: str) -> None:
+async def ask_postgresql(ip: str, *statements: str, password: str) -> None:
     """Run statements as the administrator of the server at `ip`."""
     command = [str(programs_of_postgresql() / "psql"), "--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1"]
     command += ["--host", ip, "--port", str(PORT), "--username", ADMINISTRATOR, "--dbname", "postgres"]
     for statement in statements:
         command += ["--command", statement]
-    await run_script(command, os.environ)
+    await run_script(command, {**os.environ, "PGPASSWORD": password})
 
 
 def programs_of_postgresql() -> Path:
@@ -82,10 +89,23 @@ def _make_folder(data: Path) -> bool:
     return True
 
 
-async def _initialize(folder: Path, data: Path) -> None:
+async def _initialize(folder: Path, data: Path, password: str) -> None:
+    file = data.with_name("password")
     command = [*_as_its_user(), str(folder / "initdb"), "--pgdata", str(data), "--username", ADMINISTRATOR]
-    await run_script([*command, "--encoding=UTF8", "--locale=C.UTF-8", "--auth=trust", "--no-sync"], os.environ)
+    command += ["--encoding=UTF8", "--locale=C.UTF-8", "--auth=scram-sha-256", "--pwfile", str(file), "--no-sync"]
+    try:
+        await asyncio.to_thread(_write_for_its_user, file, password)
+        await run_script(command, os.environ)
+    finally:
+        file.unlink(missing_ok=True)
     await asyncio.to_thread((data / "pg_hba.conf").write_text, _ACCESS)
+
+
+def _write_for_its_user(file: Path, text: str) -> None:
+    file.touch(mode=0o600)
+    file.write_text(text)
+    if os.geteuid() == 0:
+        shutil.chown(file, _USER, _USER)
 
 
 def _as_its_user() -> list[str]:
@@ -110,13 +130,14 @@ async def _ready(process: asyncio.subprocess.Process, probe: Path, ip: str) -> N
 
 
 async def create_roles(ip: str, script: Path, passwords: Mapping[str, str]) -> None:
-    """Run `deploy/postgresql/roles.sh`, as the container does; raises StackNotStarted."""
+    """Run `deploy/postgresql/roles.sh`, as the container does, with `passwords` by role; raises StackNotStarted."""
     environment = {
         "PATH": f"{programs_of_postgresql()}:{os.environ.get('PATH', os.defpath)}",
         "PGHOST": ip,
         "PGPORT": str(PORT),
         "POSTGRES_USER": ADMINISTRATOR,
-        **{f"{role.upper()}_DB_PASSWORD": password for role, password in passwords.items()},
+        "PGPASSWORD": passwords[ADMINISTRATOR],
+        **{f"{role.upper()}_DB_PASSWORD": passwords[role] for role in ("keyturn", "temporal")},
     }
     await run_script([shutil.which("bash") or "bash", str(script)], environment)
 

@@ -57,14 +57,19 @@ def _install(version: str, folder: Path) -> None:
     packages = [f"{_MODULE}/cmd/{name}@v{version}" for name in ("server", "tools/sql")]
     # GOTOOLCHAIN: another version of Go than the one that is here is not fetched.
     environment = {**os.environ, "GOBIN": str(folder), "GOTOOLCHAIN": "local", "CGO_ENABLED": "0"}
-    done = subprocess.run(  # noqa: S603 - our own arguments
-        [go, "install", *packages],
-        env=environment,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=BUILD_SECONDS,
-        check=False,
-    )
+    try:
+        done = subprocess.run(  # noqa: S603 - our own arguments
+            [go, "install", *packages],
+            env=environment,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=BUILD_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise StackNotStarted(
+            f"Go did not build Temporal's server {version} in {BUILD_SECONDS // 60} minutes"
+        ) from None
     if done.returncode:
         raise StackNotStarted(f"Go did not build Temporal's server {version}: {done.stderr.strip()[-500:]}")

@@ -11,7 +11,8 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from keyturn.lab.cluster.certificates import SERVER_NAME, Certificates, write_ce
 from keyturn.lab.cluster.configuration import FRONTEND_PORT, PORTS, write_configuration
 from keyturn.lab.cluster.entrance import entrance, forwarded
 from keyturn.lab.cluster.postgresql import (
+    ADMINISTRATOR,
     PORT,
     ask_postgresql,
     copy_postgresql,
@@ -43,7 +45,7 @@ SERVICES = {
     "worker-1": ("worker", 7),
 }
 DATABASE, STANDBY = "postgresql", "standby"
-STARTS_OF_A_DATABASE = 5
+STARTS_OF_A_DATABASE = 5  # a killed one's children hold its memory for a second or two
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 # A host joins the others in some seconds, and has its shards a moment later.
 START_SECONDS = 90.0
@@ -51,7 +53,7 @@ START_SECONDS = 90.0
 
 @dataclass(frozen=True)
 class _Network:
-    """A hundredth of loopback that no other cluster uses."""
+    """Addresses of loopback that no other cluster uses: 256 of 16 million."""
 
     prefix: str
 
@@ -66,7 +68,7 @@ class Cluster:
         address: a plain address on loopback that stands before all frontends, and shows the client's certificate.
         environment: the variables by which a program reaches a frontend itself, with certificates.
         database: the URL of Keyturn's own database.
-        changing: is held by who takes a host away, so that no two do so with the same one.
+        administrator: the URL of PostgreSQL's administrator.
         folder: of logs and certificates.
         programs: what its hosts are started by.
     """
@@ -85,9 +87,13 @@ class Cluster:
         self.programs = programs
         self._certificates = certificates
         self._passwords = passwords
-        self.changing = asyncio.Lock()
+        self._changing = asyncio.Lock()
+        self._changes: set[asyncio.Task[None]] = set()
+        self._failed_over = False
         self._hosts: dict[str, AsyncExitStack] = {}
         self._processes: dict[str, asyncio.subprocess.Process] = {}
+        role = f"{ADMINISTRATOR}:{passwords[ADMINISTRATOR]}"
+        self.administrator = f"postgresql://{role}@{self.ip_of_database}:{PORT}/postgres"
         self.database = f"postgresql://keyturn:{passwords['keyturn']}@{self.ip_of_database}:{PORT}/keyturn"
 
     @property
@@ -117,10 +123,34 @@ class Cluster:
             "TEMPORAL_TLS_CLIENT_KEY_PATH": str(client.key),
         }
 
-    async def start(self, name: str, programs: Programs | None = None) -> None:
-        """Start a host, by `programs` of another version if given, until it answers; raises StackNotStarted."""
+    async def change(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Take hosts away and start them again by `step`, one step after the other.
+
+        A step that has begun is not cancelled with its caller: half of it would leave a host, or the database, stopped.
+        """
+
+        async def alone() -> None:
+            async with self._changing:
+                await step()
+
+        task = asyncio.create_task(alone())
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        await asyncio.shield(task)
+
+    async def heal(self) -> None:
+        """Wait for the steps under way, and have every host up; raises StackNotStarted."""
+        await asyncio.gather(*self._changes, return_exceptions=True)
+        if self.primary not in self._hosts:
+            await self.start_database(self.primary)
+        for name in SERVICES:
+            if name not in self._hosts:
+                await self.start(name)
+
+    async def start(self, name: str) -> None:
+        """Start a host by `programs`, and wait until it answers; raises StackNotStarted."""
         service, _ = SERVICES[name]
-        command: list[str | Path] = [(programs or self.programs).server, "--config-file", self._configuration(name)]
+        command: list[str | Path] = [self.programs.server, "--config-file", self._configuration(name)]
         command += ["--allow-no-auth", "start", "--service", service]
         async with AsyncExitStack() as running:
             process = await running.enter_async_context(child(command, log=self.folder / f"{name}.log"))
@@ -135,10 +165,11 @@ class Cluster:
             left -= 1
             try:
                 async with AsyncExitStack() as running:
-                    server = postgresql_on(self.ip_of(name), self.folder / name, self.folder / f"{name}.log")
+                    log, password = self.folder / f"{name}.log", self._passwords[ADMINISTRATOR]
+                    server = postgresql_on(self.ip_of(name), self.folder / name, log, password=password)
                     self._processes[name] = await running.enter_async_context(server)
                     self._hosts[name] = running.pop_all()
-            except StackNotStarted:  # the killed one's children may still have its memory
+            except StackNotStarted:
                 if not left:
                     raise
                 await asyncio.sleep(0.5)
@@ -160,25 +191,28 @@ class Cluster:
 
     async def add_standby(self) -> None:
         """Have a standby follow PostgreSQL's log; a commit from now on is on both, or has not happened."""
-        await copy_postgresql(self.ip_of(DATABASE), self.folder / STANDBY)
+        await copy_postgresql(self.ip_of(DATABASE), self.folder / STANDBY, password=self._passwords[ADMINISTRATOR])
         await self.start_database(STANDBY)
-        synchronous = "ALTER SYSTEM SET synchronous_standby_names = '*'"
-        await ask_postgresql(self.ip_of(DATABASE), synchronous, "SELECT pg_reload_conf()")
+        await self._set_standbys(DATABASE, "*")
 
     async def fail_over(self) -> None:
         """Kill PostgreSQL for good; its standby is the primary from then on, and has its address."""
         await self.kill(DATABASE)
         await promote_postgresql(self.folder / STANDBY)
-        alone = "ALTER SYSTEM SET synchronous_standby_names = ''"
-        await ask_postgresql(self.ip_of(STANDBY), alone, "SELECT pg_reload_conf()")
+        await self._set_standbys(STANDBY, "")
         self._hosts[DATABASE] = AsyncExitStack()
+        self._failed_over = True
         moved = forwarded(self.ip_of(DATABASE), PORT, self.ip_of(STANDBY))
         await self._hosts[DATABASE].enter_async_context(moved)
+
+    async def _set_standbys(self, name: str, names: str) -> None:
+        statements = f"ALTER SYSTEM SET synchronous_standby_names = '{names}'", "SELECT pg_reload_conf()"
+        await ask_postgresql(self.ip_of(name), *statements, password=self._passwords[ADMINISTRATOR])
 
     @property
     def primary(self) -> str:
         """The name of the database's host that takes writes."""
-        return DATABASE if DATABASE in self._processes else STANDBY
+        return STANDBY if self._failed_over else DATABASE
 
     async def stop(self, name: str) -> None:
         """Ask a host to end, as a deployment does, and wait until it has."""
@@ -197,6 +231,9 @@ class Cluster:
 
     async def close(self) -> None:
         """Stop what runs, the last started first."""
+        for task in self._changes:
+            task.cancel()
+        await asyncio.gather(*self._changes, return_exceptions=True)
         for name in reversed(list(self._hosts)):
             await self.stop(name)
 
@@ -207,16 +244,17 @@ class Cluster:
         calls, _ = PORTS[SERVICES[name][0]]
         if SERVICES[name][0] == "worker":
             return  # it serves no calls
-        async with _within(f"{name} did not start: see {self.folder / name}.log"):
-            while True:
-                with suppress(OSError):
-                    _, writer = await asyncio.open_connection(self.ip_of(name), calls)
-                    writer.close()
-                    return
-                if process.returncode is not None:
-                    last = (self.folder / f"{name}.log").read_text(errors="replace").strip().splitlines()[-1:]
-                    raise StackNotStarted(f"{name} ended with status {process.returncode}: {''.join(last)[:500]}")
-                await asyncio.sleep(0.1)
+        until = time.monotonic() + START_SECONDS
+        while process.returncode is None and time.monotonic() < until:
+            with suppress(OSError):
+                _, writer = await asyncio.open_connection(self.ip_of(name), calls)
+                writer.close()
+                return
+            await asyncio.sleep(0.1)
+        # The log itself goes with the cluster.
+        last = (self.folder / f"{name}.log").read_text(errors="replace").strip().splitlines()[-1:]
+        how = "did not answer" if process.returncode is None else f"ended with status {process.returncode}"
+        raise StackNotStarted(f"{name} {how}: {''.join(last)[:500]}")
 
 
 @asynccontextmanager
@@ -236,7 +274,7 @@ async def cluster(programs: Programs | None = None) -> AsyncIterator[Cluster]:
 @asynccontextmanager
 async def _cluster_in(folder: Path, programs: Programs) -> AsyncIterator[Cluster]:
     network = _free_network()
-    passwords = {role: secrets.token_urlsafe(24) for role in ("keyturn", "temporal")}
+    passwords = {role: secrets.token_urlsafe(24) for role in (ADMINISTRATOR, "keyturn", "temporal")}
     addresses = [network.ip(last) for _, last in SERVICES.values()]
     certificates = write_certificates(folder / "certificates", addresses)
     made = Cluster(folder, network, programs, certificates, passwords)
@@ -257,7 +295,7 @@ async def _cluster_in(folder: Path, programs: Programs) -> AsyncIterator[Cluster
                 dynamic=DEPLOY / "temporal" / "dynamicconfig.yaml",
                 archive=folder / "archive",
             )
-        # The first one writes the cluster's own record; of several that do so at once, all but one would end.
+        # The first one writes the cluster's record. When all did so at once, one ended, once in twenty starts.
         first, *others = SERVICES
         await made.start(first)
         await asyncio.gather(*(made.start(name) for name in others))
@@ -280,25 +318,15 @@ async def _make_namespace(made: Cluster) -> None:
 
 
 async def _until(fault: str, command: list[str], environment: Mapping[str, str]) -> None:
-    """Run a command until it succeeds."""
-    said: StackNotStarted | None = None
-    async with _within(fault):
-        while True:
-            try:
-                return await run_script(command, environment)
-            except StackNotStarted as error:
-                said = error
-            await asyncio.sleep(1)
-    raise said or StackNotStarted(fault)
-
-
-@asynccontextmanager
-async def _within(fault: str) -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(START_SECONDS):
-            yield
-    except TimeoutError:
-        raise StackNotStarted(f"{fault} (within {START_SECONDS:g} s)") from None
+    """Run a command until it succeeds; raises StackNotStarted, with what it said last."""
+    until = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            return await run_script(command, environment)
+        except StackNotStarted as error:
+            if time.monotonic() > until:
+                raise StackNotStarted(f"{fault}: {error}") from None
+        await asyncio.sleep(1)
 
 
 def _free_network() -> _Network:

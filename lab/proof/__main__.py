@@ -17,6 +17,7 @@ from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, Telemetr
 
 from keyturn.console import run_and_leave
 from keyturn.database import database_url
+from keyturn.lab.cluster.programs import NEXT_VERSION, build_programs
 from keyturn.lab.cluster.servers import cluster as production_cluster
 from keyturn.lab.proof.chaos import chaos
 from keyturn.lab.proof.checker import Facts, facts_of, strays, violations
@@ -115,22 +116,14 @@ def prove(
         signal.signal(one, lambda *_: signal.raise_signal(signal.SIGINT))
     if only is not None and only not in {*KINDS, *CONTROLS}:
         raise click.UsageError(f"--only: one of {', '.join([*KINDS, *CONTROLS])}")
+    if cluster is not None and (database == "sqlite" or soak_minutes is not None):
+        raise click.UsageError("--cluster: a cluster has PostgreSQL, and no --soak")
     if soak_minutes is not None:
         rows, drawn = asyncio.run(_soak(soak_minutes, seed, "sqlite" if database == "sqlite" else "postgresql"))
     else:
-        figures, rows = [], []
         kinds: Sequence[Any] = ["postgresql", "sqlite"] if database == "both" else [database]
-        if cluster is not None:
-            kinds = ["postgresql"]
-        for number, kind in enumerate(kinds):
-            if only in CONTROLS or (only is not None and KINDS[only].on not in {None, kind}):
-                continue
-            share = faults // len(kinds) + (faults % len(kinds) if number == 0 else 0)
-            limit = None if time_limit is None else time_limit / len(kinds)
-            planned = plan(share, seed + number, kind, only=only)
-            outcome = asyncio.run(_prove(planned, seed + number, kind, limit, only, cluster))
-            figures += outcome[0]
-            rows += outcome[1]
+        kinds = kinds if cluster is None else ["postgresql"]
+        figures, rows = _prove_on(kinds, faults, seed, time_limit, only, cluster)
         chosen = CONTROLS if controls and only is None else [one for one in CONTROLS if one == only]
         rows = [*(figure.row for figure in figures), *rows, *(asyncio.run(_run_control(one)) for one in chosen)]
         drawn = picture_of(figures)
@@ -146,6 +139,29 @@ def prove(
     if plot is not None:
         plot.write_text(drawn)
     raise click.exceptions.Exit(1 if failed else 0)
+
+
+def _prove_on(
+    kinds: Sequence[Database],
+    faults: int,
+    seed: int,
+    time_limit: float | None,
+    only: str | None,
+    cluster: Mode | None,
+) -> tuple[list[Survival], list[Row]]:
+    """Prove on each database in turn, with a share of the faults, the time and the seeds."""
+    figures: list[Survival] = []
+    rows: list[Row] = []
+    for number, kind in enumerate(kinds):
+        if only in CONTROLS or (only is not None and KINDS[only].on not in {None, kind}):
+            continue
+        share = faults // len(kinds) + (faults % len(kinds) if number == 0 else 0)
+        limit = None if time_limit is None else time_limit / len(kinds)
+        planned = plan(share, seed + number, kind, only=only)
+        outcome = asyncio.run(_prove(planned, seed + number, kind, limit, only, cluster))
+        figures += outcome[0]
+        rows += outcome[1]
+    return figures, rows
 
 
 async def _prove(
@@ -169,8 +185,10 @@ async def _prove(
             for one in befalling:
                 one.cancel()
             await asyncio.gather(*befalling, return_exceptions=True)
+        if only is None:  # one fault alone is soon over
+            here.failed += [f"{name}: the operations were over before it" for name in here.to_deploy]
         await here.wait_for_thaw(FROZEN_SECONDS)
-        await here.heal_database()
+        await here.heal()
         faults = [only] if only in IN_CALM else IN_CALM
         calm_ones = range(max(len(faults), len(operations) // 10))
         books = [Operation(CALM + number, faults[number % len(faults)]) for number in calm_ones]
@@ -250,6 +268,8 @@ async def _a_world(
         folder.chmod(0o755)  # PostgreSQL runs as another user
         async with AsyncExitStack() as parts:
             if cluster is not None:
+                # Both versions are there before anything runs: a build in the middle would take the processor.
+                await asyncio.to_thread(build_programs, NEXT_VERSION)
                 running = await parts.enter_async_context(production_cluster())
                 pooler = await parts.enter_async_context(pooled(database_url(running.database), cluster))
                 made = world(folder, running.database, control=None, chance=chance, cluster=running, pooler=pooler)

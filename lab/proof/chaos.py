@@ -48,7 +48,7 @@ async def _cut_off_host(here: World, chance: random.Random) -> None:
 async def _fill_disk(here: World, chance: random.Random) -> None:
     if here.disk is not None:
         await fill_disk(here.disk, chance.uniform(1, 4))
-        await here.heal_database()  # PostgreSQL stops by itself when it cannot write its log
+        await here.heal()  # PostgreSQL stops by itself when it cannot write its log
 
 
 async def _pull_database(here: World, _chance: random.Random) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 from keyturn.application.versioning import builds, promote, ramp
 from keyturn.lab.cluster.programs import NEXT_VERSION, build_programs
@@ -30,9 +31,7 @@ async def _kill_host(running: Cluster, chance: random.Random) -> None:
 
 
 async def _stop_host(running: Cluster, chance: random.Random) -> None:
-    name = chance.choice(list(SERVICES))
-    await running.stop(name)
-    await running.start(name)
+    await _restart(running, chance.choice(list(SERVICES)))
 
 
 async def _cut_off_history(running: Cluster, chance: random.Random) -> None:
@@ -66,8 +65,7 @@ def faults_of(running: Cluster) -> dict[str, Callable[[World, random.Random], Aw
         fault: Callable[[Cluster, random.Random], Awaitable[None]],
     ) -> Callable[[World, random.Random], Awaitable[None]]:
         async def strike(_here: World, chance: random.Random) -> None:
-            async with running.changing:
-                await fault(running, chance)
+            await running.change(lambda: fault(running, chance))
 
         return strike
 
@@ -85,7 +83,9 @@ async def deploy(here: World, running: Cluster) -> None:
         "rolling_upgrade": lambda: _roll(running, NEXT_VERSION),
         "roll_back_build": lambda: _promote(here, BUILDS[0]),
     }
+    here.to_deploy = list(steps)
     for name, step in steps.items():
+        here.to_deploy.remove(name)
         here.befell.append(Incident(name, time.time()))
         try:
             await step()
@@ -97,20 +97,23 @@ async def deploy(here: World, running: Cluster) -> None:
 async def _roll(running: Cluster, version: str | None) -> None:
     programs = None if version is None else await asyncio.to_thread(build_programs, version)
     if programs is not None:
-        async with running.changing:
-            await running.bring_schemas(programs)
-    for name in SERVICES:
-        async with running.changing:
-            await running.stop(name)
-            await running.start(name, programs)
-    if programs is not None:
+        await running.change(lambda: running.bring_schemas(programs))
         running.programs = programs
+    for name in SERVICES:
+        await running.change(partial(_restart, running, name))
+
+
+async def _restart(running: Cluster, name: str) -> None:
+    await running.stop(name)
+    await running.start(name)
 
 
 async def _fail_over(running: Cluster) -> None:
-    async with running.changing:
+    async def step() -> None:
         await running.add_standby()
         await running.fail_over()
+
+    await running.change(step)
 
 
 async def _ramp(here: World, percentage: float) -> None:

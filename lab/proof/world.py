@@ -86,6 +86,7 @@ class World:
         self.marks.mkdir()
         self.befell: list[Incident] = []
         self.failed: list[str] = []  # what could not be brought about, and why
+        self.to_deploy: list[str] = []  # on a cluster: the deployments that are still to come
         self.policies = folder / "policies"
         self.disk: Path | None = None  # a small separate one, where one may be mounted
         self.hosts: list[Host] = []  # the workers' and then the server's, where they may be made
@@ -162,10 +163,12 @@ class World:
         with suppress(ProcessLookupError, KeyError):
             self.processes[name].send_signal(number)
 
-    async def heal_database(self) -> None:
-        """Have the database server up, if there is one."""
+    async def heal(self) -> None:
+        """Have the database server up, if there is one; and every host of a cluster."""
         if self.postgresql is not None:
             await self.postgresql.heal()
+        if self.cluster is not None:
+            await self.cluster.heal()
 
     async def supervise(
         self,
@@ -244,33 +247,40 @@ async def world(
         made = World(folder, url, simulator, keyring, cables, chance)
         made.hosts = places
         made.cluster = cluster
-        made.policies.mkdir()
-        (made.policies / "proof.toml").write_text(NEEDS_APPROVAL)
         # Its parts reach each other by 127.0.0.1, and the workers it by its address.
         listening = "127.0.0.1" if servers is None else "0.0.0.0"  # noqa: S104 - in a separate namespace
         server = dev_server_command(port, ip=listening, database=folder / "temporal.db")
         server = [*(servers.prefix if servers is not None else ()), *server]
-        provider = f"http://{cables['provider'].address}"
-        environment = worker_environment(made.temporal, seen_by_workers, provider, keys=keys)
-        environment |= {"KEYTURN_TOKENS_PER_USER_HOUR": "0"}
-        environment |= {"KEYTURN_BULK_PAGES": "1", "KEYTURN_POLICY_DIR": str(made.policies)}
-
-        def worker(number: int) -> list[str | Path]:
-            days = 0 if control else chance.choice(CLOCKS_DAYS)
-            if days:
-                made.befell.append(Incident("start_with_another_clock", time.time()))
-            command: list[str | Path] = [sys.executable, "-m", "keyturn.lab.proof.worker", made.marks, str(days)]
-            host = places[number].prefix if places else ()
-            return [*host, *command, *([control] if control else [])]
-
+        environment = _environment(made, seen_by_workers, keys)
         watch = await parts.enter_async_context(_watched())
         if cluster is None:
             watch(made.supervise("temporal", lambda: server, None))
         await made.client()
         for number in range(WORKERS):
             build = {"KEYTURN_BUILD_ID": BUILDS[number]} if cluster is not None else {}
-            watch(made.supervise(f"worker_{number}", partial(worker, number), environment | build))
+            command = partial(_worker_command, made, number, control)
+            watch(made.supervise(f"worker_{number}", command, environment | build))
         yield made
+
+
+def _environment(made: World, database: str, keys: Path) -> dict[str, str]:
+    """Write the proof's policy lines, and return the variables of its workers."""
+    made.policies.mkdir()
+    (made.policies / "proof.toml").write_text(NEEDS_APPROVAL)
+    provider = f"http://{made.cables['provider'].address}"
+    environment = worker_environment(made.temporal, database, provider, keys=keys)
+    environment |= {"KEYTURN_TOKENS_PER_USER_HOUR": "0"}
+    return environment | {"KEYTURN_BULK_PAGES": "1", "KEYTURN_POLICY_DIR": str(made.policies)}
+
+
+def _worker_command(made: World, number: int, control: str | None) -> list[str | Path]:
+    """Return the command of a worker that is started now, perhaps with another clock."""
+    days = 0 if control else made.chance.choice(CLOCKS_DAYS)
+    if days:
+        made.befell.append(Incident("start_with_another_clock", time.time()))
+    command: list[str | Path] = [sys.executable, "-m", "keyturn.lab.proof.worker", made.marks, str(days)]
+    host = made.hosts[number].prefix if made.hosts else ()
+    return [*host, *command, *([control] if control else [])]
 
 
 def _cable_to(database: URL) -> Cable:

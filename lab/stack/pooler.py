@@ -3,6 +3,7 @@
 import asyncio
 import os
 import pwd
+import secrets
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -30,12 +31,15 @@ async def pooled(database: URL, mode: Mode) -> AsyncIterator[URL]:
     port, given = free_port(), {"host": database.host or database.query.get("host"), "port": database.port}
     given |= {"user": database.username or "postgres", "password": database.password}
     with tempfile.TemporaryDirectory(prefix="keyturn-pgb-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        settings = Path(folder) / "pgbouncer.ini"
-        settings.touch(mode=0o600)
+        settings, users, password = Path(folder) / "pgbouncer.ini", Path(folder) / "users", secrets.token_urlsafe(24)
+        for file in (settings, users):
+            file.touch(mode=0o600)
+        # Its own: on loopback every local user would have the database otherwise.
+        users.write_text(f'"{given["user"]}" "{password}"\n')
         settings.write_text(
             f"[databases]\n* = {' '.join(f'{name}={value}' for name, value in given.items() if value)}\n"
             "[pgbouncer]\nlisten_addr = 127.0.0.1\n"
-            f"listen_port = {port}\nauth_type = any\npool_mode = {mode}\nunix_socket_dir =\n"
+            f"listen_port = {port}\nauth_type = plain\nauth_file = {users}\npool_mode = {mode}\nunix_socket_dir =\n"
             f"default_pool_size = {SERVER_CONNECTIONS[mode]}\nmax_client_conn = 500\n"
         )
         command: list[str | Path] = [PGBOUNCER, settings]
@@ -43,11 +47,11 @@ async def pooled(database: URL, mode: Mode) -> AsyncIterator[URL]:
             socket = str(given["host"])
             owner = os.stat(socket).st_uid if socket.startswith("/") else pwd.getpwnam("postgres").pw_uid
             command[1:1] = ["-u", pwd.getpwuid(owner).pw_name]
-            os.chown(folder, owner, -1)
-            os.chown(settings, owner, -1)
+            for one in (folder, settings, users):
+                os.chown(one, owner, -1)
         async with child(command, log=Path(folder) / "pgbouncer.log") as process:
             await _answers(process, port)
-            yield database_url(f"postgresql://{given['user']}@127.0.0.1:{port}/{database.database}")
+            yield database_url(f"postgresql://{given['user']}:{password}@127.0.0.1:{port}/{database.database}")
 
 
 async def _answers(process: asyncio.subprocess.Process, port: int) -> None:

@@ -33,6 +33,7 @@ async def proved(results: Path, *options: str) -> tuple[int, str, list[dict[str,
         if process.returncode is None:  # the test was given up: what the proof has started ends with it
             process.terminate()
             await process.wait()
+    assert results.exists(), out.decode()[-2_000:]  # it ended before it had any
     return process.returncode or 0, out.decode(), json.loads(results.read_text())
 
 

@@ -183,9 +183,9 @@ async def test_status_watch_and_cancel_take_every_id_that_is_printed(
 
 async def test_a_deadline_that_passes_is_a_named_state(terminal: Terminal, simulated: SimulatorControl) -> None:
     """--wait 2 returns in time with the workflow's id; the same command later attaches and gets the job."""
-    await simulated.fail("slow", seconds=10)
-    key = f"key_{uuid.uuid4().hex[:8]}"
-    early = await terminal.rotate("--stale", "--wait", "2", key=key)
+    account = f"acct_{uuid.uuid4().hex[:8]}"  # so that no other rotation's call meets the fault
+    await simulated.fail("slow", seconds=10, account=account)
+    early = await terminal.rotate("--stale", "--account", account, "--wait", "2", key="key_1")
     assert early.returncode == 4
     assert json_of(early) == {
         "workflow_id": json_of(early)["workflow_id"],
@@ -194,7 +194,7 @@ async def test_a_deadline_that_passes_is_a_named_state(terminal: Terminal, simul
         "next_step": "show_retry_option",
     }
     running = await terminal.run("status", json_of(early)["workflow_id"], "--json")
-    late = await terminal.rotate("--stale", "--wait", "30", key=key)
+    late = await terminal.rotate("--stale", "--account", account, "--wait", "30", key="key_1")
     assert json_of(running)["status"] == "running"
     assert "decide: attempt 1" in json_of(running)["progress"]
     assert (json_of(late)["status"], json_of(late)["attached"]) == ("job_created", True)
@@ -733,8 +733,9 @@ async def test_no_question_and_no_key_reaches_the_workers_log(
         await terminal.rotate("--stale", "--question", planted, "--retries", "1")
         await simulated.reset()
     # Of an attempt that ends after its rotation was cancelled, the SDK's core logs by itself.
-    await simulated.fail("slow", seconds=3)
-    slow = json_of(await terminal.rotate("--stale", "--question", planted, "--wait", "1"))
+    account = f"acct_{uuid.uuid4().hex[:8]}"
+    await simulated.fail("slow", seconds=3, account=account)
+    slow = json_of(await terminal.rotate("--stale", "--account", account, "--question", planted, "--wait", "1"))
     assert (await terminal.run("cancel", slow["workflow_id"], "--reason", "no longer needed")).returncode == 0
     assert (await terminal.run("watch", slow["workflow_id"])).returncode == 1
     log = Path(stack.database.removeprefix("sqlite:///")).parent / "worker.log"

@@ -25,6 +25,7 @@ from keyturn.application.answers import answer
 from keyturn.application.namespace import add_search_attributes
 from keyturn.application.rotations import Handle, outcome_of, rotate, start_or_attach, status_of
 from keyturn.database import database_url, open_database
+from keyturn.errors import JobStoreUnavailable
 from keyturn.jobs.store import JobStore
 from keyturn.lab.stack.processes import program
 from keyturn.lab.stack.temporal import dev_server
@@ -40,6 +41,7 @@ from tests.support.workers_for_tests import ELIGIBLE, ChangedForTheJob, Limit, S
 FOLDER = Path(__file__).parents[1] / "histories"
 OTHER = "others"  # of the workflows that carry jobs on
 COMMANDS = FOLDER / "commands" / "commands.json"
+AWAY = JobStoreUnavailable("x")
 NO = '{"decision":"%s","rotation_window_days":null,"source_line_ids":[]}'
 
 
@@ -116,6 +118,7 @@ CASES: Mapping[str, Case] = {
     "job_created_after_a_retry": Case("job_created", (ProviderUnavailable("x"), ELIGIBLE)),
     "job_created_after_a_token_limit": Case("job_created", (ELIGIBLE,), limit=lambda: Limit(1, timedelta(seconds=1))),
     "job_created_after_parking": Case("job_created", (QuotaExhausted("x"), ELIGIBLE), _resume),
+    "job_created_after_an_outage_of_the_database": Case("job_created", (*[AWAY] * 2, ELIGIBLE), waits_long=True),
     "job_created_on_other_evidence": Case("job_created", (QuotaExhausted("x"), ELIGIBLE), _restate),
     "job_created_when_approved": Case("job_created", (ELIGIBLE,), _approve, with_approval),
     "job_created_when_decided_anew": Case("job_created", (ELIGIBLE,), catalogue=lambda: ChangedForTheJob(times=1)),

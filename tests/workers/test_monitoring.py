@@ -229,19 +229,22 @@ def test_without_the_endpoint_nothing_is_traced(monkeypatch: pytest.MonkeyPatch)
         tracing.is_enabled()
 
 
+def monitored(temporal: Client, simulator: SimulatorControl, database: URL, keys: Path) -> dict[str, str]:
+    """The environment of a worker on a queue of its own, whose figures can be read."""
+    url = database.render_as_string(hide_password=False)
+    settings = worker_environment(temporal.service_client.config.target_host, url, simulator.address, keys=keys)
+    own = {"KEYTURN_TASK_QUEUE": f"test-{uuid.uuid4().hex}", "KEYTURN_MONITORING_ADDRESS": f"127.0.0.1:{free_port()}"}
+    return settings | own
+
+
 async def test_a_running_worker_serves_its_own_metrics_and_the_sdks(
     temporal: Client, simulator: SimulatorControl, sqlite: URL, tmp_path: Path, keys: Path
 ) -> None:
     """One address: readiness, the SDK's figures behind ours, and not a word of a question or a key."""
-    address = f"127.0.0.1:{free_port()}"
-    url = sqlite.render_as_string(hide_password=False)
-    settings = worker_environment(temporal.service_client.config.target_host, url, simulator.address, keys=keys)
-    queue, planted = f"test-{uuid.uuid4().hex}", "Luna's private words"
-    settings |= {
-        "KEYTURN_TASK_QUEUE": queue,
-        "KEYTURN_MONITORING_ADDRESS": address,
-        "KEYTURN_FINGERPRINT_KEY": "a_fingerprint_key_of_tests",
-    }
+    settings = monitored(temporal, simulator, sqlite, keys)
+    settings |= {"KEYTURN_FINGERPRINT_KEY": "a_fingerprint_key_of_tests"}
+    queue, address = settings["KEYTURN_TASK_QUEUE"], settings["KEYTURN_MONITORING_ADDRESS"]
+    planted = "Luna's private words"
     log = tmp_path / "worker.log"
     async with child([sys.executable, "-m", "keyturn.workers"], environment=settings, log=log):
         _, outcome = await rotate(temporal, request(question=planted), task_queue=queue, wait_seconds=60)
@@ -301,11 +304,8 @@ async def test_every_panel_of_the_sdks_figures_has_an_answer(
     temporal: Client, simulator: SimulatorControl, sqlite: URL, tmp_path: Path, keys: Path
 ) -> None:
     """From a worker that has seen a workflow complete, and one fail."""
-    address = f"127.0.0.1:{free_port()}"
-    url = sqlite.render_as_string(hide_password=False)
-    settings = worker_environment(temporal.service_client.config.target_host, url, simulator.address, keys=keys)
-    queue = f"test-{uuid.uuid4().hex}"
-    settings |= {"KEYTURN_TASK_QUEUE": queue, "KEYTURN_MONITORING_ADDRESS": address}
+    settings = monitored(temporal, simulator, sqlite, keys)
+    queue, address = settings["KEYTURN_TASK_QUEUE"], settings["KEYTURN_MONITORING_ADDRESS"]
     async with child([sys.executable, "-m", "keyturn.workers"], environment=settings, log=tmp_path / "worker.log"):
         _, outcome = await rotate(temporal, request(), task_queue=queue, wait_seconds=60)
         assert isinstance(outcome, JobCreated)

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import tracemalloc
 import uuid
 import zlib
 from typing import Any
@@ -162,6 +163,18 @@ async def test_a_compressed_payload_that_cannot_be_read_is_refused_by_its_name(i
     """However large it would become."""
     with pytest.raises(error):
         codec().decrypt_payload(encrypted_as_it_is(inner))
+
+
+async def test_a_payload_that_would_become_huge_takes_no_memory() -> None:
+    """What lies beyond the limit is not decompressed at all."""
+    huge = encrypted_as_it_is(compressed(zlib.compress(b"x" * 50_000_000)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(PayloadTooLarge):
+            codec().decrypt_payload(huge)
+        assert tracemalloc.get_traced_memory()[1] < 4 * MAX_PAYLOAD_BYTES
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(("data", "is_read"), [(b'"ACTIVITY_ID_NOT_STARTED"', True), (b'"ACTIVITY_ID_STARTED"', False)])

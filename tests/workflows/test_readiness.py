@@ -43,14 +43,22 @@ async def gate(client: Client, **checks: object) -> None:
 
 async def test_a_worker_as_it_is_run_passes(stack: Stack) -> None:
     """With its database, its schema and the sandbox."""
-    await stack.client.execute_workflow(
-        ReadinessWorkflow.__name__, id=f"gate:{uuid.uuid4().hex}", task_queue=TASK_QUEUE
-    )
+    gate_id = f"gate:{uuid.uuid4().hex}"
+    handle = await stack.client.start_workflow(ReadinessWorkflow.__name__, id=gate_id, task_queue=TASK_QUEUE)
+    await handle.result()
+    checked = [
+        event.activity_task_scheduled_event_attributes.activity_type.name
+        for event in (await handle.fetch_history()).events
+        if event.HasField("activity_task_scheduled_event_attributes")
+    ]
+    assert checked == ["check_readiness"]
 
 
 async def test_a_database_that_is_away_for_a_moment_is_waited_for(skipping: WorkflowEnvironment) -> None:
     """A new build is often started while something else is, too."""
-    await gate(skipping.client, database=Failing(3), schema=passes)
+    database = Failing(3)
+    await gate(skipping.client, database=database, schema=passes)
+    assert database.left == 0
 
 
 async def test_a_worker_without_its_database_fails_by_name_and_without_its_secrets(

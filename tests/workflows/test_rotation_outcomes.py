@@ -205,7 +205,7 @@ class AwayForWaivers:
 async def test_a_database_that_fails_over_while_it_is_decided_needs_no_person(
     skipping: WorkflowEnvironment, sqlite_store: JobStore
 ) -> None:
-    """Three attempts are over in a minute; a failover may take two, and nobody should resume every rotation by hand."""
+    """Three attempts are over in a minute; a failover may take two, and no operator should resume each rotation."""
     queue, away = f"test-{uuid.uuid4().hex}", AwayForWaivers(7)
     async with worker_on(skipping.client, queue, Script(ELIGIBLE), sqlite_store, waiver_of=away):
         rotation = await start_or_attach(skipping.client, request(), task_queue=queue)

@@ -30,9 +30,12 @@ codec: {port: 8402, setting: KEYTURN_CODEC_ADDRESS, live: /healthz, ready: /heal
 leaks: {port: 8405, setting: KEYTURN_LEAKS_ADDRESS, live: /healthz, ready: /healthz, serves: clients, grace: 30}
 {{- end -}}
 
-{{/* A value as an environment has it: YAML's numbers are floats here, and a million would be 1e+06. */}}
+{{/* A value as an environment has it: (dict "name" NAME "value" VALUE). YAML's numbers are floats here, and a million would
+     be 1e+06; its `on` is true, which Keyturn's settings call on, and others true. */}}
 {{- define "keyturn.text" -}}
-{{- if and (kindIs "float64" .) (eq (floor .) .) -}}{{ int64 . }}{{- else -}}{{ toString . }}{{- end -}}
+{{- if and (kindIs "float64" .value) (eq (floor .value) .value) -}}{{ int64 .value }}
+{{- else if and (kindIs "bool" .value) (hasPrefix "KEYTURN_" .name) -}}{{ ternary "on" "off" .value }}
+{{- else -}}{{ toString .value }}{{- end -}}
 {{- end -}}
 
 {{/* The environment of one component: (dict "root" $ "component" NAME "own" SETTINGS). */}}
@@ -40,7 +43,7 @@ leaks: {port: 8405, setting: KEYTURN_LEAKS_ADDRESS, live: /healthz, ready: /heal
 env:
   {{- range $name, $value := .own }}
   {{- if ne (toString $value) "" }}
-  - {name: {{ $name }}, value: {{ include "keyturn.text" $value | quote }}}
+  - {name: {{ $name }}, value: {{ include "keyturn.text" (dict "name" $name "value" $value) | quote }}}
   {{- end }}
   {{- end }}
   {{- $component := .component }}
