@@ -33,7 +33,7 @@ _OF_STEP: Mapping[str, str] = {
 
 async def execution_status(client: Client, job_id: str) -> KeyRotationStatus | None:
     """Return what Keyturn's own executor is at with a job; None if it has not started it, or does not answer."""
-    handle = client.get_workflow_handle_for(RotateKeyWorkflow.run, execution_id(job_id))
+    handle = client.get_workflow_handle(execution_id(job_id))
     try:
         if (await handle.describe(rpc_timeout=QUERY_TIMEOUT)).status is not WorkflowExecutionStatus.RUNNING:
             return None

@@ -20,9 +20,9 @@ from keyturn.bulk.contracts import BulkSource
 from keyturn.bulk.store import BulkStore
 from keyturn.database import database_url, open_database
 from keyturn.keyring_files import load_keyring, write_keys
-from keyturn.lab.cluster.programs import go_is_installed
 from keyturn.lab.cluster.servers import Cluster, cluster
 from keyturn.lab.stack.embedded import simulator_process, worker_environment
+from keyturn.lab.stack.go import go_is_installed
 from keyturn.lab.stack.processes import child
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.workers.bulk import load_source, run_encryption

@@ -31,7 +31,7 @@ def executor(dry_run: bool) -> None:
         asyncio.run(run_executor(settings))
         return
 
-    async def show() -> int:
+    async def show() -> None:
         shown = 0
         async with plans(settings) as planned:
             async for job_id, plan in planned.jobs:
@@ -42,7 +42,9 @@ def executor(dry_run: bool) -> None:
                 click.echo(job_id)
                 for number, step in enumerate(plan, 1):
                     click.echo(f"  {number}. {step}")
-        return shown
+        if not shown:
+            click.echo(f"tenant {settings.tenant} has no free job for this executor", err=True)
+        for kind, count in sorted(planned.left.items()):
+            click.echo(f"left for another executor: {count} of {kind}; this one rotates {settings.kind}", err=True)
 
-    if not asyncio.run(show()):
-        click.echo(f"tenant {settings.tenant} has no free job for this executor", err=True)
+    asyncio.run(show())

@@ -8,15 +8,23 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydantic_settings import BaseSettings
 
+from keyturn.desk.settings import load_desk_settings
 from keyturn.policy.catalogue import load_catalogue
+from keyturn.workers.codec_settings import load_codec_settings
+from keyturn.workers.executor_settings import load_executor_settings
+from keyturn.workers.jobs_settings import load_jobs_settings
+from keyturn.workers.leaks_settings import load_leaks_settings
+from keyturn.workers.settings import load_settings
 from keyturn.workflows.registry import OF_WORKERS
+from tests.support.keys import KEYS_TEXT
 
 ROOT = Path(__file__).resolve().parents[1]
 CHART = ROOT / "deploy" / "helm" / "keyturn"
@@ -254,8 +262,44 @@ def test_the_policy_of_the_example_is_one(tmp_path: Path) -> None:
 
 
 @needs_helm
+@pytest.mark.parametrize(
+    ("component", "load"),
+    [
+        ("worker", load_settings),
+        ("executor", load_executor_settings),
+        ("desk", load_desk_settings),
+        ("jobs", load_jobs_settings),
+        ("codec", load_codec_settings),
+        ("leaks", load_leaks_settings),
+    ],
+)
+def test_each_component_starts_with_the_settings_of_the_example(
+    component: str, load: Callable[[], BaseSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its secrets in the form that the guide gives them."""
+    example = yaml.safe_load(EXAMPLE.read_text())
+    for name, text in example["policy"].items():
+        (tmp_path / name).write_text(text)
+    token = "t" * 32
+    secrets = {
+        "DATABASE_URL": "postgresql://keyturn@db.example.com/keyturn",
+        "KEYTURN_PAYLOAD_KEYS": KEYS_TEXT,
+        "OPENAI_API_KEY": "sk-of-a-test",  # pragma: allowlist secret
+        "KEYTURN_DESK_TOKENS": f"luna:{token}",
+        "KEYTURN_JOBS_TOKENS": f"default/rotator:{token}",
+        "KEYTURN_CODEC_TOKENS": f"luna:{token}",
+    }
+    assert set(secrets) == set(example["secrets"])
+    resources = rendered()
+    for name, value in environment_of(named(resources, "Deployment", component), resources).items():
+        given = secrets[name] if isinstance(value, dict) else value
+        monkeypatch.setenv(name, str(tmp_path) if given == "/config/policy" else given)
+    load()
+
+
+@needs_helm
 def test_the_alerts_are_those_of_the_monitoring() -> None:
-    """The chart has no copy of them."""
+    """A chart has its files within itself: its copy is the same."""
     [rule] = [one for one in rendered() if one["kind"] == "PrometheusRule"]
     assert rule["spec"] == yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yml").read_text())
 

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from keyturn.activities.rotate_key import RotateKey
 from keyturn.application.connection import connect
 from keyturn.application.versioning import UNPINNED
 from keyturn.background import is_cancelled
+from keyturn.contracts import CredentialKind
 from keyturn.database import answers, open_database
 from keyturn.errors import KeyturnError
 from keyturn.execution.errors import AnotherAccount
@@ -160,10 +161,17 @@ async def _stop(task: "asyncio.Task[None]") -> None:
 
 
 class Plans(NamedTuple):
-    """What an executor would do: in which cloud accounts, and for each job without a holder its steps, or why none."""
+    """What an executor would do, and what it leaves.
+
+    Attributes:
+        accounts: of the cloud.
+        jobs: for each job without a holder its steps, or why it would not be started.
+        left: how many jobs without a holder there are for other kinds of credentials.
+    """
 
     accounts: Sequence[str]
     jobs: AsyncIterator[tuple[str, Sequence[str] | KeyturnError]]
+    left: Mapping[CredentialKind, int]
 
 
 @asynccontextmanager
@@ -183,7 +191,9 @@ async def plans(settings: ExecutorSettings) -> AsyncIterator[Plans]:
                 else:
                     yield job_id, await _plan_of(job_id, accounts, settings)
 
-        yield Plans([account for _, account in accounts], jobs())
+        free = await JobLeases(engine).count_free(tenant_id=settings.tenant)
+        left = {kind: count for kind, count in free.items() if kind != settings.kind}
+        yield Plans([account for _, account in accounts], jobs(), left)
 
 
 async def _plan_of(

@@ -42,6 +42,16 @@ class CloudRefused(ExecutorError):
     )
 
 
+class SecretManagedElsewhere(CloudRefused):
+    """Another program manages what would be written: it would write its own value again, or lose what it has."""
+
+    kind = "secret_managed_elsewhere"
+    hint = (
+        "Hand the entries over (docs/how-to/rotate-keys.md#a-kubernetes-secret-that-exists), or name another Secret in "
+        "the key map; then `keyturn resume execute:JOB_ID`."
+    )
+
+
 class CredentialsMissing(CloudRefused):
     """The executor has no credentials of the cloud, or does not know where it is."""
 

@@ -51,18 +51,18 @@ def plan_of(
     used: KeyUse,
     targets: Sequence[str],
     consumers: Sequence[str],
+    restarts: bool,
     waits: KeyWaits,
     is_idle: bool,
     now: datetime,
 ) -> Sequence[str]:
     """Return the steps of a job that is started now, a sentence each, with the times that it will use."""
     deactivated, deleted = now + waits.overlap, now + waits.overlap + waits.grace
-    idle, seen = (
-        "",
-        f"{', '.join(consumers)} have reported it, and " if consumers else "the new one is seen in use, and ",
-    )
-    if is_idle:
-        seen, idle = "", f"; it was idle for {in_words(waits.idle)}: no use of the new one is waited for"
+    shown = [f"{', '.join(consumers)} have reported it"] if consumers else []
+    shown += ["each rollout is complete"] if restarts else []
+    shown += [] if shown or is_idle else ["the new one is seen in use"]
+    seen = "".join(f"{one}, and " for one in shown)
+    idle = f"; it was idle for {in_words(waits.idle)}: no use of the new one is waited for" if is_idle else ""
     short = f" (cut short by {waits.cut_short_by})" if waits.cut_short_by else ""
     late = late_until(waits, rotate_by=job.rotate_by, now=now)
     if late is not None and job.rotate_by is not None:
@@ -89,7 +89,7 @@ def use_in_words(use: KeyUse | None) -> str:
     if use is None or not use.is_known:
         return "unknown"
     if use.last_used_at is None:
-        return "never"
+        return "never" if use.is_past_known else "unknown (nothing uses it at this moment)"
     return in_utc(use.last_used_at) + (f" by {', '.join(use.by)}" if use.by else "")
 
 

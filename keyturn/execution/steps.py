@@ -481,6 +481,7 @@ class KeyRotation:
         waits = self._waits_of(order, job, mapping)
         used = await self._keys.use_of(user, old.key_id)
         consumers = () if mapping is None else mapping.consumers
+        restarts = self._targets.restart_consumers(targets)
         now = datetime.now(UTC)
         return plan_of(
             job,
@@ -488,8 +489,9 @@ class KeyRotation:
             used=used,
             targets=targets,
             consumers=consumers,
+            restarts=restarts,
             waits=waits,
-            is_idle=not consumers and is_idle(waits, used, old.created_at, at=now),
+            is_idle=not consumers and not restarts and is_idle(waits, used, old.created_at, at=now),
             now=now,
         )
 
@@ -623,7 +625,7 @@ class KeyRotation:
                 ours.append(key)
             elif key.job_id is None and any(abs(key.created_at - at) <= CLOCKS_AGREE_WITHIN for at in unanswered):
                 use = await self._keys.use_of(rotation.user, key.key_id)
-                if use.is_known and use.last_used_at is None:
+                if use.was_never_used:
                     ours.append(key)
         return ours
 

@@ -37,8 +37,21 @@ class FinishesRestores(Protocol):
 class RestartsConsumers(Protocol):
     """A store that restarts what reads its secrets, and knows when that runs with the current one."""
 
+    def restarts(self, name: str) -> bool:
+        """Return whether anything is restarted for a secret of this name."""
+        ...
+
     async def unfinished_rollouts(self, name: str) -> Sequence[str] | None:
         """Return a line for each that may still run with the secret before; None if the name restarts nothing."""
+        ...
+
+
+@runtime_checkable
+class SharesSecrets(Protocol):
+    """A store in which a secret may have entries that other programs manage."""
+
+    async def entries_of_others(self, name: str) -> Mapping[str, Sequence[str]]:
+        """Return the names of the entries that others manage, by manager."""
         ...
 
 
@@ -78,7 +91,11 @@ class SecretTargets:
         target = self._target(path)
         if not target.reads_back:
             return "cannot be read back, by its nature; it is filled from the key's first target"
-        return "holds a secret" if await target.store.current(_name(path)) is not None else "holds no secret yet"
+        held = "holds a secret" if await target.store.current(_name(path)) is not None else "holds no secret yet"
+        store = target.store
+        others = await store.entries_of_others(_name(path)) if isinstance(store, SharesSecrets) else {}
+        parts = [f"{manager} manages {', '.join(entries)}" for manager, entries in others.items()]
+        return f"{held}; {'; '.join(parts)}, which Keyturn never takes" if parts else held
 
     async def current(self, paths: Sequence[TargetPath]) -> SecretStr | None:
         """Return the current secret of the first target, which the others are filled from; None if there is none."""
@@ -140,6 +157,11 @@ class SecretTargets:
             if left is not None:
                 found = [*(found or []), *left]
         return found
+
+    def restart_consumers(self, paths: Sequence[TargetPath]) -> bool:
+        """Return whether a target restarts what reads its secret."""
+        stores = [(self._target(path).store, _name(path)) for path in paths]
+        return any(isinstance(store, RestartsConsumers) and store.restarts(name) for store, name in stores)
 
     async def restore(
         self, paths: Sequence[TargetPath], is_ours: Callable[[SecretStr], bool], *, version: str

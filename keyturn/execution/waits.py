@@ -87,7 +87,7 @@ def need_of(
 def is_idle(waits: KeyWaits, old: KeyUse, created_at: datetime | None, *, at: datetime) -> bool:
     """Return whether a key was not used for so long that nothing uses it: its age, if it was never used."""
     last = old.last_used_at or created_at
-    return old.is_known and last is not None and last < at - waits.idle
+    return old.is_known and old.is_past_known and last is not None and last < at - waits.idle
 
 
 def is_in_use(rotation: KeyState, old: KeyUse, *, now: datetime) -> bool:

@@ -10,7 +10,10 @@ class IdempotencyConflict(JobError):
     """The idempotency key was used for another job."""
 
     kind = "idempotency_conflict"
-    hint = "Look at the job with `keyturn jobs`: the idempotency key belongs to a different rotation."
+    hint = (
+        "`keyturn jobs show JOB_ID` shows its job. If that names the wrong kind of credential: `keyturn jobs cancel "
+        "JOB_ID --reason ...`, then ask with --again."
+    )
 
 
 class OrderOfAnother(JobError):

@@ -104,6 +104,13 @@ class JobLeases:
         async with transaction(self._engine) as connection:
             return [row.job_id for row in await connection.execute(query, parameters)]
 
+    async def count_free(self, *, tenant_id: str) -> Mapping[CredentialKind, int]:
+        """Return how many jobs without a holder there are, by the kind of credential."""
+        query = select(_jobs.credential_kind, func.count()).where(_free(self._on_postgresql))
+        async with transaction(self._engine) as connection:
+            rows = await connection.execute(query.group_by(_jobs.credential_kind), {"this_tenant": tenant_id})
+            return {row[0]: row[1] for row in rows}
+
     async def heartbeat(
         self,
         job_id: str,

@@ -15,7 +15,7 @@ of a later one, may turn it into a job; and that job is later than this moment, 
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from sqlalchemy import (
     ColumnElement,
@@ -31,6 +31,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
 from keyturn.canonical import digest_of
+from keyturn.contracts import CredentialKind
 from keyturn.database import transaction
 from keyturn.errors import JobStoreUnavailable
 from keyturn.jobs.errors import IdempotencyConflict, OpenJobExists, StaleAttempt
@@ -67,14 +68,19 @@ def fingerprint_of(order: JobOrder) -> str:
     Left out on purpose: evidence, trace, question, and which of the lines the model cited. A workflow that is reset or
     started again asks for the same job although those differ; the lines it may cite are in the key itself.
     """
-    return digest_of(
-        {
-            "tenant": order.tenant_id,
-            "account": order.account_id,
-            "key": order.credential.key_id,
-            "kind": order.credential.kind,
-        }
-    )
+    return _fingerprint(order.tenant_id, order.account_id, order.credential.key_id, order.credential.kind)
+
+
+def _fingerprint(tenant_id: str, account_id: str, key_id: str, kind: str) -> str:
+    return digest_of({"tenant": tenant_id, "account": account_id, "key": key_id, "kind": kind})
+
+
+def _fingerprints_of(row: Mapping[str, Any]) -> Sequence[str]:
+    """Return the fingerprints of a row's credential by whatever kind it is called.
+
+    Who called it by the wrong kind asks again by the right one, once the job of the wrong one has ended.
+    """
+    return [_fingerprint(row["tenant_id"], row["account_id"], row["key_id"], kind) for kind in get_args(CredentialKind)]
 
 
 class StoredState(NamedTuple):
@@ -126,7 +132,9 @@ class JobStore:
             if await self._insert(connection, row):
                 return RotationJob(job_id=row["job_id"], created=True)
             existing = await self._by_key(connection, row["tenant_id"], idempotency_key)
-            conflict = existing is not None and existing["fingerprint"] != fingerprint
+            conflict = existing is not None and existing["fingerprint"] not in (
+                _fingerprints_of(row) if existing["status"] == WITHDRAWN else [fingerprint]
+            )
             holder = existing["job_id"] if existing is not None and conflict else None
             if not conflict and (existing is None or existing["status"] == WITHDRAWN):
                 holder = await self._open_job_of(connection, row)
@@ -415,7 +423,8 @@ def _is_replaceable(row: Mapping[str, Any], moment: int) -> Sequence[ColumnEleme
     held = rotation_jobs.alias()
     ended = select(held.c.job_id).where(held.c.job_id == _jobs.merged_into, held.c.status.in_(REPLACEABLE))
     return [
-        *(_jobs[name] == row[name] for name in ("tenant_id", "idempotency_key", "fingerprint")),
+        *(_jobs[name] == row[name] for name in ("tenant_id", "idempotency_key")),
+        _jobs.fingerprint.in_(_fingerprints_of(row)),
         _jobs.status.in_(REPLACEABLE) | ((_jobs.status == MERGED) & ended.exists()),
         func.coalesce(_jobs.fence, 0) < moment,  # 0: a job from before fences were kept
     ]

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from keyturn.lab.cluster.certificates import SERVER_NAME, Certificates
 from keyturn.lab.cluster.postgresql import PORT
+from keyturn.lab.stack.certificates import SERVER_NAME, Certificates
 
 FRONTEND_PORT = 7233
 # By service: the ports of its calls, and of the membership by which the processes find each other.

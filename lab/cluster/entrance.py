@@ -8,8 +8,8 @@ import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
-from keyturn.lab.cluster.certificates import SERVER_NAME, Certificates
 from keyturn.lab.cluster.configuration import FRONTEND_PORT
+from keyturn.lab.stack.certificates import SERVER_NAME, Certificates
 
 CONNECT_SECONDS = 2.0  # a frontend on this machine that does not answer in that time is gone
 _CHUNK = 1 << 16

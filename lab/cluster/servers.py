@@ -8,16 +8,13 @@ import asyncio
 import os
 import secrets
 import signal
-import socket
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-from keyturn.lab.cluster.certificates import SERVER_NAME, Certificates, write_certificates
 from keyturn.lab.cluster.configuration import FRONTEND_PORT, PORTS, write_configuration
 from keyturn.lab.cluster.entrance import entrance, forwarded
 from keyturn.lab.cluster.postgresql import (
@@ -31,6 +28,8 @@ from keyturn.lab.cluster.postgresql import (
     run_script,
 )
 from keyturn.lab.cluster.programs import Programs, build_programs
+from keyturn.lab.stack.certificates import SERVER_NAME, Certificates, write_certificates
+from keyturn.lab.stack.network import Network, free_network
 from keyturn.lab.stack.processes import StackNotStarted, child, program
 from keyturn.workflows.visibility import ACCOUNT
 
@@ -51,16 +50,6 @@ DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 START_SECONDS = 90.0
 
 
-@dataclass(frozen=True)
-class _Network:
-    """Addresses of loopback that no other cluster uses: 256 of 16 million."""
-
-    prefix: str
-
-    def ip(self, last: int) -> str:
-        return f"{self.prefix}.{last}"
-
-
 class Cluster:
     """A cluster that runs.
 
@@ -76,7 +65,7 @@ class Cluster:
     def __init__(
         self,
         folder: Path,
-        network: _Network,
+        network: Network,
         programs: Programs,
         certificates: Certificates,
         passwords: Mapping[str, str],
@@ -273,7 +262,7 @@ async def cluster(programs: Programs | None = None) -> AsyncIterator[Cluster]:
 
 @asynccontextmanager
 async def _cluster_in(folder: Path, programs: Programs) -> AsyncIterator[Cluster]:
-    network = _free_network()
+    network = free_network(FRONTEND_PORT)
     passwords = {role: secrets.token_urlsafe(24) for role in (ADMINISTRATOR, "keyturn", "temporal")}
     addresses = [network.ip(last) for _, last in SERVICES.values()]
     certificates = write_certificates(folder / "certificates", addresses)
@@ -327,13 +316,3 @@ async def _until(fault: str, command: list[str], environment: Mapping[str, str])
             if time.monotonic() > until:
                 raise StackNotStarted(f"{fault}: {error}") from None
         await asyncio.sleep(1)
-
-
-def _free_network() -> _Network:
-    """Return addresses of loopback where no one has the frontend's port yet."""
-    for _ in range(50):
-        network = _Network(f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(250) + 1}")
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind((network.ip(1), FRONTEND_PORT))
-            return network
-    raise StackNotStarted("no addresses of 127.0.0.0/8 are free here")

@@ -10,6 +10,7 @@ from keyturn.execution.waits import need_of
 
 NOW = datetime.now(UTC)
 NEVER, UNKNOWN = KeyUse(), KeyUse(is_known=False)
+NOT_NOW = KeyUse(is_past_known=False)  # PostgreSQL knows of the sessions that are open
 
 
 def used(days_ago: float) -> KeyUse:
@@ -38,6 +39,9 @@ def state(**changed: Any) -> KeyState:
         (NEVER, NEVER, {"old_created_at": None}, "new_key_not_seen"),
         (UNKNOWN, NEVER, {}, "key_use_unknown"),
         (UNKNOWN, NEVER, {"consumers": ("pay-api",)}, None),
+        (NOT_NOW, NOT_NOW, {}, "new_key_not_seen"),
+        (NOT_NOW, used(0), {}, None),
+        (NOT_NOW, NOT_NOW, {"consumers": ("pay-api",)}, None),
         (NEVER, NEVER, {"old_created_at": NOW - timedelta(days=10), "consumers": ("pay-api",)}, None),
     ],
 )

@@ -867,6 +867,20 @@ async def test_a_dry_run_writes_nothing(server: Server, store: JobStore, engine:
     await session.close()
 
 
+async def test_a_password_whose_past_is_unknown_is_never_idle(
+    server: Server, store: JobStore, engine: AsyncEngine, secrets: Path
+) -> None:
+    """A program that logs in for a moment now and then shows at no check, and its password must not be taken."""
+    await (await log_in(server.old)).close()
+    server.end_sessions(server.a)
+    steps = steps_on(server.keys(), engine, secrets)
+    job_id = await job_for(store, server.user, server.a)
+    plan = await steps.plan(KeyRotationOrder(job_id=job_id, cloud_account=await steps.account()))
+    assert "last used unknown (nothing uses it at this moment)" in plan[0]
+    assert "until the new one is seen in use" in plan[4]
+    assert "idle" not in plan[4]
+
+
 # -- settings, and the verifier --------------------------------------------------------------------------------------
 
 

@@ -148,6 +148,27 @@ async def test_a_key_of_another_credential_is_a_conflict_as_before(store: JobSto
         await store.create_once(foreign, idempotency_key=KEY, fence=at(SECOND_RUN))
 
 
+@pytest.mark.parametrize("how", ["cancelled", "withdrawn"])
+async def test_a_key_that_was_called_by_the_wrong_kind_is_asked_for_again_by_the_right_one(
+    store: JobStore, engine: AsyncEngine, how: str
+) -> None:
+    """While the wrong one's job is open that is a conflict; an attempt of the wrong one that wakes up makes nothing."""
+    wrong, kind = ordered(), facts(key_id="key_1", kind="system_account_password")
+    again = wrong.model_copy(update={"credential": kind, "replaces_before": SECOND_RUN})
+    if how == "withdrawn":
+        await store.withdraw(wrong, idempotency_key=KEY, fence=at(FIRST_RUN))
+    else:
+        old = await store.create_once(wrong, idempotency_key=KEY, fence=at(FIRST_RUN))
+        with pytest.raises(IdempotencyConflict):
+            await store.create_once(again, idempotency_key=KEY, fence=at(SECOND_RUN))
+        await close(engine, old.job_id, how)
+    new = await store.create_once(again, idempotency_key=KEY, fence=at(SECOND_RUN))
+    assert new.created
+    with pytest.raises(IdempotencyConflict, match=new.job_id):
+        await store.create_once(wrong, idempotency_key=KEY, fence=at(FIRST_RUN, seconds=1))
+    assert not (await store.create_once(again, idempotency_key=KEY, fence=at(SECOND_RUN, seconds=1))).created
+
+
 async def test_a_purged_job_is_replaced_too(store: JobStore, engine: AsyncEngine) -> None:
     """How it ended is not known any more: who asks again must not be refused for ever."""
     old = await store.create_once(ordered(), idempotency_key=KEY, fence=at(FIRST_RUN))

@@ -1,10 +1,13 @@
 """The job store, on SQLite and on a real PostgreSQL."""
 
 import asyncio
+import importlib
+import os
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import psycopg.sql
@@ -204,13 +207,13 @@ async def test_migrations_make_the_tables_that_the_code_declares(engine: AsyncEn
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
-    import keyturn.bulk.tables
-    import keyturn.cache.tables
-    import keyturn.desk.tables
-    import keyturn.drafts.tables
-    import keyturn.ledger.tables  # noqa: F401 - each describes its own tables on the one metadata
+    import keyturn.key_use
     from keyturn.database import metadata
 
+    package = Path(keyturn.key_use.__file__).parent
+    for folder, _, names in os.walk(package, followlinks=True):
+        if "tables.py" in names:  # each describes its own tables on the one metadata
+            importlib.import_module(".".join(("keyturn", *Path(folder).relative_to(package).parts, "tables")))
     async with engine.connect() as connection:
         differences = await connection.run_sync(
             lambda sync: compare_metadata(MigrationContext.configure(sync), metadata)

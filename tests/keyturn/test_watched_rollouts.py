@@ -17,6 +17,9 @@ class Restarting(Versions):
 
     left: Sequence[str] | None = ("prod: deployment/pay-api: 1 of 3 pods are new, 2 old ones are left",)
 
+    def restarts(self, name: str) -> bool:
+        return self.left is not None
+
     async def unfinished_rollouts(self, name: str) -> Sequence[str] | None:
         return self.left
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from keyturn.lab.cluster.certificates import SERVER_NAME, write_certificates
 from keyturn.lab.cluster.programs import VERSION, build_programs
+from keyturn.lab.stack.certificates import SERVER_NAME, write_certificates
 from keyturn.lab.stack.processes import StackNotStarted
 
 ROOT = Path(__file__).resolve().parents[2]

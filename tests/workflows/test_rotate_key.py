@@ -51,6 +51,7 @@ from keyturn.workers.executor_settings import ExecutorSettings, load_executor_se
 from keyturn.workers.metrics import ExecutorMetrics
 from keyturn.workflows.rotate_key import RotateKeyWorkflow, execution_id
 from tests.support.aws import ACCOUNT, Aws, Network, job_for
+from tests.support.key_rotations import create_job
 
 ADVANCE = Abandonment(operator="luna", reason="its last consumer was switched off")
 ROLL_BACK = Abandonment(operator="luna", reason="the importer broke")
@@ -746,6 +747,7 @@ async def test_a_dry_run_by_command_shows_the_steps_of_each_job_and_why_another_
     user, old = aws.user()
     sound = await job_for(JobStore(engine), engine, user, old)
     gone = await job_for(JobStore(engine), engine, user, "AKIAGONE00000000000")
+    await create_job(JobStore(engine), "svc-db", "svc_db_a", kind="system_account_password")
     environment = {
         **aws.environment(network.address),
         "DATABASE_URL": sqlite.set(drivername="sqlite").render_as_string(),
@@ -757,9 +759,11 @@ async def test_a_dry_run_by_command_shows_the_steps_of_each_job_and_why_another_
         "--dry-run",
         env=environment,
         stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
-    printed = (await process.communicate())[0].decode()
+    printed, beside = (text.decode() for text in await process.communicate())
     assert process.returncode == 0
+    assert beside == "left for another executor: 1 of system_account_password; this one rotates access_key\n"
     assert f"{sound}\n  1. record the keys of {user}: {old}" in printed
     assert f"9. close {sound} as done" in printed
     assert f"{gone}  would not start: the job's key is not among the user's keys" in printed

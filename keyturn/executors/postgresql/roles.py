@@ -183,18 +183,18 @@ class PostgresqlRoles:
             pair = await self._pair(connection, user)
             role = pair.holder_of(key_id)
             if role is None:
-                return KeyUse()
+                return KeyUse(is_past_known=False)
             found = await sessions_of(connection, role.oid, since=role.created_at)
         seen = None if role.mark is None else role.mark.seen_at
         if not found.by:
-            return KeyUse(last_used_at=seen, is_known=found.is_readable)
+            return KeyUse(last_used_at=seen, is_known=found.is_readable, is_past_known=False)
         now = datetime.now(UTC)
         # Only within a rotation, when both have a password: a dry run, before it, changes nothing.
         if len(pair.with_key) == len(pair.names) and (seen is None or now - seen > SEEN_AGAIN):
             async with changing(self._settings.database, user, pair.names, "note a session") as (connection, anew):
                 if (holder := anew.holder_of(key_id)) is not None:
                     await note_seen(connection, holder)
-        return KeyUse(last_used_at=now, by=found.by)
+        return KeyUse(last_used_at=now, by=found.by, is_past_known=False)
 
     async def set_active(self, user: str, key_id: str, is_active: bool) -> None:
         """Give the role LOGIN, or take it; sessions that are open stay open."""

@@ -8,13 +8,13 @@ annotation FORM beside them: the same secret must have the same bytes in each ta
 import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import SecretStr
 
-from keyturn.execution.errors import CloudRefused
+from keyturn.execution.errors import CloudRefused, SecretManagedElsewhere
 from keyturn.foreign_json import read_json
 from keyturn.targets.kubernetes.api import MANAGER
 from keyturn.targets.kubernetes.paths import SecretPath, is_entry
@@ -92,6 +92,17 @@ def text_of(path: SecretPath, live: Mapping[str, Any]) -> str | None:
     return json.dumps(fields, **_LAYOUTS.get(layout, {}))
 
 
+def others_entries(live: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
+    """Return the entries of a Secret that managers other than Keyturn have, by manager."""
+    there = set(_mapping(live, "data"))
+    found: dict[str, list[str]] = {}
+    for one in _managers(live):
+        names = sorted(_entries_in(one) & there)
+        if names and one.get("manager") != MANAGER:
+            found.setdefault(_plain(str(one.get("manager", ""))), []).extend(names)
+    return found
+
+
 def expect_writable(path: SecretPath, live: Mapping[str, Any], wanted: Entries) -> bool:
     """Check that an apply of the wanted entries takes nothing away from anyone; returns whether it must be forced.
 
@@ -99,14 +110,17 @@ def expect_writable(path: SecretPath, live: Mapping[str, Any], wanted: Entries) 
     is forced only where the other manager is Keyturn itself, by an update (`kubectl edit --field-manager=keyturn`).
 
     Raises:
-        CloudRefused: the Secret is immutable, or an entry is another manager's, or another key's of Keyturn.
+        SecretManagedElsewhere: an entry is another manager's.
+        CloudRefused: the Secret is immutable, or an entry is another key's of Keyturn.
     """
     if live.get("immutable") is True:
         raise CloudRefused(f"{path} is immutable: delete it, or create one that is not, under another name")
     owners = _owners(live, wanted.data)
     foreign = sorted({_plain(manager) for manager, _ in owners if manager != MANAGER})[:4]
     if foreign:
-        raise CloudRefused(f"{path}: {', '.join(foreign)} manages an entry or annotation that Keyturn would write")
+        raise SecretManagedElsewhere(
+            f"{path}: {', '.join(foreign)} manages an entry or annotation that Keyturn would write"
+        )
     form = _read_form(own_entries(live).form)
     listed = set(form[1]) if form is not None else set()
     is_other = form is not None and (_WHOLE in form[1].values()) != (path.entry is not None)

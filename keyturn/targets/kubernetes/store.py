@@ -15,14 +15,22 @@ What the annotations of a Secret say:
 Each change names the resourceVersion that was read, so that two attempts at once cannot overwrite each other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import SecretStr
 
 from keyturn.execution.errors import CloudRefused, SecretNotStored
 from keyturn.targets.kubernetes.api import ClusterApi, cluster_of_environment
-from keyturn.targets.kubernetes.entries import FORM, Entries, entries_of, expect_writable, own_entries, text_of
+from keyturn.targets.kubernetes.entries import (
+    FORM,
+    Entries,
+    entries_of,
+    expect_writable,
+    others_entries,
+    own_entries,
+    text_of,
+)
 from keyturn.targets.kubernetes.paths import SecretPath, Workload, parse_path
 from keyturn.targets.kubernetes.workloads import restart, restarted_for, unfinished
 
@@ -103,6 +111,21 @@ class KubernetesSecrets:
         version = _notes(live).get(VERSION)
         if version is not None:
             await self._restart(await self._workloads(path), version)
+
+    async def entries_of_others(self, name: str) -> Mapping[str, Sequence[str]]:
+        """Return the names of the Secret's entries that others manage, by manager; only that of `key`, if it has one.
+
+        Raises as `current`.
+        """
+        path = parse_path(name)
+        live = await self._api.get(path.url(path.name))
+        found = {} if live is None else others_entries(live)
+        wanted = {manager: [one for one in names if path.entry in {None, one}] for manager, names in found.items()}
+        return {manager: names for manager, names in wanted.items() if names}
+
+    def restarts(self, name: str) -> bool:
+        """Return whether the name names a workload to restart."""
+        return bool(parse_path(name).workloads)
 
     async def unfinished_rollouts(self, name: str) -> Sequence[str] | None:
         """Return a line for each workload that may still run a pod that was started for an earlier secret.

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 # What the servers' certificate is for, whatever address they are reached at.
-SERVER_NAME = "temporal.keyturn.internal"
+SERVER_NAME = "servers.keyturn.internal"
 VALID_FOR = timedelta(days=7)  # of a cluster that lives for hours
 
 

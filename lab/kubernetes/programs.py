@@ -1,0 +1,67 @@
+"""The programs of Kubernetes and etcd, built by Go from their modules.
+
+Kubernetes' module takes its libraries from a folder that a module does not carry (`staging/`); the same libraries are
+modules of their own, v0.X.Y for Kubernetes 1.X.Y.
+"""
+
+import json
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from keyturn.lab.stack.go import build_once, built_folder, run_go
+
+VERSION = "1.36.3"
+_KUBERNETES = "k8s.io/kubernetes"
+# By program, its package; etcd is of the version that Kubernetes' module asks for.
+PROGRAMS = {
+    "etcd": "go.etcd.io/etcd/server/v3",
+    "kube-apiserver": f"{_KUBERNETES}/cmd/kube-apiserver",
+    "kube-controller-manager": f"{_KUBERNETES}/cmd/kube-controller-manager",
+}
+_STAGED = re.compile(r"^\s*(\S+) => \./staging/", re.MULTILINE)
+_NAME = f"kubernetes-{VERSION}"
+
+
+def kubernetes_is_built() -> bool:
+    """Whether the programs are there."""
+    return all((built_folder(_NAME) / name).exists() for name in PROGRAMS)
+
+
+def build_kubernetes() -> Path:
+    """Return the folder of the programs, built where they have not been yet; raises StackNotStarted."""
+    return build_once(_NAME, [*PROGRAMS], _build)
+
+
+def _build(folder: Path) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        module = Path(name)
+        _write_module(module)
+        # Without the version, the server calls itself v0.0.0-master, for which Helm refuses charts.
+        major, minor, _ = VERSION.split(".")
+        set_version = " ".join(
+            f"-X k8s.io/component-base/version.{variable}={value}"
+            for variable, value in {"gitVersion": f"v{VERSION}", "gitMajor": major, "gitMinor": minor}.items()
+        )
+        for program, package in PROGRAMS.items():
+            arguments = ["build", "-trimpath", "-ldflags", f"-s -w {set_version}", "-o", str(module / program), package]
+            run_go(arguments, folder=module, variables={"GOFLAGS": "-mod=mod"})
+            shutil.move(module / program, folder / program)
+
+
+def _write_module(folder: Path) -> None:
+    """Write a module that requires Kubernetes', with the libraries of its version."""
+    downloaded = json.loads(run_go(["mod", "download", "-json", f"{_KUBERNETES}@v{VERSION}"], folder=folder))
+    of_kubernetes = Path(downloaded["GoMod"]).read_text()
+    replaced = []
+    for library in _STAGED.findall(of_kubernetes):
+        if "/sample-" in library:  # examples, which no program uses and which are not all published
+            empty = folder / library.rpartition("/")[2]
+            empty.mkdir()
+            (empty / "go.mod").write_text(f"module {library}\n")
+            replaced.append(f"\t{library} => ./{empty.name}")
+        else:
+            replaced.append(f"\t{library} => {library} v0.{VERSION.partition('.')[2]}")
+    lines = ["module keyturn.internal/kubernetes", f"require {_KUBERNETES} v{VERSION}", "replace (", *replaced, ")", ""]
+    (folder / "go.mod").write_text("\n".join(lines))
