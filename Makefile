@@ -8,7 +8,7 @@ export UV_SYSTEM_CERTS ?= 1
 # Compiled once: the tests start some hundreds of processes, and each would compile all that it imports, in four seconds.
 export UV_COMPILE_BYTECODE ?= 1
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help install demo dev test unit check docs format bench bench-compare prove soak fuzz audit prove-gate prove-delivery prove-executor prove-consumers prove-bulk cluster cluster-test prove-cluster tools eval eval-local golden histories schemas screenshots matrix release clean
+.PHONY: help install demo dev test unit check docs format bench bench-compare prove soak fuzz audit prove-gate prove-delivery prove-executor prove-consumers prove-bulk cluster cluster-test prove-cluster kubernetes-test tools eval eval-local golden histories schemas screenshots matrix release clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -102,6 +102,9 @@ prove-cluster: install ## run operations under FAULTS faults (2,000) on such a c
 	$(BIN)/keyturn prove --cluster session --faults $$(( $(or $(FAULTS),2000) / 2 )) --results docs/proof-cluster-session.json
 	$(BIN)/keyturn prove --cluster transaction --faults $$(( $(or $(FAULTS),2000) / 2 )) --seed 7 --no-controls \
 	  --results docs/proof-cluster-transaction.json
+
+kubernetes-test: install tools ## run what needs Kubernetes' own API server: chart, target, fetcher (needs Go; two minutes, and the first build)
+	$(BIN)/pytest -q -n0 --kubernetes tests
 
 tools: install ## install what checks deploy/: promtool and helm, built by Go outside the checkout, and Kubernetes' schemas
 	lab/tools.sh "$(TOOLS)"

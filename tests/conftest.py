@@ -1,5 +1,6 @@
 """Real servers for the tests: each starts when first asked for, on a free port, and ends with the session."""
 
+import asyncio
 import gc
 import os
 import shutil
@@ -10,7 +11,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import AsyncIterator, Generator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from keyturn.application.namespace import add_search_attributes
 from keyturn.database import database_url, open_database
 from keyturn.jobs.store import JobStore
 from keyturn.lab.cluster.servers import cluster
+from keyturn.lab.kubernetes.servers import Kubernetes, kubernetes
 from keyturn.lab.stack.embedded import Ports, Stack, embedded_stack, simulator_process
 from keyturn.lab.stack.loopback import loopback_client
 from keyturn.lab.stack.processes import ends_with_us, program
@@ -63,6 +65,9 @@ keyturn.keyring_files.DEVELOPMENT_FILE = Path("tests/absent/.keyturn/payload_key
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--cluster", action="store_true", help="Run the tests of workflows on Temporal's production server (needs Go)."
+    )
+    parser.addoption(
+        "--kubernetes", action="store_true", help="Run what needs Kubernetes' own API server, and nothing else."
     )
 
 
@@ -139,6 +144,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             for test, reason in NOT_ON_A_CLUSTER.items():
                 if item.nodeid.startswith(test):
                     item.add_marker(pytest.mark.skip(reason=reason))
+    asked = config.getoption("--kubernetes")
+    items[:] = [item for item in items if ("kubernetes" in item.keywords) == asked]
     for item in items:
         if _needs_a_server(item):
             item.add_marker("integration")
@@ -207,6 +214,15 @@ async def skipping() -> AsyncIterator[WorkflowEnvironment]:
     ) as environment:
         await add_search_attributes(environment.client)
         yield environment
+
+
+@pytest.fixture(scope="session")
+def api_server() -> Iterator[Kubernetes]:
+    """Kubernetes' own API server; a test plays the controllers."""
+    with asyncio.Runner() as runner:  # a plain fixture, so that another can ask for it only where it needs it
+        started = AsyncExitStack()
+        yield runner.run(started.enter_async_context(kubernetes(controllers=False)))
+        runner.run(started.aclose())
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from keyturn.lab.stack.go import build_once, built_folder, run_go
+from keyturn.lab.stack.go import build_once, run_go
 
 VERSION = "1.36.3"
 _KUBERNETES = "k8s.io/kubernetes"
@@ -20,18 +20,22 @@ PROGRAMS = {
     "kube-apiserver": f"{_KUBERNETES}/cmd/kube-apiserver",
     "kube-controller-manager": f"{_KUBERNETES}/cmd/kube-controller-manager",
 }
+# Of operators that the chart has parts for: by the module and its version, the definitions that are taken from it.
+DEFINITIONS = {
+    "github.com/kedacore/keda/v2@v2.21.0": ["config/crd/bases/keda.sh_scaledobjects.yaml"],
+    "github.com/prometheus-operator/prometheus-operator@v0.85.0": [
+        "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml",
+        "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml",
+    ],
+}
 _STAGED = re.compile(r"^\s*(\S+) => \./staging/", re.MULTILINE)
 _NAME = f"kubernetes-{VERSION}"
 
 
-def kubernetes_is_built() -> bool:
-    """Whether the programs are there."""
-    return all((built_folder(_NAME) / name).exists() for name in PROGRAMS)
-
-
 def build_kubernetes() -> Path:
-    """Return the folder of the programs, built where they have not been yet; raises StackNotStarted."""
-    return build_once(_NAME, [*PROGRAMS], _build)
+    """Return the folder of the programs and definitions, built where they are not there yet; raises StackNotStarted."""
+    definitions = [Path(file).name for files in DEFINITIONS.values() for file in files]
+    return build_once(_NAME, [*PROGRAMS, *definitions], _build)
 
 
 def _build(folder: Path) -> None:
@@ -44,10 +48,15 @@ def _build(folder: Path) -> None:
             f"-X k8s.io/component-base/version.{variable}={value}"
             for variable, value in {"gitVersion": f"v{VERSION}", "gitMajor": major, "gitMinor": minor}.items()
         )
-        for program, package in PROGRAMS.items():
+        missing = {name: package for name, package in PROGRAMS.items() if not (folder / name).exists()}
+        for program, package in missing.items():
             arguments = ["build", "-trimpath", "-ldflags", f"-s -w {set_version}", "-o", str(module / program), package]
             run_go(arguments, folder=module, variables={"GOFLAGS": "-mod=mod"})
             shutil.move(module / program, folder / program)
+        for source, files in DEFINITIONS.items():
+            downloaded = json.loads(run_go(["mod", "download", "-json", source], folder=module))
+            for file in files:
+                shutil.copyfile(Path(downloaded["Dir"]) / file, folder / Path(file).name)
 
 
 def _write_module(folder: Path) -> None:

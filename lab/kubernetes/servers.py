@@ -59,17 +59,21 @@ class Kubernetes:
 
 
 @asynccontextmanager
-async def kubernetes() -> AsyncIterator[Kubernetes]:
-    """Yield an API server without a node; raises StackNotStarted. Its data end with it."""
+async def kubernetes(*, controllers: bool = True) -> AsyncIterator[Kubernetes]:
+    """Yield an API server without a node; raises StackNotStarted. Its data end with it.
+
+    Args:
+        controllers: whether Kubernetes' own controllers run; without them a test plays what they say.
+    """
     if sys.platform != "linux":
         raise StackNotStarted("Kubernetes' programs run on Linux alone here, where each has an address on loopback")
     programs = await asyncio.to_thread(build_kubernetes)
     with tempfile.TemporaryDirectory(prefix="keyturn-kubernetes-", ignore_cleanup_errors=True) as name:
         async with AsyncExitStack() as running:
-            yield await _start(programs, Path(name), running)
+            yield await _start(programs, Path(name), running, controllers=controllers)
 
 
-async def _start(programs: Path, folder: Path, running: AsyncExitStack) -> Kubernetes:
+async def _start(programs: Path, folder: Path, running: AsyncExitStack, *, controllers: bool) -> Kubernetes:
     ip = free_network(_PORT).ip(1)
     made = write_certificates(folder / "certificates", [ip, _SERVICE_IP])
     token = secrets.token_urlsafe(32)
@@ -83,7 +87,8 @@ async def _start(programs: Path, folder: Path, running: AsyncExitStack) -> Kuber
 
     await start("etcd", _of_etcd(folder, ip, made))
     await _ready(server, await start("kube-apiserver", _of_api_server(ip, made, tokens)))
-    await start("kube-controller-manager", _of_controllers(folder, ip, made, kubeconfig))
+    if controllers:
+        await start("kube-controller-manager", _of_controllers(folder, ip, made, kubeconfig))
     return server
 
 

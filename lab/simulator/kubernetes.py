@@ -1,4 +1,6 @@
-"""The part of a Kubernetes API server that writing a Secret and restarting a workload meets. No real one was called.
+"""The part of a Kubernetes API server that writing a Secret and restarting a workload meets.
+
+The target's tests run on it and on Kubernetes' own server, where that is built (`make kubernetes`).
 
 GET        /api/v1/namespaces, /api/v1/namespaces/NS/secrets (kubernetes_lists.py)
 GET, PATCH /api/v1/namespaces/NS/secrets/NAME
@@ -14,6 +16,7 @@ the controllers: `generation` advances with `spec`, and `status` only by `roll_o
 
 import asyncio
 import base64
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -105,28 +108,33 @@ class Cluster:
         self.roll_out(plural, namespace, name, pods=pods)
 
     def body(self, plural: str, namespace: str, name: str) -> dict[str, Any]:
-        """Return an object as it is now, for a test to look at or to change beside the API."""
+        """Return an object as it is now, to look at."""
         return self.objects[plural, namespace, name].body
 
     def roll_out(self, plural: str, namespace: str, name: str, *, pods: int = 2) -> None:
         """Do what the controllers do in the end: every pod is of the present template, and available."""
         body = self.objects[plural, namespace, name].body
-        generation = body["metadata"]["generation"]
-        revision = f"{name}-{json.dumps(body['spec']['template'])}"
-        counts: dict[str, dict[str, Any]] = {
-            "deployments": {
-                "replicas": pods,
-                "updatedReplicas": pods,
-                "readyReplicas": pods,
-                "availableReplicas": pods,
-            },
-            "statefulsets": {
-                **{"replicas": pods, "updatedReplicas": pods, "readyReplicas": pods},
-                **{"currentRevision": revision, "updateRevision": revision},
-            },
-            "daemonsets": {"desiredNumberScheduled": pods, "updatedNumberScheduled": pods, "numberAvailable": pods},
-        }
-        body["status"] = {"observedGeneration": generation, **counts[plural]}
+        body["status"] = counts_of(plural, body, pods)
+
+    def forbid(self, *rights: tuple[str, str, str]) -> None:
+        """Take these rights from the caller, as (verb, plural, name), and no others."""
+        self.forbidden = set(rights)
+
+    def alter(self, plural: str, namespace: str, name: str, change: Callable[[dict[str, Any]], Any]) -> None:
+        """Change an object beside the API, or as another one does by it."""
+        change(self.objects[plural, namespace, name].body)
+
+    def snapshot(self) -> dict[Key, dict[str, Any]]:
+        """Return every object as it is shown now."""
+        return copy.deepcopy({key: stored.shown() for key, stored in self.objects.items()})
+
+    def delete(self, plural: str, namespace: str, name: str) -> None:
+        """Delete an object, if it is there."""
+        self.objects.pop((plural, namespace, name), None)
+
+    def disown(self, plural: str, namespace: str, name: str, *, manager: str, operation: str) -> None:
+        """Take all fields from a manager, as a patch of `metadata.managedFields` does."""
+        self.objects[plural, namespace, name].owners.pop((manager, operation), None)
 
     # -- the API ------------------------------------------------------------------------------------------------------
 
@@ -233,6 +241,20 @@ class Cluster:
     def _expect_right(self, verb: str, plural: str, name: str) -> None:
         if (verb, plural, name) in self.forbidden:
             raise Refusal(403, "Forbidden", f'{plural} "{name}" is forbidden: cannot {verb}', name=name, kind=plural)
+
+
+def counts_of(plural: str, body: dict[str, Any], pods: int) -> dict[str, Any]:
+    """Return what the controllers say of a workload of which every pod is new, and available."""
+    revision = f"{body['metadata']['name']}-{json.dumps(body['spec']['template'])}"
+    counts: dict[str, dict[str, Any]] = {
+        "deployments": {"replicas": pods, "updatedReplicas": pods, "readyReplicas": pods, "availableReplicas": pods},
+        "statefulsets": {
+            **{"replicas": pods, "updatedReplicas": pods, "readyReplicas": pods},
+            **{"currentRevision": revision, "updateRevision": revision},
+        },
+        "daemonsets": {"desiredNumberScheduled": pods, "updatedNumberScheduled": pods, "numberAvailable": pods},
+    }
+    return {"observedGeneration": body["metadata"]["generation"], **counts[plural]}
 
 
 def _dropped(request: web.Request) -> web.Response:

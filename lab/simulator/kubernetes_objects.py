@@ -1,7 +1,9 @@
 """Objects of Kubernetes, and what a patch does to one: server-side apply, and a merge patch. Pure.
 
 Written from kubernetes.io/docs/reference/using-api/server-side-apply, docs/concepts/configuration/secret (immutable
-Secrets, names of entries) and RFC 7396; no real cluster was called. What it knows of server-side apply:
+Secrets, names of entries) and RFC 7396; the tests of the target run on it and on Kubernetes 1.36.
+
+What it knows of server-side apply:
 
 - a field has managers, by name and operation; fields are leaves, and a list is one
 - an apply that changes another manager's field is a conflict, unless it is forced; with the same value both own it
@@ -90,9 +92,6 @@ def new_object(plural: str, namespace: str, name: str) -> Stored:
 
 def applied(stored: Stored, intent: dict[str, Any], manager: str, *, force: bool, is_new: bool) -> Stored:
     """Return the object after a server-side apply; raises Refusal."""
-    asked = intent.get("metadata", {}).get("resourceVersion")
-    if asked is not None and (is_new or asked != stored.version):
-        raise Refusal(409, "Conflict", "the object has been modified; please apply your changes to the latest version")
     leaves = {leaf: value for leaf, value in _leaves(intent) if leaf not in _IDENTITY}
     after, own = copy.deepcopy(stored), (manager, "Apply")
     changed = {leaf for leaf, value in leaves.items() if _get(stored.body, leaf) != value}
@@ -104,6 +103,9 @@ def applied(stored: Stored, intent: dict[str, Any], manager: str, *, force: bool
     ]
     if causes and not force:
         raise Refusal(409, "Conflict", f"Apply failed with {len(causes)} conflicts", causes=causes)
+    asked = intent.get("metadata", {}).get("resourceVersion")
+    if asked is not None and (is_new or asked != stored.version):  # looked at after the managers, by Kubernetes 1.36
+        raise Refusal(409, "Conflict", "the object has been modified; please apply your changes to the latest version")
     for held in others.values():
         held.difference_update(changed)
     for leaf in stored.owners.get(own, set()) - set(leaves):

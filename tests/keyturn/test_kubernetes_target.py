@@ -2,12 +2,11 @@
 
 import asyncio
 import base64
-import copy
 import datetime
 import json
 import ssl
 import traceback
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,20 @@ from pydantic import SecretStr, TypeAdapter
 
 from keyturn.errors import KeyturnError
 from keyturn.execution.contracts import TargetPath
-from keyturn.execution.errors import CloudRefused, CloudUnavailable, SecretNotStored, TargetUnusable
+from keyturn.execution.errors import (
+    CloudRefused,
+    CloudUnavailable,
+    SecretManagedElsewhere,
+    SecretNotStored,
+    TargetUnusable,
+)
+from keyturn.execution.targets import OpenTarget, SecretTargets
 from keyturn.lab.simulator.kubernetes import FAULTS, Cluster
 from keyturn.targets import load_targets
 from keyturn.targets.kubernetes import api
 from keyturn.targets.kubernetes.api import ClusterApi, cluster_of_environment
 from keyturn.targets.kubernetes.store import KubernetesSecrets
+from tests.support.api_server import real_cluster
 from tests.support.servers import fake_server
 
 TOKEN = "a-token-of-a-service-account"
@@ -33,6 +40,7 @@ NAME = "prod/pay"
 RESTARTING = "prod/pay?restart=deployment/api,statefulset/db"
 URL = ("secrets", "prod", "pay")
 COPY = ("secrets", "prod", "pay-keyturn-previous")
+MARKS = {"resourceVersion", "uid", "creationTimestamp"}
 
 
 def pair(number: int) -> SecretStr:
@@ -42,13 +50,22 @@ def pair(number: int) -> SecretStr:
 PRIVATE = (TOKEN, "very/secret+", base64.b64encode(b"very/secret+1").decode()[:16])
 
 
-@pytest.fixture
-def cluster() -> Cluster:
-    cluster = Cluster(TOKEN)
-    cluster.add_workload("deployments", "prod", "api")
-    cluster.add_workload("statefulsets", "prod", "db")
-    cluster.add_workload("daemonsets", "prod", "agent")
-    return cluster
+def add_workloads(cluster: Cluster) -> None:
+    for plural, name in (("deployments", "api"), ("statefulsets", "db"), ("daemonsets", "agent")):
+        cluster.add_workload(plural, "prod", name)
+
+
+@pytest.fixture(params=["simulated", pytest.param("real", marks=pytest.mark.kubernetes)])
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """The simulator, and Kubernetes' own API server: what holds at one holds at the other."""
+    if request.param == "simulated":
+        made = Cluster(TOKEN)
+        add_workloads(made)
+        yield made
+        return
+    with real_cluster(request.getfixturevalue("api_server"), TOKEN) as made:
+        add_workloads(made)
+        yield made
 
 
 @pytest.fixture
@@ -79,12 +96,17 @@ async def refused(call: Awaitable[Any], kind: type[KeyturnError] = CloudRefused)
     return str(caught.value)
 
 
+def annotated(form: str) -> Callable[[dict[str, Any]], None]:
+    return lambda body: body["metadata"].update(annotations={"keyturn.dev/fields": form})
+
+
 def template_of(cluster: Cluster, plural: str, name: str) -> Any:
     return cluster.body(plural, "prod", name)["spec"]["template"]["metadata"].get("annotations")
 
 
 def generations(cluster: Cluster) -> list[int]:
-    return [cluster.body(*key)["metadata"]["generation"] for key in cluster.objects if key[0] != "secrets"]
+    objects = cluster.snapshot()
+    return [body["metadata"]["generation"] for key, body in sorted(objects.items()) if key[0] != "secrets"]
 
 
 async def test_a_secret_is_written_an_entry_a_field(cluster: Cluster, store: KubernetesSecrets) -> None:
@@ -95,7 +117,7 @@ async def test_a_secret_is_written_an_entry_a_field(cluster: Cluster, store: Kub
     }
     assert cluster.body(*URL)["type"] == "Opaque"
     assert cluster.body(*URL)["metadata"]["annotations"]["keyturn.dev/version"] == "AKIA1"
-    assert COPY not in cluster.objects, "there was none before"
+    assert COPY not in cluster.snapshot(), "there was none before"
 
 
 @pytest.mark.parametrize(
@@ -134,9 +156,9 @@ async def test_nothing_is_current_where_there_is_no_secret(store: KubernetesSecr
 
 async def test_one_version_twice_changes_nothing(cluster: Cluster, store: KubernetesSecrets) -> None:
     await store.put(RESTARTING, pair(1), version="AKIA1")
-    before, cluster.calls[:] = copy.deepcopy(cluster.objects), []
+    before, cluster.calls[:] = cluster.snapshot(), []
     await store.put(RESTARTING, pair(1), version="AKIA1")
-    assert cluster.objects == before
+    assert cluster.snapshot() == before
     assert all(call.startswith("GET ") for call in cluster.calls)
 
 
@@ -151,9 +173,9 @@ async def test_the_secret_before_is_stored_beside_and_restored(cluster: Cluster,
     assert stored["metadata"]["annotations"]["keyturn.dev/version"] == "AKIA1"
     await store.restore(NAME)
     assert await store.current(NAME) == pair(1)
-    before = copy.deepcopy(cluster.objects)
+    before = cluster.snapshot()
     await store.restore(NAME)
-    assert cluster.objects == before, "a restore that is repeated restores nothing more"
+    assert cluster.snapshot() == before, "a restore that is repeated restores nothing more"
     await store.put(NAME, pair(3), version="AKIA3")
     assert cluster.entries("prod", "pay-keyturn-previous") == json.loads(pair(1).get_secret_value())
 
@@ -189,13 +211,13 @@ async def test_an_unknown_secret_before_is_left_to_a_person(cluster: Cluster, st
     """The copy is not of this version: to restore it, or to remove the entries, would both be a guess."""
     await store.put(NAME, pair(1), version="AKIA1")
     await store.put(NAME, pair(2), version="AKIA2")
-    cluster.body(*COPY)["metadata"]["annotations"]["keyturn.dev/next-version"] = "AKIA9"
-    before = copy.deepcopy(cluster.objects)
+    cluster.alter(*COPY, lambda body: body["metadata"]["annotations"].update({"keyturn.dev/next-version": "AKIA9"}))
+    before = cluster.snapshot()
     assert "does not hold the secret before" in await refused(store.restore(NAME), SecretNotStored)
-    del cluster.objects[COPY]
+    cluster.delete(*COPY)
     await refused(store.restore(NAME), SecretNotStored)
     del before[COPY]
-    assert cluster.objects == before
+    assert cluster.snapshot() == before
 
 
 WRITES = ("secrets prod/pay-keyturn-previous", "secrets prod/pay", "deployments prod/api", "statefulsets prod/db")
@@ -210,10 +232,15 @@ async def after(cluster: Cluster, store: KubernetesSecrets, step: str) -> dict[A
             break
         except CloudUnavailable:
             continue
-    left = copy.deepcopy({key: stored.shown() for key, stored in cluster.objects.items()})
-    for body in left.values():
-        del body["metadata"]["resourceVersion"]
-    return left
+    return {key: without_marks(body) for key, body in cluster.snapshot().items()}
+
+
+def without_marks(body: dict[str, Any]) -> dict[str, Any]:
+    """An object without what is another in each server and at each time."""
+    metadata = {name: value for name, value in body["metadata"].items() if name not in MARKS}
+    owned = [{name: value for name, value in one.items() if name != "time"} for one in metadata["managedFields"]]
+    owned.sort(key=json.dumps)  # a server sorts them by time, in whole seconds
+    return body | {"metadata": metadata | {"managedFields": owned}}
 
 
 @pytest.mark.parametrize("fault", BROKEN)
@@ -222,16 +249,22 @@ async def test_a_lost_call_is_repeated_with_one_effect(
     store: KubernetesSecrets, cluster: Cluster, step: str, fault: str
 ) -> None:
     """Whichever call is lost, and however: the same objects, and as many restarts."""
-    await store.put(RESTARTING, pair(1), version="AKIA1")
-    if step == "restore":
-        await store.put(RESTARTING, pair(2), version="AKIA2")
-    start = copy.deepcopy(cluster.objects)
+
+    async def begin() -> None:
+        for key in cluster.snapshot():
+            cluster.delete(*key)
+        add_workloads(cluster)
+        await store.put(RESTARTING, pair(1), version="AKIA1")
+        if step == "restore":
+            await store.put(RESTARTING, pair(2), version="AKIA2")
+
+    await begin()
     cluster.calls.clear()
     expected = await after(cluster, store, step)
     calls = list(dict.fromkeys(cluster.calls))
     assert {f"PATCH {one}" for one in WRITES[step == "restore" :]} <= set(calls)
     for call in calls:
-        cluster.objects = copy.deepcopy(start)
+        await begin()
         cluster.faults = [(fault, call)]
         with pytest.raises(CloudUnavailable):
             await (store.restore(RESTARTING) if step == "restore" else store.put(RESTARTING, pair(2), version="AKIA2"))
@@ -245,7 +278,7 @@ async def test_what_passes_is_unavailable_and_says_nothing_private(
     for call in ("GET secrets prod/pay", "PATCH secrets prod/pay"):
         cluster.faults = [(fault, call)]
         assert "secrets prod/pay" in await refused(store.put(NAME, pair(1), version="AKIA1"), CloudUnavailable)
-        cluster.objects.pop(URL, None)
+        cluster.delete(*URL)
 
 
 async def test_a_call_without_an_answer_ends(
@@ -286,10 +319,10 @@ async def test_a_missing_right_is_named(
     cluster: Cluster, store: KubernetesSecrets, right: tuple[str, str, str]
 ) -> None:
     await store.put(NAME, pair(1), version="AKIA1")
-    cluster.forbidden = {right}
+    cluster.forbid(right)
     said = await refused(store.put(RESTARTING, pair(2), version="AKIA2"))
     assert f"{right[1]} prod/{right[2]}: 403 Forbidden" in said
-    cluster.forbidden = set()
+    cluster.forbid()
     await store.put(RESTARTING, pair(2), version="AKIA2")
 
 
@@ -309,17 +342,17 @@ async def test_the_token_is_read_for_each_call(cluster: Cluster, store: Kubernet
 
 async def test_another_managers_entry_is_never_taken(cluster: Cluster, store: KubernetesSecrets) -> None:
     cluster.write("prod", "pay", {"AccessKeyId": "AKIA0", "url": "https://pay"}, manager="kubectl-create")
-    before = copy.deepcopy(cluster.objects)
+    before = cluster.snapshot()
     assert "kubectl-create manages" in await refused(store.put(RESTARTING, pair(1), version="AKIA1"))
-    assert cluster.objects == before
+    assert cluster.snapshot() == before
     assert await store.current(NAME) is None
-    cluster.objects.pop(URL)
+    cluster.delete(*URL)
     await store.put(NAME, pair(1), version="AKIA1")
     by_hand = {"SecretAccessKey": "by hand"}  # pragma: allowlist secret
     cluster.write("prod", "pay", by_hand, manager="kubectl-edit")
     assert "kubectl-edit" in await refused(store.put(NAME, pair(2), version="AKIA2"))
     assert "kubectl-edit" in await refused(store.put(NAME, pair(1), version="AKIA1"))
-    assert COPY not in cluster.objects
+    assert COPY not in cluster.snapshot()
     found = await store.current(NAME)  # what the consumers read
     assert found is not None
     assert "by hand" in found.get_secret_value()
@@ -336,12 +369,49 @@ async def test_an_entry_written_at_the_same_time_is_not_taken_either(
 
     cluster.on_call = at_the_same_time
     assert "external-secrets manages" in await refused(store.put(NAME, pair(1), version="AKIA1"))
-    del cluster.objects[URL]
+    cluster.delete(*URL)
     cluster.on_call = lambda call: None
     await store.put(NAME, pair(1), version="AKIA1")
     cluster.on_call = at_the_same_time
+    assert "external-secrets manages" in await refused(
+        store.put(NAME, pair(2), version="AKIA2"), SecretManagedElsewhere
+    )
+
+
+async def test_a_secret_that_changed_beside_our_entries_since_it_was_read_is_read_again(
+    cluster: Cluster, store: KubernetesSecrets
+) -> None:
+    await store.put(NAME, pair(1), version="AKIA1")
+
+    def at_the_same_time(call: str) -> None:
+        if call == "PATCH secrets prod/pay":
+            cluster.write("prod", "pay", {"url": "https://pay"}, manager="helm")
+
+    cluster.on_call = at_the_same_time
     assert "changed since" in await refused(store.put(NAME, pair(2), version="AKIA2"), CloudUnavailable)
-    assert "external-secrets manages" in await refused(store.put(NAME, pair(2), version="AKIA2"))
+    cluster.on_call = lambda call: None
+    await store.put(NAME, pair(2), version="AKIA2")
+    assert await store.current(NAME) == pair(2)
+
+
+async def test_what_others_manage_in_a_secret_is_named_before_anything_is_rotated(
+    cluster: Cluster, store: KubernetesSecrets
+) -> None:
+    """`keyturn targets check` prints it; what is Keyturn's, and what another entry holds, is left out."""
+    assert await store.entries_of_others(NAME) == {}
+    cluster.write("prod", "pay", {"password": "x", "user": "y"}, manager="kubectl-create")
+    cluster.write("prod", "pay", {"url": "z"}, manager="helm")
+    both = {"helm": ["url"], "kubectl-create": ["password", "user"]}
+    assert await store.entries_of_others(NAME) == both
+    assert await store.entries_of_others(NAME + "?key=url") == {"helm": ["url"]}
+    assert await store.entries_of_others(NAME + "?key=mine") == {}
+    await store.put(NAME, pair(1), version="AKIA1")
+    assert await store.entries_of_others(NAME) == both
+    targets = SecretTargets({"kubernetes": lambda: OpenTarget(store, reads_back=True)})
+    looked = await targets.look(f"kubernetes:{NAME}")
+    assert looked.startswith("holds a secret; ")
+    assert "kubectl-create manages password, user" in looked
+    assert looked.endswith("which Keyturn never takes")
 
 
 async def test_an_update_in_our_own_name_is_no_conflict(cluster: Cluster, store: KubernetesSecrets) -> None:
@@ -371,7 +441,7 @@ async def test_our_annotations_in_anothers_hands_are_not_taken(cluster: Cluster,
     theirs = {"annotations": {"keyturn.dev/version": "AKIA7"}}
     cluster.write("prod", "pay", {}, manager="kubectl-annotate", metadata=theirs)
     assert "kubectl-annotate manages" in await refused(store.put(NAME, pair(2), version="AKIA2"))
-    cluster.objects[URL].owners["keyturn", "Update"].clear()
+    cluster.disown(*URL, manager="keyturn", operation="Update")
     assert "kubectl-annotate manages" in await refused(store.put(NAME, pair(2), version="AKIA2"))
 
 
@@ -388,7 +458,7 @@ async def test_a_secret_that_was_handed_over_is_taken_with_its_value(
     assert await store.current(NAME) == pair(0)
     if operation == "apply":  # both own what both wrote: the other one still refuses another value
         assert "kubectl-create manages" in await refused(store.put(NAME, pair(1), version="AKIA1"))
-        del cluster.objects[URL].owners["kubectl-create", "Update"]  # a patch of metadata.managedFields
+        cluster.disown(*URL, manager="kubectl-create", operation="Update")
     await store.put(NAME, pair(1), version="AKIA1")
     await store.restore(NAME)
     assert await store.current(NAME) == pair(0)
@@ -402,9 +472,9 @@ async def test_a_secret_that_was_handed_over_with_other_entries_is_refused(
     old = json.loads(pair(0).get_secret_value())
     write = cluster.write if operation == "update" else cluster.hand_over
     write("prod", "pay", {**old, "database": "postgres://"}, manager="keyturn")
-    before = copy.deepcopy(cluster.objects)
+    before = cluster.snapshot()
     assert "other entries" in await refused(store.put(NAME, pair(1), version="AKIA1"))
-    assert cluster.objects == before
+    assert cluster.snapshot() == before
 
 
 @pytest.mark.parametrize(("first", "second"), [("?key=a", "?key=b"), ("?key=a", ""), ("", "?key=a")])
@@ -412,18 +482,18 @@ async def test_two_keys_in_one_secret_are_refused(
     cluster: Cluster, store: KubernetesSecrets, first: str, second: str
 ) -> None:
     await store.put(NAME + first, pair(1), version="AKIA1")
-    before = copy.deepcopy(cluster.objects)
+    before = cluster.snapshot()
     assert "a Secret of its own" in await refused(store.put(NAME + second, pair(2), version="AKIA2"))
-    assert cluster.objects == before
+    assert cluster.snapshot() == before
 
 
 async def test_an_immutable_secret_is_refused(cluster: Cluster, store: KubernetesSecrets) -> None:
     await store.put(NAME, pair(1), version="AKIA1")
     cluster.write("prod", "pay", {}, manager="kubectl", immutable=True)
-    before = copy.deepcopy(cluster.objects)
+    before = cluster.snapshot()
     assert "is immutable" in await refused(store.put(NAME, pair(2), version="AKIA2"))
     assert "is immutable" in await refused(store.restore(NAME))
-    assert cluster.objects == before
+    assert cluster.snapshot() == before
     await store.put(NAME, pair(1), version="AKIA1")  # it is there already
 
 
@@ -453,7 +523,7 @@ async def test_a_secret_of_the_copys_name_is_left_alone(cluster: Cluster, store:
 
 async def test_values_of_others_do_no_harm(cluster: Cluster, store: KubernetesSecrets) -> None:
     cluster.write("prod", "pay", {"x": "y"}, manager="kubectl")
-    cluster.body(*URL)["data"]["x"] = base64.b64encode(b"\xff\xfe").decode()
+    cluster.alter(*URL, lambda body: body["data"].update(x=base64.b64encode(b"\xff\xfe").decode()))
     assert await store.current(NAME) is None
     assert await store.current(NAME + "?key=x") is None
     for form in (
@@ -465,11 +535,11 @@ async def test_values_of_others_do_no_harm(cluster: Cluster, store: KubernetesSe
         '{"entries": {"gone": "text"}}',
         "[" * 200,
     ):
-        cluster.body(*URL)["metadata"]["annotations"] = {"keyturn.dev/fields": form}
+        cluster.alter(*URL, annotated(form))
         assert await store.current(NAME) is None
-    cluster.body(*URL)["metadata"]["annotations"] = {"keyturn.dev/fields": '{"entries": {"x": "json"}, "layout": 7}'}
+    cluster.alter(*URL, annotated('{"entries": {"x": "json"}, "layout": 7}'))
     assert await store.current(NAME) is None
-    cluster.body(*URL)["data"]["x"] = base64.b64encode(b"no JSON").decode()
+    cluster.alter(*URL, lambda body: body["data"].update(x=base64.b64encode(b"no JSON").decode()))
     assert await store.current(NAME) == SecretStr('{"x": null}')
     await refused(store.restore(NAME), SecretNotStored)
 
@@ -479,6 +549,7 @@ async def test_a_missing_namespace_is_refused(store: KubernetesSecrets) -> None:
     assert "404" in await refused(store.put("absent/pay", pair(1), version="AKIA1"))
 
 
+@pytest.mark.parametrize("cluster", ["simulated"], indirect=True)
 @pytest.mark.parametrize(
     "path",
     [
@@ -498,6 +569,7 @@ async def test_a_path_that_is_none_reaches_no_server(cluster: Cluster, store: Ku
     assert not cluster.calls
 
 
+@pytest.mark.parametrize("cluster", ["simulated"], indirect=True)
 @pytest.mark.parametrize(
     "text",
     [
@@ -550,10 +622,10 @@ async def test_a_workload_that_is_named_later_is_restarted_too(cluster: Cluster,
 async def test_a_workload_that_is_not_there_is_said_before_anything_changes(
     cluster: Cluster, store: KubernetesSecrets
 ) -> None:
-    before = copy.deepcopy(cluster.objects)
+    before = cluster.snapshot()
     said = await refused(store.put(NAME + "?restart=deployment/api,deployment/apj", pair(1), version="AKIA1"))
     assert "deployment/apj does not exist" in said
-    assert cluster.objects == before
+    assert cluster.snapshot() == before
 
 
 @pytest.mark.parametrize(("kind", "name"), [("deployment", "api"), ("statefulset", "db"), ("daemonset", "agent")])
@@ -570,9 +642,9 @@ async def test_a_rollout_is_complete_when_every_pod_is_new(
     await store.put(path, pair(2), version="AKIA2")
     assert await store.unfinished_rollouts(path)
     cluster.roll_out(f"{kind}s", "prod", name)
-    cluster.body(f"{kind}s", "prod", name)["spec"]["template"]["metadata"].pop("annotations")
+    cluster.alter(f"{kind}s", "prod", name, lambda body: body["spec"]["template"]["metadata"].pop("annotations"))
     assert await store.unfinished_rollouts(path), "the template was put back"
-    del cluster.objects[f"{kind}s", "prod", name]
+    cluster.delete(f"{kind}s", "prod", name)
     assert await store.unfinished_rollouts(path) == [f"prod: {kind}/{name} does not exist"]
 
 
@@ -607,9 +679,12 @@ async def test_a_rollout_says_what_it_waits_for(
     path = f"{NAME}?restart={kind}/{name}"
     await store.put(path, pair(1), version="AKIA1")
     cluster.roll_out(f"{kind}s", "prod", name)
-    body = cluster.body(f"{kind}s", "prod", name)
-    body["status"] = {one: value for one, value in (body["status"] | status).items() if value is not None}
-    body["spec"] |= spec if kind == "deployment" else {"updateStrategy": spec}
+
+    def change(body: dict[str, Any]) -> None:
+        body["status"] = {one: value for one, value in (body["status"] | status).items() if value is not None}
+        body["spec"] |= spec if kind == "deployment" or not spec else {"updateStrategy": spec}
+
+    cluster.alter(f"{kind}s", "prod", name, change)
     found = await store.unfinished_rollouts(path)
     assert found is not None
     assert (not found) if reason is None else (reason in found[0] and f"{kind}/{name}" in found[0])
@@ -618,7 +693,7 @@ async def test_a_rollout_says_what_it_waits_for(
 async def test_a_workload_without_pods_is_complete(cluster: Cluster, store: KubernetesSecrets) -> None:
     await store.put(RESTARTING, pair(1), version="AKIA1")
     for plural, name in (("deployments", "api"), ("statefulsets", "db")):
-        cluster.body(plural, "prod", name)["spec"]["replicas"] = 0
+        cluster.alter(plural, "prod", name, lambda body: body["spec"].update(replicas=0))
         cluster.roll_out(plural, "prod", name, pods=0)
     assert await store.unfinished_rollouts(RESTARTING) == []
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from keyturn.backoff import wait_asked_for
-from keyturn.execution.errors import CloudRefused, CloudUnavailable
+from keyturn.execution.errors import CloudRefused, CloudUnavailable, SecretManagedElsewhere
 from keyturn.foreign_json import read_json
 
 _WORD = re.compile(r"[A-Za-z]{1,64}")
@@ -34,7 +34,7 @@ def read_answer(method: str, url: str, answer: httpx.Response) -> dict[str, Any]
         managers = _managers_in(said)
         if not managers:
             raise CloudUnavailable(f"{text}: it has changed since it was read")
-        raise CloudRefused(f"{text}: {', '.join(managers)} manages a field that Keyturn would write")
+        raise SecretManagedElsewhere(f"{text}: {', '.join(managers)} manages a field that Keyturn would write")
     if status in _PASSING or status >= 500:
         raise CloudUnavailable(text, retry_after=wait_asked_for(answer.headers))
     raise CloudRefused(text)
