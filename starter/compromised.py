@@ -3,9 +3,10 @@
 import asyncio
 import json
 import signal
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -104,9 +105,13 @@ def compromised(
             keys = await reports.keys_of(key, account, kind)
             return [await _outcome(reports, one, found_by, who, wait_seconds) for one in keys]
 
+    _end_with(with_database(run, pool_size=2), as_json=as_json)
+
+
+def _end_with(outcomes: Sequence[tuple[str, Any]], *, as_json: bool) -> NoReturn:
+    """Print how the rotations ended, and leave with the status of the worst."""
     from keyturn.application.outcomes import as_object, exit_status
 
-    outcomes = with_database(run, pool_size=2)
     if as_json:
         click.echo(json.dumps({"rotations": [as_object(workflow_id, outcome) for workflow_id, outcome in outcomes]}))
     else:

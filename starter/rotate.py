@@ -22,6 +22,7 @@ from keyturn.starter.policy_options import policy_options
 if TYPE_CHECKING:
     from keyturn.keyring import Keyring
     from keyturn.rotations.contracts import RotationRequest
+    from keyturn.rotations.outcomes import RotationOutcome
 
 KINDS = ["service_account_key", "access_key", "user_password", "system_account_password"]
 _as_json = click.option(
@@ -118,8 +119,6 @@ def rotate(
         keyring = keyring_from_environment()
     except KeyturnError as error:
         end_before_start(error, None, as_json=as_json)
-    from keyturn.application.outcomes import as_object, exit_status
-
     workflow_id = id_of(request, keyring.name_of)
     try:
         attached, outcome, notes = asyncio.run(_start_and_wait(request, keyring, task_queue, wait_seconds, again=again))
@@ -133,10 +132,15 @@ def rotate(
             err=True,
         )
         attached, outcome, notes = None, TimedOut(), []
-    if attached:
-        outcome = look_up_job(outcome)
     for note in notes:
         click.echo(note, err=True)
+    _end_with(workflow_id, look_up_job(outcome) if attached else outcome, attached=attached, as_json=as_json)
+
+
+def _end_with(workflow_id: str, outcome: "RotationOutcome", *, attached: bool | None, as_json: bool) -> NoReturn:
+    """Print how the rotation ended, and leave with the status that says so."""
+    from keyturn.application.outcomes import as_object, exit_status
+
     if as_json:
         click.echo(json.dumps(as_object(workflow_id, outcome, attached=attached)))
     else:

@@ -97,14 +97,7 @@ async def embedded_stack(
     for name, port in dataclasses.asdict(ports).items():
         _expect_free(name, port)
     ui_port = ports.ui or free_port()
-    database = f"sqlite:///{folder / 'keyturn.db'}"
-    keys: Path | None = folder / DEVELOPMENT_FILE.name
-    if own_settings:
-        database = os.environ.get("DATABASE_URL") or database
-        if os.environ.get("KEYTURN_PAYLOAD_KEYS") or os.environ.get("KEYTURN_PAYLOAD_KEYS_FILE"):
-            keys = None
-    if keys is not None and not keys.exists():
-        write_keys(keys)
+    database, keys = _database_and_keys(folder, own_settings=own_settings)
     keyring = keyring_from_environment() if keys is None else load_keyring(text=None, file=keys, development=True)
     where = Path.cwd() if own_settings else folder
     environment_of = own_environment if own_settings else worker_environment
@@ -116,16 +109,15 @@ async def embedded_stack(
                 ports.codec or free_port(), folder, keys=keys, ui_port=ui_port, where=where, around=around
             )
             decoder = await parts.enter_async_context(serving)
-        client = await parts.enter_async_context(
-            dev_server(
-                port=ports.temporal or None,
-                ui_port=ui_port,
-                database=folder / "temporal.db" if keep else None,
-                log=folder / "temporal.log",
-                keyring=keyring,
-                codec=decoder,
-            )
+        server = dev_server(
+            port=ports.temporal or None,
+            ui_port=ui_port,
+            database=folder / "temporal.db" if keep else None,
+            log=folder / "temporal.log",
+            keyring=keyring,
+            codec=decoder,
         )
+        client = await parts.enter_async_context(server)
         address = client.service_client.config.target_host
         simulator = await parts.enter_async_context(simulator_process(ports.simulator))
         await asyncio.to_thread(migrate, database_url(database))
@@ -143,6 +135,19 @@ async def embedded_stack(
             serving = desk_process(ports.desk or free_port(), folder, environment, where=where)
             page = await parts.enter_async_context(serving)
         yield Stack(client, address, ui, simulator, database, keys, keyring, decoder, page, worker)
+
+
+def _database_and_keys(folder: Path, *, own_settings: bool) -> tuple[str, Path | None]:
+    """Return the database's URL, and the file of payload keys, made where there is none; None: the caller has keys."""
+    database = f"sqlite:///{folder / 'keyturn.db'}"
+    if own_settings:
+        database = os.environ.get("DATABASE_URL") or database
+        if os.environ.get("KEYTURN_PAYLOAD_KEYS") or os.environ.get("KEYTURN_PAYLOAD_KEYS_FILE"):
+            return database, None
+    keys = folder / DEVELOPMENT_FILE.name
+    if not keys.exists():
+        write_keys(keys)
+    return database, keys
 
 
 @asynccontextmanager
