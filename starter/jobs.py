@@ -11,7 +11,7 @@ import click
 
 from keyturn.console import cut, printable, signed_in_user
 from keyturn.contracts import UNOWNED, Identifier, Reason
-from keyturn.errors import InvalidRequest
+from keyturn.errors import InvalidRequest, KeyturnError
 from keyturn.jobs.contracts import ClaimedJob, Evidence
 from keyturn.moments import in_utc
 from keyturn.starter.database import with_database
@@ -98,7 +98,7 @@ jobs.add_command(serve)
 @_as_json
 @policy_options
 def show(job_id: str, tenant: str, as_json: bool, policy_dir: Path | None, shipped: bool) -> None:
-    """Show a job: its order, its status, the waiver that holds it back, and its audit trail."""
+    """Show a job: its order, its status, what happens next, the waiver that holds it back, and its audit trail."""
     from keyturn.jobs.in_flight import as_row
     from keyturn.jobs.leases import JobLeases
     from keyturn.jobs.tables import NORMAL
@@ -108,13 +108,14 @@ def show(job_id: str, tenant: str, as_json: bool, policy_dir: Path | None, shipp
 
     owners, catalogue = load_owners(), load_catalogue(policy_dir, shipped=shipped)
 
-    async def find(engine: "AsyncEngine") -> tuple[Mapping[str, Any], Sequence[Mapping[str, Any]], str | None]:
+    async def find(engine: "AsyncEngine") -> tuple[Mapping[str, Any], Sequence[Mapping[str, Any]], str | None, str]:
         job, trail = await JobLeases(engine).show(job_id, tenant_id=tenant)
-        return job, trail, await WaivedJobs(engine, owners, catalogue, tenant_id=tenant).holds_back(as_row(job))
+        waived = await WaivedJobs(engine, owners, catalogue, tenant_id=tenant).holds_back(as_row(job))
+        return job, trail, waived, "" if waived else await _next_for(job)
 
-    job, trail, waived = with_database(find)
+    job, trail, waived, then = with_database(find)
     if as_json:
-        output = {"job": dict(job), "audit": [dict(row) for row in trail], "waived": waived}
+        output = {"job": dict(job), "audit": [dict(row) for row in trail], "waived": waived, "next": then or None}
         click.echo(json.dumps(output, default=lambda moment: moment.isoformat()))
         return
     urgent = "  urgent" if job["priority"] < NORMAL else ""
@@ -126,9 +127,28 @@ def show(job_id: str, tenant: str, as_json: bool, policy_dir: Path | None, shipp
         click.echo(f"  {held} by {job['lease_owner']} until {until}, claim {job['lease_token']}")
     if waived:
         click.echo(printable(f"  no executor starts it: {waived}"))
+    if then:
+        click.echo(printable(f"  next: {then}"))
     for row in trail:
         detail = "  ".join(f"{name}={value}" for name, value in row["detail"].items())
         click.echo(printable(f"  {in_utc(row['at'])}  {row['event']:16}  {row['actor']:16}  {detail}"))
+
+
+async def _next_for(job: Mapping[str, Any]) -> str:
+    """Return what happens next to a job; Temporal is asked only about one that Keyturn's own executor holds."""
+    from keyturn.application.connection import connect, map_refusals
+    from keyturn.application.next_steps import execution_status, next_for_job
+    from keyturn.execution.contracts import EXECUTION
+    from keyturn.jobs.states import OPEN
+
+    status = None
+    if job["status"] in OPEN and (job["lease_owner"] or "").startswith(EXECUTION):
+        try:
+            with map_refusals():
+                status = await execution_status(await connect(), job["job_id"])
+        except KeyturnError as error:
+            click.echo(f"what the executor is at is not known: {error}", err=True)
+    return next_for_job(job, status)
 
 
 @jobs.command()

@@ -806,6 +806,20 @@ async def test_where_the_server_trusts_whoever_comes_a_login_proves_nothing(post
         server.drop()
 
 
+async def test_a_database_that_the_executor_may_not_enter_is_named(server: Server) -> None:
+    """PUBLIC has CONNECT by default, and hardened servers take it."""
+    server.run("CREATE DATABASE {}", server.user)
+    try:
+        server.run("REVOKE CONNECT ON DATABASE {} FROM PUBLIC", server.user)
+        url = server.url().replace(f"/{server.database}?", f"/{server.user}?")
+        with pytest.raises(CloudRefused, match="GRANT CONNECT ON DATABASE"):
+            await server.keys(url).list_keys(server.user)
+        with pytest.raises(CloudRefused, match="names does not exist"):
+            await server.keys(url.replace(f"/{server.user}?", "/absent?")).list_keys(server.user)
+    finally:
+        server.run("DROP DATABASE {}", server.user)
+
+
 async def test_a_role_that_inherits_nothing_has_its_rights_by_set_role(server: Server) -> None:
     server.run("GRANT {} TO {} WITH INHERIT FALSE, SET TRUE", server.user, server.b)
     _, secret = await server.keys().create(server.user, job_id="job-1")

@@ -52,6 +52,7 @@ from keyturn.workers.metrics import ExecutorMetrics
 from keyturn.workflows.rotate_key import RotateKeyWorkflow, execution_id
 from tests.support.aws import ACCOUNT, Aws, Network, job_for
 from tests.support.key_rotations import create_job
+from tests.support.keys import KEYS_TEXT
 
 ADVANCE = Abandonment(operator="luna", reason="its last consumer was switched off")
 ROLL_BACK = Abandonment(operator="luna", reason="the importer broke")
@@ -161,6 +162,12 @@ async def test_what_blocks_a_step_is_reported_and_it_goes_on_when_that_is_remove
         assert status.hint is not None
         parked = [row async for row in waiting_rotations(temporal, tenant=None, kind="foreign_key", limit=100)]
         assert execution_id(job_id) in [row["workflow_id"] for row in parked]
+        said = await shown_by_command(job_id, temporal.service_client.config.target_host, engine)
+        assert "\n  next: Blocked: foreign key" in said, said
+        assert str(status.hint) in said
+        said = await shown_by_command(job_id, "127.0.0.1:9", engine)
+        assert "what the executor is at is not known: no Temporal server" in said
+        assert "\n  next: Its executor creates the new key" in said
         await answer(handle, "resume", Resumption(operator="luna"))  # too early: it is blocked again
         await until(handle, lambda now: now.blocked is not None)
         iam.delete_access_key(UserName=user, AccessKeyId=made[0])
@@ -171,6 +178,25 @@ async def test_what_blocks_a_step_is_reported_and_it_goes_on_when_that_is_remove
         await answer(handle, "roll_back", ROLL_BACK)
         assert (await handle.result()).status == "rolled_back"
     assert aws.keys(user) == {old: "Active"}
+
+
+async def shown_by_command(job_id: str, address: str, engine: AsyncEngine) -> str:
+    """What `keyturn jobs show` prints of a job, all of it."""
+    database = engine.url.set(drivername=engine.url.get_backend_name()).render_as_string(hide_password=False)
+    process = await asyncio.create_subprocess_exec(
+        *(Path(sys.executable).parent / "keyturn", "jobs", "show", job_id),
+        env={
+            "PATH": os.defpath,
+            "DATABASE_URL": database,
+            "TEMPORAL_ADDRESS": address,
+            "KEYTURN_PAYLOAD_KEYS": KEYS_TEXT,
+        },
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    printed = (await process.communicate())[0].decode()
+    assert process.returncode == 0, printed
+    return printed
 
 
 @pytest.mark.parametrize("at", ["overlap", "grace"])

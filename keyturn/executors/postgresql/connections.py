@@ -42,6 +42,7 @@ _RACES = {"42704", "42710"}
 _WRONG_LOGIN = re.compile(
     r"FATAL:.*(?:authentication failed|is not permitted to log in|role .* does not exist)", re.DOTALL
 )
+_NO_DATABASE = re.compile(r'FATAL: +(?:(permission denied) for database|database "[^"]*" does not exist)')
 _NOT_LET_IN = re.compile(
     r"FATAL:.*(?:does not exist|permission denied|pg_hba\.conf)|authentication method requirement"
     r"|certificate|does not support SSL|invalid connection option|invalid sslmode",
@@ -92,6 +93,9 @@ def _named(error: psycopg.Error, what: str, wrong_login: type[KeyturnError]) -> 
     words = str(error)
     if _WRONG_LOGIN.search(words):
         return wrong_login(f"{what}: the server does not let the role in by its password")
+    if (database := _NO_DATABASE.search(words)) is not None:
+        why = "does not exist" if database[1] is None else "is not open to the role: GRANT CONNECT ON DATABASE"
+        return CloudRefused(f"{what}: the database that the URL names {why}")
     if _NOT_LET_IN.search(words) or isinstance(error, psycopg.ProgrammingError):
         return CloudRefused(f"{what}: the server's pg_hba.conf, its TLS, or the URL does not allow the connection")
     return CloudUnavailable(f"{what}: no answer")
