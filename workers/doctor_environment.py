@@ -62,8 +62,9 @@ async def files_of_secrets() -> str:
         try:
             if file.is_file():
                 found = file.stat()
-                # Another owner, such as root of a file that Kubernetes mounts, cares for its own.
-                is_open = found.st_uid == os.getuid() and stat.S_IMODE(found.st_mode) & 0o077
+                # Kubernetes mounts a file as root's, readable by the pod's group: only ours is closed to that, too.
+                others = 0o077 if found.st_uid == os.getuid() else 0o007
+                is_open = stat.S_IMODE(found.st_mode) & others
                 (open_to_others if is_open else closed).append(name)
         except (OSError, ValueError):
             unreadable.append(name)

@@ -173,6 +173,8 @@ class RotateKeyWorkflow:
                     )
                 except _UsedAgain:
                     end = workflow.now()
+                    # The new key was tried once more before that was found: a use of now is our own.
+                    self._update(verified_at=end)
                     continue
                 # It was verified once more: only a later use of the new key is a consumer's.
                 self._update(deactivated_at=since, verified_at=since)

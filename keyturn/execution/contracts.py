@@ -88,19 +88,19 @@ class KeyUse(Contract):
         last_used_at: None if no use is known.
         by: what used it, as far as that is known.
         is_known: False where the provider cannot say: that is no proof of anything.
-        is_past_known: False where it tells of a use only while that lasts, as PostgreSQL of its open sessions: then no
+        is_whole: False where some uses are never seen, as Google's Policy Analyzer sees Cloud APIs alone: then no
             known use is no proof that there was none.
     """
 
     last_used_at: AwareDatetime | None = None
     by: tuple[Annotated[str, Field(max_length=200, pattern=ONE_LINE)], ...] = Field(default=(), max_length=16)
     is_known: bool = True
-    is_past_known: bool = True
+    is_whole: bool = True
 
     @property
     def was_never_used(self) -> bool:
         """Whether the provider says that it was never used."""
-        return self.is_known and self.is_past_known and self.last_used_at is None
+        return self.is_known and self.is_whole and self.last_used_at is None
 
 
 # Why an old key must stay.

@@ -374,7 +374,8 @@ class KeyRotation:
         use = await self._keys.use_of(rotation.user, rotation.old_key_id)
         if old.is_active and self._is_activated_by_hand(rotation, old):
             return Need(kind="old_key_in_use", by=("activated by hand",))
-        if not self._is_used_since(use, rotation.deactivated_at):
+        if not self._is_used_since(use, rotation):
+            await self._expect_use_to_be_known(use, rotation)
             return None
         await self._say(rotation, evidence={"activating": rotation.old_key_id, "used_by": ", ".join(use.by)[:500]})
         await self._keys.set_active(rotation.user, rotation.old_key_id, True)
@@ -399,9 +400,10 @@ class KeyRotation:
             if old.is_active and self._is_activated_by_hand(rotation, old):
                 raise OldKeyInUse("the old key is active again: it was activated by hand")
             use = await self._keys.use_of(rotation.user, rotation.old_key_id)
-            is_used = not rotation.goes_regardless and self._is_used_since(use, rotation.deactivated_at)
+            is_used = not rotation.goes_regardless and self._is_used_since(use, rotation)
             if use.last_used_at is not None and is_used:
-                raise OldKeyInUse(f"the old key was used at {in_utc(use.last_used_at)}, after it was deactivated")
+                raise OldKeyInUse(f"the old key was used at {in_utc(use.last_used_at)}, and was thought to be quiet")
+            await self._expect_use_to_be_known(use, rotation)
             await self._say(rotation)
             await self._keys.delete(rotation.user, rotation.old_key_id)
         # A list that was not consistent when the key was created may have hidden one that was created before it.
@@ -478,6 +480,7 @@ class KeyRotation:
         targets = self._targets_of(user, mapping, order.cloud_account)
         self._targets.expect_usable(targets)
         await self._expect_own_target(targets, old.key_id, present)
+        await self._targets.expect_reachable(targets)
         waits = self._waits_of(order, job, mapping)
         used = await self._keys.use_of(user, old.key_id)
         consumers = () if mapping is None else mapping.consumers
@@ -642,8 +645,26 @@ class KeyRotation:
             return False
         return datetime.now(UTC) >= since + self._keys.visible_within
 
-    def _is_used_since(self, use: KeyUse, moment: datetime | None) -> bool:
-        return use.last_used_at is not None and moment is not None and use.last_used_at > moment + self._used_since
+    def _is_used_since(self, use: KeyUse, rotation: KeyState) -> bool:
+        """Whether a use is one that was not known when the old key was deactivated.
+
+        It was quiet by what the cloud said then, which is hours late: a use within the quiet time before is news, too.
+        """
+        if use.last_used_at is None or rotation.deactivated_at is None:
+            return False
+        return use.last_used_at > rotation.deactivated_at - rotation.waits.quiet + self._used_since
+
+    async def _expect_use_to_be_known(self, use: KeyUse, rotation: KeyState) -> None:
+        """Wait where the cloud said of the old key's use before it was deactivated, and does not say it any more.
+
+        Raises CloudUnavailable. Where consumers or rollouts have shown who moved, or a person has, it need not say it.
+        """
+        if use.is_known or rotation.consumers or rotation.goes_regardless:
+            return
+        trail = await self._trail_of(rotation.job_id, rotation.tenant_id)
+        said = [row["detail"]["last_used"] for row in trail if "last_used" in row["detail"]]
+        if said and said[-1] != use_in_words(use) and not self._targets.restart_consumers(rotation.targets):
+            raise CloudUnavailable("the cloud does not say any more whether the old key is used")
 
     def _expect_new_key(self, rotation: KeyState, present: Sequence[CloudKey]) -> None:
         new = _find(present, _of(rotation.new_key_id))

@@ -37,12 +37,17 @@ class FinishesRestores(Protocol):
 class RestartsConsumers(Protocol):
     """A store that restarts what reads its secrets, and knows when that runs with the current one."""
 
-    def restarts(self, name: str) -> bool:
-        """Return whether anything is restarted for a secret of this name."""
-        ...
-
     async def unfinished_rollouts(self, name: str) -> Sequence[str] | None:
         """Return a line for each that may still run with the secret before; None if the name restarts nothing."""
+        ...
+
+
+@runtime_checkable
+class NamesRestarts(Protocol):
+    """A store that knows, without asking anyone, whether it restarts what reads a secret."""
+
+    def restarts(self, name: str) -> bool:
+        """Return whether anything is restarted for a secret of this name."""
         ...
 
 
@@ -52,6 +57,10 @@ class SharesSecrets(Protocol):
 
     async def entries_of_others(self, name: str) -> Mapping[str, Sequence[str]]:
         """Return the names of the entries that others manage, by manager."""
+        ...
+
+    async def expect_ours(self, name: str) -> None:
+        """Check, where the name says what is written, that no one else manages it; raises SecretManagedElsewhere."""
         ...
 
 
@@ -85,6 +94,8 @@ class SecretTargets:
             target = self._target(path)
             if target.reads_back:
                 await target.store.current(_name(path))
+            if isinstance(target.store, SharesSecrets):
+                await target.store.expect_ours(_name(path))
 
     async def look(self, path: TargetPath) -> str:
         """Return in words what a target holds now, having read it; raises a KeyturnError."""
@@ -161,7 +172,7 @@ class SecretTargets:
     def restart_consumers(self, paths: Sequence[TargetPath]) -> bool:
         """Return whether a target restarts what reads its secret."""
         stores = [(self._target(path).store, _name(path)) for path in paths]
-        return any(isinstance(store, RestartsConsumers) and store.restarts(name) for store, name in stores)
+        return any(isinstance(store, NamesRestarts) and store.restarts(name) for store, name in stores)
 
     async def restore(
         self, paths: Sequence[TargetPath], is_ours: Callable[[SecretStr], bool], *, version: str

@@ -87,12 +87,12 @@ def need_of(
 def is_idle(waits: KeyWaits, old: KeyUse, created_at: datetime | None, *, at: datetime) -> bool:
     """Return whether a key was not used for so long that nothing uses it: its age, if it was never used."""
     last = old.last_used_at or created_at
-    return old.is_known and old.is_past_known and last is not None and last < at - waits.idle
+    return old.is_known and old.is_whole and last is not None and last < at - waits.idle
 
 
 def is_in_use(rotation: KeyState, old: KeyUse, *, now: datetime) -> bool:
     """Return whether the old key was used within the time for which it must be quiet."""
-    if rotation.goes_regardless or not old.is_known or old.last_used_at is None:
+    if rotation.goes_regardless or old.last_used_at is None:
         return False
     return old.last_used_at > now - rotation.waits.quiet
 

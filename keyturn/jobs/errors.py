@@ -11,8 +11,8 @@ class IdempotencyConflict(JobError):
 
     kind = "idempotency_conflict"
     hint = (
-        "`keyturn jobs show JOB_ID` shows its job. If that names the wrong kind of credential: `keyturn jobs cancel "
-        "JOB_ID --reason ...`, then ask with --again."
+        "`keyturn jobs show JOB_ID` shows its job. If that is for the wrong kind of credential and still open: "
+        "`keyturn jobs cancel JOB_ID --reason ...`. Then ask with --again."
     )
 
 

@@ -135,7 +135,7 @@ class JobStore:
             conflict = existing is not None and existing["fingerprint"] not in (
                 _fingerprints_of(row) if existing["status"] == WITHDRAWN else [fingerprint]
             )
-            holder = existing["job_id"] if existing is not None and conflict else None
+            holder = (existing["merged_into"] or existing["job_id"]) if existing is not None and conflict else None
             if not conflict and (existing is None or existing["status"] == WITHDRAWN):
                 holder = await self._open_job_of(connection, row)
             if existing is not None and existing["status"] == MERGED and not conflict:
@@ -195,6 +195,14 @@ class JobStore:
         async with transaction(self._engine) as connection:
             await connection.execute(statement)
             found = await self._by_key(connection, order.tenant_id, idempotency_key)
+            if found is not None and found["status"] != WITHDRAWN and order.replaces_before is not None:
+                # An attempt that comes after this must not free the key, though the job should have ended by then.
+                fenced = update(rotation_jobs).where(
+                    _jobs.tenant_id == order.tenant_id,
+                    _jobs.idempotency_key == idempotency_key,
+                    func.coalesce(_jobs.fence, 0) < fence,
+                )
+                await connection.execute(fenced.values(fence=fence))
         if found is None or found["status"] == WITHDRAWN or found["fingerprint"] != fingerprint:
             return None
         if found["status"] == MERGED:

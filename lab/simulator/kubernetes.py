@@ -1,6 +1,6 @@
 """The part of a Kubernetes API server that writing a Secret and restarting a workload meets.
 
-The target's tests run on it and on Kubernetes' own server, where that is built (`make kubernetes`).
+The target's tests run on it and on Kubernetes' own server, where that is built (`make kubernetes-test`).
 
 GET        /api/v1/namespaces, /api/v1/namespaces/NS/secrets (kubernetes_lists.py)
 GET, PATCH /api/v1/namespaces/NS/secrets/NAME

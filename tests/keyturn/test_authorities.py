@@ -23,12 +23,20 @@ def test_a_file_without_certificates_is_named(tmp_path: Path, monkeypatch: pytes
         public_authorities.__wrapped__()
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """OpenSSL would take it for one without certificates."""
+@pytest.mark.parametrize("file", [None, "company.pem", "0a1b2c3d.0"])
+def test_a_folder_without_certificates_by_their_hash_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str | None
+) -> None:
+    """OpenSSL would take it for an empty one; a list of folders is one that OpenSSL knows."""
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
-    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "certs"))
-    with pytest.raises(SettingsInvalid, match="SSL_CERT_DIR"):
+    if file is not None:
+        (tmp_path / file).write_bytes(write_certificates(tmp_path / "made", ["127.0.0.1"]).authority.read_bytes())
+    monkeypatch.setenv("SSL_CERT_DIR", f"{tmp_path / 'absent'}:{tmp_path}")
+    if file == "0a1b2c3d.0":
         public_authorities.__wrapped__()
+    else:
+        with pytest.raises(SettingsInvalid, match="SSL_CERT_DIR"):
+            public_authorities.__wrapped__()
 
 
 def test_a_companys_own_authority_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

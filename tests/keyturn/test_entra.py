@@ -512,9 +512,21 @@ async def test_a_report_that_cannot_be_read_is_no_proof_of_anything(answer: str)
 async def test_a_lone_row_is_read_as_the_documents_show_it() -> None:
     key_id = str(uuid.uuid4())
     row = {"keyId": key_id, "resourceId": "x", "signInActivity": {"lastSignInDateTime": "2026-01-01T00:00:00Z"}}
-    async with answering(json.dumps(row)) as keys:
+    application = {"id": key_id, "appId": key_id, "passwordCredentials": []}
+    async with answering(json.dumps(row | application)) as keys:
         use = await keys.use_of(key_id, key_id)
-    assert (use.last_used_at, use.by) == (datetime(2026, 1, 1, tzinfo=UTC), ())
+    assert (use.last_used_at, use.by, use.is_known) == (datetime(2026, 1, 1, tzinfo=UTC), (), True)
+
+
+@pytest.mark.parametrize("audience", ["AzureADMultipleOrgs", "AzureADandPersonalMicrosoftAccount"])
+async def test_of_an_application_of_many_tenants_its_own_ones_report_proves_no_quiet(audience: str) -> None:
+    """Its customers' sign-ins are in their tenants: a row shows a use, and an old one shows nothing."""
+    key_id = str(uuid.uuid4())
+    row = {"keyId": key_id, "resourceId": "x", "signInActivity": {"lastSignInDateTime": "2026-01-01T00:00:00Z"}}
+    application = {"id": key_id, "appId": key_id, "passwordCredentials": [], "signInAudience": audience}
+    async with answering(json.dumps(row | application)) as keys:
+        use = await keys.use_of(key_id, key_id)
+    assert (use.last_used_at, use.is_known) == (datetime(2026, 1, 1, tzinfo=UTC), False)
 
 
 # -- what goes wrong -------------------------------------------------------------------------------------------------

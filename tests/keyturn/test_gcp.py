@@ -387,7 +387,9 @@ def observed(used_on: str | None, ended: str = "2026-11-26", *, gives_way: bool)
 def test_a_key_that_gives_way_was_used_at_the_latest_moment_that_is_possible() -> None:
     """On the last day observed: it is in use now. Five days before: it was quiet for as long as that was observed."""
     for used_on in ("2026-11-25", "2026-11-26"):
-        assert observed(used_on, gives_way=True) == KeyUse(last_used_at=NOW, by=(f"a Google API, on {used_on}",))
+        assert observed(used_on, gives_way=True) == KeyUse(
+            last_used_at=NOW, by=(f"a Google API, on {used_on}",), is_whole=False
+        )
     assert observed("2026-11-21", gives_way=True).last_used_at == NOW - (timedelta(days=4) - timedelta(hours=1))
 
 
@@ -402,8 +404,8 @@ def test_the_newest_key_was_used_at_the_earliest_moment_that_is_possible() -> No
 
 def test_an_observation_that_says_nothing_of_the_time_in_question_is_none() -> None:
     """One that ended before the key was created, or too long ago; no use in one that did not is a key that is idle."""
-    assert observed(None, gives_way=True) == KeyUse()
-    assert observed(None, "2026-11-10", gives_way=False) == KeyUse()
+    assert observed(None, gives_way=True) == KeyUse(is_whole=False)
+    assert observed(None, "2026-11-10", gives_way=False) == KeyUse(is_whole=False)
     assert not observed(None, "2026-11-09", gives_way=False).is_known
     assert not observed("2026-11-12", "2026-11-19", gives_way=True).is_known
     assert observed("2026-11-12", "2026-11-19", gives_way=False).is_known
@@ -604,7 +606,9 @@ async def test_a_key_is_rotated_from_its_claim_to_its_end(rotation: Rotation) ->
     lab.simulator.iam.observe(USER, old, ended=now, used_on=now - timedelta(days=120))
     state = await rotation.create(await rotation.start(old))
     assert (state.user, state.cloud_account, state.keys_before) == (USER, PROJECT, (old,))
-    assert await rotation.steps.needs(state, now=datetime.now(UTC)) is None
+    need = await rotation.steps.needs(state, now=datetime.now(UTC))
+    assert need is not None
+    assert need.kind == "new_key_not_seen", "Google sees Cloud APIs alone: 120 quiet days are no proof"
     state = await rotation.finish(state)
     assert lab.user_keys == {state.new_key_id: "active"}
     assert rotation.stored == state.new_key_id
@@ -644,20 +648,22 @@ async def test_the_old_key_stays_until_it_is_quiet_and_the_new_one_is_seen(rotat
     assert await need() is None
 
 
-async def test_a_use_of_the_disabled_key_on_a_later_day_brings_it_back(rotation: Rotation) -> None:
-    """One of the same day may have been before, and is none."""
+async def test_a_use_of_the_disabled_key_that_google_did_not_know_of_brings_it_back(rotation: Rotation) -> None:
+    """Days come days late: the day on which it was disabled is news, too, and one from before its quiet is not."""
     iam, now, day = rotation.lab.simulator.iam, datetime.now(UTC), timedelta(days=1)
     state = await rotation.create(await rotation.start(rotation.lab.old_key()))
     await rotation.steps.deactivate(state)
     state = state.model_copy(update={"deactivated_at": now - 3 * day})
     pacific = now - timedelta(hours=8) - 3 * day
-    iam.observe(USER, state.old_key_id, ended=now, used_on=pacific)
+    iam.observe(USER, state.old_key_id, ended=now, used_on=pacific - 2 * day)
     assert await rotation.steps.uses_since(state) is None
-    iam.observe(USER, state.old_key_id, ended=now, used_on=pacific + 2 * day)
-    need = await rotation.steps.uses_since(state)
-    assert need is not None
-    assert (need.kind, need.by) == ("old_key_in_use", (f"a Google API, on {pacific + 2 * day:%Y-%m-%d}",))
-    assert rotation.lab.user_keys[state.old_key_id] == "active"
+    for later in (0, 2):
+        await rotation.lab.keys.set_active(USER, state.old_key_id, False)
+        iam.observe(USER, state.old_key_id, ended=now, used_on=pacific + later * day)
+        need = await rotation.steps.uses_since(state)
+        assert need is not None
+        assert (need.kind, need.by) == ("old_key_in_use", (f"a Google API, on {pacific + later * day:%Y-%m-%d}",))
+        assert rotation.lab.user_keys[state.old_key_id] == "active"
 
 
 @pytest.mark.parametrize("fault", ["answer_lost", "half_body", "request_lost"])

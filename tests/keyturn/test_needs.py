@@ -10,7 +10,7 @@ from keyturn.execution.waits import need_of
 
 NOW = datetime.now(UTC)
 NEVER, UNKNOWN = KeyUse(), KeyUse(is_known=False)
-NOT_NOW = KeyUse(is_past_known=False)  # PostgreSQL knows of the sessions that are open
+NOT_SEEN = KeyUse(is_whole=False)  # Google's Policy Analyzer sees Cloud APIs alone
 
 
 def used(days_ago: float) -> KeyUse:
@@ -39,9 +39,13 @@ def state(**changed: Any) -> KeyState:
         (NEVER, NEVER, {"old_created_at": None}, "new_key_not_seen"),
         (UNKNOWN, NEVER, {}, "key_use_unknown"),
         (UNKNOWN, NEVER, {"consumers": ("pay-api",)}, None),
-        (NOT_NOW, NOT_NOW, {}, "new_key_not_seen"),
-        (NOT_NOW, used(0), {}, None),
-        (NOT_NOW, NOT_NOW, {"consumers": ("pay-api",)}, None),
+        (NOT_SEEN, NOT_SEEN, {}, "new_key_not_seen"),
+        (used(100).model_copy(update={"is_whole": False}), NEVER, {}, "new_key_not_seen"),
+        (NOT_SEEN, used(0), {}, None),
+        (NOT_SEEN, NOT_SEEN, {"consumers": ("pay-api",)}, None),
+        # PostgreSQL, of a session that was seen and is not open any more.
+        (used(0.1).model_copy(update={"is_known": False}), NEVER, {"consumers": ("pay-api",)}, "old_key_in_use"),
+        (used(3).model_copy(update={"is_known": False}), used(0), {}, "key_use_unknown"),
         (NEVER, NEVER, {"old_created_at": NOW - timedelta(days=10), "consumers": ("pay-api",)}, None),
     ],
 )

@@ -148,6 +148,21 @@ async def test_a_key_of_another_credential_is_a_conflict_as_before(store: JobSto
         await store.create_once(foreign, idempotency_key=KEY, fence=at(SECOND_RUN))
 
 
+async def test_an_attempt_of_a_run_that_has_ended_creates_nothing_when_the_job_of_then_has_ended_too(
+    store: JobStore, engine: AsyncEngine
+) -> None:
+    """It was frozen while the key had the wrong kind's job, its rotation failed, and a person cancelled that job."""
+    old = await store.create_once(ordered(), idempotency_key=KEY, fence=at(FIRST_RUN))
+    right = facts(key_id="key_1", kind="system_account_password")
+    again = ordered().model_copy(update={"credential": right, "replaces_before": SECOND_RUN})
+    assert await store.withdraw(again, idempotency_key=KEY, fence=at(SECOND_RUN, seconds=60)) is None
+    await close(engine, old.job_id, "cancelled")
+    with pytest.raises(IdempotencyConflict):
+        await store.create_once(again, idempotency_key=KEY, fence=at(SECOND_RUN))
+    later = again.model_copy(update={"replaces_before": THIRD_RUN})
+    assert (await store.create_once(later, idempotency_key=KEY, fence=at(THIRD_RUN))).created
+
+
 @pytest.mark.parametrize("how", ["cancelled", "withdrawn"])
 async def test_a_key_that_was_called_by_the_wrong_kind_is_asked_for_again_by_the_right_one(
     store: JobStore, engine: AsyncEngine, how: str

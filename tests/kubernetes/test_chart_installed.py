@@ -165,19 +165,25 @@ async def test_a_changed_setting_starts_its_pods_anew_and_a_rollback_takes_it_ba
     ids=["cpu", "keda"],
 )
 async def test_what_scales_the_worker_is_accepted(release: Release, values: dict[str, Any], kind: str) -> None:
-    """By the server, and by the operator's own definition, in which no field is unknown."""
+    """By the server, and by the operator's own definition."""
     await release.upgrade(values)
     [made] = await release.list(kind)
     [worker] = [one for one in await release.list("deployments") if one["metadata"]["name"] == "r-keyturn-worker"]
     assert made["spec"]["scaleTargetRef"]["name"] == worker["metadata"]["name"]
 
 
-async def test_no_field_of_the_chart_is_unknown_to_the_server(release: Release) -> None:
-    """A misspelt field would be dropped in silence, with all that it was to protect."""
-    status, printed = await release.helm("upgrade", "--install", "r", str(CHART), "--dry-run=client", "--output=json")
+@pytest.mark.parametrize("by", ["none", "cpu", "keda"])
+async def test_no_field_of_the_chart_is_unknown_to_the_server(release: Release, by: str) -> None:
+    """A misspelt field would be dropped in silence, with all that it was to protect. The hooks are looked at, too."""
+    values = {"worker": {"autoscaling": {"by": by}}}
+    command = ("upgrade", "--install", "r", str(CHART), "--dry-run=client", "--output=json")
+    status, printed = await release.helm(*command, values=values)
     assert status == 0, printed
-    manifest = json.loads(printed)["manifest"]
-    for body in filter(None, yaml.safe_load_all(manifest)):
+    rendered = json.loads(printed)
+    bodies = list(filter(None, yaml.safe_load_all(rendered["manifest"])))
+    bodies += [yaml.safe_load(hook["manifest"]) for hook in rendered["hooks"]]
+    assert {"Job", "Deployment"} <= {body["kind"] for body in bodies}
+    for body in bodies:
         kind = body["kind"].lower()
         plural = kind.removesuffix("y") + "ies" if kind.endswith("y") else f"{kind}s"
         answer = await release.http.post(

@@ -20,6 +20,7 @@ from keyturn.targets.kubernetes.store import KubernetesSecrets
 from tests.support.api_server import RealCluster, real_cluster
 
 pytestmark = pytest.mark.kubernetes
+_APPLY, _PATCH = "application/apply-patch+yaml", "application/json-patch+json"
 GUIDES = Path(__file__).resolve().parents[2] / "docs" / "how-to"
 
 
@@ -65,16 +66,46 @@ async def test_a_secret_that_exists_is_handed_over_by_the_guides_patch(
     assert "rotate-keys.md#a-kubernetes-secret-that-exists" in refused.value.hint
     guide = (GUIDES / "rotate-keys.md").read_text()
     assert "### A Kubernetes Secret that exists\n" in guide
-    [patch] = re.findall(r"--type json --patch \\\n  '(.*?)'", guide, re.DOTALL)
-    headers = {"content-type": "application/json-patch+json"}
     url = "/api/v1/namespaces/prod/secrets/pay-db"
-    cluster.http.patch(url, content=patch, headers=headers).raise_for_status()
+    cluster.http.patch(url, content=_patch(), headers={"content-type": _PATCH}).raise_for_status()
     await store.put(name, new, version="v2")
     assert await store.current(name) == new
     template = cluster.body("deployments", "prod", "pay-api")["spec"]["template"]
     assert template["metadata"]["annotations"] == {"keyturn.dev/restarted-for": "v2"}
     await store.restore(name)
     assert cluster.entries("prod", "pay-db") == {"username": "pay_a", "password": "old"}
+
+
+async def test_a_secret_of_a_gitops_tool_keeps_its_labels_and_its_type_when_it_is_handed_over(
+    cluster: RealCluster, store: KubernetesSecrets
+) -> None:
+    """Such a tool applies: what Keyturn then managed beside the entries, its own apply would remove."""
+    intent = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "kubernetes.io/basic-auth",
+        "metadata": {"name": "pay-db", "labels": {"team": "pay"}, "annotations": {"reload": "true"}},
+        "data": {"username": "cGF5X2E=", "password": "b2xk"},
+    }
+    url = "/api/v1/namespaces/prod/secrets/pay-db"
+    applied = cluster.http.patch(
+        url, params={"fieldManager": "kubectl-create"}, json=intent, headers={"content-type": _APPLY}
+    )
+    applied.raise_for_status()
+    cluster.http.patch(url, content=_patch(), headers={"content-type": _PATCH}).raise_for_status()
+    new = SecretStr(json.dumps({"username": "pay_b", "password": "new"}))
+    await store.put("prod/pay-db", new, version="v2")
+    live = cluster.body("secrets", "prod", "pay-db")
+    assert (live["type"], live["metadata"]["labels"]) == ("kubernetes.io/basic-auth", {"team": "pay"})
+    assert live["metadata"]["annotations"]["reload"] == "true"
+    assert cluster.entries("prod", "pay-db") == {"username": "pay_b", "password": "new"}
+
+
+def _patch() -> str:
+    """The patch of the guide, which hands a Secret over."""
+    guide = (GUIDES / "rotate-keys.md").read_text()
+    [patch] = re.findall(r"--type json --patch \\\n     '(.*?)'", guide, re.DOTALL)
+    return str(patch)
 
 
 async def test_the_guides_role_allows_nothing_else(
@@ -92,3 +123,14 @@ async def test_the_guides_role_allows_nothing_else(
         for path in ("secrets/other", "secrets", "configmaps"):
             answer = http.get(f"/api/v1/namespaces/prod/{path}", headers=bearer)
             assert answer.status_code == httpx.codes.FORBIDDEN, path
+        refused = [
+            http.delete("/api/v1/namespaces/prod/secrets/pay-db", headers=bearer),
+            http.post("/api/v1/namespaces/prod/secrets", json={"metadata": {"name": "planted"}}, headers=bearer),
+            http.patch(
+                "/api/v1/namespaces/prod/secrets/planted",
+                params={"fieldManager": "keyturn"},
+                json={"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "planted"}},
+                headers={**bearer, "content-type": "application/apply-patch+yaml"},
+            ),
+        ]
+        assert {answer.status_code for answer in refused} == {httpx.codes.FORBIDDEN}

@@ -146,7 +146,6 @@ class RealCluster(Cluster):
         self.http.delete(f"{_url(plural, namespace)}/{name}")
 
     def disown(self, plural: str, namespace: str, name: str, *, manager: str, operation: str) -> None:
-        """As the guide tells a person to."""
         managers = self.body(plural, namespace, name)["metadata"]["managedFields"]
         at = next(at for at, one in enumerate(managers) if (one["manager"], one["operation"]) == (manager, operation))
         patch = [{"op": "remove", "path": f"/metadata/managedFields/{at}"}]
@@ -196,8 +195,10 @@ class RealCluster(Cluster):
 
     def _await_rights(self, forbidden: set[tuple[str, str, str]]) -> None:
         """The server learns of a changed role a moment later."""
-        asked = {("get", "secrets", "pay"): True, ("patch", "secrets", "pay"): True} | dict.fromkeys(forbidden, False)
-        asked = {right: right not in forbidden for right in asked}
+        rights = [
+            (verb, plural, name) for plural, (_, verbs, names) in _RIGHTS.items() for verb in verbs for name in names
+        ]
+        asked = {right: right not in forbidden for right in rights}
         until = time.monotonic() + 10
         while not all(self._may(*right) == may for right, may in asked.items()):
             assert time.monotonic() < until, "the role did not come into force"

@@ -11,7 +11,7 @@ from keyturn.workers.doctor_errors import FileOpen
 
 @pytest.mark.parametrize(
     ("mode", "ours", "is_open"),
-    [(0o600, True, False), (0o640, True, True), (0o440, False, False)],
+    [(0o600, True, False), (0o640, True, True), (0o440, False, False), (0o644, False, True)],
 )
 async def test_a_file_of_ours_is_open_if_others_can_read_it_and_a_mounted_one_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, ours: bool, is_open: bool

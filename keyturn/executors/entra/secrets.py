@@ -30,6 +30,7 @@ class _Application(NamedTuple):
     object_id: str
     app_id: str
     secrets: Sequence[Mapping[str, Any]]
+    is_of_one_tenant: bool
 
 
 class EntraSecrets:
@@ -149,7 +150,8 @@ class EntraSecrets:
         """Return the secret's last sign-in, and for which resource, by a report that is beta and lags.
 
         Unknown where the report is switched off or not there, may not be read, or has no readable row of the secret:
-        a secret without a row was never used, or was used before the report or not long ago.
+        a secret without a row was never used, or was used before the report or not long ago. The report is one
+        tenant's: of an application that signs in to others, a row shows a use, and its absence shows nothing.
         """
         if self._settings.sign_in_report == "off" or not is_guid(key_id):
             return UNKNOWN_USE
@@ -158,7 +160,9 @@ class EntraSecrets:
         reply = await self._calls.ask("sign-in report", "GET", url, scope=self._scope, params=params)
         if reply.status in {400, 403, 404, 501}:
             return UNKNOWN_USE
-        return use_in(reply.expect(200), key_id)
+        use = use_in(reply.expect(200), key_id)
+        is_whole = use.is_known and (await self._application(user)).is_of_one_tenant
+        return use if is_whole else use.model_copy(update={"is_known": False})
 
     async def set_active(self, user: str, key_id: str, is_active: bool) -> None:
         """Do nothing: a client secret has no such state."""
@@ -193,7 +197,7 @@ class EntraSecrets:
                 "GET",
                 f"{self._settings.graph_url}/v1.0/{path}",
                 scope=self._scope,
-                params={"$select": "id,appId,passwordCredentials"},
+                params={"$select": "id,appId,passwordCredentials,signInAudience"},
             )
             if reply.status == 404:
                 continue
@@ -202,7 +206,9 @@ class EntraSecrets:
             if not isinstance(entries, list) or not is_guid(found.get("id")) or not is_guid(found.get("appId")):
                 raise reply.unreadable()
             self._ids[user] = found["id"], found["appId"]
-            return _Application(found["id"], found["appId"], [one for one in entries if isinstance(one, dict)])
+            is_of_one_tenant = found.get("signInAudience") in {None, "AzureADMyOrg"}
+            secrets = [one for one in entries if isinstance(one, dict)]
+            return _Application(found["id"], found["appId"], secrets, is_of_one_tenant)
         raise UserGone("the application does not exist, or does not exist any more")
 
     async def _ids_of(self, user: str) -> tuple[str, str]:

@@ -4,6 +4,9 @@
 (https://docs.cloud.google.com/policy-intelligence/docs/activity-analyzer-service-account-authentication). It is left
 out for a key that was not used while it was observed; what happened after `observationPeriod` is not known.
 
+Only Cloud APIs are observed: a key that signs in for Google Workspace by domain-wide delegation has no activity, on the
+same page. So the longest quiet is no proof that nothing uses a key.
+
 So a use has an earliest and a latest moment, and which of them is safe depends on what it is asked for:
 
 - An active key beside a newer one gives way to it: whether it is quiet is asked. Its last use is the latest moment that
@@ -40,9 +43,10 @@ def use_in(activity: Mapping[str, Any], *, created_at: datetime, gives_way: bool
     if ended is None or ended <= created_at or (gives_way and now - ended > OBSERVED_WITHIN):
         return UNKNOWN
     if day is None:
-        return KeyUse()
+        return KeyUse(is_whole=False)
     quiet_for = max(ended - (day + _DAY), timedelta(0))
-    return KeyUse(last_used_at=now - quiet_for if gives_way else day, by=(f"a Google API, on {day:%Y-%m-%d}",))
+    last = now - quiet_for if gives_way else day
+    return KeyUse(last_used_at=last, by=(f"a Google API, on {day:%Y-%m-%d}",), is_whole=False)
 
 
 def moment_in(fields: object, name: str) -> datetime | None:

@@ -56,10 +56,10 @@ class PostgresqlRoles:
     """The passwords of pairs of roles at one server.
 
     What PostgreSQL knows of a password's use are the sessions that its role has at the moment of asking. During a
-    rotation, a session that was seen is noted in the role's comment. But a program that connects once a day may never
-    be seen, and sessions at a standby never are: the use is then known and None, which `need_of` takes for a key that
-    nothing uses, and the old role loses LOGIN once the overlap has passed. So declare the consumers of each user in
-    the key map: then the old role can log in until each of them has reported the new key.
+    rotation, a session that was seen is noted in the role's comment. But a program that connects for a moment may never
+    be seen, and sessions at a standby never are: without a session, the use is unknown, and the old role can log in
+    until the declared consumers have reported the new key, or what a target restarts runs with it, or an operator says
+    that nothing uses it.
 
     Args:
         settings: the server, and the names of its roles.
@@ -130,7 +130,7 @@ class PostgresqlRoles:
             key_id = new_key_id(name)
             await note(connection, name, others, Mark(key_id, job_id, now))
             for role in pair.with_key:
-                if (await sessions_of(connection, role.oid, since=role.created_at)).by:
+                if await sessions_of(connection, role.oid, since=role.created_at):
                     await note_seen(connection, role)
         return key_id, write_secret(key_id, password, self._settings.address_for(user))
 
@@ -176,25 +176,25 @@ class PostgresqlRoles:
     async def use_of(self, user: str, key_id: str) -> KeyUse:
         """Return whether the role has a session now, or when it had one that was seen during the rotation.
 
-        It is unknown if there is none that the executor sees, and it may not read all of pg_stat_activity. A session
-        that is open outlives NOLOGIN: so it shows after the deactivation, too.
+        Unknown if there is none: a program that logs in for a moment, or at a standby, shows at no look. A session that
+        is open outlives NOLOGIN: so it shows after the deactivation, too.
         """
         async with connected(self._settings.database, "read sessions") as connection:
             pair = await self._pair(connection, user)
             role = pair.holder_of(key_id)
             if role is None:
-                return KeyUse(is_past_known=False)
-            found = await sessions_of(connection, role.oid, since=role.created_at)
+                return KeyUse(is_known=False)
+            by = await sessions_of(connection, role.oid, since=role.created_at)
         seen = None if role.mark is None else role.mark.seen_at
-        if not found.by:
-            return KeyUse(last_used_at=seen, is_known=found.is_readable, is_past_known=False)
+        if not by:
+            return KeyUse(last_used_at=seen, is_known=False)
         now = datetime.now(UTC)
         # Only within a rotation, when both have a password: a dry run, before it, changes nothing.
         if len(pair.with_key) == len(pair.names) and (seen is None or now - seen > SEEN_AGAIN):
             async with changing(self._settings.database, user, pair.names, "note a session") as (connection, anew):
                 if (holder := anew.holder_of(key_id)) is not None:
                     await note_seen(connection, holder)
-        return KeyUse(last_used_at=now, by=found.by, is_past_known=False)
+        return KeyUse(last_used_at=now, by=by)
 
     async def set_active(self, user: str, key_id: str, is_active: bool) -> None:
         """Give the role LOGIN, or take it; sessions that are open stay open."""

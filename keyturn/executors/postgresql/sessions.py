@@ -1,7 +1,6 @@
 """Which sessions a role has now: all that PostgreSQL knows of a password's use."""
 
 from datetime import datetime
-from typing import NamedTuple
 
 from keyturn.execution.errors import CloudUnavailable
 from keyturn.executors.postgresql.connections import Connection
@@ -23,28 +22,20 @@ SELECT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') OR pg_has_role(cu
 """
 
 
-class Sessions(NamedTuple):
-    """What is known of a role's sessions now.
+async def sessions_of(connection: Connection, oid: int, *, since: datetime | None) -> tuple[str, ...]:
+    """Return `APPLICATION@ADDRESS` of the sessions that the role `oid` has now, 16 at most.
 
-    Attributes:
-        by: `APPLICATION@ADDRESS` of each, 16 at most.
-        is_readable: whether the executor may read all of each session.
+    Args:
+        connection: to the primary.
+        oid: the role's.
+        since: leave out the sessions that started before.
     """
-
-    by: tuple[str, ...]
-    is_readable: bool
-
-
-async def sessions_of(connection: Connection, oid: int, *, since: datetime | None) -> Sessions:
-    """Return the sessions of the role `oid` that started at `since` or later, if that is not None."""
     allowed = await (await connection.execute(_MAY_READ, [oid])).fetchone()
     if allowed is None:  # a SELECT without a table has a row
         raise CloudUnavailable("sessions: no row")
-    is_readable = bool(allowed[0])
     found = await connection.execute(_SESSIONS, {"oid": oid, "own": VERIFYING, "since": since, "most": MOST_NAMED})
-    elsewhere = "local" if is_readable else "hidden"  # a Unix socket has no address
-    by = tuple(_one_line(f"{application}@{address or elsewhere}") for application, address in await found.fetchall())
-    return Sessions(by, is_readable)
+    elsewhere = "local" if allowed[0] else "hidden"  # a Unix socket has no address
+    return tuple(_one_line(f"{application}@{address or elsewhere}") for application, address in await found.fetchall())
 
 
 def _one_line(text: str) -> str:

@@ -8,7 +8,7 @@ annotation FORM beside them: the same secret must have the same bytes in each ta
 import base64
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,6 +92,13 @@ def text_of(path: SecretPath, live: Mapping[str, Any]) -> str | None:
     return json.dumps(fields, **_LAYOUTS.get(layout, {}))
 
 
+def managed_elsewhere(path: object, managers: Iterable[str]) -> SecretManagedElsewhere:
+    """Return the error that names who manages what Keyturn would write."""
+    return SecretManagedElsewhere(
+        f"{path}: {', '.join(managers)} manages an entry or annotation that Keyturn would write"
+    )
+
+
 def others_entries(live: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
     """Return the entries of a Secret that managers other than Keyturn have, by manager."""
     there = set(_mapping(live, "data"))
@@ -118,9 +125,7 @@ def expect_writable(path: SecretPath, live: Mapping[str, Any], wanted: Entries) 
     owners = _owners(live, wanted.data)
     foreign = sorted({_plain(manager) for manager, _ in owners if manager != MANAGER})[:4]
     if foreign:
-        raise SecretManagedElsewhere(
-            f"{path}: {', '.join(foreign)} manages an entry or annotation that Keyturn would write"
-        )
+        raise managed_elsewhere(path, foreign)
     form = _read_form(own_entries(live).form)
     listed = set(form[1]) if form is not None else set()
     is_other = form is not None and (_WHOLE in form[1].values()) != (path.entry is not None)

@@ -27,6 +27,7 @@ from keyturn.targets.kubernetes.entries import (
     Entries,
     entries_of,
     expect_writable,
+    managed_elsewhere,
     others_entries,
     own_entries,
     text_of,
@@ -122,6 +123,14 @@ class KubernetesSecrets:
         found = {} if live is None else others_entries(live)
         wanted = {manager: [one for one in names if path.entry in {None, one}] for manager, names in found.items()}
         return {manager: names for manager, names in wanted.items() if names}
+
+    async def expect_ours(self, name: str) -> None:
+        """Check that the entry of `key` is no other manager's; without `key`, the secret's own fields decide later.
+
+        Raises SecretManagedElsewhere, and as `current`.
+        """
+        if parse_path(name).entry is not None and (others := await self.entries_of_others(name)):
+            raise managed_elsewhere(name.partition("?")[0], others)
 
     def restarts(self, name: str) -> bool:
         """Return whether the name names a workload to restart."""
