@@ -9,14 +9,16 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 from pydantic_settings import BaseSettings
 
 from keyturn.desk.settings import load_desk_settings
+from keyturn.lab.documentation.settings import MODELS
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.workers.codec_settings import load_codec_settings
 from keyturn.workers.executor_settings import load_executor_settings
@@ -231,6 +233,18 @@ def test_a_value_means_what_was_written(name: str, given: object, text: str) -> 
     """YAML has its own ideas: a million is 1e+06 to Helm, and `off` is false, which no setting is."""
     resources = rendered({"settings": {name: given}})
     assert named(resources, "ConfigMap", "settings")["data"][name] == text
+
+
+def test_each_setting_that_is_a_number_may_be_written_as_one() -> None:
+    """By its annotation; a misnamed one would refuse an installation with its next upgrade."""
+    schema = json.loads((CHART / "values.schema.json").read_text())["definitions"]["settings"]
+    [numbers] = schema["patternProperties"]
+    fields = [field for model, _ in MODELS.values() for field in model.model_fields.values()]
+    named = {
+        str(field.alias) for field in fields if {int, float, Decimal} & {field.annotation, *get_args(field.annotation)}
+    }
+    assert "KEYTURN_DESK_WAIT_SECONDS" in named
+    assert [name for name in sorted(named) if name.startswith("KEYTURN_") and not re.search(numbers, name)] == []
 
 
 @needs_helm
