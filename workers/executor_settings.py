@@ -155,7 +155,7 @@ class ExecutorSettings(LocalSettings):
         alias="KEYTURN_EXECUTOR_IDLE_DAYS",
         ge=0,
         le=3_650,
-        description="The days without use after which a key is taken to have no consumer that must move.",
+        description="The days without use after which a key of AWS or Entra has no consumer that must move.",
     )
 
     @property
