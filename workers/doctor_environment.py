@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,11 +50,14 @@ def known_variables(desk: type[BaseSettings]) -> set[str]:
 
 # Variables that options of commands read.
 OF_COMMANDS = ("KEYTURN_USER", "KEYTURN_TENANT", "KEYTURN_EXPORT_KEY")
+# Files with secrets that others' libraries read; ours are named *_FILE, and authorities are no secret.
+OF_OTHERS = {"GOOGLE_APPLICATION_CREDENTIALS", "TEMPORAL_TLS_CLIENT_KEY_PATH", "VAULT_TOKEN_FILE"}
+_OURS = re.compile(r"KEYTURN_\w+(?<!_CA)_FILE")
 
 
 async def files_of_secrets() -> str:
     """Say whether others can read what holds secrets: `.env`, and the files that variables name; raises FileOpen."""
-    named = sorted(name for name in os.environ if name.startswith("KEYTURN_") and name.endswith("_FILE"))
+    named = sorted(name for name in os.environ if name in OF_OTHERS or _OURS.fullmatch(name))
     files = {".env": Path(".env")} | {name: Path(os.environ[name]) for name in named}
     closed: list[str] = []
     open_to_others: list[str] = []

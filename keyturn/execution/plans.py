@@ -60,7 +60,8 @@ def plan_of(
     deactivated, deleted = now + waits.overlap, now + waits.overlap + waits.grace
     shown = [f"{', '.join(consumers)} have reported it"] if consumers else []
     shown += ["each rollout is complete"] if restarts else []
-    shown += [] if shown or is_idle else ["the new one is seen in use"]
+    if not shown and not is_idle:
+        shown = ["the new one is seen in use"] if used.is_known else ["an operator says that nothing else uses it"]
     seen = "".join(f"{one}, and " for one in shown)
     idle = f"; it was idle for {in_words(waits.idle)}: no use of the new one is waited for" if is_idle else ""
     short = f" (cut short by {waits.cut_short_by})" if waits.cut_short_by else ""

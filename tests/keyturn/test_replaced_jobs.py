@@ -163,6 +163,16 @@ async def test_an_attempt_of_a_run_that_has_ended_creates_nothing_when_the_job_o
     assert (await store.create_once(later, idempotency_key=KEY, fence=at(THIRD_RUN))).created
 
 
+async def test_a_conflict_names_the_job_that_a_decision_had_joined(store: JobStore, engine: AsyncEngine) -> None:
+    """The mark under that decision's key is no job that a person could look at, or cancel."""
+    job = await store.create_once(ordered(), idempotency_key=KEY, fence=at(FIRST_RUN))
+    await store.create_once(ordered(compromised=True), idempotency_key=OTHER_LINE, fence=at(FIRST_RUN))
+    right = facts(key_id="key_1", kind="system_account_password", compromised=True)
+    other = ordered(compromised=True).model_copy(update={"credential": right})
+    with pytest.raises(IdempotencyConflict, match=job.job_id):
+        await store.create_once(other, idempotency_key=OTHER_LINE, fence=at(SECOND_RUN))
+
+
 @pytest.mark.parametrize("how", ["cancelled", "withdrawn"])
 async def test_a_key_that_was_called_by_the_wrong_kind_is_asked_for_again_by_the_right_one(
     store: JobStore, engine: AsyncEngine, how: str
