@@ -177,7 +177,7 @@ async def _prove(
         befalling = [asyncio.create_task(chaos(here, None if here.cluster is None else faults_of(here.cluster)))]
         if here.cluster is not None:
             await first_build(here)
-            befalling.append(asyncio.create_task(deploy(here, here.cluster)))
+            befalling.append(asyncio.create_task(deploy(here, here.cluster, operations=len(operations))))
         until = None if limit is None else began + limit
         try:
             seen = await drive(here, operations, until=until, report=partial(_progress, len(operations)))

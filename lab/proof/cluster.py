@@ -20,6 +20,8 @@ from keyturn.lab.proof.world import BUILDS, World
 
 # Between two deployments: the operations that the one finds under way have time to go on before the next.
 BETWEEN_DEPLOYMENTS = 12.0
+# A short proof's operations are over sooner: two a second end at the quickest, and seven deployments have to be met.
+SECONDS_AN_OPERATION = 0.025
 KNOWN_WITHIN = 60.0  # a build is known when its worker polls, which the faults may prevent for a while
 
 
@@ -72,8 +74,8 @@ def faults_of(running: Cluster) -> dict[str, Callable[[World, random.Random], Aw
     return {name: alone(fault) for name, fault in OF_A_CLUSTER.items()}
 
 
-async def deploy(here: World, running: Cluster) -> None:
-    """Deploy one thing after the other, beside the operations; what could not be done is written down."""
+async def deploy(here: World, running: Cluster, *, operations: int) -> None:
+    """Deploy one thing after the other, beside so many operations; what could not be done is written down."""
     steps: Mapping[str, Callable[[], Awaitable[None]]] = {
         "try_build_on_10_percent": lambda: _ramp(here, 10),
         "rolling_restart": lambda: _roll(running, None),
@@ -91,7 +93,7 @@ async def deploy(here: World, running: Cluster) -> None:
             await step()
         except Exception as error:
             here.failed.append(f"{name}: {error!r}")
-        await asyncio.sleep(BETWEEN_DEPLOYMENTS)
+        await asyncio.sleep(min(BETWEEN_DEPLOYMENTS, operations * SECONDS_AN_OPERATION))
 
 
 async def _roll(running: Cluster, version: str | None) -> None:
