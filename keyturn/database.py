@@ -58,7 +58,8 @@ row_id = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by 
 def database_url(value: str) -> URL:
     """Return `value` with the driver that Keyturn ships; raises SettingsInvalid for any other kind of database."""
     try:
-        url = make_url(_with_hosts_as_libpq_writes_them(value))
+        # Stripped: a Secret made of a file has that file's last line break, which would be a part of the name.
+        url = make_url(_with_hosts_as_libpq_writes_them(value.strip()))
     except (ArgumentError, ValueError):
         raise SettingsInvalid("DATABASE_URL is not a database URL such as postgresql://user@host/keyturn") from None
     match url.get_backend_name():

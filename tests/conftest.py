@@ -145,7 +145,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 if item.nodeid.startswith(test):
                     item.add_marker(pytest.mark.skip(reason=reason))
     asked = config.getoption("--kubernetes")
-    items[:] = [item for item in items if ("kubernetes" in item.keywords) == asked]
+    items[:] = [item for item in items if (item.get_closest_marker("kubernetes") is not None) == asked]
     for item in items:
         if _needs_a_server(item):
             item.add_marker("integration")

@@ -90,7 +90,7 @@ def use_in_words(use: KeyUse | None) -> str:
     if use is None or not use.is_known:
         return "unknown"
     if use.last_used_at is None:
-        return "never" if use.is_whole else "never where that is seen"
+        return "never" if use.is_whole else "never, as far as the cloud sees"
     return in_utc(use.last_used_at) + (f" by {', '.join(use.by)}" if use.by else "")
 
 

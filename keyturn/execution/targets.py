@@ -12,6 +12,7 @@ from keyturn.execution.contracts import TargetPath
 from keyturn.execution.errors import CloudUnavailable, SecretNotStored, TargetUnusable
 from keyturn.execution.protocols import SecretStore
 
+MOST_NAMED = 16  # entries of another program, in a line for a person
 MAX_PATH = 440  # what a state of a rotation has room for
 Check = Callable[[str], None]
 
@@ -105,7 +106,7 @@ class SecretTargets:
         held = "holds a secret" if await target.store.current(_name(path)) is not None else "holds no secret yet"
         store = target.store
         others = await store.entries_of_others(_name(path)) if isinstance(store, SharesSecrets) else {}
-        parts = [f"{manager} manages {', '.join(entries)}" for manager, entries in others.items()]
+        parts = [f"{manager} manages {', '.join(entries[:MOST_NAMED])}" for manager, entries in others.items()]
         return f"{held}; {'; '.join(parts)}, which Keyturn never takes" if parts else held
 
     async def current(self, paths: Sequence[TargetPath]) -> SecretStr | None:

@@ -50,9 +50,10 @@ def _build(folder: Path) -> None:
         )
         missing = {name: package for name, package in PROGRAMS.items() if not (folder / name).exists()}
         for program, package in missing.items():
-            arguments = ["build", "-trimpath", "-ldflags", f"-s -w {set_version}", "-o", str(module / program), package]
+            part = folder / f"{program}.part"  # who is killed here leaves no program that is half written
+            arguments = ["build", "-trimpath", "-ldflags", f"-s -w {set_version}", "-o", str(part), package]
             run_go(arguments, folder=module, variables={"GOFLAGS": "-mod=mod"})
-            shutil.move(module / program, folder / program)
+            part.rename(folder / program)
         for source, files in DEFINITIONS.items():
             downloaded = json.loads(run_go(["mod", "download", "-json", source], folder=module))
             for file in files:

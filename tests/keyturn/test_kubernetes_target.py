@@ -405,6 +405,9 @@ async def test_what_others_manage_in_a_secret_is_named_before_anything_is_rotate
     assert await store.entries_of_others(NAME) == both
     assert await store.entries_of_others(NAME + "?key=url") == {"helm": ["url"]}
     assert await store.entries_of_others(NAME + "?key=mine") == {}
+    assert "helm manages" in await refused(store.expect_ours(NAME + "?key=url"), SecretManagedElsewhere)
+    for free in (NAME, NAME + "?key=mine", "prod/absent?key=url"):
+        await store.expect_ours(free)
     await store.put(NAME, pair(1), version="AKIA1")
     assert await store.entries_of_others(NAME) == both
     targets = SecretTargets({"kubernetes": lambda: OpenTarget(store, reads_back=True)})

@@ -539,6 +539,34 @@ async def test_a_new_key_that_no_one_uses_holds_the_old_one_until_an_operator_sa
     assert {"wait_ended_by": "luna", "reason": "its last consumer was switched off"} in await trail_of(engine, job_id)
 
 
+async def test_our_own_signature_after_a_refused_deactivation_is_no_consumers(
+    temporal: Client, aws: Aws, network: Network, engine: AsyncEngine
+) -> None:
+    """An operator said that nothing uses the old key, and was wrong: the new one has still to be seen in use."""
+    user, old = aws.user()
+    await use(aws, old, user)
+    job_id = await job_for(JobStore(engine), engine, user, old)
+    sts = boto3.client(
+        "sts", **aws.settings() | {"aws_access_key_id": old, "aws_secret_access_key": aws.secret_of(user, old)}
+    )
+    async with executing(temporal, aws, network, engine) as executions:
+        handle = await start(temporal, executions, quick(executions, job_id, quiet=timedelta(seconds=3)))
+        await until(handle, lambda now: now.blocked == "new_key_not_seen")
+
+        def used_meanwhile() -> None:
+            if network.calls[-1] == "GetCallerIdentity":  # the deactivation tries the new key first
+                network.after_each = lambda: None
+                sts.get_caller_identity()
+
+        network.after_each = used_meanwhile
+        await answer(handle, "advance", ADVANCE)
+        await until(handle, lambda now: now.blocked == "old_key_in_use")
+        await until(handle, lambda now: now.blocked == "new_key_not_seen")
+        assert aws.keys(user)[old] == "Active"
+        await answer(handle, "advance", ADVANCE)
+        assert (await handle.result()).status == "done"
+
+
 async def test_declared_consumers_report_the_new_key_before_the_old_one_goes(
     temporal: Client, aws: Aws, network: Network, engine: AsyncEngine
 ) -> None:

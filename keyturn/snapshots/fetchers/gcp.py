@@ -134,19 +134,20 @@ def _add(
         return
     if created_at is None:
         raise CloudUnavailable("keys.list: a key has no validAfterTime")
-    key_id, use, is_whole = _key_id(key.get("name")), UNKNOWN, False
+    key_id, use, covers_its_life = _key_id(key.get("name")), UNKNOWN, False
     if (activity := activities.get(key_id)) is not None:
         # As of a key that gives way to another one: its use is the latest that the days allow.
         use = use_in(activity, created_at=created_at, gives_way=True, now=observed_at)
         began = moment_in(activity.get("observationPeriod"), "startTime")
-        is_whole = began is not None and began <= created_at
+        covers_its_life = began is not None and began <= created_at
     has_expired = expires_at is not None and expires_at <= observed_at
     rows.add(
         str(account["email"]),
         key_id,
         created_at=created_at,
         last_used_at=use.last_used_at,
-        never_used=use.is_known and use.last_used_at is None and is_whole,
+        # By Cloud APIs, which is all that is observed: an unused key is rotated, and the executor asks who uses it.
+        never_used=use.is_known and use.last_used_at is None and covers_its_life,
         compromised=is_exposed(key),
         is_active=not (key.get("disabled") is True or account.get("disabled") is True or has_expired),
     )

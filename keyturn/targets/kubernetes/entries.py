@@ -104,7 +104,7 @@ def others_entries(live: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
     there = set(_mapping(live, "data"))
     found: dict[str, list[str]] = {}
     for one in _managers(live):
-        names = sorted(_entries_in(one) & there)
+        names = [_plain(name) for name in sorted(_entries_in(one) & there)]
         if names and one.get("manager") != MANAGER:
             found.setdefault(_plain(str(one.get("manager", ""))), []).extend(names)
     return found
@@ -147,9 +147,9 @@ def _owners(live: Mapping[str, Any], wanted: Mapping[str, str]) -> set[tuple[str
     }
 
 
-def _plain(manager: str) -> str:
-    """A manager's name as a message may have it: printable, and no longer than the error's own words."""
-    return re.sub(r"[^ -~]", "?", manager)[:64]
+def _plain(name: str) -> str:
+    """A name as a message may have it: printable, and no longer than the error's own words."""
+    return re.sub(r"[^ -~]", "?", name)[:64]
 
 
 def _managed(live: Mapping[str, Any]) -> set[str]:
