@@ -167,7 +167,9 @@ async def _gcp(folder: Path) -> AsyncIterator[Opened]:
         file = folder / "google.json"
         file.write_text(simulator.executor_file(address))
         os.environ |= {"GOOGLE_APPLICATION_CREDENTIALS": str(file), "KEYTURN_GCP_TOKEN_URL": f"{address}/token"}
-        os.environ |= {f"KEYTURN_GCP_{name}_URL": address for name in ("IAM", "POLICY_ANALYZER", "SECRETS")}
+        os.environ |= {
+            f"KEYTURN_GCP_{name}_URL": address for name in ("IAM", "POLICY_ANALYZER", "MONITORING", "SECRETS")
+        }
         google = GoogleCloud()
         stack.push_async_callback(google.close)
         yield GcpServiceAccountKeys(google), PROJECT, user, key_id, lambda: len(simulator.calls)

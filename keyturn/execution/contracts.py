@@ -24,7 +24,7 @@ class KeyWaits(Contract):
     Attributes:
         overlap: both keys work for at least so long, for the new secret to be read.
         grace: the old key is inactive for at least so long before it is deleted, and can be activated again.
-        quiet: the old key was not used for so long when it is deactivated.
+        quiet: the old key was not used for so long when it is deactivated; no less than the overlap.
         idle: a key that was not used for so long, and is no younger, has no consumer: none need be seen to use the new
             one.
         check_every: how often is looked whether the old key is used. Three calls a key: an hour is far below limits.

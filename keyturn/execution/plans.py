@@ -37,7 +37,7 @@ def late_until(waits: KeyWaits, *, rotate_by: datetime | None, now: datetime) ->
 
 def evidence_of(waits: KeyWaits, *, rotate_by: datetime | None, now: datetime) -> Evidence:
     """Return the waits of a rotation for its audit trail, and whether they end after its date."""
-    evidence = {"overlap": in_words(waits.overlap), "grace": in_words(waits.grace)}
+    evidence = {"overlap": in_words(waits.overlap), "quiet": in_words(waits.quiet), "grace": in_words(waits.grace)}
     if waits.cut_short_by is not None:
         evidence["cut_short_by"] = waits.cut_short_by
     late = late_until(waits, rotate_by=rotate_by, now=now)

@@ -16,6 +16,9 @@ def waits_of(
     A wait is a minimum, whatever the job's date: what is late is not made worse by cutting a consumer off. Only a line
     on compromised keys makes the waits of a compromised key shorter, and then it is alone in saying so.
 
+    The old key must be quiet for no less than the overlap: where consumers need a week to read a new secret, one that
+    used the old key yesterday may use it again within a week.
+
     Args:
         default: where neither says anything.
         lines: the job's policy lines.
@@ -36,10 +39,12 @@ def waits_of(
     said: list[PolicyLine | KeyMapping] = [*stated, *([mapping] if mapping is not None else [])]
     overlaps = [one.overlap_hours for one in said if one.overlap_hours is not None]
     graces = [one.grace_hours for one in said if one.grace_hours is not None]
+    overlap = _hours(max(overlaps, default=None), default.overlap)
     return default.model_copy(
         update={
-            "overlap": _hours(max(overlaps, default=None), default.overlap),
+            "overlap": overlap,
             "grace": _hours(max(graces, default=None), default.grace),
+            "quiet": max(default.quiet, overlap),
         }
     )
 

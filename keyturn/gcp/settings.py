@@ -52,6 +52,11 @@ class GcpSettings(BaseSettings):
         alias="KEYTURN_GCP_POLICY_ANALYZER_URL",
         description="The Policy Analyzer API, which says when a key was last used.",
     )
+    monitoring_url: Url = Field(
+        default="https://monitoring.googleapis.com",
+        alias="KEYTURN_GCP_MONITORING_URL",
+        description="The Cloud Monitoring API, which counts what each key authenticates.",
+    )
     token_url: Url = Field(
         default="https://oauth2.googleapis.com/token",
         alias="KEYTURN_GCP_TOKEN_URL",

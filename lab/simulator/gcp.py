@@ -1,4 +1,4 @@
-"""Google Cloud on loopback: service-account keys, the token endpoint, Policy Analyzer and Secret Manager.
+"""Google Cloud on loopback: service-account keys, the token endpoint, what sees their use, and Secret Manager.
 
 Written from the published documents that its parts name; no real cloud was called. A call is named as its method is,
 such as `keys.create`; `token` is one by a user's key, `executor.token` one by the executor's.
@@ -38,6 +38,7 @@ _ROUTES: dict[str, tuple[str, str]] = {
         r"/v1/projects/(?P<project>[^/]+)/locations/global/activityTypes/serviceAccountKeyLastAuthentication"
         r"/activities:query",
     ),
+    "timeSeries.list": ("GET", r"/v3/projects/(?P<project>[^/]+)/timeSeries"),
     "secrets.create": ("POST", _SECRETS),
     "secrets.addVersion": ("POST", _SECRET + ":addVersion"),
     "versions.list": ("GET", _SECRET + "/versions"),
@@ -77,7 +78,7 @@ class GcpSimulator:
         return self.iam.key_file(self.executor, self.iam.create_key(self.executor), f"{address}/token")
 
     def application(self) -> web.Application:
-        """Return the aiohttp application that serves all four APIs."""
+        """Return the aiohttp application that serves all of its APIs."""
         application = web.Application(client_max_size=1 << 20)
         application.router.add_route("*", "/{path:.*}", self._answer)
         return application

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from keyturn.lab.simulator.gcp_answers import MESSAGE, Handler, Refused, decoded, fields_if, page_of
+from keyturn.lab.simulator.gcp_monitoring import Monitoring
 
 AUDIENCE = "https://oauth2.googleapis.com/token"
 MOST_KEYS = 10
@@ -52,6 +53,7 @@ class Iam:
         project: its ID.
         accounts: the accounts and their keys.
         activities: what Policy Analyzer has observed, by the keys' IDs.
+        monitoring: what Cloud Monitoring has counted.
         disabled_accounts: the email addresses of accounts that are disabled, whose keys work as little.
         constraints: of organization policies that forbid to create a key.
         names_creators: whether a key says who created it.
@@ -63,6 +65,7 @@ class Iam:
     project: str
     accounts: dict[str, dict[str, Key]] = field(default_factory=dict)
     activities: dict[str, dict[str, Any]] = field(default_factory=dict)
+    monitoring: Monitoring = field(default_factory=Monitoring)
     disabled_accounts: set[str] = field(default_factory=set)
     constraints: set[str] = field(default_factory=set)
     names_creators: bool = True
@@ -81,6 +84,7 @@ class Iam:
             "keys.enable": functools.partial(self._set_disabled, False),
             "keys.delete": self._delete,
             "activities.query": self._query,
+            "timeSeries.list": self.monitoring.list_series,
         }
 
     def create_key(self, email: str, *, creator: str = "admin@example.com", at: datetime | None = None) -> str:

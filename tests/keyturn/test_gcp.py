@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from pydantic import SecretStr
@@ -17,7 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.errors import SettingsInvalid
-from keyturn.execution.contracts import KeyRotationOrder, KeyState, KeyUse
+from keyturn.execution.contracts import KeyRotationOrder, KeyState, KeyUse, Need
 from keyturn.execution.errors import (
     AccountMismatch,
     AnotherAccount,
@@ -34,6 +34,13 @@ from keyturn.execution.steps import KeyRotation
 from keyturn.execution.targets import OpenTarget, SecretTargets
 from keyturn.executors.gcp import EXECUTOR
 from keyturn.executors.gcp.activity import use_in
+from keyturn.executors.gcp.authentications import (
+    HOUR,
+    VISIBLE_WITHIN,
+    Authentications,
+    last_authentications,
+    use_by,
+)
 from keyturn.executors.gcp.keys import GcpServiceAccountKeys
 from keyturn.gcp.api import GoogleCloud
 from keyturn.gcp.settings import gcp_settings
@@ -90,7 +97,7 @@ async def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
         file = tmp_path / "executor.json"
         file.write_text(simulator.executor_file(address))
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
-        for name in ("IAM", "POLICY_ANALYZER", "SECRETS"):
+        for name in ("IAM", "POLICY_ANALYZER", "MONITORING", "SECRETS"):
             monkeypatch.setenv(f"KEYTURN_GCP_{name}_URL", address)
         monkeypatch.setenv("KEYTURN_GCP_TOKEN_URL", f"{address}/token")
         monkeypatch.delenv("GOOGLE_CLOUD_PROJECT", raising=False)
@@ -414,6 +421,7 @@ def test_an_observation_that_says_nothing_of_the_time_in_question_is_none() -> N
 
 
 async def test_a_keys_use_is_unknown_without_the_right_or_an_observation(lab: Lab) -> None:
+    lab.simulator.denied.add("timeSeries.list")
     old = lab.old_key()
     assert not (await lab.keys.use_of(USER, old)).is_known
     assert not (await lab.keys.use_of(USER, "0f561cc4")).is_known
@@ -424,9 +432,76 @@ async def test_a_keys_use_is_unknown_without_the_right_or_an_observation(lab: La
     assert not (await lab.keys.use_of(USER, old)).is_known
 
 
+# Samples end every ten minutes, are visible within three hours, and are asked for by hours, of which the last ends now.
+SEEN = Authentications(3, NOW - timedelta(hours=5), NOW - timedelta(hours=4))
+
+
+def test_a_key_that_gives_way_was_used_as_late_as_its_counts_allow_and_another_as_early() -> None:
+    """What the last three hours hold is not known: a key that was counted within them is in use now."""
+    assert use_by(SEEN, gives_way=True, now=NOW).last_used_at == NOW - timedelta(hours=1)
+    assert use_by(SEEN, gives_way=True, now=NOW - timedelta(hours=3)).last_used_at == NOW - timedelta(hours=3)
+    early = use_by(SEEN, gives_way=False, now=NOW)
+    assert (early.last_used_at, early.is_known, early.is_whole) == (NOW - timedelta(hours=5), True, True)
+    assert early.by == ("a Google API, by 3 authentications until 2026-11-27 08:00 UTC",)
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        {},
+        {"metric": {"labels": {"key_id": "a1"}}},
+        {"metric": {"labels": {"key_id": "a1"}}, "points": [{"interval": {"endTime": "2026-11-27T08:00:00Z"}}]},
+        {
+            "metric": {"labels": {"key_id": "a1"}},
+            "points": [{"interval": {"endTime": "2026-11-27T08:00:00Z"}, "value": {"int64Value": "0"}}],
+        },
+        {"metric": {"labels": {"key_id": "a1"}}, "points": [{"interval": {}, "value": {"int64Value": "3"}}]},
+        {"metric": {"labels": {"key_id": "a1"}}, "points": "none"},
+    ],
+)
+def test_a_period_without_an_authentication_is_no_use(series: dict[str, Any]) -> None:
+    assert last_authentications([series], period=HOUR) == {}
+
+
+@pytest.mark.parametrize("gauges_have_starts", [True, False])
+async def test_what_monitoring_counts_is_the_keys_use_before_what_policy_analyzer_says(
+    lab: Lab, *, gauges_have_starts: bool
+) -> None:
+    """Of the one key that is asked for, within hours, for any API; Policy Analyzer says what was before six weeks."""
+    iam, now = lab.simulator.iam, datetime.now(UTC)
+    old, new = lab.old_key(), iam.create_key(USER, at=now - timedelta(days=1))
+    iam.monitoring.gauges_have_starts = gauges_have_starts
+    iam.observe(USER, old, ended=now, used_on=now - timedelta(days=60))
+    assert not (await lab.keys.use_of(USER, old)).is_whole
+    iam.monitoring.count(old, at=now - timedelta(days=43))
+    assert not (await lab.keys.use_of(USER, old)).is_whole, "Monitoring keeps six weeks"
+    iam.monitoring.count(old, at=now - timedelta(days=10, minutes=5), times=2)
+    iam.monitoring.count(old, at=now - timedelta(days=20))
+    iam.monitoring.count(new, at=now - timedelta(minutes=90))
+    asked = lab.counted("activities.query")
+    seen, of_new = await lab.keys.use_of(USER, old), await lab.keys.use_of(USER, new)
+    assert lab.counted("activities.query") == asked
+    assert seen.last_used_at is not None
+    assert abs(now - timedelta(days=10) + VISIBLE_WITHIN - seen.last_used_at) < timedelta(minutes=1)
+    assert "by 2 authentications" in seen.by[0]
+    assert of_new.last_used_at is not None
+    assert abs(now - timedelta(hours=2) - of_new.last_used_at) < timedelta(minutes=1)
+
+
+async def test_six_weeks_without_an_authentication_are_known_where_policy_analyzer_is_silent(lab: Lab) -> None:
+    """And nothing is where neither may be asked."""
+    old = lab.old_key()
+    assert await lab.keys.use_of(USER, old) == KeyUse(is_whole=False)
+    lab.simulator.denied.add("activities.query")
+    assert await lab.keys.use_of(USER, old) == KeyUse(is_whole=False)
+    lab.simulator.denied.add("timeSeries.list")
+    assert not (await lab.keys.use_of(USER, old)).is_known
+
+
 async def test_a_key_that_these_credentials_have_just_created_is_known_to_be_unused(lab: Lab) -> None:
     """Not one that another created, one that is older, or one whose creator is not named."""
     iam = lab.simulator.iam
+    lab.simulator.denied.add("timeSeries.list")
 
     async def use_of(key_id: str) -> KeyUse:
         await lab.keys.list_keys(USER)  # as each step does first
@@ -634,6 +709,7 @@ async def test_the_old_key_stays_until_it_is_quiet_and_the_new_one_is_seen(rotat
         found = await rotation.steps.needs(state, now=datetime.now(UTC))
         return None if found is None else found.kind
 
+    rotation.lab.simulator.denied.add("timeSeries.list")
     assert await need() == "key_use_unknown"
     iam.observe(USER, old, ended=now, used_on=now - day)
     assert await need() == "old_key_in_use"
@@ -646,6 +722,30 @@ async def test_the_old_key_stays_until_it_is_quiet_and_the_new_one_is_seen(rotat
     assert await need() == "new_key_not_seen"
     iam.observe(USER, new, ended=now, used_on=now - 5 * day)
     assert await need() is None
+
+
+async def test_the_new_key_is_seen_within_hours_where_monitoring_may_be_asked(rotation: Rotation) -> None:
+    """A consumer of Workspace, which Policy Analyzer never sees, keeps the old key, and lets it go once it moved."""
+    monitoring, now, hour = rotation.lab.simulator.iam.monitoring, datetime.now(UTC), timedelta(hours=1)
+    state = await rotation.create(await rotation.start(rotation.lab.old_key()))
+    new = str(state.new_key_id)
+
+    async def need() -> Need | None:
+        return await rotation.steps.needs(state, now=datetime.now(UTC))
+
+    monitoring.count(state.old_key_id, at=now - 23 * hour)
+    used = await need()
+    assert used is not None
+    assert (used.kind, len(used.by)) == ("old_key_in_use", 1)
+    monitoring.samples[state.old_key_id] = [(now - 30 * hour, 1)]
+    assert getattr(await need(), "kind", None) == "new_key_not_seen"
+    rotation.lab.simulator.iam.accounts[USER][new].created_at -= 30 * hour
+    state = state.model_copy(update={"verified_at": now - 30 * hour})
+    monitoring.count(new, at=now - 30 * hour)  # our own verification
+    assert getattr(await need(), "kind", None) == "new_key_not_seen"
+    monitoring.count(new, at=now - 2 * hour)
+    assert await need() is None
+    await rotation.finish(state)
 
 
 async def test_a_use_of_the_disabled_key_that_google_did_not_know_of_brings_it_back(rotation: Rotation) -> None:

@@ -1,5 +1,6 @@
 """The key map: which table is about a key, and what is refused before anything is created."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -119,4 +120,7 @@ def test_the_longest_wait_counts() -> None:
     mapping = KeyMapping(account="svc", overlap_hours=48, grace_hours=1)
     waits = waits_of(KeyWaits(), lines=(), mapping=mapping, is_compromised=False)
     assert (waits.overlap.total_seconds(), waits.grace.total_seconds()) == (48 * 3_600, 3_600)
+    assert waits.quiet == waits.overlap, "a consumer that needs so long uses the old key so seldom"
     assert waits_of(KeyWaits(), lines=(), mapping=None, is_compromised=True) == KeyWaits()
+    longer = KeyWaits(overlap=timedelta(hours=2), quiet=timedelta(hours=5))
+    assert waits_of(longer, lines=(), mapping=None, is_compromised=False) == longer

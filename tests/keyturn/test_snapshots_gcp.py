@@ -12,6 +12,7 @@ import pytest
 from keyturn.inventory.read import read
 from keyturn.inventory.rows import InventoryKey
 from keyturn.inventory.source import Inventory
+from keyturn.lab.simulator import gcp_monitoring
 from keyturn.lab.simulator.gcp import GcpSimulator
 from keyturn.lab.simulator.gcp_iam import Iam
 from keyturn.snapshots import attempts
@@ -38,7 +39,7 @@ async def google(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
         file = tmp_path / "executor.json"
         file.write_text(simulator.executor_file(address))
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
-        for name in ("IAM", "POLICY_ANALYZER", "ASSET"):
+        for name in ("IAM", "POLICY_ANALYZER", "MONITORING", "ASSET"):
             monkeypatch.setenv(f"KEYTURN_GCP_{name}_URL", address)
         monkeypatch.setenv("KEYTURN_GCP_TOKEN_URL", f"{address}/token")
         monkeypatch.setenv("KEYTURN_GCP_SCOPE", "organizations/4711")
@@ -103,6 +104,33 @@ async def test_use_and_state_of_a_key_are_as_google_knows_them(
     idle = {key_id: row.idle for key_id, row in found.items() if row.idle}
     assert [key_id for key_id, one in facts.items() if one.compromised] == [disabled]
     assert idle == dict.fromkeys((disabled, expired, asleep), "inactive")
+
+
+async def test_what_monitoring_counts_is_a_use_that_policy_analyzer_did_not_see(
+    google: GcpSimulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The later of the two counts, page by page; a key that either has seen was used."""
+    monkeypatch.setattr(gcp_monitoring, "MOST_POINTS", 2)
+    iam, user = google.iam, google.executor
+    today = NOW.replace(hour=7, minute=0, second=0)
+    both, workspace, before = (iam.create_key(user, at=NOW - timedelta(days=100)) for _ in range(3))
+    for key_id, days in ((both, 2), (workspace, None), (before, 10)):
+        iam.observe(user, key_id, ended=today, used_on=None if days is None else today - timedelta(days=days))
+        for day in (20, 21, 30):
+            iam.monitoring.count(key_id, at=NOW - timedelta(days=day, hours=1))
+    iam.monitoring.samples[before] = [(NOW - timedelta(days=5, hours=1), 1)]
+    google.denied.add(f"timeSeries.list {PAY}")
+    made, found = await fetched(tmp_path)
+    ages = {}
+    for key_id in (both, workspace, before):
+        last = found[key_id].facts.last_used_at
+        assert last is not None
+        ages[key_id] = (made.observed_at - last) // timedelta(days=1)
+    assert ages[both] in {0, 1}
+    assert (ages[workspace], ages[before]) == (20, 5)
+    assert not any(found[key_id].facts.never_used for key_id in ages)
+    note = "only the use of Cloud APIs is known: timeSeries.list: 403 PERMISSION_DENIED IAM_PERMISSION_DENIED"
+    assert dict(made.notes) == {note: 1}
 
 
 async def test_where_use_may_not_be_asked_it_is_said_that_it_is_not_known(google: GcpSimulator, tmp_path: Path) -> None:

@@ -154,7 +154,9 @@ async def world_of(aws: Aws, admin: psycopg.Connection[Any], tmp_path: Path, *, 
         fire.environment = {
             **aws.environment(await proxied(aws.address)),
             "GOOGLE_APPLICATION_CREDENTIALS": str(google_file),
-            **{f"KEYTURN_GCP_{name}_URL": served["gcp"] for name in ("IAM", "POLICY_ANALYZER", "SECRETS")},
+            **{
+                f"KEYTURN_GCP_{name}_URL": served["gcp"] for name in ("IAM", "POLICY_ANALYZER", "MONITORING", "SECRETS")
+            },
             "KEYTURN_GCP_TOKEN_URL": f"{served['gcp']}/token",
             "KEYTURN_GRAPH_URL": served["entra"],
             "AZURE_AUTHORITY_HOST": served["entra"],

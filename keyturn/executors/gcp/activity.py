@@ -5,7 +5,7 @@
 out for a key that was not used while it was observed; what happened after `observationPeriod` is not known.
 
 Only Cloud APIs are observed: a key that signs in for Google Workspace by domain-wide delegation has no activity, on the
-same page. So the longest quiet is no proof that nothing uses a key.
+same page. So the longest quiet is no proof that nothing uses a key, and Cloud Monitoring is asked first.
 
 So a use has an earliest and a latest moment, and which of them is safe depends on what it is asked for:
 
@@ -21,6 +21,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from keyturn.execution.contracts import KeyUse
+from keyturn.gcp.moments import moment_in
 
 UNKNOWN = KeyUse(is_known=False)
 # From 07:00 UTC, as the day is written, to where it ends in UTC-8: 08:00 UTC of the next.
@@ -47,13 +48,3 @@ def use_in(activity: Mapping[str, Any], *, created_at: datetime, gives_way: bool
     quiet_for = max(ended - (day + _DAY), timedelta(0))
     last = now - quiet_for if gives_way else day
     return KeyUse(last_used_at=last, by=(f"a Google API, on {day:%Y-%m-%d}",), is_whole=False)
-
-
-def moment_in(fields: object, name: str) -> datetime | None:
-    """Return a moment of RFC 3339 in a JSON object; None if there is none."""
-    value = fields.get(name) if isinstance(fields, dict) else None
-    try:
-        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
-    return moment if moment is not None and moment.tzinfo is not None else None

@@ -1,4 +1,4 @@
-"""Service-account keys by Google's IAM API, their use by Policy Analyzer, and their test at the token endpoint.
+"""Service-account keys by Google's IAM API, their use by its other APIs, and their test at the token endpoint.
 
 Formats and limits: https://docs.cloud.google.com/iam/docs/reference/rest/v1/projects.serviceAccounts.keys.
 The settings are those of `keyturn.gcp.settings`; the credentials those of `keyturn.gcp.api`.
@@ -24,10 +24,12 @@ from keyturn.execution.errors import (
     UserGone,
 )
 from keyturn.execution.protocols import CloudKey
-from keyturn.executors.gcp.activity import UNKNOWN, moment_in, use_in
+from keyturn.executors.gcp.activity import UNKNOWN, use_in
+from keyturn.executors.gcp.authentications import HOUR, last_authentications, question_of, use_by
 from keyturn.executors.gcp.key_files import decoded, key_file, signed_by
 from keyturn.executors.gcp.names import key_id_in, read_account
 from keyturn.gcp.api import GoogleCloud
+from keyturn.gcp.moments import moment_in
 from keyturn.gcp.replies import Reply
 
 _GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"  # RFC 7523
@@ -35,6 +37,7 @@ _GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"  # RFC 7523
 _JUST_CREATED = timedelta(hours=1)
 # A step lists the keys, and then asks for the use of some: so long it goes by that list.
 _LISTED_FOR = 5.0
+_NOT_TO_BE_HAD = frozenset({403, 404})  # a right is missing, or the API is off: the other may know
 
 
 class GcpServiceAccountKeys:
@@ -129,11 +132,11 @@ class GcpServiceAccountKeys:
         return str(file["client_email"])
 
     async def use_of(self, user: str, key_id: str) -> KeyUse:
-        """Return what Policy Analyzer knows of a key's use, see `keyturn.executors.gcp.activity`.
+        """Return what Cloud Monitoring and, where that has seen no use, Policy Analyzer know of a key's use.
 
-        It is unknown where the API is off, a right is missing, or the key has no observation yet. But the newest key,
-        created within the last hour by these very credentials, is known to be unused: nothing has observed it, and
-        where its answer was lost, no one has its secret.
+        See `authentications` and `activity` beside this module. It is unknown where neither may be asked, or has
+        anything on the key. But the newest key, created within the last hour by these very credentials, is known to be
+        unused: nothing has observed it, and where its answer was lost, no one has its secret.
         """
         whose, at, entries = self._listed
         if whose != user or time.monotonic() > at + _LISTED_FOR:
@@ -143,16 +146,22 @@ class GcpServiceAccountKeys:
             return UNKNOWN
         key, now = _key_of(entry), datetime.now(UTC)
         newer = [other for other in map(_key_of, entries) if other.created_at > key.created_at]
+        gives_way = key.is_active and any(other.is_active for other in newer)
+        counted = await self._authentications(key.key_id, now)
+        seen = last_authentications(counted.entries("timeSeries"), period=HOUR).get(key.key_id)
+        if seen is not None:
+            return use_by(seen, gives_way=gives_way, now=now)
         reply = await self._activities(str(entry["name"]))
-        if reply.status != 200:
-            return UNKNOWN
         for activity in reply.entries("activities"):
             if key_id_in(str(activity.get("fullResourceName"))) == key.key_id:
-                gives_way = key.is_active and any(other.is_active for other in newer)
-                return use_in(activity, created_at=key.created_at, gives_way=gives_way, now=now)
-        if newer or now - key.created_at > _JUST_CREATED or not await self._is_creator(entry):
-            return UNKNOWN
-        return KeyUse()
+                use = use_in(activity, created_at=key.created_at, gives_way=gives_way, now=now)
+                if use.is_known:
+                    return use
+        is_asked = 200 in {counted.status, reply.status}
+        if is_asked and not newer and now - key.created_at <= _JUST_CREATED and await self._is_creator(entry):
+            return KeyUse()
+        # Six weeks without a use are known; what was before is not.
+        return KeyUse(is_whole=False) if counted.status == 200 else UNKNOWN
 
     async def set_active(self, user: str, key_id: str, is_active: bool) -> None:
         """Enable or disable a key: a disabled one gets no access token, and those that it got live on for an hour."""
@@ -191,7 +200,12 @@ class GcpServiceAccountKeys:
         activities = "locations/global/activityTypes/serviceAccountKeyLastAuthentication/activities:query"
         url = f"{self._google.settings.analyzer_url}/v1/projects/{await self._project()}/{activities}"
         params = {"filter": f'activities.full_resource_name="//iam.googleapis.com/{name}"'}
-        return await self._google.ask("activities.query", "GET", url, params=params, expected=frozenset({403, 404}))
+        return await self._google.ask("activities.query", "GET", url, params=params, expected=_NOT_TO_BE_HAD)
+
+    async def _authentications(self, key_id: str, now: datetime) -> Reply:
+        url = f"{self._google.settings.monitoring_url}/v3/projects/{await self._project()}/timeSeries"
+        params = question_of(now=now, period=HOUR, key_id=key_id)
+        return await self._google.ask("timeSeries.list", "GET", url, params=params, expected=_NOT_TO_BE_HAD)
 
     async def _is_creator(self, entry: Mapping[str, Any]) -> bool:
         creator = entry.get("creator")

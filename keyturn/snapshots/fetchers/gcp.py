@@ -2,7 +2,8 @@
 
 - the projects: KEYTURN_GCP_PROJECTS, or those of a folder or organization by Cloud Asset Inventory; their label `owner`
 - serviceAccounts.list by hundreds, and keys.list of each account: no call lists the keys of a whole project
-- the last use of all keys of a project by Policy Analyzer, a thousand at once; unknown where it may not be asked
+- the last use of all keys of a project by Policy Analyzer, a thousand at once, and by Cloud Monitoring, which has six
+  weeks of every API; unknown where neither may be asked
 
 https://docs.cloud.google.com/iam/docs/reference/rest/v1/projects.serviceAccounts/list
 https://docs.cloud.google.com/asset-inventory/docs/reference/rest/v1/TopLevel/searchAllResources
@@ -13,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from pydantic_settings import BaseSettings
@@ -25,14 +26,15 @@ from keyturn.snapshots.fetcher import Fetcher, Page, Part
 from keyturn.snapshots.rows import Rows, owner_in
 
 if TYPE_CHECKING:
+    from keyturn.executors.gcp.authentications import Authentications
     from keyturn.gcp.replies import Reply
 
 SOURCE = "gcp-iam"
 # IAM allows 6,000 reads a minute of a project: four at once, of a twentieth of a second each, stay below.
 CALLS_AT_ONCE = 4
 ACCOUNTS_A_PAGE, ACTIVITIES_A_PAGE, ASSETS_A_PAGE = 100, 1_000, 500  # the most that each takes
-# Where Policy Analyzer is off or may not be asked.
-_NO_ACTIVITIES = frozenset({403, 404})
+# Where Policy Analyzer or Cloud Monitoring is off or may not be asked.
+_NOT_TO_BE_HAD = frozenset({403, 404})
 _NOTHING: frozenset[int] = frozenset()
 
 
@@ -58,6 +60,7 @@ class GcpCloud:
         project = f"{self._settings.iam_url}/v1/projects/{quote(part.name, safe=':')}"
         accounts = await self._accounts(project)
         activities = await self._activities(part.name, rows) if accounts else {}
+        counted = await self._authentications(part.name, rows, observed_at) if accounts else {}
         at_once = asyncio.Semaphore(CALLS_AT_ONCE)
 
         async def add(account: Mapping[str, Any]) -> None:
@@ -65,7 +68,8 @@ class GcpCloud:
             async with at_once:
                 reply = await self._ask("keys.list", url, {"keyTypes": "USER_MANAGED"}, expected=frozenset({404}))
             for key in reply.entries("keys"):  # none of an account that was deleted since it was listed
-                _add(rows, account, key, activities, observed_at)
+                key_id = _key_id(key.get("name"))
+                _add(rows, account, key, _Seen(activities.get(key_id), counted.get(key_id)), observed_at)
 
         await all_of(map(add, accounts))
         return Page(rows)
@@ -97,11 +101,29 @@ class GcpCloud:
         url = f"{self._settings.analyzer_url}/v1/projects/{quote(project, safe=':')}/{kind}"
         found: dict[str, Mapping[str, Any]] = {}
         params = {"pageSize": str(ACTIVITIES_A_PAGE)}
-        async for reply in self._pages("activities.query", url, params, expected=_NO_ACTIVITIES):
+        async for reply in self._pages("activities.query", url, params, expected=_NOT_TO_BE_HAD):
             if reply.status != 200:
                 rows.notes.append(f"the last use of keys is not known: {reply.in_words('activities.query')}")
                 return {}
             found |= {_key_id(one.get("fullResourceName")): one for one in reply.entries("activities")}
+        return found
+
+    async def _authentications(self, project: str, rows: Rows, observed_at: datetime) -> Mapping[str, Authentications]:
+        """Return the days on which the project's keys last authenticated, by their IDs; notes if that is not to be had.
+
+        A project of 5,000 keys that are used each day has two pages of 100,000 days.
+        """
+        from keyturn.executors.gcp.authentications import DAY, last_authentications, question_of
+
+        url = f"{self._settings.monitoring_url}/v3/projects/{quote(project, safe=':')}/timeSeries"
+        params = question_of(now=observed_at, period=DAY)
+        found: dict[str, Authentications] = {}
+        async for reply in self._pages("timeSeries.list", url, params, expected=_NOT_TO_BE_HAD):
+            if reply.status != 200:
+                rows.notes.append(f"only the use of Cloud APIs is known: {reply.in_words('timeSeries.list')}")
+                return {}
+            # The newest days come first: what a later page has of a key is older.
+            found = {**last_authentications(reply.entries("timeSeries"), period=DAY), **found}
         return found
 
     async def _pages(
@@ -120,34 +142,37 @@ class GcpCloud:
         return await repeated(lambda: self._google.ask(call, "GET", url, params=params, expected=expected))
 
 
-def _add(
-    rows: Rows,
-    account: Mapping[str, Any],
-    key: Mapping[str, Any],
-    activities: Mapping[str, Mapping[str, Any]],
-    observed_at: datetime,
-) -> None:
-    from keyturn.executors.gcp.activity import UNKNOWN, moment_in, use_in
+class _Seen(NamedTuple):
+    """What Policy Analyzer and Cloud Monitoring have of a key."""
+
+    activity: Mapping[str, Any] | None
+    authentications: Authentications | None
+
+
+def _add(rows: Rows, account: Mapping[str, Any], key: Mapping[str, Any], seen: _Seen, observed_at: datetime) -> None:
+    from keyturn.executors.gcp.activity import UNKNOWN, use_in
+    from keyturn.gcp.moments import moment_in
 
     created_at, expires_at = moment_in(key, "validAfterTime"), moment_in(key, "validBeforeTime")
     if key.get("keyType") == "SYSTEM_MANAGED":  # Google rotates its own
         return
     if created_at is None:
         raise CloudUnavailable("keys.list: a key has no validAfterTime")
-    key_id, use, covers_its_life = _key_id(key.get("name")), UNKNOWN, False
-    if (activity := activities.get(key_id)) is not None:
+    use, covers_its_life = UNKNOWN, False
+    if (activity := seen.activity) is not None:
         # As of a key that gives way to another one: its use is the latest that the days allow.
         use = use_in(activity, created_at=created_at, gives_way=True, now=observed_at)
         began = moment_in(activity.get("observationPeriod"), "startTime")
         covers_its_life = began is not None and began <= created_at
+    counted = None if seen.authentications is None else min(seen.authentications.until, observed_at)
     has_expired = expires_at is not None and expires_at <= observed_at
     rows.add(
         str(account["email"]),
-        key_id,
+        _key_id(key.get("name")),
         created_at=created_at,
-        last_used_at=use.last_used_at,
-        # By Cloud APIs, which is all that is observed: an unused key is rotated, and the executor asks who uses it.
-        never_used=use.is_known and use.last_used_at is None and covers_its_life,
+        last_used_at=max(filter(None, (use.last_used_at, counted)), default=None),
+        # By Cloud APIs, and for six weeks by all: an unused key is rotated, and the executor asks who uses it.
+        never_used=use.is_known and use.last_used_at is None and counted is None and covers_its_life,
         compromised=is_exposed(key),
         is_active=not (key.get("disabled") is True or account.get("disabled") is True or has_expired),
     )
