@@ -1,7 +1,6 @@
 """Calls of Microsoft's cloud, one request each, and what went wrong by name. The default tokens need the extra `azure`.
 
-No call is repeated here: whether its answer was lost is for the caller to find out, which looks at what is there
-before it acts. Of an error answer only the status and the error code are repeated, and nothing of what was sent.
+Of an error answer only the status and the error code are repeated, and nothing of what was sent.
 """
 
 import asyncio
@@ -11,21 +10,17 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-import httpx
 from pydantic import SecretStr
 
-from keyturn.authorities import public_authorities
 from keyturn.backoff import wait_asked_for
 from keyturn.errors import SettingsInvalid
 from keyturn.execution.errors import CloudRefused, CloudUnavailable
+from keyturn.execution.http import CALL_SECONDS, CONNECT_SECONDS, MAX_ANSWER_BYTES, VendorHttp
 from keyturn.foreign_json import read_json
 
 # From a scope, such as https://graph.microsoft.com/.default, to an access token for it.
 TokenProvider = Callable[[str], Awaitable[SecretStr]]
 
-CONNECT_SECONDS = 5.0  # a handshake over an ocean takes half a second: after five, the packets are lost
-CALL_SECONDS = 10.0  # Graph and Key Vault answer within a second: after ten, no answer will come
-MAX_ANSWER_BYTES = 1 << 20  # an application with a thousand credentials takes a third of that
 _PASSING = {408, 409, 423, 425, 429}  # 409: Directory_ConcurrencyViolation, and Key Vault's changes under way
 _CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 # The directory is away, by https://learn.microsoft.com/entra/identity-platform/reference-error-codes.
@@ -69,7 +64,7 @@ class Reply(NamedTuple):
 
 
 class AzureCalls:
-    """Requests with a token of the executor's own; the connection is opened with the first of them.
+    """Requests with a token of the executor's own; connections are opened by the first of them.
 
     Args:
         token: gives the access tokens.
@@ -78,8 +73,7 @@ class AzureCalls:
 
     def __init__(self, token: TokenProvider, most_bytes: int = MAX_ANSWER_BYTES) -> None:
         self.token = token
-        self._most_bytes = most_bytes
-        self._http: httpx.AsyncClient | None = None
+        self._http = VendorHttp(most_bytes=most_bytes)
 
     async def ask(
         self,
@@ -103,32 +97,12 @@ class AzureCalls:
             CloudRefused: the executor has no credentials.
         """
         headers = {} if scope is None else {"Authorization": f"Bearer {(await self.token(scope)).get_secret_value()}"}
-        status, content, retry_after = 0, b"", None
-        try:
-            async with (
-                asyncio.timeout(CALL_SECONDS),
-                self._client().stream(method, url, params=params, json=json, data=form, headers=headers) as answer,
-            ):
-                status, content = answer.status_code, await _read(answer, self._most_bytes)
-                retry_after = wait_asked_for(answer.headers)
-            fault = None
-        except (httpx.HTTPError, TimeoutError) as error:
-            fault = type(error).__name__
-        if fault is not None:  # raised out here: httpx's error refers to the request, and so to the secret in it
-            raise CloudUnavailable(f"{operation}: no answer ({fault})")
-        return Reply(operation, status, _json(content), retry_after)
+        received = await self._http.send(operation, method, url, headers=headers, params=params, json=json, form=form)
+        return Reply(operation, received.status, _json(received.content), wait_asked_for(received.headers))
 
     async def close(self) -> None:
-        """Close the connection; the next request opens another one."""
-        if self._http is not None:
-            await self._http.aclose()
-            self._http = None
-
-    def _client(self) -> httpx.AsyncClient:
-        if self._http is None:
-            timeout = httpx.Timeout(CALL_SECONDS, connect=CONNECT_SECONDS)
-            self._http = httpx.AsyncClient(verify=public_authorities(), timeout=timeout, follow_redirects=False)
-        return self._http
+        """Close the connections; the next request opens others."""
+        await self._http.close()
 
 
 @functools.cache
@@ -164,15 +138,6 @@ def default_tokens() -> TokenProvider:
         raise CloudRefused(f"the executor has no credentials ({name})")
 
     return token
-
-
-async def _read(answer: httpx.Response, most_bytes: int) -> bytes:
-    content = b""
-    async for piece in answer.aiter_bytes():
-        content += piece
-        if len(content) > most_bytes:
-            return b""
-    return content
 
 
 def _json(content: bytes) -> Any:

@@ -1,33 +1,24 @@
-"""One request to a vendor's REST API, one try, and what went wrong by name; for targets and clouds without a library.
+"""A vendor's REST API of JSON and statuses, and what went wrong by name; for targets without a library."""
 
-No call is repeated here: whether its answer was lost is for the caller to find out, which looks at what is there before
-it acts (docs/explanation/executor.md). Errors are raised outside of `except`, so that not even their context holds the
-request, whose headers and body have the credential and the secret.
-"""
-
-import asyncio
 import ssl
 import time
 from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
-import httpx
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
 from keyturn.authorities import public_authorities
 from keyturn.backoff import wait_asked_for
 from keyturn.execution.errors import CloudRefused, CloudUnavailable
+from keyturn.execution.http import VendorHttp
 from keyturn.foreign_json import read_json
 from keyturn.settings import field_faults
 
 S = TypeVar("S", bound=BaseSettings)
-CONNECT_SECONDS = 5.0  # a TCP and a TLS handshake over three continents take one
-CALL_SECONDS = 10.0  # these APIs answer in tenths of a second: after 10 s no answer will come
 LONGEST_WINDOW = timedelta(hours=1)  # of GitHub's primary limit; a time beyond it is of a clock that is wrong
 WITHOUT_A_WORD = timedelta(minutes=1)
-MAX_ANSWER_BYTES = 1 << 20  # a Vault secret may have 1 MiB by its default; every other answer is smaller
 
 
 class Answer(NamedTuple):
@@ -70,13 +61,14 @@ def wait_of(answer: Answer) -> timedelta | None:
 
 
 class RestApi:
-    """A vendor's REST API; its HTTP client is opened by the first request.
+    """A vendor's REST API; its connections are opened by the first request.
 
     Args:
         vendor: its name, for messages.
         url: what every path is appended to, without a slash at its end.
         headers: returns the headers of each request, with the credential as it is now; raises CloudRefused.
-        authorities: what the server's certificate is checked against; None for the public ones.
+        authorities: returns what the server's certificate is checked against.
+        authorities_named: the setting that names them.
         passing: which failures pass by themselves.
     """
 
@@ -86,15 +78,15 @@ class RestApi:
         url: str,
         *,
         headers: Callable[[], Mapping[str, str]],
-        authorities: ssl.SSLContext | None = None,
+        authorities: Callable[[], ssl.SSLContext] = public_authorities,
+        authorities_named: str = "SSL_CERT_FILE",
         passing: Callable[[Answer], bool] = is_passing,
     ) -> None:
         self._vendor = vendor
         self._url = url
         self._headers = headers
-        self._authorities = authorities
         self._passing = passing
-        self._http: httpx.AsyncClient | None = None
+        self._http = VendorHttp(authorities=authorities, authorities_named=authorities_named)
 
     async def ask(
         self,
@@ -118,15 +110,10 @@ class RestApi:
             CloudUnavailable: there was no whole answer, or one of a failure that passes by itself.
             CloudRefused: a person must change something.
         """
-        headers = {"accept-encoding": "identity"} | dict(self._headers())
-        failure, answer = None, None
-        try:
-            async with asyncio.timeout(CALL_SECONDS):
-                answer = await self._send(method, path, headers, params, body)
-        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:  # a TimeoutError is an OSError
-            failure = self._failure(error)
-        if answer is None:
-            raise failure or CloudUnavailable(f"{self._vendor}: no answer")
+        received = await self._http.send(
+            self._vendor, method, self._url + path, headers=self._headers(), params=params, json=body
+        )
+        answer = Answer(received.status, received.headers, self._json_in(received.status, received.content))
         if answer.status in accept:
             return answer
         if self._passing(answer):
@@ -135,52 +122,20 @@ class RestApi:
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._http is not None:
-            await self._http.aclose()
-            self._http = None
+        await self._http.close()
 
-    async def _send(
-        self,
-        method: str,
-        path: str,
-        headers: Mapping[str, str],
-        params: Mapping[str, str] | None,
-        body: Mapping[str, Any] | None,
-    ) -> Answer:
-        if self._http is None:
-            limits = httpx.Timeout(CALL_SECONDS, connect=CONNECT_SECONDS)
-            self._http = httpx.AsyncClient(
-                verify=self._authorities or public_authorities(), timeout=limits, follow_redirects=False
-            )
-        text = b""
-        url = self._url + path
-        async with self._http.stream(method, url, headers=headers, params=params, json=body) as response:
-            async for chunk in response.aiter_raw():
-                text += chunk
-                if len(text) > MAX_ANSWER_BYTES:
-                    raise ValueError("too long")
-            answer = Answer(response.status_code, response.headers, None)
-        if not text:
-            return answer
+    def _json_in(self, status: int, content: bytes) -> Any:
         try:
-            return answer._replace(body=read_json(text))
-        except ValueError:
-            if answer.status >= 300:  # a proxy's page: the status says what it is
-                return answer
-            raise
-
-    def _failure(self, error: Exception) -> Exception:
-        if isinstance(error, httpx.ConnectError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
-            return CloudRefused(f"{self._vendor}: no trusted authority has issued the server's certificate")
-        if isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL):
-            return CloudRefused(f"{self._vendor}: its URL cannot be used")
-        if isinstance(error, ValueError):
-            return CloudUnavailable(f"{self._vendor}: the answer is too long, or no JSON")
-        return CloudUnavailable(f"{self._vendor}: no answer: {type(error).__name__}")
+            return read_json(content) if content else None
+        except ValueError:  # which holds the answer: nothing is raised from here
+            is_broken = status < 300  # else it is a proxy's page: the status says what it is
+        if is_broken:
+            raise CloudUnavailable(f"{self._vendor}: the answer is no JSON")
+        return None
 
 
 def _hint(status: int) -> str:
-    if 300 <= status < 400:  # a credential goes to the server that was named, and to no other
+    if 300 <= status < 400:
         return ": a redirect is not followed"
     hints = {
         401: "the credential is not valid",

@@ -1,6 +1,5 @@
 """Answers of Google's APIs, and what their errors mean. No text of an error is repeated, only its code words."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from keyturn.execution.errors import CloudRefused, CloudUnavailable
+from keyturn.foreign_json import read_json
 
 # Faults that pass by themselves: timeouts, a change by another caller (ABORTED), throttling.
 _PASSING_STATUS = {408, 409, 429}
@@ -59,7 +59,7 @@ class Reply:
 def read_reply(call: str, status: int, content: bytes, retry_after: timedelta | None = None) -> Reply:
     """Return an answer by its parts; raises CloudUnavailable if one without an error is no JSON object."""
     try:
-        body = json.loads(content) if content.strip() else {}
+        body = read_json(content) if content.strip() else {}
     except ValueError:
         body = None
     if status < 300:

@@ -18,10 +18,10 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from keyturn.azure import calls
 from keyturn.azure.calls import default_tokens
 from keyturn.azure.settings import AzureSettings, azure_settings
 from keyturn.errors import SettingsInvalid
+from keyturn.execution import http
 from keyturn.execution.contracts import KeyRotationOrder, KeyState, KeyWaits
 from keyturn.execution.errors import (
     AccountMismatch,
@@ -644,7 +644,7 @@ async def test_an_answer_that_never_ends_is_unavailable_after_the_time_of_a_call
             await asyncio.sleep(0.02)
         return sent
 
-    monkeypatch.setattr(calls, "CALL_SECONDS", 0.3)
+    monkeypatch.setattr(http, "CALL_SECONDS", 0.3)
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", trickle)
     async with fake_server(application) as address:

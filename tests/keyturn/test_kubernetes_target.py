@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import SecretStr, TypeAdapter
 
 from keyturn.errors import KeyturnError
+from keyturn.execution import http
 from keyturn.execution.contracts import TargetPath
 from keyturn.execution.errors import (
     CloudRefused,
@@ -284,7 +285,7 @@ async def test_what_passes_is_unavailable_and_says_nothing_private(
 async def test_a_call_without_an_answer_ends(
     cluster: Cluster, store: KubernetesSecrets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "_CALL_SECONDS", 0.05)
+    monkeypatch.setattr(http, "CALL_SECONDS", 0.05)
     cluster.faults = [("hang", "GET secrets prod/pay")]
     async with asyncio.timeout(5):  # the call's own limit comes first
         assert "secrets prod/pay" in await refused(store.current(NAME), CloudUnavailable)

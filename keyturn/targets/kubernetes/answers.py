@@ -6,10 +6,9 @@ Sources: kubernetes.io/docs/reference/using-api/api-concepts, and the Status obj
 import re
 from typing import Any
 
-import httpx
-
 from keyturn.backoff import wait_asked_for
 from keyturn.execution.errors import CloudRefused, CloudUnavailable, SecretManagedElsewhere
+from keyturn.execution.http import Received
 from keyturn.foreign_json import read_json
 
 _WORD = re.compile(r"[A-Za-z]{1,64}")
@@ -18,10 +17,10 @@ _MANAGER_IN = re.compile(r'conflict with "([ -~]{1,128}?)"')
 _PASSING = {408, 429}
 
 
-def read_answer(method: str, url: str, answer: httpx.Response) -> dict[str, Any] | None:
+def read_answer(method: str, url: str, answer: Received) -> dict[str, Any] | None:
     """Return the object of an answer; None if there is none. Raises CloudUnavailable, CloudRefused."""
-    status, found = answer.status_code, _object_in(answer)
-    if answer.is_success:
+    status, found = answer.status, _object_in(answer)
+    if 200 <= status < 300:
         if found is None or found.get("kind") in {None, "Status"}:
             raise CloudUnavailable(f"{method} {name_of(url)}: {status} with an answer that is none of an API server")
         return found
@@ -40,9 +39,9 @@ def read_answer(method: str, url: str, answer: httpx.Response) -> dict[str, Any]
     raise CloudRefused(text)
 
 
-def read_listing(method: str, url: str, answer: httpx.Response) -> dict[str, Any] | None:
+def read_listing(method: str, url: str, answer: Received) -> dict[str, Any] | None:
     """Return a page of metadata; None if its `continue` has expired. Raises CloudUnavailable, CloudRefused."""
-    if answer.status_code == 410:
+    if answer.status == 410:
         return None
     found = read_answer(method, url, answer)
     if found is None or found.get("kind") != "PartialObjectMetadataList":
@@ -50,7 +49,7 @@ def read_listing(method: str, url: str, answer: httpx.Response) -> dict[str, Any
     return found
 
 
-def _object_in(answer: httpx.Response) -> dict[str, Any] | None:
+def _object_in(answer: Received) -> dict[str, Any] | None:
     try:
         found = read_json(answer.content)
     except ValueError:  # which holds the answer: nothing is raised from here

@@ -4,7 +4,6 @@ Sources: kubernetes.io/docs/tasks/run-application/access-api-from-pod, kubernete
 (api-concepts, server-side-apply), and the Status object of apimachinery's meta/v1.
 """
 
-import asyncio
 import json
 import os
 import re
@@ -14,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings
 
 from keyturn.authorities import public_authorities
 from keyturn.execution.errors import CloudRefused, CloudUnavailable
+from keyturn.execution.http import Received, VendorHttp
 from keyturn.execution.rest import settings_from_environment
 from keyturn.settings import SETTINGS_FROM_ENVIRONMENT, secure_url
 from keyturn.targets.kubernetes.answers import name_of, read_answer, read_listing
@@ -28,9 +27,8 @@ MANAGER = "keyturn"
 # kubernetes.io/docs/reference/using-api/api-concepts, alternate representations: secrets without their data.
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-# An API server that is up accepts at once, and answers a call on one object in tenths of a second: its own limit for
-# one write is etcd's 7 s, so after 10 s no answer will come.
-_CONNECT_SECONDS, _CALL_SECONDS = 5.0, 10.0
+# 500 objects of a page, whose annotations have 256 KiB at most and some kilobytes as a rule.
+MOST_BYTES = 32 << 20
 # A header cannot hold more; a token is base64url with dots (RFC 7519), or any word of visible characters.
 _TOKEN = re.compile(r"[!-~]{1,16384}")
 
@@ -90,7 +88,13 @@ class ClusterApi:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._http: httpx.AsyncClient | None = None
+        self._http = VendorHttp(
+            most_bytes=MOST_BYTES,
+            authorities=self._authorities,
+            authorities_named="KEYTURN_KUBERNETES_CA_FILE",
+            # Proxies of the environment, as kubectl takes them; never for a plain call on loopback.
+            trust_env=cluster.url.startswith("https:"),
+        )
 
     async def get(self, url: str) -> dict[str, Any] | None:
         """Return an object; None if there is none. Raises CloudUnavailable, CloudRefused."""
@@ -109,9 +113,7 @@ class ClusterApi:
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._http is not None:
-            await self._http.aclose()
-            self._http = None
+        await self._http.close()
 
     async def apply(self, url: str, intent: dict[str, Any], *, force: bool = False) -> None:
         """Apply our fields of an object, which is created if there is none: those left out are removed.
@@ -144,38 +146,14 @@ class ClusterApi:
         body: dict[str, Any] | None = None,
         kind: str = "application/json",
         accept: str = "application/json",
-        read: Callable[[str, str, httpx.Response], dict[str, Any] | None] = read_answer,
+        read: Callable[[str, str, Received], dict[str, Any] | None] = read_answer,
     ) -> dict[str, Any] | None:
         headers = {"Authorization": f"Bearer {self._token()}", "Accept": accept, "Content-Type": kind}
         content = None if body is None else json.dumps(body).encode()
-        client = self._client()
-        problem, is_untrusted = "", False
-        try:
-            async with asyncio.timeout(_CALL_SECONDS):
-                answer = await client.request(method, url, params=query, content=content, headers=headers)
-        except (httpx.HTTPError, httpx.StreamError, OSError) as error:  # TimeoutError is an OSError
-            problem, is_untrusted = type(error).__name__, _is_of_a_certificate(error)
-        # Outside of `except`: httpx's errors hold the request, with its token and its body.
-        if is_untrusted:
-            self._http = None  # the authority may be replaced: the next call reads it anew
-            await client.aclose()
-            text = "the server's certificate is not of KEYTURN_KUBERNETES_CA_FILE"
-            raise CloudRefused(f"{method} {name_of(url)}: {text}")
-        if problem:
-            raise CloudUnavailable(f"{method} {name_of(url)}: no answer ({problem})")
+        where = self._cluster.url + url
+        call = f"{method} {name_of(url)}"
+        answer = await self._http.send(call, method, where, headers=headers, params=query, content=content)
         return read(method, url, answer)
-
-    def _client(self) -> httpx.AsyncClient:
-        if self._http is None:
-            self._http = httpx.AsyncClient(
-                base_url=self._cluster.url,
-                timeout=httpx.Timeout(_CALL_SECONDS, connect=_CONNECT_SECONDS),
-                verify=self._authorities(),
-                follow_redirects=False,  # the token is for this server only
-                # Proxies of the environment, as kubectl takes them; never for a plain call on loopback.
-                trust_env=self._cluster.url.startswith("https:"),
-            )
-        return self._http
 
     def _authorities(self) -> ssl.SSLContext:
         file = self._cluster.authority_file
@@ -195,10 +173,3 @@ class ClusterApi:
         if not _TOKEN.fullmatch(token):
             raise CloudRefused(f"{self._cluster.token_file} is no token that can be read")
         return token
-
-
-def _is_of_a_certificate(error: BaseException | None) -> bool:
-    """Whether a connection failed because of the server's certificate, which no repetition changes."""
-    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
-        error = error.__cause__ or error.__context__
-    return error is not None

@@ -13,6 +13,7 @@ import re
 import ssl
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import quote
@@ -20,6 +21,7 @@ from urllib.parse import quote
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings
 
+from keyturn.authorities import public_authorities
 from keyturn.execution.errors import CloudRefused, CloudUnavailable, SecretNotStored, TargetUnusable
 from keyturn.execution.rest import Answer, RestApi, is_passing, settings_from_environment
 from keyturn.foreign_json import read_json
@@ -78,11 +80,13 @@ class VaultSecrets:
         self._settings = settings or settings_from_environment(VaultSettings)
         if self._settings.token is None and self._settings.token_file is None:
             raise CloudRefused("VAULT_TOKEN or VAULT_TOKEN_FILE is not set")
+        _authorities(self._settings.authorities)  # a file that is missing is refused before anything is created
         self._api = RestApi(
             "Vault",
             f"{self._settings.address}/v1/",
             headers=self._headers,
-            authorities=_authorities(self._settings.authorities),
+            authorities=partial(_authorities, self._settings.authorities),
+            authorities_named="VAULT_CACERT" if self._settings.authorities else "SSL_CERT_FILE",
             passing=_is_passing,
         )
         self._mounts: dict[str, str] = {}
@@ -186,9 +190,9 @@ class VaultSecrets:
         return token
 
 
-def _authorities(file: Path | None) -> ssl.SSLContext | None:
+def _authorities(file: Path | None) -> ssl.SSLContext:
     if file is None:
-        return None
+        return public_authorities()
     with suppress(OSError, ValueError):  # an SSLError is an OSError
         return ssl.create_default_context(cafile=file)
     raise CloudRefused("the file of VAULT_CACERT cannot be read, or holds no certificate")
