@@ -15,7 +15,7 @@ import httpx
 from keyturn.foreign_json import read_json
 from keyturn.llm.classify import error_for
 from keyturn.llm.endpoint import Endpoint
-from keyturn.llm.errors import ProviderTimeout, ProviderUnavailable, UnreadableResponse
+from keyturn.llm.errors import ProviderError, ProviderTimeout, ProviderUnavailable, UnreadableResponse
 from keyturn.llm.streams import lines_in
 from keyturn.llm.wire import Completion
 from keyturn.tasks.definition import Prompt
@@ -147,8 +147,8 @@ class HttpBatchClient:
             return BatchAnswer(custom_id, None, why[:64])
         try:
             return BatchAnswer(custom_id, self._wire.completion(body, self.model))
-        except UnreadableResponse:
-            return BatchAnswer(custom_id, None, "unreadable_response")
+        except ProviderError as error:  # of this line alone: the others are read all the same
+            return BatchAnswer(custom_id, None, error.kind)
 
 
 def _object(line: str) -> Mapping[str, Any] | None:

@@ -22,12 +22,17 @@ MAX_BODY_BYTES = 1 << 20
 MOST_TOKENS = 1_000_000_000
 
 
+# https://www.iana.org/assignments/http-parameters, content codings.
+_COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress", "dcb", "dcz"})
 _NAME = re.compile(r"[A-Za-z0-9._:/@+=-]*")
 
 
 def expect_uncompressed(response: httpx.Response) -> None:
-    """Raise UnreadableResponse if a body was compressed: a bomb of some kB would be gigabytes."""
-    if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
+    """Raise UnreadableResponse if a body was compressed: a bomb of some kB would be gigabytes.
+
+    A gateway that writes `utf-8` or nothing there compresses nothing.
+    """
+    if not _COMPRESSIONS.isdisjoint(re.split(r"[\s,]+", response.headers.get("content-encoding", "").lower())):
         raise UnreadableResponse("the answer is compressed, which the request did not accept")
 
 
@@ -69,8 +74,8 @@ OPTIONAL_FIELDS = (
 # says something else, and the field must stay: without its limit an answer would cost what it likes.
 _NOT_TAKEN = re.compile(
     r"unsupported|not supported|does(?: not|n't) support|unknown|unrecognized|unexpected|not permitted|not allowed"
-    r"|forbidden|extra[_ ](?:inputs|fields|forbidden)|not (?:available|implemented)"
-    r"|invalid (?:parameter|argument|field)",
+    r"|forbidden|extra[_ ](?:inputs|fields|forbidden)|not (?:available|implemented)|\bunavailable\b|enabled only for"
+    r"|invalid (?:parameter|argument|field)|literal_error|must be one of",
     re.IGNORECASE,
 )
 
@@ -109,6 +114,6 @@ def recordable(text: Any, longest: int = 64) -> str:
 
 
 def count(usage: Any, name: str) -> int | None:
-    """Return a token count as a provider wrote it; None for anything but a whole number of at most a milliard."""
+    """Return a token count as a provider wrote it; None for anything but a whole number of at most a billion."""
     value = usage.get(name) if isinstance(usage, dict) else None
     return value if type(value) is int and 0 <= value <= MOST_TOKENS else None

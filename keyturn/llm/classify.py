@@ -28,6 +28,8 @@ from keyturn.llm.errors import (
 
 _SAFE_CODE = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")  # a code is shown and logged, so it must not be able to carry text
 _MESSAGE_CHARACTERS = 2_000  # of which a few words are looked for; nothing of it is repeated
+# Google behind gateways that drop its details; OpenAI's messages say it beside the header.
+_RETRY_IN = re.compile(r"\b(?:retry|try again) in ([0-9]{1,6}(?:\.[0-9]{1,9})?)(ms|s)\b", re.IGNORECASE)
 _LONGEST_WAIT = timedelta(days=1)  # a longer one is a mistake or an attack; the caller's deadline cuts it further
 
 
@@ -65,12 +67,12 @@ _NO_MODEL = re.compile(
 _REFUSED = (400, 402, 403, 404, 409, 422, 429)
 _QUOTA = row(
     QuotaExhausted,
-    *(200, 402, 403, 429),
-    # OpenAI; DeepSeek; OpenRouter; Moonshot; Together; LiteLLM's budgets.
+    *(200, 400, 402, 403, 429),
+    # OpenAI; DeepSeek; OpenRouter; Moonshot; Together; LiteLLM's budgets; Google's quota of a day.
     codes="""insufficient_quota billing_hard_limit_reached credit_balance_exhausted billing_not_active
             organization_spend_limit_exceeded project_spend_limit_exceeded organization_usage_limit_exceeded
             insufficient_balance insufficient_credits payment_required exceeded_current_quota_error credit_limit
-            budget_exceeded BudgetExceededError billing_error""",
+            budget_exceeded BudgetExceededError billing_error quota_a_day""",
 )
 # Words that say what happened, whatever status they come with: as a code, as a type, and in a message without one.
 _BY_WORD = (
@@ -81,13 +83,24 @@ _BY_WORD = (
             data_inspection_failed""",
     ),
     row(PromptFiltered, 400, message=r"content management policy"),  # Azure, behind gateways that drop its code
+    row(PromptFiltered, 200, 400, message=r"blocked by content filtering policy"),  # Anthropic, in streams, too
     row(PromptFiltered, 403, message=r"\bmoderation\b.*\bflagged\b|\bflagged\b.*\bmoderation\b"),  # OpenRouter
+    row(PromptFiltered, 403, message=r"content violates usage guidelines"),  # xAI
+    row(PromptFiltered, message=r"blocked due to security configurations"),  # Cloudflare's AI Gateway: 2016, 2017
+    # Google says "You exceeded your current quota" of a minute's, too: its details or its wait tell them apart.
+    row(RateLimited, 429, codes="quota_a_minute"),
+    row(RateLimited, 429, message=r"exceeded your current quota.*\bretry in \d"),
+    # Groq's 413 and OpenAI's 429 of one request that is larger than a whole minute's limit: it never fits.
+    row(RequestRefused, 413),
+    row(RequestRefused, 429, message=r"request too large"),
     # Anthropic says it with 400 invalid_request_error; others with any status that refuses.
     row(
         QuotaExhausted,
         *_REFUSED,
+        # Anthropic; OpenAI and Google; LiteLLM; OpenRouter's keys; xAI.
         message=r"credit balance is too low|insufficient (?:credit|balance|funds|quota)|exceeded your current quota"
-        r"|budget has been exceeded",
+        r"|reached your specified (?:api )?usage limits|budget has been exceeded|\bover budget\b|key limit exceeded"
+        r"|(?:doesn't|does not|don't) have any credits",
     ),
     row(
         AuthenticationFailed,
@@ -121,13 +134,15 @@ _BY_WORD = (
 )
 # What HTTP itself says, the same for every provider. 501 and 505 are answers about the request, not about the moment.
 _BY_STATUS = (
-    row(QuotaExhausted, 402),
+    row(QuotaExhausted, 402, 412),  # 412 is Portkey's, of a budget
     row(AuthenticationFailed, 401, 403),
     row(RateLimited, 429),
     row(ProviderTimeout, 408),
+    row(PromptFiltered, 446),  # a guardrail's, of Portkey and WSO2
     row(ProviderOverloaded, 529),
     row(RequestRefused, 400, 404, 413, 422),
-    row(ProviderUnavailable, *(status for status in range(500, 600) if status not in {501, 505})),
+    # 409, a lock that was not to be had, and 425 pass: the SDKs of OpenAI and Anthropic retry the first of them.
+    row(ProviderUnavailable, 409, 425, *(status for status in range(500, 600) if status not in {501, 505})),
 )
 # Common words, which count where no status says more: inside a 200 and within a stream.
 _BY_COMMON_WORD = (
@@ -157,6 +172,21 @@ def common_codes(error: Mapping[str, Any]) -> Iterator[Any]:
     yield error.get("error_type")  # TGI's
 
 
+def _google_quotas(error: Mapping[str, Any]) -> Iterator[str]:
+    """Yield `quota_a_day` for a quota that only a new day brings back, or else `quota_a_minute` for others.
+
+    Google's QuotaFailure names them by `quotaId`, such as GenerateRequestsPerDayPerProjectPerModel-FreeTier; it comes
+    in the form of OpenAI's API as well.
+    """
+    named: list[Any] = []
+    for detail in details_of(error):
+        violations = detail.get("violations")
+        violations = violations if isinstance(violations, list) else []
+        named += [one.get("quotaId") for one in violations if isinstance(one, dict)]
+    if any(isinstance(one, str) for one in named):
+        yield "quota_a_day" if any("PerDay" in str(one) for one in named) else "quota_a_minute"
+
+
 def error_for(
     status: int,
     body: Any,
@@ -169,7 +199,7 @@ def error_for(
     """Return the error of a response without an answer.
 
     Args:
-        status: the HTTP status; 200 where the error stands in the body of one, or within a stream.
+        status: the HTTP status; 200 where the error stands in the body of a success, or within a stream.
         body: the decoded JSON body, or anything else if it was not JSON.
         headers: the response's headers, looked up by lower-case name.
         table: the provider's table; its last row fits everything.
@@ -177,8 +207,9 @@ def error_for(
         now: the time that an HTTP date in Retry-After is counted from.
     """
     error = error_in(body) or {}
-    status = (_own_status(error) or status) if status == 200 else status
-    codes = [str(code) for code in codes_of(error) if isinstance(code, str | int) and _SAFE_CODE.fullmatch(str(code))]
+    status = (_own_status(error) or 200) if 200 <= status < 300 else status
+    found = (*_google_quotas(error), *codes_of(error))
+    codes = [str(code) for code in found if isinstance(code, str | int) and _SAFE_CODE.fullmatch(str(code))]
     codes = [code for code in codes if code != str(status)]
     shown = f"the provider answered {status}" if status != 200 else "the provider answered with an error"
     shown += f" {codes[0]}" if codes else ""
@@ -197,13 +228,14 @@ def error_for(
 def error_in(body: Any) -> dict[str, Any] | None:
     """Return the error object in a body, in the forms of providers, gateways and local servers; None if there is none.
 
-    `{"error": {...}}` (nearly all), a list around it (Gemini's streams), `{"error": "text"}` (Ollama, TGI, LM Studio),
-    `{"object": "error", "message": ...}` (vLLM, Mistral), `{"detail": ...}` (FastAPI's, behind many).
+    `{"error": {...}}` (nearly all), a list around it (Gemini's streams) or in it (Cloudflare), `{"error": "text"}`
+    (Ollama, TGI, LM Studio), `{"object": "error", "message": ...}` (vLLM, Mistral), `{"detail": ...}` (FastAPI's).
     """
     body = body[0] if isinstance(body, list) and body else body
     if not isinstance(body, dict):
         return None
     error = body.get("error")
+    error = error[0] if isinstance(error, list) and error else error
     if isinstance(error, dict) and any(error.values()):
         return error
     if isinstance(error, str) and error:
@@ -231,7 +263,7 @@ def _own_status(error: Mapping[str, Any]) -> int | None:
 def retry_after(
     headers: Mapping[str, str], error: Mapping[str, Any] | None = None, *, now: datetime | None = None
 ) -> timedelta | None:
-    """Return the wait that the provider asks for: milliseconds, seconds, a date, or Google's RetryInfo in the body.
+    """Return the wait that the provider asks for: milliseconds, seconds, a date, Google's RetryInfo, or in its message.
 
     None if none is readable. Never negative, and never over a day.
     """
@@ -255,7 +287,9 @@ def retry_after(
         seconds = _number(delay.removesuffix("s")) if isinstance(delay, str) and delay.endswith("s") else None
         if seconds is not None:
             return _clamp(seconds)
-    return None
+    message = (error or {}).get("message")
+    stated = _RETRY_IN.search(message[:_MESSAGE_CHARACTERS]) if isinstance(message, str) else None
+    return None if stated is None else _clamp(float(stated[1]) / (1000 if stated[2] == "ms" else 1))
 
 
 def details_of(error: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -110,6 +110,7 @@ class PromptFiltered(RequestRefused):
 
     kind = "content_filtered"
     parks = False
+    hint = "Reword the question or its notes, or ask the provider to change its content filter."
 
 
 class UnexpectedStatus(ProviderError):

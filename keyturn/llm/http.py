@@ -175,7 +175,7 @@ class HttpModelClient:
             extensions={"timeout": {"connect": limits.connect}},
         )
         response, answer, first_byte_ms = await self._exchange(request, timeouts, limits, on_text)
-        if response.status_code != 200 or error_in(answer) is not None:
+        if not response.is_success or error_in(answer) is not None:
             failure = self._error(response.status_code, answer, response.headers)
             if response.status_code in {400, 422} and self._wire.adapt is not None:
                 failure.refused_fields = frozenset(refused_fields(answer, payload))
@@ -203,11 +203,12 @@ class HttpModelClient:
                 response = await self._client.send(request, stream=True)
                 self.concurrency.read(response.headers.raw)
                 try:
-                    if response.status_code == 200 and on_text is not None:
+                    # Any success: with 246, Portkey says that a guardrail which only reports has something to say.
+                    if response.is_success and on_text is not None:
                         answer = await self._pieces(response, on_text, on_first_byte)
                     else:
                         on_first_byte()
-                        answer = decode_json(await read_body(response))
+                        answer = decode_json(await _body_of(response))
                     return response, answer, first_byte_ms
                 finally:
                     await response.aclose()
@@ -258,6 +259,16 @@ class HttpModelClient:
 
     def _error(self, status: int, body: Any, headers: Mapping[str, str]) -> ProviderError:
         return error_for(status, body, headers, table=self._wire.errors, codes_of=self._wire.codes_of)
+
+
+async def _body_of(response: httpx.Response) -> bytes:
+    """Return the body; of a failure whose body may not be read, the status says enough."""
+    try:
+        return await read_body(response)
+    except UnreadableResponse:
+        if response.is_success:
+            raise
+    return b""
 
 
 class _NoCookies(httpx.Cookies):

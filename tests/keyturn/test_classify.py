@@ -11,6 +11,7 @@ from keyturn.backoff import retry_delay
 from keyturn.llm.classify import COMMON, error_for, error_in, retry_after
 from keyturn.llm.errors import (
     AuthenticationFailed,
+    PromptFiltered,
     ProviderError,
     ProviderOverloaded,
     ProviderTimeout,
@@ -41,7 +42,8 @@ def body(code: str | None = None, kind: str | None = None) -> dict[str, Any]:
         (402, body(), QuotaExhausted),
         (401, body("invalid_api_key"), AuthenticationFailed),
         (403, body(), AuthenticationFailed),
-        (400, body("insufficient_quota"), RequestRefused),
+        (400, body("insufficient_quota"), QuotaExhausted),
+        (400, body("invalid_parameter"), RequestRefused),
         (404, body("model_not_found"), RequestRefused),
         (413, body(), RequestRefused),
         (422, body(), RequestRefused),
@@ -110,18 +112,73 @@ def test_each_provider_has_a_table_of_its_own(
 
 
 @pytest.mark.parametrize("wire", sorted(WIRES))
-@pytest.mark.parametrize("status", range(201, 600))
-def test_what_is_retried_is_the_same_for_every_provider(wire: str, status: int) -> None:
-    """408, 429 and a server's own failures; everything else waits for a person, and says for what."""
+def test_what_is_retried_is_the_same_for_every_provider(wire: str) -> None:
+    """What passes by itself, and a server's own failures; everything else waits for a person, and says for what."""
     form = WIRES[wire]
-    error = error_for(status, None, {}, table=form.errors, codes_of=form.codes_of)
-    assert error.retryable == (status in {408, 429} or (status >= 500 and status not in {501, 505}))
-    if status in {400, 401, 403, 404, 413, 422}:
-        assert error.next_step == "fail_and_fix_request"
-    elif status == 402:
-        assert error.next_step == "fail_and_fix_quota"
-    elif not error.retryable:
-        assert error.next_step == "fail_and_inspect"
+    for status in range(300, 600):
+        error = error_for(status, None, {}, table=form.errors, codes_of=form.codes_of)
+        passes = status in {408, 409, 425, 429} or (status >= 500 and status not in {501, 505})
+        assert error.retryable == passes, status
+        if status in {400, 401, 403, 404, 413, 422, 446}:
+            assert error.next_step == "fail_and_fix_request", status
+        elif status in {402, 412}:
+            assert error.next_step == "fail_and_fix_quota", status
+        elif not error.retryable:
+            assert error.next_step == "fail_and_inspect", status
+
+
+QUOTA_SENTENCE = "You exceeded your current quota, please check your plan and billing details."
+RETRY_INFO = {"@type": "t/google.rpc.RetryInfo", "retryDelay": "23s"}
+
+
+def in_words(text: str, **more: Any) -> dict[str, Any]:
+    return {"error": {"message": text, **more}}
+
+
+def google_in_words(text: str, *details: dict[str, Any]) -> dict[str, Any]:
+    return in_words(text, code=429, status="RESOURCE_EXHAUSTED", details=list(details))
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "expected"),
+    [
+        # Google says of a minute's quota what OpenAI says of an empty account.
+        (429, google_in_words(QUOTA_SENTENCE, QUOTA_MINUTE, RETRY_INFO), RateLimited),
+        (429, [google_in_words(QUOTA_SENTENCE, QUOTA_MINUTE)], RateLimited),
+        (429, google_in_words(f"{QUOTA_SENTENCE} Please retry in 23.4s."), RateLimited),
+        (429, google_in_words(f"{QUOTA_SENTENCE} Please retry in 23.4s.", QUOTA_DAY, RETRY_INFO), QuotaExhausted),
+        (429, in_words(QUOTA_SENTENCE), QuotaExhausted),
+        # Credit and budgets, as gateways and providers word them.
+        (400, in_words("You have reached your specified API usage limits. You will regain access on"), QuotaExhausted),
+        (403, in_words("Key limit exceeded (total limit). Manage it using"), QuotaExhausted),
+        (403, in_words("Your newly created team doesn't have any credits or licenses yet."), QuotaExhausted),
+        (400, in_words("Budget has been exceeded! Current cost: 1.2", type="budget_exceeded"), QuotaExhausted),
+        (400, in_words("ExceededBudget: User=u over budget. Spend=1, Budget=1"), QuotaExhausted),
+        (412, None, QuotaExhausted),  # Portkey
+        # Filters and guardrails.
+        (400, in_words("Output blocked by content filtering policy", type="invalid_request_error"), PromptFiltered),
+        (200, in_words("Output blocked by content filtering policy", type="invalid_request_error"), PromptFiltered),
+        (403, in_words("Content violates usage guidelines. Failed check: SAFETY_CHECK_TYPE_BIO"), PromptFiltered),
+        (446, None, PromptFiltered),
+        (
+            400,
+            {"error": [{"code": 2016, "message": "Prompt blocked due to security configurations"}], "success": False},
+            PromptFiltered,
+        ),
+        # A request that is larger than a minute's limit never fits.
+        (413, in_words("Request too large for model", type="tokens", code="rate_limit_exceeded"), RequestRefused),
+        (429, in_words("Request too large for gpt-4o on tokens per min (TPM): Limit 1, Requested 2."), RequestRefused),
+        (429, in_words("Rate limit reached", type="tokens", code="rate_limit_exceeded"), RateLimited),
+        # A success with an error in it, whatever success.
+        (246, in_words("Too many requests"), RateLimited),
+    ],
+)
+@pytest.mark.parametrize("wire", sorted(WIRES))
+def test_what_vendors_and_gateways_say_in_words_decides_where_their_codes_do_not(
+    wire: str, status: int, answer: Any, expected: type[ProviderError]
+) -> None:
+    form = WIRES[wire]
+    assert type(error_for(status, answer, {}, table=form.errors, codes_of=form.codes_of)) is expected
 
 
 @pytest.mark.parametrize(("wish", "retryable"), [("false", False), ("true", True), ("", True)])

@@ -1,7 +1,9 @@
 """What gateways, local servers and the providers themselves answer: bodies and streams as their users reported them."""
 
+import gzip
 import json
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,7 @@ async def answered(
     status: int = 200,
     streamed: bool = False,
     content_type: str | None = "application/json",
+    headers: dict[str, str] | None = None,
     pieces: list[int] | None = None,
 ) -> Completion:
     """What a provider makes of a body that a server sends, in these pieces."""
@@ -62,8 +65,8 @@ async def answered(
         yield body[place:]
 
     def respond(_request: httpx.Request) -> httpx.Response:
-        headers = {} if content_type is None else {"content-type": content_type}
-        return httpx.Response(status, headers=headers, content=sent())
+        kind = {} if content_type is None else {"content-type": content_type}
+        return httpx.Response(status, headers=kind | (headers or {}), content=sent())
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as http:
         provider = HttpModelClient(http, endpoint(wire, "http://p", key=SecretStr("key")), "m")
@@ -336,6 +339,143 @@ async def test_a_refusal_that_names_no_field_is_asked_once() -> None:
         with pytest.raises(RequestRefused):
             await provider.complete(prompt(), timeouts=SOON, trace_id="t")
     assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "refusal"),
+    [
+        (400, {"error": {"message": "This response_format type is unavailable now", "type": "invalid_request_error"}}),
+        (422, {"error": {"message": "response_format.type `json_schema` is unavailable now"}}),
+        (
+            400,
+            {"error": {"message": "response_format value as json_schema is enabled only for api versions 2024-08-01"}},
+        ),
+        (
+            422,
+            {
+                "detail": [
+                    {
+                        "loc": ["body", "response_format", "type"],
+                        "msg": "Input should be 'text' or 'json_object'",
+                        "type": "literal_error",
+                    }
+                ]
+            },
+        ),
+    ],
+    ids=["DeepSeek", "DeepSeek before", "Azure", "FastAPI"],
+)
+async def test_a_server_without_schemas_says_so_in_many_ways(status: int, refusal: dict[str, Any]) -> None:
+    """The schema then stands in the prompt, and the call is answered."""
+    bodies = []
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        bodies.append(json.loads(request.content))
+        if "json_schema" in json.dumps(bodies[-1].get("response_format", "")):
+            return _sent(json.dumps(refusal).encode(), status=status)
+        return _sent((FIELD / "eos.json").read_bytes())
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as http:
+        provider = HttpModelClient(http, endpoint("compatible", "http://p", key=SecretStr("key")), "m")
+        assert (await provider.complete(prompt(), timeouts=SOON, trace_id="t")).finish == "complete"
+    assert len(bodies) == 2
+    assert "rotation_window_days" in bodies[-1]["messages"][0]["content"]
+    assert bodies[-1].get("max_tokens") or bodies[-1].get("max_completion_tokens")
+
+
+@pytest.mark.parametrize("status", [201, 246])
+async def test_an_answer_with_any_success_is_an_answer(status: int) -> None:
+    """246 is Portkey's: a guardrail that only reports has something to say, and the answer is there."""
+    completion = await answered("compatible", (FIELD / "eos.json").read_bytes(), status=status)
+    assert completion.finish == "complete"
+    streamed = await answered("compatible", (FIELD / "plain.sse").read_bytes(), status=status, streamed=True)
+    assert streamed.finish == "complete"
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ({"content-encoding": "gzip"}, gzip.compress(b'{"error": {}}')),
+        ({"content-encoding": "br, identity"}, b"\x8b"),
+        ({}, b"<html>" * 300_000),
+    ],
+    ids=["gzip", "two codings", "too long"],
+)
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [(401, AuthenticationFailed), (429, RateLimited), (503, ProviderUnavailable), (529, ProviderOverloaded)],
+)
+async def test_of_a_failure_whose_body_may_not_be_read_the_status_counts(
+    headers: dict[str, str], body: bytes, status: int, expected: type[ProviderError]
+) -> None:
+    with pytest.raises(ProviderError) as caught:
+        await answered("compatible", body, status=status, headers=headers | {"retry-after": "7"})
+    assert type(caught.value) is expected
+    assert caught.value.retry_after == (timedelta(seconds=7) if caught.value.retryable else None)
+
+
+@pytest.mark.parametrize("coding", ["", "utf-8", "identity", "Identity, none"])
+async def test_what_names_no_compression_is_not_compressed(coding: str) -> None:
+    body = (FIELD / "eos.json").read_bytes()
+    assert (await answered("compatible", body, headers={"content-encoding": coding})).finish == "complete"
+    with pytest.raises(UnreadableResponse):
+        await answered("compatible", gzip.compress(body), headers={"content-encoding": "GZIP"})
+
+
+def sse(*chunks: dict[str, Any]) -> bytes:
+    return "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks).encode()
+
+
+def piece(text: str, reason: str | None = None, index: int = 0) -> dict[str, Any]:
+    return {"choices": [{"index": index, "delta": {"content": text}, "finish_reason": reason}]}
+
+
+def part(text: str, reason: str | None = None, index: int = 0) -> dict[str, Any]:
+    candidate = {"index": index, "content": {"parts": [{"text": text}]}}
+    return {"candidates": [candidate | ({} if reason is None else {"finishReason": reason})]}
+
+
+@pytest.mark.parametrize(
+    ("wire", "stream", "finish", "text"),
+    [
+        ("compatible", sse(piece("cut", "length"), piece("", "stop")), "truncated", "cut"),
+        ("compatible", sse(piece("a", "stop"), piece("b", "length")), "truncated", "ab"),
+        ("compatible", sse(piece("one "), piece("TWO ", index=1), piece("whole", "stop")), "complete", "one whole"),
+        (
+            "compatible",
+            sse(piece("one "), piece("TWO", "stop", index=1), piece("cut", "length")),
+            "truncated",
+            "one cut",
+        ),
+        ("gemini", sse(part("no", "SAFETY"), part("", "STOP")), "filtered", "no"),
+        ("gemini", sse(part("a", "STOP"), part("b", "MAX_TOKENS")), "truncated", "ab"),
+        ("gemini", sse(part("one "), part("TWO", index=1), part("whole", "STOP")), "complete", "one whole"),
+    ],
+)
+async def test_a_stream_that_was_cut_stays_so_and_has_one_answer(
+    wire: str, stream: bytes, finish: str, text: str
+) -> None:
+    completion = await answered(wire, stream, streamed=True, content_type="text/event-stream")
+    assert (completion.finish, completion.text) == (finish, text)
+
+
+async def test_a_line_of_a_batch_that_its_provider_failed_costs_no_other_line() -> None:
+    good = json.loads((FIELD / "eos.json").read_bytes())
+    failed = {"choices": [{"finish_reason": "error", "message": {"content": ""}}]}
+    lines = [
+        {"custom_id": name, "response": {"status_code": 200, "body": body}}
+        for name, body in (("a", good), ("b", failed), ("c", good))
+    ]
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/content"):
+            return _sent("\n".join(map(json.dumps, lines)).encode())
+        return httpx.Response(200, json={"id": "b1", "status": "completed", "output_file_id": "f1"})
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as http:
+        batches = OpenAiBatches(http, endpoint("openai", "http://p", key=SecretStr("key")), "m")
+        found = {one.custom_id: one.why async for one in batches.answers("b1")}
+    assert found == {"a": "", "b": "provider_unavailable", "c": ""}
 
 
 async def test_a_batchs_lines_end_at_line_feeds_alone() -> None:

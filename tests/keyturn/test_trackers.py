@@ -42,7 +42,7 @@ DESK = "https://desk.example.org"
 AT = datetime(2026, 11, 27, 9, tzinfo=UTC)
 KINDS = ("jira", "servicenow")
 # The simulated search shows an issue after 50 ms; a busy machine takes longer than that for a request.
-LAGS = Lags(issue=timedelta(milliseconds=500), note=timedelta(milliseconds=100))
+LAGS = Lags(issue=timedelta(milliseconds=300), note=timedelta(milliseconds=20))
 HOSTILE = '" OR project = SECRET ^ORactive=true [code]<script>alert(1)</script>[/code] {"type":"doc"} [~admin] \\u0000'
 
 

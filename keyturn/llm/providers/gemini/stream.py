@@ -9,7 +9,10 @@ from keyturn.llm.streams import Event
 
 
 class GeminiFold:
-    """Pieces of generated content, each whole in itself. Some give each its reason to end: the stream's end counts."""
+    """Pieces of generated content, each whole in itself. Some give each its reason to end: the stream's end counts.
+
+    Of several candidates, the first is the answer. What was cut or filtered stays so, whatever reason comes after it.
+    """
 
     def __init__(self) -> None:
         self.ended = self.finished = False
@@ -29,9 +32,11 @@ class GeminiFold:
             self.ended = True
         text = ""
         for candidate in piece.get("candidates") or []:
+            if candidate.get("index"):
+                continue
             parts = (candidate.get("content") or {}).get("parts") or []
             text += "".join(part["text"] for part in parts if "text" in part and not part.get("thought"))
-            if candidate.get("finishReason"):
+            if candidate.get("finishReason") and self._fields.get("finishReason", "STOP") == "STOP":
                 self._fields["finishReason"] = candidate["finishReason"]
         self.finished = "finishReason" in self._fields or self.ended
         self._texts.append(text)

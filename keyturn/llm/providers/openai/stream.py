@@ -8,9 +8,25 @@ from typing import Any
 
 from keyturn.llm.streams import Event, texts_in
 
+# A whole answer, in small letters: see the finish reasons beside this module.
+COMPLETE = (
+    "stop",
+    "eos",
+    "eos_token",
+    "stop_sequence",
+    "end_turn",
+    "end",
+    "complete",
+    "completed",
+    "finish_reason_stop",
+)
+
 
 class OpenAiFold:
-    """Chunks of a chat completion; the usage comes in the last one, which has no choice."""
+    """Chunks of a chat completion; the usage comes in the last one, which has no choice.
+
+    Of several choices, the first is the answer. What was cut or filtered stays so, whatever reason comes after it.
+    """
 
     def __init__(self) -> None:
         self.ended = self.finished = False
@@ -30,14 +46,16 @@ class OpenAiFold:
         self._fields |= {name: chunk[name] for name in ("id", "model", "usage") if chunk.get(name) is not None}
         text = ""
         for choice in chunk.get("choices") or []:
+            if choice.get("index"):
+                continue
             # A last chunk may repeat the whole as `message`; where nothing came before, it is the answer.
             said = any(self._texts)
             delta = choice.get("delta") or (None if said else choice.get("message")) or {}
             text += texts_in(delta.get("content"))
             self._refusals.append(delta.get("refusal") or "")
-            if choice.get("finish_reason"):
+            if choice.get("finish_reason") and str(self._choice.get("finish_reason", "stop")).lower() in COMPLETE:
                 self._choice = {name: choice[name] for name in ("finish_reason", "error") if choice.get(name)}
-                self.finished = True
+            self.finished = self.finished or bool(self._choice)
         self._texts.append(text)
         return text
 
