@@ -211,9 +211,13 @@ class CredentialFacts(Contract):
 
     @property
     def unused_for(self) -> timedelta | None:
-        """How long it had not been used. A credential that was never used counts from its last rotation."""
+        """How long it had not been used, since its last rotation: what was used before that is another credential.
+
+        Use is stated by account for some, such as passwords: a rotation would make the next one due at once.
+        """
         if self.last_used_at is not None:
-            return self.observed_at - self.last_used_at
+            since = self.observed_at - self.last_used_at
+            return since if self.age is None else min(since, self.age)
         return self.age if self.never_used else None
 
 

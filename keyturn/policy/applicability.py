@@ -84,19 +84,19 @@ def due(line: PolicyLine, facts: CredentialFacts, at: datetime | None = None) ->
 
 def _cause(line: PolicyLine, facts: CredentialFacts, condition: bool | None, at: datetime | None) -> Cause:
     """Why it is not known whether the line holds; nothing if it is."""
-    if isinstance(line.rule, InProse):
-        return "words_only"
-    if condition is None:
+    in_words = isinstance(line.rule, InProse)
+    if condition is None and not in_words:
         return "fact_not_known"
+    otherwise: Cause = "words_only" if in_words else ""
     if at is None:
-        return ""
+        return otherwise
     if facts.observed_at > at + CLOCK_SKEW:
         return "evidence_in_future"
     if (at - facts.observed_at).days < line.evidence_days:
-        return ""  # the usual case, without building a span to compare with
+        return otherwise  # the usual case, without building a span to compare with
     is_old = at - facts.observed_at > timedelta(days=line.evidence_days)
     stays_true = condition and isinstance(line.rule, WhenCompromised)
-    return "evidence_too_old" if is_old and not stays_true else ""
+    return "evidence_too_old" if is_old and not stays_true else otherwise
 
 
 def _condition(line: PolicyLine, facts: CredentialFacts) -> bool | None:

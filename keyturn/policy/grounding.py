@@ -57,6 +57,9 @@ def ground(
         at: when it is decided; None for the evidence's own time.
     """
     support = support_of(lines, request.credential, at)
+    # Before the form: a no on a due key is asked once more, whatever else is wrong with it.
+    if (contradiction := _contradiction(decision_of(proposed), support)) is not None:
+        return contradiction
     answer = read_answer(proposed, support)
     if isinstance(answer, Rejection):
         return answer
@@ -218,19 +221,26 @@ _INCOMPLETE = Rejection(
 )
 
 
+def _contradiction(decision: Decision | None, support: Support) -> Rejection | None:
+    """Return the rejection of an answer that allows no rotation of a key that is due; None for any other answer."""
+    if decision in {None, "eligible"} or support.decision != "eligible":
+        return None
+    names = ", ".join(str(line.ref) for line in support.binding)
+    return Rejection(
+        reason="contradicts_evidence",
+        explanation=f"The answer allows no rotation, and the evidence meets the condition of {names}."[:500],
+    )
+
+
 def _fault_of_no(answer: Answer, support: Support) -> Rejection | None:
+    if (contradiction := _contradiction(answer.decision, support)) is not None:
+        return contradiction
     if answer.window_days is not None:
         return Rejection(
             reason="unexpected_window", explanation="The answer allows no rotation, and states a rotation window."
         )
     if answer.decision == support.decision:
         return None
-    if support.decision == "eligible":
-        names = ", ".join(str(line.ref) for line in support.binding)
-        return Rejection(
-            reason="contradicts_evidence",
-            explanation=f"The answer allows no rotation, and the evidence meets the condition of {names}."[:500],
-        )
     stated = (
         "The answer says that the policy requires no rotation, and the evidence leaves that open."
         if support.decision == "not_specified"

@@ -61,8 +61,8 @@ def start_of(condition: str, key: Key) -> datetime | None:
     """Return from when age, or disuse, is counted."""
     if condition == "age":
         return key.rotated
-    if key.used is not None:
-        return key.used
+    if key.used is not None:  # what was used before it was rotated is the credential before
+        return key.used if key.rotated is None else max(key.used, key.rotated)
     return key.rotated if key.never_used else None
 
 

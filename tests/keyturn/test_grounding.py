@@ -64,9 +64,12 @@ def test_a_window_of_90_days_for_p7_is_rejected(catalogue: Catalogue) -> None:
         (proposal(sources=(7,)), "unknown_source"),
         (proposal(sources=None), "unknown_source"),
         (proposal(sources={"P-7": 1}), "unknown_source"),
-        (proposal(decision="not_eligible", window=30), "unexpected_window"),
-        (proposal(decision="not_specified", window=30, sources=()), "unexpected_window"),
-        (proposal(decision="not_specified", window=0, sources=()), "unexpected_window"),
+        # A no on a key that is due is one, whatever else is wrong with it: it is asked once more.
+        (proposal(decision="not_eligible", window=30), "contradicts_evidence"),
+        (proposal(decision="not_specified", window=30, sources=()), "contradicts_evidence"),
+        (proposal(decision="not_eligible", window="30"), "contradicts_evidence"),
+        (proposal(decision="not_eligible", window=None, sources=("P-7@1",)), "contradicts_evidence"),
+        (proposal(decision="not_eligible", window=None, sources=None), "contradicts_evidence"),
     ],
 )
 def test_every_unsupported_answer_has_its_reason(catalogue: Catalogue, proposed: ProposedDecision, reason: str) -> None:
@@ -185,6 +188,93 @@ def test_evidence_that_is_too_old_settles_nothing_and_says_so(catalogue: Catalog
         proposal(window=None, sources=("PCI-DSS-8.6.3",)), exposed, catalogue.resolve(exposed.policy_lines), later
     )
     assert isinstance(still, GroundedDecision)
+
+
+@pytest.mark.parametrize("window", [30, 0])
+def test_a_no_where_nothing_is_due_states_no_window(catalogue: Catalogue, window: int) -> None:
+    verdict = judged(catalogue, proposal("not_eligible", window, ()), credential=facts(stale=False))
+    assert isinstance(verdict, Rejection)
+    assert verdict.reason == "unexpected_window"
+
+
+PROSE = PolicyLine.model_validate(
+    {
+        "id": "PR",
+        "version": 1,
+        "wording": "Keys of staff who left must be rotated within 7 days.",
+        "applies_to": ["service_account_key"],
+        "window_days": 7,
+        "rule": {"when": "prose"},
+        "decide": "person",
+        "source": {"benchmark": "b", "release": "1", "id": "1"},
+    }
+)
+
+
+def quoting(evidence: str, wording: str = "Keys of staff who left") -> ProposedDecision:
+    quotes = [{"line_id": "PR", "wording": wording, "evidence": evidence}]
+    return ProposedDecision(decision="eligible", rotation_window_days=7, source_line_ids=["PR"], quotes=quotes)
+
+
+def quoted(proposed: ProposedDecision, at: timedelta | None = None, **stated: Any) -> GroundedDecision | Rejection:
+    asked = request(policy_lines=(PROSE.ref,), credential=facts(**{"stale": None} | stated))
+    return ground(proposed, asked, [PROSE], None if at is None else NOW + at)
+
+
+@pytest.mark.parametrize("at", [timedelta(days=3_000), timedelta(hours=-1)], ids=["old", "of the future"])
+def test_a_line_in_words_holds_by_no_evidence_that_is_old_or_of_the_future(at: timedelta) -> None:
+    said, quote = "the owner left the company", quoting("the owner left the company")
+    assert isinstance(quoted(quote, timedelta(0), notes=said), GroundedDecision)
+    refused = quoted(quote, at, notes=said)
+    assert isinstance(refused, Rejection)
+    assert refused.reason == "rule_not_applicable"
+    assert isinstance(quoted(proposal("not_specified", None, ()), at, notes=said), GroundedDecision)
+
+
+@pytest.mark.parametrize(
+    ("notes", "evidence"),
+    [
+        ("The key is non-compliant with the policy", "compliant with the policy"),
+        ("a non\u2011exposed key in git", "exposed key in git"),
+        ("used 1,200 days ago", "200 days ago"),
+        ("used 1.5 days ago by it", "5 days ago by it"),
+        ("the owner left the company's car", "left the company"),
+    ],
+)
+def test_a_quote_does_not_end_within_a_word_or_a_number(notes: str, evidence: str) -> None:
+    refused = quoted(quoting(evidence), notes=notes)
+    assert isinstance(refused, Rejection)
+    assert refused.reason == "unsupported_quote"
+    whole = f"It is so: {evidence}, as it was said"
+    assert isinstance(quoted(quoting(evidence), notes=whole), GroundedDecision)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "holds"),
+    [
+        ("the credential is", False),
+        ("the credential is not", False),
+        ("used for 0 days", False),
+        ("the credential was not used for 0 days", True),
+        ("credential is not compromised", True),
+        ("the kind of the credential is", False),
+        ("credential is service_account_key", True),
+    ],
+)
+def test_a_quote_of_a_fact_has_its_value_and_its_not(evidence: str, holds: bool) -> None:
+    verdict = quoted(quoting(evidence), compromised=False, last_used_at=NOW)
+    assert isinstance(verdict, GroundedDecision) is holds
+
+
+def test_disuse_is_counted_from_the_last_rotation_if_that_was_later() -> None:
+    """Where use is stated by account, a rotation would make the next one due at once, and overdue since years ago."""
+    used = NOW - timedelta(days=100)
+    assert facts(age_days=None, last_rotated_at=NOW - timedelta(days=1), last_used_at=used).unused_for == timedelta(
+        days=1
+    )
+    assert facts(age_days=300, last_used_at=used).unused_for == timedelta(days=100)
+    assert facts(age_days=3, last_used_at=used).unused_for == timedelta(days=3)
+    assert facts(age_days=None, last_used_at=used).unused_for == timedelta(days=100)
 
 
 def test_evidence_of_the_future_settles_nothing(catalogue: Catalogue) -> None:

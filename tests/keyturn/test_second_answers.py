@@ -77,6 +77,21 @@ async def test_the_routes_next_provider_is_asked_and_both_calls_are_recorded_and
     assert sum(call.cost_usd or 0 for call in records) == 2 * Decimal("0.00098")
 
 
+@pytest.mark.parametrize(
+    "no",
+    [
+        '{"decision":"not_eligible","rotation_window_days":30,"source_line_ids":["P-7"],"quotes":[]}',
+        '{"decision":"not_eligible","rotation_window_days":null,"source_line_ids":["P-7@1"],"quotes":[]}',
+    ],
+)
+async def test_a_no_of_the_wrong_form_is_asked_once_more_too(catalogue: Catalogue, no: str) -> None:
+    """The likely form of a wrong no repeats the policy's window."""
+    first, second = Says("first", no), Says("second", ELIGIBLE)
+    asked, records = boundary(catalogue, first, second)
+    assert isinstance((await asked.decide(request(), 1)).verdict, GroundedDecision)
+    assert [call.failure for call in records] == ["contradicts_evidence", None]
+
+
 async def test_where_the_second_provider_answered_the_first_one_is_asked_again(catalogue: Catalogue) -> None:
     """The one that was away is the only other one."""
     first, second = Says("first", ProviderUnavailable("x"), ELIGIBLE), Says("second", NO)

@@ -348,3 +348,23 @@ def test_a_draft_about_a_key_that_waits_for_a_person_says_so_and_tells_no_decisi
     """Rule and model disagree, or an approval is asked for: nothing is decided yet."""
     answer = judged("draft_reply", text, catalogue, waits_for_person=True)
     assert (answer.reason if isinstance(answer, Rejection) else None) == reason
+
+
+@pytest.mark.parametrize(
+    ("account_id", "said", "reason"),
+    [
+        ("com", "The key may be rotated. Confirm it at evil.com today.", "holds_link"),
+        ("password", "The key may be rotated. Please send us your password.", "asks_for_secret"),
+        ("1", "The key may be rotated. Call +49 171 1111111 now.", "holds_phone_number"),
+        ("svc@prod.example", "The key of svc@prod.example.evil.com may be rotated.", "holds_link"),
+    ],
+)
+def test_a_name_of_an_account_takes_nothing_out_of_what_is_checked(
+    catalogue: Catalogue, account_id: str, said: str, reason: str
+) -> None:
+    """Where it stands alone, an account may look like an address; within a word or a link, it is no account."""
+    refused = judged("draft_reply", said, catalogue, account_id=account_id)
+    assert isinstance(refused, Rejection)
+    assert refused.reason == reason
+    own = judged("draft_reply", "The key of svc@prod.example may be rotated.", catalogue, account_id="svc@prod.example")
+    assert not isinstance(own, Rejection)

@@ -10,7 +10,7 @@ from pydantic import Field, JsonValue, field_validator
 
 from keyturn.contracts import MAX_QUESTION_CHARACTERS, AccountId, Contract, Decision, ModelTask, ShortIdentifier
 from keyturn.policy.line import PolicyLine
-from keyturn.private_data import holds_private_data
+from keyturn.private_data import SHORTEST_ID, holds_private_data
 from keyturn.rotations.decisions import Rejection
 from keyturn.tasks.definition import Section, Task, policy_section, prompts_beside
 
@@ -64,9 +64,7 @@ def _fault_of(text: str, request: DraftRequest, lines: Sequence[PolicyLine]) -> 
 
     # A service account's own name may look like a mail address; the policy's wording may have a link. Nothing else may.
     own = [*(line.wording for line in lines), *(line.id for line in lines)]
-    if "://" not in request.account_id:
-        own.append(request.account_id)
-    elsewhere = wording.leads_elsewhere(_without(text, own))
+    elsewhere = wording.leads_elsewhere(_without_account(_without(text, own), request.account_id))
     if elsewhere is not None:
         return Rejection(reason=elsewhere, explanation=_ELSEWHERE[elsewhere])
     if request.waits_for_person and not _WAITS.search(text):
@@ -97,6 +95,13 @@ def _without(text: str, own: Sequence[str]) -> str:
     for known in own:
         text = text.replace(known, " ")
     return text
+
+
+def _without_account(text: str, account_id: str) -> str:
+    """Return the text without the account's name, where that stands alone; a word or a link is none to be left out."""
+    if "://" in account_id or len(account_id) < SHORTEST_ID or account_id.isalpha():
+        return text
+    return re.sub(rf"(?<![\w.@/-]){re.escape(account_id)}(?![\w@/-]|\.\w)", " ", text)
 
 
 _WAITS = re.compile(r"\b(?:wait(?:s|ing)?|pending|review(?:s|ed|ing)?)\b", re.IGNORECASE)
