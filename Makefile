@@ -86,7 +86,7 @@ prove-executor: install ## kill the executor -9 beside each call that changes so
 	PROOF_KILLS=all $(BIN)/pytest -q --timeout=0 tests/workflows/test_rotate_key.py tests/keyturn/test_key_rotation.py \
 	  -k "is_killed or is_lost"
 
-prove-consumers: install ## rotate 10,000 keys of four clouds while programs log in with them and everything fails (about an hour)
+prove-consumers: install ## rotate 10,000 keys of four clouds while programs log in with them and everything fails (some hours)
 	PROOF_ROTATIONS=$(or $(ROTATIONS),10000) $(BIN)/pytest -q -n0 -s --timeout=0 tests/proof/test_consumers.py
 
 prove-bulk: install ## judge 10,000 keys while worker, server and starter are killed -9 in turn (some minutes)

@@ -123,8 +123,11 @@ def _cost(lines: Any, sample: Any, asks: int) -> tuple[Any, str] | None:
 
 
 def _inventory(file: Path, given: dict[str, Any]) -> Any:
+    from keyturn.inventory.places import expect_file
     from keyturn.inventory.source import Inventory
 
+    for one in filter(None, (file, given["access_keys"])):
+        expect_file(one)
     return Inventory(
         file=file,
         format=given["form"],

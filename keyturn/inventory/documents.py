@@ -37,6 +37,10 @@ MAX_DEPTH = 64  # a Cloud Asset export has eight
 MAX_DIGITS = 400  # of a number: a double has 309 before its point at most
 MAX_MEMBERS = 10_000  # of an entry; an application with a hundred credentials has some thousand
 
+TWICE = "names a member twice: what says two things says nothing"
+_TWICE = object()  # a value that does
+# Members of a key, and of no listing.
+_KEYS_OWN = frozenset({"account_id", "key_id", "keyId", "AccessKeyId", "keyType"})
 Entry = BadRow | tuple[int, Mapping[str, Any]]
 _DIGITS = re.compile(rb"[0-9]{%d}" % MAX_DIGITS)
 # RFC 8259 allows four blanks between tokens, and none of the rest anywhere.
@@ -64,7 +68,10 @@ def lines_of(file: Path) -> Iterator[Entry]:
                 continue
             try:
                 expect_shallow(row)
-                found = json.loads(row, parse_constant=_constant)
+                found = _LINE.decode(row.strip())
+            except _NamedTwice:
+                yield BadRow(line, TWICE, {})
+                continue
             except ValueError:
                 yield BadRow(line, "is not JSON", {})
                 continue
@@ -106,25 +113,33 @@ def _elements(events: Any, number: Iterator[int]) -> Iterator[Entry]:
 def _listing(events: Any, number: Iterator[int]) -> Iterator[Entry]:
     """Yield the entries of an object that lists them; or the object itself, if it lists none."""
     own: dict[str, Any] = {}
-    lists = False
+    lists, twice = "", False
     for members, (event, name) in enumerate(events):
         if event == "end_map":
             break
         event, value = next(events)  # noqa: PLW2901 - the member's value follows its name
         if event == "start_array" and name in LISTS:
-            lists = True
+            lists = name
             yield from _elements(events, number)
         else:
+            twice = twice or name in own
             own[name] = _value(events, event, value)
+            twice = twice or own[name] is _TWICE
         if members >= MAX_MEMBERS:
             raise InventoryInvalid(f"an entry has more than {MAX_MEMBERS:,} members")
-    if not lists:
+    if twice:
+        yield BadRow(next(number), TWICE, {})
+    elif not lists:
         yield _entry(next(number), own)
+    elif not _KEYS_OWN.isdisjoint(own):
+        yield BadRow(next(number), f"is a key, and lists others as {lists}: no key has such a member", {})
     elif more := [name for name in _NEXT if own.get(name)]:
         yield BadRow(next(number), f"the listing is one page of several ({more[0]}): list all of them", {})
 
 
 def _entry(number: int, value: Any) -> Entry:
+    if value is _TWICE:
+        return BadRow(number, TWICE, {})
     if not isinstance(value, dict):
         return BadRow(number, "is not an object", {})
     return number, value
@@ -136,14 +151,24 @@ def _value(events: Any, event: str, value: Any) -> Any:
         return value
     builder = ijson.ObjectBuilder()
     builder.event(event, value)
-    depth = members = 1
+    depth, members, twice = 1, 0, False
+    names: list[set[str]] = [set()]  # of each object or array that is open
     while depth:
         event, value = next(events)
         builder.event(event, value)
-        depth += 1 if event.startswith("start_") else -1 if event.startswith("end_") else 0
+        if event == "map_key":
+            twice = twice or value in names[-1]
+            names[-1].add(value)
+            members += 1
+        elif event.startswith("start_"):
+            depth += 1
+            names.append(set())
+        elif event.startswith("end_"):
+            depth -= 1
+            names.pop()
         if members >= MAX_MEMBERS:
             raise InventoryInvalid(f"an entry has more than {MAX_MEMBERS:,} members")
-    return builder.value
+    return _TWICE if twice else builder.value
 
 
 class _Bounded:
@@ -193,7 +218,21 @@ class _Bounded:
             raise InventoryInvalid(f"{self._name} is nested deeper than {MAX_DEPTH} levels")
 
 
+class _NamedTwice(ValueError):
+    """An object that names a member twice."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _NamedTwice
+    return found
+
+
 def _constant(name: str) -> None:
     """What Python's and pandas' writers put for a gap is one; infinity is no number of JSON."""
     if name != "NaN":
         raise ValueError(name)
+
+
+_LINE = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)

@@ -28,6 +28,12 @@ def expect_regular(file: Path) -> None:
         raise InventoryRefused(f"{file} has {found.st_size:,} bytes, and the limit is {MAX_BYTES:,}")
 
 
+def expect_file(file: Path) -> None:
+    """Refuse a pipe or a device, which can be read only once, or for ever; raises InventoryInvalid."""
+    if file.exists() and not file.is_file():
+        raise InventoryInvalid(f"{file} is no regular file: save it to one, because it is read more than once")
+
+
 def file_below(path: str, root: Path | None) -> Path:
     """Return the regular file that `path` names below `root`, links followed; of a folder, the newest in it.
 

@@ -15,7 +15,16 @@ _YES, _NO = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no"}
 _TRUTHS = {"stale", "compromised", "never_used", "active"}
 # What spreadsheets and pandas write for a gap.
 _GAPS = {"", "nan", "nat", "none", "null", "n/a", "#n/a"}
-_WHOLE = re.compile(r"(\d{1,6})(?:[.,]0{1,6})?", re.ASCII)
+# Three zeros behind a mark are a thousand somewhere: 1,000 and 1.000 are no whole number for sure.
+_WHOLE = re.compile(r"(\d{1,6})(?:[.,](?:0{1,2}|0{4,6}))?", re.ASCII)
+_THOUSANDS = re.compile(r"\d{1,3}(?:[.,\u0020\u00a0\u202f'\u2019]\d{3})+")
+_NEVER = {"never", "never used", "-"}
+# PostgreSQL, BigQuery and Snowflake write a blank or only hours where RFC 3339 has neither.
+_MOMENT = re.compile(
+    r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d(?:\.\d{1,9})?) ?(UTC|Z|[+-]\d\d(?::?\d\d)?)", re.ASCII | re.IGNORECASE
+)
+# A spreadsheet's General format of twelve digits: the account is lost.
+_ROUNDED = re.compile(r"\d+(?:[.,]\d+)?[eE]\+\d+", re.ASCII)
 
 
 def plain_key(line: int, row: Mapping[str, Any], origin: Origin) -> InventoryKey:
@@ -30,6 +39,11 @@ def plain_key(line: int, row: Mapping[str, Any], origin: Origin) -> InventoryKey
         raise RowFault(f"kind: is none of {', '.join(get_args(CredentialKind))}")
     active = row.get("active")
     idle: Idle | None = "inactive" if not _is_gap(active) and not _truth("active", active) else None
+    for name in ("account_id", "key_id"):
+        if isinstance(row.get(name), str) and _ROUNDED.fullmatch(row[name].strip()):
+            raise RowFault(
+                f"{name}: is a number that a spreadsheet has rounded: format its column as text, and export anew"
+            )
     account, owner = (None if _is_gap(row.get(name)) else row.get(name) for name in ("account_id", "owner"))
     return key_of(line, account, idle=idle, owner=owner, **facts)
 
@@ -48,9 +62,23 @@ def _truth(name: str, value: Any) -> bool:
 def _as_written(name: str, value: Any) -> Any:
     if name == "age_days":
         return _days(value)
-    if name.endswith("_at") and not isinstance(value, str):
-        raise RowFault(f"{name}: is not a moment such as 2026-08-01T00:00:00Z")
+    if name.endswith("_at"):
+        return _moment(name, value)
     return value.strip(" \t") if isinstance(value, str) else value
+
+
+def _moment(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise RowFault(f"{name}: is not a moment such as 2026-08-01T00:00:00Z")
+    if name == "last_used_at" and value.strip().lower() in _NEVER:
+        raise RowFault("last_used_at: is no moment: of a key that was never used, leave it empty and set never_used")
+    written = _MOMENT.fullmatch(value.strip())
+    if written is None:
+        return value.strip(" \t")
+    day, time, zone = written.groups()
+    if zone.upper() in {"UTC", "Z"}:
+        return f"{day}T{time}Z"
+    return f"{day}T{time}{zone[:3]}:{zone[3:].lstrip(':') or '00'}"
 
 
 def _days(value: Any) -> int:
@@ -58,5 +86,6 @@ def _days(value: Any) -> int:
     written = str(value).strip() if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
     whole = _WHOLE.fullmatch(written)
     if whole is None:
-        raise RowFault("age_days: is not a whole number of days")
+        hint = ": write it without marks between thousands" if _THOUSANDS.fullmatch(written) else ""
+        raise RowFault(f"age_days: is not a whole number of days{hint}")
     return int(whole[1])

@@ -11,7 +11,7 @@ from keyturn.inventory.cells import unescape_formula
 from keyturn.inventory.documents import LISTS, MAX_LINE, Entry, entries_of, lines_of
 from keyturn.inventory.errors import InventoryInvalid
 from keyturn.inventory.rows import BadRow, Origin, RowFault
-from keyturn.inventory.source import Inventory, Row, RowReader, Table
+from keyturn.inventory.source import Inventory, Row, Table, TableReader
 from keyturn.inventory.sources import load_sources
 from keyturn.inventory.text import PEEK, first_characters, open_text
 
@@ -121,8 +121,14 @@ def _keys_of_entries(inventory: Inventory, entries: Iterator[Entry]) -> Iterator
             continue
         try:
             yield from _keys_of(*entry, inventory, origin)
+        except _UnknownEntry as fault:  # it may be anything: a Secret of Kubernetes, with all that is in it
+            yield BadRow(entry[0], str(fault), {})
         except RowFault as fault:
             yield BadRow(entry[0], str(fault), entry[1])
+
+
+class _UnknownEntry(RowFault):
+    """An entry of no source."""
 
 
 def _keys_of(line: int, row: Mapping[str, Any], inventory: Inventory, origin: Origin) -> Iterator[Row]:
@@ -134,69 +140,98 @@ def _keys_of(line: int, row: Mapping[str, Any], inventory: Inventory, origin: Or
         if entries.knows(row):
             return entries.keys_of(line, row, inventory, origin)
     *others, last = dict.fromkeys(entries.looked_for for entries in readers)
-    raise RowFault(f"has no known format: it has neither {', '.join(others)}, nor {last}")
+    raise _UnknownEntry(f"has no known format: it has neither {', '.join(others)}, nor {last}")
 
 
 def _rows_of(inventory: Inventory, table: Table) -> Iterator[Row]:
+    reader = table.open(inventory)
     wrapped = table.wrapped
-    if wrapped is not None and not wrapped.knows(first_characters(inventory.file)):
-        wrapped = None
-    observed = None if wrapped is None else wrapped.observed(inventory.file)
-    keys_of: RowReader | None = None
-    for row, header in _table(inventory.file, None if wrapped is None else wrapped.pieces(inventory.file)):
-        if keys_of is None:
-            keys_of = table.open(inventory, header, observed)
+    if wrapped is not None and wrapped.knows(first_characters(inventory.file)):
+        for made, pieces in wrapped.tables(inventory.file):
+            yield from _keys_of_rows(_rows_in(pieces), reader, made)
+    else:
+        with open_text(inventory.file) as text:
+            yield from _keys_of_rows(_rows(text, first_characters(inventory.file)), reader, None)
+    yield from reader.rest()
+
+
+TableRow = tuple[BadRow | tuple[int, list[str]], Sequence[str]]  # with its header
+
+
+def _keys_of_rows(rows: Iterator[TableRow], reader: TableReader, made: str | None) -> Iterator[Row]:
+    has_begun = False
+    for row, header in rows:
+        if not has_begun:
+            reader.begin(header, made)
+            has_begun = True
         if isinstance(row, BadRow):
             yield row
             continue
         line, cells = row
         try:
-            keys = list(keys_of(line, cells))  # all of a row's keys, or none
+            keys = list(reader.keys(line, cells))  # all of a row's keys, or none
         except RowFault as fault:
             yield BadRow(line, str(fault), dict(zip(header, cells, strict=True)))
             continue
         yield from keys
 
 
-def _table(
-    file: Path, pieces: Iterator[str] | None = None
-) -> Iterator[tuple[BadRow | tuple[int, list[str]], Sequence[str]]]:
-    """Yield the rows of a CSV, each with the header; of `pieces` of text, if the file only wraps it."""
-    if pieces is not None:
-        head = next(pieces, "")
-        yield from _rows(_lines(itertools.chain([head], pieces)), head)
-        return
-    head = first_characters(file)
-    with open_text(file) as text:
-        yield from _rows(text, head)
+def _rows_in(pieces: Iterator[str]) -> Iterator[TableRow]:
+    head = next(pieces, "")
+    yield from _rows(_lines(itertools.chain([head], pieces)), head)
 
 
-def _rows(lines: Iterable[str], head: str) -> Iterator[tuple[BadRow | tuple[int, list[str]], Sequence[str]]]:
+def _rows(lines: Iterable[str], head: str) -> Iterator[TableRow]:
+    """Yield the rows of a CSV, each a line: no export has a line break in a cell.
+
+    What spans several lines is due to a quotation mark that was not meant: each of these lines is then read alone.
+    """
     separator, names = _header(head)
-    rows = csv.reader(lines, delimiter=separator)
+    taken: list[str] = []  # the lines of the row that is being read
+    rows = csv.reader(_noted(lines, taken), delimiter=separator)
     header: list[str] | None = None
+    number = 0
     while True:
-        line = rows.line_num + 1
+        taken.clear()
         try:
-            cells = [unescape_formula(cell) for cell in next(rows)]
+            cells = next(rows)
         except StopIteration:
             return
-        except csv.Error as error:
-            yield BadRow(line, f"is not CSV: {error}", {}), header or names
-            continue
-        if not any(cell.strip() for cell in cells):
-            continue
-        if header is None:
-            if cells[0].lower().startswith("sep="):
+        except csv.Error:
+            cells = []
+        found = [cells] if len(taken) == 1 and cells else _each_alone(taken, separator)
+        for one in found:
+            number += 1
+            if isinstance(one, str):
+                yield BadRow(number, one, {}), header or names
                 continue
-            header = [name.strip() for name in cells]
-        elif len(cells) == len(header):
-            yield (line, cells), header
-        else:
-            reason = f"has {len(cells)} cells, and the header {len(header)}"
-            if rows.line_num > line:  # a quotation mark that was not meant takes in what follows
-                reason += f"; a quotation mark in it is closed in line {rows.line_num}: none of these lines was read"
-            yield BadRow(line, reason, dict(zip(header, cells, strict=False))), header
+            row = [unescape_formula(cell) for cell in one]
+            if not any(cell.strip() for cell in row):
+                continue
+            if header is None:
+                if not row[0].lower().startswith("sep="):
+                    header = [name.strip() for name in row]
+            elif len(row) != len(header):
+                reason = f"has {len(row)} cells, and the header {len(header)}"
+                yield BadRow(number, reason, dict(zip(header, row, strict=False))), header
+            elif row[0].strip() != header[0] or [name.strip() for name in row] != header:  # files that were joined
+                yield (number, row), header
+
+
+def _noted(lines: Iterable[str], taken: list[str]) -> Iterator[str]:
+    for line in lines:
+        taken.append(line)
+        yield line
+
+
+def _each_alone(lines: Sequence[str], separator: str) -> Iterator[list[str] | str]:
+    """Yield the cells of each line, or what is wrong with it."""
+    for line in lines:
+        try:
+            yield next(csv.reader([line], delimiter=separator, strict=True), [])
+        except csv.Error as error:
+            of_a_mark = "unexpected end" in str(error) or "expected after" in str(error)
+            yield "holds a quotation mark that does not end in the same line" if of_a_mark else f"is not CSV: {error}"
 
 
 def _lines(pieces: Iterator[str]) -> Iterator[str]:

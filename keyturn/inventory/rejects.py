@@ -4,6 +4,7 @@ import csv
 import filecmp
 import itertools
 import json
+import os
 import re
 import secrets
 import tempfile
@@ -58,7 +59,9 @@ class Rejects:
         written = self.file.with_name(f".{self.file.name}.{secrets.token_hex(4)}")
         try:
             # Half a surrogate pair in a cell is written as its escape: nothing of the rejects is lost by it.
-            with kept, written.open("x", encoding="utf-8", errors="backslashreplace", newline="") as opened:
+            # They hold names of accounts and keys: for their owner alone.
+            number = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with kept, open(number, "w", encoding="utf-8", errors="backslashreplace", newline="") as opened:
                 kept.seek(0)
                 if self.file.suffix == ".csv":
                     # The notes last, behind the columns that were read.

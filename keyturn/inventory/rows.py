@@ -60,6 +60,8 @@ def key_of(
             "account_id" if error.title != "CredentialFacts" else ""
         )
         message = _HINTS.get(fault["type"], fault["msg"].removeprefix("Value error, "))
+        if fault["type"] == "string_type" and (account_id if name == "account_id" else facts.get(name)) is not None:
+            message = "is no text: write it in quotation marks"
         raise RowFault(f"{name}: {message}" if name else message) from None
     return InventoryKey(line, account, known, idle, None if owner is None else _checked_owner(owner))
 
@@ -84,4 +86,7 @@ _HINTS = {
     "string_pattern_mismatch": "may hold letters, digits and . _ : / @ + = , - only, and starts with a letter or digit",
     "timezone_aware": "needs a time zone, such as 2026-11-21T09:00:00Z",
     "string_type": "is missing",
+    "missing": "is missing",
+    "datetime_parsing": "is not a moment such as 2026-08-01T00:00:00Z",
+    "datetime_from_date_parsing": "is not a moment such as 2026-08-01T00:00:00Z",
 }

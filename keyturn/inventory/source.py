@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from keyturn.inventory.errors import InventoryInvalid
 from keyturn.inventory.rows import BadRow, InventoryKey, Origin
@@ -64,23 +64,34 @@ class Entries:
     keys_of: Callable[[int, Mapping[str, Any], Inventory, Origin], Iterator[Row]]
 
 
-# Yields a row's keys, of its line and its cells; raises RowFault, and none of its keys is then used.
-RowReader = Callable[[int, Sequence[str]], Iterator[Row]]
+class TableReader(Protocol):
+    """The keys of the tables of one inventory, which are read one after the other."""
+
+    def begin(self, header: Sequence[str], observed: str | None) -> None:
+        """Start a table of this header, made at `observed` if it says so; raises InventoryInvalid."""
+        ...
+
+    def keys(self, line: int, cells: Sequence[str]) -> Iterator[Row]:
+        """Yield a row's keys, or a BadRow for what it leaves out; raises RowFault, and none of them is then used."""
+        ...
+
+    def rest(self) -> Iterator[Row]:
+        """Yield what no table had, once all are read."""
+        ...
 
 
 @dataclass(frozen=True)
-class WrappedTable:
-    """A table within the JSON answer of an API.
+class WrappedTables:
+    """Tables within the JSON answers of an API.
 
     Attributes:
         knows: whether a file that starts so is such an answer.
-        pieces: yields the table's text, piece by piece; raises InventoryInvalid.
-        observed: returns when the table was made, as the answer says; None if it does not.
+        tables: yields each table, one after the other: when it was made, if its answer says so, and its text, piece by
+            piece. It raises InventoryInvalid.
     """
 
     knows: Callable[[str], bool]
-    pieces: Callable[[Path], Iterator[str]]
-    observed: Callable[[Path], str | None]
+    tables: Callable[[Path], Iterator[tuple[str | None, Iterator[str]]]]
 
 
 @dataclass(frozen=True)
@@ -91,16 +102,15 @@ class Table:
         columns: the names that its header may have.
         knows: whether a header of these names is this source's.
         looked_for: what such a header has, for the message that no source knows a file.
-        open: makes the reader of rows, of the inventory, the header, and when the table was made if it says so. It
-            raises InventoryInvalid if the header will not do.
-        wrapped: how an answer wraps it; None if none ever does.
+        open: makes the reader of an inventory; raises InventoryInvalid.
+        wrapped: how an answer wraps tables; None if none ever does.
     """
 
     columns: Collection[str]
     knows: Callable[[Collection[str]], bool]
     looked_for: str
-    open: Callable[[Inventory, Sequence[str], str | None], RowReader]
-    wrapped: WrappedTable | None = None
+    open: Callable[[Inventory], TableReader]
+    wrapped: WrappedTables | None = None
 
 
 @dataclass(frozen=True)

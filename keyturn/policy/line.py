@@ -45,8 +45,8 @@ class WhenUnused(Contract):
     """The line applies to credentials that were not used for so many days."""
 
     when: Literal["unused"] = Field(
-        description="Time since the key was last used, or since it was created or rotated if that was later or it was never "
-        "used."
+        description="Time since the key was last used, or since it was created or rotated if that was later or it was "
+        "never used."
     )
     operator: Operator = Field(description='How the time is compared with `days`: ">" (more than) or ">=" (or more).')
     days: int = Field(ge=1, le=36_500, description="Days, from 1 to 36,500.")

@@ -161,13 +161,24 @@ def test_a_page_of_several_is_reported(name: str, tmp_path: Path) -> None:
     assert "one page of several" in bad.reason
 
 
-def test_a_quotation_mark_that_was_not_meant_is_named_where_it_closes(tmp_path: Path) -> None:
-    """It takes in the rows behind it: who reads the reject must know how many."""
+@pytest.mark.parametrize(
+    ("text", "keys", "bad"),
+    [
+        ('account_id,key_id,notes\na,k1,"its 6 inch\na,k2,x\na,"k3",y\na,k4,z\n', ["k2", "k3", "k4"], [2]),
+        # Closed by the next one, with as many cells as the header: that was one key, and no word of the others.
+        ('account_id,key_id,notes\na,k1,"x\na,k2,x\na,k3,x"\na,k4,z\n', ["k2", "k3", "k4"], [2]),
+        ('account_id,key_id,notes\na,k1,"x\n' + "".join(f"a,k{n},x\n" for n in range(2, 9_000)), None, [2]),
+        ('account_id,key_id,notes\na,k1,"one\ntwo"\na,k2,x\n', ["k2"], [2, 3]),
+    ],
+)
+def test_a_quotation_mark_that_was_not_meant_takes_no_other_line_with_it(
+    tmp_path: Path, text: str, keys: list[str] | None, bad: list[int]
+) -> None:
     file = tmp_path / "stray.csv"
-    file.write_text('account_id,key_id,notes\na,k1,"its 6 inch\na,k2,x\na,"k3",y\na,k4,z\n')
-    keys, (bad,) = rows_of(file)
-    assert [key.facts.key_id for key in keys] == ["k4"]
-    assert "closed in line 4" in bad.reason
+    file.write_text(text)
+    found, rejects = rows_of(file)
+    assert [reject.line for reject in rejects] == bad
+    assert [key.facts.key_id for key in found] == (keys or [f"k{n}" for n in range(2, 9_000)])
 
 
 def test_half_a_surrogate_pair_in_a_cell_loses_no_reject(tmp_path: Path) -> None:

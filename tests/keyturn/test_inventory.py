@@ -82,7 +82,7 @@ def test_a_credential_report_in_the_live_dialect_is_read_by_its_column_names(wri
         report_row("unknown", "true,2026-01-01T00:00:00Z,no_information,N/A,N/A"),
         report_row("none"),
     ]  # fmt: skip
-    file = written("\ufeff" + HEADER + ",additional_credentials_info\n" + ",x\n".join(rows) + ",x")
+    file = written("\ufeff" + HEADER + ",additional_credentials_info\n" + ",N/A\n".join(rows) + ",")
     assert recognise_source(file) == "aws"
     both, inactive, old, unknown = keys_of(file)
     assert both.account_id == "arn:aws:iam::123456789012:user/both"
@@ -265,7 +265,7 @@ def test_a_misspelt_column_is_refused_because_its_evidence_would_be_ignored(writ
         ({"account_id": "a\u202eb", "key_id": "k"}, "account_id: may hold letters"),
         ({"account_id": "a", "key_id": "k\n"}, "key_id: "),
         ({"account_id": "a", "key_id": "k" * 300}, "key_id: "),
-        ({"account_id": "a", "key_id": ""}, "key_id: Field required"),
+        ({"account_id": "a", "key_id": ""}, "key_id: is missing"),
         ({"key_id": "k"}, "account_id: is missing"),
         ({"account_id": "a", "key_id": "k", "kind": "password"}, "kind: is none of"),
         ({"account_id": "a", "key_id": "k", "age_days": "٣"}, "age_days: is not a whole number"),

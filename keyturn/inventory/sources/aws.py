@@ -5,20 +5,16 @@ user and no key id. A key's `last_rotated` is its creation, so user and moment f
 that list a key is named by that moment: as good a name for its cycle, but none that AWS knows.
 """
 
-import base64
-import binascii
-import codecs
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from keyturn.inventory.answers import is_answer, reports_in
 from keyturn.inventory.documents import entries_of
 from keyturn.inventory.errors import InventoryInvalid
-from keyturn.inventory.rows import BadRow, InventoryKey, Origin, RowFault, key_of
-from keyturn.inventory.source import Entries, Inventory, Row, RowReader, Source, Table, WrappedTable
-from keyturn.inventory.text import PEEK, open_text
+from keyturn.inventory.rows import BadRow, Origin, RowFault, key_of
+from keyturn.inventory.source import Entries, Inventory, Row, Source, Table, WrappedTables
 
 ROOT = "<root_account>"  # as the report names it
 EXPORT = "aws-credential-report"
@@ -26,21 +22,20 @@ COLUMNS = ("user", "arn", *(f"access_key_{slot}_{name}" for slot in (1, 2) for n
 # Before this day AWS did not write down when a key was used: "N/A" of an older key does not mean never.
 USE_IS_KNOWN_SINCE = datetime(2015, 4, 22, tzinfo=UTC)
 _NO_VALUE = {"", "N/A", "n/a", "no_information", "not_supported"}
-KeyIds = Mapping[tuple[str, str], str]
 
 
 def read_key_ids(file: Path) -> dict[tuple[str, str], str]:
     """Return the ids in one or more outputs of `aws iam list-access-keys`, by user and moment of creation.
 
-    Its `AccessKeyMetadata` alone (`--query 'AccessKeyMetadata[]'`) is read, too. Root's own keys have no user's name.
+    Its `AccessKeyMetadata` alone (`--query 'AccessKeyMetadata[]'`) and an array of outputs (`jq -s`) are read, too.
+    Root's own keys have no user's name.
 
     Raises:
-        InventoryInvalid: the file is no such output.
+        InventoryInvalid: the file is no such output, or one page of several.
     """
     found: dict[tuple[str, str], str] = {}
     try:
-        for entry in entries_of(file):
-            row = {} if isinstance(entry, BadRow) else entry[1]
+        for row in _listed(file):
             moment = report_moment("CreateDate", str(row["CreateDate"]))
             if moment is not None:
                 key_id, of = str(row["AccessKeyId"]), (str(row.get("UserName", ROOT)), _second(moment))
@@ -53,13 +48,36 @@ def read_key_ids(file: Path) -> dict[tuple[str, str], str]:
     return found
 
 
-class _CredentialReport:
-    """The rows of a report whose header is `header`."""
+def _listed(file: Path) -> Iterator[Mapping[str, Any]]:
+    for entry in entries_of(file):
+        if isinstance(entry, BadRow):
+            raise InventoryInvalid(f"{file}: entry {entry.line} {entry.reason}")
+        within = entry[1].get("AccessKeyMetadata")
+        if entry[1].get("IsTruncated") is True:
+            raise InventoryInvalid(f"{file}: an output is one page of several (IsTruncated): list all of them")
+        if isinstance(within, list):
+            yield from (one if isinstance(one, dict) else {} for one in within)
+        else:
+            yield entry[1]
 
-    def __init__(self, header: Sequence[str], origin: Origin, key_ids: KeyIds | None) -> None:
-        self._origin = origin
-        self._key_ids = key_ids
+
+class _CredentialReports:
+    """The rows of the reports of one inventory."""
+
+    def __init__(self, inventory: Inventory) -> None:
+        self._inventory = inventory
+        self._key_ids = None if inventory.access_keys is None else read_key_ids(inventory.access_keys)
+        self._left = dict(self._key_ids or {})
+
+    def begin(self, header: Sequence[str], observed: str | None) -> None:
+        """Start a report; raises InventoryInvalid if a column is missing."""
+        missing = [name for name in COLUMNS if name not in header]
+        if missing:
+            raise InventoryInvalid(f"{self._inventory.file} is no credential report: it has no column {missing[0]}")
+        self._origin = self._inventory.origin(EXPORT, observed)
+        self._header = header
         place = {name: index for index, name in enumerate(header)}
+        self._more = place.get("additional_credentials_info")
         self._user, self._arn = place["user"], place["arn"]
         self._slots = [
             (
@@ -71,9 +89,14 @@ class _CredentialReport:
             for slot in (1, 2)
         ]
 
-    def keys(self, line: int, row: Sequence[str]) -> Iterator[InventoryKey]:
-        """Yield the access keys of one user, none to two; raises RowFault."""
+    def keys(self, line: int, row: Sequence[str]) -> Iterator[Row]:
+        """Yield the access keys of one user, none to two, and what is left out of it; raises RowFault."""
         seen: set[str] = set()
+        if self._more is not None and row[self._more] not in _NO_VALUE:
+            reason = (
+                "additional_credentials_info: the report leaves out further access keys or certificates of this user"
+            )
+            yield BadRow(line, f"{reason}: see `aws iam list-access-keys`", dict(zip(self._header, row, strict=True)))
         for slot, active_at, rotated_at, used_at in self._slots:
             active = _truth(f"access_key_{slot}_active", row[active_at])
             made = report_moment(f"access_key_{slot}_last_rotated", row[rotated_at])
@@ -102,10 +125,17 @@ class _CredentialReport:
                 source=self._origin.source,
             )
 
+    def rest(self) -> Iterator[Row]:
+        """Yield the listed keys that no report has: a report is made every four hours, and has two keys a user."""
+        for (user, moment), key_id in self._left.items():
+            raw = {"UserName": user, "AccessKeyId": key_id, "CreateDate": moment}
+            yield BadRow(0, "is in the list of access keys, and in no report: take both anew", raw)
+
     def _id(self, user: str, slot: int, made: datetime) -> str:
         if self._key_ids is None:
             return f"access_key.{_second(made)}Z"  # the same as CredentialFacts.name_by_creation
         found = self._key_ids.get((user, _second(made)))
+        self._left.pop((user, _second(made)), None)
         if not found:
             what = "has none" if found is None else "has two"
             raise RowFault(f"access_key_{slot}: the list of access keys {what} of this user and creation date")
@@ -140,71 +170,8 @@ def report_moment(name: str, value: str) -> datetime | None:
     return moment
 
 
-# The members of an answer of `aws iam get-credential-report`, in any order.
-_ANSWER = re.compile(r'\{\s*"(?:Content|ReportFormat|GeneratedTime|ResponseMetadata)"\s*:')
-_GENERATED = re.compile(r'"GeneratedTime"\s*:\s*"([^"\\]{1,64})"')
-_CONTENT = re.compile(r'"Content"\s*:\s*"')
-_NO_BASE64 = re.compile(r"\\[nr/]|\s")
-
-
-def _is_answer(head: str) -> bool:
-    """Return True if a text that starts so is the answer of `aws iam get-credential-report`."""
-    return _ANSWER.match(head) is not None
-
-
-def _generation_time(file: Path) -> str | None:
-    """Return when the report in an answer was made, as it says; None if it does not."""
-    with open_text(file) as text:
-        around = ""
-        while piece := text.read(PEEK):
-            around = around[-200:] + piece
-            if found := _GENERATED.search(around):
-                return found[1]
-    return None
-
-
-def _report_in(file: Path) -> Iterator[str]:
-    """Yield the text of the report in an answer, piece by piece: it has some 300 bytes a user, in Base64.
-
-    Raises:
-        InventoryInvalid: it contains no report.
-    """
-    fault = InventoryInvalid(f"{file} is not the output of get-credential-report")
-    decode = codecs.getincrementaldecoder("utf-8")().decode
-    with open_text(file) as text:
-        around, begun = "", None
-        while begun is None and (piece := text.read(PEEK)):
-            around = around[-200:] + piece
-            begun = _CONTENT.search(around)
-        if begun is None:
-            raise fault
-        rest, ended = around[begun.end() :], False
-        try:
-            while not ended:
-                rest, quote, _ = rest.partition('"')
-                ended = bool(quote)
-                whole = _NO_BASE64.sub(lambda found: "/" if found[0] == "\\/" else "", rest)
-                usable = len(whole) if ended else (len(whole) - (1 if whole.endswith("\\") else 0)) // 4 * 4
-                yield decode(base64.b64decode(whole[:usable], validate=True), final=ended)
-                if not ended:
-                    piece = text.read(PEEK)
-                    if not piece:
-                        raise fault
-                    rest = whole[usable:] + piece
-        except (ValueError, binascii.Error):
-            raise fault from None
-
-
 def _knows(names: Collection[str]) -> bool:
     return set(COLUMNS) <= set(names)
-
-
-def _open(inventory: Inventory, header: Sequence[str], observed: str | None) -> RowReader:
-    missing = [name for name in COLUMNS if name not in header]
-    if missing:
-        raise InventoryInvalid(f"{inventory.file} is no credential report: it has no column {missing[0]}")
-    key_ids = None if inventory.access_keys is None else read_key_ids(inventory.access_keys)
-    return _CredentialReport(header, inventory.origin(EXPORT, observed), key_ids).keys
 
 
 def _lists_keys(row: Mapping[str, Any]) -> bool:
@@ -226,7 +193,7 @@ SOURCE = Source(
         columns=COLUMNS,
         knows=_knows,
         looked_for="with AWS's user, arn and access_key_1_active",
-        open=_open,
-        wrapped=WrappedTable(_is_answer, _report_in, _generation_time),
+        open=_CredentialReports,
+        wrapped=WrappedTables(is_answer, reports_in),
     ),
 )

@@ -19,18 +19,29 @@ def _knows(row: Mapping[str, Any]) -> bool:
 
 def _keys_of(line: int, row: Mapping[str, Any], inventory: Inventory, origin: Origin) -> Iterator[Row]:
     for credential in _credentials_in(row):
+        if isinstance(credential, str):
+            yield BadRow(line, f"{credential}: is no list of credentials", {"appId": row.get("appId")})
+            continue
         try:
             yield _key_of(line, credential, Origin(origin.observed_at, "azure"), inventory.account_id)
         except RowFault as fault:
             yield BadRow(line, str(fault), credential)
 
 
-def _credentials_in(row: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    nested = [name for name in _NESTED if name in row and isinstance(row[name], list | None)]
+def _credentials_in(row: Mapping[str, Any]) -> Iterator[Mapping[str, Any] | str]:
+    """Yield an entry's credentials, or the name of a member that has none to read.
+
+    PowerShell writes a list of one credential as the credential.
+    """
+    nested = [name for name in _NESTED if name in row]
     if not nested:
         yield row
     for name in nested:
-        for credential in row[name] or ():
+        found = [row[name]] if isinstance(row[name], dict) else row[name]
+        if found is not None and not isinstance(found, list):
+            yield name
+            continue
+        for credential in found or ():
             yield {"appId": row.get("appId"), **(credential if isinstance(credential, dict) else {})}
 
 

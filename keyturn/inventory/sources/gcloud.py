@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from keyturn.contracts import Idle
+from keyturn.foreign_json import read_json
 from keyturn.inventory.rows import InventoryKey, Origin, RowFault, idle_if_expired, key_of
 from keyturn.inventory.source import Entries, Inventory, Row, Source
 
@@ -17,10 +18,18 @@ _NAME = re.compile(r"(?://iam\.googleapis\.com/)?projects/[^/]+/serviceAccounts/
 _ASSET_TYPE = "iam.googleapis.com/ServiceAccountKey"
 # Google disables a key that was found in public by itself: age does not matter then, and neither does that it is off.
 _EXPOSED = ("EXPOSED", "COMPROMISE_DETECTED")
+_SYSTEM_MANAGED = 2  # of the enumeration, as protobuf's plain objects have it
+_CAMEL = {
+    "key_type": "keyType",
+    "valid_after_time": "validAfterTime",
+    "valid_before_time": "validBeforeTime",
+    "disable_reason": "disableReason",
+    "extended_status": "extendedStatus",
+}
 
 
 def _knows(row: Mapping[str, Any]) -> bool:
-    return "account_id" not in row and ("name" in row or "keyType" in row)
+    return "account_id" not in row and bool({"name", "keyType", "key_type"} & row.keys())
 
 
 def _keys_of(line: int, row: Mapping[str, Any], _inventory: Inventory, origin: Origin) -> Iterator[Row]:
@@ -32,17 +41,15 @@ def _key_of(line: int, row: Mapping[str, Any], origin: Origin) -> InventoryKey:
     kind = row.get("assetType", row.get("asset_type", _ASSET_TYPE))
     if kind != _ASSET_TYPE:
         raise RowFault("is an asset of another type than a service-account key")
-    resource = row.get("resource")
-    data = resource.get("data") if isinstance(resource, dict) else None
-    fields: Mapping[str, Any] = data if isinstance(data, dict) else row
+    fields = _spelt(_fields_of(row))
     # An asset's own name has the account's number; what it was made from, or its shown name, has its address.
-    names = [_NAME.fullmatch(str(one)) for one in (fields.get("name"), row.get("displayName"), row.get("name"))]
+    names = [_NAME.fullmatch(str(one)) for one in (fields.get("name"), _shown_name(row), row.get("name"))]
     known = [name for name in names if name is not None]
     if not known:
         raise RowFault("name: is not projects/P/serviceAccounts/E/keys/K")
     name = next((one for one in known if "@" in one[1]), known[0])
     exposed = is_exposed(fields)
-    by_google = fields.get("keyType") == "SYSTEM_MANAGED"
+    by_google = fields.get("keyType") in {"SYSTEM_MANAGED", _SYSTEM_MANAGED}
     idle: Idle | None = "system_managed" if by_google else "inactive" if fields.get("disabled") is True else None
     return key_of(
         line,
@@ -51,11 +58,39 @@ def _key_of(line: int, row: Mapping[str, Any], origin: Origin) -> InventoryKey:
         key_id=name[2],
         kind="service_account_key",
         # Google makes its own keys ahead of their time, and rotates them: their dates say nothing to us.
-        last_rotated_at=None if by_google else fields.get("validAfterTime") or row.get("createTime"),
+        last_rotated_at=None
+        if by_google
+        else fields.get("validAfterTime") or row.get("createTime") or row.get("create_time"),
         compromised=True if exposed else None,
         observed_at=origin.observed_at,
         source=origin.source,
     )
+
+
+def _fields_of(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the key's own members: in an asset, in a search with its resource, or as they are; raises RowFault."""
+    resource, versions = row.get("resource"), row.get("versionedResources", row.get("versioned_resources"))
+    data = resource.get("data") if isinstance(resource, dict) else None
+    if isinstance(data, str):  # as a table of BigQuery has it for all types of assets
+        try:
+            data = read_json(data)
+        except ValueError:
+            data = None
+        if not isinstance(data, dict):
+            raise RowFault("resource.data: is no object")
+    for version in versions if isinstance(versions, list) else ():
+        if data is None and isinstance(version, dict) and isinstance(version.get("resource"), dict):
+            data = version["resource"]
+    return data if isinstance(data, dict) else row
+
+
+def _spelt(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the members by the names of the REST API: Google's Python client and CloudQuery write them_like_this."""
+    return {**fields, **{_CAMEL[name]: value for name, value in fields.items() if name in _CAMEL}}
+
+
+def _shown_name(row: Mapping[str, Any]) -> Any:
+    return row.get("displayName", row.get("display_name"))
 
 
 def is_exposed(key: Mapping[str, Any]) -> bool:
