@@ -35,7 +35,7 @@ class WaiverOrder(Body):
 
 
 class WaiverList(BaseModel):
-    """The waivers that hold now, the one that ends first first."""
+    """The waivers in force, soonest to end first."""
 
     waivers: list[Waiver]
 

@@ -23,8 +23,8 @@ class KeyturnError(Exception):
 
     @property
     def with_hint(self) -> str:
-        """The text for a terminal: what happened, and what to do now."""
-        return f"Error: {self}\n{self.hint}"
+        """The text for a terminal: the kind, as docs/reference/errors.md has it, what happened, and what to do now."""
+        return f"Error ({self.kind}): {self}\n{self.hint}"
 
 
 class JobError(KeyturnError):

@@ -27,9 +27,12 @@ from keyturn.starter.inventory_options import (
     inventory_format,
     moment_of,
     observed,
+    policies_option,
     print_rejects,
+    question_option,
     rejects_beside,
     rejects_file,
+    task_option,
 )
 
 if TYPE_CHECKING:
@@ -51,13 +54,9 @@ def dollars(text: str) -> Decimal:
 
 @click.command()
 @inventory_file
-@click.option("--policy", "policies", multiple=True, help="A policy line to judge under; repeatable.")
-@click.option(
-    "--question", default="May this key be rotated?", show_default=True, help="Question to ask about each key."
-)
-@click.option(
-    "--task", type=click.Choice(["decide_rotation", "summarize_scan"]), default="decide_rotation", show_default=True
-)
+@policies_option
+@question_option
+@task_option
 @inventory_format
 @access_keys
 @azure_application

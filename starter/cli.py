@@ -56,7 +56,7 @@ GROUPS: dict[str, dict[str, Command]] = {
             "List policy lines, check files, and compare two versions.",
         ),
     },
-    "People": {
+    "Decisions": {
         "desk": ("keyturn.starter.desk", "desk", "Serve the support desk: a page and a JSON API."),
         "parked": ("keyturn.starter.people", "parked", "List the rotations that wait for an operator or approver."),
         "approve": ("keyturn.starter.people", "approve", "Approve the decision of a rotation."),
@@ -75,7 +75,11 @@ GROUPS: dict[str, dict[str, Command]] = {
         "freeze": ("keyturn.starter.freezes", "freeze", "Freeze rotations: no key is changed until it ends."),
         "thaw": ("keyturn.starter.freezes", "thaw", "End a freeze, or all."),
         "freezes": ("keyturn.starter.freezes", "freezes", "List the freezes that hold now."),
-        "advance": ("keyturn.starter.people", "advance", "End a job's wait: nothing needs the old key any more."),
+        "advance": (
+            "keyturn.starter.people",
+            "advance",
+            "Confirm that nothing needs a job's old key.",
+        ),
         "rollback": ("keyturn.starter.people", "rollback", "Restore the old key while it still exists."),
         "waivers": ("keyturn.starter.waivers", "waivers", "List, grant and end exemptions from rotation."),
         "notify": ("keyturn.starter.notify", "notify", "Preview and test the notices to people."),
@@ -87,7 +91,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "costs": ("keyturn.starter.records", "costs", "Sum the cost of model calls by task, model, user or day."),
         "cache": ("keyturn.starter.records", "cache", "Clear cached responses."),
         "labels": ("keyturn.starter.labels", "labels", "Count labelled cases: what people approved and denied."),
-        "eval": ("keyturn.starter.evaluate", "evaluate", "Hold a model, prompt or policy against labelled cases."),
+        "eval": ("keyturn.starter.evaluate", "evaluate", "Evaluate a model, prompt or policy on labelled cases."),
         "retention": ("keyturn.starter.retention", "retention", "Count or delete records that have expired."),
         "export": ("keyturn.starter.export", "export", "Export the audit trail, signed and chained, and verify it."),
     },

@@ -32,11 +32,11 @@ _task_queue = click.option(
 
 @click.command()
 @click.argument("key_id", required=False)
-@click.option("--account", "account_id", help="Account that holds the key.  [default: as inventories and jobs know it]")
+@click.option("--account", "account_id", help="Account that holds the key.  [default: from inventories and jobs]")
 @click.option(
     "--kind",
     type=click.Choice(KINDS),
-    help="Kind of credential, where nothing knows the key.  [default: service_account_key]",
+    help="Kind of credential, if no inventory or job lists the key.  [default: service_account_key]",
 )
 @click.option("--source", default="reported", show_default=True, help="What found it, such as github or gitleaks.")
 @click.option("--by-rule", is_flag=True, help="Decide by rule, without a model: no provider's outage delays it.")

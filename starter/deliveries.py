@@ -71,7 +71,7 @@ def resend(letter_id: str | None, tenant: str, everything: bool) -> None:
 
         wanted = [row for row in await _dead(engine, tenant) if everything or _id_of(row) == letter_id]
         if not wanted and not everything:
-            raise UnknownDelivery(f"{str(letter_id)[:64]} has no dead letter")
+            raise UnknownDelivery(f"there is no dead letter with the ID {str(letter_id)[:64]}")
         with map_refusals():
             client, task_queue = await connect(), load_local_settings().task_queue
             jobs, notices = DeliveryStarts(client, task_queue), NoticeStarts(client, task_queue)

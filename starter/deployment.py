@@ -21,17 +21,17 @@ class UnknownBuild(KeyturnError):
     hint = "Start a worker of this build first, with KEYTURN_BUILD_ID set; `keyturn deployment show` lists the builds."
 
 
-class NotTried(KeyturnError):
-    """A ramp is to end that there is not."""
+class BuildNotRamped(KeyturnError):
+    """This build has no ramp to end."""
 
-    kind = "build_not_tried"
+    kind = "build_not_ramped"
     next_step = "fail_and_fix_request"
-    hint = "`keyturn deployment show` says which build takes a share; `promote` gives one build all."
+    hint = "`keyturn deployment show` says which build is ramped; `promote` gives one build all."
 
 
 @click.group()
 def deployment() -> None:
-    """Show the workers' builds, try one on a share, and promote it (docs/how-to/run-in-production.md)."""
+    """Show the workers' builds, ramp one up, and promote it (docs/how-to/run-in-production.md)."""
 
 
 @deployment.command()
@@ -53,7 +53,7 @@ def show() -> None:
     for build in found:
         state = "current" if build.current else build.drainage.replace("unspecified", "not promoted")
         if build.share is not None:
-            state = f"takes {build.share:g}% of the new rotations"
+            state = f"gets {build.share:g}% of the new rotations"
         click.echo(f"{build.build_id:24}  {in_utc(build.created_at)}  {state}")
     if not found:
         click.echo("no worker has a build ID: every worker takes every rotation", err=True)
@@ -78,7 +78,7 @@ def promote(build_id: str) -> None:
 @click.argument("build_id")
 @click.argument("percentage", type=click.FloatRange(0, 100))
 def ramp(build_id: str, percentage: float) -> None:
-    """Start PERCENTAGE of the new rotations on the workers of BUILD_ID, the others on the current build; 0 ends that.
+    """Send PERCENTAGE of the new rotations to BUILD_ID, and the rest to the current build; 0 ends the ramp.
 
     Which rotation goes where depends on its ID: one that is asked for again goes to the same build.
 
@@ -93,15 +93,18 @@ def ramp(build_id: str, percentage: float) -> None:
 
         shares = {one.build_id: one.share for one in await builds(client)}
         if not percentage and shares.get(build) is None:
-            tried = next((name for name, share in shares.items() if share is not None), "none")
-            raise NotTried(f"{build[:64]} takes no share that 0 would end; the build that takes one: {tried}")
+            ramped = next((name for name, share in shares.items() if share is not None), None)
+            is_ramped = "no build is ramped" if ramped is None else f"the ramped build is {ramped}"
+            raise BuildNotRamped(f"the build {build[:64]} has no ramp; {is_ramped}")
         await let_take(client, build, percentage)
 
     asyncio.run(_change(build_id, change))
     if percentage:
-        click.echo(f"{build_id} takes {percentage:g}% of the new rotations; `keyturn deployment promote` gives it all")
+        click.echo(f"{build_id} gets {percentage:g}% of the new rotations; `keyturn deployment promote` gives it all")
     else:
-        click.echo(f"{build_id} takes no more new rotations than it was given: all start on the current build")
+        click.echo(
+            f"the ramp of {build_id} has ended: new rotations start on the current build, and its own stay there"
+        )
 
 
 async def _change(build_id: str, change: "Callable[[Client, str], Awaitable[None]]") -> None:

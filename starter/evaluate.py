@@ -49,7 +49,9 @@ def evaluate(
     tenant: str,
     **given: Any,
 ) -> None:
-    """Ask a candidate what people have decided, and compare: no rotation starts, and no job or message is created.
+    """Ask a candidate the questions that people have decided, and compare the answers.
+
+    No rotation starts, and no job or message is created.
 
     Needs a worker's settings and payload keys. Calls are recorded under the user `eval`. Exit status 1 if a requirement
     does not hold, if a case of it was not answered, or if there is no case.

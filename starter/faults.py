@@ -1,5 +1,6 @@
 """Faults of a command's arguments, named by its options: the layers below name fields."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -13,7 +14,6 @@ T = TypeVar("T")
 _OPTIONS = {
     "account_id": "--account",
     "approver": "--user",
-    "credential": "the credential's facts",
     "max_retries": "--retries",
     "operator": "--user",
     "policies": "--policy",
@@ -23,6 +23,9 @@ _OPTIONS = {
     "timeout_seconds": "--timeout",
     "user_id": "--user",
 }
+
+
+_FACT = re.compile(r"\b(?:age_days|last_rotated_at|last_used_at|never_used|observed_at)\b")
 
 
 @contextmanager
@@ -43,6 +46,9 @@ def naming_options(*, whole: str = "") -> Iterator[None]:
     else:
         return
     named = [(field or whole, reason) for field, reason in faults]
+    # What several facts say together names them by their fields.
+    of_several = [("", _FACT.sub(_fact_option, reason)) for field, reason in named if field == "credential"]
+    named = [*of_several, *(one for one in named if one[0] != "credential")]
     raise InvalidRequest("; ".join(f"{_option(field)}: {reason}" if field else reason for field, reason in named))
 
 
@@ -50,6 +56,10 @@ def validate(build: Callable[[], T], *, whole: str = "") -> T:
     """Return what `build` makes of a command's arguments; raises InvalidRequest as `naming_options` does."""
     with naming_options(whole=whole):
         return build()
+
+
+def _fact_option(found: re.Match[str]) -> str:
+    return _option(found[0])
 
 
 def _option(field: str) -> str:

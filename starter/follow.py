@@ -25,9 +25,10 @@ CHANGE_SECONDS = 2.0  # how late a change of a job is seen: it waits for minutes
 @_as_json
 @click.pass_context
 def status(context: click.Context, some_id: str, tenant: str, as_json: bool) -> None:
-    """Show what a rotation, run, job, execution, delivery or draft is at. Exit status: a rotation's outcome's.
+    """Show the status of a rotation, run, job, execution, delivery or draft.
 
-    ID is any that Keyturn prints. A rotation's may hold the names of account and key, or be as Temporal's UI shows it.
+    For a rotation, the exit status is that of its outcome. ID is an ID that Keyturn prints; a rotation's ID may contain
+    the names of account and key, or the pseudonyms that Temporal's UI shows.
 
     \b
     Example:
@@ -193,7 +194,7 @@ def _watch_job(job_id: str, tenant: str) -> None:
 @_tenant
 @click.pass_context
 def cancel(context: click.Context, some_id: str, reason: str, user_id: str | None, tenant: str) -> None:
-    """Cancel a rotation, run, job or draft. What it has created already stays, and is named by `keyturn status ID`.
+    """Cancel a rotation, run, job or draft. Anything that it has already created stays; `keyturn status ID` lists it.
 
     \b
     Example:

@@ -31,6 +31,17 @@ observed = click.option(
     "observed_at",
     help="Time at which the inventory was taken.  [default: as the file states, or the file's own time]",
 )
+policies_option = click.option("--policy", "policies", multiple=True, help="A policy line to judge under; repeatable.")
+question_option = click.option(
+    "--question", default="May this key be rotated?", show_default=True, help="Question to ask about each key."
+)
+task_option = click.option(
+    "--task",
+    type=click.Choice(["decide_rotation", "summarize_scan"]),
+    default="decide_rotation",
+    show_default=True,
+    help="Question to ask of each item: whether a key may be rotated, or the summary of a scan.",
+)
 rejects_file = click.option(
     "--rejects",
     type=click.Path(path_type=Path),

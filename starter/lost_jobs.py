@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Tenant ID.")
-@click.option("--recreate", is_flag=True, help="Create them once more, by a worker, from the recorded decisions.")
+@click.option("--recreate", is_flag=True, help="Have a worker create them again from the recorded decisions.")
 @click.option("--user", envvar="KEYTURN_USER", help="Your user name.  [default: the signed-in user]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output.")
 def lost(tenant: str, recreate: bool, user: str | None, as_json: bool) -> None:

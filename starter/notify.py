@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from keyturn.console import counted, printable
-from keyturn.errors import KeyturnError
+from keyturn.errors import KeyturnError, SettingsInvalid
 from keyturn.notices.contracts import TOPICS, Topic
 
 if TYPE_CHECKING:
@@ -92,7 +92,6 @@ def _wanted(found: "Notifications", to: str | None) -> list[str]:
 def _with_notifications(work: Any) -> None:
     from keyturn.database import open_database
     from keyturn.notices.channel import NotifierContext
-    from keyturn.notices.errors import RoutesInvalid
     from keyturn.workers.local_settings import load_database_url
     from keyturn.workers.notices import channels_of_environment, open_notifications
 
@@ -101,7 +100,7 @@ def _with_notifications(work: Any) -> None:
         try:
             async with open_notifications(channels_of_environment(), NotifierContext(1, engine)) as found:
                 if found is None:
-                    raise RoutesInvalid("KEYTURN_NOTIFY is not set: no one is notified")
+                    raise SettingsInvalid("KEYTURN_NOTIFY is not set: no notice is sent (docs/how-to/notify.md)")
                 await work(found)
         finally:
             await engine.dispose()

@@ -98,7 +98,12 @@ def audit(workflow_id: str, tenant: ShortIdentifier, as_json: bool) -> None:
         detail = "  ".join(f"{name}={value}" for name, value in row["detail"].items())
         click.echo(printable(f"{in_utc(row['at'])}  {row['event']:18}  {row['actor']:16}  {detail}"))
     if not found:
-        click.echo(f"tenant {tenant} has no audit trail of {workflow_id}", err=True)
+        click.echo(
+            f"tenant {tenant} has no audit trail of {workflow_id}: check the ID and --tenant; of a job alone, "
+            "`keyturn jobs show`",
+            err=True,
+        )
+        raise click.exceptions.Exit(1)
 
 
 @click.command()
@@ -106,13 +111,13 @@ def audit(workflow_id: str, tenant: ShortIdentifier, as_json: bool) -> None:
     "--live",
     is_flag=True,
     help="Also ask what lies outside: each endpoint and model of a worker for one short answer, whose cost is printed; "
-    "an executor's cloud, whose its credentials are.",
+    "an executor's cloud for the account that its credentials belong to.",
 )
 @click.option(
     "--for",
     "role",
     type=click.Choice(["starter", "worker", "desk", "executor"]),
-    help="Who would run with this environment.",
+    help="Role to check for.  [default: worker if KEYTURN_ROUTES is set, otherwise starter]",
 )
 def doctor(role: str | None, live: bool) -> None:
     """Check everything that a worker, a starter, a desk or an executor needs, a line each, with a hint for each fault.

@@ -216,7 +216,7 @@ def rollback(job_id: str, reason: str, user_id: str | None) -> None:
 @click.option("--reason", required=True, help="Reason, one line, for the audit trail.")
 @_user
 def advance(job_id: str, reason: str, user_id: str | None) -> None:
-    """End the wait of a job that the executor runs: nothing needs the old key any more, or it is compromised.
+    """Confirm that nothing needs the old key of a job, or that it is compromised, so that the executor stops waiting.
 
     A key that is in use is never cut off by this, and no minimum is cut short but that of a compromised key.
 

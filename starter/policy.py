@@ -37,7 +37,7 @@ def policy() -> None:
 def list_lines(policy_dir: Path | None, shipped: bool, as_json: bool) -> None:
     """List the policy lines of this machine, and their digest.
 
-    Starters, desks and workers must print the same digest: a request whose lines differ is refused, and the error names
+    Starters, desks and workers must print the same digest: a rotation whose lines differ is parked, and the error names
     them.
 
     \b

@@ -36,9 +36,9 @@ def retention(deletes: bool, as_json: bool) -> None:
     for kind in RECORD_KINDS:
         stored = getattr(days, kind)
         if stored is None:
-            click.echo(f"{kind:8}  stored for ever")
+            click.echo(f"{kind:8}  never expire")
         else:
             word = "deleted" if deletes else "expired"
-            click.echo(f"{kind:8}  stored for {stored} days  {found[kind]:>9,} {word}")
+            click.echo(f"{kind:8}  expire after {stored} days  {found[kind]:>9,} {word}")
     if not deletes and any(found.values()):
-        click.echo("nothing was deleted: --delete does so", err=True)
+        click.echo("nothing was deleted: --delete does so, or KEYTURN_RETENTION=on of the workers once a day", err=True)

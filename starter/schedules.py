@@ -34,6 +34,7 @@ from keyturn.faults import faults_of
 from keyturn.moments import in_utc
 from keyturn.options import FetcherName, InventoryFormat
 from keyturn.policy.catalogue import load_catalogue
+from keyturn.starter.inventory_options import policies_option, question_option, task_option
 from keyturn.starter.policy_options import policy_options
 from keyturn.workflows.bulk import BulkWorkflow, bulk_id
 from keyturn.workflows.visibility import TENANT
@@ -73,13 +74,9 @@ def schedule() -> None:
 @click.option("--fetch", type=FetcherName(), help="Cloud that is read each time, into a snapshot of the run.")
 @click.option("--cron", required=True, help="Cron expression of five fields, in UTC unless --time-zone is given.")
 @click.option("--time-zone", default="UTC", show_default=True, help="Time zone of --cron, such as Europe/Berlin.")
-@click.option("--policy", "policies", multiple=True, help="A policy line to judge under; repeatable.")
-@click.option(
-    "--question", default="May this key be rotated?", show_default=True, help="Question to ask about each key."
-)
-@click.option(
-    "--task", type=click.Choice(["decide_rotation", "summarize_scan"]), default="decide_rotation", show_default=True
-)
+@policies_option
+@question_option
+@task_option
 @click.option("--format", type=InventoryFormat(), help="Format of the file.  [default: detected]")
 @click.option("--access-keys", help="AWS: the output of `aws iam list-access-keys`, on the worker.")
 @click.option("--account", "account_id", help="Azure: the application that the listing belongs to.")

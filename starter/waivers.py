@@ -30,7 +30,7 @@ SOON_DAYS = 14  # within which a waiver's end is pointed out: two weeks to renew
 @_as_json
 @click.pass_context
 def waivers(context: click.Context, tenant: str, as_json: bool) -> None:
-    """List the waivers that hold now, the one that ends first first; or grant and end them by a subcommand.
+    """List the waivers in force, soonest to end first; or grant and end them by a subcommand.
 
     A waived key is judged as before, and gets no job while its waiver holds.
 
@@ -54,7 +54,7 @@ def waivers(context: click.Context, tenant: str, as_json: bool) -> None:
         line = f"{one.waiver_id}  until {in_utc(one.until)}  {one.scope}  by {one.granted_by}: {one.reason}{soon}"
         click.echo(printable(line))
     if not found:
-        click.echo(f"no waiver of tenant {tenant} holds", err=True)
+        click.echo(f"tenant {tenant} has no waiver in force", err=True)
 
 
 @waivers.command()

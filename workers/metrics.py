@@ -145,7 +145,7 @@ class ExecutorMetrics:
         )
         self._jobs = Counter(
             "keyturn_executor_jobs",
-            "Free jobs found: started, left to another account's executor, or not checked because AWS did not answer.",
+            "Free jobs found: started, left to another account's executor, or not checked: the cloud did not answer.",
             ("what",),
             registry=registry,
         )

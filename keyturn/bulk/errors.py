@@ -12,10 +12,12 @@ class UnknownRun(KeyturnError):
 
 
 class PriceUnknown(KeyturnError):
-    """A run has a limit of cost, and a model that answered has no price: the limit cannot be kept."""
+    """A run has a limit of cost, and a model that answered has no price: the limit cannot be enforced."""
 
     kind = "price_unknown"
-    hint = "Resume the run without a limit, or cancel it, give the model a price (KEYTURN_RATE_CARD), and start anew."
+    hint = (
+        "Resume the run without a limit; or cancel it, add the model's price to KEYTURN_RATE_CARD, and start a new one."
+    )
 
 
 class MaxUsdReached(KeyturnError):

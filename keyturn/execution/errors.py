@@ -53,7 +53,7 @@ class SecretManagedElsewhere(CloudRefused):
 
 
 class CredentialsMissing(CloudRefused):
-    """The executor has no credentials of the cloud, or does not know where it is."""
+    """This process has no credentials of the cloud, or names no region or endpoint of it."""
 
     kind = "credentials_missing"
     hint = (
@@ -167,11 +167,14 @@ class NewKeyMissing(ExecutorError):
 
 
 class OldKeyInUse(ExecutorError):
-    """The old key was used or activated after its deactivation: something still needs it."""
+    """Something uses the old key, or has activated it: it stays active, or is activated again."""
 
     kind = "old_key_in_use"
     parks = True
-    hint = "Move what uses it to the new secret, then `keyturn resume`; or `keyturn rollback JOB_ID`."
+    hint = (
+        "Move what uses it to the new secret. Before the deactivation, the rotation continues by itself once the old "
+        "key is quiet; after it, `keyturn resume execute:JOB_ID`. Or `keyturn rollback JOB_ID`."
+    )
 
 
 class RollbackImpossible(ExecutorError):
@@ -189,7 +192,7 @@ class CalendarInvalid(ExecutorError):
 
 
 class Frozen(ExecutorError):
-    """Rotations are frozen, by a person or a calendar: nothing is changed until that ends. A rollback is never."""
+    """Executions are frozen, by an operator or the calendar: nothing is changed until that ends, but by a rollback."""
 
     kind = "frozen"
     parks = True

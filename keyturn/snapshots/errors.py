@@ -4,7 +4,7 @@ from keyturn.errors import KeyturnError
 
 
 class SnapshotError(KeyturnError):
-    """An inventory could not be read from its cloud; what was read of it is kept for the next attempt."""
+    """An inventory could not be read from its cloud; what was read of it is stored for the next attempt."""
 
     kind = "snapshot_error"
     next_step = "fail_and_fix_request"

@@ -38,7 +38,7 @@ def new_waiver(catalogue: Catalogue, fields: Mapping[str, Any], *, now: datetime
         raise InvalidRequest(faults=faults_of(error)) from None
     line = None if waiver.line is None else catalogue.current(waiver.line)
     if waiver.until <= now:
-        raise WaiverRefused(f"it would have ended: {waiver.until:%Y-%m-%d} is past")
+        raise WaiverRefused(f"{waiver.until:%Y-%m-%d} is in the past: give a later day")
     most = MOST_DAYS if line is None else most_days(line)
     # The whole last day, as the message names it.
     if waiver.until > datetime.combine((now + timedelta(days=most)).date(), time.max, UTC) or not most:

@@ -40,10 +40,10 @@ class WaiverStore:
                 update(waivers).where(*this, waivers.c.until > now).values(ended_at=now, ended_by=by)
             )
         if not done.rowcount:
-            raise UnknownWaiver(f"no waiver {waiver_id[:64]} holds")
+            raise UnknownWaiver(f"there is no waiver {waiver_id[:64]} in force")
 
     async def active(self, *, tenant_id: str | None) -> Sequence[Waiver]:
-        """Return the waivers that hold now, the one that ends first first; of all tenants, if `tenant_id` is None."""
+        """Return the waivers in force, soonest to end first; of all tenants, if `tenant_id` is None."""
         whose = true() if tenant_id is None else waivers.c.tenant_id == tenant_id
         query = (
             select(waivers)

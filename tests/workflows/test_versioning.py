@@ -22,7 +22,7 @@ from keyturn.lab.stack.temporal import dev_server
 from keyturn.llm.errors import QuotaExhausted
 from keyturn.rotations.contracts import Resumption
 from keyturn.rotations.outcomes import JobCreated
-from keyturn.starter.deployment import NotTried, deployment
+from keyturn.starter.deployment import BuildNotRamped, deployment
 from keyturn.workers.doctor import temporal_state
 from keyturn.workers.doctor_errors import NoBuild, NoWorker
 from keyturn.workflows.bulk import BULK_QUEUE, BulkWorkflow
@@ -97,8 +97,8 @@ async def test_a_build_is_tried_on_a_share_of_the_rotations_and_given_up(
         await promote(server, "b1")
         async with worker_on(server, queue, new, sqlite_store, build_id="b2"):
             await _known(server, "b2")
-            assert "takes 50% of the new rotations" in await command("ramp", "b2", "50")
-            assert "takes 50% of the new rotations" in await command("show")
+            assert "gets 50% of the new rotations" in await command("ramp", "b2", "50")
+            assert "gets 50% of the new rotations" in await command("show")
             on_old, on_new = await ask(24)
             assert on_old > 0  # a chance of one in 2^23 that one of them takes all
             assert on_new > 0
@@ -106,13 +106,13 @@ async def test_a_build_is_tried_on_a_share_of_the_rotations_and_given_up(
             assert await _settled(ask) == (0, 1)
             assert "all start on the current build" in await command("ramp", "b2", "0")
             assert await _settled(ask, expected=(1, 0)) == (1, 0)
-            assert "takes" not in await command("show")
+            assert "gets" not in await command("show")
             refused = await asyncio.to_thread(CliRunner().invoke, deployment, ["ramp", "b1", "0"])
-            assert isinstance(refused.exception, NotTried)
+            assert isinstance(refused.exception, BuildNotRamped)
             # Rolled back by promoting the build that is current: the broken one keeps no share.
             await command("ramp", "b2", "50")
             await command("promote", "b1")
-            assert "takes" not in await command("show")
+            assert "gets" not in await command("show")
 
 
 class Pages:

@@ -13,7 +13,6 @@ import re
 import ssl
 from contextlib import suppress
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import quote
@@ -85,8 +84,8 @@ class VaultSecrets:
             "Vault",
             f"{self._settings.address}/v1/",
             headers=self._headers,
-            authorities=partial(_authorities, self._settings.authorities),
-            authorities_named="VAULT_CACERT" if self._settings.authorities else "SSL_CERT_FILE",
+            authorities=lambda: _authorities(self._settings.authorities),
+            authorities_named="VAULT_CACERT",
             passing=_is_passing,
         )
         self._mounts: dict[str, str] = {}
@@ -191,11 +190,10 @@ class VaultSecrets:
 
 
 def _authorities(file: Path | None) -> ssl.SSLContext:
-    if file is None:
-        return public_authorities()
-    with suppress(OSError, ValueError):  # an SSLError is an OSError
-        return ssl.create_default_context(cafile=file)
-    raise CloudRefused("the file of VAULT_CACERT cannot be read, or holds no certificate")
+    try:
+        return public_authorities() if file is None else ssl.create_default_context(cafile=file)
+    except (OSError, ValueError):  # an SSLError is an OSError
+        raise CloudRefused("the file of VAULT_CACERT cannot be read, or holds no certificate") from None
 
 
 def _is_passing(answer: Answer) -> bool:
