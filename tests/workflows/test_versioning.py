@@ -104,7 +104,7 @@ async def test_a_build_is_tried_on_a_share_of_the_rotations_and_given_up(
             assert on_new > 0
             await command("ramp", "b2", "100")
             assert await _settled(ask) == (0, 1)
-            assert "all start on the current build" in await command("ramp", "b2", "0")
+            assert "new rotations start on the current build" in await command("ramp", "b2", "0")
             assert await _settled(ask, expected=(1, 0)) == (1, 0)
             assert "gets" not in await command("show")
             refused = await asyncio.to_thread(CliRunner().invoke, deployment, ["ramp", "b1", "0"])

@@ -190,10 +190,9 @@ class VaultSecrets:
 
 
 def _authorities(file: Path | None) -> ssl.SSLContext:
-    try:
+    with suppress(OSError, ValueError):  # an SSLError is an OSError
         return public_authorities() if file is None else ssl.create_default_context(cafile=file)
-    except (OSError, ValueError):  # an SSLError is an OSError
-        raise CloudRefused("the file of VAULT_CACERT cannot be read, or holds no certificate") from None
+    raise CloudRefused("the file of VAULT_CACERT cannot be read, or holds no certificate")
 
 
 def _is_passing(answer: Answer) -> bool:
