@@ -60,12 +60,12 @@ class DeskSettings(BaseSettings):
     hosts: str = Field(
         default="",
         alias="KEYTURN_DESK_HOSTS",
-        description="Further names, by commas, under which browsers reach the desk.",
+        description="Further names, separated by commas, under which browsers reach the desk.",
     )
     tokens: Annotated[SecretStr, AfterValidator(_tokens)] | None = Field(
         default=None,
         alias="KEYTURN_DESK_TOKENS",
-        description="Who may sign in: NAME:TOKEN, by commas, each token of 32 characters or more.",
+        description="Who may sign in: NAME:TOKEN, separated by commas, each token of 32 characters or more.",
     )
     identity_header: Annotated[str, AfterValidator(_header)] | None = Field(
         default=None,
@@ -75,7 +75,7 @@ class DeskSettings(BaseSettings):
     proxies: Annotated[str, AfterValidator(_proxies)] = Field(
         default="",
         alias="KEYTURN_DESK_PROXIES",
-        description="The addresses and networks, by commas, whose identity header is trusted.",
+        description="The addresses and networks, separated by commas, whose identity header is trusted.",
     )
     roles_text: Annotated[str, AfterValidator(_roles)] = Field(
         default="*=asker",
@@ -139,7 +139,7 @@ class DeskSettings(BaseSettings):
 
 
 def parse_networks(value: str) -> tuple[Network, ...]:
-    """Return addresses and networks of a list by commas; raises ValueError."""
+    """Return addresses and networks of a list separated by commas; raises ValueError."""
     try:
         return tuple(ipaddress.ip_network(one.strip()) for one in value.split(",") if one.strip())
     except ValueError:

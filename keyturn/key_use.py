@@ -16,7 +16,7 @@ LIMIT = 2**32
 WARN_AT = 2**31
 # In this order: a key that encrypts before every process has it makes payloads that some cannot decrypt.
 REPLACE = (
-    "`keyturn keys line` prints a new key: add it last everywhere and deploy, then move it first "
+    "`keyturn keys generate` prints a new key: add it last everywhere and deploy, then move it first "
     "(docs/how-to/encrypt-payloads.md)."
 )
 

@@ -17,7 +17,7 @@ DEVELOPMENT_FILE = Path(".keyturn/payload_keys")  # relative to the current fold
 def parse_keyring(
     text: str, *, source: str, account_names: AccountNames = "pseudonym", accepts_plain: bool = False
 ) -> Keyring:
-    """Return the keyring that `text` describes: `ID:BASE64` entries, by commas or lines, the newest first.
+    """Return the keyring that `text` describes: `ID:BASE64` entries, separated by commas or lines, the newest first.
 
     Raises:
         SettingsInvalid: an entry cannot be used; named by its place, because its text may be a secret.

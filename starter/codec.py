@@ -60,14 +60,14 @@ def new() -> None:
 
 @keys.command()
 @click.option("--id", "key_id", help="ID of the key.  [default: today's date and some letters]")
-def line(key_id: str | None) -> None:
+def generate(key_id: str | None) -> None:
     """Print one more payload key. Add it as the last one everywhere, deploy, then move it to the front.
 
     docs/how-to/encrypt-payloads.md says more.
 
     \b
     Example:
-      keyturn keys line >> payload_keys
+      keyturn keys generate >> payload_keys
     """
     click.echo(new_key_line(key_id))
 

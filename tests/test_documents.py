@@ -17,7 +17,7 @@ import yaml
 from pydantic_settings import BaseSettings
 
 from keyturn.desk.settings import DeskSettings
-from keyturn.lab.documentation.errors import every_error
+from keyturn.lab.documentation.errors import REASONS, every_error
 from keyturn.lab.documentation.log_events import MEANINGS, ROOMS, events
 from keyturn.lab.documentation.pages import PAGES
 from keyturn.lab.documentation.settings import cloud_settings, setting_descriptions
@@ -391,3 +391,12 @@ def test_dashboard_and_alerts_name_metrics_that_exist() -> None:
     assert len(named) >= 8
     assert named <= written | declared | {"keyturn_calls_unpriced_total"}
     assert len({(p["gridPos"]["x"], p["gridPos"]["y"]) for p in board["panels"]}) == len(board["panels"])
+
+
+def test_every_reason_that_a_workflow_gives_is_in_the_reference() -> None:
+    """Beside the kinds of errors, which have their classes."""
+    known = set(REASONS) | {error.kind for error in every_error()}
+    for file in (ROOT / "workflows").glob("*.py"):
+        text = file.read_text()
+        given = re.findall(r'\brefusal\("([a-z_]+)"|\bkind="([a-z_]+)"|^USED_AGAIN = "([a-z_]+)"', text, re.MULTILINE)
+        assert {one for each in given for one in each if one} <= known, file.name

@@ -36,26 +36,26 @@ class CodecSettings(BaseSettings):
     origins: Annotated[str, AfterValidator(_origins)] = Field(
         default="http://127.0.0.1:8233,http://localhost:8233",
         alias="KEYTURN_CODEC_ORIGINS",
-        description="The origins of your Temporal UI, by commas: only their pages may call the codec server.",
+        description="The origins of your Temporal UI, separated by commas: only their pages may call the codec server.",
     )
     hosts: str = Field(
         default="localhost,127.0.0.1,::1",
         alias="KEYTURN_CODEC_HOSTS",
-        description="The names, by commas, under which the codec server answers.",
+        description="The names, separated by commas, under which the codec server answers.",
     )
     tokens: Annotated[SecretStr, AfterValidator(_tokens)] = Field(
         alias="KEYTURN_CODEC_TOKENS",
-        description="Who may decrypt: NAME:TOKEN, by commas, each token of 32 characters or more.",
+        description="Who may decrypt: NAME:TOKEN, separated by commas, each token of 32 characters or more.",
     )
 
 
 def parse_origins(value: str) -> frozenset[str]:
-    """Return the origins of a list by commas."""
+    """Return the origins of a list separated by commas."""
     return frozenset(filter(None, (origin.strip().rstrip("/") for origin in value.split(","))))
 
 
 def parse_hosts(value: str) -> frozenset[str]:
-    """Return the names of a list by commas, in small letters."""
+    """Return the names of a list separated by commas, in small letters."""
     return frozenset(filter(None, (name.strip().strip("[]").lower() for name in value.split(","))))
 
 

@@ -57,9 +57,9 @@ class ExecutorSettings(LocalSettings):
     targets: Annotated[str, AfterValidator(_targets)] | None = Field(
         default=None,
         alias="KEYTURN_EXECUTOR_TARGETS",
-        description="The targets of keys that the key map does not name, by spaces, with {user} once in each, and "
-        "{account} for several cloud accounts. Without it, such a key is not rotated; without a key map, either, every "
-        f"key goes to {DEFAULT_TARGET}.",
+        description="The targets of keys that the key map does not name, separated by spaces, with {user} once in "
+        "each, and {account} for several cloud accounts. Without it, such a key is not rotated; without a key map, "
+        f"either, every key goes to {DEFAULT_TARGET}.",
     )
     key_map: Path | None = Field(
         default=None,
@@ -77,28 +77,28 @@ class ExecutorSettings(LocalSettings):
         alias="KEYTURN_EXECUTOR_MOST",
         ge=1,
         le=100_000,
-        description="The most rotations of a cloud account at once, those that wait included.",
+        description="How many rotations of a cloud account may run at once, those that wait included.",
     )
     most_percent: int = Field(
         default=100,
         alias="KEYTURN_EXECUTOR_MOST_PERCENT",
         ge=1,
         le=100,
-        description="The most rotations of an owner at once, in per cent of the owner's open jobs.",
+        description="How many rotations of an owner may run at once, in percent of the owner's open jobs.",
     )
     most_per_owner: int = Field(
         default=100,
         alias="KEYTURN_EXECUTOR_MOST_PER_OWNER",
         ge=1,
         le=100_000,
-        description="The most rotations of an owner at once; of the cloud account where no owner is mapped.",
+        description="How many rotations of an owner may run at once; of the cloud account where no owner is mapped.",
     )
     most_per_target: int = Field(
         default=500,
         alias="KEYTURN_EXECUTOR_MOST_PER_TARGET",
         ge=1,
         le=100_000,
-        description="The most rotations at once that store in one target, such as vault.",
+        description="How many rotations that store in one target, such as vault, may run at once.",
     )
     canaries: int = Field(
         default=1,
@@ -123,7 +123,7 @@ class ExecutorSettings(LocalSettings):
         alias="KEYTURN_EXECUTOR_OVERLAP_HOURS",
         ge=0,
         le=2_160,
-        description="The hours for which both keys work at least.",
+        description="Hours for which both keys work, at least.",
     )
     # A week includes what runs only on one of its days.
     grace_hours: float = Field(
@@ -131,7 +131,7 @@ class ExecutorSettings(LocalSettings):
         alias="KEYTURN_EXECUTOR_GRACE_HOURS",
         ge=0,
         le=2_160,
-        description="The hours for which the old key is inactive at least, before it is deleted.",
+        description="Hours for which the old key is inactive before it is deleted, at least.",
     )
     # A day: what runs once a day with the old key is seen.
     quiet_hours: float = Field(
@@ -139,7 +139,7 @@ class ExecutorSettings(LocalSettings):
         alias="KEYTURN_EXECUTOR_QUIET_HOURS",
         ge=0,
         le=2_160,
-        description="The hours for which the old key must not have been used when it is deactivated.",
+        description="Hours for which the old key was not used when it is deactivated; never fewer than the overlap.",
     )
     # Three calls a key: an hour is far below the clouds' limits for a thousand keys.
     check_minutes: float = Field(
@@ -147,7 +147,7 @@ class ExecutorSettings(LocalSettings):
         alias="KEYTURN_EXECUTOR_CHECK_MINUTES",
         ge=0.02,
         le=720,
-        description="The minutes between two looks at whether an old key is used.",
+        description="Minutes between checks of whether an old key is in use.",
     )
     # A quarter: what runs less often is declared as a consumer.
     idle_days: float = Field(

@@ -28,12 +28,12 @@ class JobsSettings(BaseSettings):
     )
     tokens: Annotated[SecretStr, AfterValidator(_callers)] = Field(
         alias="KEYTURN_JOBS_TOKENS",
-        description="Who may claim jobs: TENANT/NAME:TOKEN, by commas, each token of 32 characters or more.",
+        description="Who may claim jobs: TENANT/NAME:TOKEN, separated by commas, each token of 32 characters or more.",
     )
     consumers: Annotated[SecretStr, AfterValidator(_callers)] = Field(
         default=SecretStr(""),
         alias="KEYTURN_CONSUMER_TOKENS",
-        description="Consumers of keys, which may only report that they use a new one: TENANT/NAME:TOKEN, by commas.",
+        description="Who may report that a consumer uses its new key: TENANT/NAME:TOKEN, separated by commas.",
     )
 
 

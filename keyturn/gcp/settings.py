@@ -19,7 +19,7 @@ _PROJECT_ID = re.compile(r"(?:[a-z0-9.-]{1,63}:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")
 def _project_ids(value: str) -> str:
     named = value.split()
     if not named or len(set(named)) < len(named) or not all(map(_PROJECT_ID.fullmatch, named)):
-        raise ValueError("must be project IDs by spaces, each once, and no numbers or names")
+        raise ValueError("must be project IDs separated by spaces, each once, and no numbers or names")
     return " ".join(named)
 
 
@@ -31,8 +31,8 @@ class GcpSettings(BaseSettings):
     projects: Annotated[str, AfterValidator(_project_ids)] | None = Field(
         default=None,
         alias="KEYTURN_GCP_PROJECTS",
-        description="The IDs of the projects whose service accounts' keys are rotated, by spaces; the credentials' own "
-        "if not set.",
+        description="The IDs of the projects whose service accounts' keys are rotated, separated by spaces; the "
+        "credentials' own if not set.",
     )
     scope: str | None = Field(
         default=None,

@@ -83,7 +83,7 @@ def _json_of(response: httpx.Response, most_bytes: int) -> Any:
 
 
 def split_named(value: str, *, what: str = "SECRET") -> dict[str, str]:
-    """Return what a list of NAME:SECRET names, by commas; raises ValueError, which repeats no secret."""
+    """Return what a list of NAME:SECRET names, separated by commas; raises ValueError, which repeats no secret."""
     found: dict[str, str] = {}
     for entry in filter(None, (entry.strip() for entry in value.split(","))):
         name, colon, secret = entry.partition(":")
@@ -100,7 +100,7 @@ def split_named(value: str, *, what: str = "SECRET") -> dict[str, str]:
 
 
 def named_urls(value: SecretStr) -> SecretStr:
-    """Return a list of NAME:URL, by commas; raises ValueError with what is wrong, and no URL: each is a secret."""
+    """Return a list of NAME:URL, separated by commas; raises ValueError, without a URL: each is a secret."""
     for name, text in split_named(value.get_secret_value(), what="URL").items():
         if text.startswith("//"):
             raise ValueError("is not NAME:URL, NAME:URL: a name comes before each URL")
@@ -114,7 +114,7 @@ def named_urls(value: SecretStr) -> SecretStr:
 
 
 def named_keys(value: SecretStr) -> SecretStr:
-    """Return a list of NAME:KEY, by commas; raises ValueError with what is wrong, and no key."""
+    """Return a list of NAME:KEY, separated by commas; raises ValueError with what is wrong, and no key."""
     split_named(value.get_secret_value(), what="KEY")
     return value
 

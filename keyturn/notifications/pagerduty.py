@@ -91,8 +91,8 @@ class PagerDutySettings(BaseSettings):
     keys: Annotated[SecretStr, AfterValidator(named_keys)] | None = Field(
         default=None,
         alias="KEYTURN_PAGERDUTY_KEYS",
-        description="Integration keys of PagerDuty services (Events API v2): NAME:KEY, by commas; routes name them as "
-        "pagerduty:NAME.",
+        description="Integration keys of PagerDuty services (Events API v2): NAME:KEY, separated by commas; "
+        "routes name them as pagerduty:NAME.",
     )
     url: Annotated[str, AfterValidator(secure_url)] = Field(
         default="https://events.pagerduty.com",

@@ -83,7 +83,7 @@ class SlackSettings(BaseSettings):
     webhooks: Annotated[SecretStr, AfterValidator(named_urls)] | None = Field(
         default=None,
         alias="KEYTURN_SLACK_WEBHOOKS",
-        description="Slack's incoming webhooks: NAME:URL, by commas; routes name them as slack:NAME.",
+        description="Slack's incoming webhooks: NAME:URL, separated by commas; routes name them as slack:NAME.",
     )
 
 

@@ -84,7 +84,7 @@ class TeamsSettings(BaseSettings):
     webhooks: Annotated[SecretStr, AfterValidator(named_urls)] | None = Field(
         default=None,
         alias="KEYTURN_TEAMS_WEBHOOKS",
-        description="Workflows webhooks of Microsoft Teams: NAME:URL, by commas; routes name them as teams:NAME.",
+        description="Workflows webhooks of Microsoft Teams: NAME:URL, separated by commas; routes say teams:NAME.",
     )
 
 

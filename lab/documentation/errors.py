@@ -19,6 +19,27 @@ A message repeats no question, prompt, answer or secret.
 *Parks* says whether a rotation waits for an operator who fixes the error, instead of failing.
 """
 
+# Reasons that no class states: a workflow gives them, to who decides or as why it waits or has ended.
+REASONS = {
+    "approval_expired": "No approver decided in time: the rotation has ended, and is asked for again.",
+    "consumers_not_moved": "Declared consumers have not reported the new key, or rollouts are not complete.",
+    "disagreement_expired": "No approver settled in time what rule and models read differently: ask again.",
+    "invalid_request": "The command to the workflow is not of its form.",
+    "key_use_unknown": "Nothing says whether the old key is in use: declare its consumers, or confirm by `keyturn advance`.",
+    "new_key_not_seen": "Nothing has used the new key: check that its consumers read it, or confirm by `keyturn advance`.",
+    "no_answer": "An activity or child workflow gave no answer in time: see the worker's log.",
+    "not_an_approver": "This user is no approver of the binding policy lines.",
+    "not_running": "The run has ended, or is not in this state any more.",
+    "not_waiting": "There is nothing to decide, resume or advance at this step.",
+    "old_key_used_again": "The old key was used after its deactivation, and works again: move what uses it, then resume.",
+    "other_rotation": "The workflow is of another key, line or asker than the one that was meant.",
+    "own_request": "Who asked for a rotation cannot decide on it.",
+    "parked_expired": "No operator resumed the rotation in time: it has ended with the error that parked it.",
+    "same_evidence": "The evidence is the one that the pending decision was made from: observe the key again first.",
+    "stale_digest": "The pending decision is another one than the one that was reviewed: review it again.",
+    "wait_protects": "Only the waits of a compromised key can be cut short.",
+}
+
 
 def errors_page() -> str:
     """Return the page of every error, by family."""
@@ -27,6 +48,8 @@ def errors_page() -> str:
     for family in filter(_has_members, families):
         parts.append(f"## {family.__name__}\n\n{_about(family)}")
         parts += [f"### {error.__name__}\n\n{_about(error)}" for error in _below(family)]
+    given = ((code(reason), escape(meaning)) for reason, meaning in sorted(REASONS.items()))
+    parts.append(f"## Reasons that a workflow gives\n\n{table(('reason', 'meaning'), given)}")
     parts.append("## Others\n\nThese belong to no family.")
     parts += [f"### {error.__name__}\n\n{_about(error)}" for error in families if not _has_members(error)]
     return page("Errors", *parts)

@@ -1,6 +1,6 @@
 """Many AWS accounts by one process: a role in each, assumed with a session name and an external ID.
 
-Which accounts: KEYTURN_AWS_ACCOUNTS, their numbers by spaces, or `organization` for every active one that Organizations
+Which accounts: KEYTURN_AWS_ACCOUNTS, their numbers, or `organization` for every active one that Organizations
 lists. Without it, the one account of the executor's own credentials.
 """
 
@@ -29,7 +29,7 @@ _CREDENTIALS = {"aws_access_key_id", "aws_secret_access_key", "aws_session_token
 def _accounts(value: str) -> str:
     names = value.split()
     if value and names != [ORGANIZATION] and not all(len(name) == 12 and name.isdecimal() for name in names):
-        raise ValueError(f"is neither numbers of 12 digits, by spaces, nor {ORGANIZATION}")
+        raise ValueError(f"is neither numbers of 12 digits, separated by spaces, nor {ORGANIZATION}")
     if len(set(names)) < len(names):
         raise ValueError("names an account twice")
     return value
@@ -43,7 +43,7 @@ class AwsAccountSettings(BaseSettings):
     accounts: Annotated[str, AfterValidator(_accounts)] = Field(
         default="",
         alias="KEYTURN_AWS_ACCOUNTS",
-        description="The AWS accounts, by spaces, or `organization`; left out for that of the executor's credentials.",
+        description="The AWS accounts, separated by spaces, or `organization`.  Default: that of the credentials.",
     )
     role: str = Field(
         default="keyturn-executor",
