@@ -41,6 +41,7 @@ class CloudKey(NamedTuple):
         created_at: when it was created.
         job_id: the job that created it, where the cloud has room to note that.
         aliases: what else a job may call it, as inventories do: a resource's whole name, or a role.
+        is_own: whether the cloud says that these credentials created it.
     """
 
     key_id: str
@@ -48,6 +49,7 @@ class CloudKey(NamedTuple):
     created_at: datetime
     job_id: str | None = None
     aliases: tuple[str, ...] = ()
+    is_own: bool = False
 
 
 class CloudKeys(Protocol):

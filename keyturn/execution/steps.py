@@ -60,6 +60,7 @@ LEASE = timedelta(hours=24)
 USE_IS_DATED_WITHIN = timedelta(minutes=5)
 # AWS knows a new key within seconds, Google within a minute or more. A step has three minutes.
 KNOWN_WITHIN = timedelta(seconds=90)
+_TABLE_OF_ITS_OWN = ": give each key a table of its own"
 CLOCKS_AGREE_WITHIN = timedelta(minutes=5)  # this machine's and the cloud's: signatures are refused beyond that anyway
 
 # From the names of policy lines in a job to the lines that this process has of them.
@@ -230,7 +231,8 @@ class KeyRotation:
         # Written before anything is looked at: an earlier attempt that froze and wakes up finds it, and stores nothing.
         try_id = uuid.uuid4().hex
         await self._say(rotation, evidence={"try": try_id})
-        extra = await self._beside(rotation)
+        present = await self._keys.list_keys(rotation.user)
+        extra = await self._beside(rotation, present)
         stored = await self._targets.current(rotation.targets)
         stored_of = None if stored is None else self._keys.key_in(stored)
         trail = await self._trail_of(rotation.job_id, rotation.tenant_id)
@@ -240,6 +242,11 @@ class KeyRotation:
             await self._say(rotation)
             await self._targets.copy(rotation.targets, stored, version=stored_of)
             return await self._record_created(rotation, stored_of)
+        held = None if stored_of is None else _find(present, stored_of)
+        old = _find(present, rotation.old_key_id)
+        if held is not None and held.is_active and held != old:
+            # A rotation of another key of the user was given the same target, and stored there first.
+            raise TargetUnusable(f"{rotation.targets[0]} holds another active key of the user{_TABLE_OF_ITS_OWN}")
         orphans = await self._orphans(rotation, extra, trail)
         self._expect_lists_to_be_whole(trail, orphans)
         for key in orphans:
@@ -407,7 +414,7 @@ class KeyRotation:
             await self._say(rotation)
             await self._keys.delete(rotation.user, rotation.old_key_id)
         # A list that was not consistent when the key was created may have hidden one that was created before it.
-        left = [key for key in present if key.key_id not in {*rotation.keys_before, rotation.new_key_id}]
+        left = [key for key in await self._beside(rotation, present) if key.key_id != rotation.new_key_id]
         trail = await self._trail_of(rotation.job_id, rotation.tenant_id)
         for key in await self._keys_created_here(rotation, left, trail):
             await self._say(rotation, evidence={"deleting_orphan": key.key_id})
@@ -451,7 +458,7 @@ class KeyRotation:
             await self._keys.set_active(rotation.user, rotation.old_key_id, True)
             await self._say(rotation, evidence={"activated": rotation.old_key_id})
         trail = await self._trail_of(rotation.job_id, rotation.tenant_id)
-        beside = [key for key in present if key.key_id not in rotation.keys_before]
+        beside = await self._beside(rotation, present)
         listed = [key.key_id for key in await self._keys_created_here(rotation, beside, trail)]
         # One that no list shows, or that was deleted by hand, may be in the targets all the same.
         for key_id in dict.fromkeys([*listed, *sorted(_made(trail))]):
@@ -576,7 +583,7 @@ class KeyRotation:
                 f"{targets[0]} holds a key that is none of this user's: correct the path, or remove it"
             )
         if other.is_active:
-            raise TargetUnusable(f"{targets[0]} holds another active key of the user: give each key a table of its own")
+            raise TargetUnusable(f"{targets[0]} holds another active key of the user{_TABLE_OF_ITS_OWN}")
 
     def _targets_of(self, user: str, mapping: KeyMapping | None, account: str) -> tuple[str, ...]:
         paths = self._default_targets if mapping is None or not mapping.targets else mapping.targets
@@ -604,8 +611,13 @@ class KeyRotation:
         await self._say(rotation, evidence={"new_key_id": key_id, "stored_in": " ".join(rotation.targets)[:500]})
         return key_id
 
-    async def _beside(self, rotation: KeyState) -> list[CloudKey]:
-        return [key for key in await self._keys.list_keys(rotation.user) if key.key_id not in rotation.keys_before]
+    async def _beside(self, rotation: KeyState, present: Sequence[CloudKey]) -> list[CloudKey]:
+        """Return the user's keys beside the recorded ones, without those that rotations of its other keys created."""
+        beside = [key for key in present if key.key_id not in rotation.keys_before]
+        if not beside:
+            return []
+        others = await self._leases.keys_created_by_others(rotation.job_id, actor=EXECUTION)
+        return [key for key in beside if key.key_id not in others]
 
     async def _orphans(self, rotation: KeyState, extra: Sequence[CloudKey], trail: Trail) -> Sequence[CloudKey]:
         """Of the keys beside the recorded ones, those that we created and lost; raises ForeignKey for any other."""
@@ -617,7 +629,7 @@ class KeyRotation:
     async def _keys_created_here(self, rotation: KeyState, extra: Sequence[CloudKey], trail: Trail) -> list[CloudKey]:
         """Those that the trail or their label names as ours, or that were created at an unanswered try and never used.
 
-        A key of which the cloud cannot say whether it was used is not ours by its date alone.
+        A key of which the cloud can say neither whether it was used nor that we created it is not ours by its date.
         """
         names = ("created_key", "new_key_id", "deleting_orphan")
         named = {row["detail"].get(name) for row in trail for name in names}
@@ -628,7 +640,7 @@ class KeyRotation:
                 ours.append(key)
             elif key.job_id is None and any(abs(key.created_at - at) <= CLOCKS_AGREE_WITHIN for at in unanswered):
                 use = await self._keys.use_of(rotation.user, key.key_id)
-                if use.was_never_used:
+                if use.was_never_used or (key.is_own and use.last_used_at is None):
                     ours.append(key)
         return ours
 
@@ -711,15 +723,19 @@ def _coded(text: str) -> str:
 
 
 def _unanswered(trail: Trail) -> list[datetime]:
-    """When a key was asked for without an answer: it may have been created, and its secret is lost."""
+    """When a key was asked for without an answer: it may have been created, and its secret is lost.
+
+    An orphan whose answer came, and which was deleted as lost all the same, is none of these.
+    """
     found: list[datetime] = []
+    answered = {row["detail"]["created_key"] for row in trail if "created_key" in row["detail"]}
     for row in trail:
         detail = row["detail"]
         if detail.get("step") == "create_key":
             found.append(row["at"])
         elif found and (detail.get("step") == "key_not_created" or "created_key" in detail):
             found.pop()
-        elif found and "deleting_orphan" in detail:
+        elif found and "deleting_orphan" in detail and detail["deleting_orphan"] not in answered:
             found.pop(0)
     return found
 

@@ -150,7 +150,11 @@ class SecretTargets:
             if not target.reads_back:
                 continue
             secret = await target.store.current(_name(path))
-            if secret is None or not is_ours(secret) or (first is not None and not _is_same(first, secret)):
+            if (
+                secret is None
+                or not is_ours(secret)
+                or (first is not None and not is_same_secret(first.get_secret_value(), secret.get_secret_value()))
+            ):
                 raise SecretNotStored(f"{path} does not hold the new key's secret")
             first = first or secret
         if first is None:
@@ -222,10 +226,9 @@ def _listed(paths: Collection[str]) -> str:
     return text + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
 
 
-def _is_same(one: SecretStr, other: SecretStr) -> bool:
-    """Whether two texts are the same, as JSON if both are: a target may write an object in its own layout."""
-    texts = one.get_secret_value(), other.get_secret_value()
+def is_same_secret(one: str, other: str) -> bool:
+    """Return whether two texts are the same, as JSON if both are: a target may write an object in its own layout."""
     try:
-        return texts[0] == texts[1] or bool(json.loads(texts[0]) == json.loads(texts[1]))
-    except ValueError:
+        return one == other or bool(json.loads(one) == json.loads(other))
+    except (ValueError, RecursionError):
         return False

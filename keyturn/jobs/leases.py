@@ -181,6 +181,27 @@ class JobLeases:
             raise UnknownJob(f"there is no job {job_id[:64]} of this tenant")
         return dict(job), rows
 
+    async def keys_created_by_others(self, job_id: str, *, actor: str) -> frozenset[str]:
+        """Return the IDs of the keys that the executions of other jobs of the same account have created.
+
+        A user may have several keys that are rotated at once, each by its own job. Raises JobStoreUnavailable.
+
+        Args:
+            job_id: whose account.
+            actor: what an execution's name in the trail is, in front of its own job's ID.
+        """
+        account = select(rotation_jobs.c.account_id).where(rotation_jobs.c.job_id == job_id).scalar_subquery()
+        details = (
+            select(job_audit.c.job_id, job_audit.c.actor, job_audit.c.detail)
+            .join(rotation_jobs, rotation_jobs.c.job_id == job_audit.c.job_id)
+            .where(rotation_jobs.c.account_id == account, job_audit.c.job_id != job_id)
+        )
+        async with transaction(self._engine) as connection:
+            found = (await connection.execute(details)).all()
+        # What others write into a trail is no proof of a key.
+        own = (row.detail for row in found if row.actor == f"{actor}{row.job_id}")
+        return frozenset(str(detail["created_key"]) for detail in own if "created_key" in detail)
+
     async def _say(
         self,
         job_id: str,

@@ -30,6 +30,7 @@ from keyturn.execution.errors import (
     TargetUnusable,
     UserGone,
 )
+from keyturn.execution.mapping import KeyMap, KeyMapping
 from keyturn.execution.steps import KeyRotation
 from keyturn.execution.targets import OpenTarget, SecretTargets
 from keyturn.executors.gcp import EXECUTOR
@@ -498,24 +499,14 @@ async def test_six_weeks_without_an_authentication_are_known_where_policy_analyz
     assert not (await lab.keys.use_of(USER, old)).is_known
 
 
-async def test_a_key_that_these_credentials_have_just_created_is_known_to_be_unused(lab: Lab) -> None:
-    """Not one that another created, one that is older, or one whose creator is not named."""
+async def test_a_key_says_whether_these_credentials_created_it(lab: Lab) -> None:
+    """Where Google names the creator; then a lost one of ours is told from a colleague's of the same minute."""
     iam = lab.simulator.iam
-    lab.simulator.denied.add("timeSeries.list")
-
-    async def use_of(key_id: str) -> KeyUse:
-        await lab.keys.list_keys(USER)  # as each step does first
-        return await lab.keys.use_of(USER, key_id)
-
-    key_id, _ = await lab.keys.create(USER, job_id="job-1")
-    assert await use_of(key_id) == KeyUse()
-    iam.names_creators = False
-    assert not (await use_of(key_id)).is_known
-    iam.names_creators = True
-    iam.accounts[USER][key_id].created_at -= timedelta(hours=2)
-    assert not (await use_of(key_id)).is_known
+    by_us, _ = await lab.keys.create(USER, job_id="job-1")
     by_another = iam.create_key(USER)
-    assert not (await use_of(by_another)).is_known
+    assert {key.key_id: key.is_own for key in await lab.keys.list_keys(USER)} == {by_us: True, by_another: False}
+    iam.names_creators = False
+    assert not any(key.is_own for key in await lab.keys.list_keys(USER))
 
 
 # -- many projects ----------------------------------------------------------------------------------------------------
@@ -754,7 +745,7 @@ async def test_a_use_of_the_disabled_key_that_google_did_not_know_of_brings_it_b
     state = await rotation.create(await rotation.start(rotation.lab.old_key()))
     await rotation.steps.deactivate(state)
     state = state.model_copy(update={"deactivated_at": now - 3 * day})
-    pacific = now - timedelta(hours=8) - 3 * day
+    pacific = now - timedelta(hours=7) - 3 * day  # a day is written as 07:00 UTC
     iam.observe(USER, state.old_key_id, ended=now, used_on=pacific - 2 * day)
     assert await rotation.steps.uses_since(state) is None
     for later in (0, 2):
@@ -808,6 +799,72 @@ async def test_a_lost_key_that_is_listed_late_is_waited_for_and_deleted(rotation
     lab.simulator.iam.hides_for = 0
     state = await rotation.create(state)
     assert lab.user_keys == {old: "active", state.new_key_id: "active"}
+
+
+async def test_a_lost_key_is_ours_also_behind_one_that_was_not_lost(rotation: Rotation) -> None:
+    """The first key's secret found no target, the second one's answer was lost and is listed last: none is left."""
+    lab, old = rotation.lab, rotation.lab.old_key()
+    state, iam = await rotation.start(old), lab.simulator.iam
+    lab.keys.visible_within = timedelta(0)  # as minutes later
+    lab.simulator.faults += [("secrets.create", "unavailable")]
+    with pytest.raises(CloudUnavailable):
+        await rotation.steps.create(state)
+    (first,) = set(lab.user_keys) - {old}
+    iam.accounts[USER][first].hidden = 99
+    iam.hides_for = 99
+    lab.simulator.faults.append(("keys.create", "answer_lost"))
+    with pytest.raises(CloudUnavailable):
+        await rotation.steps.create(state)
+    (lost,) = set(lab.user_keys) - {old, first}
+    iam.accounts[USER][first].hidden = iam.hides_for = 0
+    lab.simulator.faults.append(("secrets.create", "unavailable"))
+    with pytest.raises(CloudUnavailable):
+        await rotation.steps.create(state)
+    assert first not in lab.user_keys
+    iam.accounts[USER][lost].hidden = 0
+    state = await rotation.create(state)
+    assert lab.user_keys == {old: "active", state.new_key_id: "active"}
+    await rotation.finish(state)
+    assert lab.user_keys == {state.new_key_id: "active"}
+
+
+async def test_two_keys_of_one_account_are_rotated_at_once(lab: Lab, sqlite_engine: AsyncEngine) -> None:
+    """Neither takes the other's new key for a stranger's, nor for its own lost one; and a rollback leaves it, too."""
+    one, two, three = (lab.old_key() for _ in range(3))
+    tables = [
+        KeyMapping(account=USER, key_id=key, targets=(f"gcpsecrets:{SECRET}-{number}",))
+        for number, key in enumerate((one, two, three))
+    ]
+    targets = SecretTargets({"gcpsecrets": lambda: OpenTarget(lab.secrets, reads_back=True)})
+    leases, outbox = JobLeases(sqlite_engine), Outbox(sqlite_engine)
+    words: dict[str, Any] = {"default_targets": ["gcpsecrets:none"], "known_every": timedelta(0)}
+    steps = KeyRotation(lab.keys, targets, leases, outbox, key_map=KeyMap(tables), **words)
+    rotation = Rotation(lab, steps, JobStore(sqlite_engine), sqlite_engine)
+    first, second, third = [await rotation.start(key) for key in (one, two, three)]
+    lab.keys.visible_within = timedelta(0)
+    lab.simulator.faults.append(("keys.create", "request_lost"))
+    with pytest.raises(CloudUnavailable):  # it was asked for now, and never created
+        await steps.create(first)
+    second = await rotation.create(second)
+    first = await rotation.create(first)
+    third = await rotation.create(third)
+    assert set(lab.user_keys) == {one, two, three, first.new_key_id, second.new_key_id, third.new_key_id}
+    await steps.roll_back(third, "a test")
+    for state in (second, first):
+        gone = state.model_copy(update={"deactivated_at": await steps.deactivate(state)})
+        await steps.delete(gone)
+    assert lab.user_keys == {three: "active", first.new_key_id: "active", second.new_key_id: "active"}
+
+
+async def test_a_target_that_another_rotation_of_the_account_has_filled_is_left(rotation: Rotation) -> None:
+    """Both were recorded while it was empty: who reads it must not get another key than before."""
+    one, two = rotation.lab.old_key(), rotation.lab.old_key()
+    first, second = await rotation.start(one), await rotation.start(two)
+    first = await rotation.create(first)
+    with pytest.raises(TargetUnusable, match="holds another active key of the user: give each key a table of its own"):
+        await rotation.steps.create(second)
+    assert rotation.stored == first.new_key_id
+    assert set(rotation.lab.user_keys) == {one, two, first.new_key_id}
 
 
 @pytest.mark.parametrize("case", ["its creator is not named", "another created it"])

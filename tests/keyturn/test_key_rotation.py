@@ -662,6 +662,17 @@ async def test_a_folder_that_is_open_to_others_takes_no_secret(tmp_path: Path) -
         await SecretFiles().current(str(folder / "svc"))
 
 
+async def test_a_secret_in_another_layout_is_the_same_version_of_it(aws: Aws) -> None:
+    """A repeated attempt copies it from another target, which writes JSON its own way: AWS refuses that for ever."""
+    manager, name = SecretsManager(**aws.settings()), "keyturn/in-another-layout"
+    await manager.put(name, SecretStr('{"AccessKeyId": "AKIA1", "SecretAccessKey": "x"}'), version="AKIA1")
+    await manager.put(name, SecretStr('{"SecretAccessKey":"x","AccessKeyId":"AKIA1"}'), version="AKIA1")
+    assert await manager.current(name) == SecretStr('{"AccessKeyId": "AKIA1", "SecretAccessKey": "x"}')
+    await manager.put(name, SecretStr('{"AccessKeyId": "AKIA2", "SecretAccessKey": "y"}'), version="AKIA2")
+    await manager.restore(name)
+    assert await manager.current(name) == SecretStr('{"AccessKeyId": "AKIA1", "SecretAccessKey": "x"}')
+
+
 def mapped(*tables: dict[str, Any]) -> KeyMap:
     return KeyMap([KeyMapping.model_validate(table) for table in tables])
 

@@ -33,8 +33,6 @@ from keyturn.gcp.moments import moment_in
 from keyturn.gcp.replies import Reply
 
 _GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"  # RFC 7523
-# An attempt whose answer was lost is repeated within minutes; later a key beside the old one is looked at by a person.
-_JUST_CREATED = timedelta(hours=1)
 # A step lists the keys, and then asks for the use of some: so long it goes by that list.
 _LISTED_FOR = 5.0
 _NOT_TO_BE_HAD = frozenset({403, 404})  # a right is missing, or the API is off: the other may know
@@ -76,7 +74,9 @@ class GcpServiceAccountKeys:
 
     async def list_keys(self, user: str) -> list[CloudKey]:
         """Return the keys that people manage, oldest first; raises UserGone. One that has expired is inactive."""
-        return sorted(map(_key_of, await self._entries(user)), key=lambda key: key.created_at)
+        identity = await self._google.identity()
+        keys = [_key_of(entry, identity) for entry in await self._entries(user)]
+        return sorted(keys, key=lambda key: key.created_at)
 
     async def create(self, user: str, *, job_id: str) -> tuple[str, SecretStr]:
         """Create a key; returns its ID and its key file's JSON, which GOOGLE_APPLICATION_CREDENTIALS may name.
@@ -135,8 +135,7 @@ class GcpServiceAccountKeys:
         """Return what Cloud Monitoring and, where that has seen no use, Policy Analyzer know of a key's use.
 
         See `authentications` and `activity` beside this module. It is unknown where neither may be asked, or has
-        anything on the key. But the newest key, created within the last hour by these very credentials, is known to be
-        unused: nothing has observed it, and where its answer was lost, no one has its secret.
+        anything on the key.
         """
         whose, at, entries = self._listed
         if whose != user or time.monotonic() > at + _LISTED_FOR:
@@ -145,8 +144,8 @@ class GcpServiceAccountKeys:
         if entry is None:
             return UNKNOWN
         key, now = _key_of(entry), datetime.now(UTC)
-        newer = [other for other in map(_key_of, entries) if other.created_at > key.created_at]
-        gives_way = key.is_active and any(other.is_active for other in newer)
+        others = map(_key_of, entries)
+        gives_way = key.is_active and any(one.is_active and one.created_at > key.created_at for one in others)
         counted = await self._authentications(key.key_id, now)
         seen = last_authentications(counted.entries("timeSeries"), period=HOUR).get(key.key_id)
         if seen is not None:
@@ -157,9 +156,6 @@ class GcpServiceAccountKeys:
                 use = use_in(activity, created_at=key.created_at, gives_way=gives_way, now=now)
                 if use.is_known:
                     return use
-        is_asked = 200 in {counted.status, reply.status}
-        if is_asked and not newer and now - key.created_at <= _JUST_CREATED and await self._is_creator(entry):
-            return KeyUse()
         # Six weeks without a use are known; what was before is not.
         return KeyUse(is_whole=False) if counted.status == 200 else UNKNOWN
 
@@ -207,11 +203,6 @@ class GcpServiceAccountKeys:
         params = question_of(now=now, period=HOUR, key_id=key_id)
         return await self._google.ask("timeSeries.list", "GET", url, params=params, expected=_NOT_TO_BE_HAD)
 
-    async def _is_creator(self, entry: Mapping[str, Any]) -> bool:
-        creator = entry.get("creator")
-        identity = await self._google.identity()
-        return identity is not None and creator in {identity, f"serviceAccount:{identity}"}
-
     async def _project(self) -> str:
         return quote(await self.account(), safe=":")  # example.com:project, as Google writes it
 
@@ -221,7 +212,8 @@ class GcpServiceAccountKeys:
         return f"{self._google.settings.iam_url}/v1/{account}/keys{rest}"
 
 
-def _key_of(entry: Mapping[str, Any]) -> CloudKey:
+def _key_of(entry: Mapping[str, Any], identity: str | None = None) -> CloudKey:
+    """Return the key of an entry; `identity` is who asks, as whose own its creator makes it."""
     created_at, expires_at = moment_in(entry, "validAfterTime"), moment_in(entry, "validBeforeTime")
     if created_at is None:
         raise CloudUnavailable("keys.list: a key has no validAfterTime")
@@ -229,4 +221,5 @@ def _key_of(entry: Mapping[str, Any]) -> CloudKey:
     name = str(entry.get("name"))
     is_active = entry.get("disabled") is not True and not has_expired
     aliases = (name, f"//iam.googleapis.com/{name}")  # as inventories of Google Cloud write it
-    return CloudKey(key_id_in(name), is_active, created_at, aliases=aliases)
+    is_own = identity is not None and entry.get("creator") in {identity, f"serviceAccount:{identity}"}
+    return CloudKey(key_id_in(name), is_active, created_at, aliases=aliases, is_own=is_own)

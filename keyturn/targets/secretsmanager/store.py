@@ -6,6 +6,7 @@ from pydantic import SecretStr
 
 from keyturn.aws import ONE_TRY, Absent, ask, client_of
 from keyturn.execution.errors import SecretNotStored
+from keyturn.execution.targets import is_same_secret
 
 
 class SecretsManager:
@@ -17,10 +18,13 @@ class SecretsManager:
     async def put(self, name: str, secret: SecretStr, *, version: str) -> None:
         """Make this the current secret of `name`; the same version twice changes nothing.
 
-        AWS ignores such a repeat. Others that speak its API move AWSPREVIOUS with it, and lose the one before.
+        AWS ignores such a repeat, and refuses it for ever if the text differs: it does where an earlier attempt had the
+        secret from the cloud, and this one from another target, which writes a JSON object in its own layout. Others
+        that speak its API move AWSPREVIOUS with a repeat, and lose the one before.
         """
         token, text = _token(version), secret.get_secret_value()
-        if await self._value(name, "AWSCURRENT") != (token, text):
+        now = await self._value(name, "AWSCURRENT")
+        if now is None or now[0] != token or not is_same_secret(now[1], text):
             await self._put(name, token, text)
 
     async def current(self, name: str) -> SecretStr | None:
