@@ -243,8 +243,7 @@ class KeyRotation:
             await self._targets.copy(rotation.targets, stored, version=stored_of)
             return await self._record_created(rotation, stored_of)
         held = None if stored_of is None else _find(present, stored_of)
-        old = _find(present, rotation.old_key_id)
-        if held is not None and held.is_active and held != old:
+        if held is not None and held.is_active and held != _find(present, rotation.old_key_id):
             # A rotation of another key of the user was given the same target, and stored there first.
             raise TargetUnusable(f"{rotation.targets[0]} holds another active key of the user{_TABLE_OF_ITS_OWN}")
         orphans = await self._orphans(rotation, extra, trail)

@@ -500,7 +500,7 @@ async def test_six_weeks_without_an_authentication_are_known_where_policy_analyz
 
 
 async def test_a_key_says_whether_these_credentials_created_it(lab: Lab) -> None:
-    """Where Google names the creator; then a lost one of ours is told from a colleague's of the same minute."""
+    """Where Google names the creator; then a lost one of ours is no colleague's of the same minute."""
     iam = lab.simulator.iam
     by_us, _ = await lab.keys.create(USER, job_id="job-1")
     by_another = iam.create_key(USER)
