@@ -89,9 +89,10 @@ def use_in_words(use: KeyUse | None) -> str:
     """Return when a key was last used, and by what if that is known."""
     if use is None or not use.is_known:
         return "unknown"
+    by = ", ".join(use.by)
     if use.last_used_at is None:
-        return "never" if use.is_whole else "never, as far as the cloud sees"
-    return in_utc(use.last_used_at) + (f" by {', '.join(use.by)}" if use.by else "")
+        return "never" if use.is_whole else "never, as far as the cloud sees" + (f": {by}" if by else "")
+    return in_utc(use.last_used_at) + (f" by {by}" if by else "")
 
 
 def in_words(span: timedelta) -> str:

@@ -77,6 +77,16 @@ def use_by(seen: Authentications, *, gives_way: bool, now: datetime) -> KeyUse:
     return KeyUse(last_used_at=latest if gives_way else seen.since, by=(by,))
 
 
+def no_use_by(*, created_at: datetime, gives_way: bool, now: datetime) -> KeyUse:
+    """Return the use of a key that has no authentication in the six weeks: what was before is not known.
+
+    Of a key that gives way, the latest moment that is possible is right before them.
+    """
+    if gives_way and created_at < now - KEPT_FOR:
+        return KeyUse(last_used_at=now - KEPT_FOR, by=("nothing since, by Cloud Monitoring",))
+    return KeyUse(by=("six weeks of Cloud Monitoring",), is_whole=False)
+
+
 def _read_point(point: Mapping[str, Any], period: timedelta) -> Authentications | None:
     until, value = moment_in(point.get("interval"), "endTime"), point.get("value")
     try:

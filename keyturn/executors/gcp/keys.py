@@ -25,7 +25,7 @@ from keyturn.execution.errors import (
 )
 from keyturn.execution.protocols import CloudKey
 from keyturn.executors.gcp.activity import UNKNOWN, use_in
-from keyturn.executors.gcp.authentications import HOUR, last_authentications, question_of, use_by
+from keyturn.executors.gcp.authentications import HOUR, last_authentications, no_use_by, question_of, use_by
 from keyturn.executors.gcp.key_files import decoded, key_file, signed_by
 from keyturn.executors.gcp.names import key_id_in, read_account
 from keyturn.gcp.api import GoogleCloud
@@ -132,7 +132,7 @@ class GcpServiceAccountKeys:
         return str(file["client_email"])
 
     async def use_of(self, user: str, key_id: str) -> KeyUse:
-        """Return what Cloud Monitoring and, where that has seen no use, Policy Analyzer know of a key's use.
+        """Return what Cloud Monitoring knows of a key's use, or Policy Analyzer where that may not be asked.
 
         See `authentications` and `activity` beside this module. It is unknown where neither may be asked, or has
         anything on the key.
@@ -150,14 +150,13 @@ class GcpServiceAccountKeys:
         seen = last_authentications(counted.entries("timeSeries"), period=HOUR).get(key.key_id)
         if seen is not None:
             return use_by(seen, gives_way=gives_way, now=now)
+        if counted.status == 200:
+            return no_use_by(created_at=key.created_at, gives_way=gives_way, now=now)
         reply = await self._activities(str(entry["name"]))
         for activity in reply.entries("activities"):
             if key_id_in(str(activity.get("fullResourceName"))) == key.key_id:
-                use = use_in(activity, created_at=key.created_at, gives_way=gives_way, now=now)
-                if use.is_known:
-                    return use
-        # Six weeks without a use are known; what was before is not.
-        return KeyUse(is_whole=False) if counted.status == 200 else UNKNOWN
+                return use_in(activity, created_at=key.created_at, gives_way=gives_way, now=now)
+        return UNKNOWN
 
     async def set_active(self, user: str, key_id: str, is_active: bool) -> None:
         """Enable or disable a key: a disabled one gets no access token, and those that it got live on for an hour."""
