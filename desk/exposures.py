@@ -1,4 +1,4 @@
-"""Exposed keys at the desk: which were reported, and a form that reports one, whose rotation begins at once."""
+"""Exposed keys at the desk: which were reported, and a form that reports one, whose rotation starts at once."""
 
 from typing import Annotated, Any, get_args
 
@@ -54,7 +54,7 @@ def add_exposures(router: APIRouter, desk: Desk) -> None:
 
     @router.post("/compromised", status_code=202, response_model=ExposedKeys)
     async def compromised(person: Asker, body: ExposedKey) -> Any:
-        """Report that a key was exposed: it is marked, and its rotation begins at once. Said again, it is done once."""
+        """Report that a key was exposed: its rotation starts at once. Reporting it again starts nothing more."""
         return {"rotations": await report(desk, person.name, body)}
 
     @router.get("/compromised", response_model=ExposureList)

@@ -81,7 +81,7 @@ class ExposedKey(Body):
 
 
 class ExposedKeys(BaseModel):
-    """The rotations that began for a reported key: one for each account that has a key of this ID."""
+    """The rotations that started for a reported key: one for each account that has a key of this ID."""
 
     rotations: list[ReportedKey]
 

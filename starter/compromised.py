@@ -67,7 +67,7 @@ def compromised(
     shipped: bool,
     as_json: bool,
 ) -> None:
-    """Report that the key KEY_ID was exposed: its rotation begins at once, before all others.
+    """Report that the key KEY_ID was exposed: its rotation starts at once, before all others.
 
     Without KEY_ID, list the keys that were reported, newest first. From then on, runs count the key as compromised,
     whatever an inventory says. The key is judged under every policy line for compromised keys of its kind.

@@ -236,7 +236,7 @@ def moved(job_id: str, consumer: str, tenant: str, key_id: str, actor: str | Non
 def cancel(job_id: str, tenant: str, reason: str, actor: str | None) -> None:
     """Cancel an open job, claimed or not; later reports of its claim are refused.
 
-    An executor that has begun changes nothing any more: a key that it created stays. `keyturn rollback` restores the
+    An executor that has started changes nothing any more: a key that it created stays. `keyturn rollback` restores the
     old key and deletes the new one.
     """
     from keyturn.jobs.leases import JobLeases

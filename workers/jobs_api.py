@@ -41,7 +41,7 @@ PROBLEMS = describe_problems(
         401: "No caller has this token.",
         403: "The token is a consumer's, which reports for itself alone.",
         404: "This tenant has no such job.",
-        409: "The claim is over, the job is closed, or the states' order does not allow this one.",
+        409: "The claim has expired, the job is closed, or the states' order does not allow this one.",
         413: "The body is too large.",
         422: "The body is not valid.",
         503: "The database does not answer.",

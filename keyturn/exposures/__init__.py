@@ -1,1 +1,1 @@
-"""Exposures: keys that were found where they should not be, by whom, and that their rotation begins at once."""
+"""Exposures: keys that were found where they should not be, by whom, and that their rotation starts at once."""

@@ -34,7 +34,7 @@ class KnownKey(NamedTuple):
 
 
 class ReportedKey(Contract):
-    """What became of a report of one key: the rotation that began for it."""
+    """What became of a report of one key: the rotation that started for it."""
 
     account_id: AccountId
     key_id: Identifier

@@ -35,7 +35,7 @@ NEXT: Mapping[str, str] = {
     "claimed": "Its executor creates the new key.",
     "rotating": "Its executor creates the new key, and stores it where its users read it.",
     "verifying": "Its executor checks that the new key works.",
-    "grace": "The new key is in use. The old key is removed when its waiting time is over.",
+    "grace": "The new key is in use. The old key is removed when its waiting time has passed.",
     "done": "Nothing: the new key is in use, and the old one is gone.",
     "failed": "Nothing by itself: fix the reason in the audit trail, then ask with --again for another job.",
     "cancelled": "Nothing: it was cancelled. Asking with --again creates another job.",

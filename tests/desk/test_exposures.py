@@ -1,4 +1,4 @@
-"""Exposed keys at the desk: everybody sees which were reported, askers report one, and its rotation begins at once."""
+"""Exposed keys at the desk: everybody sees which were reported, askers report one, and its rotation starts at once."""
 
 from collections.abc import AsyncIterator
 

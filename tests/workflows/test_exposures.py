@@ -1,4 +1,4 @@
-"""A reported key's rotation begins at once: by the webhook, the desk's API and on top of every queue."""
+"""A reported key's rotation starts at once: by the webhook, the desk's API and on top of every queue."""
 
 import asyncio
 import base64
