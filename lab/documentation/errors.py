@@ -21,11 +21,16 @@ A message repeats no question, prompt, answer or secret.
 
 # Reasons that no class states: a workflow gives them, to who decides or as why it waits or has ended.
 REASONS = {
+    "abandoned": "An operator abandoned the parked rotation: it has ended without a job.",
+    "answer_to_another_request": "The recorded answer is of another request: check who can write to Temporal, and ask again.",
+    "approval": "The rotation waits for an approver.",
     "approval_expired": "No approver decided in time: the rotation has ended, and is asked for again.",
     "consumers_not_moved": "Declared consumers have not reported the new key, or rollouts are not complete.",
+    "disagreement": "The rotation waits for an approver: rule and models read the evidence differently.",
     "disagreement_expired": "No approver settled in time what rule and models read differently: ask again.",
     "invalid_request": "The command to the workflow is not of its form.",
     "key_use_unknown": "Nothing says whether the old key is in use: declare its consumers, or confirm by `keyturn advance`.",
+    "never_settled": "Policy or evidence kept changing during the decision: ask again when they are stable.",
     "new_key_not_seen": "Nothing has used the new key: check that its consumers read it, or confirm by `keyturn advance`.",
     "no_answer": "An activity or child workflow gave no answer in time: see the worker's log.",
     "not_an_approver": "This user is no approver of the binding policy lines.",
@@ -37,6 +42,7 @@ REASONS = {
     "parked_expired": "No operator resumed the rotation in time: it has ended with the error that parked it.",
     "same_evidence": "The evidence is the one that the pending decision was made from: observe the key again first.",
     "stale_digest": "The pending decision is another one than the one that was reviewed: review it again.",
+    "unforeseen": "A failure that no class foresees: see the worker's log at this time.",
     "wait_protects": "Only the waits of a compromised key can be cut short.",
 }
 
