@@ -53,6 +53,7 @@ class VendorHttp:
         self._authorities_named = authorities_named
         self._trust_env = trust_env
         self._http: httpx.AsyncClient | None = None
+        self._retired: list[httpx.AsyncClient] = []
 
     async def send(
         self,
@@ -90,24 +91,27 @@ class VendorHttp:
                 ) as answer,
             ):
                 # Raw, which is bounded: a server that compresses what was asked for plain is not understood.
-                text = b""
+                text = bytearray()
                 async for chunk in answer.aiter_raw():
                     text += chunk
                     if len(text) > self._most_bytes:
                         raise _TooLong
-                return Received(answer.status_code, answer.headers, text)
-        # A TimeoutError is an OSError; UnicodeError is a host's name or a header that cannot be sent.
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, UnicodeError, _TooLong) as error:
+                return Received(answer.status_code, answer.headers, bytes(text))
+        # A TimeoutError is an OSError, a UnicodeError a host's name or a header that cannot be sent, and a RuntimeError
+        # what httpx says of a client that was closed meanwhile.
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, ValueError, RuntimeError) as error:
             failure, is_untrusted = self._failure(call, error), _wrong_certificate(error) is not None
-        if is_untrusted and self._authorities is not public_authorities:
-            await self.close()
+        if is_untrusted and self._authorities is not public_authorities and self._http is client:
+            self._http = None
+            self._retired.append(client)  # others may be in the middle of a call
         raise failure
 
     async def close(self) -> None:
         """Close the connections; the next request opens others."""
-        if self._http is not None:
-            await self._http.aclose()
-            self._http = None
+        closing, self._http, self._retired = [self._http, *self._retired], None, []
+        for client in closing:
+            if client is not None:
+                await client.aclose()
 
     def _client(self) -> httpx.AsyncClient:
         if self._http is None:
@@ -123,14 +127,14 @@ class VendorHttp:
         if (reason := _wrong_certificate(error)) is not None:
             named = f"{self._authorities_named} names the authorities"
             return CloudRefused(f"{call}: the server's certificate is refused: {reason} ({named})")
-        if isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL | UnicodeError):
-            return CloudRefused(f"{call}: its URL or a header of it cannot be used")
         if isinstance(error, _TooLong):
             return CloudUnavailable(f"{call}: the answer is too long")
+        if isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL | ValueError):
+            return CloudRefused(f"{call}: its URL or a header of it cannot be used")
         return CloudUnavailable(f"{call}: no answer ({type(error).__name__})")
 
 
-class _TooLong(Exception):
+class _TooLong(ValueError):
     """An answer that is longer than any that was asked for."""
 
 

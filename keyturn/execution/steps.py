@@ -60,6 +60,8 @@ LEASE = timedelta(hours=24)
 USE_IS_DATED_WITHIN = timedelta(minutes=5)
 # AWS knows a new key within seconds, Google within a minute or more. A step has three minutes.
 KNOWN_WITHIN = timedelta(seconds=90)
+# A call to create a key and the row that names it take ten seconds at most, and a stopped process may take longer.
+CREATED_WITHIN = timedelta(minutes=1)
 _TABLE_OF_ITS_OWN = ": give each key a table of its own"
 CLOCKS_AGREE_WITHIN = timedelta(minutes=5)  # this machine's and the cloud's: signatures are refused beyond that anyway
 
@@ -87,6 +89,7 @@ class KeyRotation:
         used_since: how long after the deactivation a use may be dated that was in progress before it.
         known_within: how long a step waits until the cloud knows a new key.
         known_every: how long between two uses of a new key that the cloud does not know yet.
+        created_within: how long a rotation of another key of the user may be about to create one.
     """
 
     def __init__(
@@ -104,6 +107,7 @@ class KeyRotation:
         used_since: timedelta = USE_IS_DATED_WITHIN,
         known_within: timedelta = KNOWN_WITHIN,
         known_every: timedelta = timedelta(seconds=1),
+        created_within: timedelta = CREATED_WITHIN,
     ) -> None:
         self._keys = keys
         self._targets = targets
@@ -117,6 +121,7 @@ class KeyRotation:
         self._used_since = used_since
         self._known_within = known_within
         self._known_every = known_every
+        self._created_within = created_within
 
     async def account(self) -> str:
         """Return the cloud account that the credentials belong to now."""
@@ -611,12 +616,22 @@ class KeyRotation:
         return key_id
 
     async def _beside(self, rotation: KeyState, present: Sequence[CloudKey]) -> list[CloudKey]:
-        """Return the user's keys beside the recorded ones, without those that rotations of its other keys created."""
+        """Return the user's keys beside the recorded ones, without those that rotations of its other keys created.
+
+        Raises CloudUnavailable while such a rotation is about to create one, which nothing names as its own yet.
+        """
         beside = [key for key in present if key.key_id not in rotation.keys_before]
         if not beside:
             return []
-        others = await self._leases.keys_created_by_others(rotation.job_id, actor=EXECUTION)
-        return [key for key in beside if key.key_id not in others]
+        trail = await self._trail_of(rotation.job_id, rotation.tenant_id)
+        since = min(row["at"] for row in trail)
+        found = await self._leases.other_trails(rotation.job_id, actor=EXECUTION, since=since, naming=rotation.user)
+        others = [one for one in found if _is_of_user(one, rotation)]
+        for other in others:
+            if any(at > datetime.now(UTC) - self._created_within for at in _unanswered(other)):
+                raise CloudUnavailable("another rotation of this account creates a key now")
+        theirs = {str(row["detail"]["created_key"]) for one in others for row in one if "created_key" in row["detail"]}
+        return [key for key in beside if key.key_id not in theirs]
 
     async def _orphans(self, rotation: KeyState, extra: Sequence[CloudKey], trail: Trail) -> Sequence[CloudKey]:
         """Of the keys beside the recorded ones, those that we created and lost; raises ForeignKey for any other."""
@@ -737,6 +752,12 @@ def _unanswered(trail: Trail) -> list[datetime]:
         elif found and "deleting_orphan" in detail and detail["deleting_orphan"] not in answered:
             found.pop(0)
     return found
+
+
+def _is_of_user(trail: Trail, rotation: KeyState) -> bool:
+    """Whether a trail is of a key of the same user: a job may call its account in several ways."""
+    named = {(row["detail"].get("cloud_account"), row["detail"].get("user")) for row in trail}
+    return (rotation.cloud_account, rotation.user) in named
 
 
 def _made(trail: Trail) -> set[str]:

@@ -44,7 +44,7 @@ def _generation_times(file: Path) -> list[str | None]:
     """Return each answer's GeneratedTime, or None for one without it."""
     around = io.StringIO()
     for is_report, piece in _pieces(file):
-        if not is_report:
+        if not is_report and piece is not None:
             around.write(piece)
             if around.tell() > MOST_AROUND:
                 raise InventoryInvalid(f"{file} holds more than answers of get-credential-report")
@@ -58,8 +58,8 @@ def _generation_times(file: Path) -> list[str | None]:
     return times
 
 
-def _pieces(file: Path) -> Iterator[tuple[bool, str]]:
-    """Yield the text in pieces, each with whether it is of a report; an empty one behind each report."""
+def _pieces(file: Path) -> Iterator[tuple[bool, str | None]]:
+    """Yield the text in pieces, each with whether it is of a report; None behind each report."""
     with open_text(file) as text:
         rest, within = "", False
         while piece := text.read(PEEK):
@@ -70,7 +70,7 @@ def _pieces(file: Path) -> Iterator[tuple[bool, str]]:
                     yield True, part
                     if quote:
                         within, rest = False, f'"{rest}'
-                        yield True, ""
+                        yield True, None
                     continue
                 begun = _CONTENT.search(rest)
                 if begun is None:
@@ -82,21 +82,23 @@ def _pieces(file: Path) -> Iterator[tuple[bool, str]]:
         yield within, rest
 
 
-def _decoded(pieces: Iterator[tuple[bool, str]], fault: InventoryInvalid) -> Iterator[str]:
-    """Yield the text of the next report; raises `fault` if it is no Base64 of UTF-8, or does not end."""
+def _decoded(pieces: Iterator[tuple[bool, str | None]], fault: InventoryInvalid) -> Iterator[str]:
+    """Yield the text of the next report; raises `fault` if it is empty, no Base64 of UTF-8, or does not end."""
     decode = codecs.getincrementaldecoder("utf-8")().decode
-    rest = ""
+    rest, is_empty = "", True
     try:
         for is_report, piece in pieces:
             if not is_report:
                 continue
-            ended = not piece
-            whole = _NO_BASE64.sub(lambda found: "/" if found[0] == "\\/" else "", rest + piece)
+            ended = piece is None
+            whole = _NO_BASE64.sub(lambda found: "/" if found[0] == "\\/" else "", rest + (piece or ""))
             usable = len(whole) if ended else (len(whole) - (1 if whole.endswith("\\") else 0)) // 4 * 4
             yield decode(base64.b64decode(whole[:usable], validate=True), final=ended)
-            rest = whole[usable:]
-            if ended:
+            rest, is_empty = whole[usable:], is_empty and not usable
+            if ended and not is_empty:
                 return
+            if ended:
+                break
     except (ValueError, binascii.Error):
         pass
     raise fault

@@ -156,10 +156,10 @@ def _value(events: Any, event: str, value: Any) -> Any:
     while depth:
         event, value = next(events)
         builder.event(event, value)
+        members += not event.startswith("end_") and event != "map_key"
         if event == "map_key":
             twice = twice or value in names[-1]
             names[-1].add(value)
-            members += 1
         elif event.startswith("start_"):
             depth += 1
             names.append(set())

@@ -199,7 +199,16 @@ def _rows(lines: Iterable[str], head: str) -> Iterator[TableRow]:
             return
         except csv.Error:
             cells = []
-        found = [cells] if len(taken) == 1 and cells else _each_alone(taken, separator)
+        found: Iterable[list[str] | str] = [cells]
+        closes = "".join(taken).count('"') % 2 == 0
+        if len(taken) > 1 and closes and header is not None and len(cells) == len(header):
+            # A line break within a cell, or a quotation mark that the next one ends: which, nothing says.
+            ends = f"spans lines {number + 1} to {number + len(taken)}, which no export does: none of them was read"
+            yield BadRow(number + 1, ends, {}), header
+            number += len(taken)
+            continue
+        if len(taken) != 1 or not cells:
+            found = _each_alone(taken, separator)
         for one in found:
             number += 1
             if isinstance(one, str):

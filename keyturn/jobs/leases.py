@@ -19,6 +19,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
+    cast,
     func,
     insert,
     or_,
@@ -181,26 +182,37 @@ class JobLeases:
             raise UnknownJob(f"there is no job {job_id[:64]} of this tenant")
         return dict(job), rows
 
-    async def keys_created_by_others(self, job_id: str, *, actor: str) -> frozenset[str]:
-        """Return the IDs of the keys that the executions of other jobs of the same account have created.
-
-        A user may have several keys that are rotated at once, each by its own job. Raises JobStoreUnavailable.
+    async def other_trails(
+        self, job_id: str, *, actor: str, since: datetime, naming: str
+    ) -> Sequence[Sequence[Mapping[str, Any]]]:
+        """Return what the executions of other jobs wrote into their trails, each oldest first.
 
         Args:
-            job_id: whose account.
+            job_id: whose others.
             actor: what an execution's name in the trail is, in front of its own job's ID.
+            since: only of jobs that were not closed before.
+            naming: only where this stands in one of its details, such as the user's name.
+
+        Raises:
+            JobStoreUnavailable: the database does not answer.
         """
-        account = select(rotation_jobs.c.account_id).where(rotation_jobs.c.job_id == job_id).scalar_subquery()
-        details = (
-            select(job_audit.c.job_id, job_audit.c.actor, job_audit.c.detail)
-            .join(rotation_jobs, rotation_jobs.c.job_id == job_audit.c.job_id)
-            .where(rotation_jobs.c.account_id == account, job_audit.c.job_id != job_id)
+        written = job_audit.c.actor.startswith(actor, autoescape=True)
+        named = select(job_audit.c.job_id).where(
+            written, cast(job_audit.c.detail, String).contains(naming, autoescape=True)
         )
+        rows = (
+            select(job_audit)
+            .join(rotation_jobs, rotation_jobs.c.job_id == job_audit.c.job_id)
+            .where(written, job_audit.c.job_id != job_id, job_audit.c.job_id.in_(named))
+            .where(or_(rotation_jobs.c.closed_at.is_(None), rotation_jobs.c.closed_at >= since))
+            .order_by(job_audit.c.audit_id)
+        )
+        trails: dict[str, list[Mapping[str, Any]]] = {}
         async with transaction(self._engine) as connection:
-            found = (await connection.execute(details)).all()
-        # What others write into a trail is no proof of a key.
-        own = (row.detail for row in found if row.actor == f"{actor}{row.job_id}")
-        return frozenset(str(detail["created_key"]) for detail in own if "created_key" in detail)
+            for row in (await connection.execute(rows)).mappings():
+                if row["actor"] == f"{actor}{row['job_id']}":  # what others write into a trail is no proof of a key
+                    trails.setdefault(row["job_id"], []).append(dict(row))
+        return list(trails.values())
 
     async def _say(
         self,

@@ -74,10 +74,13 @@ OPTIONAL_FIELDS = (
 # says something else, and the field must stay: without its limit an answer would cost what it likes.
 _NOT_TAKEN = re.compile(
     r"unsupported|not supported|does(?: not|n't) support|unknown|unrecognized|unexpected|not permitted|not allowed"
-    r"|forbidden|extra[_ ](?:inputs|fields|forbidden)|not (?:available|implemented)|\bunavailable\b|enabled only for"
-    r"|invalid (?:parameter|argument|field)|literal_error|must be one of",
+    r"|forbidden|extra[_ ](?:inputs|fields|forbidden)|not (?:available|implemented)"
+    r"|invalid (?:parameter|argument|field)",
     re.IGNORECASE,
 )
+# Of a form of answers, also that only others are taken. Of a limit that would mean another limit.
+_FORM_NOT_TAKEN = re.compile(r"\bunavailable\b|enabled only for|literal_error|must be one of", re.IGNORECASE)
+_LIMITS = frozenset({"max_tokens", "max_completion_tokens"})
 
 
 def refused_fields(body: Any, payload: Mapping[str, JsonValue]) -> set[str]:
@@ -90,18 +93,21 @@ def refused_fields(body: Any, payload: Mapping[str, JsonValue]) -> set[str]:
     details = body.get("detail") if isinstance(body, dict) else None
     details = [one for one in details if isinstance(one, dict)] if isinstance(details, list) else []
     message = str(error.get("message") or "")[:500]
-    said = " ".join(
-        [message, str(error.get("code")), *(f"{one.get('type')} {one.get('msg')}"[:200] for one in details)]
-    )
-    if _NOT_TAKEN.search(said) is None:
-        return set()
-    where = [str(part) for one in details if isinstance(one.get("loc"), list) for part in one["loc"]]
     param = error.get("param")
-    mentioned = param if isinstance(param, str) and param else " ".join(where) or message
+    # Each thing that is said, with where it says what it is about.
+    said = [(f"{message} {error.get('code')}", param if isinstance(param, str) and param else message)]
+    for one in details:
+        where = " ".join(map(str, one["loc"])) if isinstance(one.get("loc"), list) else ""
+        text = f"{one.get('type')} {one.get('msg')}"[:200]
+        said.append((text, where or text))
     # `max_tokens is not supported, use max_completion_tokens`: the one that was sent is meant.
     sent = json.dumps({name: value for name, value in payload.items() if name != "messages"})
-    names = [name for name in OPTIONAL_FIELDS if re.search(rf"\b{name}\b", mentioned) and f'"{name}"' in sent]
-    return set(names[:1])
+    for name in OPTIONAL_FIELDS:
+        for text, mentioned in said:
+            not_taken = _NOT_TAKEN.search(text) or (name not in _LIMITS and _FORM_NOT_TAKEN.search(text))
+            if not_taken and re.search(rf"\b{name}\b", mentioned) and f'"{name}"' in sent:
+                return {name}
+    return set()
 
 
 def recordable(text: Any, longest: int = 64) -> str:

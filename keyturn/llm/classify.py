@@ -29,7 +29,10 @@ from keyturn.llm.errors import (
 _SAFE_CODE = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")  # a code is shown and logged, so it must not be able to carry text
 _MESSAGE_CHARACTERS = 2_000  # of which a few words are looked for; nothing of it is repeated
 # Google behind gateways that drop its details; OpenAI's messages say it beside the header.
-_RETRY_IN = re.compile(r"\b(?:retry|try again) in ([0-9]{1,6}(?:\.[0-9]{1,9})?)(ms|s)\b", re.IGNORECASE)
+_RETRY_IN = re.compile(
+    r"\b(?:retry|try again) in (?:([0-9]{1,4})h)?(?:([0-9]{1,5})m(?!s))?(?:([0-9]{1,6}(?:\.[0-9]{1,9})?)(ms|s))?\b",
+    re.IGNORECASE,
+)
 _LONGEST_WAIT = timedelta(days=1)  # a longer one is a mistake or an attack; the caller's deadline cuts it further
 
 
@@ -53,7 +56,7 @@ class Row:
 
 def row(error: type[ProviderError], *statuses: int, codes: str = "", message: str = "") -> Row:
     """Return a row for these statuses, these codes between blanks, and messages that this pattern is found in."""
-    pattern = re.compile(message, re.IGNORECASE) if message else None
+    pattern = re.compile(message, re.IGNORECASE | re.DOTALL) if message else None
     return Row(error, frozenset(statuses), frozenset(codes.lower().split()), pattern)
 
 
@@ -289,7 +292,10 @@ def retry_after(
             return _clamp(seconds)
     message = (error or {}).get("message")
     stated = _RETRY_IN.search(message[:_MESSAGE_CHARACTERS]) if isinstance(message, str) else None
-    return None if stated is None else _clamp(float(stated[1]) / (1000 if stated[2] == "ms" else 1))
+    if stated is None or not any(stated.groups()):
+        return None
+    hours, minutes, rest, unit = stated.groups()
+    return _clamp(int(hours or 0) * 3_600 + int(minutes or 0) * 60 + float(rest or 0) / (1000 if unit == "ms" else 1))
 
 
 def details_of(error: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -145,7 +145,11 @@ def google_in_words(text: str, *details: dict[str, Any]) -> dict[str, Any]:
         # Google says of a minute's quota what OpenAI says of an empty account.
         (429, google_in_words(QUOTA_SENTENCE, QUOTA_MINUTE, RETRY_INFO), RateLimited),
         (429, [google_in_words(QUOTA_SENTENCE, QUOTA_MINUTE)], RateLimited),
-        (429, google_in_words(f"{QUOTA_SENTENCE} Please retry in 23.4s."), RateLimited),
+        (
+            429,
+            google_in_words(f"{QUOTA_SENTENCE}\n* Quota exceeded for metric: x\nPlease retry in 23.4s."),
+            RateLimited,
+        ),
         (429, google_in_words(f"{QUOTA_SENTENCE} Please retry in 23.4s.", QUOTA_DAY, RETRY_INFO), QuotaExhausted),
         (429, in_words(QUOTA_SENTENCE), QuotaExhausted),
         # Credit and budgets, as gateways and providers word them.
@@ -265,3 +269,20 @@ def test_no_wait_is_negative_or_past_the_deadline(headers: dict[str, str], attem
 def test_an_empty_error_and_a_member_called_detail_are_no_failure(body: dict[str, object]) -> None:
     """Gateways write every member of their schema, and some answers have a detail of their own."""
     assert error_in(body) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("Please retry in 23.4s.", 23.4),
+        ("Please try again in 1m12.5s. Visit", 72.5),
+        ("Please try again in 350ms.", 0.35),
+        ("Please retry in 2h3m5s.", 7_385),
+        ("try again in 6m", 360),
+        ("Please retry in a moment", None),
+        ("try again in ", None),
+    ],
+)
+def test_a_wait_that_stands_in_the_message_alone_is_read(said: str, seconds: float | None) -> None:
+    expected = None if seconds is None else timedelta(seconds=seconds)
+    assert retry_after({}, {"message": f"Rate limit reached.\n{said}"}) == expected

@@ -166,9 +166,10 @@ def test_a_page_of_several_is_reported(name: str, tmp_path: Path) -> None:
     [
         ('account_id,key_id,notes\na,k1,"its 6 inch\na,k2,x\na,"k3",y\na,k4,z\n', ["k2", "k3", "k4"], [2]),
         # Closed by the next one, with as many cells as the header: that was one key, and no word of the others.
-        ('account_id,key_id,notes\na,k1,"x\na,k2,x\na,k3,x"\na,k4,z\n', ["k2", "k3", "k4"], [2]),
+        ('account_id,key_id,notes\na,k1,"x\na,k2,x\na,k3,x"\na,k4,z\n', ["k4"], [2]),
         ('account_id,key_id,notes\na,k1,"x\n' + "".join(f"a,k{n},x\n" for n in range(2, 9_000)), None, [2]),
-        ('account_id,key_id,notes\na,k1,"one\ntwo"\na,k2,x\n', ["k2"], [2, 3]),
+        # Else who writes a note could write keys into it.
+        ('account_id,key_id,notes\na,k1,"one\nevil,k9,\ntwo"\na,k2,x\n', ["k2"], [2]),
     ],
 )
 def test_a_quotation_mark_that_was_not_meant_takes_no_other_line_with_it(
@@ -178,6 +179,7 @@ def test_a_quotation_mark_that_was_not_meant_takes_no_other_line_with_it(
     file.write_text(text)
     found, rejects = rows_of(file)
     assert [reject.line for reject in rejects] == bad
+    assert all("spans lines 2 to 4" in one.reason or "quotation mark" in one.reason for one in rejects)
     assert [key.facts.key_id for key in found] == (keys or [f"k{n}" for n in range(2, 9_000)])
 
 

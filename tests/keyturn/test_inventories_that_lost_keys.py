@@ -76,9 +76,22 @@ def test_every_answer_of_a_file_is_read_with_its_own_time(tmp_path: Path, size: 
     assert seen["last"] == datetime.fromtimestamp(file.stat().st_mtime, UTC)
 
 
+@pytest.mark.parametrize("shift", range(-2, 3))
+def test_a_report_may_end_where_a_piece_of_the_file_does(tmp_path: Path, shift: int) -> None:
+    """The file is read in pieces of 65,536 characters, and the second report was lost."""
+    file, first = tmp_path / "all.json", '{"Content": "'
+    room = 65_536 + shift - len(first)
+    content = base64.b64encode(report("a").encode()).decode()
+    padding = " " * (room - len(content))  # white space within Base64, as line breaks are
+    file.write_text(f'{first}{content}{padding}", "ReportFormat": "text/csv"}}\n{answer(report("b"))}')
+    keys, bad = rows_of(file)
+    assert ([key.account_id.rpartition("/")[2] for key in keys], bad) == (["a", "b"], [])
+
+
 @pytest.mark.parametrize(
     "rest",
     [
+        '{"Content": ""}',
         "\nAn error occurred (ReportNotPresent) when calling the GetCredentialReport operation\n",
         '{"Error": {"Code": "ReportNotPresent"}}',
         "x" * 2_000_000,
@@ -203,6 +216,12 @@ def test_a_key_of_googles_is_what_it_is_whoever_wrote_it(tmp_path: Path, form: s
     assert found[0].facts.last_rotated_at == datetime(2026, 5, 30, tzinfo=UTC)
 
 
+def test_a_type_that_is_none_loses_no_other_row(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    file.write_text(json.dumps([of_google("0a1", keyType=["x"]), of_google("0a2")]))
+    assert len(rows_of(file)[0]) == 2
+
+
 def test_a_resource_that_is_a_text_and_no_object_is_named(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     file.write_text(json.dumps([{"name": f"//iam.googleapis.com/{NAME}0a1", "resource": {"data": "none"}}]))
@@ -324,7 +343,8 @@ def test_the_header_of_a_file_that_was_joined_is_no_key(tmp_path: Path, text: st
 @pytest.mark.parametrize("text", ["[{}]", '{{"value": [{}]}}', "{}"])
 def test_an_entry_of_a_million_members_is_none_wherever_it_stands(tmp_path: Path, text: str) -> None:
     file = tmp_path / "keys.json"
-    entry = json.dumps({f"c{number}": 0 for number in range(20_000)})
-    file.write_text(text.format(entry) if text != "{}" else entry)
-    with pytest.raises(InventoryInvalid, match="more than 10,000 members"):
-        rows_of(file, format="gcloud")
+    for large in ({f"c{number}": 0 for number in range(20_000)}, {"x": [1.5] * 20_000}):
+        entry = json.dumps(large)
+        file.write_text(text.format(entry) if text != "{}" else entry)
+        with pytest.raises(InventoryInvalid, match="more than 10,000 members"):
+            rows_of(file, format="gcloud")

@@ -313,3 +313,35 @@ async def test_a_job_is_claimed_by_its_id_by_one_at_a_time_and_again_by_the_same
     await claims.complete(job_id, tenant_id="default", token=3)
     with pytest.raises(JobClosed):
         await claims.claim(job_id, tenant_id="default", owner="b", lease=MINUTE)
+
+
+async def test_what_other_executions_wrote_of_a_name_is_read_and_nothing_else(
+    store: JobStore, claims: JobLeases, engine: AsyncEngine
+) -> None:
+    """Not one's own, not of another name, not what an outsider wrote, and not of jobs that were closed before."""
+    start, jobs = datetime.now(UTC), {}
+    for name, user, actor in (
+        ("own", "svc-50%", "execute:"),
+        ("other", "svc-50%", "execute:"),
+        ("another user", "svc-500", "execute:"),
+        ("outsider", "svc-50%", "pipeline-"),
+        ("closed", "svc-50%", "execute:"),
+    ):
+        job_id = await make(store)
+        jobs[job_id] = name
+        job = await claims.claim(job_id, tenant_id="default", owner=f"{actor}{job_id}", lease=MINUTE)
+        for evidence in ({"user": user}, {"created_key": f"key of {name}"}):
+            await claims.heartbeat(
+                job_id, tenant_id="default", token=job.token, lease=MINUTE, state="rotating", evidence=evidence
+            )
+        if name == "closed":
+            await claims.fail(job_id, tenant_id="default", token=job.token, reason="a test")
+    (own,) = (job_id for job_id, name in jobs.items() if name == "own")
+
+    async def found(since: datetime) -> list[str]:
+        trails = await claims.other_trails(own, actor="execute:", since=since, naming="svc-50%")
+        assert all(row["at"].tzinfo is not None for trail in trails for row in trail)
+        return sorted({jobs[row["job_id"]] for trail in trails for row in trail if "created_key" in row["detail"]})
+
+    assert await found(start - timedelta(minutes=1)) == ["closed", "other"]
+    assert await found(start + timedelta(minutes=1)) == ["other"]

@@ -304,6 +304,8 @@ async def test_a_field_that_a_server_does_not_take_is_learned_once(fields: tuple
             }
         },
         {"detail": [{"loc": ["body", "messages"], "msg": "unexpected", "input": "response_format json_schema strict"}]},
+        {"error": {"message": "max_tokens: must be one of [256, 512]"}},
+        {"error": {"message": "`max_tokens` 5000 exceeds; the requested capacity is unavailable"}},
     ],
 )
 async def test_a_refusal_that_says_something_else_of_a_field_drops_none(refusal: dict[str, Any]) -> None:
@@ -358,7 +360,9 @@ async def test_a_refusal_that_names_no_field_is_asked_once() -> None:
                         "loc": ["body", "response_format", "type"],
                         "msg": "Input should be 'text' or 'json_object'",
                         "type": "literal_error",
-                    }
+                    },
+                    # Said beside it: a limit that is too large is a limit all the same.
+                    {"loc": ["body", "max_tokens"], "msg": "Input should be less than 100", "type": "less_than_equal"},
                 ]
             },
         ),
@@ -440,6 +444,7 @@ def part(text: str, reason: str | None = None, index: int = 0) -> dict[str, Any]
     [
         ("compatible", sse(piece("cut", "length"), piece("", "stop")), "truncated", "cut"),
         ("compatible", sse(piece("a", "stop"), piece("b", "length")), "truncated", "ab"),
+        ("compatible", sse(piece("a", "null"), piece("b", "stop")), "complete", "ab"),
         ("compatible", sse(piece("one "), piece("TWO ", index=1), piece("whole", "stop")), "complete", "one whole"),
         (
             "compatible",
@@ -449,6 +454,7 @@ def part(text: str, reason: str | None = None, index: int = 0) -> dict[str, Any]
         ),
         ("gemini", sse(part("no", "SAFETY"), part("", "STOP")), "filtered", "no"),
         ("gemini", sse(part("a", "STOP"), part("b", "MAX_TOKENS")), "truncated", "ab"),
+        ("gemini", sse(part("a", "FINISH_REASON_UNSPECIFIED"), part("b", "STOP")), "complete", "ab"),
         ("gemini", sse(part("one "), part("TWO", index=1), part("whole", "STOP")), "complete", "one whole"),
     ],
 )

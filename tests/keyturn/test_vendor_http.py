@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -124,3 +125,19 @@ def test_an_answer_of_googles_that_is_no_json_object_is_none(content: bytes) -> 
     """Brackets without an end exhaust the stack of a parser without bounds."""
     with pytest.raises(CloudUnavailable, match="the answer is no JSON object"):
         read_reply("keys.list", 200, content)
+
+
+async def test_a_large_answer_in_small_pieces_is_read_in_time() -> None:
+    async def pieces(request: web.Request) -> web.StreamResponse:
+        sent = web.StreamResponse()
+        await sent.prepare(request)
+        for _ in range(2_000):
+            await sent.write(b"x" * 4_096)
+        return sent
+
+    async with served(pieces) as address:
+        vendor = VendorHttp(most_bytes=8 << 20)
+        began = time.process_time()
+        assert len((await vendor.send("call", "GET", address, headers=HEADERS)).content) == 2_000 * 4_096
+        assert time.process_time() - began < 5, "each piece copied what was there before"
+        await vendor.close()

@@ -19,6 +19,7 @@ from keyturn.gcp.moments import moment_in
 METRIC = "iam.googleapis.com/service_account/key/authn_events_count"
 KEPT_FOR = timedelta(days=42)
 VISIBLE_WITHIN = timedelta(hours=3)
+SAMPLE = timedelta(minutes=10)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
 
@@ -63,6 +64,11 @@ def last_authentications(series: Iterable[Mapping[str, Any]], *, period: timedel
     return found
 
 
+def is_incomplete(body: Mapping[str, Any]) -> bool:
+    """Return whether an answer says that series are missing from it, which is no proof that there are none."""
+    return bool(body.get("executionErrors") or body.get("unreachable"))
+
+
 def use_by(seen: Authentications, *, gives_way: bool, now: datetime) -> KeyUse:
     """Return a key's use by its last authentications.
 
@@ -77,13 +83,8 @@ def use_by(seen: Authentications, *, gives_way: bool, now: datetime) -> KeyUse:
     return KeyUse(last_used_at=latest if gives_way else seen.since, by=(by,))
 
 
-def no_use_by(*, created_at: datetime, gives_way: bool, now: datetime) -> KeyUse:
-    """Return the use of a key that has no authentication in the six weeks: what was before is not known.
-
-    Of a key that gives way, the latest moment that is possible is right before them.
-    """
-    if gives_way and created_at < now - KEPT_FOR:
-        return KeyUse(last_used_at=now - KEPT_FOR, by=("nothing since, by Cloud Monitoring",))
+def no_use() -> KeyUse:
+    """Return the use of a key that has no authentication in the six weeks: what was before is not known."""
     return KeyUse(by=("six weeks of Cloud Monitoring",), is_whole=False)
 
 
@@ -95,5 +96,5 @@ def _read_point(point: Mapping[str, Any], period: timedelta) -> Authentications 
         count = 0
     if until is None or count <= 0:
         return None
-    # A sum is a gauge: its start is its end, or left out.
-    return Authentications(count, until - period, until)
+    # A sum is a gauge: its start is its end, or left out. What a sample holds may be as old as the sample is long.
+    return Authentications(count, until - period - SAMPLE, until)

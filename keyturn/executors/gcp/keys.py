@@ -25,7 +25,7 @@ from keyturn.execution.errors import (
 )
 from keyturn.execution.protocols import CloudKey
 from keyturn.executors.gcp.activity import UNKNOWN, use_in
-from keyturn.executors.gcp.authentications import HOUR, last_authentications, no_use_by, question_of, use_by
+from keyturn.executors.gcp.authentications import HOUR, is_incomplete, last_authentications, no_use, question_of, use_by
 from keyturn.executors.gcp.key_files import decoded, key_file, signed_by
 from keyturn.executors.gcp.names import key_id_in, read_account
 from keyturn.gcp.api import GoogleCloud
@@ -35,6 +35,7 @@ from keyturn.gcp.replies import Reply
 _GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"  # RFC 7523
 # A step lists the keys, and then asks for the use of some: so long it goes by that list.
 _LISTED_FOR = 5.0
+_MOST_PAGES = 5  # an hour each of six weeks is one
 _NOT_TO_BE_HAD = frozenset({403, 404})  # a right is missing, or the API is off: the other may know
 
 
@@ -146,12 +147,10 @@ class GcpServiceAccountKeys:
         key, now = _key_of(entry), datetime.now(UTC)
         others = map(_key_of, entries)
         gives_way = key.is_active and any(one.is_active and one.created_at > key.created_at for one in others)
-        counted = await self._authentications(key.key_id, now)
-        seen = last_authentications(counted.entries("timeSeries"), period=HOUR).get(key.key_id)
-        if seen is not None:
-            return use_by(seen, gives_way=gives_way, now=now)
-        if counted.status == 200:
-            return no_use_by(created_at=key.created_at, gives_way=gives_way, now=now)
+        series = await self._authentications(key.key_id, now)
+        if series is not None:
+            seen = last_authentications(series, period=HOUR).get(key.key_id)
+            return no_use() if seen is None else use_by(seen, gives_way=gives_way, now=now)
         reply = await self._activities(str(entry["name"]))
         for activity in reply.entries("activities"):
             if key_id_in(str(activity.get("fullResourceName"))) == key.key_id:
@@ -197,10 +196,21 @@ class GcpServiceAccountKeys:
         params = {"filter": f'activities.full_resource_name="//iam.googleapis.com/{name}"'}
         return await self._google.ask("activities.query", "GET", url, params=params, expected=_NOT_TO_BE_HAD)
 
-    async def _authentications(self, key_id: str, now: datetime) -> Reply:
+    async def _authentications(self, key_id: str, now: datetime) -> Sequence[Mapping[str, Any]] | None:
+        """Return the key's time series; None where they may not be read. Raises CloudUnavailable for a part of them."""
         url = f"{self._google.settings.monitoring_url}/v3/projects/{await self._project()}/timeSeries"
-        params = question_of(now=now, period=HOUR, key_id=key_id)
-        return await self._google.ask("timeSeries.list", "GET", url, params=params, expected=_NOT_TO_BE_HAD)
+        params, found = dict(question_of(now=now, period=HOUR, key_id=key_id)), list[Mapping[str, Any]]()
+        for _ in range(_MOST_PAGES):
+            reply = await self._google.ask("timeSeries.list", "GET", url, params=params, expected=_NOT_TO_BE_HAD)
+            if reply.status != 200:
+                return None
+            if is_incomplete(reply.body):
+                break
+            found += reply.entries("timeSeries")
+            if not reply.body.get("nextPageToken"):
+                return found
+            params["pageToken"] = str(reply.body["nextPageToken"])
+        raise CloudUnavailable("timeSeries.list: the answer is not whole")
 
     async def _project(self) -> str:
         return quote(await self.account(), safe=":")  # example.com:project, as Google writes it
@@ -220,5 +230,5 @@ def _key_of(entry: Mapping[str, Any], identity: str | None = None) -> CloudKey:
     name = str(entry.get("name"))
     is_active = entry.get("disabled") is not True and not has_expired
     aliases = (name, f"//iam.googleapis.com/{name}")  # as inventories of Google Cloud write it
-    is_own = identity is not None and entry.get("creator") in {identity, f"serviceAccount:{identity}"}
+    is_own = identity is not None and entry.get("creator") in (identity, f"serviceAccount:{identity}")
     return CloudKey(key_id_in(name), is_active, created_at, aliases=aliases, is_own=is_own)

@@ -49,7 +49,7 @@ def _key_of(line: int, row: Mapping[str, Any], origin: Origin) -> InventoryKey:
         raise RowFault("name: is not projects/P/serviceAccounts/E/keys/K")
     name = next((one for one in known if "@" in one[1]), known[0])
     exposed = is_exposed(fields)
-    by_google = fields.get("keyType") in {"SYSTEM_MANAGED", _SYSTEM_MANAGED}
+    by_google = fields.get("keyType") in ("SYSTEM_MANAGED", _SYSTEM_MANAGED)
     idle: Idle | None = "system_managed" if by_google else "inactive" if fields.get("disabled") is True else None
     return key_of(
         line,

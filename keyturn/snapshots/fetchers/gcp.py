@@ -114,7 +114,7 @@ class GcpCloud:
 
         A project of a thousand keys that are used each day has five pages.
         """
-        from keyturn.executors.gcp.authentications import DAY, last_authentications, question_of
+        from keyturn.executors.gcp.authentications import DAY, is_incomplete, last_authentications, question_of
 
         url = f"{self._settings.monitoring_url}/v3/projects/{quote(project, safe=':')}/timeSeries"
         params = {**question_of(now=observed_at, period=DAY), "pageSize": str(POINTS_A_PAGE)}
@@ -122,6 +122,9 @@ class GcpCloud:
         async for reply in self._pages("timeSeries.list", url, params, expected=_NOT_TO_BE_HAD):
             if reply.status != 200:
                 rows.notes.append(f"only the use of Cloud APIs is known: {reply.in_words('timeSeries.list')}")
+                return {}
+            if is_incomplete(reply.body):
+                rows.notes.append("only the use of Cloud APIs is known: timeSeries.list: the answer is not whole")
                 return {}
             # The newest days come first: what a later page has of a key is older.
             found = {**last_authentications(reply.entries("timeSeries"), period=DAY), **found}

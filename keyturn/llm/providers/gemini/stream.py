@@ -7,6 +7,8 @@ from typing import Any
 
 from keyturn.llm.streams import Event
 
+_MAY_CHANGE = ("STOP", "FINISH_REASON_UNSPECIFIED")
+
 
 class GeminiFold:
     """Pieces of generated content, each whole in itself. Some give each its reason to end: the stream's end counts.
@@ -36,7 +38,7 @@ class GeminiFold:
                 continue
             parts = (candidate.get("content") or {}).get("parts") or []
             text += "".join(part["text"] for part in parts if "text" in part and not part.get("thought"))
-            if candidate.get("finishReason") and self._fields.get("finishReason", "STOP") == "STOP":
+            if candidate.get("finishReason") and self._fields.get("finishReason") in (None, *_MAY_CHANGE):
                 self._fields["finishReason"] = candidate["finishReason"]
         self.finished = "finishReason" in self._fields or self.ended
         self._texts.append(text)

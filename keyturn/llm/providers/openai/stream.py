@@ -22,6 +22,12 @@ COMPLETE = (
 )
 
 
+# A cut answer and a filtered one, likewise.
+TRUNCATED = ("length", "max_tokens", "max_output_tokens", "model_length")
+FILTERED = ("content_filter", "safety", "recitation", "blocklist", "error_toxic", "sensitive", "guardrail_intervened")
+_STAYS = frozenset({*TRUNCATED, *FILTERED, "refusal"})
+
+
 class OpenAiFold:
     """Chunks of a chat completion; the usage comes in the last one, which has no choice.
 
@@ -53,7 +59,7 @@ class OpenAiFold:
             delta = choice.get("delta") or (None if said else choice.get("message")) or {}
             text += texts_in(delta.get("content"))
             self._refusals.append(delta.get("refusal") or "")
-            if choice.get("finish_reason") and str(self._choice.get("finish_reason", "stop")).lower() in COMPLETE:
+            if choice.get("finish_reason") and str(self._choice.get("finish_reason")).lower() not in _STAYS:
                 self._choice = {name: choice[name] for name in ("finish_reason", "error") if choice.get(name)}
             self.finished = self.finished or bool(self._choice)
         self._texts.append(text)

@@ -13,7 +13,7 @@ from keyturn.llm.bodies import count, recordable
 from keyturn.llm.classify import COMMON, common_codes, error_for
 from keyturn.llm.errors import UnreadableResponse
 from keyturn.llm.provider import WireFormat
-from keyturn.llm.providers.openai.stream import COMPLETE, OpenAiFold
+from keyturn.llm.providers.openai.stream import COMPLETE, FILTERED, TRUNCATED, OpenAiFold
 from keyturn.llm.streams import texts_in
 from keyturn.llm.wire import Completion, Finish, Usage
 from keyturn.tasks.definition import Prompt
@@ -23,11 +23,8 @@ from keyturn.tasks.definition import Prompt
 # An end that we do not know, such as a tool call, is no end of an answer to this prompt: it counts as cut.
 _FINISH: dict[str, Finish] = {
     **dict.fromkeys(COMPLETE, "complete"),
-    **dict.fromkeys(("length", "max_tokens", "max_output_tokens", "model_length"), "truncated"),
-    **dict.fromkeys(
-        ("content_filter", "safety", "recitation", "blocklist", "error_toxic", "sensitive", "guardrail_intervened"),
-        "filtered",
-    ),
+    **dict.fromkeys(TRUNCATED, "truncated"),
+    **dict.fromkeys(FILTERED, "filtered"),
     "refusal": "refused",
 }
 # The provider behind a gateway died (OpenRouter), or the server did.
