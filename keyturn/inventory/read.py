@@ -1,24 +1,20 @@
 """Read an inventory: recognise its format by its content, yield one row at a time, and skip bad rows."""
 
-import csv
-import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from keyturn.foreign_json import read_json
-from keyturn.inventory.cells import unescape_formula
-from keyturn.inventory.documents import LISTS, MAX_LINE, Entry, entries_of, lines_of
+from keyturn.inventory.documents import LISTS, Entry, entries_of, lines_of
 from keyturn.inventory.errors import InventoryInvalid
 from keyturn.inventory.rows import BadRow, Origin, RowFault
 from keyturn.inventory.source import Inventory, Row, Table, TableReader
 from keyturn.inventory.sources import load_sources
+from keyturn.inventory.tables import TableRow, read_header, rows_in, rows_in_pieces
 from keyturn.inventory.text import PEEK, first_characters, open_text
 
 # Objects of any source, an object a line or of no source that is known: what is wrong with each is said of it.
 _LINES = "jsonl"
-# Spreadsheets write what their country writes: a comma, a semicolon, a tab.
-_SEPARATORS = ",;\t|"
 
 
 def read(inventory: Inventory) -> Iterator[Row]:
@@ -56,7 +52,7 @@ def recognise_source(file: Path) -> str:
             return name
     if head[0] in "[{":
         return _LINES if _is_lines(head) else _source_of(next(entries_of(file), None))
-    names = _header(head)[1]
+    names = read_header(head)[1]
     for name, table in tables:
         if table.knows(names):
             return name
@@ -98,21 +94,6 @@ def _source_of(first: Entry | None) -> str:
     return _LINES
 
 
-def _header(head: str) -> tuple[str, list[str]]:
-    """Return the separator and the names of a CSV that starts so."""
-    lines = [line for line in head.splitlines() if line.strip()]
-    if lines and lines[0].lower().startswith("sep=") and len(lines[0]) == 5:  # as Excel writes and reads it
-        return lines[0][4], _names(lines[1] if len(lines) > 1 else "", lines[0][4])
-    first = lines[0] if lines else ""
-    found = [(separator, _names(first, separator)) for separator in _SEPARATORS]
-    known = {name for source in load_sources().values() if source.table for name in source.table.columns}
-    return max(found, key=lambda one: (len(known & set(one[1])), len(one[1])))
-
-
-def _names(line: str, separator: str) -> list[str]:
-    return [unescape_formula(name).strip() for name in next(csv.reader([line], delimiter=separator), [])]
-
-
 def _keys_of_entries(inventory: Inventory, entries: Iterator[Entry]) -> Iterator[Row]:
     origin = inventory.origin("inventory")
     for entry in entries:
@@ -148,14 +129,11 @@ def _rows_of(inventory: Inventory, table: Table) -> Iterator[Row]:
     wrapped = table.wrapped
     if wrapped is not None and wrapped.knows(first_characters(inventory.file)):
         for made, pieces in wrapped.tables(inventory.file):
-            yield from _keys_of_rows(_rows_in(pieces), reader, made)
+            yield from _keys_of_rows(rows_in_pieces(pieces), reader, made)
     else:
         with open_text(inventory.file) as text:
-            yield from _keys_of_rows(_rows(text, first_characters(inventory.file)), reader, None)
+            yield from _keys_of_rows(rows_in(text, first_characters(inventory.file)), reader, None)
     yield from reader.rest()
-
-
-TableRow = tuple[BadRow | tuple[int, list[str]], Sequence[str]]  # with its header
 
 
 def _keys_of_rows(rows: Iterator[TableRow], reader: TableReader, made: str | None) -> Iterator[Row]:
@@ -174,81 +152,3 @@ def _keys_of_rows(rows: Iterator[TableRow], reader: TableReader, made: str | Non
             yield BadRow(line, str(fault), dict(zip(header, cells, strict=True)))
             continue
         yield from keys
-
-
-def _rows_in(pieces: Iterator[str]) -> Iterator[TableRow]:
-    head = next(pieces, "")
-    yield from _rows(_lines(itertools.chain([head], pieces)), head)
-
-
-def _rows(lines: Iterable[str], head: str) -> Iterator[TableRow]:
-    """Yield the rows of a CSV, each a line: no export has a line break in a cell.
-
-    What spans several lines is due to a quotation mark that was not meant: each of these lines is then read alone.
-    """
-    separator, names = _header(head)
-    taken: list[str] = []  # the lines of the row that is being read
-    rows = csv.reader(_noted(lines, taken), delimiter=separator)
-    header: list[str] | None = None
-    number = 0
-    while True:
-        taken.clear()
-        try:
-            cells = next(rows)
-        except StopIteration:
-            return
-        except csv.Error:
-            cells = []
-        found: Iterable[list[str] | str] = [cells]
-        closes = "".join(taken).count('"') % 2 == 0
-        if len(taken) > 1 and closes and header is not None and len(cells) == len(header):
-            # A line break within a cell, or a quotation mark that the next one ends: which, nothing says.
-            ends = f"spans lines {number + 1} to {number + len(taken)}, which no export does: none of them was read"
-            yield BadRow(number + 1, ends, {}), header
-            number += len(taken)
-            continue
-        if len(taken) != 1 or not cells:
-            found = _each_alone(taken, separator)
-        for one in found:
-            number += 1
-            if isinstance(one, str):
-                yield BadRow(number, one, {}), header or names
-                continue
-            row = [unescape_formula(cell) for cell in one]
-            if not any(cell.strip() for cell in row):
-                continue
-            if header is None:
-                if not row[0].lower().startswith("sep="):
-                    header = [name.strip() for name in row]
-            elif len(row) != len(header):
-                reason = f"has {len(row)} cells, and the header {len(header)}"
-                yield BadRow(number, reason, dict(zip(header, row, strict=False))), header
-            elif row[0].strip() != header[0] or [name.strip() for name in row] != header:  # files that were joined
-                yield (number, row), header
-
-
-def _noted(lines: Iterable[str], taken: list[str]) -> Iterator[str]:
-    for line in lines:
-        taken.append(line)
-        yield line
-
-
-def _each_alone(lines: Sequence[str], separator: str) -> Iterator[list[str] | str]:
-    """Yield the cells of each line, or what is wrong with it."""
-    for line in lines:
-        try:
-            yield next(csv.reader([line], delimiter=separator, strict=True), [])
-        except csv.Error as error:
-            of_a_mark = "unexpected end" in str(error) or "expected after" in str(error)
-            yield "holds a quotation mark that does not end in the same line" if of_a_mark else f"is not CSV: {error}"
-
-
-def _lines(pieces: Iterator[str]) -> Iterator[str]:
-    rest = ""
-    for piece in pieces:
-        *whole, rest = (rest + piece).split("\n")
-        if len(rest) > MAX_LINE:
-            raise InventoryInvalid(f"the report has a line of over {MAX_LINE:,} characters")
-        yield from (f"{line}\n" for line in whole)
-    if rest:
-        yield rest

@@ -1,0 +1,109 @@
+"""The rows of a CSV, as spreadsheets, scripts and clouds write it; a header, and a line each."""
+
+import csv
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+
+from keyturn.inventory.cells import unescape_formula
+from keyturn.inventory.documents import MAX_LINE
+from keyturn.inventory.errors import InventoryInvalid
+from keyturn.inventory.rows import BadRow
+from keyturn.inventory.sources import load_sources
+
+# Spreadsheets write what their country writes: a comma, a semicolon, a tab.
+_SEPARATORS = ",;\t|"
+TableRow = tuple[BadRow | tuple[int, list[str]], Sequence[str]]  # with its header
+
+
+def read_header(head: str) -> tuple[str, list[str]]:
+    """Return the separator and the names of a CSV that starts so."""
+    lines = [line for line in head.splitlines() if line.strip()]
+    if lines and lines[0].lower().startswith("sep=") and len(lines[0]) == 5:  # as Excel writes and reads it
+        return lines[0][4], _names(lines[1] if len(lines) > 1 else "", lines[0][4])
+    first = lines[0] if lines else ""
+    found = [(separator, _names(first, separator)) for separator in _SEPARATORS]
+    known = {name for source in load_sources().values() if source.table for name in source.table.columns}
+    return max(found, key=lambda one: (len(known & set(one[1])), len(one[1])))
+
+
+def _names(line: str, separator: str) -> list[str]:
+    return [unescape_formula(name).strip() for name in next(csv.reader([line], delimiter=separator), [])]
+
+
+def rows_in_pieces(pieces: Iterator[str]) -> Iterator[TableRow]:
+    """Yield the rows of a CSV whose text comes in pieces; raises InventoryInvalid for a line of over a megabyte."""
+    head = next(pieces, "")
+    yield from rows_in(_lines(itertools.chain([head], pieces)), head)
+
+
+def rows_in(lines: Iterable[str], head: str) -> Iterator[TableRow]:
+    """Yield the rows of a CSV, each a line: no export has a line break in a cell.
+
+    What spans several lines is due to a quotation mark that was not meant: each of these lines is then read alone.
+    """
+    separator, names = read_header(head)
+    taken: list[str] = []  # the lines of the row that is being read
+    rows = csv.reader(_noted(lines, taken), delimiter=separator)
+    header: list[str] | None = None
+    number = 0
+    while True:
+        taken.clear()
+        try:
+            cells = next(rows)
+        except StopIteration:
+            return
+        except csv.Error:
+            cells = []
+        found: Iterable[list[str] | str] = [cells]
+        closes = "".join(taken).count('"') % 2 == 0
+        if len(taken) > 1 and closes and header is not None and len(cells) == len(header):
+            # A line break within a cell, or a quotation mark that the next one ends: which, nothing says.
+            ends = f"spans lines {number + 1} to {number + len(taken)}, which no export does: none of them was read"
+            yield BadRow(number + 1, ends, {}), header
+            number += len(taken)
+            continue
+        if len(taken) != 1 or not cells:
+            found = _each_alone(taken, separator)
+        for one in found:
+            number += 1
+            if isinstance(one, str):
+                yield BadRow(number, one, {}), header or names
+                continue
+            row = [unescape_formula(cell) for cell in one]
+            if not any(cell.strip() for cell in row):
+                continue
+            if header is None:
+                if not row[0].lower().startswith("sep="):
+                    header = [name.strip() for name in row]
+            elif len(row) != len(header):
+                reason = f"has {len(row)} cells, and the header {len(header)}"
+                yield BadRow(number, reason, dict(zip(header, row, strict=False))), header
+            elif row[0].strip() != header[0] or [name.strip() for name in row] != header:  # files that were joined
+                yield (number, row), header
+
+
+def _noted(lines: Iterable[str], taken: list[str]) -> Iterator[str]:
+    for line in lines:
+        taken.append(line)
+        yield line
+
+
+def _each_alone(lines: Sequence[str], separator: str) -> Iterator[list[str] | str]:
+    """Yield the cells of each line, or what is wrong with it."""
+    for line in lines:
+        try:
+            yield next(csv.reader([line], delimiter=separator, strict=True), [])
+        except csv.Error as error:
+            of_a_mark = "unexpected end" in str(error) or "expected after" in str(error)
+            yield "holds a quotation mark that does not end in the same line" if of_a_mark else f"is not CSV: {error}"
+
+
+def _lines(pieces: Iterator[str]) -> Iterator[str]:
+    rest = ""
+    for piece in pieces:
+        *whole, rest = (rest + piece).split("\n")
+        if len(rest) > MAX_LINE:
+            raise InventoryInvalid(f"the report has a line of over {MAX_LINE:,} characters")
+        yield from (f"{line}\n" for line in whole)
+    if rest:
+        yield rest
