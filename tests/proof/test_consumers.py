@@ -225,7 +225,8 @@ def write_key_map(keys: list[ConsumedKey], file: Path) -> None:
     for key in keys:
         paths = ", ".join(f'"{path}"' for path in key.targets)
         consumers = 'consumers = ["often", "seldom"]\n' if key.is_declared else ""
-        tables.append(f'[[key]]\naccount = "{key.account_id}"\ntargets = [{paths}]\n{consumers}')
+        named = f'key_id = "{key.key_id}"\n' if key.cloud == "gcp" else ""
+        tables.append(f'[[key]]\naccount = "{key.account_id}"\n{named}targets = [{paths}]\n{consumers}')
     file.write_text("\n".join(tables))
 
 
@@ -383,13 +384,15 @@ async def _expect_no_secret(engine: AsyncEngine, fire: Fire, keys: list[Consumed
 def wrongs(fire: Fire, keys: list[ConsumedKey], ended: list[Any], trails: list[list[dict[str, Any]]]) -> list[str]:
     """What did not end as it must."""
     found = []
+    names: dict[str, set[str]] = {}  # the new keys of each user
+    for key, (_, outcome) in zip(keys, ended, strict=True):
+        new = str(outcome.new_key_id)
+        names.setdefault(key.user, set()).add(new if key.cloud != "postgresql" else new.partition(".")[0])
     for key, (_, outcome), trail in zip(keys, ended, trails, strict=True):
         present = fire.world.keys_of(key)
-        new = outcome.new_key_id
-        names = {new} if key.cloud != "postgresql" else {str(new).partition(".")[0]}
-        if outcome.status != "done" or {name for name, active in present.items() if active} != names:
+        if outcome.status != "done" or {name for name, active in present.items() if active} != names[key.user]:
             found.append(f"{key.cloud} {key.user}: {outcome.status}, {len(present)} keys, orphan or old one")
-        elif len(present) != 1:
+        elif len(present) != len(names[key.user]):
             found.append(f"{key.cloud} {key.user}: {len(present)} keys")
         stored = [json.loads(fire.world.read(path) or "{}") for path in key.targets]
         if any(one != stored[0] for one in stored):

@@ -108,6 +108,7 @@ async def main() -> None:
                 key_map=key_map,
                 own_use_within=timedelta(0),
                 used_since=timedelta(seconds=1),
+                created_within=LISTED_WITHIN,
             )
             account = os.environ[f"ACCOUNT_{name}"]
             own = settings.model_copy(update={"executor": name})
