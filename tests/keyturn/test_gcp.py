@@ -837,6 +837,21 @@ async def test_a_lost_key_is_ours_also_behind_one_that_was_not_lost(rotation: Ro
     assert lab.user_keys == {state.new_key_id: "active"}
 
 
+async def test_a_lost_key_that_something_uses_is_never_touched(rotation: Rotation) -> None:
+    """Its secret was not lost, then: whoever has it got it from another program of these credentials."""
+    lab, old = rotation.lab, rotation.lab.old_key()
+    state = await rotation.start(old)
+    lab.simulator.denied.clear()
+    lab.simulator.faults.append(("keys.create", "answer_lost"))
+    with pytest.raises(CloudUnavailable):
+        await rotation.steps.create(state)
+    (lost,) = set(lab.user_keys) - {old}
+    lab.simulator.iam.monitoring.count(lost, at=datetime.now(UTC) - timedelta(seconds=1))
+    with pytest.raises(ForeignKey):
+        await rotation.steps.create(state)
+    assert set(lab.user_keys) == {old, lost}
+
+
 async def test_two_keys_of_one_account_are_rotated_at_once(lab: Lab, sqlite_engine: AsyncEngine) -> None:
     """Neither takes the other's new key for a stranger's, nor for its own lost one; and a rollback leaves it, too."""
     one, two, three = (lab.old_key() for _ in range(3))

@@ -325,6 +325,7 @@ async def test_what_other_executions_wrote_of_a_name_is_read_and_nothing_else(
         ("other", "svc-50%", "execute:"),
         ("another user", "svc-500", "execute:"),
         ("outsider", "svc-50%", "pipeline-"),
+        ("forger", "svc-50%", "execute:another-"),
         ("closed", "svc-50%", "execute:"),
     ):
         job_id = await make(store)

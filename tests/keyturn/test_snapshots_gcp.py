@@ -133,6 +133,14 @@ async def test_what_monitoring_counts_is_a_use_that_policy_analyzer_did_not_see(
     assert dict(made.notes) == {note: 1}
 
 
+async def test_a_part_of_monitorings_counts_is_said_to_be_one(
+    google: GcpSimulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(google.iam.monitoring, "list_series", lambda *_: {"executionErrors": [{"code": 14}]})
+    made, _ = await fetched(tmp_path)
+    assert dict(made.notes) == {"only the use of Cloud APIs is known: timeSeries.list: the answer is not whole": 1}
+
+
 async def test_where_use_may_not_be_asked_it_is_said_that_it_is_not_known(google: GcpSimulator, tmp_path: Path) -> None:
     """The keys are there all the same."""
     google.denied.add(f"activities.query {PAY}")
