@@ -41,7 +41,7 @@ test: install ## run every test, real servers included
 	$(BIN)/pytest -n 6 --dist worksteal -m "not alone"
 	$(BIN)/pytest -m alone
 
-unit: install ## run the tests of the core, without a server (half a minute)
+unit: install ## run the tests of the core, without a server (a minute)
 	$(BIN)/pytest -q -n auto -m "not integration and not alone" tests/keyturn tests/activities
 
 check: install ## format, lint, words, types, imports, secrets

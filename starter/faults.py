@@ -46,10 +46,7 @@ def naming_options(*, whole: str = "") -> Iterator[None]:
     else:
         return
     named = [(field or whole, reason) for field, reason in faults]
-    # What several facts say together names them by their fields.
-    of_several = [("", _FACT.sub(_fact_option, reason)) for field, reason in named if field == "credential"]
-    named = [*of_several, *(one for one in named if one[0] != "credential")]
-    raise InvalidRequest("; ".join(f"{_option(field)}: {reason}" if field else reason for field, reason in named))
+    raise InvalidRequest("; ".join(_in_options(field, reason) for field, reason in named))
 
 
 def validate(build: Callable[[], T], *, whole: str = "") -> T:
@@ -58,8 +55,10 @@ def validate(build: Callable[[], T], *, whole: str = "") -> T:
         return build()
 
 
-def _fact_option(found: re.Match[str]) -> str:
-    return _option(found[0])
+def _in_options(field: str, reason: str) -> str:
+    if field == "credential":  # what several facts say together names them by their fields
+        return _FACT.sub(lambda found: _option(found[0]), reason)
+    return f"{_option(field)}: {reason}" if field else reason
 
 
 def _option(field: str) -> str:

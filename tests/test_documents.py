@@ -400,3 +400,10 @@ def test_every_reason_that_a_workflow_gives_is_in_the_reference() -> None:
         text = file.read_text()
         given = re.findall(r'\brefusal\("([a-z_]+)"|\bkind="([a-z_]+)"|^USED_AGAIN = "([a-z_]+)"', text, re.MULTILINE)
         assert {one for each in given for one in each if one} <= known, file.name
+
+
+def test_readme_counts_the_policy_lines_that_are_shipped() -> None:
+    words = {"seventeen": 17, "eighteen": 18, "nineteen": 19, "twenty": 20}
+    for page in ("README.md", "docs/how-to/write-a-policy-line.md"):
+        (counted,) = re.findall(r"(\w+) (?:policy )?lines are shipped", (ROOT / page).read_text())
+        assert words[counted.lower()] == len({line.id for line in load_catalogue()}), page

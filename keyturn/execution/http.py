@@ -53,7 +53,6 @@ class VendorHttp:
         self._authorities_named = authorities_named
         self._trust_env = trust_env
         self._http: httpx.AsyncClient | None = None
-        self._retired: list[httpx.AsyncClient] = []
 
     async def send(
         self,
@@ -90,9 +89,9 @@ class VendorHttp:
                     method, url, headers=headers, params=params, json=json, data=form, content=content
                 ) as answer,
             ):
-                # Raw, which is bounded: a server that compresses what was asked for plain is not understood.
+                # Some proxies compress what was asked for plain: of the 64 kB that come at once, a bomb makes 64 MB.
                 text = bytearray()
-                async for chunk in answer.aiter_raw():
+                async for chunk in answer.aiter_bytes():
                     text += chunk
                     if len(text) > self._most_bytes:
                         raise _TooLong
@@ -102,16 +101,14 @@ class VendorHttp:
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, ValueError, RuntimeError) as error:
             failure, is_untrusted = self._failure(call, error), _wrong_certificate(error) is not None
         if is_untrusted and self._authorities is not public_authorities and self._http is client:
-            self._http = None
-            self._retired.append(client)  # others may be in the middle of a call
+            self._http = None  # not closed: others may be in the middle of a call, and let go of it then
         raise failure
 
     async def close(self) -> None:
         """Close the connections; the next request opens others."""
-        closing, self._http, self._retired = [self._http, *self._retired], None, []
-        for client in closing:
-            if client is not None:
-                await client.aclose()
+        client, self._http = self._http, None
+        if client is not None:
+            await client.aclose()
 
     def _client(self) -> httpx.AsyncClient:
         if self._http is None:

@@ -17,9 +17,9 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple, Self
+from typing import Any
 
 from pydantic import SecretStr
 
@@ -44,8 +44,19 @@ from keyturn.execution.mapping import KeyMap, KeyMapping, KeyNames
 from keyturn.execution.plans import evidence_of, plan_of, use_in_words
 from keyturn.execution.protocols import CloudKey, CloudKeys
 from keyturn.execution.targets import SecretTargets
+from keyturn.execution.trails import (
+    Record,
+    Trail,
+    account_in,
+    created_keys,
+    deactivated_at_in,
+    is_of_user,
+    named_keys,
+    record_in,
+    unanswered_tries,
+)
 from keyturn.execution.waits import is_idle, is_in_use, need_of, waits_of
-from keyturn.jobs.consumers import CONSUMER, consumers_moved
+from keyturn.jobs.consumers import consumers_moved
 from keyturn.jobs.contracts import ClaimedJob, Evidence
 from keyturn.jobs.errors import JobClosed, StaleClaim, StateRefused
 from keyturn.jobs.leases import JobLeases, claimed_job
@@ -67,8 +78,6 @@ CLOCKS_AGREE_WITHIN = timedelta(minutes=5)  # this machine's and the cloud's: si
 
 # From the names of policy lines in a job to the lines that this process has of them.
 LinesOf = Callable[[Sequence[str]], Iterable[PolicyLine]]
-# What the executor itself wrote of a job, oldest first.
-Trail = Sequence[Mapping[str, Any]]
 # From a tenant and a cloud account to why nothing may be changed there now; None if it may.
 Freezes = Callable[[str, str], Awaitable[str | None]]
 
@@ -139,7 +148,7 @@ class KeyRotation:
         """
         own = await self._expect_account(order.cloud_account)
         job, trail = await self._leases.show(order.job_id, tenant_id=order.tenant_id)
-        if (account := _account_in(row for row in trail if row["actor"] == _owner(order.job_id))) is not None:
+        if (account := account_in(row for row in trail if row["actor"] == _owner(order.job_id))) is not None:
             if account != own:
                 raise AnotherAccount(f"the job was started in the account {account}, and these credentials are {own}'s")
             return
@@ -172,12 +181,12 @@ class KeyRotation:
         """
         trail = await self._trail_of(job.job_id, job.tenant_id)
         own = await self._keys.account()
-        if (account := _account_in(trail)) not in {None, own}:
+        if (account := account_in(trail)) not in {None, own}:
             raise AnotherAccount(f"the job was started in the account {account}, and these credentials are {own}'s")
         user = self._keys.user_of(job.account_id, own)
         now = datetime.now(UTC)
         # What the key map says now may be something else, and the consumers have been asked for by what it said.
-        if (recorded := _recorded(trail)) is None:
+        if (recorded := record_in(trail)) is None:
             recorded = await self._record_anew(order, job, user, own, now)
         else:
             self._targets.expect_usable(recorded.targets)
@@ -193,7 +202,7 @@ class KeyRotation:
             targets=recorded.targets,
             consumers=recorded.consumers,
             waits=recorded.waits,
-            deactivated_at=_deactivated_at(trail),
+            deactivated_at=deactivated_at_in(trail),
             recorded_at=now,
             rotate_by=job.rotate_by,
             is_compromised=job.priority == "urgent",
@@ -201,14 +210,14 @@ class KeyRotation:
 
     async def _record_anew(
         self, order: KeyRotationOrder, job: ClaimedJob, user: str, own: str, now: datetime
-    ) -> "_Record":
+    ) -> "Record":
         present = await self._keys.list_keys(user)
         old = self._expect_rotatable(job.key_id, present)
         mapping = await self._mapping_of(job, user, own, old.key_id)
         targets = self._targets_of(user, mapping, own)
         self._targets.expect_usable(targets)
         await self._expect_own_target(targets, old.key_id, present)
-        record = _Record(
+        record = Record(
             old=old.key_id,
             created_at=old.created_at,
             before=tuple(key.key_id for key in present),
@@ -236,13 +245,13 @@ class KeyRotation:
         # Written before anything is looked at: an earlier attempt that froze and wakes up finds it, and stores nothing.
         try_id = uuid.uuid4().hex
         await self._say(rotation, evidence={"try": try_id})
+        trail = await self._trail_of(rotation.job_id, rotation.tenant_id)
         present = await self._keys.list_keys(rotation.user)
-        extra = await self._beside(rotation, present)
+        extra = await self._beside(rotation, present, trail)
         stored = await self._targets.current(rotation.targets)
         stored_of = None if stored is None else self._keys.key_in(stored)
-        trail = await self._trail_of(rotation.job_id, rotation.tenant_id)
         # What an earlier attempt created and stored is read by consumers already, even if no list shows it yet.
-        ours = {*(key.key_id for key in extra), *_made(trail)}
+        ours = {*(key.key_id for key in extra), *created_keys(trail)}
         if stored is not None and stored_of is not None and stored_of in ours:
             await self._say(rotation)
             await self._targets.copy(rotation.targets, stored, version=stored_of)
@@ -418,8 +427,8 @@ class KeyRotation:
             await self._say(rotation)
             await self._keys.delete(rotation.user, rotation.old_key_id)
         # A list that was not consistent when the key was created may have hidden one that was created before it.
-        left = [key for key in await self._beside(rotation, present) if key.key_id != rotation.new_key_id]
         trail = await self._trail_of(rotation.job_id, rotation.tenant_id)
+        left = [key for key in await self._beside(rotation, present, trail) if key.key_id != rotation.new_key_id]
         for key in await self._keys_created_here(rotation, left, trail):
             await self._say(rotation, evidence={"deleting_orphan": key.key_id})
             await self._keys.delete(rotation.user, key.key_id)
@@ -462,10 +471,10 @@ class KeyRotation:
             await self._keys.set_active(rotation.user, rotation.old_key_id, True)
             await self._say(rotation, evidence={"activated": rotation.old_key_id})
         trail = await self._trail_of(rotation.job_id, rotation.tenant_id)
-        beside = await self._beside(rotation, present)
+        beside = await self._beside(rotation, present, trail)
         listed = [key.key_id for key in await self._keys_created_here(rotation, beside, trail)]
         # One that no list shows, or that was deleted by hand, may be in the targets all the same.
-        for key_id in dict.fromkeys([*listed, *sorted(_made(trail))]):
+        for key_id in dict.fromkeys([*listed, *sorted(created_keys(trail))]):
             left = await self._targets.restore(rotation.targets, self._is_of(key_id), version=key_id)
             still = {"still_in": " ".join(left)[:500]} if left else {}
             await self._say(rotation, evidence={"deleting": key_id} | still)
@@ -615,22 +624,22 @@ class KeyRotation:
         await self._say(rotation, evidence={"new_key_id": key_id, "stored_in": " ".join(rotation.targets)[:500]})
         return key_id
 
-    async def _beside(self, rotation: KeyState, present: Sequence[CloudKey]) -> list[CloudKey]:
+    async def _beside(self, rotation: KeyState, present: Sequence[CloudKey], trail: Trail) -> list[CloudKey]:
         """Return the user's keys beside the recorded ones, without those that rotations of its other keys created.
 
         Raises CloudUnavailable while such a rotation is about to create one, which nothing names as its own yet.
         """
         beside = [key for key in present if key.key_id not in rotation.keys_before]
-        if not beside:
-            return []
-        trail = await self._trail_of(rotation.job_id, rotation.tenant_id)
+        named = named_keys(trail)
+        if all(key.key_id in named or key.job_id == rotation.job_id for key in beside):
+            return beside  # as a rule: what others wrote is read only where something is left to explain
         since = min(row["at"] for row in trail)
         found = await self._leases.other_trails(rotation.job_id, actor=EXECUTION, since=since, naming=rotation.user)
-        others = [one for one in found if _is_of_user(one, rotation)]
+        others = [one for one in found if is_of_user(one, rotation)]
         for other in others:
-            if any(at > datetime.now(UTC) - self._created_within for at in _unanswered(other)):
+            if any(at > datetime.now(UTC) - self._created_within for at in unanswered_tries(other)):
                 raise CloudUnavailable("another rotation of this account creates a key now")
-        theirs = {str(row["detail"]["created_key"]) for one in others for row in one if "created_key" in row["detail"]}
+        theirs = set[str]().union(*map(named_keys, others))
         return [key for key in beside if key.key_id not in theirs]
 
     async def _orphans(self, rotation: KeyState, extra: Sequence[CloudKey], trail: Trail) -> Sequence[CloudKey]:
@@ -645,9 +654,8 @@ class KeyRotation:
 
         A key of which the cloud can say neither whether it was used nor that we created it is not ours by its date.
         """
-        names = ("created_key", "new_key_id", "deleting_orphan")
-        named = {row["detail"].get(name) for row in trail for name in names}
-        unanswered = _unanswered(trail)
+        named = named_keys(trail)
+        unanswered = unanswered_tries(trail)
         ours = []
         for key in extra:
             if key.key_id in named or key.job_id == rotation.job_id:
@@ -660,7 +668,7 @@ class KeyRotation:
 
     def _expect_lists_to_be_whole(self, trail: Trail, orphans: Sequence[CloudKey]) -> None:
         """Wait before another key is created until the one of an earlier try would be listed, if there is one."""
-        tries = [*_unanswered(trail), *(row["at"] for row in trail if "created_key" in row["detail"])]
+        tries = [*unanswered_tries(trail), *(row["at"] for row in trail if "created_key" in row["detail"])]
         if tries and not orphans and datetime.now(UTC) < max(tries) + self._keys.visible_within:
             raise CloudUnavailable("an earlier attempt may have created a key that is not listed yet")
 
@@ -734,98 +742,6 @@ def _in_a_name(user: str) -> str:
 
 def _coded(text: str) -> str:
     return "".join(f"_{byte:02X}" for byte in text.encode())
-
-
-def _unanswered(trail: Trail) -> list[datetime]:
-    """When a key was asked for without an answer: it may have been created, and its secret is lost.
-
-    An orphan whose answer came, and which was deleted as lost all the same, is none of these.
-    """
-    found: list[datetime] = []
-    answered = {row["detail"]["created_key"] for row in trail if "created_key" in row["detail"]}
-    for row in trail:
-        detail = row["detail"]
-        if detail.get("step") == "create_key":
-            found.append(row["at"])
-        elif found and (detail.get("step") == "key_not_created" or "created_key" in detail):
-            found.pop()
-        elif found and "deleting_orphan" in detail and detail["deleting_orphan"] not in answered:
-            found.pop(0)
-    return found
-
-
-def _is_of_user(trail: Trail, rotation: KeyState) -> bool:
-    """Whether a trail is of a key of the same user: a job may call its account in several ways."""
-    named = {(row["detail"].get("cloud_account"), row["detail"].get("user")) for row in trail}
-    return (rotation.cloud_account, rotation.user) in named
-
-
-def _made(trail: Trail) -> set[str]:
-    """The keys that the trail says were created and not deleted since."""
-    deleted = {row["detail"].get("deleting_orphan") for row in trail}
-    return {str(row["detail"]["created_key"]) for row in trail if "created_key" in row["detail"]} - deleted
-
-
-def _deactivated_at(trail: Trail) -> datetime | None:
-    """When an earlier run has deactivated the old key, if it was not activated since."""
-    found = None
-    for row in trail:
-        if "deactivated" in row["detail"]:
-            found = row["at"]
-        elif {"activating", "activated"} & set(row["detail"]):
-            found = None
-    return found
-
-
-def _account_in(trail: Iterable[Mapping[str, Any]]) -> str | None:
-    return next((str(row["detail"]["cloud_account"]) for row in trail if "cloud_account" in row["detail"]), None)
-
-
-class _Record(NamedTuple):
-    """What a run writes down before it changes anything, and what every later run of the job goes by."""
-
-    old: str
-    created_at: datetime
-    before: tuple[str, ...]
-    targets: tuple[str, ...]
-    consumers: tuple[str, ...]
-    waits: KeyWaits
-
-    def as_evidence(self) -> Evidence:
-        evidence = {"old_key_id": self.old, "old_created_at": self.created_at.isoformat()}
-        evidence |= {"keys_before": ",".join(self.before), "waits": self.waits.model_dump_json()}
-        evidence |= {f"target_{number:02}": path for number, path in enumerate(self.targets, 1)}
-        return evidence | {f"{CONSUMER}{number:02}": name for number, name in enumerate(self.consumers, 1)}
-
-    @classmethod
-    def of_evidence(cls, detail: Evidence) -> Self:
-        targets, consumers = (
-            tuple(str(detail[name]) for name in sorted(detail) if name.startswith(kind))
-            for kind in ("target_", CONSUMER)
-        )
-        return cls(
-            old=str(detail["old_key_id"]),
-            created_at=datetime.fromisoformat(str(detail["old_created_at"])),
-            before=tuple(str(detail["keys_before"]).split(",")),
-            targets=targets,
-            consumers=consumers,
-            waits=KeyWaits.model_validate_json(str(detail["waits"])),
-        )
-
-
-def _recorded(trail: Trail) -> _Record | None:
-    """What the run has written down which was the first to create a key.
-
-    None while no run has: then a changed key map, or another key of the user, counts for the next one.
-    """
-    found = None
-    for row in trail:
-        detail = row["detail"]
-        if detail.get("step") == "create_key":
-            return found
-        if "keys_before" in detail:
-            found = _Record.of_evidence(detail)
-    return None
 
 
 def _of(key_id: str | None) -> str:

@@ -35,13 +35,15 @@ def reports_in(file: Path) -> Iterator[tuple[str | None, Iterator[str]]]:
     Raises:
         InventoryInvalid: the file holds something else, which would be missed in silence, or an answer has no report.
     """
-    pieces = _pieces(file)
+    pieces, fault = _pieces(file), InventoryInvalid(f"{file} is not the output of get-credential-report")
     for made in _generation_times(file):
-        yield made, _decoded(pieces, InventoryInvalid(f"{file} is not the output of get-credential-report"))
+        yield made, _decoded(pieces, fault)
+    if any(is_report for is_report, _ in pieces):  # one within another answer's member
+        raise fault
 
 
 def _generation_times(file: Path) -> list[str | None]:
-    """Return each answer's GeneratedTime, or None for one without it."""
+    """Return each answer's GeneratedTime, or None for one without it: it stands behind the report that it dates."""
     around = io.StringIO()
     for is_report, piece in _pieces(file):
         if not is_report and piece is not None:

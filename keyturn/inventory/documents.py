@@ -30,6 +30,7 @@ _NEXT = (
     "next_page_token",
     "NextToken",
     "Marker",
+    "IsTruncated",
     "skipToken",
 )
 MAX_LINE = 1_000_000  # characters of a row, which has some hundreds: what is longer is none

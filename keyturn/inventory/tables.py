@@ -45,6 +45,7 @@ def rows_in(lines: Iterable[str], head: str) -> Iterator[TableRow]:
     taken: list[str] = []  # the lines of the row that is being read
     rows = csv.reader(_noted(lines, taken), delimiter=separator)
     header: list[str] | None = None
+    columns: frozenset[str] = frozenset()
     number = 0
     while True:
         taken.clear()
@@ -55,8 +56,7 @@ def rows_in(lines: Iterable[str], head: str) -> Iterator[TableRow]:
         except csv.Error:
             cells = []
         found: Iterable[list[str] | str] = [cells]
-        closes = "".join(taken).count('"') % 2 == 0
-        if len(taken) > 1 and closes and header is not None and len(cells) == len(header):
+        if len(taken) > 1 and header is not None and len(cells) == len(header) and "".join(taken).count('"') % 2 == 0:
             # A line break within a cell, or a quotation mark that the next one ends: which, nothing says.
             ends = f"spans lines {number + 1} to {number + len(taken)}, which no export does: none of them was read"
             yield BadRow(number + 1, ends, {}), header
@@ -75,11 +75,22 @@ def rows_in(lines: Iterable[str], head: str) -> Iterator[TableRow]:
             if header is None:
                 if not row[0].lower().startswith("sep="):
                     header = [name.strip() for name in row]
+                    columns = frozenset(header)
             elif len(row) != len(header):
                 reason = f"has {len(row)} cells, and the header {len(header)}"
                 yield BadRow(number, reason, dict(zip(header, row, strict=False))), header
-            elif row[0].strip() != header[0] or [name.strip() for name in row] != header:  # files that were joined
+            elif row[0].strip() not in columns or not _is_header(row, header, number):
                 yield (number, row), header
+
+
+def _is_header(row: Sequence[str], header: Sequence[str], number: int) -> bool:
+    """Return whether a row is the header of another file, which was joined; raises InventoryInvalid if it differs."""
+    names = [name.strip() for name in row]
+    if len(set(names) & set(header)) < 2:  # an account may be called as a column is
+        return False
+    if names != list(header):
+        raise InventoryInvalid(f"line {number} is a header of other columns: read joined files one by one")
+    return True
 
 
 def _noted(lines: Iterable[str], taken: list[str]) -> Iterator[str]:

@@ -6,6 +6,7 @@ later calls of the slow one, under its lower token, change nothing and are refus
 database's clock says: a claimer's own may be days off.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -198,7 +199,7 @@ class JobLeases:
         """
         written = job_audit.c.actor.startswith(actor, autoescape=True)
         named = select(job_audit.c.job_id).where(
-            written, cast(job_audit.c.detail, String).contains(naming, autoescape=True)
+            written, cast(job_audit.c.detail, String).contains(json.dumps(naming)[1:-1], autoescape=True)
         )
         rows = (
             select(job_audit)

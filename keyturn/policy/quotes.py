@@ -10,7 +10,7 @@ from keyturn.rotations.decisions import Quote
 # Shorter runs of words occur in any text, and prove nothing.
 LEAST_WORDS = 3
 _WORD = re.compile(r"\S+")
-# What joins letters and digits to one word or number: non-compliant, owner's, 1,200, 1.5.
+# What joins letters and digits to one word or number: non-compliant, owner's, 1,200, 1.5, svc_pay, and/or.
 _JOINERS = frozenset("-\u2010\u2011'\u2019.,_/")
 
 

@@ -92,6 +92,7 @@ def test_a_report_may_end_where_a_piece_of_the_file_does(tmp_path: Path, shift: 
     "rest",
     [
         '{"Content": ""}',
+        answer(report("b")).replace("}", ', "ResponseMetadata": ' + answer(report("c")) + "}"),
         "\nAn error occurred (ReportNotPresent) when calling the GetCredentialReport operation\n",
         '{"Error": {"Code": "ReportNotPresent"}}',
         "x" * 2_000_000,
@@ -131,6 +132,7 @@ def test_a_key_that_a_report_leaves_out_is_named(tmp_path: Path) -> None:
     [
         (listed(("ci", "AKIA1", MADE), IsTruncated=True, Marker="AAEC"), "one page of several"),
         (listed(("ci", "AKIA1", MADE), NextToken="AAEC"), "one page of several"),
+        (listed(("ci", "AKIA1", MADE), IsTruncated=True), "one page of several"),
         (f"[{listed(('ci', 'AKIA1', MADE))}, {listed(('b', 'AKIA2', MADE), IsTruncated=True)}]", "one page of several"),
         ('{"Users": []}', "is not the output of"),
     ],
@@ -338,6 +340,25 @@ def test_the_header_of_a_file_that_was_joined_is_no_key(tmp_path: Path, text: st
     file.write_text(text or f"{report('a')}\n{report('b')}\n")
     keys, bad = rows_of(file)
     assert (len(keys), bad) == (2, [])
+
+
+@pytest.mark.parametrize(
+    "second",
+    ["key_id,account_id,age_days\nk2,b,1\n", "account_id,key_id,owner\nb,k2,pay\n", "key_id,account_id,source\n"],
+)
+def test_the_header_of_a_joined_file_with_other_columns_is_refused(tmp_path: Path, second: str) -> None:
+    """Its rows would be read by the first one's columns: an account for a key."""
+    file = tmp_path / "both.csv"
+    file.write_text(f"account_id,key_id,age_days\na,k1,1\n{second}")
+    with pytest.raises(InventoryInvalid, match="line 3 is a header of other columns"):
+        rows_of(file)
+
+
+def test_an_account_that_is_called_as_a_column_is_one(tmp_path: Path) -> None:
+    file = tmp_path / "keys.csv"
+    file.write_text("account_id,key_id,age_days\nowner,k1,1\nkey_id,k2,1\n")
+    keys, bad = rows_of(file)
+    assert ([key.account_id for key in keys], bad) == (["owner", "key_id"], [])
 
 
 @pytest.mark.parametrize("text", ["[{}]", '{{"value": [{}]}}', "{}"])

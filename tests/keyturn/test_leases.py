@@ -315,18 +315,21 @@ async def test_a_job_is_claimed_by_its_id_by_one_at_a_time_and_again_by_the_same
         await claims.claim(job_id, tenant_id="default", owner="b", lease=MINUTE)
 
 
+USER_NAMED = 'svc-50%_"ü"'  # what LIKE and JSON write otherwise
+
+
 async def test_what_other_executions_wrote_of_a_name_is_read_and_nothing_else(
     store: JobStore, claims: JobLeases, engine: AsyncEngine
 ) -> None:
     """Not one's own, not of another name, not what an outsider wrote, and not of jobs that were closed before."""
     start, jobs = datetime.now(UTC), {}
     for name, user, actor in (
-        ("own", "svc-50%", "execute:"),
-        ("other", "svc-50%", "execute:"),
+        ("own", USER_NAMED, "execute:"),
+        ("other", USER_NAMED, "execute:"),
         ("another user", "svc-500", "execute:"),
-        ("outsider", "svc-50%", "pipeline-"),
-        ("forger", "svc-50%", "execute:another-"),
-        ("closed", "svc-50%", "execute:"),
+        ("outsider", USER_NAMED, "pipeline-"),
+        ("forger", USER_NAMED, "execute:another-"),
+        ("closed", USER_NAMED, "execute:"),
     ):
         job_id = await make(store)
         jobs[job_id] = name
@@ -340,7 +343,7 @@ async def test_what_other_executions_wrote_of_a_name_is_read_and_nothing_else(
     (own,) = (job_id for job_id, name in jobs.items() if name == "own")
 
     async def found(since: datetime) -> list[str]:
-        trails = await claims.other_trails(own, actor="execute:", since=since, naming="svc-50%")
+        trails = await claims.other_trails(own, actor="execute:", since=since, naming=USER_NAMED)
         assert all(row["at"].tzinfo is not None for trail in trails for row in trail)
         return sorted({jobs[row["job_id"]] for trail in trails for row in trail if "created_key" in row["detail"]})
 

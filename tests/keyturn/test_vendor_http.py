@@ -1,8 +1,10 @@
 """One request to a vendor's API, one try: what comes back, and what an error says; against real sockets."""
 
 import asyncio
+import gzip
 import ssl
 import time
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -140,4 +142,33 @@ async def test_a_large_answer_in_small_pieces_is_read_in_time() -> None:
         began = time.process_time()
         assert len((await vendor.send("call", "GET", address, headers=HEADERS)).content) == 2_000 * 4_096
         assert time.process_time() - began < 5, "each piece copied what was there before"
+        await vendor.close()
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+async def test_an_answer_that_a_proxy_compresses_all_the_same_is_read(coding: str) -> None:
+    """Plain is asked for; the limit is of what it unfolds to."""
+
+    async def answer(request: web.Request) -> web.Response:
+        assert request.headers["accept-encoding"] == "identity"
+        body = b"x" * (2_000_000 if request.path == "/large" else 20)
+        packed = gzip.compress(body) if coding == "gzip" else zlib.compress(body)
+        return web.Response(body=packed, headers={"content-encoding": coding})
+
+    async with served(answer) as address:
+        vendor = VendorHttp()
+        assert (await vendor.send("call", "GET", address, headers=HEADERS)).content == b"x" * 20
+        sending = vendor.send("call", "GET", f"{address}/large", headers=HEADERS)
+        assert await refused(sending, CloudUnavailable) == "call: the answer is too long"
+        await vendor.close()
+
+
+async def test_an_answer_that_says_gzip_and_is_none_is_no_answer() -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(body=b"no gzip", headers={"content-encoding": "gzip"})
+
+    async with served(answer) as address:
+        vendor = VendorHttp()
+        sending = vendor.send("call", "GET", address, headers=HEADERS)
+        assert await refused(sending, CloudUnavailable) == "call: no answer (DecodingError)"
         await vendor.close()

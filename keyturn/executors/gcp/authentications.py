@@ -31,7 +31,7 @@ class Authentications(NamedTuple):
     until: datetime
 
 
-def question_of(*, now: datetime, period: timedelta, key_id: str | None = None) -> Mapping[str, str]:
+def query_of(*, now: datetime, period: timedelta, key_id: str | None = None) -> Mapping[str, str]:
     """Return the parameters of `projects.timeSeries.list` for one key, or for all keys of a project.
 
     Args:

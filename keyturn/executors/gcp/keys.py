@@ -25,7 +25,7 @@ from keyturn.execution.errors import (
 )
 from keyturn.execution.protocols import CloudKey
 from keyturn.executors.gcp.activity import UNKNOWN, use_in
-from keyturn.executors.gcp.authentications import HOUR, is_incomplete, last_authentications, no_use, question_of, use_by
+from keyturn.executors.gcp.authentications import HOUR, is_incomplete, last_authentications, no_use, query_of, use_by
 from keyturn.executors.gcp.key_files import decoded, key_file, signed_by
 from keyturn.executors.gcp.names import key_id_in, read_account
 from keyturn.gcp.api import GoogleCloud
@@ -36,7 +36,7 @@ _GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"  # RFC 7523
 # A step lists the keys, and then asks for the use of some: so long it goes by that list.
 _LISTED_FOR = 5.0
 _MOST_PAGES = 5  # an hour each of six weeks is one
-_NOT_TO_BE_HAD = frozenset({403, 404})  # a right is missing, or the API is off: the other may know
+_NOT_READABLE = frozenset({403, 404})  # a right is missing, or the API is off: the other may know
 
 
 class GcpServiceAccountKeys:
@@ -194,14 +194,14 @@ class GcpServiceAccountKeys:
         activities = "locations/global/activityTypes/serviceAccountKeyLastAuthentication/activities:query"
         url = f"{self._google.settings.analyzer_url}/v1/projects/{await self._project()}/{activities}"
         params = {"filter": f'activities.full_resource_name="//iam.googleapis.com/{name}"'}
-        return await self._google.ask("activities.query", "GET", url, params=params, expected=_NOT_TO_BE_HAD)
+        return await self._google.ask("activities.query", "GET", url, params=params, expected=_NOT_READABLE)
 
     async def _authentications(self, key_id: str, now: datetime) -> Sequence[Mapping[str, Any]] | None:
         """Return the key's time series; None where they may not be read. Raises CloudUnavailable for a part of them."""
         url = f"{self._google.settings.monitoring_url}/v3/projects/{await self._project()}/timeSeries"
-        params, found = dict(question_of(now=now, period=HOUR, key_id=key_id)), list[Mapping[str, Any]]()
+        params, found = dict(query_of(now=now, period=HOUR, key_id=key_id)), list[Mapping[str, Any]]()
         for _ in range(_MOST_PAGES):
-            reply = await self._google.ask("timeSeries.list", "GET", url, params=params, expected=_NOT_TO_BE_HAD)
+            reply = await self._google.ask("timeSeries.list", "GET", url, params=params, expected=_NOT_READABLE)
             if reply.status != 200:
                 return None
             if is_incomplete(reply.body):

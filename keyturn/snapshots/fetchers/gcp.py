@@ -35,7 +35,7 @@ CALLS_AT_ONCE = 4
 ACCOUNTS_A_PAGE, ACTIVITIES_A_PAGE, ASSETS_A_PAGE = 100, 1_000, 500  # the most that each takes
 POINTS_A_PAGE = 10_000  # of 100,000 at most, which are 15 MB
 # Where Policy Analyzer or Cloud Monitoring is off or may not be asked.
-_NOT_TO_BE_HAD = frozenset({403, 404})
+_NOT_READABLE = frozenset({403, 404})
 _NOTHING: frozenset[int] = frozenset()
 
 
@@ -102,7 +102,7 @@ class GcpCloud:
         url = f"{self._settings.analyzer_url}/v1/projects/{quote(project, safe=':')}/{kind}"
         found: dict[str, Mapping[str, Any]] = {}
         params = {"pageSize": str(ACTIVITIES_A_PAGE)}
-        async for reply in self._pages("activities.query", url, params, expected=_NOT_TO_BE_HAD):
+        async for reply in self._pages("activities.query", url, params, expected=_NOT_READABLE):
             if reply.status != 200:
                 rows.notes.append(f"the last use of keys is not known: {reply.in_words('activities.query')}")
                 return {}
@@ -114,12 +114,12 @@ class GcpCloud:
 
         A project of a thousand keys that are used each day has five pages.
         """
-        from keyturn.executors.gcp.authentications import DAY, is_incomplete, last_authentications, question_of
+        from keyturn.executors.gcp.authentications import DAY, is_incomplete, last_authentications, query_of
 
         url = f"{self._settings.monitoring_url}/v3/projects/{quote(project, safe=':')}/timeSeries"
-        params = {**question_of(now=observed_at, period=DAY), "pageSize": str(POINTS_A_PAGE)}
+        params = {**query_of(now=observed_at, period=DAY), "pageSize": str(POINTS_A_PAGE)}
         found: dict[str, Authentications] = {}
-        async for reply in self._pages("timeSeries.list", url, params, expected=_NOT_TO_BE_HAD):
+        async for reply in self._pages("timeSeries.list", url, params, expected=_NOT_READABLE):
             if reply.status != 200:
                 rows.notes.append(f"only the use of Cloud APIs is known: {reply.in_words('timeSeries.list')}")
                 return {}
