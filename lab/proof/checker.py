@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError
 
@@ -31,6 +32,9 @@ from keyturn.rotations.outcomes import JobCreated, RotationOutcome
 from keyturn.workflows.rotation import RotationWorkflow
 
 END_SECONDS = 30.0  # whatever still runs after the last operation ends within seconds
+# A worker writes its calls in batches behind their answers (keyturn/ledger/recorder.py), within seconds if it is busy.
+# The rows of a worker that was killed never come, and no proof waits longer for those.
+LEDGER_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -91,15 +95,7 @@ async def facts_of(
         ended = select(draft_states.c.draft_id).where(draft_states.c.state.in_(ENDED))
         endings = Counter((await connection.execute(ended)).scalars())
         known = list((await connection.execute(select(drafts.c.draft_id))).scalars())
-        recorded, paid = Counter[str](), Counter[str]()
-        for row in (await connection.execute(select(call_records))).mappings():
-            if not row["cache_hit"]:
-                passed = len(row["passed_over"] or [])
-                answered = row["status"] in {"ok", "invalid_output"}
-                recorded[row["trace_id"]] += passed + 1 if answered else max(1, passed)
-                paid[row["trace_id"]] += (row["input_tokens"] or 0) + (row["output_tokens"] or 0)
     written = {draft_id: await store.find(draft_id, tenant_id="default") for draft_id in known}
-    await engine.dispose()
     asked, said = Counter[str](), Counter[str]()
     bent: dict[str, float] = {}
     for one in requests:  # in their order
@@ -107,11 +103,31 @@ async def facts_of(
         said[one["trace_id"]] += one["tokens"]
         if one["fault"] != "none":
             bent.setdefault(one["trace_id"], one["at"])
+    recorded, paid = await _ledger(engine, asked)
+    await engine.dispose()
     of_runs = {account for one in seen if one.operation.kind.asked == "bulk" for account in one.operation.accounts}
     by_run = [job for account in of_runs for job in jobs.get(account, [])]
     reported = {job["job_id"]: await _outcome(client, job["idempotency_key"]) for job in by_run}
     running = await _running(client)
     return Facts(jobs, audits, messages, events, reported, running, asked, bent, recorded, said, paid, written, endings)
+
+
+async def _ledger(engine: AsyncEngine, asked: Counter[str]) -> tuple[Counter[str], Counter[str]]:
+    """Return the requests and the tokens of the ledger, by trace, once it has a row for each request."""
+    until = time.monotonic() + LEDGER_SECONDS
+    while True:
+        recorded, paid = Counter[str](), Counter[str]()
+        async with engine.connect() as connection:
+            rows = (await connection.execute(select(call_records))).mappings().all()
+        for row in rows:
+            if not row["cache_hit"]:
+                passed = len(row["passed_over"] or [])
+                answered = row["status"] in {"ok", "invalid_output"}
+                recorded[row["trace_id"]] += passed + 1 if answered else max(1, passed)
+                paid[row["trace_id"]] += (row["input_tokens"] or 0) + (row["output_tokens"] or 0)
+        if asked <= recorded or time.monotonic() > until:
+            return recorded, paid
+        await asyncio.sleep(0.1)
 
 
 async def _outcome(client: Client, workflow_id: str) -> RotationOutcome | None:

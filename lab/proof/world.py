@@ -109,12 +109,12 @@ class World:
                     await asyncio.sleep(0.1)
 
     async def wait_for_thaw(self, frozen_seconds: float) -> None:
-        """Wait until every attempt that was frozen has woken up and done what it does; and records are written."""
+        """Wait until every attempt that was frozen has woken up and done what it does."""
         # A mark with a number: from then on it was frozen. One with `.thaw`: it was let go, and needs no time for that.
         frozen = [mark for mark in self.marks.glob("*-freeze*") if mark.suffix[1:].isdecimal()]
         marks = [mark.stat().st_mtime for mark in frozen]
         wakes = max(marks, default=0.0) + frozen_seconds
-        # The ledger is written in batches of a second; and a claim takes as long as its transaction may.
+        # A claim takes as long as its transaction may.
         await asyncio.sleep(max(wakes - time.time(), 0) + 3.0)
 
     async def jobs_of(self, account: str) -> int:
