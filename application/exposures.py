@@ -112,7 +112,9 @@ class ExposedKeys:
         if request is None:
             raise NoExposureLine(f"no policy line covers an exposed {key.kind.replace('_', ' ')}")
         again = is_new or replaces_jobs
-        rotation = await start_or_attach(self.client, request, task_queue=self._task_queue, again=again)
+        rotation = await start_or_attach(
+            self.client, request, task_queue=self._task_queue, owner=key.owner, again=again
+        )
         reported = ReportedKey(
             account_id=key.account_id,
             key_id=key.key_id,

@@ -9,6 +9,7 @@ from typing import Literal
 from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus
 
 from keyturn.application.encryption import list_cursor, names_of, read_list_cursor
+from keyturn.contracts import UNOWNED
 from keyturn.errors import InvalidRequest, KeyturnError
 from keyturn.payload_errors import PayloadError
 from keyturn.rotations.contracts import RotationStatus, RotationSubject
@@ -18,6 +19,7 @@ from keyturn.workflows.visibility import (
     APPROVAL,
     DISAGREEMENT,
     OUTCOME,
+    OWNER,
     PARKED,
     POLICY_LINES,
     SUBJECT,
@@ -57,6 +59,7 @@ class RotationFilter:
         account_id: of this account.
         key_id: of this key; it needs the account.
         line: under this policy line, as ID@VERSION.
+        owner: of this owner when they were asked for; `unowned` for those without one.
         started_before: started before then.
     """
 
@@ -64,6 +67,7 @@ class RotationFilter:
     account_id: str | None = None
     key_id: str | None = None
     line: str | None = None
+    owner: str | None = None
     started_before: datetime | None = None
 
 
@@ -146,6 +150,10 @@ def _query(client: Client, chosen: RotationFilter, tenant: str) -> str:
         parts.append(f"WorkflowId STARTS_WITH {_quoted(prefix)}")
     if chosen.line is not None:
         parts.append(f"{POLICY_LINES.name} = {_quoted(chosen.line)}")
+    if chosen.owner == UNOWNED:
+        parts.append(f"{OWNER.name} IS NULL")
+    elif chosen.owner is not None:
+        parts.append(f"{OWNER.name} = {_quoted(shorten(names(chosen.owner), MAX_ID))}")
     if chosen.started_before is not None:
         parts.append(f"StartTime < '{chosen.started_before.isoformat()}'")
     return " AND ".join(parts)

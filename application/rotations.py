@@ -62,7 +62,7 @@ class Rotation:
 
 
 async def start_or_attach(
-    client: Client, request: RotationRequest, *, task_queue: str, again: bool = False
+    client: Client, request: RotationRequest, *, task_queue: str, owner: str | None = None, again: bool = False
 ) -> Rotation:
     """Start the workflow of `request`, or attach to the one that has its id.
 
@@ -76,13 +76,14 @@ async def start_or_attach(
         client: a connected client.
         request: what to ask.
         task_queue: where workers poll.
+        owner: who owns the key, for lists; by default whom the request's inventory names.
         again: start anew although the same question was answered, unless it runs; a job that failed or was cancelled
             is replaced.
     """
     request = request.model_copy(update={"again": again or request.again})
     try:
         # Once one has closed, only a failed one may be repeated without a look at what it answered.
-        handle = await _start(client, request, task_queue, WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY)
+        handle = await _start(client, request, task_queue, WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY, owner)
         return Rotation(handle, attached=False)
     except WorkflowAlreadyStartedError:
         earlier = client.get_workflow_handle_for(RotationWorkflow.run, id_of(request, names_of(client)))
@@ -95,7 +96,7 @@ async def start_or_attach(
     if not (request.again or _is_for_other_evidence(answered, request)):
         return Rotation(earlier, attached=True)
     try:
-        handle = await _start(client, request, task_queue, WorkflowIDReusePolicy.ALLOW_DUPLICATE)
+        handle = await _start(client, request, task_queue, WorkflowIDReusePolicy.ALLOW_DUPLICATE, owner)
         return Rotation(handle, attached=False)
     except WorkflowAlreadyStartedError:  # another starter was quicker; the handle names no run and so means theirs
         return Rotation(earlier, attached=True)
@@ -127,7 +128,13 @@ async def wait_for_outcome(handle: Handle) -> RotationOutcome:
 
 
 async def rotate(
-    client: Client, request: RotationRequest, *, task_queue: str, wait_seconds: float, again: bool = False
+    client: Client,
+    request: RotationRequest,
+    *,
+    task_queue: str,
+    wait_seconds: float,
+    owner: str | None = None,
+    again: bool = False,
 ) -> tuple[bool, RotationOutcome]:
     """Start or attach and wait at most `wait_seconds`; returns whether it attached, and the outcome.
 
@@ -142,7 +149,7 @@ async def rotate(
     start_seconds = max(wait_seconds, LEAST_START_SECONDS)
     try:
         async with asyncio.timeout(start_seconds):
-            rotation = await start_or_attach(client, request, task_queue=task_queue, again=again)
+            rotation = await start_or_attach(client, request, task_queue=task_queue, owner=owner, again=again)
     except TimeoutError:
         raise TemporalUnreachable(f"the start was not confirmed within {start_seconds:.3g} s") from None
     try:
@@ -150,7 +157,7 @@ async def rotate(
             outcome = await wait_for_outcome(rotation.handle)
             while rotation.attached and _is_for_other_evidence(outcome, request):
                 # It was running when we attached, and has answered another caller's question: now ours is asked.
-                rotation = await start_or_attach(client, request, task_queue=task_queue)
+                rotation = await start_or_attach(client, request, task_queue=task_queue, owner=owner)
                 outcome = await wait_for_outcome(rotation.handle)
             return rotation.attached, outcome
     except TimeoutError:
@@ -217,14 +224,16 @@ def _is_for_other_evidence(outcome: RotationOutcome, request: RotationRequest) -
     return isinstance(outcome, Waived) or outcome.request_digest != request_digest(request)
 
 
-async def _start(client: Client, request: RotationRequest, task_queue: str, reuse: WorkflowIDReusePolicy) -> Handle:
+async def _start(
+    client: Client, request: RotationRequest, task_queue: str, reuse: WorkflowIDReusePolicy, owner: str | None
+) -> Handle:
     lines = ", ".join(str(line) for line in request.policy_lines)
     return await client.start_workflow(
         RotationWorkflow.run,
         request,
         id=id_of(request, names_of(client)),
         task_queue=task_queue,
-        search_attributes=attributes_at_start(request, names_of(client)),
+        search_attributes=attributes_at_start(request, names_of(client), owner),
         memo=memo_at_start(request),
         id_reuse_policy=reuse,
         # While one runs, its start fails and the caller attaches: USE_EXISTING would not say who started it.

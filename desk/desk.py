@@ -110,7 +110,13 @@ class Desk:
             TemporalUnreachable: the start was not confirmed; ask again.
         """
         request = self.request_of(user, asked, proved_by=proved_by)
-        attached, outcome = await rotate(self.client, request, task_queue=self._task_queue, wait_seconds=wait_seconds)
+        attached, outcome = await rotate(
+            self.client,
+            request,
+            task_queue=self._task_queue,
+            wait_seconds=wait_seconds,
+            owner=self.owners.owner_of(request.account_id, request.credential.key_id, request.owner),
+        )
         outcome = await self._with_job(outcome) if attached else outcome
         return as_object(id_of(request, names_of(self.client)), outcome, attached=attached)
 

@@ -42,6 +42,9 @@ class RotationQuery(_Query):
     line: Annotated[str | None, Empty] = Field(
         default=None, max_length=140, description="Under this policy line, as ID@VERSION."
     )
+    owner: Annotated[Owner | None, Empty] = Field(
+        default=None, description="Of this owner when they were asked for; `unowned` for those without one."
+    )
     older_than_days: Annotated[int | None, Empty] = Field(
         default=None, ge=0, le=36_500, description="Started more than so many days ago."
     )
@@ -54,6 +57,7 @@ class RotationQuery(_Query):
             account_id=self.account_id,
             key_id=self.key_id,
             line=self.line,
+            owner=self.owner,
             started_before=None if days is None else datetime.now(UTC) - timedelta(days=days),
         )
 

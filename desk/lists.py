@@ -2,10 +2,10 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
@@ -20,7 +20,8 @@ from keyturn.application.rotation_lists import (
 )
 from keyturn.bulk.contracts import RunProgress
 from keyturn.bulk.store import BulkStore
-from keyturn.jobs.listing import JobFilter, JobListing, JobOrderBy
+from keyturn.contracts import UNOWNED
+from keyturn.jobs.listing import JobCount, JobFilter, JobListing, JobOrderBy
 from keyturn.jobs.states import OPEN
 from keyturn.ledger.store import LedgerStore, midnight
 from keyturn.owners import Owners
@@ -38,6 +39,14 @@ class Page:
     after: str | None = None
 
 
+class OpenJobs(NamedTuple):
+    """How many jobs of a policy line or an owner are open, and how many of them are overdue."""
+
+    of: str
+    open: int
+    overdue: int
+
+
 @dataclass(frozen=True)
 class Overview:
     """Where everything stands. Counts are of open jobs unless their name says otherwise.
@@ -46,7 +55,8 @@ class Overview:
     """
 
     jobs_by_state: Mapping[str, int]
-    due_by_line: Sequence[tuple[str, int, int]]  # the line, its open jobs, those of them that are overdue
+    due_by_line: Sequence[OpenJobs]
+    due_by_owner: Sequence[OpenJobs]
     overdue: int
     waiting: Mapping[str, tuple[int, int, int]]
     running: int
@@ -86,17 +96,13 @@ class Lists:
             self.costs_today(),
         )
         by_state: Counter[str] = Counter()
-        due, overdue_of = Counter[str](), Counter[str]()
         for one in counts:
             by_state[one.state] += one.jobs
-            if one.state in OPEN:
-                for line in one.policy_lines:
-                    due[line] += one.jobs
-                    overdue_of[line] += one.jobs if one.overdue else 0
-        lines = sorted(due, key=lambda line: (-overdue_of[line], -due[line], line))
+        open_ones = [one for one in counts if one.state in OPEN]
         return Overview(
             jobs_by_state=dict(by_state),
-            due_by_line=[(line, due[line], overdue_of[line]) for line in lines],
+            due_by_line=_most_overdue_first((line, one) for one in open_ones for line in one.policy_lines),
+            due_by_owner=_most_overdue_first((one.owner or UNOWNED, one) for one in open_ones),
             overdue=sum(one.jobs for one in counts if one.overdue),
             waiting=waiting,
             running=running,
@@ -152,6 +158,16 @@ class Lists:
     async def costs_today(self) -> Sequence[Row]:
         """Return what model calls have cost since midnight (UTC), by task."""
         return await self._ledger.costs("task", since=midnight(datetime.now(UTC)), tenant_id=self._tenant)
+
+
+def _most_overdue_first(counts: Iterable[tuple[str, JobCount]]) -> Sequence[OpenJobs]:
+    due, overdue = Counter[str](), Counter[str]()
+    for name, one in counts:
+        due[name] += one.jobs
+        overdue[name] += one.jobs if one.overdue else 0
+    return [
+        OpenJobs(name, due[name], overdue[name]) for name in sorted(due, key=lambda it: (-overdue[it], -due[it], it))
+    ]
 
 
 def rotation_row(row: ListedRotation, job: Row | None = None) -> dict[str, Any]:

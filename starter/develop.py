@@ -109,7 +109,8 @@ def _print_addresses(stack: Stack, folder: Path, *, default_port: bool, simulate
     click.echo(f"Database      {url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)}")
     token = folder / "codec_token"
     shown = token.relative_to(Path.cwd()) if token.is_relative_to(Path.cwd()) else token
-    click.echo(f"Codec server  {stack.codec} (sign in with {shown}: until then the UI shows ciphertext)")
+    # The dev server has no option by which its UI sends a browser's session: the signed-in page says what to tick.
+    click.echo(f"Codec server  {stack.codec} (the UI shows ciphertext until you sign in here with {shown})")
     if simulated:
         click.echo(f"Simulator     {stack.simulator} (make it fail: POST /control/faults)")
         if os.environ.get("KEYTURN_ROUTES"):

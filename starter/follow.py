@@ -165,14 +165,23 @@ async def _watch_steps(found: Any) -> None:
 
 
 def _watch_job(job_id: str, tenant: str) -> None:
+    from keyturn.application.connection import connect
     from keyturn.console import printable
     from keyturn.jobs.leases import JobLeases
     from keyturn.jobs.states import OPEN
     from keyturn.moments import in_utc
     from keyturn.starter.database import with_database
+    from keyturn.starter.jobs import next_step
+
+    client: Any = None
+
+    async def connected() -> Any:
+        nonlocal client
+        client = client or await connect()
+        return client
 
     async def follow(engine: Any) -> None:
-        leases, seen = JobLeases(engine), 0
+        leases, seen, said = JobLeases(engine), 0, ""
         while True:
             job, trail = await leases.show(job_id, tenant_id=tenant)
             for row in trail[seen:]:
@@ -182,6 +191,13 @@ def _watch_job(job_id: str, tenant: str) -> None:
             if job["status"] not in OPEN:
                 click.echo(f"job {job['status']}")
                 return
+            try:
+                then = f"next: {await next_step(job, connected)}"
+            except KeyturnError as error:  # the audit trail is followed all the same
+                then = f"what the executor is at is not known: {error}"
+            if then != said:
+                click.echo(printable(then))
+                said = then
             await asyncio.sleep(CHANGE_SECONDS)
 
     with_database(follow)

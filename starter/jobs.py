@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 
 from keyturn.console import cut, printable, signed_in_user
-from keyturn.contracts import UNOWNED, Identifier, Reason
+from keyturn.contracts import UNOWNED, Identifier, Owner, Reason
 from keyturn.errors import InvalidRequest, KeyturnError
 from keyturn.jobs.contracts import ClaimedJob, Evidence
 from keyturn.moments import in_utc
@@ -22,6 +22,7 @@ from keyturn.starter.policy_options import policy_options
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
+    from temporalio.client import Client
 
 T = TypeVar("T")
 _tenant = click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Tenant ID.")
@@ -68,8 +69,10 @@ def jobs(context: click.Context, tenant: str, limit: int, overdue: bool, owner: 
         return
     from keyturn.jobs.listing import JobFilter, JobListing
 
+    whose = None if owner is None else validate_as(Owner, owner, "--owner")
+
     async def rows(engine: "AsyncEngine") -> list[dict[str, Any]]:
-        chosen = JobFilter(overdue=overdue, owner=owner)
+        chosen = JobFilter(overdue=overdue, owner=whose)
         order_by: Literal["due", "newest"] = "due" if overdue else "newest"
         page = await JobListing(engine).page(chosen, tenant_id=tenant, order_by=order_by, limit=limit + 1)
         return [dict(row) for row in page.rows]
@@ -84,8 +87,8 @@ def jobs(context: click.Context, tenant: str, limit: int, overdue: bool, owner: 
             f"  {row['owner'] or UNOWNED}"
         )
     if not found:
-        whose = "" if owner is None else f" whose owner is {printable(owner)} (as it is written, capitals included)"
-        click.echo(f"no {'overdue ' if overdue else ''}jobs of tenant {tenant}{whose}", err=True)
+        of_it = "" if whose is None else f" whose owner is {whose} (as it is written, capitals included)"
+        click.echo(f"no {'overdue ' if overdue else ''}jobs of tenant {tenant}{of_it}", err=True)
 
 
 jobs.add_command(lost)
@@ -135,19 +138,30 @@ def show(job_id: str, tenant: str, as_json: bool, policy_dir: Path | None, shipp
 
 
 async def _next_for(job: Mapping[str, Any]) -> str:
-    """Return what happens next to a job; Temporal is asked only about one that Keyturn's own executor holds."""
-    from keyturn.application.connection import connect, map_refusals
+    from keyturn.application.connection import connect
+    from keyturn.application.next_steps import next_for_job
+
+    try:
+        return await next_step(job, connect)
+    except KeyturnError as error:
+        click.echo(f"what the executor is at is not known: {error}", err=True)
+        return next_for_job(job, None)
+
+
+async def next_step(job: Mapping[str, Any], connect: "Callable[[], Awaitable[Client]]") -> str:
+    """Return what happens next to a job, by its row; raises TemporalUnreachable.
+
+    Temporal is asked only about one that Keyturn's own executor holds: `connect` is called for no other.
+    """
+    from keyturn.application.connection import map_refusals
     from keyturn.application.next_steps import execution_status, next_for_job
     from keyturn.execution.contracts import EXECUTION
     from keyturn.jobs.states import OPEN
 
     status = None
     if job["status"] in OPEN and (job["lease_owner"] or "").startswith(EXECUTION):
-        try:
-            with map_refusals():
-                status = await execution_status(await connect(), job["job_id"])
-        except KeyturnError as error:
-            click.echo(f"what the executor is at is not known: {error}", err=True)
+        with map_refusals():
+            status = await execution_status(await connect(), job["job_id"])
     return next_for_job(job, status)
 
 

@@ -105,6 +105,7 @@ def rotate(
     """
     from keyturn.application.requests import build_request, id_of
     from keyturn.keyring_files import keyring_from_environment
+    from keyturn.owners import load_owners
     from keyturn.policy.catalogue import load_catalogue
 
     if math.isnan(wait_seconds):
@@ -117,11 +118,13 @@ def rotate(
             catalogue = load_catalogue(policy_dir, shipped=shipped)
             request = build_request(catalogue, policy=policy, facts=facts, fields=given)
         keyring = keyring_from_environment()
+        owner = load_owners().owner_of(request.account_id, request.credential.key_id, request.owner)
     except KeyturnError as error:
         end_before_start(error, None, as_json=as_json)
     workflow_id = id_of(request, keyring.name_of)
     try:
-        attached, outcome, notes = asyncio.run(_start_and_wait(request, keyring, task_queue, wait_seconds, again=again))
+        starting = _start_and_wait(request, keyring, task_queue, wait_seconds, owner=owner, again=again)
+        attached, outcome, notes = asyncio.run(starting)
     except KeyturnError as error:
         end_before_start(error, workflow_id, as_json=as_json)
     except KeyboardInterrupt:
@@ -149,7 +152,13 @@ def _end_with(workflow_id: str, outcome: "RotationOutcome", *, attached: bool | 
 
 
 async def _start_and_wait(
-    request: "RotationRequest", keyring: "Keyring", task_queue: str, wait_seconds: float, *, again: bool
+    request: "RotationRequest",
+    keyring: "Keyring",
+    task_queue: str,
+    wait_seconds: float,
+    *,
+    owner: str | None,
+    again: bool,
 ) -> tuple[bool, Any, list[str]]:
     """Return whether the rotation was there before, its outcome, and notes for the user."""
     from keyturn.application.connection import CONNECT_SECONDS, connect, map_refusals
@@ -161,7 +170,7 @@ async def _start_and_wait(
     left = max(wait_seconds - (time.monotonic() - began), 0.0)
     with map_refusals():
         attached, outcome = await start_or_attach(
-            client, request, task_queue=task_queue, wait_seconds=left, again=again
+            client, request, task_queue=task_queue, wait_seconds=left, owner=owner, again=again
         )
         return attached, outcome, await notes_on(client, request, outcome, task_queue=task_queue)
 

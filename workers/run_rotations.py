@@ -12,6 +12,7 @@ from keyturn.bulk.pages import RotationEnd
 from keyturn.jobs.errors import OpenJobExists
 from keyturn.jobs.states import ENDED_WITHOUT_ROTATION
 from keyturn.moments import in_utc
+from keyturn.owners import Owners
 from keyturn.rotations.contracts import RotationRequest
 from keyturn.rotations.outcomes import CompletedOutcome, Failed, JobCreated, Waived
 from keyturn.workflows.bulk import DUE_QUEUE
@@ -21,17 +22,19 @@ from keyturn.workflows.visibility import DISAGREEMENT, PARKED, attributes_at_sta
 
 
 class RunRotations:
-    """Starts the rotations that a run finds due, on their own queue beside `task_queue`."""
+    """Starts the rotations that a run finds due, on their own queue beside `task_queue`; `owners` are for lists."""
 
-    def __init__(self, client: Client, task_queue: str) -> None:
+    def __init__(self, client: Client, task_queue: str, owners: Owners | None = None) -> None:
         self._client = client
         self._task_queue = task_queue + DUE_QUEUE
         self._names = names_of(client)
+        self._owners = owners or Owners()
 
     async def start(self, request: RotationRequest) -> str:
         """Start a rotation, unless it runs; returns its workflow id."""
         key, lines = request.credential.key_id, request.policy_lines
         workflow_id = workflow_id_of(request.tenant_id, request.account_id, key, lines, self._names)
+        owner = self._owners.owner_of(request.account_id, key, request.owner)
         try:
             await self._client.start_workflow(
                 RotationWorkflow.run,
@@ -41,7 +44,7 @@ class RunRotations:
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 # What it answered before was on other evidence; and if it created its job, it finds that again.
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-                search_attributes=attributes_at_start(request, self._names),
+                search_attributes=attributes_at_start(request, self._names, owner),
                 memo=memo_at_start(request),
                 static_summary=f"rotation under {', '.join(str(line) for line in lines)}",
                 priority=Priority(priority_key=BULK_PRIORITY, fairness_key=request.tenant_id),

@@ -367,7 +367,7 @@ def _runs(
     people: PeoplesWork,
 ) -> AbstractAsyncContextManager[None]:
     store, encryption = BulkStore(wired.engine), run_encryption(wired.settings.keyring)
-    rotations = RunRotations(client, wired.settings.task_queue)
+    rotations = RunRotations(client, wired.settings.task_queue, wired.owners)
     return bulk_workers(
         client,
         wired.settings.task_queue,

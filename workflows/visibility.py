@@ -17,6 +17,7 @@ from keyturn.workflows.identity import MAX_ID, Names, shorten
 
 TENANT = SearchAttributeKey.for_keyword("KeyturnTenant")
 ACCOUNT = SearchAttributeKey.for_keyword("KeyturnAccount")
+OWNER = SearchAttributeKey.for_keyword("KeyturnOwner")
 POLICY_LINES = SearchAttributeKey.for_keyword_list("KeyturnPolicyLines")
 OUTCOME = SearchAttributeKey.for_keyword("KeyturnOutcome")
 PARKED = SearchAttributeKey.for_keyword("KeyturnParked")
@@ -28,6 +29,7 @@ SUBJECT, WAITING = "subject", "waiting"
 SEARCH_ATTRIBUTES: Mapping[SearchAttributeKey[Any], str] = {
     TENANT: "The tenant ID.",
     ACCOUNT: "The account ID, or its pseudonym (KEYTURN_ACCOUNT_NAMES).",
+    OWNER: "Who owned the key when it was asked for, or the pseudonym of that name; unset if no one was known to.",
     POLICY_LINES: "The policy lines, such as P-7@1.",
     OUTCOME: "The outcome of a rotation that completed without a job; unset if it created one.",
     PARKED: "What a parked rotation waits for: the kind of an error, `approval` or `disagreement`.",
@@ -40,15 +42,22 @@ def type_of(key: SearchAttributeKey[Any]) -> str:
     return written.removeprefix("INDEXED_VALUE_TYPE_").title().replace("_", "")
 
 
-def attributes_at_start(request: RotationRequest, names: Names) -> TypedSearchAttributes:
-    """Return what is known when a rotation starts; set then, they cost no action."""
-    return TypedSearchAttributes(
-        [
-            SearchAttributePair(TENANT, request.tenant_id),
-            SearchAttributePair(ACCOUNT, shorten(names(request.account_id), MAX_ID)),
-            SearchAttributePair(POLICY_LINES, [str(line) for line in request.policy_lines]),
-        ]
-    )
+def attributes_at_start(request: RotationRequest, names: Names, owner: str | None = None) -> TypedSearchAttributes:
+    """Return what is known when a rotation starts; set then, they cost no action.
+
+    Args:
+        request: what is asked.
+        names: account IDs to what may stand in plain text (KEYTURN_ACCOUNT_NAMES); owners may be addresses, too.
+        owner: who owns the key; by default whom the request's inventory names.
+    """
+    pairs: list[SearchAttributePair[Any]] = [
+        SearchAttributePair(TENANT, request.tenant_id),
+        SearchAttributePair(ACCOUNT, shorten(names(request.account_id), MAX_ID)),
+        SearchAttributePair(POLICY_LINES, [str(line) for line in request.policy_lines]),
+    ]
+    if owner := owner or request.owner:
+        pairs.append(SearchAttributePair(OWNER, shorten(names(owner), MAX_ID)))
+    return TypedSearchAttributes(pairs)
 
 
 def memo_at_start(request: RotationRequest) -> Mapping[str, RotationSubject]:

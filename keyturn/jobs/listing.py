@@ -53,10 +53,11 @@ class JobPage:
 
 @dataclass(frozen=True)
 class JobCount:
-    """How many jobs are in a state under the same policy lines, overdue or not."""
+    """How many jobs of an owner, None for unowned ones, are in a state under the same policy lines, overdue or not."""
 
     state: str
     policy_lines: tuple[str, ...]
+    owner: str | None
     overdue: bool
     jobs: int
 
@@ -100,16 +101,24 @@ class JobListing:
         return JobPage(rows[:limit], cursor_at(moment, last["job_id"]))
 
     async def counts(self, *, tenant_id: str) -> Sequence[JobCount]:
-        """Return how many jobs of a tenant there are, by state, policy lines, and whether they are overdue."""
+        """Return how many jobs of a tenant there are, by state, policy lines, owner, and whether they are overdue."""
         now = datetime.now(UTC)
         lines, overdue = cast(_jobs.policy_lines, String), case((_is_overdue(now), 1), else_=0)
         query = (
-            select(_jobs.status, lines.label("lines"), overdue.label("overdue"), func.count().label("jobs"))
+            select(
+                _jobs.status, lines.label("lines"), _jobs.owner, overdue.label("overdue"), func.count().label("jobs")
+            )
             .where(*_conditions(JobFilter(), tenant_id, now))
-            .group_by(_jobs.status, lines, overdue)
+            .group_by(_jobs.status, lines, _jobs.owner, overdue)
         )
         return [
-            JobCount(row["status"], tuple(json.loads(row["lines"] or "null") or ()), bool(row["overdue"]), row["jobs"])
+            JobCount(
+                state=row["status"],
+                policy_lines=tuple(json.loads(row["lines"] or "null") or ()),
+                owner=row["owner"],
+                overdue=bool(row["overdue"]),
+                jobs=row["jobs"],
+            )
             for row in await rows_of(self._engine, query)
         ]
 

@@ -183,9 +183,10 @@ async def test_jobs_are_sorted_by_date_and_the_overdue_are_counted(here: Place) 
 
 
 async def test_lists_name_the_owner_of_each_key(here: Place) -> None:
-    """By the key map; a key that no table names has none."""
+    """By the key map; a key that no table names has none. By owner they are filtered, and counted."""
     tables = [KeyMapping(account="svc-pay", owner="payments"), KeyMapping(account="svc-x", key_id="key_9", owner="x")]
-    here.desk.lists = Lists(here.client, here.engine, tenant=here.tenant, owners=Owners(KeyMap(tables)))
+    here.desk.owners = Owners(KeyMap(tables))
+    here.desk.lists = Lists(here.client, here.engine, tenant=here.tenant, owners=here.desk.owners)
     async with here.open() as url, asking("luna", url) as luna:
         for account in ("svc-pay", "svc-x"):
             await asked(luna, account_id=account, key_id="key_1")
@@ -193,6 +194,25 @@ async def test_lists_name_the_owner_of_each_key(here: Place) -> None:
             rows = (await luna.get(f"/api/v1/{name}")).json()[name]
             assert {row["account_id"]: row["owner"] for row in rows} == {"svc-pay": "payments", "svc-x": None}
             assert "payments" in text_of_page(await luna.get(f"/{name}"))
+        for owner, accounts in {
+            "payments": {"svc-pay"},
+            "@payments": {"svc-pay"},
+            "unowned": {"svc-x"},
+            "x": set(),
+        }.items():
+            found = (await luna.get("/api/v1/rotations", params={"owner": owner})).json()["rotations"]
+            assert {row["account_id"] for row in found} == accounts
+        assert "svc-pay" not in text_of_page(await luna.get("/rotations?owner=unowned"))
+        assert (await luna.get("/api/v1/rotations", params={"owner": "' OR ''='"})).status_code == 422
+        assert "Open jobs by owner" not in text_of_page(await luna.get("/"))  # no job has one: only the worker sets it
+        async with here.engine.begin() as connection:
+            of_pay = update(rotation_jobs).where(rotation_jobs.c.account_id == "svc-pay")
+            long_ago = datetime.now(UTC) - timedelta(days=3)
+            await connection.execute(of_pay.values(owner="payments", rotate_by=long_ago))
+        overview = await luna.get("/")
+        said = "Open jobs by owner Owner Open Overdue Share overdue payments 1 1 1 of 1 unowned 1 0 0 of 1"
+        assert said in text_of_page(overview)
+        assert "/jobs?overdue=true&amp;order_by=due&amp;owner=payments" in overview.text
 
 
 async def test_many_are_approved_together_and_what_refuses_one_leaves_the_others(with_approvals: Place) -> None:

@@ -127,12 +127,16 @@ async def test_status_and_watch_tell_how_it_ended(terminal: Terminal, simulated:
     assert f"create_rotation_job: {made['job_id']}, created" in watched.stdout
 
 
-async def test_rotations_are_listed_by_name_and_filtered(terminal: Terminal, simulated: SimulatorControl) -> None:
+async def test_rotations_are_listed_by_name_and_filtered(
+    terminal: Terminal, simulated: SimulatorControl, tmp_path: Path
+) -> None:
     """In aligned columns, as JSON, and with a word where there is more than is shown."""
     account = f"acct_{uuid.uuid4().hex[:8]}"
     asked = ("--account", account, "--policy", "P-7", "--question", "May it be rotated?", "--json")
+    owners = {"KEYTURN_KEY_MAP": str(tmp_path / "keys.toml")}
+    (tmp_path / "keys.toml").write_text(f'[[key]]\naccount = "{account}"\nkey_id = "key_2"\nowner = "payments"\n')
     for number, facts in enumerate((("--stale",), ("--stale",), ("--not-stale",))):
-        await terminal.run("rotate", *asked, "--key-id", f"key_{number}", *facts)
+        await terminal.run("rotate", *asked, "--key-id", f"key_{number}", *facts, **owners)
     listed = await terminal.run("list", "--account", account)
     header, *rows = listed.stdout.splitlines()
     assert header.split() == ["STATE", "KEY", "ACCOUNT", "OWNER", "POLICY", "ASKED", "BY", "ASKED", "ID"]
@@ -144,6 +148,14 @@ async def test_rotations_are_listed_by_name_and_filtered(terminal: Terminal, sim
     }
     some = json_of(await terminal.run("list", "--account", account, "--state", "job_created", "--json"))
     assert ({row["key_id"] for row in some["rotations"]}, some["more"]) == ({"key_0", "key_1"}, False)
+    owned = {}
+    for owner in ("payments", "@payments", "Payments", "unowned"):
+        of_it = json_of(await terminal.run("list", "--account", account, "--owner", owner, "--json", **owners))[
+            "rotations"
+        ]
+        owned[owner] = {row["key_id"]: row["owner"] for row in of_it}
+    theirs = {"key_2": "payments"}
+    assert owned == {"payments": theirs, "@payments": theirs, "Payments": {}, "unowned": {"key_0": None, "key_1": None}}
     cut = await terminal.run("list", "--account", account, "--limit", "2")
     assert "2 shown, and there are more" in cut.stderr
     none = await terminal.run("list", "--account", "acct_of_nobody")

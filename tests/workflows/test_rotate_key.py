@@ -170,21 +170,37 @@ async def test_what_blocks_a_step_is_reported_and_it_goes_on_when_that_is_remove
         assert "\n  next: Its executor creates the new key" in said
         await answer(handle, "resume", Resumption(operator="luna"))  # too early: it is blocked again
         await until(handle, lambda now: now.blocked is not None)
-        iam.delete_access_key(UserName=user, AccessKeyId=made[0])
-        await answer(handle, "resume", Resumption(operator="luna"))
-        await until(handle, lambda now: now.step == "overlap")
-        with pytest.raises(AnswerRefused, match="not_waiting"):
+        address = temporal.service_client.config.target_host
+        async with command("watch", job_id, address=address, engine=engine) as watching:
+            assert watching.stdout is not None
+            while b"next: Blocked: foreign key" not in (line := await watching.stdout.readline()):
+                assert line, "it ended"
+            iam.delete_access_key(UserName=user, AccessKeyId=made[0])
             await answer(handle, "resume", Resumption(operator="luna"))
-        await answer(handle, "roll_back", ROLL_BACK)
-        assert (await handle.result()).status == "rolled_back"
+            await until(handle, lambda now: now.step == "overlap")
+            with pytest.raises(AnswerRefused, match="not_waiting"):
+                await answer(handle, "resume", Resumption(operator="luna"))
+            await answer(handle, "roll_back", ROLL_BACK)
+            assert (await handle.result()).status == "rolled_back"
+            rest = (await watching.communicate())[0].decode()
+            assert rest.endswith("job failed\n"), rest
     assert aws.keys(user) == {old: "Active"}
 
 
 async def shown_by_command(job_id: str, address: str, engine: AsyncEngine) -> str:
     """What `keyturn jobs show` prints of a job, all of it."""
+    async with command("jobs", "show", job_id, address=address, engine=engine) as process:
+        printed = (await process.communicate())[0].decode()
+    assert process.returncode == 0, printed
+    return printed
+
+
+@asynccontextmanager
+async def command(*arguments: str, address: str, engine: AsyncEngine) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A command of an operator, while it runs; what it prints is read from its standard output."""
     database = engine.url.set(drivername=engine.url.get_backend_name()).render_as_string(hide_password=False)
     process = await asyncio.create_subprocess_exec(
-        *(Path(sys.executable).parent / "keyturn", "jobs", "show", job_id),
+        *(str(Path(sys.executable).parent / "keyturn"), *arguments),
         env={
             "PATH": os.defpath,
             "DATABASE_URL": database,
@@ -194,9 +210,12 @@ async def shown_by_command(job_id: str, address: str, engine: AsyncEngine) -> st
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    printed = (await process.communicate())[0].decode()
-    assert process.returncode == 0, printed
-    return printed
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 @pytest.mark.parametrize("at", ["overlap", "grace"])
