@@ -14,7 +14,7 @@ from temporalio.client import (
 from temporalio.service import RPCError
 
 from keyturn.application.following import describe_workflow, pending_attempts
-from keyturn.application.rotations import QUERY_TIMEOUT
+from keyturn.application.rotation_status import QUERY_TIMEOUT
 from keyturn.application.runs import NO_WORKER, stopped_by
 from keyturn.bulk.contracts import BulkOutcome, BulkStatus
 from keyturn.console import counted

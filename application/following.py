@@ -12,7 +12,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from keyturn.application.encryption import names_of, reader_of
 from keyturn.application.outcomes import fate_of
-from keyturn.application.rotations import Handle, waiting_for, waits_for
+from keyturn.application.rotation_status import Handle, waiting_for, waits_for
 from keyturn.console import counted
 from keyturn.errors import KeyturnError
 from keyturn.execution.contracts import EXECUTION

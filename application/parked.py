@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from temporalio.client import Client
 
 from keyturn.application.answers import AnswerRefused, NoWorkerAnswers, answer
-from keyturn.application.rotations import Handle, waits_for
+from keyturn.application.rotation_status import Handle, waits_for
 from keyturn.errors import InvalidRequest
 from keyturn.rotations.contracts import Resumption
 from keyturn.workflows.rotate_key import execution_id

@@ -2,37 +2,28 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Literal
+from functools import partial
 
-from pydantic import TypeAdapter
 from temporalio.client import (
     Client,
-    WorkflowExecution,
-    WorkflowExecutionDescription,
     WorkflowExecutionStatus,
-    WorkflowFailureError,
-    WorkflowHandle,
-    WorkflowQueryFailedError,
     WorkflowUpdateFailedError,
     WorkflowUpdateRPCTimeoutOrCancelledError,
 )
 from temporalio.common import Priority, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
-from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError, WorkflowAlreadyStartedError
+from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
 from keyturn.application.answers import UPDATE_TIMEOUT
 from keyturn.application.connection import TemporalUnreachable
 from keyturn.application.encryption import names_of
 from keyturn.application.requests import id_of
-from keyturn.payload_errors import PayloadMoved
+from keyturn.application.rotation_status import Handle, outcome_of, waiting_for, waits_for
 from keyturn.policy.grounding import request_digest
-from keyturn.rotations.contracts import RotationRequest, RotationStatus
+from keyturn.rotations.contracts import RotationRequest
 from keyturn.rotations.outcomes import (
-    CompletedOutcome,
     Failed,
     JobCreated,
     LimitedUntil,
@@ -42,15 +33,11 @@ from keyturn.rotations.outcomes import (
     Waived,
 )
 from keyturn.workflows.rotation import RotationWorkflow
-from keyturn.workflows.visibility import APPROVAL, DISAGREEMENT, PARKED, attributes_at_start, memo_at_start
+from keyturn.workflows.visibility import attributes_at_start, memo_at_start
 
-_OUTCOME: TypeAdapter[RotationOutcome] = TypeAdapter(RotationOutcome)
-# The caller's timeout has passed already: a worker that is there answers in milliseconds.
-QUERY_TIMEOUT = timedelta(seconds=2)
 # A start takes milliseconds, and some seconds at a busy server: a caller in a hurry should not ask for it twice.
 LEAST_START_SECONDS = 5.0
 LOOK_SECONDS = 1.0  # how late a user at a terminal sees that the rotation waits for a person
-Handle = WorkflowHandle[RotationWorkflow, CompletedOutcome]
 
 
 @dataclass(frozen=True)
@@ -81,9 +68,10 @@ async def start_or_attach(
             is replaced.
     """
     request = request.model_copy(update={"again": again or request.again})
+    start = partial(_start, client, request, task_queue, owner)
     try:
         # Once one has closed, only a failed one may be repeated without a look at what it answered.
-        handle = await _start(client, request, task_queue, WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY, owner)
+        handle = await start(WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY)
         return Rotation(handle, attached=False)
     except WorkflowAlreadyStartedError:
         earlier = client.get_workflow_handle_for(RotationWorkflow.run, id_of(request, names_of(client)))
@@ -96,18 +84,10 @@ async def start_or_attach(
     if not (request.again or _is_for_other_evidence(answered, request)):
         return Rotation(earlier, attached=True)
     try:
-        handle = await _start(client, request, task_queue, WorkflowIDReusePolicy.ALLOW_DUPLICATE, owner)
+        handle = await start(WorkflowIDReusePolicy.ALLOW_DUPLICATE)
         return Rotation(handle, attached=False)
     except WorkflowAlreadyStartedError:  # another starter was quicker; the handle names no run and so means theirs
         return Rotation(earlier, attached=True)
-
-
-async def outcome_of(handle: Handle) -> RotationOutcome:
-    """Wait for the workflow's end and return its named outcome; a failure is an outcome too."""
-    try:
-        return await handle.result()
-    except WorkflowFailureError as error:
-        return _outcome_of_failure(error.cause)
 
 
 async def wait_for_outcome(handle: Handle) -> RotationOutcome:
@@ -164,51 +144,6 @@ async def rotate(
         return rotation.attached, await waiting_for(rotation.handle)
 
 
-def waits_for(description: WorkflowExecutionDescription | WorkflowExecution) -> str | None:
-    """What a rotation waits for a person to fix or give, by its search attribute; None if it waits for no one."""
-    return description.typed_search_attributes.get(PARKED)
-
-
-async def status_of(handle: Handle) -> RotationStatus | None:
-    """Return a rotation's own status; None if no worker answers, or one of another version."""
-    try:
-        return await handle.query(RotationWorkflow.status, rpc_timeout=QUERY_TIMEOUT)
-    except (RPCError, WorkflowQueryFailedError):
-        return None
-
-
-async def waiting_for(handle: Handle, *, kind: str | None = None) -> TimedOut | LimitedUntil | WaitingForPerson:
-    """What a running rotation waits for; of kind `kind`, if its search attribute says that it waits."""
-    match await status_of(handle):
-        case RotationStatus(phase="rate_limited", until=until) if until is not None:
-            return LimitedUntil(retry_at=until)
-        case RotationStatus(phase="parked" | "awaiting_approval" | "disagreement" as phase) as status:
-            return WaitingForPerson(
-                status=phase,
-                kind=status.kind or "unforeseen",
-                next_step=status.next_step or "fail_and_inspect",
-                hint=status.hint or "",
-                until=status.until,
-                decision=status.decision,
-                readings=status.readings,
-            )
-        case _ if kind is not None:
-            return WaitingForPerson(
-                status=_WAITS.get(kind, "parked"),
-                kind=kind,
-                next_step="fail_and_inspect",
-                hint="No worker answers what the rotation waits for: start one with `keyturn worker`.",
-            )
-        case _:
-            return TimedOut()
-
-
-_WAITS: Mapping[str, Literal["awaiting_approval", "disagreement"]] = {
-    APPROVAL: "awaiting_approval",
-    DISAGREEMENT: "disagreement",
-}
-
-
 async def _restate(handle: Handle, request: RotationRequest) -> None:
     """Offer the request to a rotation that waits: on the same evidence it refuses, which leaves nothing behind."""
     no_news = (WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError, RPCError)
@@ -225,7 +160,7 @@ def _is_for_other_evidence(outcome: RotationOutcome, request: RotationRequest) -
 
 
 async def _start(
-    client: Client, request: RotationRequest, task_queue: str, reuse: WorkflowIDReusePolicy, owner: str | None
+    client: Client, request: RotationRequest, task_queue: str, owner: str | None, reuse: WorkflowIDReusePolicy
 ) -> Handle:
     lines = ", ".join(str(line) for line in request.policy_lines)
     return await client.start_workflow(
@@ -243,16 +178,3 @@ async def _start(
         static_summary=f"rotate {request.credential.key_id} of {request.account_id}?",
         static_details=f"Under {lines}. Asked by {request.user_id}, trace `{request.trace_id}`.",
     )
-
-
-def _outcome_of_failure(cause: BaseException) -> RotationOutcome:
-    if isinstance(cause, ApplicationError) and cause.details and isinstance(cause.details[0], dict):
-        return _OUTCOME.validate_python(cause.details[0])
-    if isinstance(cause, ApplicationError) and cause.type == PayloadMoved.__name__:
-        return Failed(kind=PayloadMoved.kind, next_step="fail_and_inspect", hint=PayloadMoved.hint)
-    if isinstance(cause, TerminatedError | CancelledError):
-        ended = "terminated" if isinstance(cause, TerminatedError) else "cancelled"
-        return Failed(
-            kind=f"workflow_{ended}", next_step="fail_and_inspect", hint=f"It was {ended} in Temporal. Ask again."
-        )
-    return Failed(kind="unforeseen", next_step="fail_and_inspect", hint="Look at the workflow in the Temporal UI.")

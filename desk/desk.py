@@ -19,7 +19,8 @@ from keyturn.application.exposures import ExposedKeys
 from keyturn.application.following import NoSuchWorkflow, describe_workflow
 from keyturn.application.outcomes import as_object, with_job_state
 from keyturn.application.requests import build_request, id_of
-from keyturn.application.rotations import outcome_of, rotate, waiting_for, waits_for
+from keyturn.application.rotation_status import outcome_of, waiting_for, waits_for
+from keyturn.application.rotations import rotate
 from keyturn.application.stories import last_request, story_of
 from keyturn.contracts import Contract, NameProof
 from keyturn.desk.lists import Lists

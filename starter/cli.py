@@ -26,7 +26,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         ),
         "list": ("keyturn.starter.listing", "list_rotations", "List rotations by state, account, key or policy line."),
         "status": ("keyturn.starter.follow", "status", "Show the status of a rotation, run, job or draft."),
-        "watch": ("keyturn.starter.follow", "watch", "Follow a rotation, run, job or draft until it completes."),
+        "watch": ("keyturn.starter.watch", "watch", "Follow a rotation, run, job or draft until it completes."),
         "cancel": ("keyturn.starter.follow", "cancel", "Cancel a rotation, run, job or draft."),
         "explain": (
             "keyturn.starter.explain",

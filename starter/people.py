@@ -250,7 +250,7 @@ def _status(workflow_id: str) -> RotationStatus:
     from keyturn.application.answers import NoWorkerAnswers
     from keyturn.application.connection import connect, map_refusals
     from keyturn.application.following import handle_of
-    from keyturn.application.rotations import status_of
+    from keyturn.application.rotation_status import status_of
 
     async def run() -> RotationStatus | None:
         with map_refusals():

@@ -15,7 +15,8 @@ from sqlalchemy.engine import URL
 from temporalio.client import Client
 
 from keyturn.application.answers import answer
-from keyturn.application.rotations import Handle, outcome_of, rotate, start_or_attach
+from keyturn.application.rotation_status import Handle, outcome_of
+from keyturn.application.rotations import rotate, start_or_attach
 from keyturn.contracts import CredentialFacts, PolicyRef
 from keyturn.database import open_database
 from keyturn.jobs.store import JobStore

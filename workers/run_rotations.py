@@ -6,7 +6,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from keyturn.application.connection import TemporalUnreachable
 from keyturn.application.encryption import names_of
-from keyturn.application.rotations import outcome_of
+from keyturn.application.rotation_status import outcome_of
 from keyturn.application.runs import BULK_PRIORITY
 from keyturn.bulk.pages import RotationEnd
 from keyturn.jobs.errors import OpenJobExists

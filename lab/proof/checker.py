@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError
 
-from keyturn.application.rotations import outcome_of
+from keyturn.application.rotation_status import outcome_of
 from keyturn.database import open_database
 from keyturn.drafts.contracts import DraftResult
 from keyturn.drafts.store import ENDED, Draft, DraftStore

@@ -7,7 +7,8 @@ from typing import Any
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 
 from keyturn.application.requests import build_request, id_of
-from keyturn.application.rotations import outcome_of, rotate
+from keyturn.application.rotation_status import outcome_of
+from keyturn.application.rotations import rotate
 from keyturn.calls import CallRecord
 from keyturn.database import database_url, open_database
 from keyturn.jobs.store import JobStore

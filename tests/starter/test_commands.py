@@ -14,7 +14,8 @@ import pytest
 from sqlalchemy import delete
 
 from keyturn.application.requests import id_of
-from keyturn.application.rotations import outcome_of, start_or_attach
+from keyturn.application.rotation_status import outcome_of
+from keyturn.application.rotations import start_or_attach
 from keyturn.database import database_url, open_database
 from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.store import JobStore

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from keyturn.application.answers import answer
-from keyturn.application.rotations import Handle, outcome_of, status_of
+from keyturn.application.rotation_status import Handle, outcome_of, status_of
 from keyturn.lab.proof.plan import WRONG_NO
 from keyturn.lab.stack.embedded import Stack, worker_environment
 from keyturn.rotations.contracts import Approval, Denial

@@ -8,7 +8,8 @@ from temporalio.client import Client
 from keyturn.application.answers import answer
 from keyturn.application.connection import connect
 from keyturn.application.requests import id_of
-from keyturn.application.rotations import outcome_of, rotate, start_or_attach
+from keyturn.application.rotation_status import outcome_of
+from keyturn.application.rotations import rotate, start_or_attach
 from keyturn.application.stories import story_of
 from keyturn.console import printable
 from keyturn.jobs.store import JobStore

@@ -23,7 +23,8 @@ from temporalio.testing import WorkflowEnvironment
 
 from keyturn.application.answers import answer
 from keyturn.application.namespace import add_search_attributes
-from keyturn.application.rotations import Handle, outcome_of, rotate, start_or_attach, status_of
+from keyturn.application.rotation_status import Handle, outcome_of, status_of
+from keyturn.application.rotations import rotate, start_or_attach
 from keyturn.database import database_url, open_database
 from keyturn.errors import JobStoreUnavailable
 from keyturn.jobs.store import JobStore

@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy.engine import URL
 from temporalio.client import Client
 
-from keyturn.application.rotations import outcome_of, start_or_attach
+from keyturn.application.rotation_status import outcome_of
+from keyturn.application.rotations import start_or_attach
 from keyturn.database import open_database
 from keyturn.jobs.store import JobStore
 from keyturn.lab.stack.embedded import worker_environment

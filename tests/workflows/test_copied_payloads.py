@@ -29,7 +29,8 @@ from temporalio.worker import Worker
 from keyturn.activities.create_rotation_job import CreateRotationJob
 from keyturn.application.answers import answer
 from keyturn.application.encryption import CONTEXT, EncryptionCodec, names_of
-from keyturn.application.rotations import Handle, outcome_of, start_or_attach
+from keyturn.application.rotation_status import Handle, outcome_of
+from keyturn.application.rotations import start_or_attach
 from keyturn.jobs.store import JobStore
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.payload_errors import PayloadMoved, PayloadNotAuthentic

@@ -14,7 +14,8 @@ from temporalio.testing import WorkflowEnvironment
 from keyturn.application.answers import AnswerRefused, answer
 from keyturn.application.outcomes import as_lines, as_object, exit_status
 from keyturn.application.requests import id_of
-from keyturn.application.rotations import outcome_of, rotate
+from keyturn.application.rotation_status import outcome_of
+from keyturn.application.rotations import rotate
 from keyturn.bulk.findings import Findings
 from keyturn.bulk.report import items_of_run
 from keyturn.contracts import CredentialFacts

@@ -26,7 +26,8 @@ from keyturn.application.encryption import (
 )
 from keyturn.application.following import progress_of
 from keyturn.application.requests import id_of
-from keyturn.application.rotations import outcome_of, rotate, start_or_attach
+from keyturn.application.rotation_status import outcome_of
+from keyturn.application.rotations import rotate, start_or_attach
 from keyturn.jobs.store import JobStore
 from keyturn.payload_errors import PayloadKeyUnknown, PayloadNotAuthentic, PayloadNotEncrypted, PayloadTooLarge
 from keyturn.rotations.contracts import Approval

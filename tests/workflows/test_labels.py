@@ -17,7 +17,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from keyturn.application.answers import answer
 from keyturn.application.connection import connect
-from keyturn.application.rotations import outcome_of
+from keyturn.application.rotation_status import outcome_of
 from keyturn.database import open_database
 from keyturn.execution.contracts import ROLLED_BACK
 from keyturn.jobs.leases import JobLeases

@@ -18,7 +18,8 @@ from keyturn.application.answers import AnswerRefused, NoWorkerAnswers, address_
 from keyturn.application.outcomes import as_lines, as_object, exit_status
 from keyturn.application.parked import resume_all, waiting_rotations
 from keyturn.application.requests import id_of
-from keyturn.application.rotations import Handle, outcome_of, rotate, start_or_attach, status_of
+from keyturn.application.rotation_status import Handle, outcome_of, status_of
+from keyturn.application.rotations import rotate, start_or_attach
 from keyturn.application.stories import last_request, story_of
 from keyturn.call_errors import ContextWindowExceeded, CostCapExceeded
 from keyturn.errors import JobStoreUnavailable, KeyturnError

@@ -10,7 +10,8 @@ from temporalio.client import Client, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
 
 from keyturn.application.answers import address_instruction
-from keyturn.application.rotations import outcome_of, start_or_attach, status_of
+from keyturn.application.rotation_status import outcome_of, status_of
+from keyturn.application.rotations import start_or_attach
 from keyturn.jobs.store import JobStore
 from keyturn.llm.errors import QuotaExhausted
 from keyturn.rotations.contracts import Abandonment, Approval, Denial, Instruction, Resumption

@@ -13,7 +13,8 @@ from temporalio.client import Client, WorkflowFailureError
 
 from keyturn.application.outcomes import exit_status
 from keyturn.application.requests import id_of
-from keyturn.application.rotations import outcome_of, rotate, start_or_attach
+from keyturn.application.rotation_status import outcome_of
+from keyturn.application.rotations import rotate, start_or_attach
 from keyturn.database import open_database
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import job_audit, rotation_jobs

@@ -12,7 +12,8 @@ from temporalio.testing import WorkflowEnvironment
 
 from keyturn.application.answers import answer
 from keyturn.application.requests import id_of
-from keyturn.application.rotations import outcome_of, start_or_attach, waiting_for
+from keyturn.application.rotation_status import outcome_of, waiting_for
+from keyturn.application.rotations import start_or_attach
 from keyturn.errors import JobStoreUnavailable
 from keyturn.jobs.store import JobStore
 from keyturn.llm.errors import ProviderTimeout, ProviderUnavailable, RateLimited

@@ -13,7 +13,8 @@ from temporalio.worker import Worker
 
 from keyturn.activities.judge_page import JudgePage
 from keyturn.application.answers import answer
-from keyturn.application.rotations import outcome_of, rotate, start_or_attach
+from keyturn.application.rotation_status import outcome_of
+from keyturn.application.rotations import rotate, start_or_attach
 from keyturn.application.runs import start_run
 from keyturn.application.versioning import builds, pinned_to, promote
 from keyturn.bulk.contracts import BulkOrder, BulkPage, PageResult, RunProgress, RunResult

@@ -18,7 +18,8 @@ from keyturn.activities.withdraw_claim import WithdrawClaim
 from keyturn.application.answers import answer
 from keyturn.application.outcomes import as_lines, as_object
 from keyturn.application.requests import id_of
-from keyturn.application.rotations import Handle, outcome_of, rotate, start_or_attach
+from keyturn.application.rotation_status import Handle, outcome_of
+from keyturn.application.rotations import rotate, start_or_attach
 from keyturn.database import open_database
 from keyturn.jobs.errors import OpenJobExists, StaleAttempt
 from keyturn.jobs.store import JobStore
