@@ -1,7 +1,8 @@
 """What waits for a person, found by its search attribute; and an answer to all of a kind."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from temporalio.client import Client
 
@@ -17,6 +18,13 @@ WAITING_TYPES = ("RotationWorkflow", "RotateKeyWorkflow")
 # Waits of a key's rotation that are what they should be: no one has to fix anything yet.
 WAITS = ("frozen", "old_key_in_use", "new_key_not_seen", "consumers_not_moved", "key_use_unknown")
 MOST_WAITING = 100_000  # read to find the oldest of them: twice the largest estate, in some seconds
+
+
+class BlockedJob(NamedTuple):
+    """A job whose rotation is blocked: by which execution of Temporal's, and the kind of what blocks it."""
+
+    execution_id: str
+    kind: str
 
 
 async def waiting_rotations(
@@ -35,15 +43,23 @@ async def waiting_rotations(
         yield {"workflow_id": workflow_id, "kind": kept, "since": since.isoformat()}
 
 
-async def blocked_jobs(client: Client, *, task_queue: str) -> set[str]:
-    """Return the jobs on an executor's task queue whose rotations wait for an operator or for a fault to be fixed.
+async def blocked_jobs(client: Client, *, task_queue: str | None = None) -> Mapping[str, BlockedJob]:
+    """Return the jobs whose rotations wait for an operator or for a fault to be fixed, by their IDs.
 
     One that is frozen, or whose consumers have not moved yet, is none: nothing is wrong with it.
+
+    Args:
+        client: a connected client.
+        task_queue: of one executor; None for all of the namespace.
     """
-    query = f"WorkflowType = 'RotateKeyWorkflow' AND ExecutionStatus = 'Running' AND TaskQueue = '{task_queue}'"
+    query = "WorkflowType = 'RotateKeyWorkflow' AND ExecutionStatus = 'Running'"
+    query += "" if task_queue is None else f" AND TaskQueue = '{task_queue}'"
     query += f" AND {PARKED.name} IS NOT NULL AND {PARKED.name} NOT IN ({', '.join(map(repr, WAITS))})"
     found = client.list_workflows(query, limit=MOST_WAITING)
-    return {row.id.removeprefix(execution_id("")) async for row in found}
+    return {
+        row.id.removeprefix(execution_id("")): BlockedJob(row.run_id, waits_for(row) or "unforeseen")
+        async for row in found
+    }
 
 
 async def resume_all(

@@ -272,8 +272,10 @@ class Pages:
         leaving = RedirectResponse(_path_here(next) or "/", status_code=303)
         # Behind a proxy that speaks TLS it may serve on loopback too.
         secure = self._settings.environment == "production" or not self._settings.on_loopback
+        # Lax: a link in a message leads to its page without another sign-in. What changes anything is a POST, which no
+        # other site's page may send (checks.py).
         leaving.set_cookie(
-            SESSION, cookie, max_age=SESSION_SECONDS, httponly=True, samesite="strict", secure=secure, path="/"
+            SESSION, cookie, max_age=SESSION_SECONDS, httponly=True, samesite="lax", secure=secure, path="/"
         )
         return leaving
 

@@ -23,6 +23,7 @@ from keyturn.lab.documentation.pages import PAGES
 from keyturn.lab.documentation.settings import cloud_settings, setting_descriptions
 from keyturn.lab.stack.embedded import Stack
 from keyturn.lab.stack.loopback import loopback_client
+from keyturn.notices.contracts import FACT_MEANINGS, FACTS, TOPICS
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.workers.codec_settings import CodecSettings
 from keyturn.workers.executor_settings import ExecutorSettings
@@ -33,6 +34,15 @@ from keyturn.workers.settings import settings_variables
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 GUIDES = [file.read_text() for file in sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def test_the_guide_to_notices_names_every_topic_and_what_it_adds() -> None:
+    text = (ROOT / "docs" / "how-to" / "notify.md").read_text()
+    rows = dict(re.findall(r"^\| `([a-z_.]+)` \| ((?:`\w+`(?:, )?)+) \|$", text, re.MULTILINE))
+    assert {topic: tuple(re.findall(r"`(\w+)`", facts)) for topic, facts in rows.items()} == dict(FACTS)
+    sent = text.partition("## What is sent")[2].partition("\n## ")[0]
+    assert [topic for topic in TOPICS if f"`{topic}`" not in sent] == []
+    assert {name for facts in FACTS.values() for name in facts} == set(FACT_MEANINGS)
 
 
 def shell_lines(text: str) -> list[str]:

@@ -156,7 +156,7 @@ def admission_of(
     async def admit() -> Admission:
         rows = await recent_jobs(engine, tenant_id=settings.tenant, kind=settings.kind)
         own = [row for row in rows if keys.account_named_in(row.account_id) in {None, cloud_account}]
-        blocked = await blocked_jobs(client, task_queue=settings.queue(cloud_account))
+        blocked = set(await blocked_jobs(client, task_queue=settings.queue(cloud_account)))
         exempt = {job_id: waived_because(waiver) for job_id, waiver in (await waived(own)).items()}
         return Admission(settings.blast_radius, own, group_of, blocked=blocked, now=datetime.now(UTC), waived=exempt)
 

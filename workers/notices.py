@@ -17,6 +17,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.service import RPCError
 
+from keyturn.application.parked import BlockedJob
 from keyturn.application.runs import TroubledRun
 from keyturn.background import is_cancelled
 from keyturn.errors import JobStoreUnavailable, SettingsInvalid
@@ -40,7 +41,7 @@ START_AT_ONCE = 200  # workflows a look: some seconds of a server's time, and th
 STARTS_A_DESTINATION = 50  # so that one with many messages leaves room for the others
 START_SECONDS = 2.0
 # A list of the server's; visibility may lag behind by some minutes where it is a store of its own.
-RUNS_EVERY, RUNS_OVERLAP = timedelta(minutes=1), timedelta(minutes=15)
+LIST_EVERY, LIST_OVERLAP = timedelta(minutes=1), timedelta(minutes=15)
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,7 @@ class PostOffice:
         notifications: where notices go.
         starts: starts deliveries.
         troubled_runs: returns the runs that failed since a moment, and those that are paused; raises RPCError.
+        blocked_jobs: returns the jobs whose rotations wait for an operator or for a fault to be fixed; raises RPCError.
         lines: the policy lines, which limit waivers.
         spent: what the day's model calls have cost, and the limit that is reported; None for no limit.
     """
@@ -160,13 +162,15 @@ class PostOffice:
         starts: Starts,
         *,
         troubled_runs: TroubledRuns | None = None,
+        blocked_jobs: Callable[[], Awaitable[Mapping[str, BlockedJob]]] | None = None,
         spent: Callable[[], tuple[Decimal, Decimal] | None] = lambda: None,
         lines: Iterable[PolicyLine] = (),
     ) -> None:
         self._store, self._sources = NoticeStore(engine), NoticeSources(engine, owners, lines)
         self._sends_of = partial(notifications.routes.sends, alone=notifications.alone, closing=notifications.closing)
         self._starts, self._spent, self._troubled_runs = starts, spent, troubled_runs
-        self._looked_for_runs_at: datetime | None = None
+        self._blocked_jobs = blocked_jobs
+        self._listed_at: datetime | None = None
         self._reported: date | None = None
         self._started_at = datetime.now(UTC)
 
@@ -179,7 +183,7 @@ class PostOffice:
         now = datetime.now(UTC)
         await self._sources.gather(self._store, now)
         await self._report_spending(now)
-        await self._report_troubled_runs(now)
+        await self._report_trouble(now)
         while await self._store.route(lambda notice: self._sends_of(notice, now)):
             pass
         await self._store.group(now)
@@ -199,14 +203,20 @@ class PostOffice:
                 _log.error("notices_not_sent", cause=type(error).__name__, failed_at=where(error))
             await asyncio.sleep(every)
 
-    async def _report_troubled_runs(self, now: datetime) -> None:
-        """Runs that no record speaks of: their workflow failed, perhaps before an inventory was read, or is paused."""
-        since = self._looked_for_runs_at
-        if self._troubled_runs is None or (since is not None and now - since < RUNS_EVERY):
+    async def _report_trouble(self, now: datetime) -> None:
+        """What no record speaks of, and Temporal's lists do.
+
+        Runs whose workflow failed, perhaps before an inventory was read, or is paused; and blocked rotations.
+        """
+        since = self._listed_at
+        if since is not None and now - since < LIST_EVERY:
             return
-        found = await self._troubled_runs(since=max(self._started_at, (since or self._started_at) - RUNS_OVERLAP))
-        await self._store.add([_notice_of(run) for run in found])
-        self._looked_for_runs_at = now
+        if self._troubled_runs is not None:
+            runs = await self._troubled_runs(since=max(self._started_at, (since or self._started_at) - LIST_OVERLAP))
+            await self._store.add([_notice_of(run) for run in runs])
+        if self._blocked_jobs is not None:
+            await self._store.add(await self._sources.of_blocked(await self._blocked_jobs(), now))
+        self._listed_at = now
 
     async def _report_spending(self, now: datetime) -> None:
         spent = self._spent()

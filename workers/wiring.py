@@ -23,6 +23,7 @@ from keyturn.activities.draft_reply import BEAT_SECONDS, DraftReply
 from keyturn.activities.record_event import RecordEvent
 from keyturn.activities.withdraw_claim import WithdrawClaim
 from keyturn.application.encryption import names_of
+from keyturn.application.parked import blocked_jobs
 from keyturn.application.runs import runs_in_trouble
 from keyturn.application.versioning import UNPINNED, pinned_to
 from keyturn.application.worker_identity import checks_of, identity_of
@@ -300,6 +301,7 @@ async def _post_office(client: Client, wired: WorkerContext, notifications: Noti
         notifications,
         NoticeStarts(client, wired.settings.task_queue),
         troubled_runs=partial(runs_in_trouble, client),
+        blocked_jobs=partial(blocked_jobs, client),
         lines=wired.catalogue,
         spent=lambda: None if limit is None else (wired.spend.today_usd, limit),
     )

@@ -384,9 +384,10 @@ class RotationWorkflow:
         )
         if readings:
             self._note("disagreement", KEYTURN, digest=decision.digest, readings=by_models)
-        waits = {"until": until.isoformat(), "approvers": approvers[:500]} | (
-            {"readings": by_models} if readings else {}
-        )
+        waits = {"until": until.isoformat(), "approvers": approvers[:500]}
+        waits |= {"readings": by_models} if readings else {}
+        waits["policy_lines"] = _join_refs(decision.source_lines)
+        waits |= {} if decision.rotate_by is None else {"rotate_by": decision.rotate_by.isoformat()}
         self._note("approval_requested", self._request.user_id, digest=decision.digest, **waits)
         asked = _TO_DECIDE if readings else _TO_APPROVE
         answer = await self._wait_for_response(

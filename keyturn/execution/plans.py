@@ -29,6 +29,11 @@ def hint_for(need: Need) -> str:
     return _HINTS[need.kind]
 
 
+def hint_of(kind: str, job_id: str) -> str | None:
+    """Return what to do about a wait of a kind, with the job's ID in its commands; None for another kind."""
+    return next((hint.replace("JOB_ID", job_id) for name, hint in _HINTS.items() if name == kind), None)
+
+
 def late_until(waits: KeyWaits, *, rotate_by: datetime | None, now: datetime) -> datetime | None:
     """Return when the waits of a rotation that starts now end, if that is after its date; None if it is not."""
     end = now + waits.overlap + waits.grace

@@ -1,8 +1,12 @@
 """Which row of an audit trail is a notice, and which. Pure."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
+from keyturn.execution.contracts import ROLLED_BACK
+from keyturn.execution.plans import hint_of
+from keyturn.execution.trails import Record
 from keyturn.jobs.tables import URGENT
 from keyturn.notices.contracts import Notice, Severity, Topic
 
@@ -11,6 +15,7 @@ ROTATION_EVENTS: Mapping[str, tuple[Topic, Severity]] = {
     "approval_requested": ("approval.waits", "warning"),  # also of a disagreement, which has `readings`
     "parked": ("rotation.parked", "warning"),
 }
+_LISTED = 20  # stores and consumers, each: as many as a line of text takes
 _OF_STATES: Mapping[str, tuple[Topic, Severity]] = {
     "created": ("job.created", "info"),
     "tightened": ("job.tightened", "info"),
@@ -39,7 +44,7 @@ _FACTS = {
 def notice_of_job_event(row: Mapping[str, Any]) -> Notice | None:
     """Return the notice of a row of a job's audit trail, joined with its job; None if people need not hear of it."""
     detail, event = row["detail"], row["event"]
-    found = _OF_STATES.get(event) or _of_progress(event, detail)
+    found = _of_end(event, detail) or _OF_STATES.get(event) or _of_progress(event, detail)
     if found is None or not row["account_id"]:  # of a purged job nothing is left to say
         return None
     topic, severity = found
@@ -50,6 +55,10 @@ def notice_of_job_event(row: Mapping[str, Any]) -> Notice | None:
         severity, facts = "urgent", facts | {"exposed": "yes"}
     if topic == "job.cancelled":
         facts["cancelled_by"] = str(row["actor"])[:500]
+    if topic == "rotation.began":
+        facts |= _plan_in(row)
+    if topic == "rotation.blocked" and (to_do := hint_of(str(detail["blocked"]), row["job_id"])):
+        facts["to_do"] = to_do
     return Notice(
         event_id=f"job-{row['audit_id']}",
         topic=topic,
@@ -64,6 +73,49 @@ def notice_of_job_event(row: Mapping[str, Any]) -> Notice | None:
         rotate_by=row["rotate_by"],
         facts=facts,
     )
+
+
+def notice_of_blocked(row: Mapping[str, Any], kind: str, execution_id: str, at: datetime) -> Notice:
+    """Return the notice of an executor's rotation that waits for an operator, or for a fault to be fixed.
+
+    Args:
+        row: of its job.
+        kind: of what blocks it.
+        execution_id: of Temporal's; within it, each kind is one notice.
+        at: when it was found.
+    """
+    return Notice(
+        event_id=f"blocked-{execution_id}-{kind}"[:160],
+        topic="rotation.parked",
+        severity="warning",
+        tenant_id=row["tenant_id"],
+        at=at,
+        owner=row["owner"],
+        account_id=row["account_id"],
+        key_id=row["key_id"],
+        policy_lines=tuple(row["policy_lines"] or ())[:16],
+        job_id=row["job_id"],
+        rotate_by=row["rotate_by"],
+        facts={"kind": kind[:500], "look": f"keyturn status {row['job_id']}"},
+    )
+
+
+def _of_end(event: str, detail: Mapping[str, Any]) -> tuple[Topic, Severity] | None:
+    """A person's decision to go back is no failure: nothing is broken, and the key is as it was."""
+    is_rolled_back = event == "failed" and str(detail.get("reason", "")).startswith(ROLLED_BACK)
+    return ("rotation.rolled_back", "warning") if is_rolled_back else None
+
+
+def _plan_in(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a rotation that has begun will change, and when at the earliest."""
+    try:
+        record = Record.of_evidence(row["detail"])
+    except (KeyError, ValueError):  # an executor of one's own reports what it likes
+        return {}
+    deactivated = row["at"] + record.waits.overlap
+    plan = {"overlap_until": deactivated.isoformat(), "grace_until": (deactivated + record.waits.grace).isoformat()}
+    lists = {"stores": record.targets[:_LISTED], "consumers": record.consumers[:_LISTED]}
+    return plan | {name: _in_one_line(", ".join(listed)) for name, listed in lists.items() if listed}
 
 
 def _of_progress(event: str, detail: Mapping[str, Any]) -> tuple[Topic, Severity] | None:
@@ -85,8 +137,10 @@ def notice_of_event(row: Mapping[str, Any]) -> Notice | None:
     if found is None:
         return None
     topic, severity = found
-    if row["detail"].get("readings"):
+    detail = row["detail"]
+    if detail.get("readings"):
         topic = "decision.disagreement"
+    lines = detail.get("policy_lines")
     return Notice(
         event_id=f"rotation-{row['event_id']}",
         topic=topic,
@@ -96,8 +150,10 @@ def notice_of_event(row: Mapping[str, Any]) -> Notice | None:
         owner=row["owner"],
         account_id=row["account_id"],
         key_id=row["key_id"],
+        policy_lines=tuple(lines.split(", ")) if lines else (),
+        rotate_by=detail.get("rotate_by"),
         workflow_id=row["workflow_id"],
-        facts=_facts_of(row["detail"]),
+        facts=_facts_of(detail),
     )
 
 

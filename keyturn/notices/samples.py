@@ -14,6 +14,7 @@ _SEVERITIES: dict[Topic, Severity] = {
     "job.overdue": "warning",
     "rotation.blocked": "warning",
     "rotation.failed": "urgent",
+    "rotation.rolled_back": "warning",
     "old_key.activated": "urgent",
     "run.failed": "warning",
     "run.paused": "warning",

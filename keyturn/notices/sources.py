@@ -16,10 +16,11 @@ from sqlalchemy import func, literal, select, true
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.database import insert_of, rows_of, transaction
+from keyturn.jobs.states import OPEN
 from keyturn.jobs.tables import job_audit, rotation_events, rotation_jobs
 from keyturn.notices.contracts import Notice
 from keyturn.notices.dates import PAGE, DateSources, not_noticed
-from keyturn.notices.readings import ROTATION_EVENTS, notice_of_event, notice_of_job_event
+from keyturn.notices.readings import ROTATION_EVENTS, notice_of_blocked, notice_of_event, notice_of_job_event
 from keyturn.notices.store import NoticeStore
 from keyturn.notices.tables import notice_cursors
 from keyturn.owners import Owners
@@ -28,6 +29,8 @@ from keyturn.policy.line import PolicyLine
 _log = structlog.get_logger("keyturn.notices")
 # No transaction is open for so long, and no two machines' clocks differ by so much.
 OVERLAP = timedelta(minutes=2)
+# What blocks a rotation and stands in its trail: it is notified of as `old_key.activated`.
+_IN_TRAIL = frozenset({"old_key_used_again"})
 _jobs, _audit, _events = rotation_jobs.c, job_audit.c, rotation_events.c
 
 
@@ -74,6 +77,16 @@ class NoticeSources:
         dated = await self._dates.find(now, began=(await self._cursor("tables"))["since"])
         await store.add(dated)
         return count + len(found) + len(dated)
+
+    async def of_blocked(self, blocked: Mapping[str, tuple[str, str]], now: datetime) -> Sequence[Notice]:
+        """Return notices of jobs whose rotations are blocked, by their IDs: by which execution, and by what kind.
+
+        Raises JobStoreUnavailable. The trail does not say it: what blocks a rotation may be the database itself.
+        """
+        silent = [job_id for job_id, (_, kind) in blocked.items() if kind not in _IN_TRAIL]
+        query = select(rotation_jobs).where(_jobs.job_id.in_(silent[:PAGE]), _jobs.status.in_(OPEN))
+        rows = map(self._owned, await rows_of(self._engine, query))
+        return [notice_of_blocked(row, blocked[row["job_id"]][1], blocked[row["job_id"]][0], now) for row in rows]
 
     async def _gather_jobs(self, store: NoticeStore, now: datetime) -> int:
         """Read the jobs' trail page by page to its end; what is young is read again at the next look."""

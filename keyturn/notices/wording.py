@@ -19,7 +19,7 @@ HEADLINES: Mapping[Topic, tuple[str, str]] = {
     "job.overdue": ("job is overdue", "jobs are overdue"),
     "job.cancelled": ("job was cancelled", "jobs were cancelled"),
     "rotation.began": ("rotation began", "rotations began"),
-    "rotation.blocked": ("rotation waits: the old key is still needed", "rotations wait: old keys are still needed"),
+    "rotation.blocked": ("rotation waits, and the old key stays", "rotations wait, and the old keys stay"),
     "old_key.deactivated": ("old key was deactivated", "old keys were deactivated"),
     "old_key.activated": (
         "old key was used after its deactivation, and is active again",
@@ -27,6 +27,7 @@ HEADLINES: Mapping[Topic, tuple[str, str]] = {
     ),
     "rotation.done": ("rotation is done", "rotations are done"),
     "rotation.failed": ("rotation failed", "rotations failed"),
+    "rotation.rolled_back": ("rotation was rolled back", "rotations were rolled back"),
     "run.finished": ("bulk run finished", "bulk runs finished"),
     "run.failed": ("bulk run failed", "bulk runs failed"),
     "run.paused": ("bulk run is paused", "bulk runs are paused"),
@@ -38,14 +39,31 @@ _FACTS = {
     "approvers": "to be decided by",
     "by": "by",
     "cancelled_by": "cancelled by",
+    "consumers": "these must report that they have it:",
+    "continue_by": "it goes on by",
     "ended": "which is",
     "new_key": "the new key is",
-    "overlap_until": "both keys work until",
-    "grace_until": "the old key is deleted after",
+    "overlap_until": "the old key is deactivated at the earliest on",
     "reason": "because of",
+    "grace_until": "and is deleted at the earliest on",
+    "kind": "because of",
+    "late_until": "after its date: until",
+    "look": "see",
     "scope": "exempt",
+    "state": "its job is",
+    "stores": "the new secret goes to",
+    "to_do": "what to do:",
     "until": "until",
     "users": "used by",
+}
+
+
+# What keeps an old key.
+_BLOCKED = {
+    "old_key_in_use": "it is still used",
+    "new_key_not_seen": "no use of the new key was seen",
+    "consumers_not_moved": "not all consumers have the new key",
+    "key_use_unknown": "whether it is still used is not known",
 }
 
 
@@ -74,6 +92,10 @@ def _fact(name: str, value: str) -> str:
         return f"overdue by {value} day{'' if value == '1' else 's'}"
     if name == "exposed":
         return "the key was exposed"
+    if name == "blocked":
+        return _BLOCKED.get(value, value.replace("_", " "))
+    if name in {"kind", "state"}:
+        value = value.replace("_", " ")
     if name.endswith("_usd"):
         return f"{name.removesuffix('_usd').replace('_', ' ')} ${value}"
     return f"{_FACTS.get(name, name.replace('_', ' '))} {_as_read(value)}"

@@ -3,6 +3,8 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from decimal import Decimal
 from urllib.parse import unquote, urljoin
 
 import pytest
@@ -11,7 +13,9 @@ from sqlalchemy.engine import URL
 from temporalio.client import Client
 
 from keyturn.application.rotation_lists import RotationFilter
-from tests.support.browser import CHROMIUM, browser, serious_faults, shows
+from keyturn.calls import CallRecord
+from keyturn.ledger.store import LedgerStore
+from tests.support.browser import CHROMIUM, browser, faults_of_page, shows, width_beyond_screen
 from tests.support.desks import TOKENS, Place, place
 from tests.support.simulated import SimulatorControl
 
@@ -52,19 +56,19 @@ async def test_a_question_becomes_a_draft_that_is_stopped_an_approval_and_a_job(
         faults = []
         page.on("pageerror", lambda error: faults.append(str(error)))
         await page.goto(url)
-        faults += await serious_faults(page)
+        faults += await faults_of_page(page)
         await sign_in(page, url, "luna")
-        faults += await serious_faults(page)
+        faults += await faults_of_page(page)
         await ask(page, account)
         await expect(page.locator("#state")).to_contain_text("awaiting approval")
         await expect(page.locator("#state")).to_contain_text("Stale service-account keys must rotate within 30 days.")
         await shows(page, "To approve it, you need the role approver.")
-        faults += await serious_faults(page)
+        faults += await faults_of_page(page)
 
         await page.get_by_role("button", name="Draft a reply").click()
         await page.wait_for_url("**/drafts/**")
         await expect(page.locator("#draft-text")).to_contain_text("Thank you")
-        faults += await serious_faults(page)
+        faults += await faults_of_page(page)
         await page.get_by_role("button", name="Stop").click()
         await expect(page.locator("#draft-state")).to_have_text("cancelled")
         shown = await page.inner_text("#draft-text")
@@ -82,8 +86,73 @@ async def test_a_question_becomes_a_draft_that_is_stopped_an_approval_and_a_job(
         await page.locator("#state a").first.click()
         await shows(page, "Audit trail")
         await shows(page, account)
-        faults += await serious_faults(page)
+        faults += await faults_of_page(page)
     assert faults == []
+
+
+def call(tenant: str) -> CallRecord:
+    """As wide as the calls of an estate are."""
+    return CallRecord(
+        trace_id=f"bulk_{uuid.uuid4().hex}",
+        task="decide_rotation",
+        provider="openai",
+        model="a-model-with-a-long-name-2026-11-28",
+        prompt_version="rotation_decision@1",
+        attempt=1,
+        status="invalid_output",
+        latency_ms=12_345.6,
+        input_tokens=1_234_567,
+        output_tokens=1_234_567,
+        cost_usd=Decimal("1234.5"),
+        called_at=datetime.now(UTC),
+        tenant_id=tenant,
+        user_id="somebody.with.a.name@example.org",
+    )
+
+
+@pytest.mark.parametrize("width", [1400, 360])
+async def test_every_page_with_something_on_it_fits_its_screen_and_axe_finds_nothing(here: Place, width: int) -> None:
+    """Also for who may decide nothing; long names break within themselves."""
+    account = f"projects/example-{uuid.uuid4().hex}/serviceAccounts/ci@example.iam.gserviceaccount.com"[:120]
+    async with here.open() as url, browser(viewport={"width": width, "height": 800}) as page:
+        await sign_in(page, url, "luna")
+        await ask(page, account)
+        waits = page.url
+        await page.goto(url + "/approvals")
+        assert await faults_of_page(page) == []
+        await page.goto(url + "/ask")
+        await page.get_by_role("button", name="Sign out").click()
+        await sign_in(page, url, "omar")
+        await page.goto(waits)
+        await page.get_by_role("button", name="Approve exactly this").click()
+        await expect(page.locator("#state")).to_contain_text("job created")
+        job = urljoin(url, str(await page.locator("#state a").first.get_attribute("href")))
+        await LedgerStore(here.engine).write([("1" * 32, call(here.tenant))])
+        found = {}
+        lists = ("", "approvals", "rotations", "jobs", "runs", "calls", "waivers", "exposed", "ask")
+        for place_of_it in (*(f"{url}/{name}" for name in lists), waits, job):
+            answered = await page.goto(place_of_it)
+            assert answered is not None
+            assert answered.ok, place_of_it
+            found[place_of_it] = (await width_beyond_screen(page), await faults_of_page(page))
+    assert {name: one for name, one in found.items() if one != (0, [])} == {}
+
+
+async def test_a_link_in_a_message_leads_to_its_page_without_another_sign_in(here: Place) -> None:
+    """A message is read at another site, such as a chat's: its link is a navigation from there."""
+    account = f"acct_{uuid.uuid4().hex[:10]}"
+    async with here.open() as url, browser() as page:
+        await sign_in(page, url, "luna")
+        await ask(page, account)
+        waits = page.url
+        await page.goto("about:blank")
+        elsewhere = url.replace("127.0.0.1", "localhost")  # a site of its own, by its name
+        link = f'<a href="{waits}">Decide</a>'
+        await page.route(elsewhere + "/**", lambda route: route.fulfill(content_type="text/html", body=link))
+        await page.goto(elsewhere + "/chat")
+        await page.get_by_role("link").click()
+        await page.wait_for_url(waits)
+        await expect(page.locator("#state")).to_contain_text("awaiting approval")
 
 
 async def test_hostile_text_in_every_field_is_only_text(here: Place) -> None:
@@ -130,7 +199,7 @@ async def test_by_keyboard_alone_on_a_phone_in_the_dark(here: Place) -> None:
     async with here.open() as url, browser(viewport={"width": 360, "height": 740}, color_scheme="dark") as page:
         await sign_in(page, url, "luna")
         assert await page.evaluate("document.documentElement.scrollWidth") <= 360
-        assert await serious_faults(page) == []
+        assert await faults_of_page(page) == []
         await page.keyboard.press("Tab")
         assert await page.evaluate("document.activeElement.className") == "skip"
         await page.keyboard.press("Escape")
@@ -216,5 +285,5 @@ async def test_an_exposed_key_is_reported_by_form_and_listed(here: Place, width:
         await page.wait_for_url("**/rotations/**")
         await page.goto(urljoin(url, "/exposed"))
         await shows(page, "gitleaks")
-        assert await serious_faults(page) == []
+        assert await faults_of_page(page) == []
         assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -228,7 +228,7 @@ async def test_many_are_approved_together_and_what_refuses_one_leaves_the_others
         page = await luna.get("/approvals")
         choices = re.findall(r'name="choice" value="([^"]+)"', page.text)
         assert len(choices) == 3, "not one's own"
-        assert "you asked" in page.text
+        assert "another: you asked" in page.text
         stale = f"v1:{'0' * 64} {waits[1]['workflow_id']}"
         kept = [one for one in choices if waits[1]["workflow_id"] not in one]
         decided = await luna.post("/approvals/decide", data={"decision": "approve", "choice": [*kept, stale]})

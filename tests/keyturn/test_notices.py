@@ -11,10 +11,13 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.bulk.tables import bulk_runs
+from keyturn.execution.contracts import KeyWaits
+from keyturn.execution.plans import evidence_of
+from keyturn.execution.trails import Record
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import job_audit, rotation_events, rotation_jobs
-from keyturn.notices.contracts import Notice, Topic
+from keyturn.notices.contracts import FACTS, Notice, Topic
 from keyturn.notices.errors import RoutesInvalid, UnknownMessage
 from keyturn.notices.readings import notice_of_job_event
 from keyturn.notices.routing import Routes, Send, faults_of_destinations, load_routes
@@ -224,7 +227,8 @@ JOB_ROW: dict[str, Any] = {
         ("grace", {"activating": "k", "used_by": "role/x"}, "old_key.activated", "urgent"),
         ("verifying", {"blocked": "old_key_in_use", "by": "role/x"}, "rotation.blocked", "warning"),
         ("done", {}, "rotation.done", "info"),
-        ("failed", {"reason": "rolled back"}, "rotation.failed", "urgent"),
+        ("failed", {"reason": "the user has 2 keys"}, "rotation.failed", "urgent"),
+        ("failed", {"reason": "rolled back by omar: the app broke"}, "rotation.rolled_back", "warning"),
         ("cancelled", {"reason": "not ours"}, "job.cancelled", "info"),
         ("claimed", {}, None, None),
         ("delivered", {"answer": "taken"}, None, None),
@@ -238,7 +242,48 @@ def test_events_of_a_job_become_notices(
     assert (found and found.topic, found and found.severity) == (topic, severity)
     if found is not None:
         assert "decision_digest" not in found.facts
+        assert set(found.facts) <= set(FACTS[found.topic]), "as the documentation has it"
         assert (found.event_id, found.owner) == ("job-7", "payments")
+
+
+def test_an_owner_reads_what_a_rotation_will_change_and_when_at_the_earliest() -> None:
+    """Written by the executor before it changes anything."""
+    record = Record(
+        old="AKIA1",
+        created_at=NOW,
+        before=("AKIA1",),
+        targets=("file:/run/pay", "vault:kv/pay"),
+        consumers=("billing",),
+        waits=KeyWaits(overlap=timedelta(hours=24), quiet=timedelta(hours=24), grace=timedelta(days=7)),
+    )
+    detail = {"cloud_account": "1", "user": "x"} | record.as_evidence()
+    detail |= evidence_of(record.waits, rotate_by=None, now=NOW)
+    began = notice_of_job_event(JOB_ROW | {"event": "rotating", "detail": detail})
+    assert began is not None
+    assert set(began.facts) <= set(FACTS["rotation.began"])
+    said = sentence(began)
+    assert "the new secret goes to file:/run/pay, vault:kv/pay" in said
+    assert "these must report that they have it: billing" in said
+    assert "the old key is deactivated at the earliest on 2026-11-28 12:07" in said
+    assert "and is deleted at the earliest on 2026-12-05 12:07" in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "says", "to_do"),
+    [
+        ("old_key_in_use", "it is still used, by role/x", "keyturn rollback job_1"),
+        ("new_key_not_seen", "no use of the new key was seen", "keyturn advance job_1"),
+        ("consumers_not_moved", "not all consumers have the new key", "keyturn jobs moved"),
+        ("key_use_unknown", "whether it is still used is not known", "the right to read when keys are used"),
+    ],
+)
+def test_why_an_old_key_stays_is_said_in_words_with_what_to_do(kind: str, says: str, to_do: str) -> None:
+    row = JOB_ROW | {"event": "verifying", "detail": {"blocked": kind, "by": "role/x"}}
+    found = notice_of_job_event(row)
+    assert found is not None
+    assert set(found.facts) <= set(FACTS["rotation.blocked"])
+    assert says in sentence(found)
+    assert to_do in sentence(found)
 
 
 def test_a_compromised_keys_job_is_urgent_and_a_purged_one_says_nothing() -> None:
@@ -260,8 +305,27 @@ async def sources(engine: AsyncEngine) -> NoticeSources:
 
 
 async def topics(engine: AsyncEngine) -> list[str]:
+    """Of all notices; each has no facts but those that its topic may have."""
     async with engine.connect() as connection:
-        return list((await connection.execute(select(notices.c.topic).order_by(notices.c.topic))).scalars())
+        found = (await connection.execute(select(notices.c.topic, notices.c.content).order_by(notices.c.topic))).all()
+    assert [topic for topic, content in found if not set(content["facts"]) <= set(FACTS[topic])] == []
+    return [topic for topic, _ in found]
+
+
+async def test_a_rotation_that_an_executor_cannot_go_on_with_is_parked_work_of_its_jobs_owner(
+    engine: AsyncEngine, store: JobStore, sources: NoticeSources
+) -> None:
+    """As Temporal's list has it: the trail says nothing of what blocks a step. Said once for each kind."""
+    job_id = await made(store, 1, owner="payments", recorded_owner="payments")
+    held, now = NoticeStore(engine), datetime.now(UTC)
+    for kind in ("target_unusable", "target_unusable", "cloud_refused", "old_key_used_again"):
+        await held.add(await sources.of_blocked({job_id: ("run-1", kind), "job_unknown": ("run-2", kind)}, now))
+    assert await topics(engine) == ["rotation.parked", "rotation.parked"]
+    [notice] = await sources.of_blocked({job_id: ("run-1", "target_unusable")}, now)
+    assert (notice.job_id, notice.owner, notice.policy_lines) == (job_id, "payments", ("P-7@1",))
+    said = sentence(notice)
+    assert "because of target unusable" in said
+    assert f"see keyturn status {job_id}" in said
 
 
 async def made(store: JobStore, number: int, **changed: Any) -> str:
@@ -432,6 +496,7 @@ async def test_what_waits_for_a_person_is_found_with_its_key_and_again_before_it
     held, now = NoticeStore(engine), datetime.now(UTC)
     for number, hours in enumerate((160, 20, 20)):
         detail = {"until": (now + timedelta(hours=hours)).isoformat(), "approvers": "omar, priya"}
+        detail |= {"policy_lines": "P-7@1, CIS-1@2", "rotate_by": NOW.isoformat()}
         event = RotationEvent(
             tenant_id="default", event="approval_requested", actor="luna", at=now, detail=detail,
             account_id="acct_1", key_id=f"key_{number}", owner="payments",
@@ -447,6 +512,7 @@ async def test_what_waits_for_a_person_is_found_with_its_key_and_again_before_it
             await connection.execute(select(notices.c.content).where(notices.c.topic == "approval.expires"))
         ).scalars()
     assert (again["key_id"], again["facts"]["approvers"]) == ("key_1", "omar, priya")
+    assert "under P-7@1, CIS-1@2, due 2026-11-27" in sentence(Notice.model_validate(again))
 
 
 async def test_dates_that_come_and_pass_are_found_once(

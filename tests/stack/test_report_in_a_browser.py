@@ -9,7 +9,7 @@ from keyturn.bulk.report_page import render_page
 from keyturn.policy.catalogue import Catalogue
 from keyturn.starter.report import NoBrowser, print_pdf
 from tests.keyturn.test_report import LINE, NOW, findings_of, item, quiet, run_of
-from tests.support.browser import CHROMIUM, browser, serious_faults
+from tests.support.browser import CHROMIUM, browser, faults_of_page
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium (.ci/run does)")
 
@@ -35,7 +35,7 @@ async def test_it_fits_the_screen_and_keeps_no_reader_out(page: Path, width: int
         await opened.goto(page.as_uri())
         assert await opened.evaluate("document.documentElement.scrollWidth") <= width
         assert await opened.evaluate("document.documentElement.scrollHeight") < tallest
-        assert await serious_faults(opened) == []
+        assert await faults_of_page(opened) == []
         assert await opened.inner_text("#compromised h2") == "Compromised: 1"
 
 

@@ -51,10 +51,16 @@ async def until(page: Page, script: str) -> None:
             await asyncio.sleep(0.05)
 
 
-async def serious_faults(page: Page) -> list[str]:
-    """What axe-core finds on the page that keeps a user from working with it."""
+async def faults_of_page(page: Page) -> list[str]:
+    """What axe-core finds on the page."""
     found = (await Axe().run(page)).response["violations"]
-    return [f"{one['id']}: {one['help']}" for one in found if one["impact"] in {"serious", "critical"}]
+    return [f"{one['id']}: {one['help']}: {one['nodes'][0]['html'][:200]}" for one in found]
+
+
+async def width_beyond_screen(page: Page) -> int:
+    """By how many pixels a page is wider than its screen: a reader would have to scroll sideways."""
+    wider: int = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    return wider
 
 
 async def sign_in(page: Page, token: str) -> None:

@@ -342,7 +342,7 @@ async def test_a_run_that_failed_is_reported_though_nothing_is_on_record(
             assert "keyturn schedule trigger" in stopped.value.hint
         async with asyncio.timeout(30):
             while not [one for one in world.events.values() if one["data"]["tenant_id"] == place.tenant]:
-                office._looked_for_runs_at = None
+                office._listed_at = None
                 await office.look()
                 await asyncio.sleep(0.1)
         await office.look()
@@ -370,11 +370,11 @@ async def test_a_run_that_is_paused_is_reported_once_a_day_unless_a_person_pause
         ]
         async with asyncio.timeout(30):
             while not [one for one in world.events.values() if one["data"]["tenant_id"] == place.tenant]:
-                office._looked_for_runs_at = None
+                office._listed_at = None
                 await office.look()
                 await asyncio.sleep(0.1)
         for _ in range(2):
-            office._looked_for_runs_at = None
+            office._listed_at = None
             await office.look()
         await settled(office, sqlite_engine)
         for run in runs:

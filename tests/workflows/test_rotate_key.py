@@ -162,6 +162,7 @@ async def test_what_blocks_a_step_is_reported_and_it_goes_on_when_that_is_remove
         assert status.hint is not None
         parked = [row async for row in waiting_rotations(temporal, tenant=None, kind="foreign_key", limit=100)]
         assert execution_id(job_id) in [row["workflow_id"] for row in parked]
+        assert (await blocked_jobs(temporal))[job_id].kind == "foreign_key", "people are notified of it"
         said = await shown_by_command(job_id, temporal.service_client.config.target_host, engine)
         assert "\n  next: Blocked: foreign key" in said, said
         assert str(status.hint) in said
@@ -630,7 +631,7 @@ async def test_a_use_after_the_deactivation_brings_the_old_key_back_and_waits_fo
             aws.client("iam").update_access_key(UserName=user, AccessKeyId=old, Status="Active")
         blocked = await until(handle, lambda now: now.blocked is not None)
         assert (blocked.step, blocked.blocked, aws.keys(user)[old]) == ("grace", "old_key_used_again", "Active")
-        assert await blocked_jobs(temporal, task_queue=executions.settings.queue(ACCOUNT)) == {job_id}
+        assert set(await blocked_jobs(temporal, task_queue=executions.settings.queue(ACCOUNT))) == {job_id}
         assert [topic for topic, _ in await messages_of(engine, job_id)][1:] == ["rotation_job.blocked"]
         if how == "used":  # what used it moves to the new key
             await use(aws, str(blocked.new_key_id), user)
