@@ -2,7 +2,6 @@
 
 import asyncio
 import csv
-import json
 import os
 import shutil
 import subprocess
@@ -24,6 +23,7 @@ from keyturn.starter.inventory_options import for_tenant
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from keyturn.bulk.comparison import Comparison
     from keyturn.bulk.findings import Finding, Findings
 
 _file = click.Path(path_type=Path, dir_okay=False)
@@ -83,7 +83,7 @@ def report(run_id: str, tenant: str, since: str | None, key_map: Path | None, **
 async def _report(
     engine: "AsyncEngine", run_id: str, tenant: str, since: str | None, key_map: Path | None, files: Files
 ) -> None:
-    from keyturn.bulk.comparison import compare, due_keys
+    from keyturn.bulk.comparison import compare, statuses_of
     from keyturn.bulk.findings import Findings
     from keyturn.bulk.report import items_of_run
     from keyturn.bulk.report_page import ROWS_SHOWN, method_of, render_page
@@ -93,7 +93,6 @@ async def _report(
     from keyturn.keyring_files import keyring_from_environment
     from keyturn.owners import Owners, load_owners
     from keyturn.policy.errors import UnknownPolicyLine
-    from keyturn.rotations.contracts import RotationRequest
     from keyturn.workers.bulk import run_encryption
     from keyturn.workers.local_settings import load_local_settings
 
@@ -108,13 +107,16 @@ async def _report(
         click.echo(f"{error}: the report has no wording of what is not there", err=True)
         judged = [line for line in catalogue if line.ref in run.policy_lines]
     owners = load_owners() if key_map is None else Owners(load_key_map(key_map))
-    findings = Findings(judged, datetime.now(UTC), most=ROWS_SHOWN, owner_of=owners.owner_of)
+    known = bool(owners.names) or await store.names_owners(run_id)
+    findings = Findings(judged, datetime.now(UTC), most=ROWS_SHOWN, owner_of=owners.owner_of, owners_known=known)
     comparison = None
     if since is not None:
         earlier = await store.run(since, tenant_id=tenant)
-        before = await due_keys(items_of_run(store, earlier, decrypt, jobs=jobs))
-        comparison = compare(since, before, await due_keys(items_of_run(store, run, decrypt, jobs=jobs)))
-    found = _written(items_of_run(store, run, decrypt, jobs=jobs), findings, files)
+        before = await statuses_of(items_of_run(store, earlier, decrypt, jobs=jobs))
+        comparison = compare(earlier, before, run, await statuses_of(items_of_run(store, run, decrypt, jobs=jobs)))
+        for remark in comparison.remarks:
+            click.echo(remark, err=True)
+    found = _written(items_of_run(store, run, decrypt, jobs=jobs), findings, comparison, files)
     if files.sarif is not None:
         from keyturn.bulk.sarif import write_sarif
 
@@ -123,8 +125,7 @@ async def _report(
     else:
         async for _ in found:
             pass
-    prompt = RotationRequest.model_fields["prompt_version"].default if run.task == "decide_rotation" else run.task
-    facts = method_of(run, findings, prompt_version=prompt, code_version=version("keyturn"))
+    facts = method_of(run, findings)
     if files.html is not None or files.pdf is not None:
         page = render_page(run, findings, facts=facts, comparison=comparison)
         if files.html is not None:
@@ -136,10 +137,10 @@ async def _report(
 
 
 async def _written(
-    items: AsyncIterator[dict[str, Any]], findings: "Findings", files: Files
+    items: AsyncIterator[dict[str, Any]], findings: "Findings", comparison: "Comparison | None", files: Files
 ) -> AsyncIterator["Finding"]:
     """Count every item and write its row to the files that want rows; yield what is found."""
-    from keyturn.bulk.report import COLUMNS
+    from keyturn.bulk.report import COLUMNS, ReportRow
     from keyturn.inventory.cells import escape_formula
 
     with ExitStack() as opened:
@@ -149,12 +150,16 @@ async def _written(
             rows.writeheader()
         objects = None if files.lines is None else opened.enter_context(files.lines.open("w", encoding="utf-8"))
         async for item in items:
+            item["since"] = None if comparison is None else comparison.since(item["account_id"], item["key_id"])
             found = findings.add(item)
+            if found is not None:
+                item |= {"severity": found.severity, "overdue_days": found.overdue_days}
+                item |= {"done": found.done, "next": found.following}
             if rows is not None:
                 lists = {name: " ".join(item[name] or ()) for name in ("policy_lines", "record_ids")}
                 rows.writerow({name: escape_formula(value) for name, value in (item | lists).items()})
             if objects is not None:
-                objects.write(json.dumps(item, default=str) + "\n")
+                objects.write(ReportRow.model_validate(item).model_dump_json() + "\n")
             if found is not None:
                 yield found
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from keyturn.inventory.source import Inventory, Row
 from keyturn.keyring import EncryptedTexts, Keyring
 from keyturn.policy.catalogue import Catalogue
 from keyturn.policy.line import digest_of_lines
+from keyturn.tasks.registry import load_tasks
 from keyturn.workers.bulk_fetch import fetch_for_run
 from keyturn.workers.people_first import PeoplesWork, tuner
 from keyturn.workflows.bulk import BULK_QUEUE, DUE_QUEUE
@@ -167,6 +169,8 @@ async def load_source(
         requested_by=source.user_id,
         decide_by="rule" if source.by_rule else "rule_and_model",
         policy_digest=digest_of_lines(lines) if lines else None,
+        prompt_version=load_tasks()[source.task].default_prompt_version,
+        code_version=version("keyturn"),
         workflow_id=workflow_id,
         again=source.again,
         loaded=False,

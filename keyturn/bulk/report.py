@@ -47,6 +47,13 @@ class ReportRow(BaseModel):
     compromised: bool | None
     job_state: str | None = Field(description="State of its job when the report was written.")
     owner: str | None = Field(default=None, description="Who owns the key; null if no one is known to.")
+    severity: str | None = Field(default=None, description="Of the finding; null if nothing needs a look.")
+    overdue_days: int | None = Field(default=None, description="By how many whole days its date has passed.")
+    done: str | None = Field(default=None, description="Of a finding: what was done about it.")
+    next: str | None = Field(default=None, description="Of a finding: what comes next, or who must do what.")
+    since: str | None = Field(
+        default=None, description="With --since, of a key that is due: `new`, or `unchanged` if it was due then, too."
+    )
 
 
 COLUMNS = tuple(ReportRow.model_fields)

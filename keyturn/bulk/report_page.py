@@ -12,13 +12,15 @@ from markupsafe import Markup
 from keyturn.bulk.comparison import Comparison
 from keyturn.bulk.findings import SEVERITIES, Finding, Findings, limits_of
 from keyturn.bulk.store import Run
-from keyturn.contracts import UNOWNED, PolicyRef
+from keyturn.console import counted
+from keyturn.contracts import PolicyRef
 from keyturn.keyless import KEYLESS
 from keyturn.moments import in_utc
 from keyturn.policy.line import PolicyLine
 
-# Of each severity. A row is some 400 bytes: the page stays under 2 MB and opens at once. The files have all of them.
-ROWS_SHOWN = 500
+# Of each severity. A row is up to 700 bytes, with the names that Google gives: the page stays under 2 MB and opens at
+# once. The files have all of them.
+ROWS_SHOWN = 250
 OPEN_ROWS = 20  # of a group, before the rest is folded
 BINS = 24
 TITLES = {
@@ -30,6 +32,7 @@ TITLES = {
     "attention": "Summaries that need attention",
     "undecided": "Not decided",
     "unusable": "Rows that could not be used",
+    "unowned": "Without an owner",
 }
 _QUANTITIES = {"age": "Age of the keys in days", "unused": "Days since the keys were last used"}
 
@@ -71,10 +74,11 @@ def render_page(
                 for quantity, title in _QUANTITIES.items()
                 if limits_of(findings.lines, quantity) and findings.measured.get(quantity)
             ],
-            owners=findings.due_by_owner.most_common() if set(findings.owned_by) - {UNOWNED} else [],
+            owners=findings.due_by_owner.most_common() if findings.owners_known else [],
             keyless=[(KEYLESS[kind], count) for kind, count in findings.due_by_kind.most_common()],
             facts=facts,
             comparison=comparison,
+            changes="" if comparison is None else _changes(comparison),
             written=in_utc(datetime.now(UTC)),
         )
     )
@@ -90,8 +94,10 @@ def summary_of(findings: Findings, comparison: Comparison | None) -> str:
     if counts["overdue"]:
         longest = f"{findings.longest_overdue:,} {_plural(findings.longest_overdue, 'day')}"
         sentences.append(f"{counts['overdue']:,} {_are(counts['overdue'])} past the date, the longest by {longest}.")
+    if rotated := findings.rotated:
+        sentences.append(f"{rotated:,} {_are(rotated)} rotated already.")
     jobs = findings.figures.outcomes["job_created"]
-    sentences.append(f"{jobs:,} {_plural(jobs, 'job')} {'was' if jobs == 1 else 'were'} created.")
+    sentences.append(f"{jobs:,} {_plural(jobs, 'job')} {_was(jobs)} created.")
     if failed := findings.figures.outcomes["job_failed"]:
         have = "has" if failed == 1 else "have"
         sentences.append(f"{failed:,} {have} a job that failed or was cancelled: ask again.")
@@ -100,17 +106,25 @@ def summary_of(findings: Findings, comparison: Comparison | None) -> str:
     waiting = findings.figures.outcomes["waiting"] + findings.figures.outcomes["disagreement"]
     if waiting:
         sentences.append(f"{waiting:,} {'waits' if waiting == 1 else 'wait'} for a person's decision.")
-    open_ones = counts["undecided"] + counts["unusable"]
+    not_asked = findings.figures.outcomes["not_asked"]
+    if not_asked:
+        sentences.append(f"{not_asked:,} {_was(not_asked)} not asked about yet.")
+    open_ones = counts["undecided"] - not_asked + counts["unusable"]
     if open_ones:
         sentences.append(f"{open_ones:,} could not be decided or read.")
     if unowned := findings.unowned:
         sentences.append(f"{unowned:,} {'has' if unowned == 1 else 'have'} no owner.")
-    if comparison is not None:
-        sentences.append(
-            f"Since run {comparison.run_id}, {len(comparison.new):,} {_are(len(comparison.new))} new, "
-            f"{len(comparison.gone):,} gone, and {comparison.still_open:,} still due."
-        )
-    return " ".join(sentences)
+    if not findings.owners_known:
+        sentences.append("Of no key it is known who owns it.")
+    return " ".join([*sentences, *([] if comparison is None else [_changes(comparison)])])
+
+
+def _changes(comparison: Comparison) -> str:
+    new, gone = len(comparison.new), len(comparison.gone)
+    parts = [f"{new:,} {_are(new)} new", f"{gone:,} gone", f"{len(comparison.still_due):,} still due"]
+    parts += [f"{comparison.waived:,} exempt"] if comparison.waived else []
+    parts += [f"{comparison.undecided:,} not decided this time"] if comparison.undecided else []
+    return f"Since run {comparison.run_id}, {', '.join(parts[:-1])}, and {parts[-1]}."
 
 
 @cache
@@ -130,6 +144,10 @@ def _plural(count: int, noun: str) -> str:
 
 def _are(count: int) -> str:
     return "is" if count == 1 else "are"
+
+
+def _was(count: int) -> str:
+    return "was" if count == 1 else "were"
 
 
 def _by_line(found: list[Finding], lines: Sequence[PolicyLine]) -> list[tuple[str, str, list[Finding]]]:
@@ -160,7 +178,7 @@ def _chart(findings: Findings, quantity: str) -> str:
     for at, (count, of_these) in enumerate(bins):
         for number, kind in ((count, "bar"), (of_these, "bar due")):
             tall = high * number / most
-            title = f"{at * width} to {(at + 1) * width - 1} days: {count:,} keys, {of_these:,} due"
+            title = f"{at * width} to {(at + 1) * width - 1} days: {counted(count, 'key')}, {of_these:,} due"
             parts.append(
                 f"<rect class='{kind}' x='{left + at * step + 1:.1f}' y='{bottom - tall:.1f}' "
                 f"width='{max(step - 2, 1):.1f}' height='{tall:.1f}'><title>{title}</title></rect>"
@@ -174,7 +192,7 @@ def _chart(findings: Findings, quantity: str) -> str:
     for limit in limits:
         x = left + limit / width * step
         parts.append(f"<line class='limit' x1='{x:.1f}' y1='14' x2='{x:.1f}' y2='{bottom}'/>")
-        parts.append(f"<text class='limit' x='{x + 4:.1f}' y='24'>{limit} days</text>")
+        parts.append(f"<text class='limit' x='{x + 4:.1f}' y='24'>{counted(limit, 'day')}</text>")
     title = _QUANTITIES[quantity]
     parts.append(
         f"<text x='{left + 380}' y='{bottom + 38}' class='mid'>{title.lower()}, when they were observed</text>"
@@ -183,15 +201,8 @@ def _chart(findings: Findings, quantity: str) -> str:
     return f"<svg viewBox='0 0 840 256' role='img' aria-label='{label}'>{''.join(parts)}</svg>"
 
 
-def method_of(run: Run, findings: Findings, *, prompt_version: str, code_version: str) -> list[tuple[str, str]]:
-    """Return how a run was made, a name and a value each.
-
-    Args:
-        run: the run.
-        findings: of all its items.
-        prompt_version: of the prompt that a model was asked by.
-        code_version: Keyturn's.
-    """
+def method_of(run: Run, findings: Findings) -> list[tuple[str, str]]:
+    """Return how a run was made, a name and a value each: as it is on record, and not by what writes the report."""
     models = ", ".join(f"{name} ({count:,})" for name, count in findings.models.most_common()) or "none was asked"
     by_rule = findings.figures.decided_by["rule"]
     refs: Sequence[PolicyRef] = run.policy_lines
@@ -204,10 +215,10 @@ def method_of(run: Run, findings: Findings, *, prompt_version: str, code_version
         ("Decided by", "rule alone" if run.decide_by == "rule" else "rule and model, which must agree"),
         ("Decided without a model", f"{by_rule:,} of {findings.total:,}"),
         ("Models", models),
-        ("Prompt", prompt_version),
+        ("Prompt", run.prompt_version or "not recorded"),
         ("Cost of the calls", f"${findings.figures.cost_usd:,.4f}"),
         ("Ordered by", f"{run.requested_by}, tenant {run.tenant_id}"),
         ("Ordered", in_utc(run.created_at) if run.created_at else "not recorded"),
         ("Completed", in_utc(run.ended_at) if run.ended_at else "not yet"),
-        ("Program", f"Keyturn {code_version}"),
+        ("Program", f"Keyturn {run.code_version}" if run.code_version else "not recorded"),
     ]

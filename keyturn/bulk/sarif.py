@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from keyturn.bulk.findings import Finding, Severity
 from keyturn.bulk.store import Run
+from keyturn.console import counted
 from keyturn.policy.line import PolicyLine
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -24,6 +25,7 @@ _LEVELS: Mapping[Severity, str] = {
     "attention": "warning",
     "undecided": "note",
     "unusable": "note",
+    "unowned": "note",
 }
 WITHOUT_LINE = "keyturn/not-decided"  # the rule of what is due under no line: what was not decided or not read
 
@@ -58,7 +60,8 @@ async def write_sarif(
 def result_of(one: Finding, run: Run) -> dict[str, Any]:
     """Return a finding as a SARIF result; the same key under the same lines has the same fingerprint in every run."""
     key = f"{one.key_id} of {one.account_id}" if one.key_id else f"row {one.line}"
-    overdue = "" if one.overdue_days is None else f", overdue by {one.overdue_days} days"
+    overdue = "" if one.overdue_days is None else f", by {counted(one.overdue_days, 'day')}"
+    since = {} if one.since is None else {"baselineState": one.since}  # 3.27.24 of the specification
     same = json.dumps([one.account_id, one.key_id, one.policy_lines, one.severity])
     return {
         "ruleId": one.policy_lines[0] if one.policy_lines else WITHOUT_LINE,
@@ -82,4 +85,5 @@ def result_of(one: Finding, run: Run) -> dict[str, Any]:
             "rotate_by": one.rotate_by.isoformat() if one.rotate_by else None,
             "overdue_days": one.overdue_days,
         },
+        **since,
     }

@@ -44,6 +44,8 @@ class Run:
     again: bool
     loaded: bool
     asks: int
+    prompt_version: str | None = None  # of the prompt that its worker asks a model by
+    code_version: str | None = None  # of Keyturn, as the loading process had it
     created_at: datetime | None = None
     ended_at: datetime | None = None
 
@@ -74,6 +76,8 @@ class BulkStore:
             "requested_by": run.requested_by,
             "decide_by": run.decide_by,
             "policy_digest": run.policy_digest,
+            "prompt_version": run.prompt_version,
+            "code_version": run.code_version,
             "again": run.again,
             "workflow_id": run.workflow_id,
             "created_at": datetime.now(UTC),
@@ -106,6 +110,8 @@ class BulkStore:
             requested_by=row["requested_by"],
             decide_by=row["decide_by"],
             policy_digest=row["policy_digest"],
+            prompt_version=row["prompt_version"],
+            code_version=row["code_version"],
             workflow_id=row["workflow_id"],
             again=row["again"],
             loaded=row["loaded_at"] is not None,
@@ -113,6 +119,11 @@ class BulkStore:
             created_at=row["created_at"],
             ended_at=row["ended_at"],
         )
+
+    async def names_owners(self, run_id: str) -> bool:
+        """Return whether the inventory of a run names the owner of any key."""
+        query = select(_items.ordinal).where(_items.run_id == run_id, _items.owner.is_not(None)).limit(1)
+        return bool(await rows_of(self.engine, query))
 
     async def runs(self, *, tenant_id: str, limit: int) -> Sequence[Mapping[str, Any]]:
         """Return the newest runs, newest first."""

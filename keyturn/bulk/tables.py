@@ -18,6 +18,8 @@ bulk_runs = Table(
     Column("requested_by", String(256), nullable=False),
     Column("decide_by", String(16), nullable=False, server_default="rule_and_model"),
     Column("policy_digest", String(70)),
+    Column("prompt_version", String(64)),
+    Column("code_version", String(64)),
     # Whether keys whose job failed or was cancelled get another one.
     Column("again", Boolean, nullable=False, server_default=false()),
     Column("workflow_id", String(1000), nullable=False),

@@ -97,7 +97,7 @@ def test_an_inventory_may_name_owners(name: str, tmp_path: Path) -> None:
 
 def test_a_report_counts_keys_that_no_one_owns() -> None:
     """Where owners are known at all: else each key would be a finding, and none a help."""
-    some = findings_of([], [item(1, owner="payments"), item(2), quiet(3)])
+    some = findings_of([], [item(1, owner="payments"), item(2), quiet(3)], owners_known=True)
     assert some.unowned == 2
     assert dict(some.due_by_owner) == {"payments": 1, UNOWNED: 1}
-    assert findings_of([], [item(1), quiet(2)]).unowned == 0
+    assert findings_of([], [item(1), quiet(2)]).unowned == 0, "of no key is an owner known"

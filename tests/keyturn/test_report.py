@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from html import unescape
@@ -11,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from keyturn.bulk.comparison import compare
+from keyturn.bulk.comparison import Key, Status, compare, statuses_of
 from keyturn.bulk.findings import Finding, Findings, finding_of
 from keyturn.bulk.report import COLUMNS, ReportRow
 from keyturn.bulk.report_page import ROWS_SHOWN, method_of, render_page, summary_of
-from keyturn.bulk.sarif import WITHOUT_LINE, write_sarif
+from keyturn.bulk.sarif import WITHOUT_LINE, result_of, write_sarif
 from keyturn.bulk.store import Run
 from keyturn.execution.mapping import KeyMap, KeyMapping
 from keyturn.keyless import KEYLESS
@@ -82,18 +83,21 @@ def run_of(lines: list[PolicyLine]) -> Run:
         "run-1", "default", "decide_rotation", "/estate/keys.csv", "sha256:ab", refs, None, "luna", "rule_and_model",
         "v1:cd", "bulk:default:run-1",
         again=False, loaded=True, asks=6, created_at=NOW, ended_at=NOW + timedelta(minutes=3),
+        prompt_version="rotation_decision@2", code_version="0.1.0",
     )  # fmt: skip
 
 
-def findings_of(lines: list[PolicyLine], items: Iterator[dict[str, Any]] | list[dict[str, Any]]) -> Findings:
-    findings = Findings(lines, NOW, most=ROWS_SHOWN)
+def findings_of(
+    lines: list[PolicyLine], items: Iterator[dict[str, Any]] | list[dict[str, Any]], *, owners_known: bool = False
+) -> Findings:
+    findings = Findings(lines, NOW, most=ROWS_SHOWN, owners_known=owners_known)
     for one in items:
         findings.add(one)
     return findings
 
 
 def test_the_worst_comes_first_whatever_the_order_of_the_file(lines: list[PolicyLine]) -> None:
-    """Compromised before overdue, the longest overdue before the others; what is done has no overdue days any more."""
+    """Compromised before overdue, the longest overdue before the others; what is rotated needs no look any more."""
     late = NOW - timedelta(days=40)
     findings = findings_of(
         lines,
@@ -114,15 +118,64 @@ def test_the_worst_comes_first_whatever_the_order_of_the_file(lines: list[Policy
         ("overdue", 4, 40),
         ("overdue", 2, 3),
         ("disagreement", 5, None),
-        ("due", 7, None),
         ("due", 1, None),
         ("undecided", 9, None),
         ("unusable", 8, None),
     ]
     assert summary_of(findings, None) == (
-        "Of 9 keys in the inventory, 6 must be rotated. 1 is compromised. 2 are past the date, the longest by 40 days. "
-        "5 jobs were created. 1 waits for a person's decision. 2 could not be decided or read."
+        "Of 9 keys in the inventory, 5 must be rotated. 1 is compromised. 2 are past the date, the longest by 40 days. "
+        "1 is rotated already. 5 jobs were created. 1 waits for a person's decision. 2 could not be decided or read. "
+        "Of no key it is known who owns it."
     )
+
+
+def test_what_is_rotated_must_not_be_rotated_and_what_was_not_asked_is_not_called_undecidable(
+    lines: list[PolicyLine],
+) -> None:
+    """A compromised key, too, and one whose job another line made; a failed job rotated nothing."""
+    rows = [
+        item(1, job_state="done", compromised=True),
+        item(2, job_state="done", outcome="job_exists"),
+        item(3, job_state="purged", rotate_by=NOW - timedelta(days=9)),
+        item(4, job_state="failed", outcome="job_failed"),
+        item(5, outcome=None, policy_lines=None, rotate_by=None, job_id=None, job_state=None),
+    ]
+    findings = findings_of(lines, rows)
+    assert [(one.severity, one.line) for one in findings.worst] == [("due", 4), ("undecided", 5)]
+    counts = findings.by_line[f"{LINE}@1"]
+    assert (counts.due, counts.rotated, findings.due_by_owner.total()) == (1, 3, 1)
+    said = summary_of(findings, None)
+    assert "Of 5 keys in the inventory, 1 must be rotated. 3 are rotated already." in said
+    assert "1 was not asked about yet." in said
+    assert "could not be decided" not in said
+    page = render_page(run_of(lines), findings, facts=[])
+    assert "<tr><td>rotated</td><td>3</td></tr>" in page
+
+
+def test_a_key_without_an_owner_is_a_finding_where_owners_are_known(lines: list[PolicyLine]) -> None:
+    """Also one that needs nothing else; what needs more is found by that."""
+    rows = [quiet(1), quiet(2, owner="payments"), item(3), quiet(4, outcome="bad_row", key_id=None)]
+    findings = findings_of(lines, rows, owners_known=True)
+    assert [(one.severity, one.line) for one in findings.worst] == [("due", 3), ("unusable", 4), ("unowned", 1)]
+    assert "KEYTURN_OWNERS" in findings.worst[-1].following
+    assert findings.quiet.total() + sum(findings.counts.values()) - findings.counts["unowned"] == findings.total
+    assert "2 have no owner." in summary_of(findings, None)
+    page = render_page(run_of(lines), findings, facts=[])
+    assert "Without an owner: 1" in page
+    assert [one.severity for one in findings_of(lines, rows).worst] == ["due", "unusable"]
+
+
+def test_one_day_is_a_day(lines: list[PolicyLine]) -> None:
+    found = finding_of(item(1, age_days=1, idle_days=1, rotate_by=NOW - timedelta(days=1)), NOW)
+    assert found is not None
+    assert found.evidence.startswith("1 day old; unused for 1 day;")
+    assert "by 1 day." in result_of(found, run_of(lines))["message"]["text"]
+
+
+def test_what_a_model_said_of_a_disagreement_is_its_evidence() -> None:
+    found = finding_of(item(1, outcome="disagreement", explanation="It is exempt, the model says."), NOW)
+    assert found is not None
+    assert found.evidence.startswith("It is exempt, the model says.; 120 days old")
 
 
 def test_findings_name_their_owner_and_what_would_need_no_key(lines: list[PolicyLine]) -> None:
@@ -130,7 +183,7 @@ def test_findings_name_their_owner_and_what_would_need_no_key(lines: list[Policy
     tables = [{"account": "acct_00001", "owner": "payments"}, {"account": "acct_0000*", "owner": "shipping"}]
     mappings = [KeyMapping.model_validate(table | {"targets": ["vault:secret/{user}"]}) for table in tables]
     owners = Owners(KeyMap(mappings))
-    findings = Findings(lines, NOW, most=ROWS_SHOWN, owner_of=owners.owner_of)
+    findings = Findings(lines, NOW, most=ROWS_SHOWN, owner_of=owners.owner_of, owners_known=True)
     rows = [item(1), item(2), item(3), item(12345), quiet(4)]
     for row in rows:
         findings.add(row)
@@ -166,7 +219,6 @@ def test_each_lines_counts_add_up_to_the_inventory(lines: list[PolicyLine]) -> N
     [
         ({}, "job job_1 open", "an executor claims it"),
         ({"job_state": "grace"}, "job job_1 grace", "The old key is removed"),
-        ({"job_state": "done"}, "job job_1 done", "the old one is gone"),
         ({"outcome": "waiting", "job_id": None, "job_state": None}, "waiting", "keyturn parked"),
         ({"outcome": "disagreement", "job_id": None, "job_state": None}, "disagreement", "keyturn approve"),
         ({"outcome": None, "job_id": None, "job_state": None}, "not asked", "it asks about what is open"),
@@ -185,13 +237,13 @@ def test_a_page_of_fifty_thousand_keys_is_under_two_megabytes_and_says_what_it_l
 ) -> None:
     """The worst are on it; the rest is in the files."""
     items = (item(n, rotate_by=NOW - timedelta(days=n % 97)) if n % 5 else quiet(n) for n in range(1, 50_001))
-    findings = findings_of(lines, items)
+    findings = findings_of(lines, items, owners_known=False)
     began = time.process_time()
     page = render_page(run_of(lines), findings, facts=[])
     assert len(page.encode()) < 2_000_000
     assert time.process_time() - began < 10
-    assert f"{40_000 - 500 - 412:,} further findings" in page
-    assert page.count("overdue by 96 days") > 400, "those of the longest come first"
+    assert f"{40_000 - 2 * ROWS_SHOWN:,} further findings" in page
+    assert page.count("overdue by 96 days") > ROWS_SHOWN - 100, "those of the longest come first"
     assert f"Due: {findings.counts['due']}" in page, "none hides another"
     assert "Of 50,000 keys in the inventory, 40,000 must be rotated." in page
 
@@ -199,7 +251,7 @@ def test_a_page_of_fifty_thousand_keys_is_under_two_megabytes_and_says_what_it_l
 def test_the_page_names_the_method_and_shows_what_each_line_measures(lines: list[PolicyLine]) -> None:
     """Files and policies by digest, model, prompt, code and people; a chart of age for a line on age alone."""
     findings = findings_of(lines, [item(1), quiet(2)])
-    facts = method_of(run_of(lines), findings, prompt_version="rotation_decision@2", code_version="0.1.0")
+    facts = method_of(run_of(lines), findings)
     page = unescape(render_page(run_of(lines), findings, facts=facts))
     for shown in ("/estate/keys.csv", "sha256:ab", "v1:cd", "simulator-1 (1)", "rotation_decision@2", "Keyturn 0.1.0"):
         assert shown in page
@@ -216,19 +268,74 @@ def test_what_an_exporter_wrote_is_text(lines: list[PolicyLine]) -> None:
     assert "<script" not in page
 
 
-def test_two_runs_are_compared_by_key(lines: list[PolicyLine]) -> None:
-    """New, gone and still due; on the page, too."""
-    earlier, now = {("a", "1"), ("a", "2"), ("b", "1")}, {("a", "2"), ("c", "9")}
-    comparison = compare("run-0", earlier, now)
-    assert (comparison.new, comparison.gone, comparison.still_open) == ((("c", "9"),), (("a", "1"), ("b", "1")), 1)
+def test_a_page_with_googles_names_and_every_severity_is_under_two_megabytes_too(lines: list[PolicyLine]) -> None:
+    """Beside a comparison with hundreds of new and gone keys."""
+    names: dict[str, Any] = {"source": "gcloud asset search-all-resources", "idle_days": 1_234, "owner": None}
+    late, far = NOW - timedelta(days=400), f"svc-{'x' * 24}@a-project-of-thirty-letters-1.iam.gserviceaccount.com"
+    kinds: list[dict[str, Any]] = [
+        {"compromised": True}, {"rotate_by": late}, {"outcome": "disagreement", "explanation": "e" * 120}, {},
+        {"outcome": "waived"}, {"outcome": "rejected", "reason": "unsupported_window"}, {"outcome": "attention"},
+        {"outcome": "bad_row", "explanation": "e" * 120}, {"outcome": "nothing_due", "job_id": None},
+    ]  # fmt: skip
+    made = (
+        item(n, **names | kinds[n % len(kinds)] | {"account_id": f"{n}-{far}", "key_id": f"{n:040x}"})
+        for n in range(20_000)
+    )
+    findings = findings_of(lines, made, owners_known=True)
+    keys: dict[Key, Status] = {(f"{n}-{far}", f"{n:040x}"): "due" for n in range(2_000)}
+    later: dict[Key, Status] = {(f"{n}-{far}", f"{n:040x}"): "due" for n in range(1_000, 4_000)}
+    comparison = compare(run_of(lines), keys, run_of(lines), later)
+    page = render_page(run_of(lines), findings, facts=[], comparison=comparison)
+    assert len(findings.counts) == len(kinds)
+    assert len(page.encode()) < 2_000_000
+
+
+async def test_two_runs_are_compared_by_key(lines: list[PolicyLine]) -> None:
+    """Gone is what is rotated, decided as not due, or absent; of what was not decided this time, nothing is known."""
+
+    async def statuses(*items: dict[str, Any]) -> Mapping[Key, Status]:
+        async def coming() -> AsyncIterator[dict[str, Any]]:
+            for one in items:
+                yield one
+
+        return await statuses_of(coming())
+
+    before = await statuses(*(item(number) for number in range(1, 9)), quiet(20), item(21, job_state="done"))
+    now = await statuses(
+        item(2), quiet(3), item(4, job_state="done"), item(5, outcome="waived"), item(6, outcome="failed"),
+        item(7, outcome=None), item(8, outcome="rejected"), item(9), quiet(20),
+    )  # fmt: skip
+    comparison = compare(run_of(lines), before, run_of(lines), now)
+    assert (sorted(key for _, key in comparison.new), len(comparison.still_due)) == ([item(9)["key_id"]], 1)
+    assert [key for _, key in comparison.gone] == [item(number)["key_id"] for number in (1, 3, 4)]
+    assert (comparison.waived, comparison.undecided, comparison.remarks) == (1, 3, ())
+    whole = "Since run run-1, 1 is new, 3 gone, 1 still due, 1 exempt, and 3 not decided this time."
     page = render_page(run_of(lines), findings_of(lines, [item(1)]), facts=[], comparison=comparison)
-    assert "Since run run-0, 1 is new, 2 gone, and 1 still due." in page
-    assert "<li>9 of c</li>" in page
+    assert page.count(whole) == 2
+    assert f"<li>{item(9)['key_id']} of acct_00009</li>" in page
+    first, second = item(9), item(2)
+    assert comparison.since(first["account_id"], first["key_id"]) == "new"
+    assert comparison.since(second["account_id"], second["key_id"]) == "unchanged"
+    assert comparison.since("acct_00003", item(3)["key_id"]) is None
+
+
+def test_a_comparison_says_where_two_runs_cannot_be_compared(lines: list[PolicyLine]) -> None:
+    """Other inventories or lines; and one that was not read to its end does not say what is absent."""
+    due: dict[Key, Status] = {("a", "1"): "due"}
+    earlier = replace(run_of(lines), run_id="run-0", source="/estate/others.csv", policy_lines=())
+    unfinished = replace(run_of(lines), ended_at=None, loaded=False)
+    comparison = compare(earlier, due, unfinished, {})
+    assert (comparison.gone, comparison.undecided) == ((), 1)
+    said = " ".join(comparison.remarks)
+    assert "Run run-0 judged /estate/others.csv, and this one /estate/keys.csv" in said
+    assert "other policy lines: none" in said
+    assert "Run run-1 has not completed." in said
 
 
 async def test_findings_are_written_as_sarif_with_stable_fingerprints(lines: list[PolicyLine]) -> None:
     """Severity as level, the policy line as rule, the row as location; the same in a later run."""
-    found = [finding_of(one, NOW) for one in (item(1, compromised=True), item(2), item(3, outcome="bad_row"))]
+    rows = item(1, compromised=True, since="new"), item(2, since="unchanged"), item(3, outcome="bad_row")
+    found = [finding_of(one, NOW) for one in rows]
 
     async def coming() -> AsyncIterator[Finding]:
         for one in found:
@@ -249,6 +356,7 @@ async def test_findings_are_written_as_sarif_with_stable_fingerprints(lines: lis
     assert {one["id"] for one in run["tool"]["driver"]["rules"]} == {f"{LINE}@1", "P-7@1", WITHOUT_LINE}
     (place,) = run["results"][1]["locations"]
     assert place["physicalLocation"]["region"] == {"startLine": 2}
+    assert [one.get("baselineState") for one in run["results"]] == ["new", "unchanged", None]
     assert len({one["partialFingerprints"]["keyturn/v1"] for one in run["results"]}) == 3
 
 

@@ -127,8 +127,17 @@ async def test_an_estate_is_judged_watched_and_reported_by_command(
     assert (len(rows), len({row["job_id"] for row in rows if row["job_id"]})) == (13, 6)
     written = [json.loads(line) for line in lines.read_text().splitlines()]
     assert len(written) == 13
+    checker = jsonschema.FormatChecker()
+    assert "date-time" in checker.checkers, "its library is there"
     for row in written:
-        jsonschema.validate(row, json.loads(REPORT_FILE.read_text()))
+        jsonschema.validate(row, json.loads(REPORT_FILE.read_text()), format_checker=checker)
+    assert Counter(row["severity"] for row in written) == {"due": 6, "unusable": 2, None: 5}
+    assert {row["next"] for row in rows if row["severity"] == "due"} == {
+        "It is delivered to its receivers, and an executor claims it."
+    }
+    compared = await keyturn("report", again["run"], "--since", again["run"], "--json", lines)
+    assert (compared.status, compared.err) == (0, f"written to {lines}\n")
+    assert Counter(json.loads(line)["since"] for line in lines.read_text().splitlines()) == {"unchanged": 6, None: 7}
     sarif = tmp_path / "r.sarif"
     assert (await keyturn("report", again["run"], "--sarif", sarif)).status == 0
     (analysed,) = json.loads(sarif.read_text())["runs"]
