@@ -15,7 +15,7 @@ from temporalio.service import RPCError
 
 from keyturn.application.following import describe_workflow, pending_attempts
 from keyturn.application.rotation_status import QUERY_TIMEOUT
-from keyturn.application.runs import NO_WORKER, stopped_by
+from keyturn.application.runs import NO_WORKER, RunState, stopped_by
 from keyturn.bulk.contracts import BulkOutcome, BulkStatus
 from keyturn.console import counted
 from keyturn.execution.contracts import EXECUTION, KeyRotationOutcome, KeyRotationStatus
@@ -24,12 +24,19 @@ from keyturn.progress import line_of, summary_of
 from keyturn.workflows.bulk import BulkWorkflow, bulk_id
 from keyturn.workflows.rotate_key import RotateKeyWorkflow
 
-IdKind = Literal["rotation", "run", "job", "execution", "delivery", "draft"]
-_PREFIXES: dict[str, IdKind] = {"bulk:": "run", EXECUTION: "execution", "deliver:": "delivery", "draft:": "draft"}
+IdKind = Literal["rotation", "run", "job", "execution", "delivery", "notice", "draft"]
+_PREFIXES: dict[str, IdKind] = {
+    "bulk:": "run",
+    EXECUTION: "execution",
+    "deliver:": "delivery",
+    "notify:": "notice",
+    "draft:": "draft",
+}
 _TYPES = {
     "run": "BulkWorkflow",
     "execution": "RotateKeyWorkflow",
     "delivery": "DeliveryWorkflow",
+    "notice": "NoticeWorkflow",
     "draft": "DraftWorkflow",
 }
 
@@ -63,6 +70,8 @@ def find_id(text: str, *, tenant: str) -> FoundId:
     for prefix, kind in _PREFIXES.items():
         if text.startswith(prefix):
             return FoundId(kind, text)
+    if text.startswith("notice_"):
+        return FoundId("notice", f"notify:{text}")
     if ":" not in text:  # every other ID has one
         return FoundId("run", bulk_id(tenant, text))
     return FoundId("rotation", text)
@@ -84,6 +93,10 @@ async def summary_of_any(client: Client, found: FoundId) -> Summary:
     if found.kind == "execution":
         return await _execution_summary(client, handle.id, running=running)
     status = "unknown" if description.status is None else description.status.name.lower()
+    if found.kind in {"delivery", "notice"} and not running and status == "failed":
+        return Summary(
+            "failed", ("`keyturn deliveries` lists it, and `keyturn deliveries resend` sends it again",), False
+        )
     return Summary(status.replace("canceled", "cancelled"), tuple(pending_attempts(description)), running)
 
 
@@ -95,7 +108,8 @@ async def _run_summary(client: Client, workflow_id: str, *, running: bool) -> Su
             status: BulkStatus = await handle.query(BulkWorkflow.status, rpc_timeout=QUERY_TIMEOUT)
         except (RPCError, WorkflowQueryFailedError):
             return Summary("running", (NO_WORKER,), True)
-        state = "paused" if status.paused else "running"
+        state: RunState = "cancelling" if status.cancelled else "paused" if status.paused else "running"
+        state = "loading" if status.phase == "loading" and state == "running" else state
         hint = (status.hint,) if status.hint else ()
         return Summary(state, (line_of(status, None), *hint), True)
     try:

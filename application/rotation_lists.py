@@ -7,13 +7,14 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus
+from temporalio.service import RPCError
 
 from keyturn.application.encryption import list_cursor, names_of, read_list_cursor
 from keyturn.contracts import UNOWNED
 from keyturn.errors import InvalidRequest, KeyturnError
 from keyturn.payload_errors import PayloadError
 from keyturn.rotations.contracts import RotationStatus, RotationSubject
-from keyturn.workflows.identity import MAX_ID, shorten, workflow_id_of
+from keyturn.workflows.identity import MAX_ID, shorten, stored_id, workflow_id_of
 from keyturn.workflows.visibility import (
     ACCOUNT,
     APPROVAL,
@@ -120,6 +121,15 @@ async def list_rotations(
     rows = await asyncio.gather(*map(_listed, found.current_page or ()))
     following = found.next_page_token
     return RotationPage(rows, list_cursor(client, following, of=of) if following else None)
+
+
+async def subject_of(client: Client, workflow_id: str) -> RotationSubject | None:
+    """Return what a rotation is about; None if there is none, or its memo cannot be read here."""
+    try:
+        described = await client.get_workflow_handle(stored_id(workflow_id, names_of(client))).describe()
+        return await described.memo_value(SUBJECT, None, type_hint=RotationSubject)
+    except (RPCError, KeyturnError):
+        return None
 
 
 async def count_rotations(client: Client, chosen: RotationFilter, *, tenant: str) -> int:

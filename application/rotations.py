@@ -74,7 +74,7 @@ async def start_or_attach(
         handle = await start(WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY)
         return Rotation(handle, attached=False)
     except WorkflowAlreadyStartedError:
-        earlier = client.get_workflow_handle_for(RotationWorkflow.run, id_of(request, names_of(client)))
+        earlier: Handle = client.get_workflow_handle_for(RotationWorkflow.run, id_of(request, names_of(client)))
     description = await earlier.describe()
     if description.status is WorkflowExecutionStatus.RUNNING and waits_for(description) is not None:
         await _restate(earlier, request)

@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 from temporalio.client import (
     Client,
+    WorkflowExecution,
     WorkflowExecutionStatus,
     WorkflowFailureError,
     WorkflowHandle,
@@ -32,6 +33,9 @@ from keyturn.workflows.visibility import PARKED, TENANT
 # Single rotations before bulk runs: the server hands out tasks of a lower number first; 3 is its default.
 BULK_PRIORITY = 5
 LOOK_SECONDS = 0.5
+RUNS_A_QUERY = 50  # in one condition of visibility: some kB
+# The words for what a run is at, everywhere.
+RunState = Literal["loading", "running", "paused", "cancelling", "cancelled", "done", "failed"]
 # A worker answers in milliseconds, one that replays a long history in seconds.
 QUERY_TIMEOUT = timedelta(seconds=10)
 Handle = WorkflowHandle[BulkWorkflow, BulkOutcome]
@@ -74,7 +78,7 @@ def handle_of_run(client: Client, workflow_id: str) -> Handle:
 
 # What is said while a run's status is not known. None of it ends the run, nor the command that follows it.
 NO_WORKER = "no worker answers: the run waits for one (`keyturn worker`), and loses nothing"
-NO_SERVER = "Temporal does not answer: the run is safe, and this command continues when it does"
+NO_SERVER = "Temporal does not answer: the run is safe, and is followed again then"
 _WAITS: Mapping[RPCStatusCode, str] = {
     RPCStatusCode.CANCELLED: NO_WORKER,
     RPCStatusCode.DEADLINE_EXCEEDED: NO_WORKER,
@@ -156,6 +160,31 @@ async def end_of_run(run: Handle) -> str | None:
         if error.status is RPCStatusCode.NOT_FOUND:
             return "past Temporal's retention"
         raise
+
+
+async def states_of_runs(client: Client, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, RunState]:
+    """Return what runs are at, by their IDs; raises RPCError.
+
+    Args:
+        client: a connected client.
+        rows: of the runs, as `BulkStore.runs` returns them. Of those that have not ended, Temporal is asked.
+    """
+    found: dict[str, RunState] = {row["run_id"]: row["ended"] for row in rows if row["ended"]}
+    asked = [row for row in rows if not row["ended"]]
+    latest: dict[str, WorkflowExecution] = {}
+    for start in range(0, len(asked), RUNS_A_QUERY):
+        some = (f"WorkflowId = '{row['workflow_id']}'" for row in asked[start : start + RUNS_A_QUERY])
+        async for one in client.list_workflows(f"WorkflowType = 'BulkWorkflow' AND ({' OR '.join(some)})"):
+            if one.id not in latest or one.start_time > latest[one.id].start_time:  # a long run continues as a new one
+                latest[one.id] = one
+    for row in asked:
+        there = latest.get(row["workflow_id"])
+        # It did not get to write its end; or that was so long ago that Temporal has forgotten it.
+        found[row["run_id"]] = "failed"
+        if there is not None and there.status in {WorkflowExecutionStatus.RUNNING, WorkflowExecutionStatus.COMPLETED}:
+            is_paused = there.typed_search_attributes.get(PARKED) is not None
+            found[row["run_id"]] = "paused" if is_paused else "running" if row["loaded_at"] else "loading"
+    return found
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from keyturn.desk.list_schemas import CallList, CostList, JobList, JobWithAudit,
 from keyturn.desk.people import Person
 from keyturn.desk.roles import AnyPerson, Asker, Decider, Operator, expect_decider
 from keyturn.desk.schemas import (
+    ApprovalReason,
     Ask,
-    DecisionDigest,
     DecisionList,
     Decisions,
     DenialReason,
@@ -119,10 +119,10 @@ def _add_rotations(router: APIRouter, desk: Desk, settings: DeskSettings, once: 
         await desk.abandon(person.name, workflow_id, body.reason)
 
     @router.post("/rotations/{workflow_id:path}/approve", status_code=204)
-    async def approve(person: Decider, workflow_id: WorkflowId, body: DecisionDigest) -> None:
+    async def approve(person: Decider, workflow_id: WorkflowId, body: ApprovalReason) -> None:
         """Approve the pending decision: its job follows. An asker cannot approve their own rotation."""
         await expect_decider(desk, person, workflow_id)
-        await desk.approve(person.name, workflow_id, body.digest, proved_by=person.by)
+        await desk.approve(person.name, workflow_id, body.digest, body.reason, proved_by=person.by)
 
     @router.post("/rotations/{workflow_id:path}/deny", status_code=204)
     async def deny(person: Decider, workflow_id: WorkflowId, body: DenialReason) -> None:

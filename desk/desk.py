@@ -167,9 +167,12 @@ class Desk:
         """End a parked rotation; see `say`."""
         await self.say(workflow_id, "abandon", Abandonment(operator=user, reason=reason))
 
-    async def approve(self, user: str, workflow_id: str, digest: str, *, proved_by: NameProof = "stated") -> None:
+    async def approve(
+        self, user: str, workflow_id: str, digest: str, reason: str | None = None, *, proved_by: NameProof = "stated"
+    ) -> None:
         """Approve the decision of this digest; see `say`."""
-        await self.say(workflow_id, "approve", Approval(approver=user, digest=digest, proved_by=proved_by))
+        approval = Approval(approver=user, digest=digest, reason=reason or None, proved_by=proved_by)
+        await self.say(workflow_id, "approve", approval)
 
     async def deny(
         self, user: str, workflow_id: str, digest: str, reason: str, *, proved_by: NameProof = "stated"

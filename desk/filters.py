@@ -2,8 +2,9 @@
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
+from urllib.parse import parse_qs, urlencode
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from keyturn.application.rotation_lists import RotationFilter, RotationState
 from keyturn.contracts import AccountId, Identifier, Owner
@@ -96,6 +97,20 @@ class CallQuery(_Query):
 
     status: Annotated[str | None, Empty] = Field(default=None, max_length=16, description="Of this status, such as ok.")
     task: Annotated[str | None, Empty] = Field(default=None, max_length=48, description="Of this task.")
+
+
+def as_text(query: _Query) -> str:
+    """Return the conditions as a query string."""
+    return urlencode(query.model_dump(mode="json", exclude_none=True, exclude_defaults=True), doseq=True)
+
+
+def query_of(text: str) -> RotationQuery:
+    """Return the conditions that a form carried along as a query string; none if it holds others."""
+    try:
+        given = parse_qs(text).items()
+        return RotationQuery.model_validate({name: found if name == "state" else found[-1] for name, found in given})
+    except ValidationError:
+        return RotationQuery()
 
 
 def more_of(query: _Query, after: str | None) -> dict[str, Any]:

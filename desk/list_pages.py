@@ -1,6 +1,6 @@
 """The pages that list and count: the overview, approvals, rotations, jobs, runs and calls."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Form, Query, Request
@@ -9,14 +9,13 @@ from fastapi.responses import Response
 from keyturn.application.rotation_lists import STATES, TO_DECIDE
 from keyturn.desk.decisions import Choice, decide_together, resume_together
 from keyturn.desk.desk import Desk
-from keyturn.desk.filters import CallQuery, JobQuery, RotationQuery, more_of
+from keyturn.desk.filters import CallQuery, JobQuery, RotationQuery, as_text, more_of, query_of
 from keyturn.desk.lists import LISTED
 from keyturn.desk.people import Person
 from keyturn.desk.rendering import Rendering
 from keyturn.desk.roles import AnyPerson, Decider, Operator
 from keyturn.jobs.states import CLOSED, OPEN
 from keyturn.people import is_among
-from keyturn.web.problems import Refused
 
 # The outcomes of items that are due by the gate.
 RUN_DUE = ("job_created", "started", "eligible", "waiting", "disagreement", "job_exists", "job_failed")
@@ -52,6 +51,18 @@ class ListPages:
     async def _approvals(
         self, request: Request, person: AnyPerson, query: Annotated[RotationQuery, Query()]
     ) -> Response:
+        return await self._approvals_page(request, person, query)
+
+    async def _approvals_page(
+        self,
+        request: Request,
+        person: Person,
+        query: RotationQuery,
+        *,
+        problem: str = "",
+        chosen: Sequence[str] = (),
+        reason: str = "",
+    ) -> Response:
         page = await self._desk.lists.approvals(query.chosen(), after=query.after)
         rows = [{**row, "own": _is_own(row, person.name), "may_decide": _may_decide(row, person)} for row in page.rows]
         return self._render(
@@ -62,6 +73,11 @@ class ListPages:
             states=TO_DECIDE,
             lines=[str(line.ref) for line in self._desk.catalogue],
             more=more_of(query, page.after),
+            filter=as_text(query),
+            problem=problem,
+            chosen=chosen,
+            reason=reason,
+            status=422 if problem else 200,
         )
 
     async def _decide(
@@ -71,36 +87,47 @@ class ListPages:
         decision: Annotated[Literal["approve", "deny"], Form()],
         choice: Annotated[list[str], Form(max_length=LISTED)] = [],  # noqa: B006 - FastAPI copies it
         reason: Annotated[str, Form(max_length=500)] = "",
+        filter: Annotated[str, Form(max_length=4_000)] = "",  # noqa: A002 - the field's own name
     ) -> Response:
-        if not choice:
-            raise Refused(422, "nothing_selected", "no rotation is selected", hint="Go back, and select some.")
-        if decision == "deny" and not reason.strip():
-            raise Refused(422, "reason_missing", "a denial needs a reason", hint="Go back, and state one.")
         pairs = [one.partition(" ") for one in choice]
         choices = [Choice(workflow_id=workflow_id, digest=digest) for digest, _, workflow_id in pairs]
+        problem = "" if choice else "No rotation is selected."
+        problem = "State the reason of the denial." if decision == "deny" and not reason.strip() else problem
+        if problem:
+            kept: dict[str, Any] = {"chosen": choice, "reason": reason}
+            return await self._approvals_page(request, person, query_of(filter), problem=problem, **kept)
         results = await decide_together(self._desk, person, choices, decision=decision, reason=reason.strip())
         taken = sum(one.problem is None for one in results)
-        return self._render(request, "decided.html", decision=decision, results=results, taken=taken)
+        back = as_text(query_of(filter))
+        return self._render(request, "decided.html", decision=decision, results=results, taken=taken, filter=back)
 
     async def _resume(
         self,
         request: Request,
         person: Operator,
         choice: Annotated[list[str], Form(max_length=LISTED)] = [],  # noqa: B006 - FastAPI copies it
+        filter: Annotated[str, Form(max_length=4_000)] = "",  # noqa: A002 - the field's own name
     ) -> Response:
         if not choice:
-            raise Refused(422, "nothing_selected", "no rotation is selected", hint="Go back, and select some.")
+            return await self._rotations_page(request, query_of(filter), problem="No rotation is selected.")
         results = await resume_together(self._desk, person, choice)
         taken = sum(one.problem is None for one in results)
-        return self._render(request, "decided.html", decision="resume", results=results, taken=taken)
+        back = as_text(query_of(filter))
+        return self._render(request, "decided.html", decision="resume", results=results, taken=taken, filter=back)
 
     async def _rotations(
         self, request: Request, person: AnyPerson, query: Annotated[RotationQuery, Query()]
     ) -> Response:
+        return await self._rotations_page(request, query)
+
+    async def _rotations_page(self, request: Request, query: RotationQuery, *, problem: str = "") -> Response:
         page = await self._desk.lists.rotations(query.chosen(), after=query.after)
         return self._render(
             request,
             "rotations.html",
+            filter=as_text(query),
+            problem=problem,
+            status=422 if problem else 200,
             rows=page.rows,
             query=query,
             states=list(STATES),

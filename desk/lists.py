@@ -18,6 +18,7 @@ from keyturn.application.rotation_lists import (
     count_waiting,
     list_rotations,
 )
+from keyturn.application.runs import states_of_runs
 from keyturn.bulk.contracts import RunProgress
 from keyturn.bulk.store import BulkStore
 from keyturn.contracts import UNOWNED
@@ -139,9 +140,10 @@ class Lists:
         return {**row, "owner": self._owners.owner_of(account, key, recorded) if account and key else None}
 
     async def runs(self) -> Page:
-        """Return the newest runs, newest first, each with its `progress`: as it is, or as it was at its end."""
+        """Return the newest runs, newest first, each with its `state` and `progress`, as it is or was at its end."""
         rows = await self._runs.runs(tenant_id=self._tenant, limit=RUNS_LISTED)
-        return Page([{**row, "progress": await self._progress_of(row)} for row in rows])
+        states = await states_of_runs(self._client, rows)
+        return Page([{**row, "state": states[row["run_id"]], "progress": await self._progress_of(row)} for row in rows])
 
     async def _progress_of(self, row: Row) -> RunProgress:
         if row["figures"] is not None:

@@ -213,9 +213,9 @@ class Pages:
         await self._desk.abandon(person.name, workflow_id, reason)
         return _back_to(workflow_id)
 
-    async def _approve(self, person: Decider, workflow_id: str, digest: Text) -> Response:
+    async def _approve(self, person: Decider, workflow_id: str, digest: Text, reason: Text = "") -> Response:
         await expect_decider(self._desk, person, workflow_id)
-        await self._desk.approve(person.name, workflow_id, digest, proved_by=person.by)
+        await self._desk.approve(person.name, workflow_id, digest, reason.strip(), proved_by=person.by)
         return _back_to(workflow_id)
 
     async def _deny(self, person: Decider, workflow_id: str, digest: Text, reason: Text) -> Response:

@@ -59,6 +59,12 @@ class DecisionDigest(Body):
     digest: Digest
 
 
+class ApprovalReason(DecisionDigest):
+    """The digest of the decision that the approver saw, and why they approve it, if they say so."""
+
+    reason: Reason | None = None
+
+
 class DenialReason(DecisionDigest):
     """The digest of the decision, and the reason for the denial."""
 

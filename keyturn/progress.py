@@ -56,8 +56,9 @@ async def show_progress(
     pace, last, printed_at, paused = Pace(), None, -PRINT_EVERY, None
     async for status in statuses:
         now = time.monotonic()
+        width = shutil.get_terminal_size().columns - 1 if live else None
         if isinstance(status, str):
-            line, ended = status, False
+            line, ended = status if width is None else status[:width], False
         else:
             last, ended = status, status.phase == "ended"
             if last.paused != paused and last.paused is not None and not quiet:
@@ -65,7 +66,7 @@ async def show_progress(
                 show(f"{_CLEAR if live else ''}paused: {last.paused.replace('_', ' ')}.{hint}", True)
             paused = last.paused
             rate = pace.per_second(now, last.progress.asked)
-            line = line_of(last, rate, width=shutil.get_terminal_size().columns - 1 if live else None)
+            line = line_of(last, rate, width=width)
         if live and not quiet:
             show(f"{_CLEAR}{line}", False)
         elif not quiet and (now - printed_at >= PRINT_EVERY or ended):
@@ -85,11 +86,11 @@ def line_of(status: BulkStatus, pace: float | None, *, width: int | None = None)
         width: the most characters; what matters least is left out until it fits. None for no limit.
     """
     progress = status.progress
-    share = progress.asked / progress.asks if progress.asks else 1.0
+    share = progress.asked / progress.asks if progress.asks else float(status.phase in {"settling", "ended"})
     filled = round(share * BAR)
     waits = [_SAID[status.phase]] if status.phase in _SAID else []
     waits += [f"paused: {status.paused.replace('_', ' ')}"] if status.paused else []
-    waits += ["cancelled"] if status.cancelled else []
+    waits += ["cancelling"] if status.cancelled and status.phase != "ended" else []
     rate = left = ""
     if status.phase == "judging" and pace:
         rate, left = f"{pace:,.0f}/s", f"{timedelta(seconds=round((progress.asks - progress.asked) / pace))} left"

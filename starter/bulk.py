@@ -127,11 +127,11 @@ def bulk(
     elif detach:
         click.echo(f"bulk:{tenant}:{run_id}")
     else:
-        _print_end(run_id, outcome)
-    _end_by_what_is_left(run_id, outcome.get("outcomes", {}))
+        print_end(run_id, outcome)
+    end_by_what_is_left(run_id, outcome.get("outcomes", {}))
 
 
-def _end_by_what_is_left(run_id: str, outcomes: dict[str, int]) -> None:
+def end_by_what_is_left(run_id: str, outcomes: dict[str, int]) -> None:
     """Say what people must look at, and end by the exit status of it; return if it is nothing."""
     failed = outcomes.get("job_failed", 0)
     if failed:
@@ -153,7 +153,7 @@ def _end_by_what_is_left(run_id: str, outcomes: dict[str, int]) -> None:
         raise click.exceptions.Exit(FAILED)
 
 
-def _print_end(run_id: str, outcome: dict[str, Any]) -> None:
+def print_end(run_id: str, outcome: dict[str, Any]) -> None:
     """Print what became of a run that was followed to its end, and what to do with it."""
     from keyturn.progress import summary_of
 

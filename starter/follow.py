@@ -113,6 +113,8 @@ def cancel(context: click.Context, some_id: str, reason: str, user_id: str | Non
 
         context.invoke(cancel_job, job_id=some_id, tenant=tenant, reason=reason, actor=instruction.operator)
         return
+    if found.kind == "notice":
+        raise click.UsageError("a message is not cancelled: it is given up after a day")
     if found.kind in {"execution", "delivery"}:
         job_id = some_id.partition(":")[2]
         raise click.UsageError(
@@ -125,6 +127,16 @@ def cancel(context: click.Context, some_id: str, reason: str, user_id: str | Non
     click.echo(f"cancelling {found.kind} {some_id}; `keyturn status {some_id}` shows how it ends")
 
 
+def _expect_running(found: Any, description: Any) -> None:
+    """Refuse to cancel what has ended: nothing would change, and Temporal would not say so."""
+    from temporalio.client import WorkflowExecutionStatus
+
+    from keyturn.application.answers import AnswerRefused
+
+    if description.status is not WorkflowExecutionStatus.RUNNING:
+        raise AnswerRefused(f"the {found.kind} has ended already: nothing was cancelled")
+
+
 async def _cancel(found: Any, instruction: Abandonment) -> None:
     from keyturn.application.answers import answer
     from keyturn.application.any_id import handle_of_any
@@ -135,13 +147,15 @@ async def _cancel(found: Any, instruction: Abandonment) -> None:
         client = await connect()
         if found.kind == "rotation":
             handle, description = await describe_workflow(client, found.workflow_id)
+            _expect_running(found, description)
             is_parked = description.typed_search_attributes.get(PARKED) not in {None, APPROVAL, DISAGREEMENT}
             if is_parked:  # an operator's reason is in its audit trail, then
                 await answer(handle, "abandon", instruction)
             else:
                 await handle.cancel()
             return
-        other, _ = await handle_of_any(client, found)
+        other, description = await handle_of_any(client, found)
+        _expect_running(found, description)
         if found.kind == "run":
             await answer(other, "cancel", instruction)
         else:

@@ -150,9 +150,17 @@ def _awaiting(workflow_id: str, verb: str) -> tuple[RotationStatus, GroundedDeci
     "--digest",
     help="Digest of the decision that you saw. Without it, the command shows the decision and asks you to confirm.",
 )
+@click.option("--reason", help="Reason, one line, for the audit trail.")
 @policy_options
 @_user
-def approve(workflow_id: str, digest: str | None, policy_dir: Path | None, shipped: bool, user_id: str | None) -> None:
+def approve(
+    workflow_id: str,
+    digest: str | None,
+    reason: str | None,
+    policy_dir: Path | None,
+    shipped: bool,
+    user_id: str | None,
+) -> None:
     """Approve the pending decision of a rotation: its job follows. An asker cannot approve their own rotation.
 
     \b
@@ -167,7 +175,8 @@ def approve(workflow_id: str, digest: str | None, policy_dir: Path | None, shipp
             raise click.UsageError("name the decision that you approve: --digest, as shown above")
         click.confirm("Approve exactly this?", abort=True)
         digest = decision.digest
-    _answer(workflow_id, "approve", validate(lambda: Approval(approver=user_id or signed_in_user(), digest=digest)))
+    who = user_id or signed_in_user()
+    _answer(workflow_id, "approve", validate(lambda: Approval(approver=who, digest=digest, reason=reason)))
     click.echo(f"approved {workflow_id}")
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from keyturn.console import cut, signed_in_user
+from keyturn.errors import KeyturnError
 from keyturn.moments import in_utc
 from keyturn.rotations.contracts import Abandonment, Resumption
 from keyturn.starter.database import with_database
@@ -14,6 +15,8 @@ from keyturn.starter.inventory_options import as_one_object, as_user, for_tenant
 from keyturn.starter.jobs import lists
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 
@@ -42,8 +45,7 @@ def runs(context: click.Context, tenant: str, limit: int, as_json: bool) -> None
         click.echo(json.dumps({"runs": rows}, default=str))
         return
     for row in rows:
-        state = row["ended"] or ("open" if row["loaded_at"] else "loading")
-        click.echo(f"{row['run_id']:24}  {in_utc(row['created_at'])}  {state:10}  {row['source']}")
+        click.echo(f"{row['run_id']:24}  {in_utc(row['created_at'])}  {row['state']:10}  {row['source']}")
     if not rows:
         click.echo(f"tenant {tenant} has no bulk run", err=True)
 
@@ -81,7 +83,25 @@ async def _load_runs(engine: "AsyncEngine", tenant: str, limit: int) -> list[dic
     from keyturn.bulk.store import BulkStore
 
     rows = await BulkStore(engine).runs(tenant_id=tenant, limit=limit)
-    return [{name: value for name, value in row.items() if name not in {"question", "figures"}} for row in rows]
+    shown = [{name: value for name, value in row.items() if name not in {"question", "figures"}} for row in rows]
+    states = await _states_of(rows)
+    return [row | {"state": states.get(row["run_id"], "open")} for row in shown]
+
+
+async def _states_of(rows: "Sequence[Mapping[str, Any]]") -> "Mapping[str, str]":
+    """Return what runs are at; of those that are open nothing, and a word about it, where Temporal does not answer."""
+    from keyturn.application.connection import connect, map_refusals
+    from keyturn.application.runs import states_of_runs
+
+    ended = {row["run_id"]: row["ended"] for row in rows if row["ended"]}
+    if len(ended) == len(rows):
+        return ended
+    try:
+        with map_refusals():
+            return await states_of_runs(await connect(), rows)
+    except KeyturnError as error:
+        click.echo(f"whether an open run is paused or has failed is not known: {error}", err=True)
+        return ended
 
 
 def _update_run(run_id: str, tenant: str, update: str, abandonment: Any) -> None:

@@ -2,12 +2,15 @@
 
 import asyncio
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from keyturn.errors import KeyturnError
 from keyturn.starter.rotate import look_up_job, print_outcome
+
+if TYPE_CHECKING:
+    from keyturn.bulk.contracts import BulkOutcome
 
 _tenant = click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Tenant ID.")
 CHANGE_SECONDS = 2.0  # how late a change of a job is seen: it waits for minutes or days
@@ -31,7 +34,7 @@ def watch(some_id: str, tenant: str) -> None:
         if found.kind == "rotation":
             outcome = asyncio.run(_watch_rotation(some_id))
         elif found.kind == "run":
-            asyncio.run(_watch_run(found.workflow_id))
+            _end_run(found.workflow_id, asyncio.run(_watch_run(found.workflow_id)))
         elif found.kind == "job":
             _watch_job(some_id, tenant)
         else:
@@ -60,14 +63,25 @@ async def _watch_rotation(workflow_id: str) -> Any:
         return await outcome_of(handle)
 
 
-async def _watch_run(workflow_id: str) -> None:
+def _end_run(workflow_id: str, outcome: "BulkOutcome") -> None:
+    """Say how a run ended and what is left to do, as `keyturn bulk` does."""
+    from keyturn.starter.bulk import end_by_what_is_left, print_end
+
+    run_id = workflow_id.rpartition(":")[2]
+    print_end(run_id, outcome.model_dump(mode="json") | outcome.progress.model_dump(mode="json"))
+    end_by_what_is_left(run_id, outcome.progress.outcomes)
+
+
+async def _watch_run(workflow_id: str) -> "BulkOutcome":
     from keyturn.application.connection import connect, map_refusals
     from keyturn.application.runs import follow, handle_of_run
     from keyturn.progress import show_progress
 
     with map_refusals():
-        statuses = follow(handle_of_run(await connect(), workflow_id))
-        await show_progress(statuses, show=lambda text, newline: click.echo(text, nl=newline), live=sys.stdout.isatty())
+        handle = handle_of_run(await connect(), workflow_id)
+        show = lambda text, newline: click.echo(text, nl=newline)  # noqa: E731 - one call
+        await show_progress(follow(handle), show=show, live=sys.stdout.isatty())
+        return await handle.result()
 
 
 async def _watch_steps(found: Any) -> None:

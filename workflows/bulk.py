@@ -335,8 +335,9 @@ class BulkWorkflow:
         return self._phase.model_copy(
             update={
                 "progress": self._progress,
-                "paused": self._paused,
-                "hint": self._hint if self._paused else None,
+                # A run that is cancelled waits for nobody to resume it.
+                "paused": self._paused if self._cancelled is None else None,
+                "hint": self._hint if self._paused and self._cancelled is None else None,
                 "cancelled": self._cancelled is not None,
             }
         )

@@ -397,7 +397,8 @@ class RotationWorkflow:
             case RotationRequest():
                 return None
             case Approval():
-                self._note("approved", answer.approver, digest=answer.digest, **self._proofs(answer))
+                said_why = {} if answer.reason is None else {"reason": answer.reason}
+                self._note("approved", answer.approver, digest=answer.digest, **said_why, **self._proofs(answer))
                 return answer
             case Denial():
                 self._note(

@@ -87,6 +87,7 @@ class Approval(Instruction):
     approver: Identifier
     proved_by: NameProof = "stated"
     digest: Digest
+    reason: Reason | None = None
 
 
 class Denial(Instruction):

@@ -231,16 +231,27 @@ async def test_many_are_approved_together_and_what_refuses_one_leaves_the_others
         assert "another: you asked" in page.text
         stale = f"v1:{'0' * 64} {waits[1]['workflow_id']}"
         kept = [one for one in choices if waits[1]["workflow_id"] not in one]
-        decided = await luna.post("/approvals/decide", data={"decision": "approve", "choice": [*kept, stale]})
-        assert "2 of 3 approved" in text_of_page(decided)
-        assert "stale_digest" in decided.text
+        form = {"filter": "older_than_days=0", "choice": kept, "reason": " "}
+        unsaid = await luna.post("/approvals/decide", data=form | {"decision": "deny"})
+        assert (unsaid.status_code, "State the reason of the denial." in unsaid.text) == (422, True)
+        assert len(re.findall(r'name="choice" [^>]*checked', unsaid.text)) == 2, "what was selected still is"
+        assert 'name="older_than_days" value="0"' in unsaid.text
+        nothing = await luna.post("/approvals/decide", data={"decision": "approve", "reason": "it is urgent"})
+        assert (nothing.status_code, "No rotation is selected." in nothing.text) == (422, True)
+        assert 'value="it is urgent"' in nothing.text
+        form = form | {"choice": [*kept, stale], "reason": "the audit asks for it"}
+        decided = await luna.post("/approvals/decide", data=form | {"decision": "approve"})
+        shown = text_of_page(decided)
+        assert "2 of 3 approved" in shown
+        assert re.search(r"key_2 of acct_[0-9a-f]+ approved", shown), "by its names"
+        assert "stale_digest" in shown
+        assert 'href="/approvals?older_than_days=0"' in decided.text
+        approved = text_of_page(await luna.get(f"/rotations/{waits[2]['workflow_id']}"))
+        assert "approved by luna" in approved
+        assert "the audit asks for it" in approved
         absent = kept[0].split()[0] + " no-such-rotation"
         alone = text_of_page(await luna.post("/approvals/decide", data={"decision": "approve", "choice": absent}))
         assert ("0 of 1 approved" in alone, "no-such-rotation" in alone) == (True, True)
-        nothing = await luna.post("/approvals/decide", data={"decision": "approve"})
-        assert (nothing.status_code, "no rotation is selected" in nothing.text) == (422, True)
-        unsaid = await luna.post("/approvals/decide", data={"decision": "deny", "choice": kept})
-        assert (unsaid.status_code, "needs a reason" in unsaid.text) == (422, True)
         body: dict[str, Any] = {"decision": "deny", "reason": "frozen until Monday"}
         body["choices"] = [{"workflow_id": one["workflow_id"], "digest": one["digest"]} for one in waits[:2]]
         results = (await omar.post("/api/v1/decisions", json=body)).json()["results"]

@@ -46,6 +46,27 @@ def test_it_never_wraps_and_leaves_out_what_matters_least(width: int) -> None:
         assert ("0:00:09 left" in line, "$123.4567" in line, "nothing due" in line) == (True, True, False)
 
 
+@pytest.mark.parametrize("said", [NO_SERVER, NO_WORKER])
+async def test_what_is_said_while_nobody_answers_fits_a_terminal(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line, written anew: whole in 80 columns, cut in fewer."""
+    for columns in (80, 40):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        lines = [line for line in (await shown([said, said], live=True)).split("\r\x1b[2K") if line.strip()]
+        assert [line.rstrip("\n") for line in lines] == [said[: columns - 1]] * 2
+    assert len(said) < 80
+
+
+def test_a_run_that_reads_its_inventory_has_asked_nothing_yet() -> None:
+    loading = status(phase="loading", progress=RunProgress())
+    assert line_of(loading, None).startswith("[........................]  0/0 asked")
+    assert line_of(status(phase="ended", progress=RunProgress()), None).startswith("[########################]")
+
+
+def test_a_run_that_is_cancelled_says_so_until_it_has_ended() -> None:
+    assert "cancelling" in line_of(status(phase="settling", cancelled=True), None)
+    assert "cancel" not in line_of(status(phase="ended", cancelled=True), None)
+
+
 def test_why_a_run_is_paused_is_left_out_last() -> None:
     assert "paused: max usd reached" in line_of(status(phase="paused", paused="max_usd_reached"), None, width=60)
 

@@ -98,11 +98,14 @@ async def test_an_estate_is_judged_watched_and_reported_by_command(
     for name in (again["run"], again["workflow_id"]):  # both are printed
         watched = await keyturn("watch", name)
         assert (watched.status, "6/6 asked" in watched.out) == (0, True)
+        assert watched.err.splitlines() == [end, following]
+        over = await keyturn("cancel", name, "--reason", "too late")
+        assert (over.status, "the run has ended already: nothing was cancelled" in over.err) == (1, True)
         looked = await keyturn("status", name)
         assert (looked.status, looked.out.splitlines()[0]) == (0, "run done")
         assert "13 items: 6 jobs created, 5 nothing due, 2 bad rows" in looked.out
     listed = json.loads((await keyturn("runs", "--json")).out)["runs"]
-    assert (listed[0]["run_id"], listed[0]["ended"], "question" in listed[0]) == (again["run"], "done", False)
+    assert (listed[0]["run_id"], listed[0]["state"], "question" in listed[0]) == (again["run"], "done", False)
 
     page, table, lines = tmp_path / "r.html", tmp_path / "r.csv", tmp_path / "r.jsonl"
     reported = await keyturn("report", again["run"], "--html", page, "--csv", table, "--json", lines)

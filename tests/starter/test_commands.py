@@ -123,6 +123,8 @@ async def test_status_and_watch_tell_how_it_ended(terminal: Terminal, simulated:
     status = await terminal.run("status", made["workflow_id"], "--json")
     watched = await terminal.run("watch", made["workflow_id"])
     assert json_of(status)["job_id"] == made["job_id"]
+    over = await terminal.run("cancel", made["workflow_id"], "--reason", "too late")
+    assert (over.returncode, "the rotation has ended already: nothing was cancelled" in over.stderr) == (1, True)
     assert status.returncode == watched.returncode == 0
     assert "decide: grounded, eligible" in watched.stdout
     assert f"create_rotation_job: {made['job_id']}, created" in watched.stdout

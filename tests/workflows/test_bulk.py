@@ -20,8 +20,9 @@ from temporalio.worker import Worker
 
 from keyturn.activities.judge_page import HALT_SECONDS, JudgePage
 from keyturn.application.answers import AnswerRefused, answer
+from keyturn.application.any_id import find_id, summary_of_any
 from keyturn.application.parked import waiting_rotations
-from keyturn.application.runs import Handle, RunStopped, follow, start_run
+from keyturn.application.runs import Handle, RunStopped, follow, start_run, states_of_runs
 from keyturn.bulk.contracts import (
     HALTED,
     BulkOrder,
@@ -229,6 +230,43 @@ async def test_a_run_is_paused_and_goes_on_by_hand(
         await answer(handle, "resume", OMAR)
         assert (await handle.result()).progress.outcomes == {"not_specified": 300}
     assert (provider.begun, set(provider.asked.values())) == (300, {1}), "nothing that was paid is asked again"
+
+
+async def test_what_a_run_is_at_is_said_in_the_same_words_whoever_is_asked(
+    sqlite_place: BulkPlace, run_id: str, tmp_path: Path
+) -> None:
+    """Also of one that was ended from outside, and so could not write its end."""
+    place = sqlite_place
+    file = estate(tmp_path / "keys.jsonl", keys=4)
+    paused, failed, cancelled, done = (f"{run_id}-{name}" for name in ("paused", "failed", "cancelled", "done"))
+    for name in (paused, failed, cancelled, done):
+        await place.load(file, name)
+
+    async def states() -> dict[str, tuple[str, str]]:
+        rows = await place.store.runs(tenant_id=place.tenant, limit=10)
+        listed = await states_of_runs(place.client, rows)
+        found: dict[str, tuple[str, str]] = {}
+        for name in (paused, failed, cancelled, done):
+            summary = await summary_of_any(place.client, find_id(name, tenant=place.tenant))
+            found[name.rpartition("-")[2]] = (listed[name], summary.state)
+        return found
+
+    async with place.working():
+        runs = {name: await started(place, name, paused="by_hand") for name in (paused, failed, cancelled)}
+        runs[done] = await started(place, done)
+        await runs[done].result()
+        for name in (paused, failed, cancelled):
+            await until(runs[name], lambda now: now.phase == "paused")
+        await runs[failed].terminate("the operator's mistake")
+        await answer(runs[cancelled], "cancel", Abandonment(operator="omar", reason="not now"))
+        await runs[cancelled].result()
+        expected = {name: (name, name) for name in ("paused", "failed", "cancelled", "done")}
+        async with asyncio.timeout(30):
+            while await states() != expected:  # visibility follows histories within seconds
+                await asyncio.sleep(0.1)
+        await answer(runs[paused], "cancel", Abandonment(operator="omar", reason="not now"))
+        status = await runs[paused].query(BulkWorkflow.status)
+        assert (status.paused, status.hint, status.cancelled) == (None, None, True)
 
 
 async def test_where_no_price_is_known_one_call_is_made_and_those_that_wait_for_its_cost_are_not(
