@@ -54,7 +54,7 @@ class JobClaims(Protocol):
 class JobAnnouncements(Protocol):
     """Starts the delivery of new jobs."""
 
-    async def announce(self, job_id: str) -> None:
+    async def announce(self, job_id: str, *, urgent: bool = False) -> None:
         """Start to deliver the job; at once, without raising, any number of times."""
         ...
 
@@ -112,7 +112,7 @@ class CreateRotationJob:
             job = await self._claims.create_once(order, idempotency_key=key, fence=fence)
             job = await with_stored_state(job, order, self._state_of)
         if self._announcements is not None:
-            await self._announcements.announce(job.job_id)
+            await self._announcements.announce(job.job_id, urgent=bool(order.credential.compromised))
         return job
 
 

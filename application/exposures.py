@@ -76,7 +76,13 @@ class ExposedKeys:
         return known
 
     async def report(
-        self, key: KnownKey, *, source: str, reported_by: str, replaces_jobs: bool = True
+        self,
+        key: KnownKey,
+        *,
+        source: str,
+        reported_by: str,
+        place: str | None = None,
+        replaces_jobs: bool = True,
     ) -> tuple[ReportedKey, Rotation]:
         """Mark a key as exposed, and begin its rotation; returns what became of it, and the rotation.
 
@@ -86,6 +92,7 @@ class ExposedKeys:
             key: the key.
             source: what found it.
             reported_by: who reports it.
+            place: where it was found, if that is known.
             replaces_jobs: whether a job that failed or was cancelled since the first report is replaced. That of an
                 earlier time always is.
 
@@ -95,18 +102,7 @@ class ExposedKeys:
             JobStoreUnavailable, TemporalUnreachable: say it again.
         """
         lines = lines_of(self.catalogue, key.kind)
-        now = datetime.now(UTC)
-        try:
-            exposure = Exposure(
-                tenant_id=self.tenant,
-                account_id=key.account_id,
-                key_id=key.key_id,
-                source=source,
-                reported_by=reported_by,
-                reported_at=now,
-            )
-        except ValidationError as error:  # such as the secret itself in the place of its ID
-            raise InvalidRequest(faults=faults_of(error)) from None
+        exposure = self._exposure(key.account_id, key.key_id, source, reported_by, place)
         request = self._request(key, lines, exposure) if lines else None
         is_new = await self.exposures.add(exposure)
         if request is None:
@@ -123,6 +119,33 @@ class ExposedKeys:
             is_new=is_new,
         )
         return reported, rotation
+
+    async def note_unknown(self, key_id: str, *, source: str, reported_by: str, place: str | None = None) -> bool:
+        """Mark a key that no inventory and no job knows; returns False if that was done.
+
+        The next run whose inventory lists it counts it as compromised; until then, people are notified of it.
+
+        Raises:
+            InvalidRequest: a name cannot be used; nothing was marked.
+            JobStoreUnavailable: say it again.
+        """
+        return await self.exposures.add(self._exposure(None, key_id, source, reported_by, place))
+
+    def _exposure(
+        self, account_id: str | None, key_id: str, source: str, reported_by: str, place: str | None
+    ) -> Exposure:
+        try:
+            return Exposure(
+                tenant_id=self.tenant,
+                account_id=account_id,
+                key_id=key_id,
+                source=source,
+                reported_by=reported_by,
+                reported_at=datetime.now(UTC),
+                place=place,
+            )
+        except ValidationError as error:  # such as the secret itself in the place of its ID
+            raise InvalidRequest(faults=faults_of(error)) from None
 
     def _request(self, key: KnownKey, lines: Sequence[PolicyLine], exposure: Exposure) -> RotationRequest:
         facts = {"key_id": key.key_id, "kind": key.kind, "compromised": True}

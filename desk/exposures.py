@@ -23,11 +23,12 @@ _FIELDS = frozenset({"key_id", "account_id", "kind", "source"})
 class ReportedExposure(BaseModel):
     """A key that was reported as exposed: from then on it counts as compromised."""
 
-    account_id: AccountId
+    account_id: AccountId | None = Field(description="Whose it is; null if no inventory and no job knew that.")
     key_id: Identifier
     source: ShortIdentifier = Field(description="What found it.")
     reported_by: Identifier
     reported_at: AwareDatetime
+    place: str | None = Field(default=None, description="Where it was found; null if the report does not say so.")
     owner: Owner | None = Field(default=None, description="Who owns the key; null if no one is known to.")
 
 
@@ -46,7 +47,7 @@ async def report(desk: Desk, reported_by: str, key: ExposedKey) -> list[Any]:
 async def listed(desk: Desk) -> list[dict[str, Any]]:
     """Return the keys that were reported last, each with its owner."""
     rows = await desk.exposed.exposures.listed(tenant_id=desk.tenant, limit=LISTED)
-    return [{**row, "owner": desk.owners.owner_of(row["account_id"], row["key_id"], None)} for row in rows]
+    return [{**row, "owner": desk.owners.owner_of(row["account_id"] or "", row["key_id"], None)} for row in rows]
 
 
 def add_exposures(router: APIRouter, desk: Desk) -> None:

@@ -142,8 +142,9 @@ def _list(tenant: str, *, as_json: bool) -> None:
         click.echo(json.dumps({"exposed": [dict(row) for row in rows]}, default=lambda moment: moment.isoformat()))
         return
     for row in rows:
-        found = f"found by {row['source']}, reported by {row['reported_by']} at {in_utc(row['reported_at'])}"
-        click.echo(printable(f"{row['key_id']}  {row['account_id']}  {found}"))
+        at = f" at {row['place']}" if row["place"] else ""
+        found = f"found by {row['source']}{at}, reported by {row['reported_by']} at {in_utc(row['reported_at'])}"
+        click.echo(printable(f"{row['key_id']}  {row['account_id'] or 'of no known account'}  {found}"))
     if not rows:
         click.echo(f"no key of tenant {tenant} was reported", err=True)
 
@@ -189,7 +190,7 @@ def leaks() -> None:
         )
         async with http_client(4) as http:
             keys = PublicKeys(settings.public_keys, http, known_for=timedelta(hours=1))
-            application = leaks_application(reports, keys)
+            application = leaks_application(reports, keys, source=settings.source)
             async with served(application, settings.address, setting="KEYTURN_LEAKS_ADDRESS"):
                 await stop.wait()
 

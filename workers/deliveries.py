@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import structlog
 from temporalio.client import Client
-from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.common import Priority, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.service import RPCError
 
 from keyturn.background import is_cancelled
@@ -87,16 +87,16 @@ class DeliveryStarts:
         self._client = client
         self._task_queue = task_queue
 
-    async def announce(self, job_id: str) -> None:
+    async def announce(self, job_id: str, *, urgent: bool = False) -> None:
         """Start to deliver a job; a failure is logged and left to the sweeper."""
         try:
             async with asyncio.timeout(ANNOUNCE_SECONDS):
-                await self.start(job_id)
+                await self.start(job_id, urgent=urgent)
         except (RPCError, TimeoutError) as error:
             _log.warning("delivery_not_started", job_id=job_id, cause=type(error).__name__)
 
-    async def start(self, job_id: str) -> None:
-        """Start the workflow of a job, unless it runs; raises RPCError."""
+    async def start(self, job_id: str, *, urgent: bool = False) -> None:
+        """Start the workflow of a job, unless it runs, an urgent one before others; raises RPCError."""
         await self._client.start_workflow(
             DeliveryWorkflow.run,
             Delivery(job_id=job_id),
@@ -106,6 +106,7 @@ class DeliveryStarts:
             # One that ended while its message still waits was terminated, or a person sends a dead letter again.
             id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
             static_summary=f"deliver {job_id}",
+            priority=Priority(priority_key=1 if urgent else None),
         )
 
 

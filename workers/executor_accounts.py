@@ -84,10 +84,10 @@ def open_accounts(engine: AsyncEngine, settings: ExecutorSettings) -> Sequence[A
     catalogue, calendar, store = settings.load_catalogue(), load_calendar(settings.calendar), FreezeStore(engine)
     key_map, targets = load_key_map(settings.key_map), open_targets(settings)
 
-    async def frozen(tenant_id: str, cloud_account: str) -> str | None:
+    async def frozen(tenant_id: str, cloud_account: str, urgent: bool) -> str | None:
         for freeze in await store.active(tenant_id=tenant_id, cloud_account=cloud_account):
             return f"{freeze['reason']} ({freeze['started_by']}, {freeze['freeze_id']})"
-        return calendar.reason_to_wait(datetime.now(UTC))
+        return calendar.reason_to_wait(datetime.now(UTC), urgent=urgent)
 
     def steps_of(keys: CloudKeys) -> ExecutorSteps:
         return KeyRotation(

@@ -112,8 +112,14 @@ class PublicKeys:
             raise PublicKeysUnavailable(f"the public keys were not read: {type(error).__name__}") from None
 
 
-def leaks_application(reports: ExposedKeys, keys: PublicKeys) -> ASGIApp:
-    """Return the application that takes reports and begins the rotations of the keys that they name."""
+def leaks_application(reports: ExposedKeys, keys: PublicKeys, *, source: str = "github") -> ASGIApp:
+    """Return the application that takes reports and begins the rotations of the keys that they name.
+
+    Args:
+        reports: takes them.
+        keys: what they are signed by.
+        source: what finds the keys, for lists and notices.
+    """
 
     async def take(request: Request) -> Response:
         body = await request.body()
@@ -124,15 +130,13 @@ def leaks_application(reports: ExposedKeys, keys: PublicKeys) -> ASGIApp:
 
         async def one(match: Match) -> bool:
             async with turns:
-                return await _report(reports, match)
+                return await _report(reports, match, source)
 
         known = await all_of(map(one, matches))
         _log.warning("leaks_reported", matches=len(matches), known=sum(known))
-        answer = [
-            match.answer("true_positive" if is_known else "false_positive")
-            for match, is_known in zip(matches, known, strict=True)
-        ]
-        return JSONResponse(answer)
+        # Of what no inventory and no job knows, nothing is said: it may be a real key all the same, and GitHub would
+        # take "false_positive" for the word that it is none.
+        return JSONResponse([match.answer("true_positive") for match, it in zip(matches, known, strict=True) if it])
 
     app = plain_application([Route(PATH, take, methods=["POST"])])
     return Guard(app, check=_open, refuse=refuse_with_problem, headers=unstored, max_body_bytes=MAX_BODY_BYTES)
@@ -142,19 +146,24 @@ async def _open(_request: Request) -> None:
     """Let every request in: its signature says whether it is taken."""
 
 
-async def _report(reports: ExposedKeys, match: Match) -> bool:
+async def _report(reports: ExposedKeys, match: Match, source: str) -> bool:
     """Report the keys of a match; returns whether one of them is known. What passes by itself is raised."""
     is_known = False
     for key_id in match.key_ids():
         try:
             found: Sequence[KnownKey] = await reports.keys_of(key_id, None, None)
-        except UnknownKey:
+        except UnknownKey as error:
+            try:
+                if await reports.note_unknown(key_id, source=source, reported_by=REPORTER, place=match.place):
+                    _log.error("leak_of_an_unknown_key", key_id=key_id, hint=error.hint)
+            except InvalidRequest as refused:
+                _log.error("leak_not_reported", because=str(refused), hint=refused.hint)
             continue
         is_known = True
         for key in found:
             try:
                 # Signatures name no time: a report that is copied brings no job back that an operator has cancelled.
-                await reports.report(key, source="github", reported_by=REPORTER, replaces_jobs=False)
+                await reports.report(key, source=source, reported_by=REPORTER, place=match.place, replaces_jobs=False)
             except NoExposureLine as error:  # the mark stays, and the next run counts it
                 _log.error("leak_without_policy_line", because=str(error), hint=error.hint)
             except InvalidRequest as error:  # of this key alone: the others must begin

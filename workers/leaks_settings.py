@@ -36,6 +36,11 @@ class LeaksSettings(BaseSettings):
         alias="KEYTURN_LEAKS_DECIDE",
         description="Who decides on reported keys: rule_and_model, or rule alone, which no provider's outage delays.",
     )
+    source: ShortIdentifier = Field(
+        default="github",
+        alias="KEYTURN_LEAKS_SOURCE",
+        description="What finds the keys that are reported here, for lists and notices.",
+    )
     tenant: ShortIdentifier = Field(
         default="default", alias="KEYTURN_TENANT", description="The tenant whose keys are reported."
     )

@@ -47,7 +47,10 @@ class RunRotations:
                 search_attributes=attributes_at_start(request, self._names, owner),
                 memo=memo_at_start(request),
                 static_summary=f"rotation under {', '.join(str(line) for line in lines)}",
-                priority=Priority(priority_key=BULK_PRIORITY, fairness_key=request.tenant_id),
+                # An exposed key comes before everything, also where a run finds it.
+                priority=Priority(
+                    priority_key=1 if request.credential.compromised else BULK_PRIORITY, fairness_key=request.tenant_id
+                ),
             )
         except RPCError as error:
             raise TemporalUnreachable(f"the rotation was not started: {error.status.name.lower()}") from None

@@ -11,6 +11,7 @@ from typing import Any
 
 from keyturn.bulk.contracts import BulkSource
 from keyturn.bulk.store import BulkStore, Run
+from keyturn.exposures.store import UNKNOWN
 from keyturn.inventory.errors import InventoryInvalid
 from keyturn.inventory.places import expect_regular
 from keyturn.inventory.rows import BadRow, InventoryKey
@@ -67,7 +68,8 @@ def items_of(
         reject: is called with each row that was not used.
         by_rule: whether what code can read is decided without a model.
         at: when it is decided; None for now.
-        exposed: the keys that were reported as exposed, by account and ID: they are, whatever the inventory says.
+        exposed: the keys that were reported as exposed, by account and ID, or by ID alone: they are, whatever the
+            inventory says.
     """
     at = at or datetime.now(UTC)
     seen: set[int] = set()  # hashes: some 80 bytes a key
@@ -87,7 +89,7 @@ def items_of(
             reject(row)
             yield {"ordinal": ordinal, "line": row.line, "outcome": "bad_row", "explanation": row.reason[:1000]}
             continue
-        if exposed and (row.account_id, row.facts.key_id) in exposed:
+        if exposed and {(row.account_id, row.facts.key_id), (UNKNOWN, row.facts.key_id)} & exposed.keys():
             row = row._replace(facts=row.facts.model_copy(update={"compromised": True}))  # noqa: PLW2901
         why = None if always_ask else apply_rules(row.facts, lines, idle=row.idle, at=at, by_rule=by_rule)
         if why is None:

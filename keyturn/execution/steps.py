@@ -78,8 +78,8 @@ CLOCKS_AGREE_WITHIN = timedelta(minutes=5)  # this machine's and the cloud's: si
 
 # From the names of policy lines in a job to the lines that this process has of them.
 LinesOf = Callable[[Sequence[str]], Iterable[PolicyLine]]
-# From a tenant and a cloud account to why nothing may be changed there now; None if it may.
-Freezes = Callable[[str, str], Awaitable[str | None]]
+# From a tenant, a cloud account, and whether the key is exposed, to why nothing may be changed now; None if it may.
+Freezes = Callable[[str, str, bool], Awaitable[str | None]]
 
 
 class KeyRotation:
@@ -311,7 +311,7 @@ class KeyRotation:
         """Check that nothing forbids a change now; raises Frozen. A rollback is never held up by it."""
         if self._freezes is None:
             return
-        reason = await self._freezes(rotation.tenant_id, rotation.cloud_account)
+        reason = await self._freezes(rotation.tenant_id, rotation.cloud_account, rotation.is_compromised)
         if reason is not None:
             raise Frozen(f"rotations are frozen: {reason}"[:500])
 

@@ -2,26 +2,41 @@
 
 from typing import Annotated, NamedTuple
 
-from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints
 
-from keyturn.contracts import AccountId, Contract, CredentialKind, Identifier, ShortIdentifier, expect_no_secret
+from keyturn.contracts import (
+    ONE_LINE,
+    AccountId,
+    Contract,
+    CredentialKind,
+    Identifier,
+    ShortIdentifier,
+    expect_no_secret,
+)
+
+Place = Annotated[str, StringConstraints(max_length=1_000, pattern=ONE_LINE), AfterValidator(expect_no_secret)]
 
 
 class Exposure(Contract):
     """A key that was exposed: where it was found, and who says so. Never the secret itself.
 
     Attributes:
+        account_id: whose key it is; None where no inventory and no job says so.
         source: what found it, such as `github` or `gitleaks`.
         reported_by: who reported it.
         reported_at: when.
+        place: where it was found, such as the address of a file; None if that was not said.
     """
 
     tenant_id: ShortIdentifier
-    account_id: Annotated[AccountId, AfterValidator(expect_no_secret)]
+    account_id: Annotated[AccountId, AfterValidator(expect_no_secret)] | None
     key_id: Annotated[Identifier, AfterValidator(expect_no_secret)]
     source: Annotated[ShortIdentifier, AfterValidator(expect_no_secret)]
     reported_by: Identifier
     reported_at: AwareDatetime
+    place: (
+        Annotated[str, StringConstraints(max_length=1_000, pattern=ONE_LINE), AfterValidator(expect_no_secret)] | None
+    ) = None
 
 
 class KnownKey(NamedTuple):

@@ -20,12 +20,13 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError
 
-from keyturn.contracts import Identifier
+from keyturn.contracts import Identifier, expect_no_secret
 from keyturn.errors import InvalidRequest
 from keyturn.exposures.errors import PublicKeysUnavailable, ReportForged
 
 IDENTIFIER, SIGNATURE = "github-public-key-identifier", "github-public-key-signature"
 MAX_MATCHES = 1_000  # of one report; each begins a rotation or is answered as unknown
+MAX_PLACE = 1_000
 MAX_KEY_IDS = 10  # of one match, which is one secret; a file of credentials has a match for each
 # An AWS access key's ID (four letters of a long-term key, and sixteen); a Google key file's own name of its key.
 _AWS_KEY = re.compile(r"(?<![A-Z0-9])AKIA[A-Z0-9]{16}(?![A-Z0-9])")
@@ -50,6 +51,15 @@ class Match(BaseModel):
         text = self.token.get_secret_value()
         named = [] if self.key_id is None else [self.key_id]
         return list(dict.fromkeys([*named, *_AWS_KEY.findall(text), *_GOOGLE_KEY.findall(text)]))[:MAX_KEY_IDS]
+
+    @property
+    def place(self) -> str | None:
+        """Where it was found, in one line; None if the report does not say so, or says it with a secret."""
+        text = "".join(letter for letter in self.url if letter.isprintable())[:MAX_PLACE].strip()
+        try:
+            return expect_no_secret(text) or None
+        except ValueError:
+            return None
 
     def answer(self, label: Label) -> Mapping[str, str]:
         """Return what GitHub is answered of the match: its token by its hash alone."""

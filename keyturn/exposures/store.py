@@ -14,6 +14,7 @@ from keyturn.jobs.tables import rotation_jobs
 
 # The newest runs know the keys that there are; a key of an older one is gone, or was rotated.
 RUNS_LOOKED_AT = 10
+UNKNOWN = ""  # in the place of an account
 
 
 class ExposureStore:
@@ -25,12 +26,16 @@ class ExposureStore:
 
     async def add(self, exposure: Exposure) -> bool:
         """Write that a key was exposed; returns False if that was known: the first report stays."""
-        statement = self._insert(exposures).values(**exposure.model_dump()).on_conflict_do_nothing()
+        row = exposure.model_dump() | {"account_id": exposure.account_id or UNKNOWN}
+        statement = self._insert(exposures).values(**row).on_conflict_do_nothing()
         async with transaction(self._engine) as connection:
             return (await connection.execute(statement.returning(exposures.c.key_id))).first() is not None
 
     async def exposed(self, *, tenant_id: str) -> Mapping[tuple[str, str], str]:
-        """Return the exposed keys of a tenant as account and key ID, each with what found it."""
+        """Return the exposed keys of a tenant as account and key ID, each with what found it.
+
+        The account is UNKNOWN of a key that no inventory and no job knew when it was reported.
+        """
         query = select(exposures.c.account_id, exposures.c.key_id, exposures.c.source)
         async with transaction(self._engine) as connection:
             rows = await connection.execute(query.where(exposures.c.tenant_id == tenant_id))
@@ -41,7 +46,8 @@ class ExposureStore:
         query = select(exposures).where(exposures.c.tenant_id == tenant_id)
         query = query.order_by(exposures.c.reported_at.desc(), exposures.c.key_id).limit(limit)
         async with transaction(self._engine) as connection:
-            return [dict(row) for row in (await connection.execute(query)).mappings()]
+            rows = (await connection.execute(query)).mappings()
+            return [{**row, "account_id": row["account_id"] or None} for row in rows]
 
     async def find_key(self, key_id: str, *, tenant_id: str) -> Sequence[KnownKey]:
         """Return the keys of that ID that the newest inventories or the jobs know: several accounts may have one."""

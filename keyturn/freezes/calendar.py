@@ -104,13 +104,16 @@ class Calendar(Contract):
     window: tuple[Window, ...] = Field(default=(), max_length=50)
     freeze: tuple[CalendarFreeze, ...] = Field(default=(), max_length=500)
 
-    def reason_to_wait(self, now: datetime) -> str | None:
-        """Return why nothing may be changed at a moment; None if it may."""
+    def reason_to_wait(self, now: datetime, *, urgent: bool = False) -> str | None:
+        """Return why nothing may be changed at a moment; None if it may.
+
+        What is `urgent`, an exposed key, waits for no window: it harms more each hour. A freeze holds it, too.
+        """
         local = now.astimezone(ZoneInfo(self.zone)).replace(tzinfo=None)
         for freeze in self.freeze:
             if freeze.start <= local < freeze.end:
                 return f"{freeze.reason}, until {freeze.end:%Y-%m-%d %H:%M} {self.zone}"
-        if self.window and not any(window.holds(local) for window in self.window):
+        if self.window and not urgent and not any(window.holds(local) for window in self.window):
             opens = next(self._openings(now), None)
             when = "" if opens is None else f": the next one starts at {opens:%Y-%m-%d %H:%M} {self.zone}"
             return f"it is outside of the maintenance windows{when}"

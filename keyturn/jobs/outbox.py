@@ -131,13 +131,14 @@ class Outbox:
             return done.rowcount
 
     async def waiting(self, *, older_than: timedelta, limit: int) -> Sequence[str]:
-        """Return the jobs whose messages wait for longer than that, the oldest first.
+        """Return the jobs whose messages wait for longer than that, urgent ones first, then the oldest.
 
         A message from the future was written by a clock that is wrong; it is sent at once.
         """
         now = datetime.now(UTC)
         old = or_(outbox.c.created_at < now - older_than, outbox.c.created_at > now + older_than)
-        query = select(outbox.c.job_id).where(_waiting(), old).order_by(outbox.c.outbox_id).limit(limit)
+        query = select(outbox.c.job_id).join(rotation_jobs, rotation_jobs.c.job_id == outbox.c.job_id)
+        query = query.where(_waiting(), old).order_by(rotation_jobs.c.priority, outbox.c.outbox_id).limit(limit)
         async with transaction(self._engine) as connection:
             return list((await connection.execute(query)).scalars())
 

@@ -29,6 +29,7 @@ Topic = Literal[
     "run.paused",
     "waiver.ends",
     "spend.over",
+    "exposure.unknown",
 ]
 TOPICS: tuple[Topic, ...] = get_args(Topic)
 # How a job ends well: what was opened for it may be closed.
@@ -60,6 +61,7 @@ FACTS: Mapping[Topic, tuple[str, ...]] = {
     "run.paused": ("reason", "continue_by"),
     "waiver.ends": ("scope", "until", "granted_by", "line", "waiver"),
     "spend.over": ("today_usd", "limit_usd"),
+    "exposure.unknown": ("source", "place", "reported_by"),
 }
 FACT_MEANINGS: Mapping[str, str] = {
     "approvers": "who may decide",
@@ -83,12 +85,15 @@ FACT_MEANINGS: Mapping[str, str] = {
     "line": "the policy line that ends the waiver before its own end",
     "look": "the command that says more",
     "new_key": "the new key's ID",
+    "place": "where the key was found",
     "outcomes": "how many keys have each outcome",
     "overlap": "how long both keys work at least",
     "overlap_until": "the earliest moment at which the old key is deactivated",
     "readings": "what the models decided",
+    "reported_by": "who reported it",
     "reason": "why, by whoever did it or by the kind of the error",
     "scope": "which keys are exempt",
+    "source": "what found the key",
     "state": "the job's state",
     "stores": "where the new secret is stored",
     "to_do": "what ends the wait",

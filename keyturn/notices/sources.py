@@ -16,6 +16,8 @@ from sqlalchemy import func, literal, select, true
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.database import insert_of, rows_of, transaction
+from keyturn.exposures.store import UNKNOWN
+from keyturn.exposures.tables import exposures
 from keyturn.jobs.states import OPEN
 from keyturn.jobs.tables import job_audit, rotation_events, rotation_jobs
 from keyturn.notices.contracts import Notice
@@ -31,7 +33,7 @@ _log = structlog.get_logger("keyturn.notices")
 OVERLAP = timedelta(minutes=2)
 # What blocks a rotation and stands in its trail: it is notified of as `old_key.activated`.
 _IN_TRAIL = frozenset({"old_key_used_again"})
-_jobs, _audit, _events = rotation_jobs.c, job_audit.c, rotation_events.c
+_jobs, _audit, _events, _exposed = rotation_jobs.c, job_audit.c, rotation_events.c, exposures.c
 
 
 class NoticeSources:
@@ -74,7 +76,8 @@ class NoticeSources:
         found, until = await self._of_rotations(now)
         await store.add(found)
         await self._move("rotations", since=until)
-        dated = await self._dates.find(now, began=(await self._cursor("tables"))["since"])
+        began = (await self._cursor("tables"))["since"]
+        dated = [*await self._dates.find(now, began=began), *await self._unknown_keys(began)]
         await store.add(dated)
         return count + len(found) + len(dated)
 
@@ -87,6 +90,28 @@ class NoticeSources:
         query = select(rotation_jobs).where(_jobs.job_id.in_(silent[:PAGE]), _jobs.status.in_(OPEN))
         rows = map(self._owned, await rows_of(self._engine, query))
         return [notice_of_blocked(row, blocked[row["job_id"]][1], blocked[row["job_id"]][0], now) for row in rows]
+
+    async def _unknown_keys(self, began: datetime) -> Sequence[Notice]:
+        """Return notices of exposed keys that no inventory and no job knew: nothing rotates them yet."""
+        event_id = literal("exposed-").concat(_exposed.key_id)
+        query = (
+            select(exposures)
+            .where(_exposed.account_id == UNKNOWN, _exposed.reported_at >= literal(began, _exposed.reported_at.type))
+            .where(not_noticed(event_id, _exposed.tenant_id))
+            .limit(PAGE)
+        )
+        return [
+            Notice(
+                event_id=f"exposed-{row['key_id']}"[:160],
+                topic="exposure.unknown",
+                severity="urgent",
+                tenant_id=row["tenant_id"],
+                at=row["reported_at"],
+                key_id=row["key_id"],
+                facts={name: str(row[name])[:500] for name in ("source", "place", "reported_by") if row[name]},
+            )
+            for row in await rows_of(self._engine, query)
+        ]
 
     async def _gather_jobs(self, store: NoticeStore, now: datetime) -> int:
         """Read the jobs' trail page by page to its end; what is young is read again at the next look."""

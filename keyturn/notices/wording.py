@@ -32,6 +32,7 @@ HEADLINES: Mapping[Topic, tuple[str, str]] = {
     "run.failed": ("bulk run failed", "bulk runs failed"),
     "run.paused": ("bulk run is paused", "bulk runs are paused"),
     "waiver.ends": ("waiver ends soon", "waivers end soon"),
+    "exposure.unknown": ("exposed key is in no inventory", "exposed keys are in no inventory"),
     "spend.over": ("limit of a day's cost is passed", "limits of a day's cost are passed"),
 }
 # What a fact is, where its name alone does not say it.
@@ -43,13 +44,16 @@ _FACTS = {
     "continue_by": "it goes on by",
     "ended": "which is",
     "new_key": "the new key is",
+    "place": "at",
     "overlap_until": "the old key is deactivated at the earliest on",
     "reason": "because of",
+    "reported_by": "reported by",
     "grace_until": "and is deleted at the earliest on",
     "kind": "because of",
     "late_until": "after its date: until",
     "look": "see",
     "scope": "exempt",
+    "source": "found by",
     "state": "its job is",
     "stores": "the new secret goes to",
     "to_do": "what to do:",
@@ -79,7 +83,8 @@ def headline(message: NoticeMessage) -> str:
 def sentence(notice: Notice) -> str:
     """Return what happened, to which key, and what it adds."""
     one, _ = HEADLINES[notice.topic]
-    about = f": {notice.key_id} of {notice.account_id}" if notice.key_id else ""
+    of = f" of {notice.account_id}" if notice.account_id else ""
+    about = f": {notice.key_id}{of}" if notice.key_id else ""
     parts = [f"{one[0].upper()}{one[1:]}{about}"]
     parts += [f"under {', '.join(notice.policy_lines)}"] if notice.policy_lines else []
     parts += [f"due {notice.rotate_by:%Y-%m-%d}"] if notice.rotate_by else []
@@ -110,7 +115,8 @@ def link(notice: Notice, desk: str | None) -> str | None:
         return f"{base}/jobs/{quote(notice.job_id, safe='')}"
     if notice.workflow_id is not None:
         return f"{base}/rotations/{quote(notice.workflow_id, safe='')}"
-    return f"{base}/{'waivers' if notice.topic == 'waiver.ends' else 'runs' if notice.run_id else ''}".rstrip("/")
+    pages = {"waiver.ends": "waivers", "exposure.unknown": "exposed"}
+    return f"{base}/{pages.get(notice.topic, 'runs' if notice.run_id else '')}".rstrip("/")
 
 
 def left_out(message: NoticeMessage) -> str | None:

@@ -172,6 +172,37 @@ async def test_a_mark_stays_and_later_runs_count_the_key_as_compromised(engine: 
     assert [item["facts"].get("compromised") for item in items] == [True, None]
 
 
+async def test_a_key_that_no_one_knew_counts_as_compromised_once_an_inventory_lists_it(engine: AsyncEngine) -> None:
+    """Whatever account it turns out to be of."""
+    exposures = ExposureStore(engine)
+    mark = Exposure(
+        tenant_id="default", account_id=None, key_id="key_01", source="github", reported_by="scan",
+        reported_at=datetime.now(UTC), place="https://github.com/o/r/blob/main/.env",
+    )  # fmt: skip
+    assert [await exposures.add(mark) for _ in range(2)] == [True, False]
+    [row] = await exposures.listed(tenant_id="default", limit=10)
+    assert (row["account_id"], row["place"]) == (None, "https://github.com/o/r/blob/main/.env")
+    line = load_catalogue().current("P-EXPOSED")
+    rows = [InventoryKey(n, "svc-pay", facts(key_id=key)) for n, key in enumerate(("key_01", "key_02"))]
+    exposed = await exposures.exposed(tenant_id="default")
+    items = items_of(iter(rows), [line], always_ask=False, reject=print, by_rule=True, exposed=exposed)
+    assert [item["facts"].get("compromised") for item in items] == [True, None]
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("https://github.com/o/r/blob/main/.env", "https://github.com/o/r/blob/main/.env"),
+        ("", None),
+        ("https://x/?key=wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", None),
+        ("a\nb", "ab"),
+    ],
+)
+def test_where_a_key_was_found_is_kept_unless_it_holds_a_secret(url: str, place: str | None) -> None:
+    [match] = read_report(json.dumps([{"token": "t", "type": "t", "url": url}]).encode())
+    assert match.place == place
+
+
 def test_the_signature_is_over_the_raw_body() -> None:
     """A key of one's own, as a scanner of one's own would use it."""
     private = ec.generate_private_key(ec.SECP256R1())

@@ -66,6 +66,16 @@ def test_windows_and_freezes_are_of_the_calendars_zone(tmp_path: Path, local: st
     assert reason is None or (found or "").startswith(reason)
 
 
+def test_an_exposed_key_waits_for_no_window_and_for_every_freeze(tmp_path: Path) -> None:
+    """It harms more each hour; who freezes rotations has a reason for all of them."""
+    calendar = load(tmp_path, TEXT)
+    friday = datetime(2026, 11, 27, 12, tzinfo=UTC)
+    assert "outside of the maintenance windows" in str(calendar.reason_to_wait(friday))
+    assert calendar.reason_to_wait(friday, urgent=True) is None
+    frozen = datetime(2026, 12, 25, 12, tzinfo=UTC)
+    assert "end of the year" in str(calendar.reason_to_wait(frozen, urgent=True))
+
+
 def test_a_calendar_of_freezes_alone_allows_every_other_time(tmp_path: Path) -> None:
     calendar = load(tmp_path, "[[freeze]]\nfrom = 2026-12-21T00:00:00\nto = 2026-12-22T00:00:00\n")
     assert calendar.reason_to_wait(datetime(2026, 12, 20, 23, 59, tzinfo=UTC)) is None

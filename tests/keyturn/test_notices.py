@@ -14,6 +14,8 @@ from keyturn.bulk.tables import bulk_runs
 from keyturn.execution.contracts import KeyWaits
 from keyturn.execution.plans import evidence_of
 from keyturn.execution.trails import Record
+from keyturn.exposures.contracts import Exposure
+from keyturn.exposures.store import ExposureStore
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import job_audit, rotation_events, rotation_jobs
@@ -345,6 +347,37 @@ async def test_what_happens_to_a_job_is_found_once_however_often_and_by_however_
     await made(store, 2)
     await sources.gather(held, datetime.now(UTC) + timedelta(minutes=6))
     assert await topics(engine) == ["job.created", "job.created", "rotation.failed"]
+
+
+async def test_an_exposed_key_that_no_inventory_names_is_an_urgent_notice_and_one(
+    engine: AsyncEngine, sources: NoticeSources
+) -> None:
+    """Nothing rotates it: somebody must find out whose it is."""
+    held, exposures = NoticeStore(engine), ExposureStore(engine)
+    for account, key in ((None, "AKIAOFNOBODY00000000"), ("svc-pay", "AKIAOFPAY00000000000")):
+        await exposures.add(
+            Exposure(
+                tenant_id="default",
+                account_id=account,
+                key_id=key,
+                source="github",
+                reported_by="scan",
+                reported_at=datetime.now(UTC),
+                place="https://github.com/o/r",
+            )
+        )
+    for _ in range(2):
+        await sources.gather(held, datetime.now(UTC))
+    assert await topics(engine) == ["exposure.unknown"]
+    async with engine.connect() as connection:
+        [content] = (await connection.execute(select(notices.c.content))).scalars()
+    notice = Notice.model_validate(content)
+    assert (notice.severity, notice.account_id) == ("urgent", None)
+    assert sentence(notice) == (
+        "Exposed key is in no inventory: AKIAOFNOBODY00000000, found by github, at https://github.com/o/r, "
+        "reported by scan."
+    )
+    assert link(notice, DESK) == f"{DESK}/exposed"
 
 
 async def test_what_happened_before_anyone_was_to_hear_of_it_is_no_notice(engine: AsyncEngine, store: JobStore) -> None:

@@ -20,6 +20,7 @@ from temporalio.client import Client
 
 from keyturn.application.exposures import ExposedKeys
 from keyturn.application.rotations import wait_for_outcome
+from keyturn.application.runs import BULK_PRIORITY
 from keyturn.exposures.contracts import KnownKey
 from keyturn.exposures.errors import NoExposureLine, PublicKeysUnavailable, UnknownKey
 from keyturn.exposures.store import ExposureStore
@@ -30,8 +31,11 @@ from keyturn.llm.http import http_client
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.rotations.outcomes import JobCreated
 from keyturn.web.serving import served
+from keyturn.workers.deliveries import DeliveryStarts
 from keyturn.workers.leaks import PATH, PublicKeys, leaks_application
-from tests.support.cases import facts, order
+from keyturn.workers.run_rotations import RunRotations
+from keyturn.workflows.delivery import delivery_id
+from tests.support.cases import facts, order, request
 from tests.support.workers_for_tests import Script, worker_on
 
 CATALOGUE = load_catalogue()
@@ -136,23 +140,49 @@ async def test_the_webhook_takes_a_signed_report_and_answers_by_hash(
     queue = f"test-{uuid.uuid4().hex}"
     await known(sqlite_store)
     secret = f"aws_access_key_id={KEY} aws_secret_access_key=wJalrXUtnFEMI/K7MDENG"
-    body = json.dumps([{"token": secret, "type": "aws", "url": "u", "source": "content"}, {"token": "x", "type": "t"}])
+    matches = [{"token": secret, "type": "aws", "url": "u", "source": "content"}, {"token": "x", "type": "t"}]
+    matches.append({"token": "AKIAOFNOBODYKNOWN000", "type": "aws", "url": "https://github.com/o/r/blob/main/.env"})
+    body = json.dumps(matches)
     async with (
         webhook(reports(temporal, sqlite_engine, queue), tmp_path) as http,
         worker_on(temporal, queue, Script(SAID), sqlite_store),
     ):
         for _ in range(2):
             answer = await http.post(PATH, **signed(body.encode()))
-            assert (answer.status_code, [one["label"] for one in answer.json()]) == (
-                200,
-                ["true_positive", "false_positive"],
-            )
+            assert answer.status_code == 200
+            # Of what is not known, nothing is said: it may be real all the same.
+            assert [one["label"] for one in answer.json()] == ["true_positive"]
         async with asyncio.timeout(30):
             while (await sqlite_store.jobs(tenant_id="default", limit=10))[0]["priority"] != URGENT:
                 await asyncio.sleep(0.1)
     assert "wJalrXUtnFEMI" not in answer.text + caplog.text
-    [row] = await ExposureStore(sqlite_engine).listed(tenant_id="default", limit=10)
-    assert "wJalrXUtnFEMI" not in str(row)
+    rows = await ExposureStore(sqlite_engine).listed(tenant_id="default", limit=10)
+    assert "wJalrXUtnFEMI" not in str(rows)
+    found = {(row["account_id"], row["key_id"], row["place"]) for row in rows}
+    assert found == {
+        ("svc-pay", KEY, "u"),
+        (None, "AKIAOFNOBODYKNOWN000", "https://github.com/o/r/blob/main/.env"),
+    }
+
+
+async def test_an_exposed_key_comes_first_in_a_runs_queue_and_among_deliveries(temporal: Client) -> None:
+    """Temporal hands out tasks of a lower number first."""
+
+    async def priority_of(workflow_id: str) -> int:
+        handle = temporal.get_workflow_handle(workflow_id)
+        described = await handle.describe()
+        await handle.terminate()
+        found: int = described.raw_description.workflow_execution_info.priority.priority_key
+        return found
+
+    rotations, found = RunRotations(temporal, f"nobody-{uuid.uuid4().hex}"), []
+    for exposed in (True, None):
+        asked = request(account_id=f"acct_{uuid.uuid4().hex[:8]}", credential=facts(compromised=exposed))
+        found.append(await priority_of(await rotations.start(asked)))
+    assert found == [1, BULK_PRIORITY]
+    starts, job = DeliveryStarts(temporal, f"nobody-{uuid.uuid4().hex}"), f"job_{uuid.uuid4().hex}"
+    await starts.announce(job, urgent=True)
+    assert await priority_of(delivery_id(job)) == 1
 
 
 async def test_a_copied_report_brings_no_cancelled_job_back(

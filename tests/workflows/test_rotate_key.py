@@ -483,8 +483,8 @@ async def test_a_freeze_holds_every_change_up_and_no_rollback(
     """Before a key is created, and before the old one is deactivated, which waits again if it was used meanwhile."""
     frozen = {"before": True, "after": False}
 
-    async def freezes(tenant_id: str, cloud_account: str) -> str | None:
-        assert (tenant_id, cloud_account) == ("default", ACCOUNT)
+    async def freezes(tenant_id: str, cloud_account: str, urgent: bool) -> str | None:
+        assert (tenant_id, cloud_account, urgent) == ("default", ACCOUNT, False)
         created = len(aws.keys(user)) > 1
         return "incident 4711" if frozen["after" if created else "before"] else None
 
