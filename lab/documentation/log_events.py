@@ -56,6 +56,7 @@ MEANINGS = {
     "daily_spend_unknown": "The day's cost could not be read.",
     "deliveries_set_aside": "Messages of before a channel was switched on became dead letters.",
     "leaks_reported": "A signed report of exposed keys was taken: how many matches it has, and how many keys are known.",
+    "leak_of_an_unknown_key": "A reported key is in no inventory and no job: it is marked, and nothing rotates it yet.",
     "leak_not_reported": "A reported key has a name that cannot be used: it is not marked, and the others are.",
     "public_keys_not_read": "The keys that sign leak reports cannot be read; those that were read before count for a day.",
     "leak_without_policy_line": "A reported key is marked, and no policy line covers it: nothing rotates it.",
