@@ -68,7 +68,8 @@ from keyturn.tasks.registry import load_tasks
 from keyturn.waivers.contracts import AppliedWaiver
 from keyturn.waivers.store import WaiverBook, WaiverStore
 from keyturn.workers.builds import build_id_of
-from keyturn.workers.bulk import BulkRunActivities, bulk_workers, run_encryption
+from keyturn.workers.bulk import BulkRunActivities, run_encryption
+from keyturn.workers.bulk_workers import bulk_workers
 from keyturn.workers.deliveries import DeliveryStarts, ReceiverDeliveries, abandon_old_deliveries, open_receivers, sweep
 from keyturn.workers.labels import LabelCollector
 from keyturn.workers.metrics import CallMetrics, JobMetrics

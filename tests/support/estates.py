@@ -39,7 +39,8 @@ from keyturn.owners import Owners
 from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.tasks.definition import Prompt
 from keyturn.waivers.store import WaiverBook, WaiverStore
-from keyturn.workers.bulk import BulkRunActivities, bulk_workers, load_source, run_encryption
+from keyturn.workers.bulk import BulkRunActivities, load_source, run_encryption
+from keyturn.workers.bulk_workers import bulk_workers
 from keyturn.workers.people_first import (
     BETWEEN_QUESTIONS,
     OF_PEOPLE,
