@@ -172,6 +172,7 @@ class Pages:
             if asked
             else [],
             steps=steps,
+            owner=self._owner_of(asked["account_id"], asked["credential"]["key_id"], asked["owner"]) if asked else None,
             audit=[plain(row) for row in await self._desk.audit(workflow_id)],
             link=None if ui is None else ui + path,
             key=str(uuid.uuid4()),
@@ -250,10 +251,15 @@ class Pages:
             request,
             "job.html",
             job=plain(job),
+            owner=self._owner_of(job["account_id"], job["key_id"], job["recorded_owner"]),
             lines=self._desk.lines_of(job["policy_lines"] or []),
             trail=[plain(row) for row in trail],
             then=await self._next_for(job),
         )
+
+    def _owner_of(self, account_id: str | None, key_id: str | None, recorded: str | None) -> str | None:
+        """Of a purged job nothing is stored any more by which its owner would be known."""
+        return self._desk.owners.owner_of(account_id, key_id, recorded) if account_id and key_id else None
 
     # -- who is there -------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from keyturn.lab.stack.embedded import Stack
 from keyturn.lab.stack.loopback import loopback_client
 from keyturn.notices.contracts import FACT_MEANINGS, FACTS, TOPICS
 from keyturn.policy.catalogue import load_catalogue
+from keyturn.snapshots.rows import OwnerTagSettings
 from keyturn.workers.codec_settings import CodecSettings
 from keyturn.workers.executor_settings import ExecutorSettings
 from keyturn.workers.jobs_settings import JobsSettings
@@ -202,7 +203,7 @@ def test_each_test_that_the_threats_are_held_against_exists() -> None:
 def test_every_setting_is_in_the_example_file_and_no_other() -> None:
     """.env.example is the list of settings."""
     listed = set(re.findall(r"^#?([A-Z][A-Z0-9_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
-    of_processes = (CodecSettings, JobsSettings, ExecutorSettings, DeskSettings, LeaksSettings)
+    of_processes = (CodecSettings, JobsSettings, ExecutorSettings, DeskSettings, LeaksSettings, OwnerTagSettings)
     models: list[type[BaseSettings]] = [*of_processes, *cloud_settings()]
     settings = settings_variables() | {field.alias for model in models for field in model.model_fields.values()}
     passwords = {"POSTGRES_PASSWORD", "KEYTURN_DB_PASSWORD", "TEMPORAL_DB_PASSWORD", "GRAFANA_PASSWORD"}

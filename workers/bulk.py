@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 
@@ -44,8 +44,9 @@ class BulkRunActivities:
         encryption: EncryptedTexts,
         *,
         inventory_root: Path | None,
+        snapshots_kept_for: timedelta | None = None,
     ) -> None:
-        self._root = inventory_root
+        self._root, self._kept_for = inventory_root, snapshots_kept_for
         self._store = store
         self.submit = offline.submit
         self.collect = offline.collect
@@ -56,7 +57,9 @@ class BulkRunActivities:
     async def load(self, order: BulkOrder, *, workflow_id: str, at: datetime) -> RunProgress:
         """Read the run's inventory, if it has a source, and return what there is."""
         if order.source is not None and order.source.fetch is not None:
-            kept = await fetch_for_run(order.source.fetch, order.source.path, order.run_id, self._root)
+            kept = await fetch_for_run(
+                order.source.fetch, order.source.path, order.run_id, self._root, kept_for=self._kept_for
+            )
             fetched = order.source.model_copy(update={"path": str(kept), "format": "jsonl"})
             await self._load(order, fetched, workflow_id, at)
         elif order.source is not None:

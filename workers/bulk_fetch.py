@@ -2,6 +2,9 @@
 
 import asyncio
 import os
+import time
+from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 from keyturn.errors import SettingsInvalid
@@ -10,21 +13,25 @@ from keyturn.snapshots.disk import written
 from keyturn.snapshots.errors import SnapshotUnwritable
 from keyturn.snapshots.fetch import fetch_snapshot
 from keyturn.snapshots.fetchers import load_fetchers
+from keyturn.snapshots.publish import manifest_of
 
 KEPT = "runs"  # the folder of the snapshots of runs, beside the newest one
 
 
-async def fetch_for_run(cloud: str, folder: str, run_id: str, root: Path | None) -> Path:
+async def fetch_for_run(
+    cloud: str, folder: str, run_id: str, root: Path | None, *, kept_for: timedelta | None = None
+) -> Path:
     """Return the snapshot of a run: fetched now, or by an earlier attempt of the same run.
 
     The newest snapshot is FOLDER/CLOUD.jsonl, with which the next one is compared; that of a run is
-    FOLDER/runs/RUN_ID.jsonl, and is never replaced.
+    FOLDER/runs/RUN_ID.jsonl, and is never replaced. Each has its manifest beside it.
 
     Args:
         cloud: the fetcher's name, such as `aws`.
         folder: a folder below `root`.
         run_id: the run's ID.
         root: the folder below which this worker reads; None if it reads none.
+        kept_for: how long snapshots of runs are kept, which are deleted when another one comes; None for ever.
 
     Raises:
         InventoryRefused: the folder is not below the root.
@@ -47,6 +54,8 @@ async def fetch_for_run(cloud: str, folder: str, run_id: str, root: Path | None)
             raise
         raise SettingsInvalid(f"{cloud} needs the extra: pip install 'keyturn[{fetcher.extra}]'") from None
     await asyncio.to_thread(_keep, newest, kept)
+    if kept_for is not None:
+        await asyncio.to_thread(_forget_older, kept.parent, time.time() - kept_for.total_seconds())
     return kept
 
 
@@ -66,6 +75,18 @@ def _keep(newest: Path, kept: Path) -> None:
     unfinished = kept.with_suffix(".link")
     with written(kept):
         kept.parent.mkdir(exist_ok=True)
-        unfinished.unlink(missing_ok=True)
-        os.link(newest, unfinished)
-        unfinished.replace(kept)
+        for there, wanted in (
+            (manifest_of(newest), manifest_of(kept)),
+            (newest, kept),
+        ):  # the snapshot last: it is looked for
+            unfinished.unlink(missing_ok=True)
+            os.link(there, unfinished)
+            unfinished.replace(wanted)
+
+
+def _forget_older(folder: Path, moment: float) -> None:
+    """Delete the snapshots of runs, and their manifests, that were written before a moment."""
+    for file in folder.glob("*.jsonl*"):
+        with suppress(FileNotFoundError):  # another worker deletes them, too
+            if file.stat().st_mtime < moment:
+                file.unlink()

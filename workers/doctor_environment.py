@@ -29,6 +29,7 @@ async def names_of_settings(desk: type[BaseSettings]) -> str:
 def known_variables(desk: type[BaseSettings]) -> set[str]:
     """Return the names of all variables that some part of Keyturn reads."""
     from keyturn.owners import OwnerSettings
+    from keyturn.snapshots.rows import OwnerTagSettings
     from keyturn.workers.codec_settings import CodecSettings
     from keyturn.workers.executor_settings import ExecutorSettings
     from keyturn.workers.jobs_settings import JobsSettings
@@ -38,6 +39,7 @@ def known_variables(desk: type[BaseSettings]) -> set[str]:
     classes: Sequence[type[BaseSettings]] = (
         RetentionSettings,
         OwnerSettings,
+        OwnerTagSettings,
         desk,
         ExecutorSettings,
         JobsSettings,

@@ -362,6 +362,12 @@ def _observed_by(*observers: Callable[[CallRecord], None]) -> Callable[[CallReco
     return record
 
 
+def _snapshots_kept_for() -> timedelta | None:
+    """Return how long the snapshots of runs are kept: as long as the runs themselves."""
+    retention = load_retention_settings()
+    return timedelta(days=retention.runs) if retention.retention == "on" and retention.runs else None
+
+
 def _runs(
     client: Client,
     wired: WorkerContext,
@@ -381,6 +387,7 @@ def _runs(
             wired.catalogue,
             encryption,
             inventory_root=wired.settings.inventory_root,
+            snapshots_kept_for=_snapshots_kept_for(),
         ),
         rotation,
         pages_at_once=wired.settings.bulk_pages,

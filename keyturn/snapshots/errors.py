@@ -22,7 +22,7 @@ class SnapshotIncomplete(SnapshotError):
 
 
 class SnapshotSmaller(SnapshotError):
-    """There are over a fifth fewer keys than in the last snapshot: the old one was left as it is."""
+    """There are over a fifth fewer keys than in the last snapshot, or none in an account that had some; it is kept."""
 
     kind = "snapshot_smaller"
     hint = (

@@ -51,6 +51,7 @@ class StoredPage(NamedTuple):
     younger: int
     unusable_owners: int
     notes: tuple[str, ...]
+    part: str
 
     def lines(self) -> Iterator[bytes]:
         """Yield the rows, a line each."""
@@ -70,7 +71,7 @@ class _Head(BaseModel):
 
     def page(self, file: Path) -> StoredPage:
         """Return the page in a file with this head."""
-        return StoredPage(file, self.rows, self.next_cursor, self.younger, self.unusable_owners, self.notes)
+        return StoredPage(file, self.rows, self.next_cursor, self.younger, self.unusable_owners, self.notes, self.part)
 
 
 class PartsFolder:

@@ -1,4 +1,4 @@
-"""Rows of a snapshot: the plain form's columns (keyturn/inventory/plain.py), an object a key. Pure."""
+"""Rows of a snapshot: the plain form's columns (keyturn/inventory/plain.py), an object a key."""
 
 import json
 import re
@@ -6,13 +6,37 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from keyturn.contracts import UNOWNED
-from keyturn.people import same_form
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings
 
-# Whose a key is, by the tags and labels that most estates use; the first that is there counts.
-OWNER_TAGS = ("owner", "team")
+from keyturn.contracts import UNOWNED
+from keyturn.errors import SettingsInvalid
+from keyturn.people import same_form
+from keyturn.settings import SETTINGS_FROM_ENVIRONMENT, field_faults
+
 # As rows of inventories take it: a team, an address, or a group as code hosts write it.
 _OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+=/-]{0,63}")
+
+
+class OwnerTagSettings(BaseSettings):
+    """By which tags the owner of a key is known."""
+
+    model_config = SETTINGS_FROM_ENVIRONMENT
+
+    tags: str = Field(
+        default="owner,team",  # which most estates use
+        alias="KEYTURN_OWNER_TAGS",
+        pattern=r"^[^,]{1,128}(,[^,]{1,128}){0,19}$",
+        description="The tags, labels and annotations that name a key's owner, separated by commas; the first counts.",
+    )
+
+
+def owner_tags() -> tuple[str, ...]:
+    """Return the names of tags that name an owner, in small letters; raises SettingsInvalid."""
+    try:
+        return tuple(tag.strip().lower() for tag in OwnerTagSettings().tags.split(","))
+    except ValidationError as error:
+        raise SettingsInvalid("\n".join(field_faults(error))) from None
 
 
 class Rows:
@@ -103,7 +127,7 @@ def _is_owner(name: str) -> bool:
 def owner_in(tags: Mapping[str, Any]) -> str:
     """Return the owner that tags, labels or annotations name; empty if none does."""
     named = {str(name).lower(): value for name, value in tags.items()}
-    found = [str(named[tag]) for tag in OWNER_TAGS if isinstance(named.get(tag), str) and named[tag].strip()]
+    found = [str(named[tag]) for tag in owner_tags() if isinstance(named.get(tag), str) and named[tag].strip()]
     return next((one for one in found if _is_owner(_written(one))), found[0] if found else "")
 
 

@@ -20,6 +20,7 @@ from keyturn.notifications import load_channels
 from keyturn.owners import OwnerSettings
 from keyturn.snapshots.fetcher import Fetcher
 from keyturn.snapshots.fetchers import load_fetchers
+from keyturn.snapshots.rows import OwnerTagSettings
 from keyturn.targets import load_targets
 from keyturn.workers.codec_settings import CodecSettings
 from keyturn.workers.executor_settings import ExecutorSettings
@@ -34,6 +35,7 @@ MODELS: dict[str, tuple[type[BaseSettings], str]] = {
     "Worker": (Settings, "`keyturn worker` reads them at start, and reports every fault at once."),
     "Retention": (RetentionSettings, "Workers and `keyturn retention` read them."),
     "Owners of keys": (OwnerSettings, "Workers, the desk and `keyturn report` read them."),
+    "Snapshots": (OwnerTagSettings, "`keyturn inventory fetch`, and workers whose schedules fetch, read them."),
     "Notices": (NotifySettings, "Workers and `keyturn notify` read them."),
     "Executor": (ExecutorSettings, "`keyturn executor` also reads the settings that are common to all processes."),
     "Support desk": (DeskSettings, "`keyturn desk` also reads the settings that are common to all processes."),

@@ -43,6 +43,7 @@ class Application:
     object_id: str
     app_id: str
     passwords: dict[str, Password] = field(default_factory=dict)
+    certificates: list[dict[str, Any]] = field(default_factory=list)  # as Graph's keyCredential has them
     lingering: dict[str, tuple[Password, int]] = field(default_factory=dict)
     owners: list[str] = field(default_factory=list)
     tags: list[str] = field(default_factory=list)
@@ -133,6 +134,7 @@ class Directory:
                 "appId": one.app_id,
                 "tags": one.tags,
                 "passwordCredentials": self._listed(one),
+                "keyCredentials": one.certificates,
                 "owners": [{"@odata.type": "#microsoft.graph.user", "userPrincipalName": name} for name in one.owners],
             }
             for one in self.applications.values()

@@ -26,7 +26,7 @@ _SECRETS = r"/v1/projects/(?P<project>[^/]+)/secrets"
 _SECRET = _SECRETS + r"/(?P<secret>[^/:]+)"
 _VERSION = _SECRET + r"/versions/(?P<version>\d+)"
 _ROUTES: dict[str, tuple[str, str]] = {
-    "assets.search": ("GET", r"/v1/(?P<scope>(?:folders|organizations)/\d+):searchAllResources"),
+    "assets.search": ("GET", r"/v1/(?P<scope>(?:folders|organizations)/\d+|projects/[^/:]+):searchAllResources"),
     "accounts.list": ("GET", r"/v1/projects/(?P<project>[^/]+)/serviceAccounts"),
     "keys.list": ("GET", _KEYS),
     "keys.create": ("POST", _KEYS),
@@ -125,7 +125,7 @@ class GcpSimulator:
         if call in self.denied or f"{call} {words.get('project')}" in self.denied:
             raise Refused(403, "PERMISSION_DENIED", {"reason": "IAM_PERMISSION_DENIED"})
         if call == "assets.search":
-            return self._search(dict(request.query))
+            return self._search({**request.query, **words})
         iam = ({self.iam.project: self.iam} | self.others).get(words.get("project", ""))
         if iam is None:
             raise Refused(404, "NOT_FOUND")
@@ -144,6 +144,7 @@ class GcpSimulator:
             }
             | fields_if(project in self.labels, labels=self.labels.get(project))
             for project in (self.iam.project, *self.others)
+            if sent["scope"] == f"projects/{project}" or not sent["scope"].startswith("projects/")
         ]
         return page_of("results", shown, sent, most=500)
 

@@ -185,17 +185,40 @@ async def test_a_snapshot_that_lost_a_fifth_of_its_keys_stops_with_both_figures(
 ) -> None:
     """One that lost exactly a fifth does not; --expect-fewer accepts it without reading anything again."""
     out = tmp_path / "keys.jsonl"
+
+    def lose(users: int) -> None:
+        for account in estate.accounts.values():
+            for name in list(account.users)[:users]:
+                del account.users[name]
+
     await fetched(out)
-    estate.accounts["000000000001"].users.clear()
+    lose(8)  # a dozen keys of each account
     assert (await fetched(out)).keys == 240
     before = out.read_bytes()
-    estate.accounts["000000000002"].users.clear()
+    lose(8)  # a dozen keys of each account
     with pytest.raises(SnapshotSmaller, match=r"180 keys were found, and the last snapshot .* has 240"):
         await fetched(out)
     assert out.read_bytes() == before
     estate.calls.clear()
     assert (await fetched(out, expect_fewer=True)).keys == 180
     assert not estate.calls
+
+
+async def test_an_account_that_has_no_key_any_more_stops_the_snapshot_by_its_name(
+    estate: AwsEstate, tmp_path: Path
+) -> None:
+    """Of forty accounts, one whose rights were taken away is far less than a fifth of the keys."""
+    out = tmp_path / "keys.jsonl"
+    estate.fill(accounts=40, users=6)
+    made = await fetched(out)
+    assert (len(made.keys_by_part), sum(made.keys_by_part.values())) == (made.parts, made.keys)
+    name = sorted(estate.accounts)[3]
+    estate.accounts[name].users.clear()
+    with pytest.raises(SnapshotSmaller, match=f"no key is left in {name}, which the last snapshot"):
+        await fetched(out)
+    left = await fetched(out, expect_fewer=True)
+    assert (left.keys_by_part.get(name, 0), left.keys) == (0, made.keys - made.keys_by_part[name])
+    assert (await fetched(out)).keys == left.keys, "it had none"
 
 
 async def test_a_stored_page_counts_only_at_the_place_that_it_was_read_from(tmp_path: Path) -> None:

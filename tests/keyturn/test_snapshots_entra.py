@@ -62,6 +62,34 @@ async def fetched(lab: Lab, folder: Path, **flags: Any) -> tuple[Manifest, dict[
     return made, {row.facts.key_id: row for row in rows if isinstance(row, InventoryKey)}
 
 
+async def test_certificates_are_keys_too_and_one_of_a_later_day_is_there_already(lab: Lab, tmp_path: Path) -> None:
+    """As `az ad app list` has them: who holds the private half signs in as the application."""
+    today, of = datetime.now(UTC).replace(microsecond=0), lab.applications[0]
+    of.certificates = [
+        {
+            "keyId": key_id,
+            "type": "AsymmetricX509Cert",
+            "usage": "Verify",
+            "displayName": "CN=ci",
+            "startDateTime": f"{today + timedelta(days=start):%Y-%m-%dT%H:%M:%SZ}",
+            "endDateTime": f"{today + timedelta(days=end):%Y-%m-%dT%H:%M:%SZ}",
+            "key": None,
+        }
+        for key_id, start, end in (("cert-1", -400, 100), ("cert-2", -800, -1), ("cert-3", 30, 395))
+    ]
+    made, found = await fetched(lab, tmp_path)
+    assert (made.keys, made.younger) == (253, 0)
+    certificates = {key_id: row for key_id, row in found.items() if key_id.startswith("cert-")}
+    assert {row.account_id for row in certificates.values()} == {of.app_id}
+    assert {key_id: row.idle for key_id, row in certificates.items()} == {
+        "cert-1": None,
+        "cert-2": "inactive",
+        "cert-3": None,
+    }
+    assert certificates["cert-1"].facts.last_rotated_at == today - timedelta(days=400)
+    assert certificates["cert-3"].facts.last_rotated_at == made.observed_at
+
+
 async def test_the_secrets_of_all_applications_are_fetched_page_by_page(lab: Lab, tmp_path: Path) -> None:
     """With owner, use and end; nothing of a secret itself is in the file, not even the hint to it."""
     first, second, third = lab.applications[:3]

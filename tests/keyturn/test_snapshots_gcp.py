@@ -75,6 +75,25 @@ async def test_the_keys_of_an_organization_are_fetched_project_by_project(google
     assert google.calls.count("activities.query") == 2
 
 
+@pytest.mark.parametrize("may_search", [True, False])
+async def test_projects_that_are_named_have_their_owners_by_their_labels(
+    google: GcpSimulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, may_search: bool
+) -> None:
+    """By other tags than `owner`, if the estate has others; where no one may search, the keys alone are there."""
+    monkeypatch.delenv("KEYTURN_GCP_SCOPE")
+    monkeypatch.setenv("KEYTURN_GCP_PROJECTS", f"{PAY} {WEB}")
+    monkeypatch.setenv("KEYTURN_OWNER_TAGS", "Squad,owner")
+    google.labels = {PAY: {"owner": "somebody", "squad": "payments"}, WEB: {"owner": "web-team"}}
+    google.others[WEB].accounts["svc@x"] = {}
+    of_web = google.others[WEB].create_key("svc@x")
+    if not may_search:
+        google.denied.add("assets.search")
+    made, found = await fetched(tmp_path)
+    owners = {row.owner for key_id, row in found.items() if key_id != of_web}
+    assert (owners, found[of_web].owner) == (({"payments"}, "web-team") if may_search else ({None}, None))
+    assert made.parts == 2
+
+
 async def test_use_and_state_of_a_key_are_as_google_knows_them(
     google: GcpSimulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

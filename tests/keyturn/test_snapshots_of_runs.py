@@ -1,8 +1,11 @@
 """A scheduled run that reads the cloud itself: one snapshot a run, kept with it."""
 
 import hashlib
+import json
+import os
+import time
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from keyturn.errors import SettingsInvalid
 from keyturn.inventory.errors import InventoryRefused
 from keyturn.lab.simulator.aws_iam import AwsEstate
 from keyturn.snapshots.errors import SnapshotSmaller, SnapshotUnwritable
+from keyturn.snapshots.publish import manifest_of
 from keyturn.workers.bulk_fetch import fetch_for_run
 from tests.keyturn.test_snapshots import estate
 from tests.support.estates import LINE, Judge, bulk_place
@@ -36,6 +40,22 @@ async def test_each_run_keeps_its_snapshot_and_a_second_attempt_takes_the_first_
     second = await fetch_for_run("aws", str(tmp_path), "nightly-2", tmp_path)
     assert (first.name, second.name) == ("nightly-1.jsonl", "nightly-2.jsonl")
     assert digest_of(first) == before != digest_of(second) == digest_of(tmp_path / "aws.jsonl")
+    digests = [json.loads(manifest_of(one).read_bytes())["sha256"] for one in (first, second)]
+    assert digests == [before, digest_of(second)], "each has its own manifest"
+
+
+async def test_the_snapshots_of_runs_are_kept_as_long_as_the_runs(estate: AwsEstate, tmp_path: Path) -> None:
+    """Those that are older go, with their manifests, when another one comes; what else lies there stays."""
+    first = await fetch_for_run("aws", str(tmp_path), "nightly-1", tmp_path)
+    long_ago = time.time() - 500 * 86_400
+    for file in (first, manifest_of(first)):
+        os.utime(file, (long_ago, long_ago))
+    (tmp_path / "runs" / "notes.txt").write_text("mine")
+    os.utime(tmp_path / "runs" / "notes.txt", (long_ago, long_ago))
+    estate.fill(accounts=5, users=60)
+    second = await fetch_for_run("aws", str(tmp_path), "nightly-2", tmp_path, kept_for=timedelta(days=400))
+    left = {file.name for file in (tmp_path / "runs").iterdir()}
+    assert left == {second.name, manifest_of(second).name, "notes.txt"}
 
 
 async def test_an_estate_that_shrank_stops_the_run(estate: AwsEstate, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Microsoft Entra ID: the client secrets of a tenant's applications, a page of applications at once.
+"""Microsoft Entra ID: client secrets and certificates of a tenant's applications, a page of applications at once.
 
 Graph lists them in a chain: each page has the link to the next, at which a fetch that was killed goes on. Owners come
 with the page, by a tag `owner:NAME`, or else the first of the users who own the application. When a secret was last
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pydantic_settings import BaseSettings
@@ -21,7 +21,7 @@ from keyturn.execution.errors import CloudRefused
 from keyturn.snapshots.attempts import Places, repeated
 from keyturn.snapshots.errors import CursorInvalid
 from keyturn.snapshots.fetcher import Fetcher, Page, Part
-from keyturn.snapshots.rows import OWNER_TAGS, Rows, owner_in
+from keyturn.snapshots.rows import Rows, owner_in, owner_tags
 
 if TYPE_CHECKING:
     from keyturn.azure.calls import Reply, TokenProvider
@@ -37,7 +37,7 @@ _EXPIRED_LINK = {"Directory_ExpiredPageToken", "Directory_PageTokenExpired", "Ex
 
 
 class EntraCloud:
-    """The client secrets of the applications of one tenant.
+    """The client secrets and certificates of the applications of one tenant.
 
     Args:
         token: where access tokens come from; azure-identity's chain, unless given.
@@ -66,7 +66,7 @@ class EntraCloud:
             self._expect_own(cursor)
             reply = await self._ask("applications", cursor, None)
         else:
-            select = "id,appId,tags,passwordCredentials"
+            select = "id,appId,tags,passwordCredentials,keyCredentials"
             params = {"$select": select, "$expand": "owners($select=id,userPrincipalName)"}
             params |= {"$top": str(APPLICATIONS_A_PAGE)}
             reply = await self._ask("applications", f"{self._settings.graph_url}/v1.0/applications", params)
@@ -148,12 +148,16 @@ def _listed(reply: Reply) -> tuple[list[Mapping[str, Any]], str]:
 def _add(rows: Rows, application: Mapping[str, Any], uses: Mapping[str, datetime], observed_at: datetime) -> None:
     from keyturn.executors.entra.forms import moment_of
 
-    for secret in _dicts(application.get("passwordCredentials")):
-        expires_at, key_id = moment_of(secret.get("endDateTime")), str(secret.get("keyId"))
+    # A certificate is a key as a secret is: who has its private half signs in as the application.
+    for credential in _dicts(application.get("passwordCredentials")) + _dicts(application.get("keyCredentials")):
+        expires_at, key_id = moment_of(credential.get("endDateTime")), str(credential.get("keyId"))
+        starts_at = moment_of(credential.get("startDateTime"))
+        if starts_at is not None and starts_at > datetime.now(UTC):
+            starts_at = observed_at  # it is there, and valid from a later day on
         rows.add(
             str(application.get("appId")),
             key_id,
-            created_at=moment_of(secret.get("startDateTime")),
+            created_at=starts_at,
             last_used_at=uses.get(key_id),
             is_active=expires_at is None or expires_at > observed_at,
             owner=_owner_of(application),
@@ -174,7 +178,7 @@ def _tags_in(tags: object) -> Iterator[tuple[str, str]]:
     """Yield an application's tags that have a value: they are texts, such as `owner:payments`."""
     for tag in tags if isinstance(tags, list) else ():
         name, colon, value = str(tag).partition(":")
-        if colon and name.lower() in OWNER_TAGS:
+        if colon and name.lower() in owner_tags():
             yield name, value
 
 
